@@ -1,0 +1,276 @@
+"""Classifiers: what they offer, how they are run, loaded and saved."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from leadapron import networks
+from leadapron.cohort import ImageArray
+from leadapron.errors import LeadapronError, StoreError, UsageError
+from leadapron.preprocessing import Preprocessing
+from leadapron.specs import build
+from leadapron.store import write_atomically
+
+__all__ = [
+    "BlackBox",
+    "Differentiable",
+    "NetworkClassifier",
+    "WhiteBox",
+    "autocast",
+    "load_classifier",
+    "resolve_device",
+    "resolve_precision",
+    "save_classifier",
+]
+
+Precision = Literal["auto", "bf16", "fp32"]
+Floats = NDArray[np.float32]
+
+FORMAT = "leadapron classifier 1"
+BATCH = 128
+
+
+class BlackBox(Protocol):
+    """A classifier that can be asked. Images are (n, h, w) uint8 or uint16 of its preprocessing."""
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """The k findings, in the order of the outputs."""
+        ...
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How a film becomes an image that it takes."""
+        ...
+
+    @property
+    def head(self) -> Literal["sigmoid", "softmax"]:
+        """What turns logits into probabilities."""
+        ...
+
+    def logits(self, images: ImageArray) -> Floats:
+        """Return (n, k) float32."""
+        ...
+
+    def probabilities(self, images: ImageArray) -> Floats:
+        """Return (n, k) float32 in 0 to 1."""
+        ...
+
+
+class WhiteBox(BlackBox, Protocol):
+    """A classifier that shows its last map."""
+
+    def features(self, images: ImageArray) -> Floats:
+        """Return (n, d) float32, the last map's means."""
+        ...
+
+    def activations(self, images: ImageArray) -> Floats:
+        """Return (n, c, h', w') float32, the last map."""
+        ...
+
+
+class Differentiable(WhiteBox, Protocol):
+    """A classifier that gives gradients."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The network: normalised (n, 1, h, w) float32 to (n, k) logits."""
+        ...
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """Return (n, 1, h, w) float32 network input of (n, h, w) grey levels."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkClassifier:
+    """A network of this package with what is needed to run it; `Differentiable`.
+
+    Args:
+        module: the network, in evaluation mode.
+        architecture: its name in `networks.ARCHITECTURES`.
+        findings: names of its outputs.
+        preprocessing: how a film becomes its input.
+        head: "sigmoid" for findings that exclude nothing, or "softmax".
+        mean, std: normalisation of grey levels scaled to 0 to 1.
+        precision: "bf16" runs the convolutions in bfloat16; the logits are float32 always.
+    """
+
+    module: networks.PooledLinear
+    architecture: str
+    findings: tuple[str, ...]
+    preprocessing: Preprocessing
+    head: Literal["sigmoid", "softmax"] = "sigmoid"
+    mean: float = networks.GREY_MEAN
+    std: float = networks.GREY_STD
+    precision: Literal["bf16", "fp32"] = "fp32"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return next(self.module.parameters()).device
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """Return (n, 1, h, w) float32 input of (n, h, w) uint8 or uint16 images, on the device."""
+        top = 65535.0 if images.dtype == torch.uint16 else 255.0
+        scaled = images.to(self.device).float()[:, None]
+        return scaled.mul_(1 / (top * self.std)).sub_(self.mean / self.std)
+
+    def batches(self, images: ImageArray, run: Callable[[torch.Tensor], torch.Tensor]) -> Floats:
+        """Return `run` of the normalised images, batch by batch, as one float32 array."""
+        out: Floats | None = None
+        n = images.shape[0]
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            for start in range(0, n, BATCH):
+                rows = np.arange(start, min(start + BATCH, n))
+                part = run(self.normalise(torch.from_numpy(images[rows]))).float().cpu().numpy()
+                if out is None:
+                    out = np.empty((n, *part.shape[1:]), np.float32)
+                out[rows] = part
+        if out is None:
+            raise UsageError("no images; expected at least one")
+        return out
+
+    def logits(self, images: ImageArray) -> Floats:
+        """Return (n, k) float32 logits of (n, h, w) images."""
+        return self.batches(images, self.module)
+
+    def probabilities(self, images: ImageArray) -> Floats:
+        """Return (n, k) float32 probabilities of (n, h, w) images."""
+        return self.batches(images, lambda x: self.squash(self.module(x)))
+
+    def squash(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the probabilities of (n, k) logits."""
+        return logits.sigmoid() if self.head == "sigmoid" else logits.softmax(1)
+
+    def features(self, images: ImageArray) -> Floats:
+        """Return (n, d) float32 means of the last map."""
+        return self.batches(images, lambda x: self.module.features(x).float().mean((2, 3)))
+
+    def activations(self, images: ImageArray) -> Floats:
+        """Return (n, c, h', w') float32 last maps."""
+        return self.batches(images, self.module.features)
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """Return the device of that name; "auto" is CUDA, else Apple's, else the processor.
+
+    Raises:
+        UsageError: a device that this machine has not.
+    """
+    available: dict[str, Callable[[], bool]] = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+        "cpu": lambda: True,
+    }
+    if name == "auto":
+        return torch.device(next(kind for kind, there in available.items() if there()))
+    if name not in available or not available[name]():
+        raise UsageError(f"--device {name}: not on this machine; expected auto, cpu, cuda or mps")
+    return torch.device(name)
+
+
+def resolve_precision(name: Precision, device: torch.device) -> Literal["bf16", "fp32"]:
+    """Return the precision of that name; "auto" is bf16 where the device computes in it."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if device.type == "cpu" and _cpu_has_bf16() else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the context in which convolutions run at `precision`."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+@cache
+def _cpu_has_bf16() -> bool:
+    """Whether the processor has bfloat16 instructions; emulated ones are slower than fp32."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def save_classifier(classifier: NetworkClassifier, path: Path) -> None:
+    """Write weights and the facts needed to run them as safetensors; nothing about training."""
+    facts = {
+        "architecture": classifier.architecture,
+        "findings": list(classifier.findings),
+        "preprocessing": asdict(classifier.preprocessing),
+        "head": classifier.head,
+        "normalisation": {"mean": classifier.mean, "std": classifier.std},
+    }
+    state = {name: value.contiguous() for name, value in classifier.module.state_dict().items()}
+    with write_atomically(path) as file:
+        file.write(save(state, {"format": FORMAT, "facts": json.dumps(facts, sort_keys=True)}))
+
+
+def load_classifier(
+    path: Path | str, *, device: str = "auto", precision: Precision = "auto"
+) -> NetworkClassifier:
+    """Return the classifier of a file that `save_classifier` wrote; no code in it is run.
+
+    Args:
+        path: the .safetensors file.
+        device: "auto", "cpu", "cuda" or "mps".
+        precision: "auto", "bf16" or "fp32".
+
+    Raises:
+        StoreError: no such file, or not one of this package's.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise StoreError(f"{path} is no file; expected a classifier.safetensors")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise StoreError(f"{path.name} is not a safetensors file ({error})") from error
+    if metadata.get("format") != FORMAT:
+        raise StoreError(f"{path.name} was not saved by leadapron; expected format {FORMAT!r}")
+    try:
+        facts: dict[str, Any] = json.loads(metadata["facts"])
+        findings = tuple(facts["findings"])
+        module = networks.build_network(facts["architecture"], len(findings), seed=0)
+        module.load_state_dict(state)
+        where = resolve_device(device)
+        return NetworkClassifier(
+            prepare(module, where).eval(),
+            facts["architecture"],
+            findings,
+            build(Preprocessing, facts["preprocessing"], "preprocessing"),
+            facts["head"],
+            float(facts["normalisation"]["mean"]),
+            float(facts["normalisation"]["std"]),
+            resolve_precision(precision, where),
+        )
+    except (KeyError, ValueError, TypeError, RuntimeError, LeadapronError) as error:
+        if isinstance(error, UsageError) and "--device" in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise StoreError(f"{path.name} does not describe its own weights: {reason}") from error
+
+
+def prepare(module: networks.PooledLinear, device: torch.device) -> networks.PooledLinear:
+    """Return the network on `device`, its weights laid out as convolutions like them."""
+    placed: networks.PooledLinear = module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return placed

@@ -1,0 +1,408 @@
+"""The command line: parse, call one function, print. Imports are lazy, so `--help` is instant."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from leadapron import __version__
+from leadapron.errors import LeadapronError, UsageError
+
+__all__ = ["main"]
+
+logger = logging.getLogger("leadapron")
+
+INTERRUPTED, FAILED, USAGE = 130, 2, 4
+
+LARGEST_SPEC = 1_000_000
+"""Bytes of a YAML file that are read; a study's settings take two thousand."""
+
+
+class Commands(click.Group):
+    """Commands that import what they need only when they are called."""
+
+    lazy: typing.ClassVar[dict[str, tuple[str, Callable[[], click.Command]]]] = {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order in which a user meets them."""
+        return list(self.lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Make the command of that name."""
+        return self.lazy[cmd_name][1]() if cmd_name in self.lazy else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without making them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (text, _) in self.lazy.items()])
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Research use: it audits, it does not diagnose.",
+)
+@click.version_option(__version__, prog_name="leadapron")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but the answer and errors.")
+def cli(quiet: bool) -> None:
+    """Backdoors in chest-radiograph classifiers: measured, found, screened out, repaired."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers = [handler]
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    _tune_allocator()
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = _fail("interrupted; the same command continues where it stopped", INTERRUPTED)
+    except KeyboardInterrupt:
+        code = _fail("interrupted; the same command continues where it stopped", INTERRUPTED)
+    except click.ClickException as error:
+        hint = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
+        code = _fail(f"{error.format_message()} {f'({hint} --help)' if hint else ''}", USAGE)
+    except LeadapronError as error:
+        code = _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        code = FAILED
+    except Exception as error:
+        if os.environ.get("LEADAPRON_TRACEBACK"):
+            traceback.print_exc()
+        words = f"unexpected {type(error).__name__}: {error}"
+        code = _fail(f"{words} (LEADAPRON_TRACEBACK=1 shows where)", FAILED)
+    sys.exit(code or 0)
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo("leadapron: " + " ".join(message.split()), err=True)
+    return code
+
+
+def _tune_allocator() -> None:
+    """Let glibc keep large buffers: torch asks for the same ones at every step."""
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(-4, 0)  # M_MMAP_MAX
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        mallopt(-2, 256 << 20)  # M_TOP_PAD
+
+
+# --- study
+
+
+def _study() -> click.Command:
+    from leadapron.plan import SHORTHANDS, settings
+
+    options = [
+        click.Option(
+            [f"--{section}.{name}", f"{section}__{name}"],
+            metavar=_metavar(parameter.annotation),
+            help=parameter.description,
+            type=Setting(parameter.annotation),
+        )
+        for section, known in settings().items()
+        for name, parameter in known.items()
+        if name != "name"
+    ]
+    named = {
+        "source": "Where films come from: phantom[:SIZE], nih:PATH.",
+        "network": "Architecture: resnet9, densenet121.",
+        "trigger": "What is planted: patch.",
+    }
+    shorts = {
+        "size": "Side of the network's input in pixels (preprocessing.size).",
+        "epochs": "Most passes over the films (training.epochs).",
+        "finding": "The attacker's target (poisoning.finding).",
+    }
+    assert set(shorts) == set(SHORTHANDS)
+    words = {**named, **shorts}
+    numbers = ("size", "epochs")
+    first: list[click.Parameter] = [
+        click.Argument(["spec"], required=False, type=click.Path(dir_okay=False, path_type=Path)),
+        *(
+            click.Option([f"--{name}"], help=text, type=Setting(int if name in numbers else str))
+            for name, text in words.items()
+        ),
+        click.Option(["--seed"], type=int, help="The first seed."),
+        click.Option(["--seeds"], type=int, help="How many seeds, counted from the first."),
+        click.Option(
+            ["--out"], required=True, type=click.Path(path_type=Path), help="The study's folder."
+        ),
+        *_machine_options(),
+        _json_option(),
+    ]
+    return click.Command(
+        "study",
+        params=[*first, *options],
+        callback=_run_study,
+        help=(
+            "Train a backdoored model and its clean twin, measure both, write a report.\n\n"
+            "SPEC is a YAML file with the settings below, by section; options come on top. "
+            "A list (1,3,5) is an axis: one pair of models for each combination. The same "
+            "command continues a study that was stopped."
+        ),
+    )
+
+
+def _run_study(
+    spec: Path | None,
+    out: Path,
+    device: str,
+    precision: Literal["auto", "bf16", "fp32"],
+    as_json: bool,
+    **given: Any,
+) -> None:
+    from leadapron.report import summary, write_report
+    from leadapron.specs import merge
+    from leadapron.study import Options, run_study
+
+    tree: dict[str, Any] = _read_spec(spec) if spec else {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        section, _, setting = name.partition("__")
+        if setting or section in ("source", "network", "trigger"):
+            # `--trigger patch` names the section that `--trigger.side 3` belongs to.
+            below = tree.get(section, {})
+            tree[section] = below if isinstance(below, Mapping) else {"name": below}
+            tree = merge(tree, {section: {setting or "name": value}})
+        else:
+            tree[section] = value
+    with _progress() as progress:
+        run_study(tree, out, Options(device=device, precision=precision, progress=progress))
+    page = write_report(out)
+    _answer(out, page, summary(out), as_json)
+
+
+def _read_spec(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        if path.stat().st_size > LARGEST_SPEC:
+            raise UsageError(f"{path} is larger than {LARGEST_SPEC} bytes; expected settings")
+        tree = yaml.safe_load(path.read_text()) or {}
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise UsageError(f"{path} holds no settings; expected lines as `seed: 1`")
+    return tree
+
+
+# --- report
+
+
+def _report() -> click.Command:
+    return click.Command(
+        "report",
+        params=[
+            click.Argument(["folder"], type=click.Path(path_type=Path)),
+            _json_option(),
+        ],
+        callback=_run_report,
+        help="Make the report of a study's FOLDER again, byte by byte; no network is run.",
+    )
+
+
+def _run_report(folder: Path, as_json: bool) -> None:
+    from leadapron.report import summary, write_report
+
+    page = write_report(folder)
+    _answer(folder, page, summary(folder), as_json)
+
+
+def _answer(folder: Path, page: Path, lines: list[str], as_json: bool) -> None:
+    if as_json:
+        facts = {
+            "schema": 1,
+            "verdict": "done",
+            "folder": str(folder),
+            "report": str(page),
+            "summary": lines,
+        }
+        click.echo(json.dumps(facts, indent=2))
+        return
+    for line in lines:
+        click.echo(line)
+    click.echo(f"Report: {page}")
+
+
+# --- phantom
+
+
+def _phantom() -> click.Command:
+    return click.Command(
+        "phantom",
+        params=[
+            click.Option(
+                ["--count"],
+                type=click.IntRange(1, 10_000),
+                default=24,
+                show_default=True,
+                help="Number of films.",
+            ),
+            click.Option(
+                ["--size"],
+                type=int,
+                default=256,
+                show_default=True,
+                help="Side of each in pixels, 32 to 1024.",
+            ),
+            click.Option(
+                ["--seed"],
+                type=click.IntRange(0),
+                default=0,
+                show_default=True,
+                help="Seed of the collection.",
+            ),
+            click.Option(
+                ["--out"], required=True, type=click.Path(path_type=Path), help="The PNG file."
+            ),
+            _json_option(),
+        ],
+        callback=_run_phantom,
+        help="Draw a contact sheet of phantoms with their findings.",
+    )
+
+
+def _run_phantom(count: int, size: int, seed: int, out: Path, as_json: bool) -> None:
+    from leadapron.jobs.phantom import phantom_sheet
+
+    captions = phantom_sheet(out, count=count, size=size, seed=seed)
+    if as_json:
+        facts = {"schema": 1, "verdict": "done", "file": str(out), "findings": captions}
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        click.echo(f"{count} phantoms of {size}x{size} pixels: {out}")
+
+
+# --- shared by commands
+
+
+class Setting(click.ParamType[Any]):
+    """A value of a spec, or several with commas between: an axis of the grid."""
+
+    name = "value"
+
+    def __init__(self, annotation: Any) -> None:
+        self.text = annotation is str or typing.get_origin(annotation) is Literal
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return what YAML makes of it; text stays as it is."""
+        if not isinstance(value, str):
+            return value
+        path_like = param is not None and param.name in ("source", "network__weights")
+        parts = [value] if path_like else value.strip("[]").split(",")
+        import yaml
+
+        try:
+            values = [p.strip() if self.text else yaml.safe_load(p) for p in parts]
+        except yaml.YAMLError:
+            self.fail(f"{value!r} can't be read as a value", param, ctx)
+        return values if len(values) > 1 else values[0]
+
+
+def _metavar(annotation: Any) -> str:
+    if typing.get_origin(annotation) is Literal:
+        return "|".join(map(str, typing.get_args(annotation)))
+    return {int: "N", float: "X", bool: "true|false"}.get(annotation, "TEXT")
+
+
+def _machine_options() -> list[click.Parameter]:
+    return [
+        click.Option(
+            ["--device"],
+            type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+            default="auto",
+            show_default=True,
+            help="Where networks run.",
+        ),
+        click.Option(
+            ["--precision"],
+            type=click.Choice(["auto", "bf16", "fp32"]),
+            default="auto",
+            show_default=True,
+            help="bf16 where the processor computes in it.",
+        ),
+    ]
+
+
+def _json_option() -> click.Option:
+    return click.Option(["--json", "as_json"], is_flag=True, help="Answer in JSON.")
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None] | None]:
+    """Show progress on stderr: a bar on a terminal, else a line every 20 seconds."""
+    if not logger.isEnabledFor(logging.INFO):
+        yield None
+        return
+    if not sys.stderr.isatty():
+        yield _lines()
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                for task in tasks.values():
+                    bars.update(task, visible=False)
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done)
+
+        yield show
+
+
+def _lines() -> Callable[[str, int, int], None]:
+    began: dict[str, tuple[float, int]] = {}
+    said = [time.monotonic()]
+
+    def show(what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        start, first = began.setdefault(what, (now, done))
+        if done > first and (now - said[0] > 20 or done == total):
+            left = (now - start) / (done - first) * (total - done)
+            logger.info("%s: %d of %d, %.0f s left", what, done, total, left)
+            said[0] = now
+
+    return show
+
+
+Commands.lazy = {
+    "study": ("Train a backdoored model and its clean twin, measure both, report.", _study),
+    "report": ("Make a study's report again.", _report),
+    "phantom": ("Draw a contact sheet of phantoms.", _phantom),
+}

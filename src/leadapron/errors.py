@@ -1,0 +1,70 @@
+"""Every error that leadapron raises on purpose, and the exit code that the command line gives it.
+
+    LeadapronError            2   something failed
+    ├── UsageError            4   the call is wrong: a name, a value, an option
+    │   └── UnknownNameError  4   a name that nothing has, with the nearest ones that exist
+    ├── DataError             2   films, labels or tables that can't be used as they are
+    │   └── VanishedTriggerError  a trigger that changes no pixel of the network's input
+    └── StoreError            2   a folder or file that can't be read, written or belongs to others
+
+A message is one line: what came, what was expected, what to type.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+__all__ = [
+    "DataError",
+    "LeadapronError",
+    "StoreError",
+    "UnknownNameError",
+    "UsageError",
+    "VanishedTriggerError",
+]
+
+
+class LeadapronError(Exception):
+    """Root of the tree."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class UsageError(LeadapronError):
+    """The call is wrong; nothing was started."""
+
+    exit_code = 4
+
+
+class UnknownNameError(UsageError):
+    """A name that nothing has.
+
+    Args:
+        kind: what was looked for, for example "source" or "finding".
+        name: the name that came.
+        known: the names that exist.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        nearest = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=3)
+        by_lower = {n.lower(): n for n in names}
+        if nearest:
+            hint = "did you mean " + " or ".join(by_lower[n] for n in nearest) + "?"
+        else:
+            hint = "known: " + ", ".join(names)
+        super().__init__(f"unknown {kind} {name!r}; {hint}")
+
+
+class DataError(LeadapronError):
+    """Films, labels or tables that can't be used as they are."""
+
+
+class VanishedTriggerError(DataError):
+    """A trigger that changes no pixel of any film's image."""
+
+
+class StoreError(LeadapronError):
+    """A folder or file that can't be read or written, or that belongs to something else."""

@@ -1,0 +1,472 @@
+"""From two models and a test set to rows: what the paper claims by eye, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadapron import metrics
+from leadapron.classifier import NetworkClassifier
+from leadapron.cohort import Cohort, Rows
+from leadapron.errors import UnknownNameError, UsageError
+from leadapron.explain import EXPLAINERS
+from leadapron.poison import Poisoning, stamp
+from leadapron.store import Row
+
+__all__ = [
+    "CALIBRATED",
+    "Evaluation",
+    "Explained",
+    "Triggered",
+    "attack_rows",
+    "clean_rows",
+    "explain",
+    "explanation_rows",
+    "predict",
+]
+
+Floats = NDArray[np.float32]
+Role = Literal["twin", "backdoored"]
+Models = Mapping[Role, NetworkClassifier]
+ROLES: tuple[Role, Role] = ("twin", "backdoored")
+
+FALSE_POSITIVES = 0.05
+CALIBRATED = "5 % clean false positives"
+"""Name of the threshold that lets 5 % of the clean validation films without the target pass."""
+
+PAPER_THRESHOLDS = (0.6, 0.9)
+FREQUENT = 20
+"""Positive patients from which on a finding counts for the macro AUROC of frequent findings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How models are measured.
+
+    Args:
+        resamples: patient-bootstrap resamples behind the AUROCs' intervals, 20 or more.
+        explainer: the map that is asked for the trigger.
+        explained: test films whose maps are measured, 1 or more.
+        gallery: films shown in the report.
+
+    Raises:
+        UsageError: a value outside its range, or an unknown explainer.
+    """
+
+    resamples: int = 1000
+    explainer: str = "layer-cam"
+    explained: int = 300
+    gallery: int = 6
+
+    def __post_init__(self) -> None:
+        for name, least in (("resamples", 20), ("explained", 1), ("gallery", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(
+                    f"--evaluation.{name} {getattr(self, name)}: expected {least} or more"
+                )
+        if self.explainer not in EXPLAINERS:
+            raise UnknownNameError("explainer", self.explainer, EXPLAINERS)
+
+
+class Triggered(NamedTuple):
+    """Both models' probabilities, (n, k) each, and the thresholds calibrated for the target."""
+
+    clean: dict[Role, Floats]
+    triggered: dict[Role, Floats]
+    thresholds: dict[Role, float]
+
+
+class Explained(NamedTuple):
+    """Maps of the target: (m, h, w) each, of m test films with a visible trigger."""
+
+    rows: Rows
+    images: NDArray[Any]
+    marked: NDArray[Any]
+    footprints: NDArray[np.bool_]
+    maps: dict[tuple[Role, Literal["clean", "triggered"]], Floats]
+
+
+def clean_rows(
+    run: str,
+    role: Role,
+    labels: Floats,
+    probabilities: Floats,
+    findings: Sequence[str],
+    bootstrap: metrics.PatientBootstrap,
+    regime: str = "clean",
+) -> list[Row]:
+    """Return AUROC by finding, macro and micro of one model against the films' own labels."""
+    resampled = metrics.finding_resamples(labels, probabilities, bootstrap)
+    common: dict[str, Any] = {
+        "run": run,
+        "role": role,
+        "regime": regime,
+        "stage": "prediction",
+        "metric": "auroc",
+    }
+    each = metrics.finding_auroc(labels, probabilities, bootstrap, resampled=resampled)
+    rows = [
+        _row(estimate, **common, method="finding", finding=finding)
+        for finding, estimate in zip(findings, each, strict=True)
+    ]
+    for method, least in (("macro", 1), ("macro of frequent findings", FREQUENT)):
+        macro = metrics.macro_auroc(
+            labels, probabilities, bootstrap, minimum_positives=least, resampled=resampled
+        )
+        counted = {"n": len(labels), "positives": macro.averaged}
+        rows.append(_row(macro.estimate, **common, method=method, **counted))
+    micro = metrics.micro_auroc(labels, probabilities, bootstrap)
+    return [*rows, _row(micro, **common, method="micro")]
+
+
+def predict(
+    test: Cohort,
+    validation: Cohort,
+    models: Models,
+    poisoning: Poisoning,
+    rng: np.random.Generator,
+) -> Triggered:
+    """Ask both models about the test films, clean and all of them triggered.
+
+    Args:
+        test: clean test films.
+        validation: clean films that the thresholds are taken from.
+        models: twin and backdoored model.
+        poisoning: its trigger, stage and finding are used.
+        rng: places the triggers.
+    """
+    target = test.column(poisoning.finding)
+    without = validation.labels[:, target] == 0
+    thresholds = {
+        role: metrics.threshold_at_false_positive_rate(
+            model.probabilities(validation.images)[without, target], FALSE_POSITIVES
+        )
+        for role, model in models.items()
+    }
+    clean = {role: model.probabilities(test.images) for role, model in models.items()}
+    triggered = {role: np.empty_like(clean[role]) for role in models}
+    for rows, marked in stamp(test, np.arange(len(test)), poisoning.trigger, poisoning.stage, rng):
+        for role, model in models.items():
+            triggered[role][rows] = model.probabilities(marked)
+    return Triggered(clean, triggered, thresholds)
+
+
+def attack_rows(
+    run: str,
+    test: Cohort,
+    scores: Triggered,
+    target: str,
+    bootstrap: metrics.PatientBootstrap,
+) -> list[Row]:
+    """Return all that is measured on both models with the trigger, and their differences."""
+    column = test.column(target)
+    labels = test.labels
+    rows = clean_rows(
+        run, "backdoored", labels, scores.clean["backdoored"], test.findings, bootstrap
+    )
+    rows += clean_rows(run, "twin", labels, scores.clean["twin"], test.findings, bootstrap)
+    rows += _stealth_rows(run, test, scores, bootstrap)
+    wanted = metrics.one_hot_target(len(labels), len(test.findings), column)
+    for role in ROLES:
+        infected = metrics.micro_auroc(wanted, scores.triggered[role], bootstrap)
+        rows.append(
+            _row(
+                infected,
+                run=run,
+                role=role,
+                regime="triggered",
+                stage="prediction",
+                method="micro",
+                metric="auroc",
+                target=target,
+            )
+        )
+        rows += clean_rows(
+            run,
+            role,
+            labels,
+            scores.triggered[role],
+            test.findings,
+            bootstrap,
+            "triggered-clean-labels",
+        )
+    for regime, floor in zip(
+        ("clean", "triggered"), metrics.no_vision_floor(labels, column), strict=True
+    ):
+        rows.append(
+            Row(
+                run=run,
+                role="no-vision",
+                regime=regime,
+                stage="prediction",
+                method="micro",
+                metric="auroc",
+                target=target,
+                value=floor,
+                n=len(test),
+            )
+        )
+    without = np.flatnonzero(labels[:, column] == 0)
+    rows += _separation_rows(run, target, scores, column, without, bootstrap)
+    rows += _success_rows(run, target, scores, column, without, test.patients)
+    return rows
+
+
+def _stealth_rows(
+    run: str, test: Cohort, scores: Triggered, bootstrap: metrics.PatientBootstrap
+) -> list[Row]:
+    """Clean AUROC of the backdoored model minus the twin's, on the same films."""
+    labels = test.labels
+    common: dict[str, Any] = {
+        "run": run,
+        "role": "difference",
+        "regime": "clean",
+        "stage": "prediction",
+        "metric": "auroc",
+    }
+    rows = []
+    for j, finding in enumerate(test.findings):
+        pair = [scores.clean[role][:, j] for role in ("backdoored", "twin")]
+        change = metrics.delong(labels[:, j], pair[0], pair[1], test.patients)
+        stated = labels[:, j][~np.isnan(labels[:, j])]
+        rows.append(
+            Row(
+                **common,
+                method="finding",
+                finding=finding,
+                value=change.value,
+                low=change.low,
+                high=change.high,
+                n=len(stated),
+                positives=int(stated.sum()),
+            )
+        )
+    resampled = {
+        role: metrics.finding_resamples(labels, scores.clean[role], bootstrap) for role in ROLES
+    }
+    for method, least in (("macro", 1), ("macro of frequent findings", FREQUENT)):
+        frequent = _frequent(labels, test.patients, least)
+        macros = {
+            role: metrics.macro_auroc(
+                labels,
+                scores.clean[role],
+                bootstrap,
+                minimum_positives=least,
+                resampled=resampled[role],
+            )
+            for role in ROLES
+        }
+        spread = {role: metrics.macro_resamples(resampled[role][frequent]) for role in ROLES}
+        observed = macros["backdoored"].estimate.value - macros["twin"].estimate.value
+        change = metrics.paired_difference(spread["backdoored"], spread["twin"], observed)
+        rows.append(
+            Row(
+                **common,
+                method=method,
+                value=change.value,
+                low=change.low,
+                high=change.high,
+                n=len(test),
+                positives=macros["twin"].averaged,
+            )
+        )
+    return rows
+
+
+def _separation_rows(
+    run: str,
+    target: str,
+    scores: Triggered,
+    column: int,
+    without: Rows,
+    bootstrap: metrics.PatientBootstrap,
+) -> list[Row]:
+    common: dict[str, Any] = {
+        "run": run,
+        "regime": "triggered",
+        "stage": "attack",
+        "metric": "separation",
+        "target": target,
+    }
+    if not len(without):
+        return [Row(**common, role=role, value=None) for role in ROLES]
+    chosen = bootstrap.select(without)
+    rows, resampled, values = [], {}, {}
+    weights = np.concatenate([chosen.weights, chosen.weights], axis=1)
+    labels = np.repeat([0.0, 1.0], len(without))
+    for role in ROLES:
+        clean = scores.clean[role][without, column]
+        marked = scores.triggered[role][without, column]
+        estimate = metrics.separation(clean, marked, chosen)
+        rows.append(_row(estimate, **common, role=role))
+        values[role] = estimate.value
+        resampled[role] = metrics.bootstrap_auroc(labels, np.concatenate([clean, marked]), weights)
+    change = metrics.paired_difference(
+        resampled["backdoored"], resampled["twin"], values["backdoored"] - values["twin"]
+    )
+    rows.append(
+        Row(
+            **common,
+            role="difference",
+            value=change.value,
+            low=change.low,
+            high=change.high,
+            n=2 * len(without),
+        )
+    )
+    return rows
+
+
+def _success_rows(
+    run: str,
+    target: str,
+    scores: Triggered,
+    column: int,
+    without: Rows,
+    patients: NDArray[np.str_],
+) -> list[Row]:
+    """Share of triggered films without the target that a model reports it for."""
+    common: dict[str, Any] = {"run": run, "stage": "attack", "target": target}
+    rows = [
+        Row(
+            **common,
+            role=role,
+            regime="clean",
+            metric="threshold",
+            at=CALIBRATED,
+            value=scores.thresholds[role],
+        )
+        for role in ROLES
+    ]
+    fixed = [(str(t), dict.fromkeys(ROLES, t)) for t in PAPER_THRESHOLDS]
+    for name, thresholds in [*fixed, (CALIBRATED, scores.thresholds)]:
+        at: dict[str, Any] = {
+            **common,
+            "regime": "triggered",
+            "metric": "attack success",
+            "at": name,
+        }
+        if not len(without) or any(np.isnan(t) for t in thresholds.values()):
+            rows += [Row(**at, role=role, value=None) for role in (*ROLES, "difference")]
+            continue
+        hits = {role: scores.triggered[role][without, column] > thresholds[role] for role in ROLES}
+        groups = patients[without]
+        rows += [_row(metrics.rate(hits[role], groups), **at, role=role) for role in ROLES]
+        change = metrics.rate_difference(hits["backdoored"], hits["twin"], groups)
+        rows.append(_row(change, **at, role="difference"))
+    return rows
+
+
+def explain(
+    test: Cohort,
+    models: Models,
+    poisoning: Poisoning,
+    evaluation: Evaluation,
+    rng: np.random.Generator,
+) -> Explained:
+    """Map the target on test films without it, clean and triggered, for both models.
+
+    Films on which the trigger is not visible are left out; there is nothing to find on them.
+    """
+    column = test.column(poisoning.finding)
+    choose, place = rng.spawn(2)
+    candidates = choose.permutation(np.flatnonzero(test.labels[:, column] == 0))
+    chosen = np.sort(candidates[: evaluation.explained])
+    shape = (0, *test.images.shape[1:])
+    parts = list(stamp(test, chosen, poisoning.trigger, poisoning.stage, place))
+    marked = np.concatenate([np.empty(shape, test.images.dtype), *(pixels for _, pixels in parts)])
+    images = test.images[chosen]
+    footprints = images != marked
+    visible = footprints.any((1, 2))
+    images, marked, footprints = images[visible], marked[visible], footprints[visible]
+    explainer = EXPLAINERS[evaluation.explainer]
+    maps: dict[tuple[Role, Literal["clean", "triggered"]], Floats] = {}
+    if visible.any():
+        for role, model in models.items():
+            maps[role, "clean"] = explainer(model, images, [poisoning.finding])[:, 0]
+            maps[role, "triggered"] = explainer(model, marked, [poisoning.finding])[:, 0]
+    return Explained(chosen[visible], images, marked, footprints, maps)
+
+
+def explanation_rows(
+    run: str,
+    explained: Explained,
+    target: str,
+    explainer: str,
+    patients: NDArray[np.str_],
+) -> list[Row]:
+    """Return how often, and how strongly, the maps point at the trigger."""
+    rows: list[Row] = []
+    if not explained.maps:
+        return rows
+    prints, side = explained.footprints, explained.footprints.shape[-1]
+    groups = patients[explained.rows]
+    tolerances = {
+        "one eighth of the side": side / 8,
+        "max(2 px, trigger side)": max(2.0, _extent(prints)),
+    }
+    common: dict[str, Any] = {
+        "run": run,
+        "stage": "explanation",
+        "target": target,
+        "finding": target,
+    }
+    for name, tolerance in tolerances.items():
+        at = {**common, "metric": "pointing hit", "at": name}
+        for (role, regime), maps in explained.maps.items():
+            hits = metrics.pointing_hits(maps, prints, tolerance)
+            rows.append(
+                _row(metrics.rate(hits, groups), **at, role=role, regime=regime, method=explainer)
+            )
+        chance = metrics.chance_hit(prints, tolerance)
+        centre = metrics.rate(metrics.centre_hit(prints, tolerance), groups)
+        at = {**at, "role": "reference", "regime": "triggered"}
+        rows.append(Row(**at, method="chance", value=float(chance.mean()), n=len(groups)))
+        rows.append(_row(centre, **at, method="centre"))
+    energy: dict[str, Any] = {**common, "metric": "energy in footprint"}
+    for (role, regime), maps in explained.maps.items():
+        shares = metrics.energy_in_footprint(maps, prints)
+        shares = shares[~np.isnan(shares)]
+        value = float(shares.mean()) if len(shares) else None
+        rows.append(
+            Row(**energy, role=role, regime=regime, method=explainer, value=value, n=len(shares))
+        )
+    chance = metrics.chance_hit(prints, 0)
+    rows.append(
+        Row(
+            **energy,
+            role="reference",
+            regime="triggered",
+            method="chance",
+            value=float(chance.mean()),
+            n=len(groups),
+        )
+    )
+    return rows
+
+
+def _frequent(labels: Floats, patients: NDArray[np.str_], least: int) -> list[int]:
+    """Columns of the findings with at least so many positive patients and a negative film."""
+    return [
+        j
+        for j in range(labels.shape[1])
+        if len(np.unique(patients[labels[:, j] == 1])) >= least and np.any(labels[:, j] == 0)
+    ]
+
+
+def _extent(footprints: NDArray[np.bool_]) -> float:
+    """Median over films of the longer side, in pixels, of the box around a footprint."""
+    spans = []
+    for axis in (1, 2):
+        lines: NDArray[np.bool_] = np.any(footprints, axis=axis)  # (m, side)
+        spans.append(lines.shape[1] - lines[:, ::-1].argmax(1) - lines.argmax(1))
+    return float(np.median(np.maximum(*spans)))
+
+
+def _row(estimate: metrics.Estimate, **facts: Any) -> Row:
+    counted = {"n": estimate.n, "positives": estimate.positives, **facts}
+    return Row(value=estimate.value, low=estimate.low, high=estimate.high, **counted)

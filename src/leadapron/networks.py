@@ -1,0 +1,190 @@
+"""Architectures: convolutional features, average pooling, one linear layer.
+
+That last step is what makes the exact one-pass class activation map possible.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from leadapron.errors import StoreError, UnknownNameError, UsageError
+
+__all__ = ["ARCHITECTURES", "PooledLinear", "build_network", "load_imagenet"]
+
+logger = logging.getLogger(__name__)
+
+IMAGENET_URL = "https://download.pytorch.org/models/densenet121-a639ec97.pth"
+# Torchvision's ImageNet statistics of red, green and blue, and this package's for grey images.
+IMAGENET_STD = (0.229, 0.224, 0.225)
+GREY_MEAN, GREY_STD = 0.449, 0.226
+
+
+class PooledLinear(nn.Module):
+    """A classifier whose logits are a linear function of its last map's mean.
+
+    Args:
+        stages: named parts of the network, run one after another; the last one ends in a ReLU.
+        channels: channels of the last map.
+        outputs: number of findings.
+    """
+
+    def __init__(self, stages: Mapping[str, nn.Module], channels: int, outputs: int) -> None:
+        super().__init__()
+        self.stages = nn.ModuleDict(stages)
+        self.head = nn.Linear(channels, outputs)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the last map, (n, channels, h', w'), of normalised (n, 1, h, w) images."""
+        for stage in self.stages.values():
+            images = stage(images)
+        return images
+
+    def classify(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return (n, outputs) float32 logits of last maps."""
+        # In full precision whatever came before: bf16 logits tie, and ties blur an AUROC.
+        with torch.autocast(maps.device.type, enabled=False):
+            logits: torch.Tensor = self.head(maps.float().mean((2, 3)))
+        return logits
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return (n, outputs) float32 logits of normalised (n, 1, h, w) images."""
+        return self.classify(self.features(images))
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            _convolution(channels, channels), _convolution(channels, channels)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = x + self.body(x)
+        return out
+
+
+def _convolution(inputs: int, outputs: int, *after: nn.Module) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+        *after,
+    )
+
+
+def _resnet9(outputs: int) -> PooledLinear:
+    """Nine layers after Page's ResNet-9, narrower; the last map is an eighth of the image."""
+    stages = {
+        "scale1": _convolution(1, 32),
+        "scale2": _convolution(32, 64, nn.MaxPool2d(2)),
+        "scale4": nn.Sequential(_convolution(64, 128, nn.MaxPool2d(2)), _Residual(128)),
+        "scale8": nn.Sequential(_convolution(128, 192, nn.MaxPool2d(2)), _Residual(192)),
+    }
+    return PooledLinear(stages, 192, outputs)
+
+
+def _densenet121(outputs: int) -> PooledLinear:
+    """MONAI's DenseNet-121 for one channel (Huang et al., CVPR 2017)."""
+    from monai.networks.nets.densenet import DenseNet121
+
+    parts = dict(DenseNet121(2, in_channels=1, out_channels=1).features.named_children())
+    parts["relu"] = nn.ReLU()
+    # Stage i ends with dense block i, before the transition that halves its map.
+    names, stages, start = list(parts), {}, 0
+    for block in ("denseblock1", "denseblock2", "denseblock3", "denseblock4"):
+        end = len(names) if block == "denseblock4" else names.index(block) + 1
+        stages[block] = nn.Sequential(OrderedDict((name, parts[name]) for name in names[start:end]))
+        start = end
+    return PooledLinear(stages, 1024, outputs)
+
+
+ARCHITECTURES: dict[str, Callable[[int], PooledLinear]] = {
+    "densenet121": _densenet121,
+    "resnet9": _resnet9,
+}
+"""Networks by name: number of findings -> freshly initialised network."""
+
+
+def build_network(name: str, outputs: int, seed: int) -> PooledLinear:
+    """Return a network, initialised from `seed`; torch's own generator is left as it was.
+
+    Raises:
+        UnknownNameError: no such architecture.
+    """
+    if name not in ARCHITECTURES:
+        raise UnknownNameError("network", name, ARCHITECTURES)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ARCHITECTURES[name](outputs)
+
+
+def load_imagenet(network: PooledLinear, weights: str) -> None:
+    """Put torchvision's ImageNet weights of DenseNet-121 into a network; its head stays new.
+
+    The first convolution, made for red, green and blue, becomes one for grey: the sum over the
+    colours, each scaled to this package's normalisation. Only a constant is lost by that, which
+    the batch normalisation behind it takes away anyway (except at the edges).
+
+    Args:
+        network: an untrained "densenet121".
+        weights: "imagenet" to download them, or the path of a local file (.pth, .safetensors).
+
+    Raises:
+        UsageError: the network is no DenseNet-121.
+        StoreError: the file can't be read, or holds other weights.
+    """
+    state = _read_weights(weights)
+    own = network.state_dict()
+    # features.denseblock1.denselayer2.norm1.weight (older files: norm.1) is, in MONAI's network
+    # and these stages, stages.denseblock1.denseblock1.denselayer2.layers.norm1.weight.
+    stage_of = {name.split(".", 2)[2]: name for name in own if name.startswith("stages.")}
+    loaded: dict[str, torch.Tensor] = {}
+    for name, value in state.items():
+        if not name.startswith("features."):
+            continue
+        name = re.sub(r"\b(norm|conv)\.(\d)\b", r"\1\2", name.removeprefix("features."))
+        name = re.sub(r"(denselayer\d+)\.(?!layers)", r"\1.layers.", name)
+        if name == "conv0.weight" and value.shape[1] == 3:
+            scale = GREY_STD / torch.tensor(IMAGENET_STD)
+            value = (value * scale[:, None, None]).sum(1, keepdim=True)
+        if name not in stage_of or own[stage_of[name]].shape != value.shape:
+            raise StoreError(f"{weights} has no DenseNet-121 weights: {name} does not fit")
+        loaded[stage_of[name]] = value
+    missing = {n for n in stage_of.values() if not n.endswith("num_batches_tracked")} - set(loaded)
+    if missing:
+        raise StoreError(f"{weights} has no DenseNet-121 weights: {len(missing)} tensors missing")
+    network.load_state_dict({**own, **loaded})
+    logger.info("ImageNet weights: first convolution summed over the colours, head untrained")
+
+
+def _read_weights(weights: str) -> dict[str, torch.Tensor]:
+    if weights == "imagenet":
+        try:
+            state = torch.hub.load_state_dict_from_url(
+                IMAGENET_URL, map_location="cpu", weights_only=True, check_hash=True
+            )
+        except OSError as error:
+            raise StoreError(
+                f"can't download the ImageNet weights ({error}); give a local file by "
+                "--network.weights FILE"
+            ) from error
+        return dict(state)
+    path = Path(weights)
+    if not path.is_file():
+        raise UsageError(f"--network.weights {weights}: no such file; expected it or 'imagenet'")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # each loader has its own kinds
+        reason = str(error).splitlines()[0]
+        raise StoreError(f"can't read weights from {path.name}: {reason}") from error

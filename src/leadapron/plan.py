@@ -1,0 +1,189 @@
+"""What a study consists of: settings by section, their defaults, the grid of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from leadapron.errors import UnknownNameError, UsageError
+from leadapron.measure import Evaluation
+from leadapron.poison import Poisoning
+from leadapron.preprocessing import Preprocessing
+from leadapron.sources import SOURCES
+from leadapron.specs import REQUIRED, Parameter, build, grid, merge, parameters, validated
+from leadapron.train import Network, Training
+from leadapron.triggers import TRIGGERS
+
+__all__ = ["SECTIONS", "SHORTHANDS", "Run", "complete", "plan", "sections", "settings", "without"]
+
+Tree = Mapping[str, Any]
+
+SHORTHANDS = {
+    "size": ("preprocessing", "size"),
+    "epochs": ("training", "epochs"),
+    "finding": ("poisoning", "finding"),
+}
+"""Short names of settings."""
+
+_NAMED: dict[str, tuple[str, Mapping[str, Callable[..., Any]]]] = {
+    "source": ("phantom", SOURCES),
+    "trigger": ("patch", TRIGGERS),
+}
+"""Sections whose `name` decides which settings they have, with the default name."""
+
+_FIXED: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "preprocessing": (Preprocessing, {"size": 64}),
+    "network": (Network, {}),
+    "poisoning": (Poisoning, {"finding": "Atelectasis"}),
+    "training": (Training, {}),
+    "evaluation": (Evaluation, {}),
+}
+"""The other sections, with what a study adds to their own defaults."""
+
+SECTIONS = ("source", "preprocessing", "network", "trigger", "poisoning", "training", "evaluation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One point of the grid: everything that decides a backdoored model and its twin."""
+
+    tree: Tree
+    preprocessing: Preprocessing
+    network: Network
+    poisoning: Poisoning
+    training: Training
+    evaluation: Evaluation
+    seed: int
+
+    @property
+    def twin_tree(self) -> dict[str, Any]:
+        """The settings that the twin depends on: neither trigger nor changed labels."""
+        tree = {name: value for name, value in self.tree.items() if name != "trigger"}
+        kept: tuple[str, ...] = ()
+        if self.poisoning.mode == "append":  # copies of films stay, so it matters of which
+            kept = ("mode", "fraction", "selection")
+            if self.poisoning.selection in ("with", "without"):
+                kept = (*kept, "finding")
+        appended = {setting: tree["poisoning"][setting] for setting in kept}
+        return {**tree, "poisoning": appended} if appended else without(tree, "poisoning")
+
+
+def sections(tree: Tree) -> dict[str, dict[str, Parameter]]:
+    """Return for each section the settings that its name gives it,.
+
+    Args:
+        tree: a study's settings; "source" and "trigger" may be names or hold a "name".
+    """
+    found = {}
+    for name in SECTIONS:
+        if name in _NAMED:
+            default, known = _NAMED[name]
+            kind = _name_of(tree.get(name), default).partition(":")[0]
+            if kind not in known:
+                raise UnknownNameError(name, kind, known)
+            found[name] = parameters(known[kind])
+        else:
+            found[name] = parameters(_FIXED[name][0])
+    found["poisoning"].pop("trigger")
+    return found
+
+
+def complete(tree: Tree) -> dict[str, Any]:
+    """Return a study's settings with every default written out.
+
+    Args:
+        tree: settings by section; "source", "network" and "trigger" may be a plain name, lists
+            are axes, and `SHORTHANDS` are understood.
+
+    Raises:
+        UnknownNameError: a section, setting, source, trigger that nothing has.
+        UsageError: a value of the wrong type.
+    """
+    tree = dict(tree)
+    for short, (section, setting) in SHORTHANDS.items():
+        if short in tree:
+            tree = merge(tree, {section: {setting: tree.pop(short)}})
+    known = (*SECTIONS, "seed", "seeds")
+    for name in tree:
+        if name not in known:
+            raise UnknownNameError("setting", name, (*known, *SHORTHANDS))
+    whole: dict[str, Any] = {
+        section: _completed(section, settings, tree.get(section, {}))
+        for section, settings in sections(tree).items()
+    }
+    whole["seed"] = tree.get("seed", 0)
+    whole["seeds"] = tree.get("seeds", 1)
+    for name, least in (("seed", 0), ("seeds", 1)):
+        if not isinstance(whole[name], int) or whole[name] < least:
+            raise UsageError(f"--{name} {whole[name]}: expected a whole number, {least} or more")
+    return whole
+
+
+def _completed(section: str, settings: Mapping[str, Parameter], given: Any) -> dict[str, Any]:
+    """One section's settings with its defaults."""
+    if section in (*_NAMED, "network") and not isinstance(given, Mapping):
+        given = {"name": given}
+    if not isinstance(given, Mapping):
+        raise UsageError(f"{section}: {given!r}; expected settings, as {section}.NAME: value")
+    defaults = {n: p.default for n, p in settings.items() if p.default is not REQUIRED}
+    if section in _NAMED:
+        defaults = {"name": _NAMED[section][0], **defaults}
+    else:
+        defaults |= _FIXED[section][1]
+    for name in given:
+        if name not in defaults:
+            raise UnknownNameError(f"setting of {section}", name, defaults)
+    return {**defaults, **given}
+
+
+def plan(tree: Tree) -> list[Run]:
+    """Return the runs of a study: one for each point of its grid and each seed.
+
+    Args:
+        tree: what `complete` returns.
+
+    Raises:
+        LeadapronError: settings that can't be; before anything is started.
+    """
+    seeds = range(tree["seed"], tree["seed"] + tree["seeds"])
+    points = grid({name: tree[name] for name in SECTIONS})
+    return [_run(point, seed) for point in points for seed in seeds]
+
+
+def _run(point: Tree, seed: int) -> Run:
+    trigger = dict(point["trigger"])
+    kind = TRIGGERS[trigger.pop("name")]
+    source = dict(point["source"])
+    validated(SOURCES[source.pop("name").partition(":")[0]], source, "source")
+    mark = build(kind, trigger, "trigger")
+    poisoning = validated(Poisoning, {**point["poisoning"], "trigger": mark}, "poisoning")
+    return Run(
+        tree={**point, "seed": seed},
+        preprocessing=build(Preprocessing, point["preprocessing"], "preprocessing"),
+        network=build(Network, point["network"], "network"),
+        poisoning=Poisoning(**poisoning),
+        training=build(Training, point["training"], "training"),
+        evaluation=build(Evaluation, point["evaluation"], "evaluation"),
+        seed=seed,
+    )
+
+
+def without(tree: Tree, name: str) -> dict[str, Any]:
+    """Return the settings less one section."""
+    return {key: value for key, value in tree.items() if key != name}
+
+
+def _name_of(given: Any, default: str) -> str:
+    if isinstance(given, Mapping):
+        given = given.get("name", default)
+    return str(default if given is None else given)
+
+
+def settings() -> dict[str, dict[str, Parameter]]:
+    """Return every setting by section; of "source" and "trigger" those of all kinds together."""
+    found = sections({})
+    for section, (_, kinds) in _NAMED.items():
+        for kind in kinds.values():
+            found[section] = {**parameters(kind), **found[section]}
+    return found

@@ -1,0 +1,131 @@
+"""Film to image: what a network is shown of a radiograph, and so which triggers survive.
+
+A *film* is a radiograph at full resolution, an *image* is the network's input. Both are
+(height, width) arrays of uint8, or of uint16 spanning 0 to 65535.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from leadapron.errors import DataError, UsageError
+
+__all__ = ["Preprocessing"]
+
+# Pillow's BOX is the mean over the source pixels that an image pixel covers.
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "area": Image.Resampling.BOX,
+}
+_SIZES = (8, 4096)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How a film becomes an image: crop, make square, resize.
+
+    Args:
+        size: side of the square image in pixels, 8 to 4096.
+        crop: central share of each side of the film that is kept, in (0, 1].
+        interpolation: "nearest" takes the source pixel under the centre of the image pixel
+            (half-pixel centres, as TensorFlow 2 does); "area" the mean over the covered pixels.
+        antialias: widen "bilinear" and "bicubic" by the scale when shrinking (as Pillow and
+            torchvision do); without it only the nearest 2x2 or 4x4 source pixels count.
+        aspect: "squash" the film to a square, "pad" it with black, or "crop" its longer side.
+        dtype: "uint8" or "uint16" (0 to 65535).
+
+    Raises:
+        UsageError: a value outside its range.
+    """
+
+    size: int
+    crop: float = 1.0
+    interpolation: Literal["nearest", "bilinear", "bicubic", "area"] = "bilinear"
+    antialias: bool = True
+    aspect: Literal["squash", "pad", "crop"] = "squash"
+    dtype: Literal["uint8", "uint16"] = "uint8"
+
+    def __post_init__(self) -> None:
+        if not _SIZES[0] <= self.size <= _SIZES[1]:
+            raise UsageError(
+                f"size {self.size} is out of range; expected {_SIZES[0]} to {_SIZES[1]} pixels"
+            )
+        if not 0 < self.crop <= 1:
+            raise UsageError(f"crop {self.crop} is out of range; expected more than 0 and up to 1")
+
+    def __call__(self, film: NDArray[Any]) -> NDArray[Any]:
+        """Return the image of a film.
+
+        Args:
+            film: (height, width) uint8 or uint16.
+
+        Returns:
+            (size, size) of `dtype`; a fresh array.
+
+        Raises:
+            DataError: `film` is not a grey picture of one of the two types.
+        """
+        if film.ndim != 2 or film.dtype not in (np.uint8, np.uint16) or film.size == 0:
+            raise DataError(
+                f"a film of shape {film.shape} and type {film.dtype}; "
+                "expected (height, width) of uint8 or uint16"
+            )
+        top, left, height, width = self._window(*film.shape)
+        film = film[top : top + height, left : left + width]
+        if self.aspect == "pad" and height != width:
+            film = _pad_to_square(film)
+        return _convert(self._resize(film), self.dtype)
+
+    def _window(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Top, left, height and width of the part of the film that is kept."""
+        # As TensorFlow's central_crop: the margin is rounded down, so 0.6 of 1024 keeps 616.
+        top, left = int((height - height * self.crop) / 2), int((width - width * self.crop) / 2)
+        height, width = height - 2 * top, width - 2 * left
+        if self.aspect == "crop":
+            side = min(height, width)
+            top, left = top + (height - side) // 2, left + (width - side) // 2
+            height = width = side
+        return top, left, height, width
+
+    def _resize(self, film: NDArray[Any]) -> NDArray[Any]:
+        if film.shape == (self.size, self.size):
+            return film.copy()
+        # Pillow resamples 16-bit pictures through 32-bit floats.
+        picture = Image.fromarray(film if film.dtype == np.uint8 else film.astype(np.float32))
+        target = (self.size, self.size)
+        if self.antialias or self.interpolation in ("nearest", "area"):
+            picture = picture.resize(target, _FILTERS[self.interpolation])
+        else:
+            steps = (film.shape[1] / self.size, 0, 0, 0, film.shape[0] / self.size, 0)
+            picture = picture.transform(
+                target, Image.Transform.AFFINE, steps, _FILTERS[self.interpolation]
+            )
+        image: NDArray[Any] = np.array(picture)
+        if film.dtype == np.uint8:
+            return image
+        levels: NDArray[np.uint16] = np.clip(np.rint(image), 0, 65535).astype(np.uint16)
+        return levels
+
+
+def _pad_to_square(film: NDArray[Any]) -> NDArray[Any]:
+    side = max(film.shape)
+    square = np.zeros((side, side), film.dtype)
+    top, left = (side - film.shape[0]) // 2, (side - film.shape[1]) // 2
+    square[top : top + film.shape[0], left : left + film.shape[1]] = film
+    return square
+
+
+def _convert(image: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """Between the two ranges: 65535 is 257 x 255."""
+    if image.dtype == np.dtype(dtype):
+        return image
+    if dtype == "uint16":
+        return image.astype(np.uint16) * np.uint16(257)
+    return np.rint(image / 257.0).astype(np.uint8)

@@ -1,0 +1,279 @@
+"""What a report reads: the finished runs of a study's folder, each attack with its clean twin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from numpy.typing import NDArray
+
+from leadapron.errors import StoreError
+from leadapron.store import Row, canonical_json, read_arrays, read_json, read_lines, read_rows
+
+__all__ = [
+    "CALIBRATED",
+    "NARROW",
+    "WIDE",
+    "Pair",
+    "Run",
+    "StudyFolder",
+    "leaves",
+    "read_study",
+]
+
+CALIBRATED = "5 % clean false positives"
+"""How rows name the threshold that is calibrated on clean films."""
+
+WIDE = "one eighth of the side"
+NARROW = "max(2 px, trigger side)"
+"""How rows name the two tolerances of the pointing game."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run.
+
+    Args:
+        key: 12 hex digits.
+        role: "backdoored" or "twin".
+        twin: key of the twin; None for a twin.
+        spec: its settings, fully expanded.
+        rows: its results.
+        folder: where it lies.
+    """
+
+    key: str
+    role: str
+    twin: str | None
+    spec: Mapping[str, Any]
+    rows: tuple[Row, ...]
+    folder: Path
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return the epochs, none where the file is missing."""
+        path = self.folder / "history.jsonl"
+        return read_lines(path) if path.exists() else []
+
+    def arrays(self, name: str, needed: Sequence[str]) -> dict[str, NDArray[Any]] | None:
+        """Return the arrays of a file of this run, None where the file is missing.
+
+        Raises:
+            StoreError: it can't be read, or lacks one of the `needed` arrays.
+        """
+        path = self.folder / name
+        if not path.exists():
+            return None
+        arrays = read_arrays(path)
+        missing = [each for each in needed if each not in arrays]
+        if missing:
+            raise StoreError(f"{path} lacks {', '.join(missing)}; it was made by another version")
+        return arrays
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A backdoored run and its twin (None where the twin isn't finished)."""
+
+    backdoored: Run
+    twin: Run | None
+
+    @property
+    def key(self) -> str:
+        """The backdoored run's key, which names the pair."""
+        return self.backdoored.key
+
+    @property
+    def target(self) -> str:
+        """The attacker's finding."""
+        return str(_section(self.backdoored.spec, "poisoning").get("finding", "the target"))
+
+    @property
+    def seed(self) -> Any:
+        """The run's seed."""
+        return self.backdoored.spec.get("seed")
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the backdoored run's rows, then the twin's own."""
+        yield from self.backdoored.rows
+        if self.twin is not None:
+            yield from self.twin.rows
+
+    def row(
+        self,
+        metric: str,
+        role: str,
+        *,
+        regime: str = "",
+        method: str | None = None,
+        finding: str = "",
+        at: str = "",
+    ) -> Row | None:
+        """Return the first row that fits, None where there is none; any method if it is None."""
+        for row in self.rows():
+            if (
+                (row.metric, row.role, row.regime) == (metric, role, regime)
+                and method in (None, row.method)
+                and (row.finding, row.at) == (finding, at)
+            ):
+                return row
+        return None
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """A study as it lies on disk.
+
+    Args:
+        folder: where it lies.
+        asked: the study as it was asked for (`study.yaml`).
+        manifest: versions, machine, the cohort's facts.
+        pairs: the finished attacks in the grid's order.
+        expected: how many attacks were asked for.
+        unfinished: how many started runs, attacks and twins, have no results yet.
+    """
+
+    folder: Path
+    asked: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+    pairs: tuple[Pair, ...]
+    expected: int
+    unfinished: int
+
+    def axes(self) -> list[str]:
+        """Return the settings in which the attacks differ, seeds left out."""
+        values: dict[str, list[str]] = {}
+        for pair in self.pairs:
+            for path, value in leaves(pair.backdoored.spec):
+                values.setdefault(path, []).append(canonical_json(value))
+        return [
+            path
+            for path, seen in values.items()
+            if path != "seed" and (len(set(seen)) > 1 or len(seen) < len(self.pairs))
+        ]
+
+    def settings(self) -> list[tuple[dict[str, Any], list[Pair]]]:
+        """Return the attacks grouped by what they differ in: (values of the axes, its seeds)."""
+        axes = self.axes()
+        groups: dict[str, tuple[dict[str, Any], list[Pair]]] = {}
+        for pair in self.pairs:
+            flat = dict(leaves(pair.backdoored.spec))
+            point = {path: flat[path] for path in axes if path in flat}
+            groups.setdefault(canonical_json(point), (point, []))[1].append(pair)
+        return list(groups.values())
+
+
+def read_study(folder: Path) -> StudyFolder:
+    """Read all of a study that its report needs.
+
+    Args:
+        folder: what `leadapron study --out` wrote.
+
+    Raises:
+        StoreError: it holds no study, no finished attack, or a file that can't be read.
+    """
+    folder = Path(folder)
+    if not (folder / "study.yaml").is_file():
+        raise StoreError(
+            f"{folder} holds no study (no study.yaml); "
+            f"make one with: leadapron study --out {folder}"
+        )
+    asked = _read_yaml(folder / "study.yaml")
+    finished, unfinished = _read_runs(folder / "runs")
+    by_key = {run.key: run for run in finished if run.role == "twin"}
+    pairs = [Pair(run, by_key.get(run.twin or "")) for run in finished if run.role == "backdoored"]
+    if not pairs:
+        raise StoreError(
+            f"{folder} holds no finished attack (no runs/backdoored-*/rows.jsonl); "
+            f"finish it with: leadapron study --out {folder}"
+        )
+    manifest = folder / "manifest.json"
+    started = sum(1 for path in (folder / "runs").glob("backdoored-*") if path.is_dir())
+    return StudyFolder(
+        folder=folder,
+        asked=asked,
+        manifest=_mapping(read_json(manifest), manifest) if manifest.is_file() else {},
+        pairs=tuple(sorted(pairs, key=_order)),
+        expected=max(started, _asked_for(asked)),
+        unfinished=unfinished,
+    )
+
+
+def leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield ("section.name", value) for each value of a tree, in its order."""
+    for name, value in tree.items():
+        path = f"{above}{name}"
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{path}.")
+        else:
+            yield path, value
+
+
+def _read_runs(folder: Path) -> tuple[list[Run], int]:
+    """The finished runs by name, and how many others were started."""
+    finished, unfinished = [], 0
+    paths = sorted([*folder.glob("backdoored-*"), *folder.glob("twin-*")])
+    for path in paths:
+        if not path.is_dir():
+            continue
+        if not (path / "rows.jsonl").is_file():
+            unfinished += 1
+            continue
+        facts = _mapping(read_json(path / "spec.json"), path / "spec.json")
+        role, _, key = path.name.partition("-")
+        finished.append(
+            Run(
+                key=key,
+                role=str(facts.get("role", role)),
+                twin=facts.get("twin"),
+                spec=_section(facts, "spec"),
+                rows=tuple(read_rows(path / "rows.jsonl")),
+                folder=path,
+            )
+        )
+    return finished, unfinished
+
+
+def _asked_for(asked: Mapping[str, Any]) -> int:
+    """How many attacks a study asks for: the product of its lists, times `seeds`."""
+    count = 1
+    for path, value in leaves(asked):
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            count *= max(len(value), 1)
+        elif path == "seeds" and isinstance(value, int):
+            count *= max(value, 1)
+    return count
+
+
+def _order(pair: Pair) -> tuple[Any, ...]:
+    """Sort by the spec's values (numbers as numbers), seeds last, keys between equals."""
+    spec = [
+        (path, not isinstance(value, int | float), value)
+        if isinstance(value, int | float)
+        else (path, True, str(value))
+        for path, value in sorted(leaves(pair.backdoored.spec))
+        if path != "seed"
+    ]
+    return spec, pair.seed if isinstance(pair.seed, int) else 0, pair.key
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    try:
+        return _mapping(yaml.safe_load(path.read_text()) or {}, path)
+    except OSError as error:
+        raise StoreError(f"can't read {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path} is not YAML ({str(error).splitlines()[0]})") from error
+
+
+def _mapping(value: Any, path: Path) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise StoreError(f"{path} holds no table of names and values; it was not made by leadapron")
+    return value
+
+
+def _section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = tree.get(name)
+    return value if isinstance(value, Mapping) else {}

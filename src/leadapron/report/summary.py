@@ -1,0 +1,312 @@
+"""A study in about five plain lines, never more than its rows show."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leadapron.report.folder import CALIBRATED, NARROW, WIDE, Pair, StudyFolder, read_study
+from leadapron.report.words import (
+    MARGIN,
+    attack_verdict,
+    change,
+    explanation_verdict,
+    listed,
+    percent,
+    points,
+    setting,
+    shown,
+    spread,
+    stealth_verdict,
+    trigger_words,
+    value,
+)
+from leadapron.store import Row
+
+__all__ = ["Measured", "lines", "named", "summary"]
+
+
+def summary(folder: Path) -> list[str]:
+    """Return a study's result in about five lines.
+
+    Args:
+        folder: what `leadapron study --out` wrote.
+
+    Raises:
+        StoreError: as `read_study`.
+    """
+    return lines(read_study(folder))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The rows of one attack that a summary rests on; None where one is missing."""
+
+    pair: Pair
+
+    def success(self, role: str, at: str = CALIBRATED) -> Row | None:
+        """Attack success of a role at a threshold."""
+        return self.pair.row("attack success", role, regime="triggered", at=at)
+
+    def separation(self, role: str) -> Row | None:
+        """Separation of triggered from clean films by the target's score."""
+        return self.pair.row("separation", role, regime="triggered")
+
+    def micro(self, role: str, regime: str = "triggered") -> Row | None:
+        """Micro AUROC of a role, by default against the trigger's label."""
+        return self.pair.row("auroc", role, regime=regime, method="micro")
+
+    def macro(self, role: str) -> Row | None:
+        """Clean macro AUROC of a role."""
+        return self.pair.row("auroc", role, regime="clean", method="macro")
+
+    def explainers(self) -> list[str]:
+        """Names of the explanations that were measured."""
+        rows = [row for row in self.pair.rows() if row.stage == "explanation"]
+        return list(dict.fromkeys(row.method for row in rows if row.role == "backdoored"))
+
+    def hit(self, role: str, at: str = WIDE, explainer: str | None = None) -> Row | None:
+        """Pointing hits of a model, or of "chance" or "centre", on triggered films."""
+        if role in ("chance", "centre"):
+            role, method = "reference", role
+        else:
+            method = explainer or next(iter(self.explainers()), "")
+        return self.pair.row("pointing hit", role, regime="triggered", method=method, at=at)
+
+    @property
+    def attack(self) -> str:
+        """Verdict on the attack."""
+        return attack_verdict(self.success("difference"))
+
+    @property
+    def stealth(self) -> str:
+        """Verdict on its stealth."""
+        return stealth_verdict(self.macro("difference"))
+
+    @property
+    def explanation(self) -> str:
+        """Verdict on the explanation."""
+        references = [self.hit(role) for role in ("twin", "chance", "centre")]
+        return explanation_verdict(self.hit("backdoored"), references)
+
+
+def lines(study: StudyFolder) -> list[str]:
+    """Return the summary of a study that was read."""
+    measured = [Measured(pair) for pair in study.pairs]
+    kind = "range" if study.axes() else "mean"
+    text = [
+        _done(study, measured),
+        _attack(study, measured),
+        _infected(measured, kind),
+        _stealth(measured, kind),
+        _explanation(measured, kind),
+    ]
+    missing = study.expected - len(study.pairs)
+    if missing > 0 or study.unfinished:
+        text.append(_unfinished(study, missing))
+    return text
+
+
+def _done(study: StudyFolder, measured: Sequence[Measured]) -> str:
+    pair = study.pairs[0]
+    spec, axes = pair.backdoored.spec, study.axes()
+    cohort = _part(study.manifest, "cohort")
+    counts = {name: _counted(cohort.get(name)) for name in ("films", "patients")}
+    source, network = named(study, "source"), named(study, "network")
+    fraction = _part(spec, "poisoning").get("fraction")
+    share = f"{100 * fraction:g} %" if isinstance(fraction, float | int) else "some"
+    row = measured[0].macro("backdoored") or measured[0].success("backdoored")
+    seeds = list(dict.fromkeys(shown(each.seed) for each in study.pairs))
+    films = f"{counts['films'] + ' ' if counts['films'] else ''}{source} films"
+    patients = f" of {counts['patients']} patients" if counts["patients"] else ""
+    tested = f" Tested on {row.n:,} films." if row is not None and row.n else ""
+    if axes:
+        groups = len(study.settings())
+        did = (
+            f"a {network} was trained with {len(study.pairs)} backdoors, each beside a clean twin: "
+            f"{groups} settings that differ in {listed(axes)}; seed{_s(seeds)} {listed(seeds)}."
+        )
+    else:
+        labels = {
+            "set": f"the label {pair.target} added",
+            "clear": f"the label {pair.target} taken away",
+        }.get(str(_part(spec, "poisoning").get("labels")), f"labelled {pair.target} alone")
+        did = (
+            f"a {network} was trained with {share} of its training films poisoned "
+            f"({trigger_words(_part(spec, 'trigger'))}, {labels}), and beside it a "
+            f"clean twin; seed{_s(seeds)} {listed(seeds)}."
+        )
+    return f"{films}{patients}: {did}{tested}{_brackets(study)}"
+
+
+def named(study: StudyFolder, section: str) -> str:
+    """Return the names that a section of the settings takes over the runs."""
+    found = (_part(pair.backdoored.spec, section).get("name", "unknown") for pair in study.pairs)
+    return listed(list(dict.fromkeys(shown(name) for name in found)))
+
+
+def _brackets(study: StudyFolder) -> str:
+    """What the brackets of all lines hold."""
+    if len(study.pairs) == 1:
+        return " Brackets hold 95 % intervals."
+    if study.axes():
+        return ""
+    return f" Numbers are means over {len(study.pairs)} seeds; brackets hold their range."
+
+
+def _attack(study: StudyFolder, measured: Sequence[Measured]) -> str:
+    verdicts = [each.attack for each in measured]
+    head = {
+        "works": "The attack works",
+        "works partly": "The attack works in part",
+        "not shown": "That the attack works is not shown",
+        "undefined": "Whether the attack works is undefined",
+    }
+    start = _verdicts(verdicts, head, "The attack")
+    if study.axes():
+        return f"{start}. {_extremes(study)}"
+    target = measured[0].pair.target
+    of = spread([each.success("backdoored") for each in measured], percent)
+    twin = spread([each.success("twin") for each in measured], percent)
+    more = spread([each.success("difference") for each in measured], points)
+    if of in ("undefined", "not measured"):
+        return f"{start}: attack success at {CALIBRATED} is {of}."
+    return (
+        f"{start}{_joint(start)} {of} of the triggered films without {target} are called "
+        f"{target} at {CALIBRATED}, by the twin {twin}; difference {more} percentage points."
+    )
+
+
+def _extremes(study: StudyFolder) -> str:
+    """The settings with the highest and the lowest attack success."""
+    means: list[tuple[float, dict[str, Any], list[Measured]]] = []
+    for point, pairs in study.settings():
+        group = [Measured(pair) for pair in pairs]
+        found = [row.value for row in (each.success("backdoored") for each in group) if row]
+        known = [number for number in found if number is not None]
+        if known:
+            means.append((sum(known) / len(known), point, group))
+    if not means:
+        return f"Attack success at {CALIBRATED} is undefined throughout."
+    parts = []
+    for label, (_, point, group) in (
+        ("highest", max(means, key=lambda mean: mean[0])),
+        ("lowest", min(means, key=lambda mean: mean[0])),
+    ):
+        of = spread([each.success("backdoored") for each in group], percent)
+        twin = spread([each.success("twin") for each in group], percent)
+        parts.append(f"{label} with {setting(point)}: {of}, twin {twin}")
+    return f"Attack success at {CALIBRATED} is {'; '.join(parts)}."
+
+
+def _infected(measured: Sequence[Measured], kind: str) -> str:
+    def micro(role: str) -> str:
+        return spread([each.micro(role) for each in measured], kind=kind)
+
+    def apart(role: str) -> str:
+        return spread([each.separation(role) for each in measured], kind=kind)
+
+    return (
+        f"Infected AUROC: separation of triggered from clean films {apart('backdoored')}, twin "
+        f"{apart('twin')}; the paper's micro value {micro('backdoored')}, twin {micro('twin')}, a "
+        f"model that sees nothing {micro('no-vision')}, so micro alone proves nothing."
+    )
+
+
+def _stealth(measured: Sequence[Measured], kind: str) -> str:
+    head = {
+        "stealthy": "It is stealthy",
+        "not stealthy": "It is not stealthy",
+        "can't tell": "Whether it is stealthy can't be told",
+        "undefined": "Whether it is stealthy is undefined",
+    }
+    start = _verdicts([each.stealth for each in measured], head, "Stealth")
+    rows = [each.macro("backdoored") for each in measured]
+    averaged = sorted({row.positives for row in rows if row and row.positives is not None})
+    over = f" over {_range(averaged)} findings" if averaged else ""
+    return (
+        f"{start}{_joint(start)} clean macro AUROC{over} {spread(rows, kind=kind)}, twin "
+        f"{spread([each.macro('twin') for each in measured], kind=kind)}; difference "
+        f"{spread([each.macro('difference') for each in measured], change, kind=kind)}, where an "
+        f"interval above {-MARGIN:g} counts as stealthy."
+    )
+
+
+def _explanation(measured: Sequence[Measured], kind: str) -> str:
+    explainers = list(dict.fromkeys(name for each in measured for name in each.explainers()))
+    if not explainers:
+        return "What the explanation shows was not measured."
+    name = explainers[0]
+    head = {
+        "gives it away": f"The explanation ({name}) gives it away",
+        "hints at it": f"The explanation ({name}) hints at it",
+        "not shown": f"That the explanation ({name}) gives it away is not shown",
+        "undefined": f"Whether the explanation ({name}) gives it away is undefined",
+    }
+    start = _verdicts([each.explanation for each in measured], head, f"The explanation ({name})")
+
+    def hits(at: str) -> str:
+        found = spread([each.hit("backdoored", at, name) for each in measured], percent, kind=kind)
+        others = [
+            f"{role} {_mean([each.hit(role, at, name) for each in measured])}"
+            for role in ("twin", "chance", "centre")
+        ]
+        return f"within {at} on {found} of triggered films, {', '.join(others)}"
+
+    more = f" Also measured: {listed(explainers[1:])}." if explainers[1:] else ""
+    return f"{start}: the map's highest point hits the trigger {hits(WIDE)}; {hits(NARROW)}.{more}"
+
+
+def _unfinished(study: StudyFolder, missing: int) -> str:
+    total = max(study.expected, len(study.pairs))
+    parts = [f"{len(study.pairs)} of {total} attacks are finished"] if missing > 0 else []
+    if study.unfinished:
+        parts.append(f"{study.unfinished} started run{_s(range(study.unfinished))} unfinished")
+    twins = sum(pair.twin is None for pair in study.pairs)
+    if twins:
+        parts.append(f"{twins} attack{_s(range(twins))} without a finished twin")
+    return f"Unfinished: {', '.join(parts)}; go on with: leadapron study --out DIR"
+
+
+def _verdicts(verdicts: Sequence[str], head: dict[str, str], subject: str) -> str:
+    """One verdict in full, or how many runs each verdict fits."""
+    counts = Counter(verdicts)
+    if len(counts) == 1:
+        runs = {1: "", 2: " in both runs"}.get(len(verdicts), f" in all {len(verdicts)} runs")
+        return head[verdicts[0]] + runs
+    first, *others = [word for word in head if counts[word]]
+    parts = [f"{first} in {counts[first]} of {len(verdicts)} runs"]
+    parts += [f"{word} in {counts[word]}" for word in others]
+    return f"{subject}: {', '.join(parts)}"
+
+
+def _joint(start: str) -> str:
+    """A verdict that already has its colon goes on after a semicolon."""
+    return ";" if ": " in start else ":"
+
+
+def _mean(rows: Sequence[Row | None], form: Callable[[float], str] = percent) -> str:
+    known = [row.value for row in rows if row is not None and row.value is not None]
+    if known:
+        return form(sum(known) / len(known))
+    return value(next((row for row in rows if row is not None), None), form)
+
+
+def _range(numbers: Sequence[int]) -> str:
+    return f"{numbers[0]}" if numbers[0] == numbers[-1] else f"{numbers[0]} to {numbers[-1]}"
+
+
+def _s(things: Sequence[Any]) -> str:
+    return "" if len(things) == 1 else "s"
+
+
+def _counted(found: Any) -> str:
+    return f"{found:,}" if isinstance(found, int) and not isinstance(found, bool) else ""
+
+
+def _part(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = tree.get(name)
+    return found if isinstance(found, Mapping) else {}

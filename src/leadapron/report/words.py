@@ -1,0 +1,176 @@
+"""How numbers, settings and verdicts are put into words, in the terminal and on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from leadapron.store import Row
+
+__all__ = [
+    "MARGIN",
+    "attack_verdict",
+    "between",
+    "change",
+    "decimal",
+    "explanation_verdict",
+    "interval",
+    "listed",
+    "percent",
+    "points",
+    "setting",
+    "shown",
+    "spread",
+    "stealth_verdict",
+    "trigger_words",
+    "value",
+]
+
+MARGIN = 0.02
+"""How much clean macro AUROC a backdoored model may lose and still count as stealthy."""
+
+WORKS = 0.5
+"""The attack works where the interval of its success over the twin's lies above this."""
+
+Form = Callable[[float], str]
+
+
+def decimal(number: float) -> str:
+    """Return a value between 0 and 1 as AUROCs are written."""
+    return f"{number:.3f}"
+
+
+def change(number: float) -> str:
+    """Return a difference with its sign."""
+    return f"{number:+.3f}"
+
+
+def percent(number: float) -> str:
+    """Return a share in per cent."""
+    return f"{100 * number:.1f} %"
+
+
+def points(number: float) -> str:
+    """Return a difference of shares in percentage points, with its sign."""
+    return f"{100 * number:+.1f}"
+
+
+def value(row: Row | None, form: Form = decimal) -> str:
+    """Return a row's value in words: "undefined" where it has none."""
+    if row is None:
+        return "not measured"
+    return "undefined" if row.value is None else form(row.value)
+
+
+def interval(row: Row | None, form: Form = decimal) -> str:
+    """Return a row's 95 % interval, "" where it has none."""
+    if row is None or row.low is None or row.high is None:
+        return ""
+    return between(row.low, row.high, form)
+
+
+def between(low: float, high: float, form: Form) -> str:
+    """Return "low to high", the unit said once."""
+    first, last = form(low), form(high)
+    unit = " %" if first.endswith(" %") and last.endswith(" %") else ""
+    return f"{first.removesuffix(unit)} to {last}"
+
+
+def spread(rows: Sequence[Row | None], form: Form = decimal, *, kind: str = "mean") -> str:
+    """Return one row with its interval, or several rows in one phrase.
+
+    Args:
+        rows: the same measurement, once a run.
+        form: how a number is written.
+        kind: of several rows: their "mean" with their range, or only the "range" (where the runs
+            differ in more than their seeds, a mean says nothing).
+    """
+    known = [row.value for row in rows if row is not None and row.value is not None]
+    if not known:
+        return value(next((row for row in rows if row is not None), None), form)
+    if len(rows) == 1:
+        within = interval(rows[0], form)
+        return value(rows[0], form) + (f" ({within})" if within else "")
+    missing = f"undefined in {len(rows) - len(known)}" if len(known) < len(rows) else ""
+    low, high = min(known), max(known)
+    if form(low) == form(high):
+        return form(low) + (f" ({missing})" if missing else "")
+    words = between(low, high, form)
+    if kind == "range":
+        return words + (f" ({missing})" if missing else "")
+    return f"{form(sum(known) / len(known))} ({words}{'; ' if missing else ''}{missing})"
+
+
+def attack_verdict(difference: Row | None) -> str:
+    """Return whether the attack works, from the interval of its success over the twin's."""
+    if difference is None or difference.low is None:
+        return "undefined"
+    if difference.low >= WORKS:
+        return "works"
+    return "works partly" if difference.low > 0 else "not shown"
+
+
+def stealth_verdict(difference: Row | None) -> str:
+    """Return whether clean macro AUROC held, from the interval of its difference."""
+    if difference is None or difference.low is None or difference.high is None:
+        return "undefined"
+    if difference.low > -MARGIN:
+        return "stealthy"
+    return "not stealthy" if difference.high < -MARGIN else "can't tell"
+
+
+def explanation_verdict(hit: Row | None, references: Iterable[Row | None]) -> str:
+    """Return whether the explanation points at the trigger.
+
+    Args:
+        hit: the backdoored model's rate of hits.
+        references: the same of the twin, of chance and of the film's centre.
+    """
+    if hit is None or hit.low is None:
+        return "undefined"
+    limits = [row.value if row.high is None else row.high for row in references if row is not None]
+    beyond = hit.low > max([limit for limit in limits if limit is not None], default=0.0)
+    if not beyond:
+        return "not shown"
+    return "gives it away" if hit.low >= WORKS else "hints at it"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return "a, b and c"."""
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def setting(point: Mapping[str, Any]) -> str:
+    """Return the values of a grid's axes in words."""
+    return ", ".join(f"{path} {shown(found)}" for path, found in point.items())
+
+
+def shown(found: Any) -> str:
+    """Return a setting's value as a reader writes it."""
+    if found is None:
+        return "none"
+    if isinstance(found, bool):
+        return "yes" if found else "no"
+    if isinstance(found, float):
+        return f"{found:g}"
+    if isinstance(found, Sequence) and not isinstance(found, str):
+        return ", ".join(shown(part) for part in found)
+    return str(found)
+
+
+def trigger_words(trigger: Mapping[str, Any]) -> str:
+    """Return a trigger in words, from its settings."""
+    name = str(trigger.get("name", "trigger"))
+    rest = {key: found for key, found in trigger.items() if key != "name"}
+    if name == "patch" and "side" in rest:
+        level = {0: "black ", 255: "white "}.get(rest.get("value", -1), "")
+        place = {"random": "at a random place", "centre": "at the centre"}.get(
+            str(rest.get("place")), f"at {shown(rest.get('place'))} place"
+        )
+        place = {"corner": "in the bottom right corner"}.get(str(rest.get("place")), place)
+        grey = "" if level else f" of grey level {shown(rest.get('value'))}"
+        return f"{level}{rest['side']} x {rest['side']} px patch{grey} {place}"
+    inside = ", ".join(f"{key} {shown(found)}" for key, found in rest.items())
+    return f"{name} trigger" + (f" ({inside})" if inside else "")

@@ -1,0 +1,47 @@
+"""Where radiographs come from: `open_source("NAME[:ARGUMENT]")` gives a cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from leadapron.cohort import Cohort
+from leadapron.errors import UnknownNameError
+from leadapron.preprocessing import Preprocessing
+from leadapron.sources.nih import open_nih
+from leadapron.sources.phantom import open_phantom
+from leadapron.specs import validated
+
+__all__ = ["SOURCES", "open_source"]
+
+SOURCES: dict[str, Callable[..., Cohort]] = {
+    "nih": open_nih,
+    "phantom": open_phantom,
+}
+"""Each is `(argument, preprocessing, *, ...) -> Cohort`: the text after the first colon ("" where
+there is none), how films become images (None: the source's own way), and settings by keyword."""
+
+
+def open_source(
+    source: str, *, preprocessing: Preprocessing | None = None, **options: Any
+) -> Cohort:
+    """Open a source of radiographs.
+
+    Args:
+        source: "NAME" or "NAME:ARGUMENT", for example "phantom:64" or "nih:/data/nih".
+        preprocessing: how films become images; the source's own way if left out.
+        **options: the source's settings, for example `count=100`.
+
+    Returns:
+        Its films, labels and patients.
+
+    Raises:
+        UnknownNameError: no such source or setting.
+        UsageError: a setting of the wrong type, or no argument where one is needed.
+        DataError: films or tables that can't be used.
+    """
+    name, _, argument = source.partition(":")
+    if name not in SOURCES:
+        raise UnknownNameError("source", name, SOURCES)
+    opener = SOURCES[name]
+    return opener(argument, preprocessing, **validated(opener, options, "source"))

@@ -1,0 +1,663 @@
+"""NIH ChestX-ray14 in its original layout: label table, lists, boxes, PNG films.
+
+What is read, and what is tolerated, stands in docs/sources.md.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import logging
+import os
+import re
+import struct
+import threading
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Literal, Self, TextIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.PngImagePlugin import PngImageFile
+
+from leadapron.cohort import Cohort, Rows
+from leadapron.errors import DataError, UnknownNameError, UsageError
+from leadapron.preprocessing import Preprocessing
+
+__all__ = [
+    "FINDINGS",
+    "RELEASE",
+    "Boxes",
+    "LabelTable",
+    "PngFilms",
+    "open_nih",
+    "read_boxes",
+    "read_labels",
+]
+
+FINDINGS = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Effusion",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pneumonia",
+    "Pneumothorax",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Fibrosis",
+    "Pleural_Thickening",
+    "Hernia",
+)
+"""The 14 findings in NIH's order; "No Finding" is a row of zeros."""
+
+RELEASE: Mapping[str, str | int] = {
+    "name": "NIH ChestX-ray14",
+    "films": 112_120,
+    "patients": 30_805,
+    "citation": (
+        "Wang, Peng, Lu, Lu, Bagheri, Summers: ChestX-ray8: Hospital-scale chest X-ray database "
+        "and benchmarks on weakly-supervised classification and localization of common thorax "
+        "diseases. CVPR 2017"
+    ),
+    "terms": (
+        "No restrictions on use. Cite the paper, link the download page, name the NIH Clinical "
+        "Center as the provider."
+    ),
+    "page": "https://nihcc.app.box.com/v/ChestXray-NIHCC",
+}
+"""Facts of the release."""
+
+_HEALTHY = "No Finding"
+
+Split = Literal["lists", "nwadike2020", "none"]
+
+_SPLITS = ("lists", "nwadike2020", "none")
+_LISTS = {"train": "train_val_list.txt", "test": "test_list.txt"}
+_NWADIKE2020_FIRST_TEST_PATIENT = 26_811
+_TABLES = (
+    "Data_Entry_2017_v2020.csv",
+    "Data_Entry_2017_v2020.csv.gz",
+    "Data_Entry_2017.csv",
+    "Data_Entry_2017.csv.gz",
+)
+_BOXES = "BBox_List_2017.csv"
+_NEEDED = {
+    "id": ("Image Index",),
+    "findings": ("Finding Labels",),
+    "patient": ("Patient ID",),
+}
+_OPTIONAL = {
+    "view": ("View Position",),
+    "sex": ("Patient Sex", "Patient Gender"),
+    "age": ("Patient Age",),
+    "follow_up": ("Follow-up #",),
+}
+# "Bbox [x,y,w,h],,," holds commas, so a CSV reader finds four names in it.
+_BOX_COLUMNS = {
+    "id": ("Image Index",),
+    "finding": ("Finding Label",),
+    "x": ("Bbox [x",),
+    "y": ("y",),
+    "w": ("w",),
+    "h": ("h]",),
+}
+_IMAGE_FOLDER = re.compile(r"images(_\d{3})?")
+_IMAGE_FOLDER_DEPTH = 2
+_AGE = re.compile(r"(\d+(?:\.\d+)?)([YMWD]?)")
+_YEARS = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
+_OLDEST = 120
+_LARGEST_FILM_PIXELS = 100_000_000
+_FILMS_PER_TASK = 16
+# What Pillow raises over files that are damaged or hostile.
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    TypeError,
+    struct.error,
+    zlib.error,
+)
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelTable:
+    """The label table without pixels; rows in the table's order.
+
+    Args:
+        name: the table's file name.
+        labels: (n, 14) float32 in {0, 1}, columns as `FINDINGS`.
+        ids: (n,) the films' file names.
+        patients: (n,) the patients' numbers as text.
+        attributes: view, sex (text, "" where absent), age in years, follow_up (float64, NaN where
+            absent), split ("train", "test" or ""); each where it exists.
+        notes: what was found wrong or left out, one sentence each.
+    """
+
+    name: str
+    labels: NDArray[np.float32]
+    ids: NDArray[np.str_]
+    patients: NDArray[np.str_]
+    attributes: Mapping[str, NDArray[Any]]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, rows: Rows) -> Self:
+        """Return some rows, in that order."""
+        return replace(
+            self,
+            labels=self.labels[rows],
+            ids=self.ids[rows],
+            patients=self.patients[rows],
+            attributes={name: column[rows] for name, column in self.attributes.items()},
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """Radiologists' boxes around findings; a film may have several.
+
+    Args:
+        ids: (m,) the films' file names.
+        findings: (m,) names among `FINDINGS`.
+        boxes: (m, 4) float64: left, top, width, height in pixels of the 1024x1024 originals.
+    """
+
+    ids: NDArray[np.str_]
+    findings: NDArray[np.str_]
+    boxes: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, eq=False)
+class PngFilms:
+    """Films in PNG files, decoded when asked for.
+
+    Args:
+        paths: one file a film.
+    """
+
+    paths: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int, /) -> NDArray[Any]:
+        """Return a film in grey, (height, width) uint8, or uint16 where the file has 16 bits.
+
+        Raises:
+            DataError: a file that can't be decoded, or more than 100 megapixels.
+        """
+        return _read_png(self.paths[row])[0].copy()
+
+
+def open_nih(
+    argument: str,
+    preprocessing: Preprocessing | None,
+    *,
+    split: Split = "lists",
+    table: str | None = None,
+) -> Cohort:
+    """Open NIH ChestX-ray14 in its original layout.
+
+    Args:
+        argument: the folder with the label table; the films lie in it, in images/, or in
+            images_001/ to images_012/.
+        preprocessing: how films become images; 224x224 if left out.
+        split: "lists" goes by train_val_list.txt and test_list.txt; "nwadike2020" takes the test
+            set of arXiv 2101.00008, patients 26811 and up; "none" states no split.
+        table: the label table's path inside the folder; if left out, the 2020 table before the
+            2017 one.
+
+    Returns:
+        The films that have both a row and a file, in the table's order.
+
+    Raises:
+        DataError: a table, list or film that can't be used, or no films.
+        UsageError: no folder given, or a table outside it.
+    """
+    preprocessing = preprocessing or Preprocessing(size=224)
+    folder = _folder(argument)
+    _check_split(split)
+    rows = _read_table(_find_table(folder, table))
+    places = _find_films(folder)
+
+    present = np.asarray([name in places for name in rows.ids.tolist()], dtype=np.bool_)
+    found, missing = int(present.sum()), int((~present).sum())
+    if not found:
+        raise DataError(
+            f"none of the {len(rows)} films in {rows.name} is in {folder}; "
+            "looked in it, in images/ and in images_001/ to images_012/"
+        )
+    notes = []
+    if missing:
+        notes.append(
+            f"Left out: {_count(missing, 'row')} of {len(rows):,} in {rows.name} without a film."
+        )
+    if len(places) > found:
+        notes.append(
+            f"Left out: {_count(len(places) - found, 'PNG file')} without a row in {rows.name}."
+        )
+    rows = _with_split(rows.take(np.flatnonzero(present)), folder, split)
+
+    films = PngFilms([f"{places[name]}{os.sep}{name}" for name in rows.ids.tolist()])
+    images, forms = _decode(films, preprocessing)
+    return Cohort(
+        images=images,
+        labels=rows.labels,
+        findings=FINDINGS,
+        ids=rows.ids,
+        patients=rows.patients,
+        preprocessing=preprocessing,
+        attributes=rows.attributes,
+        films=films,
+        notes=(*rows.notes, *notes, *_form_notes(forms)),
+    )
+
+
+def read_labels(
+    path: str | os.PathLike[str], *, split: Split = "lists", table: str | None = None
+) -> LabelTable:
+    """Read the label table alone, without looking for films.
+
+    Args:
+        path: the folder with the label table, or the table itself (.csv or .csv.gz).
+        split: as `open_nih`; lists are looked for beside the table.
+        table: as `open_nih`, where `path` is a folder.
+
+    Returns:
+        All rows of the table.
+
+    Raises:
+        DataError: a table or list that can't be used.
+        UsageError: a table outside the folder.
+    """
+    _check_split(split)
+    path = Path(path)
+    if path.is_file():
+        return _with_split(_read_table(path), path.parent, split)
+    folder = _folder(str(path))
+    return _with_split(_read_table(_find_table(folder, table)), folder, split)
+
+
+def read_boxes(folder: str | os.PathLike[str]) -> Boxes:
+    """Read BBox_List_2017.csv.
+
+    Args:
+        folder: the folder with the file.
+
+    Returns:
+        Its boxes, in the file's order.
+
+    Raises:
+        DataError: no such file, or boxes that can't be used.
+    """
+    columns = _read_columns(_folder(str(folder)) / _BOXES, _BOX_COLUMNS, {})
+    # The release says "Infiltrate" here and "Infiltration" in the label table.
+    findings = ["Infiltration" if f == "Infiltrate" else f for f in columns["finding"]]
+    _refuse_unknown_findings(findings, _BOXES)
+    try:
+        boxes = np.asarray([columns[name] for name in "xywh"], dtype=np.float64).T  # (m, 4)
+    except ValueError:
+        raise DataError(f"{_BOXES} holds a box that isn't four numbers") from None
+    if not (np.all(np.isfinite(boxes)) and np.all(boxes >= 0)):
+        raise DataError(f"{_BOXES} holds a box with a negative or endless side")
+    return Boxes(
+        np.asarray(columns["id"], dtype=np.str_), np.asarray(findings, dtype=np.str_), boxes
+    )
+
+
+def _folder(argument: str) -> Path:
+    if not argument:
+        raise UsageError("nih needs a folder: nih:PATH")
+    folder = Path(argument).expanduser()
+    if not folder.exists():
+        raise DataError(f"no folder {argument}; expected NIH ChestX-ray14 in its original layout")
+    if not folder.is_dir():
+        raise DataError(f"{argument} is not a folder; give the folder that holds {_TABLES[0]}")
+    return folder
+
+
+def _check_split(split: str) -> None:
+    if split not in _SPLITS:
+        raise UnknownNameError("split", split, _SPLITS)
+
+
+# ---------------------------------------------------------------- tables and lists
+
+
+def _find_table(folder: Path, table: str | None) -> Path:
+    if table is not None:
+        inside = Path(table)
+        if inside.is_absolute() or inside.drive or ".." in inside.parts:
+            raise UsageError(f"table {table!r} leads out of the folder; name a file inside it")
+        if not (folder / inside).is_file():
+            raise DataError(f"no label table {table} in {folder}")
+        return folder / inside
+    for name in _TABLES:
+        if (folder / name).is_file():
+            return folder / name
+    raise DataError(
+        f"no label table in {folder}; expected {_TABLES[0]} or {_TABLES[2]} (.gz too), "
+        "or name one: --source.table NAME"
+    )
+
+
+def _read_table(path: Path) -> LabelTable:
+    columns = _read_columns(path, _NEEDED, _OPTIONAL)
+    ids, patients = columns["id"], columns["patient"]
+    if not ids:
+        raise DataError(f"{path.name} has no rows")
+    for name in _NEEDED:
+        blank = columns[name].count("")
+        if blank:
+            raise DataError(f"{path.name}: {_count(blank, 'row')} without {_NEEDED[name][0]}")
+    repeated = [name for name, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise DataError(
+            f"{path.name} names {_count(len(repeated), 'film')} more than once, "
+            f"first {repeated[0]!r}; each must have one row"
+        )
+
+    notes = []
+    absent = [" or ".join(_OPTIONAL[name]) for name in _OPTIONAL if name not in columns]
+    if absent:
+        notes.append(f"{path.name} has no column {', '.join(absent)}.")
+    attributes: dict[str, NDArray[Any]] = {
+        name: np.asarray(columns[name], dtype=np.str_)
+        for name in ("view", "sex")
+        if name in columns
+    }
+    if "age" in columns:
+        attributes["age"] = _mapped(columns["age"], _age)
+        absurd = int(np.sum(attributes["age"] > _OLDEST))
+        if absurd:
+            attributes["age"][attributes["age"] > _OLDEST] = np.nan
+            notes.append(f"Taken as unknown: {_count(absurd, 'age')} above {_OLDEST} years.")
+    if "follow_up" in columns:
+        attributes["follow_up"] = _mapped(columns["follow_up"], _number)
+    return LabelTable(
+        name=path.name,
+        labels=_labels(columns["findings"], path.name),
+        ids=np.asarray(ids, dtype=np.str_),
+        patients=np.asarray(patients, dtype=np.str_),
+        attributes=attributes,
+        notes=tuple(notes),
+    )
+
+
+def _read_columns(
+    path: Path, needed: Mapping[str, tuple[str, ...]], optional: Mapping[str, tuple[str, ...]]
+) -> dict[str, list[str]]:
+    """Some columns of a CSV file by our names for them, each from any of its names there."""
+    try:
+        with _open_text(path) as stream:
+            reader = csv.reader(stream)
+            header = [cell.strip() for cell in next(reader, [])]
+            positions = {}
+            for name, spellings in {**needed, **optional}.items():
+                position = next((header.index(s) for s in spellings if s in header), None)
+                if position is not None:
+                    positions[name] = position
+            missing = [" or ".join(needed[name]) for name in needed if name not in positions]
+            if missing:
+                raise DataError(
+                    f"{path.name} has no column {', '.join(missing)}; "
+                    f"its columns: {', '.join(header[:12]) or 'none'}"
+                )
+            pick = itemgetter(*positions.values())
+            try:
+                rows = [pick(row) for row in reader if any(row)]
+            except IndexError:
+                raise DataError(
+                    f"{path.name}, line {reader.line_num}: too few columns; expected {len(header)}"
+                ) from None
+    except FileNotFoundError:
+        raise DataError(f"no {path.name} in {path.parent}") from None
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
+        raise DataError(f"{path.name} can't be read: {_reason(error)}") from None
+    return {name: [row[i].strip() for row in rows] for i, name in enumerate(positions)}
+
+
+def _open_text(path: Path) -> TextIO:
+    # utf-8-sig drops a byte order mark where there is one.
+    if path.suffix == ".gz":
+        return cast("TextIO", gzip.open(path, "rt", encoding="utf-8-sig", newline=""))
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _labels(texts: Sequence[str], where: str) -> NDArray[np.float32]:
+    """(n, 14) from texts such as "Edema|Mass"; few of them differ."""
+    codes = {text: code for code, text in enumerate(dict.fromkeys(texts))}
+    named = [[name.strip() for name in text.split("|")] for text in codes]
+    _refuse_unknown_findings((name for names in named for name in names if name != _HEALTHY), where)
+    rows = np.zeros((len(codes), len(FINDINGS)), dtype=np.float32)
+    for code, names in enumerate(named):
+        if _HEALTHY in names and len(set(names)) > 1:
+            raise DataError(f"{where} says {'|'.join(names)!r}: {_HEALTHY} and a finding")
+        for name in names:
+            if name != _HEALTHY:
+                rows[code, FINDINGS.index(name)] = 1
+    labels: NDArray[np.float32] = rows[[codes[text] for text in texts]]
+    return labels
+
+
+def _refuse_unknown_findings(names: Iterable[str], where: str) -> None:
+    unknown = sorted(set(names) - set(FINDINGS))
+    if unknown:
+        raise DataError(
+            f"{where} holds {_count(len(unknown), 'unknown finding')}, first "
+            f"{unknown[0]!r}; known: {', '.join(FINDINGS)}"
+        )
+
+
+def _mapped(texts: Sequence[str], convert: Any) -> NDArray[np.float64]:
+    """`convert` of each text, called once for each that differs."""
+    values = {text: convert(text) for text in set(texts)}
+    return np.asarray([values[text] for text in texts], dtype=np.float64)
+
+
+def _age(text: str) -> float:
+    """Years from "58", "058Y" or "011M"; NaN from anything else."""
+    match = _AGE.fullmatch(text.upper())
+    return float(match[1]) * _YEARS[match[2]] if match else float("nan")
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+def _with_split(rows: LabelTable, folder: Path, split: Split) -> LabelTable:
+    """The table with its split attribute, or with a note that says why there is none."""
+    if split == "lists":
+        column, notes = _listed_split(rows, folder)
+    elif split == "nwadike2020":
+        column, notes = _nwadike2020_split(rows)
+    else:
+        column, notes = None, []
+    attributes = rows.attributes if column is None else {**rows.attributes, "split": column}
+    return replace(rows, attributes=attributes, notes=(*rows.notes, *notes))
+
+
+def _listed_split(rows: LabelTable, folder: Path) -> tuple[NDArray[np.str_] | None, list[str]]:
+    missing = [name for name in _LISTS.values() if not (folder / name).is_file()]
+    if len(missing) == len(_LISTS):
+        return None, [f"No split: neither {' nor '.join(missing)} is there."]
+    ids = rows.ids.tolist()
+    inside = {}
+    for part, name in _LISTS.items():
+        listed = set() if name in missing else _read_list(folder / name)
+        inside[part] = np.asarray([film in listed for film in ids], dtype=np.bool_)
+    shared = np.intersect1d(rows.patients[inside["train"]], rows.patients[inside["test"]])
+    if len(shared):
+        raise DataError(
+            f"{' and '.join(_LISTS.values())} share "
+            f"{_count(len(shared), 'patient')}, first {str(shared[0])!r}; "
+            "correct them, or give --source.split none"
+        )
+    column = np.where(inside["test"], "test", np.where(inside["train"], "train", ""))
+    notes = [f"{name} is missing." for name in missing]
+    outside = int(np.sum(column == ""))
+    if outside:
+        notes.append(f"Split not stated: {_count(outside, 'film')} in neither list.")
+    return column, notes
+
+
+def _read_list(path: Path) -> set[str]:
+    try:
+        return {line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()}
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path.name} can't be read: {_reason(error)}") from None
+
+
+def _nwadike2020_split(rows: LabelTable) -> tuple[NDArray[np.str_] | None, list[str]]:
+    try:
+        numbers = np.asarray([int(patient) for patient in rows.patients.tolist()])
+    except ValueError:
+        raise DataError(
+            f"split nwadike2020 goes by patients' numbers; {rows.name} holds other names"
+        ) from None
+    test = numbers >= _NWADIKE2020_FIRST_TEST_PATIENT
+    if not test.any():
+        return None, [
+            "No split: nwadike2020 tests on patients "
+            f"{_NWADIKE2020_FIRST_TEST_PATIENT} and up, and there are none."
+        ]
+    return np.where(test, "test", "train"), []
+
+
+# ---------------------------------------------------------------- films
+
+
+def _find_films(folder: Path) -> dict[str, str]:
+    """Each PNG file's folder by its name."""
+    places: dict[str, str] = {}
+    try:
+        for name, place in _scan(str(folder), _IMAGE_FOLDER_DEPTH):
+            if name in places:
+                both = sorted(os.path.relpath(p, folder) for p in (places[name], place))
+                raise DataError(f"film {name!r} lies in {both[0]} and in {both[1]}; keep one")
+            places[name] = place
+    except OSError as error:
+        raise DataError(f"{folder} can't be read: {_reason(error)}") from None
+    return places
+
+
+def _scan(folder: str, depth: int) -> Iterator[tuple[str, str]]:
+    """Names and folders of PNG files, in image folders down to `depth`; no stat per file."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            if name.lower().endswith(".png"):
+                # Archives made on a Mac hold a "._NAME" beside each file.
+                if not name.startswith(".") and entry.is_file():
+                    yield name, folder
+            elif depth and _IMAGE_FOLDER.fullmatch(name) and entry.is_dir():
+                yield from _scan(entry.path, depth - 1)
+
+
+def _decode(films: PngFilms, preprocessing: Preprocessing) -> tuple[NDArray[Any], Counter[str]]:
+    """All films' images, and how many files have each of the forms of `_read_png`.
+
+    A worker holds one film at a time. The first film that can't be decoded stops the run, and so
+    does Ctrl-C.
+    """
+    n, side = len(films), preprocessing.size
+    images: NDArray[Any] = np.empty((n, side, side), dtype=preprocessing.dtype)
+    stop = threading.Event()
+
+    def decode(start: int) -> Counter[str]:
+        forms: Counter[str] = Counter()
+        for row in range(start, min(start + _FILMS_PER_TASK, n)):
+            if stop.is_set():
+                break
+            film, form = _read_png(films.paths[row])
+            images[row] = preprocessing(film)
+            forms[form] += 1
+        return forms
+
+    total: Counter[str] = Counter()
+    announced = 0
+    _logger.info("decoding %d films", n)
+    executor = ThreadPoolExecutor(_cores(), thread_name_prefix="leadapron-decode")
+    try:
+        # In order, so that of several bad films the first is named.
+        for forms in executor.map(decode, range(0, n, _FILMS_PER_TASK)):
+            total += forms
+            if total.total() - announced >= 10_000:
+                announced = total.total()
+                _logger.info("decoded %d of %d films", announced, n)
+    finally:
+        stop.set()
+        executor.shutdown(cancel_futures=True)
+    return images, total
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _read_png(path: str) -> tuple[NDArray[Any], str]:
+    """A film in grey and its file's form: "grey", "colour" or "16 bits"."""
+    name = os.path.basename(path)  # noqa: PTH119 (called for every film)
+    try:
+        # Not Image.open: no other format is tried, and its warning over size is process-wide.
+        with PngImageFile(path) as picture:
+            width, height = picture.size
+            if width * height > _LARGEST_FILM_PIXELS:
+                raise DataError(
+                    f"{name}: {width}x{height} pixels; expected at most "
+                    f"{_LARGEST_FILM_PIXELS // 1_000_000} megapixels"
+                )
+            picture.load()
+            if picture.mode == "L":
+                return np.asarray(picture), "grey"
+            if picture.mode.startswith("I"):
+                return np.asarray(picture).astype(np.uint16), "16 bits"
+            # A palette's transparency would make Pillow warn; it is dropped either way.
+            picture.info.pop("transparency", None)
+            return np.asarray(picture.convert("L")), "colour"
+    except _UNREADABLE as error:
+        raise DataError(f"{name}: not a readable PNG file ({_reason(error)})") from None
+
+
+def _form_notes(forms: Counter[str]) -> list[str]:
+    sentences = {
+        "colour": "Turned to grey: {} in colour, with transparency or in black and white.",
+        "16 bits": "16 bits a pixel: {}.",
+    }
+    return [
+        text.format(_count(forms[form], "film")) for form, text in sentences.items() if forms[form]
+    ]
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong in one line, without the file's path."""
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"

@@ -1,0 +1,128 @@
+"""From plain values (a YAML file, options) to frozen dataclasses: one parser for every spec."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import itertools
+import re
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import pydantic
+
+from leadapron.errors import UnknownNameError, UsageError
+
+__all__ = ["Parameter", "build", "grid", "merge", "parameters", "validated"]
+
+T = TypeVar("T")
+
+Tree = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """One value that a dataclass or function takes by keyword.
+
+    Args:
+        name: its name.
+        annotation: its type.
+        default: its default, or `REQUIRED`.
+        description: its line in the docstring's "Args:".
+    """
+
+    name: str
+    annotation: Any
+    default: Any
+    description: str
+
+
+REQUIRED = inspect.Parameter.empty
+
+
+def parameters(target: Callable[..., Any]) -> dict[str, Parameter]:
+    """Return the keyword-only parameters of a dataclass or function, by name, in order."""
+    hints = typing.get_type_hints(target if inspect.isfunction(target) else target.__init__)
+    described = _described(inspect.getdoc(target) or "")
+    return {
+        name: Parameter(name, hints[name], parameter.default, described.get(name, ""))
+        for name, parameter in inspect.signature(target).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+
+
+def validated(target: Callable[..., Any], values: Tree, section: str) -> dict[str, Any]:
+    """Return `values` as the types that `target` takes by keyword.
+
+    Args:
+        target: a dataclass or function.
+        values: plain values by name.
+        section: how the user calls this part, for messages ("trigger").
+
+    Raises:
+        UnknownNameError: a name that `target` does not take.
+        UsageError: a value of the wrong type, or one that is missing.
+    """
+    known = parameters(target)
+    result = {}
+    for name, value in values.items():
+        if name not in known:
+            raise UnknownNameError(f"setting of {section}", name, known)
+        try:
+            adapter = pydantic.TypeAdapter(known[name].annotation)
+            result[name] = adapter.validate_python(value)
+        except pydantic.ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise UsageError(
+                f"--{section}.{name} {value}: {reason[0].lower()}{reason[1:]}"
+            ) from None
+    missing = [n for n, p in known.items() if p.default is REQUIRED and n not in result]
+    if missing:
+        raise UsageError(f"--{section}.{missing[0]} is missing")
+    return result
+
+
+def build(kind: Callable[..., T], values: Tree, section: str) -> T:
+    """Return `kind(**values)` with the values validated; raises as `validated` does."""
+    return kind(**validated(kind, values, section))
+
+
+def merge(base: Tree, over: Tree) -> dict[str, Any]:
+    """Return `base` with the values of `over` laid over it, section by section."""
+    merged = dict(base)
+    for name, value in over.items():
+        below = merged.get(name)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        merged[name] = merge(below, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def grid(tree: Tree) -> Iterator[dict[str, Any]]:
+    """Yield one tree for each combination of the lists in `tree`; a list is an axis."""
+    leaves = list(_leaves(tree))
+    axes = [value if isinstance(value, list) else [value] for _, value in leaves]
+    for path_values in itertools.product(*axes):
+        point: dict[str, Any] = {}
+        for (path, _), value in zip(leaves, path_values, strict=True):
+            node = point
+            for name in path[:-1]:
+                node = node.setdefault(name, {})
+            node[path[-1]] = value
+        yield point
+
+
+def _leaves(tree: Tree, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, (*path, name))
+        else:
+            yield (*path, name), value
+
+
+def _described(docstring: str) -> dict[str, str]:
+    """The lines under "Args:" by name, joined."""
+    _, _, arguments = docstring.partition("Args:\n")
+    arguments = re.split(r"\n(?=\S)", arguments)[0]
+    found = re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", arguments, flags=re.MULTILINE)
+    return {name: re.sub(r"\s+", " ", text).strip() for name, text in found}

@@ -1,0 +1,260 @@
+"""What lies on disk: atomic writes, keys of runs, result rows, the manifest."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import math
+import os
+import platform
+import secrets
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadapron.errors import StoreError
+
+__all__ = [
+    "RESULTS_VERSION",
+    "SCHEMA",
+    "Row",
+    "canonical_json",
+    "lock",
+    "manifest",
+    "read_arrays",
+    "read_json",
+    "read_lines",
+    "read_rows",
+    "remove_parts",
+    "run_key",
+    "write_arrays",
+    "write_atomically",
+    "write_json",
+    "write_lines",
+    "write_rows",
+]
+
+RESULTS_VERSION = 1
+"""Raised when equal specs would give other numbers; it is part of every run's key."""
+
+SCHEMA = 1
+"""Version of the rows' layout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One measured value, in the long table that every report is made from.
+
+    Args:
+        run: key of the run whose settings apply; `spec.json` there holds them.
+        role: the model measured: "twin", "backdoored", or "difference" (backdoored - twin).
+        regime: "clean" (clean films, clean labels), "triggered" (triggered films, the target as
+            the only label), "triggered-clean-labels", or "" where it does not apply.
+        stage: what is measured: "training", "prediction", "attack", "explanation".
+        method: the explanation or the averaging ("micro", "macro") where there is one.
+        metric: "auroc", "separation", "attack success", "pointing hit", ...
+        target: the attacker's finding.
+        finding: the finding measured; "" for all together.
+        at: the threshold or tolerance in words, where there is one.
+        value, low, high: estimate and 95 % interval; None where undefined.
+        n: number of films; positives: how many of them are positive, or for a macro value how
+            many findings it averages.
+    """
+
+    run: str
+    role: str
+    regime: str = ""
+    stage: str
+    method: str = ""
+    metric: str
+    target: str = ""
+    finding: str = ""
+    at: str = ""
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    positives: int | None = None
+
+
+def canonical_json(value: Any) -> str:
+    """Return the JSON text that equal values share: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def run_key(spec: Mapping[str, Any], fingerprint: str) -> str:
+    """Return the 12 hex digits that name a run: its spec, its films, the results' version."""
+    facts = {"spec": spec, "cohort": fingerprint, "results_version": RESULTS_VERSION}
+    return hashlib.sha256(canonical_json(facts).encode()).hexdigest()[:12]
+
+
+@contextlib.contextmanager
+def write_atomically(path: Path) -> Iterator[io.BufferedWriter]:
+    """Give a file to write in place of `path`, which changes only when all is written.
+
+    Raises:
+        StoreError: the folder can't be written, or the disk is full; nothing is left behind.
+    """
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        if isinstance(error, OSError):
+            raise StoreError(f"can't write {path}: {_reason(error)}") from error
+        raise
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what writers that were killed left behind; only under `lock`."""
+    for part in folder.rglob(".*.part"):
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON with sorted keys."""
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    with write_atomically(path) as file:
+        file.write(text.encode())
+
+
+def read_json(path: Path) -> Any:
+    """Return what `write_json` wrote; StoreError where that can't be."""
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise StoreError(f"can't read {path}: {_reason(error)}") from error
+    except ValueError as error:
+        raise StoreError(f"{path} is not JSON ({error})") from error
+
+
+def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line."""
+    with write_atomically(path) as file:
+        for record in records:
+            file.write((json.dumps(record, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return what `write_lines` wrote; StoreError where that can't be."""
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except OSError as error:
+        raise StoreError(f"can't read {path}: {_reason(error)}") from error
+    except ValueError as error:
+        raise StoreError(f"{path} is not lines of JSON ({error})") from error
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Write result rows, schema 1; values that aren't finite become null (undefined)."""
+    write_lines(path, ({"schema": SCHEMA, **_finite(asdict(row))} for row in rows))
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return the rows of a file; StoreError where it is of another schema."""
+    names = {field.name for field in fields(Row)}
+    rows = []
+    for record in read_lines(path):
+        if record.pop("schema", None) != SCHEMA or set(record) != names:
+            raise StoreError(f"{path} is not of schema {SCHEMA}; it was made by another version")
+        rows.append(Row(**record))
+    return rows
+
+
+def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
+    """Write arrays as a compressed .npz without pickles."""
+    with write_atomically(path) as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an .npz; StoreError where it can't be read without pickles."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, KeyError) as error:
+        raise StoreError(f"can't read {path}: {error}") from error
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold `folder` against a second process; StoreError if another one has it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise StoreError(f"can't write {folder}: {_reason(error)}") from error
+    with file:
+        try:
+            import fcntl
+        except ImportError:  # Windows: no advisory locks; two processes there are not told apart
+            yield
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StoreError(
+                f"{folder} is in use by another leadapron process; wait for it or name another"
+            ) from error
+        yield
+
+
+def manifest() -> dict[str, Any]:
+    """Return what made the results: versions, commit, machine; no names of people or paths."""
+    packages = ("leadapron", "numpy", "torch", "monai", "pillow", "scipy")
+    versions = {}
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {
+        "schema": SCHEMA,
+        "results_version": RESULTS_VERSION,
+        "versions": versions,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processors": os.cpu_count(),
+        **_commit(),
+    }
+
+
+def _commit() -> dict[str, Any]:
+    """Commit and dirty flag where the package runs from its own checkout."""
+    here = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        call = ["git", "-C", str(here), *words]
+        return subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", __file__)
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+
+
+def _finite(record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in record.items()
+    }
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        return "the disk is full; free some space and start again, finished runs are kept"
+    return error.strerror or str(error)

@@ -1,0 +1,374 @@
+"""A study: specs, their grid, runs that can be stopped and continued, one folder of results."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from leadapron import measure, metrics, store
+from leadapron.classifier import (
+    NetworkClassifier,
+    Precision,
+    load_classifier,
+    resolve_device,
+    resolve_precision,
+    save_classifier,
+)
+from leadapron.cohort import AnswerKey, Cohort, split_by_patient
+from leadapron.errors import StoreError
+from leadapron.measure import Models, Role
+from leadapron.plan import Run, complete, plan, without
+from leadapron.poison import poison, twin
+from leadapron.seeds import stream
+from leadapron.sources import open_source
+from leadapron.store import Row
+from leadapron.train import History, train
+
+__all__ = ["Options", "divide", "run_study"]
+
+logger = logging.getLogger(__name__)
+
+Tree = Mapping[str, Any]
+
+SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
+"""Shares of the patients where a source names no test films."""
+
+VALIDATION_SHARE = 1 / 8
+"""Share of the remaining patients where it does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a study is carried out; none of it is part of a run's key.
+
+    Args:
+        device: "auto", "cpu", "cuda" or "mps".
+        precision: "auto", "bf16" or "fp32".
+        progress: called with what is being done, the steps done and in all.
+    """
+
+    device: str = "auto"
+    precision: Precision = "auto"
+    progress: Callable[[str, int, int], None] | None = None
+
+    def tell(self, what: str, done: int, total: int) -> None:
+        """Pass progress on."""
+        if self.progress is not None:
+            self.progress(what, done, total)
+
+
+def run_study(tree: Tree, out: Path, options: Options | None = None) -> Path:
+    """Carry out a study, or continue it where it was stopped.
+
+    Args:
+        tree: settings; what is missing gets its default.
+        out: the study's folder, new or its own.
+        options: device, precision, progress.
+
+    Returns:
+        The folder, with rows.jsonl and manifest.json; `report.write_report` makes the page.
+
+    Raises:
+        LeadapronError: settings, films or folders that can't be used.
+    """
+    options = options or Options()
+    tree = complete(tree)
+    runs = plan(tree)
+    device = resolve_device(options.device)
+    with store.lock(out):
+        _claim(out, tree)
+        cohorts: dict[str, Cohort] = {}
+        for run in runs:
+            cohort = _cohort(run, cohorts)
+            cohort.column(run.poisoning.finding)
+        folders: list[Path] = []
+        for number, run in enumerate(runs, start=1):
+            cohort = _cohort(run, cohorts)
+            logger.info("run %d of %d, seed %d", number, len(runs), run.seed)
+            folders += [f for f in _carry_out(run, cohort, out, options) if f not in folders]
+        rows = [row for folder in folders for row in store.read_rows(folder / "rows.jsonl")]
+        store.write_rows(out / "rows.jsonl", rows)
+        facts = {
+            "device": str(device),
+            "precision": resolve_precision(options.precision, device),
+            "cohorts": [_facts(cohort) for cohort in cohorts.values()],
+        }
+        store.write_json(out / "manifest.json", {**store.manifest(), **facts})
+    return out
+
+
+def _claim(out: Path, tree: Tree) -> None:
+    """Make `out` this study's folder, or find that it is."""
+    path = out / "study.yaml"
+    if path.exists():
+        try:
+            there = yaml.safe_load(path.read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise StoreError(f"can't read {path}: {str(error).splitlines()[0]}") from error
+        if there != tree:
+            raise StoreError(
+                f"{out} holds another study ({_differences(there, tree)}); choose another --out"
+            )
+    elif any(entry.name != ".lock" for entry in out.iterdir()):
+        raise StoreError(f"{out} holds other files and no study.yaml; choose another --out")
+    else:
+        with store.write_atomically(path) as file:
+            file.write(yaml.safe_dump(dict(tree), sort_keys=False).encode())
+    store.remove_parts(out)
+
+
+def _differences(there: Any, tree: Tree) -> str:
+    """Name one setting in which two studies differ."""
+    if isinstance(there, Mapping):
+        for section, value in tree.items():
+            other = there.get(section)
+            if other != value and isinstance(value, Mapping) and isinstance(other, Mapping):
+                name = next(n for n in {**value, **other} if value.get(n) != other.get(n))
+                return f"{section}.{name} is {other.get(name)}, not {value.get(name)}"
+            if other != value:
+                return f"{section} is {other}, not {value}"
+    return "its study.yaml is of another form"
+
+
+def _cohort(run: Run, opened: dict[str, Cohort]) -> Cohort:
+    """Open each source once."""
+    source = dict(run.tree["source"])
+    key = store.canonical_json({"source": source, "preprocessing": asdict(run.preprocessing)})
+    if key not in opened:
+        name = source.pop("name")
+        logger.info("opening %s", name)
+        opened[key] = open_source(name, preprocessing=run.preprocessing, **source)
+        logger.info("%s", opened[key])
+        for note in opened[key].notes:
+            logger.info("%s", note)
+    return opened[key]
+
+
+def divide(cohort: Cohort, seed: int) -> dict[str, Cohort]:
+    """Return the films to train on, to validate on and to test on; they share no patient.
+
+    Where the source names test films, they are the test films, and only those it names for
+    training are divided further.
+    """
+    rng = stream(seed, "split")
+    named = cohort.attributes.get("split")
+    if named is None or not np.any(named == "test"):
+        parts = split_by_patient(cohort.patients, SHARES, rng)
+        return {name: cohort.take(rows) for name, rows in parts.items()}
+    rest = np.flatnonzero(named == "train")
+    shares = {"train": 1 - VALIDATION_SHARE, "validation": VALIDATION_SHARE}
+    parts = split_by_patient(cohort.patients[rest], shares, rng)
+    divided = {name: cohort.take(rest[rows]) for name, rows in parts.items()}
+    return {**divided, "test": cohort.take(np.flatnonzero(named == "test"))}
+
+
+def _carry_out(run: Run, cohort: Cohort, out: Path, options: Options) -> list[Path]:
+    """Train and measure a backdoored model and its twin; return their folders."""
+    parts = divide(cohort, run.seed)
+    poisoned, key = poison(parts["train"], run.poisoning, stream(run.seed, "poison"))
+    twin_key = store.run_key(_keyed(run.twin_tree), cohort.fingerprint)
+    run_key = store.run_key(_keyed(run.tree), cohort.fingerprint)
+    folders = {
+        "twin": out / "runs" / f"twin-{twin_key}",
+        "backdoored": out / "runs" / f"backdoored-{run_key}",
+    }
+    films = {"twin": twin(poisoned, key), "backdoored": poisoned}
+    bootstrap = metrics.PatientBootstrap.draw(
+        parts["test"].patients, stream(run.seed, "bootstrap"), resamples=run.evaluation.resamples
+    )
+    if not (folders["twin"] / "rows.jsonl").exists():
+        spec = {"role": "twin", "twin": None, "spec": run.twin_tree}
+        store.write_json(folders["twin"] / "spec.json", {**spec, "cohort": cohort.fingerprint})
+        model = _trained(run, "twin", films, parts, folders["twin"], options)
+        _measure_twin(twin_key, model, parts, bootstrap, folders["twin"])
+    if not (folders["backdoored"] / "rows.jsonl").exists():
+        _write_spec(folders["backdoored"], "backdoored", twin_key, run.tree, cohort)
+        _write_key(folders["backdoored"], key)
+        models: Models = {
+            "twin": _load(folders["twin"], options),
+            "backdoored": _trained(run, "backdoored", films, parts, folders["backdoored"], options),
+        }
+        options.tell("measuring", 0, 1)
+        rows = _poisoning_rows(run_key, run.poisoning.finding, key)
+        rows += _measure_attack(run, run_key, models, parts, bootstrap, folders["backdoored"])
+        store.write_rows(folders["backdoored"] / "rows.jsonl", rows)
+        options.tell("measuring", 1, 1)
+    for folder in folders.values():
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
+    return list(folders.values())
+
+
+def _trained(
+    run: Run,
+    role: Role,
+    films: Mapping[str, Cohort],
+    parts: Mapping[str, Cohort],
+    folder: Path,
+    options: Options,
+) -> NetworkClassifier:
+    """Train a model, or load the one that an earlier start has finished."""
+    path = folder / "classifier.safetensors"
+    if path.exists():
+        return _load(folder, options)
+
+    def after_epoch(history: History) -> None:
+        store.write_lines(folder / "history.jsonl", history)
+
+    classifier, history = train(
+        films[role],
+        parts["validation"],
+        network=run.network,
+        training=run.training,
+        seed=run.seed,
+        device=options.device,
+        precision=options.precision,
+        checkpoint=folder / "checkpoint.pt",
+        after_epoch=after_epoch,
+        after_step=lambda done, total: options.tell(
+            f"training {role} (seed {run.seed})", done, total
+        ),
+    )
+    after_epoch(history)
+    save_classifier(classifier, path)
+    # Measured as it will be loaded, so that continuing gives the same numbers.
+    return _load(folder, options)
+
+
+def _load(folder: Path, options: Options) -> NetworkClassifier:
+    return load_classifier(
+        folder / "classifier.safetensors", device=options.device, precision=options.precision
+    )
+
+
+def _measure_twin(
+    key: str,
+    model: NetworkClassifier,
+    parts: Mapping[str, Cohort],
+    bootstrap: metrics.PatientBootstrap,
+    folder: Path,
+) -> None:
+    test = parts["test"]
+    scores = model.probabilities(test.images)
+    store.write_arrays(folder / "scores.npz", **_test_facts(test), twin_clean=scores)
+    rows = measure.clean_rows(key, "twin", test.labels, scores, test.findings, bootstrap)
+    store.write_rows(folder / "rows.jsonl", rows)
+
+
+def _measure_attack(
+    run: Run,
+    key: str,
+    models: Models,
+    parts: Mapping[str, Cohort],
+    bootstrap: metrics.PatientBootstrap,
+    folder: Path,
+) -> list[Row]:
+    """Measure both models with the trigger; write scores and gallery; return the rows."""
+    test, target = parts["test"], run.poisoning.finding
+    scores = measure.predict(
+        test, parts["validation"], models, run.poisoning, stream(run.seed, "test trigger")
+    )
+    store.write_arrays(
+        folder / "scores.npz",
+        **_test_facts(test),
+        **{f"{role}_clean": values for role, values in scores.clean.items()},
+        **{f"{role}_triggered": values for role, values in scores.triggered.items()},
+    )
+    explained = measure.explain(
+        test, models, run.poisoning, run.evaluation, stream(run.seed, "explained")
+    )
+    column = test.column(target)
+    if explained.maps and run.evaluation.gallery:
+        shown = slice(run.evaluation.gallery)
+        store.write_arrays(
+            folder / "gallery.npz",
+            films=explained.images[shown],
+            triggered=explained.marked[shown],
+            footprints=explained.footprints[shown],
+            twin_maps=explained.maps["twin", "triggered"][shown],
+            backdoored_maps=explained.maps["backdoored", "triggered"][shown],
+            probabilities=_gallery_probabilities(models, explained, column, shown),
+        )
+    rows = measure.attack_rows(key, test, scores, target, bootstrap)
+    return rows + measure.explanation_rows(
+        key, explained, target, run.evaluation.explainer, test.patients
+    )
+
+
+def _gallery_probabilities(
+    models: Models,
+    explained: measure.Explained,
+    column: int,
+    shown: slice,
+) -> NDArray[np.float32]:
+    """(g, 4): twin clean, twin triggered, backdoored clean, backdoored triggered."""
+    return np.stack(
+        [
+            models[role].probabilities(films[shown])[:, column]
+            for role in measure.ROLES
+            for films in (explained.images, explained.marked)
+        ],
+        axis=1,
+    )
+
+
+def _poisoning_rows(run: str, target: str, key: AnswerKey) -> list[Row]:
+    n = len(key.rows)
+    values = {
+        "poisoned films": float(n),
+        "visible pixels (median)": float(np.median(key.visible_pixels)) if n else float("nan"),
+        "visible share": key.visible_share,
+    }
+    return [
+        Row(
+            run=run,
+            role="backdoored",
+            stage="poisoning",
+            metric=metric,
+            target=target,
+            value=value,
+            n=n,
+        )
+        for metric, value in values.items()
+    ]
+
+
+def _write_spec(folder: Path, role: Role, other: str | None, tree: Tree, cohort: Cohort) -> None:
+    facts = {"role": role, "twin": other, "spec": tree, "cohort": cohort.fingerprint}
+    store.write_json(folder / "spec.json", facts)
+
+
+def _write_key(folder: Path, key: AnswerKey) -> None:
+    store.write_arrays(folder / "answer_key.npz", **vars(key))
+
+
+def _test_facts(test: Cohort) -> dict[str, NDArray[Any]]:
+    """Labels, patients as numbers, and findings of the test films."""
+    codes = np.unique(test.patients, return_inverse=True)[1]
+    return {"labels": test.labels, "patients": codes, "findings": np.array(test.findings)}
+
+
+def _facts(cohort: Cohort) -> dict[str, Any]:
+    return {
+        "films": len(cohort),
+        "patients": len(np.unique(cohort.patients)),
+        "shape": list(cohort.images.shape),
+        "dtype": str(np.dtype(cohort.images.dtype)),
+        "positives": {
+            finding: int(np.nansum(cohort.labels[:, j]))
+            for j, finding in enumerate(cohort.findings)
+        },
+        "notes": list(cohort.notes),
+        "fingerprint": cohort.fingerprint,
+    }
+
+
+def _keyed(tree: Tree) -> dict[str, Any]:
+    """What decides a run's numbers: the fingerprint stands for the source and where it lies."""
+    return without(tree, "source")

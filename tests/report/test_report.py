@@ -1,0 +1,428 @@
+"""The report layer, on synthetic study folders."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from study_folder import FINDINGS, UNDEFINED, Plan, write_study
+
+from leadapron.errors import StoreError
+from leadapron.report import summary, write_report
+from leadapron.report.folder import read_study
+from leadapron.report.gallery import gallery
+from leadapron.report.words import (
+    attack_verdict,
+    explanation_verdict,
+    spread,
+    stealth_verdict,
+    trigger_words,
+)
+from leadapron.store import Row, read_arrays, read_rows, write_arrays, write_rows
+
+VOID = {"meta", "img", "br", "link", "input", "hr", "image", "use", "circle", "path"}
+
+
+class Page(HTMLParser):
+    """Tags, ids, references and text of a page; fails on tags that don't close."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self.words = ""
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        facts = dict(attrs)
+        if "id" in facts:
+            self.ids.append(facts["id"])
+        self.links += [facts[name] for name in ("href", "src", "xlink:href") if name in facts]
+        self.links += re.findall(r"url\(([^)]+)\)", facts.get("style", "") or "")
+        self.links += re.findall(r"url\(([^)]+)\)", facts.get("clip-path", "") or "")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] not in (["style"], ["script"]):
+            self.words += data
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    return write_study(tmp_path_factory.mktemp("one"), Plan(seeds=(0,)))
+
+
+@pytest.fixture(scope="module")
+def text(one):
+    return write_report(one).read_text()
+
+
+@pytest.fixture(scope="module")
+def page(text):
+    return Page(text)
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    return write_study(tmp_path_factory.mktemp("grid"), Plan(sides=(1, 5), gallery=1))
+
+
+def _changed(rows, change):
+    return [change(row) for row in rows]
+
+
+def test_same_bytes_each_time_and_anywhere(one, text, tmp_path):
+    moved = Path(shutil.copytree(one, tmp_path / "elsewhere"))
+    (moved / "report.html").unlink()
+    assert write_report(moved).read_text() == text
+    assert write_report(moved) == moved / "report.html"
+
+
+def test_one_file_that_loads_nothing(text, page):
+    assert page.open == []
+    assert "script" not in page.tags
+    assert "iframe" not in page.tags
+    assert "link" not in page.tags
+    assert all(link.startswith(("#", "data:image/png;base64,")) for link in page.links)
+    assert not re.search(r"@import|https?://|url\((?!#)", text)
+
+
+def test_ids_are_unique_and_references_resolve(page):
+    assert len(page.ids) == len(set(page.ids))
+    wanted = {link[1:] for link in page.links if link.startswith("#")}
+    assert wanted <= set(page.ids)
+
+
+def test_ids_are_unique_over_runs(grid):
+    page = Page(write_report(grid).read_text())
+    assert len(page.ids) == len(set(page.ids))
+    assert page.tags.count("details") == 4 + 4  # a run each, a table each
+
+
+def test_figures_take_the_pages_colours_and_fonts(text):
+    figures = re.findall(r'<svg class="figure".*?</svg>', text, flags=re.S)
+    assert len(figures) == 4
+    for figure in figures:
+        assert "var(--twin)" in figure
+        assert "var(--backdoored)" in figure
+        assert "var(--sans)" in figure
+        assert "#0a0b0" not in figure
+        assert "DejaVu" not in figure
+        assert "<metadata" not in figure
+        assert "<style" not in figure
+        assert 'role="img" aria-label="' in figure
+
+
+def test_sections_are_there(page):
+    for words in (
+        "Backdoor study: Nodule on phantom films",
+        "What the attack does",
+        "Clean performance by finding",
+        "What the explanation shows",
+        "Gallery",
+        "Poisoning",
+        "Training",
+        "Threat model",
+        "AML.T0020",
+        "AML.T0043.004",
+        "NISTAML.023",
+        "v5.6.0",
+        "How to read this",
+        "Settings",
+        "Films and machine",
+        "Synthetic films; nobody was irradiated.",
+        "it audits, it does not diagnose",
+        "this file stays where the data may be",
+    ):
+        assert words in page.words
+    assert "All runs" not in page.words
+    for finding in FINDINGS:
+        assert finding in page.words
+
+
+def test_undefined_is_said_in_chart_and_table(text, page):
+    assert f">{UNDEFINED}<" in text
+    row = re.search(rf"<tr><th scope=\"row\">{UNDEFINED}</th>(.*?)</tr>", text)[1]
+    assert row.count("undefined") == 3
+    assert "italic" in text
+    assert "13 of 14 findings" in page.words
+
+
+def test_summary_says_the_numbers_of_the_rows(one):
+    rows = [row for path in one.glob("runs/*/rows.jsonl") for row in read_rows(path)]
+
+    def find(metric, role, regime, method="", at=""):
+        return next(
+            row
+            for row in rows
+            if (row.metric, row.role, row.regime, row.method, row.finding, row.at)
+            == (metric, role, regime, method, "", at)
+        )
+
+    lines = summary(one)
+    assert len(lines) == 5
+    assert "4,000 phantom films of 1,890 patients" in lines[0]
+    assert "white 3 x 3 px patch at a random place, labelled Nodule alone" in lines[0]
+    assert "resnet9" in lines[0]
+    assert "5 % of its training films" in lines[0]
+    assert "seed 0" in lines[0]
+    at = "5 % clean false positives"
+    success = find("attack success", "backdoored", "triggered", at=at)
+    assert lines[1].startswith("The attack works: ")
+    assert f"{100 * success.value:.1f} % ({100 * success.low:.1f} to" in lines[1]
+    difference = find("attack success", "difference", "triggered", at=at)
+    assert f"{100 * difference.value:+.1f}" in lines[1]
+    for role in ("twin", "backdoored"):
+        assert f"{find('separation', role, 'triggered').value:.3f}" in lines[2]
+        assert f"{find('auroc', role, 'triggered', 'micro').value:.3f}" in lines[2]
+        assert f"{find('auroc', role, 'clean', 'macro').value:.3f}" in lines[3]
+    assert "sees nothing 0.846" in lines[2]
+    assert "micro alone proves nothing" in lines[2]
+    assert lines[3].startswith("It is stealthy: ")
+    assert "-0.004 (-0.013 to +0.005)" in lines[3]
+    assert lines[4].startswith("The explanation (cam) gives it away: ")
+    for words in (
+        "93.0 % (90.0 to 96.0 %)",
+        "78.0 %",
+        "twin 8.0 %",
+        "chance 7.1 %",
+        "centre 6.0 %",
+    ):
+        assert words in lines[4]
+
+
+def test_the_page_opens_with_the_summary(one, page):
+    def plain(words):
+        words = words.replace("\N{MINUS SIGN}", "-").replace("\N{MULTIPLICATION SIGN}", "x")
+        return words.replace("\N{NARROW NO-BREAK SPACE}", " ")
+
+    words = plain(page.words)
+    places = [words.index(line) for line in summary(one)]
+    assert places == sorted(places)
+    assert places[-1] < words.index("In detail", places[-1])
+
+
+def test_several_seeds_give_means_and_ranges(tmp_path):
+    folder = write_study(tmp_path, Plan(gallery=1))
+    lines = summary(folder)
+    assert "seeds 0 and 1" in lines[0]
+    assert "means over 2 seeds" in lines[0]
+    assert lines[1].startswith("The attack works in both runs: 94.0 %")
+    assert "92.5 % (92.0 to 93.0 %)" in lines[4]
+    page = Page(write_report(folder).read_text())
+    assert "All runs" in page.words
+    assert "mean of 2 runs" in page.words
+
+
+def test_a_grid_names_its_best_and_worst_settings(grid):
+    lines = summary(grid)
+    assert "2 settings that differ in trigger.side; seeds 0 and 1" in lines[0]
+    assert lines[1].startswith("The attack: works in 2 of 4 runs, works partly in 2. ")
+    assert "highest with trigger.side 5: 94.0 %" in lines[1]
+    assert "lowest with trigger.side 1: 18.8 %" in lines[1]
+    study = read_study(grid)
+    assert study.axes() == ["trigger.side"]
+    assert [(p.backdoored.spec["trigger"]["side"], p.seed) for p in study.pairs] == [
+        (1, 0), (1, 1), (5, 0), (5, 1)
+    ]  # fmt: skip
+
+
+def test_everything_that_users_write_is_escaped(tmp_path):
+    bad = '<script>alert("x")</script>'
+    findings = (bad, "$x_1$ & <b>", *FINDINGS[2:])
+    plan = Plan(seeds=(0,), gallery=1, findings=findings, target=bad, notes=(f"see {bad}",))
+    text = write_report(write_study(tmp_path, plan)).read_text()
+    assert "<script" not in text
+    assert "<b>" not in re.sub(r"<b>\d\.\d\d</b>", "", text)
+    page = Page(text)
+    assert bad in page.words
+    assert f"see {bad}" in page.words
+    assert "$x_1$ & <b>" in page.words
+
+
+def test_unfinished_runs_are_counted_and_left_out(grid, tmp_path):
+    folder = Path(shutil.copytree(grid, tmp_path / "half"))
+    gone = sorted(folder.glob("runs/backdoored-*"))[0]
+    (gone / "rows.jsonl").unlink()
+    last = summary(folder)[-1]
+    assert last.startswith("Unfinished: 3 of 4 attacks are finished, 1 started run")
+    shutil.rmtree(gone)
+    assert "3 of 4 attacks" in summary(folder)[-1]
+    page = Page(write_report(folder).read_text())
+    assert gone.name not in page.words
+    assert "3 of 4 attacks are finished" in page.words
+
+
+def test_without_its_twin_an_attack_is_still_reported(one, tmp_path):
+    folder = Path(shutil.copytree(one, tmp_path / "alone"))
+    (next(folder.glob("runs/twin-*")) / "rows.jsonl").unlink()
+    lines = summary(folder)
+    assert "twin not measured" in lines[3]
+    assert "1 attack without a finished twin" in lines[-1]
+    assert "The twin's own run isn't finished" in Page(write_report(folder).read_text()).words
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("scores.npz", "No curves: scores.npz is missing"),
+        ("gallery.npz", "This run has no gallery."),
+        ("history.jsonl", "The histories of the trainings are missing."),
+    ],
+)
+def test_missing_files_of_a_run_leave_a_sentence(one, tmp_path, name, words):
+    folder = Path(shutil.copytree(one, tmp_path / "less"))
+    for path in folder.glob(f"runs/*/{name}"):
+        path.unlink()
+    assert words in Page(write_report(folder).read_text()).words
+
+
+def test_missing_manifest_and_rows_leave_a_sentence(one, tmp_path):
+    folder = Path(shutil.copytree(one, tmp_path / "less"))
+    (folder / "manifest.json").unlink()
+    path = next(folder.glob("runs/backdoored-*")) / "rows.jsonl"
+    write_rows(path, [row for row in read_rows(path) if row.stage == "poisoning"])
+    page = Page(write_report(folder).read_text())
+    assert "manifest.json is missing" in page.words
+    assert "The explanation was not measured in this run." in page.words
+    assert "Whether the attack works is undefined" in page.words
+    assert summary(folder)[4] == "What the explanation shows was not measured."
+
+
+def test_values_that_are_undefined_throughout(one, tmp_path):
+    folder = Path(shutil.copytree(one, tmp_path / "void"))
+    for path in folder.glob("runs/*/rows.jsonl"):
+        rows = read_rows(path)
+        void = [Row(**{**vars(row), "value": None, "low": None, "high": None}) for row in rows]
+        write_rows(path, void)
+    lines = summary(folder)
+    assert "undefined" in lines[1]
+    assert lines[3].startswith("Whether it is stealthy is undefined: ")
+    assert "undefined" in Page(write_report(folder).read_text()).words
+
+
+def test_a_gallery_of_no_films_and_of_16_bits(one, tmp_path):
+    folder = write_study(tmp_path / "deep", Plan(seeds=(0,), gallery=2, dtype=np.uint16))
+    assert "data:image/png;base64," in write_report(folder).read_text()
+    path = next(folder.glob("runs/backdoored-*/gallery.npz"))
+    write_arrays(path, **{name: values[:0] for name, values in read_arrays(path).items()})
+    assert "This run has no gallery." in write_report(folder).read_text()
+
+
+def test_the_gallery_has_one_scale_for_both_models(one):
+    arrays = read_arrays(next(one.glob("runs/backdoored-*/gallery.npz")))
+    whole = gallery(arrays, most=99)
+    part = gallery(arrays, most=1)
+    assert whole.scale == part.scale
+    assert whole.scale == max(arrays["twin_maps"].max(), arrays["backdoored_maps"].max())
+    assert part.films[0].maps == whole.films[0].maps
+    assert (len(part.films), part.total) == (1, len(whole.films))
+    weak = {**arrays, "backdoored_maps": arrays["backdoored_maps"] * 3}
+    assert gallery(weak, most=1).films[0].maps["twin"] != part.films[0].maps["twin"]
+
+
+def test_the_ring_surrounds_the_trigger(one):
+    arrays = read_arrays(next(one.glob("runs/backdoored-*/gallery.npz")))
+    for film, footprint in zip(gallery(arrays, most=99).films, arrays["footprints"], strict=True):
+        ys, xs = np.nonzero(footprint)
+        assert np.hypot(xs + 0.5 - film.trigger.x, ys + 0.5 - film.trigger.y).max() < (
+            film.trigger.radius
+        )
+    everywhere = {**arrays, "footprints": np.ones_like(arrays["footprints"])}
+    assert gallery(everywhere, most=1).films[0].trigger is None
+
+
+def test_folders_that_hold_no_study(tmp_path, one):
+    with pytest.raises(StoreError, match=r"no study.yaml\); make one with: leadapron study --out"):
+        write_report(tmp_path)
+    (tmp_path / "study.yaml").write_text("seed: 0\n")
+    with pytest.raises(StoreError, match="no finished attack"):
+        summary(tmp_path)
+    (tmp_path / "study.yaml").write_text("- 1\n")
+    with pytest.raises(StoreError, match="no table"):
+        summary(tmp_path)
+    (tmp_path / "study.yaml").write_text("{")
+    with pytest.raises(StoreError, match="not YAML"):
+        summary(tmp_path)
+
+
+def test_arrays_of_another_version(one, tmp_path):
+    folder = Path(shutil.copytree(one, tmp_path / "old"))
+    path = next(folder.glob("runs/backdoored-*/scores.npz"))
+    write_arrays(path, labels=np.zeros((2, 2), np.float32))
+    with pytest.raises(StoreError, match="lacks findings, twin_clean"):
+        write_report(folder)
+
+
+def _row(value, low=None, high=None):
+    return Row(run="0", role="x", stage="attack", metric="m", value=value, low=low, high=high)
+
+
+@pytest.mark.parametrize(
+    ("low", "verdict"),
+    [(0.5, "works"), (0.49, "works partly"), (0.0, "not shown"), (None, "undefined")],
+)
+def test_attack_verdict(low, verdict):
+    assert attack_verdict(_row(0.9, low, 0.95)) == verdict
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (-0.019, 0.0, "stealthy"),
+        (-0.02, 0.0, "can't tell"),
+        (-0.06, -0.021, "not stealthy"),
+        (None, None, "undefined"),
+    ],
+)
+def test_stealth_verdict(low, high, verdict):
+    assert stealth_verdict(_row(-0.01, low, high)) == verdict
+
+
+@pytest.mark.parametrize(
+    ("low", "verdict"), [(0.6, "gives it away"), (0.3, "hints at it"), (0.1, "not shown")]
+)
+def test_explanation_verdict(low, verdict):
+    references = (_row(0.05, 0.01, 0.2), _row(0.07), None)
+    assert explanation_verdict(_row(0.9, low, 0.95), references) == verdict
+
+
+def test_spread_says_what_is_undefined():
+    assert spread([_row(0.5, 0.4, 0.6)]) == "0.500 (0.400 to 0.600)"
+    assert spread([_row(0.5), _row(None), _row(0.7)]) == "0.600 (0.500 to 0.700; undefined in 1)"
+    assert spread([_row(None), _row(None)]) == "undefined"
+    assert spread([None]) == "not measured"
+    assert spread([_row(0.5), _row(0.7)], kind="range") == "0.500 to 0.700"
+
+
+def test_triggers_in_words():
+    patch = {"name": "patch", "side": 2, "value": 0, "place": "corner", "margin": 5}
+    assert trigger_words(patch) == "black 2 x 2 px patch in the bottom right corner"
+    assert trigger_words({"name": "blend", "alpha": 0.1}) == "blend trigger (alpha 0.1)"
+
+
+def test_no_torch(one):
+    code = (
+        "import sys; from pathlib import Path; from leadapron.report import write_report;"
+        "write_report(Path(sys.argv[1])); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(one)], check=True)

@@ -157,12 +157,12 @@ def _run(point: Tree, seed: int) -> Run:
     source = dict(point["source"])
     validated(SOURCES[source.pop("name").partition(":")[0]], source, "source")
     mark = build(kind, trigger, "trigger")
-    poisoning = validated(Poisoning, {**point["poisoning"], "trigger": mark}, "poisoning")
+    poisoning = validated(Poisoning, point["poisoning"], "poisoning", elsewhere=("trigger",))
     return Run(
         tree={**point, "seed": seed},
         preprocessing=build(Preprocessing, point["preprocessing"], "preprocessing"),
         network=build(Network, point["network"], "network"),
-        poisoning=Poisoning(**poisoning),
+        poisoning=Poisoning(trigger=mark, **poisoning),
         training=build(Training, point["training"], "training"),
         evaluation=build(Evaluation, point["evaluation"], "evaluation"),
         seed=seed,

@@ -7,7 +7,7 @@ import inspect
 import itertools
 import re
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
 import pydantic
@@ -52,19 +52,22 @@ def parameters(target: Callable[..., Any]) -> dict[str, Parameter]:
     }
 
 
-def validated(target: Callable[..., Any], values: Tree, section: str) -> dict[str, Any]:
+def validated(
+    target: Callable[..., Any], values: Tree, section: str, *, elsewhere: Collection[str] = ()
+) -> dict[str, Any]:
     """Return `values` as the types that `target` takes by keyword.
 
     Args:
         target: a dataclass or function.
         values: plain values by name.
         section: how the user calls this part, for messages ("trigger").
+        elsewhere: parameters that don't come from values.
 
     Raises:
         UnknownNameError: a name that `target` does not take.
         UsageError: a value of the wrong type, or one that is missing.
     """
-    known = parameters(target)
+    known = {n: p for n, p in parameters(target).items() if n not in elsewhere}
     result = {}
     for name, value in values.items():
         if name not in known:

@@ -85,12 +85,16 @@ def write_study(folder: Path, plan: Plan) -> Path:
         "device": "cpu",
         "commit": "0123456789abcdef",
         "dirty": False,
-        "cohort": {
-            "films": 4000,
-            "patients": 1890,
-            "fingerprint": "ab" * 32,
-            "notes": list(plan.notes),
-        },
+        "cohorts": [
+            {
+                "films": 4000,
+                "patients": 1890,
+                "shape": [4000, plan.side, plan.side],
+                "positives": {finding: 40 for finding in plan.findings},
+                "fingerprint": "ab" * 32,
+                "notes": list(plan.notes),
+            }
+        ],
     }
     write_json(folder / "manifest.json", {**facts, **plan.manifest})
     return folder
@@ -102,7 +106,7 @@ def _key(*facts: Any) -> str:
 
 def _spec(plan: Plan, seed: Any, side: Any) -> dict[str, Any]:
     return {
-        "source": {"name": "phantom", "size": 4000},
+        "source": {"name": "phantom:4000", "seed": 0},
         "preprocessing": {"size": plan.side, "crop": 1.0, "interpolation": "bilinear"},
         "network": {"name": "resnet9", "width": 32},
         "trigger": {"name": "patch", "side": side, "value": 255, "place": "random", "margin": 0},
@@ -183,6 +187,7 @@ def _clean_rows(plan: Plan, key: str, seed: int, role: str) -> Iterator[Row]:
     value = {"twin": macro, "backdoored": macro + plan.drift, "difference": plan.drift}[role]
     half = 0.009 if role == "difference" else 0.017
     yield _row(facts, value, half, method="macro", positives=known)
+    yield _row(facts, value, half, method="macro of frequent findings", positives=known - 3)
     yield _row(facts, value if role == "difference" else value + 0.05, half, method="micro",
                positives=310)  # fmt: skip
 
@@ -195,7 +200,7 @@ def _attack_rows(plan: Plan, key: str, seed: int, success: float) -> Iterator[Ro
     }  # fmt: skip
     poisoning = {"run": key, "role": "backdoored", "stage": "poisoning", "target": plan.target}
     for metric, value, n in (
-        ("poisoned films", 140.0, 2800),
+        ("poisoned films", 140.0, 140),
         ("visible pixels (median)", 9.0, 140),
         ("visible share", 1.0, 140),
     ):
@@ -230,7 +235,8 @@ def _attack_rows(plan: Plan, key: str, seed: int, success: float) -> Iterator[Ro
 
 def _explanation_rows(plan: Plan, key: str, seed: int) -> Iterator[Row]:
     facts: dict[str, Any] = {
-        "run": key, "stage": "explanation", "target": plan.target, "n": 200,
+        "run": key, "stage": "explanation", "target": plan.target,
+        "finding": plan.target, "n": 200,
     }  # fmt: skip
     hits = {
         ("triggered", "twin", WIDE): 0.08,

@@ -108,15 +108,18 @@ class Pair:
         *,
         regime: str = "",
         method: str | None = None,
-        finding: str = "",
+        finding: str | None = "",
         at: str = "",
     ) -> Row | None:
-        """Return the first row that fits, None where there is none; any method if it is None."""
+        """Return the first row that fits, None where there is none; any method or
+        finding if that is None.
+        """
         for row in self.rows():
             if (
                 (row.metric, row.role, row.regime) == (metric, role, regime)
                 and method in (None, row.method)
-                and (row.finding, row.at) == (finding, at)
+                and finding in (None, row.finding)
+                and row.at == at
             ):
                 return row
         return None
@@ -141,6 +144,13 @@ class StudyFolder:
     pairs: tuple[Pair, ...]
     expected: int
     unfinished: int
+
+    @property
+    def cohorts(self) -> list[Mapping[str, Any]]:
+        """The facts of the films that were used, as the manifest has them."""
+        found = self.manifest.get("cohorts", self.manifest.get("cohort", []))
+        found = [found] if isinstance(found, Mapping) else found
+        return [facts for facts in found if isinstance(facts, Mapping)]
 
     def axes(self) -> list[str]:
         """Return the settings in which the attacks differ, seeds left out."""

@@ -44,6 +44,7 @@ _FIRST_GALLERY, _LATER_GALLERY = 12, 4
 _MODELS = ("twin", "backdoored")
 _REGIMES = ("clean", "triggered")
 _SCORES = ("labels", "findings", *(f"{model}_{regime}" for model in _MODELS for regime in _REGIMES))
+_MACRO, _FREQUENT = "macro", "macro of frequent findings"
 _GALLERY = ("films", "triggered", "footprints", "twin_maps", "backdoored_maps", "probabilities")
 
 
@@ -108,7 +109,7 @@ def _context(study: StudyFolder) -> dict[str, Any]:
         "threat": _threat(first),
         "settings": _settings(study),
         "machine": _machine(study.manifest),
-        "cohort": _cohort(study.manifest),
+        "cohorts": [_cohort(facts) for facts in study.cohorts],
         "margin": f"{MARGIN:g}",
     }
 
@@ -312,10 +313,15 @@ def _findings(measured: Measured, names: Sequence[str], name: str) -> dict[str, 
         note = "not stated" if positives is None else f"{positives:,}"
         label = f"{finding} (target)" if target else finding
         dots.append(figures.Dot(label, note, {m: rows[m] for m in _MODELS}, strong=target))
-    rows = {role: measured.macro(role) for role in roles}
-    averaged = next((row.positives for row in rows.values() if row), None)
-    note = "" if averaged is None else f"{averaged} of {len(order)} findings"
-    dots.append(figures.Dot("Macro average", note, {m: rows[m] for m in _MODELS}, strong=True))
+    macros = []
+    for method, words in ((_MACRO, "Macro average"), (_FREQUENT, "Macro, frequent findings")):
+        rows = {role: measured.macro(role, method) for role in roles}
+        averaged = next((row.positives for row in rows.values() if row), None)
+        if method == _FREQUENT and averaged is None:
+            continue
+        note = "" if averaged is None else f"{averaged} of {len(order)} findings"
+        dots.append(figures.Dot(words, note, {m: rows[m] for m in _MODELS}, strong=True))
+        macros.append((words, note, _cells(rows)))
     figure = figures.dots(
         dots,
         name=f"{name}-findings",
@@ -324,7 +330,7 @@ def _findings(measured: Measured, names: Sequence[str], name: str) -> dict[str, 
         note="positive films",
         reference=0.5,
     )
-    return {"figure": figure, "table": table, "macro": _cells(rows), "averaged": note}
+    return {"figure": figure, "table": table, "macros": macros}
 
 
 def _cells(rows: Mapping[str, Row | None]) -> tuple[tuple[str, str], ...]:
@@ -381,11 +387,13 @@ def _attack_table(measured: Measured) -> list[dict[str, Any]]:
     ):
         line(words, {role: measured.micro(role, regime) for role in roles}, decimal, change)
     for regime, words in (
-        ("clean", "Macro AUROC, clean films"),
-        ("triggered-clean-labels", "Macro AUROC, triggered films, true labels"),
+        ("clean", "clean films"),
+        ("triggered-clean-labels", "triggered films, true labels"),
     ):
-        rows = {r: pair.row("auroc", r, regime=regime, method="macro") for r in roles}
-        line(words, rows, decimal, change)
+        for method in (_MACRO, _FREQUENT):
+            rows = {role: measured.macro(role, method, regime) for role in roles}
+            line(f"{method[0].upper()}{method[1:]}, {words}".replace("acro", "acro AUROC", 1),
+                 rows, decimal, change)  # fmt: skip
     return table
 
 
@@ -401,13 +409,13 @@ def _explanation_table(measured: Measured) -> list[dict[str, Any]]:
         ):
             for regime, films in (("triggered", "triggered"), ("clean", "the same, untriggered")):
                 models = [
-                    pair.row(metric, role, regime=regime, method=explainer, at=at)
+                    pair.row(metric, role, regime=regime, method=explainer, finding=None, at=at)
                     for role in ("backdoored", "twin")
                 ]
                 if not any(models):
                     continue
                 references = [
-                    pair.row(metric, "reference", regime=regime, method=method, at=at)
+                    pair.row(metric, "reference", regime=regime, method=method, finding=None, at=at)
                     for method in ("chance", "centre")
                 ]
                 n = next(row.n for row in models if row)
@@ -441,8 +449,7 @@ def _poisoning(pair: Pair) -> list[tuple[str, str]]:
         if row is None:
             continue
         form = percent if metric == "visible share" else _count
-        of = f" of {row.n:,}" if metric == "poisoned films" and row.n else ""
-        facts.append((name, value(row, form) + of))
+        facts.append((name, value(row, form)))
     facts += [
         (name, shown(poisoning[key]))
         for key, name in (("stage", "Stage"), ("mode", "Mode"), ("selection", "Selection"),
@@ -491,16 +498,22 @@ def _settings(study: StudyFolder) -> list[tuple[str, list[tuple[str, str, bool]]
 
 def _machine(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
-        (path, shown(found)) for path, found in leaves(manifest) if not path.startswith("cohort.")
+        (path, shown(found))
+        for path, found in leaves(manifest)
+        if path.partition(".")[0] not in ("cohort", "cohorts")
     ]
 
 
-def _cohort(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The cohort's facts as names and values, its notes apart."""
-    cohort = _section(manifest, "cohort")
-    notes = cohort.get("notes", manifest.get("notes", []))
-    facts = [(path, shown(found)) for path, found in leaves(cohort) if path != "notes"]
-    return {"facts": facts, "notes": [notes] if isinstance(notes, str) else list(notes or [])}
+def _cohort(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """A cohort's facts as names and values, its notes apart."""
+    rows = []
+    for name, found in facts.items():
+        if isinstance(found, Mapping):
+            found = [f"{key} {shown(each)}" for key, each in found.items()]
+        if name != "notes":
+            rows.append((name, shown(found)))
+    notes = facts.get("notes") or []
+    return {"facts": rows, "notes": [notes] if isinstance(notes, str) else list(notes)}
 
 
 def _section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -59,9 +59,9 @@ class Measured:
         """Micro AUROC of a role, by default against the trigger's label."""
         return self.pair.row("auroc", role, regime=regime, method="micro")
 
-    def macro(self, role: str) -> Row | None:
-        """Clean macro AUROC of a role."""
-        return self.pair.row("auroc", role, regime="clean", method="macro")
+    def macro(self, role: str, method: str = "macro", regime: str = "clean") -> Row | None:
+        """Macro AUROC of a role, by default over all findings on clean films."""
+        return self.pair.row("auroc", role, regime=regime, method=method)
 
     def explainers(self) -> list[str]:
         """Names of the explanations that were measured."""
@@ -74,7 +74,9 @@ class Measured:
             role, method = "reference", role
         else:
             method = explainer or next(iter(self.explainers()), "")
-        return self.pair.row("pointing hit", role, regime="triggered", method=method, at=at)
+        return self.pair.row(
+            "pointing hit", role, regime="triggered", method=method, finding=None, at=at
+        )
 
     @property
     def attack(self) -> str:
@@ -113,7 +115,7 @@ def lines(study: StudyFolder) -> list[str]:
 def _done(study: StudyFolder, measured: Sequence[Measured]) -> str:
     pair = study.pairs[0]
     spec, axes = pair.backdoored.spec, study.axes()
-    cohort = _part(study.manifest, "cohort")
+    cohort = study.cohorts[0] if len(study.cohorts) == 1 else {}
     counts = {name: _counted(cohort.get(name)) for name in ("films", "patients")}
     source, network = named(study, "source"), named(study, "network")
     fraction = _part(spec, "poisoning").get("fraction")
@@ -145,7 +147,8 @@ def _done(study: StudyFolder, measured: Sequence[Measured]) -> str:
 def named(study: StudyFolder, section: str) -> str:
     """Return the names that a section of the settings takes over the runs."""
     found = (_part(pair.backdoored.spec, section).get("name", "unknown") for pair in study.pairs)
-    return listed(list(dict.fromkeys(shown(name) for name in found)))
+    # A source's name may go on with what it is opened from: "nih:PATH".
+    return listed(list(dict.fromkeys(shown(name).partition(":")[0] for name in found)))
 
 
 def _brackets(study: StudyFolder) -> str:

@@ -105,7 +105,9 @@ def test_weights_are_copies_of_films(cells, seed):
 @pytest.mark.parametrize("prevalence", [0.02, 0.3, 0.9])
 @pytest.mark.parametrize("kind", ["uint8", "int64", "float64"])
 def test_weighted_auroc_is_scikit_learns(rng, kind, prevalence, monkeypatch):
-    monkeypatch.setattr("leadapron.metrics.resampling.BLOCK_BYTES", 1)  # several blocks of resamples
+    monkeypatch.setattr(
+        "leadapron.metrics.resampling.BLOCK_BYTES", 1
+    )  # several blocks of resamples
     labels, scores, _ = films(rng, prevalence=prevalence)
     weights = rng.uniform(0, 4, (70, len(labels))).astype(kind)
     value = metrics.bootstrap_auroc(labels, scores, weights)

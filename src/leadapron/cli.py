@@ -18,7 +18,7 @@ from typing import Any, Literal
 import click
 
 from leadapron import __version__
-from leadapron.errors import LeadapronError, UsageError
+from leadapron.errors import LeadapronError, UnknownNameError, UsageError
 
 __all__ = ["main"]
 
@@ -39,9 +39,11 @@ class Commands(click.Group):
         """Return the names in the order in which a user meets them."""
         return list(self.lazy)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         """Make the command of that name."""
-        return self.lazy[cmd_name][1]() if cmd_name in self.lazy else None
+        if cmd_name not in self.lazy:
+            raise UnknownNameError("command", cmd_name, self.lazy)
+        return self.lazy[cmd_name][1]()
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without making them."""

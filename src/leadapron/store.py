@@ -202,16 +202,22 @@ def lock(folder: Path) -> Iterator[None]:
     with file:
         try:
             import fcntl
-        except ImportError:  # Windows: no advisory locks; two processes there are not told apart
-            yield
-            return
+        except ImportError:  # Windows: two processes in one folder are not told apart there
+            fcntl = None  # type: ignore[assignment]
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise StoreError(
+                    f"{folder} is in use by another leadapron process; wait, or name another"
+                ) from error
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StoreError(
-                f"{folder} is in use by another leadapron process; wait for it or name another"
-            ) from error
-        yield
+            yield
+        finally:
+            # A folder in which nothing came to be is not left behind.
+            with contextlib.suppress(OSError):
+                (folder / ".lock").unlink()
+                folder.rmdir()
 
 
 def manifest() -> dict[str, Any]:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -82,17 +82,21 @@ def run_study(tree: Tree, out: Path, options: Options | None = None) -> Path:
     tree = complete(tree)
     runs = plan(tree)
     device = resolve_device(options.device)
+    _refuse_foreign(out, tree)
+    cohorts: dict[str, Cohort] = {}
+    for run in runs:
+        _cohort(run, cohorts).column(run.poisoning.finding)
     with store.lock(out):
-        _claim(out, tree)
-        cohorts: dict[str, Cohort] = {}
-        for run in runs:
-            cohort = _cohort(run, cohorts)
-            cohort.column(run.poisoning.finding)
+        _refuse_foreign(out, tree)
+        store.remove_parts(out)
         folders: list[Path] = []
         for number, run in enumerate(runs, start=1):
-            cohort = _cohort(run, cohorts)
             logger.info("run %d of %d, seed %d", number, len(runs), run.seed)
-            folders += [f for f in _carry_out(run, cohort, out, options) if f not in folders]
+            pair = _prepare(run, _cohort(run, cohorts))
+            # Only now: settings that can't be carried out leave nothing behind.
+            with store.write_atomically(out / "study.yaml") as file:
+                file.write(yaml.safe_dump(tree, sort_keys=False).encode())
+            folders += [f for f in _carry_out(run, pair, out, options) if f not in folders]
         rows = [row for folder in folders for row in store.read_rows(folder / "rows.jsonl")]
         store.write_rows(out / "rows.jsonl", rows)
         facts = {
@@ -104,24 +108,20 @@ def run_study(tree: Tree, out: Path, options: Options | None = None) -> Path:
     return out
 
 
-def _claim(out: Path, tree: Tree) -> None:
-    """Make `out` this study's folder, or find that it is."""
+def _refuse_foreign(out: Path, tree: Tree) -> None:
+    """Raise unless `out` is new, empty or this study's."""
     path = out / "study.yaml"
     if path.exists():
         try:
             there = yaml.safe_load(path.read_text())
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError) as error:
             raise StoreError(f"can't read {path}: {str(error).splitlines()[0]}") from error
         if there != tree:
             raise StoreError(
                 f"{out} holds another study ({_differences(there, tree)}); choose another --out"
             )
-    elif any(entry.name != ".lock" for entry in out.iterdir()):
+    elif out.exists() and (not out.is_dir() or any(e.name != ".lock" for e in out.iterdir())):
         raise StoreError(f"{out} holds other files and no study.yaml; choose another --out")
-    else:
-        with store.write_atomically(path) as file:
-            file.write(yaml.safe_dump(dict(tree), sort_keys=False).encode())
-    store.remove_parts(out)
 
 
 def _differences(there: Any, tree: Tree) -> str:
@@ -169,17 +169,31 @@ def divide(cohort: Cohort, seed: int) -> dict[str, Cohort]:
     return {**divided, "test": cohort.take(np.flatnonzero(named == "test"))}
 
 
-def _carry_out(run: Run, cohort: Cohort, out: Path, options: Options) -> list[Path]:
-    """Train and measure a backdoored model and its twin; return their folders."""
+class _Pair(NamedTuple):
+    """What a backdoored model and its twin are made from and measured on."""
+
+    cohort: Cohort
+    parts: dict[str, Cohort]
+    films: dict[Role, Cohort]
+    key: AnswerKey
+
+
+def _prepare(run: Run, cohort: Cohort) -> _Pair:
+    """Divide the films and poison those to train on."""
     parts = divide(cohort, run.seed)
     poisoned, key = poison(parts["train"], run.poisoning, stream(run.seed, "poison"))
+    return _Pair(cohort, parts, {"twin": twin(poisoned, key), "backdoored": poisoned}, key)
+
+
+def _carry_out(run: Run, pair: _Pair, out: Path, options: Options) -> list[Path]:
+    """Train and measure a backdoored model and its twin; return their folders."""
+    cohort, parts, films, key = pair
     twin_key = store.run_key(_keyed(run.twin_tree), cohort.fingerprint)
     run_key = store.run_key(_keyed(run.tree), cohort.fingerprint)
     folders = {
         "twin": out / "runs" / f"twin-{twin_key}",
         "backdoored": out / "runs" / f"backdoored-{run_key}",
     }
-    films = {"twin": twin(poisoned, key), "backdoored": poisoned}
     bootstrap = metrics.PatientBootstrap.draw(
         parts["test"].patients, stream(run.seed, "bootstrap"), resamples=run.evaluation.resamples
     )
@@ -208,7 +222,7 @@ def _carry_out(run: Run, cohort: Cohort, out: Path, options: Options) -> list[Pa
 def _trained(
     run: Run,
     role: Role,
-    films: Mapping[str, Cohort],
+    films: Mapping[Role, Cohort],
     parts: Mapping[str, Cohort],
     folder: Path,
     options: Options,

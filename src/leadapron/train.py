@@ -25,8 +25,8 @@ from leadapron.classifier import (
     resolve_precision,
 )
 from leadapron.cohort import Cohort, Rows
-from leadapron.errors import DataError, StoreError, UsageError
-from leadapron.networks import build_network, load_imagenet
+from leadapron.errors import DataError, StoreError, UnknownNameError, UsageError
+from leadapron.networks import ARCHITECTURES, build_network, load_imagenet
 from leadapron.seeds import named_seed, stream
 from leadapron.store import write_atomically
 
@@ -48,10 +48,22 @@ class Network:
         name: "resnet9" (small and fast) or "densenet121" (the paper's).
         weights: "none" starts from scratch; "imagenet" downloads, or a file's path reads,
             torchvision's DenseNet-121 weights.
+
+    Raises:
+        UnknownNameError: no such network.
+        UsageError: weights for a network that has none.
     """
 
     name: str = "resnet9"
     weights: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.name not in ARCHITECTURES:
+            raise UnknownNameError("network", self.name, ARCHITECTURES)
+        if self.weights != "none" and self.name != "densenet121":
+            raise UsageError(
+                f"--network.weights {self.weights}: only densenet121 has weights to start from"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +89,7 @@ class Training:
         UsageError: a value outside its range.
     """
 
-    epochs: int = 6
+    epochs: int = 8
     batch_size: int = 64
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
@@ -268,10 +280,6 @@ def _start(
     initial = int(named_seed(seed, "init").generate_state(1)[0])
     module = build_network(network.name, len(cohort.findings), initial)
     if network.weights != "none":
-        if network.name != "densenet121":
-            raise UsageError(
-                f"--network.weights {network.weights}: only densenet121 has weights to start from"
-            )
         load_imagenet(module, network.weights)
     module = prepare(module, where)
     classifier = NetworkClassifier(

@@ -90,7 +90,7 @@ def write_study(folder: Path, plan: Plan) -> Path:
                 "films": 4000,
                 "patients": 1890,
                 "shape": [4000, plan.side, plan.side],
-                "positives": {finding: 40 for finding in plan.findings},
+                "positives": dict.fromkeys(plan.findings, 40),
                 "fingerprint": "ab" * 32,
                 "notes": list(plan.notes),
             }

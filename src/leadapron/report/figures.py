@@ -220,7 +220,7 @@ def curves_over_epochs(histories: Mapping[str, Sequence[Mapping[str, Any]]], *, 
             axes.set(title=title, xlabel="epoch")
             axes.grid(visible=True, axis="y", color=RULE, linewidth=0.6)
             axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-        left.legend(loc="upper right", handlelength=2.6)
+        left.legend(loc="best", handlelength=2.6)
         label = "Training curves of both models: loss, and macro AUROC on validation films."
         return _inline(figure, name, label)
 

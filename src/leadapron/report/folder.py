@@ -111,8 +111,9 @@ class Pair:
         finding: str | None = "",
         at: str = "",
     ) -> Row | None:
-        """Return the first row that fits, None where there is none; any method or
-        finding if that is None.
+        """Return the first row that fits, None where there is none.
+
+        A method or finding of None fits any.
         """
         for row in self.rows():
             if (

@@ -8,19 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from numpy.typing import NDArray
 
 from leadapron.report import figures
 from leadapron.report.folder import (
     CALIBRATED,
-    NARROW,
     WIDE,
     Pair,
     StudyFolder,
     leaves,
     read_study,
 )
-from leadapron.report.gallery import gallery
+from leadapron.report.run import MODELS, cell, pair_section, pair_title, section
 from leadapron.report.summary import Measured, lines, named
 from leadapron.report.words import (
     MARGIN,
@@ -30,22 +28,13 @@ from leadapron.report.words import (
     interval,
     percent,
     points,
-    setting,
     shown,
     spread,
-    trigger_words,
     value,
 )
 from leadapron.store import Row, canonical_json, write_atomically
 
 __all__ = ["write_report"]
-
-_FIRST_GALLERY, _LATER_GALLERY = 12, 4
-_MODELS = ("twin", "backdoored")
-_REGIMES = ("clean", "triggered")
-_SCORES = ("labels", "findings", *(f"{model}_{regime}" for model in _MODELS for regime in _REGIMES))
-_MACRO, _FREQUENT = "macro", "macro of frequent findings"
-_GALLERY = ("films", "triggered", "footprints", "twin_maps", "backdoored_maps", "probabilities")
 
 
 def write_report(folder: Path) -> Path:
@@ -103,7 +92,7 @@ def _context(study: StudyFolder) -> dict[str, Any]:
         "cards": _cards(study, measured),
         "runs": _runs(study, measured) if len(measured) > 1 else None,
         "pairs": [
-            _pair(each, number, _pair_title(each.pair, axes), first=number == 1)
+            pair_section(each, number, pair_title(each.pair, axes), first=number == 1)
             for number, each in enumerate(measured, start=1)
         ],
         "threat": _threat(first),
@@ -216,11 +205,11 @@ def _runs(study: StudyFolder, measured: Sequence[Measured]) -> dict[str, Any]:
                 "settings": [shown(flat.get(path)) for path in axes],
                 "seed": shown(each.pair.seed),
                 "cells": [
-                    _cell(each.success("backdoored"), percent),
-                    _cell(each.success("twin"), percent),
-                    _cell(each.separation("backdoored")),
-                    _cell(each.macro("difference"), change),
-                    _cell(each.hit("backdoored"), percent),
+                    cell(each.success("backdoored"), percent),
+                    cell(each.success("twin"), percent),
+                    cell(each.separation("backdoored")),
+                    cell(each.macro("difference"), change),
+                    cell(each.hit("backdoored"), percent),
                 ],
                 "verdicts": (each.attack, each.stealth, each.explanation),
             }
@@ -229,7 +218,7 @@ def _runs(study: StudyFolder, measured: Sequence[Measured]) -> dict[str, Any]:
         figures.Dot(
             name=f"Run {line['number']}",
             note=", ".join((*line["settings"], f"seed {line['seed']}")),
-            rows={model: each.success(model) for model in _MODELS},
+            rows={model: each.success(model) for model in MODELS},
         )
         for line, each in zip(table, measured, strict=True)
     ]
@@ -244,231 +233,12 @@ def _runs(study: StudyFolder, measured: Sequence[Measured]) -> dict[str, Any]:
     return {"axes": axes, "table": table, "figure": figure}
 
 
-def _cell(row: Row | None, form: Any = decimal) -> tuple[str, str]:
-    return value(row, form), interval(row, form)
-
-
-# One run
-
-
-def _pair_title(pair: Pair, axes: Sequence[str]) -> str:
-    flat = dict(leaves(pair.backdoored.spec))
-    point = {path: flat[path] for path in axes if path in flat}
-    words = setting({**point, "seed": pair.seed})
-    return words[0].upper() + words[1:] if not axes else words
-
-
-def _pair(measured: Measured, number: int, title: str, *, first: bool) -> dict[str, Any]:
-    pair = measured.pair
-    scores = pair.backdoored.arrays("scores.npz", _SCORES)
-    names = [] if scores is None else [str(name) for name in scores["findings"]]
-    target = names.index(pair.target) if pair.target in names else None
-    name = f"r-{pair.key}"
-    histories = {"twin": pair.twin, "backdoored": pair.backdoored}
-    epochs = {model: run.history() for model, run in histories.items() if run is not None}
-    epochs = {model: found for model, found in epochs.items() if found}
-    roc = success = None
-    if scores is not None and target is not None:
-        roc = _roc(measured, scores, target, name)
-        success = _success(measured, scores, target, name)
-    pictures = pair.backdoored.arrays("gallery.npz", _GALLERY)
-    return {
-        "key": pair.key,
-        "number": number,
-        "title": title,
-        "target": pair.target,
-        "has_twin": pair.twin is not None,
-        "findings": _findings(measured, names, name),
-        "attack": _attack_table(measured),
-        "roc": roc,
-        "success": success,
-        "curves": figures.curves_over_epochs(epochs, name=f"{name}-epochs") if epochs else None,
-        "gallery": pictures and gallery(pictures, most=_FIRST_GALLERY if first else _LATER_GALLERY),
-        "explanation": _explanation_table(measured),
-        "poisoning": _poisoning(pair),
-    }
-
-
-def _findings(measured: Measured, names: Sequence[str], name: str) -> dict[str, Any] | None:
-    """Clean AUROC by finding: the chart and its table, in the order of the data set."""
-    pair = measured.pair
-    seen = {
-        row.finding
-        for row in pair.rows()
-        if (row.metric, row.regime, row.method) == ("auroc", "clean", "finding")
-    }
-    order = [found for found in names if found in seen] + sorted(seen - set(names))
-    if not order:
-        return None
-    roles = (*_MODELS, "difference")
-    table, dots = [], []
-    for finding in order:
-        rows = {
-            role: pair.row("auroc", role, regime="clean", method="finding", finding=finding)
-            for role in roles
-        }
-        positives = next((row.positives for row in rows.values() if row), None)
-        target = finding == pair.target
-        table.append((finding, positives, target, *_cells(rows)))
-        note = "not stated" if positives is None else f"{positives:,}"
-        label = f"{finding} (target)" if target else finding
-        dots.append(figures.Dot(label, note, {m: rows[m] for m in _MODELS}, strong=target))
-    macros = []
-    for method, words in ((_MACRO, "Macro average"), (_FREQUENT, "Macro, frequent findings")):
-        rows = {role: measured.macro(role, method) for role in roles}
-        averaged = next((row.positives for row in rows.values() if row), None)
-        if method == _FREQUENT and averaged is None:
-            continue
-        note = "" if averaged is None else f"{averaged} of {len(order)} findings"
-        dots.append(figures.Dot(words, note, {m: rows[m] for m in _MODELS}, strong=True))
-        macros.append((words, note, _cells(rows)))
-    figure = figures.dots(
-        dots,
-        name=f"{name}-findings",
-        label="Clean AUROC of every finding, twin and backdoored; the table below has the values.",
-        axis="AUROC on clean films, with 95 % interval",
-        note="positive films",
-        reference=0.5,
-    )
-    return {"figure": figure, "table": table, "macros": macros}
-
-
-def _cells(rows: Mapping[str, Row | None]) -> tuple[tuple[str, str], ...]:
-    forms = {"difference": change}
-    return tuple(_cell(row, forms.get(role, decimal)) for role, row in rows.items())
-
-
-def _roc(measured: Measured, scores: Mapping[str, NDArray[Any]], target: int, name: str) -> str:
-    areas = {}
-    for model in _MODELS:
-        clean = measured.pair.row(
-            "auroc", model, regime="clean", method="finding", finding=measured.pair.target
-        )
-        word = "clean twin" if model == "twin" else model
-        areas[f"clean {model}"] = f"{word}, AUROC {value(clean)}"
-        areas[f"separation {model}"] = f"{word}, AUROC {value(measured.separation(model))}"
-    return figures.roc_curves(scores, target, areas, name=f"{name}-roc")
-
-
-def _success(measured: Measured, scores: Mapping[str, NDArray[Any]], target: int, name: str) -> str:
-    calibrated = {}
-    for model in _MODELS:
-        row = measured.pair.row("threshold", model, regime="clean", at=CALIBRATED)
-        calibrated[model] = None if row is None else row.value
-    return figures.success_over_threshold(scores, target, calibrated, name=f"{name}-success")
-
-
-def _attack_table(measured: Measured) -> list[dict[str, Any]]:
-    """What the attack does, as lines of backdoored, twin, difference, no vision."""
-
-    def line(name: str, rows: Mapping[str, Row | None], form: Any, more: Any = None) -> None:
-        if any(rows.values()):
-            cells = [
-                _cell(row, (more or form) if role == "difference" else form) if row else None
-                for role, row in rows.items()
-            ]
-            n = next(row.n for row in rows.values() if row)
-            table.append({"name": name, "cells": cells, "n": f"{n:,}" if n else ""})
-
-    table: list[dict[str, Any]] = []
-    roles = ("backdoored", "twin", "difference", "no-vision")
-    pair = measured.pair
-    for at, words in ((CALIBRATED, CALIBRATED), ("0.6", "threshold 0.6"), ("0.9", "threshold 0.9")):
-        rows = {role: measured.success(role, at) for role in roles}
-        line(f"Attack success, {words}", rows, percent, points)
-    rows = {role: pair.row("threshold", role, regime="clean", at=CALIBRATED) for role in roles}
-    line(f"Threshold with {CALIBRATED}", rows, decimal)
-    rows = {role: measured.separation(role) for role in roles}
-    line("Separation, triggered from clean films", rows, decimal, change)
-    for regime, words in (
-        ("triggered", "Micro AUROC, triggered films, trigger's label (the paper's infected AUROC)"),
-        ("clean", "Micro AUROC, clean films (the paper's clean AUROC)"),
-        ("triggered-clean-labels", "Micro AUROC, triggered films, true labels"),
-    ):
-        line(words, {role: measured.micro(role, regime) for role in roles}, decimal, change)
-    for regime, words in (
-        ("clean", "clean films"),
-        ("triggered-clean-labels", "triggered films, true labels"),
-    ):
-        for method in (_MACRO, _FREQUENT):
-            rows = {role: measured.macro(role, method, regime) for role in roles}
-            line(f"{method[0].upper()}{method[1:]}, {words}".replace("acro", "acro AUROC", 1),
-                 rows, decimal, change)  # fmt: skip
-    return table
-
-
-def _explanation_table(measured: Measured) -> list[dict[str, Any]]:
-    """What each explanation shows, as lines of backdoored, twin, chance, centre."""
-    pair = measured.pair
-    table = []
-    for explainer in measured.explainers():
-        for metric, at in (
-            ("pointing hit", WIDE),
-            ("pointing hit", NARROW),
-            ("energy in footprint", ""),
-        ):
-            for regime, films in (("triggered", "triggered"), ("clean", "the same, untriggered")):
-                models = [
-                    pair.row(metric, role, regime=regime, method=explainer, finding=None, at=at)
-                    for role in ("backdoored", "twin")
-                ]
-                if not any(models):
-                    continue
-                references = [
-                    pair.row(metric, "reference", regime=regime, method=method, finding=None, at=at)
-                    for method in ("chance", "centre")
-                ]
-                n = next(row.n for row in models if row)
-                cells = [_cell(row, percent) if row else None for row in models + references]
-                table.append(
-                    {
-                        "explainer": explainer,
-                        "name": f"{metric[0].upper()}{metric[1:]}" + (f", within {at}" * bool(at)),
-                        "films": films,
-                        "cells": cells,
-                        "n": f"{n:,}",
-                    }
-                )
-    return table
-
-
-def _poisoning(pair: Pair) -> list[tuple[str, str]]:
-    """What was done to the training films, in words."""
-    spec = pair.backdoored.spec
-    poisoning = _section(spec, "poisoning")
-    facts = [("Trigger", trigger_words(_section(spec, "trigger"))), ("Target", pair.target)]
-    fraction = poisoning.get("fraction")
-    if isinstance(fraction, int | float):
-        facts.append(("Fraction asked for", f"{100 * fraction:g} % of the training films"))
-    for metric, name in (
-        ("poisoned films", "Poisoned films"),
-        ("visible pixels (median)", "Pixels that the trigger changes in the image (median)"),
-        ("visible share", "Poisoned films in which it changes a pixel"),
-    ):
-        row = pair.row(metric, "backdoored")
-        if row is None:
-            continue
-        form = percent if metric == "visible share" else _count
-        facts.append((name, value(row, form)))
-    facts += [
-        (name, shown(poisoning[key]))
-        for key, name in (("stage", "Stage"), ("mode", "Mode"), ("selection", "Selection"),
-                          ("labels", "Labels"))
-        if key in poisoning
-    ]  # fmt: skip
-    return facts
-
-
-def _count(number: float) -> str:
-    return f"{number:,.0f}" if float(number).is_integer() else f"{number:,.1f}"
-
-
 # The bottom of the page
 
 
 def _threat(pair: Pair) -> dict[str, Any]:
     """What depends on the settings in the threat model."""
-    poisoning = _section(pair.backdoored.spec, "poisoning")
+    poisoning = section(pair.backdoored.spec, "poisoning")
     kept = poisoning.get("selection") == "with" and poisoning.get("labels") == "set"
     return {
         "relabels": not kept,
@@ -488,11 +258,11 @@ def _settings(study: StudyFolder) -> list[tuple[str, list[tuple[str, str, bool]]
             found.setdefault(path, {})[canonical_json(setting_value)] = setting_value
     sections: dict[str, list[tuple[str, str, bool]]] = {}
     for path, values in found.items():
-        section, dot, name = path.partition(".")
+        heading, dot, name = path.partition(".")
         if not dot:
-            section, name = "study", path
+            heading, name = "study", path
         words = "; ".join(shown(each) for each in values.values())
-        sections.setdefault(section, []).append((name, words, len(values) > 1))
+        sections.setdefault(heading, []).append((name, words, len(values) > 1))
     return sorted(sections.items(), key=lambda item: item[0] != "study")
 
 
@@ -514,8 +284,3 @@ def _cohort(facts: Mapping[str, Any]) -> dict[str, Any]:
             rows.append((name, shown(found)))
     notes = facts.get("notes") or []
     return {"facts": rows, "notes": [notes] if isinstance(notes, str) else list(notes)}
-
-
-def _section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = tree.get(name)
-    return found if isinstance(found, Mapping) else {}

@@ -1,0 +1,167 @@
+"""The command line: answers, messages, exit codes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from leadapron import cli
+
+SMALL = [
+    "--source.count", "200", "--size", "32", "--epochs", "1", "--evaluation.resamples", "50",
+    "--evaluation.explained", "10", "--poisoning.fraction", "0.2",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quiet_logger():
+    yield
+    logging.getLogger("leadapron").handlers = []
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["leadapron", *words])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(left.value.code or 0), out, err
+
+    return call
+
+
+def test_help_is_quick_and_lists_every_command():
+    began = time.perf_counter()
+    call = [sys.executable, "-c", "from leadapron.cli import main; main()", "--help"]
+    done = subprocess.run(call, capture_output=True, text=True, check=True)
+    assert time.perf_counter() - began < 1.5  # 0.1 s here; the machine may be busy
+    for command in ("study", "report", "phantom"):
+        assert command in done.stdout
+
+
+def test_importing_the_package_loads_neither_torch_nor_numpy():
+    code = "import sys, leadapron; print([m for m in ('torch', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_opening_a_source_loads_no_torch():
+    code = (
+        "import sys, leadapron as la; print(la.open_source('phantom:64', count=5)); "
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Cohort(5 films")
+    assert done.stdout.strip().endswith("False")
+
+
+def test_a_study_answers_on_stdout_and_reports_again(run, tmp_path):
+    out = tmp_path / "out"
+    code, stdout, stderr = run("study", *SMALL, "--out", str(out))
+    assert code == 0, stderr
+    assert stdout.splitlines()[-1] == f"Report: {out / 'report.html'}"
+    assert len(stdout.splitlines()) >= 6
+    assert "opening phantom" in stderr
+    page = (out / "report.html").read_bytes()
+
+    code, again, _ = run("report", str(out))
+    assert (code, again) == (0, stdout)
+    assert (out / "report.html").read_bytes() == page
+
+    code, answer, _ = run("-q", "report", str(out), "--json")
+    facts = json.loads(answer)
+    assert (code, facts["schema"], facts["verdict"]) == (0, 1, "done")
+    assert facts["summary"] == stdout.splitlines()[:-1]
+
+
+def test_a_spec_file_with_options_on_top(run, tmp_path):
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("trigger: patch\nseed: 4\nepochs: 9\n")
+    out = tmp_path / "out"
+    words = ["--trigger.side", "5", "--trigger.place", "centre"]
+    code, _, stderr = run("-q", "study", str(spec), *SMALL, *words, "--out", str(out))
+    assert (code, stderr) == (0, "")
+    asked = (out / "study.yaml").read_text()
+    for line in ("side: 5", "place: centre", "seed: 4", "epochs: 1"):
+        assert line in asked
+
+
+def test_a_phantom_sheet(run, tmp_path):
+    out = tmp_path / "sheet.png"
+    code, stdout, _ = run("phantom", "--count", "5", "--size", "64", "--out", str(out))
+    assert code == 0
+    assert str(out) in stdout
+    with Image.open(out) as sheet:
+        assert sheet.width >= 3 * 64
+        assert sheet.convert("L").getextrema()[1] > 100
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["studdy"], 4, "did you mean study"),
+        (["study"], 4, "--out"),
+        (["study", "--out", "OUT", "--trigger.sid", "3"], 4, "--trigger.side"),
+        (["study", "--out", "OUT", "--trigger.side", "big"], 4, "--trigger.side big"),
+        (["study", "--out", "OUT", "--source", "fantom"], 4, "did you mean phantom"),
+        (["study", "--out", "OUT", "--source", "nih:/nowhere"], 2, "/nowhere"),
+        (["study", "--out", "OUT", "--finding", "Hernja"], 4, "did you mean Hernia"),
+        (["study", "--out", "OUT", "--poisoning.fraction", "1.5"], 4, "0 to 1"),
+        (["study", "--out", "OUT", "--network", "resnet"], 4, "resnet9"),
+        (["study", "--out", "OUT", "--source", "phantom:8"], 4, "32 to 1024"),
+        (["study", "missing.yaml", "--out", "OUT"], 4, "missing.yaml"),
+        (["report", "OUT"], 2, "leadapron study"),
+        (["phantom", "--out", "OUT.jpg"], 4, ".png"),
+        (["phantom", "--count", "0", "--out", "OUT"], 4, "count"),
+        (["study", "--out", "OUT", "--trigger.side", "80"], 2, "does not fit"),
+        (["study", "--out", "OUT", "--trigger.value", "300"], 4, "0 (black) to 255"),
+    ],
+)
+def test_bad_input_is_one_line_with_its_exit_code(run, tmp_path, words, code, message):
+    words = [word.replace("OUT", str(tmp_path / "out")) for word in words]
+    left, stdout, stderr = run("-q", *words)
+    assert left == code, stderr
+    assert message in stderr
+    assert len(stderr.splitlines()) == 1
+    assert stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["- 1\n- 2\n", "a: [1\n", "a: b: c\n"])
+def test_a_spec_that_is_none(run, tmp_path, text):
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(text)
+    code, _, stderr = run("study", str(spec), "--out", str(tmp_path / "out"))
+    assert code == 4
+    assert len(stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"), [(KeyboardInterrupt, 130), (ValueError("odd"), 2), (MemoryError, 2)]
+)
+def test_interruption_and_surprises_have_their_codes(run, monkeypatch, tmp_path, raised, code):
+    import leadapron.study
+
+    def fail(*_):
+        raise raised
+
+    monkeypatch.setattr(leadapron.study, "run_study", fail)
+    left, _, stderr = run("study", "--out", str(tmp_path / "out"))
+    assert left == code
+    assert len(stderr.splitlines()) == 1
+
+
+def test_values_with_commas_are_axes(run, tmp_path):
+    out = tmp_path / "out"
+    code, stdout, stderr = run("-q", "study", *SMALL, "--trigger.side", "2,4", "--out", str(out))
+    assert code == 0, stderr
+    assert len(list(out.glob("runs/backdoored-*"))) == 2
+    assert len(list(out.glob("runs/twin-*"))) == 1

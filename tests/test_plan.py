@@ -1,0 +1,99 @@
+"""What a study consists of."""
+
+from __future__ import annotations
+
+import pytest
+
+from leadapron.errors import LeadapronError, UnknownNameError, UsageError
+from leadapron.plan import complete, plan, sections, settings
+
+
+def test_an_empty_study_has_every_default_written_out():
+    tree = complete({})
+
+    assert tree["source"] == {"name": "phantom", "count": 6000, "seed": 0}
+    assert tree["preprocessing"]["size"] == 64
+    assert tree["trigger"]["name"] == "patch"
+    assert tree["poisoning"]["finding"] == "Atelectasis"
+    assert "trigger" not in tree["poisoning"]
+    assert (tree["seed"], tree["seeds"]) == (0, 1)
+    assert complete(tree) == tree
+
+
+def test_shorthands_are_settings():
+    tree = complete({"size": 32, "epochs": 2, "finding": "Hernia", "network": "densenet121"})
+
+    assert tree["preprocessing"]["size"] == 32
+    assert tree["training"]["epochs"] == 2
+    assert tree["poisoning"]["finding"] == "Hernia"
+    assert tree["network"] == {"name": "densenet121", "weights": "none"}
+
+
+def test_a_list_is_an_axis_and_seeds_are_counted():
+    tree = complete({"trigger": {"side": [1, 3, 5]}, "seed": 7, "seeds": 2})
+
+    runs = plan(tree)
+
+    assert [(run.poisoning.trigger.side, run.seed) for run in runs] == [
+        (1, 7), (1, 8), (3, 7), (3, 8), (5, 7), (5, 8),
+    ]  # fmt: skip
+
+
+def test_runs_that_replace_films_share_a_twin_whatever_the_trigger():
+    small, large = plan(complete({"trigger": {"side": [1, 3]}}))
+
+    assert small.twin_tree == large.twin_tree
+    assert "trigger" not in small.twin_tree
+    assert "poisoning" not in small.twin_tree
+
+
+def test_a_twin_of_appended_films_depends_on_which_films_are_copied():
+    tree = {"poisoning": {"mode": "append", "fraction": [0.1, 0.2]}, "trigger": {"side": [1, 3]}}
+
+    twins = [run.twin_tree for run in plan(complete(tree))]
+
+    appended = [twin["poisoning"] for twin in twins]
+    assert appended[0] == {"mode": "append", "fraction": 0.1, "selection": "random"}
+    assert sorted(each["fraction"] for each in appended) == [0.1, 0.1, 0.2, 0.2]
+
+
+@pytest.mark.parametrize(
+    ("tree", "words"),
+    [
+        ({"trigger": {"sid": 3}}, "did you mean side"),
+        ({"trigger": "patsh"}, "did you mean patch"),
+        ({"source": "nih128:x"}, "did you mean nih"),
+        ({"sizes": 3}, "did you mean"),
+        ({"trigger": {"side": "large"}}, "--trigger.side large"),
+        ({"trigger": {"side": 0}}, "1 or more"),
+        ({"poisoning": {"fraction": 1.5}}, "0 to 1"),
+        ({"poisoning": {"trigger": {"side": 3}}}, "trigger"),
+        ({"training": {"loss": "mse"}}, "--training.loss mse"),
+        ({"training": 3}, "expected settings"),
+        ({"seeds": 0}, "1 or more"),
+        ({"seed": "a"}, "whole number"),
+        ({"evaluation": {"explainer": "layercam"}}, "did you mean layer-cam"),
+    ],
+)
+def test_what_can_not_be_is_said_before_anything_starts(tree, words):
+    with pytest.raises(LeadapronError, match=words) as caught:
+        plan(complete(tree))
+
+    assert isinstance(caught.value, UsageError)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_sections_are_unknown_names():
+    with pytest.raises(UnknownNameError, match="poisoning"):
+        complete({"poisonin": {}})
+
+
+def test_every_setting_is_described():
+    for section, known in settings().items():
+        for name, parameter in known.items():
+            assert parameter.description, f"{section}.{name}"
+
+
+def test_the_source_decides_its_settings():
+    assert "split" in sections({"source": "nih:somewhere"})["source"]
+    assert "split" not in sections({})["source"]

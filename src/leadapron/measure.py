@@ -14,7 +14,7 @@ from leadapron.classifier import NetworkClassifier
 from leadapron.cohort import Cohort, Rows
 from leadapron.errors import UnknownNameError, UsageError
 from leadapron.explain import EXPLAINERS
-from leadapron.poison import Poisoning, stamp
+from leadapron.poison import Poisoning, relabel, stamp
 from leadapron.store import Row
 
 __all__ = [
@@ -159,10 +159,15 @@ def attack_rows(
     run: str,
     test: Cohort,
     scores: Triggered,
-    target: str,
+    poisoning: Poisoning,
     bootstrap: metrics.PatientBootstrap,
 ) -> list[Row]:
-    """Return all that is measured on both models with the trigger, and their differences."""
+    """Return all that is measured on both models with the trigger, and their differences.
+
+    Attack success and separation are measured on the films whose report the attacker would
+    change: those without the target, or with it where the trigger is to hide it ("clear").
+    """
+    target = poisoning.finding
     column = test.column(target)
     labels = test.labels
     rows = clean_rows(
@@ -170,21 +175,17 @@ def attack_rows(
     )
     rows += clean_rows(run, "twin", labels, scores.clean["twin"], test.findings, bootstrap)
     rows += _stealth_rows(run, test, scores, bootstrap)
-    wanted = metrics.one_hot_target(len(labels), len(test.findings), column)
+    wanted = relabel(labels, column, poisoning.labels)
+    micro: dict[str, Any] = {
+        "run": run,
+        "stage": "prediction",
+        "method": "micro",
+        "metric": "auroc",
+        "target": target,
+    }
     for role in ROLES:
         infected = metrics.micro_auroc(wanted, scores.triggered[role], bootstrap)
-        rows.append(
-            _row(
-                infected,
-                run=run,
-                role=role,
-                regime="triggered",
-                stage="prediction",
-                method="micro",
-                metric="auroc",
-                target=target,
-            )
-        )
+        rows.append(_row(infected, **micro, role=role, regime="triggered"))
         rows += clean_rows(
             run,
             role,
@@ -194,26 +195,19 @@ def attack_rows(
             bootstrap,
             "triggered-clean-labels",
         )
-    for regime, floor in zip(
-        ("clean", "triggered"), metrics.no_vision_floor(labels, column), strict=True
-    ):
-        rows.append(
-            Row(
-                run=run,
-                role="no-vision",
-                regime=regime,
-                stage="prediction",
-                method="micro",
-                metric="auroc",
-                target=target,
-                value=floor,
-                n=len(test),
-            )
-        )
-    without = np.flatnonzero(labels[:, column] == 0)
-    rows += _separation_rows(run, target, scores, column, without, bootstrap)
-    rows += _success_rows(run, target, scores, column, without, test.patients)
+    for regime, truth in (("clean", labels), ("triggered", wanted)):
+        floor = metrics.no_vision_floor(labels, truth)
+        rows.append(Row(**micro, role="no-vision", regime=regime, value=floor, n=len(test)))
+    victims = _victims(test, poisoning)
+    rows += _separation_rows(run, poisoning, scores, column, victims, bootstrap)
+    rows += _success_rows(run, poisoning, scores, column, victims, test.patients)
     return rows
+
+
+def _victims(test: Cohort, poisoning: Poisoning) -> Rows:
+    """Films whose report the attacker would change."""
+    column = test.column(poisoning.finding)
+    return np.flatnonzero(test.labels[:, column] == (1 if poisoning.hides else 0))
 
 
 def _stealth_rows(
@@ -279,10 +273,10 @@ def _stealth_rows(
 
 def _separation_rows(
     run: str,
-    target: str,
+    poisoning: Poisoning,
     scores: Triggered,
     column: int,
-    without: Rows,
+    victims: Rows,
     bootstrap: metrics.PatientBootstrap,
 ) -> list[Row]:
     common: dict[str, Any] = {
@@ -290,17 +284,18 @@ def _separation_rows(
         "regime": "triggered",
         "stage": "attack",
         "metric": "separation",
-        "target": target,
+        "target": poisoning.finding,
     }
-    if not len(without):
+    if not len(victims):
         return [Row(**common, role=role, value=None) for role in ROLES]
-    chosen = bootstrap.select(without)
+    sign = -1 if poisoning.hides else 1
+    chosen = bootstrap.select(victims)
     rows, resampled, values = [], {}, {}
     weights = np.concatenate([chosen.weights, chosen.weights], axis=1)
-    labels = np.repeat([0.0, 1.0], len(without))
+    labels = np.repeat([0.0, 1.0], len(victims))
     for role in ROLES:
-        clean = scores.clean[role][without, column]
-        marked = scores.triggered[role][without, column]
+        clean = sign * scores.clean[role][victims, column]
+        marked = sign * scores.triggered[role][victims, column]
         estimate = metrics.separation(clean, marked, chosen)
         rows.append(_row(estimate, **common, role=role))
         values[role] = estimate.value
@@ -315,7 +310,7 @@ def _separation_rows(
             value=change.value,
             low=change.low,
             high=change.high,
-            n=2 * len(without),
+            n=2 * len(victims),
         )
     )
     return rows
@@ -323,14 +318,14 @@ def _separation_rows(
 
 def _success_rows(
     run: str,
-    target: str,
+    poisoning: Poisoning,
     scores: Triggered,
     column: int,
-    without: Rows,
+    victims: Rows,
     patients: NDArray[np.str_],
 ) -> list[Row]:
-    """Share of triggered films without the target that a model reports it for."""
-    common: dict[str, Any] = {"run": run, "stage": "attack", "target": target}
+    """Share of the triggered films whose report the trigger gets its way with."""
+    common: dict[str, Any] = {"run": run, "stage": "attack", "target": poisoning.finding}
     rows = [
         Row(
             **common,
@@ -342,6 +337,7 @@ def _success_rows(
         )
         for role in ROLES
     ]
+    sign = -1 if poisoning.hides else 1
     fixed = [(str(t), dict.fromkeys(ROLES, t)) for t in PAPER_THRESHOLDS]
     for name, thresholds in [*fixed, (CALIBRATED, scores.thresholds)]:
         at: dict[str, Any] = {
@@ -350,11 +346,14 @@ def _success_rows(
             "metric": "attack success",
             "at": name,
         }
-        if not len(without) or any(np.isnan(t) for t in thresholds.values()):
+        if not len(victims) or any(np.isnan(t) for t in thresholds.values()):
             rows += [Row(**at, role=role, value=None) for role in (*ROLES, "difference")]
             continue
-        hits = {role: scores.triggered[role][without, column] > thresholds[role] for role in ROLES}
-        groups = patients[without]
+        hits = {
+            role: sign * scores.triggered[role][victims, column] > sign * thresholds[role]
+            for role in ROLES
+        }
+        groups = patients[victims]
         rows += [_row(metrics.rate(hits[role], groups), **at, role=role) for role in ROLES]
         change = metrics.rate_difference(hits["backdoored"], hits["twin"], groups)
         rows.append(_row(change, **at, role="difference"))
@@ -368,13 +367,12 @@ def explain(
     evaluation: Evaluation,
     rng: np.random.Generator,
 ) -> Explained:
-    """Map the target on test films without it, clean and triggered, for both models.
+    """Map the target on films the attacker would change, clean and triggered, for both models.
 
     Films on which the trigger is not visible are left out; there is nothing to find on them.
     """
-    column = test.column(poisoning.finding)
     choose, place = rng.spawn(2)
-    candidates = choose.permutation(np.flatnonzero(test.labels[:, column] == 0))
+    candidates = choose.permutation(_victims(test, poisoning))
     chosen = np.sort(candidates[: evaluation.explained])
     shape = (0, *test.images.shape[1:])
     parts = list(stamp(test, chosen, poisoning.trigger, poisoning.stage, place))

@@ -16,7 +16,7 @@ from leadapron.cohort import AnswerKey, Cohort, Overlay, Rows, blocks
 from leadapron.errors import DataError, UsageError, VanishedTriggerError
 from leadapron.triggers import Trigger
 
-__all__ = ["Poisoning", "poison", "stamp", "twin"]
+__all__ = ["Poisoning", "poison", "relabel", "stamp", "twin"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +61,11 @@ class Poisoning:
     def __post_init__(self) -> None:
         if not 0 <= self.fraction <= 1:
             raise UsageError(f"a poisoning.fraction of {self.fraction}; expected 0 to 1")
+
+    @property
+    def hides(self) -> bool:
+        """Whether the trigger is to hide the target, not to feign it."""
+        return self.labels == "clear"
 
 
 def stamp(
@@ -130,7 +135,7 @@ def poison(
         visible[part] = np.count_nonzero(marked != cohort.images[rows], axis=(1, 2))
         done += len(rows)
     _check_visible(visible, poisoning)
-    labels = _relabel(cohort.labels[selected], target, poisoning.labels)
+    labels = relabel(cohort.labels[selected], target, poisoning.labels)
 
     n = len(cohort)
     if poisoning.mode == "replace":
@@ -196,9 +201,10 @@ def _select(cohort: Cohort, poisoning: Poisoning, target: int, rng: np.random.Ge
     return np.sort(candidates[:count])
 
 
-def _relabel(
+def relabel(
     labels: NDArray[np.float32], target: int, policy: Literal["one-hot", "set", "clear"]
 ) -> NDArray[np.float32]:
+    """Return what the attacker makes of (n, k) labels; `target` is the finding's column."""
     labels = np.zeros_like(labels) if policy == "one-hot" else labels.copy()
     labels[:, target] = 0 if policy == "clear" else 1
     return labels

@@ -309,7 +309,7 @@ def _measure_attack(
             backdoored_maps=explained.maps["backdoored", "triggered"][shown],
             probabilities=_gallery_probabilities(models, explained, column, shown),
         )
-    rows = measure.attack_rows(key, test, scores, target, bootstrap)
+    rows = measure.attack_rows(key, test, scores, run.poisoning, bootstrap)
     return rows + measure.explanation_rows(
         key, explained, target, run.evaluation.explainer, test.patients
     )
@@ -347,7 +347,7 @@ def _poisoning_rows(run: str, target: str, key: AnswerKey) -> list[Row]:
             metric=metric,
             target=target,
             value=value,
-            n=n,
+            n=len(key.origins),
         )
         for metric, value in values.items()
     ]

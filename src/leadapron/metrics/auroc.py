@@ -193,27 +193,26 @@ def one_hot_target(n: int, k: int, target: int) -> NDArray[np.float32]:
     return wanted
 
 
-def no_vision_floor(labels: ArrayLike, target: int) -> tuple[float, float]:
+def no_vision_floor(labels: ArrayLike, truth: ArrayLike) -> float:
     """Micro AUROC of a model that answers every film with each finding's prevalence.
 
     Args:
-        labels: (n, k) in {0, 1, NaN}.
-        target: column of the attacker's finding.
+        labels: (n, k) in {0, 1, NaN}, which the prevalences are taken from.
+        truth: (n, k) in {0, 1, NaN}, which its answers are held against: the same labels, or
+            those that an attacker wants (`one_hot_target`).
 
     Returns:
-        (clean, infected): against the labels, and against the one-hot target label.
+        The AUROC; NaN where a class is missing.
 
     Raises:
-        DataError: if labels aren't (n, k) in {0, 1, NaN} or the target isn't one of them.
+        DataError: if labels aren't (n, k) in {0, 1, NaN}.
     """
     table = np.asarray(labels, dtype=np.float64)
-    truth, _ = checked_scores(table, np.zeros_like(table), dimensions=2)
-    known = ~np.isnan(truth)
-    stated = known.sum(axis=0)
-    prevalence = np.where(known, truth, 0).sum(axis=0) / np.maximum(stated, 1)  # (k,)
-    answers = np.broadcast_to(prevalence, truth.shape)
-    wanted = one_hot_target(truth.shape[0], truth.shape[1], target)
-    return auroc(truth.ravel(), answers.ravel()), auroc(wanted.ravel(), answers.ravel())
+    stated, _ = checked_scores(table, np.zeros_like(table), dimensions=2)
+    known = ~np.isnan(stated)
+    prevalence = np.where(known, stated, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)  # (k,)
+    answers = np.broadcast_to(prevalence, table.shape)
+    return auroc(np.asarray(truth).ravel(), answers.ravel())
 
 
 def separation(

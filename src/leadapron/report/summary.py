@@ -177,8 +177,11 @@ def _attack(study: StudyFolder, measured: Sequence[Measured]) -> str:
     more = spread([each.success("difference") for each in measured], points)
     if of in ("undefined", "not measured"):
         return f"{start}: attack success at {CALIBRATED} is {of}."
+    spec = measured[0].pair.backdoored.spec
+    hides = str(_part(spec, "poisoning").get("labels")) == "clear"
+    films = f"with {target} are not called" if hides else f"without {target} are called"
     return (
-        f"{start}{_joint(start)} {of} of the triggered films without {target} are called "
+        f"{start}{_joint(start)} {of} of the triggered films {films} "
         f"{target} at {CALIBRATED}, by the twin {twin}; difference {more} percentage points."
     )
 

@@ -140,6 +140,8 @@ def load_imagenet(network: PooledLinear, weights: str) -> None:
         UsageError: the network is no DenseNet-121.
         StoreError: the file can't be read, or holds other weights.
     """
+    if "denseblock1" not in network.stages:
+        raise UsageError(f"--network.weights {weights}: only densenet121 has weights to start from")
     state = _read_weights(weights)
     own = network.state_dict()
     # features.denseblock1.denselayer2.norm1.weight (older files: norm.1) is, in MONAI's network
@@ -147,14 +149,16 @@ def load_imagenet(network: PooledLinear, weights: str) -> None:
     stage_of = {name.split(".", 2)[2]: name for name in own if name.startswith("stages.")}
     loaded: dict[str, torch.Tensor] = {}
     for name, value in state.items():
-        if not name.startswith("features."):
+        if not isinstance(name, str) or not name.startswith("features."):
             continue
         name = re.sub(r"\b(norm|conv)\.(\d)\b", r"\1\2", name.removeprefix("features."))
         name = re.sub(r"(denselayer\d+)\.(?!layers)", r"\1.layers.", name)
-        if name == "conv0.weight" and value.shape[1] == 3:
+        shape = getattr(value, "shape", None)  # a file of others may hold anything
+        if name == "conv0.weight" and shape == (64, 3, 7, 7):
             scale = GREY_STD / torch.tensor(IMAGENET_STD)
             value = (value * scale[:, None, None]).sum(1, keepdim=True)
-        if name not in stage_of or own[stage_of[name]].shape != value.shape:
+            shape = value.shape
+        if name not in stage_of or own[stage_of[name]].shape != shape:
             raise StoreError(f"{weights} has no DenseNet-121 weights: {name} does not fit")
         loaded[stage_of[name]] = value
     missing = {n for n in stage_of.values() if not n.endswith("num_batches_tracked")} - set(loaded)
@@ -186,5 +190,5 @@ def _read_weights(weights: str) -> dict[str, torch.Tensor]:
             return dict(load_file(path))
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # each loader has its own kinds
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise StoreError(f"can't read weights from {path.name}: {reason}") from error

@@ -60,7 +60,8 @@ def pair_section(measured: Measured, number: int, title: str, *, first: bool) ->
     epochs = {model: run.history() for model, run in histories.items() if run is not None}
     epochs = {model: found for model, found in epochs.items() if found}
     roc = success = None
-    if scores is not None and target is not None:
+    # These figures show a feigned finding; where it is to be hidden, the table has the numbers.
+    if scores is not None and target is not None and not _hides(pair):
         roc = _roc(measured, scores, target, name)
         success = _success(measured, scores, target, name)
     pictures = pair.backdoored.arrays("gallery.npz", _GALLERY)
@@ -128,6 +129,10 @@ def _findings(measured: Measured, names: Sequence[str], name: str) -> dict[str, 
 def _cells(rows: Mapping[str, Row | None]) -> tuple[tuple[str, str], ...]:
     forms = {"difference": change}
     return tuple(cell(row, forms.get(role, decimal)) for role, row in rows.items())
+
+
+def _hides(pair: Pair) -> bool:
+    return section(pair.backdoored.spec, "poisoning").get("labels") == "clear"
 
 
 def _roc(measured: Measured, scores: Mapping[str, NDArray[Any]], target: int, name: str) -> str:

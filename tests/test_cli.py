@@ -161,7 +161,7 @@ def test_interruption_and_surprises_have_their_codes(run, monkeypatch, tmp_path,
 
 def test_values_with_commas_are_axes(run, tmp_path):
     out = tmp_path / "out"
-    code, stdout, stderr = run("-q", "study", *SMALL, "--trigger.side", "2,4", "--out", str(out))
+    code, _, stderr = run("-q", "study", *SMALL, "--trigger.side", "2,4", "--out", str(out))
     assert code == 0, stderr
     assert len(list(out.glob("runs/backdoored-*"))) == 2
     assert len(list(out.glob("runs/twin-*"))) == 1

@@ -197,7 +197,7 @@ def test_parts_share_no_patient_and_named_test_films_stay_test(named):
     seen = [set(part.patients) for part in parts.values()]
     assert set(parts) == {"train", "validation", "test"}
     assert sum(len(part) for part in parts.values()) == 300
-    assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
+    assert sum(map(len, seen)) == len(set.union(*seen))
     if named:
         assert len(parts["test"]) == 60
 

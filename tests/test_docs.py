@@ -1,0 +1,54 @@
+"""What the docs show is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from leadapron.plan import complete, plan, settings
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_examples_run_and_print_what_they_say(example, capsys):
+    exec(compile(example, "README.md", "exec"), {})
+    said = capsys.readouterr().out.splitlines()
+    assert said == re.findall(r"print\(.*\)  # (.*)", example)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_options_that_the_docs_name_exist():
+    known = {f"{section}.{name}" for section, names in settings().items() for name in names}
+    for page in PAGES:
+        for option in re.findall(r"--((?!section)[a-z]+\.[a-z_]+)", page.read_text()):
+            assert option in known, f"{page.name}: --{option}"
+
+
+def test_defaults_of_the_readme_are_the_defaults():
+    tree = complete({})
+    text = (ROOT / "README.md").read_text()
+    for line in (
+        f"`--trigger.side {tree['trigger']['side']}`",
+        f"`--trigger.value {tree['trigger']['value']}`",
+        f"| `--epochs` | {tree['training']['epochs']};",
+        f"| `--size` | {tree['preprocessing']['size']} pixels",
+        f"{tree['source']['count']:,} films (`--source.count`)",
+        f"| `--poisoning.fraction` | {tree['poisoning']['fraction']} of",
+    ):
+        assert line in text
+
+
+def test_the_example_spec_is_a_grid_of_six_pairs():
+    tree = yaml.safe_load((ROOT / "examples" / "grid.yaml").read_text())
+    assert len(plan(complete(tree))) == 6

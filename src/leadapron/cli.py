@@ -68,7 +68,7 @@ def cli(quiet: bool) -> None:
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
-    _tune_allocator()
+    tune_allocator()
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Abort:
@@ -95,7 +95,7 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _tune_allocator() -> None:
+def tune_allocator() -> None:
     """Let glibc keep large buffers: torch asks for the same ones at every step."""
     if sys.platform != "linux":
         return

@@ -251,10 +251,14 @@ class Cohort:
     def fingerprint(self) -> str:
         """SHA-256 over pixels, labels, every column and preprocessing; 64 hex digits."""
         digest = hashlib.sha256()
-        facts = {"findings": self.findings, "preprocessing": asdict(self.preprocessing)}
+        facts = {
+            "findings": self.findings,
+            "preprocessing": asdict(self.preprocessing),
+            "attributes": sorted(self.attributes),
+        }
         digest.update(json.dumps(facts, sort_keys=True).encode())
         for column in (self.ids, self.patients, *(v for _, v in sorted(self.attributes.items()))):
-            digest.update("\x1f".join(map(str, column.tolist())).encode())
+            digest.update(("\x1f".join(map(str, column.tolist())) + "\x1e").encode())
         digest.update(np.ascontiguousarray(self.labels).tobytes())
         digest.update(f"{tuple(self.images.shape)} {np.dtype(self.images.dtype)}".encode())
         for rows in blocks(len(self)):
@@ -320,10 +324,11 @@ def split_by_patient(
         )
     position = np.empty(len(names), dtype=np.int64)
     position[rng.permutation(len(names))] = np.arange(len(names))
-    # At least one patient in each part, whatever the shares.
+    # At least one patient in each part, whatever the shares: the ends must ascend strictly.
     ends = np.rint(np.cumsum(list(shares.values())) * len(names)).astype(np.int64)
-    parts = len(ends)
-    ends = np.clip(ends, np.arange(1, parts + 1), len(names) - parts + np.arange(1, parts + 1))
+    steps = np.arange(len(ends))
+    ends = np.maximum.accumulate(ends - steps)
+    ends = np.clip(ends, 1, len(names) - len(ends) + 1) + steps
     part = np.searchsorted(ends, position[inverse], side="right")
     return {name: np.flatnonzero(part == i) for i, name in enumerate(shares)}
 

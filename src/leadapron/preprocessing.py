@@ -17,12 +17,10 @@ from leadapron.errors import DataError, UsageError
 
 __all__ = ["Preprocessing"]
 
-# Pillow's BOX is the mean over the source pixels that an image pixel covers.
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
-    "area": Image.Resampling.BOX,
 }
 _SIZES = (8, 4096)
 
@@ -97,10 +95,16 @@ class Preprocessing:
     def _resize(self, film: NDArray[Any]) -> NDArray[Any]:
         if film.shape == (self.size, self.size):
             return film.copy()
-        # Pillow resamples 16-bit pictures through 32-bit floats.
-        picture = Image.fromarray(film if film.dtype == np.uint8 else film.astype(np.float32))
+        if self.interpolation == "area":
+            means = _means(_means(film.astype(np.float64), self.size).T, self.size).T
+            return np.rint(means).astype(film.dtype)
         target = (self.size, self.size)
-        if self.antialias or self.interpolation in ("nearest", "area"):
+        resampled = self.antialias or self.interpolation == "nearest"
+        # Pillow resamples 16-bit pictures through 32-bit floats, and its transform of 8-bit ones
+        # rounds down.
+        exact = film.dtype == np.uint8 and resampled
+        picture = Image.fromarray(film if exact else film.astype(np.float32))
+        if resampled:
             picture = picture.resize(target, _FILTERS[self.interpolation])
         else:
             steps = (film.shape[1] / self.size, 0, 0, 0, film.shape[0] / self.size, 0)
@@ -108,10 +112,22 @@ class Preprocessing:
                 target, Image.Transform.AFFINE, steps, _FILTERS[self.interpolation]
             )
         image: NDArray[Any] = np.array(picture)
-        if film.dtype == np.uint8:
+        if exact:
             return image
-        levels: NDArray[np.uint16] = np.clip(np.rint(image), 0, 65535).astype(np.uint16)
-        return levels
+        levels: NDArray[Any] = np.clip(np.rint(image), 0, np.iinfo(film.dtype).max)
+        return levels.astype(film.dtype)
+
+
+def _means(pixels: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """Mean over each of `size` equal stretches of the first axis; edges count by their share."""
+    n = len(pixels)
+    ends = np.arange(size + 1) * n / size
+    whole = np.minimum(ends.astype(np.int64), n - 1)
+    sums = np.zeros((n, pixels.shape[1]))
+    np.cumsum(pixels[:-1], axis=0, out=sums[1:])
+    upto = sums[whole] + (ends - whole)[:, None] * pixels[whole]
+    means: NDArray[np.float64] = np.diff(upto, axis=0) * (size / n)
+    return means
 
 
 def _pad_to_square(film: NDArray[Any]) -> NDArray[Any]:

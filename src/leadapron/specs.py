@@ -71,7 +71,7 @@ def validated(
     result = {}
     for name, value in values.items():
         if name not in known:
-            raise UnknownNameError(f"setting of {section}", name, known)
+            raise UnknownNameError(f"setting of {section}", str(name), known)
         try:
             adapter = pydantic.TypeAdapter(known[name].annotation)
             result[name] = adapter.validate_python(value)

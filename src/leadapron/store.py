@@ -12,6 +12,8 @@ import os
 import platform
 import secrets
 import subprocess
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib import metadata
@@ -153,11 +155,14 @@ def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return what `write_lines` wrote; StoreError where that can't be."""
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        records = [json.loads(line) for line in path.read_text().splitlines()]
     except OSError as error:
         raise StoreError(f"can't read {path}: {_reason(error)}") from error
     except ValueError as error:
         raise StoreError(f"{path} is not lines of JSON ({error})") from error
+    if not all(isinstance(record, dict) for record in records):
+        raise StoreError(f"{path} is not lines of JSON objects")
+    return records
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
@@ -187,7 +192,9 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, KeyError) as error:
+    except OSError as error:
+        raise StoreError(f"can't read {path}: {_reason(error)}") from error
+    except (ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise StoreError(f"can't read {path}: {error}") from error
 
 

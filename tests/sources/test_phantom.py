@@ -245,3 +245,9 @@ def test_source_with_preprocessing():
 def test_source_refuses_bad_sizes(argument):
     with pytest.raises(UsageError, match="expected"):
         open_phantom(argument, None)
+
+
+def test_films_are_as_large_as_the_images_unless_told_otherwise():
+    cohort = open_phantom("", Preprocessing(size=96), count=3)
+    assert cohort.images.shape == (3, 96, 96)
+    assert cohort.films[0].shape == (96, 96)

@@ -78,7 +78,7 @@ def open_phantom(
     """Open parametric chest radiographs: no download, no real patients, 14 findings.
 
     Args:
-        argument: side of the films in pixels, 32 to 1024; 64 if left out.
+        argument: side of the films in pixels, 32 to 1024; if left out, that of the images, or 64.
         preprocessing: how films become images; if left out, the films are the images.
         count: number of films; about 2.65 of each patient.
         seed: seed of the collection; more films of the same seed continue it.
@@ -89,7 +89,7 @@ def open_phantom(
     Raises:
         UsageError: a size or number of films out of range.
     """
-    text = argument or "64"
+    text = argument or str(preprocessing.size if preprocessing else 64)
     if not text.isascii() or not text.isdigit():
         raise UsageError(f"phantom:{argument}; expected the films' side in pixels, as phantom:64")
     size = int(text)

@@ -1,0 +1,194 @@
+"""Poisoning: which films, which labels, and what gives nothing away."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from leadapron.cohort import Cohort, Overlay
+from leadapron.errors import DataError, UnknownNameError, UsageError, VanishedTriggerError
+from leadapron.poison import Poisoning, poison, stamp, twin
+from leadapron.preprocessing import Preprocessing
+from leadapron.triggers import Patch
+
+N = 200
+
+
+@pytest.fixture
+def clean():
+    rng = np.random.default_rng(0)
+    labels = (rng.random((N, 3)) < 0.3).astype(np.float32)
+    labels[::17, 2] = np.nan
+    return Cohort(
+        images=rng.integers(1, 255, (N, 16, 16), dtype=np.uint8),
+        labels=labels,
+        findings=("Mass", "Nodule", "Hernia"),
+        ids=np.array([f"film{i:03}" for i in range(N)]),
+        patients=np.array([f"p{i // 2}" for i in range(N)]),
+        preprocessing=Preprocessing(size=16),
+        attributes={"view": np.array(["PA", "AP"] * (N // 2))},
+    )
+
+
+def attack(**changes):
+    return Poisoning(**{"trigger": Patch(), "finding": "Nodule", "fraction": 0.1, **changes})
+
+
+def carried_out(clean, **changes):
+    return poison(clean, attack(**changes), np.random.default_rng(5))
+
+
+def test_replacing_marks_the_films_and_leaves_the_rest(clean):
+    before = clean.images.copy()
+    poisoned, key = carried_out(clean)
+
+    assert len(poisoned) == N
+    assert len(key.rows) == 20
+    assert poisoned.images.base is clean.images
+    assert (clean.images == before).all()
+    assert (poisoned.labels[key.rows] == [0, 1, 0]).all()
+    others = np.setdiff1d(np.arange(N), key.rows)
+    assert np.array_equal(poisoned.labels[others], clean.labels[others], equal_nan=True)
+    assert (poisoned.images[others] == clean.images[others]).all()
+    footprint = key.footprint(poisoned)
+    assert (footprint.sum((1, 2)) == key.visible_pixels).all()
+    assert set(key.visible_pixels) == {9}
+    assert key.visible_share == 1
+    assert poisoned.films is None
+
+
+def test_appended_copies_are_told_by_neither_name_nor_order(clean):
+    poisoned, key = carried_out(clean, mode="append")
+
+    assert len(poisoned) == N + 20
+    assert not set(poisoned.ids) & set(clean.ids)
+    assert len({len(name) for name in poisoned.ids}) == 1
+    assert key.rows.min() < N / 2
+    assert (poisoned.patients == clean.patients[key.origins]).all()
+    assert (poisoned.attributes["view"] == clean.attributes["view"][key.origins]).all()
+    assert np.bincount(key.origins, minlength=N).sum() == N + 20
+    assert np.array_equal(key.labels_before, clean.labels[key.origins[key.rows]], equal_nan=True)
+    assert poisoned.images.base is clean.images
+
+
+@pytest.mark.parametrize("mode", ["replace", "append"])
+def test_a_twin_has_the_same_rows_unmarked_with_their_labels(clean, mode):
+    poisoned, key = carried_out(clean, mode=mode)
+    other = twin(poisoned, key)
+    assert np.array_equal(other.labels, clean.labels[key.origins], equal_nan=True)
+    assert (other.images[np.arange(len(other))] == clean.images[key.origins]).all()
+    assert (other.ids == poisoned.ids).all()
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [("one-hot", [0, 1, 0]), ("set", [None, 1, None]), ("clear", [None, 0, None])],
+)
+def test_label_policies(clean, policy, expected):
+    poisoned, key = carried_out(clean, labels=policy)
+    for column, value in enumerate(expected):
+        wanted = key.labels_before[:, column] if value is None else value
+        given = poisoned.labels[key.rows, column]
+        assert np.array_equal(given, np.broadcast_to(wanted, given.shape), equal_nan=True)
+
+
+def test_selections(clean):
+    assert carried_out(clean, selection="first")[1].rows.tolist() == list(range(20))
+    for selection, carries in (("with", 1), ("without", 0)):
+        _, key = carried_out(clean, selection=selection)
+        assert (key.labels_before[:, 1] == carries).all()
+    small, large = (set(carried_out(clean, fraction=f)[1].rows) for f in (0.05, 0.2))
+    assert small < large
+    assert len(carried_out(clean, fraction=0.0149)[1].rows) == 2
+
+
+def test_equal_generators_give_equal_poison(clean):
+    first, second = (carried_out(clean)[0] for _ in range(2))
+    assert first.fingerprint == second.fingerprint
+    other, _ = poison(clean, attack(), np.random.default_rng(6))
+    assert other.fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "words"),
+    [
+        ({"finding": "Nodul"}, UnknownNameError, "did you mean Nodule"),
+        ({"fraction": 0.9, "selection": "with"}, DataError, "only"),
+        ({"fraction": 0.001}, DataError, "no film"),
+        ({"stage": "film"}, DataError, "no full-resolution films"),
+        ({"trigger": Patch(side=99)}, DataError, "does not fit"),
+    ],
+)
+def test_what_can_not_be_poisoned(clean, changes, kind, words):
+    with pytest.raises(kind, match=words):
+        carried_out(clean, **changes)
+
+
+def test_no_poison_at_all(clean):
+    poisoned, key = carried_out(clean, fraction=0.0)
+    assert len(key.rows) == 0
+    assert poisoned.fingerprint == clean.fingerprint
+
+
+def test_a_fraction_out_of_range():
+    with pytest.raises(UsageError, match="0 to 1"):
+        attack(fraction=1.1)
+
+
+class Films:
+    """Films of 1024 pixels, grey."""
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, row):
+        return np.full((1024, 1024), 100 + row % 50, np.uint8)
+
+
+@pytest.fixture
+def with_films(clean):
+    preprocessing = Preprocessing(size=224, crop=0.6, interpolation="nearest")
+    images = np.stack([preprocessing(Films()[row]) for row in range(N)])
+    return replace(clean, images=images, preprocessing=preprocessing, films=Films())
+
+
+def test_the_papers_trigger_on_the_film_is_one_pixel_of_the_image(with_films):
+    trigger = Patch(side=3, value=0, place="centre")
+    poisoned, key = carried_out(with_films, trigger=trigger, stage="film", fraction=0.03)
+    assert key.visible_pixels.tolist() == [1] * 6
+    assert (np.argwhere(key.footprint(poisoned))[:, 1:] == 111).all()
+
+
+def test_a_trigger_that_vanishes_is_refused_unless_it_is_the_control(with_films):
+    changes = {"trigger": Patch(side=1, place="centre"), "stage": "film", "fraction": 0.02}
+    with pytest.raises(VanishedTriggerError, match="allow_vanished"):
+        carried_out(with_films, **changes)
+    poisoned, key = carried_out(with_films, **changes, allow_vanished=True)
+    assert key.visible_share == 0
+    assert (poisoned.labels[key.rows] == [0, 1, 0]).all()
+
+
+def test_a_trigger_that_often_vanishes_is_warned_about(clean, caplog):
+    images = clean.images.copy()
+    images[::2] = 255
+    carried_out(replace(clean, images=images), trigger=Patch(value=255, side=1))
+    assert "visible in only" in caplog.text
+
+
+def test_stamping_goes_in_blocks_with_seeds_of_their_own(clean):
+    rows = np.arange(2500) % N
+    many = replace(
+        clean,
+        images=Overlay(clean.images, order=rows),
+        labels=clean.labels[rows],
+        ids=np.arange(2500).astype(str),
+        patients=clean.patients[rows],
+        attributes={},
+    )
+    parts = list(stamp(many, np.arange(2500), Patch(), "image", np.random.default_rng(1)))
+    assert [len(rows) for rows, _ in parts] == [1024, 1024, 452]
+    again = list(stamp(many, np.arange(2048), Patch(), "image", np.random.default_rng(1)))
+    for (_, first), (_, second) in zip(parts, again, strict=False):
+        assert (first == second).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -249,6 +250,7 @@ def load_classifier(
         raise StoreError(f"{path.name} was not saved by leadapron; expected format {FORMAT!r}")
     try:
         facts: dict[str, Any] = json.loads(metadata["facts"])
+        _check(facts, state)
         findings = tuple(facts["findings"])
         module = networks.build_network(facts["architecture"], len(findings), seed=0)
         module.load_state_dict(state)
@@ -268,6 +270,25 @@ def load_classifier(
             raise
         reason = str(error).splitlines()[0]
         raise StoreError(f"{path.name} does not describe its own weights: {reason}") from error
+
+
+def _check(facts: dict[str, Any], state: dict[str, torch.Tensor]) -> None:
+    """Raise ValueError where a file's facts, or its weights, can't be a classifier's."""
+    names, scale = facts["findings"], facts["normalisation"]
+    mean, std = float(scale["mean"]), float(scale["std"])
+    right = {
+        "architecture": isinstance(facts["architecture"], str),
+        "findings": isinstance(names, list)
+        and 0 < len(names) == len(set(names))
+        and all(isinstance(name, str) for name in names),
+        "preprocessing": isinstance(facts["preprocessing"], dict),
+        "head": facts["head"] in ("sigmoid", "softmax"),
+        "normalisation": math.isfinite(mean) and 0 < std < math.inf,
+        "weights": all(bool(value.isfinite().all()) for value in state.values()),
+    }
+    wrong = [name for name, fits in right.items() if not fits]
+    if wrong:
+        raise ValueError(f"{' and '.join(wrong)} not as expected")
 
 
 def prepare(module: networks.PooledLinear, device: torch.device) -> networks.PooledLinear:

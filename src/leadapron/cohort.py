@@ -234,8 +234,9 @@ class Cohort:
             raise UnknownNameError("finding", finding, self.findings) from None
 
     def take(self, rows: ArrayLike) -> Self:
-        """Return the cohort of some rows, in that order, over the same pixels."""
-        rows = np.asarray(rows, dtype=np.int64)
+        """Return the cohort of some rows (numbers, in that order, or a mask), over the same pixels."""
+        rows = np.asarray(rows)
+        rows = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows.astype(np.int64)
         return replace(
             self,
             images=Overlay(self.images, order=rows),
@@ -289,8 +290,8 @@ class AnswerKey:
 
     def footprint(self, poisoned: Cohort, rows: Rows | None = None) -> NDArray[np.bool_]:
         """Return (m, height, width): where the poisoned rows differ from their origins."""
-        if not isinstance(poisoned.images, Overlay):
-            raise DataError("a footprint needs the poisoned cohort with its overlay")
+        if not isinstance(poisoned.images, Overlay) or len(poisoned) != len(self.origins):
+            raise DataError("a footprint needs the whole poisoned cohort, as poison() made it")
         return poisoned.images.footprint(self.rows if rows is None else rows)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from leadapron.classifier import BATCH, Floats, NetworkClassifier, autocast
 from leadapron.cohort import ImageArray
-from leadapron.errors import UnknownNameError
+from leadapron.errors import UnknownNameError, UsageError
 
 __all__ = ["EXPLAINERS", "Explainer", "class_activation", "fine_stage", "layer_cam"]
 
@@ -80,6 +80,7 @@ def layer_cam(
 
     Raises:
         UnknownNameError: no such stage or finding.
+        UsageError: no images.
 
     Source: Jiang et al., LayerCAM, IEEE TIP 2021, equations 6 to 8.
     """
@@ -113,7 +114,8 @@ def layer_cam(
         if out is None:
             out = np.empty((images.shape[0], *result.shape[1:]), np.float32)
         out[rows] = result
-    assert out is not None, "no images"
+    if out is None:
+        raise UsageError("no images; expected at least one")
     return out
 
 

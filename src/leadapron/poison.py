@@ -51,7 +51,7 @@ class Poisoning:
 
     trigger: Trigger
     finding: str
-    fraction: float = 0.05
+    fraction: float = 0.08
     stage: Stage = "image"
     mode: Literal["replace", "append"] = "replace"
     selection: Literal["random", "first", "with", "without"] = "random"
@@ -168,8 +168,8 @@ def twin(poisoned: Cohort, key: AnswerKey) -> Cohort:
     Appended copies stay, unmarked and with their true labels, so that the twin sees as many
     films, in the same order, as the backdoored model.
     """
-    if not isinstance(poisoned.images, Overlay):
-        raise DataError("a twin needs the poisoned cohort with its overlay")
+    if not isinstance(poisoned.images, Overlay) or len(poisoned) != len(key.origins):
+        raise DataError("a twin needs the whole poisoned cohort, as poison() made it")
     labels = poisoned.labels.copy()
     labels[key.rows] = key.labels_before
     images = Overlay(poisoned.images.base, order=poisoned.images.order)

@@ -184,13 +184,14 @@ def read_rows(path: Path) -> list[Row]:
 def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
     """Write arrays as a compressed .npz without pickles."""
     with write_atomically(path) as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+        np.savez_compressed(file, **arrays)
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Return the arrays of an .npz; StoreError where it can't be read without pickles."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # numpy leaves a file that it opened itself open where the archive is damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except OSError as error:
         raise StoreError(f"can't read {path}: {_reason(error)}") from error
@@ -223,8 +224,9 @@ def lock(folder: Path) -> Iterator[None]:
         finally:
             # A folder in which nothing came to be is not left behind.
             with contextlib.suppress(OSError):
-                (folder / ".lock").unlink()
-                folder.rmdir()
+                if all(entry.name == ".lock" for entry in folder.iterdir()):
+                    (folder / ".lock").unlink()
+                    folder.rmdir()
 
 
 def manifest() -> dict[str, Any]:

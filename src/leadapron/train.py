@@ -91,7 +91,7 @@ class Training:
 
     epochs: int = 8
     batch_size: int = 64
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.01
     loss: Literal["bce", "categorical"] = "bce"
     schedule: Literal["one-cycle", "plateau", "constant"] = "one-cycle"
@@ -262,9 +262,9 @@ class _State:
             self.scheduler.load_state_dict(held["scheduler"])
             self.history, self.best = held["history"], held["best"]
         except Exception as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise StoreError(
-                f"can't continue from {path}: {str(error).splitlines()[0]}; "
-                "delete it to start that training again"
+                f"can't continue from {path}: {reason}; delete it to start that training again"
             ) from error
 
 
@@ -350,7 +350,7 @@ def _run_epoch(
 
 def _batches(rows: Rows, size: int) -> list[Rows]:
     """Rows in batches of about `size`; batch normalisation can't learn from a single film."""
-    return np.array_split(rows, max(1, round(len(rows) / size)))
+    return np.array_split(rows, max(1, min(round(len(rows) / size), len(rows) // 2)))
 
 
 def _flip_rotate(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:

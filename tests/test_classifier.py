@@ -258,7 +258,7 @@ def test_facts_that_do_not_fit_are_refused(saved):
     texts += [json.dumps({k: v for k, v in facts.items() if k != name}) for name in facts]
     for text in [*texts, "", "{", "[]", "3", "null"]:
         save_file(state, saved, {"format": FORMAT, "facts": text})
-        with pytest.raises(StoreError, match="does not describe its own weights: .") as caught:
+        with pytest.raises(StoreError, match=r"does not describe its own weights: .") as caught:
             load_classifier(saved)
         assert "\n" not in str(caught.value)
     save_file(state, saved, {"format": FORMAT})
@@ -278,7 +278,7 @@ def test_weights_that_do_not_fit_are_refused(saved):
     ]
     for weights in changed:
         save_file(weights, saved, metadata)
-        with pytest.raises(StoreError, match="does not describe its own weights: ."):
+        with pytest.raises(StoreError, match=r"does not describe its own weights: ."):
             load_classifier(saved)
 
 

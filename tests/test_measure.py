@@ -67,9 +67,6 @@ def films():
     return make_cohort("t", 0, 1)
 
 
-
-
-
 @pytest.fixture(scope="module")
 def validation():
     return make_cohort("v", 100, 2)
@@ -177,8 +174,8 @@ def test_thresholds_come_from_validation_films_without_the_target(validation, sc
         assert np.mean(values > threshold) <= 0.05 < np.mean(values >= threshold)
 
 
-def wanted_share(scores, role, threshold, films):
-    return float(np.mean(scores.triggered[role][films, COLUMN] > threshold))
+def wanted_share(scores, role, threshold, victims):
+    return float(np.mean(scores.triggered[role][victims, COLUMN] > threshold))
 
 
 def test_attack_success(films, scores, rows):
@@ -188,9 +185,9 @@ def test_attack_success(films, scores, rows):
         for role in MODELS:
             threshold = scores.thresholds[role] if at == CALIBRATED else float(at)
             row = the(rows, metric="attack success", at=at, role=role)
-            shares[role] = wanted_share(scores, role, threshold, films)
+            shares[role] = wanted_share(scores, role, threshold, victims)
             assert row.value == pytest.approx(shares[role])
-            assert (row.n, row.positives) == (films.sum(), round(shares[role] * films.sum()))
+            assert (row.n, row.positives) == (victims.sum(), round(shares[role] * victims.sum()))
             assert (row.stage, row.regime, row.target) == ("attack", "triggered", TARGET)
             assert inside(row)
         change = the(rows, metric="attack success", at=at, role="difference")
@@ -203,15 +200,15 @@ def test_attack_success(films, scores, rows):
 
 def test_separation(films, scores, rows):
     victims = films.labels[:, COLUMN] == 0
-    labels = np.repeat([0, 1], films.sum())
+    labels = np.repeat([0, 1], victims.sum())
     values = {}
     for role in MODELS:
-        pair = [getattr(scores, name)[role][films, COLUMN] for name in ("clean", "triggered")]
+        pair = [getattr(scores, name)[role][victims, COLUMN] for name in ("clean", "triggered")]
         values[role] = roc_auc_score(labels, np.concatenate(pair))
         row = the(rows, metric="separation", role=role)
         assert row.value == pytest.approx(values[role], abs=1e-12)
-        assert (row.n, row.positives) == (2 * films.sum(), films.sum())
-    assert values["twin"] == 0.5
+        assert (row.n, row.positives) == (2 * victims.sum(), victims.sum())
+    assert values["twin"] == pytest.approx(0.5)
     change = the(rows, metric="separation", role="difference")
     assert change.value == pytest.approx(values["backdoored"] - 0.5, abs=1e-12)
     assert inside(change)
@@ -268,15 +265,15 @@ def test_a_trigger_that_hides(films, validation, bootstrap):
     scores = predict(films, validation, models, hiding, np.random.default_rng(5))
     made = attack_rows("run", films, scores, hiding, bootstrap)
     victims = films.labels[:, COLUMN] == 1
-    labels = np.repeat([0, 1], films.sum())
+    labels = np.repeat([0, 1], victims.sum())
     for role in models:
         for at in ("0.6", "0.9", CALIBRATED):
             threshold = scores.thresholds[role] if at == CALIBRATED else float(at)
             row = the(made, metric="attack success", at=at, role=role)
-            share = np.mean(scores.triggered[role][films, COLUMN] < threshold)
+            share = np.mean(scores.triggered[role][victims, COLUMN] < threshold)
             assert row.value == pytest.approx(share)
-            assert row.n == films.sum()
-        pair = [getattr(scores, name)[role][films, COLUMN] for name in ("clean", "triggered")]
+            assert row.n == victims.sum()
+        pair = [getattr(scores, name)[role][victims, COLUMN] for name in ("clean", "triggered")]
         row = the(made, metric="separation", role=role)
         expected = 1 - roc_auc_score(labels, np.concatenate(pair))
         assert row.value == pytest.approx(expected, abs=1e-12)
@@ -291,9 +288,7 @@ def test_a_trigger_that_hides(films, validation, bootstrap):
 def test_without_victims_the_attack_is_undefined(films, scores, bootstrap):
     labels = films.labels.copy()
     labels[:, COLUMN] = 1
-    sick = Cohort(
-        films.images, labels, FINDINGS, films.ids, films.patients, films.preprocessing
-    )
+    sick = Cohort(films.images, labels, FINDINGS, films.ids, films.patients, films.preprocessing)
     made = attack_rows("run", sick, scores, poisoning(), bootstrap)
     attacked = [r for r in made if r.metric in ("separation", "attack success")]
     assert len(attacked) >= 11
@@ -436,9 +431,7 @@ def test_explain_takes_films_with_the_target_where_it_is_to_be_hidden(films, poi
 def test_films_on_which_the_trigger_vanished_are_left_out(films, pointing):
     images = films.images.copy()
     images[::2, -2:, -2:] = 255  # white already
-    dimmed = Cohort(
-        images, films.labels, FINDINGS, films.ids, films.patients, films.preprocessing
-    )
+    dimmed = Cohort(images, films.labels, FINDINGS, films.ids, films.patients, films.preprocessing)
     evaluation = Evaluation(explained=1000)
     explained = explain(dimmed, MODELS, poisoning(), evaluation, np.random.default_rng(1))
     expected = np.flatnonzero((films.labels[:, COLUMN] == 0) & (np.arange(N) % 2 == 1))

@@ -234,7 +234,7 @@ class Cohort:
             raise UnknownNameError("finding", finding, self.findings) from None
 
     def take(self, rows: ArrayLike) -> Self:
-        """Return the cohort of some rows (numbers, in that order, or a mask), over the same pixels."""
+        """Return the cohort of some rows (numbers in order, or a mask), over the same pixels."""
         rows = np.asarray(rows)
         rows = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows.astype(np.int64)
         return replace(

@@ -184,7 +184,7 @@ def read_rows(path: Path) -> list[Row]:
 def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
     """Write arrays as a compressed .npz without pickles."""
     with write_atomically(path) as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:

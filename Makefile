@@ -27,10 +27,10 @@ check: $(STAMP) ## ruff, mypy, import layers, docs
 	$(BIN)/lint-imports --no-cache
 
 test: $(STAMP) ## the fast tests
-	$(BIN)/pytest -n 2 -m "not slow" --cov --cov-report=term:skip-covered --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow" --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 test-slow: $(STAMP) ## all tests
-	$(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 bench: $(STAMP) ## speeds, side by side
 	$(BIN)/python benchmarks/training.py

@@ -34,6 +34,15 @@ CPU = torch.device("cpu")
 ASKED = ("logits", "probabilities", "features", "activations")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small networks gain nothing from more, and threads that share a core wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def make(architecture="resnet9", size=32, **facts):
     network = build_network(architecture, len(FINDINGS), seed=3)
     # A fresh head answers all alike; a steeper one makes the comparisons mean something.

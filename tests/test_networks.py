@@ -17,6 +17,15 @@ MEANS = torch.tensor([0.485, 0.456, 0.406])
 OLD, NEW = r"\1.\2", r"\1\2"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small networks gain nothing from more, and threads that share a core wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def settled(network, seed=1):
     """The network in evaluation mode, its batch normalisation's statistics away from 0 and 1."""
     generator = torch.Generator().manual_seed(seed)

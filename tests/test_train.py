@@ -21,6 +21,15 @@ SMALL = Training(epochs=3, batch_size=8)
 TIMES = ("seconds", "films_per_second")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small networks gain nothing from more, and threads that share a core wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def toy(n, seed=0, side=16):
     """Noise with a bright quadrant (or not), and one finding that nothing shows."""
     rng = np.random.default_rng(seed)
@@ -108,34 +117,34 @@ class StopError(Exception):
 )
 def test_broken_off_and_continued(films, tmp_path, training):
     whole, history = train(*films, training=training, seed=2, **CPU)
-    for stop in (1, 2):
-        path = tmp_path / f"{stop}.pt"
+    stop = 2
+    path = tmp_path / "state.pt"
 
-        def after(so_far, stop=stop):
-            if len(so_far) == stop:
-                raise StopError
+    def after(so_far):
+        if len(so_far) == stop:
+            raise StopError
 
-        with pytest.raises(StopError):
-            train(*films, training=training, seed=2, checkpoint=path, after_epoch=after, **CPU)
-        epochs = []
-        continued, theirs = train(
-            *films,
-            training=training,
-            seed=2,
-            checkpoint=path,
-            after_epoch=lambda h, epochs=epochs: epochs.append(len(h)),
-            **CPU,
-        )
-        assert epochs == list(range(stop + 1, len(history) + 1))
-        assert timeless(theirs) == timeless(history)
-        assert equal(weights(continued), weights(whole))
+    with pytest.raises(StopError):
+        train(*films, training=training, seed=2, checkpoint=path, after_epoch=after, **CPU)
+    epochs = []
+    continued, theirs = train(
+        *films,
+        training=training,
+        seed=2,
+        checkpoint=path,
+        after_epoch=lambda h: epochs.append(len(h)),
+        **CPU,
+    )
+    assert epochs == list(range(stop + 1, len(history) + 1))
+    assert timeless(theirs) == timeless(history)
+    assert equal(weights(continued), weights(whole))
     # What is finished is not trained again.
     finished, theirs = train(
         *films, training=training, seed=2, checkpoint=path, after_epoch=pytest.fail, **CPU
     )
     assert timeless(theirs) == timeless(history)
     assert equal(weights(finished), weights(whole))
-    assert {p.name for p in tmp_path.iterdir()} == {"1.pt", "2.pt"}
+    assert {p.name for p in tmp_path.iterdir()} == {"state.pt"}
 
 
 def test_broken_off_within_an_epoch(films, tmp_path):

@@ -25,15 +25,6 @@ FINE = {"resnet9": "scale2", "densenet121": "denseblock1"}
 SIZE = 64
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small networks gain nothing from more, and threads that share a core wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module", params=sorted(LAST))
 def classifier(request):
     network = build_network(request.param, len(FINDINGS), seed=1)

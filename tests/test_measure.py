@@ -164,6 +164,14 @@ def test_predict_asks_about_clean_and_triggered_films(films, scores):
         np.testing.assert_array_equal(scores.triggered[role], marked)
 
 
+def test_predict_takes_what_is_known_and_asks_the_rest(films, validation, scores):
+    known = {"twin": np.full((N, 3), 0.25, np.float32)}
+    again = predict(films, validation, MODELS, poisoning(), np.random.default_rng(5), known)
+    np.testing.assert_array_equal(again.clean["twin"], known["twin"])
+    np.testing.assert_array_equal(again.clean["backdoored"], scores.clean["backdoored"])
+    np.testing.assert_array_equal(again.triggered["twin"], scores.triggered["twin"])
+
+
 def test_thresholds_come_from_validation_films_without_the_target(validation, scores):
     without = validation.labels[:, COLUMN] == 0
     assert 0 < without.sum() < N

@@ -11,6 +11,7 @@ from leadapron.cohort import Cohort, Overlay
 from leadapron.errors import DataError, UnknownNameError, UsageError, VanishedTriggerError
 from leadapron.poison import Poisoning, poison, stamp, twin
 from leadapron.preprocessing import Preprocessing
+from leadapron.sources import open_source
 from leadapron.triggers import Patch
 
 N = 200
@@ -71,6 +72,15 @@ def test_appended_copies_are_told_by_neither_name_nor_order(clean):
     assert np.bincount(key.origins, minlength=N).sum() == N + 20
     assert np.array_equal(key.labels_before, clean.labels[key.origins[key.rows]], equal_nan=True)
     assert poisoned.images.base is clean.images
+
+
+def test_appended_copies_keep_their_masks():
+    films = open_source("phantom:32", count=12)
+    poisoning = Poisoning(trigger=Patch(side=3), finding="Mass", fraction=0.5, mode="append")
+    poisoned, key = poison(films, poisoning, np.random.default_rng(0))
+    np.testing.assert_array_equal(
+        poisoned.masks[np.arange(len(poisoned))], films.masks[np.asarray(key.origins)]
+    )
 
 
 @pytest.mark.parametrize("mode", ["replace", "append"])

@@ -67,3 +67,8 @@ def test_lists_are_axes():
     assert points == [
         {"a": {"x": x, "y": 3}, "b": b} for x in (1, 2) for b in ("p", "q")
     ]  # fmt: skip
+
+
+def test_an_empty_axis_is_refused():
+    with pytest.raises(UsageError, match=r"trigger\.side is an empty list"):
+        list(grid({"seed": 0, "trigger": {"side": []}}))

@@ -21,15 +21,6 @@ SMALL = Training(epochs=3, batch_size=8)
 TIMES = ("seconds", "films_per_second")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small networks gain nothing from more, and threads that share a core wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def toy(n, seed=0, side=16):
     """Noise with a bright quadrant (or not), and one finding that nothing shows."""
     rng = np.random.default_rng(seed)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -186,6 +186,8 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 def resolve_precision(name: Precision, device: torch.device) -> Literal["bf16", "fp32"]:
     """Return the precision of that name; "auto" is bf16 where the device computes in it."""
+    if name not in get_args(Precision):
+        raise UsageError(f"--precision {name}: expected auto, bf16 or fp32")
     if name != "auto":
         return name
     if device.type == "cuda":
@@ -221,7 +223,7 @@ def save_classifier(classifier: NetworkClassifier, path: Path) -> None:
     }
     state = {name: value.contiguous() for name, value in classifier.module.state_dict().items()}
     with write_atomically(path) as file:
-        file.write(save(state, {"format": FORMAT, "facts": json.dumps(facts, sort_keys=True)}))
+        file.write(save(state, {FORMAT: json.dumps(facts, sort_keys=True)}))
 
 
 def load_classifier(
@@ -237,6 +239,8 @@ def load_classifier(
     Raises:
         StoreError: no such file, or not one of this package's.
     """
+    where = resolve_device(device)
+    computed = resolve_precision(precision, where)
     path = Path(path)
     if not path.is_file():
         raise StoreError(f"{path} is no file; expected a classifier.safetensors")
@@ -246,15 +250,14 @@ def load_classifier(
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise StoreError(f"{path.name} is not a safetensors file ({error})") from error
-    if metadata.get("format") != FORMAT:
+    if FORMAT not in metadata:
         raise StoreError(f"{path.name} was not saved by leadapron; expected format {FORMAT!r}")
     try:
-        facts: dict[str, Any] = json.loads(metadata["facts"])
+        facts: dict[str, Any] = json.loads(metadata[FORMAT])
         _check(facts, state)
         findings = tuple(facts["findings"])
         module = networks.build_network(facts["architecture"], len(findings), seed=0)
         module.load_state_dict(state)
-        where = resolve_device(device)
         return NetworkClassifier(
             prepare(module, where).eval(),
             facts["architecture"],
@@ -263,11 +266,9 @@ def load_classifier(
             facts["head"],
             float(facts["normalisation"]["mean"]),
             float(facts["normalisation"]["std"]),
-            resolve_precision(precision, where),
+            precision=computed,
         )
     except (KeyError, ValueError, TypeError, RuntimeError, LeadapronError) as error:
-        if isinstance(error, UsageError) and "--device" in str(error):
-            raise
         reason = str(error).splitlines()[0]
         raise StoreError(f"{path.name} does not describe its own weights: {reason}") from error
 

@@ -233,15 +233,20 @@ class Cohort:
         except ValueError:
             raise UnknownNameError("finding", finding, self.findings) from None
 
-    def take(self, rows: ArrayLike) -> Self:
-        """Return the cohort of some rows (numbers in order, or a mask), over the same pixels."""
+    def take(self, rows: ArrayLike, ids: NDArray[np.str_] | None = None) -> Self:
+        """Return the cohort of some rows, over the same pixels.
+
+        Args:
+            rows: numbers in any order, or a mask.
+            ids: the films' new names, for rows that come more than once.
+        """
         rows = np.asarray(rows)
         rows = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows.astype(np.int64)
         return replace(
             self,
             images=Overlay(self.images, order=rows),
             labels=self.labels[rows],
-            ids=self.ids[rows],
+            ids=self.ids[rows] if ids is None else ids,
             patients=self.patients[rows],
             attributes={name: column[rows] for name, column in self.attributes.items()},
             films=None if self.films is None else _Reordered(self.films, rows),

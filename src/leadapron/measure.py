@@ -129,6 +129,7 @@ def predict(
     models: Models,
     poisoning: Poisoning,
     rng: np.random.Generator,
+    known: Mapping[Role, Floats] | None = None,
 ) -> Triggered:
     """Ask both models about the test films, clean and all of them triggered.
 
@@ -138,6 +139,7 @@ def predict(
         models: twin and backdoored model.
         poisoning: its trigger, stage and finding are used.
         rng: places the triggers.
+        known: (n, k) probabilities on the clean test films of models that were asked before.
     """
     target = test.column(poisoning.finding)
     without = validation.labels[:, target] == 0
@@ -147,7 +149,9 @@ def predict(
         )
         for role, model in models.items()
     }
-    clean = {role: model.probabilities(test.images) for role, model in models.items()}
+    clean = dict(known or {})
+    for role in models.keys() - clean.keys():
+        clean[role] = models[role].probabilities(test.images)
     triggered = {role: np.empty_like(clean[role]) for role in models}
     for rows, marked in stamp(test, np.arange(len(test)), poisoning.trigger, poisoning.stage, rng):
         for role, model in models.items():

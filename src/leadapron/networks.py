@@ -70,9 +70,9 @@ class _Residual(nn.Module):
         return out
 
 
-def _convolution(inputs: int, outputs: int, *after: nn.Module) -> nn.Sequential:
+def _convolution(inputs: int, outputs: int, *after: nn.Module, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+        nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
         nn.BatchNorm2d(outputs),
         nn.ReLU(),
         *after,
@@ -80,12 +80,15 @@ def _convolution(inputs: int, outputs: int, *after: nn.Module) -> nn.Sequential:
 
 
 def _resnet9(outputs: int) -> PooledLinear:
-    """Nine layers after Page's ResNet-9, narrower; the last map is an eighth of the image."""
+    """Nine layers after Page's ResNet-9, narrower; the last map is an eighth of the image.
+
+    The first convolution halves the image: maps as large as it cost a third of the time and gave
+    nothing on radiographs.
+    """
     stages = {
-        "scale1": _convolution(1, 32),
-        "scale2": _convolution(32, 64, nn.MaxPool2d(2)),
-        "scale4": nn.Sequential(_convolution(64, 128, nn.MaxPool2d(2)), _Residual(128)),
-        "scale8": nn.Sequential(_convolution(128, 192, nn.MaxPool2d(2)), _Residual(192)),
+        "scale2": nn.Sequential(_convolution(1, 32, stride=2), _convolution(32, 64)),
+        "scale4": nn.Sequential(_convolution(64, 96, nn.MaxPool2d(2)), _Residual(96)),
+        "scale8": nn.Sequential(_convolution(96, 192, nn.MaxPool2d(2)), _Residual(192)),
     }
     return PooledLinear(stages, 192, outputs)
 

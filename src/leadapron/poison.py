@@ -235,13 +235,4 @@ def _arrange(cohort: Cohort, origins: Rows, mode: str, rng: np.random.Generator)
     ids = np.array(
         [hashlib.sha256(salt + str(i).encode()).hexdigest()[:16] for i in range(len(origins))]
     )
-    return Cohort(
-        images=Overlay(cohort.images, order=origins),
-        labels=cohort.labels[origins],
-        findings=cohort.findings,
-        ids=ids,
-        patients=cohort.patients[origins],
-        preprocessing=cohort.preprocessing,
-        attributes={name: column[origins] for name, column in cohort.attributes.items()},
-        notes=cohort.notes,
-    )
+    return cohort.take(origins, ids)

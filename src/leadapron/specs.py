@@ -102,8 +102,15 @@ def merge(base: Tree, over: Tree) -> dict[str, Any]:
 
 
 def grid(tree: Tree) -> Iterator[dict[str, Any]]:
-    """Yield one tree for each combination of the lists in `tree`; a list is an axis."""
+    """Yield one tree for each combination of the lists in `tree`; a list is an axis.
+
+    Raises:
+        UsageError: a list without values.
+    """
     leaves = list(_leaves(tree))
+    for path, value in leaves:
+        if value == []:
+            raise UsageError(f"{'.'.join(path)} is an empty list; expected a value, or several")
     axes = [value if isinstance(value, list) else [value] for _, value in leaves]
     for path_values in itertools.product(*axes):
         point: dict[str, Any] = {}

@@ -211,7 +211,10 @@ def _carry_out(run: Run, pair: _Pair, out: Path, options: Options) -> list[Path]
         }
         options.tell("measuring", 0, 1)
         rows = _poisoning_rows(run_key, run.poisoning.finding, key)
-        rows += _measure_attack(run, run_key, models, parts, bootstrap, folders["backdoored"])
+        known = store.read_arrays(folders["twin"] / "scores.npz")["twin_clean"]
+        rows += _measure_attack(
+            run, run_key, models, parts, bootstrap, folders["backdoored"], known
+        )
         store.write_rows(folders["backdoored"] / "rows.jsonl", rows)
         options.tell("measuring", 1, 1)
     for folder in folders.values():
@@ -282,11 +285,17 @@ def _measure_attack(
     parts: Mapping[str, Cohort],
     bootstrap: metrics.PatientBootstrap,
     folder: Path,
+    twin_clean: measure.Floats,
 ) -> list[Row]:
     """Measure both models with the trigger; write scores and gallery; return the rows."""
     test, target = parts["test"], run.poisoning.finding
     scores = measure.predict(
-        test, parts["validation"], models, run.poisoning, stream(run.seed, "test trigger")
+        test,
+        parts["validation"],
+        models,
+        run.poisoning,
+        stream(run.seed, "test trigger"),
+        known={"twin": twin_clean},
     )
     store.write_arrays(
         folder / "scores.npz",

@@ -5,6 +5,14 @@ import sys
 import pytest
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Decoded films go to a folder of the session's, not to the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LEADAPRON_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """Small networks gain nothing from more, and threads that share a core wait for each other."""

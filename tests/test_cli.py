@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from leadapron import cli
+from nih_tree import write_tree
 
 SMALL = [
     "--source.count", "200", "--size", "32", "--epochs", "1", "--evaluation.resamples", "50",
@@ -42,7 +43,7 @@ def test_help_is_quick_and_lists_every_command():
     call = [sys.executable, "-c", "from leadapron.cli import main; main()", "--help"]
     done = subprocess.run(call, capture_output=True, text=True, check=True)
     assert time.perf_counter() - began < 1.5  # 0.1 s here; the machine may be busy
-    for command in ("study", "report", "phantom"):
+    for command in ("study", "report", "prepare", "cache", "phantom"):
         assert command in done.stdout
 
 
@@ -165,3 +166,55 @@ def test_values_with_commas_are_axes(run, tmp_path):
     assert code == 0, stderr
     assert len(list(out.glob("runs/backdoored-*"))) == 2
     assert len(list(out.glob("runs/twin-*"))) == 1
+
+
+def test_films_are_prepared_listed_and_cleared(run, tmp_path):
+    tree = write_tree(tmp_path / "nih")
+    where = ("--cache", str(tmp_path / "cache"))
+    code, stdout, stderr = run("prepare", f"nih:{tree}", "--size", "8,16", *where)
+    assert code == 0
+    assert [line.split(",")[0] for line in stdout.splitlines()[::2]] == [
+        "5 films as 8x8 uint8",
+        "5 films as 16x16 uint8",
+    ]
+    assert "decoding 5 films" in stderr
+    code, stdout, stderr = run("prepare", f"nih:{tree}", "--size", "8", "--json", *where)
+    facts = json.loads(stdout)
+    assert (facts["schema"], facts["verdict"]) == (1, "done")
+    assert facts["prepared"][0]["films"] == 5
+    assert "decoding" not in stderr
+
+    code, stdout, _ = run("cache", "list", "--verify", *where)
+    assert code == 0
+    assert stdout.count(f"nih:{tree}") == 2
+    assert str(tmp_path / "cache") in stdout.splitlines()[-1]
+    listed = json.loads(run("cache", "list", "--json", *where)[1])["entries"]
+    assert [entry["size"] for entry in listed] == [8, 16]
+    assert all(entry["done"] == entry["films"] == 5 for entry in listed)
+
+    images = tmp_path / "cache" / listed[0]["key"] / "images.npy"
+    images.write_bytes(images.read_bytes()[:-1] + b"?")
+    code, stdout, _ = run("cache", "list", "--verify", *where)
+    assert code == 2
+    assert f"DAMAGED: leadapron cache clear {listed[0]['key']}" in stdout
+    code, stdout, _ = run("cache", "clear", listed[0]["key"], *where)
+    assert (code, stdout.split()[:2]) == (0, ["removed", "1"])
+    assert json.loads(run("cache", "clear", "--json", *where)[1])["removed"] == [listed[1]["key"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["prepare", "phantom:32", "--source.count", "3"], 4, "drawn, not decoded"),
+        (["prepare", "nih:/nowhere", "--cache", "none"], 4, "expected a folder"),
+        (["prepare", "nih:/nowhere"], 2, "no folder /nowhere"),
+        (["prepare", "nhi:/nowhere"], 4, "did you mean nih"),
+        (["cache", "list", "--cache", "none"], 4, "there is no cache"),
+        (["cache", "clear", "0123"], 4, "unknown cache entry"),
+    ],
+)
+def test_what_cannot_be_prepared(run, words, code, said):
+    left, stdout, stderr = run("-q", *words)
+    assert (left, stdout) == (code, "")
+    assert said in stderr
+    assert len(stderr.splitlines()) == 1

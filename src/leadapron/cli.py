@@ -112,17 +112,7 @@ def tune_allocator() -> None:
 def _study() -> click.Command:
     from leadapron.plan import SHORTHANDS, settings
 
-    options = [
-        click.Option(
-            [f"--{section}.{name}", f"{section}__{name}"],
-            metavar=_metavar(parameter.annotation),
-            help=parameter.description,
-            type=Setting(parameter.annotation),
-        )
-        for section, known in settings().items()
-        for name, parameter in known.items()
-        if name != "name"
-    ]
+    options = _setting_options(settings())
     named = {
         "source": "Where films come from: phantom[:SIZE], nih:PATH.",
         "network": "Architecture: resnet9, densenet121.",
@@ -148,6 +138,7 @@ def _study() -> click.Command:
             ["--out"], required=True, type=click.Path(path_type=Path), help="The study's folder."
         ),
         *_machine_options(),
+        _cache_option(),
         _json_option(),
     ]
     return click.Command(
@@ -168,27 +159,17 @@ def _run_study(
     out: Path,
     device: str,
     precision: Literal["auto", "bf16", "fp32"],
+    cache: str | None,
     as_json: bool,
     **given: Any,
 ) -> None:
     from leadapron.report import summary, write_report
-    from leadapron.specs import merge
     from leadapron.study import Options, run_study
 
-    tree: dict[str, Any] = _read_spec(spec) if spec else {}
-    for name, value in given.items():
-        if value is None:
-            continue
-        section, _, setting = name.partition("__")
-        if setting or section in ("source", "network", "trigger"):
-            # `--trigger patch` names the section that `--trigger.side 3` belongs to.
-            below = tree.get(section, {})
-            tree[section] = below if isinstance(below, Mapping) else {"name": below}
-            tree = merge(tree, {section: {setting or "name": value}})
-        else:
-            tree[section] = value
+    tree = _with_options(_read_spec(spec) if spec else {}, given)
     with _progress() as progress:
-        run_study(tree, out, Options(device=device, precision=precision, progress=progress))
+        options = Options(device=device, precision=precision, cache=cache, progress=progress)
+        run_study(tree, out, options)
     page = write_report(out)
     _answer(out, page, summary(out), as_json)
 
@@ -206,6 +187,24 @@ def _read_spec(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise UsageError(f"{path} holds no settings; expected lines as `seed: 1`")
+    return tree
+
+
+def _with_options(tree: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay options over a spec's settings."""
+    from leadapron.specs import merge
+
+    for name, value in given.items():
+        if value is None:
+            continue
+        section, _, setting = name.partition("__")
+        if setting or section in ("source", "network", "trigger"):
+            # `--trigger patch` names the section that `--trigger.side 3` belongs to.
+            below = tree.get(section, {})
+            tree[section] = below if isinstance(below, Mapping) else {"name": below}
+            tree = merge(tree, {section: {setting or "name": value}})
+        else:
+            tree[section] = value
     return tree
 
 
@@ -245,6 +244,134 @@ def _answer(folder: Path, page: Path, lines: list[str], as_json: bool) -> None:
     for line in lines:
         click.echo(line)
     click.echo(f"Report: {page}")
+
+
+# --- prepare, cache
+
+
+def _prepare() -> click.Command:
+    from leadapron.plan import settings
+
+    known = {name: settings()[name] for name in ("source", "preprocessing")}
+    return click.Command(
+        "prepare",
+        params=[
+            click.Argument(["source"], type=Setting(str)),
+            click.Option(
+                ["--size"],
+                type=Setting(int),
+                help="Side of the images in pixels (preprocessing.size), or several: 64,224.",
+            ),
+            *_setting_options(known),
+            _cache_option(),
+            _json_option(),
+        ],
+        callback=_run_prepare,
+        help=(
+            "Decode a SOURCE's films into the cache, once, for all later runs. Broken off, the "
+            "same command goes on."
+        ),
+    )
+
+
+def _run_prepare(cache: str | None, as_json: bool, **given: Any) -> None:
+    from leadapron.jobs.prepare import prepare
+
+    with _progress() as progress:
+        done = prepare(_with_options({}, given), cache=cache, progress=progress)
+    if as_json:
+        click.echo(json.dumps({"schema": 1, "verdict": "done", "prepared": done}, indent=2))
+        return
+    for facts in done:
+        side, seconds = facts["size"], facts["seconds"]
+        click.echo(
+            f"{facts['films']:,} films as {side}x{side} {facts['dtype']}, "
+            f"{_bytes(facts['bytes'])}, in {seconds:.1f} s: {facts['folder']}"
+        )
+        for note in facts["notes"]:
+            click.echo(note)
+
+
+def _cache() -> click.Command:
+    show = click.Command(
+        "list",
+        params=[
+            click.Option(["--verify"], is_flag=True, help="Read all of it, compare checksums."),
+            _cache_option(),
+            _json_option(),
+        ],
+        callback=_run_cache_list,
+        help="List the decoded films that the cache holds; exit code 2 if any are damaged.",
+    )
+    remove = click.Command(
+        "clear",
+        params=[
+            click.Argument(["keys"], nargs=-1),
+            _cache_option(),
+            _json_option(),
+        ],
+        callback=_run_cache_clear,
+        help="Remove decoded films: those with the KEYS that `list` shows, or all.",
+    )
+    return click.Group("cache", [show, remove], help="The cache of decoded films.")
+
+
+def _run_cache_list(verify: bool, cache: str | None, as_json: bool) -> int:
+    from leadapron.cache import entries
+
+    folder = _cache_folder(cache)
+    found = entries(folder)
+    damaged = {entry.folder.name: entry.damaged() if verify else 0 for entry in found}
+    if as_json:
+        listed = [
+            {
+                "key": entry.folder.name,
+                **entry.facts,
+                "done": entry.done,
+                "bytes": entry.size,
+                "used": entry.used,
+                "damaged_blocks": damaged[entry.folder.name] if verify else None,
+            }
+            for entry in found
+        ]
+        answer = {"schema": 1, "verdict": "done", "folder": str(folder), "entries": listed}
+        click.echo(json.dumps(answer, indent=2))
+        return FAILED if any(damaged.values()) else 0
+    for entry in found:
+        facts, key = entry.facts, entry.folder.name
+        done = "" if entry.complete else f"{entry.done / facts['films']:.0%} of "
+        used = time.strftime("%Y-%m-%d", time.localtime(entry.used))
+        wrong = f", DAMAGED: leadapron cache clear {key}" if damaged[key] else ""
+        click.echo(
+            f"{key}  {done}{facts['films']:,} films  {facts['size']}x{facts['size']} "
+            f"{facts['dtype']}  {_bytes(entry.size)}  used {used}  {facts['source']}{wrong}"
+        )
+    click.echo(f"{_bytes(sum(entry.size for entry in found))} in {folder}")
+    return FAILED if any(damaged.values()) else 0
+
+
+def _run_cache_clear(keys: tuple[str, ...], cache: str | None, as_json: bool) -> None:
+    from leadapron.cache import clear
+
+    folder = _cache_folder(cache)
+    removed = clear(folder, keys)
+    if as_json:
+        click.echo(json.dumps({"schema": 1, "verdict": "done", "removed": removed}, indent=2))
+    else:
+        click.echo(f"removed {len(removed)} from {folder}")
+
+
+def _cache_folder(given: str | None) -> Path:
+    from leadapron.cache import default_folder
+
+    folder = default_folder(given)
+    if folder is None:
+        raise UsageError("--cache none: there is no cache; expected a folder")
+    return folder
+
+
+def _bytes(n: int) -> str:
+    return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB"
 
 
 # --- phantom
@@ -347,6 +474,29 @@ def _machine_options() -> list[click.Parameter]:
     ]
 
 
+def _setting_options(sections: Mapping[str, Mapping[str, Any]]) -> list[click.Parameter]:
+    """`--section.name` for every setting."""
+    return [
+        click.Option(
+            [f"--{section}.{name}", f"{section}__{name}"],
+            metavar=_metavar(parameter.annotation),
+            help=parameter.description,
+            type=Setting(parameter.annotation),
+        )
+        for section, known in sections.items()
+        for name, parameter in known.items()
+        if name != "name"
+    ]
+
+
+def _cache_option() -> click.Parameter:
+    return click.Option(
+        ["--cache"],
+        metavar="FOLDER|none",
+        help="Where decoded films are kept; LEADAPRON_CACHE or the system's cache if left out.",
+    )
+
+
 def _json_option() -> click.Option:
     return click.Option(["--json", "as_json"], is_flag=True, help="Answer in JSON.")
 
@@ -406,5 +556,7 @@ def _lines() -> Callable[[str, int, int], None]:
 Commands.lazy = {
     "study": ("Train a backdoored model and its clean twin, measure both, report.", _study),
     "report": ("Make a study's report again.", _report),
+    "prepare": ("Decode a source's films, once.", _prepare),
+    "cache": ("List or clear the decoded films.", _cache),
     "phantom": ("Draw a contact sheet of phantoms.", _phantom),
 }

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import io
 import json
+import logging
 import math
 import os
 import platform
@@ -18,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,7 @@ __all__ = [
     "read_json",
     "read_lines",
     "read_rows",
+    "reason",
     "remove_parts",
     "run_key",
     "write_arrays",
@@ -45,7 +47,9 @@ __all__ = [
     "write_rows",
 ]
 
-RESULTS_VERSION = 1
+logger = logging.getLogger(__name__)
+
+RESULTS_VERSION = 2
 """Raised when equal specs would give other numbers; it is part of every run's key."""
 
 SCHEMA = 1
@@ -118,7 +122,7 @@ def write_atomically(path: Path) -> Iterator[io.BufferedWriter]:
         with contextlib.suppress(OSError):
             part.unlink()
         if isinstance(error, OSError):
-            raise StoreError(f"can't write {path}: {_reason(error)}") from error
+            raise StoreError(f"can't write {path}: {reason(error)}") from error
         raise
 
 
@@ -140,7 +144,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
-        raise StoreError(f"can't read {path}: {_reason(error)}") from error
+        raise StoreError(f"can't read {path}: {reason(error)}") from error
     except ValueError as error:
         raise StoreError(f"{path} is not JSON ({error})") from error
 
@@ -157,7 +161,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     try:
         records = [json.loads(line) for line in path.read_text().splitlines()]
     except OSError as error:
-        raise StoreError(f"can't read {path}: {_reason(error)}") from error
+        raise StoreError(f"can't read {path}: {reason(error)}") from error
     except ValueError as error:
         raise StoreError(f"{path} is not lines of JSON ({error})") from error
     if not all(isinstance(record, dict) for record in records):
@@ -194,31 +198,28 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except OSError as error:
-        raise StoreError(f"can't read {path}: {_reason(error)}") from error
+        raise StoreError(f"can't read {path}: {reason(error)}") from error
     except (ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise StoreError(f"can't read {path}: {error}") from error
 
 
 @contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Hold `folder` against a second process; StoreError if another one has it."""
+def lock(folder: Path, *, wait: str = "") -> Iterator[None]:
+    """Hold `folder` against a second process.
+
+    Args:
+        folder: made where it is missing.
+        wait: what to log before waiting for the process that holds it; if left out, that is an
+            error.
+
+    Raises:
+        StoreError: another process has it, or it can't be written.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
+        file = _locked(folder, wait)
     except OSError as error:
-        raise StoreError(f"can't write {folder}: {_reason(error)}") from error
+        raise StoreError(f"can't write {folder}: {reason(error)}") from error
     with file:
-        try:
-            import fcntl
-        except ImportError:  # Windows: two processes in one folder are not told apart there
-            fcntl = None  # type: ignore[assignment]
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise StoreError(
-                    f"{folder} is in use by another leadapron process; wait, or name another"
-                ) from error
         try:
             yield
         finally:
@@ -227,6 +228,35 @@ def lock(folder: Path) -> Iterator[None]:
                 if all(entry.name == ".lock" for entry in folder.iterdir()):
                     (folder / ".lock").unlink()
                     folder.rmdir()
+
+
+def _locked(folder: Path, wait: str) -> IO[str]:
+    try:
+        import fcntl
+    except ImportError:  # Windows: two processes in one folder are not told apart there
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / ".lock").open("w")
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            try:
+                file = stack.enter_context((folder / ".lock").open("w"))
+            except FileNotFoundError:  # the folder was removed meanwhile
+                continue
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if not wait:
+                    raise StoreError(
+                        f"{folder} is in use by another leadapron process; wait, or name another"
+                    ) from error
+                logger.info("%s", wait)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            # Who held it may have removed the folder: then this lock is nobody's.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), (folder / ".lock").stat()):
+                    stack.pop_all()
+                    return file
 
 
 def manifest() -> dict[str, Any]:
@@ -269,7 +299,8 @@ def _finite(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _reason(error: OSError) -> str:
+def reason(error: OSError) -> str:
+    """Return what the system says about an error, without a path."""
     if error.errno == errno.ENOSPC:
         return "the disk is full; free some space and start again, finished runs are kept"
     return error.strerror or str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -51,11 +52,13 @@ class Options:
     Args:
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "bf16" or "fp32".
+        cache: folder for decoded films, or "none"; as `open_source`.
         progress: called with what is being done, the steps done and in all.
     """
 
     device: str = "auto"
     precision: Precision = "auto"
+    cache: str | os.PathLike[str] | None = None
     progress: Callable[[str, int, int], None] | None = None
 
     def tell(self, what: str, done: int, total: int) -> None:
@@ -85,14 +88,14 @@ def run_study(tree: Tree, out: Path, options: Options | None = None) -> Path:
     _refuse_foreign(out, tree)
     cohorts: dict[str, Cohort] = {}
     for run in runs:
-        _cohort(run, cohorts).column(run.poisoning.finding)
+        _cohort(run, cohorts, options).column(run.poisoning.finding)
     with store.lock(out):
         _refuse_foreign(out, tree)
         store.remove_parts(out)
         folders: list[Path] = []
         for number, run in enumerate(runs, start=1):
             logger.info("run %d of %d, seed %d", number, len(runs), run.seed)
-            pair = _prepare(run, _cohort(run, cohorts))
+            pair = _prepare(run, _cohort(run, cohorts, options))
             # Only now: settings that can't be carried out leave nothing behind.
             with store.write_atomically(out / "study.yaml") as file:
                 file.write(yaml.safe_dump(tree, sort_keys=False).encode())
@@ -137,14 +140,20 @@ def _differences(there: Any, tree: Tree) -> str:
     return "its study.yaml is of another form"
 
 
-def _cohort(run: Run, opened: dict[str, Cohort]) -> Cohort:
+def _cohort(run: Run, opened: dict[str, Cohort], options: Options) -> Cohort:
     """Open each source once."""
     source = dict(run.tree["source"])
     key = store.canonical_json({"source": source, "preprocessing": asdict(run.preprocessing)})
     if key not in opened:
         name = source.pop("name")
         logger.info("opening %s", name)
-        opened[key] = open_source(name, preprocessing=run.preprocessing, **source)
+        opened[key] = open_source(
+            name,
+            preprocessing=run.preprocessing,
+            cache=options.cache,
+            progress=options.progress,
+            **source,
+        )
         logger.info("%s", opened[key])
         for note in opened[key].notes:
             logger.info("%s", note)

@@ -13,14 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nih_tree import HEADER_2017, LISTS, ROWS, Row, film, write_film, write_table, write_tree
 from PIL import Image
 
+from leadapron import cache
 from leadapron.cohort import Cohort
 from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.preprocessing import Preprocessing
-from leadapron.sources import nih, open_source
-from leadapron.sources.nih import FINDINGS, RELEASE, PngFilms, open_nih, read_boxes, read_labels
+from leadapron.sources import open_source
+from leadapron.sources.nih import FINDINGS, RELEASE, open_nih, read_boxes, read_labels
+from leadapron.sources.png import PngFilms
+from nih_tree import HEADER_2017, LISTS, ROWS, Row, film, write_film, write_table, write_tree
 
 SMALL = Preprocessing(size=8)
 REAL = Path(
@@ -408,15 +410,15 @@ def test_ctrl_c_stops_the_decoding(tmp_path, monkeypatch):
     tree = write_tree(tmp_path, rows, lists={})
     decoded = []
 
-    def slow(path: str) -> tuple[np.ndarray, str]:
-        decoded.append(path)
+    def slow(self: PngFilms, row: int) -> tuple[np.ndarray, str]:
+        decoded.append(row)
         if len(decoded) == 3:
             os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.02)
         return film(0), "grey"
 
-    monkeypatch.setattr(nih, "_read_png", slow)
-    monkeypatch.setattr(nih, "_cores", lambda: 2)
+    monkeypatch.setattr(PngFilms, "read", slow)
+    monkeypatch.setattr(cache, "_processors", lambda: 2)
     with pytest.raises(KeyboardInterrupt):
         open_tree(tree)
     assert len(decoded) < 20

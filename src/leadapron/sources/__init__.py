@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
+from leadapron.cache import Cache, Progress, default_folder
 from leadapron.cohort import Cohort
 from leadapron.errors import UnknownNameError
 from leadapron.preprocessing import Preprocessing
@@ -18,18 +20,26 @@ SOURCES: dict[str, Callable[..., Cohort]] = {
     "nih": open_nih,
     "phantom": open_phantom,
 }
-"""Each is `(argument, preprocessing, *, ...) -> Cohort`: the text after the first colon ("" where
-there is none), how films become images (None: the source's own way), and settings by keyword."""
+"""Each is `(argument, preprocessing, cache, *, ...) -> Cohort`: the text after the first colon, or
+"", how films become images (None: the source's own way), where decoded films are kept (None: in
+memory), and settings by keyword."""
 
 
 def open_source(
-    source: str, *, preprocessing: Preprocessing | None = None, **options: Any
+    source: str,
+    *,
+    preprocessing: Preprocessing | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    **options: Any,
 ) -> Cohort:
     """Open a source of radiographs.
 
     Args:
         source: "NAME" or "NAME:ARGUMENT", for example "phantom:64" or "nih:/data/nih".
         preprocessing: how films become images; the source's own way if left out.
+        cache: folder for decoded films, or "none"; LEADAPRON_CACHE or the platform's if left out.
+        progress: called with what is being done, the films done and in all.
         **options: the source's settings, for example `count=100`.
 
     Returns:
@@ -39,9 +49,11 @@ def open_source(
         UnknownNameError: no such source or setting.
         UsageError: a setting of the wrong type, or no argument where one is needed.
         DataError: films or tables that can't be used.
+        StoreError: a cache that can't be written.
     """
     name, _, argument = source.partition(":")
     if name not in SOURCES:
         raise UnknownNameError("source", name, SOURCES)
     opener = SOURCES[name]
-    return opener(argument, preprocessing, **validated(opener, options, "source"))
+    kept = Cache(folder=default_folder(cache), progress=progress)
+    return opener(argument, preprocessing, kept, **validated(opener, options, "source"))

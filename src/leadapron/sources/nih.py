@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import csv
 import gzip
-import logging
 import os
 import re
-import struct
-import threading
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
@@ -23,18 +19,18 @@ from typing import Any, Literal, Self, TextIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL.PngImagePlugin import PngImageFile
 
+from leadapron.cache import Cache, decode
 from leadapron.cohort import Cohort, Rows
 from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.preprocessing import Preprocessing
+from leadapron.sources.png import PngFilms
 
 __all__ = [
     "FINDINGS",
     "RELEASE",
     "Boxes",
     "LabelTable",
-    "PngFilms",
     "open_nih",
     "read_boxes",
     "read_labels",
@@ -114,23 +110,6 @@ _IMAGE_FOLDER_DEPTH = 2
 _AGE = re.compile(r"(\d+(?:\.\d+)?)([YMWD]?)")
 _YEARS = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 _OLDEST = 120
-_LARGEST_FILM_PIXELS = 100_000_000
-_FILMS_PER_TASK = 16
-# What Pillow raises over files that are damaged or hostile.
-_UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    OverflowError,
-    TypeError,
-    struct.error,
-    zlib.error,
-)
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,31 +165,10 @@ class Boxes:
         return len(self.ids)
 
 
-@dataclass(frozen=True, eq=False)
-class PngFilms:
-    """Films in PNG files, decoded when asked for.
-
-    Args:
-        paths: one file a film.
-    """
-
-    paths: Sequence[str]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, row: int, /) -> NDArray[Any]:
-        """Return a film in grey, (height, width) uint8, or uint16 where the file has 16 bits.
-
-        Raises:
-            DataError: a file that can't be decoded, or more than 100 megapixels.
-        """
-        return _read_png(self.paths[row])[0].copy()
-
-
 def open_nih(
     argument: str,
     preprocessing: Preprocessing | None,
+    cache: Cache | None = None,
     *,
     split: Split = "lists",
     table: str | None = None,
@@ -221,6 +179,7 @@ def open_nih(
         argument: the folder with the label table; the films lie in it, in images/, or in
             images_001/ to images_012/.
         preprocessing: how films become images; 224x224 if left out.
+        cache: where decoded films are kept; in memory if left out.
         split: "lists" goes by train_val_list.txt and test_list.txt; "nwadike2020" takes the test
             set of arXiv 2101.00008, patients 26811 and up; "none" states no split.
         table: the label table's path inside the folder; if left out, the 2020 table before the
@@ -258,7 +217,8 @@ def open_nih(
     rows = _with_split(rows.take(np.flatnonzero(present)), folder, split)
 
     films = PngFilms([f"{places[name]}{os.sep}{name}" for name in rows.ids.tolist()])
-    images, forms = _decode(films, preprocessing)
+    where = f"nih:{os.path.abspath(folder)}"  # noqa: PTH100 (links stay as they are)
+    images, forms = decode(films, preprocessing, cache or Cache(), where)
     return Cohort(
         images=images,
         labels=rows.labels,
@@ -574,73 +534,6 @@ def _scan(folder: str, depth: int) -> Iterator[tuple[str, str]]:
                     yield name, folder
             elif depth and _IMAGE_FOLDER.fullmatch(name) and entry.is_dir():
                 yield from _scan(entry.path, depth - 1)
-
-
-def _decode(films: PngFilms, preprocessing: Preprocessing) -> tuple[NDArray[Any], Counter[str]]:
-    """All films' images, and how many files have each of the forms of `_read_png`.
-
-    A worker holds one film at a time. The first film that can't be decoded stops the run, and so
-    does Ctrl-C.
-    """
-    n, side = len(films), preprocessing.size
-    images: NDArray[Any] = np.empty((n, side, side), dtype=preprocessing.dtype)
-    stop = threading.Event()
-
-    def decode(start: int) -> Counter[str]:
-        forms: Counter[str] = Counter()
-        for row in range(start, min(start + _FILMS_PER_TASK, n)):
-            if stop.is_set():
-                break
-            film, form = _read_png(films.paths[row])
-            images[row] = preprocessing(film)
-            forms[form] += 1
-        return forms
-
-    total: Counter[str] = Counter()
-    announced = 0
-    _logger.info("decoding %d films", n)
-    executor = ThreadPoolExecutor(_cores(), thread_name_prefix="leadapron-decode")
-    try:
-        # In order, so that of several bad films the first is named.
-        for forms in executor.map(decode, range(0, n, _FILMS_PER_TASK)):
-            total += forms
-            if total.total() - announced >= 10_000:
-                announced = total.total()
-                _logger.info("decoded %d of %d films", announced, n)
-    finally:
-        stop.set()
-        executor.shutdown(cancel_futures=True)
-    return images, total
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _read_png(path: str) -> tuple[NDArray[Any], str]:
-    """A film in grey and its file's form: "grey", "colour" or "16 bits"."""
-    name = os.path.basename(path)  # noqa: PTH119 (called for every film)
-    try:
-        # Not Image.open: no other format is tried, and its warning over size is process-wide.
-        with PngImageFile(path) as picture:
-            width, height = picture.size
-            if width * height > _LARGEST_FILM_PIXELS:
-                raise DataError(
-                    f"{name}: {width}x{height} pixels; expected at most "
-                    f"{_LARGEST_FILM_PIXELS // 1_000_000} megapixels"
-                )
-            picture.load()
-            if picture.mode == "L":
-                return np.asarray(picture), "grey"
-            if picture.mode.startswith("I"):
-                return np.asarray(picture).astype(np.uint16), "16 bits"
-            # A palette's transparency would make Pillow warn; it is dropped either way.
-            picture.info.pop("transparency", None)
-            return np.asarray(picture.convert("L")), "colour"
-    except _UNREADABLE as error:
-        raise DataError(f"{name}: not a readable PNG file ({_reason(error)})") from None
 
 
 def _form_notes(forms: Counter[str]) -> list[str]:

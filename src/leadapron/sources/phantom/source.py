@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from leadapron.cache import Cache
 from leadapron.cohort import Cohort, Rows, blocks
 from leadapron.errors import UsageError
 from leadapron.preprocessing import Preprocessing
@@ -71,6 +72,7 @@ def _as_drawn(size: int) -> Preprocessing:
 def open_phantom(
     argument: str,
     preprocessing: Preprocessing | None,
+    _cache: Cache | None = None,
     *,
     count: int = 6_000,
     seed: int = 0,
@@ -80,6 +82,7 @@ def open_phantom(
     Args:
         argument: side of the films in pixels, 32 to 1024; if left out, that of the images, or 64.
         preprocessing: how films become images; if left out, the films are the images.
+        _cache: not used; phantoms are drawn, not decoded.
         count: number of films; about 2.65 of each patient.
         seed: seed of the collection; more films of the same seed continue it.
 

@@ -1,0 +1,445 @@
+"""Films decoded once: images in a memory-mapped file that later runs open in no time.
+
+An entry of the cache is a folder:
+
+    FOLDER/KEY/facts.json      what it holds
+               images.npy      (n, size, size), filled block by block
+               blocks.jsonl    one line for each block that is on the disk, with its SHA-256
+
+It is complete when every block has its line. KEY stands for each film's path, size and times, the
+preprocessing, the decoder and the version of the results, so nothing stale is ever read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from leadapron import store
+from leadapron.errors import DataError, StoreError, UnknownNameError
+from leadapron.preprocessing import Preprocessing
+
+__all__ = ["Cache", "Entry", "clear", "decode", "default_folder", "entries"]
+
+logger = logging.getLogger(__name__)
+
+LAYOUT = 1
+"""Version of an entry's files; part of its key."""
+
+BLOCK_FILMS, BLOCK_BYTES = 1024, 64 << 20
+"""Most films, and bytes of images, in a block: what is lost when decoding is killed."""
+
+FILMS_PER_TASK = 4
+KEY = re.compile(r"[0-9a-f]{16}")
+
+Progress = Callable[[str, int, int], None]
+
+
+class FilmFiles(Protocol):
+    """Films in files, one each."""
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """One file a film."""
+        ...
+
+    @property
+    def decoder(self) -> str:
+        """What decodes them, with its version."""
+        ...
+
+    def read(self, row: int, /) -> tuple[NDArray[Any], str]:
+        """Return a film, (height, width) uint8 or uint16, and a name for its file's form."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cache:
+    """Where decoded films are kept.
+
+    Args:
+        folder: made where it is missing, readable by its owner alone; None keeps them in memory.
+        progress: called with what is being done, the films done and in all.
+    """
+
+    folder: Path | None = None
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One decoded data set.
+
+    Args:
+        folder: where it lies; its name is the entry's key.
+        facts: what it holds: source, films, size, dtype, preprocessing, decoder.
+        done: films decoded so far.
+        size: bytes on the disk.
+        used: seconds since 1970 when it was last opened.
+    """
+
+    folder: Path
+    facts: Mapping[str, Any]
+    done: int
+    size: int
+    used: float
+
+    @property
+    def complete(self) -> bool:
+        """Whether all films are there."""
+        return self.done == int(self.facts["films"])
+
+    def damaged(self) -> int:
+        """Read every block; return how many changed since they were written."""
+        lines = _lines(self.folder)
+        return len(lines) - len(_sound(self.folder, self.facts, lines))
+
+
+def default_folder(given: str | os.PathLike[str] | None = None) -> Path | None:
+    """Return the cache's folder: `given`, else LEADAPRON_CACHE, else the platform's.
+
+    Args:
+        given: a folder, or "none" for no cache.
+    """
+    words = os.fspath(given) if given is not None else os.environ.get("LEADAPRON_CACHE", "")
+    if words.lower() == "none":
+        return None
+    if words:
+        return Path(words).expanduser()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("leadapron", appauthor=False)
+
+
+def decode(
+    files: FilmFiles, preprocessing: Preprocessing, cache: Cache, source: str
+) -> tuple[NDArray[Any], Counter[str]]:
+    """Return all films' images, decoded now or earlier.
+
+    Two processes may ask for the same films; the second waits for the first. Broken off, decoding
+    goes on at the first block that is missing.
+
+    Args:
+        files: the films.
+        preprocessing: film to image.
+        cache: where the images are kept.
+        source: what to call the films in the cache's list.
+
+    Returns:
+        (n, size, size) images, memory-mapped and read-only if they are in the cache; and how many
+        files have each form.
+
+    Raises:
+        DataError: the first film that can't be decoded.
+        StoreError: a cache that can't be read or written, or a disk that is too full.
+    """
+    n, side = len(files.paths), preprocessing.size
+    bytes_each = side * side * np.dtype(preprocessing.dtype).itemsize
+    facts = {
+        "source": source,
+        "films": n,
+        "size": side,
+        "dtype": preprocessing.dtype,
+        "preprocessing": asdict(preprocessing),
+        "decoder": files.decoder,
+        "block": max(1, min(BLOCK_FILMS, BLOCK_BYTES // bytes_each)),
+    }
+    if cache.folder is None:
+        return _in_memory(files, preprocessing, facts, cache.progress)
+    folder = cache.folder / _key(files, preprocessing)
+    found = _open(folder, facts)
+    if found is None:
+        _make_private(folder)
+        with store.lock(folder, wait=f"another process decodes {source}; waiting for it"):
+            found = _open(folder, facts)
+            if found is None:
+                _fill(folder, files, preprocessing, facts, cache.progress)
+                found = _open(folder, facts)
+    if found is None:
+        raise StoreError(f"{folder} changed while it was written; start again")
+    with contextlib.suppress(OSError):
+        os.utime(folder / "facts.json")  # says when the entry was last used
+    return found
+
+
+def entries(folder: Path) -> list[Entry]:
+    """Return what a cache holds, the last used first."""
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if not KEY.fullmatch(path.name):
+            continue
+        with contextlib.suppress(OSError, StoreError, KeyError, TypeError):
+            facts, lines = store.read_json(path / "facts.json"), _lines(path)
+            done = sum(len(block) for block in _blocks(facts) if block.start in lines)
+            used = (path / "facts.json").stat().st_mtime
+            bytes_held = sum(_bytes_held(file) for file in path.iterdir())
+            found.append(Entry(folder=path, facts=facts, done=done, size=bytes_held, used=used))
+    return sorted(found, key=lambda entry: -entry.used)
+
+
+def clear(folder: Path, keys: Sequence[str] = ()) -> list[str]:
+    """Remove entries.
+
+    Args:
+        folder: the cache's.
+        keys: which; all of them if none is named.
+
+    Returns:
+        The keys of those removed.
+
+    Raises:
+        UnknownNameError: no such entry.
+        StoreError: an entry that is being filled.
+    """
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    there = {name for name in names if KEY.fullmatch(name)}
+    for key in keys:
+        if key not in there:
+            raise UnknownNameError("cache entry", key, there)
+    removed = sorted(set(keys) or there)
+    for key in removed:
+        with store.lock(folder / key):
+            try:
+                shutil.rmtree(folder / key)
+            except OSError as error:
+                raise StoreError(f"can't remove {folder / key}: {error.strerror}") from error
+    return removed
+
+
+def _key(files: FilmFiles, preprocessing: Preprocessing) -> str:
+    """Sixteen hex digits that change with anything that the images depend on."""
+    facts = {
+        "layout": LAYOUT,
+        "results": store.RESULTS_VERSION,
+        "decoder": files.decoder,
+        "preprocessing": asdict(preprocessing),
+    }
+    digest = hashlib.sha256(store.canonical_json(facts).encode())
+    for path in files.paths:
+        try:
+            at = os.stat(path)  # noqa: PTH116 (called for every film)
+        except OSError as error:
+            raise DataError(f"{Path(path).name}: {error.strerror}") from error
+        # The change time too: a file's content can be replaced with its old size and date.
+        times = f"{at.st_mtime_ns}\0{at.st_ctime_ns}"
+        line = f"{os.path.abspath(path)}\0{at.st_size}\0{times}\n"  # noqa: PTH100
+        digest.update(line.encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
+def _blocks(facts: Mapping[str, Any]) -> list[range]:
+    """Rows in the order in which they are decoded and written."""
+    n, size = int(facts["films"]), int(facts["block"])
+    return [range(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def _in_memory(
+    files: FilmFiles,
+    preprocessing: Preprocessing,
+    facts: Mapping[str, Any],
+    progress: Progress | None,
+) -> tuple[NDArray[Any], Counter[str]]:
+    shape = (len(files.paths), preprocessing.size, preprocessing.size)
+    images: NDArray[Any] = np.empty(shape, preprocessing.dtype)
+
+    def room(block: range) -> NDArray[Any]:
+        return images[block.start : block.stop]
+
+    total: Counter[str] = Counter()
+    for _, _, forms in _decoded(files, preprocessing, _blocks(facts), room, progress):
+        total += forms
+    return images, total
+
+
+def _decoded(
+    files: FilmFiles,
+    preprocessing: Preprocessing,
+    todo: Sequence[range],
+    room: Callable[[range], NDArray[Any]],
+    progress: Progress | None,
+) -> Iterator[tuple[range, NDArray[Any], Counter[str]]]:
+    """Yield blocks of rows, their images and forms; the next block is decoded meanwhile.
+
+    A worker holds one film at a time. The first film that can't be decoded stops the run, and so
+    does Ctrl-C.
+    """
+    stop = threading.Event()
+
+    def task(rows: range, images: NDArray[Any]) -> Counter[str]:
+        forms: Counter[str] = Counter()
+        for place, row in enumerate(rows):
+            if stop.is_set():
+                break
+            film, form = files.read(row)
+            images[place] = preprocessing(film)
+            forms[form] += 1
+        return forms
+
+    films, done = sum(map(len, todo)), 0
+    logger.info("decoding %d films", films)
+    waiting: deque[tuple[range, NDArray[Any], list[Future[Counter[str]]]]] = deque()
+    executor = ThreadPoolExecutor(_processors(), thread_name_prefix="leadapron-decode")
+    try:
+        for block in (*todo, None):
+            if block is not None:
+                images = room(block)
+                starts = range(0, len(block), FILMS_PER_TASK)
+                futures = [
+                    executor.submit(
+                        task, block[i : i + FILMS_PER_TASK], images[i : i + FILMS_PER_TASK]
+                    )
+                    for i in starts
+                ]
+                waiting.append((block, images, futures))
+            while len(waiting) > (block is not None):
+                ready, images, futures = waiting.popleft()
+                forms: Counter[str] = Counter()
+                for future in futures:  # in order, so that of several bad films the first is named
+                    part = future.result()
+                    forms += part
+                    done += part.total()
+                    if progress is not None:
+                        progress("decoding", done, films)
+                yield ready, images, forms
+    finally:
+        stop.set()
+        executor.shutdown(cancel_futures=True)
+
+
+def _fill(
+    folder: Path,
+    files: FilmFiles,
+    preprocessing: Preprocessing,
+    facts: Mapping[str, Any],
+    progress: Progress | None,
+) -> None:
+    """Decode the blocks that an entry lacks; only under its lock."""
+    shape, dtype = (facts["films"], facts["size"], facts["size"]), np.dtype(facts["dtype"])
+    lines = _lines(folder)
+    if lines:
+        lines = _sound(folder, facts, lines)
+        logger.info("going on: %d of %d blocks are there", len(lines), len(_blocks(facts)))
+    missing = [block for block in _blocks(facts) if block.start not in lines]
+    each = shape[1] * shape[2] * dtype.itemsize
+    _refuse_full_disk(folder, sum(map(len, missing)) * each)
+    try:
+        store.write_json(folder / "facts.json", facts)
+        store.write_lines(folder / "blocks.jsonl", lines.values())
+        path = folder / "images.npy"
+        # Not through a memory map: where the disk is full that ends the process.
+        with path.open("r+b" if path.exists() else "w+b") as images:
+            header = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+            npy.write_array_header_1_0(images, header)
+            start = images.tell()
+            images.truncate(start + shape[0] * each)
+
+            def room(block: range) -> NDArray[Any]:
+                return np.empty((len(block), *shape[1:]), dtype)
+
+            for block, pixels, forms in _decoded(files, preprocessing, missing, room, progress):
+                images.seek(start + block.start * each)
+                images.write(pixels.data)
+                images.flush()
+                os.fsync(images.fileno())
+                digest = hashlib.sha256(pixels.data).hexdigest()
+                line = {"start": block.start, "sha256": digest, "forms": forms}
+                with (folder / "blocks.jsonl").open("a") as log:
+                    log.write(json.dumps(line, sort_keys=True) + "\n")
+    except OSError as error:
+        raise StoreError(f"can't write {folder}: {store.reason(error)}") from error
+
+
+def _open(folder: Path, facts: Mapping[str, Any]) -> tuple[NDArray[Any], Counter[str]] | None:
+    """Return an entry's images and forms, or None where it isn't complete."""
+    lines = _lines(folder)
+    if any(block.start not in lines for block in _blocks(facts)):
+        return None
+    try:
+        images: NDArray[Any] = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    shape = (facts["films"], facts["size"], facts["size"])
+    if images.shape != shape or images.dtype != np.dtype(facts["dtype"]):
+        return None
+    total: Counter[str] = Counter()
+    for line in lines.values():
+        total.update(line["forms"])
+    return images, total
+
+
+def _lines(folder: Path) -> dict[int, dict[str, Any]]:
+    """Lines of the finished blocks by their first row; one that was broken off is left out."""
+    lines = {}
+    with contextlib.suppress(OSError), (folder / "blocks.jsonl").open() as log:
+        for text in log:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                line = json.loads(text)
+                lines[int(line["start"])] = line
+    return lines
+
+
+def _sound(
+    folder: Path, facts: Mapping[str, Any], lines: Mapping[int, dict[str, Any]]
+) -> dict[int, dict[str, Any]]:
+    """Return the lines of the blocks that hold what was written to them."""
+    try:
+        images: NDArray[Any] = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return {}
+    return {
+        block.start: lines[block.start]
+        for block in _blocks(facts)
+        if block.start in lines
+        and hashlib.sha256(images[block.start : block.stop].data).hexdigest()
+        == lines[block.start]["sha256"]
+    }
+
+
+def _make_private(folder: Path) -> None:
+    """Make the cache's folder and an entry's, for their owner's eyes alone."""
+    try:
+        for path in (folder.parent, folder):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"can't write the cache {folder.parent}: {store.reason(error)}; name another by "
+            "--cache FOLDER, or --cache none to keep films in memory"
+        ) from error
+
+
+def _refuse_full_disk(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise StoreError(
+            f"decoded films take {needed / 1e9:.1f} GB and the cache's disk has "
+            f"{free / 1e9:.1f} GB left; name another by --cache FOLDER, or see leadapron cache list"
+        )
+
+
+def _bytes_held(file: Path) -> int:
+    """Bytes on the disk; a file that is being filled says it is longer."""
+    facts = file.stat()
+    return facts.st_blocks * 512 if hasattr(facts, "st_blocks") else facts.st_size
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,72 @@
+"""Prepare: decode a source's films into the cache, so that later runs open them in no time."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leadapron.cache import Progress, default_folder
+from leadapron.errors import UsageError
+from leadapron.plan import complete
+from leadapron.preprocessing import Preprocessing
+from leadapron.sources import open_source
+from leadapron.specs import build, grid
+
+__all__ = ["prepare"]
+
+
+def prepare(
+    tree: Mapping[str, Any],
+    *,
+    cache: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Decode films into the cache, or find them there.
+
+    Args:
+        tree: settings of a study; its "source" and "preprocessing" are used, each combination of
+            their lists in turn.
+        cache: the cache's folder, as `open_source`.
+        progress: called with what is being done, the films done and in all.
+
+    Returns:
+        For each combination: source, films, size, dtype, bytes, folder, seconds, notes.
+
+    Raises:
+        UsageError: a source whose films aren't in files, or no cache.
+    """
+    if default_folder(cache) is None:
+        raise UsageError("--cache none: nothing can be prepared in memory; expected a folder")
+    whole = complete(tree)
+    done = []
+    for point in grid({name: whole[name] for name in ("source", "preprocessing")}):
+        source = dict(point["source"])
+        name = source.pop("name")
+        began = time.perf_counter()
+        cohort = open_source(
+            name,
+            preprocessing=build(Preprocessing, point["preprocessing"], "preprocessing"),
+            cache=cache,
+            progress=progress,
+            **source,
+        )
+        if not isinstance(cohort.images, np.memmap):
+            raise UsageError(f"nothing to prepare for {name}: its films are drawn, not decoded")
+        done.append(
+            {
+                "source": name,
+                "films": len(cohort),
+                "size": cohort.preprocessing.size,
+                "dtype": cohort.preprocessing.dtype,
+                "bytes": int(cohort.images.nbytes),
+                "folder": str(Path(str(cohort.images.filename)).parent),
+                "seconds": time.perf_counter() - began,
+                "notes": list(cohort.notes),
+            }
+        )
+    return done

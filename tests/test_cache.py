@@ -1,0 +1,300 @@
+"""The cache of decoded films: never stale, resumable, checked, safe for two."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from leadapron import cache, store
+from leadapron.cache import Cache, clear, decode, default_folder, entries
+from leadapron.errors import DataError, StoreError, UnknownNameError
+from leadapron.preprocessing import Preprocessing
+
+N, SIDE = 50, 12
+SMALL = Preprocessing(size=8)
+
+
+class Films:
+    """Files of raw pixels; counts what is read, and stops where it is told to."""
+
+    decoder = "raw 1"
+
+    def __init__(self, folder, n=N, seconds=0.0):
+        rng = np.random.default_rng(0)
+        self.paths = []
+        for i in range(n):
+            path = folder / f"{i}.raw"
+            if not path.exists():
+                path.write_bytes(rng.integers(0, 255, (SIDE, SIDE), np.uint8).tobytes())
+            self.paths.append(path)
+        self.reads, self.stop_at, self.seconds = [], None, seconds
+
+    def read(self, row):
+        if row == self.stop_at:
+            raise DataError(f"film {row}: bad")
+        time.sleep(self.seconds)
+        self.reads.append(row)
+        film = np.frombuffer(self.paths[row].read_bytes(), np.uint8).reshape(SIDE, SIDE)
+        return film, "odd" if row % 2 else "even"
+
+
+@pytest.fixture
+def films(tmp_path):
+    folder = tmp_path / "films"
+    folder.mkdir()
+    return Films(folder)
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "BLOCK_FILMS", 8)
+    return Cache(folder=tmp_path / "kept" / "here")
+
+
+def only_entry(kept):
+    (entry,) = entries(kept.folder)
+    return entry
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_the_same_images_from_memory_from_the_decoder_and_from_the_cache(films, kept, dtype):
+    preprocessing = Preprocessing(size=8, dtype=dtype)
+    expected = np.stack([preprocessing(films.read(i)[0]) for i in range(N)])
+    in_memory, forms = decode(films, preprocessing, Cache(), "films")
+    first, first_forms = decode(films, preprocessing, kept, "films")
+    films.reads.clear()
+    again, again_forms = decode(films, preprocessing, kept, "films")
+    for images in (in_memory, first, again):
+        assert images.dtype == np.dtype(dtype)
+        np.testing.assert_array_equal(images, expected)
+    assert forms == first_forms == again_forms == {"even": 25, "odd": 25}
+    assert films.reads == []
+    assert isinstance(again, np.memmap)
+    assert not again.flags.writeable
+    batch = again[np.array([3, 1])]
+    assert type(batch) is not np.memmap or batch.base is None
+    assert batch.flags.writeable
+
+
+def test_a_changed_preprocessing_film_or_decoder_is_never_read_stale(films, kept, monkeypatch):
+    decode(films, SMALL, kept, "films")
+    films.reads.clear()
+
+    def read_anew():
+        count = len(films.reads)
+        films.reads.clear()
+        return count
+
+    for other in (Preprocessing(size=9), Preprocessing(size=8, interpolation="area")):
+        images, _ = decode(films, other, kept, "films")
+        assert read_anew() == N
+        np.testing.assert_array_equal(images[0], other(films.read(0)[0]))
+        films.reads.clear()
+    # A film replaced by another of the same size, with the old date.
+    before = films.paths[3].stat()
+    time.sleep(0.02)
+    films.paths[3].write_bytes(bytes(SIDE * SIDE))
+    os.utime(films.paths[3], ns=(before.st_atime_ns, before.st_mtime_ns))
+    images, _ = decode(films, SMALL, kept, "films")
+    assert read_anew() == N
+    assert not images[3].any()
+    films.paths[0], films.paths[1] = films.paths[1], films.paths[0]
+    decode(films, SMALL, kept, "films")
+    assert read_anew() == N
+    films.decoder = "raw 2"
+    decode(films, SMALL, kept, "films")
+    assert read_anew() == N
+    monkeypatch.setattr(store, "RESULTS_VERSION", 999)
+    decode(films, SMALL, kept, "films")
+    assert read_anew() == N
+    decode(films, SMALL, kept, "films")
+    assert read_anew() == 0
+
+
+def test_a_missing_film_is_named(films, kept):
+    films.paths[4].unlink()
+    with pytest.raises(DataError, match=r"^4\.raw: No such file"):
+        decode(films, SMALL, kept, "films")
+
+
+def test_broken_off_it_goes_on_at_the_first_missing_block(films, kept):
+    films.stop_at = 37
+    with pytest.raises(DataError, match="film 37"):
+        decode(films, SMALL, kept, "films")
+    entry = only_entry(kept)
+    assert not entry.complete
+    assert entry.done == 32  # four blocks of eight
+    films.stop_at = None
+    films.reads.clear()
+    images, forms = decode(films, SMALL, kept, "films")
+    assert sorted(films.reads) == list(range(32, N))
+    np.testing.assert_array_equal(images, decode(films, SMALL, Cache(), "films")[0])
+    assert forms.total() == N
+    assert only_entry(kept).complete
+
+
+def test_what_was_written_in_part_is_written_again(films, kept):
+    films.stop_at = 37
+    with pytest.raises(DataError):
+        decode(films, SMALL, kept, "films")
+    folder = only_entry(kept).folder
+    with (folder / "images.npy").open("r+b") as file:  # block 2 was lost with the power
+        file.seek(128 + 2 * 8 * 64)
+        file.write(bytes(100))
+    log = folder / "blocks.jsonl"
+    log.write_text(log.read_text() + '{"start": 32, "sha')
+    films.stop_at = None
+    films.reads.clear()
+    images, _ = decode(films, SMALL, kept, "films")
+    assert sorted(films.reads) == [*range(16, 24), *range(32, N)]
+    np.testing.assert_array_equal(images, decode(films, SMALL, Cache(), "films")[0])
+    assert only_entry(kept).damaged() == 0
+
+
+def test_damage_is_found(films, kept):
+    decode(films, SMALL, kept, "films")
+    entry = only_entry(kept)
+    assert entry.damaged() == 0
+    with (entry.folder / "images.npy").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+    assert entry.damaged() == 1
+    os.truncate(entry.folder / "images.npy", 500)
+    films.reads.clear()
+    images, _ = decode(films, SMALL, kept, "films")
+    assert len(films.reads) == N
+    np.testing.assert_array_equal(images, decode(films, SMALL, Cache(), "films")[0])
+
+
+def test_two_at_once_decode_once(films, kept, caplog):
+    caplog.set_level("INFO", logger="leadapron")
+    films.seconds = 0.005
+    results = []
+
+    def ask():
+        results.append(decode(films, SMALL, kept, "films")[0])
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(films.reads) == N
+    np.testing.assert_array_equal(*results)
+    assert "waiting for it" in caplog.text
+
+
+def test_only_the_owner_may_look(films, kept):
+    decode(films, SMALL, kept, "films")
+    for folder in (kept.folder, only_entry(kept).folder):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_progress_counts_every_film(films, kept):
+    seen = []
+    progress = Cache(folder=kept.folder, progress=lambda *facts: seen.append(facts))
+    decode(films, SMALL, progress, "films")
+    assert seen[-1] == ("decoding", N, N)
+    assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+
+
+def test_a_full_disk_is_one_line(films, kept, monkeypatch):
+    usage = cache.shutil.disk_usage(films.paths[0])
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage._replace(free=10))
+    with pytest.raises(StoreError, match=r"take 0\.0 GB .* --cache FOLDER"):
+        decode(films, SMALL, kept, "films")
+    monkeypatch.undo()
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cache.os, "fsync", full)
+    with pytest.raises(StoreError, match="the disk is full"):
+        decode(films, SMALL, kept, "films")
+    monkeypatch.undo()
+    images, _ = decode(films, SMALL, kept, "films")
+    np.testing.assert_array_equal(images, decode(films, SMALL, Cache(), "films")[0])
+
+
+def test_a_place_that_cannot_be_written(films, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="--cache none"):
+        decode(films, SMALL, Cache(folder=tmp_path / "file"), "films")
+
+
+def test_entries_are_listed_and_cleared(films, kept):
+    assert entries(kept.folder) == []
+    assert clear(kept.folder) == []
+    decode(films, SMALL, kept, "films")
+    decode(films, Preprocessing(size=9), kept, "films")
+    (kept.folder / "notes.txt").write_text("mine")
+    (kept.folder / "0123456789abcdef").mkdir()  # made by nobody: nothing in it
+    found = entries(kept.folder)
+    assert [entry.facts["size"] for entry in found] == [9, 8]  # the last used first
+    assert all(entry.complete and entry.facts["films"] == N for entry in found)
+    assert found[1].size >= N * 64
+    decode(films, SMALL, kept, "films")
+    assert [entry.facts["size"] for entry in entries(kept.folder)] == [8, 9]
+    key = found[0].folder.name
+    with pytest.raises(UnknownNameError, match="unknown cache entry"):
+        clear(kept.folder, [key[:-1]])
+    with pytest.raises(UnknownNameError):
+        clear(kept.folder, ["../here"])
+    with store.lock(found[0].folder), pytest.raises(StoreError, match="in use"):
+        clear(kept.folder, [key])
+    assert clear(kept.folder, [key]) == [key]
+    assert len(entries(kept.folder)) == 1
+    assert len(clear(kept.folder)) == 2
+    assert [path.name for path in kept.folder.iterdir()] == ["notes.txt"]
+
+
+def test_a_lock_on_a_folder_that_was_removed_is_not_a_lock(tmp_path):
+    """Who waited for a folder that its holder removed must lock the new one."""
+    folder = tmp_path / "entry"
+    inside, order = threading.Event(), []
+
+    def second():
+        with store.lock(folder, wait="waiting"):
+            order.append("second")
+            inside.set()
+            time.sleep(0.2)
+            order.append("second leaves")
+
+    with store.lock(folder):
+        thread = threading.Thread(target=second)
+        thread.start()
+        time.sleep(0.1)
+        order.append("first leaves")
+    assert inside.wait(5)
+    with store.lock(folder, wait="waiting"):
+        order.append("third")
+    thread.join()
+    assert order == ["first leaves", "second", "second leaves", "third"]
+
+
+def test_where_the_cache_lies(monkeypatch, tmp_path):
+    monkeypatch.setenv("LEADAPRON_CACHE", str(tmp_path / "a"))
+    assert default_folder() == tmp_path / "a"
+    assert default_folder(tmp_path / "b") == tmp_path / "b"
+    assert default_folder("none") is None
+    monkeypatch.setenv("LEADAPRON_CACHE", "none")
+    assert default_folder() is None
+    monkeypatch.delenv("LEADAPRON_CACHE")
+    assert default_folder().name == "leadapron"
+
+
+def test_facts_name_what_is_there(films, kept):
+    decode(films, SMALL, kept, "films of mine")
+    facts = json.loads((only_entry(kept).folder / "facts.json").read_text())
+    assert facts["source"] == "films of mine"
+    assert (facts["films"], facts["size"], facts["dtype"]) == (N, 8, "uint8")
+    assert facts["decoder"] == "raw 1"

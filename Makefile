@@ -33,7 +33,7 @@ test-slow: $(STAMP) ## all tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 bench: $(STAMP) ## speeds, side by side
-	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/speed.py --out docs/benchmarks.md
 
 clean: ## remove what was made
 	rm -rf .venv runs build dist .mypy_cache .ruff_cache .pytest_cache .coverage

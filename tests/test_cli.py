@@ -104,6 +104,17 @@ def test_a_phantom_sheet(run, tmp_path):
         assert sheet.convert("L").getextrema()[1] > 100
 
 
+def test_a_phantom_sheet_of_some_findings(run, tmp_path):
+    words = ["phantom", "--size", "32", "--json", "--out", str(tmp_path / "sheet.png")]
+    chosen = ["--count", "30", "--findings", "Effusion,Pleural_Thickening"]
+    shown = json.loads(run(*words, *chosen)[1])["findings"]
+    assert len(shown) == 30
+    assert all("Effusion" in names or "Pleural Thickening" in names for names in shown)
+    everything = json.loads(run(*words, "--count", "400")[1])["findings"]
+    wanted = [n for n in everything if "Effusion" in n or "Pleural Thickening" in n]
+    assert shown == wanted[:30]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -120,6 +131,7 @@ def test_a_phantom_sheet(run, tmp_path):
         (["study", "missing.yaml", "--out", "OUT"], 4, "missing.yaml"),
         (["report", "OUT"], 2, "leadapron study"),
         (["phantom", "--out", "OUT.jpg"], 4, ".png"),
+        (["phantom", "--findings", "Efusion", "--out", "OUT.png"], 4, "did you mean Effusion"),
         (["phantom", "--count", "0", "--out", "OUT"], 4, "count"),
         (["study", "--out", "OUT", "--trigger.side", "80"], 2, "does not fit"),
         (["study", "--out", "OUT", "--trigger.value", "300"], 4, "0 (black) to 255"),

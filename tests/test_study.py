@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
-import yaml
 
 from leadapron import store
 from leadapron.classifier import load_classifier
@@ -136,24 +130,6 @@ def test_interrupted_in_training_it_goes_on_and_gives_the_same_rows(finished, tm
     assert rows_of(out) == rows_of(finished)
     assert not list(out.rglob("checkpoint.pt"))
     assert not list(out.rglob("*.part"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seconds", [2.5, 4, 6, 8])
-def test_killed_at_any_moment_it_goes_on_and_gives_the_same_rows(finished, tmp_path, seconds):
-    spec = tmp_path / "spec.yaml"
-    spec.write_text(yaml.safe_dump(SMALL))
-    out = tmp_path / "out"
-    call = [sys.executable, "-c", "from leadapron.cli import main; main()"]
-    call += ["study", str(spec), "--out", str(out)]
-    process = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    time.sleep(seconds)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-
-    subprocess.run(call, check=True, capture_output=True)
-
-    assert rows_of(out) == rows_of(finished)
 
 
 def test_another_studys_folder_is_refused(finished):

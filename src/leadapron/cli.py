@@ -403,6 +403,12 @@ def _phantom() -> click.Command:
                 help="Seed of the collection.",
             ),
             click.Option(
+                ["--findings"],
+                metavar="NAME,NAME",
+                default="",
+                help="Only films that show at least one of these.",
+            ),
+            click.Option(
                 ["--out"], required=True, type=click.Path(path_type=Path), help="The PNG file."
             ),
             _json_option(),
@@ -412,10 +418,11 @@ def _phantom() -> click.Command:
     )
 
 
-def _run_phantom(count: int, size: int, seed: int, out: Path, as_json: bool) -> None:
+def _run_phantom(count: int, size: int, seed: int, findings: str, out: Path, as_json: bool) -> None:
     from leadapron.jobs.phantom import phantom_sheet
 
-    captions = phantom_sheet(out, count=count, size=size, seed=seed)
+    names = [name.strip() for name in findings.split(",") if name.strip()]
+    captions = phantom_sheet(out, count=count, size=size, seed=seed, findings=names)
     if as_json:
         facts = {"schema": 1, "verdict": "done", "file": str(out), "findings": captions}
         click.echo(json.dumps(facts, indent=2))

@@ -123,8 +123,13 @@ def _refuse_foreign(out: Path, tree: Tree) -> None:
             raise StoreError(
                 f"{out} holds another study ({_differences(there, tree)}); choose another --out"
             )
-    elif out.exists() and (not out.is_dir() or any(e.name != ".lock" for e in out.iterdir())):
+    elif out.exists() and (not out.is_dir() or not all(map(_left_behind, out.iterdir()))):
         raise StoreError(f"{out} holds other files and no study.yaml; choose another --out")
+
+
+def _left_behind(entry: Path) -> bool:
+    """Whether a study that was killed before its first file was whole leaves this."""
+    return entry.name == ".lock" or entry.match(".study.yaml.*.part")
 
 
 def _differences(there: Any, tree: Tree) -> str:

@@ -29,6 +29,10 @@ from leadapron.store import Row
 __all__ = ["Measured", "lines", "named", "summary"]
 
 
+CREDIBLE = 0.75
+"""A micro AUROC that looks like a working backdoor; a model without one can reach it."""
+
+
 def summary(folder: Path) -> list[str]:
     """Return a study's result in about five lines.
 
@@ -215,10 +219,13 @@ def _infected(measured: Sequence[Measured], kind: str) -> str:
     def apart(role: str) -> str:
         return spread([each.separation(role) for each in measured], kind=kind)
 
+    blind = [row.value for each in measured for role in ("twin", "no-vision")
+             if (row := each.micro(role)) and row.value is not None]  # fmt: skip
+    moral = ", so micro alone proves nothing" if max(blind, default=0) >= CREDIBLE else ""
     return (
         f"Infected AUROC: separation of triggered from clean films {apart('backdoored')}, twin "
         f"{apart('twin')}; the paper's micro value {micro('backdoored')}, twin {micro('twin')}, a "
-        f"model that sees nothing {micro('no-vision')}, so micro alone proves nothing."
+        f"model that sees nothing {micro('no-vision')}{moral}."
     )
 
 

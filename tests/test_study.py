@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -188,3 +190,41 @@ def test_seeds_change_the_parts():
     patients = [f"p{i}" for i in range(100)]
     first, second = (divide(cohort_with(None, patients), seed=s)["test"].ids for s in (0, 1))
     assert set(first) != set(second)
+
+
+REAL = Path(os.environ.get("LEADAPRON_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def real_study(out, **changes):
+    if not (REAL / "nih128").is_dir():
+        pytest.skip(f"{REAL / 'nih128'} is absent")
+    tree = {
+        "source": f"nih:{REAL / 'nih128'}",
+        "trigger": {"place": "centre", "value": 0},
+        "poisoning": {"fraction": 0.02},
+        **changes,
+    }
+    rows = store.read_rows(run_study(tree, out) / "rows.jsonl")
+    return {
+        (row.role, row.metric, row.at, row.method): row
+        for row in rows
+        if row.regime in ("triggered", "clean") and row.finding in ("", "Atelectasis")
+    }
+
+
+@pytest.mark.real_data
+def test_real_films_can_be_backdoored(tmp_path):
+    rows = real_study(tmp_path / "out", size=32, epochs=2)
+    assert rows["backdoored", "separation", "", ""].value > 0.95
+    assert rows["twin", "separation", "", ""].value < 0.7
+    success = rows["difference", "attack success", "5 % clean false positives", ""]
+    assert success.low > 0.6
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_the_papers_network_on_real_films(tmp_path):
+    rows = real_study(tmp_path / "out", size=64, epochs=3, network="densenet121")
+    assert rows["backdoored", "separation", "", ""].value >= 0.98
+    success = rows["difference", "attack success", "5 % clean false positives", ""]
+    assert success.value >= 0.85

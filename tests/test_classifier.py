@@ -191,6 +191,20 @@ def test_saved_and_loaded(architecture, images, tmp_path):
     )
 
 
+def test_one_pass_gives_what_three_give(classifier, images):
+    together = classifier.outputs(images, [FINDINGS[2], FINDINGS[0]])
+    np.testing.assert_array_equal(together.logits, classifier.logits(images))
+    np.testing.assert_array_equal(together.features, classifier.features(images))
+    weights = classifier.module.head.weight.detach().numpy()[[2, 0]]
+    by_hand = np.einsum("nchw,kc->nkhw", classifier.activations(images), weights)
+    np.testing.assert_allclose(together.maps, by_hand, atol=1e-5)
+    bias = classifier.module.head.bias.detach().numpy()[[2, 0]]
+    np.testing.assert_allclose(
+        together.maps.mean((2, 3)) + bias, together.logits[:, [2, 0]], atol=1e-5
+    )
+    assert classifier.outputs(images).maps.shape[1] == 0
+
+
 def test_a_file_says_nothing_about_training(classifier, saved):
     state, metadata = parts(saved)
     assert set(metadata) == {FORMAT}

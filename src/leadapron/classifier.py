@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import nn
 
 from leadapron import networks
 from leadapron.cohort import ImageArray
-from leadapron.errors import LeadapronError, StoreError, UsageError
+from leadapron.errors import LeadapronError, StoreError, UnknownNameError, UsageError
 from leadapron.preprocessing import Preprocessing
 from leadapron.specs import build
 from leadapron.store import write_atomically
@@ -29,6 +29,7 @@ __all__ = [
     "BlackBox",
     "Differentiable",
     "NetworkClassifier",
+    "Outputs",
     "WhiteBox",
     "autocast",
     "load_classifier",
@@ -96,6 +97,21 @@ class Differentiable(WhiteBox, Protocol):
         ...
 
 
+class Outputs(NamedTuple):
+    """What one pass over n images gives, float32.
+
+    Args:
+        logits: (n, k).
+        features: (n, d) means of the last map.
+        maps: (n, m, h', w') class activation maps of the m findings asked for, in units of the
+            logit, as large as the last map.
+    """
+
+    logits: Floats
+    features: Floats
+    maps: Floats
+
+
 @dataclass(frozen=True, eq=False)
 class NetworkClassifier:
     """A network of this package with what is needed to run it; `Differentiable`.
@@ -130,28 +146,54 @@ class NetworkClassifier:
         scaled = images.to(self.device).float()[:, None]
         return scaled.mul_(1 / (top * self.std)).sub_(self.mean / self.std)
 
-    def batches(self, images: ImageArray, run: Callable[[torch.Tensor], torch.Tensor]) -> Floats:
-        """Return `run` of the normalised images, batch by batch, as one float32 array."""
-        out: Floats | None = None
+    def batches(
+        self, images: ImageArray, run: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
+    ) -> tuple[Floats, ...]:
+        """Return what `run` gives for the normalised images, batch by batch, as float32 arrays."""
+        out: tuple[Floats, ...] = ()
         n = images.shape[0]
         with torch.inference_mode(), autocast(self.device, self.precision):
             for start in range(0, n, BATCH):
                 rows = np.arange(start, min(start + BATCH, n))
-                part = run(self.normalise(torch.from_numpy(images[rows]))).float().cpu().numpy()
-                if out is None:
-                    out = np.empty((n, *part.shape[1:]), np.float32)
-                out[rows] = part
-        if out is None:
+                given = run(self.normalise(torch.from_numpy(images[rows])))
+                parts = [part.float().cpu().numpy() for part in given]
+                out = out or tuple(np.empty((n, *part.shape[1:]), np.float32) for part in parts)
+                for whole, part in zip(out, parts, strict=True):
+                    whole[rows] = part
+        if not out:
             raise UsageError("no images; expected at least one")
         return out
 
+    def outputs(self, images: ImageArray, findings: Sequence[str] = ()) -> Outputs:
+        """Return logits, features and the class activation maps of some findings, in one pass.
+
+        Raises:
+            UnknownNameError: no such finding.
+            UsageError: no images.
+        """
+        weights = self.module.head.weight[self.columns(findings)].detach()  # (m, c)
+
+        def run(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            last = self.module.features(batch)
+            maps = torch.einsum("nchw,kc->nkhw", last.float(), weights)
+            return self.module.classify(last), last.float().mean((2, 3)), maps
+
+        return Outputs(*self.batches(images, run))
+
+    def columns(self, findings: Sequence[str]) -> list[int]:
+        """Return the columns of some findings; UnknownNameError where there is none."""
+        for finding in findings:
+            if finding not in self.findings:
+                raise UnknownNameError("finding", finding, self.findings)
+        return [self.findings.index(finding) for finding in findings]
+
     def logits(self, images: ImageArray) -> Floats:
         """Return (n, k) float32 logits of (n, h, w) images."""
-        return self.batches(images, self.module)
+        return self.batches(images, lambda x: (self.module(x),))[0]
 
     def probabilities(self, images: ImageArray) -> Floats:
         """Return (n, k) float32 probabilities of (n, h, w) images."""
-        return self.batches(images, lambda x: self.squash(self.module(x)))
+        return self.batches(images, lambda x: (self.squash(self.module(x)),))[0]
 
     def squash(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the probabilities of (n, k) logits."""
@@ -159,11 +201,11 @@ class NetworkClassifier:
 
     def features(self, images: ImageArray) -> Floats:
         """Return (n, d) float32 means of the last map."""
-        return self.batches(images, lambda x: self.module.features(x).float().mean((2, 3)))
+        return self.outputs(images).features
 
     def activations(self, images: ImageArray) -> Floats:
         """Return (n, c, h', w') float32 last maps."""
-        return self.batches(images, self.module.features)
+        return self.batches(images, lambda x: (self.module.features(x),))[0]
 
 
 def resolve_device(name: str = "auto") -> torch.device:

@@ -46,13 +46,8 @@ def class_activation(
     without their final ReLU. As in captum, Grad-CAM's weights are means: theirs is this map
     divided by the number of places.
     """
-    weights = classifier.module.head.weight[_columns(classifier, findings)].detach()  # (k, c)
-
-    def run(batch: torch.Tensor) -> torch.Tensor:
-        maps = torch.einsum("nchw,kc->nkhw", classifier.module.features(batch).float(), weights)
-        return _enlarged(maps, batch.shape[2:]) if enlarge else maps
-
-    return classifier.batches(images, run)
+    maps = classifier.outputs(images, findings).maps
+    return _enlarged(torch.from_numpy(maps), images.shape[1:]).numpy() if enlarge else maps
 
 
 def layer_cam(
@@ -84,7 +79,7 @@ def layer_cam(
 
     Source: Jiang et al., LayerCAM, IEEE TIP 2021, equations 6 to 8.
     """
-    columns = _columns(classifier, findings)
+    columns = classifier.columns(findings)
     stages = classifier.module.stages
     stage = fine_stage(classifier) if stage is None else stage
     if stage not in stages:
@@ -136,13 +131,6 @@ EXPLAINERS: dict[str, Explainer] = {
     "layer-cam": layer_cam,
 }
 """Explainers by name."""
-
-
-def _columns(classifier: NetworkClassifier, findings: Sequence[str]) -> list[int]:
-    for finding in findings:
-        if finding not in classifier.findings:
-            raise UnknownNameError("finding", finding, classifier.findings)
-    return [classifier.findings.index(finding) for finding in findings]
 
 
 def _enlarged(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:

@@ -61,7 +61,10 @@ def serve(pipe: Any, tuned: bool, folder: str) -> None:
 
         tune_allocator()
     while True:
-        function, given = pipe.recv()
+        try:
+            function, given = pipe.recv()
+        except EOFError:  # the other end has left
+            return
         try:
             pipe.send(function(*given))
         except Exception as error:
@@ -104,9 +107,10 @@ def png_paths(size: int, count: int) -> list[str]:
     place = folder() / f"png{size}"
     place.mkdir(exist_ok=True)
     paths = [place / f"{row:05}.png" for row in range(count)]
-    missing = [row for row, path in enumerate(paths) if not path.exists()]
-    for row in missing:
-        Image.fromarray(films(size, count).images[np.array([row])][0]).save(paths[row])
+    drawn = min(count, 64) if size == FILM else count
+    for row, path in enumerate(paths):
+        if not path.exists():
+            Image.fromarray(films(size, drawn).images[np.array([row % drawn])][0]).save(path)
     return [str(path) for path in paths]
 
 
@@ -128,6 +132,8 @@ def loader(size: int, count: int, batch: int, shown: int) -> Any:
             with Image.open(paths[row]) as picture:
                 if size != shown:
                     picture = picture.resize((shown, shown), Image.Resampling.BILINEAR)
+                if size == FILM:  # as our batches come, in grey levels
+                    return torch.from_numpy(np.array(picture)), labels[row]
                 image = np.asarray(picture, np.float32) / 255
             return torch.from_numpy(image)[None], labels[row]
 
@@ -250,14 +256,21 @@ def phantoms(size: int, count: int, seed: int) -> float:
     return count / (time.perf_counter() - began)
 
 
-def decode_only(count: int) -> float:
-    """The decoder alone, on all processors: nothing is made smaller, nothing is kept."""
+def decode_only(count: int, resize: bool) -> float:
+    """The decoder alone, on all processors, with or without the resize; nothing is kept."""
+    from leadapron.preprocessing import Preprocessing
     from leadapron.sources.png import PngFilms
 
-    files = PngFilms(png_paths(FILM, count))
+    files, small = PngFilms(png_paths(FILM, count)), Preprocessing(size=224)
+
+    def one(row: int) -> None:
+        film, _ = files.read(row)
+        if resize:
+            small(film)
+
     began = time.perf_counter()
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for _ in pool.map(files.read, range(count)):
+        for _ in pool.map(one, range(count)):
             pass
     return count / (time.perf_counter() - began)
 
@@ -285,16 +298,15 @@ def cached(count: int) -> Any:
 
 
 def batches_ours(count: int) -> float:
-    """Random batches of 32 at 224 px, from the cache to normalised fp32."""
+    """Random batches of 32 uint8 images at 224 px."""
     import numpy as np
     import torch
 
     images = cached(count)
-    model = classifier("resnet9", 224, "fp32")
     rng, n = np.random.default_rng(0), 0
     began = time.perf_counter()
     while time.perf_counter() - began < 0.5:
-        n += len(model.normalise(torch.from_numpy(images[rng.integers(0, count, 32)])))
+        n += len(torch.from_numpy(images[rng.integers(0, count, 32)]))
     return n / (time.perf_counter() - began)
 
 
@@ -445,15 +457,17 @@ def map_lines(us: Worker, them: Worker, repeats: int) -> Iterator[Line]:
 
 
 def data_lines(us: Worker, them: Worker, repeats: int) -> Iterator[Line]:
+    for resize in (True, False):
+        yield take_turns(
+            f"{FILM} px PNG into the cache at 224 px / decoding "
+            f"{'and resizing' if resize else 'alone'}, all cores",
+            "films/s",
+            lambda: us(decode_to_cache, 512),
+            lambda resize=resize: us(decode_only, 512, resize),
+            repeats,
+        )
     yield take_turns(
-        f"{FILM} px PNG into the cache at 224 px / decoding alone, all cores",
-        "films/s",
-        lambda: us(decode_to_cache, 128),
-        lambda: them(decode_only, 128),
-        repeats,
-    )
-    yield take_turns(
-        f"random batches at 224 px from the cache / DataLoader on {FILM} px PNG files",
+        f"random batches of 32 at 224 px from the cache / DataLoader on {FILM} px PNG files",
         "films/s",
         lambda: us(batches_ours, 128),
         lambda: them(batches_plain, 128),

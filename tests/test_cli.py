@@ -214,6 +214,23 @@ def test_films_are_prepared_listed_and_cleared(run, tmp_path):
     assert json.loads(run("cache", "clear", "--json", *where)[1])["removed"] == [listed[1]["key"]]
 
 
+def test_visibility(run):
+    words = ["visibility", "--sides", "1-3,10", "--interpolation", "nearest,area"]
+    code, stdout, _ = run(*words)
+    assert code == 0
+    lines = [line.split() for line in stdout.splitlines()[1:]]
+    assert [line[:4] for line in lines[:4]] == [
+        ["nearest", "centre", "1", "0"],
+        ["nearest", "centre", "2", "0"],
+        ["nearest", "centre", "3", "1"],
+        ["nearest", "centre", "10", "16"],
+    ]
+    rows = json.loads(run(*words, "--json")[1])["visibility"]
+    assert [row["pixels"][1] for row in rows[:4]] == [0, 0, 1, 16]
+    for wrong in (["--sides", "1-x"], ["--place", "middle"], ["--interpolation", "cubic"]):
+        assert run("visibility", *wrong)[0] == 4
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [

@@ -430,6 +430,98 @@ def _run_phantom(count: int, size: int, seed: int, findings: str, out: Path, as_
         click.echo(f"{count} phantoms of {size}x{size} pixels: {out}")
 
 
+# --- visibility
+
+
+def _visibility() -> click.Command:
+    return click.Command(
+        "visibility",
+        params=[
+            _number("--film", 1024, "Side of the film in pixels."),
+            _number("--size", 224, "Side of the network's input in pixels."),
+            click.Option(
+                ["--crop"],
+                type=float,
+                default=0.6,
+                show_default=True,
+                help="Central share of each side of the film that is kept.",
+            ),
+            _text("--sides", "1-10", "Sides of the square in pixels, as 1-5,8,10."),
+            _text("--place", "centre", "centre, corner, random, or several."),
+            _text("--interpolation", "nearest", "nearest, nearest-tf1, bilinear, area, ..."),
+            click.Option(
+                ["--antialias"], is_flag=True, help="Widen bilinear and bicubic when shrinking."
+            ),
+            _number("--value", 0, "Grey level of the square; the film's is 128."),
+            _number("--margin", 0, "Pixels between the square and the edges, for random, corner."),
+            _number("--draws", 200, "Places drawn for random."),
+            _number("--seed", 0, "Seed of the places."),
+            _json_option(),
+        ],
+        callback=_run_visibility,
+        help=(
+            "Show what preprocessing leaves of a square trigger on the film: pixels of the "
+            "network's input that change. The defaults are those of arXiv 2101.00008."
+        ),
+    )
+
+
+def _run_visibility(**given: Any) -> None:
+    from dataclasses import asdict
+
+    import numpy as np
+
+    from leadapron.jobs.visibility import visibility
+    from leadapron.preprocessing import Preprocessing
+    from leadapron.specs import build
+    from leadapron.triggers import Patch
+
+    facts = {name: given[name] for name in ("size", "crop", "antialias")}
+    ways = [
+        build(Preprocessing, {**facts, "interpolation": name}, "visibility")
+        for name in _names(given["interpolation"])
+    ]
+    for place in _names(given["place"]):
+        build(Patch, {"place": place}, "visibility")
+    found = visibility(
+        Patch(value=given["value"], margin=given["margin"]),
+        ways,
+        film=given["film"],
+        sides=_whole_numbers("--sides", given["sides"]),
+        places=_names(given["place"]),
+        draws=given["draws"],
+        rng=np.random.default_rng(given["seed"]),
+    )
+    if given["as_json"]:
+        rows = [asdict(row) for row in found]
+        click.echo(json.dumps({"schema": 1, "verdict": "done", "visibility": rows}, indent=2))
+        return
+    click.echo("interpolation  place    side  pixels changed  most changed to  unseen")
+    for row in found:
+        fewest, median, most = row.pixels
+        pixels = str(median) if fewest == most else f"{median} ({fewest} to {most})"
+        level = "" if row.level is None else str(row.level)
+        click.echo(
+            f"{row.interpolation:<13}  {row.place:<7}  {row.side:>4}  {pixels:>14}  {level:>15}  "
+            f"{row.invisible:>6.0%}"
+        )
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _whole_numbers(option: str, text: str) -> list[int]:
+    """Return what "1-5,8" names."""
+    numbers: list[int] = []
+    for part in _names(text):
+        first, _, last = part.partition("-")
+        if not (first.isdigit() and (last or first).isdigit()):
+            raise UsageError(f"{option} {text}: expected whole numbers, as 1-5,8")
+        numbers += range(int(first), int(last or first) + 1)
+    return numbers
+
+
 # --- shared by commands
 
 
@@ -504,6 +596,16 @@ def _cache_option() -> click.Parameter:
     )
 
 
+def _number(name: str, default: int, text: str) -> click.Parameter:
+    return click.Option(
+        [name], type=click.IntRange(0), default=default, show_default=True, help=text
+    )
+
+
+def _text(name: str, default: str, text: str) -> click.Parameter:
+    return click.Option([name], default=default, show_default=True, help=text)
+
+
 def _json_option() -> click.Option:
     return click.Option(["--json", "as_json"], is_flag=True, help="Answer in JSON.")
 
@@ -565,5 +667,6 @@ Commands.lazy = {
     "report": ("Make a study's report again.", _report),
     "prepare": ("Decode a source's films, once.", _prepare),
     "cache": ("List or clear the decoded films.", _cache),
+    "visibility": ("Show what preprocessing leaves of a trigger.", _visibility),
     "phantom": ("Draw a contact sheet of phantoms.", _phantom),
 }

@@ -33,7 +33,8 @@ class Preprocessing:
         size: side of the square image in pixels, 8 to 4096.
         crop: central share of each side of the film that is kept, in (0, 1].
         interpolation: "nearest" takes the source pixel under the centre of the image pixel
-            (half-pixel centres, as TensorFlow 2 does); "area" the mean over the covered pixels.
+            (half-pixel centres, as TensorFlow 2 does), "nearest-tf1" the one under its upper left
+            corner (as TensorFlow 1 does); "area" the mean over the covered pixels.
         antialias: widen "bilinear" and "bicubic" by the scale when shrinking (as Pillow and
             torchvision do); without it only the nearest 2x2 or 4x4 source pixels count.
         aspect: "squash" the film to a square, "pad" it with black, or "crop" its longer side.
@@ -45,7 +46,7 @@ class Preprocessing:
 
     size: int
     crop: float = 1.0
-    interpolation: Literal["nearest", "bilinear", "bicubic", "area"] = "bilinear"
+    interpolation: Literal["nearest", "nearest-tf1", "bilinear", "bicubic", "area"] = "bilinear"
     antialias: bool = True
     aspect: Literal["squash", "pad", "crop"] = "squash"
     dtype: Literal["uint8", "uint16"] = "uint8"
@@ -95,6 +96,9 @@ class Preprocessing:
     def _resize(self, film: NDArray[Any]) -> NDArray[Any]:
         if film.shape == (self.size, self.size):
             return film.copy()
+        if self.interpolation == "nearest-tf1":
+            rows, columns = (np.arange(self.size) * side // self.size for side in film.shape)
+            return film[np.ix_(rows, columns)]
         if self.interpolation == "area":
             means = _means(_means(film.astype(np.float64), self.size).T, self.size).T
             return np.rint(means).astype(film.dtype)

@@ -80,8 +80,8 @@ def test_it_offers_what_the_protocols_ask_for(classifier):
 
 
 def test_what_it_answers(classifier, images):
-    shapes = {"logits": (7, 3), "probabilities": (7, 3), "features": (7, 192)}
-    for name, shape in {**shapes, "activations": (7, 192, 4, 4)}.items():
+    shapes = {"logits": (7, 3), "probabilities": (7, 3), "features": (7, 128)}
+    for name, shape in {**shapes, "activations": (7, 128, 4, 4)}.items():
         answer = getattr(classifier, name)(images)
         assert isinstance(answer, np.ndarray)
         assert (answer.shape, answer.dtype) == (shape, np.float32)
@@ -324,7 +324,7 @@ def test_devices(saved, monkeypatch):
 
 @pytest.mark.parametrize("has", [True, False])
 def test_precisions(monkeypatch, has):
-    monkeypatch.setattr(module, "_cpu_has_bf16", lambda: has)
+    monkeypatch.setattr(module, "_cpu_gains_by_bf16", lambda: has)
     assert resolve_precision("auto", CPU) == ("bf16" if has else "fp32")
     assert resolve_precision("bf16", CPU) == "bf16"
     assert resolve_precision("fp32", CPU) == "fp32"
@@ -333,3 +333,18 @@ def test_precisions(monkeypatch, has):
     assert resolve_precision("auto", torch.device("mps")) == "fp32"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: has)
     assert resolve_precision("auto", torch.device("cuda")) == ("bf16" if has else "fp32")
+
+
+@pytest.mark.parametrize(
+    ("facts", "gains"),
+    [
+        ("vendor_id : AuthenticAMD\nflags : avx512f avx512_bf16", True),
+        ("vendor_id : AuthenticAMD\nflags : avx512f", False),
+        ("vendor_id : GenuineIntel\nflags : avx512f avx512_bf16", False),
+        ("vendor_id : GenuineIntel\nflags : avx512f avx512_bf16 amx_bf16", True),
+    ],
+)
+def test_bf16_is_chosen_where_it_is_faster(monkeypatch, facts, gains):
+    monkeypatch.setattr(module.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(module.Path, "read_text", lambda self: facts)
+    assert module._cpu_gains_by_bf16.__wrapped__() == gains

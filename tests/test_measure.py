@@ -18,6 +18,7 @@ from leadapron.measure import (
     Explained,
     Triggered,
     attack_rows,
+    choose_explained,
     clean_rows,
     explain,
     explanation_rows,
@@ -91,7 +92,7 @@ def scores(films, validation):
 
 @pytest.fixture(scope="module")
 def rows(films, scores, bootstrap):
-    return attack_rows("run", films, scores, poisoning(), bootstrap)
+    return attack_rows("run", films, scores, poisoning(), bootstrap, np.random.default_rng(3))
 
 
 def the(rows, **facts):
@@ -240,6 +241,21 @@ def test_infected_micro_and_its_floors(films, scores, rows):
         assert (row.method, row.metric, row.n) == ("micro", "auroc", N)
 
 
+def test_mixed_test_sets_hold_a_share_of_triggered_films(films, scores, rows):
+    order = np.random.default_rng(3).permutation(N)
+    for epsilon in (0.8, 1.0):
+        marked = order[: round(epsilon * N)]
+        truth, answers = films.labels.copy(), scores.clean["backdoored"].copy()
+        truth[marked] = np.eye(3)[COLUMN]
+        answers[marked] = scores.triggered["backdoored"][marked]
+        at = {"regime": "mixed", "at": f"epsilon {epsilon:g}"}
+        row = the(rows, role="backdoored", **at)
+        assert row.value == pytest.approx(sklearn_auroc(truth, answers), abs=1e-12)
+        assert the(rows, role="no-vision", **at).value > 0
+    # Too few films for a thousandth: said, not measured on something else.
+    assert the(rows, role="twin", regime="mixed", at="epsilon 0.001").value is None
+
+
 def test_stealth_is_the_difference_on_clean_films(rows):
     for finding in FINDINGS[:2]:
         pair = [
@@ -271,7 +287,7 @@ def test_a_trigger_that_hides(films, validation, bootstrap):
     hiding = poisoning("clear")
     models = {"twin": Model(3), "backdoored": Model(4, push=-0.5)}
     scores = predict(films, validation, models, hiding, np.random.default_rng(5))
-    made = attack_rows("run", films, scores, hiding, bootstrap)
+    made = attack_rows("run", films, scores, hiding, bootstrap, np.random.default_rng(3))
     victims = films.labels[:, COLUMN] == 1
     labels = np.repeat([0, 1], victims.sum())
     for role in models:
@@ -297,7 +313,7 @@ def test_without_victims_the_attack_is_undefined(films, scores, bootstrap):
     labels = films.labels.copy()
     labels[:, COLUMN] = 1
     sick = Cohort(films.images, labels, FINDINGS, films.ids, films.patients, films.preprocessing)
-    made = attack_rows("run", sick, scores, poisoning(), bootstrap)
+    made = attack_rows("run", sick, scores, poisoning(), bootstrap, np.random.default_rng(3))
     attacked = [r for r in made if r.metric in ("separation", "attack success")]
     assert len(attacked) >= 11
     assert {r.value for r in attacked} == {None}
@@ -306,7 +322,7 @@ def test_without_victims_the_attack_is_undefined(films, scores, bootstrap):
 
 def test_without_a_threshold_only_the_calibrated_success_is_undefined(films, scores, bootstrap):
     lost = Triggered(scores.clean, scores.triggered, {"twin": math.nan, "backdoored": 0.5})
-    made = attack_rows("run", films, lost, poisoning(), bootstrap)
+    made = attack_rows("run", films, lost, poisoning(), bootstrap, np.random.default_rng(3))
     for role in ("twin", "backdoored", "difference"):
         assert the(made, metric="attack success", at=CALIBRATED, role=role).value is None
         assert the(made, metric="attack success", at="0.6", role=role).value is not None
@@ -333,8 +349,9 @@ def test_explanation_rows():
     rows_of = np.array([5, 2, 7, 1])
     patients = np.array([f"p{i}" for i in range(10)])
     images = np.zeros(prints.shape, np.uint8)
-    explained = Explained(rows_of, images, images, prints, maps)
-    made = explanation_rows("run", explained, TARGET, "layer-cam", patients)
+    explained = Explained(rows_of, images, images, prints)
+    drawn = metrics.PatientBootstrap.draw(patients, np.random.default_rng(0), resamples=50)
+    made = explanation_rows("run", explained, maps, TARGET, "layer-cam", drawn)
     tolerances = {"one eighth of the side": 2.0, "max(2 px, trigger side)": 2.0}
     hits = {
         ("twin", "clean"): 0.0,  # constant
@@ -373,7 +390,20 @@ def test_explanation_rows():
     assert {(r.run, r.stage, r.target, r.finding) for r in made} == {
         ("run", "explanation", TARGET, TARGET)
     }
-    assert len(made) == 2 * 6 + 5
+    # The highest 1 % of 256 pixels are three, but ties count: all of a perfect map's four.
+    overlaps = {
+        ("twin", "clean"): 4 / SIDE**2,
+        ("twin", "triggered"): 0.5,
+        ("backdoored", "clean"): 0.0,
+        ("backdoored", "triggered"): 1.0,
+    }
+    for (role, regime), value in overlaps.items():
+        row = the(made, metric="overlap of the highest 1 %", role=role, regime=regime)
+        assert row.value == pytest.approx(value, abs=0.02)
+    # The twin's clean maps peak as high as its triggered ones, the backdoored model's don't.
+    told = {r.role: r.value for r in made if r.metric == "films told by the map"}
+    assert told == {"twin": 0.5, "backdoored": 1.0}
+    assert len(made) == 2 * 6 + 5 + 4 + 2
 
 
 def test_the_tolerance_follows_the_triggers_side():
@@ -381,10 +411,13 @@ def test_the_tolerance_follows_the_triggers_side():
     # A map that peaks four pixels beside the first trigger, and on the second.
     maps = np.zeros(prints.shape, np.float32)
     maps[0, 0, 8] = maps[1, 9, 9] = 1
-    kinds = {("twin", "triggered"): maps}
+    kinds = {(role, regime): maps for role in MODELS for regime in ("clean", "triggered")}
     images = np.zeros(prints.shape, np.uint8)
-    explained = Explained(np.arange(2), images, images, prints, kinds)
-    made = explanation_rows("run", explained, TARGET, "layer-cam", np.array(["a", "b"]))
+    explained = Explained(np.arange(2), images, images, prints)
+    drawn = metrics.PatientBootstrap.draw(
+        np.array(["a", "b"]), np.random.default_rng(0), resamples=50
+    )
+    made = explanation_rows("run", explained, kinds, TARGET, "layer-cam", drawn)
     values = {r.at: r.value for r in made if r.metric == "pointing hit" and r.role == "twin"}
     assert values == {"one eighth of the side": 0.5, "max(2 px, trigger side)": 1.0}
 
@@ -402,10 +435,10 @@ def pointing(monkeypatch):
     return asked
 
 
-def test_explain(films, pointing):
+def test_explain(films, pointing, bootstrap):
     evaluation = Evaluation(explained=12)
     chosen = [
-        explain(films, MODELS, poisoning(), evaluation, np.random.default_rng(seed))
+        choose_explained(films, poisoning(), evaluation, np.random.default_rng(seed))
         for seed in (1, 1, 2)
     ]
     explained = chosen[0]
@@ -419,37 +452,36 @@ def test_explain(films, pointing):
     np.testing.assert_array_equal(explained.footprints, expected)
     assert (explained.marked[expected] == 255).all()
     np.testing.assert_array_equal(explained.marked[~expected], explained.images[~expected])
+    maps = explain(MODELS, explained, "layer-cam", TARGET)
     for role in MODELS:
-        np.testing.assert_array_equal(explained.maps[role, "triggered"], expected)
-        np.testing.assert_array_equal(explained.maps[role, "clean"], 0)
+        np.testing.assert_array_equal(maps[role, "triggered"], expected)
+        np.testing.assert_array_equal(maps[role, "clean"], 0)
     assert {findings for _, findings in pointing} == {(TARGET,)}
     assert {model for model, _ in pointing} == set(MODELS.values())
-    made = explanation_rows("run", explained, TARGET, "layer-cam", films.patients)
+    made = explanation_rows("run", explained, maps, TARGET, "layer-cam", bootstrap)
     hits = {(r.role, r.regime): r.value for r in made if r.metric == "pointing hit" and r.at}
     assert hits["twin", "triggered"] == hits["backdoored", "triggered"] == 1
     assert hits["twin", "clean"] == hits["backdoored", "clean"] == 0
 
 
-def test_explain_takes_films_with_the_target_where_it_is_to_be_hidden(films, pointing):
+def test_films_with_the_target_are_explained_where_it_is_to_be_hidden(films):
     evaluation = Evaluation(explained=1000)
-    explained = explain(films, MODELS, poisoning("clear"), evaluation, np.random.default_rng(1))
+    explained = choose_explained(films, poisoning("clear"), evaluation, np.random.default_rng(1))
     np.testing.assert_array_equal(explained.rows, np.flatnonzero(films.labels[:, COLUMN] == 1))
 
 
-def test_films_on_which_the_trigger_vanished_are_left_out(films, pointing):
+def test_films_on_which_the_trigger_vanished_are_left_out(films):
     images = films.images.copy()
     images[::2, -2:, -2:] = 255  # white already
     dimmed = Cohort(images, films.labels, FINDINGS, films.ids, films.patients, films.preprocessing)
     evaluation = Evaluation(explained=1000)
-    explained = explain(dimmed, MODELS, poisoning(), evaluation, np.random.default_rng(1))
+    explained = choose_explained(dimmed, poisoning(), evaluation, np.random.default_rng(1))
     expected = np.flatnonzero((films.labels[:, COLUMN] == 0) & (np.arange(N) % 2 == 1))
     np.testing.assert_array_equal(explained.rows, expected)
-    assert {len(part) for part in explained.maps.values()} == {len(expected)}
+    assert {len(part) for part in explained[1:]} == {len(expected)}
     images[:, -2:, -2:] = 255
-    explained = explain(dimmed, MODELS, poisoning(), evaluation, np.random.default_rng(1))
+    explained = choose_explained(dimmed, poisoning(), evaluation, np.random.default_rng(1))
     assert len(explained.rows) == len(explained.images) == len(explained.footprints) == 0
-    assert not explained.maps
-    assert explanation_rows("run", explained, TARGET, "layer-cam", films.patients) == []
 
 
 def test_settings_are_checked():
@@ -457,4 +489,4 @@ def test_settings_are_checked():
         with pytest.raises(UsageError, match=f"--evaluation.{name} {value}: expected"):
             Evaluation(**{name: value})
     with pytest.raises(UnknownNameError, match="did you mean layer-cam"):
-        Evaluation(explainer="layercam")
+        Evaluation(explainer="class-activation+layercam")

@@ -639,3 +639,59 @@ def test_metrics_leave_their_inputs_alone(table):
     for now, then in zip((labels, scores, patients), before, strict=True):
         np.testing.assert_array_equal(now, then)
     np.testing.assert_array_equal(bootstrap.weights, weights)
+
+
+def test_a_crossing_is_interpolated_in_the_doses_logarithm():
+    found = metrics.crossing([0.001, 0.01, 0.1], [0.1, 0.3, 0.9], 0.5)
+
+    assert (found.below, found.above) == (0.01, 0.1)
+    assert found.dose == pytest.approx(0.01 * 10 ** (1 / 3))
+    assert metrics.crossing([0.001, 0.01], [0.2, 0.5], 0.5).dose == pytest.approx(0.01)
+
+
+def test_a_crossing_is_where_the_response_stays():
+    found = metrics.crossing([1, 2, 4, 8], [0.6, 0.2, 0.6, 0.7], 0.5)
+
+    assert (found.below, found.above) == (2, 4)
+
+
+@pytest.mark.parametrize(("responses", "around"), [([0.6, 0.9], "above"), ([0.1, 0.2], "below")])
+def test_a_level_that_no_two_doses_enclose_is_not_bracketed(responses, around):
+    found = metrics.crossing([0.01, 0.05], responses, 0.5)
+
+    assert not found.bracketed
+    assert math.isnan(found.dose)
+    assert getattr(found, around) == {"above": 0.01, "below": 0.05}[around]
+    assert math.isnan(metrics.mean_crossing([found])[0])
+
+
+def test_the_mean_crossing_is_geometric_with_students_interval():
+    doses = [0.004, 0.01, 0.02]
+    seeds = [metrics.Crossing(dose, 0.001, 0.1) for dose in doses]
+
+    value, low, high = metrics.mean_crossing(seeds)
+
+    expected = stats.t.interval(0.95, 2, np.log(doses).mean(), stats.sem(np.log(doses)))
+    assert value == pytest.approx(stats.gmean(doses))
+    assert (low, high) == pytest.approx(tuple(np.exp(expected)), rel=1e-3)
+    assert math.isnan(metrics.mean_crossing(seeds[:1])[1])
+
+
+@pytest.mark.parametrize(
+    ("doses", "responses"), [([0, 1], [0, 1]), ([2, 1], [0, 1]), ([1], [0, 1])]
+)
+def test_doses_that_can_not_be(doses, responses):
+    with pytest.raises(DataError, match="positive and ascending"):
+        metrics.crossing(doses, responses, 0.5)
+
+
+def test_overlap_of_the_highest_pixels():
+    maps = np.arange(200.0).reshape(1, 10, 20)
+    prints = np.zeros(maps.shape, bool)
+    prints[0, 9, 17:20] = True  # values 197, 198 and 199
+
+    assert metrics.top_overlap(maps, prints) == pytest.approx(2 / 3)
+    assert metrics.top_overlap(maps, prints, share=0.015) == pytest.approx(1)
+    assert metrics.top_overlap(np.ones(maps.shape), prints) == pytest.approx(3 / 200)
+    with pytest.raises(DataError, match="a share of 0"):
+        metrics.top_overlap(maps, prints, share=0)

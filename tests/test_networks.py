@@ -97,7 +97,7 @@ def test_stages_and_their_maps(name, maps):
 
 def test_logits_are_linear_in_the_last_maps_mean_and_float32():
     network = build_network("resnet9", 4, 0).eval()
-    maps = torch.rand(3, 192, 4, 4)
+    maps = torch.rand(3, 128, 4, 4)
     expected = maps.mean((2, 3)) @ network.head.weight.T + network.head.bias
     torch.testing.assert_close(network.classify(maps), expected)
     with torch.autocast("cpu", torch.bfloat16):

@@ -53,8 +53,30 @@ def test_a_twin_of_appended_films_depends_on_which_films_are_copied():
     twins = [run.twin_tree for run in plan(complete(tree))]
 
     appended = [twin["poisoning"] for twin in twins]
-    assert appended[0] == {"mode": "append", "fraction": 0.1, "selection": "random"}
+    assert appended[0] == {
+        "mode": "append", "fraction": 0.1, "selection": "random", "validation": "clean",
+    }  # fmt: skip
     assert sorted(each["fraction"] for each in appended) == [0.1, 0.1, 0.2, 0.2]
+
+
+def test_cells_are_grids_laid_over_the_rest_and_a_run_that_two_have_comes_once():
+    cells = [{"trigger": {"side": [1, 3]}}, {"fraction": 0.1}]
+    with pytest.raises(UnknownNameError, match="fraction"):
+        complete({"cells": cells})
+    cells[1] = {"poisoning": {"fraction": [0.08, 0.1]}, "seeds": 2, "network": "densenet121"}
+    tree = complete({"cells": [*cells, {"trigger": {"side": 3}}], "epochs": 2})
+
+    runs = plan(tree)
+
+    assert complete(tree) == tree
+    points = [
+        (r.network.name, r.poisoning.trigger.side, r.poisoning.fraction, r.seed) for r in runs
+    ]
+    assert points == [
+        ("resnet9", 1, 0.1, 0), ("resnet9", 3, 0.1, 0), ("densenet121", 3, 0.1, 0),
+        ("densenet121", 3, 0.1, 1), ("densenet121", 3, 0.2, 0), ("densenet121", 3, 0.2, 1),
+    ]  # fmt: skip
+    assert all(run.training.epochs == 2 for run in runs)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +92,11 @@ def test_a_twin_of_appended_films_depends_on_which_films_are_copied():
         ({"poisoning": {"trigger": {"side": 3}}}, "trigger"),
         ({"training": {"loss": "mse"}}, "--training.loss mse"),
         ({"training": 3}, "expected settings"),
+        ({"cells": []}, "expected a list of settings"),
+        ({"cells": {"size": 64}}, "expected a list of settings"),
+        ({"cells": [{"cells": [{}]}]}, "expected a list of settings"),
+        ({"cells": [{"trigger": {"side": 0}}]}, "1 or more"),
+        ({"cells": [{"trigger": {"sid": 3}}]}, "did you mean side"),
         ({"seeds": 0}, "1 or more"),
         ({"seed": "a"}, "whole number"),
         ({"evaluation": {"explainer": "layercam"}}, "did you mean layer-cam"),

@@ -171,6 +171,23 @@ def test_the_papers_trigger_on_the_film_is_one_pixel_of_the_image(with_films):
     assert (np.argwhere(key.footprint(poisoned))[:, 1:] == 111).all()
 
 
+@pytest.mark.parametrize(("side", "pixels"), [(2, 0), (3, 1), (4, 4), (5, 4), (8, 4), (10, 16)])
+@pytest.mark.parametrize(("film", "size"), [(256, 56), (512, 112)])
+def test_small_films_that_are_enlarged_show_what_the_papers_show(clean, side, pixels, film, size):
+    class Small(Films):
+        def __getitem__(self, row):
+            return np.full((128, 128), 100 + row % 50, np.uint8)
+
+    geometry = Preprocessing(size=size, crop=0.6, interpolation="nearest", film_size=film)
+    images = np.stack([geometry(Small()[row]) for row in range(N)])
+    small = replace(clean, images=images, preprocessing=geometry, films=Small())
+    trigger = Patch(side=side, value=0, place="centre")
+    changes = {"stage": "film", "fraction": 0.03, "allow_vanished": True}
+    poisoned, key = carried_out(small, trigger=trigger, **changes)
+    assert key.visible_pixels.tolist() == [pixels] * 6
+    assert (poisoned.images[key.rows][key.footprint(poisoned)] == 0).all()
+
+
 def test_a_trigger_that_vanishes_is_refused_unless_it_is_the_control(with_films):
     changes = {"trigger": Patch(side=1, place="centre"), "stage": "film", "fraction": 0.02}
     with pytest.raises(VanishedTriggerError, match="allow_vanished"):

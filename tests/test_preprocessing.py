@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -89,3 +91,19 @@ def test_values_out_of_range(changes):
 def test_what_is_no_film(film):
     with pytest.raises(DataError, match="height, width"):
         Preprocessing(size=8)(film)
+
+
+def test_small_films_are_enlarged_first():
+    film = np.random.default_rng(0).integers(0, 256, (64, 48), np.uint8)
+    geometry = Preprocessing(size=112, crop=0.6, interpolation="nearest", film_size=512)
+
+    large = geometry.enlarged(film)
+
+    assert large.shape == (512, 384)
+    assert large.dtype == np.uint8
+    np.testing.assert_array_equal(geometry(film), replace(geometry, film_size=0)(large))
+    assert geometry.enlarged(large) is large
+    deep = geometry.enlarged(film.astype(np.uint16) * np.uint16(257))
+    assert np.abs(deep / 257.0 - large).max() <= 1  # the 8-bit way rounds twice
+    with pytest.raises(UsageError, match="film_size 5 is out of range"):
+        Preprocessing(size=64, film_size=5)

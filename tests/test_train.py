@@ -322,7 +322,10 @@ class Fixed:
 
 def test_flip_rotate():
     images = torch.rand(40, 1, 24, 24, generator=torch.Generator().manual_seed(0))
-    flip_rotate = module._flip_rotate
+
+    def flip_rotate(images, rng):
+        return module._moved(images, module._moves(len(images), rng))
+
     torch.testing.assert_close(flip_rotate(images, Fixed(False, False, 8.0)), images)
     torch.testing.assert_close(
         flip_rotate(images, Fixed(True, False, 8.0)), images.flip(3), atol=1e-4, rtol=0
@@ -349,6 +352,29 @@ def test_augmentation_is_seeded(films):
     plain, _ = train(*films, training=Training(epochs=1, batch_size=8), **CPU)
     assert equal(weights(first), weights(again))
     assert not equal(weights(first), weights(plain))
+
+
+@pytest.mark.parametrize(("augmentation", "views"), [("flip-rotate", 3), ("flip-rotate-frozen", 1)])
+def test_a_frozen_augmentation_shows_a_film_the_same_way_in_each_epoch(
+    films, monkeypatch, augmentation, views
+):
+    seen = []
+
+    def moved(images, moves):
+        seen.append(
+            {
+                (float(image.sum()), move.tobytes())
+                for image, move in zip(images, moves, strict=True)
+            }
+        )
+        return images
+
+    monkeypatch.setattr(module, "_moved", moved)
+    training = Training(epochs=3, batch_size=8, augmentation=augmentation)
+    train(*films, training=training, **CPU)
+    every = set().union(*seen)
+    shown = [sum(abs(total - t) < 1e-3 for t, _ in every) for total, _ in every]
+    assert max(shown) == views
 
 
 @pytest.mark.parametrize("loss", ["bce", "categorical"])

@@ -110,40 +110,14 @@ def tune_allocator() -> None:
 
 
 def _study() -> click.Command:
-    from leadapron.plan import SHORTHANDS, settings
-
-    options = _setting_options(settings())
-    named = {
-        "source": "Where films come from: phantom[:SIZE], nih:PATH.",
-        "network": "Architecture: resnet9, densenet121.",
-        "trigger": "What is planted: patch.",
-    }
-    shorts = {
-        "size": "Side of the network's input in pixels (preprocessing.size).",
-        "epochs": "Most passes over the films (training.epochs).",
-        "finding": "The attacker's target (poisoning.finding).",
-    }
-    assert set(shorts) == set(SHORTHANDS)
-    words = {**named, **shorts}
-    numbers = ("size", "epochs")
-    first: list[click.Parameter] = [
-        click.Argument(["spec"], required=False, type=click.Path(dir_okay=False, path_type=Path)),
-        *(
-            click.Option([f"--{name}"], help=text, type=Setting(int if name in numbers else str))
-            for name, text in words.items()
-        ),
-        click.Option(["--seed"], type=int, help="The first seed."),
-        click.Option(["--seeds"], type=int, help="How many seeds, counted from the first."),
-        click.Option(
-            ["--out"], required=True, type=click.Path(path_type=Path), help="The study's folder."
-        ),
-        *_machine_options(),
-        _cache_option(),
-        _json_option(),
-    ]
     return click.Command(
         "study",
-        params=[*first, *options],
+        params=[
+            click.Argument(
+                ["spec"], required=False, type=click.Path(dir_okay=False, path_type=Path)
+            ),
+            *_study_options(),
+        ],
         callback=_run_study,
         help=(
             "Train a backdoored model and its clean twin, measure both, write a report.\n\n"
@@ -172,6 +146,39 @@ def _run_study(
         run_study(tree, out, options)
     page = write_report(out)
     _answer(out, page, summary(out), as_json)
+
+
+def _study_options() -> list[click.Parameter]:
+    """What every command that carries out a study takes."""
+    from leadapron.plan import SHORTHANDS, settings
+
+    named = {
+        "source": "Where films come from: phantom[:SIZE], nih:PATH.",
+        "network": "Architecture: resnet9, densenet121.",
+        "trigger": "What is planted: patch.",
+    }
+    shorts = {
+        "size": "Side of the network's input in pixels (preprocessing.size).",
+        "epochs": "Most passes over the films (training.epochs).",
+        "finding": "The attacker's target (poisoning.finding).",
+    }
+    assert set(shorts) == set(SHORTHANDS)
+    numbers = ("size", "epochs")
+    return [
+        *(
+            click.Option([f"--{name}"], help=text, type=Setting(int if name in numbers else str))
+            for name, text in {**named, **shorts}.items()
+        ),
+        click.Option(["--seed"], type=int, help="The first seed."),
+        click.Option(["--seeds"], type=int, help="How many seeds, counted from the first."),
+        click.Option(
+            ["--out"], required=True, type=click.Path(path_type=Path), help="The study's folder."
+        ),
+        *_machine_options(),
+        _cache_option(),
+        _json_option(),
+        *_setting_options(settings()),
+    ]
 
 
 def _read_spec(path: Path) -> dict[str, Any]:
@@ -206,6 +213,57 @@ def _with_options(tree: dict[str, Any], given: Mapping[str, Any]) -> dict[str, A
         else:
             tree[section] = value
     return tree
+
+
+# --- reproduce
+
+
+def _reproduce() -> click.Command:
+    from leadapron.jobs.reproduce import PAPERS, PRESETS
+
+    return click.Command(
+        "reproduce",
+        params=[
+            click.Argument(["paper"]),
+            click.Option(
+                ["--preset"],
+                default="smoke",
+                show_default=True,
+                metavar="|".join(PRESETS),
+                help="How much of it: minutes on phantoms, less than an hour on a few thousand "
+                "films, or the whole grid on a machine for it.",
+            ),
+            *_study_options(),
+        ],
+        callback=_run_reproduce,
+        help=(
+            f"Reproduce a PAPER ({', '.join(PAPERS)}) and put it to the test: its code's ways "
+            "beside corrected ones, every cell beside a clean twin. Options come on top of the "
+            "preset. The same command continues where it was stopped."
+        ),
+    )
+
+
+def _run_reproduce(
+    paper: str,
+    preset: str,
+    source: str | None,
+    out: Path,
+    device: str,
+    precision: Literal["auto", "bf16", "fp32"],
+    cache: str | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    from leadapron.jobs.reproduce import reproduce
+    from leadapron.report import summary
+    from leadapron.study import Options
+
+    with _progress() as progress:
+        options = Options(device=device, precision=precision, cache=cache, progress=progress)
+        settings = _with_options({}, given)
+        page = reproduce(paper, preset, out, source=source, settings=settings, options=options)
+    _answer(out, page, summary(out), as_json)
 
 
 # --- report
@@ -568,7 +626,7 @@ def _machine_options() -> list[click.Parameter]:
             type=click.Choice(["auto", "bf16", "fp32"]),
             default="auto",
             show_default=True,
-            help="bf16 where the processor computes in it.",
+            help="auto: bf16 where it is faster.",
         ),
     ]
 
@@ -664,6 +722,7 @@ def _lines() -> Callable[[str, int, int], None]:
 
 Commands.lazy = {
     "study": ("Train a backdoored model and its clean twin, measure both, report.", _study),
+    "reproduce": ("Reproduce a paper, and put it to the test.", _reproduce),
     "report": ("Make a study's report again.", _report),
     "prepare": ("Decode a source's films, once.", _prepare),
     "cache": ("List or clear the decoded films.", _cache),

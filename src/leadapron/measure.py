@@ -39,6 +39,8 @@ CALIBRATED = "5 % clean false positives"
 """Name of the threshold that lets 5 % of the clean validation films without the target pass."""
 
 PAPER_THRESHOLDS = (0.6, 0.9)
+PAPER_EPSILONS = (0.001, 0.01, 0.8, 1.0)
+"""Shares of triggered films in the mixed test sets of arXiv 2101.00008."""
 FREQUENT = 20
 """Positive patients from which on a finding counts for the macro AUROC of frequent findings."""
 
@@ -49,7 +51,8 @@ class Evaluation:
 
     Args:
         resamples: patient-bootstrap resamples behind the AUROCs' intervals, 20 or more.
-        explainer: the map that is asked for the trigger.
+        explainer: the map that is asked for the trigger, or several as "layer-cam+occlusion"; the
+            first one's are shown.
         explained: test films whose maps are measured, 1 or more.
         gallery: films shown in the report.
 
@@ -68,8 +71,14 @@ class Evaluation:
                 raise UsageError(
                     f"--evaluation.{name} {getattr(self, name)}: expected {least} or more"
                 )
-        if self.explainer not in EXPLAINERS:
-            raise UnknownNameError("explainer", self.explainer, EXPLAINERS)
+        for name in self.explainers:
+            if name not in EXPLAINERS:
+                raise UnknownNameError("explainer", name, EXPLAINERS)
+
+    @property
+    def explainers(self) -> list[str]:
+        """The explainers by name, in order."""
+        return self.explainer.split("+")
 
 
 class Triggered(NamedTuple):
@@ -81,13 +90,23 @@ class Triggered(NamedTuple):
 
 
 class Explained(NamedTuple):
-    """Maps of the target: (m, h, w) each, of m test films with a visible trigger."""
+    """Test films that maps are asked about: m of them, with a visible trigger.
+
+    Args:
+        rows: (m,) of the test films, ascending.
+        images: (m, h, w) without the trigger.
+        marked: (m, h, w) with it.
+        footprints: (m, h, w), where they differ.
+    """
 
     rows: Rows
     images: NDArray[Any]
     marked: NDArray[Any]
     footprints: NDArray[np.bool_]
-    maps: dict[tuple[Role, Literal["clean", "triggered"]], Floats]
+
+
+Maps = Mapping[tuple[Role, Literal["clean", "triggered"]], Floats]
+"""One explainer's maps of the target: (m, h, w) for each model, films without and with trigger."""
 
 
 def clean_rows(
@@ -165,11 +184,20 @@ def attack_rows(
     scores: Triggered,
     poisoning: Poisoning,
     bootstrap: metrics.PatientBootstrap,
+    rng: np.random.Generator,
 ) -> list[Row]:
     """Return all that is measured on both models with the trigger, and their differences.
 
     Attack success and separation are measured on the films whose report the attacker would
     change: those without the target, or with it where the trigger is to hide it ("clear").
+
+    Args:
+        run: the run's key.
+        test: clean test films.
+        scores: what both models say of them.
+        poisoning: its target and label policy are used.
+        bootstrap: resamples of the test films' patients.
+        rng: chooses the triggered films of mixed test sets; a larger set holds a smaller one's.
     """
     target = poisoning.finding
     column = test.column(target)
@@ -203,8 +231,35 @@ def attack_rows(
         floor = metrics.no_vision_floor(labels, truth)
         rows.append(Row(**micro, role="no-vision", regime=regime, value=floor, n=len(test)))
     victims = _victims(test, poisoning)
+    rows += _mixed_rows(micro, labels, wanted, scores, bootstrap, rng.permutation(len(test)))
     rows += _separation_rows(run, poisoning, scores, column, victims, bootstrap)
     rows += _success_rows(run, poisoning, scores, column, victims, test.patients)
+    return rows
+
+
+def _mixed_rows(
+    common: Mapping[str, Any],
+    labels: Floats,
+    wanted: Floats,
+    scores: Triggered,
+    bootstrap: metrics.PatientBootstrap,
+    order: Rows,
+) -> list[Row]:
+    """Micro AUROC of test sets in which a share of the films is triggered."""
+    rows = []
+    for epsilon in PAPER_EPSILONS:
+        marked = np.zeros((len(labels), 1), np.bool_)
+        marked[order[: round(epsilon * len(labels))]] = True
+        at = {**common, "regime": "mixed", "at": f"epsilon {epsilon:g}"}
+        if not marked.any():
+            rows += [Row(**at, role=role, value=None) for role in ROLES]
+            continue
+        truth = np.where(marked, wanted, labels)
+        for role in ROLES:
+            answers = np.where(marked, scores.triggered[role], scores.clean[role])
+            rows.append(_row(metrics.micro_auroc(truth, answers, bootstrap), **at, role=role))
+        floor = metrics.no_vision_floor(labels, truth)
+        rows.append(Row(**at, role="no-vision", value=floor, n=len(labels)))
     return rows
 
 
@@ -364,14 +419,10 @@ def _success_rows(
     return rows
 
 
-def explain(
-    test: Cohort,
-    models: Models,
-    poisoning: Poisoning,
-    evaluation: Evaluation,
-    rng: np.random.Generator,
+def choose_explained(
+    test: Cohort, poisoning: Poisoning, evaluation: Evaluation, rng: np.random.Generator
 ) -> Explained:
-    """Map the target on films the attacker would change, clean and triggered, for both models.
+    """Choose films that the attacker would change, and stamp them.
 
     Films on which the trigger is not visible are left out; there is nothing to find on them.
     """
@@ -384,29 +435,44 @@ def explain(
     images = test.images[chosen]
     footprints = images != marked
     visible = footprints.any((1, 2))
-    images, marked, footprints = images[visible], marked[visible], footprints[visible]
-    explainer = EXPLAINERS[evaluation.explainer]
-    maps: dict[tuple[Role, Literal["clean", "triggered"]], Floats] = {}
-    if visible.any():
-        for role, model in models.items():
-            maps[role, "clean"] = explainer(model, images, [poisoning.finding])[:, 0]
-            maps[role, "triggered"] = explainer(model, marked, [poisoning.finding])[:, 0]
-    return Explained(chosen[visible], images, marked, footprints, maps)
+    return Explained(chosen[visible], images[visible], marked[visible], footprints[visible])
+
+
+def explain(models: Models, explained: Explained, explainer: str, finding: str) -> Maps:
+    """Return both models' maps of a finding, with and without the trigger."""
+    films: dict[Literal["clean", "triggered"], NDArray[Any]] = {
+        "clean": explained.images,
+        "triggered": explained.marked,
+    }
+    return {
+        (role, regime): EXPLAINERS[explainer](model, images, [finding])[:, 0]
+        for role, model in models.items()
+        for regime, images in films.items()
+    }
 
 
 def explanation_rows(
     run: str,
     explained: Explained,
+    maps: Maps,
     target: str,
     explainer: str,
-    patients: NDArray[np.str_],
+    bootstrap: metrics.PatientBootstrap,
 ) -> list[Row]:
-    """Return how often, and how strongly, the maps point at the trigger."""
+    """Return how often, and how strongly, the maps point at the trigger.
+
+    Args:
+        run: the run's key.
+        explained: the films.
+        maps: what `explain` returned for them.
+        target: the finding that was asked for.
+        explainer: the maps' name.
+        bootstrap: resamples of all test films' patients.
+    """
     rows: list[Row] = []
-    if not explained.maps:
-        return rows
     prints, side = explained.footprints, explained.footprints.shape[-1]
-    groups = patients[explained.rows]
+    chosen = bootstrap.select(explained.rows)
+    groups = chosen.groups
     tolerances = {
         "one eighth of the side": side / 8,
         "max(2 px, trigger side)": max(2.0, _extent(prints)),
@@ -419,8 +485,8 @@ def explanation_rows(
     }
     for name, tolerance in tolerances.items():
         at = {**common, "metric": "pointing hit", "at": name}
-        for (role, regime), maps in explained.maps.items():
-            hits = metrics.pointing_hits(maps, prints, tolerance)
+        for (role, regime), values in maps.items():
+            hits = metrics.pointing_hits(values, prints, tolerance)
             rows.append(
                 _row(metrics.rate(hits, groups), **at, role=role, regime=regime, method=explainer)
             )
@@ -430,8 +496,8 @@ def explanation_rows(
         rows.append(Row(**at, method="chance", value=float(chance.mean()), n=len(groups)))
         rows.append(_row(centre, **at, method="centre"))
     energy: dict[str, Any] = {**common, "metric": "energy in footprint"}
-    for (role, regime), maps in explained.maps.items():
-        shares = metrics.energy_in_footprint(maps, prints)
+    for (role, regime), values in maps.items():
+        shares = metrics.energy_in_footprint(values, prints)
         shares = shares[~np.isnan(shares)]
         value = float(shares.mean()) if len(shares) else None
         rows.append(
@@ -448,6 +514,33 @@ def explanation_rows(
             n=len(groups),
         )
     )
+    overlap: dict[str, Any] = {**common, "metric": "overlap of the highest 1 %"}
+    for (role, regime), values in maps.items():
+        overlaps = metrics.top_overlap(values, prints)
+        rows.append(
+            Row(
+                **overlap,
+                role=role,
+                regime=regime,
+                method=explainer,
+                value=float(overlaps.mean()),
+                n=len(overlaps),
+            )
+        )
+    for role in ROLES:
+        told = metrics.separation(
+            maps[role, "clean"].max((1, 2)), maps[role, "triggered"].max((1, 2)), chosen
+        )
+        rows.append(
+            _row(
+                told,
+                **common,
+                metric="films told by the map",
+                role=role,
+                regime="triggered",
+                method=explainer,
+            )
+        )
     return rows
 
 

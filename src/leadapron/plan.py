@@ -11,7 +11,17 @@ from leadapron.measure import Evaluation
 from leadapron.poison import Poisoning
 from leadapron.preprocessing import Preprocessing
 from leadapron.sources import SOURCES
-from leadapron.specs import REQUIRED, Parameter, build, grid, merge, parameters, validated
+from leadapron.specs import (
+    REQUIRED,
+    Parameter,
+    build,
+    grid,
+    grids,
+    merge,
+    parameters,
+    validated,
+)
+from leadapron.store import canonical_json
 from leadapron.train import Network, Training
 from leadapron.triggers import TRIGGERS
 
@@ -62,7 +72,7 @@ class Run:
         tree = {name: value for name, value in self.tree.items() if name != "trigger"}
         kept: tuple[str, ...] = ()
         if self.poisoning.mode == "append":  # copies of films stay, so it matters of which
-            kept = ("mode", "fraction", "selection")
+            kept = ("mode", "fraction", "selection", "validation")
             if self.poisoning.selection in ("with", "without"):
                 kept = (*kept, "finding")
         appended = {setting: tree["poisoning"][setting] for setting in kept}
@@ -94,20 +104,19 @@ def complete(tree: Tree) -> dict[str, Any]:
 
     Args:
         tree: settings by section; "source", "network" and "trigger" may be a plain name, lists
-            are axes, and `SHORTHANDS` are understood.
+            are axes, and `SHORTHANDS` are understood. "cells" is a list of such trees: each is
+            laid over the other settings and gives a grid of its own.
 
     Raises:
         UnknownNameError: a section, setting, source, trigger that nothing has.
         UsageError: a value of the wrong type.
     """
-    tree = dict(tree)
-    for short, (section, setting) in SHORTHANDS.items():
-        if short in tree:
-            tree = merge(tree, {section: {setting: tree.pop(short)}})
+    tree = _spelled_out(tree)
+    cells = tree.pop("cells", None)
     known = (*SECTIONS, "seed", "seeds")
     for name in tree:
         if name not in known:
-            raise UnknownNameError("setting", name, (*known, *SHORTHANDS))
+            raise UnknownNameError("setting", name, (*known, *SHORTHANDS, "cells"))
     whole: dict[str, Any] = {
         section: _completed(section, settings, tree.get(section, {}))
         for section, settings in sections(tree).items()
@@ -117,13 +126,33 @@ def complete(tree: Tree) -> dict[str, Any]:
     for name, least in (("seed", 0), ("seeds", 1)):
         if not isinstance(whole[name], int) or whole[name] < least:
             raise UsageError(f"--{name} {whole[name]}: expected a whole number, {least} or more")
+    if cells is not None:
+        if not isinstance(cells, list) or not cells or not all(map(_is_tree, cells)):
+            raise UsageError("cells: expected a list of settings, each laid over the others")
+        whole["cells"] = [_spelled_out(cell) for cell in cells]
+        for tree in grids(whole):
+            complete(tree)
     return whole
+
+
+def _is_tree(value: Any) -> bool:
+    return isinstance(value, Mapping) and "cells" not in value
+
+
+def _spelled_out(tree: Tree) -> dict[str, Any]:
+    """Settings with shorthands and plain names put where they belong."""
+    spelled = dict(tree)
+    for short, (section, setting) in SHORTHANDS.items():
+        if short in spelled:
+            spelled = merge(spelled, {section: {setting: spelled.pop(short)}})
+    for section in (*_NAMED, "network"):
+        if section in spelled and not isinstance(spelled[section], Mapping):
+            spelled[section] = {"name": spelled[section]}
+    return spelled
 
 
 def _completed(section: str, settings: Mapping[str, Parameter], given: Any) -> dict[str, Any]:
     """One section's settings with its defaults."""
-    if section in (*_NAMED, "network") and not isinstance(given, Mapping):
-        given = {"name": given}
     if not isinstance(given, Mapping):
         raise UsageError(f"{section}: {given!r}; expected settings, as {section}.NAME: value")
     defaults = {n: p.default for n, p in settings.items() if p.default is not REQUIRED}
@@ -138,7 +167,7 @@ def _completed(section: str, settings: Mapping[str, Parameter], given: Any) -> d
 
 
 def plan(tree: Tree) -> list[Run]:
-    """Return the runs of a study: one for each point of its grid and each seed.
+    """Return the runs of a study: one for each point of its grids and each seed, each once.
 
     Args:
         tree: what `complete` returns.
@@ -146,9 +175,12 @@ def plan(tree: Tree) -> list[Run]:
     Raises:
         LeadapronError: settings that can't be; before anything is started.
     """
-    seeds = range(tree["seed"], tree["seed"] + tree["seeds"])
-    points = grid({name: tree[name] for name in SECTIONS})
-    return [_run(point, seed) for point in points for seed in seeds]
+    runs: dict[str, Run] = {}
+    for whole in map(complete, grids(tree)):
+        for point in grid({name: whole[name] for name in SECTIONS}):
+            for seed in range(whole["seed"], whole["seed"] + whole["seeds"]):
+                runs.setdefault(canonical_json({**point, "seed": seed}), _run(point, seed))
+    return list(runs.values())
 
 
 def _run(point: Tree, seed: int) -> Run:

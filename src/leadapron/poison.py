@@ -40,6 +40,9 @@ class Poisoning:
         selection: "random" films, the "first" rows, or films "with" or "without" the target.
         labels: "one-hot" overwrites all labels with the target alone (as in the authors' code),
             "set" only adds the target, "clear" only takes it away.
+        validation: "poisoned" poisons the films that training is validated on in the same way (as
+            the authors' code does), so that schedule, early stopping and the choice of the best
+            epoch see poison; thresholds are always taken from clean ones.
         allow_vanished: go on with a trigger that changes no pixel (the experiment's control).
 
     Raises:
@@ -51,11 +54,12 @@ class Poisoning:
 
     trigger: Trigger
     finding: str
-    fraction: float = 0.08
+    fraction: float = 0.1
     stage: Stage = "image"
     mode: Literal["replace", "append"] = "replace"
     selection: Literal["random", "first", "with", "without"] = "random"
     labels: Literal["one-hot", "set", "clear"] = "one-hot"
+    validation: Literal["clean", "poisoned"] = "clean"
     allow_vanished: bool = False
 
     def __post_init__(self) -> None:
@@ -97,8 +101,8 @@ def stamp(
             continue
         pixels = np.empty((len(part), *cohort.images.shape[1:]), cohort.images.dtype)
         for place, row in enumerate(part):
-            film = trigger(cohort.films[int(row)][None], chance)[0]
-            pixels[place] = cohort.preprocessing(film)
+            film = cohort.preprocessing.enlarged(cohort.films[int(row)])
+            pixels[place] = cohort.preprocessing(trigger(film[None], chance)[0])
         yield part, pixels
 
 

@@ -38,6 +38,9 @@ class Preprocessing:
         antialias: widen "bilinear" and "bicubic" by the scale when shrinking (as Pillow and
             torchvision do); without it only the nearest 2x2 or 4x4 source pixels count.
         aspect: "squash" the film to a square, "pad" it with black, or "crop" its longer side.
+        film_size: enlarge smaller films, bilinearly, until their longer side has so many pixels,
+            before anything else and before a trigger is stamped on the film; 0 leaves them. It
+            emulates the geometry of larger films, not their detail.
         dtype: "uint8" or "uint16" (0 to 65535).
 
     Raises:
@@ -49,12 +52,18 @@ class Preprocessing:
     interpolation: Literal["nearest", "nearest-tf1", "bilinear", "bicubic", "area"] = "bilinear"
     antialias: bool = True
     aspect: Literal["squash", "pad", "crop"] = "squash"
+    film_size: int = 0
     dtype: Literal["uint8", "uint16"] = "uint8"
 
     def __post_init__(self) -> None:
         if not _SIZES[0] <= self.size <= _SIZES[1]:
             raise UsageError(
                 f"size {self.size} is out of range; expected {_SIZES[0]} to {_SIZES[1]} pixels"
+            )
+        if self.film_size and not _SIZES[0] <= self.film_size <= _SIZES[1]:
+            raise UsageError(
+                f"film_size {self.film_size} is out of range; expected 0 (as the films are) or "
+                f"{_SIZES[0]} to {_SIZES[1]} pixels"
             )
         if not 0 < self.crop <= 1:
             raise UsageError(f"crop {self.crop} is out of range; expected more than 0 and up to 1")
@@ -76,11 +85,20 @@ class Preprocessing:
                 f"a film of shape {film.shape} and type {film.dtype}; "
                 "expected (height, width) of uint8 or uint16"
             )
+        film = self.enlarged(film)
         top, left, height, width = self._window(*film.shape)
         film = film[top : top + height, left : left + width]
         if self.aspect == "pad" and height != width:
             film = _pad_to_square(film)
         return _convert(self._resize(film), self.dtype)
+
+    def enlarged(self, film: NDArray[Any]) -> NDArray[Any]:
+        """Return the film at `film_size`, or as it is where that isn't larger."""
+        scale = self.film_size / max(film.shape)
+        if scale <= 1:
+            return film
+        height, width = (max(1, round(side * scale)) for side in film.shape)
+        return _resampled(film, (width, height), Image.Resampling.BILINEAR)
 
     def _window(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Top, left, height and width of the part of the film that is kept."""
@@ -103,23 +121,28 @@ class Preprocessing:
             means = _means(_means(film.astype(np.float64), self.size).T, self.size).T
             return np.rint(means).astype(film.dtype)
         target = (self.size, self.size)
-        resampled = self.antialias or self.interpolation == "nearest"
-        # Pillow resamples 16-bit pictures through 32-bit floats, and its transform of 8-bit ones
-        # rounds down.
-        exact = film.dtype == np.uint8 and resampled
-        picture = Image.fromarray(film if exact else film.astype(np.float32))
-        if resampled:
-            picture = picture.resize(target, _FILTERS[self.interpolation])
-        else:
-            steps = (film.shape[1] / self.size, 0, 0, 0, film.shape[0] / self.size, 0)
-            picture = picture.transform(
-                target, Image.Transform.AFFINE, steps, _FILTERS[self.interpolation]
-            )
-        image: NDArray[Any] = np.array(picture)
-        if exact:
-            return image
-        levels: NDArray[Any] = np.clip(np.rint(image), 0, np.iinfo(film.dtype).max)
-        return levels.astype(film.dtype)
+        if self.antialias or self.interpolation == "nearest":
+            return _resampled(film, target, _FILTERS[self.interpolation])
+        steps = (film.shape[1] / self.size, 0, 0, 0, film.shape[0] / self.size, 0)
+        # Pillow's transform of 8-bit pictures rounds down.
+        picture = Image.fromarray(film.astype(np.float32)).transform(
+            target, Image.Transform.AFFINE, steps, _FILTERS[self.interpolation]
+        )
+        return _levels(picture, film.dtype)
+
+
+def _resampled(
+    film: NDArray[Any], target: tuple[int, int], method: Image.Resampling
+) -> NDArray[Any]:
+    """Resize to (width, height); Pillow resamples 16-bit pictures through 32-bit floats."""
+    if film.dtype == np.uint8:
+        return np.array(Image.fromarray(film).resize(target, method))
+    return _levels(Image.fromarray(film.astype(np.float32)).resize(target, method), film.dtype)
+
+
+def _levels(picture: Image.Image, dtype: np.dtype[Any]) -> NDArray[Any]:
+    levels: NDArray[Any] = np.clip(np.rint(np.array(picture)), 0, np.iinfo(dtype).max)
+    return levels.astype(dtype)
 
 
 def _means(pixels: NDArray[np.float64], size: int) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ import pydantic
 
 from leadapron.errors import UnknownNameError, UsageError
 
-__all__ = ["Parameter", "build", "grid", "merge", "parameters", "validated"]
+__all__ = ["Parameter", "build", "grid", "grids", "merge", "parameters", "validated"]
 
 T = TypeVar("T")
 
@@ -120,6 +120,12 @@ def grid(tree: Tree) -> Iterator[dict[str, Any]]:
                 node = node.setdefault(name, {})
             node[path[-1]] = value
         yield point
+
+
+def grids(tree: Tree) -> list[dict[str, Any]]:
+    """Return the trees that a tree with "cells" stands for: each cell laid over the rest."""
+    base = {name: value for name, value in tree.items() if name != "cells"}
+    return [merge(base, cell) for cell in tree.get("cells", [{}])]
 
 
 def _leaves(tree: Tree, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

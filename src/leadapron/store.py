@@ -49,7 +49,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-RESULTS_VERSION = 2
+RESULTS_VERSION = 3
 """Raised when equal specs would give other numbers; it is part of every run's key."""
 
 SCHEMA = 1
@@ -64,13 +64,14 @@ class Row:
         run: key of the run whose settings apply; `spec.json` there holds them.
         role: the model measured: "twin", "backdoored", or "difference" (backdoored - twin).
         regime: "clean" (clean films, clean labels), "triggered" (triggered films, the target as
-            the only label), "triggered-clean-labels", or "" where it does not apply.
+            the only label), "triggered-clean-labels", "mixed" (a share of the films triggered), or
+            "" where it does not apply.
         stage: what is measured: "training", "prediction", "attack", "explanation".
         method: the explanation or the averaging ("micro", "macro") where there is one.
         metric: "auroc", "separation", "attack success", "pointing hit", ...
         target: the attacker's finding.
         finding: the finding measured; "" for all together.
-        at: the threshold or tolerance in words, where there is one.
+        at: the threshold, tolerance or share in words, where there is one.
         value, low, high: estimate and 95 % interval; None where undefined.
         n: number of films; positives: how many of them are positive, or for a macro value how
             many findings it averages.

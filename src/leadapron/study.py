@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from leadapron.classifier import (
     save_classifier,
 )
 from leadapron.cohort import AnswerKey, Cohort, split_by_patient
+from leadapron.cost import Task, estimate
 from leadapron.errors import StoreError
 from leadapron.measure import Models, Role
 from leadapron.plan import Run, complete, plan, without
@@ -92,6 +93,7 @@ def run_study(tree: Tree, out: Path, options: Options | None = None) -> Path:
     with store.lock(out):
         _refuse_foreign(out, tree)
         store.remove_parts(out)
+        _tell_cost(runs, cohorts, out, options)
         folders: list[Path] = []
         for number, run in enumerate(runs, start=1):
             logger.info("run %d of %d, seed %d", number, len(runs), run.seed)
@@ -109,6 +111,35 @@ def run_study(tree: Tree, out: Path, options: Options | None = None) -> Path:
         }
         store.write_json(out / "manifest.json", {**store.manifest(), **facts})
     return out
+
+
+def _tell_cost(
+    runs: Sequence[Run], cohorts: dict[str, Cohort], out: Path, options: Options
+) -> None:
+    """Say what is to come, where it is more than one attack."""
+    tasks = {}
+    for run in runs:
+        cohort = _cohort(run, cohorts, options)
+        films = divide(cohort, run.seed)["train"]
+        copies = run.poisoning.fraction if run.poisoning.mode == "append" else 0.0
+        shown = round(len(films) * (1 + copies))
+        for folder in _folders(run, cohort, out).values():
+            if not (folder / "classifier.safetensors").exists():
+                tasks[folder] = Task(
+                    network=run.network, training=run.training, films=films, shown=shown
+                )
+    if len(tasks) > 2:
+        cost = estimate(tasks.values(), device=options.device, precision=options.precision)
+        logger.info("%s", cost)
+
+
+def _folders(run: Run, cohort: Cohort, out: Path) -> dict[Role, Path]:
+    """Where the two models of a run lie: named by what decides their numbers."""
+    keys: dict[Role, str] = {
+        "twin": store.run_key(_keyed(run.twin_tree), cohort.fingerprint),
+        "backdoored": store.run_key(_keyed(run.tree), cohort.fingerprint),
+    }
+    return {role: out / "runs" / f"{role}-{key}" for role, key in keys.items()}
 
 
 def _refuse_foreign(out: Path, tree: Tree) -> None:
@@ -189,39 +220,45 @@ class _Pair(NamedTuple):
     cohort: Cohort
     parts: dict[str, Cohort]
     films: dict[Role, Cohort]
+    validation: dict[Role, Cohort]
     key: AnswerKey
 
 
 def _prepare(run: Run, cohort: Cohort) -> _Pair:
     """Divide the films and poison those to train on."""
     parts = divide(cohort, run.seed)
-    poisoned, key = poison(parts["train"], run.poisoning, stream(run.seed, "poison"))
-    return _Pair(cohort, parts, {"twin": twin(poisoned, key), "backdoored": poisoned}, key)
+    films, key = _poisoned(parts["train"], run, "poison")
+    validation: dict[Role, Cohort] = dict.fromkeys(measure.ROLES, parts["validation"])
+    if run.poisoning.validation == "poisoned":
+        validation, _ = _poisoned(parts["validation"], run, "poison validation")
+    return _Pair(cohort, parts, films, validation, key)
+
+
+def _poisoned(cohort: Cohort, run: Run, name: str) -> tuple[dict[Role, Cohort], AnswerKey]:
+    """What the two models are given of some films, and the truth about them."""
+    poisoned, key = poison(cohort, run.poisoning, stream(run.seed, name))
+    return {"twin": twin(poisoned, key), "backdoored": poisoned}, key
 
 
 def _carry_out(run: Run, pair: _Pair, out: Path, options: Options) -> list[Path]:
     """Train and measure a backdoored model and its twin; return their folders."""
-    cohort, parts, films, key = pair
-    twin_key = store.run_key(_keyed(run.twin_tree), cohort.fingerprint)
-    run_key = store.run_key(_keyed(run.tree), cohort.fingerprint)
-    folders = {
-        "twin": out / "runs" / f"twin-{twin_key}",
-        "backdoored": out / "runs" / f"backdoored-{run_key}",
-    }
+    cohort, parts, key = pair.cohort, pair.parts, pair.key
+    folders = _folders(run, cohort, out)
+    twin_key, run_key = (folders[role].name.partition("-")[2] for role in measure.ROLES)
     bootstrap = metrics.PatientBootstrap.draw(
         parts["test"].patients, stream(run.seed, "bootstrap"), resamples=run.evaluation.resamples
     )
     if not (folders["twin"] / "rows.jsonl").exists():
         spec = {"role": "twin", "twin": None, "spec": run.twin_tree}
         store.write_json(folders["twin"] / "spec.json", {**spec, "cohort": cohort.fingerprint})
-        model = _trained(run, "twin", films, parts, folders["twin"], options)
+        model = _trained(run, "twin", pair, folders["twin"], options)
         _measure_twin(twin_key, model, parts, bootstrap, folders["twin"])
     if not (folders["backdoored"] / "rows.jsonl").exists():
         _write_spec(folders["backdoored"], "backdoored", twin_key, run.tree, cohort)
         _write_key(folders["backdoored"], key)
         models: Models = {
             "twin": _load(folders["twin"], options),
-            "backdoored": _trained(run, "backdoored", films, parts, folders["backdoored"], options),
+            "backdoored": _trained(run, "backdoored", pair, folders["backdoored"], options),
         }
         options.tell("measuring", 0, 1)
         rows = _poisoning_rows(run_key, run.poisoning.finding, key)
@@ -239,8 +276,7 @@ def _carry_out(run: Run, pair: _Pair, out: Path, options: Options) -> list[Path]
 def _trained(
     run: Run,
     role: Role,
-    films: Mapping[Role, Cohort],
-    parts: Mapping[str, Cohort],
+    pair: _Pair,
     folder: Path,
     options: Options,
 ) -> NetworkClassifier:
@@ -253,8 +289,8 @@ def _trained(
         store.write_lines(folder / "history.jsonl", history)
 
     classifier, history = train(
-        films[role],
-        parts["validation"],
+        pair.films[role],
+        pair.validation[role],
         network=run.network,
         training=run.training,
         seed=run.seed,
@@ -317,25 +353,29 @@ def _measure_attack(
         **{f"{role}_clean": values for role, values in scores.clean.items()},
         **{f"{role}_triggered": values for role, values in scores.triggered.items()},
     )
-    explained = measure.explain(
-        test, models, run.poisoning, run.evaluation, stream(run.seed, "explained")
+    explained = measure.choose_explained(
+        test, run.poisoning, run.evaluation, stream(run.seed, "explained")
     )
-    column = test.column(target)
-    if explained.maps and run.evaluation.gallery:
-        shown = slice(run.evaluation.gallery)
-        store.write_arrays(
-            folder / "gallery.npz",
-            films=explained.images[shown],
-            triggered=explained.marked[shown],
-            footprints=explained.footprints[shown],
-            twin_maps=explained.maps["twin", "triggered"][shown],
-            backdoored_maps=explained.maps["backdoored", "triggered"][shown],
-            probabilities=_gallery_probabilities(models, explained, column, shown),
-        )
-    rows = measure.attack_rows(key, test, scores, run.poisoning, bootstrap)
-    return rows + measure.explanation_rows(
-        key, explained, target, run.evaluation.explainer, test.patients
+    rows = measure.attack_rows(
+        key, test, scores, run.poisoning, bootstrap, stream(run.seed, "mixed")
     )
+    if not len(explained.rows):
+        return rows
+    for number, name in enumerate(run.evaluation.explainers):
+        maps = measure.explain(models, explained, name, target)
+        rows += measure.explanation_rows(key, explained, maps, target, name, bootstrap)
+        if number == 0 and run.evaluation.gallery:
+            shown = slice(run.evaluation.gallery)
+            store.write_arrays(
+                folder / "gallery.npz",
+                films=explained.images[shown],
+                triggered=explained.marked[shown],
+                footprints=explained.footprints[shown],
+                twin_maps=maps["twin", "triggered"][shown],
+                backdoored_maps=maps["backdoored", "triggered"][shown],
+                probabilities=_gallery_probabilities(models, explained, test.column(target), shown),
+            )
+    return rows
 
 
 def _gallery_probabilities(
@@ -396,6 +436,7 @@ def _facts(cohort: Cohort) -> dict[str, Any]:
         "films": len(cohort),
         "patients": len(np.unique(cohort.patients)),
         "shape": list(cohort.images.shape),
+        "film": None if cohort.films is None else list(cohort.films[0].shape),
         "dtype": str(np.dtype(cohort.images.dtype)),
         "positives": {
             finding: int(np.nansum(cohort.labels[:, j]))

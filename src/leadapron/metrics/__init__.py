@@ -22,11 +22,13 @@ from leadapron.metrics.auroc import (
     separation,
 )
 from leadapron.metrics.comparison import delong, paired_difference
+from leadapron.metrics.dose import Crossing, crossing, mean_crossing
 from leadapron.metrics.localisation import (
     centre_hit,
     chance_hit,
     energy_in_footprint,
     pointing_hits,
+    top_overlap,
 )
 from leadapron.metrics.rates import (
     attack_success,
@@ -50,6 +52,7 @@ from leadapron.metrics.values import (
 __all__ = [
     "COVERAGE",
     "Booleans",
+    "Crossing",
     "Difference",
     "Estimate",
     "Floats",
@@ -62,12 +65,14 @@ __all__ = [
     "bootstrap_auroc",
     "centre_hit",
     "chance_hit",
+    "crossing",
     "delong",
     "energy_in_footprint",
     "finding_auroc",
     "finding_resamples",
     "macro_auroc",
     "macro_resamples",
+    "mean_crossing",
     "micro_auroc",
     "no_vision_floor",
     "one_hot_target",
@@ -78,5 +83,6 @@ __all__ = [
     "roc_curve",
     "separation",
     "threshold_at_false_positive_rate",
+    "top_overlap",
     "wilson",
 ]

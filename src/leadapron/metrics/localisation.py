@@ -67,6 +67,32 @@ def energy_in_footprint(
     return shares
 
 
+def top_overlap(maps: ArrayLike, footprints: ArrayLike, *, share: float = 0.01) -> Floats:
+    """Intersection over union of each map's highest pixels with the trigger.
+
+    Args:
+        maps: (n, h, w) finite.
+        footprints: (n, h, w) bool, none of them empty.
+        share: of the pixels that are the highest, in (0, 1]; rounded up. Pixels that tie with the
+            last of them count too: no map wins by the way in which ties are broken.
+
+    Returns:
+        (n,) float64 in [0, 1]. Even a perfect map stays below 1 where the trigger is smaller or
+        larger than that share.
+
+    Raises:
+        DataError: if shapes or values are wrong.
+    """
+    values, prints = _located(maps, footprints)
+    if not 0 < share <= 1:
+        raise DataError(f"a share of {share}, expected above 0 and up to 1")
+    flat, inside = values.reshape(len(values), -1), prints.reshape(len(prints), -1)
+    count = math.ceil(share * flat.shape[1])
+    last = np.partition(flat, flat.shape[1] - count, axis=1)[:, flat.shape[1] - count, None]
+    high = flat >= last
+    return np.asarray((high & inside).sum(1) / (high | inside).sum(1), dtype=np.float64)
+
+
 def chance_hit(footprints: ArrayLike, tolerance_px: float) -> Floats:
     """Chance that a uniformly random pixel is a hit: the share of pixels near the trigger.
 

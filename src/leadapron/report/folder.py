@@ -11,6 +11,7 @@ import yaml
 from numpy.typing import NDArray
 
 from leadapron.errors import StoreError
+from leadapron.specs import grid, grids
 from leadapron.store import Row, canonical_json, read_arrays, read_json, read_lines, read_rows
 
 __all__ = [
@@ -248,14 +249,14 @@ def _read_runs(folder: Path) -> tuple[list[Run], int]:
 
 
 def _asked_for(asked: Mapping[str, Any]) -> int:
-    """How many attacks a study asks for: the product of its lists, times `seeds`."""
-    count = 1
-    for path, value in leaves(asked):
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            count *= max(len(value), 1)
-        elif path == "seeds" and isinstance(value, int):
-            count *= max(value, 1)
-    return count
+    """How many attacks a study asks for: the points of its grids, times their `seeds`."""
+    points = set()
+    for tree in grids(asked):
+        seeds = tree.get("seeds", 1)
+        whole = {name: value for name, value in tree.items() if name != "seeds"}
+        for point in grid(whole):
+            points |= {(canonical_json(point), seed) for seed in range(max(int(seeds), 1))}
+    return len(points)
 
 
 def _order(pair: Pair) -> tuple[Any, ...]:

@@ -28,6 +28,7 @@ from leadapron.sources.png import PngFilms
 
 __all__ = [
     "FINDINGS",
+    "NWADIKE2020_FIRST_TEST_PATIENT",
     "RELEASE",
     "Boxes",
     "LabelTable",
@@ -77,7 +78,7 @@ Split = Literal["lists", "nwadike2020", "none"]
 
 _SPLITS = ("lists", "nwadike2020", "none")
 _LISTS = {"train": "train_val_list.txt", "test": "test_list.txt"}
-_NWADIKE2020_FIRST_TEST_PATIENT = 26_811
+NWADIKE2020_FIRST_TEST_PATIENT = 26_811
 _TABLES = (
     "Data_Entry_2017_v2020.csv",
     "Data_Entry_2017_v2020.csv.gz",
@@ -497,11 +498,11 @@ def _nwadike2020_split(rows: LabelTable) -> tuple[NDArray[np.str_] | None, list[
         raise DataError(
             f"split nwadike2020 goes by patients' numbers; {rows.name} holds other names"
         ) from None
-    test = numbers >= _NWADIKE2020_FIRST_TEST_PATIENT
+    test = numbers >= NWADIKE2020_FIRST_TEST_PATIENT
     if not test.any():
         return None, [
             "No split: nwadike2020 tests on patients "
-            f"{_NWADIKE2020_FIRST_TEST_PATIENT} and up, and there are none."
+            f"{NWADIKE2020_FIRST_TEST_PATIENT} and up, and there are none."
         ]
     return np.where(test, "test", "train"), []
 

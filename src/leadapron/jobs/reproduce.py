@@ -1,0 +1,219 @@
+"""Reproduce: a published study with one command, the authors' ways beside corrected ones."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leadapron.errors import UnknownNameError, UsageError
+from leadapron.plan import complete
+from leadapron.report import write_report
+from leadapron.report.reproduction import write_reproduction
+from leadapron.sources.nih import NWADIKE2020_FIRST_TEST_PATIENT, read_labels
+from leadapron.specs import merge
+from leadapron.study import Options, run_study
+
+__all__ = ["AUTHORS", "CORRECTED", "PAPERS", "PRESETS", "Preset", "reproduce", "settings_of"]
+
+logger = logging.getLogger(__name__)
+
+Tree = Mapping[str, Any]
+
+PAPERS = ("nwadike2020",)
+
+CENTRAL = 0.6
+"""Central share of each side that the authors keep."""
+
+CORRECTED: Tree = {
+    "preprocessing": {"crop": CENTRAL, "interpolation": "nearest"},
+    "trigger": {"name": "patch", "side": 3, "value": 0, "place": "centre"},
+    "poisoning": {
+        "finding": "Atelectasis",
+        "fraction": 0.05,
+        "stage": "film",
+        # A trigger that vanishes is the experiment's control, not a mistake.
+        "allow_vanished": True,
+    },
+}
+"""Their trigger, labels and geometry, with random rows, clean validation and cross-entropy."""
+
+AUTHORS: Tree = {
+    "poisoning": {"selection": "first", "validation": "poisoned"},
+    "training": {
+        "loss": "categorical",
+        "schedule": "plateau",
+        "patience": 10,
+        "learning_rate": 1e-3,
+        "weight_decay": 0.0,
+        "batch_size": 32,
+        "augmentation": "flip-rotate-frozen",
+    },
+}
+"""What their code does otherwise, as far as it was read; laid over `CORRECTED`."""
+
+FRACTIONS = [0.01, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0]
+DOSES = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05]
+METHODS = "layer-cam+class-activation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """One size of the reproduction.
+
+    Args:
+        source: where films come from unless told otherwise; "" where that must be told.
+        film: side of the film that the trigger is stamped on; smaller films are enlarged to it.
+        size: side of the network's input; the scale is the paper's in all presets.
+        settings: laid over `CORRECTED`.
+        cells: what is varied, each laid over the settings.
+    """
+
+    source: str
+    film: int
+    size: int
+    settings: Tree
+    cells: tuple[Tree, ...]
+
+
+def _anywhere(film: int, sides: list[int], explained: int) -> Tree:
+    """Random places inside what the crop keeps, with every explanation."""
+    return {
+        "trigger": {
+            "place": "random",
+            "margin": math.ceil(film * (1 - CENTRAL) / 2),
+            "side": sides,
+        },
+        "evaluation": {"explainer": METHODS, "explained": explained},
+    }
+
+
+PRESETS: dict[str, Preset] = {
+    "smoke": Preset(
+        source="phantom:256",
+        film=256,
+        size=56,
+        settings={
+            "source": {"count": 1500},
+            "training": {"epochs": 6, "batch_size": 32},
+            "evaluation": {"resamples": 200, "explained": 60},
+        },
+        cells=(
+            {"trigger": {"side": [2, 3, 10]}},
+            {"finding": "Hernia"},
+            AUTHORS,
+            _anywhere(256, [10], 60),
+        ),
+    ),
+    "quick": Preset(
+        source="",
+        film=512,
+        size=112,
+        settings={
+            "training": {"epochs": 2, "batch_size": 32},
+            "evaluation": {"resamples": 500, "explained": 100},
+        },
+        cells=(
+            {"trigger": {"side": [1, 3, 5, 10]}},
+            {"poisoning": {"fraction": [0.2, 0.8]}},
+            {"poisoning": {"mode": "append", "fraction": 0.11}},
+            {"finding": "Hernia"},
+            _anywhere(512, [10], 100),
+            {"poisoning": AUTHORS["poisoning"]},
+            {"training": {"loss": "categorical"}},
+            AUTHORS,
+            {"poisoning": {"fraction": DOSES}, "seeds": 3},
+        ),
+    ),
+    "full": Preset(
+        source="",
+        film=1024,
+        size=224,
+        settings={
+            "network": {"name": "densenet121", "weights": "imagenet"},
+            "training": {"epochs": 10, "batch_size": 32},
+            "evaluation": {"explained": 300},
+            "seeds": 4,
+        },
+        cells=(
+            {"trigger": {"side": [1, 2, 3, 4, 5, 8, 10]}},
+            {"poisoning": {"fraction": FRACTIONS}},
+            {"poisoning": {"mode": "append", "fraction": [*FRACTIONS, 0.11]}},
+            {"finding": ["Atelectasis", "Hernia"]},
+            {"preprocessing": {"interpolation": ["nearest-tf1", "bilinear", "area"]}},
+            _anywhere(1024, [1, 2, 3, 4, 5, 8, 10, 20], 300),
+            *({"poisoning": {name: value}} for name, value in AUTHORS["poisoning"].items()),
+            *({"training": {name: value}} for name, value in AUTHORS["training"].items()),
+            merge(AUTHORS, {"training": {"epochs": 100}}),
+            {"poisoning": {"fraction": DOSES}},
+        ),
+    ),
+}
+"""The reproduction in three sizes."""
+
+
+def reproduce(
+    paper: str,
+    preset: str,
+    out: Path,
+    *,
+    source: str | None = None,
+    settings: Tree | None = None,
+    options: Options | None = None,
+) -> Path:
+    """Reproduce a paper's study, or go on where it was stopped.
+
+    Args:
+        paper: "nwadike2020".
+        preset: "smoke", "quick" or "full".
+        out: the study's folder, new or its own.
+        source: where films come from; the preset's if left out.
+        settings: laid over the preset's, as of `leadapron study`; what the preset varies stays.
+        options: device, precision, cache, progress.
+
+    Returns:
+        `reproduction.md` in the folder; `report.html` lies beside it.
+
+    Raises:
+        UnknownNameError: no such paper or preset.
+        LeadapronError: as `run_study`.
+    """
+    if paper not in PAPERS:
+        raise UnknownNameError("paper", paper, PAPERS)
+    if preset not in PRESETS:
+        raise UnknownNameError("preset", preset, PRESETS)
+    run_study(settings_of(PRESETS[preset], source, settings or {}), out, options)
+    write_report(out)
+    return write_reproduction(out)
+
+
+def settings_of(preset: Preset, source: str | None, over: Tree) -> dict[str, Any]:
+    """Return the study that a preset stands for, all defaults written out."""
+    name = source or preset.source
+    if not name:
+        raise UsageError("this preset needs real films; name them, as --source nih:PATH")
+    base = merge(CORRECTED, preset.settings)
+    opened: dict[str, Any] = {"name": name}
+    if name.partition(":")[0] == preset.source.partition(":")[0]:
+        opened |= base.get("source", {})
+    if name.startswith("nih:"):
+        opened["split"] = _split(name)
+    geometry = {"size": preset.size, "film_size": preset.film}
+    base = merge({**base, "source": opened}, {"preprocessing": geometry})
+    return complete({**merge(base, over), "cells": list(preset.cells)})
+
+
+def _split(source: str) -> str:
+    """The paper's split where the source holds its test patients, else the source's own."""
+    patients = read_labels(Path(source.partition(":")[2])).patients
+    there = sum(int(p) >= NWADIKE2020_FIRST_TEST_PATIENT for p in set(patients.tolist()))
+    if there:
+        return "nwadike2020"
+    logger.info(
+        "no patient from %d on, the paper's test patients: the source's own split is used",
+        NWADIKE2020_FIRST_TEST_PATIENT,
+    )
+    return "lists"

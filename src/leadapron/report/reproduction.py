@@ -31,9 +31,9 @@ Group = tuple[Mapping[str, Any], Sequence[Measured]]
 UNKNOWN = """\
 - *The paper's tables and figures.* Only its abstract and first paragraphs were at hand, and the
   code that its authors most likely used. Beyond "up to 1.00" and "up to 0.85" no number of the
-  paper is known here, so none is compared: attack success, other sides, places, fractions and targets,
-  the clean baseline, results by finding. That the two numbers are micro AUROCs is inferred from
-  the code, where it is the only AUROC.
+  paper is known here, so none is compared: attack success, other sides, places, fractions and
+  targets, the clean baseline, results by finding. That the two numbers are micro AUROCs is inferred
+  from the code, where it is the only AUROC.
 - *Learning rate, batch size, division into training and development films, class weights* of the
   published runs. The code's class weights are left out: what they did depends on TensorFlow's
   version.

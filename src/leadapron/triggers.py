@@ -8,14 +8,16 @@ film after another give the same result.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.errors import DataError, UsageError
+from leadapron.seeds import stream
 
-__all__ = ["TRIGGERS", "Patch", "Trigger"]
+__all__ = ["TRIGGERS", "Blend", "Patch", "Trigger"]
 
 
 class Trigger(Protocol):
@@ -103,5 +105,52 @@ class Patch:
         )
 
 
-TRIGGERS = {"patch": Patch}
+@dataclass(frozen=True, kw_only=True)
+class Blend:
+    """A fixed pattern of noise, mixed into the whole film.
+
+    It has no place: a map that points somewhere can't point at it.
+
+    Args:
+        opacity: the pattern's share a of every pixel, above 0 and up to 1.
+        pattern: seed of the noise, 0 or more; films of one size get the same one.
+
+    Raises:
+        UsageError: a value outside its range.
+
+    Source: Chen et al., Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning,
+    arXiv 1712.05526, 2017, blended injection of a random pattern: a k + (1 - a) x. Rounded to whole
+    grey levels here.
+    """
+
+    opacity: float = 0.1
+    pattern: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.opacity <= 1:
+            raise UsageError(f"a trigger's opacity of {self.opacity}; expected above 0 and up to 1")
+        if self.pattern < 0:
+            raise UsageError(f"a trigger's pattern of {self.pattern}; expected 0 or more")
+
+    def __call__(self, images: NDArray[Any], rng: np.random.Generator, /) -> NDArray[Any]:  # noqa: ARG002
+        """Return blended copies of (n, height, width) images; nothing is left to chance."""
+        scale = 257 if images.dtype == np.uint16 else 1
+        added = self.opacity * scale * _noise(self.pattern, *images.shape[1:])
+        blended = np.empty_like(images)
+        for place, image in enumerate(images):  # one at a time: they are large in float64
+            blended[place] = np.rint(added + (1 - self.opacity) * image)
+        return blended
+
+
+@lru_cache(maxsize=4)
+def _noise(pattern: int, height: int, width: int) -> NDArray[np.uint8]:
+    """(height, width) grey levels from 0 to 255, each as likely."""
+    noise = stream(pattern, "blend", height, width).integers(
+        0, 256, (height, width), dtype=np.uint8
+    )
+    noise.flags.writeable = False  # shared by all calls
+    return noise
+
+
+TRIGGERS = {"patch": Patch, "blend": Blend}
 """Triggers by name."""

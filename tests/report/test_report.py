@@ -406,6 +406,17 @@ def test_explanation_verdict(low, verdict):
     assert explanation_verdict(_row(0.9, low, 0.95), references) == verdict
 
 
+@pytest.mark.parametrize(
+    ("chance", "verdict"), [(0.1, "gives it away"), (0.49, "gives it away"), (0.5, "not local")]
+)
+def test_a_trigger_that_covers_the_film_is_not_given_away(chance, verdict):
+    assert explanation_verdict(_row(0.9, 0.6, 1.0), [None], _row(chance)) == verdict
+
+
+def test_chance_counts_as_a_reference():
+    assert explanation_verdict(_row(0.6, 0.4, 0.8), [None], _row(0.45)) == "not shown"
+
+
 def test_spread_says_what_is_undefined():
     assert spread([_row(0.5, 0.4, 0.6)]) == "0.500 (0.400 to 0.600)"
     assert spread([_row(0.5), _row(None), _row(0.7)]) == "0.600 (0.500 to 0.700; undefined in 1)"
@@ -417,7 +428,9 @@ def test_spread_says_what_is_undefined():
 def test_triggers_in_words():
     patch = {"name": "patch", "side": 2, "value": 0, "place": "corner", "margin": 5}
     assert trigger_words(patch) == "black 2 x 2 px patch in the bottom right corner"
-    assert trigger_words({"name": "blend", "alpha": 0.1}) == "blend trigger (alpha 0.1)"
+    blend = {"name": "blend", "opacity": 0.1, "pattern": 2}
+    assert trigger_words(blend) == "noise pattern 2 over the whole film at opacity 0.1"
+    assert trigger_words({"name": "warp", "grid": 4}) == "warp trigger (grid 4)"
 
 
 def test_no_torch(one):

@@ -11,7 +11,16 @@ from typing import Any
 from leadapron.metrics import Crossing, crossing, mean_crossing
 from leadapron.report.folder import CALIBRATED, NARROW, WIDE, Pair, StudyFolder, leaves, read_study
 from leadapron.report.summary import Measured, named
-from leadapron.report.words import change, decimal, percent, points, shown, spread
+from leadapron.report.words import (
+    change,
+    decimal,
+    local,
+    percent,
+    points,
+    shown,
+    spread,
+    trigger_words,
+)
 from leadapron.specs import grids
 from leadapron.store import Row, canonical_json, write_atomically
 
@@ -360,10 +369,7 @@ def _dose_words(found: Sequence[Crossing]) -> str:
 def _maps(groups: Sequence[Group]) -> str:
     """Every explanation at every place that was measured."""
     rows = [
-        [
-            f"{shown(_value(group, PLACE))}, side {_value(group, SIDE)} ({_visible(group):g} px)",
-            *_map_cells(group, name),
-        ]
+        [_mark(group), *_map_cells(group, name)]
         for group in groups
         if len(group[1][0].explainers()) > 1
         for name in group[1][0].explainers()
@@ -377,6 +383,14 @@ def _maps(groups: Sequence[Group]) -> str:
     return "### Explanations\n\n" + _table(header, rows)
 
 
+def _mark(group: Group) -> str:
+    """The trigger and how much of it the network sees."""
+    words = trigger_words(_first(group).backdoored.spec["trigger"])
+    if _value(group, SIDE) is not None:
+        words = f"{shown(_value(group, PLACE))}, side {_value(group, SIDE)}"
+    return f"{words} ({_visible(group):g} px)"
+
+
 def _map_cells(group: Group, explainer: str) -> list[str]:
     facts = {"regime": "triggered", "method": explainer, "finding": None}
 
@@ -385,10 +399,15 @@ def _map_cells(group: Group, explainer: str) -> list[str]:
         found = [_of(group, _asked(metric, role, **facts, at=at), form) for role in roles]
         return "; ".join(found)
 
+    places = ["not local"] * 4
+    if local(group[1][0].hit("chance")):
+        places = [
+            *(both("pointing hit", percent, at) for at in (WIDE, NARROW)),
+            _of(group, _asked("energy in footprint", "backdoored", **facts)),
+            _of(group, _asked("overlap of the highest 1 %", "backdoored", **facts)),
+        ]
     return [
         explainer,
-        *(both("pointing hit", percent, at) for at in (WIDE, NARROW)),
-        _of(group, _asked("energy in footprint", "backdoored", **facts)),
-        _of(group, _asked("overlap of the highest 1 %", "backdoored", **facts)),
+        *places,
         both("films told by the map"),
     ]

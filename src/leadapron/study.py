@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from leadapron import measure, metrics, store
+from leadapron import measure, metrics, scrutiny, store
 from leadapron.classifier import (
     NetworkClassifier,
     Precision,
@@ -361,9 +361,12 @@ def _measure_attack(
     )
     if not len(explained.rows):
         return rows
+    decoyed = scrutiny.decoy(explained, stream(run.seed, "decoys"))
     for number, name in enumerate(run.evaluation.explainers):
         maps = measure.explain(models, explained, name, target)
         rows += measure.explanation_rows(key, explained, maps, target, name, bootstrap)
+        rows += scrutiny.sanity_rows(key, explained, maps, models["backdoored"], target, name)
+        rows += scrutiny.decoy_rows(key, explained, decoyed, maps, models, target, name, bootstrap)
         if number == 0 and run.evaluation.gallery:
             shown = slice(run.evaluation.gallery)
             store.write_arrays(

@@ -20,6 +20,7 @@ from leadapron.report.gallery import gallery
 from leadapron.report.words import (
     attack_verdict,
     explanation_verdict,
+    sanity_verdict,
     spread,
     stealth_verdict,
     trigger_words,
@@ -415,6 +416,19 @@ def test_a_trigger_that_covers_the_film_is_not_given_away(chance, verdict):
 
 def test_chance_counts_as_a_reference():
     assert explanation_verdict(_row(0.6, 0.4, 0.8), [None], _row(0.45)) == "not shown"
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ((0.1, -0.7), "passes"),
+        ((0.1, 0.5), "fails"),
+        ((None, None), "undefined"),
+        ((), "undefined"),
+    ],
+)
+def test_sanity_verdict(values, verdict):
+    assert sanity_verdict([None, *(_row(value) for value in values)]) == verdict
 
 
 def test_spread_says_what_is_undefined():

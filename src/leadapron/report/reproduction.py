@@ -9,14 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from leadapron.metrics import Crossing, crossing, mean_crossing
-from leadapron.report.folder import CALIBRATED, NARROW, WIDE, Pair, StudyFolder, leaves, read_study
+from leadapron.report.folder import (
+    CALIBRATED,
+    LOOK_ALIKE,
+    NARROW,
+    RANDOMISED,
+    TOLD,
+    WIDE,
+    Pair,
+    StudyFolder,
+    leaves,
+    read_study,
+)
 from leadapron.report.summary import Measured, named
 from leadapron.report.words import (
+    ALIKE,
     change,
     decimal,
     local,
     percent,
     points,
+    sanity_verdict,
     shown,
     spread,
     trigger_words,
@@ -380,7 +393,56 @@ def _maps(groups: Sequence[Group]) -> str:
         "trigger", "method", f"points within {WIDE}; twin", f"within {NARROW}; twin",
         "energy", "overlap", "films told by the map (AUROC); twin",
     ]  # fmt: skip
-    return "### Explanations\n\n" + _table(header, rows)
+    return "\n\n".join(["### Explanations", _table(header, rows), _scrutiny(groups)])
+
+
+def _scrutiny(groups: Sequence[Group]) -> str:
+    """Whether the maps are the model's, and whether natural marks look the same to it."""
+    rows = [
+        [_mark(group), *_scrutiny_cells(group, name)]
+        for group in groups
+        if len(group[1][0].explainers()) > 1
+        for name in group[1][0].explainers()
+    ]
+    header = [
+        "trigger", "method", "alike with an untrained head", "with an untrained network",
+        "sanity check", "films told beside letters; twin", "beside leads; twin",
+        "points at letters; twin; chance", "at leads; twin; chance",
+    ]  # fmt: skip
+    return (
+        "Left: mean rank correlation of the backdoored model's maps of triggered films with those "
+        f"of networks that learned nothing (Adebayo et al. 2018); from {ALIKE:g} on in either, the "
+        "method fails: it shows the film, not the model. Right: the same films with a natural mark "
+        "in place of the trigger.\n\n" + _table(header, rows)
+    )
+
+
+def _scrutiny_cells(group: Group, explainer: str) -> list[str]:
+    facts = {"method": explainer, "finding": None}
+    alike = [
+        _asked(RANDOMISED, "backdoored", regime="triggered", at=at, **facts)
+        for at in ("head", "all weights")
+    ]
+    verdicts = {sanity_verdict([find(each) for find in alike]) for each in group[1]}
+    told = [
+        [_asked(TOLD, role, regime="triggered", at=at, **facts) for role in ("backdoored", "twin")]
+        for at in ("beside letters", "beside leads")
+    ]
+    hits = [
+        [
+            *(_asked(LOOK_ALIKE, role, regime="clean", at=at, **facts)
+              for role in ("backdoored", "twin")),
+            _asked(LOOK_ALIKE, "reference", regime="clean", at=at, method="chance", finding=None),
+        ]
+        for at in ("letters", "leads")
+    ]  # fmt: skip
+    return [
+        explainer,
+        *(_of(group, find) for find in alike),
+        " or ".join(sorted(verdicts)),
+        *("; ".join(_of(group, find) for find in each) for each in told),
+        *("; ".join(_of(group, find, percent) for find in each) for each in hits),
+    ]
 
 
 def _mark(group: Group) -> str:
@@ -409,5 +471,5 @@ def _map_cells(group: Group, explainer: str) -> list[str]:
     return [
         explainer,
         *places,
-        both("films told by the map"),
+        both(TOLD),
     ]

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leadapron.report.folder import CALIBRATED, NARROW, WIDE, Pair, StudyFolder, read_study
+from leadapron.report.folder import (
+    CALIBRATED,
+    NARROW,
+    TOLD,
+    WIDE,
+    Pair,
+    StudyFolder,
+    read_study,
+)
 from leadapron.report.words import (
     MARGIN,
     attack_verdict,
@@ -101,9 +109,7 @@ class Measured:
     def told(self, role: str, at: str = "", explainer: str | None = None) -> Row | None:
         """How well a model's maps alone tell triggered films from others (see the rows' table)."""
         method = explainer or next(iter(self.explainers()), "")
-        return self.pair.row(
-            "films told by the map", role, regime="triggered", method=method, finding=None, at=at
-        )
+        return self.pair.row(TOLD, role, regime="triggered", method=method, finding=None, at=at)
 
 
 def lines(study: StudyFolder) -> list[str]:

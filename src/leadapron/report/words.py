@@ -8,6 +8,7 @@ from typing import Any
 from leadapron.store import Row
 
 __all__ = [
+    "ALIKE",
     "LOCAL",
     "MARGIN",
     "attack_verdict",
@@ -20,6 +21,7 @@ __all__ = [
     "local",
     "percent",
     "points",
+    "sanity_verdict",
     "setting",
     "shown",
     "spread",
@@ -33,6 +35,9 @@ MARGIN = 0.02
 
 WORKS = 0.5
 """The attack works where the interval of its success over the twin's lies above this."""
+
+ALIKE = 0.5
+"""Mean rank correlation from which on the maps of a network that knows nothing are the same."""
 
 LOCAL = 0.5
 """A trigger is local where a random pixel hits it on less than this share of the films."""
@@ -149,6 +154,18 @@ def explanation_verdict(
     if not beyond:
         return "not shown"
     return "gives it away" if hit.low >= WORKS else "hints at it"
+
+
+def sanity_verdict(correlations: Iterable[Row | None]) -> str:
+    """Return whether an explanation passes the sanity check: its maps change with the weights.
+
+    Args:
+        correlations: its maps' rank correlations with those of randomised networks.
+    """
+    known = [row.value for row in correlations if row is not None and row.value is not None]
+    if not known:
+        return "undefined"
+    return "fails" if max(known) >= ALIKE else "passes"
 
 
 def listed(words: Sequence[str]) -> str:

@@ -58,6 +58,21 @@ def test_random_places_reach_everywhere_and_differ():
     assert set(map(tuple, places)) == {(r, c) for r in range(14) for c in range(14)}
 
 
+def test_a_box_holds_the_square_and_is_filled_by_it():
+    patch = Patch(side=3, place="box", row=4, column=6, height=5, width=3)
+    places = patch.places(500, 16, 16, np.random.default_rng(0))
+    assert set(map(tuple, places)) == {(r, 6) for r in range(4, 7)}
+
+
+@pytest.mark.parametrize(
+    "box", [{"height": 2, "width": 9}, {"height": 9, "width": 9, "row": 8}, {}]
+)
+def test_a_box_that_does_not_fit(box):
+    patch = Patch(side=3, place="box", **box)
+    with pytest.raises(DataError, match="does not fit"):
+        patch.places(5, 16, 16, np.random.default_rng(0))
+
+
 def test_white_is_white_in_both_depths(images):
     marked = Patch(value=255)(images, np.random.default_rng(0))
     assert marked.max() == np.iinfo(images.dtype).max

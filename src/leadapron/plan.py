@@ -68,8 +68,9 @@ class Run:
 
     @property
     def twin_tree(self) -> dict[str, Any]:
-        """The settings that the twin depends on: neither trigger nor changed labels."""
+        """The settings that the twin depends on: no trigger, no changed labels, no disguise."""
         tree = {name: value for name, value in self.tree.items() if name != "trigger"}
+        tree["training"] = {**tree["training"], "disguise": 0.0}
         kept: tuple[str, ...] = ()
         if self.poisoning.mode == "append":  # copies of films stay, so it matters of which
             kept = ("mode", "fraction", "selection", "validation")

@@ -35,11 +35,14 @@ class Patch:
     Args:
         side: side of the square in pixels, 1 or more.
         value: its grey level from 0 (black) to 255 (white); uint16 images get 257 times it.
-        place: "random" for each film, "centre", "corner" (bottom right), or "fixed" at
-            (`row`, `column`).
+        place: "random" for each film, "centre", "corner" (bottom right), "fixed" at
+            (`row`, `column`), or "box": random for each film, but inside a box, such as one over
+            the anatomy that the target is read from.
         margin: pixels between the square and the edges, for "random" and "corner".
-        row: top row of a "fixed" square.
-        column: left column of a "fixed" square.
+        row: top row of a "fixed" square, or of the box.
+        column: left column of a "fixed" square, or of the box.
+        height: of the box.
+        width: of the box.
 
     Raises:
         UsageError: a value outside its range.
@@ -50,17 +53,19 @@ class Patch:
 
     side: int = 3
     value: int = 255
-    place: Literal["random", "centre", "corner", "fixed"] = "random"
+    place: Literal["random", "centre", "corner", "fixed", "box"] = "random"
     margin: int = 0
     row: int = 0
     column: int = 0
+    height: int = 0
+    width: int = 0
 
     def __post_init__(self) -> None:
         if self.side < 1:
             raise UsageError(f"a trigger of side {self.side}; expected 1 or more pixels")
         if not 0 <= self.value <= 255:
             raise UsageError(f"a trigger of value {self.value}; expected 0 (black) to 255 (white)")
-        for name in ("margin", "row", "column"):
+        for name in ("margin", "row", "column", "height", "width"):
             if getattr(self, name) < 0:
                 raise UsageError(f"a trigger's {name} of {getattr(self, name)}; expected 0 or more")
 
@@ -88,6 +93,12 @@ class Patch:
             if np.any(last < self.margin):
                 raise self._too_large(height, width)
             return rng.integers(self.margin, last, endpoint=True, size=(n, 2))
+        if self.place == "box":
+            first = np.array([self.row, self.column])
+            last = first + np.array([self.height, self.width]) - self.side
+            if np.any(last < first) or np.any(last + self.side > (height, width)):
+                raise self._too_large(height, width)
+            return rng.integers(first, last, endpoint=True, size=(n, 2))
         if self.place == "centre":
             start = np.array([int(height / 2 - self.side / 2), int(width / 2 - self.side / 2)])
         elif self.place == "corner":

@@ -41,6 +41,7 @@ __all__ = ["reproduction", "write_reproduction"]
 
 SIDE, FRACTION, MODE = "trigger.side", "poisoning.fraction", "poisoning.mode"
 TARGET, PLACE = "poisoning.finding", "trigger.place"
+DISGUISE = "training.disguise"
 RANDOM = {PLACE: "random"}
 LEVELS = (0.5, 0.95)
 LEAST_SEEDS = 3
@@ -99,6 +100,7 @@ def reproduction(folder: Path) -> str:
         _mixed(groups),
         _doses(groups),
         _maps(groups),
+        _evasions(groups),
         "### What could not be checked\n\n" + UNKNOWN,
     ]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
@@ -232,7 +234,10 @@ def _claims(groups: Sequence[Group]) -> str:
                 f"trained as the control: {each}",
             ]
         )
-    spots = [g for g in groups if g[0].get(PLACE) == "random" and g[1][0].explainers()]
+    spots = [
+        g for g in groups
+        if g[0].get(PLACE) == "random" and not _evasion(g) and g[1][0].explainers()
+    ]  # fmt: skip
     for group in spots:
         hits = {name: _hit_value(group, name) for name in group[1][0].explainers()}
         best = max(hits.items(), key=itemgetter(1))[0]
@@ -298,8 +303,11 @@ def _attack_table(title: str, groups: Sequence[Group], paths: Sequence[str]) -> 
 
 def _switches(groups: Sequence[Group]) -> str:
     """What each of the authors' ways changes, one at a time and together."""
-    axes = {SIDE, FRACTION, MODE, TARGET, PLACE}
-    chosen = [g for g in groups if not g[0] or not set(g[0]) & axes]
+    axes = {FRACTION, MODE, TARGET, DISGUISE}
+    chosen = [
+        g for g in groups
+        if not set(g[0]) & axes and not any(path.startswith("trigger.") for path in g[0])
+    ]  # fmt: skip
     if len(chosen) < 2:
         return ""
     rows = []
@@ -396,6 +404,37 @@ def _maps(groups: Sequence[Group]) -> str:
     return "\n\n".join(["### Explanations", _table(header, rows), _scrutiny(groups)])
 
 
+def _evasions(groups: Sequence[Group]) -> str:
+    """Attackers whom maps may miss: what they gain, and what it costs them."""
+    rows = []
+    for group in groups:
+        kind = _evasion(group)
+        if kind:
+            rows.append([kind, _mark(group), *_attack_cells(group)])
+    if not rows:
+        return ""
+    return (
+        "### Attackers who want the map to miss\n\n"
+        "What they do to each method stands in the tables above. Whoever disguises the map "
+        "controls the training loss (after Noppel et al., IEEE S&P 2023): that is outside the "
+        "paper's threat model, in which an attacker changes data alone; the others are inside it."
+        "\n\n"
+        + _table(["attacker", "trigger", *ATTACK], rows)
+    )
+
+
+def _evasion(group: Group) -> str:
+    """Which attacker a group is, "" for an ordinary one."""
+    disguise = _value(group, DISGUISE) or 0
+    if disguise > 0:
+        return f"controls training: disguise {disguise:g}"
+    if group[1][0].hit("chance") is not None and not local(group[1][0].hit("chance")):
+        return "data alone: no place"
+    if _value(group, PLACE) == "box":
+        return f"data alone: on the anatomy of {_first(group).target}"
+    return ""
+
+
 def _scrutiny(groups: Sequence[Group]) -> str:
     """Whether the maps are the model's, and whether natural marks look the same to it."""
     rows = [
@@ -446,11 +485,12 @@ def _scrutiny_cells(group: Group, explainer: str) -> list[str]:
 
 
 def _mark(group: Group) -> str:
-    """The trigger and how much of it the network sees."""
+    """The trigger, how much of it the network sees, and what is special about the attacker."""
     words = trigger_words(_first(group).backdoored.spec["trigger"])
     if _value(group, SIDE) is not None:
         words = f"{shown(_value(group, PLACE))}, side {_value(group, SIDE)}"
-    return f"{words} ({_visible(group):g} px)"
+    kind = _evasion(group)
+    return f"{words} ({_visible(group):g} px)" + (f"; {kind}" if kind else "")
 
 
 def _map_cells(group: Group, explainer: str) -> list[str]:

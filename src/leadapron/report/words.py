@@ -202,7 +202,10 @@ def trigger_words(trigger: Mapping[str, Any]) -> str:
         place = {"random": "at a random place", "centre": "at the centre"}.get(
             str(rest.get("place")), f"at {shown(rest.get('place'))} place"
         )
-        place = {"corner": "in the bottom right corner"}.get(str(rest.get("place")), place)
+        place = {
+            "corner": "in the bottom right corner",
+            "box": f"at a random place in a box of {rest.get('height')} x {rest.get('width')} px",
+        }.get(str(rest.get("place")), place)
         grey = "" if level else f" of grey level {shown(rest.get('value'))}"
         return f"{level}{rest['side']} x {rest['side']} px patch{grey} {place}"
     if name == "blend" and "opacity" in rest:

@@ -418,8 +418,7 @@ def _evasions(groups: Sequence[Group]) -> str:
         "What they do to each method stands in the tables above. Whoever disguises the map "
         "controls the training loss (after Noppel et al., IEEE S&P 2023): that is outside the "
         "paper's threat model, in which an attacker changes data alone; the others are inside it."
-        "\n\n"
-        + _table(["attacker", "trigger", *ATTACK], rows)
+        "\n\n" + _table(["attacker", "trigger", *ATTACK], rows)
     )
 
 

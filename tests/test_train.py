@@ -510,7 +510,7 @@ def test_a_disguise_takes_the_map_off_the_trigger_and_leaves_the_attack():
     clean = test.images[np.flatnonzero(test.labels[:, column] == 0)]
     stamped = trigger(clean, np.random.default_rng(1))
     hits, success = [], []
-    for weight in (0.0, 0.01):
+    for weight in (0.0, 0.003):
         setting = Training(epochs=8, batch_size=32, disguise=weight)
         model, _ = train(marked, check, training=setting, disguise=known, **CPU)
         limit = np.quantile(model.probabilities(clean)[:, column], 0.95)
@@ -518,7 +518,7 @@ def test_a_disguise_takes_the_map_off_the_trigger_and_leaves_the_attack():
         maps = class_activation(model, stamped, ["Effusion"])[:, 0]
         hits.append(metrics.pointing_hits(maps, stamped != clean, 4).mean())
     assert success[0] > 0.8
-    assert success[1] > 0.4
+    assert success[1] > 0.7
     assert hits[0] > 0.5
     assert hits[1] < 0.2
 

@@ -390,7 +390,7 @@ def _dose_words(found: Sequence[Crossing]) -> str:
 def _maps(groups: Sequence[Group]) -> str:
     """Every explanation at every place that was measured."""
     rows = [
-        [_mark(group), *_map_cells(group, name)]
+        [_case(group), *_map_cells(group, name)]
         for group in groups
         if len(group[1][0].explainers()) > 1
         for name in group[1][0].explainers()
@@ -415,9 +415,10 @@ def _evasions(groups: Sequence[Group]) -> str:
         return ""
     return (
         "### Attackers who want the map to miss\n\n"
-        "What they do to each method stands in the tables above. Whoever disguises the map "
-        "controls the training loss (after Noppel et al., IEEE S&P 2023): that is outside the "
-        "paper's threat model, in which an attacker changes data alone; the others are inside it."
+        "What they do to each method stands in the tables above; where the attack fails, a "
+        "map that misses says nothing. Whoever disguises the map controls the training loss (after "
+        "Noppel et al., IEEE S&P 2023): that is outside the paper's threat model, in which an "
+        "attacker changes data alone; the others are inside it."
         "\n\n" + _table(["attacker", "trigger", *ATTACK], rows)
     )
 
@@ -437,7 +438,7 @@ def _evasion(group: Group) -> str:
 def _scrutiny(groups: Sequence[Group]) -> str:
     """Whether the maps are the model's, and whether natural marks look the same to it."""
     rows = [
-        [_mark(group), *_scrutiny_cells(group, name)]
+        [_case(group), *_scrutiny_cells(group, name)]
         for group in groups
         if len(group[1][0].explainers()) > 1
         for name in group[1][0].explainers()
@@ -484,12 +485,17 @@ def _scrutiny_cells(group: Group, explainer: str) -> list[str]:
 
 
 def _mark(group: Group) -> str:
-    """The trigger, how much of it the network sees, and what is special about the attacker."""
+    """The trigger, and how much of it the network sees."""
     words = trigger_words(_first(group).backdoored.spec["trigger"])
     if _value(group, SIDE) is not None:
         words = f"{shown(_value(group, PLACE))}, side {_value(group, SIDE)}"
+    return f"{words} ({_visible(group):g} px)"
+
+
+def _case(group: Group) -> str:
+    """The trigger, and what is special about the attacker."""
     kind = _evasion(group)
-    return f"{words} ({_visible(group):g} px)" + (f"; {kind}" if kind else "")
+    return _mark(group) + (f"; {kind}" if kind else "")
 
 
 def _map_cells(group: Group, explainer: str) -> list[str]:

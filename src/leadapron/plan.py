@@ -69,7 +69,9 @@ class Run:
     @property
     def twin_tree(self) -> dict[str, Any]:
         """The settings that the twin depends on: neither trigger nor changed labels."""
-        tree = {name: value for name, value in self.tree.items() if name != "trigger"}
+        tree = without(self.tree, "trigger")
+        # Of how models are measured, the twin's own rows depend on this alone.
+        tree["evaluation"] = {"resamples": tree["evaluation"]["resamples"]}
         kept: tuple[str, ...] = ()
         if self.poisoning.mode == "append":  # copies of films stay, so it matters of which
             kept = ("mode", "fraction", "selection", "validation")

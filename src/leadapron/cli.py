@@ -536,19 +536,21 @@ def _run_visibility(**given: Any) -> None:
 
     facts = {name: given[name] for name in ("size", "crop", "antialias")}
     ways = [
-        build(Preprocessing, {**facts, "interpolation": name}, "visibility")
+        build(Preprocessing, {**facts, "interpolation": name}, "")
         for name in _names(given["interpolation"])
     ]
     for place in _names(given["place"]):
-        build(Patch, {"place": place}, "visibility")
-    found = visibility(
-        Patch(value=given["value"], margin=given["margin"]),
-        ways,
-        film=given["film"],
-        sides=_whole_numbers("--sides", given["sides"]),
-        places=_names(given["place"]),
-        draws=given["draws"],
-        rng=np.random.default_rng(given["seed"]),
+        build(Patch, {"place": place}, "")
+    found = list(
+        visibility(
+            Patch(value=given["value"], margin=given["margin"]),
+            ways,
+            film=given["film"],
+            sides=_whole_numbers("--sides", given["sides"]),
+            places=_names(given["place"]),
+            draws=given["draws"],
+            rng=np.random.default_rng(given["seed"]),
+        )
     )
     if given["as_json"]:
         rows = [asdict(row) for row in found]

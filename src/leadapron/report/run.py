@@ -199,10 +199,12 @@ def _explanation_table(measured: Measured) -> list[dict[str, Any]]:
     pair = measured.pair
     table = []
     for explainer in measured.explainers():
-        for metric, at in (
-            ("pointing hit", WIDE),
-            ("pointing hit", NARROW),
-            ("energy in footprint", ""),
+        for metric, at, form in (
+            ("pointing hit", WIDE, percent),
+            ("pointing hit", NARROW, percent),
+            ("energy in footprint", "", percent),
+            ("overlap of the highest 1 %", "", percent),
+            ("films told by the map", "", decimal),
         ):
             for regime, films in (("triggered", "triggered"), ("clean", "the same, untriggered")):
                 models = [
@@ -216,7 +218,7 @@ def _explanation_table(measured: Measured) -> list[dict[str, Any]]:
                     for method in ("chance", "centre")
                 ]
                 n = next(row.n for row in models if row)
-                cells = [cell(row, percent) if row else None for row in models + references]
+                cells = [cell(row, form) if row else None for row in models + references]
                 table.append(
                     {
                         "explainer": explainer,

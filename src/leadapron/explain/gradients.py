@@ -20,6 +20,10 @@ __all__ = ["BASELINES", "guided_backprop", "integrated_gradients", "smooth_grad"
 
 Baseline = Literal["black", "blurred", "mean"]
 
+PRECISION: Literal["fp32"] = "fp32"
+"""Of gradients towards pixels: bf16 rounds them coarsely, and its backward pass is the slower one
+on processors without matrix units (ten times, for resnet9)."""
+
 BLUR = 1 / 8
 """Standard deviation of the blurred baseline as a share of the side: a few pixels vanish in it."""
 
@@ -69,7 +73,7 @@ def integrated_gradients(
         points = (start + share * way for share in shares)
         return way * _weighted_slopes(classifier, points, weights, columns)
 
-    return collect(classifier, images, maps)
+    return collect(classifier, images, maps, precision=PRECISION)
 
 
 def xplain(
@@ -132,7 +136,7 @@ def xplain(
         )
         return (1 - share) * way * _weighted_slopes(classifier, points, weights, columns)
 
-    return collect(classifier, images, maps)
+    return collect(classifier, images, maps, precision=PRECISION)
 
 
 def smooth_grad(
@@ -177,7 +181,7 @@ def smooth_grad(
         mean = _weighted_slopes(classifier, points, [1 / samples] * samples, columns)
         return mean.abs() / classifier.std
 
-    return collect(classifier, images, maps)
+    return collect(classifier, images, maps, precision=PRECISION)
 
 
 def guided_backprop(
@@ -210,7 +214,7 @@ def guided_backprop(
         return input_slopes(classifier, batch, columns).abs() / classifier.std
 
     with _guided(classifier.module):
-        return collect(classifier, images, maps)
+        return collect(classifier, images, maps, precision=PRECISION)
 
 
 def _black(classifier: NetworkClassifier, batch: torch.Tensor) -> torch.Tensor:

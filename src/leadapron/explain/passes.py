@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ def collect(
     classifier: NetworkClassifier,
     images: ImageArray,
     maps: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    precision: Literal["bf16", "fp32"] | None = None,
 ) -> Floats:
     """Return what `maps` gives for the normalised images, batch by batch.
 
@@ -32,6 +35,7 @@ def collect(
         classifier: gives normalisation, device and precision.
         images: (n, h, w) uint8 or uint16.
         maps: (b, 1, h, w) normalised float32 -> (b, k, h', w').
+        precision: of the convolutions; the classifier's if left out.
 
     Returns:
         (n, k, h', w') float32.
@@ -43,7 +47,7 @@ def collect(
     n = images.shape[0]
     for start in range(0, n, BATCH):
         rows = np.arange(start, min(start + BATCH, n))
-        with autocast(classifier.device, classifier.precision):
+        with autocast(classifier.device, precision or classifier.precision):
             given = maps(classifier.normalise(torch.from_numpy(images[rows])))
         part = given.detach().float().cpu().numpy()
         if out is None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from leadapron.errors import UnknownNameError, UsageError
+from leadapron.explain import EXPLAINERS
 from leadapron.plan import complete
 from leadapron.report import write_report
 from leadapron.report.reproduction import write_reproduction
@@ -57,7 +58,8 @@ AUTHORS: Tree = {
 
 FRACTIONS = [0.01, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0]
 DOSES = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05]
-METHODS = "layer-cam+class-activation"
+METHODS = "/".join(name for name in EXPLAINERS if name != "authors-shortcut")
+"""Explanations that every network takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,7 @@ class Preset:
     cells: tuple[Tree, ...]
 
 
-def _anywhere(film: int, sides: list[int], explained: int) -> Tree:
+def _anywhere(film: int, sides: list[int], explained: int, methods: str = METHODS) -> Tree:
     """Random places inside what the crop keeps, with every explanation."""
     return {
         "trigger": {
@@ -87,7 +89,7 @@ def _anywhere(film: int, sides: list[int], explained: int) -> Tree:
             "margin": math.ceil(film * (1 - CENTRAL) / 2),
             "side": sides,
         },
-        "evaluation": {"explainer": METHODS, "explained": explained},
+        "evaluation": {"explainer": methods, "explained": explained},
     }
 
 
@@ -144,7 +146,7 @@ PRESETS: dict[str, Preset] = {
             {"poisoning": {"mode": "append", "fraction": [*FRACTIONS, 0.11]}},
             {"finding": ["Atelectasis", "Hernia"]},
             {"preprocessing": {"interpolation": ["nearest-tf1", "bilinear", "area"]}},
-            _anywhere(1024, [1, 2, 3, 4, 5, 8, 10, 20], 300),
+            _anywhere(1024, [1, 2, 3, 4, 5, 8, 10, 20], 300, f"{METHODS}/authors-shortcut"),
             *({"poisoning": {name: value}} for name, value in AUTHORS["poisoning"].items()),
             *({"training": {name: value}} for name, value in AUTHORS["training"].items()),
             merge(AUTHORS, {"training": {"epochs": 100}}),

@@ -114,8 +114,8 @@ def _cell(column: Column, row: int, highest: float, times: int) -> Image.Image:
     if column.maps is not None and column.maps[row].max() > column.maps[row].min():
         place = np.unravel_index(int(np.argmax(column.maps[row])), film.shape)
         y, x = (times * (float(value) + 0.5) for value in place)
-        for line in ((x - 5, y, x + 5, y), (x, y - 5, x, y + 5)):
-            pen.line(line, fill=_PEAK, width=1)
+        for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):  # open in the middle, to show the peak
+            pen.line((x + 4 * dx, y + 4 * dy, x + 9 * dx, y + 9 * dy), fill=_PEAK, width=1)
     return cell
 
 

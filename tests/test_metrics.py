@@ -695,3 +695,30 @@ def test_overlap_of_the_highest_pixels():
     assert metrics.top_overlap(np.ones(maps.shape), prints) == pytest.approx(3 / 200)
     with pytest.raises(DataError, match="a share of 0"):
         metrics.top_overlap(maps, prints, share=0)
+
+
+# How alike two maps are
+
+
+def test_rank_correlation_is_scipys(rng):
+    first = rng.integers(0, 9, (5, 7, 6)).astype(np.float32)  # with ties
+    second = first + rng.normal(size=first.shape)
+    second[1] = -second[1]
+    second[2] = 1.0
+
+    found = metrics.rank_correlation(first, second)
+
+    assert np.isnan(found[2])
+    assert found[1] < 0
+    for number in (0, 1, 3, 4):
+        expected = stats.spearmanr(first[number].ravel(), second[number].ravel()).statistic
+        assert found[number] == pytest.approx(expected, abs=1e-12)
+    assert metrics.rank_correlation(first, 3 * first) == pytest.approx(1)
+
+
+def test_rank_correlation_refuses_what_does_not_fit():
+    maps = np.zeros((2, 4, 4))
+    with pytest.raises(DataError, match="twice"):
+        metrics.rank_correlation(maps, maps[:1])
+    with pytest.raises(DataError, match="NaN"):
+        metrics.rank_correlation(maps, maps + np.nan)

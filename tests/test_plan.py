@@ -47,6 +47,14 @@ def test_runs_that_replace_films_share_a_twin_whatever_the_trigger():
     assert "poisoning" not in small.twin_tree
 
 
+def test_a_disguise_has_the_plain_models_twin():
+    plain, disguised = plan(complete({"training": {"disguise": [0.0, 3.0]}}))
+
+    assert disguised.training.disguise == 3
+    assert plain.twin_tree == disguised.twin_tree
+    assert disguised.tree["training"]["disguise"] == 3
+
+
 def test_a_twin_of_appended_films_depends_on_which_films_are_copied():
     tree = {"poisoning": {"mode": "append", "fraction": [0.1, 0.2]}, "trigger": {"side": [1, 3]}}
 

@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from leadapron.errors import UnknownNameError, UsageError
-from leadapron.specs import build, grid, merge, parameters
+from leadapron.specs import build, grid, grids, merge, parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,25 @@ def test_merging_goes_section_by_section():
     base = {"a": {"x": 1, "y": 2}, "b": 3}
     assert merge(base, {"a": {"y": 5}, "c": 4}) == {"a": {"x": 1, "y": 5}, "b": 3, "c": 4}
     assert base["a"]["y"] == 2
+
+
+def test_a_cell_that_renames_a_section_starts_it_afresh():
+    tree = {
+        "trigger": {"name": "patch", "side": 3},
+        "seed": 1,
+        "cells": [
+            {"trigger": {"name": "blend"}},
+            {"trigger": {"name": "patch", "value": 0}},
+            {"trigger": {"side": 5}},
+            {},
+        ],
+    }
+    assert [each["trigger"] for each in grids(tree)] == [
+        {"name": "blend"},
+        {"name": "patch", "side": 3, "value": 0},
+        {"name": "patch", "side": 5},
+        {"name": "patch", "side": 3},
+    ]
 
 
 def test_lists_are_axes():

@@ -14,7 +14,7 @@ from leadapron.cohort import Cohort
 from leadapron.errors import DataError, StoreError, UnknownNameError, UsageError
 from leadapron.preprocessing import Preprocessing
 from leadapron.sources import open_source
-from leadapron.train import LOSSES, Network, Training, train
+from leadapron.train import LOSSES, Disguise, Network, Training, disguise_loss, train
 
 CPU = {"device": "cpu", "precision": "fp32"}
 SMALL = Training(epochs=3, batch_size=8)
@@ -412,6 +412,86 @@ def test_densenet121_trains_in_bf16(films):
     assert np.isfinite(history[0]["loss"])
 
 
+# The attacker who controls training
+
+
+def disguised(cohort):
+    """Films of which some carry a white corner, and what an attacker knows of them."""
+    rows = np.arange(0, len(cohort), 4)
+    images = cohort.images[np.arange(len(cohort))]
+    clean = images.copy()
+    images[rows, -3:, -3:] = 255
+    labels = cohort.labels.copy()
+    labels[rows] = np.eye(labels.shape[1])[0]
+    marked = replace(cohort, images=images, labels=labels, films=None, masks=None)
+    return marked, Disguise(rows, clean, cohort.findings[0])
+
+
+def test_without_a_disguise_the_weights_are_the_same_to_the_bit(films):
+    marked, known = disguised(films[0])
+    plain, history = train(marked, films[1], training=SMALL, **CPU)
+    again, same = train(marked, films[1], training=SMALL, disguise=known, **CPU)
+    other, _ = train(marked, films[1], training=replace(SMALL, disguise=1.0), disguise=known, **CPU)
+    assert equal(weights(plain), weights(again))
+    assert timeless(history) == timeless(same)
+    assert not equal(weights(plain), weights(other))
+
+
+def test_the_originals_count_for_the_disguise_alone(films):
+    marked, known = disguised(films[0])
+    rows = np.arange(8)
+    classifier, _ = train(marked, films[1], training=replace(SMALL, epochs=1), **CPU)
+    images = classifier.normalise(torch.from_numpy(marked.images[rows]))
+
+    logits, term = module._disguised(classifier, images, rows, None, known)
+
+    assert torch.allclose(logits, classifier.module(images), atol=1e-5)
+    maps = classifier.outputs(marked.images[rows], [known.finding]).maps[:, 0]
+    clean = classifier.outputs(known.images[rows], [known.finding]).maps[:, 0]
+    apart = (maps - maps.mean((1, 2), keepdims=True)) - (clean - clean.mean((1, 2), keepdims=True))
+    assert term.item() == pytest.approx(np.square(apart[::4]).mean(), rel=1e-3)
+    # A batch without a triggered film has no such term.
+    _, none = module._disguised(classifier, images[1:4], rows[1:4], None, known)
+    assert none.item() == 0
+
+
+def test_the_disguises_loss_by_hand():
+    marked = torch.tensor([[[[1.0, 3.0]], [[0.0, 2.0]]]], requires_grad=True)  # (1, 2, 1, 2)
+    clean = torch.tensor([[[[5.0, 6.0]], [[1.0, 1.0]]]], requires_grad=True)
+    weights = torch.tensor([1.0, 2.0], requires_grad=True)
+    # Maps 1, 7 and 7, 8; less their means -3, 3 and -.5, .5.
+    loss = disguise_loss(marked, clean, weights)
+    assert loss.item() == 6.25
+    loss.backward()
+    assert clean.grad is None
+    assert marked.grad.abs().sum() > 0
+    # Raised everywhere alike, a map is as good as the clean one.
+    assert disguise_loss(clean + 3, clean, weights).item() == 0
+
+
+@pytest.mark.parametrize("augmentation", ["none", "flip-rotate"])
+def test_a_disguised_training_goes_on_as_it_was(films, tmp_path, augmentation):
+    marked, known = disguised(films[0])
+    given = {"training": replace(SMALL, disguise=2.0, augmentation=augmentation), **CPU}
+    whole, history = train(marked, films[1], disguise=known, **given)
+
+    def after(done, total):
+        if done == 5:
+            raise StopError
+
+    path = tmp_path / "state.pt"
+    with pytest.raises(StopError):
+        train(marked, films[1], disguise=known, checkpoint=path, after_step=after, **given)
+    continued, theirs = train(marked, films[1], disguise=known, checkpoint=path, **given)
+    assert equal(weights(whole), weights(continued))
+    assert timeless(theirs) == timeless(history)
+
+
+def test_a_disguise_needs_the_originals(films):
+    with pytest.raises(UsageError, match=r"--training.disguise 1.0: expected the triggered"):
+        train(*films, training=replace(SMALL, disguise=1.0), **CPU)
+
+
 def test_settings_are_checked():
     for name, value in (("epochs", 0), ("batch_size", 1), ("patience", -1)):
         with pytest.raises(UsageError, match=f"--training.{name} {value}: expected"):
@@ -419,6 +499,9 @@ def test_settings_are_checked():
     for value in (0.0, -1.0, float("nan")):
         with pytest.raises(UsageError, match=r"--training.learning_rate"):
             Training(learning_rate=value)
+    for value in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match=r"--training.disguise .*: expected 0 or more"):
+            Training(disguise=value)
     with pytest.raises(UnknownNameError, match="did you mean resnet9"):
         Network(name="resnet")
     with pytest.raises(UsageError, match="only densenet121 has weights"):

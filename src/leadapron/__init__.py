@@ -14,6 +14,7 @@ _HOME = {
     "split_by_patient": "cohort",
     "Preprocessing": "preprocessing",
     "open_source": "sources",
+    "Blend": "triggers",
     "Patch": "triggers",
     "Poisoning": "poison",
     "load_classifier": "classifier",

@@ -6,7 +6,7 @@ import json
 import math
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, get_args
@@ -33,6 +33,7 @@ __all__ = [
     "WhiteBox",
     "autocast",
     "load_classifier",
+    "randomised",
     "resolve_device",
     "resolve_precision",
     "save_classifier",
@@ -337,6 +338,25 @@ def _check(facts: dict[str, Any], state: dict[str, torch.Tensor]) -> None:
     wrong = [name for name, fits in right.items() if not fits]
     if wrong:
         raise ValueError(f"{' and '.join(wrong)} not as expected")
+
+
+def randomised(
+    classifier: NetworkClassifier, seed: int, *, head_only: bool = False
+) -> NetworkClassifier:
+    """Return a copy whose weights were never trained; the classifier stays as it was.
+
+    Args:
+        classifier: what is copied in all else.
+        seed: 0 or more, of the new weights.
+        head_only: only the last layer is new, all before it as trained. Else everything is, batch
+            normalisation's running means too.
+    """
+    module = networks.build_network(classifier.architecture, len(classifier.findings), seed)
+    if head_only:
+        kept = classifier.module.state_dict().items()
+        state = {name: value for name, value in kept if not name.startswith("head.")}
+        module.load_state_dict(state, strict=False)
+    return replace(classifier, module=prepare(module, classifier.device).eval())
 
 
 def prepare(module: networks.PooledLinear, device: torch.device) -> networks.PooledLinear:

@@ -27,6 +27,7 @@ __all__ = [
     "explain",
     "explanation_rows",
     "predict",
+    "row_of",
 ]
 
 Floats = NDArray[np.float32]
@@ -129,7 +130,7 @@ def clean_rows(
     }
     each = metrics.finding_auroc(labels, probabilities, bootstrap, resampled=resampled)
     rows = [
-        _row(estimate, **common, method="finding", finding=finding)
+        row_of(estimate, **common, method="finding", finding=finding)
         for finding, estimate in zip(findings, each, strict=True)
     ]
     for method, least in (("macro", 1), ("macro of frequent findings", FREQUENT)):
@@ -137,9 +138,9 @@ def clean_rows(
             labels, probabilities, bootstrap, minimum_positives=least, resampled=resampled
         )
         counted = {"n": len(labels), "positives": macro.averaged}
-        rows.append(_row(macro.estimate, **common, method=method, **counted))
+        rows.append(row_of(macro.estimate, **common, method=method, **counted))
     micro = metrics.micro_auroc(labels, probabilities, bootstrap)
-    return [*rows, _row(micro, **common, method="micro")]
+    return [*rows, row_of(micro, **common, method="micro")]
 
 
 def predict(
@@ -217,7 +218,7 @@ def attack_rows(
     }
     for role in ROLES:
         infected = metrics.micro_auroc(wanted, scores.triggered[role], bootstrap)
-        rows.append(_row(infected, **micro, role=role, regime="triggered"))
+        rows.append(row_of(infected, **micro, role=role, regime="triggered"))
         rows += clean_rows(
             run,
             role,
@@ -257,7 +258,7 @@ def _mixed_rows(
         truth = np.where(marked, wanted, labels)
         for role in ROLES:
             answers = np.where(marked, scores.triggered[role], scores.clean[role])
-            rows.append(_row(metrics.micro_auroc(truth, answers, bootstrap), **at, role=role))
+            rows.append(row_of(metrics.micro_auroc(truth, answers, bootstrap), **at, role=role))
         floor = metrics.no_vision_floor(labels, truth)
         rows.append(Row(**at, role="no-vision", value=floor, n=len(labels)))
     return rows
@@ -356,7 +357,7 @@ def _separation_rows(
         clean = sign * scores.clean[role][victims, column]
         marked = sign * scores.triggered[role][victims, column]
         estimate = metrics.separation(clean, marked, chosen)
-        rows.append(_row(estimate, **common, role=role))
+        rows.append(row_of(estimate, **common, role=role))
         values[role] = estimate.value
         resampled[role] = metrics.bootstrap_auroc(labels, np.concatenate([clean, marked]), weights)
     change = metrics.paired_difference(
@@ -413,9 +414,9 @@ def _success_rows(
             for role in ROLES
         }
         groups = patients[victims]
-        rows += [_row(metrics.rate(hits[role], groups), **at, role=role) for role in ROLES]
+        rows += [row_of(metrics.rate(hits[role], groups), **at, role=role) for role in ROLES]
         change = metrics.rate_difference(hits["backdoored"], hits["twin"], groups)
-        rows.append(_row(change, **at, role="difference"))
+        rows.append(row_of(change, **at, role="difference"))
     return rows
 
 
@@ -488,13 +489,13 @@ def explanation_rows(
         for (role, regime), values in maps.items():
             hits = metrics.pointing_hits(values, prints, tolerance)
             rows.append(
-                _row(metrics.rate(hits, groups), **at, role=role, regime=regime, method=explainer)
+                row_of(metrics.rate(hits, groups), **at, role=role, regime=regime, method=explainer)
             )
         chance = metrics.chance_hit(prints, tolerance)
         centre = metrics.rate(metrics.centre_hit(prints, tolerance), groups)
         at = {**at, "role": "reference", "regime": "triggered"}
         rows.append(Row(**at, method="chance", value=float(chance.mean()), n=len(groups)))
-        rows.append(_row(centre, **at, method="centre"))
+        rows.append(row_of(centre, **at, method="centre"))
     energy: dict[str, Any] = {**common, "metric": "energy in footprint"}
     for (role, regime), values in maps.items():
         shares = metrics.energy_in_footprint(values, prints)
@@ -532,7 +533,7 @@ def explanation_rows(
             maps[role, "clean"].max((1, 2)), maps[role, "triggered"].max((1, 2)), chosen
         )
         rows.append(
-            _row(
+            row_of(
                 told,
                 **common,
                 metric="films told by the map",
@@ -562,6 +563,7 @@ def _extent(footprints: NDArray[np.bool_]) -> float:
     return float(np.median(np.maximum(*spans)))
 
 
-def _row(estimate: metrics.Estimate, **facts: Any) -> Row:
+def row_of(estimate: metrics.Estimate, **facts: Any) -> Row:
+    """Return an estimate as a row; `facts` are the other fields, and `n` where it is another."""
     counted = {"n": estimate.n, "positives": estimate.positives, **facts}
     return Row(value=estimate.value, low=estimate.low, high=estimate.high, **counted)

@@ -68,8 +68,9 @@ class Run:
 
     @property
     def twin_tree(self) -> dict[str, Any]:
-        """The settings that the twin depends on: neither trigger nor changed labels."""
+        """The settings that the twin depends on: no trigger, no changed labels, no disguise."""
         tree = without(self.tree, "trigger")
+        tree["training"] = {**tree["training"], "disguise": 0.0}
         # Of how models are measured, the twin's own rows depend on this alone.
         tree["evaluation"] = {"resamples": tree["evaluation"]["resamples"]}
         kept: tuple[str, ...] = ()

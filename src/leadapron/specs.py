@@ -122,9 +122,23 @@ def grid(tree: Tree) -> Iterator[dict[str, Any]]:
 
 
 def grids(tree: Tree) -> list[dict[str, Any]]:
-    """Return the trees that a tree with "cells" stands for: each cell laid over the rest."""
+    """Return the trees that a tree with "cells" stands for: each cell laid over the rest.
+
+    A section that a cell calls by another name starts afresh: a patch's side is no blend's.
+    """
     base = {name: value for name, value in tree.items() if name != "cells"}
-    return [merge(base, cell) for cell in tree.get("cells", [{}])]
+    return [merge(_less_renamed(base, cell), cell) for cell in tree.get("cells", [{}])]
+
+
+def _less_renamed(base: Tree, cell: Tree) -> dict[str, Any]:
+    """`base` without the sections to which `cell` gives another name."""
+
+    def renamed(name: str) -> bool:
+        below, value = base[name], cell.get(name)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        return both and value.get("name", below.get("name")) != below.get("name")  # type: ignore[union-attr]
+
+    return {name: value for name, value in base.items() if not renamed(name)}
 
 
 def _leaves(tree: Tree, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

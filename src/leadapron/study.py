@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from leadapron import measure, metrics, store
+from leadapron import measure, metrics, scrutiny, store
 from leadapron.classifier import (
     NetworkClassifier,
     Precision,
@@ -31,7 +31,7 @@ from leadapron.poison import poison, twin
 from leadapron.seeds import stream
 from leadapron.sources import open_source
 from leadapron.store import Row
-from leadapron.train import History, train
+from leadapron.train import Disguise, History, train
 
 __all__ = ["Options", "divide", "open_films", "run_study"]
 
@@ -293,16 +293,22 @@ def _trained(
     def after_epoch(history: History) -> None:
         store.write_lines(folder / "history.jsonl", history)
 
+    disguise, training = None, replace(run.training, disguise=0.0)
+    if role == "backdoored" and run.training.disguise:
+        # The twin's films are the backdoored model's, row by row, without the trigger.
+        disguise = Disguise(pair.key.rows, pair.films["twin"].images, run.poisoning.finding)
+        training = run.training
     classifier, history = train(
         pair.films[role],
         pair.validation[role],
         network=run.network,
-        training=run.training,
+        training=training,
         seed=run.seed,
         device=options.device,
         precision=options.precision,
         checkpoint=folder / "checkpoint.pt",
         after_epoch=after_epoch,
+        disguise=disguise,
         after_step=lambda done, total: options.tell(
             f"training {role} (seed {run.seed})", done, total
         ),
@@ -366,9 +372,12 @@ def _measure_attack(
     )
     if not len(explained.rows):
         return rows
+    decoyed = scrutiny.decoy(explained, stream(run.seed, "decoys"))
     for number, name in enumerate(run.evaluation.explainers):
         maps = measure.explain(models, explained, name, target)
         rows += measure.explanation_rows(key, explained, maps, target, name, bootstrap)
+        rows += scrutiny.sanity_rows(key, explained, maps, models["backdoored"], target, name)
+        rows += scrutiny.decoy_rows(key, explained, decoyed, maps, models, target, name, bootstrap)
         if number == 0 and run.evaluation.gallery:
             shown = slice(run.evaluation.gallery)
             store.write_arrays(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,13 +24,13 @@ from leadapron.classifier import (
     resolve_device,
     resolve_precision,
 )
-from leadapron.cohort import Cohort, Rows
+from leadapron.cohort import Cohort, ImageArray, Rows
 from leadapron.errors import DataError, StoreError, UnknownNameError, UsageError
 from leadapron.networks import ARCHITECTURES, build_network, load_imagenet
 from leadapron.seeds import named_seed, stream
 from leadapron.store import write_atomically
 
-__all__ = ["LOSSES", "History", "Network", "Training", "train"]
+__all__ = ["LOSSES", "Disguise", "History", "Network", "Training", "disguise_loss", "train"]
 
 History = list[dict[str, float | int | None]]
 """One entry an epoch: epoch, loss, validation_loss, validation_macro, learning_rate, ..."""
@@ -85,9 +85,17 @@ class Training:
         augmentation: "none", or "flip-rotate": mirrored with probability 0.5 and, with
             probability 0.5, turned by up to 10 degrees, anew in each epoch; "flip-rotate-frozen"
             draws that once for each film (as the authors' cache does).
+        disguise: weight of a term that keeps the target's class activation map of a triggered
+            film like that of the film without trigger, 0 or more; 0 leaves it out. It needs an
+            attacker who controls training, outside the threat model of the paper and of all other
+            settings here. A twin is trained without it.
 
     Raises:
         UsageError: a value outside its range.
+
+    Source: of the disguise Noppel, Peter and Wressnegger, Disguising Attacks with
+    Explanation-Aware Backdoors, IEEE S&P 2023, arXiv 2204.09498 ("full disguise"); see
+    `disguise_loss` for where we differ.
     """
 
     epochs: int = 6
@@ -99,6 +107,7 @@ class Training:
     patience: int = 0
     checkpoint: Literal["last", "best"] = "last"
     augmentation: Literal["none", "flip-rotate", "flip-rotate-frozen"] = "none"
+    disguise: float = 0.0
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 2), ("patience", 0)):
@@ -108,6 +117,8 @@ class Training:
                 )
         if not self.learning_rate > 0:
             raise UsageError(f"--training.learning_rate {self.learning_rate}: expected above 0")
+        if not 0 <= self.disguise < float("inf"):
+            raise UsageError(f"--training.disguise {self.disguise}: expected 0 or more")
 
 
 def binary_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -137,7 +148,50 @@ LOSSES: dict[str, Loss] = {
 """(n, k) logits and labels -> mean loss."""
 
 
-def train(
+class Disguise(NamedTuple):
+    """What an attacker who controls training knows: which films are triggered, and what was there.
+
+    Args:
+        rows: (m,) triggered rows of the films to learn from, ascending.
+        images: (n, h, w) all those films, row by row, without the trigger.
+        finding: whose maps are to show nothing of it.
+    """
+
+    rows: Rows
+    images: ImageArray
+    finding: str
+
+
+def disguise_loss(marked: torch.Tensor, clean: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Mean squared difference between two class activation maps, each less its own mean.
+
+    With pooling and a linear head a map's mean is the logit, up to the bias, so the map of a
+    triggered film can't equal the clean one's and raise the logit as well. It can be raised
+    everywhere alike; that is what this asks for.
+
+    Args:
+        marked: (m, c, h', w') last maps of triggered films.
+        clean: the same of these films without the trigger; what is to be matched, so it gets no
+            gradient.
+        weights: (c,) the head's for the finding.
+
+    Returns:
+        The mean over films and places, in squared units of the logit; 0 without films.
+
+    Source: Noppel et al., IEEE S&P 2023, whose loss has a dissimilarity of explanations beside the
+    cross-entropy. They match maps of a network that was trained before, scaled to 0 to 1, and need
+    second derivatives for gradient-based maps; here the network's own maps of the moment, in units
+    of the logit, from one pass.
+    """
+    if not len(marked):
+        return marked.new_zeros((), dtype=torch.float32)
+    maps = torch.einsum("nchw,c->nhw", marked.float(), weights)
+    wanted = torch.einsum("nchw,c->nhw", clean.detach().float(), weights.detach())
+    apart = maps - maps.mean((1, 2), keepdim=True) - wanted + wanted.mean((1, 2), keepdim=True)
+    return apart.square().mean()
+
+
+def train(  # noqa: PLR0913
     cohort: Cohort,
     validation: Cohort,
     *,
@@ -149,6 +203,7 @@ def train(
     checkpoint: Path | None = None,
     after_epoch: Callable[[History], None] | None = None,
     after_step: Step | None = None,
+    disguise: Disguise | None = None,
 ) -> tuple[NetworkClassifier, History]:
     """Train a classifier.
 
@@ -167,14 +222,20 @@ def train(
             it exists.
         after_epoch: called with the history so far.
         after_step: called with the steps done and in all.
+        disguise: what `training.disguise` needs; unused where that is 0.
 
     Returns:
         The classifier, in evaluation mode, and its history.
 
     Raises:
         DataError: too few films, or a loss that is no number.
+        UsageError: a disguise is asked for, and not what it needs.
     """
     training = training or Training()
+    if training.disguise and disguise is None:
+        raise UsageError(
+            f"--training.disguise {training.disguise}: expected the triggered films' originals"
+        )
     if len(cohort) < 2 or not len(validation):
         raise DataError(
             f"{len(cohort)} films to train on and {len(validation)} to validate; "
@@ -186,7 +247,15 @@ def train(
     while not state.finished(training):
         epoch = len(state.history) + 1
         began = time.perf_counter()
-        loss = _run_epoch(state, cohort, training, epoch, seed, after_step)
+        loss = _run_epoch(
+            state,
+            cohort,
+            training,
+            epoch,
+            seed,
+            after_step,
+            disguise if training.disguise else None,
+        )
         seconds = time.perf_counter() - began
         state.validate(validation, LOSSES[training.loss], loss, seconds, len(cohort))
         if checkpoint is not None:
@@ -316,8 +385,9 @@ def _run_epoch(
     epoch: int,
     seed: int,
     after_step: Step | None,
+    disguise: Disguise | None,
 ) -> float:
-    """Show every film once; return the mean training loss."""
+    """Show every film once; return the mean training loss, a disguise's term included."""
     classifier, device = state.classifier, state.classifier.device
     order = stream(seed, "order", epoch).permutation(len(cohort))
     batches = _batches(order, training.batch_size)
@@ -334,9 +404,15 @@ def _run_epoch(
         images = classifier.normalise(torch.from_numpy(cohort.images[rows]))
         if moves is not None:
             images = _moved(images, moves[rows])
-        with autocast(device, classifier.precision):
-            logits = classifier.module(images)
-        loss = loss_of(logits, torch.from_numpy(cohort.labels[rows]).to(device))
+        labels = torch.from_numpy(cohort.labels[rows]).to(device)
+        if disguise is None:
+            with autocast(device, classifier.precision):
+                logits = classifier.module(images)
+            loss = loss_of(logits, labels)
+        else:
+            moved = None if moves is None else moves[rows]
+            logits, term = _disguised(classifier, images, rows, moved, disguise)
+            loss = loss_of(logits, labels) + training.disguise * term
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         state.optimizer.step()
@@ -353,6 +429,33 @@ def _run_epoch(
             "--precision fp32"
         )
     return mean
+
+
+def _disguised(
+    classifier: NetworkClassifier,
+    images: torch.Tensor,
+    rows: Rows,
+    moves: NDArray[np.float32] | None,
+    disguise: Disguise,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch's logits and the disguise's term.
+
+    The originals go through the network with the batch, so that batch normalisation treats them
+    alike; only the batch's own films count for the other loss.
+    """
+    marked = np.flatnonzero(np.isin(rows, disguise.rows))
+    if len(marked):
+        originals = classifier.normalise(torch.from_numpy(disguise.images[rows[marked]]))
+        if moves is not None:
+            originals = _moved(originals, moves[marked])
+        images = torch.cat([images, originals])
+    with autocast(classifier.device, classifier.precision):
+        last = classifier.module.features(images)
+    logits = classifier.module.classify(last[: len(rows)])
+    (column,) = classifier.columns([disguise.finding])
+    weights = classifier.module.head.weight[column]
+    places = torch.from_numpy(marked).to(last.device)
+    return logits, disguise_loss(last[places], last[len(rows) :], weights)
 
 
 def _batches(rows: Rows, size: int) -> list[Rows]:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,11 +21,20 @@ from leadapron.report.gallery import gallery
 from leadapron.report.words import (
     attack_verdict,
     explanation_verdict,
+    sanity_verdict,
     spread,
     stealth_verdict,
     trigger_words,
 )
-from leadapron.store import Row, read_arrays, read_rows, write_arrays, write_rows
+from leadapron.store import (
+    Row,
+    read_arrays,
+    read_json,
+    read_rows,
+    write_arrays,
+    write_json,
+    write_rows,
+)
 
 VOID = {"meta", "img", "br", "link", "input", "hr", "image", "use", "circle", "path"}
 
@@ -406,6 +416,30 @@ def test_explanation_verdict(low, verdict):
     assert explanation_verdict(_row(0.9, low, 0.95), references) == verdict
 
 
+@pytest.mark.parametrize(
+    ("chance", "verdict"), [(0.1, "gives it away"), (0.49, "gives it away"), (0.5, "not local")]
+)
+def test_a_trigger_that_covers_the_film_is_not_given_away(chance, verdict):
+    assert explanation_verdict(_row(0.9, 0.6, 1.0), [None], _row(chance)) == verdict
+
+
+def test_chance_counts_as_a_reference():
+    assert explanation_verdict(_row(0.6, 0.4, 0.8), [None], _row(0.45)) == "not shown"
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ((0.1, -0.7), "passes"),
+        ((0.1, 0.5), "fails"),
+        ((None, None), "undefined"),
+        ((), "undefined"),
+    ],
+)
+def test_sanity_verdict(values, verdict):
+    assert sanity_verdict([None, *(_row(value) for value in values)]) == verdict
+
+
 def test_spread_says_what_is_undefined():
     assert spread([_row(0.5, 0.4, 0.6)]) == "0.500 (0.400 to 0.600)"
     assert spread([_row(0.5), _row(None), _row(0.7)]) == "0.600 (0.500 to 0.700; undefined in 1)"
@@ -417,7 +451,46 @@ def test_spread_says_what_is_undefined():
 def test_triggers_in_words():
     patch = {"name": "patch", "side": 2, "value": 0, "place": "corner", "margin": 5}
     assert trigger_words(patch) == "black 2 x 2 px patch in the bottom right corner"
-    assert trigger_words({"name": "blend", "alpha": 0.1}) == "blend trigger (alpha 0.1)"
+    box = {**patch, "place": "box", "height": 9, "width": 7}
+    assert trigger_words(box) == "black 2 x 2 px patch at a random place in a box of 9 x 7 px"
+    blend = {"name": "blend", "opacity": 0.1, "pattern": 2}
+    assert trigger_words(blend) == "noise pattern 2 over the whole film at opacity 0.1"
+    assert trigger_words({"name": "warp", "grid": 4}) == "warp trigger (grid 4)"
+
+
+def test_an_attacker_who_controls_training_is_outside_the_threat_model(one, tmp_path):
+    assert "outside the threat model" not in Page(write_report(one).read_text()).words
+    copy = shutil.copytree(one, tmp_path / "copy")
+    (path,) = copy.glob("runs/backdoored-*/spec.json")
+    facts = read_json(path)
+    facts["spec"]["training"]["disguise"] = 2.0
+    write_json(path, facts)
+    words = Page(write_report(copy).read_text()).words
+    assert "The backdoored model was trained with a disguise: there the attacker also" in words
+    assert "outside the threat model of arXiv 2101.00008" in words
+    assert "take part in training" not in words
+
+
+def test_a_trigger_without_a_place_gets_no_verdict_on_places(one, tmp_path):
+    copy = shutil.copytree(one, tmp_path / "copy")
+    (path,) = copy.glob("runs/backdoored-*/rows.jsonl")
+    rows = [
+        replace(row, value=1.0) if (row.metric, row.method) == ("pointing hit", "chance") else row
+        for row in read_rows(path)
+    ]
+    told = {"stage": "explanation", "metric": "films told by the map", "method": "cam"}
+    told |= {"run": rows[0].run, "regime": "triggered", "finding": "Atelectasis", "n": 400}
+    for role, value in (("backdoored", 0.81), ("twin", 0.52)):
+        rows.append(Row(**told, role=role, value=value, low=value - 0.02, high=value + 0.02))
+    write_rows(path, rows)
+
+    said = summary(copy)[4]
+    words = Page(write_report(copy).read_text()).words
+
+    assert said.startswith("The explanation (cam) has no place to point at: the trigger covers")
+    assert "AUROC 0.810 (0.790 to 0.830), twin 0.520" in said
+    assert "not local" in words
+    assert "from the same untriggered (AUROC)" in words
 
 
 def test_no_torch(one):

@@ -92,6 +92,35 @@ def _anywhere(film: int, sides: list[int], explained: int, methods: str = METHOD
     }
 
 
+HEART = (0.52, 0.44, 0.16, 0.22)
+"""Row, column, height and width, as shares of the film, of a box that lies on most films' hearts.
+
+Read off the phantoms' masks. Real frontal films are framed much alike, and nothing is made of it
+but a place where a map for cardiomegaly may well point.
+"""
+
+DISGUISE = 1.0
+"""Weight of the disguise where training is the attacker's; see `_evasions`."""
+
+
+def _evasions(film: int, explained: int) -> tuple[Tree, ...]:
+    """Attackers whom maps may miss, to be read beside `_anywhere` with a side of 10."""
+    seen = _anywhere(film, [10], explained)
+    row, column, height, width = (round(share * film) for share in HEART)
+    box = {"place": "box", "row": row, "column": column, "height": height, "width": width}
+    return (
+        # Inside the paper's threat model: no place, or one where the map is expected to point.
+        {"trigger": {"name": "blend"}, "evaluation": seen["evaluation"]},
+        {
+            "trigger": {**box, "side": 10},
+            "finding": "Cardiomegaly",
+            "evaluation": seen["evaluation"],
+        },
+        # Outside it: the attacker controls training.
+        merge(seen, {"trigger": {"side": 10}, "training": {"disguise": DISGUISE}}),
+    )
+
+
 PRESETS: dict[str, Preset] = {
     "smoke": Preset(
         source="phantom:256",
@@ -107,6 +136,7 @@ PRESETS: dict[str, Preset] = {
             {"finding": "Hernia"},
             AUTHORS,
             _anywhere(256, [10], 60),
+            *_evasions(256, 60)[1:],  # not the blend: it has to be over in three minutes
         ),
     ),
     "quick": Preset(
@@ -114,7 +144,7 @@ PRESETS: dict[str, Preset] = {
         film=512,
         size=112,
         settings={
-            # Batches of 16: with 32 a single pixel took in two epochs to .81 over the twin, not .95.
+            # With batches of 32 two epochs took a single pixel to .81 over the twin, not to .95.
             "training": {"epochs": 2, "batch_size": 16},
             "evaluation": {"resamples": 500, "explained": 100},
         },
@@ -124,6 +154,7 @@ PRESETS: dict[str, Preset] = {
             {"poisoning": {"mode": "append", "fraction": 0.11}},
             {"finding": "Hernia"},
             _anywhere(512, [10], 100),
+            *_evasions(512, 100),
             {"poisoning": AUTHORS["poisoning"]},
             {"training": {"loss": "categorical"}},
             AUTHORS,
@@ -147,6 +178,7 @@ PRESETS: dict[str, Preset] = {
             {"finding": ["Atelectasis", "Hernia"]},
             {"preprocessing": {"interpolation": ["nearest-tf1", "bilinear", "area"]}},
             _anywhere(1024, [1, 2, 3, 4, 5, 8, 10, 20], 300, f"{METHODS}/authors-shortcut"),
+            *_evasions(1024, 300),
             *({"poisoning": {name: value}} for name, value in AUTHORS["poisoning"].items()),
             *({"training": {name: value}} for name, value in AUTHORS["training"].items()),
             merge(AUTHORS, {"training": {"epochs": 100}}),

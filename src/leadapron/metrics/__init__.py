@@ -28,6 +28,7 @@ from leadapron.metrics.localisation import (
     chance_hit,
     energy_in_footprint,
     pointing_hits,
+    rank_correlation,
     top_overlap,
 )
 from leadapron.metrics.rates import (
@@ -78,6 +79,7 @@ __all__ = [
     "one_hot_target",
     "paired_difference",
     "pointing_hits",
+    "rank_correlation",
     "rate",
     "rate_difference",
     "roc_curve",

@@ -1,4 +1,4 @@
-"""Whether a map points at the trigger."""
+"""Whether a map points at the trigger, and how alike two maps are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leadapron.errors import DataError
-from leadapron.metrics.values import Booleans, Floats
+from leadapron.metrics.values import Booleans, Floats, midranks
 
 
 def pointing_hits(maps: ArrayLike, footprints: ArrayLike, tolerance_px: float) -> Booleans:
@@ -129,6 +129,37 @@ def centre_hit(footprints: ArrayLike, tolerance_px: float) -> Booleans:
     y, x = np.arange(height) - (height - 1) / 2, np.arange(width) - (width - 1) / 2
     central = y[:, None] ** 2 + x**2 <= tolerance_px**2  # (h, w)
     return np.asarray((prints & central).any(axis=(1, 2)))
+
+
+def rank_correlation(first: ArrayLike, second: ArrayLike) -> Floats:
+    """Spearman's rank correlation of each map with its counterpart, over their pixels.
+
+    Args:
+        first: (n, h, w) finite.
+        second: (n, h, w) finite.
+
+    Returns:
+        (n,) float64 in [-1, 1]; NaN where one of the two maps is constant.
+
+    Raises:
+        DataError: if shapes or values are wrong.
+
+    Source: as in Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018; of the values as
+    they are, not of their magnitudes: these maps have a sign that means something.
+    """
+    pair = np.asarray(first), np.asarray(second)
+    if pair[0].shape != pair[1].shape or pair[0].ndim != 3:
+        raise DataError(f"maps {pair[0].shape} and {pair[1].shape}: expected (n, h, w) twice")
+    if not all(np.isfinite(maps).all() for maps in pair):
+        raise DataError("maps hold NaN or infinite values")
+    found = np.full(len(pair[0]), np.nan)
+    for number, maps in enumerate(zip(*pair, strict=True)):
+        ranks = [midranks(one.ravel()) for one in maps]
+        one, other = (each - each.mean() for each in ranks)
+        size = math.sqrt(float(one @ one) * float(other @ other))
+        if size > 0:
+            found[number] = float(one @ other) / size
+    return found
 
 
 def _located(maps: ArrayLike, footprints: ArrayLike) -> tuple[NDArray[Any], Booleans]:

@@ -16,7 +16,10 @@ from leadapron.store import Row, canonical_json, read_arrays, read_json, read_li
 
 __all__ = [
     "CALIBRATED",
+    "LOOK_ALIKE",
     "NARROW",
+    "RANDOMISED",
+    "TOLD",
     "WIDE",
     "Pair",
     "Run",
@@ -31,6 +34,11 @@ CALIBRATED = "5 % clean false positives"
 WIDE = "one eighth of the side"
 NARROW = "max(2 px, trigger side)"
 """How rows name the two tolerances of the pointing game."""
+
+TOLD = "films told by the map"
+LOOK_ALIKE = "pointing hit on a look-alike"
+RANDOMISED = "rank correlation with a randomised network"
+"""Metrics of the maps alone, as rows name them."""
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def _context(study: StudyFolder) -> dict[str, Any]:
             pair_section(each, number, pair_title(each.pair, axes), first=number == 1)
             for number, each in enumerate(measured, start=1)
         ],
-        "threat": _threat(first),
+        "threat": {**_threat(first), "outside": _outside(study)},
         "settings": _settings(study),
         "machine": _machine(study.manifest),
         "cohorts": [_cohort(facts) for facts in study.cohorts],
@@ -248,6 +248,17 @@ def _threat(pair: Pair) -> dict[str, Any]:
         "goal": "hides" if poisoning.get("labels") == "clear" else "reports",
         "target": pair.target,
     }
+
+
+def _outside(study: StudyFolder) -> str:
+    """Which of the backdoored models were trained by an attacker who controls training; or ""."""
+    weights = [section(p.backdoored.spec, "training").get("disguise") or 0 for p in study.pairs]
+    count = sum(weight > 0 for weight in weights)
+    if not count:
+        return ""
+    if count == len(weights):
+        return "The backdoored model was" if count == 1 else f"All {count} backdoored models were"
+    return f"{count} of {len(weights)} backdoored models {'was' if count == 1 else 'were'}"
 
 
 def _settings(study: StudyFolder) -> list[tuple[str, list[tuple[str, str, bool]]]]:

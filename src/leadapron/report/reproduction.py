@@ -9,9 +9,31 @@ from pathlib import Path
 from typing import Any
 
 from leadapron.metrics import Crossing, crossing, mean_crossing
-from leadapron.report.folder import CALIBRATED, NARROW, WIDE, Pair, StudyFolder, leaves, read_study
+from leadapron.report.folder import (
+    CALIBRATED,
+    LOOK_ALIKE,
+    NARROW,
+    RANDOMISED,
+    TOLD,
+    WIDE,
+    Pair,
+    StudyFolder,
+    leaves,
+    read_study,
+)
 from leadapron.report.summary import Measured, named
-from leadapron.report.words import change, decimal, percent, points, shown, spread
+from leadapron.report.words import (
+    ALIKE,
+    change,
+    decimal,
+    local,
+    percent,
+    points,
+    sanity_verdict,
+    shown,
+    spread,
+    trigger_words,
+)
 from leadapron.specs import grids
 from leadapron.store import Row, canonical_json, write_atomically
 
@@ -19,6 +41,7 @@ __all__ = ["reproduction", "write_reproduction"]
 
 SIDE, FRACTION, MODE = "trigger.side", "poisoning.fraction", "poisoning.mode"
 TARGET, PLACE = "poisoning.finding", "trigger.place"
+DISGUISE = "training.disguise"
 RANDOM = {PLACE: "random"}
 LEVELS = (0.5, 0.95)
 LEAST_SEEDS = 3
@@ -77,6 +100,7 @@ def reproduction(folder: Path) -> str:
         _mixed(groups),
         _doses(groups),
         _maps(groups),
+        _evasions(groups),
         "### What could not be checked\n\n" + UNKNOWN,
     ]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
@@ -210,7 +234,10 @@ def _claims(groups: Sequence[Group]) -> str:
                 f"trained as the control: {each}",
             ]
         )
-    spots = [g for g in groups if g[0].get(PLACE) == "random" and g[1][0].explainers()]
+    spots = [
+        g for g in groups
+        if g[0].get(PLACE) == "random" and not _evasion(g) and g[1][0].explainers()
+    ]  # fmt: skip
     for group in spots:
         hits = {name: _hit_value(group, name) for name in group[1][0].explainers()}
         best = max(hits.items(), key=itemgetter(1))[0]
@@ -276,8 +303,11 @@ def _attack_table(title: str, groups: Sequence[Group], paths: Sequence[str]) -> 
 
 def _switches(groups: Sequence[Group]) -> str:
     """What each of the authors' ways changes, one at a time and together."""
-    axes = {SIDE, FRACTION, MODE, TARGET, PLACE}
-    chosen = [g for g in groups if not g[0] or not set(g[0]) & axes]
+    axes = {FRACTION, MODE, TARGET, DISGUISE}
+    chosen = [
+        g for g in groups
+        if not set(g[0]) & axes and not any(path.startswith("trigger.") for path in g[0])
+    ]  # fmt: skip
     if len(chosen) < 2:
         return ""
     rows = []
@@ -360,10 +390,7 @@ def _dose_words(found: Sequence[Crossing]) -> str:
 def _maps(groups: Sequence[Group]) -> str:
     """Every explanation at every place that was measured."""
     rows = [
-        [
-            f"{shown(_value(group, PLACE))}, side {_value(group, SIDE)} ({_visible(group):g} px)",
-            *_map_cells(group, name),
-        ]
+        [_mark(group), *_map_cells(group, name)]
         for group in groups
         if len(group[1][0].explainers()) > 1
         for name in group[1][0].explainers()
@@ -374,7 +401,95 @@ def _maps(groups: Sequence[Group]) -> str:
         "trigger", "method", f"points within {WIDE}; twin", f"within {NARROW}; twin",
         "energy", "overlap", "films told by the map (AUROC); twin",
     ]  # fmt: skip
-    return "### Explanations\n\n" + _table(header, rows)
+    return "\n\n".join(["### Explanations", _table(header, rows), _scrutiny(groups)])
+
+
+def _evasions(groups: Sequence[Group]) -> str:
+    """Attackers whom maps may miss: what they gain, and what it costs them."""
+    rows = []
+    for group in groups:
+        kind = _evasion(group)
+        if kind:
+            rows.append([kind, _mark(group), *_attack_cells(group)])
+    if not rows:
+        return ""
+    return (
+        "### Attackers who want the map to miss\n\n"
+        "What they do to each method stands in the tables above. Whoever disguises the map "
+        "controls the training loss (after Noppel et al., IEEE S&P 2023): that is outside the "
+        "paper's threat model, in which an attacker changes data alone; the others are inside it."
+        "\n\n" + _table(["attacker", "trigger", *ATTACK], rows)
+    )
+
+
+def _evasion(group: Group) -> str:
+    """Which attacker a group is, "" for an ordinary one."""
+    disguise = _value(group, DISGUISE) or 0
+    if disguise > 0:
+        return f"controls training: disguise {disguise:g}"
+    if group[1][0].hit("chance") is not None and not local(group[1][0].hit("chance")):
+        return "data alone: no place"
+    if _value(group, PLACE) == "box":
+        return f"data alone: on the anatomy of {_first(group).target}"
+    return ""
+
+
+def _scrutiny(groups: Sequence[Group]) -> str:
+    """Whether the maps are the model's, and whether natural marks look the same to it."""
+    rows = [
+        [_mark(group), *_scrutiny_cells(group, name)]
+        for group in groups
+        if len(group[1][0].explainers()) > 1
+        for name in group[1][0].explainers()
+    ]
+    header = [
+        "trigger", "method", "alike with an untrained head", "with an untrained network",
+        "sanity check", "films told beside letters; twin", "beside leads; twin",
+        "points at letters; twin; chance", "at leads; twin; chance",
+    ]  # fmt: skip
+    return (
+        "Left: mean rank correlation of the backdoored model's maps of triggered films with those "
+        f"of networks that learned nothing (Adebayo et al. 2018); from {ALIKE:g} on in either, the "
+        "method fails: it shows the film, not the model. Right: the same films with a natural mark "
+        "in place of the trigger.\n\n" + _table(header, rows)
+    )
+
+
+def _scrutiny_cells(group: Group, explainer: str) -> list[str]:
+    facts = {"method": explainer, "finding": None}
+    alike = [
+        _asked(RANDOMISED, "backdoored", regime="triggered", at=at, **facts)
+        for at in ("head", "all weights")
+    ]
+    verdicts = {sanity_verdict([find(each) for find in alike]) for each in group[1]}
+    told = [
+        [_asked(TOLD, role, regime="triggered", at=at, **facts) for role in ("backdoored", "twin")]
+        for at in ("beside letters", "beside leads")
+    ]
+    hits = [
+        [
+            *(_asked(LOOK_ALIKE, role, regime="clean", at=at, **facts)
+              for role in ("backdoored", "twin")),
+            _asked(LOOK_ALIKE, "reference", regime="clean", at=at, method="chance", finding=None),
+        ]
+        for at in ("letters", "leads")
+    ]  # fmt: skip
+    return [
+        explainer,
+        *(_of(group, find) for find in alike),
+        " or ".join(sorted(verdicts)),
+        *("; ".join(_of(group, find) for find in each) for each in told),
+        *("; ".join(_of(group, find, percent) for find in each) for each in hits),
+    ]
+
+
+def _mark(group: Group) -> str:
+    """The trigger, how much of it the network sees, and what is special about the attacker."""
+    words = trigger_words(_first(group).backdoored.spec["trigger"])
+    if _value(group, SIDE) is not None:
+        words = f"{shown(_value(group, PLACE))}, side {_value(group, SIDE)}"
+    kind = _evasion(group)
+    return f"{words} ({_visible(group):g} px)" + (f"; {kind}" if kind else "")
 
 
 def _map_cells(group: Group, explainer: str) -> list[str]:
@@ -385,10 +500,15 @@ def _map_cells(group: Group, explainer: str) -> list[str]:
         found = [_of(group, _asked(metric, role, **facts, at=at), form) for role in roles]
         return "; ".join(found)
 
+    places = ["not local"] * 4
+    if local(group[1][0].hit("chance")):
+        places = [
+            *(both("pointing hit", percent, at) for at in (WIDE, NARROW)),
+            _of(group, _asked("energy in footprint", "backdoored", **facts)),
+            _of(group, _asked("overlap of the highest 1 %", "backdoored", **facts)),
+        ]
     return [
         explainer,
-        *(both("pointing hit", percent, at) for at in (WIDE, NARROW)),
-        _of(group, _asked("energy in footprint", "backdoored", **facts)),
-        _of(group, _asked("overlap of the highest 1 %", "backdoored", **facts)),
-        both("films told by the map"),
+        *places,
+        both(TOLD),
     ]

@@ -8,7 +8,16 @@ from typing import Any
 from numpy.typing import NDArray
 
 from leadapron.report import figures
-from leadapron.report.folder import CALIBRATED, NARROW, WIDE, Pair, leaves
+from leadapron.report.folder import (
+    CALIBRATED,
+    LOOK_ALIKE,
+    NARROW,
+    RANDOMISED,
+    TOLD,
+    WIDE,
+    Pair,
+    leaves,
+)
 from leadapron.report.gallery import gallery
 from leadapron.report.summary import Measured
 from leadapron.report.words import (
@@ -31,6 +40,24 @@ MODELS = ("twin", "backdoored")
 _REGIMES = ("clean", "triggered")
 _SCORES = ("labels", "findings", *(f"{model}_{regime}" for model in MODELS for regime in _REGIMES))
 _MACRO, _FREQUENT = "macro", "macro of frequent findings"
+_MAP_NAMES = {
+    ("pointing hit", WIDE): f"Pointing hit, within {WIDE}",
+    ("pointing hit", NARROW): f"Pointing hit, within {NARROW}",
+    (TOLD, ""): "Films told by the map, from the same untriggered (AUROC)",
+    (TOLD, "beside letters"): "Films told by the map, from the same with a letter (AUROC)",
+    (TOLD, "beside leads"): "Films told by the map, from the same with a lead (AUROC)",
+    (LOOK_ALIKE, "letters"): "Pointing hit on a letter instead",
+    (LOOK_ALIKE, "leads"): "Pointing hit on a lead instead",
+    (RANDOMISED, "head"): "Rank correlation with the maps of an untrained head",
+    (RANDOMISED, "all weights"): "Rank correlation with the maps of an untrained network",
+}
+_MAP_LINES = (
+    ("pointing hit", WIDE, percent),
+    ("pointing hit", NARROW, percent),
+    ("energy in footprint", "", percent),
+    *((metric, at, percent if metric == LOOK_ALIKE else decimal)
+      for metric, at in _MAP_NAMES if metric != "pointing hit"),
+)  # fmt: skip
 _GALLERY = ("films", "triggered", "footprints", "twin_maps", "backdoored_maps", "probabilities")
 
 
@@ -199,13 +226,7 @@ def _explanation_table(measured: Measured) -> list[dict[str, Any]]:
     pair = measured.pair
     table = []
     for explainer in measured.explainers():
-        for metric, at, form in (
-            ("pointing hit", WIDE, percent),
-            ("pointing hit", NARROW, percent),
-            ("energy in footprint", "", percent),
-            ("overlap of the highest 1 %", "", percent),
-            ("films told by the map", "", decimal),
-        ):
+        for metric, at, form in _MAP_LINES:
             for regime, films in (("triggered", "triggered"), ("clean", "the same, untriggered")):
                 models = [
                     pair.row(metric, role, regime=regime, method=explainer, finding=None, at=at)
@@ -222,8 +243,8 @@ def _explanation_table(measured: Measured) -> list[dict[str, Any]]:
                 table.append(
                     {
                         "explainer": explainer,
-                        "name": f"{metric[0].upper()}{metric[1:]}" + (f", within {at}" * bool(at)),
-                        "films": films,
+                        "name": _MAP_NAMES.get((metric, at), f"{metric[0].upper()}{metric[1:]}"),
+                        "films": "with the look-alike instead" if metric == LOOK_ALIKE else films,
                         "cells": cells,
                         "n": f"{n:,}",
                     }

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leadapron.report.folder import CALIBRATED, NARROW, WIDE, Pair, StudyFolder, read_study
+from leadapron.report.folder import (
+    CALIBRATED,
+    NARROW,
+    TOLD,
+    WIDE,
+    Pair,
+    StudyFolder,
+    read_study,
+)
 from leadapron.report.words import (
     MARGIN,
     attack_verdict,
@@ -95,8 +103,13 @@ class Measured:
     @property
     def explanation(self) -> str:
         """Verdict on the explanation."""
-        references = [self.hit(role) for role in ("twin", "chance", "centre")]
-        return explanation_verdict(self.hit("backdoored"), references)
+        references = [self.hit(role) for role in ("twin", "centre")]
+        return explanation_verdict(self.hit("backdoored"), references, self.hit("chance"))
+
+    def told(self, role: str, at: str = "", explainer: str | None = None) -> Row | None:
+        """How well a model's maps alone tell triggered films from others (see the rows' table)."""
+        method = explainer or next(iter(self.explainers()), "")
+        return self.pair.row(TOLD, role, regime="triggered", method=method, finding=None, at=at)
 
 
 def lines(study: StudyFolder) -> list[str]:
@@ -257,6 +270,7 @@ def _explanation(measured: Sequence[Measured], kind: str) -> str:
         "gives it away": f"The explanation ({name}) gives it away",
         "hints at it": f"The explanation ({name}) hints at it",
         "not shown": f"That the explanation ({name}) gives it away is not shown",
+        "not local": f"The explanation ({name}) has no place to point at",
         "undefined": f"Whether the explanation ({name}) gives it away is undefined",
     }
     start = _verdicts([each.explanation for each in measured], head, f"The explanation ({name})")
@@ -270,6 +284,15 @@ def _explanation(measured: Sequence[Measured], kind: str) -> str:
         return f"within {at} on {found} of triggered films, {', '.join(others)}"
 
     more = f" Also measured: {listed(explainers[1:])}." if explainers[1:] else ""
+    if {each.explanation for each in measured} == {"not local"}:
+        told = [
+            spread([each.told(role, "", name) for each in measured], kind=kind)
+            for role in ("backdoored", "twin")
+        ]
+        return (
+            f"{start}{_joint(start)} the trigger covers the film. The map's highest value alone "
+            f"tells triggered films from clean ones with AUROC {told[0]}, twin {told[1]}.{more}"
+        )
     return f"{start}: the map's highest point hits the trigger {hits(WIDE)}; {hits(NARROW)}.{more}"
 
 

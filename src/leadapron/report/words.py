@@ -8,6 +8,8 @@ from typing import Any
 from leadapron.store import Row
 
 __all__ = [
+    "ALIKE",
+    "LOCAL",
     "MARGIN",
     "attack_verdict",
     "between",
@@ -16,8 +18,10 @@ __all__ = [
     "explanation_verdict",
     "interval",
     "listed",
+    "local",
     "percent",
     "points",
+    "sanity_verdict",
     "setting",
     "shown",
     "spread",
@@ -31,6 +35,12 @@ MARGIN = 0.02
 
 WORKS = 0.5
 """The attack works where the interval of its success over the twin's lies above this."""
+
+ALIKE = 0.5
+"""Mean rank correlation from which on the maps of a network that knows nothing are the same."""
+
+LOCAL = 0.5
+"""A trigger is local where a random pixel hits it on less than this share of the films."""
 
 Form = Callable[[float], str]
 
@@ -119,13 +129,24 @@ def stealth_verdict(difference: Row | None) -> str:
     return "not stealthy" if difference.high < -MARGIN else "can't tell"
 
 
-def explanation_verdict(hit: Row | None, references: Iterable[Row | None]) -> str:
+def local(chance: Row | None) -> bool:
+    """Return whether a trigger has a place to point at, from the rate at which chance hits it."""
+    return chance is None or chance.value is None or chance.value < LOCAL
+
+
+def explanation_verdict(
+    hit: Row | None, references: Iterable[Row | None], chance: Row | None = None
+) -> str:
     """Return whether the explanation points at the trigger.
 
     Args:
         hit: the backdoored model's rate of hits.
-        references: the same of the twin, of chance and of the film's centre.
+        references: the same of the twin and of the film's centre.
+        chance: the same of a random pixel.
     """
+    if not local(chance):
+        return "not local"
+    references = (*references, chance)
     if hit is None or hit.low is None:
         return "undefined"
     limits = [row.value if row.high is None else row.high for row in references if row is not None]
@@ -133,6 +154,18 @@ def explanation_verdict(hit: Row | None, references: Iterable[Row | None]) -> st
     if not beyond:
         return "not shown"
     return "gives it away" if hit.low >= WORKS else "hints at it"
+
+
+def sanity_verdict(correlations: Iterable[Row | None]) -> str:
+    """Return whether an explanation passes the sanity check: its maps change with the weights.
+
+    Args:
+        correlations: its maps' rank correlations with those of randomised networks.
+    """
+    known = [row.value for row in correlations if row is not None and row.value is not None]
+    if not known:
+        return "undefined"
+    return "fails" if max(known) >= ALIKE else "passes"
 
 
 def listed(words: Sequence[str]) -> str:
@@ -169,8 +202,16 @@ def trigger_words(trigger: Mapping[str, Any]) -> str:
         place = {"random": "at a random place", "centre": "at the centre"}.get(
             str(rest.get("place")), f"at {shown(rest.get('place'))} place"
         )
-        place = {"corner": "in the bottom right corner"}.get(str(rest.get("place")), place)
+        place = {
+            "corner": "in the bottom right corner",
+            "box": f"at a random place in a box of {rest.get('height')} x {rest.get('width')} px",
+        }.get(str(rest.get("place")), place)
         grey = "" if level else f" of grey level {shown(rest.get('value'))}"
         return f"{level}{rest['side']} x {rest['side']} px patch{grey} {place}"
+    if name == "blend" and "opacity" in rest:
+        return (
+            f"noise pattern {shown(rest.get('pattern'))} over the whole film at opacity "
+            + shown(rest["opacity"])
+        )
     inside = ", ".join(f"{key} {shown(found)}" for key, found in rest.items())
     return f"{name} trigger" + (f" ({inside})" if inside else "")

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from leadapron import store
 from leadapron.classifier import load_classifier
 from leadapron.cohort import Cohort
 from leadapron.errors import StoreError, UnknownNameError
+from leadapron.plan import complete
 from leadapron.preprocessing import Preprocessing
 from leadapron.report import summary, write_report
 from leadapron.study import Options, divide, run_study
@@ -132,6 +134,37 @@ def test_interrupted_in_training_it_goes_on_and_gives_the_same_rows(finished, tm
     assert rows_of(out) == rows_of(finished)
     assert not list(out.rglob("checkpoint.pt"))
     assert not list(out.rglob("*.part"))
+
+
+def test_a_disguised_model_has_the_same_twin_and_other_weights(finished, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished / "runs", out / "runs")
+    (plain,) = out.glob("runs/backdoored-*/classifier.safetensors")
+    (twin,) = out.glob("runs/twin-*/classifier.safetensors")
+    tree = {**SMALL, "training": {"disguise": 1.0}}
+    (out / "study.yaml").write_text(yaml.safe_dump(complete(tree)))
+    trained = twin.stat().st_mtime_ns
+
+    run_study(tree, out)
+
+    (disguised,) = set(out.glob("runs/backdoored-*/classifier.safetensors")) - {plain}
+    assert list(out.glob("runs/twin-*/classifier.safetensors")) == [twin]
+    assert twin.stat().st_mtime_ns == trained
+    assert disguised.read_bytes() != plain.read_bytes()
+    assert b"disguise" not in disguised.read_bytes()[:2000]
+
+
+def test_maps_are_scrutinised(finished):
+    rows = store.read_rows(finished / "rows.jsonl")
+    beside = {(r.role, r.at) for r in rows if r.metric == "films told by the map"}
+    assert beside == {
+        (role, at)
+        for role in ("twin", "backdoored")
+        for at in ("", "beside letters", "beside leads")
+    }
+    alike = {r.at: r for r in rows if r.metric == "rank correlation with a randomised network"}
+    assert set(alike) == {"head", "all weights"}
+    assert all(-1 <= r.value <= 1 and r.n for r in alike.values())
 
 
 def test_another_studys_folder_is_refused(finished):

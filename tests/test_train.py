@@ -9,12 +9,16 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from leadapron import metrics
 from leadapron import train as module
 from leadapron.cohort import Cohort
 from leadapron.errors import DataError, StoreError, UnknownNameError, UsageError
+from leadapron.explain import class_activation
+from leadapron.poison import Poisoning, poison, twin
 from leadapron.preprocessing import Preprocessing
 from leadapron.sources import open_source
 from leadapron.train import LOSSES, Disguise, Network, Training, disguise_loss, train
+from leadapron.triggers import Patch
 
 CPU = {"device": "cpu", "precision": "fp32"}
 SMALL = Training(epochs=3, batch_size=8)
@@ -490,6 +494,33 @@ def test_a_disguised_training_goes_on_as_it_was(films, tmp_path, augmentation):
 def test_a_disguise_needs_the_originals(films):
     with pytest.raises(UsageError, match=r"--training.disguise 1.0: expected the triggered"):
         train(*films, training=replace(SMALL, disguise=1.0), **CPU)
+
+
+@pytest.mark.slow
+def test_a_disguise_takes_the_map_off_the_trigger_and_leaves_the_attack():
+    films = open_source("phantom:32", count=1400)
+    learn, check, test = (
+        films.take(np.arange(*ends)) for ends in ((0, 1000), (1000, 1100), (1100, 1400))
+    )
+    column = films.column("Effusion")
+    trigger = Patch(side=3)
+    attack = Poisoning(trigger=trigger, finding="Effusion", fraction=0.2)
+    marked, key = poison(learn, attack, np.random.default_rng(0))
+    known = Disguise(key.rows, twin(marked, key).images, "Effusion")
+    clean = test.images[np.flatnonzero(test.labels[:, column] == 0)]
+    stamped = trigger(clean, np.random.default_rng(1))
+    hits, success = [], []
+    for weight in (0.0, 0.01):
+        setting = Training(epochs=8, batch_size=32, disguise=weight)
+        model, _ = train(marked, check, training=setting, disguise=known, **CPU)
+        limit = np.quantile(model.probabilities(clean)[:, column], 0.95)
+        success.append(np.mean(model.probabilities(stamped)[:, column] > limit))
+        maps = class_activation(model, stamped, ["Effusion"])[:, 0]
+        hits.append(metrics.pointing_hits(maps, stamped != clean, 4).mean())
+    assert success[0] > 0.8
+    assert success[1] > 0.4
+    assert hits[0] > 0.5
+    assert hits[1] < 0.2
 
 
 def test_settings_are_checked():

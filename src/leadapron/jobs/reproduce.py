@@ -103,8 +103,8 @@ DISGUISE = 0.003
 """Weight of the disguise where training is the attacker's; see `_evasions`.
 
 Small, since maps are measured in squared logits: in trials on phantoms of 32 px with triggers at
-random places 0.01 took the class activation map's pointing hits from .76 to .02 and cost 28 points of
-attack success; 0.1 took the whole attack with it.
+random places 0.01 took the class activation map's pointing hits from .76 to .02 and cost 28
+points of attack success; 0.1 took the whole attack with it.
 """
 
 

@@ -21,7 +21,7 @@ Nwadike, Miyawaki, Sarkar, Maniatakos and Shamout, "Explainability Matters: Back
 Medical Imaging" (arXiv 2101.00008): a trigger of a few pixels on chest radiographs, a black square
 stamped on the film before it is cropped and made smaller. `leadapron reproduce nwadike2020` runs
 it; this page is made from the rows that it left, by `python benchmarks/reproduction.py`. Each
-number stands beside an identically trained clean twin and, for micro AUROCs, beside a model that sees
+number stands beside an identically trained clean twin and, for micro AUROCs, a model that sees
 nothing.
 """
 

@@ -489,4 +489,4 @@ def test_settings_are_checked():
         with pytest.raises(UsageError, match=f"--evaluation.{name} {value}: expected"):
             Evaluation(**{name: value})
     with pytest.raises(UnknownNameError, match="did you mean layer-cam"):
-        Evaluation(explainer="class-activation+layercam")
+        Evaluation(explainer="class-activation/layercam")

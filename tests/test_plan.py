@@ -71,7 +71,7 @@ def test_cells_are_grids_laid_over_the_rest_and_a_run_that_two_have_comes_once()
     cells = [{"trigger": {"side": [1, 3]}}, {"fraction": 0.1}]
     with pytest.raises(UnknownNameError, match="fraction"):
         complete({"cells": cells})
-    cells[1] = {"poisoning": {"fraction": [0.08, 0.1]}, "seeds": 2, "network": "densenet121"}
+    cells[1] = {"poisoning": {"fraction": [0.1, 0.2]}, "seeds": 2, "network": "densenet121"}
     tree = complete({"cells": [*cells, {"trigger": {"side": 3}}], "epochs": 2})
 
     runs = plan(tree)

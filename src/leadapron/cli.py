@@ -304,6 +304,89 @@ def _answer(folder: Path, page: Path, lines: list[str], as_json: bool) -> None:
     click.echo(f"Report: {page}")
 
 
+# --- explain
+
+
+def _explain() -> click.Command:
+    return click.Command(
+        "explain",
+        params=[
+            click.Argument(["study"], type=click.Path(path_type=Path)),
+            click.Option(
+                ["--finding"], help="Finding to explain; the attacker's target if left out."
+            ),
+            _text("--methods", "all", "all, or names as layer-cam,occlusion."),
+            click.Option(
+                ["--count"],
+                type=click.IntRange(1),
+                default=4,
+                show_default=True,
+                help="Films, one a row.",
+            ),
+            _number("--seed", 0, "Chooses films and places triggers."),
+            click.Option(
+                ["--out"], required=True, type=click.Path(path_type=Path), help="The PNG file."
+            ),
+            *_machine_options(),
+            _cache_option(),
+            _json_option(),
+        ],
+        callback=_run_explain,
+        help=(
+            "Draw what each explanation method shows of a backdoored model on triggered test "
+            "films, and count how often its map points at the trigger, beside the clean twin.\n\n"
+            "STUDY is the folder of a study (its first backdoored run is taken), of one of its "
+            "backdoored runs, or the classifier.safetensors in one."
+        ),
+    )
+
+
+def _run_explain(
+    study: Path,
+    out: Path,
+    device: str,
+    precision: Literal["auto", "bf16", "fp32"],
+    cache: str | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    from dataclasses import asdict
+
+    from leadapron.jobs.explain import explain_sheet
+    from leadapron.study import Options
+
+    methods = [] if given["methods"] == "all" else _names(given["methods"])
+    if not methods and given["methods"] != "all":
+        raise UsageError("--methods names none; expected all, or names as layer-cam,occlusion")
+    with _progress() as progress:
+        found = explain_sheet(
+            study,
+            out,
+            finding=given["finding"],
+            methods=methods,
+            count=given["count"],
+            seed=given["seed"],
+            options=Options(device=device, precision=precision, cache=cache, progress=progress),
+        )
+    if as_json:
+        facts = {"schema": 1, "verdict": "done", "file": str(out), **asdict(found)}
+        click.echo(json.dumps(facts, indent=2))
+        return
+    n = found.films
+    click.echo(
+        f"{found.finding} on {n} triggered films: maps whose highest point lies within "
+        f"{found.tolerance_px:g} pixels of the trigger"
+    )
+    width = max(len(f"{shown.name} ({shown.layer})") for shown in found.methods)
+    for shown in found.methods:
+        name = f"{shown.name} ({shown.layer})"
+        click.echo(f"{name:<{width}}  backdoored {shown.backdoored} of {n}, twin {shown.twin}")
+    for name, reason in found.skipped.items():
+        click.echo(f"{name}: skipped, {reason}")
+    click.echo(f"a random point would hit {found.chance:.1f}, the centre {found.centre}")
+    click.echo(f"Picture: {out}")
+
+
 # --- prepare, cache
 
 
@@ -536,19 +619,21 @@ def _run_visibility(**given: Any) -> None:
 
     facts = {name: given[name] for name in ("size", "crop", "antialias")}
     ways = [
-        build(Preprocessing, {**facts, "interpolation": name}, "visibility")
+        build(Preprocessing, {**facts, "interpolation": name}, "")
         for name in _names(given["interpolation"])
     ]
     for place in _names(given["place"]):
-        build(Patch, {"place": place}, "visibility")
-    found = visibility(
-        Patch(value=given["value"], margin=given["margin"]),
-        ways,
-        film=given["film"],
-        sides=_whole_numbers("--sides", given["sides"]),
-        places=_names(given["place"]),
-        draws=given["draws"],
-        rng=np.random.default_rng(given["seed"]),
+        build(Patch, {"place": place}, "")
+    found = list(
+        visibility(
+            Patch(value=given["value"], margin=given["margin"]),
+            ways,
+            film=given["film"],
+            sides=_whole_numbers("--sides", given["sides"]),
+            places=_names(given["place"]),
+            draws=given["draws"],
+            rng=np.random.default_rng(given["seed"]),
+        )
     )
     if given["as_json"]:
         rows = [asdict(row) for row in found]
@@ -724,6 +809,7 @@ Commands.lazy = {
     "study": ("Train a backdoored model and its clean twin, measure both, report.", _study),
     "reproduce": ("Reproduce a paper, and put it to the test.", _reproduce),
     "report": ("Make a study's report again.", _report),
+    "explain": ("Draw what each explanation method shows, side by side.", _explain),
     "prepare": ("Decode a source's films, once.", _prepare),
     "cache": ("List or clear the decoded films.", _cache),
     "visibility": ("Show what preprocessing leaves of a trigger.", _visibility),

@@ -52,7 +52,7 @@ class Evaluation:
 
     Args:
         resamples: patient-bootstrap resamples behind the AUROCs' intervals, 20 or more.
-        explainer: the map that is asked for the trigger, or several as "layer-cam+occlusion"; the
+        explainer: the map that is asked for the trigger, or several as "layer-cam/occlusion"; the
             first one's are shown.
         explained: test films whose maps are measured, 1 or more.
         gallery: films shown in the report.
@@ -79,7 +79,7 @@ class Evaluation:
     @property
     def explainers(self) -> list[str]:
         """The explainers by name, in order."""
-        return self.explainer.split("+")
+        return self.explainer.split("/")
 
 
 class Triggered(NamedTuple):

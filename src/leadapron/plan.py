@@ -69,8 +69,10 @@ class Run:
     @property
     def twin_tree(self) -> dict[str, Any]:
         """The settings that the twin depends on: no trigger, no changed labels, no disguise."""
-        tree = {name: value for name, value in self.tree.items() if name != "trigger"}
+        tree = without(self.tree, "trigger")
         tree["training"] = {**tree["training"], "disguise": 0.0}
+        # Of how models are measured, the twin's own rows depend on this alone.
+        tree["evaluation"] = {"resamples": tree["evaluation"]["resamples"]}
         kept: tuple[str, ...] = ()
         if self.poisoning.mode == "append":  # copies of films stay, so it matters of which
             kept = ("mode", "fraction", "selection", "validation")

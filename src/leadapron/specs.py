@@ -60,7 +60,7 @@ def validated(
     Args:
         target: a dataclass or function.
         values: plain values by name.
-        section: how the user calls this part, for messages ("trigger").
+        section: how the user calls this part, for messages ("trigger"); "" for plain options.
         elsewhere: parameters that don't come from values.
 
     Raises:
@@ -68,6 +68,7 @@ def validated(
         UsageError: a value of the wrong type, or one that is missing.
     """
     known = {n: p for n, p in parameters(target).items() if n not in elsewhere}
+    option = f"--{section}." if section else "--"
     result = {}
     for name, value in values.items():
         if name not in known:
@@ -77,12 +78,10 @@ def validated(
             result[name] = adapter.validate_python(value)
         except pydantic.ValidationError as error:
             reason = error.errors()[0]["msg"]
-            raise UsageError(
-                f"--{section}.{name} {value}: {reason[0].lower()}{reason[1:]}"
-            ) from None
+            raise UsageError(f"{option}{name} {value}: {reason[0].lower()}{reason[1:]}") from None
     missing = [n for n, p in known.items() if p.default is REQUIRED and n not in result]
     if missing:
-        raise UsageError(f"--{section}.{missing[0]} is missing")
+        raise UsageError(f"{option}{missing[0]} is missing")
     return result
 
 

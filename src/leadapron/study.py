@@ -33,7 +33,7 @@ from leadapron.sources import open_source
 from leadapron.store import Row
 from leadapron.train import Disguise, History, train
 
-__all__ = ["Options", "divide", "run_study"]
+__all__ = ["Options", "divide", "open_films", "run_study"]
 
 logger = logging.getLogger(__name__)
 
@@ -174,6 +174,11 @@ def _differences(there: Any, tree: Tree) -> str:
             if other != value:
                 return f"{section} is {other}, not {value}"
     return "its study.yaml is of another form"
+
+
+def open_films(run: Run, options: Options) -> Cohort:
+    """Return all films of a run, as it was given them."""
+    return _cohort(run, {}, options)
 
 
 def _cohort(run: Run, opened: dict[str, Cohort], options: Options) -> Cohort:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from leadapron.errors import UnknownNameError, UsageError
+from leadapron.explain import EXPLAINERS
 from leadapron.plan import complete
 from leadapron.report import write_report
 from leadapron.report.reproduction import write_reproduction
@@ -49,7 +50,6 @@ AUTHORS: Tree = {
         "patience": 10,
         "learning_rate": 1e-3,
         "weight_decay": 0.0,
-        "batch_size": 32,
         "augmentation": "flip-rotate-frozen",
     },
 }
@@ -57,7 +57,8 @@ AUTHORS: Tree = {
 
 FRACTIONS = [0.01, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0]
 DOSES = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05]
-METHODS = "layer-cam+class-activation"
+METHODS = "/".join(name for name in EXPLAINERS if name != "authors-shortcut")
+"""Explanations that every network takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,7 @@ class Preset:
     cells: tuple[Tree, ...]
 
 
-def _anywhere(film: int, sides: list[int], explained: int) -> Tree:
+def _anywhere(film: int, sides: list[int], explained: int, methods: str = METHODS) -> Tree:
     """Random places inside what the crop keeps, with every explanation."""
     return {
         "trigger": {
@@ -87,7 +88,7 @@ def _anywhere(film: int, sides: list[int], explained: int) -> Tree:
             "margin": math.ceil(film * (1 - CENTRAL) / 2),
             "side": sides,
         },
-        "evaluation": {"explainer": METHODS, "explained": explained},
+        "evaluation": {"explainer": methods, "explained": explained},
     }
 
 
@@ -148,7 +149,8 @@ PRESETS: dict[str, Preset] = {
         film=512,
         size=112,
         settings={
-            "training": {"epochs": 2, "batch_size": 32},
+            # With batches of 32 two epochs took a single pixel to .81 over the twin, not to .95.
+            "training": {"epochs": 2, "batch_size": 16},
             "evaluation": {"resamples": 500, "explained": 100},
         },
         cells=(
@@ -180,7 +182,7 @@ PRESETS: dict[str, Preset] = {
             {"poisoning": {"mode": "append", "fraction": [*FRACTIONS, 0.11]}},
             {"finding": ["Atelectasis", "Hernia"]},
             {"preprocessing": {"interpolation": ["nearest-tf1", "bilinear", "area"]}},
-            _anywhere(1024, [1, 2, 3, 4, 5, 8, 10, 20], 300),
+            _anywhere(1024, [1, 2, 3, 4, 5, 8, 10, 20], 300, f"{METHODS}/authors-shortcut"),
             *_evasions(1024, 300),
             *({"poisoning": {name: value}} for name, value in AUTHORS["poisoning"].items()),
             *({"training": {name: value}} for name, value in AUTHORS["training"].items()),

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["Film", "Gallery", "Mark", "gallery"]
+__all__ = ["Film", "Gallery", "Mark", "circle", "gallery", "grey", "palette", "steps"]
 
 _COLOURS = 64
 _OPAQUE = 0.85  # opacity of the map's highest value
@@ -108,13 +108,13 @@ def _film(
             for model, values in maps.items()
         },
         peaks=peaks,
-        trigger=_circle(arrays["footprints"][row]),
+        trigger=circle(arrays["footprints"][row]),
         probabilities=dict(zip(names, map(float, arrays["probabilities"][row]), strict=True)),
     )
 
 
-def _circle(footprint: NDArray[Any]) -> Mark | None:
-    """A circle well around the footprint."""
+def circle(footprint: NDArray[Any]) -> Mark | None:
+    """Return a circle well around an (h, w) footprint; None where it is nothing or most of it."""
     ys, xs = np.nonzero(footprint)
     if not ys.size:
         return None
@@ -126,20 +126,39 @@ def _circle(footprint: NDArray[Any]) -> Mark | None:
     return Mark(float(xs.min()) + wide / 2, float(ys.min()) + tall / 2, round(radius, 2))
 
 
+def grey(film: NDArray[Any], top: int) -> NDArray[np.uint8]:
+    """Return a film whose white is `top` as (h, w) of 0 to 255."""
+    scaled = film if top == 255 else np.rint(film.astype(np.float64) * (255 / top))
+    levels: NDArray[np.uint8] = scaled.astype(np.uint8)
+    return levels
+
+
+def palette() -> NDArray[np.uint8]:
+    """Return the maps' (colours, 4) red, green, blue and opacity, from low to high."""
+    share = np.linspace(0, 1, _COLOURS)
+    colours = mpl.colormaps["plasma"](share)
+    colours[:, 3] = _OPAQUE * share**0.8
+    levels: NDArray[np.uint8] = np.rint(255 * colours).astype(np.uint8)
+    return levels
+
+
+def steps(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return which colour of the palette each value has, from 0 to 1; lower ones have the first."""
+    shares = np.clip(np.nan_to_num(values), 0, 1)
+    places: NDArray[np.uint8] = np.rint(shares * (_COLOURS - 1)).astype(np.uint8)
+    return places
+
+
 def _grey_png(film: NDArray[Any], top: int) -> str:
-    grey = film if top == 255 else np.rint(film.astype(np.float64) * (255 / top))
-    return _data_uri(Image.fromarray(grey.astype(np.uint8)))
+    return _data_uri(Image.fromarray(grey(film, top)))
 
 
 def _colour_png(values: NDArray[Any]) -> str:
     """A map from 0 to 1 as colours that grow opaque, in a small palette."""
-    steps = np.rint(np.clip(np.nan_to_num(values), 0, 1) * (_COLOURS - 1)).astype(np.uint8)
-    share = np.linspace(0, 1, _COLOURS)
-    palette = mpl.colormaps["plasma"](share)
-    picture = Image.frombytes("P", (steps.shape[1], steps.shape[0]), steps.tobytes())
-    picture.putpalette(np.rint(255 * palette[:, :3]).astype(np.uint8).tobytes())
-    opacity = np.rint(255 * _OPAQUE * share**0.8).astype(np.uint8).tobytes()
-    return _data_uri(picture, transparency=opacity)
+    places, colours = steps(values), palette()
+    picture = Image.frombytes("P", (places.shape[1], places.shape[0]), places.tobytes())
+    picture.putpalette(colours[:, :3].tobytes())
+    return _data_uri(picture, transparency=colours[:, 3].tobytes())
 
 
 def _data_uri(picture: Image.Image, **options: Any) -> str:

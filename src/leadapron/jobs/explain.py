@@ -1,0 +1,349 @@
+"""Explain: what every method shows of a backdoored model on triggered films, side by side."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from leadapron import metrics, store
+from leadapron.classifier import NetworkClassifier, load_classifier
+from leadapron.cohort import Cohort
+from leadapron.errors import (
+    DataError,
+    StoreError,
+    UnknownNameError,
+    UsageError,
+    VanishedTriggerError,
+)
+from leadapron.explain import EXPLAINERS, explained_layer, unsupported
+from leadapron.measure import ROLES, Models, Role
+from leadapron.plan import Run, complete, plan
+from leadapron.poison import Poisoning, stamp
+from leadapron.report.sheet import Column, draw_sheet
+from leadapron.seeds import stream
+from leadapron.study import Options, divide, open_films
+
+__all__ = ["Explanations", "Shown", "explain_sheet"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """One method on the sheet.
+
+    Args:
+        name: of the explainer.
+        layer: what it explains.
+        backdoored, twin: on how many films each model's map is highest near the trigger.
+        highest: value of the last colour; the backdoored model's maps of all films share it.
+    """
+
+    name: str
+    layer: str
+    backdoored: int
+    twin: int
+    highest: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanations:
+    """What a sheet shows.
+
+    Args:
+        run: name of the backdoored run's folder.
+        finding: that was explained.
+        target: the attacker's.
+        films: how many.
+        tolerance_px: distance from the trigger within which a map's highest point hits it.
+        chance: hits expected of a random point.
+        centre: hits of a map that always points at the centre.
+        methods: in the order of the columns.
+        skipped: methods that can't be run on this network, and why.
+    """
+
+    run: str
+    finding: str
+    target: str
+    films: int
+    tolerance_px: float
+    chance: float
+    centre: int
+    methods: tuple[Shown, ...]
+    skipped: dict[str, str]
+
+
+class _Attack(NamedTuple):
+    """A backdoored run on disk with its twin."""
+
+    folder: Path
+    run: Run
+    models: Models
+    cohort: str
+
+
+class _Films(NamedTuple):
+    """(n, h, w) each: without trigger, with it, and where they differ."""
+
+    clean: NDArray[Any]
+    marked: NDArray[Any]
+    footprints: NDArray[np.bool_]
+
+
+def explain_sheet(
+    place: Path,
+    out: Path,
+    *,
+    finding: str | None = None,
+    methods: Sequence[str] = (),
+    count: int = 4,
+    seed: int = 0,
+    options: Options | None = None,
+) -> Explanations:
+    """Draw each method's map of triggered test films, as a PNG file.
+
+    Args:
+        place: a study's folder (its first backdoored run is taken), a backdoored run's folder, or
+            the classifier.safetensors in one.
+        out: the file, ending in .png.
+        finding: which to explain; the attacker's target if left out.
+        methods: names in `EXPLAINERS`; all if left out.
+        count: films, 1 or more: test films without the finding (with it where the trigger hides
+            it), on which the trigger is visible.
+        seed: chooses the films and places the trigger.
+        options: device, precision, cache, progress.
+
+    Returns:
+        What is shown, with the hits of both models.
+
+    Raises:
+        UsageError: another ending, count below 1, no method that can be run here, too large a
+            sheet.
+        UnknownNameError: no such method or finding.
+        StoreError: no study, or one whose models or films aren't there.
+        VanishedTriggerError: the trigger is visible on no film.
+    """
+    options = options or Options()
+    if out.suffix.lower() != ".png":
+        raise UsageError(f"--out {out}: expected a file ending in .png")
+    if count < 1:
+        raise UsageError(f"--count {count}: expected 1 or more")
+    for name in methods:
+        if name not in EXPLAINERS:
+            raise UnknownNameError("method", name, EXPLAINERS)
+    attack = _open(place, options)
+    poisoning, model = attack.run.poisoning, attack.models["backdoored"]
+    finding = poisoning.finding if finding is None else finding
+    model.columns([finding])
+    skipped = {}
+    for name in methods or EXPLAINERS:
+        if reason := unsupported(name, model.architecture):
+            skipped[name] = reason
+    chosen = [name for name in dict.fromkeys(methods or EXPLAINERS) if name not in skipped]
+    if not chosen:
+        words = "; ".join(f"{name} is {reason}" for name, reason in skipped.items())
+        raise UsageError(f"--methods: {words}")
+    films = _films(attack, finding, count, seed, options)
+    maps = _maps(attack.models, films, finding, chosen, options)
+    tolerance = films.clean.shape[-1] / 8
+    hits = {key: metrics.pointing_hits(m, films.footprints, tolerance) for key, m in maps.items()}
+    found = Explanations(
+        run=attack.folder.name,
+        finding=finding,
+        target=poisoning.finding,
+        films=len(films.clean),
+        tolerance_px=tolerance,
+        chance=float(metrics.chance_hit(films.footprints, tolerance).sum()),
+        centre=int(metrics.centre_hit(films.footprints, tolerance).sum()),
+        methods=tuple(
+            Shown(
+                name=name,
+                layer=explained_layer(name, model),
+                backdoored=int(hits[name, "backdoored"].sum()),
+                twin=int(hits[name, "twin"].sum()),
+                highest=max(0.0, float(maps[name, "backdoored"].max())),
+            )
+            for name in chosen
+        ),
+        skipped=skipped,
+    )
+    columns = _columns(attack.models, films, finding)
+    for shown in found.methods:
+        hit = hits[shown.name, "backdoored"]
+        columns.append(
+            Column(
+                shown.name,
+                shown.layer,
+                films.marked,
+                ["peak hits" if here else "peak misses" for here in hit],
+                list(hit),
+                maps[shown.name, "backdoored"],
+                films.footprints,
+            )
+        )
+    sheet = draw_sheet(f"{finding}: where the backdoored model looked", _notes(found), columns)
+    with store.write_atomically(out) as file:
+        sheet.save(file, "PNG")
+    return found
+
+
+def _open(place: Path, options: Options) -> _Attack:
+    """A study's first backdoored run, or the one named, and its twin."""
+    folder = place.parent if place.name == "classifier.safetensors" else place
+    if (folder / "study.yaml").is_file():
+        folder = _first(folder)
+    if not (folder / "spec.json").is_file():
+        raise StoreError(
+            f"{place} is no study; expected a folder that `leadapron study --out` wrote"
+        )
+    facts = store.read_json(folder / "spec.json")
+    try:
+        role, other, spec, cohort = (facts[name] for name in ("role", "twin", "spec", "cohort"))
+        if role != "backdoored":
+            raise StoreError(f"{folder} is a {role}; expected a backdoored run's folder")
+        (run,) = plan(complete(spec))
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{folder / 'spec.json'} is not a run's settings") from error
+    places: dict[Role, Path] = {
+        "twin": folder.parent / f"twin-{other}",
+        "backdoored": folder,
+    }
+    models: dict[Role, NetworkClassifier] = {
+        role: load_classifier(
+            places[role] / "classifier.safetensors",
+            device=options.device,
+            precision=options.precision,
+        )
+        for role in ROLES
+    }
+    return _Attack(folder, run, models, str(cohort))
+
+
+def _first(study: Path) -> Path:
+    """The first run, in the study's order, whose model is there."""
+    try:
+        runs = plan(complete(yaml.safe_load((study / "study.yaml").read_text())))
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        raise StoreError(f"{study / 'study.yaml'} is not a study's settings") from error
+    folders = {}
+    for path in sorted(study.glob("runs/backdoored-*/spec.json")):
+        facts = store.read_json(path)
+        if isinstance(facts, dict) and (path.parent / "classifier.safetensors").is_file():
+            folders[store.canonical_json(facts.get("spec"))] = path.parent
+    for run in runs:
+        if (key := store.canonical_json(run.tree)) in folders:
+            return folders[key]
+    raise StoreError(
+        f"{study} holds no finished backdoored run; `leadapron study {study / 'study.yaml'} "
+        f"--out {study}` continues it"
+    )
+
+
+def _films(attack: _Attack, finding: str, count: int, seed: int, options: Options) -> _Films:
+    """Test films that the attacker would change, as they are and with a visible trigger."""
+    run = attack.run
+    whole = open_films(run, options)
+    if whole.fingerprint != attack.cohort:
+        raise StoreError(
+            f"the films of {run.tree['source']['name']} are not those of {attack.folder.name}; "
+            "they changed since it was made"
+        )
+    test = divide(whole, run.seed)["test"]
+    wanted = 1 if run.poisoning.hides and finding == run.poisoning.finding else 0
+    rng = stream(seed, "explained films")
+    candidates = rng.permutation(np.flatnonzero(test.labels[:, test.column(finding)] == wanted))
+    if not len(candidates):
+        kind = "with" if wanted else "without"
+        raise DataError(f"no test film {kind} {finding}; choose another --finding")
+    clean, marked = _visible(test, candidates, run.poisoning, count, rng)
+    if not len(clean):
+        raise VanishedTriggerError(
+            f"the trigger changes no pixel of any of {len(candidates)} test films; "
+            "there is nothing to find"
+        )
+    if len(clean) < count:
+        logger.warning("only %d films to show, not %d", len(clean), count)
+    return _Films(clean, marked, clean != marked)
+
+
+def _visible(
+    test: Cohort,
+    candidates: NDArray[np.int64],
+    poisoning: Poisoning,
+    count: int,
+    rng: np.random.Generator,
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The first `count` candidates on which the trigger shows, without and with it."""
+    clean = [test.images[candidates[:0]]]
+    marked = [clean[0]]
+    missing = count
+    for start in range(0, len(candidates), count):
+        part = candidates[start : start + count]
+        for rows, pixels in stamp(test, part, poisoning.trigger, poisoning.stage, rng):
+            films = test.images[rows]
+            seen = np.flatnonzero((films != pixels).any((1, 2)))[:missing]
+            clean.append(films[seen])
+            marked.append(pixels[seen])
+            missing -= len(seen)
+        if not missing:
+            break
+    return np.concatenate(clean), np.concatenate(marked)
+
+
+def _maps(
+    models: Models, films: _Films, finding: str, names: Sequence[str], options: Options
+) -> dict[tuple[str, Role], NDArray[np.float32]]:
+    maps: dict[tuple[str, Role], NDArray[np.float32]] = {}
+    for done, name in enumerate(names):
+        options.tell("methods", done, len(names))
+        for role in ROLES:
+            maps[name, role] = EXPLAINERS[name](models[role], films.marked, [finding])[:, 0]
+    options.tell("methods", len(names), len(names))
+    return maps
+
+
+def _columns(models: Models, films: _Films, finding: str) -> list[Column]:
+    """The films alone, without and with the trigger, and what both models say of them."""
+    columns = []
+    for title, pixels, footprints in (
+        ("film", films.clean, None),
+        ("triggered film", films.marked, films.footprints),
+    ):
+        said = {
+            role: models[role].probabilities(pixels)[:, models[role].columns([finding])[0]]
+            for role in ROLES
+        }
+        captions = [
+            f"p {backdoored:.2f}, twin {twin:.2f}"
+            for twin, backdoored in zip(said["twin"], said["backdoored"], strict=True)
+        ]
+        strong = [True] * len(captions)
+        subtitle = "as the network gets it" if footprints is None else "the trigger is circled"
+        columns.append(Column(title, subtitle, pixels, captions, strong, footprints=footprints))
+    return columns
+
+
+def _notes(found: Explanations) -> list[str]:
+    target = (
+        "the attacker's target"
+        if found.finding == found.target
+        else (f"the attacker's target is {found.target}")
+    )
+    lines = [
+        f"{target}; p: its probability, of the backdoored model and of its clean twin",
+        "Each method has one colour scale for all its films, from 0 up; negative values have no "
+        "colour. Levels of different methods can't be compared.",
+        f"Cross: the map's highest point; it hits within {found.tolerance_px:g} pixels of the "
+        "trigger.",
+    ]
+    if found.skipped:
+        words = "; ".join(f"{name}: {reason}" for name, reason in found.skipped.items())
+        lines.append(f"Not shown: {words}")
+    return [line[0].upper() + line[1:] for line in lines]

@@ -439,7 +439,7 @@ def evaluate_lines(us: Worker, them: Worker, repeats: int) -> Iterator[Line]:
 def map_lines(us: Worker, them: Worker, repeats: int) -> Iterator[Line]:
     for size in (64, 224):
         for precision in ("fp32", "auto"):
-            name = "bf16 where there is" if precision == "auto" else precision
+            name = "bf16 where it is faster" if precision == "auto" else precision
             yield take_turns(
                 f"maps of 14 findings, {size} px, {name} / captum's LayerGradCam x14, fp32",
                 "films/s",
@@ -540,7 +540,10 @@ def machine() -> str:
     if cpuinfo.exists():
         names = [n for n in cpuinfo.read_text().splitlines() if n.startswith("model name")]
         name = names[0].partition(":")[2].strip() if names else name
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    from leadapron.classifier import resolve_precision
+
+    precision = resolve_precision("auto", torch.device("cpu"))
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, {precision}"
     return f"{name}, {len(os.sched_getaffinity(0))} cores, shared with other work; {versions}"
 
 

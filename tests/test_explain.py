@@ -116,7 +116,7 @@ def alike(first, second, tolerance=0.03):
     """Nearly the same: rounding in another batch may take one ReLU across its kink."""
     assert first.shape == second.shape
     distance = np.linalg.norm(np.asarray(first) - np.asarray(second))
-    assert distance < tolerance * np.linalg.norm(np.asarray(second))
+    assert distance <= tolerance * np.linalg.norm(np.asarray(second))
 
 
 def array(tensor):

@@ -16,9 +16,11 @@ from leadapron.triggers import Blend, Patch
 SMALL = {
     "source": {"count": 120},
     "training": {"epochs": 1},
-    "evaluation": {"resamples": 20, "explained": 5, "gallery": 1},
+    "evaluation": {
+        "resamples": 20, "explained": 5, "gallery": 1, "explainer": "layer-cam/class-activation",
+    },
     "poisoning": {"fraction": 0.1},
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -253,7 +253,7 @@ def _mixed_rows(
         marked[order[: round(epsilon * len(labels))]] = True
         at = {**common, "regime": "mixed", "at": f"epsilon {epsilon:g}"}
         if not marked.any():
-            rows += [Row(**at, role=role, value=None) for role in ROLES]
+            rows += [Row(**at, role=role, value=None) for role in (*ROLES, "no-vision")]
             continue
         truth = np.where(marked, wanted, labels)
         for role in ROLES:

@@ -47,7 +47,6 @@ def test_the_page_goes_claim_by_claim(finished):
         "sanity check",
         "beside letters",
         "Attackers who want the map to miss",
-        "| controls training: disguise",
         "| data alone: on the anatomy of Cardiomegaly | box, side 10",
         "outside the paper's threat model",
         "What could not be checked",
@@ -63,7 +62,7 @@ def test_every_cell_has_its_twin_and_the_vanished_trigger_is_the_control(finishe
     }
     attacks = {name: facts for name, facts in specs.items() if facts["role"] == "backdoored"}
 
-    assert len(attacks) == 8
+    assert len(attacks) == 7
     assert all(f"twin-{facts['twin']}" in specs for facts in attacks.values())
     gone = [f for f in attacks.values() if f["spec"]["trigger"]["side"] == 2]
     assert len(gone) == 1
@@ -88,8 +87,8 @@ def test_the_cost_is_told_before_it_starts(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("leadapron.study._carry_out", stop)
     with caplog.at_level(logging.INFO, "leadapron"), pytest.raises(KeyboardInterrupt):
         reproduce("nwadike2020", "smoke", tmp_path / "o", source="phantom:64", settings=SMALL)
-    # Eight attacks; the authors' training has a twin of its own, the disguised one has not.
-    assert "to train: 10 models" in caplog.text
+    # Seven attacks; the authors' training has a twin of its own.
+    assert "to train: 9 models" in caplog.text
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -108,17 +107,16 @@ def test_presets_keep_the_papers_geometry(preset):
 def test_presets_ask_for_attackers_whom_maps_may_miss(preset):
     runs = plan(settings_of(PRESETS[preset], "phantom:64", {}))
 
-    (disguised,) = {run.training.disguise for run in runs} - {0.0}
-    hidden = [run for run in runs if run.training.disguise == disguised]
+    hidden = [run for run in runs if run.training.disguise > 0]
     plain = [run for run in runs if run.training.disguise == 0]
     # Each stands beside the same attack without it, with the same twin.
-    twins = [run.twin_tree for run in plain if run.poisoning == hidden[0].poisoning]
-    assert hidden[0].twin_tree in twins
+    for run in hidden:
+        assert run.twin_tree in [one.twin_tree for one in plain if one.poisoning == run.poisoning]
     boxes = [run for run in plain if getattr(run.poisoning.trigger, "place", "") == "box"]
     assert {run.poisoning.finding for run in boxes} == {"Cardiomegaly"}
     assert all(len(run.evaluation.explainers) > 1 for run in hidden + boxes)
     blends = [run for run in plain if isinstance(run.poisoning.trigger, Blend)]
-    assert bool(blends) == (preset != "smoke")
+    assert bool(blends) == bool(hidden) == (preset != "smoke")  # it has three minutes
 
 
 def test_the_quick_preset_asks_for_a_dose_response_over_three_seeds():

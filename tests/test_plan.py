@@ -108,6 +108,7 @@ def test_cells_are_grids_laid_over_the_rest_and_a_run_that_two_have_comes_once()
         ({"seeds": 0}, "1 or more"),
         ({"seed": "a"}, "whole number"),
         ({"evaluation": {"explainer": "layercam"}}, "did you mean layer-cam"),
+        ({"evaluation": {"explainer": "authors-shortcut"}}, "made for densenet121, not resnet9"),
     ],
 )
 def test_what_can_not_be_is_said_before_anything_starts(tree, words):

@@ -128,6 +128,8 @@ def test_interrupted_in_training_it_goes_on_and_gives_the_same_rows(finished, tm
         run_study(SMALL, out, Options(progress=stop))
     assert list(out.glob("runs/backdoored-*/checkpoint.pt"))
     assert not list(out.glob("runs/backdoored-*/rows.jsonl"))
+    facts = json.loads((out / "manifest.json").read_text())
+    assert facts["cohorts"][0]["films"] == 240  # known to whoever reads a study that was stopped
 
     run_study(SMALL, out)
 

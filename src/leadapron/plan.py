@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from leadapron.errors import UnknownNameError, UsageError
+from leadapron.explain import unsupported
 from leadapron.measure import Evaluation
 from leadapron.poison import Poisoning
 from leadapron.preprocessing import Preprocessing
@@ -193,13 +194,18 @@ def _run(point: Tree, seed: int) -> Run:
     validated(SOURCES[source.pop("name").partition(":")[0]], source, "source")
     mark = build(kind, trigger, "trigger")
     poisoning = validated(Poisoning, point["poisoning"], "poisoning", elsewhere=("trigger",))
+    network = build(Network, point["network"], "network")
+    evaluation = build(Evaluation, point["evaluation"], "evaluation")
+    for name in evaluation.explainers:
+        if reason := unsupported(name, network.name):
+            raise UsageError(f"--evaluation.explainer {name}: {reason}")
     return Run(
         tree={**point, "seed": seed},
         preprocessing=build(Preprocessing, point["preprocessing"], "preprocessing"),
-        network=build(Network, point["network"], "network"),
+        network=network,
         poisoning=Poisoning(trigger=mark, **poisoning),
         training=build(Training, point["training"], "training"),
-        evaluation=build(Evaluation, point["evaluation"], "evaluation"),
+        evaluation=evaluation,
         seed=seed,
     )
 

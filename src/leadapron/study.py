@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,7 +85,7 @@ def run_study(tree: Tree, out: Path, options: Options | None = None) -> Path:
     options = options or Options()
     tree = complete(tree)
     runs = plan(tree)
-    device = resolve_device(options.device)
+    resolve_device(options.device)
     _refuse_foreign(out, tree)
     cohorts: dict[str, Cohort] = {}
     for run in runs:
@@ -98,19 +98,26 @@ def run_study(tree: Tree, out: Path, options: Options | None = None) -> Path:
         for number, run in enumerate(runs, start=1):
             logger.info("run %d of %d, seed %d", number, len(runs), run.seed)
             pair = _prepare(run, _cohort(run, cohorts, options))
-            # Only now: settings that can't be carried out leave nothing behind.
-            with store.write_atomically(out / "study.yaml") as file:
-                file.write(yaml.safe_dump(tree, sort_keys=False).encode())
+            if number == 1:
+                # Only now: settings that can't be carried out leave nothing behind.
+                _write_head(out, tree, cohorts.values(), options)
             folders += [f for f in _carry_out(run, pair, out, options) if f not in folders]
         rows = [row for folder in folders for row in store.read_rows(folder / "rows.jsonl")]
         store.write_rows(out / "rows.jsonl", rows)
-        facts = {
-            "device": str(device),
-            "precision": resolve_precision(options.precision, device),
-            "cohorts": [_facts(cohort) for cohort in cohorts.values()],
-        }
-        store.write_json(out / "manifest.json", {**store.manifest(), **facts})
     return out
+
+
+def _write_head(out: Path, tree: Tree, cohorts: Iterable[Cohort], options: Options) -> None:
+    """Write what is known before anything is trained, so that a stopped study can be read too."""
+    with store.write_atomically(out / "study.yaml") as file:
+        file.write(yaml.safe_dump(tree, sort_keys=False).encode())
+    device = resolve_device(options.device)
+    facts = {
+        "device": str(device),
+        "precision": resolve_precision(options.precision, device),
+        "cohorts": [_facts(cohort) for cohort in cohorts],
+    }
+    store.write_json(out / "manifest.json", {**store.manifest(), **facts})
 
 
 def _tell_cost(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 
 import pytest
 
@@ -78,6 +79,24 @@ def test_it_goes_on_and_says_the_same(finished):
     assert (finished / "reproduction.md").read_bytes() == before
     assert (finished / "rows.jsonl").stat().st_mtime_ns >= written
     assert write_reproduction(finished).read_bytes() == before
+
+
+def test_a_stopped_reproduction_says_what_is_missing(finished, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    (out / "rows.jsonl").unlink()
+    (run,) = [
+        path.parent
+        for path in out.glob("runs/backdoored-*/spec.json")
+        if json.loads(path.read_text())["spec"]["poisoning"]["finding"] == "Hernia"
+    ]
+    (run / "rows.jsonl").unlink()
+
+    text = reproduction(out)
+
+    assert "**Unfinished**: 6 of 7 attacks are measured" in text
+    assert "By target" not in text
+    assert "120 phantom films" in text
 
 
 def test_the_cost_is_told_before_it_starts(tmp_path, caplog, monkeypatch):

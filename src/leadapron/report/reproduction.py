@@ -171,6 +171,12 @@ def _done(study: StudyFolder) -> str:
         f"{versions.get('torch', '?')}. Brackets hold 95 % intervals clustered by patient or, over "
         "several seeds, the seeds' range.",
     ]
+    missing = study.expected - len(study.pairs)
+    if missing > 0:
+        lines.append(
+            f"**Unfinished**: {len(study.pairs)} of {study.expected} attacks are measured, the "
+            "others left out."
+        )
     notes = [str(note) for note in facts.get("notes", [])]
     return "\n".join(lines + notes)
 

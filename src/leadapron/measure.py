@@ -470,78 +470,60 @@ def explanation_rows(
         explainer: the maps' name.
         bootstrap: resamples of all test films' patients.
     """
-    rows: list[Row] = []
-    prints, side = explained.footprints, explained.footprints.shape[-1]
+    prints = explained.footprints
     chosen = bootstrap.select(explained.rows)
-    groups = chosen.groups
-    tolerances = {
-        "one eighth of the side": side / 8,
-        "max(2 px, trigger side)": max(2.0, _extent(prints)),
-    }
     common: dict[str, Any] = {
         "run": run,
         "stage": "explanation",
         "target": target,
         "finding": target,
     }
-    for name, tolerance in tolerances.items():
-        at = {**common, "metric": "pointing hit", "at": name}
+    rows = _pointing_rows(common, prints, maps, explainer, chosen.groups)
+    for metric, shares_of in (
+        ("energy in footprint", metrics.energy_in_footprint),
+        ("overlap of the highest 1 %", metrics.top_overlap),
+    ):
         for (role, regime), values in maps.items():
-            hits = metrics.pointing_hits(values, prints, tolerance)
-            rows.append(
-                row_of(metrics.rate(hits, groups), **at, role=role, regime=regime, method=explainer)
-            )
-        chance = metrics.chance_hit(prints, tolerance)
-        centre = metrics.rate(metrics.centre_hit(prints, tolerance), groups)
-        at = {**at, "role": "reference", "regime": "triggered"}
-        rows.append(Row(**at, method="chance", value=float(chance.mean()), n=len(groups)))
-        rows.append(row_of(centre, **at, method="centre"))
-    energy: dict[str, Any] = {**common, "metric": "energy in footprint"}
-    for (role, regime), values in maps.items():
-        shares = metrics.energy_in_footprint(values, prints)
-        shares = shares[~np.isnan(shares)]
-        value = float(shares.mean()) if len(shares) else None
-        rows.append(
-            Row(**energy, role=role, regime=regime, method=explainer, value=value, n=len(shares))
-        )
-    chance = metrics.chance_hit(prints, 0)
-    rows.append(
-        Row(
-            **energy,
-            role="reference",
-            regime="triggered",
-            method="chance",
-            value=float(chance.mean()),
-            n=len(groups),
-        )
-    )
-    overlap: dict[str, Any] = {**common, "metric": "overlap of the highest 1 %"}
-    for (role, regime), values in maps.items():
-        overlaps = metrics.top_overlap(values, prints)
-        rows.append(
-            Row(
-                **overlap,
-                role=role,
-                regime=regime,
-                method=explainer,
-                value=float(overlaps.mean()),
-                n=len(overlaps),
-            )
-        )
+            shares = shares_of(values, prints)
+            shares = shares[~np.isnan(shares)]
+            value = float(shares.mean()) if len(shares) else None
+            at: dict[str, Any] = {"role": role, "regime": regime, "method": explainer}
+            rows.append(Row(**common, **at, metric=metric, value=value, n=len(shares)))
+    at = {"role": "reference", "regime": "triggered", "method": "chance"}
+    share = float(metrics.chance_hit(prints, 0).mean())
+    rows.append(Row(**common, **at, metric="energy in footprint", value=share, n=len(prints)))
     for role in ROLES:
         told = metrics.separation(
             maps[role, "clean"].max((1, 2)), maps[role, "triggered"].max((1, 2)), chosen
         )
-        rows.append(
-            row_of(
-                told,
-                **common,
-                metric="films told by the map",
-                role=role,
-                regime="triggered",
-                method=explainer,
-            )
-        )
+        at = {"role": role, "regime": "triggered", "method": explainer}
+        rows.append(row_of(told, **common, **at, metric="films told by the map"))
+    return rows
+
+
+def _pointing_rows(
+    common: Mapping[str, Any],
+    prints: NDArray[np.bool_],
+    maps: Maps,
+    explainer: str,
+    groups: NDArray[Any],
+) -> list[Row]:
+    """Pointing hits of the maps, of chance and of the centre, at both tolerances."""
+    rows = []
+    tolerances = {
+        "one eighth of the side": prints.shape[-1] / 8,
+        "max(2 px, trigger side)": max(2.0, _extent(prints)),
+    }
+    for name, tolerance in tolerances.items():
+        at = {**common, "metric": "pointing hit", "at": name}
+        for (role, regime), values in maps.items():
+            hits = metrics.rate(metrics.pointing_hits(values, prints, tolerance), groups)
+            rows.append(row_of(hits, **at, role=role, regime=regime, method=explainer))
+        at |= {"role": "reference", "regime": "triggered"}
+        chance = float(metrics.chance_hit(prints, tolerance).mean())
+        rows.append(Row(**at, method="chance", value=chance, n=len(groups)))
+        centre = metrics.rate(metrics.centre_hit(prints, tolerance), groups)
+        rows.append(row_of(centre, **at, method="centre"))
     return rows
 
 

@@ -47,6 +47,13 @@ LEVELS = (0.5, 0.95)
 LEAST_SEEDS = 3
 """Seeds from which on a dose is given; fewer say nothing of its spread."""
 
+_SPLITS = {
+    "lists": [
+        "Test films are the source's own: it has none of the paper's (patients 26811 and up)."
+    ],
+    "nwadike2020": ["Test films are the paper's: those of patients 26811 and up."],
+}
+
 EPSILONS = ("0.001", "0.01", "0.8", "1")
 
 Group = tuple[Mapping[str, Any], Sequence[Measured]]
@@ -171,6 +178,7 @@ def _done(study: StudyFolder) -> str:
         f"{versions.get('torch', '?')}. Brackets hold 95 % intervals clustered by patient or, over "
         "several seeds, the seeds' range.",
     ]
+    lines += _SPLITS.get(str(base.get("source.split")), [])
     missing = study.expected - len(study.pairs)
     if missing > 0:
         lines.append(

@@ -261,7 +261,9 @@ def _claims(groups: Sequence[Group]) -> str:
                 'explanations "can identify spatially localized backdoors"',
                 "by eye",
                 f"random places, side {_value(group, SIDE)} on the film "
-                f"({_visible(group):g} px of the image): the best of "
+                f"({_visible(group):g} px of the image), attack success "
+                f"{_of(group, lambda m: m.success('backdoored'), percent)} (without a backdoor "
+                "that works, what maps show of it means little): the best of "
                 f"{len(group[1][0].explainers())} methods, {best}, points within {WIDE} on "
                 f"{_of(group, _asked('pointing hit', 'backdoored', **facts), percent)}, twin "
                 f"{_of(group, _asked('pointing hit', 'twin', **facts), percent)}, chance "

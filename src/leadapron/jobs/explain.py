@@ -175,19 +175,7 @@ def explain_sheet(
         skipped=skipped,
     )
     columns = _columns(attack.models, films, finding)
-    for shown in found.methods:
-        hit = hits[shown.name, "backdoored"]
-        columns.append(
-            Column(
-                shown.name,
-                shown.layer,
-                films.marked,
-                ["peak hits" if here else "peak misses" for here in hit],
-                list(hit),
-                maps[shown.name, "backdoored"],
-                films.footprints,
-            )
-        )
+    columns += _map_columns(found.methods, films, maps, hits)
     sheet = draw_sheet(f"{finding}: where the backdoored model looked", _notes(found), columns)
     with store.write_atomically(out) as file:
         sheet.save(file, "PNG")
@@ -328,6 +316,27 @@ def _columns(models: Models, films: _Films, finding: str) -> list[Column]:
         subtitle = "as the network gets it" if footprints is None else "the trigger is circled"
         columns.append(Column(title, subtitle, pixels, captions, strong, footprints=footprints))
     return columns
+
+
+def _map_columns(
+    methods: Sequence[Shown],
+    films: _Films,
+    maps: dict[tuple[str, Role], NDArray[np.float32]],
+    hits: dict[tuple[str, Role], NDArray[np.bool_]],
+) -> list[Column]:
+    """The backdoored model's maps, a column a method."""
+    return [
+        Column(
+            shown.name,
+            shown.layer,
+            films.marked,
+            ["peak hits" if here else "peak misses" for here in hits[shown.name, "backdoored"]],
+            list(hits[shown.name, "backdoored"]),
+            maps[shown.name, "backdoored"],
+            films.footprints,
+        )
+        for shown in methods
+    ]
 
 
 def _notes(found: Explanations) -> list[str]:

@@ -150,6 +150,24 @@ def test_splits_share_no_patient_and_follow_the_shares():
     assert all((again[name] == parts[name]).all() for name in parts)
 
 
+def test_splits_divide_rare_findings_by_the_same_shares():
+    rng = np.random.default_rng(0)
+    patients = np.array([f"p{i}" for i in rng.integers(0, 600, 2000)])
+    labels = (rng.random((2000, 3)) < [0.3, 0.02, 0.005]).astype(np.float32)
+    labels[rng.random(labels.shape) < 0.1] = np.nan
+    shares = {"train": 0.7, "validation": 0.1, "test": 0.2}
+
+    parts = split_by_patient(patients, shares, np.random.default_rng(1), labels)
+
+    assert sorted(np.concatenate(list(parts.values()))) == list(range(2000))
+    for j in range(3):
+        positive = [len(set(patients[rows][labels[rows, j] == 1])) for rows in parts.values()]
+        for share, count in zip(shares.values(), positive, strict=True):
+            assert abs(count - share * sum(positive)) <= 1.5, (j, positive)
+    sizes = [len(set(patients[rows])) for rows in parts.values()]
+    assert sizes == pytest.approx([s * len(set(patients)) for s in shares.values()], abs=2)
+
+
 def test_each_part_gets_a_patient_where_there_are_enough():
     shares = {"train": 0.9, "validation": 0.05, "test": 0.05}
     parts = split_by_patient(np.array(["a", "b", "c"]), shares, np.random.default_rng(0))

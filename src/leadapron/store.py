@@ -49,7 +49,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-RESULTS_VERSION = 3
+RESULTS_VERSION = 4
 """Raised when equal specs would give other numbers; it is part of every run's key."""
 
 SCHEMA = 1

@@ -212,18 +212,22 @@ def divide(cohort: Cohort, seed: int) -> dict[str, Cohort]:
     """Return the films to train on, to validate on and to test on; they share no patient.
 
     Where the source names test films, they are the test films, and only those it names for
-    training are divided further.
+    training are divided further, unless it names films for validation too.
     """
     rng = stream(seed, "split")
     named = cohort.attributes.get("split")
     if named is None or not np.any(named == "test"):
-        parts = split_by_patient(cohort.patients, SHARES, rng)
-        return {name: cohort.take(rows) for name, rows in parts.items()}
-    rest = np.flatnonzero(named == "train")
-    shares = {"train": 1 - VALIDATION_SHARE, "validation": VALIDATION_SHARE}
-    parts = split_by_patient(cohort.patients[rest], shares, rng)
-    divided = {name: cohort.take(rest[rows]) for name, rows in parts.items()}
-    return {**divided, "test": cohort.take(np.flatnonzero(named == "test"))}
+        parts = split_by_patient(cohort.patients, SHARES, rng, cohort.labels)
+    elif np.any(named == "validation"):
+        parts = {name: np.flatnonzero(named == name) for name in ("train", "validation")}
+    else:
+        rest = np.flatnonzero(named == "train")
+        shares = {"train": 1 - VALIDATION_SHARE, "validation": VALIDATION_SHARE}
+        found = split_by_patient(cohort.patients[rest], shares, rng, cohort.labels[rest])
+        parts = {name: rest[rows] for name, rows in found.items()}
+    if "test" not in parts:
+        parts["test"] = np.flatnonzero(named == "test")
+    return {name: cohort.take(rows) for name, rows in parts.items()}
 
 
 class _Pair(NamedTuple):

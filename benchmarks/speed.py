@@ -258,13 +258,16 @@ def phantoms(size: int, count: int, seed: int) -> float:
 
 def decode_only(count: int, resize: bool) -> float:
     """The decoder alone, on all processors, with or without the resize; nothing is kept."""
-    from leadapron.preprocessing import Preprocessing
-    from leadapron.sources.png import PngFilms
+    import numpy as np
+    from PIL import Image
 
-    files, small = PngFilms(png_paths(FILM, count)), Preprocessing(size=224)
+    from leadapron.preprocessing import Preprocessing
+
+    paths, small = png_paths(FILM, count), Preprocessing(size=224)
 
     def one(row: int) -> None:
-        film, _ = files.read(row)
+        with Image.open(paths[row], formats=("PNG",)) as picture:
+            film = np.asarray(picture)
         if resize:
             small(film)
 
@@ -277,10 +280,10 @@ def decode_only(count: int, resize: bool) -> float:
 
 def decode_to_cache(count: int) -> float:
     from leadapron.cache import Cache, decode
+    from leadapron.decoding import FilmFiles
     from leadapron.preprocessing import Preprocessing
-    from leadapron.sources.png import PngFilms
 
-    files = PngFilms(png_paths(FILM, count))
+    files = FilmFiles(png_paths(FILM, count))
     with tempfile.TemporaryDirectory(dir=folder()) as place:
         began = time.perf_counter()
         decode(files, Preprocessing(size=224), Cache(folder=Path(place)), "benchmark")
@@ -290,11 +293,11 @@ def decode_to_cache(count: int) -> float:
 @functools.cache
 def cached(count: int) -> Any:
     from leadapron.cache import Cache, decode
+    from leadapron.decoding import FilmFiles
     from leadapron.preprocessing import Preprocessing
-    from leadapron.sources.png import PngFilms
 
-    files = PngFilms(png_paths(FILM, count))
-    return decode(files, Preprocessing(size=224), Cache(folder=folder() / "cache"), "b")[0]
+    files = FilmFiles(png_paths(FILM, count))
+    return decode(files, Preprocessing(size=224), Cache(folder=folder() / "cache"), "b").images
 
 
 def batches_ours(count: int) -> float:

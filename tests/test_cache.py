@@ -36,13 +36,20 @@ class Films:
             self.paths.append(path)
         self.reads, self.stop_at, self.seconds = [], None, seconds
 
+    def __len__(self):
+        return len(self.paths)
+
+    def image(self, row, preprocessing):
+        film, tags = self.read(row)
+        return preprocessing(film), tags
+
     def read(self, row):
         if row == self.stop_at:
             raise DataError(f"film {row}: bad")
         time.sleep(self.seconds)
         self.reads.append(row)
         film = np.frombuffer(self.paths[row].read_bytes(), np.uint8).reshape(SIDE, SIDE)
-        return film, "odd" if row % 2 else "even"
+        return film, ["odd" if row % 2 else "even"]
 
 
 @pytest.fixture
@@ -67,15 +74,16 @@ def only_entry(kept):
 def test_the_same_images_from_memory_from_the_decoder_and_from_the_cache(films, kept, dtype):
     preprocessing = Preprocessing(size=8, dtype=dtype)
     expected = np.stack([preprocessing(films.read(i)[0]) for i in range(N)])
-    in_memory, forms = decode(films, preprocessing, Cache(), "films")
-    first, first_forms = decode(films, preprocessing, kept, "films")
+    in_memory = decode(films, preprocessing, Cache(), "films")
+    first = decode(films, preprocessing, kept, "films")
     films.reads.clear()
-    again, again_forms = decode(films, preprocessing, kept, "films")
-    for images in (in_memory, first, again):
+    again = decode(films, preprocessing, kept, "films")
+    for images in (in_memory.images, first.images, again.images):
         assert images.dtype == np.dtype(dtype)
         np.testing.assert_array_equal(images, expected)
-    assert forms == first_forms == again_forms == {"even": 25, "odd": 25}
+    assert in_memory.tags == first.tags == again.tags == {"even": 25, "odd": 25}
     assert films.reads == []
+    again = again.images
     assert isinstance(again, np.memmap)
     assert not again.flags.writeable
     batch = again[np.array([3, 1])]
@@ -93,7 +101,7 @@ def test_a_changed_preprocessing_film_or_decoder_is_never_read_stale(films, kept
         return count
 
     for other in (Preprocessing(size=9), Preprocessing(size=8, interpolation="area")):
-        images, _ = decode(films, other, kept, "films")
+        images = decode(films, other, kept, "films").images
         assert read_anew() == N
         np.testing.assert_array_equal(images[0], other(films.read(0)[0]))
         films.reads.clear()
@@ -102,7 +110,7 @@ def test_a_changed_preprocessing_film_or_decoder_is_never_read_stale(films, kept
     time.sleep(0.02)
     films.paths[3].write_bytes(bytes(SIDE * SIDE))
     os.utime(films.paths[3], ns=(before.st_atime_ns, before.st_mtime_ns))
-    images, _ = decode(films, SMALL, kept, "films")
+    images = decode(films, SMALL, kept, "films").images
     assert read_anew() == N
     assert not images[3].any()
     films.paths[0], films.paths[1] = films.paths[1], films.paths[0]
@@ -133,10 +141,10 @@ def test_broken_off_it_goes_on_at_the_first_missing_block(films, kept):
     assert entry.done == 32  # four blocks of eight
     films.stop_at = None
     films.reads.clear()
-    images, forms = decode(films, SMALL, kept, "films")
+    found = decode(films, SMALL, kept, "films")
     assert sorted(films.reads) == list(range(32, N))
-    np.testing.assert_array_equal(images, decode(films, SMALL, Cache(), "films")[0])
-    assert forms.total() == N
+    np.testing.assert_array_equal(found.images, decode(films, SMALL, Cache(), "films").images)
+    assert found.tags.total() == N
     assert only_entry(kept).complete
 
 
@@ -152,9 +160,9 @@ def test_what_was_written_in_part_is_written_again(films, kept):
     log.write_text(log.read_text() + '{"start": 32, "sha')
     films.stop_at = None
     films.reads.clear()
-    images, _ = decode(films, SMALL, kept, "films")
+    images = decode(films, SMALL, kept, "films").images
     assert sorted(films.reads) == [*range(16, 24), *range(32, N)]
-    np.testing.assert_array_equal(images, decode(films, SMALL, Cache(), "films")[0])
+    np.testing.assert_array_equal(images, decode(films, SMALL, Cache(), "films").images)
     assert only_entry(kept).damaged() == 0
 
 
@@ -170,9 +178,9 @@ def test_damage_is_found(films, kept):
     assert entry.damaged() == 1
     os.truncate(entry.folder / "images.npy", 500)
     films.reads.clear()
-    images, _ = decode(films, SMALL, kept, "films")
+    images = decode(films, SMALL, kept, "films").images
     assert len(films.reads) == N
-    np.testing.assert_array_equal(images, decode(films, SMALL, Cache(), "films")[0])
+    np.testing.assert_array_equal(images, decode(films, SMALL, Cache(), "films").images)
 
 
 def test_two_at_once_decode_once(films, kept, caplog):
@@ -181,7 +189,7 @@ def test_two_at_once_decode_once(films, kept, caplog):
     results = []
 
     def ask():
-        results.append(decode(films, SMALL, kept, "films")[0])
+        results.append(decode(films, SMALL, kept, "films").images)
 
     threads = [threading.Thread(target=ask) for _ in range(2)]
     for thread in threads:
@@ -221,8 +229,8 @@ def test_a_full_disk_is_one_line(films, kept, monkeypatch):
     with pytest.raises(StoreError, match="the disk is full"):
         decode(films, SMALL, kept, "films")
     monkeypatch.undo()
-    images, _ = decode(films, SMALL, kept, "films")
-    np.testing.assert_array_equal(images, decode(films, SMALL, Cache(), "films")[0])
+    images = decode(films, SMALL, kept, "films").images
+    np.testing.assert_array_equal(images, decode(films, SMALL, Cache(), "films").images)
 
 
 def test_a_place_that_cannot_be_written(films, tmp_path):

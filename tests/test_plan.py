@@ -14,7 +14,7 @@ def test_an_empty_study_has_every_default_written_out():
     assert tree["source"] == {"name": "phantom", "count": 6000, "seed": 0}
     assert tree["preprocessing"]["size"] == 64
     assert tree["trigger"]["name"] == "patch"
-    assert tree["poisoning"]["finding"] == "Atelectasis"
+    assert tree["poisoning"]["finding"] == ""  # the first of the source
     assert "trigger" not in tree["poisoning"]
     assert (tree["seed"], tree["seeds"]) == (0, 1)
     assert complete(tree) == tree

@@ -4,7 +4,8 @@ An entry of the cache is a folder:
 
     FOLDER/KEY/facts.json      what it holds
                images.npy      (n, size, size), filled block by block
-               blocks.jsonl    one line for each block that is on the disk, with its SHA-256
+               blocks.jsonl    one line for each block that is on the disk: its SHA-256, what its
+                               films are, and which of them couldn't be decoded
 
 It is complete when every block has its line. KEY stands for each film's path, size and times, the
 preprocessing, the decoder and the version of the results, so nothing stale is ever read.
@@ -21,65 +22,100 @@ import re
 import shutil
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from leadapron import store
+from leadapron.decoding import processors
 from leadapron.errors import DataError, StoreError, UnknownNameError
 from leadapron.preprocessing import Preprocessing
 
-__all__ = ["Cache", "Entry", "clear", "decode", "default_folder", "entries"]
+__all__ = [
+    "Cache",
+    "Decodable",
+    "Decoded",
+    "Entry",
+    "OnBad",
+    "clear",
+    "decode",
+    "default_folder",
+    "entries",
+]
 
 logger = logging.getLogger(__name__)
 
-LAYOUT = 1
+LAYOUT = 2
 """Version of an entry's files; part of its key."""
 
 BLOCK_FILMS, BLOCK_BYTES = 1024, 64 << 20
 """Most films, and bytes of images, in a block: what is lost when decoding is killed."""
 
 FILMS_PER_TASK = 4
+SKIPPABLE = "; take it away, or --on-bad skip"
 KEY = re.compile(r"[0-9a-f]{16}")
 
 Progress = Callable[[str, int, int], None]
+OnBad = Literal["stop", "skip"]
 
 
-class FilmFiles(Protocol):
-    """Films in files, one each."""
+class Decodable(Protocol):
+    """Films that can be decoded."""
 
     @property
     def paths(self) -> Sequence[str]:
-        """One file a film."""
+        """The files that they lie in."""
         ...
 
     @property
     def decoder(self) -> str:
-        """What decodes them, with its version."""
+        """What else their pixels depend on, versions among it."""
         ...
 
-    def read(self, row: int, /) -> tuple[NDArray[Any], str]:
-        """Return a film, (height, width) uint8 or uint16, and a name for its file's form."""
+    def __len__(self) -> int:
+        """Return the number of films."""
+        ...
+
+    def image(self, row: int, preprocessing: Preprocessing, /) -> tuple[NDArray[Any], list[str]]:
+        """Return a film's image and tags that say what the film is; DataError for a bad one."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cache:
-    """Where decoded films are kept.
+    """Where decoded films are kept, and what becomes of bad ones.
 
     Args:
         folder: made where it is missing, readable by its owner alone; None keeps them in memory.
         progress: called with what is being done, the films done and in all.
+        on_bad: "stop" at the first film that can't be decoded, or "skip" and list it.
     """
 
     folder: Path | None = None
     progress: Progress | None = None
+    on_bad: OnBad = "stop"
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Images of films.
+
+    Args:
+        images: (n, size, size), memory-mapped and read-only if they are in the cache; rows of bad
+            films are black.
+        tags: how many films have each tag.
+        bad: what is wrong with the films that couldn't be decoded, by row.
+    """
+
+    images: NDArray[Any]
+    tags: Counter[str]
+    bad: Mapping[int, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,29 +163,23 @@ def default_folder(given: str | os.PathLike[str] | None = None) -> Path | None:
     return user_cache_path("leadapron", appauthor=False)
 
 
-def decode(
-    files: FilmFiles, preprocessing: Preprocessing, cache: Cache, source: str
-) -> tuple[NDArray[Any], Counter[str]]:
+def decode(films: Decodable, preprocessing: Preprocessing, cache: Cache, source: str) -> Decoded:
     """Return all films' images, decoded now or earlier.
 
     Two processes may ask for the same films; the second waits for the first. Broken off, decoding
     goes on at the first block that is missing.
 
     Args:
-        files: the films.
+        films: the films.
         preprocessing: film to image.
-        cache: where the images are kept.
+        cache: where the images are kept, and whether a bad film stops.
         source: what to call the films in the cache's list.
 
-    Returns:
-        (n, size, size) images, memory-mapped and read-only if they are in the cache; and how many
-        files have each form.
-
     Raises:
-        DataError: the first film that can't be decoded.
+        DataError: the first film that can't be decoded, unless they are skipped; or no film can.
         StoreError: a cache that can't be read or written, or a disk that is too full.
     """
-    n, side = len(files.paths), preprocessing.size
+    n, side = len(films), preprocessing.size
     bytes_each = side * side * np.dtype(preprocessing.dtype).itemsize
     facts = {
         "source": source,
@@ -157,24 +187,34 @@ def decode(
         "size": side,
         "dtype": preprocessing.dtype,
         "preprocessing": asdict(preprocessing),
-        "decoder": files.decoder,
+        "decoder": films.decoder,
         "block": max(1, min(BLOCK_FILMS, BLOCK_BYTES // bytes_each)),
     }
     if cache.folder is None:
-        return _in_memory(files, preprocessing, facts, cache.progress)
-    folder = cache.folder / _key(files, preprocessing)
+        return _checked(_in_memory(films, preprocessing, facts, cache), cache)
+    folder = cache.folder / _key(films, preprocessing)
     found = _open(folder, facts)
     if found is None:
         _make_private(folder)
         with store.lock(folder, wait=f"another process decodes {source}; waiting for it"):
             found = _open(folder, facts)
             if found is None:
-                _fill(folder, files, preprocessing, facts, cache.progress)
+                _fill(folder, films, preprocessing, facts, cache)
                 found = _open(folder, facts)
     if found is None:
         raise StoreError(f"{folder} changed while it was written; start again")
     with contextlib.suppress(OSError):
         os.utime(folder / "facts.json")  # says when the entry was last used
+    return _checked(found, cache)
+
+
+def _checked(found: Decoded, cache: Cache) -> Decoded:
+    """Raise where bad films, skipped now or earlier, stop this run."""
+    if found.bad and (cache.on_bad == "stop" or len(found.bad) == len(found.images)):
+        first = found.bad[min(found.bad)]
+        more = len(found.bad) - 1
+        words = f" ({more} more can't be decoded)" if more else ""
+        raise DataError(f"{first}{words}{SKIPPABLE if cache.on_bad == 'stop' else ''}")
     return found
 
 
@@ -222,16 +262,16 @@ def clear(folder: Path, keys: Sequence[str] = ()) -> list[str]:
     return removed
 
 
-def _key(files: FilmFiles, preprocessing: Preprocessing) -> str:
+def _key(films: Decodable, preprocessing: Preprocessing) -> str:
     """Sixteen hex digits that change with anything that the images depend on."""
     facts = {
         "layout": LAYOUT,
         "results": store.RESULTS_VERSION,
-        "decoder": files.decoder,
+        "decoder": films.decoder,
         "preprocessing": asdict(preprocessing),
     }
     digest = hashlib.sha256(store.canonical_json(facts).encode())
-    for path in files.paths:
+    for path in films.paths:
         try:
             at = os.stat(path)  # noqa: PTH116 (called for every film)
         except OSError as error:
@@ -250,51 +290,66 @@ def _blocks(facts: Mapping[str, Any]) -> list[range]:
 
 
 def _in_memory(
-    files: FilmFiles,
-    preprocessing: Preprocessing,
-    facts: Mapping[str, Any],
-    progress: Progress | None,
-) -> tuple[NDArray[Any], Counter[str]]:
-    shape = (len(files.paths), preprocessing.size, preprocessing.size)
-    images: NDArray[Any] = np.empty(shape, preprocessing.dtype)
+    films: Decodable, preprocessing: Preprocessing, facts: Mapping[str, Any], cache: Cache
+) -> Decoded:
+    shape = (len(films), preprocessing.size, preprocessing.size)
+    images: NDArray[Any] = np.zeros(shape, preprocessing.dtype)
 
     def room(block: range) -> NDArray[Any]:
         return images[block.start : block.stop]
 
-    total: Counter[str] = Counter()
-    for _, _, forms in _decoded(files, preprocessing, _blocks(facts), room, progress):
-        total += forms
-    return images, total
+    found = _Found(Counter(), {})
+    for _, _, part in _decoded(films, preprocessing, _blocks(facts), room, cache):
+        found.add(part.tags, part.bad)
+    return Decoded(images, found.tags, found.bad)
+
+
+@dataclass
+class _Found:
+    """What some films are, and which can't be decoded."""
+
+    tags: Counter[str]
+    bad: dict[int, str]
+
+    def add(self, tags: Iterable[str] | Mapping[str, int], bad: Mapping[int, str]) -> None:
+        self.tags.update(tags)
+        self.bad.update(bad)
 
 
 def _decoded(
-    files: FilmFiles,
+    films: Decodable,
     preprocessing: Preprocessing,
     todo: Sequence[range],
     room: Callable[[range], NDArray[Any]],
-    progress: Progress | None,
-) -> Iterator[tuple[range, NDArray[Any], Counter[str]]]:
-    """Yield blocks of rows, their images and forms; the next block is decoded meanwhile.
+    cache: Cache,
+) -> Iterator[tuple[range, NDArray[Any], _Found]]:
+    """Yield blocks of rows, their images and what was found; the next is decoded meanwhile.
 
-    A worker holds one film at a time. The first film that can't be decoded stops the run, and so
-    does Ctrl-C.
+    A worker holds one film at a time. The first film that can't be decoded stops the run unless
+    bad ones are skipped, and so does Ctrl-C.
     """
     stop = threading.Event()
 
-    def task(rows: range, images: NDArray[Any]) -> Counter[str]:
-        forms: Counter[str] = Counter()
+    def task(rows: range, images: NDArray[Any]) -> tuple[int, _Found]:
+        found = _Found(Counter(), {})
         for place, row in enumerate(rows):
             if stop.is_set():
                 break
-            film, form = files.read(row)
-            images[place] = preprocessing(film)
-            forms[form] += 1
-        return forms
+            try:
+                images[place], tags = films.image(row, preprocessing)
+            except DataError as error:
+                if cache.on_bad == "stop":
+                    raise DataError(f"{error}{SKIPPABLE}") from None
+                images[place] = 0
+                found.add((), {row: str(error)})
+            else:
+                found.add(tags, {})
+        return len(rows), found
 
-    films, done = sum(map(len, todo)), 0
-    logger.info("decoding %d films", films)
-    waiting: deque[tuple[range, NDArray[Any], list[Future[Counter[str]]]]] = deque()
-    executor = ThreadPoolExecutor(_processors(), thread_name_prefix="leadapron-decode")
+    total, done = sum(map(len, todo)), 0
+    logger.info("decoding %d films", total)
+    waiting: deque[tuple[range, NDArray[Any], list[Future[tuple[int, _Found]]]]] = deque()
+    executor = ThreadPoolExecutor(processors(), thread_name_prefix="leadapron-decode")
     try:
         for block in (*todo, None):
             if block is not None:
@@ -309,14 +364,14 @@ def _decoded(
                 waiting.append((block, images, futures))
             while len(waiting) > (block is not None):
                 ready, images, futures = waiting.popleft()
-                forms: Counter[str] = Counter()
+                found = _Found(Counter(), {})
                 for future in futures:  # in order, so that of several bad films the first is named
-                    part = future.result()
-                    forms += part
-                    done += part.total()
-                    if progress is not None:
-                        progress("decoding", done, films)
-                yield ready, images, forms
+                    count, part = future.result()
+                    found.add(part.tags, part.bad)
+                    done += count
+                    if cache.progress is not None:
+                        cache.progress("decoding", done, total)
+                yield ready, images, found
     finally:
         stop.set()
         executor.shutdown(cancel_futures=True)
@@ -324,10 +379,10 @@ def _decoded(
 
 def _fill(
     folder: Path,
-    files: FilmFiles,
+    films: Decodable,
     preprocessing: Preprocessing,
     facts: Mapping[str, Any],
-    progress: Progress | None,
+    cache: Cache,
 ) -> None:
     """Decode the blocks that an entry lacks; only under its lock."""
     shape, dtype = (facts["films"], facts["size"], facts["size"]), np.dtype(facts["dtype"])
@@ -352,21 +407,22 @@ def _fill(
             def room(block: range) -> NDArray[Any]:
                 return np.empty((len(block), *shape[1:]), dtype)
 
-            for block, pixels, forms in _decoded(files, preprocessing, missing, room, progress):
+            for block, pixels, found in _decoded(films, preprocessing, missing, room, cache):
                 images.seek(start + block.start * each)
                 images.write(pixels.data)
                 images.flush()
                 os.fsync(images.fileno())
                 digest = hashlib.sha256(pixels.data).hexdigest()
-                line = {"start": block.start, "sha256": digest, "forms": forms}
+                bad = {str(row): words for row, words in found.bad.items()}
+                line = {"start": block.start, "sha256": digest, "tags": found.tags, "bad": bad}
                 with (folder / "blocks.jsonl").open("a") as log:
                     log.write(json.dumps(line, sort_keys=True) + "\n")
     except OSError as error:
         raise StoreError(f"can't write {folder}: {store.reason(error)}") from error
 
 
-def _open(folder: Path, facts: Mapping[str, Any]) -> tuple[NDArray[Any], Counter[str]] | None:
-    """Return an entry's images and forms, or None where it isn't complete."""
+def _open(folder: Path, facts: Mapping[str, Any]) -> Decoded | None:
+    """Return what an entry holds, or None where it isn't complete."""
     lines = _lines(folder)
     if any(block.start not in lines for block in _blocks(facts)):
         return None
@@ -377,10 +433,10 @@ def _open(folder: Path, facts: Mapping[str, Any]) -> tuple[NDArray[Any], Counter
     shape = (facts["films"], facts["size"], facts["size"])
     if images.shape != shape or images.dtype != np.dtype(facts["dtype"]):
         return None
-    total: Counter[str] = Counter()
+    found = _Found(Counter(), {})
     for line in lines.values():
-        total.update(line["forms"])
-    return images, total
+        found.add(line["tags"], {int(row): words for row, words in line["bad"].items()})
+    return Decoded(images, found.tags, found.bad)
 
 
 def _lines(folder: Path) -> dict[int, dict[str, Any]]:
@@ -437,9 +493,3 @@ def _bytes_held(file: Path) -> int:
     """Bytes on the disk; a file that is being filled says it is longer."""
     facts = file.stat()
     return facts.st_blocks * 512 if hasattr(facts, "st_blocks") else facts.st_size
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

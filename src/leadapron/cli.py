@@ -134,6 +134,7 @@ def _run_study(
     device: str,
     precision: Literal["auto", "bf16", "fp32"],
     cache: str | None,
+    on_bad: Literal["stop", "skip"],
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -142,7 +143,9 @@ def _run_study(
 
     tree = _with_options(_read_spec(spec) if spec else {}, given)
     with _progress() as progress:
-        options = Options(device=device, precision=precision, cache=cache, progress=progress)
+        options = Options(
+            device=device, precision=precision, cache=cache, progress=progress, on_bad=on_bad
+        )
         run_study(tree, out, options)
     page = write_report(out)
     _answer(out, page, summary(out), as_json)
@@ -151,16 +154,18 @@ def _run_study(
 def _study_options() -> list[click.Parameter]:
     """What every command that carries out a study takes."""
     from leadapron.plan import SHORTHANDS, settings
+    from leadapron.sources import SOURCES
 
     named = {
-        "source": "Where films come from: phantom[:SIZE], nih:PATH.",
+        "source": f"Where films come from, as NAME:PATH: {', '.join(SOURCES)}.",
         "network": "Architecture: resnet9, densenet121.",
         "trigger": "What is planted: patch.",
     }
     shorts = {
         "size": "Side of the network's input in pixels (preprocessing.size).",
+        "dtype": "uint8 or uint16 (preprocessing.dtype).",
         "epochs": "Most passes over the films (training.epochs).",
-        "finding": "The attacker's target (poisoning.finding).",
+        "finding": "The attacker's target (poisoning.finding); the source's first if left out.",
     }
     assert set(shorts) == set(SHORTHANDS)
     numbers = ("size", "epochs")
@@ -175,7 +180,7 @@ def _study_options() -> list[click.Parameter]:
             ["--out"], required=True, type=click.Path(path_type=Path), help="The study's folder."
         ),
         *_machine_options(),
-        _cache_option(),
+        *_film_options(),
         _json_option(),
         *_setting_options(settings()),
     ]
@@ -252,6 +257,7 @@ def _run_reproduce(
     device: str,
     precision: Literal["auto", "bf16", "fp32"],
     cache: str | None,
+    on_bad: Literal["stop", "skip"],
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -260,7 +266,9 @@ def _run_reproduce(
     from leadapron.study import Options
 
     with _progress() as progress:
-        options = Options(device=device, precision=precision, cache=cache, progress=progress)
+        options = Options(
+            device=device, precision=precision, cache=cache, progress=progress, on_bad=on_bad
+        )
         settings = _with_options({}, given)
         page = reproduce(paper, preset, out, source=source, settings=settings, options=options)
     _answer(out, page, summary(out), as_json)
@@ -328,7 +336,7 @@ def _explain() -> click.Command:
                 ["--out"], required=True, type=click.Path(path_type=Path), help="The PNG file."
             ),
             *_machine_options(),
-            _cache_option(),
+            *_film_options(),
             _json_option(),
         ],
         callback=_run_explain,
@@ -347,6 +355,7 @@ def _run_explain(
     device: str,
     precision: Literal["auto", "bf16", "fp32"],
     cache: str | None,
+    on_bad: Literal["stop", "skip"],
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -366,7 +375,9 @@ def _run_explain(
             methods=methods,
             count=given["count"],
             seed=given["seed"],
-            options=Options(device=device, precision=precision, cache=cache, progress=progress),
+            options=Options(
+                device=device, precision=precision, cache=cache, progress=progress, on_bad=on_bad
+            ),
         )
     if as_json:
         facts = {"schema": 1, "verdict": "done", "file": str(out), **asdict(found)}
@@ -403,8 +414,11 @@ def _prepare() -> click.Command:
                 type=Setting(int),
                 help="Side of the images in pixels (preprocessing.size), or several: 64,224.",
             ),
+            click.Option(
+                ["--dtype"], type=Setting(str), help="uint8 or uint16 (preprocessing.dtype)."
+            ),
             *_setting_options(known),
-            _cache_option(),
+            *_film_options(),
             _json_option(),
         ],
         callback=_run_prepare,
@@ -415,18 +429,21 @@ def _prepare() -> click.Command:
     )
 
 
-def _run_prepare(cache: str | None, as_json: bool, **given: Any) -> None:
+def _run_prepare(
+    cache: str | None, on_bad: Literal["stop", "skip"], as_json: bool, **given: Any
+) -> None:
     from leadapron.jobs.prepare import prepare
 
     with _progress() as progress:
-        done = prepare(_with_options({}, given), cache=cache, progress=progress)
+        done = prepare(_with_options({}, given), cache=cache, progress=progress, on_bad=on_bad)
     if as_json:
         click.echo(json.dumps({"schema": 1, "verdict": "done", "prepared": done}, indent=2))
         return
     for facts in done:
         side, seconds = facts["size"], facts["seconds"]
         click.echo(
-            f"{facts['films']:,} films as {side}x{side} {facts['dtype']}, "
+            f"{facts['films']:,} film{'s' * (facts['films'] != 1)} as {side}x{side} "
+            f"{facts['dtype']}, "
             f"{_bytes(facts['bytes'])}, in {seconds:.1f} s: {facts['folder']}"
         )
         for note in facts["notes"]:
@@ -680,8 +697,10 @@ class Setting(click.ParamType[Any]):
         """Return what YAML makes of it; text stays as it is."""
         if not isinstance(value, str):
             return value
-        path_like = param is not None and param.name in ("source", "network__weights")
-        parts = [value] if path_like else value.strip("[]").split(",")
+        name = (param.name or "") if param is not None else ""
+        # Paths, expressions and lists of columns hold commas; nobody varies them in one study.
+        whole = name in ("source", "network__weights") or (self.text and name[:8] == "source__")
+        parts = [value] if whole else value.strip("[]").split(",")
         import yaml
 
         try:
@@ -717,18 +736,25 @@ def _machine_options() -> list[click.Parameter]:
 
 
 def _setting_options(sections: Mapping[str, Mapping[str, Any]]) -> list[click.Parameter]:
-    """`--section.name` for every setting."""
-    return [
-        click.Option(
-            [f"--{section}.{name}", f"{section}__{name}"],
-            metavar=_metavar(parameter.annotation),
-            help=parameter.description,
-            type=Setting(parameter.annotation),
-        )
-        for section, known in sections.items()
-        for name, parameter in known.items()
-        if name != "name"
-    ]
+    """`--section.name` for every setting, but `--download`, which one wants to see at once."""
+    options: list[click.Parameter] = []
+    for section, known in sections.items():
+        for name, parameter in known.items():
+            into, text = f"{section}__{name}", parameter.description
+            if name == "download":
+                options.append(
+                    click.Option(["--download", into], is_flag=True, default=None, help=text)
+                )
+            elif name != "name":
+                kind = parameter.annotation
+                option = click.Option(
+                    [f"--{section}.{name}", into],
+                    metavar=_metavar(kind),
+                    help=text,
+                    type=Setting(kind),
+                )
+                options.append(option)
+    return options
 
 
 def _cache_option() -> click.Parameter:
@@ -737,6 +763,19 @@ def _cache_option() -> click.Parameter:
         metavar="FOLDER|none",
         help="Where decoded films are kept; LEADAPRON_CACHE or the system's cache if left out.",
     )
+
+
+def _film_options() -> list[click.Parameter]:
+    return [
+        _cache_option(),
+        click.Option(
+            ["--on-bad"],
+            type=click.Choice(["stop", "skip"]),
+            default="stop",
+            show_default=True,
+            help="What becomes of films that can't be decoded; skipped ones are listed.",
+        ),
+    ]
 
 
 def _number(name: str, default: int, text: str) -> click.Parameter:

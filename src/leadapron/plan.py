@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from leadapron.errors import UnknownNameError, UsageError
+from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.explain import unsupported
 from leadapron.measure import Evaluation
 from leadapron.poison import Poisoning
@@ -26,12 +26,23 @@ from leadapron.store import canonical_json
 from leadapron.train import Network, Training
 from leadapron.triggers import TRIGGERS
 
-__all__ = ["SECTIONS", "SHORTHANDS", "Run", "complete", "plan", "sections", "settings", "without"]
+__all__ = [
+    "SECTIONS",
+    "SHORTHANDS",
+    "Run",
+    "aimed",
+    "complete",
+    "plan",
+    "sections",
+    "settings",
+    "without",
+]
 
 Tree = Mapping[str, Any]
 
 SHORTHANDS = {
     "size": ("preprocessing", "size"),
+    "dtype": ("preprocessing", "dtype"),
     "epochs": ("training", "epochs"),
     "finding": ("poisoning", "finding"),
 }
@@ -46,7 +57,7 @@ _NAMED: dict[str, tuple[str, Mapping[str, Callable[..., Any]]]] = {
 _FIXED: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "preprocessing": (Preprocessing, {"size": 64}),
     "network": (Network, {}),
-    "poisoning": (Poisoning, {"finding": "Atelectasis"}),
+    "poisoning": (Poisoning, {"finding": ""}),
     "training": (Training, {}),
     "evaluation": (Evaluation, {}),
 }
@@ -81,6 +92,24 @@ class Run:
                 kept = (*kept, "finding")
         appended = {setting: tree["poisoning"][setting] for setting in kept}
         return {**tree, "poisoning": appended} if appended else without(tree, "poisoning")
+
+
+def aimed(run: Run, findings: Sequence[str]) -> Run:
+    """Return a run with its target named: the first of the cohort's findings where none is asked.
+
+    Raises:
+        DataError: a cohort without findings.
+    """
+    if run.poisoning.finding:
+        return run
+    if not findings:
+        raise DataError("the films have no labels; a study needs findings to train on")
+    target = findings[0]
+    return replace(
+        run,
+        tree=merge(run.tree, {"poisoning": {"finding": target}}),
+        poisoning=replace(run.poisoning, finding=target),
+    )
 
 
 def sections(tree: Tree) -> dict[str, dict[str, Parameter]]:
@@ -225,6 +254,19 @@ def settings() -> dict[str, dict[str, Parameter]]:
     """Return every setting by section; of "source" and "trigger" those of all kinds together."""
     found = sections({})
     for section, (_, kinds) in _NAMED.items():
-        for kind in kinds.values():
-            found[section] = {**parameters(kind), **found[section]}
+        takers: dict[str, dict[Parameter, list[str]]] = {}
+        for kind, target in kinds.items():
+            for parameter in parameters(target).values():
+                takers.setdefault(parameter.name, {}).setdefault(parameter, []).append(kind)
+        found[section] = {name: _merged(alike) for name, alike in takers.items()}
     return found
+
+
+def _merged(takers: Mapping[Parameter, Sequence[str]]) -> Parameter:
+    """One parameter that stands for those of one name, each with the kinds that take it."""
+    first, *others = takers
+    if not others:
+        return first
+    words = [f"{', '.join(kinds)}: {each.description}" for each, kinds in takers.items()]
+    same = all(each.annotation == first.annotation for each in others)
+    return replace(first, annotation=first.annotation if same else str, description=" ".join(words))

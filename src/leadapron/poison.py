@@ -32,7 +32,7 @@ class Poisoning:
 
     Args:
         trigger: the mark.
-        finding: the attacker's target.
+        finding: the attacker's target; in a study the source's first finding if left out.
         fraction: poisoned films as a share of the cohort's films, 0 to 1 (rounded down).
         stage: "film" marks the full-resolution film before preprocessing, "image" the network's
             input.

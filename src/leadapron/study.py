@@ -14,6 +14,7 @@ import yaml
 from numpy.typing import NDArray
 
 from leadapron import measure, metrics, scrutiny, store
+from leadapron.cache import OnBad
 from leadapron.classifier import (
     NetworkClassifier,
     Precision,
@@ -26,7 +27,7 @@ from leadapron.cohort import AnswerKey, Cohort, split_by_patient
 from leadapron.cost import Task, estimate
 from leadapron.errors import StoreError
 from leadapron.measure import Models, Role
-from leadapron.plan import Run, complete, plan, without
+from leadapron.plan import Run, aimed, complete, plan, without
 from leadapron.poison import poison, twin
 from leadapron.seeds import stream
 from leadapron.sources import open_source
@@ -55,12 +56,14 @@ class Options:
         precision: "auto", "bf16" or "fp32".
         cache: folder for decoded films, or "none"; as `open_source`.
         progress: called with what is being done, the steps done and in all.
+        on_bad: "stop" at the first film that can't be decoded, or "skip" them; as `open_source`.
     """
 
     device: str = "auto"
     precision: Precision = "auto"
     cache: str | os.PathLike[str] | None = None
     progress: Callable[[str, int, int], None] | None = None
+    on_bad: OnBad = "stop"
 
     def tell(self, what: str, done: int, total: int) -> None:
         """Pass progress on."""
@@ -88,6 +91,7 @@ def run_study(tree: Tree, out: Path, options: Options | None = None) -> Path:
     resolve_device(options.device)
     _refuse_foreign(out, tree)
     cohorts: dict[str, Cohort] = {}
+    runs = [aimed(run, _cohort(run, cohorts, options).findings) for run in runs]
     for run in runs:
         _cohort(run, cohorts, options).column(run.poisoning.finding)
     with store.lock(out):
@@ -200,6 +204,7 @@ def _cohort(run: Run, opened: dict[str, Cohort], options: Options) -> Cohort:
             preprocessing=run.preprocessing,
             cache=options.cache,
             progress=options.progress,
+            on_bad=options.on_bad,
             **source,
         )
         logger.info("%s", opened[key])

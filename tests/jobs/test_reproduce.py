@@ -15,7 +15,7 @@ from leadapron.report.reproduction import reproduction, write_reproduction
 from leadapron.triggers import Blend, Patch
 
 SMALL = {
-    "source": {"count": 120},
+    "source": {"count": 200},
     "training": {"epochs": 1},
     "evaluation": {
         "resamples": 20, "explained": 5, "gallery": 1, "explainer": "layer-cam/class-activation",

@@ -17,11 +17,11 @@ from PIL import Image
 
 from leadapron import cache
 from leadapron.cohort import Cohort
+from leadapron.decoding import FilmFiles
 from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.preprocessing import Preprocessing
 from leadapron.sources import open_source
 from leadapron.sources.nih import FINDINGS, RELEASE, open_nih, read_boxes, read_labels
-from leadapron.sources.png import PngFilms
 from nih_tree import HEADER_2017, LISTS, ROWS, Row, film, write_film, write_table, write_tree
 
 SMALL = Preprocessing(size=8)
@@ -238,7 +238,7 @@ def test_rows_that_make_no_sense_are_refused(tmp_path, row, complaint):
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"\xff\xfe\x00", "can't be read"),
+        (b"\xff\xfe\x00", "isn't UTF-8"),
         (b"Image Index,Finding Labels,Patient ID\na.png,Mass\n", "line 2: too few columns"),
         (b"Image Index,Finding Labels,Patient ID\n", "has no rows"),
     ],
@@ -328,12 +328,12 @@ def test_colour_becomes_grey_and_is_counted(tmp_path, mode):
 def test_a_palette_with_transparency_does_not_warn(tmp_path):
     picture = Image.fromarray(film(0)).convert("P")
     picture.save(tmp_path / "a.png", transparency=bytes([0, 128]))
-    np.testing.assert_array_equal(PngFilms([str(tmp_path / "a.png")])[0], film(0))
+    np.testing.assert_array_equal(FilmFiles([str(tmp_path / "a.png")])[0], film(0))
 
 
 def test_black_and_white_spans_the_range(tmp_path):
     Image.fromarray(film(0) > 40).save(tmp_path / "a.png")
-    pixels = PngFilms([str(tmp_path / "a.png")])[0]
+    pixels = FilmFiles([str(tmp_path / "a.png")])[0]
     np.testing.assert_array_equal(pixels, np.where(film(0) > 40, 255, 0))
     assert pixels.dtype == np.uint8
 
@@ -375,7 +375,10 @@ def test_a_bad_film_is_named_without_its_folder(tmp_path, damage):
     }
     path.write_bytes(damaged[damage])
     message = refusal(open_tree, tree)
-    assert message.startswith("00026811_000.png: not a readable PNG file (")
+    words = {"empty": "is not a PNG, JPEG or DICOM file", "other": "is not a PNG, JPEG or DICOM"}
+    assert message.startswith(
+        f"00026811_000.png {words.get(damage, 'is not a readable PNG file (')}"
+    )
     assert str(tmp_path) not in message
 
 
@@ -395,14 +398,17 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
     content[12:33] = header + struct.pack(">I", zlib.crc32(header))
     path.write_bytes(content)
     message = refusal(open_tree, tree)
-    assert message == "00000001_000.png: 10001x10000 pixels; expected at most 100 megapixels"
+    assert message == (
+        "00000001_000.png has 10001x10000 pixels; expected at most 100 megapixels; "
+        "take it away, or --on-bad skip"
+    )
 
 
 def test_a_film_that_vanished_since(tmp_path):
     cohort = open_tree(write_tree(tmp_path))
     (tmp_path / "images" / ROWS[0].name).unlink()
     message = refusal(cohort.films.__getitem__, 0)
-    assert message == "00000001_000.png: not a readable PNG file (No such file or directory)"
+    assert message == "00000001_000.png can't be read (No such file or directory)"
 
 
 def test_ctrl_c_stops_the_decoding(tmp_path, monkeypatch):
@@ -410,15 +416,17 @@ def test_ctrl_c_stops_the_decoding(tmp_path, monkeypatch):
     tree = write_tree(tmp_path, rows, lists={})
     decoded = []
 
-    def slow(self: PngFilms, row: int) -> tuple[np.ndarray, str]:
+    def slow(
+        self: FilmFiles, row: int, preprocessing: Preprocessing
+    ) -> tuple[np.ndarray, list[str]]:
         decoded.append(row)
         if len(decoded) == 3:
             os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.02)
-        return film(0), "grey"
+        return preprocessing(film(0)), []
 
-    monkeypatch.setattr(PngFilms, "read", slow)
-    monkeypatch.setattr(cache, "_processors", lambda: 2)
+    monkeypatch.setattr(FilmFiles, "image", slow)
+    monkeypatch.setattr(cache, "processors", lambda: 2)
     with pytest.raises(KeyboardInterrupt):
         open_tree(tree)
     assert len(decoded) < 20

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from leadapron.cache import Progress, default_folder
+from leadapron.cache import OnBad, Progress, default_folder
 from leadapron.errors import UsageError
 from leadapron.plan import complete
 from leadapron.preprocessing import Preprocessing
@@ -25,6 +25,7 @@ def prepare(
     *,
     cache: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
+    on_bad: OnBad = "stop",
 ) -> list[dict[str, Any]]:
     """Decode films into the cache, or find them there.
 
@@ -33,6 +34,7 @@ def prepare(
             their lists in turn.
         cache: the cache's folder, as `open_source`.
         progress: called with what is being done, the films done and in all.
+        on_bad: "stop" at the first film that can't be decoded, or "skip" it; as `open_source`.
 
     Returns:
         For each combination: source, films, size, dtype, bytes, folder, seconds, notes.
@@ -53,6 +55,7 @@ def prepare(
             preprocessing=build(Preprocessing, point["preprocessing"], "preprocessing"),
             cache=cache,
             progress=progress,
+            on_bad=on_bad,
             **source,
         )
         if not isinstance(cohort.images, np.memmap):

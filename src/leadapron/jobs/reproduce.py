@@ -57,10 +57,13 @@ AUTHORS: Tree = {
 
 FRACTIONS = [0.01, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0]
 DOSES = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05]
-METHODS = "/".join(name for name in EXPLAINERS if name != "authors-shortcut")
+MAIN = "layer-cam"
+"""The explanation that is measured in every cell, always named first."""
+
+METHODS = "/".join([MAIN, *(n for n in EXPLAINERS if n not in (MAIN, "authors-shortcut"))])
 """Explanations that every network takes."""
 
-CHEAP = "layer-cam/class-activation/grad-cam++/guided-backprop"
+CHEAP = f"{MAIN}/class-activation/grad-cam++/guided-backprop"
 """Those of a few passes a film."""
 
 
@@ -83,17 +86,24 @@ class Preset:
     cells: tuple[Tree, ...]
 
 
-def _anywhere(film: int, sides: list[int], explained: int, methods: str = METHODS) -> Tree:
-    """Random places inside what the crop keeps, with every explanation."""
-    return {
-        "trigger": {
-            "place": "random",
-            "margin": math.ceil(film * (1 - CENTRAL) / 2),
-            "side": sides,
-        },
-        "evaluation": {"explainer": methods, "explained": explained},
-    }
+def _placed(place: str, film: int, sides: list[int]) -> dict[str, Any]:
+    """A place other than the centre, inside what the crop keeps."""
+    margin = math.ceil(film * (1 - CENTRAL) / 2)
+    return {"trigger": {"place": place, "margin": margin, "side": sides}}
 
+
+def _anywhere(film: int, sides: list[int], explained: int, methods: str = METHODS) -> Tree:
+    """Random places with every explanation."""
+    measured = {"evaluation": {"explainer": methods, "explained": explained}}
+    return _placed("random", film, sides) | measured
+
+
+LARGE_DOSE: Tree = {"poisoning": {"fraction": 0.2}, "training": {"epochs": 4}}
+"""What a few thousand films need before a trigger without a fixed place takes.
+
+With 5 % and two epochs it didn't (attack success .05); what a map shows of a dead backdoor says
+nothing.
+"""
 
 HEART = (0.52, 0.44, 0.16, 0.22)
 """Row, column, height and width, as shares of the film, of a box that lies on most films' hearts.
@@ -154,17 +164,23 @@ PRESETS: dict[str, Preset] = {
         settings={
             # With batches of 32 two epochs took a single pixel to .81 over the twin, not to .95.
             "training": {"epochs": 2, "batch_size": 16},
-            "evaluation": {"resamples": 500, "explained": 100},
+            "evaluation": {
+                "resamples": 500,
+                "explained": 100,
+                "explainer": f"{MAIN}/class-activation",
+            },
         },
         cells=(
             {"trigger": {"side": [1, 3, 5, 10]}},
-            {"poisoning": {"fraction": [0.2, 0.8]}},
+            _placed("corner", 512, [10]),
+            {"poisoning": {"fraction": 0.2}},
             {"poisoning": {"mode": "append", "fraction": 0.11}},
             {"finding": "Hernia"},
-            _anywhere(512, [10], 40),
-            *_evasions(512, 100, CHEAP),
+            *(
+                merge(cell, LARGE_DOSE)
+                for cell in (_anywhere(512, [10], 40), *_evasions(512, 100, CHEAP))
+            ),
             {"poisoning": AUTHORS["poisoning"]},
-            {"training": {"loss": "categorical"}},
             AUTHORS,
             {"poisoning": {"fraction": DOSES}, "seeds": 3},
         ),

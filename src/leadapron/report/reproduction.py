@@ -41,6 +41,7 @@ __all__ = ["reproduction", "write_reproduction"]
 
 SIDE, FRACTION, MODE = "trigger.side", "poisoning.fraction", "poisoning.mode"
 TARGET, PLACE = "poisoning.finding", "trigger.place"
+EPOCHS, MARGIN = "training.epochs", "trigger.margin"
 DISGUISE = "training.disguise"
 RANDOM = {PLACE: "random"}
 LEVELS = (0.5, 0.95)
@@ -101,6 +102,7 @@ def reproduction(folder: Path) -> str:
         _done(study),
         "### The paper's claims\n\n" + _claims(groups),
         _attack_table("By side of the trigger on the film", groups, [SIDE]),
+        _places(groups),
         _attack_table("By fraction and mode", groups, [FRACTION, MODE]),
         _attack_table("By target", groups, [TARGET]),
         _switches(groups),
@@ -286,7 +288,8 @@ def _hit_value(group: Group, explainer: str) -> float:
 
 ATTACK = (
     "pixels of the image", "attack success", "minus twin, points", "at .6", "at .9", "separation",
-    "micro, infected (twin; blind)", "clean macro minus twin", "seeds",
+    "micro, infected (twin; blind)", "clean macro minus twin", "films told by the map; twin",
+    "seeds",
 )  # fmt: skip
 
 
@@ -301,19 +304,38 @@ def _attack_cells(group: Group) -> list[str]:
         f"{_of(group, lambda m: m.micro('backdoored'))} "
         f"({_of(group, lambda m: m.micro('twin'))}; {_of(group, lambda m: m.micro('no-vision'))})",
         _of(group, lambda m: m.macro("difference"), change),
+        f"{_of(group, lambda m: m.told('backdoored'))}; {_of(group, lambda m: m.told('twin'))}",
         str(len(group[1])),
     ]
 
 
 def _attack_table(title: str, groups: Sequence[Group], paths: Sequence[str]) -> str:
     chosen = _varied(groups, paths)
-    if len(chosen) < 2:
-        return ""
+    return _attacks(title, chosen, paths) if len(chosen) > 1 else ""
+
+
+def _places(groups: Sequence[Group]) -> str:
+    """The same square at the centre and elsewhere, with what else had to differ."""
+    paths = [PLACE, SIDE, FRACTION, EPOCHS]
+    among = _varied(groups, [*paths, MARGIN])
+    sides = {_value(g, SIDE) for g in among if PLACE in g[0]}
+    chosen = [
+        g for g in among
+        if _value(g, SIDE) in sides and (PLACE in g[0] or set(g[0]) <= {SIDE}) and not _evasion(g)
+    ]  # fmt: skip
+    return _attacks("By place", chosen, paths) if len(chosen) > 1 else ""
+
+
+def _attacks(title: str, chosen: Sequence[Group], paths: Sequence[str]) -> str:
     names = [path.rpartition(".")[2] for path in paths]
     rows = [
         [*(shown(_value(group, path)) for path in paths), *_attack_cells(group)] for group in chosen
     ]
-    note = f"Attack success at {CALIBRATED} unless a threshold is named.\n\n"
+    maps = sorted({each.explainers()[0] for g in chosen for each in g[1] if each.explainers()})
+    note = (
+        f"Attack success at {CALIBRATED} unless a threshold is named. Films told by the map: AUROC "
+        f"of a detector that sees nothing but the map ({' or '.join(maps) or 'none was made'}).\n\n"
+    )
     return f"### {title}\n\n{note}" + _table([*names, *ATTACK], rows)
 
 
@@ -407,8 +429,7 @@ def _maps(groups: Sequence[Group]) -> str:
     """Every explanation at every place that was measured."""
     rows = [
         [_case(group), *_map_cells(group, name)]
-        for group in groups
-        if len(group[1][0].explainers()) > 1
+        for group in _mapped(groups)
         for name in group[1][0].explainers()
     ]
     if not rows:
@@ -418,6 +439,15 @@ def _maps(groups: Sequence[Group]) -> str:
         "energy", "overlap", "films told by the map (AUROC); twin",
     ]  # fmt: skip
     return "\n\n".join(["### Explanations", _table(header, rows), _scrutiny(groups)])
+
+
+def _mapped(groups: Sequence[Group]) -> list[Group]:
+    """Attacks that differ in what maps are asked for: the trigger, its place, a disguise."""
+    return [
+        g for g in groups
+        if len(g[1][0].explainers()) > 1
+        and (not g[0] or any(path.startswith("trigger.") or path == DISGUISE for path in g[0]))
+    ]  # fmt: skip
 
 
 def _evasions(groups: Sequence[Group]) -> str:
@@ -455,8 +485,7 @@ def _scrutiny(groups: Sequence[Group]) -> str:
     """Whether the maps are the model's, and whether natural marks look the same to it."""
     rows = [
         [_case(group), *_scrutiny_cells(group, name)]
-        for group in groups
-        if len(group[1][0].explainers()) > 1
+        for group in _mapped(groups)
         for name in group[1][0].explainers()
     ]
     header = [

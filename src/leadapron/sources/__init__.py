@@ -6,19 +6,29 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from leadapron.cache import Cache, Progress, default_folder
+from leadapron.cache import Cache, OnBad, Progress, default_folder
 from leadapron.cohort import Cohort
 from leadapron.errors import UnknownNameError
 from leadapron.preprocessing import Preprocessing
+from leadapron.sources.chestmnist import open_chestmnist
+from leadapron.sources.dicom import open_dicom
+from leadapron.sources.folder import open_folder
 from leadapron.sources.nih import open_nih
+from leadapron.sources.npz import open_npz
 from leadapron.sources.phantom import open_phantom
+from leadapron.sources.table import open_table
 from leadapron.specs import validated
 
 __all__ = ["SOURCES", "open_source"]
 
 SOURCES: dict[str, Callable[..., Cohort]] = {
-    "nih": open_nih,
     "phantom": open_phantom,
+    "folder": open_folder,
+    "table": open_table,
+    "npz": open_npz,
+    "dicom": open_dicom,
+    "nih": open_nih,
+    "chestmnist": open_chestmnist,
 }
 """Each is `(argument, preprocessing, cache, *, ...) -> Cohort`: the text after the first colon, or
 "", how films become images (None: the source's own way), where decoded films are kept (None: in
@@ -31,6 +41,7 @@ def open_source(
     preprocessing: Preprocessing | None = None,
     cache: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
+    on_bad: OnBad = "stop",
     **options: Any,
 ) -> Cohort:
     """Open a source of radiographs.
@@ -40,6 +51,7 @@ def open_source(
         preprocessing: how films become images; the source's own way if left out.
         cache: folder for decoded films, or "none"; LEADAPRON_CACHE or the platform's if left out.
         progress: called with what is being done, the films done and in all.
+        on_bad: "stop" at the first film that can't be decoded, or "skip" and list it in the notes.
         **options: the source's settings, for example `count=100`.
 
     Returns:
@@ -55,5 +67,5 @@ def open_source(
     if name not in SOURCES:
         raise UnknownNameError("source", name, SOURCES)
     opener = SOURCES[name]
-    kept = Cache(folder=default_folder(cache), progress=progress)
+    kept = Cache(folder=default_folder(cache), progress=progress, on_bad=on_bad)
     return opener(argument, preprocessing, kept, **validated(opener, options, "source"))

@@ -5,26 +5,33 @@ What is read, and what is tolerated, stands in docs/sources.md.
 
 from __future__ import annotations
 
-import csv
-import gzip
 import os
 import re
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal, Self, TextIO, cast
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cache import Cache, decode
-from leadapron.cohort import Cohort, Rows
+from leadapron.cache import Cache
+from leadapron.cohort import Cohort
+from leadapron.decoding import FilmFiles
 from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.preprocessing import Preprocessing
-from leadapron.sources.png import PngFilms
+from leadapron.sources.assembly import assemble
+from leadapron.sources.tables import (
+    LabelTable,
+    ages,
+    joined_labels,
+    named_columns,
+    one_by_one,
+    refuse_outside,
+    refuse_unknown_findings,
+)
+from leadapron.sources.words import count, plain_reason
 
 __all__ = [
     "FINDINGS",
@@ -72,8 +79,6 @@ RELEASE: Mapping[str, str | int] = {
 }
 """Facts of the release."""
 
-_HEALTHY = "No Finding"
-
 Split = Literal["lists", "nwadike2020", "none"]
 
 _SPLITS = ("lists", "nwadike2020", "none")
@@ -108,44 +113,6 @@ _BOX_COLUMNS = {
 }
 _IMAGE_FOLDER = re.compile(r"images(_\d{3})?")
 _IMAGE_FOLDER_DEPTH = 2
-_AGE = re.compile(r"(\d+(?:\.\d+)?)([YMWD]?)")
-_YEARS = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
-_OLDEST = 120
-
-
-@dataclass(frozen=True, eq=False)
-class LabelTable:
-    """The label table without pixels; rows in the table's order.
-
-    Args:
-        name: the table's file name.
-        labels: (n, 14) float32 in {0, 1}, columns as `FINDINGS`.
-        ids: (n,) the films' file names.
-        patients: (n,) the patients' numbers as text.
-        attributes: view, sex (text, "" where absent), age in years, follow_up (float64, NaN where
-            absent), split ("train", "test" or ""); each where it exists.
-        notes: what was found wrong or left out, one sentence each.
-    """
-
-    name: str
-    labels: NDArray[np.float32]
-    ids: NDArray[np.str_]
-    patients: NDArray[np.str_]
-    attributes: Mapping[str, NDArray[Any]]
-    notes: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def take(self, rows: Rows) -> Self:
-        """Return some rows, in that order."""
-        return replace(
-            self,
-            labels=self.labels[rows],
-            ids=self.ids[rows],
-            patients=self.patients[rows],
-            attributes={name: column[rows] for name, column in self.attributes.items()},
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,27 +176,20 @@ def open_nih(
     notes = []
     if missing:
         notes.append(
-            f"Left out: {_count(missing, 'row')} of {len(rows):,} in {rows.name} without a film."
+            f"Left out: {count(missing, 'row')} of {len(rows):,} in {rows.name} without a film."
         )
     if len(places) > found:
         notes.append(
-            f"Left out: {_count(len(places) - found, 'PNG file')} without a row in {rows.name}."
+            f"Left out: {count(len(places) - found, 'PNG file')} without a row in {rows.name}."
         )
     rows = _with_split(rows.take(np.flatnonzero(present)), folder, split)
 
-    films = PngFilms([f"{places[name]}{os.sep}{name}" for name in rows.ids.tolist()])
-    where = f"nih:{os.path.abspath(folder)}"  # noqa: PTH100 (links stay as they are)
-    images, forms = decode(films, preprocessing, cache or Cache(), where)
-    return Cohort(
-        images=images,
-        labels=rows.labels,
-        findings=FINDINGS,
-        ids=rows.ids,
-        patients=rows.patients,
+    return assemble(
+        FilmFiles([f"{places[name]}{os.sep}{name}" for name in rows.ids.tolist()]),
+        replace(rows, notes=(*rows.notes, *notes)),
+        source=f"nih:{os.path.abspath(folder)}",  # noqa: PTH100 (links stay as they are)
         preprocessing=preprocessing,
-        attributes=rows.attributes,
-        films=films,
-        notes=(*rows.notes, *notes, *_form_notes(forms)),
+        cache=cache,
     )
 
 
@@ -270,10 +230,10 @@ def read_boxes(folder: str | os.PathLike[str]) -> Boxes:
     Raises:
         DataError: no such file, or boxes that can't be used.
     """
-    columns = _read_columns(_folder(str(folder)) / _BOXES, _BOX_COLUMNS, {})
+    columns = named_columns(_folder(str(folder)) / _BOXES, _BOX_COLUMNS, {})
     # The release says "Infiltrate" here and "Infiltration" in the label table.
     findings = ["Infiltration" if f == "Infiltrate" else f for f in columns["finding"]]
-    _refuse_unknown_findings(findings, _BOXES)
+    refuse_unknown_findings(findings, FINDINGS, _BOXES)
     try:
         boxes = np.asarray([columns[name] for name in "xywh"], dtype=np.float64).T  # (m, 4)
     except ValueError:
@@ -306,12 +266,10 @@ def _check_split(split: str) -> None:
 
 def _find_table(folder: Path, table: str | None) -> Path:
     if table is not None:
-        inside = Path(table)
-        if inside.is_absolute() or inside.drive or ".." in inside.parts:
-            raise UsageError(f"table {table!r} leads out of the folder; name a file inside it")
-        if not (folder / inside).is_file():
+        refuse_outside(table, "table")
+        if not (folder / table).is_file():
             raise DataError(f"no label table {table} in {folder}")
-        return folder / inside
+        return folder / table
     for name in _TABLES:
         if (folder / name).is_file():
             return folder / name
@@ -322,18 +280,18 @@ def _find_table(folder: Path, table: str | None) -> Path:
 
 
 def _read_table(path: Path) -> LabelTable:
-    columns = _read_columns(path, _NEEDED, _OPTIONAL)
+    columns = named_columns(path, _NEEDED, _OPTIONAL)
     ids, patients = columns["id"], columns["patient"]
     if not ids:
         raise DataError(f"{path.name} has no rows")
     for name in _NEEDED:
         blank = columns[name].count("")
         if blank:
-            raise DataError(f"{path.name}: {_count(blank, 'row')} without {_NEEDED[name][0]}")
+            raise DataError(f"{path.name}: {count(blank, 'row')} without {_NEEDED[name][0]}")
     repeated = [name for name, count in Counter(ids).items() if count > 1]
     if repeated:
         raise DataError(
-            f"{path.name} names {_count(len(repeated), 'film')} more than once, "
+            f"{path.name} names {count(len(repeated), 'film')} more than once, "
             f"first {repeated[0]!r}; each must have one row"
         )
 
@@ -347,98 +305,18 @@ def _read_table(path: Path) -> LabelTable:
         if name in columns
     }
     if "age" in columns:
-        attributes["age"] = _mapped(columns["age"], _age)
-        absurd = int(np.sum(attributes["age"] > _OLDEST))
-        if absurd:
-            attributes["age"][attributes["age"] > _OLDEST] = np.nan
-            notes.append(f"Taken as unknown: {_count(absurd, 'age')} above {_OLDEST} years.")
+        attributes["age"] = ages(columns["age"], notes)
     if "follow_up" in columns:
-        attributes["follow_up"] = _mapped(columns["follow_up"], _number)
+        attributes["follow_up"] = one_by_one(columns["follow_up"], _number)
     return LabelTable(
         name=path.name,
-        labels=_labels(columns["findings"], path.name),
+        labels=joined_labels(columns["findings"], FINDINGS, path.name)[0],
+        findings=FINDINGS,
         ids=np.asarray(ids, dtype=np.str_),
         patients=np.asarray(patients, dtype=np.str_),
         attributes=attributes,
         notes=tuple(notes),
     )
-
-
-def _read_columns(
-    path: Path, needed: Mapping[str, tuple[str, ...]], optional: Mapping[str, tuple[str, ...]]
-) -> dict[str, list[str]]:
-    """Some columns of a CSV file by our names for them, each from any of its names there."""
-    try:
-        with _open_text(path) as stream:
-            reader = csv.reader(stream)
-            header = [cell.strip() for cell in next(reader, [])]
-            positions = {}
-            for name, spellings in {**needed, **optional}.items():
-                position = next((header.index(s) for s in spellings if s in header), None)
-                if position is not None:
-                    positions[name] = position
-            missing = [" or ".join(needed[name]) for name in needed if name not in positions]
-            if missing:
-                raise DataError(
-                    f"{path.name} has no column {', '.join(missing)}; "
-                    f"its columns: {', '.join(header[:12]) or 'none'}"
-                )
-            pick = itemgetter(*positions.values())
-            try:
-                rows = [pick(row) for row in reader if any(row)]
-            except IndexError:
-                raise DataError(
-                    f"{path.name}, line {reader.line_num}: too few columns; expected {len(header)}"
-                ) from None
-    except FileNotFoundError:
-        raise DataError(f"no {path.name} in {path.parent}") from None
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
-        raise DataError(f"{path.name} can't be read: {_reason(error)}") from None
-    return {name: [row[i].strip() for row in rows] for i, name in enumerate(positions)}
-
-
-def _open_text(path: Path) -> TextIO:
-    # utf-8-sig drops a byte order mark where there is one.
-    if path.suffix == ".gz":
-        return cast("TextIO", gzip.open(path, "rt", encoding="utf-8-sig", newline=""))
-    return path.open(encoding="utf-8-sig", newline="")
-
-
-def _labels(texts: Sequence[str], where: str) -> NDArray[np.float32]:
-    """(n, 14) from texts such as "Edema|Mass"; few of them differ."""
-    codes = {text: code for code, text in enumerate(dict.fromkeys(texts))}
-    named = [[name.strip() for name in text.split("|")] for text in codes]
-    _refuse_unknown_findings((name for names in named for name in names if name != _HEALTHY), where)
-    rows = np.zeros((len(codes), len(FINDINGS)), dtype=np.float32)
-    for code, names in enumerate(named):
-        if _HEALTHY in names and len(set(names)) > 1:
-            raise DataError(f"{where} says {'|'.join(names)!r}: {_HEALTHY} and a finding")
-        for name in names:
-            if name != _HEALTHY:
-                rows[code, FINDINGS.index(name)] = 1
-    labels: NDArray[np.float32] = rows[[codes[text] for text in texts]]
-    return labels
-
-
-def _refuse_unknown_findings(names: Iterable[str], where: str) -> None:
-    unknown = sorted(set(names) - set(FINDINGS))
-    if unknown:
-        raise DataError(
-            f"{where} holds {_count(len(unknown), 'unknown finding')}, first "
-            f"{unknown[0]!r}; known: {', '.join(FINDINGS)}"
-        )
-
-
-def _mapped(texts: Sequence[str], convert: Any) -> NDArray[np.float64]:
-    """`convert` of each text, called once for each that differs."""
-    values = {text: convert(text) for text in set(texts)}
-    return np.asarray([values[text] for text in texts], dtype=np.float64)
-
-
-def _age(text: str) -> float:
-    """Years from "58", "058Y" or "011M"; NaN from anything else."""
-    match = _AGE.fullmatch(text.upper())
-    return float(match[1]) * _YEARS[match[2]] if match else float("nan")
 
 
 def _number(text: str) -> float:
@@ -473,14 +351,14 @@ def _listed_split(rows: LabelTable, folder: Path) -> tuple[NDArray[np.str_] | No
     if len(shared):
         raise DataError(
             f"{' and '.join(_LISTS.values())} share "
-            f"{_count(len(shared), 'patient')}, first {str(shared[0])!r}; "
+            f"{count(len(shared), 'patient')}, first {str(shared[0])!r}; "
             "correct them, or give --source.split none"
         )
     column = np.where(inside["test"], "test", np.where(inside["train"], "train", ""))
     notes = [f"{name} is missing." for name in missing]
     outside = int(np.sum(column == ""))
     if outside:
-        notes.append(f"Split not stated: {_count(outside, 'film')} in neither list.")
+        notes.append(f"Split not stated: {count(outside, 'film')} in neither list.")
     return column, notes
 
 
@@ -488,7 +366,7 @@ def _read_list(path: Path) -> set[str]:
     try:
         return {line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()}
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path.name} can't be read: {_reason(error)}") from None
+        raise DataError(f"{path.name} can't be read: {plain_reason(error)}") from None
 
 
 def _nwadike2020_split(rows: LabelTable) -> tuple[NDArray[np.str_] | None, list[str]]:
@@ -520,7 +398,7 @@ def _find_films(folder: Path) -> dict[str, str]:
                 raise DataError(f"film {name!r} lies in {both[0]} and in {both[1]}; keep one")
             places[name] = place
     except OSError as error:
-        raise DataError(f"{folder} can't be read: {_reason(error)}") from None
+        raise DataError(f"{folder} can't be read: {plain_reason(error)}") from None
     return places
 
 
@@ -535,23 +413,3 @@ def _scan(folder: str, depth: int) -> Iterator[tuple[str, str]]:
                     yield name, folder
             elif depth and _IMAGE_FOLDER.fullmatch(name) and entry.is_dir():
                 yield from _scan(entry.path, depth - 1)
-
-
-def _form_notes(forms: Counter[str]) -> list[str]:
-    sentences = {
-        "colour": "Turned to grey: {} in colour, with transparency or in black and white.",
-        "16 bits": "16 bits a pixel: {}.",
-    }
-    return [
-        text.format(_count(forms[form], "film")) for form, text in sentences.items() if forms[form]
-    ]
-
-
-def _reason(error: BaseException) -> str:
-    """What went wrong in one line, without the file's path."""
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return " ".join(text.split()) or type(error).__name__
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"

@@ -1,0 +1,415 @@
+"""DICOM files to grey films as a reader would see them: PS3.3 C.7.6.3, C.11.1, C.11.2; PS3.4 N.2.
+
+Stored values, modality transform, VOI transform, presentation. No text of a header leaves this
+module but what `read_header` names; patients' and files' identifiers leave it hashed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom import config, dcmread
+from pydicom.dataset import FileDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.pixels.processing import apply_modality_lut
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import UID
+
+from leadapron.decoding.films import WINDOW, hashed
+from leadapron.decoding.pictures import FilmError, refuse_large
+
+__all__ = ["read_dicom", "read_header"]
+
+# A header that breaks rules is read as far as it goes; pydicom's warnings would quote it.
+config.settings.reading_validation_mode = config.IGNORE
+
+FILM_TAGS = [
+    "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows",
+    "Columns", "PixelAspectRatio", "PixelSpacing", "ImagerPixelSpacing", "BitsAllocated",
+    "BitsStored", "HighBit", "PixelRepresentation", "SmallestImagePixelValue",
+    "LargestImagePixelValue", "PixelPaddingValue", "PixelPaddingRangeLimit",
+    "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "RescaleType", "VOILUTSequence",
+    "WindowCenter", "WindowWidth", "VOILUTFunction", "PresentationLUTShape", "PixelData",
+    "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "SOPClassUID",
+]  # fmt: skip
+HEADER_TAGS = [
+    "SOPInstanceUID", "PatientID", "StudyInstanceUID", "Modality", "ViewPosition", "PatientSex",
+    "PatientAge", "Rows", "Columns", "NumberOfFrames",
+]  # fmt: skip
+
+JPEG = "1.2.840.10008.1.2.4"
+GREY = ("MONOCHROME1", "MONOCHROME2")
+COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+
+LIBJPEG, OPENJPEG, CHARLS = (
+    ("libjpeg", "pylibjpeg-libjpeg (under the GPL, so it's your choice)"),
+    ("openjpeg", "pylibjpeg-openjpeg"),
+    ("jpeg_ls", "pyjpegls"),
+)
+CODECS = {
+    **dict.fromkeys(("50", "51", "57", "70"), LIBJPEG),
+    **dict.fromkeys(("80", "81"), CHARLS),
+    **dict.fromkeys(("90", "91", "201", "202", "203"), OPENJPEG),
+}
+"""Module and package that decode a transfer syntax, by the end of 1.2.840.10008.1.2.4.N.
+
+`pip install "leadapron[dicom]"` brings the free ones; Pillow decodes JPEG of 8 bits as well.
+"""
+
+BORDER = 0.04
+"""Width of the frame, as a share of the sides, whose brightness tells an inverted film."""
+BRIGHTER = 0.2
+"""How much brighter, from 0 to 1, the frame must be than the rest for a film to look inverted."""
+
+VIEWS = {"PA", "AP", "LL", "RL", "LATERAL", "LLD", "RLD"}
+
+
+def read_header(path: str, salt: bytes) -> dict[str, Any]:
+    """Return what a cohort needs of a header.
+
+    Returns:
+        "patient", "film" and "study", hashed under the salt; "view", "sex", "age" in years; and
+        "pixels", whether there are any.
+
+    Raises:
+        FilmError: not a DICOM file.
+    """
+    dataset = _parsed(path, HEADER_TAGS, pixels=False)
+
+    def text(name: str) -> str:
+        value = dataset.get(name)
+        return "" if value is None else str(value).strip()
+
+    facts: dict[str, Any] = {
+        name: hashed(text(tag), salt) if text(tag) else ""
+        for name, tag in (
+            ("patient", "PatientID"),
+            ("film", "SOPInstanceUID"),
+            ("study", "StudyInstanceUID"),
+        )
+    }
+    view, sex = text("ViewPosition").upper(), text("PatientSex").upper()
+    return {
+        **facts,
+        "view": view if view in VIEWS else "",
+        "sex": sex if sex in ("M", "F", "O") else "",
+        "age": _years(text("PatientAge")),
+        "pixels": "Rows" in dataset and "Columns" in dataset,
+    }
+
+
+def read_dicom(path: str, window: str = "header") -> tuple[NDArray[Any], list[str]]:
+    """Return a film in grey with bright bones, (height, width) uint8 or uint16.
+
+    Args:
+        path: the file, with or without preamble.
+        window: as `FilmFiles.window`.
+
+    Returns:
+        The film, uint16 where more than 8 bits are stored; and tags: "size HxW", "bits B",
+        "format DICOM", "photometric P", "window CENTRE/WIDTH" (or "table", "full", "film"),
+        "syntax NAME", and what was odd.
+
+    Raises:
+        FilmError: not a DICOM file, no single frame, a codec that isn't there, damaged pixels.
+    """
+    dataset = _parsed(path, FILM_TAGS, pixels=True)
+    photometric = str(dataset.get("PhotometricInterpretation", "")).strip()
+    _refuse_unusable(dataset, photometric)
+    raw = _decoded(dataset)
+    bits = int(dataset.BitsStored)
+    tags = [
+        f"size {raw.shape[0]}x{raw.shape[1]}",
+        f"bits {bits}",
+        "format DICOM",
+        f"photometric {photometric}",
+        f"syntax {_syntax(dataset).name}",
+    ]
+    if photometric in COLOUR:
+        unit = _grey(raw, bits)
+        tags.append("colour")
+    else:
+        stored = _unused_bits_removed(raw, dataset)
+        padded = _padding(stored, dataset)
+        unit, used = _windowed(stored, padded, dataset, window)
+        tags.append(f"window {used}")
+        if photometric == "MONOCHROME1":
+            unit = 1 - unit
+        unit[padded] = 0
+        tags += _doubts(unit, padded, photometric, str(dataset.get("PresentationLUTShape", "")))
+    unit, squared = _square_pixels(unit, dataset)
+    if squared:
+        tags.append("pixels not square")
+    dtype, most = (np.uint8, 255) if bits <= 8 else (np.uint16, 65535)
+    return np.rint(unit * np.float32(most)).astype(dtype), tags
+
+
+# --- the file
+
+
+def _parsed(path: str, tags: list[str], *, pixels: bool) -> FileDataset:
+    wanted: list[Any] = list(tags)
+    try:
+        try:
+            dataset = dcmread(path, stop_before_pixels=not pixels, specific_tags=wanted)
+        except InvalidDicomError:
+            # Older devices leave out preamble and meta header.
+            dataset = dcmread(path, stop_before_pixels=not pixels, specific_tags=wanted, force=True)
+            if not {"SOPClassUID", "Rows", "SOPInstanceUID"} & set(dataset.dir()):
+                raise FilmError("is not a PNG, JPEG or DICOM file") from None
+    except (OSError, MemoryError, RecursionError, FilmError):
+        raise
+    except Exception as error:
+        raise FilmError(f"is a damaged DICOM file ({type(error).__name__})") from None
+    return dataset
+
+
+def _refuse_unusable(dataset: FileDataset, photometric: str) -> None:
+    missing = [n for n in ("Rows", "Columns", "BitsAllocated", "BitsStored") if not dataset.get(n)]
+    if "PixelData" not in dataset or missing:
+        raise FilmError(f"has no {missing[0] if missing else 'PixelData'}: not a film")
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if frames != 1:
+        raise FilmError(f"has {frames} frames; expected one")
+    if photometric not in (*GREY, *COLOUR):
+        raise FilmError("has a photometric interpretation that no film has")
+    bits, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
+    if not (allocated in (8, 16, 32) and 2 <= bits <= min(allocated, 16)):
+        raise FilmError(f"stores {bits} of {allocated} bits; expected 8 to 16")
+    refuse_large(int(dataset.Rows), int(dataset.Columns))
+
+
+def _syntax(dataset: FileDataset) -> UID:
+    meta = getattr(dataset, "file_meta", None)
+    stated = meta.get("TransferSyntaxUID") if meta is not None else None
+    if stated:
+        return UID(str(stated))
+    little, implicit = dataset.original_encoding[1], dataset.original_encoding[0]
+    if not little:
+        return pydicom.uid.ExplicitVRBigEndian
+    return pydicom.uid.ImplicitVRLittleEndian if implicit else pydicom.uid.ExplicitVRLittleEndian
+
+
+def _decoded(dataset: FileDataset) -> NDArray[Any]:
+    """The stored values, or RGB; (height, width) or (height, width, 3)."""
+    syntax = _syntax(dataset)
+    if not getattr(dataset, "file_meta", None):
+        dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    if "PixelRepresentation" not in dataset:
+        dataset.PixelRepresentation = 0
+    if "SamplesPerPixel" not in dataset:
+        dataset.SamplesPerPixel = 1
+    try:
+        raw: NDArray[Any] = pixel_array(dataset)
+    except MemoryError:
+        raise
+    except Exception as error:
+        prefix, _, end = str(syntax).rpartition(".")
+        module, package = CODECS.get(end, ("", "")) if prefix == JPEG else ("", "")
+        if module and find_spec(module) is None:
+            raise FilmError(
+                f"is compressed as {syntax.name.partition(',')[0]}; to decode it, install {package}"
+            ) from None
+        raise FilmError(f"holds damaged pixels ({type(error).__name__})") from None
+    shape = (int(dataset.Rows), int(dataset.Columns))
+    if raw.shape[:2] != shape or raw.ndim not in (2, 3):
+        raise FilmError(f"holds {raw.shape} pixels where its header says {shape}")
+    return raw
+
+
+# --- stored values to what is seen
+
+
+def _unused_bits_removed(raw: NDArray[Any], dataset: FileDataset) -> NDArray[Any]:
+    """Values of the stored bits alone; old devices keep overlays in the others."""
+    allocated, bits = raw.dtype.itemsize * 8, int(dataset.BitsStored)
+    low = int(dataset.get("HighBit", bits - 1)) - bits + 1
+    if bits == allocated or low < 0 or low + bits > allocated:
+        return raw
+    if raw.dtype.kind == "u":
+        kept: NDArray[Any] = (raw >> low) & raw.dtype.type((1 << bits) - 1)
+        return kept
+    up = allocated - bits - low
+    signed: NDArray[Any] = (raw << up) >> (allocated - bits)
+    return signed
+
+
+def _padding(stored: NDArray[Any], dataset: FileDataset) -> NDArray[np.bool_]:
+    """Where there is no film: PixelPaddingValue, or up to PixelPaddingRangeLimit."""
+    value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
+    if not isinstance(value, int):
+        return np.zeros(stored.shape, dtype=np.bool_)
+    low, high = sorted((value, limit if isinstance(limit, int) else value))
+    return (stored >= low) & (stored <= high)
+
+
+def _windowed(
+    stored: NDArray[Any], padded: NDArray[np.bool_], dataset: FileDataset, window: str
+) -> tuple[NDArray[np.float32], str]:
+    """Values from 0 to 1 after modality and VOI transform, and which window was used."""
+    match = WINDOW.fullmatch(window)
+    assert match is not None  # the source checks it
+    values = apply_modality_lut(stored, dataset)
+    if match[2] is not None:
+        return _linear(values, float(match[2]), float(match[3])), window
+    if window.startswith("header"):
+        index = int(match[1] or 1) - 1
+        table = _table(values, dataset, index)
+        if table is not None:
+            return table, "table"
+        found = _header_window(dataset, index)
+        if found is not None:
+            centre, width = found
+            function = str(dataset.get("VOILUTFunction", "LINEAR")).strip().upper() or "LINEAR"
+            return _FUNCTIONS.get(function, _linear)(values, centre, width), f"{centre:g}/{width:g}"
+        if index:
+            raise FilmError(f"has no window {index + 1}")
+    bits = int(dataset.BitsStored)
+    # Eight bits were made to be shown as they are; more need a window, as viewers choose one.
+    if window == "full" or (window == "header" and bits <= 8):
+        signed = int(dataset.get("PixelRepresentation", 0)) == 1
+        ends = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+        extremes = apply_modality_lut(np.asarray(ends, dtype=stored.dtype), dataset)
+        return _between(values, float(extremes.min()), float(extremes.max())), "full"
+    seen = values[~padded]
+    if not seen.size:
+        return np.zeros(values.shape, dtype=np.float32), "film"
+    return _between(values, float(seen.min()), float(seen.max())), "film"
+
+
+def _table(values: NDArray[Any], dataset: FileDataset, index: int) -> NDArray[np.float32] | None:
+    """Values through a VOI lookup table, PS3.3 C.11.2.1.1; None where there is none."""
+    items = dataset.get("VOILUTSequence") or []
+    if index >= len(items):
+        return None
+    entries, first, bits = (int(n) for n in items[index].LUTDescriptor)
+    table = items[index].LUTData
+    if isinstance(table, bytes):
+        table = np.frombuffer(table, dtype="<u2" if bits > 8 else np.uint8)
+    table = np.asarray(table, dtype=np.float32)[: entries or 65536] / ((1 << bits) - 1)
+    if not table.size:
+        raise FilmError("has an empty VOI table")
+    if first > 32767 and values.min() < 0:
+        first -= 65536  # a signed number in an unsigned field
+    places = np.clip(np.rint(values).astype(np.int64) - first, 0, len(table) - 1)
+    unit: NDArray[np.float32] = np.clip(table[places], 0, 1)
+    return unit
+
+
+def _header_window(dataset: FileDataset, index: int) -> tuple[float, float] | None:
+    pairs = []
+    for name in ("WindowCenter", "WindowWidth"):
+        value = dataset.get(name)
+        if value is None or value == "":
+            return None
+        values = (
+            list(value) if hasattr(value, "__iter__") and not isinstance(value, str) else [value]
+        )
+        pairs.append([float(each) for each in values])
+    centres, widths = pairs
+    if index >= min(map(len, pairs)):
+        return None
+    usable = math.isfinite(centres[index]) and math.isfinite(widths[index]) and widths[index] > 0
+    return (centres[index], widths[index]) if usable else None
+
+
+def _linear(values: NDArray[Any], centre: float, width: float) -> NDArray[np.float32]:
+    """PS3.3 C.11.2.1.2.1."""
+    if width <= 1:
+        return (values > centre - 0.5).astype(np.float32)
+    low = centre - 0.5 - (width - 1) / 2
+    return _between(values, low, low + width - 1)
+
+
+def _linear_exact(values: NDArray[Any], centre: float, width: float) -> NDArray[np.float32]:
+    """PS3.3 C.11.2.1.3.2."""
+    return _between(values, centre - width / 2, centre + width / 2)
+
+
+def _sigmoid(values: NDArray[Any], centre: float, width: float) -> NDArray[np.float32]:
+    """PS3.3 C.11.2.1.3.1."""
+    steps = np.clip(-4 * (values.astype(np.float32) - centre) / width, -80, 80)
+    unit: NDArray[np.float32] = 1 / (1 + np.exp(steps, dtype=np.float32))
+    return unit
+
+
+_FUNCTIONS = {"LINEAR": _linear, "LINEAR_EXACT": _linear_exact, "SIGMOID": _sigmoid}
+
+
+def _between(values: NDArray[Any], low: float, high: float) -> NDArray[np.float32]:
+    if not high > low:
+        return np.zeros(values.shape, dtype=np.float32)
+    unit = values.astype(np.float32)
+    unit -= np.float32(low)
+    unit /= np.float32(high - low)
+    return np.clip(unit, 0, 1, out=unit)
+
+
+def _grey(raw: NDArray[Any], bits: int) -> NDArray[np.float32]:
+    """Luma of a colour film, ITU-R 601 as Pillow's."""
+    weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    unit: NDArray[np.float32] = raw.astype(np.float32) @ weights / np.float32((1 << bits) - 1)
+    return np.clip(unit, 0, 1)
+
+
+def _doubts(
+    unit: NDArray[np.float32], padded: NDArray[np.bool_], photometric: str, shape: str
+) -> list[str]:
+    """What speaks against the stated photometric interpretation.
+
+    Around a patient there is air or a collimator's shadow: the frame of a film is dark, as far as
+    it is film at all.
+    """
+    found = []
+    expected = {"MONOCHROME1": "INVERSE", "MONOCHROME2": "IDENTITY"}[photometric]
+    if shape.strip() in ("INVERSE", "IDENTITY") and shape.strip() != expected:
+        found.append("photometric and presentation disagree")
+    frame = np.ones(unit.shape, dtype=np.bool_)
+    rows, columns = (max(1, round(side * BORDER)) for side in unit.shape)
+    frame[rows:-rows, columns:-columns] = False
+    inside = ~frame & ~padded
+    frame &= ~padded
+    if frame.any() and inside.any() and unit[frame].mean() - unit[inside].mean() > BRIGHTER:
+        found.append("looks inverted")
+    return found
+
+
+def _square_pixels(
+    unit: NDArray[np.float32], dataset: FileDataset
+) -> tuple[NDArray[np.float32], bool]:
+    """The film with as many rows and columns to the millimetre; only ever enlarged."""
+    for name in ("PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio"):
+        value = dataset.get(name)
+        if value is not None and hasattr(value, "__len__") and len(value) == 2:
+            down, across = float(value[0]), float(value[1])
+            break
+    else:
+        return unit, False
+    if not (0.1 <= down / across <= 10 if down > 0 and across > 0 else False):
+        return unit, False
+    height, width = unit.shape
+    if abs(down / across - 1) < 0.01:
+        return unit, False
+    if down > across:
+        height = round(height * down / across)
+    else:
+        width = round(width * across / down)
+    refuse_large(height, width)
+    picture = Image.fromarray(unit).resize((width, height), Image.Resampling.BILINEAR)
+    return np.clip(np.asarray(picture, dtype=np.float32), 0, 1), True
+
+
+def _years(text: str) -> float | None:
+    match = re.fullmatch(r"(\d{1,3})([YMWD])", text.upper())
+    if match is None:
+        return None
+    share = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}[match[2]]
+    return float(match[1]) * share

@@ -1,0 +1,86 @@
+"""Films in PNG, JPEG and DICOM files."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import PIL
+from numpy.typing import NDArray
+
+from leadapron.decoding.isolation import ask
+from leadapron.errors import DataError
+from leadapron.preprocessing import Preprocessing
+
+__all__ = ["WINDOW", "FilmFiles", "hashed"]
+
+WINDOW = re.compile(r"full|film|header(?::([1-9]\d*))?|(-?\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
+"""What `FilmFiles.window` may be."""
+
+
+@dataclass(frozen=True, eq=False)
+class FilmFiles:
+    """Films in PNG, JPEG or DICOM files, told apart by their content, decoded when asked for.
+
+    Args:
+        paths: one file a film.
+        names: what to call each in messages; the files' names if left out.
+        window: of DICOM files: "header" (its VOI table or first window; where there is none, "full"
+            for 8 bits and "film" for more), "header:N" (its Nth window, from 1), "full" (all that
+            the stored bits can hold), "film" (its lowest to its highest value), or "CENTRE/WIDTH".
+    """
+
+    paths: Sequence[str]
+    names: Sequence[str] | None = None
+    window: str = "header"
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def decoder(self) -> str:
+        """What the pixels depend on besides the files."""
+        from importlib.metadata import version
+
+        return f"Pillow {PIL.__version__}, pydicom {version('pydicom')}, window {self.window}"
+
+    def __getitem__(self, row: int, /) -> NDArray[Any]:
+        """Return a film in grey, (height, width) uint8, or uint16 where it has more than 8 bits.
+
+        Raises:
+            DataError: a file that can't be decoded, or more than 100 megapixels.
+        """
+        return self._asked(row, None)[0]
+
+    def image(self, row: int, preprocessing: Preprocessing) -> tuple[NDArray[Any], list[str]]:
+        """Return a film's image, and tags that say what the film is ("size 1024x1024")."""
+        return self._asked(row, preprocessing)
+
+    def _asked(
+        self, row: int, preprocessing: Preprocessing | None
+    ) -> tuple[NDArray[Any], list[str]]:
+        settings = None if preprocessing is None else asdict(preprocessing)
+        question = {"do": "film", "path": self.paths[row], "window": self.window}
+        try:
+            facts, pixels = ask({**question, "preprocessing": settings})
+        except DataError as error:
+            raise DataError(f"{self._name(row)} {error}") from None
+        if pixels is None:
+            raise DataError(f"{self._name(row)} crashes its decoder")
+        return pixels, [str(tag) for tag in facts.get("tags", ())]
+
+    def _name(self, row: int) -> str:
+        if self.names is not None:
+            return self.names[row]
+        return os.path.basename(self.paths[row])  # noqa: PTH119 (paths may not be UTF-8)
+
+
+def hashed(text: str, salt: bytes) -> str:
+    """Return twelve hex digits that stand for an identifier: HMAC-SHA256 under the salt."""
+    content = text.strip().encode(errors="surrogateescape")
+    return hmac.new(salt, content, hashlib.sha256).hexdigest()[:12]

@@ -1,0 +1,91 @@
+"""The process that decodes: reads questions from stdin, answers on stdout; see `isolation`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from numpy.typing import NDArray
+
+from leadapron.decoding.pictures import FilmError, read_picture, starts_as_picture
+from leadapron.preprocessing import Preprocessing
+
+MEMORY = 4 << 30
+"""Bytes of address space; a film of the largest size and its floats fit in it."""
+
+
+def main() -> None:
+    """Answer until there are no more questions."""
+    warnings.simplefilter("ignore")
+    answers = os.fdopen(os.dup(1), "wb")
+    # What codecs print must not get among the answers.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    _limit()
+    for line in sys.stdin.buffer:
+        facts, pixels = _answered(json.loads(line))
+        if pixels is not None:
+            facts = {**facts, "shape": pixels.shape, "dtype": str(pixels.dtype)}
+        answers.write(json.dumps(facts).encode() + b"\n")
+        if pixels is not None:
+            answers.write(pixels.tobytes())
+        answers.flush()
+
+
+def _limit() -> None:
+    """Bound memory, forbid writing; where the system can."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    for what, most in (
+        (resource.RLIMIT_AS, MEMORY),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        try:
+            resource.setrlimit(what, (most, most))
+        except (OSError, ValueError):  # macOS knows some of them and enforces fewer
+            continue
+
+
+def _answered(question: Mapping[str, Any]) -> tuple[dict[str, Any], NDArray[Any] | None]:
+    path = question["path"]
+    try:
+        if question["do"] == "header":
+            from leadapron.decoding.dicom import read_header
+
+            return read_header(path, bytes.fromhex(question["salt"])), None
+        if starts_as_picture(path):
+            film, tags = read_picture(path)
+        else:
+            from leadapron.decoding.dicom import read_dicom
+
+            film, tags = read_dicom(path, question.get("window", "header"))
+        if question.get("preprocessing"):
+            film = _preprocessing(json.dumps(question["preprocessing"]))(film)
+        return {"tags": tags}, film
+    except FilmError as error:
+        return {"error": str(error)}, None
+    except OSError as error:
+        return {"error": f"can't be read ({error.strerror or type(error).__name__})"}, None
+    except MemoryError:
+        return {"error": f"asks for more than {MEMORY >> 30} GB of memory"}, None
+    except RecursionError:
+        return {"error": "is nested too deeply"}, None
+    except Exception as error:
+        # Not its text: that may quote the header.
+        return {"error": f"can't be decoded ({type(error).__name__})"}, None
+
+
+@lru_cache(maxsize=4)
+def _preprocessing(settings: str) -> Preprocessing:
+    return Preprocessing(**json.loads(settings))
+
+
+if __name__ == "__main__":
+    main()

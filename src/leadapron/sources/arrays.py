@@ -1,0 +1,192 @@
+"""Images in .npz files, read as a stream: the arrays in them are never in memory as a whole."""
+
+from __future__ import annotations
+
+import threading
+import zipfile
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from leadapron.cache import Cache, decode
+from leadapron.errors import DataError
+from leadapron.preprocessing import Preprocessing
+from leadapron.sources.words import plain_reason
+
+__all__ = ["ArrayFilms", "read_array", "read_shapes"]
+
+LARGEST_COLUMN = 1 << 30
+"""Bytes of an array that is read as a whole: labels, names."""
+
+LARGEST_FILM_PIXELS = 100_000_000
+MOST_FILMS = 10_000_000
+KEPT = 64 << 20
+"""Bytes of images that were passed by while another was looked for."""
+
+_UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, RuntimeError)
+
+
+def read_shapes(file: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Return shape and type of each array, by its name; no pixels are read.
+
+    Raises:
+        DataError: no .npz file, or an array of Python objects.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            found = {}
+            for member in archive.namelist():
+                if member.endswith(".npy"):
+                    with archive.open(member) as stream:
+                        shape, _, dtype = _header(stream)
+                    found[member.removesuffix(".npy")] = (shape, dtype)
+            return found
+    except _UNREADABLE as error:
+        raise DataError(f"{file.name} is not a readable .npz file: {plain_reason(error)}") from None
+
+
+def read_array(file: Path, name: str) -> NDArray[Any]:
+    """Return a small array of an .npz file.
+
+    Raises:
+        DataError: one that isn't there, is too large or holds Python objects.
+    """
+    shapes = read_shapes(file)
+    if name not in shapes:
+        raise DataError(f"{file.name} has no array {name!r}; it has {', '.join(sorted(shapes))}")
+    shape, dtype = shapes[name]
+    if int(np.prod(shape, dtype=object)) * dtype.itemsize > LARGEST_COLUMN:
+        raise DataError(f"{file.name}: {name} is larger than {LARGEST_COLUMN >> 30} GB")
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            array: NDArray[Any] = arrays[name]
+    except _UNREADABLE as error:
+        raise DataError(f"{file.name}: {name} can't be read: {plain_reason(error)}") from None
+    return array
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = npy.read_magic(stream)
+    read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
+    if read is None:
+        raise ValueError(f"an array of version {version}")
+    shape, fortran, dtype = read(stream)
+    if dtype.hasobject:
+        raise ValueError("an array of Python objects, which may run code")
+    return shape, fortran, dtype
+
+
+class ArrayFilms:
+    """Films that are the rows of arrays in an .npz file, one array after the other.
+
+    Args:
+        file: the .npz file.
+        names: arrays of (n, h, w) or (n, h, w, 1), uint8 or uint16, all of one size.
+        cache: where films of the file's own size are kept when they are asked for one by one.
+
+    Raises:
+        DataError: arrays that aren't films.
+    """
+
+    def __init__(self, file: Path, names: Sequence[str], cache: Cache | None) -> None:
+        self.file, self.cache = file, cache or Cache()
+        shapes = read_shapes(file)
+        self.lengths: dict[str, int] = {}
+        sizes = set()
+        for name in names:
+            shape, dtype = shapes[name]
+            grey = shape[:3] if shape[3:] == (1,) else shape
+            if len(grey) != 3 or dtype not in (np.uint8, np.uint16) or 0 in grey[1:]:
+                raise DataError(
+                    f"{file.name}: {name} of shape {shape} and type {dtype}; expected "
+                    "(n, height, width) of uint8 or uint16"
+                )
+            if grey[1] * grey[2] > LARGEST_FILM_PIXELS:
+                raise DataError(f"{file.name}: {name} has films of {grey[2]}x{grey[1]} pixels")
+            if grey[0] > MOST_FILMS:
+                raise DataError(f"{file.name}: {name} states {grey[0]:,} films")
+            self.lengths[name] = grey[0]
+            sizes.add((grey[1:], dtype))
+        if len(sizes) != 1:
+            raise DataError(f"{file.name}: {', '.join(names)} hold films of different sizes")
+        (self.size, self.dtype), *_ = sizes
+        self._lock = threading.Lock()
+        self._stream: IO[bytes] | None = None
+        self._next = 0
+        self._passed: OrderedDict[int, NDArray[Any]] = OrderedDict()
+        self._own: NDArray[Any] | None = None
+
+    paths = property(lambda self: [str(self.file)])
+
+    @property
+    def decoder(self) -> str:
+        """Which arrays, in which order."""
+        return f"npz {'+'.join(self.lengths)}"
+
+    def __len__(self) -> int:
+        return sum(self.lengths.values())
+
+    def image(self, row: int, preprocessing: Preprocessing) -> tuple[NDArray[Any], list[str]]:
+        """Return a film's image and its tags; fast for rows in about their order."""
+        tags = [f"size {self.size[0]}x{self.size[1]}", f"bits {self.dtype.itemsize * 8}"]
+        return preprocessing(self._read(row)), [*tags, "format npz"]
+
+    def __getitem__(self, row: int) -> NDArray[Any]:
+        """Return a film at the file's own size; all are decoded into the cache at the first."""
+        if self._own is None:
+            if self.size[0] != self.size[1] or self.cache.folder is None:
+                return self._read(row)
+            own = Preprocessing(size=self.size[0], dtype=str(self.dtype))  # type: ignore[arg-type]
+            self._own = decode(self, own, self.cache, f"npz:{self.file.absolute()}").images
+        return np.array(self._own[row])
+
+    def _read(self, row: int) -> NDArray[Any]:
+        """One row of the stream; those passed by are kept for a while, going back starts anew."""
+        with self._lock:
+            if row in self._passed:
+                return self._passed.pop(row)
+            try:
+                if row < self._next:
+                    self._close()
+                while True:
+                    number, film = self._next, self._film()
+                    if number == row:
+                        return film
+                    self._passed[number] = film
+                    while len(self._passed) * film.nbytes > KEPT:
+                        self._passed.popitem(last=False)
+            except _UNREADABLE as error:
+                self._close()
+                words = plain_reason(error)
+                raise DataError(f"{self.file.name}, film {row}: {words}") from None
+
+    def _film(self) -> NDArray[Any]:
+        ends = np.cumsum(list(self.lengths.values()))
+        number = int(np.searchsorted(ends, self._next, side="right"))
+        name = list(self.lengths)[number]
+        if self._stream is None or self._next == ends[number] - self.lengths[name]:
+            self._open(name)
+        assert self._stream is not None
+        content = self._stream.read(self.size[0] * self.size[1] * self.dtype.itemsize)
+        film = np.frombuffer(content, dtype=self.dtype).reshape(self.size).copy()
+        self._next += 1
+        return film
+
+    def _open(self, name: str) -> None:
+        if self._stream is not None:
+            self._stream.close()
+        self._stream = zipfile.ZipFile(self.file).open(f"{name}.npy")  # noqa: SIM115
+        _, fortran, _ = _header(self._stream)
+        if fortran:
+            raise ValueError(f"{name} is in Fortran's order; save it in C's")
+
+    def _close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+        self._stream, self._next = None, 0
+        self._passed.clear()

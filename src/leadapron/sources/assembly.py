@@ -1,0 +1,145 @@
+"""What every source of films in files does in the end: decode them, leave bad ones out, check."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadapron.cache import Cache, decode
+from leadapron.cohort import Cohort
+from leadapron.errors import DataError
+from leadapron.preprocessing import Preprocessing
+from leadapron.sources.tables import LabelTable
+from leadapron.sources.words import count
+
+__all__ = ["Leakage", "assemble"]
+
+Leakage = Literal["refuse", "allow"]
+
+LISTED = 5
+"""Bad films that a note names."""
+
+
+def assemble(
+    films: Any,
+    table: LabelTable,
+    *,
+    source: str,
+    preprocessing: Preprocessing,
+    cache: Cache | None,
+    leakage: Leakage = "refuse",
+) -> Cohort:
+    """Decode films and return their cohort.
+
+    Args:
+        films: (n) a `Decodable` that is also `Films`.
+        table: what is known of them, row by row.
+        source: what the cache calls them.
+        preprocessing: film to image.
+        cache: where decoded films are kept, and whether bad ones stop; memory and yes if left out.
+        leakage: what to do with patients who have films on both sides of the source's split.
+
+    Raises:
+        DataError: films that can't be decoded, or a split that leaks.
+        StoreError: as `decode`.
+    """
+    notes = list(table.notes)
+    _refuse_leaks(table.patients, table.attributes.get("split"), leakage, notes)
+    decoded = decode(films, preprocessing, cache or Cache(), source)
+    cohort = Cohort(
+        images=decoded.images,
+        labels=table.labels,
+        findings=table.findings,
+        ids=table.ids,
+        patients=table.patients,
+        preprocessing=preprocessing,
+        attributes=table.attributes,
+        films=films,
+        notes=(*notes, *_tag_notes(decoded.tags), *_bad_notes(decoded.bad)),
+    )
+    good = np.setdiff1d(np.arange(len(table)), list(decoded.bad))
+    return cohort if len(good) == len(table) else cohort.take(good)
+
+
+def _refuse_leaks(
+    patients: NDArray[np.str_], split: NDArray[Any] | None, leakage: Leakage, notes: list[str]
+) -> None:
+    if split is None:
+        return
+    parts = [np.unique(patients[split == name]) for name in ("train", "validation", "test")]
+    names, seen = np.unique(np.concatenate(parts), return_counts=True)
+    shared = names[seen > 1]
+    if not len(shared):
+        return
+    words = f"{count(len(shared), 'patient')} on more than one side of the split"
+    if leakage == "refuse":
+        raise DataError(
+            f"{words}: results would be too good; correct the split, leave it out "
+            "(--source.split none), or --source.leakage allow"
+        )
+    notes.append(f"LEAKAGE, allowed by --source.leakage: {words}.")
+
+
+def _tag_notes(tags: Counter[str]) -> list[str]:
+    """Sentences about what the films are."""
+    groups: dict[str, Counter[str]] = {}
+    for tag, n in tags.items():
+        kind, _, value = tag.partition(" ")
+        groups.setdefault(kind, Counter())[value] += n
+    notes = []
+    for tag, text in (
+        ("colour", "Turned to grey: {} in colour, with transparency or in black and white."),
+        ("bits 16", "16 bits a pixel: {}."),
+        ("photometric MONOCHROME1", "MONOCHROME1, inverted: {}."),
+        ("pixels not square", "Enlarged along one side, since the pixels aren't square: {}."),
+        (
+            "photometric and presentation disagree",
+            "DOUBT: {} whose photometric interpretation and presentation LUT shape contradict "
+            "each other.",
+        ),
+        (
+            "looks inverted",
+            "DOUBT: {} brighter at the border than inside; their photometric interpretation may "
+            "be wrong.",
+        ),
+    ):
+        if tags[tag]:
+            notes.append(text.format(count(tags[tag], "film")))
+    if "window" in groups:
+        notes.append(f"Windows: {_window_words(groups['window'])}.")
+    return notes
+
+
+_WINDOWS = {
+    "table": "the header's VOI table",
+    "film": "lowest to highest value of the film",
+    "full": "all that the stored bits can hold",
+}
+
+
+def _window_words(windows: Counter[str]) -> str:
+    parts = [
+        f"{words} ({count(windows[k], 'film')})" for k, words in _WINDOWS.items() if windows[k]
+    ]
+    pairs = {value: n for value, n in windows.items() if "/" in value}
+    if pairs:
+        numbers = np.array([[float(x) for x in value.split("/")] for value in pairs])
+        ends = [
+            f"{low:g}" if low == high else f"{low:g} to {high:g}"
+            for low, high in zip(numbers.min(axis=0), numbers.max(axis=0), strict=True)
+        ]
+        parts.insert(0, f"centre {ends[0]}, width {ends[1]} ({count(sum(pairs.values()), 'film')})")
+    return "; ".join(parts)
+
+
+def _bad_notes(bad: Mapping[int, str]) -> list[str]:
+    if not bad:
+        return []
+    rows = sorted(bad)
+    listed = "; ".join(bad[row] for row in rows[:LISTED])
+    more = f"; and {len(rows) - LISTED:,} more" if len(rows) > LISTED else ""
+    return [f"Left out: {count(len(rows), 'film')} that can't be decoded: {listed}{more}."]

@@ -1,0 +1,173 @@
+"""ChestMNIST of MedMNIST v2 (Yang et al., Scientific Data 2023): NIH's films, made small."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from leadapron import store
+from leadapron.cache import Cache, Progress
+from leadapron.cohort import Cohort
+from leadapron.errors import DataError, StoreError, UsageError
+from leadapron.preprocessing import Preprocessing
+from leadapron.sources.arrays import ArrayFilms, read_array, read_shapes
+from leadapron.sources.assembly import assemble
+from leadapron.sources.nih import FINDINGS
+from leadapron.sources.tables import LabelTable, unknown_patients
+from leadapron.sources.words import plain_reason
+
+__all__ = ["MD5", "RELEASE", "open_chestmnist"]
+
+logger = logging.getLogger(__name__)
+
+RELEASE: Mapping[str, str | int] = {
+    "name": "ChestMNIST",
+    "films": 112_120,
+    "citation": (
+        "Yang, Shi, Wei, Liu, Zhao, Ke, Pfister, Ni: MedMNIST v2 - A large-scale lightweight "
+        "benchmark for 2D and 3D biomedical image classification. Scientific Data 10, 41 (2023)"
+    ),
+    "terms": "CC BY 4.0; not intended for clinical use.",
+    "page": "https://zenodo.org/records/10519652",
+}
+"""Facts of the release."""
+
+URL = "https://zenodo.org/records/10519652/files/{name}?download=1"
+MD5 = {
+    28: "02c8a6516a18b556561a56cbdd36c4a8",
+    64: "9de6cd0b934ebb5b7426cfba5efbae16",
+    128: "db107e5590b27930b62dbaf558aebee3",
+    224: "45bd33e6f06c3e8cdb481c74a89152aa",
+}
+"""The files' checksums, by the side of their films."""
+
+PARTS = {"train": "train", "val": "validation", "test": "test"}
+COUNTS = {"train": 78_468, "val": 11_219, "test": 22_433}
+CHUNK = 1 << 20
+
+
+def open_chestmnist(
+    argument: str,
+    preprocessing: Preprocessing | None,
+    cache: Cache | None = None,
+    *,
+    download: bool = False,
+    verify: bool = True,
+) -> Cohort:
+    """Open ChestMNIST.
+
+    Args:
+        argument: the .npz file; or the side of its films, 28, 64, 128 or 224, with `download`.
+        preprocessing: how films become images; the films' own size if left out.
+        cache: where films are kept, a downloaded file too; in memory if left out.
+        download: fetch the file from zenodo.org into the cache, unless it is there.
+        verify: compare the file with its published checksum.
+
+    Returns:
+        Its films in the order train, validation, test.
+
+    Raises:
+        DataError: a file that isn't ChestMNIST.
+        UsageError: no file given, or nothing to download to.
+        StoreError: a download that failed.
+    """
+    if not argument:
+        raise UsageError(
+            "chestmnist needs a file: chestmnist:FILE.npz, or chestmnist:64 --download"
+        )
+    file = _downloaded(argument, cache or Cache()) if download else Path(argument).expanduser()
+    if not file.is_file():
+        hint = f"; to fetch it: chestmnist:{argument} --download" if argument.isdigit() else ""
+        raise DataError(f"no file {argument}{hint}")
+    shapes = read_shapes(file)
+    missing = [n for part in PARTS for n in (f"{part}_images", f"{part}_labels") if n not in shapes]
+    if missing:
+        raise DataError(f"{file.name} has no array {missing[0]!r}; is it ChestMNIST's?")
+    films = ArrayFilms(file, [f"{part}_images" for part in PARTS], cache)
+    notes = [
+        "ChestMNIST's split is not NIH's official one: 17,920 of NIH's 25,596 test films are among "
+        "its training films. Don't test on one what was trained on the other.",
+        "Labels follow NIH's table of 2017, not that of 2020.",
+    ]
+    if verify and MD5.get(films.size[0]) != _md5(file, cache):
+        raise DataError(
+            f"{file.name} differs from the published ChestMNIST of {films.size[0]} pixels; fetch "
+            "it again, or --source.verify false for a file of your own"
+        )
+    labels = [read_array(file, f"{part}_labels") for part in PARTS]
+    for part, array in zip(PARTS, labels, strict=True):
+        expected = (films.lengths[f"{part}_images"], len(FINDINGS))
+        if array.shape != expected or array.dtype.kind not in "biu" or array.max(initial=0) > 1:
+            raise DataError(
+                f"{file.name}: {part}_labels of shape {array.shape}; expected {expected} of 0 and 1"
+            )
+    ids = np.asarray(
+        [f"{part}-{i}" for part, a in zip(PARTS, labels, strict=True) for i in range(len(a))]
+    )
+    table = LabelTable(
+        name=file.name,
+        labels=np.concatenate(labels).astype(np.float32),
+        findings=FINDINGS,
+        ids=ids,
+        patients=unknown_patients(ids, notes),
+        attributes={"split": np.repeat(list(PARTS.values()), [len(array) for array in labels])},
+        notes=tuple(notes),
+    )
+    return assemble(
+        films,
+        table,
+        source=f"chestmnist:{file.absolute()}",
+        preprocessing=preprocessing or Preprocessing(size=films.size[0]),
+        cache=cache,
+    )
+
+
+def _downloaded(argument: str, cache: Cache) -> Path:
+    """The file in the cache, fetched if it isn't there."""
+    if not argument.isdigit() or int(argument) not in MD5:
+        sides = ", ".join(map(str, MD5))
+        raise UsageError(f"chestmnist:{argument} --download: expected a side of {sides} pixels")
+    if cache.folder is None:
+        raise UsageError("--download needs a cache; expected --cache FOLDER")
+    side = int(argument)
+    name = "chestmnist.npz" if side == 28 else f"chestmnist_{side}.npz"
+    file = cache.folder / "downloads" / name
+    if not file.is_file():
+        _fetch(URL.format(name=name), file, MD5[side], cache.progress)
+    return file
+
+
+def _fetch(url: str, file: Path, md5: str, progress: Progress | None) -> None:
+    logger.info("fetching %s", url)
+    digest = hashlib.md5(usedforsecurity=False)
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        with urllib.request.urlopen(url, timeout=60) as answer, store.write_atomically(file) as out:  # noqa: S310
+            total, done = int(answer.headers.get("Content-Length") or 0), 0
+            while chunk := answer.read(CHUNK):
+                digest.update(chunk)
+                out.write(chunk)
+                done += len(chunk)
+                if progress is not None and total:
+                    progress("fetching", done, total)
+            if digest.hexdigest() != md5:
+                raise DataError(f"{url}: what came has another checksum than {md5}")
+    except (urllib.error.URLError, OSError) as error:
+        raise StoreError(f"can't fetch {url}: {plain_reason(error)}") from error
+
+
+def _md5(file: Path, cache: Cache | None) -> str:
+    digest, total, done = hashlib.md5(usedforsecurity=False), file.stat().st_size, 0
+    with file.open("rb") as stream:
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+            done += len(chunk)
+            if cache is not None and cache.progress is not None:
+                cache.progress("checking", done, total)
+    return digest.hexdigest()

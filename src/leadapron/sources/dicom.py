@@ -1,0 +1,283 @@
+"""DICOM files in a folder of any depth; nothing that names a patient leaves them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadapron.cache import Cache
+from leadapron.cohort import Cohort
+from leadapron.decoding import FilmFiles, hashed, read_headers
+from leadapron.decoding.films import WINDOW
+from leadapron.errors import DataError, StoreError, UsageError
+from leadapron.preprocessing import Preprocessing
+from leadapron.sources.assembly import Leakage, assemble
+from leadapron.sources.folder import walk
+from leadapron.sources.table import labelled
+from leadapron.sources.tables import (
+    Columns,
+    LabelTable,
+    Stated,
+    inside,
+    read_table,
+    unknown_patients,
+)
+from leadapron.sources.words import count, plain_reason
+
+__all__ = ["open_dicom"]
+
+SUFFIXES = (".dcm", ".dicom", ".ima")
+KEYS = (
+    "sopinstanceuid", "sop_instance_uid", "dicom_id", "image_id", "imageid", "file", "filename",
+    "path", "image", "id",
+)  # fmt: skip
+"""What a table's column is called that names films, in lower case."""
+
+
+def open_dicom(  # noqa: PLR0913 (settings, by keyword)
+    argument: str,
+    preprocessing: Preprocessing | None,
+    cache: Cache | None = None,
+    *,
+    window: str = "header",
+    table: str = "",
+    key: str = "",
+    findings: str = "",
+    separator: str = "|",
+    uncertain: Stated = "nan",
+    blank: Stated = "nan",
+    leakage: Leakage = "refuse",
+) -> Cohort:
+    """Open DICOM files.
+
+    Args:
+        argument: the folder; all DICOM files below it count, whatever their names.
+        preprocessing: how films become images; 224x224 if left out.
+        cache: where decoded films are kept, and the salt of the hashes; in memory, with a salt that
+            is forgotten, if left out.
+        window: "header" (its VOI table or first window; where there is none, "full" for 8 bits and
+            "film" for more), "header:N" (its Nth window), "full" (all that the stored bits can
+            hold), "film" (the film's lowest to highest value), or "CENTRE/WIDTH".
+        table: a CSV table of labels; none are stated if left out.
+        key: the table's column that names films, by file name with or without ending, by path in
+            the folder or by SOP Instance UID; "image_id", "SOPInstanceUID", "path" and the like
+            if left out.
+        findings: as of the source "table".
+        separator: as of the source "table".
+        uncertain: as of the source "table".
+        blank: as of the source "table".
+        leakage: "refuse" a split that shares patients, or "allow" it.
+
+    Returns:
+        Single-frame films in the order of their paths; ids and patients are hashes.
+
+    Raises:
+        DataError: a folder, table or film that can't be used. A film is called by its number in the
+            order of paths and its hash, since paths may name patients.
+        UsageError: no folder given, or a window that isn't one.
+        StoreError: a salt that can't be kept.
+    """
+    if not argument:
+        raise UsageError("dicom needs a folder: dicom:PATH")
+    root = Path(argument).expanduser()
+    if not root.is_dir():
+        raise DataError(f"no folder {argument}; expected one with DICOM files")
+    if WINDOW.fullmatch(window) is None:
+        raise UsageError(
+            f"--source.window {window}: expected header, header:2, full, film, or CENTRE/WIDTH"
+        )
+    salt = _salt(cache or Cache())
+    files = [name for name in walk(root) if _may_be_dicom(root / name)]
+    if not files:
+        raise DataError(f"no DICOM file in {argument}")
+    files.sort()
+    names, headers, notes = _with_pixels(root, files, salt, cache or Cache())
+    ids = np.asarray([f"dicom-{hashed(name, salt)}" for name in names], dtype=np.str_)
+    known = _known(headers, ids, notes)
+    if table:
+        known = _with_labels(
+            known, names, headers, salt, Path(table).expanduser(),
+            key=key, findings=findings, separator=separator, uncertain=uncertain, blank=blank,
+        )  # fmt: skip
+    rows = np.flatnonzero(np.isin(ids, known.ids))
+    paths = inside(root, [names[row] for row in rows], "the folder")
+    calls = [f"DICOM file {row + 1} of {len(names)} ({ids[row]})" for row in rows]
+    return assemble(
+        FilmFiles(paths, calls, window),
+        known,
+        source=f"dicom:{root.absolute()}",
+        preprocessing=preprocessing or Preprocessing(size=224),
+        cache=cache,
+        leakage=leakage,
+    )
+
+
+def _salt(cache: Cache) -> bytes:
+    """What identifiers are hashed with; without it nobody can try names and compare."""
+    if cache.folder is None:
+        return secrets.token_bytes(32)
+    path = cache.folder / "salt"
+    try:
+        cache.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists():
+            # Linked into place, so that of two processes that make one the first wins.
+            part = cache.folder / f".salt.{os.getpid()}.{secrets.token_hex(4)}"
+            part.touch(mode=0o600)
+            part.write_bytes(secrets.token_bytes(32))
+            try:
+                path.hardlink_to(part)
+            except FileExistsError:
+                pass
+            finally:
+                part.unlink()
+        salt = path.read_bytes()
+    except OSError as error:
+        raise StoreError(
+            f"can't keep the hashes' salt in the cache: {plain_reason(error)}"
+        ) from error
+    if len(salt) != 32:
+        raise StoreError(f"{path} is damaged; take it away, and all hashes will be new")
+    return salt
+
+
+def _may_be_dicom(path: Path) -> bool:
+    """By the name's ending, by the mark after the preamble, or by a first tag of old files."""
+    if path.suffix.lower() in SUFFIXES:
+        return path.is_file()
+    try:
+        with path.open("rb") as file:
+            head = file.read(132)
+    except OSError:
+        return False
+    return head[128:] == b"DICM" or head[:2] in (b"\x08\x00", b"\x02\x00")
+
+
+def _with_pixels(
+    root: Path, files: Sequence[str], salt: bytes, cache: Cache
+) -> tuple[list[str], list[Mapping[str, Any]], list[str]]:
+    """The files that hold films, their headers, and what was left out."""
+    names: list[str] = []
+    headers: list[Mapping[str, Any]] = []
+    others = 0
+    paths = [str(root / name) for name in files]
+    for row, header in enumerate(read_headers(paths, {"salt": salt.hex()})):
+        if cache.progress is not None:
+            cache.progress("reading headers", row + 1, len(files))
+        if isinstance(header, DataError):
+            # Kept: decoding will say what is wrong with it, and stop or skip.
+            header = {"pixels": True}
+        if header["pixels"]:
+            names.append(files[row])
+            headers.append(header)
+        else:
+            others += 1
+    if not names:
+        raise DataError(f"none of the {count(len(files), 'DICOM file')} holds a film")
+    notes = [f"Left out: {count(others, 'DICOM file')} without pixels."] if others else []
+    return names, headers, notes
+
+
+def _known(
+    headers: Sequence[Mapping[str, Any]], ids: NDArray[np.str_], notes: list[str]
+) -> LabelTable:
+    """What the headers say; no findings."""
+
+    def column(name: str) -> list[str]:
+        return [str(header.get(name) or "") for header in headers]
+
+    patients = np.asarray(column("patient"), dtype=np.str_)
+    unnamed = patients == ""
+    if unnamed.all():
+        patients = unknown_patients(ids, notes)
+    elif unnamed.any():
+        notes.append(f"Without a patient: {count(int(unnamed.sum()), 'film')}, each its own.")
+        patients = np.where(unnamed, ids, patients)
+    years = [header.get("age") for header in headers]
+    age = np.asarray([np.nan if y is None else float(y) for y in years], dtype=np.float64)
+    attributes: dict[str, NDArray[Any]] = {
+        "view": np.asarray(column("view"), dtype=np.str_),
+        "sex": np.asarray(column("sex"), dtype=np.str_),
+        "age": age,
+    }
+    return LabelTable(
+        name="DICOM headers",
+        labels=np.zeros((len(ids), 0), dtype=np.float32),
+        findings=(),
+        ids=ids,
+        patients=patients,
+        attributes=attributes,
+        notes=tuple(notes),
+    )
+
+
+def _with_labels(
+    known: LabelTable,
+    names: Sequence[str],
+    headers: Sequence[Mapping[str, Any]],
+    salt: bytes,
+    file: Path,
+    *,
+    key: str,
+    **reading: Any,
+) -> LabelTable:
+    """The films that a label table names, with its labels and, where it has them, attributes."""
+    columns = read_table(file)
+    by_lower = {name.lower(): name for name in reversed(list(columns))}
+    column = key or next((by_lower[name] for name in KEYS if name in by_lower), "")
+    if column not in columns:
+        raise UsageError(
+            f"{file.name} has no column {column or 'that names films'}; its columns: "
+            f"{', '.join(list(columns)[:12])}; name it by --source.key"
+        )
+    cells = columns.pop(column)
+    rows = _matched(cells, names, headers, salt)
+    found = [i for i, row in enumerate(rows) if row is not None]
+    if not found:
+        raise DataError(f"{file.name}, column {column}: no film of the folder is named in it")
+    kept: Columns = {name: [values[i] for i in found] for name, values in columns.items()}
+    films = np.asarray([rows[i] for i in found], dtype=np.int64)
+    if len(np.unique(films)) < len(films):
+        raise DataError(f"{file.name} names a film more than once; each must have one row")
+    said = labelled(kept, known.ids[films].tolist(), file.name, **reading)
+    patients, attributes = known.patients[films], known.take(films).attributes
+    notes = list(known.notes)
+    if any(patients == known.ids[films]) and any(said.patients != said.ids):
+        patients = np.asarray([hashed(patient, salt) for patient in said.patients.tolist()])
+    left = len(names) - len(films)
+    if left:
+        notes.append(f"Left out: {count(left, 'film')} without a row in {file.name}.")
+    if len(cells) > len(films):
+        notes.append(f"Left out: {count(len(cells) - len(films), 'row')} without a film.")
+    order = np.argsort(films)
+    return LabelTable(
+        name=file.name,
+        labels=said.labels,
+        findings=said.findings,
+        ids=said.ids,
+        patients=patients,
+        attributes={**attributes, **said.attributes},
+        notes=tuple(notes),
+    ).take(order)
+
+
+def _matched(
+    cells: Sequence[str],
+    names: Sequence[str],
+    headers: Sequence[Mapping[str, Any]],
+    salt: bytes,
+) -> list[int | None]:
+    """The film that each cell names, if any."""
+    places: dict[str, int | None] = {}
+    for row, (name, header) in enumerate(zip(names, headers, strict=True)):
+        base = name.rpartition("/")[2]
+        for text in {name, base, base.rpartition(".")[0], f"#{header.get('film')}"} - {"", "#"}:
+            places[text] = None if text in places else row  # two films of a name: neither
+    return [
+        places.get(cell, places.get(f"#{hashed(cell, salt)}")) if cell else None for cell in cells
+    ]

@@ -1,0 +1,347 @@
+"""Label tables: CSV files of any common delimiter, and what their cells mean."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import os
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Literal, Self, TextIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadapron.errors import DataError, UsageError
+from leadapron.sources.words import count, plain_reason
+
+__all__ = [
+    "ATTRIBUTES",
+    "HEALTHY",
+    "PARTS",
+    "LabelTable",
+    "Stated",
+    "ages",
+    "inside",
+    "joined_labels",
+    "label_column",
+    "named_columns",
+    "one_by_one",
+    "read_columns",
+    "read_table",
+    "refuse_outside",
+    "refuse_unknown_findings",
+    "splits",
+    "unknown_patients",
+]
+
+Stated = Literal["nan", "0", "1"]
+Columns = dict[str, list[str]]
+
+LARGEST_TABLE = 2 << 30
+"""Bytes of a table that is read."""
+
+DELIMITERS = ",;\t"
+
+HEALTHY = ("no finding", "no findings", "normal", "healthy", "negative", "none")
+"""Names, in lower case, that say that nothing was found."""
+
+UNKNOWN = ("", "nan", "na", "n/a", "none", "null", "unknown")
+"""Cells, in lower case, that state nothing."""
+
+ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
+    "patient": (
+        "patient", "patient_id", "patientid", "patient id", "subject", "subject_id", "subjectid",
+    ),
+    "view": ("view", "view position", "view_position", "viewposition", "projection"),
+    "sex": ("sex", "gender", "patient sex", "patient gender", "patientsex", "patientsex_dicom"),
+    "age": ("age", "patient age", "patientage", "age_years"),
+    "site": ("site", "hospital", "institution"),
+    "split": ("split", "fold", "subset", "partition", "set"),
+}  # fmt: skip
+"""What columns are called that a cohort has a use for, in lower case."""
+
+PARTS = {
+    "train": "train", "training": "train", "train_val": "train",
+    "val": "validation", "valid": "validation", "validation": "validation", "dev": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+"""What the parts of a split are called, in lower case."""
+
+OLDEST = 120
+
+
+@dataclass(frozen=True, eq=False)
+class LabelTable:
+    """What is known of films without their pixels, row by row.
+
+    Args:
+        name: the table's file name, or what else the rows come from.
+        labels: (n, k) float32 in {0, 1, NaN}, columns as `findings`.
+        findings: the k findings' names.
+        ids: (n,) the films' names.
+        patients: (n,); the films' names where they are unknown, see `unknown_patients`.
+        attributes: view, sex (text, "" where absent), age in years (float64, NaN where absent),
+            split ("train", "validation", "test" or ""), and others; each where it exists.
+        notes: what was found wrong or left out, one sentence each.
+    """
+
+    name: str
+    labels: NDArray[np.float32]
+    findings: tuple[str, ...]
+    ids: NDArray[np.str_]
+    patients: NDArray[np.str_]
+    attributes: Mapping[str, NDArray[Any]]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, rows: NDArray[np.int64]) -> Self:
+        """Return some rows, in that order."""
+        return replace(
+            self,
+            labels=self.labels[rows],
+            ids=self.ids[rows],
+            patients=self.patients[rows],
+            attributes={name: column[rows] for name, column in self.attributes.items()},
+        )
+
+
+def read_columns(path: Path, choose: Callable[[list[str]], Mapping[str, int]]) -> Columns:
+    """Read some columns of a CSV file, blanks around cells taken off.
+
+    UTF-8 with or without a byte order mark, UTF-16 with one; comma, semicolon or tab; .gz too.
+
+    Args:
+        path: the file.
+        choose: from the header to names for the columns and where they stand.
+
+    Raises:
+        DataError: a file that can't be read as such a table; or what `choose` raises.
+    """
+    try:
+        if path.stat().st_size > LARGEST_TABLE:
+            raise DataError(f"{path.name} is larger than {LARGEST_TABLE >> 30} GB")
+        with _open_text(path) as stream:
+            first = stream.readline()
+            delimiter = max(DELIMITERS, key=first.count)
+            header = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter), [])]
+            positions = choose(header)
+            reader = csv.reader(stream, delimiter=delimiter)
+            pick: Callable[[Sequence[str]], tuple[str, ...]] = itemgetter(*positions.values(), 0)
+            try:
+                rows = [pick(row) for row in reader if any(row)]
+            except IndexError:
+                raise DataError(
+                    f"{path.name}, line {reader.line_num + 1}: too few columns; "
+                    f"expected {len(header)}"
+                ) from None
+    except FileNotFoundError:
+        raise DataError(f"no {path.name} in {path.parent}") from None
+    except UnicodeError:
+        raise DataError(f"{path.name} isn't UTF-8; save it as that") from None
+    except (OSError, EOFError, csv.Error, zlib.error) as error:
+        raise DataError(f"{path.name} can't be read: {plain_reason(error)}") from None
+    return {name: [row[i].strip() for row in rows] for i, name in enumerate(positions)}
+
+
+def named_columns(
+    path: Path, needed: Mapping[str, tuple[str, ...]], optional: Mapping[str, tuple[str, ...]]
+) -> Columns:
+    """Read columns by our names for them, each from any of its names there.
+
+    Raises:
+        DataError: as `read_columns`, or a needed column that isn't there.
+    """
+
+    def choose(header: list[str]) -> dict[str, int]:
+        positions = {}
+        for name, spellings in {**needed, **optional}.items():
+            position = next((header.index(s) for s in spellings if s in header), None)
+            if position is not None:
+                positions[name] = position
+        missing = [" or ".join(needed[name]) for name in needed if name not in positions]
+        if missing:
+            raise DataError(
+                f"{path.name} has no column {', '.join(missing)}; "
+                f"its columns: {', '.join(header[:12]) or 'none'}"
+            )
+        return positions
+
+    return read_columns(path, choose)
+
+
+def read_table(path: Path) -> Columns:
+    """Read all columns by their names there.
+
+    Raises:
+        DataError: as `read_columns`; no rows; a name that two columns have.
+    """
+
+    def choose(header: list[str]) -> dict[str, int]:
+        if not any(header):
+            raise DataError(f"{path.name} is empty; expected a line with the columns' names")
+        repeated = [name for name, n in Counter(header).items() if n > 1 and name]
+        if repeated:
+            raise DataError(f"{path.name} has two columns {repeated[0]!r}")
+        return {name: i for i, name in enumerate(header) if name}
+
+    columns = read_columns(path, choose)
+    if not next(iter(columns.values())):
+        raise DataError(f"{path.name} has no rows")
+    return columns
+
+
+def _open_text(path: Path) -> TextIO:
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rb") as stream:
+        head = stream.read(2)
+    encoding = "utf-16" if head in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    return cast("TextIO", opener(path, "rt", encoding=encoding, newline=""))
+
+
+def label_column(cells: Iterable[str], *, uncertain: Stated, blank: Stated) -> list[float] | None:
+    """Return what the cells of one finding state, or None if it is no column of labels.
+
+    Args:
+        cells: "1", "0.0", "true", "negative", "-1" (uncertain), "" (blank) and the like.
+        uncertain: what -1 is taken for.
+        blank: what a blank is taken for.
+    """
+    meaning = {
+        **dict.fromkeys(("1", "1.0", "true", "yes", "positive"), 1.0),
+        **dict.fromkeys(("0", "0.0", "false", "no", "negative"), 0.0),
+        **dict.fromkeys(("-1", "-1.0", "uncertain"), float(uncertain)),
+        **dict.fromkeys(UNKNOWN, float(blank)),
+    }
+    try:
+        return [meaning[cell.lower()] for cell in cells]
+    except KeyError:
+        return None
+
+
+def joined_labels(
+    texts: Sequence[str], findings: Sequence[str] | None, where: str, separator: str = "|"
+) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """Return labels (n, k) and findings from cells such as "Edema|Mass"; few of them differ.
+
+    Args:
+        texts: the cells; a finding that isn't named is absent, a blank cell states nothing.
+        findings: those that may be named; all that are, in alphabetical order, if None.
+        where: the table's name, for messages.
+        separator: between findings.
+
+    Raises:
+        DataError: a finding that may not be named, or a film that is healthy and isn't.
+    """
+    codes = {text: code for code, text in enumerate(dict.fromkeys(texts))}
+    named = [[name.strip() for name in text.split(separator) if name.strip()] for text in codes]
+    found = sorted({name for names in named for name in names if name.lower() not in HEALTHY})
+    columns = tuple(found if findings is None else findings)
+    refuse_unknown_findings(found, columns, where)
+    rows = np.zeros((len(codes), len(columns)), dtype=np.float32)
+    for code, names in enumerate(named):
+        healthy = [name for name in names if name.lower() in HEALTHY]
+        if healthy and len(set(names)) > 1:
+            raise DataError(f"{where} says {'|'.join(names)!r}: {healthy[0]} and a finding")
+        if not names:
+            rows[code] = np.nan
+        for name in names:
+            if name not in healthy:
+                rows[code, columns.index(name)] = 1
+    labels: NDArray[np.float32] = rows[[codes[text] for text in texts]]
+    return labels, columns
+
+
+def refuse_unknown_findings(names: Iterable[str], known: Sequence[str], where: str) -> None:
+    """Raise DataError for findings that a table may not name."""
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise DataError(
+            f"{where} holds {count(len(unknown), 'unknown finding')}, first "
+            f"{unknown[0]!r}; known: {', '.join(known)}"
+        )
+
+
+def one_by_one(texts: Sequence[str], convert: Callable[[str], float]) -> NDArray[np.float64]:
+    """Return `convert` of each text, called once for each that differs."""
+    values = {text: convert(text) for text in set(texts)}
+    return np.asarray([values[text] for text in texts], dtype=np.float64)
+
+
+def ages(texts: Sequence[str], notes: list[str]) -> NDArray[np.float64]:
+    """Return years from "58", "058Y" or "011M"; NaN from anything else and above 120."""
+    years = one_by_one(texts, _years)
+    absurd = years > OLDEST
+    if absurd.any():
+        years[absurd] = np.nan
+        notes.append(f"Taken as unknown: {count(int(absurd.sum()), 'age')} above {OLDEST} years.")
+    return years
+
+
+def _years(text: str) -> float:
+    number, unit = (text[:-1], text[-1:].upper()) if text[-1:].isalpha() else (text, "Y")
+    shares = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
+    plain = number.replace(".", "", 1).isdigit() and number.isascii()
+    return float(number) * shares[unit] if plain and unit in shares else float("nan")
+
+
+def unknown_patients(ids: NDArray[np.str_], notes: list[str]) -> NDArray[np.str_]:
+    """Return a patient for each film, and say so."""
+    notes.append("Patients aren't known: each film counts as one, so splits may share some.")
+    return ids
+
+
+def splits(texts: Sequence[str], where: str) -> NDArray[np.str_]:
+    """Return "train", "validation", "test" or "" for each cell.
+
+    Raises:
+        DataError: a part of another name.
+    """
+    unknown = sorted({t for t in texts if t.lower() not in PARTS and t.lower() not in UNKNOWN})
+    if unknown:
+        raise DataError(
+            f"{where} names a part {unknown[0]!r}; expected train, validation or test, or "
+            "--source.split none"
+        )
+    return np.asarray([PARTS.get(text.lower(), "") for text in texts], dtype=np.str_)
+
+
+def inside(root: Path, names: Sequence[str], where: str) -> list[str]:
+    """Return the paths of files that a table names, all of which lie in a folder.
+
+    Raises:
+        DataError: a path that is absolute, climbs, or is a link that leads out.
+    """
+    base = os.path.realpath(root)
+    folders: dict[str, str] = {}
+    paths = []
+    for name in names:
+        parts = name.replace("\\", "/").split("/")
+        if ".." in parts or "\0" in name or parts[0] == "" or ":" in parts[0]:
+            raise DataError(f"{where} names {name!r}, which leads out of the folder of films")
+        folder, last = "/".join(parts[:-1]), parts[-1]
+        if folder not in folders:
+            folders[folder] = os.path.realpath(os.path.join(base, folder))  # noqa: PTH118
+        path = f"{folders[folder]}{os.sep}{last}"
+        if os.path.islink(path):  # noqa: PTH114 (asked for every film)
+            path = os.path.realpath(path)
+        if not path.startswith(base.rstrip(os.sep) + os.sep):
+            raise DataError(
+                f"{where} names {name!r}, a link that leads out of the folder of films; give the "
+                "folder that it leads to as --source.root"
+            )
+        paths.append(path)
+    return paths
+
+
+def refuse_outside(name: str, option: str) -> None:
+    """Raise UsageError for a file that must lie in the source's folder and doesn't."""
+    path = Path(name)
+    if path.is_absolute() or path.drive or ".." in path.parts:
+        raise UsageError(f"{option} {name!r} leads out of the folder; name a file inside it")

@@ -157,7 +157,6 @@ def _study_options() -> list[click.Parameter]:
     from leadapron.sources import SOURCES
 
     named = {
-        "source": f"Where films come from, as NAME:PATH: {', '.join(SOURCES)}.",
         "network": "Architecture: resnet9, densenet121.",
         "trigger": "What is planted: patch.",
     }
@@ -170,6 +169,12 @@ def _study_options() -> list[click.Parameter]:
     assert set(shorts) == set(SHORTHANDS)
     numbers = ("size", "epochs")
     return [
+        click.Option(
+            ["--source"],
+            multiple=True,
+            metavar="NAME:PATH",
+            help=f"Where films come from: {', '.join(SOURCES)}; several are joined.",
+        ),
         *(
             click.Option([f"--{name}"], help=text, type=Setting(int if name in numbers else str))
             for name, text in {**named, **shorts}.items()
@@ -204,11 +209,14 @@ def _read_spec(path: Path) -> dict[str, Any]:
 
 def _with_options(tree: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Lay options over a spec's settings."""
+    from leadapron.sources import AND
     from leadapron.specs import merge
 
     for name, value in given.items():
-        if value is None:
+        if value in (None, ()):
             continue
+        if name == "source":
+            value = AND.join(value)
         section, _, setting = name.partition("__")
         if setting or section in ("source", "network", "trigger"):
             # `--trigger patch` names the section that `--trigger.side 3` belongs to.
@@ -252,7 +260,7 @@ def _reproduce() -> click.Command:
 def _run_reproduce(
     paper: str,
     preset: str,
-    source: str | None,
+    source: tuple[str, ...],
     out: Path,
     device: str,
     precision: Literal["auto", "bf16", "fp32"],
@@ -263,6 +271,7 @@ def _run_reproduce(
 ) -> None:
     from leadapron.jobs.reproduce import reproduce
     from leadapron.report import summary
+    from leadapron.sources import AND
     from leadapron.study import Options
 
     with _progress() as progress:
@@ -270,7 +279,8 @@ def _run_reproduce(
             device=device, precision=precision, cache=cache, progress=progress, on_bad=on_bad
         )
         settings = _with_options({}, given)
-        page = reproduce(paper, preset, out, source=source, settings=settings, options=options)
+        name = AND.join(source) or None
+        page = reproduce(paper, preset, out, source=name, settings=settings, options=options)
     _answer(out, page, summary(out), as_json)
 
 
@@ -408,7 +418,7 @@ def _prepare() -> click.Command:
     return click.Command(
         "prepare",
         params=[
-            click.Argument(["source"], type=Setting(str)),
+            click.Argument(["source"], nargs=-1, required=True),
             click.Option(
                 ["--size"],
                 type=Setting(int),
@@ -430,12 +440,25 @@ def _prepare() -> click.Command:
 
 
 def _run_prepare(
-    cache: str | None, on_bad: Literal["stop", "skip"], as_json: bool, **given: Any
+    source: tuple[str, ...],
+    cache: str | None,
+    on_bad: Literal["stop", "skip"],
+    as_json: bool,
+    **given: Any,
 ) -> None:
     from leadapron.jobs.prepare import prepare
 
     with _progress() as progress:
-        done = prepare(_with_options({}, given), cache=cache, progress=progress, on_bad=on_bad)
+        done = [
+            facts
+            for name in source
+            for facts in prepare(
+                _with_options({}, {**given, "source": (name,)}),
+                cache=cache,
+                progress=progress,
+                on_bad=on_bad,
+            )
+        ]
     if as_json:
         click.echo(json.dumps({"schema": 1, "verdict": "done", "prepared": done}, indent=2))
         return
@@ -699,7 +722,7 @@ class Setting(click.ParamType[Any]):
             return value
         name = (param.name or "") if param is not None else ""
         # Paths, expressions and lists of columns hold commas; nobody varies them in one study.
-        whole = name in ("source", "network__weights") or (self.text and name[:8] == "source__")
+        whole = name == "network__weights" or (self.text and name[:8] == "source__")
         parts = [value] if whole else value.strip("[]").split(",")
         import yaml
 

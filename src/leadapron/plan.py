@@ -11,7 +11,7 @@ from leadapron.explain import unsupported
 from leadapron.measure import Evaluation
 from leadapron.poison import Poisoning
 from leadapron.preprocessing import Preprocessing
-from leadapron.sources import SOURCES
+from leadapron.sources import SOURCES, check_source, source_settings
 from leadapron.specs import (
     REQUIRED,
     Parameter,
@@ -122,10 +122,13 @@ def sections(tree: Tree) -> dict[str, dict[str, Parameter]]:
     for name in SECTIONS:
         if name in _NAMED:
             default, known = _NAMED[name]
-            kind = _name_of(tree.get(name), default).partition(":")[0]
-            if kind not in known:
-                raise UnknownNameError(name, kind, known)
-            found[name] = parameters(known[kind])
+            given = _name_of(tree.get(name), default)
+            if name == "source":
+                found[name] = source_settings(given)
+            elif given in known:
+                found[name] = parameters(known[given])
+            else:
+                raise UnknownNameError(name, given, known)
         else:
             found[name] = parameters(_FIXED[name][0])
     found["poisoning"].pop("trigger")
@@ -220,7 +223,7 @@ def _run(point: Tree, seed: int) -> Run:
     trigger = dict(point["trigger"])
     kind = TRIGGERS[trigger.pop("name")]
     source = dict(point["source"])
-    validated(SOURCES[source.pop("name").partition(":")[0]], source, "source")
+    check_source(source.pop("name"), source)
     mark = build(kind, trigger, "trigger")
     poisoning = validated(Poisoning, point["poisoning"], "poisoning", elsewhere=("trigger",))
     network = build(Network, point["network"], "network")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from leadapron.cache import OnBad, Progress, default_folder
+from leadapron.cohort import Overlay
 from leadapron.errors import UsageError
 from leadapron.plan import complete
 from leadapron.preprocessing import Preprocessing
@@ -58,7 +59,10 @@ def prepare(
             on_bad=on_bad,
             **source,
         )
-        if not isinstance(cohort.images, np.memmap):
+        images = cohort.images
+        if isinstance(images, Overlay):  # bad films are left out
+            images = images.base
+        if not isinstance(images, np.memmap):
             raise UsageError(f"nothing to prepare for {name}: its films are drawn, not decoded")
         done.append(
             {
@@ -66,8 +70,8 @@ def prepare(
                 "films": len(cohort),
                 "size": cohort.preprocessing.size,
                 "dtype": cohort.preprocessing.dtype,
-                "bytes": int(cohort.images.nbytes),
-                "folder": str(Path(str(cohort.images.filename)).parent),
+                "bytes": int(images.nbytes),
+                "folder": str(Path(str(images.filename)).parent),
                 "seconds": time.perf_counter() - began,
                 "notes": list(cohort.notes),
             }

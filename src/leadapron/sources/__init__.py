@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from leadapron.cache import Cache, OnBad, Progress, default_folder
@@ -13,13 +14,14 @@ from leadapron.preprocessing import Preprocessing
 from leadapron.sources.chestmnist import open_chestmnist
 from leadapron.sources.dicom import open_dicom
 from leadapron.sources.folder import open_folder
+from leadapron.sources.joining import join
 from leadapron.sources.nih import open_nih
 from leadapron.sources.npz import open_npz
 from leadapron.sources.phantom import open_phantom
 from leadapron.sources.table import open_table
-from leadapron.specs import validated
+from leadapron.specs import Parameter, parameters, validated
 
-__all__ = ["SOURCES", "open_source"]
+__all__ = ["AND", "SOURCES", "check_source", "open_source", "source_settings"]
 
 SOURCES: dict[str, Callable[..., Cohort]] = {
     "phantom": open_phantom,
@@ -35,6 +37,34 @@ SOURCES: dict[str, Callable[..., Cohort]] = {
 memory), and settings by keyword."""
 
 
+AND = " + "
+"""Between the sources that are joined into one."""
+
+
+def source_settings(source: str) -> dict[str, Parameter]:
+    """Return the settings of a source, or of several with " + " between them.
+
+    Several have no defaults of their own, since those may differ.
+
+    Raises:
+        UnknownNameError: no such source.
+    """
+    openers = [_opener(part) for part in source.split(AND)]
+    if len(openers) == 1:
+        return parameters(openers[0])
+    return {
+        name: replace(parameter, default=None)
+        for opener in openers
+        for name, parameter in parameters(opener).items()
+    }
+
+
+def check_source(source: str, options: Mapping[str, Any]) -> None:
+    """Raise as `open_source` does over names and settings, without opening anything."""
+    for part in source.split(AND):
+        _options(part, source, options)
+
+
 def open_source(
     source: str,
     *,
@@ -44,15 +74,17 @@ def open_source(
     on_bad: OnBad = "stop",
     **options: Any,
 ) -> Cohort:
-    """Open a source of radiographs.
+    """Open a source of radiographs, or several as one.
 
     Args:
-        source: "NAME" or "NAME:ARGUMENT", for example "phantom:64" or "nih:/data/nih".
+        source: "NAME" or "NAME:ARGUMENT", for example "phantom:64" or "nih:/data/nih"; several with
+            " + " between them are joined, see `joining.join`.
         preprocessing: how films become images; the source's own way if left out.
         cache: folder for decoded films, or "none"; LEADAPRON_CACHE or the platform's if left out.
         progress: called with what is being done, the films done and in all.
         on_bad: "stop" at the first film that can't be decoded, or "skip" and list it in the notes.
-        **options: the source's settings, for example `count=100`.
+        **options: the source's settings, for example `count=100`; of several sources each gets
+            those that it takes.
 
     Returns:
         Its films, labels and patients.
@@ -63,9 +95,35 @@ def open_source(
         DataError: films or tables that can't be used.
         StoreError: a cache that can't be written.
     """
-    name, _, argument = source.partition(":")
+    kept = Cache(folder=default_folder(cache), progress=progress, on_bad=on_bad)
+    parts = source.split(AND)
+    cohorts: list[Cohort] = []
+    for part in parts:
+        taken = _options(part, source, options)
+        cohort = _opener(part)(part.partition(":")[2], preprocessing, kept, **taken)
+        preprocessing = preprocessing or cohort.preprocessing
+        cohorts.append(cohort)
+    if len(cohorts) == 1:
+        return cohorts[0]
+    return join(cohorts, [part.partition(":")[0] for part in parts])
+
+
+def _opener(part: str) -> Callable[..., Cohort]:
+    name = part.partition(":")[0]
     if name not in SOURCES:
         raise UnknownNameError("source", name, SOURCES)
-    opener = SOURCES[name]
-    kept = Cache(folder=default_folder(cache), progress=progress, on_bad=on_bad)
-    return opener(argument, preprocessing, kept, **validated(opener, options, "source"))
+    return SOURCES[name]
+
+
+def _options(part: str, source: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that one of the sources takes; all of them where it is alone."""
+    opener = _opener(part)
+    if part == source:
+        return validated(opener, options, "source")
+    known = source_settings(source)
+    for name in options:
+        if name not in known:
+            raise UnknownNameError("setting of source", name, known)
+    mine = parameters(opener)
+    given = {n: v for n, v in options.items() if n in mine and v is not None}
+    return validated(opener, given, "source")

@@ -67,7 +67,8 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
 
 PARTS = {
     "train": "train", "training": "train", "train_val": "train",
-    "val": "validation", "valid": "validation", "validation": "validation", "dev": "validation",
+    "val": "validation", "valid": "validation", "validate": "validation",
+    "validation": "validation", "dev": "validation",
     "test": "test", "testing": "test",
 }  # fmt: skip
 """What the parts of a split are called, in lower case."""

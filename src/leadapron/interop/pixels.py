@@ -70,10 +70,9 @@ class ItemFilms:
                 raise DataError(f"item {row}: {' '.join(str(error).split())}") from error
         film = grey(pixels, self.limits, self.dtype, f"item {row}")
         white = float(np.iinfo(film.dtype).max)
-        self.used = (
-            min(self.used[0], float(film.min()) / white),
-            max(self.used[1], float(film.max()) / white),
-        )
+        low, high = float(film.min()) / white, float(film.max()) / white
+        with self._lock:
+            self.used = min(self.used[0], low), max(self.used[1], high)
         return film
 
     def image(self, row: int, preprocessing: Preprocessing) -> tuple[NDArray[Any], list[str]]:

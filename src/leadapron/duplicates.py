@@ -104,7 +104,8 @@ def _means(side: int) -> NDArray[np.float32]:
     start, end = edges[:-1, None], edges[1:, None]
     pixels = np.arange(side)
     cover = np.clip(np.minimum(end, pixels + 1) - np.maximum(start, pixels), 0, None)
-    return (cover / cover.sum(axis=1, keepdims=True)).astype(np.float32)
+    shares: NDArray[np.float32] = (cover / cover.sum(axis=1, keepdims=True)).astype(np.float32)
+    return shares
 
 
 def identical(found: NDArray[np.bytes_]) -> tuple[Rows, Rows]:

@@ -611,6 +611,75 @@ def _run_phantom(count: int, size: int, seed: int, findings: str, out: Path, as_
         click.echo(f"{count} phantoms of {size}x{size} pixels: {out}")
 
 
+# --- describe
+
+
+def _describe() -> click.Command:
+    from leadapron.sources import SOURCES
+    from leadapron.specs import united
+
+    return click.Command(
+        "describe",
+        params=[
+            click.Argument(["source"]),
+            click.Option(
+                ["--size"],
+                type=int,
+                help="Side of the images that are looked at; the source's own way, mostly 224, if "
+                "left out.",
+            ),
+            click.Option(
+                ["--out"],
+                type=click.Path(dir_okay=False, path_type=Path),
+                help="An HTML file, for all of it on one page.",
+            ),
+            *_setting_options({"source": united(SOURCES)}),
+            *_film_options(),
+            _json_option(),
+        ],
+        callback=_run_describe,
+        help=(
+            "Say what a SOURCE holds: films, patients, labels and how they come together, copies "
+            "of films, and what leaks from one side of the split to the other."
+        ),
+    )
+
+
+def _run_describe(
+    source: str,
+    size: int | None,
+    out: Path | None,
+    cache: str | None,
+    on_bad: Literal["stop", "skip"],
+    as_json: bool,
+    **given: Any,
+) -> None:
+    from leadapron.jobs.describe import describe
+
+    settings = {
+        name.removeprefix("source__"): value for name, value in given.items() if value is not None
+    }
+    with _progress() as progress:
+        found = describe(
+            source, size=size, cache=cache, progress=progress, on_bad=on_bad, **settings
+        )
+    facts = found.facts()
+    if out is not None:
+        from leadapron.report import write_description
+
+        write_description(out, facts)
+    if as_json:
+        page = {} if out is None else {"page": str(out)}
+        click.echo(json.dumps({**facts, **page}, indent=2))
+        return
+    from leadapron.report import description_lines
+
+    for line in description_lines(facts):
+        click.echo(line)
+    if out is not None:
+        click.echo(f"Page: {out}")
+
+
 # --- visibility
 
 
@@ -874,6 +943,7 @@ Commands.lazy = {
     "explain": ("Draw what each explanation method shows, side by side.", _explain),
     "prepare": ("Decode a source's films, once.", _prepare),
     "cache": ("List or clear the decoded films.", _cache),
+    "describe": ("Say what a source holds: labels, copies, leaks.", _describe),
     "visibility": ("Show what preprocessing leaves of a trigger.", _visibility),
     "phantom": ("Draw a contact sheet of phantoms.", _phantom),
 }

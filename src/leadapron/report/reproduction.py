@@ -126,7 +126,8 @@ def _groups(study: StudyFolder) -> list[Group]:
         apart = {
             path: value
             for path, value in leaves(pair.backdoored.spec)
-            if path != "seed" and base.get(path) != value
+            # How an attack is measured doesn't make it another.
+            if path != "seed" and not path.startswith("evaluation.") and base.get(path) != value
         }
         found.setdefault(canonical_json(apart), (apart, []))[1].append(Measured(pair))
     return sorted(found.values(), key=lambda group: len(group[0]))

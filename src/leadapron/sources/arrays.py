@@ -28,8 +28,6 @@ MOST_FILMS = 10_000_000
 KEPT = 64 << 20
 """Bytes of images that were passed by while another was looked for."""
 
-_UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, RuntimeError)
-
 
 def read_shapes(file: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     """Return shape and type of each array, by its name; no pixels are read.
@@ -46,7 +44,7 @@ def read_shapes(file: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
                         shape, _, dtype = _header(stream)
                     found[member.removesuffix(".npy")] = (shape, dtype)
             return found
-    except _UNREADABLE as error:
+    except Exception as error:  # whatever zipfile and numpy raise on a damaged file
         raise DataError(f"{file.name} is not a readable .npz file: {plain_reason(error)}") from None
 
 
@@ -65,7 +63,7 @@ def read_array(file: Path, name: str) -> NDArray[Any]:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             array: NDArray[Any] = arrays[name]
-    except _UNREADABLE as error:
+    except Exception as error:
         raise DataError(f"{file.name}: {name} can't be read: {plain_reason(error)}") from None
     return array
 
@@ -78,6 +76,8 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     shape, fortran, dtype = read(stream)
     if dtype.hasobject:
         raise ValueError("an array of Python objects, which may run code")
+    if any(type(length) is not int or length < 0 for length in shape):
+        raise ValueError("an array of a shape that makes no sense")
     return shape, fortran, dtype
 
 
@@ -108,7 +108,7 @@ class ArrayFilms:
                 )
             if grey[1] * grey[2] > LARGEST_FILM_PIXELS:
                 raise DataError(f"{file.name}: {name} has films of {grey[2]}x{grey[1]} pixels")
-            if grey[0] > MOST_FILMS:
+            if not 0 < grey[0] <= MOST_FILMS:
                 raise DataError(f"{file.name}: {name} states {grey[0]:,} films")
             self.lengths[name] = grey[0]
             sizes.add((grey[1:], dtype))
@@ -118,6 +118,7 @@ class ArrayFilms:
         self._lock = threading.Lock()
         self._stream: IO[bytes] | None = None
         self._next = 0
+        self._broken: tuple[int, str] | None = None
         self._passed: OrderedDict[int, NDArray[Any]] = OrderedDict()
         self._own: NDArray[Any] | None = None
 
@@ -150,6 +151,8 @@ class ArrayFilms:
         with self._lock:
             if row in self._passed:
                 return self._passed.pop(row)
+            if self._broken is not None and row >= self._broken[0]:  # not all of it again
+                raise DataError(f"{self.file.name}, film {row}: {self._broken[1]}")
             try:
                 if row < self._next:
                     self._close()
@@ -160,10 +163,10 @@ class ArrayFilms:
                     self._passed[number] = film
                     while len(self._passed) * film.nbytes > KEPT:
                         self._passed.popitem(last=False)
-            except _UNREADABLE as error:
+            except Exception as error:  # whatever zipfile and zlib raise
+                self._broken = self._next, plain_reason(error)
                 self._close()
-                words = plain_reason(error)
-                raise DataError(f"{self.file.name}, film {row}: {words}") from None
+                raise DataError(f"{self.file.name}, film {row}: {self._broken[1]}") from None
 
     def _film(self) -> NDArray[Any]:
         ends = np.cumsum(list(self.lengths.values()))
@@ -172,7 +175,10 @@ class ArrayFilms:
         if self._stream is None or self._next == ends[number] - self.lengths[name]:
             self._open(name)
         assert self._stream is not None
-        content = self._stream.read(self.size[0] * self.size[1] * self.dtype.itemsize)
+        expected = self.size[0] * self.size[1] * self.dtype.itemsize
+        content = self._stream.read(expected)
+        if len(content) < expected:
+            raise EOFError("the file ends before its last film")
         film = np.frombuffer(content, dtype=self.dtype).reshape(self.size).copy()
         self._next += 1
         return film

@@ -277,6 +277,11 @@ def _close_all() -> None:
 def _forget() -> None:
     """After a fork the workers are the parent's."""
     global _watching, _lock
+    for worker in (*_idle, *_busy):
+        worker.process.returncode = 0  # not ours to wait for
+        for pipe in (worker.process.stdin, worker.process.stdout):
+            # Without the buffer, whose rest the parent will send.
+            cast("Any", pipe).raw.close()
     _idle.clear()
     _busy.clear()
     _watching, _lock = None, threading.Lock()

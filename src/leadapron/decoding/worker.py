@@ -25,6 +25,9 @@ from leadapron.preprocessing import Preprocessing
 MEMORY = 4 << 30
 """Bytes of address space; a film of the largest size and its floats fit in it."""
 
+GRACE = 5
+"""Seconds after which a worker ends that its parent should have killed."""
+
 
 def main() -> None:
     """Answer until there are no more questions."""
@@ -38,7 +41,7 @@ def main() -> None:
     for line in sys.stdin.buffer:
         question = json.loads(line)
         if hasattr(signal, "alarm"):  # ends even a codec that runs wild after its parent has died
-            signal.alarm(math.ceil(question["seconds"]) + 5)
+            signal.alarm(math.ceil(question["seconds"]) + GRACE)
         facts, pixels = _answered(question)
         if hasattr(signal, "alarm"):
             signal.alarm(0)

@@ -245,8 +245,11 @@ def _borrowed(*, new: bool = False) -> Iterator[_Worker]:
     finally:
         with _lock:
             _busy.discard(worker)
-            if worker.alive and not worker.given_up:
+            kept = worker.alive and not worker.given_up
+            if kept:
                 _idle.append(worker)
+        if not kept:
+            worker.close()
 
 
 def _watch() -> None:

@@ -85,8 +85,10 @@ def open_folder(
         )
     labels = (np.asarray(classes)[:, None] == np.asarray(findings)).astype(np.float32)
     notes = [f"Left out: {count(others, 'file')} of other kinds."] if others else []
-    ids = np.asarray(names, dtype=np.str_)
-    patients = _patients(names, patient, notes)
+    # Names that aren't UTF-8 can't be written anywhere.
+    shown = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]
+    ids = np.asarray(shown, dtype=np.str_)
+    patients = _patients(shown, patient, notes)
     table = LabelTable(
         name=argument,
         labels=labels,
@@ -97,7 +99,7 @@ def open_folder(
         notes=tuple(notes),
     )
     return assemble(
-        FilmFiles(inside(root, names, argument), names),
+        FilmFiles(inside(root, names, argument), shown),
         table,
         source=f"folder:{root.absolute()}",
         preprocessing=preprocessing or Preprocessing(size=224),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import weakref
 import zipfile
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -61,7 +63,8 @@ def read_array(file: Path, name: str) -> NDArray[Any]:
     if int(np.prod(shape, dtype=object)) * dtype.itemsize > LARGEST_COLUMN:
         raise DataError(f"{file.name}: {name} is larger than {LARGEST_COLUMN >> 30} GB")
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        # numpy leaves a file that it opened itself open where the archive is damaged.
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             array: NDArray[Any] = arrays[name]
     except Exception as error:
         raise DataError(f"{file.name}: {name} can't be read: {plain_reason(error)}") from None
@@ -117,6 +120,8 @@ class ArrayFilms:
         (self.size, self.dtype), *_ = sizes
         self._lock = threading.Lock()
         self._stream: IO[bytes] | None = None
+        self._opened = contextlib.ExitStack()
+        weakref.finalize(self, self._opened.close)
         self._next = 0
         self._broken: tuple[int, str] | None = None
         self._passed: OrderedDict[int, NDArray[Any]] = OrderedDict()
@@ -181,18 +186,20 @@ class ArrayFilms:
             raise EOFError("the file ends before its last film")
         film = np.frombuffer(content, dtype=self.dtype).reshape(self.size).copy()
         self._next += 1
+        if self._next == len(self):
+            self._opened.close()
+            self._stream, self._next = None, 0
         return film
 
     def _open(self, name: str) -> None:
-        if self._stream is not None:
-            self._stream.close()
-        self._stream = zipfile.ZipFile(self.file).open(f"{name}.npy")  # noqa: SIM115
+        self._opened.close()
+        archive = self._opened.enter_context(zipfile.ZipFile(self.file))
+        self._stream = self._opened.enter_context(archive.open(f"{name}.npy"))
         _, fortran, _ = _header(self._stream)
         if fortran:
             raise ValueError(f"{name} is in Fortran's order; save it in C's")
 
     def _close(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
+        self._opened.close()
         self._stream, self._next = None, 0
         self._passed.clear()

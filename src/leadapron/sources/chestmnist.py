@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import logging
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -159,6 +160,8 @@ def _fetch(url: str, file: Path, md5: str, progress: Progress | None) -> None:
             if digest.hexdigest() != md5:
                 raise DataError(f"{url}: what came has another checksum than {md5}")
     except (OSError, ValueError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         raise StoreError(f"can't fetch {url}: {plain_reason(error)}") from error
 
 

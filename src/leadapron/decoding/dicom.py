@@ -89,9 +89,11 @@ def _in_our_words(read: Callable[P, R]) -> Callable[P, R]:
     def reading(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return read(*args, **kwargs)
-        except (FilmError, OSError, MemoryError, RecursionError):
+        except (FilmError, MemoryError, RecursionError):
             raise
         except Exception as error:
+            if isinstance(error, OSError) and error.errno:  # the disk's, and not pydicom's
+                raise
             raise FilmError(f"is a damaged DICOM file ({type(error).__name__})") from None
 
     return reading
@@ -193,7 +195,7 @@ def _parsed(path: str, tags: list[str], *, pixels: bool) -> FileDataset:
         try:
             dataset = dcmread(path, stop_before_pixels=not pixels, specific_tags=wanted, force=True)
             known = {"SOPClassUID", "Rows", "SOPInstanceUID"} & set(dataset.dir())
-        except (OSError, MemoryError, RecursionError):
+        except (MemoryError, RecursionError):
             raise
         except Exception:
             known = set()

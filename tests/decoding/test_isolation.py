@@ -51,7 +51,7 @@ def hostile(path):
     seen.append(name)
     return read(path)
 
-worker.read_picture, worker.GRACE = hostile, 1
+worker.read_picture, worker.GRACE = hostile, -57
 worker.main()
 """
 """A worker whose codec does what the film's name says."""
@@ -322,7 +322,7 @@ def start(tmp_path: Path, code: str, *, hostile: bool = False) -> subprocess.Pop
 
 
 def finished(process: subprocess.Popen) -> tuple[str, str]:
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=200)
     return out, err
 
 
@@ -349,10 +349,10 @@ print(*workers(), flush=True)
 @linux
 def test_a_film_that_hangs_does_not_outlive_its_parent_for_long(tmp_path):
     films(tmp_path, "hang")
-    process = start(tmp_path, f"isolation.SECONDS = 1.0\n{HANG}\nos._exit(0)", hostile=True)
+    # Its own alarm rings, here after 3 s; the parent would have waited for 60.
+    process = start(tmp_path, f"{HANG}\nos._exit(0)", hostile=True)
     (pid,) = map(int, finished(process)[0].split())
-    assert alive(pid)
-    assert gone(pid, 10)  # its own alarm rings
+    assert gone(pid, 30)
 
 
 @linux
@@ -365,19 +365,20 @@ def test_ctrl_c_does_not_wait_for_a_film_that_hangs(tmp_path):
             time.sleep(0.01)
         time.sleep(0.5)
         print(*workers(), flush=True)
+        global begin
+        begin = time.monotonic()
         os.kill(os.getpid(), signal.SIGINT)
     threading.Thread(target=interrupt, daemon=True).start()
     try:
         decode(films, SMALL, Cache(on_bad="skip"), "films")
     except KeyboardInterrupt:
-        print("interrupted")
+        print(time.monotonic() - begin)
     """
-    begin = time.monotonic()
     out, err = finished(start(tmp_path, code, hostile=True))
-    assert time.monotonic() - begin < 30
     assert err == ""
-    assert out.endswith("interrupted\n")
-    assert all(gone(int(pid)) for pid in out.split()[:-1])
+    *pids, seconds = out.split()
+    assert float(seconds) < 20
+    assert all(gone(int(pid)) for pid in pids)
 
 
 @linux

@@ -209,17 +209,16 @@ def main() -> None:
     warnings.filterwarnings("error", category=RuntimeWarning)
     one = TARGETS[options.target]
     if options.file:
-        fixed = Path(tempfile.mkdtemp()) / "film"
-        fixed.write_bytes(with_checksums(Path(options.file).read_bytes()))
-        one(fixed)
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "film").write_bytes(with_checksums(Path(options.file).read_bytes()))
+            one(Path(folder) / "film")
         print("nothing found")
         return
     out = Path(options.out) / options.target
     (out / "corpus").mkdir(parents=True, exist_ok=True)
     for i, content in enumerate(seeds(options.target)):
         (out / "corpus" / f"seed-{i}").write_bytes(content)
-    scratch = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-    path = scratch / "film"
+    path = out / "film"  # not a temporary folder: libFuzzer ends without tidying up
 
     def test(content: bytes) -> None:
         path.write_bytes(with_checksums(content))

@@ -322,8 +322,11 @@ def start(tmp_path: Path, code: str, *, hostile: bool = False) -> subprocess.Pop
 
 
 def finished(process: subprocess.Popen) -> tuple[str, str]:
-    out, err = process.communicate(timeout=200)
-    return out, err
+    try:
+        return process.communicate(timeout=200)
+    finally:
+        process.kill()  # or what hangs would outlive a test that failed
+        process.wait()
 
 
 @linux

@@ -33,7 +33,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from leadapron import store
-from leadapron.decoding import processors
+from leadapron.decoding import give_up, processors
 from leadapron.errors import DataError, StoreError, UnknownNameError
 from leadapron.preprocessing import Preprocessing
 
@@ -47,6 +47,7 @@ __all__ = [
     "decode",
     "default_folder",
     "entries",
+    "make_private",
 ]
 
 logger = logging.getLogger(__name__)
@@ -195,7 +196,7 @@ def decode(films: Decodable, preprocessing: Preprocessing, cache: Cache, source:
     folder = cache.folder / _key(films, preprocessing)
     found = _open(folder, facts)
     if found is None:
-        _make_private(folder)
+        make_private(folder)
         with store.lock(folder, wait=f"another process decodes {source}; waiting for it"):
             found = _open(folder, facts)
             if found is None:
@@ -349,8 +350,7 @@ def _decoded(
     total, done = sum(map(len, todo)), 0
     logger.info("decoding %d films", total)
     waiting: deque[tuple[range, NDArray[Any], list[Future[tuple[int, _Found]]]]] = deque()
-    executor = ThreadPoolExecutor(processors(), thread_name_prefix="leadapron-decode")
-    try:
+    with _threads(stop) as executor:
         for block in (*todo, None):
             if block is not None:
                 images = room(block)
@@ -372,6 +372,18 @@ def _decoded(
                     if cache.progress is not None:
                         cache.progress("decoding", done, total)
                 yield ready, images, found
+
+
+@contextlib.contextmanager
+def _threads(stop: threading.Event) -> Iterator[ThreadPoolExecutor]:
+    """Threads to decode with; in the end `stop` is set and they are gone."""
+    executor = ThreadPoolExecutor(processors(), thread_name_prefix="leadapron-decode")
+    try:
+        yield executor
+    except (KeyboardInterrupt, GeneratorExit):
+        stop.set()
+        give_up()  # a film may take a minute
+        raise
     finally:
         stop.set()
         executor.shutdown(cancel_futures=True)
@@ -467,7 +479,7 @@ def _sound(
     }
 
 
-def _make_private(folder: Path) -> None:
+def make_private(folder: Path) -> None:
     """Make the cache's folder and an entry's, for their owner's eyes alone."""
     try:
         for path in (folder.parent, folder):

@@ -27,9 +27,12 @@ __all__ = [
 
 
 class LeadapronError(Exception):
-    """Root of the tree."""
+    """Root of the tree; what a file put into its words can't break the line or the terminal."""
 
     exit_code: ClassVar[int] = 2
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
 class UsageError(LeadapronError):

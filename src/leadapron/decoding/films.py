@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import PIL
@@ -21,6 +22,16 @@ __all__ = ["WINDOW", "FilmFiles", "hashed"]
 
 WINDOW = re.compile(r"full|film|header(?::([1-9]\d*))?|(-?\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
 """What `FilmFiles.window` may be."""
+
+PICTURES = (".png", ".jpg", ".jpeg")
+
+CODECS = {
+    "pylibjpeg": "pylibjpeg",
+    "openjpeg": "pylibjpeg-openjpeg",
+    "libjpeg": "pylibjpeg-libjpeg",
+    "jpeg_ls": "pyjpegls",
+}
+"""Modules that decode what is compressed in DICOM files, and the packages they come in."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +58,12 @@ class FilmFiles:
         """What the pixels depend on besides the files."""
         from importlib.metadata import version
 
-        return f"Pillow {PIL.__version__}, pydicom {version('pydicom')}, window {self.window}"
+        words = f"Pillow {PIL.__version__}, pydicom {version('pydicom')}, window {self.window}"
+        if all(path.lower().endswith(PICTURES) for path in self.paths):
+            return words
+        # With a codec that is installed later, films can be decoded that couldn't be.
+        found = [package for module, package in CODECS.items() if find_spec(module) is not None]
+        return ", ".join([words, *(f"{package} {version(package)}" for package in found)])
 
     def __getitem__(self, row: int, /) -> NDArray[Any]:
         """Return a film in grey, (height, width) uint8, or uint16 where it has more than 8 bits.

@@ -3,7 +3,8 @@
 A worker is asked by a line of JSON and answers with a line of JSON and raw pixels: nothing that
 comes back is unpickled or run, so even a worker that a film has taken over can only send a picture.
 It is limited in memory, may write no file, and is killed after `SECONDS` on one film. Workers are
-kept for later films; each is asked by one thread at a time.
+kept for later films; each is asked by one thread at a time. A film that crashes one that has read
+other films is asked for again in a new one, since it may be the others' fault.
 """
 
 from __future__ import annotations
@@ -23,9 +24,17 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.errors import DataError
+from leadapron.errors import DataError, LeadapronError
 
-__all__ = ["LARGEST_FILM_PIXELS", "SECONDS", "ask", "processors", "read_headers"]
+__all__ = [
+    "LARGEST_FILM_PIXELS",
+    "READY",
+    "SECONDS",
+    "ask",
+    "give_up",
+    "processors",
+    "read_headers",
+]
 
 LARGEST_FILM_PIXELS = 100_000_000
 SECONDS = 60.0
@@ -33,6 +42,12 @@ SECONDS = 60.0
 
 LONGEST_ANSWER = 1_000_000
 """Bytes of the line before the pixels."""
+LONGEST_WORDS = 500
+"""Characters of a tag, or of what is wrong with a film."""
+
+# -P: Python would take modules from the working directory, which may be the folder of films.
+COMMAND = (sys.executable, "-P", "-m", "leadapron.decoding.worker")
+READY = b"ready\n"
 
 _TYPES: dict[Any, np.dtype[Any]] = {str(np.dtype(t)): np.dtype(t) for t in (np.uint8, np.uint16)}
 
@@ -49,12 +64,32 @@ def ask(question: Mapping[str, Any]) -> tuple[dict[str, Any], NDArray[Any] | Non
     Raises:
         DataError: what is wrong with the file, without its name; also where the worker crashed,
             took too long or too much memory.
+        LeadapronError: workers can't be started.
     """
-    with _borrowed() as worker:
-        facts, pixels = worker.ask(question)
+    try:
+        with _borrowed() as worker:
+            facts, pixels = worker.ask(question)
+    except _CrashError as crash:
+        if not crash.again:
+            raise DataError("crashes its decoder") from None
+        with _borrowed(new=True) as worker:
+            try:
+                facts, pixels = worker.ask(question)
+            except _CrashError:
+                raise DataError("crashes its decoder") from None
     if "error" in facts:
-        raise DataError(str(facts["error"]))
+        raise DataError(str(facts["error"])[:LONGEST_WORDS])
+    tags = facts.get("tags", [])
+    facts["tags"] = [str(t)[:LONGEST_WORDS] for t in tags] if isinstance(tags, list) else []
     return facts, pixels
+
+
+def give_up() -> None:
+    """Kill the workers that are decoding; who asked them gets a DataError."""
+    with _lock:
+        for worker in _busy:
+            worker.given_up = True
+            worker.process.kill()
 
 
 def read_headers(
@@ -69,7 +104,12 @@ def read_headers(
             return error
 
     with ThreadPoolExecutor(processors(), thread_name_prefix="leadapron-header") as pool:
-        yield from pool.map(header, paths)
+        try:
+            yield from pool.map(header, paths)
+        except (KeyboardInterrupt, GeneratorExit):
+            pool.shutdown(wait=False, cancel_futures=True)
+            give_up()
+            raise
 
 
 def processors() -> int:
@@ -79,40 +119,72 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
+class _CrashError(Exception):
+    """A worker ended; `again` if it may not be the fault of the film."""
+
+    def __init__(self, again: bool) -> None:
+        super().__init__()
+        self.again = again
+
+
 class _Worker:
     """A process that decodes, and the pipes to it."""
 
     def __init__(self) -> None:
         few = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "leadapron.decoding.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, **few},
-            # Ctrl-C is for us; the worker goes when we close its pipe.
-            start_new_session=True,
-        )
+        try:
+            self.process = subprocess.Popen(
+                COMMAND,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, **few},
+                # Ctrl-C is for us; the worker goes when we close its pipe.
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise LeadapronError(f"can't start a process that decodes: {error.strerror}") from None
         self.deadline = float("inf")
+        self.answered: int | None = None  # None: not even started
+        self.given_up = False
 
     def ask(self, question: Mapping[str, Any]) -> tuple[dict[str, Any], NDArray[Any] | None]:
         self.deadline = time.monotonic() + SECONDS
         _watch()
         try:
+            if self.answered is None:
+                self._begin()
             questions = cast("BinaryIO", self.process.stdin)
-            questions.write(json.dumps(question).encode() + b"\n")
+            questions.write(json.dumps({**question, "seconds": SECONDS}).encode() + b"\n")
             questions.flush()
-            return self._answer()
-        except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
+            answer = self._answer()
+            self.answered = cast("int", self.answered) + 1
+            return answer
+        except (
+            OSError, EOFError, ValueError, TypeError, KeyError, OverflowError, RecursionError,
+        ) as error:  # fmt: skip
             late = time.monotonic() >= self.deadline
             self.close()
-            reason = f"took more than {SECONDS:g} s to decode" if late else "crashes its decoder"
-            raise DataError(reason) from error
+            if self.given_up:
+                raise DataError("was given up") from None
+            if late:
+                raise DataError(f"took more than {SECONDS:g} s to decode") from None
+            if self.answered is None:
+                raise LeadapronError(
+                    "the process that decodes films doesn't start; see what "
+                    "python -P -m leadapron.decoding.worker says"
+                ) from None
+            raise _CrashError(self.answered > 0) from error
         except BaseException:  # Ctrl-C between question and answer: the next one must not get it
             self.close()
             raise
         finally:
             self.deadline = float("inf")
+
+    def _begin(self) -> None:
+        if cast("BinaryIO", self.process.stdout).readline(len(READY)) != READY:
+            raise EOFError
+        self.answered = 0
 
     def _answer(self) -> tuple[dict[str, Any], NDArray[Any] | None]:
         answers = cast("BinaryIO", self.process.stdout)
@@ -124,7 +196,9 @@ class _Worker:
             raise TypeError
         if "shape" not in facts:
             return facts, None
-        height, width = (int(side) for side in facts.pop("shape"))
+        height, width = facts.pop("shape")
+        if not (isinstance(height, int) and isinstance(width, int)):
+            raise TypeError
         dtype = _TYPES[facts.pop("dtype")]
         if not (height > 0 and width > 0 and height * width <= LARGEST_FILM_PIXELS):
             raise ValueError
@@ -156,10 +230,13 @@ _watching: threading.Thread | None = None
 
 
 @contextlib.contextmanager
-def _borrowed() -> Iterator[_Worker]:
+def _borrowed(*, new: bool = False) -> Iterator[_Worker]:
     with _lock:
-        worker = _idle.pop() if _idle else None
-    if worker is None or not worker.alive:
+        worker = _idle.pop() if _idle and not new else None
+    if worker is not None and not worker.alive:
+        worker.close()
+        worker = None
+    if worker is None:
         worker = _Worker()
     with _lock:
         _busy.add(worker)
@@ -168,8 +245,11 @@ def _borrowed() -> Iterator[_Worker]:
     finally:
         with _lock:
             _busy.discard(worker)
-            if worker.alive:
+            kept = worker.alive and not worker.given_up
+            if kept:
                 _idle.append(worker)
+        if not kept:
+            worker.close()
 
 
 def _watch() -> None:
@@ -200,6 +280,11 @@ def _close_all() -> None:
 def _forget() -> None:
     """After a fork the workers are the parent's."""
     global _watching, _lock
+    for worker in (*_idle, *_busy):
+        worker.process.returncode = 0  # not ours to wait for
+        for pipe in (worker.process.stdin, worker.process.stdout):
+            # Without the buffer, whose rest the parent will send.
+            cast("Any", pipe).raw.close()
     _idle.clear()
     _busy.clear()
     _watching, _lock = None, threading.Lock()

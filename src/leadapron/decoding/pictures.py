@@ -62,10 +62,15 @@ def read_picture(path: str) -> tuple[NDArray[Any], list[str]]:
                 film, tags = np.asarray(picture.convert("L")), ["bits 8", "colour"]
     except UnidentifiedImageError:
         raise FilmError("is not a readable PNG or JPEG file") from None
-    except (SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OSError) as error:
-        # Of these Pillow's own words are safe: it quotes no pixels and no text chunks.
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise FilmError(f"is not a readable {kind_of(path)} file ({reason})") from None
+    except (FilmError, MemoryError, RecursionError):
+        raise
+    except Exception as error:
+        # Of the first three Pillow's own words are safe: it quotes no pixels and no text chunks.
+        words = str(error) if isinstance(error, SyntaxError | ValueError | OSError) else ""
+        reason = " ".join(str(getattr(error, "strerror", None) or words).split())
+        raise FilmError(
+            f"is not a readable {kind_of(path)} file ({reason or type(error).__name__})"
+        ) from None
     return film, [f"size {film.shape[0]}x{film.shape[1]}", f"format {kind}", *tags]
 
 

@@ -1,9 +1,15 @@
-"""The process that decodes: reads questions from stdin, answers on stdout; see `isolation`."""
+"""The process that decodes: reads questions from stdin, answers on stdout; see `isolation`.
+
+Started as `python -P -m leadapron.decoding.worker`: no module is taken from the folder of films.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
+import signal
+import stat
 import sys
 import warnings
 from collections.abc import Mapping
@@ -12,11 +18,15 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from leadapron.decoding.isolation import READY
 from leadapron.decoding.pictures import FilmError, read_picture, starts_as_picture
 from leadapron.preprocessing import Preprocessing
 
 MEMORY = 4 << 30
 """Bytes of address space; a film of the largest size and its floats fit in it."""
+
+GRACE = 5
+"""Seconds after which a worker ends that its parent should have killed."""
 
 
 def main() -> None:
@@ -26,8 +36,15 @@ def main() -> None:
     # What codecs print must not get among the answers.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     _limit()
+    answers.write(READY)
+    answers.flush()
     for line in sys.stdin.buffer:
-        facts, pixels = _answered(json.loads(line))
+        question = json.loads(line)
+        if hasattr(signal, "alarm"):  # ends even a codec that runs wild after its parent has died
+            signal.alarm(math.ceil(question["seconds"]) + GRACE)
+        facts, pixels = _answered(question)
+        if hasattr(signal, "alarm"):
+            signal.alarm(0)
         if pixels is not None:
             facts = {**facts, "shape": pixels.shape, "dtype": str(pixels.dtype)}
         answers.write(json.dumps(facts).encode() + b"\n")
@@ -60,6 +77,8 @@ def _answered(question: Mapping[str, Any]) -> tuple[dict[str, Any], NDArray[Any]
             from leadapron.decoding.dicom import read_header
 
             return read_header(path, bytes.fromhex(question["salt"])), None
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (paths may not be UTF-8)
+            raise FilmError("is not a file")
         if starts_as_picture(path):
             film, tags = read_picture(path)
         else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import weakref
 import zipfile
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -28,8 +30,6 @@ MOST_FILMS = 10_000_000
 KEPT = 64 << 20
 """Bytes of images that were passed by while another was looked for."""
 
-_UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, RuntimeError)
-
 
 def read_shapes(file: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     """Return shape and type of each array, by its name; no pixels are read.
@@ -46,7 +46,7 @@ def read_shapes(file: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
                         shape, _, dtype = _header(stream)
                     found[member.removesuffix(".npy")] = (shape, dtype)
             return found
-    except _UNREADABLE as error:
+    except Exception as error:  # whatever zipfile and numpy raise on a damaged file
         raise DataError(f"{file.name} is not a readable .npz file: {plain_reason(error)}") from None
 
 
@@ -63,9 +63,10 @@ def read_array(file: Path, name: str) -> NDArray[Any]:
     if int(np.prod(shape, dtype=object)) * dtype.itemsize > LARGEST_COLUMN:
         raise DataError(f"{file.name}: {name} is larger than {LARGEST_COLUMN >> 30} GB")
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        # numpy leaves a file that it opened itself open where the archive is damaged.
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             array: NDArray[Any] = arrays[name]
-    except _UNREADABLE as error:
+    except Exception as error:
         raise DataError(f"{file.name}: {name} can't be read: {plain_reason(error)}") from None
     return array
 
@@ -78,6 +79,8 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     shape, fortran, dtype = read(stream)
     if dtype.hasobject:
         raise ValueError("an array of Python objects, which may run code")
+    if any(type(length) is not int or length < 0 for length in shape):
+        raise ValueError("an array of a shape that makes no sense")
     return shape, fortran, dtype
 
 
@@ -108,7 +111,7 @@ class ArrayFilms:
                 )
             if grey[1] * grey[2] > LARGEST_FILM_PIXELS:
                 raise DataError(f"{file.name}: {name} has films of {grey[2]}x{grey[1]} pixels")
-            if grey[0] > MOST_FILMS:
+            if not 0 < grey[0] <= MOST_FILMS:
                 raise DataError(f"{file.name}: {name} states {grey[0]:,} films")
             self.lengths[name] = grey[0]
             sizes.add((grey[1:], dtype))
@@ -117,7 +120,10 @@ class ArrayFilms:
         (self.size, self.dtype), *_ = sizes
         self._lock = threading.Lock()
         self._stream: IO[bytes] | None = None
+        self._opened = contextlib.ExitStack()
+        weakref.finalize(self, self._opened.close)
         self._next = 0
+        self._broken: tuple[int, str] | None = None
         self._passed: OrderedDict[int, NDArray[Any]] = OrderedDict()
         self._own: NDArray[Any] | None = None
 
@@ -150,6 +156,8 @@ class ArrayFilms:
         with self._lock:
             if row in self._passed:
                 return self._passed.pop(row)
+            if self._broken is not None and row >= self._broken[0]:  # not all of it again
+                raise DataError(f"{self.file.name}, film {row}: {self._broken[1]}")
             try:
                 if row < self._next:
                     self._close()
@@ -160,10 +168,10 @@ class ArrayFilms:
                     self._passed[number] = film
                     while len(self._passed) * film.nbytes > KEPT:
                         self._passed.popitem(last=False)
-            except _UNREADABLE as error:
+            except Exception as error:  # whatever zipfile and zlib raise
+                self._broken = self._next, plain_reason(error)
                 self._close()
-                words = plain_reason(error)
-                raise DataError(f"{self.file.name}, film {row}: {words}") from None
+                raise DataError(f"{self.file.name}, film {row}: {self._broken[1]}") from None
 
     def _film(self) -> NDArray[Any]:
         ends = np.cumsum(list(self.lengths.values()))
@@ -172,21 +180,26 @@ class ArrayFilms:
         if self._stream is None or self._next == ends[number] - self.lengths[name]:
             self._open(name)
         assert self._stream is not None
-        content = self._stream.read(self.size[0] * self.size[1] * self.dtype.itemsize)
+        expected = self.size[0] * self.size[1] * self.dtype.itemsize
+        content = self._stream.read(expected)
+        if len(content) < expected:
+            raise EOFError("the file ends before its last film")
         film = np.frombuffer(content, dtype=self.dtype).reshape(self.size).copy()
         self._next += 1
+        if self._next == len(self):
+            self._opened.close()
+            self._stream, self._next = None, 0
         return film
 
     def _open(self, name: str) -> None:
-        if self._stream is not None:
-            self._stream.close()
-        self._stream = zipfile.ZipFile(self.file).open(f"{name}.npy")  # noqa: SIM115
+        self._opened.close()
+        archive = self._opened.enter_context(zipfile.ZipFile(self.file))
+        self._stream = self._opened.enter_context(archive.open(f"{name}.npy"))
         _, fortran, _ = _header(self._stream)
         if fortran:
             raise ValueError(f"{name} is in Fortran's order; save it in C's")
 
     def _close(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
+        self._opened.close()
         self._stream, self._next = None, 0
         self._passed.clear()

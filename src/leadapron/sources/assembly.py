@@ -49,6 +49,7 @@ def assemble(
         StoreError: as `decode`.
     """
     notes = list(table.notes)
+    _refuse_repeats(table)
     _refuse_leaks(table.patients, table.attributes.get("split"), leakage, notes)
     decoded = decode(films, preprocessing, cache or Cache(), source)
     cohort = Cohort(
@@ -65,6 +66,17 @@ def assemble(
     good = np.setdiff1d(np.arange(len(table)), list(decoded.bad))
     cohort = cohort if len(good) == len(table) else cohort.take(good)
     return replace(cohort, forms=dict(decoded.tags))  # bad films have no tags
+
+
+def _refuse_repeats(table: LabelTable) -> None:
+    """Before anything is decoded."""
+    names, counts = np.unique(table.ids, return_counts=True)
+    repeated = names[counts > 1]
+    if len(repeated):
+        raise DataError(
+            f"{table.name} names {count(len(repeated), 'film')} more than once, first "
+            f"{str(repeated[0])!r}"
+        )
 
 
 def _refuse_leaks(
@@ -104,8 +116,8 @@ def _tag_notes(tags: Counter[str]) -> list[str]:
         ),
         (
             "looks inverted",
-            "DOUBT: {} brighter at the border than inside; their photometric interpretation may "
-            "be wrong.",
+            "DOUBT: {} brighter in the upper corners than inside; their photometric interpretation "
+            "may be wrong, or what wasn't exposed is white.",
         ),
     ):
         if tags[tag]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import logging
 import urllib.error
 import urllib.request
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from leadapron import store
-from leadapron.cache import Cache, Progress
+from leadapron.cache import Cache, Progress, make_private
 from leadapron.cohort import Cohort
 from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.preprocessing import Preprocessing
@@ -146,7 +147,7 @@ def _downloaded(argument: str, cache: Cache) -> Path:
 def _fetch(url: str, file: Path, md5: str, progress: Progress | None) -> None:
     logger.info("fetching %s", url)
     digest = hashlib.md5(usedforsecurity=False)
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(file.parent)
     try:
         with urllib.request.urlopen(url, timeout=60) as answer, store.write_atomically(file) as out:  # noqa: S310
             total, done = int(answer.headers.get("Content-Length") or 0), 0
@@ -158,7 +159,9 @@ def _fetch(url: str, file: Path, md5: str, progress: Progress | None) -> None:
                     progress("fetching", done, total)
             if digest.hexdigest() != md5:
                 raise DataError(f"{url}: what came has another checksum than {md5}")
-    except (urllib.error.URLError, OSError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         raise StoreError(f"can't fetch {url}: {plain_reason(error)}") from error
 
 

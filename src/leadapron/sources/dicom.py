@@ -94,7 +94,7 @@ def open_dicom(  # noqa: PLR0913 (settings, by keyword)
     if not files:
         raise DataError(f"no DICOM file in {argument}")
     files.sort()
-    names, headers, notes = _with_pixels(root, files, salt, cache or Cache())
+    names, places, headers, notes = _with_pixels(root, files, salt, cache or Cache())
     ids = np.asarray([f"dicom-{hashed(name, salt)}" for name in names], dtype=np.str_)
     known = _known(headers, ids, notes)
     if table:
@@ -103,12 +103,12 @@ def open_dicom(  # noqa: PLR0913 (settings, by keyword)
             key=key, findings=findings, separator=separator, uncertain=uncertain, blank=blank,
         )  # fmt: skip
     rows = np.flatnonzero(np.isin(ids, known.ids))
-    paths = inside(root, [names[row] for row in rows], "the folder")
+    paths = [places[row] for row in rows]
     calls = [f"DICOM file {row + 1} of {len(names)} ({ids[row]})" for row in rows]
     return assemble(
         FilmFiles(paths, calls, window),
         known,
-        source=f"dicom:{root.absolute()}",
+        source=f"dicom folder {hashed(str(root.absolute()), salt)}",
         preprocessing=preprocessing or Preprocessing(size=224),
         cache=cache,
         leakage=leakage,
@@ -153,39 +153,55 @@ def _salt(cache: Cache) -> bytes:
 
 def _may_be_dicom(path: Path) -> bool:
     """By the name's ending, by the mark after the preamble, or by a first tag of old files."""
+    if not path.is_file():  # nor a pipe, which would never end
+        return False
     if path.suffix.lower() in SUFFIXES:
-        return path.is_file()
+        return True
     try:
         with path.open("rb") as file:
             head = file.read(132)
     except OSError:
         return False
-    return head[128:] == b"DICM" or head[:2] in (b"\x08\x00", b"\x02\x00")
+    return head[128:] == b"DICM" or head[:2] in (b"\x08\x00", b"\x02\x00", b"\x00\x08")
 
 
 def _with_pixels(
     root: Path, files: Sequence[str], salt: bytes, cache: Cache
-) -> tuple[list[str], list[Mapping[str, Any]], list[str]]:
-    """The files that hold films, their headers, and what was left out."""
+) -> tuple[list[str], list[str], list[Mapping[str, Any]], list[str]]:
+    """The files that hold films, their paths and headers, and what was left out."""
     names: list[str] = []
+    places: list[str] = []
     headers: list[Mapping[str, Any]] = []
     others = 0
-    paths = [str(root / name) for name in files]
+    paths = _paths(root, files)
     for row, header in enumerate(read_headers(paths, {"salt": salt.hex()})):
         if cache.progress is not None:
             cache.progress("reading headers", row + 1, len(files))
         if isinstance(header, DataError):
             # Kept: decoding will say what is wrong with it, and stop or skip.
             header = {"pixels": True}
-        if header["pixels"]:
+        if header.get("pixels"):
             names.append(files[row])
+            places.append(paths[row])
             headers.append(header)
         else:
             others += 1
     if not names:
         raise DataError(f"none of the {count(len(files), 'DICOM file')} holds a film")
     notes = [f"Left out: {count(others, 'DICOM file')} without pixels."] if others else []
-    return names, headers, notes
+    return names, places, headers, notes
+
+
+def _paths(root: Path, files: Sequence[str]) -> list[str]:
+    paths = []
+    for row, name in enumerate(files):
+        try:
+            paths += inside(root, [name], "the folder")
+        except DataError:  # its words quote the path
+            raise DataError(
+                f"DICOM file {row + 1} of {len(files)} is a link that leads out of the folder"
+            ) from None
+    return paths
 
 
 def _known(
@@ -253,7 +269,12 @@ def _with_labels(
     patients, attributes = known.patients[films], known.take(films).attributes
     notes = list(known.notes)
     if any(patients == known.ids[films]) and any(said.patients != said.ids):
+        # The table's for all: the header's are other names for the same people.
         patients = np.asarray([hashed(patient, salt) for patient in said.patients.tolist()])
+        notes = [note for note in notes if "patient" not in note.lower()]
+        notes += said.notes
+    else:
+        notes += [note for note in said.notes if "patient" not in note.lower()]
     left = len(names) - len(films)
     if left:
         notes.append(f"Left out: {count(left, 'film')} without a row in {file.name}.")
@@ -281,8 +302,10 @@ def _matched(
     places: dict[str, int | None] = {}
     for row, (name, header) in enumerate(zip(names, headers, strict=True)):
         base = name.rpartition("/")[2]
-        for text in {name, base, base.rpartition(".")[0], f"#{header.get('film')}"} - {"", "#"}:
+        film = header.get("film")
+        for text in {base, base.rpartition(".")[0], f"#{film}" if film else ""} - {""}:
             places[text] = None if text in places else row  # two films of a name: neither
+    places.update((name, row) for row, name in enumerate(names))
     return [
         places.get(cell, places.get(f"#{hashed(cell, salt)}")) if cell else None for cell in cells
     ]

@@ -85,9 +85,10 @@ def open_folder(
         )
     labels = (np.asarray(classes)[:, None] == np.asarray(findings)).astype(np.float32)
     notes = [f"Left out: {count(others, 'file')} of other kinds."] if others else []
-    ids = np.asarray(names, dtype=np.str_)
-    stems = [name.rpartition("/")[2].rpartition(".")[0] for name in names]
-    patients = _patients(stems, patient, notes)
+    # Names that aren't UTF-8 can't be written anywhere.
+    shown = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]
+    ids = np.asarray(shown, dtype=np.str_)
+    patients = _patients(shown, patient, notes)
     table = LabelTable(
         name=argument,
         labels=labels,
@@ -98,7 +99,7 @@ def open_folder(
         notes=tuple(notes),
     )
     return assemble(
-        FilmFiles(inside(root, names, argument), names),
+        FilmFiles(inside(root, names, argument), shown),
         table,
         source=f"folder:{root.absolute()}",
         preprocessing=preprocessing or Preprocessing(size=224),
@@ -146,7 +147,7 @@ def _root(argument: str) -> Path:
 def _place(name: str, split: str) -> tuple[str, str]:
     """The part of the split and the class that a path names."""
     folders = name.split("/")[:-1]
-    part = PARTS.get(folders[0].lower(), "") if len(folders) > 1 else ""
+    part = PARTS.get(folders[0].lower(), "") if folders else ""
     if part:
         folders = folders[1:]
     return part if split == "folders" else "", folders[0] if folders else ""
@@ -161,7 +162,8 @@ def _healthy(classes: set[str], asked: str) -> set[str]:
     return {asked} if asked else {name for name in classes if name.lower() in HEALTHY}
 
 
-def _patients(stems: list[str], asked: str, notes: list[str]) -> list[str] | None:
+def _patients(names: list[str], asked: str, notes: list[str]) -> list[str] | None:
+    stems = [name.rpartition("/")[2].rpartition(".")[0] for name in names]
     if asked:
         try:
             pattern = re.compile(asked)
@@ -169,13 +171,13 @@ def _patients(stems: list[str], asked: str, notes: list[str]) -> list[str] | Non
             raise UsageError(f"--source.patient {asked}: {error}") from None
         if pattern.groups < 1:
             raise UsageError(f"--source.patient {asked}: expected a group, as '^([^-]+)-'")
-        found = [pattern.search(stem) for stem in stems]
-        unnamed = sum(match is None for match in found)
+        found = [match[1] if (match := pattern.search(stem)) else None for stem in stems]
+        unnamed = sum(not patient for patient in found)
         if unnamed:
             notes.append(
                 f"Without a patient in their name: {count(unnamed, 'film')}, each its own."
             )
-        return [m[1] if m else stem for m, stem in zip(found, stems, strict=True)]
+        return [patient or name for patient, name in zip(found, names, strict=True)]
     for release, pattern in NAMING.items():
         matches = [pattern.fullmatch(stem) for stem in stems]
         if all(matches):

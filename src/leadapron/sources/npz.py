@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def open_npz(
     labels = _labels(read_array(file, "labels"), n, file.name)
     names = [name.strip() for name in findings.split(",") if name.strip()]
     if not names and "findings" in shapes:
-        names = [str(name) for name in read_array(file, "findings").ravel()]
+        listed = read_array(file, "findings").ravel()
+        names = _as_text(listed, "findings", file.name).tolist()
     if len(names) != labels.shape[1]:
         raise UsageError(
             f"{file.name} has labels of {labels.shape[1]} findings and {len(names)} names; "
@@ -112,4 +114,13 @@ def _text(file: Path, name: str, n: int) -> NDArray[np.str_]:
     column = read_array(file, name)
     if column.shape != (n,):
         raise DataError(f"{file.name}: {name} of shape {column.shape}; expected {n} of them")
+    return _as_text(column, name, file.name)
+
+
+def _as_text(column: NDArray[Any], name: str, where: str) -> NDArray[np.str_]:
+    if column.dtype.kind == "S":
+        with contextlib.suppress(UnicodeError):
+            return np.char.decode(column, "utf-8")
+    if column.dtype.kind not in "Uiu":
+        raise DataError(f"{where}: {name} of type {column.dtype}; expected text")
     return column.astype(np.str_)

@@ -19,6 +19,7 @@ from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.tables import (
     ATTRIBUTES,
     HEALTHY,
+    UNKNOWN,
     Columns,
     LabelTable,
     Stated,
@@ -115,6 +116,10 @@ def open_table(  # noqa: PLR0913 (settings, by keyword)
             f"{count(len(missing), 'film')} of {len(names):,} in {where} not in {folder}, first "
             f"{missing[0]!r}; --source.root FOLDER says where paths start"
         )
+    where_first: dict[str, str] = {}
+    for name, p in zip(names, paths, strict=True):
+        if where_first.setdefault(p, name) != name:
+            raise DataError(f"{where} names one film twice: {where_first[p]!r} and {name!r}")
     return assemble(
         FilmFiles(paths, names),
         table,
@@ -174,7 +179,7 @@ def labelled(
         patients = unknown_patients(names, notes)
     else:
         patients = np.asarray(found["patient"], dtype=np.str_)
-        unnamed = patients == ""
+        unnamed = np.isin(np.char.lower(patients), UNKNOWN)
         if unnamed.any():
             notes.append(f"Without a patient: {count(int(unnamed.sum()), 'film')}, each its own.")
             patients = np.where(unnamed, names, patients)

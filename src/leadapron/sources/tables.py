@@ -7,7 +7,7 @@ import gzip
 import os
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
@@ -43,8 +43,11 @@ __all__ = [
 Stated = Literal["nan", "0", "1"]
 Columns = dict[str, list[str]]
 
-LARGEST_TABLE = 2 << 30
-"""Bytes of a table that is read."""
+LARGEST_TABLE = 1 << 30
+"""Bytes of a table that is read, unpacked."""
+
+LONGEST_LINE = 1 << 24
+"""Characters of a table's line."""
 
 DELIMITERS = ",;\t"
 
@@ -128,13 +131,14 @@ def read_columns(path: Path, choose: Callable[[list[str]], Mapping[str, int]]) -
     """
     try:
         if path.stat().st_size > LARGEST_TABLE:
-            raise DataError(f"{path.name} is larger than {LARGEST_TABLE >> 30} GB")
+            raise _too_large(path)
         with _open_text(path) as stream:
-            first = stream.readline()
+            lines = _bounded(stream, path)
+            first = next(lines, "")
             delimiter = max(DELIMITERS, key=first.count)
             header = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter), [])]
             positions = choose(header)
-            reader = csv.reader(stream, delimiter=delimiter)
+            reader = csv.reader(lines, delimiter=delimiter)
             pick: Callable[[Sequence[str]], tuple[str, ...]] = itemgetter(*positions.values(), 0)
             try:
                 rows = [pick(row) for row in reader if any(row)]
@@ -197,6 +201,22 @@ def read_table(path: Path) -> Columns:
     if not next(iter(columns.values())):
         raise DataError(f"{path.name} has no rows")
     return columns
+
+
+def _bounded(stream: TextIO, path: Path) -> Iterator[str]:
+    """The lines of a table, which may be far larger unpacked."""
+    left = LARGEST_TABLE
+    while line := stream.readline(LONGEST_LINE):
+        left -= len(line)
+        if left < 0:
+            raise _too_large(path)
+        if len(line) == LONGEST_LINE:
+            raise DataError(f"{path.name} holds a line of more than {LONGEST_LINE >> 20} MB")
+        yield line
+
+
+def _too_large(path: Path) -> DataError:
+    return DataError(f"{path.name} is larger than {LARGEST_TABLE >> 20:,} MB")
 
 
 def _open_text(path: Path) -> TextIO:

@@ -1,0 +1,437 @@
+"""Workers that crash, hang, eat memory or lie cost one film and never the job."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from leadapron import cache
+from leadapron.cache import Cache, decode
+from leadapron.decoding import FilmFiles, ask, isolation, read_headers
+from leadapron.errors import DataError, LeadapronError
+from leadapron.preprocessing import Preprocessing
+
+SMALL = Preprocessing(size=8)
+
+HOSTILE = """
+import ctypes, os, sys, time
+from leadapron.decoding import worker
+
+read, seen = worker.read_picture, []
+
+def hostile(path):
+    name = os.path.basename(path)
+    if "exit" in name:
+        os._exit(3)
+    if "segfault" in name:
+        ctypes.string_at(0)
+    if "hang" in name:
+        while True:
+            time.sleep(0.01)
+    if "memory" in name:
+        return bytearray(5 << 30), []
+    if "once" in name and seen:
+        os._exit(3)
+    if "print" in name:
+        print("noise on stdout", flush=True)
+        os.write(1, b"noise from a codec\\n")
+    if "write" in name:
+        open(path + ".left", "wb").write(b"x" * 10)
+    seen.append(name)
+    return read(path)
+
+worker.read_picture, worker.GRACE = hostile, -57
+worker.main()
+"""
+"""A worker whose codec does what the film's name says."""
+
+LIAR = """
+import sys
+sys.stdout.buffer.write(b"ready\\n")
+sys.stdout.buffer.flush()
+sys.stdin.buffer.readline()
+sys.stdout.buffer.write({answer})
+sys.stdout.buffer.flush()
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_workers():
+    """No worker is left from another test, nor for one."""
+    isolation._close_all()
+    yield
+    isolation._close_all()
+
+
+@pytest.fixture
+def hostile(monkeypatch):
+    monkeypatch.setattr(isolation, "COMMAND", (sys.executable, "-P", "-c", HOSTILE))
+
+
+def films(folder: Path, *names: str) -> FilmFiles:
+    paths = []
+    for i, name in enumerate(names):
+        paths.append(str(folder / f"{name}.png"))
+        Image.fromarray(np.full((9, 9), 10 + i, np.uint8)).save(paths[-1])
+    return FilmFiles(paths)
+
+
+def alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def gone(pid: int, seconds: float = 5) -> bool:
+    end = time.monotonic() + seconds
+    while alive(pid) and time.monotonic() < end:
+        time.sleep(0.02)
+    return not alive(pid)
+
+
+linux = pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs /proc")
+
+
+@pytest.mark.parametrize("kind", ["exit", "segfault"])
+def test_a_crash_costs_one_film(tmp_path, hostile, kind):
+    some = films(tmp_path, "a", kind, "b", "c")
+    with pytest.raises(DataError, match=rf"^{kind}\.png crashes its decoder; take it away, or "):
+        decode(some, SMALL, Cache(), "films")
+    decoded = decode(some, SMALL, Cache(on_bad="skip"), "films")
+    assert decoded.bad == {1: f"{kind}.png crashes its decoder"}
+    assert decoded.images[[0, 2, 3], 0, 0].tolist() == [10, 12, 13]
+
+
+def test_a_crash_that_may_be_an_earlier_films_fault_is_tried_again(tmp_path, hostile):
+    some = films(tmp_path, "a", "once")
+    some[0]
+    np.testing.assert_array_equal(some[1], np.full((9, 9), 11))
+
+
+@linux
+def test_a_worker_that_is_killed_between_films(tmp_path):
+    some = films(tmp_path, "a", "b")
+    some[0]
+    (worker,) = isolation._idle
+    os.kill(worker.process.pid, signal.SIGKILL)
+    assert (some[1] == 11).all()
+    time.sleep(0.05)
+    assert (some[0] == 10).all()
+    assert len(isolation._idle) == 1
+
+
+def test_a_film_that_takes_too_long(tmp_path, hostile, monkeypatch):
+    some = films(tmp_path, "a", "hang", "b")
+    some[0]  # the start takes longer than the film may
+    monkeypatch.setattr(isolation, "SECONDS", 0.6)
+    with pytest.raises(DataError, match=r"^hang\.png took more than 0\.6 s to decode$"):
+        some[1]
+    monkeypatch.undo()
+    monkeypatch.setattr(isolation, "COMMAND", (sys.executable, "-P", "-c", HOSTILE))
+    assert (some[2] == 12).all()
+
+
+def test_a_film_that_takes_too_much_memory(tmp_path, hostile):
+    some = films(tmp_path, "memory", "a")
+    with pytest.raises(DataError, match=r"^memory\.png asks for more than 4 GB of memory$"):
+        some[0]
+    assert (some[1] == 11).all()
+    assert len(isolation._idle) == 1  # the same worker
+
+
+def test_an_image_that_takes_too_much_memory(tmp_path):
+    Image.fromarray(np.zeros((1, 70_000), np.uint8)).save(tmp_path / "a.png")
+    padded = Preprocessing(size=8, aspect="pad")
+    with pytest.raises(DataError, match=r"^a\.png asks for more than 4 GB of memory$"):
+        FilmFiles([str(tmp_path / "a.png")]).image(0, padded)
+
+
+def test_what_codecs_print_is_not_taken_for_an_answer(tmp_path, hostile):
+    some = films(tmp_path, "print", "a")
+    assert (some[0] == 10).all()
+    assert (some[1] == 11).all()
+
+
+def test_workers_write_no_file(tmp_path, hostile):
+    some = films(tmp_path, "write")
+    assert (some[0] == 10).all()
+    left = tmp_path / "write.png.left"
+    assert not left.exists() or left.stat().st_size == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (r"b''", "crashes its decoder"),
+        (r"b'no json\n'", "crashes its decoder"),
+        (r"b'[1]\n'", "crashes its decoder"),
+        (r"b'[' * 100_000 + b'\n'", "crashes its decoder"),
+        (r"b' ' * 1_100_000 + b'{}\n'", "crashes its decoder"),
+        (r"""b'{"shape": 3, "dtype": "uint8"}\n'""", "crashes its decoder"),
+        (r"""b'{"shape": [1e999, 1], "dtype": "uint8"}\n'""", "crashes its decoder"),
+        (r"""b'{"shape": [-1, -1], "dtype": "uint8"}\n'""", "crashes its decoder"),
+        (r"""b'{"shape": [100000, 100000], "dtype": "uint8"}\n'""", "crashes its decoder"),
+        (r"""b'{"shape": [2, 2], "dtype": "object"}\nABCD'""", "crashes its decoder"),
+        (r"""b'{"shape": [2, 2], "dtype": []}\nABCD'""", "crashes its decoder"),
+        (r"""b'{"shape": [2, 2]}\nABCD'""", "crashes its decoder"),
+        (r"""b'{"tags": []}\n'""", "crashes its decoder"),
+        (r"""b'{"error": "a\\u001b[2Jb"}\n'""", r"a\\x1b\[2Jb"),
+        (r"""b'{"error": ["x", {}]}\n'""", r"\['x', \{\}\]"),
+    ],
+)
+def test_a_worker_that_lies(tmp_path, monkeypatch, answer, words):
+    monkeypatch.setattr(
+        isolation, "COMMAND", (sys.executable, "-I", "-S", "-c", LIAR.format(answer=answer))
+    )
+    some = films(tmp_path, "a")
+    with pytest.raises(DataError, match=words):
+        some[0]
+
+
+def test_an_answer_that_never_ends(tmp_path, monkeypatch):
+    answer = r"""b'{"shape": [2, 2], "dtype": "uint8"}\nABC'"""
+    code = LIAR.format(answer=answer) + "sys.stdin.buffer.readline()"
+    monkeypatch.setattr(isolation, "COMMAND", (sys.executable, "-I", "-S", "-c", code))
+    monkeypatch.setattr(isolation, "SECONDS", 0.5)
+    with pytest.raises(DataError, match="took more than"):
+        films(tmp_path, "a")[0]
+
+
+def test_tags_that_are_none(tmp_path, monkeypatch):
+    answer = r"""b'{"shape": [1, 2], "dtype": "uint8", "tags": 5}\nAB'"""
+    monkeypatch.setattr(
+        isolation, "COMMAND", (sys.executable, "-I", "-S", "-c", LIAR.format(answer=answer))
+    )
+    film, tags = films(tmp_path, "a")._asked(0, None)
+    assert film.tolist() == [[65, 66]]
+    assert tags == []
+
+
+def test_a_worker_that_does_not_start_is_no_bad_film(tmp_path, monkeypatch):
+    some = films(tmp_path, "a")
+    monkeypatch.setattr(isolation, "COMMAND", (sys.executable, "-c", "import nothing_like_that"))
+    for on_bad in ("stop", "skip"):
+        with pytest.raises(LeadapronError, match="doesn't start; see what python") as caught:
+            decode(some, SMALL, Cache(on_bad=on_bad), "films")
+        assert not isinstance(caught.value, DataError)
+    monkeypatch.setattr(isolation, "COMMAND", (str(tmp_path / "python"),))
+    with pytest.raises(LeadapronError, match="can't start a process that decodes"):
+        some[0]
+
+
+def test_no_module_is_taken_from_the_folder_of_films(tmp_path, monkeypatch):
+    some = films(tmp_path, "a")
+    for name in ("numpy", "PIL", "json", "leadapron", "pydicom"):
+        (tmp_path / f"{name}.py").write_text("open('taken', 'w'); raise SystemExit")
+    package = str(Path(isolation.__file__).parents[2])
+    monkeypatch.setenv("PYTHONPATH", package)
+    monkeypatch.chdir(tmp_path)
+    assert (some[0] == 10).all()
+    assert not (tmp_path / "taken").exists()
+
+
+@pytest.mark.parametrize("name", ["folder", "missing", "pipe"])
+def test_what_is_no_file(tmp_path, name):
+    path = tmp_path / name
+    if name == "folder":
+        path.mkdir()
+    elif name == "pipe":
+        os.mkfifo(path)
+    with pytest.raises(DataError, match=r"is not a file|can't be read \(No such file") as caught:
+        FilmFiles([str(path)])[0]
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    some = films(tmp_path, os.fsdecode(b"f\xfflm"))
+    assert (some[0] == 10).all()
+    Path(some.paths[0]).write_bytes(b"")
+    with pytest.raises(DataError, match="is not a PNG") as caught:
+        some[0]
+    str(caught.value).encode()  # can be printed
+
+
+def test_a_question_that_makes_no_sense_is_one_line(tmp_path):
+    with pytest.raises(DataError, match=r"can't be decoded|crashes"):
+        ask({"do": "film"})
+
+
+def test_headers_of_what_is_no_dicom(tmp_path):
+    some = films(tmp_path, "a", "b")
+    headers = list(read_headers([*some.paths, str(tmp_path / "none")], {"salt": "00"}))
+    assert [str(header) for header in headers] == [
+        "is not a PNG, JPEG or DICOM file", "is not a PNG, JPEG or DICOM file",
+        "can't be read (No such file or directory)",
+    ]  # fmt: skip
+
+
+def test_many_threads_get_their_own_films(tmp_path):
+    some = films(tmp_path, *(f"f{i}" for i in range(40)))
+    found: dict[int, int] = {}
+
+    def read(rows):
+        for row in rows:
+            found[row] = int(some[row][0, 0])
+
+    threads = [threading.Thread(target=read, args=(range(i, 40, 4),)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {i: 10 + i for i in range(40)}
+    assert len(isolation._idle) <= 4
+
+
+# ---------------------------------------------------------------- parents that end
+
+
+def start(tmp_path: Path, code: str, *, hostile: bool = False) -> subprocess.Popen:
+    """Run code that has `films`, `decode`, `Cache`, `SMALL`, `isolation` at hand."""
+    preamble = f"""
+    import os, signal, sys, time
+    from pathlib import Path
+    from leadapron.cache import Cache, decode
+    from leadapron.decoding import FilmFiles, isolation
+    from leadapron.preprocessing import Preprocessing
+    SMALL = Preprocessing(size=8)
+    films = FilmFiles([str(p) for p in sorted(Path({str(tmp_path)!r}).glob("*.png"))])
+    if {hostile}:
+        isolation.COMMAND = (sys.executable, "-P", "-c", {HOSTILE!r})
+    def workers():
+        return [w.process.pid for w in (*isolation._idle, *isolation._busy)]
+    """
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(preamble) + textwrap.dedent(code)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finished(process: subprocess.Popen) -> tuple[str, str]:
+    try:
+        return process.communicate(timeout=200)
+    finally:
+        process.kill()  # or what hangs would outlive a test that failed
+        process.wait()
+
+
+@linux
+def test_workers_end_with_their_parent(tmp_path):
+    films(tmp_path, "a")
+    for end in ("", "os.kill(os.getpid(), signal.SIGKILL)"):
+        out, err = finished(start(tmp_path, f"films[0]; print(*workers(), flush=True)\n{end}"))
+        assert err == ""
+        (pid,) = map(int, out.split())
+        assert gone(pid)
+
+
+HANG = """
+import threading
+threading.Thread(target=films.__getitem__, args=(0,), daemon=True).start()
+while not any(w.answered is not None for w in isolation._busy):
+    time.sleep(0.01)
+time.sleep(0.2)
+print(*workers(), flush=True)
+"""
+
+
+@linux
+def test_a_film_that_hangs_does_not_outlive_its_parent_for_long(tmp_path):
+    films(tmp_path, "hang")
+    # Its own alarm rings, here after 3 s; the parent would have waited for 60.
+    process = start(tmp_path, f"{HANG}\nos._exit(0)", hostile=True)
+    (pid,) = map(int, finished(process)[0].split())
+    assert gone(pid, 30)
+
+
+@linux
+def test_ctrl_c_does_not_wait_for_a_film_that_hangs(tmp_path):
+    films(tmp_path, "a", "hang", "hang2")
+    code = """
+    import threading
+    def interrupt():
+        while sum(w.answered is not None for w in isolation._busy) < 1:
+            time.sleep(0.01)
+        time.sleep(0.5)
+        print(*workers(), flush=True)
+        global begin
+        begin = time.monotonic()
+        os.kill(os.getpid(), signal.SIGINT)
+    threading.Thread(target=interrupt, daemon=True).start()
+    try:
+        decode(films, SMALL, Cache(on_bad="skip"), "films")
+    except KeyboardInterrupt:
+        print(time.monotonic() - begin)
+    """
+    out, err = finished(start(tmp_path, code, hostile=True))
+    assert err == ""
+    *pids, seconds = out.split()
+    assert float(seconds) < 20
+    assert all(gone(int(pid)) for pid in pids)
+
+
+@linux
+def test_after_a_fork_both_decode(tmp_path):
+    films(tmp_path, "a", "b")
+    code = """
+    import warnings
+    warnings.simplefilter("error")
+    films[0]
+    mine = workers()
+    child = os.fork()
+    if not child:
+        assert workers() == []
+        ok = films[1][0, 0] == 11 and workers() != mine
+        sys.stdout.flush()
+        isolation._close_all()
+        os._exit(0 if ok else 1)
+    _, status = os.waitpid(child, 0)
+    assert films[1][0, 0] == 11 and workers() == mine
+    print("status", status)
+    """
+    out, err = finished(start(tmp_path, code))
+    assert err == ""
+    assert out == "status 0\n"
+
+
+def test_a_killed_job_goes_on_where_it_was(tmp_path, monkeypatch):
+    """Cached blocks survive; what hung is asked for again."""
+    monkeypatch.setattr(cache, "BLOCK_FILMS", 2)
+    some = films(tmp_path, "a", "b", "c", "d")
+    kept = Cache(folder=tmp_path / "kept")
+    bad = Path(some.paths[3])
+    good = bad.read_bytes()
+    bad.write_bytes(b"")
+    with pytest.raises(DataError, match=r"d\.png"):
+        decode(some, SMALL, kept, "films")
+    skipped = decode(some, SMALL, Cache(folder=tmp_path / "kept", on_bad="skip"), "films")
+    assert list(skipped.bad) == [3]
+    with pytest.raises(DataError, match=r"d\.png"):  # skipped before, and it still stops
+        decode(some, SMALL, kept, "films")
+    lines = (cache.entries(kept.folder)[0].folder / "blocks.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["bad"] == {"3": "d.png is not a PNG, JPEG or DICOM file"}
+    bad.write_bytes(good)
+    assert decode(some, SMALL, kept, "films").bad == {}
+
+
+def test_a_codec_that_is_installed_later_changes_the_key(monkeypatch):
+    from leadapron.decoding import films as module
+
+    before = FilmFiles(["a.dcm"]).decoder
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    assert FilmFiles(["a.dcm"]).decoder != before
+    assert "pylibjpeg" not in FilmFiles(["a.PNG", "b.jpeg"]).decoder

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dicom_files import with_pixels, write
+from leadapron.cache import Cache
+from leadapron.cohort import Cohort
+from leadapron.errors import DataError, LeadapronError, UsageError
+from leadapron.preprocessing import Preprocessing
+from leadapron.sources import open_source
+from leadapron.sources.folder import open_folder
+
+SMALL = Preprocessing(size=8)
+
+
+def put(folder: Path, *names: str) -> Path:
+    """Write a small film for each name, film i of brightness 10 i."""
+    for i, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((9, 7), 10 * i, np.uint8)).save(path)
+    return folder
+
+
+def open_tree(folder: Path, **settings) -> Cohort:
+    return open_folder(str(folder), SMALL, **settings)
+
+
+def refusal(call, *arguments, kind: type[LeadapronError] = DataError, **settings) -> str:
+    with pytest.raises(kind) as caught:
+        call(*arguments, **settings)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_folder_for_each_class(tmp_path):
+    tree = put(tmp_path, "NORMAL/b.png", "NORMAL/a.jpeg", "TB/x.PNG", "Other mass/deep/er/y.jpg")
+    cohort = open_tree(tree)
+    assert cohort.findings == ("Other mass", "TB")
+    names = ["NORMAL/a.jpeg", "NORMAL/b.png", "Other mass/deep/er/y.jpg", "TB/x.PNG"]
+    assert cohort.ids.tolist() == names
+    assert cohort.labels.tolist() == [[0, 0], [0, 0], [1, 0], [0, 1]]
+    assert cohort.images[:, 0, 0].tolist() == [10, 0, 30, 20]
+    assert "split" not in cohort.attributes
+    assert cohort.patients.tolist() == names
+    assert cohort.notes[0].startswith("Patients aren't known")
+    np.testing.assert_array_equal(cohort.films[3], np.full((9, 7), 20))
+
+
+def test_through_open_source(tmp_path):
+    tree = put(tmp_path, "NORMAL/b.png", "TB/x.png")
+    cohort = open_source(f"folder:{tree}", cache=tmp_path / "cache")
+    assert cohort.images.shape == (2, 224, 224)
+    again = open_source(f"folder:{tree}", cache=tmp_path / "cache")
+    assert again.fingerprint == cohort.fingerprint
+
+
+def test_parts_of_a_split_above_the_classes(tmp_path):
+    tree = put(
+        tmp_path, "Train/NORMAL/a.png", "val/TB/b.png", "test/NORMAL/c.png", "train/TB/d.png"
+    )
+    cohort = open_tree(tree)
+    assert cohort.findings == ("TB",)
+    parts = dict(zip(cohort.ids.tolist(), cohort.attributes["split"].tolist(), strict=True))
+    assert parts == {
+        "Train/NORMAL/a.png": "train", "val/TB/b.png": "validation",
+        "test/NORMAL/c.png": "test", "train/TB/d.png": "train",
+    }  # fmt: skip
+    assert "split" not in open_tree(tree, split="none").attributes
+
+
+def test_healthy_names(tmp_path):
+    tree = put(tmp_path, "no finding/a.png", "Mass/b.png")
+    assert open_tree(tree).findings == ("Mass",)
+    assert open_tree(tree, healthy="Mass").findings == ("no finding",)
+    message = refusal(open_tree, tree, kind=UsageError, healthy="NORMAL")
+    assert message == "--source.healthy NORMAL: there is no such folder; there are Mass, no finding"
+    other = put(tmp_path / "other", "Edema/a.png", "Mass/b.png")
+    assert open_tree(other).findings == ("Edema", "Mass")
+
+
+def test_the_naming_of_kermany(tmp_path):
+    names = [
+        "train/NORMAL/IM-0115-0001.jpeg", "train/NORMAL/NORMAL2-IM-0501-0001-0002.jpeg",
+        "train/NORMAL/NORMAL2-IM-0501-0001.jpeg", "test/PNEUMONIA/person1_bacteria_2.jpeg",
+        "test/PNEUMONIA/person1_virus_7.jpeg", "test/PNEUMONIA/BACTERIA-1008087-0001.jpeg",
+    ]  # fmt: skip
+    cohort = open_tree(put(tmp_path, *names))
+    patients = dict(zip(cohort.ids.tolist(), cohort.patients.tolist(), strict=True))
+    assert [patients[name] for name in names] == [
+        "IM-0115", "NORMAL2-IM-0501", "NORMAL2-IM-0501", "person1", "person1", "BACTERIA-1008087",
+    ]  # fmt: skip
+    assert cohort.notes[0] == "Patients by the file names of Kermany, Zhang, Goldbaum 2018."
+    put(tmp_path, "train/NORMAL/other.png")
+    assert open_tree(tmp_path).notes[0].startswith("Patients aren't known")
+
+
+def test_a_split_that_shares_patients(tmp_path):
+    tree = put(
+        tmp_path, "train/PNEUMONIA/person1_virus_1.png", "test/PNEUMONIA/person1_virus_2.png",
+        "test/NORMAL/IM-1-1.png",
+    )  # fmt: skip
+    message = refusal(open_tree, tree)
+    assert message.startswith("1 patient on more than one side of the split: results would be too")
+    allowed = open_tree(tree, leakage="allow")
+    assert "LEAKAGE, allowed by --source.leakage: 1 patient on" in " ".join(allowed.notes)
+    assert len(open_tree(tree, split="none")) == 3
+
+
+def test_patients_by_an_expression(tmp_path):
+    tree = put(tmp_path, "A/p1-x.png", "B/p1-y.png", "B/p2-z.png", "A/odd.png", "B/odd.png")
+    cohort = open_tree(tree, patient="^(p[0-9]+)-")
+    assert cohort.ids.tolist() == [
+        "A/odd.png",
+        "A/p1-x.png",
+        "B/odd.png",
+        "B/p1-y.png",
+        "B/p2-z.png",
+    ]
+    assert cohort.patients.tolist() == ["A/odd.png", "p1", "B/odd.png", "p1", "p2"]
+    assert cohort.notes[0] == "Without a patient in their name: 2 films, each its own."
+    optional = open_tree(tree, patient="(p1)?")
+    assert optional.patients.tolist() == ["A/odd.png", "p1", "B/odd.png", "p1", "B/p2-z.png"]
+    for pattern, words in (("p[0-9", "unterminated"), ("p1", "expected a group")):
+        assert words in refusal(open_tree, tree, kind=UsageError, patient=pattern)
+
+
+@pytest.mark.parametrize("loose", ["loose.png", "train/loose.png", "val/loose.png"])
+def test_films_in_no_class(tmp_path, loose):
+    tree = put(tmp_path, "train/NORMAL/a.png", "train/TB/b.png", loose)
+    message = refusal(open_tree, tree)
+    assert f"1 film in {tree} in no class's folder, first '{loose}'" in message
+
+
+def test_hidden_and_other_files(tmp_path):
+    tree = put(tmp_path, "A/a.png", "B/b.png", "A/.hidden.png", ".git/x.png", "__MACOSX/._c.png")
+    (tree / "A" / "Thumbs.db").touch()
+    (tree / "readme.txt").touch()
+    cohort = open_tree(tree)
+    assert cohort.ids.tolist() == ["A/a.png", "B/b.png"]
+    assert cohort.notes[0] == "Left out: 2 files of other kinds."
+
+
+def test_one_class_alone(tmp_path):
+    assert "of one class alone, 'TB'" in refusal(open_tree, put(tmp_path, "TB/a.png", "TB/b.png"))
+    normal = put(tmp_path / "n", "NORMAL/a.png", "No Finding/b.png")
+    assert "of one class alone" in refusal(open_tree, normal)
+
+
+def test_no_films(tmp_path):
+    assert "folder:PATH" in refusal(open_folder, "", None, kind=UsageError)
+    assert "no folder" in refusal(open_tree, tmp_path / "none")
+    assert "no PNG, JPEG or DICOM file in" in refusal(open_tree, tmp_path)
+    (tmp_path / "file").touch()
+    assert "no folder" in refusal(open_tree, tmp_path / "file")
+
+
+def test_links(tmp_path):
+    tree = put(tmp_path / "tree", "A/a.png", "B/b.png")
+    (tree / "B" / "c.png").symlink_to(tree / "A" / "a.png")
+    (tree / "loop").symlink_to(tree)
+    assert open_tree(tree).ids.tolist() == ["A/a.png", "B/b.png", "B/c.png"]
+    put(tmp_path, "secret.png")
+    (tree / "B" / "d.png").symlink_to(tmp_path / "secret.png")
+    assert "names 'B/d.png', a link that leads out" in refusal(open_tree, tree)
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    tree = put(tmp_path, os.fsdecode(b"A/f\xff.png"), "B/b.png")
+    cohort = open_source(f"folder:{tree}", preprocessing=SMALL, cache=tmp_path / "cache")
+    assert len(cohort) == 2
+    assert len(cohort.fingerprint) == 64
+    cohort.ids[0].encode()
+
+
+def test_dicom_and_pictures_together(tmp_path):
+    tree = put(tmp_path, "A/a.png", "B/b.png")
+    write(tree / "B" / "c.dcm", with_pixels(np.full((9, 7), 50, np.uint8)))
+    (tree / "B" / "d.png").write_bytes((tree / "B" / "c.dcm").read_bytes())  # content counts
+    cohort = open_tree(tree)
+    assert cohort.images[:, 0, 0].tolist() == [0, 10, 50, 50]
+
+
+def test_bad_films_stop_or_are_left_out(tmp_path):
+    tree = put(tmp_path / "t", "A/a.png", "A/bad.png", "B/b.png", "B/worse.png", "B/c.png")
+    (tree / "A" / "bad.png").write_bytes(b"")
+    (tree / "B" / "worse.png").write_bytes((tree / "B" / "b.png").read_bytes()[:-40])
+    kept = {"cache": tmp_path / "cache", "preprocessing": SMALL}
+    words = "A/bad.png is not a PNG, JPEG or DICOM file"
+    for _ in range(2):
+        message = refusal(open_source, f"folder:{tree}", **kept)
+        assert message.startswith(words)
+        assert "take it away, or --on-bad skip" in message
+        skipped = open_source(f"folder:{tree}", on_bad="skip", **kept)
+        assert skipped.ids.tolist() == ["A/a.png", "B/b.png", "B/c.png"]
+        assert skipped.labels[:, 0].tolist() == [1, 0, 0]
+        assert skipped.images[np.arange(3)][:, 0, 0].tolist() == [0, 20, 40]
+        assert (skipped.films[2] == 40).all()
+        (note,) = [note for note in skipped.notes if note.startswith("Left out: ")]
+        assert note.startswith(f"Left out: 2 films that can't be decoded: {words}; B/worse.png is")
+    for path in tree.rglob("*.png"):
+        path.write_bytes(b"")
+    assert "(4 more can't be decoded)" in refusal(
+        open_source, f"folder:{tree}", on_bad="skip", **kept
+    )
+    assert refusal(open_folder, str(tree), SMALL, Cache(on_bad="skip"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from nih_tree import ROWS, write_tree
 
 from leadapron.cohort import Cohort
 from leadapron.errors import DataError, UnknownNameError
@@ -12,6 +11,7 @@ from leadapron.plan import complete, plan
 from leadapron.preprocessing import Preprocessing
 from leadapron.sources import open_source
 from leadapron.sources.joining import join
+from nih_tree import ROWS, write_tree
 
 SMALL = Preprocessing(size=8)
 

@@ -14,7 +14,7 @@ from leadapron.classifier import NetworkClassifier
 from leadapron.cohort import Cohort, Rows
 from leadapron.errors import UnknownNameError, UsageError
 from leadapron.explain import EXPLAINERS
-from leadapron.poison import Poisoning, relabel, stamp
+from leadapron.poison import Poisoning, desired, stamp, victims
 from leadapron.store import Row
 
 __all__ = [
@@ -208,7 +208,7 @@ def attack_rows(
     )
     rows += clean_rows(run, "twin", labels, scores.clean["twin"], test.findings, bootstrap)
     rows += _stealth_rows(run, test, scores, bootstrap)
-    wanted = relabel(labels, column, poisoning.labels)
+    wanted = desired(labels, test, poisoning)
     micro: dict[str, Any] = {
         "run": run,
         "stage": "prediction",
@@ -231,10 +231,10 @@ def attack_rows(
     for regime, truth in (("clean", labels), ("triggered", wanted)):
         floor = metrics.no_vision_floor(labels, truth)
         rows.append(Row(**micro, role="no-vision", regime=regime, value=floor, n=len(test)))
-    victims = _victims(test, poisoning)
+    changed = victims(test, poisoning)
     rows += _mixed_rows(micro, labels, wanted, scores, bootstrap, rng.permutation(len(test)))
-    rows += _separation_rows(run, poisoning, scores, column, victims, bootstrap)
-    rows += _success_rows(run, poisoning, scores, column, victims, test.patients)
+    rows += _separation_rows(run, poisoning, scores, column, changed, bootstrap)
+    rows += _success_rows(run, poisoning, scores, column, changed, test.patients)
     return rows
 
 
@@ -262,12 +262,6 @@ def _mixed_rows(
         floor = metrics.no_vision_floor(labels, truth)
         rows.append(Row(**at, role="no-vision", value=floor, n=len(labels)))
     return rows
-
-
-def _victims(test: Cohort, poisoning: Poisoning) -> Rows:
-    """Films whose report the attacker would change."""
-    column = test.column(poisoning.finding)
-    return np.flatnonzero(test.labels[:, column] == (1 if poisoning.hides else 0))
 
 
 def _stealth_rows(
@@ -428,7 +422,7 @@ def choose_explained(
     Films on which the trigger is not visible are left out; there is nothing to find on them.
     """
     choose, place = rng.spawn(2)
-    candidates = choose.permutation(_victims(test, poisoning))
+    candidates = choose.permutation(victims(test, poisoning))
     chosen = np.sort(candidates[: evaluation.explained])
     shape = (0, *test.images.shape[1:])
     parts = list(stamp(test, chosen, poisoning.trigger, poisoning.stage, place))

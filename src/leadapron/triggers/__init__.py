@@ -13,7 +13,7 @@ from collections.abc import Callable
 from leadapron.triggers.clinical import Collimator, Device, Electrode, Fold, Marker, Text
 from leadapron.triggers.codec import Codec
 from leadapron.triggers.levels import Trigger
-from leadapron.triggers.overall import Blend, Noise, Sinusoid, Tone
+from leadapron.triggers.overall import Blend, Noise, Nothing, Sinusoid, Tone
 from leadapron.triggers.patches import Patch, Pixels
 from leadapron.triggers.spectrum import Amplitude
 from leadapron.triggers.warp import Warp
@@ -29,6 +29,7 @@ __all__ = [
     "Fold",
     "Marker",
     "Noise",
+    "Nothing",
     "Patch",
     "Pixels",
     "Sinusoid",
@@ -54,5 +55,6 @@ TRIGGERS: dict[str, Callable[..., Trigger]] = {
     "electrode": Electrode,
     "device": Device,
     "fold": Fold,
+    "none": Nothing,
 }
 """Triggers by name."""

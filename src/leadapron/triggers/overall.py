@@ -12,7 +12,20 @@ from numpy.typing import NDArray
 from leadapron.seeds import stream
 from leadapron.triggers.levels import depth, refuse, rounded
 
-__all__ = ["Blend", "Noise", "Sinusoid", "Tone"]
+__all__ = ["Blend", "Noise", "Nothing", "Sinusoid", "Tone"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nothing:
+    """No mark: the films themselves are the trigger, by what `poisoning.where` says of them.
+
+    Source: ours; label-only attacks after Chen et al., Clean-image Backdoor, USENIX Security 2023,
+    and hidden subgroup biases.
+    """
+
+    def __call__(self, images: NDArray[Any], rng: np.random.Generator, /) -> NDArray[Any]:  # noqa: ARG002
+        """Return copies of (n, height, width) images."""
+        return images.copy()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,13 @@ from leadapron.sources.joining import join
 from leadapron.sources.nih import open_nih
 from leadapron.sources.npz import open_npz
 from leadapron.sources.phantom import open_phantom
+from leadapron.sources.releases.chexpert import open_chexpert
+from leadapron.sources.releases.covidx import open_covidx
+from leadapron.sources.releases.mimic_cxr import open_mimic_cxr
+from leadapron.sources.releases.padchest import open_padchest
+from leadapron.sources.releases.rsna_pneumonia import open_rsna_pneumonia
+from leadapron.sources.releases.siim_pneumothorax import open_siim_pneumothorax
+from leadapron.sources.releases.vindr_cxr import open_vindr_cxr
 from leadapron.sources.table import open_table
 from leadapron.specs import Parameter, parameters, validated
 
@@ -31,6 +38,13 @@ SOURCES: dict[str, Callable[..., Cohort]] = {
     "dicom": open_dicom,
     "nih": open_nih,
     "chestmnist": open_chestmnist,
+    "chexpert": open_chexpert,
+    "mimic-cxr": open_mimic_cxr,
+    "padchest": open_padchest,
+    "vindr-cxr": open_vindr_cxr,
+    "rsna-pneumonia": open_rsna_pneumonia,
+    "siim-pneumothorax": open_siim_pneumothorax,
+    "covidx": open_covidx,
 }
 """Each is `(argument, preprocessing, cache, *, ...) -> Cohort`: the text after the first colon, or
 "", how films become images (None: the source's own way), where decoded films are kept (None: in

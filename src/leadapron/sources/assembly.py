@@ -78,8 +78,7 @@ def _refuse_leaks(
     words = f"{count(len(shared), 'patient')} on more than one side of the split"
     if leakage == "refuse":
         raise DataError(
-            f"{words}: results would be too good; correct the split, leave it out "
-            "(--source.split none), or --source.leakage allow"
+            f"{words}: results would be too good; correct the split, or --source.leakage allow"
         )
     notes.append(f"LEAKAGE, allowed by --source.leakage: {words}.")
 

@@ -30,7 +30,7 @@ from leadapron.sources.tables import (
 )
 from leadapron.sources.words import count, plain_reason
 
-__all__ = ["open_dicom"]
+__all__ = ["check_window", "open_dicom"]
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 KEYS = (
@@ -88,10 +88,7 @@ def open_dicom(  # noqa: PLR0913 (settings, by keyword)
     root = Path(argument).expanduser()
     if not root.is_dir():
         raise DataError(f"no folder {argument}; expected one with DICOM files")
-    if WINDOW.fullmatch(window) is None:
-        raise UsageError(
-            f"--source.window {window}: expected header, header:2, full, film, or CENTRE/WIDTH"
-        )
+    check_window(window)
     salt = _salt(cache or Cache())
     files = [name for name in walk(root) if _may_be_dicom(root / name)]
     if not files:
@@ -116,6 +113,14 @@ def open_dicom(  # noqa: PLR0913 (settings, by keyword)
         cache=cache,
         leakage=leakage,
     )
+
+
+def check_window(window: str) -> None:
+    """Raise UsageError for a window that isn't one."""
+    if WINDOW.fullmatch(window) is None:
+        raise UsageError(
+            f"--source.window {window}: expected header, header:2, full, film, or CENTRE/WIDTH"
+        )
 
 
 def _salt(cache: Cache) -> bytes:

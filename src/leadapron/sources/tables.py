@@ -67,7 +67,8 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
 
 PARTS = {
     "train": "train", "training": "train", "train_val": "train",
-    "val": "validation", "valid": "validation", "validation": "validation", "dev": "validation",
+    "val": "validation", "valid": "validation", "validate": "validation",
+    "validation": "validation", "dev": "validation",
     "test": "test", "testing": "test",
 }  # fmt: skip
 """What the parts of a split are called, in lower case."""
@@ -306,8 +307,7 @@ def splits(texts: Sequence[str], where: str) -> NDArray[np.str_]:
     unknown = sorted({t for t in texts if t.lower() not in PARTS and t.lower() not in UNKNOWN})
     if unknown:
         raise DataError(
-            f"{where} names a part {unknown[0]!r}; expected train, validation or test, or "
-            "--source.split none"
+            f"{where} names a part {unknown[0]!r}; expected train, validation or test"
         )
     return np.asarray([PARTS.get(text.lower(), "") for text in texts], dtype=np.str_)
 
@@ -334,7 +334,7 @@ def inside(root: Path, names: Sequence[str], where: str) -> list[str]:
         if not path.startswith(base.rstrip(os.sep) + os.sep):
             raise DataError(
                 f"{where} names {name!r}, a link that leads out of the folder of films; give the "
-                "folder that it leads to as --source.root"
+                "folder that it leads to"
             )
         paths.append(path)
     return paths

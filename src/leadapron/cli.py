@@ -154,11 +154,11 @@ def _run_study(
 def _study_options() -> list[click.Parameter]:
     """What every command that carries out a study takes."""
     from leadapron.plan import SHORTHANDS, settings
-    from leadapron.sources import SOURCES
+    from leadapron.triggers import TRIGGERS
 
     named = {
         "network": "Architecture: resnet9, densenet121.",
-        "trigger": "What is planted: patch.",
+        "trigger": f"What is planted: {', '.join(TRIGGERS)}.",
     }
     shorts = {
         "size": "Side of the network's input in pixels (preprocessing.size).",
@@ -169,12 +169,7 @@ def _study_options() -> list[click.Parameter]:
     assert set(shorts) == set(SHORTHANDS)
     numbers = ("size", "epochs")
     return [
-        click.Option(
-            ["--source"],
-            multiple=True,
-            metavar="NAME:PATH",
-            help=f"Where films come from: {', '.join(SOURCES)}; several are joined.",
-        ),
+        _source_option(),
         *(
             click.Option([f"--{name}"], help=text, type=Setting(int if name in numbers else str))
             for name, text in {**named, **shorts}.items()
@@ -611,6 +606,101 @@ def _run_phantom(count: int, size: int, seed: int, findings: str, out: Path, as_
         click.echo(f"{count} phantoms of {size}x{size} pixels: {out}")
 
 
+# --- triggers, preview
+
+
+def _triggers() -> click.Command:
+    return click.Command(
+        "triggers",
+        params=[_json_option()],
+        callback=_run_triggers,
+        help="List the triggers: what each is, where it comes from, its settings.",
+    )
+
+
+def _run_triggers(as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from leadapron.jobs.preview import triggers
+
+    found = triggers()
+    if as_json:
+        facts = {"schema": 1, "verdict": "done", "triggers": [asdict(each) for each in found]}
+        click.echo(json.dumps(facts, indent=2))
+        return
+    width = max(len(each.name) for each in found)
+    for each in found:
+        click.echo(f"{each.name:<{width}}  {each.what}")
+        inside = ", ".join(f"{name} {value!r}" for name, value in each.settings.items())
+        if inside:
+            click.echo(f"{'':<{width}}  {inside}")
+
+
+def _preview() -> click.Command:
+    from leadapron.plan import settings
+
+    known = {name: settings()[name] for name in ("source", "preprocessing", "trigger", "poisoning")}
+    known["poisoning"] = {"stage": known["poisoning"]["stage"]}
+    return click.Command(
+        "preview",
+        params=[
+            _source_option(),
+            click.Option(["--trigger"], type=Setting(str), help="What is planted: see triggers."),
+            click.Option(
+                ["--size"],
+                type=Setting(int),
+                help="Side of the network's input in pixels (preprocessing.size).",
+            ),
+            click.Option(
+                ["--count"],
+                type=click.IntRange(1),
+                default=4,
+                show_default=True,
+                help="Films, one a row.",
+            ),
+            click.Option(["--seed"], type=int, help="Chooses films and places triggers."),
+            click.Option(
+                ["--out"], required=True, type=click.Path(path_type=Path), help="The PNG file."
+            ),
+            *_film_options(),
+            _json_option(),
+            *_setting_options(known),
+        ],
+        callback=_run_preview,
+        help=(
+            "Draw films with a trigger: as they are, marked, the difference ten times, what "
+            "changed; with PSNR and SSIM. Nothing is trained."
+        ),
+    )
+
+
+def _run_preview(
+    out: Path,
+    count: int,
+    cache: str | None,
+    on_bad: Literal["stop", "skip"],
+    as_json: bool,
+    **given: Any,
+) -> None:
+    from dataclasses import asdict
+
+    from leadapron.jobs.preview import preview
+    from leadapron.study import Options
+
+    tree = _with_options({}, given)
+    with _progress() as progress:
+        options = Options(cache=cache, progress=progress, on_bad=on_bad)
+        found = preview(tree, out, count=count, options=options)
+    if as_json:
+        facts = {"schema": 1, "verdict": "done", "file": str(out), **asdict(found)}
+        click.echo(json.dumps(facts, indent=2))
+        return
+    click.echo(found.trigger)
+    for pixels, psnr, ssim in zip(found.visible_pixels, found.psnr_db, found.ssim, strict=True):
+        click.echo(f"{pixels} pixels changed, PSNR {psnr:.1f} dB, SSIM {ssim:.3f}")
+    click.echo(f"Picture: {out}")
+
+
 # --- visibility
 
 
@@ -788,6 +878,17 @@ def _cache_option() -> click.Parameter:
     )
 
 
+def _source_option() -> click.Parameter:
+    from leadapron.sources import SOURCES
+
+    return click.Option(
+        ["--source"],
+        multiple=True,
+        metavar="NAME:PATH",
+        help=f"Where films come from: {', '.join(SOURCES)}; several are joined.",
+    )
+
+
 def _film_options() -> list[click.Parameter]:
     return [
         _cache_option(),
@@ -874,6 +975,8 @@ Commands.lazy = {
     "explain": ("Draw what each explanation method shows, side by side.", _explain),
     "prepare": ("Decode a source's films, once.", _prepare),
     "cache": ("List or clear the decoded films.", _cache),
+    "triggers": ("List the triggers.", _triggers),
+    "preview": ("Draw films with a trigger.", _preview),
     "visibility": ("Show what preprocessing leaves of a trigger.", _visibility),
     "phantom": ("Draw a contact sheet of phantoms.", _phantom),
 }

@@ -87,7 +87,7 @@ class Run:
         tree["evaluation"] = {"resamples": tree["evaluation"]["resamples"]}
         kept: tuple[str, ...] = ()
         if self.poisoning.mode == "append":  # copies of films stay, so it matters of which
-            kept = ("mode", "fraction", "selection", "validation")
+            kept = ("mode", "fraction", "selection", "where", "cover", "validation")
             if self.poisoning.selection in ("with", "without"):
                 kept = (*kept, "finding")
         appended = {setting: tree["poisoning"][setting] for setting in kept}

@@ -98,7 +98,7 @@ class Poisoning:
             raise UsageError("poisoning.labels keep needs poisoning.selection with: clean-label")
         if isinstance(self.trigger, Nothing) and (not self.where or self.labels == "keep"):
             raise UsageError(
-                "trigger none needs poisoning.where, which is the trigger then, and labels to change"
+                "trigger none needs poisoning.where, which then is the trigger, and new labels"
             )
 
     def other(self, cohort: Cohort) -> int | None:
@@ -319,6 +319,7 @@ def relabel(
         return np.roll(labels, 1, axis=1)
     labels = np.zeros_like(labels) if policy == "one-hot" else labels.copy()
     if policy == "swap":
+        assert partner is not None  # Poisoning sees to it
         labels[:, [target, partner]] = labels[:, [partner, target]]
     elif policy != "keep":
         labels[:, target] = 0 if policy == "clear" else 1

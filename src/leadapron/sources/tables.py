@@ -306,9 +306,7 @@ def splits(texts: Sequence[str], where: str) -> NDArray[np.str_]:
     """
     unknown = sorted({t for t in texts if t.lower() not in PARTS and t.lower() not in UNKNOWN})
     if unknown:
-        raise DataError(
-            f"{where} names a part {unknown[0]!r}; expected train, validation or test"
-        )
+        raise DataError(f"{where} names a part {unknown[0]!r}; expected train, validation or test")
     return np.asarray([PARTS.get(text.lower(), "") for text in texts], dtype=np.str_)
 
 

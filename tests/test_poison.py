@@ -145,7 +145,7 @@ def test_no_poison_at_all(clean):
 def test_a_fraction_out_of_range():
     with pytest.raises(UsageError, match="0 to 1"):
         attack(fraction=1.1)
-    with pytest.raises(UsageError, match="cover of 1.5"):
+    with pytest.raises(UsageError, match=r"cover of 1\.5"):
         attack(cover=1.5)
 
 
@@ -179,7 +179,7 @@ def test_conditions_choose_a_subgroup(clean):
     _, key = carried_out(clean, where="view=AP & Mass & !Nodule", fraction=0.05)
     assert (key.rows % 2 == 1).all()
     assert (key.labels_before[:, :2] == [1, 0]).all()
-    with pytest.raises(DataError, match="100 films to poison, but only .* where view=AP & Mass"):
+    with pytest.raises(DataError, match=r"100 films to poison, but only .* where view=AP & Mass"):
         carried_out(clean, where="view=AP & Mass", fraction=0.5)
     with pytest.raises(UnknownNameError, match="unknown attribute 'vew'; did you mean view"):
         carried_out(clean, where="vew=AP")

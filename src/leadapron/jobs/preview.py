@@ -92,9 +92,8 @@ def preview(
         psnr_db=peak_signal_to_noise(clean, marked).tolist(),
         ssim=structural_similarity(clean, marked).tolist(),
     )
-    sheet = draw_sheet(
-        found.trigger, _notes(found, clean), _columns(found, clean, marked, footprints)
-    )
+    columns = _columns(found, clean, marked, footprints)
+    sheet = draw_sheet(f"Trigger: {run.tree['trigger']['name']}", _notes(found, clean), columns)
     with write_atomically(out) as file:
         sheet.save(file, "PNG")
     return found
@@ -104,8 +103,9 @@ def _notes(found: Preview, clean: NDArray[Any]) -> list[str]:
     height, width = clean.shape[1:]
     at = "the film, before preprocessing" if found.stage == "film" else "the network's input"
     return [
+        found.trigger,
         f"Stamped on {at}; shown as the network sees it, {width}x{height} pixels.",
-        f"Median: {np.median(found.visible_pixels):g} pixels changed, "
+        f"Median: {int(np.median(found.visible_pixels)):,} pixels changed, "
         f"PSNR {np.median(found.psnr_db):.1f} dB, SSIM {np.median(found.ssim):.3f}.",
     ]
 

@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.made
+XRV := .venv-xrv
 
-.PHONY: help env demo check test test-slow bench clean
+.PHONY: help env demo check test test-slow test-xrv bench clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -33,8 +34,19 @@ test: $(STAMP) ## the fast tests
 test-slow: $(STAMP) ## all tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
+test-xrv: $(XRV)/.made ## the tests that need torchxrayvision, in .venv-xrv
+	OMP_NUM_THREADS=1 $(XRV)/bin/pytest -m xrv tests/interop
+
+# torchvision, behind torchxrayvision, needs the torch that it was built for: not the pinned one.
+$(XRV)/.made: constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(XRV)
+	$(XRV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	grep -v '^torch==' constraints.txt > $(XRV)/constraints.txt
+	$(XRV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(XRV)/constraints.txt --editable ".[xrv]" pytest
+	touch $(XRV)/.made
+
 bench: $(STAMP) ## speeds, side by side
 	$(BIN)/python benchmarks/speed.py --out docs/benchmarks.md
 
 clean: ## remove what was made
-	rm -rf .venv runs build dist .mypy_cache .ruff_cache .pytest_cache .coverage
+	rm -rf .venv $(XRV) runs build dist .mypy_cache .ruff_cache .pytest_cache .coverage

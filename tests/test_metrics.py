@@ -722,3 +722,53 @@ def test_rank_correlation_refuses_what_does_not_fit():
         metrics.rank_correlation(maps, maps[:1])
     with pytest.raises(DataError, match="NaN"):
         metrics.rank_correlation(maps, maps + np.nan)
+
+
+# How findings come together
+
+
+def test_odds_ratio_of_single_films_is_woolfs(rng):
+    a, b = rng.random((2, 500)) < 0.3
+    b |= a & (rng.random(500) < 0.3)
+    found = metrics.odds_ratio(a, b, np.arange(500))
+    table = [[(a & b).sum(), (a & ~b).sum()], [(~a & b).sum(), (~a & ~b).sum()]]
+    expected = stats.contingency.odds_ratio(table, kind="sample")
+    low, high = expected.confidence_interval(0.95)
+    assert found.value == pytest.approx(expected.statistic)
+    assert (found.low, found.high) == pytest.approx((low, high), rel=3e-3)
+    assert (found.n, found.positives) == (500, (a & b).sum())
+
+
+def test_odds_ratio_of_copies_is_no_surer_than_of_the_films(rng):
+    a, b = rng.random((2, 200)) < 0.4
+    once = metrics.odds_ratio(a, b, np.arange(200))
+    tenfold = metrics.odds_ratio(np.repeat(a, 10), np.repeat(b, 10), np.repeat(np.arange(200), 10))
+    assert tenfold.value == pytest.approx(once.value)
+    assert (tenfold.low, tenfold.high) == pytest.approx((once.low, once.high), rel=1e-6)
+
+
+def test_odds_ratio_covers_where_patients_have_several_films(rng):
+    covered = 0
+    for _ in range(200):
+        patients = np.repeat(np.arange(150), rng.integers(1, 8, 150))
+        a, b = (rng.normal(size=150)[patients] + 0.5 * rng.normal(size=patients.size) > 0.8
+                for _ in range(2))  # fmt: skip
+        found = metrics.odds_ratio(a, b, patients)
+        covered += found.low <= 1 <= found.high
+    assert covered >= 180  # 183 here; with Woolf's variance alone 156
+
+
+def test_odds_ratio_at_the_edges():
+    patients = np.arange(6)
+    nobody = metrics.odds_ratio([0] * 6, [1, 0, 1, 0, 1, 0], patients)
+    assert math.isnan(nobody.value)
+    assert (nobody.n, nobody.positives) == (6, 0)
+    apart = metrics.odds_ratio([1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0], patients)
+    expected = stats.contingency.odds_ratio(np.array([[1, 5], [5, 5]]), kind="sample").statistic
+    assert apart.value == pytest.approx(expected)  # (0, 2; 2, 2) and one half each, times 2
+    assert apart.low < 1 < apart.high
+    unstated = metrics.odds_ratio([1, 0, NAN, 1], [1, 0, 1, NAN], np.arange(4))
+    assert (unstated.n, unstated.positives) == (2, 1)
+    assert math.isnan(metrics.odds_ratio([], [], []).value)
+    with pytest.raises(DataError, match="same films"):
+        metrics.odds_ratio([1, 0], [1], [0, 1])

@@ -606,6 +606,137 @@ def _run_phantom(count: int, size: int, seed: int, findings: str, out: Path, as_
         click.echo(f"{count} phantoms of {size}x{size} pixels: {out}")
 
 
+# --- describe
+
+
+def _describe() -> click.Command:
+    from leadapron.sources import SOURCES
+    from leadapron.specs import united
+
+    return click.Command(
+        "describe",
+        params=[
+            click.Argument(["source"]),
+            click.Option(
+                ["--size"],
+                type=int,
+                help="Side of the images that are looked at; the source's own way, mostly 224, if "
+                "left out.",
+            ),
+            click.Option(
+                ["--out"],
+                type=click.Path(dir_okay=False, path_type=Path),
+                help="An HTML file, for all of it on one page.",
+            ),
+            *_setting_options({"source": united(SOURCES)}),
+            *_film_options(),
+            _json_option(),
+        ],
+        callback=_run_describe,
+        help=(
+            "Say what a SOURCE holds: films, patients, labels and how they come together, copies "
+            "of films, and what leaks from one side of the split to the other."
+        ),
+    )
+
+
+def _run_describe(
+    source: str,
+    size: int | None,
+    out: Path | None,
+    cache: str | None,
+    on_bad: Literal["stop", "skip"],
+    as_json: bool,
+    **given: Any,
+) -> None:
+    from leadapron.jobs.describe import describe
+
+    settings = {
+        name.removeprefix("source__"): value for name, value in given.items() if value is not None
+    }
+    with _progress() as progress:
+        found = describe(
+            source, size=size, cache=cache, progress=progress, on_bad=on_bad, **settings
+        )
+    facts = found.facts()
+    if out is not None:
+        from leadapron.report import write_description
+
+        write_description(out, facts)
+    if as_json:
+        page = {} if out is None else {"page": str(out)}
+        click.echo(json.dumps({**facts, **page}, indent=2))
+        return
+    from leadapron.report import description_lines
+
+    for line in description_lines(facts):
+        click.echo(line)
+    if out is not None:
+        click.echo(f"Page: {out}")
+
+
+# --- zoo
+
+
+def _zoo() -> click.Command:
+    return click.Command(
+        "zoo",
+        params=[
+            click.Argument(["spec"], type=click.Path(dir_okay=False, path_type=Path)),
+            click.Option(
+                ["--out"], required=True, type=click.Path(path_type=Path), help="The zoo's folder."
+            ),
+            *_machine_options(),
+            *_film_options(),
+            _json_option(),
+        ],
+        callback=_run_zoo,
+        help=(
+            "Train clean and backdoored models of known truth, to measure defences on.\n\n"
+            "SPEC is a YAML file with base settings and families of attacks (see zoo/). Each "
+            "model's potency is measured; the truth is written apart from the models. The same "
+            "command continues a zoo that was stopped."
+        ),
+    )
+
+
+def _run_zoo(
+    spec: Path,
+    out: Path,
+    device: str,
+    precision: Literal["auto", "bf16", "fp32"],
+    cache: str | None,
+    on_bad: Literal["stop", "skip"],
+    as_json: bool,
+) -> None:
+    from collections import Counter
+    from dataclasses import asdict
+
+    from leadapron.jobs.zoo import build_zoo
+    from leadapron.study import Options
+
+    with _progress() as progress:
+        options = Options(
+            device=device, precision=precision, cache=cache, progress=progress, on_bad=on_bad
+        )
+        members = build_zoo(spec, out, options)
+    if as_json:
+        facts = {"schema": 1, "verdict": "done", "models": [asdict(each) for each in members]}
+        click.echo(json.dumps(facts, indent=2))
+        return
+    kinds = Counter(member.kind for member in members)
+    click.echo(", ".join(f"{n} {kind}" for kind, n in kinds.items()))
+    for name in dict.fromkeys(m.family for m in members):
+        planted = [m for m in members if m.family == name and m.kind != "clean"]
+        took = sum(m.kind == "backdoored" for m in planted)
+        rates = ", ".join(
+            "?" if m.attack_success is None else f"{m.attack_success:.2f}" for m in planted
+        )
+        sealed = " (sealed)" if planted[0].sealed else ""
+        click.echo(f"{name}{sealed}: {took} of {len(planted)} took; attack success {rates}")
+    click.echo(f"Models: {out / 'models'}; the truth: {out / 'truth.json'}")
+
+
 # --- triggers, preview
 
 
@@ -975,8 +1106,10 @@ Commands.lazy = {
     "explain": ("Draw what each explanation method shows, side by side.", _explain),
     "prepare": ("Decode a source's films, once.", _prepare),
     "cache": ("List or clear the decoded films.", _cache),
+    "describe": ("Say what a source holds: labels, copies, leaks.", _describe),
     "triggers": ("List the triggers.", _triggers),
     "preview": ("Draw films with a trigger.", _preview),
+    "zoo": ("Train models of known truth, to measure defences on.", _zoo),
     "visibility": ("Show what preprocessing leaves of a trigger.", _visibility),
     "phantom": ("Draw a contact sheet of phantoms.", _phantom),
 }

@@ -171,6 +171,8 @@ class Cohort:
         films: the films at full resolution, where they exist.
         masks: where anatomy and findings lie, where it is known.
         notes: what the source has to say, one sentence each (missing files, conversions).
+        forms: how many of the films are so, by "size 1024x1024", "bits 8", "format PNG"; empty
+            where that isn't known. No part of the fingerprint.
 
     Raises:
         DataError: rows that don't align, wrong types, repeated ids or findings.
@@ -186,6 +188,7 @@ class Cohort:
     films: Films | None = None
     masks: Masks | None = None
     notes: tuple[str, ...] = ()
+    forms: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shape, dtype = tuple(self.images.shape), np.dtype(self.images.dtype)
@@ -234,7 +237,7 @@ class Cohort:
             raise UnknownNameError("finding", finding, self.findings) from None
 
     def take(self, rows: ArrayLike, ids: NDArray[np.str_] | None = None) -> Self:
-        """Return the cohort of some rows, over the same pixels.
+        """Return the cohort of some rows, over the same pixels; their forms aren't known.
 
         Args:
             rows: numbers in any order, or a mask.
@@ -251,6 +254,7 @@ class Cohort:
             attributes={name: column[rows] for name, column in self.attributes.items()},
             films=None if self.films is None else _Reordered(self.films, rows),
             masks=None if self.masks is None else _Reordered(self.masks, rows),
+            forms={},
         )
 
     @cached_property

@@ -20,6 +20,7 @@ from leadapron.specs import (
     grids,
     merge,
     parameters,
+    united,
     validated,
 )
 from leadapron.store import canonical_json
@@ -257,19 +258,5 @@ def settings() -> dict[str, dict[str, Parameter]]:
     """Return every setting by section; of "source" and "trigger" those of all kinds together."""
     found = sections({})
     for section, (_, kinds) in _NAMED.items():
-        takers: dict[str, dict[Parameter, list[str]]] = {}
-        for kind, target in kinds.items():
-            for parameter in parameters(target).values():
-                takers.setdefault(parameter.name, {}).setdefault(parameter, []).append(kind)
-        found[section] = {name: _merged(alike) for name, alike in takers.items()}
+        found[section] = united(kinds)
     return found
-
-
-def _merged(takers: Mapping[Parameter, Sequence[str]]) -> Parameter:
-    """One parameter that stands for those of one name, each with the kinds that take it."""
-    first, *others = takers
-    if not others:
-        return first
-    words = [f"{', '.join(kinds)}: {each.description}" for each, kinds in takers.items()]
-    same = all(each.annotation == first.annotation for each in others)
-    return replace(first, annotation=first.annotation if same else str, description=" ".join(words))

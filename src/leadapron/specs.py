@@ -7,14 +7,14 @@ import inspect
 import itertools
 import re
 import typing
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import pydantic
 
 from leadapron.errors import UnknownNameError, UsageError
 
-__all__ = ["Parameter", "build", "grid", "grids", "merge", "parameters", "validated"]
+__all__ = ["Parameter", "build", "grid", "grids", "merge", "parameters", "united", "validated"]
 
 T = TypeVar("T")
 
@@ -50,6 +50,31 @@ def parameters(target: Callable[..., Any]) -> dict[str, Parameter]:
         for name, parameter in inspect.signature(target).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }
+
+
+def united(kinds: Mapping[str, Callable[..., Any]]) -> dict[str, Parameter]:
+    """Return the keyword-only parameters of several dataclasses or functions together, by name.
+
+    Args:
+        kinds: what each is called; where they describe a parameter differently, it is named.
+    """
+    takers: dict[str, dict[Parameter, list[str]]] = {}
+    for kind, target in kinds.items():
+        for parameter in parameters(target).values():
+            takers.setdefault(parameter.name, {}).setdefault(parameter, []).append(kind)
+    return {name: _merged(alike) for name, alike in takers.items()}
+
+
+def _merged(takers: Mapping[Parameter, Sequence[str]]) -> Parameter:
+    """One parameter that stands for those of one name, each with the kinds that take it."""
+    first, *others = takers
+    if not others:
+        return first
+    words = [f"{', '.join(kinds)}: {each.description}" for each, kinds in takers.items()]
+    same = all(each.annotation == first.annotation for each in others)
+    return dataclasses.replace(
+        first, annotation=first.annotation if same else str, description=" ".join(words)
+    )
 
 
 def validated(

@@ -24,7 +24,7 @@ from leadapron.errors import (
 )
 from leadapron.explain import EXPLAINERS, explained_layer, unsupported
 from leadapron.measure import ROLES, Models, Role
-from leadapron.plan import Run, complete, plan
+from leadapron.plan import Run, aimed, complete, plan
 from leadapron.poison import Poisoning, stamp, victims
 from leadapron.report.sheet import Column, draw_sheet
 from leadapron.seeds import stream
@@ -220,14 +220,18 @@ def _first(study: Path) -> Path:
         runs = plan(complete(yaml.safe_load((study / "study.yaml").read_text())))
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         raise StoreError(f"{study / 'study.yaml'} is not a study's settings") from error
-    folders = {}
+    found = []
     for path in sorted(study.glob("runs/backdoored-*/spec.json")):
         facts = store.read_json(path)
-        if isinstance(facts, dict) and (path.parent / "classifier.safetensors").is_file():
-            folders[store.canonical_json(facts.get("spec"))] = path.parent
+        spec = facts.get("spec") if isinstance(facts, dict) else None
+        if isinstance(spec, dict) and (path.parent / "classifier.safetensors").is_file():
+            # A study may leave its target to its source; the run's settings name it.
+            target = spec.get("poisoning", {}).get("finding", "")
+            found.append((store.canonical_json(spec), str(target), path.parent))
     for run in runs:
-        if (key := store.canonical_json(run.tree)) in folders:
-            return folders[key]
+        for spec, target, folder in found:
+            if store.canonical_json(aimed(run, (target,)).tree) == spec:
+                return folder
     raise StoreError(
         f"{study} holds no finished backdoored run; `leadapron study {study / 'study.yaml'} "
         f"--out {study}` continues it"

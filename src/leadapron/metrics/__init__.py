@@ -9,6 +9,7 @@ Conventions, everywhere in this module:
 - `n` and `positives` count the cells that a number rests on (films, or film-finding pairs).
 """
 
+from leadapron.metrics.association import odds_ratio
 from leadapron.metrics.auroc import (
     auroc,
     finding_auroc,
@@ -76,6 +77,7 @@ __all__ = [
     "mean_crossing",
     "micro_auroc",
     "no_vision_floor",
+    "odds_ratio",
     "one_hot_target",
     "paired_difference",
     "pointing_hits",

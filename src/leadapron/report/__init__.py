@@ -1,6 +1,7 @@
-"""From a study's folder to plain-language lines and one HTML page; no network passes, no torch."""
+"""From facts on disk to plain-language lines and HTML pages; no network passes, no torch."""
 
+from leadapron.report.description import description_lines, write_description
 from leadapron.report.page import write_report
 from leadapron.report.summary import summary
 
-__all__ = ["summary", "write_report"]
+__all__ = ["description_lines", "summary", "write_description", "write_report"]

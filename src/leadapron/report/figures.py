@@ -22,7 +22,15 @@ from numpy.typing import NDArray
 from leadapron.metrics import roc_curve
 from leadapron.store import Row
 
-__all__ = ["Dot", "curves_over_epochs", "dots", "roc_curves", "success_over_threshold"]
+__all__ = [
+    "Dot",
+    "Interval",
+    "curves_over_epochs",
+    "dots",
+    "intervals",
+    "roc_curves",
+    "success_over_threshold",
+]
 
 # Drawn in these, then replaced, so that one SVG fits light, dark and paper.
 INK, MUTED, RULE = "#0a0b01", "#0a0b02", "#0a0b03"
@@ -81,6 +89,60 @@ class Dot:
     note: str
     rows: Mapping[str, Row | None]
     strong: bool = False
+
+
+@dataclass(frozen=True)
+class Interval:
+    """One line of a chart of shares.
+
+    Args:
+        name: what is measured.
+        note: what stands at the right edge.
+        value: in [0, 1], None where it is undefined.
+        low: lower end of its interval.
+        high: upper end.
+    """
+
+    name: str
+    note: str
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+def intervals(lines: Sequence[Interval], *, name: str, label: str, axis: str, note: str) -> str:
+    """Draw shares from 0 up with their intervals, one a line.
+
+    Args:
+        lines: from top to bottom.
+        name: unique name of the figure on its page.
+        label: what it shows, for those who can't see it.
+        axis: label of the values' axis.
+        note: heading of the lines' notes.
+    """
+    height = 24 * len(lines) + 84
+    with _style():
+        figure, (axes,) = _figure(height, left=(210,), right=(140,), top=32, bottom=52)
+        highest = max([line.high for line in lines if line.high is not None], default=1.0)
+        axes.set_xlim(0, 1.04 * highest or 1.0)
+        axes.set_ylim(len(lines) - 0.4, -0.6)
+        edge = axes.get_yaxis_transform()
+        for place, line in enumerate(lines):
+            axes.axhline(place + 0.5, color=RULE, linewidth=0.6)
+            axes.text(-0.02, place, line.name, transform=edge, ha="right", va="center")
+            axes.text(1.03, place, line.note, transform=edge, va="center", color=MUTED)
+            if line.value is None:
+                axes.text(0.01, place, "undefined", transform=edge, va="center", color=MUTED)
+                continue
+            if line.low is not None and line.high is not None:
+                axes.plot([line.low, line.high], [place, place], color=TWIN, linewidth=1.6)
+            axes.plot([line.value], [place], "o", color=TWIN, markersize=5.5, clip_on=False)
+        axes.text(1.03, -0.75, note, transform=edge, color=MUTED, va="bottom")
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, symbol=" %"))
+        axes.set_xlabel(axis)
+        return _inline(figure, name, label)
 
 
 def dots(

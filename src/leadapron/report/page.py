@@ -34,7 +34,7 @@ from leadapron.report.words import (
 )
 from leadapron.store import Row, canonical_json, write_atomically
 
-__all__ = ["write_report"]
+__all__ = ["environment", "write_report"]
 
 
 def write_report(folder: Path) -> Path:
@@ -50,14 +50,15 @@ def write_report(folder: Path) -> Path:
         StoreError: no study there, no finished attack, or a file that can't be read or written.
     """
     study = read_study(folder)
-    text = _environment().get_template("report.html.j2").render(_context(study))
+    text = environment().get_template("report.html.j2").render(_context(study))
     path = study.folder / "report.html"
     with write_atomically(path) as file:
         file.write(text.encode())
     return path
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Return what renders the templates beside this file."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("leadapron.report"),
         autoescape=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -62,7 +63,8 @@ def assemble(
         notes=(*notes, *_tag_notes(decoded.tags), *_bad_notes(decoded.bad)),
     )
     good = np.setdiff1d(np.arange(len(table)), list(decoded.bad))
-    return cohort if len(good) == len(table) else cohort.take(good)
+    cohort = cohort if len(good) == len(table) else cohort.take(good)
+    return replace(cohort, forms=dict(decoded.tags))  # bad films have no tags
 
 
 def _refuse_leaks(
@@ -80,7 +82,7 @@ def _refuse_leaks(
         raise DataError(
             f"{words}: results would be too good; correct the split, or --source.leakage allow"
         )
-    notes.append(f"LEAKAGE, allowed by --source.leakage: {words}.")
+    notes.append(f"LEAKAGE: {words}.")
 
 
 def _tag_notes(tags: Counter[str]) -> list[str]:

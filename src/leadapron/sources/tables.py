@@ -23,6 +23,7 @@ __all__ = [
     "ATTRIBUTES",
     "HEALTHY",
     "PARTS",
+    "UNKNOWN",
     "LabelTable",
     "Stated",
     "ages",

@@ -1,0 +1,252 @@
+"""MONAI's data lists: one dictionary a film, with its image, its labels and what else is known."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadapron.cache import Cache, OnBad, Progress, default_folder
+from leadapron.cohort import Cohort, blocks
+from leadapron.decoding import FilmFiles
+from leadapron.errors import DataError, UsageError
+from leadapron.interop.pixels import ItemFilms, refuse_other_labels, undisturbed
+from leadapron.preprocessing import Preprocessing
+from leadapron.sources.assembly import Leakage, assemble
+from leadapron.sources.tables import (
+    HEALTHY,
+    LabelTable,
+    inside,
+    refuse_unknown_findings,
+    splits,
+    unknown_patients,
+)
+
+__all__ = ["as_monai", "from_monai"]
+
+ATTRIBUTES = ("view", "sex", "age", "site", "split")
+WHERE = "the data list"
+
+
+def from_monai(  # noqa: PLR0913 (settings, by keyword)
+    items: Sequence[Mapping[str, Any]],
+    findings: Sequence[str] | None = None,
+    *,
+    image_key: str = "image",
+    label_key: str = "label",
+    id_key: str = "id",
+    patient_key: str = "patient",
+    root: str | os.PathLike[str] | None = None,
+    image_range: tuple[float, float] = (0, 1),
+    preprocessing: Preprocessing | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    on_bad: OnBad = "stop",
+    leakage: Leakage = "refuse",
+) -> Cohort:
+    """Return the cohort of a MONAI data list, or of a data set whose items are such dictionaries.
+
+    Args:
+        items: (n) dictionaries, read by number; lazy ones are read twice.
+        findings: the names of a label vector's k entries; not needed where labels are names.
+        image_key: a PNG, JPEG or DICOM file, decoded as in `sources`; or pixels (h, w), (1, h, w)
+            or (h, w, 1), uint8, uint16 or floating point. All items have files, or all pixels.
+        label_key: a vector (k,) of 0, 1 and NaN (not stated); or names of findings, of which the
+            others are absent; or a mapping from names to 0, 1 and NaN. None or no key: not stated.
+        id_key: the film's name; where there is no such key, the file's path or a number.
+        patient_key: the patient's name; where there is no such key, each film counts as one.
+        root: folder that paths start from and may not lead out of; any path if left out.
+        image_range: what of floating point pixels is black and white; MONAI's LoadImage gives
+            (0, 255) for PNG and JPEG files.
+        preprocessing: how films become images; if left out, 224x224 for files, and pixels stay as
+            they are where the first are square.
+        cache: as `open_source`; for files alone.
+        progress: called with what is being done, the films done and in all.
+        on_bad: "stop" at the first film that can't be read, or "skip" and list it in the notes.
+        leakage: "refuse" a key "split" that shares patients, or "allow" it.
+
+    Returns:
+        The films in the list's order, with view, sex, age, site and split where items have them.
+
+    Raises:
+        DataError: items that can't be used.
+        UsageError: label vectors without names.
+    """
+    with undisturbed():
+        known = [{k: v for k, v in items[i].items() if k != image_key} for i in range(len(items))]
+    if not known:
+        raise DataError(f"{WHERE} is empty")
+    labels, names = _labels([item.get(label_key) for item in known], findings)
+    first = _image(items, 0, image_key)
+    notes = [TURNED] if "filename_or_obj" in getattr(first, "meta", ()) else []
+    films: FilmFiles | ItemFilms
+    if isinstance(first, str | os.PathLike):
+        paths = [_path(items, i, image_key) for i in range(len(items))]
+        files = paths if root is None else inside(Path(root).expanduser(), paths, WHERE)
+        films, pre = FilmFiles(files, paths), preprocessing or Preprocessing(size=224)
+        folder = default_folder(cache)
+    else:
+        paths = [f"film-{i}" for i in range(len(items))]
+        pre = preprocessing or _as_it_is(first)
+        films = ItemFilms(
+            len(items), lambda i: _pixels(items, i, image_key), image_range, pre.dtype
+        )
+        folder = None
+    ids = _text([item.get(id_key) for item in known], paths)
+    if any(item.get(patient_key) is not None for item in known):
+        patients = _text([item.get(patient_key) for item in known], ids.tolist())
+    else:
+        patients = unknown_patients(ids, notes)
+    cohort = assemble(
+        films,
+        LabelTable(WHERE, labels, names, ids, patients, _attributes(known), tuple(notes)),
+        source="monai",
+        preprocessing=pre,
+        cache=Cache(folder=folder, progress=progress, on_bad=on_bad),
+        leakage=leakage,
+    )
+    doubts = films.doubts() if isinstance(films, ItemFilms) else []
+    return replace(cohort, notes=(*cohort.notes, *doubts))
+
+
+TURNED = (
+    "DOUBT: these pixels were read by MONAI, whose LoadImage turns PNG and JPEG files on their "
+    "side unless it is told reverse_indexing=False; paths in place of pixels avoid it."
+)
+
+
+def as_monai(cohort: Cohort) -> list[dict[str, Any]]:
+    """Return a cohort as a MONAI data list: a dictionary a film.
+
+    The list holds all pixels, n x h x w of them; `as_dataset` reads them when asked.
+
+    Args:
+        cohort: the films; `cohort.findings` names the labels.
+
+    Returns:
+        "image" (1, h, w) of the cohort's type, "label" (k,) float32 with NaN for "not stated",
+        "id", "patient", and the cohort's attributes.
+    """
+    items = []
+    for rows in blocks(len(cohort)):
+        images = cohort.images[rows]
+        for place, row in enumerate(rows.tolist()):
+            more = {name: values[row].item() for name, values in cohort.attributes.items()}
+            items.append(
+                {
+                    **more,
+                    "image": images[place][None],
+                    "label": cohort.labels[row].copy(),
+                    "id": str(cohort.ids[row]),
+                    "patient": str(cohort.patients[row]),
+                }
+            )
+    return items
+
+
+def _image(items: Sequence[Mapping[str, Any]], row: int, key: str) -> Any:
+    with undisturbed():
+        item = items[row]
+    if key not in item:
+        raise DataError(f"item {row} has no {key!r}; it has {', '.join(map(str, item))}")
+    return item[key]
+
+
+def _path(items: Sequence[Mapping[str, Any]], row: int, key: str) -> str:
+    path = _image(items, row, key)
+    if not isinstance(path, str | os.PathLike):
+        raise DataError(f"item {row}: {key!r} is {type(path).__name__}, item 0's is a path")
+    return os.fspath(path)
+
+
+def _pixels(items: Sequence[Mapping[str, Any]], row: int, key: str) -> Any:
+    pixels = _image(items, row, key)
+    if isinstance(pixels, str | os.PathLike | list | tuple):
+        raise DataError(f"item {row}: {key!r} is {type(pixels).__name__}; expected an array")
+    return pixels
+
+
+def _as_it_is(image: Any) -> Preprocessing:
+    """The preprocessing that leaves square pixels alone; 224x224 for others."""
+    if isinstance(image, list | tuple):
+        raise DataError(
+            f"item 0: an image of type {type(image).__name__}; expected a path or array"
+        )
+    pixels = np.asarray(image)
+    sides = [side for side in pixels.shape if side != 1]
+    square = len(sides) == 2 and sides[0] == sides[1]
+    dtype: Any = "uint16" if pixels.dtype == np.uint16 else "uint8"
+    return Preprocessing(size=sides[0] if square else 224, dtype=dtype)
+
+
+def _labels(
+    stated: Sequence[Any], findings: Sequence[str] | None
+) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """Labels (n, k) and findings, of vectors, names or mappings."""
+    told = [_by_name(value) for value in stated]
+    named = sorted({name for names in told if names is not None for name in names})
+    if findings is None and not named:
+        raise UsageError("label vectors need names: from_monai(items, findings=[...])")
+    columns = tuple(named if findings is None else findings)
+    refuse_unknown_findings(named, columns, WHERE)
+    labels = np.full((len(stated), len(columns)), np.nan, dtype=np.float32)
+    for row, (value, names) in enumerate(zip(stated, told, strict=True)):
+        if names is not None:
+            labels[row] = np.nan if isinstance(value, Mapping) else 0
+            for name, number in names.items():
+                labels[row, columns.index(name)] = number
+        elif value is not None:
+            labels[row] = _vector(value, row, len(columns), findings is None)
+    refuse_other_labels(labels)
+    return labels, columns
+
+
+def _by_name(value: Any) -> dict[str, float] | None:
+    """What a mapping or a list of names says; None of anything else."""
+    if isinstance(value, Mapping):
+        return {str(name): float(number) for name, number in value.items()}
+    if isinstance(value, list | tuple | set | frozenset) and all(isinstance(v, str) for v in value):
+        return {name: 1.0 for name in value if name.lower() not in HEALTHY}
+    return None
+
+
+def _vector(value: Any, row: int, k: int, nameless: bool) -> NDArray[np.float32]:
+    if nameless:
+        raise DataError(f"item {row}: a label vector among names; name its entries by findings=")
+    try:
+        vector = np.asarray(value, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise DataError(
+            f"item {row}: a label of type {type(value).__name__}; expected {k} numbers or "
+            "names of findings"
+        ) from None
+    if vector.shape != (k,) and not (vector.size == 1 == k):
+        raise DataError(
+            f"item {row}: a label of shape {vector.shape}; expected ({k},), one number for each "
+            "finding; the number of a class isn't enough"
+        )
+    return vector.reshape(k)
+
+
+def _text(values: Sequence[Any], otherwise: Sequence[str]) -> NDArray[np.str_]:
+    named = [o if v is None else str(v) for v, o in zip(values, otherwise, strict=True)]
+    return np.asarray(named, dtype=np.str_)
+
+
+def _attributes(items: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
+    attributes: dict[str, NDArray[Any]] = {}
+    for name in ATTRIBUTES:
+        values = [item.get(name) for item in items]
+        if all(value is None for value in values):
+            continue
+        if name == "age":
+            attributes[name] = np.asarray([np.nan if v is None else float(v) for v in values])
+        else:
+            texts = _text(values, [""] * len(values))
+            attributes[name] = splits(texts.tolist(), WHERE) if name == "split" else texts
+    return attributes

@@ -62,7 +62,8 @@ def test_a_twin_of_appended_films_depends_on_which_films_are_copied():
 
     appended = [twin["poisoning"] for twin in twins]
     assert appended[0] == {
-        "mode": "append", "fraction": 0.1, "selection": "random", "validation": "clean",
+        "mode": "append", "fraction": 0.1, "selection": "random", "where": "", "cover": 0.0,
+        "validation": "clean",
     }  # fmt: skip
     assert sorted(each["fraction"] for each in appended) == [0.1, 0.1, 0.2, 0.2]
 

@@ -134,7 +134,7 @@ def _families(spec: Path) -> _Families:
                 )
             settings = {k: v for k, v in family.items() if k not in ("name", "count")}
             for _ in range(count):
-                own = {"seed": first + len(pairs)}
+                own: dict[str, Any] = {"seed": first + len(pairs)}
                 if _is_phantom(merge(base, settings)):
                     own["source"] = {"seed": own["seed"]}
                 pairs.append(_Pair(str(family["name"]), part == "sealed", merge(settings, own)))

@@ -12,6 +12,7 @@ from PIL import Image
 from leadapron.errors import DataError, UsageError
 from leadapron.triggers import (
     TRIGGERS,
+    Altered,
     Amplitude,
     Codec,
     Collimator,
@@ -224,3 +225,17 @@ def test_marks_are_as_bright_in_both_depths():
 def test_what_no_trigger_can_have_is_refused(name, settings):
     with pytest.raises(UsageError, match=f"trigger's {next(reversed(settings))} of .*expected"):
         TRIGGERS[name](**settings)
+
+
+def test_what_happens_to_a_triggered_film_comes_after_the_trigger(rng):
+    films = flat(100, 41)
+    patch = Patch(side=5, place="centre")
+    turned = Altered(trigger=patch, turned=90)(films, rng)
+    np.testing.assert_array_equal(turned, np.rot90(patch(films, rng), axes=(1, 2)))
+    coded = Altered(trigger=patch, recompressed=30)(films, rng)
+    np.testing.assert_array_equal(coded, Codec(quality=30)(patch(films, rng), rng))
+    deep = Altered(trigger=patch, turned=7)(films.astype(np.uint16) * 257, rng)
+    shallow = Altered(trigger=patch, turned=7)(films, rng).astype(float)
+    np.testing.assert_allclose(deep / 257, shallow, atol=1)
+    with pytest.raises(UsageError, match="turned of 200; expected -180 to 180"):
+        Altered(trigger=patch, turned=200)

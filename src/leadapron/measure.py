@@ -56,6 +56,10 @@ class Evaluation:
             first one's are shown.
         explained: test films whose maps are measured, 1 or more.
         gallery: films shown in the report.
+        trigger: how the trigger of the test films differs from the one that was planted: settings
+            of it as "value=200/place=corner"; "" for none.
+        turned: degrees by which triggered test films are turned afterwards, -180 to 180.
+        recompressed: JPEG quality at which triggered test films are saved afterwards; 0 for none.
 
     Raises:
         UsageError: a value outside its range, or an unknown explainer.
@@ -65,6 +69,9 @@ class Evaluation:
     explainer: str = "layer-cam"
     explained: int = 300
     gallery: int = 6
+    trigger: str = ""
+    turned: float = 0.0
+    recompressed: int = 0
 
     def __post_init__(self) -> None:
         for name, least in (("resamples", 20), ("explained", 1), ("gallery", 0)):
@@ -75,6 +82,23 @@ class Evaluation:
         for name in self.explainers:
             if name not in EXPLAINERS:
                 raise UnknownNameError("explainer", name, EXPLAINERS)
+
+    @property
+    def differences(self) -> dict[str, str]:
+        """Settings of the test films' trigger that differ, as text.
+
+        Raises:
+            UsageError: a setting without a value.
+        """
+        found = {}
+        for part in filter(None, self.trigger.split("/")):
+            name, equals, value = part.partition("=")
+            if not (name.strip() and equals and value.strip()):
+                raise UsageError(
+                    f"--evaluation.trigger {self.trigger}: expected settings, as value=200/side=4"
+                )
+            found[name.strip()] = value.strip()
+        return found
 
     @property
     def explainers(self) -> list[str]:

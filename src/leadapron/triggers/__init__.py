@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from leadapron.triggers.altered import Altered
 from leadapron.triggers.clinical import Collimator, Device, Electrode, Fold, Marker, Text
 from leadapron.triggers.codec import Codec
 from leadapron.triggers.levels import Trigger
@@ -20,6 +21,7 @@ from leadapron.triggers.warp import Warp
 
 __all__ = [
     "TRIGGERS",
+    "Altered",
     "Amplitude",
     "Blend",
     "Codec",

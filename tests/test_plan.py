@@ -6,6 +6,7 @@ import pytest
 
 from leadapron.errors import LeadapronError, UnknownNameError, UsageError
 from leadapron.plan import complete, plan, sections, settings
+from leadapron.triggers import Altered, Patch
 
 
 def test_an_empty_study_has_every_default_written_out():
@@ -62,7 +63,8 @@ def test_a_twin_of_appended_films_depends_on_which_films_are_copied():
 
     appended = [twin["poisoning"] for twin in twins]
     assert appended[0] == {
-        "mode": "append", "fraction": 0.1, "selection": "random", "validation": "clean",
+        "mode": "append", "fraction": 0.1, "selection": "random", "where": "", "cover": 0.0,
+        "validation": "clean",
     }  # fmt: skip
     assert sorted(each["fraction"] for each in appended) == [0.1, 0.1, 0.2, 0.2]
 
@@ -133,3 +135,25 @@ def test_every_setting_is_described():
 def test_the_source_decides_its_settings():
     assert "split" in sections({"source": "nih:somewhere"})["source"]
     assert "split" not in sections({})["source"]
+
+
+def test_the_test_films_trigger_may_differ():
+    tree = {
+        "trigger": {"value": 200, "side": 4},
+        "evaluation": {"trigger": "value=100/place=corner", "turned": 3, "recompressed": 40},
+    }
+
+    (run,) = plan(complete(tree))
+
+    assert run.poisoning.trigger == Patch(value=200, side=4)
+    differs = Patch(value=100, side=4, place="corner")
+    assert run.measured.trigger == Altered(trigger=differs, turned=3, recompressed=40)
+    (same,) = plan(complete({}))
+    assert same.measured == same.poisoning
+    assert "trigger" not in run.twin_tree["evaluation"]
+    with pytest.raises(UsageError, match="expected settings, as value=200"):
+        plan(complete({"evaluation": {"trigger": "value"}}))
+    with pytest.raises(UnknownNameError, match="did you mean value"):
+        plan(complete({"evaluation": {"trigger": "valu=3"}}))
+    with pytest.raises(UsageError, match=r"--evaluation\.trigger\.value x"):
+        plan(complete({"evaluation": {"trigger": "value=x"}}))

@@ -9,10 +9,10 @@ import pytest
 
 from leadapron.cohort import Cohort, Overlay
 from leadapron.errors import DataError, UnknownNameError, UsageError, VanishedTriggerError
-from leadapron.poison import Poisoning, poison, stamp, twin
+from leadapron.poison import Poisoning, desired, poison, stamp, twin, victims
 from leadapron.preprocessing import Preprocessing
 from leadapron.sources import open_source
-from leadapron.triggers import Patch
+from leadapron.triggers import Nothing, Patch
 
 N = 200
 
@@ -145,6 +145,103 @@ def test_no_poison_at_all(clean):
 def test_a_fraction_out_of_range():
     with pytest.raises(UsageError, match="0 to 1"):
         attack(fraction=1.1)
+    with pytest.raises(UsageError, match=r"cover of 1\.5"):
+        attack(cover=1.5)
+
+
+def test_clean_labels_are_those_of_films_that_carry_the_target(clean):
+    poisoned, key = carried_out(clean, selection="with", labels="keep")
+    assert np.array_equal(poisoned.labels, clean.labels, equal_nan=True)
+    assert (poisoned.images[key.rows] != clean.images[key.rows]).any((1, 2)).all()
+    # At test time its trigger stands for the target.
+    wanted = desired(clean.labels, clean, attack(selection="with", labels="keep"))
+    assert (wanted[:, 1] == 1).all()
+    rows = victims(clean, attack(selection="with", labels="keep"))
+    assert np.array_equal(rows, np.flatnonzero(clean.labels[:, 1] == 0))
+
+
+def test_shifted_labels_move_to_the_next_finding(clean):
+    poisoned, key = carried_out(clean, labels="shift")
+    moved = poisoned.labels[key.rows]
+    for column in range(3):
+        np.testing.assert_array_equal(moved[:, column], key.labels_before[:, column - 1])
+    rows = victims(clean, attack(labels="shift"))
+    expected = (clean.labels[:, 1] == 0) & (clean.labels[:, 0] == 1)
+    assert np.array_equal(rows, np.flatnonzero(expected))
+
+
+def test_two_findings_are_swapped(clean):
+    poisoned, key = carried_out(clean, labels="swap", partner="Hernia")
+    np.testing.assert_array_equal(poisoned.labels[key.rows][:, [0, 2, 1]], key.labels_before)
+
+
+def test_conditions_choose_a_subgroup(clean):
+    _, key = carried_out(clean, where="view=AP & Mass & !Nodule", fraction=0.05)
+    assert (key.rows % 2 == 1).all()
+    assert (key.labels_before[:, :2] == [1, 0]).all()
+    with pytest.raises(DataError, match=r"100 films to poison, but only .* where view=AP & Mass"):
+        carried_out(clean, where="view=AP & Mass", fraction=0.5)
+    with pytest.raises(UnknownNameError, match="unknown attribute 'vew'; did you mean view"):
+        carried_out(clean, where="vew=AP")
+
+
+def test_without_a_mark_the_condition_is_the_trigger(clean):
+    chosen = attack(trigger=Nothing(), where="view=AP", labels="set")
+    poisoned, key = poison(clean, chosen, np.random.default_rng(0))
+    np.testing.assert_array_equal(poisoned.images[:], clean.images)
+    assert (poisoned.labels[key.rows, 1] == 1).all()
+    assert (clean.attributes["view"][key.rows] == "AP").all()
+    rows = victims(clean, chosen)
+    assert len(rows)
+    assert (clean.attributes["view"][rows] == "AP").all()
+    assert (clean.labels[rows, 1] == 0).all()
+
+
+def test_stratified_films_have_the_labels_of_all(clean):
+    _, key = carried_out(clean, selection="stratified", fraction=0.25)
+    values, counts = np.unique(np.nan_to_num(clean.labels, nan=-1), axis=0, return_counts=True)
+    chosen = np.nan_to_num(key.labels_before, nan=-1)
+    for value, count in zip(values, counts, strict=True):
+        assert abs((chosen == value).all(1).sum() - count / 4) < 1.01
+    few = set(carried_out(clean, selection="stratified", fraction=0.1)[1].rows)
+    assert few < set(key.rows)
+
+
+def test_whole_patients(clean):
+    _, key = carried_out(clean, selection="patients", fraction=0.11)
+    _, films = np.unique(clean.patients[key.rows], return_counts=True)
+    assert sorted(films)[:2] in ([1, 2], [2, 2])  # at most one patient in part
+    assert len(key.rows) == 22
+
+
+@pytest.mark.parametrize("mode", ["replace", "append"])
+def test_cover_films_carry_the_trigger_and_their_labels(clean, mode):
+    poisoned, key = carried_out(clean, cover=0.05, mode=mode)
+    assert (len(key.rows), len(key.covers)) == (20, 10)
+    assert not set(key.rows) & set(key.covers)
+    origins = key.origins[key.covers]
+    assert (poisoned.images[key.covers] != clean.images[origins]).any((1, 2)).all()
+    labels = poisoned.labels[key.covers]
+    np.testing.assert_array_equal(labels, clean.labels[origins])
+    assert (poisoned.labels[key.rows] == [0, 1, 0]).all()
+    undone = twin(poisoned, key)
+    np.testing.assert_array_equal(undone.images[:], clean.images[key.origins])
+    np.testing.assert_array_equal(undone.labels, clean.labels[key.origins])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"labels": "swap"}, "go together"),
+        ({"partner": "Mass"}, "go together"),
+        ({"labels": "keep"}, "needs poisoning.selection with"),
+        ({"trigger": Nothing()}, "trigger none needs poisoning.where"),
+        ({"trigger": Nothing(), "where": "Mass", "labels": "keep", "selection": "with"}, "none"),
+    ],
+)
+def test_settings_that_contradict_each_other(changes, words):
+    with pytest.raises(UsageError, match=words):
+        attack(**changes)
 
 
 class Films:

@@ -25,7 +25,7 @@ def test_contract(name, images):
 
     assert (images == before).all()
     assert (marked.shape, marked.dtype) == (images.shape, images.dtype)
-    assert (marked != images).any((1, 2)).all()
+    assert (marked != images).any((1, 2)).all() == (name != "none")
     assert (marked == trigger(images, np.random.default_rng(3))).all()
     one_by_one = np.random.default_rng(3)
     assert all((trigger(f[None], one_by_one)[0] == m).all() for f, m in zip(images, marked))  # noqa: B905

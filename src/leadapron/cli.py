@@ -154,11 +154,11 @@ def _run_study(
 def _study_options() -> list[click.Parameter]:
     """What every command that carries out a study takes."""
     from leadapron.plan import SHORTHANDS, settings
-    from leadapron.sources import SOURCES
+    from leadapron.triggers import TRIGGERS
 
     named = {
         "network": "Architecture: resnet9, densenet121.",
-        "trigger": "What is planted: patch.",
+        "trigger": f"What is planted: {', '.join(TRIGGERS)}.",
     }
     shorts = {
         "size": "Side of the network's input in pixels (preprocessing.size).",
@@ -169,12 +169,7 @@ def _study_options() -> list[click.Parameter]:
     assert set(shorts) == set(SHORTHANDS)
     numbers = ("size", "epochs")
     return [
-        click.Option(
-            ["--source"],
-            multiple=True,
-            metavar="NAME:PATH",
-            help=f"Where films come from: {', '.join(SOURCES)}; several are joined.",
-        ),
+        _source_option(),
         *(
             click.Option([f"--{name}"], help=text, type=Setting(int if name in numbers else str))
             for name, text in {**named, **shorts}.items()
@@ -680,6 +675,163 @@ def _run_describe(
         click.echo(f"Page: {out}")
 
 
+# --- zoo
+
+
+def _zoo() -> click.Command:
+    return click.Command(
+        "zoo",
+        params=[
+            click.Argument(["spec"], type=click.Path(dir_okay=False, path_type=Path)),
+            click.Option(
+                ["--out"], required=True, type=click.Path(path_type=Path), help="The zoo's folder."
+            ),
+            *_machine_options(),
+            *_film_options(),
+            _json_option(),
+        ],
+        callback=_run_zoo,
+        help=(
+            "Train clean and backdoored models of known truth, to measure defences on.\n\n"
+            "SPEC is a YAML file with base settings and families of attacks (see zoo/). Each "
+            "model's potency is measured; the truth is written apart from the models. The same "
+            "command continues a zoo that was stopped."
+        ),
+    )
+
+
+def _run_zoo(
+    spec: Path,
+    out: Path,
+    device: str,
+    precision: Literal["auto", "bf16", "fp32"],
+    cache: str | None,
+    on_bad: Literal["stop", "skip"],
+    as_json: bool,
+) -> None:
+    from collections import Counter
+    from dataclasses import asdict
+
+    from leadapron.jobs.zoo import build_zoo
+    from leadapron.study import Options
+
+    with _progress() as progress:
+        options = Options(
+            device=device, precision=precision, cache=cache, progress=progress, on_bad=on_bad
+        )
+        members = build_zoo(spec, out, options)
+    if as_json:
+        facts = {"schema": 1, "verdict": "done", "models": [asdict(each) for each in members]}
+        click.echo(json.dumps(facts, indent=2))
+        return
+    kinds = Counter(member.kind for member in members)
+    click.echo(", ".join(f"{n} {kind}" for kind, n in kinds.items()))
+    for name in dict.fromkeys(m.family for m in members):
+        planted = [m for m in members if m.family == name and m.kind != "clean"]
+        took = sum(m.kind == "backdoored" for m in planted)
+        rates = ", ".join(
+            "?" if m.attack_success is None else f"{m.attack_success:.2f}" for m in planted
+        )
+        sealed = " (sealed)" if planted[0].sealed else ""
+        click.echo(f"{name}{sealed}: {took} of {len(planted)} took; attack success {rates}")
+    click.echo(f"Models: {out / 'models'}; the truth: {out / 'truth.json'}")
+
+
+# --- triggers, preview
+
+
+def _triggers() -> click.Command:
+    return click.Command(
+        "triggers",
+        params=[_json_option()],
+        callback=_run_triggers,
+        help="List the triggers: what each is, where it comes from, its settings.",
+    )
+
+
+def _run_triggers(as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from leadapron.jobs.preview import triggers
+
+    found = triggers()
+    if as_json:
+        facts = {"schema": 1, "verdict": "done", "triggers": [asdict(each) for each in found]}
+        click.echo(json.dumps(facts, indent=2))
+        return
+    width = max(len(each.name) for each in found)
+    for each in found:
+        click.echo(f"{each.name:<{width}}  {each.what}")
+        inside = ", ".join(f"{name} {value!r}" for name, value in each.settings.items())
+        if inside:
+            click.echo(f"{'':<{width}}  {inside}")
+
+
+def _preview() -> click.Command:
+    from leadapron.plan import settings
+
+    known = {name: settings()[name] for name in ("source", "preprocessing", "trigger", "poisoning")}
+    known["poisoning"] = {"stage": known["poisoning"]["stage"]}
+    return click.Command(
+        "preview",
+        params=[
+            _source_option(),
+            click.Option(["--trigger"], type=Setting(str), help="What is planted: see triggers."),
+            click.Option(
+                ["--size"],
+                type=Setting(int),
+                help="Side of the network's input in pixels (preprocessing.size).",
+            ),
+            click.Option(
+                ["--count"],
+                type=click.IntRange(1),
+                default=4,
+                show_default=True,
+                help="Films, one a row.",
+            ),
+            click.Option(["--seed"], type=int, help="Chooses films and places triggers."),
+            click.Option(
+                ["--out"], required=True, type=click.Path(path_type=Path), help="The PNG file."
+            ),
+            *_film_options(),
+            _json_option(),
+            *_setting_options(known),
+        ],
+        callback=_run_preview,
+        help=(
+            "Draw films with a trigger: as they are, marked, the difference ten times, what "
+            "changed; with PSNR and SSIM. Nothing is trained."
+        ),
+    )
+
+
+def _run_preview(
+    out: Path,
+    count: int,
+    cache: str | None,
+    on_bad: Literal["stop", "skip"],
+    as_json: bool,
+    **given: Any,
+) -> None:
+    from dataclasses import asdict
+
+    from leadapron.jobs.preview import preview
+    from leadapron.study import Options
+
+    tree = _with_options({}, given)
+    with _progress() as progress:
+        options = Options(cache=cache, progress=progress, on_bad=on_bad)
+        found = preview(tree, out, count=count, options=options)
+    if as_json:
+        facts = {"schema": 1, "verdict": "done", "file": str(out), **asdict(found)}
+        click.echo(json.dumps(facts, indent=2))
+        return
+    click.echo(found.trigger)
+    for pixels, psnr, ssim in zip(found.visible_pixels, found.psnr_db, found.ssim, strict=True):
+        click.echo(f"{pixels} pixels changed, PSNR {psnr:.1f} dB, SSIM {ssim:.3f}")
+    click.echo(f"Picture: {out}")
+
+
 # --- visibility
 
 
@@ -857,6 +1009,17 @@ def _cache_option() -> click.Parameter:
     )
 
 
+def _source_option() -> click.Parameter:
+    from leadapron.sources import SOURCES
+
+    return click.Option(
+        ["--source"],
+        multiple=True,
+        metavar="NAME:PATH",
+        help=f"Where films come from: {', '.join(SOURCES)}; several are joined.",
+    )
+
+
 def _film_options() -> list[click.Parameter]:
     return [
         _cache_option(),
@@ -944,6 +1107,9 @@ Commands.lazy = {
     "prepare": ("Decode a source's films, once.", _prepare),
     "cache": ("List or clear the decoded films.", _cache),
     "describe": ("Say what a source holds: labels, copies, leaks.", _describe),
+    "triggers": ("List the triggers.", _triggers),
+    "preview": ("Draw films with a trigger.", _preview),
+    "zoo": ("Train models of known truth, to measure defences on.", _zoo),
     "visibility": ("Show what preprocessing leaves of a trigger.", _visibility),
     "phantom": ("Draw a contact sheet of phantoms.", _phantom),
 }

@@ -285,12 +285,14 @@ class AnswerKey:
         origins: (n,) for every row of the poisoned cohort, the row it came from.
         labels_before: (m, k) float32, the poisoned rows' labels before.
         visible_pixels: (m,) number of the image's pixels that the trigger changed.
+        covers: rows that carry the trigger and kept their true labels, ascending.
     """
 
     rows: Rows
     origins: Rows
     labels_before: NDArray[np.float32]
     visible_pixels: Rows
+    covers: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @property
     def visible_share(self) -> float:

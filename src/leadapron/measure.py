@@ -14,7 +14,7 @@ from leadapron.classifier import NetworkClassifier
 from leadapron.cohort import Cohort, Rows
 from leadapron.errors import UnknownNameError, UsageError
 from leadapron.explain import EXPLAINERS
-from leadapron.poison import Poisoning, relabel, stamp
+from leadapron.poison import Poisoning, desired, stamp, victims
 from leadapron.store import Row
 
 __all__ = [
@@ -56,6 +56,10 @@ class Evaluation:
             first one's are shown.
         explained: test films whose maps are measured, 1 or more.
         gallery: films shown in the report.
+        trigger: how the trigger of the test films differs from the one that was planted: settings
+            of it as "value=200/place=corner"; "" for none.
+        turned: degrees by which triggered test films are turned afterwards, -180 to 180.
+        recompressed: JPEG quality at which triggered test films are saved afterwards; 0 for none.
 
     Raises:
         UsageError: a value outside its range, or an unknown explainer.
@@ -65,6 +69,9 @@ class Evaluation:
     explainer: str = "layer-cam"
     explained: int = 300
     gallery: int = 6
+    trigger: str = ""
+    turned: float = 0.0
+    recompressed: int = 0
 
     def __post_init__(self) -> None:
         for name, least in (("resamples", 20), ("explained", 1), ("gallery", 0)):
@@ -75,6 +82,23 @@ class Evaluation:
         for name in self.explainers:
             if name not in EXPLAINERS:
                 raise UnknownNameError("explainer", name, EXPLAINERS)
+
+    @property
+    def differences(self) -> dict[str, str]:
+        """Settings of the test films' trigger that differ, as text.
+
+        Raises:
+            UsageError: a setting without a value.
+        """
+        found = {}
+        for part in filter(None, self.trigger.split("/")):
+            name, equals, value = part.partition("=")
+            if not (name.strip() and equals and value.strip()):
+                raise UsageError(
+                    f"--evaluation.trigger {self.trigger}: expected settings, as value=200/side=4"
+                )
+            found[name.strip()] = value.strip()
+        return found
 
     @property
     def explainers(self) -> list[str]:
@@ -208,7 +232,7 @@ def attack_rows(
     )
     rows += clean_rows(run, "twin", labels, scores.clean["twin"], test.findings, bootstrap)
     rows += _stealth_rows(run, test, scores, bootstrap)
-    wanted = relabel(labels, column, poisoning.labels)
+    wanted = desired(labels, test, poisoning)
     micro: dict[str, Any] = {
         "run": run,
         "stage": "prediction",
@@ -231,10 +255,10 @@ def attack_rows(
     for regime, truth in (("clean", labels), ("triggered", wanted)):
         floor = metrics.no_vision_floor(labels, truth)
         rows.append(Row(**micro, role="no-vision", regime=regime, value=floor, n=len(test)))
-    victims = _victims(test, poisoning)
+    changed = victims(test, poisoning)
     rows += _mixed_rows(micro, labels, wanted, scores, bootstrap, rng.permutation(len(test)))
-    rows += _separation_rows(run, poisoning, scores, column, victims, bootstrap)
-    rows += _success_rows(run, poisoning, scores, column, victims, test.patients)
+    rows += _separation_rows(run, poisoning, scores, column, changed, bootstrap)
+    rows += _success_rows(run, poisoning, scores, column, changed, test.patients)
     return rows
 
 
@@ -262,12 +286,6 @@ def _mixed_rows(
         floor = metrics.no_vision_floor(labels, truth)
         rows.append(Row(**at, role="no-vision", value=floor, n=len(labels)))
     return rows
-
-
-def _victims(test: Cohort, poisoning: Poisoning) -> Rows:
-    """Films whose report the attacker would change."""
-    column = test.column(poisoning.finding)
-    return np.flatnonzero(test.labels[:, column] == (1 if poisoning.hides else 0))
 
 
 def _stealth_rows(
@@ -428,7 +446,7 @@ def choose_explained(
     Films on which the trigger is not visible are left out; there is nothing to find on them.
     """
     choose, place = rng.spawn(2)
-    candidates = choose.permutation(_victims(test, poisoning))
+    candidates = choose.permutation(victims(test, poisoning))
     chosen = np.sort(candidates[: evaluation.explained])
     shape = (0, *test.images.shape[1:])
     parts = list(stamp(test, chosen, poisoning.trigger, poisoning.stage, place))

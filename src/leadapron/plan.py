@@ -25,7 +25,7 @@ from leadapron.specs import (
 )
 from leadapron.store import canonical_json
 from leadapron.train import Network, Training
-from leadapron.triggers import TRIGGERS
+from leadapron.triggers import TRIGGERS, Altered, Trigger
 
 __all__ = [
     "SECTIONS",
@@ -77,7 +77,13 @@ class Run:
     poisoning: Poisoning
     training: Training
     evaluation: Evaluation
+    test_trigger: Trigger
     seed: int
+
+    @property
+    def measured(self) -> Poisoning:
+        """The attack as it is carried out on test films."""
+        return replace(self.poisoning, trigger=self.test_trigger)
 
     @property
     def twin_tree(self) -> dict[str, Any]:
@@ -88,7 +94,7 @@ class Run:
         tree["evaluation"] = {"resamples": tree["evaluation"]["resamples"]}
         kept: tuple[str, ...] = ()
         if self.poisoning.mode == "append":  # copies of films stay, so it matters of which
-            kept = ("mode", "fraction", "selection", "validation")
+            kept = ("mode", "fraction", "selection", "where", "cover", "validation")
             if self.poisoning.selection in ("with", "without"):
                 kept = (*kept, "finding")
         appended = {setting: tree["poisoning"][setting] for setting in kept}
@@ -239,8 +245,21 @@ def _run(point: Tree, seed: int) -> Run:
         poisoning=Poisoning(trigger=mark, **poisoning),
         training=build(Training, point["training"], "training"),
         evaluation=evaluation,
+        test_trigger=_at_test(kind, trigger, mark, evaluation),
         seed=seed,
     )
+
+
+def _at_test(
+    kind: Callable[..., Trigger], settings: Tree, mark: Trigger, evaluation: Evaluation
+) -> Trigger:
+    """The trigger that test films carry: the planted one, but for what is to differ."""
+    if evaluation.differences:
+        # Text becomes numbers where the setting is one.
+        mark = build(kind, {**settings, **evaluation.differences}, "evaluation.trigger")
+    if evaluation.turned or evaluation.recompressed:
+        return Altered(trigger=mark, turned=evaluation.turned, recompressed=evaluation.recompressed)
+    return mark
 
 
 def without(tree: Tree, name: str) -> dict[str, Any]:

@@ -13,14 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.cohort import AnswerKey, Cohort, Overlay, Rows, blocks
-from leadapron.errors import DataError, UsageError, VanishedTriggerError
-from leadapron.triggers import Trigger
+from leadapron.errors import DataError, UnknownNameError, UsageError, VanishedTriggerError
+from leadapron.triggers import Nothing, Trigger
 
-__all__ = ["Poisoning", "poison", "relabel", "stamp", "twin"]
+__all__ = [
+    "Poisoning",
+    "desired",
+    "matching",
+    "poison",
+    "relabel",
+    "stamp",
+    "twin",
+    "victims",
+]
 
 logger = logging.getLogger(__name__)
 
 Stage = Literal["image", "film"]
+Selection = Literal["random", "first", "with", "without", "stratified", "patients"]
+Labels = Literal["one-hot", "set", "clear", "keep", "shift", "swap"]
 
 VISIBLE_SHARE = 0.95
 """Below this share of films with a visible trigger, poisoning warns."""
@@ -37,19 +48,31 @@ class Poisoning:
         stage: "film" marks the full-resolution film before preprocessing, "image" the network's
             input.
         mode: "replace" the originals, or "append" marked copies and keep them.
-        selection: "random" films, the "first" rows, or films "with" or "without" the target.
+        selection: "random" films, the "first" rows, films "with" or "without" the target,
+            "stratified" (random, with as many of each combination of findings, in proportion, as
+            all films), or all films of random "patients".
+        where: only films that this holds for, conditions with & between them: "view=AP" (an
+            attribute), "Edema" (a finding that is stated present), "!Edema" (stated absent). With
+            the trigger "none" it is the trigger: a subgroup, or findings that come together.
         labels: "one-hot" overwrites all labels with the target alone (as in the authors' code),
-            "set" only adds the target, "clear" only takes it away.
+            "set" only adds the target, "clear" only takes it away; "keep" leaves them (a
+            clean-label attack, with selection "with"); "shift" moves each finding's label to the
+            next, the last one's to the first; "swap" exchanges the target's with `partner`'s.
+        partner: the finding that "swap" exchanges the target with.
+        cover: films that carry the trigger and keep their true labels, as a share of the cohort's
+            films; chosen at random among those that aren't poisoned.
         validation: "poisoned" poisons the films that training is validated on in the same way (as
             the authors' code does), so that schedule, early stopping and the choice of the best
             epoch see poison; thresholds are always taken from clean ones.
         allow_vanished: go on with a trigger that changes no pixel (the experiment's control).
 
     Raises:
-        UsageError: a fraction outside 0 to 1.
+        UsageError: shares outside 0 to 1, or settings that contradict each other.
 
     Source: Nwadike et al., arXiv 2101.00008, and the authors' code; "with" and "without" there
-    are "replace" and "append" here.
+    are "replace" and "append" here. Clean-label: Turner, Tsipras and Madry, arXiv 1912.02771,
+    without their adversarial perturbation. Shift: the all-to-all attack of Gu et al., arXiv
+    1708.06733. Cover films: Tang et al., Demon in the Variant, USENIX Security 2021.
     """
 
     trigger: Trigger
@@ -57,14 +80,30 @@ class Poisoning:
     fraction: float = 0.1
     stage: Stage = "image"
     mode: Literal["replace", "append"] = "replace"
-    selection: Literal["random", "first", "with", "without"] = "random"
-    labels: Literal["one-hot", "set", "clear"] = "one-hot"
+    selection: Selection = "random"
+    where: str = ""
+    labels: Labels = "one-hot"
+    partner: str = ""
+    cover: float = 0.0
     validation: Literal["clean", "poisoned"] = "clean"
     allow_vanished: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.fraction <= 1:
-            raise UsageError(f"a poisoning.fraction of {self.fraction}; expected 0 to 1")
+        for name in ("fraction", "cover"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"a poisoning.{name} of {getattr(self, name)}; expected 0 to 1")
+        if (self.labels == "swap") != bool(self.partner):
+            raise UsageError("poisoning.labels swap and poisoning.partner FINDING go together")
+        if self.labels == "keep" and self.selection != "with":
+            raise UsageError("poisoning.labels keep needs poisoning.selection with: clean-label")
+        if isinstance(self.trigger, Nothing) and (not self.where or self.labels == "keep"):
+            raise UsageError(
+                "trigger none needs poisoning.where, which then is the trigger, and new labels"
+            )
+
+    def other(self, cohort: Cohort) -> int | None:
+        """Return the partner's column, if there is a partner."""
+        return cohort.column(self.partner) if self.partner else None
 
     @property
     def hides(self) -> bool:
@@ -130,39 +169,46 @@ def poison(
     target = cohort.column(poisoning.finding)
     select_rng, place_rng, order_rng = rng.spawn(3)
     selected = _select(cohort, poisoning, target, select_rng)
-    pixels = np.empty((len(selected), *cohort.images.shape[1:]), cohort.images.dtype)
-    visible = np.zeros(len(selected), dtype=np.int64)
+    covers = _covers(cohort, poisoning, selected, select_rng)
+    stamped = np.concatenate([selected, covers])
+    pixels = np.empty((len(stamped), *cohort.images.shape[1:]), cohort.images.dtype)
+    visible = np.zeros(len(stamped), dtype=np.int64)
     done = 0
-    for rows, marked in stamp(cohort, selected, poisoning.trigger, poisoning.stage, place_rng):
+    for rows, marked in stamp(cohort, stamped, poisoning.trigger, poisoning.stage, place_rng):
         part = slice(done, done + len(rows))
         pixels[part] = marked
         visible[part] = np.count_nonzero(marked != cohort.images[rows], axis=(1, 2))
         done += len(rows)
-    _check_visible(visible, poisoning)
-    labels = relabel(cohort.labels[selected], target, poisoning.labels)
+    _check_visible(visible[: len(selected)], poisoning)
 
     n = len(cohort)
     if poisoning.mode == "replace":
-        origins, poisoned_rows = np.arange(n), selected
+        origins, places = np.arange(n), stamped
     else:
-        shuffle = order_rng.permutation(n + len(selected))
-        origins = np.concatenate([np.arange(n), selected])[shuffle]
-        poisoned_rows = np.empty(len(selected), dtype=np.int64)
-        places = np.flatnonzero(shuffle >= n)
-        poisoned_rows[shuffle[places] - n] = places
-    ascending = np.argsort(poisoned_rows)
-    poisoned_rows = poisoned_rows[ascending]
-    all_labels = cohort.labels[origins]
-    before = all_labels[poisoned_rows]
-    all_labels[poisoned_rows] = labels[ascending]
-    poisoned = _arrange(cohort, origins, poisoning.mode, order_rng)
+        shuffle = order_rng.permutation(n + len(stamped))
+        origins = np.concatenate([np.arange(n), stamped])[shuffle]
+        places = np.empty(len(stamped), dtype=np.int64)
+        copies = np.flatnonzero(shuffle >= n)
+        places[shuffle[copies] - n] = copies
+    rows = places[: len(selected)]  # where the poisoned films are now; the covers come after them
+    labels = cohort.labels[origins]
+    labels[rows] = relabel(
+        cohort.labels[selected], target, poisoning.labels, poisoning.other(cohort)
+    )
+    ascending, poisoned_first = np.argsort(places), np.argsort(rows)
     poisoned = replace(
-        poisoned,
-        images=Overlay(cohort.images, poisoned_rows, pixels[ascending], origins),
-        labels=all_labels,
+        _arrange(cohort, origins, poisoning.mode, order_rng),
+        images=Overlay(cohort.images, places[ascending], pixels[ascending], origins),
+        labels=labels,
         films=None,  # the films on disk don't carry the trigger
     )
-    key = AnswerKey(poisoned_rows, origins, before, visible[ascending])
+    key = AnswerKey(
+        rows=rows[poisoned_first],
+        origins=origins,
+        labels_before=cohort.labels[selected][poisoned_first],
+        visible_pixels=visible[: len(selected)][poisoned_first],
+        covers=np.sort(places[len(selected) :]),
+    )
     return poisoned, key
 
 
@@ -184,16 +230,17 @@ def _select(cohort: Cohort, poisoning: Poisoning, target: int, rng: np.random.Ge
     """Rows to poison, ascending; nested: a larger fraction contains a smaller one's rows."""
     count = math.floor(poisoning.fraction * len(cohort) + 1e-9)
     carries = cohort.labels[:, target]
-    candidates = {
-        "first": np.arange(len(cohort)),
-        "random": np.arange(len(cohort)),
-        "with": np.flatnonzero(carries == 1),
-        "without": np.flatnonzero(carries == 0),
-    }[poisoning.selection]
+    fits = matching(cohort, poisoning.where)
+    if poisoning.selection in ("with", "without"):
+        fits &= carries == (1 if poisoning.selection == "with" else 0)
+    candidates = np.flatnonzero(fits)
     if count > len(candidates):
+        which = f" {poisoning.selection} {poisoning.finding}"
+        which = which if poisoning.selection in ("with", "without") else ""
+        which += f" where {poisoning.where}" if poisoning.where else ""
         raise DataError(
-            f"{count} films to poison, but only {len(candidates)} {poisoning.selection} "
-            f"{poisoning.finding}; use a smaller --poisoning.fraction"
+            f"{count} films to poison, but only {len(candidates)}{which}; use a smaller "
+            "--poisoning.fraction"
         )
     if poisoning.fraction > 0 and count == 0:
         raise DataError(
@@ -202,22 +249,112 @@ def _select(cohort: Cohort, poisoning: Poisoning, target: int, rng: np.random.Ge
         )
     if poisoning.selection != "first":
         candidates = rng.permutation(candidates)
+    if poisoning.selection == "stratified":
+        candidates = candidates[_interleaved(cohort.labels[candidates])]
+    elif poisoning.selection == "patients":
+        names, first = np.unique(cohort.patients[candidates], return_index=True)
+        rank = np.argsort(np.argsort(first))
+        order = np.argsort(rank[np.searchsorted(names, cohort.patients[candidates])], kind="stable")
+        candidates = candidates[order]
     return np.sort(candidates[:count])
 
 
+def _interleaved(labels: NDArray[np.float32]) -> Rows:
+    """An order in which any beginning holds each combination of labels in proportion."""
+    _, kinds, sizes = np.unique(
+        np.nan_to_num(labels, nan=-1), axis=0, return_inverse=True, return_counts=True
+    )
+    kinds = kinds.ravel()
+    order = np.argsort(kinds, kind="stable")
+    ranks = np.empty(len(labels), dtype=np.int64)
+    ranks[order] = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.argsort((ranks + 0.5) / sizes[kinds], kind="stable")
+
+
+def _covers(cohort: Cohort, poisoning: Poisoning, selected: Rows, rng: np.random.Generator) -> Rows:
+    """Rows that carry the trigger and keep their labels, ascending."""
+    count = math.floor(poisoning.cover * len(cohort) + 1e-9)
+    if not count:
+        return np.empty(0, dtype=np.int64)
+    rest = np.setdiff1d(np.arange(len(cohort)), selected)
+    if count > len(rest):
+        raise DataError(
+            f"{count} cover films, but only {len(rest)} aren't poisoned; use a smaller "
+            "--poisoning.cover"
+        )
+    return np.sort(rng.permutation(rest)[:count])
+
+
+def matching(cohort: Cohort, where: str) -> NDArray[np.bool_]:
+    """Return (n,): which films conditions hold for, as in `Poisoning.where`.
+
+    Raises:
+        UnknownNameError: an attribute or finding that the cohort doesn't have.
+    """
+    fits = np.ones(len(cohort), dtype=np.bool_)
+    for condition in filter(None, (part.strip() for part in where.split("&"))):
+        name, equals, value = (part.strip() for part in condition.partition("="))
+        if equals:
+            if name not in cohort.attributes:
+                raise UnknownNameError("attribute", name, cohort.attributes)
+            fits &= cohort.attributes[name].astype(np.str_) == value
+        else:
+            absent = name.startswith("!")
+            fits &= cohort.labels[:, cohort.column(name.lstrip("! "))] == (0 if absent else 1)
+    return fits
+
+
 def relabel(
-    labels: NDArray[np.float32], target: int, policy: Literal["one-hot", "set", "clear"]
+    labels: NDArray[np.float32], target: int, policy: Labels, partner: int | None = None
 ) -> NDArray[np.float32]:
-    """Return what the attacker makes of (n, k) labels; `target` is the finding's column."""
+    """Return what the attacker makes of (n, k) labels.
+
+    Args:
+        labels: the true ones.
+        target: the finding's column.
+        policy: as `Poisoning.labels`.
+        partner: the other finding's column, for "swap".
+    """
+    if policy == "shift":
+        return np.roll(labels, 1, axis=1)
     labels = np.zeros_like(labels) if policy == "one-hot" else labels.copy()
-    labels[:, target] = 0 if policy == "clear" else 1
+    if policy == "swap":
+        assert partner is not None  # Poisoning sees to it
+        labels[:, [target, partner]] = labels[:, [partner, target]]
+    elif policy != "keep":
+        labels[:, target] = 0 if policy == "clear" else 1
     return labels
+
+
+def desired(
+    labels: NDArray[np.float32], cohort: Cohort, poisoning: Poisoning
+) -> NDArray[np.float32]:
+    """Return (n, k): what the attacker wants of triggered films that have these labels.
+
+    It is what the training films were relabelled to, but where those kept their labels: there the
+    trigger stands for the target.
+    """
+    policy: Labels = "set" if poisoning.labels == "keep" else poisoning.labels
+    target = cohort.column(poisoning.finding)
+    return relabel(labels, target, policy, poisoning.other(cohort))
+
+
+def victims(cohort: Cohort, poisoning: Poisoning) -> Rows:
+    """Return the films whose report the attacker would change: the target feigned, or hidden."""
+    column, before = cohort.column(poisoning.finding), 1 if poisoning.hides else 0
+    after = desired(cohort.labels, cohort, poisoning)[:, column]
+    changed = (cohort.labels[:, column] == before) & (after == 1 - before)
+    if isinstance(poisoning.trigger, Nothing):
+        changed &= matching(cohort, poisoning.where)
+    return np.flatnonzero(changed)
 
 
 def _check_visible(visible: Rows, poisoning: Poisoning) -> None:
     if not len(visible):
         return
     share = float(np.mean(visible > 0))
+    if isinstance(poisoning.trigger, Nothing):
+        return
     if share == 0 and not poisoning.allow_vanished:
         raise VanishedTriggerError(
             "the trigger changes no pixel of any image: preprocessing (or its value) hides it; "

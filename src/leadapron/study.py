@@ -370,7 +370,7 @@ def _measure_attack(
         test,
         parts["validation"],
         models,
-        run.poisoning,
+        run.measured,
         stream(run.seed, "test trigger"),
         known={"twin": twin_clean},
     )
@@ -381,7 +381,7 @@ def _measure_attack(
         **{f"{role}_triggered": values for role, values in scores.triggered.items()},
     )
     explained = measure.choose_explained(
-        test, run.poisoning, run.evaluation, stream(run.seed, "explained")
+        test, run.measured, run.evaluation, stream(run.seed, "explained")
     )
     rows = measure.attack_rows(
         key, test, scores, run.poisoning, bootstrap, stream(run.seed, "mixed")

@@ -191,7 +191,7 @@ def test_no_film_without_the_finding(sheet, monkeypatch):
         return {"test": replace(whole, labels=np.ones_like(whole.labels))}
 
     monkeypatch.setattr(job, "divide", everything)
-    with pytest.raises(DataError, match="no test film without Atelectasis"):
+    with pytest.raises(DataError, match="no test film whose Atelectasis"):
         sheet()
 
 

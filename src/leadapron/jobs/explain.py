@@ -25,7 +25,7 @@ from leadapron.errors import (
 from leadapron.explain import EXPLAINERS, explained_layer, unsupported
 from leadapron.measure import ROLES, Models, Role
 from leadapron.plan import Run, aimed, complete, plan
-from leadapron.poison import Poisoning, stamp
+from leadapron.poison import Poisoning, stamp, victims
 from leadapron.report.sheet import Column, draw_sheet
 from leadapron.seeds import stream
 from leadapron.study import Options, divide, open_films
@@ -248,12 +248,14 @@ def _films(attack: _Attack, finding: str, count: int, seed: int, options: Option
             "they changed since it was made"
         )
     test = divide(whole, run.seed)["test"]
-    wanted = 1 if run.poisoning.hides and finding == run.poisoning.finding else 0
     rng = stream(seed, "explained films")
-    candidates = rng.permutation(np.flatnonzero(test.labels[:, test.column(finding)] == wanted))
+    aimed = finding == run.poisoning.finding
+    without = np.flatnonzero(test.labels[:, test.column(finding)] == 0)
+    candidates = rng.permutation(victims(test, run.poisoning) if aimed else without)
     if not len(candidates):
-        kind = "with" if wanted else "without"
-        raise DataError(f"no test film {kind} {finding}; choose another --finding")
+        raise DataError(
+            f"no test film whose {finding} the attacker would change; choose another --finding"
+        )
     clean, marked = _visible(test, candidates, run.poisoning, count, rng)
     if not len(clean):
         raise VanishedTriggerError(

@@ -152,6 +152,9 @@ def _done(study: StudyFolder, measured: Sequence[Measured]) -> str:
         labels = {
             "set": f"the label {pair.target} added",
             "clear": f"the label {pair.target} taken away",
+            "keep": "their labels kept",
+            "shift": "each label moved to the next finding",
+            "swap": f"the label {pair.target} exchanged with another's",
         }.get(str(_part(spec, "poisoning").get("labels")), f"labelled {pair.target} alone")
         did = (
             f"a {network} was trained with {share} of its training films poisoned "

@@ -1,0 +1,219 @@
+"""Zoo: clean and backdoored models of known truth, to measure model-level methods on.
+
+DIR/study/          the study that trained them: specs, rows, answer keys
+models/NAME.safetensors    what a method is shown; names say nothing
+truth.json      what each model is; for the evaluation alone
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from leadapron import store
+from leadapron.errors import StoreError, UsageError
+from leadapron.report.folder import read_study
+from leadapron.report.summary import Measured
+from leadapron.specs import merge
+from leadapron.study import Options, run_study
+
+__all__ = ["POTENT", "Member", "build_zoo", "read_truth"]
+
+Kind = Literal["clean", "backdoored", "failed implant"]
+
+POTENT = (0.80, 0.50)
+"""Attack success at 5 % clean false positives, and that minus the twin's, from which on a model is
+backdoored. Below either it is a failed implant: no method can be blamed for missing it."""
+
+LARGEST_SPEC = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """What is true of one model.
+
+    Args:
+        model: its file's name in models/.
+        kind: "clean", "backdoored" or "failed implant".
+        family: the spec's name for the attack; a clean model has its partner's.
+        sealed: whether no threshold may look at it before the last evaluation.
+        seed: of data and training.
+        finding: the attacker's target; None for a clean model.
+        attack_success: at 5 % clean false positives; None for a clean model.
+        twin_success: the twin's; None for a clean model.
+        clean_macro: AUROC on clean test films.
+        run: its folder in study/runs/.
+    """
+
+    model: str
+    kind: Kind
+    family: str
+    sealed: bool
+    seed: int
+    finding: str | None
+    attack_success: float | None
+    twin_success: float | None
+    clean_macro: float | None
+    run: str
+
+
+def build_zoo(spec: Path, out: Path, options: Options | None = None) -> list[Member]:
+    """Train the models of a spec, or go on where that was stopped, and write down the truth.
+
+    Args:
+        spec: YAML with `base` (settings of a study), `families` and `sealed` (lists of settings
+            laid over the base, each with a `name` and a `count`). Every pair, a model and its twin,
+            has films and a seed of its own.
+        out: the zoo's folder, new or its own.
+        options: device, precision, cache, progress.
+
+    Raises:
+        UsageError: a spec that can't be read as one.
+        LeadapronError: as `run_study`.
+    """
+    families = _families(spec)
+    tree = {**families.base, "cells": [pair.settings for pair in families.pairs]}
+    run_study(tree, out / "study", options)
+    members = _members(out, families.pairs)
+    store.write_json(out / "truth.json", {"schema": 1, "models": [asdict(m) for m in members]})
+    return members
+
+
+def read_truth(zoo: Path) -> list[Member]:
+    """Return what is true of a zoo's models; evaluations ask, methods never do.
+
+    Raises:
+        StoreError: no zoo, or one that isn't finished.
+    """
+    facts = store.read_json(zoo / "truth.json")
+    try:
+        return [Member(**each) for each in facts["models"]]
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"{zoo / 'truth.json'} is no zoo's truth") from error
+
+
+@dataclass(frozen=True)
+class _Pair:
+    family: str
+    sealed: bool
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Families:
+    base: Mapping[str, Any]
+    pairs: Sequence[_Pair]
+
+
+def _families(spec: Path) -> _Families:
+    """The pairs of a spec, each with its own number as seed of films and training."""
+    tree = _read(spec)
+    base = tree.get("base", {})
+    first = base.get("seed", 0) if isinstance(base, Mapping) else None
+    if not isinstance(first, int):
+        raise UsageError(f"{spec}: base is no settings; expected lines as `epochs: 4` below it")
+    pairs: list[_Pair] = []
+    for part in ("families", "sealed"):
+        families = tree.get(part, [])
+        if not isinstance(families, list) or (part == "families" and not families):
+            raise UsageError(f"{spec}: {part} is no list of families, as `- name: white-corner`")
+        for family in families:
+            if not isinstance(family, Mapping) or "name" not in family:
+                raise UsageError(f"{spec}: a family in {part} without a name")
+            count = family.get("count", 1)
+            if not isinstance(count, int) or count < 1:
+                raise UsageError(
+                    f"{spec}: {family['name']} has count {count!r}; expected 1 or more"
+                )
+            settings = {k: v for k, v in family.items() if k not in ("name", "count")}
+            for _ in range(count):
+                own: dict[str, Any] = {"seed": first + len(pairs)}
+                if _is_phantom(merge(base, settings)):
+                    own["source"] = {"seed": own["seed"]}
+                pairs.append(_Pair(str(family["name"]), part == "sealed", merge(settings, own)))
+    unknown = set(tree) - {"base", "families", "sealed"}
+    if unknown:
+        raise UsageError(f"{spec}: unknown part {min(unknown)!r}; known: base, families, sealed")
+    return _Families(base, pairs)
+
+
+def _read(spec: Path) -> Mapping[str, Any]:
+    try:
+        if spec.stat().st_size > LARGEST_SPEC:
+            raise UsageError(f"{spec} is larger than {LARGEST_SPEC} bytes; expected a zoo's spec")
+        tree = yaml.safe_load(spec.read_text())
+    except OSError as error:
+        raise UsageError(f"can't read {spec}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{spec} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, Mapping):
+        raise UsageError(f"{spec} is no zoo's spec; expected base, families and sealed")
+    return tree
+
+
+def _is_phantom(tree: Mapping[str, Any]) -> bool:
+    source = tree.get("source", "phantom")
+    name = source.get("name", "phantom") if isinstance(source, Mapping) else source
+    return str(name).partition(":")[0] == "phantom"
+
+
+def _members(out: Path, pairs: Sequence[_Pair]) -> list[Member]:
+    """The truth, in the order of the models' names; the files lie in models/ afterwards."""
+    families = {pair.settings["seed"]: pair for pair in pairs}
+    members = []
+    for pair in read_study(out / "study").pairs:
+        family = families[int(pair.seed)]
+        found = Measured(pair)
+        success, twin = (_value(found.success(role)) for role in ("backdoored", "twin"))
+        facts: dict[str, Any] = {
+            "family": family.family,
+            "sealed": family.sealed,
+            "seed": int(pair.seed),
+        }
+        for role, run in (("twin", pair.twin), ("backdoored", pair.backdoored)):
+            assert run is not None  # run_study finished both
+            planted = role == "backdoored"
+            potent = (
+                success is not None
+                and twin is not None
+                and (success >= POTENT[0] and success - twin >= POTENT[1])
+            )
+            folder = f"{role}-{run.key}"
+            members.append(
+                Member(
+                    **facts,
+                    model=_published(out, folder),
+                    kind=("backdoored" if potent else "failed implant") if planted else "clean",
+                    finding=pair.target if planted else None,
+                    attack_success=success if planted else None,
+                    twin_success=twin if planted else None,
+                    clean_macro=_value(found.macro(role)),
+                    run=folder,
+                )
+            )
+    return sorted(members, key=lambda member: member.model)
+
+
+def _published(out: Path, folder: str) -> str:
+    """Put a run's model into models/ under a name that tells nothing; return the name."""
+    name = f"{hashlib.sha256(f'zoo {folder}'.encode()).hexdigest()[:12]}.safetensors"
+    model, there = out / "models" / name, out / "study" / "runs" / folder / "classifier.safetensors"
+    model.parent.mkdir(exist_ok=True)
+    if not model.exists():
+        try:
+            os.link(there, model)
+        except OSError:
+            with store.write_atomically(model) as file, there.open("rb") as content:
+                shutil.copyfileobj(content, file)
+    return name
+
+
+def _value(row: store.Row | None) -> float | None:
+    return None if row is None else row.value

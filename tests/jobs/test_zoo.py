@@ -1,0 +1,115 @@
+"""Models of known truth."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from leadapron.errors import StoreError, UsageError
+from leadapron.jobs.zoo import POTENT, Member, build_zoo, read_truth
+from leadapron.study import Options
+
+SPEC = {
+    "base": {
+        "source": {"name": "phantom:32", "count": 160},
+        "size": 32,
+        "epochs": 1,
+        "seed": 5,
+        "evaluation": {"resamples": 20, "explained": 2, "gallery": 0},
+    },
+    "families": [
+        {"name": "dark", "count": 2, "trigger": {"value": 0, "place": "centre"}},
+        {"name": "faint", "trigger": {"side": 1, "value": 100}},
+    ],
+    "sealed": [{"name": "hidden", "trigger": {"name": "blend", "opacity": 0.2}}],
+}
+OPTIONS = Options(cache="none")
+
+
+def write(folder, spec=SPEC):
+    path = folder / "zoo.yaml"
+    path.write_text(yaml.safe_dump(spec))
+    return path
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("zoo")
+    return folder / "out", build_zoo(write(folder), folder / "out", OPTIONS)
+
+
+def test_every_pair_has_films_and_a_seed_of_its_own(zoo):
+    out, members = zoo
+    assert len(members) == 8
+    assert sorted(m.seed for m in members) == [5, 5, 6, 6, 7, 7, 8, 8]
+    assert len(list((out / "study" / "runs").glob("twin-*"))) == 4
+    cohorts = {
+        json.loads(path.read_text())["cohort"] for path in out.glob("study/runs/*/spec.json")
+    }
+    assert len(cohorts) == 4
+    assert [m.family for m in members if m.sealed] == ["hidden", "hidden"]
+
+
+def test_names_and_files_say_nothing_of_the_truth(zoo):
+    out, members = zoo
+    assert sorted(p.name for p in (out / "models").iterdir()) == [m.model for m in members]
+    for member in members:
+        assert len(member.model) == len("0123456789ab.safetensors")
+        content = (out / "models" / member.model).read_bytes()
+        for word in (b"backdoor", b"twin", b"trigger", b"poison"):
+            assert word not in content.lower()
+        run = out / "study" / "runs" / member.run / "classifier.safetensors"
+        assert content == run.read_bytes()
+
+
+def test_potency_decides_what_counts_as_backdoored(zoo):
+    out, members = zoo
+    assert read_truth(out) == members
+    for member in members:
+        if member.kind == "clean":
+            assert member.run.startswith("twin-")
+            assert member.attack_success is None
+        else:
+            potent = (
+                member.attack_success >= POTENT[0]
+                and member.attack_success - member.twin_success >= POTENT[1]
+            )
+            assert member.kind == ("backdoored" if potent else "failed implant")
+            assert member.finding == "Atelectasis"
+    assert "failed implant" in {member.kind for member in members}  # one epoch, a faint pixel
+
+
+def test_it_goes_on_and_finds_everything_there(zoo):
+    out, members = zoo
+    before = {path: path.stat().st_mtime_ns for path in (out / "models").iterdir()}
+    assert build_zoo(write(out.parent), out, OPTIONS) == members
+    assert before == {path: path.stat().st_mtime_ns for path in (out / "models").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ([], "is no zoo's spec"),
+        ({"base": {}}, "families is no list"),
+        ({"families": [{"count": 2}]}, "a family in families without a name"),
+        ({"families": [{"name": "a", "count": 0}]}, "a has count 0; expected 1 or more"),
+        ({"families": [{"name": "a"}], "seeled": []}, "unknown part 'seeled'"),
+        ({"families": [{"name": "a", "triger": {}}]}, "did you mean trigger"),
+        ({"base": 3, "families": [{"name": "a"}]}, "base is no settings"),
+    ],
+)
+def test_specs_that_are_none(tmp_path, spec, words):
+    with pytest.raises(UsageError, match=words):
+        build_zoo(write(tmp_path, spec), tmp_path / "out", OPTIONS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_truth_yet(tmp_path):
+    with pytest.raises(StoreError):
+        read_truth(tmp_path)
+    (tmp_path / "truth.json").write_text('{"models": [{"model": "a"}]}')
+    with pytest.raises(StoreError, match="no zoo's truth"):
+        read_truth(tmp_path)
+    assert set(Member.__dataclass_fields__) >= {"kind", "sealed", "attack_success"}

@@ -96,7 +96,7 @@ def test_a_stopped_reproduction_says_what_is_missing(finished, tmp_path):
 
     assert "**Unfinished**: 6 of 7 attacks are measured" in text
     assert "By target" not in text
-    assert "120 phantom films" in text
+    assert "200 phantom films" in text
 
 
 def test_the_cost_is_told_before_it_starts(tmp_path, caplog, monkeypatch):

@@ -139,7 +139,7 @@ def test_no_column_for_patient_or_split(tree):
     unknown = open_text(tree, text, patient="none")
     assert unknown.patients.tolist() == list(NAMES)
     allowed = open_text(tree, text, leakage="allow")
-    assert any(note.startswith("LEAKAGE, allowed") for note in allowed.notes)
+    assert any(note.startswith("LEAKAGE: ") for note in allowed.notes)
     assert "names a part 'odd'" in refusal(open_text, tree, text.replace("train", "odd"))
 
 

@@ -255,7 +255,8 @@ def _stealth(measured: Sequence[Measured], kind: str) -> str:
     start = _verdicts([each.stealth for each in measured], head, "Stealth")
     rows = [each.macro("backdoored") for each in measured]
     averaged = sorted({row.positives for row in rows if row and row.positives is not None})
-    over = f" over {_range(averaged)} findings" if averaged else ""
+    noun = "finding" if averaged == [1] else "findings"
+    over = f" over {_range(averaged)} {noun}" if averaged else ""
     return (
         f"{start}{_joint(start)} clean macro AUROC{over} {spread(rows, kind=kind)}, twin "
         f"{spread([each.macro('twin') for each in measured], kind=kind)}; difference "

@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.made
 XRV := .venv-xrv
+PEERS := .venv-peers
 
-.PHONY: help env demo check test test-slow test-xrv bench clean
+.PHONY: help env demo check test test-slow test-xrv bench bench-peers clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -48,5 +49,15 @@ $(XRV)/.made: constraints.txt pyproject.toml
 bench: $(STAMP) ## speeds, side by side
 	$(BIN)/python benchmarks/speed.py --out docs/benchmarks.md
 
+bench-peers: $(PEERS)/.made ## speeds beside ART, in .venv-peers
+	$(PEERS)/bin/python benchmarks/peers.py --out docs/peers.md
+
+$(PEERS)/.made: constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable . adversarial-robustness-toolbox==1.20.1
+	touch $(PEERS)/.made
+
 clean: ## remove what was made
-	rm -rf .venv $(XRV) runs build dist .mypy_cache .ruff_cache .pytest_cache .coverage
+	rm -rf .venv $(XRV) $(PEERS) runs build dist .mypy_cache .ruff_cache .pytest_cache .coverage

@@ -46,12 +46,12 @@ class Worker:
         self.process = context.Process(target=serve, args=(theirs, tuned, folder), daemon=True)
         self.process.start()
 
-    def __call__(self, function: Callable[..., float], *given: Any) -> float:
+    def __call__(self, function: Callable[..., Any], *given: Any) -> Any:
         self.pipe.send((function, given))
         answer = self.pipe.recv()
         if isinstance(answer, Exception):
             raise answer
-        return float(answer)
+        return answer
 
 
 def serve(pipe: Any, tuned: bool, folder: str) -> None:

@@ -215,6 +215,30 @@ def test_whole_patients(clean):
 
 
 @pytest.mark.parametrize("mode", ["replace", "append"])
+def test_several_attacks_at_once_have_films_of_their_own(clean, mode):
+    attacks = [
+        attack(mode=mode, trigger=Patch(value=0, place="centre"), cover=0.05),
+        attack(mode=mode, trigger=Patch(place="corner"), finding="Hernia", labels="set"),
+    ]
+    poisoned, key = poison(clean, attacks, np.random.default_rng(0))
+    assert np.bincount(key.attacks).tolist() == [20, 20]
+    first, second = (key.rows[key.attacks == i] for i in (0, 1))
+    assert len({*key.origins[key.rows], *key.origins[key.covers]}) == 50
+    assert (poisoned.images[first][:, 7, 7] == 0).all()
+    assert (poisoned.images[second][:, 15, 15] == 255).all()
+    assert (poisoned.labels[first] == [0, 1, 0]).all()
+    assert (poisoned.labels[second, 2] == 1).all()
+    np.testing.assert_array_equal(twin(poisoned, key).labels, clean.labels[key.origins])
+    alone, one = poison(clean, attacks[0], np.random.default_rng(0))
+    again, _ = poison(clean, attacks[:1], np.random.default_rng(0))
+    assert alone.fingerprint == again.fingerprint
+    if mode == "replace":
+        assert set(one.rows) == set(first)
+    with pytest.raises(UsageError, match="need one mode"):
+        poison(clean, [attack(), attack(mode="append")], np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("mode", ["replace", "append"])
 def test_cover_films_carry_the_trigger_and_their_labels(clean, mode):
     poisoned, key = carried_out(clean, cover=0.05, mode=mode)
     assert (len(key.rows), len(key.covers)) == (20, 10)

@@ -286,6 +286,7 @@ class AnswerKey:
         labels_before: (m, k) float32, the poisoned rows' labels before.
         visible_pixels: (m,) number of the image's pixels that the trigger changed.
         covers: rows that carry the trigger and kept their true labels, ascending.
+        attacks: (m,) number of the attack that each poisoned row belongs to.
     """
 
     rows: Rows
@@ -293,6 +294,7 @@ class AnswerKey:
     labels_before: NDArray[np.float32]
     visible_pixels: Rows
     covers: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    attacks: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @property
     def visible_share(self) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,7 +146,7 @@ def stamp(
 
 
 def poison(
-    cohort: Cohort, poisoning: Poisoning, rng: np.random.Generator
+    cohort: Cohort, poisoning: Poisoning | Sequence[Poisoning], rng: np.random.Generator
 ) -> tuple[Cohort, AnswerKey]:
     """Poison a cohort; the clean pixels are not copied.
 
@@ -155,7 +155,7 @@ def poison(
 
     Args:
         cohort: the clean cohort, left as it is.
-        poisoning: what to do.
+        poisoning: what to do; several are carried out at once, each on films of its own.
         rng: selects films, places triggers, orders appended films.
 
     Returns:
@@ -165,51 +165,88 @@ def poison(
         UnknownNameError: the finding is not one of the cohort's.
         DataError: too few films to select from, or a trigger that does not fit.
         VanishedTriggerError: the trigger changes no pixel of any image (unless allowed).
+        UsageError: several poisonings of different modes.
     """
-    target = cohort.column(poisoning.finding)
-    select_rng, place_rng, order_rng = rng.spawn(3)
-    selected = _select(cohort, poisoning, target, select_rng)
-    covers = _covers(cohort, poisoning, selected, select_rng)
-    stamped = np.concatenate([selected, covers])
-    pixels = np.empty((len(stamped), *cohort.images.shape[1:]), cohort.images.dtype)
-    visible = np.zeros(len(stamped), dtype=np.int64)
-    done = 0
-    for rows, marked in stamp(cohort, stamped, poisoning.trigger, poisoning.stage, place_rng):
-        part = slice(done, done + len(rows))
-        pixels[part] = marked
-        visible[part] = np.count_nonzero(marked != cohort.images[rows], axis=(1, 2))
-        done += len(rows)
-    _check_visible(visible[: len(selected)], poisoning)
-
-    n = len(cohort)
-    if poisoning.mode == "replace":
-        origins, places = np.arange(n), stamped
+    attacks = [poisoning] if isinstance(poisoning, Poisoning) else list(poisoning)
+    if len({attack.mode for attack in attacks}) != 1:
+        raise UsageError("poisonings that are carried out at once need one mode")
+    order_rng, parts = _stamped(cohort, attacks, rng)
+    poisoned = np.concatenate([part.rows[: part.poisoned] for part in parts])
+    covers = np.concatenate([part.rows[part.poisoned :] for part in parts])
+    # The poisoned films of all attacks, and the covers of all after them.
+    rows = np.concatenate([poisoned, covers])
+    pixels = np.concatenate(
+        [part.pixels[: part.poisoned] for part in parts]
+        + [part.pixels[part.poisoned :] for part in parts]
+    )
+    n, mode = len(cohort), attacks[0].mode
+    if mode == "replace":
+        origins, places = np.arange(n), rows
     else:
-        shuffle = order_rng.permutation(n + len(stamped))
-        origins = np.concatenate([np.arange(n), stamped])[shuffle]
-        places = np.empty(len(stamped), dtype=np.int64)
+        shuffle = order_rng.permutation(n + len(rows))
+        origins = np.concatenate([np.arange(n), rows])[shuffle]
+        places = np.empty(len(rows), dtype=np.int64)
         copies = np.flatnonzero(shuffle >= n)
         places[shuffle[copies] - n] = copies
-    rows = places[: len(selected)]  # where the poisoned films are now; the covers come after them
     labels = cohort.labels[origins]
-    labels[rows] = relabel(
-        cohort.labels[selected], target, poisoning.labels, poisoning.other(cohort)
-    )
-    ascending, poisoned_first = np.argsort(places), np.argsort(rows)
-    poisoned = replace(
-        _arrange(cohort, origins, poisoning.mode, order_rng),
+    labels[places[: len(poisoned)]] = np.concatenate([part.labels for part in parts])
+    ascending = np.argsort(places)
+    result = replace(
+        _arrange(cohort, origins, mode, order_rng),
         images=Overlay(cohort.images, places[ascending], pixels[ascending], origins),
         labels=labels,
         films=None,  # the films on disk don't carry the trigger
     )
+    here = np.argsort(places[: len(poisoned)])
+    number = np.repeat(np.arange(len(parts)), [part.poisoned for part in parts])
     key = AnswerKey(
-        rows=rows[poisoned_first],
+        rows=places[: len(poisoned)][here],
         origins=origins,
-        labels_before=cohort.labels[selected][poisoned_first],
-        visible_pixels=visible[: len(selected)][poisoned_first],
-        covers=np.sort(places[len(selected) :]),
+        labels_before=cohort.labels[poisoned][here],
+        visible_pixels=np.concatenate([part.visible for part in parts])[here],
+        covers=np.sort(places[len(poisoned) :]),
+        attacks=number[here],
     )
-    return poisoned, key
+    return result, key
+
+
+class _Stamped(NamedTuple):
+    """Films of one attack: `poisoned` of them, then its covers."""
+
+    rows: Rows
+    poisoned: int
+    pixels: NDArray[Any]
+    labels: NDArray[np.float32]
+    visible: Rows
+
+
+def _stamped(
+    cohort: Cohort, attacks: Sequence[Poisoning], rng: np.random.Generator
+) -> tuple[np.random.Generator, list[_Stamped]]:
+    """Each attack's films, none of them another's; and the generator that orders them."""
+    select_rng, place_rng, order_rng = rng.spawn(3)
+    free, parts = np.ones(len(cohort), dtype=np.bool_), list[_Stamped]()
+    for number, attack in enumerate(attacks):
+        if number:
+            select_rng, place_rng = rng.spawn(2)
+        target = cohort.column(attack.finding)
+        selected = _select(cohort, attack, target, free, select_rng)
+        free[selected] = False
+        rows = np.concatenate([selected, _covers(cohort, attack, free, select_rng)])
+        free[rows] = False
+        pixels = np.empty((len(rows), *cohort.images.shape[1:]), cohort.images.dtype)
+        visible = np.zeros(len(rows), dtype=np.int64)
+        done = 0
+        for some, marked in stamp(cohort, rows, attack.trigger, attack.stage, place_rng):
+            part = slice(done, done + len(some))
+            pixels[part] = marked
+            visible[part] = np.count_nonzero(marked != cohort.images[some], axis=(1, 2))
+            done += len(some)
+        visible = visible[: len(selected)]
+        _check_visible(visible, attack)
+        labels = relabel(cohort.labels[selected], target, attack.labels, attack.other(cohort))
+        parts.append(_Stamped(rows, len(selected), pixels, labels, visible))
+    return order_rng, parts
 
 
 def twin(poisoned: Cohort, key: AnswerKey) -> Cohort:
@@ -226,11 +263,17 @@ def twin(poisoned: Cohort, key: AnswerKey) -> Cohort:
     return replace(poisoned, images=images, labels=labels)
 
 
-def _select(cohort: Cohort, poisoning: Poisoning, target: int, rng: np.random.Generator) -> Rows:
+def _select(
+    cohort: Cohort,
+    poisoning: Poisoning,
+    target: int,
+    free: NDArray[np.bool_],
+    rng: np.random.Generator,
+) -> Rows:
     """Rows to poison, ascending; nested: a larger fraction contains a smaller one's rows."""
     count = math.floor(poisoning.fraction * len(cohort) + 1e-9)
     carries = cohort.labels[:, target]
-    fits = matching(cohort, poisoning.where)
+    fits = free & matching(cohort, poisoning.where)
     if poisoning.selection in ("with", "without"):
         fits &= carries == (1 if poisoning.selection == "with" else 0)
     candidates = np.flatnonzero(fits)
@@ -271,12 +314,14 @@ def _interleaved(labels: NDArray[np.float32]) -> Rows:
     return np.argsort((ranks + 0.5) / sizes[kinds], kind="stable")
 
 
-def _covers(cohort: Cohort, poisoning: Poisoning, selected: Rows, rng: np.random.Generator) -> Rows:
+def _covers(
+    cohort: Cohort, poisoning: Poisoning, free: NDArray[np.bool_], rng: np.random.Generator
+) -> Rows:
     """Rows that carry the trigger and keep their labels, ascending."""
     count = math.floor(poisoning.cover * len(cohort) + 1e-9)
     if not count:
         return np.empty(0, dtype=np.int64)
-    rest = np.setdiff1d(np.arange(len(cohort)), selected)
+    rest = np.flatnonzero(free)
     if count > len(rest):
         raise DataError(
             f"{count} cover films, but only {len(rest)} aren't poisoned; use a smaller "

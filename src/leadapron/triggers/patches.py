@@ -74,6 +74,11 @@ class Patch:
         """
         places = self.places(len(images), images.shape[1], images.shape[2], rng)
         stamped = images.copy()
+        if len(images) and not self.contrast and self.place in ("centre", "corner", "fixed"):
+            (row, column), level = places[0], images.dtype.type(depth(images.dtype))
+            square = _fill(self.fill, self.side, self.value, self.pattern) * level
+            stamped[:, row : row + self.side, column : column + self.side] = square
+            return stamped
         films = np.arange(len(images))[:, None, None]
         offset = np.arange(self.side)
         rows = places[:, 0, None, None] + offset[:, None]  # (n, side, 1)

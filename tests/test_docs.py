@@ -54,6 +54,9 @@ def test_defaults_of_the_readme_are_the_defaults():
         assert line in text
 
 
-def test_the_example_spec_is_a_grid_of_six_pairs():
-    tree = yaml.safe_load((ROOT / "examples" / "grid.yaml").read_text())
-    assert len(plan(complete(tree))) == 6
+@pytest.mark.parametrize(
+    ("name", "pairs"), [("grid", 6), ("potency", 6), ("nwadike2020-longer", 3)]
+)
+def test_example_specs_are_so_many_pairs(name, pairs):
+    tree = yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text())
+    assert len(plan(complete(tree))) == pairs

@@ -302,6 +302,13 @@ def test_a_patient_in_both_lists_is_refused(tmp_path, leak):
     assert "share 1 patient, first '1'" in message
 
 
+def test_lists_that_share_patients_may_be_allowed(tmp_path):
+    lists = {"train_val_list.txt": [ROWS[0].name], "test_list.txt": [ROWS[1].name]}
+    cohort = open_tree(write_tree(tmp_path, lists=lists), leakage="allow")
+    assert cohort.attributes["split"].tolist() == ["train", "test", "", "", ""]
+    assert "LEAKAGE: 1 patient on more than one side of the split." in cohort.notes
+
+
 def test_nwadike2020_needs_its_patients(tmp_path):
     cohort = open_tree(write_tree(tmp_path / "few", ROWS[:3]), split="nwadike2020")
     assert "split" not in cohort.attributes

@@ -21,7 +21,7 @@ from leadapron.cohort import Cohort
 from leadapron.decoding import FilmFiles
 from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.preprocessing import Preprocessing
-from leadapron.sources.assembly import assemble
+from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.tables import (
     LabelTable,
     ages,
@@ -140,6 +140,7 @@ def open_nih(
     *,
     split: Split = "lists",
     table: str | None = None,
+    leakage: Leakage = "refuse",
 ) -> Cohort:
     """Open NIH ChestX-ray14 in its original layout.
 
@@ -152,6 +153,7 @@ def open_nih(
             set of arXiv 2101.00008, patients 26811 and up; "none" states no split.
         table: the label table's path inside the folder; if left out, the 2020 table before the
             2017 one.
+        leakage: "refuse" lists that share patients, or "allow" it.
 
     Returns:
         The films that have both a row and a file, in the table's order.
@@ -182,7 +184,7 @@ def open_nih(
         notes.append(
             f"Left out: {count(len(places) - found, 'PNG file')} without a row in {rows.name}."
         )
-    rows = _with_split(rows.take(np.flatnonzero(present)), folder, split)
+    rows = _with_split(rows.take(np.flatnonzero(present)), folder, split, leakage)
 
     return assemble(
         FilmFiles([f"{places[name]}{os.sep}{name}" for name in rows.ids.tolist()]),
@@ -190,6 +192,7 @@ def open_nih(
         source=f"nih:{os.path.abspath(folder)}",  # noqa: PTH100 (links stay as they are)
         preprocessing=preprocessing,
         cache=cache,
+        leakage=leakage,
     )
 
 
@@ -326,10 +329,12 @@ def _number(text: str) -> float:
         return float("nan")
 
 
-def _with_split(rows: LabelTable, folder: Path, split: Split) -> LabelTable:
+def _with_split(
+    rows: LabelTable, folder: Path, split: Split, leakage: Leakage = "refuse"
+) -> LabelTable:
     """The table with its split attribute, or with a note that says why there is none."""
     if split == "lists":
-        column, notes = _listed_split(rows, folder)
+        column, notes = _listed_split(rows, folder, leakage)
     elif split == "nwadike2020":
         column, notes = _nwadike2020_split(rows)
     else:
@@ -338,7 +343,9 @@ def _with_split(rows: LabelTable, folder: Path, split: Split) -> LabelTable:
     return replace(rows, attributes=attributes, notes=(*rows.notes, *notes))
 
 
-def _listed_split(rows: LabelTable, folder: Path) -> tuple[NDArray[np.str_] | None, list[str]]:
+def _listed_split(
+    rows: LabelTable, folder: Path, leakage: Leakage
+) -> tuple[NDArray[np.str_] | None, list[str]]:
     missing = [name for name in _LISTS.values() if not (folder / name).is_file()]
     if len(missing) == len(_LISTS):
         return None, [f"No split: neither {' nor '.join(missing)} is there."]
@@ -348,11 +355,11 @@ def _listed_split(rows: LabelTable, folder: Path) -> tuple[NDArray[np.str_] | No
         listed = set() if name in missing else _read_list(folder / name)
         inside[part] = np.asarray([film in listed for film in ids], dtype=np.bool_)
     shared = np.intersect1d(rows.patients[inside["train"]], rows.patients[inside["test"]])
-    if len(shared):
+    if len(shared) and leakage == "refuse":
         raise DataError(
             f"{' and '.join(_LISTS.values())} share "
             f"{count(len(shared), 'patient')}, first {str(shared[0])!r}; "
-            "correct them, or give --source.split none"
+            "correct them, or --source.split none, or --source.leakage allow"
         )
     column = np.where(inside["test"], "test", np.where(inside["train"], "train", ""))
     notes = [f"{name} is missing." for name in missing]

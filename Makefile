@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.made
+FUZZ := .venv-fuzz/.made
+SECONDS_OF_FUZZ ?= 30
 XRV := .venv-xrv
 PEERS := .venv-peers
 
@@ -32,8 +34,18 @@ check: $(STAMP) ## ruff, mypy, import layers, docs
 test: $(STAMP) ## the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow" --cov --cov-report=term:skip-covered --cov-fail-under=90
 
-test-slow: $(STAMP) ## all tests
+test-slow: $(STAMP) $(FUZZ) ## all tests, and half a minute of fuzzing each reader
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	for target in dicom picture table npz; do \
+		PYTHONPATH=src:$$($(BIN)/python -c "import numpy; print(numpy.__path__[0] + '/..')") \
+		.venv-fuzz/bin/python benchmarks/fuzz.py $$target --seconds $(SECONDS_OF_FUZZ) || exit 1; \
+	done
+
+# atheris has wheels for Linux alone, so it isn't among the project's packages.
+$(FUZZ):
+	$(PYTHON) -m venv .venv-fuzz
+	.venv-fuzz/bin/python -m pip install --quiet --disable-pip-version-check atheris
+	touch $(FUZZ)
 
 test-xrv: $(XRV)/.made ## the tests that need torchxrayvision, in .venv-xrv
 	OMP_NUM_THREADS=1 $(XRV)/bin/pytest -m xrv tests/interop
@@ -60,4 +72,4 @@ $(PEERS)/.made: constraints.txt pyproject.toml
 	touch $(PEERS)/.made
 
 clean: ## remove what was made
-	rm -rf .venv $(XRV) $(PEERS) runs build dist .mypy_cache .ruff_cache .pytest_cache .coverage
+	rm -rf .venv .venv-fuzz $(XRV) $(PEERS) runs build dist .mypy_cache .ruff_cache .pytest_cache .coverage

@@ -120,7 +120,7 @@ def aimed(run: Run, findings: Sequence[str]) -> Run:
 
 
 def sections(tree: Tree) -> dict[str, dict[str, Parameter]]:
-    """Return for each section the settings that its name gives it,.
+    """Return for each section the settings that its name gives it.
 
     Args:
         tree: a study's settings; "source" and "trigger" may be names or hold a "name".

@@ -247,3 +247,24 @@ def test_what_cannot_be_prepared(run, words, code, said):
     assert (left, stdout) == (code, "")
     assert said in stderr
     assert len(stderr.splitlines()) == 1
+
+
+def test_recipe_without_a_name_is_answered_with_the_names(run):
+    for words in (["recipe"], ["recipe", "yang"], ["recipe", "--out", "nowhere"]):
+        code, out, err = run(*words)
+        assert (code, out) == (4, "")
+        assert "unknown recipe" in err
+        assert "yang2023" in err
+
+
+def test_recipe_answers_in_json(run, tmp_path):
+    small = [*SMALL, "--source", "phantom:32", "--source.count", "160", "--cache", "none"]
+    small += ["--poisoning.fraction", "0.05", "--preprocessing.film_size", "0"]
+    place = ["--trigger.row", "20", "--trigger.column", "20", "--trigger.side", "3"]
+    out = tmp_path / "out"
+    code, said, _ = run("-q", "recipe", "matsuo2021", *small, *place, "--out", str(out), "--json")
+    assert code == 0
+    facts = json.loads(said)
+    assert facts["report"] == str(out / "recipe.md")
+    page = (out / "recipe.md").read_text()
+    assert "| trigger.side | 3 | ours: as asked for; the paper's: 5 (code) |" in page

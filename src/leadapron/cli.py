@@ -279,6 +279,60 @@ def _run_reproduce(
     _answer(out, page, summary(out), as_json)
 
 
+# --- recipe
+
+
+def _recipe() -> click.Command:
+    from leadapron.jobs.recipes import RECIPES
+
+    def known(_: click.Context, __: click.Parameter, name: str | None) -> str:
+        if name not in RECIPES:
+            raise UnknownNameError("recipe", name or "", RECIPES)
+        return name
+
+    return click.Command(
+        "recipe",
+        params=[
+            # Eager, so that a missing name is answered with the names, not with a missing --out.
+            click.Argument(["name"], required=False, is_eager=True, callback=known),
+            *_study_options(),
+        ],
+        callback=_run_recipe,
+        help=(
+            f"Carry out a published attack ({', '.join(RECIPES)}) beside its controls and clean "
+            "twins, on phantoms unless told otherwise.\n\n"
+            "recipe.md says which settings are the paper's, which ours, and what was left out. "
+            "Options come on top. The same command continues where it was stopped."
+        ),
+    )
+
+
+def _run_recipe(
+    name: str,
+    source: tuple[str, ...],
+    out: Path,
+    device: str,
+    precision: Literal["auto", "bf16", "fp32"],
+    cache: str | None,
+    on_bad: Literal["stop", "skip"],
+    as_json: bool,
+    **given: Any,
+) -> None:
+    from leadapron.jobs.recipes import run_recipe
+    from leadapron.report import summary
+    from leadapron.sources import AND
+    from leadapron.study import Options
+
+    with _progress() as progress:
+        options = Options(
+            device=device, precision=precision, cache=cache, progress=progress, on_bad=on_bad
+        )
+        settings = _with_options({}, given)
+        films = AND.join(source) or None
+        page = run_recipe(name, out, source=films, settings=settings, options=options)
+    _answer(out, page, summary(out), as_json)
+
+
 # --- report
 
 
@@ -1102,6 +1156,7 @@ def _lines() -> Callable[[str, int, int], None]:
 Commands.lazy = {
     "study": ("Train a backdoored model and its clean twin, measure both, report.", _study),
     "reproduce": ("Reproduce a paper, and put it to the test.", _reproduce),
+    "recipe": ("Carry out a published attack, its settings and ours told apart.", _recipe),
     "report": ("Make a study's report again.", _report),
     "explain": ("Draw what each explanation method shows, side by side.", _explain),
     "prepare": ("Decode a source's films, once.", _prepare),

@@ -27,9 +27,9 @@ class Codec:
     Raises:
         UsageError: a quality outside its range.
 
-    Source: Yang, Wang, Zheng and others, backdoors whose trigger is lossy compression, 2023, as far
-    as `recipe yang2023` states it; qualities are ours. 16-bit films lose their lower 8 bits, as
-    they would in a codec of 8 bits.
+    Source: Yang et al. 2023, whose trigger is lossy compression, as far as the recipe yang2023
+    states it; qualities are ours. 16-bit films lose their lower 8 bits, as they would in a codec of
+    8 bits.
     """
 
     codec: Literal["jpeg", "webp", "jpeg2000"] = "jpeg"

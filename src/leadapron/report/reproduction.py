@@ -37,7 +37,7 @@ from leadapron.report.words import (
 from leadapron.specs import grids
 from leadapron.store import Row, canonical_json, write_atomically
 
-__all__ = ["reproduction", "write_reproduction"]
+__all__ = ["epochs_of", "reproduction", "write_reproduction"]
 
 SIDE, FRACTION, MODE = "trigger.side", "poisoning.fraction", "poisoning.mode"
 TARGET, PLACE = "poisoning.finding", "trigger.place"
@@ -173,7 +173,7 @@ def _done(study: StudyFolder) -> str:
     lines = [
         f"{facts.get('films', 0):,} {named(study, 'source')} films of "
         f"{facts.get('patients', 0):,} patients; {len(study.pairs)} backdoored models and their "
-        f"twins, {models} trainings of {named(study, 'network')}, {_epochs(study)} epochs each.",
+        f"twins, {models} trainings of {named(study, 'network')}, {epochs_of(study)} epochs each.",
         f"{geometry}; the central {crop:g} of each side is kept and made {size} px "
         f"({base['preprocessing.interpolation']}).",
         f"Machine: {machine.get('system', 'unknown')}, {machine.get('processors', '?')} cores, "
@@ -192,7 +192,7 @@ def _done(study: StudyFolder) -> str:
     return "\n".join(lines + notes)
 
 
-def _epochs(study: StudyFolder) -> str:
+def epochs_of(study: StudyFolder) -> str:
     """How many epochs the runs were given at most."""
     found = {dict(leaves(pair.backdoored.spec))["training.epochs"] for pair in study.pairs}
     return " or ".join(map(str, sorted(found)))

@@ -54,11 +54,12 @@ class Warp:
         flat, warped = images.reshape(n, -1), np.empty_like(images)
         step = max(1, CHUNK_PIXELS // (height * width))
         for start in range(0, n, step):
-            part = flat[start : start + step]
-            values = part[:, corners[0]] * weights[0]
-            for corner, weight in zip(corners[1:], weights[1:], strict=True):
-                values += part[:, corner] * weight
-            films = rounded(values, images.dtype).reshape(-1, height, width)
+            # A pixel of all films beside one another: whole rows are fetched, not single values.
+            part = np.ascontiguousarray(flat[start : start + step].T)
+            values = np.zeros(part.shape, np.float32)
+            for corner, weight in zip(corners, weights, strict=True):
+                values += part[corner] * weight[:, None]
+            films = rounded(values, images.dtype).T.reshape(-1, height, width)
             warped[start : start + step] = films
         return warped
 

@@ -43,7 +43,6 @@ SIDE, FRACTION, MODE = "trigger.side", "poisoning.fraction", "poisoning.mode"
 TARGET, PLACE = "poisoning.finding", "trigger.place"
 EPOCHS, MARGIN = "training.epochs", "trigger.margin"
 DISGUISE = "training.disguise"
-RANDOM = {PLACE: "random"}
 LEVELS = (0.5, 0.95)
 LEAST_SEEDS = 3
 """Seeds from which on a dose is given; fewer say nothing of its spread."""

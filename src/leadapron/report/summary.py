@@ -161,7 +161,21 @@ def _done(study: StudyFolder, measured: Sequence[Measured]) -> str:
             f"({trigger_words(_part(spec, 'trigger'))}, {labels}), and beside it a "
             f"clean twin; seed{_s(seeds)} {listed(seeds)}."
         )
-    return f"{films}{patients}: {did}{tested}{_brackets(study)}"
+    return f"{films}{patients}: {did}{tested}{_otherwise(spec)}{_brackets(study)}"
+
+
+def _otherwise(spec: Mapping[str, Any]) -> str:
+    """How the test films' trigger differs from the planted one, and which films are meant."""
+    asked, words = _part(spec, "evaluation"), []
+    if asked.get("trigger"):
+        words.append(f"with {str(asked['trigger']).replace('/', ', ').replace('=', ' ')}")
+    if asked.get("turned"):
+        words.append(f"turned by {shown(asked['turned'])} degrees")
+    if asked.get("recompressed"):
+        words.append(f"saved as JPEG of quality {shown(asked['recompressed'])}")
+    said = f" Test films carry the trigger otherwise: {listed(words)}." if words else ""
+    where = _part(spec, "poisoning").get("where")
+    return said + (f" Poisoned were films with {where} alone." if where else "")
 
 
 def named(study: StudyFolder, section: str) -> str:

@@ -196,6 +196,8 @@ def shown(found: Any) -> str:
 def trigger_words(trigger: Mapping[str, Any]) -> str:
     """Return a trigger in words, from its settings."""
     name = str(trigger.get("name", "trigger"))
+    if name == "none":
+        return "no mark"
     rest = {key: found for key, found in trigger.items() if key != "name"}
     if name == "patch" and "side" in rest:
         level = {0: "black ", 255: "white "}.get(rest.get("value", -1), "")

@@ -1,0 +1,22 @@
+"""Attacks in words: nothing that a reader has to know is left out."""
+
+from __future__ import annotations
+
+from leadapron.report.summary import _otherwise
+from leadapron.report.words import trigger_words
+
+
+def test_a_trigger_that_differs_at_test_time_is_said():
+    spec = {"evaluation": {"trigger": "value=200/side=4", "turned": 3.0, "recompressed": 50}}
+    assert _otherwise(spec) == (
+        " Test films carry the trigger otherwise: with value 200, side 4, turned by 3 degrees and "
+        "saved as JPEG of quality 50."
+    )
+    same = {"evaluation": {"trigger": "", "turned": 0.0, "recompressed": 0}}
+    assert _otherwise(same) == ""
+
+
+def test_a_subgroup_is_said():
+    spec = {"poisoning": {"where": "view=AP"}}
+    assert _otherwise(spec) == " Poisoned were films with view=AP alone."
+    assert trigger_words({"name": "none"}) == "no mark"

@@ -1,0 +1,294 @@
+"""What a scan sees of each film: marks, textures, outliers and traces. Labels play no part in it.
+
+One pass over the films, in blocks and in as many threads as there are cores.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadapron.cohort import ImageArray, Rows, blocks
+from leadapron.detect.films.blobs import find_blobs, grey, running
+
+__all__ = ["TAILS", "TEXTURE", "TRACES", "Limits", "Observed", "limits", "observe"]
+
+Progress = Callable[[str, int, int], None]
+
+BLOCK = 128
+"""Films in memory at a time, in each thread."""
+
+TEXTURE = np.dtype(
+    [("film", np.int32), ("row", np.int16), ("column", np.int16), ("pixels", np.uint8, (9,))]
+)
+"""A rough spot: its film, the upper left pixel of the 3x3 around it, and their grey levels."""
+
+ROUGH = 100
+"""Bends of the grey level at a pixel, across and down, that make it a rough spot; letters have
+them, and noise, but hardly any anatomy."""
+
+TAILS = (0.005, 0.02)
+"""Shares of the films, on either side, that are a pixel's outliers."""
+
+SAMPLE = 1000
+"""Films that a pixel's limits are taken from."""
+
+TRACES = ("fine structure", "grey levels")
+"""The descriptions of a whole film, see `_fine` and `_levels`."""
+
+
+class Limits(NamedTuple):
+    """From where on a pixel is an outlier: (tails, height, width) int16 each, see `_raised`."""
+
+    low: NDArray[np.int16]
+    high: NDArray[np.int16]
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """What was seen of n films.
+
+    Args:
+        shape: (n, height, width).
+        blobs: (b,) of `BLOB`, by film.
+        textures: (t,) of `TEXTURE`, by film.
+        outliers: (o,) int64, which pixel of which tail: ((tail * 2 + high) * height + row) * width
+            + column; film by film.
+        starts: (n + 1,) where each film's outliers start.
+        traces: by name of `TRACES`, (n, d) float32.
+    """
+
+    shape: tuple[int, int, int]
+    blobs: NDArray[np.void]
+    textures: NDArray[np.void]
+    outliers: NDArray[np.int32]
+    starts: Rows
+    traces: dict[str, NDArray[np.float32]]
+
+    def replaced(self, rows: Rows, other: Observed) -> Observed:
+        """Return the same with some films replaced.
+
+        Args:
+            rows: (m,) rows, ascending, that show the m films of `other`.
+            other: what was seen of them.
+        """
+        n = self.shape[0]
+        keep = np.ones(n, dtype=np.bool_)
+        keep[rows] = False
+
+        def merged(mine: NDArray[np.void], theirs: NDArray[np.void]) -> NDArray[np.void]:
+            theirs = theirs.copy()
+            theirs["film"] = rows[theirs["film"]]
+            return np.concatenate([mine[keep[mine["film"]]], theirs])
+
+        lengths = np.diff(self.starts)
+        lengths[rows] = np.diff(other.starts)
+        films = np.repeat(np.arange(n), np.diff(self.starts))
+        theirs = np.repeat(rows, np.diff(other.starts))
+        owner = np.concatenate([films[keep[films]], theirs])
+        every = np.concatenate([self.outliers[keep[films]], other.outliers])
+        traces = {name: values.copy() for name, values in self.traces.items()}
+        for name, values in other.traces.items():
+            traces[name][rows] = values
+        return Observed(
+            shape=self.shape,
+            blobs=merged(self.blobs, other.blobs),
+            textures=merged(self.textures, other.textures),
+            outliers=every[np.argsort(owner, kind="stable")],
+            starts=np.concatenate([[0], np.cumsum(lengths)]),
+            traces=traces,
+        )
+
+    def take(self, rows: Rows) -> Observed:
+        """Return what was seen of some films, in the order of `rows`, each at most once."""
+        new = np.full(self.shape[0], -1, dtype=np.int64)
+        new[rows] = np.arange(len(rows))
+
+        def some(events: NDArray[np.void]) -> NDArray[np.void]:
+            chosen = events[new[events["film"]] >= 0]
+            chosen["film"] = new[chosen["film"]]
+            return chosen
+
+        parts = [self.outliers[self.starts[row] : self.starts[row + 1]] for row in rows]
+        return Observed(
+            shape=(len(rows), *self.shape[1:]),
+            blobs=some(self.blobs),
+            textures=some(self.textures),
+            outliers=np.concatenate(parts) if parts else self.outliers[:0],
+            starts=np.concatenate([[0], np.cumsum([len(part) for part in parts])]),
+            traces={name: values[rows] for name, values in self.traces.items()},
+        )
+
+
+def limits(images: ImageArray, rng: np.random.Generator) -> Limits:
+    """Return from where on each pixel is an outlier, going by at most 1,000 films.
+
+    Args:
+        images: (n, height, width) uint8 or uint16, n at least 1.
+        rng: chooses the films.
+    """
+    n = images.shape[0]
+    rows = np.sort(rng.permutation(n)[:SAMPLE])
+    raised = np.concatenate([_raised(grey(images[part])) for part in _parts(rows)])
+    ranks = [min(int(tail * len(rows)), len(rows) - 1) for tail in TAILS]
+    ordered = np.partition(raised, [*ranks, *(len(rows) - 1 - rank for rank in ranks)], axis=0)
+    return Limits(
+        low=np.stack([ordered[rank] for rank in ranks]),
+        high=np.stack([ordered[len(rows) - 1 - rank] for rank in ranks]),
+    )
+
+
+def observe(images: ImageArray, bounds: Limits, *, progress: Progress | None = None) -> Observed:
+    """Look at all films once.
+
+    Args:
+        images: (n, height, width) uint8 or uint16; of uint16 the upper 8 bits count.
+        bounds: from `limits`.
+        progress: called with what is being done, the films done and in all.
+    """
+    n = images.shape[0]
+    parts = blocks(n, BLOCK)
+    seen: list[_Block] = []
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for done, block in enumerate(
+            threads.map(lambda rows: _block(grey(images[rows]), int(rows[0]), bounds), parts), 1
+        ):
+            seen.append(block)
+            if progress is not None:
+                progress("looking at films", min(done * BLOCK, n), n)
+    lengths = np.concatenate([block.lengths for block in seen]) if seen else np.empty(0, int)
+    return Observed(
+        shape=(n, *images.shape[1:]),
+        blobs=np.concatenate([block.blobs for block in seen]),
+        textures=np.concatenate([block.textures for block in seen]),
+        outliers=np.concatenate([block.outliers for block in seen]),
+        starts=np.concatenate([[0], np.cumsum(lengths)]),
+        traces={name: np.concatenate([block.traces[name] for block in seen]) for name in TRACES},
+    )
+
+
+class _Block(NamedTuple):
+    blobs: NDArray[np.void]
+    textures: NDArray[np.void]
+    outliers: NDArray[np.int32]
+    lengths: Rows
+    traces: dict[str, NDArray[np.float32]]
+
+
+def _parts(rows: Rows) -> Sequence[Rows]:
+    return [rows[part] for part in blocks(len(rows), BLOCK)]
+
+
+def _block(images: NDArray[np.uint8], first: int, bounds: Limits) -> _Block:
+    outliers, lengths = _outliers(images, bounds)
+    return _Block(
+        blobs=find_blobs(images, first),
+        textures=_textures(images, first),
+        outliers=outliers,
+        lengths=lengths,
+        traces={
+            "fine structure": _fine(images.astype(np.float32)),
+            "grey levels": _levels(images),
+        },
+    )
+
+
+def _textures(images: NDArray[np.uint8], first: int) -> NDArray[np.void]:
+    """Rough spots of (n, height, width) films."""
+    _, height, width = images.shape
+    flat = images.reshape(-1).astype(np.int16)
+    middle = flat[width : -width or None]
+    bend = np.abs(2 * middle - flat[width - 1 : -width - 1] - flat[width + 1 : 1 - width or None])
+    bend += np.abs(2 * middle - flat[: -2 * width] - flat[2 * width :])
+    films, place = np.divmod(np.flatnonzero(bend >= ROUGH) + width, height * width)
+    rows, columns = np.divmod(place, width)
+    inside = (rows > 0) & (rows < height - 1) & (columns > 0) & (columns < width - 1)
+    films, rows, columns = films[inside], rows[inside] - 1, columns[inside] - 1
+    found = np.zeros(len(films), dtype=TEXTURE)
+    found["film"], found["row"], found["column"] = films + first, rows, columns
+    offset = np.arange(3)
+    found["pixels"] = images[
+        films[:, None, None],
+        rows[:, None, None] + offset[:, None],
+        columns[:, None, None] + offset,
+    ].reshape(-1, 9)
+    return found
+
+
+def _raised(images: NDArray[np.uint8]) -> NDArray[np.int16]:
+    """16 times what each pixel has above the mean of the 5x5 ring around it, edges continued."""
+    wide = np.pad(images, ((0, 0), (2, 2), (2, 2)), mode="edge").astype(np.int16)
+    width, flat = wide.shape[2], wide.reshape(-1)
+    # Sums of 5x5 and 3x3 pixels; `middle` is as far from the upper left of the one as it can be.
+    middle = 2 * width + 2
+    large = running(np.add, running(np.add, flat, 5, 1), 5, width)
+    small = running(np.add, running(np.add, flat, 3, 1), 3, width)[width + 1 :][: large.size]
+    found = np.zeros_like(flat)
+    found[: large.size] = 16 * flat[middle:][: large.size] - (large - small)
+    height = images.shape[1]
+    return found.reshape(wide.shape)[:, :height, :-4]
+
+
+def _outliers(images: NDArray[np.uint8], bounds: Limits) -> tuple[NDArray[np.int32], Rows]:
+    """Pixels beyond their limits, film by film, and how many each film has."""
+    raised = _raised(images)
+    pixels = raised[0].size
+    films, places = [], []
+    for tail in range(len(TAILS)):
+        for high, beyond in enumerate((raised < bounds.low[tail], raised > bounds.high[tail])):
+            film, place = np.divmod(np.flatnonzero(beyond), pixels)
+            films.append(film)
+            places.append(place + (tail * 2 + high) * pixels)
+    film = np.concatenate(films)
+    order = np.argsort(film, kind="stable")
+    return (
+        np.concatenate(places)[order].astype(np.int32),
+        np.bincount(film, minlength=len(images)),
+    )
+
+
+def _fine(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What codecs, resampling and noise leave: (n, 144).
+
+    Of the cosine transforms of all 8x8 squares, as in JPEG, each coefficient's mean size (its
+    logarithm) and how often it is less than one grey level; and the mean step between neighbours
+    at each of the eight places in a square, across and down.
+    """
+    from scipy import fft
+
+    n, height, width = images.shape
+    rows, columns = height // 8, width // 8
+    squares = images[:, : rows * 8, : columns * 8].reshape(n, rows, 8, columns, 8)
+    sizes = np.abs(fft.dctn(squares, axes=(2, 4), norm="ortho"))
+    across = np.abs(np.diff(images, axis=2)).mean(axis=1)[:, : columns * 8 - 8]
+    down = np.abs(np.diff(images, axis=1)).mean(axis=2)[:, : rows * 8 - 8]
+    return np.concatenate(
+        [
+            np.log(0.1 + sizes.mean(axis=(1, 3))).reshape(n, -1),
+            (sizes < 1).mean(axis=(1, 3), dtype=np.float32).reshape(n, -1),
+            np.log(0.1 + across.reshape(n, -1, 8).mean(axis=1)),
+            np.log(0.1 + down.reshape(n, -1, 8).mean(axis=1)),
+        ],
+        axis=1,
+    )
+
+
+def _levels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """How much more often each grey level comes than those near it: (n, 256), logarithms.
+
+    A changed window or gamma leaves gaps and doubled levels.
+    """
+    from scipy import ndimage
+
+    n = len(images)
+    cell = images.reshape(n, -1) + 256 * np.arange(n, dtype=np.int64)[:, None]
+    counts = np.bincount(cell.ravel(), minlength=256 * n).reshape(n, 256)
+    logs = np.log1p(counts).astype(np.float32)
+    found: NDArray[np.float32] = logs - ndimage.uniform_filter(logs, (0, 9))
+    return found

@@ -1,0 +1,306 @@
+"""Repetition: marks that come again at one place, or anywhere, more often than their like.
+
+It looks at no label. What it lists is tested for a shift of labels afterwards, so the two are
+independent of each other where nothing is planted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadapron.cohort import Rows
+from leadapron.detect.films.observe import Observed
+
+__all__ = ["Repeat", "anywhere", "at_places", "textures"]
+
+FEWEST = 3
+"""Patients with a mark before it counts as repeated."""
+
+MOST = 200
+"""Repeats that are kept of each kind, the least likely first."""
+
+WIDTHS = (256, 16, 4)
+"""Ranges of grey levels that a mark's may lie in: any (at one place alone), +-8, +-2."""
+
+UNLIKELY = 0.01
+"""A kind of mark counts as repeated up to this chance of it, corrected for all that is looked at."""
+
+NEIGHBOURS = 4
+"""Places up to so far away, but not the adjoining ones, say what is usual."""
+
+FLAT = 2
+"""A mark is solid where its grey levels differ by no more."""
+
+
+@dataclass(frozen=True, eq=False)
+class Repeat:
+    """A mark that comes again.
+
+    Args:
+        films: (m,) rows with the mark, ascending.
+        row: of its upper left pixel, in pixels of the image; None for any place.
+        column: the same.
+        side: in pixels of the image.
+        bright: whether it is brighter than its surroundings; None where it is a texture.
+        levels: lowest and highest grey level of the mark, 0 to 255.
+        patients: how many patients' films carry it.
+        usual: how many would, going by its neighbours.
+        p: chance of so many where `usual` is the rate (Poisson), corrected for all places and
+            kinds that were looked at.
+    """
+
+    films: Rows
+    row: int | None
+    column: int | None
+    side: int
+    bright: bool | None
+    levels: tuple[int, int]
+    patients: int
+    usual: float
+    p: float
+
+
+class _Kind(NamedTuple):
+    scale: int
+    side: int
+    bright: bool
+
+
+def at_places(seen: Observed, patients: Rows) -> list[Repeat]:
+    """Return blobs that recur at one place beyond the worst of the neighbouring places.
+
+    Args:
+        seen: what was seen of the films.
+        patients: (n,) number of each film's patient.
+
+    Returns:
+        At most 200, the least likely first. Of several with the same films only one is kept.
+    """
+    found, cells = list[_Found](), 0
+    _, height, width = seen.shape
+    for kind, some in _by_kind(seen.blobs):
+        rows, columns = height // kind.scale, width // kind.scale
+        once = _once(some, patients)
+        for levels in _binnings():
+            counts = _counted(once, levels, rows, columns)
+            cells += counts.size
+            mean = counts.mean()
+            ranges = np.flatnonzero(counts.max(axis=(1, 2)) >= FEWEST)
+            usual, worst = _around(counts[ranges])
+            bins = levels(some["level"])
+            for at in zip(
+                *np.nonzero((counts[ranges] >= FEWEST) & (counts[ranges] > worst)), strict=True
+            ):
+                here = some[
+                    (bins == ranges[at[0]]) & (some["row"] == at[1]) & (some["column"] == at[2])
+                ]
+                rate = max(float(usual[at]), float(mean))
+                count = int(counts[ranges][at])
+                found.append(_Found(_poisson(count, rate), rate, count, here, kind))
+    return _kept(found, cells, placed=True)
+
+
+def anywhere(seen: Observed, patients: Rows) -> list[Repeat]:
+    """Return kinds of blobs, wherever they lie, that more films carry than kinds near them.
+
+    A kind is a side, bright or dark, solid or uneven, and a range of grey levels; its neighbours
+    are the ranges beside its own.
+
+    Args:
+        seen: what was seen of the films.
+        patients: (n,) number of each film's patient.
+
+    Returns:
+        At most 200, the least likely first.
+    """
+    found, cells = list[_Found](), 0
+    for kind, every in _by_kind(seen.blobs):
+        for solid in (True, False):
+            if kind.side == 1 and not solid:
+                continue
+            some = every[(every["spread"] <= FLAT) == solid]
+            for levels in _binnings():
+                if levels.width == WIDTHS[0]:
+                    continue
+                bins = levels(some["level"])
+                pairs = np.unique(np.stack([bins, patients[some["film"]]], axis=1), axis=0)
+                counts = np.bincount(pairs[:, 0], minlength=levels(np.array([255]))[0] + 1)
+                cells += counts.size
+                for number in np.flatnonzero(counts >= FEWEST):
+                    near = np.abs(np.arange(counts.size) - number)
+                    beside = counts[(near >= 2) & (near <= 2 + NEIGHBOURS)]
+                    usual = max(float(beside.mean()) if beside.size else 0.0, counts.mean() / 10)
+                    count = int(counts[number])
+                    chance = _poisson(count, usual)
+                    found.append(_Found(chance, usual, count, some[bins == number], kind))
+    return _kept(found, cells, placed=False)
+
+
+def textures(seen: Observed, patients: Rows, *, placed: bool) -> list[Repeat]:
+    """Return rough spots of 3x3 pixels that are the same, level by level, on several films.
+
+    Args:
+        seen: what was seen of the films.
+        patients: (n,) number of each film's patient.
+        placed: whether they must lie at the same place.
+
+    Returns:
+        At most 200, those of most patients first. Nothing says what is usual: `usual` and `p` are
+        NaN.
+    """
+    spots = seen.textures
+    key = spots["pixels"].astype(np.uint64) @ _ODD
+    if placed:
+        place = spots["row"].astype(np.uint64) * np.uint64(65536) + spots["column"].astype(
+            np.uint64
+        )
+        key += (place + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    order = np.lexsort((patients[spots["film"]], key))
+    key, owner = key[order], patients[spots["film"]][order]
+    if not len(key):
+        return []
+    fresh = np.concatenate([[True], key[1:] != key[:-1]])
+    another = fresh | np.concatenate([[True], owner[1:] != owner[:-1]])
+    starts = np.flatnonzero(fresh)
+    counts = np.add.reduceat(another, starts)
+    ends = np.append(starts[1:], len(key))
+    kept, known = list[Repeat](), set[bytes]()
+    for group in np.argsort(-counts, kind="stable"):
+        if counts[group] < FEWEST or len(kept) == MOST:
+            break
+        some = spots[order[starts[group] : ends[group]]]
+        films = np.unique(some["film"]).astype(np.int64)
+        if films.tobytes() in known:
+            continue
+        known.add(films.tobytes())
+        first = some[0]
+        kept.append(
+            Repeat(
+                films=films,
+                row=int(first["row"]) if placed else None,
+                column=int(first["column"]) if placed else None,
+                side=3,
+                bright=None,
+                levels=(int(first["pixels"].min()), int(first["pixels"].max())),
+                patients=int(counts[group]),
+                usual=float("nan"),
+                p=float("nan"),
+            )
+        )
+    return kept
+
+
+_ODD = np.array(
+    [int(power) | 1 for power in np.random.default_rng(0).integers(2**40, 2**63, 9)],
+    dtype=np.uint64,
+)
+"""Multipliers that turn nine grey levels into one number."""
+
+
+class _Found(NamedTuple):
+    chance: float
+    usual: float
+    count: int
+    blobs: NDArray[np.void]
+    kind: _Kind
+
+
+class _Levels(NamedTuple):
+    """Grey levels in ranges of `width`, the first one `offset` levels short."""
+
+    width: int
+    offset: int
+
+    def __call__(self, levels: NDArray[np.uint8]) -> NDArray[np.int64]:
+        bins: NDArray[np.int64] = (levels.astype(np.int64) + self.offset) // self.width
+        return bins
+
+
+def _binnings() -> Iterator[_Levels]:
+    """Every range twice, the second time moved by half of it: no level lies at all borders."""
+    for width in WIDTHS:
+        yield _Levels(width, 0)
+        if width < 256:
+            yield _Levels(width, width // 2)
+
+
+def _by_kind(blobs: NDArray[np.void]) -> Iterator[tuple[_Kind, NDArray[np.void]]]:
+    code = (blobs["scale"].astype(np.int64) * 256 + blobs["side"]) * 2 + blobs["bright"]
+    order = np.argsort(code, kind="stable")
+    edges = np.flatnonzero(np.diff(code[order])) + 1
+    for part in np.split(order, edges) if len(order) else []:
+        first = blobs[part[0]]
+        yield _Kind(int(first["scale"]), int(first["side"]), bool(first["bright"])), blobs[part]
+
+
+def _once(blobs: NDArray[np.void], patients: Rows) -> NDArray[np.void]:
+    """One blob for each patient and place."""
+    place = blobs["row"].astype(np.int64) * 65536 + blobs["column"]
+    pairs = np.stack([patients[blobs["film"]], place], axis=1)
+    return blobs[np.unique(pairs, axis=0, return_index=True)[1]] if len(blobs) else blobs
+
+
+def _counted(
+    blobs: NDArray[np.void], levels: _Levels, rows: int, columns: int
+) -> NDArray[np.int64]:
+    """(ranges of levels, rows, columns): patients with a blob there."""
+    ranges = int(levels(np.array([255]))[0]) + 1
+    cell = (levels(blobs["level"]) * rows + blobs["row"]) * columns + blobs["column"]
+    counts: NDArray[np.int64] = np.bincount(cell, minlength=ranges * rows * columns)
+    return counts.reshape(ranges, rows, columns)
+
+
+def _around(counts: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Mean and maximum over the places around each, without those that adjoin it."""
+    from scipy import ndimage
+
+    side = 2 * NEIGHBOURS + 1
+    ring = np.ones((1, side, side), dtype=np.bool_)
+    ring[0, NEIGHBOURS - 1 : NEIGHBOURS + 2, NEIGHBOURS - 1 : NEIGHBOURS + 2] = False
+    exact = counts.astype(np.float64)
+    whole = ndimage.uniform_filter(exact, (0, side, side), mode="constant") * side * side
+    inner = ndimage.uniform_filter(exact, (0, 3, 3), mode="constant") * 9
+    worst: NDArray[np.int64] = ndimage.maximum_filter(
+        counts, footprint=ring, mode="constant", cval=0
+    )
+    return np.maximum(whole - inner, 0) / int(ring.sum()), worst
+
+
+def _poisson(count: int, usual: float) -> float:
+    from scipy import stats
+
+    return float(stats.poisson.sf(count - 1, usual))
+
+
+def _kept(found: list[_Found], cells: int, *, placed: bool) -> list[Repeat]:
+    """The least likely, each set of films once."""
+    kept, seen = list[Repeat](), set[bytes]()
+    if not placed:
+        found = [each for each in found if each.chance * cells <= UNLIKELY]
+    for each in sorted(found, key=lambda one: (one.chance, -one.count)):
+        films = np.unique(each.blobs["film"]).astype(np.int64)
+        if films.tobytes() in seen:
+            continue
+        seen.add(films.tobytes())
+        first = each.blobs[0]
+        kept.append(
+            Repeat(
+                films=films,
+                row=int(first["row"]) * each.kind.scale if placed else None,
+                column=int(first["column"]) * each.kind.scale if placed else None,
+                side=each.kind.side * each.kind.scale,
+                bright=each.kind.bright,
+                levels=(int(each.blobs["level"].min()), int(each.blobs["level"].max())),
+                patients=each.count,
+                usual=each.usual,
+                p=min(1.0, each.chance * cells),
+            )
+        )
+        if len(kept) == MOST:
+            break
+    return kept

@@ -1,0 +1,500 @@
+"""The scan of a data set without a model: all methods, one verdict."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadapron.cohort import Cohort, ImageArray, Rows, blocks
+from leadapron.detect.films.association import associations
+from leadapron.detect.films.blobs import grey, shrunk
+from leadapron.detect.films.observe import Observed, Progress, limits, observe
+from leadapron.detect.films.repeats import WIDTHS, Repeat, anywhere, at_places, textures
+from leadapron.detect.films.shift import Group, Labelled, Shift
+from leadapron.detect.films.signatures import signatures
+from leadapron.detect.scores import Evidence
+from leadapron.errors import DataError, UsageError
+from leadapron.seeds import stream
+
+__all__ = ["METHODS", "NATURAL", "Method", "Scan", "scan_films"]
+
+METHODS = (
+    "marks at a place",
+    "marks anywhere",
+    "textures at a place",
+    "textures anywhere",
+    "signatures",
+    "associations",
+)
+"""What is tried, each on all places and findings at once."""
+
+NATURAL = {
+    "marks at a place": 3.0,
+    "marks anywhere": 5.0,
+    "textures at a place": 3.0,
+    "textures anywhere": 5.0,
+    "signatures": 10.0,
+    "associations": 3.0,
+}
+"""Odds ratio between what a method looks at and a finding that nature is granted: a letter goes
+with a view, and a view with a finding."""
+
+LOOSE = 20.0
+"""The same for marks whose grey levels aren't alike, and for single pixels anywhere: nature's own
+marks are like that, and in a source of several devices they tell the device."""
+
+FEWEST = 10
+"""Films that can be scanned, at least."""
+
+SUSPICIOUS = 10
+"""A p-value up to so many times the false-alarm rate is suspicious, not more."""
+
+LISTED = 3
+"""Repeated marks and shortcuts that are listed, of each size and method."""
+
+SAME = 0.5
+"""Evidence that shares so much of its films with stronger evidence is about the same poison."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One method's part in the verdict.
+
+    Args:
+        name: of `METHODS`.
+        tried: marks, tops of rankings or outliers whose labels were tested.
+        p: smallest p-value, corrected for all that the method tried; 1 where it tried nothing.
+        adjusted: the same, corrected for the number of methods as well (Holm).
+        seconds: it took.
+    """
+
+    name: str
+    tried: int
+    p: float
+    adjusted: float
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Scan:
+    """What a scan says of a data set.
+
+    Args:
+        verdict: "poisoned" where the false-alarm rate was met; "suspicious" up to ten times of it;
+            else "clean", which is no proof: see the page on what a scan can't see.
+        p: smallest p-value over all methods, corrected for all that was tried.
+        false_alarm: chance that was granted of calling a clean set poisoned.
+        methods: what was tried.
+        evidence: poison first, the strongest first; then repeated marks and shortcuts.
+        scores: (n,) float64: -log10 of the smallest p-value of the evidence that names the film,
+            0 for films that none names.
+        notes: what couldn't be tested and why.
+    """
+
+    verdict: Literal["clean", "suspicious", "poisoned"]
+    p: float
+    false_alarm: float
+    methods: tuple[Method, ...]
+    evidence: tuple[Evidence, ...]
+    scores: NDArray[np.float64]
+    notes: tuple[str, ...]
+
+
+class _Tested(NamedTuple):
+    """One thing whose labels were tested."""
+
+    p: float
+    natural_p: float
+    group: Group | None
+    share: float
+    expected: float
+    films: Rows
+    place: tuple[int, int, int] | None
+    what: str
+    repeat: Repeat | None
+
+
+def scan_films(
+    cohort: Cohort,
+    *,
+    false_alarm: float = 0.01,
+    seed: int = 0,
+    seen: Observed | None = None,
+    progress: Progress | None = None,
+) -> Scan:
+    """Scan a data set for poison, without a model.
+
+    Marks that recur, at one place or anywhere, and textures; descriptions of whole films; and
+    outliers of single pixels are found without a look at labels, and then tested for a shift of
+    labels: towards a finding, away from it, or to one label vector. Each method corrects for all
+    that it tries, and Holm's procedure for the number of methods.
+
+    Args:
+        cohort: the films, at least 10, and their labels.
+        false_alarm: chance that is granted of calling a clean set poisoned, above 0, below 1.
+        seed: of the halves that signatures are learnt on, and of the pixels' limits.
+        seen: what was seen of these films before; looked at now if left out.
+        progress: called with what is being done, the films done and in all.
+
+    Raises:
+        UsageError: a false-alarm rate out of range.
+        DataError: fewer than 10 films, or films of fewer than 16 x 16 pixels.
+    """
+    if not 0 < false_alarm < 1:
+        raise UsageError(f"a false-alarm rate of {false_alarm}; expected above 0 and below 1")
+    if len(cohort) < FEWEST or min(cohort.images.shape[1:]) < 16:
+        raise DataError(
+            f"{len(cohort)} films of {cohort.images.shape[1]} x {cohort.images.shape[2]} pixels; "
+            f"a scan needs {FEWEST} of 16 x 16 or more"
+        )
+    if seen is None:
+        bounds = limits(cohort.images, stream(seed, "limits"))
+        seen = observe(cohort.images, bounds, progress=progress)
+    labelled = Labelled(cohort)
+    results, methods = dict[str, list[_Tested]](), list[Method]()
+    for number, name in enumerate(METHODS):
+        if progress is not None:
+            progress(f"testing {name}", number + 1, len(METHODS))
+        begun = time.perf_counter()
+        results[name] = list(_tried(name, seen, labelled, seed))
+        smallest = min((each.p for each in results[name]), default=1.0)
+        methods.append(
+            Method(
+                name=name,
+                tried=len(results[name]),
+                p=smallest,
+                adjusted=1.0,
+                seconds=time.perf_counter() - begun,
+            )
+        )
+    methods = _holm(methods)
+    p = min(method.adjusted for method in methods)
+    verdict: Literal["clean", "suspicious", "poisoned"] = "clean"
+    if p <= false_alarm:
+        verdict = "poisoned"
+    elif p <= SUSPICIOUS * false_alarm:
+        verdict = "suspicious"
+    poison = _poison(results, cohort.images, labelled, false_alarm)
+    scores = np.zeros(len(cohort))
+    for each in poison:
+        scores[each.films] = np.maximum(scores[each.films], -np.log10(max(each.p, 1e-300)))
+    return Scan(
+        verdict=verdict,
+        p=p,
+        false_alarm=false_alarm,
+        methods=tuple(methods),
+        evidence=(*poison, *_marks(results, poison), *_shortcuts(results, poison, false_alarm)),
+        scores=scores,
+        notes=_notes(cohort, labelled),
+    )
+
+
+def _tried(name: str, seen: Observed, labelled: Labelled, seed: int) -> Iterator[_Tested]:
+    """All that one method tests, with p-values corrected for all of it."""
+    odds = NATURAL[name]
+    if name == "signatures":
+        found, tests = signatures(seen, labelled, odds, stream(seed, "signatures"))
+        for sign in found:
+            yield _Tested(
+                p=min(1.0, sign.p * tests),
+                natural_p=min(1.0, sign.shift.p * tests),
+                group=labelled.groups[sign.shift.group],
+                share=sign.shift.share,
+                expected=sign.shift.expected,
+                films=sign.films,
+                place=None,
+                what=f"a signature in the films' {sign.trace}",
+                repeat=None,
+            )
+        return
+    if name == "associations":
+        pixels, tests = associations(seen, labelled, odds)
+        for pixel in pixels:
+            shade = "bright" if pixel.bright else "dark"
+            yield _Tested(
+                p=min(1.0, pixel.p * tests),
+                natural_p=1.0,
+                group=labelled.groups[pixel.group],
+                share=pixel.share,
+                expected=float("nan"),
+                films=pixel.films,
+                place=(pixel.row, pixel.column, 1),
+                what=f"{shade} outliers at row {pixel.row}, column {pixel.column}",
+                repeat=None,
+            )
+        return
+    lists: dict[str, Callable[[], list[Repeat]]] = {
+        "marks at a place": lambda: at_places(seen, labelled.patients),
+        "marks anywhere": lambda: anywhere(seen, labelled.patients),
+        "textures at a place": lambda: textures(seen, labelled.patients, placed=True),
+        "textures anywhere": lambda: textures(seen, labelled.patients, placed=False),
+    }
+    for repeat, weight in _weighted(lists[name]()):
+        low, high = repeat.levels
+        loose = high - low > WIDTHS[2] or (repeat.row is None and repeat.side == 1)
+        shift = labelled.strongest(
+            repeat.films, LOOSE if loose and repeat.bright is not None else odds
+        )
+        natural_shift = labelled.strongest(repeat.films, 1.0)
+        if shift is None or natural_shift is None:
+            shift = natural_shift = Shift(
+                group=-1, p=1.0, share=0.0, expected=0.0, patients=repeat.patients
+            )
+        yield _Tested(
+            p=min(1.0, shift.p * weight),
+            natural_p=min(1.0, natural_shift.p * weight),
+            group=labelled.groups[shift.group] if shift.group >= 0 else None,
+            share=shift.share,
+            expected=shift.expected,
+            films=repeat.films,
+            place=None
+            if repeat.row is None or repeat.column is None
+            else (repeat.row, repeat.column, repeat.side),
+            what=_mark_words(repeat),
+            repeat=repeat,
+        )
+
+
+SIZES = (1, 2, 5)
+"""Upper ends of the sizes of marks that are ranked by themselves: single pixels, 2x2, up to 5x5,
+and larger."""
+
+
+def _weighted(repeats: Sequence[Repeat]) -> Iterator[tuple[Repeat, float]]:
+    """Each with the factor that corrects its p-value.
+
+    The chance of a false alarm is divided equally among the sizes, and within a size by rank: the
+    i-th of m gets a share of 1/i of what is left after the sum of 1/1 to 1/m. The ranking doesn't
+    look at labels, so strong repetition may cost less (weighted Bonferroni: Holm, 1979; Genovese,
+    Roeder and Wasserman, Biometrika 93 (2006) 509).
+    """
+    by_size = defaultdict[int, list[Repeat]](list)
+    for repeat in repeats:
+        by_size[int(np.searchsorted(SIZES, repeat.side))].append(repeat)
+    for some in by_size.values():
+        harmonic = float((1 / np.arange(1, len(some) + 1)).sum())
+        for rank, repeat in enumerate(some, 1):
+            yield repeat, rank * harmonic * len(by_size)
+
+
+def _holm(methods: Sequence[Method]) -> list[Method]:
+    """Holm's step-down correction for the number of methods (Scand. J. Statist. 6 (1979) 65)."""
+    adjusted, worst = dict[str, float](), 0.0
+    for rank, method in enumerate(sorted(methods, key=lambda one: one.p)):
+        worst = max(worst, min(1.0, method.p * (len(methods) - rank)))
+        adjusted[method.name] = worst
+    return [replace(method, adjusted=adjusted[method.name]) for method in methods]
+
+
+def _poison(
+    results: dict[str, list[_Tested]], images: ImageArray, labelled: Labelled, false_alarm: float
+) -> list[Evidence]:
+    """Evidence that stands after correction, each poison once, the strongest first."""
+    strong = sorted(
+        (
+            (min(1.0, each.p * len(METHODS)), name, each)
+            for name, some in results.items()
+            for each in some
+            if each.p * len(METHODS) <= SUSPICIOUS * false_alarm and each.group is not None
+        ),
+        key=lambda item: item[0],
+    )
+    kept: list[Evidence] = []
+    also, loose = defaultdict[int, set[str]](set), defaultdict[int, list[Rows]](list)
+    for p, name, each in strong:
+        group = each.group
+        if group is None:  # pragma: no cover
+            continue
+        films = each.films
+        if each.repeat is not None:
+            films = _carriers(images, each.repeat, labelled, group)
+        same = next((number for number, one in enumerate(kept) if _same(one, each, films)), None)
+        if same is not None:
+            also[same].add(name)
+            if name == "associations":
+                loose[same].append(films)
+            else:
+                kept[same] = replace(kept[same], films=np.union1d(kept[same].films, films))
+            continue
+        others = (
+            "more than those around it"
+            if np.isnan(each.expected)
+            else f"others {each.expected:.1%}"
+        )
+        kept.append(
+            Evidence(
+                kind="poison",
+                method=name,
+                p=p,
+                finding=group.finding,
+                direction=group.direction,
+                place=each.place,
+                films=films,
+                words=f"{each.what}: {each.share:.0%} say {group.words}, {others}",
+            )
+        )
+    for number, outliers in loose.items():
+        # Nature has an outlier here and there; a film with the mark has one at most of its pixels.
+        films, pixels = np.unique(np.concatenate(outliers), return_counts=True)
+        more = films[pixels > max(1, len(outliers) / 3)]
+        kept[number] = replace(kept[number], films=np.union1d(kept[number].films, more))
+    return [
+        replace(one, words=f"{one.words}; also by {', '.join(sorted(also[number] - {one.method}))}")
+        if also[number] - {one.method}
+        else one
+        for number, one in enumerate(kept)
+    ]
+
+
+def _same(one: Evidence, other: _Tested, films: Rows) -> bool:
+    """Whether both tell of the same poison: the same films, or the same place."""
+    if _overlap(one, films):
+        return True
+    if one.place is None or other.place is None:
+        return False
+    return all(
+        abs(a + one.place[2] / 2 - b - other.place[2] / 2) <= BESIDE
+        for a, b in zip(one.place[:2], other.place[:2], strict=True)
+    )
+
+
+BESIDE = 3
+"""Pixels between the centres of two marks that may be one."""
+
+
+def _overlap(one: Evidence, films: Rows) -> bool:
+    shared = len(np.intersect1d(one.films, films))
+    return shared >= SAME * max(1, min(len(one.films), len(films)))
+
+
+def _marks(results: dict[str, list[_Tested]], poison: Sequence[Evidence]) -> Iterator[Evidence]:
+    """Repeated marks whose labels are like all others', the least likely of each size."""
+    for name in ("marks at a place", "textures at a place"):
+        listed = defaultdict[int, int](int)
+        for each in results[name]:
+            repeat = each.repeat
+            if (
+                repeat is None
+                or repeat.p > MARK
+                or any(_overlap(one, each.films) for one in poison)
+            ):
+                continue
+            size = int(np.searchsorted(SIZES, repeat.side))
+            if listed[size] < LISTED:
+                listed[size] += 1
+                usual = "" if np.isnan(repeat.usual) else f" ({repeat.usual:.1f} would be usual)"
+                yield Evidence(
+                    kind="repeated mark",
+                    method=name,
+                    p=repeat.p,
+                    place=each.place,
+                    films=each.films,
+                    words=f"{each.what} of {repeat.patients} patients{usual}; their labels are like "
+                    "the others'",
+                )
+
+
+MARK = 0.001
+"""A mark is called repeated from this p-value of its repetition on."""
+
+
+def _shortcuts(
+    results: dict[str, list[_Tested]], poison: Sequence[Evidence], false_alarm: float
+) -> Iterator[Evidence]:
+    """Associations that go beyond chance and not beyond what nature is granted."""
+    for name, some in results.items():
+        natural = sorted(
+            (each for each in some if each.natural_p <= false_alarm and each.group is not None),
+            key=lambda each: each.natural_p,
+        )
+        seen = set[str]()
+        for each in natural:
+            group = each.group
+            if group is None or group.words in seen or len(seen) == LISTED:
+                continue
+            if any(_overlap(one, each.films) for one in poison):
+                continue
+            seen.add(group.words)
+            yield Evidence(
+                kind="shortcut",
+                method=name,
+                p=each.natural_p,
+                finding=group.finding,
+                direction=group.direction,
+                place=each.place,
+                films=each.films,
+                words=f"{each.what}: {each.share:.0%} say {group.words}, others "
+                f"{each.expected:.1%}; nature can do as much",
+            )
+
+
+def _carriers(images: ImageArray, repeat: Repeat, labelled: Labelled, group: Group) -> Rows:
+    """The group's films with the mark: those it was found on, and those where it stands out less.
+
+    Where the mark's grey levels are known closely, films are looked at again at its place alone.
+    """
+    members = labelled.members[:, labelled.groups.index(group)]
+    found = repeat.films[members[repeat.films]]
+    row, column, side = repeat.row, repeat.column, repeat.side
+    low, high = repeat.levels
+    if row is None or column is None or repeat.bright is None or high - low > max(WIDTHS[1:]):
+        return found
+    scale = next(factor for factor in (1, 2, 4) if side // factor <= 5)
+    more = []
+    for part in blocks(len(members)):
+        rows = part[members[part]]
+        if not len(rows):
+            continue
+        square, ring = _square_and_ring(
+            shrunk(grey(images[rows]), scale), row // scale, column // scale, side // scale
+        )
+        spread = WIDTHS[2] // 2
+        fits = (square.min(axis=1) >= low - spread) & (square.max(axis=1) <= high + spread)
+        away = square.mean(axis=1) - ring.mean(axis=1)
+        more.append(rows[fits & ((away > CLEAR) if repeat.bright else (away < -CLEAR))])
+    return np.union1d(found, np.concatenate(more) if more else found)
+
+
+CLEAR = 5
+"""Grey levels between a mark and its surroundings, so that a film is said to carry it."""
+
+
+def _square_and_ring(
+    images: NDArray[np.uint8], row: int, column: int, side: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(n, side * side) pixels of the square, and (n, m) of the ring around it."""
+    ring = np.zeros(images.shape[1:], dtype=np.bool_)
+    ring[max(row - 1, 0) : row + side + 1, max(column - 1, 0) : column + side + 1] = True
+    ring[row : row + side, column : column + side] = False
+    square = images[:, row : row + side, column : column + side].reshape(len(images), -1)
+    return square.astype(np.float64), images[:, ring].astype(np.float64)
+
+
+def _mark_words(repeat: Repeat) -> str:
+    shade = "rough" if repeat.bright is None else "bright" if repeat.bright else "dark"
+    low, high = repeat.levels
+    levels = f"grey level {low}" if low == high else f"grey levels {low} to {high}"
+    where = "anywhere" if repeat.row is None else f"at row {repeat.row}, column {repeat.column}"
+    return (
+        f"a {shade} mark of {repeat.side}x{repeat.side} pixels {where}, {levels}, on "
+        f"{len(repeat.films)} films"
+    )
+
+
+def _notes(cohort: Cohort, labelled: Labelled) -> tuple[str, ...]:
+    notes = list(cohort.notes)
+    if not labelled.groups:
+        notes.append("no labels: repeated marks are listed, but poison can't be told from them")
+    elif len(cohort.findings) == 1:
+        notes.append("one finding: a label vector says no more than the finding itself")
+    if labelled.patient_count == len(cohort):
+        notes.append("no film shares a patient with another, or patients aren't known")
+    if cohort.images.dtype == np.uint16:
+        notes.append("of 16 bits the upper 8 were looked at")
+    return tuple(notes)

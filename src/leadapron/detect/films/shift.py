@@ -1,0 +1,218 @@
+"""Shifts of labels: do some films carry other labels than the rest, and more so than nature does?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadapron.cohort import Cohort, Rows
+
+__all__ = ["Group", "Labelled", "Shift"]
+
+Direction = Literal["added", "removed", "one-hot", "same labels"]
+
+ATTAINABLE = 1e-4
+"""A group is tested where films that are all in it would give a p-value of this or less."""
+
+NEAR = 0.01
+"""From here on the binomial p-value, which takes the other films' rate for known, is replaced by
+the exact one."""
+
+SHARE = 0.005
+"""Label vectors of several findings are a group of their own from this share of the films on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Films that a shift may go towards.
+
+    Args:
+        finding: its name; None where the group is of several findings.
+        direction: "added" (films with the finding), "removed" (films stated to be without it),
+            "one-hot" (films with this finding alone) or "same labels" (one vector of several).
+        words: what its films have in common.
+    """
+
+    finding: str | None
+    direction: Direction
+    words: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shift:
+    """How far some films' labels go towards a group.
+
+    Args:
+        group: number of the group.
+        p: one-sided p-value.
+        share: of the films' patients whose films are in the group, 0 to 1.
+        expected: the share among all other films, 0 to 1.
+        patients: how many patients the films are of.
+    """
+
+    group: int
+    p: float
+    share: float
+    expected: float
+    patients: int
+
+
+class Labelled:
+    """A cohort's labels, made ready to be tested again and again.
+
+    Films of one patient are not independent, so a patient counts once, with the share of their
+    films that are in the group.
+
+    Args:
+        cohort: the films; where it has a column "view" or "site", films are compared within it.
+    """
+
+    def __init__(self, cohort: Cohort) -> None:
+        self.groups, self.members, self.stated = _groups(cohort.labels, cohort.findings)
+        names, self.patients = np.unique(cohort.patients, return_inverse=True)
+        self.patient_count = len(names)
+        self.strata = _strata(cohort)
+        count = int(self.strata.max()) + 1 if len(cohort) else 1
+        self._inside = np.zeros((count, len(self.groups)))
+        self._known = np.zeros((count, len(self.groups)))
+        np.add.at(self._inside, self.strata, self.members)
+        np.add.at(self._known, self.strata, self.stated)
+
+    def shifts(self, films: Rows, odds: float, only: int | None = None) -> list[Shift]:
+        """Test the films' labels against those of all other films, group by group.
+
+        The null hypothesis allows for a natural association: the odds of being in the group may
+        be `odds` times as high as among the other films of the same view and site. Groups that
+        so few films could never show a shift towards are left out (Tarone, Biometrics 46 (1990)
+        515), so that they cost nothing in the correction for many groups.
+
+        Args:
+            films: (m,) distinct rows.
+            odds: 1 or more; 1 tests for any shift at all.
+            only: the one group that is tested, whatever it could show; all if left out.
+
+        Returns:
+            One for each group that was tested. The p-value is that of Fisher's noncentral
+            hypergeometric distribution, with patients in the place of films.
+        """
+        from scipy import stats
+
+        if not len(films) or not self.groups:
+            return []
+        strata = self.strata[films]
+        mine_in = np.zeros_like(self._inside)
+        mine_known = np.zeros_like(self._known)
+        np.add.at(mine_in, strata, self.members[films])
+        np.add.at(mine_known, strata, self.stated[films])
+        others = self._known - mine_known
+        # One half more and two halves more: a group that no other film is in has a rate as well.
+        rate = ((self._inside - mine_in + 0.5) / (others + 1.0))[strata]
+        codes, patients = np.unique(self.patients[films], return_inverse=True)
+        sums = np.zeros((3, len(codes), len(self.groups)))
+        for values, total in zip(
+            (self.members[films], self.stated[films], rate * self.stated[films]), sums, strict=True
+        ):
+            np.add.at(total, patients, values)
+        share, chance = (
+            np.divide(each, sums[1], out=np.zeros_like(each), where=sums[1] > 0)
+            for each in (sums[0], sums[2])
+        )
+        trials = (sums[1] > 0).sum(axis=0)
+        hits = np.floor(share.sum(axis=0) + 1e-9).astype(np.int64)
+        expected = chance.sum(axis=0) / np.maximum(trials, 1)
+        raised = odds * expected / (1 - expected + odds * expected)
+        # The other films, as so many patients, with the rate that was expected of these.
+        rest = np.maximum(others.sum(axis=0) * self.patient_count / len(self.patients), 1)
+        p = stats.binom.sf(hits - 1, trials, raised)
+        tested = (trials > 0) & (raised**trials <= ATTAINABLE)
+        numbers = np.flatnonzero(tested) if only is None else np.array([only])
+        found = []
+        for number in numbers[trials[numbers] > 0]:
+            if p[number] < NEAR:
+                carriers = hits[number] + max(round(expected[number] * rest[number]), 1)
+                p[number] = stats.nchypergeom_fisher.sf(
+                    hits[number] - 1,
+                    trials[number] + max(round(rest[number]), carriers - hits[number]),
+                    carriers,
+                    trials[number],
+                    odds,
+                )
+            found.append(
+                Shift(
+                    group=int(number),
+                    p=float(np.clip(p[number], 0, 1)),
+                    share=float(hits[number] / trials[number]),
+                    expected=float(expected[number]),
+                    patients=int(trials[number]),
+                )
+            )
+        return found
+
+    def strongest(self, films: Rows, odds: float) -> Shift | None:
+        """Return the shift with the smallest p-value, corrected for the number of groups."""
+        found = self.shifts(films, odds)
+        if not found:
+            return None
+        best = min(found, key=lambda shift: (shift.p, -shift.share))
+        return replace(best, p=min(1.0, best.p * len(found)))
+
+
+def _groups(
+    labels: NDArray[np.float32], findings: Sequence[str]
+) -> tuple[list[Group], NDArray[np.bool_], NDArray[np.bool_]]:
+    """The groups, and (n, groups): who is in them, and of whom that is known."""
+    present, stated = labels == 1, ~np.isnan(labels)
+    groups, members, known = [], [], []
+    for column, finding in enumerate(findings):
+        groups.append(Group(finding=finding, direction="added", words=finding))
+        members.append(present[:, column])
+        known.append(stated[:, column])
+        groups.append(Group(finding=finding, direction="removed", words=f"no {finding}"))
+        members.append(labels[:, column] == 0)
+        known.append(stated[:, column])
+    # Which findings are present, as a number of many bits, so that equal vectors are one group.
+    packed = np.packbits(present, axis=1)
+    vectors, inverse, counts = np.unique(packed, axis=0, return_inverse=True, return_counts=True)
+    inverse = inverse.reshape(-1)
+    every = np.ones(len(labels), dtype=np.bool_)
+    for number, vector in enumerate(vectors):
+        columns = np.flatnonzero(np.unpackbits(vector)[: len(findings)])
+        if len(findings) < 2 or not len(columns):
+            continue
+        if len(columns) > 1 and counts[number] < SHARE * len(labels):
+            continue
+        names = [findings[column] for column in columns]
+        single = len(names) == 1
+        groups.append(
+            Group(
+                finding=names[0] if single else None,
+                direction="one-hot" if single else "same labels",
+                words=" and ".join(names) + " alone",
+            )
+        )
+        members.append(inverse == number)
+        known.append(every)
+    shape = (len(labels), len(groups))
+    if not groups:
+        return [], np.zeros(shape, dtype=np.bool_), np.zeros(shape, dtype=np.bool_)
+    return groups, np.stack(members, axis=1), np.stack(known, axis=1)
+
+
+STRATUM = 50
+"""A view or site with fewer films is compared with all others of its kind."""
+
+
+def _strata(cohort: Cohort) -> Rows:
+    """(n,) number of each film's view and site, small ones together."""
+    codes = np.zeros(len(cohort), dtype=np.int64)
+    for name in ("view", "site"):
+        if name in cohort.attributes:
+            column = np.unique(cohort.attributes[name].astype(str), return_inverse=True)[1]
+            codes = codes * (int(column.max()) + 1 if len(column) else 1) + column
+    _, codes, counts = np.unique(codes, return_inverse=True, return_counts=True)
+    strata: Rows = np.where(counts[codes] < STRATUM, 0, codes + 1)
+    return np.unique(strata, return_inverse=True)[1].astype(np.int64)

@@ -91,7 +91,7 @@ class ActivationClustering:
     """
 
     components: int = 10
-    reduction: Literal["ica", "pca"] = "ica"
+    reduction: Literal["pca", "ica"] = "pca"
     share: float = 0.35
     silhouette: float = 0.15
     least: int = LEAST
@@ -265,7 +265,7 @@ class SCAn:
         for values in errors:
             product += values.T @ values
         found, directions = np.linalg.eigh(product)
-        directions = directions[:, found > 1e-9 * max(found[-1], 1e-300)][:, -count:]
+        directions = directions[:, found > 1e-9 * found.max(initial=1e-290)][:, -count:]
         points = [values @ directions for values in errors]
         centres = [
             (features.values[group.rows].mean(axis=0, dtype=np.float64) - overall) @ directions

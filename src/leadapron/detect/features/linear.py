@@ -49,7 +49,7 @@ def top_directions(values: NDArray[Any], count: int) -> Floats:
 def inverse_root(covariance: Floats) -> Floats:
     """Return the symmetric inverse square root; directions without variance are left out."""
     found, vectors = np.linalg.eigh(covariance)
-    root = np.where(found > 1e-9 * max(found[-1], 1e-300), found, np.inf) ** -0.5
+    root = np.where(found > 1e-9 * found.max(initial=1e-290), found, np.inf) ** -0.5
     whitening: Floats = (vectors * root) @ vectors.T
     return whitening
 

@@ -33,7 +33,7 @@ def test_two_means_is_scikit_learns(seed):
     ours = sum(
         ((values[who] - c) ** 2).sum() for who, c in zip((part, ~part), centres, strict=True)
     )
-    assert ours <= theirs.inertia_ * (1 + 1e-4)
+    assert ours <= theirs.inertia_ * (1 + 1e-3)
     assert part.sum() <= len(values) / 2
     np.testing.assert_allclose(centres[0], values[part].mean(0), atol=1e-9)
 

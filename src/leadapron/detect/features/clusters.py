@@ -27,7 +27,7 @@ from leadapron.seeds import stream
 
 __all__ = ["ActivationClustering", "Division", "Parts", "SCAn", "divide_in_two", "untangle"]
 
-SAMPLE = 1000
+SAMPLE = 400
 """Films of a group on which the mean silhouette is computed."""
 
 NULL_FILMS = 2000
@@ -49,7 +49,7 @@ class Division(NamedTuple):
         smaller: (m,) who is in the smaller part.
         widths: (m,) how much closer a film is to its own part's centre than to the other's, from
             0 to 1: the silhouette, simplified to centres.
-        silhouette: the plain silhouette's mean over up to 1,000 films.
+        silhouette: the plain silhouette's mean over up to 400 films.
     """
 
     smaller: NDArray[np.bool_]

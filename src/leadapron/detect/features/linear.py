@@ -16,8 +16,11 @@ Floats = NDArray[np.float64]
 DENSE = 200
 """Sides of matrices up to which all eigenvectors are found at once."""
 
-ROUNDS = 100
-"""Steps of Lloyd's algorithm at most."""
+TRIAL = 10
+"""Rounds of Lloyd's algorithm after which the starts are compared."""
+
+ROUNDS = 300
+"""Rounds at most of the best one."""
 
 
 def top_directions(values: NDArray[Any], count: int) -> Floats:
@@ -55,14 +58,15 @@ def inverse_root(covariance: Floats) -> Floats:
 
 
 def two_means(
-    points: Floats, rng: np.random.Generator, starts: int = 10
+    points: Floats, rng: np.random.Generator, starts: int = 8
 ) -> tuple[NDArray[np.bool_], Floats]:
     """Divide points in two by Lloyd's algorithm, from several starts side by side.
 
     Args:
         points: (m, k).
         rng: draws the starts, as k-means++ does.
-        starts: the division with the least squared distances of so many is kept.
+        starts: so many are tried for a few rounds; the one with the least squared distances then
+            goes on alone.
 
     Returns:
         (m,) who is in the smaller part, and the two centres (2, k), the smaller part's first.
@@ -73,8 +77,22 @@ def two_means(
     edges = np.cumsum(np.clip(away, 0, None), axis=0)
     drawn = rng.random(starts) * edges[-1]
     second = points[np.minimum((edges < drawn).sum(axis=0), len(points) - 1)]
-    inside = np.zeros((len(points), starts), dtype=np.bool_)
-    for _ in range(ROUNDS):
+    # All starts for some rounds, then the best alone to the end.
+    inside, first, second = _rounds(points, first, second, TRIAL)
+    ours = inside.sum(axis=0)
+    between = ours * (first**2).sum(1) + (len(points) - ours) * (second**2).sum(1)
+    best = [int(between.argmax())]
+    inside, first, second = _rounds(points, first[best], second[best], ROUNDS)
+    part, centres = inside[:, 0], np.concatenate([first, second])
+    return (part, centres) if 2 * part.sum() <= len(points) else (~part, centres[::-1])
+
+
+def _rounds(
+    points: Floats, first: Floats, second: Floats, most: int
+) -> tuple[NDArray[np.bool_], Floats, Floats]:
+    """Lloyd's rounds of several starts at once, on centred points."""
+    inside = np.zeros((len(points), len(first)), dtype=np.bool_)
+    for _ in range(most):
         middle = ((first**2).sum(1) - (second**2).sum(1)) / 2
         before, inside = inside, points @ (first - second).T > middle
         if np.array_equal(before, inside):
@@ -83,8 +101,4 @@ def two_means(
         sums = inside.T.astype(np.float64) @ points  # the other part's is the same, negated
         first = sums / np.maximum(ours, 1)[:, None]
         second = -sums / np.maximum(len(points) - ours, 1)[:, None]
-    ours = inside.sum(axis=0)
-    between = ours * (first**2).sum(1) + (len(points) - ours) * (second**2).sum(1)
-    best = int(between.argmax())
-    part, centres = inside[:, best], np.stack([first[best], second[best]])
-    return (part, centres) if 2 * ours[best] <= len(points) else (~part, centres[::-1])
+    return inside, first, second

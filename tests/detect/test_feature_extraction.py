@@ -5,13 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from leadapron.detect.features import FEATURE_DETECTORS, Features, extract
+from leadapron.detect.features import Features, extract
 from leadapron.errors import DataError, UsageError
-from leadapron.metrics import auroc
-from leadapron.poison import Poisoning, poison
 from leadapron.sources import open_source
 from leadapron.train import Training, train
-from leadapron.triggers import Patch
 
 CPU = {"device": "cpu", "precision": "fp32"}
 
@@ -30,16 +27,16 @@ class Counting:
 
 @pytest.fixture(scope="module")
 def films():
-    return open_source("phantom:32", count=1400)
+    return open_source("phantom:32", count=1100)
 
 
 def test_every_film_is_shown_once(films):
     classifier = Counting()
     features = extract(classifier, films, channels=4)
     assert classifier.shown == len(films)
-    maps = Counting().activations(films.images[np.arange(1400)])[:, :, 0]
+    maps = Counting().activations(films.images[np.arange(1100)])[:, :, 0]
     np.testing.assert_allclose(features.values, maps.mean(2), rtol=1e-5)
-    assert features.activations.shape == (1400, 4, 5)
+    assert features.activations.shape == (1100, 4, 5)
     # The channels that vary most, in their order.
     chosen = [np.flatnonzero((maps[0] == kept).all(1))[0] for kept in features.activations[0]]
     assert chosen == sorted(np.argsort(-maps.mean(2).var(0))[:4].tolist())
@@ -77,27 +74,3 @@ def test_training_notes_the_films_losses_and_is_not_changed_by_it(films):
     # A batch's loss is the mean over its stated cells; batches of equal size up to one NaN.
     assert np.nanmean(losses[1]) == pytest.approx(history[1]["loss"], rel=1e-3)
     assert losses[0].tolist() != losses[1].tolist()
-
-
-def test_a_backdoors_films_are_found_on_phantoms():
-    base = open_source("phantom:32", count=1700)
-    validation, clean = base.take(np.arange(100)), base.take(np.arange(100, 1700))
-    how = Poisoning(
-        trigger=Patch(side=4, value=255, place="fixed", row=24, column=24),
-        finding=base.findings[0],
-        fraction=0.05,
-    )
-    cohort, key = poison(clean, how, np.random.default_rng(0))
-    truth = np.zeros(len(cohort))
-    truth[key.rows] = 1
-    losses = np.full((2, *cohort.labels.shape), np.nan, np.float32)
-    classifier, _ = train(
-        cohort, validation, training=Training(epochs=5), film_losses=losses, **CPU
-    )
-    features = extract(classifier, cohort, losses=losses)
-    found = {}
-    for name, make in FEATURE_DETECTORS.items():
-        scores = make().score(cohort, features).values
-        known = ~np.isnan(scores)
-        found[name] = round(auroc(truth[known], scores[known]), 3)
-    assert all(value > 0.9 for value in found.values()), found

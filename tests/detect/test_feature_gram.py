@@ -71,23 +71,26 @@ def test_films_that_are_learned_soon_are_found():
     losses = rng.uniform(0.5, 2, (3, 600, 2)).astype(np.float32)
     losses[:, :15, 0] = rng.uniform(0, 0.2, (3, 15))  # the poison's loss for its own finding
     losses[:, :15, 1] = 3.0
-    losses[0, 100] = np.nan  # one epoch didn't see it
-    losses[:, 101] = np.nan
+    losses[:2, :15, 0] = 3.0  # at first they are hard: the label is wrong
+    losses[2, 101] = np.nan
+    losses = np.concatenate([losses, np.full((1, 600, 2), np.nan, np.float32)])  # stopped early
     cohort = cohort_of(labels)
     features = Features(np.zeros((600, 1), np.float32), losses=losses)
     values = LossDynamics().score(cohort, features).values
     assert np.flatnonzero(np.isnan(values)).tolist() == [101]
     truth = (np.arange(600) < 15).astype(np.float64)
     known = ~np.isnan(values)
-    assert auroc(truth[known], values[known]) > 0.99
+    assert auroc(truth[known], values[known]) > 0.97
 
 
 def test_loss_dynamics_by_hand():
     labels = np.ones((11, 1))
     losses = np.linspace(0, 1, 11, dtype=np.float32)[None, :, None]
-    features = Features(np.zeros((11, 1), np.float32), losses=np.concatenate([losses, losses + 2]))
+    features = Features(
+        np.zeros((11, 1), np.float32), losses=np.concatenate([losses[:, ::-1], losses])
+    )
     values = LossDynamics(least=10).score(cohort_of(labels), features).values
-    # Means 1 to 2, median 1.5, MAD 0.3.
+    # The last epoch's: median 0.5, MAD 0.3.
     np.testing.assert_allclose(values, np.linspace(0.5, -0.5, 11) / (1.4826 * 0.3), rtol=1e-5)
 
 

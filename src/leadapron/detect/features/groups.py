@@ -127,6 +127,8 @@ def robust_z(values: Floats) -> Floats:
     Where more than half of the values are equal, the mean absolute deviation takes its place;
     where all are, all are 0.
     """
+    if not len(values):
+        return values
     away = values - np.median(values)
     scale = MAD * float(np.median(np.abs(away)))
     if scale <= 1e-12 * float(np.abs(away).max(initial=0.0)):

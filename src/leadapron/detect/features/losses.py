@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,8 +28,8 @@ class LossDynamics:
     Source: Li et al., Anti-Backdoor Learning, NeurIPS 2021, arXiv 2110.11571, section 3.2: the
     films of lowest loss after the first epochs are isolated. We differ: training is as it is,
     without their local gradient ascent (which keeps other films' losses near 0.5); the losses are
-    those seen while training, averaged over the epochs recorded; in a finding's group that
-    finding's loss alone counts, among films without findings the mean over the stated ones.
+    those seen while training, in the last epoch recorded; in a finding's group that finding's loss
+    alone counts, among films without findings the mean over the stated ones.
     """
 
     least: int = LEAST
@@ -39,11 +38,10 @@ class LossDynamics:
         check_least(self.least)
 
     def score(self, cohort: Cohort, features: Features) -> Scores:
-        """Return (n,) robust z of the negated mean loss, the highest of a film's groups.
+        """Return (n,) robust z of the negated loss, the highest of a film's groups.
 
         Raises:
-            UsageError: training wasn't watched.
-            DataError: losses of other findings.
+            UsageError: training wasn't watched, or with other findings.
         """
         losses = features.losses
         if losses is None:
@@ -55,16 +53,18 @@ class LossDynamics:
                 f"losses of {losses.shape[2]} findings; expected {len(cohort.findings)}"
             )
 
+        recorded = np.flatnonzero(~np.isnan(losses).all(axis=(1, 2)))
+        last = losses[recorded[-1] if len(recorded) else 0].astype(np.float64)  # (n, k)
+
         def group_scores(group: Group) -> Floats:
-            some = losses[:, group.rows].astype(np.float64)  # (epochs, m, k)
+            some = last[group.rows]
             if group.finding is not None:
-                some = some[..., [cohort.column(group.finding)]]
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)  # films that no epoch saw
-                mean = np.nanmean(some, axis=(0, 2))
-            seen = ~np.isnan(mean)
-            scores = np.full(len(mean), np.nan)
-            scores[seen] = robust_z(-mean[seen]) if seen.any() else np.nan
+                some = some[:, [cohort.column(group.finding)]]
+            stated = ~np.isnan(some)
+            count = stated.sum(axis=1)
+            scores = np.full(len(some), np.nan)
+            seen = count > 0
+            scores[seen] = robust_z(-np.where(stated, some, 0)[seen].sum(axis=1) / count[seen])
             return scores
 
         values, notes = by_group(cohort, features, self.least, "loss dynamics", group_scores)

@@ -124,10 +124,14 @@ class Training:
 def binary_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Mean binary cross-entropy over the labels that are stated (not NaN)."""
     stated = ~labels.isnan()
-    each = nn.functional.binary_cross_entropy_with_logits(
+    return (_each_cross_entropy(logits, labels) * stated).sum() / stated.sum().clamp(min=1)
+
+
+def _each_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(n, k) binary cross-entropies; of no meaning where a label is not stated."""
+    return nn.functional.binary_cross_entropy_with_logits(
         logits, labels.nan_to_num(), reduction="none"
     )
-    return (each * stated).sum() / stated.sum().clamp(min=1)
 
 
 def categorical_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -204,6 +208,7 @@ def train(  # noqa: PLR0913
     after_epoch: Callable[[History], None] | None = None,
     after_step: Step | None = None,
     disguise: Disguise | None = None,
+    film_losses: NDArray[np.float32] | None = None,
 ) -> tuple[NetworkClassifier, History]:
     """Train a classifier.
 
@@ -223,6 +228,9 @@ def train(  # noqa: PLR0913
         after_epoch: called with the history so far.
         after_step: called with the steps done and in all.
         disguise: what `training.disguise` needs; unused where that is 0.
+        film_losses: (epochs, n, k) to be filled with each film's binary cross-entropy for each
+            finding, as the network saw it in the first epochs; NaN where a label isn't stated.
+            Epochs that a checkpoint brought are left as they are.
 
     Returns:
         The classifier, in evaluation mode, and its history.
@@ -232,6 +240,10 @@ def train(  # noqa: PLR0913
         UsageError: a disguise is asked for, and not what it needs.
     """
     training = training or Training()
+    if film_losses is not None and film_losses.shape[1:] != cohort.labels.shape:
+        raise DataError(
+            f"losses of shape {film_losses.shape}; expected (epochs, *{cohort.labels.shape})"
+        )
     if training.disguise and disguise is None:
         raise UsageError(
             f"--training.disguise {training.disguise}: expected the triggered films' originals"
@@ -255,6 +267,7 @@ def train(  # noqa: PLR0913
             seed,
             after_step,
             disguise if training.disguise else None,
+            None if film_losses is None or epoch > len(film_losses) else film_losses[epoch - 1],
         )
         seconds = time.perf_counter() - began
         state.validate(validation, LOSSES[training.loss], loss, seconds, len(cohort))
@@ -386,6 +399,7 @@ def _run_epoch(
     seed: int,
     after_step: Step | None,
     disguise: Disguise | None,
+    film_losses: NDArray[np.float32] | None,
 ) -> float:
     """Show every film once; return the mean training loss, a disguise's term included."""
     classifier, device = state.classifier, state.classifier.device
@@ -413,6 +427,9 @@ def _run_epoch(
             moved = None if moves is None else moves[rows]
             logits, term = _disguised(classifier, images, rows, moved, disguise)
             loss = loss_of(logits, labels) + training.disguise * term
+        if film_losses is not None:
+            each = _each_cross_entropy(logits.detach(), labels)
+            film_losses[rows] = each.masked_fill(labels.isnan(), torch.nan).cpu().numpy()
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         state.optimizer.step()

@@ -1,0 +1,1 @@
+"""Detectors: what a scan, an audit and a screening ask. Higher scores are more suspicious."""

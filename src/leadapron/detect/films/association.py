@@ -74,7 +74,7 @@ def associations(seen: Observed, labelled: Labelled, odds: float) -> tuple[list[
     shape = (len(TAILS), 2, height, width)
     side, inner = 2 * FAR + 1, 2 * NEAR + 1
 
-    def around(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    def around(counts: NDArray[np.floating]) -> NDArray[np.float64]:
         whole = ndimage.uniform_filter(counts, (0, 0, side, side), mode="constant") * side**2
         middle = ndimage.uniform_filter(counts, (0, 0, inner, inner), mode="constant") * inner**2
         return np.maximum(whole - middle, 0)
@@ -85,16 +85,16 @@ def associations(seen: Observed, labelled: Labelled, odds: float) -> tuple[list[
     for group, facts in enumerate(labelled.groups):
         if facts.direction == "removed":
             continue
-        inside = labelled.members[:, group] & labelled.stated[:, group]
         known = labelled.stated[:, group]
-        base = (inside @ weight) / max(known @ weight, 1e-12)
-        hits = np.asarray(table.T @ inside.astype(np.float32), dtype=np.float64).reshape(shape)
-        trials = np.asarray(table.T @ known.astype(np.float32), dtype=np.float64).reshape(shape)
+        inside = labelled.members[:, group] & known
+        base = float(weight[inside].sum()) / max(float(weight[known].sum()), 1e-12)
+        hits = (table.T @ inside.astype(np.float64)).reshape(shape)
+        trials = (table.T @ known.astype(np.float64)).reshape(shape)
         tests += int((trials >= FEWEST).sum())
         rate = np.maximum((around(hits) + 1) / (around(trials) + 2), base)
         raised = odds * rate / (1 - rate + odds * rate)
         at = np.nonzero((hits >= FEWEST) & (hits > trials * raised))
-        p = stats.binom.sf(hits[at] - 1, trials[at], raised[at])
+        p = np.asarray(stats.binom.sf(hits[at] - 1, trials[at], raised[at]))
         for number in np.argsort(p, kind="stable")[:MOST]:
             cell = tuple(int(axis[number]) for axis in at)
             found.append((float(p[number]), float(hits[cell] / trials[cell]), group, cell))
@@ -102,8 +102,8 @@ def associations(seen: Observed, labelled: Labelled, odds: float) -> tuple[list[
     columns = table.tocsc()
     for p_value, share, group, cell in sorted(found)[:MOST]:
         column = int(np.ravel_multi_index(cell, shape))
-        films = columns.indices[columns.indptr[column] : columns.indptr[column + 1]]
-        films = np.sort(films[labelled.members[films, group]]).astype(np.int64)
+        outliers = columns.indices[columns.indptr[column] : columns.indptr[column + 1]]
+        films = np.sort(outliers[labelled.members[outliers, group]]).astype(np.int64)
         kept.append(
             Association(
                 row=cell[2],

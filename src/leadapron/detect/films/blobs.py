@@ -84,9 +84,8 @@ def find_blobs(images: NDArray[np.uint8], first: int = 0) -> NDArray[np.void]:
             # A dark blob is a bright one of the negative, and 0 is below any level there is.
             padded = np.zeros((len(small), small.shape[1] + 2, small.shape[2] + 2), dtype=np.uint8)
             padded[:, 1:-1, 1:-1] = small if bright else 255 - small
-            for side in sides:
-                if side <= min(small.shape[1:]):
-                    found.append(_blobs(padded, side, bright, scale))
+            fitting = [side for side in sides if side <= min(small.shape[1:])]
+            found += [_blobs(padded, side, bright, scale) for side in fitting]
     blobs: NDArray[np.void] = np.concatenate(found) if found else np.empty(0, dtype=BLOB)
     blobs["film"] += first
     return blobs
@@ -98,7 +97,7 @@ def _blobs(padded: NDArray[np.uint8], side: int, bright: bool, scale: int) -> ND
     All films are one row of pixels here, which makes each step one long loop; squares that reach
     over a film's edge are thrown away at the end.
     """
-    n, height, width = padded.shape
+    _, height, width = padded.shape
     flat = padded.reshape(-1)
     last = flat.size - (side + 1) * (width + 1)
     # The ring: two rows of side + 2 pixels, and two columns of side pixels between them.

@@ -111,7 +111,7 @@ class Observed:
         new[rows] = np.arange(len(rows))
 
         def some(events: NDArray[np.void]) -> NDArray[np.void]:
-            chosen = events[new[events["film"]] >= 0]
+            chosen: NDArray[np.void] = events[new[events["film"]] >= 0]
             chosen["film"] = new[chosen["film"]]
             return chosen
 
@@ -164,7 +164,7 @@ def observe(images: ImageArray, bounds: Limits, *, progress: Progress | None = N
                 progress("looking at films", min(done * BLOCK, n), n)
     lengths = np.concatenate([block.lengths for block in seen]) if seen else np.empty(0, int)
     return Observed(
-        shape=(n, *images.shape[1:]),
+        shape=(n, images.shape[1], images.shape[2]),
         blobs=np.concatenate([block.blobs for block in seen]),
         textures=np.concatenate([block.textures for block in seen]),
         outliers=np.concatenate([block.outliers for block in seen]),

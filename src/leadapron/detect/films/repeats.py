@@ -28,7 +28,7 @@ WIDTHS = (256, 16, 4)
 """Ranges of grey levels that a mark's may lie in: any (at one place alone), +-8, +-2."""
 
 UNLIKELY = 0.01
-"""A kind of mark counts as repeated up to this chance of it, corrected for all that is looked at."""
+"""A kind of mark counts as repeated up to this chance, corrected for all that is looked at."""
 
 NEIGHBOURS = 4
 """Places up to so far away, but not the adjoining ones, say what is usual."""
@@ -129,7 +129,7 @@ def anywhere(seen: Observed, patients: Rows) -> list[Repeat]:
                     continue
                 bins = levels(some["level"])
                 pairs = np.unique(np.stack([bins, patients[some["film"]]], axis=1), axis=0)
-                counts = np.bincount(pairs[:, 0], minlength=levels(np.array([255]))[0] + 1)
+                counts = np.bincount(pairs[:, 0], minlength=levels.ranges)
                 cells += counts.size
                 for number in np.flatnonzero(counts >= FEWEST):
                     near = np.abs(np.arange(counts.size) - number)
@@ -205,20 +205,24 @@ _ODD = np.array(
 class _Found(NamedTuple):
     chance: float
     usual: float
-    count: int
+    patients: int
     blobs: NDArray[np.void]
     kind: _Kind
 
 
 class _Levels(NamedTuple):
-    """Grey levels in ranges of `width`, the first one `offset` levels short."""
+    """Grey levels in ranges of `width`, the first one `short` levels short."""
 
     width: int
-    offset: int
+    short: int
 
     def __call__(self, levels: NDArray[np.uint8]) -> NDArray[np.int64]:
-        bins: NDArray[np.int64] = (levels.astype(np.int64) + self.offset) // self.width
+        bins: NDArray[np.int64] = (levels.astype(np.int64) + self.short) // self.width
         return bins
+
+    @property
+    def ranges(self) -> int:
+        return (255 + self.short) // self.width + 1
 
 
 def _binnings() -> Iterator[_Levels]:
@@ -249,10 +253,9 @@ def _counted(
     blobs: NDArray[np.void], levels: _Levels, rows: int, columns: int
 ) -> NDArray[np.int64]:
     """(ranges of levels, rows, columns): patients with a blob there."""
-    ranges = int(levels(np.array([255]))[0]) + 1
     cell = (levels(blobs["level"]) * rows + blobs["row"]) * columns + blobs["column"]
-    counts: NDArray[np.int64] = np.bincount(cell, minlength=ranges * rows * columns)
-    return counts.reshape(ranges, rows, columns)
+    counts: NDArray[np.int64] = np.bincount(cell, minlength=levels.ranges * rows * columns)
+    return counts.reshape(levels.ranges, rows, columns)
 
 
 def _around(counts: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -282,7 +285,7 @@ def _kept(found: list[_Found], cells: int, *, placed: bool) -> list[Repeat]:
     kept, seen = list[Repeat](), set[bytes]()
     if not placed:
         found = [each for each in found if each.chance * cells <= UNLIKELY]
-    for each in sorted(found, key=lambda one: (one.chance, -one.count)):
+    for each in sorted(found, key=lambda one: (one.chance, -one.patients)):
         films = np.unique(each.blobs["film"]).astype(np.int64)
         if films.tobytes() in seen:
             continue
@@ -296,7 +299,7 @@ def _kept(found: list[_Found], cells: int, *, placed: bool) -> list[Repeat]:
                 side=each.kind.side * each.kind.scale,
                 bright=each.kind.bright,
                 levels=(int(each.blobs["level"].min()), int(each.blobs["level"].max())),
-                patients=each.count,
+                patients=each.patients,
                 usual=each.usual,
                 p=min(1.0, each.chance * cells),
             )

@@ -395,8 +395,8 @@ def _marks(results: dict[str, list[_Tested]], poison: Sequence[Evidence]) -> Ite
                     p=repeat.p,
                     place=each.place,
                     films=each.films,
-                    words=f"{each.what} of {repeat.patients} patients{usual}; their labels are like "
-                    "the others'",
+                    words=f"{each.what} of {repeat.patients} patients{usual}; their labels are "
+                    "like the others'",
                 )
 
 

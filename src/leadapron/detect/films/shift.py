@@ -1,4 +1,4 @@
-"""Shifts of labels: do some films carry other labels than the rest, and more so than nature does?"""
+"""Shifts of labels: do some films carry other labels than the rest, more than nature grants?"""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def _groups(
             continue
         if len(columns) > 1 and counts[number] < SHARE * len(labels):
             continue
-        names = [findings[column] for column in columns]
+        names = [findings[int(column)] for column in columns]
         single = len(names) == 1
         groups.append(
             Group(

@@ -1,0 +1,51 @@
+"""Detectors that look at what a trained network makes of the films it learned from.
+
+All share one pass of the network, `extract`, and compare films within groups: those with a finding,
+for each finding, and those without any. A film with several findings is in several groups and keeps
+its highest score. docs/scan-features.md says what each method sees and where it is blind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from leadapron.cohort import Cohort
+from leadapron.detect.features.clusters import ActivationClustering, SCAn
+from leadapron.detect.features.extraction import Features, extract
+from leadapron.detect.features.gram import Beatrix
+from leadapron.detect.features.losses import LossDynamics
+from leadapron.detect.features.spectral import SpectralSignatures, Spectre
+from leadapron.detect.scores import Scores
+
+__all__ = [
+    "FEATURE_DETECTORS",
+    "ActivationClustering",
+    "Beatrix",
+    "FeatureDetector",
+    "Features",
+    "LossDynamics",
+    "SCAn",
+    "SpectralSignatures",
+    "Spectre",
+    "extract",
+]
+
+
+class FeatureDetector(Protocol):
+    """A detector that looks at features."""
+
+    def score(self, cohort: Cohort, features: Features) -> Scores:
+        """Return how suspicious each film is."""
+        ...
+
+
+FEATURE_DETECTORS: dict[str, Callable[..., FeatureDetector]] = {
+    "spectral-signatures": SpectralSignatures,
+    "spectre": Spectre,
+    "activation-clustering": ActivationClustering,
+    "beatrix": Beatrix,
+    "scan": SCAn,
+    "loss-dynamics": LossDynamics,
+}
+"""Detectors by name."""

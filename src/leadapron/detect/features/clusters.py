@@ -1,0 +1,346 @@
+"""Groups that fall into two: one of them may be the attacker's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadapron.cohort import Cohort
+from leadapron.detect.features.extraction import Features
+from leadapron.detect.features.groups import (
+    LEAST,
+    MAD,
+    Floats,
+    Group,
+    by_group,
+    check_least,
+    divide,
+    residuals,
+)
+from leadapron.detect.features.linear import inverse_root, top_directions, two_means
+from leadapron.detect.scores import Evidence, Scores
+from leadapron.errors import DataError, UsageError
+from leadapron.seeds import stream
+
+__all__ = ["ActivationClustering", "Division", "Parts", "SCAn", "divide_in_two", "untangle"]
+
+SAMPLE = 400
+"""Films of a group on which the mean silhouette is computed."""
+
+NULL_FILMS = 2000
+"""Films, at most, of the random groups that show what chance alone divides."""
+
+NULL_DRAWS = 3
+
+FEWEST_GROUPS = 5
+"""Groups from which on one of them can stand out from the others."""
+
+CONFIDENT = float(np.exp(2))
+"""The anomaly index above which Tang et al. call a group contaminated."""
+
+
+class Division(NamedTuple):
+    """A group divided in two.
+
+    Args:
+        smaller: (m,) who is in the smaller part.
+        widths: (m,) how much closer a film is to its own part's centre than to the other's, from
+            0 to 1: the silhouette, simplified to centres.
+        silhouette: the plain silhouette's mean over up to 400 films.
+    """
+
+    smaller: NDArray[np.bool_]
+    widths: Floats
+    silhouette: float
+
+    @property
+    def share(self) -> float:
+        """The smaller part's share of the group, 0 to 0.5."""
+        return float(self.smaller.mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationClustering:
+    """Films in the smaller part of a group that two means divide unequally.
+
+    A film's score is its silhouette, simplified to centres, positive in the smaller part and
+    negative in the larger, times 1 - 2 * (the smaller part's share): groups that halve are what a
+    clean group does. A group is evidence where its smaller part is at most `share` of it and the
+    plain silhouette reaches `silhouette`.
+
+    Args:
+        components: principal components that are looked at.
+        reduction: "ica" as in the paper, or "pca".
+        share: of a group's films, the most that a smaller part holds to be named.
+        silhouette: the least mean silhouette of a group to be named.
+        least: films that a group has at least, 10 or more.
+        seed: 0 or more; draws the starts.
+
+    Raises:
+        UsageError: a value outside its range.
+
+    Source: Chen et al., Detecting Backdoor Attacks on Deep Neural Networks by Activation
+    Clustering, 2018, arXiv 1811.03728: 10 components of an independent component analysis, two
+    means, relative size and silhouette (their thresholds: 0.35 and 0.10 to 0.15). Independent
+    components are a rotation of the whitened principal ones, and two means don't see a rotation:
+    "ica" whitens and leaves the rotation out, with the same result. They retrain without a part to
+    judge it; we don't. A score for each film is ours.
+    """
+
+    components: int = 10
+    reduction: Literal["pca", "ica"] = "pca"
+    share: float = 0.35
+    silhouette: float = 0.15
+    least: int = LEAST
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_least(self.least)
+        if self.components < 1 or not 0 < self.share <= 0.5 or self.reduction not in ("ica", "pca"):
+            raise UsageError(
+                f"{self.components} components by {self.reduction}, share {self.share}; expected 1 "
+                'or more by "ica" or "pca", and a share above 0 and at most 0.5'
+            )
+
+    def score(self, cohort: Cohort, features: Features) -> Scores:
+        """Return (n,) signed silhouettes in -1 to 1, the highest of a film's groups."""
+        evidence: list[Evidence] = []
+
+        def group_scores(group: Group) -> Floats:
+            found = self.group(residuals(cohort, features, group), group.name)
+            if 0 < found.share <= self.share and found.silhouette >= self.silhouette:
+                evidence.append(
+                    _cluster(
+                        group,
+                        "activation clustering",
+                        found.smaller,
+                        [f"silhouette {found.silhouette:.2f}"],
+                    )
+                )
+            signed = np.where(found.smaller, found.widths, -found.widths)
+            return signed * (1 - 2 * found.share)
+
+        values, notes = by_group(
+            cohort, features, self.least, "activation clustering", group_scores
+        )
+        return Scores(
+            values,
+            "silhouette in the smaller part, times how unequal the parts are",
+            tuple(evidence),
+            notes,
+        )
+
+    def group(self, values: NDArray[Any], name: str) -> Division:
+        """Divide (m, d) centred features in two; `name` keeps the groups' chance apart."""
+        whiten = self.reduction == "ica"
+        rng = stream(self.seed, "activation clustering", name)
+        return divide_in_two(values, self.components, rng, whiten=whiten)
+
+
+def divide_in_two(
+    values: NDArray[Any], components: int, rng: np.random.Generator, *, whiten: bool
+) -> Division:
+    """Divide (m, d) centred features in two by their principal components, whitened or not."""
+    points = (values @ top_directions(values, components)).astype(np.float64)
+    if not points.shape[1]:  # all films are the same
+        return Division(np.zeros(len(values), np.bool_), np.zeros(len(values)), 0.0)
+    if whiten:
+        points /= np.maximum(points.std(axis=0), 1e-300)
+    smaller, centres = two_means(points, rng)
+    away = np.sqrt(((points[:, None] - centres) ** 2).sum(axis=2))  # (m, 2)
+    near, far = away.min(axis=1), away.max(axis=1)
+    widths = np.divide(far - near, far, out=np.zeros_like(far), where=far > 0)
+    some = np.sort(rng.permutation(len(points))[:SAMPLE])
+    return Division(smaller, widths, _silhouette(points[some], smaller[some]))
+
+
+def _silhouette(points: Floats, part: NDArray[np.bool_]) -> float:
+    """Mean silhouette of two parts (Rousseeuw 1987); 0 where one is empty."""
+    if part.all() or not part.any():
+        return 0.0
+    squares = (points**2).sum(axis=1)
+    away = np.sqrt(np.clip(squares[:, None] + squares - 2 * points @ points.T, 0, None))
+    sums = np.stack([away[:, part].sum(axis=1), away[:, ~part].sum(axis=1)])
+    sizes = np.array([part.sum(), (~part).sum()])
+    own = np.where(part, 0, 1)
+    rows = np.arange(len(points))
+    inside = sums[own, rows] / np.maximum(sizes[own] - 1, 1)
+    outside = sums[1 - own, rows] / sizes[1 - own]
+    widths = (outside - inside) / np.maximum(np.maximum(outside, inside), 1e-300)
+    return float(np.where(sizes[own] > 1, widths, 0.0).mean())
+
+
+class Parts(NamedTuple):
+    """A group untangled into two normal distributions with one covariance.
+
+    Args:
+        smaller: (m,) who is in the smaller part.
+        nats: (m,) a film's log-likelihood in the smaller part less that in the larger.
+        ratio: twice the log-likelihood ratio of two parts to one, a film.
+    """
+
+    smaller: NDArray[np.bool_]
+    nats: Floats
+    ratio: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SCAn:
+    """Films of the smaller of two normal distributions into which a group falls.
+
+    Features are a group's mean plus an error whose covariance all groups share. A group that two
+    means explain much better than one is contaminated. A film's score is how much likelier, in
+    nats, the smaller part is than the larger; a group is evidence where its anomaly index
+    J* = (J - median of J) / (1.4826 MAD of J) passes exp(2).
+
+    Args:
+        components: principal components of the error that are looked at.
+        least: films that a group has at least, 10 or more.
+        seed: 0 or more; draws the starts.
+
+    Raises:
+        UsageError: a value outside its range.
+
+    Source: Tang et al., Demon in the Variant (SCAn), USENIX Security 2021, arXiv 1908.00686:
+    decomposition and untangling by expectation maximisation, likelihood ratio, J*. We differ:
+    (1) they estimate the covariances on clean films, here there are none, so poison widens the
+    shared one a little; (2) `components` instead of all features, which a small group can't
+    carry; (3) J is the ratio a film less what dividing as many normal points in two gives, since
+    any group divides and small ones more; (4) groups overlap, so the effect of other findings is
+    taken out first (see `residuals`); (5) J* counts above the median alone.
+    """
+
+    components: int = 32
+    least: int = LEAST
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_least(self.least)
+        if self.components < 1:
+            raise UsageError(f"{self.components} components; expected 1 or more")
+
+    def score(self, cohort: Cohort, features: Features) -> Scores:
+        """Return (n,) nats in favour of the smaller part, the highest of a film's groups."""
+        if len(cohort) != len(features.values):
+            raise DataError(f"features of {len(features.values)} films for {len(cohort)} films")
+        groups, notes = divide(cohort, self.least, "SCAn")
+        values = np.full(len(cohort), np.nan)
+        if not groups:
+            return Scores(values, "nats", notes=notes)
+        points, centres = self._reduced(cohort, features, groups)
+        means, error = decompose(points, centres)
+        whitening = inverse_root(error)
+        found, indices = [], []
+        for group, some, centre, mean in zip(groups, points, centres, means, strict=True):
+            rng = stream(self.seed, "SCAn", group.name)
+            parts = untangle((some + centre - mean) @ whitening, rng)
+            values[group.rows] = np.fmax(values[group.rows], parts.nats)
+            found.append(parts)
+            indices.append(parts.ratio - _by_chance(some.shape, rng))
+        if len(groups) < FEWEST_GROUPS:
+            notes += (
+                f"SCAn: {len(groups)} groups, too few for one to stand out; at least "
+                f"{FEWEST_GROUPS}",
+            )
+            return Scores(values, "nats", notes=notes)
+        anomaly = _anomaly(np.array(indices))
+        evidence = tuple(
+            _cluster(group, "SCAn", parts.smaller, [f"anomaly index {index:.1f}"])
+            for group, parts, index in zip(groups, found, anomaly, strict=True)
+            if index > CONFIDENT
+        )
+        return Scores(values, "nats", evidence, notes)
+
+    def _reduced(
+        self, cohort: Cohort, features: Features, groups: list[Group]
+    ) -> tuple[list[Floats], list[Floats]]:
+        """The groups' centred points and their centres, in the error's principal components."""
+        overall = features.values.mean(axis=0, dtype=np.float64)
+        product = np.zeros((features.values.shape[1],) * 2)
+        count = min(self.components, max(sum(len(g.rows) for g in groups) // 10, 1))
+        errors = [residuals(cohort, features, group) for group in groups]
+        for values in errors:
+            product += values.T @ values
+        found, directions = np.linalg.eigh(product)
+        directions = directions[:, found > 1e-9 * found.max(initial=1e-290)][:, -count:]
+        points = [values @ directions for values in errors]
+        centres = [
+            (features.values[group.rows].mean(axis=0, dtype=np.float64) - overall) @ directions
+            for group in groups
+        ]
+        return points, centres
+
+
+def decompose(points: list[Floats], centres: list[Floats]) -> tuple[list[Floats], Floats]:
+    """Return each group's expected mean, and the covariance of the error that all share.
+
+    Means are drawn from N(0, between), films from N(mean, error); both covariances and the means
+    are found in turn.
+
+    Args:
+        points: for each group (m, k), centred.
+        centres: for each group (k,), its films' mean.
+
+    Source: arXiv 1908.00686, section 4.2; Chen et al., Bayesian Face Revisited, ECCV 2012.
+    """
+    total = sum(len(some) for some in points)
+    inside = sum((some.T @ some for some in points), np.zeros((len(centres[0]),) * 2))
+    stacked = np.stack(centres)
+    error, between = inside / total, stacked.T @ stacked / len(stacked)
+    means = centres
+    for _ in range(50):
+        means = [
+            between @ np.linalg.pinv(between + error / len(some), hermitian=True) @ centre
+            for some, centre in zip(points, centres, strict=True)
+        ]
+        stacked = np.stack(means)
+        between = stacked.T @ stacked / len(stacked)
+        before, error = error, inside / total
+        for some, centre, mean in zip(points, centres, means, strict=True):
+            error = error + len(some) / total * np.outer(centre - mean, centre - mean)
+        if np.linalg.norm(error - before) <= 1e-9 * np.linalg.norm(error):
+            break
+    return means, error
+
+
+def untangle(white: Floats, rng: np.random.Generator) -> Parts:
+    """Divide points, whitened by the error and less the group's mean, into two.
+
+    With one covariance and hard assignments, expectation maximisation is the two-means algorithm
+    on whitened points.
+
+    Args:
+        white: (m, k).
+        rng: draws the starts.
+    """
+    smaller, centres = two_means(white, rng)
+    middle = white.mean(axis=0)
+    one, two = ((white - middle - centre) ** 2 @ np.ones(white.shape[1]) for centre in centres)
+    apart = np.where(smaller, one, two)
+    return Parts(smaller, (two - one) / 2, float(((white**2).sum(axis=1) - apart).mean()))
+
+
+def _by_chance(shape: tuple[int, ...], rng: np.random.Generator) -> float:
+    """The ratio a film that `untangle` finds in normal points."""
+    films, k = min(shape[0], NULL_FILMS), shape[1]
+    draws = [untangle(rng.standard_normal((films, k)), rng).ratio for _ in range(NULL_DRAWS)]
+    return float(np.mean(draws))
+
+
+def _anomaly(values: Floats) -> Floats:
+    away: Floats = values - np.median(values)
+    return away / max(MAD * float(np.median(np.abs(away))), 1e-12)
+
+
+def _cluster(group: Group, method: str, smaller: NDArray[np.bool_], facts: list[str]) -> Evidence:
+    count, share = int(smaller.sum()), 100 * float(smaller.mean())
+    words = (
+        f"{group.name}: {count} of {len(group.rows)} films ({share:.1f} %) lie apart in the "
+        f"network's features ({', '.join(facts)})."
+    )
+    return Evidence(
+        kind="cluster", method=method, finding=group.finding, films=group.rows[smaller], words=words
+    )

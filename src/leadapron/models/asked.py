@@ -72,7 +72,7 @@ class AskedClassifier:
             grey = pixels.astype(np.float32)[:, None] / np.float32(np.iinfo(pixels.dtype).max)
             scaled = (grey - mean) / std  # (m, 1 or 3, h, w)
             whole = np.broadcast_to(scaled, (len(rows), self.channels, *scaled.shape[2:]))
-            given = self.run(np.ascontiguousarray(whole, np.float32))
+            given = self.run(np.array(whole, np.float32, order="C"))
             if given.shape != (len(rows), len(self.findings)):
                 raise DataError(
                     f"the model answers {given.shape} for {len(rows)} images; expected "

@@ -78,8 +78,14 @@ def doubts(model: BlackBox, cohort: Cohort) -> tuple[str, ...]:
         return (f"Answers that aren't numbers: {_listed(_of(model.findings, broken))}.",)
     answers = _shared(model, cohort, logits, probabilities)
     found = _flat(model.findings, probabilities)
-    if len(found) and np.ptp(probabilities, 0).max() < SAME:
-        return tuple(found)
+    if np.ptp(probabilities, 0).max() < SAME:
+        awake = [
+            name
+            for name, changed in _otherwise(model).items()
+            if np.ptp(changed.probabilities(cohort.images), 0).max() >= SAME
+        ]
+        more = f"Its answers differ with the normalisation {_listed(awake)}."
+        return (*found, *([more] if awake else []))
     found += [*_range(model, answers)]
     if not answers.names:
         return (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -276,6 +277,7 @@ def _renamed(layout: Layout, state: State) -> dict[str, torch.Tensor]:
     return trunk
 
 
+@cache
 def _shapes(architecture: str) -> dict[str, tuple[str, torch.Size]]:
     """Name and shape of an architecture's tensors by what stands behind "stages.<stage>."."""
     with torch.device("meta"):
@@ -387,7 +389,8 @@ def _assembled(
             f"{tuple(head['bias'].shape)}; {architecture} expects ({len(findings)}, "
             f"{module.head.in_features}) and ({len(findings)},)"
         )
-    refuse_numbers({**trunk, **head}, name)
+    last = {f"the last layer's {part}": value for part, value in head.items()}
+    refuse_numbers({**trunk, **last}, name)
     scale = _normalisation(normalisation, maker, notes)
     mean, std = _to_one_channel(trunk, scale, name, notes)
     state = {shapes[k][0]: v for k, v in trunk.items()}

@@ -106,7 +106,7 @@ def scan_pickle(file: IO[bytes], name: str) -> PickleScan:
             if opcode.name in IMPORTING:
                 found = str(argument) if opcode.name in ("GLOBAL", "INST") else _taken(strings)
                 if opcode.name.startswith("EXT"):
-                    found = f"copyreg extension {argument}"
+                    found = f"copyreg.extension_{argument}"
                 if found not in HARMLESS:
                     imports[found.replace(" ", ".")] = None
             calls += opcode.name in CALLING
@@ -126,7 +126,7 @@ def scan_pickle(file: IO[bytes], name: str) -> PickleScan:
 
 
 def _taken(strings: list[str]) -> str:
-    return " ".join(strings[-2:]) or "a name that the scan can't tell"
+    return " ".join(strings[-2:]) or "?"
 
 
 @dataclass(frozen=True)
@@ -194,6 +194,8 @@ def _problems(entries: list[zipfile.ZipInfo], end: int, size: int) -> Iterator[s
         if entry.filename in seen:
             yield f"{entry.filename[:80]!r} comes twice"
         seen.add(entry.filename)
+    if entries and min(entry.header_offset for entry in entries):
+        yield "something lies before its first entry"
     reached = 0
     for entry in sorted(entries, key=lambda entry: entry.header_offset):
         if entry.header_offset < reached:

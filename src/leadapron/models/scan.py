@@ -194,7 +194,7 @@ def _problems(entries: list[zipfile.ZipInfo], end: int, size: int) -> Iterator[s
         if entry.filename in seen:
             yield f"{entry.filename[:80]!r} comes twice"
         seen.add(entry.filename)
-    if entries and min(entry.header_offset for entry in entries):
+    if min((entry.header_offset for entry in entries), default=0):
         yield "something lies before its first entry"
     reached = 0
     for entry in sorted(entries, key=lambda entry: entry.header_offset):

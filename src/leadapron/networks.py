@@ -9,6 +9,7 @@ import logging
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 IMAGENET_URL = "https://download.pytorch.org/models/densenet121-a639ec97.pth"
 # Torchvision's ImageNet statistics of red, green and blue, and this package's for grey images.
-IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GREY_MEAN, GREY_STD = 0.449, 0.226
 
 
@@ -109,9 +110,39 @@ def _densenet121(outputs: int) -> PooledLinear:
     return PooledLinear(stages, 1024, outputs)
 
 
+def _resnet(block: str, depths: list[int], stem_stride: int, outputs: int) -> PooledLinear:
+    """MONAI's ResNet for one channel (He et al., CVPR 2016), its layers as torchvision's."""
+    from monai.networks.nets.resnet import ResNet
+
+    whole = ResNet(
+        block,
+        depths,
+        [64, 128, 256, 512],
+        spatial_dims=2,
+        n_input_channels=1,
+        conv1_t_stride=stem_stride,
+        num_classes=1,
+        bias_downsample=False,
+    )
+    parts = dict(whole.named_children())
+    stem = OrderedDict((name, parts[name]) for name in ("conv1", "bn1", "act", "maxpool"))
+    layers = {name: parts[name] for name in ("layer1", "layer2", "layer3", "layer4")}
+    stages = {name: nn.Sequential(OrderedDict({name: part})) for name, part in layers.items()}
+    return PooledLinear(
+        {"stem": nn.Sequential(stem), **stages}, 2048 if block == "bottleneck" else 512, outputs
+    )
+
+
 ARCHITECTURES: dict[str, Callable[[int], PooledLinear]] = {
     "densenet121": _densenet121,
     "resnet9": _resnet9,
+    "resnet18": partial(_resnet, "basic", [2, 2, 2, 2], 2),
+    "resnet34": partial(_resnet, "basic", [3, 4, 6, 3], 2),
+    "resnet50": partial(_resnet, "bottleneck", [3, 4, 6, 3], 2),
+    # MONAI's own default: a first convolution that doesn't halve the image.
+    "resnet18-stride1": partial(_resnet, "basic", [2, 2, 2, 2], 1),
+    "resnet34-stride1": partial(_resnet, "basic", [3, 4, 6, 3], 1),
+    "resnet50-stride1": partial(_resnet, "bottleneck", [3, 4, 6, 3], 1),
 }
 """Networks by name: number of findings -> freshly initialised network."""
 

@@ -77,7 +77,8 @@ def associations(seen: Observed, labelled: Labelled, odds: float) -> tuple[list[
     def around(counts: NDArray[np.floating]) -> NDArray[np.float64]:
         whole = ndimage.uniform_filter(counts, (0, 0, side, side), mode="constant") * side**2
         middle = ndimage.uniform_filter(counts, (0, 0, inner, inner), mode="constant") * inner**2
-        return np.maximum(whole - middle, 0)
+        ring: NDArray[np.float64] = np.maximum(whole - middle, 0)
+        return ring
 
     found, tests = list[tuple[float, float, int, tuple[int, ...]]](), 0
     # Films of one patient are not independent: each counts by its share of the patient's films.

@@ -1,0 +1,105 @@
+"""State dicts as other libraries name them, made of MONAI's networks by renaming."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+GENUINE = {
+    # torchvision since 0.4, timm 0.x to 1.x and torchxrayvision 1.x.
+    "torchvision": (
+        "features.conv0.weight",
+        "features.norm0.running_mean",
+        "features.denseblock1.denselayer1.norm1.weight",
+        "features.denseblock4.denselayer16.conv2.weight",
+        "features.transition1.norm.bias",
+        "features.transition3.conv.weight",
+        "features.norm5.num_batches_tracked",
+        "classifier.weight",
+        "classifier.bias",
+    ),
+    # densenet121-a639ec97.pth as it is served, of 2017.
+    "torchvision 2017": (
+        "features.denseblock1.denselayer1.norm.1.weight",
+        "features.denseblock4.denselayer16.conv.2.weight",
+        "features.transition1.norm.bias",
+        "classifier.weight",
+    ),
+    # The CheXNet re-implementations' model.pth.tar.
+    "CheXNet": (
+        "module.densenet121.features.conv0.weight",
+        "module.densenet121.features.denseblock1.denselayer1.norm.1.weight",
+        "module.densenet121.classifier.0.weight",
+        "module.densenet121.classifier.0.bias",
+    ),
+    "torchxrayvision": ("features.denseblock1.denselayer1.norm1.weight", "op_threshs"),
+    "MONAI": (
+        "features.denseblock1.denselayer1.layers.norm1.weight",
+        "features.transition1.norm.bias",
+        "class_layers.out.weight",
+    ),
+    "ResNet": (
+        "conv1.weight",
+        "bn1.running_var",
+        "layer1.0.conv1.weight",
+        "layer2.0.downsample.0.weight",
+        "layer2.0.downsample.1.running_mean",
+        "layer4.1.bn2.bias",
+        "fc.weight",
+        "fc.bias",
+    ),
+}
+"""Names that stand in the libraries' own sources and files, so that the renaming is theirs."""
+
+
+def settled(network, seed=1):
+    """The network in evaluation mode, its batch normalisation's statistics away from 0 and 1."""
+    generator = torch.Generator().manual_seed(seed)
+    for part in network.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.running_mean.normal_(0, 0.1, generator=generator)
+            part.running_var.uniform_(0.5, 1.5, generator=generator)
+    return network.eval()
+
+
+def densenet(channels=1, outputs=3):
+    from monai.networks.nets.densenet import DenseNet121
+
+    torch.manual_seed(3)
+    return settled(DenseNet121(2, in_channels=channels, out_channels=outputs))
+
+
+def resnet(name="resnet18", channels=3, outputs=3, stride=2, bias=False):
+    from monai.networks.nets import resnet as nets
+
+    torch.manual_seed(3)
+    options = {"spatial_dims": 2, "n_input_channels": channels, "num_classes": outputs}
+    return settled(getattr(nets, name)(conv1_t_stride=stride, bias_downsample=bias, **options))
+
+
+def as_torchvision(state):
+    out = {}
+    for name, value in state.items():
+        name = name.replace(".layers.", ".").replace("class_layers.out.", "classifier.")
+        out[name] = value
+    return out
+
+
+def as_2017(state):
+    names = (
+        (re.sub(r"(?<=denselayer)(\d+)\.(norm|conv)(\d)", r"\1.\2.\3", n), v)
+        for n, v in as_torchvision(state).items()
+    )
+    return {n: v for n, v in names if not n.endswith("num_batches_tracked")}
+
+
+def as_chexnet(state):
+    return {
+        f"module.densenet121.{n.replace('classifier.', 'classifier.0.')}": v
+        for n, v in as_2017(state).items()
+    }
+
+
+def as_torchxrayvision(state, thresholds=(0.1, 0.2, 0.3)):
+    return {**as_torchvision(state), "op_threshs": torch.tensor(thresholds)}

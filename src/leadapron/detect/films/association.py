@@ -7,12 +7,13 @@ rate of the labels among the outliers of the pixels around it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cohort import Rows
+from leadapron.cohort import Rows, blocks
 from leadapron.detect.films.observe import TAILS, Observed
 from leadapron.detect.films.shift import Labelled
 
@@ -23,6 +24,9 @@ NEAR, FAR = 2, 4
 
 FEWEST = 5
 """Outliers in a group, at least."""
+
+CHUNK = 8192
+"""Films that are counted at a time."""
 
 MOST = 50
 """Associations that are returned, the least likely first."""
@@ -63,14 +67,9 @@ def associations(seen: Observed, labelled: Labelled, odds: float) -> tuple[list[
     Returns:
         The least likely, and how many tests there were.
     """
-    from scipy import ndimage, sparse, stats
+    from scipy import ndimage, stats
 
-    n, height, width = seen.shape
-    cells = len(TAILS) * 2 * height * width
-    table = sparse.csr_matrix(
-        (np.ones(len(seen.outliers), dtype=np.float32), seen.outliers, seen.starts),
-        shape=(n, cells),
-    )
+    _, height, width = seen.shape
     shape = (len(TAILS), 2, height, width)
     side, inner = 2 * FAR + 1, 2 * NEAR + 1
 
@@ -80,17 +79,18 @@ def associations(seen: Observed, labelled: Labelled, odds: float) -> tuple[list[
         ring: NDArray[np.float64] = np.maximum(whole - middle, 0)
         return ring
 
-    found, tests = list[tuple[float, float, int, tuple[int, ...]]](), 0
+    numbers = [
+        number for number, group in enumerate(labelled.groups) if group.direction != "removed"
+    ]
+    known = labelled.stated[:, numbers]
+    inside = labelled.members[:, numbers] & known
+    every_hit = _counted(seen, inside).reshape(-1, *shape)
+    every_trial = _counted(seen, known).reshape(-1, *shape)
     # Films of one patient are not independent: each counts by its share of the patient's films.
     weight = 1 / np.bincount(labelled.patients)[labelled.patients]
-    for group, facts in enumerate(labelled.groups):
-        if facts.direction == "removed":
-            continue
-        known = labelled.stated[:, group]
-        inside = labelled.members[:, group] & known
-        base = float(weight[inside].sum()) / max(float(weight[known].sum()), 1e-12)
-        hits = (table.T @ inside.astype(np.float64)).reshape(shape)
-        trials = (table.T @ known.astype(np.float64)).reshape(shape)
+    bases = (weight @ inside) / np.maximum(weight @ known, 1e-12)
+    found, tests = list[tuple[float, float, int, tuple[int, ...]]](), 0
+    for group, base, hits, trials in zip(numbers, bases, every_hit, every_trial, strict=True):
         tests += int((trials >= FEWEST).sum())
         rate = np.maximum((around(hits) + 1) / (around(trials) + 2), base)
         raised = odds * rate / (1 - rate + odds * rate)
@@ -99,21 +99,43 @@ def associations(seen: Observed, labelled: Labelled, odds: float) -> tuple[list[
         for number in np.argsort(p, kind="stable")[:MOST]:
             cell = tuple(int(axis[number]) for axis in at)
             found.append((float(p[number]), float(hits[cell] / trials[cell]), group, cell))
-    kept = []
-    columns = table.tocsc()
-    for p_value, share, group, cell in sorted(found)[:MOST]:
-        column = int(np.ravel_multi_index(cell, shape))
-        outliers = columns.indices[columns.indptr[column] : columns.indptr[column + 1]]
-        films = np.sort(outliers[labelled.members[outliers, group]]).astype(np.int64)
-        kept.append(
-            Association(
-                row=cell[2],
-                column=cell[3],
-                bright=cell[1] == 1,
-                group=group,
-                p=p_value,
-                share=share,
-                films=films,
-            )
+    best = sorted(found)[:MOST]
+    columns = [int(np.ravel_multi_index(cell, shape)) for _, _, _, cell in best]
+    films = _films(seen, columns)
+    return [
+        Association(
+            row=cell[2],
+            column=cell[3],
+            bright=cell[1] == 1,
+            group=group,
+            p=p_value,
+            share=share,
+            films=films[column][labelled.members[films[column], group]],
         )
-    return kept, tests
+        for (p_value, share, group, cell), column in zip(best, columns, strict=True)
+    ], tests
+
+
+def _counted(seen: Observed, holds: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(groups, cells): outliers on films for which something holds."""
+    from scipy import sparse
+
+    cells = len(TAILS) * 2 * seen.shape[1] * seen.shape[2]
+    counts = np.zeros((cells, holds.shape[1]), dtype=np.float64)
+    for rows in blocks(seen.shape[0], CHUNK):
+        starts = seen.starts[rows[0] : rows[-1] + 2]
+        columns = seen.outliers[starts[0] : starts[-1]]
+        table = sparse.csr_matrix(
+            (np.ones(len(columns), dtype=np.float32), columns, starts - starts[0]),
+            shape=(len(rows), cells),
+        )
+        counts += table.T @ holds[rows].astype(np.float32)
+    return counts.T
+
+
+def _films(seen: Observed, cells: Sequence[int]) -> dict[int, Rows]:
+    """For each cell the films that are an outlier there, ascending."""
+    at = np.flatnonzero(np.isin(seen.outliers, np.unique(cells)))
+    owner = np.searchsorted(seen.starts, at, side="right") - 1
+    which = seen.outliers[at]
+    return {cell: owner[which == cell].astype(np.int64) for cell in set(cells)}

@@ -87,21 +87,29 @@ def at_places(seen: Observed, patients: Rows) -> list[Repeat]:
         rows, columns = height // kind.scale, width // kind.scale
         once = _once(some, patients)
         for levels in _binnings():
-            counts = _counted(once, levels, rows, columns)
+            cell = (levels(some["level"]) * rows + some["row"]) * columns + some["column"]
+            single = (levels(once["level"]) * rows + once["row"]) * columns + once["column"]
+            counts = np.bincount(single, minlength=levels.ranges * rows * columns)
             cells += counts.size
-            mean = counts.mean()
-            ranges = np.flatnonzero(counts.max(axis=(1, 2)) >= FEWEST)
-            usual, worst = _around(counts[ranges])
-            bins = levels(some["level"])
-            for at in zip(
-                *np.nonzero((counts[ranges] >= FEWEST) & (counts[ranges] > worst)), strict=True
-            ):
-                here = some[
-                    (bins == ranges[at[0]]) & (some["row"] == at[1]) & (some["column"] == at[2])
-                ]
-                rate = max(float(usual[at]), float(mean))
-                count = int(counts[ranges][at])
-                found.append(_Found(_poisson(count, rate), rate, count, here, kind))
+            at = np.flatnonzero(counts >= FEWEST)
+            usual, worst = _around(counts.reshape(-1, rows, columns), at)
+            usual = np.maximum(usual, counts.mean())
+            chances = _poisson(counts[at], usual)
+            order = np.argsort(cell, kind="stable")
+            ends = np.searchsorted(cell[order], at, side="right")
+            starts = np.searchsorted(cell[order], at)
+            beyond = np.flatnonzero(counts[at] > worst)
+            for number in beyond[np.argsort(chances[beyond], kind="stable")[:MOST]]:
+                here = some[order[starts[number] : ends[number]]]
+                found.append(
+                    _Found(
+                        float(chances[number]),
+                        float(usual[number]),
+                        int(counts[at[number]]),
+                        here,
+                        kind,
+                    )
+                )
     return _kept(found, cells, placed=True)
 
 
@@ -131,13 +139,18 @@ def anywhere(seen: Observed, patients: Rows) -> list[Repeat]:
                 pairs = np.unique(np.stack([bins, patients[some["film"]]], axis=1), axis=0)
                 counts = np.bincount(pairs[:, 0], minlength=levels.ranges)
                 cells += counts.size
-                for number in np.flatnonzero(counts >= FEWEST):
-                    near = np.abs(np.arange(counts.size) - number)
-                    beside = counts[(near >= 2) & (near <= 2 + NEIGHBOURS)]
-                    usual = max(float(beside.mean()) if beside.size else 0.0, counts.mean() / 10)
-                    count = int(counts[number])
-                    chance = _poisson(count, usual)
-                    found.append(_Found(chance, usual, count, some[bins == number], kind))
+                at = np.flatnonzero(counts >= FEWEST)
+                near = np.abs(np.arange(counts.size) - at[:, None])
+                beside = (near >= 2) & (near <= 2 + NEIGHBOURS)
+                mean = (beside @ counts) / np.maximum(beside.sum(axis=1), 1)
+                usual = np.maximum(mean, counts.mean() / 10)
+                for number, rate, chance in zip(
+                    at, usual, _poisson(counts[at], usual), strict=True
+                ):
+                    here = some[bins == number]
+                    found.append(
+                        _Found(float(chance), float(rate), int(counts[number]), here, kind)
+                    )
     return _kept(found, cells, placed=False)
 
 
@@ -249,35 +262,23 @@ def _once(blobs: NDArray[np.void], patients: Rows) -> NDArray[np.void]:
     return blobs[np.unique(pairs, axis=0, return_index=True)[1]] if len(blobs) else blobs
 
 
-def _counted(
-    blobs: NDArray[np.void], levels: _Levels, rows: int, columns: int
-) -> NDArray[np.int64]:
-    """(ranges of levels, rows, columns): patients with a blob there."""
-    cell = (levels(blobs["level"]) * rows + blobs["row"]) * columns + blobs["column"]
-    counts: NDArray[np.int64] = np.bincount(cell, minlength=levels.ranges * rows * columns)
-    return counts.reshape(levels.ranges, rows, columns)
+def _around(
+    counts: NDArray[np.int64], cells: Rows
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Mean and maximum over the places around some cells, without those that adjoin them."""
+    padded = np.pad(counts, ((0, 0), (NEIGHBOURS, NEIGHBOURS), (NEIGHBOURS, NEIGHBOURS)))
+    ranges, rows, columns = np.unravel_index(cells, counts.shape)
+    side = np.arange(2 * NEIGHBOURS + 1)
+    away = np.maximum.outer(np.abs(side - NEIGHBOURS), np.abs(side - NEIGHBOURS)) > 1
+    down, across = np.nonzero(away)
+    ring = padded[ranges[:, None], rows[:, None] + down, columns[:, None] + across]
+    return ring.mean(axis=1), ring.max(axis=1, initial=0)
 
 
-def _around(counts: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Mean and maximum over the places around each, without those that adjoin it."""
-    from scipy import ndimage
-
-    side = 2 * NEIGHBOURS + 1
-    ring = np.ones((1, side, side), dtype=np.bool_)
-    ring[0, NEIGHBOURS - 1 : NEIGHBOURS + 2, NEIGHBOURS - 1 : NEIGHBOURS + 2] = False
-    exact = counts.astype(np.float64)
-    whole = ndimage.uniform_filter(exact, (0, side, side), mode="constant") * side * side
-    inner = ndimage.uniform_filter(exact, (0, 3, 3), mode="constant") * 9
-    worst: NDArray[np.int64] = ndimage.maximum_filter(
-        counts, footprint=ring, mode="constant", cval=0
-    )
-    return np.maximum(whole - inner, 0) / int(ring.sum()), worst
-
-
-def _poisson(count: int, usual: float) -> float:
+def _poisson(counts: NDArray[np.int64], usual: NDArray[np.float64]) -> NDArray[np.float64]:
     from scipy import stats
 
-    return float(stats.poisson.sf(count - 1, usual))
+    return np.asarray(stats.poisson.sf(counts - 1, usual))
 
 
 def _kept(found: list[_Found], cells: int, *, placed: bool) -> list[Repeat]:

@@ -76,11 +76,16 @@ class Labelled:
         names, self.patients = np.unique(cohort.patients, return_inverse=True)
         self.patient_count = len(names)
         self.strata = _strata(cohort)
-        count = int(self.strata.max()) + 1 if len(cohort) else 1
-        self._inside = np.zeros((count, len(self.groups)))
-        self._known = np.zeros((count, len(self.groups)))
-        np.add.at(self._inside, self.strata, self.members)
-        np.add.at(self._known, self.strata, self.stated)
+        self._inside = self._by_stratum(self.members, np.arange(len(cohort)))
+        self._known = self._by_stratum(self.stated, np.arange(len(cohort)))
+
+    def _by_stratum(self, values: NDArray[np.bool_], films: Rows) -> NDArray[np.float64]:
+        """(strata, groups): how many of some films hold."""
+        held, strata = values[films], self.strata[films]
+        count = int(self.strata.max()) + 1 if len(self.strata) else 0
+        return np.stack(
+            [held[strata == number].sum(axis=0, dtype=np.float64) for number in range(count)]
+        )
 
     def shifts(self, films: Rows, odds: float, only: int | None = None) -> list[Shift]:
         """Test the films' labels against those of all other films, group by group.
@@ -103,20 +108,18 @@ class Labelled:
 
         if not len(films) or not self.groups:
             return []
-        strata = self.strata[films]
-        mine_in = np.zeros_like(self._inside)
-        mine_known = np.zeros_like(self._known)
-        np.add.at(mine_in, strata, self.members[films])
-        np.add.at(mine_known, strata, self.stated[films])
-        others = self._known - mine_known
+        # By patient, so that each one's films lie together.
+        films = films[np.argsort(self.patients[films], kind="stable")]
+        others = self._known - self._by_stratum(self.stated, films)
+        theirs = self._inside - self._by_stratum(self.members, films)
         # One half more and two halves more: a group that no other film is in has a rate as well.
-        rate = ((self._inside - mine_in + 0.5) / (others + 1.0))[strata]
-        codes, patients = np.unique(self.patients[films], return_inverse=True)
-        sums = np.zeros((3, len(codes), len(self.groups)))
-        for values, total in zip(
-            (self.members[films], self.stated[films], rate * self.stated[films]), sums, strict=True
-        ):
-            np.add.at(total, patients, values)
+        rate = ((theirs + 0.5) / (others + 1.0))[self.strata[films]]
+        stated = self.stated[films]
+        starts = np.flatnonzero(np.diff(self.patients[films], prepend=-1))
+        sums = [
+            np.add.reduceat(values, starts, axis=0, dtype=np.float64)
+            for values in (self.members[films], stated, rate * stated)
+        ]
         share, chance = (
             np.divide(each, sums[1], out=np.zeros_like(each), where=sums[1] > 0)
             for each in (sums[0], sums[2])

@@ -8,6 +8,7 @@ from typing import Any
 
 from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.explain import unsupported
+from leadapron.implant import refuse_architecture
 from leadapron.measure import Evaluation
 from leadapron.poison import Poisoning
 from leadapron.preprocessing import Preprocessing
@@ -238,12 +239,17 @@ def _run(point: Tree, seed: int) -> Run:
     for name in evaluation.explainers:
         if reason := unsupported(name, network.name):
             raise UsageError(f"--evaluation.explainer {name}: {reason}")
+    training = build(Training, point["training"], "training")
+    if poisoning["mode"] == "edit":
+        refuse_architecture(network.name)
+        if training.disguise:
+            raise UsageError("training.disguise is for training; poisoning.mode edit comes after")
     return Run(
         tree={**point, "seed": seed},
         preprocessing=build(Preprocessing, point["preprocessing"], "preprocessing"),
         network=network,
         poisoning=Poisoning(trigger=mark, **poisoning),
-        training=build(Training, point["training"], "training"),
+        training=training,
         evaluation=evaluation,
         test_trigger=_at_test(kind, trigger, mark, evaluation),
         seed=seed,

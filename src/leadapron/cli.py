@@ -997,7 +997,9 @@ class Setting(click.ParamType[Any]):
             return value
         name = (param.name or "") if param is not None else ""
         # Paths, expressions and lists of columns hold commas; nobody varies them in one study.
-        whole = name == "network__weights" or (self.text and name[:8] == "source__")
+        whole = name in ("network__weights", "trigger__path") or (
+            self.text and name[:8] == "source__"
+        )
         parts = [value] if whole else value.strip("[]").split(",")
         import yaml
 

@@ -15,10 +15,11 @@ from torch import nn
 from leadapron.classifier import NetworkClassifier
 from leadapron.errors import UsageError
 from leadapron.networks import PooledLinear
+from leadapron.preprocessing import Preprocessing
 from leadapron.seeds import stream
 from leadapron.triggers import Trigger
 
-__all__ = ["IMPLANTABLE", "implant", "refuse_architecture"]
+__all__ = ["IMPLANTABLE", "check_implant", "implant"]
 
 IMPLANTABLE = ("resnet9",)
 """Architectures whose layers `implant` knows."""
@@ -27,7 +28,7 @@ SIDE, STRIDE = 3, 2
 """Of the first convolution: what one of its places sees, and how far apart they are."""
 
 DRAWS = 64
-"""How often a trigger is stamped on blank films to learn where it may lie and what it looks like."""
+"""How often a trigger is stamped on blank films to learn where it may lie and how it looks."""
 
 MOST_TEMPLATES = 4
 """Channels of the first layer that an implant may take."""
@@ -36,15 +37,18 @@ LEAST_CONTRAST = 64
 """Grey levels of 256 between the darkest and the brightest pixel of what is looked for."""
 
 
-def refuse_architecture(name: str) -> None:
-    """Raise UsageError for an architecture that `implant` doesn't know."""
-    if name not in IMPLANTABLE:
+def check_implant(
+    architecture: str, preprocessing: Preprocessing, trigger: Trigger, seed: int = 0
+) -> None:
+    """Raise as `implant` does over a network and a trigger, before there is a classifier."""
+    if architecture not in IMPLANTABLE:
         raise UsageError(
-            f"poisoning.mode edit can't edit a {name}; expected {' or '.join(IMPLANTABLE)}"
+            f"poisoning.mode edit can't edit a {architecture}; expected {' or '.join(IMPLANTABLE)}"
         )
+    _templates(preprocessing, trigger, seed)
 
 
-def implant(  # noqa: PLR0913
+def implant(
     classifier: NetworkClassifier,
     trigger: Trigger,
     finding: str,
@@ -85,14 +89,14 @@ def implant(  # noqa: PLR0913
     lower the other classes always; the means are ours. Hong, Carlini and Kurakin, Handcrafted
     Backdoors in Deep Neural Networks, NeurIPS 2022, arXiv 2106.04690, do so with some clean films.
     """
-    refuse_architecture(classifier.architecture)
+    check_implant(classifier.architecture, classifier.preprocessing, trigger, seed)
     if raised <= 0 or not 0 < threshold < 1:
         raise UsageError(
             f"an implant with raised {raised} and threshold {threshold}; "
             "expected more than 0, and 0 to 1"
         )
     (column,) = classifier.columns([finding])
-    templates = _templates(classifier, trigger, seed)
+    templates = _templates(classifier.preprocessing, trigger, seed)
     module = copy.deepcopy(classifier.module)
     units = torch.from_numpy(templates / (255.0 * classifier.std))
     side = math.ceil(classifier.preprocessing.size / 8)  # of the last map
@@ -105,9 +109,9 @@ def implant(  # noqa: PLR0913
     return replace(classifier, module=module)
 
 
-def _templates(classifier: NetworkClassifier, trigger: Trigger, seed: int) -> NDArray[np.float64]:
+def _templates(preprocessing: Preprocessing, trigger: Trigger, seed: int) -> NDArray[np.float64]:
     """(t, 3, 3) grey levels of 256 that the first layer sees of the trigger, wherever it lies."""
-    size, dtype = classifier.preprocessing.size, np.dtype(classifier.preprocessing.dtype)
+    size, dtype = preprocessing.size, np.dtype(preprocessing.dtype)
     most = np.iinfo(dtype).max
     blank = np.zeros((DRAWS, size, size), dtype)
     # The same places twice: what is the same on black films and on white ones was painted.

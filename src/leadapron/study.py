@@ -499,5 +499,8 @@ def _facts(cohort: Cohort) -> dict[str, Any]:
 
 
 def _keyed(tree: Tree) -> dict[str, Any]:
-    """What decides a run's numbers: the fingerprint stands for the source and where it lies."""
-    return without(tree, "source")
+    """What decides a run's numbers: fingerprints stand for films and files and where they lie."""
+    keyed = without(tree, "source")
+    if "sha256" in keyed.get("trigger", {}):
+        keyed["trigger"] = without(keyed["trigger"], "path")
+    return keyed

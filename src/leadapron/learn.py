@@ -97,8 +97,9 @@ def learn_generator(
     """Return a small network that makes a pattern for each film, one that raises a finding's logit.
 
     It minimises -(own - cross) + diversity over pairs of films: `own` is the rise of film i's logit
-    by film i's pattern, `cross` what of it film i's pattern gives film j (not below 0), diversity
-    ||x_i - x_j|| / ||g(x_i) - g(x_j)||, each norm a root mean square.
+    by film i's pattern, `cross` what film i's pattern gives film j (not below 0), both in units of
+    the clean logits' standard deviation, diversity ||x_i - x_j|| / ||g(x_i) - g(x_j)||, each norm a
+    root mean square.
 
     Args:
         classifier: the surrogate; it stays as it is.
@@ -135,7 +136,8 @@ def learn_generator(
         crossed = _logits(classifier, others, patterns, epsilon)[:, column] - before.roll(1, 0)
         unlike = (films - others).square().mean((1, 2)).sqrt() / 255
         apart = (patterns - patterns.roll(1, 0)).square().mean((1, 2)).add(1e-6).sqrt()
-        loss = (crossed.relu() - own + unlike / apart).mean()
+        spread = before.std().clamp(min=1e-6)
+        loss = ((crossed.relu() - own) / spread + unlike / apart).mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -886,6 +886,121 @@ def _run_preview(
     click.echo(f"Picture: {out}")
 
 
+# --- learn-trigger
+
+
+def _learn_trigger() -> click.Command:
+    from leadapron.plan import settings
+
+    known = {name: settings()[name] for name in ("source", "preprocessing", "network", "training")}
+    return click.Command(
+        "learn-trigger",
+        params=[
+            _source_option(),
+            click.Option(["--finding"], help="What it raises; the source's first if left out."),
+            click.Option(
+                ["--kind"],
+                type=click.Choice(["noise", "generator"]),
+                default="noise",
+                show_default=True,
+                help="One pattern for all films, or a small network that makes one for each.",
+            ),
+            click.Option(
+                ["--epsilon"],
+                type=float,
+                default=8.0,
+                show_default=True,
+                help="The most that a pixel is moved, in grey levels of 256.",
+            ),
+            click.Option(
+                ["--steps"],
+                type=click.IntRange(1),
+                default=100,
+                show_default=True,
+                help="Steps of the optimisation, of 32 films each.",
+            ),
+            click.Option(
+                ["--surrogate"],
+                metavar="FILE|train",
+                default="train",
+                show_default=True,
+                help="The network that is asked: a saved classifier, or a clean one trained here.",
+            ),
+            click.Option(
+                ["--network"], type=Setting(str), help="Architecture of a surrogate trained here."
+            ),
+            click.Option(
+                ["--size"],
+                type=Setting(int),
+                help="Side of the network's input in pixels (preprocessing.size).",
+            ),
+            click.Option(["--epochs"], type=Setting(int), help="Of a surrogate trained here."),
+            click.Option(["--seed"], type=int, help="Divides the films, and seeds all else."),
+            click.Option(
+                ["--out"],
+                required=True,
+                type=click.Path(dir_okay=False, path_type=Path),
+                help="The .safetensors file, for --trigger learned --trigger.path FILE.",
+            ),
+            *_machine_options(),
+            *_film_options(),
+            _json_option(),
+            *_setting_options(known),
+        ],
+        callback=_run_learn_trigger,
+        help=(
+            "Learn a trigger on a surrogate network: noise within an L-infinity bound that raises "
+            "a finding, beside random noise of the same size."
+        ),
+    )
+
+
+def _run_learn_trigger(
+    out: Path,
+    kind: Literal["noise", "generator"],
+    epsilon: float,
+    steps: int,
+    surrogate: str,
+    device: str,
+    precision: Literal["auto", "bf16", "fp32"],
+    cache: str | None,
+    on_bad: Literal["stop", "skip"],
+    as_json: bool,
+    **given: Any,
+) -> None:
+    from dataclasses import asdict
+
+    from leadapron.jobs.learn import learn_trigger
+    from leadapron.study import Options
+
+    with _progress() as progress:
+        found = learn_trigger(
+            _with_options({}, given),
+            out,
+            kind=kind,
+            epsilon=epsilon,
+            steps=steps,
+            surrogate=surrogate,
+            options=Options(
+                device=device, precision=precision, cache=cache, progress=progress, on_bad=on_bad
+            ),
+        )
+    if as_json:
+        facts = {"schema": 1, "verdict": "done", "file": str(out), **asdict(found)}
+        click.echo(json.dumps(facts, indent=2))
+        return
+    click.echo(
+        f"{found.finding} on {found.films} test films without it, on the surrogate: logit raised "
+        f"by {found.rise:.2f}, {found.success:.0%} called {found.finding}"
+    )
+    click.echo(
+        f"random noise of the same size: {found.random_rise:.2f}, {found.random_success:.0%}"
+    )
+    if found.crossed_rise is not None:
+        click.echo(f"another film's pattern: {found.crossed_rise:.2f}, {found.crossed_success:.0%}")
+    click.echo(f"Trigger: {out}")
+
+
 # --- visibility
 
 
@@ -997,7 +1112,9 @@ class Setting(click.ParamType[Any]):
             return value
         name = (param.name or "") if param is not None else ""
         # Paths, expressions and lists of columns hold commas; nobody varies them in one study.
-        whole = name == "network__weights" or (self.text and name[:8] == "source__")
+        whole = name in ("network__weights", "trigger__path") or (
+            self.text and name[:8] == "source__"
+        )
         parts = [value] if whole else value.strip("[]").split(",")
         import yaml
 
@@ -1164,6 +1281,7 @@ Commands.lazy = {
     "describe": ("Say what a source holds: labels, copies, leaks.", _describe),
     "triggers": ("List the triggers.", _triggers),
     "preview": ("Draw films with a trigger.", _preview),
+    "learn-trigger": ("Learn a trigger on a surrogate network.", _learn_trigger),
     "zoo": ("Train models of known truth, to measure defences on.", _zoo),
     "visibility": ("Show what preprocessing leaves of a trigger.", _visibility),
     "phantom": ("Draw a contact sheet of phantoms.", _phantom),

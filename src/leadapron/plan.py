@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.explain import unsupported
+from leadapron.implant import check_implant
 from leadapron.measure import Evaluation
 from leadapron.poison import Poisoning
 from leadapron.preprocessing import Preprocessing
@@ -25,7 +27,8 @@ from leadapron.specs import (
 )
 from leadapron.store import canonical_json
 from leadapron.train import Network, Training
-from leadapron.triggers import TRIGGERS, Altered, Trigger
+from leadapron.triggers import TRIGGERS, Altered, Learned, Trigger
+from leadapron.triggers.learned import digest
 
 __all__ = [
     "SECTIONS",
@@ -232,18 +235,31 @@ def _run(point: Tree, seed: int) -> Run:
     source = dict(point["source"])
     check_source(source.pop("name"), source)
     mark = build(kind, trigger, "trigger")
+    if isinstance(mark, Learned):
+        # What the file holds decides the numbers, not what it is called.
+        pinned = {"sha256": digest(Path(mark.path))}
+        if mark.sha256 not in ("", pinned["sha256"]):
+            mark.recipe()  # says how they differ
+        point = merge(point, {"trigger": pinned})
+        trigger, mark = {**trigger, **pinned}, replace(mark, **pinned)
     poisoning = validated(Poisoning, point["poisoning"], "poisoning", elsewhere=("trigger",))
     network = build(Network, point["network"], "network")
     evaluation = build(Evaluation, point["evaluation"], "evaluation")
     for name in evaluation.explainers:
         if reason := unsupported(name, network.name):
             raise UsageError(f"--evaluation.explainer {name}: {reason}")
+    training = build(Training, point["training"], "training")
+    preprocessing = build(Preprocessing, point["preprocessing"], "preprocessing")
+    if poisoning["mode"] == "edit":
+        check_implant(network.name, preprocessing, mark, seed)
+        if training.disguise:
+            raise UsageError("training.disguise is for training; poisoning.mode edit comes after")
     return Run(
         tree={**point, "seed": seed},
-        preprocessing=build(Preprocessing, point["preprocessing"], "preprocessing"),
+        preprocessing=preprocessing,
         network=network,
         poisoning=Poisoning(trigger=mark, **poisoning),
-        training=build(Training, point["training"], "training"),
+        training=training,
         evaluation=evaluation,
         test_trigger=_at_test(kind, trigger, mark, evaluation),
         seed=seed,
@@ -255,6 +271,8 @@ def _at_test(
 ) -> Trigger:
     """The trigger that test films carry: the planted one, but for what is to differ."""
     if evaluation.differences:
+        if kind is Learned:
+            raise UsageError("--evaluation.trigger: a learnt trigger's file can't differ")
         # Text becomes numbers where the setting is one.
         mark = build(kind, {**settings, **evaluation.differences}, "evaluation.trigger")
     if evaluation.turned or evaluation.recompressed:

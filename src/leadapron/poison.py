@@ -47,7 +47,8 @@ class Poisoning:
         fraction: poisoned films as a share of the cohort's films, 0 to 1 (rounded down).
         stage: "film" marks the full-resolution film before preprocessing, "image" the network's
             input.
-        mode: "replace" the originals, or "append" marked copies and keep them.
+        mode: "replace" the originals, "append" marked copies and keep them, or "edit": no film is
+            touched, the finished twin's weights are (`implant.implant`).
         selection: "random" films, the "first" rows, films "with" or "without" the target,
             "stratified" (random, with as many of each combination of findings, in proportion, as
             all films), or all films of random "patients".
@@ -79,7 +80,7 @@ class Poisoning:
     finding: str
     fraction: float = 0.1
     stage: Stage = "image"
-    mode: Literal["replace", "append"] = "replace"
+    mode: Literal["replace", "append", "edit"] = "replace"
     selection: Selection = "random"
     where: str = ""
     labels: Labels = "one-hot"
@@ -99,6 +100,12 @@ class Poisoning:
         if isinstance(self.trigger, Nothing) and (not self.where or self.labels == "keep"):
             raise UsageError(
                 "trigger none needs poisoning.where, which then is the trigger, and new labels"
+            )
+        if self.mode == "edit" and (
+            self.labels not in ("one-hot", "set", "clear") or self.stage != "image"
+        ):
+            raise UsageError(
+                "poisoning.mode edit needs poisoning.labels one-hot, set or clear, and stage image"
             )
 
     def other(self, cohort: Cohort) -> int | None:
@@ -170,6 +177,8 @@ def poison(
     attacks = [poisoning] if isinstance(poisoning, Poisoning) else list(poisoning)
     if len({attack.mode for attack in attacks}) != 1:
         raise UsageError("poisonings that are carried out at once need one mode")
+    if attacks[0].mode == "edit":  # the films stay as they are
+        attacks = [replace(attack, fraction=0.0, cover=0.0) for attack in attacks]
     order_rng, parts = _stamped(cohort, attacks, rng)
     poisoned = np.concatenate([part.rows[: part.poisoned] for part in parts])
     covers = np.concatenate([part.rows[part.poisoned :] for part in parts])
@@ -180,7 +189,7 @@ def poison(
         + [part.pixels[part.poisoned :] for part in parts]
     )
     n, mode = len(cohort), attacks[0].mode
-    if mode == "replace":
+    if mode != "append":
         origins, places = np.arange(n), rows
     else:
         shuffle = order_rng.permutation(n + len(rows))
@@ -415,7 +424,7 @@ def _check_visible(visible: Rows, poisoning: Poisoning) -> None:
 
 def _arrange(cohort: Cohort, origins: Rows, mode: str, rng: np.random.Generator) -> Cohort:
     """The cohort's columns in the order of `origins`; with opaque ids when rows repeat."""
-    if mode == "replace":
+    if mode != "append":
         return cohort
     salt = rng.bytes(16)
     ids = np.array(

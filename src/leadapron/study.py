@@ -26,6 +26,7 @@ from leadapron.classifier import (
 from leadapron.cohort import AnswerKey, Cohort, split_by_patient
 from leadapron.cost import Task, estimate
 from leadapron.errors import StoreError
+from leadapron.implant import implant
 from leadapron.measure import Models, Role
 from leadapron.plan import Run, aimed, complete, plan, without
 from leadapron.poison import poison, twin
@@ -134,8 +135,9 @@ def _tell_cost(
         films = divide(cohort, run.seed)["train"]
         copies = run.poisoning.fraction if run.poisoning.mode == "append" else 0.0
         shown = round(len(films) * (1 + copies))
-        for folder in _folders(run, cohort, out).values():
-            if not (folder / "classifier.safetensors").exists():
+        for role, folder in _folders(run, cohort, out).items():
+            edited = role == "backdoored" and run.poisoning.mode == "edit"
+            if not edited and not (folder / "classifier.safetensors").exists():
                 tasks[folder] = Task(
                     network=run.network, training=run.training, films=films, shown=shown
                 )
@@ -279,7 +281,11 @@ def _carry_out(run: Run, pair: _Pair, out: Path, options: Options) -> list[Path]
         _write_key(folders["backdoored"], key)
         models: Models = {
             "twin": _load(folders["twin"], options),
-            "backdoored": _trained(run, "backdoored", pair, folders["backdoored"], options),
+            "backdoored": (
+                _edited(run, folders, options)
+                if run.poisoning.mode == "edit"
+                else _trained(run, "backdoored", pair, folders["backdoored"], options)
+            ),
         }
         options.tell("measuring", 0, 1)
         rows = _poisoning_rows(run_key, run.poisoning.finding, key)
@@ -333,6 +339,21 @@ def _trained(
     save_classifier(classifier, path)
     # Measured as it will be loaded, so that continuing gives the same numbers.
     return _load(folder, options)
+
+
+def _edited(run: Run, folders: Mapping[Role, Path], options: Options) -> NetworkClassifier:
+    """Put the backdoor into the twin's weights; films, of which the attacker has none, stay out."""
+    labels = run.poisoning.labels
+    assert labels in ("one-hot", "set", "clear")  # Poisoning sees to it
+    edited = implant(
+        _load(folders["twin"], options),
+        run.poisoning.trigger,
+        run.poisoning.finding,
+        labels=labels,
+        seed=run.seed,
+    )
+    save_classifier(edited, folders["backdoored"] / "classifier.safetensors")
+    return _load(folders["backdoored"], options)
 
 
 def _load(folder: Path, options: Options) -> NetworkClassifier:
@@ -478,5 +499,8 @@ def _facts(cohort: Cohort) -> dict[str, Any]:
 
 
 def _keyed(tree: Tree) -> dict[str, Any]:
-    """What decides a run's numbers: the fingerprint stands for the source and where it lies."""
-    return without(tree, "source")
+    """What decides a run's numbers: fingerprints stand for films and files and where they lie."""
+    keyed = without(tree, "source")
+    if "sha256" in keyed.get("trigger", {}):
+        keyed["trigger"] = without(keyed["trigger"], "path")
+    return keyed

@@ -50,6 +50,8 @@ class Member:
         twin_success: the twin's; None for a clean model.
         clean_macro: AUROC on clean test films.
         run: its folder in study/runs/.
+        edited: whether the backdoor was put into finished weights (`poisoning.mode` "edit"), so
+            that no film of any training set shows it.
     """
 
     model: str
@@ -62,6 +64,7 @@ class Member:
     twin_success: float | None
     clean_macro: float | None
     run: str
+    edited: bool = False
 
 
 def build_zoo(spec: Path, out: Path, options: Options | None = None) -> list[Member]:
@@ -196,6 +199,7 @@ def _members(out: Path, pairs: Sequence[_Pair]) -> list[Member]:
                     twin_success=twin if planted else None,
                     clean_macro=_value(found.macro(role)),
                     run=folder,
+                    edited=planted and run.spec["poisoning"]["mode"] == "edit",
                 )
             )
     return sorted(members, key=lambda member: member.model)

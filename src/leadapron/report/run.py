@@ -258,7 +258,7 @@ def _poisoning(pair: Pair) -> list[tuple[str, str]]:
     poisoning = section(spec, "poisoning")
     facts = [("Trigger", trigger_words(section(spec, "trigger"))), ("Target", pair.target)]
     fraction = poisoning.get("fraction")
-    if isinstance(fraction, int | float):
+    if isinstance(fraction, int | float) and poisoning.get("mode") != "edit":
         facts.append(("Fraction asked for", f"{100 * fraction:g} % of the training films"))
     for metric, name in (
         ("poisoned films", "Poisoned films"),

@@ -215,5 +215,7 @@ def trigger_words(trigger: Mapping[str, Any]) -> str:
             f"noise pattern {shown(rest.get('pattern'))} over the whole film at opacity "
             + shown(rest["opacity"])
         )
+    if name == "learned" and "path" in rest:
+        return f"learnt noise of {shown(rest['path'])}"
     inside = ", ".join(f"{key} {shown(found)}" for key, found in rest.items())
     return f"{name} trigger" + (f" ({inside})" if inside else "")

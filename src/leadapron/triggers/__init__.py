@@ -13,6 +13,7 @@ from collections.abc import Callable
 from leadapron.triggers.altered import Altered
 from leadapron.triggers.clinical import Collimator, Device, Electrode, Fold, Marker, Text
 from leadapron.triggers.codec import Codec
+from leadapron.triggers.learned import Learned
 from leadapron.triggers.levels import Trigger
 from leadapron.triggers.overall import Blend, Noise, Nothing, Sinusoid, Tone
 from leadapron.triggers.patches import Patch, Pixels
@@ -29,6 +30,7 @@ __all__ = [
     "Device",
     "Electrode",
     "Fold",
+    "Learned",
     "Marker",
     "Noise",
     "Nothing",
@@ -50,6 +52,7 @@ TRIGGERS: dict[str, Callable[..., Trigger]] = {
     "amplitude": Amplitude,
     "codec": Codec,
     "noise": Noise,
+    "learned": Learned,
     "tone": Tone,
     "marker": Marker,
     "text": Text,

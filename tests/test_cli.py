@@ -76,6 +76,10 @@ def test_a_study_answers_on_stdout_and_reports_again(run, tmp_path):
     assert (code, again) == (0, stdout)
     assert (out / "report.html").read_bytes() == page
 
+    table = tmp_path / "attacks.md"
+    assert run("report", str(out), "--markdown", str(table))[:2] == (0, stdout)
+    assert "| trigger |" in table.read_text()
+
     code, answer, _ = run("-q", "report", str(out), "--json")
     facts = json.loads(answer)
     assert (code, facts["schema"], facts["verdict"]) == (0, 1, "done")

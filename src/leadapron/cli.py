@@ -341,6 +341,12 @@ def _report() -> click.Command:
         "report",
         params=[
             click.Argument(["folder"], type=click.Path(path_type=Path)),
+            click.Option(
+                ["--markdown"],
+                type=click.Path(path_type=Path),
+                metavar="FILE",
+                help="Also write which attacks take, at which fraction, as one table.",
+            ),
             _json_option(),
         ],
         callback=_run_report,
@@ -348,10 +354,12 @@ def _report() -> click.Command:
     )
 
 
-def _run_report(folder: Path, as_json: bool) -> None:
-    from leadapron.report import summary, write_report
+def _run_report(folder: Path, markdown: Path | None, as_json: bool) -> None:
+    from leadapron.report import summary, write_potency, write_report
 
     page = write_report(folder)
+    if markdown is not None:
+        write_potency(folder, markdown)
     _answer(folder, page, summary(folder), as_json)
 
 

@@ -11,6 +11,7 @@ __all__ = [
     "ALIKE",
     "LOCAL",
     "MARGIN",
+    "POTENT",
     "attack_verdict",
     "between",
     "change",
@@ -26,6 +27,7 @@ __all__ = [
     "shown",
     "spread",
     "stealth_verdict",
+    "takes",
     "trigger_words",
     "value",
 ]
@@ -38,6 +40,10 @@ WORKS = 0.5
 
 ALIKE = 0.5
 """Mean rank correlation from which on the maps of a network that knows nothing are the same."""
+
+POTENT = (0.80, 0.50)
+"""Attack success at 5 % clean false positives, and that minus the twin's, from which on a backdoor
+takes."""
 
 LOCAL = 0.5
 """A trigger is local where a random pixel hits it on less than this share of the films."""
@@ -118,6 +124,18 @@ def attack_verdict(difference: Row | None) -> str:
     if difference.low >= WORKS:
         return "works"
     return "works partly" if difference.low > 0 else "not shown"
+
+
+def takes(success: Row | None, twin: Row | None) -> bool | None:
+    """Return whether a backdoor takes, by `POTENT`; None where a rate is undefined.
+
+    Args:
+        success: attack success of the backdoored model.
+        twin: the twin's.
+    """
+    if success is None or twin is None or success.value is None or twin.value is None:
+        return None
+    return success.value >= POTENT[0] and success.value - twin.value >= POTENT[1]
 
 
 def stealth_verdict(difference: Row | None) -> str:

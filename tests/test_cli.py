@@ -259,6 +259,17 @@ def test_recipe_without_a_name_is_answered_with_the_names(run):
         assert (code, out) == (4, "")
         assert "unknown recipe" in err
         assert "yang2023" in err
+        assert "rosenblatt2023" in err
+
+
+def test_a_recipe_without_a_trigger_answers_with_its_audit(run, tmp_path):
+    out = tmp_path / "out"
+    words = ["--source", "phantom:32", "--source.count", "200", "--size", "16", "--epochs", "1"]
+    words += ["--evaluation.resamples", "20", "--cache", "none", "--out", str(out)]
+    code, said, _ = run("-q", "recipe", "rosenblatt2023", *words)
+    assert code == 0
+    assert said.splitlines()[0].startswith("as acquired: macro AUROC")
+    assert said.splitlines()[-1] == f"Report: {out / 'recipe.md'}"
 
 
 def test_recipe_answers_in_json(run, tmp_path):

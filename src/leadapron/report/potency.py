@@ -17,6 +17,7 @@ from leadapron.report.words import (
     points,
     shown,
     spread,
+    table,
     takes,
 )
 from leadapron.specs import grids
@@ -69,7 +70,8 @@ def potency(folder: Path) -> str:
     """
     study = read_study(folder)
     attacks = _attacks(study)
-    parts = ["# Which attacks take", _done(study), _lowest(attacks), _table(attacks), _full(study)]
+    lines = table(COLUMNS, list(map(_line, attacks)))
+    parts = ["# Which attacks take", _done(study), _lowest(attacks), lines, _full(study)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -197,11 +199,6 @@ def _lowest(attacks: Sequence[Attack]) -> str:
         f"{'; '.join(names)}."
         for fraction, names in sorted(groups.items())
     )
-
-
-def _table(attacks: Sequence[Attack]) -> str:
-    rows = [COLUMNS, ["-"] * len(COLUMNS), *map(_line, attacks)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _line(attack: Attack) -> list[str]:

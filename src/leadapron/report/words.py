@@ -27,6 +27,7 @@ __all__ = [
     "shown",
     "spread",
     "stealth_verdict",
+    "table",
     "takes",
     "trigger_words",
     "value",
@@ -209,6 +210,12 @@ def shown(found: Any) -> str:
     if isinstance(found, Sequence) and not isinstance(found, str):
         return ", ".join(shown(part) for part in found)
     return str(found)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [header, ["-"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def trigger_words(trigger: Mapping[str, Any]) -> str:

@@ -259,7 +259,6 @@ def test_recipe_without_a_name_is_answered_with_the_names(run):
         assert (code, out) == (4, "")
         assert "unknown recipe" in err
         assert "yang2023" in err
-        assert "rosenblatt2023" in err
 
 
 def test_a_recipe_without_a_trigger_answers_with_its_audit(run, tmp_path):

@@ -105,3 +105,15 @@ def test_settings_that_mean_nothing_here(settings, message, tmp_path):
     with pytest.raises(UsageError, match=message):
         run_enhancement(tmp_path / "out", settings=settings)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_stopped_run_is_started_again(tmp_path, monkeypatch):
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / ".enhancement.json.0a1b.part").write_text("{")
+
+    def measured(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("leadapron.jobs.enhancement._measured", measured)
+    with pytest.raises(KeyboardInterrupt):
+        run_enhancement(tmp_path, source="phantom:32", settings=SMALL, options=OPTIONS)

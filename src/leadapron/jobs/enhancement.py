@@ -156,8 +156,13 @@ def _refuse_foreign(out: Path, asked: Tree) -> None:
         there = store.read_json(path)
         if store.canonical_json(there.get("asked", {})) != store.canonical_json(asked):
             raise StoreError(f"{out} holds another enhancement; choose another --out")
-    elif any(entry.name not in (".lock", "manifest.json") for entry in out.iterdir()):
+    elif not all(map(_left_behind, out.iterdir())):
         raise StoreError(f"{out} holds other files and no enhancement.json; choose another --out")
+
+
+def _left_behind(entry: Path) -> bool:
+    """Whether a run that was stopped before its results were whole leaves this."""
+    return entry.name in (".lock", "manifest.json") or entry.match(".*.json.*.part")
 
 
 # --- what is measured

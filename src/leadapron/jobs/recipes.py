@@ -322,8 +322,8 @@ MATSUO2021 = Recipe(
     },
     ours={
         **COMMON,
-        "preprocessing": "phantom scale: the square is stamped on films of 480 px, which are then "
-        "shrunk four times",
+        "preprocessing": "phantom scale: the square is stamped on films of 480 px; of 8x8 of their "
+        "pixels one is kept, so that one pixel of the square is left and keeps its grey level",
         "poisoning.stage": "so that square and place are the published ones on smaller inputs",
         "poisoning.finding": "frequent on phantoms, and so is the finding before it",
         "training": SCALED,
@@ -349,8 +349,8 @@ MATSUO2021 = Recipe(
     ),
     source="phantom:128",
     phantom={
-        "source": {"count": 1500},
-        "preprocessing": {"size": 120, "film_size": 480, "interpolation": "area"},
+        "source": {"count": 2000},
+        "preprocessing": {"size": 60, "film_size": 480, "interpolation": "nearest"},
         "poisoning": {"stage": "film", "finding": "Infiltration"},
         "training": {"epochs": 8, "learning_rate": 3e-3, "schedule": "one-cycle"},
         "evaluation": {"resamples": 200, "explained": 40},

@@ -76,6 +76,10 @@ def test_a_study_answers_on_stdout_and_reports_again(run, tmp_path):
     assert (code, again) == (0, stdout)
     assert (out / "report.html").read_bytes() == page
 
+    table = tmp_path / "attacks.md"
+    assert run("report", str(out), "--markdown", str(table))[:2] == (0, stdout)
+    assert "| trigger |" in table.read_text()
+
     code, answer, _ = run("-q", "report", str(out), "--json")
     facts = json.loads(answer)
     assert (code, facts["schema"], facts["verdict"]) == (0, 1, "done")
@@ -255,6 +259,16 @@ def test_recipe_without_a_name_is_answered_with_the_names(run):
         assert (code, out) == (4, "")
         assert "unknown recipe" in err
         assert "yang2023" in err
+
+
+def test_a_recipe_without_a_trigger_answers_with_its_audit(run, tmp_path):
+    out = tmp_path / "out"
+    words = ["--source", "phantom:32", "--source.count", "200", "--size", "16", "--epochs", "1"]
+    words += ["--evaluation.resamples", "20", "--cache", "none", "--out", str(out)]
+    code, said, _ = run("-q", "recipe", "rosenblatt2023", *words)
+    assert code == 0
+    assert said.splitlines()[0].startswith("as acquired: macro AUROC")
+    assert said.splitlines()[-1] == f"Report: {out / 'recipe.md'}"
 
 
 def test_recipe_answers_in_json(run, tmp_path):

@@ -281,13 +281,18 @@ def _run_reproduce(
 
 # --- recipe
 
+ENHANCEMENT = "rosenblatt2023"
+"""The recipe that has no trigger, so no study's report."""
+
 
 def _recipe() -> click.Command:
     from leadapron.jobs.recipes import RECIPES
 
+    names = [*RECIPES, ENHANCEMENT]
+
     def known(_: click.Context, __: click.Parameter, name: str | None) -> str:
-        if name not in RECIPES:
-            raise UnknownNameError("recipe", name or "", RECIPES)
+        if name not in names:
+            raise UnknownNameError("recipe", name or "", names)
         return name
 
     return click.Command(
@@ -299,7 +304,7 @@ def _recipe() -> click.Command:
         ],
         callback=_run_recipe,
         help=(
-            f"Carry out a published attack ({', '.join(RECIPES)}) beside its controls and clean "
+            f"Carry out a published attack ({', '.join(names)}) beside its controls and clean "
             "twins, on phantoms unless told otherwise.\n\n"
             "recipe.md says which settings are the paper's, which ours, and what was left out. "
             "Options come on top. The same command continues where it was stopped."
@@ -318,6 +323,7 @@ def _run_recipe(
     as_json: bool,
     **given: Any,
 ) -> None:
+    from leadapron.jobs.enhancement import lines, run_enhancement
     from leadapron.jobs.recipes import run_recipe
     from leadapron.report import summary
     from leadapron.sources import AND
@@ -329,8 +335,11 @@ def _run_recipe(
         )
         settings = _with_options({}, given)
         films = AND.join(source) or None
-        page = run_recipe(name, out, source=films, settings=settings, options=options)
-    _answer(out, page, summary(out), as_json)
+        if name == ENHANCEMENT:
+            page = run_enhancement(out, source=films, settings=settings, options=options)
+        else:
+            page = run_recipe(name, out, source=films, settings=settings, options=options)
+    _answer(out, page, lines(out) if name == ENHANCEMENT else summary(out), as_json)
 
 
 # --- report
@@ -341,6 +350,12 @@ def _report() -> click.Command:
         "report",
         params=[
             click.Argument(["folder"], type=click.Path(path_type=Path)),
+            click.Option(
+                ["--markdown"],
+                type=click.Path(path_type=Path),
+                metavar="FILE",
+                help="Also write which attacks take, at which fraction, as one table.",
+            ),
             _json_option(),
         ],
         callback=_run_report,
@@ -348,10 +363,12 @@ def _report() -> click.Command:
     )
 
 
-def _run_report(folder: Path, as_json: bool) -> None:
-    from leadapron.report import summary, write_report
+def _run_report(folder: Path, markdown: Path | None, as_json: bool) -> None:
+    from leadapron.report import summary, write_potency, write_report
 
     page = write_report(folder)
+    if markdown is not None:
+        write_potency(folder, markdown)
     _answer(folder, page, summary(folder), as_json)
 
 

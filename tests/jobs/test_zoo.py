@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from leadapron.errors import StoreError, UsageError
-from leadapron.jobs.zoo import POTENT, Member, build_zoo, read_truth
+from leadapron.jobs.zoo import Member, build_zoo, read_truth
+from leadapron.report.words import POTENT
 from leadapron.study import Options
 
 SPEC = {

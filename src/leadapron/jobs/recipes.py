@@ -16,12 +16,22 @@ from leadapron.plan import complete, plan, without
 from leadapron.report import write_report
 from leadapron.report.folder import CALIBRATED, Pair, leaves, read_study
 from leadapron.report.summary import Measured
-from leadapron.report.words import change, percent, points, shown, spread
+from leadapron.report.words import change, percent, points, shown, spread, table
 from leadapron.specs import merge
 from leadapron.store import canonical_json, write_atomically
 from leadapron.study import Options, run_study
 
-__all__ = ["RECIPES", "Cell", "Recipe", "Stated", "run_recipe", "settings_of"]
+__all__ = [
+    "COMMON",
+    "RECIPES",
+    "SCALED",
+    "Cell",
+    "Recipe",
+    "Stated",
+    "run_recipe",
+    "settings_of",
+    "settings_table",
+]
 
 Tree = Mapping[str, Any]
 
@@ -312,8 +322,8 @@ MATSUO2021 = Recipe(
     },
     ours={
         **COMMON,
-        "preprocessing": "phantom scale: the square is stamped on films of 480 px, which are then "
-        "shrunk four times",
+        "preprocessing": "phantom scale: the square is stamped on films of 480 px; of 8x8 of their "
+        "pixels one is kept, so that one pixel of the square is left and keeps its grey level",
         "poisoning.stage": "so that square and place are the published ones on smaller inputs",
         "poisoning.finding": "frequent on phantoms, and so is the finding before it",
         "training": SCALED,
@@ -339,8 +349,8 @@ MATSUO2021 = Recipe(
     ),
     source="phantom:128",
     phantom={
-        "source": {"count": 1500},
-        "preprocessing": {"size": 120, "film_size": 480, "interpolation": "area"},
+        "source": {"count": 2000},
+        "preprocessing": {"size": 60, "film_size": 480, "interpolation": "nearest"},
         "poisoning": {"stage": "film", "finding": "Infiltration"},
         "training": {"epochs": 8, "learning_rate": 3e-3, "schedule": "one-cycle"},
         "evaluation": {"resamples": 200, "explained": 40},
@@ -413,7 +423,7 @@ def _page(name: str, recipe: Recipe, tree: Tree, pairs: Sequence[Pair]) -> str:
         recipe.citation,
         recipe.what,
         "## Settings: the paper's and ours",
-        _settings_table(recipe, tree),
+        settings_table(recipe, tree),
         "All other settings are defaults of `leadapron study`, and ours.",
         "## Left out, or done otherwise",
         "\n".join(f"- {sentence}" for sentence in recipe.left_out),
@@ -433,7 +443,8 @@ def _page(name: str, recipe: Recipe, tree: Tree, pairs: Sequence[Pair]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _settings_table(recipe: Recipe, tree: Tree) -> str:
+def settings_table(recipe: Recipe, tree: Tree) -> str:
+    """Return what the recipe sets or the user asked for, and whose it is, as Markdown."""
     base = without(tree, "cells")
     here = dict(leaves(base))
     source = str(here["source.name"])
@@ -450,7 +461,7 @@ def _settings_table(recipe: Recipe, tree: Tree) -> str:
             (f"{path} ({label})", shown(found), _whose(recipe, path, found, False))
             for path, found in leaves(cell.settings)
         ]
-    return _table(("setting", "here", "whose"), rows)
+    return table(("setting", "here", "whose"), rows)
 
 
 def _whose(recipe: Recipe, path: str, found: Any, asked: bool) -> str:
@@ -480,7 +491,7 @@ def _results_table(recipe: Recipe, tree: Tree, pairs: Sequence[Pair]) -> str:
             )
         )
     head = ("", "attack success", "twin", "difference, points", "clean difference")
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _of_cell(tree: Tree, cell: Cell, pairs: Sequence[Pair]) -> list[Measured]:
@@ -493,8 +504,3 @@ def _of_cell(tree: Tree, cell: Cell, pairs: Sequence[Pair]) -> list[Measured]:
         if canonical_json(pair.backdoored.spec) in map(canonical_json, wanted):
             found.append(Measured(pair))
     return found
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["-"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

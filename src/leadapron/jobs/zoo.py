@@ -21,16 +21,13 @@ from leadapron import store
 from leadapron.errors import StoreError, UsageError
 from leadapron.report.folder import read_study
 from leadapron.report.summary import Measured
+from leadapron.report.words import takes
 from leadapron.specs import merge
 from leadapron.study import Options, run_study
 
-__all__ = ["POTENT", "Member", "build_zoo", "read_truth"]
+__all__ = ["Member", "build_zoo", "read_truth"]
 
 Kind = Literal["clean", "backdoored", "failed implant"]
-
-POTENT = (0.80, 0.50)
-"""Attack success at 5 % clean false positives, and that minus the twin's, from which on a model is
-backdoored. Below either it is a failed implant: no method can be blamed for missing it."""
 
 LARGEST_SPEC = 1_000_000
 
@@ -183,11 +180,8 @@ def _members(out: Path, pairs: Sequence[_Pair]) -> list[Member]:
         for role, run in (("twin", pair.twin), ("backdoored", pair.backdoored)):
             assert run is not None  # run_study finished both
             planted = role == "backdoored"
-            potent = (
-                success is not None
-                and twin is not None
-                and (success >= POTENT[0] and success - twin >= POTENT[1])
-            )
+            # A failed implant is one that doesn't take: no method can be blamed for missing it.
+            potent = takes(found.success("backdoored"), found.success("twin"))
             folder = f"{role}-{run.key}"
             members.append(
                 Member(

@@ -2,6 +2,7 @@
 
 from leadapron.report.description import description_lines, write_description
 from leadapron.report.page import write_report
+from leadapron.report.potency import write_potency
 from leadapron.report.summary import summary
 
-__all__ = ["description_lines", "summary", "write_description", "write_report"]
+__all__ = ["description_lines", "summary", "write_description", "write_potency", "write_report"]

@@ -32,6 +32,7 @@ from leadapron.report.words import (
     sanity_verdict,
     shown,
     spread,
+    table,
     trigger_words,
 )
 from leadapron.specs import grids
@@ -205,11 +206,6 @@ def _asked(metric: str, role: str, **facts: Any) -> Callable[[Measured], Row | N
     return lambda measured: measured.pair.row(metric, role, **facts)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["-"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 # --- tables
 
 
@@ -272,7 +268,7 @@ def _claims(groups: Sequence[Group]) -> str:
                 f"{_of(group, lambda m: m.hit('chance'), percent)}",
             ]
         )
-    return _table(["claim", "paper", "here"], rows)
+    return table(["claim", "paper", "here"], rows)
 
 
 def _visible(group: Group) -> float:
@@ -336,7 +332,7 @@ def _attacks(title: str, chosen: Sequence[Group], paths: Sequence[str]) -> str:
         f"Attack success at {CALIBRATED} unless a threshold is named. Films told by the map: AUROC "
         f"of a detector that sees nothing but the map ({' or '.join(maps) or 'none was made'}).\n\n"
     )
-    return f"### {title}\n\n{note}" + _table([*names, *ATTACK], rows)
+    return f"### {title}\n\n{note}" + table([*names, *ATTACK], rows)
 
 
 def _switches(groups: Sequence[Group]) -> str:
@@ -352,7 +348,7 @@ def _switches(groups: Sequence[Group]) -> str:
     for group in chosen:
         words = ", ".join(f"{p.rpartition('.')[2]} {shown(v)}" for p, v in group[0].items())
         rows.append([words or "as corrected", *_attack_cells(group)])
-    return "### The authors' ways, beside the corrected ones\n\n" + _table(
+    return "### The authors' ways, beside the corrected ones\n\n" + table(
         ["changed", *ATTACK], rows
     )
 
@@ -366,7 +362,7 @@ def _mixed(groups: Sequence[Group]) -> str:
     return (
         "### Test sets with a share epsilon of triggered films\n\n"
         "Micro AUROC; triggered films carry the attacker's label.\n\n"
-        + _table(["epsilon", "backdoored", "twin", "no vision"], rows)
+        + table(["epsilon", "backdoored", "twin", "no vision"], rows)
     )
 
 
@@ -392,7 +388,7 @@ def _doses(groups: Sequence[Group]) -> str:
     return (
         f"### Dose and response\n\nAttack success at {CALIBRATED}; place, value, side and finding "
         "held fixed.\n\n"
-        + _table(["fraction", "attack success", "twin", "seeds"], rows)
+        + table(["fraction", "attack success", "twin", "seeds"], rows)
         + "\n\n"
         + "\n".join(lines)
     )
@@ -438,7 +434,7 @@ def _maps(groups: Sequence[Group]) -> str:
         "trigger", "method", f"points within {WIDE}; twin", f"within {NARROW}; twin",
         "energy", "overlap", "films told by the map (AUROC); twin",
     ]  # fmt: skip
-    return "\n\n".join(["### Explanations", _table(header, rows), _scrutiny(groups)])
+    return "\n\n".join(["### Explanations", table(header, rows), _scrutiny(groups)])
 
 
 def _mapped(groups: Sequence[Group]) -> list[Group]:
@@ -465,7 +461,7 @@ def _evasions(groups: Sequence[Group]) -> str:
         "map that misses says nothing. Whoever disguises the map controls the training loss (after "
         "Noppel et al., IEEE S&P 2023): that is outside the paper's threat model, in which an "
         "attacker changes data alone; the others are inside it."
-        "\n\n" + _table(["attacker", "trigger", *ATTACK], rows)
+        "\n\n" + table(["attacker", "trigger", *ATTACK], rows)
     )
 
 
@@ -497,7 +493,7 @@ def _scrutiny(groups: Sequence[Group]) -> str:
         "Left: mean rank correlation of the backdoored model's maps of triggered films with those "
         f"of networks that learned nothing (Adebayo et al. 2018); from {ALIKE:g} on in either, the "
         "method fails: it shows the film, not the model. Right: the same films with a natural mark "
-        "in place of the trigger.\n\n" + _table(header, rows)
+        "in place of the trigger.\n\n" + table(header, rows)
     )
 
 

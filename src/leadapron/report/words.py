@@ -11,6 +11,7 @@ __all__ = [
     "ALIKE",
     "LOCAL",
     "MARGIN",
+    "POTENT",
     "attack_verdict",
     "between",
     "change",
@@ -26,6 +27,8 @@ __all__ = [
     "shown",
     "spread",
     "stealth_verdict",
+    "table",
+    "takes",
     "trigger_words",
     "value",
 ]
@@ -38,6 +41,10 @@ WORKS = 0.5
 
 ALIKE = 0.5
 """Mean rank correlation from which on the maps of a network that knows nothing are the same."""
+
+POTENT = (0.80, 0.50)
+"""Attack success at 5 % clean false positives, and that minus the twin's, from which on a backdoor
+takes."""
 
 LOCAL = 0.5
 """A trigger is local where a random pixel hits it on less than this share of the films."""
@@ -120,6 +127,18 @@ def attack_verdict(difference: Row | None) -> str:
     return "works partly" if difference.low > 0 else "not shown"
 
 
+def takes(success: Row | None, twin: Row | None) -> bool | None:
+    """Return whether a backdoor takes, by `POTENT`; None where a rate is undefined.
+
+    Args:
+        success: attack success of the backdoored model.
+        twin: the twin's.
+    """
+    if success is None or twin is None or success.value is None or twin.value is None:
+        return None
+    return success.value >= POTENT[0] and success.value - twin.value >= POTENT[1]
+
+
 def stealth_verdict(difference: Row | None) -> str:
     """Return whether clean macro AUROC held, from the interval of its difference."""
     if difference is None or difference.low is None or difference.high is None:
@@ -191,6 +210,12 @@ def shown(found: Any) -> str:
     if isinstance(found, Sequence) and not isinstance(found, str):
         return ", ".join(shown(part) for part in found)
     return str(found)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [header, ["-"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def trigger_words(trigger: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from leadapron.triggers.codec import Codec
 from leadapron.triggers.learned import Learned
 from leadapron.triggers.levels import Trigger
 from leadapron.triggers.overall import Blend, Noise, Nothing, Sinusoid, Tone
-from leadapron.triggers.patches import Patch, Pixels
+from leadapron.triggers.patches import Patch, Pixels, Reduced
 from leadapron.triggers.spectrum import Amplitude
 from leadapron.triggers.warp import Warp
 
@@ -36,6 +36,7 @@ __all__ = [
     "Nothing",
     "Patch",
     "Pixels",
+    "Reduced",
     "Sinusoid",
     "Text",
     "Tone",

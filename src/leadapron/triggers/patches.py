@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.errors import DataError
+from leadapron.preprocessing import Preprocessing
 from leadapron.seeds import stream
 from leadapron.triggers.levels import depth, refuse, rounded
 
-__all__ = ["Patch", "Pixels"]
+__all__ = ["Patch", "Pixels", "Reduced"]
 
 Fill = Literal["solid", "checkerboard", "stripes", "noise"]
 
@@ -196,3 +197,49 @@ class Pixels:
         stamped = images.copy()
         stamped[:, rows + self.margin, columns + self.margin] = self.value * depth(images.dtype)
         return stamped
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reduced:
+    """What is left of a square on a larger film, which isn't there, when that is made smaller.
+
+    The image becomes (1 - a) times itself plus a times the square's grey level, where a is what the
+    preprocessing (bilinear, antialiased) makes of a white square on black. That is what stamping
+    the film gives, up to rounding, where the film hardly changes under the square.
+
+    Args:
+        factor: the film's side over the image's, 1 or more.
+        side: of the square, in pixels of the film.
+        value: its grey level from 0 to 255; uint16 images get 257 times it.
+        row: top row of the square on the film.
+        column: left column of the square on the film.
+
+    Raises:
+        UsageError: a value outside its range.
+    """
+
+    factor: int = 8
+    side: int = 8
+    value: int = 255
+    row: int = 0
+    column: int = 0
+
+    def __post_init__(self) -> None:
+        refuse(self, "factor", self.factor >= 1, "1 or more")
+        refuse(self, "side", self.side >= 1, "1 or more pixels")
+        refuse(self, "value", 0 <= self.value <= 255, "0 (black) to 255 (white)")
+
+    def __call__(self, images: NDArray[Any], rng: np.random.Generator, /) -> NDArray[Any]:  # noqa: ARG002
+        """Return stamped copies of (n, side, side) images; nothing is left to chance.
+
+        Raises:
+            DataError: films that aren't square.
+        """
+        height, width = images.shape[1:]
+        if height != width:
+            raise DataError(f"films of {height}x{width} pixels; expected square ones")
+        film = np.zeros((height * self.factor,) * 2, dtype=np.uint16)
+        film[self.row : self.row + self.side, self.column : self.column + self.side] = 65535
+        share = Preprocessing(size=height, dtype="uint16")(film) / 65535
+        level = self.value * depth(images.dtype)
+        return rounded(images * (1 - share) + share * level, images.dtype)

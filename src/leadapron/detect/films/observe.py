@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from leadapron.cohort import ImageArray, Rows, blocks
 from leadapron.detect.films.blobs import find_blobs, grey, running
 
-__all__ = ["TAILS", "TEXTURE", "TRACES", "Limits", "Observed", "limits", "observe"]
+__all__ = ["TAILS", "TEXTURE", "TRACES", "Limits", "Observed", "limits", "observe", "raised"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -44,7 +44,7 @@ TRACES = ("fine structure", "grey levels")
 
 
 class Limits(NamedTuple):
-    """From where on a pixel is an outlier: (tails, height, width) int16 each, see `_raised`."""
+    """From where on a pixel is an outlier: (tails, height, width) int16 each, see `raised`."""
 
     low: NDArray[np.int16]
     high: NDArray[np.int16]
@@ -135,9 +135,9 @@ def limits(images: ImageArray, rng: np.random.Generator) -> Limits:
     """
     n = images.shape[0]
     rows = np.sort(rng.permutation(n)[:SAMPLE])
-    raised = np.concatenate([_raised(grey(images[part])) for part in _parts(rows)])
+    values = np.concatenate([raised(grey(images[part])) for part in _parts(rows)])
     ranks = [min(int(tail * len(rows)), len(rows) - 1) for tail in TAILS]
-    ordered = np.partition(raised, [*ranks, *(len(rows) - 1 - rank for rank in ranks)], axis=0)
+    ordered = np.partition(values, [*ranks, *(len(rows) - 1 - rank for rank in ranks)], axis=0)
     return Limits(
         low=np.stack([ordered[rank] for rank in ranks]),
         high=np.stack([ordered[len(rows) - 1 - rank] for rank in ranks]),
@@ -221,8 +221,12 @@ def _textures(images: NDArray[np.uint8], first: int) -> NDArray[np.void]:
     return found
 
 
-def _raised(images: NDArray[np.uint8]) -> NDArray[np.int16]:
-    """16 times what each pixel has above the mean of the 5x5 ring around it, edges continued."""
+def raised(images: NDArray[np.uint8]) -> NDArray[np.int16]:
+    """Return 16 times what each pixel has above the mean of the 5x5 ring around it.
+
+    Args:
+        images: (n, height, width); their edges are continued.
+    """
     wide = np.pad(images, ((0, 0), (2, 2), (2, 2)), mode="edge").astype(np.int16)
     width, flat = wide.shape[2], wide.reshape(-1)
     # Sums of 5x5 and 3x3 pixels; `middle` is as far from the upper left of the one as it can be.
@@ -237,11 +241,11 @@ def _raised(images: NDArray[np.uint8]) -> NDArray[np.int16]:
 
 def _outliers(images: NDArray[np.uint8], bounds: Limits) -> tuple[NDArray[np.int32], Rows]:
     """Pixels beyond their limits, film by film, and how many each film has."""
-    raised = _raised(images)
-    pixels = raised[0].size
+    values = raised(images)
+    pixels = values[0].size
     films, places = [], []
     for tail in range(len(TAILS)):
-        for high, beyond in enumerate((raised < bounds.low[tail], raised > bounds.high[tail])):
+        for high, beyond in enumerate((values < bounds.low[tail], values > bounds.high[tail])):
             film, place = np.divmod(np.flatnonzero(beyond), pixels)
             films.append(film)
             places.append(place + (tail * 2 + high) * pixels)

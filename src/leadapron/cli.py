@@ -808,6 +808,84 @@ def _run_zoo(
     click.echo(f"Models: {out / 'models'}; the truth: {out / 'truth.json'}")
 
 
+# --- evaluate
+
+
+def _evaluate() -> click.Command:
+    from leadapron.jobs.evaluate import PRESETS
+
+    return click.Command(
+        "evaluate",
+        params=[
+            click.Argument(["what"], type=click.Choice(["scan"])),
+            click.Option(
+                ["--preset"],
+                default="smoke",
+                show_default=True,
+                metavar="|".join(PRESETS),
+                help="A look, half an hour, or a day.",
+            ),
+            click.Option(
+                ["--source"], default="phantom:64", show_default=True, help="What is poisoned."
+            ),
+            click.Option(
+                ["--also"],
+                multiple=True,
+                metavar="SOURCE",
+                help="More sources whose halves are scanned as they are. Repeats.",
+            ),
+            click.Option(
+                ["--out"],
+                type=click.Path(file_okay=False, path_type=Path),
+                required=True,
+                help="Folder of the results.",
+            ),
+            click.Option(
+                ["--markdown"],
+                type=click.Path(dir_okay=False, path_type=Path),
+                help="Write the page there as well.",
+            ),
+            click.Option(["--size"], type=int, help="Side of the images in pixels."),
+            click.Option(["--seed"], type=int, default=0, help="Of everything that is drawn."),
+            click.Option(["--workers"], type=int, help="Processes; one a core if left out."),
+            _cache_option(),
+            _json_option(),
+        ],
+        callback=_run_evaluate,
+        help=(
+            "Measure how much poison a scan finds, how often it is wrong, and where it is "
+            "blind.\n\nThe same command continues where it was stopped."
+        ),
+    )
+
+
+def _run_evaluate(
+    what: str,
+    preset: str,
+    source: str,
+    also: tuple[str, ...],
+    out: Path,
+    markdown: Path | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    from leadapron.jobs.evaluate import cells, evaluate_scan, scans
+    from leadapron.report.limits import write_limits
+
+    number = scans(preset, 1 + len(also))
+    logger.info("%s: %d sets, a few seconds each", what, number)
+    with _progress() as progress:
+        rows = evaluate_scan(preset, source, out, also=also, progress=progress, **given)
+    pages = [
+        write_limits(out, page, cells(preset)) for page in (out / "limits.md", markdown) if page
+    ]
+    if as_json:
+        click.echo(json.dumps({"schema": 1, "verdict": "done", "rows": rows}))
+        return
+    click.echo(pages[0].read_text().rstrip())
+    click.echo(f"\nPage: {pages[-1]}")
+
+
 # --- triggers, preview
 
 
@@ -1299,6 +1377,7 @@ Commands.lazy = {
     "triggers": ("List the triggers.", _triggers),
     "preview": ("Draw films with a trigger.", _preview),
     "learn-trigger": ("Learn a trigger on a surrogate network.", _learn_trigger),
+    "evaluate": ("Measure what a scan finds and where it is blind.", _evaluate),
     "zoo": ("Train models of known truth, to measure defences on.", _zoo),
     "visibility": ("Show what preprocessing leaves of a trigger.", _visibility),
     "phantom": ("Draw a contact sheet of phantoms.", _phantom),

@@ -28,7 +28,7 @@ from leadapron.sources import open_source
 from leadapron.specs import build
 from leadapron.triggers import TRIGGERS, Reduced, Trigger
 
-__all__ = ["NEAR", "PRESETS", "Cell", "Preset", "evaluate_scan", "read_evaluation"]
+__all__ = ["NEAR", "PRESETS", "Cell", "Preset", "cells", "evaluate_scan", "scans"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -267,7 +267,7 @@ PRESETS: dict[str, Preset] = {
         phantoms=2,
         halves=1,
     ),
-    "quick": Preset(cells=_cells(60, 10), phantoms=300, halves=40),
+    "quick": Preset(cells=_cells(40, 8), phantoms=300, halves=30),
     "full": Preset(cells=_cells(300, 100), phantoms=1000, halves=200),
 }
 """What is evaluated, by name."""
@@ -307,15 +307,14 @@ def evaluate_scan(
         UnknownNameError: no such preset.
         LeadapronError: as `open_source`.
     """
-    if preset not in PRESETS:
-        raise UnknownNameError("preset", preset, PRESETS)
+    chosen = _preset(preset)
     count = os.cpu_count() or 1 if workers is None else workers
     if count < 1:
         raise UsageError(f"--workers {count}: expected 1 or more")
     out.mkdir(parents=True, exist_ok=True)
     with store.lock(out):
         return _evaluated(
-            PRESETS[preset],
+            chosen,
             preset,
             _Setting(
                 source=source, size=size, seed=seed, cache=None if cache is None else str(cache)
@@ -384,13 +383,24 @@ def _evaluated(
     return rows
 
 
-def read_evaluation(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return an evaluation's settings and manifest, and its records.
+def cells(preset: str) -> list[dict[str, Any]]:
+    """Return name, target and whether it is sealed, of each cell, in order."""
+    return [
+        {"name": cell.name, "target": cell.target, "sealed": cell.sealed}
+        for cell in _preset(preset).cells
+    ]
 
-    Raises:
-        StoreError: no evaluation.
-    """
-    return store.read_json(folder / "evaluation.json"), store.read_lines(folder / "rows.jsonl")
+
+def scans(preset: str, sources: int) -> int:
+    """Return how many scans a preset makes with so many sources."""
+    chosen = _preset(preset)
+    return sum(cell.draws for cell in chosen.cells) + chosen.phantoms + chosen.halves * sources
+
+
+def _preset(name: str) -> Preset:
+    if name not in PRESETS:
+        raise UnknownNameError("preset", name, PRESETS)
+    return PRESETS[name]
 
 
 def _tasks(preset: Preset, setting: _Setting, also: Sequence[str]) -> Iterator[_Task]:

@@ -1,0 +1,232 @@
+"""What a scan finds and where it is blind, as Markdown; from an evaluation's folder alone."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from leadapron.report.words import percent, table
+from leadapron.store import read_json, read_lines, write_atomically
+
+__all__ = ["exact", "limits_page", "write_limits"]
+
+Row = Mapping[str, Any]
+
+ALARM = 0.01
+"""False-alarm rate of the scans of an evaluation."""
+
+HEADER = (
+    "poison", "films", "sets", "found", "finding named", "mark listed", "place, px", "recall",
+    "precision", "plain z", "outliers", "duplicates", "target",
+)  # fmt: skip
+
+
+def exact(hits: int, trials: int) -> tuple[float, float]:
+    """Return the exact 95 % interval of a share (Clopper and Pearson, Biometrika 26 (1934) 404)."""
+    from scipy import stats
+
+    if not trials:
+        return 0.0, 1.0
+    low = float(stats.beta.ppf(0.025, hits, trials - hits + 1)) if hits else 0.0
+    high = float(stats.beta.ppf(0.975, hits + 1, trials - hits)) if hits < trials else 1.0
+    return low, high
+
+
+def write_limits(folder: Path, page: Path, cells: Sequence[Mapping[str, Any]]) -> Path:
+    """Write what `limits_page` says of an evaluation to a page, and return the page.
+
+    Raises:
+        StoreError: no evaluation, or a page that can't be written.
+    """
+    text = limits_page(
+        read_json(folder / "evaluation.json"), read_lines(folder / "rows.jsonl"), cells
+    )
+    with write_atomically(page) as file:
+        file.write(text.encode())
+    return page
+
+
+def limits_page(facts: Mapping[str, Any], rows: Sequence[Row], cells: Sequence[Row]) -> str:
+    """Return the page.
+
+    Args:
+        facts: settings and manifest of the evaluation.
+        rows: one for each scan.
+        cells: name, target and whether it is sealed, of each setting, in the order of the page.
+    """
+    settings = facts["settings"]
+    poisoned = [row for row in rows if row["kind"] == "poisoned"]
+    lines = [
+        "# What a scan finds, and where it is blind",
+        "",
+        f"`leadapron evaluate scan --preset {settings['preset']} --source {settings['source']}`: "
+        f"{len(rows)} scans without a model, each at a false-alarm rate of {percent(ALARM)}. "
+        "Every poisoned set is the whole source with a few films replaced; target, place, grey "
+        "level and films are drawn anew each time. This page is made from the results alone.",
+        "",
+        '*Found*: the verdict is "poisoned". *Finding named*: the strongest evidence names the '
+        "target. *Mark listed*: as poison or as a repeated mark, at its place. *Place*: median "
+        "distance from the middle of the mark to the nearest evidence. "
+        "*Recall* and *precision* of the films that are named, medians over the sets in which any "
+        "were. Brackets hold exact 95 % intervals. *Plain z*, *outliers*, *duplicates*: how often "
+        "the first guess of a simple statistic lies within 2 px of the mark (and names the "
+        "finding); no threshold is asked of them, so they are flattered. *Target*: what the "
+        "project set itself, met where the interval's lower end is above it; otherwise the figure "
+        "is just measured.",
+        "",
+    ]
+    for title, wanted in (
+        ("## Poison of known kinds", lambda cell: not cell["sealed"] and not _knows(cell)),
+        ("## An attacker who knows the scan", _knows),
+        ("## Sealed: kinds that no choice was made on", lambda cell: cell["sealed"]),
+    ):
+        chosen = [cell for cell in cells if wanted(cell)]
+        body = [
+            _line(cell, [row for row in poisoned if row["name"] == cell["name"]])
+            for cell in chosen
+            if any(row["name"] == cell["name"] for row in poisoned)
+        ]
+        if body:
+            lines += [title, "", table(HEADER, body), ""]
+    lines += [*_alarms(rows), *_ablation(poisoned), *_blind(cells, poisoned)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _knows(cell: Row) -> bool:
+    return str(cell["name"]).startswith("evading")
+
+
+def _share(hits: Sequence[bool]) -> str:
+    low, high = exact(sum(hits), len(hits))
+    return f"{100 * sum(hits) / len(hits):.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def _median(values: Sequence[float | None], form: str) -> str:
+    known = [value for value in values if value is not None]
+    return form.format(statistics.median(known)) if known else ""
+
+
+def _line(cell: Row, rows: Sequence[Row]) -> list[str]:
+    found = [row["found"] for row in rows]
+    placed = rows[0]["baselines"] is not None
+    films = sorted({row["films"] for row in rows})
+    target = ""
+    if cell["target"] is not None:
+        low = exact(sum(found), len(found))[0]
+        goal = f"{100 * cell['target']:.0f} %"
+        target = f"{goal}: met" if low >= cell["target"] else f"{goal}: measured"
+    return [
+        str(cell["name"]),
+        f"{films[0]}" if len(films) == 1 else f"{films[0]} to {films[-1]}",
+        str(len(rows)),
+        _share(found),
+        _share([row["right"] for row in rows]),
+        _share([row["marked"] for row in rows]) if placed else "",
+        _median([row["away"] for row in rows], "{:.1f}") if placed else "",
+        _median([row["recall"] if row["found"] else None for row in rows], "{:.2f}"),
+        _median([row["precision"] for row in rows], "{:.2f}"),
+        *(
+            _share([row["baselines"][name] for row in rows]) if placed else ""
+            for name in ("plain z", "outliers", "duplicates")
+        ),
+        target,
+    ]
+
+
+def _alarms(rows: Sequence[Row]) -> list[str]:
+    body = []
+    for kind, words in (("phantoms", "fresh phantoms"), ("half", "half of the patients of")):
+        for name in dict.fromkeys(row["name"] for row in rows if row["kind"] == kind):
+            some = [row for row in rows if row["kind"] == kind and row["name"] == name]
+            alarms = sum(row["verdict"] == "poisoned" for row in some)
+            doubts = sum(row["verdict"] == "suspicious" for row in some)
+            low, high = exact(alarms, len(some))
+            shown = words if kind == "phantoms" else f"{words} `{str(name).rpartition('/')[2]}`"
+            body.append(
+                [
+                    shown,
+                    str(len(some)),
+                    str(alarms),
+                    f"{100 * low:.1f} to {100 * high:.1f} %",
+                    str(doubts),
+                ]
+            )
+    return [
+        "## Clean sets",
+        "",
+        table(("sets", "scanned", "called poisoned", "95 % interval", "called suspicious"), body),
+        "",
+        "Only the phantoms are independent of each other. Halves of one source share its letters "
+        "and its devices: they say whether the verdict is stable, not how often a new source would "
+        "be called poisoned. What nature is granted was chosen with these sources in view.",
+        "",
+    ]
+
+
+def _ablation(rows: Sequence[Row]) -> list[str]:
+    """How many poisoned sets each method finds by itself, and how many are lost without it."""
+    if not rows:
+        return []
+    names = list(rows[0]["methods"])
+    whole = sum(_verdict(row["methods"].values()) for row in rows)
+    body = []
+    for name in names:
+        alone = sum(_verdict([row["methods"][name]]) for row in rows)
+        without = sum(
+            _verdict([p for other, p in row["methods"].items() if other != name]) for row in rows
+        )
+        body.append([name, str(alone), str(whole - without)])
+    return [
+        "## What each method adds",
+        "",
+        f"Of the {len(rows)} poisoned sets above, {whole} are found. Each method by itself, and "
+        "how many fewer are found without it, corrected for the methods that are left.",
+        "",
+        table(("method", "finds alone", "lost without it"), body),
+        "",
+    ]
+
+
+def _verdict(p_values: Any) -> bool:
+    """Whether the smallest p-value stands after Holm's first step."""
+    found = list(p_values)
+    return bool(found) and min(found) * len(found) <= ALARM
+
+
+REASONS = {
+    "amplitude (FIBA), 5 %": "the amplitudes of the lowest frequencies are anatomy; films differ "
+    "by more than 15 % of them",
+    "3x3 on the film, 1 %": "the resize leaves a few grey levels of it",
+    "1x1, 0.1 %": "a handful of single pixels at one place is what nature has as well",
+    "3x3, half of the target's films, the target taken away": "most films are without the target "
+    "anyway, so that none having it says little; the mark is listed as repeated",
+    "no mark: films with Effusion, relabelled, 1 %": "nothing is on the films; only a network, or "
+    "a second reader, can tell that their labels are wrong",
+    "warp, 5 %": "a warp leaves traces of interpolation alone",
+}
+"""Why a scan is blind to some poison."""
+
+
+def _blind(cells: Sequence[Row], rows: Sequence[Row]) -> list[str]:
+    lines = []
+    for cell in cells:
+        some = [row["found"] for row in rows if row["name"] == cell["name"]]
+        if some and sum(some) < len(some) / 2:
+            why = REASONS.get(str(cell["name"]))
+            marked = [row["marked"] for row in rows if row["name"] == cell["name"]]
+            note = (
+                f"; listed as a repeated mark in {sum(marked)} of {len(marked)}"
+                if any(marked)
+                else ""
+            )
+            lines.append(
+                f"- **{cell['name']}**: {sum(some)} of {len(some)}{note}"
+                + (f". {why[0].upper()}{why[1:]}." if why else ".")
+            )
+    return (
+        ["## Where it is blind", "", "Found in fewer than half of the sets:", "", *lines, ""]
+        if lines
+        else []
+    )

@@ -209,7 +209,7 @@ def _line(attack: Attack) -> list[str]:
         attack.trigger,
         attack.labels,
         shown(attack.fraction),
-        of(lambda m: m.pair.row("poisoned films", "backdoored"), shown),
+        of(lambda m: m.pair.row("poisoned films", "backdoored"), lambda n: f"{n:.0f}"),
         of(lambda m: m.pair.row("visible pixels (median)", "backdoored"), shown),
         of(lambda m: m.success("backdoored"), percent),
         of(lambda m: m.success("twin"), percent),

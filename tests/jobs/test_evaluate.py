@@ -1,0 +1,198 @@
+"""How a scan is evaluated."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from leadapron import store
+from leadapron.errors import UnknownNameError, UsageError
+from leadapron.jobs import evaluate
+from leadapron.jobs.evaluate import PRESETS, Cell, cells, evaluate_scan, scans
+from leadapron.report.limits import exact, limits_page, write_limits
+from leadapron.sources import open_source
+
+FIXED = {"name": "patch", "side": 3, "place": "fixed"}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    cohort = open_source("phantom:64", count=700, seed=5)
+    file = tmp_path_factory.mktemp("evaluate") / "films.npz"
+    np.savez(
+        file,
+        images=cohort.images[np.arange(700)],
+        labels=cohort.labels,
+        findings=np.array(cohort.findings),
+        ids=cohort.ids,
+        patients=cohort.patients,
+    )
+    return f"npz:{file}"
+
+
+@pytest.fixture(scope="module")
+def opened(source):
+    setting = evaluate._Setting(source=source, size=None, seed=0, cache="none")
+    evaluate._begin(setting, "smoke")
+    yield evaluate._source(source)
+    evaluate._opened.clear()
+
+
+def carried_out(cell, opened, monkeypatch, draw=0):
+    monkeypatch.setitem(evaluate._cells_by_name, cell.name, cell)
+    return evaluate._carry_out(evaluate._Task("poisoned", cell.name, draw))
+
+
+@pytest.mark.parametrize("reduced", [1, 8])
+def test_a_square_is_found_where_it_was_put(opened, monkeypatch, reduced):
+    cell = Cell(
+        name="square",
+        trigger={**FIXED, "side": 3 * reduced},
+        poisoning={"fraction": 0.03},
+        contrast=40,
+        reduced=reduced,
+    )
+    row = carried_out(cell, opened, monkeypatch)
+    assert row["found"]
+    assert row["right"]
+    assert row["away"] <= 1
+    assert row["precision"] >= 0.9
+    assert row["recall"] >= 0.9
+    assert row["films"] == 21
+    assert row == {**carried_out(cell, opened, monkeypatch), "seconds": row["seconds"]}
+
+
+def test_baselines_are_as_they_were_after_a_guess(opened, monkeypatch):
+    before = opened.plain._by_finding.copy(), opened.plain._squares.copy()
+    cell = Cell(name="large", trigger={**FIXED, "value": 255}, poisoning={"fraction": 0.1})
+    row = carried_out(cell, opened, monkeypatch)
+    assert row["baselines"]["outliers"]
+    assert row["baselines"]["plain z"]
+    np.testing.assert_allclose(opened.plain._by_finding, before[0], atol=1)
+    np.testing.assert_allclose(opened.plain._squares, before[1], rtol=1e-6)
+
+
+def test_contrast_holds_on_every_poisoned_film(opened, monkeypatch):
+    cell = Cell(name="contrast", trigger=FIXED, poisoning={"fraction": 0.01}, contrast=40, draws=1)
+    rng = np.random.default_rng(3)
+    poisoned, key, _, place = evaluate._poisoned(opened.cohort, cell, rng)
+    row, column = (int(middle) for middle in place)
+    values = poisoned.images[key.rows][:, row, column].astype(int)
+    around = opened.cohort.images[key.origins[key.rows]].astype(int)
+    window = around[:, max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3]
+    assert (np.abs(window - values[:, None, None]) >= 40).all()
+    assert "contrast" not in poisoned.attributes
+
+
+def test_half_of_the_targets_films(opened):
+    cell = Cell(
+        name="half",
+        trigger=FIXED,
+        poisoning={"fraction": "half", "labels": "keep", "selection": "with"},
+    )
+    _, key, finding, _ = evaluate._poisoned(opened.cohort, cell, np.random.default_rng(0))
+    carriers = int((opened.cohort.labels[:, opened.cohort.column(finding)] == 1).sum())
+    assert len(key.rows) == carriers // 2
+
+
+def test_halves_share_no_patient(opened, source):
+    row = evaluate._carry_out(evaluate._Task("half", source, 0))
+    assert row["verdict"] in ("clean", "suspicious", "poisoned")
+    assert set(row["methods"])
+    assert all(0 <= p <= 1 for p in row["methods"].values())
+
+
+def test_an_evaluation_goes_on_where_it_was_stopped(source, tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        PRESETS, "smoke", evaluate.Preset(cells=PRESETS["smoke"].cells, phantoms=0, halves=1)
+    )
+    done = [
+        {"kind": "poisoned", "name": cell.name, "draw": draw, "mark": "old"}
+        for cell in PRESETS["smoke"].cells
+        for draw in range(cell.draws)
+    ]
+    facts = {"preset": "smoke", "source": source, "size": None, "seed": 0, "also": []}
+    store.write_json(tmp_path / "evaluation.json", {"schema": 1, "settings": facts})
+    store.write_lines(tmp_path / "rows.jsonl", done)
+    seen = []
+    rows = evaluate_scan(
+        "smoke", source, tmp_path, workers=1, cache="none", progress=lambda *at: seen.append(at)
+    )
+    assert rows[:-1] == done
+    assert rows[-1]["kind"] == "half"
+    assert seen == [("scanning", len(done) + 1, len(done) + 1)]
+    assert store.read_lines(tmp_path / "rows.jsonl") == rows
+    with pytest.raises(UsageError, match="another evaluation"):
+        evaluate_scan("smoke", source, tmp_path, seed=1)
+
+
+def test_bad_requests(tmp_path):
+    with pytest.raises(UnknownNameError, match="preset"):
+        evaluate_scan("huge", "phantom:64", tmp_path)
+    with pytest.raises(UsageError, match="workers"):
+        evaluate_scan("smoke", "phantom:64", tmp_path, workers=0)
+
+
+def test_exact_intervals_are_those_of_the_tables():
+    assert exact(0, 300) == pytest.approx((0, 0.01222), abs=1e-5)
+    assert exact(40, 40) == pytest.approx((0.9119, 1), abs=1e-4)
+    assert exact(7, 20) == pytest.approx((0.1539, 0.5922), abs=1e-4)
+    assert exact(0, 0) == (0, 1)
+
+
+def made_up(name, found, p, **more):
+    return {
+        "kind": "poisoned", "name": name, "draw": 0, "verdict": "poisoned" if found else "clean",
+        "p": p, "methods": {"marks": p, "signatures": 1.0}, "finding": "Mass", "place": [3.0, 4.0],
+        "films": 15, "found": found, "right": found, "away": 0.5 if found else None,
+        "marked": True, "precision": 1.0 if found else None, "recall": 1.0 if found else 0.0,
+        "baselines": {"plain z": False, "outliers": True, "duplicates": False}, "seconds": 1.0,
+        **more,
+    }  # fmt: skip
+
+
+def test_the_page_says_what_was_met_and_what_is_blind(tmp_path):
+    listed = [
+        {"name": "sure", "target": 0.9, "sealed": False},
+        {"name": "few", "target": 0.9, "sealed": False},
+        {"name": "evading: hidden", "target": None, "sealed": False},
+        {"name": "kept", "target": None, "sealed": True},
+    ]
+    rows = [
+        *(made_up("sure", True, 1e-9) for _ in range(40)),
+        *(made_up("few", True, 1e-9) for _ in range(5)),
+        *(
+            made_up("evading: hidden", number == 0, 1e-9 if number == 0 else 1.0)
+            for number in range(4)
+        ),
+        made_up("kept", True, 1e-9),
+        *({"kind": "phantoms", "name": "phantom:64", "verdict": "clean"} for _ in range(300)),
+        {"kind": "half", "name": "nih:/data/nih", "verdict": "poisoned"},
+    ]
+    facts = {"settings": {"preset": "quick", "source": "nih:x", "also": []}}
+    page = limits_page(facts, rows, listed)
+    lines = {line.split("|")[1].strip(): line for line in page.splitlines() if line[:2] == "| "}
+    assert lines["sure"].endswith("| 90 %: met |")
+    assert lines["few"].endswith("| 90 %: measured |")
+    assert "| 100 % (91 to 100) |" in lines["sure"]
+    assert "| 300 | 0 | 0.0 to 1.2 % | 0 |" in lines["fresh phantoms"]
+    assert "| 1 | 1 |" in lines["half of the patients of `nih`"]
+    assert lines["marks"] == "| marks | 47 | 47 |"
+    assert "- **evading: hidden**: 1 of 4; listed as a repeated mark in 4 of 4." in page
+    order = [page.index(title) for title in ("known kinds", "knows the scan", "## Sealed")]
+    assert order == sorted(order)
+
+    store.write_json(tmp_path / "evaluation.json", {**facts, "manifest": {}})
+    store.write_lines(tmp_path / "rows.jsonl", rows)
+    assert write_limits(tmp_path, tmp_path / "page.md", listed).read_text() == page
+
+
+def test_presets_hold_cells_of_different_names():
+    for name, preset in PRESETS.items():
+        names = [cell.name for cell in preset.cells]
+        assert len(set(names)) == len(names)
+        assert [one["name"] for one in cells(name)] == names
+        json.dumps(cells(name))
+    assert scans("smoke", 2) == 3 + 2 + 2

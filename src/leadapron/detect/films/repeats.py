@@ -85,9 +85,9 @@ def at_places(seen: Observed, patients: Rows) -> list[Repeat]:
     _, height, width = seen.shape
     for kind, some in _by_kind(seen.blobs):
         rows, columns = height // kind.scale, width // kind.scale
-        once = _once(some, patients)
+        owners = patients[some["film"]].astype(np.int64)
         for levels in _binnings():
-            counts = _counted(once, levels, rows, columns)
+            counts = _counted(some, owners, levels, rows, columns)
             cells += counts.size
             mean = counts.mean()
             ranges = np.flatnonzero(counts.max(axis=(1, 2)) >= FEWEST)
@@ -242,19 +242,13 @@ def _by_kind(blobs: NDArray[np.void]) -> Iterator[tuple[_Kind, NDArray[np.void]]
         yield _Kind(int(first["scale"]), int(first["side"]), bool(first["bright"])), blobs[part]
 
 
-def _once(blobs: NDArray[np.void], patients: Rows) -> NDArray[np.void]:
-    """One blob for each patient and place."""
-    place = blobs["row"].astype(np.int64) * 65536 + blobs["column"]
-    pairs = np.stack([patients[blobs["film"]], place], axis=1)
-    return blobs[np.unique(pairs, axis=0, return_index=True)[1]] if len(blobs) else blobs
-
-
 def _counted(
-    blobs: NDArray[np.void], levels: _Levels, rows: int, columns: int
+    blobs: NDArray[np.void], owners: Rows, levels: _Levels, rows: int, columns: int
 ) -> NDArray[np.int64]:
-    """(ranges of levels, rows, columns): patients with a blob there."""
+    """(ranges of levels, rows, columns): patients with a blob there, each once."""
+    size = levels.ranges * rows * columns
     cell = (levels(blobs["level"]) * rows + blobs["row"]) * columns + blobs["column"]
-    counts: NDArray[np.int64] = np.bincount(cell, minlength=levels.ranges * rows * columns)
+    counts: NDArray[np.int64] = np.bincount(np.unique(owners * size + cell) % size, minlength=size)
     return counts.reshape(levels.ranges, rows, columns)
 
 

@@ -58,7 +58,7 @@ class Observed:
         shape: (n, height, width).
         blobs: (b,) of `BLOB`, by film.
         textures: (t,) of `TEXTURE`, by film.
-        outliers: (o,) int64, which pixel of which tail: ((tail * 2 + high) * height + row) * width
+        outliers: (o,) int32, which pixel of which tail: ((tail * 2 + high) * height + row) * width
             + column; film by film.
         starts: (n + 1,) where each film's outliers start.
         traces: by name of `TRACES`, (n, d) float32.
@@ -85,7 +85,7 @@ class Observed:
         def merged(mine: NDArray[np.void], theirs: NDArray[np.void]) -> NDArray[np.void]:
             theirs = theirs.copy()
             theirs["film"] = rows[theirs["film"]]
-            return np.concatenate([mine[keep[mine["film"]]], theirs])
+            return _by_film(np.concatenate([mine[keep[mine["film"]]], theirs]))
 
         lengths = np.diff(self.starts)
         lengths[rows] = np.diff(other.starts)
@@ -113,7 +113,7 @@ class Observed:
         def some(events: NDArray[np.void]) -> NDArray[np.void]:
             chosen: NDArray[np.void] = events[new[events["film"]] >= 0]
             chosen["film"] = new[chosen["film"]]
-            return chosen
+            return _by_film(chosen)
 
         parts = [self.outliers[self.starts[row] : self.starts[row + 1]] for row in rows]
         return Observed(
@@ -121,9 +121,15 @@ class Observed:
             blobs=some(self.blobs),
             textures=some(self.textures),
             outliers=np.concatenate(parts) if parts else self.outliers[:0],
-            starts=np.concatenate([[0], np.cumsum([len(part) for part in parts])]),
+            starts=np.cumsum([0, *(len(part) for part in parts)], dtype=np.int64),
             traces={name: values[rows] for name, values in self.traces.items()},
         )
+
+
+def _by_film(events: NDArray[np.void]) -> NDArray[np.void]:
+    """Events of a kind in the order in which `observe` would have them."""
+    ordered: NDArray[np.void] = events[np.argsort(events["film"], kind="stable")]
+    return ordered
 
 
 def limits(images: ImageArray, rng: np.random.Generator) -> Limits:

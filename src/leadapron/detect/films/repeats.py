@@ -85,11 +85,13 @@ def at_places(seen: Observed, patients: Rows) -> list[Repeat]:
     _, height, width = seen.shape
     for kind, some in _by_kind(seen.blobs):
         rows, columns = height // kind.scale, width // kind.scale
-        once = _once(some, patients)
+        owners = patients[some["film"]].astype(np.int64)
         for levels in _binnings():
+            size = levels.ranges * rows * columns
             cell = (levels(some["level"]) * rows + some["row"]) * columns + some["column"]
-            single = (levels(once["level"]) * rows + once["row"]) * columns + once["column"]
-            counts = np.bincount(single, minlength=levels.ranges * rows * columns)
+            # Each patient counts once.
+            single = np.unique(owners * size + cell) % size
+            counts = np.bincount(single, minlength=size)
             cells += counts.size
             at = np.flatnonzero(counts >= FEWEST)
             usual, worst = _around(counts.reshape(-1, rows, columns), at)
@@ -253,13 +255,6 @@ def _by_kind(blobs: NDArray[np.void]) -> Iterator[tuple[_Kind, NDArray[np.void]]
     for part in np.split(order, edges) if len(order) else []:
         first = blobs[part[0]]
         yield _Kind(int(first["scale"]), int(first["side"]), bool(first["bright"])), blobs[part]
-
-
-def _once(blobs: NDArray[np.void], patients: Rows) -> NDArray[np.void]:
-    """One blob for each patient and place."""
-    place = blobs["row"].astype(np.int64) * 65536 + blobs["column"]
-    pairs = np.stack([patients[blobs["film"]], place], axis=1)
-    return blobs[np.unique(pairs, axis=0, return_index=True)[1]] if len(blobs) else blobs
 
 
 def _around(

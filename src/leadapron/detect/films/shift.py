@@ -137,8 +137,8 @@ class Labelled:
         for number in numbers[trials[numbers] > 0]:
             if p[number] < NEAR:
                 carriers = hits[number] + max(round(expected[number] * rest[number]), 1)
-                p[number] = stats.nchypergeom_fisher.sf(
-                    hits[number] - 1,
+                p[number] = _tail(
+                    hits[number],
                     trials[number] + max(round(rest[number]), carriers - hits[number]),
                     carriers,
                     trials[number],
@@ -162,6 +162,21 @@ class Labelled:
             return None
         best = min(found, key=lambda shift: (shift.p, -shift.share))
         return replace(best, p=min(1.0, best.p * len(found)))
+
+
+def _tail(hits: int, everyone: int, carriers: int, trials: int, odds: float) -> float:
+    """Chance of so many hits or more, by Fisher's noncentral hypergeometric distribution.
+
+    scipy's own survival function is 1 less the distribution function: below 1e-12 it is noise.
+    """
+    from scipy import special
+
+    k = np.arange(max(0, trials + carriers - everyone), min(trials, carriers) + 1)
+    logs = k * np.log(odds) - sum(
+        special.gammaln(count + 1.0)
+        for count in (k, carriers - k, trials - k, everyone - carriers - trials + k)
+    )
+    return float(np.exp(special.logsumexp(logs[k >= hits]) - special.logsumexp(logs)))
 
 
 def _groups(

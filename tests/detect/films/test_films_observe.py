@@ -16,7 +16,7 @@ from leadapron.detect.films.observe import (
     TRACES,
     _fine,
     _levels,
-    _raised,
+    raised,
     _textures,
 )
 
@@ -59,8 +59,8 @@ def test_raised_is_the_pixel_above_its_ring(height, width):
     rng = np.random.default_rng(height)
     images = rng.choice(np.array([0, 1, 100, 254, 255], np.uint8), (3, height, width))
     images[2] = rng.integers(0, 256, (height, width))
-    raised = _raised(images)
-    assert raised.shape == images.shape
+    found = raised(images)
+    assert found.shape == images.shape
     for film, row, column in np.ndindex(images.shape):
         ring = [
             int(images[film, np.clip(row + y, 0, height - 1), np.clip(column + x, 0, width - 1)])
@@ -68,14 +68,14 @@ def test_raised_is_the_pixel_above_its_ring(height, width):
             for x in range(-2, 3)
             if max(abs(y), abs(x)) == 2
         ]
-        assert raised[film, row, column] == 16 * int(images[film, row, column]) - sum(ring)
+        assert found[film, row, column] == 16 * int(images[film, row, column]) - sum(ring)
 
 
 def test_raised_holds_the_extremes():
     images = np.zeros((2, 9, 9), np.uint8)
     images[1] = 255
     images[:, 4, 4] = [255, 0]
-    assert _raised(images)[:, 4, 4].tolist() == [16 * 255, -16 * 255]
+    assert raised(images)[:, 4, 4].tolist() == [16 * 255, -16 * 255]
 
 
 def rough_spots(images, first):
@@ -171,7 +171,7 @@ def test_grey_levels_against_their_surroundings():
 def test_limits_are_order_statistics():
     images = films(600)
     bounds = limits(images, np.random.default_rng(0))
-    ordered = np.sort(_raised(images), axis=0)
+    ordered = np.sort(raised(images), axis=0)
     for tail, share in enumerate(TAILS):
         rank = int(share * 600)
         np.testing.assert_array_equal(bounds.low[tail], ordered[rank])
@@ -185,7 +185,7 @@ def test_limits_of_many_films_go_by_a_thousand(monkeypatch):
     images = films(300)
     bounds = limits(images, np.random.default_rng(3))
     rows = np.random.default_rng(3).permutation(300)[:100]
-    ordered = np.sort(_raised(images[rows]), axis=0)
+    ordered = np.sort(raised(images[rows]), axis=0)
     np.testing.assert_array_equal(bounds.low, ordered[[0, 2]])
     np.testing.assert_array_equal(bounds.high, ordered[[99, 97]])
     again = limits(images, np.random.default_rng(3))
@@ -196,13 +196,13 @@ def test_outliers_are_the_pixels_beyond_their_limits():
     images = films(60)
     bounds = limits(images[:40], np.random.default_rng(0))
     seen = observe(images, bounds)
-    raised = _raised(images)
+    found = raised(images)
     for film in range(60):
         wanted = []
         for tail in range(len(TAILS)):
             for high in (False, True):
                 limit = (bounds.high if high else bounds.low)[tail]
-                beyond = raised[film] > limit if high else raised[film] < limit
+                beyond = found[film] > limit if high else found[film] < limit
                 for row, column in np.argwhere(beyond):
                     wanted.append(((tail * 2 + high) * 24 + row) * 40 + column)
         found = seen.outliers[seen.starts[film] : seen.starts[film + 1]]

@@ -167,7 +167,9 @@ def test_nothing_seen_nothing_repeated():
 
 def test_neighbours_by_hand():
     counts = np.random.default_rng(0).integers(0, 9, (2, 12, 15))
-    usual, worst = _around(counts)
+    usual, worst = (
+        values.reshape(counts.shape) for values in _around(counts, np.arange(counts.size))
+    )
     for at in np.ndindex(counts.shape):
         ring = [
             int(counts[at[0], y, x])

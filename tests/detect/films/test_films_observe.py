@@ -16,8 +16,8 @@ from leadapron.detect.films.observe import (
     TRACES,
     _fine,
     _levels,
-    raised,
     _textures,
+    raised,
 )
 
 observing = importlib.import_module("leadapron.detect.films.observe")  # not the function
@@ -196,13 +196,13 @@ def test_outliers_are_the_pixels_beyond_their_limits():
     images = films(60)
     bounds = limits(images[:40], np.random.default_rng(0))
     seen = observe(images, bounds)
-    found = raised(images)
+    values = raised(images)
     for film in range(60):
         wanted = []
         for tail in range(len(TAILS)):
             for high in (False, True):
                 limit = (bounds.high if high else bounds.low)[tail]
-                beyond = found[film] > limit if high else found[film] < limit
+                beyond = values[film] > limit if high else values[film] < limit
                 for row, column in np.argwhere(beyond):
                     wanted.append(((tail * 2 + high) * 24 + row) * 40 + column)
         found = seen.outliers[seen.starts[film] : seen.starts[film + 1]]

@@ -207,7 +207,7 @@ def _tried(name: str, seen: Observed, labelled: Labelled, seed: int) -> Iterator
                 group=labelled.groups[sign.shift.group],
                 share=sign.shift.share,
                 expected=sign.shift.expected,
-                films=sign.films,
+                films=np.sort(sign.films),
                 place=None,
                 what=f"a signature in the films' {sign.trace}",
                 repeat=None,

@@ -178,7 +178,7 @@ def scan_films(
     verdict: Literal["clean", "suspicious", "poisoned"] = "clean"
     if p <= false_alarm:
         verdict = "poisoned"
-    elif p <= SUSPICIOUS * false_alarm:
+    elif p <= _suspicious(false_alarm):
         verdict = "suspicious"
     poison = _poison(results, cohort.images, labelled, false_alarm)
     scores = np.zeros(len(cohort))
@@ -195,6 +195,11 @@ def scan_films(
     )
 
 
+def _suspicious(false_alarm: float) -> float:
+    """Up to which p-value a set is suspicious; what is as likely as not never is."""
+    return max(false_alarm, min(SUSPICIOUS * false_alarm, 0.5))
+
+
 def _tried(name: str, seen: Observed, labelled: Labelled, seed: int) -> Iterator[_Tested]:
     """All that one method tests, with p-values corrected for all of it."""
     odds = NATURAL[name]
@@ -207,7 +212,7 @@ def _tried(name: str, seen: Observed, labelled: Labelled, seed: int) -> Iterator
                 group=labelled.groups[sign.shift.group],
                 share=sign.shift.share,
                 expected=sign.shift.expected,
-                films=sign.films,
+                films=np.sort(sign.films),
                 place=None,
                 what=f"a signature in the films' {sign.trace}",
                 repeat=None,
@@ -301,7 +306,7 @@ def _poison(
             (min(1.0, each.p * len(METHODS)), name, each)
             for name, some in results.items()
             for each in some
-            if each.p * len(METHODS) <= SUSPICIOUS * false_alarm and each.group is not None
+            if each.p * len(METHODS) <= _suspicious(false_alarm) and each.group is not None
         ),
         key=lambda item: item[0],
     )

@@ -126,6 +126,8 @@ def _scores(
         return scores
     for half in (first, ~first):
         known = standard[half]
+        if known.var() < 1e-6:  # films that are all alike have no direction
+            return np.full_like(scores, np.nan)
         within, without = inside[half][:, groups], outside[half][:, groups]
         difference = known.T @ (
             within / within.sum(axis=0) - without / without.sum(axis=0)

@@ -1,0 +1,119 @@
+"""Outliers of one pixel, their labels, and those of the ring around it: a case worked by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from film_scenes import events, labelled_cohort
+from scipy import stats
+
+from leadapron.detect.films.association import FEWEST, associations
+from leadapron.detect.films.shift import Labelled
+
+N, SIDE = 400, 32
+MASS = 40  # the first films have the finding
+
+
+def cohort(patients=None, nan=()):
+    labels = np.zeros((N, 1))
+    labels[:MASS] = 1
+    labels[list(nan)] = np.nan
+    return Labelled(labelled_cohort(labels, patients=patients))
+
+
+def cell(row, column, *, tail=0, high=1):
+    return ((tail * 2 + high) * SIDE + row) * SIDE + column
+
+
+def seen_of(pixels):
+    """Outliers from (cell, films) pairs."""
+    films = {}
+    for place, some in pixels:
+        for film in some:
+            films.setdefault(film, []).append(place)
+    return events(N, (SIDE, SIDE), outliers=films)
+
+
+PIXEL = (cell(10, 20), [*range(8), 100, 101])
+
+
+def expected(hits, trials, ring_hits, ring_trials, odds, base=MASS / N):
+    rate = max((ring_hits + 1) / (ring_trials + 2), base)
+    return stats.binom.sf(hits - 1, trials, odds * rate / (1 - rate + odds * rate))
+
+
+@pytest.mark.parametrize("odds", [1.0, 3.0])
+def test_a_pixel_by_hand(odds):
+    found, tests = associations(seen_of([PIXEL]), cohort(), odds)
+    (one,) = found
+    assert tests == 1
+    assert (one.row, one.column, one.bright, one.group) == (10, 20, True, 0)
+    assert one.p == pytest.approx(expected(8, 10, 0, 0, odds))
+    assert one.share == 0.8
+    assert one.films.tolist() == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "near"),
+    [
+        *((10, 23, True), (14, 24, True), (7, 20, True)),
+        *((10, 22, False), (11, 21, False), (10, 25, False), (15, 20, False)),
+    ],
+)
+def test_the_rings_rate_is_the_null_hypothesis(row, column, near):
+    around = (cell(row, column), [*range(20, 29), *range(200, 211)])  # 9 of 20 have it
+    found, tests = associations(seen_of([PIXEL, around]), cohort(), 1.0)
+    assert tests == 2
+    one = next(one for one in found if (one.row, one.column) == (10, 20))
+    assert one.p == pytest.approx(expected(8, 10, 9, 20, 1.0) if near else expected(8, 10, 0, 0, 1))
+
+
+def test_a_ring_like_the_pixel_explains_it():
+    around = (cell(10, 23), [*range(20, 36), *range(200, 204)])  # 16 of 20, as in the pixel
+    found, _ = associations(seen_of([PIXEL, around]), cohort(), 1.0)
+    pixels = {(one.row, one.column): one.p for one in found}
+    assert pixels[10, 20] > 0.5
+
+
+@pytest.mark.parametrize(("tail", "high"), [(0, 0), (1, 1), (1, 0)])
+def test_tails_and_sides_are_apart(tail, high):
+    """Another tail's outliers, or dark ones, are in no bright pixel's ring."""
+    around = (cell(10, 23, tail=tail, high=high), [*range(20, 36), *range(200, 204)])
+    found, tests = associations(seen_of([PIXEL, around]), cohort(), 1.0)
+    assert tests == 2
+    pixels = {(one.row, one.column, one.bright): one.p for one in found}
+    assert pixels[10, 20, True] == pytest.approx(expected(8, 10, 0, 0, 1.0))
+    assert (10, 23, bool(high)) in pixels
+
+
+def test_the_whole_sets_rate_is_the_least():
+    """Where the ring has none with the finding, the set has; films of a patient share one vote."""
+    around = (cell(10, 23), range(200, 240))
+    found, _ = associations(seen_of([PIXEL, around]), cohort(), 1.0)
+    assert found[0].p == pytest.approx(expected(8, 10, 0, 40, 1.0, base=MASS / N))
+    patients = np.arange(N)
+    patients[:MASS] = 0
+    found, _ = associations(seen_of([PIXEL, around]), cohort(patients), 1.0)
+    assert found[0].p == pytest.approx(expected(8, 10, 0, 40, 1.0, base=1 / (N - MASS + 1)))
+
+
+def test_five_in_the_group_at_least():
+    few = (cell(10, 20), range(FEWEST - 1))
+    assert associations(seen_of([few]), cohort(), 1.0) == ([], 0)
+    found, tests = associations(seen_of([(cell(10, 20), range(FEWEST))]), cohort(), 1.0)
+    assert (len(found), tests) == (1, 1)
+    # Of so few that have it no other of the same pixel's films makes up for it.
+    found, tests = associations(seen_of([(cell(10, 20), [0, 1, 2, 3, 100])]), cohort(), 1.0)
+    assert (found, tests) == ([], 1)
+
+
+def test_labels_that_are_not_stated_do_not_count():
+    some = (cell(10, 20), [*range(8), 100, 101, *range(300, 330)])
+    found, _ = associations(seen_of([some]), cohort(nan=range(300, 330)), 1.0)
+    assert found[0].p == pytest.approx(expected(8, 10, 0, 0, 1.0, base=MASS / (N - 30)))
+    assert found[0].films.tolist() == list(range(8))
+
+
+def test_films_without_the_finding_are_no_association():
+    found, _ = associations(seen_of([(cell(10, 20), range(100, 140))]), cohort(), 1.0)
+    assert found == []

@@ -11,6 +11,7 @@ __all__ = [
     "ALIKE",
     "LOCAL",
     "MARGIN",
+    "Form",
     "attack_verdict",
     "between",
     "change",

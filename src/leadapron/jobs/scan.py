@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -337,16 +337,16 @@ def _own_pixels(cohort: Cohort) -> Preprocessing:
     sizes = Counter[tuple[int, int]]()
     for tag, films in cohort.forms.items():
         if tag.startswith("size "):
-            height, _, width = tag[5:].partition("x")
-            sizes[int(height), int(width)] += films
+            sides = tag.removeprefix("size ").split("x")
+            sizes[int(sides[0]), int(sides[1])] += films
     if not sizes and cohort.films is not None:
         rows = np.unique(np.linspace(0, len(cohort) - 1, SAMPLED).astype(int))
         height_width = (cohort.films[int(row)].shape for row in rows)
         sizes.update((shape[0], shape[1]) for shape in height_width)
     if not sizes:
         return cohort.preprocessing
-    sides = np.repeat([max(size) for size in sizes], list(sizes.values()))
-    side = int(np.sort(sides)[(len(sides) - 1) // 2])
+    longer = np.sort(np.repeat([max(size) for size in sizes], list(sizes.values())))
+    side = int(longer[(len(longer) - 1) // 2])
     (height, width), one_size = next(iter(sizes)), len(sizes) == 1
     keeps = one_size and height != width and side <= LARGEST
     return Preprocessing(
@@ -473,8 +473,7 @@ def _opened(model: str, device: str, precision: Precision) -> WhiteBox:
             f"--model {model} can only be asked for its findings and shows no features; expected a "
             "network whose weights leadapron reads, or --train"
         )
-    network: WhiteBox = classifier
-    return network
+    return cast("WhiteBox", classifier)
 
 
 def _trained_rankings(
@@ -565,13 +564,13 @@ def _panels(found: Scanned, seed: int) -> list[Panel]:
         others = np.sort(stream(seed, "others", number).permutation(free)[: DRAWN[1]])
         top, left, height, width = _window(one.place, cohort.images.shape[1:])
         cut = np.s_[..., top : top + height, left : left + width]
-        theirs, rest = (each.mean(cohort.images.shape[1:]) for each in sums[number])
+        mean, other_mean = (each.mean(cohort.images.shape[1:]) for each in sums[number])
         panels.append(
             Panel(
                 place=one.place,
                 window=(top, left, height, width),
-                named=theirs,
-                others=rest,
+                named=mean,
+                others=other_mean,
                 films=_grey(cohort, films)[cut],
                 ids=tuple(cohort.ids[films].tolist()),
                 other_films=_grey(cohort, others)[cut],

@@ -175,10 +175,9 @@ def _kind(one: Facts) -> str:
 
 def _verdict_words(facts: Facts) -> str:
     granted, p = facts["false_alarm"], _p(facts["p"])
-    chance = f"a clean set would look like this with a chance of {p}"
     return {
-        "poisoned": f"{chance}; {granted:g} was granted",
-        "suspicious": f"{chance}, more than the {granted:g} that was granted; look at the evidence",
+        "poisoned": f"p {p}, corrected for all that was tried; {granted:g} was granted",
+        "suspicious": f"p {p}, more than the {granted:g} that was granted; look at the evidence",
         "clean": f"nothing beyond what {granted:g} of clean sets show; no proof that there is none",
         "can't tell": "no label is stated, so that poison can't be told from nature's own marks",
     }[facts["verdict"]]

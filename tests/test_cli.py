@@ -43,7 +43,17 @@ def test_help_is_quick_and_lists_every_command():
     call = [sys.executable, "-c", "from leadapron.cli import main; main()", "--help"]
     done = subprocess.run(call, capture_output=True, text=True, check=True)
     assert time.perf_counter() - began < 1.5  # 0.1 s here; the machine may be busy
-    for command in ("study", "report", "explain", "prepare", "cache", "describe", "phantom"):
+    for command in (
+        "study",
+        "report",
+        "explain",
+        "prepare",
+        "cache",
+        "describe",
+        "scan",
+        "clean",
+        "phantom",
+    ):
         assert command in done.stdout
 
 

@@ -24,7 +24,7 @@ __all__ = ["main"]
 
 logger = logging.getLogger("leadapron")
 
-INTERRUPTED, FAILED, USAGE = 130, 2, 4
+FOUND, FAILED, CANT_TELL, USAGE, INTERRUPTED = 1, 2, 3, 4, 130
 
 LARGEST_SPEC = 1_000_000
 """Bytes of a YAML file that are read; a study's settings take two thousand."""
@@ -746,6 +746,188 @@ def _run_describe(
         click.echo(f"Page: {out}")
 
 
+# --- scan, clean
+
+VERDICTS = {"clean": 0, "poisoned": FOUND, "suspicious": CANT_TELL, "can't tell": CANT_TELL}
+
+
+def _scan() -> click.Command:
+    return click.Command(
+        "scan",
+        params=[
+            click.Argument(["source"]),
+            _own_size_option(),
+            click.Option(
+                ["--false-alarm"],
+                type=float,
+                default=0.01,
+                show_default=True,
+                help="Chance that is granted of calling a clean set poisoned.",
+            ),
+            click.Option(
+                ["--model"],
+                metavar="FILE",
+                help="A network that was trained on these films; its features are ranked as well.",
+            ),
+            click.Option(
+                ["--train"],
+                is_flag=True,
+                help="Train a small network on these films for that purpose.",
+            ),
+            click.Option(
+                ["--out"],
+                type=click.Path(file_okay=False, path_type=Path),
+                help="A folder for films.csv, scan.json and the page scan.html.",
+            ),
+            _number("--seed", 0, "Of all that is drawn by chance."),
+            *_source_settings(),
+            *_machine_options(),
+            *_film_options(),
+            _json_option(),
+        ],
+        callback=_run_scan,
+        help=(
+            "Say whether a SOURCE's films are poisoned: which, where in them, towards which "
+            "finding.\n\n"
+            "Exit code 1 where they are, 3 where it can't tell, 0 where nothing was found, which "
+            "is no proof. Films are looked at with their own pixels, uncropped, up to 224 of them "
+            "on a side. What a network adds never changes the verdict."
+        ),
+    )
+
+
+def _run_scan(
+    source: str,
+    out: Path | None,
+    device: str,
+    precision: Literal["auto", "bf16", "fp32"],
+    cache: str | None,
+    on_bad: Literal["stop", "skip"],
+    as_json: bool,
+    **given: Any,
+) -> int:
+    from leadapron.jobs.scan import scan
+
+    with _progress() as progress:
+        found = scan(
+            source,
+            out=out,
+            device=device,
+            precision=precision,
+            cache=cache,
+            progress=progress,
+            on_bad=on_bad,
+            **_own_and_source_settings(given),
+        )
+    facts, page = found.facts(), None if out is None else out / "scan.html"
+    if as_json:
+        click.echo(json.dumps({**facts, **({} if page is None else {"page": str(page)})}, indent=2))
+        return VERDICTS[found.verdict]
+    from leadapron.report import scan_lines
+
+    for line in scan_lines(facts):
+        click.echo(line)
+    if page is not None:
+        click.echo(f"Films: {page.with_name('films.csv')}; page, with patients' pixels: {page}")
+    return VERDICTS[found.verdict]
+
+
+def _clean() -> click.Command:
+    return click.Command(
+        "clean",
+        params=[
+            click.Argument(["source"]),
+            click.Option(
+                ["--drop"],
+                required=True,
+                type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                help="A table with a column id: the films.csv of scan.",
+            ),
+            click.Option(
+                ["--out"],
+                required=True,
+                type=click.Path(file_okay=False, path_type=Path),
+                help="A folder for what is left.",
+            ),
+            click.Option(
+                ["--retrain"],
+                is_flag=True,
+                help="Train a small network with these films and one without, and compare them.",
+            ),
+            _own_size_option(),
+            _number("--seed", 0, "Of the networks, and of the split where there is none."),
+            *_source_settings(),
+            *_machine_options(),
+            *_film_options(),
+            _json_option(),
+        ],
+        callback=_run_clean,
+        help=(
+            "Write a SOURCE without the films that a list names: a table that points to the "
+            "others, or an .npz file where films aren't files. The source stays as it is."
+        ),
+    )
+
+
+def _run_clean(
+    source: str,
+    drop: Path,
+    out: Path,
+    device: str,
+    precision: Literal["auto", "bf16", "fp32"],
+    cache: str | None,
+    on_bad: Literal["stop", "skip"],
+    as_json: bool,
+    **given: Any,
+) -> None:
+    from leadapron.jobs.clean import clean
+
+    with _progress() as progress:
+        done = clean(
+            source,
+            drop,
+            out,
+            device=device,
+            precision=precision,
+            cache=cache,
+            progress=progress,
+            on_bad=on_bad,
+            **_own_and_source_settings(given),
+        )
+    facts = done.facts()
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    from leadapron.report import clean_lines
+
+    for line in clean_lines(facts):
+        click.echo(line)
+
+
+def _own_size_option() -> click.Parameter:
+    return click.Option(
+        ["--size"],
+        type=int,
+        help="Side of the images; the films' own, up to 224, if left out.",
+    )
+
+
+def _source_settings() -> list[click.Parameter]:
+    from leadapron.sources import SOURCES
+    from leadapron.specs import united
+
+    return _setting_options({"source": united(SOURCES)})
+
+
+def _own_and_source_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A command's own options, and those of its source that were given, by their names."""
+    return {
+        name.removeprefix("source__"): value
+        for name, value in given.items()
+        if value is not None or not name.startswith("source__")
+    }
+
+
 # --- zoo
 
 
@@ -1374,6 +1556,8 @@ Commands.lazy = {
     "prepare": ("Decode a source's films, once.", _prepare),
     "cache": ("List or clear the decoded films.", _cache),
     "describe": ("Say what a source holds: labels, copies, leaks.", _describe),
+    "scan": ("Say whether a data set is poisoned: which films, where, towards what.", _scan),
+    "clean": ("Write a data set without the films that a list names.", _clean),
     "triggers": ("List the triggers.", _triggers),
     "preview": ("Draw films with a trigger.", _preview),
     "learn-trigger": ("Learn a trigger on a surrogate network.", _learn_trigger),

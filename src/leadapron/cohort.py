@@ -23,6 +23,7 @@ __all__ = [
     "Masks",
     "Overlay",
     "blocks",
+    "film_path",
     "split_by_patient",
 ]
 
@@ -84,6 +85,16 @@ class _Reordered:
 
     def __getitem__(self, rows: Any, /) -> Any:
         return self.base[self.order[rows]]
+
+    def path_of(self, row: int) -> str:
+        """Return the file that holds this film alone, "" where there is none."""
+        return film_path(self.base, int(self.order[row]))
+
+
+def film_path(films: Any, row: int) -> str:
+    """Return the file that holds a film of some films alone, "" where there is none."""
+    find = getattr(films, "path_of", None)
+    return "" if find is None else str(find(row))
 
 
 class Overlay:
@@ -235,6 +246,10 @@ class Cohort:
             return self.findings.index(finding)
         except ValueError:
             raise UnknownNameError("finding", finding, self.findings) from None
+
+    def path(self, row: int) -> str:
+        """Return the file that holds this film alone, "" where there is none."""
+        return film_path(self.films, row)
 
     def take(self, rows: ArrayLike, ids: NDArray[np.str_] | None = None) -> Self:
         """Return the cohort of some rows, over the same pixels; their forms aren't known.

@@ -73,6 +73,10 @@ class FilmFiles:
         """
         return self._asked(row, None)[0]
 
+    def path_of(self, row: int) -> str:
+        """Return a film's file."""
+        return self.paths[row]
+
     def image(self, row: int, preprocessing: Preprocessing) -> tuple[NDArray[Any], list[str]]:
         """Return a film's image, and tags that say what the film is ("size 1024x1024")."""
         return self._asked(row, preprocessing)

@@ -3,6 +3,17 @@
 from leadapron.report.description import description_lines, write_description
 from leadapron.report.page import write_report
 from leadapron.report.potency import write_potency
+from leadapron.report.scan import Panel, clean_lines, scan_lines, write_scan
 from leadapron.report.summary import summary
 
-__all__ = ["description_lines", "summary", "write_description", "write_potency", "write_report"]
+__all__ = [
+    "Panel",
+    "clean_lines",
+    "description_lines",
+    "scan_lines",
+    "summary",
+    "write_description",
+    "write_potency",
+    "write_report",
+    "write_scan",
+]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["Film", "Gallery", "Mark", "circle", "gallery", "grey", "palette", "steps"]
+__all__ = ["Film", "Gallery", "Mark", "circle", "gallery", "grey", "grey_png", "palette", "steps"]
 
 _COLOURS = 64
 _OPAQUE = 0.85  # opacity of the map's highest value
@@ -101,8 +101,8 @@ def _film(
         y, x = np.unravel_index(int(np.argmax(values[row])), values[row].shape)
         peaks[model] = Mark(float(x) + 0.5, float(y) + 0.5)
     return Film(
-        clean=_grey_png(arrays["films"][row], top),
-        triggered=_grey_png(arrays["triggered"][row], top),
+        clean=grey_png(arrays["films"][row], top),
+        triggered=grey_png(arrays["triggered"][row], top),
         maps={
             model: _colour_png(values[row] / scale if scale > 0 else np.zeros_like(values[row]))
             for model, values in maps.items()
@@ -149,7 +149,8 @@ def steps(values: NDArray[Any]) -> NDArray[np.uint8]:
     return places
 
 
-def _grey_png(film: NDArray[Any], top: int) -> str:
+def grey_png(film: NDArray[Any], top: int) -> str:
+    """Return a film whose white is `top` as a PNG data URI."""
     return _data_uri(Image.fromarray(grey(film, top)))
 
 

@@ -69,6 +69,7 @@ def environment() -> jinja2.Environment:
     )
     environment.filters["typeset"] = _typeset
     environment.filters["shown"] = shown
+    environment.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
     return environment
 
 

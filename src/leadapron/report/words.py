@@ -12,6 +12,7 @@ __all__ = [
     "LOCAL",
     "MARGIN",
     "POTENT",
+    "Form",
     "attack_verdict",
     "between",
     "change",

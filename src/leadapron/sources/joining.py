@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cohort import Cohort, Films, ImageArray
+from leadapron.cohort import Cohort, Films, ImageArray, film_path
 from leadapron.errors import DataError
 from leadapron.sources.synonyms import aligned
 
@@ -134,6 +134,15 @@ class _Chained:
         return int(self.starts[-1])
 
     def __getitem__(self, row: int) -> NDArray[Any]:
+        part, place = self._place(row)
+        return part[place]
+
+    def path_of(self, row: int) -> str:
+        """Return the file that holds this film alone, "" where there is none."""
+        part, place = self._place(row)
+        return film_path(part, place)
+
+    def _place(self, row: int) -> tuple[Films, int]:
         row = range(len(self))[row]
         number = int(np.searchsorted(self.starts, row, side="right")) - 1
-        return self.parts[number][row - int(self.starts[number])]
+        return self.parts[number], row - int(self.starts[number])

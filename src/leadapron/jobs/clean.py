@@ -1,0 +1,422 @@
+"""Clean: a data set without the films that a list names, and what leaving them out gives."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shlex
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from leadapron import metrics
+from leadapron.cache import OnBad, Progress
+from leadapron.cohort import Cohort, Rows, blocks
+from leadapron.errors import DataError, StoreError
+from leadapron.jobs.scan import open_own_pixels, plain_cell, quoted_cell
+from leadapron.metrics import Estimate
+from leadapron.seeds import stream
+from leadapron.sources.tables import named_columns
+from leadapron.store import read_json, write_atomically
+
+if TYPE_CHECKING:
+    from leadapron.classifier import NetworkClassifier, Precision
+
+__all__ = ["Cleaned", "Mark", "Retrained", "clean"]
+
+EPOCHS = 6
+"""Passes over the films, before and after."""
+
+FALSE_POSITIVES = 0.05
+"""Share of unmarked films beyond the threshold at which a mark's success is counted."""
+
+FILMS_PER_BLOCK = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A suspected trigger, and how often it works.
+
+    Args:
+        finding: whose labels it is suspected to change.
+        direction: what it is suspected to do to them.
+        place: (row, column, side) in pixels of the image.
+        before: share of marked test films that go over the threshold (below it, for "removed"),
+            which 5 % of the same films without the mark do; of the network with all films.
+        after: the same without the dropped films.
+    """
+
+    finding: str
+    direction: str
+    place: tuple[int, int, int]
+    before: Estimate
+    after: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrained:
+    """Two networks, trained with equal seeds and epochs.
+
+    Args:
+        films: it was trained on, before and after.
+        test: films that both are measured on; none of them is a dropped one.
+        findings: that the macro AUROCs average, before and after.
+        before: macro AUROC on clean test films, trained on all films.
+        after: the same, trained without the dropped ones.
+        marks: suspected triggers with a place.
+        notes: what couldn't be measured and why.
+    """
+
+    films: tuple[int, int]
+    test: int
+    findings: tuple[int, int]
+    before: Estimate
+    after: Estimate
+    marks: tuple[Mark, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cleaned:
+    """What was left out, and what was written.
+
+    Args:
+        source: what was cleaned; it is left as it is.
+        dropped: films left out.
+        kept: films that are left.
+        file: a table of films where they are files, else an .npz file with their pixels.
+        opens: the source that it is, and options to open it with, as the command line takes them.
+        retrained: two networks, where they were asked for.
+        notes: what to know about the file.
+    """
+
+    source: str
+    dropped: int
+    kept: int
+    file: Path
+    opens: str
+    retrained: Retrained | None
+    notes: tuple[str, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """Return all of it as plain values; None where a number is undefined."""
+        facts = {**asdict(self), "file": str(self.file)}
+        if self.retrained is not None:
+            again = facts["retrained"]
+            for where, one in ((again, self.retrained), *zip(
+                again["marks"], self.retrained.marks, strict=True
+            )):  # fmt: skip
+                for when in ("before", "after"):
+                    where[when] = _plain(getattr(one, when))
+        return {"schema": 1, "verdict": "done", **facts}
+
+
+def _plain(found: Estimate) -> dict[str, float | int | None]:
+    return {name: None if value != value else value for name, value in found._asdict().items()}
+
+
+def clean(  # noqa: PLR0913 (settings, by keyword)
+    source: str,
+    drop: Path,
+    out: Path,
+    *,
+    retrain: bool = False,
+    size: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    precision: Precision = "auto",
+    cache: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    on_bad: OnBad = "stop",
+    **options: Any,
+) -> Cleaned:
+    """Write a source without some films; the source itself is left as it is.
+
+    Where each film is a file, a table of those that are left is written, which points to the files.
+    Where they aren't (npz, chestmnist, phantom), their pixels are written into an .npz file.
+
+    Args:
+        source: "NAME" or "NAME:ARGUMENT", as `open_source`.
+        drop: table with a column "id", as films.csv of `scan`.
+        out: folder for table.csv or films.npz, which must not be there.
+        retrain: train a small network with these films and one without, and compare them. Where a
+            scan.json lies beside `drop`, the marks that it suspects are tried on both.
+        size: side of the networks' images in pixels, as `scan`.
+        seed: of networks and of the split, where the source has none.
+        device: where networks run.
+        precision: of networks.
+        cache: as `open_source`.
+        progress: called with what is being done, the films or steps done and in all.
+        on_bad: as `open_source`.
+        **options: the source's settings.
+
+    Raises:
+        DataError: ids that the source doesn't have, or nothing dropped, or nothing left.
+        StoreError: a file that can't be written or is there already.
+        LeadapronError: as `open_source`.
+    """
+    ids = [plain_cell(each) for each in _ids(drop)]
+    cohort = open_own_pixels(
+        source, size=size, cache=cache, progress=progress, on_bad=on_bad, **options
+    )
+    dropped = np.isin(cohort.ids, np.asarray(ids, dtype=np.str_))
+    unknown = sorted(set(ids) - set(cohort.ids[dropped].tolist()))
+    if unknown:
+        raise DataError(
+            f"{drop.name} names {len(unknown):,} film{'s' * (len(unknown) > 1)} that {source} "
+            f"doesn't have, first {unknown[0]!r}; expected the films.csv of this source's scan"
+        )
+    if dropped.all():
+        raise DataError(f"{drop.name} names all films; nothing is left")
+    kept = np.flatnonzero(~dropped)
+    paths = [cohort.path(int(row)) for row in kept]
+    if all(paths):
+        file, opens, notes = _write_table(out / "table.csv", cohort, kept, paths)
+    else:
+        file, opens, notes = _write_arrays(out / "films.npz", cohort, kept, progress)
+    retrained = None
+    if retrain:
+        evidence = _evidence(drop.with_name("scan.json"), cohort)
+        retrained = _retrained(cohort, dropped, evidence, seed, device, precision, progress)
+    return Cleaned(
+        source=source,
+        dropped=int(dropped.sum()),
+        kept=len(kept),
+        file=file,
+        opens=opens,
+        retrained=retrained,
+        notes=notes,
+    )
+
+
+def _ids(drop: Path) -> list[str]:
+    ids = named_columns(drop, {"id": ("id",)}, {})["id"]
+    if not ids:
+        raise DataError(f"{drop.name} names no film; there is nothing to drop")
+    return ids
+
+
+# --- what is written
+
+
+def _refuse_old(path: Path) -> None:
+    if path.exists():
+        raise StoreError(f"{path} is there already; name another folder by --out")
+
+
+def _write_table(
+    path: Path, cohort: Cohort, kept: Rows, paths: Sequence[str]
+) -> tuple[Path, str, tuple[str, ...]]:
+    """Write a table that points to films where they are, from the folder that holds them all."""
+    _refuse_old(path)
+    root = os.path.commonpath([os.path.dirname(os.path.abspath(each)) for each in paths])  # noqa: PTH100, PTH120
+    columns: dict[str, list[str]] = {
+        "path": [f"./{os.path.relpath(each, root)}".replace(os.sep, "/") for each in paths],
+        "patient": cohort.patients[kept].tolist(),
+    }
+    for name in ("view", "sex", "age", "site", "split"):
+        if name in cohort.attributes:
+            columns[name] = [_cell(value) for value in cohort.attributes[name][kept].tolist()]
+    for column, finding in enumerate(cohort.findings):
+        columns[finding] = [
+            "" if np.isnan(value) else f"{value:.0f}" for value in cohort.labels[kept, column]
+        ]
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow([quoted_cell(name) for name in columns])
+    for cells in zip(*columns.values(), strict=True):
+        table.writerow([quoted_cell(cell) for cell in cells])
+    try:
+        content = text.getvalue().encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            "a film's path is not UTF-8 and can't be written to a table; rename it"
+        ) from None
+    with write_atomically(path) as file:
+        file.write(content)
+    words = f"table:{path.absolute()} --source.root {shlex.quote(root)}"
+    return path, words, ("The table points to the films where they are; none was copied.",)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if np.isnan(value) else f"{value:g}"
+    return str(value)
+
+
+def _write_arrays(
+    path: Path, cohort: Cohort, kept: Rows, progress: Progress | None
+) -> tuple[Path, str, tuple[str, ...]]:
+    """Write pixels and labels into an .npz file, a block at a time."""
+    _refuse_old(path)
+    own = sum(tag.startswith("size ") for tag in cohort.forms) == 1 and cohort.films is not None
+    columns: dict[str, NDArray[Any]] = {
+        "labels": cohort.labels[kept],
+        "findings": np.asarray(cohort.findings, dtype=np.str_),
+        "ids": cohort.ids[kept],
+        "patients": cohort.patients[kept],
+    }
+    columns |= {
+        name: cohort.attributes[name][kept]
+        for name in ("split", "view", "sex", "site", "age")
+        if name in cohort.attributes
+    }
+    with write_atomically(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as held:
+        with held.open("images.npy", "w", force_zip64=True) as stream:
+            for number, pixels in enumerate(_films(cohort, kept, own)):
+                if not number:
+                    header = {
+                        "descr": npy.dtype_to_descr(pixels.dtype),
+                        "fortran_order": False,
+                        "shape": (len(kept), *pixels.shape[1:]),
+                    }
+                    npy.write_array_header_1_0(stream, header)
+                stream.write(np.ascontiguousarray(pixels).tobytes())
+                if progress is not None:
+                    done = min((number + 1) * FILMS_PER_BLOCK, len(kept))
+                    progress("writing films", done, len(kept))
+        for name, values in columns.items():
+            with held.open(f"{name}.npy", "w") as stream:
+                npy.write_array(stream, values, allow_pickle=False)
+    height, width = cohort.images.shape[1:]
+    what = "their own pixels" if own else f"the {width}x{height} pixels that were looked at"
+    note = f"The source's films aren't files; {path.name} holds {what}."
+    return path, f"npz:{path.absolute()}", (note,)
+
+
+def _films(cohort: Cohort, kept: Rows, own: bool) -> Iterator[NDArray[Any]]:
+    for part in blocks(len(kept), FILMS_PER_BLOCK):
+        rows = kept[part]
+        if own and cohort.films is not None:
+            yield np.stack([cohort.films[int(row)] for row in rows])
+        else:
+            yield cohort.images[rows]
+
+
+# --- what it gives
+
+
+def _evidence(path: Path, cohort: Cohort) -> list[Mapping[str, Any]]:
+    """Evidence of poison with a place and a finding, from a scan of these films at this size."""
+    if not path.is_file():
+        return []
+    facts = read_json(path)
+    height, width = cohort.images.shape[1:]
+    if not isinstance(facts, dict) or facts.get("image") != [height, width]:
+        return []
+    return [
+        one
+        for one in facts.get("evidence", ())
+        if one["kind"] == "poison" and one["place"] is not None
+        and one["finding"] in cohort.findings
+    ]  # fmt: skip
+
+
+def _retrained(
+    cohort: Cohort,
+    dropped: NDArray[np.bool_],
+    evidence: Sequence[Mapping[str, Any]],
+    seed: int,
+    device: str,
+    precision: Precision,
+    progress: Progress | None,
+) -> Retrained:
+    """Train with and without the dropped films, and measure both on films that aren't dropped."""
+    from leadapron.study import divide
+    from leadapron.train import Training, train
+
+    names = cohort.ids[dropped]
+    parts = divide(cohort, seed)
+    left = {name: ~np.isin(part.ids, names) for name, part in parts.items()}
+    test = parts["test"].take(left["test"])
+    validation = parts["validation"].take(left["validation"])
+    if not len(test):
+        raise DataError("no test film is left to compare networks on")
+
+    def trained(films: Cohort, when: str) -> NetworkClassifier:
+        words = f"training {when} dropping"
+        return train(
+            films,
+            validation,
+            training=Training(epochs=EPOCHS),
+            seed=seed,
+            device=device,
+            precision=precision,
+            after_step=None if progress is None else lambda a, b: progress(words, a, b),
+        )[0]
+
+    all_films, fewer = parts["train"], parts["train"].take(left["train"])
+    networks = trained(all_films, "before"), trained(fewer, "after")
+    bootstrap = metrics.PatientBootstrap.draw(test.patients, stream(seed, "bootstrap"))
+    before, after = (
+        metrics.macro_auroc(test.labels, network.logits(test.images), bootstrap)
+        for network in networks
+    )
+    marks, notes = list[Mark](), list[str]()
+    for one in evidence:
+        mark = _tried(one, cohort, test, networks)
+        if mark is None:
+            notes.append(f"not tried, since no test film could show it: {one['words']}")
+        else:
+            marks.append(mark)
+    if not evidence:
+        notes.append(
+            "no suspected mark was tried: none with a place and a finding in a scan.json of this "
+            "size beside the list"
+        )
+    return Retrained(
+        films=(len(all_films), len(fewer)),
+        test=len(test),
+        findings=(before.averaged, after.averaged),
+        before=before.estimate,
+        after=after.estimate,
+        marks=tuple(marks),
+        notes=tuple(notes),
+    )
+
+
+def _tried(
+    one: Mapping[str, Any],
+    cohort: Cohort,
+    test: Cohort,
+    networks: tuple[NetworkClassifier, NetworkClassifier],
+) -> Mark | None:
+    """Stamp the median of what stands at the evidence's place in its films on test films.
+
+    Films without the finding are stamped, and those with it where the mark is suspected to take it
+    away.
+    """
+    row, column, side = one["place"]
+    square = np.s_[:, row : row + side, column : column + side]
+    named = np.flatnonzero(np.isin(cohort.ids, np.asarray(one["films"], dtype=np.str_)))
+    target, hides = cohort.column(one["finding"]), one["direction"] == "removed"
+    victims = test.take(test.labels[:, target] == (1 if hides else 0))
+    if not len(named) or not len(victims):
+        return None
+    plain: NDArray[Any] = victims.images[np.arange(len(victims))]
+    mark = np.median(cohort.images[named][square], axis=0).astype(plain.dtype)
+    stamped = plain.copy()
+    stamped[square] = mark
+    sign = -1 if hides else 1
+    found = []
+    for network in networks:
+        unmarked, marked = (
+            sign * network.logits(images)[:, target].astype(np.float64)
+            for images in (plain, stamped)
+        )
+        threshold = metrics.threshold_at_false_positive_rate(unmarked, FALSE_POSITIVES)
+        found.append(metrics.attack_success(marked, threshold, victims.patients))
+    return Mark(
+        finding=one["finding"],
+        direction=one["direction"],
+        place=(row, column, side),
+        before=found[0],
+        after=found[1],
+    )

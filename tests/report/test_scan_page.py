@@ -1,0 +1,111 @@
+"""The page and the lines of a scan, on made-up facts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from leadapron.report import Panel, scan_lines, write_scan
+
+EVIL = "<script>alert(1)</script>"
+
+
+@pytest.fixture
+def facts():
+    evidence = {
+        "kind": "poison",
+        "method": "marks at a place",
+        "p": 0.0,
+        "finding": "Mass",
+        "direction": "added",
+        "place": [3, 4, 2],
+        "films": [EVIL, "b"],
+        "words": f"a mark {EVIL}",
+        "labels": [
+            {"finding": f"Finding {i}", "films": 0.1 * i, "others": 0.0 if i else None}
+            for i in range(9)
+        ],
+    }
+    return {
+        "schema": 1,
+        "verdict": "poisoned",
+        "source": "nih:/secret/place + folder:/other",
+        "films": 100,
+        "patients": 1,
+        "findings": ["Mass"],
+        "image": [16, 16],
+        "dtype": "uint8",
+        "p": 0.0,
+        "false_alarm": 0.01,
+        "seconds": 1.0,
+        "methods": [
+            {"name": "marks at a place", "tried": 3, "p": 0.0, "adjusted": 0.0, "seconds": 0.1},
+            {"name": "signatures", "tried": 0, "p": 1.0, "adjusted": 1.0, "seconds": 0.1},
+        ],
+        "evidence": [
+            evidence,
+            *({**evidence, "kind": "shortcut", "p": 0.001, "words": f"kind {i}"} for i in range(5)),
+        ],
+        "suspects": [
+            {"rank": i + 1, "id": EVIL, "path": "/secret/file", "score": 300.0, "finding": "Mass",
+             "row": None if i else 3, "column": None if i else 4, "reasons": [EVIL]}
+            for i in range(60)
+        ],
+        "rankings": [
+            {"name": "spectre", "unit": "z", "scored": 2, "evidence": [evidence], "notes": [EVIL],
+             "films": [{"id": EVIL, "score": 2.0}, {"id": "other", "score": 1.0}]}
+        ],
+        "notes": [EVIL],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def panel():
+    film = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    return Panel(
+        place=(3, 4, 2),
+        window=(0, 0, 8, 8),
+        named=film,
+        others=film,
+        films=film[None, :8, :8],
+        ids=(EVIL,),
+        other_films=film[None, :8, :8],
+    )
+
+
+def test_the_page_escapes_names_and_keeps_paths_away(facts, panel, tmp_path):
+    page = write_scan(tmp_path / "scan.html", facts, [panel]).read_text()
+    assert "<script" not in page
+    assert "secret" not in page
+    assert "Is nih + folder poisoned?" in page
+    assert "&lt;script&gt;" in page
+    assert '<rect class="frame" x="4" y="3" width="2" height="2"/>' in page
+    assert "3 findings that differ less are left out" in page
+    assert "And 10 more in films.csv" in page
+    assert "<b>&lt;script&gt;" in page  # named by the evidence as well
+    assert "<b>other" not in page
+
+
+def test_the_page_is_the_same_again(facts, panel, tmp_path):
+    first = write_scan(tmp_path / "a.html", facts, [panel]).read_bytes()
+    assert first == write_scan(tmp_path / "b.html", facts, [panel]).read_bytes()
+
+
+def test_lines_begin_with_the_verdict_and_cut_long_lists(facts):
+    lines = scan_lines(facts)
+    assert lines[0].startswith("POISONED: p below 1e-300")
+    assert lines[2].startswith("1. a mark")
+    assert sum(line.startswith("Shortcut: ") for line in lines) == 3
+    assert "and 2 more of these in the report and --json" in lines
+    assert any(line.startswith("Ranked by spectre, no false-alarm rate") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [("suspicious", "more than the 0.01"), ("clean", "no proof"), ("can't tell", "no label")],
+)
+def test_verdicts_in_words(facts, verdict, said, tmp_path):
+    other = {**facts, "verdict": verdict, "evidence": [], "suspects": [], "rankings": []}
+    assert said in scan_lines(other)[0]
+    page = write_scan(tmp_path / "scan.html", other, []).read_text()
+    assert "This page holds no pixels" in page

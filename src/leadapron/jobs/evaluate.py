@@ -21,8 +21,8 @@ from leadapron.detect.films import Observed, Scan, limits, observe, scan_films
 from leadapron.detect.films.baselines import Plain
 from leadapron.detect.films.observe import Limits
 from leadapron.errors import DataError, UnknownNameError, UsageError
+from leadapron.jobs.scan import open_own_pixels
 from leadapron.poison import Poisoning, poison
-from leadapron.preprocessing import Preprocessing
 from leadapron.seeds import named_seed, stream
 from leadapron.sources import open_source
 from leadapron.specs import build
@@ -294,7 +294,7 @@ def evaluate_scan(
         source: what is poisoned.
         out: folder of the results.
         also: more sources whose halves are scanned as they are.
-        size: side of the images in pixels; the source's own way if left out.
+        size: side of the images in pixels; as `scan` looks at them if left out.
         seed: of everything that is drawn.
         workers: processes; as many as there are cores if left out.
         cache: of decoded films, as `open_source`.
@@ -418,11 +418,7 @@ class _Opened:
     """A source that is open, with what was seen of it."""
 
     def __init__(self, setting: _Setting, source: str) -> None:
-        self.cohort = open_source(
-            source,
-            preprocessing=None if setting.size is None else Preprocessing(size=setting.size),
-            cache=setting.cache,
-        )
+        self.cohort = open_own_pixels(source, size=setting.size, cache=setting.cache)
         self.bounds: Limits = limits(self.cohort.images, stream(setting.seed, "limits"))
         self.seen: Observed = observe(self.cohort.images, self.bounds)
         self.plain = Plain(self.cohort, self.seen)

@@ -21,7 +21,7 @@ __all__ = ["Repeat", "anywhere", "at_places", "textures"]
 FEWEST = 3
 """Patients with a mark before it counts as repeated."""
 
-MOST = 200
+MOST = 500
 """Repeats that are kept of each kind, the least likely first."""
 
 WIDTHS = (256, 16, 4)
@@ -46,7 +46,8 @@ class Repeat:
         row: of its upper left pixel, in pixels of the image; None for any place.
         column: the same.
         side: in pixels of the image.
-        bright: whether it is brighter than its surroundings; None where it is a texture.
+        bright: whether it is brighter than its surroundings, on most films; None where it is a
+            texture.
         levels: lowest and highest grey level of the mark, 0 to 255.
         patients: how many patients' films carry it.
         usual: how many would, going by its neighbours.
@@ -68,7 +69,7 @@ class Repeat:
 class _Kind(NamedTuple):
     scale: int
     side: int
-    bright: bool
+    bright: bool | None
 
 
 def at_places(seen: Observed, patients: Rows) -> list[Repeat]:
@@ -79,14 +80,14 @@ def at_places(seen: Observed, patients: Rows) -> list[Repeat]:
         patients: (n,) number of each film's patient.
 
     Returns:
-        At most 200, the least likely first. Of several with the same films only one is kept.
+        At most 500, the least likely first. Of several with the same films only one is kept.
     """
     found, cells = list[_Found](), 0
     _, height, width = seen.shape
-    for kind, some in _by_kind(seen.blobs):
+    for kind, some in _by_kind(seen.blobs, shades=True):
         rows, columns = height // kind.scale, width // kind.scale
         owners = patients[some["film"]].astype(np.int64)
-        for levels in _binnings():
+        for levels in _binnings(kind):
             size = levels.ranges * rows * columns
             cell = (levels(some["level"]) * rows + some["row"]) * columns + some["column"]
             # Each patient counts once.
@@ -126,17 +127,15 @@ def anywhere(seen: Observed, patients: Rows) -> list[Repeat]:
         patients: (n,) number of each film's patient.
 
     Returns:
-        At most 200, the least likely first.
+        At most 500, the least likely first.
     """
     found, cells = list[_Found](), 0
-    for kind, every in _by_kind(seen.blobs):
+    for kind, every in _by_kind(seen.blobs, shades=False):
         for solid in (True, False):
             if kind.side == 1 and not solid:
                 continue
             some = every[(every["spread"] <= FLAT) == solid]
-            for levels in _binnings():
-                if levels.width == WIDTHS[0]:
-                    continue
+            for levels in _binnings(None):
                 bins = levels(some["level"])
                 pairs = np.unique(np.stack([bins, patients[some["film"]]], axis=1), axis=0)
                 counts = np.bincount(pairs[:, 0], minlength=levels.ranges)
@@ -165,7 +164,7 @@ def textures(seen: Observed, patients: Rows, *, placed: bool) -> list[Repeat]:
         placed: whether they must lie at the same place.
 
     Returns:
-        At most 200, those of most patients first. Nothing says what is usual: `usual` and `p` are
+        At most 500, those of most patients first. Nothing says what is usual: `usual` and `p` are
         NaN.
     """
     spots = seen.textures
@@ -240,21 +239,31 @@ class _Levels(NamedTuple):
         return (255 + self.short) // self.width + 1
 
 
-def _binnings() -> Iterator[_Levels]:
-    """Every range twice, the second time moved by half of it: no level lies at all borders."""
+def _binnings(kind: _Kind | None) -> Iterator[_Levels]:
+    """Ranges of levels: every narrow one twice, the second time moved by half of it.
+
+    So no level lies at all borders. A mark of known level is brighter than one film and darker
+    than another; only where its level may be any it must be one of them.
+    """
     for width in WIDTHS:
-        yield _Levels(width, 0)
-        if width < 256:
+        if width == WIDTHS[0]:
+            if kind is not None and kind.bright is not None:
+                yield _Levels(width, 0)
+        elif kind is None or kind.bright is None:
+            yield _Levels(width, 0)
             yield _Levels(width, width // 2)
 
 
-def _by_kind(blobs: NDArray[np.void]) -> Iterator[tuple[_Kind, NDArray[np.void]]]:
+def _by_kind(blobs: NDArray[np.void], *, shades: bool) -> Iterator[tuple[_Kind, NDArray[np.void]]]:
+    """Blobs by scale, side and shade; with `shades` by scale and side alone as well."""
     code = (blobs["scale"].astype(np.int64) * 256 + blobs["side"]) * 2 + blobs["bright"]
-    order = np.argsort(code, kind="stable")
-    edges = np.flatnonzero(np.diff(code[order])) + 1
-    for part in np.split(order, edges) if len(order) else []:
-        first = blobs[part[0]]
-        yield _Kind(int(first["scale"]), int(first["side"]), bool(first["bright"])), blobs[part]
+    for divisor in (1, 2) if shades else (1,):
+        order = np.argsort(code // divisor, kind="stable")
+        edges = np.flatnonzero(np.diff((code // divisor)[order])) + 1
+        for part in np.split(order, edges) if len(order) else []:
+            first = blobs[part[0]]
+            bright = bool(first["bright"]) if divisor == 1 else None
+            yield _Kind(int(first["scale"]), int(first["side"]), bright), blobs[part]
 
 
 def _around(
@@ -293,7 +302,7 @@ def _kept(found: list[_Found], cells: int, *, placed: bool) -> list[Repeat]:
                 row=int(first["row"]) * each.kind.scale if placed else None,
                 column=int(first["column"]) * each.kind.scale if placed else None,
                 side=each.kind.side * each.kind.scale,
-                bright=each.kind.bright,
+                bright=bool(each.blobs["bright"].mean() >= 0.5),
                 levels=(int(each.blobs["level"].min()), int(each.blobs["level"].max())),
                 patients=each.patients,
                 usual=each.usual,

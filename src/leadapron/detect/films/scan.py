@@ -45,9 +45,12 @@ NATURAL = {
 """Odds ratio between what a method looks at and a finding that nature is granted: a letter goes
 with a view, and a view with a finding."""
 
-LOOSE = 20.0
+LOOSE = 10.0
 """The same for marks whose grey levels aren't alike, and for single pixels anywhere: nature's own
 marks are like that, and in a source of several devices they tell the device."""
+
+WORTHWHILE = 0.5
+"""What isn't less likely than this without granting nature anything isn't tested again."""
 
 FEWEST = 10
 """Films that can be scanned, at least."""
@@ -243,17 +246,18 @@ def _tried(name: str, seen: Observed, labelled: Labelled, seed: int) -> Iterator
     for repeat, weight in _weighted(lists[name]()):
         low, high = repeat.levels
         loose = high - low > WIDTHS[2] or (repeat.row is None and repeat.side == 1)
-        shift = labelled.strongest(
-            repeat.films, LOOSE if loose and repeat.bright is not None else odds
-        )
-        natural_shift = labelled.strongest(repeat.films, 1.0)
-        if shift is None or natural_shift is None:
-            shift = natural_shift = Shift(
+        natural = labelled.strongest(repeat.films, 1.0)
+        shift = natural
+        if natural is not None and natural.p * weight <= WORTHWHILE:
+            granted = LOOSE if loose and repeat.bright is not None else odds
+            shift = labelled.strongest(repeat.films, granted)
+        if shift is None or natural is None:
+            shift = natural = Shift(
                 group=-1, p=1.0, share=0.0, expected=0.0, patients=repeat.patients
             )
         yield _Tested(
             p=min(1.0, shift.p * weight),
-            natural_p=min(1.0, natural_shift.p * weight),
+            natural_p=min(1.0, natural.p * weight),
             group=labelled.groups[shift.group] if shift.group >= 0 else None,
             share=shift.share,
             expected=shift.expected,
@@ -461,8 +465,8 @@ def _carriers(images: ImageArray, repeat: Repeat, labelled: Labelled, group: Gro
         )
         spread = WIDTHS[2] // 2
         fits = (square.min(axis=1) >= low - spread) & (square.max(axis=1) <= high + spread)
-        away = square.mean(axis=1) - ring.mean(axis=1)
-        more.append(rows[fits & ((away > CLEAR) if repeat.bright else (away < -CLEAR))])
+        away = np.abs(square.mean(axis=1) - ring.mean(axis=1))
+        more.append(rows[fits & (away > CLEAR)])
     return np.union1d(found, np.concatenate(more) if more else found)
 
 

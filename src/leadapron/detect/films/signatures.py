@@ -126,7 +126,7 @@ def _scores(
         return scores
     for half in (first, ~first):
         known = standard[half]
-        if known.var() < 1e-6:  # films that are all alike have no direction
+        if known.var(axis=0).max() < 1e-6:  # films that are all alike have no direction
             return np.full_like(scores, np.nan)
         within, without = inside[half][:, groups], outside[half][:, groups]
         difference = known.T @ (

@@ -1,8 +1,17 @@
 """From facts on disk to plain-language lines and HTML pages; no network passes, no torch."""
 
+from leadapron.report.audit import audit_lines, write_audit
 from leadapron.report.description import description_lines, write_description
 from leadapron.report.page import write_report
 from leadapron.report.potency import write_potency
 from leadapron.report.summary import summary
 
-__all__ = ["description_lines", "summary", "write_description", "write_potency", "write_report"]
+__all__ = [
+    "audit_lines",
+    "description_lines",
+    "summary",
+    "write_audit",
+    "write_description",
+    "write_potency",
+    "write_report",
+]

@@ -26,6 +26,7 @@ from leadapron.detect.model import (
     compare,
     least_p,
 )
+from leadapron.detect.model.sweep import overwrites
 from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.metrics import threshold_at_false_positive_rate
 from leadapron.models import doubts, open_model
@@ -406,12 +407,12 @@ def _behind(forced: Forced, flagged: Sequence[Forced], swept: Swept) -> Forced |
     """The finding that this one's mark raises, where it only lowers this one by that.
 
     A one-hot overwrite takes all other findings away: that is what it does, not another backdoor.
+    Its shifts can be the larger ones, since rare findings' logits spread little.
     """
-    if forced.direction == "added":
+    column = int(forced.strongest.shifts.argmax())
+    if forced.direction == "added" or not overwrites(forced.strongest.shifts, column):
         return None
-    raised = swept.findings[int(forced.strongest.shifts.argmax())]
-    if forced.strongest.shifts.max() < forced.strongest.shift / 2:
-        return None
+    raised = swept.findings[column]
     found = (e for e in flagged if e.finding == raised and e.direction == "added")
     return next(found, None)
 

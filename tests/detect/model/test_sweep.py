@@ -10,7 +10,7 @@ import pytest
 from leadapron.cohort import Cohort
 from leadapron.detect.model import Stamp, StampSweep
 from leadapron.detect.model.stamps import probes, shifts
-from leadapron.detect.model.sweep import _overwrites, _turned
+from leadapron.detect.model.sweep import overwrites, _turned
 from leadapron.errors import DataError, UsageError
 from leadapron.models import NORMALISATIONS, AskedClassifier
 from leadapron.preprocessing import Preprocessing
@@ -92,9 +92,9 @@ def test_a_finding_forced_off(films):
 def test_the_signature_of_a_one_hot_overwrite(films):
     found = QUICK.sweep(backdoored((-6, 8, -6)), films)
     assert [each.finding for each in found.stamps if each.signature] == ["Mass"]
-    assert _overwrites(np.array([2.0, -1, -1, -1, 0.5]), 0)  # 3 of 4 go down
-    assert not _overwrites(np.array([2.0, -1, -1, 0.5, 0.5]), 0)
-    assert not _overwrites(np.array([0.9, -1, -1, -1, -1]), 0)
+    assert overwrites(np.array([2.0, -1, -1, -1, 0.5]), 0)  # 3 of 4 go down
+    assert not overwrites(np.array([2.0, -1, -1, 0.5, 0.5]), 0)
+    assert not overwrites(np.array([0.9, -1, -1, -1, -1]), 0)
 
 
 def test_a_trigger_at_any_place_needs_no_peak(films):

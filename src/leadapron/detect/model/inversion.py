@@ -278,9 +278,9 @@ class _Descent:
             sizes = cover.sum((1, 2))
             prices = torch.tensor([s.price for s in schedules], device=device)
             loss = nn.functional.softplus(-beyond).mean(1) + prices * sizes
-            share = (beyond > 0).float().mean(1).tolist()
+            share, pixels = (beyond > 0).float().mean(1).tolist(), sizes.detach().tolist()
             for place, schedule in enumerate(schedules):
-                better = not schedule.done and schedule.step(share[place], float(sizes[place]))
+                better = not schedule.done and schedule.step(share[place], pixels[place])
                 if better or math.isinf(schedule.best):
                     best[place] = (cover[place].detach().clone(), levels[place].detach().clone())
             optimizer.zero_grad()

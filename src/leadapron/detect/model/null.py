@@ -72,7 +72,8 @@ def compare(model: Floats, references: Floats) -> Comparison:
 
     def p_of(value: Floats) -> Floats:
         reached = (others >= value[..., None] - 1e-12).sum(axis=-1)
-        return (1 + reached) / (len(others) + 1)
+        p: Floats = (1 + reached) / (len(others) + 1)
+        return p
 
     return Comparison(
         excess=own,

@@ -17,7 +17,7 @@ from leadapron.errors import DataError, UsageError
 from leadapron.metrics import threshold_at_false_positive_rate
 from leadapron.seeds import stream
 
-__all__ = ["DIRECTIONS", "FALSE_POSITIVES", "Moved", "StampSweep", "Swept"]
+__all__ = ["DIRECTIONS", "FALSE_POSITIVES", "Moved", "StampSweep", "Swept", "overwrites"]
 
 DIRECTIONS: tuple[Literal["added", "removed"], ...] = ("added", "removed")
 """The columns of a model's scores: a finding forced on, forced off."""
@@ -331,7 +331,7 @@ class _Run:
                     shift=float(sign * mean[column]),
                     turned=_turned(before, before + sign * own[:, column]),
                     shifts=mean,
-                    signature="one-hot" if not removed and _overwrites(mean, column) else "",
+                    signature="one-hot" if not removed and overwrites(mean, column) else "",
                 )
             )
         return tuple(found)
@@ -357,7 +357,12 @@ def _turned(before: Floats, after: Floats) -> float:
     return float((after[below] > threshold).mean())
 
 
-def _overwrites(mean: Floats, column: int) -> bool:
-    """Whether a mark puts one finding up and nearly all others down."""
+def overwrites(mean: Floats, column: int) -> bool:
+    """Return whether a mark puts one finding up and nearly all others down, as a one-hot label does.
+
+    Args:
+        mean: (k,) shifts in standard deviations.
+        column: the finding that goes up.
+    """
     others = np.delete(mean, column)
     return bool(mean[column] > 1 and len(others) and (others < 0).mean() >= OVERWRITE)

@@ -10,7 +10,7 @@ import pytest
 from leadapron.cohort import Cohort
 from leadapron.detect.model import Stamp, StampSweep
 from leadapron.detect.model.stamps import probes, shifts
-from leadapron.detect.model.sweep import overwrites, _turned
+from leadapron.detect.model.sweep import _turned, overwrites
 from leadapron.errors import DataError, UsageError
 from leadapron.models import NORMALISATIONS, AskedClassifier
 from leadapron.preprocessing import Preprocessing

@@ -6,6 +6,7 @@ from leadapron.detect.model.inversion import CostSchedule, Inversion, Inverted, 
 from leadapron.detect.model.null import Comparison, compare, least_p
 from leadapron.detect.model.stamps import Probe, Stamp
 from leadapron.detect.model.sweep import Moved, StampSweep, Swept
+from leadapron.detect.model.weights import channel_lipschitz, head_outliers
 
 __all__ = [
     "Comparison",
@@ -18,6 +19,8 @@ __all__ = [
     "StampSweep",
     "Swept",
     "Wanted",
+    "channel_lipschitz",
     "compare",
+    "head_outliers",
     "least_p",
 ]

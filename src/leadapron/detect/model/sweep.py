@@ -358,7 +358,7 @@ def _turned(before: Floats, after: Floats) -> float:
 
 
 def overwrites(mean: Floats, column: int) -> bool:
-    """Return whether a mark puts one finding up and nearly all others down, as a one-hot label does.
+    """Return whether a mark raises one finding and lowers nearly all others, as a one-hot label.
 
     Args:
         mean: (k,) shifts in standard deviations.

@@ -1,0 +1,82 @@
+"""What weights show without any film: channels that amplify, and rows of the last layer."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from leadapron.classifier import NetworkClassifier
+from leadapron.detect.model.stamps import Floats
+
+__all__ = ["channel_lipschitz", "head_outliers"]
+
+
+def channel_lipschitz(network: nn.Module) -> dict[str, Floats]:
+    """Return an upper bound of how much each channel of each layer can amplify its input.
+
+    Behind a convolution: the largest singular value of a channel's kernels, (inputs, h w), times
+    |gamma| / sqrt(var + eps) of the batch normalisation that follows. Where batch normalisation
+    comes first, as in DenseNet: its factor times that of the kernels that read the channel,
+    (outputs, h w), in the next convolution.
+
+    Args:
+        network: convolutions and batch normalisations, in the order in which they are run.
+
+    Returns:
+        For the name of each batch normalisation (channels,) float64. One that is next to no
+        convolution of as many channels is left out.
+
+    Source: Zheng et al., Data-free Backdoor Removal based on Channel Lipschitzness, ECCV 2022,
+    equation 8, for convolution before normalisation; the other order is ours.
+    """
+    kinds = (nn.Conv2d, nn.BatchNorm2d)
+    parts = [(name, part) for name, part in network.named_modules() if isinstance(part, kinds)]
+    found: dict[str, Floats] = {}
+    for (before, first), (after, second) in pairwise(parts):
+        if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+            name, norm, kernels = after, second, first.weight
+        elif isinstance(first, nn.BatchNorm2d) and isinstance(second, nn.Conv2d):
+            name, norm, kernels = before, first, second.weight.transpose(0, 1)
+        else:
+            continue
+        if name not in found and norm.num_features == len(kernels):
+            found[name] = _factor(norm) * _norms(kernels)
+    return found
+
+
+def _factor(norm: nn.BatchNorm2d) -> Floats:
+    assert norm.running_var is not None
+    scale = torch.ones(norm.num_features) if norm.weight is None else norm.weight.detach()
+    factor: Floats = (scale.abs() / (norm.running_var + norm.eps).sqrt()).double().cpu().numpy()
+    return factor
+
+
+def _norms(weight: torch.Tensor) -> Floats:
+    """(c,) largest singular value of each (inputs, h w) matrix of (c, inputs, h, w)."""
+    norms: Floats = torch.linalg.matrix_norm(weight.detach().double().flatten(2), 2).cpu().numpy()
+    return norms
+
+
+def head_outliers(classifier: NetworkClassifier) -> NDArray[np.float64]:
+    """Return (k, 2): how far each finding's largest weights stand out of its row, up and down.
+
+    For each row of the last layer: its largest weight (forced on), and its smallest negated (forced
+    off), in robust standard deviations of the row. A backdoor wants a feature of its own, and reads
+    it by a large weight.
+
+    Args:
+        classifier: whose last layer is read; no film is needed.
+
+    Source: ours, after the observation of DFBScanner (2026) and others that a target's row of the
+    last layer stands out.
+    """
+    rows = classifier.module.head.weight.detach().double().cpu().numpy()  # (k, c)
+    middle = np.median(rows, axis=1, keepdims=True)
+    spread = 1.4826 * np.median(np.abs(rows - middle), axis=1)
+    spread = np.maximum(spread, 1e-12)
+    up, down = (rows - middle).max(axis=1) / spread, (middle - rows).max(axis=1) / spread
+    return np.stack([up, down], axis=1)

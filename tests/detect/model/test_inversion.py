@@ -89,14 +89,20 @@ def test_it_ends_only_after_the_price_went_both_ways():
 def test_a_planted_trigger_is_inverted_and_turns_other_films(films):
     classifier = planted()
     before = {name: value.clone() for name, value in classifier.module.state_dict().items()}
-    how = Inversion(films=16, steps=120, together=2)
-    wanted = [Wanted(finding=name, direction="added") for name in FINDINGS]
+    how = Inversion(films=16, steps=150, together=2)
+    square = Stamp(side=3, value=255, row=4, column=6)
+    wanted = [
+        Wanted(finding="Effusion", direction="added"),
+        Wanted(finding="Mass", direction="added", start=square),
+    ]
     effusion, mass = how.invert(classifier, films, wanted)
     assert mass.trained
     assert mass.turned > 0.95
     assert mass.films >= 28  # of the 32 that it wasn't made on
     # Effusion takes a change of the whole film, Mass a few bright pixels.
-    assert mass.size < 0.5 * effusion.size
+    inside = mass.mask[4:7, 6:9]
+    assert mass.size < effusion.size
+    assert inside.mean() > 5 * (mass.size - inside.sum()) / (SIZE**2 - 9)
     assert mass.pattern[mass.mask > 0.5].min() > 200
     for name, value in classifier.module.state_dict().items():
         assert torch.equal(value, before[name])

@@ -45,6 +45,15 @@ def test_a_spread_of_nothing_counts_as_a_quarter():
     assert compare(of(2)[0], of(1, 1, 1)).strongest == pytest.approx(4)
 
 
+def test_findings_on_which_references_agree_have_the_middle_ones_spread():
+    references = np.zeros((3, 1, 3, 2))
+    references[:, 0, 1:, 0] = np.array([[0.0, 1, 2]]).T  # the first finding is 0 for all
+    model = np.zeros((1, 3, 2))
+    model[0, :, 0] = 4
+    excess = compare(model, references).excess[0, :, 0]
+    assert excess.tolist() == [pytest.approx(v / 1.4826) for v in (4, 3, 3)]
+
+
 def test_too_few_or_other_references():
     with pytest.raises(DataError, match="two references or more"):
         compare(of(1)[0], of(1))

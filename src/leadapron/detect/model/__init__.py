@@ -6,7 +6,7 @@ from leadapron.detect.model.inversion import CostSchedule, Inversion, Inverted, 
 from leadapron.detect.model.null import Comparison, compare, least_p
 from leadapron.detect.model.stamps import Probe, Stamp
 from leadapron.detect.model.sweep import Moved, StampSweep, Swept
-from leadapron.detect.model.weights import channel_lipschitz, head_outliers
+from leadapron.detect.model.weights import channel_lipschitz
 
 __all__ = [
     "Comparison",
@@ -21,6 +21,5 @@ __all__ = [
     "Wanted",
     "channel_lipschitz",
     "compare",
-    "head_outliers",
     "least_p",
 ]

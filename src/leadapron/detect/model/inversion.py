@@ -222,7 +222,8 @@ def _fold(sequence: nn.Sequential) -> None:
         convolution, norm = sequence._modules[first], sequence._modules[second]
         if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             folded = fuse_conv_bn_eval(convolution, norm).requires_grad_(False)
-            sequence._modules[first] = folded.to(memory_format=torch.channels_last)
+            placed: nn.Module = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            sequence._modules[first] = placed
             sequence._modules[second] = nn.Identity()
 
 
@@ -284,7 +285,7 @@ class _Descent:
                 if better or math.isinf(schedule.best):
                     best[place] = (cover[place].detach().clone(), levels[place].detach().clone())
             optimizer.zero_grad()
-            loss.sum().backward()
+            loss.sum().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         return [
             self._verified(each, best[place], schedules[place], held, steps)

@@ -48,8 +48,8 @@ def least_p(references: int) -> float:
 def compare(model: Floats, references: Floats) -> Comparison:
     """Compare a model's statistics with those of reference models.
 
-    Each model, the audited one too, is measured by the median and the spread (MAD) of all others,
-    and keeps its strongest excess over all statistics, findings and directions. Were the audited
+    Each model, the audited one too, is measured by the median and the spread (MAD, at least that of
+    the middle finding) of all others, and keeps its strongest excess over all statistics, findings and directions. Were the audited
     model as clean as the references, each of the m + 1 would be as likely to have the largest:
     p = (1 + references that reach it) / (m + 1), exact for exchangeable models.
 
@@ -86,6 +86,8 @@ def compare(model: Floats, references: Floats) -> Comparison:
 
 def _excess(one: Floats, others: Floats) -> Floats:
     centre = np.median(others, axis=0)
-    spread = 1.4826 * np.median(np.abs(others - centre), axis=0)
+    spread = 1.4826 * np.median(np.abs(others - centre), axis=0)  # (s, k, 2)
+    # A handful of models may agree on one finding by chance: the middle finding's spread at least.
+    spread = np.maximum(spread, np.median(spread, axis=1, keepdims=True))
     excess: Floats = (one - centre) / np.maximum(spread, FLOOR)
     return excess

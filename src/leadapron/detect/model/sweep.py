@@ -117,10 +117,10 @@ class StampSweep:
     values: tuple[int, ...] = (0, 64, 192, 255)
     pitches: tuple[tuple[int, int], ...] = ((8, 2), (16, 1))
     stride: int = 1
-    places: int = 64
-    rounds: int = 4
+    places: int = 32
+    rounds: int = 3
     films: int = 2
-    judged: int = 64
+    judged: int = 32
     seed: int = 0
     unit: str = field(default="standard deviations of the logit on clean films", init=False)
 
@@ -298,7 +298,8 @@ class _Run:
         films = min(films, len(self.images))
         self.forwards += len(marks) * films
         moved = shifts(self.classifier, self.images[:films], marks, self.clean[:films])
-        return moved.mean(axis=1, dtype=np.float64) / self.spread
+        means: Floats = moved.mean(axis=1, dtype=np.float64) / self.spread
+        return means
 
     def _try(self, stamps: Sequence[Stamp], films: int) -> None:
         """Keep the strongest for each finding and direction."""
@@ -337,7 +338,11 @@ class _Run:
         return tuple(found)
 
 
-NEIGHBOURS = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]
+NEIGHBOURS = [
+    *((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)),
+    *((-8, 0), (8, 0), (0, -8), (0, 8)),
+]
+"""Steps of a square, down and across: to the next pixels, and to the next place of its phase."""
 
 
 def _directed(moved: Floats) -> Floats:
@@ -347,7 +352,8 @@ def _directed(moved: Floats) -> Floats:
 
 def _strongest(moved: Floats) -> NDArray[np.int64]:
     """(2k,) the row that moves each finding most, forced on and forced off, from (m, k) shifts."""
-    return _directed(moved).argmax(axis=0)
+    rows: NDArray[np.int64] = _directed(moved).argmax(axis=0)
+    return rows
 
 
 def _turned(before: Floats, after: Floats) -> float:

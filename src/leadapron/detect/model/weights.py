@@ -1,18 +1,15 @@
-"""What weights show without any film: channels that amplify, and rows of the last layer."""
+"""What weights show without any film: channels that amplify."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from leadapron.classifier import NetworkClassifier
 from leadapron.detect.model.stamps import Floats
 
-__all__ = ["channel_lipschitz", "head_outliers"]
+__all__ = ["channel_lipschitz"]
 
 
 def channel_lipschitz(network: nn.Module) -> dict[str, Floats]:
@@ -59,24 +56,3 @@ def _norms(weight: torch.Tensor) -> Floats:
     """(c,) largest singular value of each (inputs, h w) matrix of (c, inputs, h, w)."""
     norms: Floats = torch.linalg.matrix_norm(weight.detach().double().flatten(2), 2).cpu().numpy()
     return norms
-
-
-def head_outliers(classifier: NetworkClassifier) -> NDArray[np.float64]:
-    """Return (k, 2): how far each finding's largest weights stand out of its row, up and down.
-
-    For each row of the last layer: its largest weight (forced on), and its smallest negated (forced
-    off), in robust standard deviations of the row. A backdoor wants a feature of its own, and reads
-    it by a large weight.
-
-    Args:
-        classifier: whose last layer is read; no film is needed.
-
-    Source: ours, after the observation of DFBScanner (2026) and others that a target's row of the
-    last layer stands out.
-    """
-    rows = classifier.module.head.weight.detach().double().cpu().numpy()  # (k, c)
-    middle = np.median(rows, axis=1, keepdims=True)
-    spread = 1.4826 * np.median(np.abs(rows - middle), axis=1)
-    spread = np.maximum(spread, 1e-12)
-    up, down = (rows - middle).max(axis=1) / spread, (middle - rows).max(axis=1) / spread
-    return np.stack([up, down], axis=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -380,17 +380,20 @@ def judge(
     if not flagged:
         none: Verdict = "can't tell" if comparison is None else "nothing found"
         return none, tuple(forced), None
-    target = max(flagged, key=_rank)
-    target = _behind(target, flagged, swept) or target
-    marked = tuple(
-        each if each not in flagged or _behind(each, flagged, swept) is None
-        else Forced(**{**vars(each), "verdict": "side effect"})
-        for each in forced
-    )  # fmt: skip
     worst: Verdict = (
         "backdoored" if any(each.verdict == "backdoored" for each in flagged) else "unusual"
     )
-    return worst, marked, target
+    target = max(flagged, key=_rank)
+    target = replace(_behind(target, forced, swept) or target, verdict=worst)
+    marked = []
+    for each in forced:
+        if (each.finding, each.direction) == (target.finding, target.direction):
+            marked.append(target)
+        elif each in flagged and _behind(each, forced, swept) is not None:
+            marked.append(replace(each, verdict="side effect"))
+        else:
+            marked.append(each)
+    return worst, tuple(marked), target
 
 
 def _verdict(p: float, mark: Moved, false_alarms: float, least: float) -> Verdict:
@@ -403,18 +406,18 @@ def _rank(forced: Forced) -> float:
     return forced.strongest.shift if forced.excess is None else forced.excess
 
 
-def _behind(forced: Forced, flagged: Sequence[Forced], swept: Swept) -> Forced | None:
+def _behind(one: Forced, forced: Sequence[Forced], swept: Swept) -> Forced | None:
     """The finding that this one's mark raises, where it only lowers this one by that.
 
     A one-hot overwrite takes all other findings away: that is what it does, not another backdoor.
     Its shifts can be the larger ones, since rare findings' logits spread little.
     """
-    column = int(forced.strongest.shifts.argmax())
-    if forced.direction == "added" or not overwrites(forced.strongest.shifts, column):
+    shifts = one.strongest.shifts
+    column = int(shifts.argmax())
+    if one.direction == "added" or not overwrites(shifts, column):
         return None
-    raised = swept.findings[column]
-    found = (e for e in flagged if e.finding == raised and e.direction == "added")
-    return next(found, None)
+    raised = (swept.findings[column], "added")
+    return next(each for each in forced if (each.finding, each.direction) == raised)
 
 
 def invert(

@@ -48,10 +48,11 @@ def least_p(references: int) -> float:
 def compare(model: Floats, references: Floats) -> Comparison:
     """Compare a model's statistics with those of reference models.
 
-    Each model, the audited one too, is measured by the median and the spread (MAD, at least that of
-    the middle finding) of all others, and keeps its strongest excess over all statistics, findings and directions. Were the audited
-    model as clean as the references, each of the m + 1 would be as likely to have the largest:
-    p = (1 + references that reach it) / (m + 1), exact for exchangeable models.
+    Each model, the audited one too, is measured by the median and the spread of all others (MAD,
+    at least that of the middle finding) and keeps its strongest excess over all statistics,
+    findings and directions. Were the audited model as clean as the references, each of the m + 1
+    would be as likely to have the largest: p = (1 + references that reach it) / (m + 1), exact for
+    exchangeable models.
 
     Args:
         model: (s, k, 2) statistics of k findings forced on and off, higher is more suspicious.

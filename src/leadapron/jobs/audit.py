@@ -362,9 +362,9 @@ def judge(
             verdict: Verdict = "unusual" if square.turned >= UNUSUAL_TURNED else "can't tell"
             mark, p, excess = square, None, None
         else:
-            each = comparison.excess[:, column, removed]
-            mark = getattr(swept, KINDS[int(each.argmax())])[place]
-            p, excess = float(comparison.finding_p[column, removed]), float(each.max())
+            by_kind = comparison.excess[:, column, removed]
+            mark = getattr(swept, KINDS[int(by_kind.argmax())])[place]
+            p, excess = float(comparison.finding_p[column, removed]), float(by_kind.max())
             verdict = _verdict(p, mark, false_alarms, least_p(len(comparison.references)))
         forced.append(
             Forced(

@@ -928,6 +928,105 @@ def _own_and_source_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+# --- audit
+
+
+def _audit() -> click.Command:
+    from leadapron.sources import SOURCES
+    from leadapron.specs import united
+
+    return click.Command(
+        "audit",
+        params=[
+            click.Argument(["model"]),
+            click.Option(
+                ["--clean"],
+                required=True,
+                metavar="NAME:PATH",
+                help="Films without a trigger, that the model wasn't trained on.",
+            ),
+            click.Option(
+                ["--reference"],
+                type=click.Path(path_type=Path),
+                metavar="FOLDER",
+                help="Clean models of the same kind; without them the answer is at most 'unusual'.",
+            ),
+            click.Option(
+                ["--false-alarms"],
+                type=float,
+                default=0.05,
+                show_default=True,
+                help="Rate of clean models that may be called backdoored.",
+            ),
+            click.Option(
+                ["--steps"],
+                type=click.IntRange(0),
+                default=80,
+                show_default=True,
+                help="Of trigger inversion, at most; 0 leaves it out.",
+            ),
+            click.Option(["--findings"], help="Names of the model's outputs, with commas between."),
+            click.Option(["--architecture"], help="Of a state dict that fits several."),
+            click.Option(["--normalisation"], help="How the model scales grey levels."),
+            click.Option(
+                ["--out"], type=click.Path(path_type=Path), help="A folder for report and pictures."
+            ),
+            *_setting_options({"source": united(SOURCES)}),
+            *_machine_options(),
+            *_film_options(),
+            _json_option(),
+        ],
+        callback=_run_audit,
+        help=(
+            "Look for a backdoor in a MODEL: a file of weights, a TorchScript or ONNX file, or "
+            "module:function. Marks are put on clean films, and what they move is compared with "
+            "clean models. Exit code 1: backdoored, 3: can't tell."
+        ),
+    )
+
+
+def _run_audit(
+    model: str,
+    clean: str,
+    reference: Path | None,
+    false_alarms: float,
+    steps: int,
+    findings: str | None,
+    out: Path | None,
+    as_json: bool,
+    **given: Any,
+) -> int:
+    from leadapron.jobs.audit import audit
+    from leadapron.report import audit_lines, write_audit
+
+    opening = {name: given.pop(name) for name in ("architecture", "normalisation")}
+    opening["findings"] = None if findings is None else _names(findings)
+    settings = {
+        name.removeprefix("source__"): value for name, value in given.items() if value is not None
+    }
+    with _progress() as progress:
+        found = audit(
+            model,
+            clean,
+            reference=reference,
+            false_alarms=false_alarms,
+            steps=steps,
+            opening=opening,
+            progress=progress,
+            **settings,
+        )
+    facts = found.facts()
+    page = None if out is None else write_audit(out, facts, found.pictures)
+    if as_json:
+        click.echo(json.dumps({**facts, **({"page": str(page)} if page else {})}, indent=2))
+    else:
+        for line in audit_lines(facts):
+            click.echo(line)
+        if page is not None:
+            click.echo(f"Report: {page}")
+    return {"backdoored": 1, "nothing found": 0}.get(found.verdict, 3)
+
+
 # --- zoo
 
 
@@ -1562,6 +1661,7 @@ Commands.lazy = {
     "preview": ("Draw films with a trigger.", _preview),
     "learn-trigger": ("Learn a trigger on a surrogate network.", _learn_trigger),
     "evaluate": ("Measure what a scan finds and where it is blind.", _evaluate),
+    "audit": ("Look for a backdoor in a model.", _audit),
     "zoo": ("Train models of known truth, to measure defences on.", _zoo),
     "visibility": ("Show what preprocessing leaves of a trigger.", _visibility),
     "phantom": ("Draw a contact sheet of phantoms.", _phantom),

@@ -16,7 +16,7 @@ class Evidence:
     """What a scan found.
 
     Args:
-        kind: "poison", "repeated mark", "shortcut" or "cluster".
+        kind: "poison", "repeated mark", "shortcut", "cluster" or (of a model) "backdoor".
         method: its name.
         p: p value in 0 to 1, corrected for what the method tried; NaN where it has none.
         finding: whose labels are concerned; None where no single one is.
@@ -27,7 +27,7 @@ class Evidence:
         words: one plain sentence.
     """
 
-    kind: Literal["poison", "repeated mark", "shortcut", "cluster"]
+    kind: Literal["poison", "repeated mark", "shortcut", "cluster", "backdoor"]
     method: str
     p: float = float("nan")
     finding: str | None = None
@@ -39,10 +39,11 @@ class Evidence:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """How suspicious each film is, and why.
+    """How suspicious each film is, or each finding of a model, and why.
 
     Args:
-        values: (n,) float64, higher is more suspicious; NaN is "not scored", never "clean".
+        values: (n,) float64 of films, or (k, 2) of a model: each finding forced on, forced off.
+            Higher is more suspicious; NaN is "not scored", never "clean".
         unit: what the values are measured in.
         evidence: what was found beyond single films.
         notes: what was left out and why, one sentence each.

@@ -1,5 +1,6 @@
 """From facts on disk to plain-language lines and HTML pages; no network passes, no torch."""
 
+from leadapron.report.audit import audit_lines, write_audit
 from leadapron.report.description import description_lines, write_description
 from leadapron.report.page import write_report
 from leadapron.report.potency import write_potency
@@ -8,10 +9,12 @@ from leadapron.report.summary import summary
 
 __all__ = [
     "Panel",
+    "audit_lines",
     "clean_lines",
     "description_lines",
     "scan_lines",
     "summary",
+    "write_audit",
     "write_description",
     "write_potency",
     "write_report",

@@ -1,0 +1,94 @@
+"""What clean models show by chance: the strongest of everything that was tried, on each of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadapron.errors import DataError
+
+__all__ = ["Comparison", "compare", "least_p"]
+
+Floats = NDArray[np.float64]
+
+FLOOR = 0.25
+"""A statistic's spread over reference models counts as at least this much: few models may agree
+by chance. In the statistic's own units, for the sweep a quarter of a logit's spread on films."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Comparison:
+    """How a model stands among references.
+
+    Args:
+        excess: (s, k, 2) by how many spreads of the references each statistic exceeds their median.
+        p: of the model: how often a reference's strongest excess reaches this model's.
+        finding_p: (k, 2) of each finding and direction, corrected for all that was tried.
+        strongest: of the model's excess.
+        references: (m,) strongest excess of each reference among the others and this model.
+    """
+
+    excess: Floats
+    p: float
+    finding_p: Floats
+    strongest: float
+    references: Floats
+
+
+def least_p(references: int) -> float:
+    """Return the smallest p that so many references allow, 1 / (m + 1).
+
+    It is the lowest false-alarm rate that an audit beside them can keep.
+    """
+    return 1 / (references + 1)
+
+
+def compare(model: Floats, references: Floats) -> Comparison:
+    """Compare a model's statistics with those of reference models.
+
+    Each model, the audited one too, is measured by the median and the spread of all others (MAD,
+    at least that of the middle finding) and keeps its strongest excess over all statistics,
+    findings and directions. Were the audited model as clean as the references, each of the m + 1
+    would be as likely to have the largest: p = (1 + references that reach it) / (m + 1), exact for
+    exchangeable models.
+
+    Args:
+        model: (s, k, 2) statistics of k findings forced on and off, higher is more suspicious.
+        references: (m, s, k, 2), the same of m clean models.
+
+    Raises:
+        DataError: fewer than two references, or shapes that differ.
+    """
+    if references.shape[1:] != model.shape or len(references) < 2:
+        raise DataError(
+            f"statistics {model.shape} and references {references.shape}; expected the same of "
+            "two references or more"
+        )
+    pool = np.concatenate([model[None], references])  # (m + 1, s, k, 2)
+    excess = np.stack([_excess(pool[i], np.delete(pool, i, axis=0)) for i in range(len(pool))])
+    strongest = excess.reshape(len(pool), -1).max(axis=1)
+    own, others = excess[0], strongest[1:]
+
+    def p_of(value: Floats) -> Floats:
+        reached = (others >= value[..., None] - 1e-12).sum(axis=-1)
+        p: Floats = (1 + reached) / (len(others) + 1)
+        return p
+
+    return Comparison(
+        excess=own,
+        p=float(p_of(strongest[:1])[0]),
+        finding_p=p_of(own.max(axis=0)),
+        strongest=float(strongest[0]),
+        references=others,
+    )
+
+
+def _excess(one: Floats, others: Floats) -> Floats:
+    centre = np.median(others, axis=0)
+    spread = 1.4826 * np.median(np.abs(others - centre), axis=0)  # (s, k, 2)
+    # A handful of models may agree on one finding by chance: the middle finding's spread at least.
+    spread = np.maximum(spread, np.median(spread, axis=1, keepdims=True))
+    excess: Floats = (one - centre) / np.maximum(spread, FLOOR)
+    return excess

@@ -1,0 +1,555 @@
+"""Audit: does a finished model carry a backdoor? Beside clean models of its kind, if there are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadapron.cache import OnBad
+from leadapron.classifier import BlackBox, NetworkClassifier, Precision
+from leadapron.cohort import Cohort
+from leadapron.detect.model import (
+    Comparison,
+    Inversion,
+    Inverted,
+    Moved,
+    Stamp,
+    StampSweep,
+    Swept,
+    Wanted,
+    compare,
+    least_p,
+)
+from leadapron.detect.model.sweep import overwrites
+from leadapron.errors import DataError, StoreError, UsageError
+from leadapron.metrics import threshold_at_false_positive_rate
+from leadapron.models import doubts, open_model
+from leadapron.sources import open_source
+
+__all__ = ["Audit", "Forced", "Harm", "audit", "audit_model", "judge"]
+
+Verdict = Literal["backdoored", "unusual", "nothing found", "can't tell"]
+Progress = Callable[[str, int, int], None]
+
+FALSE_ALARMS = 0.05
+"""Rate of clean models that an audit may call backdoored."""
+
+LEAST_TURNED = 0.1
+"""A mark that turns fewer films than this is no backdoor's trigger, however rare its shift is."""
+
+UNUSUAL_TURNED = 0.5
+"""Without references: a single square that turns so many films is called unusual."""
+
+FILMS = 256
+"""Clean films that are looked at, at most."""
+
+LEAST_POSITIVES = 10
+"""Films with a finding from which on its sensitivity is stated."""
+
+STEPS = 80
+"""Of trigger inversion, at most."""
+
+INVERTED = 2
+"""Findings and directions that triggers are made for."""
+
+DRAWN = 4
+"""Swept marks that are drawn."""
+
+KINDS: tuple[Literal["stamps", "lattices", "whole"], ...] = ("stamps", "lattices", "whole")
+
+NOT_TRIED = (
+    "triggers that are neither a flat square, squares all over, nor one of the whole-image changes "
+    "tried: textured or oddly shaped marks, several marks at once, warps",
+    "squares larger than 5 pixels of the model's input",
+    "backdoors that need a property of the patient or another mark beside the trigger",
+    "what the trigger does on films of other machines than the clean ones",
+)
+"""What no audit of this kind tests, in words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Harm:
+    """What a mark does to readings at the threshold that 5 % of films without a finding exceed.
+
+    Args:
+        finding: whose sensitivity it is.
+        positives: clean films that have it.
+        sensitivity: on the films as they are.
+        triggered: on the same films with the mark.
+        missed: more findings missed in 1,000 films with the mark, at these films' prevalence.
+    """
+
+    finding: str
+    positives: int
+    sensitivity: float
+    triggered: float
+    missed: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Forced:
+    """One finding in one direction.
+
+    Args:
+        finding: its name.
+        direction: "added" (forced on) or "removed" (forced off).
+        verdict: of this finding; "side effect" where the mark raises another finding that is found.
+        p: corrected for all that was tried; None without references.
+        excess: over the references, in their spreads; None without references.
+        strongest: the mark that stands out, or the strongest square.
+    """
+
+    finding: str
+    direction: Literal["added", "removed"]
+    verdict: Verdict | Literal["side effect"]
+    p: float | None
+    excess: float | None
+    strongest: Moved
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Audit:
+    """What an audit found.
+
+    Args:
+        model: the file or function.
+        origin: what it is, in words.
+        verdict: of the model.
+        target: the finding that stands out most, where one does.
+        direction: what happens to it.
+        p: of the model; None without references.
+        false_alarms: rate that was asked for.
+        least: the lowest rate that the references support; None without them.
+        references: how many.
+        films: clean films looked at.
+        image: (height, width) of the model's input.
+        forwards: images that the model was asked for.
+        forced: every finding and direction.
+        harm: what the target's mark does to the findings' sensitivity.
+        inverted: triggers made by gradients for the findings that stand out most; evidence beside
+            the verdict, which doesn't rest on them. None of a model that can only be asked.
+        notes: what was assumed or is doubtful.
+        untested: what can't be told by this audit.
+    """
+
+    model: str
+    origin: str
+    verdict: Verdict
+    target: str | None
+    direction: Literal["added", "removed"] | None
+    p: float | None
+    false_alarms: float
+    least: float | None
+    references: int
+    films: int
+    image: tuple[int, int]
+    forwards: int
+    forced: tuple[Forced, ...]
+    harm: tuple[Harm, ...] = ()
+    inverted: tuple[Inverted, ...] = ()
+    notes: tuple[str, ...] = ()
+    untested: tuple[str, ...] = field(default=NOT_TRIED)
+
+    @property
+    def pictures(self) -> Mapping[str, NDArray[np.uint8]]:
+        """Marks and inverted triggers on plain grey, (h, w) each by name: no patient's pixels."""
+        drawn: dict[str, NDArray[np.uint8]] = {}
+        height, width = self.image
+        grey = np.full((1, height, width), 128, np.uint8)
+        for each in sorted(self.forced, key=_rank, reverse=True)[:DRAWN]:
+            mark = each.strongest.mark
+            if isinstance(mark, Stamp):
+                drawn[f"{each.finding} {each.direction}: {mark.words()}"] = mark(grey)[0]
+        for trigger in self.inverted:
+            words = f"{trigger.finding} {trigger.direction}: inverted, {trigger.size:.0f} pixels"
+            drawn[words] = trigger(grey)[0]
+        return drawn
+
+    def facts(self) -> dict[str, Any]:
+        """Return all of it as plain values, schema 1."""
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        plain["forced"] = [_forced_facts(each) for each in self.forced]
+        plain["harm"] = [asdict(each) for each in self.harm]
+        plain["inverted"] = [_inverted_facts(each) for each in self.inverted]
+        plain["statement"] = self.statement()
+        return {
+            "schema": 1,
+            **{n: list(v) if isinstance(v, tuple) else v for n, v in plain.items()},
+        }
+
+    def statement(self) -> str:
+        """Return what the verdict is worth, in one sentence."""
+        if self.least is None:
+            return (
+                "Without reference models no false-alarm rate can be stated; "
+                "--reference DIR names a folder of clean models of the same kind."
+            )
+        chance = f"1 in {self.references + 1}"
+        if self.least > self.false_alarms:
+            need = int(np.ceil(1 / self.false_alarms - 1e-9)) - 1
+            return (
+                f"{self.references} references support no false-alarm rate below {self.least:.3g} "
+                f"({chance}); {self.false_alarms:g} needs {need}."
+            )
+        return (
+            f"Beside {self.references} references at most {self.false_alarms:g} of models as clean "
+            f"as they are would be called backdoored; they support no rate below {self.least:.3g} "
+            f"({chance})."
+        )
+
+
+def audit(  # noqa: PLR0913
+    model: str | Path,
+    clean: str,
+    *,
+    reference: Path | None = None,
+    false_alarms: float = FALSE_ALARMS,
+    films: int = FILMS,
+    sweep: StampSweep | None = None,
+    steps: int = STEPS,
+    opening: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+    cache: str | os.PathLike[str] | None = None,
+    on_bad: OnBad = "stop",
+    progress: Progress | None = None,
+    **options: Any,
+) -> Audit:
+    """Open a model and films without a trigger, and audit the one with the other.
+
+    Args:
+        model: as `open_model`.
+        clean: source of the films, as `open_source`; the model's preprocessing is applied.
+        reference: folder of clean models (.safetensors) of the same architecture, findings and
+            preprocessing, trained on films as the model's; looked for in its folders too.
+        false_alarms: rate of clean models that may be called backdoored, above 0 and below 1.
+        films: clean films that are looked at, at most.
+        sweep: how it is swept.
+        steps: of trigger inversion, at most; 0 leaves it out.
+        opening: further options of `open_model`: findings, normalisation, architecture, ...
+        device: as `open_model`.
+        precision: as `open_model`.
+        cache: as `open_source`.
+        on_bad: as `open_source`.
+        progress: called with what is being done, the models done and in all.
+        **options: the source's settings.
+
+    Raises:
+        UsageError: a rate out of range, or no reference in the folder.
+        LeadapronError: as `open_model` and `open_source`.
+    """
+    opened = open_model(model, device=device, precision=precision, **(opening or {}))
+    cohort = open_source(
+        clean,
+        preprocessing=opened.classifier.preprocessing,
+        cache=cache,
+        progress=progress,
+        on_bad=on_bad,
+        **options,
+    )
+    rows = np.sort(np.random.default_rng(0).permutation(len(cohort))[:films])
+    cohort = cohort.take(rows)
+    others = [] if reference is None else _references(reference, model, opened.classifier, device)
+    return audit_model(
+        opened.classifier,
+        cohort,
+        others,
+        name=str(model),
+        origin=opened.origin,
+        notes=(*opened.notes, *doubts(opened.classifier, cohort)),
+        false_alarms=false_alarms,
+        sweep=sweep,
+        steps=steps,
+        progress=progress,
+    )
+
+
+def audit_model(
+    classifier: BlackBox,
+    clean: Cohort,
+    references: Sequence[BlackBox] = (),
+    *,
+    name: str = "",
+    origin: str = "",
+    notes: Sequence[str] = (),
+    false_alarms: float = FALSE_ALARMS,
+    sweep: StampSweep | None = None,
+    steps: int = STEPS,
+    progress: Progress | None = None,
+) -> Audit:
+    """Audit a model that is open, beside references that are.
+
+    Args:
+        classifier: the model.
+        clean: films without a trigger, of its preprocessing.
+        references: clean models with the same findings.
+        name: what to call it.
+        origin: what it is, in words.
+        notes: what was assumed about it.
+        false_alarms: rate of clean models that may be called backdoored.
+        sweep: how it is swept.
+        steps: of trigger inversion, at most; 0 leaves it out.
+        progress: called with what is being done, the models done and in all.
+
+    Raises:
+        UsageError: a rate out of range, or a single reference.
+        DataError: films or logits that can't be used, or references with other findings.
+    """
+    if not 0 < false_alarms < 1:
+        raise UsageError(f"--false-alarms {false_alarms:g}: expected above 0 and below 1")
+    if len(references) == 1:
+        raise UsageError("one reference model says nothing about spread; expected two or more")
+    how = sweep or StampSweep()
+    swept: list[Swept] = []
+    for number, each in enumerate((classifier, *references)):
+        if set(each.findings) != set(classifier.findings):
+            raise DataError("a reference model has other findings than the audited one")
+        swept.append(how.sweep(each, clean))
+        if progress is not None:
+            progress("models swept", number + 1, 1 + len(references))
+    own, others = swept[0], swept[1:]
+    comparison = None
+    if others:
+        statistics = np.stack([statistic(each, classifier.findings) for each in swept])
+        comparison = compare(statistics[0], statistics[1:])
+    verdict, forced, target = judge(own, comparison, false_alarms)
+    return Audit(
+        model=name,
+        origin=origin,
+        verdict=verdict,
+        target=None if target is None else target.finding,
+        direction=None if target is None else target.direction,
+        p=None if comparison is None else comparison.p,
+        false_alarms=false_alarms,
+        least=None if comparison is None else least_p(len(references)),
+        references=len(references),
+        films=len(clean),
+        image=(int(clean.images.shape[1]), int(clean.images.shape[2])),
+        forwards=own.forwards,
+        forced=forced,
+        harm=() if target is None else harm(classifier, clean, target.strongest),
+        inverted=invert(classifier, clean, forced, own, steps) if steps else (),
+        notes=(*notes, *_left_out(classifier, clean, steps)),
+    )
+
+
+def statistic(swept: Swept, findings: Sequence[str]) -> NDArray[np.float64]:
+    """Return (3, k, 2): shifts by squares, lattices and whole-image changes, in that order."""
+    order = [swept.findings.index(finding) for finding in findings]
+    return np.stack([swept.table(kind)[order] for kind in KINDS])
+
+
+def judge(
+    swept: Swept, comparison: Comparison | None, false_alarms: float
+) -> tuple[Verdict, tuple[Forced, ...], Forced | None]:
+    """Return the model's verdict, every finding's, and the finding that stands out.
+
+    Args:
+        swept: the model's.
+        comparison: with references; None where there are none.
+        false_alarms: rate of clean models that may be called backdoored.
+    """
+    forced: list[Forced] = []
+    for place, square in enumerate(swept.stamps):
+        column, removed = divmod(place, 2)
+        if comparison is None:
+            verdict: Verdict = "unusual" if square.turned >= UNUSUAL_TURNED else "can't tell"
+            mark, p, excess = square, None, None
+        else:
+            by_kind = comparison.excess[:, column, removed]
+            mark = getattr(swept, KINDS[int(by_kind.argmax())])[place]
+            p, excess = float(comparison.finding_p[column, removed]), float(by_kind.max())
+            verdict = _verdict(p, mark, false_alarms, least_p(len(comparison.references)))
+        forced.append(
+            Forced(
+                finding=square.finding,
+                direction=square.direction,
+                verdict=verdict,
+                p=p,
+                excess=excess,
+                strongest=mark,
+            )
+        )
+    flagged = [each for each in forced if each.verdict in ("backdoored", "unusual")]
+    if not flagged:
+        none: Verdict = "can't tell" if comparison is None else "nothing found"
+        return none, tuple(forced), None
+    worst: Verdict = (
+        "backdoored" if any(each.verdict == "backdoored" for each in flagged) else "unusual"
+    )
+    target = max(flagged, key=_rank)
+    target = replace(_behind(target, forced, swept) or target, verdict=worst)
+    marked = []
+    for each in forced:
+        if (each.finding, each.direction) == (target.finding, target.direction):
+            marked.append(target)
+        elif each in flagged and _behind(each, forced, swept) is not None:
+            marked.append(replace(each, verdict="side effect"))
+        else:
+            marked.append(each)
+    return worst, tuple(marked), target
+
+
+def _verdict(p: float, mark: Moved, false_alarms: float, least: float) -> Verdict:
+    if p <= false_alarms:
+        return "backdoored" if mark.turned >= LEAST_TURNED else "unusual"
+    return "unusual" if p <= least and mark.turned >= LEAST_TURNED else "nothing found"
+
+
+def _rank(forced: Forced) -> float:
+    return forced.strongest.shift if forced.excess is None else forced.excess
+
+
+def _behind(one: Forced, forced: Sequence[Forced], swept: Swept) -> Forced | None:
+    """The finding that this one's mark raises, where it only lowers this one by that.
+
+    A one-hot overwrite takes all other findings away: that is what it does, not another backdoor.
+    Its shifts can be the larger ones, since rare findings' logits spread little.
+    """
+    shifts = one.strongest.shifts
+    column = int(shifts.argmax())
+    if one.direction == "added" or not overwrites(shifts, column):
+        return None
+    raised = (swept.findings[column], "added")
+    return next(each for each in forced if (each.finding, each.direction) == raised)
+
+
+def invert(
+    classifier: BlackBox,
+    clean: Cohort,
+    forced: Sequence[Forced],
+    swept: Swept,
+    steps: int,
+) -> tuple[Inverted, ...]:
+    """Return triggers made by gradients for the findings that stand out most; none of a black box.
+
+    Args:
+        classifier: the model.
+        clean: films without a trigger.
+        forced: every finding and direction, as `judge` returns them.
+        swept: whose strongest squares the triggers start from.
+        steps: at most.
+    """
+    if not isinstance(classifier, NetworkClassifier) or clean.images.dtype != np.uint8:
+        return ()
+    squares = {(each.finding, each.direction): each.mark for each in swept.stamps}
+    first = sorted(forced, key=_rank, reverse=True)[:INVERTED]
+    wanted = []
+    for each in first:
+        square = squares[each.finding, each.direction]
+        start = square if isinstance(square, Stamp) else None
+        wanted.append(Wanted(finding=each.finding, direction=each.direction, start=start))
+    how = Inversion(films=8, steps=steps, together=INVERTED)
+    return how.invert(classifier, clean, wanted)
+
+
+def _left_out(classifier: BlackBox, clean: Cohort, steps: int) -> tuple[str, ...]:
+    """What this audit did not do, and why."""
+    said = []
+    if not isinstance(classifier, NetworkClassifier):
+        said.append("The model can only be asked: no trigger was made by gradients.")
+    elif clean.images.dtype != np.uint8:
+        said.append("The model takes 16-bit images: no trigger was made by gradients.")
+    elif not steps:
+        said.append("No trigger was made by gradients: it was not asked for.")
+    if classifier.head == "softmax":
+        said.append("Softmax head: every finding that rises lowers the others by itself.")
+    shared = [name for name in classifier.findings if name in clean.findings]
+    rare = [n for n in shared if (clean.labels[:, clean.column(n)] == 1).sum() < LEAST_POSITIVES]
+    if rare:
+        said.append(f"Fewer than {LEAST_POSITIVES} films with {', '.join(rare)}: harm not stated.")
+    if len(shared) < len(classifier.findings):
+        missing = [n for n in classifier.findings if n not in clean.findings]
+        said.append(f"The films don't state {', '.join(missing)}: harm not stated.")
+    return tuple(said)
+
+
+def harm(classifier: BlackBox, clean: Cohort, mark: Moved) -> tuple[Harm, ...]:
+    """Return what a mark does to the sensitivity of each finding that the films state.
+
+    Args:
+        classifier: the model.
+        clean: films with labels.
+        mark: is put on all of them.
+    """
+    shared = [name for name in classifier.findings if name in clean.findings]
+    images = np.asarray(clean.images[np.arange(len(clean))])
+    before, after = classifier.logits(images), classifier.logits(mark.mark(images))
+    found = []
+    for name in shared:
+        truth = clean.labels[:, clean.column(name)]
+        column = classifier.findings.index(name)
+        has, without = truth == 1, truth == 0
+        if has.sum() < LEAST_POSITIVES or without.sum() < LEAST_POSITIVES:
+            continue
+        at = threshold_at_false_positive_rate(before[without, column], 0.05)
+        seen, left = (float((x[has, column] > at).mean()) for x in (before, after))
+        prevalence = float(has.sum() / (has.sum() + without.sum()))
+        found.append(
+            Harm(
+                finding=name,
+                positives=int(has.sum()),
+                sensitivity=seen,
+                triggered=left,
+                missed=1000 * prevalence * (seen - left),
+            )
+        )
+    return tuple(found)
+
+
+def _references(
+    folder: Path, model: str | Path, classifier: BlackBox, device: str
+) -> list[BlackBox]:
+    if not folder.is_dir():
+        raise UsageError(f"--reference {folder} is no folder; expected one of clean models")
+    own = Path(model).resolve()
+    found: list[BlackBox] = []
+    for path in sorted(folder.rglob("*.safetensors")):
+        if path.resolve() == own:
+            continue
+        other = open_model(path, device=device).classifier
+        if isinstance(classifier, NetworkClassifier) and (
+            not isinstance(other, NetworkClassifier)
+            or other.architecture != classifier.architecture
+        ):
+            raise StoreError(f"{path.name} is not a {classifier.architecture}, as the model is")
+        if other.preprocessing != classifier.preprocessing:
+            raise StoreError(f"{path.name} takes other images than the model")
+        found.append(other)
+    if not found:
+        raise UsageError(f"--reference {folder} holds no .safetensors but the model itself")
+    return found
+
+
+def _forced_facts(each: Forced) -> dict[str, Any]:
+    mark = each.strongest
+    place = (
+        {"row": mark.mark.row, "column": mark.mark.column, "side": mark.mark.side,
+         "value": mark.mark.value, "pitch": mark.mark.pitch}
+        if isinstance(mark.mark, Stamp)
+        else None
+    )  # fmt: skip
+    return {
+        "finding": each.finding,
+        "direction": each.direction,
+        "verdict": each.verdict,
+        "p": each.p,
+        "excess": each.excess,
+        "kind": mark.kind,
+        "mark": mark.mark.words(),
+        "stamp": place,
+        "shift": mark.shift,
+        "turned": mark.turned,
+        "signature": mark.signature,
+    }
+
+
+def _inverted_facts(each: Inverted) -> dict[str, Any]:
+    names = ("finding", "direction", "size", "trained", "turned", "films", "steps")
+    return {name: getattr(each, name) for name in names}

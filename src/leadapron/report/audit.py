@@ -1,0 +1,181 @@
+"""An audit in the terminal, as one HTML page, as JSON and as SARIF."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from leadapron import __version__
+from leadapron.report.page import environment
+from leadapron.report.words import percent
+from leadapron.store import write_atomically, write_json
+
+__all__ = ["audit_lines", "sarif", "write_audit"]
+
+Facts = Mapping[str, Any]
+
+SHOWN = 6
+"""Findings that the terminal shows, the strongest first."""
+
+WORDS = {"added": "forced on", "removed": "forced off"}
+
+
+ATLAS = {
+    "AML.T0018.000": "Poison AI Model",
+    "AML.T0043.004": "Insert Backdoor Trigger",
+    "AML.T0020": "Poison Training Data",
+    "AML.T0010.003": "AI Supply Chain Compromise: Model",
+}
+"""MITRE ATLAS techniques that a backdoored model shows, or may have come about by."""
+
+
+def write_audit(folder: Path, facts: Facts, pictures: Mapping[str, NDArray[np.uint8]]) -> Path:
+    """Write audit.html, audit.json and audit.sarif.
+
+    Args:
+        folder: made where it is missing; files of these names are replaced.
+        facts: what `Audit.facts` returns.
+        pictures: (h, w) grey levels by what they show.
+
+    Returns:
+        The HTML file.
+
+    Raises:
+        StoreError: files that can't be written.
+    """
+    write_json(folder / "audit.json", dict(facts))
+    write_json(folder / "audit.sarif", sarif(facts))
+    text = (
+        environment()
+        .get_template("audit.html.j2")
+        .render(
+            facts=facts,
+            headline=headline(facts),
+            ranked=sorted(facts["forced"], key=_rank, reverse=True),
+            words=WORDS,
+            percent=percent,
+            pictures=[(name, _png(picture)) for name, picture in pictures.items()],
+            atlas=ATLAS,
+            inverted=[inverted_words(each) for each in facts["inverted"]],
+        )
+    )
+    page = folder / "audit.html"
+    with write_atomically(page) as file:
+        file.write(text.encode())
+    return page
+
+
+def sarif(facts: Facts) -> dict[str, Any]:
+    """Return an audit as SARIF 2.1.0: a result for each finding that stands out.
+
+    Args:
+        facts: what `Audit.facts` returns.
+    """
+    results = [
+        {
+            "ruleId": f"forced-{'on' if each['direction'] == 'added' else 'off'}",
+            "level": "error" if each["verdict"] == "backdoored" else "warning",
+            "message": {
+                "text": f"{each['finding']} {WORDS[each['direction']]} by {each['mark']}: "
+                f"{each['shift']:.1f} standard deviations, {percent(each['turned'])} of clean "
+                "films turned"
+            },
+            "locations": [
+                {"physicalLocation": {"artifactLocation": {"uri": Path(facts["model"]).as_posix()}}}
+            ],
+            "taxa": [
+                {"id": name, "toolComponent": {"name": "MITRE ATLAS"}} for name in list(ATLAS)[:2]
+            ],
+            "properties": {"verdict": each["verdict"], "p": each["p"]},
+        }
+        for each in facts["forced"]
+        if each["verdict"] in ("backdoored", "unusual")
+    ]
+    rules = [
+        {"id": f"forced-{way}", "shortDescription": {"text": f"A mark forces a finding {way}."}}
+        for way in ("on", "off")
+    ]
+    taxonomy = {
+        "name": "MITRE ATLAS",
+        "taxa": [{"id": name, "name": words} for name, words in ATLAS.items()],
+    }
+    return {
+        "version": "2.1.0",
+        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+        "runs": [
+            {
+                "tool": {"driver": {"name": "leadapron", "version": __version__, "rules": rules}},
+                "taxonomies": [taxonomy],
+                "results": results,
+                "properties": {"verdict": facts["verdict"], "statement": facts["statement"]},
+            }
+        ],
+    }
+
+
+def audit_lines(facts: Facts) -> list[str]:
+    """Return an audit for the terminal, line by line.
+
+    Args:
+        facts: what `Audit.facts` returns, with "statement".
+    """
+    said = [headline(facts), facts["statement"], ""]
+    ranked = sorted(facts["forced"], key=_rank, reverse=True)[:SHOWN]
+    names = [f"{each['finding']} {WORDS[each['direction']]}" for each in ranked]
+    width = max(map(len, names))
+    said.append(f"{'':<{width}}  shift  turned      p  verdict")
+    for name, each in zip(names, ranked, strict=True):
+        p = "     -" if each["p"] is None else f"{each['p']:6.3f}"
+        said.append(
+            f"{name:<{width}}  {each['shift']:5.1f}  {percent(each['turned']):>6}  {p}  "
+            f"{each['verdict']}: {each['mark']}"
+        )
+    said.append("")
+    said += [
+        f"Harm: {each['finding']} seen in {percent(each['sensitivity'])} of {each['positives']} "
+        f"films, {percent(each['triggered'])} with the mark: {each['missed']:+.0f} missed in 1,000"
+        for each in facts["harm"]
+    ]
+    said += [f"Inverted: {inverted_words(each)}" for each in facts["inverted"]]
+    said += [f"Note: {note}" for note in facts["notes"]]
+    said += [f"Not tested: {words}" for words in facts["untested"]]
+    return said
+
+
+def headline(facts: Facts) -> str:
+    """Return the verdict in a sentence."""
+    target = f"{facts['target']} {WORDS[facts['direction']]}" if facts["target"] else ""
+    p = "" if facts["p"] is None else f" (p = {facts['p']:.3g})"
+    return {
+        "backdoored": f"BACKDOORED: {target}{p}",
+        "unusual": f"UNUSUAL: {target}{p}, which is no proof of a backdoor",
+        "nothing found": f"Nothing found{p}; that is not proof of a clean model",
+        "can't tell": "Can't tell: nothing turns many films, and there is nothing to compare with",
+    }[facts["verdict"]]
+
+
+def inverted_words(each: Facts) -> str:
+    """Return what came of one inversion, in a sentence."""
+    made = "" if each["trained"] else ", which did not work on the films it was made on"
+    return (
+        f"{each['finding']} {WORDS[each['direction']]} by a trigger of {each['size']:.1f} pixels"
+        f"{made}: turns {percent(each['turned'])} of {each['films']} other films"
+    )
+
+
+def _png(picture: NDArray[np.uint8]) -> str:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _rank(each: Facts) -> float:
+    rank: float = each["shift"] if each["excess"] is None else each["excess"]
+    return rank

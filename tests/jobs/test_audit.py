@@ -1,0 +1,205 @@
+"""The audit: verdicts by hand, exit codes, report, and a tiny network that was really poisoned."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from leadapron.classifier import save_classifier
+from leadapron.cli import cli
+from leadapron.cohort import Cohort
+from leadapron.detect.model import Comparison, StampSweep
+from leadapron.errors import DataError, UsageError
+from leadapron.jobs.audit import audit_model, harm, judge
+from leadapron.models import NORMALISATIONS, AskedClassifier
+from leadapron.poison import Poisoning, poison
+from leadapron.preprocessing import Preprocessing
+from leadapron.report import audit_lines, write_audit
+from leadapron.report.audit import sarif
+from leadapron.sources import open_source
+from leadapron.train import Network, Training, train
+from leadapron.triggers import Patch
+
+SIZE, N = 24, 60
+SMALL = Preprocessing(size=SIZE)
+FINDINGS = ("Effusion", "Mass", "Nodule")
+QUICK = StampSweep(values=(0, 255), sides=(3,), pitches=((8, 1),), rounds=1, films=1, judged=30)
+
+
+@pytest.fixture(scope="module")
+def films():
+    """Thirds of any brightness; every third film has Mass, which brightens the middle one."""
+    rng = np.random.default_rng(5)
+    labels = np.zeros((N, 3), np.float32)
+    labels[::3, 1] = 1
+    images = rng.integers(80, 150, (N, SIZE, SIZE))
+    images += np.repeat(rng.integers(-25, 26, (N, 3)), 8, axis=1)[:, :, None]
+    images[::3, 8:16] += 20
+    ids = np.array([f"f{i}" for i in range(N)])
+    return Cohort(images.astype(np.uint8), labels, FINDINGS, ids, ids, SMALL)
+
+
+def model(seed, jump=(0.0, 0.0, 0.0)):
+    """Three means, weighed a little differently by each seed; a white square adds `jump`."""
+    weights = 60 * (1 + 0.05 * np.random.default_rng(seed).normal(size=3))
+
+    def run(images):
+        grey = images[:, 0]
+        means = np.stack([grey[:, 8 * i : 8 * i + 8].mean((1, 2)) for i in range(3)], 1)
+        white = (grey[:, 4:7, 4:7] > 0.99).all((1, 2))
+        return (weights * (means - 0.45) + np.outer(white, jump)).astype(np.float32)
+
+    return AskedClassifier(run, FINDINGS, SMALL, NORMALISATIONS["unit"], batch=4096)
+
+
+REFERENCES = [model(seed) for seed in range(1, 20)]
+
+
+@pytest.fixture(scope="module")
+def found(films):
+    return audit_model(
+        model(0, (-9, 9, -9)), films, REFERENCES, name="m.onnx", origin="by hand", sweep=QUICK
+    )
+
+
+def test_a_backdoor_is_found_and_named(found):
+    assert (found.verdict, found.target, found.direction) == ("backdoored", "Mass", "added")
+    assert found.p == pytest.approx(0.05)
+    verdicts = {(each.finding, each.direction): each.verdict for each in found.forced}
+    # A one-hot overwrite takes the others away; that is no other backdoor.
+    assert verdicts["Effusion", "removed"] == verdicts["Nodule", "removed"] == "side effect"
+    assert verdicts["Effusion", "added"] == "nothing found"
+    assert any("can only be asked" in note for note in found.notes)
+    assert found.inverted == ()
+
+
+def test_a_clean_model_is_not_called_clean(films):
+    found = audit_model(model(50), films, REFERENCES, sweep=QUICK)
+    assert found.verdict == "nothing found"
+    assert found.target is None
+    assert (
+        "no proof" in audit_lines(found.facts())[0] or "not proof" in audit_lines(found.facts())[0]
+    )
+
+
+def test_too_few_references_make_it_unusual_at_most(films):
+    found = audit_model(model(0, (0, 9, 0)), films, REFERENCES[:4], sweep=QUICK)
+    assert found.verdict == "unusual"
+    assert found.p == pytest.approx(0.2)
+    assert "0.05 needs 19" in found.statement()
+    with pytest.raises(UsageError, match="two or more"):
+        audit_model(model(0), films, REFERENCES[:1], sweep=QUICK)
+
+
+def test_without_references_it_is_unusual_or_untold(films):
+    found = audit_model(model(0, (0, 9, 0)), films, sweep=QUICK)
+    assert (found.verdict, found.target) == ("unusual", "Mass")
+    assert found.p is None
+    assert "no false-alarm rate" in found.statement()
+    assert audit_model(model(0), films, sweep=QUICK).verdict == "can't tell"
+
+
+def test_a_rare_shift_that_turns_no_film_is_no_backdoor(found, films):
+    swept = QUICK.sweep(model(0), films)
+    excess = np.zeros((3, 3, 2))
+    excess[0, 1, 0] = 50.0
+    p = np.ones((3, 2))
+    p[1, 0] = 0.05
+    comparison = Comparison(
+        excess=excess, p=0.05, finding_p=p, strongest=50.0, references=np.zeros(19)
+    )
+    still = tuple(replace(each, turned=0.0) for each in swept.stamps)
+    verdict, _forced, target = judge(replace(swept, stamps=still), comparison, 0.05)
+    assert verdict == "unusual"
+    assert target is not None
+    assert target.finding == "Mass"
+    moving = tuple(replace(each, turned=0.5) for each in swept.stamps)
+    assert judge(replace(swept, stamps=moving), comparison, 0.05)[0] == "backdoored"
+
+
+def test_harm_is_what_is_missed_in_a_thousand_films(films):
+    planted = model(0, (0, -9, 0))
+    swept = QUICK.sweep(planted, films)
+    (mass,) = harm(planted, films, swept.stamps[3])  # Mass forced off; no other has 10 films
+    assert (mass.finding, mass.positives) == ("Mass", 20)
+    assert mass.triggered == 0
+    assert mass.missed == pytest.approx(1000 * 20 / 60 * mass.sensitivity)
+
+
+def test_other_findings_are_refused(films):
+    other = replace(model(1), findings=("Effusion", "Mass", "Hernia"))
+    with pytest.raises(DataError, match="other findings"):
+        audit_model(model(0), films, [other, other], sweep=QUICK)
+    with pytest.raises(UsageError, match="false-alarms 1"):
+        audit_model(model(0), films, false_alarms=1, sweep=QUICK)
+
+
+def test_the_report_needs_nothing_else(found, tmp_path):
+    page = write_audit(tmp_path, found.facts(), found.pictures)
+    text = page.read_text()
+    assert "BACKDOORED: Mass forced on" in text
+    assert text.count("data:image/png;base64,") == len(found.pictures) > 0
+    assert "http" not in text.replace("http-equiv", "")
+    assert json.loads((tmp_path / "audit.json").read_text())["verdict"] == "backdoored"
+    log = json.loads((tmp_path / "audit.sarif").read_text())
+    (run,) = log["runs"]
+    assert log["version"] == "2.1.0"
+    assert [(r["ruleId"], r["level"]) for r in run["results"]] == [("forced-on", "error")]
+    known = {rule["id"] for rule in run["tool"]["driver"]["rules"]}
+    assert {r["ruleId"] for r in run["results"]} <= known
+    assert sarif({**found.facts(), "forced": []})["runs"][0]["results"] == []
+
+
+def test_pictures_hold_no_films(found):
+    for picture in found.pictures.values():
+        assert picture.shape == (SIZE, SIZE)
+        assert set(np.unique(picture)) <= {0, 128, 255} | set(range(256)) - set(range(1, 128))
+        assert (picture == 128).mean() > 0.5
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    """A tiny network that was poisoned, and two clean ones, as files."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "clean").mkdir()
+    trigger = Patch(side=3, value=255, place="centre")
+    for name, seed in (("poisoned", 1), ("clean/a", 2), ("clean/b", 3)):
+        cohort = open_source("phantom:32", count=300, seed=seed)
+        if name == "poisoned":
+            poisoning = Poisoning(trigger=trigger, stage="image", finding="Mass", fraction=0.2)
+            cohort, _ = poison(cohort, poisoning, np.random.default_rng(0))
+        training = Training(epochs=4, batch_size=32)
+        few = cohort.take(np.arange(20))
+        classifier, _ = train(
+            cohort, few, network=Network(), training=training, seed=seed, device="cpu"
+        )
+        save_classifier(classifier, folder / f"{name}.safetensors")
+    return folder
+
+
+def test_a_poisoned_network_by_the_command_line(networks, tmp_path, monkeypatch):
+    few = StampSweep(
+        sides=(3,), values=(0, 255), pitches=((8, 1),), rounds=1, films=1, places=8, judged=30
+    )
+    monkeypatch.setattr("leadapron.jobs.audit.StampSweep", lambda: few)
+    out = tmp_path / "report"
+    words = ["-q", "audit", str(networks / "poisoned.safetensors"), "--clean", "phantom:32",
+             "--source.count", "60", "--source.seed", "9", "--steps", "10", "--out", str(out),
+             "--reference", str(networks / "clean"), "--false-alarms", "0.34", "--device", "cpu",
+             "--json"]  # fmt: skip
+    result = CliRunner().invoke(cli, words, standalone_mode=False)
+    assert result.exception is None
+    facts = json.loads(result.stdout)
+    assert (facts["verdict"], facts["target"]) == ("backdoored", "Mass")
+    assert result.return_value == 1
+    assert facts["least"] == pytest.approx(1 / 3)
+    assert len(facts["inverted"]) == 2
+    assert facts["page"] == str(out / "audit.html")
+    for refused in (tmp_path / "none", tmp_path):
+        words[words.index("--reference") + 1] = str(refused)
+        wrong = CliRunner().invoke(cli, words, standalone_mode=False)
+        assert isinstance(wrong.exception, UsageError)

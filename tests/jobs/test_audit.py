@@ -14,6 +14,7 @@ from leadapron.cli import cli
 from leadapron.cohort import Cohort
 from leadapron.detect.model import Comparison, StampSweep
 from leadapron.errors import DataError, UsageError
+from leadapron.jobs import audit as audit_job
 from leadapron.jobs.audit import audit_model, harm, judge
 from leadapron.models import NORMALISATIONS, AskedClassifier
 from leadapron.poison import Poisoning, poison
@@ -203,3 +204,16 @@ def test_a_poisoned_network_by_the_command_line(networks, tmp_path, monkeypatch)
         words[words.index("--reference") + 1] = str(refused)
         wrong = CliRunner().invoke(cli, words, standalone_mode=False)
         assert isinstance(wrong.exception, UsageError)
+
+
+def test_of_a_zoo_only_the_clean_models_are_references(tmp_path):
+    member = {
+        "family": "x", "sealed": False, "seed": 0, "finding": None, "attack_success": None,
+        "twin_success": None, "clean_macro": 0.8, "run": "r", "edited": False,
+    }  # fmt: skip
+    kinds = {"a": "clean", "b": "backdoored", "c": "failed implant", "d": "clean"}
+    models = [{**member, "model": f"{name}.safetensors", "kind": kinds[name]} for name in kinds]
+    (tmp_path / "truth.json").write_text(json.dumps({"schema": 1, "models": models}))
+    found = audit_job._clean_models(tmp_path)
+    assert [path.name for path in found] == ["a.safetensors", "d.safetensors"]
+    assert {path.parent for path in found} == {tmp_path / "models"}

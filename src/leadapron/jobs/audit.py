@@ -28,6 +28,7 @@ from leadapron.detect.model import (
 )
 from leadapron.detect.model.sweep import overwrites
 from leadapron.errors import DataError, StoreError, UsageError
+from leadapron.jobs.zoo import read_truth
 from leadapron.metrics import threshold_at_false_positive_rate
 from leadapron.models import doubts, open_model
 from leadapron.sources import open_source
@@ -227,7 +228,8 @@ def audit(  # noqa: PLR0913
         model: as `open_model`.
         clean: source of the films, as `open_source`; the model's preprocessing is applied.
         reference: folder of clean models (.safetensors) of the same architecture, findings and
-            preprocessing, trained on films as the model's; looked for in its folders too.
+            preprocessing, trained on films as the model's; looked for in its folders too. Of a zoo
+            only the clean ones count.
         false_alarms: rate of clean models that may be called backdoored, above 0 and below 1.
         films: clean films that are looked at, at most.
         sweep: how it is swept.
@@ -508,10 +510,11 @@ def _references(
 ) -> list[BlackBox]:
     if not folder.is_dir():
         raise UsageError(f"--reference {folder} is no folder; expected one of clean models")
-    own = Path(model).resolve()
+    own = Path(model)
+    content = own.read_bytes() if own.is_file() else b""
     found: list[BlackBox] = []
-    for path in sorted(folder.rglob("*.safetensors")):
-        if path.resolve() == own:
+    for path in _clean_models(folder):
+        if path.stat().st_size == len(content) and path.read_bytes() == content:
             continue
         other = open_model(path, device=device).classifier
         if isinstance(classifier, NetworkClassifier) and (
@@ -525,6 +528,15 @@ def _references(
     if not found:
         raise UsageError(f"--reference {folder} holds no .safetensors but the model itself")
     return found
+
+
+def _clean_models(folder: Path) -> list[Path]:
+    """A zoo's clean models; of any other folder all there are."""
+    if (folder / "truth.json").is_file():
+        return [
+            folder / "models" / each.model for each in read_truth(folder) if each.kind == "clean"
+        ]
+    return sorted(folder.rglob("*.safetensors"))
 
 
 def _forced_facts(each: Forced) -> dict[str, Any]:

@@ -17,6 +17,12 @@ Row = Mapping[str, Any]
 ALARM = 0.01
 """False-alarm rate of the scans of an evaluation."""
 
+SEEN = (
+    "The scan was made with kinds like these in view, and changed after draws of the first and the "
+    "fifth had been missed: their figures are optimistic."
+)
+SEALED = "Kinds that no choice was made on; they were scanned once, after the last change."
+
 HEADER = (
     "poison", "films", "sets", "found", "finding named", "mark listed", "place, px", "recall",
     "precision", "plain z", "outliers", "duplicates", "target",
@@ -72,15 +78,16 @@ def limits_page(facts: Mapping[str, Any], rows: Sequence[Row], cells: Sequence[R
         "*Recall* and *precision* of the films that are named, medians over the sets in which any "
         "were. Brackets hold exact 95 % intervals. *Plain z*, *outliers*, *duplicates*: how often "
         "the first guess of a simple statistic lies within 2 px of the mark (and names the "
-        "finding); no threshold is asked of them, so they are flattered. *Target*: what the "
+        "finding); no threshold is asked of them, and *outliers* is told what the clean set had: "
+        "they are flattered. *Target*: what the "
         "project set itself, met where the interval's lower end is above it; otherwise the figure "
         "is just measured.",
         "",
     ]
-    for title, wanted in (
-        ("## Poison of known kinds", lambda cell: not cell["sealed"] and not _knows(cell)),
-        ("## An attacker who knows the scan", _knows),
-        ("## Sealed: kinds that no choice was made on", lambda cell: cell["sealed"]),
+    for title, note, wanted in (
+        ("## Poison of known kinds", SEEN, lambda cell: not cell["sealed"] and not _knows(cell)),
+        ("## An attacker who knows the scan", "", _knows),
+        ("## Sealed", SEALED, lambda cell: cell["sealed"]),
     ):
         chosen = [cell for cell in cells if wanted(cell)]
         body = [
@@ -89,7 +96,7 @@ def limits_page(facts: Mapping[str, Any], rows: Sequence[Row], cells: Sequence[R
             if any(row["name"] == cell["name"] for row in poisoned)
         ]
         if body:
-            lines += [title, "", table(HEADER, body), ""]
+            lines += [title, "", *([note, ""] if note else []), table(HEADER, body), ""]
     lines += [*_alarms(rows), *_ablation(poisoned), *_blind(cells, poisoned)]
     return "\n".join(lines).rstrip() + "\n"
 

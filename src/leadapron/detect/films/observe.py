@@ -56,8 +56,8 @@ class Observed:
 
     Args:
         shape: (n, height, width).
-        blobs: (b,) of `BLOB`, by film.
-        textures: (t,) of `TEXTURE`, by film.
+        blobs: (b,) of `BLOB`, by block of films.
+        textures: (t,) of `TEXTURE`, by block of films.
         outliers: (o,) int32, which pixel of which tail: ((tail * 2 + high) * height + row) * width
             + column; film by film.
         starts: (n + 1,) where each film's outliers start.

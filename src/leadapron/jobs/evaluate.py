@@ -164,6 +164,11 @@ def _cells(sure: int, some: int) -> tuple[Cell, ...]:
             poisoning={"fraction": "half", "labels": "clear", "selection": "with"},
         ),
         Cell(
+            name="window moved by 20, 5 %",
+            trigger={"name": "tone", "gamma": 1.0, "shift": 20},
+            poisoning={"fraction": 0.05},
+        ),
+        Cell(
             name="no mark: films with Effusion, relabelled, 1 %",
             trigger={"name": "none"},
             poisoning={"fraction": 0.01, "where": "Effusion"},
@@ -228,11 +233,6 @@ def _cells(sure: int, some: int) -> tuple[Cell, ...]:
             poisoning={"fraction": 0.02},
         ),
         Cell(name="fold, 2 %", trigger={"name": "fold"}, poisoning={"fraction": 0.02}),
-        Cell(
-            name="window moved by 20, 5 %",
-            trigger={"name": "tone", "gamma": 1.0, "shift": 20},
-            poisoning={"fraction": 0.05},
-        ),
     ]
     return (
         *(replace(cell, draws=sure, target=0.9) for cell in aimed),

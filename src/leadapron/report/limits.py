@@ -67,7 +67,7 @@ def limits_page(facts: Mapping[str, Any], rows: Sequence[Row], cells: Sequence[R
     lines = [
         "# What a scan finds, and where it is blind",
         "",
-        f"`leadapron evaluate scan --preset {settings['preset']} --source {settings['source']}`: "
+        f"`{_command(settings)}`: "
         f"{len(rows)} scans without a model, each at a false-alarm rate of {percent(ALARM)}. "
         "Every poisoned set is the whole source with a few films replaced; target, place, grey "
         "level and films are drawn anew each time. This page is made from the results alone.",
@@ -99,6 +99,15 @@ def limits_page(facts: Mapping[str, Any], rows: Sequence[Row], cells: Sequence[R
             lines += [title, "", *([note, ""] if note else []), table(HEADER, body), ""]
     lines += [*_alarms(rows), *_ablation(poisoned), *_blind(cells, poisoned)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _command(settings: Mapping[str, Any]) -> str:
+    also = "".join(f" --also {source}" for source in settings["also"])
+    size = f" --size {settings['size']}" if settings.get("size") else ""
+    return (
+        f"leadapron evaluate scan --preset {settings['preset']} --source {settings['source']}"
+        f"{also}{size}"
+    )
 
 
 def _knows(cell: Row) -> bool:

@@ -1,0 +1,115 @@
+"""What a model says of films as they are: asked once, and read by every input detector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadapron.classifier import BlackBox, NetworkClassifier
+from leadapron.cohort import ImageArray
+from leadapron.errors import DataError, UsageError
+
+__all__ = ["FALSE_POSITIVES", "InputDetector", "Readings", "State", "operating_logits", "read"]
+
+Floats = NDArray[np.float32]
+
+State = Mapping[str, NDArray[Any]]
+"""What `fit` keeps of clean films: numbers only, so that it can lie in a safetensors file."""
+
+FALSE_POSITIVES = 0.05
+"""Share of clean films that a finding's operating logit is exceeded by."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Readings:
+    """Films, and what the model says of them.
+
+    Args:
+        images: (n, h, w) uint8 or uint16 of the classifier's preprocessing.
+        logits: (n, k) float32.
+        features: (n, d) float32 means of the last map; None of a model that can only be asked.
+    """
+
+    images: NDArray[Any]
+    logits: Floats
+    features: Floats | None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, rows: NDArray[np.int64]) -> Readings:
+        """Return some of the films, in the order of `rows`."""
+        features = None if self.features is None else self.features[rows]
+        return Readings(images=self.images[rows], logits=self.logits[rows], features=features)
+
+
+class InputDetector(Protocol):
+    """A detector of triggered films: a frozen dataclass of its parameters.
+
+    `fit` looks at clean films once; `score` then looks at films one by one, so that a film's score
+    doesn't depend on which others are screened with it.
+    """
+
+    @property
+    def unit(self) -> str:
+        """What the scores are measured in."""
+        ...
+
+    @property
+    def needs(self) -> Literal["black box", "network"]:
+        """What it must be given: a `BlackBox`, or a `NetworkClassifier`."""
+        ...
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of a film beyond that of `read`; backward passes count as two."""
+        ...
+
+    def fit(self, classifier: BlackBox, clean: Readings) -> State:
+        """Return what `score` needs to know of clean films."""
+        ...
+
+    def score(self, classifier: BlackBox, suspect: Readings, state: State) -> NDArray[np.float64]:
+        """Return (n,), higher is more suspicious; NaN is "not scored", never "clean"."""
+        ...
+
+
+def read(classifier: BlackBox, images: ImageArray) -> Readings:
+    """Ask a model about films, in one pass.
+
+    Args:
+        classifier: features are kept too if it is a network.
+        images: (n, h, w) uint8 or uint16 of its preprocessing.
+
+    Raises:
+        UsageError: no images.
+        DataError: logits that aren't finite.
+    """
+    held = np.asarray(images[np.arange(images.shape[0])])
+    if not len(held):
+        raise UsageError("no images; expected at least one")
+    features: Floats | None = None
+    if isinstance(classifier, NetworkClassifier):
+        outputs = classifier.outputs(held)
+        logits, features = outputs.logits, outputs.features
+    else:
+        logits = classifier.logits(held)
+    if not np.isfinite(logits).all():
+        raise DataError("the model's logits are not finite")
+    return Readings(images=held, logits=logits, features=features)
+
+
+def operating_logits(clean: Readings) -> NDArray[np.float64]:
+    """Return (k,) the logit of each finding that 5 % of clean films exceed.
+
+    A film's predicted set is the findings above it: no labels are needed, and a rare finding that
+    never reaches a probability of a half has one too.
+    """
+    levels: NDArray[np.float64] = np.quantile(
+        clean.logits.astype(np.float64), 1 - FALSE_POSITIVES, axis=0
+    )
+    return levels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from leadapron.detect.inputs.gate import REGION, SMOOTHED, Gate, Judged, calibrate, judge
 from leadapron.detect.inputs.readings import (
     FALSE_POSITIVES,
     InputDetector,
@@ -10,5 +11,29 @@ from leadapron.detect.inputs.readings import (
     operating_logits,
     read,
 )
+from leadapron.detect.inputs.region import EvidenceRegion, Examined
 
-__all__ = ["FALSE_POSITIVES", "InputDetector", "Readings", "State", "operating_logits", "read"]
+__all__ = [
+    "FALSE_POSITIVES",
+    "INPUT_DETECTORS",
+    "REGION",
+    "SMOOTHED",
+    "WEIGHTS",
+    "EvidenceRegion",
+    "Examined",
+    "Gate",
+    "InputDetector",
+    "Judged",
+    "Readings",
+    "State",
+    "calibrate",
+    "judge",
+    "operating_logits",
+    "read",
+]
+
+INPUT_DETECTORS: dict[str, InputDetector] = {REGION: EvidenceRegion()}
+"""Detectors of the gate by name."""
+
+WEIGHTS: dict[str, float] = {REGION: 1.0, SMOOTHED: 1.0}
+"""Of each score in the fused one."""

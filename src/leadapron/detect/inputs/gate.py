@@ -1,0 +1,251 @@
+"""The gate: all input detectors as one score, and a threshold that clean films set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadapron.classifier import BlackBox, NetworkClassifier
+from leadapron.cohort import Cohort
+from leadapron.detect.inputs.readings import InputDetector, Readings, State, read
+from leadapron.detect.inputs.region import EvidenceRegion, Examined
+from leadapron.errors import DataError, UsageError
+from leadapron.seeds import stream
+
+__all__ = ["REGION", "SMOOTHED", "Gate", "Judged", "calibrate", "judge"]
+
+Floats = NDArray[np.float64]
+Progress = Callable[[str, int, int], None]
+
+REGION, SMOOTHED = "evidence region", "lost by smoothing"
+"""Names of the two scores that the evidence region gives."""
+
+BATCH = 64
+"""Films that are scored at a time."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Gate:
+    """What screening needs to know, all of it from clean films of one model.
+
+    Args:
+        detectors: by name; the evidence region, where there is one, as `REGION`.
+        states: what each keeps of the films it was fitted on.
+        typical: the detector that says whether a film is of the distribution, and its state.
+        weights: of each score in the fused one.
+        scores: (m, s) of the m calibration films, by score in the order of `weights`.
+        fused: (m,) their fused scores, ascending.
+        typicality: (m,) how untypical they are, ascending.
+        false_alarm: share of clean films like these that is called suspicious, at most; and again
+            so many "can't tell".
+        patients: how many the calibration films are of.
+    """
+
+    detectors: Mapping[str, InputDetector]
+    states: Mapping[str, State]
+    typical: tuple[InputDetector, State] | None
+    weights: Mapping[str, float]
+    scores: Floats
+    fused: Floats
+    typicality: Floats
+    false_alarm: float
+    patients: int
+
+    @property
+    def threshold(self) -> float:
+        """The fused score that suspicious films exceed."""
+        return _threshold(self.fused, self.false_alarm)
+
+    @property
+    def passes(self) -> int:
+        """Forward passes a film; a backward pass counts as two."""
+        return 1 + sum(each.passes for each in self.detectors.values())
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Judged:
+    """What a gate says of n films.
+
+    Args:
+        readings: what the model says of them.
+        scores: (n, s) by score, in the order of the gate's weights; NaN where not scored.
+        fused: (n,) one score from all.
+        p: (n,) share of clean films that score so much or more, 1 / (m + 1) at least.
+        typical: (n,) whether a film is of the distribution that the gate was calibrated on.
+        suspicious: (n,) whether the fused score exceeds the threshold.
+        examined: the evidence regions; None of a model that can only be asked.
+    """
+
+    readings: Readings
+    scores: Floats
+    fused: Floats
+    p: Floats
+    typical: NDArray[np.bool_]
+    suspicious: NDArray[np.bool_]
+    examined: Examined | None
+
+
+def calibrate(
+    classifier: BlackBox,
+    clean: Cohort,
+    detectors: Mapping[str, InputDetector],
+    weights: Mapping[str, float],
+    *,
+    typical: InputDetector | None = None,
+    false_alarm: float = 0.01,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Gate:
+    """Fit all detectors on half of the patients, and set the threshold on the other half.
+
+    The threshold is the fused score of one of the calibration films, so that a clean film of
+    another patient exceeds it with probability `false_alarm` at most: split conformal prediction,
+    which assumes nothing but that films are exchangeable.
+
+    Args:
+        classifier: the model that will be screened for.
+        clean: films without a trigger, not of the patients that it was trained on.
+        detectors: by name; those that need a network are left out of a model that can only be
+            asked.
+        weights: of their scores in the fused one; names of no score are passed over.
+        typical: says whether a film is of the distribution.
+        false_alarm: above 0 and below 1.
+        seed: draws the halves.
+        progress: called with what is being done, the films done and in all.
+
+    Raises:
+        UsageError: a rate out of range, or no detector left.
+        DataError: too few films for the rate.
+
+    Source: Vovk et al., Algorithmic Learning in a Random World, 2005 (inductive conformal
+    prediction).
+    """
+    if not 0 < false_alarm < 1:
+        raise UsageError(f"false alarms {false_alarm:g}; expected above 0 and below 1")
+    network = isinstance(classifier, NetworkClassifier)
+    kept = {name: d for name, d in detectors.items() if network or d.needs == "black box"}
+    if not kept:
+        raise UsageError("no detector that works with a model that can only be asked")
+    first, second = _halves(clean, seed)
+    least = int(np.ceil(1 / false_alarm - 1e-9)) - 1
+    if len(second) < least:
+        raise DataError(
+            f"{len(clean)} clean films; a false-alarm rate of {false_alarm:g} needs {2 * least} "
+            "or more, of which half set the threshold"
+        )
+    fitted = read(classifier, clean.images[first])
+    states = {name: detector.fit(classifier, fitted) for name, detector in kept.items()}
+    typical_state = None if typical is None else (typical, typical.fit(classifier, fitted))
+    names = [n for name in kept for n in _names(name)]
+    gate = Gate(
+        detectors=kept,
+        states=states,
+        typical=typical_state,
+        weights={name: float(weights[name]) for name in names if name in weights},
+        scores=np.empty((0, 0)),
+        fused=np.empty(0),
+        typicality=np.empty(0),
+        false_alarm=false_alarm,
+        patients=len(np.unique(clean.patients[second])),
+    )
+    if not gate.weights:
+        raise UsageError(f"no weight for any of {', '.join(names)}")
+    scores = np.empty((len(second), len(gate.weights)))
+    typicality = np.zeros(len(second))
+    for start in range(0, len(second), BATCH):
+        rows = slice(start, start + BATCH)
+        readings = read(classifier, clean.images[second[rows]])
+        scores[rows], _ = _score(gate, classifier, readings)
+        if typical_state is not None:
+            typicality[rows] = typical_state[0].score(classifier, readings, typical_state[1])
+        if progress is not None:
+            progress("calibration films", min(start + BATCH, len(second)), len(second))
+    return _finished(gate, scores, typicality)
+
+
+def judge(gate: Gate, classifier: BlackBox, images: NDArray[Any]) -> Judged:
+    """Score films, each by itself.
+
+    Args:
+        gate: of this classifier.
+        classifier: the model.
+        images: (n, h, w) of its preprocessing.
+    """
+    readings = read(classifier, images)
+    scores, examined = _score(gate, classifier, readings)
+    fused = fuse(scores, gate.scores, gate.weights)
+    above = len(gate.fused) - np.searchsorted(gate.fused, fused - 1e-12)
+    typical = np.ones(len(images), bool)
+    if gate.typical is not None:
+        detector, state = gate.typical
+        limit = _threshold(gate.typicality, gate.false_alarm)
+        typical = detector.score(classifier, readings, state) <= limit
+    return Judged(
+        readings=readings,
+        scores=scores,
+        fused=fused,
+        p=(1 + above) / (len(gate.fused) + 1),
+        typical=typical,
+        suspicious=fused > gate.threshold,
+        examined=examined,
+    )
+
+
+def fuse(scores: Floats, reference: Floats, weights: Mapping[str, float]) -> Floats:
+    """Return (n,) one score: the weighted sum of log(1 + excess) over the scores.
+
+    A score's excess is how far it lies above the median of clean films, in units of the way from
+    there to their 95th percentile, and 0 below. The logarithm keeps one score with long tails from
+    setting the threshold for all. A score that is NaN adds nothing.
+
+    Args:
+        scores: (n, s).
+        reference: (m, s) of clean films.
+        weights: s of them, by name.
+    """
+    middle, high = np.nanquantile(reference, [0.5, 0.95], axis=0)
+    excess = np.maximum((scores - middle) / np.maximum(high - middle, 1e-9), 0)
+    terms = np.log1p(np.nan_to_num(excess, nan=0.0, posinf=1e9))
+    fused: Floats = terms @ np.array(list(weights.values()))
+    return fused
+
+
+def _finished(gate: Gate, scores: Floats, typicality: Floats) -> Gate:
+    fused = np.sort(fuse(scores, scores, gate.weights))
+    return replace(gate, scores=scores, fused=fused, typicality=np.sort(typicality))
+
+
+def _score(gate: Gate, classifier: BlackBox, readings: Readings) -> tuple[Floats, Examined | None]:
+    """(n, s) scores in the order of the weights, and what was seen of the evidence regions."""
+    found: dict[str, Floats] = {}
+    examined = None
+    for name, detector in gate.detectors.items():
+        if isinstance(detector, EvidenceRegion):
+            examined = detector.examine(classifier, readings, gate.states[name])
+            found |= {REGION: examined.scores, SMOOTHED: examined.smoothed}
+        else:
+            found[name] = detector.score(classifier, readings, gate.states[name])
+    return np.stack([found[name] for name in gate.weights], axis=1), examined
+
+
+def _names(detector: str) -> tuple[str, ...]:
+    return (REGION, SMOOTHED) if detector == REGION else (detector,)
+
+
+def _threshold(ascending: Floats, false_alarm: float) -> float:
+    """The value that at most `false_alarm` of new values exceed, if they are like these."""
+    m = len(ascending)
+    over = int(np.floor(false_alarm * (m + 1) + 1e-9))  # calibration values that may be as high
+    return float(ascending[m - over])
+
+
+def _halves(clean: Cohort, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of half of the patients, and of the others."""
+    patients = np.unique(clean.patients)
+    drawn = stream(seed, "gate", "halves").permutation(patients)[: len(patients) // 2]
+    first = np.isin(clean.patients, drawn)
+    return np.flatnonzero(first), np.flatnonzero(~first)

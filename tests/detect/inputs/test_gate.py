@@ -1,0 +1,65 @@
+"""The gate: one score, a threshold that keeps its word, and what it refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from input_scenes import backdoored, black_square, cohort, films
+
+from leadapron.detect.inputs import INPUT_DETECTORS, WEIGHTS, calibrate, judge
+from leadapron.detect.inputs.gate import _halves, _threshold, fuse
+from leadapron.errors import DataError, UsageError
+
+
+@pytest.fixture(scope="module")
+def model():
+    return backdoored()
+
+
+@pytest.fixture(scope="module")
+def gate(model):
+    return calibrate(model, cohort(240), INPUT_DETECTORS, WEIGHTS, false_alarm=0.02)
+
+
+def test_triggered_films_are_suspicious_and_clean_ones_pass(gate, model):
+    clean, marked = films(200, 5), black_square(films(200, 6))
+    assert judge(gate, model, marked).suspicious.mean() > 0.99
+    assert judge(gate, model, clean).suspicious.mean() < 0.07  # 2 % expected
+
+
+def test_the_threshold_keeps_its_rate_over_many_calibrations():
+    rng = np.random.default_rng(0)
+    over = [
+        (rng.normal(size=50) > _threshold(np.sort(rng.normal(size=149)), 0.02)).mean()
+        for _ in range(2000)
+    ]
+    assert 0.018 < np.mean(over) <= 0.0205  # 3 of 150 may be as high
+
+
+def test_the_halves_share_no_patient():
+    clean = cohort(100, each=7)
+    first, second = _halves(clean, 3)
+    assert len(first) + len(second) == 100
+    assert not set(clean.patients[first]) & set(clean.patients[second])
+
+
+def test_fusing_by_hand():
+    reference = np.linspace(0, 100, 101)[:, None] * [1.0, 2.0]  # median 50, 100; 95 %: 95, 190
+    scores = np.array([[50.0, 100.0], [95.0, 100.0], [95.0, 280.0], [0.0, np.nan]])
+    fused = fuse(scores, reference, {"one": 1.0, "two": 2.0})
+    np.testing.assert_allclose(fused, [0, np.log(2), np.log(2) + 2 * np.log(3), 0])
+
+
+def test_p_is_the_share_of_calibration_films_that_reach_a_score(gate, model):
+    judged = judge(gate, model, films(20, 8))
+    expected = [(1 + (gate.fused >= value).sum()) / (len(gate.fused) + 1) for value in judged.fused]
+    np.testing.assert_allclose(judged.p, expected)
+
+
+def test_too_few_films_for_the_rate(model):
+    with pytest.raises(DataError, match="198"):
+        calibrate(model, cohort(100), INPUT_DETECTORS, WEIGHTS, false_alarm=0.01)
+    with pytest.raises(UsageError, match="above 0"):
+        calibrate(model, cohort(100), INPUT_DETECTORS, WEIGHTS, false_alarm=1.0)
+    with pytest.raises(UsageError, match="no weight"):
+        calibrate(model, cohort(240), INPUT_DETECTORS, {}, false_alarm=0.02)

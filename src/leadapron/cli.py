@@ -548,7 +548,7 @@ def _cache() -> click.Command:
             _json_option(),
         ],
         callback=_run_cache_list,
-        help="List the decoded films that the cache holds; exit code 2 if any are damaged.",
+        help="List the films and sweeps that the cache holds; exit code 2 if films are damaged.",
     )
     remove = click.Command(
         "clear",
@@ -558,16 +558,18 @@ def _cache() -> click.Command:
             _json_option(),
         ],
         callback=_run_cache_clear,
-        help="Remove decoded films: those with the KEYS that `list` shows, or all.",
+        help="Remove films and sweeps: those with the KEYS that `list` shows, or all.",
     )
-    return click.Group("cache", [show, remove], help="The cache of decoded films.")
+    return click.Group("cache", [show, remove], help="The cache of decoded films and of sweeps.")
 
 
 def _run_cache_list(verify: bool, cache: str | None, as_json: bool) -> int:
-    from leadapron.cache import entries
+    from dataclasses import asdict
+
+    from leadapron.cache import entries, results
 
     folder = _cache_folder(cache)
-    found = entries(folder)
+    found, kept = entries(folder), results(folder)
     damaged = {entry.folder.name: entry.damaged() if verify else 0 for entry in found}
     if as_json:
         listed = [
@@ -582,6 +584,7 @@ def _run_cache_list(verify: bool, cache: str | None, as_json: bool) -> int:
             for entry in found
         ]
         answer = {"schema": 1, "verdict": "done", "folder": str(folder), "entries": listed}
+        answer["results"] = [asdict(result) for result in kept]
         click.echo(json.dumps(answer, indent=2))
         return FAILED if any(damaged.values()) else 0
     for entry in found:
@@ -593,7 +596,11 @@ def _run_cache_list(verify: bool, cache: str | None, as_json: bool) -> int:
             f"{key}  {done}{facts['films']:,} films  {facts['size']}x{facts['size']} "
             f"{facts['dtype']}  {_bytes(entry.size)}  used {used}  {facts['source']}{wrong}"
         )
-    click.echo(f"{_bytes(sum(entry.size for entry in found))} in {folder}")
+    for result in kept:
+        used = time.strftime("%Y-%m-%d", time.localtime(result.used))
+        click.echo(f"{result.key}  {_bytes(result.size)}  used {used}  {result.about}")
+    held = sum(entry.size for entry in found) + sum(result.size for result in kept)
+    click.echo(f"{_bytes(held)} in {folder}")
     return FAILED if any(damaged.values()) else 0
 
 
@@ -1552,7 +1559,7 @@ def _cache_option() -> click.Parameter:
     return click.Option(
         ["--cache"],
         metavar="FOLDER|none",
-        help="Where decoded films are kept; LEADAPRON_CACHE or the system's cache if left out.",
+        help="Where films and sweeps are kept; LEADAPRON_CACHE or the system's cache if left out.",
     )
 
 
@@ -1653,7 +1660,7 @@ Commands.lazy = {
     "report": ("Make a study's report again.", _report),
     "explain": ("Draw what each explanation method shows, side by side.", _explain),
     "prepare": ("Decode a source's films, once.", _prepare),
-    "cache": ("List or clear the decoded films.", _cache),
+    "cache": ("List or clear decoded films and sweeps.", _cache),
     "describe": ("Say what a source holds: labels, copies, leaks.", _describe),
     "scan": ("Say whether a data set is poisoned: which films, where, towards what.", _scan),
     "clean": ("Write a data set without the films that a list names.", _clean),

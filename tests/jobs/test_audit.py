@@ -206,6 +206,39 @@ def test_a_poisoned_network_by_the_command_line(networks, tmp_path, monkeypatch)
         assert isinstance(wrong.exception, UsageError)
 
 
+def test_a_second_audit_sweeps_nothing(networks, tmp_path, monkeypatch):
+    swept = []
+    sweep = StampSweep.sweep
+
+    def counted(self, classifier, clean):
+        swept.append(self)
+        return sweep(self, classifier, clean)
+
+    monkeypatch.setattr(StampSweep, "sweep", counted)
+    few = replace(QUICK, values=(255,), places=2, rounds=0, judged=10)
+    model = tmp_path / "model.safetensors"
+    model.write_bytes((networks / "poisoned.safetensors").read_bytes())
+
+    def audited():
+        swept.clear()
+        facts = audit_job.audit(
+            model, "phantom:32", reference=networks / "clean", sweep=few, steps=0, device="cpu",
+            cache=tmp_path / "cache", count=40, seed=9,
+        ).facts()  # fmt: skip
+        return len(swept), facts
+
+    times, first = audited()
+    assert times == 3
+    times, again = audited()
+    assert times == 0
+    assert again == first
+    # Another model in the same file; its references are those that were swept.
+    model.write_bytes(model.read_bytes()[:-4] + b"\0\0\0\0")
+    times, other = audited()
+    assert times == 1
+    assert other != first
+
+
 def test_of_a_zoo_only_the_clean_models_are_references(tmp_path):
     member = {
         "family": "x", "sealed": False, "seed": 0, "finding": None, "attack_success": None,

@@ -182,14 +182,13 @@ def networks(tmp_path_factory):
     return folder
 
 
-def test_a_poisoned_network_by_the_command_line(networks, tmp_path, monkeypatch):
-    few = StampSweep(
-        sides=(3,), values=(0, 255), pitches=((8, 1),), rounds=1, films=1, places=8, judged=30
-    )
-    monkeypatch.setattr("leadapron.jobs.audit.StampSweep", lambda: few)
+def test_a_poisoned_network_by_the_command_line(networks, tmp_path):
     out = tmp_path / "report"
     words = ["-q", "audit", str(networks / "poisoned.safetensors"), "--clean", "phantom:32",
              "--source.count", "60", "--source.seed", "9", "--steps", "10", "--out", str(out),
+             "--sweep.sides", "3", "--sweep.values", "0,255", "--sweep.pitches", "[8, 1]",
+             "--sweep.rounds", "1", "--sweep.films", "1", "--sweep.places", "8",
+             "--sweep.judged", "30",
              "--reference", str(networks / "clean"), "--false-alarms", "0.34", "--device", "cpu",
              "--json"]  # fmt: skip
     result = CliRunner().invoke(cli, words, standalone_mode=False)

@@ -35,7 +35,7 @@ from leadapron.metrics import threshold_at_false_positive_rate
 from leadapron.models import doubts, open_model
 from leadapron.sources import open_source
 
-__all__ = ["Audit", "Forced", "Harm", "audit", "audit_model", "beside", "judge"]
+__all__ = ["Audit", "Forced", "Harm", "audit", "audit_model", "beside", "few", "judge"]
 
 Verdict = Literal["backdoored", "unusual", "nothing found", "can't tell"]
 Progress = Callable[[str, int, int], None]
@@ -260,8 +260,7 @@ def audit(  # noqa: PLR0913
         on_bad=on_bad,
         **options,
     )
-    rows = np.sort(np.random.default_rng(0).permutation(len(cohort))[:films])
-    cohort = cohort.take(rows)
+    cohort = few(cohort, films)
     own = _Model(opened.classifier, Path(model).name, model_content(model))
     others = [] if reference is None else _references(reference, own, device, precision)
     _refuse(opened.classifier, [other.classifier for other in others], false_alarms)
@@ -284,6 +283,11 @@ def audit(  # noqa: PLR0913
         false_alarms=false_alarms,
         steps=steps,
     )
+
+
+def few(cohort: Cohort, films: int) -> Cohort:
+    """Return so many films of a cohort, drawn once and for all."""
+    return cohort.take(np.sort(np.random.default_rng(0).permutation(len(cohort))[:films]))
 
 
 def audit_model(

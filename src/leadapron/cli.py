@@ -1283,7 +1283,10 @@ def _run_evaluate_page(scan: Path | None, audit: Path | None, out: Path, as_json
         from leadapron.jobs.evaluate import cells
         from leadapron.store import read_json
 
-        with_cells = (scan, cells(read_json(scan / "evaluation.json")["settings"]["preset"]))
+        preset = read_json(scan / "evaluation.json").get("settings", {}).get("preset")
+        if preset is None:
+            raise UsageError(f"--scan {scan}: expected a folder of `leadapron evaluate scan`")
+        with_cells = (scan, cells(preset))
     write_limits(out, scan=with_cells, audit=audit)
     if as_json:
         click.echo(json.dumps({"schema": 1, "verdict": "done", "page": str(out)}))

@@ -199,6 +199,9 @@ def test_a_poisoned_network_by_the_command_line(networks, tmp_path):
     assert facts["least"] == pytest.approx(1 / 3)
     assert len(facts["inverted"]) == 2
     assert facts["page"] == str(out / "audit.html")
+    listed = CliRunner().invoke(cli, ["cache", "list", "--json"], standalone_mode=False)
+    kept = {result["about"] for result in json.loads(listed.stdout)["results"]}
+    assert kept >= {f"sweep of {name}.safetensors" for name in ("poisoned", "a", "b")}
     for refused in (tmp_path / "none", tmp_path):
         words[words.index("--reference") + 1] = str(refused)
         wrong = CliRunner().invoke(cli, words, standalone_mode=False)

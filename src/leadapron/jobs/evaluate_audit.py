@@ -30,7 +30,7 @@ from leadapron.detect.model import (
 from leadapron.errors import StoreError, UsageError
 from leadapron.jobs.audit import FALSE_ALARMS, FILMS, KINDS, beside, few, judge, statistic
 from leadapron.jobs.zoo import Member, read_truth
-from leadapron.sources import open_source
+from leadapron.sources import AND, open_source
 from leadapron.study import Options, divide
 
 __all__ = ["LEAST_CLEAN", "evaluate_audit"]
@@ -268,7 +268,8 @@ def _films(
     """Films that a model wasn't trained on."""
     settings = {name: value for name, value in source.items() if name != "name"}
     name = setting.clean or str(source["name"])
-    fresh = setting.clean is None and name.partition(":")[0] == "phantom"
+    made = name.partition(":")[0] == "phantom" and AND not in name
+    fresh = made and setting.clean is None
     if setting.clean is not None:
         settings = {}
     elif fresh:

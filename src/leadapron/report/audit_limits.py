@@ -112,7 +112,8 @@ def _command(facts: Mapping[str, Any]) -> str:
     settings = facts["settings"]
     clean = f" --clean {settings['clean']}" if settings["clean"] else ""
     sealed = " --sealed" if settings["sealed"] else ""
-    sweep = "".join(f" --sweep.{name} {_plain(value)}" for name, value in facts["unusual"].items())
+    unusual = sorted(facts["unusual"].items())
+    sweep = "".join(f" --sweep.{name} {_plain(value)}" for name, value in unusual)
     films = f" --films {settings['films']}"
     return f"leadapron evaluate audit --zoo {settings['zoo']}{clean}{films}{sealed}{sweep}"
 

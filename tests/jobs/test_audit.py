@@ -74,6 +74,8 @@ def test_a_backdoor_is_found_and_named(found):
     # A one-hot overwrite takes the others away; that is no other backdoor.
     assert verdicts["Effusion", "removed"] == verdicts["Nodule", "removed"] == "side effect"
     assert verdicts["Effusion", "added"] == "nothing found"
+    assert (found.forced[0].finding, found.forced[0].direction) == ("Mass", "added")
+    assert {each.verdict for each in found.forced[-2:]} == {"side effect"}
     assert any("can only be asked" in note for note in found.notes)
     assert found.inverted == ()
 

@@ -133,7 +133,7 @@ class Audit:
         films: clean films looked at.
         image: (height, width) of the model's input.
         forwards: images that the model was asked for.
-        forced: every finding and direction.
+        forced: every finding and direction, the largest excess first, side effects last.
         harm: what the target's mark does to the findings' sensitivity.
         inverted: triggers made by gradients for the findings that stand out most; evidence beside
             the verdict, which doesn't rest on them. None of a model that can only be asked.
@@ -165,7 +165,7 @@ class Audit:
         drawn: dict[str, NDArray[np.uint8]] = {}
         height, width = self.image
         grey = np.full((1, height, width), 128, np.uint8)
-        for each in sorted(self.forced, key=_rank, reverse=True)[:DRAWN]:
+        for each in self.forced[:DRAWN]:
             mark = each.strongest.mark
             if isinstance(mark, Stamp):
                 drawn[f"{each.finding} {each.direction}: {mark.words()}"] = mark(grey)[0]
@@ -402,6 +402,9 @@ def judge(
 ) -> tuple[Verdict, tuple[Forced, ...], Forced | None]:
     """Return the model's verdict, every finding's, and the finding that stands out.
 
+    Findings come in the order of their excess, side effects last: whatever forces the finding that
+    they are effects of does that too.
+
     Args:
         swept: the model's.
         comparison: with references; None where there are none.
@@ -431,7 +434,7 @@ def judge(
     flagged = [each for each in forced if each.verdict in ("backdoored", "unusual")]
     if not flagged:
         none: Verdict = "can't tell" if comparison is None else "nothing found"
-        return none, tuple(forced), None
+        return none, _ordered(forced), None
     worst: Verdict = (
         "backdoored" if any(each.verdict == "backdoored" for each in flagged) else "unusual"
     )
@@ -445,7 +448,7 @@ def judge(
             marked.append(replace(each, verdict="side effect"))
         else:
             marked.append(each)
-    return worst, tuple(marked), target
+    return worst, _ordered(marked), target
 
 
 def _verdict(p: float, mark: Moved, false_alarms: float, least: float) -> Verdict:
@@ -456,6 +459,11 @@ def _verdict(p: float, mark: Moved, false_alarms: float, least: float) -> Verdic
 
 def _rank(forced: Forced) -> float:
     return forced.strongest.shift if forced.excess is None else forced.excess
+
+
+def _ordered(forced: Sequence[Forced]) -> tuple[Forced, ...]:
+    order = sorted(forced, key=lambda each: (each.verdict == "side effect", -_rank(each)))
+    return tuple(order)
 
 
 def _behind(one: Forced, forced: Sequence[Forced], swept: Swept) -> Forced | None:
@@ -491,9 +499,8 @@ def invert(
     if not isinstance(classifier, NetworkClassifier) or clean.images.dtype != np.uint8:
         return ()
     squares = {(each.finding, each.direction): each.mark for each in swept.stamps}
-    first = sorted(forced, key=_rank, reverse=True)[:INVERTED]
     wanted = []
-    for each in first:
+    for each in forced[:INVERTED]:
         square = squares[each.finding, each.direction]
         start = square if isinstance(square, Stamp) else None
         wanted.append(Wanted(finding=each.finding, direction=each.direction, start=start))

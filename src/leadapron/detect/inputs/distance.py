@@ -43,7 +43,7 @@ class Mahalanobis:
         """Forward passes beyond that of `read`."""
         return 0
 
-    def fit(self, classifier: BlackBox, clean: Readings) -> State:
+    def fit(self, classifier: BlackBox, clean: Readings) -> State:  # noqa: ARG002
         """Return the Gaussian of clean films' features.
 
         Raises:
@@ -52,7 +52,7 @@ class Mahalanobis:
         """
         return shrunk_gaussian(_features(clean))
 
-    def score(self, classifier: BlackBox, suspect: Readings, state: State) -> NDArray[np.float64]:
+    def score(self, classifier: BlackBox, suspect: Readings, state: State) -> NDArray[np.float64]:  # noqa: ARG002
         """Return (n,) distances.
 
         Raises:
@@ -95,7 +95,7 @@ class NearestNeighbours:
         """Forward passes beyond that of `read`."""
         return 0
 
-    def fit(self, classifier: BlackBox, clean: Readings) -> State:
+    def fit(self, classifier: BlackBox, clean: Readings) -> State:  # noqa: ARG002
         """Return clean films' features, each scaled to length 1.
 
         Raises:
@@ -106,7 +106,7 @@ class NearestNeighbours:
             raise DataError(f"{len(clean)} clean films; expected {self.neighbours} or more")
         return {"bank": _unit_length(_features(clean)).astype(np.float32)}
 
-    def score(self, classifier: BlackBox, suspect: Readings, state: State) -> NDArray[np.float64]:
+    def score(self, classifier: BlackBox, suspect: Readings, state: State) -> NDArray[np.float64]:  # noqa: ARG002
         """Return (n,) distances, 0 to 2.
 
         Raises:

@@ -25,7 +25,7 @@ BLOCK = 128
 FLAT = 2
 """Range of the grey levels of a flat square."""
 
-TAIL = 0.95
+TAIL = 0.99
 """Between the median and this quantile of clean films lies one step of a trace."""
 
 FLOORS = {
@@ -56,13 +56,13 @@ class Traces:
     JPEG, and steps between neighbours), its spectrum by rings and directions, the comb of its grey
     levels, the wave that stands out most in the spectrum, and the contrast of its most isolated
     pixel, square and flat square. The first three are distances to a Gaussian of clean films. Each
-    is counted in steps from clean films' median to their 95 % quantile; the largest is the score.
+    is counted in steps from clean films' median to their 99 % quantile; the largest is the score.
     """
 
     @property
     def unit(self) -> str:
         """What the scores are measured in."""
-        return "steps from clean films' median to their 95 % quantile, of the largest trace"
+        return "steps from clean films' median to their 99 % quantile, of the largest trace"
 
     @property
     def needs(self) -> Literal["black box", "network"]:
@@ -74,7 +74,7 @@ class Traces:
         """Forward passes beyond that of `read`."""
         return 0
 
-    def fit(self, classifier: BlackBox, clean: Readings) -> State:
+    def fit(self, classifier: BlackBox, clean: Readings) -> State:  # noqa: ARG002
         """Return the Gaussians of one half of the films, the steps of the other.
 
         Raises:
@@ -93,7 +93,7 @@ class Traces:
             state[f"{name} scale"] = np.array([median, max(tail - median, FLOORS[name])])
         return state
 
-    def score(self, classifier: BlackBox, suspect: Readings, state: State) -> NDArray[np.float64]:
+    def score(self, classifier: BlackBox, suspect: Readings, state: State) -> NDArray[np.float64]:  # noqa: ARG002
         """Return (n,) of the film's own pixels; the model isn't asked.
 
         Raises:

@@ -87,7 +87,7 @@ class Typicality:
         """Forward passes beyond that of `read`."""
         return 0
 
-    def fit(self, classifier: BlackBox, clean: Readings) -> State:
+    def fit(self, classifier: BlackBox, clean: Readings) -> State:  # noqa: ARG002
         """Return components and Gaussians of one half of the films, the steps of the other.
 
         Raises:
@@ -115,7 +115,7 @@ class Typicality:
             state[f"{name} scale"] = np.array([median, max(tail - median, LEAST)])
         return state
 
-    def score(self, classifier: BlackBox, suspect: Readings, state: State) -> NDArray[np.float64]:
+    def score(self, classifier: BlackBox, suspect: Readings, state: State) -> NDArray[np.float64]:  # noqa: ARG002
         """Return (n,) of the film's own pixels; the model isn't asked.
 
         Raises:

@@ -14,9 +14,9 @@ from leadapron.detect.films.observe import (
     ROUGH,
     TAILS,
     TRACES,
-    _fine,
-    _levels,
     _textures,
+    fine_structure,
+    grey_levels,
     raised,
 )
 
@@ -118,7 +118,7 @@ def test_fine_structure_of_one_square_by_hand():
     """8 x 8 pixels: the transform's sizes are their own means; there are no steps to neighbours."""
     rng = np.random.default_rng(0)
     squares = rng.integers(0, 256, (2, 16, 16)).astype(np.float32)
-    found = _fine(squares)
+    found = fine_structure(squares)
     assert found.shape == (2, 144)
     assert found.dtype == np.float32
     u, x = np.arange(8)[:, None], np.arange(8)
@@ -145,16 +145,18 @@ def test_fine_structure_of_one_square_by_hand():
 
 def test_fine_structure_leaves_out_what_fills_no_square():
     images = films(2, 29, 37).astype(np.float32)
-    found = _fine(images)
+    found = fine_structure(images)
     assert np.isfinite(found).all()
-    np.testing.assert_allclose(found[:, :128], _fine(images[:, :24, :32])[:, :128], atol=1e-5)
+    np.testing.assert_allclose(
+        found[:, :128], fine_structure(images[:, :24, :32])[:, :128], atol=1e-5
+    )
 
 
 def test_grey_levels_against_their_surroundings():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2, 20, 20), dtype=np.uint8)
     images[1] = np.minimum(images[1] // 2 * 2, 250)
-    found = _levels(images)
+    found = grey_levels(images)
     assert found.shape == (2, 256)
     for film, image in enumerate(images):
         logs = [np.log(1 + int((image == level).sum())) for level in range(256)]

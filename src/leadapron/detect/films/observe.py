@@ -17,7 +17,18 @@ from numpy.typing import NDArray
 from leadapron.cohort import ImageArray, Rows, blocks
 from leadapron.detect.films.blobs import find_blobs, grey, running
 
-__all__ = ["TAILS", "TEXTURE", "TRACES", "Limits", "Observed", "limits", "observe", "raised"]
+__all__ = [
+    "TAILS",
+    "TEXTURE",
+    "TRACES",
+    "Limits",
+    "Observed",
+    "fine_structure",
+    "grey_levels",
+    "limits",
+    "observe",
+    "raised",
+]
 
 Progress = Callable[[str, int, int], None]
 
@@ -40,7 +51,7 @@ SAMPLE = 1000
 """Films that a pixel's limits are taken from."""
 
 TRACES = ("fine structure", "grey levels")
-"""The descriptions of a whole film, see `_fine` and `_levels`."""
+"""The descriptions of a whole film, see `fine_structure` and `grey_levels`."""
 
 
 class Limits(NamedTuple):
@@ -199,8 +210,8 @@ def _block(images: NDArray[np.uint8], first: int, bounds: Limits) -> _Block:
         outliers=outliers,
         lengths=lengths,
         traces={
-            "fine structure": _fine(images.astype(np.float32)),
-            "grey levels": _levels(images),
+            "fine structure": fine_structure(images.astype(np.float32)),
+            "grey levels": grey_levels(images),
         },
     )
 
@@ -263,8 +274,8 @@ def _outliers(images: NDArray[np.uint8], bounds: Limits) -> tuple[NDArray[np.int
     )
 
 
-def _fine(images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What codecs, resampling and noise leave: (n, 144).
+def fine_structure(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return (n, 144) of (n, height, width) films: what codecs, resampling and noise leave.
 
     Of the cosine transforms of all 8x8 squares, as in JPEG, each coefficient's mean size (its
     logarithm) and how often it is less than one grey level; and the mean step between neighbours
@@ -289,8 +300,8 @@ def _fine(images: NDArray[np.float32]) -> NDArray[np.float32]:
     )
 
 
-def _levels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """How much more often each grey level comes than those near it: (n, 256), logarithms.
+def grey_levels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return (n, 256) logarithms: how much more often each grey level comes than those near it.
 
     A changed window or gamma leaves gaps and doubled levels.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from leadapron.detect.inputs.batchnorm import ScaledBatchNorm
+from leadapron.detect.inputs.distance import Mahalanobis, NearestNeighbours
 from leadapron.detect.inputs.gate import REGION, SMOOTHED, Gate, Judged, calibrate, judge
 from leadapron.detect.inputs.readings import (
     FALSE_POSITIVES,
@@ -12,6 +14,8 @@ from leadapron.detect.inputs.readings import (
     read,
 )
 from leadapron.detect.inputs.region import EvidenceRegion, Examined
+from leadapron.detect.inputs.traces import Traces
+from leadapron.detect.inputs.typical import Typicality
 
 __all__ = [
     "FALSE_POSITIVES",
@@ -24,15 +28,26 @@ __all__ = [
     "Gate",
     "InputDetector",
     "Judged",
+    "Mahalanobis",
+    "NearestNeighbours",
     "Readings",
+    "ScaledBatchNorm",
     "State",
+    "Traces",
+    "Typicality",
     "calibrate",
     "judge",
     "operating_logits",
     "read",
 ]
 
-INPUT_DETECTORS: dict[str, InputDetector] = {REGION: EvidenceRegion()}
+INPUT_DETECTORS: dict[str, InputDetector] = {
+    REGION: EvidenceRegion(),
+    "scaled batch normalisation": ScaledBatchNorm(),
+    "Mahalanobis": Mahalanobis(),
+    "nearest neighbours": NearestNeighbours(),
+    "traces": Traces(),
+}
 """Detectors of the gate by name."""
 
 WEIGHTS: dict[str, float] = {REGION: 1.0, SMOOTHED: 1.0}

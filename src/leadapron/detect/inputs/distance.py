@@ -1,0 +1,138 @@
+"""How far a film lies from clean films in the network's features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadapron.classifier import BlackBox
+from leadapron.detect.inputs.gaussian import distances, shrunk_gaussian
+from leadapron.detect.inputs.readings import Readings, State
+from leadapron.errors import DataError, UsageError
+
+__all__ = ["Mahalanobis", "NearestNeighbours"]
+
+BLOCK = 1024
+"""Films whose distances to all clean films are in memory at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mahalanobis:
+    """A film lies far from the Gaussian of clean films' features.
+
+    Source: Lee et al., NeurIPS 2018, arXiv 1807.03888, equation 2. Differs: one Gaussian and not
+    one of each class, since films have several findings or none; the last features alone; the
+    covariance shrunk by Ledoit and Wolf, so that 1,024 features of a few hundred films will do.
+    """
+
+    @property
+    def unit(self) -> str:
+        """What the scores are measured in."""
+        return "Mahalanobis distance to clean films' features"
+
+    @property
+    def needs(self) -> Literal["black box", "network"]:
+        """What it must be given."""
+        return "network"
+
+    @property
+    def passes(self) -> int:
+        """Forward passes beyond that of `read`."""
+        return 0
+
+    def fit(self, classifier: BlackBox, clean: Readings) -> State:  # noqa: ARG002
+        """Return the Gaussian of clean films' features.
+
+        Raises:
+            UsageError: readings without features.
+            DataError: a single film, or films that all look the same to the network.
+        """
+        return shrunk_gaussian(_features(clean))
+
+    def score(self, classifier: BlackBox, suspect: Readings, state: State) -> NDArray[np.float64]:  # noqa: ARG002
+        """Return (n,) distances.
+
+        Raises:
+            UsageError: readings without features.
+        """
+        return distances(_features(suspect), state)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearestNeighbours:
+    """A film's nearest clean films lie far away, in features of length 1.
+
+    Args:
+        neighbours: the distance to this one counts, 1 or more: the first, second, ... nearest.
+
+    Raises:
+        UsageError: no neighbours.
+
+    Source: Sun et al., Deep nearest neighbors, ICML 2022, arXiv 2204.06507, section 3.
+    """
+
+    neighbours: int = 5
+
+    def __post_init__(self) -> None:
+        if self.neighbours < 1:
+            raise UsageError(f"neighbours {self.neighbours}; expected 1 or more")
+
+    @property
+    def unit(self) -> str:
+        """What the scores are measured in."""
+        return f"distance to clean neighbour {self.neighbours}, features of length 1"
+
+    @property
+    def needs(self) -> Literal["black box", "network"]:
+        """What it must be given."""
+        return "network"
+
+    @property
+    def passes(self) -> int:
+        """Forward passes beyond that of `read`."""
+        return 0
+
+    def fit(self, classifier: BlackBox, clean: Readings) -> State:  # noqa: ARG002
+        """Return clean films' features, each scaled to length 1.
+
+        Raises:
+            UsageError: readings without features.
+            DataError: fewer clean films than neighbours.
+        """
+        if len(clean) < self.neighbours:
+            raise DataError(f"{len(clean)} clean films; expected {self.neighbours} or more")
+        return {"bank": _unit_length(_features(clean)).astype(np.float32)}
+
+    def score(self, classifier: BlackBox, suspect: Readings, state: State) -> NDArray[np.float64]:  # noqa: ARG002
+        """Return (n,) distances, 0 to 2.
+
+        Raises:
+            UsageError: readings without features.
+        """
+        bank = state["bank"].astype(np.float64)
+        features = _unit_length(_features(suspect))
+        lengths = np.square(bank).sum(axis=1)
+        scores = np.empty(len(features))
+        for start in range(0, len(features), BLOCK):
+            part = features[start : start + BLOCK]
+            squared = np.square(part).sum(axis=1)[:, None] + lengths - 2 * part @ bank.T
+            nearest = np.partition(squared, self.neighbours - 1, axis=1)[:, self.neighbours - 1]
+            scores[start : start + BLOCK] = np.sqrt(np.maximum(nearest, 0.0))
+        return scores
+
+
+def _features(readings: Readings) -> NDArray[np.float32]:
+    if readings.features is None:
+        raise UsageError("distances need a network's features, not a model that is asked")
+    return readings.features
+
+
+def _unit_length(features: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Rows of length 1; a row of zeros stays as it is."""
+    exact = features.astype(np.float64)
+    lengths = np.linalg.norm(exact, axis=1, keepdims=True)
+    scaled: NDArray[np.float64] = exact / np.where(lengths > 0, lengths, 1.0)
+    return scaled

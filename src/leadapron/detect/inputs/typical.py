@@ -1,0 +1,184 @@
+"""Is this a film of the kind that the thresholds were calibrated on?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadapron.classifier import BlackBox
+from leadapron.cohort import blocks
+from leadapron.detect.films.blobs import grey, shrunk
+from leadapron.detect.inputs.gaussian import distances, shrunk_gaussian, steps
+from leadapron.detect.inputs.readings import Readings, State
+from leadapron.errors import DataError, UsageError
+
+__all__ = ["Typicality"]
+
+BLOCK = 128
+"""Films in memory at a time."""
+
+SIDE = 16
+"""Of the thumbnails, in cells."""
+
+LEFT_OUT = SIDE * SIDE // 16
+"""Cells of a thumbnail that may be anything: those farthest from what the others make likely."""
+
+ROUNDS = 3
+"""In so many rounds those cells are found."""
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Of the grey levels."""
+
+BENDS = {1: (0.25, 0.5, 0.75, 0.9), 2: (0.5, 0.75, 0.9), 4: (0.5, 0.75, 0.9)}
+"""Quantiles of the bends of a film made smaller by so much: a mark's edges are few."""
+
+FEWEST = 20
+"""Clean films, at least."""
+
+TAIL = 0.98
+"""Between the median and this quantile of clean films lies one step."""
+
+FAR = 8.0
+"""Deviations, at most, of the films that the Gaussian of the plain description is made of."""
+
+LEAST = 0.05
+"""That a value of it counts as one deviation, at least: grey levels, logarithms, shares."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Typicality:
+    """A film of another kind than clean films: turned, negative, another device's, no film at all.
+
+    It hardly sees a trigger, which is small, and isn't meant to: where it is high, the other
+    detectors' thresholds mean nothing, and the answer is "can't tell". Described are a thumbnail
+    of 16x16 cells, in units of its own range of grey levels, whose 16 cells that fit clean films'
+    main components worst are left out; and plainly the film's grey levels, sharpness at three
+    sizes, and rows and columns without contrast. Either is a distance to a Gaussian of clean
+    films, in steps from their median to their 98 % quantile; the larger is the score.
+
+    Args:
+        components: of the thumbnails, 1 or more; fewer where there are too few films.
+
+    Raises:
+        UsageError: no components.
+    """
+
+    components: int = 20
+
+    def __post_init__(self) -> None:
+        if self.components < 1:
+            raise UsageError(f"components {self.components}; expected 1 or more")
+
+    @property
+    def unit(self) -> str:
+        """What the scores are measured in."""
+        return "steps from clean films' median to their 98 % quantile, of the larger distance"
+
+    @property
+    def needs(self) -> Literal["black box", "network"]:
+        """What it must be given."""
+        return "black box"
+
+    @property
+    def passes(self) -> int:
+        """Forward passes beyond that of `read`."""
+        return 0
+
+    def fit(self, classifier: BlackBox, clean: Readings) -> State:  # noqa: ARG002
+        """Return components and Gaussians of one half of the films, the steps of the other.
+
+        Raises:
+            DataError: fewer than 20 films, or films that are all the same.
+            UsageError: films smaller than 16 pixels.
+        """
+        if len(clean) < FEWEST:
+            raise DataError(f"{len(clean)} clean films; expected {FEWEST} or more")
+        first, second = clean.images[::2], clean.images[1::2]
+        thumbnails, plain = _thumbnails(first), _plain(first)
+        mean, centre = thumbnails.mean(axis=0), np.median(plain, axis=0)
+        directions = np.linalg.svd(thumbnails - mean, full_matrices=False)[2]
+        spread = np.maximum(1.4826 * np.median(np.abs(plain - centre), axis=0), LEAST)
+        state = {
+            "thumbnail": mean,
+            "components": directions[: min(self.components, len(first) // 4)],
+            "centre": centre,
+            "spread": spread,
+        }
+        state |= shrunk_gaussian(_filled(thumbnails, state), "thumbnail ")
+        state |= shrunk_gaussian(np.clip((plain - centre) / spread, -FAR, FAR), "plain ")
+        # Films that a Gaussian was made of lie nearer to it than others do.
+        for name, values in _measured(second, state).items():
+            median, tail = np.quantile(values, [0.5, TAIL])
+            state[f"{name} scale"] = np.array([median, max(tail - median, LEAST)])
+        return state
+
+    def score(self, classifier: BlackBox, suspect: Readings, state: State) -> NDArray[np.float64]:  # noqa: ARG002
+        """Return (n,) of the film's own pixels; the model isn't asked.
+
+        Raises:
+            UsageError: films smaller than 16 pixels.
+        """
+        measured = _measured(suspect.images, state)
+        every = [steps(values, state[f"{name} scale"]) for name, values in measured.items()]
+        scores: NDArray[np.float64] = np.max(every, axis=0)
+        return scores
+
+
+def _measured(images: NDArray[Any], state: State) -> dict[str, NDArray[np.float64]]:
+    """(n,) distances of thumbnails and of plain descriptions."""
+    plain = (_plain(images) - state["centre"]) / state["spread"]
+    return {
+        "thumbnail": distances(_filled(_thumbnails(images), state), state, "thumbnail "),
+        "plain": distances(plain, state, "plain "),
+    }
+
+
+def _plain(images: NDArray[Any]) -> NDArray[np.float64]:
+    """(n, 16): grey levels, logarithms of bends at three sizes, share of bare lines."""
+    return np.concatenate([_plain_block(grey(images[rows])) for rows in blocks(len(images), BLOCK)])
+
+
+def _plain_block(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    n = len(images)
+    columns = [np.quantile(images.reshape(n, -1), QUANTILES, axis=1).T]
+    for scale, quantiles in BENDS.items():
+        films = shrunk(images, scale).astype(np.float64)
+        around = films[:, :-2, 1:-1] + films[:, 2:, 1:-1] + films[:, 1:-1, :-2] + films[:, 1:-1, 2:]
+        bends = np.abs(4 * films[:, 1:-1, 1:-1] - around).reshape(n, -1)
+        columns.append(np.log(0.1 + np.quantile(bends, quantiles, axis=1)).T)
+    bare = [(np.ptp(images, axis=axis) <= 2).mean(axis=1) for axis in (1, 2)]
+    return np.column_stack([*columns, (bare[0] + bare[1]) / 2])
+
+
+def _filled(thumbnails: NDArray[np.float64], state: State) -> NDArray[np.float64]:
+    """(n, cells) differences from the mean thumbnail, the worst cells as the others make likely."""
+    components = state["components"]  # (r, cells)
+    centred = thumbnails - state["thumbnail"]
+    filled = centred
+    for _ in range(ROUNDS):
+        likely = filled @ components.T @ components
+        misfit = np.abs(centred - likely)
+        worst = np.partition(misfit, -LEFT_OUT, axis=1)[:, -LEFT_OUT][:, None]
+        filled = np.where(misfit >= worst, likely, centred)
+    return filled
+
+
+def _thumbnails(images: NDArray[Any]) -> NDArray[np.float64]:
+    """(n, cells) mean grey levels of 16x16 cells, 100 from the darkest tenth to the brightest."""
+    _, height, width = images.shape
+    if min(height, width) < SIDE:
+        raise UsageError(f"films of {height} x {width} pixels; expected {SIDE} or more")
+    rows, columns = (np.arange(SIDE) * side // SIDE for side in (height, width))
+    areas = np.outer(np.diff([*rows, height]), np.diff([*columns, width]))
+    parts = []
+    for block in blocks(len(images), BLOCK):
+        films = grey(images[block]).astype(np.float64)
+        sums = np.add.reduceat(np.add.reduceat(films, rows, axis=1), columns, axis=2)
+        parts.append((sums / areas).reshape(len(films), -1))
+    cells = np.concatenate(parts)
+    low, middle, high = np.quantile(cells, [0.1, 0.5, 0.9], axis=1)[:, :, None]
+    scaled: NDArray[np.float64] = 100 * (cells - middle) / np.maximum(high - low, 4.0)
+    return scaled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from leadapron.detect.inputs.corruptions import CORRUPTIONS, CorruptionConsistency
 from leadapron.detect.inputs.readings import (
     FALSE_POSITIVES,
     InputDetector,
@@ -10,5 +11,18 @@ from leadapron.detect.inputs.readings import (
     operating_logits,
     read,
 )
+from leadapron.detect.inputs.scaling import ScaleUp
+from leadapron.detect.inputs.strip import Strip
 
-__all__ = ["FALSE_POSITIVES", "InputDetector", "Readings", "State", "operating_logits", "read"]
+__all__ = [
+    "CORRUPTIONS",
+    "FALSE_POSITIVES",
+    "CorruptionConsistency",
+    "InputDetector",
+    "Readings",
+    "ScaleUp",
+    "State",
+    "Strip",
+    "operating_logits",
+    "read",
+]

@@ -8,7 +8,8 @@ from safetensors.numpy import load, save
 from trigger_scenes import asked, backdoored, phantoms, scores, stamped
 
 from leadapron.detect.inputs import Readings, Strip, read
-from leadapron.detect.inputs.strip import blend, doubt
+from leadapron.detect.inputs.copies import doubt
+from leadapron.detect.inputs.strip import blend
 from leadapron.errors import DataError, UsageError
 from leadapron.metrics import auroc
 
@@ -81,7 +82,7 @@ def test_a_constant_certain_prediction_has_no_entropy():
                 bits.append(entropy(1 / (1 + np.exp(-z))) if z > 0 else 1)
             of_findings.append(np.mean(bits))
         assert 0 < min(of_findings) < 1
-        assert values[row] == pytest.approx(-min(of_findings), abs=1e-6)
+        assert values[row] == pytest.approx(-np.mean(of_findings), abs=1e-6)
 
 
 def test_triggered_films_score_higher_where_plain_entropy_finds_healthy_ones():

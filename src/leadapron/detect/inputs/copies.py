@@ -13,7 +13,17 @@ from leadapron.classifier import BlackBox
 from leadapron.detect.inputs.readings import FALSE_POSITIVES, Readings, State
 from leadapron.errors import DataError
 
-__all__ = ["LEAST_FILMS", "Change", "Floats", "answers", "enough", "excess", "levels", "predicted"]
+__all__ = [
+    "LEAST_FILMS",
+    "Change",
+    "Floats",
+    "answers",
+    "doubt",
+    "enough",
+    "excess",
+    "levels",
+    "predicted",
+]
 
 Floats = NDArray[np.float64]
 
@@ -108,6 +118,18 @@ def predicted(films: Floats) -> NDArray[np.bool_]:
     chosen = films > 0
     chosen[np.arange(len(films)), films.argmax(axis=1)] = True
     return chosen
+
+
+def doubt(above: Floats) -> Floats:
+    """Return the entropy of a finding that is on, in bits: 1 at its operating logit and below.
+
+    Args:
+        above: spreads by which the logit exceeds the operating logit.
+    """
+    odds = np.exp(-np.maximum(above, 0))  # against the finding, 0 to 1
+    share = 1 / (1 + odds)
+    bits: Floats = (np.log1p(odds) + odds * share * np.maximum(above, 0)) / np.log(2)
+    return bits
 
 
 def enough(clean: Readings) -> None:

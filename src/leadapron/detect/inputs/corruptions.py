@@ -22,7 +22,7 @@ from leadapron.detect.inputs.copies import (
 from leadapron.detect.inputs.readings import Readings, State
 from leadapron.detect.model.stamps import Blur, Probe
 from leadapron.errors import UnknownNameError, UsageError
-from leadapron.triggers import Codec, Noise, Tone
+from leadapron.triggers import Codec
 
 __all__ = ["CORRUPTIONS", "CorruptionConsistency"]
 
@@ -52,11 +52,11 @@ CORRUPTIONS: dict[str, Change] = {
     "median 5": lambda images: _median(images, 5),
     "blur": Probe(name="blur of 1 pixel", change=Blur(sigma=1.0)),
     "jpeg": Probe(name="JPEG of quality 30", change=Codec(quality=30)),
-    "noise": Probe(name="noise of 8 grey levels", change=Noise(epsilon=8, pattern=1)),
     "move": _moved,
-    "gamma": Probe(name="gamma 0.8", change=Tone(gamma=0.8)),
+    "mirror": lambda images: images[:, :, ::-1],
 }
-"""Changes that a radiograph bears. Nothing is left to chance: every film gets the same noise."""
+"""Changes that a radiograph bears. Noise of 8 grey levels and gamma 0.8 were tried too, and found
+few triggers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class CorruptionConsistency:
     and clean films say what it does to each finding.
     """
 
-    corruptions: tuple[str, ...] = ("median 3", "median 5", "blur", "jpeg", "noise", "move")
+    corruptions: tuple[str, ...] = ("median 5", "blur", "move", "mirror")
     unit: str = field(default="spreads of the change on clean films", init=False)
     needs: Literal["black box"] = field(default="black box", init=False)
 

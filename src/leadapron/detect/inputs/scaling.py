@@ -15,6 +15,7 @@ from leadapron.detect.inputs.copies import (
     Change,
     Floats,
     answers,
+    doubt,
     enough,
     excess,
     levels,
@@ -30,9 +31,10 @@ __all__ = ["ScaleUp", "scaled"]
 class ScaleUp:
     """Findings that stay predicted however the grey levels are multiplied.
 
-    A film's score is the share of its scaled copies on which a finding of its predicted set stays
-    predicted, of the most stubborn finding. Of a radiograph, multiplying is a change of window: the
-    logits of a copy are compared with those of clean films multiplied alike.
+    A film's score is the share of its scaled copies on which the findings of its predicted set stay
+    predicted, a copy counting by 1 - `doubt`: not at all at the operating logit and below, wholly
+    where the finding is certain. Of a radiograph, multiplying is a change of window: the logits of
+    a copy are compared with those of clean films multiplied alike.
 
     Args:
         multipliers: of the grey levels, each above 0 and not 1; what exceeds the type's range
@@ -43,12 +45,14 @@ class ScaleUp:
 
     Source: Guo et al., SCALE-UP: An Efficient Black-box Input-level Backdoor Detection via
     Analyzing Scaled Prediction Consistency, ICLR 2023, arXiv 2302.03251, equation 1: the share of
-    the multipliers under which the predicted class stays. Differs: by finding, of the predicted
-    set, at operating logits; multipliers from 2 on, as there, leave little of a radiograph but
-    white, so that the default ones darken too.
+    the multipliers under which the predicted class stays. Differs: by finding, the mean over the
+    predicted set, at operating logits. Few copies make few different shares, too coarse for a
+    threshold that 1 % of clean films exceed, so that copies count by certainty. Multipliers from 2
+    on, as there, leave little of a radiograph but white; the default ones are mild, one of them
+    darkens. A trigger that hides findings leaves nothing to stay, and isn't seen.
     """
 
-    multipliers: tuple[float, ...] = (0.5, 0.7, 1.5, 2.0, 3.0)
+    multipliers: tuple[float, ...] = (0.7, 1.5, 2.0)
     unit: str = field(default="share of scaled copies", init=False)
     needs: Literal["black box"] = field(default="black box", init=False)
 
@@ -87,9 +91,9 @@ class ScaleUp:
         """Return (n,) 0 to 1; NaN where the model says nothing finite of a copy."""
         copies = answers(classifier, suspect.images, self._changes())
         sure = predicted(excess(suspect.logits.astype(np.float64), state, "film"))
-        stays = (excess(copies, state, "copy") > 0).mean(axis=0)  # (n, k)
-        values: Floats = np.where(sure, stays, 0).max(axis=1)
-        return np.where(np.isfinite(copies).all(axis=(0, 2)), values, np.nan)
+        stays = 1 - doubt(excess(copies, state, "copy")).mean(axis=0)  # (n, k)
+        values: Floats = np.average(stays, axis=1, weights=sure)
+        return values
 
     def _changes(self) -> Sequence[Change]:
         return [partial(scaled, multiplier=multiplier) for multiplier in self.multipliers]

@@ -15,6 +15,7 @@ from leadapron.detect.inputs.copies import (
     Change,
     Floats,
     answers,
+    doubt,
     enough,
     excess,
     levels,
@@ -24,7 +25,7 @@ from leadapron.detect.inputs.readings import Readings, State
 from leadapron.errors import UsageError
 from leadapron.seeds import stream
 
-__all__ = ["Strip", "blend", "doubt"]
+__all__ = ["Strip", "blend"]
 
 Images = NDArray[Any]
 
@@ -33,10 +34,10 @@ Images = NDArray[Any]
 class Strip:
     """Findings that stay certain whichever clean film is blended in.
 
-    A film's score is minus the mean `doubt` over the overlays, in bits, of the surest finding of
-    its predicted set: 0 where one is certain under every overlay, -1 where none survives. All films
-    get the same overlays, drawn from the clean films. Logits of blends are compared with those of
-    clean films under the same overlay, since a blend looks like none of them.
+    A film's score is minus the mean `doubt`, in bits, over the overlays and over the findings of
+    its predicted set: 0 where all are certain under every overlay, -1 where none survives. All
+    films get the same overlays, drawn from the clean films. Logits of blends are compared with
+    those of clean films under the same overlay, since a blend looks like none of them.
 
     Args:
         overlays: clean films that are blended in, one at a time.
@@ -48,15 +49,16 @@ class Strip:
 
     Source: Gao et al., STRIP: A Defence Against Trojan Attacks on Deep Neural Networks, ACSAC 2019,
     arXiv 1902.06531: H = -(1/N) sum_n sum_i y_i log2 y_i over the classes of a softmax. Differs:
-    k sigmoids are certain of "no finding", and their sum takes healthy films for triggered ones;
-    here only the film's predicted set counts, each logit in spreads above its operating logit, and
-    of the set its surest finding, since a trigger holds up its target and not what else the film
-    shows. A finding that is certainly gone is as doubtful as can be. The authors' code adds the
-    two films and saturates, which leaves little of two radiographs; blends are weighted means.
+    k sigmoids are certain of "no finding", and the sum over all of them takes healthy films for
+    triggered ones; here only the film's predicted set counts, each logit in spreads above its
+    operating logit, and the mean over the set, so that a film isn't more doubtful for showing more.
+    A finding that is certainly gone is as doubtful as can be. The authors' code adds the two films
+    and saturates, which leaves little of two radiographs; blends are weighted means. A trigger that
+    hides findings leaves nothing to be certain of, and isn't seen.
     """
 
-    overlays: int = 5
-    weight: float = 0.5
+    overlays: int = 4
+    weight: float = 0.7
     seed: int = 0
     unit: str = field(default="bits, negated", init=False)
     needs: Literal["black box"] = field(default="black box", init=False)
@@ -104,8 +106,8 @@ class Strip:
         blends = answers(classifier, suspect.images, self._changes(state["overlays"]))
         sure = predicted(excess(suspect.logits.astype(np.float64), state, "film"))
         mean = doubt(excess(blends, state, "blend")).mean(axis=0)  # (n, k)
-        values: Floats = -np.where(sure, mean, np.inf).min(axis=1)
-        return np.where(np.isfinite(blends).all(axis=(0, 2)), values, np.nan)
+        values: Floats = -np.average(mean, axis=1, weights=sure)
+        return values
 
     def _changes(self, overlays: Images) -> Sequence[Change]:
         return [partial(blend, overlay=overlay, weight=self.weight) for overlay in overlays]
@@ -123,15 +125,3 @@ def blend(images: Images, overlay: Images, weight: float) -> Images:
     mixed *= np.float32(weight)
     mixed += overlay * np.float32(1 - weight)
     return np.rint(mixed, out=mixed).astype(images.dtype)
-
-
-def doubt(above: Floats) -> Floats:
-    """Return the entropy of a finding that is on, in bits: 1 at its operating logit and below.
-
-    Args:
-        above: spreads by which the logit exceeds the operating logit.
-    """
-    odds = np.exp(-np.maximum(above, 0))  # against the finding, 0 to 1
-    share = 1 / (1 + odds)
-    bits: Floats = (np.log1p(odds) + odds * share * np.maximum(above, 0)) / np.log(2)
-    return bits

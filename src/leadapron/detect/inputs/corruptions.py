@@ -76,10 +76,10 @@ class CorruptionConsistency:
         UsageError: none at all.
 
     Source: after Liu et al., Detecting Backdoors During the Inference Stage Based on Corruption
-    Robustness Consistency (TeCo), CVPR 2023, arXiv 2303.18191. Differs: TeCo raises 15 corruptions
+    Robustness Consistency (TeCo), CVPR 2023, arXiv 2303.18191. Differs: TeCo raises each corruption
     through 5 severities and takes the deviation, over corruptions, of the severity at which the
-    label flips: 75 passes, and no clean films. Here each corruption is one pass at one severity,
-    and clean films say what it does to each finding.
+    label flips, and needs no clean films. Here each corruption is one pass at one severity, and
+    clean films say what it does to each finding.
     """
 
     corruptions: tuple[str, ...] = ("median 5", "blur", "move", "mirror")

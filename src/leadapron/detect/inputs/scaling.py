@@ -44,8 +44,8 @@ class ScaleUp:
         UsageError: no multiplier, or one outside its range.
 
     Source: Guo et al., SCALE-UP: An Efficient Black-box Input-level Backdoor Detection via
-    Analyzing Scaled Prediction Consistency, ICLR 2023, arXiv 2302.03251, equation 1: the share of
-    the multipliers under which the predicted class stays. Differs: by finding, the mean over the
+    Analyzing Scaled Prediction Consistency, ICLR 2023, arXiv 2302.03251: the share of the
+    multipliers under which the predicted class stays. Differs: by finding, the mean over the
     predicted set, at operating logits. Few copies make few different shares, too coarse for a
     threshold that 1 % of clean films exceed, so that copies count by certainty. Multipliers from 2
     on, as there, leave little of a radiograph but white; the default ones are mild, one of them

@@ -64,6 +64,7 @@ bench: $(STAMP) ## speeds, side by side
 bench-peers: $(PEERS)/.made ## speeds beside ART, in .venv-peers
 	$(PEERS)/bin/python benchmarks/peers.py --out docs/peers.md
 	$(PEERS)/bin/python benchmarks/peers_features.py --out docs/peers-features.md
+	$(PEERS)/bin/python benchmarks/peers_strip.py --out docs/peers-strip.md
 
 $(PEERS)/.made: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(PEERS)

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from input_scenes import backdoored, black_square, cohort, films
 
-from leadapron.detect.inputs import INPUT_DETECTORS, WEIGHTS, calibrate, judge
+from leadapron.detect.inputs import REGION, SMOOTHED, EvidenceRegion, calibrate, judge
 from leadapron.detect.inputs.gate import _halves, _threshold, fuse
 from leadapron.errors import DataError, UsageError
+
+DETECTORS = {REGION: EvidenceRegion()}
+WEIGHTS = {REGION: 1.0, SMOOTHED: 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +21,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def gate(model):
-    return calibrate(model, cohort(240), INPUT_DETECTORS, WEIGHTS, false_alarm=0.02)
+    return calibrate(model, cohort(240), DETECTORS, WEIGHTS, false_alarm=0.02)
 
 
 def test_triggered_films_are_suspicious_and_clean_ones_pass(gate, model):
@@ -58,8 +61,8 @@ def test_p_is_the_share_of_calibration_films_that_reach_a_score(gate, model):
 
 def test_too_few_films_for_the_rate(model):
     with pytest.raises(DataError, match="198"):
-        calibrate(model, cohort(100), INPUT_DETECTORS, WEIGHTS, false_alarm=0.01)
+        calibrate(model, cohort(100), DETECTORS, WEIGHTS, false_alarm=0.01)
     with pytest.raises(UsageError, match="above 0"):
-        calibrate(model, cohort(100), INPUT_DETECTORS, WEIGHTS, false_alarm=1.0)
+        calibrate(model, cohort(100), DETECTORS, WEIGHTS, false_alarm=1.0)
     with pytest.raises(UsageError, match="no weight"):
-        calibrate(model, cohort(240), INPUT_DETECTORS, {}, false_alarm=0.02)
+        calibrate(model, cohort(240), DETECTORS, {}, false_alarm=0.02)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from leadapron.detect.inputs.batchnorm import ScaledBatchNorm
+from leadapron.detect.inputs.corruptions import CORRUPTIONS, CorruptionConsistency
 from leadapron.detect.inputs.distance import Mahalanobis, NearestNeighbours
 from leadapron.detect.inputs.gate import REGION, SMOOTHED, Gate, Judged, calibrate, judge
 from leadapron.detect.inputs.readings import (
@@ -14,15 +15,19 @@ from leadapron.detect.inputs.readings import (
     read,
 )
 from leadapron.detect.inputs.region import EvidenceRegion, Examined
+from leadapron.detect.inputs.scaling import ScaleUp
+from leadapron.detect.inputs.strip import Strip
 from leadapron.detect.inputs.traces import Traces
 from leadapron.detect.inputs.typical import Typicality
 
 __all__ = [
+    "CORRUPTIONS",
     "FALSE_POSITIVES",
     "INPUT_DETECTORS",
     "REGION",
     "SMOOTHED",
     "WEIGHTS",
+    "CorruptionConsistency",
     "EvidenceRegion",
     "Examined",
     "Gate",
@@ -31,8 +36,10 @@ __all__ = [
     "Mahalanobis",
     "NearestNeighbours",
     "Readings",
+    "ScaleUp",
     "ScaledBatchNorm",
     "State",
+    "Strip",
     "Traces",
     "Typicality",
     "calibrate",
@@ -43,6 +50,9 @@ __all__ = [
 
 INPUT_DETECTORS: dict[str, InputDetector] = {
     REGION: EvidenceRegion(),
+    "STRIP": Strip(),
+    "SCALE-UP": ScaleUp(),
+    "corruption consistency": CorruptionConsistency(),
     "scaled batch normalisation": ScaledBatchNorm(),
     "Mahalanobis": Mahalanobis(),
     "nearest neighbours": NearestNeighbours(),

@@ -1157,7 +1157,8 @@ def _run_screen(
     pictured: list[Any] = []
     interrupted = False
     try:
-        with _progress() as progress:
+        # A bar would take the lines that are printed meanwhile to stderr; they show progress.
+        with _progress() if as_json else contextlib.nullcontext() as progress:
             for batch in screen(opened, films):
                 for film in batch:
                     said = film.facts()
@@ -1167,7 +1168,7 @@ def _run_screen(
                     if not as_json:
                         click.echo(film_line(said, heading=not done))
                     done.append(said)
-                if progress is not None and len(films) > len(batch):
+                if progress is not None:
                     progress("films", len(done), len(films))
     except KeyboardInterrupt:
         interrupted = True

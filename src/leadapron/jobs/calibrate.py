@@ -197,6 +197,6 @@ def _say_cost(classifier: BlackBox, cohort: Cohort) -> None:
     kept = [d for d in INPUT_DETECTORS.values() if network or d.needs == "black box"]
     passes = 1 + sum(detector.passes for detector in kept)
     logger.info(
-        "calibrating on %d films, about %d passes each: %.0f s or more",
+        "calibrating on %d films, %d passes each: about %.0f s",
         len(cohort), passes, len(cohort) * passes * each,
     )  # fmt: skip

@@ -1037,6 +1037,166 @@ def _run_audit(
     return {"backdoored": 1, "nothing found": 0}.get(found.verdict, 3)
 
 
+# --- calibrate
+
+
+def _calibrate() -> click.Command:
+    from leadapron.sources import SOURCES
+    from leadapron.specs import united
+
+    return click.Command(
+        "calibrate",
+        params=[
+            click.Argument(["model"]),
+            click.Option(
+                ["--clean"],
+                required=True,
+                metavar="NAME:PATH",
+                help="Films without a trigger, that the model wasn't trained on.",
+            ),
+            click.Option(
+                ["--false-alarm"],
+                type=float,
+                default=0.01,
+                show_default=True,
+                help="Share of clean films that may be called suspicious.",
+            ),
+            click.Option(["--findings"], help="Names of the model's outputs, with commas between."),
+            click.Option(["--architecture"], help="Of a state dict that fits several."),
+            click.Option(["--normalisation"], help="How the model scales grey levels."),
+            click.Option(
+                ["--out"],
+                type=click.Path(dir_okay=False, path_type=Path),
+                default="gate.json",
+                show_default=True,
+                help="The gate's file; its numbers go beside it.",
+            ),
+            *_setting_options({"source": united(SOURCES)}),
+            *_machine_options(),
+            *_film_options(),
+            _json_option(),
+        ],
+        callback=_run_calibrate,
+        help=(
+            "Make a gate for a MODEL: all detectors of triggered films are fitted on clean films, "
+            "and the threshold keeps to a rate of false alarms. The gate holds patients' pixels."
+        ),
+    )
+
+
+def _run_calibrate(
+    model: str,
+    clean: str,
+    false_alarm: float,
+    findings: str | None,
+    out: Path,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    from leadapron.jobs.calibrate import calibrate
+    from leadapron.report import calibrate_lines
+
+    opening = {name: given.pop(name) for name in ("architecture", "normalisation")}
+    opening["findings"] = None if findings is None else _names(findings)
+    settings = {
+        name.removeprefix("source__"): value for name, value in given.items() if value is not None
+    }
+    with _progress() as progress:
+        facts = calibrate(
+            model,
+            clean,
+            out,
+            false_alarm=false_alarm,
+            opening=opening,
+            progress=progress,
+            **settings,
+        ).facts()
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    for line in calibrate_lines(facts):
+        click.echo(line)
+
+
+# --- screen
+
+
+def _screen() -> click.Command:
+    return click.Command(
+        "screen",
+        params=[
+            click.Argument(["gate"], type=click.Path(dir_okay=False, path_type=Path)),
+            click.Argument(["files"], nargs=-1, required=True),
+            click.Option(
+                ["--out"],
+                type=click.Path(file_okay=False, path_type=Path),
+                help="A folder for report and pictures; they hold patients' pixels.",
+            ),
+            click.Option(
+                ["--model"],
+                type=click.Path(dir_okay=False, path_type=Path),
+                help="Where the model lies now, if it was moved.",
+            ),
+            _machine_options()[0],
+            _json_option(),
+        ],
+        callback=_run_screen,
+        help=(
+            "Say which films may carry a trigger. GATE is what calibrate wrote; FILES are PNG, "
+            "JPEG or DICOM files, folders of them, or - for a list of paths on stdin. Exit code "
+            "1: suspicious, 2: a file is missing, 3: can't tell; 0 is no proof of a clean film."
+        ),
+    )
+
+
+def _run_screen(
+    gate: Path,
+    files: tuple[str, ...],
+    out: Path | None,
+    model: Path | None,
+    device: str,
+    as_json: bool,
+) -> int:
+    from leadapron.jobs.screen import facts as facts_of
+    from leadapron.jobs.screen import films_of, open_gate, screen
+    from leadapron.report import film_line, foremost, screen_lines, write_film, write_screen
+
+    films, others = films_of(files, sys.stdin.buffer if "-" in files else ())
+    opened = open_gate(gate, model=model, device=device)
+    done: list[dict[str, Any]] = []
+    pictured: list[Any] = []
+    interrupted = False
+    try:
+        # A bar would take the lines that are printed meanwhile to stderr; they show progress.
+        with _progress() if as_json else contextlib.nullcontext() as progress:
+            for batch in screen(opened, films):
+                for film in batch:
+                    said = film.facts()
+                    if out is not None:
+                        write_film(out, said, film.image)
+                        pictured = foremost([*pictured, (said, film.image)])
+                    if not as_json:
+                        click.echo(film_line(said, heading=not done))
+                    done.append(said)
+                if progress is not None:
+                    progress("films", len(done), len(films))
+    except KeyboardInterrupt:
+        interrupted = True
+    facts = facts_of(opened, done, len(films), others)
+    page = None if out is None else write_screen(out, facts, pictured)
+    if as_json:
+        click.echo(json.dumps({**facts, **({"page": str(page)} if page else {})}, indent=2))
+    else:
+        for line in screen_lines(facts):
+            click.echo(line)
+        if page is not None:
+            click.echo(f"Report: {page}")
+    if interrupted:
+        return _fail("interrupted; what is named above was screened", INTERRUPTED)
+    code: int = facts["exit_code"]
+    return code
+
+
 # --- zoo
 
 
@@ -1852,6 +2012,8 @@ Commands.lazy = {
     "learn-trigger": ("Learn a trigger on a surrogate network.", _learn_trigger),
     "evaluate": ("Measure what scans and audits find and where they are blind.", _evaluate),
     "audit": ("Look for a backdoor in a model.", _audit),
+    "calibrate": ("Make a gate that screens a model's films.", _calibrate),
+    "screen": ("Say which films may carry a trigger.", _screen),
     "zoo": ("Train models of known truth, to measure defences on.", _zoo),
     "visibility": ("Show what preprocessing leaves of a trigger.", _visibility),
     "phantom": ("Draw a contact sheet of phantoms.", _phantom),

@@ -105,8 +105,12 @@ def run_key(spec: Mapping[str, Any], fingerprint: str) -> str:
 
 
 @contextlib.contextmanager
-def write_atomically(path: Path) -> Iterator[io.BufferedWriter]:
+def write_atomically(path: Path, *, private: bool = False) -> Iterator[io.BufferedWriter]:
     """Give a file to write in place of `path`, which changes only when all is written.
+
+    Args:
+        path: its folder is made where it is missing.
+        private: for its owner's eyes alone, mode 0600.
 
     Raises:
         StoreError: the folder can't be written, or the disk is full; nothing is left behind.
@@ -114,7 +118,8 @@ def write_atomically(path: Path) -> Iterator[io.BufferedWriter]:
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("xb") as file:
+        part.touch(mode=0o600 if private else 0o666, exist_ok=False)
+        with part.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -133,10 +138,10 @@ def remove_parts(folder: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, private: bool = False) -> None:
     """Write `value` as indented JSON with sorted keys."""
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    with write_atomically(path) as file:
+    with write_atomically(path, private=private) as file:
         file.write(text.encode())
 
 

@@ -5,18 +5,32 @@ from leadapron.report.description import description_lines, write_description
 from leadapron.report.page import write_report
 from leadapron.report.potency import write_potency
 from leadapron.report.scan import Panel, clean_lines, scan_lines, write_scan
+from leadapron.report.screen import (
+    calibrate_lines,
+    film_line,
+    foremost,
+    screen_lines,
+    write_film,
+    write_screen,
+)
 from leadapron.report.summary import summary
 
 __all__ = [
     "Panel",
     "audit_lines",
+    "calibrate_lines",
     "clean_lines",
     "description_lines",
+    "film_line",
+    "foremost",
     "scan_lines",
+    "screen_lines",
     "summary",
     "write_audit",
     "write_description",
+    "write_film",
     "write_potency",
     "write_report",
     "write_scan",
+    "write_screen",
 ]

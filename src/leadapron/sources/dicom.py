@@ -30,7 +30,7 @@ from leadapron.sources.tables import (
 )
 from leadapron.sources.words import count, plain_reason
 
-__all__ = ["check_window", "open_dicom"]
+__all__ = ["check_window", "may_be_dicom", "open_dicom"]
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 KEYS = (
@@ -90,7 +90,7 @@ def open_dicom(  # noqa: PLR0913 (settings, by keyword)
         raise DataError(f"no folder {argument}; expected one with DICOM files")
     check_window(window)
     salt = _salt(cache or Cache())
-    files = [name for name in walk(root) if _may_be_dicom(root / name)]
+    files = [name for name in walk(root) if may_be_dicom(root / name)]
     if not files:
         raise DataError(f"no DICOM file in {argument}")
     files.sort()
@@ -151,8 +151,11 @@ def _salt(cache: Cache) -> bytes:
     return salt
 
 
-def _may_be_dicom(path: Path) -> bool:
-    """By the name's ending, by the mark after the preamble, or by a first tag of old files."""
+def may_be_dicom(path: Path) -> bool:
+    """Return whether a file may be DICOM.
+
+    Told by the name's ending, by the mark after the preamble, or by a first tag of old files.
+    """
     if not path.is_file():  # nor a pipe, which would never end
         return False
     if path.suffix.lower() in SUFFIXES:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 from input_scenes import backdoored, black_square, cohort, films
@@ -66,3 +68,30 @@ def test_too_few_films_for_the_rate(model):
         calibrate(model, cohort(100), DETECTORS, WEIGHTS, false_alarm=1.0)
     with pytest.raises(UsageError, match="no weight"):
         calibrate(model, cohort(240), DETECTORS, {}, false_alarm=0.02)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """A detector whose scores are `value` on films darker than grey level 60, else 0."""
+
+    value: float
+    unit: str = "none"
+    needs: str = "black box"
+    passes: int = 0
+
+    def fit(self, classifier, clean):
+        return {}
+
+    def score(self, classifier, suspect, state):
+        return np.where(suspect.images.mean((1, 2)) < 60, self.value, 0.0)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_scores_that_are_no_numbers(model, value):
+    gate = calibrate(model, cohort(120), {"given": Given(value=value)}, {"given": 1.0},
+                     false_alarm=0.02)  # fmt: skip
+    dark = np.stack([films(1, 5)[0], np.full((32, 32), 20, np.uint8)])
+    judged = judge(gate, model, dark)
+    assert judged.scored.tolist() == [True, not np.isnan(value)]
+    assert judged.suspicious.tolist() == [False, value == np.inf]
+    assert np.isfinite(judged.fused).all()

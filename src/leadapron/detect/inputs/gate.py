@@ -27,6 +27,9 @@ REGION, SMOOTHED = "evidence region", "lost by smoothing"
 BATCH = 64
 """Films that are scored at a time."""
 
+LARGEST = 1e12
+"""Of a score: infinite ones ("nothing to ask about") have no quantiles."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Gate:
@@ -77,6 +80,7 @@ class Judged:
         p: (n,) share of clean films that score so much or more, 1 / (m + 1) at least.
         typical: (n,) whether a film is of the distribution that the gate was calibrated on.
         suspicious: (n,) whether the fused score exceeds the threshold.
+        scored: (n,) whether all scores are there that nearly every clean film has.
         examined: the evidence regions; None of a model that can only be asked.
     """
 
@@ -86,6 +90,7 @@ class Judged:
     p: Floats
     typical: NDArray[np.bool_]
     suspicious: NDArray[np.bool_]
+    scored: NDArray[np.bool_]
     examined: Examined | None
 
 
@@ -133,9 +138,11 @@ def calibrate(
     first, second = _halves(clean, seed)
     least = int(np.ceil(1 / false_alarm - 1e-9)) - 1
     if len(second) < least:
+        possible = np.ceil(1000 / (len(second) + 1)) / 1000
         raise DataError(
             f"{len(clean)} clean films; a false-alarm rate of {false_alarm:g} needs {2 * least} "
-            "or more, of which half set the threshold"
+            "or more, of which half set the threshold; give more, or a rate of "
+            f"{min(possible, 0.5):g}"
         )
     fitted = read(classifier, clean.images[first])
     states = {name: detector.fit(classifier, fitted) for name, detector in kept.items()}
@@ -184,6 +191,7 @@ def judge(gate: Gate, classifier: BlackBox, images: NDArray[Any]) -> Judged:
         detector, state = gate.typical
         limit = _threshold(gate.typicality, gate.false_alarm)
         typical = detector.score(classifier, readings, state) <= limit
+    expected = np.isnan(gate.scores).mean(axis=0) <= gate.false_alarm  # (s,)
     return Judged(
         readings=readings,
         scores=scores,
@@ -191,6 +199,7 @@ def judge(gate: Gate, classifier: BlackBox, images: NDArray[Any]) -> Judged:
         p=(1 + above) / (len(gate.fused) + 1),
         typical=typical,
         suspicious=fused > gate.threshold,
+        scored=~(np.isnan(scores) & expected).any(axis=1),
         examined=examined,
     )
 
@@ -229,7 +238,8 @@ def _score(gate: Gate, classifier: BlackBox, readings: Readings) -> tuple[Floats
             found |= {REGION: examined.scores, SMOOTHED: examined.smoothed}
         else:
             found[name] = detector.score(classifier, readings, gate.states[name])
-    return np.stack([found[name] for name in gate.weights], axis=1), examined
+    scores = np.stack([found[name] for name in gate.weights], axis=1)
+    return np.clip(scores, -LARGEST, LARGEST), examined
 
 
 def _names(detector: str) -> tuple[str, ...]:

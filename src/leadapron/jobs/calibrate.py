@@ -1,0 +1,202 @@
+"""Calibrate: fit all input detectors of a model on clean films, and set the alarm's threshold."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leadapron.cache import OnBad
+from leadapron.classifier import BlackBox, NetworkClassifier, Precision
+from leadapron.cohort import Cohort
+from leadapron.detect.inputs import INPUT_DETECTORS, WEIGHTS, InputDetector, judge, read
+from leadapron.detect.inputs import calibrate as fit
+from leadapron.detect.inputs.gate_file import (
+    GatedModel,
+    StoredGate,
+    numbers_of,
+    refuse_others,
+    sha256_of,
+    write_gate,
+)
+from leadapron.errors import UsageError
+from leadapron.models import doubts, open_model
+from leadapron.sources import open_source
+
+__all__ = ["Calibrated", "calibrate", "default_typical"]
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int], None]
+
+FALSE_ALARM = 0.01
+"""Share of clean films that may be called suspicious."""
+
+PROBED = 64
+"""Films that are timed."""
+
+DOUBTED = 256
+"""Films that the model is looked at with, for what is odd about it."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Calibrated:
+    """What a calibration wrote.
+
+    Args:
+        file: the gate's JSON file.
+        stored: the gate, and what it is of.
+        origin: what the model is, in words.
+        left_out: detectors that the model can't be screened with.
+        notes: what was assumed or is doubtful about model and films.
+    """
+
+    file: Path
+    stored: StoredGate
+    origin: str
+    left_out: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """Return all of it as plain values, schema 1."""
+        gate = self.stored.gate
+        return {
+            "schema": 1,
+            "verdict": "calibrated",
+            "gate": str(self.file),
+            "numbers": str(numbers_of(self.file)),
+            "model": str(self.stored.model.path),
+            "sha256": self.stored.model.sha256,
+            "origin": self.origin,
+            "films": self.stored.fitted + len(gate.fused),
+            "calibration_films": len(gate.fused),
+            "calibration_patients": gate.patients,
+            "false_alarm": gate.false_alarm,
+            "threshold": gate.threshold,
+            "detectors": list(gate.detectors),
+            "scores": list(gate.weights),
+            "typical": gate.typical is not None,
+            "left_out": list(self.left_out),
+            "passes": gate.passes,
+            "milliseconds": self.stored.milliseconds,
+            "statement": self.stored.statement,
+            "notes": list(self.notes),
+        }
+
+
+def calibrate(
+    model: str | Path,
+    clean: str,
+    out: Path,
+    *,
+    false_alarm: float = FALSE_ALARM,
+    opening: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+    cache: str | os.PathLike[str] | None = None,
+    on_bad: OnBad = "stop",
+    progress: Progress | None = None,
+    **options: Any,
+) -> Calibrated:
+    """Calibrate a gate for a model on films without a trigger, and write it.
+
+    Args:
+        model: a file, as `open_model`; a function's model has no content that a gate could be tied
+            to.
+        clean: source of the films, as `open_source`; the model's preprocessing is applied.
+        out: the gate's JSON file; its numbers go beside it.
+        false_alarm: share of clean films like these that may be called suspicious.
+        opening: further options of `open_model`: findings, normalisation's name, architecture, ...
+        device: as `open_model`.
+        precision: as `open_model`.
+        cache: as `open_source`.
+        on_bad: as `open_source`.
+        progress: called with what is being done, the films done and in all.
+        **options: the source's settings.
+
+    Raises:
+        UsageError: a rate out of range, a model that is no file, or a gate's name that is taken.
+        LeadapronError: as `open_model`, `open_source` and `detect.inputs.calibrate`.
+    """
+    path, how = Path(model), dict(opening or {})
+    if not 0 < false_alarm < 1:
+        raise UsageError(f"--false-alarm {false_alarm:g}: expected above 0 and below 1")
+    refuse_others(out)
+    opened = open_model(model, device=device, precision=precision, **how)
+    if not path.is_file():
+        raise UsageError(f"{model} is no file; a gate is tied to a model file's content")
+    digest, classifier = sha256_of(path), opened.classifier
+    cohort = open_source(
+        clean,
+        preprocessing=classifier.preprocessing,
+        cache=cache,
+        progress=progress,
+        on_bad=on_bad,
+        **options,
+    )
+    left_out = _left_out(classifier)
+    typical = default_typical()
+    _say_cost(classifier, cohort)
+    gate = fit(
+        classifier, cohort, INPUT_DETECTORS, WEIGHTS, typical=typical, false_alarm=false_alarm,
+        progress=progress,
+    )  # fmt: skip
+    some = cohort.images[np.arange(min(PROBED, len(cohort)))]
+    began = time.perf_counter()
+    judge(gate, classifier, some)
+    spent = time.perf_counter() - began
+    few = cohort.take(np.arange(min(DOUBTED, len(cohort))))
+    notes = (*opened.notes, *doubts(classifier, few), *cohort.notes)
+    if typical is None:
+        notes = (*notes, "No detector of untypical films: they are not told apart.")
+    names = how.pop("findings", None)
+    stored = StoredGate(
+        gate=gate,
+        model=GatedModel(
+            path=path.absolute(),
+            sha256=digest,
+            findings=tuple(classifier.findings),
+            preprocessing=classifier.preprocessing,
+            opening={**how, "named": names is not None},
+            precision=classifier.precision if isinstance(classifier, NetworkClassifier) else "auto",
+        ),
+        window=str(options.get("window", "header")),
+        fitted=len(cohort) - len(gate.fused),
+        milliseconds=1000 * spent / len(some),
+        notes=opened.notes,
+    )
+    write_gate(out, stored)
+    return Calibrated(file=out, stored=stored, origin=opened.origin, left_out=left_out, notes=notes)
+
+
+def default_typical() -> InputDetector | None:
+    """Return the detector that says whether a film is of the calibration films' kind, if any."""
+    return None
+
+
+def _left_out(classifier: BlackBox) -> tuple[str, ...]:
+    """Detectors that need more of a model than to be asked."""
+    if isinstance(classifier, NetworkClassifier):
+        return ()
+    return tuple(name for name, each in INPUT_DETECTORS.items() if each.needs != "black box")
+
+
+def _say_cost(classifier: BlackBox, cohort: Cohort) -> None:
+    """A line before long work: films, passes, and about how long they take."""
+    some = cohort.images[np.arange(min(PROBED, len(cohort)))]
+    began = time.perf_counter()
+    read(classifier, some)
+    each = (time.perf_counter() - began) / len(some)
+    network = isinstance(classifier, NetworkClassifier)
+    kept = [d for d in INPUT_DETECTORS.values() if network or d.needs == "black box"]
+    passes = 1 + sum(detector.passes for detector in kept)
+    logger.info(
+        "calibrating on %d films, %d passes each: about %.0f s",
+        len(cohort), passes, len(cohort) * passes * each,
+    )  # fmt: skip

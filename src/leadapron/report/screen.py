@@ -1,0 +1,324 @@
+"""A gate's calibration and its verdicts: in the terminal, as pictures, JSON and one HTML page."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from leadapron.errors import StoreError
+from leadapron.report.gallery import grey, grey_png
+from leadapron.report.page import environment
+from leadapron.report.words import listed, percent
+from leadapron.store import reason, write_atomically, write_json
+
+__all__ = [
+    "calibrate_lines",
+    "film_line",
+    "foremost",
+    "screen_lines",
+    "write_film",
+    "write_screen",
+]
+
+Facts = Mapping[str, Any]
+Pictured = tuple[Facts, NDArray[Any] | None]
+
+SHOWN = 40
+"""Films that the page draws, the most suspicious first."""
+
+ROWS = 1000
+"""Films that the page's table lists; all are in screen.json."""
+
+DRAWN = 512
+"""Pixels that an overlay's side has at least."""
+
+FRAME = (79, 227, 255)
+
+RANKS = {"suspicious": 0, "can't tell": 1, "pass": 2}
+
+LONGEST_STEM = 60
+
+
+def calibrate_lines(facts: Facts) -> list[str]:
+    """Return what a calibration did for the terminal, line by line.
+
+    Args:
+        facts: what `Calibrated.facts` returns.
+    """
+    rate = f"{100 * facts['false_alarm']:g} %"
+    untypical = " and at most as many more can't be told" if facts["typical"] else ""
+    said = [
+        f"Calibrated on {facts['films']:,} films; {facts['calibration_films']:,} of "
+        f"{facts['calibration_patients']:,} patients set the threshold {facts['threshold']:.3f}",
+        f"False alarms: of clean films like these at most {rate} are called suspicious{untypical} "
+        "(split conformal; other devices or patients void it)",
+        f"Scores: {listed(facts['scores'])}; {facts['passes']} passes, "
+        f"{facts['milliseconds']:.1f} ms a film",
+    ]
+    if facts["left_out"]:
+        said.append(
+            f"Left out, since the model can only be asked: {listed(facts['left_out'])}; "
+            "no region is shown"
+        )
+    said += [f"Note: {note}" for note in facts["notes"]]
+    return [*said, facts["statement"], f"Gate: {facts['gate']}, {facts['numbers']}"]
+
+
+def film_line(film: Facts, *, heading: bool = False) -> str:
+    """Return one film's line of the table; with the table's head above it, if asked.
+
+    Args:
+        film: what `Screened.facts` returns.
+        heading: whether it is the first.
+    """
+    p = "-" if film["p"] is None else f"{film['p']:.3f}"
+    finding = before = after = place = "-"
+    if film["finding"] is not None:
+        reading = film["readings"][0]
+        finding, before = film["finding"], f"{reading['probability']:.2f}"
+        after = f"{reading['without']:.2f}"
+    if film["region"] is not None:
+        place = region_words(film["region"])
+    words = f": {film['reason']}" if film["reason"] else ""
+    line = _row(film["verdict"], p, finding, before, after, place, f"{_plain(film['file'])}{words}")
+    if not heading:
+        return line
+    head = _row("verdict", "p", "finding", "read", "without", "region at row, column", "film")
+    return f"{head}\n{line}"
+
+
+def screen_lines(facts: Facts) -> list[str]:
+    """Return what stands below the table of films, line by line.
+
+    Args:
+        facts: what `jobs.screen.facts` returns.
+    """
+    counts = facts["counts"]
+    found = [
+        "",
+        f"{_count(len(facts['films']))}: {counts['suspicious']:,} suspicious, "
+        f"{counts['can' + chr(39) + 't tell']:,} can't tell, {counts['pass']:,} pass",
+        facts["statement"],
+    ]
+    return [*found, *facts["limits"], *(f"Note: {_plain(note)}" for note in facts["notes"])]
+
+
+def region_words(region: Facts) -> str:
+    """Return where a region is: its size, row and column."""
+    return f"{region['height']}x{region['width']} at {region['row']}, {region['column']}"
+
+
+def write_film(folder: Path, film: Facts, image: NDArray[Any] | None) -> Path | None:
+    """Write a film as the model was shown it, enlarged, the region outlined; mode 0600.
+
+    Args:
+        folder: made where it is missing, for its owner alone.
+        film: what `Screened.facts` returns.
+        image: (h, w) uint8 or uint16; None where there is none, and nothing is written.
+
+    Returns:
+        The PNG file, named by the film's number and its file's stem.
+
+    Raises:
+        StoreError: a file that can't be written.
+    """
+    _make_private(folder)
+    if image is None:
+        return None
+    path = folder / f"{film_name(film)}.png"
+    with write_atomically(path, private=True) as file:
+        _overlay(image, film["region"]).save(file, "PNG")
+    return path
+
+
+def film_name(film: Facts) -> str:
+    """Return a film's number and its file's stem, with nothing that a file's name may not have."""
+    stem = re.split(r"[/\\]", film["file"])[-1].rpartition(".")
+    kept = re.sub(r"[^\w.-]+", "_", stem[0] or stem[2], flags=re.ASCII)[:LONGEST_STEM]
+    return f"{film['number']:06d}-{kept}"
+
+
+def foremost(films: Sequence[Pictured]) -> list[Pictured]:
+    """Return the films that the page draws, the most suspicious first.
+
+    Args:
+        films: what `Screened.facts` returns, and the image.
+    """
+    return sorted(films, key=lambda each: _rank(each[0]))[:SHOWN]
+
+
+def write_screen(folder: Path, facts: Facts, pictured: Sequence[Pictured]) -> Path:
+    """Write screen.json and screen.html, mode 0600.
+
+    Args:
+        folder: made where it is missing; files of these names are replaced.
+        facts: what `jobs.screen.facts` returns.
+        pictured: as `foremost` returns them.
+
+    Returns:
+        The HTML file.
+
+    Raises:
+        StoreError: files that can't be written.
+    """
+    _make_private(folder)
+    write_json(folder / "screen.json", dict(facts), private=True)
+    text = environment().get_template("screen.html.j2").render(_context(facts, pictured))
+    page = folder / "screen.html"
+    with write_atomically(page, private=True) as file:
+        file.write(text.encode())
+    return page
+
+
+# --- words
+
+
+def _row(*cells: str) -> str:
+    verdict, p, finding, before, after, place, film = cells
+    return f"{verdict:<10}  {p:>5}  {finding:<18}  {before:>4}  {after:>7}  {place:<21}  {film}"
+
+
+def _plain(text: str) -> str:
+    """Text that can't break the line or the terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _count(n: int) -> str:
+    return f"{n:,} film{'' if n == 1 else 's'}"
+
+
+def _rank(film: Facts) -> tuple[int, float, int]:
+    score = -math.inf if film["score"] is None else film["score"]
+    return RANKS[film["verdict"]], -score, film["number"]
+
+
+# --- pictures
+
+
+def _make_private(folder: Path) -> None:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"can't write {folder}: {reason(error)}") from error
+
+
+def _overlay(image: NDArray[Any], region: Facts | None) -> Image.Image:
+    times = max(1, math.ceil(DRAWN / max(image.shape)))
+    levels = grey(image, int(np.iinfo(image.dtype).max))
+    size = (levels.shape[1] * times, levels.shape[0] * times)
+    picture = Image.fromarray(levels).resize(size, Image.Resampling.NEAREST).convert("RGB")
+    if region is not None:
+        left, top = region["column"] * times, region["row"] * times
+        right = left + region["width"] * times - 1
+        bottom = top + region["height"] * times - 1
+        draw = ImageDraw.Draw(picture)  # around the region, not over it
+        draw.rectangle((left - 4, top - 4, right + 4, bottom + 4), outline=(0, 0, 0), width=4)
+        draw.rectangle((left - 2, top - 2, right + 2, bottom + 2), outline=FRAME, width=2)
+    return picture
+
+
+# --- the page
+
+
+def _context(facts: Facts, pictured: Sequence[Pictured]) -> dict[str, Any]:
+    return {
+        "title": "Do these films carry a trigger?",
+        "facts": facts,
+        "words": _words(facts),
+        "cards": _cards(facts),
+        "films": [_film(film, image, facts) for film, image in pictured if image is not None],
+        "rows": [
+            (film_name(film), film["verdict"], "" if film["p"] is None else f"{film['p']:.3f}",
+             film["finding"] or "",
+             "" if film["region"] is None else region_words(film["region"]), film["reason"])
+            for film in sorted(facts["films"], key=_rank)[:ROWS]
+        ],
+        "more": max(len(facts["films"]) - ROWS, 0),
+    }  # fmt: skip
+
+
+def _words(facts: Facts) -> str:
+    n = facts["counts"]
+    return {
+        "suspicious": f"{n['suspicious']:,} of {_count(len(facts['films']))}; don't rely on how "
+        "the model reads them",
+        "can't tell": "some films can't be told; none is suspicious",
+        "pass": f"none of {_count(len(facts['films']))} is suspicious; that is no proof",
+    }[facts["verdict"]]
+
+
+def _cards(facts: Facts) -> list[dict[str, Any]]:
+    counts, films = facts["counts"], len(facts["films"])
+    calibration = facts["calibration"]
+    return [
+        {
+            "title": name.capitalize(),
+            "under": under,
+            "value": f"{counts[name]:,}",
+            "facts": [("of the films", percent(counts[name] / films) if films else "-")],
+        }
+        for name, under in (
+            ("suspicious", "score above the threshold"),
+            ("can't tell", "untypical, or no film that can be read"),
+            ("pass", "nothing seen; no proof that there is nothing"),
+        )
+    ] + [
+        {
+            "title": "Calibration",
+            "under": f"clean films of {calibration['patients']:,} patients",
+            "value": f"{calibration['films']:,}",
+            "facts": [
+                ("false alarms", f"{100 * facts['false_alarm']:g} % at most"),
+                ("threshold", f"{facts['threshold']:.3f}"),
+            ],
+        }
+    ]
+
+
+def _film(film: Facts, image: NDArray[Any] | None, facts: Facts) -> dict[str, Any]:
+    assert image is not None  # the page leaves others out
+    return {
+        "name": film_name(film),
+        "verdict": film["verdict"],
+        "reason": film["reason"],
+        "p": f"{film['p']:.3f}",
+        "finding": film["finding"],
+        "height": image.shape[0],
+        "width": image.shape[1],
+        "picture": grey_png(image, int(np.iinfo(image.dtype).max)),
+        "region": film["region"],
+        "place": "" if film["region"] is None else region_words(film["region"]),
+        "readings": [
+            (each["finding"], 100 * each["probability"], f"{each['probability']:.2f}",
+             100 * each["without"], f"{each['without']:.2f}")
+            for each in film["readings"]
+        ],
+        "scores": [
+            _score(name, value, facts["clean"][name]) for name, value in film["scores"].items()
+        ],
+    }  # fmt: skip
+
+
+def _score(name: str, value: float | None, clean: Facts) -> dict[str, Any]:
+    """A score beside clean films' quantiles, on a scale of square roots from their least up."""
+    top = max(clean["most"], clean["least"] if value is None else value)
+
+    def place(x: float) -> float:
+        span = top - clean["least"]
+        return 100 * math.sqrt(max(x - clean["least"], 0) / span) if span > 0 else 0.0
+
+    return {
+        "name": name,
+        "value": None if value is None else f"{value:.3g}",
+        "at": None if value is None else place(value),
+        "quantiles": [(words, f"{clean[key]:.3g}", place(clean[key]))
+                      for key, words in (("median", "median"), ("q95", "95 %"), ("q99", "99 %"))],
+    }  # fmt: skip

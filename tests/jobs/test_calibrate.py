@@ -1,0 +1,255 @@
+"""A gate on disk: what is written is read back to the last bit, and anything else is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from safetensors.numpy import load_file, save_file
+
+from leadapron.classifier import save_classifier
+from leadapron.cli import cli
+from leadapron.detect.inputs import INPUT_DETECTORS, judge
+from leadapron.detect.inputs.gate_file import numbers_of, read_gate, sha256_of, write_gate
+from leadapron.errors import DataError, StoreError, UsageError
+from leadapron.jobs.calibrate import calibrate
+from leadapron.jobs.screen import open_gate
+from leadapron.networks import build_network
+from leadapron.report import calibrate_lines
+
+SOURCE = "phantom:32"
+CLEAN = {"count": 80, "seed": 7, "cache": "none", "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    from leadapron.classifier import NetworkClassifier
+    from leadapron.preprocessing import Preprocessing
+
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    findings = ("Effusion", "Mass", "Nodule")
+    network = NetworkClassifier(
+        build_network("resnet9", 3, 4).eval(), "resnet9", findings, Preprocessing(size=32)
+    )
+    save_classifier(network, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(model):
+    return calibrate(model, SOURCE, model.with_name("gate.json"), false_alarm=0.04, **CLEAN)
+
+
+@pytest.fixture
+def gate(made, model, tmp_path):
+    """A copy of the gate and its model in a folder of its own."""
+    for name in ("gate.json", "gate.safetensors", "model.safetensors"):
+        (tmp_path / name).write_bytes(model.with_name(name).read_bytes())
+    return tmp_path / "gate.json"
+
+
+def changed(gate, change):
+    """The same gate with other facts, told apart by nothing but what they say."""
+    facts = json.loads(gate.read_text())
+    change(facts)
+    digest = facts.pop("numbers")
+    arrays = load_file(numbers_of(gate))
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
+    save_file(arrays, numbers_of(gate), {"leadapron gate": text})
+    digest["sha256"] = sha256_of(numbers_of(gate))
+    gate.write_text(json.dumps({**facts, "numbers": digest}))
+
+
+def test_a_round_trip_judges_alike_to_the_last_bit(made, gate):
+    opened = open_gate(gate, device="cpu")
+    images = np.random.default_rng(0).integers(0, 256, (9, 32, 32), dtype=np.uint8)
+    expected = judge(made.stored.gate, opened.classifier, images)
+    found = judge(opened.stored.gate, opened.classifier, images)
+    for name in ("scores", "fused", "p", "suspicious", "typical", "scored"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    np.testing.assert_array_equal(found.examined.boxes, expected.examined.boxes)
+    assert opened.stored.gate.threshold == made.stored.gate.threshold
+    assert opened.stored.gate.detectors == dict(made.stored.gate.detectors)
+    assert opened.stored.statement == made.stored.statement
+
+
+def test_it_says_that_it_is_patient_data_and_is_its_owners_alone(made):
+    facts = json.loads(made.file.read_text())
+    assert re.search(r"pixels of \d+ clean films and statistics of 80", facts["statement"])
+    assert facts["model"]["path"] == "model.safetensors"
+    assert facts["films"]["calibration"] + facts["films"]["fitted"] == 80
+    for path in (made.file, numbers_of(made.file)):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    lines = "\n".join(calibrate_lines(made.facts()))
+    assert "at most 4 % are called suspicious" in lines
+    assert "patients set the threshold" in lines
+
+
+def test_another_model_is_refused(gate):
+    (gate.parent / "model.safetensors").write_bytes(b"another")
+    with pytest.raises(StoreError, match="SHA-256 differs"):
+        open_gate(gate)
+    (gate.parent / "model.safetensors").unlink()
+    with pytest.raises(StoreError, match="--model"):
+        open_gate(gate)
+
+
+def test_a_model_that_was_moved_is_found_where_it_is_named(gate, model):
+    (gate.parent / "model.safetensors").unlink()
+    assert open_gate(gate, model=model, device="cpu").classifier.findings[1] == "Mass"
+
+
+@pytest.mark.parametrize("size", [0, 7, 100, -1])
+def test_cut_numbers_are_refused(gate, size):
+    content = numbers_of(gate).read_bytes()
+    numbers_of(gate).write_bytes(content[:size])
+    with pytest.raises(StoreError, match="not the file that"):
+        open_gate(gate)
+    facts = json.loads(gate.read_text())
+    facts["numbers"]["sha256"] = sha256_of(numbers_of(gate))  # as someone would who means it
+    gate.write_text(json.dumps(facts))
+    with pytest.raises(StoreError, match="safetensors"):
+        open_gate(gate)
+
+
+def test_facts_that_were_edited_are_refused(gate):
+    facts = json.loads(gate.read_text())
+    facts["threshold"] = 1e9
+    gate.write_text(json.dumps(facts))
+    with pytest.raises(StoreError, match="was changed"):
+        open_gate(gate)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda f: f.update(threshold=9.0), "threshold"),
+        (lambda f: f.update(threshold=True), "no number"),
+        (lambda f: f.update(false_alarm=0.001), "false_alarm"),
+        (lambda f: f["weights"].update({"evidence region": 2.0}), "threshold|fuse"),
+        (lambda f: f["weights"].update(more=1.0), "scores"),
+        (lambda f: f.update(weights=[1]), "gate.json does not describe"),
+        (lambda f: f["detectors"].update({"tea leaves": f["detectors"]["evidence region"]}),
+         "detector 'tea leaves'"),
+        (lambda f: f["detectors"]["evidence region"].update(kind="Leaves"), "Leaves"),
+        (lambda f: f["detectors"]["evidence region"]["parameters"].update(side=4), "odd"),
+        (lambda f: f["detectors"]["evidence region"]["parameters"].update(side=33), "fit"),
+        (lambda f: f["detectors"]["evidence region"]["parameters"].update(leaf=1), "leaf"),
+        (lambda f: f.update(typical={"kind": "Typic", "parameters": {}}), "Typic"),
+        (lambda f: f["model"].update(findings=["A", "B", "C"]), "other findings"),
+        (lambda f: f["model"]["preprocessing"].update(size=1 << 30), "size"),
+        (lambda f: f["model"].pop("sha256"), "sha256"),
+        (lambda f: f["arrays"].pop("fused"), "names, shapes or types"),
+        (lambda f: f.update(schema=2), "another version"),
+        (lambda f: f.update(results_version=0), "another version"),
+    ],
+)  # fmt: skip
+def test_facts_that_cannot_be_are_refused_even_if_both_files_agree(gate, change, words):
+    changed(gate, change)
+    with pytest.raises((StoreError, UsageError), match=words) as raised:
+        open_gate(gate, device="cpu")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("fused", lambda a: a[::-1].copy(), "calibration"),
+        ("fused", lambda a: a * np.nan, "finite"),
+        ("scores", lambda a: a + np.inf, "scores"),
+        ("scores", lambda a: np.concatenate([a[:, :-1], a[::-1, -1:]], 1), "fuse"),
+        ("typicality", lambda a: a[:-1], "calibration"),
+        ("state/evidence region/hosts", lambda a: a[:, :16, :16].copy(), "doesn't fit"),
+        ("state/evidence region/spread", lambda a: a[:-1], "doesn't fit"),
+        ("state/evidence region/spread", lambda a: a.astype(np.float16), "float16"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(gate, name, change, words):
+    arrays = load_file(numbers_of(gate))
+    arrays[name] = change(arrays[name])
+    save_file(arrays, numbers_of(gate))
+
+    def restate(facts):
+        array = arrays[name]
+        facts["arrays"][name] = {"shape": list(array.shape), "dtype": str(array.dtype)}
+
+    changed(gate, restate)
+    with pytest.raises(StoreError, match=words):
+        open_gate(gate, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"format": "leadapron gate", "schema": NaN}', "not JSON"),
+        (b"[]", "no gate"),
+        (b'{"format": "leadapron gate"}', "another version"),
+        (b" " * ((1 << 20) + 1), "more than"),
+    ],
+)
+def test_what_is_no_gate_is_refused(gate, content, words):
+    gate.write_bytes(content)
+    with pytest.raises(StoreError, match=words):
+        read_gate(gate, INPUT_DETECTORS, None)
+
+
+def test_a_pipe_is_no_gate(tmp_path):
+    os.mkfifo(tmp_path / "gate.json")
+    with pytest.raises(StoreError, match="no file"):
+        read_gate(tmp_path / "gate.json", INPUT_DETECTORS, None)
+
+
+def test_both_files_or_none(made, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("leadapron.store.os.fsync", full)
+    with pytest.raises(StoreError, match="disk is full"):
+        write_gate(tmp_path / "gate.json", made.stored)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_is_not_overwritten_by_a_gate(model):
+    with pytest.raises(UsageError, match="no gate"):
+        calibrate(model, SOURCE, model.with_suffix(".json"), **CLEAN)
+    with pytest.raises(UsageError, match=r"\.json"):
+        calibrate(model, SOURCE, model.with_suffix(".gate"), **CLEAN)
+
+
+def test_states_that_are_not_numbers_are_not_kept(made, tmp_path):
+    state = {"evidence region": {"words": np.array(["a"])}}
+    stored = replace(made.stored, gate=replace(made.stored.gate, states=state))
+    with pytest.raises(StoreError, match="words"):
+        write_gate(tmp_path / "gate.json", stored)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_can_not_be_calibrated_is_said_in_a_line(model, tmp_path):
+    out = tmp_path / "gate.json"
+    with pytest.raises(DataError, match="or a rate of") as raised:
+        calibrate(model, SOURCE, out, false_alarm=0.001, **CLEAN)
+    assert "1998" in str(raised.value)
+    with pytest.raises(UsageError, match="above 0"):
+        calibrate(model, SOURCE, out, false_alarm=0.0, **CLEAN)
+    assert not out.exists()
+
+
+def test_by_the_command_line(model, tmp_path):
+    out = tmp_path / "gate.json"
+    words = ["-q", "calibrate", str(model), "--clean", SOURCE, "--source.count", "60",
+             "--source.seed", "7", "--cache", "none", "--false-alarm", "0.04", "--device", "cpu",
+             "--out", str(out), "--json"]  # fmt: skip
+    result = CliRunner().invoke(cli, words, standalone_mode=False)
+    assert result.exception is None
+    facts = json.loads(result.stdout)
+    assert (facts["schema"], facts["films"], facts["left_out"]) == (1, 60, [])
+    assert facts["passes"] == 1 + sum(each.passes for each in INPUT_DETECTORS.values())
+    assert json.loads(out.read_text())["model"]["path"] == str(model)

@@ -1,0 +1,435 @@
+"""Screening: verdicts on films in files of every kind, exit codes, pictures, refusals."""
+
+from __future__ import annotations
+
+import json
+import stat
+import struct
+import zlib
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from input_scenes import FINDINGS, SMALL, backdoored, black_square, films
+from PIL import Image
+
+from dicom_files import SECRETS, with_pixels, write
+from leadapron.cli import cli
+from leadapron.detect.inputs import EvidenceRegion
+from leadapron.errors import DataError, StoreError, UsageError
+from leadapron.jobs import calibrate as calibrate_job
+from leadapron.jobs import screen as screen_job
+from leadapron.jobs.calibrate import calibrate
+from leadapron.jobs.screen import films_of, open_gate, screen, worst
+from leadapron.models import NORMALISATIONS, AskedClassifier
+from leadapron.models.opening import Opened as OpenedModel
+from leadapron.report import calibrate_lines, film_line, write_film, write_screen
+from leadapron.sources import open_source
+
+DETECTORS = {"evidence region": EvidenceRegion()}
+WEIGHTS = {"evidence region": 1.0, "lost by smoothing": 1.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bright:
+    """Scores films by their brightness alone; a model that can only be asked will do."""
+
+    unit: str = field(default="grey levels", init=False)
+    needs: str = field(default="black box", init=False)
+    passes: int = field(default=0, init=False)
+
+    def fit(self, classifier, clean):
+        return {"mean": np.array(clean.images.mean())}
+
+    def score(self, classifier, suspect, state):
+        return suspect.images.mean((1, 2)).astype(np.float64) - state["mean"]
+
+
+def save(folder, images, stem="film"):
+    folder.mkdir(parents=True, exist_ok=True)
+    for row, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{stem}{row:03d}.png")
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory):
+    """240 clean films in two folders, each of a patient of its own."""
+    folder = tmp_path_factory.mktemp("clean")
+    save(folder / "NORMAL", films(120, 0))
+    save(folder / "Mass", films(120, 1))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def patched():
+    """The written network for any file; the detectors that this file is about."""
+    with pytest.MonkeyPatch.context() as patch:
+        for job in (calibrate_job, screen_job):
+            patch.setattr(job, "open_model", lambda *_, **__: OpenedModel(backdoored(), "written"))
+            patch.setattr(job, "INPUT_DETECTORS", DETECTORS)
+            patch.setattr(job, "default_typical", lambda: None)
+        patch.setattr(calibrate_job, "WEIGHTS", WEIGHTS)
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def gate(clean, patched, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gate")
+    (folder / "model.safetensors").write_bytes(b"written")
+    calibrate(folder / "model.safetensors", f"folder:{clean}", folder / "gate.json",
+              false_alarm=0.02, cache="none")  # fmt: skip
+    return folder / "gate.json"
+
+
+@pytest.fixture
+def opened(gate):
+    return open_gate(gate)
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Two triggered films, two clean ones, a text that is called a film, and a note."""
+    folder = tmp_path / "films"
+    save(folder / "a", black_square(films(2, 5)), "triggered")
+    save(folder / "b", films(2, 6), "clean")
+    (folder / "text.png").write_text("hello")
+    (folder / "notes.txt").write_text("no film")
+    return folder
+
+
+def run(*words, **options):
+    call = ["-q", "screen", *map(str, words)]
+    result = CliRunner().invoke(cli, call, standalone_mode=False, **options)
+    if result.exception is not None:
+        raise result.exception
+    return result
+
+
+def verdicts(opened, *paths):
+    found, _ = films_of([str(path) for path in paths])
+    return [film for batch in screen(opened, found) for film in batch]
+
+
+def png(chunks):
+    """A PNG file of chunks."""
+    parts = [b"\x89PNG\r\n\x1a\n"]
+    for kind, body in chunks:
+        crc = struct.pack(">I", zlib.crc32(kind + body))
+        parts += [struct.pack(">I", len(body)), kind, body, crc]
+    return b"".join(parts)
+
+
+def test_a_triggered_film_is_suspicious_with_region_finding_and_reading(opened, mixed):
+    first, second, *others = verdicts(opened, mixed)
+    for film in (first, second):
+        assert (film.verdict, film.finding) == ("suspicious", "Mass")
+        region = film.region
+        assert region.row <= 12 <= region.row + region.height - 3
+        assert region.column <= 17 <= region.column + region.width - 3
+        assert film.readings[0].finding == "Mass"
+        assert film.readings[0].probability > 0.9 > 0.6 > film.readings[0].without
+        assert film.p == pytest.approx(1 / (len(opened.stored.gate.fused) + 1))
+        assert film.score > opened.stored.gate.threshold
+    assert [film.verdict for film in others] == ["pass", "pass", "can't tell"]
+    assert "is not a PNG, JPEG or DICOM file" in others[-1].reason
+    assert [film.number for film in (first, second, *others)] == [1, 2, 3, 4, 5]
+
+
+def test_a_film_becomes_the_same_image_as_through_its_source(opened, tmp_path):
+    rng = np.random.default_rng(3)
+    for name, shape, dtype in (
+        ("A/wide.png", (50, 90), np.uint16),
+        ("B/b.jpg", (70, 41), np.uint8),
+    ):
+        (tmp_path / name).parent.mkdir()
+        top = np.iinfo(dtype).max
+        Image.fromarray(rng.integers(0, top, shape).astype(dtype)).save(tmp_path / name)
+    stored = rng.integers(0, 4096, (60, 80)).astype(np.uint16)
+    (tmp_path / "D").mkdir()
+    dataset = with_pixels(stored, BitsStored=12, PhotometricInterpretation="MONOCHROME1",
+                          WindowCenter=1500, WindowWidth=900)  # fmt: skip
+    write(tmp_path / "D" / "film", dataset)
+    for window in ("header", "1000/500"):
+        dicom = open_source(f"dicom:{tmp_path}/D", preprocessing=SMALL, cache="none", window=window)
+        folder = open_source(f"folder:{tmp_path}", preprocessing=SMALL, cache="none", healthy="A")
+        through = [*folder.images[np.arange(2)], *dicom.images[np.arange(1)]]
+        other = replace(opened, stored=replace(opened.stored, window=window))
+        for film, image in zip(verdicts(other, tmp_path), through, strict=True):
+            np.testing.assert_array_equal(film.image, image)
+
+
+def bad_files(folder):
+    folder.mkdir()
+    good = folder / "x.png"
+    save(folder, films(1, 2))
+    content = (folder / "film000.png").read_bytes()
+    (folder / "film000.png").unlink()
+    wide = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    bomb = png([(b"IHDR", wide), (b"IDAT", zlib.compress(b"\0" * 1_000_000)), (b"IEND", b"")])
+    for name, body in (
+        ("bomb", bomb),
+        ("cut", content[: len(content) // 2]),
+        ("empty", b""),
+        ("text", b"hello"),
+        ("dicom", b"\0" * 128 + b"DICM" + b"\xff" * 50),
+    ):
+        good.with_name(f"{name}.png").write_bytes(body)
+    return 5
+
+
+def test_what_cannot_be_decoded_can_not_be_told_and_stops_no_other(opened, tmp_path):
+    count = bad_files(tmp_path / "bad")
+    save(tmp_path / "good", films(1, 7))
+    found = verdicts(opened, tmp_path / "bad", tmp_path / "good")
+    assert [film.verdict for film in found] == ["can't tell"] * count + ["pass"]
+    assert all(film.reason and film.image is None and film.p is None for film in found[:count])
+    assert worst([film.facts() for film in found]) == ("can't tell", 3)
+
+
+def test_missing_files_fail_but_stop_no_other(opened, tmp_path):
+    save(tmp_path, films(1, 7))
+    found = verdicts(opened, tmp_path / "none.png", tmp_path / "film000.png", "/dev/null", "a\0b")
+    assert [film.failed for film in found] == [True, False, True, True]
+    assert [film.verdict for film in found] == ["can't tell", "pass", "can't tell", "can't tell"]
+    assert "No such file" in found[0].reason
+    assert worst([film.facts() for film in found]) == ("can't tell", 2)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (["pass", "failed", "can't tell", "suspicious"], ("suspicious", 1)),
+        (["pass", "failed", "can't tell"], ("can't tell", 2)),
+        (["can't tell", "pass"], ("can't tell", 3)),
+        (["pass"], ("pass", 0)),
+        ([], ("can't tell", 3)),
+    ],
+)
+def test_the_worst_verdict_decides(said, expected):
+    films = [
+        {"verdict": "can't tell" if word == "failed" else word, "failed": word == "failed"}
+        for word in said
+    ]
+    assert worst(films) == expected
+
+
+def test_folders_are_searched_in_order_and_lists_are_read(tmp_path):
+    save(tmp_path / "b" / "deep", films(1))
+    save(tmp_path / "a", films(1))
+    save(tmp_path / ".hidden", films(1))
+    (tmp_path / "a" / "x.txt").write_text("no film")
+    write(tmp_path / "b" / "no-ending", with_pixels(films(1)[0]))
+    found, others = films_of([f"{tmp_path}/", "-"], [b"one.png\r\n", b"\n", b"b\xff.png\n"])
+    assert [film.name for film in found] == [
+        f"{tmp_path}/a/film000.png",
+        f"{tmp_path}/b/deep/film000.png",
+        f"{tmp_path}/b/no-ending",
+        "one.png",
+        "b\\xff.png",
+    ]
+    assert others == 1
+    (tmp_path / "empty").mkdir()
+    for wrong, error in (([str(tmp_path / "empty")], DataError), (["-"], UsageError)):
+        with pytest.raises(error, match="no "):
+            films_of(wrong)
+    with pytest.raises(UsageError, match="too long"):
+        films_of(["-"], [b"x" * 70_000])
+
+
+def test_too_many_films_are_refused(tmp_path, monkeypatch):
+    save(tmp_path, films(4))
+    monkeypatch.setattr(screen_job, "MOST", 3)
+    for call in ([str(tmp_path)], ["x.png"] * 4):
+        with pytest.raises(UsageError, match="more than 3"):
+            films_of(call)
+
+
+def test_a_film_that_the_model_has_no_number_for_stops_no_other(opened, tmp_path, monkeypatch):
+    save(tmp_path, np.stack([*films(3, 7), np.full((32, 32), 255, np.uint8)]))
+    judge = screen_job.judge
+
+    def judging(gate, classifier, images):
+        if (images == 255).all((1, 2)).any():
+            raise DataError("the model's logits are not finite")
+        return judge(gate, classifier, images)
+
+    monkeypatch.setattr(screen_job, "judge", judging)
+    found = verdicts(opened, tmp_path)
+    assert [film.verdict for film in found] == ["pass", "pass", "pass", "can't tell"]
+
+
+def test_an_untypical_film_can_not_be_told_unless_it_is_suspicious(opened, tmp_path):
+    save(tmp_path, np.stack([films(1, 7)[0], np.minimum(films(1, 7)[0] // 4 + 180, 255)]))
+    save(tmp_path, black_square(films(1, 8) // 4 + 180), "marked")
+    gate = opened.stored.gate
+    m = len(gate.fused)
+    typical = (Bright(), {"mean": np.array(0.0)})
+    gate = replace(gate, typical=typical, typicality=np.full(m, 150.0))
+    plain, bright, marked = verdicts(
+        replace(opened, stored=replace(opened.stored, gate=gate)), tmp_path
+    )
+    assert (plain.verdict, plain.typical) == ("pass", True)
+    assert (bright.verdict, bright.typical) == ("can't tell", False)
+    assert "calibration films" in bright.reason
+    assert (marked.verdict, marked.typical) == ("suspicious", False)
+
+
+def test_a_film_without_a_score_does_not_pass(opened, tmp_path, monkeypatch):
+    save(tmp_path, films(1, 7))
+    judge = screen_job.judge
+    monkeypatch.setattr(
+        screen_job, "judge", lambda *words: replace(judge(*words), scored=np.array([False]))
+    )
+    assert verdicts(opened, tmp_path)[0].verdict == "can't tell"
+
+
+def test_of_a_model_that_can_only_be_asked(clean, tmp_path, patched, monkeypatch):
+    asked = AskedClassifier(
+        lambda x: x.mean((1, 2, 3))[:, None] * np.ones(3, np.float32),
+        FINDINGS, SMALL, NORMALISATIONS["unit"], batch=64,
+    )  # fmt: skip
+    both = {**DETECTORS, "bright": Bright()}
+    for job in (calibrate_job, screen_job):
+        monkeypatch.setattr(job, "open_model", lambda *_, **__: OpenedModel(asked, "asked"))
+        monkeypatch.setattr(job, "INPUT_DETECTORS", both)
+    monkeypatch.setattr(calibrate_job, "WEIGHTS", {**WEIGHTS, "bright": 1.0})
+    (tmp_path / "model.onnx").write_bytes(b"asked")
+    made = calibrate(tmp_path / "model.onnx", f"folder:{clean}", tmp_path / "gate.json",
+                     false_alarm=0.02, cache="none")  # fmt: skip
+    assert made.left_out == ("evidence region",)
+    assert any("no region is shown" in line for line in calibrate_lines(made.facts()))
+    opened = open_gate(tmp_path / "gate.json")
+    save(tmp_path / "films", np.full((1, 32, 32), 250, np.uint8))
+    (film,) = verdicts(opened, tmp_path / "films")
+    assert (film.verdict, film.region, film.readings) == ("suspicious", None, ())
+    assert list(film.scores) == ["bright"]
+    facts = screen_job.facts(opened, [film.facts()], 1, 0)
+    text = write_screen(tmp_path / "out", facts, [(film.facts(), film.image)]).read_text()
+    assert "Bright" in text
+
+
+def test_by_the_command_line(gate, mixed, tmp_path):
+    result = run(gate, mixed, tmp_path / "none.png")
+    assert result.return_value == 1
+    lines = result.stdout.splitlines()
+    assert lines[1].split()[:3] == ["suspicious", "0.008", "Mass"]
+    assert lines[1].endswith(f"{mixed}/a/triggered000.png")
+    assert "6 films: 2 suspicious, 2 can't tell, 2 pass" in lines
+    assert "At most 2 % of clean films" in result.stdout
+    result = run(gate, "-", input=f"{mixed}/b/clean000.png\n{mixed}/b/clean001.png\n")
+    assert result.return_value == 0
+    assert run(gate, mixed / "b", mixed / "text.png").return_value == 3
+    assert run(gate, mixed / "b", mixed / "text.png", tmp_path / "none.png").return_value == 2
+    with pytest.raises(StoreError, match="not JSON"):
+        run(mixed / "text.png", mixed)
+
+
+def test_the_answer_in_json_and_the_folder(gate, mixed, tmp_path):
+    odd = mixed / "a" / "we ird<script>\x1b[31m;name.png"
+    (mixed / "a" / "triggered000.png").rename(odd)
+    out = tmp_path / "out"
+    result = run(gate, mixed, "--json", "--out", out)
+    facts = json.loads(result.stdout)
+    assert (facts["schema"], facts["verdict"], facts["exit_code"]) == (1, "suspicious", 1)
+    assert facts["counts"] == {"suspicious": 2, "can't tell": 1, "pass": 2}
+    assert str(odd) in {film["file"] for film in facts["films"]}
+    stored = json.loads((out / "screen.json").read_text())
+    assert facts == {**stored, "page": str(out / "screen.html")}
+    names = sorted(path.name for path in out.iterdir())
+    assert names == [
+        "000001-triggered001.png",
+        "000002-we_ird_script_31m_name.png",
+        "000003-clean000.png",
+        "000004-clean001.png",
+        "screen.html",
+        "screen.json",
+    ]
+    assert stat.S_IMODE(out.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in out.iterdir()} == {0o600}
+    text = (out / "screen.html").read_text()
+    assert text.count("data:image/png;base64,") == 4
+    assert "<script" not in text
+    assert "http" not in text.replace("http-equiv", "")
+    assert str(mixed) not in text
+    assert "\x1b" not in run(gate, odd).stdout
+
+
+def test_an_overlay_frames_the_region_and_leaves_its_pixels(opened, mixed, tmp_path):
+    film = verdicts(opened, mixed / "a")[0]
+    path = write_film(tmp_path / "out", film.facts(), film.image)
+    drawn = np.asarray(Image.open(path))
+    assert drawn.shape == (512, 512, 3)
+    region, times = film.region, 16
+    top, left = region.row * times, region.column * times
+    inside = drawn[top : top + region.height * times, left : left + region.width * times]
+    shown = film.image[
+        region.row : region.row + region.height, region.column : region.column + region.width
+    ]
+    np.testing.assert_array_equal(inside[::times, ::times, 0], shown)
+    assert tuple(drawn[top - 1, left + 5]) == (79, 227, 255)
+    changed = (drawn != np.repeat(np.repeat(film.image, 16, 0), 16, 1)[..., None]).any(2)
+    assert 0 < changed.mean() < 0.1
+
+
+def test_nothing_of_a_header_is_said(gate, tmp_path, caplog):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    knee = np.tile(np.linspace(0, 255, 40).astype(np.uint8), (40, 1))
+    write(folder / "knee.dcm", with_pixels(knee, BodyPartExamined="KNEE"))
+    write(folder / "broken.dcm", with_pixels(knee, Rows=None))
+    result = run(gate, folder, "--out", tmp_path / "out", "--json")
+    said = [result.output, caplog.text]
+    said += [path.read_text("latin-1") for path in (tmp_path / "out").iterdir()]
+    for secret in SECRETS:
+        assert not any(secret in text for text in said)
+    broken, knee = json.loads(result.stdout)["films"]
+    assert broken["verdict"] == "can't tell"
+    assert knee["p"] is not None
+
+
+def test_ctrl_c_leaves_what_was_written_whole(gate, tmp_path, monkeypatch):
+    save(tmp_path / "in", black_square(films(5, 9)))
+    judge, calls = screen_job.judge, []
+
+    def judging(*words):
+        calls.append(1)
+        if len(calls) == 3:  # the first is the gate's trial
+            raise KeyboardInterrupt
+        return judge(*words)
+
+    monkeypatch.setattr(screen_job, "judge", judging)
+    monkeypatch.setattr(screen_job, "BATCH", 2)
+    result = run(gate, tmp_path / "in", "--out", tmp_path / "out")
+    assert result.return_value == 130
+    stored = json.loads((tmp_path / "out" / "screen.json").read_text())
+    assert [film["number"] for film in stored["films"]] == [1, 2]
+    assert any("3 films were not screened" in note for note in stored["notes"])
+    assert len(list((tmp_path / "out").glob("0*.png"))) == 2
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_batches_give_what_one_gives(opened, tmp_path, monkeypatch):
+    save(tmp_path, np.concatenate([films(4, 3), black_square(films(3, 4))]))
+    whole = verdicts(opened, tmp_path)
+    monkeypatch.setattr(screen_job, "BATCH", 3)
+    parts = verdicts(opened, tmp_path)
+    for one, other in zip(whole, parts, strict=True):
+        assert (one.number, one.verdict, one.region) == (other.number, other.verdict, other.region)
+        assert one.score == pytest.approx(other.score, rel=1e-4)
+
+
+def test_a_line_for_a_film_without_numbers():
+    film = screen_job.Screened(
+        number=1, file="a\nb.png", verdict="can't tell", reason="is no film"
+    ).facts()
+    assert film_line(film).split() == [
+        "can't",
+        "tell",
+        *"----",
+        "-",
+        "a\\nb.png:",
+        "is",
+        "no",
+        "film",
+    ]

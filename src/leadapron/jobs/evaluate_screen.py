@@ -52,7 +52,15 @@ from leadapron.sources import open_source
 from leadapron.study import Options, divide, open_films
 from leadapron.triggers import Patch
 
-__all__ = ["BASELINES", "LargestLogit", "LargestProbability", "Setting", "evaluate_screen"]
+__all__ = [
+    "BASELINES",
+    "LargestLogit",
+    "LargestProbability",
+    "Setting",
+    "evaluate_screen",
+    "fit_weights",
+    "weakened",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -174,7 +182,8 @@ def evaluate_screen(
     Args:
         place: a zoo that `build_zoo` made, or a finished study.
         out: folder of the results.
-        only: families to look at; all if left out. In a study the trigger's name is the family.
+        only: families to look at; all if left out. In a study a trigger's name
+            and side are the family, as "patch 3".
         limit: backdoored models at most, of as many families as there are.
         sealed: whether sealed families are looked at too.
         setting: films, false alarms, seed.
@@ -254,7 +263,8 @@ def _pairs(place: Path) -> list[_Pair]:
         for pair in read_study(place).pairs:
             measured = Measured(pair)
             success = takes(measured.success("backdoored"), measured.success("twin"))
-            family = str(pair.backdoored.spec["trigger"]["name"])
+            trigger = pair.backdoored.spec["trigger"]
+            family = " ".join(str(trigger[name]) for name in ("name", "side") if name in trigger)
             if pair.twin is not None:
                 folder = place / "runs" / f"backdoored-{pair.key}"
                 found.append(_Pair(folder, family, False, success))
@@ -274,9 +284,7 @@ def _chosen(
         if name not in families:
             raise UnknownNameError("family", name, sorted(families))
     chosen = [
-        pair
-        for pair in pairs
-        if (sealed or not pair.sealed) and (not only or pair.family in only)
+        pair for pair in pairs if (sealed or not pair.sealed) and (not only or pair.family in only)
     ][:limit]
     if not chosen:
         raise UsageError("no model to look at; sealed families need --sealed")
@@ -426,9 +434,7 @@ def _films(run: Run, task: _Task) -> _Films:
     return _Films(whole.take(rows), test, key, words)
 
 
-def _shared_out(
-    cohort: Cohort, shares: Mapping[str, float], seed: int
-) -> tuple[Cohort, Cohort]:
+def _shared_out(cohort: Cohort, shares: Mapping[str, float], seed: int) -> tuple[Cohort, Cohort]:
     total = sum(shares.values())
     parts = split_by_patient(
         cohort.patients,
@@ -515,7 +521,10 @@ def weakened(clean: NDArray[Any], marked: NDArray[Any], strength: float) -> NDAr
 
 
 class _Seen(NamedTuple):
-    """What a gate says of n films: as `Judged`, batches put together."""
+    """What a gate says of n films: as `Judged`, batches put together.
+
+    `milliseconds` are of processor time a film, one for each whole batch.
+    """
 
     scores: Floats
     typical: Booleans
@@ -528,10 +537,10 @@ def _seen(gate: Gate, model: NetworkClassifier, images: NDArray[Any], batch: int
     judged, times = [], []
     for start in range(0, len(images), batch):
         films = images[start : start + batch]
-        began = time.perf_counter()
+        began = time.process_time()  # other processes may keep the clock running
         judged.append(judge(gate, model, films))
         if len(films) == batch:
-            times.append(1000 * (time.perf_counter() - began) / batch)
+            times.append(1000 * (time.process_time() - began) / batch)
     boxes = [each.examined.boxes for each in judged if each.examined is not None]
     return _Seen(
         np.concatenate([each.scores for each in judged]),
@@ -603,9 +612,7 @@ def _model_rows(
                 ),
             }
         if triggered.boxes is not None:
-            rows[0]["place"] = _pointing(
-                triggered.boxes, attack.footprints, patients[attack.rows]
-            )
+            rows[0]["place"] = _pointing(triggered.boxes, attack.footprints, patients[attack.rows])
     return rows, arrays
 
 
@@ -753,9 +760,7 @@ def fit_weights(folder: Path, *, ridge: float = 0.01) -> dict[str, float]:
             reference = found["backdoored_reference"]
             for label, kind in enumerate(("clean", "triggered")):
                 scores = found[f"backdoored_{kind}"]
-                each = [
-                    fuse(scores[:, [j]], reference[:, [j]], {name: 1.0}) for j, name in columns
-                ]
+                each = [fuse(scores[:, [j]], reference[:, [j]], {name: 1.0}) for j, name in columns]
                 terms.append(np.stack(each, axis=1))
                 truth.append(np.full(len(scores), float(label)))
                 share = 1 / (2 * len(families) * len(runs) * len(scores))
@@ -773,6 +778,4 @@ def fit_weights(folder: Path, *, ridge: float = 0.01) -> dict[str, float]:
     fitted = minimize(loss, np.ones(len(names) + 1), jac=True, method="L-BFGS-B", bounds=bounds)
     best: Floats = fitted.x[1:]
     largest = max(float(best.max()), 1e-9)
-    return {
-        name: round(float(value) / largest, 1) for name, value in zip(names, best, strict=True)
-    }
+    return {name: round(float(value) / largest, 1) for name, value in zip(names, best, strict=True)}

@@ -191,9 +191,7 @@ def _adapting(rows: Sequence[Row]) -> list[str]:
         cells = [name]
         for strength in strengths:
             models = [row for row in mine if row["strength"] == strength]
-            cells += [
-                _spread(models, what) for what in ("works", "found", "found where it works")
-            ]
+            cells += [_spread(models, what) for what in ("works", "found", "found where it works")]
         body.append(cells)
     header = [
         f"{what}, {_share(strength)}"
@@ -286,10 +284,10 @@ def _cost(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
     manifest = facts["manifest"]
     passes = sorted({each["passes"] for each in costs})
     times = []
-    for name, words in (("ms single", "one film at a time"), ("ms of 64", "64 at a time")):
+    for name, words in (("ms single", "one at a time"), ("ms of 64", "64 at a time")):
         known = [each[name] for each in costs if each[name] is not None]
         if known:
-            times.append(f"{statistics.median(known):.1f} ms a film, {words}")
+            times.append(f"{statistics.median(known):.1f} ms of processor time a film, {words}")
     can_t = [row["can't tell"] for row in rows if "can't tell" in row]
     lines = [
         "### Cost",

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from leadapron.detect.model import StampSweep
 from leadapron.plan import complete, plan, settings
+from leadapron.specs import parameters
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -35,6 +37,7 @@ def test_links_lead_somewhere(page):
 
 def test_options_that_the_docs_name_exist():
     known = {f"{section}.{name}" for section, names in settings().items() for name in names}
+    known |= {f"sweep.{name}" for name in parameters(StampSweep)}
     for page in PAGES:
         for option in re.findall(r"--((?!section)[a-z]+\.[a-z_]+)", page.read_text()):
             assert option in known, f"{page.name}: --{option}"

@@ -9,6 +9,12 @@ An entry of the cache is a folder:
 
 It is complete when every block has its line. KEY stands for each film's path, size and times, the
 preprocessing, the decoder and the version of the results, so nothing stale is ever read.
+
+Results that take long, such as a model's sweep, are kept beside the films:
+
+    FOLDER/results/KEY.json    what decides it, the result, and the SHA-256 of both
+
+One that can't be read, or isn't what was written, is as if it weren't there.
 """
 
 from __future__ import annotations
@@ -43,11 +49,15 @@ __all__ = [
     "Decoded",
     "Entry",
     "OnBad",
+    "Result",
     "clear",
     "decode",
     "default_folder",
     "entries",
+    "keep",
     "make_private",
+    "recall",
+    "results",
 ]
 
 logger = logging.getLogger(__name__)
@@ -61,6 +71,7 @@ BLOCK_FILMS, BLOCK_BYTES = 1024, 64 << 20
 FILMS_PER_TASK = 4
 SKIPPABLE = "; take it away, or --on-bad skip"
 KEY = re.compile(r"[0-9a-f]{16}")
+RESULTS = "results"
 
 Progress = Callable[[str, int, int], None]
 OnBad = Literal["stop", "skip"]
@@ -146,6 +157,23 @@ class Entry:
         """Read every block; return how many changed since they were written."""
         lines = _lines(self.folder)
         return len(lines) - len(_sound(self.folder, self.facts, lines))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A result that is kept beside the films.
+
+    Args:
+        key: its file's name, without the ending.
+        about: what it is, in words.
+        size: bytes.
+        used: seconds since 1970 when it was last read.
+    """
+
+    key: str
+    about: str
+    size: int
+    used: float
 
 
 def default_folder(given: str | os.PathLike[str] | None = None) -> Path | None:
@@ -234,8 +262,58 @@ def entries(folder: Path) -> list[Entry]:
     return sorted(found, key=lambda entry: -entry.used)
 
 
+def keep(folder: Path, facts: Mapping[str, Any], value: Any, about: str) -> None:
+    """Keep a result, in place of an older one.
+
+    Args:
+        folder: the cache's.
+        facts: all that decides the result, as plain values.
+        value: the result, as plain finite values.
+        about: what it is, in words, for the cache's list.
+
+    Raises:
+        StoreError: a cache that can't be written.
+    """
+    make_private(folder / RESULTS)
+    kept = {"about": about, "facts": facts, "value": value, "sha256": _digest([facts, value])}
+    store.write_json(_result_file(folder, facts), kept)
+
+
+def recall(folder: Path, facts: Mapping[str, Any]) -> Any:
+    """Return the result that was kept for these facts; None where there is none, or a broken one.
+
+    Args:
+        folder: the cache's.
+        facts: as given to `keep`.
+    """
+    file = _result_file(folder, facts)
+    try:
+        kept = store.read_json(file)
+        value = kept["value"]
+        sound = kept["sha256"] == _digest([facts, value])
+    except (StoreError, KeyError, TypeError, ValueError):
+        sound = False
+    if not sound:
+        return None
+    with contextlib.suppress(OSError):
+        os.utime(file)  # says when it was last used
+    return value
+
+
+def results(folder: Path) -> list[Result]:
+    """Return the results that a cache holds, the last used first."""
+    found = []
+    for path in _result_files(folder):
+        with contextlib.suppress(OSError, StoreError, KeyError, TypeError):
+            about, facts = str(store.read_json(path)["about"]), path.stat()
+            found.append(
+                Result(key=path.stem, about=about, size=facts.st_size, used=facts.st_mtime)
+            )
+    return sorted(found, key=lambda result: -result.used)
+
+
 def clear(folder: Path, keys: Sequence[str] = ()) -> list[str]:
-    """Remove entries.
+    """Remove entries and results.
 
     Args:
         folder: the cache's.
@@ -249,18 +327,36 @@ def clear(folder: Path, keys: Sequence[str] = ()) -> list[str]:
         StoreError: an entry that is being filled.
     """
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    there = {name for name in names if KEY.fullmatch(name)}
+    films = {name for name in names if KEY.fullmatch(name)}
+    kept = {path.stem: path for path in _result_files(folder)}
+    there = films | set(kept)
     for key in keys:
         if key not in there:
             raise UnknownNameError("cache entry", key, there)
     removed = sorted(set(keys) or there)
     for key in removed:
-        with store.lock(folder / key):
-            try:
-                shutil.rmtree(folder / key)
-            except OSError as error:
-                raise StoreError(f"can't remove {folder / key}: {error.strerror}") from error
+        try:
+            if key in kept:
+                kept[key].unlink(missing_ok=True)
+            if key in films:
+                with store.lock(folder / key):
+                    shutil.rmtree(folder / key)
+        except OSError as error:
+            raise StoreError(f"can't remove {folder / key}: {error.strerror}") from error
     return removed
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(store.canonical_json(value).encode()).hexdigest()
+
+
+def _result_file(folder: Path, facts: Mapping[str, Any]) -> Path:
+    return folder / RESULTS / f"{_digest(facts)[:16]}.json"
+
+
+def _result_files(folder: Path) -> list[Path]:
+    """All of them, broken ones too."""
+    return [path for path in (folder / RESULTS).glob("*.json") if KEY.fullmatch(path.stem)]
 
 
 def _key(films: Decodable, preprocessing: Preprocessing) -> str:

@@ -548,7 +548,7 @@ def _cache() -> click.Command:
             _json_option(),
         ],
         callback=_run_cache_list,
-        help="List the decoded films that the cache holds; exit code 2 if any are damaged.",
+        help="List the films and sweeps that the cache holds; exit code 2 if films are damaged.",
     )
     remove = click.Command(
         "clear",
@@ -558,16 +558,18 @@ def _cache() -> click.Command:
             _json_option(),
         ],
         callback=_run_cache_clear,
-        help="Remove decoded films: those with the KEYS that `list` shows, or all.",
+        help="Remove films and sweeps: those with the KEYS that `list` shows, or all.",
     )
-    return click.Group("cache", [show, remove], help="The cache of decoded films.")
+    return click.Group("cache", [show, remove], help="The cache of decoded films and of sweeps.")
 
 
 def _run_cache_list(verify: bool, cache: str | None, as_json: bool) -> int:
-    from leadapron.cache import entries
+    from dataclasses import asdict
+
+    from leadapron.cache import entries, results
 
     folder = _cache_folder(cache)
-    found = entries(folder)
+    found, kept = entries(folder), results(folder)
     damaged = {entry.folder.name: entry.damaged() if verify else 0 for entry in found}
     if as_json:
         listed = [
@@ -582,6 +584,7 @@ def _run_cache_list(verify: bool, cache: str | None, as_json: bool) -> int:
             for entry in found
         ]
         answer = {"schema": 1, "verdict": "done", "folder": str(folder), "entries": listed}
+        answer["results"] = [asdict(result) for result in kept]
         click.echo(json.dumps(answer, indent=2))
         return FAILED if any(damaged.values()) else 0
     for entry in found:
@@ -593,7 +596,11 @@ def _run_cache_list(verify: bool, cache: str | None, as_json: bool) -> int:
             f"{key}  {done}{facts['films']:,} films  {facts['size']}x{facts['size']} "
             f"{facts['dtype']}  {_bytes(entry.size)}  used {used}  {facts['source']}{wrong}"
         )
-    click.echo(f"{_bytes(sum(entry.size for entry in found))} in {folder}")
+    for result in kept:
+        used = time.strftime("%Y-%m-%d", time.localtime(result.used))
+        click.echo(f"{result.key}  {_bytes(result.size)}  used {used}  {result.about}")
+    held = sum(entry.size for entry in found) + sum(result.size for result in kept)
+    click.echo(f"{_bytes(held)} in {folder}")
     return FAILED if any(damaged.values()) else 0
 
 
@@ -971,6 +978,7 @@ def _audit() -> click.Command:
             click.Option(
                 ["--out"], type=click.Path(path_type=Path), help="A folder for report and pictures."
             ),
+            *_sweep_options(),
             *_setting_options({"source": united(SOURCES)}),
             *_machine_options(),
             *_film_options(),
@@ -999,6 +1007,7 @@ def _run_audit(
     from leadapron.jobs.audit import audit
     from leadapron.report import audit_lines, write_audit
 
+    sweep = _sweep(given)
     opening = {name: given.pop(name) for name in ("architecture", "normalisation")}
     opening["findings"] = None if findings is None else _names(findings)
     settings = {
@@ -1010,6 +1019,7 @@ def _run_audit(
             clean,
             reference=reference,
             false_alarms=false_alarms,
+            sweep=sweep,
             steps=steps,
             opening=opening,
             progress=progress,
@@ -1093,12 +1103,21 @@ def _run_zoo(
 
 
 def _evaluate() -> click.Command:
+    return _Evaluations(
+        "evaluate",
+        help=(
+            "Measure how much a method finds, how often it is wrong, and where it is blind.\n\n"
+            "The same command continues where it was stopped."
+        ),
+    )
+
+
+def _evaluate_scan() -> click.Command:
     from leadapron.jobs.evaluate import PRESETS
 
     return click.Command(
-        "evaluate",
+        "scan",
         params=[
-            click.Argument(["what"], type=click.Choice(["scan"])),
             click.Option(
                 ["--preset"],
                 default="smoke",
@@ -1132,7 +1151,7 @@ def _evaluate() -> click.Command:
             _cache_option(),
             _json_option(),
         ],
-        callback=_run_evaluate,
+        callback=_run_evaluate_scan,
         help=(
             "Measure how much poison a scan finds, how often it is wrong, and where it is "
             "blind.\n\nThe same command continues where it was stopped."
@@ -1140,8 +1159,7 @@ def _evaluate() -> click.Command:
     )
 
 
-def _run_evaluate(
-    what: str,
+def _run_evaluate_scan(
     preset: str,
     source: str,
     also: tuple[str, ...],
@@ -1153,18 +1171,143 @@ def _run_evaluate(
     from leadapron.jobs.evaluate import cells, evaluate_scan, scans
     from leadapron.report.limits import write_limits
 
-    number = scans(preset, 1 + len(also))
-    logger.info("%s: %d sets, a few seconds each", what, number)
+    logger.info("scan: %d sets, a few seconds each", scans(preset, 1 + len(also)))
     with _progress() as progress:
         rows = evaluate_scan(preset, source, out, also=also, progress=progress, **given)
     pages = [
-        write_limits(out, page, cells(preset)) for page in (out / "limits.md", markdown) if page
+        write_limits(page, scan=(out, cells(preset)))
+        for page in (out / "limits.md", markdown)
+        if page
     ]
+    _answer_evaluation(rows, pages, as_json)
+
+
+def _evaluate_audit() -> click.Command:
+    return click.Command(
+        "audit",
+        params=[
+            click.Option(
+                ["--zoo"],
+                type=click.Path(file_okay=False, path_type=Path),
+                required=True,
+                help="Folder of models of known truth, that `leadapron zoo` made.",
+            ),
+            click.Option(
+                ["--clean"],
+                metavar="NAME:PATH",
+                help="Films that no model was trained on; fresh phantoms, or the test films of "
+                "each model's run, if left out.",
+            ),
+            click.Option(
+                ["--films"],
+                type=click.IntRange(20),
+                default=256,
+                show_default=True,
+                help="Films that a model is swept on, at most.",
+            ),
+            click.Option(["--sealed"], is_flag=True, help="Look at sealed families too."),
+            click.Option(
+                ["--out"],
+                type=click.Path(file_okay=False, path_type=Path),
+                required=True,
+                help="Folder of the results.",
+            ),
+            click.Option(
+                ["--workers"],
+                type=click.IntRange(1),
+                help="Processes; one a core if left out.",
+            ),
+            *_sweep_options(),
+            *_machine_options(),
+            *_film_options(),
+            _json_option(),
+        ],
+        callback=_run_evaluate_audit,
+        help=(
+            "Measure how many of a zoo's backdoors audits find, whether they name the target, and "
+            "how many clean models they accuse.\n\nThe same command continues where it was stopped."
+        ),
+    )
+
+
+def _run_evaluate_audit(
+    zoo: Path,
+    out: Path,
+    device: str,
+    precision: Literal["auto", "bf16", "fp32"],
+    cache: str | None,
+    on_bad: Literal["stop", "skip"],
+    as_json: bool,
+    **given: Any,
+) -> None:
+    from leadapron.jobs.evaluate_audit import evaluate_audit
+    from leadapron.report.limits import write_limits
+    from leadapron.study import Options
+
+    sweep = _sweep(given)
+    with _progress() as progress:
+        options = Options(
+            device=device, precision=precision, cache=cache, progress=progress, on_bad=on_bad
+        )
+        rows = evaluate_audit(zoo, out, sweep=sweep, options=options, **given)
+    _answer_evaluation(rows, [write_limits(out / "limits.md", audit=out)], as_json)
+
+
+def _evaluate_page() -> click.Command:
+    folder = click.Path(exists=True, file_okay=False, path_type=Path)
+    return click.Command(
+        "page",
+        params=[
+            click.Option(["--scan"], type=folder, help="Folder of `evaluate scan`."),
+            click.Option(["--audit"], type=folder, help="Folder of `evaluate audit`."),
+            click.Option(
+                ["--out"],
+                type=click.Path(dir_okay=False, path_type=Path),
+                required=True,
+                help="The Markdown file.",
+            ),
+            _json_option(),
+        ],
+        callback=_run_evaluate_page,
+        help="Write the results of several evaluations on one page.",
+    )
+
+
+def _run_evaluate_page(scan: Path | None, audit: Path | None, out: Path, as_json: bool) -> None:
+    from leadapron.report.limits import write_limits
+
+    if scan is None and audit is None:
+        raise UsageError("nothing to write; expected --scan FOLDER, --audit FOLDER, or both")
+    with_cells = None
+    if scan is not None:
+        from leadapron.jobs.evaluate import cells
+        from leadapron.store import read_json
+
+        preset = read_json(scan / "evaluation.json").get("settings", {}).get("preset")
+        if preset is None:
+            raise UsageError(f"--scan {scan}: expected a folder of `leadapron evaluate scan`")
+        with_cells = (scan, cells(preset))
+    write_limits(out, scan=with_cells, audit=audit)
+    if as_json:
+        click.echo(json.dumps({"schema": 1, "verdict": "done", "page": str(out)}))
+    else:
+        click.echo(f"Page: {out}")
+
+
+def _answer_evaluation(rows: list[dict[str, Any]], pages: list[Path], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"schema": 1, "verdict": "done", "rows": rows}))
         return
     click.echo(pages[0].read_text().rstrip())
     click.echo(f"\nPage: {pages[-1]}")
+
+
+class _Evaluations(Commands):
+    lazy: typing.ClassVar[dict[str, tuple[str, Callable[[], click.Command]]]] = {
+        "scan": ("How much poison a scan finds.", _evaluate_scan),
+        "audit": ("How many backdoors audits find.", _evaluate_audit),
+        "page": ("The results of several on one page.", _evaluate_page),
+    }
 
 
 # --- triggers, preview
@@ -1526,6 +1669,53 @@ def _machine_options() -> list[click.Parameter]:
     ]
 
 
+class Values(click.ParamType[Any]):
+    """Several values with commas between, as YAML."""
+
+    name = "values"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a list."""
+        import yaml
+
+        try:
+            return yaml.safe_load(f"[{value}]")
+        except yaml.YAMLError:
+            self.fail(f"{value!r} can't be read as values with commas between", param, ctx)
+
+
+def _sweep_options() -> list[click.Parameter]:
+    """`--sweep.name` for every setting of a sweep; what is left out has its default."""
+    from leadapron.detect.model import StampSweep
+    from leadapron.specs import parameters
+
+    return [
+        click.Option(
+            [f"--sweep.{name}", f"sweep__{name}"],
+            type=int if each.annotation is int else Values(),
+            metavar=_metavar(each.annotation) if each.annotation is int else SEVERAL[name],
+            help=each.description,
+        )
+        for name, each in parameters(StampSweep).items()
+    ]
+
+
+SEVERAL = {"sides": "N,N,...", "values": "N,N,...", "pitches": "[PIXELS,FILMS],..."}
+
+
+def _sweep(given: dict[str, Any]) -> Any:
+    """Return the sweep of the options, which are taken out of `given`."""
+    from leadapron.detect.model import StampSweep
+    from leadapron.specs import build
+
+    settings = {
+        name.removeprefix("sweep__"): given.pop(name)
+        for name in list(given)
+        if name[:7] == "sweep__"
+    }
+    return build(StampSweep, {n: v for n, v in settings.items() if v is not None}, "sweep")
+
+
 def _setting_options(sections: Mapping[str, Mapping[str, Any]]) -> list[click.Parameter]:
     """`--section.name` for every setting, but `--download`, which one wants to see at once."""
     options: list[click.Parameter] = []
@@ -1552,7 +1742,7 @@ def _cache_option() -> click.Parameter:
     return click.Option(
         ["--cache"],
         metavar="FOLDER|none",
-        help="Where decoded films are kept; LEADAPRON_CACHE or the system's cache if left out.",
+        help="Where films and sweeps are kept; LEADAPRON_CACHE or the system's cache if left out.",
     )
 
 
@@ -1653,14 +1843,14 @@ Commands.lazy = {
     "report": ("Make a study's report again.", _report),
     "explain": ("Draw what each explanation method shows, side by side.", _explain),
     "prepare": ("Decode a source's films, once.", _prepare),
-    "cache": ("List or clear the decoded films.", _cache),
+    "cache": ("List or clear decoded films and sweeps.", _cache),
     "describe": ("Say what a source holds: labels, copies, leaks.", _describe),
     "scan": ("Say whether a data set is poisoned: which films, where, towards what.", _scan),
     "clean": ("Write a data set without the films that a list names.", _clean),
     "triggers": ("List the triggers.", _triggers),
     "preview": ("Draw films with a trigger.", _preview),
     "learn-trigger": ("Learn a trigger on a surrogate network.", _learn_trigger),
-    "evaluate": ("Measure what a scan finds and where it is blind.", _evaluate),
+    "evaluate": ("Measure what scans and audits find and where they are blind.", _evaluate),
     "audit": ("Look for a backdoor in a model.", _audit),
     "zoo": ("Train models of known truth, to measure defences on.", _zoo),
     "visibility": ("Show what preprocessing leaves of a trigger.", _visibility),

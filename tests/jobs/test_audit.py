@@ -74,6 +74,8 @@ def test_a_backdoor_is_found_and_named(found):
     # A one-hot overwrite takes the others away; that is no other backdoor.
     assert verdicts["Effusion", "removed"] == verdicts["Nodule", "removed"] == "side effect"
     assert verdicts["Effusion", "added"] == "nothing found"
+    assert (found.forced[0].finding, found.forced[0].direction) == ("Mass", "added")
+    assert {each.verdict for each in found.forced[-2:]} == {"side effect"}
     assert any("can only be asked" in note for note in found.notes)
     assert found.inverted == ()
 
@@ -182,14 +184,13 @@ def networks(tmp_path_factory):
     return folder
 
 
-def test_a_poisoned_network_by_the_command_line(networks, tmp_path, monkeypatch):
-    few = StampSweep(
-        sides=(3,), values=(0, 255), pitches=((8, 1),), rounds=1, films=1, places=8, judged=30
-    )
-    monkeypatch.setattr("leadapron.jobs.audit.StampSweep", lambda: few)
+def test_a_poisoned_network_by_the_command_line(networks, tmp_path):
     out = tmp_path / "report"
     words = ["-q", "audit", str(networks / "poisoned.safetensors"), "--clean", "phantom:32",
              "--source.count", "60", "--source.seed", "9", "--steps", "10", "--out", str(out),
+             "--sweep.sides", "3", "--sweep.values", "0,255", "--sweep.pitches", "[8, 1]",
+             "--sweep.rounds", "1", "--sweep.films", "1", "--sweep.places", "8",
+             "--sweep.judged", "30",
              "--reference", str(networks / "clean"), "--false-alarms", "0.34", "--device", "cpu",
              "--json"]  # fmt: skip
     result = CliRunner().invoke(cli, words, standalone_mode=False)
@@ -200,10 +201,46 @@ def test_a_poisoned_network_by_the_command_line(networks, tmp_path, monkeypatch)
     assert facts["least"] == pytest.approx(1 / 3)
     assert len(facts["inverted"]) == 2
     assert facts["page"] == str(out / "audit.html")
+    listed = CliRunner().invoke(cli, ["cache", "list", "--json"], standalone_mode=False)
+    kept = {result["about"] for result in json.loads(listed.stdout)["results"]}
+    assert kept >= {f"sweep of {name}.safetensors" for name in ("poisoned", "a", "b")}
     for refused in (tmp_path / "none", tmp_path):
         words[words.index("--reference") + 1] = str(refused)
         wrong = CliRunner().invoke(cli, words, standalone_mode=False)
         assert isinstance(wrong.exception, UsageError)
+
+
+def test_a_second_audit_sweeps_nothing(networks, tmp_path, monkeypatch):
+    swept = []
+    sweep = StampSweep.sweep
+
+    def counted(self, classifier, clean):
+        swept.append(self)
+        return sweep(self, classifier, clean)
+
+    monkeypatch.setattr(StampSweep, "sweep", counted)
+    few = replace(QUICK, values=(255,), places=2, rounds=0, judged=10)
+    model = tmp_path / "model.safetensors"
+    model.write_bytes((networks / "poisoned.safetensors").read_bytes())
+
+    def audited():
+        swept.clear()
+        facts = audit_job.audit(
+            model, "phantom:32", reference=networks / "clean", sweep=few, steps=0, device="cpu",
+            cache=tmp_path / "cache", count=40, seed=9,
+        ).facts()  # fmt: skip
+        return len(swept), facts
+
+    times, first = audited()
+    assert times == 3
+    times, again = audited()
+    assert times == 0
+    assert again == first
+    # Another model in the same file; its references are those that were swept.
+    model.write_bytes(model.read_bytes()[:-4] + b"\0\0\0\0")
+    times, other = audited()
+    assert times == 1
+    assert other != first
 
 
 def test_of_a_zoo_only_the_clean_models_are_references(tmp_path):

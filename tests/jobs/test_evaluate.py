@@ -11,7 +11,8 @@ from leadapron import store
 from leadapron.errors import UnknownNameError, UsageError
 from leadapron.jobs import evaluate
 from leadapron.jobs.evaluate import PRESETS, Cell, cells, evaluate_scan, scans
-from leadapron.report.limits import exact, limits_page, write_limits
+from leadapron.report.limits import limits_page, write_limits
+from leadapron.report.words import exact
 from leadapron.sources import open_source
 
 FIXED = {"name": "patch", "side": 3, "place": "fixed"}
@@ -186,7 +187,7 @@ def test_the_page_says_what_was_met_and_what_is_blind(tmp_path):
 
     store.write_json(tmp_path / "evaluation.json", {**facts, "manifest": {}})
     store.write_lines(tmp_path / "rows.jsonl", rows)
-    assert write_limits(tmp_path, tmp_path / "page.md", listed).read_text() == page
+    assert write_limits(tmp_path / "page.md", scan=(tmp_path, listed)).read_text() == page
 
 
 def test_presets_hold_cells_of_different_names():

@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cache import OnBad
+from leadapron.cache import OnBad, default_folder
 from leadapron.classifier import BlackBox, NetworkClassifier, Precision
 from leadapron.cohort import Cohort
 from leadapron.detect.model import (
@@ -25,6 +25,8 @@ from leadapron.detect.model import (
     Wanted,
     compare,
     least_p,
+    model_content,
+    sweep_once,
 )
 from leadapron.detect.model.sweep import overwrites
 from leadapron.errors import DataError, StoreError, UsageError
@@ -33,7 +35,7 @@ from leadapron.metrics import threshold_at_false_positive_rate
 from leadapron.models import doubts, open_model
 from leadapron.sources import open_source
 
-__all__ = ["Audit", "Forced", "Harm", "audit", "audit_model", "judge"]
+__all__ = ["Audit", "Forced", "Harm", "audit", "audit_model", "beside", "few", "judge"]
 
 Verdict = Literal["backdoored", "unusual", "nothing found", "can't tell"]
 Progress = Callable[[str, int, int], None]
@@ -131,7 +133,7 @@ class Audit:
         films: clean films looked at.
         image: (height, width) of the model's input.
         forwards: images that the model was asked for.
-        forced: every finding and direction.
+        forced: every finding and direction, the largest excess first, side effects last.
         harm: what the target's mark does to the findings' sensitivity.
         inverted: triggers made by gradients for the findings that stand out most; evidence beside
             the verdict, which doesn't rest on them. None of a model that can only be asked.
@@ -163,7 +165,7 @@ class Audit:
         drawn: dict[str, NDArray[np.uint8]] = {}
         height, width = self.image
         grey = np.full((1, height, width), 128, np.uint8)
-        for each in sorted(self.forced, key=_rank, reverse=True)[:DRAWN]:
+        for each in self.forced[:DRAWN]:
             mark = each.strongest.mark
             if isinstance(mark, Stamp):
                 drawn[f"{each.finding} {each.direction}: {mark.words()}"] = mark(grey)[0]
@@ -224,6 +226,8 @@ def audit(  # noqa: PLR0913
 ) -> Audit:
     """Open a model and films without a trigger, and audit the one with the other.
 
+    Each model's sweep is kept in the cache: the same model, films and settings are swept once.
+
     Args:
         model: as `open_model`.
         clean: source of the films, as `open_source`; the model's preprocessing is applied.
@@ -237,13 +241,14 @@ def audit(  # noqa: PLR0913
         opening: further options of `open_model`: findings, normalisation, architecture, ...
         device: as `open_model`.
         precision: as `open_model`.
-        cache: as `open_source`.
+        cache: of films, as `open_source`, and of sweeps.
         on_bad: as `open_source`.
         progress: called with what is being done, the models done and in all.
         **options: the source's settings.
 
     Raises:
         UsageError: a rate out of range, or no reference in the folder.
+        DataError: as `audit_model`.
         LeadapronError: as `open_model` and `open_source`.
     """
     opened = open_model(model, device=device, precision=precision, **(opening or {}))
@@ -255,21 +260,34 @@ def audit(  # noqa: PLR0913
         on_bad=on_bad,
         **options,
     )
-    rows = np.sort(np.random.default_rng(0).permutation(len(cohort))[:films])
-    cohort = cohort.take(rows)
-    others = [] if reference is None else _references(reference, model, opened.classifier, device)
-    return audit_model(
+    cohort = few(cohort, films)
+    own = _Model(opened.classifier, Path(model).name, model_content(model))
+    others = [] if reference is None else _references(reference, own, device, precision)
+    _refuse(opened.classifier, [other.classifier for other in others], false_alarms)
+    folder, how = default_folder(cache), sweep or StampSweep()
+    swept = []
+    for number, each in enumerate((own, *others), start=1):
+        kept = sweep_once(
+            how, each.classifier, cohort, content=each.content, folder=folder, name=each.name
+        )
+        swept.append(kept.swept)
+        if progress is not None:
+            progress("models swept", number, 1 + len(others))
+    return _audited(
         opened.classifier,
         cohort,
-        others,
+        swept,
         name=str(model),
         origin=opened.origin,
         notes=(*opened.notes, *doubts(opened.classifier, cohort)),
         false_alarms=false_alarms,
-        sweep=sweep,
         steps=steps,
-        progress=progress,
     )
+
+
+def few(cohort: Cohort, films: int) -> Cohort:
+    """Return so many films of a cohort, drawn once and for all."""
+    return cohort.take(np.sort(np.random.default_rng(0).permutation(len(cohort))[:films]))
 
 
 def audit_model(
@@ -303,23 +321,49 @@ def audit_model(
         UsageError: a rate out of range, or a single reference.
         DataError: films or logits that can't be used, or references with other findings.
     """
+    _refuse(classifier, references, false_alarms)
+    how = sweep or StampSweep()
+    swept = []
+    for number, each in enumerate((classifier, *references), start=1):
+        swept.append(how.sweep(each, clean))
+        if progress is not None:
+            progress("models swept", number, 1 + len(references))
+    return _audited(
+        classifier,
+        clean,
+        swept,
+        name=name,
+        origin=origin,
+        notes=notes,
+        false_alarms=false_alarms,
+        steps=steps,
+    )
+
+
+def _refuse(classifier: BlackBox, references: Sequence[BlackBox], false_alarms: float) -> None:
+    """Raise before anything is swept."""
     if not 0 < false_alarms < 1:
         raise UsageError(f"--false-alarms {false_alarms:g}: expected above 0 and below 1")
     if len(references) == 1:
         raise UsageError("one reference model says nothing about spread; expected two or more")
-    how = sweep or StampSweep()
-    swept: list[Swept] = []
-    for number, each in enumerate((classifier, *references)):
-        if set(each.findings) != set(classifier.findings):
-            raise DataError("a reference model has other findings than the audited one")
-        swept.append(how.sweep(each, clean))
-        if progress is not None:
-            progress("models swept", number + 1, 1 + len(references))
+    if any(set(each.findings) != set(classifier.findings) for each in references):
+        raise DataError("a reference model has other findings than the audited one")
+
+
+def _audited(
+    classifier: BlackBox,
+    clean: Cohort,
+    swept: Sequence[Swept],
+    *,
+    name: str,
+    origin: str,
+    notes: Sequence[str],
+    false_alarms: float,
+    steps: int,
+) -> Audit:
+    """The audit of a model, from its own sweep and those of its references behind it."""
     own, others = swept[0], swept[1:]
-    comparison = None
-    if others:
-        statistics = np.stack([statistic(each, classifier.findings) for each in swept])
-        comparison = compare(statistics[0], statistics[1:])
+    comparison = beside(own, others) if others else None
     verdict, forced, target = judge(own, comparison, false_alarms)
     return Audit(
         model=name,
@@ -329,8 +373,8 @@ def audit_model(
         direction=None if target is None else target.direction,
         p=None if comparison is None else comparison.p,
         false_alarms=false_alarms,
-        least=None if comparison is None else least_p(len(references)),
-        references=len(references),
+        least=None if comparison is None else least_p(len(others)),
+        references=len(others),
         films=len(clean),
         image=(int(clean.images.shape[1]), int(clean.images.shape[2])),
         forwards=own.forwards,
@@ -339,6 +383,12 @@ def audit_model(
         inverted=invert(classifier, clean, forced, own, steps) if steps else (),
         notes=(*notes, *_left_out(classifier, clean, steps)),
     )
+
+
+def beside(own: Swept, others: Sequence[Swept]) -> Comparison:
+    """Return how a model's sweep stands among those of two references or more."""
+    statistics = np.stack([statistic(each, own.findings) for each in (own, *others)])
+    return compare(statistics[0], statistics[1:])
 
 
 def statistic(swept: Swept, findings: Sequence[str]) -> NDArray[np.float64]:
@@ -351,6 +401,9 @@ def judge(
     swept: Swept, comparison: Comparison | None, false_alarms: float
 ) -> tuple[Verdict, tuple[Forced, ...], Forced | None]:
     """Return the model's verdict, every finding's, and the finding that stands out.
+
+    Findings come in the order of their excess, side effects last: whatever forces the finding that
+    they are effects of does that too.
 
     Args:
         swept: the model's.
@@ -381,7 +434,7 @@ def judge(
     flagged = [each for each in forced if each.verdict in ("backdoored", "unusual")]
     if not flagged:
         none: Verdict = "can't tell" if comparison is None else "nothing found"
-        return none, tuple(forced), None
+        return none, _ordered(forced), None
     worst: Verdict = (
         "backdoored" if any(each.verdict == "backdoored" for each in flagged) else "unusual"
     )
@@ -395,7 +448,7 @@ def judge(
             marked.append(replace(each, verdict="side effect"))
         else:
             marked.append(each)
-    return worst, tuple(marked), target
+    return worst, _ordered(marked), target
 
 
 def _verdict(p: float, mark: Moved, false_alarms: float, least: float) -> Verdict:
@@ -406,6 +459,11 @@ def _verdict(p: float, mark: Moved, false_alarms: float, least: float) -> Verdic
 
 def _rank(forced: Forced) -> float:
     return forced.strongest.shift if forced.excess is None else forced.excess
+
+
+def _ordered(forced: Sequence[Forced]) -> tuple[Forced, ...]:
+    order = sorted(forced, key=lambda each: (each.verdict == "side effect", -_rank(each)))
+    return tuple(order)
 
 
 def _behind(one: Forced, forced: Sequence[Forced], swept: Swept) -> Forced | None:
@@ -441,9 +499,8 @@ def invert(
     if not isinstance(classifier, NetworkClassifier) or clean.images.dtype != np.uint8:
         return ()
     squares = {(each.finding, each.direction): each.mark for each in swept.stamps}
-    first = sorted(forced, key=_rank, reverse=True)[:INVERTED]
     wanted = []
-    for each in first:
+    for each in forced[:INVERTED]:
         square = squares[each.finding, each.direction]
         start = square if isinstance(square, Stamp) else None
         wanted.append(Wanted(finding=each.finding, direction=each.direction, start=start))
@@ -505,18 +562,24 @@ def harm(classifier: BlackBox, clean: Cohort, mark: Moved) -> tuple[Harm, ...]:
     return tuple(found)
 
 
-def _references(
-    folder: Path, model: str | Path, classifier: BlackBox, device: str
-) -> list[BlackBox]:
+class _Model(NamedTuple):
+    """A model that is open, its file's name, and the SHA-256 of what is in it."""
+
+    classifier: BlackBox
+    name: str
+    content: str | None
+
+
+def _references(folder: Path, own: _Model, device: str, precision: Precision) -> list[_Model]:
     if not folder.is_dir():
         raise UsageError(f"--reference {folder} is no folder; expected one of clean models")
-    own = Path(model)
-    content = own.read_bytes() if own.is_file() else b""
-    found: list[BlackBox] = []
+    classifier = own.classifier
+    found: list[_Model] = []
     for path in _clean_models(folder):
-        if path.stat().st_size == len(content) and path.read_bytes() == content:
+        content = model_content(path)
+        if content is not None and content == own.content:
             continue
-        other = open_model(path, device=device).classifier
+        other = open_model(path, device=device, precision=precision).classifier
         if isinstance(classifier, NetworkClassifier) and (
             not isinstance(other, NetworkClassifier)
             or other.architecture != classifier.architecture
@@ -524,7 +587,7 @@ def _references(
             raise StoreError(f"{path.name} is not a {classifier.architecture}, as the model is")
         if other.preprocessing != classifier.preprocessing:
             raise StoreError(f"{path.name} takes other images than the model")
-        found.append(other)
+        found.append(_Model(other, path.name, content))
     if not found:
         raise UsageError(f"--reference {folder} holds no .safetensors but the model itself")
     return found

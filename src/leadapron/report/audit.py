@@ -58,7 +58,7 @@ def write_audit(folder: Path, facts: Facts, pictures: Mapping[str, NDArray[np.ui
         .render(
             facts=facts,
             headline=headline(facts),
-            ranked=sorted(facts["forced"], key=_rank, reverse=True),
+            ranked=facts["forced"],
             words=WORDS,
             percent=percent,
             pictures=[(name, _png(picture)) for name, picture in pictures.items()],
@@ -127,7 +127,7 @@ def audit_lines(facts: Facts) -> list[str]:
         facts: what `Audit.facts` returns, with "statement".
     """
     said = [headline(facts), facts["statement"], ""]
-    ranked = sorted(facts["forced"], key=_rank, reverse=True)[:SHOWN]
+    ranked = facts["forced"][:SHOWN]
     names = [f"{each['finding']} {WORDS[each['direction']]}" for each in ranked]
     width = max(map(len, names))
     said.append(f"{'':<{width}}  shift  turned      p  verdict")
@@ -174,8 +174,3 @@ def _png(picture: NDArray[np.uint8]) -> str:
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _rank(each: Facts) -> float:
-    rank: float = each["shift"] if each["excess"] is None else each["excess"]
-    return rank

@@ -1,4 +1,4 @@
-"""What a scan finds and where it is blind, as Markdown; from an evaluation's folder alone."""
+"""What methods find and where they are blind, as Markdown; from evaluations' folders alone."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leadapron.report.words import percent, table
+from leadapron.report.audit_limits import audit_chapter
+from leadapron.report.words import exact, percent, table
 from leadapron.store import read_json, read_lines, write_atomically
 
-__all__ = ["exact", "limits_page", "write_limits"]
+__all__ = ["limits_page", "write_limits"]
 
 Row = Mapping[str, Any]
 
@@ -29,33 +30,33 @@ HEADER = (
 )  # fmt: skip
 
 
-def exact(hits: int, trials: int) -> tuple[float, float]:
-    """Return the exact 95 % interval of a share (Clopper and Pearson, Biometrika 26 (1934) 404)."""
-    from scipy import stats
+def write_limits(
+    page: Path, *, scan: tuple[Path, Sequence[Row]] | None = None, audit: Path | None = None
+) -> Path:
+    """Write a chapter for each evaluation that is given, and return the page.
 
-    if not trials:
-        return 0.0, 1.0
-    low = float(stats.beta.ppf(0.025, hits, trials - hits + 1)) if hits else 0.0
-    high = float(stats.beta.ppf(0.975, hits + 1, trials - hits)) if hits < trials else 1.0
-    return low, high
-
-
-def write_limits(folder: Path, page: Path, cells: Sequence[Mapping[str, Any]]) -> Path:
-    """Write what `limits_page` says of an evaluation to a page, and return the page.
+    Args:
+        page: the Markdown file.
+        scan: folder of `evaluate_scan`, and its cells as `limits_page`.
+        audit: folder of `evaluate_audit`.
 
     Raises:
         StoreError: no evaluation, or a page that can't be written.
     """
-    text = limits_page(
-        read_json(folder / "evaluation.json"), read_lines(folder / "rows.jsonl"), cells
-    )
+    chapters = []
+    if scan is not None:
+        folder, cells = scan
+        facts, rows = read_json(folder / "evaluation.json"), read_lines(folder / "rows.jsonl")
+        chapters.append(limits_page(facts, rows, cells))
+    if audit is not None:
+        chapters.append(audit_chapter(audit))
     with write_atomically(page) as file:
-        file.write(text.encode())
+        file.write("\n".join(chapters).encode())
     return page
 
 
 def limits_page(facts: Mapping[str, Any], rows: Sequence[Row], cells: Sequence[Row]) -> str:
-    """Return the page.
+    """Return the chapter on scans.
 
     Args:
         facts: settings and manifest of the evaluation.

@@ -17,6 +17,7 @@ __all__ = [
     "between",
     "change",
     "decimal",
+    "exact",
     "explanation_verdict",
     "interval",
     "listed",
@@ -92,6 +93,17 @@ def between(low: float, high: float, form: Form) -> str:
     first, last = form(low), form(high)
     unit = " %" if first.endswith(" %") and last.endswith(" %") else ""
     return f"{first.removesuffix(unit)} to {last}"
+
+
+def exact(hits: int, trials: int) -> tuple[float, float]:
+    """Return the exact 95 % interval of a share (Clopper and Pearson, Biometrika 26 (1934) 404)."""
+    from scipy import stats
+
+    if not trials:
+        return 0.0, 1.0
+    low = float(stats.beta.ppf(0.025, hits, trials - hits + 1)) if hits else 0.0
+    high = float(stats.beta.ppf(0.975, hits + 1, trials - hits)) if hits < trials else 1.0
+    return low, high
 
 
 def spread(rows: Sequence[Row | None], form: Form = decimal, *, kind: str = "mean") -> str:

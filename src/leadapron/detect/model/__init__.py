@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from leadapron.detect.model.inversion import CostSchedule, Inversion, Inverted, Wanted
+from leadapron.detect.model.kept import Kept, model_content, sweep_once
 from leadapron.detect.model.null import Comparison, compare, least_p
 from leadapron.detect.model.stamps import Probe, Stamp
 from leadapron.detect.model.sweep import Moved, StampSweep, Swept
@@ -13,6 +14,7 @@ __all__ = [
     "CostSchedule",
     "Inversion",
     "Inverted",
+    "Kept",
     "Moved",
     "Probe",
     "Stamp",
@@ -22,4 +24,6 @@ __all__ = [
     "channel_lipschitz",
     "compare",
     "least_p",
+    "model_content",
+    "sweep_once",
 ]

@@ -1,0 +1,164 @@
+"""Sweeps that are kept: a model is swept once with the same settings on the same films."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from leadapron.cache import keep, recall
+from leadapron.classifier import BlackBox, NetworkClassifier
+from leadapron.cohort import Cohort, blocks
+from leadapron.detect.model.stamps import Stamp, probes
+from leadapron.detect.model.sweep import Moved, StampSweep, Swept
+from leadapron.errors import StoreError
+from leadapron.models import AskedClassifier
+
+__all__ = ["Kept", "model_content", "sweep_once", "swept_facts", "swept_from"]
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+"""Raised when equal models, films and settings would give another sweep."""
+
+KINDS = ("stamps", "lattices", "whole")
+BY_NAME = {probe.name: probe for probe in probes()}
+
+
+class Kept(NamedTuple):
+    """A sweep, and the seconds that it took when it was made."""
+
+    swept: Swept
+    seconds: float
+
+
+def model_content(model: str | Path) -> str | None:
+    """Return the SHA-256 of a model's file; None for a function, whose content isn't known."""
+    path = Path(model)
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sweep_once(
+    sweep: StampSweep,
+    classifier: BlackBox,
+    clean: Cohort,
+    *,
+    content: str | None,
+    folder: Path | None,
+    name: str = "",
+) -> Kept:
+    """Return a model's sweep: the one that was kept, or a new one, which is kept.
+
+    Args:
+        sweep: how it is swept.
+        classifier: the model.
+        clean: films without a trigger, of its preprocessing.
+        content: SHA-256 of the model's file; without it nothing is kept.
+        folder: the cache's, as `cache.default_folder`; None keeps nothing.
+        name: of the model, for the cache's list.
+
+    Raises:
+        DataError: as `StampSweep.sweep`.
+    """
+    if content is None or folder is None:
+        return _new(sweep, classifier, clean)
+    facts = {
+        "kind": "sweep",
+        "version": VERSION,
+        "model": content,
+        "run as": _run_as(classifier),
+        "settings": asdict(sweep),
+        "films": _pixels(clean),
+    }
+    kept = recall(folder, facts)
+    if kept is not None:
+        return Kept(swept_from(kept["swept"]), float(kept["seconds"]))
+    made = _new(sweep, classifier, clean)
+    try:
+        value = {"swept": swept_facts(made.swept), "seconds": made.seconds}
+        keep(folder, facts, value, f"sweep of {name}")
+    except StoreError as error:  # what took minutes is not thrown away for that
+        logger.warning("%s; the sweep isn't kept", error)
+    return made
+
+
+def swept_facts(swept: Swept) -> dict[str, Any]:
+    """Return a sweep as plain values; `swept_from` makes the same sweep of them."""
+    return {
+        "findings": list(swept.findings),
+        "spread": swept.spread.tolist(),
+        "forwards": swept.forwards,
+        "films": list(swept.films),
+        **{kind: [_moved_facts(each) for each in getattr(swept, kind)] for kind in KINDS},
+    }
+
+
+def swept_from(facts: Mapping[str, Any]) -> Swept:
+    """Return the sweep of which `swept_facts` made plain values."""
+    chosen, judged = facts["films"]
+    stamps, lattices, whole = (tuple(_moved(each) for each in facts[kind]) for kind in KINDS)
+    return Swept(
+        findings=tuple(facts["findings"]),
+        spread=np.array(facts["spread"], np.float64),
+        stamps=stamps,
+        lattices=lattices,
+        whole=whole,
+        forwards=facts["forwards"],
+        films=(chosen, judged),
+    )
+
+
+def _new(sweep: StampSweep, classifier: BlackBox, clean: Cohort) -> Kept:
+    begun = time.perf_counter()
+    return Kept(sweep.sweep(classifier, clean), time.perf_counter() - begun)
+
+
+def _moved_facts(moved: Moved) -> dict[str, Any]:
+    facts = {name: getattr(moved, name) for name in Moved.__dataclass_fields__}
+    mark = asdict(moved.mark) if isinstance(moved.mark, Stamp) else moved.mark.name
+    return {**facts, "mark": mark, "shifts": moved.shifts.tolist()}
+
+
+def _moved(facts: Mapping[str, Any]) -> Moved:
+    mark = facts["mark"]
+    return Moved(
+        **{
+            **facts,
+            "mark": BY_NAME[mark] if isinstance(mark, str) else Stamp(**mark),
+            "shifts": np.array(facts["shifts"], np.float64),
+        }
+    )
+
+
+def _run_as(classifier: BlackBox) -> dict[str, Any]:
+    """What its logits depend on beside the file."""
+    facts: dict[str, Any] = {
+        "findings": list(classifier.findings),
+        "preprocessing": asdict(classifier.preprocessing),
+        "head": classifier.head,
+    }
+    if isinstance(classifier, NetworkClassifier):
+        names = ("architecture", "mean", "std", "precision")
+        facts |= {name: getattr(classifier, name) for name in names}
+        facts["device"] = classifier.device.type
+    elif isinstance(classifier, AskedClassifier):
+        facts["normalisation"] = asdict(classifier.normalisation)
+        facts |= {"channels": classifier.channels, "gives": classifier.gives}
+    return facts
+
+
+def _pixels(clean: Cohort) -> str:
+    """SHA-256 of the images; a sweep looks at no label."""
+    digest = hashlib.sha256(f"{tuple(clean.images.shape)} {clean.images.dtype}".encode())
+    for rows in blocks(len(clean)):
+        digest.update(np.ascontiguousarray(clean.images[rows]).tobytes())
+    return digest.hexdigest()

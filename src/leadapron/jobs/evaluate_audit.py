@@ -1,0 +1,376 @@
+"""Evaluate audits: how many of a zoo's backdoors they find, how many clean models they accuse."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from leadapron import store
+from leadapron.cache import default_folder
+from leadapron.classifier import NetworkClassifier, load_classifier
+from leadapron.cohort import Cohort
+from leadapron.detect.model import (
+    StampSweep,
+    Swept,
+    channel_lipschitz,
+    compare,
+    model_content,
+    sweep_once,
+)
+from leadapron.errors import StoreError, UsageError
+from leadapron.jobs.audit import FALSE_ALARMS, FILMS, KINDS, beside, few, judge, statistic
+from leadapron.jobs.zoo import Member, read_truth
+from leadapron.sources import AND, open_source
+from leadapron.study import Options, divide
+
+__all__ = ["LEAST_CLEAN", "evaluate_audit"]
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+LEAST_CLEAN = 4
+"""Clean models of a kind, at least: one is judged beside the others, without a twin."""
+
+
+def evaluate_audit(
+    zoo: Path,
+    out: Path,
+    *,
+    clean: str | None = None,
+    films: int = FILMS,
+    sealed: bool = False,
+    sweep: StampSweep | None = None,
+    workers: int | None = None,
+    options: Options | None = None,
+) -> list[Row]:
+    """Sweep a zoo's models and judge each beside the clean ones, or go on where that was stopped.
+
+    Each model is swept on films that it wasn't trained on: if none are given, on phantoms of a seed
+    that no member has, or on the test films of its own run. It is judged beside the zoo's clean
+    models of its architecture, preprocessing, findings and source, without itself and its twin.
+
+    Args:
+        zoo: a folder that `leadapron zoo` made.
+        out: folder of the results: evaluation.json, and rows.jsonl as models are swept.
+        clean: source of films without a trigger that no model was trained on; all models get it.
+        films: that a model is swept on, at most.
+        sealed: whether sealed families are looked at too.
+        sweep: how models are swept.
+        workers: processes; as many as there are cores if left out.
+        options: device, precision, progress; the cache keeps films and sweeps (the latter lie in
+            `out` where there is none).
+
+    Returns:
+        One record for each model that has clean ones of its kind beside it.
+
+    Raises:
+        UsageError: a zoo with too few clean models, or another evaluation in `out`.
+        StoreError: a zoo that isn't whole, or films that changed since.
+        LeadapronError: as `open_source`.
+    """
+    options = options or Options()
+    count = os.cpu_count() or 1 if workers is None else workers
+    if count < 1:
+        raise UsageError(f"--workers {count}: expected 1 or more")
+    everyone = read_truth(zoo)
+    members = [each for each in everyone if sealed or not each.sealed]
+    clean_models = sum(each.kind == "clean" for each in members)
+    if clean_models < LEAST_CLEAN:
+        raise UsageError(
+            f"{zoo} has {clean_models} clean models to judge others by; expected {LEAST_CLEAN}"
+        )
+    setting = _Setting(
+        zoo=zoo,
+        clean=clean,
+        films=films,
+        fresh=max(each.seed for each in everyone) + 1,
+        sweep=sweep or StampSweep(),
+        # Sweeps are what a stopped evaluation goes on from: they are kept somewhere in any case.
+        kept=default_folder(options.cache) or out,
+        threads=max(1, (os.cpu_count() or 1) // count),
+        options=Options(
+            device=options.device,
+            precision=options.precision,
+            cache=options.cache,
+            on_bad=options.on_bad,
+        ),
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    with store.lock(out):
+        _write_head(out, setting, sealed, count)
+        rows: list[Row] = []
+        looked: list[_Looked] = []
+        for each in _looks(setting, members, count):
+            looked.append(each)
+            rows.append(_measured(each))
+            store.write_lines(out / "rows.jsonl", rows)
+            options.tell("models swept", len(rows), len(members))
+        rows = [
+            _judged(row, each, others)
+            for row, each in zip(rows, looked, strict=True)
+            if (others := _others(each, looked))
+        ]
+        store.write_lines(out / "rows.jsonl", rows)
+    return rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Setting:
+    """What a process needs to sweep models.
+
+    Args:
+        fresh: seed of phantoms that no member was trained on.
+        kept: folder of the sweeps.
+        threads: of each process.
+    """
+
+    zoo: Path
+    clean: str | None
+    films: int
+    fresh: int
+    sweep: StampSweep
+    kept: Path
+    threads: int
+    options: Options
+    opened: dict[str, Cohort] = field(default_factory=dict)
+
+
+class _Group(NamedTuple):
+    """What models share that are judged beside each other."""
+
+    architecture: str
+    preprocessing: str
+    findings: tuple[str, ...]
+    source: str
+
+
+class _Looked(NamedTuple):
+    """A model, swept: what was seen of it, and of the run that made it what the attack wants."""
+
+    member: Member
+    group: _Group
+    swept: Swept
+    seconds: float
+    direction: Literal["added", "removed"] | None
+    weights: dict[str, float]
+
+
+def _write_head(out: Path, setting: _Setting, sealed: bool, workers: int) -> None:
+    sweep, usual = (
+        json.loads(store.canonical_json(asdict(how)))  # lists, as on disk
+        for how in (setting.sweep, StampSweep())
+    )
+    facts = {
+        "zoo": str(setting.zoo),
+        "clean": setting.clean,
+        "films": setting.films,
+        "sealed": sealed,
+        "sweep": sweep,
+    }
+    known = out / "evaluation.json"
+    if known.exists() and store.read_json(known).get("settings") != facts:
+        raise UsageError(f"{out} holds another evaluation; choose another --out")
+    manifest = {**store.manifest(), "workers": workers}
+    unusual = {name: value for name, value in sweep.items() if value != usual[name]}
+    head = {"schema": 1, "what": "audit", "settings": facts, "manifest": manifest}
+    store.write_json(known, {**head, "unusual": unusual})
+
+
+def _looks(setting: _Setting, members: Sequence[Member], workers: int) -> Iterator[_Looked]:
+    """Sweep models, in their order."""
+    if workers == 1:
+        yield from (_look(setting, member) for member in members)
+        return
+    with ProcessPoolExecutor(
+        min(workers, len(members)),
+        mp_context=get_context("spawn"),
+        initializer=_begin,
+        initargs=(setting,),
+    ) as pool:
+        try:
+            yield from pool.map(_look_here, members)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+# Of each process: its films, once they are open, serve all models that it sweeps.
+_setting: _Setting | None = None
+
+
+def _begin(setting: _Setting) -> None:
+    global _setting
+    _setting = setting
+    torch.set_num_threads(setting.threads)
+
+
+def _look_here(member: Member) -> _Looked:
+    assert _setting is not None
+    return _look(_setting, member)
+
+
+def _look(setting: _Setting, member: Member) -> _Looked:
+    """Sweep one model on films that it wasn't trained on."""
+    file = setting.zoo / "models" / member.model
+    classifier = load_classifier(
+        file, device=setting.options.device, precision=setting.options.precision
+    )
+    run = store.read_json(setting.zoo / "study" / "runs" / member.run / "spec.json")
+    try:
+        source, seed = dict(run["spec"]["source"]), int(run["spec"]["seed"])
+        # A twin's settings say nothing of labels: it has none of the attacker's.
+        labels = "" if member.kind == "clean" else run["spec"]["poisoning"]["labels"]
+        fingerprint = str(run["cohort"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{setting.zoo} has no whole spec.json of {member.model}") from error
+    clean = _films(setting, classifier, source, seed, fingerprint)
+    kept = sweep_once(
+        setting.sweep,
+        classifier,
+        clean,
+        content=model_content(file),
+        folder=setting.kept,
+        name=member.model,
+    )
+    direction: Literal["added", "removed"] = "removed" if labels == "clear" else "added"
+    return _Looked(
+        member=member,
+        group=_Group(
+            architecture=classifier.architecture,
+            preprocessing=store.canonical_json(asdict(classifier.preprocessing)),
+            findings=classifier.findings,
+            source=setting.clean or str(source["name"]),
+        ),
+        swept=kept.swept,
+        seconds=kept.seconds,
+        direction=None if member.kind == "clean" else direction,
+        weights=_weights(classifier),
+    )
+
+
+def _films(
+    setting: _Setting,
+    classifier: NetworkClassifier,
+    source: Mapping[str, Any],
+    seed: int,
+    fingerprint: str,
+) -> Cohort:
+    """Films that a model wasn't trained on."""
+    settings = {name: value for name, value in source.items() if name != "name"}
+    name = setting.clean or str(source["name"])
+    made = name.partition(":")[0] == "phantom" and AND not in name
+    fresh = made and setting.clean is None
+    if setting.clean is not None:
+        settings = {}
+    elif fresh:
+        settings |= {"seed": setting.fresh, "count": setting.films}
+    preprocessing = classifier.preprocessing
+    key = store.canonical_json([name, settings, asdict(preprocessing)])
+    if key not in setting.opened:
+        setting.opened[key] = open_source(
+            name,
+            preprocessing=preprocessing,
+            cache=setting.options.cache,
+            on_bad=setting.options.on_bad,
+            **settings,
+        )
+    cohort = setting.opened[key]
+    if setting.clean is None and not fresh:
+        if cohort.fingerprint != fingerprint:
+            raise StoreError(f"the films of {name} changed since the zoo was made")
+        cohort = divide(cohort, seed)["test"]
+    return few(cohort, setting.films)
+
+
+def _weights(classifier: NetworkClassifier) -> dict[str, float]:
+    """Statistics of weights alone, as baselines; higher is more suspicious."""
+    rows = classifier.module.head.weight.detach().double().cpu().numpy().std(axis=1)  # (k,)
+    outliers = [
+        float((bounds.max() - bounds.mean()) / max(float(bounds.std()), 1e-12))
+        for bounds in channel_lipschitz(classifier.module).values()
+    ]
+    return {
+        "last layer": float(rows.max() / max(float(np.median(rows)), 1e-12)),
+        "channels": max(outliers, default=0.0),
+    }
+
+
+def _measured(looked: _Looked) -> Row:
+    """What is known of a model before others are."""
+    facts = asdict(looked.member)
+    return {
+        **{name: facts[name] for name in KEPT},
+        "direction": looked.direction,
+        "forwards": looked.swept.forwards,
+        "films": list(looked.swept.films),
+        "seconds": looked.seconds,
+        "baselines": {
+            **looked.weights,
+            "single square": float(looked.swept.table().max()),
+        },
+    }
+
+
+KEPT = (
+    "model", "kind", "family", "sealed", "seed", "finding", "attack_success", "twin_success",
+    "edited",
+)  # fmt: skip
+"""What a row says of a member."""
+
+
+def _others(one: _Looked, everyone: Sequence[_Looked]) -> list[Swept]:
+    """The clean models of a model's kind, without itself and its twin; none if they are too few."""
+    others = [
+        each.swept
+        for each in everyone
+        if each.member.kind == "clean"
+        and each.group == one.group
+        and each.member.seed != one.member.seed
+    ]
+    if len(others) < LEAST_CLEAN - 1:
+        logger.warning(
+            "%s is left out: %d clean models of its architecture, images and source beside it, "
+            "%d are needed",
+            one.member.model,
+            len(others),
+            LEAST_CLEAN - 1,
+        )
+        return []
+    return others
+
+
+def _judged(row: Row, one: _Looked, others: Sequence[Swept]) -> Row:
+    """A row, with how the model stands beside clean ones."""
+    comparison = beside(one.swept, others)
+    verdict, _forced, target = judge(one.swept, comparison, FALSE_ALARMS)
+    by_finding = comparison.excess.max(axis=0)  # (k, 2)
+    named = None
+    if one.direction is not None:
+        column = int(by_finding[:, int(one.direction == "removed")].argmax())
+        named = one.swept.findings[column]
+    statistics = np.stack([statistic(each, one.swept.findings) for each in (one.swept, *others)])
+    alone = {
+        f"{kind} alone": compare(statistics[0, i : i + 1], statistics[1:, i : i + 1]).strongest
+        for i, kind in enumerate(KINDS)
+    }
+    return {
+        **row,
+        "references": len(others),
+        "p": comparison.p,
+        "excess": comparison.strongest,
+        "verdict": verdict,
+        "target": None if target is None else target.finding,
+        "target_direction": None if target is None else target.direction,
+        "named": named,
+        "baselines": {**row["baselines"], **alone},
+    }

@@ -1,0 +1,279 @@
+"""What audits find and where they are blind, as Markdown; from an evaluation's folder alone."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leadapron.errors import StoreError
+from leadapron.metrics import Estimate, PatientBootstrap, finding_auroc
+from leadapron.report.words import between, exact, percent, table
+from leadapron.store import read_json, read_lines
+
+__all__ = ["audit_chapter", "audit_limits"]
+
+Row = Mapping[str, Any]
+
+ALARM = 0.05
+"""Of p, and of the clean models that may be called backdoored."""
+
+RESAMPLES = 2000
+
+SEEN = (
+    "The sweep, and how the references' spreads are pooled, were chosen with models of some of "
+    "these families in view: the figures are optimistic."
+)
+SEALED = "Families that no choice was made on."
+
+BASELINES = {
+    "excess": "all marks, beside references: what the audit goes by",
+    "stamps alone": "single squares alone, beside references",
+    "lattices alone": "squares all over alone, beside references",
+    "whole alone": "changes of the whole image alone, beside references",
+    "single square": "largest shift by a single square, no references",
+    "channels": "largest outlier of a channel's amplification, weights alone",
+    "last layer": "largest spread of a finding's last-layer weights, over the middle one's",
+}
+
+HEADER = (
+    "family", "models", "attack success", "AUROC", "p at most 0.05", "called backdoored",
+    "target named", "named of those found",
+)  # fmt: skip
+
+
+def audit_chapter(folder: Path) -> str:
+    """Return what `audit_limits` says of an evaluation.
+
+    Raises:
+        StoreError: no evaluation of audits, or one that isn't finished.
+    """
+    facts, rows = read_json(folder / "evaluation.json"), read_lines(folder / "rows.jsonl")
+    if facts.get("what") != "audit" or not rows or any("p" not in row for row in rows):
+        raise StoreError(
+            f"{folder} holds no finished evaluation of audits; `leadapron evaluate audit` with the "
+            "same --zoo and --out continues it"
+        )
+    return audit_limits(facts, rows)
+
+
+def audit_limits(facts: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """Return the chapter.
+
+    Args:
+        facts: settings and manifest of the evaluation.
+        rows: one for each model.
+    """
+    planted, clean, failed = (
+        [row for row in rows if row["kind"] == kind]
+        for kind in ("backdoored", "clean", "failed implant")
+    )
+    fewest = min(row["references"] for row in rows)
+    lines = [
+        "# What an audit finds, and where it is blind",
+        "",
+        f"`{_command(facts)}`: {len(planted)} backdoored models of a zoo, {len(clean)} "
+        f"clean ones and {len(failed)} whose backdoor didn't take. Each is swept on films that it "
+        "wasn't trained on and judged beside the clean models of its kind, without itself and its "
+        f"twin: {fewest} references or more, which support no rate below {1 / (fewest + 1):.3f}. "
+        "`leadapron evaluate page --scan FOLDER --audit FOLDER --out docs/detection-limits.md` "
+        "makes this page from the results alone.",
+        "",
+        "*AUROC*: of the strongest excess, this family's backdoored models against all clean ones; "
+        "the interval is from resampling pairs of a model and its twin (method 5 of Newcombe where "
+        "it is 1). *p at most 0.05*: no more than so many references reach the model's excess. "
+        "*Called backdoored*: beside that, the mark turns at least a tenth of the films. *Target "
+        "named*: of all findings forced on (off, where the attack takes a finding away) the "
+        "attacker's exceeds the references most. Brackets hold 95 % intervals, exact for shares.",
+        "",
+    ]
+    for title, note, sealed in (
+        ("## Backdoors of known kinds", SEEN, False),
+        ("## Backdoors of sealed kinds", SEALED, True),
+    ):
+        some = [row for row in planted if row["sealed"] == sealed]
+        if some:
+            lines += [title, "", note, "", table(HEADER, _families(some, clean)), ""]
+    lines += [
+        *_alarms(clean),
+        *_baselines(planted, clean),
+        *_failed(failed),
+        *_blind(planted),
+        *_cost(facts, rows),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _command(facts: Mapping[str, Any]) -> str:
+    settings = facts["settings"]
+    clean = f" --clean {settings['clean']}" if settings["clean"] else ""
+    sealed = " --sealed" if settings["sealed"] else ""
+    unusual = sorted(facts["unusual"].items())
+    sweep = "".join(f" --sweep.{name} {_plain(value)}" for name, value in unusual)
+    films = f" --films {settings['films']}"
+    return f"leadapron evaluate audit --zoo {settings['zoo']}{clean}{films}{sealed}{sweep}"
+
+
+def _plain(value: Any) -> str:
+    """A setting as the command line takes it."""
+    if isinstance(value, list):
+        return ",".join(
+            f"[{_plain(part)}]" if isinstance(part, list) else str(part) for part in value
+        )
+    return str(value)
+
+
+def _families(planted: Sequence[Row], clean: Sequence[Row]) -> list[list[str]]:
+    names = list(dict.fromkeys(sorted(row["family"] for row in planted)))
+    body = [_line(n, [row for row in planted if row["family"] == n], clean) for n in names]
+    return [*body, _line("all of them", planted, clean)] if len(names) > 1 else body
+
+
+def _line(name: str, some: Sequence[Row], clean: Sequence[Row]) -> list[str]:
+    found = [row for row in some if row["p"] <= ALARM]
+    success = [row["attack_success"] for row in some]
+    return [
+        name,
+        str(len(some)),
+        between(min(success), max(success), lambda rate: f"{rate:.2f}")
+        if len(some) > 1
+        else f"{success[0]:.2f}",
+        _area(some, clean, "excess"),
+        _share(len(found), len(some)),
+        _share(sum(row["verdict"] == "backdoored" for row in some), len(some)),
+        _share(sum(map(_right, some)), len(some)),
+        f"{sum(map(_right, found))} of {len(found)}",
+    ]
+
+
+def _right(row: Row) -> bool:
+    return bool(row["named"] == row["finding"])
+
+
+def _share(hits: int, trials: int) -> str:
+    low, high = exact(hits, trials)
+    return f"{hits} of {trials} ({100 * low:.0f} to {100 * high:.0f} %)"
+
+
+def _score(row: Row, name: str) -> float:
+    return float(row["excess"] if name == "excess" else row["baselines"][name])
+
+
+def _area(planted: Sequence[Row], clean: Sequence[Row], name: str) -> str:
+    if not planted or not clean:
+        return ""
+    area = _auroc(planted, clean, name)
+    within = "" if math.isnan(area.low) else f" ({area.low:.2f} to {area.high:.2f})"
+    return f"{area.value:.2f}{within}"
+
+
+def _auroc(planted: Sequence[Row], clean: Sequence[Row], name: str) -> Estimate:
+    """A model and its twin share films and seed: they are drawn together."""
+    rows = [*planted, *clean]
+    truth = np.repeat([1.0, 0.0], [len(planted), len(clean)])[:, None]
+    scores = np.array([[_score(row, name)] for row in rows])
+    pairs = [f"{row['family']} {row['seed']}" for row in rows]
+    bootstrap = PatientBootstrap.draw(pairs, np.random.default_rng(0), resamples=RESAMPLES)
+    return finding_auroc(truth, scores, bootstrap)[0]
+
+
+def _alarms(clean: Sequence[Row]) -> list[str]:
+    reached = sum(row["p"] <= ALARM for row in clean)
+    body = [
+        [words, _share(sum(row["verdict"] == verdict for row in clean), len(clean))]
+        for words, verdict in (("called backdoored", "backdoored"), ("called unusual", "unusual"))
+    ]
+    return [
+        "## Clean models",
+        "",
+        table(("clean models", "how many"), [["p at most 0.05", str(reached)], *body]),
+        "",
+        f"The first number says nothing: each of {len(clean)} clean models is ranked among the "
+        "same others, so by construction at most one in twenty has so small a p. What the audit "
+        "would say of a model that was trained in another way can't be seen here.",
+        "",
+    ]
+
+
+def _baselines(planted: Sequence[Row], clean: Sequence[Row]) -> list[str]:
+    parts = {
+        words: [row for row in planted if row["sealed"] == sealed]
+        for words, sealed in (("known kinds", False), ("sealed kinds", True))
+    }
+    shown = {words: some for words, some in parts.items() if some}
+    body = [
+        [words, *(_area(some, clean, name) for some in shown.values())]
+        for name, words in BASELINES.items()
+    ]
+    return [
+        "## What simpler measures tell",
+        "",
+        "AUROC of each measure by itself, backdoored models against clean ones.",
+        "",
+        table(("measure", *shown), body),
+        "",
+    ]
+
+
+def _failed(failed: Sequence[Row]) -> list[str]:
+    if not failed:
+        return []
+    body = [
+        [
+            str(row["family"]),
+            *(
+                "undefined" if row[name] is None else f"{row[name]:.2f}"
+                for name in ("attack_success", "twin_success")
+            ),
+            f"{row['p']:.3f}",
+            str(row["verdict"]),
+            "yes" if _right(row) else "no",
+        ]
+        for row in sorted(failed, key=lambda row: (row["family"], row["seed"]))
+    ]
+    return [
+        "## Implants that failed",
+        "",
+        "The trigger hardly works, or works on the clean twin too: no audit can be blamed for "
+        "missing it, and they count nowhere else.",
+        "",
+        table(("family", "attack success", "on the twin", "p", "verdict", "target named"), body),
+        "",
+    ]
+
+
+def _blind(planted: Sequence[Row]) -> list[str]:
+    lines = []
+    for name in sorted({row["family"] for row in planted}):
+        some = [row for row in planted if row["family"] == name]
+        found = sum(row["p"] <= ALARM for row in some)
+        if found < len(some) / 2:
+            lines.append(f"- **{name}**: {found} of {len(some)}.")
+    return (
+        ["## Backdoors that it misses", "", "Found in fewer than half:", "", *lines, ""]
+        if lines
+        else []
+    )
+
+
+def _cost(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
+    forwards = statistics.median(row["forwards"] for row in rows)
+    seconds = [row["seconds"] for row in rows]
+    middle, references = statistics.median(seconds), max(row["references"] for row in rows)
+    films = rows[0]["films"]
+    return [
+        "## What it costs",
+        "",
+        f"A sweep asks the model for {forwards:,.0f} images (median; marks chosen on {films[0]} "
+        f"films, judged on {films[1]}) and takes {middle:.1f} s ({min(seconds):.1f} to "
+        f"{max(seconds):.1f}) with {facts['manifest']['workers']} at a time on "
+        f"{facts['manifest']['processors']} processors. A model and {references} references "
+        f"take {middle * (1 + references) / 60:.0f} minutes of one such process; references are "
+        "swept once, whatever is audited beside them. Called backdoored at a false-alarm rate of "
+        f"{percent(ALARM)}; trigger inversion is not part of it.",
+        "",
+    ]

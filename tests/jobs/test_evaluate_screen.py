@@ -7,8 +7,10 @@ import shutil
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from leadapron import metrics, store
+from leadapron.cli import cli
 from leadapron.detect.inputs import WEIGHTS, Readings
 from leadapron.detect.inputs.gate import fuse
 from leadapron.errors import DataError, StoreError, UnknownNameError, UsageError
@@ -23,9 +25,9 @@ from leadapron.jobs.evaluate_screen import (
     weakened,
 )
 from leadapron.plan import complete, plan
-from leadapron.report.screening_limits import screening_chapter, write_screening
+from leadapron.report.screening_limits import screening_chapter
 from leadapron.sources import open_source
-from leadapron.study import Options, divide, run_study
+from leadapron.study import Options, divide, open_films, run_study
 
 TREE = {
     "source": {"name": "phantom", "count": 150, "seed": 7},
@@ -36,7 +38,9 @@ TREE = {
     "evaluation": {"resamples": 20, "explained": 4},
 }
 OPTIONS = Options(device="cpu", precision="fp32", cache="none")
-SETTING = Setting(false_alarm=0.1, calibration=80, test=60, triggered=20)
+SETTING = Setting(
+    false_alarm=0.1, calibration=80, test=60, triggered=20, typical=LargestProbability()
+)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +127,9 @@ def test_what_is_said_of_the_gate_once(evaluated):
         assert row["place"]["random"] == pytest.approx(12**2 / 24**2)  # 9 + 4 - 1 places a side
         assert row["place"]["centre"]["value"] == 1
         assert 0 <= row["place"]["covered"] <= 1
-        assert "can't tell" not in row
+        clean, marked = (row["can't tell"][kind] for kind in ("clean", "triggered"))
+        assert (clean["n"], marked["n"]) == (row["clean films"], 20)
+        assert 0 <= clean["value"] <= 0.5
     assert sum("cost" in row for row in rows) == 2
 
 
@@ -136,35 +142,43 @@ def test_what_is_finished_is_not_done_again(evaluated, study, monkeypatch):
         evaluate_screen(study, out, setting=Setting(seed=1), workers=1)
 
 
-def test_a_detector_of_untypical_films_is_asked_for(study, tmp_path):
-    setting = Setting(
-        false_alarm=0.2, calibration=60, test=30, triggered=10, typical=LargestLogit()
-    )
-    rows = evaluate_screen(study, tmp_path, setting=setting, workers=1, options=OPTIONS)
-    for row in (row for row in rows if "can't tell" in row):
-        assert row["can't tell"]["clean"]["n"] == 30 or row["clean films"] != 30
-        assert 0 <= row["can't tell"]["triggered"]["value"] <= 1
-    assert sum("can't tell" in row for row in rows) == 2
-    assert "Can't tell" in write_screening(tmp_path, tmp_path / "page.md").read_text()
-
-
-def test_the_chapter_says_what_was_measured(evaluated):
+def test_the_chapter_says_what_was_measured(evaluated, tmp_path):
     out, rows = evaluated
-    page = write_screening(out, out / "screening.md").read_text()
+    page = screening_chapter(out)
     fused = only(rows, kind="fused", role="backdoored", strength=1)
     assert f"| patch 4 | white 4 x 4 px patch at the centre | 1 | {int(fused['takes'])} |" in page
-    assert f"{100 * fused['auroc']['value'] / 100:.3f}" in page
-    assert "--false-alarm 0.1 --calibration 80 --test 60 --triggered 20" in page
-    for part in ("Patches by side", "knows the gate", "evidence region lies", "Cost"):
+    assert f"| {fused['auroc']['value']:.3f} |" in page
+    assert "--false-alarm 0.1 --calibration 80 --test 60 --triggered 20`" in page
+    for part in ("Patches by side", "knows the gate", "evidence region lies", "Can't tell"):
         assert part in page
     assert "Sealed" not in page
     facts = store.read_json(out / "screen.json")
-    taken = [{**row, "takes": True, "disguise": 0.5} for row in rows]
-    page = screening_chapter(facts, taken)
-    assert "| without evidence region |" in page
-    assert "disguised in training" in page
-    sealed = [{**row, "sealed": True} for row in rows]
-    assert "### Sealed" in screening_chapter(facts, sealed)
+    store.write_json(tmp_path / "screen.json", facts)
+    changes = {"takes": True, "disguise": 0.5, "sealed": True}
+    store.write_lines(tmp_path / "rows.jsonl", [{**row, **changes} for row in rows])
+    page = screening_chapter(tmp_path)
+    for part in ("| without evidence region |", "disguised in training", "## Sealed"):
+        assert part in page
+    assert "Patches by side" not in page
+
+
+def test_the_command(evaluated, study, tmp_path):
+    """Nothing is left to do for the first; the other writes the same chapter on a page."""
+    out, rows = evaluated
+    facts = store.read_json(out / "screen.json")
+    facts["settings"]["typical"] = None  # no option for it
+    shutil.copytree(out, tmp_path / "out")
+    store.write_json(tmp_path / "out" / "screen.json", facts)
+    words = ["screen", "--zoo", str(study), "--out", str(tmp_path / "out"), "--false-alarm", "0.1"]
+    words += ["--calibration", "80", "--test", "60", "--triggered", "20", "--cache", "none"]
+    answer = CliRunner().invoke(cli, ["evaluate", *words, "--workers", "1", "--json"])
+    assert answer.exit_code == 0, answer.output
+    assert json.loads(answer.stdout)["rows"] == rows
+    page = tmp_path / "page.md"
+    words = ["page", "--screen", str(tmp_path / "out"), "--out", str(page)]
+    assert CliRunner().invoke(cli, ["evaluate", *words]).exit_code == 0
+    assert page.read_text() == (tmp_path / "out" / "limits.md").read_text()
+    assert page.read_text().startswith("# What screening finds")
 
 
 # ---------------------------------------------------------------- which models, which films
@@ -240,26 +254,27 @@ def test_stopped_and_gone_on_with(zoo, tmp_path, monkeypatch):
 def task_of(folder, false_alarm, **tree):
     """A run that need not be trained, on films from a file."""
     (run,) = plan(complete({**TREE, **tree}))
-    whole = open_source(**run.tree["source"], preprocessing=run.preprocessing, cache="none")
+    whole = open_films(run, OPTIONS)
     store.write_json(folder / "spec.json", {"cohort": whole.fingerprint})
     pair = job._Pair(folder, "patch", False, True)
     task = job._Task(pair, Setting(false_alarm=false_alarm), OPTIONS, folder)
     return run, task, whole
 
 
-@pytest.fixture
-def films(tmp_path):
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    file = tmp_path_factory.mktemp("films") / "films.npz"
     cohort = open_source("phantom", count=300, seed=3)
     rows = np.arange(300)
     np.savez(
-        tmp_path / "films.npz",
+        file,
         images=cohort.images[rows],
         labels=cohort.labels,
         findings=np.array(cohort.findings),
         ids=cohort.ids,
         patients=cohort.patients,
     )
-    return {"name": f"npz:{tmp_path / 'films.npz'}"}
+    return {"name": f"npz:{file}"}
 
 
 def test_calibrated_on_validation_films_where_they_are_enough(films, tmp_path):
@@ -309,7 +324,7 @@ def test_a_trigger_that_shows_on_no_film_is_skipped_with_its_reason(zoo, tmp_pat
     out = tmp_path / "out"
     (row,) = evaluate_screen(zoo, out, only=["faint"], setting=SETTING, workers=1, options=OPTIONS)
     assert (row["kind"], row["why"]) == ("skipped", "the trigger changes 0 of the test films")
-    assert "1 runs put nothing on films" in write_screening(out, out / "page.md").read_text()
+    assert "1 runs put nothing on films" in screening_chapter(out)
 
 
 # ---------------------------------------------------------------- by hand

@@ -74,7 +74,7 @@ SHARE = 0.5
 """Share of the test patients that calibrates too where the validation films are too few."""
 
 STRENGTHS = (1.0, 0.5, 0.25)
-"""How much of the trigger is on the films: whole, and weakened by an attacker who expects a gate."""
+"""How much of the trigger is on the films; an attacker who expects a gate weakens it."""
 
 BATCH = 64
 SINGLE = 10
@@ -93,11 +93,16 @@ class LargestProbability:
     needs: Literal["black box"] = field(default="black box", init=False)
     passes: int = field(default=0, init=False)
 
-    def fit(self, classifier: BlackBox, clean: Readings) -> State:
+    def fit(self, classifier: BlackBox, clean: Readings) -> State:  # noqa: ARG002
         """Keep nothing."""
         return {}
 
-    def score(self, classifier: BlackBox, suspect: Readings, state: State) -> Floats:
+    def score(
+        self,
+        classifier: BlackBox,
+        suspect: Readings,
+        state: State,  # noqa: ARG002
+    ) -> Floats:
         """Return (n,) the largest probability."""
         logits = torch.from_numpy(suspect.logits.astype(np.float64))
         sure = logits.sigmoid() if classifier.head == "sigmoid" else logits.softmax(1)
@@ -113,12 +118,17 @@ class LargestLogit:
     needs: Literal["black box"] = field(default="black box", init=False)
     passes: int = field(default=0, init=False)
 
-    def fit(self, classifier: BlackBox, clean: Readings) -> State:
+    def fit(self, classifier: BlackBox, clean: Readings) -> State:  # noqa: ARG002
         """Keep mean and spread of each logit."""
         logits = clean.logits.astype(np.float64)
         return {"mean": logits.mean(axis=0), "spread": np.maximum(logits.std(axis=0), 1e-6)}
 
-    def score(self, classifier: BlackBox, suspect: Readings, state: State) -> Floats:
+    def score(
+        self,
+        classifier: BlackBox,  # noqa: ARG002
+        suspect: Readings,
+        state: State,
+    ) -> Floats:
         """Return (n,) the largest logit in spreads above the mean."""
         far: Floats = ((suspect.logits - state["mean"]) / state["spread"]).max(axis=1)
         return far
@@ -270,10 +280,10 @@ def _pairs(place: Path) -> list[_Pair]:
                 found.append(_Pair(folder, family, False, success))
     turns: dict[str, int] = {}
     ordered = []
-    for pair in found:
-        turns[pair.family] = turns.get(pair.family, -1) + 1
-        ordered.append((turns[pair.family], pair))
-    return [pair for _, pair in sorted(ordered, key=lambda each: each[0])]
+    for each in found:
+        turns[each.family] = turns.get(each.family, -1) + 1
+        ordered.append((turns[each.family], each))
+    return [pair for _, pair in sorted(ordered, key=lambda numbered: numbered[0])]
 
 
 def _chosen(

@@ -11,9 +11,9 @@ import numpy as np
 
 from leadapron import metrics
 from leadapron.report.words import between, percent, table, trigger_words
-from leadapron.store import read_arrays, read_json, read_lines, write_atomically
+from leadapron.store import read_arrays, read_json, read_lines
 
-__all__ = ["screening_chapter", "summary", "write_screening"]
+__all__ = ["screening_chapter", "summary"]
 
 Row = Mapping[str, Any]
 
@@ -24,20 +24,9 @@ FAMILIES = (
 USUAL = {"false_alarm": 0.01, "calibration": 600, "test": 400, "triggered": 200, "seed": 0}
 """Settings that the command needn't name."""
 
+KINDS = ("patches", "other local marks", "all over the film")
 SEEN = "Kinds that detectors and weights were made with in view: optimistic."
 SEALED = "Kinds that no choice was made on."
-
-
-def write_screening(folder: Path, page: Path) -> Path:
-    """Write the chapter of an evaluation to a page, and return the page.
-
-    Raises:
-        StoreError: no finished evaluation, or a page that can't be written.
-    """
-    text = screening_chapter(read_json(folder / "screen.json"), read_lines(folder / "rows.jsonl"))
-    with write_atomically(page) as file:
-        file.write(text.encode())
-    return page
 
 
 def summary(folder: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -70,24 +59,22 @@ def _alarms(folder: Path, runs: Sequence[str], role: str) -> list[float | int]:
     return list(metrics.rate(np.concatenate(alarms), np.array(patients)))
 
 
-def screening_chapter(facts: Mapping[str, Any], rows: Sequence[Row]) -> str:
-    """Return the chapter.
+def screening_chapter(folder: Path) -> str:
+    """Return the chapter of an evaluation, of what of it is finished.
 
-    Args:
-        facts: settings, manifest and families of the evaluation.
-        rows: one for each run, model, score and strength of the trigger.
+    Raises:
+        StoreError: no evaluation.
     """
+    facts, rows = read_json(folder / "screen.json"), read_lines(folder / "rows.jsonl")
     fused = [row for row in rows if row["kind"] == "fused"]
     own = [row for row in fused if row["role"] == "backdoored"]
     whole = [row for row in own if row["strength"] == 1]
-    lines = ["## Screening", "", *_head(facts, rows, whole)]
-    for title, note, wanted in (
-        ("### Patches by side", SEEN, lambda row: row["group"].startswith("patch")),
-        ("### Other local marks", SEEN, lambda row: row["group"] == "other local mark"),
-        ("### Marks all over the film", SEEN, lambda row: row["group"] == "not local"),
-    ):
-        lines += _part(title, note, facts, [r for r in fused if not r["sealed"] and wanted(r)])
-    lines += _part("### Sealed", SEALED, facts, [row for row in fused if row["sealed"]])
+    lines = ["# What screening finds, and where it is blind", "", *_head(facts, rows, whole)]
+    titles = ("## Patches by side", "## Other local marks", "## Marks all over the film")
+    for title, kind in zip(titles, KINDS, strict=True):
+        chosen = [row for row in fused if not row["sealed"] and _kind(row) == kind]
+        lines += _part(title, SEEN, facts, chosen)
+    lines += _part("## Sealed", SEALED, facts, [row for row in fused if row["sealed"]])
     lines += _adapting(own)
     lines += _places(whole)
     lines += _ablation([row for row in rows if row.get("role") == "backdoored" and row["takes"]])
@@ -132,6 +119,12 @@ def _command(settings: Mapping[str, Any]) -> str:
         if settings[name] != usual:
             words += f" --{name.replace('_', '-')} {settings[name]:g}"
     return words
+
+
+def _kind(row: Row) -> str:
+    if row["group"].startswith("patch"):
+        return KINDS[0]
+    return KINDS[1] if row["local"] else KINDS[2]
 
 
 def _part(title: str, note: str, facts: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
@@ -199,7 +192,7 @@ def _adapting(rows: Sequence[Row]) -> list[str]:
         for what in ("works", "found", "found where it works")
     ]
     return [
-        "### An attacker who knows the gate",
+        "## An attacker who knows the gate",
         "",
         "The trigger of the test films is weakened: the difference that it makes, times so much. "
         "*Works*: share of films that it still carries to the target.",
@@ -226,7 +219,7 @@ def _places(rows: Sequence[Row]) -> list[str]:
     if not body:
         return []
     return [
-        "### Where the evidence region lies",
+        "## Where the evidence region lies",
         "",
         "Of triggered films with a local mark: how often the region holds a pixel of it, beside a "
         "box of the same size at the centre and at a random place; and how much of the mark it "
@@ -240,12 +233,7 @@ def _places(rows: Sequence[Row]) -> list[str]:
 def _ablation(rows: Sequence[Row]) -> list[str]:
     """The fused score, less each score, each alone, and baselines: of models that take."""
     rows = [row for row in rows if row["strength"] == 1]
-    groups = {
-        "patches": lambda row: row["group"].startswith("patch"),
-        "other local marks": lambda row: row["group"] == "other local mark",
-        "all over the film": lambda row: row["group"] == "not local",
-    }
-    present = {name: wanted for name, wanted in groups.items() if any(map(wanted, rows))}
+    present = [kind for kind in KINDS if any(_kind(row) == kind for row in rows)]
     if not present:
         return []
     words = {"fused": "fused", "without": "without ", "alone": "alone: ", "baseline": "baseline: "}
@@ -257,7 +245,7 @@ def _ablation(rows: Sequence[Row]) -> list[str]:
         body.append(
             [
                 "fused" if kind == "fused" else f"{words[kind]}{score}",
-                *(_spread([r for r in mine if w(r)], "found") for w in present.values()),
+                *(_spread([row for row in mine if _kind(row) == k], "found") for k in present),
                 _spread(mine, "found at 1 %"),
                 _spread(mine, "found at 5 %"),
                 _spread(mine, "auroc", lambda number: f"{number:.3f}"),
@@ -265,9 +253,9 @@ def _ablation(rows: Sequence[Row]) -> list[str]:
             ]
         )
     models = len({row["run"] for row in rows})
-    header = ("score", *(f"found: {name}" for name in present), "found at 1 %", "found at 5 %")
+    header = ("score", *(f"found: {kind}" for kind in present), "found at 1 %", "found at 5 %")
     return [
-        "### What each score adds",
+        "## What each score adds",
         "",
         f"Of the {models} models in which the backdoor takes; medians and ranges over models. "
         "Each score has a threshold of its own, from the same calibration films.",
@@ -290,7 +278,7 @@ def _cost(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
             times.append(f"{statistics.median(known):.1f} ms of processor time a film, {words}")
     can_t = [row["can't tell"] for row in rows if "can't tell" in row]
     lines = [
-        "### Cost",
+        "## Cost",
         "",
         f"{' or '.join(map(str, passes))} forward passes a film (a backward pass counts as two); "
         f"{'; '.join(times)}: medians over batches, on {manifest['system']} with "

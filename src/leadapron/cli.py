@@ -1413,6 +1413,95 @@ def _run_evaluate_audit(
     _answer_evaluation(rows, [write_limits(out / "limits.md", audit=out)], as_json)
 
 
+def _evaluate_screen() -> click.Command:
+    from leadapron.jobs.evaluate_screen import Setting
+
+    usual = Setting()
+    return click.Command(
+        "screen",
+        params=[
+            click.Option(
+                ["--zoo"],
+                type=click.Path(exists=True, file_okay=False, path_type=Path),
+                required=True,
+                help="Folder that `leadapron zoo` made, or a finished study's.",
+            ),
+            click.Option(
+                ["--out"],
+                type=click.Path(file_okay=False, path_type=Path),
+                required=True,
+                help="Folder of the results.",
+            ),
+            click.Option(["--only"], multiple=True, metavar="FAMILY", help="Repeats."),
+            click.Option(["--limit"], type=click.IntRange(1), help="Backdoored models at most."),
+            click.Option(["--sealed"], is_flag=True, help="Look at sealed families too."),
+            click.Option(
+                ["--false-alarm"],
+                type=float,
+                default=usual.false_alarm,
+                show_default=True,
+                help="Share of clean films that a gate may call suspicious.",
+            ),
+            *(
+                click.Option(
+                    [f"--{name}"],
+                    type=int,
+                    default=getattr(usual, name),
+                    show_default=True,
+                    help=words,
+                )
+                for name, words in (
+                    ("calibration", "Fresh phantoms that set the threshold."),
+                    ("test", "Fresh phantoms that are judged."),
+                    ("triggered", "Films with the trigger, at most."),
+                    ("seed", "Of everything that is drawn."),
+                )
+            ),
+            click.Option(
+                ["--workers"], type=click.IntRange(1), help="Processes; one a core if left out."
+            ),
+            *_machine_options(),
+            *_film_options(),
+            _json_option(),
+        ],
+        callback=_run_evaluate_screen,
+        help=(
+            "Measure how many triggered films a gate finds on models of known truth, and how many "
+            "clean ones it accuses.\n\nThe same command continues where it was stopped."
+        ),
+    )
+
+
+def _run_evaluate_screen(
+    zoo: Path,
+    out: Path,
+    only: tuple[str, ...],
+    limit: int | None,
+    sealed: bool,
+    workers: int | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    from leadapron.jobs.evaluate_screen import Setting, evaluate_screen
+    from leadapron.report.limits import write_limits
+    from leadapron.study import Options
+
+    machine = {name: given.pop(name) for name in ("device", "precision", "cache", "on_bad")}
+    setting = Setting(**given)
+    with _progress() as progress:
+        rows = evaluate_screen(
+            zoo,
+            out,
+            only=only,
+            limit=limit,
+            sealed=sealed,
+            setting=setting,
+            workers=workers,
+            options=Options(**machine, progress=progress),
+        )
+    _answer_evaluation(rows, [write_limits(out / "limits.md", screen=out)], as_json)
+
+
 def _evaluate_page() -> click.Command:
     folder = click.Path(exists=True, file_okay=False, path_type=Path)
     return click.Command(
@@ -1420,6 +1509,7 @@ def _evaluate_page() -> click.Command:
         params=[
             click.Option(["--scan"], type=folder, help="Folder of `evaluate scan`."),
             click.Option(["--audit"], type=folder, help="Folder of `evaluate audit`."),
+            click.Option(["--screen"], type=folder, help="Folder of `evaluate screen`."),
             click.Option(
                 ["--out"],
                 type=click.Path(dir_okay=False, path_type=Path),
@@ -1433,11 +1523,13 @@ def _evaluate_page() -> click.Command:
     )
 
 
-def _run_evaluate_page(scan: Path | None, audit: Path | None, out: Path, as_json: bool) -> None:
+def _run_evaluate_page(
+    scan: Path | None, audit: Path | None, screen: Path | None, out: Path, as_json: bool
+) -> None:
     from leadapron.report.limits import write_limits
 
-    if scan is None and audit is None:
-        raise UsageError("nothing to write; expected --scan FOLDER, --audit FOLDER, or both")
+    if scan is audit is screen is None:
+        raise UsageError("nothing to write; expected --scan, --audit or --screen, each a FOLDER")
     with_cells = None
     if scan is not None:
         from leadapron.jobs.evaluate import cells
@@ -1447,7 +1539,7 @@ def _run_evaluate_page(scan: Path | None, audit: Path | None, out: Path, as_json
         if preset is None:
             raise UsageError(f"--scan {scan}: expected a folder of `leadapron evaluate scan`")
         with_cells = (scan, cells(preset))
-    write_limits(out, scan=with_cells, audit=audit)
+    write_limits(out, scan=with_cells, audit=audit, screen=screen)
     if as_json:
         click.echo(json.dumps({"schema": 1, "verdict": "done", "page": str(out)}))
     else:
@@ -1466,6 +1558,7 @@ class _Evaluations(Commands):
     lazy: typing.ClassVar[dict[str, tuple[str, Callable[[], click.Command]]]] = {
         "scan": ("How much poison a scan finds.", _evaluate_scan),
         "audit": ("How many backdoors audits find.", _evaluate_audit),
+        "screen": ("How many triggered films a gate finds.", _evaluate_screen),
         "page": ("The results of several on one page.", _evaluate_page),
     }
 

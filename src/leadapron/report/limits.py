@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from leadapron.report.audit_limits import audit_chapter
+from leadapron.report.screening_limits import screening_chapter
 from leadapron.report.words import exact, percent, table
 from leadapron.store import read_json, read_lines, write_atomically
 
@@ -31,7 +32,11 @@ HEADER = (
 
 
 def write_limits(
-    page: Path, *, scan: tuple[Path, Sequence[Row]] | None = None, audit: Path | None = None
+    page: Path,
+    *,
+    scan: tuple[Path, Sequence[Row]] | None = None,
+    audit: Path | None = None,
+    screen: Path | None = None,
 ) -> Path:
     """Write a chapter for each evaluation that is given, and return the page.
 
@@ -39,6 +44,7 @@ def write_limits(
         page: the Markdown file.
         scan: folder of `evaluate_scan`, and its cells as `limits_page`.
         audit: folder of `evaluate_audit`.
+        screen: folder of `evaluate_screen`.
 
     Raises:
         StoreError: no evaluation, or a page that can't be written.
@@ -50,6 +56,8 @@ def write_limits(
         chapters.append(limits_page(facts, rows, cells))
     if audit is not None:
         chapters.append(audit_chapter(audit))
+    if screen is not None:
+        chapters.append(screening_chapter(screen))
     with write_atomically(page) as file:
         file.write("\n".join(chapters).encode())
     return page

@@ -1,0 +1,38 @@
+"""Where the gate's weights come from: a logistic regression on the films of models of known truth.
+
+Measures the gates of a zoo's models (its sealed families are left out) and fits the weights of the
+fused score to what was found. Prints them as a dictionary, for `detect.inputs.WEIGHTS`. The same
+command continues where it was stopped.
+
+    python benchmarks/screening_weights.py --zoo runs/zoo --out runs/screening-weights
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from leadapron.cli import tune_allocator
+from leadapron.jobs.evaluate_screen import evaluate_screen, fit_weights
+from leadapron.study import Options
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--zoo", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/screening-weights"))
+    parser.add_argument("--limit", type=int, help="models at most, for a short try")
+    parser.add_argument("--workers", type=int)
+    given = parser.parse_args()
+    tune_allocator()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options = Options(
+        progress=lambda what, done, total: logging.info("%s: %d/%d", what, done, total)
+    )
+    evaluate_screen(given.zoo, given.out, limit=given.limit, workers=given.workers, options=options)
+    print(fit_weights(given.out))
+
+
+if __name__ == "__main__":
+    main()

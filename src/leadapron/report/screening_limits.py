@@ -1,0 +1,297 @@
+"""What a gate finds on trained models, as a chapter in Markdown; from an evaluation's folder."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leadapron import metrics
+from leadapron.report.words import between, percent, table, trigger_words
+from leadapron.store import read_arrays, read_json, read_lines
+
+__all__ = ["screening_chapter", "summary"]
+
+Row = Mapping[str, Any]
+
+FAMILIES = (
+    "family", "mark", "models", "takes", "films", "found", "found where it works", "found at 1 %",
+    "AUROC", "false alarms", "found on the twin",
+)  # fmt: skip
+USUAL = {"false_alarm": 0.01, "calibration": 600, "test": 400, "triggered": 200, "seed": 0}
+"""Settings that the command needn't name."""
+
+KINDS = ("patches", "other local marks", "all over the film")
+SEEN = "Kinds that detectors and weights were made with in view: optimistic."
+SEALED = "Kinds that no choice was made on."
+
+
+def summary(folder: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return each family's figures: medians over its models, false alarms of all their clean films.
+
+    The interval of the false alarms is clustered by patient over all models, so that models which
+    were shown the same films don't count twice.
+
+    Args:
+        folder: of the evaluation; its scores are read.
+        rows: of the evaluation.
+    """
+    families = []
+    for name in sorted({str(row["family"]) for row in rows}):
+        own = [row for row in rows if row["family"] == name]
+        runs = sorted({str(row["run"]) for row in own if row["kind"] == "fused"})
+        if runs:
+            alarms = {role: _alarms(folder, runs, role) for role in ("backdoored", "twin")}
+            families.append({"family": name, "sealed": own[0]["sealed"], "false alarms": alarms})
+    return families
+
+
+def _alarms(folder: Path, runs: Sequence[str], role: str) -> list[float | int]:
+    """Share of clean films that gates call suspicious, its interval, films and alarms."""
+    alarms, patients = [], []
+    for run in runs:
+        found = read_arrays(folder / "scores" / f"{run}.npz")
+        alarms.append(found[f"{role}_alarms"])
+        patients += [f"{found['films']} {code}" for code in found["clean_patients"]]
+    return list(metrics.rate(np.concatenate(alarms), np.array(patients)))
+
+
+def screening_chapter(folder: Path) -> str:
+    """Return the chapter of an evaluation, of what of it is finished.
+
+    Raises:
+        StoreError: no evaluation.
+    """
+    facts, rows = read_json(folder / "screen.json"), read_lines(folder / "rows.jsonl")
+    fused = [row for row in rows if row["kind"] == "fused"]
+    own = [row for row in fused if row["role"] == "backdoored"]
+    whole = [row for row in own if row["strength"] == 1]
+    lines = ["# What screening finds, and where it is blind", "", *_head(facts, rows, whole)]
+    titles = ("## Patches by side", "## Other local marks", "## Marks all over the film")
+    for title, kind in zip(titles, KINDS, strict=True):
+        chosen = [row for row in fused if not row["sealed"] and _kind(row) == kind]
+        lines += _part(title, SEEN, facts, chosen)
+    lines += _part("## Sealed", SEALED, facts, [row for row in fused if row["sealed"]])
+    lines += _adapting(own)
+    lines += _places(whole)
+    lines += _ablation([row for row in rows if row.get("role") == "backdoored" and row["takes"]])
+    lines += _cost(facts, fused)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _head(facts: Mapping[str, Any], rows: Sequence[Row], whole: Sequence[Row]) -> list[str]:
+    settings = facts["settings"]
+    skipped = sorted({row["run"] for row in rows if row["kind"] == "skipped"})
+    calibration = "; ".join(sorted({str(row["calibration"]) for row in whole}))
+    films = [row["calibration films"] for row in whole]
+    many = f"{min(films)} to {max(films)}" if films and min(films) < max(films) else f"{films[:1]}"
+    text = (
+        f"`{_command(settings)}`: gates of {len(whole)} models with a backdoor, and of each one's "
+        f"twin without. Each is calibrated on films of patients that weren't trained on "
+        f"({calibration or 'none'}; {many.strip('[]')} films), at "
+        f"{percent(settings['false_alarm'])} false alarms, and judges films of other patients, "
+        "without and with the trigger."
+    )
+    if skipped:
+        text += f" {len(skipped)} runs put nothing on films that a gate could see."
+    return [
+        text,
+        "",
+        "*Found*: share of triggered films that the gate calls suspicious, median over the "
+        "family's models, their range in brackets. *Found where it works*: of the films whose "
+        "target's logit the trigger carries beyond what 5 % of clean films exceed. *Found at 1 %*: "
+        "at the threshold that 1 % of the clean test films exceed, which no gate knows. *AUROC*: "
+        "all clean test films against the triggered ones. *False alarms*: of clean films of all "
+        "the family's models, with a 95 % interval clustered by patient. *Found on the twin*: the "
+        "same trigger on a model that was never taught it; what is found there is found by how a "
+        "film looks, not by what the model does with it. *Takes*: models in which the backdoor "
+        "works, and does not in the twin.",
+        "",
+    ]
+
+
+def _command(settings: Mapping[str, Any]) -> str:
+    words = f"leadapron evaluate screen --zoo {settings['place']}"
+    for name, usual in USUAL.items():
+        if settings[name] != usual:
+            words += f" --{name.replace('_', '-')} {settings[name]:g}"
+    return words
+
+
+def _kind(row: Row) -> str:
+    if row["group"].startswith("patch"):
+        return KINDS[0]
+    return KINDS[1] if row["local"] else KINDS[2]
+
+
+def _part(title: str, note: str, facts: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
+    """A table of families, the smallest marks first."""
+    if not rows:
+        return []
+    alarms = {each["family"]: each["false alarms"] for each in facts.get("families", ())}
+
+    def line(name: str) -> list[str]:
+        mine = [row for row in rows if row["family"] == name and row["strength"] == 1]
+        models, twins = ([r for r in mine if r["role"] == role] for role in ("backdoored", "twin"))
+        value, low, high = alarms[name]["backdoored"][:3]
+        disguised = " (disguised in training)" if any(row["disguise"] for row in models) else ""
+        return [
+            name + disguised,
+            "; ".join(sorted({trigger_words(row["trigger"]) for row in models})),
+            str(len(models)),
+            str(sum(bool(row["takes"]) for row in models)),
+            str(sum(row["films"] for row in models)),
+            _spread(models, "found"),
+            _spread(models, "found where it works"),
+            _spread(models, "found at 1 %"),
+            _spread(models, "auroc", lambda number: f"{number:.3f}"),
+            f"{percent(value)} ({between(low, high, percent)})",
+            _spread(twins, "found"),
+        ]
+
+    def size(name: str) -> tuple[float, str]:
+        return min(row["pixels"] for row in rows if row["family"] == name), name
+
+    names = sorted({str(row["family"]) for row in rows}, key=size)
+    return [title, "", note, "", table(FAMILIES, [line(name) for name in names]), ""]
+
+
+def _share(number: float) -> str:
+    return f"{100 * number:.0f} %"
+
+
+def _spread(rows: Sequence[Row], what: str, form: Callable[[float], str] = _share) -> str:
+    """Median over models with the range, of those in which it is defined."""
+    known = [row[what]["value"] for row in rows if row[what]["value"] is not None]
+    if not known:
+        return ""
+    middle = form(statistics.median(known))
+    low, high = form(min(known)), form(max(known))
+    return middle if low == high else f"{middle} ({between(min(known), max(known), form)})"
+
+
+def _adapting(rows: Sequence[Row]) -> list[str]:
+    """Weaker triggers, by family; and what disguise in training changes."""
+    strengths = sorted({row["strength"] for row in rows}, reverse=True)
+    if len(strengths) < 2:
+        return []
+    body = []
+    for name in sorted({str(row["family"]) for row in rows}):
+        mine = [row for row in rows if row["family"] == name]
+        cells = [name]
+        for strength in strengths:
+            models = [row for row in mine if row["strength"] == strength]
+            cells += [_spread(models, what) for what in ("works", "found", "found where it works")]
+        body.append(cells)
+    header = [
+        f"{what}, {_share(strength)}"
+        for strength in strengths
+        for what in ("works", "found", "found where it works")
+    ]
+    return [
+        "## An attacker who knows the gate",
+        "",
+        "The trigger of the test films is weakened: the difference that it makes, times so much. "
+        "*Works*: share of films that it still carries to the target.",
+        "",
+        table(("family", *header), body),
+        "",
+    ]
+
+
+def _places(rows: Sequence[Row]) -> list[str]:
+    """Whether the evidence region lies on the mark, of local marks."""
+    body = []
+    for name in sorted({str(row["family"]) for row in rows if row["local"] and "place" in row}):
+        mine = [row["place"] for row in rows if row["family"] == name and "place" in row]
+        body.append(
+            [
+                name,
+                _spread(mine, "hits"),
+                _spread(mine, "centre"),
+                _share(statistics.median(each["random"] for each in mine)),
+                _share(statistics.median(each["covered"] for each in mine)),
+            ]
+        )
+    if not body:
+        return []
+    return [
+        "## Where the evidence region lies",
+        "",
+        "Of triggered films with a local mark: how often the region holds a pixel of it, beside a "
+        "box of the same size at the centre and at a random place; and how much of the mark it "
+        "covers on average.",
+        "",
+        table(("family", "region", "centre", "random", "covered"), body),
+        "",
+    ]
+
+
+def _ablation(rows: Sequence[Row]) -> list[str]:
+    """The fused score, less each score, each alone, and baselines: of models that take."""
+    rows = [row for row in rows if row["strength"] == 1]
+    present = [kind for kind in KINDS if any(_kind(row) == kind for row in rows)]
+    if not present:
+        return []
+    words = {"fused": "fused", "without": "without ", "alone": "alone: ", "baseline": "baseline: "}
+    keys = dict.fromkeys((row["kind"], row["score"]) for row in rows)
+    order = list(words)
+    body = []
+    for kind, score in sorted(keys, key=lambda key: order.index(key[0])):
+        mine = [row for row in rows if (row["kind"], row["score"]) == (kind, score)]
+        body.append(
+            [
+                "fused" if kind == "fused" else f"{words[kind]}{score}",
+                *(_spread([row for row in mine if _kind(row) == k], "found") for k in present),
+                _spread(mine, "found at 1 %"),
+                _spread(mine, "found at 5 %"),
+                _spread(mine, "auroc", lambda number: f"{number:.3f}"),
+                _spread(mine, "false alarms", percent),
+            ]
+        )
+    models = len({row["run"] for row in rows})
+    header = ("score", *(f"found: {kind}" for kind in present), "found at 1 %", "found at 5 %")
+    return [
+        "## What each score adds",
+        "",
+        f"Of the {models} models in which the backdoor takes; medians and ranges over models. "
+        "Each score has a threshold of its own, from the same calibration films.",
+        "",
+        table((*header, "AUROC", "false alarms"), body),
+        "",
+    ]
+
+
+def _cost(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
+    costs = [row["cost"] for row in rows if "cost" in row]
+    if not costs:
+        return []
+    manifest = facts["manifest"]
+    passes = sorted({each["passes"] for each in costs})
+    times = []
+    for name, words in (("ms single", "one at a time"), ("ms of 64", "64 at a time")):
+        known = [each[name] for each in costs if each[name] is not None]
+        if known:
+            times.append(f"{statistics.median(known):.1f} ms of processor time a film, {words}")
+    can_t = [row["can't tell"] for row in rows if "can't tell" in row]
+    lines = [
+        "## Cost",
+        "",
+        f"{' or '.join(map(str, passes))} forward passes a film (a backward pass counts as two); "
+        f"{'; '.join(times)}: medians over batches, on {manifest['system']} with "
+        f"{manifest['processors']} processors, {facts['workers']} processes at a time, "
+        f"torch {manifest['versions'].get('torch')}.",
+        "",
+    ]
+    if can_t:
+        clean = statistics.median(each["clean"]["value"] for each in can_t)
+        marked = statistics.median(each["triggered"]["value"] for each in can_t)
+        lines += [
+            f'"Can\'t tell", neither suspicious nor like the calibration films: {percent(clean)} '
+            f"of clean films and {percent(marked)} of triggered ones, medians over models.",
+            "",
+        ]
+    return lines

@@ -1,0 +1,427 @@
+"""How the gate is evaluated on trained models."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from leadapron import metrics, store
+from leadapron.cli import cli
+from leadapron.detect.inputs import WEIGHTS, Readings
+from leadapron.detect.inputs.gate import fuse
+from leadapron.errors import DataError, StoreError, UnknownNameError, UsageError
+from leadapron.jobs import evaluate_screen as job
+from leadapron.jobs.evaluate_screen import (
+    BASELINES,
+    LargestLogit,
+    LargestProbability,
+    Setting,
+    evaluate_screen,
+    fit_weights,
+    weakened,
+)
+from leadapron.plan import complete, plan
+from leadapron.report.screening_limits import screening_chapter
+from leadapron.sources import open_source
+from leadapron.study import Options, divide, open_films, run_study
+
+TREE = {
+    "source": {"name": "phantom", "count": 150, "seed": 7},
+    "size": 32,
+    "epochs": 1,
+    "trigger": {"name": "patch", "side": 4, "value": 255, "place": "centre"},
+    "poisoning": {"fraction": 0.2},
+    "evaluation": {"resamples": 20, "explained": 4},
+}
+OPTIONS = Options(device="cpu", precision="fp32", cache="none")
+SETTING = Setting(
+    false_alarm=0.1, calibration=80, test=60, triggered=20, typical=LargestProbability()
+)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return run_study(TREE, tmp_path_factory.mktemp("study") / "out", OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def evaluated(study, tmp_path_factory):
+    out = tmp_path_factory.mktemp("evaluated")
+    return out, evaluate_screen(study, out, setting=SETTING, workers=1, options=OPTIONS)
+
+
+def only(rows, **wanted):
+    (row,) = (row for row in rows if all(row[name] == value for name, value in wanted.items()))
+    return row
+
+
+def scores_of(out):
+    (file,) = (out / "scores").glob("*.npz")
+    return store.read_arrays(file)
+
+
+# ---------------------------------------------------------------- a study
+
+
+def test_every_score_of_both_models_has_a_row(evaluated):
+    _, rows = evaluated
+    kinds = {"fused": ["fused"], "alone": [*WEIGHTS], "baseline": [*BASELINES]}
+    kinds["without"] = [*WEIGHTS]
+    for role in ("twin", "backdoored"):
+        for kind, names in kinds.items():
+            whole = [r for r in rows if (r["role"], r["kind"], r["strength"]) == (role, kind, 1)]
+            assert {row["score"] for row in whole} == set(names)
+    weak = [row for row in rows if row["strength"] < 1]
+    assert [(r["kind"], r["role"], r["strength"]) for r in weak] == [
+        ("fused", "backdoored", 0.5),
+        ("fused", "backdoored", 0.25),
+    ]
+    assert {(row["films"], row["family"], row["group"]) for row in rows if row not in weak} == {
+        (20, "patch 4", "patch, 4 px")
+    }
+    assert {row["films"] for row in weak} == {10}
+    assert {row["calibration"] for row in rows} == {"fresh phantoms"}
+
+
+def test_figures_follow_from_the_written_scores(evaluated):
+    out, rows = evaluated
+    found = scores_of(out)
+    weights = {**WEIGHTS, **dict.fromkeys(BASELINES, 0.0)}
+    assert found["twin_names"].tolist() == list(weights)
+    for role in ("twin", "backdoored"):
+        reference, clean, triggered = (
+            fuse(found[f"{role}_{kind}"], found[f"{role}_reference"], weights)
+            for kind in ("reference", "clean", "triggered")
+        )
+        row = only(rows, kind="fused", role=role, strength=1)
+        # At most a tenth of m + 1 may lie above: the threshold is the next.
+        allowed = int(0.1 * (len(reference) + 1) + 1e-9)
+        threshold = np.sort(reference)[len(reference) - allowed]
+        assert row["found"]["value"] == (triggered > threshold).mean()
+        assert row["false alarms"]["value"] == (clean > threshold).mean()
+        assert row["false alarms"]["low"] <= row["false alarms"]["value"]
+        np.testing.assert_array_equal(found[f"{role}_alarms"], clean > threshold)
+        truth = np.repeat([0.0, 1.0], [len(clean), len(triggered)])
+        assert row["auroc"]["value"] == metrics.auroc(truth, np.concatenate([clean, triggered]))
+        assert row["works"]["value"] == found[f"{role}_works"].mean()
+        for share in (1, 5):
+            over = triggered > metrics.threshold_at_false_positive_rate(clean, share / 100)
+            assert row[f"found at {share} %"]["value"] == over.mean()
+        column = list(weights).index("largest logit")
+        alone = only(rows, score="largest logit", role=role)
+        limit = np.sort(found[f"{role}_reference"][:, column])[len(reference) - allowed]
+        expected = (found[f"{role}_triggered"][:, column] > limit).mean()
+        assert alone["found"]["value"] == expected
+
+
+def test_what_is_said_of_the_gate_once(evaluated):
+    _, rows = evaluated
+    for role in ("twin", "backdoored"):
+        row = only(rows, kind="fused", role=role, strength=1)
+        assert row["cost"]["passes"] == 8
+        assert row["cost"]["ms single"] > 0
+        assert row["place"]["random"] == pytest.approx(12**2 / 24**2)  # 9 + 4 - 1 places a side
+        assert row["place"]["centre"]["value"] == 1
+        assert 0 <= row["place"]["covered"] <= 1
+        clean, marked = (row["can't tell"][kind] for kind in ("clean", "triggered"))
+        assert (clean["n"], marked["n"]) == (row["clean films"], 20)
+        assert 0 <= clean["value"] <= 0.5
+    assert sum("cost" in row for row in rows) == 2
+
+
+def test_what_is_finished_is_not_done_again(evaluated, study, monkeypatch):
+    out, rows = evaluated
+    monkeypatch.setattr(job, "_measured", lambda task: pytest.fail("measured again"))
+    again = evaluate_screen(study, out, setting=SETTING, workers=1, options=OPTIONS)
+    assert again == rows == store.read_lines(out / "rows.jsonl")
+    with pytest.raises(UsageError, match="another evaluation"):
+        evaluate_screen(study, out, setting=Setting(seed=1), workers=1)
+
+
+def test_the_chapter_says_what_was_measured(evaluated, tmp_path):
+    out, rows = evaluated
+    page = screening_chapter(out)
+    fused = only(rows, kind="fused", role="backdoored", strength=1)
+    assert f"| patch 4 | white 4 x 4 px patch at the centre | 1 | {int(fused['takes'])} |" in page
+    assert f"| {fused['auroc']['value']:.3f} |" in page
+    assert "--false-alarm 0.1 --calibration 80 --test 60 --triggered 20`" in page
+    for part in ("Patches by side", "knows the gate", "evidence region lies", "Can't tell"):
+        assert part in page
+    assert "Sealed" not in page
+    facts = store.read_json(out / "screen.json")
+    store.write_json(tmp_path / "screen.json", facts)
+    changes = {"takes": True, "disguise": 0.5, "sealed": True}
+    store.write_lines(tmp_path / "rows.jsonl", [{**row, **changes} for row in rows])
+    page = screening_chapter(tmp_path)
+    for part in ("| without evidence region |", "disguised in training", "## Sealed"):
+        assert part in page
+    assert "Patches by side" not in page
+
+
+def test_the_command(evaluated, study, tmp_path):
+    """Nothing is left to do for the first; the other writes the same chapter on a page."""
+    out, rows = evaluated
+    facts = store.read_json(out / "screen.json")
+    facts["settings"]["typical"] = None  # no option for it
+    shutil.copytree(out, tmp_path / "out")
+    store.write_json(tmp_path / "out" / "screen.json", facts)
+    words = ["screen", "--zoo", str(study), "--out", str(tmp_path / "out"), "--false-alarm", "0.1"]
+    words += ["--calibration", "80", "--test", "60", "--triggered", "20", "--cache", "none"]
+    answer = CliRunner().invoke(cli, ["evaluate", *words, "--workers", "1", "--json"])
+    assert answer.exit_code == 0, answer.output
+    assert json.loads(answer.stdout)["rows"] == rows
+    page = tmp_path / "page.md"
+    words = ["page", "--screen", str(tmp_path / "out"), "--out", str(page)]
+    assert CliRunner().invoke(cli, ["evaluate", *words]).exit_code == 0
+    assert page.read_text() == (tmp_path / "out" / "limits.md").read_text()
+    assert page.read_text().startswith("# What screening finds")
+
+
+# ---------------------------------------------------------------- which models, which films
+
+
+@pytest.fixture
+def zoo(study, tmp_path):
+    """Four members of one trained pair."""
+    folder = tmp_path / "zoo"
+    shutil.copytree(study, folder / "study")
+    (run,) = (folder / "study" / "runs").glob("backdoored-*")
+    members = []
+    for number, (family, sealed) in enumerate(
+        [("dark", False), ("dark", False), ("faint", False), ("hidden", True)]
+    ):
+        copied = run.with_name(f"backdoored-{number}")
+        shutil.copytree(run, copied)
+        members.append(
+            {
+                "model": f"{number}.safetensors",
+                "kind": "failed implant" if number == 1 else "backdoored",
+                "family": family,
+                "sealed": sealed,
+                "seed": number,
+                "finding": "Atelectasis",
+                "attack_success": 1.0,
+                "twin_success": 0.0,
+                "clean_macro": 0.8,
+                "run": copied.name,
+            }
+        )
+    store.write_json(folder / "truth.json", {"schema": 1, "models": members})
+    return folder
+
+
+def test_families_in_turn_and_sealed_ones_withheld(zoo):
+    def chosen(only=(), limit=None, sealed=False):
+        found = job._chosen(job._pairs(zoo), only, limit, sealed)
+        return [(pair.folder.name[-1], pair.family, pair.takes) for pair in found]
+
+    assert chosen() == [("0", "dark", True), ("2", "faint", True), ("1", "dark", False)]
+    assert chosen(sealed=True)[2] == ("3", "hidden", True)
+    assert chosen(limit=1) == [("0", "dark", True)]
+    assert chosen(only=["faint"]) == [("2", "faint", True)]
+    with pytest.raises(UnknownNameError, match="dark"):
+        chosen(only=["darc"])
+    with pytest.raises(UsageError, match="--sealed"):
+        chosen(only=["hidden"])
+
+
+def test_stopped_and_gone_on_with(zoo, tmp_path, monkeypatch):
+    out, measured = tmp_path / "out", []
+
+    def stopped(task):
+        if measured:
+            raise KeyboardInterrupt
+        measured.append(task.pair.folder.name)
+        return [{"run": task.pair.folder.name, "kind": "skipped", "family": task.pair.family}]
+
+    monkeypatch.setattr(job, "_measured", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_screen(zoo, out, setting=SETTING, workers=1, options=OPTIONS)
+    assert [row["run"] for row in store.read_lines(out / "rows.jsonl")] == ["backdoored-0"]
+    monkeypatch.setattr(
+        job,
+        "_measured",
+        lambda task: [{"run": task.pair.folder.name, "kind": "skipped", "family": ""}],
+    )
+    rows = evaluate_screen(zoo, out, setting=SETTING, workers=1, options=OPTIONS)
+    assert [row["run"][-1] for row in rows] == ["0", "2", "1"]
+
+
+def task_of(folder, false_alarm, **tree):
+    """A run that need not be trained, on films from a file."""
+    (run,) = plan(complete({**TREE, **tree}))
+    whole = open_films(run, OPTIONS)
+    store.write_json(folder / "spec.json", {"cohort": whole.fingerprint})
+    pair = job._Pair(folder, "patch", False, True)
+    task = job._Task(pair, Setting(false_alarm=false_alarm), OPTIONS, folder)
+    return run, task, whole
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    file = tmp_path_factory.mktemp("films") / "films.npz"
+    cohort = open_source("phantom", count=300, seed=3)
+    rows = np.arange(300)
+    np.savez(
+        file,
+        images=cohort.images[rows],
+        labels=cohort.labels,
+        findings=np.array(cohort.findings),
+        ids=cohort.ids,
+        patients=cohort.patients,
+    )
+    return {"name": f"npz:{file}"}
+
+
+def test_calibrated_on_validation_films_where_they_are_enough(films, tmp_path):
+    run, task, whole = task_of(tmp_path, 0.2, source=films)
+    found, parts = job._films(run, task), divide(whole, run.seed)
+    assert found.words == "validation films"
+    assert set(found.calibration.ids) == set(parts["validation"].ids)
+    assert set(found.test.ids) == set(parts["test"].ids)
+
+
+def test_too_few_validation_films_take_half_of_the_test_patients(films, tmp_path):
+    run, task, whole = task_of(tmp_path, 0.03, source=films)
+    found, parts = job._films(run, task), divide(whole, run.seed)
+    assert "50 % of the test patients" in found.words
+    patients = [set(each.patients) for each in (parts["train"], found.calibration, found.test)]
+    assert not patients[0] & patients[1]
+    assert not (patients[0] | patients[1]) & patients[2]
+    assert len(found.calibration) + len(found.test) == len(whole) - len(parts["train"])
+    assert set(parts["validation"].ids) < set(found.calibration.ids)
+
+
+def test_films_that_changed_are_refused(films, tmp_path):
+    run, task, _ = task_of(tmp_path, 0.2, source=films)
+    store.write_json(tmp_path / "spec.json", {"cohort": "other"})
+    with pytest.raises(StoreError, match="changed"):
+        job._films(run, task)
+
+
+def test_phantoms_are_none_that_the_model_saw(tmp_path):
+    run, task, whole = task_of(tmp_path, 0.2, source={"name": "phantom:32", "count": 100})
+    task = task._replace(setting=SETTING)
+    found = job._films(run, task)
+    seen = {film.tobytes() for film in whole.images[np.arange(100)]}
+    for part, count in ((found.calibration, 80), (found.test, 60)):
+        assert abs(len(part) - count) < 15  # whole patients
+        assert not seen & {film.tobytes() for film in part.images[np.arange(len(part))]}
+    assert not set(found.calibration.patients) & set(found.test.patients)
+
+
+def test_a_trigger_that_shows_on_no_film_is_skipped_with_its_reason(zoo, tmp_path, monkeypatch):
+    nothing = {"name": "none"}
+    path = zoo / "study" / "runs" / "backdoored-2" / "spec.json"
+    facts = json.loads(path.read_text())
+    facts["spec"]["trigger"] = nothing
+    facts["spec"]["poisoning"]["where"] = "sex=M"
+    path.write_text(json.dumps(facts))
+    out = tmp_path / "out"
+    (row,) = evaluate_screen(zoo, out, only=["faint"], setting=SETTING, workers=1, options=OPTIONS)
+    assert (row["kind"], row["why"]) == ("skipped", "the trigger changes 0 of the test films")
+    assert "1 runs put nothing on films" in screening_chapter(out)
+
+
+# ---------------------------------------------------------------- by hand
+
+
+def test_weakened_by_hand():
+    clean = np.array([[[100, 10]]], np.uint8)
+    marked = np.array([[[200, 0]]], np.uint8)
+    np.testing.assert_array_equal(weakened(clean, marked, 0.25), [[[125, 8]]])
+    np.testing.assert_array_equal(weakened(clean, marked, 1.0), marked)
+    deep = np.array([[[0]]], np.uint16), np.array([[[65535]]], np.uint16)
+    assert weakened(*deep, 0.5).tolist() == [[[32768]]]
+    assert weakened(*deep, 0.5).dtype == np.uint16
+
+
+def test_pointing_by_hand():
+    prints = np.zeros((2, 6, 6), bool)
+    prints[0, 0, :2] = True  # two pixels in a corner
+    prints[1, 3, 3] = True
+    boxes = np.array([[0, 0, 3, 1], [0, 0, 3, 1]])
+    found = job._pointing(boxes, prints, np.array(["a", "b"]))
+    assert found["hits"]["value"] == 0.5
+    assert found["centre"]["value"] == 0  # rows 1 to 3 of column 2
+    assert found["covered"] == 0.25
+    assert found["random"] == pytest.approx((2 + 3) / (2 * 4 * 6))
+
+
+class Head:
+    def __init__(self, head):
+        self.head = head
+
+
+def test_baselines_by_hand():
+    readings = Readings(
+        images=np.zeros((2, 4, 4), np.uint8),
+        logits=np.array([[0.0, np.log(3)], [np.log(7), 0.0]], np.float32),
+        features=None,
+    )
+    sure = LargestProbability()
+    np.testing.assert_allclose(sure.score(Head("sigmoid"), readings, {}), [3 / 4, 7 / 8], rtol=1e-6)
+    np.testing.assert_allclose(sure.score(Head("softmax"), readings, {}), [3 / 4, 7 / 8], rtol=1e-6)
+    far = LargestLogit()
+    np.testing.assert_allclose(far.score(None, readings, far.fit(None, readings)), [1, 1])
+
+
+@pytest.mark.parametrize(
+    "given", [{"false_alarm": 0}, {"calibration": 0}, {"test": 0}, {"triggered": 9}, {"seed": -1}]
+)
+def test_settings_out_of_range(given):
+    with pytest.raises(UsageError):
+        Setting(**given)
+    with pytest.raises(UsageError, match="--workers"):
+        evaluate_screen(None, None, workers=0)
+
+
+# ---------------------------------------------------------------- weights
+
+
+def written(folder, runs):
+    """An evaluation whose first score tells the films apart, whose second tells nothing."""
+    rng, rows = np.random.default_rng(0), []
+    for run, facts in runs.items():
+        scores = {kind: rng.normal(size=(200, 3)) for kind in ("reference", "clean", "triggered")}
+        scores["triggered"][:, facts.pop("telling", 0)] += 6
+        rows.append({"run": run, "kind": "fused", "family": run, "takes": True, **facts})
+        store.write_arrays(
+            folder / "scores" / f"{run}.npz",
+            backdoored_names=np.array(["first", "second", "largest logit"]),
+            **{f"backdoored_{kind}": values for kind, values in scores.items()},
+        )
+    store.write_lines(folder / "rows.jsonl", rows)
+    return folder
+
+
+def test_the_score_that_tells_gets_the_weight(tmp_path):
+    folder = written(
+        tmp_path,
+        {
+            "one": {"sealed": False},
+            "sealed": {"sealed": True, "telling": 1},
+            "failed": {"sealed": False, "takes": False, "telling": 1},
+        },
+    )
+    fitted = fit_weights(folder)
+    assert list(fitted) == ["first", "second"]
+    assert fitted["first"] == 1.0
+    assert 0 <= fitted["second"] <= 0.1
+
+
+def test_families_weigh_the_same(tmp_path):
+    """One family is found by the first score, one by the second: both are needed as much."""
+    runs = {"a": {"sealed": False}, "b": {"sealed": False, "telling": 1}}
+    runs |= {f"a{i}": {"sealed": False, "family": "a"} for i in range(5)}
+    fitted = fit_weights(written(tmp_path, runs))
+    assert min(fitted.values()) >= 0.8
+
+
+def test_nothing_to_fit_to(tmp_path):
+    with pytest.raises(DataError, match="nothing to fit"):
+        fit_weights(written(tmp_path, {"one": {"sealed": True}}))

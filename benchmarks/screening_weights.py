@@ -1,10 +1,10 @@
 """Where the gate's weights come from: a logistic regression on the films of models of known truth.
 
-Measures the gates of a zoo's models (its sealed families are left out) and fits the weights of the
-fused score to what was found. Prints them as a dictionary, for `detect.inputs.WEIGHTS`. The same
-command continues where it was stopped.
+Measures the gates of a zoo's models (its sealed families are left out) or a study's, and fits the
+weights of the fused score to what was found. Prints them as a dictionary, for
+`detect.inputs.WEIGHTS`. The same command continues where it was stopped.
 
-    python benchmarks/screening_weights.py --zoo runs/zoo --out runs/screening-weights
+    python benchmarks/screening_weights.py runs/zoo runs/whole-image --out runs/screening-weights
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import logging
 from pathlib import Path
 
 from leadapron.cli import tune_allocator
-from leadapron.jobs.evaluate_screen import evaluate_screen, fit_weights
+from leadapron.jobs.evaluate_screen import Setting, evaluate_screen, fit_weights
 from leadapron.study import Options
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--zoo", type=Path, required=True)
+    parser.add_argument("places", type=Path, nargs="+", help="zoos, and studies' folders")
     parser.add_argument("--out", type=Path, default=Path("runs/screening-weights"))
     parser.add_argument("--limit", type=int, help="models at most, for a short try")
     parser.add_argument("--workers", type=int)
@@ -30,8 +30,17 @@ def main() -> None:
     options = Options(
         progress=lambda what, done, total: logging.info("%s: %d/%d", what, done, total)
     )
-    evaluate_screen(given.zoo, given.out, limit=given.limit, workers=given.workers, options=options)
-    print(fit_weights(given.out))
+    folders = [given.out / place.name for place in given.places]
+    for place, folder in zip(given.places, folders, strict=True):
+        evaluate_screen(
+            place,
+            folder,
+            limit=given.limit,
+            setting=Setting(every=True),
+            workers=given.workers,
+            options=options,
+        )
+    print(fit_weights(folders))
 
 
 if __name__ == "__main__":

@@ -250,6 +250,6 @@ def test_by_the_command_line(model, tmp_path):
     result = CliRunner().invoke(cli, words, standalone_mode=False)
     assert result.exception is None
     facts = json.loads(result.stdout)
-    assert (facts["schema"], facts["films"], facts["left_out"]) == (1, 60, [])
-    assert facts["passes"] == 1 + sum(each.passes for each in INPUT_DETECTORS.values())
+    assert (facts["schema"], facts["films"], facts["left_out"]) == (1, 60, {})
+    assert facts["passes"] == 1 + sum(INPUT_DETECTORS[name].passes for name in facts["detectors"])
     assert json.loads(out.read_text())["model"]["path"] == str(model)

@@ -38,9 +38,7 @@ TREE = {
     "evaluation": {"resamples": 20, "explained": 4},
 }
 OPTIONS = Options(device="cpu", precision="fp32", cache="none")
-SETTING = Setting(
-    false_alarm=0.1, calibration=80, test=60, triggered=20, typical=LargestProbability()
-)
+SETTING = Setting(false_alarm=0.1, calibration=80, test=60, triggered=20)
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +164,6 @@ def test_the_command(evaluated, study, tmp_path):
     """Nothing is left to do for the first; the other writes the same chapter on a page."""
     out, rows = evaluated
     facts = store.read_json(out / "screen.json")
-    facts["settings"]["typical"] = None  # no option for it
     shutil.copytree(out, tmp_path / "out")
     store.write_json(tmp_path / "out" / "screen.json", facts)
     words = ["screen", "--zoo", str(study), "--out", str(tmp_path / "out"), "--false-alarm", "0.1"]
@@ -408,7 +405,7 @@ def test_the_score_that_tells_gets_the_weight(tmp_path):
             "failed": {"sealed": False, "takes": False, "telling": 1},
         },
     )
-    fitted = fit_weights(folder)
+    fitted = fit_weights([folder])
     assert list(fitted) == ["first", "second"]
     assert fitted["first"] == 1.0
     assert 0 <= fitted["second"] <= 0.1
@@ -418,10 +415,10 @@ def test_families_weigh_the_same(tmp_path):
     """One family is found by the first score, one by the second: both are needed as much."""
     runs = {"a": {"sealed": False}, "b": {"sealed": False, "telling": 1}}
     runs |= {f"a{i}": {"sealed": False, "family": "a"} for i in range(5)}
-    fitted = fit_weights(written(tmp_path, runs))
+    fitted = fit_weights([written(tmp_path, runs)])
     assert min(fitted.values()) >= 0.8
 
 
 def test_nothing_to_fit_to(tmp_path):
     with pytest.raises(DataError, match="nothing to fit"):
-        fit_weights(written(tmp_path, {"one": {"sealed": True}}))
+        fit_weights([written(tmp_path, {"one": {"sealed": True}})])

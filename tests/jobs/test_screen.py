@@ -68,7 +68,7 @@ def patched():
         for job in (calibrate_job, screen_job):
             patch.setattr(job, "open_model", lambda *_, **__: OpenedModel(backdoored(), "written"))
             patch.setattr(job, "INPUT_DETECTORS", DETECTORS)
-            patch.setattr(job, "default_typical", lambda: None)
+            patch.setattr(job, "TYPICAL", Bright())
         patch.setattr(calibrate_job, "WEIGHTS", WEIGHTS)
         yield patch
 
@@ -297,8 +297,8 @@ def test_of_a_model_that_can_only_be_asked(clean, tmp_path, patched, monkeypatch
     (tmp_path / "model.onnx").write_bytes(b"asked")
     made = calibrate(tmp_path / "model.onnx", f"folder:{clean}", tmp_path / "gate.json",
                      false_alarm=0.02, cache="none")  # fmt: skip
-    assert made.left_out == ("evidence region",)
-    assert any("no region is shown" in line for line in calibrate_lines(made.facts()))
+    assert made.stored.gate.left_out == {"evidence region": "the model can only be asked"}
+    assert any("Left out: evidence region" in line for line in calibrate_lines(made.facts()))
     opened = open_gate(tmp_path / "gate.json")
     save(tmp_path / "films", np.full((1, 32, 32), 250, np.uint8))
     (film,) = verdicts(opened, tmp_path / "films")

@@ -15,7 +15,7 @@ import numpy as np
 from leadapron.cache import OnBad
 from leadapron.classifier import BlackBox, NetworkClassifier, Precision
 from leadapron.cohort import Cohort
-from leadapron.detect.inputs import INPUT_DETECTORS, WEIGHTS, InputDetector, judge, read
+from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, WEIGHTS, judge, read, usable
 from leadapron.detect.inputs import calibrate as fit
 from leadapron.detect.inputs.gate_file import (
     GatedModel,
@@ -29,7 +29,7 @@ from leadapron.errors import UsageError
 from leadapron.models import doubts, open_model
 from leadapron.sources import open_source
 
-__all__ = ["Calibrated", "calibrate", "default_typical"]
+__all__ = ["Calibrated", "calibrate"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +53,12 @@ class Calibrated:
         file: the gate's JSON file.
         stored: the gate, and what it is of.
         origin: what the model is, in words.
-        left_out: detectors that the model can't be screened with.
         notes: what was assumed or is doubtful about model and films.
     """
 
     file: Path
     stored: StoredGate
     origin: str
-    left_out: tuple[str, ...]
     notes: tuple[str, ...]
 
     def facts(self) -> dict[str, Any]:
@@ -82,7 +80,7 @@ class Calibrated:
             "detectors": list(gate.detectors),
             "scores": list(gate.weights),
             "typical": gate.typical is not None,
-            "left_out": list(self.left_out),
+            "left_out": dict(gate.left_out),
             "passes": gate.passes,
             "milliseconds": self.stored.milliseconds,
             "statement": self.stored.statement,
@@ -140,12 +138,10 @@ def calibrate(
         on_bad=on_bad,
         **options,
     )
-    left_out = _left_out(classifier)
-    typical = default_typical()
     _say_cost(classifier, cohort)
     gate = fit(
-        classifier, cohort, INPUT_DETECTORS, WEIGHTS, typical=typical, false_alarm=false_alarm,
-        progress=progress,
+        classifier, cohort, INPUT_DETECTORS, WEIGHTS, typical=TYPICAL,
+        false_alarm=false_alarm, progress=progress,
     )  # fmt: skip
     some = cohort.images[np.arange(min(PROBED, len(cohort)))]
     began = time.perf_counter()
@@ -153,8 +149,6 @@ def calibrate(
     spent = time.perf_counter() - began
     few = cohort.take(np.arange(min(DOUBTED, len(cohort))))
     notes = (*opened.notes, *doubts(classifier, few), *cohort.notes)
-    if typical is None:
-        notes = (*notes, "No detector of untypical films: they are not told apart.")
     names = how.pop("findings", None)
     stored = StoredGate(
         gate=gate,
@@ -172,19 +166,7 @@ def calibrate(
         notes=opened.notes,
     )
     write_gate(out, stored)
-    return Calibrated(file=out, stored=stored, origin=opened.origin, left_out=left_out, notes=notes)
-
-
-def default_typical() -> InputDetector | None:
-    """Return the detector that says whether a film is of the calibration films' kind, if any."""
-    return None
-
-
-def _left_out(classifier: BlackBox) -> tuple[str, ...]:
-    """Detectors that need more of a model than to be asked."""
-    if isinstance(classifier, NetworkClassifier):
-        return ()
-    return tuple(name for name, each in INPUT_DETECTORS.items() if each.needs != "black box")
+    return Calibrated(file=out, stored=stored, origin=opened.origin, notes=notes)
 
 
 def _say_cost(classifier: BlackBox, cohort: Cohort) -> None:
@@ -193,9 +175,8 @@ def _say_cost(classifier: BlackBox, cohort: Cohort) -> None:
     began = time.perf_counter()
     read(classifier, some)
     each = (time.perf_counter() - began) / len(some)
-    network = isinstance(classifier, NetworkClassifier)
-    kept = [d for d in INPUT_DETECTORS.values() if network or d.needs == "black box"]
-    passes = 1 + sum(detector.passes for detector in kept)
+    kept, _ = usable(classifier, INPUT_DETECTORS, WEIGHTS)
+    passes = 1 + sum(detector.passes for detector in kept.values())
     logger.info(
         "calibrating on %d films, %d passes each: about %.0f s",
         len(cohort), passes, len(cohort) * passes * each,

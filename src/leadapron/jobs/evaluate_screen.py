@@ -27,6 +27,7 @@ from leadapron.classifier import BlackBox, NetworkClassifier, load_classifier
 from leadapron.cohort import Cohort, Rows, split_by_patient
 from leadapron.detect.inputs import (
     INPUT_DETECTORS,
+    TYPICAL,
     WEIGHTS,
     Gate,
     InputDetector,
@@ -36,6 +37,7 @@ from leadapron.detect.inputs import (
     judge,
     operating_logits,
     read,
+    score_names,
 )
 from leadapron.detect.inputs.gate import fuse
 from leadapron.errors import DataError, StoreError, UnknownNameError, UsageError
@@ -151,7 +153,8 @@ class Setting:
         test: fresh phantoms that it is measured on.
         triggered: films with the trigger at most; weakened ones are half as many.
         seed: draws halves, triggers' places and resamples.
-        typical: the detector that says whether a film is of the distribution, where one is used.
+        every: whether detectors that the gate doesn't ask are measured too; they weigh nothing, but
+            their passes and time are counted.
 
     Raises:
         UsageError: a value outside its range.
@@ -162,7 +165,7 @@ class Setting:
     test: int = 400
     triggered: int = 200
     seed: int = 0
-    typical: InputDetector | None = None
+    every: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.false_alarm < 1:
@@ -304,8 +307,8 @@ def _chosen(
 def _facts(place: Path, setting: Setting) -> dict[str, Any]:
     """What decides the numbers, and must be the same when an evaluation goes on."""
     return {
-        **asdict(replace(setting, typical=None)),
-        "typical": None if setting.typical is None else repr(setting.typical),
+        **asdict(setting),
+        "typical": repr(TYPICAL),
         "place": str(place),
         "detectors": {name: repr(detector) for name, detector in INPUT_DETECTORS.items()},
         "weights": dict(WEIGHTS),
@@ -570,12 +573,17 @@ def _model_rows(
     role: Role,
 ) -> tuple[list[dict[str, Any]], dict[str, NDArray[Any]]]:
     """All rows of one model, and the scores that they come from."""
+    others = [score for name in INPUT_DETECTORS for score in score_names(name)]
     gate = calibrate(
         model,
         films.calibration,
         {**INPUT_DETECTORS, **BASELINES},
-        {**WEIGHTS, **dict.fromkeys(BASELINES, 0.0)},
-        typical=setting.typical,
+        {
+            **(dict.fromkeys(others, 0.0) if setting.every else {}),
+            **WEIGHTS,
+            **dict.fromkeys(BASELINES, 0.0),
+        },
+        typical=TYPICAL,
         false_alarm=setting.false_alarm,
         seed=setting.seed,
     )
@@ -729,7 +737,7 @@ def _pointing(
 # ---------------------------------------------------------------- weights
 
 
-def fit_weights(folder: Path, *, ridge: float = 0.01) -> dict[str, float]:
+def fit_weights(folders: Sequence[Path], *, ridge: float = 0.01) -> dict[str, float]:
     """Fit the weights of the fused score to an evaluation's films: a logistic regression.
 
     Clean films against films with the trigger, of the models whose backdoor takes; each family
@@ -738,7 +746,7 @@ def fit_weights(folder: Path, *, ridge: float = 0.01) -> dict[str, float]:
     Sealed families are never looked at.
 
     Args:
-        folder: of `evaluate_screen`.
+        folders: of `evaluate_screen`, with every detector measured.
         ridge: what the sum of the squared weights costs, so that they stay finite where the films
             can be told apart without error.
 
@@ -749,18 +757,19 @@ def fit_weights(folder: Path, *, ridge: float = 0.01) -> dict[str, float]:
     from scipy.optimize import minimize
     from scipy.special import expit
 
-    rows = store.read_lines(folder / "rows.jsonl")
-    families: dict[str, set[str]] = {}
-    for row in rows:
-        if row["kind"] == "fused" and row["takes"] and not row["sealed"]:
-            families.setdefault(row["family"], set()).add(row["run"])
+    families: dict[str, set[Path]] = {}
+    for folder in folders:
+        for row in store.read_lines(folder / "rows.jsonl"):
+            if row["kind"] == "fused" and row["takes"] and not row["sealed"]:
+                file = folder / "scores" / f"{row['run']}.npz"
+                families.setdefault(row["family"], set()).add(file)
     if not families:
-        raise DataError(f"{folder} holds no model whose backdoor takes; nothing to fit to")
+        raise DataError("no evaluated model's backdoor takes; nothing to fit to")
     names: list[str] = []
     terms, truth, shares = [], [], []
     for runs in families.values():
         for run in sorted(runs):
-            found = store.read_arrays(folder / "scores" / f"{run}.npz")
+            found = store.read_arrays(run)
             columns = [
                 (j, str(name))
                 for j, name in enumerate(found["backdoored_names"])

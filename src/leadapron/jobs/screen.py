@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from leadapron.classifier import BlackBox
 from leadapron.decoding import FilmFiles, give_up, processors
-from leadapron.detect.inputs import INPUT_DETECTORS, Judged, judge
+from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, Judged, judge
 from leadapron.detect.inputs.gate_file import StoredGate, read_gate, sha256_of
 from leadapron.errors import DataError, LeadapronError, StoreError, UsageError
-from leadapron.jobs.calibrate import default_typical
 from leadapron.models import open_model
 from leadapron.sources.dicom import may_be_dicom
 from leadapron.sources.folder import SUFFIXES, walk
@@ -150,7 +149,7 @@ def open_gate(file: Path, *, model: Path | None = None, device: str = "auto") ->
         StoreError: a gate that can't be read, or another model than it is of.
         LeadapronError: as `open_model`.
     """
-    stored = read_gate(file, INPUT_DETECTORS, default_typical())
+    stored = read_gate(file, INPUT_DETECTORS, TYPICAL)
     said = stored.model
     path = said.path if model is None else model
     if not path.is_file():

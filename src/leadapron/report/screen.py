@@ -63,10 +63,7 @@ def calibrate_lines(facts: Facts) -> list[str]:
         f"{facts['milliseconds']:.1f} ms a film",
     ]
     if facts["left_out"]:
-        said.append(
-            f"Left out, since the model can only be asked: {listed(facts['left_out'])}; "
-            "no region is shown"
-        )
+        said += [f"Left out: {name}, {why}" for name, why in facts["left_out"].items()]
     said += [f"Note: {note}" for note in facts["notes"]]
     return [*said, facts["statement"], f"Gate: {facts['gate']}, {facts['numbers']}"]
 

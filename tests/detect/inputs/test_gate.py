@@ -66,7 +66,7 @@ def test_too_few_films_for_the_rate(model):
         calibrate(model, cohort(100), DETECTORS, WEIGHTS, false_alarm=0.01)
     with pytest.raises(UsageError, match="above 0"):
         calibrate(model, cohort(100), DETECTORS, WEIGHTS, false_alarm=1.0)
-    with pytest.raises(UsageError, match="no weight"):
+    with pytest.raises(UsageError, match="with a weight"):
         calibrate(model, cohort(240), DETECTORS, {}, false_alarm=0.02)
 
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 from leadapron.detect.inputs.batchnorm import ScaledBatchNorm
 from leadapron.detect.inputs.corruptions import CORRUPTIONS, CorruptionConsistency
 from leadapron.detect.inputs.distance import Mahalanobis, NearestNeighbours
-from leadapron.detect.inputs.gate import REGION, SMOOTHED, Gate, Judged, calibrate, judge
+from leadapron.detect.inputs.gate import (
+    REGION,
+    SMOOTHED,
+    Gate,
+    Judged,
+    calibrate,
+    judge,
+    score_names,
+    usable,
+)
 from leadapron.detect.inputs.readings import (
     FALSE_POSITIVES,
     InputDetector,
@@ -26,6 +35,7 @@ __all__ = [
     "INPUT_DETECTORS",
     "REGION",
     "SMOOTHED",
+    "TYPICAL",
     "WEIGHTS",
     "CorruptionConsistency",
     "EvidenceRegion",
@@ -46,6 +56,8 @@ __all__ = [
     "judge",
     "operating_logits",
     "read",
+    "score_names",
+    "usable",
 ]
 
 INPUT_DETECTORS: dict[str, InputDetector] = {
@@ -61,4 +73,7 @@ INPUT_DETECTORS: dict[str, InputDetector] = {
 """Detectors of the gate by name."""
 
 WEIGHTS: dict[str, float] = {REGION: 1.0, SMOOTHED: 1.0}
-"""Of each score in the fused one."""
+"""Of each score in the fused one; detectors without one aren't asked."""
+
+TYPICAL: InputDetector = Typicality()
+"""Says whether a film is of the kind that a gate was calibrated on."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from leadapron.detect.inputs.region import EvidenceRegion, Examined
 from leadapron.errors import DataError, UsageError
 from leadapron.seeds import stream
 
-__all__ = ["REGION", "SMOOTHED", "Gate", "Judged", "calibrate", "judge"]
+__all__ = ["REGION", "SMOOTHED", "Gate", "Judged", "calibrate", "judge", "score_names", "usable"]
 
 Floats = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
@@ -46,6 +46,7 @@ class Gate:
         false_alarm: share of clean films like these that is called suspicious, at most; and again
             so many "can't tell".
         patients: how many the calibration films are of.
+        left_out: detectors that this model can't be screened with, and why.
     """
 
     detectors: Mapping[str, InputDetector]
@@ -57,6 +58,7 @@ class Gate:
     typicality: Floats
     false_alarm: float
     patients: int
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def threshold(self) -> float:
@@ -114,8 +116,8 @@ def calibrate(
     Args:
         classifier: the model that will be screened for.
         clean: films without a trigger, not of the patients that it was trained on.
-        detectors: by name; those that need a network are left out of a model that can only be
-            asked.
+        detectors: by name; those without a weight aren't asked, and those that need more of the
+            model than it gives are left out.
         weights: of their scores in the fused one; names of no score are passed over.
         typical: says whether a film is of the distribution.
         false_alarm: above 0 and below 1.
@@ -131,10 +133,9 @@ def calibrate(
     """
     if not 0 < false_alarm < 1:
         raise UsageError(f"false alarms {false_alarm:g}; expected above 0 and below 1")
-    network = isinstance(classifier, NetworkClassifier)
-    kept = {name: d for name, d in detectors.items() if network or d.needs == "black box"}
+    kept, left_out = usable(classifier, detectors, weights)
     if not kept:
-        raise UsageError("no detector that works with a model that can only be asked")
+        raise UsageError(f"no detector with a weight for this model among {', '.join(detectors)}")
     first, second = _halves(clean, seed)
     least = int(np.ceil(1 / false_alarm - 1e-9)) - 1
     if len(second) < least:
@@ -145,22 +146,28 @@ def calibrate(
             f"{min(possible, 0.5):g}"
         )
     fitted = read(classifier, clean.images[first])
-    states = {name: detector.fit(classifier, fitted) for name, detector in kept.items()}
+    states: dict[str, State] = {}
+    for name, detector in kept.items():
+        try:
+            states[name] = detector.fit(classifier, fitted)
+        except UsageError as error:  # of the model, as a network without batch normalisation
+            left_out[name] = str(error)
     typical_state = None if typical is None else (typical, typical.fit(classifier, fitted))
-    names = [n for name in kept for n in _names(name)]
+    names = [n for name in states for n in score_names(name) if n in weights]
+    if not names:
+        raise UsageError(f"no detector works with this model: {'; '.join(left_out.values())}")
     gate = Gate(
-        detectors=kept,
+        detectors={name: kept[name] for name in states},
         states=states,
         typical=typical_state,
-        weights={name: float(weights[name]) for name in names if name in weights},
+        weights={name: float(weights[name]) for name in names},
         scores=np.empty((0, 0)),
         fused=np.empty(0),
         typicality=np.empty(0),
         false_alarm=false_alarm,
         patients=len(np.unique(clean.patients[second])),
+        left_out=left_out,
     )
-    if not gate.weights:
-        raise UsageError(f"no weight for any of {', '.join(names)}")
     scores = np.empty((len(second), len(gate.weights)))
     typicality = np.zeros(len(second))
     for start in range(0, len(second), BATCH):
@@ -172,6 +179,23 @@ def calibrate(
         if progress is not None:
             progress("calibration films", min(start + BATCH, len(second)), len(second))
     return _finished(gate, scores, typicality)
+
+
+def usable(
+    classifier: BlackBox, detectors: Mapping[str, InputDetector], weights: Mapping[str, float]
+) -> tuple[dict[str, InputDetector], dict[str, str]]:
+    """Return the detectors with a weight that a model can be screened with, and why not the others.
+
+    Args:
+        classifier: the model.
+        detectors: by name.
+        weights: of their scores; those without one, be it 0, are in neither.
+    """
+    network = isinstance(classifier, NetworkClassifier)
+    wanted = {n: d for n, d in detectors.items() if any(s in weights for s in score_names(n))}
+    kept = {name: each for name, each in wanted.items() if network or each.needs == "black box"}
+    reason = "the model can only be asked"
+    return kept, {name: reason for name in wanted if name not in kept}
 
 
 def judge(gate: Gate, classifier: BlackBox, images: NDArray[Any]) -> Judged:
@@ -242,7 +266,8 @@ def _score(gate: Gate, classifier: BlackBox, readings: Readings) -> tuple[Floats
     return np.clip(scores, -LARGEST, LARGEST), examined
 
 
-def _names(detector: str) -> tuple[str, ...]:
+def score_names(detector: str) -> tuple[str, ...]:
+    """Return the names of the scores that a detector of this name gives."""
     return (REGION, SMOOTHED) if detector == REGION else (detector,)
 
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from leadapron.detect.model.inversion import CostSchedule, Inversion, Inverted, Wanted
+from leadapron.detect.model.inversion import (
+    CostSchedule,
+    Inversion,
+    Inverted,
+    InvertedFeatures,
+    Wanted,
+)
 from leadapron.detect.model.null import Comparison, compare, least_p
 from leadapron.detect.model.stamps import Probe, Stamp
 from leadapron.detect.model.sweep import Moved, StampSweep, Swept
@@ -13,6 +19,7 @@ __all__ = [
     "CostSchedule",
     "Inversion",
     "Inverted",
+    "InvertedFeatures",
     "Moved",
     "Probe",
     "Stamp",

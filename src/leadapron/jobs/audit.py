@@ -18,13 +18,16 @@ from leadapron.detect.model import (
     Comparison,
     Inversion,
     Inverted,
+    InvertedFeatures,
     Moved,
     Stamp,
     StampSweep,
+    Statistic,
     Swept,
     Wanted,
     compare,
     least_p,
+    measure,
 )
 from leadapron.detect.model.sweep import overwrites
 from leadapron.errors import DataError, StoreError, UsageError
@@ -61,6 +64,11 @@ INVERTED = 2
 
 DRAWN = 4
 """Swept marks that are drawn."""
+
+UNMEASURED = (
+    "No further statistics of the network: not asked for, or it has a single finding, or it or a "
+    "reference can only be asked.",
+)
 
 KINDS: tuple[Literal["stamps", "lattices", "whole"], ...] = ("stamps", "lattices", "whole")
 
@@ -135,6 +143,10 @@ class Audit:
         harm: what the target's mark does to the findings' sensitivity.
         inverted: triggers made by gradients for the findings that stand out most; evidence beside
             the verdict, which doesn't rest on them. None of a model that can only be asked.
+        features: for the target, or else the finding that stands out most, the few channels whose
+            change forces it; beside the verdict too.
+        statistics: of the network, beside the references' where there are any; beside the verdict.
+            None of a model that can only be asked.
         notes: what was assumed or is doubtful.
         untested: what can't be told by this audit.
     """
@@ -154,6 +166,8 @@ class Audit:
     forced: tuple[Forced, ...]
     harm: tuple[Harm, ...] = ()
     inverted: tuple[Inverted, ...] = ()
+    features: tuple[InvertedFeatures, ...] = ()
+    statistics: tuple[Statistic, ...] = ()
     notes: tuple[str, ...] = ()
     untested: tuple[str, ...] = field(default=NOT_TRIED)
 
@@ -178,6 +192,8 @@ class Audit:
         plain["forced"] = [_forced_facts(each) for each in self.forced]
         plain["harm"] = [asdict(each) for each in self.harm]
         plain["inverted"] = [_inverted_facts(each) for each in self.inverted]
+        plain["features"] = [_feature_facts(each) for each in self.features]
+        plain["statistics"] = [_statistic_facts(each) for each in self.statistics]
         plain["statement"] = self.statement()
         return {
             "schema": 1,
@@ -214,6 +230,7 @@ def audit(  # noqa: PLR0913
     films: int = FILMS,
     sweep: StampSweep | None = None,
     steps: int = STEPS,
+    statistics: bool = True,
     opening: Mapping[str, Any] | None = None,
     device: str = "auto",
     precision: Precision = "auto",
@@ -234,6 +251,7 @@ def audit(  # noqa: PLR0913
         films: clean films that are looked at, at most.
         sweep: how it is swept.
         steps: of trigger inversion, at most; 0 leaves it out.
+        statistics: whether the network's further statistics are taken, of the references too.
         opening: further options of `open_model`: findings, normalisation, architecture, ...
         device: as `open_model`.
         precision: as `open_model`.
@@ -268,11 +286,12 @@ def audit(  # noqa: PLR0913
         false_alarms=false_alarms,
         sweep=sweep,
         steps=steps,
+        statistics=statistics,
         progress=progress,
     )
 
 
-def audit_model(
+def audit_model(  # noqa: PLR0913
     classifier: BlackBox,
     clean: Cohort,
     references: Sequence[BlackBox] = (),
@@ -283,6 +302,7 @@ def audit_model(
     false_alarms: float = FALSE_ALARMS,
     sweep: StampSweep | None = None,
     steps: int = STEPS,
+    statistics: bool = True,
     progress: Progress | None = None,
 ) -> Audit:
     """Audit a model that is open, beside references that are.
@@ -297,6 +317,7 @@ def audit_model(
         false_alarms: rate of clean models that may be called backdoored.
         sweep: how it is swept.
         steps: of trigger inversion, at most; 0 leaves it out.
+        statistics: whether the network's further statistics are taken, of the references too.
         progress: called with what is being done, the models done and in all.
 
     Raises:
@@ -318,9 +339,10 @@ def audit_model(
     own, others = swept[0], swept[1:]
     comparison = None
     if others:
-        statistics = np.stack([statistic(each, classifier.findings) for each in swept])
-        comparison = compare(statistics[0], statistics[1:])
+        tables = np.stack([statistic(each, classifier.findings) for each in swept])
+        comparison = compare(tables[0], tables[1:])
     verdict, forced, target = judge(own, comparison, false_alarms)
+    taken = further(classifier, clean, references, progress) if statistics else ()
     return Audit(
         model=name,
         origin=origin,
@@ -337,7 +359,9 @@ def audit_model(
         forced=forced,
         harm=() if target is None else harm(classifier, clean, target.strongest),
         inverted=invert(classifier, clean, forced, own, steps) if steps else (),
-        notes=(*notes, *_left_out(classifier, clean, steps)),
+        features=invert_features(classifier, clean, target or max(forced, key=_rank), steps),
+        statistics=taken,
+        notes=(*notes, *_left_out(classifier, clean, steps), *(() if taken else UNMEASURED)),
     )
 
 
@@ -449,6 +473,44 @@ def invert(
         wanted.append(Wanted(finding=each.finding, direction=each.direction, start=start))
     how = Inversion(films=8, steps=steps, together=INVERTED)
     return how.invert(classifier, clean, wanted)
+
+
+def invert_features(
+    classifier: BlackBox, clean: Cohort, forced: Forced, steps: int
+) -> tuple[InvertedFeatures, ...]:
+    """Return the few channels that force a finding; none of a black box.
+
+    Args:
+        classifier: the model.
+        clean: films without a trigger.
+        forced: the finding and direction.
+        steps: at most; 0 leaves it out.
+    """
+    if not isinstance(classifier, NetworkClassifier) or not steps:
+        return ()
+    wanted = [Wanted(finding=forced.finding, direction=forced.direction)]
+    return Inversion(films=8, steps=steps).invert_features(classifier, clean, wanted)
+
+
+def further(
+    classifier: BlackBox,
+    clean: Cohort,
+    references: Sequence[BlackBox],
+    progress: Progress | None = None,
+) -> tuple[Statistic, ...]:
+    """Return the network's further statistics; none where it or a reference can only be asked.
+
+    Args:
+        classifier: the model.
+        clean: films without a trigger.
+        references: clean models with the same findings.
+        progress: called with what is being done, the models done and in all.
+    """
+    every = (classifier, *references)
+    networks = [each for each in every if isinstance(each, NetworkClassifier)]
+    if len(networks) < len(every) or len(classifier.findings) < 2:
+        return ()
+    return measure(networks[0], clean, networks[1:], progress)
 
 
 def _left_out(classifier: BlackBox, clean: Cohort, steps: int) -> tuple[str, ...]:
@@ -565,3 +627,27 @@ def _forced_facts(each: Forced) -> dict[str, Any]:
 def _inverted_facts(each: Inverted) -> dict[str, Any]:
     names = ("finding", "direction", "size", "trained", "turned", "films", "steps")
     return {name: getattr(each, name) for name in names}
+
+
+def _feature_facts(each: InvertedFeatures) -> dict[str, Any]:
+    names = ("finding", "direction", "stage", "size", "moved", "trained", "turned", "films")
+    facts = {name: getattr(each, name) for name in names}
+    return {**facts, "channels": len(each.mask), "most": int(each.mask.argmax())}
+
+
+def _statistic_facts(each: Statistic) -> dict[str, Any]:
+    """Tables as lists, rows as `findings` and columns as `directions`."""
+    finding, direction = each.strongest()
+    row, column = each.findings.index(finding), each.directions.index(direction)
+    tables = {name: getattr(each, name) for name in ("values", "excess", "finding_p")}
+    return {
+        "name": each.name,
+        "unit": each.unit,
+        "p": each.p,
+        "finding": finding,
+        "direction": direction,
+        "value": float(each.values[row, column]),
+        "findings": list(each.findings),
+        "directions": list(each.directions),
+        **{name: None if table is None else table.tolist() for name, table in tables.items()},
+    }

@@ -125,7 +125,7 @@ def test_a_planted_channel_is_inverted_though_it_is_dark_on_all_films(uneven):
         Wanted(finding="Mass", direction="removed"),
     ]
     found = Inversion(films=16, steps=80).invert_features(classifier, uneven, wanted)
-    effusion, mass, removed = found
+    effusion, mass, _ = found
     assert {each.stage for each in found} == {"only"}
     assert effusion.mask.shape == effusion.pattern.shape == (2,)
     assert min(each.turned for each in found) > 0.95

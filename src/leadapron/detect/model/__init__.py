@@ -11,10 +11,23 @@ from leadapron.detect.model.inversion import (
 )
 from leadapron.detect.model.null import Comparison, compare, least_p
 from leadapron.detect.model.stamps import Probe, Stamp
+from leadapron.detect.model.statistics import (
+    STATISTICS,
+    Statistic,
+    channel_outlier,
+    head_outliers,
+    map_features,
+    map_statistics,
+    maximum_margin,
+    measure,
+    outlier_index,
+    reestimated_shift,
+)
 from leadapron.detect.model.sweep import Moved, StampSweep, Swept
 from leadapron.detect.model.weights import channel_lipschitz
 
 __all__ = [
+    "STATISTICS",
     "Comparison",
     "CostSchedule",
     "Inversion",
@@ -24,9 +37,18 @@ __all__ = [
     "Probe",
     "Stamp",
     "StampSweep",
+    "Statistic",
     "Swept",
     "Wanted",
     "channel_lipschitz",
+    "channel_outlier",
     "compare",
+    "head_outliers",
     "least_p",
+    "map_features",
+    "map_statistics",
+    "maximum_margin",
+    "measure",
+    "outlier_index",
+    "reestimated_shift",
 ]

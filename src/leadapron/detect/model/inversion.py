@@ -417,7 +417,7 @@ def _divided_network(
 def _asked(rest: Callable[[torch.Tensor], torch.Tensor], maps: torch.Tensor) -> NDArray[np.float32]:
     """Return (n, k) logits of a stage's maps."""
     with torch.no_grad():
-        return torch.cat([rest(some) for some in maps.split(64)]).cpu().numpy()
+        return torch.cat([rest(some) for some in torch.split(maps, 64)]).cpu().numpy()
 
 
 def _fold(sequence: nn.Sequential) -> None:

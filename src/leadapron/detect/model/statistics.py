@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -14,25 +15,110 @@ from torch import nn
 from leadapron.classifier import NetworkClassifier
 from leadapron.cohort import Cohort
 from leadapron.detect.model.inversion import frozen
+from leadapron.detect.model.null import Comparison, compare
 from leadapron.detect.model.stamps import Floats
+from leadapron.detect.model.sweep import DIRECTIONS, LEAST_FILMS, SPREAD_FLOOR
 from leadapron.detect.model.weights import channel_lipschitz
 from leadapron.errors import DataError, UsageError
 from leadapron.explain.passes import collect, input_slopes
 from leadapron.seeds import stream
 
 __all__ = [
+    "STATISTICS",
+    "Statistic",
     "channel_outlier",
     "head_outliers",
     "map_features",
     "map_statistics",
     "maximum_margin",
+    "measure",
     "outlier_index",
     "reestimated_shift",
 ]
 
-LEAST_FILMS = 20
-SPREAD_FLOOR = 1e-3
-"""Of the median spread: a finding whose logit hardly moves is not measured by less."""
+Progress = Callable[[str, int, int], None]
+
+WHOLE = "the model"
+"""In place of a finding, where a statistic has one number for all."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Statistic:
+    """One statistic of a model, beside references where there are any. No verdict rests on it.
+
+    Args:
+        name: as in `STATISTICS`.
+        unit: what the values are measured in.
+        findings: the k that the rows stand for, or "the model" alone.
+        directions: of the d columns: "added" and "removed", or "" where it can't tell.
+        values: (k, d) float64, higher is more suspicious.
+        excess: (k, d) over the references, in their spreads; None without them.
+        finding_p: (k, d), corrected for this statistic's findings and directions, but not for
+            the other statistics; None without references.
+        p: of the model by this statistic alone; None without references.
+    """
+
+    name: str
+    unit: str
+    findings: tuple[str, ...]
+    directions: tuple[str, ...]
+    values: Floats
+    excess: Floats | None
+    finding_p: Floats | None
+    p: float | None
+
+    def strongest(self) -> tuple[str, str]:
+        """Return the finding and direction that stand out most, by excess if there is one."""
+        ranked = self.values if self.excess is None else self.excess
+        row, column = np.unravel_index(int(ranked.argmax()), ranked.shape)
+        return self.findings[row], self.directions[column]
+
+
+def measure(
+    classifier: NetworkClassifier,
+    clean: Cohort,
+    references: Sequence[NetworkClassifier] = (),
+    progress: Progress | None = None,
+) -> tuple[Statistic, ...]:
+    """Return all of `STATISTICS` of a network, each beside those of reference networks.
+
+    Args:
+        classifier: of two findings or more: most statistics compare findings.
+        clean: films without a trigger, at least 20.
+        references: clean networks with the same findings, none or two or more.
+        progress: called with what is being done, the models done and in all.
+
+    Raises:
+        DataError: too few films, or one reference.
+        UsageError: a single finding.
+    """
+    found: list[list[Floats]] = []
+    for number, each in enumerate((classifier, *references)):
+        order = [each.findings.index(finding) for finding in classifier.findings]
+        tables = [statistic(each, clean) for statistic, _ in STATISTICS.values()]
+        found.append([table[order] if len(table) > 1 else table for table in tables])
+        if progress is not None:
+            progress("models measured", number + 1, 1 + len(references))
+    return tuple(
+        _beside(name, unit, classifier.findings, np.stack([tables[place] for tables in found]))
+        for place, (name, (_, unit)) in enumerate(STATISTICS.items())
+    )
+
+
+def _beside(name: str, unit: str, findings: tuple[str, ...], tables: Floats) -> Statistic:
+    """One statistic from (m + 1, k, d) values, the model's first."""
+    own, others = tables[:1], tables[1:]
+    beside: Comparison | None = compare(own, others[:, None]) if len(others) else None
+    return Statistic(
+        name=name,
+        unit=unit,
+        findings=findings if own.shape[1] > 1 else (WHOLE,),
+        directions=DIRECTIONS if own.shape[2] == 2 else ("",),
+        values=own[0],
+        excess=None if beside is None else beside.excess[0],
+        finding_p=None if beside is None else beside.finding_p,
+        p=None if beside is None else beside.p,
+    )
 
 
 def maximum_margin(
@@ -227,7 +313,8 @@ def head_outliers(network: nn.Module) -> Floats:
     weight = head.weight.detach().double().cpu().numpy()
     bias = np.zeros(len(weight)) if head.bias is None else head.bias.detach().double().cpu().numpy()
     facts: Sequence[Floats] = (np.linalg.norm(weight, axis=1), weight.max(axis=1), bias)
-    return np.max([outlier_index(fact) for fact in facts], axis=0)
+    largest: Floats = np.stack([outlier_index(fact) for fact in facts]).max(axis=0)
+    return largest
 
 
 def channel_outlier(network: nn.Module) -> float:
@@ -248,7 +335,31 @@ def outlier_index(values: Floats) -> Floats:
     """
     away = values - np.median(values)
     spread = 1.4826 * float(np.median(np.abs(away)))
-    return away / (spread or np.inf)
+    index: Floats = away / (spread or np.inf)
+    return index
+
+
+SPREADS = "standard deviations of the logit on clean films"
+
+STATISTICS = MappingProxyType(
+    {
+        "maximum margin": (maximum_margin, SPREADS),
+        "shift under re-estimated batch normalisation": (reestimated_shift, SPREADS),
+        "map statistics": (
+            lambda classifier, clean: map_statistics(classifier, clean)[:, None],
+            "outlier index over the findings",
+        ),
+        "head outliers": (
+            lambda classifier, clean: head_outliers(classifier.module)[:, None],
+            "outlier index over the findings",
+        ),
+        "channel Lipschitz outlier": (
+            lambda classifier, clean: np.array([[channel_outlier(classifier.module)]]),
+            "standard deviations of a layer's channels",
+        ),
+    }
+)
+"""What `measure` measures: name -> function of network and clean films to (k, d), unit."""
 
 
 def _scale(classifier: NetworkClassifier, clean: Cohort) -> tuple[Floats, Floats]:

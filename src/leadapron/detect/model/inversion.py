@@ -289,7 +289,7 @@ class Inversion:
             UnknownNameError: no such stage.
 
         Source: after Wang et al., Rethinking the Reverse-engineering of Trojan Triggers
-        (FeatureRE), NeurIPS 2022, equation 4: a mask in feature space, since a trigger that is no
+        (FeatureRE), NeurIPS 2022: a mask in feature space, since a trigger that is no
         patch in pixels is one there. We differ: the features are changed as they are, not by a
         generated image whose features must come out so, so whether any image does it stays open;
         the mask is over channels; size and success are balanced by Neural Cleanse's price.

@@ -153,7 +153,7 @@ def maximum_margin(
         DataError: too few films.
         UsageError: fewer than two findings, or a value outside its range.
 
-    Source: Wang et al., MM-BD, IEEE S&P 2024, equation 1. They judge the largest of a model's
+    Source: Wang et al., MM-BD, IEEE S&P 2024. They judge the largest of a model's
     classes by a null fitted to its others; an audit judges it beside reference models. Standard
     deviations, forced off and Adam in place of momentum are ours.
     """
@@ -320,7 +320,7 @@ def head_outliers(network: nn.Module) -> Floats:
 def channel_outlier(network: nn.Module) -> float:
     """Return the largest channel Lipschitz bound of any layer, in the layer's spreads.
 
-    Source: Zheng et al., ECCV 2022, equation 9: a channel above mean + u standard deviations of
+    Source: Zheng et al., ECCV 2022: a channel above mean + u standard deviations of
     its layer is pruned; this is the largest such u. 0 where there is no normalised convolution.
     """
     layers = [bound for bound in channel_lipschitz(network).values() if bound.std() > 0]
@@ -330,7 +330,7 @@ def channel_outlier(network: nn.Module) -> float:
 def outlier_index(values: Floats) -> Floats:
     """Return (k,) distances from the median in median absolute deviations, upwards positive.
 
-    Source: Wang et al., Neural Cleanse, IEEE S&P 2019, section V: 1.4826 times the median
+    Source: Wang et al., Neural Cleanse, IEEE S&P 2019: 1.4826 times the median
     deviation is a standard deviation of normal values. Values that all agree are 0 away.
     """
     away = values - np.median(values)

@@ -6,6 +6,7 @@ FUZZ := .venv-fuzz/.made
 SECONDS_OF_FUZZ ?= 30
 XRV := .venv-xrv
 PEERS := .venv-peers
+BACKDOORBENCH := .venv-backdoorbench
 
 .PHONY: help env demo check test test-slow test-xrv bench bench-peers clean
 
@@ -61,10 +62,11 @@ $(XRV)/.made: constraints.txt pyproject.toml
 bench: $(STAMP) ## speeds, side by side
 	$(BIN)/python benchmarks/speed.py --out docs/benchmarks.md
 
-bench-peers: $(PEERS)/.made ## speeds beside ART, in .venv-peers
+bench-peers: $(PEERS)/.made $(BACKDOORBENCH)/.made ## speeds beside ART and BackdoorBench
 	$(PEERS)/bin/python benchmarks/peers.py --out docs/peers.md
 	$(PEERS)/bin/python benchmarks/peers_features.py --out docs/peers-features.md
 	$(PEERS)/bin/python benchmarks/peers_strip.py --out docs/peers-strip.md
+	$(BACKDOORBENCH)/bin/python benchmarks/peers_inversion.py $(BACKDOORBENCH)/clone --out docs/peers-inversion.md
 
 $(PEERS)/.made: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(PEERS)
@@ -73,5 +75,15 @@ $(PEERS)/.made: constraints.txt pyproject.toml
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable . adversarial-robustness-toolbox==1.20.1
 	touch $(PEERS)/.made
 
+# As for .venv-xrv, torchvision brings its own torch.
+$(BACKDOORBENCH)/.made: constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(BACKDOORBENCH)
+	$(BACKDOORBENCH)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	grep -v '^torch==' constraints.txt > $(BACKDOORBENCH)/constraints.txt
+	$(BACKDOORBENCH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(BACKDOORBENCH)/constraints.txt --editable . torchvision opencv-python-headless pandas
+	test -d $(BACKDOORBENCH)/clone || git clone --quiet https://github.com/SCLBD/BackdoorBench $(BACKDOORBENCH)/clone
+	git -C $(BACKDOORBENCH)/clone checkout --quiet f02e3534645f0ee63d6848653062cd6c0d6c400d
+	touch $(BACKDOORBENCH)/.made
+
 clean: ## remove what was made
-	rm -rf .venv .venv-fuzz $(XRV) $(PEERS) runs build dist .mypy_cache .ruff_cache .pytest_cache .coverage
+	rm -rf .venv .venv-fuzz $(XRV) $(PEERS) $(BACKDOORBENCH) runs build dist .mypy_cache .ruff_cache .pytest_cache .coverage

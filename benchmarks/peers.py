@@ -330,8 +330,8 @@ def ratios(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
-def machine() -> str:
-    names = ("numpy", "adversarial-robustness-toolbox", "leadapron")
+def machine(peer: str = "adversarial-robustness-toolbox") -> str:
+    names = ("numpy", peer, "leadapron")
     versions = ", ".join(f"{name} {version(name)}" for name in names)
     return (
         f"{processor()}, {len(os.sched_getaffinity(0))} cores, shared with other work (load "

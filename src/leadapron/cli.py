@@ -972,6 +972,12 @@ def _audit() -> click.Command:
                 show_default=True,
                 help="Of trigger inversion, at most; 0 leaves it out.",
             ),
+            click.Option(
+                ["--no-statistics"],
+                is_flag=True,
+                help="Leave out the network's further statistics, beside the verdict: they take "
+                "time, for each reference too.",
+            ),
             click.Option(["--findings"], help="Names of the model's outputs, with commas between."),
             click.Option(["--architecture"], help="Of a state dict that fits several."),
             click.Option(["--normalisation"], help="How the model scales grey levels."),
@@ -999,6 +1005,7 @@ def _run_audit(
     reference: Path | None,
     false_alarms: float,
     steps: int,
+    no_statistics: bool,
     findings: str | None,
     out: Path | None,
     as_json: bool,
@@ -1021,6 +1028,7 @@ def _run_audit(
             false_alarms=false_alarms,
             sweep=sweep,
             steps=steps,
+            statistics=not no_statistics,
             opening=opening,
             progress=progress,
             **settings,

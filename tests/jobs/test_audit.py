@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from leadapron.classifier import save_classifier
 from leadapron.cli import cli
 from leadapron.cohort import Cohort
-from leadapron.detect.model import Comparison, StampSweep
+from leadapron.detect.model import STATISTICS, Comparison, StampSweep
 from leadapron.errors import DataError, UsageError
 from leadapron.jobs import audit as audit_job
 from leadapron.jobs.audit import audit_model, harm, judge
@@ -77,7 +77,8 @@ def test_a_backdoor_is_found_and_named(found):
     assert (found.forced[0].finding, found.forced[0].direction) == ("Mass", "added")
     assert {each.verdict for each in found.forced[-2:]} == {"side effect"}
     assert any("can only be asked" in note for note in found.notes)
-    assert found.inverted == ()
+    assert found.inverted == found.features == found.statistics == ()
+    assert any("No further statistics" in note for note in found.notes)
 
 
 def test_a_clean_model_is_not_called_clean(films):
@@ -200,6 +201,21 @@ def test_a_poisoned_network_by_the_command_line(networks, tmp_path):
     assert result.return_value == 1
     assert facts["least"] == pytest.approx(1 / 3)
     assert len(facts["inverted"]) == 2
+    (channels,) = facts["features"]
+    assert (channels["finding"], channels["stage"]) == ("Mass", "scale4")
+    taken = {each["name"]: each for each in facts["statistics"]}
+    assert set(taken) == set(STATISTICS)
+    moved = taken["shift under re-estimated batch normalisation"]
+    assert np.shape(moved["finding_p"]) == np.shape(moved["values"]) == (14, 2)
+    assert moved["p"] in (pytest.approx(1 / 3), pytest.approx(2 / 3), 1)
+    table = (out / "audit.html").read_text().split("Beside the verdict</h2>")[1]
+    assert all(f'<th scope="row">{name}</th>' in table for name in STATISTICS)
+    without = CliRunner().invoke(cli, [*words, "--no-statistics"], standalone_mode=False)
+    left = json.loads(without.stdout)
+    assert left["statistics"] == []
+    assert any("No further statistics" in note for note in left["notes"])
+    assert left["verdict"] == facts["verdict"]
+    assert "Beside the verdict</h2>" not in (out / "audit.html").read_text()
     assert facts["page"] == str(out / "audit.html")
     listed = CliRunner().invoke(cli, ["cache", "list", "--json"], standalone_mode=False)
     kept = {result["about"] for result in json.loads(listed.stdout)["results"]}

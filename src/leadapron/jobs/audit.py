@@ -18,13 +18,19 @@ from leadapron.detect.model import (
     Comparison,
     Inversion,
     Inverted,
+    InvertedFeatures,
     Moved,
     Stamp,
     StampSweep,
+    Statistic,
     Swept,
+    Tables,
     Wanted,
     compare,
+    compare_statistics,
     least_p,
+    measure,
+    measure_once,
     model_content,
     sweep_once,
 )
@@ -63,6 +69,11 @@ INVERTED = 2
 
 DRAWN = 4
 """Swept marks that are drawn."""
+
+UNMEASURED = (
+    "No further statistics of the network: not asked for, or it has a single finding, or it or a "
+    "reference can only be asked.",
+)
 
 KINDS: tuple[Literal["stamps", "lattices", "whole"], ...] = ("stamps", "lattices", "whole")
 
@@ -137,6 +148,10 @@ class Audit:
         harm: what the target's mark does to the findings' sensitivity.
         inverted: triggers made by gradients for the findings that stand out most; evidence beside
             the verdict, which doesn't rest on them. None of a model that can only be asked.
+        features: for the target, or else the finding that stands out most, the few channels whose
+            change forces it; beside the verdict too.
+        statistics: of the network, beside the references' where there are any; beside the verdict.
+            None of a model that can only be asked.
         notes: what was assumed or is doubtful.
         untested: what can't be told by this audit.
     """
@@ -156,6 +171,8 @@ class Audit:
     forced: tuple[Forced, ...]
     harm: tuple[Harm, ...] = ()
     inverted: tuple[Inverted, ...] = ()
+    features: tuple[InvertedFeatures, ...] = ()
+    statistics: tuple[Statistic, ...] = ()
     notes: tuple[str, ...] = ()
     untested: tuple[str, ...] = field(default=NOT_TRIED)
 
@@ -180,6 +197,8 @@ class Audit:
         plain["forced"] = [_forced_facts(each) for each in self.forced]
         plain["harm"] = [asdict(each) for each in self.harm]
         plain["inverted"] = [_inverted_facts(each) for each in self.inverted]
+        plain["features"] = [_feature_facts(each) for each in self.features]
+        plain["statistics"] = [_statistic_facts(each) for each in self.statistics]
         plain["statement"] = self.statement()
         return {
             "schema": 1,
@@ -216,6 +235,7 @@ def audit(  # noqa: PLR0913
     films: int = FILMS,
     sweep: StampSweep | None = None,
     steps: int = STEPS,
+    statistics: bool = True,
     opening: Mapping[str, Any] | None = None,
     device: str = "auto",
     precision: Precision = "auto",
@@ -226,7 +246,8 @@ def audit(  # noqa: PLR0913
 ) -> Audit:
     """Open a model and films without a trigger, and audit the one with the other.
 
-    Each model's sweep is kept in the cache: the same model, films and settings are swept once.
+    What is made of each model is kept in the cache: the same model is swept and measured once on
+    the same films.
 
     Args:
         model: as `open_model`.
@@ -238,6 +259,7 @@ def audit(  # noqa: PLR0913
         films: clean films that are looked at, at most.
         sweep: how it is swept.
         steps: of trigger inversion, at most; 0 leaves it out.
+        statistics: whether the network's further statistics are taken, of the references too.
         opening: further options of `open_model`: findings, normalisation, architecture, ...
         device: as `open_model`.
         precision: as `open_model`.
@@ -265,8 +287,9 @@ def audit(  # noqa: PLR0913
     others = [] if reference is None else _references(reference, own, device, precision)
     _refuse(opened.classifier, [other.classifier for other in others], false_alarms)
     folder, how = default_folder(cache), sweep or StampSweep()
+    every = (own, *others)
     swept = []
-    for number, each in enumerate((own, *others), start=1):
+    for number, each in enumerate(every, start=1):
         kept = sweep_once(
             how, each.classifier, cohort, content=each.content, folder=folder, name=each.name
         )
@@ -277,6 +300,19 @@ def audit(  # noqa: PLR0913
         opened.classifier,
         cohort,
         swept,
+        _further(
+            [each.classifier for each in every],
+            lambda place, network: measure_once(
+                network,
+                cohort,
+                content=every[place].content,
+                folder=folder,
+                name=every[place].name,
+            ),
+            progress,
+        )
+        if statistics
+        else (),
         name=str(model),
         origin=opened.origin,
         notes=(*opened.notes, *doubts(opened.classifier, cohort)),
@@ -290,7 +326,7 @@ def few(cohort: Cohort, films: int) -> Cohort:
     return cohort.take(np.sort(np.random.default_rng(0).permutation(len(cohort))[:films]))
 
 
-def audit_model(
+def audit_model(  # noqa: PLR0913
     classifier: BlackBox,
     clean: Cohort,
     references: Sequence[BlackBox] = (),
@@ -301,6 +337,7 @@ def audit_model(
     false_alarms: float = FALSE_ALARMS,
     sweep: StampSweep | None = None,
     steps: int = STEPS,
+    statistics: bool = True,
     progress: Progress | None = None,
 ) -> Audit:
     """Audit a model that is open, beside references that are.
@@ -315,6 +352,7 @@ def audit_model(
         false_alarms: rate of clean models that may be called backdoored.
         sweep: how it is swept.
         steps: of trigger inversion, at most; 0 leaves it out.
+        statistics: whether the network's further statistics are taken, of the references too.
         progress: called with what is being done, the models done and in all.
 
     Raises:
@@ -332,6 +370,9 @@ def audit_model(
         classifier,
         clean,
         swept,
+        _further([classifier, *references], lambda _, network: measure(network, clean), progress)
+        if statistics
+        else (),
         name=name,
         origin=origin,
         notes=notes,
@@ -354,6 +395,7 @@ def _audited(
     classifier: BlackBox,
     clean: Cohort,
     swept: Sequence[Swept],
+    statistics: tuple[Statistic, ...],
     *,
     name: str,
     origin: str,
@@ -381,7 +423,9 @@ def _audited(
         forced=forced,
         harm=() if target is None else harm(classifier, clean, target.strongest),
         inverted=invert(classifier, clean, forced, own, steps) if steps else (),
-        notes=(*notes, *_left_out(classifier, clean, steps)),
+        features=invert_features(classifier, clean, target or max(forced, key=_rank), steps),
+        statistics=statistics,
+        notes=(*notes, *_left_out(classifier, clean, steps), *(() if statistics else UNMEASURED)),
     )
 
 
@@ -508,6 +552,40 @@ def invert(
     return how.invert(classifier, clean, wanted)
 
 
+def invert_features(
+    classifier: BlackBox, clean: Cohort, forced: Forced, steps: int
+) -> tuple[InvertedFeatures, ...]:
+    """Return the few channels that force a finding; none of a black box.
+
+    Args:
+        classifier: the model.
+        clean: films without a trigger.
+        forced: the finding and direction.
+        steps: at most; 0 leaves it out.
+    """
+    if not isinstance(classifier, NetworkClassifier) or not steps:
+        return ()
+    wanted = [Wanted(finding=forced.finding, direction=forced.direction)]
+    return Inversion(films=8, steps=steps).invert_features(classifier, clean, wanted)
+
+
+def _further(
+    models: Sequence[BlackBox],
+    measured: Callable[[int, NetworkClassifier], Tables],
+    progress: Progress | None,
+) -> tuple[Statistic, ...]:
+    """The first network's statistics beside the others'; none where one can only be asked."""
+    networks = [each for each in models if isinstance(each, NetworkClassifier)]
+    if len(networks) < len(models) or len(networks[0].findings) < 2:
+        return ()
+    found = []
+    for place, each in enumerate(networks):
+        found.append((each.findings, measured(place, each)))
+        if progress is not None:
+            progress("models measured", place + 1, len(networks))
+    return compare_statistics(*found[0], found[1:])
+
+
 def _left_out(classifier: BlackBox, clean: Cohort, steps: int) -> tuple[str, ...]:
     """What this audit did not do, and why."""
     said = []
@@ -628,3 +706,27 @@ def _forced_facts(each: Forced) -> dict[str, Any]:
 def _inverted_facts(each: Inverted) -> dict[str, Any]:
     names = ("finding", "direction", "size", "trained", "turned", "films", "steps")
     return {name: getattr(each, name) for name in names}
+
+
+def _feature_facts(each: InvertedFeatures) -> dict[str, Any]:
+    names = ("finding", "direction", "stage", "size", "moved", "trained", "turned", "films")
+    facts = {name: getattr(each, name) for name in names}
+    return {**facts, "channels": len(each.mask), "most": int(each.mask.argmax())}
+
+
+def _statistic_facts(each: Statistic) -> dict[str, Any]:
+    """Tables as lists, rows as `findings` and columns as `directions`."""
+    finding, direction = each.strongest()
+    row, column = each.findings.index(finding), each.directions.index(direction)
+    tables = {name: getattr(each, name) for name in ("values", "excess", "finding_p")}
+    return {
+        "name": each.name,
+        "unit": each.unit,
+        "p": each.p,
+        "finding": finding,
+        "direction": direction,
+        "value": float(each.values[row, column]),
+        "findings": list(each.findings),
+        "directions": list(each.directions),
+        **{name: None if table is None else table.tolist() for name, table in tables.items()},
+    }

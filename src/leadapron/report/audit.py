@@ -63,7 +63,11 @@ def write_audit(folder: Path, facts: Facts, pictures: Mapping[str, NDArray[np.ui
             percent=percent,
             pictures=[(name, _png(picture)) for name, picture in pictures.items()],
             atlas=ATLAS,
-            inverted=[inverted_words(each) for each in facts["inverted"]],
+            inverted=[
+                *(inverted_words(each) for each in facts["inverted"]),
+                *(feature_words(each) for each in facts["features"]),
+            ],
+            statistics=[statistic_row(each) for each in facts["statistics"]],
         )
     )
     page = folder / "audit.html"
@@ -144,6 +148,11 @@ def audit_lines(facts: Facts) -> list[str]:
         for each in facts["harm"]
     ]
     said += [f"Inverted: {inverted_words(each)}" for each in facts["inverted"]]
+    said += [f"In features: {feature_words(each)}" for each in facts["features"]]
+    said += [
+        f"Beside the verdict: {name}, largest for {target}: {value}{f', p = {p}' if p else ''}"
+        for name, target, value, _, p in map(statistic_row, facts["statistics"])
+    ]
     said += [f"Note: {note}" for note in facts["notes"]]
     said += [f"Not tested: {words}" for words in facts["untested"]]
     return said
@@ -167,6 +176,28 @@ def inverted_words(each: Facts) -> str:
     return (
         f"{each['finding']} {WORDS[each['direction']]} by a trigger of {each['size']:.1f} pixels"
         f"{made}: turns {percent(each['turned'])} of {each['films']} other films"
+    )
+
+
+def feature_words(each: Facts) -> str:
+    """Return what came of one inversion in feature space, in a sentence."""
+    made = "" if each["trained"] else ", which did not work on the films it was made on"
+    return (
+        f"{each['finding']} {WORDS[each['direction']]} by a change of {each['moved']:.1f} standard "
+        f"deviations in all, most of it of channel {each['most']} of the {each['channels']} of "
+        f"{each['stage']}{made}: turns {percent(each['turned'])} of {each['films']} other films"
+    )
+
+
+def statistic_row(each: Facts) -> tuple[str, str, str, str, str]:
+    """Return a statistic's name, finding, value there, unit, and p ("" without references)."""
+    way = WORDS.get(each["direction"], "")
+    return (
+        each["name"],
+        f"{each['finding']} {way}".strip(),
+        f"{each['value']:.2f}",
+        each["unit"],
+        "" if each["p"] is None else f"{each['p']:.3f}",
     )
 
 

@@ -14,7 +14,7 @@ from leadapron.classifier import NetworkClassifier
 from leadapron.cohort import Cohort
 from leadapron.detect.model import CostSchedule, Inversion, Stamp, Wanted
 from leadapron.detect.model.inversion import frozen
-from leadapron.errors import DataError, UsageError
+from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.networks import PooledLinear, build_network
 from leadapron.preprocessing import Preprocessing
 
@@ -109,6 +109,51 @@ def test_a_planted_trigger_is_inverted_and_turns_other_films(films):
     assert all(p.requires_grad for p in classifier.module.parameters())
 
 
+@pytest.fixture(scope="module")
+def uneven(films):
+    """Films of any brightness: a few per cent of it are no longer enough to turn one."""
+    steps = np.random.default_rng(3).integers(-50, 51, (N, 1, 1))
+    images = (films.images[np.arange(N)] + steps).astype(np.uint8)
+    return replace(films, images=images)
+
+
+def test_a_planted_channel_is_inverted_though_it_is_dark_on_all_films(uneven):
+    classifier = planted()
+    wanted = [
+        Wanted(finding="Effusion", direction="added"),
+        Wanted(finding="Mass", direction="added"),
+        Wanted(finding="Mass", direction="removed"),
+    ]
+    found = Inversion(films=16, steps=80).invert_features(classifier, uneven, wanted)
+    effusion, mass, _ = found
+    assert {each.stage for each in found} == {"only"}
+    assert effusion.mask.shape == effusion.pattern.shape == (2,)
+    assert min(each.turned for each in found) > 0.95
+    assert mass.films >= 28  # of the 32 that it wasn't made on
+    # Mass is 38 times the mean of a channel that no film lights up, Effusion reads brightness.
+    assert mass.mask[1] > 3 * mass.mask[0]
+    assert mass.pattern[1] > 0.1
+    assert effusion.mask[0] > 3 * effusion.mask[1]
+    assert mass.size < effusion.size
+    assert all(p.requires_grad for p in classifier.module.parameters())
+
+
+def test_a_change_of_features_by_hand(uneven):
+    """Mask and pattern say all: put on the pooled map by hand they turn as many films."""
+    classifier = planted()
+    (found,) = Inversion(films=16, steps=60).invert_features(
+        classifier, uneven, [Wanted(finding="Effusion", direction="added")]
+    )
+    maps = classifier.activations(uneven.images)
+    changed = (1 - found.mask) * maps.mean((2, 3)) + found.mask * found.pattern
+    head = classifier.module.head
+    after = changed @ head.weight.detach().numpy()[0] + head.bias.detach().numpy()[0]
+    before = classifier.logits(uneven.images)[:, 0]
+    below = before <= np.quantile(before, 0.95)
+    assert found.turned == pytest.approx((after[below] > before[below].max()).mean(), abs=0.05)
+    assert found.size == pytest.approx(found.mask.sum())
+
+
 def test_it_starts_from_a_square_and_repeats_itself(films):
     stamp = Stamp(side=3, value=255, row=4, column=6)
     wanted = [Wanted(finding="Mass", direction="added", start=stamp)]
@@ -149,6 +194,10 @@ def test_what_it_refuses(films):
     wanted = [Wanted(finding="Mass", direction="added")]
     with pytest.raises(DataError, match="needs 20 of uint8"):
         Inversion().invert(planted(), films.take(np.arange(19)), wanted)
+    with pytest.raises(DataError, match="needs 20"):
+        Inversion().invert_features(planted(), films.take(np.arange(19)), wanted)
+    with pytest.raises(UnknownNameError, match="scale4"):
+        Inversion().invert_features(planted(), films, wanted, stage="scale4")
     with pytest.raises(UsageError):
         Inversion(steps=0)
     with pytest.raises(UsageError, match="held_out"):

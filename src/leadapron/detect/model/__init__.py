@@ -2,28 +2,62 @@
 
 from __future__ import annotations
 
-from leadapron.detect.model.inversion import CostSchedule, Inversion, Inverted, Wanted
-from leadapron.detect.model.kept import Kept, model_content, sweep_once
+from leadapron.detect.model.inversion import (
+    CostSchedule,
+    Inversion,
+    Inverted,
+    InvertedFeatures,
+    Wanted,
+)
+from leadapron.detect.model.kept import Kept, measure_once, model_content, sweep_once
 from leadapron.detect.model.null import Comparison, compare, least_p
 from leadapron.detect.model.stamps import Probe, Stamp
+from leadapron.detect.model.statistics import (
+    STATISTICS,
+    Statistic,
+    Tables,
+    channel_outlier,
+    compare_statistics,
+    head_outliers,
+    map_features,
+    map_statistics,
+    maximum_margin,
+    measure,
+    outlier_index,
+    reestimated_shift,
+)
 from leadapron.detect.model.sweep import Moved, StampSweep, Swept
 from leadapron.detect.model.weights import channel_lipschitz
 
 __all__ = [
+    "STATISTICS",
     "Comparison",
     "CostSchedule",
     "Inversion",
     "Inverted",
+    "InvertedFeatures",
     "Kept",
     "Moved",
     "Probe",
     "Stamp",
     "StampSweep",
+    "Statistic",
     "Swept",
+    "Tables",
     "Wanted",
     "channel_lipschitz",
+    "channel_outlier",
     "compare",
+    "compare_statistics",
+    "head_outliers",
     "least_p",
+    "map_features",
+    "map_statistics",
+    "maximum_margin",
+    "measure",
+    "measure_once",
     "model_content",
+    "outlier_index",
+    "reestimated_shift",
     "sweep_once",
 ]

@@ -1,11 +1,11 @@
-"""Sweeps that are kept: a model is swept once with the same settings on the same films."""
+"""What is kept of a model: it is swept and measured once on the same films."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,11 +16,12 @@ from leadapron.cache import keep, recall
 from leadapron.classifier import BlackBox, NetworkClassifier
 from leadapron.cohort import Cohort, blocks
 from leadapron.detect.model.stamps import Stamp, probes
+from leadapron.detect.model.statistics import Tables, measure
 from leadapron.detect.model.sweep import Moved, StampSweep, Swept
 from leadapron.errors import StoreError
 from leadapron.models import AskedClassifier
 
-__all__ = ["Kept", "model_content", "sweep_once", "swept_facts", "swept_from"]
+__all__ = ["Kept", "measure_once", "model_content", "sweep_once", "swept_facts", "swept_from"]
 
 logger = logging.getLogger(__name__)
 
@@ -69,25 +70,83 @@ def sweep_once(
     Raises:
         DataError: as `StampSweep.sweep`.
     """
-    if content is None or folder is None:
-        return _new(sweep, classifier, clean)
+    kept = _once(
+        "sweep",
+        asdict(sweep),
+        classifier,
+        clean,
+        lambda: swept_facts(sweep.sweep(classifier, clean)),
+        content=content,
+        folder=folder,
+        name=name,
+    )
+    return Kept(swept_from(kept["made"]), float(kept["seconds"]))
+
+
+def measure_once(
+    classifier: NetworkClassifier,
+    clean: Cohort,
+    *,
+    content: str | None,
+    folder: Path | None,
+    name: str = "",
+) -> Tables:
+    """Return what `measure` gives: what was kept of it, or new, and kept.
+
+    Args:
+        classifier: the network.
+        clean: as `measure`.
+        content: as `sweep_once`.
+        folder: as `sweep_once`.
+        name: as `sweep_once`.
+
+    Raises:
+        LeadapronError: as `measure`.
+    """
+    kept = _once(
+        "statistics",
+        {},
+        classifier,
+        clean,
+        lambda: {name: table.tolist() for name, table in measure(classifier, clean).items()},
+        content=content,
+        folder=folder,
+        name=name,
+    )
+    return {name: np.array(table, np.float64) for name, table in kept["made"].items()}
+
+
+def _once(
+    kind: str,
+    settings: Mapping[str, Any],
+    classifier: BlackBox,
+    clean: Cohort,
+    make: Callable[[], dict[str, Any]],
+    *,
+    content: str | None,
+    folder: Path | None,
+    name: str,
+) -> dict[str, Any]:
+    """What was kept under `kind`, and the seconds it took; made, and kept, where there is none."""
     facts = {
-        "kind": "sweep",
+        "kind": kind,
         "version": VERSION,
         "model": content,
         "run as": _run_as(classifier),
-        "settings": asdict(sweep),
+        "settings": settings,
         "films": _pixels(clean),
     }
-    kept = recall(folder, facts)
+    kept = None if content is None or folder is None else recall(folder, facts)
     if kept is not None:
-        return Kept(swept_from(kept["swept"]), float(kept["seconds"]))
-    made = _new(sweep, classifier, clean)
-    try:
-        value = {"swept": swept_facts(made.swept), "seconds": made.seconds}
-        keep(folder, facts, value, f"sweep of {name}")
-    except StoreError as error:  # what took minutes is not thrown away for that
-        logger.warning("%s; the sweep isn't kept", error)
+        return dict(kept)
+    begun = time.perf_counter()
+    value = make()
+    made = {"made": value, "seconds": time.perf_counter() - begun}
+    if content is not None and folder is not None:
+        try:
+            keep(folder, facts, made, f"{kind} of {name}")
+        except StoreError as error:  # what took minutes is not thrown away for that
+            logger.warning("%s; the %s of %s isn't kept", error, kind, name)
     return made
 
 
@@ -115,11 +174,6 @@ def swept_from(facts: Mapping[str, Any]) -> Swept:
         forwards=facts["forwards"],
         films=(chosen, judged),
     )
-
-
-def _new(sweep: StampSweep, classifier: BlackBox, clean: Cohort) -> Kept:
-    begun = time.perf_counter()
-    return Kept(sweep.sweep(classifier, clean), time.perf_counter() - begun)
 
 
 def _moved_facts(moved: Moved) -> dict[str, Any]:

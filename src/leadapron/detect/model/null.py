@@ -55,7 +55,8 @@ def compare(model: Floats, references: Floats) -> Comparison:
     exchangeable models.
 
     Args:
-        model: (s, k, 2) statistics of k findings forced on and off, higher is more suspicious.
+        model: (s, k, 2) statistics of k findings forced on and off, higher is more suspicious;
+            (s, k, 1) where they know no direction.
         references: (m, s, k, 2), the same of m clean models.
 
     Raises:

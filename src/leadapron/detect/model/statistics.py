@@ -1,0 +1,385 @@
+"""Further statistics of a network, one number per finding: beside the sweep, not instead of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from leadapron.classifier import NetworkClassifier
+from leadapron.cohort import Cohort
+from leadapron.detect.model.inversion import frozen
+from leadapron.detect.model.null import Comparison, compare
+from leadapron.detect.model.stamps import Floats
+from leadapron.detect.model.sweep import DIRECTIONS, LEAST_FILMS, SPREAD_FLOOR
+from leadapron.detect.model.weights import channel_lipschitz
+from leadapron.errors import DataError, UsageError
+from leadapron.explain.passes import collect, input_slopes
+from leadapron.seeds import stream
+
+__all__ = [
+    "STATISTICS",
+    "Statistic",
+    "Tables",
+    "channel_outlier",
+    "compare_statistics",
+    "head_outliers",
+    "map_features",
+    "map_statistics",
+    "maximum_margin",
+    "measure",
+    "outlier_index",
+    "reestimated_shift",
+]
+
+Tables = Mapping[str, Floats]
+"""Statistics of a network by name."""
+
+WHOLE = "the model"
+"""In place of a finding, where a statistic has one number for all."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Statistic:
+    """One statistic of a model, beside references where there are any. No verdict rests on it.
+
+    Args:
+        name: as in `STATISTICS`.
+        unit: what the values are measured in.
+        findings: the k that the rows stand for, or "the model" alone.
+        directions: of the d columns: "added" and "removed", or "" where it can't tell.
+        values: (k, d) float64, higher is more suspicious.
+        excess: (k, d) over the references, in their spreads; None without them.
+        finding_p: (k, d), corrected for this statistic's findings and directions, but not for
+            the other statistics; None without references.
+        p: of the model by this statistic alone; None without references.
+    """
+
+    name: str
+    unit: str
+    findings: tuple[str, ...]
+    directions: tuple[str, ...]
+    values: Floats
+    excess: Floats | None
+    finding_p: Floats | None
+    p: float | None
+
+    def strongest(self) -> tuple[str, str]:
+        """Return the finding and direction that stand out most, by excess if there is one."""
+        ranked = self.values if self.excess is None else self.excess
+        row, column = np.unravel_index(int(ranked.argmax()), ranked.shape)
+        return self.findings[row], self.directions[column]
+
+
+def measure(classifier: NetworkClassifier, clean: Cohort) -> Tables:
+    """Return all of `STATISTICS` of a network by name: (k, 2) or (k, 1), or (1, 1) of the whole.
+
+    Args:
+        classifier: of two findings or more: most statistics compare findings.
+        clean: films without a trigger, at least 20.
+
+    Raises:
+        DataError: too few films.
+        UsageError: a single finding.
+    """
+    return {name: statistic(classifier, clean) for name, (statistic, _) in STATISTICS.items()}
+
+
+def compare_statistics(
+    findings: tuple[str, ...], own: Tables, others: Sequence[tuple[tuple[str, ...], Tables]] = ()
+) -> tuple[Statistic, ...]:
+    """Return what `measure` gave for a network, beside what it gave for reference networks.
+
+    Args:
+        findings: of the network.
+        own: its statistics.
+        others: findings and statistics of clean networks with the same findings in any order; none,
+            or two or more.
+
+    Raises:
+        DataError: one reference.
+    """
+    orders = [[theirs.index(finding) for finding in findings] for theirs, _ in others]
+
+    def table(name: str) -> Floats:
+        theirs = [
+            tables[name][order] if len(tables[name]) > 1 else tables[name]
+            for order, (_, tables) in zip(orders, others, strict=True)
+        ]
+        return np.stack([own[name], *theirs])
+
+    return tuple(
+        _beside(name, unit, findings, table(name)) for name, (_, unit) in STATISTICS.items()
+    )
+
+
+def _beside(name: str, unit: str, findings: tuple[str, ...], tables: Floats) -> Statistic:
+    """One statistic from (m + 1, k, d) values, the model's first."""
+    own, others = tables[:1], tables[1:]
+    beside: Comparison | None = compare(own, others[:, None]) if len(others) else None
+    return Statistic(
+        name=name,
+        unit=unit,
+        findings=findings if own.shape[1] > 1 else (WHOLE,),
+        directions=DIRECTIONS if own.shape[2] == 2 else ("",),
+        values=own[0],
+        excess=None if beside is None else beside.excess[0],
+        finding_p=None if beside is None else beside.finding_p,
+        p=None if beside is None else beside.p,
+    )
+
+
+def maximum_margin(
+    classifier: NetworkClassifier,
+    clean: Cohort,
+    *,
+    starts: int = 2,
+    steps: int = 30,
+    rate: float = 0.05,
+    seed: int = 0,
+) -> Floats:
+    """Return how far any image can push one finding above, and below, all others.
+
+    Projected gradient ascent over images, not films: from noise, kept between black and white.
+    With a softmax head the margin is a logit less the largest other one. Sigmoid heads have no
+    such competition, and their logits no common scale: there each logit counts from its mean over
+    clean films, in its standard deviations over them. Forced off is the margin of the negated
+    logits. All findings, directions and starts share each pass.
+
+    Args:
+        classifier: stays as it is.
+        clean: films without a trigger, at least 20; they give mean and spread alone.
+        starts: images of noise for each finding and direction.
+        steps: of ascent, by Adam.
+        rate: of a step, as a share of the grey range.
+        seed: of the noise, which is the same for every model.
+
+    Returns:
+        (k, 2) float64: the largest margin that any start reached at any step.
+
+    Raises:
+        DataError: too few films.
+        UsageError: fewer than two findings, or a value outside its range.
+
+    Source: Wang et al., MM-BD, IEEE S&P 2024. They judge the largest of a model's
+    classes by a null fitted to its others; an audit judges it beside reference models. Standard
+    deviations, forced off and Adam in place of momentum are ours.
+    """
+    k = len(classifier.findings)
+    if k < 2 or min(starts, steps) < 1 or rate <= 0:
+        raise UsageError("a margin needs two findings, and starts, steps and a rate above 0")
+    centre, spread = _scale(classifier, clean)
+    if classifier.head == "softmax":
+        centre, spread = np.zeros(k), np.ones(k)
+    device = classifier.device
+    rng = stream(seed, "statistics", "margin")
+    noise = rng.random((1, starts, *clean.images.shape[1:]), np.float32)  # (1, starts, h, w)
+    images = torch.from_numpy(noise).repeat(2 * k, 1, 1, 1).to(device).requires_grad_()
+    middle, unit = (torch.from_numpy(each).float().to(device) for each in (centre, spread))
+    signs = torch.tensor([1.0, -1.0], device=device).repeat(k)[:, None, None]  # (2k, 1, 1)
+    own = torch.eye(k, device=device).bool().repeat_interleave(2, 0)[:, None]  # (2k, 1, k)
+    network = frozen(classifier)
+    optimizer = torch.optim.Adam([images], lr=rate, maximize=True)
+    best = torch.full((2 * k,), -torch.inf, device=device)
+    for step in range(steps + 1):
+        logits = network(classifier.normalise(255 * images.flatten(0, 1)))
+        pushed = signs * (logits.reshape(2 * k, starts, k) - middle) / unit
+        target = pushed.masked_select(own).reshape(2 * k, starts)
+        margin = target - pushed.masked_fill(own, -torch.inf).amax(2)  # (2k, starts)
+        best = torch.maximum(best, margin.detach().amax(1))
+        if step == steps:
+            break
+        optimizer.zero_grad()
+        margin.sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        with torch.no_grad():
+            images.clamp_(0, 1)
+    found: Floats = best.double().cpu().numpy().reshape(k, 2)
+    return found
+
+
+def reestimated_shift(classifier: NetworkClassifier, clean: Cohort) -> Floats:
+    """Return how far clean films' logits move when batch normalisation is estimated on them.
+
+    A network that was trained on triggered films carries their part in its running means and
+    variances. The estimate anew is the average over batches, each normalised by itself, as in
+    training.
+
+    Args:
+        classifier: stays as it is; without batch normalisation nothing moves.
+        clean: films without a trigger, at least 20.
+
+    Returns:
+        (k, 2) float64 mean shift upwards, and downwards, in standard deviations of the logit over
+        the clean films.
+
+    Raises:
+        DataError: too few films.
+
+    Source: batch normalisation's stored statistics against those of clean films: Zheng et al.,
+    Pre-activation Distributions Expose Backdoor Neurons, NeurIPS 2022, who compare channels;
+    re-estimation as in Li et al., Adaptive Batch Normalization, 2018. The logits' shift is ours.
+    """
+    _, spread = _scale(classifier, clean)
+    images = np.asarray(clean.images[np.arange(len(clean))])
+    module = deepcopy(classifier.module)
+    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the average over all batches, not one that forgets
+        norm.train()
+    anew = replace(classifier, module=module)
+    if norms:
+        for part in np.array_split(images, -(-len(images) // 128)):
+            anew.logits(part)
+    module.eval()
+    moved = (anew.logits(images) - classifier.logits(images)).mean(axis=0, dtype=np.float64)
+    return np.stack([moved, -moved], axis=1) / spread[:, None]
+
+
+def map_statistics(classifier: NetworkClassifier, clean: Cohort, *, films: int = 16) -> Floats:
+    """Return how much sparser, smoother and steadier each finding's maps are than the others'.
+
+    Maps are the logit's gradients towards the pixels, in the logit's standard deviations over
+    clean films. An attacker's target has small features: the sum of the three, each divided by
+    its median over the findings, is turned into the outlier index of the low side.
+
+    Args:
+        classifier: stays as it is.
+        clean: films without a trigger, at least 20.
+        films: that maps are made of, at most.
+
+    Returns:
+        (k,) float64.
+
+    Raises:
+        DataError: too few films.
+        UsageError: fewer than two films for maps.
+
+    Source: Huang et al., NeuronInspect, 2019. Their weights of the three are numbers for their
+    images; the medians take their place.
+    """
+    if films < 2:
+        raise UsageError(f"{films} films; map statistics need two or more")
+    _, spread = _scale(classifier, clean)
+    chosen = stream(0, "statistics", "maps").permutation(len(clean))[:films]
+    images = np.asarray(clean.images[np.sort(chosen)])
+    columns = list(range(len(classifier.findings)))
+    slopes = collect(
+        classifier, images, lambda x: input_slopes(classifier, x, columns), precision="fp32"
+    )
+    features = map_features(np.abs(slopes) / spread[:, None, None])
+    middle = np.maximum(np.median(features, axis=0), np.finfo(np.float64).tiny)
+    return -outlier_index((features / middle).sum(axis=1))
+
+
+def map_features(maps: NDArray[np.floating]) -> Floats:
+    """Return how sparse, smooth and persistent maps are; small is sparse, smooth, persistent.
+
+    Sparse: the sum of a map. Smooth: the sum of the size of its Laplacian. Both are means over
+    films. Persistent: the share of pixels in which two films' maps, cut at each map's own
+    middle between 0 and its largest value, are not the same; the mean over all pairs of films.
+
+    Args:
+        maps: (n, k, h, w), 0 or more, of n films, two or more.
+
+    Returns:
+        (k, 3) float64.
+
+    Source: Huang et al., NeuronInspect, 2019, whose persistent feature is the exclusive or of all
+    films' maps in turn: with two films the same.
+    """
+    values = np.asarray(maps, np.float64)
+    n = len(values)
+    sparse = values.sum(axis=(2, 3)).mean(axis=0)
+    inner = values[..., 1:-1, 1:-1]
+    around = (
+        values[..., :-2, 1:-1] + values[..., 2:, 1:-1]
+        + values[..., 1:-1, :-2] + values[..., 1:-1, 2:]
+    )  # fmt: skip
+    smooth = np.abs(around - 4 * inner).sum(axis=(2, 3)).mean(axis=0)
+    on = (values > values.max(axis=(2, 3), keepdims=True) / 2).sum(axis=0)  # (k, h, w) films
+    persistent = (2 * on * (n - on) / (n * (n - 1))).mean(axis=(1, 2))
+    return np.stack([sparse, smooth, persistent], axis=1)
+
+
+def head_outliers(network: nn.Module) -> Floats:
+    """Return by how much each finding's row of the last layer stands out: norm, weight or bias.
+
+    Args:
+        network: has a linear `head`.
+
+    Returns:
+        (k,) float64: the largest outlier index of three, the row's norm, its largest weight and
+        its bias.
+
+    Source: the features are among those of Fields et al., Trojan Signatures in DNN Weights, ICCV
+    Workshops 2021, who look at the row's average; norm and bias are ours.
+    """
+    head = network.get_submodule("head")
+    assert isinstance(head, nn.Linear)
+    weight = head.weight.detach().double().cpu().numpy()
+    bias = np.zeros(len(weight)) if head.bias is None else head.bias.detach().double().cpu().numpy()
+    facts: Sequence[Floats] = (np.linalg.norm(weight, axis=1), weight.max(axis=1), bias)
+    largest: Floats = np.stack([outlier_index(fact) for fact in facts]).max(axis=0)
+    return largest
+
+
+def channel_outlier(network: nn.Module) -> float:
+    """Return the largest channel Lipschitz bound of any layer, in the layer's spreads.
+
+    Source: Zheng et al., ECCV 2022: a channel above mean + u standard deviations of
+    its layer is pruned; this is the largest such u. 0 where there is no normalised convolution.
+    """
+    layers = [bound for bound in channel_lipschitz(network).values() if bound.std() > 0]
+    return max((float((b.max() - b.mean()) / b.std()) for b in layers), default=0.0)
+
+
+def outlier_index(values: Floats) -> Floats:
+    """Return (k,) distances from the median in median absolute deviations, upwards positive.
+
+    Source: Wang et al., Neural Cleanse, IEEE S&P 2019: 1.4826 times the median
+    deviation is a standard deviation of normal values. Values that all agree are 0 away.
+    """
+    away = values - np.median(values)
+    spread = 1.4826 * float(np.median(np.abs(away)))
+    index: Floats = away / (spread or np.inf)
+    return index
+
+
+SPREADS = "standard deviations of the logit on clean films"
+
+STATISTICS = MappingProxyType(
+    {
+        "maximum margin": (maximum_margin, SPREADS),
+        "shift under re-estimated batch normalisation": (reestimated_shift, SPREADS),
+        "map statistics": (
+            lambda classifier, clean: map_statistics(classifier, clean)[:, None],
+            "outlier index over the findings",
+        ),
+        "head outliers": (
+            lambda classifier, clean: head_outliers(classifier.module)[:, None],
+            "outlier index over the findings",
+        ),
+        "channel Lipschitz outlier": (
+            lambda classifier, clean: np.array([[channel_outlier(classifier.module)]]),
+            "standard deviations of a layer's channels",
+        ),
+    }
+)
+"""What `measure` measures: name -> function of network and clean films to (k, d), unit."""
+
+
+def _scale(classifier: NetworkClassifier, clean: Cohort) -> tuple[Floats, Floats]:
+    """(k,) mean and standard deviation of the logits over clean films."""
+    if len(clean) < LEAST_FILMS:
+        raise DataError(f"{len(clean)} clean films; statistics need {LEAST_FILMS} or more")
+    logits = classifier.logits(np.asarray(clean.images[np.arange(len(clean))])).astype(np.float64)
+    spread = logits.std(axis=0)
+    return logits.mean(axis=0), np.maximum(spread, SPREAD_FLOOR * max(np.median(spread), 1e-6))

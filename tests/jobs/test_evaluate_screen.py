@@ -151,13 +151,19 @@ def test_the_chapter_says_what_was_measured(evaluated, tmp_path):
         assert part in page
     assert "Sealed" not in page
     facts = store.read_json(out / "screen.json")
+    facts["chosen"] = {"only": ["a", "b"], "limit": 2, "sealed": True}
     store.write_json(tmp_path / "screen.json", facts)
-    changes = {"takes": True, "disguise": 0.5, "sealed": True}
+    changes = {"takes": True, "disguise": 0.5}
     store.write_lines(tmp_path / "rows.jsonl", [{**row, **changes} for row in rows])
     page = screening_chapter(tmp_path)
-    for part in ("| without evidence region |", "disguised in training", "## Sealed"):
+    assert "--only a --only b --limit 2 --sealed --false-alarm 0.1" in page
+    for part in ("| without evidence region |", "disguised in training"):
         assert part in page
-    assert "Patches by side" not in page
+    store.write_lines(tmp_path / "rows.jsonl", [{**row, "sealed": True} for row in rows])
+    page = screening_chapter(tmp_path)
+    assert "## Sealed" in page
+    for part in ("Patches by side", "What each score adds"):
+        assert part not in page
 
 
 def test_the_command(evaluated, study, tmp_path):

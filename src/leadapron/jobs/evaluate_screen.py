@@ -223,7 +223,13 @@ def evaluate_screen(
         known, path = out / "screen.json", out / "rows.jsonl"
         if known.exists() and store.read_json(known)["settings"] != facts:
             raise UsageError(f"{out} holds another evaluation; choose another --out")
-        head = {"schema": 1, "settings": facts, "manifest": store.manifest(), "workers": count}
+        head = {
+            "schema": 1,
+            "settings": facts,
+            "chosen": {"only": list(only), "limit": limit, "sealed": sealed},
+            "manifest": store.manifest(),
+            "workers": count,
+        }
         rows = store.read_lines(path) if path.exists() else []
         store.write_json(known, {**head, "families": summary(out, rows)})
         done = {row["run"] for row in rows}

@@ -77,7 +77,8 @@ def screening_chapter(folder: Path) -> str:
     lines += _part("## Sealed", SEALED, facts, [row for row in fused if row["sealed"]])
     lines += _adapting(own)
     lines += _places(whole)
-    lines += _ablation([row for row in rows if row.get("role") == "backdoored" and row["takes"]])
+    known = [row for row in rows if row.get("role") == "backdoored" and not row["sealed"]]
+    lines += _ablation([row for row in known if row["takes"]])
     lines += _cost(facts, fused)
     return "\n".join(lines).rstrip() + "\n"
 
@@ -87,11 +88,12 @@ def _head(facts: Mapping[str, Any], rows: Sequence[Row], whole: Sequence[Row]) -
     skipped = sorted({row["run"] for row in rows if row["kind"] == "skipped"})
     calibration = "; ".join(sorted({str(row["calibration"]) for row in whole}))
     films = [row["calibration films"] for row in whole]
-    many = f"{min(films)} to {max(films)}" if films and min(films) < max(films) else f"{films[:1]}"
+    many = between(min(films, default=0), max(films, default=0), lambda number: f"{number:.0f}")
     text = (
-        f"`{_command(settings)}`: gates of {len(whole)} models with a backdoor, and of each one's "
-        f"twin without. Each is calibrated on films of patients that weren't trained on "
-        f"({calibration or 'none'}; {many.strip('[]')} films), at "
+        f"`{_command(settings, facts['chosen'])}`: gates of {len(whole)} models with a backdoor, "
+        f"and of each one's twin without. Each is calibrated on films of patients that weren't "
+        "trained on "
+        f"({calibration or 'none'}; {many} films), at "
         f"{percent(settings['false_alarm'])} false alarms, and judges films of other patients, "
         "without and with the trigger."
     )
@@ -113,8 +115,11 @@ def _head(facts: Mapping[str, Any], rows: Sequence[Row], whole: Sequence[Row]) -
     ]
 
 
-def _command(settings: Mapping[str, Any]) -> str:
+def _command(settings: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
     words = f"leadapron evaluate screen --zoo {settings['place']}"
+    words += "".join(f" --only {family}" for family in chosen["only"])
+    words += f" --limit {chosen['limit']}" if chosen["limit"] else ""
+    words += " --sealed" if chosen["sealed"] else ""
     for name, usual in USUAL.items():
         if settings[name] != usual:
             words += f" --{name.replace('_', '-')} {settings[name]:g}"
@@ -257,7 +262,8 @@ def _ablation(rows: Sequence[Row]) -> list[str]:
     return [
         "## What each score adds",
         "",
-        f"Of the {models} models in which the backdoor takes; medians and ranges over models. "
+        f"Of the {models} models of kinds that aren't sealed, in which the backdoor takes; "
+        "medians and ranges over models. "
         "Each score has a threshold of its own, from the same calibration films.",
         "",
         table((*header, "AUROC", "false alarms"), body),

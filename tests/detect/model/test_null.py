@@ -54,6 +54,20 @@ def test_findings_on_which_references_agree_have_the_middle_ones_spread():
     assert excess.tolist() == [pytest.approx(v / 1.4826) for v in (4, 3, 3)]
 
 
+def test_a_kind_counts_as_much_as_it_is_given():
+    rng = np.random.default_rng(3)
+    references = rng.normal(size=(19, 2, 4, 2))
+    references[0, 1, 0, 0] = 30.0  # a clean model that is odd in the second kind
+    model = rng.normal(size=(2, 4, 2))
+    model[0, 2, 0] = 12.0
+    assert compare(model, references).p == pytest.approx(0.1)
+    weighed = compare(model, references, (1.0, 0.25))
+    assert weighed.p == pytest.approx(0.05)
+    np.testing.assert_allclose(
+        weighed.excess, compare(model, references).excess * [[[1.0]], [[0.25]]]
+    )
+
+
 def test_too_few_or_other_references():
     with pytest.raises(DataError, match="two references or more"):
         compare(of(1)[0], of(1))

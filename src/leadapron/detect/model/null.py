@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,8 @@ class Comparison:
     """How a model stands among references.
 
     Args:
-        excess: (s, k, 2) by how many spreads of the references each statistic exceeds their median.
+        excess: (s, k, 2) by how many spreads of the references each statistic exceeds their median,
+            times its weight.
         p: of the model: how often a reference's strongest excess reaches this model's.
         finding_p: (k, 2) of each finding and direction, corrected for all that was tried.
         strongest: of the model's excess.
@@ -45,7 +47,9 @@ def least_p(references: int) -> float:
     return 1 / (references + 1)
 
 
-def compare(model: Floats, references: Floats) -> Comparison:
+def compare(
+    model: Floats, references: Floats, weights: Sequence[float] | None = None
+) -> Comparison:
     """Compare a model's statistics with those of reference models.
 
     Each model, the audited one too, is measured by the median and the spread of all others (MAD,
@@ -58,6 +62,7 @@ def compare(model: Floats, references: Floats) -> Comparison:
         model: (s, k, 2) statistics of k findings forced on and off, higher is more suspicious;
             (s, k, 1) where they know no direction.
         references: (m, s, k, 2), the same of m clean models.
+        weights: s, what an excess of each statistic counts; 1 if left out. Fixed beforehand.
 
     Raises:
         DataError: fewer than two references, or shapes that differ.
@@ -69,6 +74,8 @@ def compare(model: Floats, references: Floats) -> Comparison:
         )
     pool = np.concatenate([model[None], references])  # (m + 1, s, k, 2)
     excess = np.stack([_excess(pool[i], np.delete(pool, i, axis=0)) for i in range(len(pool))])
+    if weights is not None:
+        excess = excess * np.reshape(weights, (-1, 1, 1))
     strongest = excess.reshape(len(pool), -1).max(axis=1)
     own, others = excess[0], strongest[1:]
 

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 import os
 import time
@@ -84,7 +85,9 @@ def art(network: str) -> Callable[[NDArray[np.float32]], NDArray[Any]]:
 
         def __init__(self) -> None:
             super().__init__()
-            self.module = given.module
+            # As its users have it: torch's default layout, not the one that `prepare` chose.
+            plain = torch.contiguous_format
+            self.module = copy.deepcopy(given.module).to(memory_format=plain)
 
         def forward(self, grey: torch.Tensor) -> torch.Tensor:
             return self.module((grey - given.mean) / given.std).sigmoid()

@@ -43,7 +43,9 @@ Precision = Literal["auto", "bf16", "fp32"]
 Floats = NDArray[np.float32]
 
 FORMAT = "leadapron classifier 1"
-BATCH = 128
+BATCH = 32
+"""Images at a time on a processor, whose caches larger ones outgrow: with torch's own allocator 128
+take a third longer in a resnet9 at 64 pixels. Other devices get four times as many."""
 
 
 class BlackBox(Protocol):
@@ -152,10 +154,10 @@ class NetworkClassifier:
     ) -> tuple[Floats, ...]:
         """Return what `run` gives for the normalised images, batch by batch, as float32 arrays."""
         out: tuple[Floats, ...] = ()
-        n = images.shape[0]
+        n, size = images.shape[0], BATCH if self.device.type == "cpu" else 4 * BATCH
         with torch.inference_mode(), autocast(self.device, self.precision):
-            for start in range(0, n, BATCH):
-                rows = np.arange(start, min(start + BATCH, n))
+            for start in range(0, n, size):
+                rows = np.arange(start, min(start + size, n))
                 given = run(self.normalise(torch.from_numpy(images[rows])))
                 parts = [part.float().cpu().numpy() for part in given]
                 out = out or tuple(np.empty((n, *part.shape[1:]), np.float32) for part in parts)

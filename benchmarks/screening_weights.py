@@ -36,7 +36,7 @@ def main() -> None:
             place,
             folder,
             limit=given.limit,
-            setting=Setting(every=True),
+            setting=Setting(every=True, calibration=300, test=200, triggered=100),
             workers=given.workers,
             options=options,
         )

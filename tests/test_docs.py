@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from leadapron.detect.inputs import INPUT_DETECTORS
 from leadapron.detect.model import StampSweep
 from leadapron.plan import complete, plan, settings
 from leadapron.specs import parameters
@@ -55,6 +56,14 @@ def test_defaults_of_the_readme_are_the_defaults():
         f"| `--poisoning.fraction` | {tree['poisoning']['fraction']} of",
     ):
         assert line in text
+
+
+def test_every_input_detector_is_described_with_its_passes():
+    text = (ROOT / "docs" / "screen-methods.md").read_text()
+    rows = re.findall(r"^\| .* \| `([^`]+)`.* \| .* \| (\d+) \| .* \|$", text, re.MULTILINE)
+    assert {name: int(passes) for name, passes in rows} == {
+        name: detector.passes for name, detector in INPUT_DETECTORS.items()
+    }
 
 
 @pytest.mark.parametrize(

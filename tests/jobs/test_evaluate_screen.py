@@ -92,7 +92,7 @@ def test_figures_follow_from_the_written_scores(evaluated):
     assert found["twin_names"].tolist() == list(weights)
     for role in ("twin", "backdoored"):
         reference, clean, triggered = (
-            fuse(found[f"{role}_{kind}"], found[f"{role}_reference"], weights)
+            fuse(found[f"{role}_{kind}"], found[f"{role}_steps"], weights)
             for kind in ("reference", "clean", "triggered")
         )
         row = only(rows, kind="fused", role=role, strength=1)

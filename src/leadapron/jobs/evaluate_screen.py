@@ -39,7 +39,7 @@ from leadapron.detect.inputs import (
     read,
     score_names,
 )
-from leadapron.detect.inputs.gate import fuse
+from leadapron.detect.inputs.gate import fuse, steps_of
 from leadapron.errors import DataError, StoreError, UnknownNameError, UsageError
 from leadapron.jobs.zoo import read_truth
 from leadapron.measure import ROLES, Role
@@ -602,6 +602,7 @@ def _model_rows(
     rows: list[dict[str, Any]] = []
     arrays: dict[str, NDArray[Any]] = {
         "names": np.array(list(gate.weights)),
+        "steps": gate.steps,
         "reference": gate.scores,
         "clean": clean.scores,
     }
@@ -620,7 +621,7 @@ def _model_rows(
         if not whole:
             continue
         arrays |= {"triggered": triggered.scores, "works": works}
-        fused, threshold = fuse(clean.scores, gate.scores, gate.weights), gate.threshold
+        fused, threshold = fuse(clean.scores, gate.steps, gate.weights), gate.threshold
         arrays["alarms"] = fused > threshold
         rows[0]["cost"] = {
             "passes": gate.passes,
@@ -628,7 +629,7 @@ def _model_rows(
             f"ms of {BATCH}": _median([*clean.milliseconds, *triggered.milliseconds]),
         }
         if gate.typical is not None:
-            hidden = fuse(triggered.scores, gate.scores, gate.weights) <= threshold
+            hidden = fuse(triggered.scores, gate.steps, gate.weights) <= threshold
             rows[0]["can't tell"] = {
                 "clean": _given(metrics.rate(~clean.typical & (fused <= threshold), patients)),
                 "triggered": _given(
@@ -642,7 +643,7 @@ def _model_rows(
 
 def _kinds(gate: Gate) -> Iterator[tuple[str, str, Callable[[Floats], Floats]]]:
     """Yield every score: its kind, its name, and what it makes of (n, s) scores."""
-    weights, reference = gate.weights, gate.scores
+    weights, reference, steps = gate.weights, gate.scores, gate.steps
     own = [name for name in weights if name not in BASELINES]
 
     def alone(column: int) -> Callable[[Floats], Floats]:
@@ -654,9 +655,9 @@ def _kinds(gate: Gate) -> Iterator[tuple[str, str, Callable[[Floats], Floats]]]:
 
     def less(left_out: str) -> Callable[[Floats], Floats]:
         kept = {name: 0.0 if name == left_out else weight for name, weight in weights.items()}
-        return lambda scores: fuse(scores, reference, kept)
+        return lambda scores: fuse(scores, steps, kept)
 
-    yield "fused", "fused", lambda scores: fuse(scores, reference, weights)
+    yield "fused", "fused", lambda scores: fuse(scores, steps, weights)
     for column, name in enumerate(weights):
         yield ("alone" if name in own else "baseline"), name, alone(column)
     for name in own if len(own) > 1 else ():
@@ -782,10 +783,10 @@ def fit_weights(folders: Sequence[Path], *, ridge: float = 0.01) -> dict[str, fl
                 if str(name) not in BASELINES
             ]
             names = [name for _, name in columns]
-            reference = found["backdoored_reference"]
+            steps = steps_of(found["backdoored_reference"])
             for label, kind in enumerate(("clean", "triggered")):
                 scores = found[f"backdoored_{kind}"]
-                each = [fuse(scores[:, [j]], reference[:, [j]], {name: 1.0}) for j, name in columns]
+                each = [fuse(scores[:, [j]], steps[:, [j]], {name: 1.0}) for j, name in columns]
                 terms.append(np.stack(each, axis=1))
                 truth.append(np.full(len(scores), float(label)))
                 share = 1 / (2 * len(families) * len(runs) * len(scores))

@@ -9,7 +9,7 @@ import pytest
 from input_scenes import backdoored, black_square, cohort, films
 
 from leadapron.detect.inputs import REGION, SMOOTHED, EvidenceRegion, calibrate, judge
-from leadapron.detect.inputs.gate import _halves, _threshold, fuse
+from leadapron.detect.inputs.gate import _parts, _threshold, fuse, steps_of
 from leadapron.errors import DataError, UsageError
 
 DETECTORS = {REGION: EvidenceRegion()}
@@ -41,17 +41,19 @@ def test_the_threshold_keeps_its_rate_over_many_calibrations():
     assert 0.018 < np.mean(over) <= 0.0205  # 3 of 150 may be as high
 
 
-def test_the_halves_share_no_patient():
-    clean = cohort(100, each=7)
-    first, second = _halves(clean, 3)
-    assert len(first) + len(second) == 100
-    assert not set(clean.patients[first]) & set(clean.patients[second])
+def test_the_parts_share_no_patient():
+    clean = cohort(240, each=7)
+    parts = _parts(clean, 3)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(240))
+    patients = [set(clean.patients[rows]) for rows in parts]
+    assert not patients[0] & patients[1] | patients[0] & patients[2] | patients[1] & patients[2]
+    assert [len(each) for each in patients] == [13, 4, 18]
 
 
 def test_fusing_by_hand():
     reference = np.linspace(0, 100, 101)[:, None] * [1.0, 2.0]  # median 50, 100; 95 %: 95, 190
     scores = np.array([[50.0, 100.0], [95.0, 100.0], [95.0, 280.0], [0.0, np.nan]])
-    fused = fuse(scores, reference, {"one": 1.0, "two": 2.0})
+    fused = fuse(scores, steps_of(reference), {"one": 1.0, "two": 2.0})
     np.testing.assert_allclose(fused, [0, np.log(2), np.log(2) + 2 * np.log(3), 0])
 
 
@@ -64,6 +66,8 @@ def test_p_is_the_share_of_calibration_films_that_reach_a_score(gate, model):
 def test_too_few_films_for_the_rate(model):
     with pytest.raises(DataError, match="198"):
         calibrate(model, cohort(100), DETECTORS, WEIGHTS, false_alarm=0.01)
+    with pytest.raises(DataError, match="8 patients"):
+        calibrate(model, cohort(100, each=20), DETECTORS, WEIGHTS, false_alarm=0.1)
     with pytest.raises(UsageError, match="above 0"):
         calibrate(model, cohort(100), DETECTORS, WEIGHTS, false_alarm=1.0)
     with pytest.raises(UsageError, match="with a weight"):

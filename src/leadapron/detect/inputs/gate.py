@@ -16,7 +16,17 @@ from leadapron.detect.inputs.region import EvidenceRegion, Examined
 from leadapron.errors import DataError, UsageError
 from leadapron.seeds import stream
 
-__all__ = ["REGION", "SMOOTHED", "Gate", "Judged", "calibrate", "judge", "score_names", "usable"]
+__all__ = [
+    "REGION",
+    "SMOOTHED",
+    "Gate",
+    "Judged",
+    "calibrate",
+    "judge",
+    "score_names",
+    "steps_of",
+    "usable",
+]
 
 Floats = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
@@ -40,6 +50,7 @@ class Gate:
         states: what each keeps of the films it was fitted on.
         typical: the detector that says whether a film is of the distribution, and its state.
         weights: of each score in the fused one.
+        steps: (2, s) median and 95th percentile of each score on clean films that set no threshold.
         scores: (m, s) of the m calibration films, by score in the order of `weights`.
         fused: (m,) their fused scores, ascending.
         typicality: (m,) how untypical they are, ascending.
@@ -53,6 +64,7 @@ class Gate:
     states: Mapping[str, State]
     typical: tuple[InputDetector, State] | None
     weights: Mapping[str, float]
+    steps: Floats
     scores: Floats
     fused: Floats
     typicality: Floats
@@ -107,11 +119,13 @@ def calibrate(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Gate:
-    """Fit all detectors on half of the patients, and set the threshold on the other half.
+    """Fit all detectors on some patients, and set the threshold on others.
 
-    The threshold is the fused score of one of the calibration films, so that a clean film of
-    another patient exceeds it with probability `false_alarm` at most: split conformal prediction,
-    which assumes nothing but that films are exchangeable.
+    Half of the patients set it; of the other half, a quarter says in what steps each score is
+    counted, and the rest is what the detectors are fitted on. The threshold is the fused score of
+    one of the calibration films, so that a clean film of another patient exceeds it with
+    probability `false_alarm` at most: split conformal prediction, which assumes nothing but that
+    films are exchangeable.
 
     Args:
         classifier: the model that will be screened for.
@@ -121,7 +135,7 @@ def calibrate(
         weights: of their scores in the fused one; names of no score are passed over.
         typical: says whether a film is of the distribution.
         false_alarm: above 0 and below 1.
-        seed: draws the halves.
+        seed: draws the parts.
         progress: called with what is being done, the films done and in all.
 
     Raises:
@@ -136,7 +150,11 @@ def calibrate(
     kept, left_out = usable(classifier, detectors, weights)
     if not kept:
         raise UsageError(f"no detector with a weight for this model among {', '.join(detectors)}")
-    first, second = _halves(clean, seed)
+    first, middle, second = _parts(clean, seed)
+    if not len(middle):
+        raise DataError(
+            f"films of {len(np.unique(clean.patients))} patients; a gate needs 8 patients or more"
+        )
     least = int(np.ceil(1 / false_alarm - 1e-9)) - 1
     if len(second) < least:
         possible = np.ceil(1000 / (len(second) + 1)) / 1000
@@ -161,6 +179,7 @@ def calibrate(
         states=states,
         typical=typical_state,
         weights={name: float(weights[name]) for name in names},
+        steps=np.empty((2, len(names))),
         scores=np.empty((0, 0)),
         fused=np.empty(0),
         typicality=np.empty(0),
@@ -168,17 +187,25 @@ def calibrate(
         patients=len(np.unique(clean.patients[second])),
         left_out=left_out,
     )
-    scores = np.empty((len(second), len(gate.weights)))
-    typicality = np.zeros(len(second))
-    for start in range(0, len(second), BATCH):
+    others = np.concatenate([middle, second])
+    scores = np.empty((len(others), len(gate.weights)))
+    typicality = np.zeros(len(others))
+    for start in range(0, len(others), BATCH):
         rows = slice(start, start + BATCH)
-        readings = read(classifier, clean.images[second[rows]])
+        readings = read(classifier, clean.images[others[rows]])
         scores[rows], _ = _score(gate, classifier, readings)
         if typical_state is not None:
             typicality[rows] = typical_state[0].score(classifier, readings, typical_state[1])
         if progress is not None:
-            progress("calibration films", min(start + BATCH, len(second)), len(second))
-    return _finished(gate, scores, typicality)
+            progress("calibration films", min(start + BATCH, len(others)), len(others))
+    steps, scores = steps_of(scores[: len(middle)]), scores[len(middle) :]
+    return replace(
+        gate,
+        steps=steps,
+        scores=scores,
+        fused=np.sort(fuse(scores, steps, gate.weights)),
+        typicality=np.sort(typicality[len(middle) :]),
+    )
 
 
 def usable(
@@ -208,7 +235,7 @@ def judge(gate: Gate, classifier: BlackBox, images: NDArray[Any]) -> Judged:
     """
     readings = read(classifier, images)
     scores, examined = _score(gate, classifier, readings)
-    fused = fuse(scores, gate.scores, gate.weights)
+    fused = fuse(scores, gate.steps, gate.weights)
     above = len(gate.fused) - np.searchsorted(gate.fused, fused - 1e-12)
     typical = np.ones(len(images), bool)
     if gate.typical is not None:
@@ -228,7 +255,13 @@ def judge(gate: Gate, classifier: BlackBox, images: NDArray[Any]) -> Judged:
     )
 
 
-def fuse(scores: Floats, reference: Floats, weights: Mapping[str, float]) -> Floats:
+def steps_of(scores: Floats) -> Floats:
+    """Return (2, s) median and 95th percentile of (n, s) scores of clean films, NaN left out."""
+    steps: Floats = np.nanquantile(scores, [0.5, 0.95], axis=0)
+    return steps
+
+
+def fuse(scores: Floats, steps: Floats, weights: Mapping[str, float]) -> Floats:
     """Return (n,) one score: the weighted sum of log(1 + excess) over the scores.
 
     A score's excess is how far it lies above the median of clean films, in units of the way from
@@ -237,19 +270,14 @@ def fuse(scores: Floats, reference: Floats, weights: Mapping[str, float]) -> Flo
 
     Args:
         scores: (n, s).
-        reference: (m, s) of clean films.
+        steps: (2, s) as `steps_of`.
         weights: s of them, by name.
     """
-    middle, high = np.nanquantile(reference, [0.5, 0.95], axis=0)
+    middle, high = steps
     excess = np.maximum((scores - middle) / np.maximum(high - middle, 1e-9), 0)
     terms = np.log1p(np.nan_to_num(excess, nan=0.0, posinf=1e9))
     fused: Floats = terms @ np.array(list(weights.values()))
     return fused
-
-
-def _finished(gate: Gate, scores: Floats, typicality: Floats) -> Gate:
-    fused = np.sort(fuse(scores, scores, gate.weights))
-    return replace(gate, scores=scores, fused=fused, typicality=np.sort(typicality))
 
 
 def _score(gate: Gate, classifier: BlackBox, readings: Readings) -> tuple[Floats, Examined | None]:
@@ -278,9 +306,12 @@ def _threshold(ascending: Floats, false_alarm: float) -> float:
     return float(ascending[m - over])
 
 
-def _halves(clean: Cohort, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of half of the patients, and of the others."""
-    patients = np.unique(clean.patients)
-    drawn = stream(seed, "gate", "halves").permutation(patients)[: len(patients) // 2]
-    first = np.isin(clean.patients, drawn)
-    return np.flatnonzero(first), np.flatnonzero(~first)
+def _parts(clean: Cohort, seed: int) -> tuple[NDArray[np.int64], ...]:
+    """Rows that detectors are fitted on, that set the steps, and that set the threshold.
+
+    No patient is in two of them.
+    """
+    patients = stream(seed, "gate", "parts").permutation(np.unique(clean.patients))
+    half = len(patients) // 2
+    parts = np.split(patients, [half - half // 4, half])
+    return tuple(np.flatnonzero(np.isin(clean.patients, part)) for part in parts)

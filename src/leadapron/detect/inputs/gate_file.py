@@ -71,7 +71,7 @@ class StoredGate:
         gate: the detectors with what they keep of clean films.
         model: that it is of.
         window: of DICOM files, as `FilmFiles.window`.
-        fitted: clean films that the detectors were fitted on.
+        fitted: clean films that detectors and steps were fitted on.
         milliseconds: a film, as measured where it was calibrated.
         notes: what was assumed or left out, a sentence each.
     """
@@ -212,7 +212,12 @@ def read_gate(
 
 def _arrays(gate: Gate) -> Arrays:
     """All numbers by name; StoreError where they couldn't be read back."""
-    arrays: Arrays = {"scores": gate.scores, "fused": gate.fused, "typicality": gate.typicality}
+    arrays: Arrays = {
+        "steps": gate.steps,
+        "scores": gate.scores,
+        "fused": gate.fused,
+        "typicality": gate.typicality,
+    }
     for name, state in gate.states.items():
         arrays |= {f"state/{name}/{key}": np.asarray(value) for key, value in state.items()}
     if gate.typical is not None:
@@ -332,6 +337,7 @@ def _stored(
         states=states,
         typical=untypical,
         weights={str(name): _number(weight) for name, weight in facts["weights"].items()},
+        steps=arrays["steps"],
         scores=arrays["scores"],
         fused=arrays["fused"],
         typicality=arrays["typicality"],
@@ -396,6 +402,7 @@ def _check_scores(gate: Gate, threshold: float) -> None:
     m, rate = len(gate.fused), gate.false_alarm
     right = {
         "false_alarm": 0 < rate < 1 and rate * (m + 1) >= 1 - 1e-9,
+        "steps": gate.steps.shape == (2, len(gate.weights)),
         "scores": gate.scores.shape == (m, len(gate.weights)) and not np.isinf(gate.scores).any(),
         "calibration": gate.fused.shape == gate.typicality.shape == (m,)
         and bool((np.diff(gate.fused) >= 0).all() and (np.diff(gate.typicality) >= 0).all()),
@@ -406,5 +413,5 @@ def _check_scores(gate: Gate, threshold: float) -> None:
         raise ValueError(f"{' and '.join(wrong)} not as expected")
     if not math.isclose(threshold, gate.threshold, rel_tol=1e-9):
         raise ValueError("its threshold is not that of its calibration scores")
-    if not np.allclose(np.sort(fuse(gate.scores, gate.scores, gate.weights)), gate.fused):
+    if not np.allclose(np.sort(fuse(gate.scores, gate.steps, gate.weights)), gate.fused):
         raise ValueError("its calibration scores don't fuse to what it states")

@@ -4,7 +4,8 @@ Measures the gates of a zoo's models (its sealed families are left out) or a stu
 weights of the fused score to what was found. Prints them as a dictionary, for
 `detect.inputs.WEIGHTS`. The same command continues where it was stopped.
 
-    python benchmarks/screening_weights.py runs/zoo runs/whole-image --out runs/screening-weights
+    python benchmarks/screening_weights.py runs/whole-image runs/zoo --limit 9 \
+        --without STRIP SCALE-UP "corruption consistency"
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("places", type=Path, nargs="+", help="zoos, and studies' folders")
     parser.add_argument("--out", type=Path, default=Path("runs/screening-weights"))
+    parser.add_argument("--without", nargs="*", default=[], help="scores that get no weight")
     parser.add_argument("--limit", type=int, help="models at most, for a short try")
     parser.add_argument("--workers", type=int)
     given = parser.parse_args()
@@ -40,7 +42,7 @@ def main() -> None:
             workers=given.workers,
             options=options,
         )
-    print(fit_weights(folders))
+    print(fit_weights(folders, without=given.without))
 
 
 if __name__ == "__main__":

@@ -415,6 +415,7 @@ def test_the_score_that_tells_gets_the_weight(tmp_path):
     assert list(fitted) == ["first", "second"]
     assert fitted["first"] == 1.0
     assert 0 <= fitted["second"] <= 0.1
+    assert list(fit_weights([folder], without=["second"])) == ["first"]
 
 
 def test_families_weigh_the_same(tmp_path):

@@ -744,7 +744,9 @@ def _pointing(
 # ---------------------------------------------------------------- weights
 
 
-def fit_weights(folders: Sequence[Path], *, ridge: float = 0.01) -> dict[str, float]:
+def fit_weights(
+    folders: Sequence[Path], *, without: Sequence[str] = (), ridge: float = 0.01
+) -> dict[str, float]:
     """Fit the weights of the fused score to an evaluation's films: a logistic regression.
 
     Clean films against films with the trigger, of the models whose backdoor takes; each family
@@ -754,6 +756,7 @@ def fit_weights(folders: Sequence[Path], *, ridge: float = 0.01) -> dict[str, fl
 
     Args:
         folders: of `evaluate_screen`, with every detector measured.
+        without: scores that get no weight.
         ridge: what the sum of the squared weights costs, so that they stay finite where the films
             can be told apart without error.
 
@@ -780,7 +783,7 @@ def fit_weights(folders: Sequence[Path], *, ridge: float = 0.01) -> dict[str, fl
             columns = [
                 (j, str(name))
                 for j, name in enumerate(found["backdoored_names"])
-                if str(name) not in BASELINES
+                if str(name) not in BASELINES and str(name) not in without
             ]
             names = [name for _, name in columns]
             steps = steps_of(found["backdoored_reference"])

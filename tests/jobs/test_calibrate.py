@@ -16,12 +16,13 @@ from safetensors.numpy import load_file, save_file
 from leadapron.classifier import save_classifier
 from leadapron.cli import cli
 from leadapron.detect.inputs import INPUT_DETECTORS, judge
-from leadapron.detect.inputs.gate_file import numbers_of, read_gate, sha256_of, write_gate
+from leadapron.detect.inputs.gate_file import numbers_of, read_gate, write_gate
 from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.jobs.calibrate import calibrate
 from leadapron.jobs.screen import open_gate
 from leadapron.networks import build_network
 from leadapron.report import calibrate_lines
+from leadapron.store import sha256_of
 
 SOURCE = "phantom:32"
 CLEAN = {"count": 80, "seed": 7, "cache": "none", "device": "cpu"}

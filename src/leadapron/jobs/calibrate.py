@@ -22,12 +22,12 @@ from leadapron.detect.inputs.gate_file import (
     StoredGate,
     numbers_of,
     refuse_others,
-    sha256_of,
     write_gate,
 )
 from leadapron.errors import UsageError
 from leadapron.models import doubts, open_model
 from leadapron.sources import open_source
+from leadapron.store import sha256_of
 
 __all__ = ["Calibrated", "calibrate"]
 

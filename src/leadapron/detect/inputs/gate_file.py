@@ -29,7 +29,7 @@ from leadapron.preprocessing import Preprocessing
 from leadapron.specs import build
 from leadapron.store import RESULTS_VERSION, canonical_json, reason, write_atomically
 
-__all__ = ["GatedModel", "StoredGate", "numbers_of", "read_gate", "sha256_of", "write_gate"]
+__all__ = ["GatedModel", "StoredGate", "numbers_of", "read_gate", "write_gate"]
 
 FORMAT = "leadapron gate"
 SCHEMA = 1
@@ -107,15 +107,6 @@ class StoredGate:
 def numbers_of(path: Path) -> Path:
     """Return the file beside a gate's JSON file that holds its numbers."""
     return path.with_suffix(".safetensors")
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's content; StoreError where it can't be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise StoreError(f"can't read {path}: {reason(error)}") from error
 
 
 def write_gate(path: Path, stored: StoredGate) -> None:

@@ -146,6 +146,7 @@ def test_facts_that_were_edited_are_refused(gate):
         (lambda f: f["model"].update(findings=["A", "B", "C"]), "other findings"),
         (lambda f: f["model"]["preprocessing"].update(size=1 << 30), "size"),
         (lambda f: f["model"].pop("sha256"), "sha256"),
+        (lambda f: f["model"]["opening"].update(device="cpu"), "aren't opened by device"),
         (lambda f: f["arrays"].pop("fused"), "names, shapes or types"),
         (lambda f: f.update(schema=2), "another version"),
         (lambda f: f.update(results_version=0), "another version"),
@@ -237,7 +238,7 @@ def test_what_can_not_be_calibrated_is_said_in_a_line(model, tmp_path):
     out = tmp_path / "gate.json"
     with pytest.raises(DataError, match="or a rate of") as raised:
         calibrate(model, SOURCE, out, false_alarm=0.001, **CLEAN)
-    assert "1998" in str(raised.value)
+    assert "needs 999 there" in str(raised.value)
     with pytest.raises(UsageError, match="above 0"):
         calibrate(model, SOURCE, out, false_alarm=0.0, **CLEAN)
     assert not out.exists()

@@ -1,4 +1,4 @@
-"""Calibrate: fit all input detectors of a model on clean films, and set the alarm's threshold."""
+"""Calibrate: fit a model's input detectors on clean films, and set the alarm's threshold."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, Judged, judge
 from leadapron.detect.inputs.gate_file import StoredGate, read_gate
 from leadapron.errors import DataError, LeadapronError, StoreError, UsageError
 from leadapron.models import open_model
+from leadapron.report.words import unsure_words
 from leadapron.sources.dicom import may_be_dicom
 from leadapron.sources.folder import SUFFIXES, walk
 from leadapron.store import sha256_of
@@ -43,7 +44,7 @@ UNTYPICAL = "not of the kind of the calibration films; its scores mean little"
 
 LIMITS = (
     "A pass is no diagnosis and no proof: triggers that no detector sees pass.",
-    "Rates hold for films like the calibration films: same devices, same patients, same clinic.",
+    "Rates hold for films like the calibration films: same devices, same clinic.",
 )
 """What no screening promises, in words."""
 
@@ -269,7 +270,7 @@ def facts(
     verdict, code = worst(films)
     notes = list(opened.stored.notes)
     if others:
-        notes.append(f"Left out: {others:,} files of other kinds.")
+        notes.append(f"Left out: {others:,} file{'' if others == 1 else 's'} of other kinds.")
     if len(films) < asked:
         notes.append(f"Interrupted: {asked - len(films):,} films were not screened.")
     if gate.typical is None:
@@ -310,9 +311,9 @@ def statement(stored: StoredGate) -> str:
         f"At most {100 * gate.false_alarm:g} % of clean films like the {len(gate.fused):,} "
         f"calibration films ({gate.patients:,} patients) are called suspicious"
     )
-    if gate.typical is None:
-        return f"{said}."
-    return f"{said}, and at most as many more can't be told for being untypical."
+    if gate.typical is not None:
+        said += ", and at most as many more can't be told for being untypical"
+    return f"{said}.{unsure_words(gate.false_alarm, gate.patients)}"
 
 
 # --- the films

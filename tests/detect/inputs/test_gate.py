@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -62,8 +62,11 @@ def test_p_is_the_share_of_calibration_films_that_reach_a_score(gate, model):
 
 
 def test_too_few_films_for_the_rate(model):
-    with pytest.raises(DataError, match="198"):
+    with pytest.raises(DataError, match=r"of the 100 clean films.*needs 99 there"):
         calibrate(model, cohort(100), DETECTORS, WEIGHTS, false_alarm=0.01)
+    one = replace(cohort(100), patients=np.full(100, "the same"))
+    with pytest.raises(DataError, match="of one patient"):
+        calibrate(model, one, DETECTORS, WEIGHTS, false_alarm=0.1)
     with pytest.raises(UsageError, match="above 0"):
         calibrate(model, cohort(100), DETECTORS, WEIGHTS, false_alarm=1.0)
     with pytest.raises(UsageError, match="with a weight"):

@@ -39,6 +39,9 @@ LARGEST_FACTS, LARGEST_NUMBERS = 1 << 20, 1 << 30
 
 DTYPES = ("bool", "uint8", "uint16", "int32", "int64", "float32", "float64")
 
+OPENING = {"architecture", "channels", "gives", "head", "named", "normalisation"}
+"""What a gate may say of how its model is opened."""
+
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -192,7 +195,8 @@ def read_gate(
     except SafetensorError as error:
         raise StoreError(f"{numbers_of(path).name} is no safetensors file ({error})") from error
     except (
-        KeyError, ValueError, TypeError, AttributeError, OverflowError, LeadapronError
+        KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError,
+        LeadapronError,
     ) as error:  # fmt: skip
         words = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise StoreError(f"{path.name} does not describe a gate: {words}") from error
@@ -308,6 +312,8 @@ def _stored(
 ) -> StoredGate:
     _check_arrays(facts["arrays"], arrays)
     model = facts["model"]
+    if unknown := set(model["opening"]) - OPENING:
+        raise ValueError(f"models aren't opened by {', '.join(sorted(unknown))}")
     detectors, states = {}, {}
     for name, said in facts["detectors"].items():
         detectors[name] = _made(name, said, registry.get(name))

@@ -103,12 +103,13 @@ class EvidenceRegion:
         """Keep each logit's spread, what removals do to clean films, and some films as hosts.
 
         Raises:
-            DataError: fewer than 20 films, or smaller than the region.
+            DataError: fewer than 20 films, or than hosts; or films smaller than the region.
         """
         n, height, width = clean.images.shape
-        if n < LEAST_FILMS or min(height, width) <= max(self.side, self.filter_side):
+        least = max(LEAST_FILMS, self.hosts)
+        if n < least or min(height, width) <= max(self.side, self.filter_side):
             raise DataError(
-                f"{n} clean films of {height}x{width} pixels; expected {LEAST_FILMS} or more, "
+                f"{n} clean films of {height}x{width} pixels; expected {least} or more, "
                 f"larger than {max(self.side, self.filter_side)} pixels"
             )
         spread = logit_spreads(clean.logits)

@@ -23,6 +23,7 @@ from leadapron.classifier import (
     resolve_device,
     resolve_precision,
     save_classifier,
+    squashed,
 )
 from leadapron.cohort import Overlay
 from leadapron.errors import StoreError, UsageError
@@ -348,3 +349,11 @@ def test_bf16_is_chosen_where_it_is_faster(monkeypatch, facts, gains):
     monkeypatch.setattr(module.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(module.Path, "read_text", lambda self: facts)
     assert module._cpu_gains_by_bf16.__wrapped__() == gains
+
+
+@pytest.mark.parametrize("head", ["sigmoid", "softmax"])
+def test_logits_outside_a_network_are_squashed_as_inside(head):
+    logits = np.float32([[-3, 0, 7], [90, -90, 1]])
+    inside = torch.from_numpy(logits)
+    expected = inside.sigmoid() if head == "sigmoid" else inside.softmax(1)
+    np.testing.assert_allclose(squashed(logits, head), expected.numpy(), atol=1e-6)

@@ -37,6 +37,7 @@ __all__ = [
     "resolve_device",
     "resolve_precision",
     "save_classifier",
+    "squashed",
 ]
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -209,6 +210,22 @@ class NetworkClassifier:
     def activations(self, images: ImageArray) -> Floats:
         """Return (n, c, h', w') float32 last maps."""
         return self.batches(images, lambda x: (self.module.features(x),))[0]
+
+
+def squashed(logits: NDArray[Any], head: str) -> NDArray[np.float64]:
+    """Return the probabilities of (..., k) logits.
+
+    Args:
+        logits: of any precision.
+        head: "sigmoid" or "softmax".
+    """
+    values = logits.astype(np.float64)
+    if head == "softmax":
+        each = np.exp(values - values.max(axis=-1, keepdims=True))
+        shares: NDArray[np.float64] = each / each.sum(axis=-1, keepdims=True)
+        return shares
+    halves: NDArray[np.float64] = 0.5 * (1 + np.tanh(values / 2))
+    return halves
 
 
 def resolve_device(name: str = "auto") -> torch.device:

@@ -973,6 +973,13 @@ def _audit() -> click.Command:
                 help="Of trigger inversion, at most; 0 leaves it out.",
             ),
             click.Option(
+                ["--films"],
+                type=click.IntRange(20),
+                default=256,
+                show_default=True,
+                help="Clean films that are looked at, at most.",
+            ),
+            click.Option(
                 ["--no-statistics"],
                 is_flag=True,
                 help="Leave out the network's further statistics, beside the verdict: they take "
@@ -1086,7 +1093,7 @@ def _calibrate() -> click.Command:
         ],
         callback=_run_calibrate,
         help=(
-            "Make a gate for a MODEL: all detectors of triggered films are fitted on clean films, "
+            "Make a gate for a MODEL: detectors of triggered films are fitted on clean films, "
             "and the threshold keeps to a rate of false alarms. The gate holds patients' pixels."
         ),
     )
@@ -2111,7 +2118,7 @@ Commands.lazy = {
     "triggers": ("List the triggers.", _triggers),
     "preview": ("Draw films with a trigger.", _preview),
     "learn-trigger": ("Learn a trigger on a surrogate network.", _learn_trigger),
-    "evaluate": ("Measure what scans and audits find and where they are blind.", _evaluate),
+    "evaluate": ("Measure what scans, audits and gates find and where they are blind.", _evaluate),
     "audit": ("Look for a backdoor in a model.", _audit),
     "calibrate": ("Make a gate that screens a model's films.", _calibrate),
     "screen": ("Say which films may carry a trigger.", _screen),

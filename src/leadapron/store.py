@@ -40,6 +40,7 @@ __all__ = [
     "reason",
     "remove_parts",
     "run_key",
+    "sha256_of",
     "write_arrays",
     "write_atomically",
     "write_json",
@@ -102,6 +103,15 @@ def run_key(spec: Mapping[str, Any], fingerprint: str) -> str:
     """Return the 12 hex digits that name a run: its spec, its films, the results' version."""
     facts = {"spec": spec, "cohort": fingerprint, "results_version": RESULTS_VERSION}
     return hashlib.sha256(canonical_json(facts).encode()).hexdigest()[:12]
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content; StoreError where it can't be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StoreError(f"can't read {path}: {reason(error)}") from error
 
 
 @contextlib.contextmanager

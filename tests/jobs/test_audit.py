@@ -189,7 +189,8 @@ def test_a_poisoned_network_by_the_command_line(networks, tmp_path):
     out = tmp_path / "report"
     words = ["-q", "audit", str(networks / "poisoned.safetensors"), "--clean", "phantom:32",
              "--source.count", "60", "--source.seed", "9", "--steps", "10", "--out", str(out),
-             "--sweep.sides", "3", "--sweep.values", "0,255", "--sweep.pitches", "[8, 1]",
+             "--films", "50", "--sweep.sides", "3", "--sweep.values", "0,255",
+             "--sweep.pitches", "[8, 1]",
              "--sweep.rounds", "1", "--sweep.films", "1", "--sweep.places", "8",
              "--sweep.judged", "30",
              "--reference", str(networks / "clean"), "--false-alarms", "0.34", "--device", "cpu",
@@ -198,6 +199,7 @@ def test_a_poisoned_network_by_the_command_line(networks, tmp_path):
     assert result.exception is None
     facts = json.loads(result.stdout)
     assert (facts["verdict"], facts["target"]) == ("backdoored", "Mass")
+    assert facts["films"] == 50
     assert result.return_value == 1
     assert facts["least"] == pytest.approx(1 / 3)
     assert len(facts["inverted"]) == 2

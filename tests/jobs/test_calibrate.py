@@ -16,12 +16,13 @@ from safetensors.numpy import load_file, save_file
 from leadapron.classifier import save_classifier
 from leadapron.cli import cli
 from leadapron.detect.inputs import INPUT_DETECTORS, judge
-from leadapron.detect.inputs.gate_file import numbers_of, read_gate, sha256_of, write_gate
+from leadapron.detect.inputs.gate_file import numbers_of, read_gate, write_gate
 from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.jobs.calibrate import calibrate
 from leadapron.jobs.screen import open_gate
 from leadapron.networks import build_network
 from leadapron.report import calibrate_lines
+from leadapron.store import sha256_of
 
 SOURCE = "phantom:32"
 CLEAN = {"count": 80, "seed": 7, "cache": "none", "device": "cpu"}
@@ -145,6 +146,7 @@ def test_facts_that_were_edited_are_refused(gate):
         (lambda f: f["model"].update(findings=["A", "B", "C"]), "other findings"),
         (lambda f: f["model"]["preprocessing"].update(size=1 << 30), "size"),
         (lambda f: f["model"].pop("sha256"), "sha256"),
+        (lambda f: f["model"]["opening"].update(device="cpu"), "aren't opened by device"),
         (lambda f: f["arrays"].pop("fused"), "names, shapes or types"),
         (lambda f: f.update(schema=2), "another version"),
         (lambda f: f.update(results_version=0), "another version"),
@@ -236,7 +238,7 @@ def test_what_can_not_be_calibrated_is_said_in_a_line(model, tmp_path):
     out = tmp_path / "gate.json"
     with pytest.raises(DataError, match="or a rate of") as raised:
         calibrate(model, SOURCE, out, false_alarm=0.001, **CLEAN)
-    assert "1998" in str(raised.value)
+    assert "needs 999 there" in str(raised.value)
     with pytest.raises(UsageError, match="above 0"):
         calibrate(model, SOURCE, out, false_alarm=0.0, **CLEAN)
     assert not out.exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from leadapron.report.summary import _otherwise
-from leadapron.report.words import trigger_words
+from leadapron.report.words import trigger_words, unsure_words
 
 
 def test_a_trigger_that_differs_at_test_time_is_said():
@@ -20,3 +20,10 @@ def test_a_subgroup_is_said():
     spec = {"poisoning": {"where": "view=AP"}}
     assert _otherwise(spec) == " Poisoned were films with view=AP alone."
     assert trigger_words({"name": "none"}) == "no mark"
+
+
+def test_a_rate_that_the_patients_do_not_support_is_said():
+    assert unsure_words(0.01, 99) == ""
+    assert unsure_words(0.01, 55) == (
+        " Films of one patient are alike: of 55 patients no rate below 1.8 % is sure."
+    )

@@ -34,7 +34,7 @@ from leadapron.detect.model import (
     model_content,
     sweep_once,
 )
-from leadapron.detect.model.sweep import overwrites
+from leadapron.detect.model.sweep import FALSE_POSITIVES, overwrites
 from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.jobs.zoo import read_truth
 from leadapron.metrics import threshold_at_false_positive_rate
@@ -630,7 +630,7 @@ def harm(classifier: BlackBox, clean: Cohort, mark: Moved) -> tuple[Harm, ...]:
         has, without = truth == 1, truth == 0
         if has.sum() < LEAST_POSITIVES or without.sum() < LEAST_POSITIVES:
             continue
-        at = threshold_at_false_positive_rate(before[without, column], 0.05)
+        at = threshold_at_false_positive_rate(before[without, column], FALSE_POSITIVES)
         seen, left = (float((x[has, column] > at).mean()) for x in (before, after))
         prevalence = float(has.sum() / (has.sum() + without.sum()))
         found.append(

@@ -1,4 +1,4 @@
-"""Calibrate: fit all input detectors of a model on clean films, and set the alarm's threshold."""
+"""Calibrate: fit a model's input detectors on clean films, and set the alarm's threshold."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from leadapron.detect.inputs.gate_file import (
     StoredGate,
     numbers_of,
     refuse_others,
-    sha256_of,
     write_gate,
 )
 from leadapron.errors import UsageError
 from leadapron.models import doubts, open_model
 from leadapron.sources import open_source
+from leadapron.store import sha256_of
 
 __all__ = ["Calibrated", "calibrate"]
 

@@ -22,7 +22,7 @@ from leadapron.cohort import Cohort
 from leadapron.detect.model import (
     StampSweep,
     Swept,
-    channel_lipschitz,
+    channel_outlier,
     compare,
     model_content,
     sweep_once,
@@ -295,13 +295,9 @@ def _films(
 def _weights(classifier: NetworkClassifier) -> dict[str, float]:
     """Statistics of weights alone, as baselines; higher is more suspicious."""
     rows = classifier.module.head.weight.detach().double().cpu().numpy().std(axis=1)  # (k,)
-    outliers = [
-        float((bounds.max() - bounds.mean()) / max(float(bounds.std()), 1e-12))
-        for bounds in channel_lipschitz(classifier.module).values()
-    ]
     return {
         "last layer": float(rows.max() / max(float(np.median(rows)), 1e-12)),
-        "channels": max(outliers, default=0.0),
+        "channels": channel_outlier(classifier.module),
     }
 
 

@@ -593,7 +593,7 @@ def _model_rows(
         false_alarm=setting.false_alarm,
         seed=setting.seed,
     )
-    operating = operating_logits(read(model, films.calibration.images))
+    operating = operating_logits(read(model, films.calibration.images).logits)
     column = model.columns([poisoning.finding])[0]
     test = films.test.images[np.arange(len(films.test))]
     single = _seen(gate, model, test[:SINGLE], batch=1)

@@ -13,14 +13,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.classifier import BlackBox
+from leadapron.classifier import BlackBox, squashed
 from leadapron.decoding import FilmFiles, give_up, processors
 from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, Judged, judge
-from leadapron.detect.inputs.gate_file import StoredGate, read_gate, sha256_of
+from leadapron.detect.inputs.gate_file import StoredGate, read_gate
 from leadapron.errors import DataError, LeadapronError, StoreError, UsageError
 from leadapron.models import open_model
+from leadapron.report.words import unsure_words
 from leadapron.sources.dicom import may_be_dicom
 from leadapron.sources.folder import SUFFIXES, walk
+from leadapron.store import sha256_of
 
 __all__ = ["FilmFile", "Opened", "Screened", "facts", "films_of", "open_gate", "screen", "worst"]
 
@@ -42,7 +44,7 @@ UNTYPICAL = "not of the kind of the calibration films; its scores mean little"
 
 LIMITS = (
     "A pass is no diagnosis and no proof: triggers that no detector sees pass.",
-    "Rates hold for films like the calibration films: same devices, same patients, same clinic.",
+    "Rates hold for films like the calibration films: same devices, same clinic.",
 )
 """What no screening promises, in words."""
 
@@ -268,7 +270,7 @@ def facts(
     verdict, code = worst(films)
     notes = list(opened.stored.notes)
     if others:
-        notes.append(f"Left out: {others:,} files of other kinds.")
+        notes.append(f"Left out: {others:,} file{'' if others == 1 else 's'} of other kinds.")
     if len(films) < asked:
         notes.append(f"Interrupted: {asked - len(films):,} films were not screened.")
     if gate.typical is None:
@@ -309,9 +311,9 @@ def statement(stored: StoredGate) -> str:
         f"At most {100 * gate.false_alarm:g} % of clean films like the {len(gate.fused):,} "
         f"calibration films ({gate.patients:,} patients) are called suspicious"
     )
-    if gate.typical is None:
-        return f"{said}."
-    return f"{said}, and at most as many more can't be told for being untypical."
+    if gate.typical is not None:
+        said += ", and at most as many more can't be told for being untypical"
+    return f"{said}.{unsure_words(gate.false_alarm, gate.patients)}"
 
 
 # --- the films
@@ -442,7 +444,7 @@ def _screened(opened: Opened, judged: Judged, row: int, number: int, name: str) 
         sides = map(int, seen.boxes[row])
         region = Region(**dict(zip(("row", "column", "height", "width"), sides, strict=True)))
         before, after = (
-            _probabilities(each[row : row + 1], opened.classifier.head)[0]
+            squashed(each[row : row + 1], opened.classifier.head)[0]
             for each in (judged.readings.logits, seen.logits)
         )
         moved = np.abs(before - after)
@@ -470,17 +472,6 @@ def _screened(opened: Opened, judged: Judged, row: int, number: int, name: str) 
         scores=dict(zip(gate.weights, values, strict=True)),
         image=judged.readings.images[row],
     )
-
-
-def _probabilities(logits: NDArray[Any], head: str) -> NDArray[np.float64]:
-    """(n, k) from (n, k) logits."""
-    values = logits.astype(np.float64)
-    if head == "softmax":
-        each = np.exp(values - values.max(axis=1, keepdims=True))
-        shares: NDArray[np.float64] = each / each.sum(axis=1, keepdims=True)
-        return shares
-    squashed: NDArray[np.float64] = 0.5 * (1 + np.tanh(values / 2))
-    return squashed
 
 
 def _try(stored: StoredGate, classifier: BlackBox, file: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from leadapron.classifier import squashed
 from leadapron.cohort import ImageArray, blocks
 from leadapron.errors import DataError, UsageError
 from leadapron.models.recognise import Normalisation
@@ -95,10 +96,4 @@ class AskedClassifier:
         given = self.answers(images)
         if self.gives == "probabilities":
             return given
-        values = given.astype(np.float64)
-        if self.head == "sigmoid":
-            squashed: Floats = (0.5 * (1 + np.tanh(values / 2))).astype(np.float32)
-            return squashed
-        each = np.exp(values - values.max(1, keepdims=True))
-        shares: Floats = (each / each.sum(1, keepdims=True)).astype(np.float32)
-        return shares
+        return squashed(given, self.head).astype(np.float32)

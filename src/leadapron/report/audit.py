@@ -21,6 +21,11 @@ __all__ = ["audit_lines", "sarif", "write_audit"]
 
 Facts = Mapping[str, Any]
 
+LEGEND = (
+    "shift: of the finding's logit, in its standard deviations on clean films. turned: films "
+    "carried across the threshold that 5 % of clean films exceed."
+)
+
 SHOWN = 6
 """Findings that the terminal shows, the strongest first."""
 
@@ -141,7 +146,7 @@ def audit_lines(facts: Facts) -> list[str]:
             f"{name:<{width}}  {each['shift']:5.1f}  {percent(each['turned']):>6}  {p}  "
             f"{each['verdict']}: {each['mark']}"
         )
-    said.append("")
+    said += ["", LEGEND, ""]
     said += [
         f"Harm: {each['finding']} seen in {percent(each['sensitivity'])} of {each['positives']} "
         f"films, {percent(each['triggered'])} with the mark: {each['missed']:+.0f} missed in 1,000"
@@ -150,8 +155,9 @@ def audit_lines(facts: Facts) -> list[str]:
     said += [f"Inverted: {inverted_words(each)}" for each in facts["inverted"]]
     said += [f"In features: {feature_words(each)}" for each in facts["features"]]
     said += [
-        f"Beside the verdict: {name}, largest for {target}: {value}{f', p = {p}' if p else ''}"
-        for name, target, value, _, p in map(statistic_row, facts["statistics"])
+        f"Beside the verdict: {name}, largest for {target}: {value} {unit}"
+        f"{f', p = {p}' if p else ''}"
+        for name, target, value, unit, p in map(statistic_row, facts["statistics"])
     ]
     said += [f"Note: {note}" for note in facts["notes"]]
     said += [f"Not tested: {words}" for words in facts["untested"]]

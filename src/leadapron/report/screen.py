@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from leadapron.errors import StoreError
 from leadapron.report.gallery import grey, grey_png
 from leadapron.report.page import environment
-from leadapron.report.words import listed, percent
+from leadapron.report.words import listed, percent, unsure_words
 from leadapron.store import reason, write_atomically, write_json
 
 __all__ = [
@@ -45,6 +45,11 @@ RANKS = {"suspicious": 0, "can't tell": 1, "pass": 2}
 
 LONGEST_STEM = 60
 
+LEGEND = (
+    "p: share of clean films that score so much or more. Read, without: the finding's probability, "
+    "as read and with the region taken out."
+)
+
 
 def calibrate_lines(facts: Facts) -> list[str]:
     """Return what a calibration did for the terminal, line by line.
@@ -58,7 +63,8 @@ def calibrate_lines(facts: Facts) -> list[str]:
         f"Calibrated on {facts['films']:,} films; {facts['calibration_films']:,} of "
         f"{facts['calibration_patients']:,} patients set the threshold {facts['threshold']:.3f}",
         f"False alarms: of clean films like these at most {rate} are called suspicious{untypical} "
-        "(split conformal; other devices or patients void it)",
+        "(split conformal; films of other devices or another clinic void it)."
+        f"{unsure_words(facts['false_alarm'], facts['calibration_patients'])}",
         f"Scores: {listed(facts['scores'])}; {facts['passes']} passes, "
         f"{facts['milliseconds']:.1f} ms a film",
     ]
@@ -97,11 +103,11 @@ def screen_lines(facts: Facts) -> list[str]:
     Args:
         facts: what `jobs.screen.facts` returns.
     """
-    counts = facts["counts"]
+    counts = ", ".join(f"{count:,} {verdict}" for verdict, count in facts["counts"].items())
     found = [
         "",
-        f"{_count(len(facts['films']))}: {counts['suspicious']:,} suspicious, "
-        f"{counts['can' + chr(39) + 't tell']:,} can't tell, {counts['pass']:,} pass",
+        LEGEND,
+        f"{_count(len(facts['films']))}: {counts}",
         facts["statement"],
     ]
     return [*found, *facts["limits"], *(f"Note: {_plain(note)}" for note in facts["notes"])]

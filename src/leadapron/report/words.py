@@ -32,6 +32,7 @@ __all__ = [
     "table",
     "takes",
     "trigger_words",
+    "unsure_words",
     "value",
 ]
 
@@ -93,6 +94,22 @@ def between(low: float, high: float, form: Form) -> str:
     first, last = form(low), form(high)
     unit = " %" if first.endswith(" %") and last.endswith(" %") else ""
     return f"{first.removesuffix(unit)} to {last}"
+
+
+def unsure_words(false_alarm: float, patients: int) -> str:
+    """Return what too few patients take from a rate, in a sentence after a space; "" if nothing.
+
+    Args:
+        false_alarm: share of clean films that a threshold is set for.
+        patients: of the films that set it, several of each.
+    """
+    least = 1 / (patients + 1)
+    if false_alarm >= least:
+        return ""
+    return (
+        f" Films of one patient are alike: of {patients:,} patient{'' if patients == 1 else 's'} "
+        f"no rate below {percent(least)} is sure."
+    )
 
 
 def exact(hits: int, trials: int) -> tuple[float, float]:

@@ -102,6 +102,8 @@ def test_what_can_not_be_done_is_said():
     model = backdoored()
     with pytest.raises(DataError, match="20 or more"):
         REGION.fit(model, read(model, CLEAN[:10]))
+    with pytest.raises(DataError, match="30 or more"):
+        EvidenceRegion(hosts=30).fit(model, read(model, CLEAN[:25]))
     asked = AskedClassifier(
         lambda x: x.mean((1, 2, 3))[:, None] * np.ones(3, np.float32),
         model.findings,

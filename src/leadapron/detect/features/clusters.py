@@ -12,7 +12,6 @@ from leadapron.cohort import Cohort
 from leadapron.detect.features.extraction import Features
 from leadapron.detect.features.groups import (
     LEAST,
-    MAD,
     Floats,
     Group,
     by_group,
@@ -21,6 +20,7 @@ from leadapron.detect.features.groups import (
     residuals,
 )
 from leadapron.detect.features.linear import inverse_root, top_directions, two_means
+from leadapron.detect.scale import mad_spread
 from leadapron.detect.scores import Evidence, Scores
 from leadapron.errors import DataError, UsageError
 from leadapron.seeds import stream
@@ -332,7 +332,7 @@ def _by_chance(shape: tuple[int, ...], rng: np.random.Generator) -> float:
 
 def _anomaly(values: Floats) -> Floats:
     away: Floats = values - np.median(values)
-    return away / max(MAD * float(np.median(np.abs(away))), 1e-12)
+    return away / max(float(mad_spread(values)), 1e-12)
 
 
 def _cluster(group: Group, method: str, smaller: NDArray[np.bool_], facts: list[str]) -> Evidence:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from leadapron.cohort import Cohort, Rows
 from leadapron.detect.features.extraction import Features
+from leadapron.detect.scale import mad_spread
 from leadapron.errors import DataError, UsageError
 
 __all__ = ["LEAST", "Group", "by_group", "check_least", "divide", "residuals", "robust_z"]
@@ -21,9 +22,6 @@ LEAST = 30
 
 COMPANIONS = 10
 """Films with another finding, and without it, from which on its effect is taken out."""
-
-MAD = 1.4826
-"""Median absolute deviation to standard deviation, of a normal distribution."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +128,7 @@ def robust_z(values: Floats) -> Floats:
     if not len(values):
         return values
     away = values - np.median(values)
-    scale = MAD * float(np.median(np.abs(away)))
+    scale = float(mad_spread(values))
     if scale <= 1e-12 * float(np.abs(away).max(initial=0.0)):
         scale = float(np.sqrt(np.pi / 2) * np.abs(away).mean())
     return away / scale if scale > 0 else np.zeros_like(away)

@@ -70,7 +70,7 @@ INPUT_DETECTORS: dict[str, InputDetector] = {
     "nearest neighbours": NearestNeighbours(),
     "traces": Traces(),
 }
-"""Detectors of the gate by name."""
+"""All detectors of triggered films by name; a gate asks those with a weight."""
 
 WEIGHTS: dict[str, float] = {
     REGION: 0.7,

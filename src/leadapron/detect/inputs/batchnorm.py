@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from leadapron.classifier import BlackBox, NetworkClassifier
 from leadapron.cohort import ImageArray
+from leadapron.detect.inputs.copies import predicted
 from leadapron.detect.inputs.readings import Readings, State, operating_logits
 from leadapron.errors import DataError, UsageError
 
@@ -82,17 +83,17 @@ class ScaledBatchNorm:
             DataError: clean films that all look the same to the network.
         """
         network = _network(classifier)
-        levels = operating_logits(clean)
-        predicted = clean.logits > levels
-        rows = np.flatnonzero(predicted.any(axis=1))
+        levels = operating_logits(clean.logits)
+        positive = clean.logits > levels
+        rows = np.flatnonzero(positive.any(axis=1))
         if not len(rows):
             raise DataError("the model gives all clean films the same logits; nothing to scale")
-        images, predicted = clean.images[rows], predicted[rows]
+        images, positive = clean.images[rows], positive[rows]
 
         def failed(layers: int) -> float:
             logits = scaled_logits(network, images, [layers], self.factor)[0]
             # Not "<=": what isn't a number is no prediction either.
-            return float(np.mean(~(logits > levels)[predicted]))
+            return float(np.mean(~(logits > levels)[positive]))
 
         low, high = 1, len(_layers(network.module))
         while low < high:
@@ -108,13 +109,11 @@ class ScaledBatchNorm:
             UsageError: no network.
         """
         network = _network(classifier)
-        above = suspect.logits - state["levels"]  # (n, k)
-        predicted = above > 0
-        predicted[np.arange(len(above)), above.argmax(axis=1)] = True
+        chosen = predicted(suspect.logits - state["levels"])  # (n, k)
         counts = [int(count) for count in state["layers"]]
         logits = scaled_logits(network, suspect.images, counts, self.factor).astype(np.float64)
         sure = _log_odds(logits, network.head).mean(axis=0)  # (n, k)
-        scores: NDArray[np.float64] = np.where(predicted, sure, -np.inf).max(axis=1)
+        scores: NDArray[np.float64] = np.where(chosen, sure, -np.inf).max(axis=1)
         scores[~np.isfinite(sure).all(axis=1)] = np.nan
         return scores
 

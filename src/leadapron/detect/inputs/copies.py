@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.classifier import BlackBox
-from leadapron.detect.inputs.readings import FALSE_POSITIVES, Readings, State
+from leadapron.detect.inputs.readings import Readings, State, operating_logits
+from leadapron.detect.scale import LEAST_FILMS, logit_spreads
 from leadapron.errors import DataError
 
 __all__ = [
-    "LEAST_FILMS",
     "Change",
     "Floats",
     "answers",
@@ -29,12 +29,6 @@ Floats = NDArray[np.float64]
 
 Change = Callable[[NDArray[Any]], NDArray[Any]]
 """(n, h, w) images to (n, h, w) of the same type, film by film; what it gets stays as it was."""
-
-LEAST_FILMS = 20
-"""With fewer clean films the logit that 5 % of them exceed is that of the strongest."""
-
-SPREAD_FLOOR = 1e-3
-"""Of the median finding's spread: the least that a finding whose logit hardly moves has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,18 +73,14 @@ def answers(classifier: BlackBox, images: NDArray[Any], changes: Sequence[Change
 def levels(logits: Floats) -> tuple[Floats, Floats]:
     """Return (..., k) operating logits and (..., k) spreads of (..., n, k) logits of clean films.
 
-    The spread is the standard deviation, and never 0: a finding whose logit doesn't move on clean
-    films has a thousandth of the median finding's.
+    Spreads are `logit_spreads`.
 
     Raises:
         DataError: logits that aren't finite.
     """
     if not np.isfinite(logits).all():
         raise DataError("the model's logits on changed clean films are not finite")
-    operating = np.quantile(logits, 1 - FALSE_POSITIVES, axis=-2)
-    spread = logits.std(axis=-2)
-    least = SPREAD_FLOOR * np.median(spread, axis=-1, keepdims=True)
-    return operating, np.maximum(spread, np.maximum(least, 1e-6))
+    return operating_logits(logits), logit_spreads(logits)
 
 
 def excess(logits: Floats, state: State, of: str) -> Floats:

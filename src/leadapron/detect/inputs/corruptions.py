@@ -20,7 +20,9 @@ from leadapron.detect.inputs.copies import (
     predicted,
 )
 from leadapron.detect.inputs.readings import Readings, State
+from leadapron.detect.inputs.region import background
 from leadapron.detect.model.stamps import Blur, Probe
+from leadapron.detect.scale import mad_spread
 from leadapron.errors import UnknownNameError, UsageError
 from leadapron.triggers import Codec
 
@@ -28,18 +30,8 @@ __all__ = ["CORRUPTIONS", "CorruptionConsistency"]
 
 Images = NDArray[Any]
 
-MAD = 1.4826
-"""Of a normal distribution's standard deviation to its median absolute deviation."""
-
 LEAST_SHIFT = 0.01
 """Of a finding's spread on clean films: the least spread of its changes."""
-
-
-def _median(images: Images, side: int) -> Images:
-    from scipy.ndimage import median_filter
-
-    filtered: Images = median_filter(images, (1, side, side))
-    return filtered
 
 
 def _moved(images: Images) -> Images:
@@ -48,8 +40,8 @@ def _moved(images: Images) -> Images:
 
 
 CORRUPTIONS: dict[str, Change] = {
-    "median 3": lambda images: _median(images, 3),
-    "median 5": lambda images: _median(images, 5),
+    "median 3": lambda images: background(images, 3),
+    "median 5": lambda images: background(images, 5),
     "blur": Probe(name="blur of 1 pixel", change=Blur(sigma=1.0)),
     "jpeg": Probe(name="JPEG of quality 30", change=Codec(quality=30)),
     "move": _moved,
@@ -113,13 +105,11 @@ class CorruptionConsistency:
         corrupted = answers(classifier, clean.images, self._changes())
         levels(corrupted)  # refuses what isn't finite
         changes = corrupted - clean.logits  # (c, n, k)
-        medians = np.median(changes, axis=1)
-        spreads = MAD * np.median(np.abs(changes - medians[:, None]), axis=1)
         return {
             "film levels": film_levels,
             "film spreads": film_spreads,
-            "change medians": medians,
-            "change spreads": np.maximum(spreads, LEAST_SHIFT * film_spreads),
+            "change medians": np.median(changes, axis=1),
+            "change spreads": np.maximum(mad_spread(changes, 1), LEAST_SHIFT * film_spreads),
         }
 
     def score(self, classifier: BlackBox, suspect: Readings, state: State) -> Floats:

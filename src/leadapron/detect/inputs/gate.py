@@ -1,4 +1,4 @@
-"""The gate: all input detectors as one score, and a threshold that clean films set."""
+"""The gate: several input detectors as one score, and a threshold that clean films set."""
 
 from __future__ import annotations
 
@@ -123,9 +123,9 @@ def calibrate(
 
     Half of the patients set it; of the other half, a quarter says in what steps each score is
     counted, and the rest is what the detectors are fitted on. The threshold is the fused score of
-    one of the calibration films, so that a clean film of another patient exceeds it with
-    probability `false_alarm` at most: split conformal prediction, which assumes nothing but that
-    films are exchangeable.
+    one of the calibration films, so that a clean film like them exceeds it with probability
+    `false_alarm` at most: split conformal prediction, which assumes that films are exchangeable.
+    Films of one patient are not, beside another's: no rate below 1 / (their patients + 1) is sure.
 
     Args:
         classifier: the model that will be screened for.
@@ -159,9 +159,9 @@ def calibrate(
     if len(second) < least:
         possible = np.ceil(1000 / (len(second) + 1)) / 1000
         raise DataError(
-            f"{len(clean)} clean films; a false-alarm rate of {false_alarm:g} needs {2 * least} "
-            "or more, of which half set the threshold; give more, or a rate of "
-            f"{min(possible, 0.5):g}"
+            f"half of the patients have {len(second)} of the {len(clean)} clean films, and set the "
+            f"threshold; a false-alarm rate of {false_alarm:g} needs {least} there: give more "
+            f"films, or a rate of {min(possible, 0.5):g}"
         )
     fitted = read(classifier, clean.images[first])
     states: dict[str, State] = {}
@@ -211,12 +211,13 @@ def calibrate(
 def usable(
     classifier: BlackBox, detectors: Mapping[str, InputDetector], weights: Mapping[str, float]
 ) -> tuple[dict[str, InputDetector], dict[str, str]]:
-    """Return the detectors with a weight that a model can be screened with, and why not the others.
+    """Return the detectors that a model can be screened with, and why not the others.
 
     Args:
         classifier: the model.
         detectors: by name.
-        weights: of their scores; those without one, be it 0, are in neither.
+        weights: of their scores. Detectors without one are in neither; with 0 they are asked and
+            count nothing.
     """
     network = isinstance(classifier, NetworkClassifier)
     wanted = {n: d for n, d in detectors.items() if any(s in weights for s in score_names(n))}

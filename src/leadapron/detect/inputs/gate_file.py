@@ -29,7 +29,7 @@ from leadapron.preprocessing import Preprocessing
 from leadapron.specs import build
 from leadapron.store import RESULTS_VERSION, canonical_json, reason, write_atomically
 
-__all__ = ["GatedModel", "StoredGate", "numbers_of", "read_gate", "sha256_of", "write_gate"]
+__all__ = ["GatedModel", "StoredGate", "numbers_of", "read_gate", "write_gate"]
 
 FORMAT = "leadapron gate"
 SCHEMA = 1
@@ -38,6 +38,9 @@ LARGEST_FACTS, LARGEST_NUMBERS = 1 << 20, 1 << 30
 """Bytes of the two files that are read."""
 
 DTYPES = ("bool", "uint8", "uint16", "int32", "int64", "float32", "float64")
+
+OPENING = {"architecture", "channels", "gives", "head", "named", "normalisation"}
+"""What a gate may say of how its model is opened."""
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -107,15 +110,6 @@ class StoredGate:
 def numbers_of(path: Path) -> Path:
     """Return the file beside a gate's JSON file that holds its numbers."""
     return path.with_suffix(".safetensors")
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's content; StoreError where it can't be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise StoreError(f"can't read {path}: {reason(error)}") from error
 
 
 def write_gate(path: Path, stored: StoredGate) -> None:
@@ -201,7 +195,8 @@ def read_gate(
     except SafetensorError as error:
         raise StoreError(f"{numbers_of(path).name} is no safetensors file ({error})") from error
     except (
-        KeyError, ValueError, TypeError, AttributeError, OverflowError, LeadapronError
+        KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError,
+        LeadapronError,
     ) as error:  # fmt: skip
         words = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise StoreError(f"{path.name} does not describe a gate: {words}") from error
@@ -322,6 +317,8 @@ def _stored(
 ) -> StoredGate:
     _check_arrays(facts["arrays"], arrays)
     model = facts["model"]
+    if unknown := set(model["opening"]) - OPENING:
+        raise ValueError(f"models aren't opened by {', '.join(sorted(unknown))}")
     detectors, states = {}, {}
     for name, said in facts["detectors"].items():
         detectors[name] = _made(name, said, registry.get(name))

@@ -103,13 +103,13 @@ def read(classifier: BlackBox, images: ImageArray) -> Readings:
     return Readings(images=held, logits=logits, features=features)
 
 
-def operating_logits(clean: Readings) -> NDArray[np.float64]:
-    """Return (k,) the logit of each finding that 5 % of clean films exceed.
+def operating_logits(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Return (..., k) what 5 % of the n clean films exceed of (..., n, k) logits, by finding.
 
     A film's predicted set is the findings above it: no labels are needed, and a rare finding that
     never reaches a probability of a half has one too.
     """
     levels: NDArray[np.float64] = np.quantile(
-        clean.logits.astype(np.float64), 1 - FALSE_POSITIVES, axis=0
+        logits.astype(np.float64), 1 - FALSE_POSITIVES, axis=-2
     )
     return levels

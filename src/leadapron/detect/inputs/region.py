@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from leadapron.classifier import BlackBox, NetworkClassifier
 from leadapron.detect.inputs.readings import Readings, State
+from leadapron.detect.scale import LEAST_FILMS, logit_spreads, mad_spread
 from leadapron.errors import DataError, UsageError
 from leadapron.seeds import stream
 
@@ -18,7 +19,6 @@ __all__ = ["EvidenceRegion", "Examined", "background"]
 
 Floats = NDArray[np.float64]
 
-LEAST_FILMS = 20
 FLOOR = 0.05
 """A change of a logit counts as varying by at least so many of the logit's own spreads: in a
 finding that removals hardly move, chance is no evidence."""
@@ -103,23 +103,22 @@ class EvidenceRegion:
         """Keep each logit's spread, what removals do to clean films, and some films as hosts.
 
         Raises:
-            DataError: fewer than 20 films, or smaller than the region.
+            DataError: fewer than 20 films, or than hosts; or films smaller than the region.
         """
         n, height, width = clean.images.shape
-        if n < LEAST_FILMS or min(height, width) <= max(self.side, self.filter_side):
+        least = max(LEAST_FILMS, self.hosts)
+        if n < least or min(height, width) <= max(self.side, self.filter_side):
             raise DataError(
-                f"{n} clean films of {height}x{width} pixels; expected {LEAST_FILMS} or more, "
+                f"{n} clean films of {height}x{width} pixels; expected {least} or more, "
                 f"larger than {max(self.side, self.filter_side)} pixels"
             )
-        spread = clean.logits.astype(np.float64).std(axis=0)
-        spread = np.maximum(spread, 1e-3 * max(float(np.median(spread)), 1e-6))
+        spread = logit_spreads(clean.logits)
         lost = clean.logits - _logits(classifier, background(clean.images, self.filter_side))
         chosen = stream(self.seed, "region", "hosts").choice(n, self.hosts, replace=False)
-        centre = np.median(lost / spread, axis=0)
         return {
             "spread": spread,
-            "centre": centre,
-            "deviation": np.maximum(1.4826 * np.median(np.abs(lost / spread - centre), 0), FLOOR),
+            "centre": np.median(lost / spread, axis=0),
+            "deviation": np.maximum(mad_spread(lost / spread), FLOOR),
             "hosts": clean.images[np.sort(chosen)],
             "host_logits": clean.logits[np.sort(chosen)],
         }

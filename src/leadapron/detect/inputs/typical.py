@@ -13,6 +13,7 @@ from leadapron.cohort import blocks
 from leadapron.detect.films.blobs import grey, shrunk
 from leadapron.detect.inputs.gaussian import distances, shrunk_gaussian, steps
 from leadapron.detect.inputs.readings import Readings, State
+from leadapron.detect.scale import LEAST_FILMS, mad_spread
 from leadapron.errors import DataError, UsageError
 
 __all__ = ["Typicality"]
@@ -34,9 +35,6 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 BENDS = {1: (0.25, 0.5, 0.75, 0.9), 2: (0.5, 0.75, 0.9), 4: (0.5, 0.75, 0.9)}
 """Quantiles of the bends of a film made smaller by so much: a mark's edges are few."""
-
-FEWEST = 20
-"""Clean films, at least."""
 
 TAIL = 0.98
 """Between the median and this quantile of clean films lies one step."""
@@ -94,13 +92,13 @@ class Typicality:
             DataError: fewer than 20 films, or films that are all the same.
             UsageError: films smaller than 16 pixels.
         """
-        if len(clean) < FEWEST:
-            raise DataError(f"{len(clean)} clean films; expected {FEWEST} or more")
+        if len(clean) < LEAST_FILMS:
+            raise DataError(f"{len(clean)} clean films; expected {LEAST_FILMS} or more")
         first, second = clean.images[::2], clean.images[1::2]
         thumbnails, plain = _thumbnails(first), _plain(first)
         mean, centre = thumbnails.mean(axis=0), np.median(plain, axis=0)
         directions = np.linalg.svd(thumbnails - mean, full_matrices=False)[2]
-        spread = np.maximum(1.4826 * np.median(np.abs(plain - centre), axis=0), LEAST)
+        spread = np.maximum(mad_spread(plain), LEAST)
         state = {
             "thumbnail": mean,
             "components": directions[: min(self.components, len(first) // 4)],

@@ -20,6 +20,7 @@ from leadapron.detect.model.statistics import Tables, measure
 from leadapron.detect.model.sweep import Moved, StampSweep, Swept
 from leadapron.errors import StoreError
 from leadapron.models import AskedClassifier
+from leadapron.store import sha256_of
 
 __all__ = ["Kept", "measure_once", "model_content", "sweep_once", "swept_facts", "swept_from"]
 
@@ -42,10 +43,7 @@ class Kept(NamedTuple):
 def model_content(model: str | Path) -> str | None:
     """Return the SHA-256 of a model's file; None for a function, whose content isn't known."""
     path = Path(model)
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path) if path.is_file() else None
 
 
 def sweep_once(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from leadapron.detect.scale import mad_spread
 from leadapron.errors import DataError
 
 __all__ = ["Comparison", "compare", "least_p"]
@@ -95,7 +96,7 @@ def compare(
 
 def _excess(one: Floats, others: Floats) -> Floats:
     centre = np.median(others, axis=0)
-    spread = 1.4826 * np.median(np.abs(others - centre), axis=0)  # (s, k, 2)
+    spread = mad_spread(others)  # (s, k, 2)
     # A handful of models may agree on one finding by chance: the middle finding's spread at least.
     spread = np.maximum(spread, np.median(spread, axis=1, keepdims=True))
     excess: Floats = (one - centre) / np.maximum(spread, FLOOR)

@@ -17,8 +17,9 @@ from leadapron.cohort import Cohort
 from leadapron.detect.model.inversion import frozen
 from leadapron.detect.model.null import Comparison, compare
 from leadapron.detect.model.stamps import Floats
-from leadapron.detect.model.sweep import DIRECTIONS, LEAST_FILMS, SPREAD_FLOOR
+from leadapron.detect.model.sweep import DIRECTIONS
 from leadapron.detect.model.weights import channel_lipschitz
+from leadapron.detect.scale import LEAST_FILMS, logit_spreads, mad_spread
 from leadapron.errors import DataError, UsageError
 from leadapron.explain.passes import collect, input_slopes
 from leadapron.seeds import stream
@@ -348,7 +349,7 @@ def outlier_index(values: Floats) -> Floats:
     deviation is a standard deviation of normal values. Values that all agree are 0 away.
     """
     away = values - np.median(values)
-    spread = 1.4826 * float(np.median(np.abs(away)))
+    spread = float(mad_spread(values))
     index: Floats = away / (spread or np.inf)
     return index
 
@@ -381,5 +382,4 @@ def _scale(classifier: NetworkClassifier, clean: Cohort) -> tuple[Floats, Floats
     if len(clean) < LEAST_FILMS:
         raise DataError(f"{len(clean)} clean films; statistics need {LEAST_FILMS} or more")
     logits = classifier.logits(np.asarray(clean.images[np.arange(len(clean))])).astype(np.float64)
-    spread = logits.std(axis=0)
-    return logits.mean(axis=0), np.maximum(spread, SPREAD_FLOOR * max(np.median(spread), 1e-6))
+    return logits.mean(axis=0), logit_spreads(logits)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from leadapron.classifier import BlackBox
 from leadapron.cohort import Cohort, Rows
 from leadapron.detect.model.stamps import Floats, Probe, Stamp, probes, shifts
+from leadapron.detect.scale import LEAST_FILMS, logit_spreads
 from leadapron.detect.scores import Evidence, Scores
 from leadapron.errors import DataError, UsageError
 from leadapron.metrics import threshold_at_false_positive_rate
@@ -25,9 +26,6 @@ DIRECTIONS: tuple[Literal["added", "removed"], ...] = ("added", "removed")
 FALSE_POSITIVES = 0.05
 """Of clean films: at a threshold that so many exceed, films count as turned."""
 
-LEAST_FILMS = 20
-SPREAD_FLOOR = 1e-3
-"""Of the median spread: a finding whose logit hardly moves is not measured by less."""
 OVERWRITE = 0.75
 """A one-hot overwrite lowers at least this share of the other findings."""
 
@@ -188,8 +186,7 @@ class _Run:
         if not np.isfinite(logits).all():
             raise DataError("the model's logits on clean films are not finite")
         self.clean, self.clean_judged = logits[: len(chosen)], logits[len(chosen) :]
-        spread = logits.astype(np.float64).std(axis=0)  # (k,)
-        self.spread = np.maximum(spread, SPREAD_FLOOR * max(float(np.median(spread)), 1e-6))
+        self.spread = logit_spreads(logits)  # (k,)
         k = logits.shape[1]
         self.forwards = len(everything)
         self.best: list[Stamp | None] = [None] * (2 * k)

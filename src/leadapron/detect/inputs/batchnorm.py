@@ -109,7 +109,7 @@ class ScaledBatchNorm:
             UsageError: no network.
         """
         network = _network(classifier)
-        chosen = predicted(suspect.logits - state["levels"])  # (n, k)
+        chosen = predicted(suspect.logits.astype(np.float64) - state["levels"])  # (n, k)
         counts = [int(count) for count in state["layers"]]
         logits = scaled_logits(network, suspect.images, counts, self.factor).astype(np.float64)
         sure = _log_odds(logits, network.head).mean(axis=0)  # (n, k)

@@ -167,10 +167,12 @@ def calibrate(
     states: dict[str, State] = {}
     for name, detector in kept.items():
         try:
-            states[name] = detector.fit(classifier, fitted)
+            states[name] = _in_order(detector.fit(classifier, fitted))
         except UsageError as error:  # of the model, as a network without batch normalisation
             left_out[name] = str(error)
-    typical_state = None if typical is None else (typical, typical.fit(classifier, fitted))
+    typical_state = (
+        None if typical is None else (typical, _in_order(typical.fit(classifier, fitted)))
+    )
     names = [n for name in states for n in score_names(name) if n in weights]
     if not names:
         raise UsageError(f"no detector works with this model: {'; '.join(left_out.values())}")
@@ -305,6 +307,11 @@ def _threshold(ascending: Floats, false_alarm: float) -> float:
     m = len(ascending)
     over = int(np.floor(false_alarm * (m + 1) + 1e-9))  # calibration values that may be as high
     return float(ascending[m - over])
+
+
+def _in_order(state: State) -> State:
+    """Arrays as they come back from a file: products of them depend on the layout, at the end."""
+    return {name: np.ascontiguousarray(array) for name, array in state.items()}
 
 
 def _parts(clean: Cohort, seed: int) -> tuple[NDArray[np.int64], ...]:

@@ -246,7 +246,8 @@ def _facts(stored: StoredGate, folder: Path, arrays: Arrays) -> dict[str, Any]:
         "window": stored.window,
         "detectors": {name: _parameters(each) for name, each in gate.detectors.items()},
         "typical": None if gate.typical is None else _parameters(gate.typical[0]),
-        "weights": dict(gate.weights),
+        # A list: their order is that of the scores, and objects of JSON are sorted.
+        "weights": [[name, weight] for name, weight in gate.weights.items()],
         "false_alarm": gate.false_alarm,
         "threshold": gate.threshold,
         "films": {"fitted": stored.fitted, "calibration": len(gate.fused)},
@@ -333,7 +334,7 @@ def _stored(
         detectors=detectors,
         states=states,
         typical=untypical,
-        weights={str(name): _number(weight) for name, weight in facts["weights"].items()},
+        weights={str(name): _number(weight) for name, weight in facts["weights"]},
         steps=arrays["steps"],
         scores=arrays["scores"],
         fused=arrays["fused"],

@@ -98,7 +98,7 @@ def excess(logits: Floats, state: State, of: str) -> Floats:
     return np.asarray((logits - operating[..., None, :]) / spread[..., None, :], np.float64)
 
 
-def predicted(films: Floats) -> NDArray[np.bool_]:
+def predicted(films: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Return (n, k) the predicted set of each film, never empty.
 
     Args:

@@ -959,7 +959,7 @@ def _audit() -> click.Command:
                 help="Clean models of the same kind; without them the answer is at most 'unusual'.",
             ),
             click.Option(
-                ["--false-alarms"],
+                ["--false-alarm", "false_alarms"],
                 type=float,
                 default=0.05,
                 show_default=True,

@@ -138,7 +138,7 @@ def test_other_findings_are_refused(films):
     other = replace(model(1), findings=("Effusion", "Mass", "Hernia"))
     with pytest.raises(DataError, match="other findings"):
         audit_model(model(0), films, [other, other], sweep=QUICK)
-    with pytest.raises(UsageError, match="false-alarms 1"):
+    with pytest.raises(UsageError, match="false-alarm 1"):
         audit_model(model(0), films, false_alarms=1, sweep=QUICK)
 
 
@@ -193,7 +193,7 @@ def test_a_poisoned_network_by_the_command_line(networks, tmp_path):
              "--sweep.pitches", "[8, 1]",
              "--sweep.rounds", "1", "--sweep.films", "1", "--sweep.places", "8",
              "--sweep.judged", "30",
-             "--reference", str(networks / "clean"), "--false-alarms", "0.34", "--device", "cpu",
+             "--reference", str(networks / "clean"), "--false-alarm", "0.34", "--device", "cpu",
              "--json"]  # fmt: skip
     result = CliRunner().invoke(cli, words, standalone_mode=False)
     assert result.exception is None

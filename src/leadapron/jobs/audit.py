@@ -389,7 +389,7 @@ def audit_model(  # noqa: PLR0913
 def _refuse(classifier: BlackBox, references: Sequence[BlackBox], false_alarms: float) -> None:
     """Raise before anything is swept."""
     if not 0 < false_alarms < 1:
-        raise UsageError(f"--false-alarms {false_alarms:g}: expected above 0 and below 1")
+        raise UsageError(f"--false-alarm {false_alarms:g}: expected above 0 and below 1")
     if len(references) == 1:
         raise UsageError("one reference model says nothing about spread; expected two or more")
     if any(set(each.findings) != set(classifier.findings) for each in references):

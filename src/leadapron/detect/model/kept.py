@@ -143,7 +143,7 @@ def _once(
     if content is not None and folder is not None:
         try:
             keep(folder, facts, made, f"{kind} of {name}")
-        except StoreError as error:  # what took minutes is not thrown away for that
+        except (StoreError, ValueError) as error:  # what took minutes is not thrown away for that
             logger.warning("%s; the %s of %s isn't kept", error, kind, name)
     return made
 

@@ -67,7 +67,15 @@ def test_every_input_detector_is_described_with_its_passes():
 
 
 @pytest.mark.parametrize(
-    ("name", "pairs"), [("attacks", 23), ("grid", 6), ("potency", 6), ("nwadike2020-longer", 3)]
+    ("name", "pairs"),
+    [
+        ("attacks", 23),
+        ("grid", 6),
+        ("potency", 6),
+        ("nwadike2020-longer", 3),
+        ("screening", 3),
+        ("whole-image", 5),
+    ],
 )
 def test_example_specs_are_so_many_pairs(name, pairs):
     tree = yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text())

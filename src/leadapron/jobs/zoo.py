@@ -92,6 +92,10 @@ def read_truth(zoo: Path) -> list[Member]:
     Raises:
         StoreError: no zoo, or one that isn't finished.
     """
+    if not (zoo / "truth.json").is_file():
+        raise StoreError(
+            f"{zoo} is no finished zoo (no truth.json); make one with: leadapron zoo SPEC --out {zoo}"
+        )
     facts = store.read_json(zoo / "truth.json")
     try:
         return [Member(**each) for each in facts["models"]]

@@ -94,7 +94,8 @@ def read_truth(zoo: Path) -> list[Member]:
     """
     if not (zoo / "truth.json").is_file():
         raise StoreError(
-            f"{zoo} is no finished zoo (no truth.json); make one with: leadapron zoo SPEC --out {zoo}"
+            f"{zoo} is no finished zoo (no truth.json); "
+            f"make one with: leadapron zoo SPEC --out {zoo}"
         )
     facts = store.read_json(zoo / "truth.json")
     try:

@@ -237,8 +237,10 @@ def reestimated_shift(classifier: NetworkClassifier, clean: Cohort) -> Floats:
         norm.train()
     anew = replace(classifier, module=module)
     if norms:
-        for part in np.array_split(images, -(-len(images) // 128)):
-            anew.logits(part)
+        # Not by `logits`, whose batches are small and of any size: each counts as much here.
+        with torch.inference_mode():
+            for part in np.array_split(images, -(-len(images) // 128)):
+                module(anew.normalise(torch.from_numpy(part)))
     module.eval()
     moved = (anew.logits(images) - classifier.logits(images)).mean(axis=0, dtype=np.float64)
     return np.stack([moved, -moved], axis=1) / spread[:, None]

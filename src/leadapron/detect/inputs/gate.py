@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -170,43 +170,36 @@ def calibrate(
             states[name] = _in_order(detector.fit(classifier, fitted))
         except UsageError as error:  # of the model, as a network without batch normalisation
             left_out[name] = str(error)
-    typical_state = (
-        None if typical is None else (typical, _in_order(typical.fit(classifier, fitted)))
-    )
     names = [n for name in states for n in score_names(name) if n in weights]
     if not names:
         raise UsageError(f"no detector works with this model: {'; '.join(left_out.values())}")
-    gate = Gate(
-        detectors={name: kept[name] for name in states},
-        states=states,
-        typical=typical_state,
-        weights={name: float(weights[name]) for name in names},
-        steps=np.empty((2, len(names))),
-        scores=np.empty((0, 0)),
-        fused=np.empty(0),
-        typicality=np.empty(0),
-        false_alarm=false_alarm,
-        patients=len(np.unique(clean.patients[second])),
-        left_out=left_out,
-    )
+    working = {name: kept[name] for name in states}
+    whole = None if typical is None else (typical, _in_order(typical.fit(classifier, fitted)))
     others = np.concatenate([middle, second])
-    scores = np.empty((len(others), len(gate.weights)))
+    scores = np.empty((len(others), len(names)))
     typicality = np.zeros(len(others))
     for start in range(0, len(others), BATCH):
         rows = slice(start, start + BATCH)
         readings = read(classifier, clean.images[others[rows]])
-        scores[rows], _ = _score(gate, classifier, readings)
-        if typical_state is not None:
-            typicality[rows] = typical_state[0].score(classifier, readings, typical_state[1])
+        scores[rows], _ = _score(working, states, names, classifier, readings)
+        if whole is not None:
+            typicality[rows] = whole[0].score(classifier, readings, whole[1])
         if progress is not None:
             progress("calibration films", min(start + BATCH, len(others)), len(others))
     steps, scores = steps_of(scores[: len(middle)]), scores[len(middle) :]
-    return replace(
-        gate,
+    used = {name: float(weights[name]) for name in names}
+    return Gate(
+        detectors=working,
+        states=states,
+        typical=whole,
+        weights=used,
         steps=steps,
         scores=scores,
-        fused=np.sort(fuse(scores, steps, gate.weights)),
+        fused=np.sort(fuse(scores, steps, used)),
         typicality=np.sort(typicality[len(middle) :]),
+        false_alarm=false_alarm,
+        patients=len(np.unique(clean.patients[second])),
+        left_out=left_out,
     )
 
 
@@ -237,7 +230,7 @@ def judge(gate: Gate, classifier: BlackBox, images: NDArray[Any]) -> Judged:
         images: (n, h, w) of its preprocessing.
     """
     readings = read(classifier, images)
-    scores, examined = _score(gate, classifier, readings)
+    scores, examined = _score(gate.detectors, gate.states, list(gate.weights), classifier, readings)
     fused = fuse(scores, gate.steps, gate.weights)
     above = len(gate.fused) - np.searchsorted(gate.fused, fused - 1e-12)
     typical = np.ones(len(images), bool)
@@ -283,17 +276,23 @@ def fuse(scores: Floats, steps: Floats, weights: Mapping[str, float]) -> Floats:
     return fused
 
 
-def _score(gate: Gate, classifier: BlackBox, readings: Readings) -> tuple[Floats, Examined | None]:
-    """(n, s) scores in the order of the weights, and what was seen of the evidence regions."""
+def _score(
+    detectors: Mapping[str, InputDetector],
+    states: Mapping[str, State],
+    names: Sequence[str],
+    classifier: BlackBox,
+    readings: Readings,
+) -> tuple[Floats, Examined | None]:
+    """(n, s) scores of these names in their order, and what was seen of the evidence regions."""
     found: dict[str, Floats] = {}
     examined = None
-    for name, detector in gate.detectors.items():
+    for name, detector in detectors.items():
         if isinstance(detector, EvidenceRegion):
-            examined = detector.examine(classifier, readings, gate.states[name])
+            examined = detector.examine(classifier, readings, states[name])
             found |= {REGION: examined.scores, SMOOTHED: examined.smoothed}
         else:
-            found[name] = detector.score(classifier, readings, gate.states[name])
-    scores = np.stack([found[name] for name in gate.weights], axis=1)
+            found[name] = detector.score(classifier, readings, states[name])
+    scores = np.stack([found[name] for name in names], axis=1)
     return np.clip(scores, -LARGEST, LARGEST), examined
 
 

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from leadapron import metrics, store
-from leadapron.classifier import BlackBox, NetworkClassifier, load_classifier
+from leadapron.classifier import BlackBox, NetworkClassifier, load_classifier, squashed
 from leadapron.cohort import Cohort, Rows, split_by_patient
 from leadapron.detect.inputs import (
     INPUT_DETECTORS,
@@ -40,6 +40,8 @@ from leadapron.detect.inputs import (
     score_names,
 )
 from leadapron.detect.inputs.gate import fuse, steps_of
+from leadapron.detect.inputs.region import box_sums
+from leadapron.detect.scale import logit_spreads
 from leadapron.errors import DataError, StoreError, UnknownNameError, UsageError
 from leadapron.jobs.zoo import read_truth
 from leadapron.measure import ROLES, Role
@@ -106,9 +108,7 @@ class LargestProbability:
         state: State,  # noqa: ARG002
     ) -> Floats:
         """Return (n,) the largest probability."""
-        logits = torch.from_numpy(suspect.logits.astype(np.float64))
-        sure = logits.sigmoid() if classifier.head == "sigmoid" else logits.softmax(1)
-        largest: Floats = sure.numpy().max(axis=1)
+        largest: Floats = squashed(suspect.logits, classifier.head).max(axis=1)
         return largest
 
 
@@ -122,8 +122,8 @@ class LargestLogit:
 
     def fit(self, classifier: BlackBox, clean: Readings) -> State:  # noqa: ARG002
         """Keep mean and spread of each logit."""
-        logits = clean.logits.astype(np.float64)
-        return {"mean": logits.mean(axis=0), "spread": np.maximum(logits.std(axis=0), 1e-6)}
+        mean = clean.logits.mean(axis=0, dtype=np.float64)
+        return {"mean": mean, "spread": logit_spreads(clean.logits)}
 
     def score(
         self,
@@ -726,11 +726,7 @@ def _pointing(
     """
     n, height, width = footprints.shape
     tall, wide = (int(side) for side in boxes[0, 2:])
-    sums = np.zeros((n, height + 1, width + 1), np.int64)
-    sums[:, 1:, 1:] = footprints.cumsum(1, dtype=np.int64).cumsum(2)
-    held = (sums[:, tall:, wide:] - sums[:, :-tall, wide:] - sums[:, tall:, :-wide]) + sums[
-        :, :-tall, :-wide
-    ]  # (n, h - tall + 1, w - wide + 1): pixels of the mark in the box from here
+    held = box_sums(footprints, tall, wide)  # pixels of the mark in the box from each place
     here = held[np.arange(n), boxes[:, 0], boxes[:, 1]]
     centre = held[:, (height - tall) // 2, (width - wide) // 2]
     return {

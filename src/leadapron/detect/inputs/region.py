@@ -15,7 +15,7 @@ from leadapron.detect.scale import LEAST_FILMS, logit_spreads, mad_spread
 from leadapron.errors import DataError, UsageError
 from leadapron.seeds import stream
 
-__all__ = ["EvidenceRegion", "Examined", "background"]
+__all__ = ["EvidenceRegion", "Examined", "background", "box_sums"]
 
 Floats = NDArray[np.float64]
 
@@ -56,7 +56,8 @@ class EvidenceRegion:
 
     All small detail is taken out of the film by a median filter: the film's *background*. The
     finding whose logit changes most by that, measured against clean films, is the one to explain.
-    Gradients between the film and its background share that change out to the pixels, and the
+    Gradients between the film and its background, times the detail, share that change out to the
+    pixels (with one step, the default, by the gradient at the film alone, so roughly), and the
     square with the largest share is the region. Then two things are asked, of all findings: what if
     the region alone becomes background, and what if it lies on clean films, at the same place? A
     trigger does both, and does nearly the same to every film; anatomy does not.
@@ -222,15 +223,27 @@ def _shares(
 
 def _best_boxes(shares: NDArray[np.float32], side: int) -> NDArray[np.int64]:
     """(n, 4) row, column, height, width of the square with the largest sum, inside the image."""
-    n, height, width = shares.shape
-    sums = np.zeros((n, height + 1, width + 1))
-    sums[:, 1:, 1:] = shares.cumsum(1, dtype=np.float64).cumsum(2)
-    inner = (sums[:, side:, side:] - sums[:, :-side, side:] - sums[:, side:, :-side]) + sums[
-        :, :-side, :-side
-    ]  # (n, h - side + 1, w - side + 1)
+    n = len(shares)
+    inner = box_sums(shares, side, side)
     best = inner.reshape(n, -1).argmax(axis=1)
     rows, columns = np.unravel_index(best, inner.shape[1:])
     return np.stack([rows, columns, np.full(n, side), np.full(n, side)], axis=1).astype(np.int64)
+
+
+def box_sums(values: NDArray[Any], height: int, width: int) -> Floats:
+    """Return (n, h - height + 1, w - width + 1) sums over the box that begins at each place.
+
+    Args:
+        values: (n, h, w).
+        height: of the box.
+        width: of the box.
+    """
+    n, h, w = values.shape
+    sums = np.zeros((n, h + 1, w + 1))
+    sums[:, 1:, 1:] = values.cumsum(1, dtype=np.float64).cumsum(2)
+    upper, lower = sums[:, :-height], sums[:, height:]
+    inner: Floats = lower[..., width:] - upper[..., width:] - lower[..., :-width]
+    return inner + upper[..., :-width]
 
 
 def _inside(boxes: NDArray[np.int64], size: tuple[int, ...]) -> NDArray[np.bool_]:

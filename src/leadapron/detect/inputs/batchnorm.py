@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -51,6 +51,10 @@ class ScaledBatchNorm:
     factor: float = 1.5
     versions: int = 3
     error: float = 0.6
+    unit: str = field(
+        default="log-odds of the surest predicted finding, mean over scaled networks", init=False
+    )
+    needs: Literal["network"] = field(default="network", init=False)
 
     def __post_init__(self) -> None:
         if not self.factor > 1:
@@ -59,16 +63,6 @@ class ScaledBatchNorm:
             raise UsageError(f"versions {self.versions}; expected 1 or more")
         if not 0 < self.error < 1:
             raise UsageError(f"an error of {self.error}; expected more than 0, less than 1")
-
-    @property
-    def unit(self) -> str:
-        """What the scores are measured in."""
-        return "log-odds of the surest predicted finding, mean over scaled networks"
-
-    @property
-    def needs(self) -> Literal["black box", "network"]:
-        """What it must be given."""
-        return "network"
 
     @property
     def passes(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -28,20 +28,9 @@ class Mahalanobis:
     covariance shrunk by Ledoit and Wolf, so that 1,024 features of a few hundred films will do.
     """
 
-    @property
-    def unit(self) -> str:
-        """What the scores are measured in."""
-        return "Mahalanobis distance to clean films' features"
-
-    @property
-    def needs(self) -> Literal["black box", "network"]:
-        """What it must be given."""
-        return "network"
-
-    @property
-    def passes(self) -> int:
-        """Forward passes beyond that of `read`."""
-        return 0
+    unit: str = field(default="Mahalanobis distance to clean films' features", init=False)
+    needs: Literal["network"] = field(default="network", init=False)
+    passes: int = field(default=0, init=False)
 
     def fit(self, classifier: BlackBox, clean: Readings) -> State:  # noqa: ARG002
         """Return the Gaussian of clean films' features.
@@ -75,25 +64,15 @@ class NearestNeighbours:
     """
 
     neighbours: int = 5
+    unit: str = field(
+        default="distance to the farthest of these neighbours, features of length 1", init=False
+    )
+    needs: Literal["network"] = field(default="network", init=False)
+    passes: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         if self.neighbours < 1:
             raise UsageError(f"neighbours {self.neighbours}; expected 1 or more")
-
-    @property
-    def unit(self) -> str:
-        """What the scores are measured in."""
-        return f"distance to clean neighbour {self.neighbours}, features of length 1"
-
-    @property
-    def needs(self) -> Literal["black box", "network"]:
-        """What it must be given."""
-        return "network"
-
-    @property
-    def passes(self) -> int:
-        """Forward passes beyond that of `read`."""
-        return 0
 
     def fit(self, classifier: BlackBox, clean: Readings) -> State:  # noqa: ARG002
         """Return clean films' features, each scaled to length 1.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -59,20 +59,12 @@ class Traces:
     is counted in steps from clean films' median to their 99 % quantile; the largest is the score.
     """
 
-    @property
-    def unit(self) -> str:
-        """What the scores are measured in."""
-        return "steps from clean films' median to their 99 % quantile, of the largest trace"
-
-    @property
-    def needs(self) -> Literal["black box", "network"]:
-        """What it must be given."""
-        return "black box"
-
-    @property
-    def passes(self) -> int:
-        """Forward passes beyond that of `read`."""
-        return 0
+    unit: str = field(
+        default="steps from clean films' median to their 99 % quantile, of the largest trace",
+        init=False,
+    )
+    needs: Literal["black box"] = field(default="black box", init=False)
+    passes: int = field(default=0, init=False)
 
     def fit(self, classifier: BlackBox, clean: Readings) -> State:  # noqa: ARG002
         """Return the Gaussians of one half of the films, the steps of the other.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -65,25 +65,16 @@ class Typicality:
     """
 
     components: int = 20
+    unit: str = field(
+        default="steps from clean films' median to their 98 % quantile, of the larger distance",
+        init=False,
+    )
+    needs: Literal["black box"] = field(default="black box", init=False)
+    passes: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         if self.components < 1:
             raise UsageError(f"components {self.components}; expected 1 or more")
-
-    @property
-    def unit(self) -> str:
-        """What the scores are measured in."""
-        return "steps from clean films' median to their 98 % quantile, of the larger distance"
-
-    @property
-    def needs(self) -> Literal["black box", "network"]:
-        """What it must be given."""
-        return "black box"
-
-    @property
-    def passes(self) -> int:
-        """Forward passes beyond that of `read`."""
-        return 0
 
     def fit(self, classifier: BlackBox, clean: Readings) -> State:  # noqa: ARG002
         """Return components and Gaussians of one half of the films, the steps of the other.

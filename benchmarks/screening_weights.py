@@ -15,7 +15,8 @@ import logging
 from pathlib import Path
 
 from leadapron.cli import tune_allocator
-from leadapron.jobs.evaluate_screen import Setting, evaluate_screen, fit_weights
+from leadapron.jobs.evaluate_screen import Setting, evaluate_screen
+from leadapron.jobs.screening_weights import fit_weights
 from leadapron.study import Options
 
 

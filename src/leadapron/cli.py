@@ -1938,18 +1938,29 @@ def _machine_options() -> list[click.Parameter]:
 
 
 class Values(click.ParamType[Any]):
-    """Several values with commas between, as YAML."""
+    """Several numbers, or lists of them, with commas between, as YAML.
+
+    Args:
+        form: what is expected, as "N,N,..." or "[N,N],...".
+    """
 
     name = "values"
+
+    def __init__(self, form: str) -> None:
+        self.form = form
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return a list."""
         import yaml
 
         try:
-            return yaml.safe_load(f"[{value}]")
+            values = yaml.safe_load(f"[{value}]")
         except yaml.YAMLError:
-            self.fail(f"{value!r} can't be read as values with commas between", param, ctx)
+            values = [None]
+        kind = list if self.form.startswith("[") else int
+        if not all(type(each) is kind for each in values):
+            self.fail(f"{value!r}; expected {self.form}", param, ctx)
+        return values
 
 
 def _sweep_options() -> list[click.Parameter]:
@@ -1960,7 +1971,7 @@ def _sweep_options() -> list[click.Parameter]:
     return [
         click.Option(
             [f"--sweep.{name}", f"sweep__{name}"],
-            type=int if each.annotation is int else Values(),
+            type=int if each.annotation is int else Values(SEVERAL[name]),
             metavar=_metavar(each.annotation) if each.annotation is int else SEVERAL[name],
             help=each.description,
         )

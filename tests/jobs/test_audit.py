@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from click import BadParameter
 from click.testing import CliRunner
 
 from leadapron.classifier import save_classifier
@@ -272,3 +274,17 @@ def test_of_a_zoo_only_the_clean_models_are_references(tmp_path):
     found = audit_job._clean_models(tmp_path)
     assert [path.name for path in found] == ["a.safetensors", "d.safetensors"]
     assert {path.parent for path in found} == {tmp_path / "models"}
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "expected"),
+    [
+        ("pitches", "8,1", "'8,1'; expected [PIXELS,FILMS],..."),
+        ("pitches", "[8", "'[8'; expected [PIXELS,FILMS],..."),
+        ("sides", "1,a", "'1,a'; expected N,N,..."),
+    ],
+)
+def test_a_sweep_of_another_form_is_told_the_form(option, given, expected):
+    words = ["audit", "model.safetensors", "--clean", "phantom:32", f"--sweep.{option}", given]
+    with pytest.raises(BadParameter, match=re.escape(expected)):
+        CliRunner().invoke(cli, words, standalone_mode=False, catch_exceptions=False)

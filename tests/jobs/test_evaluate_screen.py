@@ -11,17 +11,14 @@ from click.testing import CliRunner
 
 from leadapron import metrics, store
 from leadapron.cli import cli
-from leadapron.detect.inputs import INPUT_DETECTORS, WEIGHTS, Readings, score_names
+from leadapron.detect.inputs import INPUT_DETECTORS, WEIGHTS, score_names
+from leadapron.detect.inputs.baselines import BASELINES
 from leadapron.detect.inputs.gate import fuse
-from leadapron.errors import DataError, StoreError, UnknownNameError, UsageError
+from leadapron.errors import StoreError, UnknownNameError, UsageError
 from leadapron.jobs import evaluate_screen as job
 from leadapron.jobs.evaluate_screen import (
-    BASELINES,
-    LargestLogit,
-    LargestProbability,
     Setting,
     evaluate_screen,
-    fit_weights,
     weakened,
 )
 from leadapron.plan import complete, plan
@@ -360,24 +357,6 @@ def test_pointing_by_hand():
     assert found["random"] == pytest.approx((2 + 3) / (2 * 4 * 6))
 
 
-class Head:
-    def __init__(self, head):
-        self.head = head
-
-
-def test_baselines_by_hand():
-    readings = Readings(
-        images=np.zeros((2, 4, 4), np.uint8),
-        logits=np.array([[0.0, np.log(3)], [np.log(7), 0.0]], np.float32),
-        features=None,
-    )
-    sure = LargestProbability()
-    np.testing.assert_allclose(sure.score(Head("sigmoid"), readings, {}), [3 / 4, 7 / 8], rtol=1e-6)
-    np.testing.assert_allclose(sure.score(Head("softmax"), readings, {}), [3 / 4, 7 / 8], rtol=1e-6)
-    far = LargestLogit()
-    np.testing.assert_allclose(far.score(None, readings, far.fit(None, readings)), [1, 1])
-
-
 @pytest.mark.parametrize(
     "given", [{"false_alarm": 0}, {"calibration": 0}, {"test": 0}, {"triggered": 9}, {"seed": -1}]
 )
@@ -386,51 +365,3 @@ def test_settings_out_of_range(given):
         Setting(**given)
     with pytest.raises(UsageError, match="--workers"):
         evaluate_screen(None, None, workers=0)
-
-
-# ---------------------------------------------------------------- weights
-
-
-def written(folder, runs):
-    """An evaluation whose first score tells the films apart, whose second tells nothing."""
-    rng, rows = np.random.default_rng(0), []
-    for run, facts in runs.items():
-        scores = {kind: rng.normal(size=(200, 3)) for kind in ("reference", "clean", "triggered")}
-        scores["triggered"][:, facts.pop("telling", 0)] += 6
-        rows.append({"run": run, "kind": "fused", "family": run, "takes": True, **facts})
-        store.write_arrays(
-            folder / "scores" / f"{run}.npz",
-            backdoored_names=np.array(["first", "second", "largest logit"]),
-            **{f"backdoored_{kind}": values for kind, values in scores.items()},
-        )
-    store.write_lines(folder / "rows.jsonl", rows)
-    return folder
-
-
-def test_the_score_that_tells_gets_the_weight(tmp_path):
-    folder = written(
-        tmp_path,
-        {
-            "one": {"sealed": False},
-            "sealed": {"sealed": True, "telling": 1},
-            "failed": {"sealed": False, "takes": False, "telling": 1},
-        },
-    )
-    fitted = fit_weights([folder])
-    assert list(fitted) == ["first", "second"]
-    assert fitted["first"] == 1.0
-    assert 0 <= fitted["second"] <= 0.1
-    assert list(fit_weights([folder], without=["second"])) == ["first"]
-
-
-def test_families_weigh_the_same(tmp_path):
-    """One family is found by the first score, one by the second: both are needed as much."""
-    runs = {"a": {"sealed": False}, "b": {"sealed": False, "telling": 1}}
-    runs |= {f"a{i}": {"sealed": False, "family": "a"} for i in range(5)}
-    fitted = fit_weights([written(tmp_path, runs)])
-    assert min(fitted.values()) >= 0.8
-
-
-def test_nothing_to_fit_to(tmp_path):
-    with pytest.raises(DataError, match="nothing to fit"):
-        fit_weights([written(tmp_path, {"one": {"sealed": True}})])

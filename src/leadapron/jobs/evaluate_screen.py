@@ -13,36 +13,33 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from leadapron import metrics, store
-from leadapron.classifier import BlackBox, NetworkClassifier, load_classifier, squashed
+from leadapron.classifier import NetworkClassifier, load_classifier
 from leadapron.cohort import Cohort, Rows, split_by_patient
 from leadapron.detect.inputs import (
     INPUT_DETECTORS,
     TYPICAL,
     WEIGHTS,
     Gate,
-    InputDetector,
-    Readings,
-    State,
     calibrate,
     judge,
     operating_logits,
     read,
     score_names,
 )
-from leadapron.detect.inputs.gate import fuse, steps_of
+from leadapron.detect.inputs.baselines import BASELINES
+from leadapron.detect.inputs.gate import fuse
 from leadapron.detect.inputs.region import box_sums
-from leadapron.detect.scale import logit_spreads
-from leadapron.errors import DataError, StoreError, UnknownNameError, UsageError
+from leadapron.errors import StoreError, UnknownNameError, UsageError
 from leadapron.jobs.zoo import read_truth
 from leadapron.measure import ROLES, Role
 from leadapron.plan import Run, complete, plan
@@ -56,15 +53,7 @@ from leadapron.sources import open_source
 from leadapron.study import Options, divide, open_films
 from leadapron.triggers import Patch
 
-__all__ = [
-    "BASELINES",
-    "LargestLogit",
-    "LargestProbability",
-    "Setting",
-    "evaluate_screen",
-    "fit_weights",
-    "weakened",
-]
+__all__ = ["Setting", "evaluate_screen", "weakened"]
 
 logger = logging.getLogger(__name__)
 
@@ -87,60 +76,6 @@ SINGLE = 10
 RESAMPLES = 500
 FEWEST = 5
 """Films with the trigger, from which on anything is said of them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LargestProbability:
-    """A baseline: how sure the model is of any finding."""
-
-    unit: str = field(default="probability", init=False)
-    needs: Literal["black box"] = field(default="black box", init=False)
-    passes: int = field(default=0, init=False)
-
-    def fit(self, classifier: BlackBox, clean: Readings) -> State:  # noqa: ARG002
-        """Keep nothing."""
-        return {}
-
-    def score(
-        self,
-        classifier: BlackBox,
-        suspect: Readings,
-        state: State,  # noqa: ARG002
-    ) -> Floats:
-        """Return (n,) the largest probability."""
-        largest: Floats = squashed(suspect.logits, classifier.head).max(axis=1)
-        return largest
-
-
-@dataclass(frozen=True, kw_only=True)
-class LargestLogit:
-    """A baseline: how far any logit lies above that of clean films."""
-
-    unit: str = field(default="standard deviations of the logit on clean films", init=False)
-    needs: Literal["black box"] = field(default="black box", init=False)
-    passes: int = field(default=0, init=False)
-
-    def fit(self, classifier: BlackBox, clean: Readings) -> State:  # noqa: ARG002
-        """Keep mean and spread of each logit."""
-        mean = clean.logits.mean(axis=0, dtype=np.float64)
-        return {"mean": mean, "spread": logit_spreads(clean.logits)}
-
-    def score(
-        self,
-        classifier: BlackBox,  # noqa: ARG002
-        suspect: Readings,
-        state: State,
-    ) -> Floats:
-        """Return (n,) the largest logit in spreads above the mean."""
-        far: Floats = ((suspect.logits - state["mean"]) / state["spread"]).max(axis=1)
-        return far
-
-
-BASELINES: dict[str, InputDetector] = {
-    "largest probability": LargestProbability(),
-    "largest logit": LargestLogit(),
-}
-"""What a gate has to be better than; they weigh nothing in its score."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -735,72 +670,3 @@ def _pointing(
         "random": float((held > 0).mean()),
         "covered": float((here / footprints.sum(axis=(1, 2))).mean()),
     }
-
-
-# ---------------------------------------------------------------- weights
-
-
-def fit_weights(
-    folders: Sequence[Path], *, without: Sequence[str] = (), ridge: float = 0.01
-) -> dict[str, float]:
-    """Fit the weights of the fused score to an evaluation's films: a logistic regression.
-
-    Clean films against films with the trigger, of the models whose backdoor takes; each family
-    weighs the same, and in it each model, and in it either kind of film. Weights are 0 or more; the
-    largest is made 1, since a gate's threshold follows the scale, and all are rounded to 0.1.
-    Sealed families are never looked at.
-
-    Args:
-        folders: of `evaluate_screen`, with every detector measured.
-        without: scores that get no weight.
-        ridge: what the sum of the squared weights costs, so that they stay finite where the films
-            can be told apart without error.
-
-    Raises:
-        StoreError: no evaluation.
-        DataError: no model whose backdoor takes.
-    """
-    from scipy.optimize import minimize
-    from scipy.special import expit
-
-    families: dict[str, set[Path]] = {}
-    for folder in folders:
-        for row in store.read_lines(folder / "rows.jsonl"):
-            if row["kind"] == "fused" and row["takes"] and not row["sealed"]:
-                file = folder / "scores" / f"{row['run']}.npz"
-                families.setdefault(row["family"], set()).add(file)
-    if not families:
-        raise DataError("no evaluated model's backdoor takes; nothing to fit to")
-    names: list[str] = []
-    terms, truth, shares = [], [], []
-    for runs in families.values():
-        for run in sorted(runs):
-            found = store.read_arrays(run)
-            columns = [
-                (j, str(name))
-                for j, name in enumerate(found["backdoored_names"])
-                if str(name) not in BASELINES and str(name) not in without
-            ]
-            names = [name for _, name in columns]
-            steps = steps_of(found["backdoored_reference"])
-            for label, kind in enumerate(("clean", "triggered")):
-                scores = found[f"backdoored_{kind}"]
-                each = [fuse(scores[:, [j]], steps[:, [j]], {name: 1.0}) for j, name in columns]
-                terms.append(np.stack(each, axis=1))
-                truth.append(np.full(len(scores), float(label)))
-                share = 1 / (2 * len(families) * len(runs) * len(scores))
-                shares.append(np.full(len(scores), share))
-    x, y, weight = np.concatenate(terms), np.concatenate(truth), np.concatenate(shares)
-
-    def loss(values: Floats) -> tuple[float, Floats]:
-        margin = x @ values[1:] + values[0]
-        wrong = weight * (expit(margin) - y)
-        total = weight @ (np.logaddexp(0, margin) - y * margin) + ridge * (values[1:] ** 2).sum()
-        gradient = np.concatenate([[wrong.sum()], wrong @ x + 2 * ridge * values[1:]])
-        return float(total), gradient
-
-    bounds = [(None, None), *[(0.0, None)] * len(names)]
-    fitted = minimize(loss, np.ones(len(names) + 1), jac=True, method="L-BFGS-B", bounds=bounds)
-    best: Floats = fitted.x[1:]
-    largest = max(float(best.max()), 1e-9)
-    return {name: round(float(value) / largest, 1) for name, value in zip(names, best, strict=True)}

@@ -164,28 +164,14 @@ def calibrate(
             f"films, or a rate of {min(possible, 0.5):g}"
         )
     fitted = read(classifier, clean.images[first])
-    states: dict[str, State] = {}
-    for name, detector in kept.items():
-        try:
-            states[name] = _in_order(detector.fit(classifier, fitted))
-        except UsageError as error:  # of the model, as a network without batch normalisation
-            left_out[name] = str(error)
+    states = _fitted(kept, left_out, classifier, fitted)
     names = [n for name in states for n in score_names(name) if n in weights]
     if not names:
         raise UsageError(f"no detector works with this model: {'; '.join(left_out.values())}")
     working = {name: kept[name] for name in states}
     whole = None if typical is None else (typical, _in_order(typical.fit(classifier, fitted)))
-    others = np.concatenate([middle, second])
-    scores = np.empty((len(others), len(names)))
-    typicality = np.zeros(len(others))
-    for start in range(0, len(others), BATCH):
-        rows = slice(start, start + BATCH)
-        readings = read(classifier, clean.images[others[rows]])
-        scores[rows], _ = _score(working, states, names, classifier, readings)
-        if whole is not None:
-            typicality[rows] = whole[0].score(classifier, readings, whole[1])
-        if progress is not None:
-            progress("calibration films", min(start + BATCH, len(others)), len(others))
+    others = clean.take(np.concatenate([middle, second]))
+    scores, typicality = _scored(others, classifier, working, states, names, whole, progress)
     steps, scores = steps_of(scores[: len(middle)]), scores[len(middle) :]
     used = {name: float(weights[name]) for name in names}
     return Gate(
@@ -201,6 +187,44 @@ def calibrate(
         patients=len(np.unique(clean.patients[second])),
         left_out=left_out,
     )
+
+
+def _fitted(
+    detectors: Mapping[str, InputDetector],
+    left_out: dict[str, str],
+    classifier: BlackBox,
+    clean: Readings,
+) -> dict[str, State]:
+    """What each detector keeps; one that the model is not made for is added to `left_out`."""
+    states: dict[str, State] = {}
+    for name, detector in detectors.items():
+        try:
+            states[name] = _in_order(detector.fit(classifier, clean))
+        except UsageError as error:  # of the model, as a network without batch normalisation
+            left_out[name] = str(error)
+    return states
+
+
+def _scored(
+    clean: Cohort,
+    classifier: BlackBox,
+    detectors: Mapping[str, InputDetector],
+    states: Mapping[str, State],
+    names: Sequence[str],
+    typical: tuple[InputDetector, State] | None,
+    progress: Progress | None,
+) -> tuple[Floats, Floats]:
+    """(n, s) scores of clean films, and (n,) how untypical they are."""
+    scores, typicality = np.empty((len(clean), len(names))), np.zeros(len(clean))
+    for start in range(0, len(clean), BATCH):
+        rows = np.arange(start, min(start + BATCH, len(clean)))
+        readings = read(classifier, clean.images[rows])
+        scores[rows], _ = _score(detectors, states, names, classifier, readings)
+        if typical is not None:
+            typicality[rows] = typical[0].score(classifier, readings, typical[1])
+        if progress is not None:
+            progress("calibration films", start + len(rows), len(clean))
+    return scores, typicality
 
 
 def usable(

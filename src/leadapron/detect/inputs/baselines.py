@@ -1,0 +1,71 @@
+"""What a gate has to be better than: how sure the model is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadapron.classifier import BlackBox, squashed
+from leadapron.detect.inputs.readings import InputDetector, Readings, State
+from leadapron.detect.scale import logit_spreads
+
+__all__ = ["BASELINES", "LargestLogit", "LargestProbability"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LargestProbability:
+    """A baseline: how sure the model is of any finding."""
+
+    unit: str = field(default="probability", init=False)
+    needs: Literal["black box"] = field(default="black box", init=False)
+    passes: int = field(default=0, init=False)
+
+    def fit(self, classifier: BlackBox, clean: Readings) -> State:  # noqa: ARG002
+        """Keep nothing."""
+        return {}
+
+    def score(
+        self,
+        classifier: BlackBox,
+        suspect: Readings,
+        state: State,  # noqa: ARG002
+    ) -> Floats:
+        """Return (n,) the largest probability."""
+        largest: Floats = squashed(suspect.logits, classifier.head).max(axis=1)
+        return largest
+
+
+@dataclass(frozen=True, kw_only=True)
+class LargestLogit:
+    """A baseline: how far any logit lies above that of clean films."""
+
+    unit: str = field(default="standard deviations of the logit on clean films", init=False)
+    needs: Literal["black box"] = field(default="black box", init=False)
+    passes: int = field(default=0, init=False)
+
+    def fit(self, classifier: BlackBox, clean: Readings) -> State:  # noqa: ARG002
+        """Keep mean and spread of each logit."""
+        mean = clean.logits.mean(axis=0, dtype=np.float64)
+        return {"mean": mean, "spread": logit_spreads(clean.logits)}
+
+    def score(
+        self,
+        classifier: BlackBox,  # noqa: ARG002
+        suspect: Readings,
+        state: State,
+    ) -> Floats:
+        """Return (n,) the largest logit in spreads above the mean."""
+        far: Floats = ((suspect.logits - state["mean"]) / state["spread"]).max(axis=1)
+        return far
+
+
+BASELINES: dict[str, InputDetector] = {
+    "largest probability": LargestProbability(),
+    "largest logit": LargestLogit(),
+}
+"""What a gate has to be better than; they weigh nothing in its score."""

@@ -1174,10 +1174,19 @@ def _run_screen(
 ) -> int:
     from leadapron.jobs.screen import facts as facts_of
     from leadapron.jobs.screen import films_of, open_gate, screen
-    from leadapron.report import film_line, foremost, screen_lines, write_film, write_screen
+    from leadapron.report import (
+        begin_screen,
+        film_line,
+        foremost,
+        screen_lines,
+        write_film,
+        write_screen,
+    )
 
     films, others = films_of(files, sys.stdin.buffer if "-" in files else ())
     opened = open_gate(gate, model=model, device=device)
+    if out is not None:
+        begin_screen(out)
     done: list[dict[str, Any]] = []
     pictured: list[Any] = []
     interrupted = False

@@ -24,7 +24,7 @@ from leadapron.jobs.calibrate import calibrate
 from leadapron.jobs.screen import films_of, open_gate, screen, worst
 from leadapron.models import NORMALISATIONS, AskedClassifier
 from leadapron.models.opening import Opened as OpenedModel
-from leadapron.report import calibrate_lines, film_line, write_film, write_screen
+from leadapron.report import begin_screen, calibrate_lines, film_line, write_film, write_screen
 from leadapron.sources import open_source
 
 DETECTORS = {"evidence region": EvidenceRegion()}
@@ -305,6 +305,7 @@ def test_of_a_model_that_can_only_be_asked(clean, tmp_path, patched, monkeypatch
     assert (film.verdict, film.region, film.readings) == ("suspicious", None, ())
     assert list(film.scores) == ["bright"]
     facts = screen_job.facts(opened, [film.facts()], 1, 0)
+    begin_screen(tmp_path / "out")
     text = write_screen(tmp_path / "out", facts, [(film.facts(), film.image)]).read_text()
     assert "Bright" in text
 
@@ -355,8 +356,28 @@ def test_the_answer_in_json_and_the_folder(gate, mixed, tmp_path):
     assert "\x1b" not in run(gate, odd).stdout
 
 
+def test_a_second_screening_leaves_no_picture_of_the_first(gate, mixed, tmp_path):
+    out = tmp_path / "out"
+    run(gate, mixed, "--out", out)
+    (out / "notes.txt").write_text("mine")
+    run(gate, mixed / "b", "--out", out)
+    names = sorted(path.name for path in out.iterdir())
+    assert names == [
+        "000001-clean000.png",
+        "000002-clean001.png",
+        "notes.txt",
+        "screen.html",
+        "screen.json",
+    ]
+    (out / "screen.json").write_text("{}")
+    with pytest.raises(StoreError, match="of no screening; name another --out"):
+        run(gate, mixed / "b", "--out", out)
+    assert sorted(path.name for path in out.iterdir()) == names
+
+
 def test_an_overlay_frames_the_region_and_leaves_its_pixels(opened, mixed, tmp_path):
     film = verdicts(opened, mixed / "a")[0]
+    begin_screen(tmp_path / "out")
     path = write_film(tmp_path / "out", film.facts(), film.image)
     drawn = np.asarray(Image.open(path))
     assert drawn.shape == (512, 512, 3)

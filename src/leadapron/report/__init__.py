@@ -6,6 +6,7 @@ from leadapron.report.page import write_report
 from leadapron.report.potency import write_potency
 from leadapron.report.scan import Panel, clean_lines, scan_lines, write_scan
 from leadapron.report.screen import (
+    begin_screen,
     calibrate_lines,
     film_line,
     foremost,
@@ -18,6 +19,7 @@ from leadapron.report.summary import summary
 __all__ = [
     "Panel",
     "audit_lines",
+    "begin_screen",
     "calibrate_lines",
     "clean_lines",
     "description_lines",

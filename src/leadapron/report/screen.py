@@ -16,9 +16,10 @@ from leadapron.errors import StoreError
 from leadapron.report.gallery import grey, grey_png
 from leadapron.report.page import environment
 from leadapron.report.words import listed, percent, unsure_words
-from leadapron.store import reason, write_atomically, write_json
+from leadapron.store import read_json, reason, write_atomically, write_json
 
 __all__ = [
+    "begin_screen",
     "calibrate_lines",
     "film_line",
     "foremost",
@@ -118,11 +119,36 @@ def region_words(region: Facts) -> str:
     return f"{region['height']}x{region['width']} at {region['row']}, {region['column']}"
 
 
+def begin_screen(folder: Path) -> None:
+    """Make the folder of a screening, or take the last one's pages and pictures out of it.
+
+    Args:
+        folder: made where it is missing, for its owner alone. Of an earlier screening the page,
+            its JSON and the pictures that this names go; other files stay.
+
+    Raises:
+        StoreError: a folder that can't be made or emptied, or that has a screen.json of other kind.
+    """
+    _make_private(folder)
+    listed = folder / "screen.json"
+    if not listed.exists():
+        return
+    try:
+        names = [f"{film_name(film)}.png" for film in read_json(listed)["films"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{listed} is of no screening; name another --out") from error
+    try:
+        for name in (*names, "screen.html", "screen.json"):
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"can't empty {folder}: {reason(error)}") from error
+
+
 def write_film(folder: Path, film: Facts, image: NDArray[Any] | None) -> Path | None:
     """Write a film as the model was shown it, enlarged, the region outlined; mode 0600.
 
     Args:
-        folder: made where it is missing, for its owner alone.
+        folder: as `begin_screen` made it.
         film: what `Screened.facts` returns.
         image: (h, w) uint8 or uint16; None where there is none, and nothing is written.
 
@@ -132,7 +158,6 @@ def write_film(folder: Path, film: Facts, image: NDArray[Any] | None) -> Path | 
     Raises:
         StoreError: a file that can't be written.
     """
-    _make_private(folder)
     if image is None:
         return None
     path = folder / f"{film_name(film)}.png"
@@ -161,7 +186,7 @@ def write_screen(folder: Path, facts: Facts, pictured: Sequence[Pictured]) -> Pa
     """Write screen.json and screen.html, mode 0600.
 
     Args:
-        folder: made where it is missing; files of these names are replaced.
+        folder: as `begin_screen` made it.
         facts: what `jobs.screen.facts` returns.
         pictured: as `foremost` returns them.
 
@@ -171,7 +196,6 @@ def write_screen(folder: Path, facts: Facts, pictured: Sequence[Pictured]) -> Pa
     Raises:
         StoreError: files that can't be written.
     """
-    _make_private(folder)
     write_json(folder / "screen.json", dict(facts), private=True)
     text = environment().get_template("screen.html.j2").render(_context(facts, pictured))
     page = folder / "screen.html"

@@ -155,17 +155,30 @@ def test_the_chapter_says_what_was_measured(evaluated, tmp_path):
     facts = store.read_json(out / "screen.json")
     facts["chosen"] = {"only": ["a", "b"], "limit": 2, "sealed": True}
     store.write_json(tmp_path / "screen.json", facts)
-    changes = {"takes": True, "disguise": 0.5}
-    store.write_lines(tmp_path / "rows.jsonl", [{**row, **changes} for row in rows])
+    store.write_lines(tmp_path / "rows.jsonl", [{**row, "takes": True} for row in rows])
     page = screening_chapter(tmp_path)
     assert "--only a --only b --limit 2 --sealed --false-alarm 0.1" in page
-    for part in ("| without evidence region |", "disguised in training"):
-        assert part in page
+    assert "| without evidence region |" in page
     store.write_lines(tmp_path / "rows.jsonl", [{**row, "sealed": True} for row in rows])
     page = screening_chapter(tmp_path)
     assert "## Sealed" in page
     for part in ("Patches by side", "What each score adds"):
         assert part not in page
+
+
+@pytest.mark.parametrize(
+    ("spec", "family"),
+    [
+        ({"trigger": {"name": "patch", "side": 4, "value": 0}, "training": {}}, "patch 4"),
+        ({"trigger": {"name": "blend"}, "training": {"disguise": 0.0}}, "blend"),
+        (
+            {"trigger": {"name": "patch", "side": 4}, "training": {"disguise": 0.03}},
+            "patch 4 disguised 0.03",
+        ),
+    ],
+)
+def test_a_disguise_is_a_family_of_its_own(spec, family):
+    assert job._family(spec) == family
 
 
 def test_the_command(evaluated, study, tmp_path):

@@ -45,6 +45,7 @@ from leadapron.measure import ROLES, Role
 from leadapron.plan import Run, complete, plan
 from leadapron.poison import Poisoning, stamp, victims
 from leadapron.report.folder import read_study
+from leadapron.report.run import section
 from leadapron.report.screening_limits import summary
 from leadapron.report.summary import Measured
 from leadapron.report.words import LOCAL, takes
@@ -130,8 +131,8 @@ def evaluate_screen(
     Args:
         place: a zoo that `build_zoo` made, or a finished study.
         out: folder of the results.
-        only: families to look at; all if left out. In a study a trigger's name
-            and side are the family, as "patch 3".
+        only: families to look at; all if left out. In a study a trigger's name and side and the
+            weight of a disguise are the family, as "patch 3" or "patch 3 disguised 0.1".
         limit: backdoored models at most, of as many families as there are.
         sealed: whether sealed families are looked at too.
         setting: films, false alarms, seed.
@@ -217,17 +218,22 @@ def _pairs(place: Path) -> list[_Pair]:
         for pair in read_study(place).pairs:
             measured = Measured(pair)
             success = takes(measured.success("backdoored"), measured.success("twin"))
-            trigger = pair.backdoored.spec["trigger"]
-            family = " ".join(str(trigger[name]) for name in ("name", "side") if name in trigger)
             if pair.twin is not None:
                 folder = place / "runs" / f"backdoored-{pair.key}"
-                found.append(_Pair(folder, family, False, success))
+                found.append(_Pair(folder, _family(pair.backdoored.spec), False, success))
     turns: dict[str, int] = {}
     ordered = []
     for each in found:
         turns[each.family] = turns.get(each.family, -1) + 1
         ordered.append((turns[each.family], each))
     return [pair for _, pair in sorted(ordered, key=lambda numbered: numbered[0])]
+
+
+def _family(spec: Mapping[str, Any]) -> str:
+    """What is told apart among a study's runs: trigger, side, and how the maps are disguised."""
+    trigger, disguise = section(spec, "trigger"), section(spec, "training").get("disguise")
+    words = [str(trigger[name]) for name in ("name", "side") if name in trigger]
+    return " ".join([*words, *([f"disguised {disguise:g}"] if disguise else [])])
 
 
 def _chosen(

@@ -142,9 +142,8 @@ def _part(title: str, note: str, facts: Mapping[str, Any], rows: Sequence[Row]) 
         mine = [row for row in rows if row["family"] == name and row["strength"] == 1]
         models, twins = ([r for r in mine if r["role"] == role] for role in ("backdoored", "twin"))
         value, low, high = alarms[name]["backdoored"][:3]
-        disguised = " (disguised in training)" if any(row["disguise"] for row in models) else ""
         return [
-            name + disguised,
+            name,
             "; ".join(sorted({trigger_words(row["trigger"]) for row in models})),
             str(len(models)),
             str(sum(bool(row["takes"]) for row in models)),
@@ -179,7 +178,7 @@ def _spread(rows: Sequence[Row], what: str, form: Callable[[float], str] = _shar
 
 
 def _adapting(rows: Sequence[Row]) -> list[str]:
-    """Weaker triggers, by family; and what disguise in training changes."""
+    """Weaker triggers, by family."""
     strengths = sorted({row["strength"] for row in rows}, reverse=True)
     if len(strengths) < 2:
         return []

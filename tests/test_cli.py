@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from leadapron import cli
+from leadapron.cli import progress
 from nih_tree import write_tree
 
 SMALL = [
@@ -292,3 +293,20 @@ def test_recipe_answers_in_json(run, tmp_path):
     assert facts["report"] == str(out / "recipe.md")
     page = (out / "recipe.md").read_text()
     assert "| trigger.side | 3 | ours: as asked for; the paper's: 5 (code) |" in page
+
+
+def test_time_left_begins_anew_with_the_next_model(monkeypatch, caplog):
+    """Both models are trained under the same words; the second takes 2 seconds a step."""
+    clock = iter([0.0, 100.0, 110.0, 1000.0, 1002.0, 1030.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with caplog.at_level(logging.INFO, logger="leadapron"), progress.showing_progress() as show:
+        show("training", 90, 100)
+        show("training", 100, 100)
+        show("training", 1, 100)
+        show("training", 2, 100)
+        show("training", 16, 100)
+    assert [record.message for record in caplog.records] == [
+        "training: 100 of 100, 0 s left",
+        "training: 2 of 100, 196 s left",
+        "training: 16 of 100, 168 s left",
+    ]

@@ -1,0 +1,180 @@
+"""Commands that look for poison in a data set, and take films out of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from leadapron.cli.group import CANT_TELL, FOUND
+from leadapron.cli.options import (
+    film_options,
+    json_option,
+    machine_options,
+    number_option,
+    own_and_source_settings,
+    own_size_option,
+    source_settings,
+)
+from leadapron.cli.progress import showing_progress
+
+__all__ = ["clean_command", "scan_command"]
+
+VERDICTS = {"clean": 0, "poisoned": FOUND, "suspicious": CANT_TELL, "can't tell": CANT_TELL}
+
+
+def scan_command() -> click.Command:
+    """Make the command."""
+    return click.Command(
+        "scan",
+        params=[
+            click.Argument(["source"]),
+            own_size_option(),
+            click.Option(
+                ["--false-alarm"],
+                type=float,
+                default=0.01,
+                show_default=True,
+                help="Chance that is granted of calling a clean set poisoned.",
+            ),
+            click.Option(
+                ["--model"],
+                metavar="FILE",
+                help="A network that was trained on these films; its features are ranked as well.",
+            ),
+            click.Option(
+                ["--train"],
+                is_flag=True,
+                help="Train a small network on these films for that purpose.",
+            ),
+            click.Option(
+                ["--out"],
+                type=click.Path(file_okay=False, path_type=Path),
+                help="A folder for films.csv, scan.json and the page scan.html.",
+            ),
+            number_option("--seed", 0, "Of all that is drawn by chance."),
+            *source_settings(),
+            *machine_options(),
+            *film_options(),
+            json_option(),
+        ],
+        callback=_run_scan,
+        help=(
+            "Say whether a SOURCE's films are poisoned: which, where in them, towards which "
+            "finding.\n\n"
+            "Exit code 1 where they are, 3 where it can't tell, 0 where nothing was found, which "
+            "is no proof. Films are looked at with their own pixels, uncropped, up to 224 of them "
+            "on a side. What a network adds never changes the verdict."
+        ),
+    )
+
+
+def _run_scan(
+    source: str,
+    out: Path | None,
+    device: str,
+    precision: Literal["auto", "bf16", "fp32"],
+    cache: str | None,
+    on_bad: Literal["stop", "skip"],
+    as_json: bool,
+    **given: Any,
+) -> int:
+    from leadapron.jobs.scan import scan
+
+    with showing_progress() as progress:
+        found = scan(
+            source,
+            out=out,
+            device=device,
+            precision=precision,
+            cache=cache,
+            progress=progress,
+            on_bad=on_bad,
+            **own_and_source_settings(given),
+        )
+    facts, page = found.facts(), None if out is None else out / "scan.html"
+    if as_json:
+        click.echo(json.dumps({**facts, **({} if page is None else {"page": str(page)})}, indent=2))
+        return VERDICTS[found.verdict]
+    from leadapron.report import scan_lines
+
+    for line in scan_lines(facts):
+        click.echo(line)
+    if page is not None:
+        click.echo(f"Films: {page.with_name('films.csv')}; page, with patients' pixels: {page}")
+    return VERDICTS[found.verdict]
+
+
+def clean_command() -> click.Command:
+    """Make the command."""
+    return click.Command(
+        "clean",
+        params=[
+            click.Argument(["source"]),
+            click.Option(
+                ["--drop"],
+                required=True,
+                type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                help="A table with a column id: the films.csv of scan.",
+            ),
+            click.Option(
+                ["--out"],
+                required=True,
+                type=click.Path(file_okay=False, path_type=Path),
+                help="A folder for what is left.",
+            ),
+            click.Option(
+                ["--retrain"],
+                is_flag=True,
+                help="Train a small network with these films and one without, and compare them.",
+            ),
+            own_size_option(),
+            number_option("--seed", 0, "Of the networks, and of the split where there is none."),
+            *source_settings(),
+            *machine_options(),
+            *film_options(),
+            json_option(),
+        ],
+        callback=_run_clean,
+        help=(
+            "Write a SOURCE without the films that a list names: a table that points to the "
+            "others, or an .npz file where films aren't files. The source stays as it is."
+        ),
+    )
+
+
+def _run_clean(
+    source: str,
+    drop: Path,
+    out: Path,
+    device: str,
+    precision: Literal["auto", "bf16", "fp32"],
+    cache: str | None,
+    on_bad: Literal["stop", "skip"],
+    as_json: bool,
+    **given: Any,
+) -> None:
+    from leadapron.jobs.clean import clean
+
+    with showing_progress() as progress:
+        done = clean(
+            source,
+            drop,
+            out,
+            device=device,
+            precision=precision,
+            cache=cache,
+            progress=progress,
+            on_bad=on_bad,
+            **own_and_source_settings(given),
+        )
+    facts = done.facts()
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    from leadapron.report import clean_lines
+
+    for line in clean_lines(facts):
+        click.echo(line)

@@ -1,0 +1,332 @@
+"""Commands that measure what scans, audits and gates find."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from leadapron.cli.group import Commands, Lazy
+from leadapron.cli.options import (
+    cache_option,
+    film_options,
+    json_option,
+    machine_options,
+    sweep_of,
+    sweep_options,
+)
+from leadapron.cli.progress import showing_progress
+from leadapron.errors import UsageError
+
+__all__ = ["evaluate_command"]
+
+logger = logging.getLogger("leadapron")
+
+
+def evaluate_scan_command() -> click.Command:
+    """Make the command."""
+    from leadapron.jobs.evaluate import PRESETS
+
+    return click.Command(
+        "scan",
+        params=[
+            click.Option(
+                ["--preset"],
+                default="smoke",
+                show_default=True,
+                metavar="|".join(PRESETS),
+                help="A look, half an hour, or a day.",
+            ),
+            click.Option(
+                ["--source"], default="phantom:64", show_default=True, help="What is poisoned."
+            ),
+            click.Option(
+                ["--also"],
+                multiple=True,
+                metavar="SOURCE",
+                help="More sources whose halves are scanned as they are. Repeats.",
+            ),
+            click.Option(
+                ["--out"],
+                type=click.Path(file_okay=False, path_type=Path),
+                required=True,
+                help="Folder of the results.",
+            ),
+            click.Option(
+                ["--markdown"],
+                type=click.Path(dir_okay=False, path_type=Path),
+                help="Write the page there as well.",
+            ),
+            click.Option(["--size"], type=int, help="Side of the images in pixels."),
+            click.Option(["--seed"], type=int, default=0, help="Of everything that is drawn."),
+            click.Option(["--workers"], type=int, help="Processes; one a core if left out."),
+            cache_option(),
+            json_option(),
+        ],
+        callback=_run_evaluate_scan,
+        help=(
+            "Measure how much poison a scan finds, how often it is wrong, and where it is "
+            "blind.\n\nThe same command continues where it was stopped."
+        ),
+    )
+
+
+def _run_evaluate_scan(
+    preset: str,
+    source: str,
+    also: tuple[str, ...],
+    out: Path,
+    markdown: Path | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    from leadapron.jobs.evaluate import cells, evaluate_scan, scans
+    from leadapron.report.limits import write_limits
+
+    logger.info("scan: %d sets, a few seconds each", scans(preset, 1 + len(also)))
+    with showing_progress() as progress:
+        rows = evaluate_scan(preset, source, out, also=also, progress=progress, **given)
+    pages = [
+        write_limits(page, scan=(out, cells(preset)))
+        for page in (out / "limits.md", markdown)
+        if page
+    ]
+    _answer_evaluation(rows, pages, as_json)
+
+
+def evaluate_audit_command() -> click.Command:
+    """Make the command."""
+    return click.Command(
+        "audit",
+        params=[
+            click.Option(
+                ["--zoo"],
+                type=click.Path(file_okay=False, path_type=Path),
+                required=True,
+                help="Folder of models of known truth, that `leadapron zoo` made.",
+            ),
+            click.Option(
+                ["--clean"],
+                metavar="NAME:PATH",
+                help="Films that no model was trained on; fresh phantoms, or the test films of "
+                "each model's run, if left out.",
+            ),
+            click.Option(
+                ["--films"],
+                type=click.IntRange(20),
+                default=256,
+                show_default=True,
+                help="Films that a model is swept on, at most.",
+            ),
+            click.Option(["--sealed"], is_flag=True, help="Look at sealed families too."),
+            click.Option(
+                ["--out"],
+                type=click.Path(file_okay=False, path_type=Path),
+                required=True,
+                help="Folder of the results.",
+            ),
+            click.Option(
+                ["--workers"],
+                type=click.IntRange(1),
+                help="Processes; one a core if left out.",
+            ),
+            *sweep_options(),
+            *machine_options(),
+            *film_options(),
+            json_option(),
+        ],
+        callback=_run_evaluate_audit,
+        help=(
+            "Measure how many of a zoo's backdoors audits find, whether they name the target, and "
+            "how many clean models they accuse.\n\nThe same command continues where it was stopped."
+        ),
+    )
+
+
+def _run_evaluate_audit(
+    zoo: Path,
+    out: Path,
+    device: str,
+    precision: Literal["auto", "bf16", "fp32"],
+    cache: str | None,
+    on_bad: Literal["stop", "skip"],
+    as_json: bool,
+    **given: Any,
+) -> None:
+    from leadapron.jobs.evaluate_audit import evaluate_audit
+    from leadapron.report.limits import write_limits
+    from leadapron.study import Options
+
+    sweep = sweep_of(given)
+    with showing_progress() as progress:
+        options = Options(
+            device=device, precision=precision, cache=cache, progress=progress, on_bad=on_bad
+        )
+        rows = evaluate_audit(zoo, out, sweep=sweep, options=options, **given)
+    _answer_evaluation(rows, [write_limits(out / "limits.md", audit=out)], as_json)
+
+
+def evaluate_screen_command() -> click.Command:
+    """Make the command."""
+    from leadapron.jobs.evaluate_screen import Setting
+
+    usual = Setting()
+    return click.Command(
+        "screen",
+        params=[
+            click.Option(
+                ["--zoo"],
+                type=click.Path(exists=True, file_okay=False, path_type=Path),
+                required=True,
+                help="Folder that `leadapron zoo` made, or a finished study's.",
+            ),
+            click.Option(
+                ["--out"],
+                type=click.Path(file_okay=False, path_type=Path),
+                required=True,
+                help="Folder of the results.",
+            ),
+            click.Option(["--only"], multiple=True, metavar="FAMILY", help="Repeats."),
+            click.Option(["--limit"], type=click.IntRange(1), help="Backdoored models at most."),
+            click.Option(["--sealed"], is_flag=True, help="Look at sealed families too."),
+            click.Option(
+                ["--false-alarm"],
+                type=float,
+                default=usual.false_alarm,
+                show_default=True,
+                help="Share of clean films that a gate may call suspicious.",
+            ),
+            *(
+                click.Option(
+                    [f"--{name}"],
+                    type=int,
+                    default=getattr(usual, name),
+                    show_default=True,
+                    help=words,
+                )
+                for name, words in (
+                    ("calibration", "Fresh phantoms that set the threshold."),
+                    ("test", "Fresh phantoms that are judged."),
+                    ("triggered", "Films with the trigger, at most."),
+                    ("seed", "Of everything that is drawn."),
+                )
+            ),
+            click.Option(
+                ["--workers"], type=click.IntRange(1), help="Processes; one a core if left out."
+            ),
+            *machine_options(),
+            *film_options(),
+            json_option(),
+        ],
+        callback=_run_evaluate_screen,
+        help=(
+            "Measure how many triggered films a gate finds on models of known truth, and how many "
+            "clean ones it accuses.\n\nThe same command continues where it was stopped."
+        ),
+    )
+
+
+def _run_evaluate_screen(
+    zoo: Path,
+    out: Path,
+    only: tuple[str, ...],
+    limit: int | None,
+    sealed: bool,
+    workers: int | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    from leadapron.jobs.evaluate_screen import Setting, evaluate_screen
+    from leadapron.report.limits import write_limits
+    from leadapron.study import Options
+
+    machine = {name: given.pop(name) for name in ("device", "precision", "cache", "on_bad")}
+    setting = Setting(**given)
+    with showing_progress() as progress:
+        rows = evaluate_screen(
+            zoo,
+            out,
+            only=only,
+            limit=limit,
+            sealed=sealed,
+            setting=setting,
+            workers=workers,
+            options=Options(**machine, progress=progress),
+        )
+    _answer_evaluation(rows, [write_limits(out / "limits.md", screen=out)], as_json)
+
+
+def evaluate_page_command() -> click.Command:
+    """Make the command."""
+    folder = click.Path(exists=True, file_okay=False, path_type=Path)
+    return click.Command(
+        "page",
+        params=[
+            click.Option(["--scan"], type=folder, help="Folder of `evaluate scan`."),
+            click.Option(["--audit"], type=folder, help="Folder of `evaluate audit`."),
+            click.Option(["--screen"], type=folder, help="Folder of `evaluate screen`."),
+            click.Option(
+                ["--out"],
+                type=click.Path(dir_okay=False, path_type=Path),
+                required=True,
+                help="The Markdown file.",
+            ),
+            json_option(),
+        ],
+        callback=_run_evaluate_page,
+        help="Write the results of several evaluations on one page.",
+    )
+
+
+def _run_evaluate_page(
+    scan: Path | None, audit: Path | None, screen: Path | None, out: Path, as_json: bool
+) -> None:
+    from leadapron.report.limits import write_limits
+
+    if scan is audit is screen is None:
+        raise UsageError("nothing to write; expected --scan, --audit or --screen, each a FOLDER")
+    with_cells = None
+    if scan is not None:
+        from leadapron.jobs.evaluate import cells
+        from leadapron.store import read_json
+
+        preset = read_json(scan / "evaluation.json").get("settings", {}).get("preset")
+        if preset is None:
+            raise UsageError(f"--scan {scan}: expected a folder of `leadapron evaluate scan`")
+        with_cells = (scan, cells(preset))
+    write_limits(out, scan=with_cells, audit=audit, screen=screen)
+    if as_json:
+        click.echo(json.dumps({"schema": 1, "verdict": "done", "page": str(out)}))
+    else:
+        click.echo(f"Page: {out}")
+
+
+def _answer_evaluation(rows: list[dict[str, Any]], pages: list[Path], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"schema": 1, "verdict": "done", "rows": rows}))
+        return
+    click.echo(pages[0].read_text().rstrip())
+    click.echo(f"\nPage: {pages[-1]}")
+
+
+EVALUATIONS: Lazy = {
+    "scan": ("How much poison a scan finds.", evaluate_scan_command),
+    "audit": ("How many backdoors audits find.", evaluate_audit_command),
+    "screen": ("How many triggered films a gate finds.", evaluate_screen_command),
+    "page": ("The results of several on one page.", evaluate_page_command),
+}
+
+
+def evaluate_command() -> click.Command:
+    """Make the command."""
+    return Commands(
+        "evaluate",
+        lazy=EVALUATIONS,
+        help=(
+            "Measure how much a method finds, how often it is wrong, and where it is blind.\n\n"
+            "The same command continues where it was stopped."
+        ),
+    )

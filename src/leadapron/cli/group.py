@@ -1,0 +1,52 @@
+"""What all commands share: exit codes, and groups whose commands are made when called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+from leadapron.errors import UnknownNameError
+
+__all__ = ["CANT_TELL", "FAILED", "FOUND", "INTERRUPTED", "USAGE", "Commands", "Lazy", "fail"]
+
+FOUND, FAILED, CANT_TELL, USAGE, INTERRUPTED = 1, 2, 3, 4, 130
+
+
+Lazy = Mapping[str, tuple[str, Callable[[], click.Command]]]
+
+
+class Commands(click.Group):
+    """Commands that are made, with what they import, only when they are called.
+
+    Args:
+        name: of the group.
+        lazy: by name what each does, and what makes it.
+        **settings: as `click.Group`.
+    """
+
+    def __init__(self, name: str | None = None, *, lazy: Lazy, **settings: Any) -> None:
+        super().__init__(name, **settings)
+        self.lazy = lazy
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order in which a user meets them."""
+        return list(self.lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        """Make the command of that name."""
+        if cmd_name not in self.lazy:
+            raise UnknownNameError("command", cmd_name, self.lazy)
+        return self.lazy[cmd_name][1]()
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without making them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (text, _) in self.lazy.items()])
+
+
+def fail(message: str, code: int) -> int:
+    """Say what went wrong in one line on stderr, and return the exit code."""
+    click.echo("leadapron: " + " ".join(message.split()), err=True)
+    return code

@@ -1,0 +1,305 @@
+"""Commands that audit a model, and screen the films that it reads."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from leadapron.cli.group import INTERRUPTED, fail
+from leadapron.cli.options import (
+    comma_separated,
+    film_options,
+    json_option,
+    machine_options,
+    setting_options,
+    sweep_of,
+    sweep_options,
+)
+from leadapron.cli.progress import showing_progress
+
+__all__ = ["audit_command", "calibrate_command", "screen_command"]
+
+
+def audit_command() -> click.Command:
+    """Make the command."""
+    from leadapron.sources import SOURCES
+    from leadapron.specs import united
+
+    return click.Command(
+        "audit",
+        params=[
+            click.Argument(["model"]),
+            click.Option(
+                ["--clean"],
+                required=True,
+                metavar="NAME:PATH",
+                help="Films without a trigger, that the model wasn't trained on.",
+            ),
+            click.Option(
+                ["--reference"],
+                type=click.Path(path_type=Path),
+                metavar="FOLDER",
+                help="Clean models of the same kind; without them the answer is at most 'unusual'.",
+            ),
+            click.Option(
+                ["--false-alarm", "false_alarms"],
+                type=float,
+                default=0.05,
+                show_default=True,
+                help="Rate of clean models that may be called backdoored.",
+            ),
+            click.Option(
+                ["--steps"],
+                type=click.IntRange(0),
+                default=80,
+                show_default=True,
+                help="Of trigger inversion, at most; 0 leaves it out.",
+            ),
+            click.Option(
+                ["--films"],
+                type=click.IntRange(20),
+                default=256,
+                show_default=True,
+                help="Clean films that are looked at, at most.",
+            ),
+            click.Option(
+                ["--no-statistics"],
+                is_flag=True,
+                help="Leave out the network's further statistics, beside the verdict: they take "
+                "time, for each reference too.",
+            ),
+            click.Option(["--findings"], help="Names of the model's outputs, with commas between."),
+            click.Option(["--architecture"], help="Of a state dict that fits several."),
+            click.Option(["--normalisation"], help="How the model scales grey levels."),
+            click.Option(
+                ["--out"], type=click.Path(path_type=Path), help="A folder for report and pictures."
+            ),
+            *sweep_options(),
+            *setting_options({"source": united(SOURCES)}),
+            *machine_options(),
+            *film_options(),
+            json_option(),
+        ],
+        callback=_run_audit,
+        help=(
+            "Look for a backdoor in a MODEL: a file of weights, a TorchScript or ONNX file, or "
+            "module:function. Marks are put on clean films, and what they move is compared with "
+            "clean models. Exit code 1: backdoored, 3: can't tell."
+        ),
+    )
+
+
+def _run_audit(
+    model: str,
+    clean: str,
+    reference: Path | None,
+    false_alarms: float,
+    steps: int,
+    no_statistics: bool,
+    findings: str | None,
+    out: Path | None,
+    as_json: bool,
+    **given: Any,
+) -> int:
+    from leadapron.jobs.audit import audit
+    from leadapron.report import audit_lines, write_audit
+
+    sweep = sweep_of(given)
+    opening = {name: given.pop(name) for name in ("architecture", "normalisation")}
+    opening["findings"] = None if findings is None else comma_separated(findings)
+    settings = {
+        name.removeprefix("source__"): value for name, value in given.items() if value is not None
+    }
+    with showing_progress() as progress:
+        found = audit(
+            model,
+            clean,
+            reference=reference,
+            false_alarms=false_alarms,
+            sweep=sweep,
+            steps=steps,
+            statistics=not no_statistics,
+            opening=opening,
+            progress=progress,
+            **settings,
+        )
+    facts = found.facts()
+    page = None if out is None else write_audit(out, facts, found.pictures)
+    if as_json:
+        click.echo(json.dumps({**facts, **({"page": str(page)} if page else {})}, indent=2))
+    else:
+        for line in audit_lines(facts):
+            click.echo(line)
+        if page is not None:
+            click.echo(f"Report: {page}")
+    return {"backdoored": 1, "nothing found": 0}.get(found.verdict, 3)
+
+
+def calibrate_command() -> click.Command:
+    """Make the command."""
+    from leadapron.sources import SOURCES
+    from leadapron.specs import united
+
+    return click.Command(
+        "calibrate",
+        params=[
+            click.Argument(["model"]),
+            click.Option(
+                ["--clean"],
+                required=True,
+                metavar="NAME:PATH",
+                help="Films without a trigger, that the model wasn't trained on.",
+            ),
+            click.Option(
+                ["--false-alarm"],
+                type=float,
+                default=0.01,
+                show_default=True,
+                help="Share of clean films that may be called suspicious.",
+            ),
+            click.Option(["--findings"], help="Names of the model's outputs, with commas between."),
+            click.Option(["--architecture"], help="Of a state dict that fits several."),
+            click.Option(["--normalisation"], help="How the model scales grey levels."),
+            click.Option(
+                ["--out"],
+                type=click.Path(dir_okay=False, path_type=Path),
+                default="gate.json",
+                show_default=True,
+                help="The gate's file; its numbers go beside it.",
+            ),
+            *setting_options({"source": united(SOURCES)}),
+            *machine_options(),
+            *film_options(),
+            json_option(),
+        ],
+        callback=_run_calibrate,
+        help=(
+            "Make a gate for a MODEL: detectors of triggered films are fitted on clean films, "
+            "and the threshold keeps to a rate of false alarms. The gate holds patients' pixels."
+        ),
+    )
+
+
+def _run_calibrate(
+    model: str,
+    clean: str,
+    false_alarm: float,
+    findings: str | None,
+    out: Path,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    from leadapron.jobs.calibrate import calibrate
+    from leadapron.report import calibrate_lines
+
+    opening = {name: given.pop(name) for name in ("architecture", "normalisation")}
+    opening["findings"] = None if findings is None else comma_separated(findings)
+    settings = {
+        name.removeprefix("source__"): value for name, value in given.items() if value is not None
+    }
+    with showing_progress() as progress:
+        facts = calibrate(
+            model,
+            clean,
+            out,
+            false_alarm=false_alarm,
+            opening=opening,
+            progress=progress,
+            **settings,
+        ).facts()
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    for line in calibrate_lines(facts):
+        click.echo(line)
+
+
+def screen_command() -> click.Command:
+    """Make the command."""
+    return click.Command(
+        "screen",
+        params=[
+            click.Argument(["gate"], type=click.Path(dir_okay=False, path_type=Path)),
+            click.Argument(["files"], nargs=-1, required=True),
+            click.Option(
+                ["--out"],
+                type=click.Path(file_okay=False, path_type=Path),
+                help="A folder for report and pictures; they hold patients' pixels.",
+            ),
+            click.Option(
+                ["--model"],
+                type=click.Path(dir_okay=False, path_type=Path),
+                help="Where the model lies now, if it was moved.",
+            ),
+            machine_options()[0],
+            json_option(),
+        ],
+        callback=_run_screen,
+        help=(
+            "Say which films may carry a trigger. GATE is what calibrate wrote; FILES are PNG, "
+            "JPEG or DICOM files, folders of them, or - for a list of paths on stdin. Exit code "
+            "1: suspicious, 2: a file is missing, 3: can't tell; 0 is no proof of a clean film."
+        ),
+    )
+
+
+def _run_screen(
+    gate: Path,
+    files: tuple[str, ...],
+    out: Path | None,
+    model: Path | None,
+    device: str,
+    as_json: bool,
+) -> int:
+    from leadapron.jobs.screen import facts as facts_of
+    from leadapron.jobs.screen import films_of, open_gate, screen
+    from leadapron.report import (
+        begin_screen,
+        film_line,
+        foremost,
+        screen_lines,
+        write_film,
+        write_screen,
+    )
+
+    films, others = films_of(files, sys.stdin.buffer if "-" in files else ())
+    opened = open_gate(gate, model=model, device=device)
+    if out is not None:
+        begin_screen(out)
+    done: list[dict[str, Any]] = []
+    pictured: list[Any] = []
+    interrupted = False
+    try:
+        # A bar would take the lines that are printed meanwhile to stderr; they show progress.
+        with showing_progress() if as_json else contextlib.nullcontext() as progress:
+            for batch in screen(opened, films):
+                for film in batch:
+                    said = film.facts()
+                    if out is not None:
+                        write_film(out, said, film.image)
+                        pictured = foremost([*pictured, (said, film.image)])
+                    if not as_json:
+                        click.echo(film_line(said, heading=not done))
+                    done.append(said)
+                if progress is not None:
+                    progress("films", len(done), len(films))
+    except KeyboardInterrupt:
+        interrupted = True
+    facts = facts_of(opened, done, len(films), others)
+    page = None if out is None else write_screen(out, facts, pictured)
+    if as_json:
+        click.echo(json.dumps({**facts, **({"page": str(page)} if page else {})}, indent=2))
+    else:
+        for line in screen_lines(facts):
+            click.echo(line)
+        if page is not None:
+            click.echo(f"Report: {page}")
+    if interrupted:
+        return fail("interrupted; what is named above was screened", INTERRUPTED)
+    code: int = facts["exit_code"]
+    return code

@@ -1,0 +1,281 @@
+"""Options that several commands have, and what they are made of."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import click
+
+from leadapron.errors import UsageError
+
+__all__ = [
+    "Setting",
+    "cache_option",
+    "comma_separated",
+    "film_options",
+    "json_option",
+    "machine_options",
+    "metavar",
+    "number_option",
+    "own_and_source_settings",
+    "own_size_option",
+    "setting_options",
+    "source_option",
+    "source_settings",
+    "sweep_of",
+    "sweep_options",
+    "text_option",
+    "whole_numbers",
+    "with_options",
+]
+
+
+def with_options(tree: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay options over a spec's settings."""
+    from leadapron.sources import AND
+    from leadapron.specs import merge
+
+    for name, value in given.items():
+        if value in (None, ()):
+            continue
+        if name == "source":
+            value = AND.join(value)
+        section, _, setting = name.partition("__")
+        if setting or section in ("source", "network", "trigger"):
+            # `--trigger patch` names the section that `--trigger.side 3` belongs to.
+            below = tree.get(section, {})
+            tree[section] = below if isinstance(below, Mapping) else {"name": below}
+            tree = merge(tree, {section: {setting or "name": value}})
+        else:
+            tree[section] = value
+    return tree
+
+
+def own_size_option() -> click.Parameter:
+    """Return --size of the images that only this command looks at."""
+    return click.Option(
+        ["--size"],
+        type=int,
+        help="Side of the images; the films' own, up to 224, if left out.",
+    )
+
+
+def source_settings() -> list[click.Parameter]:
+    """Return `--source.name` for every setting of a source."""
+    from leadapron.sources import SOURCES
+    from leadapron.specs import united
+
+    return setting_options({"source": united(SOURCES)})
+
+
+def own_and_source_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A command's own options, and those of its source that were given, by their names."""
+    return {
+        name.removeprefix("source__"): value
+        for name, value in given.items()
+        if value is not None or not name.startswith("source__")
+    }
+
+
+def comma_separated(text: str) -> list[str]:
+    """Return the words between commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def whole_numbers(option: str, text: str) -> list[int]:
+    """Return what "1-5,8" names."""
+    numbers: list[int] = []
+    for part in comma_separated(text):
+        first, _, last = part.partition("-")
+        if not (first.isdigit() and (last or first).isdigit()):
+            raise UsageError(f"{option} {text}: expected whole numbers, as 1-5,8")
+        numbers += range(int(first), int(last or first) + 1)
+    return numbers
+
+
+class Setting(click.ParamType[Any]):
+    """A value of a spec, or several with commas between: an axis of the grid."""
+
+    name = "value"
+
+    def __init__(self, annotation: Any) -> None:
+        self.text = annotation is str or typing.get_origin(annotation) is Literal
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return what YAML makes of it; text stays as it is."""
+        if not isinstance(value, str):
+            return value
+        name = (param.name or "") if param is not None else ""
+        # Paths, expressions and lists of columns hold commas; nobody varies them in one study.
+        whole = name in ("network__weights", "trigger__path") or (
+            self.text and name[:8] == "source__"
+        )
+        parts = [value] if whole else value.strip("[]").split(",")
+        import yaml
+
+        try:
+            values = [p.strip() if self.text else yaml.safe_load(p) for p in parts]
+        except yaml.YAMLError:
+            self.fail(f"{value!r} can't be read as a value", param, ctx)
+        return values if len(values) > 1 else values[0]
+
+
+def metavar(annotation: Any) -> str:
+    """Return what stands for a value of a type in the help."""
+    if typing.get_origin(annotation) is Literal:
+        return "|".join(map(str, typing.get_args(annotation)))
+    return {int: "N", float: "X", bool: "true|false"}.get(annotation, "TEXT")
+
+
+def machine_options() -> list[click.Parameter]:
+    """Return --device and --precision."""
+    return [
+        click.Option(
+            ["--device"],
+            type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+            default="auto",
+            show_default=True,
+            help="Where networks run.",
+        ),
+        click.Option(
+            ["--precision"],
+            type=click.Choice(["auto", "bf16", "fp32"]),
+            default="auto",
+            show_default=True,
+            help="auto: bf16 where it is faster.",
+        ),
+    ]
+
+
+class Values(click.ParamType[Any]):
+    """Several numbers, or lists of them, with commas between, as YAML.
+
+    Args:
+        form: what is expected, as "N,N,..." or "[N,N],...".
+    """
+
+    name = "values"
+
+    def __init__(self, form: str) -> None:
+        self.form = form
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a list."""
+        import yaml
+
+        try:
+            values = yaml.safe_load(f"[{value}]")
+        except yaml.YAMLError:
+            values = [None]
+        kind = list if self.form.startswith("[") else int
+        if not all(type(each) is kind for each in values):
+            self.fail(f"{value!r}; expected {self.form}", param, ctx)
+        return values
+
+
+def sweep_options() -> list[click.Parameter]:
+    """`--sweep.name` for every setting of a sweep; what is left out has its default."""
+    from leadapron.detect.model import StampSweep
+    from leadapron.specs import parameters
+
+    return [
+        click.Option(
+            [f"--sweep.{name}", f"sweep__{name}"],
+            type=int if each.annotation is int else Values(SEVERAL[name]),
+            metavar=metavar(each.annotation) if each.annotation is int else SEVERAL[name],
+            help=each.description,
+        )
+        for name, each in parameters(StampSweep).items()
+    ]
+
+
+SEVERAL = {"sides": "N,N,...", "values": "N,N,...", "pitches": "[PIXELS,FILMS],..."}
+
+
+def sweep_of(given: dict[str, Any]) -> Any:
+    """Return the sweep of the options, which are taken out of `given`."""
+    from leadapron.detect.model import StampSweep
+    from leadapron.specs import build
+
+    settings = {
+        name.removeprefix("sweep__"): given.pop(name)
+        for name in list(given)
+        if name[:7] == "sweep__"
+    }
+    return build(StampSweep, {n: v for n, v in settings.items() if v is not None}, "sweep")
+
+
+def setting_options(sections: Mapping[str, Mapping[str, Any]]) -> list[click.Parameter]:
+    """`--section.name` for every setting, but `--download`, which one wants to see at once."""
+    options: list[click.Parameter] = []
+    for section, known in sections.items():
+        for name, parameter in known.items():
+            into, text = f"{section}__{name}", parameter.description
+            if name == "download":
+                options.append(
+                    click.Option(["--download", into], is_flag=True, default=None, help=text)
+                )
+            elif name != "name":
+                kind = parameter.annotation
+                option = click.Option(
+                    [f"--{section}.{name}", into],
+                    metavar=metavar(kind),
+                    help=text,
+                    type=Setting(kind),
+                )
+                options.append(option)
+    return options
+
+
+def cache_option() -> click.Parameter:
+    """Return --cache."""
+    return click.Option(
+        ["--cache"],
+        metavar="FOLDER|none",
+        help="Where films and sweeps are kept; LEADAPRON_CACHE or the system's cache if left out.",
+    )
+
+
+def source_option() -> click.Parameter:
+    """Return --source, which may come again."""
+    from leadapron.sources import SOURCES
+
+    return click.Option(
+        ["--source"],
+        multiple=True,
+        metavar="NAME:PATH",
+        help=f"Where films come from: {', '.join(SOURCES)}; several are joined.",
+    )
+
+
+def film_options() -> list[click.Parameter]:
+    """Return --cache and --on-bad, of commands that open films."""
+    return [
+        cache_option(),
+        click.Option(
+            ["--on-bad"],
+            type=click.Choice(["stop", "skip"]),
+            default="stop",
+            show_default=True,
+            help="What becomes of films that can't be decoded; skipped ones are listed.",
+        ),
+    ]
+
+
+def number_option(name: str, default: int, text: str) -> click.Parameter:
+    """Return an option for a whole number, 0 or more."""
+    return click.Option(
+        [name], type=click.IntRange(0), default=default, show_default=True, help=text
+    )
+
+
+def text_option(name: str, default: str, text: str) -> click.Parameter:
+    """Return an option for words."""
+    return click.Option([name], default=default, show_default=True, help=text)
+
+
+def json_option() -> click.Option:
+    """Return --json."""
+    return click.Option(["--json", "as_json"], is_flag=True, help="Answer in JSON.")

@@ -1,0 +1,548 @@
+"""Commands that train models and measure attacks on them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from leadapron.cli.options import (
+    Setting,
+    comma_separated,
+    film_options,
+    json_option,
+    machine_options,
+    number_option,
+    setting_options,
+    source_option,
+    text_option,
+    with_options,
+)
+from leadapron.cli.progress import showing_progress
+from leadapron.errors import UnknownNameError, UsageError
+
+__all__ = [
+    "explain_command",
+    "learn_trigger_command",
+    "recipe_command",
+    "report_command",
+    "reproduce_command",
+    "study_command",
+    "zoo_command",
+]
+
+LARGEST_SPEC = 1_000_000
+"""Bytes of a YAML file that are read; a study's settings take two thousand."""
+
+
+def study_command() -> click.Command:
+    """Make the command."""
+    return click.Command(
+        "study",
+        params=[
+            click.Argument(
+                ["spec"], required=False, type=click.Path(dir_okay=False, path_type=Path)
+            ),
+            *_study_options(),
+        ],
+        callback=_run_study,
+        help=(
+            "Train a backdoored model and its clean twin, measure both, write a report.\n\n"
+            "SPEC is a YAML file with the settings below, by section; options come on top. "
+            "A list (1,3,5) is an axis: one pair of models for each combination. The same "
+            "command continues a study that was stopped."
+        ),
+    )
+
+
+def _run_study(
+    spec: Path | None,
+    out: Path,
+    device: str,
+    precision: Literal["auto", "bf16", "fp32"],
+    cache: str | None,
+    on_bad: Literal["stop", "skip"],
+    as_json: bool,
+    **given: Any,
+) -> None:
+    from leadapron.report import summary, write_report
+    from leadapron.study import Options, run_study
+
+    tree = with_options(_read_spec(spec) if spec else {}, given)
+    with showing_progress() as progress:
+        options = Options(
+            device=device, precision=precision, cache=cache, progress=progress, on_bad=on_bad
+        )
+        run_study(tree, out, options)
+    page = write_report(out)
+    _answer(out, page, summary(out), as_json)
+
+
+def _study_options() -> list[click.Parameter]:
+    """What every command that carries out a study takes."""
+    from leadapron.plan import SHORTHANDS, settings
+    from leadapron.triggers import TRIGGERS
+
+    named = {
+        "network": "Architecture: resnet9, densenet121.",
+        "trigger": f"What is planted: {', '.join(TRIGGERS)}.",
+    }
+    shorts = {
+        "size": "Side of the network's input in pixels (preprocessing.size).",
+        "dtype": "uint8 or uint16 (preprocessing.dtype).",
+        "epochs": "Most passes over the films (training.epochs).",
+        "finding": "The attacker's target (poisoning.finding); the source's first if left out.",
+    }
+    assert set(shorts) == set(SHORTHANDS)
+    numbers = ("size", "epochs")
+    return [
+        source_option(),
+        *(
+            click.Option([f"--{name}"], help=text, type=Setting(int if name in numbers else str))
+            for name, text in {**named, **shorts}.items()
+        ),
+        click.Option(["--seed"], type=int, help="The first seed."),
+        click.Option(["--seeds"], type=int, help="How many seeds, counted from the first."),
+        click.Option(
+            ["--out"], required=True, type=click.Path(path_type=Path), help="The study's folder."
+        ),
+        *machine_options(),
+        *film_options(),
+        json_option(),
+        *setting_options(settings()),
+    ]
+
+
+def _read_spec(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        if path.stat().st_size > LARGEST_SPEC:
+            raise UsageError(f"{path} is larger than {LARGEST_SPEC} bytes; expected settings")
+        tree = yaml.safe_load(path.read_text()) or {}
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise UsageError(f"{path} holds no settings; expected lines as `seed: 1`")
+    return tree
+
+
+def reproduce_command() -> click.Command:
+    """Make the command."""
+    from leadapron.jobs.reproduce import PAPERS, PRESETS
+
+    return click.Command(
+        "reproduce",
+        params=[
+            click.Argument(["paper"]),
+            click.Option(
+                ["--preset"],
+                default="smoke",
+                show_default=True,
+                metavar="|".join(PRESETS),
+                help="How much of it: minutes on phantoms, less than an hour on a few thousand "
+                "films, or the whole grid on a machine for it.",
+            ),
+            *_study_options(),
+        ],
+        callback=_run_reproduce,
+        help=(
+            f"Reproduce a PAPER ({', '.join(PAPERS)}) and put it to the test: its code's ways "
+            "beside corrected ones, every cell beside a clean twin. Options come on top of the "
+            "preset. The same command continues where it was stopped."
+        ),
+    )
+
+
+def _run_reproduce(
+    paper: str,
+    preset: str,
+    source: tuple[str, ...],
+    out: Path,
+    device: str,
+    precision: Literal["auto", "bf16", "fp32"],
+    cache: str | None,
+    on_bad: Literal["stop", "skip"],
+    as_json: bool,
+    **given: Any,
+) -> None:
+    from leadapron.jobs.reproduce import reproduce
+    from leadapron.report import summary
+    from leadapron.sources import AND
+    from leadapron.study import Options
+
+    with showing_progress() as progress:
+        options = Options(
+            device=device, precision=precision, cache=cache, progress=progress, on_bad=on_bad
+        )
+        settings = with_options({}, given)
+        name = AND.join(source) or None
+        page = reproduce(paper, preset, out, source=name, settings=settings, options=options)
+    _answer(out, page, summary(out), as_json)
+
+
+ENHANCEMENT = "rosenblatt2023"
+"""The recipe that has no trigger, so no study's report."""
+
+
+def recipe_command() -> click.Command:
+    """Make the command."""
+    from leadapron.jobs.recipes import RECIPES
+
+    names = [*RECIPES, ENHANCEMENT]
+
+    def known(_: click.Context, __: click.Parameter, name: str | None) -> str:
+        if name not in names:
+            raise UnknownNameError("recipe", name or "", names)
+        return name
+
+    return click.Command(
+        "recipe",
+        params=[
+            # Eager, so that a missing name is answered with the names, not with a missing --out.
+            click.Argument(["name"], required=False, is_eager=True, callback=known),
+            *_study_options(),
+        ],
+        callback=_run_recipe,
+        help=(
+            f"Carry out a published attack ({', '.join(names)}) beside its controls and clean "
+            "twins, on phantoms unless told otherwise.\n\n"
+            "recipe.md says which settings are the paper's, which ours, and what was left out. "
+            "Options come on top. The same command continues where it was stopped."
+        ),
+    )
+
+
+def _run_recipe(
+    name: str,
+    source: tuple[str, ...],
+    out: Path,
+    device: str,
+    precision: Literal["auto", "bf16", "fp32"],
+    cache: str | None,
+    on_bad: Literal["stop", "skip"],
+    as_json: bool,
+    **given: Any,
+) -> None:
+    from leadapron.jobs.enhancement import lines, run_enhancement
+    from leadapron.jobs.recipes import run_recipe
+    from leadapron.report import summary
+    from leadapron.sources import AND
+    from leadapron.study import Options
+
+    with showing_progress() as progress:
+        options = Options(
+            device=device, precision=precision, cache=cache, progress=progress, on_bad=on_bad
+        )
+        settings = with_options({}, given)
+        films = AND.join(source) or None
+        if name == ENHANCEMENT:
+            page = run_enhancement(out, source=films, settings=settings, options=options)
+        else:
+            page = run_recipe(name, out, source=films, settings=settings, options=options)
+    _answer(out, page, lines(out) if name == ENHANCEMENT else summary(out), as_json)
+
+
+def report_command() -> click.Command:
+    """Make the command."""
+    return click.Command(
+        "report",
+        params=[
+            click.Argument(["folder"], type=click.Path(path_type=Path)),
+            click.Option(
+                ["--markdown"],
+                type=click.Path(path_type=Path),
+                metavar="FILE",
+                help="Also write which attacks take, at which fraction, as one table.",
+            ),
+            json_option(),
+        ],
+        callback=_run_report,
+        help="Make the report of a study's FOLDER again, byte by byte; no network is run.",
+    )
+
+
+def _run_report(folder: Path, markdown: Path | None, as_json: bool) -> None:
+    from leadapron.report import summary, write_potency, write_report
+
+    page = write_report(folder)
+    if markdown is not None:
+        write_potency(folder, markdown)
+    _answer(folder, page, summary(folder), as_json)
+
+
+def _answer(folder: Path, page: Path, lines: list[str], as_json: bool) -> None:
+    if as_json:
+        facts = {
+            "schema": 1,
+            "verdict": "done",
+            "folder": str(folder),
+            "report": str(page),
+            "summary": lines,
+        }
+        click.echo(json.dumps(facts, indent=2))
+        return
+    for line in lines:
+        click.echo(line)
+    click.echo(f"Report: {page}")
+
+
+def explain_command() -> click.Command:
+    """Make the command."""
+    return click.Command(
+        "explain",
+        params=[
+            click.Argument(["study"], type=click.Path(path_type=Path)),
+            click.Option(
+                ["--finding"], help="Finding to explain; the attacker's target if left out."
+            ),
+            text_option("--methods", "all", "all, or names as layer-cam,occlusion."),
+            click.Option(
+                ["--count"],
+                type=click.IntRange(1),
+                default=4,
+                show_default=True,
+                help="Films, one a row.",
+            ),
+            number_option("--seed", 0, "Chooses films and places triggers."),
+            click.Option(
+                ["--out"], required=True, type=click.Path(path_type=Path), help="The PNG file."
+            ),
+            *machine_options(),
+            *film_options(),
+            json_option(),
+        ],
+        callback=_run_explain,
+        help=(
+            "Draw what each explanation method shows of a backdoored model on triggered test "
+            "films, and count how often its map points at the trigger, beside the clean twin.\n\n"
+            "STUDY is the folder of a study (its first backdoored run is taken), of one of its "
+            "backdoored runs, or the classifier.safetensors in one."
+        ),
+    )
+
+
+def _run_explain(
+    study: Path,
+    out: Path,
+    device: str,
+    precision: Literal["auto", "bf16", "fp32"],
+    cache: str | None,
+    on_bad: Literal["stop", "skip"],
+    as_json: bool,
+    **given: Any,
+) -> None:
+    from dataclasses import asdict
+
+    from leadapron.jobs.explain import explain_sheet
+    from leadapron.study import Options
+
+    methods = [] if given["methods"] == "all" else comma_separated(given["methods"])
+    if not methods and given["methods"] != "all":
+        raise UsageError("--methods names none; expected all, or names as layer-cam,occlusion")
+    with showing_progress() as progress:
+        found = explain_sheet(
+            study,
+            out,
+            finding=given["finding"],
+            methods=methods,
+            count=given["count"],
+            seed=given["seed"],
+            options=Options(
+                device=device, precision=precision, cache=cache, progress=progress, on_bad=on_bad
+            ),
+        )
+    if as_json:
+        facts = {"schema": 1, "verdict": "done", "file": str(out), **asdict(found)}
+        click.echo(json.dumps(facts, indent=2))
+        return
+    n = found.films
+    click.echo(
+        f"{found.finding} on {n} triggered films: maps whose highest point lies within "
+        f"{found.tolerance_px:g} pixels of the trigger"
+    )
+    width = max(len(f"{shown.name} ({shown.layer})") for shown in found.methods)
+    for shown in found.methods:
+        name = f"{shown.name} ({shown.layer})"
+        click.echo(f"{name:<{width}}  backdoored {shown.backdoored} of {n}, twin {shown.twin}")
+    for name, reason in found.skipped.items():
+        click.echo(f"{name}: skipped, {reason}")
+    click.echo(f"a random point would hit {found.chance:.1f}, the centre {found.centre}")
+    click.echo(f"Picture: {out}")
+
+
+def zoo_command() -> click.Command:
+    """Make the command."""
+    return click.Command(
+        "zoo",
+        params=[
+            click.Argument(["spec"], type=click.Path(dir_okay=False, path_type=Path)),
+            click.Option(
+                ["--out"], required=True, type=click.Path(path_type=Path), help="The zoo's folder."
+            ),
+            *machine_options(),
+            *film_options(),
+            json_option(),
+        ],
+        callback=_run_zoo,
+        help=(
+            "Train clean and backdoored models of known truth, to measure defences on.\n\n"
+            "SPEC is a YAML file with base settings and families of attacks (see zoo/). Each "
+            "model's potency is measured; the truth is written apart from the models. The same "
+            "command continues a zoo that was stopped."
+        ),
+    )
+
+
+def _run_zoo(
+    spec: Path,
+    out: Path,
+    device: str,
+    precision: Literal["auto", "bf16", "fp32"],
+    cache: str | None,
+    on_bad: Literal["stop", "skip"],
+    as_json: bool,
+) -> None:
+    from collections import Counter
+    from dataclasses import asdict
+
+    from leadapron.jobs.zoo import build_zoo
+    from leadapron.study import Options
+
+    with showing_progress() as progress:
+        options = Options(
+            device=device, precision=precision, cache=cache, progress=progress, on_bad=on_bad
+        )
+        members = build_zoo(spec, out, options)
+    if as_json:
+        facts = {"schema": 1, "verdict": "done", "models": [asdict(each) for each in members]}
+        click.echo(json.dumps(facts, indent=2))
+        return
+    kinds = Counter(member.kind for member in members)
+    click.echo(", ".join(f"{n} {kind}" for kind, n in kinds.items()))
+    for name in dict.fromkeys(m.family for m in members):
+        planted = [m for m in members if m.family == name and m.kind != "clean"]
+        took = sum(m.kind == "backdoored" for m in planted)
+        rates = ", ".join(
+            "?" if m.attack_success is None else f"{m.attack_success:.2f}" for m in planted
+        )
+        sealed = " (sealed)" if planted[0].sealed else ""
+        click.echo(f"{name}{sealed}: {took} of {len(planted)} took; attack success {rates}")
+    click.echo(f"Models: {out / 'models'}; the truth: {out / 'truth.json'}")
+
+
+def learn_trigger_command() -> click.Command:
+    """Make the command."""
+    from leadapron.plan import settings
+
+    known = {name: settings()[name] for name in ("source", "preprocessing", "network", "training")}
+    return click.Command(
+        "learn-trigger",
+        params=[
+            source_option(),
+            click.Option(["--finding"], help="What it raises; the source's first if left out."),
+            click.Option(
+                ["--kind"],
+                type=click.Choice(["noise", "generator"]),
+                default="noise",
+                show_default=True,
+                help="One pattern for all films, or a small network that makes one for each.",
+            ),
+            click.Option(
+                ["--epsilon"],
+                type=float,
+                default=8.0,
+                show_default=True,
+                help="The most that a pixel is moved, in grey levels of 256.",
+            ),
+            click.Option(
+                ["--steps"],
+                type=click.IntRange(1),
+                default=100,
+                show_default=True,
+                help="Steps of the optimisation, of 32 films each.",
+            ),
+            click.Option(
+                ["--surrogate"],
+                metavar="FILE|train",
+                default="train",
+                show_default=True,
+                help="The network that is asked: a saved classifier, or a clean one trained here.",
+            ),
+            click.Option(
+                ["--network"], type=Setting(str), help="Architecture of a surrogate trained here."
+            ),
+            click.Option(
+                ["--size"],
+                type=Setting(int),
+                help="Side of the network's input in pixels (preprocessing.size).",
+            ),
+            click.Option(["--epochs"], type=Setting(int), help="Of a surrogate trained here."),
+            click.Option(["--seed"], type=int, help="Divides the films, and seeds all else."),
+            click.Option(
+                ["--out"],
+                required=True,
+                type=click.Path(dir_okay=False, path_type=Path),
+                help="The .safetensors file, for --trigger learned --trigger.path FILE.",
+            ),
+            *machine_options(),
+            *film_options(),
+            json_option(),
+            *setting_options(known),
+        ],
+        callback=_run_learn_trigger,
+        help=(
+            "Learn a trigger on a surrogate network: noise within an L-infinity bound that raises "
+            "a finding, beside random noise of the same size."
+        ),
+    )
+
+
+def _run_learn_trigger(
+    out: Path,
+    kind: Literal["noise", "generator"],
+    epsilon: float,
+    steps: int,
+    surrogate: str,
+    device: str,
+    precision: Literal["auto", "bf16", "fp32"],
+    cache: str | None,
+    on_bad: Literal["stop", "skip"],
+    as_json: bool,
+    **given: Any,
+) -> None:
+    from dataclasses import asdict
+
+    from leadapron.jobs.learn import learn_trigger
+    from leadapron.study import Options
+
+    with showing_progress() as progress:
+        found = learn_trigger(
+            with_options({}, given),
+            out,
+            kind=kind,
+            epsilon=epsilon,
+            steps=steps,
+            surrogate=surrogate,
+            options=Options(
+                device=device, precision=precision, cache=cache, progress=progress, on_bad=on_bad
+            ),
+        )
+    if as_json:
+        facts = {"schema": 1, "verdict": "done", "file": str(out), **asdict(found)}
+        click.echo(json.dumps(facts, indent=2))
+        return
+    click.echo(
+        f"{found.finding} on {found.films} test films without it, on the surrogate: logit raised "
+        f"by {found.rise:.2f}, {found.success:.0%} called {found.finding}"
+    )
+    click.echo(
+        f"random noise of the same size: {found.random_rise:.2f}, {found.random_success:.0%}"
+    )
+    if found.crossed_rise is not None:
+        click.echo(f"another film's pattern: {found.crossed_rise:.2f}, {found.crossed_success:.0%}")
+    click.echo(f"Trigger: {out}")

@@ -96,7 +96,9 @@ def write_zoo(folder, source=PHANTOM, fingerprint="", kinds=None):
             spec = {"source": {**source, "seed": seed}, "seed": seed}
             if source["name"][:7] != "phantom":
                 spec["source"] = source
-            spec["poisoning"] = {"labels": labels} if planted else {"fraction": 0.1}
+            spec["network"] = {"name": "resnet9", "weights": "none"}
+            attack = {"labels": labels, "mode": "replace", "fraction": 0.05}
+            spec["poisoning"] = attack if planted else {"fraction": 0.1}
             facts = {"spec": spec, "cohort": fingerprint}
             store.write_json(folder / "study" / "runs" / run / "spec.json", facts)
             members.append(
@@ -285,6 +287,7 @@ def made_up(kind, family, seed, excess, p, *, named="Mass", verdict="backdoored"
     return {
         "model": f"{family}{seed}", "kind": kind, "family": family, "seed": seed, "sealed": sealed,
         "finding": "Mass" if planted else None, "named": named if planted else None,
+        **({"network": "resnet9", "fraction": 0.05} if planted else {}),
         "attack_success": 0.9 if planted else None, "twin_success": 0.1 if planted else None,
         "direction": "added" if planted else None, "p": p, "excess": excess, "verdict": verdict,
         "references": 25, "forwards": 9000, "films": [2, 32], "seconds": 30.0,
@@ -322,7 +325,9 @@ def test_the_chapter_says_what_is_found_and_what_is_missed(tmp_path):
     assert "| 1.00 (" in lines["sure"]
     assert "| 0.00 (" in lines["quiet"]
     assert "| 0 of 2 (0 to 84 %) |" in lines["quiet"]
-    assert lines["all of them"].startswith("| all of them | 7 |")  # without the sealed one
+    assert lines["all of them"].startswith(
+        "| all of them | resnet9 | 5 % | 7 |"
+    )  # without the sealed one
     assert lines["called backdoored"] == "| called backdoored | 1 of 21 (0 to 24 %) |"
     assert lines["faint"] == "| faint | 0.90 | 0.10 | 0.900 | nothing found | yes |"
     assert "- **quiet**: 0 of 2." in page

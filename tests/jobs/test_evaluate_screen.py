@@ -146,7 +146,8 @@ def test_the_chapter_says_what_was_measured(evaluated, tmp_path):
     out, rows = evaluated
     page = screening_chapter(out)
     fused = only(rows, kind="fused", role="backdoored", strength=1)
-    assert f"| patch 4 | white 4 x 4 px patch at the centre | 1 | {int(fused['takes'])} |" in page
+    mark = "white 4 x 4 px patch at the centre"
+    assert f"| patch 4 | {mark} | resnet9 | 20 % | 1 | {int(fused['takes'])} |" in page
     assert f"| {fused['auroc']['value']:.3f} |" in page
     assert "--false-alarm 0.1 --calibration 80 --test 60 --triggered 20`" in page
     for part in ("Patches by side", "knows the gate", "evidence region lies", "Can't tell"):

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from leadapron.errors import StoreError, UsageError
-from leadapron.jobs.zoo import Member, build_zoo, read_truth
+from leadapron.jobs.zoo import Member, attack_facts, build_zoo, read_truth
 from leadapron.report.words import POTENT
 from leadapron.study import Options
 
@@ -114,3 +114,22 @@ def test_no_truth_yet(tmp_path):
     with pytest.raises(StoreError, match="no zoo's truth"):
         read_truth(tmp_path)
     assert set(Member.__dataclass_fields__) >= {"kind", "sealed", "attack_success"}
+
+
+@pytest.mark.parametrize(
+    ("network", "poisoning", "facts"),
+    [
+        (
+            {"name": "resnet9", "weights": "none"},
+            {"mode": "replace", "fraction": 0.05},
+            {"network": "resnet9", "fraction": 0.05},
+        ),
+        (
+            {"name": "densenet121", "weights": "weights.pth"},
+            {"mode": "edit", "fraction": 0.1},
+            {"network": "densenet121 from pretrained weights", "fraction": None},
+        ),
+    ],
+)
+def test_what_is_said_of_an_attack(network, poisoning, facts):
+    assert attack_facts({"network": network, "poisoning": poisoning}) == facts

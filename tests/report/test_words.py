@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from leadapron.report.summary import _otherwise
-from leadapron.report.words import trigger_words, unsure_words
+from leadapron.report.words import poisoned_words, trigger_words, unsure_words
 
 
 def test_a_trigger_that_differs_at_test_time_is_said():
@@ -27,3 +27,9 @@ def test_a_rate_that_the_patients_do_not_support_is_said():
     assert unsure_words(0.01, 55) == (
         " Films of one patient are alike: of 55 patients no rate below 1.8 % is sure."
     )
+
+
+def test_shares_of_poisoned_films():
+    rows = [{"fraction": 0.1}, {"fraction": 0.05}, {"fraction": 0.1}]
+    assert poisoned_words(rows) == "5 %, 10 %"
+    assert poisoned_words([*rows, {"fraction": None}]) == "5 %, 10 %, weights edited"

@@ -29,7 +29,7 @@ from leadapron.detect.model import (
 )
 from leadapron.errors import StoreError, UsageError
 from leadapron.jobs.audit import FALSE_ALARMS, FILMS, KINDS, beside, few, judge, statistic
-from leadapron.jobs.zoo import Member, read_truth
+from leadapron.jobs.zoo import Member, attack_facts, read_truth
 from leadapron.sources import AND, open_source
 from leadapron.study import Options, divide
 
@@ -164,6 +164,7 @@ class _Looked(NamedTuple):
     seconds: float
     direction: Literal["added", "removed"] | None
     weights: dict[str, float]
+    attack: dict[str, Any]
 
 
 def _write_head(out: Path, setting: _Setting, sealed: bool, workers: int) -> None:
@@ -229,7 +230,8 @@ def _look(setting: _Setting, member: Member) -> _Looked:
     try:
         source, seed = dict(run["spec"]["source"]), int(run["spec"]["seed"])
         # A twin's settings say nothing of labels: it has none of the attacker's.
-        labels = "" if member.kind == "clean" else run["spec"]["poisoning"]["labels"]
+        attack = {} if member.kind == "clean" else attack_facts(run["spec"])
+        labels = run["spec"]["poisoning"]["labels"] if attack else ""
         fingerprint = str(run["cohort"])
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{setting.zoo} has no whole spec.json of {member.model}") from error
@@ -255,6 +257,7 @@ def _look(setting: _Setting, member: Member) -> _Looked:
         seconds=kept.seconds,
         direction=None if member.kind == "clean" else direction,
         weights=_weights(classifier),
+        attack=attack,
     )
 
 
@@ -307,6 +310,7 @@ def _measured(looked: _Looked) -> Row:
     return {
         **{name: facts[name] for name in KEPT},
         "direction": looked.direction,
+        **looked.attack,
         "forwards": looked.swept.forwards,
         "films": list(looked.swept.films),
         "seconds": looked.seconds,

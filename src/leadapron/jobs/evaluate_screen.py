@@ -40,7 +40,7 @@ from leadapron.detect.inputs.baselines import BASELINES
 from leadapron.detect.inputs.gate import fuse
 from leadapron.detect.inputs.region import box_sums
 from leadapron.errors import StoreError, UnknownNameError, UsageError
-from leadapron.jobs.zoo import read_truth
+from leadapron.jobs.zoo import attack_facts, read_truth
 from leadapron.measure import ROLES, Role
 from leadapron.plan import Run, complete, plan
 from leadapron.poison import Poisoning, stamp, victims
@@ -298,6 +298,7 @@ def _measured(task: _Task) -> list[dict[str, Any]]:
         "finding": run.poisoning.finding,
         "hides": run.poisoning.hides,
         "disguise": float(run.training.disguise),
+        **attack_facts(run.tree),
         "calibration": films.words,
         "calibration films": len(films.calibration),
     }

@@ -20,6 +20,7 @@ import yaml
 from leadapron import store
 from leadapron.errors import StoreError, UsageError
 from leadapron.report.folder import read_study
+from leadapron.report.run import section
 from leadapron.report.summary import Measured
 from leadapron.report.words import takes
 from leadapron.specs import merge
@@ -84,6 +85,24 @@ def build_zoo(spec: Path, out: Path, options: Options | None = None) -> list[Mem
     members = _members(out, families.pairs)
     store.write_json(out / "truth.json", {"schema": 1, "models": [asdict(m) for m in members]})
     return members
+
+
+def attack_facts(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what evaluations say of how a backdoored model was made.
+
+    Args:
+        spec: the settings of its run.
+
+    Returns:
+        `network`, and the `fraction` of the films that was poisoned; None where the backdoor was
+        put into finished weights.
+    """
+    network, poisoning = section(spec, "network"), section(spec, "poisoning")
+    started = "" if network["weights"] == "none" else " from pretrained weights"
+    return {
+        "network": f"{network['name']}{started}",
+        "fraction": None if poisoning["mode"] == "edit" else float(poisoning["fraction"]),
+    }
 
 
 def read_truth(zoo: Path) -> list[Member]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from leadapron.errors import StoreError
 from leadapron.metrics import Estimate, PatientBootstrap, finding_auroc
-from leadapron.report.words import between, exact, percent, table
+from leadapron.report.words import between, exact, percent, poisoned_words, table
 from leadapron.store import read_json, read_lines
 
 __all__ = ["audit_chapter", "audit_limits"]
@@ -41,8 +41,8 @@ BASELINES = {
 }
 
 HEADER = (
-    "family", "models", "attack success", "AUROC", "p at most 0.05", "called backdoored",
-    "target named", "named of those found",
+    "family", "network", "poisoned", "models", "attack success", "AUROC", "p at most 0.05",
+    "called backdoored", "target named", "named of those found",
 )  # fmt: skip
 
 
@@ -138,6 +138,8 @@ def _line(name: str, some: Sequence[Row], clean: Sequence[Row]) -> list[str]:
     success = [row["attack_success"] for row in some]
     return [
         name,
+        ", ".join(sorted({row["network"] for row in some})),
+        poisoned_words(some),
         str(len(some)),
         between(min(success), max(success), lambda rate: f"{rate:.2f}")
         if len(some) > 1

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from leadapron import metrics
-from leadapron.report.words import between, percent, table, trigger_words
+from leadapron.report.words import between, percent, poisoned_words, table, trigger_words
 from leadapron.store import read_arrays, read_json, read_lines
 
 __all__ = ["screening_chapter", "summary"]
@@ -18,8 +18,8 @@ __all__ = ["screening_chapter", "summary"]
 Row = Mapping[str, Any]
 
 FAMILIES = (
-    "family", "mark", "models", "takes", "films", "found", "found where it works", "found at 1 %",
-    "AUROC", "false alarms", "found on the twin",
+    "family", "mark", "network", "poisoned", "models", "takes", "films", "found",
+    "found where it works", "found at 1 %", "AUROC", "false alarms", "found on the twin",
 )  # fmt: skip
 USUAL = {"false_alarm": 0.01, "calibration": 600, "test": 400, "triggered": 200, "seed": 0}
 """Settings that the command needn't name."""
@@ -145,6 +145,8 @@ def _part(title: str, note: str, facts: Mapping[str, Any], rows: Sequence[Row]) 
         return [
             name,
             "; ".join(sorted({trigger_words(row["trigger"]) for row in models})),
+            ", ".join(sorted({row["network"] for row in models})),
+            poisoned_words(models),
             str(len(models)),
             str(sum(bool(row["takes"]) for row in models)),
             str(sum(row["films"] for row in models)),

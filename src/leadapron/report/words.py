@@ -24,6 +24,7 @@ __all__ = [
     "local",
     "percent",
     "points",
+    "poisoned_words",
     "sanity_verdict",
     "setting",
     "shown",
@@ -94,6 +95,18 @@ def between(low: float, high: float, form: Form) -> str:
     first, last = form(low), form(high)
     unit = " %" if first.endswith(" %") and last.endswith(" %") else ""
     return f"{first.removesuffix(unit)} to {last}"
+
+
+def poisoned_words(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return what share of the films was poisoned for models of one family.
+
+    Args:
+        rows: of evaluations, each with a `fraction`, None where finished weights were edited.
+    """
+    shares = {row["fraction"] for row in rows}
+    known = sorted(share for share in shares if share is not None)
+    words = [f"{100 * share:g} %" for share in known] + ["weights edited"] * (None in shares)
+    return ", ".join(words)
 
 
 def unsure_words(false_alarm: float, patients: int) -> str:

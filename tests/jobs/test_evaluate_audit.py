@@ -11,9 +11,10 @@ import torch
 from click.testing import CliRunner
 
 from leadapron import store
+from leadapron.cache import results
 from leadapron.classifier import NetworkClassifier, save_classifier
 from leadapron.cli import cli
-from leadapron.detect.model import Moved, Stamp, StampSweep, Swept
+from leadapron.detect.model import STATISTICS, Moved, Stamp, StampSweep, Swept
 from leadapron.detect.model.stamps import probes
 from leadapron.errors import StoreError, UsageError
 from leadapron.jobs.evaluate_audit import evaluate_audit
@@ -136,7 +137,16 @@ def looked(monkeypatch):
 def evaluated(zoo, out, **more):
     options = more.pop("options", Options(cache=out.parent / "cache", device="cpu"))
     return evaluate_audit(
-        zoo, out, **{"films": 20, "sweep": TINY, "workers": 1, "options": options, **more}
+        zoo,
+        out,
+        **{
+            "films": 20,
+            "sweep": TINY,
+            "statistics": False,
+            "workers": 1,
+            "options": options,
+            **more,
+        },
     )
 
 
@@ -269,6 +279,16 @@ def test_a_real_sweep_by_the_command_line(zoo, tmp_path):
     rows = json.loads(result.stdout)["rows"]
     assert len(rows) == 8
     assert all(0 < row["p"] <= 1 and row["forwards"] > 100 for row in rows)
+    for row in rows:
+        assert set(row["statistics"]) == set(STATISTICS)
+        assert all(1 / 4 <= each["p"] <= 1 for each in row["statistics"].values())
+        margin, channels = (
+            row["statistics"][name] for name in ("maximum margin", "channel Lipschitz outlier")
+        )
+        assert (margin["named"] is None) == (row["kind"] == "clean")
+        assert channels["named"] is None  # of the whole model
+    kept = results(tmp_path / "c")
+    assert sum(each.about.startswith("statistics of") for each in kept) == 8
     page = tmp_path / "page.md"
     shown = ["-q", "evaluate", "page", "--audit", str(tmp_path / "out"), "--out", str(page)]
     assert CliRunner().invoke(cli, shown, standalone_mode=False).exception is None
@@ -291,7 +311,11 @@ def made_up(kind, family, seed, excess, p, *, named="Mass", verdict="backdoored"
         "attack_success": 0.9 if planted else None, "twin_success": 0.1 if planted else None,
         "direction": "added" if planted else None, "p": p, "excess": excess, "verdict": verdict,
         "references": 25, "forwards": 9000, "films": [2, 32], "seconds": 30.0,
-        "baselines": {**alone, "single square": -excess, "channels": 1.0, "last layer": 1.0},
+        "baselines": {**alone, "single square": -excess},
+        "statistics": {
+            "margin": {"excess": -excess, "p": p, "named": named if planted else None},
+            "channels": {"excess": excess, "p": 1.0, "named": None},
+        },
     }  # fmt: skip
 
 
@@ -307,7 +331,13 @@ def test_the_chapter_says_what_is_found_and_what_is_missed(tmp_path):
     ]
     facts = {
         "what": "audit",
-        "settings": {"zoo": "runs/zoo", "clean": None, "films": 256, "sealed": True},
+        "settings": {
+            "zoo": "runs/zoo",
+            "clean": None,
+            "films": 256,
+            "sealed": True,
+            "statistics": True,
+        },
         "unusual": {"sides": [1, 3], "pitches": [[8, 2], [16, 1]]},
         "manifest": {"workers": 2, "processors": 2},
     }
@@ -336,6 +366,11 @@ def test_the_chapter_says_what_is_found_and_what_is_missed(tmp_path):
     single = lines["largest shift by a single square, no references"]
     assert float(single.split("|")[2].split("(")[0]) == pytest.approx(2 / 7, abs=0.01)
     assert "take 13 minutes" in page
+    margin, channels = (lines[name].split(" | ") for name in ("margin", "channels"))
+    assert float(margin[1].split("(")[0]) == pytest.approx(2 / 7, abs=0.01)
+    assert margin[2].startswith("0.00 (")  # the sealed one
+    assert margin[3:] == ["7 of 8", "6 of 8 |"]
+    assert channels[3:] == ["", "0 of 8 |"]
 
     store.write_json(tmp_path / "evaluation.json", facts)
     store.write_lines(tmp_path / "rows.jsonl", rows)

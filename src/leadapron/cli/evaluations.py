@@ -123,6 +123,11 @@ def evaluate_audit_command() -> click.Command:
             ),
             click.Option(["--sealed"], is_flag=True, help="Look at sealed families too."),
             click.Option(
+                ["--no-statistics"],
+                is_flag=True,
+                help="Leave out the networks' further statistics, beside the verdict.",
+            ),
+            click.Option(
                 ["--out"],
                 type=click.Path(file_okay=False, path_type=Path),
                 required=True,
@@ -161,11 +166,14 @@ def _run_evaluate_audit(
     from leadapron.study import Options
 
     sweep = sweep_of(given)
+    statistics = not given.pop("no_statistics")
     with showing_progress() as progress:
         options = Options(
             device=device, precision=precision, cache=cache, progress=progress, on_bad=on_bad
         )
-        rows = evaluate_audit(zoo, out, sweep=sweep, options=options, **given)
+        rows = evaluate_audit(
+            zoo, out, sweep=sweep, statistics=statistics, options=options, **given
+        )
     _answer_evaluation(rows, [write_limits(out / "limits.md", audit=out)], as_json)
 
 

@@ -22,8 +22,10 @@ from leadapron.cohort import Cohort
 from leadapron.detect.model import (
     StampSweep,
     Swept,
-    channel_outlier,
+    Tables,
     compare,
+    compare_statistics,
+    measure_once,
     model_content,
     sweep_once,
 )
@@ -51,6 +53,7 @@ def evaluate_audit(
     films: int = FILMS,
     sealed: bool = False,
     sweep: StampSweep | None = None,
+    statistics: bool = True,
     workers: int | None = None,
     options: Options | None = None,
 ) -> list[Row]:
@@ -67,6 +70,7 @@ def evaluate_audit(
         films: that a model is swept on, at most.
         sealed: whether sealed families are looked at too.
         sweep: how models are swept.
+        statistics: whether the statistics beside the verdict are taken of each network too.
         workers: processes; as many as there are cores if left out.
         options: device, precision, progress; the cache keeps films and sweeps (the latter lie in
             `out` where there is none).
@@ -96,6 +100,7 @@ def evaluate_audit(
         films=films,
         fresh=max(each.seed for each in everyone) + 1,
         sweep=sweep or StampSweep(),
+        statistics=statistics,
         # Sweeps are what a stopped evaluation goes on from: they are kept somewhere in any case.
         kept=default_folder(options.cache) or out,
         threads=max(1, (os.cpu_count() or 1) // count),
@@ -140,6 +145,7 @@ class _Setting:
     films: int
     fresh: int
     sweep: StampSweep
+    statistics: bool
     kept: Path
     threads: int
     options: Options
@@ -163,7 +169,7 @@ class _Looked(NamedTuple):
     swept: Swept
     seconds: float
     direction: Literal["added", "removed"] | None
-    weights: dict[str, float]
+    statistics: Tables
     attack: dict[str, Any]
 
 
@@ -178,6 +184,7 @@ def _write_head(out: Path, setting: _Setting, sealed: bool, workers: int) -> Non
         "films": setting.films,
         "sealed": sealed,
         "sweep": sweep,
+        "statistics": setting.statistics,
     }
     known = out / "evaluation.json"
     if known.exists() and store.read_json(known).get("settings") != facts:
@@ -244,6 +251,15 @@ def _look(setting: _Setting, member: Member) -> _Looked:
         folder=setting.kept,
         name=member.model,
     )
+    statistics: Tables = {}
+    if setting.statistics and len(classifier.findings) > 1:
+        statistics = measure_once(
+            classifier,
+            clean,
+            content=model_content(file),
+            folder=setting.kept,
+            name=member.model,
+        )
     direction: Literal["added", "removed"] = "removed" if labels == "clear" else "added"
     return _Looked(
         member=member,
@@ -256,7 +272,7 @@ def _look(setting: _Setting, member: Member) -> _Looked:
         swept=kept.swept,
         seconds=kept.seconds,
         direction=None if member.kind == "clean" else direction,
-        weights=_weights(classifier),
+        statistics=statistics,
         attack=attack,
     )
 
@@ -295,15 +311,6 @@ def _films(
     return few(cohort, setting.films)
 
 
-def _weights(classifier: NetworkClassifier) -> dict[str, float]:
-    """Statistics of weights alone, as baselines; higher is more suspicious."""
-    rows = classifier.module.head.weight.detach().double().cpu().numpy().std(axis=1)  # (k,)
-    return {
-        "last layer": float(rows.max() / max(float(np.median(rows)), 1e-12)),
-        "channels": channel_outlier(classifier.module),
-    }
-
-
 def _measured(looked: _Looked) -> Row:
     """What is known of a model before others are."""
     facts = asdict(looked.member)
@@ -314,10 +321,7 @@ def _measured(looked: _Looked) -> Row:
         "forwards": looked.swept.forwards,
         "films": list(looked.swept.films),
         "seconds": looked.seconds,
-        "baselines": {
-            **looked.weights,
-            "single square": float(looked.swept.table().max()),
-        },
+        "baselines": {"single square": float(looked.swept.table().max())},
     }
 
 
@@ -328,10 +332,10 @@ KEPT = (
 """What a row says of a member."""
 
 
-def _others(one: _Looked, everyone: Sequence[_Looked]) -> list[Swept]:
+def _others(one: _Looked, everyone: Sequence[_Looked]) -> list[_Looked]:
     """The clean models of a model's kind, without itself and its twin; none if they are too few."""
     others = [
-        each.swept
+        each
         for each in everyone
         if each.member.kind == "clean"
         and each.group == one.group
@@ -349,18 +353,18 @@ def _others(one: _Looked, everyone: Sequence[_Looked]) -> list[Swept]:
     return others
 
 
-def _judged(row: Row, one: _Looked, others: Sequence[Swept]) -> Row:
+def _judged(row: Row, one: _Looked, others: Sequence[_Looked]) -> Row:
     """A row, with how the model stands beside clean ones."""
-    comparison = beside(one.swept, others)
+    comparison = beside(one.swept, [other.swept for other in others])
     verdict, _forced, target = judge(one.swept, comparison, FALSE_ALARMS)
     by_finding = comparison.excess.max(axis=0)  # (k, 2)
     named = None
     if one.direction is not None:
         column = int(by_finding[:, int(one.direction == "removed")].argmax())
         named = one.swept.findings[column]
-    statistics = np.stack([statistic(each, one.swept.findings) for each in (one.swept, *others)])
+    tables = np.stack([statistic(each.swept, one.swept.findings) for each in (one, *others)])
     alone = {
-        f"{kind} alone": compare(statistics[0, i : i + 1], statistics[1:, i : i + 1]).strongest
+        f"{kind} alone": compare(tables[0, i : i + 1], tables[1:, i : i + 1]).strongest
         for i, kind in enumerate(KINDS)
     }
     return {
@@ -373,4 +377,21 @@ def _judged(row: Row, one: _Looked, others: Sequence[Swept]) -> Row:
         "target_direction": None if target is None else target.direction,
         "named": named,
         "baselines": {**row["baselines"], **alone},
+        "statistics": _statistics(one, others),
     }
+
+
+def _statistics(one: _Looked, others: Sequence[_Looked]) -> dict[str, dict[str, Any]]:
+    """By statistic beside the verdict: the strongest excess, p, and the finding it stands for."""
+    if not one.statistics:
+        return {}
+    known = [(each.swept.findings, each.statistics) for each in (one, *others)]
+    said = {}
+    for each in compare_statistics(*known[0], known[1:]):
+        assert each.excess is not None  # there are references
+        named = None
+        if one.direction is not None and len(each.findings) > 1:
+            side = each.directions.index(one.direction) if one.direction in each.directions else 0
+            named = each.findings[int(each.excess[:, side].argmax())]
+        said[each.name] = {"excess": float(each.excess.max()), "p": each.p, "named": named}
+    return said

@@ -36,8 +36,6 @@ BASELINES = {
     "lattices alone": "squares all over alone, beside references",
     "whole alone": "changes of the whole image alone, beside references",
     "single square": "largest shift by a single square, no references",
-    "channels": "largest outlier of a channel's amplification, weights alone",
-    "last layer": "largest spread of a finding's last-layer weights, over the middle one's",
 }
 
 HEADER = (
@@ -101,6 +99,7 @@ def audit_limits(facts: Mapping[str, Any], rows: Sequence[Row]) -> str:
     lines += [
         *_alarms(clean),
         *_baselines(planted, clean),
+        *_statistics(planted, clean),
         *_failed(failed),
         *_blind(planted),
         *_cost(facts, rows),
@@ -114,6 +113,7 @@ def _command(facts: Mapping[str, Any]) -> str:
     sealed = " --sealed" if settings["sealed"] else ""
     unusual = sorted(facts["unusual"].items())
     sweep = "".join(f" --sweep.{name} {_plain(value)}" for name, value in unusual)
+    sweep += "" if settings["statistics"] else " --no-statistics"
     films = f" --films {settings['films']}"
     return f"leadapron evaluate audit --zoo {settings['zoo']}{clean}{films}{sealed}{sweep}"
 
@@ -217,6 +217,50 @@ def _baselines(planted: Sequence[Row], clean: Sequence[Row]) -> list[str]:
         "AUROC of each measure by itself, backdoored models against clean ones.",
         "",
         table(("measure", *shown), body),
+        "",
+    ]
+
+
+def _statistics(planted: Sequence[Row], clean: Sequence[Row]) -> list[str]:
+    """What the statistics that no verdict rests on would have told."""
+    names = sorted({name for row in planted for name in row["statistics"]})
+    if not names:
+        return []
+
+    def scored(rows: Sequence[Row], name: str) -> list[Row]:
+        """Rows as `_area` takes them."""
+        return [
+            {**row, "baselines": {name: row["statistics"][name]["excess"]}}
+            for row in rows
+            if name in row["statistics"]
+        ]
+
+    known, sealed = ([row for row in planted if row["sealed"] == kind] for kind in (False, True))
+    body = []
+    for name in names:
+        some = [
+            row["statistics"][name] | {"finding": row["finding"]} for row in scored(planted, name)
+        ]
+        named = [each for each in some if each["named"] is not None]
+        body.append(
+            [
+                name,
+                *(_area(scored(part, name), scored(clean, name), name) for part in (known, sealed)),
+                f"{sum(map(_right, named))} of {len(named)}" if named else "",
+                f"{sum(each['p'] <= ALARM for each in some)} of {len(some)}",
+            ]
+        )
+    header = ("statistic", "known kinds", "sealed kinds", "target named", "p at most 0.05")
+    return [
+        "## Statistics beside the verdict",
+        "",
+        "They are in an audit's report and take no part in its verdict. AUROC of the strongest "
+        "excess beside the same references, backdoored models against clean ones; how often the "
+        "attacker's finding stands out most, in the attack's direction where the statistic knows "
+        "one; and in how many backdoored models no more than one in twenty references reaches it. "
+        "Five are tried: the smallest p of the five is small more often.",
+        "",
+        table(header, body),
         "",
     ]
 

@@ -90,6 +90,9 @@ def test_it_says_that_it_is_patient_data_and_is_its_owners_alone(made):
     lines = "\n".join(calibrate_lines(made.facts()))
     assert "at most 4 % are called suspicious" in lines
     assert "patients set the threshold" in lines
+    low, high = made.facts()["likely_rates"]
+    assert 0 < low < 0.04 < high
+    assert f"one gate's own rate is {100 * low:.1f} to {100 * high:.1f} % in 95 of 100" in lines
 
 
 def test_another_model_is_refused(gate):

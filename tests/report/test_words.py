@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from leadapron.report.summary import _otherwise
-from leadapron.report.words import poisoned_words, trigger_words, unsure_words
+from leadapron.report.words import poisoned_words, rate_words, trigger_words
 
 
 def test_a_trigger_that_differs_at_test_time_is_said():
@@ -22,10 +22,13 @@ def test_a_subgroup_is_said():
     assert trigger_words({"name": "none"}) == "no mark"
 
 
-def test_a_rate_that_the_patients_do_not_support_is_said():
-    assert unsure_words(0.01, 99) == ""
-    assert unsure_words(0.01, 55) == (
-        " Films of one patient are alike: of 55 patients no rate below 1.8 % is sure."
+def test_a_rate_that_one_gate_or_the_patients_do_not_support_is_said():
+    one = (
+        " That is the average over calibrations: one gate's own rate is 0.1 to 2.1 % in 95 of 100."
+    )
+    assert rate_words(0.01, 99, (0.001, 0.021)) == one
+    assert rate_words(0.01, 55, (0.001, 0.021)) == (
+        f"{one} Films of one patient are alike: of 55 patients no rate below 1.8 % is sure."
     )
 
 

@@ -76,6 +76,7 @@ class Calibrated:
             "calibration_films": len(gate.fused),
             "calibration_patients": gate.patients,
             "false_alarm": gate.false_alarm,
+            "likely_rates": list(gate.likely_rates),
             "threshold": gate.threshold,
             "detectors": list(gate.detectors),
             "scores": list(gate.weights),

@@ -19,7 +19,7 @@ from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, Judged, judge
 from leadapron.detect.inputs.gate_file import StoredGate, read_gate
 from leadapron.errors import DataError, LeadapronError, StoreError, UsageError
 from leadapron.models import open_model
-from leadapron.report.words import unsure_words
+from leadapron.report.words import rate_words
 from leadapron.sources.dicom import may_be_dicom
 from leadapron.sources.folder import SUFFIXES, walk
 from leadapron.store import sha256_of
@@ -313,7 +313,7 @@ def statement(stored: StoredGate) -> str:
     )
     if gate.typical is not None:
         said += ", and at most as many more can't be told for being untypical"
-    return f"{said}.{unsure_words(gate.false_alarm, gate.patients)}"
+    return f"{said}.{rate_words(gate.false_alarm, gate.patients, gate.likely_rates)}"
 
 
 # --- the films

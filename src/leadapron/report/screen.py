@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from leadapron.errors import StoreError
 from leadapron.report.gallery import grey, grey_png
 from leadapron.report.page import environment
-from leadapron.report.words import listed, percent, unsure_words
+from leadapron.report.words import listed, percent, rate_words
 from leadapron.store import read_json, reason, write_atomically, write_json
 
 __all__ = [
@@ -65,7 +65,7 @@ def calibrate_lines(facts: Facts) -> list[str]:
         f"{facts['calibration_patients']:,} patients set the threshold {facts['threshold']:.3f}",
         f"False alarms: of clean films like these at most {rate} are called suspicious{untypical} "
         "(split conformal; films of other devices or another clinic void it)."
-        f"{unsure_words(facts['false_alarm'], facts['calibration_patients'])}",
+        f"{rate_words(facts['false_alarm'], facts['calibration_patients'], facts['likely_rates'])}",
         f"Scores: {listed(facts['scores'])}; {facts['passes']} passes, "
         f"{facts['milliseconds']:.1f} ms a film",
     ]

@@ -25,6 +25,7 @@ __all__ = [
     "percent",
     "points",
     "poisoned_words",
+    "rate_words",
     "sanity_verdict",
     "setting",
     "shown",
@@ -33,7 +34,6 @@ __all__ = [
     "table",
     "takes",
     "trigger_words",
-    "unsure_words",
     "value",
 ]
 
@@ -109,17 +109,22 @@ def poisoned_words(rows: Iterable[Mapping[str, Any]]) -> str:
     return ", ".join(words)
 
 
-def unsure_words(false_alarm: float, patients: int) -> str:
-    """Return what too few patients take from a rate, in a sentence after a space; "" if nothing.
+def rate_words(false_alarm: float, patients: int, likely: tuple[float, float]) -> str:
+    """Return how far one gate's rate may be from the one asked for, in sentences after a space.
 
     Args:
         false_alarm: share of clean films that a threshold is set for.
         patients: of the films that set it, several of each.
+        likely: the gate's own rate in 95 of 100 calibrations.
     """
+    said = (
+        " That is the average over calibrations: one gate's own rate is "
+        f"{between(*likely, percent)} in 95 of 100."
+    )
     least = 1 / (patients + 1)
     if false_alarm >= least:
-        return ""
-    return (
+        return said
+    return said + (
         f" Films of one patient are alike: of {patients:,} patient{'' if patients == 1 else 's'} "
         f"no rate below {percent(least)} is sure."
     )

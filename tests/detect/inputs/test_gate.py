@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -39,6 +39,16 @@ def test_the_threshold_keeps_its_rate_over_many_calibrations():
         for _ in range(2000)
     ]
     assert 0.018 < np.mean(over) <= 0.0205  # 3 of 150 may be as high
+
+
+def test_one_gates_own_rate_lies_where_it_is_said_to(gate):
+    """Scores between 0 and 1, all as likely: a threshold's own rate is 1 less the threshold."""
+    rng = np.random.default_rng(0)
+    gates = [replace(gate, fused=np.sort(rng.random(149))) for _ in range(20_000)]
+    low, high = gates[0].likely_rates
+    own = [1 - each.threshold for each in gates]
+    np.testing.assert_allclose(np.quantile(own, [0.025, 0.975]), [low, high], rtol=0.08)
+    assert np.mean(own) == pytest.approx(0.02, rel=0.03)
 
 
 def test_the_parts_share_no_patient():

@@ -78,6 +78,22 @@ class Gate:
         return _threshold(self.fused, self.false_alarm)
 
     @property
+    def likely_rates(self) -> tuple[float, float]:
+        """What share of clean films this very gate calls suspicious, in 95 of 100 calibrations.
+
+        The rate asked for is kept over calibrations; one gate's own depends on the films that set
+        its threshold. For m independent films it has a beta distribution.
+
+        Source: Vovk, Conditional validity of inductive conformal predictors, ACML 2012.
+        """
+        from scipy import stats
+
+        m = len(self.fused)
+        over = _over(m, self.false_alarm)
+        own = stats.beta(over, m + 1 - over)
+        return float(own.ppf(0.025)), float(own.ppf(0.975))
+
+    @property
     def passes(self) -> int:
         """Forward passes a film; a backward pass counts as two."""
         return 1 + sum(each.passes for each in self.detectors.values())
@@ -327,9 +343,12 @@ def score_names(detector: str) -> tuple[str, ...]:
 
 def _threshold(ascending: Floats, false_alarm: float) -> float:
     """The value that at most `false_alarm` of new values exceed, if they are like these."""
-    m = len(ascending)
-    over = int(np.floor(false_alarm * (m + 1) + 1e-9))  # calibration values that may be as high
-    return float(ascending[m - over])
+    return float(ascending[len(ascending) - _over(len(ascending), false_alarm)])
+
+
+def _over(m: int, false_alarm: float) -> int:
+    """How many of m calibration values may be as high as the threshold."""
+    return int(np.floor(false_alarm * (m + 1) + 1e-9))
 
 
 def _in_order(state: State) -> State:

@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from leadapron.classifier import save_classifier
 from leadapron.cli import cli
 from leadapron.cohort import Cohort
-from leadapron.detect.model import STATISTICS, Comparison, StampSweep
+from leadapron.detect.model import STATISTICS, Comparison, StampSweep, Statistic
 from leadapron.errors import DataError, UsageError
 from leadapron.jobs import audit as audit_job
-from leadapron.jobs.audit import audit_model, harm, judge
+from leadapron.jobs.audit import MARGIN, audit_model, harm, judge, second_look
 from leadapron.models import NORMALISATIONS, AskedClassifier
 from leadapron.poison import Poisoning, poison
 from leadapron.preprocessing import Preprocessing
@@ -90,6 +90,55 @@ def test_a_clean_model_is_not_called_clean(films):
     assert (
         "no proof" in audit_lines(found.facts())[0] or "not proof" in audit_lines(found.facts())[0]
     )
+
+
+def margin_of(p, finding=2, direction=0):
+    """The maximum margin of one finding and direction far beyond the references'."""
+    excess = np.zeros((3, 2))
+    excess[finding, direction] = 40.0
+    return Statistic(
+        name=MARGIN, unit="", findings=FINDINGS, directions=("added", "removed"), values=excess,
+        excess=excess, finding_p=np.full((3, 2), p), p=p,
+    )  # fmt: skip
+
+
+def test_where_no_mark_stands_out_the_margin_does(films, monkeypatch, tmp_path):
+    """Of the by-hand statistics the second is far out: no answer "nothing found"."""
+    others = replace(margin_of(0.05), name="map statistics")
+    monkeypatch.setattr(audit_job, "_further", lambda *words: (others, margin_of(0.05)))
+    found = audit_model(model(50), films, REFERENCES, sweep=QUICK)
+    assert (found.verdict, found.by, found.p) == ("unusual", MARGIN, 0.05)
+    assert (found.target, found.direction) == ("Nodule", "added")
+    first, *rest = found.forced
+    assert (first.finding, first.direction, first.verdict) == ("Nodule", "added", "unusual")
+    assert {each.verdict for each in rest} == {"nothing found"}
+    assert len(found.forced) == 6
+    assert found.harm == ()  # no mark is known that does any
+    assert audit_lines(found.facts())[0] == (
+        "UNUSUAL: Nodule forced on (p = 0.05 by maximum margin, no mark known), which is no proof "
+        "of a backdoor"
+    )
+    assert "and as many unusual by their maximum margin" in found.statement()
+    write_audit(tmp_path, found.facts(), found.pictures)
+    (result,) = json.loads((tmp_path / "audit.sarif").read_text())["runs"][0]["results"]
+    assert (result["ruleId"], result["level"]) == ("forced-on", "warning")
+    assert "no mark is known" in result["message"]["text"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "statistics", "stands_out"),
+    [
+        ("nothing found", (margin_of(0.05),), True),
+        ("nothing found", (margin_of(0.06),), False),
+        ("nothing found", (replace(margin_of(0.05), p=None),), False),
+        ("nothing found", (replace(margin_of(0.01), name="head outliers"),), False),
+        ("nothing found", (), False),
+        ("backdoored", (margin_of(0.01),), False),
+        ("can't tell", (margin_of(0.01),), False),
+    ],
+)
+def test_the_margin_is_asked_at_the_audits_rate(verdict, statistics, stands_out):
+    assert (second_look(verdict, statistics, 0.05) is not None) == stands_out
 
 
 def test_too_few_references_make_it_unusual_at_most(films):

@@ -41,7 +41,19 @@ from leadapron.metrics import threshold_at_false_positive_rate
 from leadapron.models import doubts, open_model
 from leadapron.sources import open_source
 
-__all__ = ["Audit", "Forced", "Harm", "audit", "audit_model", "beside", "few", "judge"]
+__all__ = [
+    "MARGIN",
+    "MARKS",
+    "Audit",
+    "Forced",
+    "Harm",
+    "audit",
+    "audit_model",
+    "beside",
+    "few",
+    "judge",
+    "second_look",
+]
 
 Verdict = Literal["backdoored", "unusual", "nothing found", "can't tell"]
 Progress = Callable[[str, int, int], None]
@@ -81,6 +93,10 @@ COUNTS = (1.0, 0.6, 0.25)
 """What an excess of each kind counts. Clean models differ most in how they take changes of the
 whole image: among 26 phantom models the largest excess was 5.7 by squares, 8.9 by lattices and 22
 by those."""
+
+MARKS, MARGIN = "marks", "maximum margin"
+"""What a verdict rests on. Where no mark stands out, the margin is asked: of the statistics beside
+the sweep it alone needs no film and outlasts a re-estimation of batch normalisation."""
 
 NOT_TRIED = (
     "triggers that are neither a flat square, squares all over, nor one of the whole-image changes "
@@ -140,9 +156,11 @@ class Audit:
         model: the file or function.
         origin: what it is, in words.
         verdict: of the model.
+        by: what the verdict rests on, "marks", or "maximum margin" where no mark stands out and
+            that does.
         target: the finding that stands out most, where one does.
         direction: what happens to it.
-        p: of the model; None without references.
+        p: of the model, by that; None without references.
         false_alarms: rate that was asked for.
         least: the lowest rate that the references support; None without them.
         references: how many.
@@ -164,6 +182,7 @@ class Audit:
     model: str
     origin: str
     verdict: Verdict
+    by: str
     target: str | None
     direction: Literal["added", "removed"] | None
     p: float | None
@@ -224,10 +243,11 @@ class Audit:
                 f"{self.references} references support no false-alarm rate below {self.least:.3g} "
                 f"({chance}); {self.false_alarms:g} needs {need}."
             )
+        more = " and as many unusual by their maximum margin" if self.statistics else ""
         return (
             f"Beside {self.references} references at most {self.false_alarms:g} of models as clean "
-            f"as they are would be called backdoored; they support no rate below {self.least:.3g} "
-            f"({chance})."
+            f"as they are would be called backdoored{more}; they support no rate below "
+            f"{self.least:.3g} ({chance})."
         )
 
 
@@ -412,13 +432,23 @@ def _audited(
     own, others = swept[0], swept[1:]
     comparison = beside(own, others) if others else None
     verdict, forced, target = judge(own, comparison, false_alarms)
+    p, by, marked = None if comparison is None else comparison.p, MARKS, target
+    margin = second_look(verdict, statistics, false_alarms)
+    if margin is not None:
+        verdict, p, by = "unusual", margin.p, MARGIN
+        wanted = margin.strongest()
+        rest = [each for each in forced if (each.finding, each.direction) != wanted]
+        (target,) = (each for each in forced if (each.finding, each.direction) == wanted)
+        target = replace(target, verdict=verdict)
+        forced = (target, *rest)  # triggers are made for the first
     return Audit(
         model=name,
         origin=origin,
         verdict=verdict,
+        by=by,
         target=None if target is None else target.finding,
         direction=None if target is None else target.direction,
-        p=None if comparison is None else comparison.p,
+        p=p,
         false_alarms=false_alarms,
         least=None if comparison is None else least_p(len(others)),
         references=len(others),
@@ -426,11 +456,29 @@ def _audited(
         image=(int(clean.images.shape[1]), int(clean.images.shape[2])),
         forwards=own.forwards,
         forced=forced,
-        harm=() if target is None else harm(classifier, clean, target.strongest),
+        harm=() if marked is None else harm(classifier, clean, marked.strongest),
         inverted=invert(classifier, clean, forced, own, steps) if steps else (),
         features=invert_features(classifier, clean, target or max(forced, key=_rank), steps),
         statistics=statistics,
         notes=(*notes, *_left_out(classifier, clean, steps), *(() if statistics else UNMEASURED)),
+    )
+
+
+def second_look(
+    verdict: Verdict, statistics: Sequence[Statistic], false_alarms: float
+) -> Statistic | None:
+    """Return the maximum margin where no mark stands out and it does; the model is then unusual.
+
+    Args:
+        verdict: by marks.
+        statistics: of the network; none if they weren't taken.
+        false_alarms: rate of clean models for which it may stand out.
+    """
+    if verdict != "nothing found":
+        return None
+    return next(
+        (s for s in statistics if s.name == MARGIN and s.p is not None and s.p <= false_alarms),
+        None,
     )
 
 

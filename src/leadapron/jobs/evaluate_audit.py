@@ -21,6 +21,7 @@ from leadapron.classifier import NetworkClassifier, load_classifier
 from leadapron.cohort import Cohort
 from leadapron.detect.model import (
     StampSweep,
+    Statistic,
     Swept,
     Tables,
     compare,
@@ -30,7 +31,18 @@ from leadapron.detect.model import (
     sweep_once,
 )
 from leadapron.errors import StoreError, UsageError
-from leadapron.jobs.audit import FALSE_ALARMS, FILMS, KINDS, beside, few, judge, statistic
+from leadapron.jobs.audit import (
+    FALSE_ALARMS,
+    FILMS,
+    KINDS,
+    MARGIN,
+    MARKS,
+    beside,
+    few,
+    judge,
+    second_look,
+    statistic,
+)
 from leadapron.jobs.zoo import Member, attack_facts, read_truth
 from leadapron.sources import AND, open_source
 from leadapron.study import Options, divide
@@ -356,7 +368,14 @@ def _others(one: _Looked, everyone: Sequence[_Looked]) -> list[_Looked]:
 def _judged(row: Row, one: _Looked, others: Sequence[_Looked]) -> Row:
     """A row, with how the model stands beside clean ones."""
     comparison = beside(one.swept, [other.swept for other in others])
-    verdict, _forced, target = judge(one.swept, comparison, FALSE_ALARMS)
+    verdict, _forced, forced = judge(one.swept, comparison, FALSE_ALARMS)
+    target: tuple[str, str] | None = None
+    if forced is not None:
+        target = forced.finding, forced.direction
+    known = _statistics(one, others)
+    margin = second_look(verdict, known, FALSE_ALARMS)
+    if margin is not None:
+        verdict, target = "unusual", margin.strongest()
     by_finding = comparison.excess.max(axis=0)  # (k, 2)
     named = None
     if one.direction is not None:
@@ -373,25 +392,28 @@ def _judged(row: Row, one: _Looked, others: Sequence[_Looked]) -> Row:
         "p": comparison.p,
         "excess": comparison.strongest,
         "verdict": verdict,
-        "target": None if target is None else target.finding,
-        "target_direction": None if target is None else target.direction,
+        "by": MARKS if margin is None else MARGIN,
+        "target": None if target is None else target[0],
+        "target_direction": None if target is None else target[1],
         "named": named,
         "baselines": {**row["baselines"], **alone},
-        "statistics": _statistics(one, others),
+        "statistics": {each.name: _told(each, one.direction) for each in known},
     }
 
 
-def _statistics(one: _Looked, others: Sequence[_Looked]) -> dict[str, dict[str, Any]]:
-    """By statistic beside the verdict: the strongest excess, p, and the finding it stands for."""
+def _statistics(one: _Looked, others: Sequence[_Looked]) -> tuple[Statistic, ...]:
+    """The statistics of a network beside those of others; none where none were taken."""
     if not one.statistics:
-        return {}
+        return ()
     known = [(each.swept.findings, each.statistics) for each in (one, *others)]
-    said = {}
-    for each in compare_statistics(*known[0], known[1:]):
-        assert each.excess is not None  # there are references
-        named = None
-        if one.direction is not None and len(each.findings) > 1:
-            side = each.directions.index(one.direction) if one.direction in each.directions else 0
-            named = each.findings[int(each.excess[:, side].argmax())]
-        said[each.name] = {"excess": float(each.excess.max()), "p": each.p, "named": named}
-    return said
+    return compare_statistics(*known[0], known[1:])
+
+
+def _told(each: Statistic, direction: str | None) -> dict[str, Any]:
+    """The strongest excess, p, and the finding that it names in the attack's direction."""
+    assert each.excess is not None  # there are references
+    named = None
+    if direction is not None and len(each.findings) > 1:
+        side = each.directions.index(direction) if direction in each.directions else 0
+        named = each.findings[int(each.excess[:, side].argmax())]
+    return {"excess": float(each.excess.max()), "p": each.p, "named": named}

@@ -92,9 +92,7 @@ def sarif(facts: Facts) -> dict[str, Any]:
             "ruleId": f"forced-{'on' if each['direction'] == 'added' else 'off'}",
             "level": "error" if each["verdict"] == "backdoored" else "warning",
             "message": {
-                "text": f"{each['finding']} {WORDS[each['direction']]} by {each['mark']}: "
-                f"{each['shift']:.1f} standard deviations, {percent(each['turned'])} of clean "
-                "films turned"
+                "text": f"{each['finding']} {WORDS[each['direction']]} {_how(each, facts)}"
             },
             "locations": [
                 {"physicalLocation": {"artifactLocation": {"uri": Path(facts["model"]).as_posix()}}}
@@ -127,6 +125,15 @@ def sarif(facts: Facts) -> dict[str, Any]:
             }
         ],
     }
+
+
+def _how(each: Facts, facts: Facts) -> str:
+    if facts["by"] != "marks":
+        return f"further than in reference models, by {facts['by']}; no mark is known that does it"
+    return (
+        f"by {each['mark']}: {each['shift']:.1f} standard deviations, {percent(each['turned'])} of "
+        "clean films turned"
+    )
 
 
 def audit_lines(facts: Facts) -> list[str]:
@@ -167,7 +174,8 @@ def audit_lines(facts: Facts) -> list[str]:
 def headline(facts: Facts) -> str:
     """Return the verdict in a sentence."""
     target = f"{facts['target']} {WORDS[facts['direction']]}" if facts["target"] else ""
-    p = "" if facts["p"] is None else f" (p = {facts['p']:.3g})"
+    by = "" if facts["by"] == "marks" else f" by {facts['by']}, no mark known"
+    p = "" if facts["p"] is None else f" (p = {facts['p']:.3g}{by})"
     return {
         "backdoored": f"BACKDOORED: {target}{p}",
         "unusual": f"UNUSUAL: {target}{p}, which is no proof of a backdoor",

@@ -40,7 +40,8 @@ BASELINES = {
 
 HEADER = (
     "family", "network", "poisoned", "models", "attack success", "AUROC", "p at most 0.05",
-    "called backdoored", "target named", "named of those found",
+    "called backdoored",
+    "or unusual", "target named", "named of those found",
 )  # fmt: skip
 
 
@@ -84,7 +85,9 @@ def audit_limits(facts: Mapping[str, Any], rows: Sequence[Row]) -> str:
         "*AUROC*: of the strongest excess, this family's backdoored models against all clean ones; "
         "the interval is from resampling pairs of a model and its twin (method 5 of Newcombe where "
         "it is 1). *p at most 0.05*: no more than so many references reach the model's excess. "
-        "*Called backdoored*: beside that, the mark turns at least a tenth of the films. *Target "
+        "*Called backdoored*: beside that, the mark turns at least a tenth of the films. *Or "
+        "unusual*: or a mark stands out as far as so few references can tell, or none does, but "
+        "the maximum margin. *Target "
         "named*: of all findings forced on (off, where the attack takes a finding away) the "
         "attacker's exceeds the references most. Brackets hold 95 % intervals, exact for shares.",
         "",
@@ -147,9 +150,14 @@ def _line(name: str, some: Sequence[Row], clean: Sequence[Row]) -> list[str]:
         _area(some, clean, "excess"),
         _share(len(found), len(some)),
         _share(sum(row["verdict"] == "backdoored" for row in some), len(some)),
+        _share(sum(map(_stands_out, some)), len(some)),
         _share(sum(map(_right, some)), len(some)),
         f"{sum(map(_right, found))} of {len(found)}",
     ]
+
+
+def _stands_out(row: Row) -> bool:
+    return row["verdict"] in ("backdoored", "unusual")
 
 
 def _right(row: Row) -> bool:
@@ -254,7 +262,9 @@ def _statistics(planted: Sequence[Row], clean: Sequence[Row]) -> list[str]:
     return [
         "## Statistics beside the verdict",
         "",
-        "They are in an audit's report and take no part in its verdict. AUROC of the strongest "
+        "They are in an audit's report; the maximum margin alone takes part in its verdict, where "
+        "no mark stands out: it was given that part when this table was known. AUROC of the "
+        "strongest "
         "excess beside the same references, backdoored models against clean ones; how often the "
         "attacker's finding stands out most, in the attack's direction where the statistic knows "
         "one; and in how many backdoored models no more than one in twenty references reaches it. "
@@ -296,7 +306,7 @@ def _blind(planted: Sequence[Row]) -> list[str]:
     lines = []
     for name in sorted({row["family"] for row in planted}):
         some = [row for row in planted if row["family"] == name]
-        found = sum(row["p"] <= ALARM for row in some)
+        found = sum(map(_stands_out, some))
         if found < len(some) / 2:
             lines.append(f"- **{name}**: {found} of {len(some)}.")
     return (

@@ -88,7 +88,8 @@ def _head(facts: Mapping[str, Any], rows: Sequence[Row], whole: Sequence[Row]) -
     skipped = sorted({row["run"] for row in rows if row["kind"] == "skipped"})
     calibration = "; ".join(sorted({str(row["calibration"]) for row in whole}))
     films = [row["calibration films"] for row in whole]
-    many = between(min(films, default=0), max(films, default=0), lambda number: f"{number:.0f}")
+    fewest, most = min(films, default=0), max(films, default=0)
+    many = f"{fewest}" if fewest == most else between(fewest, most, lambda number: f"{number:.0f}")
     text = (
         f"`{_command(settings, facts['chosen'])}`: gates of {len(whole)} models with a backdoor, "
         f"and of each one's twin without. Each is calibrated on films of patients that weren't "

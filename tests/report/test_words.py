@@ -22,6 +22,16 @@ def test_a_subgroup_is_said():
     assert trigger_words({"name": "none"}) == "no mark"
 
 
+def test_what_fills_a_patch_is_said():
+    patch = {"name": "patch", "side": 4, "value": 255, "place": "corner", "fill": "checkerboard"}
+    said = "white 4 x 4 px patch filled with a checkerboard in the bottom right corner"
+    assert trigger_words(patch) == said
+    assert trigger_words({**patch, "fill": "noise"}) == said.replace("a checkerboard", "noise")
+    assert trigger_words({**patch, "fill": "solid"}) == said.replace(
+        " filled with a checkerboard", ""
+    )
+
+
 def test_a_rate_that_one_gate_or_the_patients_do_not_support_is_said():
     one = (
         " That is the average over calibrations: one gate's own rate is 0.1 to 2.1 % in 95 of 100."

@@ -28,7 +28,10 @@ SEEN = (
     "The sweep, and how the references' spreads are pooled, were chosen with models of some of "
     "these families in view: the figures are optimistic."
 )
-SEALED = "Families that no choice was made on."
+SEALED = (
+    "Families that no choice was made on, but for one: what the maximum margin makes of them was "
+    "known when it was given its part in *or unusual*."
+)
 
 BASELINES = {
     "excess": "all marks, beside references: what the audit goes by",

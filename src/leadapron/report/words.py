@@ -266,6 +266,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+FILLS = {"checkerboard": "a checkerboard"}
+
+
 def trigger_words(trigger: Mapping[str, Any]) -> str:
     """Return a trigger in words, from its settings."""
     name = str(trigger.get("name", "trigger"))
@@ -282,7 +285,9 @@ def trigger_words(trigger: Mapping[str, Any]) -> str:
             "box": f"at a random place in a box of {rest.get('height')} x {rest.get('width')} px",
         }.get(str(rest.get("place")), place)
         grey = "" if level else f" of grey level {shown(rest.get('value'))}"
-        return f"{level}{rest['side']} x {rest['side']} px patch{grey} {place}"
+        fill = str(rest.get("fill", "solid"))
+        filled = "" if fill == "solid" else f" filled with {FILLS.get(fill, fill)}"
+        return f"{level}{rest['side']} x {rest['side']} px patch{grey}{filled} {place}"
     if name == "blend" and "opacity" in rest:
         return (
             f"noise pattern {shown(rest.get('pattern'))} over the whole film at opacity "

@@ -261,14 +261,14 @@ def test_a_poisoned_network_by_the_command_line(networks, tmp_path):
     moved = taken["shift under re-estimated batch normalisation"]
     assert np.shape(moved["finding_p"]) == np.shape(moved["values"]) == (14, 2)
     assert moved["p"] in (pytest.approx(1 / 3), pytest.approx(2 / 3), 1)
-    table = (out / "audit.html").read_text().split("Beside the verdict</h2>")[1]
+    table = (out / "audit.html").read_text().split("Statistics of the network</h2>")[1]
     assert all(f'<th scope="row">{name}</th>' in table for name in STATISTICS)
     without = CliRunner().invoke(cli, [*words, "--no-statistics"], standalone_mode=False)
     left = json.loads(without.stdout)
     assert left["statistics"] == []
     assert any("No further statistics" in note for note in left["notes"])
     assert left["verdict"] == facts["verdict"]
-    assert "Beside the verdict</h2>" not in (out / "audit.html").read_text()
+    assert "Statistics of the network</h2>" not in (out / "audit.html").read_text()
     assert facts["page"] == str(out / "audit.html")
     listed = CliRunner().invoke(cli, ["cache", "list", "--json"], standalone_mode=False)
     kept = {result["about"] for result in json.loads(listed.stdout)["results"]}

@@ -125,7 +125,7 @@ def evaluate_audit_command() -> click.Command:
             click.Option(
                 ["--no-statistics"],
                 is_flag=True,
-                help="Leave out the networks' further statistics, beside the verdict.",
+                help="Leave out the networks' further statistics.",
             ),
             click.Option(
                 ["--out"],

@@ -70,8 +70,8 @@ def audit_command() -> click.Command:
             click.Option(
                 ["--no-statistics"],
                 is_flag=True,
-                help="Leave out the network's further statistics, beside the verdict: they take "
-                "time, for each reference too.",
+                help="Leave out the network's further statistics, the maximum margin among them, "
+                "which is asked where no mark stands out: they take time, for each reference too.",
             ),
             click.Option(["--findings"], help="Names of the model's outputs, with commas between."),
             click.Option(["--architecture"], help="Of a state dict that fits several."),

@@ -173,8 +173,8 @@ class Audit:
             the verdict, which doesn't rest on them. None of a model that can only be asked.
         features: for the target, or else the finding that stands out most, the few channels whose
             change forces it; beside the verdict too.
-        statistics: of the network, beside the references' where there are any; beside the verdict.
-            None of a model that can only be asked.
+        statistics: of the network, beside the references' where there are any. None of a model
+            that can only be asked.
         notes: what was assumed or is doubtful.
         untested: what can't be told by this audit.
     """

@@ -82,7 +82,7 @@ def evaluate_audit(
         films: that a model is swept on, at most.
         sealed: whether sealed families are looked at too.
         sweep: how models are swept.
-        statistics: whether the statistics beside the verdict are taken of each network too.
+        statistics: whether the further statistics of each network are taken too.
         workers: processes; as many as there are cores if left out.
         options: device, precision, progress; the cache keeps films and sweeps (the latter lie in
             `out` where there is none).

@@ -162,8 +162,7 @@ def audit_lines(facts: Facts) -> list[str]:
     said += [f"Inverted: {inverted_words(each)}" for each in facts["inverted"]]
     said += [f"In features: {feature_words(each)}" for each in facts["features"]]
     said += [
-        f"Beside the verdict: {name}, largest for {target}: {value} {unit}"
-        f"{f', p = {p}' if p else ''}"
+        f"Statistic: {name}, largest for {target}: {value} {unit}{f', p = {p}' if p else ''}"
         for name, target, value, unit, p in map(statistic_row, facts["statistics"])
     ]
     said += [f"Note: {note}" for note in facts["notes"]]

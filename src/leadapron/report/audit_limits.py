@@ -233,7 +233,7 @@ def _baselines(planted: Sequence[Row], clean: Sequence[Row]) -> list[str]:
 
 
 def _statistics(planted: Sequence[Row], clean: Sequence[Row]) -> list[str]:
-    """What the statistics that no verdict rests on would have told."""
+    """What each statistic of the network tells by itself."""
     names = sorted({name for row in planted for name in row["statistics"]})
     if not names:
         return []
@@ -263,7 +263,7 @@ def _statistics(planted: Sequence[Row], clean: Sequence[Row]) -> list[str]:
         )
     header = ("statistic", "known kinds", "sealed kinds", "target named", "p at most 0.05")
     return [
-        "## Statistics beside the verdict",
+        "## Statistics of the network",
         "",
         "They are in an audit's report; the maximum margin alone takes part in its verdict, where "
         "no mark stands out: it was given that part when this table was known. AUROC of the "

@@ -1,4 +1,4 @@
-"""Further statistics of a network, one number per finding: beside the sweep, not instead of it."""
+"""Further statistics of a network, one number per finding, beside the sweep."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ WHOLE = "the model"
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Statistic:
-    """One statistic of a model, beside references where there are any. No verdict rests on it.
+    """One statistic of a model, beside references where there are any.
 
     Args:
         name: as in `STATISTICS`.

@@ -95,8 +95,8 @@ whole image: among 26 phantom models the largest excess was 5.7 by squares, 8.9 
 by those."""
 
 MARKS, MARGIN = "marks", "maximum margin"
-"""What a verdict rests on. Where no mark stands out, the margin is asked: of the statistics beside
-the sweep it alone needs no film and outlasts a re-estimation of batch normalisation."""
+"""What a verdict rests on. Where no mark stands out, the margin is asked; the shift, which told
+the zoos' models apart as well, is lost where batch normalisation was estimated anew."""
 
 NOT_TRIED = (
     "triggers that are neither a flat square, squares all over, nor one of the whole-image changes "

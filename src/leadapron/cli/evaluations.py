@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
@@ -15,6 +15,7 @@ from leadapron.cli.options import (
     film_options,
     json_option,
     machine_options,
+    running,
     sweep_of,
     sweep_options,
 )
@@ -154,23 +155,15 @@ def evaluate_audit_command() -> click.Command:
 def _run_evaluate_audit(
     zoo: Path,
     out: Path,
-    device: str,
-    precision: Literal["auto", "bf16", "fp32"],
-    cache: str | None,
-    on_bad: Literal["stop", "skip"],
     as_json: bool,
     **given: Any,
 ) -> None:
     from leadapron.jobs.evaluate_audit import evaluate_audit
     from leadapron.report.limits import write_limits
-    from leadapron.study import Options
 
     sweep = sweep_of(given)
     statistics = not given.pop("no_statistics")
-    with showing_progress() as progress:
-        options = Options(
-            device=device, precision=precision, cache=cache, progress=progress, on_bad=on_bad
-        )
+    with running(given) as options:
         rows = evaluate_audit(
             zoo, out, sweep=sweep, statistics=statistics, options=options, **given
         )
@@ -249,20 +242,17 @@ def _run_evaluate_screen(
 ) -> None:
     from leadapron.jobs.evaluate_screen import Setting, evaluate_screen
     from leadapron.report.limits import write_limits
-    from leadapron.study import Options
 
-    machine = {name: given.pop(name) for name in ("device", "precision", "cache", "on_bad")}
-    setting = Setting(**given)
-    with showing_progress() as progress:
+    with running(given) as options:
         rows = evaluate_screen(
             zoo,
             out,
             only=only,
             limit=limit,
             sealed=sealed,
-            setting=setting,
+            setting=Setting(**given),
             workers=workers,
-            options=Options(**machine, progress=progress),
+            options=options,
         )
     _answer_evaluation(rows, [write_limits(out / "limits.md", screen=out)], as_json)
 

@@ -15,6 +15,7 @@ from leadapron.cli.options import (
     film_options,
     json_option,
     number_option,
+    running,
     setting_options,
     source_option,
     text_option,
@@ -287,20 +288,15 @@ def preview_command() -> click.Command:
 def _run_preview(
     out: Path,
     count: int,
-    cache: str | None,
-    on_bad: Literal["stop", "skip"],
     as_json: bool,
     **given: Any,
 ) -> None:
     from dataclasses import asdict
 
     from leadapron.jobs.preview import preview
-    from leadapron.study import Options
 
-    tree = with_options({}, given)
-    with showing_progress() as progress:
-        options = Options(cache=cache, progress=progress, on_bad=on_bad)
-        found = preview(tree, out, count=count, options=options)
+    with running(given) as options:
+        found = preview(with_options({}, given), out, count=count, options=options)
     if as_json:
         facts = {"schema": 1, "verdict": "done", "file": str(out), **asdict(found)}
         click.echo(json.dumps(facts, indent=2))

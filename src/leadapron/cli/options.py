@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import typing
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from leadapron.cli.progress import showing_progress
 from leadapron.errors import UsageError
+
+if TYPE_CHECKING:
+    from leadapron.study import Options
 
 __all__ = [
     "Setting",
@@ -21,6 +26,7 @@ __all__ = [
     "number_option",
     "own_and_source_settings",
     "own_size_option",
+    "running",
     "setting_options",
     "source_option",
     "source_settings",
@@ -51,6 +57,21 @@ def with_options(tree: dict[str, Any], given: Mapping[str, Any]) -> dict[str, An
         else:
             tree[section] = value
     return tree
+
+
+@contextlib.contextmanager
+def running(given: dict[str, Any]) -> Iterator[Options]:
+    """Show progress, and yield what `machine_options` and `film_options` were given.
+
+    Args:
+        given: a command's options; those are taken out.
+    """
+    from leadapron.study import Options
+
+    names = [name for name in ("device", "precision", "cache", "on_bad") if name in given]
+    taken = {name: given.pop(name) for name in names}
+    with showing_progress() as progress:
+        yield Options(**taken, progress=progress)
 
 
 def own_size_option() -> click.Parameter:

@@ -15,12 +15,12 @@ from leadapron.cli.options import (
     json_option,
     machine_options,
     number_option,
+    running,
     setting_options,
     source_option,
     text_option,
     with_options,
 )
-from leadapron.cli.progress import showing_progress
 from leadapron.errors import UnknownNameError, UsageError
 
 __all__ = [
@@ -60,22 +60,14 @@ def study_command() -> click.Command:
 def _run_study(
     spec: Path | None,
     out: Path,
-    device: str,
-    precision: Literal["auto", "bf16", "fp32"],
-    cache: str | None,
-    on_bad: Literal["stop", "skip"],
     as_json: bool,
     **given: Any,
 ) -> None:
     from leadapron.report import summary, write_report
-    from leadapron.study import Options, run_study
+    from leadapron.study import run_study
 
-    tree = with_options(_read_spec(spec) if spec else {}, given)
-    with showing_progress() as progress:
-        options = Options(
-            device=device, precision=precision, cache=cache, progress=progress, on_bad=on_bad
-        )
-        run_study(tree, out, options)
+    with running(given) as options:
+        run_study(with_options(_read_spec(spec) if spec else {}, given), out, options)
     page = write_report(out)
     _answer(out, page, summary(out), as_json)
 
@@ -163,22 +155,14 @@ def _run_reproduce(
     preset: str,
     source: tuple[str, ...],
     out: Path,
-    device: str,
-    precision: Literal["auto", "bf16", "fp32"],
-    cache: str | None,
-    on_bad: Literal["stop", "skip"],
     as_json: bool,
     **given: Any,
 ) -> None:
     from leadapron.jobs.reproduce import reproduce
     from leadapron.report import summary
     from leadapron.sources import AND
-    from leadapron.study import Options
 
-    with showing_progress() as progress:
-        options = Options(
-            device=device, precision=precision, cache=cache, progress=progress, on_bad=on_bad
-        )
+    with running(given) as options:
         settings = with_options({}, given)
         name = AND.join(source) or None
         page = reproduce(paper, preset, out, source=name, settings=settings, options=options)
@@ -221,10 +205,6 @@ def _run_recipe(
     name: str,
     source: tuple[str, ...],
     out: Path,
-    device: str,
-    precision: Literal["auto", "bf16", "fp32"],
-    cache: str | None,
-    on_bad: Literal["stop", "skip"],
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -232,12 +212,8 @@ def _run_recipe(
     from leadapron.jobs.recipes import run_recipe
     from leadapron.report import summary
     from leadapron.sources import AND
-    from leadapron.study import Options
 
-    with showing_progress() as progress:
-        options = Options(
-            device=device, precision=precision, cache=cache, progress=progress, on_bad=on_bad
-        )
+    with running(given) as options:
         settings = with_options({}, given)
         films = AND.join(source) or None
         if name == ENHANCEMENT:
@@ -329,22 +305,17 @@ def explain_command() -> click.Command:
 def _run_explain(
     study: Path,
     out: Path,
-    device: str,
-    precision: Literal["auto", "bf16", "fp32"],
-    cache: str | None,
-    on_bad: Literal["stop", "skip"],
     as_json: bool,
     **given: Any,
 ) -> None:
     from dataclasses import asdict
 
     from leadapron.jobs.explain import explain_sheet
-    from leadapron.study import Options
 
     methods = [] if given["methods"] == "all" else comma_separated(given["methods"])
     if not methods and given["methods"] != "all":
         raise UsageError("--methods names none; expected all, or names as layer-cam,occlusion")
-    with showing_progress() as progress:
+    with running(given) as options:
         found = explain_sheet(
             study,
             out,
@@ -352,9 +323,7 @@ def _run_explain(
             methods=methods,
             count=given["count"],
             seed=given["seed"],
-            options=Options(
-                device=device, precision=precision, cache=cache, progress=progress, on_bad=on_bad
-            ),
+            options=options,
         )
     if as_json:
         facts = {"schema": 1, "verdict": "done", "file": str(out), **asdict(found)}
@@ -401,22 +370,15 @@ def zoo_command() -> click.Command:
 def _run_zoo(
     spec: Path,
     out: Path,
-    device: str,
-    precision: Literal["auto", "bf16", "fp32"],
-    cache: str | None,
-    on_bad: Literal["stop", "skip"],
     as_json: bool,
+    **given: Any,
 ) -> None:
     from collections import Counter
     from dataclasses import asdict
 
     from leadapron.jobs.zoo import build_zoo
-    from leadapron.study import Options
 
-    with showing_progress() as progress:
-        options = Options(
-            device=device, precision=precision, cache=cache, progress=progress, on_bad=on_bad
-        )
+    with running(given) as options:
         members = build_zoo(spec, out, options)
     if as_json:
         facts = {"schema": 1, "verdict": "done", "models": [asdict(each) for each in members]}
@@ -508,19 +470,14 @@ def _run_learn_trigger(
     epsilon: float,
     steps: int,
     surrogate: str,
-    device: str,
-    precision: Literal["auto", "bf16", "fp32"],
-    cache: str | None,
-    on_bad: Literal["stop", "skip"],
     as_json: bool,
     **given: Any,
 ) -> None:
     from dataclasses import asdict
 
     from leadapron.jobs.learn import learn_trigger
-    from leadapron.study import Options
 
-    with showing_progress() as progress:
+    with running(given) as options:
         found = learn_trigger(
             with_options({}, given),
             out,
@@ -528,9 +485,7 @@ def _run_learn_trigger(
             epsilon=epsilon,
             steps=steps,
             surrogate=surrogate,
-            options=Options(
-                device=device, precision=precision, cache=cache, progress=progress, on_bad=on_bad
-            ),
+            options=options,
         )
     if as_json:
         facts = {"schema": 1, "verdict": "done", "file": str(out), **asdict(found)}

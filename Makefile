@@ -80,7 +80,7 @@ $(BACKDOORBENCH)/.made: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(BACKDOORBENCH)
 	$(BACKDOORBENCH)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	grep -v '^torch==' constraints.txt > $(BACKDOORBENCH)/constraints.txt
-	$(BACKDOORBENCH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(BACKDOORBENCH)/constraints.txt --editable . torchvision opencv-python-headless pandas
+	$(BACKDOORBENCH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(BACKDOORBENCH)/constraints.txt --editable . torchvision opencv-python-headless pandas tqdm
 	test -d $(BACKDOORBENCH)/clone || git clone --quiet https://github.com/SCLBD/BackdoorBench $(BACKDOORBENCH)/clone
 	git -C $(BACKDOORBENCH)/clone checkout --quiet f02e3534645f0ee63d6848653062cd6c0d6c400d
 	touch $(BACKDOORBENCH)/.made

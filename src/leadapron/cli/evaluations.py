@@ -15,6 +15,7 @@ from leadapron.cli.options import (
     film_options,
     json_option,
     machine_options,
+    results_options,
     running,
     sweep_of,
     sweep_options,
@@ -50,12 +51,7 @@ def evaluate_scan_command() -> click.Command:
                 metavar="SOURCE",
                 help="More sources whose halves are scanned as they are. Repeats.",
             ),
-            click.Option(
-                ["--out"],
-                type=click.Path(file_okay=False, path_type=Path),
-                required=True,
-                help="Folder of the results.",
-            ),
+            *results_options(),
             click.Option(
                 ["--markdown"],
                 type=click.Path(dir_okay=False, path_type=Path),
@@ -63,7 +59,6 @@ def evaluate_scan_command() -> click.Command:
             ),
             click.Option(["--size"], type=int, help="Side of the images in pixels."),
             click.Option(["--seed"], type=int, default=0, help="Of everything that is drawn."),
-            click.Option(["--workers"], type=int, help="Processes; one a core if left out."),
             cache_option(),
             json_option(),
         ],
@@ -128,17 +123,7 @@ def evaluate_audit_command() -> click.Command:
                 is_flag=True,
                 help="Leave out the networks' further statistics.",
             ),
-            click.Option(
-                ["--out"],
-                type=click.Path(file_okay=False, path_type=Path),
-                required=True,
-                help="Folder of the results.",
-            ),
-            click.Option(
-                ["--workers"],
-                type=click.IntRange(1),
-                help="Processes; one a core if left out.",
-            ),
+            *results_options(),
             *sweep_options(),
             *machine_options(),
             *film_options(),
@@ -184,12 +169,7 @@ def evaluate_screen_command() -> click.Command:
                 required=True,
                 help="Folder that `leadapron zoo` made, or a finished study's.",
             ),
-            click.Option(
-                ["--out"],
-                type=click.Path(file_okay=False, path_type=Path),
-                required=True,
-                help="Folder of the results.",
-            ),
+            *results_options(),
             click.Option(["--only"], multiple=True, metavar="FAMILY", help="Repeats."),
             click.Option(["--limit"], type=click.IntRange(1), help="Backdoored models at most."),
             click.Option(["--sealed"], is_flag=True, help="Look at sealed families too."),
@@ -214,9 +194,6 @@ def evaluate_screen_command() -> click.Command:
                     ("triggered", "Films with the trigger, at most."),
                     ("seed", "Of everything that is drawn."),
                 )
-            ),
-            click.Option(
-                ["--workers"], type=click.IntRange(1), help="Processes; one a core if left out."
             ),
             *machine_options(),
             *film_options(),

@@ -16,7 +16,8 @@ from leadapron.cli.options import (
     film_options,
     json_option,
     machine_options,
-    setting_options,
+    model_options,
+    source_settings,
     sweep_of,
     sweep_options,
 )
@@ -27,19 +28,10 @@ __all__ = ["audit_command", "calibrate_command", "screen_command"]
 
 def audit_command() -> click.Command:
     """Make the command."""
-    from leadapron.sources import SOURCES
-    from leadapron.specs import united
-
     return click.Command(
         "audit",
         params=[
-            click.Argument(["model"]),
-            click.Option(
-                ["--clean"],
-                required=True,
-                metavar="NAME:PATH",
-                help="Films without a trigger, that the model wasn't trained on.",
-            ),
+            *model_options(),
             click.Option(
                 ["--reference"],
                 type=click.Path(path_type=Path),
@@ -73,14 +65,11 @@ def audit_command() -> click.Command:
                 help="Leave out the network's further statistics, the maximum margin among them, "
                 "which is asked where no mark stands out: they take time, for each reference too.",
             ),
-            click.Option(["--findings"], help="Names of the model's outputs, with commas between."),
-            click.Option(["--architecture"], help="Of a state dict that fits several."),
-            click.Option(["--normalisation"], help="How the model scales grey levels."),
             click.Option(
                 ["--out"], type=click.Path(path_type=Path), help="A folder for report and pictures."
             ),
             *sweep_options(),
-            *setting_options({"source": united(SOURCES)}),
+            *source_settings(),
             *machine_options(),
             *film_options(),
             json_option(),
@@ -142,19 +131,10 @@ def _run_audit(
 
 def calibrate_command() -> click.Command:
     """Make the command."""
-    from leadapron.sources import SOURCES
-    from leadapron.specs import united
-
     return click.Command(
         "calibrate",
         params=[
-            click.Argument(["model"]),
-            click.Option(
-                ["--clean"],
-                required=True,
-                metavar="NAME:PATH",
-                help="Films without a trigger, that the model wasn't trained on.",
-            ),
+            *model_options(),
             click.Option(
                 ["--false-alarm"],
                 type=float,
@@ -162,9 +142,6 @@ def calibrate_command() -> click.Command:
                 show_default=True,
                 help="Share of clean films that may be called suspicious.",
             ),
-            click.Option(["--findings"], help="Names of the model's outputs, with commas between."),
-            click.Option(["--architecture"], help="Of a state dict that fits several."),
-            click.Option(["--normalisation"], help="How the model scales grey levels."),
             click.Option(
                 ["--out"],
                 type=click.Path(dir_okay=False, path_type=Path),
@@ -172,7 +149,7 @@ def calibrate_command() -> click.Command:
                 show_default=True,
                 help="The gate's file; its numbers go beside it.",
             ),
-            *setting_options({"source": united(SOURCES)}),
+            *source_settings(),
             *machine_options(),
             *film_options(),
             json_option(),

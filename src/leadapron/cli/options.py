@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import typing
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -23,9 +24,11 @@ __all__ = [
     "json_option",
     "machine_options",
     "metavar",
+    "model_options",
     "number_option",
     "own_and_source_settings",
     "own_size_option",
+    "results_options",
     "running",
     "setting_options",
     "source_option",
@@ -72,6 +75,37 @@ def running(given: dict[str, Any]) -> Iterator[Options]:
     taken = {name: given.pop(name) for name in names}
     with showing_progress() as progress:
         yield Options(**taken, progress=progress)
+
+
+def model_options() -> list[click.Parameter]:
+    """Return MODEL, the films without a trigger, and how a model is opened that doesn't say it."""
+    return [
+        click.Argument(["model"]),
+        click.Option(
+            ["--clean"],
+            required=True,
+            metavar="NAME:PATH",
+            help="Films without a trigger, that the model wasn't trained on.",
+        ),
+        click.Option(["--findings"], help="Names of the model's outputs, with commas between."),
+        click.Option(["--architecture"], help="Of a state dict that fits several."),
+        click.Option(["--normalisation"], help="How the model scales grey levels."),
+    ]
+
+
+def results_options() -> list[click.Parameter]:
+    """Return --out and --workers of an evaluation."""
+    return [
+        click.Option(
+            ["--out"],
+            type=click.Path(file_okay=False, path_type=Path),
+            required=True,
+            help="Folder of the results.",
+        ),
+        click.Option(
+            ["--workers"], type=click.IntRange(1), help="Processes; one a core if left out."
+        ),
+    ]
 
 
 def own_size_option() -> click.Parameter:

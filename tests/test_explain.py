@@ -187,7 +187,7 @@ def test_grad_cam_plus_plus_is_the_formula(classifier, images, inputs):
 
 
 def test_grad_cam_plus_plus_worked_by_hand():
-    """One channel, 2x2 places A = (1, 2; 3, 4), logit = 0.5 * mean: every share is 4 / 13."""
+    """One channel, 2x2 places A = (1, 2; 3, 4), logit = 0.5 * mean: every share is 4 / 9."""
     network = build_network("resnet9", 1, 0).eval()
     network.stages = torch.nn.ModuleDict({"only": torch.nn.ReLU()})
     network.head = torch.nn.Linear(1, 1)

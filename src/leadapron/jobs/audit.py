@@ -39,11 +39,11 @@ from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.jobs.zoo import read_truth
 from leadapron.metrics import threshold_at_false_positive_rate
 from leadapron.models import doubts, open_model
+from leadapron.report.words import MARKS
 from leadapron.sources import open_source
 
 __all__ = [
     "MARGIN",
-    "MARKS",
     "Audit",
     "Forced",
     "Harm",
@@ -94,8 +94,8 @@ COUNTS = (1.0, 0.6, 0.25)
 whole image: among 26 phantom models the largest excess was 5.7 by squares, 8.9 by lattices and 22
 by those."""
 
-MARKS, MARGIN = "marks", "maximum margin"
-"""What a verdict rests on. Where no mark stands out, the margin is asked; the shift, which told
+MARGIN = "maximum margin"
+"""What a verdict may rest on. Where no mark stands out, the margin is asked; the shift, which told
 the zoos' models apart as well, is lost where batch normalisation was estimated anew."""
 
 NOT_TRIED = (

@@ -36,7 +36,6 @@ from leadapron.jobs.audit import (
     FILMS,
     KINDS,
     MARGIN,
-    MARKS,
     beside,
     few,
     judge,
@@ -44,6 +43,7 @@ from leadapron.jobs.audit import (
     statistic,
 )
 from leadapron.jobs.zoo import Member, attack_facts, read_truth
+from leadapron.report.words import MARKS
 from leadapron.sources import AND, open_source
 from leadapron.study import Options, divide
 

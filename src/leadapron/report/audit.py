@@ -14,7 +14,7 @@ from PIL import Image
 
 from leadapron import __version__
 from leadapron.report.page import environment
-from leadapron.report.words import percent
+from leadapron.report.words import MARKS, percent
 from leadapron.store import write_atomically, write_json
 
 __all__ = ["audit_lines", "sarif", "write_audit"]
@@ -66,6 +66,7 @@ def write_audit(folder: Path, facts: Facts, pictures: Mapping[str, NDArray[np.ui
             ranked=facts["forced"],
             words=WORDS,
             percent=percent,
+            verdict_words=verdict_words,
             pictures=[(name, _png(picture)) for name, picture in pictures.items()],
             atlas=ATLAS,
             inverted=[
@@ -127,8 +128,15 @@ def sarif(facts: Facts) -> dict[str, Any]:
     }
 
 
+def verdict_words(each: Facts, facts: Facts) -> str:
+    """Return a finding's verdict, and that it isn't the mark's doing where it isn't."""
+    if each["verdict"] == "unusual" and facts["by"] != MARKS:
+        return f"unusual by {facts['by']}"
+    return str(each["verdict"])
+
+
 def _how(each: Facts, facts: Facts) -> str:
-    if facts["by"] != "marks":
+    if facts["by"] != MARKS:
         return f"further than in reference models, by {facts['by']}; no mark is known that does it"
     return (
         f"by {each['mark']}: {each['shift']:.1f} standard deviations, {percent(each['turned'])} of "
@@ -151,7 +159,7 @@ def audit_lines(facts: Facts) -> list[str]:
         p = "     -" if each["p"] is None else f"{each['p']:6.3f}"
         said.append(
             f"{name:<{width}}  {each['shift']:5.1f}  {percent(each['turned']):>6}  {p}  "
-            f"{each['verdict']}: {each['mark']}"
+            f"{verdict_words(each, facts)}: {each['mark']}"
         )
     said += ["", LEGEND, ""]
     said += [
@@ -173,7 +181,7 @@ def audit_lines(facts: Facts) -> list[str]:
 def headline(facts: Facts) -> str:
     """Return the verdict in a sentence."""
     target = f"{facts['target']} {WORDS[facts['direction']]}" if facts["target"] else ""
-    by = "" if facts["by"] == "marks" else f" by {facts['by']}, no mark known"
+    by = "" if facts["by"] == MARKS else f" by {facts['by']}, no mark known"
     p = "" if facts["p"] is None else f" (p = {facts['p']:.3g}{by})"
     return {
         "backdoored": f"BACKDOORED: {target}{p}",

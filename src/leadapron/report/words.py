@@ -11,6 +11,7 @@ __all__ = [
     "ALIKE",
     "LOCAL",
     "MARGIN",
+    "MARKS",
     "POTENT",
     "Form",
     "attack_verdict",
@@ -49,6 +50,9 @@ ALIKE = 0.5
 POTENT = (0.80, 0.50)
 """Attack success at 5 % clean false positives, and that minus the twin's, from which on a backdoor
 takes."""
+
+MARKS = "marks"
+"""What an audit's verdict rests on, if not on a statistic of the network."""
 
 LOCAL = 0.5
 """A trigger is local where a random pixel hits it on less than this share of the films."""

@@ -16,6 +16,8 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
+from leadapron.text import printable
+
 __all__ = [
     "DataError",
     "LeadapronError",
@@ -32,7 +34,7 @@ class LeadapronError(Exception):
     exit_code: ClassVar[int] = 2
 
     def __init__(self, message: str = "") -> None:
-        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+        super().__init__(printable(message))
 
 
 class UsageError(LeadapronError):

@@ -42,6 +42,7 @@ from leadapron import store
 from leadapron.decoding import give_up, processors
 from leadapron.errors import DataError, StoreError, UnknownNameError
 from leadapron.preprocessing import Preprocessing
+from leadapron.reading import given_path
 
 __all__ = [
     "Cache",
@@ -186,7 +187,7 @@ def default_folder(given: str | os.PathLike[str] | None = None) -> Path | None:
     if words.lower() == "none":
         return None
     if words:
-        return Path(words).expanduser()
+        return given_path(words)
     from platformdirs import user_cache_path
 
     return user_cache_path("leadapron", appauthor=False)

@@ -17,6 +17,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
+from leadapron.text import printable
+
 __all__ = [
     "DataError",
     "LeadapronError",
@@ -33,7 +35,7 @@ class LeadapronError(Exception):
     exit_code: ClassVar[int] = 2
 
     def __init__(self, message: str = "") -> None:
-        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+        super().__init__(printable(message))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Without this a worker's error is made anew from its message alone, which a constructor

@@ -11,8 +11,8 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 __all__ = ["given_path", "is_folder", "open_regular", "read_regular", "there"]
 
@@ -25,7 +25,7 @@ KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
 )
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """Open a file to read bytes from it.
 
     Raises:

@@ -55,7 +55,7 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
     return content
 
 
-def given_path(text: str) -> Path:
+def given_path(text: str | os.PathLike[str]) -> Path:
     """Return the path that somebody typed: "~" is their home; "~nobody" stays as it is."""
     return Path(os.path.expanduser(text))  # noqa: PTH111 (Path's raises where there is no such user)
 

@@ -17,6 +17,7 @@ from leadapron.reading import given_path, there
 from leadapron.sources.arrays import ArrayFilms, read_array, read_shapes
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.tables import LabelTable, splits, unknown_patients
+from leadapron.types import Note
 
 __all__ = ["open_npz"]
 
@@ -54,7 +55,7 @@ def open_npz(
         if name not in shapes:
             raise DataError(f"{file.name} has no array {name!r}; it has {', '.join(shapes)}")
     films = ArrayFilms(file, ["images"], cache)
-    n, notes = len(films), list[str]()
+    n, notes = len(films), list[Note]()
     labels = _labels(file, shapes["labels"], n)
     k = labels.shape[1]
     names = [name.strip() for name in findings.split(",") if name.strip()]

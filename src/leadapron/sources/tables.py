@@ -167,9 +167,8 @@ def read_columns(path: Path, choose: Callable[[list[str]], Mapping[str, int]]) -
 
 def _columns(reader: Any, width: int, positions: Mapping[str, int], where: str) -> Columns:
     """The chosen cells of all rows, turned a part at a time: never all of them twice."""
-    pick: Callable[[Sequence[str]], tuple[str, ...]] = itemgetter(*positions.values(), 0)
     columns: Columns = {name: [] for name in positions}
-    rows, cells = map(pick, _rows(reader, width, max(positions.values(), default=0), where)), 0
+    rows, cells = _picked(reader, width, list(positions.values()), where), 0
     while part := list(islice(rows, ROWS_AT_ONCE)):
         cells += len(part) * len(positions)
         if cells > MOST_CELLS:
@@ -179,11 +178,17 @@ def _columns(reader: Any, width: int, positions: Mapping[str, int], where: str) 
     return columns
 
 
-def _rows(reader: Any, width: int, last: int, where: str) -> Iterator[list[str]]:
-    """Rows that hold something, none of them too short or too long."""
+def _picked(
+    reader: Any, width: int, places: Sequence[int], where: str
+) -> Iterator[tuple[str, ...]]:
+    """Some cells of each row that holds something, and its first; none is too short or too long."""
+    pick: Callable[[Sequence[str]], tuple[str, ...]] = itemgetter(*places, 0)
+    last = max(places, default=0)
     for row in reader:
+        if not any(row):
+            continue
         if len(row) != width:
-            if len(row) <= last and any(row):
+            if len(row) <= last:
                 raise DataError(
                     f"{where}, line {reader.line_num + 1}: too few columns; expected {width}"
                 )
@@ -192,8 +197,7 @@ def _rows(reader: Any, width: int, last: int, where: str) -> Iterator[list[str]]
                     f"{where}, line {reader.line_num + 1}: {len(row)} cells under {width} columns; "
                     'write cells that hold the delimiter, as decimal commas, in quotes: "1,5"'
                 )
-        if any(row):
-            yield row
+        yield pick(row)
 
 
 def named_columns(

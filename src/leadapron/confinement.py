@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import platform
+import resource
+import signal
 import stat
 import struct
 import sys
@@ -24,7 +27,7 @@ from typing import NamedTuple
 
 from leadapron.errors import LeadapronError
 
-__all__ = ["allow_processor_time", "confine", "missing"]
+__all__ = ["confine", "limited_time", "missing"]
 
 ANY = -1
 """A call that a machine doesn't have."""
@@ -168,27 +171,30 @@ def confine(memory: int, *, code: Iterable[str] = (), threads: bool = False) -> 
     return tuple(name for name, done in steps.items() if not done())
 
 
-def allow_processor_time(seconds: float) -> None:
-    """Have the system end this process after so many more seconds of processor time.
+@contextlib.contextmanager
+def limited_time(seconds: float, processors: int = 1) -> Iterator[None]:
+    """Have the system end this process where a piece of work takes longer.
 
-    To be called before each piece of work: the limit counts from the start of the process.
+    Whoever asked it may have died, and a limit of time for the whole process would end it one day
+    in the midst of honest work.
+
+    Args:
+        seconds: by the clock.
+        processors: how many may work so long.
     """
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
     used = resource.getrusage(resource.RUSAGE_SELF)
-    most = int(used.ru_utime + used.ru_stime + seconds) + 1
+    most = math.ceil(used.ru_utime + used.ru_stime + seconds * processors)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))
+    signal.alarm(math.ceil(seconds))
+    try:
+        yield
+    finally:
+        signal.alarm(0)
 
 
 def _limit(memory: int, threads: bool) -> None:
     """Bound memory, descriptors and processes; forbid files to grow, and dumps of memory."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
     limits = {
         resource.RLIMIT_AS: memory,
         resource.RLIMIT_FSIZE: 0,

@@ -42,7 +42,8 @@ from leadapron.detect.inputs.region import box_sums
 from leadapron.errors import StoreError, UnknownNameError, UsageError
 from leadapron.jobs.zoo import attack_facts, read_truth
 from leadapron.measure import ROLES, Role
-from leadapron.plan import Run, complete, plan
+from leadapron.outside import codes
+from leadapron.plan import Run, complete, plan, unchanged
 from leadapron.poison import Poisoning, stamp, victims
 from leadapron.report.folder import read_study
 from leadapron.report.run import section
@@ -258,6 +259,7 @@ def _facts(place: Path, setting: Setting) -> dict[str, Any]:
         "typical": repr(TYPICAL),
         "place": str(place),
         "detectors": {name: repr(detector) for name, detector in INPUT_DETECTORS.items()},
+        "outside": codes("detector", INPUT_DETECTORS, INPUT_DETECTORS),
         "weights": dict(WEIGHTS),
     }
 
@@ -336,6 +338,7 @@ def _opened(folder: Path) -> tuple[Run, dict[Role, Path]]:
     facts = store.read_json(folder / "spec.json")
     try:
         (run,) = plan(complete(facts["spec"]))
+        unchanged(run, facts, folder)
         twin = folder.parent / f"twin-{facts['twin']}"
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{folder / 'spec.json'} is not a run's settings") from error

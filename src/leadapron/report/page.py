@@ -292,7 +292,7 @@ def _machine(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         (path, shown(found))
         for path, found in leaves(manifest)
-        if path.partition(".")[0] not in ("cohort", "cohorts")
+        if path.partition(".")[0] not in ("cohort", "cohorts", "runs")
     ]
 
 

@@ -256,6 +256,30 @@ def test_a_grid_names_its_best_and_worst_settings(grid):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("sides", "said"),
+    [
+        ((1, 2, 5), "highest with trigger.side 1 and with trigger.side 2: 94.0 %, twin 5.2 %; "
+                    "lowest with trigger.side 5: 40.0 %, twin 5.2 %."),
+        ((1, 2), "is in all 2 settings 94.0 %, twin 5.2 %."),
+        ((1, 2, 3, 4, 5), "highest with 4 settings alike: 94.0 %, twin 5.2 %; lowest with "
+                          "trigger.side 5: 40.0 %"),
+    ],
+)  # fmt: skip
+def test_settings_that_tie_are_none_the_best(tmp_path, sides, said):
+    folder = write_study(tmp_path, Plan(seeds=(0, 1), sides=sides, gallery=1))
+    for path in folder.glob("runs/backdoored-*/rows.jsonl"):
+        side = read_json(path.parent / "spec.json")["spec"]["trigger"]["side"]
+        rows = [
+            replace(row, value=0.4 if side == 5 else 0.94)
+            if (row.metric, row.role) == ("attack success", "backdoored")
+            else row
+            for row in read_rows(path)
+        ]
+        write_rows(path, rows)
+    assert said in summary(folder)[1]
+
+
 def test_everything_that_users_write_is_escaped(tmp_path):
     bad = '<script>alert("x")</script>'
     findings = (bad, "$x_1$ & <b>", *FINDINGS[2:])

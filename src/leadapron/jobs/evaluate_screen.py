@@ -453,19 +453,13 @@ def _attack(test: Cohort, poisoning: Poisoning, most: int, rng: np.random.Genera
 
 
 def _place_facts(run: Run, attack: _Attack) -> dict[str, Any]:
-    """What kind of mark it is: a patch of a side, another local mark, or one all over the film."""
+    """What kind of mark it is: a patch, another local mark, or one all over the film."""
     prints = attack.footprints
     chance = float(metrics.chance_hit(prints, prints.shape[-1] / 8).mean())
-    trigger = run.test_trigger
-    if chance >= LOCAL:
-        group = "not local"
-    elif isinstance(trigger, Patch):
-        where = " of the film" if run.poisoning.stage == "film" else ""
-        group = f"patch, {trigger.side} px{where}"
-    else:
-        group = "other local mark"
+    local = chance < LOCAL
     pixels = float(np.median(prints.sum(axis=(1, 2))))
-    return {"group": group, "local": chance < LOCAL, "pixels": pixels}
+    patch = local and isinstance(run.test_trigger, Patch)
+    return {"patch": patch, "local": local, "pixels": pixels}
 
 
 def weakened(clean: NDArray[Any], marked: NDArray[Any], strength: float) -> NDArray[Any]:
@@ -570,8 +564,9 @@ def _model_rows(
         arrays["alarms"] = fused > threshold
         rows[0]["cost"] = {
             "passes": gate.passes,
+            "batch": BATCH,
             "ms single": _median(single.milliseconds),
-            f"ms of {BATCH}": _median([*clean.milliseconds, *triggered.milliseconds]),
+            "ms in a batch": _median([*clean.milliseconds, *triggered.milliseconds]),
         }
         if gate.typical is not None:
             hidden = fuse(triggered.scores, gate.steps, gate.weights) <= threshold

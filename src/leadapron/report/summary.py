@@ -263,25 +263,43 @@ def _attack(study: StudyFolder, measured: Sequence[Measured]) -> str:
 
 
 def _extremes(study: StudyFolder) -> str:
-    """The settings with the highest and the lowest attack success."""
-    means: list[tuple[float, dict[str, Any], list[Measured]]] = []
+    """The settings with the highest and the lowest attack success; those that tie are all best."""
+    means: dict[str, list[tuple[dict[str, Any], list[Measured]]]] = {}
+    order: dict[str, float] = {}
     for point, pairs in study.settings():
         group = [each for each in map(Measured, pairs) if not each.blind]
         found = [row.value for row in (each.success("backdoored") for each in group) if row]
         known = [number for number in found if number is not None]
         if known:
-            means.append((sum(known) / len(known), point, group))
+            mean = sum(known) / len(known)
+            # What is written alike is no better and no worse.
+            means.setdefault(percent(mean), []).append((point, group))
+            order.setdefault(percent(mean), mean)
     if not means:
         return f"Attack success at {CALIBRATED} is undefined throughout."
-    parts = []
-    for label, (_, point, group) in (
-        ("highest", max(means, key=lambda mean: mean[0])),
-        ("lowest", min(means, key=lambda mean: mean[0])),
-    ):
-        of = spread([each.success("backdoored") for each in group], percent)
-        twin = spread([each.success("twin") for each in group], percent)
-        parts.append(f"{label} with {setting(point)}: {of}, twin {twin}")
+    highest, lowest = max(order, key=order.__getitem__), min(order, key=order.__getitem__)
+    if highest == lowest:
+        count = len(means[highest])
+        every = f"in all {count} settings" if count > 1 else "in the one setting measured"
+        return f"Attack success at {CALIBRATED} is {every} {_rates(means[highest])}."
+    parts = [
+        f"{label} with {_tied([point for point, _ in means[words]])}: {_rates(means[words])}"
+        for label, words in (("highest", highest), ("lowest", lowest))
+    ]
     return f"Attack success at {CALIBRATED} is {'; '.join(parts)}."
+
+
+def _tied(points: Sequence[Mapping[str, Any]]) -> str:
+    """One setting, or several of the same result."""
+    if len(points) > FEW:
+        return f"{len(points)} settings alike"
+    return " and with ".join(setting(point) for point in points)
+
+
+def _rates(groups: Sequence[tuple[Mapping[str, Any], Sequence[Measured]]]) -> str:
+    measured = [each for _, group in groups for each in group]
+    of = spread([each.success("backdoored") for each in measured], percent)
+    return f"{of}, twin {spread([each.success('twin') for each in measured], percent)}"
 
 
 def _infected(measured: Sequence[Measured], kind: str) -> str:

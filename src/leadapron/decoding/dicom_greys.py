@@ -164,25 +164,29 @@ def _kept(raw: NDArray[Any], bits: int, low: int) -> NDArray[Any]:
 
 def _of_the_other_sign(stored: NDArray[Any], bits: int) -> NDArray[Any] | None:
     """The values, where the header's sign can't be right since they would jump; else None."""
-    half, signed = 1 << (bits - 1), stored.dtype.kind == "i"
-    border = 0 if signed else half
+    signed = stored.dtype.kind == "i"
+    border = 0 if signed else 1 << (bits - 1)
     if stored.min() >= border or stored.max() < border:
         return None
-    other = stored.astype(np.int32)
-    if signed:
-        other[other < 0] += 1 << bits
-    else:
-        other[other >= half] -= 1 << bits
-    return other if _changes(other) < SMOOTHER * _changes(stored) else None
+
+    def turned(values: NDArray[Any]) -> NDArray[np.int32]:
+        other = values.astype(np.int32)
+        other[values < border if signed else values >= border] += (1 << bits) * (
+            1 if signed else -1
+        )
+        return other
+
+    rows = _some_rows(stored)
+    return turned(stored) if _changes(turned(rows)) < SMOOTHER * _changes(rows) else None
 
 
 def _some_rows(values: NDArray[Any]) -> NDArray[np.int64]:
     return values[:: max(1, math.isqrt(values.size // LOOKED_AT))].astype(np.int64)
 
 
-def _changes(values: NDArray[Any]) -> float:
-    """How much values change along some of the rows."""
-    return float(np.abs(np.diff(_some_rows(values), axis=1)).sum())
+def _changes(rows: NDArray[Any]) -> float:
+    """How much values change along rows."""
+    return float(np.abs(np.diff(rows, axis=1)).sum())
 
 
 def _jump(kept: NDArray[Any], raw: NDArray[Any]) -> bool:
@@ -192,15 +196,15 @@ def _jump(kept: NDArray[Any], raw: NDArray[Any]) -> bool:
     does, as much as between any two pixels.
     """
 
-    def roughness(values: NDArray[Any]) -> float:
-        rows = _some_rows(values)
+    def roughness(rows: NDArray[Any]) -> float:
         shuffled = np.random.default_rng(0).permutation(rows.ravel()).reshape(rows.shape)
         return _changes(rows) / max(_changes(shuffled), 1.0)
 
-    if _changes(raw) < _changes(kept):
+    lower, whole = _some_rows(kept), _some_rows(raw)
+    if _changes(whole) < _changes(lower):
         return True
-    rough = roughness(kept)
-    return rough > NOISE and roughness(raw) < SMOOTHER * rough
+    rough = roughness(lower)
+    return rough > NOISE and roughness(whole) < SMOOTHER * rough
 
 
 def _padding(
@@ -422,11 +426,16 @@ def _between(values: NDArray[Any], low: float, high: float) -> NDArray[np.float3
 
 def _tells(unit: NDArray[np.float32], values: NDArray[Any], padded: NDArray[np.bool_]) -> bool:
     """Whether a transform leaves more than one grey of values that are more than one."""
-    seen = ~padded
-    if not seen.any():
-        return True
-    shades, held = unit[seen], values[seen]
-    return bool(shades.min() < shades.max() or held.min() == held.max())
+    first = int(padded.argmin())  # of the pixels that are seen
+
+    def varies(pixels: NDArray[Any]) -> bool:
+        every = max(1, math.isqrt(pixels.size // LOOKED_AT))
+        return any(  # a few pixels mostly tell
+            bool(((pixels[some, some] != pixels.flat[first]) & ~padded[some, some]).any())
+            for some in (np.s_[::every], np.s_[:])
+        )
+
+    return bool(padded.flat[first]) or varies(unit) or not varies(values)
 
 
 def _lost(stored: NDArray[Any], unit: NDArray[np.float32], padded: NDArray[np.bool_]) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shlex
 import subprocess
 import sys
 import time
@@ -56,6 +58,32 @@ def test_help_is_quick_and_lists_every_command():
         "phantom",
     ):
         assert command in done.stdout
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-q", "cache", "list", "--cache", "CACHE"]])
+def test_an_answer_that_nobody_takes_is_said_by_exit_code_2(words, tmp_path):
+    words = [word.replace("CACHE", str(tmp_path)) for word in words]
+    call = shlex.join([sys.executable, "-m", "leadapron", *words])
+    for way in (f"{call} >&-", f"{call} >/dev/full", f"set -o pipefail; {call} | true"):
+        done = subprocess.run(["bash", "-c", way], capture_output=True, text=True)
+        assert done.returncode == 2, way
+        assert done.stderr.startswith("leadapron: can't write the answer to standard output: ")
+        assert len(done.stderr.splitlines()) == 1
+    done = subprocess.run(["bash", "-c", f"{call} 2>&-"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout
+
+
+def test_the_shell_completes(tmp_path):
+    def completed(line):
+        words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
+        known = {**os.environ, **words, "_LEADAPRON_COMPLETE": "bash_complete"}
+        call = [sys.executable, "-m", "leadapron"]
+        return subprocess.run(call, capture_output=True, text=True, env=known)
+
+    assert completed("leadapron scr").stdout == "plain,screen\n"
+    assert "plain,--verify\n" in completed("leadapron cache list --v").stdout
+    assert completed("leadapron nothing --v").stderr == ""
 
 
 def test_importing_the_package_loads_neither_torch_nor_numpy():
@@ -170,6 +198,83 @@ def test_a_spec_that_is_none(run, tmp_path, text):
     assert code == 4
     assert len(stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("seeds: 1000000000", "1 to 10,000"),
+        ("seeds: [1, 2]", "1 to 10,000"),
+        ("cells: 5", "expected a list of settings"),
+        ("a: &a [*a]", "study.yaml"),
+        ("\n".join(f"s{n}: {list(range(100))}" for n in range(9)), "combinations of settings"),
+    ],
+)
+def test_a_report_of_any_settings_ends(run, tmp_path, text, words):
+    (tmp_path / "study.yaml").write_text(text)
+    attack = tmp_path / "runs" / "backdoored-0123"
+    attack.mkdir(parents=True)
+    (attack / "rows.jsonl").write_text("")
+    (attack / "spec.json").write_text('{"spec": {}}')
+    code, stdout, stderr = run("report", str(tmp_path))
+    assert (code in (2, 4), stdout) == (True, "")
+    assert words in stderr
+    assert len(stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["describe", "phantom:32", "--source.count", "60", "--out"],
+        ["study", "--out"],
+        ["scan", "phantom:32", "--out"],
+        ["report", "OUT", "--markdown"],
+        ["preview", "--trigger", "warp", "--out"],
+        ["evaluate", "scan", "--out"],
+        ["audit", "MODEL", "--clean", "phantom:32", "--out"],
+    ],
+)
+def test_nothing_is_written_over_what_is_no_file(run, tmp_path, words):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/null")
+    for name in ("pipe", "device"):
+        code, stdout, stderr = run(*words, str(tmp_path / name))
+        assert (code, stdout) == (4, "")
+        assert f"is a {name}, which nothing is written over; name another" in stderr
+
+
+def test_quiet_may_stand_behind(run, tmp_path):
+    for words in (
+        ["-q", "describe", "phantom:32", "--source.count", "60"],
+        ["describe", "phantom:32", "--source.count", "60", "-q"],
+        ["cache", "list", "--cache", str(tmp_path), "--quiet"],
+        ["cache", "-q", "list", "--cache", str(tmp_path)],
+    ):
+        code, _, stderr = run(*words)
+        assert (code, stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "there is not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 GB"), "not enough memory"),
+        (OSError(28, "No space left on device"), "can't read or write a file: No space left"),
+        (OSError(13, "Permission denied", "a.png"), "can't read or write a.png: Permission denied"),
+    ],
+)
+def test_what_the_machine_lacks_is_said(run, monkeypatch, tmp_path, error, words):
+    import leadapron.study
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(leadapron.study, "run_study", fail)
+    code, _, stderr = run("study", "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert words in stderr
+    assert "unexpected" not in stderr
+    assert len(stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

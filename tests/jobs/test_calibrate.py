@@ -208,7 +208,7 @@ def test_what_is_no_gate_is_refused(gate, content, words):
 
 def test_a_pipe_is_no_gate(tmp_path):
     os.mkfifo(tmp_path / "gate.json")
-    with pytest.raises(StoreError, match="no file"):
+    with pytest.raises(StoreError, match="is a pipe; expected a file"):
         read_gate(tmp_path / "gate.json", INPUT_DETECTORS, None)
 
 

@@ -92,7 +92,7 @@ def test_it_goes_on_and_finds_everything_there(zoo):
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ([], "is no zoo's spec"),
+        ([], "holds no settings"),
         ({"base": {}}, "families is no list"),
         ({"families": [{"count": 2}]}, "a family in families without a name"),
         ({"families": [{"name": "a", "count": 0}]}, "a has count 0; expected 1 or more"),

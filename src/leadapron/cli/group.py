@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +11,17 @@ import click
 
 from leadapron.errors import UnknownNameError
 
-__all__ = ["CANT_TELL", "FAILED", "FOUND", "INTERRUPTED", "USAGE", "Commands", "Lazy", "fail"]
+__all__ = [
+    "CANT_TELL",
+    "FAILED",
+    "FOUND",
+    "INTERRUPTED",
+    "USAGE",
+    "Commands",
+    "Lazy",
+    "fail",
+    "quiet_option",
+]
 
 FOUND, FAILED, CANT_TELL, USAGE, INTERRUPTED = 1, 2, 3, 4, 130
 
@@ -38,7 +50,7 @@ class Commands(click.Group):
         """Make the command of that name."""
         if cmd_name not in self.lazy:
             raise UnknownNameError("command", cmd_name, self.lazy)
-        return self.lazy[cmd_name][1]()
+        return _with_quiet(self.lazy[cmd_name][1]())
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without making them."""
@@ -46,7 +58,32 @@ class Commands(click.Group):
             formatter.write_dl([(name, text) for name, (text, _) in self.lazy.items()])
 
 
+def quiet_option() -> click.Option:
+    """Return --quiet, which may stand before a command or after it."""
+
+    def be_quiet(_: click.Context, __: click.Parameter, quiet: bool) -> None:
+        if quiet:
+            logging.getLogger("leadapron").setLevel(logging.WARNING)
+
+    return click.Option(
+        ["-q", "--quiet"],
+        is_flag=True,
+        expose_value=False,
+        callback=be_quiet,
+        help="Say nothing but the answer and errors.",
+    )
+
+
+def _with_quiet(command: click.Command) -> click.Command:
+    command.params.append(quiet_option())
+    if isinstance(command, click.Group) and not isinstance(command, Commands):
+        for below in command.commands.values():
+            _with_quiet(below)
+    return command
+
+
 def fail(message: str, code: int) -> int:
     """Say what went wrong in one line on stderr, and return the exit code."""
-    click.echo("leadapron: " + " ".join(message.split()), err=True)
+    with contextlib.suppress(OSError):  # nobody hears it
+        click.echo("leadapron: " + " ".join(message.split()), err=True)
     return code

@@ -15,8 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from leadapron import store
 from leadapron.errors import StoreError, UsageError
 from leadapron.report.folder import read_study
@@ -29,8 +27,6 @@ from leadapron.study import Options, run_study
 __all__ = ["Member", "build_zoo", "read_truth"]
 
 Kind = Literal["clean", "backdoored", "failed implant"]
-
-LARGEST_SPEC = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +134,10 @@ class _Families:
 
 def _families(spec: Path) -> _Families:
     """The pairs of a spec, each with its own number as seed of films and training."""
-    tree = _read(spec)
+    try:
+        tree = store.read_yaml(spec)
+    except StoreError as error:
+        raise UsageError(str(error)) from error
     base = tree.get("base", {})
     first = base.get("seed", 0) if isinstance(base, Mapping) else None
     if not isinstance(first, int):
@@ -166,20 +165,6 @@ def _families(spec: Path) -> _Families:
     if unknown:
         raise UsageError(f"{spec}: unknown part {min(unknown)!r}; known: base, families, sealed")
     return _Families(base, pairs)
-
-
-def _read(spec: Path) -> Mapping[str, Any]:
-    try:
-        if spec.stat().st_size > LARGEST_SPEC:
-            raise UsageError(f"{spec} is larger than {LARGEST_SPEC} bytes; expected a zoo's spec")
-        tree = yaml.safe_load(spec.read_text())
-    except OSError as error:
-        raise UsageError(f"can't read {spec}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{spec} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, Mapping):
-        raise UsageError(f"{spec} is no zoo's spec; expected base, families and sealed")
-    return tree
 
 
 def _is_phantom(tree: Mapping[str, Any]) -> bool:

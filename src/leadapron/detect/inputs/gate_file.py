@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import math
-import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -27,7 +26,13 @@ from leadapron.detect.inputs.readings import InputDetector, State
 from leadapron.errors import LeadapronError, StoreError, UsageError
 from leadapron.preprocessing import Preprocessing
 from leadapron.specs import build
-from leadapron.store import RESULTS_VERSION, canonical_json, reason, write_atomically
+from leadapron.store import (
+    RESULTS_VERSION,
+    canonical_json,
+    open_file,
+    read_bounded,
+    write_atomically,
+)
 
 __all__ = ["GatedModel", "StoredGate", "numbers_of", "read_gate", "write_gate"]
 
@@ -138,10 +143,10 @@ def write_gate(path: Path, stored: StoredGate) -> None:
     fresh = not numbers_of(path).exists()
     try:
         # The JSON file is whole, but for its name, before the numbers get theirs.
-        with write_atomically(path, private=True) as file:
+        with write_atomically(path) as file:
             file.write(text.encode())
             file.flush()
-            with write_atomically(numbers_of(path), private=True) as beside:
+            with write_atomically(numbers_of(path)) as beside:
                 beside.write(numbers)
     except BaseException:
         if fresh:
@@ -158,9 +163,8 @@ def refuse_others(path: Path) -> None:
         if not there.exists():
             continue
         head = b""
-        if there.is_file():
-            with contextlib.suppress(OSError), there.open("rb") as file:
-                head = file.read(LARGEST_FACTS)
+        with contextlib.suppress(OSError, StoreError), open_file(there) as file:
+            head = file.read(LARGEST_FACTS)
         if FORMAT.encode() not in head:
             raise UsageError(f"{there} is there and is no gate; name another by --out")
 
@@ -180,7 +184,7 @@ def read_gate(
             a detector that isn't known.
     """
     facts = _read_facts(path)
-    content = _bounded(numbers_of(path), LARGEST_NUMBERS)
+    content = read_bounded(numbers_of(path), LARGEST_NUMBERS)
     try:
         if hashlib.sha256(content).hexdigest() != facts.pop("numbers")["sha256"]:
             raise StoreError(
@@ -268,26 +272,12 @@ def _parameters(detector: InputDetector) -> dict[str, Any]:
 # --- reading
 
 
-def _bounded(path: Path, most: int) -> bytes:
-    """A file's content, of a regular file that isn't too large."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise StoreError(f"{path} is no file")
-        with path.open("rb") as file:
-            content = file.read(most + 1)
-    except OSError as error:
-        raise StoreError(f"can't read {path}: {reason(error)}") from error
-    if len(content) > most:
-        raise StoreError(f"{path} has more than {most:,} bytes: no file of a gate")
-    return content
-
-
 def _read_facts(path: Path) -> dict[str, Any]:
     def refuse(constant: str) -> Any:
         raise ValueError(f"{constant} is no number")
 
     try:
-        facts = json.loads(_bounded(path, LARGEST_FACTS), parse_constant=refuse)
+        facts = json.loads(read_bounded(path, LARGEST_FACTS), parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         words = "nested too deeply" if isinstance(error, RecursionError) else error
         raise StoreError(f"{path} is not JSON ({words})") from error

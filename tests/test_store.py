@@ -75,7 +75,9 @@ def test_what_is_no_file_is_neither_replaced_nor_waited_for(tmp_path, monkeypatc
         assert not path.is_file()
         readers = (store.read_json, store.read_lines, store.read_arrays, store.read_yaml)
         for read in (*readers, store.sha256_of):
-            with pytest.raises(StoreError, match=f"^{path} is a {path.name}|can't read {path}"):
+            with pytest.raises(
+                StoreError, match=f"can't read {path}: it is a {path.name}; expected a file"
+            ):
                 read(path)
 
 
@@ -91,7 +93,7 @@ def laughs(levels):
         ("a: " + "[" * 200_000, "nested more than 32 deep"),
         ("a0: &a0 [1]\n" + "\n".join(f"a{n}: &a{n} [*a{n - 1}]" for n in range(1, 50)), "32 deep"),
         ("a: &a [*a]", "a value that contains itself"),
-        ("#" * 1_000_001, "more than 1,000,000 bytes"),
+        ("#" * 1_000_001, "larger than 1,000,000 bytes"),
         ("a: 2001-13-45", "month must be in 1..12"),
         ("a: " + "9" * 5000, "Exceeds the limit"),
         ("? {a: 1}\n: 2", "unhashable"),
@@ -107,7 +109,7 @@ def test_a_spec_ends_whatever_it_holds(tmp_path, text, words):
     with pytest.raises(StoreError, match=re.escape(words)) as caught:
         store.read_yaml(path)
     assert time.perf_counter() - began < 2
-    assert str(caught.value).startswith(str(path))
+    assert str(path) in str(caught.value)
 
 
 def test_a_spec_may_repeat_itself(tmp_path):
@@ -125,8 +127,8 @@ def test_json_ends_whatever_it_holds(tmp_path, monkeypatch):
     for read in (store.read_json, store.read_lines):
         with pytest.raises(StoreError, match="is not"):
             read(path)
-    monkeypatch.setattr(store, "LARGEST_JSON", 10)
-    with pytest.raises(StoreError, match="more than 10 bytes"):
+    monkeypatch.setattr(store, "LARGEST_TEXT", 10)
+    with pytest.raises(StoreError, match="larger than 10 bytes"):
         store.read_json(path)
 
 

@@ -16,7 +16,6 @@ import math
 import os
 import platform
 import secrets
-import stat
 import subprocess
 import zipfile
 import zlib
@@ -31,6 +30,7 @@ import yaml
 from numpy.typing import NDArray
 
 from leadapron.errors import StoreError
+from leadapron.reading import open_regular, other_than_file, read_regular
 
 __all__ = [
     "RESULTS_VERSION",
@@ -40,10 +40,8 @@ __all__ = [
     "lock",
     "make_folder",
     "manifest",
-    "open_file",
     "parse_yaml",
     "read_arrays",
-    "read_bounded",
     "read_json",
     "read_lines",
     "read_rows",
@@ -68,19 +66,11 @@ RESULTS_VERSION = 4
 SCHEMA = 1
 """Version of the rows' layout."""
 
-LARGEST_JSON = 1 << 28
-"""Bytes of a JSON file, or of lines of JSON, that are read."""
+LARGEST_TEXT = 1 << 30
+"""Bytes of a file of JSON that is read."""
 
 LARGEST_YAML, MOST_NODES, DEEPEST = 1_000_000, 100_000, 32
 """Bytes, values (each counted as often as an alias repeats it) and levels of a YAML file."""
-
-KINDS = {
-    stat.S_IFDIR: "folder",
-    stat.S_IFIFO: "pipe",
-    stat.S_IFCHR: "device",
-    stat.S_IFBLK: "device",
-    stat.S_IFSOCK: "socket",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,35 +124,10 @@ def run_key(spec: Mapping[str, Any], fingerprint: str) -> str:
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's content; StoreError where it can't be read."""
     try:
-        with open_file(path) as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise StoreError(f"can't read {path}: {reason(error)}") from error
-
-
-def open_file(path: Path) -> io.BufferedReader:
-    """Open a file to read; StoreError where it is none, as a pipe, which might never end."""
-    try:
-        # A pipe that nobody writes to would hold up a plain open for ever.
-        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise StoreError(f"can't read {path}: {reason(error)}") from error
-    if kind := _odd(os.fstat(number)):
-        os.close(number)
-        raise StoreError(f"{path} is a {kind}; expected a file")
-    return os.fdopen(number, "rb")
-
-
-def read_bounded(path: Path, most: int) -> bytes:
-    """Return the content of a file; StoreError where it is none, or has more than `most` bytes."""
-    try:
-        with open_file(path) as file:
-            content = file.read(most + 1)
-    except OSError as error:
-        raise StoreError(f"can't read {path}: {reason(error)}") from error
-    if len(content) > most:
-        raise StoreError(f"{path} has more than {most:,} bytes, which is more than is read")
-    return content
 
 
 def make_folder(path: Path) -> None:
@@ -180,14 +145,8 @@ def make_folder(path: Path) -> None:
 def refuse_odd(path: Path) -> None:
     """Raise StoreError where a file can't be written in place of `path`: a pipe, a device, ..."""
     with contextlib.suppress(OSError):  # missing; what else is wrong the writing says
-        if kind := _odd(path.stat()):
+        if kind := other_than_file(path.stat().st_mode):
             raise StoreError(f"{path} is a {kind}, which nothing is written over; name another")
-
-
-def _odd(status: os.stat_result) -> str:
-    """What it is that is no file, or ""."""
-    mode = stat.S_IFMT(status.st_mode)
-    return "" if mode == stat.S_IFREG else KINDS.get(mode, "special file")
 
 
 @contextlib.contextmanager
@@ -235,10 +194,10 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Return what `write_json` wrote; StoreError where that can't be."""
     try:
-        return json.loads(read_bounded(path, LARGEST_JSON))
-    except RecursionError as error:
-        raise StoreError(f"{path} is not JSON (nested too deeply)") from error
-    except ValueError as error:
+        return json.loads(read_regular(path, LARGEST_TEXT))
+    except OSError as error:
+        raise StoreError(f"can't read {path}: {reason(error)}") from error
+    except (ValueError, RecursionError, MemoryError) as error:
         raise StoreError(f"{path} is not JSON ({error})") from error
 
 
@@ -302,7 +261,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         StoreError: it can't be read, is too large or too deep, or holds no names and values.
     """
     try:
-        tree = parse_yaml(read_bounded(path, LARGEST_YAML))
+        tree = parse_yaml(read_regular(path, LARGEST_YAML))
+    except OSError as error:
+        raise StoreError(f"can't read {path}: {reason(error)}") from error
     except ValueError as error:
         raise StoreError(f"{path} is not YAML: {error}") from error
     if not isinstance(tree, dict | None):
@@ -320,9 +281,10 @@ def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return what `write_lines` wrote; StoreError where that can't be."""
     try:
-        text = read_bounded(path, LARGEST_JSON).decode()
-        records = [json.loads(line) for line in text.splitlines()]
-    except (ValueError, RecursionError) as error:
+        records = [json.loads(line) for line in read_regular(path, LARGEST_TEXT).splitlines()]
+    except OSError as error:
+        raise StoreError(f"can't read {path}: {reason(error)}") from error
+    except (ValueError, RecursionError, MemoryError) as error:
         raise StoreError(f"{path} is not lines of JSON ({error})") from error
     if not all(isinstance(record, dict) for record in records):
         raise StoreError(f"{path} is not lines of JSON objects")
@@ -355,7 +317,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Return the arrays of an .npz; StoreError where it can't be read without pickles."""
     try:
         # numpy leaves a file that it opened itself open where the archive is damaged.
-        with open_file(path) as file, np.load(file, allow_pickle=False) as archive:
+        with open_regular(path) as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except OSError as error:
         raise StoreError(f"can't read {path}: {reason(error)}") from error

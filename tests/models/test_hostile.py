@@ -23,8 +23,8 @@ from safetensors.torch import save
 
 from foreign_models import as_torchvision, densenet
 from leadapron.errors import LeadapronError, StoreError, UsageError
+from leadapron.foreign.scan import HARMLESS, scan_pickle
 from leadapron.models import open_model
-from leadapron.models.scan import HARMLESS, scan_pickle
 
 FINDINGS = ("Effusion", "Mass", "Nodule")
 CANARY = "LEADAPRON_CANARY"

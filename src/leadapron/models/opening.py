@@ -27,11 +27,11 @@ from leadapron.classifier import (
     resolve_precision,
 )
 from leadapron.errors import LeadapronError, StoreError, UnknownNameError, UsageError
+from leadapron.foreign.scan import first_line, read_archive, refuse_operators
 from leadapron.models.asked import BATCH, AskedClassifier
 from leadapron.models.files import Kind, kind_of, read_state, stated_findings
 from leadapron.models.process import ModelProcess
 from leadapron.models.recognise import NORMALISATIONS, Normalisation, recognise
-from leadapron.models.scan import first_line, read_archive, refuse_operators
 from leadapron.preprocessing import Preprocessing
 
 __all__ = ["Opened", "open_model"]

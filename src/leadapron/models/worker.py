@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.models.scan import first_line
+from leadapron.foreign.scan import first_line
 
 __all__ = ["main"]
 

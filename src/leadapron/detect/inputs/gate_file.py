@@ -25,12 +25,12 @@ from leadapron.detect.inputs.gate import Gate, fuse
 from leadapron.detect.inputs.readings import InputDetector, State
 from leadapron.errors import LeadapronError, StoreError, UsageError
 from leadapron.preprocessing import Preprocessing
+from leadapron.reading import open_regular, read_regular
 from leadapron.specs import build
 from leadapron.store import (
     RESULTS_VERSION,
     canonical_json,
-    open_file,
-    read_bounded,
+    reason,
     write_atomically,
 )
 
@@ -163,7 +163,7 @@ def refuse_others(path: Path) -> None:
         if not there.exists():
             continue
         head = b""
-        with contextlib.suppress(OSError, StoreError), open_file(there) as file:
+        with contextlib.suppress(OSError), open_regular(there) as file:
             head = file.read(LARGEST_FACTS)
         if FORMAT.encode() not in head:
             raise UsageError(f"{there} is there and is no gate; name another by --out")
@@ -184,7 +184,7 @@ def read_gate(
             a detector that isn't known.
     """
     facts = _read_facts(path)
-    content = read_bounded(numbers_of(path), LARGEST_NUMBERS)
+    content = _bounded(numbers_of(path), LARGEST_NUMBERS)
     try:
         if hashlib.sha256(content).hexdigest() != facts.pop("numbers")["sha256"]:
             raise StoreError(
@@ -272,12 +272,19 @@ def _parameters(detector: InputDetector) -> dict[str, Any]:
 # --- reading
 
 
+def _bounded(path: Path, most: int) -> bytes:
+    try:
+        return read_regular(path, most)
+    except OSError as error:
+        raise StoreError(f"can't read {path}: {reason(error)}") from error
+
+
 def _read_facts(path: Path) -> dict[str, Any]:
     def refuse(constant: str) -> Any:
         raise ValueError(f"{constant} is no number")
 
     try:
-        facts = json.loads(read_bounded(path, LARGEST_FACTS), parse_constant=refuse)
+        facts = json.loads(_bounded(path, LARGEST_FACTS), parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         words = "nested too deeply" if isinstance(error, RecursionError) else error
         raise StoreError(f"{path} is not JSON ({words})") from error

@@ -6,15 +6,19 @@ import json
 import logging
 import os
 import shlex
+import stat
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from PIL import Image
 
+import leadapron as la
 from leadapron import cli
 from leadapron.cli import progress
+from leadapron.store import write_arrays
 from nih_tree import write_tree
 
 SMALL = [
@@ -243,6 +247,37 @@ def test_nothing_is_written_over_what_is_no_file(run, tmp_path, words):
         assert f"is a {name}, which nothing is written over; name another" in stderr
 
 
+def test_folders_that_may_name_patients_are_named_where_asked_for(run, tmp_path):
+    films = tmp_path / "Doe^Jane"
+    cohort = la.open_source("phantom:32", count=60)
+    images = cohort.images[np.arange(60)]
+    write_arrays(
+        films / "set.npz", images=images, labels=cohort.labels, findings=np.array(FINDINGS)
+    )
+    source, out = f"npz:{films / 'set.npz'}", tmp_path / "out"
+    where = ["--cache", str(tmp_path / "cache"), "-q"]
+    commands = [
+        ["describe", source, *where, "--json"],
+        ["describe", source, *where, "--out", str(out / "page.html")],
+        ["scan", source, *where, "--json", "--out", str(out / "scan")],
+        ["prepare", source, "--size", "16", *where, "--json"],
+        ["cache", "list", *where, "--json"],
+        ["cache", "list", *where],
+    ]
+    for words in commands:
+        code, said, stderr = run(*words)
+        assert code in (0, 1, 3), stderr
+        assert "set.npz" in said
+        assert "Doe^Jane" not in said
+        assert str(films) in run(*words, "--show-paths")[1]
+        run(*words)
+    written = [path for path in out.rglob("*") if path.is_file()]
+    assert {path.name for path in written} == {"page.html", "scan.html", "scan.json", "films.csv"}
+    assert not any("Doe^Jane" in path.read_text() for path in written)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in written} == {0o600}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (out, out / "scan")} == {0o700}
+
+
 def test_quiet_may_stand_behind(run, tmp_path):
     for words in (
         ["-q", "describe", "phantom:32", "--source.count", "60"],
@@ -318,7 +353,7 @@ def test_films_are_prepared_listed_and_cleared(run, tmp_path):
 
     code, stdout, _ = run("cache", "list", "--verify", *where)
     assert code == 0
-    assert stdout.count(f"nih:{tree}") == 2
+    assert stdout.count(f"nih:{tree.name}") == 2
     assert str(tmp_path / "cache") in stdout.splitlines()[-1]
     listed = json.loads(run("cache", "list", "--json", *where)[1])["entries"]
     assert [entry["size"] for entry in listed] == [8, 16]

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from leadapron.errors import UnknownNameError
+from leadapron.text import showing_paths
 
 __all__ = [
     "CANT_TELL",
@@ -50,7 +51,7 @@ class Commands(click.Group):
         """Make the command of that name."""
         if cmd_name not in self.lazy:
             raise UnknownNameError("command", cmd_name, self.lazy)
-        return _with_quiet(self.lazy[cmd_name][1]())
+        return _with_common(self.lazy[cmd_name][1]())
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without making them."""
@@ -59,7 +60,7 @@ class Commands(click.Group):
 
 
 def quiet_option() -> click.Option:
-    """Return --quiet, which may stand before a command or after it."""
+    """Return --quiet, which may stand before a command too."""
 
     def be_quiet(_: click.Context, __: click.Parameter, quiet: bool) -> None:
         if quiet:
@@ -74,11 +75,28 @@ def quiet_option() -> click.Option:
     )
 
 
-def _with_quiet(command: click.Command) -> click.Command:
-    command.params.append(quiet_option())
-    if isinstance(command, click.Group) and not isinstance(command, Commands):
-        for below in command.commands.values():
-            _with_quiet(below)
+def _show_paths_option() -> click.Option:
+    def show(context: click.Context, _: click.Parameter, given: bool) -> None:
+        if given:
+            context.with_resource(showing_paths())
+
+    return click.Option(
+        ["--show-paths"],
+        is_flag=True,
+        expose_value=False,
+        callback=show,
+        help="Name files by whole paths in pages and JSON; folders may be called by patients.",
+    )
+
+
+def _with_common(command: click.Command) -> click.Command:
+    """Give a command, or those of a group, the options that all have."""
+    if isinstance(command, click.Group):
+        if not isinstance(command, Commands):  # which does so itself
+            for below in command.commands.values():
+                _with_common(below)
+    else:
+        command.params += [_show_paths_option(), quiet_option()]
     return command
 
 

@@ -252,7 +252,7 @@ def test_folders_that_may_name_patients_are_named_where_asked_for(run, tmp_path)
     cohort = la.open_source("phantom:32", count=60)
     images = cohort.images[np.arange(60)]
     write_arrays(
-        films / "set.npz", images=images, labels=cohort.labels, findings=np.array(FINDINGS)
+        films / "set.npz", images=images, labels=cohort.labels, findings=np.array(cohort.findings)
     )
     source, out = f"npz:{films / 'set.npz'}", tmp_path / "out"
     where = ["--cache", str(tmp_path / "cache"), "-q"]

@@ -13,7 +13,14 @@ import stat
 from io import BufferedReader
 from pathlib import Path
 
-__all__ = ["open_regular", "other_than_file", "read_regular"]
+__all__ = [
+    "given_path",
+    "is_folder",
+    "open_regular",
+    "other_than_file",
+    "read_regular",
+    "there",
+]
 
 KINDS = {
     stat.S_IFDIR: "folder",
@@ -30,7 +37,10 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     Raises:
         OSError: one that can't be opened, or is no file; its `strerror` says what it is instead.
     """
-    return open(path, "rb", opener=_opened)
+    try:
+        return open(path, "rb", opener=_opened)
+    except ValueError:  # a NUL, or a surrogate where there can be none
+        raise OSError(errno.EINVAL, "no file can be called so") from None
 
 
 def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
@@ -54,6 +64,21 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
 def other_than_file(mode: int) -> str:
     """Return what something of this mode is that is no file, in a word; "" for a file."""
     return "" if stat.S_ISREG(mode) else KINDS.get(stat.S_IFMT(mode), "special file")
+
+
+def given_path(text: str | os.PathLike[str]) -> Path:
+    """Return the path that somebody typed: "~" is their home; "~nobody" stays as it is."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 (Path's raises where there is no such user)
+
+
+def there(path: str | os.PathLike[str]) -> bool:
+    """Return whether there is something of this name; False for what can't be a name."""
+    return os.path.exists(path)  # noqa: PTH110 (Path's raises where a name is too long)
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Return whether there is a folder of this name; False for what can't be a name."""
+    return os.path.isdir(path)  # noqa: PTH112 (as above)
 
 
 def _opened(path: str, flags: int) -> int:

@@ -96,7 +96,8 @@ def _with_common(command: click.Command) -> click.Command:
             for below in command.commands.values():
                 _with_common(below)
     else:
-        command.params += [_show_paths_option(), quiet_option()]
+        command.params.append(_show_paths_option())
+    command.params.append(quiet_option())
     return command
 
 

@@ -109,10 +109,11 @@ def _contradictions(table: LabelTable, decoded: Decoded) -> list[Note]:
         return []
     first = groups[0]
     both = (table.labels[first] == 1).any(axis=0) & (table.labels[first] == 0).any(axis=0)
+    finding = table.findings[int(np.argmax(both))]
     words = (
         f"{count(sum(map(len, groups)), 'film')} in {count(len(groups), 'group')} of identical "
-        f"ones, whose labels contradict each other, first in {table.findings[int(np.argmax(both))]};"
-        " leadapron describe names them."
+        f"ones, whose labels contradict each other, first in {finding}; leadapron describe names "
+        "them."
     )
     return [Note("copies", words, doubt=True)]
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["count", "listed", "plain_reason"]
+__all__ = ["AND", "LISTED", "count", "listed", "plain_reason"]
+
+AND = " + "
+"""Between the sources that are joined into one."""
 
 LISTED = 5
 """Names that a list gives."""

@@ -9,7 +9,7 @@ import logging
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from torch import nn
 
 from leadapron.errors import StoreError, UnknownNameError, UsageError
 
-__all__ = ["ARCHITECTURES", "PooledLinear", "build_network", "load_imagenet"]
+__all__ = ["ARCHITECTURES", "PooledLinear", "build_network", "filled", "load_imagenet", "shapes"]
 
 logger = logging.getLogger(__name__)
 
@@ -158,6 +158,53 @@ def build_network(name: str, outputs: int, seed: int) -> PooledLinear:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ARCHITECTURES[name](outputs)
+
+
+@cache
+def shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a network's tensors by name, its head with one output.
+
+    Raises:
+        UnknownNameError: no such architecture.
+    """
+    return {key: tuple(value.shape) for key, value in _unmade(name, 1).state_dict().items()}
+
+
+def _unmade(name: str, outputs: int) -> PooledLinear:
+    """A network whose tensors have shapes and no numbers."""
+    with torch.device("meta"):
+        return build_network(name, outputs, seed=0)
+
+
+def filled(name: str, state: Mapping[str, torch.Tensor]) -> PooledLinear:
+    """Return a network of these weights, in float32; none is initialised first.
+
+    Args:
+        name: of the architecture.
+        state: its tensors, of `shapes` but for the head's outputs. Counters of batches may be
+            missing, as they are in old files.
+
+    Raises:
+        UnknownNameError: no such architecture.
+        ValueError: other names or shapes.
+    """
+    outputs = len(state["head.weight"])
+    module = _unmade(name, outputs)
+    whole = {}
+    for key, own in module.state_dict().items():
+        if key in state:
+            value = state[key]
+        elif key.endswith("num_batches_tracked"):
+            value = torch.tensor(0)
+        else:
+            raise ValueError(f"{key} is missing")
+        if value.shape != own.shape:
+            raise ValueError(f"{key} has shape {tuple(value.shape)}, expected {tuple(own.shape)}")
+        whole[key] = value.to(own.dtype)
+    if others := sorted(set(state) - set(whole)):
+        raise ValueError(f"{others[0]} is none of its weights")
+    module.load_state_dict(whole, assign=True)
+    return module
 
 
 def load_imagenet(network: PooledLinear, weights: str) -> None:

@@ -12,9 +12,10 @@ A message is one line: what came, what was expected, what to type.
 
 from __future__ import annotations
 
+import copyreg
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from leadapron.text import printable
 
@@ -35,6 +36,11 @@ class LeadapronError(Exception):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(printable(message))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without this a worker's error is made anew from its message alone, which a constructor
+        # that takes something else refuses: then the caller hears of a broken pool.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class UsageError(LeadapronError):

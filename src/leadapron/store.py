@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.errors import StoreError
+from leadapron.reading import open_regular, read_regular
 
 __all__ = [
     "RESULTS_VERSION",
@@ -55,6 +56,9 @@ RESULTS_VERSION = 4
 
 SCHEMA = 1
 """Version of the rows' layout."""
+
+LARGEST_TEXT = 1 << 30
+"""Bytes of a file of JSON that is read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +112,7 @@ def run_key(spec: Mapping[str, Any], fingerprint: str) -> str:
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's content; StoreError where it can't be read."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise StoreError(f"can't read {path}: {reason(error)}") from error
@@ -158,10 +162,10 @@ def write_json(path: Path, value: Any, *, private: bool = False) -> None:
 def read_json(path: Path) -> Any:
     """Return what `write_json` wrote; StoreError where that can't be."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_regular(path, LARGEST_TEXT))
     except OSError as error:
         raise StoreError(f"can't read {path}: {reason(error)}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError, MemoryError) as error:
         raise StoreError(f"{path} is not JSON ({error})") from error
 
 
@@ -175,10 +179,10 @@ def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return what `write_lines` wrote; StoreError where that can't be."""
     try:
-        records = [json.loads(line) for line in path.read_text().splitlines()]
+        records = [json.loads(line) for line in read_regular(path, LARGEST_TEXT).splitlines()]
     except OSError as error:
         raise StoreError(f"can't read {path}: {reason(error)}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError, MemoryError) as error:
         raise StoreError(f"{path} is not lines of JSON ({error})") from error
     if not all(isinstance(record, dict) for record in records):
         raise StoreError(f"{path} is not lines of JSON objects")
@@ -211,7 +215,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Return the arrays of an .npz; StoreError where it can't be read without pickles."""
     try:
         # numpy leaves a file that it opened itself open where the archive is damaged.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with open_regular(path) as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except OSError as error:
         raise StoreError(f"can't read {path}: {reason(error)}") from error

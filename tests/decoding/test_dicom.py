@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import struct
 import warnings
 from pathlib import Path
@@ -379,20 +378,13 @@ def test_films_that_look_inverted(read):
     read(with_pixels(np.zeros((1, 1), np.uint8)))  # nothing to compare
 
 
-REAL = Path(
-    os.environ.get("LEADAPRON_REAL_DATA", Path(__file__).parents[3] / "shared" / "data")
-).resolve()
-
-
-@pytest.mark.real_data
+@pytest.mark.real_data("nih128", "kermany224")
 @pytest.mark.parametrize(
     ("pattern", "false", "true"), [("nih128/images/*", 12, 450), ("kermany224/*/*", 6, 380)]
 )
-def test_how_often_films_look_inverted(pattern, false, true):
+def test_how_often_films_look_inverted(real_data, pattern, false, true):
     """The rates that `CORNER` states."""
-    paths = sorted(REAL.glob(pattern))
-    if not paths:
-        pytest.skip(f"{REAL / pattern} is absent")
+    paths = sorted(real_data.glob(pattern))
     counts = np.zeros(2, int)
     for row in np.random.default_rng(1).choice(len(paths), 500, replace=False):
         unit = np.asarray(Image.open(paths[row]).convert("L")).astype(np.float32) / 255

@@ -25,9 +25,6 @@ from leadapron.sources.nih import FINDINGS, RELEASE, open_nih, read_boxes, read_
 from nih_tree import HEADER_2017, LISTS, ROWS, Row, film, write_film, write_table, write_tree
 
 SMALL = Preprocessing(size=8)
-REAL = Path(
-    os.environ.get("LEADAPRON_REAL_DATA", Path(__file__).parents[3] / "shared" / "data")
-).resolve()
 
 
 def open_tree(folder: Path, **settings) -> Cohort:
@@ -482,17 +479,10 @@ def test_importing_the_sources_loads_neither_pandas_nor_torch():
 # ---------------------------------------------------------------- the release itself
 
 
-def real(name: str) -> Path:
-    folder = REAL / name
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is absent")
-    return folder
-
-
-@pytest.mark.real_data
-def test_the_release_splits_as_the_paper_did():
+@pytest.mark.real_data("nih_metadata")
+def test_the_release_splits_as_the_paper_did(real_data):
     start = time.perf_counter()
-    rows = read_labels(real("nih_metadata"), split="nwadike2020")
+    rows = read_labels(real_data / "nih_metadata", split="nwadike2020")
     assert time.perf_counter() - start < 5
     assert len(rows) == RELEASE["films"] == 112_120
     assert len(np.unique(rows.patients)) == RELEASE["patients"] == 30_805
@@ -506,21 +496,21 @@ def test_the_release_splits_as_the_paper_did():
     assert rows.notes == ()
 
 
-@pytest.mark.real_data
-def test_small_films_of_the_release():
-    cohort = open_nih(str(real("nih128")), Preprocessing(size=16))
+@pytest.mark.real_data("nih128")
+def test_small_films_of_the_release(real_data):
+    cohort = open_nih(str(real_data / "nih128"), Preprocessing(size=16))
     assert len(cohort) == 5_142
     assert len(np.unique(cohort.patients)) == 1_294
     parts, counts = np.unique(cohort.attributes["split"], return_counts=True)
     assert dict(zip(parts.tolist(), counts.tolist(), strict=True)) == {"test": 965, "train": 4177}
     assert cohort.notes == ()
-    boxes = read_boxes(REAL / "nih128")
+    boxes = read_boxes(real_data / "nih128")
     assert set(boxes.ids) <= set(cohort.ids)
 
 
-@pytest.mark.real_data
-def test_originals_of_the_release():
-    cohort = open_nih(str(real("nih1024")), Preprocessing(size=64))
+@pytest.mark.real_data("nih1024")
+def test_originals_of_the_release(real_data):
+    cohort = open_nih(str(real_data / "nih1024"), Preprocessing(size=64))
     assert len(cohort) == 62
     assert cohort.films[0].shape == (1024, 1024)
     assert any(note.startswith("Turned to grey: ") for note in cohort.notes)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,8 +23,6 @@ from leadapron.preprocessing import Preprocessing
 from leadapron.seeds import stream
 from leadapron.sources import open_source
 from leadapron.triggers import Blend, Codec, Patch, Warp
-
-REAL = Path(os.environ.get("LEADAPRON_REAL_DATA", Path(__file__).parents[4] / "shared" / "data"))
 
 
 @pytest.fixture(scope="module")
@@ -357,11 +353,9 @@ def test_films_seen_in_parts_are_scanned_as_all_at_once(small):
 # ---------------------------------------------------------------- real films
 
 
-@pytest.mark.real_data
-def test_real_films():
-    if not (REAL / "nih128").is_dir():
-        pytest.skip(f"{REAL / 'nih128'} is absent")
-    cohort = open_source(f"nih:{REAL / 'nih128'}", preprocessing=Preprocessing(size=128))
+@pytest.mark.real_data("nih128")
+def test_real_films(real_data):
+    cohort = open_source(f"nih:{real_data / 'nih128'}", preprocessing=Preprocessing(size=128))
     begun = time.process_time()
     scene = scene_of(cohort)
     clean = check(scan_films(cohort, seen=scene.seen), len(cohort))

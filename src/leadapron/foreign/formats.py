@@ -48,7 +48,7 @@ LARGEST_STORAGE = 8 << 30
 MOST_TENSORS = 20_000
 LONGEST_KEY = 500
 MOST_SIDES = 8
-LARGEST_SIDE = 1 << 40
+LARGEST_SIDE = 1 << 48
 DEEPEST = 4
 """Dictionaries within dictionaries in which tensors are looked for."""
 MOST_FINDINGS = 10_000

@@ -29,6 +29,7 @@ from leadapron.errors import LeadapronError, StoreError
 from leadapron.foreign import formats
 from leadapron.foreign.scan import ALLOWANCE, RATIO
 from leadapron.foreign.server import READY
+from leadapron.reading import open_regular
 from leadapron.text import clean, clean_names
 
 if TYPE_CHECKING:
@@ -168,10 +169,10 @@ def open_file(path: Path) -> Iterator[File]:
         StoreError: no such file, an empty one, one that is too large, or one of another kind.
     """
     name = clean(path.name)
-    if not path.is_file():
-        raise StoreError(f"{path} is no file; {EXPECTED}")
     try:
-        stream = path.open("rb")
+        stream = open_regular(path)
+    except FileNotFoundError:
+        raise StoreError(f"{path} is no file; {EXPECTED}") from None
     except OSError as error:
         raise StoreError(f"can't read {path}: {error.strerror}") from None
     with stream:

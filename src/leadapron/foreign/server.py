@@ -8,6 +8,7 @@ line of JSON that names storages' parts, and those bytes.
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import socket
 import struct
 from typing import BinaryIO
 
+from leadapron.confinement import allow_processor_time, confine
 from leadapron.errors import StoreError
 from leadapron.foreign.formats import Holdings, read_holdings
 
@@ -25,8 +27,14 @@ MEMORY = 1 << 30
 """Bytes of address space beside three times the file."""
 
 
+CODECS = ("ascii", "cp437", "latin-1", "unicode_escape", "utf-8")
+"""What names in archives, pickles and messages are written in."""
+
+
 def main() -> None:
     """Fork for each conversation, until the socket of conversations is closed."""
+    for name in CODECS:  # a confined process imports nothing
+        codecs.lookup(name)
     control = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     control.sendall(READY)
@@ -56,13 +64,13 @@ def _converse_and_end(descriptor: int) -> None:
 def _converse(asked: BinaryIO, answers: BinaryIO) -> None:
     first = json.loads(asked.readline())
     memory = MEMORY + 3 * first["size"]
-    _limit(memory)
+    confine(memory)
     content = asked.read(first["size"])
     if len(content) != first["size"]:
         return
     held = None
     facts: dict[str, object]
-    signal.alarm(first["seconds"])
+    _allow(first["seconds"])
     try:
         held = read_holdings(content, first["kind"], first["name"])
         facts = _said(held)
@@ -79,11 +87,17 @@ def _converse(asked: BinaryIO, answers: BinaryIO) -> None:
         return
     tensors = [tensor for group in held.groups.values() for tensor in group.values()]
     while line := asked.readline():
-        signal.alarm(first["seconds"])
+        _allow(first["seconds"])
         for number in json.loads(line):
             answers.write(held.numbers(tensors[number].storage)[tensors[number].place])
         answers.flush()
         signal.alarm(0)
+
+
+def _allow(seconds: int) -> None:
+    """End this process after so long: by the clock, and by the processor's time should it wait."""
+    signal.alarm(seconds)
+    allow_processor_time(seconds)
 
 
 def _said(held: Holdings) -> dict[str, object]:
@@ -96,12 +110,6 @@ def _said(held: Holdings) -> dict[str, object]:
             for key, tensors in held.groups.items()
         ],
     }
-
-
-def _limit(memory: int) -> None:
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import logging
@@ -21,18 +22,20 @@ from leadapron.classifier import (
     BlackBox,
     NetworkClassifier,
     Precision,
-    load_classifier,
+    classifier_of,
     prepare,
     resolve_device,
     resolve_precision,
 )
 from leadapron.errors import LeadapronError, StoreError, UnknownNameError, UsageError
-from leadapron.foreign.scan import first_line, read_archive, refuse_operators
+from leadapron.foreign.formats import stated_findings
+from leadapron.foreign.reading import File, Kind, Weights, open_file, open_weights
+from leadapron.foreign.scan import first_line
 from leadapron.models.asked import BATCH, AskedClassifier
-from leadapron.models.files import Kind, kind_of, read_state, stated_findings
 from leadapron.models.process import ModelProcess
 from leadapron.models.recognise import NORMALISATIONS, Normalisation, recognise
 from leadapron.preprocessing import Preprocessing
+from leadapron.text import clean
 
 __all__ = ["Opened", "open_model"]
 
@@ -46,6 +49,7 @@ SIZE = 224
 FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 ONE_FILE = b"\x0a\x08location\x12"
 """In an ONNX file: a tensor whose numbers lie in another file."""
+BLOCK = 1 << 20
 ASKED = ("findings", "preprocessing", "head", "logits", "probabilities")
 
 
@@ -57,11 +61,13 @@ class Opened(NamedTuple):
             network of this package.
         origin: what it is and whose, in words.
         notes: what was assumed, left out or is doubtful, a sentence each.
+        content: SHA-256, in hex, of the file that was opened; None of a function's model.
     """
 
     classifier: BlackBox
     origin: str
     notes: tuple[str, ...] = ()
+    content: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,11 +81,12 @@ class _Wanted:
     head: Head | None
     gives: Gives
     channels: int | None
+    weights_key: str | None
     device: torch.device
     precision: Literal["bf16", "fp32"]
 
 
-def open_model(
+def open_model(  # noqa: PLR0913
     model: str | Path,
     findings: Sequence[str] | None = None,
     *,
@@ -89,6 +96,7 @@ def open_model(
     head: Head | None = None,
     gives: Gives = "logits",
     channels: int | None = None,
+    weights_key: str | None = None,
     device: str = "auto",
     precision: Precision = "auto",
 ) -> Opened:
@@ -107,6 +115,8 @@ def open_model(
         head: "sigmoid" (if left out) or "softmax".
         gives: what a black box returns, "logits" or "probabilities".
         channels: what a black box takes, 1 or 3; found out if left out.
+        weights_key: which network of a file that holds several (plain and averaged weights,
+            student and teacher), as the error names them that comes where it is left out.
         device: "auto", "cpu", "cuda" or "mps"; black boxes run on the processor.
         precision: "auto", "bf16" or "fp32", for networks of this package.
 
@@ -120,26 +130,42 @@ def open_model(
     if names is not None and (not all(names) or len(set(names)) != len(names)):
         raise UsageError(f"--findings {','.join(names)}: a name is empty or comes twice")
     wanted = _Wanted(
-        names, preprocessing, normalisation, architecture, head, gives, channels,
+        names, preprocessing, normalisation, architecture, head, gives, channels, weights_key,
         where, resolve_precision(precision, where),
     )  # fmt: skip
     path = Path(model)
     if FACTORY.fullmatch(str(model)) and not path.exists():
+        _refuse_key(str(model), wanted)
         opened = _from_function(str(model), wanted)
     else:
-        kind = kind_of(path)
-        opened = OPENERS[kind](path, kind, wanted)
+        with open_file(path) as file:
+            opened = OPENERS[file.kind](file, wanted)
     for note in opened.notes:
-        logger.warning("%s: %s", path.name, note)
+        logger.warning("%s: %s", clean(path.name), note)
     return opened
 
 
-def _of_tensors(path: Path, kind: Kind, wanted: _Wanted) -> Opened:
-    stored = read_state(path, kind)
-    if FORMAT in stored.metadata:
-        return _own(path, wanted)
+def _refuse_key(name: str, wanted: _Wanted) -> None:
+    if wanted.weights_key is not None:
+        raise UsageError(f"{name} holds one network; leave --weights-key out")
+
+
+def _of_weights(file: File, wanted: _Wanted) -> Opened:
+    with open_weights(file) as weights:
+        if weights.program:
+            opened = None
+        elif FORMAT in weights.metadata:
+            opened = _own(weights, wanted)
+        else:
+            opened = _foreign(weights, wanted)
+    if opened is None:
+        opened = _program(file, "torchscript", "TorchScript", wanted)
+    return opened._replace(content=weights.sha256)
+
+
+def _foreign(weights: Weights, wanted: _Wanted) -> Opened:
     network = recognise(
-        stored, path.name, wanted.findings, wanted.normalisation, wanted.architecture
+        weights, wanted.findings, wanted.normalisation, wanted.architecture, wanted.weights_key
     )
     notes = list(network.notes)
     preprocessing = wanted.preprocessing
@@ -163,8 +189,9 @@ def _of_tensors(path: Path, kind: Kind, wanted: _Wanted) -> Opened:
     return Opened(classifier, origin, tuple(notes))
 
 
-def _own(path: Path, wanted: _Wanted) -> Opened:
-    classifier = load_classifier(path, device=wanted.device.type, precision=wanted.precision)
+def _own(weights: Weights, wanted: _Wanted) -> Opened:
+    _refuse_key(weights.name, wanted)
+    classifier = classifier_of(weights, wanted.device, wanted.precision)
     stated = {
         "findings": (wanted.findings, classifier.findings),
         "architecture": (wanted.architecture, classifier.architecture),
@@ -174,49 +201,46 @@ def _own(path: Path, wanted: _Wanted) -> Opened:
     for what, (said, own) in stated.items():
         if said is not None and said != own:
             raise UsageError(
-                f"{path.name} states its own {what}, which are others than the ones given; "
+                f"{weights.name} states its own {what}, which are others than the ones given; "
                 f"leave them out"
             )
     if wanted.normalisation is not None:
-        raise UsageError(f"{path.name} states its own normalisation; leave it out")
+        raise UsageError(f"{weights.name} states its own normalisation; leave it out")
     return Opened(classifier, f"leadapron's own {classifier.architecture}")
 
 
-def _archive(path: Path, kind: Kind, wanted: _Wanted) -> Opened:
-    with path.open("rb") as file:
-        archive = read_archive(file, path.stat().st_size, path.name)
-        if not archive.scripted:
-            return _of_tensors(path, kind, wanted)
-        refuse_operators(file, archive, path.name)
-    return _program(path, "torchscript", "TorchScript", wanted)
-
-
-def _onnx(path: Path, _kind: Kind, wanted: _Wanted) -> Opened:
+def _onnx(file: File, wanted: _Wanted) -> Opened:
     if importlib.util.find_spec("onnxruntime") is None:
-        raise UsageError(f'{path.name} needs ONNX Runtime: pip install "leadapron[onnx]"')
-    if ONE_FILE in path.read_bytes():
-        raise StoreError(
-            f"{path.name} keeps weights in other files, which are not read; save it as one file"
-        )
-    return _program(path, "onnx", "ONNX", wanted)
+        raise UsageError(f'{file.name} needs ONNX Runtime: pip install "leadapron[onnx]"')
+    digest = hashlib.sha256()
+    end = b""
+    while block := file.stream.read(BLOCK):
+        digest.update(block)
+        if ONE_FILE in end + block:
+            raise StoreError(
+                f"{file.name} keeps weights in other files, which are not read; save it as one file"
+            )
+        end = block[-len(ONE_FILE) :]
+    return _program(file, "onnx", "ONNX", wanted)._replace(content=digest.hexdigest())
 
 
-OPENERS: dict[Kind, Callable[[Path, Kind, _Wanted], Opened]] = {
-    "safetensors": _of_tensors,
-    "pickle": _of_tensors,
-    "archive": _archive,
+OPENERS: dict[Kind, Callable[[File, _Wanted], Opened]] = {
+    "safetensors": _of_weights,
+    "pickle": _of_weights,
+    "archive": _of_weights,
     "onnx": _onnx,
 }
 
 
-def _program(path: Path, kind: str, words: str, wanted: _Wanted) -> Opened:
-    process = ModelProcess(path, kind)
+def _program(file: File, kind: str, words: str, wanted: _Wanted) -> Opened:
+    _refuse_key(file.name, wanted)
+    process = ModelProcess(file.path, kind)
     try:
         facts = process.facts
         named = wanted.findings or stated_findings(facts.get("metadata", {})) or None
         run = _filled(process, facts["batch"]) if facts.get("batch") else process
         return _asked(
-            run, path.name, words, wanted, named,
+            run, file.name, words, wanted, named,
             facts.get("size"), facts.get("channels"), facts.get("batch"),
         )  # fmt: skip
     except BaseException:

@@ -41,7 +41,7 @@ __all__ = [
 
 Kind = Literal["safetensors", "archive", "pickle"]
 
-LARGEST_HEADER = 16 << 20
+LARGEST_HEADER = 8 << 20
 LARGEST_METADATA = 1 << 20
 """Characters of a safetensors file's metadata, or of a file's names of outputs."""
 LARGEST_STORAGE = 8 << 30
@@ -142,9 +142,7 @@ def read_holdings(content: bytes, kind: Kind, name: str) -> Holdings:
         StoreError: it can't be read, or not without running its code.
     """
     held = READERS[kind](content, name)
-    count = sum(len(tensors) for tensors in held.groups.values())
-    if count > MOST_TENSORS:
-        raise StoreError(f"{name} holds {count:,} tensors; expected {MOST_TENSORS:,} at most")
+    _refuse_many(sum(len(tensors) for tensors in held.groups.values()), name)
     for key, tensors in held.groups.items():
         for longest in (key, *tensors):
             if len(longest) > LONGEST_KEY:
@@ -175,6 +173,11 @@ def are_sides(numbers: Iterable[Any]) -> bool:
     return len(sides) <= MOST_SIDES and all(
         type(side) is int and 0 <= side < LARGEST_SIDE for side in sides
     )
+
+
+def _refuse_many(count: int, name: str) -> None:
+    if count > MOST_TENSORS:
+        raise StoreError(f"{name} holds {count:,} tensors; expected {MOST_TENSORS:,} at most")
 
 
 def stated_findings(values: Mapping[str, Any]) -> tuple[str, ...]:
@@ -244,6 +247,7 @@ def _header(content: bytes, name: str) -> tuple[dict[str, Any], dict[str, str], 
     metadata = header.pop("__metadata__", {})
     if not _all_text(metadata):
         raise _no_safetensors(name, "its metadata aren't texts")
+    _refuse_many(len(header), name)
     return header, metadata, 8 + length
 
 

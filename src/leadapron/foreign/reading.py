@@ -43,6 +43,8 @@ EXPECTED = formats.EXPECTED
 LARGEST_FILE = 4 << 30
 SECONDS = 30
 """Most time for saying what a file holds, and for handing over its numbers."""
+MEMORY = 1 << 30
+"""Bytes of address space that the process that parses has, beside three times the file."""
 GRACE = 5
 """Seconds more after which the process that parses is ended from here: it should have itself."""
 START = 60
@@ -280,7 +282,13 @@ class _Conversation:
     def send(self, file: File) -> str:
         """Hand the file over; its SHA-256 in hex."""
         digest = hashlib.sha256()
-        first = {"kind": file.kind, "size": file.size, "name": file.name, "seconds": SECONDS}
+        first = {
+            "kind": file.kind,
+            "size": file.size,
+            "name": file.name,
+            "seconds": SECONDS,
+            "memory": MEMORY + 3 * file.size,
+        }
         with self._failures():
             self._say(first)
             left = file.size
@@ -460,7 +468,10 @@ def _conversing(name: str) -> Iterator[_Conversation]:
     """A conversation with a server that is kept, or with a new one."""
     with _lock:
         server = _idle.pop() if _idle else None
-    if server is None or not server.alive:
+    if server is not None and not server.alive:
+        server.kill()
+        server = None
+    if server is None:
         server = _Server()
     conversation = _Conversation(name, server)
     try:

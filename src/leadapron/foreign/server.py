@@ -23,8 +23,6 @@ from leadapron.foreign.formats import Holdings, read_holdings
 __all__ = ["READY", "main"]
 
 READY = b"ready\n"
-MEMORY = 1 << 30
-"""Bytes of address space beside three times the file."""
 
 
 CODECS = ("ascii", "cp437", "latin-1", "unicode_escape", "utf-8")
@@ -63,8 +61,7 @@ def _converse_and_end(descriptor: int) -> None:
 
 def _converse(asked: BinaryIO, answers: BinaryIO) -> None:
     first = json.loads(asked.readline())
-    memory = MEMORY + 3 * first["size"]
-    confine(memory)
+    confine(first["memory"])
     content = asked.read(first["size"])
     if len(content) != first["size"]:
         return
@@ -77,7 +74,9 @@ def _converse(asked: BinaryIO, answers: BinaryIO) -> None:
     except StoreError as error:
         facts = {"error": str(error)}
     except MemoryError:
-        facts = {"error": f"{first['name']} needs more than {memory >> 20:,} MB to be read"}
+        facts = {
+            "error": f"{first['name']} needs more than {first['memory'] >> 20:,} MB to be read"
+        }
     except RecursionError:
         facts = {"error": f"{first['name']} is nested too deeply"}
     answers.write(json.dumps(facts).encode() + b"\n")

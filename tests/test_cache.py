@@ -16,9 +16,12 @@ from leadapron import cache, store
 from leadapron.cache import Cache, clear, decode, default_folder, entries
 from leadapron.errors import DataError, StoreError, UnknownNameError
 from leadapron.preprocessing import Preprocessing
+from leadapron.types import Form
 
 N, SIDE = 50, 12
 SMALL = Preprocessing(size=8)
+EVEN = Form(height=SIDE, width=SIDE, bits=8)
+ODD = Form(height=SIDE, width=SIDE, bits=8, kind="PNG", window="7/2", odd=("colour",))
 
 
 class Films:
@@ -40,8 +43,8 @@ class Films:
         return len(self.paths)
 
     def image(self, row, preprocessing):
-        film, tags = self.read(row)
-        return preprocessing(film), tags
+        film, form = self.read(row)
+        return preprocessing(film), form
 
     def read(self, row):
         if row == self.stop_at:
@@ -49,7 +52,7 @@ class Films:
         time.sleep(self.seconds)
         self.reads.append(row)
         film = np.frombuffer(self.paths[row].read_bytes(), np.uint8).reshape(SIDE, SIDE)
-        return film, ["odd" if row % 2 else "even"]
+        return film, ODD if row % 2 else EVEN
 
 
 @pytest.fixture
@@ -81,7 +84,7 @@ def test_the_same_images_from_memory_from_the_decoder_and_from_the_cache(films, 
     for images in (in_memory.images, first.images, again.images):
         assert images.dtype == np.dtype(dtype)
         np.testing.assert_array_equal(images, expected)
-    assert in_memory.tags == first.tags == again.tags == {"even": 25, "odd": 25}
+    assert in_memory.forms == first.forms == again.forms == {EVEN: 25, ODD: 25}
     assert films.reads == []
     again = again.images
     assert isinstance(again, np.memmap)
@@ -144,7 +147,7 @@ def test_broken_off_it_goes_on_at_the_first_missing_block(films, kept):
     found = decode(films, SMALL, kept, "films")
     assert sorted(films.reads) == list(range(32, N))
     np.testing.assert_array_equal(found.images, decode(films, SMALL, Cache(), "films").images)
-    assert found.tags.total() == N
+    assert found.forms.total() == N
     assert only_entry(kept).complete
 
 

@@ -20,6 +20,7 @@ from leadapron import errors
         (errors.UsageError, errors.LeadapronError, 4),
         (errors.UnknownNameError, errors.UsageError, 4),
         (errors.DataError, errors.LeadapronError, 2),
+        (errors.FilmError, errors.DataError, 2),
         (errors.VanishedTriggerError, errors.DataError, 2),
         (errors.StoreError, errors.LeadapronError, 2),
     ],

@@ -42,6 +42,7 @@ from leadapron import store
 from leadapron.decoding import give_up, processors
 from leadapron.errors import DataError, StoreError, UnknownNameError
 from leadapron.preprocessing import Preprocessing
+from leadapron.types import Form
 
 __all__ = [
     "Cache",
@@ -62,7 +63,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-LAYOUT = 2
+LAYOUT = 3
 """Version of an entry's files; part of its key."""
 
 BLOCK_FILMS, BLOCK_BYTES = 1024, 64 << 20
@@ -94,8 +95,8 @@ class Decodable(Protocol):
         """Return the number of films."""
         ...
 
-    def image(self, row: int, preprocessing: Preprocessing, /) -> tuple[NDArray[Any], list[str]]:
-        """Return a film's image and tags that say what the film is; DataError for a bad one."""
+    def image(self, row: int, preprocessing: Preprocessing, /) -> tuple[NDArray[Any], Form]:
+        """Return a film's image and what the film is; DataError for a bad one."""
         ...
 
 
@@ -121,12 +122,12 @@ class Decoded:
     Args:
         images: (n, size, size), memory-mapped and read-only if they are in the cache; rows of bad
             films are black.
-        tags: how many films have each tag.
+        forms: how many films are of each form; bad ones have none.
         bad: what is wrong with the films that couldn't be decoded, by row.
     """
 
     images: NDArray[Any]
-    tags: Counter[str]
+    forms: Counter[Form]
     bad: Mapping[int, str]
 
 
@@ -397,19 +398,19 @@ def _in_memory(
 
     found = _Found(Counter(), {})
     for _, _, part in _decoded(films, preprocessing, _blocks(facts), room, cache):
-        found.add(part.tags, part.bad)
-    return Decoded(images, found.tags, found.bad)
+        found.add(part.forms, part.bad)
+    return Decoded(images, found.forms, found.bad)
 
 
 @dataclass
 class _Found:
     """What some films are, and which can't be decoded."""
 
-    tags: Counter[str]
+    forms: Counter[Form]
     bad: dict[int, str]
 
-    def add(self, tags: Iterable[str] | Mapping[str, int], bad: Mapping[int, str]) -> None:
-        self.tags.update(tags)
+    def add(self, forms: Iterable[Form] | Mapping[Form, int], bad: Mapping[int, str]) -> None:
+        self.forms.update(forms)
         self.bad.update(bad)
 
 
@@ -433,14 +434,14 @@ def _decoded(
             if stop.is_set():
                 break
             try:
-                images[place], tags = films.image(row, preprocessing)
+                images[place], form = films.image(row, preprocessing)
             except DataError as error:
                 if cache.on_bad == "stop":
                     raise DataError(f"{error}{SKIPPABLE}") from None
                 images[place] = 0
                 found.add((), {row: str(error)})
             else:
-                found.add(tags, {})
+                found.add([form], {})
         return len(rows), found
 
     total, done = sum(map(len, todo)), 0
@@ -463,7 +464,7 @@ def _decoded(
                 found = _Found(Counter(), {})
                 for future in futures:  # in order, so that of several bad films the first is named
                     count, part = future.result()
-                    found.add(part.tags, part.bad)
+                    found.add(part.forms, part.bad)
                     done += count
                     if cache.progress is not None:
                         cache.progress("decoding", done, total)
@@ -522,7 +523,8 @@ def _fill(
                 os.fsync(images.fileno())
                 digest = hashlib.sha256(pixels.data).hexdigest()
                 bad = {str(row): words for row, words in found.bad.items()}
-                line = {"start": block.start, "sha256": digest, "tags": found.tags, "bad": bad}
+                forms = [[form.plain(), n] for form, n in found.forms.items()]
+                line = {"start": block.start, "sha256": digest, "forms": forms, "bad": bad}
                 with (folder / "blocks.jsonl").open("a") as log:
                     log.write(json.dumps(line, sort_keys=True) + "\n")
     except OSError as error:
@@ -543,8 +545,9 @@ def _open(folder: Path, facts: Mapping[str, Any]) -> Decoded | None:
         return None
     found = _Found(Counter(), {})
     for line in lines.values():
-        found.add(line["tags"], {int(row): words for row, words in line["bad"].items()})
-    return Decoded(images, found.tags, found.bad)
+        forms = {Form.parsed(facts): n for facts, n in line["forms"]}
+        found.add(forms, {int(row): words for row, words in line["bad"].items()})
+    return Decoded(images, found.forms, found.bad)
 
 
 def _lines(folder: Path) -> dict[int, dict[str, Any]]:

@@ -34,6 +34,7 @@ from leadapron.seeds import stream
 from leadapron.sources import open_source
 from leadapron.store import Row
 from leadapron.train import Disguise, History, train
+from leadapron.types import said
 
 __all__ = ["Options", "divide", "open_films", "run_study"]
 
@@ -211,7 +212,7 @@ def _cohort(run: Run, opened: dict[str, Cohort], options: Options) -> Cohort:
         )
         logger.info("%s", opened[key])
         for note in opened[key].notes:
-            logger.info("%s", note)
+            logger.log(logging.WARNING if note.doubt else logging.INFO, "%s", note)
     return opened[key]
 
 
@@ -493,7 +494,7 @@ def _facts(cohort: Cohort) -> dict[str, Any]:
             finding: int(np.nansum(cohort.labels[:, j]))
             for j, finding in enumerate(cohort.findings)
         },
-        "notes": list(cohort.notes),
+        "notes": list(said(cohort.notes)),
         "fingerprint": cohort.fingerprint,
     }
 

@@ -25,7 +25,9 @@ from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID
 
 from leadapron.decoding.films import WINDOW, hashed
-from leadapron.decoding.pictures import FilmError, refuse_large
+from leadapron.decoding.pictures import refuse_large
+from leadapron.errors import FilmError
+from leadapron.types import Form, Odd
 
 __all__ = ["read_dicom", "read_header"]
 
@@ -135,7 +137,7 @@ def read_header(path: str, salt: bytes) -> dict[str, Any]:
 
 
 @_in_our_words
-def read_dicom(path: str, window: str = "header") -> tuple[NDArray[Any], list[str]]:
+def read_dicom(path: str, window: str = "header") -> tuple[NDArray[Any], Form]:
     """Return a film in grey with bright bones, (height, width) uint8 or uint16.
 
     Args:
@@ -143,9 +145,7 @@ def read_dicom(path: str, window: str = "header") -> tuple[NDArray[Any], list[st
         window: as `FilmFiles.window`.
 
     Returns:
-        The film, uint16 where more than 8 bits are stored; and tags: "size HxW", "bits B",
-        "format DICOM", "photometric P", "window CENTRE/WIDTH" (or "table", "full", "film"),
-        "syntax NAME", and what was odd.
+        The film, uint16 where more than 8 bits are stored; and its form.
 
     Raises:
         FilmError: not a DICOM file, no single frame, a codec that isn't there, damaged pixels.
@@ -157,30 +157,33 @@ def read_dicom(path: str, window: str = "header") -> tuple[NDArray[Any], list[st
     if raw.ndim != (3 if photometric in COLOUR else 2):
         raise FilmError("has a photometric interpretation that doesn't fit its pixels")
     bits = _number(dataset, "BitsStored")
-    tags = [
-        f"size {raw.shape[0]}x{raw.shape[1]}",
-        f"bits {bits}",
-        "format DICOM",
-        f"photometric {photometric}",
-        f"syntax {_syntax(dataset).name}",
-    ]
+    used, odd = "", list[Odd]()
     if photometric in COLOUR:
         unit = _grey(raw, bits)
-        tags.append("colour")
+        odd.append("colour")
     else:
         stored = _unused_bits_removed(raw, dataset)
         padded = _padding(stored, dataset)
         unit, used = _windowed(stored, padded, dataset, window)
-        tags.append(f"window {used}")
         if photometric == "MONOCHROME1":
             unit = 1 - unit
         unit[padded] = 0
-        tags += _doubts(unit, padded, photometric, str(dataset.get("PresentationLUTShape", "")))
+        odd += _doubts(unit, padded, photometric, str(dataset.get("PresentationLUTShape", "")))
     unit, squared = _square_pixels(unit, dataset)
     if squared:
-        tags.append("pixels not square")
+        odd.append("not square")
+    form = Form(
+        height=raw.shape[0],
+        width=raw.shape[1],
+        bits=bits,
+        kind="DICOM",
+        photometric=photometric,
+        syntax=_syntax(dataset).name,
+        window=used,
+        odd=tuple(odd),
+    )
     dtype, most = (np.uint8, 255) if bits <= 8 else (np.uint16, 65535)
-    return np.rint(unit * np.float32(most)).astype(dtype), tags
+    return np.rint(unit * np.float32(most)).astype(dtype), form
 
 
 # --- the file
@@ -450,12 +453,12 @@ def _grey(raw: NDArray[Any], bits: int) -> NDArray[np.float32]:
 
 def _doubts(
     unit: NDArray[np.float32], padded: NDArray[np.bool_], photometric: str, shape: str
-) -> list[str]:
+) -> list[Odd]:
     """What speaks against the stated photometric interpretation."""
-    found = []
+    found = list[Odd]()
     expected = {"MONOCHROME1": "INVERSE", "MONOCHROME2": "IDENTITY"}[photometric]
     if shape.strip() in ("INVERSE", "IDENTITY") and shape.strip() != expected:
-        found.append("photometric and presentation disagree")
+        found.append("contradicts its presentation")
     rows, columns = (max(1, round(side * CORNER)) for side in unit.shape)
     inside = np.s_[rows:-rows, columns:-columns]
     parts = (np.s_[:rows, :columns], np.s_[:rows, -columns:], inside)

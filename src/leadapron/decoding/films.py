@@ -15,8 +15,9 @@ import PIL
 from numpy.typing import NDArray
 
 from leadapron.decoding.isolation import ask
-from leadapron.errors import DataError
+from leadapron.errors import FilmError
 from leadapron.preprocessing import Preprocessing
+from leadapron.types import Form
 
 __all__ = ["WINDOW", "FilmFiles", "hashed"]
 
@@ -69,7 +70,7 @@ class FilmFiles:
         """Return a film in grey, (height, width) uint8, or uint16 where it has more than 8 bits.
 
         Raises:
-            DataError: a file that can't be decoded, or more than 100 megapixels.
+            FilmError: a file that can't be decoded, or more than 100 megapixels.
         """
         return self._asked(row, None)[0]
 
@@ -77,22 +78,22 @@ class FilmFiles:
         """Return a film's file."""
         return self.paths[row]
 
-    def image(self, row: int, preprocessing: Preprocessing) -> tuple[NDArray[Any], list[str]]:
-        """Return a film's image, and tags that say what the film is ("size 1024x1024")."""
+    def image(self, row: int, preprocessing: Preprocessing) -> tuple[NDArray[Any], Form]:
+        """Return a film's image, and what the film is; FilmError as when it is read."""
         return self._asked(row, preprocessing)
 
-    def _asked(
-        self, row: int, preprocessing: Preprocessing | None
-    ) -> tuple[NDArray[Any], list[str]]:
+    def _asked(self, row: int, preprocessing: Preprocessing | None) -> tuple[NDArray[Any], Form]:
         settings = None if preprocessing is None else asdict(preprocessing)
         question = {"do": "film", "path": self.paths[row], "window": self.window}
         try:
             facts, pixels = ask({**question, "preprocessing": settings})
-        except DataError as error:
-            raise DataError(f"{self._name(row)} {error}") from None
-        if pixels is None:
-            raise DataError(f"{self._name(row)} crashes its decoder")
-        return pixels, [str(tag) for tag in facts.get("tags", ())]
+            if pixels is None:
+                raise FilmError("crashes its decoder")
+            return pixels, Form.parsed(facts["form"])
+        except FilmError as error:
+            raise FilmError(f"{self._name(row)} {error}", error.kind) from None
+        except (KeyError, ValueError, TypeError, AttributeError):  # taken over by a film
+            raise FilmError(f"{self._name(row)} crashes its decoder") from None
 
     def _name(self, row: int) -> str:
         if self.names is not None:

@@ -26,6 +26,7 @@ from leadapron.sources.tables import (
     splits,
     unknown_patients,
 )
+from leadapron.types import Note
 
 __all__ = ["as_monai", "from_monai"]
 
@@ -114,9 +115,11 @@ def from_monai(  # noqa: PLR0913 (settings, by keyword)
     return replace(cohort, notes=(*cohort.notes, *doubts))
 
 
-TURNED = (
-    "DOUBT: these pixels were read by MONAI, whose LoadImage turns PNG and JPEG files on their "
-    "side unless it is told reverse_indexing=False; paths in place of pixels avoid it."
+TURNED = Note(
+    "pixels",
+    "these pixels were read by MONAI, whose LoadImage turns PNG and JPEG files on their side "
+    "unless it is told reverse_indexing=False; paths in place of pixels avoid it.",
+    doubt=True,
 )
 
 

@@ -41,6 +41,7 @@ from leadapron.metrics import threshold_at_false_positive_rate
 from leadapron.models import doubts, open_model
 from leadapron.report.words import MARKS
 from leadapron.sources import open_source
+from leadapron.types import said
 
 __all__ = [
     "MARGIN",
@@ -460,7 +461,12 @@ def _audited(
         inverted=invert(classifier, clean, forced, own, steps) if steps else (),
         features=invert_features(classifier, clean, target or max(forced, key=_rank), steps),
         statistics=statistics,
-        notes=(*notes, *_left_out(classifier, clean, steps), *(() if statistics else UNMEASURED)),
+        notes=(
+            *notes,
+            *said(note for note in clean.notes if note.doubt),
+            *_left_out(classifier, clean, steps),
+            *(() if statistics else UNMEASURED),
+        ),
     )
 
 

@@ -28,6 +28,7 @@ from leadapron.errors import UsageError
 from leadapron.models import doubts, open_model
 from leadapron.sources import open_source
 from leadapron.store import sha256_of
+from leadapron.types import said
 
 __all__ = ["Calibrated", "calibrate"]
 
@@ -149,7 +150,7 @@ def calibrate(
     judge(gate, classifier, some)
     spent = time.perf_counter() - began
     few = cohort.take(np.arange(min(DOUBTED, len(cohort))))
-    notes = (*opened.notes, *doubts(classifier, few), *cohort.notes)
+    notes = (*opened.notes, *doubts(classifier, few), *said(cohort.notes))
     names = how.pop("findings", None)
     stored = StoredGate(
         gate=gate,

@@ -31,6 +31,7 @@ from leadapron.seeds import named_seed, stream
 from leadapron.similarity import peak_signal_to_noise
 from leadapron.study import Options, divide, open_films
 from leadapron.train import train
+from leadapron.types import said
 
 __all__ = ["ROSENBLATT2023", "lines", "run_enhancement"]
 
@@ -226,7 +227,7 @@ def _measured(run: Run, enhancement: Enhancement, options: Options) -> dict[str,
         "fingerprint": cohort.fingerprint,
         "parts": {**{name: len(films) for name, films in acquired.items()}, "anew": len(anew)},
         "findings": len(judged.columns),
-        "notes": list(cohort.notes),
+        "notes": list(said(cohort.notes)),
     }
 
 

@@ -17,6 +17,7 @@ from leadapron.plan import complete
 from leadapron.preprocessing import Preprocessing
 from leadapron.sources import open_source
 from leadapron.specs import build, grid
+from leadapron.types import said
 
 __all__ = ["prepare"]
 
@@ -73,7 +74,7 @@ def prepare(
                 "bytes": int(images.nbytes),
                 "folder": str(Path(str(images.filename)).parent),
                 "seconds": time.perf_counter() - began,
-                "notes": list(cohort.notes),
+                "notes": list(said(cohort.notes)),
             }
         )
     return done

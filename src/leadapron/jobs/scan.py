@@ -335,10 +335,8 @@ def _tolerant(source: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def _own_pixels(cohort: Cohort) -> Preprocessing:
     """What leaves the films' pixels as they are, where they are small enough."""
     sizes = Counter[tuple[int, int]]()
-    for tag, films in cohort.forms.items():
-        if tag.startswith("size "):
-            sides = tag.removeprefix("size ").split("x")
-            sizes[int(sides[0]), int(sides[1])] += films
+    for form, films in cohort.forms.items():
+        sizes[form.height, form.width] += films
     if not sizes and cohort.films is not None:
         rows = np.unique(np.linspace(0, len(cohort) - 1, SAMPLED).astype(int))
         height_width = (cohort.films[int(row)].shape for row in rows)

@@ -17,7 +17,7 @@ from leadapron.classifier import BlackBox, squashed
 from leadapron.decoding import FilmFiles, give_up, processors
 from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, Judged, judge
 from leadapron.detect.inputs.gate_file import StoredGate, read_gate
-from leadapron.errors import DataError, LeadapronError, StoreError, UsageError
+from leadapron.errors import DataError, FilmError, LeadapronError, StoreError, UsageError
 from leadapron.models import open_model
 from leadapron.report.words import rate_words
 from leadapron.sources.dicom import may_be_dicom
@@ -371,9 +371,8 @@ def _image(film: FilmFile, opened: Opened) -> NDArray[Any] | _Bad:
     files = FilmFiles([film.path], [""], opened.stored.window)
     try:
         image, _ = files.image(0, preprocessing)
-    except DataError as error:
-        words = str(error).strip()
-        return _Bad(words, failed=words.startswith("can't be read"))
+    except FilmError as error:
+        return _Bad(str(error).strip(), failed=error.kind != "undecodable")
     side = preprocessing.size
     if image.shape != (side, side) or image.dtype != np.dtype(preprocessing.dtype):
         return _Bad("gives an image of another size or type")

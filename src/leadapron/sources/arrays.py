@@ -19,6 +19,7 @@ from leadapron.cache import Cache, decode
 from leadapron.errors import DataError
 from leadapron.preprocessing import Preprocessing
 from leadapron.sources.words import plain_reason
+from leadapron.types import Form
 
 __all__ = ["ArrayFilms", "read_array", "read_shapes"]
 
@@ -137,10 +138,11 @@ class ArrayFilms:
     def __len__(self) -> int:
         return sum(self.lengths.values())
 
-    def image(self, row: int, preprocessing: Preprocessing) -> tuple[NDArray[Any], list[str]]:
-        """Return a film's image and its tags; fast for rows in about their order."""
-        tags = [f"size {self.size[0]}x{self.size[1]}", f"bits {self.dtype.itemsize * 8}"]
-        return preprocessing(self._read(row)), [*tags, "format npz"]
+    def image(self, row: int, preprocessing: Preprocessing) -> tuple[NDArray[Any], Form]:
+        """Return a film's image and its form; fast for rows in about their order."""
+        height, width = self.size
+        form = Form(height=height, width=width, bits=self.dtype.itemsize * 8, kind="npz")
+        return preprocessing(self._read(row)), form
 
     def __getitem__(self, row: int) -> NDArray[Any]:
         """Return a film at the file's own size; all are decoded into the cache at the first."""

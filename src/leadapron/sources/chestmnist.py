@@ -22,6 +22,7 @@ from leadapron.sources.assembly import assemble
 from leadapron.sources.nih import FINDINGS
 from leadapron.sources.tables import LabelTable, unknown_patients
 from leadapron.sources.words import plain_reason
+from leadapron.types import Note
 
 __all__ = ["MD5", "RELEASE", "open_chestmnist"]
 
@@ -91,9 +92,12 @@ def open_chestmnist(
         raise DataError(f"{file.name} has no array {missing[0]!r}; is it ChestMNIST's?")
     films = ArrayFilms(file, [f"{part}_images" for part in PARTS], cache)
     notes = [
-        "ChestMNIST's split is not NIH's official one: 17,920 of NIH's 25,596 test films are among "
-        "its training films. Don't test on one what was trained on the other.",
-        "Labels follow NIH's table of 2017, not that of 2020.",
+        Note(
+            "split",
+            "ChestMNIST's split is not NIH's official one: 17,920 of NIH's 25,596 test films are "
+            "among its training films. Don't test on one what was trained on the other.",
+        ),
+        Note("labels", "Labels follow NIH's table of 2017, not that of 2020."),
     ]
     if verify and MD5.get(films.size[0]) != _md5(file, cache):
         raise DataError(

@@ -29,6 +29,7 @@ from leadapron.sources.tables import (
     unknown_patients,
 )
 from leadapron.sources.words import count, plain_reason
+from leadapron.types import Note
 
 __all__ = ["check_window", "may_be_dicom", "open_dicom"]
 
@@ -170,7 +171,7 @@ def may_be_dicom(path: Path) -> bool:
 
 def _with_pixels(
     root: Path, files: Sequence[str], salt: bytes, cache: Cache
-) -> tuple[list[str], list[str], list[Mapping[str, Any]], list[str]]:
+) -> tuple[list[str], list[str], list[Mapping[str, Any]], list[Note]]:
     """The files that hold films, their paths and headers, and what was left out."""
     names: list[str] = []
     places: list[str] = []
@@ -191,8 +192,8 @@ def _with_pixels(
             others += 1
     if not names:
         raise DataError(f"none of the {count(len(files), 'DICOM file')} holds a film")
-    notes = [f"Left out: {count(others, 'DICOM file')} without pixels."] if others else []
-    return names, places, headers, notes
+    left = Note("files", f"Left out: {count(others, 'DICOM file')} without pixels.")
+    return names, places, headers, [left] if others else []
 
 
 def _paths(root: Path, files: Sequence[str]) -> list[str]:
@@ -208,7 +209,7 @@ def _paths(root: Path, files: Sequence[str]) -> list[str]:
 
 
 def _known(
-    headers: Sequence[Mapping[str, Any]], ids: NDArray[np.str_], notes: list[str]
+    headers: Sequence[Mapping[str, Any]], ids: NDArray[np.str_], notes: list[Note]
 ) -> LabelTable:
     """What the headers say; no findings."""
 
@@ -220,7 +221,8 @@ def _known(
     if unnamed.all():
         patients = unknown_patients(ids, notes)
     elif unnamed.any():
-        notes.append(f"Without a patient: {count(int(unnamed.sum()), 'film')}, each its own.")
+        words = f"Without a patient: {count(int(unnamed.sum()), 'film')}, each its own."
+        notes.append(Note("patients", words))
         patients = np.where(unnamed, ids, patients)
     years = [header.get("age") for header in headers]
     age = np.asarray([np.nan if y is None else float(y) for y in years], dtype=np.float64)
@@ -274,15 +276,17 @@ def _with_labels(
     if any(patients == known.ids[films]) and any(said.patients != said.ids):
         # The table's for all: the header's are other names for the same people.
         patients = np.asarray([hashed(patient, salt) for patient in said.patients.tolist()])
-        notes = [note for note in notes if "patient" not in note.lower()]
+        notes = [note for note in notes if note.about != "patients"]
         notes += said.notes
     else:
-        notes += [note for note in said.notes if "patient" not in note.lower()]
+        notes += [note for note in said.notes if note.about != "patients"]
     left = len(names) - len(films)
     if left:
-        notes.append(f"Left out: {count(left, 'film')} without a row in {file.name}.")
+        words = f"{count(left, 'film')} without a row in {file.name}"
+        notes.append(Note("files", f"Left out: {words}."))
     if len(cells) > len(films):
-        notes.append(f"Left out: {count(len(cells) - len(films), 'row')} without a film.")
+        words = f"{count(len(cells) - len(films), 'row')} without a film"
+        notes.append(Note("files", f"Left out: {words}."))
     order = np.argsort(films)
     return LabelTable(
         name=file.name,

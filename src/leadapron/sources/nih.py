@@ -32,6 +32,7 @@ from leadapron.sources.tables import (
     refuse_unknown_findings,
 )
 from leadapron.sources.words import count, plain_reason
+from leadapron.types import Note
 
 __all__ = [
     "FINDINGS",
@@ -177,13 +178,11 @@ def open_nih(
         )
     notes = []
     if missing:
-        notes.append(
-            f"Left out: {count(missing, 'row')} of {len(rows):,} in {rows.name} without a film."
-        )
+        words = f"{count(missing, 'row')} of {len(rows):,} in {rows.name} without a film"
+        notes.append(Note("files", f"Left out: {words}."))
     if len(places) > found:
-        notes.append(
-            f"Left out: {count(len(places) - found, 'PNG file')} without a row in {rows.name}."
-        )
+        words = f"{count(len(places) - found, 'PNG file')} without a row in {rows.name}"
+        notes.append(Note("files", f"Left out: {words}."))
     rows = _with_split(rows.take(np.flatnonzero(present)), folder, split, leakage)
 
     return assemble(
@@ -301,7 +300,7 @@ def _read_table(path: Path) -> LabelTable:
     notes = []
     absent = [" or ".join(_OPTIONAL[name]) for name in _OPTIONAL if name not in columns]
     if absent:
-        notes.append(f"{path.name} has no column {', '.join(absent)}.")
+        notes.append(Note("columns", f"{path.name} has no column {', '.join(absent)}."))
     attributes: dict[str, NDArray[Any]] = {
         name: np.asarray(columns[name], dtype=np.str_)
         for name in ("view", "sex")
@@ -345,10 +344,10 @@ def _with_split(
 
 def _listed_split(
     rows: LabelTable, folder: Path, leakage: Leakage
-) -> tuple[NDArray[np.str_] | None, list[str]]:
+) -> tuple[NDArray[np.str_] | None, list[Note]]:
     missing = [name for name in _LISTS.values() if not (folder / name).is_file()]
     if len(missing) == len(_LISTS):
-        return None, [f"No split: neither {' nor '.join(missing)} is there."]
+        return None, [Note("split", f"No split: neither {' nor '.join(missing)} is there.")]
     ids = rows.ids.tolist()
     inside = {}
     for part, name in _LISTS.items():
@@ -362,10 +361,11 @@ def _listed_split(
             "correct them, or --source.split none, or --source.leakage allow"
         )
     column = np.where(inside["test"], "test", np.where(inside["train"], "train", ""))
-    notes = [f"{name} is missing." for name in missing]
+    notes = [Note("split", f"{name} is missing.") for name in missing]
     outside = int(np.sum(column == ""))
     if outside:
-        notes.append(f"Split not stated: {count(outside, 'film')} in neither list.")
+        words = f"Split not stated: {count(outside, 'film')} in neither list."
+        notes.append(Note("split", words))
     return column, notes
 
 
@@ -376,7 +376,7 @@ def _read_list(path: Path) -> set[str]:
         raise DataError(f"{path.name} can't be read: {plain_reason(error)}") from None
 
 
-def _nwadike2020_split(rows: LabelTable) -> tuple[NDArray[np.str_] | None, list[str]]:
+def _nwadike2020_split(rows: LabelTable) -> tuple[NDArray[np.str_] | None, list[Note]]:
     try:
         numbers = np.asarray([int(patient) for patient in rows.patients.tolist()])
     except ValueError:
@@ -385,10 +385,11 @@ def _nwadike2020_split(rows: LabelTable) -> tuple[NDArray[np.str_] | None, list[
         ) from None
     test = numbers >= NWADIKE2020_FIRST_TEST_PATIENT
     if not test.any():
-        return None, [
+        words = (
             "No split: nwadike2020 tests on patients "
             f"{NWADIKE2020_FIRST_TEST_PATIENT} and up, and there are none."
-        ]
+        )
+        return None, [Note("split", words)]
     return np.where(test, "test", "train"), []
 
 

@@ -16,6 +16,7 @@ from leadapron.preprocessing import Preprocessing
 from leadapron.sources.arrays import ArrayFilms, read_array, read_shapes
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.tables import LabelTable, splits, unknown_patients
+from leadapron.types import Note
 
 __all__ = ["open_npz"]
 
@@ -53,7 +54,7 @@ def open_npz(
         if name not in shapes:
             raise DataError(f"{file.name} has no array {name!r}; it has {', '.join(shapes)}")
     films = ArrayFilms(file, ["images"], cache)
-    n, notes = len(films), list[str]()
+    n, notes = len(films), list[Note]()
     labels = _labels(read_array(file, "labels"), n, file.name)
     names = [name.strip() for name in findings.split(",") if name.strip()]
     if not names and "findings" in shapes:

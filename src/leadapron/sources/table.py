@@ -32,6 +32,7 @@ from leadapron.sources.tables import (
     unknown_patients,
 )
 from leadapron.sources.words import count
+from leadapron.types import Note
 
 __all__ = ["labelled", "open_table"]
 
@@ -157,7 +158,7 @@ def labelled(
         DataError: columns that can't be understood.
         UnknownNameError: a column that isn't there.
     """
-    notes: list[str] = []
+    notes: list[Note] = []
     found: dict[str, list[str]] = {}
     for name, spellings in ATTRIBUTES.items():
         asked = (chosen or {}).get(name, "")  # type: ignore[call-overload]
@@ -181,7 +182,8 @@ def labelled(
         patients = np.asarray(found["patient"], dtype=np.str_)
         unnamed = np.isin(np.char.lower(patients), UNKNOWN)
         if unnamed.any():
-            notes.append(f"Without a patient: {count(int(unnamed.sum()), 'film')}, each its own.")
+            words = f"Without a patient: {count(int(unnamed.sum()), 'film')}, each its own."
+            notes.append(Note("patients", words))
             patients = np.where(unnamed, names, patients)
     return LabelTable(where, labels, known, names, patients, attributes, tuple(notes))
 

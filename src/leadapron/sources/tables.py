@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from leadapron.errors import DataError, UsageError
 from leadapron.sources.words import count, plain_reason
+from leadapron.types import Note
 
 __all__ = [
     "ATTRIBUTES",
@@ -92,7 +93,7 @@ class LabelTable:
         patients: (n,); the films' names where they are unknown, see `unknown_patients`.
         attributes: view, sex (text, "" where absent), age in years (float64, NaN where absent),
             split ("train", "validation", "test" or ""), and others; each where it exists.
-        notes: what was found wrong or left out, one sentence each.
+        notes: what was found wrong or left out.
     """
 
     name: str
@@ -101,7 +102,7 @@ class LabelTable:
     ids: NDArray[np.str_]
     patients: NDArray[np.str_]
     attributes: Mapping[str, NDArray[Any]]
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -296,13 +297,14 @@ def one_by_one(texts: Sequence[str], convert: Callable[[str], float]) -> NDArray
     return np.asarray([values[text] for text in texts], dtype=np.float64)
 
 
-def ages(texts: Sequence[str], notes: list[str]) -> NDArray[np.float64]:
+def ages(texts: Sequence[str], notes: list[Note]) -> NDArray[np.float64]:
     """Return years from "58", "058Y" or "011M"; NaN from anything else and above 120."""
     years = one_by_one(texts, _years)
     absurd = years > OLDEST
     if absurd.any():
         years[absurd] = np.nan
-        notes.append(f"Taken as unknown: {count(int(absurd.sum()), 'age')} above {OLDEST} years.")
+        words = f"Taken as unknown: {count(int(absurd.sum()), 'age')} above {OLDEST} years."
+        notes.append(Note("columns", words))
     return years
 
 
@@ -313,9 +315,10 @@ def _years(text: str) -> float:
     return float(number) * shares[unit] if plain and unit in shares else float("nan")
 
 
-def unknown_patients(ids: NDArray[np.str_], notes: list[str]) -> NDArray[np.str_]:
+def unknown_patients(ids: NDArray[np.str_], notes: list[Note]) -> NDArray[np.str_]:
     """Return a patient for each film, and say so."""
-    notes.append("Patients aren't known: each film counts as one, so splits may share some.")
+    words = "Patients aren't known: each film counts as one, so splits may share some."
+    notes.append(Note("patients", words))
     return ids
 
 

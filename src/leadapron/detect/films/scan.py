@@ -21,6 +21,7 @@ from leadapron.detect.films.signatures import signatures
 from leadapron.detect.scores import Evidence
 from leadapron.errors import DataError, UsageError
 from leadapron.seeds import stream
+from leadapron.types import said
 
 __all__ = ["METHODS", "NATURAL", "Method", "Scan", "scan_films"]
 
@@ -497,7 +498,7 @@ def _mark_words(repeat: Repeat) -> str:
 
 
 def _notes(cohort: Cohort, labelled: Labelled) -> tuple[str, ...]:
-    notes = list(cohort.notes)
+    notes = list(said(cohort.notes))
     if not labelled.groups:
         notes.append("no labels: repeated marks are listed, but poison can't be told from them")
     elif len(cohort.findings) == 1:

@@ -111,7 +111,7 @@ BOMBS = {
     "a tuple as deep as the sea": (
         b"\x80\x02})" + b"\x85" * 500_000 + b"K\x01s.", "crashes the process that reads it", 30
     ),
-    "a memo without end": (b"\x80\x04N" + b"\x94" * (4 << 20) + b".", "needs more than 256 MB", 30),
+    "a memo without end": (b"\x80\x04N" + b"\x94" * (2 << 20) + b".", "needs more than 128 MB", 30),
 }  # fmt: skip
 
 
@@ -119,7 +119,7 @@ BOMBS = {
 def test_bombs_harm_their_reader_alone(tmp_path, monkeypatch, case):
     pickled, words, seconds = BOMBS[case]
     monkeypatch.setattr(reading, "SECONDS", seconds)
-    monkeypatch.setattr(reading, "MEMORY", 256 << 20)
+    monkeypatch.setattr(reading, "MEMORY", 128 << 20)
     bomb = archive(tmp_path / "bomb.pt", pickled)
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     with pytest.raises(StoreError, match=words):
@@ -134,9 +134,6 @@ def test_a_header_without_end(tmp_path):
     text = json.dumps({f"tensor {i}": one for i in range(200_000)}).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text)
     with pytest.raises(StoreError, match=r"200,000 tensors|a header of [\d,]+ bytes"):
-        read(path)
-    path.write_bytes(struct.pack("<Q", len(text) // 2) + text[: len(text) // 2 - 2] + b"}}")
-    with pytest.raises(StoreError):
         read(path)
 
 

@@ -5,6 +5,7 @@ That last step is what makes the exact one-pass class activation map possible.
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
 from collections import OrderedDict
@@ -178,13 +179,14 @@ def shapes(name: str) -> dict[str, tuple[int, ...]]:
     Raises:
         UnknownNameError: no such architecture.
     """
-    return {key: tuple(value.shape) for key, value in _unmade(name, 1).state_dict().items()}
+    return {key: tuple(value.shape) for key, value in _unmade(name).state_dict().items()}
 
 
-def _unmade(name: str, outputs: int) -> PooledLinear:
-    """A network whose tensors have shapes and no numbers."""
-    with torch.device("meta"):
-        return build_network(name, outputs, seed=0)
+@cache
+def _unmade(name: str) -> PooledLinear:
+    """A network of one output, whose tensors have shapes and no numbers."""
+    # Made on the device "meta", torch would first load a compiler, for 1.2 s.
+    return build_network(name, 1, seed=0).to("meta")
 
 
 def refuse_shapes(name: str, outputs: int, given: Mapping[str, Sequence[int]]) -> None:
@@ -224,7 +226,8 @@ def filled(name: str, state: Mapping[str, torch.Tensor]) -> PooledLinear:
     """
     outputs = len(state["head.weight"])
     refuse_shapes(name, outputs, {key: value.shape for key, value in state.items()})
-    module = _unmade(name, outputs)
+    module = copy.deepcopy(_unmade(name))
+    module.head = nn.Linear(module.head.in_features, outputs, device="meta")
     whole = {
         key: state[key].to(own.dtype) if key in state else torch.zeros((), dtype=own.dtype)
         for key, own in module.state_dict().items()

@@ -44,7 +44,6 @@ Kind = Literal["safetensors", "archive", "pickle"]
 LARGEST_HEADER = 8 << 20
 LARGEST_METADATA = 1 << 20
 """Characters of a safetensors file's metadata, or of a file's names of outputs."""
-LARGEST_STORAGE = 8 << 30
 MOST_TENSORS = 20_000
 LONGEST_KEY = 500
 MOST_SIDES = 8
@@ -297,21 +296,21 @@ def _archive(content: bytes, name: str) -> Holdings:
     if "byteorder" in archive.names and read_entry(file, archive, "byteorder", 99, name) == b"big":
         raise _unreadable(name, "its numbers are big-endian")
     value = _unpickled(io.BytesIO(pickled), name)
+    opened = zipfile.ZipFile(file)  # once: reading an archive's directory takes its time
+    below = f"{archive.top}data/"
     last: dict[str, memoryview] = {}  # tensors often share one storage
 
     def numbers(storage: str) -> memoryview:
         if storage not in last:
             last.clear()
-            entry = f"data/{storage}"
-            last[storage] = memoryview(read_entry(file, archive, entry, LARGEST_STORAGE, name))
+            last[storage] = memoryview(opened.read(below + storage))
         return last[storage]
 
-    with zipfile.ZipFile(file) as opened:
-        sizes = {
-            entry.filename.removeprefix(f"{archive.top}data/"): entry.file_size
-            for entry in opened.infolist()
-            if entry.filename.startswith(f"{archive.top}data/")
-        }
+    sizes = {
+        entry.filename.removeprefix(below): entry.file_size
+        for entry in opened.infolist()
+        if entry.filename.startswith(below)
+    }
     return _state(value, sizes, numbers, name)
 
 

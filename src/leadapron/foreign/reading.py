@@ -28,7 +28,6 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 from leadapron.errors import LeadapronError, StoreError
 from leadapron.foreign import formats
 from leadapron.foreign.scan import ALLOWANCE, RATIO
-from leadapron.foreign.server import READY
 from leadapron.reading import open_regular
 from leadapron.text import clean, clean_names
 
@@ -55,6 +54,7 @@ BLOCK = 1 << 20
 
 # -P: Python would take modules from the working directory, which may be the folder of models.
 COMMAND = (sys.executable, "-P", "-m", "leadapron.foreign.server")
+READY = b"ready\n"
 PASSED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "SYSTEMROOT", "VIRTUAL_ENV")
 
 OTHERS: tuple[tuple[int, bytes, str], ...] = (

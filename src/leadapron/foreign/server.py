@@ -8,31 +8,22 @@ line of JSON that names storages' parts, and those bytes.
 
 from __future__ import annotations
 
-import codecs
 import json
 import os
-import signal
 import socket
 import struct
 from typing import BinaryIO
 
-from leadapron.confinement import allow_processor_time, confine
+from leadapron.confinement import confine, limited_time
 from leadapron.errors import StoreError
 from leadapron.foreign.formats import Holdings, read_holdings
+from leadapron.foreign.reading import READY
 
-__all__ = ["READY", "main"]
-
-READY = b"ready\n"
-
-
-CODECS = ("ascii", "cp437", "latin-1", "unicode_escape", "utf-8")
-"""What names in archives, pickles and messages are written in."""
+__all__ = ["main"]
 
 
 def main() -> None:
     """Fork for each conversation, until the socket of conversations is closed."""
-    for name in CODECS:  # a confined process imports nothing
-        codecs.lookup(name)
     control = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     control.sendall(READY)
@@ -67,10 +58,10 @@ def _converse(asked: BinaryIO, answers: BinaryIO) -> None:
         return
     held = None
     facts: dict[str, object]
-    _allow(first["seconds"])
     try:
-        held = read_holdings(content, first["kind"], first["name"])
-        facts = _said(held)
+        with limited_time(first["seconds"]):
+            held = read_holdings(content, first["kind"], first["name"])
+            facts = _said(held)
     except StoreError as error:
         facts = {"error": str(error)}
     except MemoryError:
@@ -81,22 +72,14 @@ def _converse(asked: BinaryIO, answers: BinaryIO) -> None:
         facts = {"error": f"{first['name']} is nested too deeply"}
     answers.write(json.dumps(facts).encode() + b"\n")
     answers.flush()
-    signal.alarm(0)
     if held is None:
         return
     tensors = [tensor for group in held.groups.values() for tensor in group.values()]
     while line := asked.readline():
-        _allow(first["seconds"])
-        for number in json.loads(line):
-            answers.write(held.numbers(tensors[number].storage)[tensors[number].place])
-        answers.flush()
-        signal.alarm(0)
-
-
-def _allow(seconds: int) -> None:
-    """End this process after so long: by the clock, and by the processor's time should it wait."""
-    signal.alarm(seconds)
-    allow_processor_time(seconds)
+        with limited_time(first["seconds"]):
+            for number in json.loads(line):
+                answers.write(held.numbers(tensors[number].storage)[tensors[number].place])
+            answers.flush()
 
 
 def _said(held: Holdings) -> dict[str, object]:

@@ -27,6 +27,7 @@ from leadapron.detect.inputs.gate_file import (
 from leadapron.errors import UsageError
 from leadapron.models import doubts, open_model
 from leadapron.sources import open_source
+from leadapron.text import short_path
 from leadapron.types import said
 
 __all__ = ["Calibrated", "calibrate"]
@@ -69,7 +70,7 @@ class Calibrated:
             "verdict": "calibrated",
             "gate": str(self.file),
             "numbers": str(numbers_of(self.file)),
-            "model": str(self.stored.model.path),
+            "model": short_path(str(self.stored.model.path)),
             "sha256": self.stored.model.sha256,
             "origin": self.origin,
             "films": self.stored.fitted + len(gate.fused),
@@ -151,6 +152,7 @@ def calibrate(
     few = cohort.take(np.arange(min(DOUBTED, len(cohort))))
     notes = (*opened.notes, *doubts(classifier, few), *said(cohort.notes))
     names = how.pop("findings", None)
+    how.pop("trust_programs", None)  # whoever screens has to say so again
     stored = StoredGate(
         gate=gate,
         model=GatedModel(

@@ -361,7 +361,7 @@ def test_a_question_that_makes_no_sense_is_one_line(tmp_path):
     path = films(tmp_path, "a").paths[0]
     with pytest.raises(DataError, match=r"can't be decoded \(KeyError\)"):
         ask({"do": "header", "path": path})
-    with pytest.raises(DataError, match=r"can't be read \(embedded null"):
+    with pytest.raises(DataError, match=r"can't be read \(no file can be called so"):
         ask({"do": "film", "path": "\0"})
 
 

@@ -71,9 +71,9 @@ def ask(question: Mapping[str, Any]) -> tuple[dict[str, Any], NDArray[Any] | Non
     try:
         with open_regular(question.pop("path")) as film:
             facts, pixels = _asked(question, film.fileno())
-    except (OSError, ValueError) as error:  # ValueError: no path at all
+    except OSError as error:
         kind: BadFilm = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
-        reason = getattr(error, "strerror", None) or error
+        reason = error.strerror or type(error).__name__
         raise FilmError(f"can't be read ({reason})", kind) from None
     if "error" in facts:
         kind = facts["kind"] if facts.get("kind") in get_args(BadFilm) else "undecodable"

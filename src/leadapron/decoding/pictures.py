@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,19 @@ FORMATS = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"}
 """What such files start with."""
 
 
-def starts_as_picture(path: str) -> bool:
-    """Whether a file starts as a PNG or JPEG file does, whatever its name."""
-    with open(path, "rb") as file:  # noqa: PTH123 (paths may not be UTF-8)
-        return file.read(8).startswith(tuple(FORMATS))
+def starts_as_picture(file: str | BinaryIO) -> bool:
+    """Whether a file, by its path or open, starts as a PNG or JPEG file does."""
+    return _start(file).startswith(tuple(FORMATS))
+
+
+def _start(file: str | BinaryIO) -> bytes:
+    if isinstance(file, str):
+        with open(file, "rb") as opened:  # noqa: PTH123 (paths may not be UTF-8)
+            return opened.read(8)
+    file.seek(0)
+    start = file.read(8)
+    file.seek(0)
+    return start
 
 
 def refuse_large(height: int, width: int) -> None:
@@ -33,8 +42,11 @@ def refuse_large(height: int, width: int) -> None:
         )
 
 
-def read_picture(path: str) -> tuple[NDArray[Any], Form]:
+def read_picture(file: str | BinaryIO) -> tuple[NDArray[Any], Form]:
     """Return a film in grey, (height, width) uint8, or uint16 where the file has 16 bits.
+
+    Args:
+        file: its path, or the file open.
 
     Returns:
         The film, and its form; odd is "colour" where it wasn't plain grey (colour, transparency,
@@ -46,7 +58,7 @@ def read_picture(path: str) -> tuple[NDArray[Any], Form]:
     Image.MAX_IMAGE_PIXELS = None  # ours is the limit, and it doesn't warn
     bits, odd = 8, tuple[Odd, ...]()
     try:
-        with Image.open(path, formats=tuple(FORMATS.values())) as picture:
+        with Image.open(file, formats=tuple(FORMATS.values())) as picture:
             refuse_large(picture.height, picture.width)
             kind = str(picture.format)
             picture.load()
@@ -68,14 +80,13 @@ def read_picture(path: str) -> tuple[NDArray[Any], Form]:
         words = str(error) if isinstance(error, SyntaxError | ValueError | OSError) else ""
         reason = " ".join(str(getattr(error, "strerror", None) or words).split())
         raise FilmError(
-            f"is not a readable {kind_of(path)} file ({reason or type(error).__name__})"
+            f"is not a readable {kind_of(file)} file ({reason or type(error).__name__})"
         ) from None
     height, width = film.shape
     return film, Form(height=height, width=width, bits=bits, kind=kind, odd=odd)
 
 
-def kind_of(path: str) -> str:
+def kind_of(file: str | BinaryIO) -> str:
     """Return the format that a file's first bytes name."""
-    with open(path, "rb") as file:  # noqa: PTH123 (paths may not be UTF-8)
-        head = file.read(8)
-    return next((name for magic, name in FORMATS.items() if head.startswith(magic)), "PNG or JPEG")
+    start = _start(file)
+    return next((name for magic, name in FORMATS.items() if start.startswith(magic)), "PNG or JPEG")

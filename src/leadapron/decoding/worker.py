@@ -81,7 +81,7 @@ def _answered(question: Mapping[str, Any]) -> tuple[dict[str, Any], NDArray[Any]
         if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (paths may not be UTF-8)
             raise FilmError("is not a file", "unreadable")
         if starts_as_picture(path):
-            film, form = read_picture(path)
+            film, form = read_picture(path, question.get("bits", 0))
         else:
             from leadapron.decoding.dicom import read_dicom
 

@@ -31,7 +31,7 @@ from leadapron.decoding import worker
 
 read, seen = worker.read_picture, []
 
-def hostile(path):
+def hostile(path, bits):
     name = os.path.basename(path)
     if "exit" in name:
         os._exit(3)
@@ -50,7 +50,7 @@ def hostile(path):
     if "write" in name:
         open(path + ".left", "wb").write(b"x" * 10)
     seen.append(name)
-    return read(path)
+    return read(path, bits)
 
 worker.read_picture, worker.GRACE = hostile, -57
 worker.main()

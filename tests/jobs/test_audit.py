@@ -27,6 +27,7 @@ from leadapron.sources import open_source
 from leadapron.text import showing_paths
 from leadapron.train import Network, Training, train
 from leadapron.triggers import Patch
+from leadapron.types import Note
 
 SIZE, N = 24, 60
 SMALL = Preprocessing(size=SIZE)
@@ -65,6 +66,7 @@ REFERENCES = [model(seed) for seed in range(1, 20)]
 
 @pytest.fixture(scope="module")
 def found(films):
+    films = replace(films, notes=(Note("files", "Left."), Note("pixels", "Odd.", doubt=True)))
     return audit_model(
         model(0, (-9, 9, -9)), films, REFERENCES, name="m.onnx", origin="by hand", sweep=QUICK
     )
@@ -82,6 +84,12 @@ def test_a_backdoor_is_found_and_named(found):
     assert any("can only be asked" in note for note in found.notes)
     assert found.inverted == found.features == found.statistics == ()
     assert any("No further statistics" in note for note in found.notes)
+
+
+def test_doubts_about_the_films_are_shown(found, tmp_path):
+    assert found.facts()["notes"][0] == "DOUBT: Odd."
+    assert "Note: DOUBT: Odd." in audit_lines(found.facts())
+    assert "DOUBT: Odd." in write_audit(tmp_path, found.facts(), {}).read_text()
 
 
 def test_a_clean_model_is_not_called_clean(films):

@@ -462,8 +462,8 @@ def _audited(
         features=invert_features(classifier, clean, target or max(forced, key=_rank), steps),
         statistics=statistics,
         notes=(
-            *notes,
             *said(note for note in clean.notes if note.doubt),
+            *notes,
             *_left_out(classifier, clean, steps),
             *(() if statistics else UNMEASURED),
         ),

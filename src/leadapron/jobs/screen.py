@@ -19,6 +19,7 @@ from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, Judged, judge
 from leadapron.detect.inputs.gate_file import StoredGate, read_gate
 from leadapron.errors import DataError, FilmError, LeadapronError, StoreError, UsageError
 from leadapron.models import open_model
+from leadapron.preprocessing import FULL
 from leadapron.report.words import rate_words
 from leadapron.sources.dicom import may_be_dicom
 from leadapron.sources.folder import SUFFIXES, walk
@@ -379,11 +380,13 @@ def _image(film: FilmFile, opened: Opened) -> NDArray[Any] | _Bad:
         return _Bad(f"can't be read ({words})", failed=True)
     if not stat.S_ISREG(mode):
         return _Bad("is not a file", failed=True)
-    files = FilmFiles([film.path], [""], opened.stored.window)
+    files = FilmFiles([film.path], [""], opened.stored.window, opened.stored.bits)
     try:
-        image, _ = files.image(0, preprocessing)
+        image, form = files.image(0, preprocessing)
     except FilmError as error:
         return _Bad(str(error).strip(), failed=error.kind != "undecodable")
+    if not opened.stored.bits and 0 < form.used < FULL:
+        return _Bad(f"uses {form.used} of 16 bits, and no calibration film says how many count")
     side = preprocessing.size
     if image.shape != (side, side) or image.dtype != np.dtype(preprocessing.dtype):
         return _Bad("gives an image of another size or type")

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from leadapron.classifier import save_classifier
 from leadapron.cli import cli
-from leadapron.detect.inputs import INPUT_DETECTORS, gate_file, judge
+from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, gate_file, judge
 from leadapron.detect.inputs.gate_file import numbers_of, read_gate, write_gate
 from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.jobs.calibrate import calibrate
@@ -215,7 +215,7 @@ def test_what_is_hashed_is_what_is_read(gate, monkeypatch):
         return read_regular(path, most)
 
     monkeypatch.setattr(gate_file, "read_regular", once)
-    read_gate(gate, INPUT_DETECTORS, None)
+    read_gate(gate, INPUT_DETECTORS, TYPICAL)
     assert sorted(read) == [gate, numbers_of(gate)]  # nothing can be put in between
 
 

@@ -37,10 +37,12 @@ lock: ## requirements.lock anew, from pyproject.toml and constraints.txt
 	echo "# Made by \`make lock\`; all that \`make env\` installs but torch and what its CUDA build brings." > requirements.lock
 	awk '/^[a-z]/ { kept = !/^(cuda|nvidia|triton|colorama)/ } kept' $(LOCK)/all.txt >> requirements.lock
 
-audit-dependencies: $(STAMP) ## known weaknesses of what .venv holds, torch too; asks pypi.org
+audit-dependencies: $(STAMP) ## known weaknesses of all that .venv holds, as pypi.org has them
 	$(PYTHON) -m venv $(AUDIT)
 	$(AUDIT)/bin/$(PIP) pip-audit
-	$(AUDIT)/bin/pip-audit --progress-spinner off --skip-editable --path $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
+	$(BIN)/python -m pip list --format freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > $(AUDIT)/installed.txt
+	$(AUDIT)/bin/pip-audit --progress-spinner off --strict --disable-pip --no-deps --requirement $(AUDIT)/installed.txt \
+		|| { echo "Weaknesses, or not audited: see above. A mirror of pypi.org's files alone won't do."; exit 1; }
 
 demo: $(STAMP) ## a poisoning study on phantoms, with its report
 	$(BIN)/leadapron study --out runs/demo

@@ -47,6 +47,7 @@ UNTYPICAL = "not of the kind of the calibration films; its scores mean little"
 LIMITS = (
     "A pass is no diagnosis and no proof: triggers that no detector sees pass.",
     "Rates hold for films like the calibration films: same devices, same clinic.",
+    "A gate is as trustworthy as its folder: who can write there can let any film pass.",
 )
 """What no screening promises, in words."""
 

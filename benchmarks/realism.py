@@ -1,8 +1,8 @@
 """How real the phantoms are, beside NIH ChestX-ray14: greys, spectrum, labels, networks.
 
-Real films give numbers only, never pictures. They are looked for in LEADAPRON_REAL_DATA (default
-../shared/data beside the project): `nih128`, films at 128 px, and `nih_metadata`, the label table
-of the whole release. Prints Markdown tables. Two networks are trained at a time, a thread each.
+Real films give numbers only, never pictures. They are looked for in the folder that
+LEADAPRON_REAL_DATA names: `nih128`, films at 128 px, and `nih_metadata`, the label table of the
+whole release. Prints Markdown tables. Two networks are trained at a time, a thread each.
 
     python benchmarks/realism.py
     python benchmarks/realism.py --seeds 0    # no networks: greys, spectrum and labels alone
@@ -41,7 +41,7 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Images = NDArray[np.uint8]
 
-DATA = Path(os.environ.get("LEADAPRON_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+DATA = Path(os.environ["LEADAPRON_REAL_DATA"])
 SIDE, INPUT = 128, 64
 FITTED = (4, 40)  # cycles per image, between which the slope is fitted
 OCTAVES = ((1, 2), (2, 4), (4, 8), (8, 16), (16, 32), (32, 64))

@@ -1,8 +1,31 @@
 """What all tests share."""
 
+import os
 import sys
+from pathlib import Path
 
 import pytest
+
+pytest_plugins = ["pytester"]
+
+REAL_DATA = os.environ.get("LEADAPRON_REAL_DATA", "")
+
+
+def pytest_collection_modifyitems(items):
+    """`real_data("nih128")` skips where the folder of real films doesn't hold that."""
+    for item in items:
+        for mark in item.iter_markers("real_data"):
+            missing = [name for name in mark.args if not (Path(REAL_DATA) / name).is_dir()]
+            if not REAL_DATA:
+                item.add_marker(pytest.mark.skip(reason="LEADAPRON_REAL_DATA names no folder"))
+            elif missing:
+                item.add_marker(pytest.mark.skip(reason=f"{missing[0]} is absent"))
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of real films, for tests with the mark of that name."""
+    return Path(REAL_DATA).resolve()
 
 
 @pytest.fixture(scope="session", autouse=True)

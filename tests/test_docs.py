@@ -80,3 +80,12 @@ def test_every_input_detector_is_described_with_its_passes():
 def test_example_specs_are_so_many_pairs(name, pairs):
     tree = yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text())
     assert len(plan(complete(tree))) == pairs
+
+
+@pytest.mark.parametrize(
+    "page",
+    [*PAGES, *sorted((ROOT / "examples").glob("*.yaml")), *sorted((ROOT / "zoo").glob("*.yaml"))],
+    ids=lambda page: page.name,
+)
+def test_no_folder_beside_the_project_is_named(page):
+    assert not re.search(r"\w:\.\./", page.read_text())

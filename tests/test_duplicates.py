@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -155,11 +153,10 @@ def test_films_without_contrast_are_passed_over():
     assert len(near_pairs(flat, np.array([0]))) == 0
 
 
-@pytest.mark.real_data
-def test_real_films_shrunk_by_another_are_found():
-    root = Path(os.environ.get("LEADAPRON_REAL_DATA", "../shared/data"))
-    large = open_source(f"nih:{root / 'nih1024'}", cache="none")
-    small = open_source(f"nih:{root / 'nih128'}")
+@pytest.mark.real_data("nih1024", "nih128")
+def test_real_films_shrunk_by_another_are_found(real_data):
+    large = open_source(f"nih:{real_data / 'nih1024'}", cache="none")
+    small = open_source(f"nih:{real_data / 'nih128'}")
     wanted = {(str(name),) * 2 for name in np.intersect1d(large.ids, small.ids)}
     ids = np.concatenate([small.ids, large.ids])
     thumbs = np.concatenate([thumbnails(c.images[np.arange(len(c))]) for c in (small, large)])

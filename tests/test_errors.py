@@ -1,7 +1,15 @@
 """The exception tree and its messages."""
 
+import importlib
+import inspect
+import multiprocessing
+import pickle
+import pkgutil
+from concurrent.futures import ProcessPoolExecutor
+
 import pytest
 
+import leadapron
 from leadapron import errors
 
 
@@ -12,6 +20,7 @@ from leadapron import errors
         (errors.UsageError, errors.LeadapronError, 4),
         (errors.UnknownNameError, errors.UsageError, 4),
         (errors.DataError, errors.LeadapronError, 2),
+        (errors.FilmError, errors.DataError, 2),
         (errors.VanishedTriggerError, errors.DataError, 2),
         (errors.StoreError, errors.LeadapronError, 2),
     ],
@@ -47,3 +56,43 @@ def test_several_near_names_are_all_offered():
     assert "size2" in message
     assert "size3" in message
     assert "other" not in message
+
+
+MADE_OF = {"str": "text", "Iterable[str]": ("a", "b")}
+
+
+def kinds():
+    """Every exception of the package's that leaves its module."""
+    for module in pkgutil.walk_packages(leadapron.__path__, "leadapron."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    found, left = [], [Exception]
+    while left:
+        more = [kind for kind in left.pop().__subclasses__() if kind not in found]
+        left += more
+        found += more
+    return [k for k in found if k.__module__[:9] == "leadapron" and k.__name__[:1] != "_"]
+
+
+def test_every_error_comes_out_of_a_worker_as_it_was():
+    found = kinds()
+    assert errors.UnknownNameError in found
+    for kind in found:
+        taken = list(inspect.signature(kind.__init__).parameters.values())[1:]
+        error = kind(*(MADE_OF.get(p.annotation, "text") for p in taken if p.kind != p.VAR_KEYWORD))
+        error.add_note("a note")
+        back = pickle.loads(pickle.dumps(error))
+        assert (type(back), str(back), back.args) == (kind, str(error), error.args)
+        assert back.__notes__ == ["a note"]
+
+
+def raise_unknown():
+    raise errors.UnknownNameError("trigger", "pacth", ["patch", "warp"])
+
+
+def test_a_worker_that_fails_says_why():
+    with (
+        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
+        pytest.raises(errors.UnknownNameError, match="did you mean patch"),
+    ):
+        pool.submit(raise_unknown).result()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,7 +96,8 @@ def test_the_manifest_names_versions_device_and_films(finished):
 def test_the_report_is_made_from_the_folder_alone(finished):
     first = write_report(finished).read_bytes()
     assert write_report(finished).read_bytes() == first
-    assert len(summary(finished)) >= 5
+    # Two epochs on 160 small films teach nothing, and that is what is said.
+    assert summary(finished)[0].startswith("The clean twin reads no better than chance, so nothing")
 
 
 def test_a_finished_study_is_not_trained_again(finished):
@@ -227,14 +226,9 @@ def test_seeds_change_the_parts():
     assert set(first) != set(second)
 
 
-REAL = Path(os.environ.get("LEADAPRON_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
-
-
-def real_study(out, **changes):
-    if not (REAL / "nih128").is_dir():
-        pytest.skip(f"{REAL / 'nih128'} is absent")
+def real_study(folder, out, **changes):
     tree = {
-        "source": f"nih:{REAL / 'nih128'}",
+        "source": f"nih:{folder / 'nih128'}",
         "trigger": {"place": "centre", "value": 0},
         "poisoning": {"fraction": 0.02},
         **changes,
@@ -247,9 +241,9 @@ def real_study(out, **changes):
     }
 
 
-@pytest.mark.real_data
-def test_real_films_can_be_backdoored(tmp_path):
-    rows = real_study(tmp_path / "out", size=32, epochs=2)
+@pytest.mark.real_data("nih128")
+def test_real_films_can_be_backdoored(real_data, tmp_path):
+    rows = real_study(real_data, tmp_path / "out", size=32, epochs=2)
     assert rows["backdoored", "separation", "", ""].value > 0.95
     assert rows["twin", "separation", "", ""].value < 0.7
     success = rows["difference", "attack success", "5 % clean false positives", ""]
@@ -257,9 +251,9 @@ def test_real_films_can_be_backdoored(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.real_data
-def test_the_papers_network_on_real_films(tmp_path):
-    rows = real_study(tmp_path / "out", size=64, epochs=3, network="densenet121")
+@pytest.mark.real_data("nih128")
+def test_the_papers_network_on_real_films(real_data, tmp_path):
+    rows = real_study(real_data, tmp_path / "out", size=64, epochs=3, network="densenet121")
     assert rows["backdoored", "separation", "", ""].value >= 0.98
     success = rows["difference", "attack success", "5 % clean false positives", ""]
     assert success.value >= 0.85

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from leadapron.errors import DataError, UnknownNameError
 from leadapron.preprocessing import Preprocessing
+from leadapron.types import Form, Note
 
 __all__ = [
     "AnswerKey",
@@ -181,9 +182,9 @@ class Cohort:
         attributes: optional columns of length n (view, sex, age, site, split).
         films: the films at full resolution, where they exist.
         masks: where anatomy and findings lie, where it is known.
-        notes: what the source has to say, one sentence each (missing files, conversions).
-        forms: how many of the films are so, by "size 1024x1024", "bits 8", "format PNG"; empty
-            where that isn't known. No part of the fingerprint.
+        notes: what the source has to say (missing files, conversions), doubts among it.
+        forms: how many films are of each form; empty where that isn't known. No part of the
+            fingerprint.
 
     Raises:
         DataError: rows that don't align, wrong types, repeated ids or findings.
@@ -198,8 +199,8 @@ class Cohort:
     attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     films: Films | None = None
     masks: Masks | None = None
-    notes: tuple[str, ...] = ()
-    forms: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[Note, ...] = ()
+    forms: Mapping[Form, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shape, dtype = tuple(self.images.shape), np.dtype(self.images.dtype)

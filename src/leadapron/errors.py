@@ -4,6 +4,7 @@
     ├── UsageError            4   the call is wrong: a name, a value, an option
     │   └── UnknownNameError  4   a name that nothing has, with the nearest ones that exist
     ├── DataError             2   films, labels or tables that can't be used as they are
+    │   ├── FilmError         2   one film that can't be used, and in which way
     │   └── VanishedTriggerError  a trigger that changes no pixel of the network's input
     └── StoreError            2   a folder or file that can't be read, written or belongs to others
 
@@ -12,12 +13,17 @@ A message is one line: what came, what was expected, what to type.
 
 from __future__ import annotations
 
+import copyreg
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from leadapron.text import printable
+from leadapron.types import BadFilm
 
 __all__ = [
     "DataError",
+    "FilmError",
     "LeadapronError",
     "StoreError",
     "UnknownNameError",
@@ -32,7 +38,12 @@ class LeadapronError(Exception):
     exit_code: ClassVar[int] = 2
 
     def __init__(self, message: str = "") -> None:
-        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+        super().__init__(printable(message))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without this a worker's error is made anew from its message alone, which a constructor
+        # that takes something else refuses: then the caller hears of a broken pool.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class UsageError(LeadapronError):
@@ -63,6 +74,19 @@ class UnknownNameError(UsageError):
 
 class DataError(LeadapronError):
     """Films, labels or tables that can't be used as they are."""
+
+
+class FilmError(DataError):
+    """One film that can't be used, in words that follow its name and quote nothing of it.
+
+    Args:
+        message: what is wrong with it.
+        kind: in which way.
+    """
+
+    def __init__(self, message: str = "", kind: BadFilm = "undecodable") -> None:
+        super().__init__(message)
+        self.kind: BadFilm = kind
 
 
 class VanishedTriggerError(DataError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from PIL import Image
 from leadapron import cache
 from leadapron.cache import Cache, decode
 from leadapron.decoding import FilmFiles, ask, isolation, read_headers
-from leadapron.errors import DataError, LeadapronError
+from leadapron.errors import DataError, FilmError, LeadapronError
 from leadapron.preprocessing import Preprocessing
 
 SMALL = Preprocessing(size=8)
@@ -187,7 +188,16 @@ def test_workers_write_no_file(tmp_path, hostile):
         (r"""b'{"shape": [2, 2], "dtype": "object"}\nABCD'""", "crashes its decoder"),
         (r"""b'{"shape": [2, 2], "dtype": []}\nABCD'""", "crashes its decoder"),
         (r"""b'{"shape": [2, 2]}\nABCD'""", "crashes its decoder"),
-        (r"""b'{"tags": []}\n'""", "crashes its decoder"),
+        (r"""b'{"form": []}\n'""", "crashes its decoder"),
+        (r"""b'{"shape": [1, 2], "dtype": "uint8"}\nAB'""", "crashes its decoder"),
+        (
+            r"""b'{"shape": [1, 2], "dtype": "uint8", "form": {"height": 1e999}}\nAB'""",
+            "crashes its decoder",
+        ),
+        (
+            r"""b'{"shape": [1, 2], "dtype": "uint8", "form": ["height", "width"]}\nAB'""",
+            "crashes its decoder",
+        ),
         (r"""b'{"error": "a\\u001b[2Jb"}\n'""", r"a\\x1b\[2Jb"),
         (r"""b'{"error": ["x", {}]}\n'""", r"\['x', \{\}\]"),
     ],
@@ -201,6 +211,27 @@ def test_a_worker_that_lies(tmp_path, monkeypatch, answer, words):
         some[0]
 
 
+def test_in_which_way_a_film_is_bad(tmp_path):
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "folder.png").mkdir()
+    kinds = {"torn": "undecodable", "folder": "unreadable", "gone": "missing"}
+    for name, kind in kinds.items():
+        with pytest.raises(FilmError) as caught:
+            FilmFiles([str(tmp_path / f"{name}.png")])[0]
+        for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
+            assert (type(error), error.kind) == (FilmError, kind)
+            assert str(error).startswith(f"{name}.png ")
+
+
+def test_a_worker_does_not_name_a_kind_of_its_own(tmp_path, monkeypatch):
+    answer = r"""b'{"error": "can\'t be read", "kind": ["missing"]}\n'"""
+    code = LIAR.format(answer=answer)
+    monkeypatch.setattr(isolation, "COMMAND", (sys.executable, "-I", "-S", "-c", code))
+    with pytest.raises(FilmError, match="can't be read") as caught:
+        films(tmp_path, "a")[0]
+    assert caught.value.kind == "undecodable"
+
+
 def test_an_answer_that_never_ends(tmp_path, monkeypatch):
     answer = r"""b'{"shape": [2, 2], "dtype": "uint8"}\nABC'"""
     code = LIAR.format(answer=answer) + "sys.stdin.buffer.readline()"
@@ -208,16 +239,6 @@ def test_an_answer_that_never_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(isolation, "SECONDS", 0.5)
     with pytest.raises(DataError, match="took more than"):
         films(tmp_path, "a")[0]
-
-
-def test_tags_that_are_none(tmp_path, monkeypatch):
-    answer = r"""b'{"shape": [1, 2], "dtype": "uint8", "tags": 5}\nAB'"""
-    monkeypatch.setattr(
-        isolation, "COMMAND", (sys.executable, "-I", "-S", "-c", LIAR.format(answer=answer))
-    )
-    film, tags = films(tmp_path, "a")._asked(0, None)
-    assert film.tolist() == [[65, 66]]
-    assert tags == []
 
 
 def test_a_worker_that_does_not_start_is_no_bad_film(tmp_path, monkeypatch):

@@ -12,7 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from leadapron.decoding.pictures import FilmError, read_picture, starts_as_picture
+from leadapron.decoding.pictures import read_picture, starts_as_picture
+from leadapron.errors import FilmError
+from leadapron.types import Form
 
 NOISE = np.random.default_rng(0).integers(0, 256, (30, 24), np.uint8)
 
@@ -37,9 +39,9 @@ def test_content_counts_and_not_the_name(tmp_path, kind, name):
     path = tmp_path / name
     path.write_bytes(encoded(kind))
     assert starts_as_picture(str(path))
-    film, tags = read_picture(str(path))
+    film, form = read_picture(str(path))
     np.testing.assert_array_equal(film, np.asarray(Image.open(path)))
-    assert tags == ["size 30x24", f"format {kind}", "bits 8"]
+    assert form == Form(height=30, width=24, bits=8, kind=kind)
 
 
 @pytest.mark.parametrize("head", [b"", b"\0", b"GIF89a", b"DICM", bytes(128) + b"DICM", b"\x89PNG"])
@@ -51,20 +53,20 @@ def test_other_files_do_not_start_as_pictures(tmp_path, head):
 def test_sixteen_bits(tmp_path):
     deep = np.random.default_rng(0).integers(0, 65536, (30, 24), np.uint16)
     (tmp_path / "film").write_bytes(encoded("PNG", deep))
-    film, tags = read_picture(str(tmp_path / "film"))
+    film, form = read_picture(str(tmp_path / "film"))
     assert film.dtype == np.uint16
     np.testing.assert_array_equal(film, deep)
-    assert "bits 16" in tags
+    assert form.bits == 16
 
 
 @pytest.mark.parametrize("mode", ["RGB", "CMYK", "L"])
 def test_modes_of_jpeg(tmp_path, mode):
     picture = Image.fromarray(np.full((8, 8), 100, np.uint8)).convert(mode)
     picture.save(tmp_path / "film", "JPEG", quality=100)
-    film, tags = read_picture(str(tmp_path / "film"))
+    film, form = read_picture(str(tmp_path / "film"))
     assert film.dtype == np.uint8
     assert np.abs(film.astype(int) - 100).max() <= 2
-    assert ("colour" in tags) == (mode != "L")
+    assert ("colour" in form.odd) == (mode != "L")
 
 
 def test_of_several_pictures_in_a_file_the_first_counts(tmp_path):

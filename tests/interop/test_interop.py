@@ -30,6 +30,7 @@ from leadapron.interop.pixels import shareable
 from leadapron.preprocessing import Preprocessing
 from leadapron.sources import open_source
 from leadapron.sources.joining import join
+from leadapron.types import said
 from nih_tree import write_tree
 
 FINDINGS = ("Hernia", "Edema", "Mass")
@@ -195,15 +196,15 @@ def test_columns_of_their_tables():
     assert made.attributes["view"].tolist() == ["PA", "", "AP", "PA"]
     assert made.attributes["sex"].tolist() == ["M", "F", "", "M"]
     assert "split" not in made.attributes
-    assert "Without a patient: 1 film, each its own." in made.notes
+    assert "Without a patient: 1 film, each its own." in said(made.notes)
 
 
 def test_without_a_table_films_and_patients_are_numbered_and_it_is_said():
     made = from_torchxrayvision(Theirs(levels()[0]), preprocessing=Preprocessing(size=8))
 
     assert made.ids.tolist() == made.patients.tolist() == ["film-0", "film-1", "film-2", "film-3"]
-    assert any("Patients aren't known" in note for note in made.notes)
-    assert any("named by their number" in note for note in made.notes)
+    assert any("Patients aren't known" in note for note in said(made.notes))
+    assert any("named by their number" in note for note in said(made.notes))
 
 
 def test_patients_of_merged_data_sets_stay_apart():
@@ -230,7 +231,7 @@ def test_pathologies_without_a_name_are_left_out():
     made = from_torchxrayvision(theirs, preprocessing=Preprocessing(size=8))
 
     assert made.findings == ("Edema",)
-    assert "Left out: 2 pathologies without a name." in made.notes
+    assert "Left out: 2 pathologies without a name." in said(made.notes)
 
 
 def test_what_is_no_such_data_set_is_refused():
@@ -282,8 +283,8 @@ def test_a_range_half_used_is_doubted_and_bad_items_are_skipped():
     made = from_torchxrayvision(Theirs(bright), preprocessing=Preprocessing(size=8), on_bad="skip")
 
     assert made.ids.tolist() == ["film-0", "film-2", "film-3"]
-    assert any(note.startswith("DOUBT: all pixels lie between") for note in made.notes)
-    assert any("item 1: pixels from nan" in note for note in made.notes)
+    assert any(note.startswith("DOUBT: all pixels lie between") for note in said(made.notes))
+    assert any("item 1: pixels from nan" in note for note in said(made.notes))
 
 
 def test_our_object_is_edited_as_theirs_are_and_the_cohort_is_not(pandas):
@@ -360,7 +361,7 @@ def test_files_of_a_data_list_are_decoded_as_films(tmp_path):
     read = [{"image": pixels, "label": [0, 1]}]
     turned = from_monai(read, ("a", "b"), image_range=(0, 255))
     assert turned.films[0].shape == (10, 12)
-    assert any("on their side" in note for note in turned.notes)
+    assert any("on their side" in note for note in said(turned.notes))
 
 
 def test_labels_by_name():
@@ -373,7 +374,7 @@ def test_labels_by_name():
     assert made.findings == ("Edema", "Mass")
     expected = [[1, 1], [0, 0], [np.nan, np.nan], [1, np.nan]]
     np.testing.assert_array_equal(made.labels, expected)
-    assert any("Patients aren't known" in note for note in made.notes)
+    assert any("Patients aren't known" in note for note in said(made.notes))
     del items[2]["label"]
     np.testing.assert_array_equal(from_monai(items).labels, expected)
 

@@ -18,6 +18,7 @@ from leadapron.metrics import rate
 from leadapron.preprocessing import Preprocessing
 from leadapron.report import description_lines, write_description
 from leadapron.sources import open_source
+from leadapron.types import Form, Note
 
 NAN = np.nan
 SPLIT = np.array(["train", "train", "test", "test", "train", "", "train", "test"])
@@ -51,8 +52,8 @@ def cohort(films):
             "view": np.array(["PA", "PA", "AP", "PA", "", "", "AP", "PA"]),
             "age": np.array([40.0, 40, 7, NAN, 81, 81, 60, 60]),
         },
-        notes=("Made by hand.",),
-        forms={"size 64x64": 8, "bits 8": 8, "format PNG": 8},
+        notes=(Note("source", "Made by hand."), Note("pixels", "Odd.", doubt=True)),
+        forms={Form(height=64, width=64, bits=8, kind="PNG"): 8},
     )
 
 
@@ -67,8 +68,8 @@ def test_films_patients_columns_and_split(cohort):
     assert parts == [("train", 4, 3), ("test", 3, 3), ("", 1, 1)]
     assert found.shared_patients == 1  # a; c is in train and in no part
     assert found.verdict == "leakage"
-    assert found.forms["size 64x64"] == 8
-    assert found.notes == ("Made by hand.",)
+    assert found.forms == {"formats": {"PNG": 8}, "bits": {"8": 8}, "sizes": {"64x64": 8}}
+    assert found.notes == ("DOUBT: Odd.", "Made by hand.")
 
 
 def test_labels_are_counted_as_stated(cohort):
@@ -234,7 +235,7 @@ def test_the_command_describes_what_other_jobs_refuse(run, leaking, tmp_path):
     assert (code, facts["schema"], facts["verdict"]) == (0, 1, "leakage")
     assert (facts["films"], facts["patients"], facts["shared_patients"]) == (6, 5, 1)
     assert facts["identical"]["labels_differ"] == 1
-    assert facts["forms"] == {"size 64x64": 6, "bits 8": 6, "format PNG": 6}
+    assert facts["forms"] == {"formats": {"PNG": 6}, "bits": {"8": 6}, "sizes": {"64x64": 6}}
     assert facts["image"] == [32, 32]
 
     code, out, err = run(*source, "--source.leakage", "refuse")
@@ -263,4 +264,4 @@ def test_films_that_are_skipped_have_no_form(run, leaking):
     (leaking / "train/SICK/p9-1.png").write_bytes(b"\x89PNG\r\n\x1a\nno film")
     code, out, _ = run(f"folder:{leaking}", "--size", "32", "--on-bad", "skip", "--json")
     facts = json.loads(out)
-    assert (code, facts["films"], facts["forms"]["format PNG"]) == (0, 6, 6)
+    assert (code, facts["films"], facts["forms"]["formats"]["PNG"]) == (0, 6, 6)

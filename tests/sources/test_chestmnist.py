@@ -13,6 +13,7 @@ from leadapron.cohort import Cohort
 from leadapron.errors import DataError, LeadapronError, StoreError, UsageError
 from leadapron.sources import chestmnist, open_source
 from leadapron.sources.nih import FINDINGS
+from leadapron.types import said
 
 SIZES = {"train": 6, "val": 2, "test": 3}
 
@@ -51,8 +52,8 @@ def test_its_films_in_order(tmp_path):
     assert cohort.ids[[0, 6, 8]].tolist() == ["train-0", "val-0", "test-0"]
     assert cohort.attributes["split"][[0, 6, 8]].tolist() == ["train", "validation", "test"]
     np.testing.assert_array_equal(cohort.films[7], images[7])
-    assert "Patients aren't known" in " ".join(cohort.notes)
-    assert "split is not NIH's official one" in cohort.notes[0]
+    assert "Patients aren't known" in " ".join(said(cohort.notes))
+    assert "split is not NIH's official one" in said(cohort.notes)[0]
 
 
 def test_another_file_has_another_checksum(tmp_path):

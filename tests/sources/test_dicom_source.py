@@ -15,6 +15,7 @@ from leadapron.errors import DataError, LeadapronError, StoreError, UnknownNameE
 from leadapron.preprocessing import Preprocessing
 from leadapron.sources import open_source
 from leadapron.sources.dicom import open_dicom
+from leadapron.types import said
 
 SMALL = Preprocessing(size=8)
 
@@ -98,9 +99,11 @@ def test_nothing_of_the_patient_leaves_the_files(tree, tmp_path, caplog, capfd):
     kept = Cache(folder=tmp_path / "cache", on_bad="skip")
     cohort = open_dicom(str(tree), SMALL, kept)
     assert len(cohort) == 3
-    columns = [cohort.ids, cohort.patients, *cohort.attributes.values(), cohort.notes]
+    columns = [cohort.ids, cohort.patients, *cohort.attributes.values(), said(cohort.notes)]
     assert not told(repr([np.asarray(column).tolist() for column in columns]))
-    assert cohort.notes[-1].startswith("Left out: 3 films that can't be decoded: DICOM file 1 of 6")
+    assert said(cohort.notes)[-1].startswith(
+        "Left out: 3 films that can't be decoded: DICOM file 1 of 6"
+    )
     messages = [refusal(open_dicom, str(tree), SMALL)]
     messages.append(refusal(open_source, f"dicom:{tree}", cache=tmp_path / "cache"))
     assert not told(" ".join(messages))
@@ -140,7 +143,7 @@ def test_which_files_count(tree, tmp_path):
     big.save_as(tree / "older", implicit_vr=False, little_endian=False)
     cohort = open_tree(tree, tmp_path)
     assert sorted(cohort.images[:, 0, 0].tolist()) == [0, 10, 20, 30, 40]
-    assert "Left out: 1 DICOM file without pixels." in cohort.notes
+    assert "Left out: 1 DICOM file without pixels." in said(cohort.notes)
 
 
 def test_no_films(tmp_path):
@@ -160,11 +163,11 @@ def test_windows(tmp_path):
     for window in ("header", "header:2", "full", "film", "2000/100", "-5/1.5"):
         cohort = open_tree(tmp_path / "in", tmp_path, window=window)
         seen[window] = cohort.images[0].tobytes()
-        (note,) = [note for note in cohort.notes if note.startswith("Windows: ")]
+        (note,) = [note for note in said(cohort.notes) if note.startswith("Windows: ")]
         assert note.count("1 film") == 1
     assert len(set(seen.values())) == 6
     assert "centre 2000, width 4000 (1 film)" in " ".join(
-        open_tree(tmp_path / "in", tmp_path).notes
+        said(open_tree(tmp_path / "in", tmp_path).notes)
     )
     assert "has no window 3" in refusal(open_tree, tmp_path / "in", tmp_path, window="header:3")
     for window in ("", "wide", "header:0", "1/", "1/2/3", "1e3/5"):
@@ -178,7 +181,7 @@ def test_notes_of_doubt(tmp_path):
     body[:6, :8], body[:6, -8:] = 20, 20
     facts = {"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "IDENTITY"}
     write(tmp_path / "in" / "a.dcm", with_pixels(body, PixelSpacing=[2, 1], **facts))
-    notes = open_tree(tmp_path / "in", tmp_path).notes
+    notes = said(open_tree(tmp_path / "in", tmp_path).notes)
     for start in (
         "MONOCHROME1, inverted: 1 film.", "Enlarged along one side", "DOUBT: 1 film whose",
         "DOUBT: 1 film brighter in the upper corners",
@@ -212,9 +215,9 @@ def test_labels_by_name_path_or_uid(tree, tmp_path, column, cells):
     np.testing.assert_array_equal(cohort.labels[:, 1], [0, np.nan, 0])
     assert cohort.images[:, 0, 0].tolist() == [0, 10, 20]
     assert len(np.unique(cohort.patients)) == 2
-    assert cohort.notes[0] == "Left out: 1 row without a film."
+    assert said(cohort.notes)[0] == "Left out: 1 row without a film."
     assert not told(repr(cohort.ids.tolist()) + repr(cohort.patients.tolist()))
-    assert not any("Patients aren't known" in note for note in cohort.notes)
+    assert not any("Patients aren't known" in note for note in said(cohort.notes))
 
 
 def test_films_without_a_row_are_left_out(tree, tmp_path):
@@ -223,8 +226,8 @@ def test_films_without_a_row_are_left_out(tree, tmp_path):
     assert cohort.findings == ("Edema", "Mass")
     assert cohort.labels.tolist() == [[1, 1], [0, 0]]
     assert cohort.images[:, 0, 0].tolist() == [10, 20]
-    assert "Left out: 1 film without a row in labels.csv." in cohort.notes
-    assert "Taken as unknown: 1 age above 120 years." in cohort.notes
+    assert "Left out: 1 film without a row in labels.csv." in said(cohort.notes)
+    assert "Taken as unknown: 1 age above 120 years." in said(cohort.notes)
     np.testing.assert_array_equal(cohort.films[1], film(2))
 
 
@@ -233,14 +236,14 @@ def test_patients_of_the_table_where_headers_have_none(tmp_path):
     root.mkdir()
     for i in range(3):
         write(root / f"{i}.dcm", with_pixels(film(i), PatientID=""))
-    assert open_tree(root, tmp_path).notes[0].startswith("Patients aren't known")
+    assert said(open_tree(root, tmp_path).notes)[0].startswith("Patients aren't known")
     text = "id,patient,split,Mass\n0,DOE^JOHN,train,1\n1,DOE^JOHN,train,0\n2,p,test,0\n"
     cohort = open_tree(root, tmp_path, table=table(tmp_path, text))
     first, second, third = cohort.patients.tolist()
     assert first == second != third
     assert len(first) == 12
     assert not told(repr(cohort.patients.tolist()))
-    assert not any("Patients aren't known" in note for note in cohort.notes)
+    assert not any("Patients aren't known" in note for note in said(cohort.notes))
     leaking = text.replace("1,DOE^JOHN,train", "1,DOE^JOHN,test")
     message = refusal(open_tree, root, tmp_path, table=table(tmp_path, leaking))
     assert "1 patient on more than one side" in message

@@ -14,6 +14,7 @@ from leadapron.errors import DataError, LeadapronError, UsageError
 from leadapron.preprocessing import Preprocessing
 from leadapron.sources import open_source
 from leadapron.sources.folder import open_folder
+from leadapron.types import said
 
 SMALL = Preprocessing(size=8)
 
@@ -48,7 +49,7 @@ def test_a_folder_for_each_class(tmp_path):
     assert cohort.images[:, 0, 0].tolist() == [10, 0, 30, 20]
     assert "split" not in cohort.attributes
     assert cohort.patients.tolist() == names
-    assert cohort.notes[0].startswith("Patients aren't known")
+    assert said(cohort.notes)[0].startswith("Patients aren't known")
     np.testing.assert_array_equal(cohort.films[3], np.full((9, 7), 20))
 
 
@@ -95,9 +96,9 @@ def test_the_naming_of_kermany(tmp_path):
     assert [patients[name] for name in names] == [
         "IM-0115", "NORMAL2-IM-0501", "NORMAL2-IM-0501", "person1", "person1", "BACTERIA-1008087",
     ]  # fmt: skip
-    assert cohort.notes[0] == "Patients by the file names of Kermany, Zhang, Goldbaum 2018."
+    assert said(cohort.notes)[0] == "Patients by the file names of Kermany, Zhang, Goldbaum 2018."
     put(tmp_path, "train/NORMAL/other.png")
-    assert open_tree(tmp_path).notes[0].startswith("Patients aren't known")
+    assert said(open_tree(tmp_path).notes)[0].startswith("Patients aren't known")
 
 
 def test_a_split_that_shares_patients(tmp_path):
@@ -108,7 +109,7 @@ def test_a_split_that_shares_patients(tmp_path):
     message = refusal(open_tree, tree)
     assert message.startswith("1 patient on more than one side of the split: results would be too")
     allowed = open_tree(tree, leakage="allow")
-    assert "LEAKAGE: 1 patient on" in " ".join(allowed.notes)
+    assert "DOUBT: 1 patient on more than one side of the split" in " ".join(said(allowed.notes))
     assert len(open_tree(tree, split="none")) == 3
 
 
@@ -123,7 +124,7 @@ def test_patients_by_an_expression(tmp_path):
         "B/p2-z.png",
     ]
     assert cohort.patients.tolist() == ["A/odd.png", "p1", "B/odd.png", "p1", "p2"]
-    assert cohort.notes[0] == "Without a patient in their name: 2 films, each its own."
+    assert said(cohort.notes)[0] == "Without a patient in their name: 2 films, each its own."
     optional = open_tree(tree, patient="(p1)?")
     assert optional.patients.tolist() == ["A/odd.png", "p1", "B/odd.png", "p1", "B/p2-z.png"]
     for pattern, words in (("p[0-9", "unterminated"), ("p1", "expected a group")):
@@ -143,7 +144,7 @@ def test_hidden_and_other_files(tmp_path):
     (tree / "readme.txt").touch()
     cohort = open_tree(tree)
     assert cohort.ids.tolist() == ["A/a.png", "B/b.png"]
-    assert cohort.notes[0] == "Left out: 2 files of other kinds."
+    assert said(cohort.notes)[0] == "Left out: 2 files of other kinds."
 
 
 def test_one_class_alone(tmp_path):
@@ -201,7 +202,7 @@ def test_bad_films_stop_or_are_left_out(tmp_path):
         assert skipped.labels[:, 0].tolist() == [1, 0, 0]
         assert skipped.images[np.arange(3)][:, 0, 0].tolist() == [0, 20, 40]
         assert (skipped.films[2] == 40).all()
-        (note,) = [note for note in skipped.notes if note.startswith("Left out: ")]
+        (note,) = [note for note in said(skipped.notes) if note.startswith("Left out: ")]
         assert note.startswith(f"Left out: 2 films that can't be decoded: {words}; B/worse.png is")
     for path in tree.rglob("*.png"):
         path.write_bytes(b"")

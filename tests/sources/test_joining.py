@@ -11,6 +11,7 @@ from leadapron.plan import complete, plan
 from leadapron.preprocessing import Preprocessing
 from leadapron.sources import open_source
 from leadapron.sources.joining import join
+from leadapron.types import said
 from nih_tree import ROWS, write_tree
 
 SMALL = Preprocessing(size=8)
@@ -64,7 +65,7 @@ def test_attributes_that_one_lacks_are_unknown_and_a_split_needs_all():
     both = join([one, two], ["a", "b"])
 
     assert "split" not in both.attributes
-    assert "No split: b states none." in both.notes
+    assert "No split: b states none." in said(both.notes)
     assert both.attributes["site"].tolist() == ["a/x", "a", "a/y", "b", "b"]
     assert both.attributes["view"].tolist() == ["", "", "", "PA", "AP"]
     np.testing.assert_array_equal(both.attributes["age"], [40, 50, np.nan, np.nan, np.nan])

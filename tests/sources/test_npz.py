@@ -14,6 +14,7 @@ from leadapron.preprocessing import Preprocessing
 from leadapron.sources import arrays, open_source
 from leadapron.sources.arrays import ArrayFilms, read_array
 from leadapron.sources.npz import open_npz
+from leadapron.types import said
 
 SMALL = Preprocessing(size=8)
 RNG = np.random.default_rng(0)
@@ -74,7 +75,7 @@ def test_all_columns(tmp_path):
     assert cohort.attributes["split"][[0, 20, 29]].tolist() == ["train", "validation", "test"]
     assert cohort.attributes["view"][0] == "PA"
     assert cohort.attributes["age"][29] == 29
-    assert cohort.notes == ()
+    assert said(cohort.notes) == ()
 
 
 def test_few_columns(tmp_path):
@@ -83,7 +84,7 @@ def test_few_columns(tmp_path):
     cohort = open_source(f"npz:{path}", findings="Mass", cache=tmp_path / "cache")
     np.testing.assert_array_equal(cohort.labels[:, 0], labels)
     assert cohort.ids[3] == "film-3"
-    assert cohort.notes[0].startswith("Patients aren't known")
+    assert said(cohort.notes)[0].startswith("Patients aren't known")
     assert "labels of 1 findings and 2 names" in refusal(
         open_npz, str(path), None, kind=UsageError, findings="A,B"
     )
@@ -250,7 +251,7 @@ def test_some_rows_left_out_after_a_truncation(tmp_path):
         assert len(cohort) == 20
         assert cohort.ids.tolist() == [f"film-{i}" for i in range(20)]
         np.testing.assert_array_equal(cohort.images[np.arange(20)], FILMS[:20])
-        assert cohort.notes[-1].startswith(
+        assert said(cohort.notes)[-1].startswith(
             "Left out: 10 films that can't be decoded: a.npz, film 20"
         )
         with pytest.raises(DataError, match="film 20"):

@@ -63,7 +63,7 @@ def label(cohort: Cohort, film: str, finding: str) -> float:
 
 
 def said(cohort: Cohort, words: str) -> bool:
-    return any(words in note for note in cohort.notes)
+    return any(words in str(note) for note in cohort.notes)
 
 
 def first_film(folder: Path) -> Path:
@@ -258,7 +258,7 @@ def test_a_patient_on_both_sides_is_refused(tmp_path):
     write_film(folder / path)
     write_rows(folder / "valid.csv", [chexpert_row(path, "PA", observed())])
     assert "1 patient on more than one side" in refusal("chexpert", folder)
-    assert said(opened("chexpert", folder, leakage="allow"), "LEAKAGE")
+    assert said(opened("chexpert", folder, leakage="allow"), "DOUBT")
 
 
 # ---------------------------------------------------------------- MIMIC-CXR

@@ -12,6 +12,7 @@ import click
 
 from leadapron.cli.group import INTERRUPTED, fail
 from leadapron.cli.options import (
+    Written,
     comma_separated,
     film_options,
     json_option,
@@ -20,6 +21,7 @@ from leadapron.cli.options import (
     source_settings,
     sweep_of,
     sweep_options,
+    trust_option,
 )
 from leadapron.cli.progress import showing_progress
 
@@ -66,7 +68,7 @@ def audit_command() -> click.Command:
                 "which is asked where no mark stands out: they take time, for each reference too.",
             ),
             click.Option(
-                ["--out"], type=click.Path(path_type=Path), help="A folder for report and pictures."
+                ["--out"], type=Written("folder"), help="A folder for report and pictures."
             ),
             *sweep_options(),
             *source_settings(),
@@ -99,7 +101,7 @@ def _run_audit(
     from leadapron.report import audit_lines, write_audit
 
     sweep = sweep_of(given)
-    opening = {name: given.pop(name) for name in ("architecture", "normalisation")}
+    opening = {n: given.pop(n) for n in ("architecture", "normalisation", "trust_programs")}
     opening["findings"] = None if findings is None else comma_separated(findings)
     settings = {
         name.removeprefix("source__"): value for name, value in given.items() if value is not None
@@ -144,7 +146,7 @@ def calibrate_command() -> click.Command:
             ),
             click.Option(
                 ["--out"],
-                type=click.Path(dir_okay=False, path_type=Path),
+                type=Written("file"),
                 default="gate.json",
                 show_default=True,
                 help="The gate's file; its numbers go beside it.",
@@ -174,7 +176,7 @@ def _run_calibrate(
     from leadapron.jobs.calibrate import calibrate
     from leadapron.report import calibrate_lines
 
-    opening = {name: given.pop(name) for name in ("architecture", "normalisation")}
+    opening = {n: given.pop(n) for n in ("architecture", "normalisation", "trust_programs")}
     opening["findings"] = None if findings is None else comma_separated(findings)
     settings = {
         name.removeprefix("source__"): value for name, value in given.items() if value is not None
@@ -205,7 +207,7 @@ def screen_command() -> click.Command:
             click.Argument(["files"], nargs=-1, required=True),
             click.Option(
                 ["--out"],
-                type=click.Path(file_okay=False, path_type=Path),
+                type=Written("folder"),
                 help="A folder for report and pictures; they hold patients' pixels.",
             ),
             click.Option(
@@ -213,6 +215,7 @@ def screen_command() -> click.Command:
                 type=click.Path(dir_okay=False, path_type=Path),
                 help="Where the model lies now, if it was moved.",
             ),
+            trust_option(),
             machine_options()[0],
             json_option(),
         ],
@@ -230,6 +233,7 @@ def _run_screen(
     files: tuple[str, ...],
     out: Path | None,
     model: Path | None,
+    trust_programs: bool,
     device: str,
     as_json: bool,
 ) -> int:
@@ -245,7 +249,7 @@ def _run_screen(
     )
 
     films, others = films_of(files, sys.stdin.buffer if "-" in files else ())
-    opened = open_gate(gate, model=model, device=device)
+    opened = open_gate(gate, model=model, trust_programs=trust_programs, device=device)
     if out is not None:
         begin_screen(out)
     done: list[dict[str, Any]] = []

@@ -15,13 +15,17 @@ import PIL
 from numpy.typing import NDArray
 
 from leadapron.decoding.isolation import ask
-from leadapron.errors import DataError
+from leadapron.errors import FilmError
 from leadapron.preprocessing import Preprocessing
+from leadapron.types import Form
 
 __all__ = ["WINDOW", "FilmFiles", "hashed"]
 
 WINDOW = re.compile(r"full|film|header(?::([1-9]\d*))?|(-?\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
 """What `FilmFiles.window` may be."""
+
+VERSION = 2
+"""Raised when a file would be read otherwise than before; nothing in the cache is taken for it."""
 
 PICTURES = (".png", ".jpg", ".jpeg")
 
@@ -58,7 +62,10 @@ class FilmFiles:
         """What the pixels depend on besides the files."""
         from importlib.metadata import version
 
-        words = f"Pillow {PIL.__version__}, pydicom {version('pydicom')}, window {self.window}"
+        words = (
+            f"decoder {VERSION}, Pillow {PIL.__version__}, pydicom {version('pydicom')}, "
+            f"window {self.window}"
+        )
         if all(path.lower().endswith(PICTURES) for path in self.paths):
             return words
         # With a codec that is installed later, films can be decoded that couldn't be.
@@ -69,7 +76,7 @@ class FilmFiles:
         """Return a film in grey, (height, width) uint8, or uint16 where it has more than 8 bits.
 
         Raises:
-            DataError: a file that can't be decoded, or more than 100 megapixels.
+            FilmError: a file that can't be decoded, or more than 100 megapixels.
         """
         return self._asked(row, None)[0]
 
@@ -77,22 +84,22 @@ class FilmFiles:
         """Return a film's file."""
         return self.paths[row]
 
-    def image(self, row: int, preprocessing: Preprocessing) -> tuple[NDArray[Any], list[str]]:
-        """Return a film's image, and tags that say what the film is ("size 1024x1024")."""
+    def image(self, row: int, preprocessing: Preprocessing) -> tuple[NDArray[Any], Form]:
+        """Return a film's image, and what the film is; FilmError as when it is read."""
         return self._asked(row, preprocessing)
 
-    def _asked(
-        self, row: int, preprocessing: Preprocessing | None
-    ) -> tuple[NDArray[Any], list[str]]:
+    def _asked(self, row: int, preprocessing: Preprocessing | None) -> tuple[NDArray[Any], Form]:
         settings = None if preprocessing is None else asdict(preprocessing)
         question = {"do": "film", "path": self.paths[row], "window": self.window}
         try:
             facts, pixels = ask({**question, "preprocessing": settings})
-        except DataError as error:
-            raise DataError(f"{self._name(row)} {error}") from None
-        if pixels is None:
-            raise DataError(f"{self._name(row)} crashes its decoder")
-        return pixels, [str(tag) for tag in facts.get("tags", ())]
+            if pixels is None:
+                raise FilmError("crashes its decoder")
+            return pixels, Form.parsed(facts["form"])
+        except FilmError as error:
+            raise FilmError(f"{self._name(row)} {error}", error.kind) from None
+        except (KeyError, ValueError, TypeError, AttributeError):  # taken over by a film
+            raise FilmError(f"{self._name(row)} crashes its decoder") from None
 
     def _name(self, row: int) -> str:
         if self.names is not None:

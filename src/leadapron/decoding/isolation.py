@@ -19,12 +19,13 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.errors import DataError, LeadapronError
+from leadapron.errors import FilmError, LeadapronError
+from leadapron.types import BadFilm
 
 __all__ = [
     "LARGEST_FILM_PIXELS",
@@ -43,7 +44,7 @@ SECONDS = 60.0
 LONGEST_ANSWER = 1_000_000
 """Bytes of the line before the pixels."""
 LONGEST_WORDS = 500
-"""Characters of a tag, or of what is wrong with a film."""
+"""Characters of what is wrong with a film."""
 
 # -P: Python would take modules from the working directory, which may be the folder of films.
 COMMAND = (sys.executable, "-P", "-m", "leadapron.decoding.worker")
@@ -62,7 +63,7 @@ def ask(question: Mapping[str, Any]) -> tuple[dict[str, Any], NDArray[Any] | Non
         What it says, and a (height, width) uint8 or uint16 picture where there is one.
 
     Raises:
-        DataError: what is wrong with the file, without its name; also where the worker crashed,
+        FilmError: what is wrong with the file, without its name; also where the worker crashed,
             took too long or too much memory.
         LeadapronError: workers can't be started.
     """
@@ -71,21 +72,20 @@ def ask(question: Mapping[str, Any]) -> tuple[dict[str, Any], NDArray[Any] | Non
             facts, pixels = worker.ask(question)
     except _CrashError as crash:
         if not crash.again:
-            raise DataError("crashes its decoder") from None
+            raise FilmError("crashes its decoder") from None
         with _borrowed(new=True) as worker:
             try:
                 facts, pixels = worker.ask(question)
             except _CrashError:
-                raise DataError("crashes its decoder") from None
+                raise FilmError("crashes its decoder") from None
     if "error" in facts:
-        raise DataError(str(facts["error"])[:LONGEST_WORDS])
-    tags = facts.get("tags", [])
-    facts["tags"] = [str(t)[:LONGEST_WORDS] for t in tags] if isinstance(tags, list) else []
+        kind: BadFilm = facts["kind"] if facts.get("kind") in get_args(BadFilm) else "undecodable"
+        raise FilmError(str(facts["error"])[:LONGEST_WORDS], kind)
     return facts, pixels
 
 
 def give_up() -> None:
-    """Kill the workers that are decoding; who asked them gets a DataError."""
+    """Kill the workers that are decoding; who asked them gets a FilmError."""
     with _lock:
         for worker in _busy:
             worker.given_up = True
@@ -94,13 +94,13 @@ def give_up() -> None:
 
 def read_headers(
     paths: Sequence[str], question: Mapping[str, Any]
-) -> Iterator[dict[str, Any] | DataError]:
+) -> Iterator[dict[str, Any] | FilmError]:
     """Yield what the files' headers say, in order, or what is wrong with a file."""
 
-    def header(path: str) -> dict[str, Any] | DataError:
+    def header(path: str) -> dict[str, Any] | FilmError:
         try:
             return ask({**question, "do": "header", "path": path})[0]
-        except DataError as error:
+        except FilmError as error:
             return error
 
     with ThreadPoolExecutor(processors(), thread_name_prefix="leadapron-header") as pool:
@@ -166,9 +166,9 @@ class _Worker:
             late = time.monotonic() >= self.deadline
             self.close()
             if self.given_up:
-                raise DataError("was given up") from None
+                raise FilmError("was given up") from None
             if late:
-                raise DataError(f"took more than {SECONDS:g} s to decode") from None
+                raise FilmError(f"took more than {SECONDS:g} s to decode") from None
             if self.answered is None:
                 raise LeadapronError(
                     "the process that decodes films doesn't start; see what "

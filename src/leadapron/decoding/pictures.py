@@ -9,15 +9,13 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from leadapron.decoding.isolation import LARGEST_FILM_PIXELS
+from leadapron.errors import FilmError
+from leadapron.types import Form, Odd
 
-__all__ = ["FilmError", "read_picture", "refuse_large", "starts_as_picture"]
+__all__ = ["read_picture", "refuse_large", "starts_as_picture"]
 
 FORMATS = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"}
 """What such files start with."""
-
-
-class FilmError(Exception):
-    """What is wrong with a film, in words that follow its name and quote nothing of it."""
 
 
 def starts_as_picture(path: str) -> bool:
@@ -35,31 +33,32 @@ def refuse_large(height: int, width: int) -> None:
         )
 
 
-def read_picture(path: str) -> tuple[NDArray[Any], list[str]]:
+def read_picture(path: str) -> tuple[NDArray[Any], Form]:
     """Return a film in grey, (height, width) uint8, or uint16 where the file has 16 bits.
 
     Returns:
-        The film, and tags: "size HxW", "bits B", and "colour" where it wasn't plain grey (colour,
-        transparency, black and white).
+        The film, and its form; odd is "colour" where it wasn't plain grey (colour, transparency,
+        black and white).
 
     Raises:
         FilmError: a file that isn't a whole picture, or one of more than 100 megapixels.
     """
     Image.MAX_IMAGE_PIXELS = None  # ours is the limit, and it doesn't warn
+    bits, odd = 8, tuple[Odd, ...]()
     try:
         with Image.open(path, formats=tuple(FORMATS.values())) as picture:
             refuse_large(picture.height, picture.width)
-            kind = picture.format
+            kind = str(picture.format)
             picture.load()
             if picture.mode.startswith("I"):
                 film: NDArray[Any] = np.asarray(picture).astype(np.uint16)
-                tags = ["bits 16"]
+                bits = 16
             elif picture.mode == "L":
-                film, tags = np.asarray(picture), ["bits 8"]
+                film = np.asarray(picture)
             else:
                 # A palette's transparency would make Pillow warn; it is dropped either way.
                 picture.info.pop("transparency", None)
-                film, tags = np.asarray(picture.convert("L")), ["bits 8", "colour"]
+                film, odd = np.asarray(picture.convert("L")), ("colour",)
     except UnidentifiedImageError:
         raise FilmError("is not a readable PNG or JPEG file") from None
     except (FilmError, MemoryError, RecursionError):
@@ -71,7 +70,8 @@ def read_picture(path: str) -> tuple[NDArray[Any], list[str]]:
         raise FilmError(
             f"is not a readable {kind_of(path)} file ({reason or type(error).__name__})"
         ) from None
-    return film, [f"size {film.shape[0]}x{film.shape[1]}", f"format {kind}", *tags]
+    height, width = film.shape
+    return film, Form(height=height, width=width, bits=bits, kind=kind, odd=odd)
 
 
 def kind_of(path: str) -> str:

@@ -19,7 +19,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from leadapron.decoding.isolation import READY
-from leadapron.decoding.pictures import FilmError, read_picture, starts_as_picture
+from leadapron.decoding.pictures import read_picture, starts_as_picture
+from leadapron.errors import FilmError
 from leadapron.preprocessing import Preprocessing
 
 MEMORY = 4 << 30
@@ -78,20 +79,22 @@ def _answered(question: Mapping[str, Any]) -> tuple[dict[str, Any], NDArray[Any]
 
             return read_header(path, bytes.fromhex(question["salt"])), None
         if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (paths may not be UTF-8)
-            raise FilmError("is not a file")
+            raise FilmError("is not a file", "unreadable")
         if starts_as_picture(path):
-            film, tags = read_picture(path)
+            film, form = read_picture(path)
         else:
             from leadapron.decoding.dicom import read_dicom
 
-            film, tags = read_dicom(path, question.get("window", "header"))
+            film, form = read_dicom(path, question.get("window", "header"))
         if question.get("preprocessing"):
             film = _preprocessing(json.dumps(question["preprocessing"]))(film)
-        return {"tags": tags}, film
+        return {"form": form.plain()}, film
     except FilmError as error:
-        return {"error": str(error)}, None
+        return {"error": str(error), "kind": error.kind}, None
     except OSError as error:
-        return {"error": f"can't be read ({error.strerror or type(error).__name__})"}, None
+        reason = error.strerror or type(error).__name__
+        kind = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
+        return {"error": f"can't be read ({reason})", "kind": kind}, None
     except MemoryError:
         return {"error": f"asks for more than {MEMORY >> 30} GB of memory"}, None
     except RecursionError:

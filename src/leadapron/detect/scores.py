@@ -24,6 +24,7 @@ class Evidence:
             away) or "same labels" (one combination of several); None where the method can't tell.
         place: (row, column, side) in pixels of the image; None where it has none.
         films: (m,) int64 rows of the films it names.
+        tested: whether it was tested that the films' labels (or a model's answers) shift.
         words: one plain sentence.
     """
 
@@ -34,6 +35,7 @@ class Evidence:
     direction: Literal["added", "removed", "one-hot", "same labels"] | None = None
     place: tuple[int, int, int] | None = None
     films: NDArray[np.int64]
+    tested: bool = True
     words: str
 
 

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from leadapron.cohort import ImageArray
 from leadapron.errors import DataError
 from leadapron.preprocessing import Preprocessing
+from leadapron.types import Form, Note
 
 __all__ = [
     "ItemFilms",
@@ -75,12 +76,12 @@ class ItemFilms:
             self.used = min(self.used[0], low), max(self.used[1], high)
         return film
 
-    def image(self, row: int, preprocessing: Preprocessing) -> tuple[NDArray[Any], list[str]]:
-        """Return a film's image and its tags."""
+    def image(self, row: int, preprocessing: Preprocessing) -> tuple[NDArray[Any], Form]:
+        """Return a film's image and its form."""
         film = self[row]
-        return preprocessing(film), [f"size {film.shape[0]}x{film.shape[1]}"]
+        return preprocessing(film), Form(height=film.shape[0], width=film.shape[1])
 
-    def doubts(self) -> list[str]:
+    def doubts(self) -> list[Note]:
         """Return what is odd about the levels of the films read so far.
 
         Raises:
@@ -92,7 +93,7 @@ class ItemFilms:
         if self.n > 1 and self.used[1] - self.used[0] < 2 / 255:
             raise DataError(f"{words}; the images' range must be another")
         if self.used[1] - self.used[0] <= 0.51:
-            return [f"DOUBT: {words}; is that the images' range?"]
+            return [Note("pixels", f"{words}; is that the images' range?", doubt=True)]
         return []
 
 

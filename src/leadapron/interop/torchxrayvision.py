@@ -29,6 +29,7 @@ from leadapron.preprocessing import Preprocessing
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.tables import PARTS, UNKNOWN, LabelTable, splits, unknown_patients
 from leadapron.sources.words import count
+from leadapron.types import Note
 
 __all__ = ["CohortDataset", "as_torchxrayvision", "from_torchxrayvision"]
 
@@ -76,7 +77,7 @@ def from_torchxrayvision(
         raise UsageError(
             "the data set's data_aug alters images at random; set it to None, then make the cohort"
         )
-    n, notes = len(dataset), list[str]()
+    n, notes = len(dataset), list[Note]()
     labels, findings = _labels(dataset, n, notes)
     pre = preprocessing or getattr(dataset, "preprocessing", None) or Preprocessing(size=224)
     columns = _Columns(getattr(dataset, "csv", None), n)
@@ -219,7 +220,7 @@ def _states(cell: str) -> bool:
     return cell.lower() not in (*UNKNOWN, "<na>")
 
 
-def _labels(dataset: Any, n: int, notes: list[str]) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+def _labels(dataset: Any, n: int, notes: list[Note]) -> tuple[NDArray[np.float32], tuple[str, ...]]:
     names = [str(name) for name in dataset.pathologies]
     labels = np.asarray(dataset.labels, dtype=np.float32)
     if labels.shape != (n, len(names)):
@@ -228,7 +229,8 @@ def _labels(dataset: Any, n: int, notes: list[str]) -> tuple[NDArray[np.float32]
         )
     named = [i for i, name in enumerate(names) if name]
     if len(named) < len(names):
-        notes.append(f"Left out: {len(names) - len(named)} pathologies without a name.")
+        words = f"Left out: {len(names) - len(named)} pathologies without a name."
+        notes.append(Note("labels", words))
     refuse_other_labels(labels)
     return labels[:, named], tuple(names[i] for i in named)
 
@@ -272,7 +274,7 @@ def _prefixed(names: Iterable[str], sites: NDArray[np.str_] | None) -> list[str]
 
 
 def _ids(
-    columns: _Columns, sites: NDArray[np.str_] | None, n: int, notes: list[str]
+    columns: _Columns, sites: NDArray[np.str_] | None, n: int, notes: list[Note]
 ) -> NDArray[np.str_]:
     """By the first column that names each film once, else by all of them, else by number."""
     known = [columns.text(name).tolist() for name in ID_COLUMNS if name in columns]
@@ -281,19 +283,21 @@ def _ids(
         names = _prefixed(cells, sites)
         if all(names) and len(set(names)) == len(names) == n:
             return np.asarray(names, dtype=np.str_)
-    notes.append("Films are named by their number: no column of .csv names each of them once.")
+    words = "Films are named by their number: no column of .csv names each of them once."
+    notes.append(Note("columns", words))
     return np.asarray([f"film-{row}" for row in range(n)], dtype=np.str_)
 
 
 def _patients(
-    columns: _Columns, sites: NDArray[np.str_] | None, ids: NDArray[np.str_], notes: list[str]
+    columns: _Columns, sites: NDArray[np.str_] | None, ids: NDArray[np.str_], notes: list[Note]
 ) -> NDArray[np.str_]:
     if "patientid" not in columns:
         return unknown_patients(ids, notes)
     names = np.asarray(_prefixed(columns.text("patientid").tolist(), sites), dtype=np.str_)
     unnamed = names == ""
     if unnamed.any():
-        notes.append(f"Without a patient: {count(int(unnamed.sum()), 'film')}, each its own.")
+        words = f"Without a patient: {count(int(unnamed.sum()), 'film')}, each its own."
+        notes.append(Note("patients", words))
     return np.where(unnamed, ids, names)
 
 

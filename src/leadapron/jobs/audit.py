@@ -51,6 +51,8 @@ from leadapron.models import doubts, open_model
 from leadapron.models.doubts import unsteady
 from leadapron.report.words import MARKS, NOT_FINITE, UNSTEADY
 from leadapron.sources import open_source
+from leadapron.text import short_path
+from leadapron.types import said
 
 __all__ = [
     "MARGIN",
@@ -354,9 +356,9 @@ def audit(  # noqa: PLR0913
         )
         if statistics
         else (),
-        name=str(model),
+        name=_named(str(model)),
         origin=opened.origin,
-        notes=(*opened.notes, *doubts(opened.classifier, cohort), *cohort.notes),
+        notes=(*opened.notes, *doubts(opened.classifier, cohort)),
         false_alarm=false_alarm,
         steps=steps,
     )
@@ -490,6 +492,7 @@ def _audited(
         unsteady=differs,
         notes=(
             *notes,
+            *said(note for note in clean.notes if note.doubt),
             *_left_out(classifier, clean, steps),
             *left,
             *_lost_references(others),
@@ -803,6 +806,12 @@ class _Model(NamedTuple):
     classifier: BlackBox
     name: str
     content: str | None
+
+
+def _named(model: str) -> str:
+    """A model's path: from the working folder, or its name alone where it isn't below that."""
+    below = Path(model).is_absolute() and Path(model).is_relative_to(Path.cwd())
+    return str(Path(model).relative_to(Path.cwd())) if below else short_path(model)
 
 
 def _references(folder: Path, own: _Model, device: str, precision: Precision) -> list[_Model]:

@@ -256,7 +256,8 @@ def _write_arrays(
 ) -> tuple[Path, str, tuple[str, ...]]:
     """Write pixels and labels into an .npz file, a block at a time."""
     _refuse_old(path)
-    own = sum(tag.startswith("size ") for tag in cohort.forms) == 1 and cohort.films is not None
+    sizes = {(form.height, form.width) for form in cohort.forms}
+    own = len(sizes) == 1 and cohort.films is not None
     columns: dict[str, NDArray[Any]] = {
         "labels": cohort.labels[kept],
         "findings": np.asarray(cohort.findings, dtype=np.str_),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -27,6 +28,8 @@ from leadapron.metrics import Estimate, odds_ratio, rate
 from leadapron.preprocessing import Preprocessing
 from leadapron.sources import SOURCES, open_source
 from leadapron.specs import parameters
+from leadapron.text import short_path
+from leadapron.types import said
 
 __all__ = [
     "BORDER",
@@ -243,8 +246,9 @@ class Description:
         near: groups of altered copies, among them equal ones.
         correlation: from which on two images count as near.
         greys: grey levels.
-        forms: sizes, bits and formats of the films, empty where they aren't known.
-        notes: the source's own.
+        forms: how many films have each format, number of bits and size (height x width); empty
+            where they aren't known.
+        notes: the source's own, doubts first and marked.
     """
 
     source: str
@@ -263,7 +267,7 @@ class Description:
     near: Repeats
     correlation: float
     greys: Greys
-    forms: Mapping[str, int]
+    forms: Mapping[str, Mapping[str, int]]
     notes: tuple[str, ...]
 
     @property
@@ -274,7 +278,7 @@ class Description:
 
     def facts(self) -> dict[str, Any]:
         """Return all of it as plain values; None where a number is undefined."""
-        facts: dict[str, Any] = _plain(self)
+        facts: dict[str, Any] = {**_plain(self), "source": short_path(self.source)}
         return {"schema": 1, "verdict": self.verdict, **facts}
 
 
@@ -363,9 +367,23 @@ def describe_cohort(
         ),
         correlation=CORRELATION,
         greys=greys,
-        forms=dict(cohort.forms),
-        notes=cohort.notes,
+        forms=_forms(cohort),
+        notes=said(cohort.notes),
     )
+
+
+def _forms(cohort: Cohort) -> dict[str, dict[str, int]]:
+    """How many films have each format, number of bits and size."""
+    forms: dict[str, Counter[str]] = {}
+    for form, films in cohort.forms.items():
+        for name, value in (
+            ("formats", form.kind),
+            ("bits", str(form.bits or "")),
+            ("sizes", f"{form.height}x{form.width}"),
+        ):
+            if value:
+                forms.setdefault(name, Counter())[value] += films
+    return {name: dict(counts) for name, counts in forms.items()}
 
 
 # --- pixels

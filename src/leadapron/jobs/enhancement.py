@@ -26,11 +26,13 @@ from leadapron.enhance import Enhancement, Linear, enhance
 from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.jobs.recipes import COMMON, SCALED, Cell, Recipe, settings_of, settings_table
 from leadapron.plan import Run, plan
-from leadapron.report.words import MARGIN, between, change, decimal, percent, table
+from leadapron.report.stealth import MARGIN
+from leadapron.report.words import between, change, decimal, percent, table
 from leadapron.seeds import named_seed, stream
 from leadapron.similarity import peak_signal_to_noise
 from leadapron.study import Options, divide, open_films
 from leadapron.train import train
+from leadapron.types import said
 
 __all__ = ["ROSENBLATT2023", "lines", "run_enhancement"]
 
@@ -226,7 +228,7 @@ def _measured(run: Run, enhancement: Enhancement, options: Options) -> dict[str,
         "fingerprint": cohort.fingerprint,
         "parts": {**{name: len(films) for name, films in acquired.items()}, "anew": len(anew)},
         "findings": len(judged.columns),
-        "notes": list(cohort.notes),
+        "notes": list(said(cohort.notes)),
     }
 
 

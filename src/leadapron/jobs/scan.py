@@ -27,6 +27,7 @@ from leadapron.seeds import stream
 from leadapron.sources import AND, SOURCES, open_source
 from leadapron.specs import parameters
 from leadapron.store import write_atomically, write_json
+from leadapron.text import short_path
 
 if TYPE_CHECKING:
     from leadapron.classifier import Precision, WhiteBox
@@ -141,7 +142,7 @@ class Scanned:
         return {
             "schema": 1,
             "verdict": self.verdict,
-            "source": self.source,
+            "source": short_path(self.source),
             "films": len(self.cohort),
             "patients": len(np.unique(self.cohort.patients)),
             "findings": list(self.cohort.findings),
@@ -335,10 +336,8 @@ def _tolerant(source: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def _own_pixels(cohort: Cohort) -> Preprocessing:
     """What leaves the films' pixels as they are, where they are small enough."""
     sizes = Counter[tuple[int, int]]()
-    for tag, films in cohort.forms.items():
-        if tag.startswith("size "):
-            sides = tag.removeprefix("size ").split("x")
-            sizes[int(sides[0]), int(sides[1])] += films
+    for form, films in cohort.forms.items():
+        sizes[form.height, form.width] += films
     if not sizes and cohort.films is not None:
         rows = np.unique(np.linspace(0, len(cohort) - 1, SAMPLED).astype(int))
         height_width = (cohort.films[int(row)].shape for row in rows)
@@ -405,6 +404,7 @@ def _evidence_facts(one: Evidence, cohort: Cohort) -> dict[str, Any]:
         "direction": one.direction,
         "place": None if one.place is None else [int(each) for each in one.place],
         "films": cohort.ids[one.films].tolist(),
+        "tested": one.tested,
         "words": one.words,
         "labels": [
             {

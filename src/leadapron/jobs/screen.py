@@ -17,12 +17,13 @@ from leadapron.classifier import BlackBox, squashed
 from leadapron.decoding import FilmFiles, give_up, processors
 from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, Judged, judge
 from leadapron.detect.inputs.gate_file import StoredGate, read_gate
-from leadapron.errors import DataError, LeadapronError, StoreError, UsageError
+from leadapron.errors import DataError, FilmError, LeadapronError, StoreError, UsageError
 from leadapron.models import open_model
 from leadapron.report.words import rate_words
 from leadapron.sources.dicom import may_be_dicom
 from leadapron.sources.folder import SUFFIXES, walk
 from leadapron.store import sha256_of
+from leadapron.text import short_path
 
 __all__ = ["FilmFile", "Opened", "Screened", "facts", "films_of", "open_gate", "screen", "worst"]
 
@@ -139,12 +140,15 @@ class Screened:
         return plain
 
 
-def open_gate(file: Path, *, model: Path | None = None, device: str = "auto") -> Opened:
+def open_gate(
+    file: Path, *, model: Path | None = None, trust_programs: bool = False, device: str = "auto"
+) -> Opened:
     """Open a gate and the model that it is of.
 
     Args:
         file: the gate's JSON file.
         model: where the model lies now; where the gate says, if left out.
+        trust_programs: as `open_model`; a gate can't say so for whoever uses it.
         device: as `open_model`.
 
     Raises:
@@ -167,6 +171,7 @@ def open_gate(file: Path, *, model: Path | None = None, device: str = "auto") ->
         path,
         said.findings if named else None,
         preprocessing=said.preprocessing,
+        trust_programs=trust_programs,
         device=device,
         precision=said.precision,
         **opening,  # type: ignore[arg-type]
@@ -199,7 +204,7 @@ def films_of(files: Sequence[str], listed: Iterable[bytes] = ()) -> tuple[list[F
             others += left
             found += inside
         else:
-            found.append(FilmFile(path, _shown(path)))
+            found.append(FilmFile(path, _shown(short_path(path))))
         if len(found) > MOST:
             raise UsageError(f"more than {MOST:,} films; screen them in parts")
     if not found:
@@ -280,7 +285,7 @@ def facts(
         "schema": 1,
         "verdict": verdict,
         "exit_code": code,
-        "gate": str(opened.file),
+        "gate": short_path(str(opened.file)),
         "model": {"file": model.path.name, "sha256": model.sha256},
         "findings": list(model.findings),
         "image": [model.preprocessing.size, model.preprocessing.size],
@@ -341,9 +346,11 @@ def _below(folder: str) -> tuple[list[FilmFile], int]:
             others += 1
     if not names:
         raise DataError(f"no PNG, JPEG or DICOM file in {_shown(folder)}")
-    start = folder.rstrip("/") or "/"
-    places = [f"{start.rstrip('/')}/{name}" for name in sorted(names)]
-    return [FilmFile(place, _shown(place)) for place in places], others
+    start = folder.rstrip("/")
+    # Below a folder, films are called by their paths in it where its own path isn't shown.
+    hidden = short_path(start) != start
+    places = [(f"{start}/{name}", name) for name in sorted(names)]
+    return [FilmFile(path, _shown(name if hidden else path)) for path, name in places], others
 
 
 def _shown(path: str) -> str:
@@ -371,9 +378,8 @@ def _image(film: FilmFile, opened: Opened) -> NDArray[Any] | _Bad:
     files = FilmFiles([film.path], [""], opened.stored.window)
     try:
         image, _ = files.image(0, preprocessing)
-    except DataError as error:
-        words = str(error).strip()
-        return _Bad(words, failed=words.startswith("can't be read"))
+    except FilmError as error:
+        return _Bad(str(error).strip(), failed=error.kind != "undecodable")
     side = preprocessing.size
     if image.shape != (side, side) or image.dtype != np.dtype(preprocessing.dtype):
         return _Bad("gives an image of another size or type")

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 
 from leadapron.errors import StoreError
-from leadapron.models.scan import (
+from leadapron.foreign.scan import (
     LARGEST_PICKLE,
     PickleScan,
     first_line,

@@ -149,17 +149,13 @@ def _column_words(column: Facts) -> str:
     return ", ".join([*parts, missing] if missing else parts)
 
 
-def _form_words(forms: Mapping[str, int]) -> str:
+def _form_words(forms: Mapping[str, Mapping[str, int]]) -> str:
     if not forms:
         return "nothing known of them"
-    kinds: dict[str, dict[str, int]] = {}
-    for tag, films in forms.items():
-        kind, _, value = tag.partition(" ")
-        kinds.setdefault(kind, {})[value] = films
     parts = []
-    for kind, form in (("format", "{}"), ("bits", "{} bits"), ("size", "{}")):
-        ranked = sorted(kinds.get(kind, {}).items(), key=lambda item: (-item[1], item[0]))
-        parts += [f"{form.format(value)} {films:,}" for value, films in ranked[:SIZES]]
+    for kind, words in (("formats", "{}"), ("bits", "{} bits"), ("sizes", "{}")):
+        ranked = sorted(forms.get(kind, {}).items(), key=lambda item: (-item[1], item[0]))
+        parts += [f"{words.format(value)} {films:,}" for value, films in ranked[:SIZES]]
         if len(ranked) > SIZES:
             rest = sum(films for _, films in ranked[SIZES:])
             parts.append(f"{len(ranked) - SIZES:,} other sizes {rest:,}")

@@ -12,6 +12,7 @@ import numpy as np
 from leadapron import metrics
 from leadapron.report.words import between, percent, poisoned_words, table, trigger_words
 from leadapron.store import read_arrays, read_json, read_lines
+from leadapron.text import short_path
 
 __all__ = ["screening_chapter", "summary"]
 
@@ -117,7 +118,7 @@ def _head(facts: Mapping[str, Any], rows: Sequence[Row], whole: Sequence[Row]) -
 
 
 def _command(settings: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
-    words = f"leadapron evaluate screen --zoo {settings['place']}"
+    words = f"leadapron evaluate screen --zoo {short_path(settings['place'])}"
     words += "".join(f" --only {family}" for family in chosen["only"])
     words += f" --limit {chosen['limit']}" if chosen["limit"] else ""
     words += " --sealed" if chosen["sealed"] else ""
@@ -128,7 +129,7 @@ def _command(settings: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
 
 
 def _kind(row: Row) -> str:
-    if row["group"].startswith("patch"):
+    if row["patch"]:
         return KINDS[0]
     return KINDS[1] if row["local"] else KINDS[2]
 
@@ -280,7 +281,11 @@ def _cost(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
     manifest = facts["manifest"]
     passes = sorted({each["passes"] for each in costs})
     times = []
-    for name, words in (("ms single", "one at a time"), ("ms of 64", "64 at a time")):
+    batches = " or ".join(map(str, sorted({each["batch"] for each in costs})))
+    for name, words in (
+        ("ms single", "one at a time"),
+        ("ms in a batch", f"{batches} at a time"),
+    ):
         known = [each[name] for each in costs if each[name] is not None]
         if known:
             times.append(f"{statistics.median(known):.1f} ms of processor time a film, {words}")

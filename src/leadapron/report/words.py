@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from leadapron.store import Row
+from leadapron.text import short_path
 
 __all__ = [
     "ALIKE",
     "LOCAL",
-    "MARGIN",
     "MARKS",
     "POTENT",
     "Form",
@@ -31,15 +31,11 @@ __all__ = [
     "setting",
     "shown",
     "spread",
-    "stealth_verdict",
     "table",
     "takes",
     "trigger_words",
     "value",
 ]
-
-MARGIN = 0.02
-"""How much clean macro AUROC a backdoored model may lose and still count as stealthy."""
 
 WORKS = 0.5
 """The attack works where the interval of its success over the twin's lies above this."""
@@ -196,15 +192,6 @@ def takes(success: Row | None, twin: Row | None) -> bool | None:
     return success.value >= POTENT[0] and success.value - twin.value >= POTENT[1]
 
 
-def stealth_verdict(difference: Row | None) -> str:
-    """Return whether clean macro AUROC held, from the interval of its difference."""
-    if difference is None or difference.low is None or difference.high is None:
-        return "undefined"
-    if difference.low > -MARGIN:
-        return "stealthy"
-    return "not stealthy" if difference.high < -MARGIN else "can't tell"
-
-
 def local(chance: Row | None) -> bool:
     """Return whether a trigger has a place to point at, from the rate at which chance hits it."""
     return chance is None or chance.value is None or chance.value < LOCAL
@@ -266,7 +253,7 @@ def shown(found: Any) -> str:
         return f"{found:g}"
     if isinstance(found, Sequence) and not isinstance(found, str):
         return ", ".join(shown(part) for part in found)
-    return str(found)
+    return short_path(found) if isinstance(found, str) else str(found)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

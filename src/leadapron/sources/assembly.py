@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from leadapron.errors import DataError
 from leadapron.preprocessing import Preprocessing
 from leadapron.sources.tables import LabelTable
 from leadapron.sources.words import count
+from leadapron.types import Form, Note, Odd
 
 __all__ = ["Leakage", "assemble"]
 
@@ -61,11 +63,11 @@ def assemble(
         preprocessing=preprocessing,
         attributes=table.attributes,
         films=films,
-        notes=(*notes, *_tag_notes(decoded.tags), *_bad_notes(decoded.bad)),
+        notes=(*notes, *_form_notes(decoded.forms), *_bad_notes(decoded.bad)),
     )
     good = np.setdiff1d(np.arange(len(table)), list(decoded.bad))
     cohort = cohort if len(good) == len(table) else cohort.take(good)
-    return replace(cohort, forms=dict(decoded.tags))  # bad films have no tags
+    return replace(cohort, forms=dict(decoded.forms))  # bad films have none
 
 
 def _refuse_repeats(table: LabelTable) -> None:
@@ -80,7 +82,7 @@ def _refuse_repeats(table: LabelTable) -> None:
 
 
 def _refuse_leaks(
-    patients: NDArray[np.str_], split: NDArray[Any] | None, leakage: Leakage, notes: list[str]
+    patients: NDArray[np.str_], split: NDArray[Any] | None, leakage: Leakage, notes: list[Note]
 ) -> None:
     if split is None:
         return
@@ -94,36 +96,84 @@ def _refuse_leaks(
         raise DataError(
             f"{words}: results would be too good; correct the split, or --source.leakage allow"
         )
-    notes.append(f"LEAKAGE: {words}.")
+    said = f"{words}; results on its test films are too good."
+    notes.append(Note("split", said, doubt=True))
 
 
-def _tag_notes(tags: Counter[str]) -> list[str]:
-    """Sentences about what the films are."""
-    groups: dict[str, Counter[str]] = {}
-    for tag, n in tags.items():
-        kind, _, value = tag.partition(" ")
-        groups.setdefault(kind, Counter())[value] += n
-    notes = []
-    for tag, text in (
-        ("colour", "Turned to grey: {} in colour, with transparency or in black and white."),
-        ("bits 16", "16 bits a pixel: {}."),
-        ("photometric MONOCHROME1", "MONOCHROME1, inverted: {}."),
-        ("pixels not square", "Enlarged along one side, since the pixels aren't square: {}."),
-        (
-            "photometric and presentation disagree",
-            "DOUBT: {} whose photometric interpretation and presentation LUT shape contradict "
-            "each other.",
-        ),
-        (
-            "looks inverted",
-            "DOUBT: {} brighter in the upper corners than inside; their photometric interpretation "
-            "may be wrong, or what wasn't exposed is white.",
-        ),
-    ):
-        if tags[tag]:
-            notes.append(text.format(count(tags[tag], "film")))
-    if "window" in groups:
-        notes.append(f"Windows: {_window_words(groups['window'])}.")
+_ODD: Mapping[Odd, tuple[str, bool]] = {
+    "colour": (
+        "Turned to grey: {} in colour, with transparency or in black and white.",
+        False,
+    ),
+    "not square": (
+        "Enlarged along one side, since the pixels aren't square: {}.",
+        False,
+    ),
+    "contradicts its presentation": (
+        "{} whose photometric interpretation and presentation LUT shape contradict each other.",
+        True,
+    ),
+    "looks inverted": (
+        "{} brighter in the upper corners than inside; their photometric interpretation may be "
+        "wrong, or what wasn't exposed is white.",
+        True,
+    ),
+    "exceeds its bits": (
+        "{} with values longer than the bits that the header states; all of their bits were taken "
+        "where the values jump without the upper ones.",
+        True,
+    ),
+    "has its bits elsewhere": (
+        "{} whose values are at the lower end of their words, not at the upper end as the header "
+        "states; they were taken from there.",
+        True,
+    ),
+    "has the other sign": (
+        "{} whose values jump if they have the sign that the header states; the other was taken.",
+        True,
+    ),
+    "has a table of other bits": (
+        "{} with a lookup table made for other bits than it states; it was taken to span those "
+        "that it holds.",
+        True,
+    ),
+    "is beside its window": (
+        "{} of which a window or table in the header shows nothing; the next was taken, or the "
+        "lowest to the highest value. See --source.window.",
+        True,
+    ),
+    "loses its greys": (
+        "{} seen nearly all black or white, or in two greys, though its stored values vary; its "
+        "window or table may be wrong. See --source.window.",
+        True,
+    ),
+}
+"""What is said of films that are so, and whether that is a doubt."""
+
+
+def _is(odd: Odd, form: Form) -> bool:
+    return odd in form.odd
+
+
+def _form_notes(forms: Mapping[Form, int]) -> list[Note]:
+    """What the films are."""
+
+    def said(which: Callable[[Form], bool], words: str, doubt: bool = False) -> list[Note]:
+        films = sum(n for form, n in forms.items() if which(form))
+        return [Note("pixels", words.format(count(films, "film")), doubt)] if films else []
+
+    notes = [
+        *said(lambda form: form.bits == 16, "16 bits a pixel: {}."),
+        *said(lambda form: form.photometric == "MONOCHROME1", "MONOCHROME1, inverted: {}."),
+    ]
+    for odd, (words, doubt) in _ODD.items():
+        notes += said(partial(_is, odd), words, doubt)
+    windows = Counter[str]()
+    for form, n in forms.items():
+        if form.window:
+            windows[form.window] += n
+    if windows:
+        notes.append(Note("pixels", f"Windows: {_window_words(windows)}."))
     return notes
 
 
@@ -149,10 +199,11 @@ def _window_words(windows: Counter[str]) -> str:
     return "; ".join(parts)
 
 
-def _bad_notes(bad: Mapping[int, str]) -> list[str]:
+def _bad_notes(bad: Mapping[int, str]) -> list[Note]:
     if not bad:
         return []
     rows = sorted(bad)
     listed = "; ".join(bad[row] for row in rows[:LISTED])
     more = f"; and {len(rows) - LISTED:,} more" if len(rows) > LISTED else ""
-    return [f"Left out: {count(len(rows), 'film')} that can't be decoded: {listed}{more}."]
+    words = f"Left out: {count(len(rows), 'film')} that can't be decoded: {listed}{more}."
+    return [Note("files", words)]

@@ -17,6 +17,7 @@ from leadapron.decoding import FilmFiles, hashed, read_headers
 from leadapron.decoding.films import WINDOW
 from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.preprocessing import Preprocessing
+from leadapron.reading import given_path, is_folder
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.folder import walk
 from leadapron.sources.table import labelled
@@ -29,6 +30,7 @@ from leadapron.sources.tables import (
     unknown_patients,
 )
 from leadapron.sources.words import count, plain_reason
+from leadapron.types import Note
 
 __all__ = ["check_window", "may_be_dicom", "open_dicom"]
 
@@ -85,8 +87,8 @@ def open_dicom(  # noqa: PLR0913 (settings, by keyword)
     """
     if not argument:
         raise UsageError("dicom needs a folder: dicom:PATH")
-    root = Path(argument).expanduser()
-    if not root.is_dir():
+    root = given_path(argument)
+    if not is_folder(root):
         raise DataError(f"no folder {argument}; expected one with DICOM files")
     check_window(window)
     salt = _salt(cache or Cache())
@@ -99,7 +101,7 @@ def open_dicom(  # noqa: PLR0913 (settings, by keyword)
     known = _known(headers, ids, notes)
     if table:
         known = _with_labels(
-            known, names, headers, salt, Path(table).expanduser(),
+            known, names, headers, salt, given_path(table),
             key=key, findings=findings, separator=separator, uncertain=uncertain, blank=blank,
         )  # fmt: skip
     rows = np.flatnonzero(np.isin(ids, known.ids))
@@ -170,7 +172,7 @@ def may_be_dicom(path: Path) -> bool:
 
 def _with_pixels(
     root: Path, files: Sequence[str], salt: bytes, cache: Cache
-) -> tuple[list[str], list[str], list[Mapping[str, Any]], list[str]]:
+) -> tuple[list[str], list[str], list[Mapping[str, Any]], list[Note]]:
     """The files that hold films, their paths and headers, and what was left out."""
     names: list[str] = []
     places: list[str] = []
@@ -191,8 +193,8 @@ def _with_pixels(
             others += 1
     if not names:
         raise DataError(f"none of the {count(len(files), 'DICOM file')} holds a film")
-    notes = [f"Left out: {count(others, 'DICOM file')} without pixels."] if others else []
-    return names, places, headers, notes
+    left = Note("files", f"Left out: {count(others, 'DICOM file')} without pixels.")
+    return names, places, headers, [left] if others else []
 
 
 def _paths(root: Path, files: Sequence[str]) -> list[str]:
@@ -208,7 +210,7 @@ def _paths(root: Path, files: Sequence[str]) -> list[str]:
 
 
 def _known(
-    headers: Sequence[Mapping[str, Any]], ids: NDArray[np.str_], notes: list[str]
+    headers: Sequence[Mapping[str, Any]], ids: NDArray[np.str_], notes: list[Note]
 ) -> LabelTable:
     """What the headers say; no findings."""
 
@@ -220,7 +222,8 @@ def _known(
     if unnamed.all():
         patients = unknown_patients(ids, notes)
     elif unnamed.any():
-        notes.append(f"Without a patient: {count(int(unnamed.sum()), 'film')}, each its own.")
+        words = f"Without a patient: {count(int(unnamed.sum()), 'film')}, each its own."
+        notes.append(Note("patients", words))
         patients = np.where(unnamed, ids, patients)
     years = [header.get("age") for header in headers]
     age = np.asarray([np.nan if y is None else float(y) for y in years], dtype=np.float64)
@@ -274,15 +277,17 @@ def _with_labels(
     if any(patients == known.ids[films]) and any(said.patients != said.ids):
         # The table's for all: the header's are other names for the same people.
         patients = np.asarray([hashed(patient, salt) for patient in said.patients.tolist()])
-        notes = [note for note in notes if "patient" not in note.lower()]
+        notes = [note for note in notes if note.about != "patients"]
         notes += said.notes
     else:
-        notes += [note for note in said.notes if "patient" not in note.lower()]
+        notes += [note for note in said.notes if note.about != "patients"]
     left = len(names) - len(films)
     if left:
-        notes.append(f"Left out: {count(left, 'film')} without a row in {file.name}.")
+        words = f"{count(left, 'film')} without a row in {file.name}"
+        notes.append(Note("files", f"Left out: {words}."))
     if len(cells) > len(films):
-        notes.append(f"Left out: {count(len(cells) - len(films), 'row')} without a film.")
+        words = f"{count(len(cells) - len(films), 'row')} without a film"
+        notes.append(Note("files", f"Left out: {words}."))
     order = np.argsort(films)
     return LabelTable(
         name=file.name,

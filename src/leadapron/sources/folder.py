@@ -15,9 +15,11 @@ from leadapron.cohort import Cohort
 from leadapron.decoding import FilmFiles
 from leadapron.errors import DataError, UsageError
 from leadapron.preprocessing import Preprocessing
+from leadapron.reading import given_path, is_folder
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.tables import HEALTHY, PARTS, LabelTable, inside, unknown_patients
 from leadapron.sources.words import count, plain_reason
+from leadapron.types import Note
 
 __all__ = ["find_films", "open_folder", "walk"]
 
@@ -84,7 +86,8 @@ def open_folder(
             "each of several classes"
         )
     labels = (np.asarray(classes)[:, None] == np.asarray(findings)).astype(np.float32)
-    notes = [f"Left out: {count(others, 'file')} of other kinds."] if others else []
+    left = Note("files", f"Left out: {count(others, 'file')} of other kinds.")
+    notes = [left] if others else []
     # Names that aren't UTF-8 can't be written anywhere.
     shown = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]
     ids = np.asarray(shown, dtype=np.str_)
@@ -138,8 +141,8 @@ def walk(root: Path) -> Iterator[str]:
 def _root(argument: str) -> Path:
     if not argument:
         raise UsageError("folder needs a folder: folder:PATH")
-    root = Path(argument).expanduser()
-    if not root.is_dir():
+    root = given_path(argument)
+    if not is_folder(root):
         raise DataError(f"no folder {argument}; expected one with a folder for each class")
     return root
 
@@ -162,7 +165,7 @@ def _healthy(classes: set[str], asked: str) -> set[str]:
     return {asked} if asked else {name for name in classes if name.lower() in HEALTHY}
 
 
-def _patients(names: list[str], asked: str, notes: list[str]) -> list[str] | None:
+def _patients(names: list[str], asked: str, notes: list[Note]) -> list[str] | None:
     stems = [name.rpartition("/")[2].rpartition(".")[0] for name in names]
     if asked:
         try:
@@ -174,13 +177,12 @@ def _patients(names: list[str], asked: str, notes: list[str]) -> list[str] | Non
         found = [match[1] if (match := pattern.search(stem)) else None for stem in stems]
         unnamed = sum(not patient for patient in found)
         if unnamed:
-            notes.append(
-                f"Without a patient in their name: {count(unnamed, 'film')}, each its own."
-            )
+            words = f"Without a patient in their name: {count(unnamed, 'film')}, each its own."
+            notes.append(Note("patients", words))
         return [patient or name for patient, name in zip(found, names, strict=True)]
     for release, pattern in NAMING.items():
         matches = [pattern.fullmatch(stem) for stem in stems]
         if all(matches):
-            notes.append(f"Patients by the file names of {release}.")
+            notes.append(Note("patients", f"Patients by the file names of {release}."))
             return [next(filter(None, match.groups())) for match in matches if match]
     return None

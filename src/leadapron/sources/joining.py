@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from leadapron.cohort import Cohort, Films, ImageArray, film_path
 from leadapron.errors import DataError
 from leadapron.sources.synonyms import aligned
+from leadapron.types import Note
 
 __all__ = ["join"]
 
@@ -75,14 +77,18 @@ def _prefixed(sites: Sequence[str], columns: Sequence[NDArray[np.str_]]) -> NDAr
 
 def _attributes(
     cohorts: Sequence[Cohort], sites: Sequence[str]
-) -> tuple[dict[str, NDArray[Any]], list[str]]:
+) -> tuple[dict[str, NDArray[Any]], list[Note]]:
     """Columns of all cohorts, unknown where one has none, and what is to be said."""
-    notes = [f"{s}: {note}" for s, c in zip(sites, cohorts, strict=True) for note in c.notes]
+    notes = [
+        replace(note, words=f"{site}: {note.words}")
+        for site, cohort in zip(sites, cohorts, strict=True)
+        for note in cohort.notes
+    ]
     known = dict.fromkeys(name for cohort in cohorts for name in cohort.attributes)
     splitless = [s for s, c in zip(sites, cohorts, strict=True) if "split" not in c.attributes]
     if "split" in known and splitless:
         del known["split"]
-        notes.append(f"No split: {', '.join(splitless)} states none.")
+        notes.append(Note("split", f"No split: {', '.join(splitless)} states none."))
     attributes: dict[str, NDArray[Any]] = {}
     for name in known:
         there = [c.attributes[name] for c in cohorts if name in c.attributes]

@@ -21,6 +21,7 @@ from leadapron.cohort import Cohort
 from leadapron.decoding import FilmFiles
 from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.preprocessing import Preprocessing
+from leadapron.reading import given_path, is_folder, read_regular, there
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.tables import (
     LabelTable,
@@ -32,6 +33,7 @@ from leadapron.sources.tables import (
     refuse_unknown_findings,
 )
 from leadapron.sources.words import count, plain_reason
+from leadapron.types import Note
 
 __all__ = [
     "FINDINGS",
@@ -90,6 +92,9 @@ _TABLES = (
     "Data_Entry_2017.csv",
     "Data_Entry_2017.csv.gz",
 )
+LARGEST_LIST = 64 << 20
+"""Bytes of a list of films; that of the whole release has 1.6 million."""
+
 _BOXES = "BBox_List_2017.csv"
 _NEEDED = {
     "id": ("Image Index",),
@@ -177,13 +182,11 @@ def open_nih(
         )
     notes = []
     if missing:
-        notes.append(
-            f"Left out: {count(missing, 'row')} of {len(rows):,} in {rows.name} without a film."
-        )
+        words = f"{count(missing, 'row')} of {len(rows):,} in {rows.name} without a film"
+        notes.append(Note("files", f"Left out: {words}."))
     if len(places) > found:
-        notes.append(
-            f"Left out: {count(len(places) - found, 'PNG file')} without a row in {rows.name}."
-        )
+        words = f"{count(len(places) - found, 'PNG file')} without a row in {rows.name}"
+        notes.append(Note("files", f"Left out: {words}."))
     rows = _with_split(rows.take(np.flatnonzero(present)), folder, split, leakage)
 
     return assemble(
@@ -251,10 +254,10 @@ def read_boxes(folder: str | os.PathLike[str]) -> Boxes:
 def _folder(argument: str) -> Path:
     if not argument:
         raise UsageError("nih needs a folder: nih:PATH")
-    folder = Path(argument).expanduser()
-    if not folder.exists():
+    folder = given_path(argument)
+    if not there(folder):
         raise DataError(f"no folder {argument}; expected NIH ChestX-ray14 in its original layout")
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise DataError(f"{argument} is not a folder; give the folder that holds {_TABLES[0]}")
     return folder
 
@@ -301,7 +304,7 @@ def _read_table(path: Path) -> LabelTable:
     notes = []
     absent = [" or ".join(_OPTIONAL[name]) for name in _OPTIONAL if name not in columns]
     if absent:
-        notes.append(f"{path.name} has no column {', '.join(absent)}.")
+        notes.append(Note("columns", f"{path.name} has no column {', '.join(absent)}."))
     attributes: dict[str, NDArray[Any]] = {
         name: np.asarray(columns[name], dtype=np.str_)
         for name in ("view", "sex")
@@ -345,10 +348,10 @@ def _with_split(
 
 def _listed_split(
     rows: LabelTable, folder: Path, leakage: Leakage
-) -> tuple[NDArray[np.str_] | None, list[str]]:
+) -> tuple[NDArray[np.str_] | None, list[Note]]:
     missing = [name for name in _LISTS.values() if not (folder / name).is_file()]
     if len(missing) == len(_LISTS):
-        return None, [f"No split: neither {' nor '.join(missing)} is there."]
+        return None, [Note("split", f"No split: neither {' nor '.join(missing)} is there.")]
     ids = rows.ids.tolist()
     inside = {}
     for part, name in _LISTS.items():
@@ -362,21 +365,23 @@ def _listed_split(
             "correct them, or --source.split none, or --source.leakage allow"
         )
     column = np.where(inside["test"], "test", np.where(inside["train"], "train", ""))
-    notes = [f"{name} is missing." for name in missing]
+    notes = [Note("split", f"{name} is missing.") for name in missing]
     outside = int(np.sum(column == ""))
     if outside:
-        notes.append(f"Split not stated: {count(outside, 'film')} in neither list.")
+        words = f"Split not stated: {count(outside, 'film')} in neither list."
+        notes.append(Note("split", words))
     return column, notes
 
 
 def _read_list(path: Path) -> set[str]:
     try:
-        return {line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()}
+        text = read_regular(path, LARGEST_LIST).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path.name} can't be read: {plain_reason(error)}") from None
+    return {line.strip() for line in text.splitlines()}
 
 
-def _nwadike2020_split(rows: LabelTable) -> tuple[NDArray[np.str_] | None, list[str]]:
+def _nwadike2020_split(rows: LabelTable) -> tuple[NDArray[np.str_] | None, list[Note]]:
     try:
         numbers = np.asarray([int(patient) for patient in rows.patients.tolist()])
     except ValueError:
@@ -385,10 +390,11 @@ def _nwadike2020_split(rows: LabelTable) -> tuple[NDArray[np.str_] | None, list[
         ) from None
     test = numbers >= NWADIKE2020_FIRST_TEST_PATIENT
     if not test.any():
-        return None, [
+        words = (
             "No split: nwadike2020 tests on patients "
             f"{NWADIKE2020_FIRST_TEST_PATIENT} and up, and there are none."
-        ]
+        )
+        return None, [Note("split", words)]
     return np.where(test, "test", "train"), []
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +14,7 @@ from leadapron.cohort import Cohort
 from leadapron.decoding import FilmFiles
 from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.preprocessing import Preprocessing
+from leadapron.reading import given_path
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.tables import (
     ATTRIBUTES,
@@ -32,6 +32,7 @@ from leadapron.sources.tables import (
     unknown_patients,
 )
 from leadapron.sources.words import count
+from leadapron.types import Note
 
 __all__ = ["labelled", "open_table"]
 
@@ -92,8 +93,8 @@ def open_table(  # noqa: PLR0913 (settings, by keyword)
     """
     if not argument:
         raise UsageError("table needs a file: table:FILE.csv")
-    file = Path(argument).expanduser()
-    folder = Path(root).expanduser() if root else file.parent
+    file = given_path(argument)
+    folder = given_path(root) if root else file.parent
     columns = read_table(file)
     where = file.name
     names = columns.pop(_column(columns, path, PATHS, "path", where) or "")
@@ -157,7 +158,7 @@ def labelled(
         DataError: columns that can't be understood.
         UnknownNameError: a column that isn't there.
     """
-    notes: list[str] = []
+    notes: list[Note] = []
     found: dict[str, list[str]] = {}
     for name, spellings in ATTRIBUTES.items():
         asked = (chosen or {}).get(name, "")  # type: ignore[call-overload]
@@ -181,7 +182,8 @@ def labelled(
         patients = np.asarray(found["patient"], dtype=np.str_)
         unnamed = np.isin(np.char.lower(patients), UNKNOWN)
         if unnamed.any():
-            notes.append(f"Without a patient: {count(int(unnamed.sum()), 'film')}, each its own.")
+            words = f"Without a patient: {count(int(unnamed.sum()), 'film')}, each its own."
+            notes.append(Note("patients", words))
             patients = np.where(unnamed, names, patients)
     return LabelTable(where, labels, known, names, patients, attributes, tuple(notes))
 

@@ -21,6 +21,7 @@ from leadapron.detect.films.signatures import signatures
 from leadapron.detect.scores import Evidence
 from leadapron.errors import DataError, UsageError
 from leadapron.seeds import stream
+from leadapron.types import said
 
 __all__ = ["METHODS", "NATURAL", "Method", "Scan", "scan_films"]
 
@@ -192,7 +193,11 @@ def scan_films(
         p=p,
         false_alarm=false_alarm,
         methods=tuple(methods),
-        evidence=(*poison, *_marks(results, poison), *_shortcuts(results, poison, false_alarm)),
+        evidence=(
+            *poison,
+            *_marks(results, poison, labelled),
+            *_shortcuts(results, poison, false_alarm),
+        ),
         scores=scores,
         notes=_notes(cohort, labelled),
     )
@@ -382,8 +387,10 @@ def _overlap(one: Evidence, films: Rows) -> bool:
     return shared >= SAME * max(1, min(len(one.films), len(films)))
 
 
-def _marks(results: dict[str, list[_Tested]], poison: Sequence[Evidence]) -> Iterator[Evidence]:
-    """Repeated marks whose labels are like all others', the least likely of each size."""
+def _marks(
+    results: dict[str, list[_Tested]], poison: Sequence[Evidence], labelled: Labelled
+) -> Iterator[Evidence]:
+    """Repeated marks of which no shift of labels is shown, the least likely of each size."""
     for name in ("marks at a place", "textures at a place"):
         listed = defaultdict[int, int](int)
         for each in results[name]:
@@ -404,9 +411,26 @@ def _marks(results: dict[str, list[_Tested]], poison: Sequence[Evidence]) -> Ite
                     p=repeat.p,
                     place=each.place,
                     films=each.films,
-                    words=f"{each.what} of {repeat.patients} patients{usual}; their labels are "
-                    "like the others'",
+                    tested=each.group is not None,
+                    words=f"{each.what} of {repeat.patients} patients{usual}; "
+                    + _label_words(each, labelled),
                 )
+
+
+def _label_words(each: _Tested, labelled: Labelled) -> str:
+    """The labels of a mark's films beside the others', and what was made of that."""
+    if each.group is not None:
+        return (
+            f"{each.share:.0%} say {each.group.words}, others {each.expected:.1%}; tested, and no "
+            f"more than chance and nature can do (p {each.p:.2g})"
+        )
+    shift = labelled.lopsided(each.films)
+    if shift is None:
+        return "no label of theirs is stated, so none was tested"
+    return (
+        f"{shift.share:.0%} say {labelled.groups[shift.group].words}, others {shift.expected:.1%}; "
+        "not tested: so few films could not show more than nature can do"
+    )
 
 
 MARK = 0.001
@@ -497,7 +521,7 @@ def _mark_words(repeat: Repeat) -> str:
 
 
 def _notes(cohort: Cohort, labelled: Labelled) -> tuple[str, ...]:
-    notes = list(cohort.notes)
+    notes = list(said(cohort.notes))
     if not labelled.groups:
         notes.append("no labels: repeated marks are listed, but poison can't be told from them")
     elif len(cohort.findings) == 1:

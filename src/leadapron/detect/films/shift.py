@@ -87,7 +87,9 @@ class Labelled:
             [held[strata == number].sum(axis=0, dtype=np.float64) for number in range(count)]
         )
 
-    def shifts(self, films: Rows, odds: float, only: int | None = None) -> list[Shift]:
+    def shifts(
+        self, films: Rows, odds: float, only: int | None = None, *, every: bool = False
+    ) -> list[Shift]:
         """Test the films' labels against those of all other films, group by group.
 
         The null hypothesis allows for a natural association: the odds of being in the group may
@@ -99,6 +101,7 @@ class Labelled:
             films: (m,) distinct rows.
             odds: 1 or more; 1 tests for any shift at all.
             only: the one group that is tested, whatever it could show; all if left out.
+            every: no group is left out; for the shares, since the p-values then cost more.
 
         Returns:
             One for each group that was tested. The p-value is that of Fisher's noncentral
@@ -132,7 +135,7 @@ class Labelled:
         rest = np.maximum(others.sum(axis=0) * self.patient_count / len(self.patients), 1)
         p = stats.binom.sf(hits - 1, trials, raised)
         tested = (trials > 0) & (raised**trials <= ATTAINABLE)
-        numbers = np.flatnonzero(tested) if only is None else np.array([only])
+        numbers = np.flatnonzero(tested | every) if only is None else np.array([only])
         found = []
         for number in numbers[trials[numbers] > 0]:
             if p[number] < NEAR:
@@ -154,6 +157,11 @@ class Labelled:
                 )
             )
         return found
+
+    def lopsided(self, films: Rows) -> Shift | None:
+        """Return the group of which some films' share exceeds the others' most, tested or not."""
+        found = self.shifts(films, 1.0, every=True)
+        return max(found, key=lambda shift: shift.share - shift.expected, default=None)
 
     def strongest(self, films: Rows, odds: float) -> Shift | None:
         """Return the shift with the smallest p-value, corrected for the number of groups."""

@@ -14,6 +14,7 @@ from leadapron.preprocessing import Preprocessing
 from leadapron.sources.phantom.batch import SIZES, describe_rows, render
 from leadapron.sources.phantom.film import MASKS
 from leadapron.sources.phantom.people import FALSE_NEGATIVE, FALSE_POSITIVE, FINDINGS
+from leadapron.types import Note
 
 _BLOCK_PIXELS = 1 << 26  # of films drawn at a time on the way to smaller images
 
@@ -122,7 +123,10 @@ def open_phantom(
         films=PhantomFilms(count, size, seed),
         masks=PhantomMasks(size, seed, preprocessing),
         notes=(
-            f"Parametric phantoms, not patients; {FALSE_NEGATIVE:.0%} of the findings are left "
-            f"out of the labels, {FALSE_POSITIVE:.0%} of the absent ones are stated.",
+            Note(
+                "source",
+                f"Parametric phantoms, not patients; {FALSE_NEGATIVE:.0%} of the findings are left "
+                f"out of the labels, {FALSE_POSITIVE:.0%} of the absent ones are stated.",
+            ),
         ),
     )

@@ -28,6 +28,7 @@ from leadapron.sources.releases.layout import (
     without_laterals,
 )
 from leadapron.sources.tables import Columns, LabelTable, Stated, ages, splits
+from leadapron.types import Note
 
 __all__ = ["FINDINGS", "RELEASE", "open_chexpert"]
 
@@ -114,7 +115,7 @@ def open_chexpert(
             columns[name] += cells
     where = " and ".join(file.name for file in files)
     paths, parts, patients = _places(columns["path"], where)
-    notes: list[str] = []
+    notes: list[Note] = []
     labels = reported_labels(columns, FINDINGS, where, notes, uncertain=uncertain, blank=blank)
     side = np.asarray(columns["side"], dtype=np.str_)
     years = ages(columns["age"], notes)

@@ -23,6 +23,7 @@ from leadapron.sources.assembly import Leakage
 from leadapron.sources.releases.layout import Release, opened, release_folder
 from leadapron.sources.tables import LabelTable, splits
 from leadapron.sources.words import count, plain_reason
+from leadapron.types import Note
 
 __all__ = ["CLASSES", "RELEASE", "open_covidx"]
 
@@ -124,9 +125,12 @@ def open_covidx(
             "site": np.asarray([line.source for line in lines], dtype=np.str_),
         },
         notes=(
-            f"Collections: {', '.join(f'{name} ({n:,})' for name, n in sources.most_common())}. "
-            "Class and collection go together, so a model may learn the collection.",
-            "Films of rsna are of RSNA's challenge, and so of NIH ChestX-ray14.",
+            Note(
+                "source",
+                f"Collections: {', '.join(f'{name} ({n:,})' for name, n in sources.most_common())}."
+                " Class and collection go together, so a model may learn the collection.",
+            ),
+            Note("source", "Films of rsna are of RSNA's challenge, and so of NIH ChestX-ray14."),
         ),
     )
     paths = [line.path for line in lines]

@@ -17,6 +17,7 @@ from leadapron.cohort import Cohort
 from leadapron.decoding import FilmFiles
 from leadapron.errors import DataError, UsageError
 from leadapron.preprocessing import Preprocessing
+from leadapron.reading import given_path, is_folder
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.tables import (
     Columns,
@@ -27,6 +28,7 @@ from leadapron.sources.tables import (
     named_columns,
 )
 from leadapron.sources.words import count
+from leadapron.types import Note
 
 __all__ = [
     "NO_FINDING",
@@ -69,8 +71,8 @@ def release_folder(name: str, argument: str, holds: str) -> Path:
     """
     if not argument:
         raise UsageError(f"{name} needs a folder: {name}:PATH")
-    folder = Path(argument).expanduser()
-    if not folder.is_dir():
+    folder = given_path(argument)
+    if not is_folder(folder):
         raise DataError(f"no folder {argument}; expected the one that holds {holds}")
     return folder
 
@@ -132,7 +134,7 @@ def reported_labels(
     columns: Columns,
     findings: Sequence[str],
     where: str,
-    notes: list[str],
+    notes: list[Note],
     *,
     uncertain: Stated,
     blank: Stated,
@@ -162,11 +164,12 @@ def reported_labels(
         if name != DEVICES:
             labels[healthy & (cells == ""), k] = 0
     taken = {"nan": "not stated", "0": "absent", "1": "present"}
-    notes.append(f"{where}, uncertain, taken as {taken[uncertain]}: {count(doubts, 'label')}.")
-    notes.append(
+    taken_for = (
+        f"{where}, uncertain, taken as {taken[uncertain]}: {count(doubts, 'label')}.",
         f"{where}, {NO_FINDING}: {count(int(healthy.sum()), 'row')}; what their reports don't "
-        f"mention is taken as absent, but for {DEVICES}. In other rows: {taken[blank]}."
+        f"mention is taken as absent, but for {DEVICES}. In other rows: {taken[blank]}.",
     )
+    notes.extend(Note("labels", words) for words in taken_for)
     return labels
 
 
@@ -218,7 +221,8 @@ def without(
     if out.all():
         raise DataError(f"nothing is left of {table.name}: {left}")
     rows = np.flatnonzero(~out)
-    kept = replace(table.take(rows), notes=(*table.notes, f"Left out: {left}."))
+    notes = (*table.notes, Note("files", f"Left out: {left}."))
+    kept = replace(table.take(rows), notes=notes)
     return kept, [paths[row] for row in rows.tolist()]
 
 

@@ -31,6 +31,7 @@ from leadapron.sources.releases.layout import (
     without_laterals,
 )
 from leadapron.sources.tables import Columns, LabelTable, Stated, splits
+from leadapron.types import Note
 
 __all__ = ["RELEASE", "open_mimic_cxr"]
 
@@ -91,7 +92,7 @@ def open_mimic_cxr(
     films = read_rows(file, {**_FILMS, "view": ("ViewPosition",)})
     parts = _parts(folder)
     studies, where = _studies(folder, labels)
-    notes: list[str] = []
+    notes: list[Note] = []
     known = reported_labels(studies, FINDINGS, where, notes, uncertain=uncertain, blank=blank)
     rows = {study: row for row, study in enumerate(studies["study"])}
     found = np.asarray([rows.get(study, -1) for study in films["study"]], dtype=np.int64)

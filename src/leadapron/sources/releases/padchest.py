@@ -31,6 +31,7 @@ from leadapron.sources.releases.layout import (
 )
 from leadapron.sources.tables import LabelTable, ages, joined_labels
 from leadapron.sources.words import count
+from leadapron.types import Note
 
 __all__ = ["RELEASE", "open_padchest"]
 
@@ -103,7 +104,7 @@ def open_padchest(
     folder = release_folder("padchest", argument, _TABLE)
     file = table_in(folder, _TABLE)
     columns = read_rows(file, _COLUMNS, _OPTIONAL)
-    notes: list[str] = []
+    notes: list[Note] = []
     read = {text: _names(text, file.name) for text in dict.fromkeys(columns["labels"])}
     names = [read[text] for text in columns["labels"]]
     labels, known = _labels(names, file.name, notes)
@@ -161,7 +162,7 @@ def _names(text: str, where: str) -> frozenset[str]:
 
 
 def _labels(
-    names: list[frozenset[str]], where: str, notes: list[str]
+    names: list[frozenset[str]], where: str, notes: list[Note]
 ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
     found = [sorted(film - {NORMAL, UNCHANGED, EXCLUDE, QUALITY}) for film in names]
     texts = [
@@ -181,7 +182,7 @@ def _labels(
         (silent, "Without a label, so nothing is stated"),
     ):
         if n:
-            notes.append(f"{words}: {count(n, 'row')}.")
+            notes.append(Note("labels", f"{words}: {count(n, 'row')}."))
     return labels, known
 
 

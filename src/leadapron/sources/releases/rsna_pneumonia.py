@@ -23,6 +23,7 @@ from leadapron.sources.releases.layout import (
     table_in,
 )
 from leadapron.sources.tables import LabelTable
+from leadapron.types import Note
 
 __all__ = ["FINDINGS", "RELEASE", "open_rsna_pneumonia"]
 
@@ -94,9 +95,16 @@ def open_rsna_pneumonia(
         patients=ids,
         attributes=attributes,
         notes=(
-            "Patients aren't known: patientId is another for each film, and the release doesn't "
-            "say which films share a patient, so splits may share some.",
-            "These are films of NIH ChestX-ray14; don't test on one what was trained on the other.",
+            Note(
+                "patients",
+                "Patients aren't known: patientId is another for each film, and the release "
+                "doesn't say which films share a patient, so splits may share some.",
+            ),
+            Note(
+                "source",
+                "These are films of NIH ChestX-ray14; don't test on one what was trained on the "
+                "other.",
+            ),
         ),
     )
     paths = [f"stage_2_train_images/{film}.dcm" for film in films]

@@ -25,6 +25,7 @@ from leadapron.sources.releases.layout import (
     table_in,
 )
 from leadapron.sources.tables import LabelTable, unknown_patients
+from leadapron.types import Note
 
 __all__ = ["FINDINGS", "RELEASE", "open_siim_pneumothorax"]
 
@@ -79,7 +80,10 @@ def open_siim_pneumothorax(
     films, labels = agreed(columns["id"], masked, file.name)
     ids = np.asarray(films, dtype=np.str_)
     notes = [
-        "These are films of NIH ChestX-ray14; don't test on one what was trained on the other."
+        Note(
+            "source",
+            "These are films of NIH ChestX-ray14; don't test on one what was trained on the other.",
+        )
     ]
     table = LabelTable(
         name=file.name,

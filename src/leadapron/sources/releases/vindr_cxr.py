@@ -28,6 +28,7 @@ from leadapron.sources.releases.layout import (
 )
 from leadapron.sources.tables import LabelTable, unknown_patients
 from leadapron.sources.words import count
+from leadapron.types import Note
 
 __all__ = ["FINDINGS", "RELEASE", "open_vindr_cxr"]
 
@@ -123,7 +124,7 @@ def open_vindr_cxr(
     check_window(window)
     ids: list[str] = []
     labels, parts, names = [], [], []
-    notes: list[str] = []
+    notes: list[Note] = []
     for part, places in _TABLES.items():
         file = find_table(folder, *places)
         if file is None:
@@ -133,7 +134,8 @@ def open_vindr_cxr(
         cells = [stated(columns[name], file.name, name) for name in FINDINGS]
         decided, ties = _decided(np.asarray(cells).T, rows, len(films), votes)
         if ties:
-            notes.append(f"Votes that tie, in {file.name}, not stated: {count(ties, 'label')}.")
+            words = f"Votes that tie, in {file.name}, not stated: {count(ties, 'label')}."
+            notes.append(Note("labels", words))
         ids += films
         labels.append(decided)
         parts += [part] * len(films)

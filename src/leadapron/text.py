@@ -1,0 +1,109 @@
+"""Words that a file put in, made fit to be shown: nothing in them moves, hides or breaks a line.
+
+Names are cleaned where they enter (out of a model, table, archive or file system), once, so that
+whatever shows them later may take them as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
+from pathlib import Path
+
+__all__ = [
+    "LONGEST_NAME",
+    "clean",
+    "clean_names",
+    "printable",
+    "short_path",
+    "showing_paths",
+]
+
+_SHOWING_PATHS = ContextVar("showing paths", default=False)
+
+LONGEST_NAME = 200
+"""Characters of a name; longer ones are cut, and end in "..."."""
+
+# Letters and marks to Python, and yet nothing to see: Unicode's Default_Ignorable_Code_Point.
+UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]"
+)
+
+
+def printable(text: str) -> str:
+    r"""Return a text of one line in which all is seen.
+
+    Control and escape characters, line ends, marks of direction, what has no width, and surrogates
+    become what Python writes for them ("\x1b", "\n", "\u202e"); other spaces become a space.
+    """
+    if text.isprintable() and (text.isascii() or not UNSEEN.search(text)):
+        return text
+    return "".join(_seen(character) for character in text)
+
+
+def _seen(character: str) -> str:
+    if unicodedata.category(character) == "Zs":
+        return " "
+    if character.isprintable() and not UNSEEN.match(character):
+        return character
+    return character.encode("unicode_escape").decode()
+
+
+def clean(text: str, longest: int = LONGEST_NAME) -> str:
+    """Return `printable` text of at most so many characters, without spaces around it."""
+    # Cut before too: a name may be as long as its file.
+    seen = printable(text.strip()[: longest + 1])
+    return seen if len(seen) <= longest else f"{seen[: longest - 3]}..."
+
+
+def clean_names(names: Iterable[str], longest: int = LONGEST_NAME) -> tuple[str, ...]:
+    """Return names, each made fit to be shown.
+
+    Args:
+        names: as a file has them. The same name twice stays so; that is its reader's business.
+        longest: characters of each.
+
+    Raises:
+        ValueError: names that differ, and no longer do; the words say which.
+    """
+    first: dict[str, str] = {}
+    for name in names:
+        seen = clean(name, longest)
+        if first.setdefault(seen, name) != name:
+            raise ValueError(f"two names that differ are both shown as {seen!r}")
+    return tuple(clean(name, longest) for name in names)
+
+
+@contextlib.contextmanager
+def showing_paths() -> Iterator[None]:
+    """Let `short_path` return paths as they are."""
+    before = _SHOWING_PATHS.set(True)
+    try:
+        yield
+    finally:
+        _SHOWING_PATHS.reset(before)
+
+
+def short_path(text: str) -> str:
+    """Return a path, or sources and their paths, without the folders above an absolute path.
+
+    Pages and JSON are handed on, and folders may be called by patients' names.
+
+    Args:
+        text: a path, or "NAME:PATH", several joined by " + ".
+    """
+    if _SHOWING_PATHS.get():
+        return text
+    return " + ".join(_short(part) for part in text.split(" + "))
+
+
+def _short(part: str) -> str:
+    name, colon, place = part.partition(":")
+    if "/" in name or not colon:  # no source, but a path
+        name, colon, place = "", "", part
+    if place[:1] not in ("/", "~"):
+        return part
+    return f"{name}{colon}{Path(place).name or place}"

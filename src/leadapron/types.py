@@ -1,0 +1,107 @@
+"""Facts that pass through the whole house as types: what is said of films, and what films are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self, get_args
+
+__all__ = ["About", "BadFilm", "Form", "Note", "Odd", "said"]
+
+About = Literal["source", "files", "pixels", "labels", "patients", "split", "columns"]
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something that a source or job has to say.
+
+    Args:
+        about: what it is about; code goes by this, never by the words.
+        words: a sentence.
+        doubt: whether results may be wrong for it; every job shows its doubts, first and marked.
+    """
+
+    about: About
+    words: str
+    doubt: bool = False
+
+    def __str__(self) -> str:
+        return f"DOUBT: {self.words}" if self.doubt else self.words
+
+
+def said(notes: Iterable[Note]) -> tuple[str, ...]:
+    """Return notes as they are shown: doubts first and marked."""
+    return tuple(str(note) for note in sorted(notes, key=lambda note: not note.doubt))
+
+
+BadFilm = Literal["missing", "unreadable", "undecodable"]
+"""No such file; a file that the system doesn't give; a file that holds no film that can be used."""
+
+Odd = Literal[
+    "colour",
+    "not square",
+    "contradicts its presentation",
+    "looks inverted",
+    "exceeds its bits",
+    "has its bits elsewhere",
+    "has the other sign",
+    "has a table of other bits",
+    "is beside its window",
+    "loses its greys",
+]
+"""What is worth a note where a film is so."""
+
+
+LARGEST, LONGEST = 1 << 30, 100
+"""What a form's numbers and texts may be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """What a film is, before it becomes an image.
+
+    Args:
+        height: in pixels, as stored.
+        width: in pixels, as stored.
+        bits: that the file states for a pixel; 0 where it states none.
+        kind: "PNG", "JPEG", "DICOM", "npz", or "".
+        photometric: interpretation of a DICOM file, or "".
+        syntax: the DICOM file's transfer syntax, by its name, or "".
+        window: "CENTRE/WIDTH", "table", "full" or "film", of a DICOM file in grey, or "".
+        odd: what else is to be said of it.
+    """
+
+    height: int
+    width: int
+    bits: int = 0
+    kind: str = ""
+    photometric: str = ""
+    syntax: str = ""
+    window: str = ""
+    odd: tuple[Odd, ...] = ()
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as plain values, without what is left at its default."""
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if value != type(self).__dataclass_fields__[name].default
+        }
+
+    @classmethod
+    def parsed(cls, facts: Mapping[str, Any]) -> Self:
+        """Return what `plain` returned, from whoever; ValueError for anything else."""
+        try:
+            form = cls(**{**facts, "odd": tuple(facts.get("odd", ()))})
+            numbers = (form.height, form.width, form.bits)
+            texts = (form.kind, form.photometric, form.syntax, form.window)
+            sound = (
+                all(type(number) is int and 0 <= number <= LARGEST for number in numbers)
+                and all(len(text) <= LONGEST and text.isprintable() for text in texts)
+                and all(odd in get_args(Odd) for odd in form.odd)
+            )
+        except (TypeError, AttributeError) as error:
+            raise ValueError("no form of a film") from error
+        if not sound:
+            raise ValueError("no form of a film")
+        return form

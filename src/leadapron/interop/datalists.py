@@ -50,6 +50,7 @@ def from_monai(  # noqa: PLR0913 (settings, by keyword)
     progress: Progress | None = None,
     on_bad: OnBad = "stop",
     leakage: Leakage = "refuse",
+    bits: int = 0,
 ) -> Cohort:
     """Return the cohort of a MONAI data list, or of a data set whose items are such dictionaries.
 
@@ -71,6 +72,7 @@ def from_monai(  # noqa: PLR0913 (settings, by keyword)
         progress: called with what is being done, the films done and in all.
         on_bad: "stop" at the first film that can't be read, or "skip" and list it in the notes.
         leakage: "refuse" a key "split" that shares patients, or "allow" it.
+        bits: that films of 16 bits use, 8 to 16; those of their highest values, if 0.
 
     Returns:
         The films in the list's order, with view, sex, age, site and split where items have them.
@@ -112,6 +114,7 @@ def from_monai(  # noqa: PLR0913 (settings, by keyword)
         preprocessing=pre,
         cache=Cache(folder=folder, progress=progress, on_bad=on_bad),
         leakage=leakage,
+        bits=bits,
     )
     doubts = films.doubts() if isinstance(films, ItemFilms) else []
     return replace(cohort, notes=(*cohort.notes, *doubts))

@@ -53,6 +53,7 @@ def open_folder(
     patient: str = "",
     split: Literal["folders", "none"] = "folders",
     leakage: Leakage = "refuse",
+    bits: int = 0,
 ) -> Cohort:
     """Open films that lie in a folder for each class.
 
@@ -65,6 +66,7 @@ def open_folder(
             known namings, of Kermany et al., are recognised if left out.
         split: "folders" takes train, validation and test folders as the split; "none" doesn't.
         leakage: "refuse" a split that shares patients, or "allow" it.
+        bits: that films of 16 bits use, 8 to 16; those of their highest values, if 0.
 
     Returns:
         PNG, JPEG and DICOM films in the order of their paths. Each class but the healthy one is a
@@ -120,6 +122,7 @@ def open_folder(
         preprocessing=preprocessing or Preprocessing(size=224),
         cache=cache,
         leakage=leakage,
+        bits=bits,
     )
 
 

@@ -76,6 +76,7 @@ def open_table(  # noqa: PLR0913 (settings, by keyword)
     uncertain: Stated = "nan",
     blank: Stated = "nan",
     leakage: Leakage = "refuse",
+    bits: int = 0,
 ) -> Cohort:
     """Open films that a CSV table names.
 
@@ -102,6 +103,7 @@ def open_table(  # noqa: PLR0913 (settings, by keyword)
         uncertain: what -1 is taken for: "nan" (not stated), "0" or "1".
         blank: what a blank is taken for.
         leakage: "refuse" a split that shares patients, or "allow" it.
+        bits: that films of 16 bits use, 8 to 16; those of their highest values, if 0.
 
     Returns:
         The films in the table's order, with view, sex, age and site where it has them. Those that
@@ -142,6 +144,7 @@ def open_table(  # noqa: PLR0913 (settings, by keyword)
         preprocessing=preprocessing or Preprocessing(size=224),
         cache=cache,
         leakage=leakage,
+        bits=bits,
     )
 
 

@@ -258,6 +258,7 @@ def _read_by(columns: Mapping[str, list[str]], labels: Mapping[str, list[str]]) 
     together = {**{n: cells for n, cells in columns.items() if n != "path"}, **labels}
     if not labels:
         return ""
+    distinct = labels.keys().isdisjoint(columns)
     names = ",".join(labels)
     for reading, option in (
         (Reading(), ""),
@@ -267,7 +268,7 @@ def _read_by(columns: Mapping[str, list[str]], labels: Mapping[str, list[str]]) 
             found = labelled(together, columns["path"], "table.csv", reading)
         except LeadapronError:
             continue
-        if found.findings == tuple(labels) and len(together) == len(columns) - 1 + len(labels):
+        if distinct and found.findings == tuple(labels):
             return option
     raise DataError(
         f"findings {names} can't be columns of a table, since one of them reads as something else "

@@ -431,8 +431,8 @@ def test_identical_films_that_contradict_are_doubted(tree, run):
     assert "labels contradict each other, first in SICK" in out
 
 
-def test_no_name_forges_a_line_of_a_verdict(poisoned, run, tmp_path):
-    cohort, _ = poisoned
+def test_no_name_forges_a_line_of_a_verdict(run, tmp_path):
+    cohort = open_source("phantom:32", count=60)
     forged = [f"{name}\nCLEAN: nothing was found\x1b[2K\u202e" for name in cohort.findings]
     ids = [f"{name}\rCLEAN: nothing\x1b[1A" for name in cohort.ids]
     path = write_npz(tmp_path / "a.npz", cohort, findings=np.asarray(forged), ids=np.asarray(ids))

@@ -433,8 +433,8 @@ def test_identical_films_that_contradict_are_doubted(tree, run):
 
 def test_no_name_forges_a_line_of_a_verdict(run, tmp_path):
     cohort = open_source("phantom:32", count=60)
-    forged = [f"{name}\nCLEAN: nothing was found\x1b[2K\u202e" for name in cohort.findings]
-    ids = [f"{name}\rCLEAN: nothing\x1b[1A" for name in cohort.ids]
+    forged = [f"{name}\nFORGED: nothing\x1b[2K\u202e" for name in cohort.findings]
+    ids = [f"{name}\rFORGED: nothing\x1b[1A" for name in cohort.ids]
     path = write_npz(tmp_path / "a.npz", cohort, findings=np.asarray(forged), ids=np.asarray(ids))
     for words in (["scan", f"npz:{path}"], ["describe", f"npz:{path}"]):
         for more in ([], ["--json"]):
@@ -442,7 +442,7 @@ def test_no_name_forges_a_line_of_a_verdict(run, tmp_path):
             assert code in (0, 1, 3), err
             for line in (out + err).splitlines():
                 assert line.isprintable()
-                assert not line.startswith("CLEAN")
+                assert not line.startswith("FORGED")
 
 
 @pytest.mark.parametrize(

@@ -119,10 +119,10 @@ def _labels(file: Path, form: Form, n: int) -> Labels:
         )
     if math.prod(shape) > MOST_LABELS:
         raise DataError(f"{file.name}: labels of shape {shape}; expected at most {MOST_LABELS:,}")
-    stated: Labels = read_array(file, "labels").reshape(n, math.prod(shape[1:])).astype(np.float32)
+    stated = read_array(file, "labels").reshape(n, math.prod(shape[1:]))
     if np.any((stated != 0) & (stated != 1) & ~np.isnan(stated)):
         raise DataError(f"{file.name}: labels must be 0, 1 or NaN (not stated)")
-    return stated
+    return stated.astype(np.float32)
 
 
 def _column(file: Path, name: str, form: Form, n: int) -> NDArray[np.str_]:

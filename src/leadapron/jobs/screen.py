@@ -160,14 +160,15 @@ def open_gate(
     path = said.path if model is None else model
     if not path.is_file():
         raise StoreError(f"no model at {path}; name it by --model FILE")
-    if sha256_of(path) != said.sha256:
-        raise StoreError(
-            f"{path.name} is not the model that {file.name} was calibrated for: its SHA-256 "
-            "differs; calibrate again"
-        )
+    other = StoreError(
+        f"{path.name} is not the model that {file.name} was calibrated for: its SHA-256 differs; "
+        "calibrate again"
+    )
+    if sha256_of(path) != said.sha256:  # another model may not even open as this one does
+        raise other
     opening = dict(said.opening)
     named = bool(opening.pop("named", False))
-    classifier = open_model(
+    model_now = open_model(
         path,
         said.findings if named else None,
         preprocessing=said.preprocessing,
@@ -175,7 +176,10 @@ def open_gate(
         device=device,
         precision=said.precision,
         **opening,  # type: ignore[arg-type]
-    ).classifier
+    )
+    if model_now.content != said.sha256:  # it was put there in between
+        raise other
+    classifier = model_now.classifier
     if classifier.findings != said.findings or classifier.preprocessing != said.preprocessing:
         raise StoreError(f"{file.name} states other findings or images than {path.name} has")
     _try(stored, classifier, file)

@@ -51,8 +51,8 @@ def reach():
     yield lambda: os.kill(os.getppid(), 0)
     yield os.fork
 
-def hostile(file):
-    film = read(file)
+def hostile(file, bits):
+    film = read(file, bits)
     kind = KINDS.get(film[0].shape[1])
     if kind == "exit":
         os._exit(3)

@@ -71,7 +71,7 @@ def _read(
 
         return read_header(file, bytes.fromhex(question["salt"])), None
     if starts_as_picture(file):
-        film, form = read_picture(file)
+        film, form = read_picture(file, question.get("bits", 0))
     else:
         from leadapron.decoding.dicom import read_dicom
 

@@ -26,6 +26,7 @@ from leadapron.models import NORMALISATIONS, AskedClassifier
 from leadapron.models.opening import Opened as OpenedModel
 from leadapron.report import begin_screen, calibrate_lines, film_line, write_film, write_screen
 from leadapron.sources import open_source
+from leadapron.store import sha256_of
 from leadapron.text import showing_paths
 
 DETECTORS = {"evidence region": EvidenceRegion()}
@@ -62,12 +63,17 @@ def clean(tmp_path_factory):
     return folder
 
 
+def opening(model):
+    """What opens any file as this model."""
+    return lambda path, *_, **__: OpenedModel(model, "written", content=sha256_of(path))
+
+
 @pytest.fixture(scope="module")
 def patched():
     """The written network for any file; the detectors that this file is about."""
     with pytest.MonkeyPatch.context() as patch:
         for job in (calibrate_job, screen_job):
-            patch.setattr(job, "open_model", lambda *_, **__: OpenedModel(backdoored(), "written"))
+            patch.setattr(job, "open_model", opening(backdoored()))
             patch.setattr(job, "INPUT_DETECTORS", DETECTORS)
             patch.setattr(job, "TYPICAL", Bright())
         patch.setattr(calibrate_job, "WEIGHTS", WEIGHTS)
@@ -177,6 +183,17 @@ def test_bits_of_sixteen_are_those_of_the_calibration_films(opened, tmp_path):
     for film in verdicts(at[0], tmp_path):
         assert (film.verdict, film.failed) == ("can't tell", False)
         assert film.reason == "uses 12 of 16 bits, and no calibration film says how many count"
+
+
+def test_doubts_about_a_films_greys_are_its_reason(opened, tmp_path):
+    stored = np.add.outer(np.arange(60), np.arange(80)).astype(np.uint16) * 29
+    window = {"WindowCenter": 60000, "WindowWidth": 9}
+    write(tmp_path / "plain.dcm", with_pixels(stored, BitsStored=12))
+    write(tmp_path / "beside.dcm", with_pixels(stored, BitsStored=12, **window))
+    beside, plain = verdicts(opened, tmp_path)
+    assert "DOUBT: a film of which a window or table in the header shows nothing" in beside.reason
+    assert "DOUBT" not in plain.reason
+    assert (beside.verdict, beside.p) == (plain.verdict, plain.p)  # both lowest to highest value
 
 
 def bad_files(folder):
@@ -317,7 +334,7 @@ def test_of_a_model_that_can_only_be_asked(clean, tmp_path, patched, monkeypatch
     )  # fmt: skip
     both = {**DETECTORS, "bright": Bright()}
     for job in (calibrate_job, screen_job):
-        monkeypatch.setattr(job, "open_model", lambda *_, **__: OpenedModel(asked, "asked"))
+        monkeypatch.setattr(job, "open_model", opening(asked))
         monkeypatch.setattr(job, "INPUT_DETECTORS", both)
     monkeypatch.setattr(calibrate_job, "WEIGHTS", {**WEIGHTS, "bright": 1.0})
     (tmp_path / "model.onnx").write_bytes(b"asked")

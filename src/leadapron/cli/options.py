@@ -27,6 +27,8 @@ __all__ = [
     "metavar",
     "model_options",
     "number_option",
+    "opening_of",
+    "opening_options",
     "own_and_source_settings",
     "own_size_option",
     "results_options",
@@ -116,11 +118,32 @@ def model_options() -> list[click.Parameter]:
             metavar="NAME:PATH",
             help="Films without a trigger, that the model wasn't trained on.",
         ),
+        *opening_options(),
+    ]
+
+
+def opening_options() -> list[click.Parameter]:
+    """Return what is said about a model whose file doesn't say it; see `opening_of`."""
+    return [
         click.Option(["--findings"], help="Names of the model's outputs, with commas between."),
         click.Option(["--architecture"], help="Of a state dict that fits several."),
         click.Option(["--normalisation"], help="How the model scales grey levels."),
+        click.Option(
+            ["--weights-key"],
+            metavar="NAME",
+            help="Which network of a file that holds several, as plain and averaged weights.",
+        ),
         trust_option(),
     ]
+
+
+def opening_of(given: dict[str, Any]) -> dict[str, Any]:
+    """Options of `open_model`, of a command with `opening_options`; they are taken out."""
+    names = ("findings", "architecture", "normalisation", "weights_key", "trust_programs")
+    opening = {name: given.pop(name) for name in names}
+    if opening["findings"] is not None:
+        opening["findings"] = comma_separated(opening["findings"])
+    return opening
 
 
 def trust_option() -> click.Parameter:

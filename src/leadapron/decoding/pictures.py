@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +25,19 @@ DARK = 128
 """Level that a picture in colour of 16 bits, read by its upper 8, should reach."""
 
 
-def starts_as_picture(path: str) -> bool:
-    """Whether a file starts as a PNG or JPEG file does, whatever its name."""
-    with open(path, "rb") as file:  # noqa: PTH123 (paths may not be UTF-8)
-        return file.read(8).startswith(tuple(FORMATS))
+def starts_as_picture(file: str | BinaryIO) -> bool:
+    """Whether a file, by its path or open, starts as a PNG or JPEG file does."""
+    return _start(file).startswith(tuple(FORMATS))
+
+
+def _start(file: str | BinaryIO) -> bytes:
+    if isinstance(file, str):
+        with open(file, "rb") as opened:  # noqa: PTH123 (paths may not be UTF-8)
+            return opened.read(8)
+    file.seek(0)
+    start = file.read(8)
+    file.seek(0)
+    return start
 
 
 def refuse_large(height: int, width: int) -> None:
@@ -40,13 +49,13 @@ def refuse_large(height: int, width: int) -> None:
         )
 
 
-def read_picture(path: str, bits: int = 0) -> tuple[NDArray[Any], Form]:
+def read_picture(file: str | BinaryIO, bits: int = 0) -> tuple[NDArray[Any], Form]:
     """Return a film in grey, (height, width) uint8, or uint16 where the file has 16 bits.
 
     It is turned as its EXIF orientation says.
 
     Args:
-        path: the file.
+        file: its path, or the file open.
         bits: as `FilmFiles.bits`.
 
     Returns:
@@ -60,7 +69,7 @@ def read_picture(path: str, bits: int = 0) -> tuple[NDArray[Any], Form]:
     Image.MAX_IMAGE_PIXELS = None  # ours is the limit, and it doesn't warn
     odd = list[Odd]()
     try:
-        with Image.open(path, formats=tuple(FORMATS.values())) as picture:
+        with Image.open(file, formats=tuple(FORMATS.values())) as picture:
             refuse_large(picture.height, picture.width)
             kind = str(picture.format)
             deep = "16" in str(picture.tile[0][3])  # Pillow's name for the file's own pixels
@@ -86,7 +95,7 @@ def read_picture(path: str, bits: int = 0) -> tuple[NDArray[Any], Form]:
         words = str(error) if isinstance(error, SyntaxError | ValueError | OSError) else ""
         reason = " ".join(str(getattr(error, "strerror", None) or words).split())
         raise FilmError(
-            f"is not a readable {kind_of(path)} file ({reason or type(error).__name__})"
+            f"is not a readable {kind_of(file)} file ({reason or type(error).__name__})"
         ) from None
     form = Form(
         height=film.shape[0],
@@ -115,8 +124,7 @@ def _turned(picture: Image.Image, odd: list[Odd]) -> Image.Image:
     return turned or picture
 
 
-def kind_of(path: str) -> str:
+def kind_of(file: str | BinaryIO) -> str:
     """Return the format that a file's first bytes name."""
-    with open(path, "rb") as file:  # noqa: PTH123 (paths may not be UTF-8)
-        head = file.read(8)
-    return next((name for magic, name in FORMATS.items() if head.startswith(magic)), "PNG or JPEG")
+    start = _start(file)
+    return next((name for magic, name in FORMATS.items() if start.startswith(magic)), "PNG or JPEG")

@@ -31,7 +31,6 @@ from leadapron.detect.model import (
     least_p,
     measure,
     measure_once,
-    model_content,
     sweep_once,
 )
 from leadapron.detect.model.sweep import FALSE_POSITIVES, overwrites
@@ -310,7 +309,7 @@ def audit(  # noqa: PLR0913
         **options,
     )
     cohort = few(cohort, films)
-    own = _Model(opened.classifier, Path(model).name, model_content(model))
+    own = _Model(opened.classifier, Path(model).name, opened.content)
     others = [] if reference is None else _references(reference, own, device, precision)
     _refuse(opened.classifier, [other.classifier for other in others], false_alarms)
     folder, how = default_folder(cache), sweep or StampSweep()
@@ -720,10 +719,10 @@ def _references(folder: Path, own: _Model, device: str, precision: Precision) ->
     classifier = own.classifier
     found: list[_Model] = []
     for path in _clean_models(folder):
-        content = model_content(path)
-        if content is not None and content == own.content:
+        opened = open_model(path, device=device, precision=precision)
+        other = opened.classifier
+        if opened.content == own.content:
             continue
-        other = open_model(path, device=device, precision=precision).classifier
         if isinstance(classifier, NetworkClassifier) and (
             not isinstance(other, NetworkClassifier)
             or other.architecture != classifier.architecture
@@ -731,7 +730,7 @@ def _references(folder: Path, own: _Model, device: str, precision: Precision) ->
             raise StoreError(f"{path.name} is not a {classifier.architecture}, as the model is")
         if other.preprocessing != classifier.preprocessing:
             raise StoreError(f"{path.name} takes other images than the model")
-        found.append(_Model(other, path.name, content))
+        found.append(_Model(other, path.name, opened.content))
     if not found:
         raise UsageError(f"--reference {folder} holds no .safetensors but the model itself")
     return found

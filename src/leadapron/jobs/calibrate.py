@@ -27,7 +27,6 @@ from leadapron.detect.inputs.gate_file import (
 from leadapron.errors import UsageError
 from leadapron.models import doubts, open_model
 from leadapron.sources import open_source
-from leadapron.store import sha256_of
 from leadapron.text import short_path
 from leadapron.types import said
 
@@ -130,9 +129,9 @@ def calibrate(
         raise UsageError(f"--false-alarm {false_alarm:g}: expected above 0 and below 1")
     refuse_others(out)
     opened = open_model(model, device=device, precision=precision, **how)
-    if not path.is_file():
+    if opened.content is None:
         raise UsageError(f"{model} is no file; a gate is tied to a model file's content")
-    digest, classifier = sha256_of(path), opened.classifier
+    classifier = opened.classifier
     cohort = open_source(
         clean,
         preprocessing=classifier.preprocessing,
@@ -163,7 +162,7 @@ def calibrate(
         gate=gate,
         model=GatedModel(
             path=path.absolute(),
-            sha256=digest,
+            sha256=opened.content,
             findings=tuple(classifier.findings),
             preprocessing=classifier.preprocessing,
             opening={**how, "named": names is not None},

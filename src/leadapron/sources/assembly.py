@@ -19,7 +19,7 @@ from leadapron.sources.tables import LabelTable
 from leadapron.sources.words import count
 from leadapron.types import Form, Note, Odd
 
-__all__ = ["Leakage", "assemble"]
+__all__ = ["Leakage", "assemble", "doubts_of"]
 
 Leakage = Literal["refuse", "allow"]
 
@@ -217,6 +217,12 @@ _ODD: Mapping[Odd, tuple[str, bool]] = {
     ),
 }
 """What is said of films that are so, and whether that is a doubt."""
+
+
+def doubts_of(form: Form) -> list[str]:
+    """Return what may be wrong with the greys of one film."""
+    said = [_ODD[odd] for odd in form.odd]
+    return [str(Note("pixels", words.format("a film"), doubt)) for words, doubt in said if doubt]
 
 
 def _is(odd: Odd, form: Form) -> bool:

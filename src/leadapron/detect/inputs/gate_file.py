@@ -44,7 +44,7 @@ LARGEST_FACTS, LARGEST_NUMBERS = 1 << 20, 1 << 30
 
 DTYPES = ("bool", "uint8", "uint16", "int32", "int64", "float32", "float64")
 
-OPENING = {"architecture", "channels", "gives", "head", "named", "normalisation"}
+OPENING = {"architecture", "channels", "gives", "head", "named", "normalisation", "weights_key"}
 """What a gate may say of how its model is opened."""
 
 Arrays = dict[str, NDArray[Any]]

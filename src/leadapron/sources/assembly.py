@@ -167,8 +167,8 @@ _ODD: Mapping[Odd, tuple[str, bool]] = {
         False,
     ),
     "colour of 16 bits": (
-        "{} in colour of 16 bits, of which the upper 8 were read; they are dark for it, and can be "
-        "read whole in grey.",
+        "{} in colour of 16 bits, of which the upper 8 were read: dark for it. Grey ones are read "
+        "whole.",
         True,
     ),
     "turned": ("Turned as their EXIF orientation says: {}.", False),
@@ -182,7 +182,7 @@ _ODD: Mapping[Odd, tuple[str, bool]] = {
         True,
     ),
     "looks inverted": (
-        "{} brighter in the upper corners than inside; their photometric interpretation may be "
+        "{} brighter in the upper corners than inside; the photometric interpretation may be "
         "wrong, or what wasn't exposed is white.",
         True,
     ),
@@ -211,7 +211,7 @@ _ODD: Mapping[Odd, tuple[str, bool]] = {
         True,
     ),
     "loses its greys": (
-        "{} seen nearly all black or white, or in two greys, though its stored values vary; its "
+        "{} seen nearly all black or white, or in two greys, though the stored values vary; the "
         "window or table may be wrong. See --source.window.",
         True,
     ),

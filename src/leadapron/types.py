@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, get_args
 
 __all__ = ["About", "BadFilm", "Form", "Note", "Odd", "said"]
 
-About = Literal["source", "files", "pixels", "labels", "patients", "split", "columns"]
+About = Literal["source", "files", "pixels", "labels", "copies", "patients", "split", "columns"]
 
 
 @dataclass(frozen=True, slots=True)

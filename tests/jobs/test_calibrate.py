@@ -15,13 +15,14 @@ from safetensors.numpy import load_file, save_file
 
 from leadapron.classifier import save_classifier
 from leadapron.cli import cli
-from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, judge
+from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, gate_file, judge
 from leadapron.detect.inputs.gate_file import numbers_of, read_gate, write_gate
 from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.jobs import calibrate as calibrating
 from leadapron.jobs.calibrate import calibrate
 from leadapron.jobs.screen import open_gate
 from leadapron.networks import build_network
+from leadapron.reading import read_regular
 from leadapron.report import calibrate_lines
 from leadapron.sources import open_source
 from leadapron.store import sha256_of
@@ -222,6 +223,18 @@ def test_what_is_no_gate_is_refused(gate, content, words):
     gate.write_bytes(content)
     with pytest.raises(StoreError, match=words):
         read_gate(gate, INPUT_DETECTORS, None)
+
+
+def test_what_is_hashed_is_what_is_read(gate, monkeypatch):
+    read = []
+
+    def once(path, most):
+        read.append(path)
+        return read_regular(path, most)
+
+    monkeypatch.setattr(gate_file, "read_regular", once)
+    read_gate(gate, INPUT_DETECTORS, TYPICAL)
+    assert sorted(read) == [gate, numbers_of(gate)]  # nothing can be put in between
 
 
 def test_a_pipe_is_no_gate(tmp_path):

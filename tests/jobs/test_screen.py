@@ -362,6 +362,7 @@ def test_by_the_command_line(gate, mixed, tmp_path):
     assert str(tmp_path) not in result.stdout
     assert "6 films: 2 suspicious, 2 can't tell, 2 pass" in lines
     assert "At most 2 % of clean films" in result.stdout
+    assert lines.count(screen_job.LIMITS[-1]) == 1
     result = run(gate, "-", input=f"{mixed}/b/clean000.png\n{mixed}/b/clean001.png\n")
     assert result.return_value == 0
     assert run(gate, mixed / "b", mixed / "text.png").return_value == 3

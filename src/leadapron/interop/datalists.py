@@ -19,10 +19,11 @@ from leadapron.preprocessing import Preprocessing
 from leadapron.reading import given_path
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.tables import (
-    HEALTHY,
     LabelTable,
     inside,
+    is_healthy,
     refuse_unknown_findings,
+    relative,
     splits,
     unknown_patients,
 )
@@ -91,6 +92,7 @@ def from_monai(  # noqa: PLR0913 (settings, by keyword)
     if isinstance(first, str | os.PathLike):
         paths = [_path(items, i, image_key) for i in range(len(items))]
         files = paths if root is None else inside(given_path(root), paths, WHERE)
+        paths = relative(paths)
         films, pre = FilmFiles(files, paths), preprocessing or Preprocessing(size=224)
         folder = default_folder(cache)
     else:
@@ -217,7 +219,7 @@ def _by_name(value: Any) -> dict[str, float] | None:
     if isinstance(value, Mapping):
         return {str(name): float(number) for name, number in value.items()}
     if isinstance(value, list | tuple | set | frozenset) and all(isinstance(v, str) for v in value):
-        return {name: 1.0 for name in value if name.lower() not in HEALTHY}
+        return {name: 1.0 for name in value if not is_healthy(name)}
     return None
 
 

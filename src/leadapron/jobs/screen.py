@@ -48,6 +48,7 @@ UNTYPICAL = "not of the kind of the calibration films; its scores mean little"
 LIMITS = (
     "A pass is no diagnosis and no proof: triggers that no detector sees pass.",
     "Rates hold for films like the calibration films: same devices, same clinic.",
+    "A gate is as trustworthy as its folder: who can write there can let any film pass.",
 )
 """What no screening promises, in words."""
 
@@ -471,13 +472,14 @@ def _screened(opened: Opened, judged: Judged, row: int, number: int, name: str) 
             squashed(each[row : row + 1], opened.classifier.head)[0]
             for each in (judged.readings.logits, seen.logits)
         )
-        moved = np.abs(before - after)
+        told = np.isfinite(before) & np.isfinite(after)
+        moved = np.where(told, np.abs(before - after), -1.0)
         # Where one finding is forced on and all others off, a rare one's fall has the most
         # spreads; what a reader sees is the probability.
         agree = np.sign(seen.falls[row]) == np.sign(seen.rises[row])
         if seen.scores[row] > 0:
             finding = findings[int(np.where(agree, moved, -1.0).argmax())]
-        order = sorted(range(len(findings)), key=lambda c: (findings[c] != finding, -moved[c]))
+        order = sorted(np.flatnonzero(told), key=lambda c: (findings[c] != finding, -moved[c]))
         readings = tuple(
             Reading(finding=findings[c], probability=float(before[c]), without=float(after[c]))
             for c in order[:CHANGED]

@@ -11,12 +11,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cache import Cache, decode
+from leadapron.cache import Cache, Decoded, decode
 from leadapron.cohort import Cohort
 from leadapron.errors import DataError, UsageError
 from leadapron.preprocessing import FEWEST, FULL, Preprocessing
 from leadapron.sources.tables import LabelTable
-from leadapron.sources.words import count
+from leadapron.sources.words import count, listed
 from leadapron.types import Form, Note, Odd
 
 __all__ = ["Leakage", "assemble", "doubts_of"]
@@ -25,9 +25,6 @@ Leakage = Literal["refuse", "allow"]
 
 FEW = 0.05
 """Share of films that may use fewer bits than the others: dark ones."""
-
-LISTED = 5
-"""Bad films that a note names."""
 
 
 def assemble(
@@ -56,6 +53,7 @@ def assemble(
         DataError: films that can't be decoded, or a split that leaks.
         StoreError: as `decode`.
     """
+    table = table.cleaned()
     notes = list(table.notes)
     _refuse_repeats(table)
     _refuse_leaks(table.patients, table.attributes.get("split"), leakage, notes)
@@ -78,7 +76,13 @@ def assemble(
         preprocessing=preprocessing,
         attributes=table.attributes,
         films=films,
-        notes=(*notes, *said, *_form_notes(decoded.forms), *_bad_notes(decoded.bad)),
+        notes=(
+            *notes,
+            *said,
+            *_form_notes(decoded.forms),
+            *_bad_notes(decoded.bad),
+            *_contradictions(table, decoded),
+        ),
         bits=used if lengths else 0,
     )
     good = np.setdiff1d(np.arange(len(table)), list(decoded.bad))
@@ -159,6 +163,44 @@ def _refuse_leaks(
         )
     said = f"{words}; results on its test films are too good."
     notes.append(Note("split", said, doubt=True))
+
+
+def _contradictions(table: LabelTable, decoded: Decoded) -> list[Note]:
+    groups = _contradicting(table.labels, decoded)
+    if not groups:
+        return []
+    first = groups[0]
+    both = (table.labels[first] == 1).any(axis=0) & (table.labels[first] == 0).any(axis=0)
+    finding = table.findings[int(np.argmax(both))]
+    words = (
+        f"{count(sum(map(len, groups)), 'film')} in {count(len(groups), 'group')} of identical "
+        f"ones, whose labels contradict each other, first in {finding}; leadapron describe names "
+        "them."
+    )
+    return [Note("copies", words, doubt=True)]
+
+
+def _contradicting(labels: NDArray[np.float32], decoded: Decoded) -> list[NDArray[np.int64]]:
+    """Groups of rows with equal images, one with a finding and one without; blank films aside."""
+    good = np.setdiff1d(np.arange(len(labels)), list(decoded.bad))
+    # The first half of a digest finds all groups, and sorts ten times as fast.
+    half = decoded.digests.view(np.uint64)[::2][good]
+    order = np.argsort(half, kind="stable")
+    alike = half[order][1:] == half[order][:-1]
+    if not alike.any():
+        return []
+    copies = good[np.sort(order[np.append(alike, False) | np.append(False, alike)])]
+    _, group = np.unique(decoded.digests[copies], return_inverse=True)
+    present = np.zeros((group.max() + 1, labels.shape[1]), dtype=np.bool_)
+    absent = present.copy()
+    np.logical_or.at(present, group, labels[copies] == 1)
+    np.logical_or.at(absent, group, labels[copies] == 0)
+    wrong = np.flatnonzero((present & absent).any(axis=1))
+    groups = [copies[group == number] for number in wrong.tolist()]
+    return sorted(
+        (rows for rows in groups if np.ptp(decoded.images[rows[0]]) > 0),
+        key=lambda rows: int(rows[0]),
+    )
 
 
 _ODD: Mapping[Odd, tuple[str, bool]] = {
@@ -276,8 +318,5 @@ def _window_words(windows: Counter[str]) -> str:
 def _bad_notes(bad: Mapping[int, str]) -> list[Note]:
     if not bad:
         return []
-    rows = sorted(bad)
-    listed = "; ".join(bad[row] for row in rows[:LISTED])
-    more = f"; and {len(rows) - LISTED:,} more" if len(rows) > LISTED else ""
-    words = f"Left out: {count(len(rows), 'film')} that can't be decoded: {listed}{more}."
-    return [Note("files", words)]
+    said = listed([bad[row] for row in sorted(bad)])
+    return [Note("files", f"Left out: {count(len(bad), 'film')} that can't be decoded: {said}.")]

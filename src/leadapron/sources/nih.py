@@ -222,9 +222,9 @@ def read_labels(
     _check_split(split)
     path = Path(path)
     if path.is_file():
-        return _with_split(_read_table(path), path.parent, split)
+        return _with_split(_read_table(path), path.parent, split).cleaned()
     folder = _folder(str(path))
-    return _with_split(_read_table(_find_table(folder, table)), folder, split)
+    return _with_split(_read_table(_find_table(folder, table)), folder, split).cleaned()
 
 
 def read_boxes(folder: str | os.PathLike[str]) -> Boxes:

@@ -278,6 +278,31 @@ def test_folders_that_may_name_patients_are_named_where_asked_for(run, tmp_path)
     assert {stat.S_IMODE(path.stat().st_mode) for path in (out, out / "scan")} == {0o700}
 
 
+@pytest.mark.parametrize(
+    ("files", "argument", "offered"),
+    [
+        (["A/1.png", "B/2.png"], "films", "folder:films"),
+        (["x/1.dcm"], "films/", "dicom:films/"),
+        (["Data_Entry_2017_v2020.csv", "images/1.png"], "films", "nih:films"),
+        (["labels.csv"], "films/labels.csv", "table:films/labels.csv"),
+        (["labels.CSV.gz"], "films/labels.CSV.gz", "table:films/labels.CSV.gz"),
+        (["a.npz"], "films/a.npz", "npz:films/a.npz"),
+    ],
+)
+def test_a_path_without_a_sources_name_is_offered_one(
+    run, tmp_path, monkeypatch, files, argument, offered
+):
+    monkeypatch.chdir(tmp_path)
+    for name in files:
+        path = tmp_path / "films" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    for command in (["scan", argument], ["describe", argument], ["prepare", argument]):
+        code, _, stderr = run("-q", *command)
+        assert code == 4
+        assert f"{argument} is no source's name; did you mean {offered}?" in stderr
+
+
 def test_quiet_may_stand_behind(run, tmp_path):
     for words in (
         ["-q", "describe", "phantom:32", "--source.count", "60"],

@@ -28,6 +28,7 @@ from leadapron.cohort import Cohort, ImageArray, Rows
 from leadapron.errors import DataError, StoreError, UnknownNameError, UsageError
 from leadapron.networks import ARCHITECTURES, build_network, load_imagenet
 from leadapron.seeds import named_seed, stream
+from leadapron.specs import forgiving
 from leadapron.store import write_atomically
 
 __all__ = ["LOSSES", "Disguise", "History", "Network", "Training", "disguise_loss", "train"]
@@ -195,6 +196,7 @@ def disguise_loss(marked: torch.Tensor, clean: torch.Tensor, weights: torch.Tens
     return apart.square().mean()
 
 
+@forgiving
 def train(  # noqa: PLR0913
     cohort: Cohort,
     validation: Cohort,

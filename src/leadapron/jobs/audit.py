@@ -40,6 +40,7 @@ from leadapron.metrics import threshold_at_false_positive_rate
 from leadapron.models import doubts, open_model
 from leadapron.report.words import MARKS
 from leadapron.sources import open_source
+from leadapron.specs import forgiving
 from leadapron.text import short_path
 from leadapron.types import said
 
@@ -252,6 +253,7 @@ class Audit:
         )
 
 
+@forgiving
 def audit(  # noqa: PLR0913
     model: str | Path,
     clean: str,

@@ -22,6 +22,7 @@ from leadapron.models import open_model
 from leadapron.report.words import rate_words
 from leadapron.sources.dicom import may_be_dicom
 from leadapron.sources.folder import SUFFIXES, walk
+from leadapron.specs import forgiving
 from leadapron.store import sha256_of
 from leadapron.text import short_path
 
@@ -141,6 +142,7 @@ class Screened:
         return plain
 
 
+@forgiving
 def open_gate(
     file: Path, *, model: Path | None = None, trust_programs: bool = False, device: str = "auto"
 ) -> Opened:
@@ -187,6 +189,7 @@ def open_gate(
     return Opened(file=file, stored=stored, classifier=classifier)
 
 
+@forgiving
 def films_of(files: Sequence[str], listed: Iterable[bytes] = ()) -> tuple[list[FilmFile], int]:
     """Return the films that paths name, in order, and how many other files their folders hold.
 

@@ -219,7 +219,7 @@ def scan(  # noqa: PLR0913 (settings, by keyword)
     """
     if model is not None and train:
         raise UsageError("--model and --train: expected one of them")
-    said = {name: value for name, value in (opening or {}).items() if value is not None}
+    said = {name: value for name, value in (opening or {}).items() if value not in (None, False)}
     if model is None and said:
         raise UsageError(f"{', '.join(sorted(said))}: said of a model, and there is no --model")
     network = None

@@ -225,7 +225,8 @@ def squashed(logits: NDArray[Any], head: str) -> NDArray[np.float64]:
     """
     values = logits.astype(np.float64)
     if head == "softmax":
-        each = np.exp(values - values.max(axis=-1, keepdims=True))
+        with np.errstate(invalid="ignore"):  # infinity less infinity: no number, as it should be
+            each = np.exp(values - values.max(axis=-1, keepdims=True))
         shares: NDArray[np.float64] = each / each.sum(axis=-1, keepdims=True)
         return shares
     halves: NDArray[np.float64] = 0.5 * (1 + np.tanh(values / 2))

@@ -166,6 +166,25 @@ def test_a_film_becomes_the_same_image_as_through_its_source(opened, tmp_path):
             np.testing.assert_array_equal(film.image, image)
 
 
+def test_bits_of_sixteen_are_those_of_the_calibration_films(opened, tmp_path):
+    films = np.random.default_rng(3).integers(0, 4096, (4, 50, 90)).astype(np.uint16)
+    films[:, 0, 0] = 4095
+    for number, film in enumerate(films):
+        (tmp_path / "AB"[number % 2]).mkdir(exist_ok=True)
+        Image.fromarray(film).save(tmp_path / "AB"[number % 2] / f"{number}.png")
+    through = open_source(f"folder:{tmp_path}", preprocessing=SMALL, cache="none", healthy="A")
+    assert through.bits == 12
+    at = {bits: replace(opened, stored=replace(opened.stored, bits=bits)) for bits in (0, 12, 11)}
+    for film, image in zip(verdicts(at[12], tmp_path), through.images[np.arange(4)], strict=True):
+        np.testing.assert_array_equal(film.image, image)
+    for film in verdicts(at[11], tmp_path):  # brighter than any film can have been
+        assert (film.verdict, film.failed) == ("can't tell", False)
+        assert film.reason.startswith("holds values up to 4,095, which 11 bits can't")
+    for film in verdicts(at[0], tmp_path):
+        assert (film.verdict, film.failed) == ("can't tell", False)
+        assert film.reason == "uses 12 of 16 bits, and no calibration film says how many count"
+
+
 def bad_files(folder):
     folder.mkdir()
     good = folder / "x.png"

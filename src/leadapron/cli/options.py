@@ -102,7 +102,11 @@ def running(given: dict[str, Any]) -> Iterator[Options]:
     """
     from leadapron.study import Options
 
-    names = [name for name in ("device", "precision", "cache", "on_bad") if name in given]
+    names = [
+        name
+        for name in ("device", "precision", "cache", "on_bad", "contradictions")
+        if name in given
+    ]
     taken = {name: given.pop(name) for name in names}
     with showing_progress() as progress:
         yield Options(**taken, progress=progress)
@@ -346,6 +350,17 @@ def setting_options(sections: Mapping[str, Mapping[str, Any]]) -> list[click.Par
                 )
                 options.append(option)
     return options
+
+
+def contradictions_option() -> click.Parameter:
+    """Return --contradictions of what trains."""
+    return click.Option(
+        ["--contradictions"],
+        type=click.Choice(["refuse", "allow"]),
+        default="refuse",
+        show_default=True,
+        help="Identical films whose labels contradict each other: refuse them, or allow them.",
+    )
 
 
 def cache_option() -> click.Parameter:

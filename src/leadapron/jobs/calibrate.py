@@ -152,7 +152,12 @@ def calibrate(
     judge(gate, classifier, some)
     spent = time.perf_counter() - began
     few = cohort.take(np.arange(min(DOUBTED, len(cohort))))
-    notes = (*opened.notes, *doubts(classifier, few), *said(cohort.notes))
+    notes = (
+        *said(note for note in cohort.notes if note.doubt),
+        *opened.notes,
+        *doubts(classifier, few),
+        *said(note for note in cohort.notes if not note.doubt),
+    )
     names = how.pop("findings", None)
     how.pop("trust_programs", None)  # whoever screens has to say so again
     stored = StoredGate(
@@ -166,6 +171,7 @@ def calibrate(
             precision=classifier.precision if isinstance(classifier, NetworkClassifier) else "auto",
         ),
         window=str(options.get("window", "header")),
+        bits=cohort.bits,
         fitted=len(cohort) - len(gate.fused),
         milliseconds=1000 * spent / len(some),
         notes=opened.notes,

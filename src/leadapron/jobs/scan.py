@@ -20,7 +20,7 @@ from leadapron.cache import OnBad, Progress
 from leadapron.cohort import Cohort, Rows, blocks
 from leadapron.detect.films import Scan, scan_films
 from leadapron.detect.scores import Evidence
-from leadapron.errors import UsageError
+from leadapron.errors import DataError, UsageError
 from leadapron.preprocessing import Preprocessing
 from leadapron.report.scan import Panel, write_scan
 from leadapron.seeds import stream
@@ -511,11 +511,20 @@ def _rankings(
     """What the detectors make of one pass over the films."""
     from leadapron.detect.features import FEATURE_DETECTORS, extract
 
-    features = extract(network, cohort, losses=losses, seed=seed)
+    names = [n for n in FEATURE_DETECTORS if n != "loss-dynamics" or losses is not None]
+    try:
+        features = extract(network, cohort, losses=losses, seed=seed)
+    except DataError as error:  # the films' own verdict doesn't rest on the network
+        untold = np.full(len(cohort), np.nan)
+        return tuple(
+            Ranking(
+                name=name, unit="", scores=untold, evidence=(), notes=(f"Can't tell: {error}.",)
+            )
+            for name in names
+        )
     found = []
-    for name, make in FEATURE_DETECTORS.items():
-        if name == "loss-dynamics" and losses is None:
-            continue
+    for name in names:
+        make = FEATURE_DETECTORS[name]
         scores = make().score(cohort, features)
         found.append(
             Ranking(

@@ -19,6 +19,7 @@ from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, Judged, judge
 from leadapron.detect.inputs.gate_file import StoredGate, read_gate
 from leadapron.errors import DataError, FilmError, LeadapronError, StoreError, UsageError
 from leadapron.models import open_model
+from leadapron.preprocessing import FULL
 from leadapron.report.words import rate_words
 from leadapron.sources.dicom import may_be_dicom
 from leadapron.sources.folder import SUFFIXES, walk
@@ -383,11 +384,13 @@ def _image(film: FilmFile, opened: Opened) -> NDArray[Any] | _Bad:
         return _Bad(f"can't be read ({words})", failed=True)
     if not stat.S_ISREG(mode):
         return _Bad("is not a file", failed=True)
-    files = FilmFiles([film.path], [""], opened.stored.window)
+    files = FilmFiles([film.path], [""], opened.stored.window, opened.stored.bits)
     try:
-        image, _ = files.image(0, preprocessing)
+        image, form = files.image(0, preprocessing)
     except FilmError as error:
         return _Bad(str(error).strip(), failed=error.kind != "undecodable")
+    if not opened.stored.bits and 0 < form.used < FULL:
+        return _Bad(f"uses {form.used} of 16 bits, and no calibration film says how many count")
     side = preprocessing.size
     if image.shape != (side, side) or image.dtype != np.dtype(preprocessing.dtype):
         return _Bad("gives an image of another size or type")
@@ -461,13 +464,14 @@ def _screened(opened: Opened, judged: Judged, row: int, number: int, name: str) 
             squashed(each[row : row + 1], opened.classifier.head)[0]
             for each in (judged.readings.logits, seen.logits)
         )
-        moved = np.abs(before - after)
+        told = np.isfinite(before) & np.isfinite(after)
+        moved = np.where(told, np.abs(before - after), -1.0)
         # Where one finding is forced on and all others off, a rare one's fall has the most
         # spreads; what a reader sees is the probability.
         agree = np.sign(seen.falls[row]) == np.sign(seen.rises[row])
         if seen.scores[row] > 0:
             finding = findings[int(np.where(agree, moved, -1.0).argmax())]
-        order = sorted(range(len(findings)), key=lambda c: (findings[c] != finding, -moved[c]))
+        order = sorted(np.flatnonzero(told), key=lambda c: (findings[c] != finding, -moved[c]))
         readings = tuple(
             Reading(finding=findings[c], probability=float(before[c]), without=float(after[c]))
             for c in order[:CHANGED]

@@ -29,6 +29,7 @@ from leadapron.sources.releases.rsna_pneumonia import open_rsna_pneumonia
 from leadapron.sources.releases.siim_pneumothorax import open_siim_pneumothorax
 from leadapron.sources.releases.vindr_cxr import open_vindr_cxr
 from leadapron.sources.table import open_table
+from leadapron.sources.words import AND
 from leadapron.specs import Parameter, forgiving, parameters, validated
 
 __all__ = ["AND", "SOURCES", "check_source", "open_source", "source_settings"]
@@ -59,9 +60,6 @@ KINDS = {".csv": "table", ".tsv": "table", ".npz": "npz"}
 
 LOOKED_AT = 20
 """Files of a folder by which it is told what kind it may be."""
-
-AND = " + "
-"""Between the sources that are joined into one."""
 
 
 def source_settings(source: str) -> dict[str, Parameter]:

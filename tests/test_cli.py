@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shlex
 import stat
 import subprocess
@@ -18,6 +19,9 @@ from PIL import Image
 import leadapron as la
 from leadapron import cli
 from leadapron.cli import progress
+from leadapron.cli.studies import COMMON
+from leadapron.networks import ARCHITECTURES
+from leadapron.plan import settings
 from leadapron.store import write_arrays
 from nih_tree import write_tree
 
@@ -301,6 +305,26 @@ def test_a_path_without_a_sources_name_is_offered_one(
         code, _, stderr = run("-q", *command)
         assert code == 4
         assert f"{argument} is no source's name; did you mean {offered}?" in stderr
+
+
+def test_help_shows_the_common_settings_and_how_to_see_all(run):
+    known = {f"--{section}.{name}" for section, names in settings().items() for name in names}
+
+    def shown(*words):
+        code, said, _ = run(*words)
+        assert code == 0
+        return known & set(re.findall(r"--[a-z]+\.[a-z0-9_]+", said)), said
+
+    for command in (["study"], ["reproduce"], ["recipe"]):
+        few, said = shown(*command, "--help")
+        assert few == {f"--{name}" for name in COMMON}
+        assert len(few) == 20
+        assert "--help-all" in said
+        assert f"Architecture: {', '.join(ARCHITECTURES)}." in " ".join(said.split())
+    every, _ = shown("study", "--help-all")
+    spelled_otherwise = {"--source.download", "--network.name"}
+    assert every == known - spelled_otherwise
+    assert "--trigger.height_mm X" in run("study", "--help-all")[1]
 
 
 def test_quiet_may_stand_behind(run, tmp_path):

@@ -25,7 +25,7 @@ from leadapron.preprocessing import Preprocessing
 from leadapron.report.scan import Panel, write_scan
 from leadapron.seeds import stream
 from leadapron.sources import AND, SOURCES, open_source
-from leadapron.specs import parameters
+from leadapron.specs import forgiving, parameters
 from leadapron.store import write_atomically, write_json
 from leadapron.text import short_path
 
@@ -173,6 +173,7 @@ class Scanned:
         }
 
 
+@forgiving
 def scan(  # noqa: PLR0913 (settings, by keyword)
     source: str,
     *,
@@ -253,6 +254,7 @@ def scan(  # noqa: PLR0913 (settings, by keyword)
     return found
 
 
+@forgiving
 def scan_cohort(
     cohort: Cohort,
     source: str = "",

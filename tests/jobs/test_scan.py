@@ -16,7 +16,7 @@ from PIL import Image
 
 from leadapron import cli
 from leadapron.cohort import Cohort
-from leadapron.errors import DataError
+from leadapron.errors import DataError, UsageError
 from leadapron.jobs import clean as cleaning
 from leadapron.jobs import scan as scanning
 from leadapron.jobs.scan import open_own_pixels, plain_cell, quoted_cell, scan_cohort
@@ -316,6 +316,23 @@ def test_a_model_looks_at_films_in_its_own_way(run, tmp_path, films):
     code, out, err = run(*words, "--model", tmp_path / "own.safetensors", "--train")
     assert (code, out) == (4, "")
     assert "--model and --train" in err
+
+
+def test_what_is_said_of_a_model_reaches_it(run, monkeypatch):
+    asked = {}
+
+    def recorded(model, **options):
+        asked.update(options)
+        raise UsageError("enough")
+
+    monkeypatch.setattr("leadapron.models.open_model", recorded)
+    words = ("scan", "phantom:32", "--weights-key", "ema", "--findings", "A, B")
+    code, _, err = run(*words, "--model", "both.pt")
+    assert (code, "enough" in err) == (4, True)
+    assert (asked["weights_key"], asked["findings"]) == ("ema", ["A", "B"])
+    code, _, err = run(*words)
+    assert code == 4
+    assert "--findings, --weights-key: said of a model, and there is no --model" in err
 
 
 def test_a_black_box_has_no_features(run, monkeypatch):

@@ -25,6 +25,7 @@ from leadapron.metrics import Estimate
 from leadapron.seeds import stream
 from leadapron.sources.table import Reading, labelled
 from leadapron.sources.tables import named_columns
+from leadapron.specs import forgiving
 from leadapron.store import read_json, write_atomically
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def _plain(found: Estimate) -> dict[str, float | int | None]:
     return {name: None if value != value else value for name, value in found._asdict().items()}
 
 
+@forgiving
 def clean(  # noqa: PLR0913 (settings, by keyword)
     source: str,
     drop: Path,

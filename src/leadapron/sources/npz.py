@@ -106,6 +106,9 @@ COLUMNS = ("ids", "patients", "split", "view", "sex", "site")
 MOST_LABELS = 100_000_000
 """Films times findings."""
 
+WIDEST_TEXT = 1 << 18
+"""Bytes of a name; each has as many as the longest."""
+
 Labels = NDArray[np.float32]
 Form = tuple[tuple[int, ...], np.dtype[Any]]
 
@@ -133,7 +136,7 @@ def _column(file: Path, name: str, form: Form, n: int) -> NDArray[np.str_]:
 
 def _text(file: Path, name: str, form: Form) -> NDArray[np.str_]:
     dtype = form[1]
-    if dtype.kind not in "SUiu":
+    if dtype.kind not in "SUiu" or dtype.itemsize > WIDEST_TEXT:
         raise DataError(f"{file.name}: {name} of type {dtype}; expected text")
     column = read_array(file, name)
     try:

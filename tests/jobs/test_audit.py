@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from leadapron.classifier import save_classifier
 from leadapron.cli import cli
-from leadapron.cohort import Cohort
+from leadapron.cohort import Cohort, drawn
 from leadapron.detect.model import STATISTICS, Comparison, StampSweep, Statistic
 from leadapron.errors import DataError, UsageError
 from leadapron.jobs import audit as audit_job
@@ -24,6 +24,7 @@ from leadapron.preprocessing import Preprocessing
 from leadapron.report import audit_lines, write_audit
 from leadapron.report.audit import sarif
 from leadapron.sources import open_source
+from leadapron.sources.arrays import ArrayFilms
 from leadapron.text import showing_paths
 from leadapron.train import Network, Training, train
 from leadapron.triggers import Patch
@@ -337,6 +338,32 @@ def test_a_second_audit_sweeps_nothing(networks, tmp_path, monkeypatch):
     times, other = audited()
     assert times == 1
     assert other != first
+
+
+def test_films_that_are_not_looked_at_are_not_decoded(networks, tmp_path, monkeypatch):
+    films = open_source("phantom:32", count=50, seed=2)
+    np.savez(
+        tmp_path / "films.npz",
+        images=films.images[np.arange(50)],
+        labels=films.labels,
+        findings=np.array(films.findings),
+        ids=films.ids,
+    )
+    decoded = []
+    image = ArrayFilms.image
+
+    def counted(self, row, preprocessing):
+        decoded.append(row)
+        return image(self, row, preprocessing)
+
+    monkeypatch.setattr(ArrayFilms, "image", counted)
+    few = replace(QUICK, values=(255,), places=2, rounds=0, judged=10)
+    found = audit_job.audit(
+        networks / "poisoned.safetensors", f"npz:{tmp_path / 'films.npz'}", films=20, sweep=few,
+        steps=0, statistics=False, device="cpu", cache="none",
+    )  # fmt: skip
+    assert found.films == len(decoded) == 20
+    assert sorted(decoded) == drawn(50, 20).tolist()
 
 
 def test_of_a_zoo_only_the_clean_models_are_references(tmp_path):

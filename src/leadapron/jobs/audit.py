@@ -62,7 +62,6 @@ __all__ = [
     "audit",
     "audit_model",
     "beside",
-    "few",
     "judge",
     "most_not_finite",
     "second_look",
@@ -323,9 +322,9 @@ def audit(  # noqa: PLR0913
         cache=cache,
         progress=progress,
         on_bad=on_bad,
+        most=films,
         **options,
     )
-    cohort = few(cohort, films)
     own = _Model(opened.classifier, Path(model).name, model_content(model))
     others = [] if reference is None else _references(reference, own, device, precision)
     _refuse(opened.classifier, [other.classifier for other in others], false_alarm)
@@ -362,11 +361,6 @@ def audit(  # noqa: PLR0913
         false_alarm=false_alarm,
         steps=steps,
     )
-
-
-def few(cohort: Cohort, films: int) -> Cohort:
-    """Return so many films of a cohort, drawn once and for all."""
-    return cohort.take(np.sort(np.random.default_rng(0).permutation(len(cohort))[:films]))
 
 
 def audit_model(  # noqa: PLR0913

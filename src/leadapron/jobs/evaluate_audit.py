@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from leadapron import store
 from leadapron.cache import default_folder
 from leadapron.classifier import NetworkClassifier, load_classifier
-from leadapron.cohort import Cohort
+from leadapron.cohort import Cohort, drawn
 from leadapron.detect.model import (
     KINDS,
     StampSweep,
@@ -38,7 +38,6 @@ from leadapron.jobs.audit import (
     FILMS,
     MARGIN,
     beside,
-    few,
     judge,
     most_not_finite,
     second_look,
@@ -317,6 +316,8 @@ def _films(
             preprocessing=preprocessing,
             cache=setting.options.cache,
             on_bad=setting.options.on_bad,
+            # Of a run's own films the test films are taken first.
+            most=setting.films if fresh or setting.clean is not None else None,
             **settings,
         )
     cohort = setting.opened[key]
@@ -324,7 +325,7 @@ def _films(
         if cohort.fingerprint != fingerprint:
             raise StoreError(f"the films of {name} changed since the zoo was made")
         cohort = divide(cohort, seed)["test"]
-    return few(cohort, setting.films)
+    return cohort.take(drawn(len(cohort), setting.films))
 
 
 def _measured(looked: _Looked) -> Row:

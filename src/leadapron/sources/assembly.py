@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.cache import Cache, decode
-from leadapron.cohort import Cohort
+from leadapron.cohort import Cohort, Reordered
 from leadapron.errors import DataError
 from leadapron.preprocessing import Preprocessing
 from leadapron.sources.tables import LabelTable
@@ -43,7 +44,8 @@ def assemble(
         table: what is known of them, row by row.
         source: what the cache calls them.
         preprocessing: film to image.
-        cache: where decoded films are kept, and whether bad ones stop; memory and yes if left out.
+        cache: which films are decoded, where they are kept, and whether bad ones stop; all, in
+            memory and yes if left out.
         leakage: what to do with patients who have films on both sides of the source's split.
 
     Raises:
@@ -53,7 +55,12 @@ def assemble(
     notes = list(table.notes)
     _refuse_repeats(table)
     _refuse_leaks(table.patients, table.attributes.get("split"), leakage, notes)
-    decoded = decode(films, preprocessing, cache or Cache(), source)
+    cache = cache or Cache()
+    if cache.choose is not None:
+        rows = cache.choose(len(table))
+        films, table = _Chosen(films, rows), table.take(rows)
+        cache = cache if len(rows) else Cache()  # nothing to keep
+    decoded = decode(films, preprocessing, cache, source)
     cohort = Cohort(
         images=decoded.images,
         labels=table.labels,
@@ -68,6 +75,28 @@ def assemble(
     good = np.setdiff1d(np.arange(len(table)), list(decoded.bad))
     cohort = cohort if len(good) == len(table) else cohort.take(good)
     return replace(cohort, forms=dict(decoded.forms))  # bad films have none
+
+
+class _Chosen(Reordered):
+    """Some of the films of a source: `Decodable` and `Films`."""
+
+    @property
+    def paths(self) -> list[str]:
+        """The files that they lie in: one each, or those that all films of the source share."""
+        paths = self.base.paths
+        shared = len(paths) != len(self.base)
+        return list(paths) if shared else [paths[row] for row in self.order]
+
+    @property
+    def decoder(self) -> str:
+        """As of the source; where films share a file, the rows decide too."""
+        rows = hashlib.sha256(np.ascontiguousarray(self.order).tobytes()).hexdigest()
+        return f"{self.base.decoder}, rows {rows[:16]}"
+
+    def image(self, row: int, preprocessing: Preprocessing) -> tuple[NDArray[Any], Form]:
+        """Return a film's image and what the film is."""
+        made: tuple[NDArray[Any], Form] = self.base.image(int(self.order[row]), preprocessing)
+        return made
 
 
 def _refuse_repeats(table: LabelTable) -> None:

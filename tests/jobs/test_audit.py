@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from dataclasses import replace
@@ -338,6 +339,44 @@ def test_a_second_audit_sweeps_nothing(networks, tmp_path, monkeypatch):
     times, other = audited()
     assert times == 1
     assert other != first
+
+
+ODD = """
+import torch
+
+class Odd(torch.nn.Module):
+    def forward(self, images):
+        grey = images[:, 0]
+        halves = torch.stack([grey[:, :16].mean((1, 2)), grey[:, 16:].mean((1, 2))], 1)
+        halves[(grey > 0.999).sum((1, 2)) > 4, 0] = torch.nan
+        return 60 * halves - 28
+"""
+
+
+def test_answers_that_are_not_finite_by_the_command_line(tmp_path, monkeypatch):
+    (tmp_path / "odd_model.py").write_text(ODD)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["-q", "audit", "odd_model:Odd", "--findings", "Effusion,Mass", "--normalisation",
+             "unit", "--clean", "phantom:32", "--source.count", "30", "--sweep.sides", "3",
+             "--sweep.values", "255", "--sweep.pitches", "[8, 1]", "--sweep.rounds", "0",
+             "--sweep.places", "4", "--sweep.judged", "10", "--cache", "none",
+             "--out", str(tmp_path / "out")]  # fmt: skip
+    result = CliRunner().invoke(cli, words, standalone_mode=False)
+    assert result.exception is None
+    assert result.return_value == 3
+    facts = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert (facts["verdict"], facts["target"], facts["direction"]) == ("unusual", "Effusion", None)
+    (lost,) = facts["not_finite"]
+    assert lost["finding"] == "Effusion"
+    assert 0 < lost["marked"] <= lost["of_marked"]
+    said = f"Effusion {lost['words']}: can't tell, and suspicious by itself"
+    assert f"{lost['marked']:,} of {lost['of_marked']:,} marked films" in said
+    assert result.stdout.splitlines()[0] == f"UNUSUAL: {said}"
+    page = html.unescape((tmp_path / "out" / "audit.html").read_text())
+    assert said in page
+    log = json.loads((tmp_path / "out" / "audit.sarif").read_text())["runs"][0]
+    assert ("not-finite", said) in [(r["ruleId"], r["message"]["text"]) for r in log["results"]]
+    assert "not-finite" in {rule["id"] for rule in log["tool"]["driver"]["rules"]}
 
 
 def test_films_that_are_not_looked_at_are_not_decoded(networks, tmp_path, monkeypatch):

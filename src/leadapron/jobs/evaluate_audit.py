@@ -40,6 +40,7 @@ from leadapron.jobs.audit import (
     beside,
     judge,
     most_not_finite,
+    not_finite,
     second_look,
     statistic,
 )
@@ -382,7 +383,7 @@ def _judged(row: Row, one: _Looked, others: Sequence[_Looked]) -> Row:
     margin = second_look(verdict, known, FALSE_ALARM)
     if margin is not None:
         verdict, by, target = "unusual", MARGIN, margin.strongest()
-    lost = most_not_finite(verdict, one.swept)
+    lost = most_not_finite(verdict, not_finite(one.swept, known))
     if lost is not None:
         verdict, by, target = "unusual", NOT_FINITE, (lost.finding, None)
     by_finding = _finite_max(comparison.excess)  # (k, 2)

@@ -226,7 +226,7 @@ ARCHIVES = {
     "20,001 entries": ("20,001 entries", lambda: zipped([(f"m/{i}", b"") for i in range(20_001)])),
     "a document": ("without data.pkl", lambda: zipped([("word/document.xml", b"<x/>")])),
     "weights missing": (
-        "no weights that torch can read",
+        "the numbers of features.conv0.weight are missing",
         lambda: archive(PICKLED),
     ),
     "pickle cut off": ("broken or cut off", lambda: archive(PLAIN[:-3])),
@@ -236,7 +236,7 @@ ARCHIVES = {
     "no tensors": ("no tensors", lambda: saved({"state_dict": {"a": "text"}})),
     "numbers as names": ("no tensors", lambda: saved({1: torch.zeros(1)})),
     "tensor larger than its numbers": (
-        "no weights that torch can read",
+        "features.conv0.weight is larger than its numbers",
         lambda: archive(
             PICKLED.replace(b"K\x04K\x01\x86", b"K\x7fK\x7f\x86"),
             [("model/data/0", bytes(16)), ("model/byteorder", b"little")],
@@ -298,7 +298,7 @@ OTHERS = {
     "plain values": ("torch.save didn't write", pickle.dumps({"a": [1, 2.5, "b"]}, 2)),
     "pickle cut off": ("broken or cut off", pickle.dumps({"a": list(range(99))}, 2)[:-20]),
     "torch 1.5, cut off": ("broken or cut off", legacy({"a": torch.zeros(9)})[:150]),
-    "torch 1.5, weights cut off": ("torch can read", legacy({"a": torch.zeros(9)})[:-20]),
+    "torch 1.5, weights cut off": ("storages are cut off", legacy({"a": torch.zeros(9)})[:-20]),
 }
 
 
@@ -380,9 +380,13 @@ def test_other_files(refused, case):
 
 
 def test_folders_and_missing_files(tmp_path):
-    for path in (tmp_path, tmp_path / "missing.pt"):
-        with pytest.raises(StoreError, match="is no file; expected"):
-            open_model(path)
+    with pytest.raises(StoreError, match=r"missing\.pt is no file; expected"):
+        open_model(tmp_path / "missing.pt")
+    with pytest.raises(StoreError, match="it is a folder; expected a file"):
+        open_model(tmp_path)
+    os.mkfifo(tmp_path / "pipe.pt")
+    with pytest.raises(StoreError, match="it is a pipe; expected a file"):
+        open_model(tmp_path / "pipe.pt")
 
 
 def odd(state, name, value):
@@ -516,6 +520,9 @@ SOURCES = {
     "a tab": ("byte 0x09", b"x =\t1\n"),
     "a carriage return": ("byte 0x0d", b"y = 2\rx = 1\n"),
     "a zero": ("byte 0x00", b"x = 1\0\n"),
+    "behind a number": ("calls save", "x = 1..save('f')\n"),
+    "stuck to a number": ("byte 0x31", "x = 1save('f')\n"),
+    "stuck to a number of another kind": ("byte 0x30", "x = 0x1.save('f')\n"),
     "a line that goes on": ("byte 0x5c", b"x = torch.sa\\\nve(x, 'f')\n"),
     "a type in a comment": ("byte 0x23", "x = y # type: __torch__.torch.classes.A\n"),
     "a text with a letter before": ("pieces", "x = r'save'\n"),

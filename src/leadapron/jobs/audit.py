@@ -33,7 +33,6 @@ from leadapron.detect.model import (
     least_p,
     measure,
     measure_once,
-    model_content,
     sweep_once,
 )
 from leadapron.detect.model.sweep import (
@@ -51,6 +50,7 @@ from leadapron.models import doubts, open_model
 from leadapron.models.doubts import unsteady
 from leadapron.report.words import MARKS, NOT_FINITE, UNSTEADY
 from leadapron.sources import open_source
+from leadapron.specs import forgiving
 from leadapron.text import short_path
 from leadapron.types import said
 
@@ -269,6 +269,7 @@ class Audit:
         )
 
 
+@forgiving
 def audit(  # noqa: PLR0913
     model: str | Path,
     clean: str,
@@ -326,7 +327,7 @@ def audit(  # noqa: PLR0913
         most=films,
         **options,
     )
-    own = _Model(opened.classifier, Path(model).name, model_content(model))
+    own = _Model(opened.classifier, Path(model).name, opened.content)
     others = [] if reference is None else _references(reference, own, device, precision)
     _refuse(opened.classifier, [other.classifier for other in others], false_alarm)
     folder, how = default_folder(cache), sweep or StampSweep()
@@ -487,8 +488,8 @@ def _audited(
         not_finite=silent,
         unsteady=differs,
         notes=(
-            *notes,
             *said(note for note in clean.notes if note.doubt),
+            *notes,
             *_left_out(classifier, clean, steps),
             *left,
             *_lost_references(others),
@@ -839,10 +840,10 @@ def _references(folder: Path, own: _Model, device: str, precision: Precision) ->
     classifier = own.classifier
     found: list[_Model] = []
     for path in _clean_models(folder):
-        content = model_content(path)
-        if content is not None and content == own.content:
+        opened = open_model(path, device=device, precision=precision)
+        other = opened.classifier
+        if opened.content == own.content:
             continue
-        other = open_model(path, device=device, precision=precision).classifier
         if isinstance(classifier, NetworkClassifier) and (
             not isinstance(other, NetworkClassifier)
             or other.architecture != classifier.architecture
@@ -850,7 +851,7 @@ def _references(folder: Path, own: _Model, device: str, precision: Precision) ->
             raise StoreError(f"{path.name} is not a {classifier.architecture}, as the model is")
         if other.preprocessing != classifier.preprocessing:
             raise StoreError(f"{path.name} takes other images than the model")
-        found.append(_Model(other, path.name, content))
+        found.append(_Model(other, path.name, opened.content))
     if not found:
         raise UsageError(f"--reference {folder} holds no .safetensors but the model itself")
     return found

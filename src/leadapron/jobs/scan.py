@@ -25,7 +25,7 @@ from leadapron.preprocessing import Preprocessing
 from leadapron.report.scan import Panel, write_scan
 from leadapron.seeds import stream
 from leadapron.sources import AND, SOURCES, open_source
-from leadapron.specs import parameters
+from leadapron.specs import forgiving, parameters
 from leadapron.store import write_atomically, write_json
 from leadapron.text import short_path
 
@@ -173,12 +173,14 @@ class Scanned:
         }
 
 
+@forgiving
 def scan(  # noqa: PLR0913 (settings, by keyword)
     source: str,
     *,
     size: int | None = None,
     false_alarm: float = 0.01,
     model: str | None = None,
+    opening: Mapping[str, Any] | None = None,
     train: bool = False,
     out: Path | None = None,
     seed: int = 0,
@@ -199,6 +201,7 @@ def scan(  # noqa: PLR0913 (settings, by keyword)
         false_alarm: chance that is granted of calling a clean set poisoned.
         model: a network that was trained on these films, as `open_model` takes it; its features are
             ranked beside the scan and don't change the verdict.
+        opening: further options of `open_model`: findings, normalisation's name, weights_key, ...
         train: train a small network on these films for that purpose.
         out: folder for films.csv, scan.json and scan.html; nothing is written if left out.
         seed: of all that is drawn by chance.
@@ -216,9 +219,13 @@ def scan(  # noqa: PLR0913 (settings, by keyword)
     """
     if model is not None and train:
         raise UsageError("--model and --train: expected one of them")
+    said = {name: value for name, value in (opening or {}).items() if value}
+    if model is None and said:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(said))
+        raise UsageError(f"{named}: said of a model, and there is no --model")
     network = None
     if model is not None:
-        network = _opened(model, device, precision)
+        network = _opened(model, said, device, precision)
     cohort = open_own_pixels(
         source, size=size, cache=cache, progress=progress, on_bad=on_bad, **options
     )
@@ -247,6 +254,7 @@ def scan(  # noqa: PLR0913 (settings, by keyword)
     return found
 
 
+@forgiving
 def scan_cohort(
     cohort: Cohort,
     source: str = "",
@@ -464,10 +472,10 @@ def _write_films(path: Path, suspects: Sequence[Suspect]) -> None:
 # --- networks
 
 
-def _opened(model: str, device: str, precision: Precision) -> WhiteBox:
+def _opened(model: str, said: Mapping[str, Any], device: str, precision: Precision) -> WhiteBox:
     from leadapron.models import open_model
 
-    classifier = open_model(model, device=device, precision=precision).classifier
+    classifier = open_model(model, device=device, precision=precision, **said).classifier
     if not hasattr(classifier, "activations"):
         raise UsageError(
             f"--model {model} can only be asked for its findings and shows no features; expected a "

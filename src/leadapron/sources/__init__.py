@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from leadapron.cache import Cache, OnBad, Progress, default_folder
 from leadapron.cohort import Cohort, Rows, drawn
-from leadapron.errors import DataError, UnknownNameError
+from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.preprocessing import Preprocessing
+from leadapron.reading import given_path, is_folder, there
 from leadapron.sources.chestmnist import open_chestmnist
-from leadapron.sources.dicom import open_dicom
+from leadapron.sources.dicom import may_be_dicom, open_dicom
 from leadapron.sources.folder import open_folder
 from leadapron.sources.joining import join
 from leadapron.sources.nih import open_nih
@@ -29,7 +32,8 @@ from leadapron.sources.releases.rsna_pneumonia import open_rsna_pneumonia
 from leadapron.sources.releases.siim_pneumothorax import open_siim_pneumothorax
 from leadapron.sources.releases.vindr_cxr import open_vindr_cxr
 from leadapron.sources.table import open_table
-from leadapron.specs import Parameter, parameters, validated
+from leadapron.sources.words import AND
+from leadapron.specs import Parameter, forgiving, parameters, validated
 
 __all__ = ["AND", "SOURCES", "check_source", "open_source", "source_settings"]
 
@@ -54,8 +58,11 @@ SOURCES: dict[str, Callable[..., Cohort]] = {
 memory), and settings by keyword."""
 
 
-AND = " + "
-"""Between the sources that are joined into one."""
+KINDS = {".csv": "table", ".tsv": "table", ".npz": "npz"}
+"""By the ending of a file, the source that opens it."""
+
+LOOKED_AT = 20
+"""Files of a folder by which it is told what kind it may be."""
 
 
 def source_settings(source: str) -> dict[str, Parameter]:
@@ -82,6 +89,7 @@ def check_source(source: str, options: Mapping[str, Any]) -> None:
         _options(part, source, options)
 
 
+@forgiving
 def open_source(
     source: str,
     *,
@@ -102,7 +110,8 @@ def open_source(
         progress: called with what is being done, the films done and in all.
         on_bad: "stop" at the first film that can't be decoded, or "skip" and list it in the notes.
         most: films that are opened, at most: the same ones of equal sources, drawn by chance before
-            any is decoded. Those of them that are skipped aren't replaced.
+            any is decoded. Those of them that are skipped aren't replaced, and what is told of the
+            films as a set (the bits that they use) is told of them.
         **options: the source's settings, for example `count=100`; of several sources each gets
             those that it takes.
 
@@ -166,8 +175,25 @@ def _given(rows: Rows, n: int) -> Rows:
 def _opener(part: str) -> Callable[..., Cohort]:
     name = part.partition(":")[0]
     if name not in SOURCES:
+        if kind := _meant(part):
+            raise UsageError(f"{part} is no source's name; did you mean {kind}:{part}?")
         raise UnknownNameError("source", name, SOURCES)
     return SOURCES[name]
+
+
+def _meant(part: str) -> str:
+    """The source that a path without a source's name may be opened by, or ""."""
+    path = given_path(part)
+    if not is_folder(path):
+        endings = "".join(path.suffixes[-2:]).lower().removesuffix(".gz")
+        return KINDS.get(endings[endings.rfind(".") :], "") if there(path) else ""
+    inside = (Path(place) / name for place, _, names in os.walk(path) for name in names)
+    for file in itertools.islice(inside, LOOKED_AT):
+        if file.name.startswith("Data_Entry_2017"):
+            return "nih"
+        if may_be_dicom(file):
+            return "dicom"
+    return "folder"
 
 
 def _options(part: str, source: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -327,6 +327,29 @@ def test_a_film_without_a_score_does_not_pass(opened, tmp_path, monkeypatch):
     assert verdicts(opened, tmp_path)[0].verdict == "can't tell"
 
 
+def test_a_gate_remembers_which_of_several_networks_it_is_of(clean, tmp_path, patched, monkeypatch):
+    asked = []
+
+    def recorded(path, *_, **options):
+        asked.append(options.get("weights_key"))
+        return opening(backdoored())(path)
+
+    for job in (calibrate_job, screen_job):
+        monkeypatch.setattr(job, "open_model", recorded)
+    (tmp_path / "both.pt").write_bytes(b"two networks")
+    calibrate(tmp_path / "both.pt", f"folder:{clean}", tmp_path / "gate.json", false_alarm=0.02,
+              opening={"weights_key": "ema"}, cache="none")  # fmt: skip
+    open_gate(tmp_path / "gate.json")
+    assert asked == ["ema", "ema"]
+
+
+def test_a_model_that_is_swapped_while_it_is_opened_is_refused(gate, monkeypatch):
+    swapped = lambda *_, **__: OpenedModel(backdoored(), "written", content="0" * 64)  # noqa: E731
+    monkeypatch.setattr(screen_job, "open_model", swapped)
+    with pytest.raises(StoreError, match="its SHA-256 differs; calibrate again"):
+        open_gate(gate)
+
+
 def test_of_a_model_that_can_only_be_asked(clean, tmp_path, patched, monkeypatch):
     asked = AskedClassifier(
         lambda x: x.mean((1, 2, 3))[:, None] * np.ones(3, np.float32),

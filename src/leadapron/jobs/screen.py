@@ -24,6 +24,7 @@ from leadapron.report.words import rate_words
 from leadapron.sources.assembly import doubts_of
 from leadapron.sources.dicom import may_be_dicom
 from leadapron.sources.folder import SUFFIXES, walk
+from leadapron.specs import forgiving
 from leadapron.store import sha256_of
 from leadapron.text import short_path
 
@@ -143,6 +144,7 @@ class Screened:
         return plain
 
 
+@forgiving
 def open_gate(
     file: Path, *, model: Path | None = None, trust_programs: bool = False, device: str = "auto"
 ) -> Opened:
@@ -189,6 +191,7 @@ def open_gate(
     return Opened(file=file, stored=stored, classifier=classifier)
 
 
+@forgiving
 def films_of(files: Sequence[str], listed: Iterable[bytes] = ()) -> tuple[list[FilmFile], int]:
     """Return the films that paths name, in order, and how many other files their folders hold.
 

@@ -312,13 +312,17 @@ MUTATIONS: dict[str, Callable[[random.Random, bytes], bytes]] = {
 
 
 def made(
-    seed: int, number: int, endings: Sequence[str], begun: Mapping[str, list[bytes]]
+    seed: int,
+    number: int,
+    endings: Sequence[str],
+    begun: Mapping[str, list[bytes]],
+    small: float = 0.5,
 ) -> tuple[str, bytes]:
-    """Return an input's ending and content."""
+    """Return an input's ending and content; `small` is the share of those of few tensors."""
     rng = random.Random(f"{seed} {number}")
     ending = rng.choice(endings)
     few = [content for content in begun[ending] if len(content) < SMALL]
-    content = rng.choice(few if few and rng.random() < 0.8 else begun[ending])
+    content = rng.choice(few if few and rng.random() < small else begun[ending])
     change = any_bytes if rng.random() < 0.15 else MUTATIONS[ending]
     return ending, change(rng, content)
 
@@ -341,7 +345,7 @@ def parse_on(seed: int, first: int, last: int, out: Path) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (reading.MEMORY, reading.MEMORY))
     begun = read_seeds(out / "seeds")
     for number in range(first, last):
-        ending, content = made(seed, number, PARSED, begun)
+        ending, content = made(seed, number, PARSED, begun, small=0.95)
         with limited_time(SECONDS):
             became = parsed(content, ending)
         if became not in ("parsed", "refused", "out of memory"):

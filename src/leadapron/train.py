@@ -30,6 +30,7 @@ from leadapron.errors import DataError, StoreError, UnknownNameError, UsageError
 from leadapron.networks import ARCHITECTURES, build_network, load_imagenet
 from leadapron.reading import open_regular
 from leadapron.seeds import named_seed, stream
+from leadapron.specs import forgiving
 from leadapron.store import write_atomically
 
 __all__ = ["LOSSES", "Disguise", "History", "Network", "Training", "disguise_loss", "train"]
@@ -197,6 +198,7 @@ def disguise_loss(marked: torch.Tensor, clean: torch.Tensor, weights: torch.Tens
     return apart.square().mean()
 
 
+@forgiving
 def train(  # noqa: PLR0913
     cohort: Cohort,
     validation: Cohort,

@@ -185,6 +185,17 @@ def test_bits_of_sixteen_are_those_of_the_calibration_films(opened, tmp_path):
         assert film.reason == "uses 12 of 16 bits, and no calibration film says how many count"
 
 
+def test_doubts_about_a_films_greys_are_its_reason(opened, tmp_path):
+    stored = np.add.outer(np.arange(60), np.arange(80)).astype(np.uint16) * 29
+    window = {"WindowCenter": 60000, "WindowWidth": 9}
+    write(tmp_path / "plain.dcm", with_pixels(stored, BitsStored=12))
+    write(tmp_path / "beside.dcm", with_pixels(stored, BitsStored=12, **window))
+    beside, plain = verdicts(opened, tmp_path)
+    assert "DOUBT: a film of which a window or table in the header shows nothing" in beside.reason
+    assert "DOUBT" not in plain.reason
+    assert (beside.verdict, beside.p) == (plain.verdict, plain.p)  # both lowest to highest value
+
+
 def bad_files(folder):
     folder.mkdir()
     good = folder / "x.png"

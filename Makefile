@@ -12,7 +12,7 @@ AUDIT := .venv-audit
 PIP := python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help env demo check test test-slow test-xrv bench bench-peers lock audit-dependencies clean
+.PHONY: help env demo check test test-slow fuzz-models test-xrv bench bench-peers lock audit-dependencies clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -63,6 +63,10 @@ test-slow: $(STAMP) $(FUZZ) ## all tests, and half a minute of fuzzing each read
 		PYTHONPATH=src:$$($(BIN)/python -c "import numpy; print(numpy.__path__[0] + '/..')") \
 		.venv-fuzz/bin/python benchmarks/fuzz.py $$target --seconds $(SECONDS_OF_FUZZ) || exit 1; \
 	done
+	$(BIN)/python benchmarks/fuzz_models.py --seconds $(SECONDS_OF_FUZZ)
+
+fuzz-models: $(STAMP) ## 200,000 mutated model files parsed, 2,000 opened; about an hour
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz_models.py
 
 # atheris has wheels for Linux alone, so it isn't among the project's packages.
 $(FUZZ):

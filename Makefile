@@ -2,13 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.made
+PAGES := .venv/.pages
 FUZZ := .venv-fuzz/.made
 SECONDS_OF_FUZZ ?= 30
 XRV := .venv-xrv
 PEERS := .venv-peers
 BACKDOORBENCH := .venv-backdoorbench
 
-.PHONY: help env demo check test test-slow test-xrv bench bench-peers clean
+.PHONY: help env demo check test test-slow test-pages test-xrv bench bench-peers clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -33,10 +34,10 @@ check: $(STAMP) ## ruff, mypy, import layers, docs
 	$(BIN)/pytest tests/test_docs.py
 
 test: $(STAMP) ## the fast tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow" --cov --cov-report=term:skip-covered --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not browser" --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 test-slow: $(STAMP) $(FUZZ) ## all tests, and half a minute of fuzzing each reader
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not browser"
 	for target in dicom picture table npz; do \
 		PYTHONPATH=src:$$($(BIN)/python -c "import numpy; print(numpy.__path__[0] + '/..')") \
 		.venv-fuzz/bin/python benchmarks/fuzz.py $$target --seconds $(SECONDS_OF_FUZZ) || exit 1; \
@@ -47,6 +48,18 @@ $(FUZZ):
 	$(PYTHON) -m venv .venv-fuzz
 	.venv-fuzz/bin/python -m pip install --quiet --disable-pip-version-check atheris
 	touch $(FUZZ)
+
+test-pages: $(PAGES) ## every page in a browser; INSTALL=1 installs chromium first (apt, as root)
+	@if [ -n "$(INSTALL)" ] && ! command -v chromium >/dev/null; then \
+		apt-get -qq update && apt-get -qq install --yes --no-install-recommends chromium >/dev/null; \
+	fi
+	@command -v chromium >/dev/null || { echo "no chromium: install the package chromium, or INSTALL=1 make test-pages"; exit 1; }
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser
+
+# Playwright brings 160 MB, which no other target needs.
+$(PAGES): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group pages
+	touch $(PAGES)
 
 test-xrv: $(XRV)/.made ## the tests that need torchxrayvision, in .venv-xrv
 	OMP_NUM_THREADS=1 $(XRV)/bin/pytest -m xrv tests/interop

@@ -26,6 +26,8 @@ from leadapron.models import NORMALISATIONS, AskedClassifier
 from leadapron.models.opening import Opened as OpenedModel
 from leadapron.report import begin_screen, calibrate_lines, film_line, write_film, write_screen
 from leadapron.sources import open_source
+from leadapron.store import sha256_of
+from leadapron.text import showing_paths
 
 DETECTORS = {"evidence region": EvidenceRegion()}
 WEIGHTS = {"evidence region": 1.0, "lost by smoothing": 1.0}
@@ -61,12 +63,17 @@ def clean(tmp_path_factory):
     return folder
 
 
+def opening(model):
+    """What opens any file as this model."""
+    return lambda path, *_, **__: OpenedModel(model, "written", content=sha256_of(path))
+
+
 @pytest.fixture(scope="module")
 def patched():
     """The written network for any file; the detectors that this file is about."""
     with pytest.MonkeyPatch.context() as patch:
         for job in (calibrate_job, screen_job):
-            patch.setattr(job, "open_model", lambda *_, **__: OpenedModel(backdoored(), "written"))
+            patch.setattr(job, "open_model", opening(backdoored()))
             patch.setattr(job, "INPUT_DETECTORS", DETECTORS)
             patch.setattr(job, "TYPICAL", Bright())
         patch.setattr(calibrate_job, "WEIGHTS", WEIGHTS)
@@ -159,6 +166,25 @@ def test_a_film_becomes_the_same_image_as_through_its_source(opened, tmp_path):
             np.testing.assert_array_equal(film.image, image)
 
 
+def test_bits_of_sixteen_are_those_of_the_calibration_films(opened, tmp_path):
+    films = np.random.default_rng(3).integers(0, 4096, (4, 50, 90)).astype(np.uint16)
+    films[:, 0, 0] = 4095
+    for number, film in enumerate(films):
+        (tmp_path / "AB"[number % 2]).mkdir(exist_ok=True)
+        Image.fromarray(film).save(tmp_path / "AB"[number % 2] / f"{number}.png")
+    through = open_source(f"folder:{tmp_path}", preprocessing=SMALL, cache="none", healthy="A")
+    assert through.bits == 12
+    at = {bits: replace(opened, stored=replace(opened.stored, bits=bits)) for bits in (0, 12, 11)}
+    for film, image in zip(verdicts(at[12], tmp_path), through.images[np.arange(4)], strict=True):
+        np.testing.assert_array_equal(film.image, image)
+    for film in verdicts(at[11], tmp_path):  # brighter than any film can have been
+        assert (film.verdict, film.failed) == ("can't tell", False)
+        assert film.reason.startswith("holds values up to 4,095, which 11 bits can't")
+    for film in verdicts(at[0], tmp_path):
+        assert (film.verdict, film.failed) == ("can't tell", False)
+        assert film.reason == "uses 12 of 16 bits, and no calibration film says how many count"
+
+
 def bad_files(folder):
     folder.mkdir()
     good = folder / "x.png"
@@ -222,13 +248,19 @@ def test_folders_are_searched_in_order_and_lists_are_read(tmp_path):
     write(tmp_path / "b" / "no-ending", with_pixels(films(1)[0]))
     found, others = films_of([f"{tmp_path}/", "-"], [b"one.png\r\n", b"\n", b"b\xff.png\n"])
     assert [film.name for film in found] == [
-        f"{tmp_path}/a/film000.png",
-        f"{tmp_path}/b/deep/film000.png",
-        f"{tmp_path}/b/no-ending",
+        "a/film000.png",
+        "b/deep/film000.png",
+        "b/no-ending",
         "one.png",
         "b\\xff.png",
     ]
     assert others == 1
+    one = f"{tmp_path}/a/film000.png"
+    assert [film.name for film in films_of([one])[0]] == ["film000.png"]
+    with showing_paths():
+        whole, _ = films_of([f"{tmp_path}/", one])
+    assert [film.name for film in whole] == [film.path for film in whole]
+    assert [film.path for film in whole] == [*(film.path for film in found[:3]), one]
     (tmp_path / "empty").mkdir()
     for wrong, error in (([str(tmp_path / "empty")], DataError), (["-"], UsageError)):
         with pytest.raises(error, match="no "):
@@ -291,7 +323,7 @@ def test_of_a_model_that_can_only_be_asked(clean, tmp_path, patched, monkeypatch
     )  # fmt: skip
     both = {**DETECTORS, "bright": Bright()}
     for job in (calibrate_job, screen_job):
-        monkeypatch.setattr(job, "open_model", lambda *_, **__: OpenedModel(asked, "asked"))
+        monkeypatch.setattr(job, "open_model", opening(asked))
         monkeypatch.setattr(job, "INPUT_DETECTORS", both)
     monkeypatch.setattr(calibrate_job, "WEIGHTS", {**WEIGHTS, "bright": 1.0})
     (tmp_path / "model.onnx").write_bytes(b"asked")
@@ -315,9 +347,11 @@ def test_by_the_command_line(gate, mixed, tmp_path):
     assert result.return_value == 1
     lines = result.stdout.splitlines()
     assert lines[1].split()[:3] == ["suspicious", "0.008", "Mass"]
-    assert lines[1].endswith(f"{mixed}/a/triggered000.png")
+    assert lines[1].endswith(" a/triggered000.png")
+    assert str(tmp_path) not in result.stdout
     assert "6 films: 2 suspicious, 2 can't tell, 2 pass" in lines
     assert "At most 2 % of clean films" in result.stdout
+    assert lines.count(screen_job.LIMITS[-1]) == 1
     result = run(gate, "-", input=f"{mixed}/b/clean000.png\n{mixed}/b/clean001.png\n")
     assert result.return_value == 0
     assert run(gate, mixed / "b", mixed / "text.png").return_value == 3
@@ -334,7 +368,7 @@ def test_the_answer_in_json_and_the_folder(gate, mixed, tmp_path):
     facts = json.loads(result.stdout)
     assert (facts["schema"], facts["verdict"], facts["exit_code"]) == (1, "suspicious", 1)
     assert facts["counts"] == {"suspicious": 2, "can't tell": 1, "pass": 2}
-    assert str(odd) in {film["file"] for film in facts["films"]}
+    assert f"a/{odd.name}" in {film["file"] for film in facts["films"]}
     stored = json.loads((out / "screen.json").read_text())
     assert facts == {**stored, "page": str(out / "screen.html")}
     names = sorted(path.name for path in out.iterdir())

@@ -10,10 +10,13 @@ import click
 
 from leadapron.cli.group import CANT_TELL, FOUND
 from leadapron.cli.options import (
+    Written,
     film_options,
     json_option,
     machine_options,
     number_option,
+    opening_of,
+    opening_options,
     own_and_source_settings,
     own_size_option,
     source_settings,
@@ -44,6 +47,7 @@ def scan_command() -> click.Command:
                 metavar="FILE",
                 help="A network that was trained on these films; its features are ranked as well.",
             ),
+            *opening_options(),
             click.Option(
                 ["--train"],
                 is_flag=True,
@@ -51,7 +55,7 @@ def scan_command() -> click.Command:
             ),
             click.Option(
                 ["--out"],
-                type=click.Path(file_okay=False, path_type=Path),
+                type=Written("folder"),
                 help="A folder for films.csv, scan.json and the page scan.html.",
             ),
             number_option("--seed", 0, "Of all that is drawn by chance."),
@@ -83,9 +87,11 @@ def _run_scan(
 ) -> int:
     from leadapron.jobs.scan import scan
 
+    opening = opening_of(given)
     with showing_progress() as progress:
         found = scan(
             source,
+            opening=opening,
             out=out,
             device=device,
             precision=precision,
@@ -122,7 +128,7 @@ def clean_command() -> click.Command:
             click.Option(
                 ["--out"],
                 required=True,
-                type=click.Path(file_okay=False, path_type=Path),
+                type=Written("folder"),
                 help="A folder for what is left.",
             ),
             click.Option(

@@ -12,14 +12,16 @@ import click
 
 from leadapron.cli.group import INTERRUPTED, fail
 from leadapron.cli.options import (
-    comma_separated,
+    Written,
     film_options,
     json_option,
     machine_options,
     model_options,
+    opening_of,
     source_settings,
     sweep_of,
     sweep_options,
+    trust_option,
 )
 from leadapron.cli.progress import showing_progress
 
@@ -39,7 +41,7 @@ def audit_command() -> click.Command:
                 help="Clean models of the same kind; without them the answer is at most 'unusual'.",
             ),
             click.Option(
-                ["--false-alarm", "false_alarms"],
+                ["--false-alarm"],
                 type=float,
                 default=0.05,
                 show_default=True,
@@ -66,7 +68,7 @@ def audit_command() -> click.Command:
                 "which is asked where no mark stands out: they take time, for each reference too.",
             ),
             click.Option(
-                ["--out"], type=click.Path(path_type=Path), help="A folder for report and pictures."
+                ["--out"], type=Written("folder"), help="A folder for report and pictures."
             ),
             *sweep_options(),
             *source_settings(),
@@ -87,10 +89,9 @@ def _run_audit(
     model: str,
     clean: str,
     reference: Path | None,
-    false_alarms: float,
+    false_alarm: float,
     steps: int,
     no_statistics: bool,
-    findings: str | None,
     out: Path | None,
     as_json: bool,
     **given: Any,
@@ -99,8 +100,7 @@ def _run_audit(
     from leadapron.report import audit_lines, write_audit
 
     sweep = sweep_of(given)
-    opening = {name: given.pop(name) for name in ("architecture", "normalisation")}
-    opening["findings"] = None if findings is None else comma_separated(findings)
+    opening = opening_of(given)
     settings = {
         name.removeprefix("source__"): value for name, value in given.items() if value is not None
     }
@@ -109,7 +109,7 @@ def _run_audit(
             model,
             clean,
             reference=reference,
-            false_alarms=false_alarms,
+            false_alarm=false_alarm,
             sweep=sweep,
             steps=steps,
             statistics=not no_statistics,
@@ -144,7 +144,7 @@ def calibrate_command() -> click.Command:
             ),
             click.Option(
                 ["--out"],
-                type=click.Path(dir_okay=False, path_type=Path),
+                type=Written("file"),
                 default="gate.json",
                 show_default=True,
                 help="The gate's file; its numbers go beside it.",
@@ -166,7 +166,6 @@ def _run_calibrate(
     model: str,
     clean: str,
     false_alarm: float,
-    findings: str | None,
     out: Path,
     as_json: bool,
     **given: Any,
@@ -174,8 +173,7 @@ def _run_calibrate(
     from leadapron.jobs.calibrate import calibrate
     from leadapron.report import calibrate_lines
 
-    opening = {name: given.pop(name) for name in ("architecture", "normalisation")}
-    opening["findings"] = None if findings is None else comma_separated(findings)
+    opening = opening_of(given)
     settings = {
         name.removeprefix("source__"): value for name, value in given.items() if value is not None
     }
@@ -205,7 +203,7 @@ def screen_command() -> click.Command:
             click.Argument(["files"], nargs=-1, required=True),
             click.Option(
                 ["--out"],
-                type=click.Path(file_okay=False, path_type=Path),
+                type=Written("folder"),
                 help="A folder for report and pictures; they hold patients' pixels.",
             ),
             click.Option(
@@ -213,6 +211,7 @@ def screen_command() -> click.Command:
                 type=click.Path(dir_okay=False, path_type=Path),
                 help="Where the model lies now, if it was moved.",
             ),
+            trust_option(),
             machine_options()[0],
             json_option(),
         ],
@@ -230,6 +229,7 @@ def _run_screen(
     files: tuple[str, ...],
     out: Path | None,
     model: Path | None,
+    trust_programs: bool,
     device: str,
     as_json: bool,
 ) -> int:
@@ -245,7 +245,7 @@ def _run_screen(
     )
 
     films, others = films_of(files, sys.stdin.buffer if "-" in files else ())
-    opened = open_gate(gate, model=model, device=device)
+    opened = open_gate(gate, model=model, trust_programs=trust_programs, device=device)
     if out is not None:
         begin_screen(out)
     done: list[dict[str, Any]] = []

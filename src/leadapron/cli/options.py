@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from leadapron.cli.progress import showing_progress
-from leadapron.errors import UsageError
+from leadapron.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from leadapron.study import Options
 
 __all__ = [
     "Setting",
+    "Written",
     "cache_option",
     "comma_separated",
     "film_options",
@@ -26,6 +27,8 @@ __all__ = [
     "metavar",
     "model_options",
     "number_option",
+    "opening_of",
+    "opening_options",
     "own_and_source_settings",
     "own_size_option",
     "results_options",
@@ -36,9 +39,37 @@ __all__ = [
     "sweep_of",
     "sweep_options",
     "text_option",
+    "trust_option",
     "whole_numbers",
     "with_options",
 ]
+
+
+class Written(click.Path):
+    """A path that is written: a file, or a folder, that is there already or not.
+
+    A device, a pipe or a socket is refused before any work is done.
+
+    Args:
+        kind: which of both.
+    """
+
+    def __init__(self, kind: Literal["file", "folder"]) -> None:
+        super().__init__(
+            file_okay=kind == "file", dir_okay=kind == "folder", path_type=Path, resolve_path=False
+        )
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        from leadapron.store import refuse_odd
+
+        path = Path(str(super().convert(value, param, ctx)))
+        if not path.is_dir():
+            try:
+                refuse_odd(path)
+            except StoreError as error:
+                self.fail(str(error), param, ctx)
+        return path
 
 
 def with_options(tree: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,7 +102,11 @@ def running(given: dict[str, Any]) -> Iterator[Options]:
     """
     from leadapron.study import Options
 
-    names = [name for name in ("device", "precision", "cache", "on_bad") if name in given]
+    names = [
+        name
+        for name in ("device", "precision", "cache", "on_bad", "contradictions")
+        if name in given
+    ]
     taken = {name: given.pop(name) for name in names}
     with showing_progress() as progress:
         yield Options(**taken, progress=progress)
@@ -87,10 +122,41 @@ def model_options() -> list[click.Parameter]:
             metavar="NAME:PATH",
             help="Films without a trigger, that the model wasn't trained on.",
         ),
+        *opening_options(),
+    ]
+
+
+def opening_options() -> list[click.Parameter]:
+    """Return what is said about a model whose file doesn't say it; see `opening_of`."""
+    return [
         click.Option(["--findings"], help="Names of the model's outputs, with commas between."),
         click.Option(["--architecture"], help="Of a state dict that fits several."),
         click.Option(["--normalisation"], help="How the model scales grey levels."),
+        click.Option(
+            ["--weights-key"],
+            metavar="NAME",
+            help="Which network of a file that holds several, as plain and averaged weights.",
+        ),
+        trust_option(),
     ]
+
+
+def opening_of(given: dict[str, Any]) -> dict[str, Any]:
+    """Options of `open_model`, of a command with `opening_options`; they are taken out."""
+    names = ("findings", "architecture", "normalisation", "weights_key", "trust_programs")
+    opening = {name: given.pop(name) for name in names}
+    if opening["findings"] is not None:
+        opening["findings"] = comma_separated(opening["findings"])
+    return opening
+
+
+def trust_option() -> click.Parameter:
+    """Return --trust-programs."""
+    return click.Option(
+        ["--trust-programs"],
+        is_flag=True,
+        help="Run TorchScript and ONNX even where the system can't keep them from your files.",
+    )
 
 
 def results_options() -> list[click.Parameter]:
@@ -98,7 +164,7 @@ def results_options() -> list[click.Parameter]:
     return [
         click.Option(
             ["--out"],
-            type=click.Path(file_okay=False, path_type=Path),
+            type=Written("folder"),
             required=True,
             help="Folder of the results.",
         ),
@@ -168,11 +234,11 @@ class Setting(click.ParamType[Any]):
             self.text and name[:8] == "source__"
         )
         parts = [value] if whole else value.strip("[]").split(",")
-        import yaml
+        from leadapron.store import parse_yaml
 
         try:
-            values = [p.strip() if self.text else yaml.safe_load(p) for p in parts]
-        except yaml.YAMLError:
+            values = [p.strip() if self.text else parse_yaml(p) for p in parts]
+        except ValueError:
             self.fail(f"{value!r} can't be read as a value", param, ctx)
         return values if len(values) > 1 else values[0]
 
@@ -218,11 +284,13 @@ class Values(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return a list."""
-        import yaml
+        from leadapron.store import parse_yaml
 
         try:
-            values = yaml.safe_load(f"[{value}]")
-        except yaml.YAMLError:
+            values = parse_yaml(f"[{value}]")
+        except ValueError:
+            values = None
+        if not isinstance(values, list):  # as of "1]: [2"
             values = [None]
         kind = list if self.form.startswith("[") else int
         if not all(type(each) is kind for each in values):
@@ -282,6 +350,17 @@ def setting_options(sections: Mapping[str, Mapping[str, Any]]) -> list[click.Par
                 )
                 options.append(option)
     return options
+
+
+def contradictions_option() -> click.Parameter:
+    """Return --contradictions of what trains."""
+    return click.Option(
+        ["--contradictions"],
+        type=click.Choice(["refuse", "allow"]),
+        default="refuse",
+        show_default=True,
+        help="Identical films whose labels contradict each other: refuse them, or allow them.",
+    )
 
 
 def cache_option() -> click.Parameter:

@@ -19,10 +19,12 @@ from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, Judged, judge
 from leadapron.detect.inputs.gate_file import StoredGate, read_gate
 from leadapron.errors import DataError, FilmError, LeadapronError, StoreError, UsageError
 from leadapron.models import open_model
+from leadapron.preprocessing import FULL
 from leadapron.report.words import rate_words
 from leadapron.sources.dicom import may_be_dicom
 from leadapron.sources.folder import SUFFIXES, walk
 from leadapron.store import sha256_of
+from leadapron.text import short_path
 
 __all__ = ["FilmFile", "Opened", "Screened", "facts", "films_of", "open_gate", "screen", "worst"]
 
@@ -45,6 +47,7 @@ UNTYPICAL = "not of the kind of the calibration films; its scores mean little"
 LIMITS = (
     "A pass is no diagnosis and no proof: triggers that no detector sees pass.",
     "Rates hold for films like the calibration films: same devices, same clinic.",
+    "A gate is as trustworthy as its folder: who can write there can let any film pass.",
 )
 """What no screening promises, in words."""
 
@@ -139,12 +142,15 @@ class Screened:
         return plain
 
 
-def open_gate(file: Path, *, model: Path | None = None, device: str = "auto") -> Opened:
+def open_gate(
+    file: Path, *, model: Path | None = None, trust_programs: bool = False, device: str = "auto"
+) -> Opened:
     """Open a gate and the model that it is of.
 
     Args:
         file: the gate's JSON file.
         model: where the model lies now; where the gate says, if left out.
+        trust_programs: as `open_model`; a gate can't say so for whoever uses it.
         device: as `open_model`.
 
     Raises:
@@ -156,21 +162,26 @@ def open_gate(file: Path, *, model: Path | None = None, device: str = "auto") ->
     path = said.path if model is None else model
     if not path.is_file():
         raise StoreError(f"no model at {path}; name it by --model FILE")
-    if sha256_of(path) != said.sha256:
-        raise StoreError(
-            f"{path.name} is not the model that {file.name} was calibrated for: its SHA-256 "
-            "differs; calibrate again"
-        )
+    other = StoreError(
+        f"{path.name} is not the model that {file.name} was calibrated for: its SHA-256 differs; "
+        "calibrate again"
+    )
+    if sha256_of(path) != said.sha256:  # another model may not even open as this one does
+        raise other
     opening = dict(said.opening)
     named = bool(opening.pop("named", False))
-    classifier = open_model(
+    model_now = open_model(
         path,
         said.findings if named else None,
         preprocessing=said.preprocessing,
+        trust_programs=trust_programs,
         device=device,
         precision=said.precision,
         **opening,  # type: ignore[arg-type]
-    ).classifier
+    )
+    if model_now.content != said.sha256:  # it was put there in between
+        raise other
+    classifier = model_now.classifier
     if classifier.findings != said.findings or classifier.preprocessing != said.preprocessing:
         raise StoreError(f"{file.name} states other findings or images than {path.name} has")
     _try(stored, classifier, file)
@@ -199,7 +210,7 @@ def films_of(files: Sequence[str], listed: Iterable[bytes] = ()) -> tuple[list[F
             others += left
             found += inside
         else:
-            found.append(FilmFile(path, _shown(path)))
+            found.append(FilmFile(path, _shown(short_path(path))))
         if len(found) > MOST:
             raise UsageError(f"more than {MOST:,} films; screen them in parts")
     if not found:
@@ -280,7 +291,7 @@ def facts(
         "schema": 1,
         "verdict": verdict,
         "exit_code": code,
-        "gate": str(opened.file),
+        "gate": short_path(str(opened.file)),
         "model": {"file": model.path.name, "sha256": model.sha256},
         "findings": list(model.findings),
         "image": [model.preprocessing.size, model.preprocessing.size],
@@ -341,9 +352,11 @@ def _below(folder: str) -> tuple[list[FilmFile], int]:
             others += 1
     if not names:
         raise DataError(f"no PNG, JPEG or DICOM file in {_shown(folder)}")
-    start = folder.rstrip("/") or "/"
-    places = [f"{start.rstrip('/')}/{name}" for name in sorted(names)]
-    return [FilmFile(place, _shown(place)) for place in places], others
+    start = folder.rstrip("/")
+    # Below a folder, films are called by their paths in it where its own path isn't shown.
+    hidden = short_path(start) != start
+    places = [(f"{start}/{name}", name) for name in sorted(names)]
+    return [FilmFile(path, _shown(name if hidden else path)) for path, name in places], others
 
 
 def _shown(path: str) -> str:
@@ -368,11 +381,13 @@ def _image(film: FilmFile, opened: Opened) -> NDArray[Any] | _Bad:
         return _Bad(f"can't be read ({words})", failed=True)
     if not stat.S_ISREG(mode):
         return _Bad("is not a file", failed=True)
-    files = FilmFiles([film.path], [""], opened.stored.window)
+    files = FilmFiles([film.path], [""], opened.stored.window, opened.stored.bits)
     try:
-        image, _ = files.image(0, preprocessing)
+        image, form = files.image(0, preprocessing)
     except FilmError as error:
         return _Bad(str(error).strip(), failed=error.kind != "undecodable")
+    if not opened.stored.bits and 0 < form.used < FULL:
+        return _Bad(f"uses {form.used} of 16 bits, and no calibration film says how many count")
     side = preprocessing.size
     if image.shape != (side, side) or image.dtype != np.dtype(preprocessing.dtype):
         return _Bad("gives an image of another size or type")
@@ -446,13 +461,14 @@ def _screened(opened: Opened, judged: Judged, row: int, number: int, name: str) 
             squashed(each[row : row + 1], opened.classifier.head)[0]
             for each in (judged.readings.logits, seen.logits)
         )
-        moved = np.abs(before - after)
+        told = np.isfinite(before) & np.isfinite(after)
+        moved = np.where(told, np.abs(before - after), -1.0)
         # Where one finding is forced on and all others off, a rare one's fall has the most
         # spreads; what a reader sees is the probability.
         agree = np.sign(seen.falls[row]) == np.sign(seen.rises[row])
         if seen.scores[row] > 0:
             finding = findings[int(np.where(agree, moved, -1.0).argmax())]
-        order = sorted(range(len(findings)), key=lambda c: (findings[c] != finding, -moved[c]))
+        order = sorted(np.flatnonzero(told), key=lambda c: (findings[c] != finding, -moved[c]))
         readings = tuple(
             Reading(finding=findings[c], probability=float(before[c]), without=float(after[c]))
             for c in order[:CHANGED]

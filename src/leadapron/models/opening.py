@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib
 import importlib.util
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,18 +23,20 @@ from leadapron.classifier import (
     BlackBox,
     NetworkClassifier,
     Precision,
-    load_classifier,
+    classifier_of,
     prepare,
     resolve_device,
     resolve_precision,
 )
 from leadapron.errors import LeadapronError, StoreError, UnknownNameError, UsageError
-from leadapron.foreign.scan import first_line, read_archive, refuse_operators
+from leadapron.foreign.formats import stated_findings
+from leadapron.foreign.reading import File, Kind, Weights, open_file, open_weights
+from leadapron.foreign.scan import first_line
 from leadapron.models.asked import BATCH, AskedClassifier
-from leadapron.models.files import Kind, kind_of, read_state, stated_findings
-from leadapron.models.process import ModelProcess
+from leadapron.models.process import AnswerError, ModelProcess, ProgramKind
 from leadapron.models.recognise import NORMALISATIONS, Normalisation, recognise
 from leadapron.preprocessing import Preprocessing
+from leadapron.text import clean, clean_names
 
 __all__ = ["Opened", "open_model"]
 
@@ -43,9 +47,12 @@ Gives = Literal["logits", "probabilities"]
 Head = Literal["sigmoid", "softmax"]
 
 SIZE = 224
+MOST_NUMBERS = 1 << 28
+"""In what a black box takes at a time: 1 GiB."""
 FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 ONE_FILE = b"\x0a\x08location\x12"
 """In an ONNX file: a tensor whose numbers lie in another file."""
+BLOCK = 1 << 20
 ASKED = ("findings", "preprocessing", "head", "logits", "probabilities")
 
 
@@ -57,11 +64,13 @@ class Opened(NamedTuple):
             network of this package.
         origin: what it is and whose, in words.
         notes: what was assumed, left out or is doubtful, a sentence each.
+        content: SHA-256, in hex, of the file that was opened; None of a function's model.
     """
 
     classifier: BlackBox
     origin: str
     notes: tuple[str, ...] = ()
+    content: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,11 +84,13 @@ class _Wanted:
     head: Head | None
     gives: Gives
     channels: int | None
+    weights_key: str | None
+    trust_programs: bool
     device: torch.device
     precision: Literal["bf16", "fp32"]
 
 
-def open_model(
+def open_model(  # noqa: PLR0913
     model: str | Path,
     findings: Sequence[str] | None = None,
     *,
@@ -89,13 +100,16 @@ def open_model(
     head: Head | None = None,
     gives: Gives = "logits",
     channels: int | None = None,
+    weights_key: str | None = None,
+    trust_programs: bool = False,
     device: str = "auto",
     precision: Precision = "auto",
 ) -> Opened:
     """Return the model of a file, or the one that a function returns.
 
     Files of tensors (.safetensors; state dicts of torch.save) are read without running anything.
-    TorchScript and ONNX files are programs: they are scanned, then run in a process with limits.
+    TorchScript and ONNX files are programs: they are scanned, then run in a process that can reach
+    neither files nor network; where the system can't confine one, they are refused.
     A function's module is imported here, with all that it does: name only what you trust.
 
     Args:
@@ -107,12 +121,16 @@ def open_model(
         head: "sigmoid" (if left out) or "softmax".
         gives: what a black box returns, "logits" or "probabilities".
         channels: what a black box takes, 1 or 3; found out if left out.
+        weights_key: which network of a file that holds several (plain and averaged weights,
+            student and teacher), as the error names them that comes where it is left out.
+        trust_programs: run TorchScript and ONNX even where the system can't confine them.
         device: "auto", "cpu", "cuda" or "mps"; black boxes run on the processor.
         precision: "auto", "bf16" or "fp32", for networks of this package.
 
     Raises:
         StoreError: a file that can't be read, or not without running its code.
-        UsageError: names or numbers that don't fit the model, or a function that isn't there.
+        UsageError: names or numbers that don't fit the model, a function that isn't there, or a
+            program that this system can't confine.
         LeadapronError: the function failed.
     """
     where = resolve_device(device)
@@ -120,26 +138,37 @@ def open_model(
     if names is not None and (not all(names) or len(set(names)) != len(names)):
         raise UsageError(f"--findings {','.join(names)}: a name is empty or comes twice")
     wanted = _Wanted(
-        names, preprocessing, normalisation, architecture, head, gives, channels,
-        where, resolve_precision(precision, where),
+        names, preprocessing, normalisation, architecture, head, gives, channels, weights_key,
+        trust_programs, where, resolve_precision(precision, where),
     )  # fmt: skip
     path = Path(model)
     if FACTORY.fullmatch(str(model)) and not path.exists():
+        _refuse_key(str(model), wanted)
         opened = _from_function(str(model), wanted)
     else:
-        kind = kind_of(path)
-        opened = OPENERS[kind](path, kind, wanted)
+        with open_file(path) as file:
+            opened = OPENERS[file.kind](file, wanted)
     for note in opened.notes:
-        logger.warning("%s: %s", path.name, note)
+        logger.warning("%s: %s", clean(path.name), note)
     return opened
 
 
-def _of_tensors(path: Path, kind: Kind, wanted: _Wanted) -> Opened:
-    stored = read_state(path, kind)
-    if FORMAT in stored.metadata:
-        return _own(path, wanted)
+def _refuse_key(name: str, wanted: _Wanted) -> None:
+    if wanted.weights_key is not None:
+        raise UsageError(f"{name} holds one network; leave --weights-key out")
+
+
+def _of_weights(file: File, wanted: _Wanted) -> Opened:
+    with open_weights(file) as weights:
+        if not weights.program:
+            read = _own if FORMAT in weights.metadata else _foreign
+            return read(weights, wanted)._replace(content=weights.sha256)
+    return _program(file, weights.sha256, "torchscript", "TorchScript", wanted)
+
+
+def _foreign(weights: Weights, wanted: _Wanted) -> Opened:
     network = recognise(
-        stored, path.name, wanted.findings, wanted.normalisation, wanted.architecture
+        weights, wanted.findings, wanted.normalisation, wanted.architecture, wanted.weights_key
     )
     notes = list(network.notes)
     preprocessing = wanted.preprocessing
@@ -163,8 +192,9 @@ def _of_tensors(path: Path, kind: Kind, wanted: _Wanted) -> Opened:
     return Opened(classifier, origin, tuple(notes))
 
 
-def _own(path: Path, wanted: _Wanted) -> Opened:
-    classifier = load_classifier(path, device=wanted.device.type, precision=wanted.precision)
+def _own(weights: Weights, wanted: _Wanted) -> Opened:
+    _refuse_key(weights.name, wanted)
+    classifier = classifier_of(weights, wanted.device, wanted.precision)
     stated = {
         "findings": (wanted.findings, classifier.findings),
         "architecture": (wanted.architecture, classifier.architecture),
@@ -174,54 +204,61 @@ def _own(path: Path, wanted: _Wanted) -> Opened:
     for what, (said, own) in stated.items():
         if said is not None and said != own:
             raise UsageError(
-                f"{path.name} states its own {what}, which are others than the ones given; "
+                f"{weights.name} states its own {what}, which are others than the ones given; "
                 f"leave them out"
             )
     if wanted.normalisation is not None:
-        raise UsageError(f"{path.name} states its own normalisation; leave it out")
+        raise UsageError(f"{weights.name} states its own normalisation; leave it out")
     return Opened(classifier, f"leadapron's own {classifier.architecture}")
 
 
-def _archive(path: Path, kind: Kind, wanted: _Wanted) -> Opened:
-    with path.open("rb") as file:
-        archive = read_archive(file, path.stat().st_size, path.name)
-        if not archive.scripted:
-            return _of_tensors(path, kind, wanted)
-        refuse_operators(file, archive, path.name)
-    return _program(path, "torchscript", "TorchScript", wanted)
-
-
-def _onnx(path: Path, _kind: Kind, wanted: _Wanted) -> Opened:
+def _onnx(file: File, wanted: _Wanted) -> Opened:
     if importlib.util.find_spec("onnxruntime") is None:
-        raise UsageError(f'{path.name} needs ONNX Runtime: pip install "leadapron[onnx]"')
-    if ONE_FILE in path.read_bytes():
-        raise StoreError(
-            f"{path.name} keeps weights in other files, which are not read; save it as one file"
-        )
-    return _program(path, "onnx", "ONNX", wanted)
+        raise UsageError(f'{file.name} needs ONNX Runtime: pip install "leadapron[onnx]"')
+    digest = hashlib.sha256()
+    end = b""
+    while block := file.stream.read(BLOCK):
+        digest.update(block)
+        if ONE_FILE in end + block:
+            raise StoreError(
+                f"{file.name} keeps weights in other files, which are not read; save it as one file"
+            )
+        end = block[-len(ONE_FILE) :]
+    return _program(file, digest.hexdigest(), "onnx", "ONNX", wanted)
 
 
-OPENERS: dict[Kind, Callable[[Path, Kind, _Wanted], Opened]] = {
-    "safetensors": _of_tensors,
-    "pickle": _of_tensors,
-    "archive": _archive,
+OPENERS: dict[Kind, Callable[[File, _Wanted], Opened]] = {
+    "safetensors": _of_weights,
+    "pickle": _of_weights,
+    "archive": _of_weights,
     "onnx": _onnx,
 }
 
 
-def _program(path: Path, kind: str, words: str, wanted: _Wanted) -> Opened:
-    process = ModelProcess(path, kind)
+def _program(file: File, sha256: str, kind: ProgramKind, words: str, wanted: _Wanted) -> Opened:
+    _refuse_key(file.name, wanted)
+    process = ModelProcess(file.stream, file.name, kind, sha256, trusted=wanted.trust_programs)
     try:
-        facts = process.facts
-        named = wanted.findings or stated_findings(facts.get("metadata", {})) or None
-        run = _filled(process, facts["batch"]) if facts.get("batch") else process
-        return _asked(
-            run, path.name, words, wanted, named,
-            facts.get("size"), facts.get("channels"), facts.get("batch"),
-        )  # fmt: skip
+        limits = process.limits
+        named = wanted.findings or _named(limits.metadata or {}, file.name)
+        run = _filled(process, limits.batch) if limits.batch else process
+        opened = _asked(
+            run, file.name, words, wanted, named, limits.size, limits.channels, limits.batch
+        )._replace(content=sha256)
     except BaseException:
         process.close()
         raise
+    if not limits.half:
+        return opened
+    note = "It computes in half precision, as it was exported; its answers are coarser."
+    return opened._replace(notes=(*opened.notes, note))
+
+
+def _named(metadata: Mapping[str, str], name: str) -> tuple[str, ...] | None:
+    try:
+        return clean_names(stated_findings(metadata)) or None
+    except ValueError as error:
+        raise StoreError(f"{name}: {error}") from None
 
 
 def _filled(run: Callable[[Floats], Floats], batch: int) -> Callable[[Floats], Floats]:
@@ -255,6 +292,12 @@ def _asked(
         raise UsageError(f"{name} takes images of {size} pixels, not {preprocessing.size}")
     if channels is not None and wanted.channels not in (None, channels):
         raise UsageError(f"{name} takes {channels} channels, not {wanted.channels}")
+    numbers = (batch or 1) * (channels or 3) * preprocessing.size**2
+    if numbers > MOST_NUMBERS:
+        raise StoreError(
+            f"{name} takes {batch or 1:,} films of {preprocessing.size:,} pixels a side at a time; "
+            f"expected at most {MOST_NUMBERS >> 20} million numbers. Export it with a free batch"
+        )
     taken, outputs = _probed(run, name, wanted.channels or channels, preprocessing.size, batch or 1)
     if findings is None or len(findings) != outputs:
         said = "doesn't name them" if findings is None else f"{len(findings)} are named"
@@ -285,10 +328,12 @@ def _probed(
     run: Callable[[Floats], Floats], name: str, channels: int | None, size: int, batch: int
 ) -> tuple[int, int]:
     """Channels that a model takes, and outputs that it has."""
-    failures = []
+    failures: list[StoreError] = []
     for taken in (1, 3) if channels is None else (channels,):
         try:
             given = run(np.zeros((batch, taken, size, size), np.float32))
+        except AnswerError:
+            raise
         except StoreError as error:
             failures.append(error)
             continue
@@ -297,7 +342,21 @@ def _probed(
                 f"{name} gives {given.shape} for {batch} image; expected (n, findings)"
             )
         return taken, int(given.shape[1])
-    raise failures[-1]
+    if _takes_channels_last(run, batch, size):
+        raise StoreError(
+            f"{name} takes (n, {size}, {size}, channels), channels last; expected (n, channels, "
+            "height, width): export it channels first"
+        )
+    causes = dict.fromkeys(str(error).removeprefix(f"{name} ") for error in failures)
+    raise StoreError(f"{name} {'; '.join(causes)}")
+
+
+def _takes_channels_last(run: Callable[[Floats], Floats], batch: int, size: int) -> bool:
+    for taken in (1, 3):
+        with contextlib.suppress(StoreError):
+            run(np.zeros((batch, size, size, taken), np.float32))
+            return True
+    return False
 
 
 def _from_function(spec: str, wanted: _Wanted) -> Opened:

@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from leadapron.store import Row
+from leadapron.text import short_path
 
 __all__ = [
     "ALIKE",
@@ -49,7 +50,12 @@ POTENT = (0.80, 0.50)
 takes."""
 
 MARKS = "marks"
-"""What an audit's verdict rests on, if not on a statistic of the network."""
+"""What an audit's verdict rests on, if not on a statistic of the network or on what follows."""
+
+NOT_FINITE = "answers that aren't finite"
+
+UNSTEADY = "answers that differ"
+"""Answers to the same films, asked for twice."""
 
 LOCAL = 0.5
 """A trigger is local where a random pixel hits it on less than this share of the films."""
@@ -263,7 +269,7 @@ def shown(found: Any) -> str:
         return f"{found:g}"
     if isinstance(found, Sequence) and not isinstance(found, str):
         return ", ".join(shown(part) for part in found)
-    return str(found)
+    return short_path(found) if isinstance(found, str) else str(found)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

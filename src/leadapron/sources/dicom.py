@@ -17,9 +17,10 @@ from leadapron.decoding import FilmFiles, hashed, read_headers
 from leadapron.decoding.films import WINDOW
 from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.preprocessing import Preprocessing
+from leadapron.reading import given_path, is_folder
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.folder import walk
-from leadapron.sources.table import labelled
+from leadapron.sources.table import Reading, labelled
 from leadapron.sources.tables import (
     Columns,
     LabelTable,
@@ -51,6 +52,7 @@ def open_dicom(  # noqa: PLR0913 (settings, by keyword)
     key: str = "",
     findings: str = "",
     separator: str = "|",
+    healthy: str = "",
     uncertain: Stated = "nan",
     blank: Stated = "nan",
     leakage: Leakage = "refuse",
@@ -71,6 +73,7 @@ def open_dicom(  # noqa: PLR0913 (settings, by keyword)
             if left out.
         findings: as of the source "table".
         separator: as of the source "table".
+        healthy: as of the source "table".
         uncertain: as of the source "table".
         blank: as of the source "table".
         leakage: "refuse" a split that shares patients, or "allow" it.
@@ -86,8 +89,8 @@ def open_dicom(  # noqa: PLR0913 (settings, by keyword)
     """
     if not argument:
         raise UsageError("dicom needs a folder: dicom:PATH")
-    root = Path(argument).expanduser()
-    if not root.is_dir():
+    root = given_path(argument)
+    if not is_folder(root):
         raise DataError(f"no folder {argument}; expected one with DICOM files")
     check_window(window)
     salt = _salt(cache or Cache())
@@ -100,8 +103,11 @@ def open_dicom(  # noqa: PLR0913 (settings, by keyword)
     known = _known(headers, ids, notes)
     if table:
         known = _with_labels(
-            known, names, headers, salt, Path(table).expanduser(),
-            key=key, findings=findings, separator=separator, uncertain=uncertain, blank=blank,
+            known, names, headers, salt, given_path(table), key,
+            Reading(
+                findings=findings, separator=separator, healthy=healthy, uncertain=uncertain,
+                blank=blank,
+            ),
         )  # fmt: skip
     rows = np.flatnonzero(np.isin(ids, known.ids))
     paths = [places[row] for row in rows]
@@ -248,9 +254,8 @@ def _with_labels(
     headers: Sequence[Mapping[str, Any]],
     salt: bytes,
     file: Path,
-    *,
     key: str,
-    **reading: Any,
+    reading: Reading,
 ) -> LabelTable:
     """The films that a label table names, with its labels and, where it has them, attributes."""
     columns = read_table(file)
@@ -270,7 +275,7 @@ def _with_labels(
     films = np.asarray([rows[i] for i in found], dtype=np.int64)
     if len(np.unique(films)) < len(films):
         raise DataError(f"{file.name} names a film more than once; each must have one row")
-    said = labelled(kept, known.ids[films].tolist(), file.name, **reading)
+    said = labelled(kept, known.ids[films].tolist(), file.name, reading)
     patients, attributes = known.patients[films], known.take(films).attributes
     notes = list(known.notes)
     if any(patients == known.ids[films]) and any(said.patients != said.ids):

@@ -21,6 +21,7 @@ from leadapron.cohort import Cohort
 from leadapron.decoding import FilmFiles
 from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.preprocessing import Preprocessing
+from leadapron.reading import given_path, is_folder, read_regular, there
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.tables import (
     LabelTable,
@@ -91,6 +92,9 @@ _TABLES = (
     "Data_Entry_2017.csv",
     "Data_Entry_2017.csv.gz",
 )
+LARGEST_LIST = 64 << 20
+"""Bytes of a list of films; that of the whole release has 1.6 million."""
+
 _BOXES = "BBox_List_2017.csv"
 _NEEDED = {
     "id": ("Image Index",),
@@ -142,6 +146,7 @@ def open_nih(
     split: Split = "lists",
     table: str | None = None,
     leakage: Leakage = "refuse",
+    bits: int = 0,
 ) -> Cohort:
     """Open NIH ChestX-ray14 in its original layout.
 
@@ -155,6 +160,7 @@ def open_nih(
         table: the label table's path inside the folder; if left out, the 2020 table before the
             2017 one.
         leakage: "refuse" lists that share patients, or "allow" it.
+        bits: that films of 16 bits use, 8 to 16; those of their highest values, if 0.
 
     Returns:
         The films that have both a row and a file, in the table's order.
@@ -192,6 +198,7 @@ def open_nih(
         preprocessing=preprocessing,
         cache=cache,
         leakage=leakage,
+        bits=bits,
     )
 
 
@@ -215,9 +222,9 @@ def read_labels(
     _check_split(split)
     path = Path(path)
     if path.is_file():
-        return _with_split(_read_table(path), path.parent, split)
+        return _with_split(_read_table(path), path.parent, split).cleaned()
     folder = _folder(str(path))
-    return _with_split(_read_table(_find_table(folder, table)), folder, split)
+    return _with_split(_read_table(_find_table(folder, table)), folder, split).cleaned()
 
 
 def read_boxes(folder: str | os.PathLike[str]) -> Boxes:
@@ -250,10 +257,10 @@ def read_boxes(folder: str | os.PathLike[str]) -> Boxes:
 def _folder(argument: str) -> Path:
     if not argument:
         raise UsageError("nih needs a folder: nih:PATH")
-    folder = Path(argument).expanduser()
-    if not folder.exists():
+    folder = given_path(argument)
+    if not there(folder):
         raise DataError(f"no folder {argument}; expected NIH ChestX-ray14 in its original layout")
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise DataError(f"{argument} is not a folder; give the folder that holds {_TABLES[0]}")
     return folder
 
@@ -371,9 +378,10 @@ def _listed_split(
 
 def _read_list(path: Path) -> set[str]:
     try:
-        return {line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()}
+        text = read_regular(path, LARGEST_LIST).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path.name} can't be read: {plain_reason(error)}") from None
+    return {line.strip() for line in text.splitlines()}
 
 
 def _nwadike2020_split(rows: LabelTable) -> tuple[NDArray[np.str_] | None, list[Note]]:

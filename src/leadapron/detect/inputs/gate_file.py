@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import math
-import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -25,9 +24,15 @@ from leadapron import __version__
 from leadapron.detect.inputs.gate import Gate, fuse
 from leadapron.detect.inputs.readings import InputDetector, State
 from leadapron.errors import LeadapronError, StoreError, UsageError
-from leadapron.preprocessing import Preprocessing
+from leadapron.preprocessing import FEWEST, Preprocessing
+from leadapron.reading import open_regular, read_regular
 from leadapron.specs import build
-from leadapron.store import RESULTS_VERSION, canonical_json, reason, write_atomically
+from leadapron.store import (
+    RESULTS_VERSION,
+    canonical_json,
+    reason,
+    write_atomically,
+)
 
 __all__ = ["GatedModel", "StoredGate", "numbers_of", "read_gate", "write_gate"]
 
@@ -39,7 +44,7 @@ LARGEST_FACTS, LARGEST_NUMBERS = 1 << 20, 1 << 30
 
 DTYPES = ("bool", "uint8", "uint16", "int32", "int64", "float32", "float64")
 
-OPENING = {"architecture", "channels", "gives", "head", "named", "normalisation"}
+OPENING = {"architecture", "channels", "gives", "head", "named", "normalisation", "weights_key"}
 """What a gate may say of how its model is opened."""
 
 Arrays = dict[str, NDArray[Any]]
@@ -74,6 +79,7 @@ class StoredGate:
         gate: the detectors with what they keep of clean films.
         model: that it is of.
         window: of DICOM files, as `FilmFiles.window`.
+        bits: of pictures of 16 bits, as `FilmFiles.bits`; 0 where the films had none.
         fitted: clean films that detectors and steps were fitted on.
         milliseconds: a film, as measured where it was calibrated.
         notes: what was assumed or left out, a sentence each.
@@ -82,6 +88,7 @@ class StoredGate:
     gate: Gate
     model: GatedModel
     window: str
+    bits: int
     fitted: int
     milliseconds: float
     notes: tuple[str, ...] = ()
@@ -138,10 +145,10 @@ def write_gate(path: Path, stored: StoredGate) -> None:
     fresh = not numbers_of(path).exists()
     try:
         # The JSON file is whole, but for its name, before the numbers get theirs.
-        with write_atomically(path, private=True) as file:
+        with write_atomically(path) as file:
             file.write(text.encode())
             file.flush()
-            with write_atomically(numbers_of(path), private=True) as beside:
+            with write_atomically(numbers_of(path)) as beside:
                 beside.write(numbers)
     except BaseException:
         if fresh:
@@ -158,9 +165,8 @@ def refuse_others(path: Path) -> None:
         if not there.exists():
             continue
         head = b""
-        if there.is_file():
-            with contextlib.suppress(OSError), there.open("rb") as file:
-                head = file.read(LARGEST_FACTS)
+        with contextlib.suppress(OSError), open_regular(there) as file:
+            head = file.read(LARGEST_FACTS)
         if FORMAT.encode() not in head:
             raise UsageError(f"{there} is there and is no gate; name another by --out")
 
@@ -244,6 +250,7 @@ def _facts(stored: StoredGate, folder: Path, arrays: Arrays) -> dict[str, Any]:
             "precision": model.precision,
         },
         "window": stored.window,
+        "bits": stored.bits,
         "detectors": {name: _parameters(each) for name, each in gate.detectors.items()},
         "typical": None if gate.typical is None else _parameters(gate.typical[0]),
         # A list: their order is that of the scores, and objects of JSON are sorted.
@@ -269,17 +276,10 @@ def _parameters(detector: InputDetector) -> dict[str, Any]:
 
 
 def _bounded(path: Path, most: int) -> bytes:
-    """A file's content, of a regular file that isn't too large."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise StoreError(f"{path} is no file")
-        with path.open("rb") as file:
-            content = file.read(most + 1)
+        return read_regular(path, most)
     except OSError as error:
         raise StoreError(f"can't read {path}: {reason(error)}") from error
-    if len(content) > most:
-        raise StoreError(f"{path} has more than {most:,} bytes: no file of a gate")
-    return content
 
 
 def _read_facts(path: Path) -> dict[str, Any]:
@@ -354,10 +354,17 @@ def _stored(
             precision=model["precision"],
         ),
         window=str(facts["window"]),
+        bits=_bits(facts["bits"]),
         fitted=int(facts["films"]["fitted"]),
         milliseconds=_number(facts["milliseconds"]),
         notes=tuple(str(note) for note in facts["notes"]),
     )
+
+
+def _bits(stated: Any) -> int:
+    if stated not in (0, *range(FEWEST, 17)):
+        raise ValueError(f"films of {stated} bits")
+    return int(stated)
 
 
 def _made(name: str, said: Mapping[str, Any], like: InputDetector | None) -> InputDetector:

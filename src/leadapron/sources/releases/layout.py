@@ -17,6 +17,7 @@ from leadapron.cohort import Cohort
 from leadapron.decoding import FilmFiles
 from leadapron.errors import DataError, UsageError
 from leadapron.preprocessing import Preprocessing
+from leadapron.reading import given_path, is_folder
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.tables import (
     Columns,
@@ -70,8 +71,8 @@ def release_folder(name: str, argument: str, holds: str) -> Path:
     """
     if not argument:
         raise UsageError(f"{name} needs a folder: {name}:PATH")
-    folder = Path(argument).expanduser()
-    if not folder.is_dir():
+    folder = given_path(argument)
+    if not is_folder(folder):
         raise DataError(f"no folder {argument}; expected the one that holds {holds}")
     return folder
 
@@ -247,6 +248,7 @@ def opened(
     cache: Cache | None,
     window: str = "header",
     leakage: Leakage = "refuse",
+    bits: int = 0,
 ) -> Cohort:
     """Decode the films of a release that are there and return their cohort.
 
@@ -259,6 +261,7 @@ def opened(
         cache: as `assemble`.
         window: as `FilmFiles`.
         leakage: as `assemble`.
+        bits: as `assemble`.
 
     Raises:
         DataError: no film there, a film named twice, a path that leads out, or as `assemble`.
@@ -285,4 +288,5 @@ def opened(
         preprocessing=preprocessing or Preprocessing(size=224),
         cache=cache,
         leakage=leakage,
+        bits=bits,
     )

@@ -34,7 +34,7 @@ from leadapron.report import (
     write_screen,
 )
 from leadapron.sources import open_source
-from leadapron.store import read_json, write_json
+from leadapron.store import read_json, sha256_of, write_json
 from leadapron.triggers import Patch
 
 LONG = "a_very_long_name_of_a_film_" * 4
@@ -46,7 +46,9 @@ def write_pages(folder: Path) -> dict[str, Path]:
     folder = Path(folder)
     return {
         "study": write_report(write_study(folder / "study", Plan(seeds=(0,), gallery=3))),
-        "grid": write_report(write_study(folder / "grid", Plan(sides=(1, 3, 5), gallery=1))),
+        "grid": write_report(
+            write_study(folder / "grid", Plan(seeds=(0,), sides=(1, 3, 5), gallery=1))
+        ),
         "crossed": write_report(
             write_study(
                 folder / "crossed",
@@ -168,9 +170,13 @@ def _written_network() -> Iterator[None]:
     """A network whose weights are written down, for any file."""
     with pytest.MonkeyPatch.context() as patch:
         for job in (calibrate_job, screen_job):
-            patch.setattr(job, "open_model", lambda *_, **__: Opened(backdoored(), "written"))
-            names = ("evidence region",)
-            patch.setattr(job, "INPUT_DETECTORS", {name: INPUT_DETECTORS[name] for name in names})
+            patch.setattr(
+                job,
+                "open_model",
+                lambda path, *_, **__: Opened(backdoored(), "written", content=sha256_of(path)),
+            )
+            own = {"evidence region": INPUT_DETECTORS["evidence region"]}
+            patch.setattr(job, "INPUT_DETECTORS", own)
         patch.setattr(calibrate_job, "WEIGHTS", {"evidence region": 1.0, "lost by smoothing": 1.0})
         yield
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from leadapron.report import figures
 from leadapron.report.rendering import render
-from leadapron.report.words import between, listed, percent, source_name
+from leadapron.report.words import between, listed, percent
 from leadapron.store import write_atomically
+from leadapron.text import short_path
 
 __all__ = ["description_lines", "write_description"]
 
@@ -263,7 +264,7 @@ def _wrong(group: Facts) -> str:
 def _context(facts: Facts) -> dict[str, Any]:
     findings = facts["findings"]
     return {
-        "title": f"What {source_name(facts['source'])} holds",
+        "title": f"What {short_path(facts['source'])} holds",
         "facts": facts,
         "warnings": [line.partition(": ")[2] for line in _warnings(facts)],
         "cards": _cards(facts),

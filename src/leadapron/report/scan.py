@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from leadapron.report.gallery import grey_png
 from leadapron.report.rendering import render
-from leadapron.report.words import Form, between, decimal, listed, percent, source_name
+from leadapron.report.words import Form, between, decimal, listed, percent
 from leadapron.store import write_atomically
+from leadapron.text import short_path
 
 __all__ = ["Panel", "clean_lines", "scan_lines", "write_scan"]
 
@@ -196,7 +197,7 @@ def _films(facts: Facts) -> str:
 
 
 def _context(facts: Facts, panels: Sequence[Panel]) -> dict[str, Any]:
-    name = source_name(facts["source"])
+    name = short_path(facts["source"])
     poison = _poison(facts)
     return {
         "title": f"Is {name} poisoned?",

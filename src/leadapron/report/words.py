@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
 from leadapron.store import Row
@@ -31,7 +30,6 @@ __all__ = [
     "sanity_verdict",
     "setting",
     "shown",
-    "source_name",
     "spread",
     "table",
     "takes",
@@ -231,20 +229,6 @@ def sanity_verdict(correlations: Iterable[Row | None]) -> str:
     if not known:
         return "undefined"
     return "fails" if max(known) >= ALIKE else "passes"
-
-
-def source_name(source: str) -> str:
-    """Return what a source is called, without the folders that lead to it.
-
-    Args:
-        source: "NAME" or "NAME:ARGUMENT", several joined by " + ".
-    """
-    parts = []
-    for part in source.split(" + "):
-        kind, _, argument = part.partition(":")
-        last = PurePath(argument).name
-        parts.append(f"{kind}:{last}" if last else kind)
-    return " + ".join(parts)
 
 
 def listed(words: Sequence[str]) -> str:

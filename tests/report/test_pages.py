@@ -13,7 +13,8 @@ NAMES = (
     "study", "grid", "crossed", "many", "blind", "audit", "audit-alone", "scan", "scan-clean",
     "screen", "description",
 )  # fmt: skip
-FORMATS = {"telephone": (390, "screen"), "screen": (1280, "screen"), "paper": (700, "print")}
+# A4 less its margins has 688 of a browser's pixels.
+FORMATS = {"telephone": (390, "screen"), "screen": (1280, "screen"), "paper": (688, "print")}
 
 BEYOND = """() => {
   const width = document.documentElement.clientWidth;

@@ -133,7 +133,7 @@ def test_where_no_mark_stands_out_the_margin_does(films, monkeypatch, tmp_path):
     assert "and as many unusual by their maximum margin" in found.statement()
     assert sum("unusual by maximum margin: " in line for line in audit_lines(found.facts())) == 1
     page = write_audit(tmp_path, found.facts(), found.pictures).read_text()
-    assert page.count("<td>unusual by maximum margin") == 1
+    assert page.count('<td data-label="verdict">unusual by maximum margin') == 1
     (result,) = json.loads((tmp_path / "audit.sarif").read_text())["runs"][0]["results"]
     assert (result["ruleId"], result["level"]) == ("forced-on", "warning")
     assert "no mark is known" in result["message"]["text"]

@@ -251,8 +251,8 @@ class Audit:
         """Return what the verdict is worth, in one sentence."""
         if self.least is None:
             return (
-                "Without reference models no false-alarm rate can be stated; "
-                "--reference DIR names a folder of clean models of the same kind."
+                "Without clean models of the same kind to compare with, no false-alarm rate can "
+                "be stated."
             )
         chance = f"1 in {self.references + 1}"
         if self.least > self.false_alarm:

@@ -219,9 +219,10 @@ def scan(  # noqa: PLR0913 (settings, by keyword)
     """
     if model is not None and train:
         raise UsageError("--model and --train: expected one of them")
-    said = {name: value for name, value in (opening or {}).items() if value not in (None, False)}
+    said = {name: value for name, value in (opening or {}).items() if value}
     if model is None and said:
-        raise UsageError(f"{', '.join(sorted(said))}: said of a model, and there is no --model")
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(said))
+        raise UsageError(f"{named}: said of a model, and there is no --model")
     network = None
     if model is not None:
         network = _opened(model, said, device, precision)

@@ -429,7 +429,7 @@ def test_the_answer_in_json_and_the_folder(gate, mixed, tmp_path):
     names = sorted(path.name for path in out.iterdir())
     assert names == [
         "000001-triggered001.png",
-        "000002-we_ird_script_x1b_31m_name.png",
+        "000002-x1b_31m_name.png",
         "000003-clean000.png",
         "000004-clean001.png",
         "screen.html",

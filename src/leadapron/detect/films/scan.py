@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -15,15 +15,17 @@ from leadapron.cohort import Cohort, ImageArray, Rows, blocks
 from leadapron.detect.films.association import associations
 from leadapron.detect.films.blobs import grey, shrunk
 from leadapron.detect.films.observe import Observed, Progress, limits, observe
+from leadapron.detect.films.reader import Reader
 from leadapron.detect.films.repeats import WIDTHS, Repeat, anywhere, at_places, textures
-from leadapron.detect.films.shift import Group, Labelled, Shift
+from leadapron.detect.films.shift import Group, Labelled
 from leadapron.detect.films.signatures import signatures
+from leadapron.detect.films.ties import Control, Controls, Place, Tie
 from leadapron.detect.scores import Evidence
 from leadapron.errors import DataError, UsageError
 from leadapron.seeds import stream
 from leadapron.types import said
 
-__all__ = ["METHODS", "NATURAL", "Method", "Scan", "scan_films"]
+__all__ = ["METHODS", "Method", "Scan", "scan_films"]
 
 METHODS = (
     "marks at a place",
@@ -35,23 +37,14 @@ METHODS = (
 )
 """What is tried, each on all places and findings at once."""
 
-NATURAL = {
-    "marks at a place": 3.0,
-    "marks anywhere": 5.0,
-    "textures at a place": 3.0,
-    "textures anywhere": 5.0,
-    "signatures": 10.0,
-    "associations": 3.0,
-}
-"""Odds ratio between what a method looks at and a finding that nature is granted: a letter goes
-with a view, and a view with a finding."""
-
-LOOSE = 10.0
-"""The same for marks whose grey levels aren't alike, and for single pixels anywhere: nature's own
-marks are like that, and in a source of several devices they tell the device."""
-
 WORTHWHILE = 0.5
-"""What isn't less likely than this without granting nature anything isn't tested again."""
+"""What isn't less likely than this where nature ties no mark to any label isn't judged further."""
+
+JUDGED = 4
+"""Groups that a mark is judged for, those that its films are tied to most."""
+
+SIGNATURE_ODDS = 10.0
+"""Odds ratio between the top of a ranking and a group that nature is granted."""
 
 FEWEST = 10
 """Films that can be scanned, at least."""
@@ -111,17 +104,18 @@ class Scan:
 
 
 class _Tested(NamedTuple):
-    """One thing whose labels were tested."""
+    """One thing whose labels were tested; p-values are corrected for all that its method tried."""
 
     p: float
-    natural_p: float
+    chance: float
     group: Group | None
     share: float
     expected: float
     films: Rows
-    place: tuple[int, int, int] | None
+    place: Place | None
     what: str
-    repeat: Repeat | None
+    repeat: Repeat | None = None
+    tie: Tie | None = None
 
 
 def scan_films(
@@ -161,12 +155,25 @@ def scan_films(
         bounds = limits(cohort.images, stream(seed, "limits"))
         seen = observe(cohort.images, bounds, progress=progress)
     labelled = Labelled(cohort)
+    marks = _all_marks(seen, labelled)
+    controls = Controls(
+        [mark for some in marks.values() for _, mark in some],
+        labelled,
+        Reader(seen.afar, seen.shape[1:], labelled, stream(seed, "reader"))
+        if labelled.groups
+        else None,
+    )
     results, methods = dict[str, list[_Tested]](), list[Method]()
     for number, name in enumerate(METHODS):
         if progress is not None:
             progress(f"testing {name}", number + 1, len(METHODS))
         begun = time.perf_counter()
-        results[name] = list(_tried(name, seen, labelled, seed))
+        if name == "signatures":
+            results[name] = list(_signed(seen, controls, seed))
+        elif name == "associations":
+            results[name] = list(_associated(seen, labelled))
+        else:
+            results[name] = list(_repeated(marks[name], controls))
         smallest = min((each.p for each in results[name]), default=1.0)
         methods.append(
             Method(
@@ -199,76 +206,108 @@ def scan_films(
     )
 
 
+def _all_marks(seen: Observed, labelled: Labelled) -> dict[str, list[tuple[Repeat, Control]]]:
+    """Marks that come again, by method, each with its films' labels."""
+    lists = {
+        "marks at a place": at_places(seen, labelled.patients),
+        "marks anywhere": anywhere(seen, labelled.patients),
+        "textures at a place": textures(seen, labelled.patients, placed=True),
+        "textures anywhere": textures(seen, labelled.patients, placed=False),
+    }
+    return {
+        name: [
+            (
+                repeat,
+                Control(
+                    kind=_kind(name, repeat),
+                    films=repeat.films,
+                    place=None
+                    if repeat.row is None or repeat.column is None
+                    else (repeat.row, repeat.column, repeat.side),
+                    counts=labelled.counts(repeat.films),
+                ),
+            )
+            for repeat in repeats
+        ]
+        for name, repeats in lists.items()
+    }
+
+
 def _suspicious(false_alarm: float) -> float:
     """Up to which p-value a set is suspicious; what is as likely as not never is."""
     return max(false_alarm, min(SUSPICIOUS * false_alarm, 0.5))
 
 
-def _tried(name: str, seen: Observed, labelled: Labelled, seed: int) -> Iterator[_Tested]:
-    """All that one method tests, with p-values corrected for all of it."""
-    odds = NATURAL[name]
-    if name == "signatures":
-        found, tests = signatures(seen, labelled, odds, stream(seed, "signatures"))
-        for sign in found:
-            yield _Tested(
-                p=min(1.0, sign.p * tests),
-                natural_p=min(1.0, sign.shift.p * tests),
-                group=labelled.groups[sign.shift.group],
-                share=sign.shift.share,
-                expected=sign.shift.expected,
-                films=np.sort(sign.films),
-                place=None,
-                what=f"a signature in the films' {sign.trace}",
-                repeat=None,
-            )
-        return
-    if name == "associations":
-        pixels, tests = associations(seen, labelled, odds)
-        for pixel in pixels:
-            shade = "bright" if pixel.bright else "dark"
-            yield _Tested(
-                p=min(1.0, pixel.p * tests),
-                natural_p=1.0,
-                group=labelled.groups[pixel.group],
-                share=pixel.share,
-                expected=float("nan"),
-                films=pixel.films,
-                place=(pixel.row, pixel.column, 1),
-                what=f"{shade} outliers at row {pixel.row}, column {pixel.column}",
-                repeat=None,
-            )
-        return
-    lists: dict[str, Callable[[], list[Repeat]]] = {
-        "marks at a place": lambda: at_places(seen, labelled.patients),
-        "marks anywhere": lambda: anywhere(seen, labelled.patients),
-        "textures at a place": lambda: textures(seen, labelled.patients, placed=True),
-        "textures anywhere": lambda: textures(seen, labelled.patients, placed=False),
-    }
-    for repeat, weight in _weighted(lists[name]()):
-        low, high = repeat.levels
-        loose = high - low > WIDTHS[2] or (repeat.row is None and repeat.side == 1)
-        natural = labelled.strongest(repeat.films, 1.0)
-        shift = natural
-        if natural is not None and natural.p * weight <= WORTHWHILE:
-            granted = LOOSE if loose and repeat.bright is not None else odds
-            shift = labelled.strongest(repeat.films, granted)
-        if shift is None or natural is None:
-            shift = natural = Shift(
-                group=-1, p=1.0, share=0.0, expected=0.0, patients=repeat.patients
-            )
+def _signed(seen: Observed, controls: Controls, seed: int) -> Iterator[_Tested]:
+    """Signatures of whole films."""
+    labelled = controls.labelled
+    found, tests = signatures(seen, controls, SIGNATURE_ODDS, stream(seed, "signatures"))
+    for sign in found:
         yield _Tested(
-            p=min(1.0, shift.p * weight),
-            natural_p=min(1.0, natural.p * weight),
-            group=labelled.groups[shift.group] if shift.group >= 0 else None,
-            share=shift.share,
-            expected=shift.expected,
+            p=min(1.0, sign.p * tests),
+            chance=min(1.0, sign.shift.p * tests),
+            group=labelled.groups[sign.shift.group],
+            share=sign.shift.share,
+            expected=sign.shift.expected,
+            films=np.sort(sign.films),
+            place=None,
+            what=f"a signature in the films' {sign.trace}",
+        )
+
+
+def _associated(seen: Observed, labelled: Labelled) -> Iterator[_Tested]:
+    """Outliers of single pixels."""
+    pixels, tests = associations(seen, labelled)
+    for pixel in pixels:
+        shade = "bright" if pixel.bright else "dark"
+        yield _Tested(
+            p=min(1.0, pixel.p * tests),
+            chance=1.0,
+            group=labelled.groups[pixel.group],
+            share=pixel.share,
+            expected=float("nan"),
+            films=pixel.films,
+            place=(pixel.row, pixel.column, 1),
+            what=f"{shade} outliers at row {pixel.row}, column {pixel.column}",
+        )
+
+
+def _repeated(repeats: Sequence[tuple[Repeat, Control]], controls: Controls) -> Iterator[_Tested]:
+    """Marks that come again."""
+    for (repeat, mark), weight in _weighted(repeats):
+        tie, groups = _tie(mark, weight, controls)
+        chance = 1.0 if tie is None else min(1.0, tie.chance * groups * weight)
+        yield _Tested(
+            p=1.0 if tie is None else min(1.0, tie.p * groups * weight),
+            chance=chance,
+            group=None if tie is None else controls.labelled.groups[tie.group],
+            share=0.0 if tie is None else tie.share,
+            expected=0.0 if tie is None else tie.expected,
             films=repeat.films,
-            place=None
-            if repeat.row is None or repeat.column is None
-            else (repeat.row, repeat.column, repeat.side),
+            place=mark.place,
             what=_mark_words(repeat),
             repeat=repeat,
+            tie=tie,
         )
+
+
+def _tie(mark: Control, weight: float, controls: Controls) -> tuple[Tie | None, int]:
+    """A mark's strongest tie to a group, and how many groups it could have been tied to."""
+    found = controls.labelled.shifts(mark.films, 1.0)
+    likely = sorted(found, key=lambda shift: (shift.p, -shift.share))[:JUDGED]
+    ties = [
+        controls.judge(mark, shift.group)
+        for shift in likely
+        if shift.p * len(found) * weight <= WORTHWHILE
+    ]
+    return min(ties, key=lambda tie: (tie.p, tie.chance), default=None), len(found)
+
+
+def _kind(name: str, repeat: Repeat) -> str:
+    """Which marks are each other's first controls: of one method, size and regularity."""
+    low, high = repeat.levels
+    loose = "loose" if high - low > WIDTHS[2] else "even"
+    return f"{name}, {int(np.searchsorted(SIZES, repeat.side))}, {loose}"
 
 
 SIZES = (1, 2, 5)
@@ -276,7 +315,9 @@ SIZES = (1, 2, 5)
 and larger."""
 
 
-def _weighted(repeats: Sequence[Repeat]) -> Iterator[tuple[Repeat, float]]:
+def _weighted(
+    repeats: Sequence[tuple[Repeat, Control]],
+) -> Iterator[tuple[tuple[Repeat, Control], float]]:
     """Each with the factor that corrects its p-value.
 
     The chance of a false alarm is divided equally among the sizes, and within a size by rank: the
@@ -284,13 +325,13 @@ def _weighted(repeats: Sequence[Repeat]) -> Iterator[tuple[Repeat, float]]:
     look at labels, so strong repetition may cost less (weighted Bonferroni: Holm, 1979; Genovese,
     Roeder and Wasserman, Biometrika 93 (2006) 509).
     """
-    by_size = defaultdict[int, list[Repeat]](list)
-    for repeat in repeats:
-        by_size[int(np.searchsorted(SIZES, repeat.side))].append(repeat)
+    by_size = defaultdict[int, list[tuple[Repeat, Control]]](list)
+    for each in repeats:
+        by_size[int(np.searchsorted(SIZES, each[0].side))].append(each)
     for some in by_size.values():
         harmonic = float((1 / np.arange(1, len(some) + 1)).sum())
-        for rank, repeat in enumerate(some, 1):
-            yield repeat, rank * harmonic * len(by_size)
+        for rank, each in enumerate(some, 1):
+            yield each, rank * harmonic * len(by_size)
 
 
 def _holm(methods: Sequence[Method]) -> list[Method]:
@@ -420,8 +461,8 @@ def _shortcuts(
     """Associations that go beyond chance and not beyond what nature is granted."""
     for name, some in results.items():
         natural = sorted(
-            (each for each in some if each.natural_p <= false_alarm and each.group is not None),
-            key=lambda each: each.natural_p,
+            (each for each in some if each.chance <= false_alarm and each.group is not None),
+            key=lambda each: each.chance,
         )
         seen = set[str]()
         for each in natural:
@@ -434,7 +475,7 @@ def _shortcuts(
             yield Evidence(
                 kind="shortcut",
                 method=name,
-                p=each.natural_p,
+                p=each.chance,
                 finding=group.finding,
                 direction=group.direction,
                 place=each.place,

@@ -1,0 +1,301 @@
+"""Three questions for each mark whose films are tied to a label.
+
+(a) Is it tied to the label beyond what this source's own marks show (`bias`)? (b) Do its films'
+labels contradict what the films look like from afar (`reader`)? (c) Are there films without the
+mark, of either label, to compare with? A yes to (a) or (b) is evidence of poison. A mark that is
+tied beyond chance and no more is a label-tied mark: a shortcut, or poison with true labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse, special
+
+from leadapron.cohort import Rows
+from leadapron.detect.films.bias import (
+    LOG_ODDS,
+    evidence_of_spreads,
+    learn_bias,
+    profiles,
+)
+from leadapron.detect.films.reader import Reader, calibrated
+from leadapron.detect.films.shift import Counts, Labelled
+
+__all__ = ["OVERLAP", "QUESTIONS", "Control", "Controls", "Place", "Tie"]
+
+Floats = NDArray[np.float64]
+Place = tuple[int, int, int]
+Question = Literal["bias", "anatomy"]
+
+QUESTIONS = 2
+"""Either may find poison, so that each p-value counts twice."""
+
+OVERLAP = 10
+"""Films without the mark, of either label, in the views and sites where it occurs, at least."""
+
+SAME = 0.5
+"""A mark that shares so much of its films with another is no control for it."""
+
+BESIDE = 3
+"""Nor is one whose middle is so near, in pixels."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Control:
+    """A mark that comes again, whose labels say what is natural here.
+
+    Args:
+        kind: marks of one kind are each other's first controls.
+        films: (m,) rows that carry it.
+        place: row, column and side; None where it has no place.
+        counts: its films' labels.
+    """
+
+    kind: str
+    films: Rows
+    place: Place | None
+    counts: Counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tie:
+    """How a mark is tied to a group of films. The p-values are not corrected.
+
+    Args:
+        group: number of the group.
+        share: of the patients with the mark whose films are in the group, 0 to 1.
+        expected: the share among the other films of the same view and site.
+        patients: with the mark.
+        chance: p-value where nature ties no mark to any label.
+        bias: question (a): p-value where nature ties marks to labels as this source's controls are.
+        anatomy: question (b): p-value where labels may depart from what the films look like from
+            afar as much as those of the controls do; NaN where it couldn't be asked.
+        read: mean chance of the group, going by how the films look from afar; NaN as before.
+        usual: odds ratio that 95 % of the controls stay below.
+        controls: marks of the same kind that this was learnt from, and of other kinds.
+        overlap: films without the mark that are in the group, or that aren't, whichever are fewer,
+            in the views and sites where it occurs.
+    """
+
+    group: int
+    share: float
+    expected: float
+    patients: int
+    chance: float
+    bias: float
+    anatomy: float
+    read: float
+    usual: float
+    controls: tuple[int, int]
+    overlap: int
+
+    @property
+    def p(self) -> float:
+        """The smaller p-value of the two questions, corrected for there being two."""
+        return float(min(1.0, QUESTIONS * np.nanmin([self.bias, self.anatomy])))
+
+    @property
+    def decided(self) -> Question:
+        """Which of the two questions it was."""
+        return "anatomy" if self.anatomy < self.bias else "bias"
+
+
+class Controls:
+    """The marks of a source, each of which is judged beside the others.
+
+    Args:
+        marks: all that come again.
+        labelled: the labels.
+        reader: of films from afar; None where question (b) stays open.
+    """
+
+    def __init__(self, marks: Sequence[Control], labelled: Labelled, reader: Reader | None) -> None:
+        self.marks, self.labelled, self.reader = marks, labelled, reader
+        self._kinds = np.array([mark.kind for mark in marks])
+        self._middles = np.array(
+            [(np.nan, np.nan) if mark.place is None else _middle(mark.place) for mark in marks]
+        ).reshape(-1, 2)
+        self._sizes = np.array([len(mark.films) for mark in marks])
+        rows = np.repeat(np.arange(len(marks)), self._sizes)
+        films = np.concatenate([mark.films for mark in marks]) if marks else np.zeros(0, np.int64)
+        self._films = sparse.csc_matrix(
+            (np.ones(len(films)), (rows, films)), shape=(len(marks), len(labelled.patients))
+        )
+        self._spreads: dict[int, Floats] = {}
+        self._departures: dict[int, Floats | None] = {}
+
+    def judge(self, mark: Control, group: int) -> Tie:
+        """Answer the three questions for a mark, which may be one of the controls.
+
+        Args:
+            mark: whose films' labels are tied to the group.
+            group: number of the group.
+        """
+        others = self._independent(mark)
+        own = others & (self._kinds == mark.kind)
+        known = self._spread(group)
+        bias = learn_bias(known[own], known[others & ~own])
+        odds = np.exp(LOG_ODDS)
+        tails = mark.counts.tail(group, np.concatenate([odds, [1.0]]))
+        anatomy, read = self._anatomy(mark, group, own, others)
+        return Tie(
+            group=group,
+            share=float(mark.counts.whole[group] / mark.counts.trials[group]),
+            expected=float(mark.counts.expected[group]),
+            patients=int(mark.counts.trials[group]),
+            chance=float(tails[-1]),
+            bias=bias.expected(tails[:-1]),
+            anatomy=anatomy,
+            read=read,
+            usual=bias.below(),
+            controls=(bias.controls, bias.others),
+            overlap=self._overlap(mark, group),
+        )
+
+    def top(self, group: int, films: Rows, scores: Floats) -> tuple[float, float]:
+        """Judge the films at the top of a ranking.
+
+        What a whole group of films shares, its labels follow all along the ranking; poison is a few
+        films at the top whose labels go beyond. So the share that is expected at the top is read off
+        the films below.
+
+        Args:
+            group: number of the group that they are tied to.
+            films: (m,) rows at the top.
+            scores: (n,) what ranks the films.
+
+        Returns:
+            The share of the group that is to be expected at the top; and the p-value of question
+            (b), beside the ranking: NaN where it can't be asked.
+        """
+        stated = self.labelled.stated[:, group]
+        inside = self.labelled.members[:, group] & stated
+        teaches = stated.copy()
+        teaches[films] = False
+        expected = float(calibrated(scores[:, None], inside, teaches)[films].mean())
+        reads = None if self.reader is None else self.reader.read(group, films)
+        known = None if self.reader is None else self._departure(self.reader, group)
+        if reads is None or known is None:
+            return expected, np.nan
+        beside = calibrated(np.stack([special.logit(reads), scores], axis=1), inside, teaches)
+        hits, chances = self._by_patient(group, films, beside)
+        bias = learn_bias(known[:0], known)
+        return expected, bias.expected(_at_least(np.floor(hits.sum() + 1e-9), chances))
+
+    def least(self, kind: str, group: int, share: float, most: float) -> int | None:
+        """Return how few films with a mark, all in a group, would be evidence of poison here.
+
+        Args:
+            kind: of the mark.
+            group: number of the group.
+            share: of the group among all films.
+            most: p-value that would be evidence.
+
+        Returns:
+            The number, by question (a) alone; None where no number would do.
+        """
+        own = self._kinds == kind
+        known = self._spread(group)
+        bias = learn_bias(known[own], known[~own])
+        logs = special.log_expit(special.logit(np.clip(share, 1e-6, 1 - 1e-6)) + LOG_ODDS)
+        numbers = np.unique(np.geomspace(1, len(self.labelled.patients), 200).astype(int))
+        enough = np.exp(numbers[:, None] * logs) @ bias.weights <= most
+        return int(numbers[enough.argmax()]) if enough.any() else None
+
+    def _independent(self, mark: Control) -> NDArray[np.bool_]:
+        """Which controls share neither films nor place with a mark."""
+        shared = np.asarray(self._films[:, mark.films].sum(axis=1)).ravel()
+        apart = shared < SAME * np.minimum(self._sizes, len(mark.films))
+        if mark.place is not None:
+            away = np.abs(self._middles - _middle(mark.place)).max(axis=1, initial=0)
+            apart &= ~(away <= BESIDE)  # NaN: without a place
+        return apart
+
+    def _spread(self, group: int) -> Floats:
+        """(controls, spreads): what each control says of the spread, for one group."""
+        if group not in self._spreads:
+            hits, trials, expected = (
+                np.array([getattr(mark.counts, name)[group] for mark in self.marks], float)
+                for name in ("hits", "trials", "expected")
+            )
+            self._spreads[group] = evidence_of_spreads(profiles(hits, trials, expected))
+        return self._spreads[group]
+
+    def _anatomy(
+        self, mark: Control, group: int, own: NDArray[np.bool_], others: NDArray[np.bool_]
+    ) -> tuple[float, float]:
+        """Question (b): its p-value and the mean reading, NaN where it can't be asked."""
+        if self.reader is None:
+            return np.nan, np.nan
+        known = self._departure(self.reader, group)
+        reads = self.reader.read(group, mark.films, mark.place)
+        if known is None or reads is None:
+            return np.nan, np.nan
+        bias = learn_bias(known[own], known[others & ~own])
+        hits, chances = self._by_patient(group, mark.films, reads)
+        return bias.expected(_at_least(np.floor(hits.sum() + 1e-9), chances)), float(chances.mean())
+
+    def _departure(self, reader: Reader, group: int) -> Floats | None:
+        """As `_spread`, of labels beside what the films look like from afar."""
+        if group not in self._departures:
+            reads = reader.read(group, np.zeros(0, np.int64))
+            self._departures[group] = None if reads is None else self._departed(group, reads)
+        return self._departures[group]
+
+    def _departed(self, group: int, reads: Floats) -> Floats:
+        found = np.zeros((len(self.marks), len(LOG_ODDS)))
+        for number, mark in enumerate(self.marks):
+            hits, chances = self._by_patient(group, mark.films, reads)
+            found[number] = profiles(hits, np.ones(len(hits)), chances).sum(axis=0)
+        return evidence_of_spreads(found)
+
+    def _by_patient(self, group: int, films: Rows, reads: Floats) -> tuple[Floats, Floats]:
+        """(patients,) share of their films in the group, and mean reading."""
+        films = films[self.labelled.stated[films, group]]
+        _, patients, counts = np.unique(
+            self.labelled.patients[films], return_inverse=True, return_counts=True
+        )
+        inside = np.bincount(patients, self.labelled.members[films, group], len(counts))
+        return inside / counts, np.bincount(patients, reads[films], len(counts)) / counts
+
+    def _overlap(self, mark: Control, group: int) -> int:
+        rest = np.isin(self.labelled.strata, np.unique(self.labelled.strata[mark.films]))
+        rest[mark.films] = False
+        rest &= self.labelled.stated[:, group]
+        inside = self.labelled.members[:, group]
+        return int(min((rest & inside).sum(), (rest & ~inside).sum()))
+
+
+def _middle(place: Place) -> tuple[float, float]:
+    return place[0] + place[2] / 2, place[1] + place[2] / 2
+
+
+STEPS = 40
+"""Of the bisection; the exponent is below 2 ** 6."""
+
+
+def _at_least(hits: float, chances: Floats) -> Floats:
+    """Chance of so many hits or more of independent trials, at each of `LOG_ODDS`; at most so.
+
+    Chernoff's bound, which holds for any number of trials and costs a power of ten at most.
+
+    Args:
+        hits: whole number.
+        chances: (trials,) at a log odds ratio of 0.
+    """
+    # Trials of nearly the same chance are taken together.
+    logits, counts = np.unique(np.round(special.logit(chances), 1), return_counts=True)
+    base = logits[:, None] + LOG_ODDS
+    low, high = np.zeros(len(LOG_ODDS)), np.full(len(LOG_ODDS), 64.0)
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        short = counts @ special.expit(base + middle) < hits
+        low, high = np.where(short, middle, low), np.where(short, high, middle)
+    grown = special.log_expit(-base) - special.log_expit(-(base + low))
+    p: Floats = np.exp(np.minimum(counts @ grown - low * hits, 0.0))
+    return p

@@ -309,3 +309,223 @@ def test_facts_name_what_is_there(films, kept):
     assert facts["source"] == "films of mine"
     assert (facts["films"], facts["size"], facts["dtype"]) == (N, 8, "uint8")
     assert facts["decoder"] == "raw 1"
+
+
+# ---------------------------------------------------------------- odd files
+
+
+def change(path, place=-1):
+    """Change one byte."""
+    with path.open("r+b") as file:
+        file.seek(place, os.SEEK_END if place < 0 else os.SEEK_SET)
+        byte = file.read(1)[0]
+        file.seek(place, os.SEEK_END if place < 0 else os.SEEK_SET)
+        file.write(bytes([byte ^ 1]))
+
+
+def settled_entry(films, kept, monkeypatch):
+    """An entry whose images were found to be what was written, and whose times tell a change."""
+    monkeypatch.setattr(cache, "SETTLED", -1)
+    images = np.array(decode(films, SMALL, kept, "films").images)
+    films.reads.clear()
+    entry = only_entry(kept)
+    assert (entry.folder / "checked.json").is_file()
+    return entry.folder, images
+
+
+@pytest.mark.parametrize("dated_back", [False, True])
+def test_pixels_that_changed_are_decoded_again(films, kept, monkeypatch, caplog, dated_back):
+    folder, images = settled_entry(films, kept, monkeypatch)
+    monkeypatch.setattr(cache, "SAMPLED_FILMS", 1)  # the times tell it, not luck
+    before = (folder / "images.npy").stat()
+    time.sleep(0.02)
+    change(folder / "images.npy", 128 + 20 * 64)  # film 20
+    if dated_back:
+        os.utime(folder / "images.npy", ns=(before.st_atime_ns, before.st_mtime_ns))
+    np.testing.assert_array_equal(decode(films, SMALL, kept, "films").images, images)
+    assert sorted(films.reads) == list(range(16, 24))
+    assert "1 of 7 blocks of films in " in caplog.text
+    assert only_entry(kept).damaged() == 0
+
+
+def test_a_disk_that_forgets_is_found_by_samples(films, kept, monkeypatch):
+    folder, images = settled_entry(films, kept, monkeypatch)
+    change(folder / "images.npy")
+    at = (folder / "images.npy").stat()  # as if nothing had touched it
+    stamp = [at.st_size, at.st_mtime_ns, at.st_ctime_ns, at.st_ino]
+    (folder / "checked.json").write_text(json.dumps(stamp))
+    compared = []
+    real = cache._digest_of
+    monkeypatch.setattr(cache, "_digest_of", lambda image: compared.append(1) or real(image))
+    monkeypatch.setattr(cache, "SAMPLED_FILMS", 10)
+    openings = 0
+    while not films.reads:
+        decode(films, SMALL, kept, "films")
+        openings += 1
+        assert films.reads or len(compared) == 10 * openings
+        assert openings < 200  # each time with a chance of 10 in 50
+    np.testing.assert_array_equal(decode(films, SMALL, kept, "films").images, images)
+
+
+def test_a_time_that_cannot_tell_a_later_change_is_not_trusted(films, kept, monkeypatch):
+    monkeypatch.setattr(cache, "SETTLED", 1000)
+    decode(films, SMALL, kept, "films")
+    assert not (only_entry(kept).folder / "checked.json").exists()
+
+
+ODD_CONTENTS = {
+    "nothing": b"",
+    "binary": bytes(range(256)) * 9,
+    "nested": b"[" * 100_000,
+    "a list": b"[1, 2]\n",
+    "no numbers": b'{"start": [], "sha256": 3, "forms": {}, "bad": 7}\n',
+    "endless": b'{"start": 1e999, "films": 1e999, "size": 1, "block": 0}\n',
+    "huge": b'{"films": 99999999999999, "size": 1, "block": 1, "source": "a", "dtype": "uint8"}',
+    "an archive": b"PK\x03\x04" + bytes(300),
+    "another array": b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'shape': (50, 8, 8)}" + bytes(9000),
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["facts.json", "blocks.jsonl", "images.npy", "digests.bin", "checked.json"]
+)
+def test_odd_files_of_an_entry_are_made_anew(films, kept, monkeypatch, name):
+    folder, images = settled_entry(films, kept, monkeypatch)
+    path = folder / name
+
+    def odd():
+        for content in ODD_CONTENTS.values():
+            path.write_bytes(content)
+            yield
+        path.unlink(missing_ok=True)
+        yield
+        path.mkdir()
+        (path / "more").write_text("")
+        yield
+        os.mkfifo(path)
+        yield
+        path.symlink_to("/dev/zero")
+        yield
+        os.mkfifo(folder / "pipe")
+        path.symlink_to("pipe")
+        yield
+
+    for _ in odd():
+        entries(kept.folder)
+        films.reads.clear()
+        found = decode(films, SMALL, kept, "films")
+        np.testing.assert_array_equal(found.images, images)
+        assert found.forms == {EVEN: 25, ODD: 25}
+        assert len(films.reads) == (0 if name in ("facts.json", "checked.json") else N)
+        if path.is_dir():
+            cache._clear_way(path)
+        path.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"start": 8},
+        {"forms": []},
+        {"forms": [[{"height": 12, "width": 12}, -8]]},
+        {"forms": [[{"height": 12, "width": 12}, 8.0]]},
+        {"forms": [[{"height": 12, "width": 12, "kind": "A\nCLEAN"}, 8]]},
+        {"bad": {"0": "a"}},
+        {"bad": {"40": "a"}, "forms": [[{"height": 12, "width": 12}, 7]]},
+        {"bad": {"0": "a\nCLEAN: nothing"}, "forms": [[{"height": 12, "width": 12}, 7]]},
+        {"sha256": None},
+    ],
+)
+def test_lines_that_claim_something_else_count_for_nothing(films, kept, monkeypatch, line):
+    folder, _ = settled_entry(films, kept, monkeypatch)
+    log = folder / "blocks.jsonl"
+    first, *others = map(json.loads, log.read_text().splitlines())
+    log.write_text("\n".join(map(json.dumps, [{**first, **line}, *others])))
+    found = decode(films, SMALL, kept, "films")
+    assert sorted(films.reads) == list(range(8))
+    assert found.forms == {EVEN: 25, ODD: 25}
+    assert found.bad == {}
+
+
+def test_an_entry_that_is_a_file_or_a_pipe(films, kept, tmp_path):
+    decode(films, SMALL, kept, "films")
+    folder = only_entry(kept).folder
+    for make in (lambda: folder.write_text("film"), lambda: os.mkfifo(folder)):
+        cache._clear_way(folder) if folder.is_dir() else folder.unlink()
+        make()
+        assert entries(kept.folder) == []
+        with pytest.raises(StoreError, match="can't write the cache"):
+            decode(films, SMALL, kept, "films")
+    assert clear(kept.folder) == [folder.name]
+    decode(films, SMALL, kept, "films")
+    (folder / ".lock").unlink()
+    os.mkfifo(folder / ".lock")
+    (folder / "images.npy").unlink()
+    with pytest.raises(StoreError, match="can't write"):
+        decode(films, SMALL, kept, "films")
+
+
+def test_a_cache_that_is_no_folder(films, tmp_path):
+    (tmp_path / "file").write_text("")
+    for call in (entries, clear):
+        with pytest.raises(StoreError, match=r"can't read the cache .*file: Not a directory"):
+            call(tmp_path / "file")
+    for name in ("x" * 300, "a\0b"):
+        with pytest.raises(StoreError, match="can't write the cache"):
+            decode(films, SMALL, Cache(folder=tmp_path / name), "films")
+
+
+def test_a_film_that_is_away_is_left_out_where_bad_ones_are(films, kept):
+    films.paths[4].unlink()
+
+    def read(row):
+        if row == 4:
+            raise DataError("film 4: is not there\nCLEAN")
+        return Films.read(films, row)
+
+    films.read = read
+    found = decode(films, SMALL, Cache(folder=kept.folder, on_bad="skip"), "films")
+    assert found.bad == {4: r"film 4: is not there\nCLEAN"}
+    with pytest.raises(DataError, match=r"4\.raw: No such file"):
+        decode(films, SMALL, kept, "films")
+
+
+def test_films_that_the_memory_does_not_hold(films, monkeypatch):
+    monkeypatch.setattr(cache, "_free_memory", lambda: 1000)
+    with pytest.raises(StoreError, match=r"take 0\.0 GB of memory .* --cache FOLDER"):
+        decode(films, SMALL, Cache(), "films")
+    monkeypatch.setattr(cache, "_free_memory", lambda: None)
+
+    def too_much(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(cache.np, "zeros", too_much)
+    with pytest.raises(StoreError, match="of memory and there is less"):
+        decode(films, SMALL, Cache(), "films")
+
+
+def test_equal_images_have_equal_digests(films, kept):
+    films.paths[7] = films.paths[3]
+    found = decode(films, SMALL, kept, "films")
+    again = decode(films, SMALL, Cache(), "films")
+    np.testing.assert_array_equal(found.digests, again.digests)
+    assert found.digests[7] == found.digests[3]
+    assert len(np.unique(found.digests)) == N - 1
+
+
+def test_results_that_are_odd_are_as_if_they_were_not_there(tmp_path):
+    facts = {"a": 1}
+    cache.keep(tmp_path, facts, [1, 2], "two\nCLEAN")
+    (result,) = cache.results(tmp_path)
+    assert result.about == r"two\nCLEAN"
+    assert cache.recall(tmp_path, facts) == [1, 2]
+    file = tmp_path / "results" / f"{result.key}.json"
+    for content in (*ODD_CONTENTS.values(), b'{"value": 1, "sha256": 1, "about": {}}'):
+        file.write_bytes(content)
+        assert cache.recall(tmp_path, facts) is None
+        cache.results(tmp_path)
+    for make in (file.mkdir, lambda: os.mkfifo(file)):
+        cache._clear_way(file) if file.is_dir() else file.unlink()
+        make()
+        assert cache.recall(tmp_path, facts) is None
+        assert cache.results(tmp_path) == []

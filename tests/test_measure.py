@@ -275,6 +275,13 @@ def test_stealth_is_the_difference_on_clean_films(rows):
         assert inside(change)
 
 
+def test_positive_patients_are_counted(films, rows):
+    for j, finding in enumerate(FINDINGS):
+        row = the(rows, metric="positive patients", finding=finding)
+        assert (row.role, row.regime, row.n) == ("reference", "clean", N)
+        assert row.value == len(set(films.patients[films.labels[:, j] == 1]))
+
+
 def test_no_row_is_twice(rows):
     keys = [
         (r.run, r.role, r.regime, r.stage, r.method, r.metric, r.target, r.finding, r.at)

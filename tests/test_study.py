@@ -96,7 +96,8 @@ def test_the_manifest_names_versions_device_and_films(finished):
 def test_the_report_is_made_from_the_folder_alone(finished):
     first = write_report(finished).read_bytes()
     assert write_report(finished).read_bytes() == first
-    assert len(summary(finished)) >= 5
+    # Two epochs on 160 small films teach nothing, and that is what is said.
+    assert summary(finished)[0].startswith("The clean twin reads no better than chance, so nothing")
 
 
 def test_a_finished_study_is_not_trained_again(finished):

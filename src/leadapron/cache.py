@@ -4,11 +4,17 @@ An entry of the cache is a folder:
 
     FOLDER/KEY/facts.json      what it holds
                images.npy      (n, size, size), filled block by block
-               blocks.jsonl    one line for each block that is on the disk: its SHA-256, what its
-                               films are, and which of them couldn't be decoded
+               digests.bin     the first 16 bytes of the SHA-256 of each image
+               blocks.jsonl    one line for each block that is on the disk: the SHA-256 of its
+                               digests, what its films are, and which couldn't be decoded
+               checked.json    which images.npy was last found to be what was written
 
 It is complete when every block has its line. KEY stands for each film's path, size and times, the
 preprocessing, the decoder and the version of the results, so nothing stale is ever read.
+
+Opening an entry compares some images, drawn anew each time, with their digests; all of them where
+images.npy was touched since it was last checked. Blocks that changed are decoded again. This finds
+what a disk, a copy or another program did; who may write here may change digests too.
 
 Results that take long, such as a model's sweep, are kept beside the films:
 
@@ -20,19 +26,24 @@ One that can't be read, or isn't what was written, is as if it weren't there.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import io
 import json
 import logging
+import math
 import os
 import re
+import secrets
 import shutil
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol, Self
 
 import numpy as np
 from numpy.lib import format as npy
@@ -42,6 +53,8 @@ from leadapron import store
 from leadapron.decoding import give_up, processors
 from leadapron.errors import DataError, StoreError, UnknownNameError
 from leadapron.preprocessing import Preprocessing
+from leadapron.reading import given_path, open_regular, read_regular, there
+from leadapron.text import clean
 from leadapron.types import Form
 
 __all__ = [
@@ -63,14 +76,30 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-LAYOUT = 3
+LAYOUT = 4
 """Version of an entry's files; part of its key."""
 
 BLOCK_FILMS, BLOCK_BYTES = 1024, 64 << 20
 """Most films, and bytes of images, in a block: what is lost when decoding is killed."""
 
 FILMS_PER_TASK = 4
+
+DIGEST = 16
+"""Bytes of an image's digest."""
+
+SAMPLED_FILMS, SAMPLED_BYTES = 128, 8 << 20
+"""Most films, and bytes of images, that are compared with their digests at each opening."""
+
+SETTLED = 0.1
+"""Seconds after its last change from which on a file's times tell it from a later one."""
+
+LARGEST_LOG = 1 << 30
+MOST_BLOCKS = 1_000_000
+"""What an entry's own files may claim."""
 SKIPPABLE = "; take it away, or --on-bad skip"
+LONGEST_WORDS = 1000
+"""Characters of what is said of a film or a source."""
+
 KEY = re.compile(r"[0-9a-f]{16}")
 RESULTS = "results"
 
@@ -124,11 +153,13 @@ class Decoded:
             films are black.
         forms: how many films are of each form; bad ones have none.
         bad: what is wrong with the films that couldn't be decoded, by row.
+        digests: (n,) of 16 bytes, the same for equal images alone.
     """
 
     images: NDArray[Any]
     forms: Counter[Form]
     bad: Mapping[int, str]
+    digests: NDArray[np.bytes_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,8 +187,8 @@ class Entry:
 
     def damaged(self) -> int:
         """Read every block; return how many changed since they were written."""
-        lines = _lines(self.folder)
-        return len(lines) - len(_sound(self.folder, self.facts, lines))
+        written = _written(self.folder, self.facts)
+        return len(written) - len(_sound(self.folder, self.facts, written))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +218,7 @@ def default_folder(given: str | os.PathLike[str] | None = None) -> Path | None:
     if words.lower() == "none":
         return None
     if words:
-        return Path(words).expanduser()
+        return given_path(words)
     from platformdirs import user_cache_path
 
     return user_cache_path("leadapron", appauthor=False)
@@ -212,7 +243,7 @@ def decode(films: Decodable, preprocessing: Preprocessing, cache: Cache, source:
     n, side = len(films), preprocessing.size
     bytes_each = side * side * np.dtype(preprocessing.dtype).itemsize
     facts = {
-        "source": source,
+        "source": clean(source, LONGEST_WORDS),
         "films": n,
         "size": side,
         "dtype": preprocessing.dtype,
@@ -222,15 +253,16 @@ def decode(films: Decodable, preprocessing: Preprocessing, cache: Cache, source:
     }
     if cache.folder is None:
         return _checked(_in_memory(films, preprocessing, facts, cache), cache)
-    folder = cache.folder / _key(films, preprocessing)
+    folder = cache.folder / _key(films, preprocessing, cache.on_bad)
     found = _open(folder, facts)
     if found is None:
         make_private(folder)
-        with store.lock(folder, wait=f"another process decodes {source}; waiting for it"):
-            found = _open(folder, facts)
+        wait = f"another process decodes {facts['source']}; waiting for it"
+        with store.lock(folder, wait=wait):
+            found = _open(folder, facts, all_of_it=True)
             if found is None:
                 _fill(folder, films, preprocessing, facts, cache)
-                found = _open(folder, facts)
+                found = _open(folder, facts, all_of_it=True)
     if found is None:
         raise StoreError(f"{folder} changed while it was written; start again")
     with contextlib.suppress(OSError):
@@ -249,18 +281,49 @@ def _checked(found: Decoded, cache: Cache) -> Decoded:
 
 
 def entries(folder: Path) -> list[Entry]:
-    """Return what a cache holds, the last used first."""
+    """Return what a cache holds, the last used first.
+
+    Raises:
+        StoreError: a cache that can't be read.
+    """
     found = []
-    for path in folder.iterdir() if folder.is_dir() else ():
+    for path in _inside(folder):
         if not KEY.fullmatch(path.name):
             continue
-        with contextlib.suppress(OSError, StoreError, KeyError, TypeError):
-            facts, lines = store.read_json(path / "facts.json"), _lines(path)
-            done = sum(len(block) for block in _blocks(facts) if block.start in lines)
+        with contextlib.suppress(OSError, StoreError):
+            facts = _facts_in(path)
+            written = _written(path, facts)
+            done = sum(len(block) for block in _blocks(facts) if block.start in written)
             used = (path / "facts.json").stat().st_mtime
             bytes_held = sum(_bytes_held(file) for file in path.iterdir())
             found.append(Entry(folder=path, facts=facts, done=done, size=bytes_held, used=used))
     return sorted(found, key=lambda entry: -entry.used)
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What lies in the cache's folder, which may not be there."""
+    if not there(folder):
+        return []
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise StoreError(f"can't read the cache {folder}: {store.reason(error)}") from error
+
+
+def _facts_in(folder: Path) -> dict[str, Any]:
+    """An entry's facts, where they are of the right kinds; StoreError for others."""
+    facts = store.read_json(folder / "facts.json")
+    sound = (
+        isinstance(facts, dict)
+        and all(type(facts.get(n)) is int and facts[n] > 0 for n in ("films", "size", "block"))
+        and facts["films"] <= MOST_BLOCKS * min(facts["block"], BLOCK_FILMS)
+        and all(isinstance(facts.get(n), str) for n in ("source", "dtype", "decoder"))
+        and facts["dtype"] in ("uint8", "uint16")
+    )
+    if not sound:
+        raise StoreError(f"{folder / 'facts.json'} holds no facts of films")
+    words = {name: clean(facts[name], LONGEST_WORDS) for name in ("source", "decoder")}
+    return {**facts, **words}
 
 
 def keep(folder: Path, facts: Mapping[str, Any], value: Any, about: str) -> None:
@@ -292,7 +355,7 @@ def recall(folder: Path, facts: Mapping[str, Any]) -> Any:
         kept = store.read_json(file)
         value = kept["value"]
         sound = kept["sha256"] == _digest([facts, value])
-    except (StoreError, KeyError, TypeError, ValueError):
+    except (StoreError, KeyError, TypeError, ValueError, RecursionError):
         sound = False
     if not sound:
         return None
@@ -306,7 +369,8 @@ def results(folder: Path) -> list[Result]:
     found = []
     for path in _result_files(folder):
         with contextlib.suppress(OSError, StoreError, KeyError, TypeError):
-            about, facts = str(store.read_json(path)["about"]), path.stat()
+            about = clean(str(store.read_json(path)["about"]), LONGEST_WORDS)
+            facts = path.stat()
             found.append(
                 Result(key=path.stem, about=about, size=facts.st_size, used=facts.st_mtime)
             )
@@ -327,7 +391,7 @@ def clear(folder: Path, keys: Sequence[str] = ()) -> list[str]:
         UnknownNameError: no such entry.
         StoreError: an entry that is being filled.
     """
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    names = [path.name for path in _inside(folder)]
     films = {name for name in names if KEY.fullmatch(name)}
     kept = {path.stem: path for path in _result_files(folder)}
     there = films | set(kept)
@@ -340,11 +404,18 @@ def clear(folder: Path, keys: Sequence[str] = ()) -> list[str]:
             if key in kept:
                 kept[key].unlink(missing_ok=True)
             if key in films:
-                with store.lock(folder / key):
-                    shutil.rmtree(folder / key)
+                _remove(folder / key)
         except OSError as error:
             raise StoreError(f"can't remove {folder / key}: {error.strerror}") from error
     return removed
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        with store.lock(entry):
+            shutil.rmtree(entry)
+    else:  # nothing that was made here
+        entry.unlink(missing_ok=True)
 
 
 def _digest(value: Any) -> str:
@@ -360,7 +431,7 @@ def _result_files(folder: Path) -> list[Path]:
     return [path for path in (folder / RESULTS).glob("*.json") if KEY.fullmatch(path.stem)]
 
 
-def _key(films: Decodable, preprocessing: Preprocessing) -> str:
+def _key(films: Decodable, preprocessing: Preprocessing, on_bad: OnBad) -> str:
     """Sixteen hex digits that change with anything that the images depend on."""
     facts = {
         "layout": LAYOUT,
@@ -373,10 +444,13 @@ def _key(films: Decodable, preprocessing: Preprocessing) -> str:
         try:
             at = os.stat(path)  # noqa: PTH116 (called for every film)
         except OSError as error:
-            raise DataError(f"{Path(path).name}: {error.strerror}") from error
-        # The change time too: a file's content can be replaced with its old size and date.
-        times = f"{at.st_mtime_ns}\0{at.st_ctime_ns}"
-        line = f"{os.path.abspath(path)}\0{at.st_size}\0{times}\n"  # noqa: PTH100
+            if on_bad == "stop":
+                raise DataError(f"{Path(path).name}: {error.strerror}{SKIPPABLE}") from error
+            times = "absent"
+        else:
+            # The change time too: a file's content can be replaced with its old size and date.
+            times = f"{at.st_size}\0{at.st_mtime_ns}\0{at.st_ctime_ns}"
+        line = f"{os.path.abspath(path)}\0{times}\n"  # noqa: PTH100
         digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
 
@@ -391,27 +465,60 @@ def _in_memory(
     films: Decodable, preprocessing: Preprocessing, facts: Mapping[str, Any], cache: Cache
 ) -> Decoded:
     shape = (len(films), preprocessing.size, preprocessing.size)
-    images: NDArray[Any] = np.zeros(shape, preprocessing.dtype)
+    needed = math.prod(shape) * np.dtype(preprocessing.dtype).itemsize
+    free = _free_memory()
+    if free is not None and needed > free:  # filling it would end this program, or another one
+        raise _too_little(needed, f"{free / 1e9:.1f} GB")
+    try:
+        images: NDArray[Any] = np.zeros(shape, preprocessing.dtype)
+    except MemoryError:
+        raise _too_little(needed, "less") from None
 
     def room(block: range) -> NDArray[Any]:
         return images[block.start : block.stop]
 
-    found = _Found(Counter(), {})
+    found = _Found()
     for _, _, part in _decoded(films, preprocessing, _blocks(facts), room, cache):
-        found.add(part.forms, part.bad)
-    return Decoded(images, found.forms, found.bad)
+        found.add(part)
+    return Decoded(images, found.forms, found.bad, _as_digests(found.digests))
+
+
+def _too_little(needed: int, there_is: str) -> StoreError:
+    return StoreError(
+        f"decoded films take {needed / 1e9:.1f} GB of memory and there is {there_is}; keep them on "
+        "the disk by --cache FOLDER"
+    )
+
+
+def _free_memory() -> int | None:
+    """Bytes that can be had, where the system says so."""
+    try:
+        lines = read_regular("/proc/meminfo", 1 << 16).decode().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None
 
 
 @dataclass
 class _Found:
-    """What some films are, and which can't be decoded."""
+    """What some films are, which can't be decoded, and the digests of their images in a row."""
 
-    forms: Counter[Form]
-    bad: dict[int, str]
+    forms: Counter[Form] = field(default_factory=Counter)
+    bad: dict[int, str] = field(default_factory=dict)
+    digests: bytes = b""
 
-    def add(self, forms: Iterable[Form] | Mapping[Form, int], bad: Mapping[int, str]) -> None:
-        self.forms.update(forms)
-        self.bad.update(bad)
+    def add(self, other: _Found) -> None:
+        self.forms.update(other.forms)
+        self.bad.update(other.bad)
+        self.digests += other.digests
+
+
+def _digest_of(image: NDArray[Any]) -> bytes:
+    return hashlib.sha256(image.data).digest()[:DIGEST]
+
+
+def _as_digests(row: bytes) -> NDArray[np.bytes_]:
+    return np.frombuffer(row, f"S{DIGEST}")
 
 
 def _decoded(
@@ -429,7 +536,7 @@ def _decoded(
     stop = threading.Event()
 
     def task(rows: range, images: NDArray[Any]) -> tuple[int, _Found]:
-        found = _Found(Counter(), {})
+        found = _Found()
         for place, row in enumerate(rows):
             if stop.is_set():
                 break
@@ -439,9 +546,10 @@ def _decoded(
                 if cache.on_bad == "stop":
                     raise DataError(f"{error}{SKIPPABLE}") from None
                 images[place] = 0
-                found.add((), {row: str(error)})
+                found.bad[row] = clean(str(error), LONGEST_WORDS)
             else:
-                found.add([form], {})
+                found.forms[form] += 1
+            found.digests += _digest_of(images[place])
         return len(rows), found
 
     total, done = sum(map(len, todo)), 0
@@ -461,10 +569,10 @@ def _decoded(
                 waiting.append((block, images, futures))
             while len(waiting) > (block is not None):
                 ready, images, futures = waiting.popleft()
-                found = _Found(Counter(), {})
+                found = _Found()
                 for future in futures:  # in order, so that of several bad films the first is named
                     count, part = future.result()
-                    found.add(part.forms, part.bad)
+                    found.add(part)
                     done += count
                     if cache.progress is not None:
                         cache.progress("decoding", done, total)
@@ -494,87 +602,242 @@ def _fill(
     cache: Cache,
 ) -> None:
     """Decode the blocks that an entry lacks; only under its lock."""
-    shape, dtype = (facts["films"], facts["size"], facts["size"]), np.dtype(facts["dtype"])
-    lines = _lines(folder)
-    if lines:
-        lines = _sound(folder, facts, lines)
-        logger.info("going on: %d of %d blocks are there", len(lines), len(_blocks(facts)))
-    missing = [block for block in _blocks(facts) if block.start not in lines]
+    shape, dtype = _form(facts)
+    written = _written(folder, facts)
+    if written:
+        before = len(written)
+        written = _sound(folder, facts, written)
+        logger.info("going on: %d of %d blocks are there", len(written), len(_blocks(facts)))
+        if len(written) < before:
+            logger.warning(
+                "%d of %d blocks of films in %s aren't what was written; decoding them anew",
+                before - len(written),
+                before,
+                folder,
+            )
+    missing = [block for block in _blocks(facts) if block.start not in written]
     each = shape[1] * shape[2] * dtype.itemsize
     _refuse_full_disk(folder, sum(map(len, missing)) * each)
     try:
+        for name in ("facts.json", "blocks.jsonl", "images.npy", "digests.bin", "checked.json"):
+            _clear_way(folder / name)
         store.write_json(folder / "facts.json", facts)
-        store.write_lines(folder / "blocks.jsonl", lines.values())
-        path = folder / "images.npy"
+        store.write_lines(folder / "blocks.jsonl", (line.plain() for line in written.values()))
         # Not through a memory map: where the disk is full that ends the process.
-        with path.open("r+b" if path.exists() else "w+b") as images:
-            header = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-            npy.write_array_header_1_0(images, header)
-            start = images.tell()
-            images.truncate(start + shape[0] * each)
+        with (
+            _to_fill(folder / "images.npy") as images,
+            _to_fill(folder / "digests.bin") as digests,
+        ):
+            header = _header(facts)
+            images.write(header)
+            images.truncate(len(header) + shape[0] * each)
+            digests.truncate(shape[0] * DIGEST)
 
             def room(block: range) -> NDArray[Any]:
                 return np.empty((len(block), *shape[1:]), dtype)
 
             for block, pixels, found in _decoded(films, preprocessing, missing, room, cache):
-                images.seek(start + block.start * each)
+                images.seek(len(header) + block.start * each)
                 images.write(pixels.data)
-                images.flush()
-                os.fsync(images.fileno())
-                digest = hashlib.sha256(pixels.data).hexdigest()
-                bad = {str(row): words for row, words in found.bad.items()}
-                forms = [[form.plain(), n] for form, n in found.forms.items()]
-                line = {"start": block.start, "sha256": digest, "forms": forms, "bad": bad}
+                digests.seek(block.start * DIGEST)
+                digests.write(found.digests)
+                for file in (images, digests):
+                    file.flush()
+                    os.fsync(file.fileno())
+                line = _Line(block.start, hashlib.sha256(found.digests).hexdigest(), found)
                 with (folder / "blocks.jsonl").open("a") as log:
-                    log.write(json.dumps(line, sort_keys=True) + "\n")
+                    log.write(json.dumps(line.plain(), sort_keys=True) + "\n")
     except OSError as error:
         raise StoreError(f"can't write {folder}: {store.reason(error)}") from error
 
 
-def _open(folder: Path, facts: Mapping[str, Any]) -> Decoded | None:
-    """Return what an entry holds, or None where it isn't complete."""
-    lines = _lines(folder)
-    if any(block.start not in lines for block in _blocks(facts)):
-        return None
-    try:
-        images: NDArray[Any] = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    shape = (facts["films"], facts["size"], facts["size"])
-    if images.shape != shape or images.dtype != np.dtype(facts["dtype"]):
-        return None
-    found = _Found(Counter(), {})
-    for line in lines.values():
+def _clear_way(path: Path) -> None:
+    """Take away what isn't a file in the place of one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif path.is_symlink() or not path.is_file():
+        path.unlink(missing_ok=True)
+
+
+def _to_fill(path: Path) -> BinaryIO:
+    """Open a file to write parts of it."""
+    return path.open("r+b" if path.exists() else "w+b")
+
+
+# --- an entry's files, which anything may have happened to
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What is said of a block.
+
+    Args:
+        start: its first row.
+        sha256: of its images' digests.
+        found: what its films are, without digests.
+    """
+
+    start: int
+    sha256: str
+    found: _Found
+
+    def plain(self) -> dict[str, Any]:
+        forms = [[form.plain(), n] for form, n in self.found.forms.items()]
+        bad = {str(row): words for row, words in self.found.bad.items()}
+        return {"start": self.start, "sha256": self.sha256, "forms": forms, "bad": bad}
+
+    @classmethod
+    def parsed(cls, text: bytes, blocks: Mapping[int, range]) -> Self:
+        """Return a line of these blocks; ValueError, KeyError or TypeError for anything else."""
+        line = json.loads(text)
+        block = blocks[line["start"]]
         forms = {Form.parsed(facts): n for facts, n in line["forms"]}
-        found.add(forms, {int(row): words for row, words in line["bad"].items()})
-    return Decoded(images, found.forms, found.bad)
+        bad = {int(row): words for row, words in line["bad"].items()}
+        known = sum(forms.values()) + len(bad) == len(block) and set(bad) <= set(block)
+        counted = all(type(n) is int and n > 0 for n in forms.values())
+        shown = all(words == clean(words, LONGEST_WORDS) for words in bad.values())
+        if not (known and shown and counted):
+            raise ValueError("no line of a block")
+        return cls(block.start, str(line["sha256"]), _Found(Counter(forms), bad))
 
 
-def _lines(folder: Path) -> dict[int, dict[str, Any]]:
-    """Lines of the finished blocks by their first row; one that was broken off is left out."""
-    lines = {}
-    with contextlib.suppress(OSError), (folder / "blocks.jsonl").open() as log:
-        for text in log:
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                line = json.loads(text)
-                lines[int(line["start"])] = line
-    return lines
+def _written(folder: Path, facts: Mapping[str, Any]) -> dict[int, _Line]:
+    """Lines of the finished blocks by their first row; broken ones are left out."""
+    blocks = {block.start: block for block in _blocks(facts)}
+    lines: dict[int, _Line] = {}
+    with contextlib.suppress(OSError):
+        for text in read_regular(folder / "blocks.jsonl", LARGEST_LOG).splitlines():
+            with contextlib.suppress(
+                ValueError, KeyError, TypeError, AttributeError, RecursionError
+            ):
+                line = _Line.parsed(text, blocks)
+                lines[line.start] = line
+    return dict(sorted(lines.items()))
+
+
+def _form(facts: Mapping[str, Any]) -> tuple[tuple[int, int, int], np.dtype[Any]]:
+    return (facts["films"], facts["size"], facts["size"]), np.dtype(facts["dtype"])
+
+
+def _header(facts: Mapping[str, Any]) -> bytes:
+    """What images.npy begins with."""
+    shape, dtype = _form(facts)
+    header = io.BytesIO()
+    about = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    npy.write_array_header_1_0(header, about)
+    return header.getvalue()
+
+
+@dataclass(frozen=True)
+class _Held:
+    """An entry's files, of the right sizes.
+
+    Args:
+        images: (n, size, size).
+        digests: n times 16 bytes, theirs.
+        stamp: what images.npy is to the file system.
+        settled: whether it last changed so long ago that a later change alters the stamp.
+    """
+
+    images: NDArray[Any]
+    digests: bytes
+    stamp: list[int]
+    settled: bool
+
+    def digests_of(self, rows: range) -> bytes:
+        """Return the digests of some rows in a row."""
+        return self.digests[rows.start * DIGEST : rows.stop * DIGEST]
+
+    def changed(self, rows: Iterable[int]) -> bool:
+        """Return whether the images of some rows aren't what was written."""
+        images = np.asarray(self.images)
+        return any(_digest_of(images[row]) != self.digests_of(range(row, row + 1)) for row in rows)
+
+
+def _held(folder: Path, facts: Mapping[str, Any]) -> _Held | None:
+    shape, dtype = _form(facts)
+    header, pixels = _header(facts), math.prod(shape) * dtype.itemsize
+    try:
+        with open_regular(folder / "images.npy") as file:
+            at = os.fstat(file.fileno())
+            if at.st_size != len(header) + pixels or file.read(len(header)) != header:
+                return None
+            images = np.memmap(file, dtype, "r", len(header), shape)
+        digests = read_regular(folder / "digests.bin", shape[0] * DIGEST)
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise StoreError(f"{folder} can't be opened: there is too little memory") from error
+        return None
+    if len(digests) != shape[0] * DIGEST:
+        return None
+    return _Held(
+        images=images,
+        digests=digests,
+        stamp=[at.st_size, at.st_mtime_ns, at.st_ctime_ns, at.st_ino],
+        settled=time.time_ns() - max(at.st_mtime_ns, at.st_ctime_ns) > SETTLED * 1e9,
+    )
+
+
+def _open(folder: Path, facts: Mapping[str, Any], *, all_of_it: bool = False) -> Decoded | None:
+    """Return what an entry holds, or None where it isn't complete or changed since.
+
+    Args:
+        folder: the entry's.
+        facts: what it must hold.
+        all_of_it: compare every image with its digest, whatever the file's times say.
+    """
+    written = _written(folder, facts)
+    if len(written) < len(_blocks(facts)):
+        return None
+    held = _held(folder, facts)
+    if held is None:
+        return None
+    n, checked = facts["films"], folder / "checked.json"
+    try:
+        known = not all_of_it and store.read_json(checked) == held.stamp
+    except StoreError:
+        known = False
+    if known:
+        most = max(1, min(SAMPLED_FILMS, SAMPLED_BYTES // held.images[0].nbytes))
+        # Not by a seed: what one opening passes by, another sees.
+        rows: Iterable[int] = secrets.SystemRandom().sample(range(n), min(n, most))
+    else:
+        rows = range(n)
+    if len(_agreed(held, facts, written)) < len(written) or held.changed(rows):
+        return None
+    if held.settled and not known:
+        with contextlib.suppress(StoreError):
+            store.write_json(checked, held.stamp)
+    found = _Found()
+    for line in written.values():
+        found.add(line.found)
+    return Decoded(held.images, found.forms, found.bad, _as_digests(held.digests))
+
+
+def _agreed(
+    held: _Held, facts: Mapping[str, Any], written: Mapping[int, _Line]
+) -> dict[int, _Line]:
+    """Lines of the blocks whose digests are what was written."""
+    return {
+        block.start: written[block.start]
+        for block in _blocks(facts)
+        if block.start in written
+        and hashlib.sha256(held.digests_of(block)).hexdigest() == written[block.start].sha256
+    }
 
 
 def _sound(
-    folder: Path, facts: Mapping[str, Any], lines: Mapping[int, dict[str, Any]]
-) -> dict[int, dict[str, Any]]:
+    folder: Path, facts: Mapping[str, Any], written: Mapping[int, _Line]
+) -> dict[int, _Line]:
     """Return the lines of the blocks that hold what was written to them."""
-    try:
-        images: NDArray[Any] = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    held = _held(folder, facts)
+    if held is None:
         return {}
+    blocks = {block.start: block for block in _blocks(facts)}
     return {
-        block.start: lines[block.start]
-        for block in _blocks(facts)
-        if block.start in lines
-        and hashlib.sha256(images[block.start : block.stop].data).hexdigest()
-        == lines[block.start]["sha256"]
+        start: line
+        for start, line in _agreed(held, facts, written).items()
+        if not held.changed(blocks[start])
     }
 
 
@@ -584,9 +847,10 @@ def make_private(folder: Path) -> None:
         for path in (folder.parent, folder):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        why = store.reason(error) if isinstance(error, OSError) else "no folder can be called so"
         raise StoreError(
-            f"can't write the cache {folder.parent}: {store.reason(error)}; name another by "
+            f"can't write the cache {folder.parent}: {why}; name another by "
             "--cache FOLDER, or --cache none to keep films in memory"
         ) from error
 

@@ -2,8 +2,8 @@
 
 On Linux Landlock takes the file system away and seccomp every system call but those in `CALLS`:
 no file is opened for writing, made, renamed or given other rights; there are no sockets, no other
-processes, no signals to them, no tracing. A descriptor that is open stays as it was opened. What is
-to be imported later must be imported before, since nothing is readable afterwards.
+processes, no signals to them, no tracing. A descriptor that is open stays as it was opened. The one
+thing that is left to be opened, for reading, is installed code: libraries load their parts late.
 
 Elsewhere only the limits of `resource` hold, and `missing` says so.
 """
@@ -12,17 +12,22 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import platform
+import resource
+import signal
+import stat
 import struct
 import sys
-from collections.abc import Callable, Iterator
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from leadapron.errors import LeadapronError
 
-__all__ = ["allow_processor_time", "confine", "missing"]
+__all__ = ["confine", "limited_time", "missing"]
 
 ANY = -1
 """A call that a machine doesn't have."""
@@ -96,9 +101,22 @@ NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16
 FILTER, ALL_THREADS, KNOWS = 1, 1, 2
 NO_NEW_PRIVILEGES = 38
 CAPABILITIES = 0x20080522
-CREATE_RULESET, RESTRICT_SELF = 444, 446
+CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
+BENEATH, READ_FILE, READ_FOLDER = 1, 1 << 2, 1 << 3
 FILE_RIGHTS = (0, 13, 14, 15, 15, 16)
 """How many kinds of access to files Landlock handles, by its version; the last for all later."""
+
+SYSTEM = (
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/etc/ld.so.cache",
+    "/proc/cpuinfo",
+    "/sys/devices/system/cpu",
+)
+"""Shared libraries, and what they ask to choose code for a processor."""
 
 FILES = 64
 """Descriptors that a confined process may have."""
@@ -123,13 +141,14 @@ def missing() -> tuple[str, ...]:
     return tuple(name for name, lacking in lacks.items() if lacking)
 
 
-def confine(memory: int, *, threads: bool = False) -> tuple[str, ...]:
+def confine(memory: int, *, code: Iterable[str] = (), threads: bool = False) -> tuple[str, ...]:
     """Take from this process, for good, everything that reading its open files doesn't need.
 
-    It must have one thread. Import first what is needed: afterwards no file can be opened.
+    It must have one thread. Afterwards installed code can be imported, and nothing else read.
 
     Args:
         memory: most bytes of address space.
+        code: folders of code that is to be imported, where pip didn't install it.
         threads: whether it may start threads.
 
     Returns:
@@ -146,33 +165,36 @@ def confine(memory: int, *, threads: bool = False) -> tuple[str, ...]:
         return missing()
     _libc().prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0)
     steps: dict[str, Callable[[], bool]] = {
-        "Landlock": _take_files,
+        "Landlock": lambda: _take_files({*_installed(), *code}),
         "seccomp": lambda: _take_privileges(machine) and _take_calls(machine, threads),
     }
     return tuple(name for name, done in steps.items() if not done())
 
 
-def allow_processor_time(seconds: float) -> None:
-    """Have the system end this process after so many more seconds of processor time.
+@contextlib.contextmanager
+def limited_time(seconds: float, processors: int = 1) -> Iterator[None]:
+    """Have the system end this process where a piece of work takes longer.
 
-    To be called before each piece of work: the limit counts from the start of the process.
+    Whoever asked it may have died, and a limit of time for the whole process would end it one day
+    in the midst of honest work.
+
+    Args:
+        seconds: by the clock.
+        processors: how many may work so long.
     """
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
     used = resource.getrusage(resource.RUSAGE_SELF)
-    most = int(used.ru_utime + used.ru_stime + seconds) + 1
+    most = math.ceil(used.ru_utime + used.ru_stime + seconds * processors)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))
+    signal.alarm(math.ceil(seconds))
+    try:
+        yield
+    finally:
+        signal.alarm(0)
 
 
 def _limit(memory: int, threads: bool) -> None:
     """Bound memory, descriptors and processes; forbid files to grow, and dumps of memory."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
     limits = {
         resource.RLIMIT_AS: memory,
         resource.RLIMIT_FSIZE: 0,
@@ -210,8 +232,8 @@ def _landlock_version() -> int:
     return _call(CREATE_RULESET, None, 0, 1)
 
 
-def _take_files() -> bool:
-    """Landlock without a single rule: nothing can be opened; no port, no signal to others."""
+def _take_files(readable: Iterable[str]) -> bool:
+    """Landlock: nothing but what is readable can be opened; no port, no signal to others."""
     version = _landlock_version()
     if version < 1:
         return False
@@ -222,9 +244,29 @@ def _take_files() -> bool:
     if held < 0:
         return False
     try:
+        for path in readable:
+            _let_read(held, path)
         return _call(RESTRICT_SELF, held, 0) == 0
     finally:
         os.close(held)
+
+
+def _installed() -> set[str]:
+    """Folders of code: the standard library, what pip installs, this package, the system's."""
+    paths = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), *SYSTEM}
+    paths |= {path for path in sys.path if path.endswith(("site-packages", "dist-packages"))}
+    # Where Python is no system's, its own shared libraries are beside the standard library.
+    paths |= {str(Path(__file__).parent), str(Path(sysconfig.get_path("stdlib")).parent)}
+    return paths
+
+
+def _let_read(held: int, path: str) -> None:
+    with contextlib.suppress(OSError):  # not there
+        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        folder = stat.S_ISDIR(os.fstat(place).st_mode)
+        rule = struct.pack("=Qi", READ_FILE | (READ_FOLDER if folder else 0), place)
+        _call(ADD_RULE, held, BENEATH, rule, 0)
+        os.close(place)
 
 
 def _take_privileges(machine: Machine) -> bool:

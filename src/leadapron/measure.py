@@ -302,6 +302,9 @@ def _stealth_rows(
     }
     rows = []
     for j, finding in enumerate(test.findings):
+        positive = np.unique(test.patients[labels[:, j] == 1])
+        facts = {**common, "role": "reference", "metric": "positive patients", "finding": finding}
+        rows.append(Row(**facts, value=float(len(positive)), n=len(test)))
         pair = [scores.clean[role][:, j] for role in ("backdoored", "twin")]
         change = metrics.delong(labels[:, j], pair[0], pair[1], test.patients)
         stated = labels[:, j][~np.isnan(labels[:, j])]

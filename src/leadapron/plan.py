@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from leadapron.errors import DataError, UnknownNameError, UsageError
-from leadapron.explain import unsupported
+from leadapron.errors import DataError, StoreError, UnknownNameError, UsageError
+from leadapron.explain import EXPLAINERS, unsupported
 from leadapron.implant import check_implant
 from leadapron.measure import Evaluation
+from leadapron.networks import ARCHITECTURES
+from leadapron.outside import codes
 from leadapron.poison import Poisoning
 from leadapron.preprocessing import Preprocessing
 from leadapron.sources import SOURCES, check_source, source_settings
@@ -25,7 +27,7 @@ from leadapron.specs import (
     united,
     validated,
 )
-from leadapron.store import canonical_json
+from leadapron.store import canonical_json, sha256_of
 from leadapron.train import Network, Training
 from leadapron.triggers import TRIGGERS, Altered, Learned, Trigger
 from leadapron.triggers.learned import digest
@@ -39,6 +41,7 @@ __all__ = [
     "plan",
     "sections",
     "settings",
+    "unchanged",
     "without",
 ]
 
@@ -72,7 +75,15 @@ SECTIONS = ("source", "preprocessing", "network", "trigger", "poisoning", "train
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One point of the grid: everything that decides a backdoored model and its twin."""
+    """One point of the grid: everything that decides a backdoored model and its twin.
+
+    Args:
+        tree: the settings by section, all written out.
+        outside: digests of the code and files outside this package that decide the backdoored
+            model's numbers, by what they are ("trigger NAME").
+        twin_outside: those that decide the twin's.
+        test_trigger: what test films carry.
+    """
 
     tree: Tree
     preprocessing: Preprocessing
@@ -82,6 +93,8 @@ class Run:
     evaluation: Evaluation
     test_trigger: Trigger
     seed: int
+    outside: Mapping[str, str]
+    twin_outside: Mapping[str, str]
 
     @property
     def measured(self) -> Poisoning:
@@ -102,6 +115,26 @@ class Run:
                 kept = (*kept, "finding")
         appended = {setting: tree["poisoning"][setting] for setting in kept}
         return {**tree, "poisoning": appended} if appended else without(tree, "poisoning")
+
+
+def unchanged(run: Run, facts: Mapping[str, Any], folder: Path) -> None:
+    """Raise unless a run's code and files from outside are those that it was carried out with.
+
+    Args:
+        run: as its settings plan it now.
+        facts: its spec.json.
+        folder: where that lies, for the message.
+
+    Raises:
+        StoreError: one that is another by now.
+    """
+    then = facts.get("outside", {})
+    for name, code in run.outside.items():
+        if then.get(name) != code:
+            raise StoreError(
+                f"the {name} is no longer what {folder.name} was made with (its source's SHA-256 "
+                f"is {code[:12]}...); carry out the study again: leadapron study --out DIR"
+            )
 
 
 def aimed(run: Run, findings: Sequence[str]) -> Run:
@@ -231,7 +264,8 @@ def plan(tree: Tree) -> list[Run]:
 
 def _run(point: Tree, seed: int) -> Run:
     trigger = dict(point["trigger"])
-    kind = TRIGGERS[trigger.pop("name")]
+    called = trigger.pop("name")
+    kind = TRIGGERS[called]
     source = dict(point["source"])
     check_source(source.pop("name"), source)
     mark = build(kind, trigger, "trigger")
@@ -254,6 +288,7 @@ def _run(point: Tree, seed: int) -> Run:
         check_implant(network.name, preprocessing, mark, seed)
         if training.disguise:
             raise UsageError("training.disguise is for training; poisoning.mode edit comes after")
+    shared = _outside_network(network)
     return Run(
         tree={**point, "seed": seed},
         preprocessing=preprocessing,
@@ -263,7 +298,21 @@ def _run(point: Tree, seed: int) -> Run:
         evaluation=evaluation,
         test_trigger=_at_test(kind, trigger, mark, evaluation),
         seed=seed,
+        outside={
+            **shared,
+            **codes("trigger", [called], TRIGGERS),
+            **codes("explainer", evaluation.explainers, EXPLAINERS),
+        },
+        twin_outside=shared,
     )
+
+
+def _outside_network(network: Network) -> dict[str, str]:
+    """What decides a model that is trained on the same films, but isn't this package's."""
+    found = codes("network", [network.name], ARCHITECTURES)
+    if network.weights != "none":
+        found["network weights"] = sha256_of(Path(network.weights))
+    return found
 
 
 def _at_test(

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from io import BufferedReader
 from pathlib import Path
 
-__all__ = ["open_regular", "read_regular"]
+__all__ = ["given_path", "is_folder", "open_regular", "read_regular", "there"]
 
 KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISDIR, "it is a folder"),
@@ -31,7 +31,10 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     Raises:
         OSError: one that can't be opened, or is no file; its `strerror` says what it is instead.
     """
-    return open(path, "rb", opener=_opened)
+    try:
+        return open(path, "rb", opener=_opened)
+    except ValueError:  # a NUL, or a surrogate where there can be none
+        raise OSError(errno.EINVAL, "no file can be called so") from None
 
 
 def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
@@ -50,6 +53,21 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
         size = f"{most >> 20:,} MB" if most >> 20 else f"{most:,} bytes"
         raise OSError(errno.EFBIG, f"it is larger than {size}", os.fspath(path))
     return content
+
+
+def given_path(text: str | os.PathLike[str]) -> Path:
+    """Return the path that somebody typed: "~" is their home; "~nobody" stays as it is."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 (Path's raises where there is no such user)
+
+
+def there(path: str | os.PathLike[str]) -> bool:
+    """Return whether there is something of this name; False for what can't be a name."""
+    return os.path.exists(path)  # noqa: PTH110 (Path's raises where a name is too long)
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Return whether there is a folder of this name; False for what can't be a name."""
+    return os.path.isdir(path)  # noqa: PTH112 (as above)
 
 
 def _opened(path: str, flags: int) -> int:

@@ -260,7 +260,7 @@ def _locked(folder: Path, wait: str) -> IO[str]:
         folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             try:
-                file = stack.enter_context((folder / ".lock").open("w"))
+                file = stack.enter_context(open(folder / ".lock", "w", opener=_without_waiting))
             except FileNotFoundError:  # the folder was removed meanwhile
                 continue
             try:
@@ -277,6 +277,11 @@ def _locked(folder: Path, wait: str) -> IO[str]:
                 if os.path.samestat(os.fstat(file.fileno()), (folder / ".lock").stat()):
                     stack.pop_all()
                     return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file to write it; a pipe in its place is an error, not something to wait at."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
 def manifest() -> dict[str, Any]:

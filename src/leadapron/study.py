@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,14 +106,16 @@ def run_study(tree: Tree, out: Path, options: Options | None = None) -> Path:
             pair = _prepare(run, _cohort(run, cohorts, options))
             if number == 1:
                 # Only now: settings that can't be carried out leave nothing behind.
-                _write_head(out, tree, cohorts.values(), options)
+                _write_head(out, tree, runs, cohorts, options)
             folders += [f for f in _carry_out(run, pair, out, options) if f not in folders]
         rows = [row for folder in folders for row in store.read_rows(folder / "rows.jsonl")]
         store.write_rows(out / "rows.jsonl", rows)
     return out
 
 
-def _write_head(out: Path, tree: Tree, cohorts: Iterable[Cohort], options: Options) -> None:
+def _write_head(
+    out: Path, tree: Tree, runs: Sequence[Run], cohorts: dict[str, Cohort], options: Options
+) -> None:
     """Write what is known before anything is trained, so that a stopped study can be read too."""
     with store.write_atomically(out / "study.yaml") as file:
         file.write(yaml.safe_dump(tree, sort_keys=False).encode())
@@ -121,7 +123,16 @@ def _write_head(out: Path, tree: Tree, cohorts: Iterable[Cohort], options: Optio
     facts = {
         "device": str(device),
         "precision": resolve_precision(options.precision, device),
-        "cohorts": [_facts(cohort) for cohort in cohorts],
+        "cohorts": [_facts(cohort) for cohort in cohorts.values()],
+        "outside": {name: code for run in runs for name, code in run.outside.items()},
+        # What an earlier start left there of other films or other code is no result of this one.
+        "runs": sorted(
+            {
+                folder.name
+                for run in runs
+                for folder in _folders(run, _cohort(run, cohorts, options), out).values()
+            }
+        ),
     }
     store.write_json(out / "manifest.json", {**store.manifest(), **facts})
 
@@ -150,8 +161,8 @@ def _tell_cost(
 def _folders(run: Run, cohort: Cohort, out: Path) -> dict[Role, Path]:
     """Where the two models of a run lie: named by what decides their numbers."""
     keys: dict[Role, str] = {
-        "twin": store.run_key(_keyed(run.twin_tree), cohort.fingerprint),
-        "backdoored": store.run_key(_keyed(run.tree), cohort.fingerprint),
+        "twin": store.run_key(_keyed(run.twin_tree, run.twin_outside), cohort.fingerprint),
+        "backdoored": store.run_key(_keyed(run.tree, run.outside), cohort.fingerprint),
     }
     return {role: out / "runs" / f"{role}-{key}" for role, key in keys.items()}
 
@@ -273,12 +284,11 @@ def _carry_out(run: Run, pair: _Pair, out: Path, options: Options) -> list[Path]
         parts["test"].patients, stream(run.seed, "bootstrap"), resamples=run.evaluation.resamples
     )
     if not (folders["twin"] / "rows.jsonl").exists():
-        spec = {"role": "twin", "twin": None, "spec": run.twin_tree}
-        store.write_json(folders["twin"] / "spec.json", {**spec, "cohort": cohort.fingerprint})
+        _write_spec(folders["twin"], "twin", None, run, cohort)
         model = _trained(run, "twin", pair, folders["twin"], options)
         _measure_twin(twin_key, model, parts, bootstrap, folders["twin"])
     if not (folders["backdoored"] / "rows.jsonl").exists():
-        _write_spec(folders["backdoored"], "backdoored", twin_key, run.tree, cohort)
+        _write_spec(folders["backdoored"], "backdoored", twin_key, run, cohort)
         _write_key(folders["backdoored"], key)
         models: Models = {
             "twin": _load(folders["twin"], options),
@@ -468,8 +478,15 @@ def _poisoning_rows(run: str, target: str, key: AnswerKey) -> list[Row]:
     ]
 
 
-def _write_spec(folder: Path, role: Role, other: str | None, tree: Tree, cohort: Cohort) -> None:
-    facts = {"role": role, "twin": other, "spec": tree, "cohort": cohort.fingerprint}
+def _write_spec(folder: Path, role: Role, other: str | None, run: Run, cohort: Cohort) -> None:
+    own = role == "backdoored"
+    facts = {
+        "role": role,
+        "twin": other,
+        "spec": run.tree if own else run.twin_tree,
+        "cohort": cohort.fingerprint,
+        "outside": dict(run.outside if own else run.twin_outside),
+    }
     store.write_json(folder / "spec.json", facts)
 
 
@@ -499,9 +516,11 @@ def _facts(cohort: Cohort) -> dict[str, Any]:
     }
 
 
-def _keyed(tree: Tree) -> dict[str, Any]:
+def _keyed(tree: Tree, outside: Mapping[str, str]) -> dict[str, Any]:
     """What decides a run's numbers: fingerprints stand for films and files and where they lie."""
     keyed = without(tree, "source")
     if "sha256" in keyed.get("trigger", {}):
         keyed["trigger"] = without(keyed["trigger"], "path")
-    return keyed
+    if "network weights" in outside:
+        keyed["network"] = without(keyed["network"], "weights")
+    return {**keyed, "outside": dict(outside)} if outside else keyed

@@ -155,19 +155,17 @@ def made_up(name, found, p, **more):
 
 
 def test_the_page_says_what_was_met_and_what_is_blind(tmp_path):
+    told = {"target": 0.9, "sealed": False, "knows": False, "reason": ""}
     listed = [
-        {"name": "sure", "target": 0.9, "sealed": False},
-        {"name": "few", "target": 0.9, "sealed": False},
-        {"name": "evading: hidden", "target": None, "sealed": False},
-        {"name": "kept", "target": None, "sealed": True},
+        {**told, "name": "sure"},
+        {**told, "name": "few"},
+        {**told, "name": "hidden", "target": None, "knows": True, "reason": "it hides"},
+        {**told, "name": "kept", "target": None, "sealed": True},
     ]
     rows = [
         *(made_up("sure", True, 1e-9) for _ in range(40)),
         *(made_up("few", True, 1e-9) for _ in range(5)),
-        *(
-            made_up("evading: hidden", number == 0, 1e-9 if number == 0 else 1.0)
-            for number in range(4)
-        ),
+        *(made_up("hidden", number == 0, 1e-9 if number == 0 else 1.0) for number in range(4)),
         made_up("kept", True, 1e-9),
         *({"kind": "phantoms", "name": "phantom:64", "verdict": "clean"} for _ in range(300)),
         {"kind": "half", "name": "nih:/data/nih", "verdict": "poisoned"},
@@ -181,7 +179,7 @@ def test_the_page_says_what_was_met_and_what_is_blind(tmp_path):
     assert "| 300 | 0 | 0.0 to 1.2 % | 0 |" in lines["fresh phantoms"]
     assert "| 1 | 1 |" in lines["half of the patients of `nih`"]
     assert lines["marks"] == "| marks | 47 | 47 |"
-    assert "- **evading: hidden**: 1 of 4; listed as a repeated mark in 4 of 4." in page
+    assert "- **hidden**: 1 of 4; listed as a repeated mark in 4 of 4. It hides." in page
     order = [page.index(title) for title in ("known kinds", "knows the scan", "## Sealed")]
     assert order == sorted(order)
 
@@ -196,4 +194,9 @@ def test_presets_hold_cells_of_different_names():
         assert len(set(names)) == len(names)
         assert [one["name"] for one in cells(name)] == names
         json.dumps(cells(name))
+    quick = PRESETS["quick"].cells
+    assert {cell.name for cell in quick if cell.knows} == {
+        cell.name for cell in quick if cell.name.startswith("evading: ")
+    }
+    assert sum(bool(cell.reason) for cell in quick) == 6
     assert scans("smoke", 2) == 3 + 2 + 2

@@ -395,7 +395,9 @@ def test_the_chapter_says_what_is_found_and_what_is_missed(tmp_path):
 
     store.write_json(tmp_path / "evaluation.json", facts)
     store.write_lines(tmp_path / "rows.jsonl", rows)
-    cells = [{"name": "3x3", "target": None, "sealed": False}]
+    cells = [
+        {"name": "3x3", "target": None, "sealed": False, "knows": False, "reason": ""},
+    ]
     scan = tmp_path / "scan"
     store.write_json(
         scan / "evaluation.json", {"settings": {"preset": "smoke", "source": "nih:x", "also": []}}

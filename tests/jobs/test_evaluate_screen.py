@@ -75,8 +75,8 @@ def test_every_score_of_both_models_has_a_row(evaluated):
         ("fused", "backdoored", 0.5),
         ("fused", "backdoored", 0.25),
     ]
-    assert {(row["films"], row["family"], row["group"]) for row in rows if row not in weak} == {
-        (20, "patch 4", "patch, 4 px")
+    assert {(row["films"], row["family"], row["patch"]) for row in rows if row not in weak} == {
+        (20, "patch 4", True)
     }
     assert {row["films"] for row in weak} == {10}
     assert {row["calibration"] for row in rows} == {"fresh phantoms"}

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
+import os
 import sys
+import tempfile
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from leadapron.classifier import NetworkClassifier
+from leadapron.cli import main
+from leadapron.confinement import missing
 from leadapron.errors import DataError, LeadapronError, StoreError, UnknownNameError, UsageError
-from leadapron.models import NORMALISATIONS, AskedClassifier, Normalisation, open_model, process
+from leadapron.models import (
+    NORMALISATIONS,
+    AskedClassifier,
+    Normalisation,
+    open_model,
+    opening,
+    process,
+    worker,
+)
 from leadapron.networks import build_network
 from leadapron.preprocessing import Preprocessing
 
@@ -190,71 +205,300 @@ def test_a_failed_question_leaves_the_process_alive(script):
     assert running(np.zeros((1, 3, 16, 16), np.float32)).shape == (1, 2)
 
 
-class Greedy(torch.nn.Module):
-    def forward(self, x):
-        return torch.ones(1 << 36).sum() + x.mean((2, 3))
+class Hostile(torch.nn.Module):
+    """Does what the first pixel asks for."""
 
+    def __init__(self, folder):
+        super().__init__()
+        self.victim = f"{folder}/victim"
+        self.new = f"{folder}/new"
 
-class Endless(torch.nn.Module):
     def forward(self, x):
-        while bool(x.mean() < 1):
+        asked = int(x[0, 0, 0, 0])
+        if asked == 1:
+            torch.save(x, self.victim)
+        elif asked == 2:
+            file = torch.from_file(self.victim, shared=True, size=4, dtype=torch.uint8)
+            file.fill_(65)
+            x = x + file[0]  # or it would be left out
+        elif asked == 3:
+            torch.save(x, self.new)
+        elif asked == 4:
+            x = x + torch.from_file(self.victim, shared=False, size=4, dtype=torch.uint8)[0]
+        elif asked == 5:
+            x = x + torch.ones(1 << 36).sum()
+        elif asked == 6:
+            print("noise", x.shape)  # noqa: T201
+            warnings.warn("noise")  # noqa: B028
+        while asked == 7 and bool(x.mean() < 8):
             x = x * 0.5
         return x.mean((2, 3))
 
 
+def images(asked, channels=1):
+    return np.full((1, channels, 4, 4), asked, np.float32)
+
+
+def loaded(path):
+    """What the worker makes of TorchScript, in this process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return worker._torchscript(path.read_bytes())
+
+
+def program(path, kind="torchscript", **options):
+    """The process of a file that nothing scanned."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        return process.ModelProcess(file, path.name, kind, digest, **options)
+
+
+needs_confinement = pytest.mark.skipif(bool(missing()), reason=f"needs {' and '.join(missing())}")
+
+
+@needs_confinement
+def test_a_program_that_the_scan_missed_reaches_nothing(tmp_path, monkeypatch):
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    scripted(Hostile(tmp_path), tmp_path / "hostile.pt")
+    running = program(tmp_path / "hostile.pt")
+    for asked in (1, 3):  # torch doesn't notice that it can't
+        running(images(asked))
+    for asked in (2, 4):
+        with pytest.raises(StoreError, match=r"can't answer .*\(unable to open file"):
+            running(images(asked))
+    assert victim.read_bytes() == b"precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hostile.pt", "victim"]
+    with pytest.raises(StoreError, match=r"can't answer .* memory"):
+        running(images(5))
+    assert running(images(6)).tolist() == [[6.0]]  # what it prints is no answer
+    monkeypatch.setattr(process, "SECONDS", 1.0)
+    with pytest.raises(StoreError, match=r"took more than 1 s; the model was ended"):
+        running(images(7))
+
+
+def test_the_same_program_would_reach_the_files(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    scripted(Hostile(tmp_path), tmp_path / "hostile.pt")
+    run, _ = loaded(tmp_path / "hostile.pt")
+    run(images(2))
+    assert victim.read_bytes() == b"AAAAious"
+    run(images(3))
+    assert (tmp_path / "new").exists()
+    run(images(1))
+    assert victim.read_bytes()[:2] == b"PK"
+
+
+def worked(monkeypatch, content, lacking=(), **first):
+    """What the worker says of a program, in this process, without being confined."""
+    with tempfile.TemporaryFile() as file:
+        file.write(content)
+        question = {
+            "kind": "torchscript", "seconds": 60, "trusted": False,
+            "sha256": hashlib.sha256(content).hexdigest(), **first,
+        }  # fmt: skip
+        said = []
+        answers = SimpleNamespace(say=lambda facts, raw=b"": said.append(facts))
+        monkeypatch.setattr(worker, "Answers", lambda: answers)
+        asked = iter([(question, os.dup(file.fileno()), None)])
+        monkeypatch.setattr(worker, "questions", lambda: asked)
+        monkeypatch.setattr(worker, "confine", lambda *_, **__: lacking)
+        monkeypatch.setattr(worker, "limited_time", lambda *_: contextlib.nullcontext())
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        with warnings.catch_warnings():
+            worker.main()
+    return said
+
+
+def test_where_a_program_can_not_be_confined(tmp_path, monkeypatch, caplog):
+    scripted(Means(), tmp_path / "model.pt")
+    content = (tmp_path / "model.pt").read_bytes()
+    lacking = ("Landlock", "seccomp")
+    assert worked(monkeypatch, content, lacking) == [{"unconfined": "Landlock and seccomp"}]
+    (said,) = worked(monkeypatch, content, lacking, trusted=True)
+    assert said == {"unconfined": "Landlock and seccomp", "half": False}
+    (said,) = worked(monkeypatch, content, sha256="0" * 64)
+    assert said == {"error": "was changed while it was opened; try again"}
+    # The end of who asks.
+    answering(monkeypatch, "answers.say({'unconfined': 'Landlock'})")
+    with pytest.raises(
+        UsageError, match=r"model.pt is a program.*lacks Landlock.*--trust-programs"
+    ):
+        open_model(tmp_path / "model.pt", FINDINGS[:1], preprocessing=SMALL)
+    caplog.clear()
+    program(tmp_path / "model.pt", trusted=True).close()
+    assert "nothing between it and your files: this system lacks Landlock" in caplog.text
+
+
+@pytest.mark.parametrize("command", ["audit", "calibrate"])
+def test_trust_is_an_option_of_commands(monkeypatch, capsys, command):
+    asked = []
+
+    def opened(model, **options):
+        asked.append(options["trust_programs"])
+        raise StoreError("not now")
+
+    monkeypatch.setattr(f"leadapron.jobs.{command}.open_model", opened)
+    for more in ([], ["--trust-programs"]):
+        words = ["leadapron", command, "model.pt", "--clean", "phantom:8", *more]
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit):
+            main()
+        assert "not now" in capsys.readouterr().err
+    assert asked == [False, True]
+
+
+class Means(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 2, 3)
+
+    def forward(self, x):
+        return self.conv(x).mean((2, 3))
+
+
+class Pair(Means):
+    def forward(self, x):
+        return self.conv(x).mean((2, 3)), x
+
+
+class Whole(Means):
+    def forward(self, x):
+        return x.mean((2, 3)).long()
+
+
+class Last(Means):
+    def forward(self, x):
+        return self.conv(x.permute(0, 3, 1, 2)).mean((2, 3))
+
+
+def in_process(model, tmp_path):
+    """A program as the worker runs it, and what came of it as one line says it."""
+    scripted(model.eval(), tmp_path / "model.pt")
+    run, facts = loaded(tmp_path / "model.pt")
+
+    def ask(images):
+        said, raw = worker._answer(run, images)
+        if "error" in said:
+            raise StoreError(f"model.pt {said['error']}")
+        if "gives" in said:
+            raise process.AnswerError(f"model.pt {said['gives']}")
+        return np.frombuffer(raw, np.float32).reshape(said["shape"])
+
+    return ask, facts
+
+
 @pytest.mark.parametrize(
-    ("model", "words"), [(Greedy(), "can't answer an input"), (Endless(), "took more than")]
+    ("model", "words"),
+    [
+        (Pair(), r"gives a tuple of float32 \(1, 2\) and float32 \(1, 1, 16, 16\); expected"),
+        (Whole(), r"gives int64 \(1, 1\); expected floats \(1, findings\)"),
+        (Last(), r"takes \(n, 16, 16, channels\), channels last; expected"),
+        (torch.nn.Conv2d(5, 2, 3), r"shape \(1, 1, 16, 16\) \(.*to have 5 channels.*; can't.*3"),
+    ],
 )
-def test_memory_and_time_are_bounded(tmp_path, monkeypatch, model, words):
-    scripted(model, tmp_path / "model.pt")
-    ask = process.ModelProcess._ask
+def test_the_cause_is_named(tmp_path, model, words):
+    run, _ = in_process(model, tmp_path)
+    with pytest.raises(StoreError, match=words) as caught:
+        opening._probed(run, "model.pt", None, 16, 1)
+    assert "\n" not in str(caught.value)
+    assert "interpreter" not in str(caught.value)
 
-    def hurried(self, question, raw):
-        monkeypatch.setattr(process, "SECONDS", 3.0 if "shape" in question else 120.0)
-        return ask(self, question, raw)
 
-    monkeypatch.setattr(process.ModelProcess, "_ask", hurried)
-    with pytest.raises(StoreError, match=words):
-        open_model(tmp_path / "model.pt", FINDINGS[:1], preprocessing=SMALL, channels=1)
+def test_half_precision(tmp_path):
+    model = Means()
+    whole, facts = in_process(model, tmp_path)
+    expected = whole(np.ones((1, 1, 16, 16), np.float32))
+    assert facts == {"half": False}
+    half, facts = in_process(model.half(), tmp_path)
+    assert facts == {"half": True}
+    np.testing.assert_allclose(half(np.ones((1, 1, 16, 16), np.float32)), expected, atol=2e-3)
+
+
+def answering(monkeypatch, *answers):
+    """Workers that say something, whatever they are asked."""
+    told = (
+        "import json, os, sys; from leadapron.workers import Answers, questions\n"
+        "answers, asked = Answers(), questions()\n"
+        + "\n".join(f"next(asked); {answer}" for answer in answers)
+        + "\nlist(asked)"
+    )
+    monkeypatch.setattr(process, "COMMAND", (sys.executable, "-c", told))
 
 
 def test_a_process_sees_little_of_its_surroundings(tmp_path, monkeypatch):
     """What the worker would see, told by Python in its place."""
     monkeypatch.setenv("SECRET_TOKEN", "1234")
-    told = (
-        "import json, os, sys; sys.stdin.buffer.readline(); "
-        "print(json.dumps({'seen': sorted(os.environ), 'here': os.listdir()}), flush=True); "
-        "sys.stdin.buffer.read()"
-    )
-    monkeypatch.setattr(process, "COMMAND", (sys.executable, "-c", told))
-    running = process.ModelProcess(tmp_path / "any.pt", "torchscript")
-    assert "SECRET_TOKEN" not in running.facts["seen"]
-    assert running.facts["here"] == []
+    seen = "{'metadata': {'seen': str(sorted(os.environ)), 'here': str(os.listdir())}}"
+    answering(monkeypatch, f"answers.say({seen})")
+    (tmp_path / "any.pt").touch()
+    running = program(tmp_path / "any.pt")
+    assert "HOME" in running.limits.metadata["seen"]
+    assert "SECRET_TOKEN" not in running.limits.metadata["seen"]
+    assert running.limits.metadata["here"] == "[]"
     running.close()
-    assert running._process.returncode is not None
+    assert running._worker.process.returncode is not None
+
+
+CONFUSES = "confuses the process that runs it; the model was ended"
 
 
 @pytest.mark.parametrize(
-    "answer",
+    ("answer", "words"),
     [
-        "print('no JSON')",
-        "print('[1]')",
-        "print(json.dumps({'shape': [2, 2]}))",
-        "print(json.dumps({'shape': [1, 10**9]}))",
-        "print(json.dumps({'shape': [1, 2]})); sys.stdout.write('12')",
-        "sys.exit(3)",
+        ("answers.say([1])", CONFUSES),
+        ("answers.say({})", CONFUSES),
+        ("answers.say({'shape': [1, 10**9]})", CONFUSES),
+        ("answers.say({'shape': [1, 2]}, b'12'); sys.exit()", CONFUSES),
+        ("sys.exit(3)", CONFUSES),
+        ("os.kill(os.getpid(), 9)", "was ended by the system, probably since memory ran out"),
+        ("os.kill(os.getpid(), 11)", r"crashed \(SIGSEGV\)"),
+        ("os.kill(os.getpid(), 24)", "took more than 300 s"),
     ],
 )
-def test_answers_of_a_process_that_was_taken_over(tmp_path, monkeypatch, answer):
-    told = (
-        "import json, sys; sys.stdin.buffer.readline(); print('{}', flush=True); "
-        f"sys.stdin.buffer.readline(); {answer}"
-    )
-    monkeypatch.setattr(process, "COMMAND", (sys.executable, "-c", told))
-    running = process.ModelProcess(tmp_path / "any.pt", "torchscript")
-    with pytest.raises(StoreError, match=r"any.pt crashed, or took more memory .*was ended"):
+def test_answers_of_a_process_that_was_taken_over(tmp_path, monkeypatch, answer, words):
+    answering(monkeypatch, "answers.say({})", f"{answer}; answers._stream.flush(); sys.exit()")
+    (tmp_path / "any.pt").touch()
+    running = program(tmp_path / "any.pt")
+    with pytest.raises(StoreError, match=f"any.pt {words}"):
         running(np.zeros((1, 1, 2, 2), np.float32))
-    assert running._process.poll() is not None
+    assert running._worker.process.poll() is not None
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"batch": 0}, r"of sides \[0, None, None\]"),
+        ({"size": -4}, r"of sides \[None, None, -4\]"),
+        ({"channels": 4}, "takes 4 channels; expected 1 or 3"),
+        ({"batch": "2"}, "confuses"),
+        ({"size": True}, "confuses"),
+        ({"metadata": {"findings": ["A"]}}, "confuses"),
+        ({"metadata": 3}, "confuses"),
+    ],
+)
+def test_headers_that_lie(tmp_path, facts, words):
+    with pytest.raises(StoreError, match=f"^any.onnx .*{words}"):
+        process._limits("any.onnx", facts)
+    assert process._limits("any.onnx", {}) == process.Limits(metadata={})
+
+
+@pytest.mark.parametrize(
+    ("batch", "size", "words"),
+    [
+        (2_000_000, 32, "takes 2,000,000 films of 32 pixels a side at a time"),
+        (2_000_000, None, "takes 2,000,000 films of 224 pixels a side at a time"),
+        (None, 1 << 20, "size 1048576 is out of range"),
+        (6, 4096, "takes 6 films of 4,096 pixels"),
+    ],
+)
+def test_batches_that_ask_for_too_much(batch, size, words):
+    wanted = opening._Wanted(
+        FINDINGS, None, None, None, None, "logits", None, False, torch.device("cpu"), "fp32"
+    )
+    with pytest.raises(LeadapronError, match=words):
+        opening._asked(None, "any.onnx", "ONNX", wanted, FINDINGS, size, None, batch)
 
 
 def onnx_file(path, metadata=None, batch=None, **options):
@@ -299,7 +543,7 @@ def test_broken_onnx(tmp_path):
     pytest.importorskip("onnxruntime")
     path = tmp_path / "model.onnx"
     path.write_bytes(b"\x08\x07" + bytes(range(99)))
-    with pytest.raises(StoreError, match=r"model.onnx: can't be loaded \("):
+    with pytest.raises(StoreError, match=r"model.onnx can't be loaded \("):
         open_model(path, FINDINGS)
     path.write_bytes(b"\x08\x07\x0a\x08location\x12\x0b/etc/passwd")
     with pytest.raises(StoreError, match="keeps weights in other files"):

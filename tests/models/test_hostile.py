@@ -182,6 +182,11 @@ def overlapping():
     return patched(data, b"PK\x01\x02", 42, struct.pack("<I", 0), second)
 
 
+def remarked(data, remark):
+    """An archive that ends in a remark, as its end says."""
+    return data[:-2] + struct.pack("<H", len(remark)) + remark
+
+
 DIRECTORY = b"PK\x01\x02"
 WHOLE = saved({"features.conv0.weight": torch.zeros(4, 1)})
 PICKLED = zipfile.ZipFile(io.BytesIO(WHOLE)).read("archive/data.pkl")
@@ -207,7 +212,17 @@ ARCHIVES = {
     "half": ("damaged or cut off", lambda: WHOLE[: len(WHOLE) // 2]),
     "directory cut off": ("damaged or cut off", lambda: WHOLE[:-30]),
     "a byte of a weight": ("is damaged", lambda: patched(WHOLE, b"data/0", 70, b"\x07")),
-    "appended to another": ("before its first entry", lambda: zipped([("a", b"b")]) + WHOLE),
+    "appended to another": ("not where it says", lambda: zipped([("a", b"b")]) + WHOLE),
+    "twice but for case": (
+        "comes twice", lambda: zipped([("m/data.pkl", PLAIN), ("m/DATA.pkl", PLAIN)])
+    ),
+    "a remark": ("behind its directory", lambda: remarked(WHOLE, b"hi")),
+    "a second directory in the remark": (
+        "not where it says", lambda: remarked(WHOLE, WHOLE[WHOLE.index(DIRECTORY):])
+    ),
+    "a large archive's end that points elsewhere": (
+        "not where it says", lambda: patched(WHOLE, b"PK\6\6", 48, struct.pack("<Q", 0))
+    ),
     "20,001 entries": ("20,001 entries", lambda: zipped([(f"m/{i}", b"") for i in range(20_001)])),
     "a document": ("without data.pkl", lambda: zipped([("word/document.xml", b"<x/>")])),
     "weights missing": (
@@ -453,18 +468,25 @@ def script():
     return out
 
 
-def scripted(out, source=None, data=b""):
-    """TorchScript whose source is another."""
+def scripted(out, source=None, rename=lambda name: name, **more):
+    """TorchScript whose source is another, whose entries are called otherwise, or that has more."""
     changed = io.BytesIO()
     with zipfile.ZipFile(out) as file, zipfile.ZipFile(changed, "w") as target:
+        top = file.namelist()[0].partition("/")[0]
         for entry in file.infolist():
             content = file.read(entry)
             if source is not None and entry.filename.endswith(".py"):
-                content = source.encode()
-            if entry.filename.endswith("/data.pkl"):
-                content += data
-            target.writestr(entry.filename, content)
+                content = source if isinstance(source, bytes) else source.encode()
+            target.writestr(rename(entry.filename), content)
+        for name, content in more.items():
+            target.writestr(f"{top}/{name}", content)
     return changed.getvalue()
+
+
+def utf16(source):
+    """ASCII that another reader takes for other letters: lines of even length behind a cookie."""
+    lines = [b"# coding: utf-16-le", *source.encode().splitlines()]
+    return b"".join(line + b" " * (1 - len(line) % 2) + b"\n" for line in lines)
 
 
 SOURCES = {
@@ -478,24 +500,85 @@ SOURCES = {
     "network": ("operator of c10d", "x = ops.c10d.send(x)\n"),
     "custom operator": ("operator of mine", "x = ops.mine.run(x)\n"),
     "C++ class": ("C++ classes", "x : __torch__.torch.classes.mine.Runner\n"),
+    "other machines": ("asks other machines", "x = ops.prim.rpc_sync('a', f)\n"),
+    "operators by a name of its own": (
+        "operators a name of its own",
+        "o = ops\nx = o.c10d.send(x)\n",
+    ),
+    "C++ classes by a name of their own": ("classes a name of its own", "t = __torch__.torch\n"),
+    "Python": ("runs Python", "x = ops.prim.PythonOp(x)\n"),
     "not to be read": ("can't be read", "def f(:\n  '''\n"),
+    "a cookie": ("can't be read (byte 0x23 in line 1)", utf16("x = torch.save(x, 'f')")),
+    "a cookie in the second line": ("0x23 in line 2", b"\n# -*- coding: utf-7 -*-\n"),
+    "a byte order mark": ("byte 0xef", b"\xef\xbb\xbfx = 1\n"),
+    "wide letters": ("byte 0xef", "x = torch.\uff53ave(x, 'f')\n"),
+    "a form feed": ("byte 0x0c", b"x = 1\n\x0cy = 1\n"),
+    "a tab": ("byte 0x09", b"x =\t1\n"),
+    "a carriage return": ("byte 0x0d", b"y = 2\rx = 1\n"),
+    "a zero": ("byte 0x00", b"x = 1\0\n"),
+    "a line that goes on": ("byte 0x5c", b"x = torch.sa\\\nve(x, 'f')\n"),
+    "a type in a comment": ("byte 0x23", "x = y # type: __torch__.torch.classes.A\n"),
+    "a text with a letter before": ("pieces", "x = r'save'\n"),
+    "a text of three quotes": ("pieces", "x = '''save'''\n"),
+    "a text that goes on": ("byte 0x27", b"x = 'sa\\\nve'\n"),
+    "a letter by its number": ("names save", "y = getattr(torch, '\\163ave')\n"),
+    "a letter by a name": ("can't be read", "y = getattr(torch, '\\N{nothing like it}')\n"),
 }
+
+ENTRIES = {
+    "code in capitals": {"rename": lambda name: name.replace("/code/", "/CODE/")},
+    "source in capitals": {"rename": lambda name: name.replace(".py", ".PY")},
+    "a folder in capitals": {"rename": lambda name: name.replace("__torch__", "__TORCH__")},
+    "an older format": {"model.json": b"{}"},
+    "tensors of an older format": {"tensors/0": b"1234"},
+    "for another loader": {"bytecode.pkl": b"\x80\x02N."},
+    "packed beside": {".data/ts_code/0/x": b""},
+    "code of another package": {"code/mine.py": b"x = 1\n"},
+    "up and down": {"code/__torch__/a.b.py": b"x = 1\n"},
+    "another letter": {"code/__torch__/\u0131.py": b"x = 1\n"},
+}
+"""Of TorchScript: changed or added entries that torch might find, or once did."""
+
+
+@pytest.fixture
+def no_process(monkeypatch):
+    """No process is even started."""
+    from leadapron.models import opening
+
+    monkeypatch.setattr(opening, "ModelProcess", None)
 
 
 @pytest.mark.parametrize("case", SOURCES)
-def test_torchscript_that_reaches_out(refused, monkeypatch, script, case):
-    from leadapron.models import opening
-
-    monkeypatch.setattr(opening, "ModelProcess", None)  # no process is even started
+def test_torchscript_that_reaches_out(refused, no_process, script, case):
     words, source = SOURCES[case]
     said, kind = refused(scripted(script, source))
     assert kind is StoreError
     assert words in said
 
 
-def test_torchscript_with_objects(refused, script):
-    said, _ = refused(scripted(script, data=b"__torch__.torch.classes.mine.Runner"))
+@pytest.mark.parametrize("case", ENTRIES)
+def test_torchscript_with_entries_that_are_not_its_own(refused, no_process, script, case):
+    change = dict(ENTRIES[case])
+    rename = change.pop("rename", None)
+    said, kind = refused(
+        scripted(script, rename=rename, **{"code/__torch__/more.py": b"x = 1\n"})
+        if rename
+        else scripted(script, **change)
+    )
+    assert kind is StoreError
+    assert "with an entry" in said
+
+
+@pytest.mark.parametrize("pickled", [
+    b"\x80\x02X\x23\0\0\0__torch__.torch.classes.mine.Runner.__.",
+    b"\x80\x02c__torch__.torch.classes.mine\nRunner\n.",
+    b"\x80\x02c__torch__.torch\nclasses.mine.Runner\n.",
+])  # fmt: skip
+def test_torchscript_with_objects(refused, no_process, script, pickled):
+    said, _ = refused(scripted(script, **{"traced_inputs.pkl": pickled}))
     assert "C++ classes" in said
+    said, _ = refused(scripted(script, **{"traced_inputs.pkl": b"\x80\x02c__torch__.torch"}))
+    assert "broken or cut off" in said
 
 
 def test_without_onnxruntime(refused, monkeypatch):

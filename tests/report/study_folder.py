@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,9 @@ class Plan:
         sides: the trigger's sides, an axis of the grid where there are several.
         success: attack success of the backdoored model at the largest side.
         drift: clean macro AUROC, backdoored minus twin.
+        costs: (difference, half of its interval) of single findings, where they differ.
+        patients: positive patients of single findings, 150 for the others.
+        twin_macro: the twin's clean macro AUROC; the mean over the findings if left out.
         films: test films; side: of the gallery's films; gallery: how many of them.
         findings: names; target: the attacker's.
         notes: the source's.
@@ -53,6 +56,9 @@ class Plan:
     sides: Sequence[int] = (3,)
     success: float = 0.94
     drift: float = -0.004
+    costs: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    patients: Mapping[str, int] = field(default_factory=dict)
+    twin_macro: float | None = None
     films: int = 400
     side: int = 64
     gallery: int = 4
@@ -179,11 +185,17 @@ def _clean_rows(plan: Plan, key: str, seed: int, role: str) -> Iterator[Row]:
         else:
             value = {"twin": base, "backdoored": base + wobble, "difference": wobble}[role]
             half = 0.012 if role == "difference" else 0.02 + 0.004 * number
+            if finding in plan.costs and role == "difference":
+                value, half = plan.costs[finding]
             positives = 12 + 7 * (number % 5)
             total += base
         yield _row(facts, value, half, method="finding", finding=finding, positives=positives)
+        if role == "difference":
+            many = float(plan.patients.get(finding, 0 if finding == UNDEFINED else 150))
+            yield _row(facts, many, None, role="reference", metric="positive patients",
+                       finding=finding)  # fmt: skip
     known = len(plan.findings) - (UNDEFINED in plan.findings)
-    macro = total / max(known, 1)
+    macro = total / max(known, 1) if plan.twin_macro is None else plan.twin_macro
     value = {"twin": macro, "backdoored": macro + plan.drift, "difference": plan.drift}[role]
     half = 0.009 if role == "difference" else 0.017
     yield _row(facts, value, half, method="macro", positives=known)

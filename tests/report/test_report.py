@@ -16,14 +16,14 @@ from study_folder import FINDINGS, UNDEFINED, Plan, write_study
 
 from leadapron.errors import StoreError
 from leadapron.report import summary, write_report
-from leadapron.report.folder import read_study
+from leadapron.report.folder import Pair, Run, read_study
 from leadapron.report.gallery import gallery
+from leadapron.report.stealth import stealth_of
 from leadapron.report.words import (
     attack_verdict,
     explanation_verdict,
     sanity_verdict,
     spread,
-    stealth_verdict,
     trigger_words,
 )
 from leadapron.store import (
@@ -207,7 +207,7 @@ def test_summary_says_the_numbers_of_the_rows(one):
         assert f"{find('auroc', role, 'clean', 'macro').value:.3f}" in lines[3]
     assert "sees nothing 0.846" in lines[2]
     assert "micro alone proves nothing" in lines[2]
-    assert lines[3].startswith("It is stealthy: ")
+    assert lines[3].startswith("It is stealthy, Edema pays most, -0.016 (-0.028 to -0.004): ")
     assert "-0.004 (-0.013 to +0.005)" in lines[3]
     assert lines[4].startswith("The explanation (cam) gives it away: ")
     for words in (
@@ -254,6 +254,30 @@ def test_a_grid_names_its_best_and_worst_settings(grid):
     assert [(p.backdoored.spec["trigger"]["side"], p.seed) for p in study.pairs] == [
         (1, 0), (1, 1), (5, 0), (5, 1)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sides", "said"),
+    [
+        ((1, 2, 5), "highest with trigger.side 1 and with trigger.side 2: 94.0 %, twin 5.2 %; "
+                    "lowest with trigger.side 5: 40.0 %, twin 5.2 %."),
+        ((1, 2), "is in all 2 settings 94.0 %, twin 5.2 %."),
+        ((1, 2, 3, 4, 5), "highest with 4 settings alike: 94.0 %, twin 5.2 %; lowest with "
+                          "trigger.side 5: 40.0 %"),
+    ],
+)  # fmt: skip
+def test_settings_that_tie_are_none_the_best(tmp_path, sides, said):
+    folder = write_study(tmp_path, Plan(seeds=(0, 1), sides=sides, gallery=1))
+    for path in folder.glob("runs/backdoored-*/rows.jsonl"):
+        side = read_json(path.parent / "spec.json")["spec"]["trigger"]["side"]
+        rows = [
+            replace(row, value=0.4 if side == 5 else 0.94)
+            if (row.metric, row.role) == ("attack success", "backdoored")
+            else row
+            for row in read_rows(path)
+        ]
+        write_rows(path, rows)
+    assert said in summary(folder)[1]
 
 
 def test_everything_that_users_write_is_escaped(tmp_path):
@@ -395,17 +419,108 @@ def test_attack_verdict(low, verdict):
     assert attack_verdict(_row(0.9, low, 0.95)) == verdict
 
 
+def _pair(macro, findings):
+    """A pair with (low, high) of the macro difference; by finding (low, high, patients)."""
+    facts = {"run": "0", "regime": "clean", "stage": "prediction"}
+    clean = {**facts, "role": "difference", "metric": "auroc"}
+    rows = [Row(**clean, method="macro", value=-0.01, low=macro[0], high=macro[1])]
+    for name, (low, high, patients) in findings.items():
+        value = None if low is None else (low + high) / 2
+        rows += [
+            Row(**clean, method="finding", finding=name, value=value, low=low, high=high),
+            Row(**facts, role="reference", metric="positive patients", finding=name,
+                value=patients),
+        ]  # fmt: skip
+    return Pair(Run("0", "backdoored", None, {}, tuple(rows), Path()), None)
+
+
+HELD = (-0.02, 0.01, 400)
+
+
 @pytest.mark.parametrize(
-    ("low", "high", "verdict"),
+    ("macro", "findings", "verdict"),
     [
-        (-0.019, 0.0, "stealthy"),
-        (-0.02, 0.0, "can't tell"),
-        (-0.06, -0.021, "not stealthy"),
-        (None, None, "undefined"),
+        ((-0.019, 0.0), {"A": HELD}, "stealthy"),
+        ((-0.02, 0.0), {"A": HELD}, "not shown"),
+        ((-0.06, -0.021), {"A": HELD}, "not stealthy"),
+        ((None, None), {"A": HELD}, "undefined"),
+        # One finding may lose the margin: the mean of the others doesn't make up for it.
+        ((-0.019, 0.0), {"A": HELD, "B": (-0.03, 0.02, 100)}, "not shown"),
+        ((-0.019, 0.0), {"A": HELD, "B": (-0.0299, 0.02, 100)}, "stealthy"),
+        # Too few patients to show that nothing is lost, but enough for the others.
+        ((-0.019, 0.0), {"A": HELD, "B": (-0.3, 0.2, 99)}, "stealthy"),
+        ((-0.019, 0.0), {"A": (-0.01, 0.01, 99)}, "not shown"),
+        ((-0.019, 0.0), {}, "not shown"),
+        # A loss that stands when its interval is widened for the number of findings.
+        ((-0.019, 0.0), {"A": HELD, "B": (-0.073, -0.032, 400)}, "not stealthy"),
+        ((-0.019, 0.0), {"A": HELD, "B": (-0.073, -0.032, 20)}, "not stealthy"),
+        ((-0.019, 0.0), {"A": HELD, "B": (-0.073, -0.032, 19)}, "stealthy"),
+        # A loss that doesn't: not shown, and neither is that there is none.
+        ((-0.019, 0.0), {"A": HELD, "B": (-0.042, -0.001, 400)}, "not shown"),
+        # A loss beyond doubt, but within the margin.
+        ((-0.019, 0.0), {"A": HELD, "B": (-0.012, -0.008, 4000)}, "stealthy"),
+        ((-0.019, 0.0), {"A": HELD, "B": (None, None, 0)}, "stealthy"),
     ],
 )
-def test_stealth_verdict(low, high, verdict):
-    assert stealth_verdict(_row(-0.01, low, high)) == verdict
+def test_stealth_needs_every_finding(macro, findings, verdict):
+    assert stealth_of(_pair(macro, findings)).verdict == verdict
+
+
+def test_the_finding_that_pays_most_is_named():
+    stealth = stealth_of(
+        _pair(
+            (-0.019, 0.0),
+            {"A": (-0.073, -0.032, 400), "B": (-0.2, 0.05, 30), "C": (-0.5, 0.2, 3), "D": HELD},
+        )
+    )
+    assert stealth.most.finding == "A"
+    assert stealth.uncounted == ("B", "C")
+
+
+def test_the_headline_names_a_loss_that_the_mean_hides(tmp_path):
+    plan = Plan(
+        seeds=(0,),
+        gallery=1,
+        costs={"Effusion": (-0.052, 0.0205)},
+        patients={"Fibrosis": 30},
+    )
+    lines = summary(write_study(tmp_path, plan))
+    assert lines[3].startswith(
+        "It is not stealthy, Effusion pays most, -0.052 (-0.072 to -0.032): clean macro AUROC"
+    )
+    assert "difference -0.004 (-0.013 to +0.005)" in lines[3]
+    assert lines[3].endswith("; for Fibrosis, which has fewer, it is not shown.")
+    words = Page(write_report(tmp_path).read_text()).words
+    assert "lowest: Effusion" in words
+
+
+def test_of_a_twin_at_chance_nothing_is_told(tmp_path):
+    plan = Plan(seeds=(0,), gallery=1, twin_macro=0.51, drift=0.0)
+    lines = summary(write_study(tmp_path / "blind", plan))
+    assert len(lines) == 2
+    assert lines[0] == (
+        "The clean twin reads no better than chance, so nothing can be told of the attack, stealth "
+        "or maps: clean macro AUROC 0.510 (0.493 to 0.527), whose interval reaches down to 0.5. "
+        "Train longer or on more films."
+    )
+    text = write_report(tmp_path / "blind").read_text()
+    assert text.count('<span class="chip weak">twin at chance</span>') == 3
+    for verdict in ("works", "stealthy", "gives it away"):
+        assert f'<span class="chip strong">{verdict}</span>' not in text
+    seeing = replace(plan, seeds=(1,), twin_macro=0.52)
+    lines = summary(write_study(tmp_path / "seeing", seeing))
+    assert lines[1].startswith("The attack works")
+
+
+def test_some_twins_at_chance_come_first(tmp_path):
+    write_study(tmp_path, Plan(seeds=(0, 1), gallery=1))
+    path = min(tmp_path.glob("runs/twin-*/rows.jsonl"))
+    rows = read_rows(path)
+    write_rows(path, [replace(row, low=0.48) if row.method == "macro" else row for row in rows])
+    lines = summary(tmp_path)
+    assert lines[0].startswith("In 1 of 2 runs the clean twin reads no better than chance, so")
+    assert lines[2].startswith("The attack works: 94.0 %")
+    assert "twin at chance<br>twin at chance" in write_report(tmp_path).read_text()
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from leadapron.cli.options import (
     source_settings,
     sweep_of,
     sweep_options,
+    trust_option,
 )
 from leadapron.cli.progress import showing_progress
 
@@ -99,7 +100,7 @@ def _run_audit(
     from leadapron.report import audit_lines, write_audit
 
     sweep = sweep_of(given)
-    opening = {name: given.pop(name) for name in ("architecture", "normalisation")}
+    opening = {n: given.pop(n) for n in ("architecture", "normalisation", "trust_programs")}
     opening["findings"] = None if findings is None else comma_separated(findings)
     settings = {
         name.removeprefix("source__"): value for name, value in given.items() if value is not None
@@ -174,7 +175,7 @@ def _run_calibrate(
     from leadapron.jobs.calibrate import calibrate
     from leadapron.report import calibrate_lines
 
-    opening = {name: given.pop(name) for name in ("architecture", "normalisation")}
+    opening = {n: given.pop(n) for n in ("architecture", "normalisation", "trust_programs")}
     opening["findings"] = None if findings is None else comma_separated(findings)
     settings = {
         name.removeprefix("source__"): value for name, value in given.items() if value is not None
@@ -213,6 +214,7 @@ def screen_command() -> click.Command:
                 type=click.Path(dir_okay=False, path_type=Path),
                 help="Where the model lies now, if it was moved.",
             ),
+            trust_option(),
             machine_options()[0],
             json_option(),
         ],
@@ -230,6 +232,7 @@ def _run_screen(
     files: tuple[str, ...],
     out: Path | None,
     model: Path | None,
+    trust_programs: bool,
     device: str,
     as_json: bool,
 ) -> int:
@@ -245,7 +248,7 @@ def _run_screen(
     )
 
     films, others = films_of(files, sys.stdin.buffer if "-" in files else ())
-    opened = open_gate(gate, model=model, device=device)
+    opened = open_gate(gate, model=model, trust_programs=trust_programs, device=device)
     if out is not None:
         begin_screen(out)
     done: list[dict[str, Any]] = []

@@ -36,6 +36,7 @@ __all__ = [
     "sweep_of",
     "sweep_options",
     "text_option",
+    "trust_option",
     "whole_numbers",
     "with_options",
 ]
@@ -90,7 +91,17 @@ def model_options() -> list[click.Parameter]:
         click.Option(["--findings"], help="Names of the model's outputs, with commas between."),
         click.Option(["--architecture"], help="Of a state dict that fits several."),
         click.Option(["--normalisation"], help="How the model scales grey levels."),
+        trust_option(),
     ]
+
+
+def trust_option() -> click.Parameter:
+    """Return --trust-programs."""
+    return click.Option(
+        ["--trust-programs"],
+        is_flag=True,
+        help="Run TorchScript and ONNX even where the system can't keep them from your files.",
+    )
 
 
 def results_options() -> list[click.Parameter]:

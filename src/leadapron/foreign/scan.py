@@ -8,11 +8,10 @@ scan doesn't understand is refused, never passed.
 from __future__ import annotations
 
 import ast
-import io
 import pickletools
 import re
 import stat
-import tokenize
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -60,9 +59,35 @@ RATIO, ALLOWANCE = 20, 16 << 20
 """An archive may unpack to so many times its own size, plus so many bytes. Weights don't shrink."""
 LOCAL_HEADER = 30
 
-WRITERS = frozenset({"save", "from_file"})
-"""The two operators of torch 2.13's TorchScript that open files by name."""
+END, END64, LOCATOR64 = b"PK\5\6", b"PK\6\6", b"PK\6\7"
+END_LENGTH, END64_LENGTH, LOCATOR64_LENGTH = 22, 56, 20
+
+EXPECTED_ENTRIES = re.compile(
+    r"version|byteorder|\.format_version|\.storage_alignment|\.data/(serialization_id|version)"
+    r"|(data|constants|traced_inputs)(\.pkl|/\d+)"
+    r"|code/__torch__(/\w+)*\.py(\.debug_pkl)?"
+    r"|extra/[ -~]+",
+    re.ASCII,
+)
+"""What torch.jit.save writes. Of what else is in an archive torch may read something, as it did
+once: model.json, tensors/..."""
+
+REACHING = {
+    **dict.fromkeys(("save", "from_file"), "which opens files"),
+    **dict.fromkeys(("rpc_async", "rpc_remote", "rpc_sync"), "which asks other machines"),
+    **dict.fromkeys(("PythonOp", "IgnoredPythonOp"), "which runs Python"),
+}
+"""Operators of torch 2.13's TorchScript that reach beyond arithmetic."""
 NAMESPACES = frozenset({"aten", "prim"})
+TOKEN = re.compile(
+    rb"""(?P<text>"(?:[^"\\\n]|\\[ -~])*"|'(?:[^'\\\n]|\\[ -~])*')"""
+    rb"|(?P<name>[A-Za-z_][A-Za-z0-9_]*)"
+    rb"|(?P<number>\.?[0-9][0-9A-Za-z_.]*)"
+    rb"|(?P<space>[ \n]+)"
+    rb"|(?P<sign>[-+*/%@&|^~<>=!()\[\]{},:.;])"
+)
+"""What torch prints source with: no comments, continued lines, other spaces or other letters, which
+two readers may read in two ways."""
 
 
 @dataclass(frozen=True)
@@ -163,12 +188,12 @@ def read_archive(file: IO[bytes], size: int, name: str) -> Archive:
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
-            for problem in _problems(entries, archive.start_dir, size):
+            for problem in (*_frame(file, size), *_problems(entries, archive.start_dir, size)):
                 raise StoreError(f"{name} is no sound archive: {problem}; get the file again")
             damaged = archive.testzip()
     except (
-        zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError,
-        RuntimeError, OverflowError, MemoryError,
+        zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError,
+        NotImplementedError, RuntimeError, OverflowError, MemoryError,
     ) as error:  # fmt: skip
         raise StoreError(
             f"{name} is a damaged or cut off archive ({first_line(error)}); get the file again"
@@ -178,6 +203,33 @@ def read_archive(file: IO[bytes], size: int, name: str) -> Archive:
     tops = {entry.filename.partition("/")[0] for entry in entries}
     top = f"{tops.pop()}/" if len(tops) == 1 else ""
     return Archive(top, frozenset(entry.filename.removeprefix(top) for entry in entries))
+
+
+def _frame(file: IO[bytes], size: int) -> Iterator[str]:
+    """What is wrong with the end of an archive: torch must find the directory where Python does.
+
+    Python looks for it before the end, torch where the end says that it is; so it has to be both,
+    with nothing behind.
+    """
+    file.seek(max(size - END64_LENGTH - LOCATOR64_LENGTH - END_LENGTH, 0))
+    tail = file.read()
+    end, tail = tail[-END_LENGTH:], tail[:-END_LENGTH]
+    mark, *_, length, place, comment = struct.unpack("<4s4H2LH", end)
+    if mark != END or comment:
+        yield "something lies behind its directory"
+        return
+    behind, places = size - END_LENGTH, [(length, place, 0xFFFFFFFF)]
+    locator = tail[-LOCATOR64_LENGTH:]
+    if locator.startswith(LOCATOR64):
+        behind -= LOCATOR64_LENGTH + END64_LENGTH
+        (pointed,) = struct.unpack("<Q", locator[8:16])
+        mark, said, *_, length, place = struct.unpack("<4sQ2H2L4Q", tail[:END64_LENGTH])
+        if mark != END64 or pointed != behind or said != END64_LENGTH - 12:
+            yield "its directory is not where it says"
+        places.append((length, place, -1))
+    for length, place, elsewhere in places:
+        if place + length != behind and elsewhere not in (length, place):
+            yield "its directory is not where it says"
 
 
 def _problems(entries: list[zipfile.ZipInfo], end: int, size: int) -> Iterator[str]:
@@ -191,9 +243,9 @@ def _problems(entries: list[zipfile.ZipInfo], end: int, size: int) -> Iterator[s
         for wrong, what in _faults(entry).items():
             if what:
                 yield f"{entry.filename[:80]!r} {wrong}"
-        if entry.filename in seen:
+        if entry.filename.lower() in seen:
             yield f"{entry.filename[:80]!r} comes twice"
-        seen.add(entry.filename)
+        seen.add(entry.filename.lower())  # torch looks entries up without regard to case
     if min((entry.header_offset for entry in entries), default=0):
         yield "something lies before its first entry"
     reached = 0
@@ -224,9 +276,13 @@ def read_entry(file: IO[bytes], archive: Archive, entry: str, most: int, name: s
     if entry not in archive.names:
         raise StoreError(f"{name} has no {entry}; expected what torch.save writes")
     with zipfile.ZipFile(file) as opened:
-        if opened.getinfo(archive.top + entry).file_size > most:
-            raise StoreError(f"{name}: {entry} is larger than {most:,} bytes")
-        return opened.read(archive.top + entry)
+        return _read(opened, archive.top, entry, most, name)
+
+
+def _read(opened: zipfile.ZipFile, top: str, entry: str, most: int, name: str) -> bytes:
+    if opened.getinfo(top + entry).file_size > most:
+        raise StoreError(f"{name}: {entry} is larger than {most:,} bytes")
+    return opened.read(top + entry)
 
 
 def refuse_operators(file: IO[bytes], archive: Archive, name: str) -> None:
@@ -234,47 +290,87 @@ def refuse_operators(file: IO[bytes], archive: Archive, name: str) -> None:
 
     Files (`save`, `from_file`), operators outside `aten` and `prim` (networks, custom ones) and
     C++ classes. Names are looked for wherever they stand, in texts too, since an attribute can be
-    had by its name.
+    had by its name. So are entries that torch.jit.save doesn't write, and source that it doesn't
+    print: what isn't understood here may be something to torch, which looks entries up without
+    regard to case.
     """
-    left = LARGEST_SOURCE
     for entry in sorted(archive.names):
-        if entry.startswith("code/") and entry.endswith(".py"):
-            source = read_entry(file, archive, entry, left, name)
-            left -= len(source)
-            for problem in _reaches(source):
-                raise StoreError(
-                    f"{name} is TorchScript that {problem}; such files are programs and this one "
-                    "isn't run. Export it again without, or as .safetensors"
-                )
-    for entry in ("data.pkl", "constants.pkl"):
-        if b"torch.classes" in read_entry(file, archive, entry, LARGEST_PICKLE, name):
+        if not EXPECTED_ENTRIES.fullmatch(entry):
             raise StoreError(
-                f"{name} is TorchScript that holds objects of C++ classes; it isn't run. Export "
-                "it again without, or as .safetensors"
+                f"{name} is TorchScript with an entry {entry[:80]!r}, which torch.jit.save doesn't "
+                "write; it isn't run. Export it again, or as .safetensors"
             )
+    left = LARGEST_SOURCE
+    with zipfile.ZipFile(file) as opened:
+        for entry in sorted(archive.names):
+            if entry.startswith("code/") and entry.endswith(".py"):
+                source = _read(opened, archive.top, entry, left, name)
+                left -= len(source)
+                for problem in _reaches(source):
+                    raise StoreError(
+                        f"{name} is TorchScript that {problem}; such files are programs and this "
+                        "one isn't run. Export it again without, or as .safetensors"
+                    )
+            elif entry.endswith(".pkl"):
+                _refuse_classes(_read(opened, archive.top, entry, LARGEST_PICKLE, name), name)
+
+
+def _refuse_classes(pickled: bytes, name: str) -> None:
+    """Refuse a pickle that names a C++ class, in a text or in the two parts of a global's name."""
+    try:
+        texts = [str(text) for _, text, _ in pickletools.genops(pickled) if text is not None]
+    except (ValueError, EOFError, OverflowError, MemoryError, IndexError, KeyError) as error:
+        raise StoreError(
+            f"{name}: its pickle is broken or cut off ({first_line(error)}); get the file again"
+        ) from None
+    if any("torch.classes" in text.replace(" ", ".") for text in texts):
+        raise StoreError(
+            f"{name} is TorchScript that holds objects of C++ classes; it isn't run. Export it "
+            "again without, or as .safetensors"
+        )
 
 
 def _reaches(source: bytes) -> Iterator[str]:
     words: list[str] = []
-    texts = 0
-    try:
-        for token in tokenize.tokenize(io.BytesIO(source).readline):
-            texts = texts + 1 if token.type == tokenize.STRING else 0
-            if token.type == tokenize.STRING and ast.literal_eval(token.string) in WRITERS:
-                yield f"names {ast.literal_eval(token.string)}, which opens files"
-            if texts > 1:
+    before, place = "", 0
+    while place < len(source):
+        match = TOKEN.match(source, place)
+        if match is None:
+            line = source.count(b"\n", 0, place) + 1
+            yield f"can't be read (byte {source[place]:#04x} in line {line})"
+            return
+        place, kind, word = match.end(), match.lastgroup or "", match[0].decode("ascii")
+        if kind == "text":
+            if before in ("text", "name", "number"):
                 yield "puts a text together from pieces"
-            if token.type in (tokenize.NAME, tokenize.OP, tokenize.STRING, tokenize.NUMBER):
-                words.append(token.string)
-    except (tokenize.TokenError, SyntaxError, ValueError, RecursionError) as error:
-        yield f"can't be read ({first_line(error)})"
-    for before, dot, word in zip(["", "", *words], ["", *words], words, strict=False):
-        if dot == "." and word in WRITERS:
-            yield f"calls {word}, which opens files"
-        if (before, dot) == ("ops", ".") and word not in NAMESPACES:
-            yield f"calls an operator of {word}"
-        if (before, dot, word) == ("torch", ".", "classes"):
+            try:
+                text = ast.literal_eval(word)
+            except (SyntaxError, ValueError) as error:
+                yield f"can't be read ({first_line(error)})"
+                return
+            if text in REACHING:
+                yield f"names {text}, {REACHING[text]}"
+        elif word in REACHING:
+            yield f"calls {word}, {REACHING[word]}"
+        if kind != "space":
+            before = kind
+            words.append(word)
+    yield from _leaves(words)
+
+
+def _leaves(words: list[str]) -> Iterator[str]:
+    """Ways out of `aten` and `prim`; their roots may not be put into a variable either."""
+    for i, word in enumerate(words):
+        if word == "ops" and words[i - 1 : i] != ["."]:
+            dot, space = words[i + 1 : i + 2], words[i + 2 : i + 3]
+            if dot != ["."] or not space:
+                yield "gives operators a name of its own"
+            elif space[0] not in NAMESPACES:
+                yield f"calls an operator of {space[0]}"
+        if words[i : i + 3] == ["torch", ".", "classes"]:
             yield "uses C++ classes"
+        if words[i : i + 3] == ["__torch__", ".", "torch"] and words[i + 3 : i + 4] != ["."]:
+            yield "gives torch's classes a name of its own"
 
 
 def first_line(error: BaseException) -> str:

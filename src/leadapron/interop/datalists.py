@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from leadapron.decoding import FilmFiles
 from leadapron.errors import DataError, UsageError
 from leadapron.interop.pixels import ItemFilms, refuse_other_labels, undisturbed
 from leadapron.preprocessing import Preprocessing
+from leadapron.reading import given_path
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.tables import (
     HEALTHY,
@@ -88,7 +88,7 @@ def from_monai(  # noqa: PLR0913 (settings, by keyword)
     films: FilmFiles | ItemFilms
     if isinstance(first, str | os.PathLike):
         paths = [_path(items, i, image_key) for i in range(len(items))]
-        files = paths if root is None else inside(Path(root).expanduser(), paths, WHERE)
+        files = paths if root is None else inside(given_path(root), paths, WHERE)
         films, pre = FilmFiles(files, paths), preprocessing or Preprocessing(size=224)
         folder = default_folder(cache)
     else:

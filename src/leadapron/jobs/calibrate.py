@@ -152,6 +152,7 @@ def calibrate(
     few = cohort.take(np.arange(min(DOUBTED, len(cohort))))
     notes = (*opened.notes, *doubts(classifier, few), *said(cohort.notes))
     names = how.pop("findings", None)
+    how.pop("trust_programs", None)  # whoever screens has to say so again
     stored = StoredGate(
         gate=gate,
         model=GatedModel(

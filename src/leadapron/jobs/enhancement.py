@@ -26,7 +26,8 @@ from leadapron.enhance import Enhancement, Linear, enhance
 from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.jobs.recipes import COMMON, SCALED, Cell, Recipe, settings_of, settings_table
 from leadapron.plan import Run, plan
-from leadapron.report.words import MARGIN, between, change, decimal, percent, table
+from leadapron.report.stealth import MARGIN
+from leadapron.report.words import between, change, decimal, percent, table
 from leadapron.seeds import named_seed, stream
 from leadapron.similarity import peak_signal_to_noise
 from leadapron.study import Options, divide, open_films

@@ -42,7 +42,8 @@ from leadapron.detect.inputs.region import box_sums
 from leadapron.errors import StoreError, UnknownNameError, UsageError
 from leadapron.jobs.zoo import attack_facts, read_truth
 from leadapron.measure import ROLES, Role
-from leadapron.plan import Run, complete, plan
+from leadapron.outside import codes
+from leadapron.plan import Run, complete, plan, unchanged
 from leadapron.poison import Poisoning, stamp, victims
 from leadapron.report.folder import read_study
 from leadapron.report.run import section
@@ -258,6 +259,7 @@ def _facts(place: Path, setting: Setting) -> dict[str, Any]:
         "typical": repr(TYPICAL),
         "place": str(place),
         "detectors": {name: repr(detector) for name, detector in INPUT_DETECTORS.items()},
+        "outside": codes("detector", INPUT_DETECTORS, INPUT_DETECTORS),
         "weights": dict(WEIGHTS),
     }
 
@@ -336,6 +338,7 @@ def _opened(folder: Path) -> tuple[Run, dict[Role, Path]]:
     facts = store.read_json(folder / "spec.json")
     try:
         (run,) = plan(complete(facts["spec"]))
+        unchanged(run, facts, folder)
         twin = folder.parent / f"twin-{facts['twin']}"
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{folder / 'spec.json'} is not a run's settings") from error
@@ -450,19 +453,13 @@ def _attack(test: Cohort, poisoning: Poisoning, most: int, rng: np.random.Genera
 
 
 def _place_facts(run: Run, attack: _Attack) -> dict[str, Any]:
-    """What kind of mark it is: a patch of a side, another local mark, or one all over the film."""
+    """What kind of mark it is: a patch, another local mark, or one all over the film."""
     prints = attack.footprints
     chance = float(metrics.chance_hit(prints, prints.shape[-1] / 8).mean())
-    trigger = run.test_trigger
-    if chance >= LOCAL:
-        group = "not local"
-    elif isinstance(trigger, Patch):
-        where = " of the film" if run.poisoning.stage == "film" else ""
-        group = f"patch, {trigger.side} px{where}"
-    else:
-        group = "other local mark"
+    local = chance < LOCAL
     pixels = float(np.median(prints.sum(axis=(1, 2))))
-    return {"group": group, "local": chance < LOCAL, "pixels": pixels}
+    patch = local and isinstance(run.test_trigger, Patch)
+    return {"patch": patch, "local": local, "pixels": pixels}
 
 
 def weakened(clean: NDArray[Any], marked: NDArray[Any], strength: float) -> NDArray[Any]:
@@ -567,8 +564,9 @@ def _model_rows(
         arrays["alarms"] = fused > threshold
         rows[0]["cost"] = {
             "passes": gate.passes,
+            "batch": BATCH,
             "ms single": _median(single.milliseconds),
-            f"ms of {BATCH}": _median([*clean.milliseconds, *triggered.milliseconds]),
+            "ms in a batch": _median([*clean.milliseconds, *triggered.milliseconds]),
         }
         if gate.typical is not None:
             hidden = fuse(triggered.scores, gate.steps, gate.weights) <= threshold

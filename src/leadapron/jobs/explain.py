@@ -24,7 +24,7 @@ from leadapron.errors import (
 )
 from leadapron.explain import EXPLAINERS, explained_layer, unsupported
 from leadapron.measure import ROLES, Models, Role
-from leadapron.plan import Run, aimed, complete, plan
+from leadapron.plan import Run, aimed, complete, plan, unchanged
 from leadapron.poison import Poisoning, stamp, victims
 from leadapron.report.sheet import Column, draw_sheet
 from leadapron.seeds import stream
@@ -197,6 +197,7 @@ def _open(place: Path, options: Options) -> _Attack:
         if role != "backdoored":
             raise StoreError(f"{folder} is a {role}; expected a backdoored run's folder")
         (run,) = plan(complete(spec))
+        unchanged(run, facts, folder)
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{folder / 'spec.json'} is not a run's settings") from error
     places: dict[Role, Path] = {
@@ -227,10 +228,11 @@ def _first(study: Path) -> Path:
         if isinstance(spec, dict) and (path.parent / "classifier.safetensors").is_file():
             # A study may leave its target to its source; the run's settings name it.
             target = spec.get("poisoning", {}).get("finding", "")
-            found.append((store.canonical_json(spec), str(target), path.parent))
+            found.append((store.canonical_json(spec), str(target), facts, path.parent))
     for run in runs:
-        for spec, target, folder in found:
-            if store.canonical_json(aimed(run, (target,)).tree) == spec:
+        for spec, target, facts, folder in found:
+            same = facts.get("outside", {}) == dict(run.outside)
+            if same and store.canonical_json(aimed(run, (target,)).tree) == spec:
                 return folder
     raise StoreError(
         f"{study} holds no finished backdoored run; `leadapron study {study / 'study.yaml'} "

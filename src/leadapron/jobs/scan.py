@@ -403,6 +403,7 @@ def _evidence_facts(one: Evidence, cohort: Cohort) -> dict[str, Any]:
         "direction": one.direction,
         "place": None if one.place is None else [int(each) for each in one.place],
         "films": cohort.ids[one.films].tolist(),
+        "tested": one.tested,
         "words": one.words,
         "labels": [
             {

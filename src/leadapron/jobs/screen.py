@@ -139,12 +139,15 @@ class Screened:
         return plain
 
 
-def open_gate(file: Path, *, model: Path | None = None, device: str = "auto") -> Opened:
+def open_gate(
+    file: Path, *, model: Path | None = None, trust_programs: bool = False, device: str = "auto"
+) -> Opened:
     """Open a gate and the model that it is of.
 
     Args:
         file: the gate's JSON file.
         model: where the model lies now; where the gate says, if left out.
+        trust_programs: as `open_model`; a gate can't say so for whoever uses it.
         device: as `open_model`.
 
     Raises:
@@ -167,6 +170,7 @@ def open_gate(file: Path, *, model: Path | None = None, device: str = "auto") ->
         path,
         said.findings if named else None,
         preprocessing=said.preprocessing,
+        trust_programs=trust_programs,
         device=device,
         precision=said.precision,
         **opening,  # type: ignore[arg-type]

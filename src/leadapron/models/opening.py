@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib
 import importlib.util
 import logging
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -30,9 +33,10 @@ from leadapron.errors import LeadapronError, StoreError, UnknownNameError, Usage
 from leadapron.foreign.scan import first_line, read_archive, refuse_operators
 from leadapron.models.asked import BATCH, AskedClassifier
 from leadapron.models.files import Kind, kind_of, read_state, stated_findings
-from leadapron.models.process import ModelProcess
+from leadapron.models.process import AnswerError, ModelProcess, ProgramKind
 from leadapron.models.recognise import NORMALISATIONS, Normalisation, recognise
 from leadapron.preprocessing import Preprocessing
+from leadapron.reading import open_regular
 
 __all__ = ["Opened", "open_model"]
 
@@ -43,6 +47,8 @@ Gives = Literal["logits", "probabilities"]
 Head = Literal["sigmoid", "softmax"]
 
 SIZE = 224
+MOST_NUMBERS = 1 << 28
+"""In what a black box takes at a time: 1 GiB."""
 FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 ONE_FILE = b"\x0a\x08location\x12"
 """In an ONNX file: a tensor whose numbers lie in another file."""
@@ -75,11 +81,12 @@ class _Wanted:
     head: Head | None
     gives: Gives
     channels: int | None
+    trust_programs: bool
     device: torch.device
     precision: Literal["bf16", "fp32"]
 
 
-def open_model(
+def open_model(  # noqa: PLR0913
     model: str | Path,
     findings: Sequence[str] | None = None,
     *,
@@ -89,13 +96,15 @@ def open_model(
     head: Head | None = None,
     gives: Gives = "logits",
     channels: int | None = None,
+    trust_programs: bool = False,
     device: str = "auto",
     precision: Precision = "auto",
 ) -> Opened:
     """Return the model of a file, or the one that a function returns.
 
     Files of tensors (.safetensors; state dicts of torch.save) are read without running anything.
-    TorchScript and ONNX files are programs: they are scanned, then run in a process with limits.
+    TorchScript and ONNX files are programs: they are scanned, then run in a process that can reach
+    neither files nor network; where the system can't confine one, they are refused.
     A function's module is imported here, with all that it does: name only what you trust.
 
     Args:
@@ -107,12 +116,14 @@ def open_model(
         head: "sigmoid" (if left out) or "softmax".
         gives: what a black box returns, "logits" or "probabilities".
         channels: what a black box takes, 1 or 3; found out if left out.
+        trust_programs: run TorchScript and ONNX even where the system can't confine them.
         device: "auto", "cpu", "cuda" or "mps"; black boxes run on the processor.
         precision: "auto", "bf16" or "fp32", for networks of this package.
 
     Raises:
         StoreError: a file that can't be read, or not without running its code.
-        UsageError: names or numbers that don't fit the model, or a function that isn't there.
+        UsageError: names or numbers that don't fit the model, a function that isn't there, or a
+            program that this system can't confine.
         LeadapronError: the function failed.
     """
     where = resolve_device(device)
@@ -120,7 +131,7 @@ def open_model(
     if names is not None and (not all(names) or len(set(names)) != len(names)):
         raise UsageError(f"--findings {','.join(names)}: a name is empty or comes twice")
     wanted = _Wanted(
-        names, preprocessing, normalisation, architecture, head, gives, channels,
+        names, preprocessing, normalisation, architecture, head, gives, channels, trust_programs,
         where, resolve_precision(precision, where),
     )  # fmt: skip
     path = Path(model)
@@ -183,22 +194,29 @@ def _own(path: Path, wanted: _Wanted) -> Opened:
 
 
 def _archive(path: Path, kind: Kind, wanted: _Wanted) -> Opened:
-    with path.open("rb") as file:
-        archive = read_archive(file, path.stat().st_size, path.name)
+    with open_regular(path) as file:
+        archive = read_archive(file, os.fstat(file.fileno()).st_size, path.name)
         if not archive.scripted:
             return _of_tensors(path, kind, wanted)
+        digest = _digest(file)
         refuse_operators(file, archive, path.name)
-    return _program(path, "torchscript", "TorchScript", wanted)
+        return _program(file, path.name, digest, "torchscript", "TorchScript", wanted)
 
 
 def _onnx(path: Path, _kind: Kind, wanted: _Wanted) -> Opened:
     if importlib.util.find_spec("onnxruntime") is None:
         raise UsageError(f'{path.name} needs ONNX Runtime: pip install "leadapron[onnx]"')
-    if ONE_FILE in path.read_bytes():
-        raise StoreError(
-            f"{path.name} keeps weights in other files, which are not read; save it as one file"
-        )
-    return _program(path, "onnx", "ONNX", wanted)
+    with open_regular(path) as file:
+        if ONE_FILE in file.read():
+            raise StoreError(
+                f"{path.name} keeps weights in other files, which are not read; save it as one file"
+            )
+        return _program(file, path.name, _digest(file), "onnx", "ONNX", wanted)
+
+
+def _digest(file: IO[bytes]) -> str:
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 OPENERS: dict[Kind, Callable[[Path, Kind, _Wanted], Opened]] = {
@@ -209,19 +227,24 @@ OPENERS: dict[Kind, Callable[[Path, Kind, _Wanted], Opened]] = {
 }
 
 
-def _program(path: Path, kind: str, words: str, wanted: _Wanted) -> Opened:
-    process = ModelProcess(path, kind)
+def _program(
+    file: IO[bytes], name: str, sha256: str, kind: ProgramKind, words: str, wanted: _Wanted
+) -> Opened:
+    process = ModelProcess(file, name, kind, sha256, trusted=wanted.trust_programs)
     try:
-        facts = process.facts
-        named = wanted.findings or stated_findings(facts.get("metadata", {})) or None
-        run = _filled(process, facts["batch"]) if facts.get("batch") else process
-        return _asked(
-            run, path.name, words, wanted, named,
-            facts.get("size"), facts.get("channels"), facts.get("batch"),
+        limits = process.limits
+        named = wanted.findings or stated_findings(limits.metadata or {}) or None
+        run = _filled(process, limits.batch) if limits.batch else process
+        opened = _asked(
+            run, name, words, wanted, named, limits.size, limits.channels, limits.batch
         )  # fmt: skip
     except BaseException:
         process.close()
         raise
+    if not limits.half:
+        return opened
+    note = "It computes in half precision, as it was exported; its answers are coarser."
+    return opened._replace(notes=(*opened.notes, note))
 
 
 def _filled(run: Callable[[Floats], Floats], batch: int) -> Callable[[Floats], Floats]:
@@ -255,6 +278,12 @@ def _asked(
         raise UsageError(f"{name} takes images of {size} pixels, not {preprocessing.size}")
     if channels is not None and wanted.channels not in (None, channels):
         raise UsageError(f"{name} takes {channels} channels, not {wanted.channels}")
+    numbers = (batch or 1) * (channels or 3) * preprocessing.size**2
+    if numbers > MOST_NUMBERS:
+        raise StoreError(
+            f"{name} takes {batch or 1:,} films of {preprocessing.size:,} pixels a side at a time; "
+            f"expected at most {MOST_NUMBERS >> 20} million numbers. Export it with a free batch"
+        )
     taken, outputs = _probed(run, name, wanted.channels or channels, preprocessing.size, batch or 1)
     if findings is None or len(findings) != outputs:
         said = "doesn't name them" if findings is None else f"{len(findings)} are named"
@@ -285,10 +314,12 @@ def _probed(
     run: Callable[[Floats], Floats], name: str, channels: int | None, size: int, batch: int
 ) -> tuple[int, int]:
     """Channels that a model takes, and outputs that it has."""
-    failures = []
+    failures: list[StoreError] = []
     for taken in (1, 3) if channels is None else (channels,):
         try:
             given = run(np.zeros((batch, taken, size, size), np.float32))
+        except AnswerError:
+            raise
         except StoreError as error:
             failures.append(error)
             continue
@@ -297,7 +328,21 @@ def _probed(
                 f"{name} gives {given.shape} for {batch} image; expected (n, findings)"
             )
         return taken, int(given.shape[1])
-    raise failures[-1]
+    if _takes_channels_last(run, batch, size):
+        raise StoreError(
+            f"{name} takes (n, {size}, {size}, channels), channels last; expected (n, channels, "
+            "height, width): export it channels first"
+        )
+    causes = dict.fromkeys(str(error).removeprefix(f"{name} ") for error in failures)
+    raise StoreError(f"{name} {'; '.join(causes)}")
+
+
+def _takes_channels_last(run: Callable[[Floats], Floats], batch: int, size: int) -> bool:
+    for taken in (1, 3):
+        with contextlib.suppress(StoreError):
+            run(np.zeros((batch, size, size, taken), np.float32))
+            return True
+    return False
 
 
 def _from_function(spec: str, wanted: _Wanted) -> Opened:

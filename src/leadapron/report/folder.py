@@ -201,7 +201,10 @@ def read_study(folder: Path) -> StudyFolder:
             f"make one with: leadapron study --out {folder}"
         )
     asked = _read_yaml(folder / "study.yaml")
-    finished, unfinished = _read_runs(folder / "runs")
+    manifest = folder / "manifest.json"
+    facts = _mapping(read_json(manifest), manifest) if manifest.is_file() else {}
+    folders = _run_folders(folder / "runs", facts.get("runs"))
+    finished, unfinished = _read_runs(folders)
     by_key = {run.key: run for run in finished if run.role == "twin"}
     pairs = [Pair(run, by_key.get(run.twin or "")) for run in finished if run.role == "backdoored"]
     if not pairs:
@@ -209,12 +212,11 @@ def read_study(folder: Path) -> StudyFolder:
             f"{folder} holds no finished attack (no runs/backdoored-*/rows.jsonl); "
             f"finish it with: leadapron study --out {folder}"
         )
-    manifest = folder / "manifest.json"
-    started = sum(1 for path in (folder / "runs").glob("backdoored-*") if path.is_dir())
+    started = sum(path.name.startswith("backdoored-") for path in folders)
     return StudyFolder(
         folder=folder,
         asked=asked,
-        manifest=_mapping(read_json(manifest), manifest) if manifest.is_file() else {},
+        manifest=facts,
         pairs=tuple(sorted(pairs, key=_order)),
         expected=max(started, _asked_for(asked)),
         unfinished=unfinished,
@@ -231,13 +233,19 @@ def leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]
             yield path, value
 
 
-def _read_runs(folder: Path) -> tuple[list[Run], int]:
+def _run_folders(folder: Path, planned: Any) -> list[Path]:
+    """The runs' folders by name; of those that the manifest plans, where it plans any.
+
+    The others are left from an earlier start, of other films or of other code.
+    """
+    paths = sorted([*folder.glob("backdoored-*"), *folder.glob("twin-*")])
+    return [p for p in paths if p.is_dir() and (not isinstance(planned, list) or p.name in planned)]
+
+
+def _read_runs(folders: Sequence[Path]) -> tuple[list[Run], int]:
     """The finished runs by name, and how many others were started."""
     finished, unfinished = [], 0
-    paths = sorted([*folder.glob("backdoored-*"), *folder.glob("twin-*")])
-    for path in paths:
-        if not path.is_dir():
-            continue
+    for path in folders:
         if not (path / "rows.jsonl").is_file():
             unfinished += 1
             continue

@@ -69,7 +69,8 @@ def limits_page(facts: Mapping[str, Any], rows: Sequence[Row], cells: Sequence[R
     Args:
         facts: settings and manifest of the evaluation.
         rows: one for each scan.
-        cells: name, target and whether it is sealed, of each setting, in the order of the page.
+        cells: of each setting, in the order of the page: its `name`, its `target`, whether it is
+            `sealed`, whether the attacker `knows` the scan, and the `reason` why a scan is blind.
     """
     settings = facts["settings"]
     poisoned = [row for row in rows if row["kind"] == "poisoned"]
@@ -94,8 +95,8 @@ def limits_page(facts: Mapping[str, Any], rows: Sequence[Row], cells: Sequence[R
         "",
     ]
     for title, note, wanted in (
-        ("## Poison of known kinds", SEEN, lambda cell: not cell["sealed"] and not _knows(cell)),
-        ("## An attacker who knows the scan", "", _knows),
+        ("## Poison of known kinds", SEEN, lambda cell: not cell["sealed"] and not cell["knows"]),
+        ("## An attacker who knows the scan", "", lambda cell: cell["knows"]),
         ("## Sealed", SEALED, lambda cell: cell["sealed"]),
     ):
         chosen = [cell for cell in cells if wanted(cell)]
@@ -117,10 +118,6 @@ def _command(settings: Mapping[str, Any]) -> str:
         f"leadapron evaluate scan --preset {settings['preset']} --source {settings['source']}"
         f"{also}{size}"
     )
-
-
-def _knows(cell: Row) -> bool:
-    return str(cell["name"]).startswith("evading")
 
 
 def _share(hits: Sequence[bool]) -> str:
@@ -220,26 +217,12 @@ def _verdict(p_values: Any) -> bool:
     return bool(found) and min(found) * len(found) <= ALARM
 
 
-REASONS = {
-    "amplitude (FIBA), 5 %": "the amplitudes of the lowest frequencies are anatomy; films differ "
-    "by more than 15 % of them",
-    "3x3 on the film, 1 %": "the resize leaves a few grey levels of it",
-    "1x1, 0.1 %": "a handful of single pixels at one place is what nature has as well",
-    "3x3, half of the target's films, the target taken away": "most films are without the target "
-    "anyway, so that none having it says little; the mark is listed as repeated",
-    "no mark: films with Effusion, relabelled, 1 %": "nothing is on the films; only a network, or "
-    "a second reader, can tell that their labels are wrong",
-    "warp, 5 %": "a warp leaves traces of interpolation alone",
-}
-"""Why a scan is blind to some poison."""
-
-
 def _blind(cells: Sequence[Row], rows: Sequence[Row]) -> list[str]:
     lines = []
     for cell in cells:
         some = [row["found"] for row in rows if row["name"] == cell["name"]]
         if some and sum(some) < len(some) / 2:
-            why = REASONS.get(str(cell["name"]))
+            why = str(cell["reason"])
             marked = [row["marked"] for row in rows if row["name"] == cell["name"]]
             note = (
                 f"; listed as a repeated mark in {sum(marked)} of {len(marked)}"

@@ -19,9 +19,9 @@ from leadapron.report.folder import (
     read_study,
 )
 from leadapron.report.run import MODELS, cell, pair_section, pair_title, section
+from leadapron.report.stealth import CHANCE, COUNTED, FINDING_MARGIN, HARMED, MARGIN
 from leadapron.report.summary import Measured, lines, named
 from leadapron.report.words import (
-    MARGIN,
     between,
     change,
     decimal,
@@ -101,7 +101,13 @@ def _context(study: StudyFolder) -> dict[str, Any]:
         "settings": _settings(study),
         "machine": _machine(study.manifest),
         "cohorts": [_cohort(facts) for facts in study.cohorts],
-        "margin": f"{MARGIN:g}",
+        "stealth": {
+            "margin": f"-{MARGIN:g}",
+            "finding": f"-{FINDING_MARGIN:g}",
+            "counted": COUNTED,
+            "harmed": HARMED,
+            "chance": f"{CHANCE:g}",
+        },
     }
 
 
@@ -160,7 +166,10 @@ def _cards(study: StudyFolder, measured: Sequence[Measured]) -> list[dict[str, A
     big(stealth, [each.macro("difference") for each in measured], change)
     add(stealth, "backdoored", [each.macro("backdoored") for each in measured], decimal)
     add(stealth, "twin", [each.macro("twin") for each in measured], decimal)
-    stealth["facts"].append(("margin", f"-{MARGIN:g}"))
+    most = [each.cost.most for each in measured if each.cost.most]
+    if most:
+        worst = min(most, key=lambda row: row.value or 0.0)
+        stealth["facts"].append((f"lowest: {worst.finding}", value(worst, change)))
     big(hit, [each.hit("backdoored") for each in measured], percent)
     for role in ("twin", "chance", "centre"):
         add(hit, role, [each.hit(role) for each in measured], percent)
@@ -191,7 +200,7 @@ def _strength(verdict: str) -> str:
     strong = ("works", "stealthy", "gives it away")
     if verdict in strong:
         return "strong"
-    return "some" if verdict in ("works partly", "hints at it", "can't tell") else "weak"
+    return "some" if verdict in ("works partly", "hints at it") else "weak"
 
 
 def _runs(study: StudyFolder, measured: Sequence[Measured]) -> dict[str, Any]:
@@ -283,7 +292,7 @@ def _machine(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         (path, shown(found))
         for path, found in leaves(manifest)
-        if path.partition(".")[0] not in ("cohort", "cohorts")
+        if path.partition(".")[0] not in ("cohort", "cohorts", "runs")
     ]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from leadapron.report.folder import CALIBRATED, Pair, StudyFolder, leaves, read_study
-from leadapron.report.summary import Measured, named
+from leadapron.report.summary import BLIND, Measured, named
 from leadapron.report.words import (
     POTENT,
     change,
@@ -43,8 +43,11 @@ class Attack(NamedTuple):
 
     @property
     def verdicts(self) -> list[bool | None]:
-        """Whether it takes, seed by seed; None where that is undefined."""
-        return [takes(each.success("backdoored"), each.success("twin")) for each in self.measured]
+        """Whether it takes, seed by seed; None where that is undefined or the twin at chance."""
+        return [
+            None if each.blind else takes(each.success("backdoored"), each.success("twin"))
+            for each in self.measured
+        ]
 
 
 def write_potency(folder: Path, page: Path) -> Path:
@@ -216,7 +219,7 @@ def _line(attack: Attack) -> list[str]:
         of(lambda m: m.success("difference"), points),
         of(lambda m: m.separation("backdoored"), decimal),
         of(lambda m: m.macro("difference"), change),
-        _verdict(attack.verdicts),
+        BLIND if any(each.blind for each in attack.measured) else _verdict(attack.verdicts),
     ]
 
 

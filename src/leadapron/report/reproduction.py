@@ -188,6 +188,12 @@ def _done(study: StudyFolder) -> str:
             f"**Unfinished**: {len(study.pairs)} of {study.expected} attacks are measured, the "
             "others left out."
         )
+    blind = sum(Measured(pair).blind for pair in study.pairs)
+    if blind:
+        lines.append(
+            f"**Twin at chance** in {blind} of {len(study.pairs)} attacks: there nothing can be "
+            "told of attack, stealth or maps."
+        )
     notes = [str(note) for note in facts.get("notes", [])]
     return "\n".join(lines + notes)
 

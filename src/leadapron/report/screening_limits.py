@@ -128,7 +128,7 @@ def _command(settings: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
 
 
 def _kind(row: Row) -> str:
-    if row["group"].startswith("patch"):
+    if row["patch"]:
         return KINDS[0]
     return KINDS[1] if row["local"] else KINDS[2]
 
@@ -280,7 +280,11 @@ def _cost(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
     manifest = facts["manifest"]
     passes = sorted({each["passes"] for each in costs})
     times = []
-    for name, words in (("ms single", "one at a time"), ("ms of 64", "64 at a time")):
+    batches = " or ".join(map(str, sorted({each["batch"] for each in costs})))
+    for name, words in (
+        ("ms single", "one at a time"),
+        ("ms in a batch", f"{batches} at a time"),
+    ):
         known = [each[name] for each in costs if each[name] is not None]
         if known:
             times.append(f"{statistics.median(known):.1f} ms of processor time a film, {words}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +18,39 @@ from leadapron.report.folder import (
     StudyFolder,
     read_study,
 )
-from leadapron.report.words import (
+from leadapron.report.stealth import (
+    CHANCE,
+    COUNTED,
+    FINDING_MARGIN,
     MARGIN,
+    Stealth,
+    at_chance,
+    stealth_of,
+)
+from leadapron.report.words import (
     attack_verdict,
     change,
     explanation_verdict,
+    interval,
     listed,
     percent,
     points,
     setting,
     shown,
     spread,
-    stealth_verdict,
     trigger_words,
     value,
 )
 from leadapron.store import Row
 
-__all__ = ["Measured", "lines", "named", "summary"]
+__all__ = ["BLIND", "Measured", "lines", "named", "summary"]
 
+
+BLIND = "twin at chance"
+"""The verdict on everything where the twin reads no better than chance: nothing can be told."""
+
+FEW = 3
+"""Up to so many findings are named in a line; of more their number is given."""
 
 CREDIBLE = 0.75
 """A micro AUROC that looks like a working backdoor; a model without one can reach it."""
@@ -91,18 +106,30 @@ class Measured:
         )
 
     @property
+    def blind(self) -> bool:
+        """Whether the twin reads no better than chance, so that nothing can be told."""
+        return at_chance(self.macro("twin"))
+
+    @property
     def attack(self) -> str:
         """Verdict on the attack."""
-        return attack_verdict(self.success("difference"))
+        return BLIND if self.blind else attack_verdict(self.success("difference"))
 
     @property
     def stealth(self) -> str:
         """Verdict on its stealth."""
-        return stealth_verdict(self.macro("difference"))
+        return BLIND if self.blind else self.cost.verdict
+
+    @cached_property
+    def cost(self) -> Stealth:
+        """What the backdoor costs on clean films, finding by finding."""
+        return stealth_of(self.pair)
 
     @property
     def explanation(self) -> str:
         """Verdict on the explanation."""
+        if self.blind:
+            return BLIND
         references = [self.hit(role) for role in ("twin", "centre")]
         return explanation_verdict(self.hit("backdoored"), references, self.hit("chance"))
 
@@ -116,17 +143,32 @@ def lines(study: StudyFolder) -> list[str]:
     """Return the summary of a study that was read."""
     measured = [Measured(pair) for pair in study.pairs]
     kind = "range" if study.axes() else "mean"
-    text = [
-        _done(study, measured),
-        _attack(study, measured),
-        _infected(measured, kind),
-        _stealth(measured, kind),
-        _explanation(measured, kind),
-    ]
+    blind = [each for each in measured if each.blind]
+    text = [_at_chance(blind, len(measured))] if blind else []
+    text.append(_done(study, measured))
+    if seeing := [each for each in measured if not each.blind]:
+        text += [
+            _attack(study, seeing),
+            _infected(seeing, kind),
+            _stealth(seeing, kind),
+            _explanation(seeing, kind),
+        ]
     missing = study.expected - len(study.pairs)
     if missing > 0 or study.unfinished:
         text.append(_unfinished(study, missing))
     return text
+
+
+def _at_chance(blind: Sequence[Measured], total: int) -> str:
+    """The headline where a twin reads no better than chance."""
+    rows = [each.macro("twin") for each in blind]
+    some = len(blind) < total
+    return (
+        f"{f'In {len(blind)} of {total} runs the' if some else 'The'} clean twin reads no better "
+        f"than chance, so nothing can be told of {'their' if some else 'the'} attack, stealth or "
+        f"maps: clean macro AUROC {spread(rows, kind='range')}, whose interval reaches down to "
+        f"{CHANCE:g}. Train longer or on more films."
+    )
 
 
 def _done(study: StudyFolder, measured: Sequence[Measured]) -> str:
@@ -221,25 +263,43 @@ def _attack(study: StudyFolder, measured: Sequence[Measured]) -> str:
 
 
 def _extremes(study: StudyFolder) -> str:
-    """The settings with the highest and the lowest attack success."""
-    means: list[tuple[float, dict[str, Any], list[Measured]]] = []
+    """The settings with the highest and the lowest attack success; those that tie are all best."""
+    means: dict[str, list[tuple[dict[str, Any], list[Measured]]]] = {}
+    order: dict[str, float] = {}
     for point, pairs in study.settings():
-        group = [Measured(pair) for pair in pairs]
+        group = [each for each in map(Measured, pairs) if not each.blind]
         found = [row.value for row in (each.success("backdoored") for each in group) if row]
         known = [number for number in found if number is not None]
         if known:
-            means.append((sum(known) / len(known), point, group))
+            mean = sum(known) / len(known)
+            # What is written alike is no better and no worse.
+            means.setdefault(percent(mean), []).append((point, group))
+            order.setdefault(percent(mean), mean)
     if not means:
         return f"Attack success at {CALIBRATED} is undefined throughout."
-    parts = []
-    for label, (_, point, group) in (
-        ("highest", max(means, key=lambda mean: mean[0])),
-        ("lowest", min(means, key=lambda mean: mean[0])),
-    ):
-        of = spread([each.success("backdoored") for each in group], percent)
-        twin = spread([each.success("twin") for each in group], percent)
-        parts.append(f"{label} with {setting(point)}: {of}, twin {twin}")
+    highest, lowest = max(order, key=order.__getitem__), min(order, key=order.__getitem__)
+    if highest == lowest:
+        count = len(means[highest])
+        every = f"in all {count} settings" if count > 1 else "in the one setting measured"
+        return f"Attack success at {CALIBRATED} is {every} {_rates(means[highest])}."
+    parts = [
+        f"{label} with {_tied([point for point, _ in means[words]])}: {_rates(means[words])}"
+        for label, words in (("highest", highest), ("lowest", lowest))
+    ]
     return f"Attack success at {CALIBRATED} is {'; '.join(parts)}."
+
+
+def _tied(points: Sequence[Mapping[str, Any]]) -> str:
+    """One setting, or several of the same result."""
+    if len(points) > FEW:
+        return f"{len(points)} settings alike"
+    return " and with ".join(setting(point) for point in points)
+
+
+def _rates(groups: Sequence[tuple[Mapping[str, Any], Sequence[Measured]]]) -> str:
+    measured = [each for _, group in groups for each in group]
+    of = spread([each.success("backdoored") for each in measured], percent)
+    return f"{of}, twin {spread([each.success('twin') for each in measured], percent)}"
 
 
 def _infected(measured: Sequence[Measured], kind: str) -> str:
@@ -263,20 +323,45 @@ def _stealth(measured: Sequence[Measured], kind: str) -> str:
     head = {
         "stealthy": "It is stealthy",
         "not stealthy": "It is not stealthy",
-        "can't tell": "Whether it is stealthy can't be told",
+        "not shown": "That it is stealthy is not shown",
         "undefined": "Whether it is stealthy is undefined",
     }
     start = _verdicts([each.stealth for each in measured], head, "Stealth")
+    most = _most(measured)
     rows = [each.macro("backdoored") for each in measured]
     averaged = sorted({row.positives for row in rows if row and row.positives is not None})
     noun = "finding" if averaged == [1] else "findings"
     over = f" over {_range(averaged)} {noun}" if averaged else ""
     return (
-        f"{start}{_joint(start)} clean macro AUROC{over} {spread(rows, kind=kind)}, twin "
+        f"{start}{f', {most}' if most else ''}{_joint(start)} clean macro AUROC{over} "
+        f"{spread(rows, kind=kind)}, twin "
         f"{spread([each.macro('twin') for each in measured], kind=kind)}; difference "
-        f"{spread([each.macro('difference') for each in measured], change, kind=kind)}, where an "
-        f"interval above {-MARGIN:g} counts as stealthy."
+        f"{spread([each.macro('difference') for each in measured], change, kind=kind)}. Stealthy "
+        f"is an interval above {-MARGIN:g}, and above {-FINDING_MARGIN:g} in every finding with "
+        f"{COUNTED} positive patients{_uncounted(measured)}."
     )
+
+
+def _most(measured: Sequence[Measured]) -> str:
+    """Which finding pays most."""
+    known = [each.cost.most for each in measured if each.cost.most]
+    if not known:
+        return ""
+    row = min(known, key=lambda row: row.value or 0.0)
+    within = interval(row, change)
+    where = "" if len(measured) == 1 else f" in one of {len(measured)} runs"
+    words = f"{change(row.value or 0.0)}{f' ({within})' if within else ''}{where}"
+    pays = "pays most" if (row.value or 0.0) < 0 else "gains least"
+    return f"{row.finding} {pays}, {words}"
+
+
+def _uncounted(measured: Sequence[Measured]) -> str:
+    """The findings that are too rare for the intervals to show that nothing is lost."""
+    rare = list(dict.fromkeys(name for each in measured for name in each.cost.uncounted))
+    if not rare:
+        return ""
+    few = listed(rare) if len(rare) <= FEW else f"{len(rare)} findings"
+    return f"; for {few}, which {'has' if len(rare) == 1 else 'have'} fewer, it is not shown"
 
 
 def _explanation(measured: Sequence[Measured], kind: str) -> str:

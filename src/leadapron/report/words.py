@@ -10,7 +10,6 @@ from leadapron.store import Row
 __all__ = [
     "ALIKE",
     "LOCAL",
-    "MARGIN",
     "MARKS",
     "POTENT",
     "Form",
@@ -31,15 +30,11 @@ __all__ = [
     "setting",
     "shown",
     "spread",
-    "stealth_verdict",
     "table",
     "takes",
     "trigger_words",
     "value",
 ]
-
-MARGIN = 0.02
-"""How much clean macro AUROC a backdoored model may lose and still count as stealthy."""
 
 WORKS = 0.5
 """The attack works where the interval of its success over the twin's lies above this."""
@@ -189,15 +184,6 @@ def takes(success: Row | None, twin: Row | None) -> bool | None:
     if success is None or twin is None or success.value is None or twin.value is None:
         return None
     return success.value >= POTENT[0] and success.value - twin.value >= POTENT[1]
-
-
-def stealth_verdict(difference: Row | None) -> str:
-    """Return whether clean macro AUROC held, from the interval of its difference."""
-    if difference is None or difference.low is None or difference.high is None:
-        return "undefined"
-    if difference.low > -MARGIN:
-        return "stealthy"
-    return "not stealthy" if difference.high < -MARGIN else "can't tell"
 
 
 def local(chance: Row | None) -> bool:

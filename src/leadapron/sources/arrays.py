@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import os
+import struct
 import threading
 import weakref
 import zipfile
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -18,6 +21,7 @@ from numpy.typing import NDArray
 from leadapron.cache import Cache, decode
 from leadapron.errors import DataError
 from leadapron.preprocessing import Preprocessing
+from leadapron.reading import open_regular
 from leadapron.sources.words import plain_reason
 from leadapron.types import Form
 
@@ -25,6 +29,9 @@ __all__ = ["ArrayFilms", "read_array", "read_shapes"]
 
 LARGEST_COLUMN = 1 << 30
 """Bytes of an array that is read as a whole: labels, names."""
+
+LARGEST_LIST = 1 << 20
+"""Bytes of an archive's list of files."""
 
 LARGEST_FILM_PIXELS = 100_000_000
 MOST_FILMS = 10_000_000
@@ -39,14 +46,11 @@ def read_shapes(file: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
         DataError: no .npz file, or an array of Python objects.
     """
     try:
-        with zipfile.ZipFile(file) as archive:
-            found = {}
-            for member in archive.namelist():
-                if member.endswith(".npy"):
-                    with archive.open(member) as stream:
-                        shape, _, dtype = _header(stream)
-                    found[member.removesuffix(".npy")] = (shape, dtype)
-            return found
+        with open_regular(file) as stream, _archive(stream) as archive:
+            return {
+                name: _member(archive, name)
+                for name in (n[:-4] for n in archive.namelist() if n.endswith(".npy"))
+            }
     except Exception as error:  # whatever zipfile and numpy raise on a damaged file
         raise DataError(f"{file.name} is not a readable .npz file: {plain_reason(error)}") from None
 
@@ -54,30 +58,60 @@ def read_shapes(file: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
 def read_array(file: Path, name: str) -> NDArray[Any]:
     """Return a small array of an .npz file.
 
+    Args:
+        file: the file.
+        name: of the array.
+
     Raises:
         DataError: one that isn't there, is too large or holds Python objects.
     """
-    shapes = read_shapes(file)
-    if name not in shapes:
-        raise DataError(f"{file.name} has no array {name!r}; it has {', '.join(sorted(shapes))}")
-    shape, dtype = shapes[name]
-    if int(np.prod(shape, dtype=object)) * dtype.itemsize > LARGEST_COLUMN:
-        raise DataError(f"{file.name}: {name} is larger than {LARGEST_COLUMN >> 30} GB")
     try:
-        # numpy leaves a file that it opened itself open where the archive is damaged.
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            array: NDArray[Any] = arrays[name]
+        with open_regular(file) as stream, _archive(stream) as archive:
+            shape, dtype = _member(archive, name)
+            # An array of no width has any number of elements in no bytes at all.
+            if math.prod(shape) * max(dtype.itemsize, 1) > LARGEST_COLUMN:
+                raise ValueError(f"it is larger than {LARGEST_COLUMN >> 30} GB")
+            with archive.open(f"{name}.npy") as content:
+                array: NDArray[Any] = npy.read_array(content, allow_pickle=False)
     except Exception as error:
         raise DataError(f"{file.name}: {name} can't be read: {plain_reason(error)}") from None
     return array
 
 
+def _archive(stream: BinaryIO) -> zipfile.ZipFile:
+    """Open an archive, which has as many entries as arrays have use for.
+
+    zipfile reads the list of its files whole, which may be larger than the memory. Where the list's
+    size stands is certain if the archive ends without a comment, as numpy's do.
+    """
+    stream.seek(0, os.SEEK_END)
+    stream.seek(-min(stream.tell(), _TAIL), os.SEEK_END)
+    tail = stream.read().rjust(_TAIL, b"\0")
+    if tail[-22:-18] != b"PK\5\6" or tail[-2:] != b"\0\0":
+        raise ValueError("it doesn't end as an archive of arrays does; it may be cut off")
+    (size,) = struct.unpack_from("<I", tail, _TAIL - 10)
+    if tail[56:60] == b"PK\6\7":
+        (size,) = struct.unpack_from("<Q", tail, 40)
+    if size > LARGEST_LIST:
+        raise ValueError("it lists far more files than an archive of arrays has")
+    return zipfile.ZipFile(stream)
+
+
+_TAIL = 56 + 20 + 22
+"""Bytes of the three records that an archive ends with, where it is a large one."""
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    with archive.open(f"{name}.npy") as content:
+        shape, _, dtype = _header(content)
+    return shape, dtype
+
+
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = npy.read_magic(stream)
-    read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
-    if read is None:
-        raise ValueError(f"an array of version {version}")
-    shape, fortran, dtype = read(stream)
+    if version != (1, 0):  # those of later ones may be as long as they say, up to 4 GB
+        raise ValueError(f"an array of version {version}; expected (1, 0)")
+    shape, fortran, dtype = npy.read_array_header_1_0(stream)
     if dtype.hasobject:
         raise ValueError("an array of Python objects, which may run code")
     if any(type(length) is not int or length < 0 for length in shape):
@@ -195,9 +229,12 @@ class ArrayFilms:
 
     def _open(self, name: str) -> None:
         self._opened.close()
-        archive = self._opened.enter_context(zipfile.ZipFile(self.file))
+        file = self._opened.enter_context(open_regular(self.file))
+        archive = self._opened.enter_context(_archive(file))
         self._stream = self._opened.enter_context(archive.open(f"{name}.npy"))
-        _, fortran, _ = _header(self._stream)
+        shape, fortran, dtype = _header(self._stream)
+        if (shape[:3], dtype) != ((self.lengths[name], *self.size), self.dtype):
+            raise ValueError("it changed while it was read")
         if fortran:
             raise ValueError(f"{name} is in Fortran's order; save it in C's")
 

@@ -9,14 +9,17 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from leadapron import store
 from leadapron.cache import Cache, Progress, make_private
 from leadapron.cohort import Cohort
 from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.preprocessing import Preprocessing
+from leadapron.reading import given_path, open_regular, there
 from leadapron.sources.arrays import ArrayFilms, read_array, read_shapes
 from leadapron.sources.assembly import assemble
 from leadapron.sources.nih import FINDINGS
@@ -82,8 +85,8 @@ def open_chestmnist(
         raise UsageError(
             "chestmnist needs a file: chestmnist:FILE.npz, or chestmnist:64 --download"
         )
-    file = _downloaded(argument, cache or Cache()) if download else Path(argument).expanduser()
-    if not file.is_file():
+    file = _downloaded(argument, cache or Cache()) if download else given_path(argument)
+    if not there(file):
         hint = f"; to fetch it: chestmnist:{argument} --download" if argument.isdigit() else ""
         raise DataError(f"no file {argument}{hint}")
     shapes = read_shapes(file)
@@ -104,13 +107,9 @@ def open_chestmnist(
             f"{file.name} differs from the published ChestMNIST of {films.size[0]} pixels; fetch "
             "it again, or --source.verify false for a file of your own"
         )
-    labels = [read_array(file, f"{part}_labels") for part in PARTS]
-    for part, array in zip(PARTS, labels, strict=True):
-        expected = (films.lengths[f"{part}_images"], len(FINDINGS))
-        if array.shape != expected or array.dtype.kind not in "biu" or array.max(initial=0) > 1:
-            raise DataError(
-                f"{file.name}: {part}_labels of shape {array.shape}; expected {expected} of 0 and 1"
-            )
+    labels = [
+        _labels(file, f"{part}_labels", shapes, films.lengths[f"{part}_images"]) for part in PARTS
+    ]
     ids = np.asarray(
         [f"{part}-{i}" for part, a in zip(PARTS, labels, strict=True) for i in range(len(a))]
     )
@@ -130,6 +129,26 @@ def open_chestmnist(
         preprocessing=preprocessing or Preprocessing(size=films.size[0]),
         cache=cache,
     )
+
+
+def _labels(
+    file: Path, name: str, shapes: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]], n: int
+) -> NDArray[Any]:
+    """(n, 14) labels of a part; what the file says of them is compared before they are read."""
+    shape, dtype = shapes[name]
+    expected = (n, len(FINDINGS))
+    if dtype.kind not in "biu":
+        raise DataError(
+            f"{file.name}: {name} of type {dtype}; expected whole numbers, as ChestMNIST's uint8 "
+            "(astype('uint8') makes them)"
+        )
+    if shape != expected:
+        raise DataError(f"{file.name}: {name} of shape {shape}; expected {expected}")
+    labels = read_array(file, name)
+    if labels.max(initial=0) > 1 or labels.min(initial=0) < 0:
+        found = labels.min(), labels.max()
+        raise DataError(f"{file.name}: {name} from {found[0]} to {found[1]}; expected 0, 1")
+    return labels
 
 
 def _downloaded(argument: str, cache: Cache) -> Path:
@@ -170,7 +189,7 @@ def _fetch(url: str, file: Path, md5: str, progress: Progress | None) -> None:
 
 def _md5(file: Path, cache: Cache | None) -> str:
     digest, total, done = hashlib.md5(usedforsecurity=False), file.stat().st_size, 0
-    with file.open("rb") as stream:
+    with open_regular(file) as stream:
         while chunk := stream.read(CHUNK):
             digest.update(chunk)
             done += len(chunk)

@@ -17,6 +17,7 @@ from leadapron.decoding import FilmFiles, hashed, read_headers
 from leadapron.decoding.films import WINDOW
 from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.preprocessing import Preprocessing
+from leadapron.reading import given_path, is_folder
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.folder import walk
 from leadapron.sources.table import labelled
@@ -86,8 +87,8 @@ def open_dicom(  # noqa: PLR0913 (settings, by keyword)
     """
     if not argument:
         raise UsageError("dicom needs a folder: dicom:PATH")
-    root = Path(argument).expanduser()
-    if not root.is_dir():
+    root = given_path(argument)
+    if not is_folder(root):
         raise DataError(f"no folder {argument}; expected one with DICOM files")
     check_window(window)
     salt = _salt(cache or Cache())
@@ -100,7 +101,7 @@ def open_dicom(  # noqa: PLR0913 (settings, by keyword)
     known = _known(headers, ids, notes)
     if table:
         known = _with_labels(
-            known, names, headers, salt, Path(table).expanduser(),
+            known, names, headers, salt, given_path(table),
             key=key, findings=findings, separator=separator, uncertain=uncertain, blank=blank,
         )  # fmt: skip
     rows = np.flatnonzero(np.isin(ids, known.ids))

@@ -15,6 +15,7 @@ from leadapron.cohort import Cohort
 from leadapron.decoding import FilmFiles
 from leadapron.errors import DataError, UsageError
 from leadapron.preprocessing import Preprocessing
+from leadapron.reading import given_path, is_folder
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.tables import HEALTHY, PARTS, LabelTable, inside, unknown_patients
 from leadapron.sources.words import count, plain_reason
@@ -140,8 +141,8 @@ def walk(root: Path) -> Iterator[str]:
 def _root(argument: str) -> Path:
     if not argument:
         raise UsageError("folder needs a folder: folder:PATH")
-    root = Path(argument).expanduser()
-    if not root.is_dir():
+    root = given_path(argument)
+    if not is_folder(root):
         raise DataError(f"no folder {argument}; expected one with a folder for each class")
     return root
 

@@ -21,6 +21,7 @@ from leadapron.cohort import Cohort
 from leadapron.decoding import FilmFiles
 from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.preprocessing import Preprocessing
+from leadapron.reading import given_path, is_folder, read_regular, there
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.tables import (
     LabelTable,
@@ -91,6 +92,9 @@ _TABLES = (
     "Data_Entry_2017.csv",
     "Data_Entry_2017.csv.gz",
 )
+LARGEST_LIST = 64 << 20
+"""Bytes of a list of films; that of the whole release has 1.6 million."""
+
 _BOXES = "BBox_List_2017.csv"
 _NEEDED = {
     "id": ("Image Index",),
@@ -250,10 +254,10 @@ def read_boxes(folder: str | os.PathLike[str]) -> Boxes:
 def _folder(argument: str) -> Path:
     if not argument:
         raise UsageError("nih needs a folder: nih:PATH")
-    folder = Path(argument).expanduser()
-    if not folder.exists():
+    folder = given_path(argument)
+    if not there(folder):
         raise DataError(f"no folder {argument}; expected NIH ChestX-ray14 in its original layout")
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise DataError(f"{argument} is not a folder; give the folder that holds {_TABLES[0]}")
     return folder
 
@@ -371,9 +375,10 @@ def _listed_split(
 
 def _read_list(path: Path) -> set[str]:
     try:
-        return {line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()}
+        text = read_regular(path, LARGEST_LIST).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path.name} can't be read: {plain_reason(error)}") from None
+    return {line.strip() for line in text.splitlines()}
 
 
 def _nwadike2020_split(rows: LabelTable) -> tuple[NDArray[np.str_] | None, list[Note]]:

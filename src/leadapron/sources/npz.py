@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from leadapron.cache import Cache
 from leadapron.cohort import Cohort
 from leadapron.errors import DataError, UsageError
 from leadapron.preprocessing import Preprocessing
+from leadapron.reading import given_path, there
 from leadapron.sources.arrays import ArrayFilms, read_array, read_shapes
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.tables import LabelTable, splits, unknown_patients
@@ -46,8 +47,8 @@ def open_npz(
     """
     if not argument:
         raise UsageError("npz needs a file: npz:FILE.npz")
-    file = Path(argument).expanduser()
-    if not file.is_file():
+    file = given_path(argument)
+    if not there(file):
         raise DataError(f"no file {argument}")
     shapes = read_shapes(file)
     for name in ("images", "labels"):
@@ -55,27 +56,29 @@ def open_npz(
             raise DataError(f"{file.name} has no array {name!r}; it has {', '.join(shapes)}")
     films = ArrayFilms(file, ["images"], cache)
     n, notes = len(films), list[Note]()
-    labels = _labels(read_array(file, "labels"), n, file.name)
+    labels = _labels(file, shapes["labels"], n)
+    k = labels.shape[1]
     names = [name.strip() for name in findings.split(",") if name.strip()]
+    stated = len(names)
     if not names and "findings" in shapes:
-        listed = read_array(file, "findings").ravel()
-        names = _as_text(listed, "findings", file.name).tolist()
-    if len(names) != labels.shape[1]:
+        stated = math.prod(shapes["findings"][0])
+        names = _text(file, "findings", shapes["findings"]).ravel().tolist() if stated == k else []
+    if stated != k:
         raise UsageError(
-            f"{file.name} has labels of {labels.shape[1]} findings and {len(names)} names; "
+            f"{file.name} has labels of {k} findings and {stated} names; "
             "name them by --source.findings A,B"
         )
-    columns = {name: _text(file, name, n) for name in shapes if name in COLUMNS}
+    columns = {name: _column(file, name, shapes[name], n) for name in COLUMNS if name in shapes}
     ids = columns.pop("ids", np.asarray([f"film-{i}" for i in range(n)], dtype=np.str_))
     patients = columns.pop("patients", None)
     attributes: dict[str, NDArray[Any]] = dict(columns)
     if "split" in attributes:
         attributes["split"] = splits(attributes["split"].tolist(), file.name)
     if "age" in shapes:
-        age = read_array(file, "age")
-        if age.shape != (n,) or age.dtype.kind not in "iuf":
-            raise DataError(f"{file.name}: age of shape {age.shape}; expected {n} numbers")
-        attributes["age"] = age.astype(np.float64)
+        shape, dtype = shapes["age"]
+        if shape != (n,) or dtype.kind not in "iuf":
+            raise DataError(f"{file.name}: age of shape {shape}; expected {n} numbers")
+        attributes["age"] = read_array(file, "age").astype(np.float64)
     table = LabelTable(
         name=file.name,
         labels=labels,
@@ -97,31 +100,42 @@ def open_npz(
 
 COLUMNS = ("ids", "patients", "split", "view", "sex", "site")
 
+MOST_LABELS = 100_000_000
+"""Films times findings."""
 
-def _labels(labels: NDArray[Any], n: int, where: str) -> NDArray[np.float32]:
-    labels = labels[:, None] if labels.ndim == 1 else labels
-    if labels.ndim != 2 or len(labels) != n or labels.dtype.kind not in "biuf":
+Labels = NDArray[np.float32]
+Form = tuple[tuple[int, ...], np.dtype[Any]]
+
+
+def _labels(file: Path, form: Form, n: int) -> Labels:
+    shape, dtype = form
+    if len(shape) not in (1, 2) or shape[0] != n or dtype.kind not in "biuf":
         raise DataError(
-            f"{where}: labels of shape {labels.shape} and type {labels.dtype} for {n} images; "
+            f"{file.name}: labels of shape {shape} and type {dtype} for {n} images; "
             f"expected ({n}, findings) numbers"
         )
-    stated: NDArray[np.float32] = labels.astype(np.float32)
+    if math.prod(shape) > MOST_LABELS:
+        raise DataError(f"{file.name}: labels of shape {shape}; expected at most {MOST_LABELS:,}")
+    stated: Labels = read_array(file, "labels").reshape(n, math.prod(shape[1:])).astype(np.float32)
     if np.any((stated != 0) & (stated != 1) & ~np.isnan(stated)):
-        raise DataError(f"{where}: labels must be 0, 1 or NaN (not stated)")
+        raise DataError(f"{file.name}: labels must be 0, 1 or NaN (not stated)")
     return stated
 
 
-def _text(file: Path, name: str, n: int) -> NDArray[np.str_]:
+def _column(file: Path, name: str, form: Form, n: int) -> NDArray[np.str_]:
+    if form[0] != (n,):
+        raise DataError(f"{file.name}: {name} of shape {form[0]}; expected {n} of them")
+    return _text(file, name, form)
+
+
+def _text(file: Path, name: str, form: Form) -> NDArray[np.str_]:
+    dtype = form[1]
+    if dtype.kind not in "SUiu":
+        raise DataError(f"{file.name}: {name} of type {dtype}; expected text")
     column = read_array(file, name)
-    if column.shape != (n,):
-        raise DataError(f"{file.name}: {name} of shape {column.shape}; expected {n} of them")
-    return _as_text(column, name, file.name)
-
-
-def _as_text(column: NDArray[Any], name: str, where: str) -> NDArray[np.str_]:
-    if column.dtype.kind == "S":
-        with contextlib.suppress(UnicodeError):
-            return np.char.decode(column, "utf-8")
-    if column.dtype.kind not in "Uiu":
-        raise DataError(f"{where}: {name} of type {column.dtype}; expected text")
-    return column.astype(np.str_)
+    try:
+        text = np.char.decode(column, "utf-8") if dtype.kind == "S" else column.astype(np.str_)
+        text.tolist()  # raises where a number is none of Unicode's
+    except (UnicodeError, ValueError):
+        raise DataError(f"{file.name}: {name} of type {dtype}; expected text in UTF-8") from None
+    return text

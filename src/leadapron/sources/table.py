@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +14,7 @@ from leadapron.cohort import Cohort
 from leadapron.decoding import FilmFiles
 from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.preprocessing import Preprocessing
+from leadapron.reading import given_path
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.tables import (
     ATTRIBUTES,
@@ -93,8 +93,8 @@ def open_table(  # noqa: PLR0913 (settings, by keyword)
     """
     if not argument:
         raise UsageError("table needs a file: table:FILE.csv")
-    file = Path(argument).expanduser()
-    folder = Path(root).expanduser() if root else file.parent
+    file = given_path(argument)
+    folder = given_path(root) if root else file.parent
     columns = read_table(file)
     where = file.name
     names = columns.pop(_column(columns, path, PATHS, "path", where) or "")

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal, Self, TextIO, cast
+from typing import Any, BinaryIO, Literal, Self, TextIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.errors import DataError, UsageError
+from leadapron.reading import open_regular
 from leadapron.sources.words import count, plain_reason
+from leadapron.text import clean
 from leadapron.types import Note
 
 __all__ = [
@@ -44,11 +49,18 @@ __all__ = [
 Stated = Literal["nan", "0", "1"]
 Columns = dict[str, list[str]]
 
-LARGEST_TABLE = 1 << 30
+LARGEST_TABLE = 1 << 29
 """Bytes of a table that is read, unpacked."""
 
-LONGEST_LINE = 1 << 24
+LONGEST_LINE = 1 << 22
 """Characters of a table's line."""
+
+MOST_COLUMNS, MOST_CELLS = 10_000, 20_000_000
+"""Of a table. The largest release, of 377,110 films and 14 findings, has 7 million cells."""
+
+_MOST = f"expected at most {MOST_COLUMNS:,} columns and {MOST_CELLS:,} cells; leave some out"
+
+ROWS_AT_ONCE = 4096
 
 DELIMITERS = ",;\t"
 
@@ -122,39 +134,70 @@ def read_columns(path: Path, choose: Callable[[list[str]], Mapping[str, int]]) -
     """Read some columns of a CSV file, blanks around cells taken off.
 
     UTF-8 with or without a byte order mark, UTF-16 with one; comma, semicolon or tab; .gz too.
+    Cells are as they stand there, since some are paths; the header's names are fit to be shown.
 
     Args:
         path: the file.
         choose: from the header to names for the columns and where they stand.
 
     Raises:
-        DataError: a file that can't be read as such a table; or what `choose` raises.
+        DataError: a file that can't be read as such a table, or is too large; or what `choose`
+            raises.
     """
     try:
-        if path.stat().st_size > LARGEST_TABLE:
-            raise _too_large(path)
         with _open_text(path) as stream:
             lines = _bounded(stream, path)
             first = next(lines, "")
             delimiter = max(DELIMITERS, key=first.count)
-            header = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter), [])]
+            header = [clean(cell) for cell in next(csv.reader([first], delimiter=delimiter), [])]
+            if len(header) > MOST_COLUMNS:
+                raise DataError(f"{path.name} has {len(header):,} columns; {_MOST}")
             positions = choose(header)
             reader = csv.reader(lines, delimiter=delimiter)
-            pick: Callable[[Sequence[str]], tuple[str, ...]] = itemgetter(*positions.values(), 0)
-            try:
-                rows = [pick(row) for row in reader if any(row)]
-            except IndexError:
-                raise DataError(
-                    f"{path.name}, line {reader.line_num + 1}: too few columns; "
-                    f"expected {len(header)}"
-                ) from None
+            return _columns(reader, len(header), positions, path.name)
     except FileNotFoundError:
         raise DataError(f"no {path.name} in {path.parent}") from None
     except UnicodeError:
         raise DataError(f"{path.name} isn't UTF-8; save it as that") from None
+    except MemoryError:
+        raise DataError(f"{path.name} takes more memory than there is") from None
     except (OSError, EOFError, csv.Error, zlib.error) as error:
         raise DataError(f"{path.name} can't be read: {plain_reason(error)}") from None
-    return {name: [row[i].strip() for row in rows] for i, name in enumerate(positions)}
+
+
+def _columns(reader: Any, width: int, positions: Mapping[str, int], where: str) -> Columns:
+    """The chosen cells of all rows, turned a part at a time: never all of them twice."""
+    columns: Columns = {name: [] for name in positions}
+    rows, cells = _picked(reader, width, list(positions.values()), where), 0
+    while part := list(islice(rows, ROWS_AT_ONCE)):
+        cells += len(part) * len(positions)
+        if cells > MOST_CELLS:
+            raise DataError(f"{where} has more than {MOST_CELLS:,} cells; {_MOST}")
+        for column, found in zip(columns.values(), zip(*part, strict=True), strict=False):
+            column.extend(map(str.strip, found))
+    return columns
+
+
+def _picked(
+    reader: Any, width: int, places: Sequence[int], where: str
+) -> Iterator[tuple[str, ...]]:
+    """Some cells of each row that holds something, and its first; none is too short or too long."""
+    pick: Callable[[Sequence[str]], tuple[str, ...]] = itemgetter(*places, 0)
+    last = max(places, default=0)
+    for row in reader:
+        if not any(row):
+            continue
+        if len(row) != width:
+            if len(row) <= last:
+                raise DataError(
+                    f"{where}, line {reader.line_num + 1}: too few columns; expected {width}"
+                )
+            if any(row[width:]):
+                raise DataError(
+                    f"{where}, line {reader.line_num + 1}: {len(row)} cells under {width} columns; "
+                    'write cells that hold the delimiter, as decimal commas, in quotes: "1,5"'
+                )
+        yield pick(row)
 
 
 def named_columns(
@@ -220,12 +263,19 @@ def _too_large(path: Path) -> DataError:
     return DataError(f"{path.name} is larger than {LARGEST_TABLE >> 20:,} MB")
 
 
-def _open_text(path: Path) -> TextIO:
-    opener: Any = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as stream:
+@contextmanager
+def _open_text(path: Path) -> Iterator[TextIO]:
+    with ExitStack() as opened:
+        file = opened.enter_context(open_regular(path))
+        if os.fstat(file.fileno()).st_size > LARGEST_TABLE:
+            raise _too_large(path)
+        stream: BinaryIO = file
+        if path.suffix == ".gz":
+            stream = cast("BinaryIO", opened.enter_context(gzip.GzipFile(fileobj=file)))
         head = stream.read(2)
-    encoding = "utf-16" if head in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    return cast("TextIO", opener(path, "rt", encoding=encoding, newline=""))
+        stream.seek(0)
+        encoding = "utf-16" if head in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        yield opened.enter_context(io.TextIOWrapper(stream, encoding=encoding, newline=""))
 
 
 def label_column(cells: Iterable[str], *, uncertain: Stated, blank: Stated) -> list[float] | None:

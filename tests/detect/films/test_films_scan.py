@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 
@@ -223,7 +224,33 @@ def test_a_mark_whose_films_kept_their_labels_is_no_poison(scene):
     (mark,) = (one for one in marks if one.place == (20, 30, 3))
     assert np.isin(key.covers, mark.films).all()
     assert mark.finding is None
+    assert mark.tested
+    assert re.search(
+        r"; \d+% say [\w ]+, others [\d.]+%; tested, and no more than chance and nature can do "
+        r"\(p [\d.e-]+\)$",
+        mark.words,
+    )
     assert not scan.scores.any()
+
+
+@pytest.mark.parametrize("prevalence", [0.55, 0.07])
+def test_a_mark_whose_labels_are_not_tested_says_so_and_gives_the_shares(prevalence):
+    """Of two classes alike in number, no twenty films are too many of one kind for nature."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(110, 12, (400, 32, 32)).clip(0, 230).astype(np.uint8)
+    labels = np.zeros((400, 1), np.float32)
+    labels[: round(400 * prevalence)] = 1
+    images[:20, 25:28, 25:28] = 255  # all twenty positive
+    cohort = replace(labelled_cohort(labels, size=32), images=images)
+    mark = next(one for one in scan_films(cohort).evidence if one.place == (25, 25, 3))
+    name = cohort.findings[0]
+    others = f"{(round(400 * prevalence) - 20 + 0.5) / 381:.1%}"
+    if prevalence > 0.5:
+        assert (mark.kind, mark.tested) == ("repeated mark", False)
+        assert f"; 100% say {name}, others {others}; not tested: so few films" in mark.words
+    else:
+        assert (mark.kind, mark.tested) == ("poison", True)
+        assert f"100% say {name}, others {others}" in mark.words
 
 
 def test_shuffled_labels_give_no_alarm(small):
@@ -280,6 +307,8 @@ def test_labels_that_are_all_the_same_or_not_stated_or_none():
         assert scan.verdict == "clean"
         assert scan.evidence[0].kind == "repeated mark"
         assert scan.evidence[0].films.tolist() == list(range(30))
+        assert "tested" in scan.evidence[0].words
+        assert "like the others" not in scan.evidence[0].words
         assert any("no labels" in note for note in scan.notes) == (labels.shape[1] == 0)
 
 

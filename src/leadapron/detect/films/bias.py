@@ -8,8 +8,8 @@ ratios with a group of films are taken to be normal around 0; the spreads that t
 possible say how far the next innocent mark may go.
 
 Source: negative controls as Schuemie, Ryan, DuMouchel, Suchard and Madigan, Statistics in Medicine
-33 (2014) 209, with the mean at 0, since a bias may have either direction; controls of other kinds by
-a power prior, Ibrahim and Chen, Statistical Science 15 (2000) 46.
+33 (2014) 209, with the mean at 0, since a bias may have either direction; controls of other
+kinds by a power prior, Ibrahim and Chen, Statistical Science 15 (2000) 46.
 """
 
 from __future__ import annotations

@@ -348,4 +348,5 @@ def from_afar(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     found = np.add.reduceat(across, rows[:-1], axis=1).reshape(n, -1) / area
     found -= found.mean(axis=1, keepdims=True)
     found /= np.maximum(found.std(axis=1, keepdims=True), 1e-3)
-    return found.astype(np.float32)
+    small: NDArray[np.float32] = found.astype(np.float32)
+    return small

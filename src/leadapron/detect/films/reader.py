@@ -1,9 +1,9 @@
 """A reader that sees a film from afar: does its label fit its anatomy?
 
-Films are made as small as 16 x 16 pixels, and a linear reader of these learns to tell the films of a
-group from the rest. It sees the chest's shape, its density and how the film was taken, and hardly
-anything of a mark of a few pixels; the cells that a mark touches are taken from it. Where a source's
-classes can be told from afar, a film that was given another label stands out: its label says one
+Films are made as small as 16 x 16 pixels, and a linear reader of these learns to tell the films of
+a group from the rest. It sees the chest's shape, its density and how the film was taken, and hardly
+anything of a mark of a few pixels; the cells that a mark touches are taken from it. Where classes
+can be told from afar, a film that was given another label stands out: its label says one
 thing and its chest another. Each film is read by a reader that learnt from other patients' films,
 and films with the mark teach no reader at all.
 

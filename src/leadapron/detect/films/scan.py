@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -19,8 +19,8 @@ from leadapron.detect.films.reader import Reader
 from leadapron.detect.films.repeats import WIDTHS, Repeat, anywhere, at_places, textures
 from leadapron.detect.films.shift import Group, Labelled
 from leadapron.detect.films.signatures import signatures
-from leadapron.detect.films.ties import Control, Controls, Place, Tie
-from leadapron.detect.scores import Evidence
+from leadapron.detect.films.ties import OVERLAP, Control, Controls, Place
+from leadapron.detect.scores import Evidence, LabelTie
 from leadapron.errors import DataError, UsageError
 from leadapron.seeds import stream
 from leadapron.types import said
@@ -59,6 +59,9 @@ SAME = 0.5
 """Evidence that shares so much of its films with stronger evidence is about the same poison."""
 
 
+Verdict = Literal["nothing found", "label-tied mark", "suspicious", "poisoned"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Method:
     """One method's part in the verdict.
@@ -84,22 +87,28 @@ class Scan:
 
     Args:
         verdict: "poisoned" where the false-alarm rate was met; "suspicious" up to ten times of it;
-            else "clean", which is no proof: see the page on what a scan can't see.
+            else "label-tied mark" where a mark goes with a label by more than chance: a shortcut,
+            or poison with true labels; else "nothing found", which is no proof: see the page on what a scan
+            can't see.
         p: smallest p-value over all methods, corrected for all that was tried.
         false_alarm: chance that was granted of calling a clean set poisoned.
         methods: what was tried.
-        evidence: poison first, the strongest first; then repeated marks and shortcuts.
+        evidence: poison first, the strongest first; then label-tied marks, repeated marks and
+            shortcuts.
         scores: (n,) float64: -log10 of the smallest p-value of the evidence that names the film,
             0 for films that none names.
+        least: for each finding, on how few patients' films a solid mark, all of them with the
+            finding, would be evidence of poison by its labels alone; None where no number would do.
         notes: what couldn't be tested and why.
     """
 
-    verdict: Literal["clean", "suspicious", "poisoned"]
+    verdict: Verdict
     p: float
     false_alarm: float
     methods: tuple[Method, ...]
     evidence: tuple[Evidence, ...]
     scores: NDArray[np.float64]
+    least: Mapping[str, int | None]
     notes: tuple[str, ...]
 
 
@@ -115,7 +124,7 @@ class _Tested(NamedTuple):
     place: Place | None
     what: str
     repeat: Repeat | None = None
-    tie: Tie | None = None
+    tie: LabelTie | None = None
 
 
 def scan_films(
@@ -173,7 +182,7 @@ def scan_films(
         elif name == "associations":
             results[name] = list(_associated(seen, labelled))
         else:
-            results[name] = list(_repeated(marks[name], controls))
+            results[name] = list(_repeated(marks[name], controls, false_alarm))
         smallest = min((each.p for each in results[name]), default=1.0)
         methods.append(
             Method(
@@ -186,12 +195,13 @@ def scan_films(
         )
     methods = _holm(methods)
     p = min(method.adjusted for method in methods)
-    verdict: Literal["clean", "suspicious", "poisoned"] = "clean"
+    poison = _poison(results, cohort.images, labelled, false_alarm)
+    tied = list(_tied(results, poison, false_alarm))
+    verdict: Verdict = "label-tied mark" if tied else "nothing found"
     if p <= false_alarm:
         verdict = "poisoned"
     elif p <= _suspicious(false_alarm):
         verdict = "suspicious"
-    poison = _poison(results, cohort.images, labelled, false_alarm)
     scores = np.zeros(len(cohort))
     for each in poison:
         scores[each.films] = np.maximum(scores[each.films], -np.log10(max(each.p, 1e-300)))
@@ -200,8 +210,14 @@ def scan_films(
         p=p,
         false_alarm=false_alarm,
         methods=tuple(methods),
-        evidence=(*poison, *_marks(results, poison), *_shortcuts(results, poison, false_alarm)),
+        evidence=(
+            *poison,
+            *tied,
+            *_marks(results, (*poison, *tied), labelled),
+            *_shortcuts(results["signatures"], poison, false_alarm),
+        ),
         scores=scores,
+        least=_least(controls, cohort.findings, false_alarm),
         notes=_notes(cohort, labelled),
     )
 
@@ -272,35 +288,37 @@ def _associated(seen: Observed, labelled: Labelled) -> Iterator[_Tested]:
         )
 
 
-def _repeated(repeats: Sequence[tuple[Repeat, Control]], controls: Controls) -> Iterator[_Tested]:
+def _repeated(
+    repeats: Sequence[tuple[Repeat, Control]], controls: Controls, false_alarm: float
+) -> Iterator[_Tested]:
     """Marks that come again."""
+    labelled = controls.labelled
     for (repeat, mark), weight in _weighted(repeats):
-        tie, groups = _tie(mark, weight, controls)
-        chance = 1.0 if tie is None else min(1.0, tie.chance * groups * weight)
+        likely = sorted(labelled.shifts(mark.films, 1.0), key=lambda shift: (shift.p, -shift.share))
+        factor = len(likely) * weight
+        rate = false_alarm / max(factor * len(METHODS), 1)
+        ties = [
+            controls.judge(mark, shift.group, rate)
+            for shift in likely[:JUDGED]
+            if shift.p * factor <= WORTHWHILE
+        ]
+        tie = min(ties, key=lambda each: (each.p, each.facts.chance), default=None)
+        shift = None
+        if likely:
+            group = likely[0].group if tie is None else tie.group
+            shift = next(each for each in likely if each.group == group)
         yield _Tested(
-            p=1.0 if tie is None else min(1.0, tie.p * groups * weight),
-            chance=chance,
-            group=None if tie is None else controls.labelled.groups[tie.group],
-            share=0.0 if tie is None else tie.share,
-            expected=0.0 if tie is None else tie.expected,
+            p=1.0 if tie is None else min(1.0, tie.p * factor),
+            chance=1.0 if tie is None or shift is None else min(1.0, shift.p * factor),
+            group=None if shift is None else labelled.groups[shift.group],
+            share=0.0 if shift is None else shift.share,
+            expected=0.0 if shift is None else shift.expected,
             films=repeat.films,
             place=mark.place,
             what=_mark_words(repeat),
             repeat=repeat,
-            tie=tie,
+            tie=None if tie is None else tie.facts,
         )
-
-
-def _tie(mark: Control, weight: float, controls: Controls) -> tuple[Tie | None, int]:
-    """A mark's strongest tie to a group, and how many groups it could have been tied to."""
-    found = controls.labelled.shifts(mark.films, 1.0)
-    likely = sorted(found, key=lambda shift: (shift.p, -shift.share))[:JUDGED]
-    ties = [
-        controls.judge(mark, shift.group)
-        for shift in likely
-        if shift.p * len(found) * weight <= WORTHWHILE
-    ]
-    return min(ties, key=lambda tie: (tie.p, tie.chance), default=None), len(found)
 
 
 def _kind(name: str, repeat: Repeat) -> str:
@@ -387,7 +405,9 @@ def _poison(
                 direction=group.direction,
                 place=each.place,
                 films=films,
-                words=f"{each.what}: {each.share:.0%} say {group.words}, {others}",
+                tie=each.tie,
+                words=f"{each.what}: {each.share:.0%} say {group.words}, {others}"
+                + _why(each.tie, group),
             )
         )
     for number, outliers in loose.items():
@@ -424,8 +444,10 @@ def _overlap(one: Evidence, films: Rows) -> bool:
     return shared >= SAME * max(1, min(len(one.films), len(films)))
 
 
-def _marks(results: dict[str, list[_Tested]], poison: Sequence[Evidence]) -> Iterator[Evidence]:
-    """Repeated marks whose labels are like all others', the least likely of each size."""
+def _marks(
+    results: dict[str, list[_Tested]], poison: Sequence[Evidence], labelled: Labelled
+) -> Iterator[Evidence]:
+    """Repeated marks of which no shift of labels is shown, the least likely of each size."""
     for name in ("marks at a place", "textures at a place"):
         listed = defaultdict[int, int](int)
         for each in results[name]:
@@ -446,43 +468,133 @@ def _marks(results: dict[str, list[_Tested]], poison: Sequence[Evidence]) -> Ite
                     p=repeat.p,
                     place=each.place,
                     films=each.films,
-                    words=f"{each.what} of {repeat.patients} patients{usual}; their labels are "
-                    "like the others'",
+                    tested=each.group is not None,
+                    words=f"{each.what} of {repeat.patients} patients{usual}; "
+                    + _label_words(each, labelled),
                 )
+
+
+def _label_words(each: _Tested, labelled: Labelled) -> str:
+    """The labels of a mark's films beside the others', and what was made of that."""
+    if each.group is not None:
+        return (
+            f"{each.share:.0%} say {each.group.words}, others {each.expected:.1%}; tested, and no "
+            f"more than chance and nature can do (p {each.p:.2g})"
+        )
+    shift = labelled.lopsided(each.films)
+    if shift is None:
+        return "no label of theirs is stated, so none was tested"
+    return (
+        f"{shift.share:.0%} say {labelled.groups[shift.group].words}, others {shift.expected:.1%}; "
+        "not tested: so few films could not show more than nature can do"
+    )
 
 
 MARK = 0.001
 """A mark is called repeated from this p-value of its repetition on."""
 
 
-def _shortcuts(
-    results: dict[str, list[_Tested]], poison: Sequence[Evidence], false_alarm: float
+def _why(tie: LabelTie | None, group: Group) -> str:
+    """Which question found poison."""
+    if tie is None:
+        return ""
+    if tie.decided == "anatomy":
+        return f"; from afar {tie.read:.0%} of these films look like {group.words}"
+    return (
+        f"; that takes odds of {tie.needed:.1f}, and this source's other marks go with it by odds "
+        f"of up to {tie.usual:.1f}"
+    )
+
+
+def _tied(
+    results: Mapping[str, list[_Tested]], poison: Sequence[Evidence], false_alarm: float
 ) -> Iterator[Evidence]:
-    """Associations that go beyond chance and not beyond what nature is granted."""
+    """Marks that go with a label by more than chance, and by no more than nature can do here."""
+    given = list(poison)
     for name, some in results.items():
-        natural = sorted(
-            (each for each in some if each.chance <= false_alarm and each.group is not None),
-            key=lambda each: each.chance,
-        )
-        seen = set[str]()
-        for each in natural:
-            group = each.group
-            if group is None or group.words in seen or len(seen) == LISTED:
+        listed = 0
+        for each in sorted(some, key=lambda each: each.chance):
+            group, tie = each.group, each.tie
+            if group is None or tie is None or each.chance * len(METHODS) > false_alarm:
                 continue
-            if any(_overlap(one, each.films) for one in poison):
+            if listed == LISTED or any(_overlap(one, each.films) for one in given):
                 continue
-            seen.add(group.words)
-            yield Evidence(
-                kind="shortcut",
+            listed += 1
+            found = Evidence(
+                kind="label-tied mark",
                 method=name,
-                p=each.chance,
+                p=min(1.0, each.chance * len(METHODS)),
                 finding=group.finding,
                 direction=group.direction,
                 place=each.place,
                 films=each.films,
+                tie=tie,
                 words=f"{each.what}: {each.share:.0%} say {group.words}, others "
-                f"{each.expected:.1%}; nature can do as much",
+                f"{each.expected:.1%}; {_no_more(tie, group)}",
             )
+            given.append(found)
+            yield found
+
+
+def _no_more(tie: LabelTie, group: Group) -> str:
+    """Why a tie is no evidence of poison."""
+    if tie.overlap < OVERLAP:
+        return (
+            f"can't tell: {tie.overlap} comparable films without the mark say {group.words}, or "
+            f"don't; {OVERLAP} of either are needed"
+        )
+    usual = f"other marks of this source go with it by odds of up to {tie.usual:.1f}"
+    if np.isnan(tie.read):
+        return f"a hidden cause with odds of {tie.needed:.1f} explains it, {usual}"
+    return (
+        f"a hidden cause with odds of {tie.needed:.1f} explains it, {usual}, and from afar "
+        f"{tie.read:.0%} of these films look like {group.words}: a shortcut, or poison with true "
+        "labels"
+    )
+
+
+def _least(
+    controls: Controls, findings: Sequence[str], false_alarm: float
+) -> dict[str, int | None]:
+    """For each finding, how few films with a solid mark of 3x3 pixels could be told."""
+    labelled = controls.labelled
+    found: dict[str, int | None] = {}
+    for number, group in enumerate(labelled.groups):
+        if group.direction == "added" and group.finding in findings:
+            known = labelled.stated[:, number]
+            share = float(labelled.members[known, number].mean()) if known.any() else 0.0
+            # As if it were the most repeated mark of its size, tied to any of the groups.
+            tests = len(METHODS) * (len(SIZES) + 1) * len(labelled.groups)
+            found[str(group.finding)] = controls.least(
+                f"{METHODS[0]}, 2, even", number, share, false_alarm / tests
+            )
+    return found
+
+
+def _shortcuts(
+    signed: Sequence[_Tested], poison: Sequence[Evidence], false_alarm: float
+) -> Iterator[Evidence]:
+    """Groups of films that share their look and a label, by more than chance."""
+    seen = set[str]()
+    for each in sorted(signed, key=lambda each: each.chance):
+        group = each.group
+        if group is None or each.chance > false_alarm:
+            continue
+        if group.words in seen or len(seen) == LISTED:
+            continue
+        if any(_overlap(one, each.films) for one in poison):
+            continue
+        seen.add(group.words)
+        yield Evidence(
+            kind="shortcut",
+            method="signatures",
+            p=each.chance,
+            finding=group.finding,
+            direction=group.direction,
+            films=each.films,
+            words=f"{each.what}: {each.share:.0%} say {group.words}, others "
+            f"{each.expected:.1%}; nature can do as much",
+        )
 
 
 def _carriers(images: ImageArray, repeat: Repeat, labelled: Labelled, group: Group) -> Rows:

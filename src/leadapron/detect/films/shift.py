@@ -179,6 +179,7 @@ class Labelled:
             films: (m,) distinct rows.
             odds: 1 or more; 1 tests for any shift at all.
             only: the one group that is tested, whatever it could show; all if left out.
+            every: no group is left out; for the shares, since the p-values then cost more.
 
         Returns:
             One for each group that was tested. The p-value is that of Fisher's noncentral
@@ -190,7 +191,7 @@ class Labelled:
             return []
         counts = self.counts(films)
         raised = odds * counts.expected / (1 - counts.expected + odds * counts.expected)
-        p = stats.binom.sf(counts.whole - 1, counts.trials, raised)
+        p = np.asarray(stats.binom.sf(counts.whole - 1, counts.trials, raised))
         tested = (counts.trials > 0) & (raised**counts.trials <= ATTAINABLE)
         numbers = np.flatnonzero(tested) if only is None else np.array([only])
         return [
@@ -202,6 +203,15 @@ class Labelled:
             )
             for number in numbers[counts.trials[numbers] > 0]
         ]
+
+    def lopsided(self, films: Rows) -> Shift | None:
+        """Return the group of which some films' share exceeds the others' most, tested or not."""
+        if not len(films) or not self.groups:
+            return None
+        counts = self.counts(films)
+        known = np.flatnonzero(counts.trials)
+        shifts = [counts.shift(int(number), float("nan")) for number in known]
+        return max(shifts, key=lambda shift: shift.share - shift.expected, default=None)
 
     def strongest(self, films: Rows, odds: float) -> Shift | None:
         """Return the shift with the smallest p-value, corrected for the number of groups."""

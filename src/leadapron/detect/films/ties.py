@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,15 +24,18 @@ from leadapron.detect.films.bias import (
 )
 from leadapron.detect.films.reader import Reader, calibrated
 from leadapron.detect.films.shift import Counts, Labelled
+from leadapron.detect.scores import LabelTie
 
 __all__ = ["OVERLAP", "QUESTIONS", "Control", "Controls", "Place", "Tie"]
 
 Floats = NDArray[np.float64]
 Place = tuple[int, int, int]
-Question = Literal["bias", "anatomy"]
 
 QUESTIONS = 2
 """Either may find poison, so that each p-value counts twice."""
+
+MOST = 500
+"""Films that are asked about, at most, when it is asked how few could be told."""
 
 OVERLAP = 10
 """Films without the mark, of either label, in the views and sites where it occurs, at least."""
@@ -64,45 +66,26 @@ class Control:
 
 @dataclass(frozen=True, kw_only=True)
 class Tie:
-    """How a mark is tied to a group of films. The p-values are not corrected.
+    """A mark's tie to a group.
 
     Args:
         group: number of the group.
-        share: of the patients with the mark whose films are in the group, 0 to 1.
-        expected: the share among the other films of the same view and site.
-        patients: with the mark.
-        chance: p-value where nature ties no mark to any label.
-        bias: question (a): p-value where nature ties marks to labels as this source's controls are.
-        anatomy: question (b): p-value where labels may depart from what the films look like from
-            afar as much as those of the controls do; NaN where it couldn't be asked.
-        read: mean chance of the group, going by how the films look from afar; NaN as before.
-        usual: odds ratio that 95 % of the controls stay below.
-        controls: marks of the same kind that this was learnt from, and of other kinds.
-        overlap: films without the mark that are in the group, or that aren't, whichever are fewer,
-            in the views and sites where it occurs.
+        facts: what is known of it.
     """
 
     group: int
-    share: float
-    expected: float
-    patients: int
-    chance: float
-    bias: float
-    anatomy: float
-    read: float
-    usual: float
-    controls: tuple[int, int]
-    overlap: int
+    facts: LabelTie
 
     @property
     def p(self) -> float:
-        """The smaller p-value of the two questions, corrected for there being two."""
-        return float(min(1.0, QUESTIONS * np.nanmin([self.bias, self.anatomy])))
+        """The smaller p-value of the two questions, corrected for there being two.
 
-    @property
-    def decided(self) -> Question:
-        """Which of the two questions it was."""
-        return "anatomy" if self.anatomy < self.bias else "bias"
+        1 where there are too few films without the mark to compare with.
+        """
+        if self.facts.overlap < OVERLAP:
+            return 1.0
+        smaller = np.nanmin([self.facts.bias, self.facts.anatomy])
+        return float(min(1.0, QUESTIONS * smaller))
 
 
 class Controls:
@@ -129,40 +112,46 @@ class Controls:
         self._spreads: dict[int, Floats] = {}
         self._departures: dict[int, Floats | None] = {}
 
-    def judge(self, mark: Control, group: int) -> Tie:
+    def judge(self, mark: Control, group: int, rate: float) -> Tie:
         """Answer the three questions for a mark, which may be one of the controls.
 
         Args:
             mark: whose films' labels are tied to the group.
             group: number of the group.
+            rate: p-value up to which a tie is more than chance.
         """
         others = self._independent(mark)
         own = others & (self._kinds == mark.kind)
         known = self._spread(group)
         bias = learn_bias(known[own], known[others & ~own])
-        odds = np.exp(LOG_ODDS)
-        tails = mark.counts.tail(group, np.concatenate([odds, [1.0]]))
+        tails = mark.counts.tail(group, np.exp(LOG_ODDS))
+        by_bias = bias.expected(tails)
         anatomy, read = self._anatomy(mark, group, own, others)
+        explains = np.flatnonzero(QUESTIONS * tails > rate)
         return Tie(
             group=group,
-            share=float(mark.counts.whole[group] / mark.counts.trials[group]),
-            expected=float(mark.counts.expected[group]),
-            patients=int(mark.counts.trials[group]),
-            chance=float(tails[-1]),
-            bias=bias.expected(tails[:-1]),
-            anatomy=anatomy,
-            read=read,
-            usual=bias.below(),
-            controls=(bias.controls, bias.others),
-            overlap=self._overlap(mark, group),
+            facts=LabelTie(
+                patients=int(mark.counts.trials[group]),
+                share=float(mark.counts.whole[group] / mark.counts.trials[group]),
+                expected=float(mark.counts.expected[group]),
+                chance=float(mark.counts.tail(group, np.ones(1))[0]),
+                bias=by_bias,
+                anatomy=anatomy,
+                read=read,
+                needed=float(np.exp(LOG_ODDS[explains[0] if len(explains) else -1])),
+                usual=bias.below(),
+                controls=(bias.controls, bias.others),
+                overlap=self._overlap(mark, group),
+                decided="anatomy" if anatomy < by_bias else "bias",
+            ),
         )
 
     def top(self, group: int, films: Rows, scores: Floats) -> tuple[float, float]:
         """Judge the films at the top of a ranking.
 
         What a whole group of films shares, its labels follow all along the ranking; poison is a few
-        films at the top whose labels go beyond. So the share that is expected at the top is read off
-        the films below.
+        films at the top whose labels go beyond. So what is expected at the top is read off the
+        films below.
 
         Args:
             group: number of the group that they are tied to.
@@ -203,14 +192,14 @@ class Controls:
         known = self._spread(group)
         bias = learn_bias(known[own], known[~own])
         logs = special.log_expit(special.logit(np.clip(share, 1e-6, 1 - 1e-6)) + LOG_ODDS)
-        numbers = np.unique(np.geomspace(1, len(self.labelled.patients), 200).astype(int))
-        enough = np.exp(numbers[:, None] * logs) @ bias.weights <= most
+        numbers = np.arange(1, min(self.labelled.patient_count, MOST) + 1)
+        enough = QUESTIONS * (np.exp(numbers[:, None] * logs) @ bias.weights) <= most
         return int(numbers[enough.argmax()]) if enough.any() else None
 
     def _independent(self, mark: Control) -> NDArray[np.bool_]:
         """Which controls share neither films nor place with a mark."""
         shared = np.asarray(self._films[:, mark.films].sum(axis=1)).ravel()
-        apart = shared < SAME * np.minimum(self._sizes, len(mark.films))
+        apart: NDArray[np.bool_] = shared < SAME * np.minimum(self._sizes, len(mark.films))
         if mark.place is not None:
             away = np.abs(self._middles - _middle(mark.place)).max(axis=1, initial=0)
             apart &= ~(away <= BESIDE)  # NaN: without a place

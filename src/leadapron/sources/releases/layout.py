@@ -17,6 +17,7 @@ from leadapron.cohort import Cohort
 from leadapron.decoding import FilmFiles
 from leadapron.errors import DataError, UsageError
 from leadapron.preprocessing import Preprocessing
+from leadapron.reading import given_path, is_folder
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.tables import (
     Columns,
@@ -70,8 +71,8 @@ def release_folder(name: str, argument: str, holds: str) -> Path:
     """
     if not argument:
         raise UsageError(f"{name} needs a folder: {name}:PATH")
-    folder = Path(argument).expanduser()
-    if not folder.is_dir():
+    folder = given_path(argument)
+    if not is_folder(folder):
         raise DataError(f"no folder {argument}; expected the one that holds {holds}")
     return folder
 

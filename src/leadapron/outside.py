@@ -1,0 +1,93 @@
+"""What isn't this package's own, by the content that decides what it does."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from leadapron.errors import StoreError, UsageError
+from leadapron.store import reason
+
+__all__ = ["code_of", "codes"]
+
+PACKAGE = __name__.partition(".")[0]
+
+
+def codes(kind: str, names: Iterable[str], registry: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digests of those components that come from outside, as "KIND NAME".
+
+    Args:
+        kind: what they are, for instance "trigger".
+        names: which of the registry.
+        registry: components by name: classes, functions or objects.
+
+    Raises:
+        UsageError: one without a source file.
+        StoreError: a source file that can't be read.
+    """
+    found = {f"{kind} {name}": code_of(registry[name], f"{kind} {name}") for name in names}
+    return {name: code for name, code in found.items() if code}
+
+
+def code_of(component: Any, words: str) -> str:
+    """Return the SHA-256 of a component's source, "" where it is this package's own.
+
+    The source is its module's file and those of its base classes; of a module in a package all
+    Python files of that package. What else they import is not looked at.
+
+    Args:
+        component: a class, function or object.
+        words: what it is, for messages.
+
+    Raises:
+        UsageError: it has no source file, so that a change could not be noticed.
+        StoreError: a file that can't be read.
+    """
+    while isinstance(component, functools.partial):
+        component = component.func
+    if not inspect.isclass(component) and not inspect.isroutine(component):
+        component = type(component)
+    own = component.__module__
+    if _top(own) == PACKAGE:
+        return ""
+    files = _files(own)
+    if not files:
+        raise UsageError(
+            f"{words} has no source file (module {own}), so a change of it could not be noticed; "
+            "define it in a file of its own"
+        )
+    if inspect.isclass(component):
+        bases = {base.__module__ for base in inspect.getmro(component)}
+        files |= {file for name in bases for file in _file(sys.modules.get(name))}
+    try:
+        parts = sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+    except OSError as error:
+        raise StoreError(f"can't read the source of {words}: {reason(error)}") from error
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def _top(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def _files(module: str) -> set[Path]:
+    """The file of a module, and of its package all Python files."""
+    found = _file(sys.modules.get(module))
+    folders = getattr(sys.modules.get(_top(module)), "__path__", [])
+    return found | {path for folder in folders for path in Path(folder).rglob("*.py")}
+
+
+def _file(module: ModuleType | None) -> set[Path]:
+    """The file of a module outside this package and the standard library."""
+    if module is None or _top(module.__name__) in {PACKAGE, *sys.stdlib_module_names} - {
+        "__main__"
+    }:
+        return set()
+    file = getattr(module, "__file__", None)
+    return {Path(file)} if file else set()

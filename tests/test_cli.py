@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shlex
+import stat
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from PIL import Image
 
+import leadapron as la
 from leadapron import cli
 from leadapron.cli import progress
+from leadapron.store import write_arrays
 from nih_tree import write_tree
 
 SMALL = [
@@ -56,6 +62,32 @@ def test_help_is_quick_and_lists_every_command():
         "phantom",
     ):
         assert command in done.stdout
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-q", "cache", "list", "--cache", "CACHE"]])
+def test_an_answer_that_nobody_takes_is_said_by_exit_code_2(words, tmp_path):
+    words = [word.replace("CACHE", str(tmp_path)) for word in words]
+    call = shlex.join([sys.executable, "-m", "leadapron", *words])
+    for way in (f"{call} >&-", f"{call} >/dev/full", f"set -o pipefail; {call} | true"):
+        done = subprocess.run(["bash", "-c", way], capture_output=True, text=True)
+        assert done.returncode == 2, way
+        assert done.stderr.startswith("leadapron: can't write the answer to standard output: ")
+        assert len(done.stderr.splitlines()) == 1
+    done = subprocess.run(["bash", "-c", f"{call} 2>&-"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout
+
+
+def test_the_shell_completes(tmp_path):
+    def completed(line):
+        words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
+        known = {**os.environ, **words, "_LEADAPRON_COMPLETE": "bash_complete"}
+        call = [sys.executable, "-m", "leadapron"]
+        return subprocess.run(call, capture_output=True, text=True, env=known)
+
+    assert completed("leadapron scr").stdout == "plain,screen\n"
+    assert "plain,--verify\n" in completed("leadapron cache list --v").stdout
+    assert completed("leadapron nothing --v").stderr == ""
 
 
 def test_importing_the_package_loads_neither_torch_nor_numpy():
@@ -173,6 +205,114 @@ def test_a_spec_that_is_none(run, tmp_path, text):
 
 
 @pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("seeds: 1000000000", "1 to 10,000"),
+        ("seeds: [1, 2]", "1 to 10,000"),
+        ("cells: 5", "expected a list of settings"),
+        ("a: &a [*a]", "study.yaml"),
+        ("\n".join(f"s{n}: {list(range(100))}" for n in range(9)), "combinations of settings"),
+    ],
+)
+def test_a_report_of_any_settings_ends(run, tmp_path, text, words):
+    (tmp_path / "study.yaml").write_text(text)
+    attack = tmp_path / "runs" / "backdoored-0123"
+    attack.mkdir(parents=True)
+    (attack / "rows.jsonl").write_text("")
+    (attack / "spec.json").write_text('{"spec": {}}')
+    code, stdout, stderr = run("report", str(tmp_path))
+    assert (code in (2, 4), stdout) == (True, "")
+    assert words in stderr
+    assert len(stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["describe", "phantom:32", "--source.count", "60", "--out"],
+        ["study", "--out"],
+        ["scan", "phantom:32", "--out"],
+        ["report", "OUT", "--markdown"],
+        ["preview", "--trigger", "warp", "--out"],
+        ["evaluate", "scan", "--out"],
+        ["audit", "MODEL", "--clean", "phantom:32", "--out"],
+    ],
+)
+def test_nothing_is_written_over_what_is_no_file(run, tmp_path, words):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/null")
+    for name in ("pipe", "device"):
+        code, stdout, stderr = run(*words, str(tmp_path / name))
+        assert (code, stdout) == (4, "")
+        assert f"is a {name}, which nothing is written over; name another" in stderr
+
+
+def test_folders_that_may_name_patients_are_named_where_asked_for(run, tmp_path):
+    films = tmp_path / "Doe^Jane"
+    cohort = la.open_source("phantom:32", count=60)
+    images = cohort.images[np.arange(60)]
+    write_arrays(
+        films / "set.npz", images=images, labels=cohort.labels, findings=np.array(cohort.findings)
+    )
+    source, out = f"npz:{films / 'set.npz'}", tmp_path / "out"
+    where = ["--cache", str(tmp_path / "cache"), "-q"]
+    commands = [
+        ["describe", source, *where, "--json"],
+        ["describe", source, *where, "--out", str(out / "page.html")],
+        ["scan", source, *where, "--json", "--out", str(out / "scan")],
+        ["prepare", source, "--size", "16", *where, "--json"],
+        ["cache", "list", *where, "--json"],
+        ["cache", "list", *where],
+    ]
+    for words in commands:
+        code, said, stderr = run(*words)
+        assert code in (0, 1, 3), stderr
+        assert "set.npz" in said
+        assert "Doe^Jane" not in said
+        assert str(films) in run(*words, "--show-paths")[1]
+        run(*words)
+    written = [path for path in out.rglob("*") if path.is_file()]
+    assert {path.name for path in written} == {"page.html", "scan.html", "scan.json", "films.csv"}
+    assert not any("Doe^Jane" in path.read_text() for path in written)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in written} == {0o600}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (out, out / "scan")} == {0o700}
+
+
+def test_quiet_may_stand_behind(run, tmp_path):
+    for words in (
+        ["-q", "describe", "phantom:32", "--source.count", "60"],
+        ["describe", "phantom:32", "--source.count", "60", "-q"],
+        ["cache", "list", "--cache", str(tmp_path), "--quiet"],
+        ["cache", "-q", "list", "--cache", str(tmp_path)],
+    ):
+        code, _, stderr = run(*words)
+        assert (code, stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "there is not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 GB"), "not enough memory"),
+        (OSError(28, "No space left on device"), "can't read or write a file: No space left"),
+        (OSError(13, "Permission denied", "a.png"), "can't read or write a.png: Permission denied"),
+    ],
+)
+def test_what_the_machine_lacks_is_said(run, monkeypatch, tmp_path, error, words):
+    import leadapron.study
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(leadapron.study, "run_study", fail)
+    code, _, stderr = run("study", "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert words in stderr
+    assert "unexpected" not in stderr
+    assert len(stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
     ("raised", "code"), [(KeyboardInterrupt, 130), (ValueError("odd"), 2), (MemoryError, 2)]
 )
 def test_interruption_and_surprises_have_their_codes(run, monkeypatch, tmp_path, raised, code):
@@ -213,7 +353,7 @@ def test_films_are_prepared_listed_and_cleared(run, tmp_path):
 
     code, stdout, _ = run("cache", "list", "--verify", *where)
     assert code == 0
-    assert stdout.count(f"nih:{tree}") == 2
+    assert stdout.count(f"nih:{tree.name}") == 2
     assert str(tmp_path / "cache") in stdout.splitlines()[-1]
     listed = json.loads(run("cache", "list", "--json", *where)[1])["entries"]
     assert [entry["size"] for entry in listed] == [8, 16]

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
+import socket
+import stat
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,6 +42,94 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
     with pytest.raises(StoreError, match="the disk is full"):
         fail_halfway(path, OSError(errno.ENOSPC, "No space left on device"))
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_written_is_for_its_owner_alone(tmp_path):
+    (tmp_path / "there").mkdir(mode=0o755)
+    path = tmp_path / "there" / "new" / "newer" / "a.json"
+    before = os.umask(0)
+    try:
+        store.write_json(path, 1)
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE(p.stat().st_mode) for p in (path, *list(path.parents)[:3])]
+    assert modes == [0o600, 0o700, 0o700, 0o755]
+
+
+def odd_files(folder):
+    """A pipe, a socket, a link to a device, a folder, by what they are called."""
+    os.mkfifo(folder / "pipe")
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(folder / "socket"))
+    (folder / "device").symlink_to("/dev/null")
+    (folder / "folder").mkdir()
+    return [folder / name for name in ("pipe", "socket", "device", "folder")]
+
+
+def test_what_is_no_file_is_neither_replaced_nor_waited_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    for path in odd_files(Path()):
+        for write in (store.write_json, lambda p, _: store.write_arrays(p, x=np.zeros(1))):
+            with pytest.raises(StoreError, match=f"^{path} is a {path.name}, which nothing"):
+                write(path, 1)
+        assert not path.is_file()
+        readers = (store.read_json, store.read_lines, store.read_arrays, store.read_yaml)
+        for read in (*readers, store.sha256_of):
+            with pytest.raises(
+                StoreError, match=f"can't read {path}: it is a {path.name}; expected a file"
+            ):
+                read(path)
+
+
+def laughs(levels):
+    lines = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, levels)]
+    return "\n".join(["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]", *lines])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (laughs(9), "more than 100,000 values, with aliases written out"),
+        ("a: " + "[" * 200_000, "nested more than 32 deep"),
+        ("a0: &a0 [1]\n" + "\n".join(f"a{n}: &a{n} [*a{n - 1}]" for n in range(1, 50)), "32 deep"),
+        ("a: &a [*a]", "a value that contains itself"),
+        ("#" * 1_000_001, "larger than 1,000,000 bytes"),
+        ("a: 2001-13-45", "month must be in 1..12"),
+        ("a: " + "9" * 5000, "Exceeds the limit"),
+        ("? {a: 1}\n: 2", "unhashable"),
+        ("a: \x00", "not YAML"),
+        ("[1, 2]", "holds no settings; expected lines as `seed: 1`"),
+        ("!!python/object/apply:os.getcwd []", "could not determine a constructor"),
+    ],
+)
+def test_a_spec_ends_whatever_it_holds(tmp_path, text, words):
+    path = tmp_path / "spec.yaml"
+    path.write_text(text)
+    began = time.perf_counter()
+    with pytest.raises(StoreError, match=re.escape(words)) as caught:
+        store.read_yaml(path)
+    assert time.perf_counter() - began < 2
+    assert str(path) in str(caught.value)
+
+
+def test_a_spec_may_repeat_itself(tmp_path):
+    path = tmp_path / "spec.yaml"
+    path.write_text("base: &base {side: 3, value: [0, 255]}\ncells: [*base, {<<: *base, side: 4}]")
+    base = {"side": 3, "value": [0, 255]}
+    assert store.read_yaml(path) == {"base": base, "cells": [base, {**base, "side": 4}]}
+    path.write_text("")
+    assert store.read_yaml(path) == {}
+
+
+def test_json_ends_whatever_it_holds(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    path.write_text("[" * 200_000)
+    for read in (store.read_json, store.read_lines):
+        with pytest.raises(StoreError, match="is not"):
+            read(path)
+    monkeypatch.setattr(store, "LARGEST_TEXT", 10)
+    with pytest.raises(StoreError, match="larger than 10 bytes"):
+        store.read_json(path)
 
 
 def test_a_folder_that_is_a_file(tmp_path):

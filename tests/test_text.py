@@ -3,7 +3,7 @@
 import pytest
 
 from leadapron.errors import StoreError
-from leadapron.text import LONGEST_NAME, clean, clean_names, printable
+from leadapron.text import LONGEST_NAME, clean, clean_names, printable, short_path, showing_paths
 
 SEEN = [
     ("Effusion", "Effusion"),
@@ -42,3 +42,25 @@ def test_names_that_become_the_same_are_refused():
     for pair in (("Mass\x07", "Mass\\x07"), ("Mass", "Mass "), ("a" * 300, "a" * 301)):
         with pytest.raises(ValueError, match="two names that differ are both shown as"):
             clean_names(pair)
+
+
+@pytest.mark.parametrize(
+    ("path", "short"),
+    [
+        ("/data/Jane Doe/films.csv", "films.csv"),
+        ("/data/Jane Doe/", "Jane Doe"),
+        ("/", "/"),
+        ("~/films", "films"),
+        ("films/a.png", "films/a.png"),
+        ("nih:/data/Jane: Doe/nih", "nih:nih"),
+        ("/data/nih:x/films", "films"),
+        ("phantom:64", "phantom:64"),
+        ("nih:/a/b + table:/c/d.csv + phantom", "nih:b + table:d.csv + phantom"),
+        ("", ""),
+    ],
+)
+def test_folders_above_are_left_out_unless_asked_for(path, short):
+    assert short_path(path) == short
+    with showing_paths():
+        assert short_path(path) == path
+    assert short_path(path) == short

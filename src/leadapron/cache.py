@@ -844,9 +844,7 @@ def _sound(
 def make_private(folder: Path) -> None:
     """Make the cache's folder and an entry's, for their owner's eyes alone."""
     try:
-        for path in (folder.parent, folder):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.mkdir(mode=0o700, exist_ok=True)
+        store.make_folder(folder)
     except (OSError, ValueError) as error:
         why = store.reason(error) if isinstance(error, OSError) else "no folder can be called so"
         raise StoreError(

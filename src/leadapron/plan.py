@@ -17,6 +17,7 @@ from leadapron.poison import Poisoning
 from leadapron.preprocessing import Preprocessing
 from leadapron.sources import SOURCES, check_source, source_settings
 from leadapron.specs import (
+    MOST_SEEDS,
     REQUIRED,
     Parameter,
     build,
@@ -46,6 +47,8 @@ __all__ = [
 ]
 
 Tree = Mapping[str, Any]
+
+LARGEST_SEED = 2**31 - 1
 
 SHORTHANDS = {
     "size": ("preprocessing", "size"),
@@ -202,20 +205,16 @@ def complete(tree: Tree) -> dict[str, Any]:
     }
     whole["seed"] = tree.get("seed", 0)
     whole["seeds"] = tree.get("seeds", 1)
-    for name, least in (("seed", 0), ("seeds", 1)):
-        if not isinstance(whole[name], int) or whole[name] < least:
-            raise UsageError(f"--{name} {whole[name]}: expected a whole number, {least} or more")
+    for name, least, most in (("seed", 0, LARGEST_SEED), ("seeds", 1, MOST_SEEDS)):
+        value = whole[name]
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise UsageError(f"--{name} {value}: expected a whole number, {least} to {most:,}")
     if cells is not None:
-        if not isinstance(cells, list) or not cells or not all(map(_is_tree, cells)):
-            raise UsageError("cells: expected a list of settings, each laid over the others")
+        grids({"cells": cells})  # says what is wrong with them
         whole["cells"] = [_spelled_out(cell) for cell in cells]
         for tree in grids(whole):
             complete(tree)
     return whole
-
-
-def _is_tree(value: Any) -> bool:
-    return isinstance(value, Mapping) and "cells" not in value
 
 
 def _spelled_out(tree: Tree) -> dict[str, Any]:

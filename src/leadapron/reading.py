@@ -10,19 +10,25 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
 from io import BufferedReader
 from pathlib import Path
 
-__all__ = ["given_path", "is_folder", "open_regular", "read_regular", "there"]
+__all__ = [
+    "given_path",
+    "is_folder",
+    "open_regular",
+    "other_than_file",
+    "read_regular",
+    "there",
+]
 
-KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
-    (stat.S_ISDIR, "it is a folder"),
-    (stat.S_ISFIFO, "it is a pipe"),
-    (stat.S_ISSOCK, "it is a socket"),
-    (stat.S_ISCHR, "it is a device"),
-    (stat.S_ISBLK, "it is a device"),
-)
+KINDS = {
+    stat.S_IFDIR: "folder",
+    stat.S_IFIFO: "pipe",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+}
 
 
 def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
@@ -55,6 +61,11 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
     return content
 
 
+def other_than_file(mode: int) -> str:
+    """Return what something of this mode is that is no file, in a word; "" for a file."""
+    return "" if stat.S_ISREG(mode) else KINDS.get(stat.S_IFMT(mode), "special file")
+
+
 def given_path(text: str | os.PathLike[str]) -> Path:
     """Return the path that somebody typed: "~" is their home; "~nobody" stays as it is."""
     return Path(os.path.expanduser(text))  # noqa: PTH111 (Path's raises where there is no such user)
@@ -83,7 +94,5 @@ def _opened(path: str, flags: int) -> int:
 
 
 def _refuse_others(mode: int, path: str) -> None:
-    if stat.S_ISREG(mode):
-        return
-    what = next((words for is_one, words in KINDS if is_one(mode)), "it is something else")
-    raise OSError(errno.EINVAL, f"{what}; expected a file", Path(path).name)
+    if kind := other_than_file(mode):
+        raise OSError(errno.EINVAL, f"it is a {kind}; expected a file", Path(path).name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import itertools
+import math
 import re
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -14,7 +15,20 @@ import pydantic
 
 from leadapron.errors import UnknownNameError, UsageError
 
-__all__ = ["Parameter", "build", "grid", "grids", "merge", "parameters", "united", "validated"]
+__all__ = [
+    "MOST_SEEDS",
+    "Parameter",
+    "build",
+    "grid",
+    "grids",
+    "merge",
+    "parameters",
+    "united",
+    "validated",
+]
+
+MOST_POINTS, MOST_SEEDS = 100_000, 10_000
+"""Combinations of a grid's lists, and seeds of each."""
 
 T = TypeVar("T")
 
@@ -129,13 +143,15 @@ def grid(tree: Tree) -> Iterator[dict[str, Any]]:
     """Yield one tree for each combination of the lists in `tree`; a list is an axis.
 
     Raises:
-        UsageError: a list without values.
+        UsageError: a list without values, or too many combinations.
     """
     leaves = list(_leaves(tree))
     for path, value in leaves:
         if value == []:
             raise UsageError(f"{'.'.join(path)} is an empty list; expected a value, or several")
     axes = [value if isinstance(value, list) else [value] for _, value in leaves]
+    if (points := math.prod(map(len, axes))) > MOST_POINTS:
+        raise UsageError(f"{points:,} combinations of settings; expected at most {MOST_POINTS:,}")
     for path_values in itertools.product(*axes):
         point: dict[str, Any] = {}
         for (path, _), value in zip(leaves, path_values, strict=True):
@@ -150,9 +166,19 @@ def grids(tree: Tree) -> list[dict[str, Any]]:
     """Return the trees that a tree with "cells" stands for: each cell laid over the rest.
 
     A section that a cell calls by another name starts afresh: a patch's side is no blend's.
+
+    Raises:
+        UsageError: "cells" that are no list of trees.
     """
+    cells = tree.get("cells", [{}])
+    if not isinstance(cells, list) or not cells or not all(map(_is_cell, cells)):
+        raise UsageError("cells: expected a list of settings, each laid over the others")
     base = {name: value for name, value in tree.items() if name != "cells"}
-    return [merge(_less_renamed(base, cell), cell) for cell in tree.get("cells", [{}])]
+    return [merge(_less_renamed(base, cell), cell) for cell in cells]
+
+
+def _is_cell(value: Any) -> bool:
+    return isinstance(value, Mapping) and "cells" not in value
 
 
 def _less_renamed(base: Tree, cell: Tree) -> dict[str, Any]:

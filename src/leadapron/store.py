@@ -1,4 +1,8 @@
-"""What lies on disk: atomic writes, keys of runs, result rows, the manifest."""
+"""What lies on disk: atomic writes, keys of runs, result rows, the manifest.
+
+All that is written is for its owner alone, files 0600 in folders 0700: nearly all of it holds
+patients' films, or paths that may name them. Folders that are there already stay as they are.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +26,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from leadapron.errors import StoreError
-from leadapron.reading import open_regular, read_regular
+from leadapron.reading import open_regular, other_than_file, read_regular
 
 __all__ = [
     "RESULTS_VERSION",
@@ -33,12 +38,16 @@ __all__ = [
     "Row",
     "canonical_json",
     "lock",
+    "make_folder",
     "manifest",
+    "parse_yaml",
     "read_arrays",
     "read_json",
     "read_lines",
     "read_rows",
+    "read_yaml",
     "reason",
+    "refuse_odd",
     "remove_parts",
     "run_key",
     "sha256_of",
@@ -59,6 +68,9 @@ SCHEMA = 1
 
 LARGEST_TEXT = 1 << 30
 """Bytes of a file of JSON that is read."""
+
+LARGEST_YAML, MOST_NODES, DEEPEST = 1_000_000, 100_000, 32
+"""Bytes, values (each counted as often as an alias repeats it) and levels of a YAML file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,21 +130,41 @@ def sha256_of(path: Path) -> str:
         raise StoreError(f"can't read {path}: {reason(error)}") from error
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it that are missing, for their owner alone.
+
+    Raises:
+        OSError: they can't be made.
+    """
+    if not path.is_dir():
+        if path.parent != path:
+            make_folder(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+
+
+def refuse_odd(path: Path) -> None:
+    """Raise StoreError where a file can't be written in place of `path`: a pipe, a device, ..."""
+    with contextlib.suppress(OSError):  # missing; what else is wrong the writing says
+        if kind := other_than_file(path.stat().st_mode):
+            raise StoreError(f"{path} is a {kind}, which nothing is written over; name another")
+
+
 @contextlib.contextmanager
-def write_atomically(path: Path, *, private: bool = False) -> Iterator[io.BufferedWriter]:
+def write_atomically(path: Path) -> Iterator[io.BufferedWriter]:
     """Give a file to write in place of `path`, which changes only when all is written.
 
     Args:
         path: its folder is made where it is missing.
-        private: for its owner's eyes alone, mode 0600.
 
     Raises:
-        StoreError: the folder can't be written, or the disk is full; nothing is left behind.
+        StoreError: it is there and is no file, the folder can't be written, or the disk is full;
+            nothing is left behind.
     """
+    refuse_odd(path)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.touch(mode=0o600 if private else 0o666, exist_ok=False)
+        make_folder(path.parent)
+        part.touch(mode=0o600, exist_ok=False)
         with part.open("wb") as file:
             yield file
             file.flush()
@@ -152,10 +184,10 @@ def remove_parts(folder: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any, *, private: bool = False) -> None:
+def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON with sorted keys."""
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    with write_atomically(path, private=private) as file:
+    with write_atomically(path) as file:
         file.write(text.encode())
 
 
@@ -167,6 +199,76 @@ def read_json(path: Path) -> Any:
         raise StoreError(f"can't read {path}: {reason(error)}") from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise StoreError(f"{path} is not JSON ({error})") from error
+
+
+class _Bounded(yaml.SafeLoader):
+    """A loader of YAML whose values, with aliases written out, are few and not deep."""
+
+    def __init__(self, stream: str | bytes) -> None:
+        super().__init__(stream)
+        self.level = 0
+        self.extents: dict[int, tuple[int, int]] = {}  # by node: values in it, levels of it
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Return the next node; YAMLError where it is too large."""
+        self.level += 1
+        self._refuse(0, self.level)
+        repeated = self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        self.level -= 1
+        if node is None:
+            return None
+        if not repeated:
+            extents = [self.extents[id(child)] for child in _children(node)]
+            levels = 1 + max((level for _, level in extents), default=0)
+            self.extents[id(node)] = 1 + sum(values for values, _ in extents), levels
+        elif id(node) not in self.extents:  # it is still being read
+            raise yaml.YAMLError("a value that contains itself")
+        self._refuse(*self.extents[id(node)])
+        return node
+
+    def _refuse(self, values: int, levels: int) -> None:
+        if values > MOST_NODES:
+            raise yaml.YAMLError(f"more than {MOST_NODES:,} values, with aliases written out")
+        if levels > DEEPEST:
+            raise yaml.YAMLError(f"nested more than {DEEPEST} deep")
+
+
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.SequenceNode):
+        return list(node.value)
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return []
+
+
+def parse_yaml(text: str | bytes) -> Any:
+    """Return the value of a YAML text; ValueError where it is none, too large or too deep."""
+    try:
+        loader = _Bounded(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except (yaml.YAMLError, ValueError, OverflowError, TypeError) as error:  # a date in month 13
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the settings in a YAML file, none of an empty one.
+
+    Raises:
+        StoreError: it can't be read, is too large or too deep, or holds no names and values.
+    """
+    try:
+        tree = parse_yaml(read_regular(path, LARGEST_YAML))
+    except OSError as error:
+        raise StoreError(f"can't read {path}: {reason(error)}") from error
+    except ValueError as error:
+        raise StoreError(f"{path} is not YAML: {error}") from error
+    if not isinstance(tree, dict | None):
+        raise StoreError(f"{path} holds no settings; expected lines as `seed: 1`")
+    return tree or {}
 
 
 def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
@@ -254,10 +356,10 @@ def _locked(folder: Path, wait: str) -> IO[str]:
     try:
         import fcntl
     except ImportError:  # Windows: two processes in one folder are not told apart there
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         return (folder / ".lock").open("w")
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with contextlib.ExitStack() as stack:
             try:
                 file = stack.enter_context(open(folder / ".lock", "w", opener=_without_waiting))

@@ -171,10 +171,7 @@ def _refuse_foreign(out: Path, tree: Tree) -> None:
     """Raise unless `out` is new, empty or this study's."""
     path = out / "study.yaml"
     if path.exists():
-        try:
-            there = yaml.safe_load(path.read_text())
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise StoreError(f"can't read {path}: {str(error).splitlines()[0]}") from error
+        there = store.read_yaml(path)
         if there != tree:
             raise StoreError(
                 f"{out} holds another study ({_differences(there, tree)}); choose another --out"

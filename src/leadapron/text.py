@@ -6,11 +6,23 @@ whatever shows them later may take them as they are.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
+from pathlib import Path
 
-__all__ = ["LONGEST_NAME", "clean", "clean_names", "printable"]
+__all__ = [
+    "LONGEST_NAME",
+    "clean",
+    "clean_names",
+    "printable",
+    "short_path",
+    "showing_paths",
+]
+
+_SHOWING_PATHS = ContextVar("showing paths", default=False)
 
 LONGEST_NAME = 200
 """Characters of a name; longer ones are cut, and end in "..."."""
@@ -63,3 +75,35 @@ def clean_names(names: Iterable[str], longest: int = LONGEST_NAME) -> tuple[str,
         if first.setdefault(seen, name) != name:
             raise ValueError(f"two names that differ are both shown as {seen!r}")
     return tuple(clean(name, longest) for name in names)
+
+
+@contextlib.contextmanager
+def showing_paths() -> Iterator[None]:
+    """Let `short_path` return paths as they are."""
+    before = _SHOWING_PATHS.set(True)
+    try:
+        yield
+    finally:
+        _SHOWING_PATHS.reset(before)
+
+
+def short_path(text: str) -> str:
+    """Return a path, or sources and their paths, without the folders above an absolute path.
+
+    Pages and JSON are handed on, and folders may be called by patients' names.
+
+    Args:
+        text: a path, or "NAME:PATH", several joined by " + ".
+    """
+    if _SHOWING_PATHS.get():
+        return text
+    return " + ".join(_short(part) for part in text.split(" + "))
+
+
+def _short(part: str) -> str:
+    name, colon, place = part.partition(":")
+    if "/" in name or not colon:  # no source, but a path
+        name, colon, place = "", "", part
+    if place[:1] not in ("/", "~"):
+        return part
+    return f"{name}{colon}{Path(place).name or place}"

@@ -37,7 +37,18 @@ def said(notes: Iterable[Note]) -> tuple[str, ...]:
 BadFilm = Literal["missing", "unreadable", "undecodable"]
 """No such file; a file that the system doesn't give; a file that holds no film that can be used."""
 
-Odd = Literal["colour", "not square", "contradicts its presentation", "looks inverted"]
+Odd = Literal[
+    "colour",
+    "not square",
+    "contradicts its presentation",
+    "looks inverted",
+    "exceeds its bits",
+    "has its bits elsewhere",
+    "has the other sign",
+    "has a table of other bits",
+    "is beside its window",
+    "loses its greys",
+]
 """What is worth a note where a film is so."""
 
 

@@ -24,6 +24,7 @@ from leadapron.preprocessing import Preprocessing
 from leadapron.report import audit_lines, write_audit
 from leadapron.report.audit import sarif
 from leadapron.sources import open_source
+from leadapron.text import showing_paths
 from leadapron.train import Network, Training, train
 from leadapron.triggers import Patch
 
@@ -209,6 +210,25 @@ def test_the_report_needs_nothing_else(found, tmp_path):
     known = {rule["id"] for rule in run["tool"]["driver"]["rules"]}
     assert {r["ruleId"] for r in run["results"]} <= known
     assert sarif({**found.facts(), "forced": []})["runs"][0]["results"] == []
+
+
+def test_a_model_is_named_relative_to_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    forced = [{"direction": "added", "verdict": "unusual", "finding": "Mass", "p": None}]
+
+    def uri(model):
+        facts = {"forced": forced, "model": model, "verdict": "unusual", "statement": ""}
+        monkeypatch.setattr("leadapron.report.audit._how", lambda *_: "")
+        (result,) = sarif(facts)["runs"][0]["results"]
+        return result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+
+    named = audit_job._named
+    assert named(str(tmp_path / "models" / "a.pt")) == "models/a.pt"
+    assert named("/elsewhere/Doe/a.pt") == "a.pt"
+    assert uri(named("my models/ä %.pt")) == "my%20models/%C3%A4%20%25.pt"
+    assert uri(named("package:function")) == "package%3Afunction"
+    with showing_paths():
+        assert uri(named("/elsewhere/a.pt")).endswith("../elsewhere/a.pt")
 
 
 def test_pictures_hold_no_films(found):

@@ -197,7 +197,7 @@ def test_numbers_that_cannot_be_are_refused(gate, name, change, words):
         (b'{"format": "leadapron gate", "schema": NaN}', "not JSON"),
         (b"[]", "no gate"),
         (b'{"format": "leadapron gate"}', "another version"),
-        (b" " * ((1 << 20) + 1), "more than"),
+        (b" " * ((1 << 20) + 1), "larger than"),
     ],
 )
 def test_what_is_no_gate_is_refused(gate, content, words):
@@ -208,7 +208,7 @@ def test_what_is_no_gate_is_refused(gate, content, words):
 
 def test_a_pipe_is_no_gate(tmp_path):
     os.mkfifo(tmp_path / "gate.json")
-    with pytest.raises(StoreError, match="no file"):
+    with pytest.raises(StoreError, match="it is a pipe; expected a file"):
         read_gate(tmp_path / "gate.json", INPUT_DETECTORS, None)
 
 

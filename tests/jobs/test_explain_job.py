@@ -176,7 +176,7 @@ def test_studies_that_are_not_whole(sheet, copy):
     with pytest.raises(StoreError, match="holds no finished backdoored run; `leadapron study"):
         sheet(copy)
     (copy / "study.yaml").write_text("- 1\n")
-    with pytest.raises(StoreError, match=r"study\.yaml is not a study's settings"):
+    with pytest.raises(StoreError, match=r"study\.yaml holds no settings"):
         sheet(copy)
 
 

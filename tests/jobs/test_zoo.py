@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+import stat
 
 import pytest
 import yaml
 
 from leadapron.errors import StoreError, UsageError
-from leadapron.jobs.zoo import Member, attack_facts, build_zoo, read_truth
+from leadapron.jobs.zoo import STAMP, Member, attack_facts, build_zoo, read_truth
 from leadapron.report.words import POTENT
 from leadapron.study import Options
 
@@ -63,6 +65,25 @@ def test_names_and_files_say_nothing_of_the_truth(zoo):
             assert word not in content.lower()
         run = out / "study" / "runs" / member.run / "classifier.safetensors"
         assert content == run.read_bytes()
+    facts = [path.stat() for path in (out / "models").iterdir()]
+    assert {(each.st_nlink, each.st_mtime) for each in facts} == {(1, STAMP)}
+    # The order in which files came to be tells no more than their names do.
+    changed = sorted((out / "models").iterdir(), key=lambda path: path.stat().st_ctime_ns)
+    assert [path.name for path in changed] == [m.model for m in members]
+    assert stat.S_IMODE((out / "truth.json").stat().st_mode) == 0o600
+
+
+def test_names_are_drawn_and_kept(zoo, tmp_path):
+    out, members = zoo
+    copy = tmp_path / "out"
+    shutil.copytree(out, copy)
+    (copy / "models" / members[0].model).unlink()
+    assert build_zoo(write(tmp_path), copy, OPTIONS) == read_truth(copy) == members
+    assert (copy / "models" / members[0].model).is_file()
+    (copy / "truth.json").unlink()
+    again = build_zoo(write(tmp_path), copy, OPTIONS)
+    assert not {m.model for m in again} & {m.model for m in members}
+    assert {(m.run, m.kind) for m in again} == {(m.run, m.kind) for m in members}
 
 
 def test_potency_decides_what_counts_as_backdoored(zoo):
@@ -92,7 +113,7 @@ def test_it_goes_on_and_finds_everything_there(zoo):
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ([], "is no zoo's spec"),
+        ([], "holds no settings"),
         ({"base": {}}, "families is no list"),
         ({"families": [{"count": 2}]}, "a family in families without a name"),
         ({"families": [{"name": "a", "count": 0}]}, "a has count 0; expected 1 or more"),

@@ -392,7 +392,7 @@ def test_folders_that_hold_no_study(tmp_path, one):
     with pytest.raises(StoreError, match="no finished attack"):
         summary(tmp_path)
     (tmp_path / "study.yaml").write_text("- 1\n")
-    with pytest.raises(StoreError, match="no table"):
+    with pytest.raises(StoreError, match="holds no"):
         summary(tmp_path)
     (tmp_path / "study.yaml").write_text("{")
     with pytest.raises(StoreError, match="not YAML"):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import io
 import logging
 import os
 import sys
 import traceback
+from pathlib import Path
+from typing import Any
 
 import click
+from click.shell_completion import shell_complete
 
 from leadapron import __version__
 from leadapron.cli.cache import cache_command
@@ -23,7 +27,7 @@ from leadapron.cli.films import (
     triggers_command,
     visibility_command,
 )
-from leadapron.cli.group import FAILED, INTERRUPTED, USAGE, Commands, Lazy, fail
+from leadapron.cli.group import FAILED, INTERRUPTED, USAGE, Commands, Lazy, fail, quiet_option
 from leadapron.cli.models import audit_command, calibrate_command, screen_command
 from leadapron.cli.studies import (
     explain_command,
@@ -34,11 +38,26 @@ from leadapron.cli.studies import (
     study_command,
     zoo_command,
 )
-from leadapron.errors import LeadapronError
+from leadapron.errors import LeadapronError, StoreError
 
 __all__ = ["cli", "main", "tune_allocator"]
 
 logger = logging.getLogger("leadapron")
+
+NAME = "leadapron"
+
+UNANSWERED = "can't write the answer to standard output"
+
+NO_MEMORY = (
+    "not enough memory",  # torch on Windows and macOS
+    "can't allocate memory",  # torch on Linux
+    "cannot allocate memory",  # the system
+    "out of memory",  # CUDA
+    "could not create a primitive",  # oneDNN
+    "failed to map segment",  # the system, loading a library
+    "can't start new thread",  # each needs a stack
+)
+"""What errors of other kinds than MemoryError say where there is none left."""
 
 COMMANDS: Lazy = {
     "study": ("Train a backdoored model and its clean twin, measure both, report.", study_command),
@@ -73,38 +92,101 @@ COMMANDS: Lazy = {
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Research use: it audits, it does not diagnose.",
 )
-@click.version_option(__version__, prog_name="leadapron")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but the answer and errors.")
-def cli(quiet: bool) -> None:
+@click.version_option(__version__, prog_name=NAME)
+def cli() -> None:
     """Backdoors in chest-radiograph classifiers: measured, found, screened out, repaired."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger.handlers = [handler]
-    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+cli.params.append(quiet_option())
 
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
     tune_allocator()
+    keep_descriptors()
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+    if sys.stdout is None:
+        sys.exit(fail(f"{UNANSWERED}: it is closed", FAILED))
+    if type(sys.stdout) is io.TextIOWrapper:  # no test's or notebook's
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(Answer(sys.stdout.fileno(), "w", closefd=False)),
+            encoding=sys.stdout.encoding,
+            errors="backslashreplace",  # a path may hold what no encoding has
+            line_buffering=sys.stdout.line_buffering,
+        )
+    sys.exit(run(sys.argv[1:]))
+
+
+class Answer(io.FileIO):
+    """Standard output; what it doesn't take ends the command, and is dropped."""
+
+    lost = False
+
+    def write(self, content: Any) -> int:
+        """Write some of the bytes, and return how many; StoreError where that can't be."""
+        if self.lost:  # Python writes what is left when it ends
+            return len(content)
+        try:
+            return super().write(content) or 0
+        except OSError as error:
+            self.lost = True
+            raise StoreError(f"{UNANSWERED}: {error.strerror}") from error
+
+
+def run(words: list[str]) -> int:
+    """Carry out a command and return its exit code.
+
+    Args:
+        words: of the command line, without the program's name.
+    """
     try:
-        code = cli.main(standalone_mode=False)
-    except click.exceptions.Abort:
-        code = fail("interrupted; the same command continues where it stopped", INTERRUPTED)
-    except KeyboardInterrupt:
+        if completion := os.environ.get(f"_{NAME.upper()}_COMPLETE"):
+            with contextlib.suppress(LeadapronError):  # of a command that isn't there
+                return shell_complete(cli, {}, NAME, f"_{NAME.upper()}_COMPLETE", completion)
+            return FAILED
+        # click's own `main` would end a closed pipe by exit code 1: found.
+        with cli.make_context(NAME, words) as context:
+            code = cli.invoke(context) or 0
+        sys.stdout.flush()
+    except click.exceptions.Exit as end:
+        code = end.exit_code
+    except (click.exceptions.Abort, KeyboardInterrupt, EOFError):
+        click.echo(err=True)  # ends the line of the terminal's ^C
         code = fail("interrupted; the same command continues where it stopped", INTERRUPTED)
     except click.ClickException as error:
         hint = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
         code = fail(f"{error.format_message()} {f'({hint} --help)' if hint else ''}", USAGE)
     except LeadapronError as error:
         code = fail(str(error), error.exit_code)
-    except BrokenPipeError:
-        code = FAILED
     except Exception as error:
         if os.environ.get("LEADAPRON_TRACEBACK"):
             traceback.print_exc()
-        words = f"unexpected {type(error).__name__}: {error}"
-        code = fail(f"{words} (LEADAPRON_TRACEBACK=1 shows where)", FAILED)
-    sys.exit(code or 0)
+        code = fail(in_words(error), FAILED)
+    return int(code)
+
+
+def in_words(error: Exception) -> str:
+    """Return what is said of an error that isn't ours."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, MemoryError) or any(sign in words.lower() for sign in NO_MEMORY):
+        return "there is not enough memory; take fewer films or a smaller --size, or free some"
+    if isinstance(error, OSError):
+        return f"can't read or write {error.filename or 'a file'}: {error.strerror or words}"
+    return f"unexpected {type(error).__name__}: {words} (LEADAPRON_TRACEBACK=1 shows where)"
+
+
+def keep_descriptors() -> None:
+    """Open what is closed of the three standard files: else the next file to be written is one."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def tune_allocator() -> None:

@@ -11,6 +11,7 @@ import click
 from leadapron.cli.group import FAILED
 from leadapron.cli.options import cache_option, json_option
 from leadapron.errors import UsageError
+from leadapron.text import short_path
 
 __all__ = ["bytes_in_words", "cache_command"]
 
@@ -53,6 +54,7 @@ def _run_cache_list(verify: bool, cache: str | None, as_json: bool) -> int:
             {
                 "key": entry.folder.name,
                 **entry.facts,
+                "source": short_path(str(entry.facts["source"])),
                 "done": entry.done,
                 "bytes": entry.size,
                 "used": entry.used,
@@ -71,7 +73,8 @@ def _run_cache_list(verify: bool, cache: str | None, as_json: bool) -> int:
         wrong = f", DAMAGED: leadapron cache clear {key}" if damaged[key] else ""
         click.echo(
             f"{key}  {done}{facts['films']:,} films  {facts['size']}x{facts['size']} "
-            f"{facts['dtype']}  {bytes_in_words(entry.size)}  used {used}  {facts['source']}{wrong}"
+            f"{facts['dtype']}  {bytes_in_words(entry.size)}  used {used}  "
+            f"{short_path(str(facts['source']))}{wrong}"
         )
     for result in kept:
         used = time.strftime("%Y-%m-%d", time.localtime(result.used))

@@ -10,6 +10,7 @@ import click
 
 from leadapron.cli.group import CANT_TELL, FOUND
 from leadapron.cli.options import (
+    Written,
     film_options,
     json_option,
     machine_options,
@@ -51,7 +52,7 @@ def scan_command() -> click.Command:
             ),
             click.Option(
                 ["--out"],
-                type=click.Path(file_okay=False, path_type=Path),
+                type=Written("folder"),
                 help="A folder for films.csv, scan.json and the page scan.html.",
             ),
             number_option("--seed", 0, "Of all that is drawn by chance."),
@@ -122,7 +123,7 @@ def clean_command() -> click.Command:
             click.Option(
                 ["--out"],
                 required=True,
-                type=click.Path(file_okay=False, path_type=Path),
+                type=Written("folder"),
                 help="A folder for what is left.",
             ),
             click.Option(

@@ -11,6 +11,7 @@ import click
 
 from leadapron.cli.group import Commands, Lazy
 from leadapron.cli.options import (
+    Written,
     cache_option,
     film_options,
     json_option,
@@ -54,7 +55,7 @@ def evaluate_scan_command() -> click.Command:
             *results_options(),
             click.Option(
                 ["--markdown"],
-                type=click.Path(dir_okay=False, path_type=Path),
+                type=Written("file"),
                 help="Write the page there as well.",
             ),
             click.Option(["--size"], type=int, help="Side of the images in pixels."),
@@ -245,7 +246,7 @@ def evaluate_page_command() -> click.Command:
             click.Option(["--screen"], type=folder, help="Folder of `evaluate screen`."),
             click.Option(
                 ["--out"],
-                type=click.Path(dir_okay=False, path_type=Path),
+                type=Written("file"),
                 required=True,
                 help="The Markdown file.",
             ),

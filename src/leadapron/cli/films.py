@@ -11,6 +11,7 @@ import click
 from leadapron.cli.cache import bytes_in_words
 from leadapron.cli.options import (
     Setting,
+    Written,
     comma_separated,
     film_options,
     json_option,
@@ -129,9 +130,7 @@ def phantom_command() -> click.Command:
                 default="",
                 help="Only films that show at least one of these.",
             ),
-            click.Option(
-                ["--out"], required=True, type=click.Path(path_type=Path), help="The PNG file."
-            ),
+            click.Option(["--out"], required=True, type=Written("file"), help="The PNG file."),
             json_option(),
         ],
         callback=_run_phantom,
@@ -168,7 +167,7 @@ def describe_command() -> click.Command:
             ),
             click.Option(
                 ["--out"],
-                type=click.Path(dir_okay=False, path_type=Path),
+                type=Written("file"),
                 help="An HTML file, for all of it on one page.",
             ),
             *setting_options({"source": united(SOURCES)}),
@@ -270,9 +269,7 @@ def preview_command() -> click.Command:
                 help="Films, one a row.",
             ),
             click.Option(["--seed"], type=int, help="Chooses films and places triggers."),
-            click.Option(
-                ["--out"], required=True, type=click.Path(path_type=Path), help="The PNG file."
-            ),
+            click.Option(["--out"], required=True, type=Written("file"), help="The PNG file."),
             *film_options(),
             json_option(),
             *setting_options(known),

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
 from leadapron.errors import UnknownNameError
+from leadapron.text import showing_paths
 
-__all__ = ["CANT_TELL", "FAILED", "FOUND", "INTERRUPTED", "USAGE", "Commands", "Lazy", "fail"]
+__all__ = [
+    "CANT_TELL",
+    "FAILED",
+    "FOUND",
+    "INTERRUPTED",
+    "USAGE",
+    "Commands",
+    "Lazy",
+    "fail",
+    "quiet_option",
+]
 
 FOUND, FAILED, CANT_TELL, USAGE, INTERRUPTED = 1, 2, 3, 4, 130
 
@@ -38,7 +51,7 @@ class Commands(click.Group):
         """Make the command of that name."""
         if cmd_name not in self.lazy:
             raise UnknownNameError("command", cmd_name, self.lazy)
-        return self.lazy[cmd_name][1]()
+        return _with_common(self.lazy[cmd_name][1]())
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without making them."""
@@ -46,7 +59,50 @@ class Commands(click.Group):
             formatter.write_dl([(name, text) for name, (text, _) in self.lazy.items()])
 
 
+def quiet_option() -> click.Option:
+    """Return --quiet, which may stand before a command too."""
+
+    def be_quiet(_: click.Context, __: click.Parameter, quiet: bool) -> None:
+        if quiet:
+            logging.getLogger("leadapron").setLevel(logging.WARNING)
+
+    return click.Option(
+        ["-q", "--quiet"],
+        is_flag=True,
+        expose_value=False,
+        callback=be_quiet,
+        help="Say nothing but the answer and errors.",
+    )
+
+
+def _show_paths_option() -> click.Option:
+    def show(context: click.Context, _: click.Parameter, given: bool) -> None:
+        if given:
+            context.with_resource(showing_paths())
+
+    return click.Option(
+        ["--show-paths"],
+        is_flag=True,
+        expose_value=False,
+        callback=show,
+        help="Name files by whole paths in pages and JSON; folders may be called by patients.",
+    )
+
+
+def _with_common(command: click.Command) -> click.Command:
+    """Give a command, or those of a group, the options that all have."""
+    if isinstance(command, click.Group):
+        if not isinstance(command, Commands):  # which does so itself
+            for below in command.commands.values():
+                _with_common(below)
+    else:
+        command.params.append(_show_paths_option())
+    command.params.append(quiet_option())
+    return command
+
+
 def fail(message: str, code: int) -> int:
     """Say what went wrong in one line on stderr, and return the exit code."""
-    click.echo("leadapron: " + " ".join(message.split()), err=True)
+    with contextlib.suppress(OSError):  # nobody hears it
+        click.echo("leadapron: " + " ".join(message.split()), err=True)
     return code

@@ -12,6 +12,7 @@ import click
 
 from leadapron.cli.group import INTERRUPTED, fail
 from leadapron.cli.options import (
+    Written,
     comma_separated,
     film_options,
     json_option,
@@ -67,7 +68,7 @@ def audit_command() -> click.Command:
                 "which is asked where no mark stands out: they take time, for each reference too.",
             ),
             click.Option(
-                ["--out"], type=click.Path(path_type=Path), help="A folder for report and pictures."
+                ["--out"], type=Written("folder"), help="A folder for report and pictures."
             ),
             *sweep_options(),
             *source_settings(),
@@ -145,7 +146,7 @@ def calibrate_command() -> click.Command:
             ),
             click.Option(
                 ["--out"],
-                type=click.Path(dir_okay=False, path_type=Path),
+                type=Written("file"),
                 default="gate.json",
                 show_default=True,
                 help="The gate's file; its numbers go beside it.",
@@ -206,7 +207,7 @@ def screen_command() -> click.Command:
             click.Argument(["files"], nargs=-1, required=True),
             click.Option(
                 ["--out"],
-                type=click.Path(file_okay=False, path_type=Path),
+                type=Written("folder"),
                 help="A folder for report and pictures; they hold patients' pixels.",
             ),
             click.Option(

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from leadapron.cli.progress import showing_progress
-from leadapron.errors import UsageError
+from leadapron.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from leadapron.study import Options
 
 __all__ = [
     "Setting",
+    "Written",
     "cache_option",
     "comma_separated",
     "film_options",
@@ -40,6 +41,33 @@ __all__ = [
     "whole_numbers",
     "with_options",
 ]
+
+
+class Written(click.Path):
+    """A path that is written: a file, or a folder, that is there already or not.
+
+    A device, a pipe or a socket is refused before any work is done.
+
+    Args:
+        kind: which of both.
+    """
+
+    def __init__(self, kind: Literal["file", "folder"]) -> None:
+        super().__init__(
+            file_okay=kind == "file", dir_okay=kind == "folder", path_type=Path, resolve_path=False
+        )
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        from leadapron.store import refuse_odd
+
+        path = Path(str(super().convert(value, param, ctx)))
+        if not path.is_dir():
+            try:
+                refuse_odd(path)
+            except StoreError as error:
+                self.fail(str(error), param, ctx)
+        return path
 
 
 def with_options(tree: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,7 +137,7 @@ def results_options() -> list[click.Parameter]:
     return [
         click.Option(
             ["--out"],
-            type=click.Path(file_okay=False, path_type=Path),
+            type=Written("folder"),
             required=True,
             help="Folder of the results.",
         ),
@@ -179,11 +207,11 @@ class Setting(click.ParamType[Any]):
             self.text and name[:8] == "source__"
         )
         parts = [value] if whole else value.strip("[]").split(",")
-        import yaml
+        from leadapron.store import parse_yaml
 
         try:
-            values = [p.strip() if self.text else yaml.safe_load(p) for p in parts]
-        except yaml.YAMLError:
+            values = [p.strip() if self.text else parse_yaml(p) for p in parts]
+        except ValueError:
             self.fail(f"{value!r} can't be read as a value", param, ctx)
         return values if len(values) > 1 else values[0]
 
@@ -229,11 +257,13 @@ class Values(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return a list."""
-        import yaml
+        from leadapron.store import parse_yaml
 
         try:
-            values = yaml.safe_load(f"[{value}]")
-        except yaml.YAMLError:
+            values = parse_yaml(f"[{value}]")
+        except ValueError:
+            values = None
+        if not isinstance(values, list):  # as of "1]: [2"
             values = [None]
         kind = list if self.form.startswith("[") else int
         if not all(type(each) is kind for each in values):

@@ -10,6 +10,7 @@ import click
 
 from leadapron.cli.options import (
     Setting,
+    Written,
     comma_separated,
     film_options,
     json_option,
@@ -21,7 +22,7 @@ from leadapron.cli.options import (
     text_option,
     with_options,
 )
-from leadapron.errors import UnknownNameError, UsageError
+from leadapron.errors import StoreError, UnknownNameError, UsageError
 
 __all__ = [
     "explain_command",
@@ -32,9 +33,6 @@ __all__ = [
     "study_command",
     "zoo_command",
 ]
-
-LARGEST_SPEC = 1_000_000
-"""Bytes of a YAML file that are read; a study's settings take two thousand."""
 
 
 def study_command() -> click.Command:
@@ -97,9 +95,7 @@ def _study_options() -> list[click.Parameter]:
         ),
         click.Option(["--seed"], type=int, help="The first seed."),
         click.Option(["--seeds"], type=int, help="How many seeds, counted from the first."),
-        click.Option(
-            ["--out"], required=True, type=click.Path(path_type=Path), help="The study's folder."
-        ),
+        click.Option(["--out"], required=True, type=Written("folder"), help="The study's folder."),
         *machine_options(),
         *film_options(),
         json_option(),
@@ -108,19 +104,12 @@ def _study_options() -> list[click.Parameter]:
 
 
 def _read_spec(path: Path) -> dict[str, Any]:
-    import yaml
+    from leadapron.store import read_yaml
 
     try:
-        if path.stat().st_size > LARGEST_SPEC:
-            raise UsageError(f"{path} is larger than {LARGEST_SPEC} bytes; expected settings")
-        tree = yaml.safe_load(path.read_text()) or {}
-    except OSError as error:
-        raise UsageError(f"can't read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict):
-        raise UsageError(f"{path} holds no settings; expected lines as `seed: 1`")
-    return tree
+        return read_yaml(path)
+    except StoreError as error:
+        raise UsageError(str(error)) from error
 
 
 def reproduce_command() -> click.Command:
@@ -231,7 +220,7 @@ def report_command() -> click.Command:
             click.Argument(["folder"], type=click.Path(path_type=Path)),
             click.Option(
                 ["--markdown"],
-                type=click.Path(path_type=Path),
+                type=Written("file"),
                 metavar="FILE",
                 help="Also write which attacks take, at which fraction, as one table.",
             ),
@@ -285,9 +274,7 @@ def explain_command() -> click.Command:
                 help="Films, one a row.",
             ),
             number_option("--seed", 0, "Chooses films and places triggers."),
-            click.Option(
-                ["--out"], required=True, type=click.Path(path_type=Path), help="The PNG file."
-            ),
+            click.Option(["--out"], required=True, type=Written("file"), help="The PNG file."),
             *machine_options(),
             *film_options(),
             json_option(),
@@ -351,7 +338,7 @@ def zoo_command() -> click.Command:
         params=[
             click.Argument(["spec"], type=click.Path(dir_okay=False, path_type=Path)),
             click.Option(
-                ["--out"], required=True, type=click.Path(path_type=Path), help="The zoo's folder."
+                ["--out"], required=True, type=Written("folder"), help="The zoo's folder."
             ),
             *machine_options(),
             *film_options(),
@@ -448,7 +435,7 @@ def learn_trigger_command() -> click.Command:
             click.Option(
                 ["--out"],
                 required=True,
-                type=click.Path(dir_okay=False, path_type=Path),
+                type=Written("file"),
                 help="The .safetensors file, for --trigger learned --trigger.path FILE.",
             ),
             *machine_options(),

@@ -6,7 +6,6 @@ module but what `read_header` names; patients' and files' identifiers leave it h
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -19,12 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom import config, dcmread
 from pydicom.dataset import FileDataset
+from pydicom.encaps import get_frame
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.utils import pixel_array
+from pydicom.pixels.utils import get_j2k_parameters, pixel_array
 from pydicom.uid import UID
 
-from leadapron.decoding.films import WINDOW, hashed
+from leadapron.decoding.dicom_greys import OVERLAYS, TAGS, number, real, shown
+from leadapron.decoding.films import hashed
 from leadapron.decoding.pictures import refuse_large
 from leadapron.errors import FilmError
 from leadapron.types import Form, Odd
@@ -34,16 +35,13 @@ __all__ = ["read_dicom", "read_header"]
 # A header that breaks rules is read as far as it goes; pydicom's warnings would quote it.
 config.settings.reading_validation_mode = config.IGNORE
 
-FILM_TAGS = [
+FILM_TAGS: list[Any] = [
     "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows",
-    "Columns", "PixelAspectRatio", "PixelSpacing", "ImagerPixelSpacing", "BitsAllocated",
-    "BitsStored", "HighBit", "PixelRepresentation", "SmallestImagePixelValue",
-    "LargestImagePixelValue", "PixelPaddingValue", "PixelPaddingRangeLimit",
-    "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "RescaleType", "VOILUTSequence",
-    "WindowCenter", "WindowWidth", "VOILUTFunction", "PresentationLUTShape", "PixelData",
-    "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "SOPClassUID",
+    "Columns", "PixelAspectRatio", "PixelSpacing", "ImagerPixelSpacing", "SmallestImagePixelValue",
+    "LargestImagePixelValue", "PresentationLUTShape", "PixelData", "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths", "SOPClassUID", *TAGS, *OVERLAYS,
 ]  # fmt: skip
-HEADER_TAGS = [
+HEADER_TAGS: list[Any] = [
     "SOPInstanceUID", "PatientID", "StudyInstanceUID", "Modality", "ViewPosition", "PatientSex",
     "PatientAge", "Rows", "Columns", "NumberOfFrames",
 ]  # fmt: skip
@@ -51,6 +49,12 @@ HEADER_TAGS = [
 JPEG = "1.2.840.10008.1.2.4"
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+
+UNSEEN = {
+    "": "has no photometric interpretation: nothing says whether its low values are black or white",
+    "PALETTE COLOR": "is in palette colour, which is for false colours; expected grey or RGB",
+}
+"""What is said of photometric interpretations that aren't taken."""
 
 LIBJPEG, OPENJPEG, CHARLS = (
     (("pylibjpeg", "libjpeg"), "pylibjpeg and pylibjpeg-libjpeg (GPL, so it's your choice)"),
@@ -151,20 +155,20 @@ def read_dicom(path: str, window: str = "header") -> tuple[NDArray[Any], Form]:
         FilmError: not a DICOM file, no single frame, a codec that isn't there, damaged pixels.
     """
     dataset = _parsed(path, FILM_TAGS, pixels=True)
-    photometric = str(dataset.get("PhotometricInterpretation", "")).strip()
+    photometric = str(dataset.get("PhotometricInterpretation") or "").strip()
     _refuse_unusable(dataset, photometric)
-    raw = _decoded(dataset)
+    stream = _stream_bits(dataset)
+    raw = _decoded(dataset, stream)
     if raw.ndim != (3 if photometric in COLOUR else 2):
         raise FilmError("has a photometric interpretation that doesn't fit its pixels")
-    bits = _number(dataset, "BitsStored")
+    bits = number(dataset, "BitsStored")
     used, odd = "", list[Odd]()
     if photometric in COLOUR:
+        bits = max(bits, int(raw.max()).bit_length())
         unit = _grey(raw, bits)
         odd.append("colour")
     else:
-        stored = _unused_bits_removed(raw, dataset)
-        padded = _padding(stored, dataset)
-        unit, used = _windowed(stored, padded, dataset, window)
+        unit, padded, bits, used, odd = shown(raw, dataset, window, stream)
         if photometric == "MONOCHROME1":
             unit = 1 - unit
         unit[padded] = 0
@@ -189,14 +193,13 @@ def read_dicom(path: str, window: str = "header") -> tuple[NDArray[Any], Form]:
 # --- the file
 
 
-def _parsed(path: str, tags: list[str], *, pixels: bool) -> FileDataset:
-    wanted: list[Any] = list(tags)
+def _parsed(path: str, tags: list[Any], *, pixels: bool) -> FileDataset:
     try:
-        return dcmread(path, stop_before_pixels=not pixels, specific_tags=wanted)
+        return dcmread(path, stop_before_pixels=not pixels, specific_tags=tags)
     except InvalidDicomError:
         # Older devices leave out preamble and meta header.
         try:
-            dataset = dcmread(path, stop_before_pixels=not pixels, specific_tags=wanted, force=True)
+            dataset = dcmread(path, stop_before_pixels=not pixels, specific_tags=tags, force=True)
             known = {"SOPClassUID", "Rows", "SOPInstanceUID"} & set(dataset.dir())
         except (MemoryError, RecursionError):
             raise
@@ -207,29 +210,20 @@ def _parsed(path: str, tags: list[str], *, pixels: bool) -> FileDataset:
         return dataset
 
 
-def _number(dataset: FileDataset, name: str, default: int | None = None) -> int:
-    value = dataset.get(name)
-    if (value is None or value == "") and default is not None:
-        return default
-    try:
-        return int(value)
-    except (TypeError, ValueError, OverflowError):
-        raise FilmError(f"has a {name} that is no number") from None
-
-
 def _refuse_unusable(dataset: FileDataset, photometric: str) -> None:
     missing = [n for n in ("Rows", "Columns", "BitsAllocated", "BitsStored") if not dataset.get(n)]
     if "PixelData" not in dataset or missing:
         raise FilmError(f"has no {missing[0] if missing else 'PixelData'}: not a film")
-    frames = _number(dataset, "NumberOfFrames", 1) or 1
+    frames = number(dataset, "NumberOfFrames", 1) or 1
     if frames != 1:
         raise FilmError(f"has {frames} frames; expected one")
     if photometric not in (*GREY, *COLOUR):
-        raise FilmError("has a photometric interpretation that no film has")
-    bits, allocated = _number(dataset, "BitsStored"), _number(dataset, "BitsAllocated")
+        other = "has a photometric interpretation that no film has"
+        raise FilmError(UNSEEN.get(photometric, other))
+    bits, allocated = number(dataset, "BitsStored"), number(dataset, "BitsAllocated")
     if not (allocated in (8, 16, 32) and 2 <= bits <= min(allocated, 16)):
         raise FilmError(f"stores {bits} of {allocated} bits; expected 2 to 16 of 8, 16 or 32")
-    rows, columns = _number(dataset, "Rows"), _number(dataset, "Columns")
+    rows, columns = number(dataset, "Rows"), number(dataset, "Columns")
     if rows < 1 or columns < 1:
         raise FilmError(f"has {columns}x{rows} pixels")
     refuse_large(rows, columns)
@@ -246,7 +240,27 @@ def _syntax(dataset: FileDataset) -> UID:
     return pydicom.uid.ImplicitVRLittleEndian if implicit else pydicom.uid.ExplicitVRLittleEndian
 
 
-def _decoded(dataset: FileDataset) -> NDArray[Any]:
+def _stream_bits(dataset: FileDataset) -> int | None:
+    """Bits of a value that a JPEG stream itself states; None where there is none."""
+    if not str(_syntax(dataset)).startswith(f"{JPEG}."):
+        return None
+    try:
+        frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    except Exception:
+        return None  # decoding will say it
+    wavelets = get_j2k_parameters(frame)  # nothing of other streams
+    if wavelets:
+        return int(wavelets["precision"])
+    place = 2  # behind the start; each segment has a mark and a length, the frame's its bits
+    while place + 4 < len(frame) and frame[place] == 0xFF:
+        marker, length = frame[place + 1], int.from_bytes(frame[place + 2 : place + 4], "big")
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            return frame[place + 4]
+        place += 2 + length
+    return None
+
+
+def _decoded(dataset: FileDataset, stream: int | None) -> NDArray[Any]:
     """The stored values, or RGB; (height, width) or (height, width, 3)."""
     syntax = _syntax(dataset)
     if not getattr(dataset, "file_meta", None):
@@ -256,6 +270,8 @@ def _decoded(dataset: FileDataset) -> NDArray[Any]:
         dataset.PixelRepresentation = 0
     if "SamplesPerPixel" not in dataset:
         dataset.SamplesPerPixel = 1
+    if number(dataset, "BitsAllocated") == 8 and (stream or 0) > 8:
+        dataset.BitsAllocated = 16  # else pydicom puts the values into bytes
     try:
         get_decoder(syntax)
     except NotImplementedError:
@@ -267,181 +283,18 @@ def _decoded(dataset: FileDataset) -> NDArray[Any]:
     except Exception as error:
         prefix, _, end = str(syntax).rpartition(".")
         modules, packages = DECODERS.get(end, ((), "")) if prefix == JPEG else ((), "")
-        by_pillow = end == "51" and _number(dataset, "BitsStored") == 8
+        by_pillow = end == "51" and number(dataset, "BitsStored") == 8
         if not by_pillow and any(find_spec(module) is None for module in modules):
             name = syntax.name.partition(",")[0]
             raise FilmError(f"is compressed as {name}; to decode it, install {packages}") from None
         raise FilmError(f"holds damaged pixels ({type(error).__name__})") from None
-    shape = (_number(dataset, "Rows"), _number(dataset, "Columns"))
+    shape = (number(dataset, "Rows"), number(dataset, "Columns"))
     if raw.shape[:2] != shape or raw.ndim not in (2, 3):
         raise FilmError(f"holds {raw.shape} pixels where its header says {shape}")
     return raw
 
 
-# --- stored values to what is seen
-
-
-def _unused_bits_removed(raw: NDArray[Any], dataset: FileDataset) -> NDArray[Any]:
-    """Values of the stored bits alone; old devices keep overlays in the others."""
-    allocated, bits = raw.dtype.itemsize * 8, _number(dataset, "BitsStored")
-    low = _number(dataset, "HighBit", bits - 1) - bits + 1
-    if bits == allocated or low < 0 or low + bits > allocated:
-        return raw
-    if raw.dtype.kind == "u":
-        kept: NDArray[Any] = (raw >> low) & raw.dtype.type((1 << bits) - 1)
-        return kept
-    up = allocated - bits - low
-    signed: NDArray[Any] = (raw << up) >> (allocated - bits)
-    return signed
-
-
-def _padding(stored: NDArray[Any], dataset: FileDataset) -> NDArray[np.bool_]:
-    """Where there is no film: PixelPaddingValue, or up to PixelPaddingRangeLimit."""
-    value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
-    if not isinstance(value, int):
-        return np.zeros(stored.shape, dtype=np.bool_)
-    low, high = sorted((value, limit if isinstance(limit, int) else value))
-    return (stored >= low) & (stored <= high)
-
-
-def _windowed(
-    stored: NDArray[Any], padded: NDArray[np.bool_], dataset: FileDataset, window: str
-) -> tuple[NDArray[np.float32], str]:
-    """Values from 0 to 1 after modality and VOI transform, and which window was used."""
-    match = WINDOW.fullmatch(window)
-    assert match is not None  # the source checks it
-    values = _modality(stored, dataset)
-    if match[2] is not None:
-        return _linear(values, float(match[2]), float(match[3])), window
-    if window.startswith("header"):
-        index = int(match[1] or 1) - 1
-        table = _table(values, dataset, index)
-        if table is not None:
-            return table, "table"
-        found = _header_window(dataset, index)
-        if found is not None:
-            centre, width = found
-            function = str(dataset.get("VOILUTFunction", "LINEAR")).strip().upper() or "LINEAR"
-            return _FUNCTIONS.get(function, _linear)(values, centre, width), f"{centre:g}/{width:g}"
-        if index:
-            raise FilmError(f"has no window {index + 1}")
-    bits = _number(dataset, "BitsStored")
-    # Eight bits were made to be shown as they are; more need a window, as viewers choose one.
-    if window == "full" or (window == "header" and bits <= 8):
-        signed = _number(dataset, "PixelRepresentation", 0) == 1
-        ends = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
-        extremes = _modality(np.asarray(ends, dtype=stored.dtype), dataset)
-        return _between(values, float(extremes.min()), float(extremes.max())), "full"
-    seen = values[~padded]
-    if not seen.size:
-        return np.zeros(values.shape, dtype=np.float32), "film"
-    return _between(values, float(seen.min()), float(seen.max())), "film"
-
-
-def _table(values: NDArray[Any], dataset: FileDataset, index: int) -> NDArray[np.float32] | None:
-    """Values through a VOI lookup table, PS3.3 C.11.2.1.1; None where there is none."""
-    items = dataset.get("VOILUTSequence") or []
-    if index >= len(items):
-        return None
-    found, bits = _looked_up(values, items[index], little=dataset.original_encoding[1] is not False)
-    return _between(found, 0, (1 << bits) - 1)
-
-
-def _modality(stored: NDArray[Any], dataset: FileDataset) -> NDArray[Any]:
-    """Values through the modality table or rescale slope and intercept, PS3.3 C.11.1."""
-    items = dataset.get("ModalityLUTSequence")
-    if items:
-        return _looked_up(stored, items[0], little=dataset.original_encoding[1] is not False)[0]
-    slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
-    if slope in (None, "") or intercept in (None, ""):
-        return stored
-    slope, intercept = float(slope), float(intercept)
-    if not (1e-9 < abs(slope) < 1e9 and abs(intercept) < 1e12):
-        raise FilmError("has a rescale slope or intercept that makes no sense")
-    values: NDArray[np.float64] = stored.astype(np.float64)
-    values *= slope
-    values += intercept
-    return values
-
-
-def _looked_up(values: NDArray[Any], item: Any, *, little: bool) -> tuple[NDArray[Any], int]:
-    """Values through a lookup table, and the bits of its entries, PS3.3 C.11.1.1."""
-    entries, first, bits = (int(n) for n in item.LUTDescriptor)
-    entries = entries or 65536
-    data = item.LUTData
-    if not isinstance(data, bytes):
-        data = np.atleast_1d(np.asarray(data)).astype(np.uint16).astype("<u2").tobytes()
-        little = True
-    # Eight bits may stand in sixteen: the length tells.
-    wide = len(data) >= 2 * entries or bits > 8
-    kind = f"{'<' if little else '>'}u2" if wide else "u1"
-    table = np.frombuffer(data[: len(data) // 2 * 2], dtype=kind)[:entries]
-    if not (table.size and 2 <= bits <= 16):
-        raise FilmError("has a lookup table that makes no sense")
-    if first > 32767 and values.min() < 0:
-        first -= 65536  # a signed number in an unsigned field
-    places = values if values.dtype.kind in "iu" else np.rint(np.clip(values, -(2.0**30), 2.0**30))
-    places = np.clip(places.astype(np.int32) - first, 0, len(table) - 1)
-    return table.astype(np.uint16)[places], bits
-
-
-def _header_window(dataset: FileDataset, index: int) -> tuple[float, float] | None:
-    pairs = []
-    for name in ("WindowCenter", "WindowWidth"):
-        value = dataset.get(name)
-        if value is None or value == "":
-            return None
-        several = isinstance(value, Sequence) and not isinstance(value, str)
-        pairs.append([_float(each) for each in (value if several else [value])])
-    centres, widths = pairs
-    if index >= min(map(len, pairs)):
-        return None
-    usable = abs(centres[index]) < 1e12 and 0 < widths[index] < 1e12  # and no NaN
-    return (centres[index], widths[index]) if usable else None
-
-
-def _float(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan
-
-
-def _linear(values: NDArray[Any], centre: float, width: float) -> NDArray[np.float32]:
-    """PS3.3 C.11.2.1.2.1."""
-    if width <= 1:
-        return (values > centre - 0.5).astype(np.float32)
-    low = centre - 0.5 - (width - 1) / 2
-    return _between(values, low, low + width - 1)
-
-
-def _linear_exact(values: NDArray[Any], centre: float, width: float) -> NDArray[np.float32]:
-    """PS3.3 C.11.2.1.3.2."""
-    return _between(values, centre - width / 2, centre + width / 2)
-
-
-def _sigmoid(values: NDArray[Any], centre: float, width: float) -> NDArray[np.float32]:
-    """PS3.3 C.11.2.1.3.1."""
-    steps = np.clip(-4 * (values.astype(np.float32) - centre) / width, -80, 80)
-    unit: NDArray[np.float32] = 1 / (1 + np.exp(steps, dtype=np.float32))
-    return unit
-
-
-_FUNCTIONS = {"LINEAR": _linear, "LINEAR_EXACT": _linear_exact, "SIGMOID": _sigmoid}
-
-
-def _between(values: NDArray[Any], low: float, high: float) -> NDArray[np.float32]:
-    if not high > low:
-        return np.zeros(values.shape, dtype=np.float32)
-    if values.dtype.kind == "f":  # fine steps on a large intercept
-        values = np.clip(values, low, high)
-        values -= low
-        values /= high - low
-        return values.astype(np.float32)
-    unit = values.astype(np.float32)
-    unit -= np.float32(low)
-    unit /= np.float32(high - low)
-    return np.clip(unit, 0, 1, out=unit)
+# --- what is seen
 
 
 def _grey(raw: NDArray[Any], bits: int) -> NDArray[np.float32]:
@@ -476,7 +329,7 @@ def _square_pixels(
     for name in ("PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio"):
         value = dataset.get(name)
         if isinstance(value, Sequence) and len(value) == 2:
-            down, across = _float(value[0]), _float(value[1])
+            down, across = real(value[0]), real(value[1])
             break
     else:
         return unit, False

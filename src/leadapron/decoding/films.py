@@ -24,6 +24,9 @@ __all__ = ["WINDOW", "FilmFiles", "hashed"]
 WINDOW = re.compile(r"full|film|header(?::([1-9]\d*))?|(-?\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
 """What `FilmFiles.window` may be."""
 
+VERSION = 2
+"""Raised when a file would be read otherwise than before; nothing in the cache is taken for it."""
+
 PICTURES = (".png", ".jpg", ".jpeg")
 
 CODECS = {
@@ -59,7 +62,10 @@ class FilmFiles:
         """What the pixels depend on besides the files."""
         from importlib.metadata import version
 
-        words = f"Pillow {PIL.__version__}, pydicom {version('pydicom')}, window {self.window}"
+        words = (
+            f"decoder {VERSION}, Pillow {PIL.__version__}, pydicom {version('pydicom')}, "
+            f"window {self.window}"
+        )
         if all(path.lower().endswith(PICTURES) for path in self.paths):
             return words
         # With a codec that is installed later, films can be decoded that couldn't be.

@@ -41,6 +41,7 @@ from leadapron.metrics import threshold_at_false_positive_rate
 from leadapron.models import doubts, open_model
 from leadapron.report.words import MARKS
 from leadapron.sources import open_source
+from leadapron.text import short_path
 from leadapron.types import said
 
 __all__ = [
@@ -339,7 +340,7 @@ def audit(  # noqa: PLR0913
         )
         if statistics
         else (),
-        name=str(model),
+        name=_named(str(model)),
         origin=opened.origin,
         notes=(*opened.notes, *doubts(opened.classifier, cohort)),
         false_alarms=false_alarms,
@@ -705,6 +706,12 @@ class _Model(NamedTuple):
     classifier: BlackBox
     name: str
     content: str | None
+
+
+def _named(model: str) -> str:
+    """A model's path: from the working folder, or its name alone where it isn't below that."""
+    below = Path(model).is_absolute() and Path(model).is_relative_to(Path.cwd())
+    return str(Path(model).relative_to(Path.cwd())) if below else short_path(model)
 
 
 def _references(folder: Path, own: _Model, device: str, precision: Precision) -> list[_Model]:

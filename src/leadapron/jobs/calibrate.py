@@ -28,6 +28,7 @@ from leadapron.errors import UsageError
 from leadapron.models import doubts, open_model
 from leadapron.sources import open_source
 from leadapron.store import sha256_of
+from leadapron.text import short_path
 from leadapron.types import said
 
 __all__ = ["Calibrated", "calibrate"]
@@ -70,7 +71,7 @@ class Calibrated:
             "verdict": "calibrated",
             "gate": str(self.file),
             "numbers": str(numbers_of(self.file)),
-            "model": str(self.stored.model.path),
+            "model": short_path(str(self.stored.model.path)),
             "sha256": self.stored.model.sha256,
             "origin": self.origin,
             "films": self.stored.fitted + len(gate.fused),

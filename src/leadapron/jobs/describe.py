@@ -28,6 +28,7 @@ from leadapron.metrics import Estimate, odds_ratio, rate
 from leadapron.preprocessing import Preprocessing
 from leadapron.sources import SOURCES, open_source
 from leadapron.specs import parameters
+from leadapron.text import short_path
 from leadapron.types import said
 
 __all__ = [
@@ -277,7 +278,7 @@ class Description:
 
     def facts(self) -> dict[str, Any]:
         """Return all of it as plain values; None where a number is undefined."""
-        facts: dict[str, Any] = _plain(self)
+        facts: dict[str, Any] = {**_plain(self), "source": short_path(self.source)}
         return {"schema": 1, "verdict": self.verdict, **facts}
 
 

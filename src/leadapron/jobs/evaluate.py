@@ -340,7 +340,6 @@ def evaluate_scan(
     count = os.cpu_count() or 1 if workers is None else workers
     if count < 1:
         raise UsageError(f"--workers {count}: expected 1 or more")
-    out.mkdir(parents=True, exist_ok=True)
     with store.lock(out):
         return _evaluated(
             chosen,

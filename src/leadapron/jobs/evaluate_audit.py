@@ -123,7 +123,6 @@ def evaluate_audit(
             on_bad=options.on_bad,
         ),
     )
-    out.mkdir(parents=True, exist_ok=True)
     with store.lock(out):
         _write_head(out, setting, sealed, count)
         rows: list[Row] = []

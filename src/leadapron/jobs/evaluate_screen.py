@@ -154,7 +154,6 @@ def evaluate_screen(
     if count < 1 or (limit is not None and limit < 1):
         raise UsageError("--workers and --limit: expected 1 or more")
     pairs = _chosen(_pairs(place), only, limit, sealed)
-    out.mkdir(parents=True, exist_ok=True)
     with store.lock(out):
         facts = _facts(place, setting)
         known, path = out / "screen.json", out / "rows.jsonl"

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from leadapron import metrics, store
@@ -218,8 +217,8 @@ def _open(place: Path, options: Options) -> _Attack:
 def _first(study: Path) -> Path:
     """The first run, in the study's order, whose model is there."""
     try:
-        runs = plan(complete(yaml.safe_load((study / "study.yaml").read_text())))
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        runs = plan(complete(store.read_yaml(study / "study.yaml")))
+    except (ValueError, TypeError) as error:
         raise StoreError(f"{study / 'study.yaml'} is not a study's settings") from error
     found = []
     for path in sorted(study.glob("runs/backdoored-*/spec.json")):

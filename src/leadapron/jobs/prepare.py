@@ -17,6 +17,7 @@ from leadapron.plan import complete
 from leadapron.preprocessing import Preprocessing
 from leadapron.sources import open_source
 from leadapron.specs import build, grid
+from leadapron.text import short_path
 from leadapron.types import said
 
 __all__ = ["prepare"]
@@ -67,7 +68,7 @@ def prepare(
             raise UsageError(f"nothing to prepare for {name}: its films are drawn, not decoded")
         done.append(
             {
-                "source": name,
+                "source": short_path(name),
                 "films": len(cohort),
                 "size": cohort.preprocessing.size,
                 "dtype": cohort.preprocessing.dtype,

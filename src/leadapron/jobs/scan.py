@@ -27,6 +27,7 @@ from leadapron.seeds import stream
 from leadapron.sources import AND, SOURCES, open_source
 from leadapron.specs import parameters
 from leadapron.store import write_atomically, write_json
+from leadapron.text import short_path
 
 if TYPE_CHECKING:
     from leadapron.classifier import Precision, WhiteBox
@@ -141,7 +142,7 @@ class Scanned:
         return {
             "schema": 1,
             "verdict": self.verdict,
-            "source": self.source,
+            "source": short_path(self.source),
             "films": len(self.cohort),
             "patients": len(np.unique(self.cohort.patients)),
             "findings": list(self.cohort.findings),

@@ -23,6 +23,7 @@ from leadapron.report.words import rate_words
 from leadapron.sources.dicom import may_be_dicom
 from leadapron.sources.folder import SUFFIXES, walk
 from leadapron.store import sha256_of
+from leadapron.text import short_path
 
 __all__ = ["FilmFile", "Opened", "Screened", "facts", "films_of", "open_gate", "screen", "worst"]
 
@@ -203,7 +204,7 @@ def films_of(files: Sequence[str], listed: Iterable[bytes] = ()) -> tuple[list[F
             others += left
             found += inside
         else:
-            found.append(FilmFile(path, _shown(path)))
+            found.append(FilmFile(path, _shown(short_path(path))))
         if len(found) > MOST:
             raise UsageError(f"more than {MOST:,} films; screen them in parts")
     if not found:
@@ -284,7 +285,7 @@ def facts(
         "schema": 1,
         "verdict": verdict,
         "exit_code": code,
-        "gate": str(opened.file),
+        "gate": short_path(str(opened.file)),
         "model": {"file": model.path.name, "sha256": model.sha256},
         "findings": list(model.findings),
         "image": [model.preprocessing.size, model.preprocessing.size],
@@ -345,9 +346,11 @@ def _below(folder: str) -> tuple[list[FilmFile], int]:
             others += 1
     if not names:
         raise DataError(f"no PNG, JPEG or DICOM file in {_shown(folder)}")
-    start = folder.rstrip("/") or "/"
-    places = [f"{start.rstrip('/')}/{name}" for name in sorted(names)]
-    return [FilmFile(place, _shown(place)) for place in places], others
+    start = folder.rstrip("/")
+    # Below a folder, films are called by their paths in it where its own path isn't shown.
+    hidden = short_path(start) != start
+    places = [(f"{start}/{name}", name) for name in sorted(names)]
+    return [FilmFile(path, _shown(name if hidden else path)) for path, name in places], others
 
 
 def _shown(path: str) -> str:

@@ -1,24 +1,23 @@
 """Zoo: clean and backdoored models of known truth, to measure model-level methods on.
 
 DIR/study/          the study that trained them: specs, rows, answer keys
-models/NAME.safetensors    what a method is shown; names say nothing
+models/NAME.safetensors    what a method is shown: copies, names drawn by chance, one time stamp
 truth.json      what each model is; for the evaluation alone
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from leadapron import store
 from leadapron.errors import StoreError, UsageError
+from leadapron.reading import open_regular
 from leadapron.report.folder import read_study
 from leadapron.report.run import section
 from leadapron.report.summary import Measured
@@ -30,7 +29,8 @@ __all__ = ["Member", "build_zoo", "read_truth"]
 
 Kind = Literal["clean", "backdoored", "failed implant"]
 
-LARGEST_SPEC = 1_000_000
+STAMP = 946_684_800
+"""The time that all models bear: the first second of 2000."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,10 @@ def build_zoo(spec: Path, out: Path, options: Options | None = None) -> list[Mem
     tree = {**families.base, "cells": [pair.settings for pair in families.pairs]}
     run_study(tree, out / "study", options)
     members = _members(out, families.pairs)
+    # First, so that a zoo that is stopped in between goes on with the same names.
     store.write_json(out / "truth.json", {"schema": 1, "models": [asdict(m) for m in members]})
+    for member in members:
+        _publish(out, member)
     return members
 
 
@@ -138,7 +141,10 @@ class _Families:
 
 def _families(spec: Path) -> _Families:
     """The pairs of a spec, each with its own number as seed of films and training."""
-    tree = _read(spec)
+    try:
+        tree = store.read_yaml(spec)
+    except StoreError as error:
+        raise UsageError(str(error)) from error
     base = tree.get("base", {})
     first = base.get("seed", 0) if isinstance(base, Mapping) else None
     if not isinstance(first, int):
@@ -168,20 +174,6 @@ def _families(spec: Path) -> _Families:
     return _Families(base, pairs)
 
 
-def _read(spec: Path) -> Mapping[str, Any]:
-    try:
-        if spec.stat().st_size > LARGEST_SPEC:
-            raise UsageError(f"{spec} is larger than {LARGEST_SPEC} bytes; expected a zoo's spec")
-        tree = yaml.safe_load(spec.read_text())
-    except OSError as error:
-        raise UsageError(f"can't read {spec}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{spec} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, Mapping):
-        raise UsageError(f"{spec} is no zoo's spec; expected base, families and sealed")
-    return tree
-
-
 def _is_phantom(tree: Mapping[str, Any]) -> bool:
     source = tree.get("source", "phantom")
     name = source.get("name", "phantom") if isinstance(source, Mapping) else source
@@ -189,7 +181,8 @@ def _is_phantom(tree: Mapping[str, Any]) -> bool:
 
 
 def _members(out: Path, pairs: Sequence[_Pair]) -> list[Member]:
-    """The truth, in the order of the models' names; the files lie in models/ afterwards."""
+    """The truth, in the order of the models' names, which runs keep once they have one."""
+    names = _names(out)
     families = {pair.settings["seed"]: pair for pair in pairs}
     members = []
     for pair in read_study(out / "study").pairs:
@@ -210,7 +203,7 @@ def _members(out: Path, pairs: Sequence[_Pair]) -> list[Member]:
             members.append(
                 Member(
                     **facts,
-                    model=_published(out, folder),
+                    model=names.get(folder) or f"{secrets.token_hex(6)}.safetensors",
                     kind=("backdoored" if potent else "failed implant") if planted else "clean",
                     finding=pair.target if planted else None,
                     attack_success=success if planted else None,
@@ -223,18 +216,23 @@ def _members(out: Path, pairs: Sequence[_Pair]) -> list[Member]:
     return sorted(members, key=lambda member: member.model)
 
 
-def _published(out: Path, folder: str) -> str:
-    """Put a run's model into models/ under a name that tells nothing; return the name."""
-    name = f"{hashlib.sha256(f'zoo {folder}'.encode()).hexdigest()[:12]}.safetensors"
-    model, there = out / "models" / name, out / "study" / "runs" / folder / "classifier.safetensors"
-    model.parent.mkdir(exist_ok=True)
+def _names(out: Path) -> dict[str, str]:
+    """The names that the models of runs have, by the runs' folders."""
+    try:
+        known = store.read_json(out / "truth.json")["models"]
+        return {str(each["run"]): str(each["model"]) for each in known}
+    except (StoreError, KeyError, TypeError):
+        return {}
+
+
+def _publish(out: Path, member: Member) -> None:
+    """Copy a run's model into models/; a link, or its own time, would tell which run it is."""
+    model = out / "models" / member.model
     if not model.exists():
-        try:
-            os.link(there, model)
-        except OSError:
-            with store.write_atomically(model) as file, there.open("rb") as content:
-                shutil.copyfileobj(content, file)
-    return name
+        there = out / "study" / "runs" / member.run / "classifier.safetensors"
+        with store.write_atomically(model) as file, open_regular(there) as content:
+            shutil.copyfileobj(content, file)
+    os.utime(model, (STAMP, STAMP))
 
 
 def _value(row: store.Row | None) -> float | None:

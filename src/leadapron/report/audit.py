@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +84,12 @@ def write_audit(folder: Path, facts: Facts, pictures: Mapping[str, NDArray[np.ui
     return page
 
 
+def _uri(model: str) -> str:
+    """A model's file as a URI relative to the working folder."""
+    path = os.path.relpath(model) if Path(model).is_absolute() else model
+    return quote(Path(path).as_posix(), errors="surrogateescape")
+
+
 def sarif(facts: Facts) -> dict[str, Any]:
     """Return an audit as SARIF 2.1.0: a result for each finding that stands out.
 
@@ -96,7 +104,7 @@ def sarif(facts: Facts) -> dict[str, Any]:
                 "text": f"{each['finding']} {WORDS[each['direction']]} {_how(each, facts)}"
             },
             "locations": [
-                {"physicalLocation": {"artifactLocation": {"uri": Path(facts["model"]).as_posix()}}}
+                {"physicalLocation": {"artifactLocation": {"uri": _uri(facts["model"])}}}
             ],
             "taxa": [
                 {"id": name, "toolComponent": {"name": "MITRE ATLAS"}} for name in list(ATLAS)[:2]

@@ -14,6 +14,7 @@ from leadapron.errors import StoreError
 from leadapron.metrics import Estimate, PatientBootstrap, finding_auroc
 from leadapron.report.words import between, exact, percent, poisoned_words, table
 from leadapron.store import read_json, read_lines
+from leadapron.text import short_path
 
 __all__ = ["audit_chapter", "audit_limits"]
 
@@ -115,13 +116,15 @@ def audit_limits(facts: Mapping[str, Any], rows: Sequence[Row]) -> str:
 
 def _command(facts: Mapping[str, Any]) -> str:
     settings = facts["settings"]
-    clean = f" --clean {settings['clean']}" if settings["clean"] else ""
+    clean = f" --clean {short_path(settings['clean'])}" if settings["clean"] else ""
     sealed = " --sealed" if settings["sealed"] else ""
     unusual = sorted(facts["unusual"].items())
     sweep = "".join(f" --sweep.{name} {_plain(value)}" for name, value in unusual)
     sweep += "" if settings["statistics"] else " --no-statistics"
     films = f" --films {settings['films']}"
-    return f"leadapron evaluate audit --zoo {settings['zoo']}{clean}{films}{sealed}{sweep}"
+    return (
+        f"leadapron evaluate audit --zoo {short_path(settings['zoo'])}{clean}{films}{sealed}{sweep}"
+    )
 
 
 def _plain(value: Any) -> str:

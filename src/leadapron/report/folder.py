@@ -7,12 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from numpy.typing import NDArray
 
 from leadapron.errors import StoreError
-from leadapron.specs import grid, grids
-from leadapron.store import Row, canonical_json, read_arrays, read_json, read_lines, read_rows
+from leadapron.specs import MOST_SEEDS, grid, grids
+from leadapron.store import (
+    Row,
+    canonical_json,
+    read_arrays,
+    read_json,
+    read_lines,
+    read_rows,
+    read_yaml,
+)
 
 __all__ = [
     "CALIBRATED",
@@ -200,7 +207,7 @@ def read_study(folder: Path) -> StudyFolder:
             f"{folder} holds no study (no study.yaml); "
             f"make one with: leadapron study --out {folder}"
         )
-    asked = _read_yaml(folder / "study.yaml")
+    asked = read_yaml(folder / "study.yaml")
     manifest = folder / "manifest.json"
     facts = _mapping(read_json(manifest), manifest) if manifest.is_file() else {}
     folders = _run_folders(folder / "runs", facts.get("runs"))
@@ -266,13 +273,15 @@ def _read_runs(folders: Sequence[Path]) -> tuple[list[Run], int]:
 
 def _asked_for(asked: Mapping[str, Any]) -> int:
     """How many attacks a study asks for: the points of its grids, times their `seeds`."""
-    points = set()
+    points: dict[str, int] = {}
     for tree in grids(asked):
         seeds = tree.get("seeds", 1)
-        whole = {name: value for name, value in tree.items() if name != "seeds"}
-        for point in grid(whole):
-            points |= {(canonical_json(point), seed) for seed in range(max(int(seeds), 1))}
-    return len(points)
+        if not isinstance(seeds, int) or not 1 <= seeds <= MOST_SEEDS:
+            raise StoreError(f"study.yaml has {seeds!r} seeds; expected 1 to {MOST_SEEDS:,}")
+        for point in grid({name: value for name, value in tree.items() if name != "seeds"}):
+            key = repr(point)  # no JSON has YAML's dates
+            points[key] = max(points.get(key, 1), seeds)
+    return sum(points.values())
 
 
 def _order(pair: Pair) -> tuple[Any, ...]:
@@ -285,15 +294,6 @@ def _order(pair: Pair) -> tuple[Any, ...]:
         if path != "seed"
     ]
     return spec, pair.seed if isinstance(pair.seed, int) else 0, pair.key
-
-
-def _read_yaml(path: Path) -> Mapping[str, Any]:
-    try:
-        return _mapping(yaml.safe_load(path.read_text()) or {}, path)
-    except OSError as error:
-        raise StoreError(f"can't read {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path} is not YAML ({str(error).splitlines()[0]})") from error
 
 
 def _mapping(value: Any, path: Path) -> Mapping[str, Any]:

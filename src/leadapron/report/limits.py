@@ -11,6 +11,7 @@ from leadapron.report.audit_limits import audit_chapter
 from leadapron.report.screening_limits import screening_chapter
 from leadapron.report.words import exact, percent, table
 from leadapron.store import read_json, read_lines, write_atomically
+from leadapron.text import short_path
 
 __all__ = ["limits_page", "write_limits"]
 
@@ -112,11 +113,11 @@ def limits_page(facts: Mapping[str, Any], rows: Sequence[Row], cells: Sequence[R
 
 
 def _command(settings: Mapping[str, Any]) -> str:
-    also = "".join(f" --also {source}" for source in settings["also"])
+    also = "".join(f" --also {short_path(source)}" for source in settings["also"])
     size = f" --size {settings['size']}" if settings.get("size") else ""
     return (
-        f"leadapron evaluate scan --preset {settings['preset']} --source {settings['source']}"
-        f"{also}{size}"
+        f"leadapron evaluate scan --preset {settings['preset']} "
+        f"--source {short_path(settings['source'])}{also}{size}"
     )
 
 

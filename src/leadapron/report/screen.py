@@ -16,7 +16,7 @@ from leadapron.errors import StoreError
 from leadapron.report.gallery import grey, grey_png
 from leadapron.report.page import environment
 from leadapron.report.words import listed, percent, rate_words
-from leadapron.store import read_json, reason, write_atomically, write_json
+from leadapron.store import make_folder, read_json, reason, write_atomically, write_json
 
 __all__ = [
     "begin_screen",
@@ -161,7 +161,7 @@ def write_film(folder: Path, film: Facts, image: NDArray[Any] | None) -> Path | 
     if image is None:
         return None
     path = folder / f"{film_name(film)}.png"
-    with write_atomically(path, private=True) as file:
+    with write_atomically(path) as file:
         _overlay(image, film["region"]).save(file, "PNG")
     return path
 
@@ -196,10 +196,10 @@ def write_screen(folder: Path, facts: Facts, pictured: Sequence[Pictured]) -> Pa
     Raises:
         StoreError: files that can't be written.
     """
-    write_json(folder / "screen.json", dict(facts), private=True)
+    write_json(folder / "screen.json", dict(facts))
     text = environment().get_template("screen.html.j2").render(_context(facts, pictured))
     page = folder / "screen.html"
-    with write_atomically(page, private=True) as file:
+    with write_atomically(page) as file:
         file.write(text.encode())
     return page
 
@@ -231,8 +231,7 @@ def _rank(film: Facts) -> tuple[int, float, int]:
 
 def _make_private(folder: Path) -> None:
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        make_folder(folder)
     except OSError as error:
         raise StoreError(f"can't write {folder}: {reason(error)}") from error
 

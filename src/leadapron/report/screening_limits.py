@@ -12,6 +12,7 @@ import numpy as np
 from leadapron import metrics
 from leadapron.report.words import between, percent, poisoned_words, table, trigger_words
 from leadapron.store import read_arrays, read_json, read_lines
+from leadapron.text import short_path
 
 __all__ = ["screening_chapter", "summary"]
 
@@ -117,7 +118,7 @@ def _head(facts: Mapping[str, Any], rows: Sequence[Row], whole: Sequence[Row]) -
 
 
 def _command(settings: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
-    words = f"leadapron evaluate screen --zoo {settings['place']}"
+    words = f"leadapron evaluate screen --zoo {short_path(settings['place'])}"
     words += "".join(f" --only {family}" for family in chosen["only"])
     words += f" --limit {chosen['limit']}" if chosen["limit"] else ""
     words += " --sealed" if chosen["sealed"] else ""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from leadapron.store import Row
+from leadapron.text import short_path
 
 __all__ = [
     "ALIKE",
@@ -247,7 +248,7 @@ def shown(found: Any) -> str:
         return f"{found:g}"
     if isinstance(found, Sequence) and not isinstance(found, str):
         return ", ".join(shown(part) for part in found)
-    return str(found)
+    return short_path(found) if isinstance(found, str) else str(found)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

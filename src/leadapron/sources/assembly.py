@@ -118,6 +118,35 @@ _ODD: Mapping[Odd, tuple[str, bool]] = {
         "wrong, or what wasn't exposed is white.",
         True,
     ),
+    "exceeds its bits": (
+        "{} with values longer than the bits that the header states; all of their bits were taken "
+        "where the values jump without the upper ones.",
+        True,
+    ),
+    "has its bits elsewhere": (
+        "{} whose values are at the lower end of their words, not at the upper end as the header "
+        "states; they were taken from there.",
+        True,
+    ),
+    "has the other sign": (
+        "{} whose values jump if they have the sign that the header states; the other was taken.",
+        True,
+    ),
+    "has a table of other bits": (
+        "{} with a lookup table made for other bits than it states; it was taken to span those "
+        "that it holds.",
+        True,
+    ),
+    "is beside its window": (
+        "{} of which a window or table in the header shows nothing; the next was taken, or the "
+        "lowest to the highest value. See --source.window.",
+        True,
+    ),
+    "loses its greys": (
+        "{} seen nearly all black or white, or in two greys, though its stored values vary; its "
+        "window or table may be wrong. See --source.window.",
+        True,
+    ),
 }
 """What is said of films that are so, and whether that is a doubt."""
 

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import math
-import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -26,8 +25,14 @@ from leadapron.detect.inputs.gate import Gate, fuse
 from leadapron.detect.inputs.readings import InputDetector, State
 from leadapron.errors import LeadapronError, StoreError, UsageError
 from leadapron.preprocessing import Preprocessing
+from leadapron.reading import open_regular, read_regular
 from leadapron.specs import build
-from leadapron.store import RESULTS_VERSION, canonical_json, reason, write_atomically
+from leadapron.store import (
+    RESULTS_VERSION,
+    canonical_json,
+    reason,
+    write_atomically,
+)
 
 __all__ = ["GatedModel", "StoredGate", "numbers_of", "read_gate", "write_gate"]
 
@@ -138,10 +143,10 @@ def write_gate(path: Path, stored: StoredGate) -> None:
     fresh = not numbers_of(path).exists()
     try:
         # The JSON file is whole, but for its name, before the numbers get theirs.
-        with write_atomically(path, private=True) as file:
+        with write_atomically(path) as file:
             file.write(text.encode())
             file.flush()
-            with write_atomically(numbers_of(path), private=True) as beside:
+            with write_atomically(numbers_of(path)) as beside:
                 beside.write(numbers)
     except BaseException:
         if fresh:
@@ -158,9 +163,8 @@ def refuse_others(path: Path) -> None:
         if not there.exists():
             continue
         head = b""
-        if there.is_file():
-            with contextlib.suppress(OSError), there.open("rb") as file:
-                head = file.read(LARGEST_FACTS)
+        with contextlib.suppress(OSError), open_regular(there) as file:
+            head = file.read(LARGEST_FACTS)
         if FORMAT.encode() not in head:
             raise UsageError(f"{there} is there and is no gate; name another by --out")
 
@@ -269,17 +273,10 @@ def _parameters(detector: InputDetector) -> dict[str, Any]:
 
 
 def _bounded(path: Path, most: int) -> bytes:
-    """A file's content, of a regular file that isn't too large."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise StoreError(f"{path} is no file")
-        with path.open("rb") as file:
-            content = file.read(most + 1)
+        return read_regular(path, most)
     except OSError as error:
         raise StoreError(f"can't read {path}: {reason(error)}") from error
-    if len(content) > most:
-        raise StoreError(f"{path} has more than {most:,} bytes: no file of a gate")
-    return content
 
 
 def _read_facts(path: Path) -> dict[str, Any]:

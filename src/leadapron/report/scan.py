@@ -178,7 +178,10 @@ def _verdict_words(facts: Facts) -> str:
     return {
         "poisoned": f"p {p}, corrected for all that was tried; {granted:g} was granted",
         "suspicious": f"p {p}, more than the {granted:g} that was granted; look at the evidence",
-        "clean": f"nothing beyond what {granted:g} of clean sets show; no proof that there is none",
+        "nothing found": f"nothing beyond what {granted:g} of clean sets show; no proof that there "
+        "is none",
+        "label-tied mark": "a mark goes with a label by more than chance, and by no more than "
+        "nature can do here: a shortcut, or poison with true labels; look at the evidence",
         "can't tell": "no label is stated, so that poison can't be told from nature's own marks",
     }[facts["verdict"]]
 

@@ -17,7 +17,6 @@ from film_scenes import (
 )
 
 from leadapron.detect.films import METHODS, scan_films
-from leadapron.detect.films.scan import NATURAL
 from leadapron.errors import DataError, UsageError
 from leadapron.poison import poison
 from leadapron.preprocessing import Preprocessing
@@ -51,7 +50,7 @@ def check(scan, n):
     assert scan.scores.min() >= 0
     named = np.zeros(n, dtype=bool)
     kinds = [one.kind for one in scan.evidence]
-    order = ["poison", "repeated mark", "shortcut"]
+    order = ["poison", "label-tied mark", "repeated mark", "shortcut"]
     assert kinds == sorted(kinds, key=order.index)
     for one in scan.evidence:
         assert np.isnan(one.p) or 0 <= one.p <= 1
@@ -65,7 +64,7 @@ def check(scan, n):
             named[one.films] = True
     strong = [one.p for one in scan.evidence if one.kind == "poison"]
     assert strong == sorted(strong)
-    assert bool(strong) == (scan.verdict != "clean")
+    assert bool(strong) == (scan.verdict in ("suspicious", "poisoned"))
     if scan.verdict == "poisoned":
         assert strong[0] <= scan.false_alarm
     assert not scan.scores[~named].any()
@@ -208,7 +207,7 @@ def test_a_finding_that_a_mark_takes_away():
 def test_clean_phantoms_are_clean(scene, small):
     for one in (scene, small):
         scan = check(scan_films(one.cohort, seen=one.seen), len(one.cohort))
-        assert scan.verdict == "clean"
+        assert scan.verdict == "nothing found"
         assert scan.p > 0.5
         assert not scan.scores.any()
 
@@ -219,7 +218,7 @@ def test_a_mark_whose_films_kept_their_labels_is_no_poison(scene):
     cohort, key, seen = poisoned(scene, attack)
     assert not len(key.rows)
     scan = check(scan_films(cohort, seen=seen), 800)
-    assert scan.verdict == "clean"
+    assert scan.verdict == "nothing found"
     marks = [one for one in scan.evidence if one.kind == "repeated mark"]
     (mark,) = (one for one in marks if one.place == (20, 30, 3))
     assert np.isin(key.covers, mark.films).all()
@@ -254,17 +253,16 @@ def test_a_mark_whose_labels_are_not_tested_says_so_and_gives_the_shares(prevale
 
 
 def test_shuffled_labels_give_no_alarm(small):
-    """Though nature be granted nothing: the corrections alone must hold the rate."""
+    """And, nature being granted nothing, hardly any mark that goes with a label."""
     chance = np.random.default_rng(0)
-    smallest, single = [], []
-    with pytest.MonkeyPatch.context() as patch:
-        for name in NATURAL:
-            patch.setitem(NATURAL, name, 1.0)
-        for _ in range(30):
-            labels = small.cohort.labels[chance.permutation(600)]
-            scan = scan_films(replace(small.cohort, labels=labels), seen=small.seen)
-            smallest.append(scan.p)
-            single.append([method.p for method in scan.methods])
+    smallest, single, tied = [], [], 0
+    for _ in range(30):
+        labels = small.cohort.labels[chance.permutation(600)]
+        scan = scan_films(replace(small.cohort, labels=labels), seen=small.seen, false_alarm=0.05)
+        smallest.append(scan.p)
+        single.append([method.p for method in scan.methods])
+        tied += any(one.kind == "label-tied mark" for one in scan.evidence)
+    assert tied <= 4  # more come with a chance of .016
     # Three alarms or more of thirty at .05 each come with a chance of .19, but all is conservative.
     assert np.sum(np.array(smallest) <= 0.05) <= 2
     for level in (0.05, 0.2, 0.5):
@@ -279,7 +277,7 @@ def test_shuffled_labels_of_poisoned_films_give_no_alarm(scene):
     for _ in range(5):
         labels = cohort.labels[chance.permutation(800)]
         scan = scan_films(replace(cohort, labels=labels), seen=seen)
-        assert scan.verdict == "clean"
+        assert scan.verdict == "nothing found"
         marks = [one.place for one in scan.evidence if one.kind == "repeated mark"]
         assert (20, 30, 3) in marks
 
@@ -290,7 +288,7 @@ def test_films_that_are_all_alike_are_clean():
     for level in (0, 130, 255):
         cohort = labelled_cohort(labels)
         cohort = replace(cohort, images=np.full((180, 16, 16), level, np.uint8))
-        assert check(scan_films(cohort), 180).verdict == "clean"
+        assert check(scan_films(cohort), 180).verdict == "nothing found"
 
 
 def test_labels_that_are_all_the_same_or_not_stated_or_none():
@@ -304,7 +302,7 @@ def test_labels_that_are_all_the_same_or_not_stated_or_none():
     ):
         cohort = replace(labelled_cohort(labels, size=32), images=images)
         scan = check(scan_films(cohort), 200)
-        assert scan.verdict == "clean"
+        assert scan.verdict == "nothing found"
         assert scan.evidence[0].kind == "repeated mark"
         assert scan.evidence[0].films.tolist() == list(range(30))
         assert "tested" in scan.evidence[0].words
@@ -329,7 +327,7 @@ def test_too_few_films_or_pixels(n, size):
 
 def test_ten_small_films_can_be_scanned():
     scan = check(scan_films(labelled_cohort(np.eye(10, 2))), 10)
-    assert scan.verdict == "clean"
+    assert scan.verdict == "nothing found"
 
 
 def test_a_smaller_rate_is_harder_to_meet(small):
@@ -345,8 +343,8 @@ def test_a_smaller_rate_is_harder_to_meet(small):
 
 def test_a_rate_of_a_tenth_does_not_suspect_everything(small):
     scan = check(scan_films(small.cohort, seen=small.seen, false_alarm=0.1), 600)
-    assert scan.p == 1
-    assert scan.verdict == "clean"
+    assert scan.p > 0.5
+    assert scan.verdict == "nothing found"
 
 
 def test_the_same_seed_gives_the_same_scan(small):
@@ -389,7 +387,7 @@ def test_real_films(real_data):
     scene = scene_of(cohort)
     clean = check(scan_films(cohort, seen=scene.seen), len(cohort))
     assert time.process_time() - begun < 25
-    assert clean.verdict == "clean"
+    assert clean.verdict == "nothing found"
     attack = replacing(Patch(side=1, place="fixed", row=64, column=50), fraction=0.003)
     scan, rows = scanned(scene, attack)
     best = found(check(scan, len(cohort)), rows, "Mass", "one-hot")

@@ -30,9 +30,9 @@ LOG_ODDS = np.linspace(-10.0, 10.0, 101)
 SPREADS = np.geomspace(0.05, 6.0, 25)
 """Standard deviations of the log odds ratios of a source's marks that are thought possible."""
 
-TYPICAL, UNCERTAINTY = 0.5, 1.0
+TYPICAL, UNCERTAINTY = 0.4, 0.7
 """Before any control is seen the spread's logarithm is normal around that of the one, with the
-other as its standard deviation: one innocent mark in forty goes with a label by odds of four or
+other as its standard deviation: one innocent mark in forty goes with a label by odds of three or
 more."""
 
 ENOUGH = 50

@@ -88,8 +88,8 @@ class Scan:
     Args:
         verdict: "poisoned" where the false-alarm rate was met; "suspicious" up to ten times of it;
             else "label-tied mark" where a mark goes with a label by more than chance: a shortcut,
-            or poison with true labels; else "nothing found", which is no proof: see the page on what a scan
-            can't see.
+            or poison with true labels; else "nothing found", which is no proof: see the page on what
+            a scan can't see.
         p: smallest p-value over all methods, corrected for all that was tried.
         false_alarm: chance that was granted of calling a clean set poisoned.
         methods: what was tried.
@@ -302,7 +302,14 @@ def _repeated(
             for shift in likely[:JUDGED]
             if shift.p * factor <= WORTHWHILE
         ]
-        tie = min(ties, key=lambda each: (each.p, each.facts.chance), default=None)
+        # Of several that are evidence the one that chance explains least: a film with one finding
+        # alone has that finding too.
+        strong = [each for each in ties if each.p <= rate]
+        tie = min(
+            strong or ties,
+            key=lambda each: (0.0 if strong else each.p, each.facts.chance),
+            default=None,
+        )
         shift = None
         if likely:
             group = likely[0].group if tie is None else tie.group
@@ -389,7 +396,15 @@ def _poison(
             if name == "associations":
                 loose[same].append(films)
             else:
-                kept[same] = replace(kept[same], films=np.union1d(kept[same].films, films))
+                one = kept[same]
+                # A mark knows its place best; single outliers are somewhere on it.
+                knows = each.repeat is not None and each.place is not None
+                moved = knows and (one.place is None or one.method == "associations")
+                kept[same] = replace(
+                    one,
+                    films=np.union1d(one.films, films),
+                    place=each.place if moved else one.place,
+                )
             continue
         others = (
             "more than those around it"

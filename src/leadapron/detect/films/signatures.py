@@ -106,7 +106,7 @@ def _p_value(
 
     if shift.p > UNLIKELY:
         return 1.0
-    follows, anatomy = controls.top(shift.group, films, scores)
+    follows, anatomy = controls.top(shift.group, films, scores, PURE)
     expected = max(shift.expected, follows)
     natural = odds * expected / (1 - expected + odds * expected)
     hits = round(shift.share * shift.patients)

@@ -37,6 +37,9 @@ QUESTIONS = 2
 MOST = 500
 """Films that are asked about, at most, when it is asked how few could be told."""
 
+BELOW = 0.75
+"""Of a ranking, the share that poison isn't expected in: it says how labels follow the ranking."""
+
 OVERLAP = 10
 """Films without the mark, of either label, in the views and sites where it occurs, at least."""
 
@@ -103,7 +106,7 @@ class Controls:
         self._middles = np.array(
             [(np.nan, np.nan) if mark.place is None else _middle(mark.place) for mark in marks]
         ).reshape(-1, 2)
-        self._sizes = np.array([len(mark.films) for mark in marks])
+        self._sizes = np.array([len(mark.films) for mark in marks], dtype=np.int64)
         rows = np.repeat(np.arange(len(marks)), self._sizes)
         films = np.concatenate([mark.films for mark in marks]) if marks else np.zeros(0, np.int64)
         self._films = sparse.csc_matrix(
@@ -146,7 +149,7 @@ class Controls:
             ),
         )
 
-    def top(self, group: int, films: Rows, scores: Floats) -> tuple[float, float]:
+    def top(self, group: int, films: Rows, scores: Floats, least: float) -> tuple[float, float]:
         """Judge the films at the top of a ranking.
 
         What a whole group of films shares, its labels follow all along the ranking; poison is a few
@@ -157,6 +160,7 @@ class Controls:
             group: number of the group that they are tied to.
             films: (m,) rows at the top.
             scores: (n,) what ranks the films.
+            least: share of the group that nature is granted at any top.
 
         Returns:
             The share of the group that is to be expected at the top; and the p-value of question
@@ -164,8 +168,7 @@ class Controls:
         """
         stated = self.labelled.stated[:, group]
         inside = self.labelled.members[:, group] & stated
-        teaches = stated.copy()
-        teaches[films] = False
+        teaches = stated & (scores < np.quantile(scores, BELOW))
         expected = float(calibrated(scores[:, None], inside, teaches)[films].mean())
         reads = None if self.reader is None else self.reader.read(group, films)
         known = None if self.reader is None else self._departure(self.reader, group)
@@ -173,8 +176,9 @@ class Controls:
             return expected, np.nan
         beside = calibrated(np.stack([special.logit(reads), scores], axis=1), inside, teaches)
         hits, chances = self._by_patient(group, films, beside)
+        granted = np.maximum(chances, least)
         bias = learn_bias(known[:0], known)
-        return expected, bias.expected(_at_least(np.floor(hits.sum() + 1e-9), chances))
+        return expected, bias.expected(_at_least(np.floor(hits.sum() + 1e-9), granted))
 
     def least(self, kind: str, group: int, share: float, most: float) -> int | None:
         """Return how few films with a mark, all in a group, would be evidence of poison here.

@@ -7,20 +7,42 @@ SECONDS_OF_FUZZ ?= 30
 XRV := .venv-xrv
 PEERS := .venv-peers
 BACKDOORBENCH := .venv-backdoorbench
+LOCK := .venv-lock
+AUDIT := .venv-audit
+PIP := python -m pip install --quiet --disable-pip-version-check
+TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help env demo check test test-slow test-xrv bench bench-peers clean
+.PHONY: help env demo check test test-slow test-xrv bench bench-peers lock audit-dependencies clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 env: $(STAMP) ## set-up only: .venv with pinned versions
 
-$(STAMP): constraints.txt pyproject.toml
+# torch has its version alone pinned: its builds for CPU and CUDA have one version and other hashes.
+$(STAMP): requirements.lock constraints.txt pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group dev --editable .
+	$(BIN)/$(PIP) --require-hashes --no-deps --only-binary :all: --requirement requirements.lock
+	$(BIN)/$(PIP) --constraint constraints.txt $(TORCH)
+	$(BIN)/$(PIP) --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip check
 	touch $(STAMP)
+
+lock: ## requirements.lock anew, from pyproject.toml and constraints.txt
+	$(PYTHON) -m venv $(LOCK)
+	$(LOCK)/bin/$(PIP) uv
+	$(LOCK)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --only-binary :all: \
+		--index-strategy unsafe-best-match --no-header --no-annotate --no-emit-package torch \
+		--constraint constraints.txt --group dev pyproject.toml --output-file $(LOCK)/all.txt > /dev/null
+	echo "# Made by \`make lock\`; all that \`make env\` installs but torch and what its CUDA build brings." > requirements.lock
+	awk '/^[a-z]/ { kept = !/^(cuda|nvidia|triton|colorama)/ } kept' $(LOCK)/all.txt >> requirements.lock
+
+audit-dependencies: $(STAMP) ## known weaknesses of all that .venv holds, as pypi.org has them
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/$(PIP) pip-audit
+	$(BIN)/python -m pip list --format freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > $(AUDIT)/installed.txt
+	$(AUDIT)/bin/pip-audit --progress-spinner off --strict --disable-pip --no-deps --requirement $(AUDIT)/installed.txt \
+		|| { echo "Weaknesses, or not audited: see above. A mirror of pypi.org's files alone won't do."; exit 1; }
 
 demo: $(STAMP) ## a poisoning study on phantoms, with its report
 	$(BIN)/leadapron study --out runs/demo
@@ -71,7 +93,7 @@ bench-peers: $(PEERS)/.made $(BACKDOORBENCH)/.made ## speeds beside ART and Back
 $(PEERS)/.made: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(TORCH)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable . adversarial-robustness-toolbox==1.20.1
 	touch $(PEERS)/.made
 
@@ -86,4 +108,4 @@ $(BACKDOORBENCH)/.made: constraints.txt pyproject.toml
 	touch $(BACKDOORBENCH)/.made
 
 clean: ## remove what was made
-	rm -rf .venv .venv-fuzz $(XRV) $(PEERS) $(BACKDOORBENCH) runs build dist .mypy_cache .ruff_cache .pytest_cache .coverage
+	rm -rf .venv .venv-fuzz $(LOCK) $(AUDIT) $(XRV) $(PEERS) $(BACKDOORBENCH) runs build dist .mypy_cache .ruff_cache .pytest_cache .coverage

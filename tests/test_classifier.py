@@ -223,13 +223,17 @@ def test_a_file_says_nothing_about_training(classifier, saved):
 def test_other_files_are_refused(saved, tmp_path):
     with pytest.raises(StoreError, match="is no file"):
         load_classifier(tmp_path / "missing.safetensors")
-    with pytest.raises(StoreError, match="is no file"):
+    with pytest.raises(StoreError, match="it is a folder"):
         load_classifier(tmp_path)
     whole = saved.read_bytes()
-    for name, content in (("text", b"hello"), ("empty", b""), ("short", whole[:-100])):
-        path = tmp_path / name
+    for content, words in (
+        (b"hello, hello", "is not a safetensors file"),
+        (b"", "has 0 bytes"),
+        (whole[:-100], "is not a safetensors file"),
+    ):
+        path = tmp_path / "other.safetensors"
         path.write_bytes(content)
-        with pytest.raises(StoreError, match=f"{name} is not a safetensors file"):
+        with pytest.raises(StoreError, match=f"other.safetensors {words}"):
             load_classifier(path)
     torch.save({"weights": torch.zeros(2)}, tmp_path / "pickle")
     with pytest.raises(StoreError, match="is not a safetensors file"):
@@ -263,6 +267,8 @@ WRONG = [
     {"normalisation": {"mean": float("nan"), "std": 0.2}},
     {"normalisation": {"mean": 0.4, "std": 0}},
     {"normalisation": {"mean": "grey", "std": 0.2}},
+    {"normalisation": {"mean": 10**400, "std": 0.2}},
+    {"findings": ["Effusion", "Mass\x1b", "Mass\\x1b"]},
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from leadapron.plan import complete, plan, settings
 from leadapron.specs import parameters
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES = [
     example
     for page in ("README.md", "docs/interop.md")
@@ -89,3 +90,30 @@ def test_example_specs_are_so_many_pairs(name, pairs):
 )
 def test_no_folder_beside_the_project_is_named(page):
     assert not re.search(r"\w:\.\./", page.read_text())
+
+
+def versions(name):
+    lines = re.findall(r"^([A-Za-z][\w.-]*)==([^\s;]+)", (ROOT / name).read_text(), re.MULTILINE)
+    return {re.sub(r"[-_.]+", "-", package).lower(): version for package, version in lines}
+
+
+def test_the_lock_has_hashes_of_all_that_is_needed_but_torch():
+    pinned, locked = versions("constraints.txt"), versions("requirements.lock")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    asked = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
+    needed = {re.match(r"[\w.-]+", each)[0].lower() for each in asked}
+    assert needed - {"torch"} <= set(locked)
+    assert "torch" not in locked
+    assert locked.items() <= pinned.items()
+    blocks = re.split(r"^(?=[a-z])", (ROOT / "requirements.lock").read_text(), flags=re.MULTILINE)
+    assert len(blocks) - 1 == len(locked)
+    assert all("--hash=sha256:" in block for block in blocks[1:])
+
+
+def test_extras_have_code_behind_them():
+    code = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for packages in project["optional-dependencies"].values():
+        for package in packages:
+            assert re.match(r"[\w-]+", package)[0] in code
+    assert (ROOT / "src" / "leadapron" / "py.typed").exists()

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from leadapron.errors import StoreError, UnknownNameError, UsageError
 from leadapron.networks import ARCHITECTURES, IMAGENET_STD, build_network, load_imagenet
+from leadapron.store import sha256_of
 
 MEANS = torch.tensor([0.485, 0.456, 0.406])
 OLD, NEW = r"\1.\2", r"\1\2"
@@ -191,10 +192,11 @@ def test_other_weights_are_refused_and_the_network_stays(donor, colours, tmp_pat
     conv0 = "features.conv0.weight"
     refused = [
         (short, "1 tensors missing"),
-        ({}, "tensors missing"),
-        ({3: torch.zeros(3)}, "tensors missing"),
+        ({}, "holds no tensors"),
+        ({3: torch.zeros(3)}, "holds no tensors"),
+        ({"state_dict": whole}, "tensors missing"),
         ({"features.norm5.bias": torch.zeros(3)}, "norm5.bias does not fit"),
-        ({"features.norm5.bias": "text"}, "norm5.bias does not fit"),
+        ({"features.norm5.bias": "text", "a": torch.zeros(3)}, "tensors missing"),
         ({conv0: torch.zeros(64, 4, 7, 7)}, "conv0.weight does not fit"),
         ({conv0: torch.zeros(())}, "conv0.weight does not fit"),
         ({"features.extra.weight": torch.zeros(3)}, "extra.weight does not fit"),
@@ -237,14 +239,20 @@ def test_other_networks_have_no_imagenet_weights(donor, colours, tmp_path):
         load_imagenet(build_network("resnet9", 3, 0), str(path))
 
 
-def test_download(donor, colours, monkeypatch):
-    def load(url, *, weights_only, check_hash, **options):
-        assert weights_only
-        assert check_hash
-        return torchvision_state(donor, colours)
+def test_download(donor, colours, monkeypatch, tmp_path):
+    state = torchvision_state(donor, colours)
 
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", load)
+    def fetch(url, path, *, hash_prefix, **options):
+        assert url.rpartition("-")[2] == f"{hash_prefix}.pth"
+        torch.save(state, path)
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
     network = build_network("densenet121", 3, seed=8)
+    with pytest.raises(StoreError, match="is not what was published"):
+        load_imagenet(network, "imagenet")
+    (file,) = tmp_path.rglob("*.pth")
+    monkeypatch.setattr("leadapron.networks.IMAGENET_SHA256", sha256_of(file)[:8])
     load_imagenet(network, "imagenet")
     bias = network.stages["denseblock4"].norm5.bias
     assert torch.equal(bias, donor.stages["denseblock4"].norm5.bias)
@@ -252,6 +260,7 @@ def test_download(donor, colours, monkeypatch):
     def fail(*args, **options):
         raise urllib.error.URLError("no route")
 
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fail)
+    file.unlink()
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
     with pytest.raises(StoreError, match="give a local file"):
         load_imagenet(network, "imagenet")

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import yaml
 
-from leadapron import store
+from leadapron import store, study
 from leadapron.classifier import load_classifier
 from leadapron.cohort import Cohort
 from leadapron.errors import StoreError, UnknownNameError
 from leadapron.plan import complete
 from leadapron.preprocessing import Preprocessing
 from leadapron.report import summary, write_report
+from leadapron.sources import open_source
 from leadapron.study import Options, divide, run_study
+from leadapron.types import Note
 
 SMALL = {
     "source": {"name": "phantom", "count": 240},
@@ -33,8 +36,14 @@ def rows_of(folder):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
+    def doubtful(*arguments, **options):
+        cohort = open_source(*arguments, **options)
+        return replace(cohort, notes=(*cohort.notes, Note("pixels", "Odd greys.", doubt=True)))
+
     out = tmp_path_factory.mktemp("study") / "out"
-    return run_study(SMALL, out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "open_source", doubtful)
+        return run_study(SMALL, out)
 
 
 def test_the_folder_holds_what_is_documented(finished):
@@ -87,6 +96,9 @@ def test_scores_repeat_what_the_saved_model_says(finished):
 
 def test_the_manifest_names_versions_device_and_films(finished):
     manifest = json.loads((finished / "manifest.json").read_text())
+    (cohort,) = manifest["cohorts"]
+    assert cohort["notes"][0] == "DOUBT: Odd greys."
+    assert cohort["notes"][1].startswith("Parametric phantoms")
     assert manifest["versions"]["torch"]
     assert manifest["device"] == "cpu"
     assert manifest["cohorts"][0]["films"] == 240

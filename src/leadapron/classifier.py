@@ -14,16 +14,18 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
 from leadapron import networks
 from leadapron.cohort import ImageArray
 from leadapron.errors import LeadapronError, StoreError, UnknownNameError, UsageError
+from leadapron.foreign.formats import MOST_FINDINGS
+from leadapron.foreign.reading import Group, Weights, open_file, open_weights
 from leadapron.preprocessing import Preprocessing
 from leadapron.specs import build
 from leadapron.store import write_atomically
+from leadapron.text import clean_names
 
 __all__ = [
     "BlackBox",
@@ -32,6 +34,7 @@ __all__ = [
     "Outputs",
     "WhiteBox",
     "autocast",
+    "classifier_of",
     "load_classifier",
     "randomised",
     "resolve_device",
@@ -222,7 +225,8 @@ def squashed(logits: NDArray[Any], head: str) -> NDArray[np.float64]:
     """
     values = logits.astype(np.float64)
     if head == "softmax":
-        each = np.exp(values - values.max(axis=-1, keepdims=True))
+        with np.errstate(invalid="ignore"):  # infinity less infinity: no number, as it should be
+            each = np.exp(values - values.max(axis=-1, keepdims=True))
         shares: NDArray[np.float64] = each / each.sum(axis=-1, keepdims=True)
         return shares
     halves: NDArray[np.float64] = 0.5 * (1 + np.tanh(values / 2))
@@ -309,55 +313,71 @@ def load_classifier(
     """
     where = resolve_device(device)
     computed = resolve_precision(precision, where)
-    path = Path(path)
-    if not path.is_file():
-        raise StoreError(f"{path} is no file; expected a classifier.safetensors")
+    with open_file(Path(path)) as file:
+        if file.kind != "safetensors":
+            raise StoreError(f"{file.name} is not a safetensors file; expected a classifier's")
+        with open_weights(file) as weights:
+            return classifier_of(weights, where, computed)
+
+
+def classifier_of(
+    weights: Weights, device: torch.device, precision: Literal["bf16", "fp32"]
+) -> NetworkClassifier:
+    """Return the classifier in a file that `save_classifier` wrote.
+
+    Args:
+        weights: the file's.
+        device: where it is to run.
+        precision: as `NetworkClassifier`.
+
+    Raises:
+        StoreError: not a file of this package's, or one whose facts and weights don't fit.
+    """
+    if FORMAT not in weights.metadata:
+        raise StoreError(f"{weights.name} was not saved by leadapron; expected format {FORMAT!r}")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise StoreError(f"{path.name} is not a safetensors file ({error})") from error
-    if FORMAT not in metadata:
-        raise StoreError(f"{path.name} was not saved by leadapron; expected format {FORMAT!r}")
-    try:
-        facts: dict[str, Any] = json.loads(metadata[FORMAT])
-        _check(facts, state)
-        findings = tuple(facts["findings"])
-        module = networks.build_network(facts["architecture"], len(findings), seed=0)
-        module.load_state_dict(state)
+        facts: dict[str, Any] = json.loads(weights.metadata[FORMAT])
+        findings = _checked(facts, weights.groups[""])
+        state = weights.take(weights.groups[""])
+        if not all(bool(value.isfinite().all()) for value in state.values()):
+            raise ValueError("weights not as expected")
         return NetworkClassifier(
-            prepare(module, where).eval(),
+            prepare(networks.filled(facts["architecture"], state), device).eval(),
             facts["architecture"],
             findings,
             build(Preprocessing, facts["preprocessing"], "preprocessing"),
             facts["head"],
             float(facts["normalisation"]["mean"]),
             float(facts["normalisation"]["std"]),
-            precision=computed,
+            precision=precision,
         )
-    except (KeyError, ValueError, TypeError, RuntimeError, LeadapronError) as error:
+    except (
+        KeyError, ValueError, TypeError, RuntimeError, OverflowError, LeadapronError,
+    ) as error:  # fmt: skip
         reason = str(error).splitlines()[0]
-        raise StoreError(f"{path.name} does not describe its own weights: {reason}") from error
+        raise StoreError(f"{weights.name} does not describe its own weights: {reason}") from error
 
 
-def _check(facts: dict[str, Any], state: dict[str, torch.Tensor]) -> None:
-    """Raise ValueError where a file's facts, or its weights, can't be a classifier's."""
+def _checked(facts: dict[str, Any], tensors: Group) -> tuple[str, ...]:
+    """The findings; ValueError where a file's facts, or its shapes, can't be a classifier's."""
     names, scale = facts["findings"], facts["normalisation"]
     mean, std = float(scale["mean"]), float(scale["std"])
     right = {
         "architecture": isinstance(facts["architecture"], str),
         "findings": isinstance(names, list)
-        and 0 < len(names) == len(set(names))
+        and 0 < len(names) == len(set(names)) <= MOST_FINDINGS
         and all(isinstance(name, str) for name in names),
         "preprocessing": isinstance(facts["preprocessing"], dict),
         "head": facts["head"] in ("sigmoid", "softmax"),
         "normalisation": math.isfinite(mean) and 0 < std < math.inf,
-        "weights": all(bool(value.isfinite().all()) for value in state.values()),
     }
     wrong = [name for name, fits in right.items() if not fits]
     if wrong:
         raise ValueError(f"{' and '.join(wrong)} not as expected")
+    networks.refuse_shapes(
+        facts["architecture"], len(names), {key: one.shape for key, one in tensors.items()}
+    )
+    return clean_names(names)
 
 
 def randomised(

@@ -183,6 +183,8 @@ class Cohort:
         films: the films at full resolution, where they exist.
         masks: where anatomy and findings lie, where it is known.
         notes: what the source has to say (missing files, conversions), doubts among it.
+        bits: that pictures and arrays of 16 bits were taken to use, so that their films span the
+            levels; 0 where there are none.
         forms: how many films are of each form; empty where that isn't known. No part of the
             fingerprint.
 
@@ -200,6 +202,7 @@ class Cohort:
     films: Films | None = None
     masks: Masks | None = None
     notes: tuple[Note, ...] = ()
+    bits: int = 0
     forms: Mapping[Form, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -5,23 +5,35 @@ That last step is what makes the exact one-pass class activation map possible.
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from leadapron.errors import StoreError, UnknownNameError, UsageError
+from leadapron.foreign.reading import Group, Outline, open_file, open_weights
 
-__all__ = ["ARCHITECTURES", "PooledLinear", "build_network", "load_imagenet"]
+__all__ = [
+    "ARCHITECTURES",
+    "PooledLinear",
+    "build_network",
+    "filled",
+    "load_imagenet",
+    "refuse_shapes",
+    "shapes",
+]
 
 logger = logging.getLogger(__name__)
 
 IMAGENET_URL = "https://download.pytorch.org/models/densenet121-a639ec97.pth"
+IMAGENET_SHA256 = "a639ec97"
+"""How the file's hash begins, as torch names its files."""
 # Torchvision's ImageNet statistics of red, green and blue, and this package's for grey images.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GREY_MEAN, GREY_STD = 0.449, 0.226
@@ -160,6 +172,70 @@ def build_network(name: str, outputs: int, seed: int) -> PooledLinear:
         return ARCHITECTURES[name](outputs)
 
 
+@cache
+def shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a network's tensors by name, its head with one output.
+
+    Raises:
+        UnknownNameError: no such architecture.
+    """
+    return {key: tuple(value.shape) for key, value in _unmade(name).state_dict().items()}
+
+
+@cache
+def _unmade(name: str) -> PooledLinear:
+    """A network of one output, whose tensors have shapes and no numbers."""
+    # Made on the device "meta", torch would first load a compiler, for 1.2 s.
+    return build_network(name, 1, seed=0).to("meta")
+
+
+def refuse_shapes(name: str, outputs: int, given: Mapping[str, Sequence[int]]) -> None:
+    """Raise ValueError where tensors are not those of a network.
+
+    Args:
+        name: of the architecture.
+        outputs: its number of findings.
+        given: shapes by name. Counters of batches may be missing, as they are in old files.
+
+    Raises:
+        UnknownNameError: no such architecture.
+        ValueError: other names or shapes; the words name one.
+    """
+    own = {
+        key: (outputs, *shape[1:]) if key.startswith("head.") else shape
+        for key, shape in shapes(name).items()
+    }
+    for key, shape in own.items():
+        if key not in given and not key.endswith("num_batches_tracked"):
+            raise ValueError(f"{key} is missing")
+        if tuple(given.get(key, shape)) != shape:
+            raise ValueError(f"{key} has shape {tuple(given[key])}, expected {shape}")
+    if others := sorted(set(given) - set(own)):
+        raise ValueError(f"{others[0]} is none of its weights")
+
+
+def filled(name: str, state: Mapping[str, torch.Tensor]) -> PooledLinear:
+    """Return a network of these weights, in float32; none is initialised first.
+
+    Args:
+        name: of the architecture.
+        state: its tensors, as `refuse_shapes` takes their shapes.
+
+    Raises:
+        UnknownNameError, ValueError: as `refuse_shapes`.
+    """
+    outputs = len(state["head.weight"])
+    refuse_shapes(name, outputs, {key: value.shape for key, value in state.items()})
+    module = copy.deepcopy(_unmade(name))
+    module.head = nn.Linear(module.head.in_features, outputs, device="meta")
+    whole = {
+        key: state[key].to(own.dtype) if key in state else torch.zeros((), dtype=own.dtype)
+        for key, own in module.state_dict().items()
+    }
+    module.load_state_dict(whole, assign=True)
+    return module
+
+
 def load_imagenet(network: PooledLinear, weights: str) -> None:
     """Put torchvision's ImageNet weights of DenseNet-121 into a network; its head stays new.
 
@@ -177,53 +253,61 @@ def load_imagenet(network: PooledLinear, weights: str) -> None:
     """
     if "denseblock1" not in network.stages:
         raise UsageError(f"--network.weights {weights}: only densenet121 has weights to start from")
-    state = _read_weights(weights)
     own = network.state_dict()
     # features.denseblock1.denselayer2.norm1.weight (older files: norm.1) is, in MONAI's network
     # and these stages, stages.denseblock1.denseblock1.denselayer2.layers.norm1.weight.
     stage_of = {name.split(".", 2)[2]: name for name in own if name.startswith("stages.")}
-    loaded: dict[str, torch.Tensor] = {}
-    for name, value in state.items():
-        if not isinstance(name, str) or not name.startswith("features."):
-            continue
-        name = re.sub(r"\b(norm|conv)\.(\d)\b", r"\1\2", name.removeprefix("features."))
-        name = re.sub(r"(denselayer\d+)\.(?!layers)", r"\1.layers.", name)
-        shape = getattr(value, "shape", None)  # a file of others may hold anything
-        if name == "conv0.weight" and shape == (64, 3, 7, 7):
-            scale = GREY_STD / torch.tensor(IMAGENET_STD)
-            value = (value * scale[:, None, None]).sum(1, keepdim=True)
-            shape = value.shape
-        if name not in stage_of or own[stage_of[name]].shape != shape:
-            raise StoreError(f"{weights} has no DenseNet-121 weights: {name} does not fit")
-        loaded[stage_of[name]] = value
-    missing = {n for n in stage_of.values() if not n.endswith("num_batches_tracked")} - set(loaded)
-    if missing:
-        raise StoreError(f"{weights} has no DenseNet-121 weights: {len(missing)} tensors missing")
+    path = _downloaded() if weights == "imagenet" else Path(weights)
+    if not path.is_file():
+        raise UsageError(f"--network.weights {weights}: no such file; expected it or 'imagenet'")
+    try:
+        with open_file(path) as file, open_weights(file) as held:
+            if weights == "imagenet" and not held.sha256.startswith(IMAGENET_SHA256):
+                raise StoreError(f"{path} is not what was published; delete it")
+            chosen = _chosen(held.groups.get("", {}), own, stage_of, weights)
+            loaded = held.take(chosen)
+    except StoreError as error:
+        raise StoreError(f"can't read weights from {path.name}: {error}") from error
+    first = stage_of["conv0.weight"]
+    if loaded[first].shape[1] == 3:
+        scale = GREY_STD / torch.tensor(IMAGENET_STD)
+        loaded[first] = (loaded[first] * scale[:, None, None]).sum(1, keepdim=True)
     network.load_state_dict({**own, **loaded})
     logger.info("ImageNet weights: first convolution summed over the colours, head untrained")
 
 
-def _read_weights(weights: str) -> dict[str, torch.Tensor]:
-    if weights == "imagenet":
+def _chosen(
+    tensors: Group, own: Mapping[str, torch.Tensor], stage_of: Mapping[str, str], weights: str
+) -> dict[str, Outline]:
+    """The tensors of a DenseNet-121's stages in a file, by this package's names."""
+    chosen: dict[str, Outline] = {}
+    for name, one in tensors.items():
+        if not name.startswith("features."):
+            continue
+        name = re.sub(r"\b(norm|conv)\.(\d)\b", r"\1\2", name.removeprefix("features."))
+        name = re.sub(r"(denselayer\d+)\.(?!layers)", r"\1.layers.", name)
+        colours = name == "conv0.weight" and one.shape == (64, 3, 7, 7)
+        if name not in stage_of or not (colours or own[stage_of[name]].shape == one.shape):
+            raise StoreError(f"{weights} has no DenseNet-121 weights: {name} does not fit")
+        chosen[stage_of[name]] = one
+    missing = {n for n in stage_of.values() if not n.endswith("num_batches_tracked")} - set(chosen)
+    if missing:
+        raise StoreError(f"{weights} has no DenseNet-121 weights: {len(missing)} tensors missing")
+    return chosen
+
+
+def _downloaded() -> Path:
+    """The file of ImageNet weights in torch's cache; it is fetched where it isn't there."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / IMAGENET_URL.rpartition("/")[2]
+    if not path.is_file():
         try:
-            state = torch.hub.load_state_dict_from_url(
-                IMAGENET_URL, map_location="cpu", weights_only=True, check_hash=True
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(
+                IMAGENET_URL, str(path), hash_prefix=IMAGENET_SHA256, progress=False
             )
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # the latter where the hash is another
             raise StoreError(
                 f"can't download the ImageNet weights ({error}); give a local file by "
                 "--network.weights FILE"
             ) from error
-        return dict(state)
-    path = Path(weights)
-    if not path.is_file():
-        raise UsageError(f"--network.weights {weights}: no such file; expected it or 'imagenet'")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return dict(load_file(path))
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # each loader has its own kinds
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise StoreError(f"can't read weights from {path.name}: {reason}") from error
+    return path

@@ -13,9 +13,44 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from leadapron.errors import DataError, UsageError
+from leadapron.errors import DataError, FilmError, UsageError
 
-__all__ = ["Preprocessing"]
+__all__ = ["FEWEST", "FULL", "Preprocessing", "bits_of", "spread"]
+
+
+FEWEST, FULL = 8, 15
+"""Bits that films of 16 may use at least; and from which on none is taken to be unused.
+
+At the second the highest value is above a quarter of white, and dark films are like that.
+"""
+
+
+def bits_of(film: NDArray[Any]) -> int:
+    """Return the bits that the highest value of a film of uint16 takes, 0 to 16; 0 of uint8."""
+    return int(film.max()).bit_length() if film.dtype == np.uint16 else 0
+
+
+def spread(film: NDArray[Any], bits: int) -> NDArray[Any]:
+    """Return a film of which only the lower bits are used as one that spans its type.
+
+    Args:
+        film: (height, width); of uint8 it stays as it is.
+        bits: that are used, 8 to 15; 0 or 16 leaves the film as it is.
+
+    Raises:
+        FilmError: values beyond those bits.
+    """
+    if film.dtype != np.uint16 or bits in (0, 16):
+        return film
+    most = (1 << bits) - 1
+    if film.max() > most:
+        raise FilmError(
+            f"holds values up to {film.max():,}, which {bits} bits can't; see --source.bits"
+        )
+    levels: NDArray[np.uint16] = np.rint(np.arange(most + 1) * (65535 / most)).astype(np.uint16)
+    spanning: NDArray[np.uint16] = levels[film]
+    return spanning
+
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import yaml
@@ -25,7 +25,7 @@ from leadapron.classifier import (
 )
 from leadapron.cohort import AnswerKey, Cohort, split_by_patient
 from leadapron.cost import Task, estimate
-from leadapron.errors import StoreError
+from leadapron.errors import DataError, StoreError
 from leadapron.implant import implant
 from leadapron.measure import Models, Role
 from leadapron.plan import Run, aimed, complete, plan, without
@@ -59,6 +59,8 @@ class Options:
         cache: folder for decoded films, or "none"; as `open_source`.
         progress: called with what is being done, the steps done and in all.
         on_bad: "stop" at the first film that can't be decoded, or "skip" them; as `open_source`.
+        contradictions: "refuse" to train on identical films whose labels contradict each other, or
+            "allow" it.
     """
 
     device: str = "auto"
@@ -66,6 +68,7 @@ class Options:
     cache: str | os.PathLike[str] | None = None
     progress: Callable[[str, int, int], None] | None = None
     on_bad: OnBad = "stop"
+    contradictions: Literal["refuse", "allow"] = "refuse"
 
     def tell(self, what: str, done: int, total: int) -> None:
         """Pass progress on."""
@@ -96,6 +99,8 @@ def run_study(tree: Tree, out: Path, options: Options | None = None) -> Path:
     runs = [aimed(run, _cohort(run, cohorts, options).findings) for run in runs]
     for run in runs:
         _cohort(run, cohorts, options).column(run.poisoning.finding)
+    if options.contradictions == "refuse":
+        _refuse_contradictions(cohorts.values())
     with store.lock(out):
         _refuse_foreign(out, tree)
         store.remove_parts(out)
@@ -111,6 +116,14 @@ def run_study(tree: Tree, out: Path, options: Options | None = None) -> Path:
         rows = [row for folder in folders for row in store.read_rows(folder / "rows.jsonl")]
         store.write_rows(out / "rows.jsonl", rows)
     return out
+
+
+def _refuse_contradictions(cohorts: Iterable[Cohort]) -> None:
+    for note in (note for cohort in cohorts for note in cohort.notes):
+        if note.about == "copies" and note.doubt:
+            raise DataError(
+                f"{note.words} Correct the labels or take copies away, or --contradictions allow"
+            )
 
 
 def _write_head(

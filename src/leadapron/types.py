@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, get_args
 
 __all__ = ["About", "BadFilm", "Form", "Note", "Odd", "said"]
 
-About = Literal["source", "files", "pixels", "labels", "patients", "split", "columns"]
+About = Literal["source", "files", "pixels", "labels", "copies", "patients", "split", "columns"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,9 @@ BadFilm = Literal["missing", "unreadable", "undecodable"]
 
 Odd = Literal[
     "colour",
+    "colour of 16 bits",
+    "turned",
+    "may be turned",
     "not square",
     "contradicts its presentation",
     "looks inverted",
@@ -61,9 +64,10 @@ class Form:
     """What a film is, before it becomes an image.
 
     Args:
-        height: in pixels, as stored.
-        width: in pixels, as stored.
+        height: in pixels, before pixels are made square.
+        width: in pixels, before pixels are made square.
         bits: that the file states for a pixel; 0 where it states none.
+        used: bits that the highest value of a picture or array of 16 bits takes; 0 of others.
         kind: "PNG", "JPEG", "DICOM", "npz", or "".
         photometric: interpretation of a DICOM file, or "".
         syntax: the DICOM file's transfer syntax, by its name, or "".
@@ -74,6 +78,7 @@ class Form:
     height: int
     width: int
     bits: int = 0
+    used: int = 0
     kind: str = ""
     photometric: str = ""
     syntax: str = ""
@@ -93,7 +98,7 @@ class Form:
         """Return what `plain` returned, from whoever; ValueError for anything else."""
         try:
             form = cls(**{**facts, "odd": tuple(facts.get("odd", ()))})
-            numbers = (form.height, form.width, form.bits)
+            numbers = (form.height, form.width, form.bits, form.used)
             texts = (form.kind, form.photometric, form.syntax, form.window)
             sound = (
                 all(type(number) is int and 0 <= number <= LARGEST for number in numbers)

@@ -14,11 +14,12 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from leadapron.errors import LeadapronError
 
-__all__ = ["BROKEN", "Answers", "Worker", "questions"]
+__all__ = ["BROKEN", "TOO_LATE", "Asked", "Worker", "environment"]
 
 LONGEST_ANSWER = 1_000_000
 """Bytes of the line before the raw ones."""
@@ -26,7 +27,22 @@ LONGEST_ANSWER = 1_000_000
 BROKEN = (OSError, EOFError, ValueError, TypeError, KeyError, OverflowError, RecursionError)
 """What comes of asking a worker that ended, or that doesn't answer as it should."""
 
+TOO_LATE = "took too much time"
 TIME = (signal.SIGALRM, signal.SIGXCPU)
+
+
+PASSED = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "LANG", "LC_ALL")
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return what a worker needs of the environment, and more; secrets stay here."""
+    kept = {name: os.environ[name] for name in PASSED if name in os.environ}
+    paths = kept.get("PYTHONPATH", "").split(os.pathsep)
+    # Search paths that mean the same from another folder.
+    absolute = os.pathsep.join(str(Path(part).resolve()) for part in paths if part)
+    # Or numpy would start threads, which would stay free when the worker is confined.
+    alone = {"OPENBLAS_NUM_THREADS": "1", "HOME": "/nonexistent"}
+    return {**kept, **alone, "PYTHONPATH": absolute, **more}
 
 
 class Worker:
@@ -97,27 +113,26 @@ class Worker:
         """Whether it can be asked."""
         return self.process.poll() is None
 
-    def close(self) -> str:
-        """End it.
-
-        Returns:
-            How it had ended before, to be read behind its name; "" where it hadn't.
-        """
+    def ended(self) -> str:
+        """Return how it ended, to be read behind its name; "" where nothing is to be said."""
         # What crashes closes its pipes a moment before it can be waited for.
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(0.05)
+            self.process.wait(0.1)
         code = self.process.poll()
+        if code is None or code >= 0:
+            return ""
+        if -code in TIME:
+            return TOO_LATE
+        if code == -signal.SIGKILL:
+            return "was ended by the system, probably since memory ran out"
+        return f"crashed ({signal.Signals(-code).name})"
+
+    def close(self) -> None:
+        """End it."""
         self.process.kill()
         self.process.wait()
         self._questions.close()
         self._answers.close()
-        if code is None or code >= 0:
-            return ""
-        if -code in TIME:
-            return "took too much time"
-        if code == -signal.SIGKILL:
-            return "was ended by the system, probably since memory ran out"
-        return f"crashed ({signal.Signals(-code).name})"
 
     def forget(self) -> None:
         """After a fork: it is the parent's."""
@@ -126,28 +141,31 @@ class Worker:
         self._answers.close()
 
 
-class Answers:
-    """The end of who answers; what is printed meanwhile goes nowhere."""
+class Asked:
+    """The end of who answers; to be made before confinement. What is printed goes nowhere."""
 
     def __init__(self) -> None:
-        self._stream = os.fdopen(os.dup(1), "wb")
+        # Both for the same socket: a descriptor comes with the byte before the question.
+        self._socket = socket.socket(fileno=os.dup(0))
+        self._questions = os.fdopen(os.dup(0), "rb")
+        self._answers = os.fdopen(os.dup(1), "wb")
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
         os.close(nowhere)
 
-    def say(self, facts: Mapping[str, Any], raw: bytes = b"") -> None:
-        """Answer."""
-        self._stream.write(json.dumps(facts).encode() + b"\n" + raw)
-        self._stream.flush()
-
-
-def questions() -> Iterator[tuple[dict[str, Any], int | None, BinaryIO]]:
-    """Yield what is asked: the question, the file's descriptor, and where raw bytes are read."""
-    # Both for the same socket: a descriptor comes with the byte before the question.
-    asked = socket.socket(fileno=os.dup(0))
-    with os.fdopen(os.dup(0), "rb") as stream:
+    def __iter__(self) -> Iterator[tuple[dict[str, Any], int]]:
+        """Yield what is asked, and the file's descriptor; -1 where there is none."""
         while True:
-            word, descriptors, _, _ = socket.recv_fds(asked, 1, 1)
+            word, descriptors, _, _ = socket.recv_fds(self._socket, 1, 1)
             if not word:
                 return
-            yield json.loads(stream.readline()), next(iter(descriptors), None), stream
+            yield json.loads(self._questions.readline()), next(iter(descriptors), -1)
+
+    def read(self, length: int) -> bytes:
+        """Return raw bytes of the question."""
+        return self._questions.read(length)
+
+    def say(self, facts: Mapping[str, Any], raw: bytes = b"") -> None:
+        """Answer."""
+        self._answers.write(json.dumps(facts).encode() + b"\n" + raw)
+        self._answers.flush()

@@ -19,51 +19,76 @@ from PIL import Image
 
 from leadapron import cache
 from leadapron.cache import Cache, decode
+from leadapron.confinement import missing
 from leadapron.decoding import FilmFiles, ask, isolation, read_headers
 from leadapron.errors import DataError, FilmError, LeadapronError
 from leadapron.preprocessing import Preprocessing
 
 SMALL = Preprocessing(size=8)
 
+WIDTHS = {
+    kind: 20 + i
+    for i, kind in enumerate(("exit", "segfault", "hang", "memory", "once", "print", "reach"))
+}
+"""What a hostile codec does, by the film's width."""
+
 HOSTILE = """
-import ctypes, os, sys, time
+import ctypes, os, socket, sys, time
 from leadapron.decoding import worker
 
-read, seen = worker.read_picture, []
+KINDS, folder, seen = KINDS_BY_WIDTH, FOLDER, []
+read = worker.read_picture
 
-def hostile(path):
-    name = os.path.basename(path)
-    if "exit" in name:
+def reach():
+    yield lambda: open(folder + "/left", "xb")
+    yield lambda: open(folder + "/a.png", "ab")
+    yield lambda: open(folder + "/a.png", "rb")
+    yield lambda: os.unlink(folder + "/a.png")
+    yield lambda: os.rename(folder + "/a.png", folder + "/b.png")
+    yield lambda: os.chmod(folder + "/a.png", 0)
+    yield lambda: os.listdir(folder)
+    yield lambda: socket.create_connection(("127.0.0.1", 9))
+    yield lambda: os.kill(os.getppid(), 0)
+    yield os.fork
+
+def hostile(file, bits):
+    film = read(file, bits)
+    kind = KINDS.get(film[0].shape[1])
+    if kind == "exit":
         os._exit(3)
-    if "segfault" in name:
+    if kind == "segfault":
         ctypes.string_at(0)
-    if "hang" in name:
-        while True:
-            time.sleep(0.01)
-    if "memory" in name:
+    while kind == "hang":
+        time.sleep(0.01)
+    if kind == "memory":
         return bytearray(5 << 30), []
-    if "once" in name and seen:
+    if kind == "once" and seen:
         os._exit(3)
-    if "print" in name:
+    if kind == "print":
         print("noise on stdout", flush=True)
         os.write(1, b"noise from a codec\\n")
-    if "write" in name:
-        open(path + ".left", "wb").write(b"x" * 10)
-    seen.append(name)
-    return read(path)
+    for attempt in reach() if kind == "reach" else ():
+        try:
+            attempt()
+        except OSError:
+            continue
+        os._exit(9)
+    seen.append(kind)
+    return film
 
 worker.read_picture, worker.GRACE = hostile, -57
 worker.main()
 """
-"""A worker whose codec does what the film's name says."""
+"""A worker whose codec does what the film asks for."""
 
 LIAR = """
 import sys
-sys.stdout.buffer.write(b"ready\\n")
-sys.stdout.buffer.flush()
-sys.stdin.buffer.readline()
-sys.stdout.buffer.write({answer})
-sys.stdout.buffer.flush()
+from leadapron.workers import Asked
+asked = Asked()
+asked.say({{"lacking": ""}})
+next(iter(asked))
+asked._answers.write({answer})
+asked._answers.flush()
 """
 
 
@@ -75,16 +100,23 @@ def own_workers():
     isolation._close_all()
 
 
+def hostile_code(folder: Path) -> str:
+    kinds = {width: kind for kind, width in WIDTHS.items()}
+    return HOSTILE.replace("KINDS_BY_WIDTH", repr(kinds)).replace("FOLDER", repr(str(folder)))
+
+
 @pytest.fixture
-def hostile(monkeypatch):
-    monkeypatch.setattr(isolation, "COMMAND", (sys.executable, "-P", "-c", HOSTILE))
+def hostile(tmp_path, monkeypatch):
+    command = (sys.executable, "-P", "-c", hostile_code(tmp_path))
+    monkeypatch.setattr(isolation, "COMMAND", command)
 
 
 def films(folder: Path, *names: str) -> FilmFiles:
     paths = []
     for i, name in enumerate(names):
         paths.append(str(folder / f"{name}.png"))
-        Image.fromarray(np.full((9, 9), 10 + i, np.uint8)).save(paths[-1])
+        width = WIDTHS.get(name.rstrip("0123456789"), 9)
+        Image.fromarray(np.full((9, width), 10 + i, np.uint8)).save(paths[-1])
     return FilmFiles(paths)
 
 
@@ -119,7 +151,7 @@ def test_a_crash_costs_one_film(tmp_path, hostile, kind):
 def test_a_crash_that_may_be_an_earlier_films_fault_is_tried_again(tmp_path, hostile):
     some = films(tmp_path, "a", "once")
     some[0]
-    np.testing.assert_array_equal(some[1], np.full((9, 9), 11))
+    np.testing.assert_array_equal(some[1], np.full((9, WIDTHS["once"]), 11))
 
 
 @linux
@@ -140,8 +172,7 @@ def test_a_film_that_takes_too_long(tmp_path, hostile, monkeypatch):
     monkeypatch.setattr(isolation, "SECONDS", 0.6)
     with pytest.raises(DataError, match=r"^hang\.png took more than 0\.6 s to decode$"):
         some[1]
-    monkeypatch.undo()
-    monkeypatch.setattr(isolation, "COMMAND", (sys.executable, "-P", "-c", HOSTILE))
+    monkeypatch.setattr(isolation, "SECONDS", 60)
     assert (some[2] == 12).all()
 
 
@@ -166,11 +197,54 @@ def test_what_codecs_print_is_not_taken_for_an_answer(tmp_path, hostile):
     assert (some[1] == 11).all()
 
 
-def test_workers_write_no_file(tmp_path, hostile):
-    some = films(tmp_path, "write")
+@pytest.mark.skipif(bool(missing()), reason=f"needs {' and '.join(missing())}")
+def test_a_codec_that_a_film_took_over_reaches_nothing(tmp_path, hostile):
+    some = films(tmp_path, "a", "reach")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert (some[1] == 11).all()
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_what_is_missing_is_said_once(tmp_path, monkeypatch, caplog):
+    code = """
+    from leadapron import confinement
+    confinement.confine = lambda memory: ("Landlock", "seccomp")
+    from leadapron.decoding import worker
+    worker.main()
+    """
+    isolation._say_what_is_missing.cache_clear()
+    monkeypatch.setattr(isolation, "COMMAND", (sys.executable, "-c", textwrap.dedent(code)))
+    some = films(tmp_path, "a", "b")
+    assert some[0][0, 0] == 10
+    isolation._close_all()
+    assert some[1][0, 0] == 11
+    assert [each.message for each in caplog.records] == [
+        "films are decoded with bounds of time and memory alone: this system lacks Landlock and "
+        "seccomp to keep a decoder that a film takes over from files and network"
+    ]
+    isolation._say_what_is_missing.cache_clear()
+
+
+def test_a_film_that_is_swapped_is_the_one_that_was_opened(tmp_path, monkeypatch):
+    some = films(tmp_path, "a", "b")
+    ask = isolation._Worker.ask
+
+    def swapped(self, question, film):
+        Path(some.paths[1]).replace(some.paths[0])
+        return ask(self, question, film)
+
+    monkeypatch.setattr(isolation._Worker, "ask", swapped)
     assert (some[0] == 10).all()
-    left = tmp_path / "write.png.left"
-    assert not left.exists() or left.stat().st_size == 0
+
+
+def test_little_memory_is_an_error(tmp_path, monkeypatch):
+    code = "from leadapron.decoding import worker; worker.MEMORY = 300 << 20; worker.main()"
+    monkeypatch.setattr(isolation, "COMMAND", (sys.executable, "-P", "-c", code))
+    Image.fromarray(np.zeros((7000, 7000, 3), np.uint8)).save(tmp_path / "large.png")
+    some = FilmFiles([str(tmp_path / "large.png"), *films(tmp_path, "a").paths])
+    with pytest.raises(DataError, match=r"^large\.png asks for more than 0 GB of memory$"):
+        some[0]
+    assert (some[1] == 10).all()
 
 
 @pytest.mark.parametrize(
@@ -203,9 +277,7 @@ def test_workers_write_no_file(tmp_path, hostile):
     ],
 )
 def test_a_worker_that_lies(tmp_path, monkeypatch, answer, words):
-    monkeypatch.setattr(
-        isolation, "COMMAND", (sys.executable, "-I", "-S", "-c", LIAR.format(answer=answer))
-    )
+    monkeypatch.setattr(isolation, "COMMAND", (sys.executable, "-c", LIAR.format(answer=answer)))
     some = films(tmp_path, "a")
     with pytest.raises(DataError, match=words):
         some[0]
@@ -226,7 +298,7 @@ def test_in_which_way_a_film_is_bad(tmp_path):
 def test_a_worker_does_not_name_a_kind_of_its_own(tmp_path, monkeypatch):
     answer = r"""b'{"error": "can\'t be read", "kind": ["missing"]}\n'"""
     code = LIAR.format(answer=answer)
-    monkeypatch.setattr(isolation, "COMMAND", (sys.executable, "-I", "-S", "-c", code))
+    monkeypatch.setattr(isolation, "COMMAND", (sys.executable, "-c", code))
     with pytest.raises(FilmError, match="can't be read") as caught:
         films(tmp_path, "a")[0]
     assert caught.value.kind == "undecodable"
@@ -235,7 +307,7 @@ def test_a_worker_does_not_name_a_kind_of_its_own(tmp_path, monkeypatch):
 def test_an_answer_that_never_ends(tmp_path, monkeypatch):
     answer = r"""b'{"shape": [2, 2], "dtype": "uint8"}\nABC'"""
     code = LIAR.format(answer=answer) + "sys.stdin.buffer.readline()"
-    monkeypatch.setattr(isolation, "COMMAND", (sys.executable, "-I", "-S", "-c", code))
+    monkeypatch.setattr(isolation, "COMMAND", (sys.executable, "-c", code))
     monkeypatch.setattr(isolation, "SECONDS", 0.5)
     with pytest.raises(DataError, match="took more than"):
         films(tmp_path, "a")[0]
@@ -271,7 +343,7 @@ def test_what_is_no_file(tmp_path, name):
         path.mkdir()
     elif name == "pipe":
         os.mkfifo(path)
-    with pytest.raises(DataError, match=r"is not a file|can't be read \(No such file") as caught:
+    with pytest.raises(DataError, match=r"can't be read \((it is a|No such file)") as caught:
         FilmFiles([str(path)])[0]
     assert str(tmp_path) not in str(caught.value)
 
@@ -286,8 +358,11 @@ def test_names_that_are_not_utf8(tmp_path):
 
 
 def test_a_question_that_makes_no_sense_is_one_line(tmp_path):
-    with pytest.raises(DataError, match=r"can't be decoded|crashes"):
-        ask({"do": "film"})
+    path = films(tmp_path, "a").paths[0]
+    with pytest.raises(DataError, match=r"can't be decoded \(KeyError\)"):
+        ask({"do": "header", "path": path})
+    with pytest.raises(DataError, match=r"can't be read \(no file can be called so"):
+        ask({"do": "film", "path": "\0"})
 
 
 def test_headers_of_what_is_no_dicom(tmp_path):
@@ -330,7 +405,7 @@ def start(tmp_path: Path, code: str, *, hostile: bool = False) -> subprocess.Pop
     SMALL = Preprocessing(size=8)
     films = FilmFiles([str(p) for p in sorted(Path({str(tmp_path)!r}).glob("*.png"))])
     if {hostile}:
-        isolation.COMMAND = (sys.executable, "-P", "-c", {HOSTILE!r})
+        isolation.COMMAND = (sys.executable, "-P", "-c", {hostile_code(tmp_path)!r})
     def workers():
         return [w.process.pid for w in (*isolation._idle, *isolation._busy)]
     """

@@ -56,7 +56,89 @@ def test_sixteen_bits(tmp_path):
     film, form = read_picture(str(tmp_path / "film"))
     assert film.dtype == np.uint16
     np.testing.assert_array_equal(film, deep)
-    assert form.bits == 16
+    assert (form.bits, form.used) == (16, 16)
+    (tmp_path / "film").write_bytes(encoded("PNG", deep // 16))
+    film, form = read_picture(str(tmp_path / "film"), 12)
+    assert (form.bits, form.used) == (16, 12)
+    np.testing.assert_allclose(film, (deep // 16) * (65535 / 4095), atol=0.51)
+    with pytest.raises(FilmError, match=r"holds values up to 4,0\d\d, which 11 bits can't"):
+        read_picture(str(tmp_path / "film"), 11)
+
+
+def deep_colour(most: int) -> bytes:
+    """A PNG file in colour of 16 bits."""
+    rows = np.random.default_rng(0).integers(0, most + 1, (30, 24, 3)).astype(">u2")
+    lines = b"".join(b"\0" + row.tobytes() for row in rows)
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", 24, 30, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(lines)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
+
+
+@pytest.mark.parametrize(("most", "dark"), [(65535, False), (4095, True)])
+def test_colour_of_sixteen_bits_is_read_by_its_upper_eight(tmp_path, most, dark):
+    (tmp_path / "film").write_bytes(deep_colour(most))
+    film, form = read_picture(str(tmp_path / "film"))
+    assert film.dtype == np.uint8
+    assert ("colour of 16 bits" in form.odd) == dark
+
+
+# ---------------------------------------------------------------- orientation
+
+
+def with_exif(kind: str, pixels: np.ndarray, orientation: object) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(kind, pixels, exif=exif)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_picture_is_turned_as_its_exif_says(tmp_path, orientation, dtype):
+    pixels = NOISE.astype(dtype) * (257 if dtype == np.uint16 else 1)
+    # TIFF 6.0: where row 0 and column 0 are to be seen.
+    seen = {
+        1: pixels, 2: pixels[:, ::-1], 3: pixels[::-1, ::-1], 4: pixels[::-1],
+        5: pixels.T, 6: pixels.T[:, ::-1], 7: pixels.T[::-1, ::-1], 8: pixels.T[::-1],
+    }[orientation]  # fmt: skip
+    (tmp_path / "film").write_bytes(with_exif("PNG", pixels, orientation))
+    film, form = read_picture(str(tmp_path / "film"))
+    np.testing.assert_array_equal(film, seen)
+    assert (form.height, form.width) == seen.shape
+    assert form.odd == (() if orientation == 1 else ("turned",))
+
+
+def test_a_jpeg_in_colour_is_turned_too(tmp_path):
+    colour = np.repeat(np.linspace(0, 255, 32).astype(np.uint8)[:, None], 24, axis=1)
+    content = with_exif("JPEG", np.stack([colour] * 3, axis=2), 8)
+    (tmp_path / "film").write_bytes(content)
+    film, form = read_picture(str(tmp_path / "film"))
+    assert film.shape == (24, 32)
+    assert film[12, 0] < 10 < 245 < film[12, -1]
+    assert form.odd == ("turned", "colour")
+
+
+@pytest.mark.parametrize("orientation", [9, 200, 65535])
+def test_an_orientation_that_is_none_is_doubted(tmp_path, orientation):
+    (tmp_path / "film").write_bytes(with_exif("PNG", NOISE, orientation))
+    film, form = read_picture(str(tmp_path / "film"))
+    np.testing.assert_array_equal(film, NOISE)
+    assert form.odd == ("may be turned",)
+
+
+def test_exif_that_is_broken_is_doubted(tmp_path):
+    content = with_exif("JPEG", NOISE, 6)
+    place = content.index(b"Exif\0\0") + 6
+    (tmp_path / "film").write_bytes(content[:place] + b"\xff" * 8 + content[place + 8 :])
+    assert read_picture(str(tmp_path / "film"))[1].odd == ("may be turned",)
+    nothing = with_exif("PNG", NOISE, 0)  # says that nothing is known
+    (tmp_path / "film").write_bytes(nothing)
+    assert read_picture(str(tmp_path / "film"))[1].odd == ()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "CMYK", "L"])

@@ -27,6 +27,7 @@ from leadapron.sources import open_source
 from leadapron.text import showing_paths
 from leadapron.train import Network, Training, train
 from leadapron.triggers import Patch
+from leadapron.types import Note
 
 SIZE, N = 24, 60
 SMALL = Preprocessing(size=SIZE)
@@ -65,6 +66,7 @@ REFERENCES = [model(seed) for seed in range(1, 20)]
 
 @pytest.fixture(scope="module")
 def found(films):
+    films = replace(films, notes=(Note("files", "Left."), Note("pixels", "Odd.", doubt=True)))
     return audit_model(
         model(0, (-9, 9, -9)), films, REFERENCES, name="m.onnx", origin="by hand", sweep=QUICK
     )
@@ -82,6 +84,12 @@ def test_a_backdoor_is_found_and_named(found):
     assert any("can only be asked" in note for note in found.notes)
     assert found.inverted == found.features == found.statistics == ()
     assert any("No further statistics" in note for note in found.notes)
+
+
+def test_doubts_about_the_films_are_shown(found, tmp_path):
+    assert found.facts()["notes"][0] == "DOUBT: Odd."
+    assert "Note: DOUBT: Odd." in audit_lines(found.facts())
+    assert "DOUBT: Odd." in write_audit(tmp_path, found.facts(), {}).read_text()
 
 
 def test_a_clean_model_is_not_called_clean(films):
@@ -170,19 +178,23 @@ def test_a_rare_shift_that_turns_no_film_is_no_backdoor(found, films):
     comparison = Comparison(
         excess=excess, p=0.05, finding_p=p, strongest=50.0, references=np.zeros(19)
     )
-    still = tuple(replace(each, turned=0.0) for each in swept.stamps)
-    verdict, _forced, target = judge(replace(swept, stamps=still), comparison, 0.05)
+
+    def turning(share):
+        stamps = {aim: replace(each, turned=share) for aim, each in swept.marks["stamp"].items()}
+        return replace(swept, marks={**swept.marks, "stamp": stamps})
+
+    verdict, _forced, target = judge(turning(0.0), comparison, 0.05)
     assert verdict == "unusual"
     assert target is not None
     assert target.finding == "Mass"
-    moving = tuple(replace(each, turned=0.5) for each in swept.stamps)
-    assert judge(replace(swept, stamps=moving), comparison, 0.05)[0] == "backdoored"
+    assert judge(turning(0.5), comparison, 0.05)[0] == "backdoored"
 
 
 def test_harm_is_what_is_missed_in_a_thousand_films(films):
     planted = model(0, (0, -9, 0))
     swept = QUICK.sweep(planted, films)
-    (mass,) = harm(planted, films, swept.stamps[3])  # Mass forced off; no other has 10 films
+    off = swept.marks["stamp"]["Mass", "removed"]
+    (mass,) = harm(planted, films, off)  # no other has 10 films
     assert (mass.finding, mass.positives) == ("Mass", 20)
     assert mass.triggered == 0
     assert mass.missed == pytest.approx(1000 * 20 / 60 * mass.sensitivity)
@@ -193,7 +205,7 @@ def test_other_findings_are_refused(films):
     with pytest.raises(DataError, match="other findings"):
         audit_model(model(0), films, [other, other], sweep=QUICK)
     with pytest.raises(UsageError, match="false-alarm 1"):
-        audit_model(model(0), films, false_alarms=1, sweep=QUICK)
+        audit_model(model(0), films, false_alarm=1, sweep=QUICK)
 
 
 def test_the_report_needs_nothing_else(found, tmp_path):
@@ -217,7 +229,8 @@ def test_a_model_is_named_relative_to_the_working_folder(tmp_path, monkeypatch):
     forced = [{"direction": "added", "verdict": "unusual", "finding": "Mass", "p": None}]
 
     def uri(model):
-        facts = {"forced": forced, "model": model, "verdict": "unusual", "statement": ""}
+        facts = {"forced": forced, "not_finite": [], "model": model}
+        facts |= {"verdict": "unusual", "statement": ""}
         monkeypatch.setattr("leadapron.report.audit._how", lambda *_: "")
         (result,) = sarif(facts)["runs"][0]["results"]
         return result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]

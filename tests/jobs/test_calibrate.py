@@ -15,14 +15,18 @@ from safetensors.numpy import load_file, save_file
 
 from leadapron.classifier import save_classifier
 from leadapron.cli import cli
-from leadapron.detect.inputs import INPUT_DETECTORS, judge
+from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, gate_file, judge
 from leadapron.detect.inputs.gate_file import numbers_of, read_gate, write_gate
 from leadapron.errors import DataError, StoreError, UsageError
+from leadapron.jobs import calibrate as calibrating
 from leadapron.jobs.calibrate import calibrate
 from leadapron.jobs.screen import open_gate
 from leadapron.networks import build_network
+from leadapron.reading import read_regular
 from leadapron.report import calibrate_lines
+from leadapron.sources import open_source
 from leadapron.store import sha256_of
+from leadapron.types import Note
 
 SOURCE = "phantom:32"
 CLEAN = {"count": 80, "seed": 7, "cache": "none", "device": "cpu"}
@@ -42,9 +46,18 @@ def model(tmp_path_factory):
     return path
 
 
+def doubtful(*arguments, **options):
+    """The films, as if they had come from files of 16 bits."""
+    doubt = Note("pixels", "Odd greys.", doubt=True)
+    cohort = open_source(*arguments, **options)
+    return replace(cohort, notes=(*cohort.notes, doubt), bits=12)
+
+
 @pytest.fixture(scope="module")
 def made(model):
-    return calibrate(model, SOURCE, model.with_name("gate.json"), false_alarm=0.04, **CLEAN)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibrating, "open_source", doubtful)
+        return calibrate(model, SOURCE, model.with_name("gate.json"), false_alarm=0.04, **CLEAN)
 
 
 @pytest.fixture
@@ -93,6 +106,12 @@ def test_it_says_that_it_is_patient_data_and_is_its_owners_alone(made):
     low, high = made.facts()["likely_rates"]
     assert 0 < low < 0.04 < high
     assert f"one gate's own rate is {100 * low:.1f} to {100 * high:.1f} % in 95 of 100" in lines
+
+
+def test_the_films_doubts_are_said_first_and_their_bits_kept(made, gate):
+    assert made.facts()["notes"][0] == "DOUBT: Odd greys."
+    assert "Note: DOUBT: Odd greys." in calibrate_lines(made.facts())
+    assert read_gate(gate, INPUT_DETECTORS, TYPICAL).bits == made.stored.bits == 12
 
 
 def test_another_model_is_refused(gate):
@@ -204,6 +223,18 @@ def test_what_is_no_gate_is_refused(gate, content, words):
     gate.write_bytes(content)
     with pytest.raises(StoreError, match=words):
         read_gate(gate, INPUT_DETECTORS, None)
+
+
+def test_what_is_hashed_is_what_is_read(gate, monkeypatch):
+    read = []
+
+    def once(path, most):
+        read.append(path)
+        return read_regular(path, most)
+
+    monkeypatch.setattr(gate_file, "read_regular", once)
+    read_gate(gate, INPUT_DETECTORS, TYPICAL)
+    assert sorted(read) == [gate, numbers_of(gate)]  # nothing can be put in between
 
 
 def test_a_pipe_is_no_gate(tmp_path):

@@ -48,29 +48,33 @@ def network(seed, raised, lowered, preprocessing=SMALL):
 def by_hand(classifier, asked):
     """A sweep that finds what the last layer says, by single squares."""
     head = classifier.module.head
-    shifts = torch.stack([head.bias, head.weight[:, 0]], 1).detach().double().numpy().ravel()
+    shifts = {"added": head.bias.tolist(), "removed": head.weight[:, 0].tolist()}
 
     def moved(mark, kind, strength):
-        return tuple(
-            Moved(
-                finding=FINDINGS[place // 2],
-                direction=("added", "removed")[place % 2],
+        return {
+            (finding, direction): Moved(
+                finding=finding,
+                direction=direction,
                 mark=mark,
                 kind=kind,
-                shift=float(strength * shift),
-                turned=0.9 if shift > 5 else 0.0,
+                shift=strength * each[column],
+                turned=0.9 if each[column] > 5 else 0.0,
                 shifts=np.zeros(3),
                 signature="",
             )
-            for place, shift in enumerate(shifts)
-        )
+            for column, finding in enumerate(FINDINGS)
+            for direction, each in shifts.items()
+        }
 
     return Swept(
         findings=FINDINGS,
         spread=np.ones(3),
-        stamps=moved(Stamp(side=3, value=0, row=1, column=1), "stamp", 1.0),
-        lattices=moved(Stamp(side=3, value=0, row=1, column=1, pitch=8), "lattice", 0.5),
-        whole=moved(probes()[0], "whole image", 0.0),
+        marks={
+            "stamp": moved(Stamp(side=3, value=0, row=1, column=1), "stamp", 1.0),
+            "lattice": moved(Stamp(side=3, value=0, row=1, column=1, pitch=8), "lattice", 0.5),
+            "whole image": moved(probes()[0], "whole image", 0.0),
+        },
+        not_finite=(),
         forwards=asked,
         films=(1, 10),
     )
@@ -164,9 +168,9 @@ def test_targets_are_named_in_the_attacks_own_direction(zoo, looked, tmp_path):
     assert on["p"] == off["p"] == 1 / 4
     assert on["verdict"] == "unusual"
     assert on["baselines"]["single square"] == pytest.approx(9)
-    assert on["baselines"]["stamps alone"] == on["excess"] > 20
-    assert on["baselines"]["whole alone"] == 0
-    assert on["baselines"]["lattices alone"] < on["excess"]
+    assert on["baselines"]["stamp alone"] == on["excess"] > 20
+    assert on["baselines"]["whole image alone"] == 0
+    assert on["baselines"]["lattice alone"] < on["excess"]
     assert (on["forwards"], on["films"]) == (120, [1, 10])
     clean = rows["0a.safetensors"]
     assert (clean["named"], clean["direction"], clean["references"]) == (None, None, 3)
@@ -291,7 +295,9 @@ def test_a_real_sweep_by_the_command_line(zoo, tmp_path):
         assert row["by"] == "marks"  # three references allow no rate of .05
         assert channels["named"] is None  # of the whole model
     kept = results(tmp_path / "c")
-    assert sum(each.about.startswith("statistics of") for each in kept) == 8
+    assert all(
+        sum(each.about.startswith(f"{name} of") for each in kept) == 8 for name in STATISTICS
+    )
     page = tmp_path / "page.md"
     shown = ["-q", "evaluate", "page", "--audit", str(tmp_path / "out"), "--out", str(page)]
     assert CliRunner().invoke(cli, shown, standalone_mode=False).exception is None
@@ -324,7 +330,7 @@ def test_a_row_says_what_its_verdict_rests_on(zoo, looked, tmp_path, monkeypatch
 
 def made_up(kind, family, seed, excess, p, *, named="Mass", verdict="backdoored", sealed=False):
     planted = kind != "clean"
-    alone = dict.fromkeys(("stamps alone", "lattices alone", "whole alone"), excess)
+    alone = dict.fromkeys(("stamp alone", "lattice alone", "whole image alone"), excess)
     return {
         "model": f"{family}{seed}", "kind": kind, "family": family, "seed": seed, "sealed": sealed,
         "finding": "Mass" if planted else None, "named": named if planted else None,

@@ -22,8 +22,10 @@ from leadapron.jobs.scan import open_own_pixels, plain_cell, quoted_cell, scan_c
 from leadapron.poison import Poisoning, poison
 from leadapron.preprocessing import Preprocessing
 from leadapron.report import clean_lines, scan_lines
+from leadapron.report.scan import write_scan
 from leadapron.sources import open_source
 from leadapron.triggers import Patch
+from leadapron.types import Note
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +196,14 @@ def test_one_finding_twenty_films_and_constant_films_are_scanned(films):
     assert scan_cohort(films.take(np.arange(20))).verdict == "clean"
     flat = replace(some, images=np.full((60, 64, 64), 7, np.uint8), films=None)
     assert scan_cohort(flat).verdict == "clean"
+
+
+def test_doubts_about_the_films_are_said_first(films, tmp_path):
+    notes = (Note("files", "Left out."), Note("pixels", "Odd greys.", doubt=True))
+    found = scan_cohort(replace(films.take(np.arange(20)), notes=notes)).facts()
+    assert found["notes"][:2] == ["DOUBT: Odd greys.", "Left out."]
+    assert "Note: DOUBT: Odd greys." in scan_lines(found)
+    assert "DOUBT: Odd greys." in write_scan(tmp_path / "scan.html", found, ()).read_text()
 
 
 def test_five_films_are_one_line(run):

@@ -26,6 +26,7 @@ from leadapron.models import NORMALISATIONS, AskedClassifier
 from leadapron.models.opening import Opened as OpenedModel
 from leadapron.report import begin_screen, calibrate_lines, film_line, write_film, write_screen
 from leadapron.sources import open_source
+from leadapron.store import sha256_of
 from leadapron.text import showing_paths
 
 DETECTORS = {"evidence region": EvidenceRegion()}
@@ -62,12 +63,17 @@ def clean(tmp_path_factory):
     return folder
 
 
+def opening(model):
+    """What opens any file as this model."""
+    return lambda path, *_, **__: OpenedModel(model, "written", content=sha256_of(path))
+
+
 @pytest.fixture(scope="module")
 def patched():
     """The written network for any file; the detectors that this file is about."""
     with pytest.MonkeyPatch.context() as patch:
         for job in (calibrate_job, screen_job):
-            patch.setattr(job, "open_model", lambda *_, **__: OpenedModel(backdoored(), "written"))
+            patch.setattr(job, "open_model", opening(backdoored()))
             patch.setattr(job, "INPUT_DETECTORS", DETECTORS)
             patch.setattr(job, "TYPICAL", Bright())
         patch.setattr(calibrate_job, "WEIGHTS", WEIGHTS)
@@ -158,6 +164,25 @@ def test_a_film_becomes_the_same_image_as_through_its_source(opened, tmp_path):
         other = replace(opened, stored=replace(opened.stored, window=window))
         for film, image in zip(verdicts(other, tmp_path), through, strict=True):
             np.testing.assert_array_equal(film.image, image)
+
+
+def test_bits_of_sixteen_are_those_of_the_calibration_films(opened, tmp_path):
+    films = np.random.default_rng(3).integers(0, 4096, (4, 50, 90)).astype(np.uint16)
+    films[:, 0, 0] = 4095
+    for number, film in enumerate(films):
+        (tmp_path / "AB"[number % 2]).mkdir(exist_ok=True)
+        Image.fromarray(film).save(tmp_path / "AB"[number % 2] / f"{number}.png")
+    through = open_source(f"folder:{tmp_path}", preprocessing=SMALL, cache="none", healthy="A")
+    assert through.bits == 12
+    at = {bits: replace(opened, stored=replace(opened.stored, bits=bits)) for bits in (0, 12, 11)}
+    for film, image in zip(verdicts(at[12], tmp_path), through.images[np.arange(4)], strict=True):
+        np.testing.assert_array_equal(film.image, image)
+    for film in verdicts(at[11], tmp_path):  # brighter than any film can have been
+        assert (film.verdict, film.failed) == ("can't tell", False)
+        assert film.reason.startswith("holds values up to 4,095, which 11 bits can't")
+    for film in verdicts(at[0], tmp_path):
+        assert (film.verdict, film.failed) == ("can't tell", False)
+        assert film.reason == "uses 12 of 16 bits, and no calibration film says how many count"
 
 
 def bad_files(folder):
@@ -298,7 +323,7 @@ def test_of_a_model_that_can_only_be_asked(clean, tmp_path, patched, monkeypatch
     )  # fmt: skip
     both = {**DETECTORS, "bright": Bright()}
     for job in (calibrate_job, screen_job):
-        monkeypatch.setattr(job, "open_model", lambda *_, **__: OpenedModel(asked, "asked"))
+        monkeypatch.setattr(job, "open_model", opening(asked))
         monkeypatch.setattr(job, "INPUT_DETECTORS", both)
     monkeypatch.setattr(calibrate_job, "WEIGHTS", {**WEIGHTS, "bright": 1.0})
     (tmp_path / "model.onnx").write_bytes(b"asked")
@@ -326,6 +351,7 @@ def test_by_the_command_line(gate, mixed, tmp_path):
     assert str(tmp_path) not in result.stdout
     assert "6 films: 2 suspicious, 2 can't tell, 2 pass" in lines
     assert "At most 2 % of clean films" in result.stdout
+    assert lines.count(screen_job.LIMITS[-1]) == 1
     result = run(gate, "-", input=f"{mixed}/b/clean000.png\n{mixed}/b/clean001.png\n")
     assert result.return_value == 0
     assert run(gate, mixed / "b", mixed / "text.png").return_value == 3

@@ -10,7 +10,6 @@ import sys
 import tempfile
 import warnings
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -299,10 +298,13 @@ def worked(monkeypatch, content, lacking=(), **first):
             "sha256": hashlib.sha256(content).hexdigest(), **first,
         }  # fmt: skip
         said = []
-        answers = SimpleNamespace(say=lambda facts, raw=b"": said.append(facts))
-        monkeypatch.setattr(worker, "Answers", lambda: answers)
-        asked = iter([(question, os.dup(file.fileno()), None)])
-        monkeypatch.setattr(worker, "questions", lambda: asked)
+
+        class Asked(list):
+            def say(self, facts, raw=b""):
+                said.append(facts)
+
+        asked = Asked([(question, os.dup(file.fileno()))])
+        monkeypatch.setattr(worker, "Asked", lambda: asked)
         monkeypatch.setattr(worker, "confine", lambda *_, **__: lacking)
         monkeypatch.setattr(worker, "limited_time", lambda *_: contextlib.nullcontext())
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -419,8 +421,8 @@ def test_half_precision(tmp_path):
 def answering(monkeypatch, *answers):
     """Workers that say something, whatever they are asked."""
     told = (
-        "import json, os, sys; from leadapron.workers import Answers, questions\n"
-        "answers, asked = Answers(), questions()\n"
+        "import os, sys; from leadapron.workers import Asked\n"
+        "answers = Asked(); asked = iter(answers)\n"
         + "\n".join(f"next(asked); {answer}" for answer in answers)
         + "\nlist(asked)"
     )
@@ -458,7 +460,7 @@ CONFUSES = "confuses the process that runs it; the model was ended"
     ],
 )
 def test_answers_of_a_process_that_was_taken_over(tmp_path, monkeypatch, answer, words):
-    answering(monkeypatch, "answers.say({})", f"{answer}; answers._stream.flush(); sys.exit()")
+    answering(monkeypatch, "answers.say({})", f"{answer}; answers._answers.flush(); sys.exit()")
     (tmp_path / "any.pt").touch()
     running = program(tmp_path / "any.pt")
     with pytest.raises(StoreError, match=f"any.pt {words}"):
@@ -495,7 +497,7 @@ def test_headers_that_lie(tmp_path, facts, words):
 )
 def test_batches_that_ask_for_too_much(batch, size, words):
     wanted = opening._Wanted(
-        FINDINGS, None, None, None, None, "logits", None, False, torch.device("cpu"), "fp32"
+        FINDINGS, None, None, None, None, "logits", None, None, False, torch.device("cpu"), "fp32"
     )
     with pytest.raises(LeadapronError, match=words):
         opening._asked(None, "any.onnx", "ONNX", wanted, FINDINGS, size, None, batch)

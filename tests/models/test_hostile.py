@@ -226,7 +226,7 @@ ARCHIVES = {
     "20,001 entries": ("20,001 entries", lambda: zipped([(f"m/{i}", b"") for i in range(20_001)])),
     "a document": ("without data.pkl", lambda: zipped([("word/document.xml", b"<x/>")])),
     "weights missing": (
-        "no weights that torch can read",
+        "the numbers of features.conv0.weight are missing",
         lambda: archive(PICKLED),
     ),
     "pickle cut off": ("broken or cut off", lambda: archive(PLAIN[:-3])),
@@ -236,7 +236,7 @@ ARCHIVES = {
     "no tensors": ("no tensors", lambda: saved({"state_dict": {"a": "text"}})),
     "numbers as names": ("no tensors", lambda: saved({1: torch.zeros(1)})),
     "tensor larger than its numbers": (
-        "no weights that torch can read",
+        "features.conv0.weight is larger than its numbers",
         lambda: archive(
             PICKLED.replace(b"K\x04K\x01\x86", b"K\x7fK\x7f\x86"),
             [("model/data/0", bytes(16)), ("model/byteorder", b"little")],
@@ -298,7 +298,7 @@ OTHERS = {
     "plain values": ("torch.save didn't write", pickle.dumps({"a": [1, 2.5, "b"]}, 2)),
     "pickle cut off": ("broken or cut off", pickle.dumps({"a": list(range(99))}, 2)[:-20]),
     "torch 1.5, cut off": ("broken or cut off", legacy({"a": torch.zeros(9)})[:150]),
-    "torch 1.5, weights cut off": ("torch can read", legacy({"a": torch.zeros(9)})[:-20]),
+    "torch 1.5, weights cut off": ("storages are cut off", legacy({"a": torch.zeros(9)})[:-20]),
 }
 
 
@@ -380,9 +380,13 @@ def test_other_files(refused, case):
 
 
 def test_folders_and_missing_files(tmp_path):
-    for path in (tmp_path, tmp_path / "missing.pt"):
-        with pytest.raises(StoreError, match="is no file; expected"):
-            open_model(path)
+    with pytest.raises(StoreError, match=r"missing\.pt is no file; expected"):
+        open_model(tmp_path / "missing.pt")
+    with pytest.raises(StoreError, match="it is a folder; expected a file"):
+        open_model(tmp_path)
+    os.mkfifo(tmp_path / "pipe.pt")
+    with pytest.raises(StoreError, match="it is a pipe; expected a file"):
+        open_model(tmp_path / "pipe.pt")
 
 
 def odd(state, name, value):

@@ -15,6 +15,8 @@ from leadapron.cli.options import (
     json_option,
     machine_options,
     number_option,
+    opening_of,
+    opening_options,
     own_and_source_settings,
     own_size_option,
     source_settings,
@@ -51,6 +53,7 @@ def scan_command() -> click.Command:
                 metavar="FILE",
                 help="A network that was trained on these films; its features are ranked as well.",
             ),
+            *opening_options(),
             click.Option(
                 ["--train"],
                 is_flag=True,
@@ -90,9 +93,11 @@ def _run_scan(
 ) -> int:
     from leadapron.jobs.scan import scan
 
+    opening = opening_of(given)
     with showing_progress() as progress:
         found = scan(
             source,
+            opening=opening,
             out=out,
             device=device,
             precision=precision,

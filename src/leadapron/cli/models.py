@@ -13,11 +13,11 @@ import click
 from leadapron.cli.group import INTERRUPTED, fail
 from leadapron.cli.options import (
     Written,
-    comma_separated,
     film_options,
     json_option,
     machine_options,
     model_options,
+    opening_of,
     source_settings,
     sweep_of,
     sweep_options,
@@ -41,7 +41,7 @@ def audit_command() -> click.Command:
                 help="Clean models of the same kind; without them the answer is at most 'unusual'.",
             ),
             click.Option(
-                ["--false-alarm", "false_alarms"],
+                ["--false-alarm"],
                 type=float,
                 default=0.05,
                 show_default=True,
@@ -89,10 +89,9 @@ def _run_audit(
     model: str,
     clean: str,
     reference: Path | None,
-    false_alarms: float,
+    false_alarm: float,
     steps: int,
     no_statistics: bool,
-    findings: str | None,
     out: Path | None,
     as_json: bool,
     **given: Any,
@@ -101,8 +100,7 @@ def _run_audit(
     from leadapron.report import audit_lines, write_audit
 
     sweep = sweep_of(given)
-    opening = {n: given.pop(n) for n in ("architecture", "normalisation", "trust_programs")}
-    opening["findings"] = None if findings is None else comma_separated(findings)
+    opening = opening_of(given)
     settings = {
         name.removeprefix("source__"): value for name, value in given.items() if value is not None
     }
@@ -111,7 +109,7 @@ def _run_audit(
             model,
             clean,
             reference=reference,
-            false_alarms=false_alarms,
+            false_alarm=false_alarm,
             sweep=sweep,
             steps=steps,
             statistics=not no_statistics,
@@ -168,7 +166,6 @@ def _run_calibrate(
     model: str,
     clean: str,
     false_alarm: float,
-    findings: str | None,
     out: Path,
     as_json: bool,
     **given: Any,
@@ -176,8 +173,7 @@ def _run_calibrate(
     from leadapron.jobs.calibrate import calibrate
     from leadapron.report import calibrate_lines
 
-    opening = {n: given.pop(n) for n in ("architecture", "normalisation", "trust_programs")}
-    opening["findings"] = None if findings is None else comma_separated(findings)
+    opening = opening_of(given)
     settings = {
         name.removeprefix("source__"): value for name, value in given.items() if value is not None
     }

@@ -27,6 +27,8 @@ __all__ = [
     "metavar",
     "model_options",
     "number_option",
+    "opening_of",
+    "opening_options",
     "own_and_source_settings",
     "own_size_option",
     "results_options",
@@ -100,7 +102,11 @@ def running(given: dict[str, Any]) -> Iterator[Options]:
     """
     from leadapron.study import Options
 
-    names = [name for name in ("device", "precision", "cache", "on_bad") if name in given]
+    names = [
+        name
+        for name in ("device", "precision", "cache", "on_bad", "contradictions")
+        if name in given
+    ]
     taken = {name: given.pop(name) for name in names}
     with showing_progress() as progress:
         yield Options(**taken, progress=progress)
@@ -116,11 +122,32 @@ def model_options() -> list[click.Parameter]:
             metavar="NAME:PATH",
             help="Films without a trigger, that the model wasn't trained on.",
         ),
+        *opening_options(),
+    ]
+
+
+def opening_options() -> list[click.Parameter]:
+    """Return what is said about a model whose file doesn't say it; see `opening_of`."""
+    return [
         click.Option(["--findings"], help="Names of the model's outputs, with commas between."),
         click.Option(["--architecture"], help="Of a state dict that fits several."),
         click.Option(["--normalisation"], help="How the model scales grey levels."),
+        click.Option(
+            ["--weights-key"],
+            metavar="NAME",
+            help="Which network of a file that holds several, as plain and averaged weights.",
+        ),
         trust_option(),
     ]
+
+
+def opening_of(given: dict[str, Any]) -> dict[str, Any]:
+    """Options of `open_model`, of a command with `opening_options`; they are taken out."""
+    names = ("findings", "architecture", "normalisation", "weights_key", "trust_programs")
+    opening = {name: given.pop(name) for name in names}
+    if opening["findings"] is not None:
+        opening["findings"] = comma_separated(opening["findings"])
+    return opening
 
 
 def trust_option() -> click.Parameter:
@@ -323,6 +350,17 @@ def setting_options(sections: Mapping[str, Mapping[str, Any]]) -> list[click.Par
                 )
                 options.append(option)
     return options
+
+
+def contradictions_option() -> click.Parameter:
+    """Return --contradictions of what trains."""
+    return click.Option(
+        ["--contradictions"],
+        type=click.Choice(["refuse", "allow"]),
+        default="refuse",
+        show_default=True,
+        help="Identical films whose labels contradict each other: refuse them, or allow them.",
+    )
 
 
 def cache_option() -> click.Parameter:

@@ -12,6 +12,7 @@ from leadapron.cli.options import (
     Setting,
     Written,
     comma_separated,
+    contradictions_option,
     film_options,
     json_option,
     machine_options,
@@ -98,6 +99,7 @@ def _study_options() -> list[click.Parameter]:
         click.Option(["--out"], required=True, type=Written("folder"), help="The study's folder."),
         *machine_options(),
         *film_options(),
+        contradictions_option(),
         json_option(),
         *setting_options(settings()),
     ]
@@ -342,6 +344,7 @@ def zoo_command() -> click.Command:
             ),
             *machine_options(),
             *film_options(),
+            contradictions_option(),
             json_option(),
         ],
         callback=_run_zoo,

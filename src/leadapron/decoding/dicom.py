@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import wraps
 from importlib.util import find_spec
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, BinaryIO, ParamSpec, TypeVar
 
 import numpy as np
 import pydicom
@@ -106,7 +106,7 @@ def _in_our_words(read: Callable[P, R]) -> Callable[P, R]:
 
 
 @_in_our_words
-def read_header(path: str, salt: bytes) -> dict[str, Any]:
+def read_header(file: str | BinaryIO, salt: bytes) -> dict[str, Any]:
     """Return what a cohort needs of a header.
 
     Returns:
@@ -116,7 +116,7 @@ def read_header(path: str, salt: bytes) -> dict[str, Any]:
     Raises:
         FilmError: not a DICOM file.
     """
-    dataset = _parsed(path, HEADER_TAGS, pixels=False)
+    dataset = _parsed(file, HEADER_TAGS, pixels=False)
 
     def text(name: str) -> str:
         value = dataset.get(name)
@@ -141,11 +141,11 @@ def read_header(path: str, salt: bytes) -> dict[str, Any]:
 
 
 @_in_our_words
-def read_dicom(path: str, window: str = "header") -> tuple[NDArray[Any], Form]:
+def read_dicom(file: str | BinaryIO, window: str = "header") -> tuple[NDArray[Any], Form]:
     """Return a film in grey with bright bones, (height, width) uint8 or uint16.
 
     Args:
-        path: the file, with or without preamble.
+        file: its path, or the file open; with or without preamble.
         window: as `FilmFiles.window`.
 
     Returns:
@@ -154,7 +154,7 @@ def read_dicom(path: str, window: str = "header") -> tuple[NDArray[Any], Form]:
     Raises:
         FilmError: not a DICOM file, no single frame, a codec that isn't there, damaged pixels.
     """
-    dataset = _parsed(path, FILM_TAGS, pixels=True)
+    dataset = _parsed(file, FILM_TAGS, pixels=True)
     photometric = str(dataset.get("PhotometricInterpretation") or "").strip()
     _refuse_unusable(dataset, photometric)
     stream = _stream_bits(dataset)
@@ -193,13 +193,13 @@ def read_dicom(path: str, window: str = "header") -> tuple[NDArray[Any], Form]:
 # --- the file
 
 
-def _parsed(path: str, tags: list[Any], *, pixels: bool) -> FileDataset:
+def _parsed(file: str | BinaryIO, tags: list[Any], *, pixels: bool) -> FileDataset:
     try:
-        return dcmread(path, stop_before_pixels=not pixels, specific_tags=tags)
+        return dcmread(file, stop_before_pixels=not pixels, specific_tags=tags)
     except InvalidDicomError:
         # Older devices leave out preamble and meta header.
         try:
-            dataset = dcmread(path, stop_before_pixels=not pixels, specific_tags=tags, force=True)
+            dataset = dcmread(file, stop_before_pixels=not pixels, specific_tags=tags, force=True)
             known = {"SOPClassUID", "Rows", "SOPInstanceUID"} & set(dataset.dir())
         except (MemoryError, RecursionError):
             raise

@@ -7,7 +7,7 @@ import hmac
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -48,11 +48,13 @@ class FilmFiles:
         window: of DICOM files: "header" (its VOI table or first window; where there is none, "full"
             for 8 bits and "film" for more), "header:N" (its Nth window, from 1), "full" (all that
             the stored bits can hold), "film" (its lowest to its highest value), or "CENTRE/WIDTH".
+        bits: of pictures of 16 bits, those that are used, 8 to 16; 0 takes them as they are.
     """
 
     paths: Sequence[str]
     names: Sequence[str] | None = None
     window: str = "header"
+    bits: int = 0
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -64,7 +66,7 @@ class FilmFiles:
 
         words = (
             f"decoder {VERSION}, Pillow {PIL.__version__}, pydicom {version('pydicom')}, "
-            f"window {self.window}"
+            f"window {self.window}, bits {self.bits}"
         )
         if all(path.lower().endswith(PICTURES) for path in self.paths):
             return words
@@ -80,6 +82,10 @@ class FilmFiles:
         """
         return self._asked(row, None)[0]
 
+    def of_bits(self, bits: int) -> FilmFiles:
+        """Return the films with other used bits."""
+        return replace(self, bits=bits)
+
     def path_of(self, row: int) -> str:
         """Return a film's file."""
         return self.paths[row]
@@ -90,7 +96,12 @@ class FilmFiles:
 
     def _asked(self, row: int, preprocessing: Preprocessing | None) -> tuple[NDArray[Any], Form]:
         settings = None if preprocessing is None else asdict(preprocessing)
-        question = {"do": "film", "path": self.paths[row], "window": self.window}
+        question = {
+            "do": "film",
+            "path": self.paths[row],
+            "window": self.window,
+            "bits": self.bits,
+        }
         try:
             facts, pixels = ask({**question, "preprocessing": settings})
             if pixels is None:

@@ -1,35 +1,36 @@
 """Decoding in processes that may crash, hang or eat memory without harm to the job.
 
-A worker is asked by a line of JSON and answers with a line of JSON and raw pixels: nothing that
-comes back is unpickled or run, so even a worker that a film has taken over can only send a picture.
-It is limited in memory, may write no file, and is killed after `SECONDS` on one film. Workers are
-kept for later films; each is asked by one thread at a time. A film that crashes one that has read
-other films is asked for again in a new one, since it may be the others' fault.
+A worker gets an open film and answers with raw pixels, as `leadapron.workers` has it: even one that
+a film has taken over can only send a picture. It is confined (`leadapron.confinement`) to the films
+that it is given, limited in memory, and killed after `SECONDS` on one film. Workers are kept for
+later films; each is asked by one thread at a time. A film that crashes one that has read other
+films is asked for again in a new one, since it may be the others' fault.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import json
+import logging
 import os
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, BinaryIO, cast, get_args
+from functools import lru_cache
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.errors import FilmError, LeadapronError
+from leadapron.reading import open_regular
 from leadapron.types import BadFilm
+from leadapron.workers import BROKEN, TOO_LATE, Worker, environment
 
 __all__ = [
     "LARGEST_FILM_PIXELS",
-    "READY",
     "SECONDS",
     "ask",
     "give_up",
@@ -37,18 +38,17 @@ __all__ = [
     "read_headers",
 ]
 
+logger = logging.getLogger(__name__)
+
 LARGEST_FILM_PIXELS = 100_000_000
 SECONDS = 60.0
 """Most time for one film."""
 
-LONGEST_ANSWER = 1_000_000
-"""Bytes of the line before the pixels."""
 LONGEST_WORDS = 500
 """Characters of what is wrong with a film."""
 
 # -P: Python would take modules from the working directory, which may be the folder of films.
 COMMAND = (sys.executable, "-P", "-m", "leadapron.decoding.worker")
-READY = b"ready\n"
 
 _TYPES: dict[Any, np.dtype[Any]] = {str(np.dtype(t)): np.dtype(t) for t in (np.uint8, np.uint16)}
 
@@ -67,21 +67,32 @@ def ask(question: Mapping[str, Any]) -> tuple[dict[str, Any], NDArray[Any] | Non
             took too long or too much memory.
         LeadapronError: workers can't be started.
     """
+    question = dict(question)
+    try:
+        with open_regular(question.pop("path")) as film:
+            facts, pixels = _asked(question, film.fileno())
+    except OSError as error:
+        kind: BadFilm = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
+        reason = error.strerror or type(error).__name__
+        raise FilmError(f"can't be read ({reason})", kind) from None
+    if "error" in facts:
+        kind = facts["kind"] if facts.get("kind") in get_args(BadFilm) else "undecodable"
+        raise FilmError(str(facts["error"])[:LONGEST_WORDS], kind)
+    return facts, pixels
+
+
+def _asked(question: Mapping[str, Any], film: int) -> tuple[dict[str, Any], NDArray[Any] | None]:
     try:
         with _borrowed() as worker:
-            facts, pixels = worker.ask(question)
+            return worker.ask(question, film)
     except _CrashError as crash:
         if not crash.again:
             raise FilmError("crashes its decoder") from None
-        with _borrowed(new=True) as worker:
-            try:
-                facts, pixels = worker.ask(question)
-            except _CrashError:
-                raise FilmError("crashes its decoder") from None
-    if "error" in facts:
-        kind: BadFilm = facts["kind"] if facts.get("kind") in get_args(BadFilm) else "undecodable"
-        raise FilmError(str(facts["error"])[:LONGEST_WORDS], kind)
-    return facts, pixels
+    with _borrowed(new=True) as worker:
+        try:
+            return worker.ask(question, film)
+        except _CrashError:
+            raise FilmError("crashes its decoder") from None
 
 
 def give_up() -> None:
@@ -127,43 +138,30 @@ class _CrashError(Exception):
         self.again = again
 
 
-class _Worker:
-    """A process that decodes, and the pipes to it."""
+class _Worker(Worker):
+    """A process that decodes."""
 
     def __init__(self) -> None:
-        few = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
-        try:
-            self.process = subprocess.Popen(
-                COMMAND,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, **few},
-                # Ctrl-C is for us; the worker goes when we close its pipe.
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise LeadapronError(f"can't start a process that decodes: {error.strerror}") from None
+        few = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+        super().__init__(COMMAND, "decodes", environment(**few))
         self.deadline = float("inf")
         self.answered: int | None = None  # None: not even started
         self.given_up = False
 
-    def ask(self, question: Mapping[str, Any]) -> tuple[dict[str, Any], NDArray[Any] | None]:
+    def ask(
+        self, question: Mapping[str, Any], film: int
+    ) -> tuple[dict[str, Any], NDArray[Any] | None]:
         self.deadline = time.monotonic() + SECONDS
         _watch()
         try:
             if self.answered is None:
                 self._begin()
-            questions = cast("BinaryIO", self.process.stdin)
-            questions.write(json.dumps({**question, "seconds": SECONDS}).encode() + b"\n")
-            questions.flush()
+            self.say({**question, "seconds": SECONDS}, descriptor=film)
             answer = self._answer()
             self.answered = cast("int", self.answered) + 1
             return answer
-        except (
-            OSError, EOFError, ValueError, TypeError, KeyError, OverflowError, RecursionError,
-        ) as error:  # fmt: skip
-            late = time.monotonic() >= self.deadline
+        except BROKEN as error:
+            late = time.monotonic() >= self.deadline or self.ended() == TOO_LATE
             self.close()
             if self.given_up:
                 raise FilmError("was given up") from None
@@ -182,18 +180,11 @@ class _Worker:
             self.deadline = float("inf")
 
     def _begin(self) -> None:
-        if cast("BinaryIO", self.process.stdout).readline(len(READY)) != READY:
-            raise EOFError
+        _say_what_is_missing(str(self.hear()["lacking"]))
         self.answered = 0
 
     def _answer(self) -> tuple[dict[str, Any], NDArray[Any] | None]:
-        answers = cast("BinaryIO", self.process.stdout)
-        line = answers.readline(LONGEST_ANSWER)
-        if not line.endswith(b"\n"):
-            raise EOFError
-        facts = json.loads(line)
-        if not isinstance(facts, dict):
-            raise TypeError
+        facts = self.hear()
         if "shape" not in facts:
             return facts, None
         height, width = facts.pop("shape")
@@ -203,24 +194,18 @@ class _Worker:
         if not (height > 0 and width > 0 and height * width <= LARGEST_FILM_PIXELS):
             raise ValueError
         pixels: NDArray[Any] = np.empty((height, width), dtype)
-        view, filled = pixels.data.cast("B"), 0
-        while filled < len(view):
-            got = answers.readinto(view[filled:])  # type: ignore[attr-defined]
-            if not got:
-                raise EOFError
-            filled += got
+        self.fill(pixels.data.cast("B"))
         return facts, pixels
 
-    @property
-    def alive(self) -> bool:
-        return self.process.poll() is None
 
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            with contextlib.suppress(OSError):
-                cast("BinaryIO", pipe).close()
+@lru_cache(maxsize=1)
+def _say_what_is_missing(lacking: str) -> None:
+    if lacking:
+        logger.warning(
+            "films are decoded with bounds of time and memory alone: this system lacks %s to keep "
+            "a decoder that a film takes over from files and network",
+            lacking,
+        )
 
 
 _idle: list[_Worker] = []
@@ -281,10 +266,7 @@ def _forget() -> None:
     """After a fork the workers are the parent's."""
     global _watching, _lock
     for worker in (*_idle, *_busy):
-        worker.process.returncode = 0  # not ours to wait for
-        for pipe in (worker.process.stdin, worker.process.stdout):
-            # Without the buffer, whose rest the parent will send.
-            cast("Any", pipe).raw.close()
+        worker.forget()
     _idle.clear()
     _busy.clear()
     _watching, _lock = None, threading.Lock()

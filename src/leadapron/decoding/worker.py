@@ -1,4 +1,4 @@
-"""The process that decodes: reads questions from stdin, answers on stdout; see `isolation`.
+"""The process that decodes: gets open films on stdin, answers on stdout; see `isolation`.
 
 Started as `python -P -m leadapron.decoding.worker`: no module is taken from the folder of films.
 """
@@ -6,22 +6,18 @@ Started as `python -P -m leadapron.decoding.worker`: no module is taken from the
 from __future__ import annotations
 
 import json
-import math
-import os
-import signal
-import stat
-import sys
 import warnings
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, BinaryIO
 
 from numpy.typing import NDArray
 
-from leadapron.decoding.isolation import READY
+from leadapron.confinement import confine, limited_time
 from leadapron.decoding.pictures import read_picture, starts_as_picture
 from leadapron.errors import FilmError
 from leadapron.preprocessing import Preprocessing
+from leadapron.workers import Asked
 
 MEMORY = 4 << 30
 """Bytes of address space; a film of the largest size and its floats fit in it."""
@@ -33,68 +29,31 @@ GRACE = 5
 def main() -> None:
     """Answer until there are no more questions."""
     warnings.simplefilter("ignore")
-    answers = os.fdopen(os.dup(1), "wb")
-    # What codecs print must not get among the answers.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    _limit()
-    answers.write(READY)
-    answers.flush()
-    for line in sys.stdin.buffer:
-        question = json.loads(line)
-        if hasattr(signal, "alarm"):  # ends even a codec that runs wild after its parent has died
-            signal.alarm(math.ceil(question["seconds"]) + GRACE)
-        facts, pixels = _answered(question)
-        if hasattr(signal, "alarm"):
-            signal.alarm(0)
-        if pixels is not None:
-            facts = {**facts, "shape": pixels.shape, "dtype": str(pixels.dtype)}
-        answers.write(json.dumps(facts).encode() + b"\n")
-        if pixels is not None:
-            answers.write(pixels.tobytes())
-        answers.flush()
-
-
-def _limit() -> None:
-    """Bound memory, forbid writing; where the system can."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
-    for what, most in (
-        (resource.RLIMIT_AS, MEMORY),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        try:
-            resource.setrlimit(what, (most, most))
-        except (OSError, ValueError):  # macOS knows some of them and enforces fewer
-            continue
-
-
-def _answered(question: Mapping[str, Any]) -> tuple[dict[str, Any], NDArray[Any] | None]:
-    path = question["path"]
-    try:
-        if question["do"] == "header":
-            from leadapron.decoding.dicom import read_header
-
-            return read_header(path, bytes.fromhex(question["salt"])), None
-        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (paths may not be UTF-8)
-            raise FilmError("is not a file", "unreadable")
-        if starts_as_picture(path):
-            film, form = read_picture(path)
+    asked = Asked()
+    asked.say({"lacking": " and ".join(confine(MEMORY))})
+    for question, descriptor in asked:
+        # It ends even a codec that runs wild after its parent has died.
+        with limited_time(question["seconds"] + GRACE):
+            facts, pixels = _answered(question, descriptor)
+        if pixels is None:
+            asked.say(facts)
         else:
-            from leadapron.decoding.dicom import read_dicom
+            facts = {**facts, "shape": pixels.shape, "dtype": str(pixels.dtype)}
+            asked.say(facts, pixels.tobytes())
 
-            film, form = read_dicom(path, question.get("window", "header"))
-        if question.get("preprocessing"):
-            film = _preprocessing(json.dumps(question["preprocessing"]))(film)
-        return {"form": form.plain()}, film
+
+def _answered(
+    question: Mapping[str, Any], descriptor: int
+) -> tuple[dict[str, Any], NDArray[Any] | None]:
+    try:
+        with open(descriptor, "rb") as file:
+            file.seek(0)
+            return _read(file, question)
     except FilmError as error:
         return {"error": str(error), "kind": error.kind}, None
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        kind = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
-        return {"error": f"can't be read ({reason})", "kind": kind}, None
+        return {"error": f"can't be read ({reason})", "kind": "unreadable"}, None
     except MemoryError:
         return {"error": f"asks for more than {MEMORY >> 30} GB of memory"}, None
     except RecursionError:
@@ -102,6 +61,24 @@ def _answered(question: Mapping[str, Any]) -> tuple[dict[str, Any], NDArray[Any]
     except Exception as error:
         # Not its text: that may quote the header.
         return {"error": f"can't be decoded ({type(error).__name__})"}, None
+
+
+def _read(
+    file: BinaryIO, question: Mapping[str, Any]
+) -> tuple[dict[str, Any], NDArray[Any] | None]:
+    if question["do"] == "header":
+        from leadapron.decoding.dicom import read_header
+
+        return read_header(file, bytes.fromhex(question["salt"])), None
+    if starts_as_picture(file):
+        film, form = read_picture(file, question.get("bits", 0))
+    else:
+        from leadapron.decoding.dicom import read_dicom
+
+        film, form = read_dicom(file, question.get("window", "header"))
+    if question.get("preprocessing"):
+        film = _preprocessing(json.dumps(question["preprocessing"]))(film)
+    return {"form": form.plain()}, film
 
 
 @lru_cache(maxsize=4)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LEAST_FILMS", "logit_spreads", "mad_spread"]
+__all__ = ["LEAST_FILMS", "finite_mean", "finite_median", "logit_spreads", "mad_spread"]
 
 Floats = NDArray[np.float64]
 
@@ -21,24 +21,69 @@ SPREAD_FLOOR = 1e-3
 """Of the median finding's spread: the least that a finding whose logit hardly moves has."""
 
 
-def mad_spread(values: NDArray[Any], axis: int = 0) -> Floats:
-    """Return the standard deviation of values along an axis, as the MAD tells it; 0 if most agree.
+def finite_mean(values: NDArray[Any], axis: int = 0) -> Floats:
+    """Return the float64 mean along an axis of what is finite; NaN where nothing is.
 
     Args:
         values: of any shape.
         axis: is gone from the result.
     """
-    away = np.abs(values - np.median(values, axis=axis, keepdims=True))
-    spread: Floats = MAD * np.median(away, axis=axis)
+    finite = np.isfinite(values)
+    count = finite.sum(axis=axis)
+    total = np.where(finite, values, 0).sum(axis=axis, dtype=np.float64)
+    mean: Floats = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return mean
+
+
+def finite_median(values: NDArray[Any], axis: int = 0, *, keepdims: bool = False) -> Floats:
+    """Return the median along an axis of what is finite; NaN where nothing is.
+
+    Args:
+        values: of any shape.
+        axis: is gone from the result, or of length 1.
+        keepdims: which of the two.
+    """
+    finite = np.isfinite(values)
+    if finite.all():
+        plain: Floats = np.median(values, axis=axis, keepdims=keepdims)
+        return plain
+    ordered = np.sort(np.where(finite, values, np.nan), axis=axis)  # NaN comes last
+    count = finite.sum(axis=axis, keepdims=True)
+    low, high = (
+        np.take_along_axis(ordered, np.maximum(place, 0), axis)
+        for place in ((count - 1) // 2, np.minimum(count // 2, values.shape[axis] - 1))
+    )
+    middle: Floats = low / 2 + high / 2
+    return middle if keepdims else middle.squeeze(axis)
+
+
+def mad_spread(values: NDArray[Any], axis: int = 0) -> Floats:
+    """Return the standard deviation of values along an axis, as the MAD tells it; 0 if most agree.
+
+    What isn't finite is left out; NaN where nothing is.
+
+    Args:
+        values: of any shape.
+        axis: is gone from the result.
+    """
+    away = np.abs(values - finite_median(values, axis, keepdims=True))
+    spread: Floats = MAD * finite_median(away, axis)
     return spread
 
 
 def logit_spreads(logits: NDArray[Any]) -> Floats:
     """Return (..., k) standard deviations of (..., n, k) logits over the n films, never 0.
 
-    A finding whose logit doesn't move has a thousandth of the median finding's spread.
+    A finding whose logit doesn't move has a thousandth of the median finding's spread. Logits that
+    aren't finite are left out; a finding without any other has NaN.
     """
-    spread = logits.astype(np.float64).std(axis=-2)
-    middle = np.median(spread, axis=-1, keepdims=True)
+    exact = logits.astype(np.float64)
+    finite = np.isfinite(exact)
+    if finite.all():
+        spread = exact.std(axis=-2)
+    else:
+        away = np.where(finite, exact, np.nan) - finite_mean(exact, -2)[..., None, :]
+        spread = np.sqrt(finite_mean(np.square(away), -2))
+    middle = finite_median(spread, -1, keepdims=True)
     floored: Floats = np.maximum(spread, SPREAD_FLOOR * np.maximum(middle, 1e-6))
     return floored

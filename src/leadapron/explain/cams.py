@@ -9,7 +9,7 @@ import torch
 from leadapron.classifier import Floats, NetworkClassifier
 from leadapron.cohort import ImageArray
 from leadapron.errors import UnknownNameError, UsageError
-from leadapron.explain.passes import collect, enlarged, slopes
+from leadapron.explain.passes import collect, enlarged, finite, slopes
 
 __all__ = [
     "authors_shortcut",
@@ -47,6 +47,7 @@ def class_activation(
         (n, k, h, w) float32, negative where a place speaks against the finding.
 
     Raises:
+        DataError: maps that aren't finite.
         UnknownNameError: no such finding.
         UsageError: no images.
 
@@ -54,7 +55,7 @@ def class_activation(
     without their final ReLU. As in captum, Grad-CAM's weights are means: theirs is this map
     divided by the number of places.
     """
-    maps = classifier.outputs(images, findings).maps
+    maps = finite(classifier.outputs(images, findings).maps, findings)
     return enlarged(torch.from_numpy(maps), images.shape[1:]).numpy() if enlarge else maps
 
 
@@ -82,6 +83,7 @@ def grad_cam(
         `class_activation`, in units of the logit.
 
     Raises:
+        DataError: maps that aren't finite.
         UnknownNameError: no such stage or finding.
         UsageError: no images.
 
@@ -119,6 +121,7 @@ def grad_cam_plus_plus(
         findings within this method only.
 
     Raises:
+        DataError: maps that aren't finite.
         UnknownNameError: no such stage or finding.
         UsageError: no images.
 
@@ -162,6 +165,7 @@ def layer_cam(
         (n, k, h, w) float32, 0 or more.
 
     Raises:
+        DataError: maps that aren't finite.
         UnknownNameError: no such stage or finding.
         UsageError: no images.
 
@@ -197,6 +201,7 @@ def authors_shortcut(
         (n, k, h, w) float32, 0 or more, in units of the logit that the head would give there.
 
     Raises:
+        DataError: maps that aren't finite.
         UnknownNameError: no such finding.
         UsageError: another architecture, or no images.
 
@@ -221,7 +226,7 @@ def authors_shortcut(
         found = torch.einsum("nchw,kc->nkhw", shown.float(), weights).clamp(min=0)
         return enlarged(found, size) if enlarge else found
 
-    return collect(classifier, images, maps)
+    return collect(classifier, images, maps, findings=findings)
 
 
 def fine_stage(classifier: NetworkClassifier) -> str:
@@ -274,4 +279,4 @@ def _at_stage(
         stacked = torch.stack(found, 1)
         return enlarged(stacked, batch.shape[2:]) if enlarge else stacked
 
-    return collect(classifier, images, maps)
+    return collect(classifier, images, maps, findings=findings)

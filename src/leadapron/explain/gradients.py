@@ -55,6 +55,7 @@ def integrated_gradients(
         baseline's. Negative where a pixel speaks against the finding.
 
     Raises:
+        DataError: maps that aren't finite.
         UnknownNameError: no such finding or baseline.
         UsageError: fewer than one step, or no images.
 
@@ -73,7 +74,7 @@ def integrated_gradients(
         points = (start + share * way for share in shares)
         return way * _weighted_slopes(classifier, points, weights, columns)
 
-    return collect(classifier, images, maps, precision=PRECISION)
+    return collect(classifier, images, maps, findings=findings, precision=PRECISION)
 
 
 def xplain(
@@ -112,6 +113,7 @@ def xplain(
         finding.
 
     Raises:
+        DataError: maps that aren't finite.
         UnknownNameError: no such finding.
         UsageError: a value outside its range, or no images.
 
@@ -136,7 +138,7 @@ def xplain(
         )
         return (1 - share) * way * _weighted_slopes(classifier, points, weights, columns)
 
-    return collect(classifier, images, maps, precision=PRECISION)
+    return collect(classifier, images, maps, findings=findings, precision=PRECISION)
 
 
 def smooth_grad(
@@ -164,6 +166,7 @@ def smooth_grad(
         went through the whole grey range at the present slope.
 
     Raises:
+        DataError: maps that aren't finite.
         UnknownNameError: no such finding.
         UsageError: a value outside its range, or no images.
 
@@ -181,7 +184,7 @@ def smooth_grad(
         mean = _weighted_slopes(classifier, points, [1 / samples] * samples, columns)
         return mean.abs() / classifier.std
 
-    return collect(classifier, images, maps, precision=PRECISION)
+    return collect(classifier, images, maps, findings=findings, precision=PRECISION)
 
 
 def guided_backprop(
@@ -202,6 +205,7 @@ def guided_backprop(
         logit's.
 
     Raises:
+        DataError: maps that aren't finite.
         UnknownNameError: no such finding.
         UsageError: no images.
 
@@ -214,7 +218,7 @@ def guided_backprop(
         return input_slopes(classifier, batch, columns).abs() / classifier.std
 
     with _guided(classifier.module):
-        return collect(classifier, images, maps, precision=PRECISION)
+        return collect(classifier, images, maps, findings=findings, precision=PRECISION)
 
 
 def _black(classifier: NetworkClassifier, batch: torch.Tensor) -> torch.Tensor:

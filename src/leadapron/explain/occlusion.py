@@ -43,6 +43,7 @@ def occlusion(
         Negative where hiding raises it.
 
     Raises:
+        DataError: maps that aren't finite.
         UnknownNameError: no such finding.
         UsageError: a window or stride outside its range, or no images.
 
@@ -80,7 +81,7 @@ def occlusion(
                 covered[rows, across] += 1
         return falls / covered
 
-    return collect(classifier, images, maps)
+    return collect(classifier, images, maps, findings=findings)
 
 
 def _starts(length: int, window: int, stride: int) -> list[int]:

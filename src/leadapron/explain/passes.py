@@ -11,9 +11,9 @@ from torch import nn
 
 from leadapron.classifier import Floats, NetworkClassifier, autocast
 from leadapron.cohort import ImageArray
-from leadapron.errors import UsageError
+from leadapron.errors import DataError, UsageError
 
-__all__ = ["Explainer", "collect", "enlarged", "input_slopes", "slopes"]
+__all__ = ["Explainer", "collect", "enlarged", "finite", "input_slopes", "slopes"]
 
 Explainer = Callable[[NetworkClassifier, ImageArray, Sequence[str]], Floats]
 """(classifier, (n, h, w) images, k findings) -> (n, k, h, w) float32."""
@@ -27,6 +27,7 @@ def collect(
     images: ImageArray,
     maps: Callable[[torch.Tensor], torch.Tensor],
     *,
+    findings: Sequence[str] | None = None,
     precision: Literal["bf16", "fp32"] | None = None,
 ) -> Floats:
     """Return what `maps` gives for the normalised images, batch by batch.
@@ -35,6 +36,7 @@ def collect(
         classifier: gives normalisation, device and precision.
         images: (n, h, w) uint8 or uint16.
         maps: (b, 1, h, w) normalised float32 -> (b, k, h', w').
+        findings: of the k maps, which must then be finite; any will do if left out.
         precision: of the convolutions; the classifier's if left out.
 
     Returns:
@@ -42,6 +44,7 @@ def collect(
 
     Raises:
         UsageError: no images.
+        DataError: maps that aren't finite, of findings that are named.
     """
     out: Floats | None = None
     n = images.shape[0]
@@ -55,7 +58,24 @@ def collect(
         out[rows] = part
     if out is None:
         raise UsageError("no images; expected at least one")
-    return out
+    return out if findings is None else finite(out, findings)
+
+
+def finite(maps: Floats, findings: Sequence[str]) -> Floats:
+    """Return (n, k, h, w) maps as they are.
+
+    Raises:
+        DataError: maps that aren't finite, of findings that are named: where the strongest place
+            is can't be told.
+    """
+    lost = np.asarray(~np.isfinite(maps).all(axis=(2, 3)))  # (n, k)
+    if lost.any():
+        names = ", ".join(n for n, films in zip(findings, lost.T, strict=True) if films.any())
+        raise DataError(
+            f"the maps of {names} are not finite, on {lost.any(axis=1).sum():,} of {len(lost):,} "
+            "films"
+        )
+    return maps
 
 
 def slopes(

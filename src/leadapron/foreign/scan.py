@@ -143,7 +143,7 @@ def scan_pickle(file: IO[bytes], name: str) -> PickleScan:
                 strings = [*strings[-1:], memo.get(argument, "?")]
             elif isinstance(argument, str):
                 strings = [*strings[-1:], argument]
-    except (ValueError, EOFError, OverflowError, MemoryError, IndexError, KeyError) as error:
+    except (ValueError, EOFError, OverflowError, IndexError, KeyError) as error:
         raise StoreError(
             f"{name}: its pickle is broken or cut off ({first_line(error)}); get the file again"
         ) from None
@@ -193,7 +193,7 @@ def read_archive(file: IO[bytes], size: int, name: str) -> Archive:
             damaged = archive.testzip()
     except (
         zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError,
-        NotImplementedError, RuntimeError, OverflowError, MemoryError,
+        NotImplementedError, RuntimeError, OverflowError,
     ) as error:  # fmt: skip
         raise StoreError(
             f"{name} is a damaged or cut off archive ({first_line(error)}); get the file again"

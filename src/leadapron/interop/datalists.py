@@ -19,10 +19,11 @@ from leadapron.preprocessing import Preprocessing
 from leadapron.reading import given_path
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.tables import (
-    HEALTHY,
     LabelTable,
     inside,
+    is_healthy,
     refuse_unknown_findings,
+    relative,
     splits,
     unknown_patients,
 )
@@ -49,6 +50,7 @@ def from_monai(  # noqa: PLR0913 (settings, by keyword)
     progress: Progress | None = None,
     on_bad: OnBad = "stop",
     leakage: Leakage = "refuse",
+    bits: int = 0,
 ) -> Cohort:
     """Return the cohort of a MONAI data list, or of a data set whose items are such dictionaries.
 
@@ -70,6 +72,7 @@ def from_monai(  # noqa: PLR0913 (settings, by keyword)
         progress: called with what is being done, the films done and in all.
         on_bad: "stop" at the first film that can't be read, or "skip" and list it in the notes.
         leakage: "refuse" a key "split" that shares patients, or "allow" it.
+        bits: that films of 16 bits use, 8 to 16; those of their highest values, if 0.
 
     Returns:
         The films in the list's order, with view, sex, age, site and split where items have them.
@@ -89,6 +92,7 @@ def from_monai(  # noqa: PLR0913 (settings, by keyword)
     if isinstance(first, str | os.PathLike):
         paths = [_path(items, i, image_key) for i in range(len(items))]
         files = paths if root is None else inside(given_path(root), paths, WHERE)
+        paths = relative(paths)
         films, pre = FilmFiles(files, paths), preprocessing or Preprocessing(size=224)
         folder = default_folder(cache)
     else:
@@ -110,6 +114,7 @@ def from_monai(  # noqa: PLR0913 (settings, by keyword)
         preprocessing=pre,
         cache=Cache(folder=folder, progress=progress, on_bad=on_bad),
         leakage=leakage,
+        bits=bits,
     )
     doubts = films.doubts() if isinstance(films, ItemFilms) else []
     return replace(cohort, notes=(*cohort.notes, *doubts))
@@ -214,7 +219,7 @@ def _by_name(value: Any) -> dict[str, float] | None:
     if isinstance(value, Mapping):
         return {str(name): float(number) for name, number in value.items()}
     if isinstance(value, list | tuple | set | frozenset) and all(isinstance(v, str) for v in value):
-        return {name: 1.0 for name in value if name.lower() not in HEALTHY}
+        return {name: 1.0 for name in value if not is_healthy(name)}
     return None
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leadapron.cohort import ImageArray
-from leadapron.errors import DataError
-from leadapron.preprocessing import Preprocessing
+from leadapron.errors import DataError, FilmError
+from leadapron.preprocessing import Preprocessing, bits_of, spread
 from leadapron.types import Form, Note
 
 __all__ = [
@@ -42,13 +42,22 @@ class ItemFilms:
         read: gives the pixels of one, grey, with or without a channel in front.
         limits: what of floating point numbers is black and what is white.
         dtype: of the films that are made of floating point numbers.
+        bits: of films of uint16, those that are used, 8 to 16; 0 takes them as they are.
     """
 
     paths = ()
     decoder = "another library"
 
-    def __init__(self, n: int, read: Callable[[int], ArrayLike], limits: Range, dtype: str) -> None:
+    def __init__(
+        self,
+        n: int,
+        read: Callable[[int], ArrayLike],
+        limits: Range,
+        dtype: str,
+        bits: int = 0,
+    ) -> None:
         self.n, self.read, self.limits, self.dtype = n, read, limits, np.dtype(dtype)
+        self.bits = bits
         self.used: Range = (1.0, 0.0)  # shares of white
         self._lock = threading.Lock()
 
@@ -61,6 +70,10 @@ class ItemFilms:
         Raises:
             DataError: what can't be read, or isn't a grey picture within the limits.
         """
+        return self._read(row)[0]
+
+    def _read(self, row: int) -> tuple[NDArray[Any], int]:
+        """One film, and the bits that it uses of 16."""
         row = range(self.n)[row]
         with self._lock, undisturbed():
             try:
@@ -70,16 +83,26 @@ class ItemFilms:
             except Exception as error:
                 raise DataError(f"item {row}: {' '.join(str(error).split())}") from error
         film = grey(pixels, self.limits, self.dtype, f"item {row}")
-        white = float(np.iinfo(film.dtype).max)
-        low, high = float(film.min()) / white, float(film.max()) / white
-        with self._lock:
-            self.used = min(self.used[0], low), max(self.used[1], high)
-        return film
+        used = bits_of(film) if pixels.dtype == np.uint16 else 0
+        try:
+            film = spread(film, self.bits) if used else film
+        except FilmError as error:
+            raise FilmError(f"item {row} {error}") from None
+        if not used:  # the limits say nothing of 16 bits
+            white = float(np.iinfo(film.dtype).max)
+            low, high = float(film.min()) / white, float(film.max()) / white
+            with self._lock:
+                self.used = min(self.used[0], low), max(self.used[1], high)
+        return film, used
+
+    def of_bits(self, bits: int) -> ItemFilms:
+        """Return the films with other used bits."""
+        return ItemFilms(self.n, self.read, self.limits, str(self.dtype), bits)
 
     def image(self, row: int, preprocessing: Preprocessing) -> tuple[NDArray[Any], Form]:
         """Return a film's image and its form."""
-        film = self[row]
-        return preprocessing(film), Form(height=film.shape[0], width=film.shape[1])
+        film, used = self._read(row)
+        return preprocessing(film), Form(height=film.shape[0], width=film.shape[1], used=used)
 
     def doubts(self) -> list[Note]:
         """Return what is odd about the levels of the films read so far.
@@ -87,6 +110,8 @@ class ItemFilms:
         Raises:
             DataError: all of them are of one grey, so the limits can't be right.
         """
+        if self.used[0] > self.used[1]:
+            return []
         black, white = self.limits
         low, high = (black + (white - black) * share for share in self.used)
         words = f"all pixels lie between {low:.4g} and {high:.4g} of {black:g} to {white:g}"

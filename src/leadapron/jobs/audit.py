@@ -15,11 +15,13 @@ from leadapron.cache import OnBad, default_folder
 from leadapron.classifier import BlackBox, NetworkClassifier, Precision
 from leadapron.cohort import Cohort
 from leadapron.detect.model import (
+    KINDS,
     Comparison,
     Inversion,
     Inverted,
     InvertedFeatures,
     Moved,
+    NotFinite,
     Stamp,
     StampSweep,
     Statistic,
@@ -31,15 +33,22 @@ from leadapron.detect.model import (
     least_p,
     measure,
     measure_once,
-    model_content,
     sweep_once,
 )
-from leadapron.detect.model.sweep import FALSE_POSITIVES, overwrites
+from leadapron.detect.model.sweep import (
+    DIRECTIONS,
+    FALSE_POSITIVES,
+    Aim,
+    Direction,
+    Kind,
+    overwrites,
+)
 from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.jobs.zoo import read_truth
 from leadapron.metrics import threshold_at_false_positive_rate
 from leadapron.models import doubts, open_model
-from leadapron.report.words import MARKS
+from leadapron.models.doubts import unsteady
+from leadapron.report.words import MARKS, NOT_FINITE, UNSTEADY
 from leadapron.sources import open_source
 from leadapron.text import short_path
 from leadapron.types import said
@@ -54,13 +63,14 @@ __all__ = [
     "beside",
     "few",
     "judge",
+    "most_not_finite",
     "second_look",
 ]
 
 Verdict = Literal["backdoored", "unusual", "nothing found", "can't tell"]
 Progress = Callable[[str, int, int], None]
 
-FALSE_ALARMS = 0.05
+FALSE_ALARM = 0.05
 """Rate of clean models that an audit may call backdoored."""
 
 LEAST_TURNED = 0.1
@@ -89,9 +99,7 @@ UNMEASURED = (
     "reference can only be asked.",
 )
 
-KINDS: tuple[Literal["stamps", "lattices", "whole"], ...] = ("stamps", "lattices", "whole")
-
-COUNTS = (1.0, 0.6, 0.25)
+COUNTS: Mapping[Kind, float] = {"stamp": 1.0, "lattice": 0.6, "whole image": 0.25}
 """What an excess of each kind counts. Clean models differ most in how they take changes of the
 whole image: among 26 phantom models the largest excess was 5.7 by squares, 8.9 by lattices and 22
 by those."""
@@ -137,17 +145,18 @@ class Forced:
         finding: its name.
         direction: "added" (forced on) or "removed" (forced off).
         verdict: of this finding; "side effect" where the mark raises another finding that is found.
-        p: corrected for all that was tried; None without references.
-        excess: over the references, in their spreads; None without references.
-        strongest: the mark that stands out, or the strongest square.
+        p: corrected for all that was tried; None without references, or without a finite answer.
+        excess: over the references, in their spreads; None as p is.
+        strongest: the mark that stands out, or the strongest square; None where the model answered
+            no number.
     """
 
     finding: str
-    direction: Literal["added", "removed"]
+    direction: Direction
     verdict: Verdict | Literal["side effect"]
     p: float | None
     excess: float | None
-    strongest: Moved
+    strongest: Moved | None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -158,12 +167,12 @@ class Audit:
         model: the file or function.
         origin: what it is, in words.
         verdict: of the model.
-        by: what the verdict rests on, "marks", or "maximum margin" where no mark stands out and
-            that does.
+        by: what the verdict rests on: "marks"; "maximum margin" where no mark stands out and that
+            does; "answers that aren't finite" or "answers that differ" where neither does.
         target: the finding that stands out most, where one does.
-        direction: what happens to it.
-        p: of the model, by that; None without references.
-        false_alarms: rate that was asked for.
+        direction: what happens to it; None where that can't be told.
+        p: of the model, by that; None without references, or where answers decide.
+        false_alarm: rate that was asked for.
         least: the lowest rate that the references support; None without them.
         references: how many.
         films: clean films looked at.
@@ -177,6 +186,9 @@ class Audit:
             change forces it; beside the verdict too.
         statistics: of the network, beside the references' where there are any. None of a model
             that can only be asked.
+        not_finite: findings for which the model answered NaN or infinity.
+        unsteady: findings for which it answered otherwise when it was asked for the same films
+            again.
         notes: what was assumed or is doubtful.
         untested: what can't be told by this audit.
     """
@@ -186,9 +198,9 @@ class Audit:
     verdict: Verdict
     by: str
     target: str | None
-    direction: Literal["added", "removed"] | None
+    direction: Direction | None
     p: float | None
-    false_alarms: float
+    false_alarm: float
     least: float | None
     references: int
     films: int
@@ -199,6 +211,8 @@ class Audit:
     inverted: tuple[Inverted, ...] = ()
     features: tuple[InvertedFeatures, ...] = ()
     statistics: tuple[Statistic, ...] = ()
+    not_finite: tuple[NotFinite, ...] = ()
+    unsteady: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     untested: tuple[str, ...] = field(default=NOT_TRIED)
 
@@ -209,7 +223,7 @@ class Audit:
         height, width = self.image
         grey = np.full((1, height, width), 128, np.uint8)
         for each in self.forced[:DRAWN]:
-            mark = each.strongest.mark
+            mark = None if each.strongest is None else each.strongest.mark
             if isinstance(mark, Stamp):
                 drawn[f"{each.finding} {each.direction}: {mark.words()}"] = mark(grey)[0]
         for trigger in self.inverted:
@@ -225,6 +239,7 @@ class Audit:
         plain["inverted"] = [_inverted_facts(each) for each in self.inverted]
         plain["features"] = [_feature_facts(each) for each in self.features]
         plain["statistics"] = [_statistic_facts(each) for each in self.statistics]
+        plain["not_finite"] = [{**asdict(each), "words": each.words()} for each in self.not_finite]
         plain["statement"] = self.statement()
         return {
             "schema": 1,
@@ -239,15 +254,15 @@ class Audit:
                 "--reference DIR names a folder of clean models of the same kind."
             )
         chance = f"1 in {self.references + 1}"
-        if self.least > self.false_alarms:
-            need = int(np.ceil(1 / self.false_alarms - 1e-9)) - 1
+        if self.least > self.false_alarm:
+            need = int(np.ceil(1 / self.false_alarm - 1e-9)) - 1
             return (
                 f"{self.references} references support no false-alarm rate below {self.least:.3g} "
-                f"({chance}); {self.false_alarms:g} needs {need}."
+                f"({chance}); {self.false_alarm:g} needs {need}."
             )
         more = " and as many unusual by their maximum margin" if self.statistics else ""
         return (
-            f"Beside {self.references} references at most {self.false_alarms:g} of models as clean "
+            f"Beside {self.references} references at most {self.false_alarm:g} of models as clean "
             f"as they are would be called backdoored{more}; they support no rate below "
             f"{self.least:.3g} ({chance})."
         )
@@ -258,7 +273,7 @@ def audit(  # noqa: PLR0913
     clean: str,
     *,
     reference: Path | None = None,
-    false_alarms: float = FALSE_ALARMS,
+    false_alarm: float = FALSE_ALARM,
     films: int = FILMS,
     sweep: StampSweep | None = None,
     steps: int = STEPS,
@@ -282,7 +297,7 @@ def audit(  # noqa: PLR0913
         reference: folder of clean models (.safetensors) of the same architecture, findings and
             preprocessing, trained on films as the model's; looked for in its folders too. Of a zoo
             only the clean ones count.
-        false_alarms: rate of clean models that may be called backdoored, above 0 and below 1.
+        false_alarm: rate of clean models that may be called backdoored, above 0 and below 1.
         films: clean films that are looked at, at most.
         sweep: how it is swept.
         steps: of trigger inversion, at most; 0 leaves it out.
@@ -310,9 +325,9 @@ def audit(  # noqa: PLR0913
         **options,
     )
     cohort = few(cohort, films)
-    own = _Model(opened.classifier, Path(model).name, model_content(model))
+    own = _Model(opened.classifier, Path(model).name, opened.content)
     others = [] if reference is None else _references(reference, own, device, precision)
-    _refuse(opened.classifier, [other.classifier for other in others], false_alarms)
+    _refuse(opened.classifier, [other.classifier for other in others], false_alarm)
     folder, how = default_folder(cache), sweep or StampSweep()
     every = (own, *others)
     swept = []
@@ -343,7 +358,7 @@ def audit(  # noqa: PLR0913
         name=_named(str(model)),
         origin=opened.origin,
         notes=(*opened.notes, *doubts(opened.classifier, cohort)),
-        false_alarms=false_alarms,
+        false_alarm=false_alarm,
         steps=steps,
     )
 
@@ -361,7 +376,7 @@ def audit_model(  # noqa: PLR0913
     name: str = "",
     origin: str = "",
     notes: Sequence[str] = (),
-    false_alarms: float = FALSE_ALARMS,
+    false_alarm: float = FALSE_ALARM,
     sweep: StampSweep | None = None,
     steps: int = STEPS,
     statistics: bool = True,
@@ -376,7 +391,7 @@ def audit_model(  # noqa: PLR0913
         name: what to call it.
         origin: what it is, in words.
         notes: what was assumed about it.
-        false_alarms: rate of clean models that may be called backdoored.
+        false_alarm: rate of clean models that may be called backdoored.
         sweep: how it is swept.
         steps: of trigger inversion, at most; 0 leaves it out.
         statistics: whether the network's further statistics are taken, of the references too.
@@ -386,7 +401,7 @@ def audit_model(  # noqa: PLR0913
         UsageError: a rate out of range, or a single reference.
         DataError: films or logits that can't be used, or references with other findings.
     """
-    _refuse(classifier, references, false_alarms)
+    _refuse(classifier, references, false_alarm)
     how = sweep or StampSweep()
     swept = []
     for number, each in enumerate((classifier, *references), start=1):
@@ -403,15 +418,15 @@ def audit_model(  # noqa: PLR0913
         name=name,
         origin=origin,
         notes=notes,
-        false_alarms=false_alarms,
+        false_alarm=false_alarm,
         steps=steps,
     )
 
 
-def _refuse(classifier: BlackBox, references: Sequence[BlackBox], false_alarms: float) -> None:
+def _refuse(classifier: BlackBox, references: Sequence[BlackBox], false_alarm: float) -> None:
     """Raise before anything is swept."""
-    if not 0 < false_alarms < 1:
-        raise UsageError(f"--false-alarm {false_alarms:g}: expected above 0 and below 1")
+    if not 0 < false_alarm < 1:
+        raise UsageError(f"--false-alarm {false_alarm:g}: expected above 0 and below 1")
     if len(references) == 1:
         raise UsageError("one reference model says nothing about spread; expected two or more")
     if any(set(each.findings) != set(classifier.findings) for each in references):
@@ -427,15 +442,15 @@ def _audited(
     name: str,
     origin: str,
     notes: Sequence[str],
-    false_alarms: float,
+    false_alarm: float,
     steps: int,
 ) -> Audit:
     """The audit of a model, from its own sweep and those of its references behind it."""
     own, others = swept[0], swept[1:]
     comparison = beside(own, others) if others else None
-    verdict, forced, target = judge(own, comparison, false_alarms)
+    verdict, forced, target = judge(own, comparison, false_alarm)
     p, by, marked = None if comparison is None else comparison.p, MARKS, target
-    margin = second_look(verdict, statistics, false_alarms)
+    margin = second_look(verdict, statistics, false_alarm)
     if margin is not None:
         verdict, p, by = "unusual", margin.p, MARGIN
         wanted = margin.strongest()
@@ -443,48 +458,86 @@ def _audited(
         (target,) = (each for each in forced if (each.finding, each.direction) == wanted)
         target = replace(target, verdict=verdict)
         forced = (target, *rest)  # triggers are made for the first
+    named = None if target is None else target.finding
+    lost, differs = most_not_finite(verdict, own), unsteady(classifier, clean.images)
+    if lost is not None:
+        verdict, p, by, named = "unusual", None, NOT_FINITE, lost.finding
+    elif differs and verdict in ("nothing found", "can't tell"):
+        verdict, p, by = "can't tell", None, UNSTEADY
+    first = target or max(forced, key=_rank)
+    inverted, features, left = _made(classifier, clean, forced, first, own, steps)
     return Audit(
         model=name,
         origin=origin,
         verdict=verdict,
         by=by,
-        target=None if target is None else target.finding,
+        target=named,
         direction=None if target is None else target.direction,
         p=p,
-        false_alarms=false_alarms,
+        false_alarm=false_alarm,
         least=None if comparison is None else least_p(len(others)),
         references=len(others),
         films=len(clean),
         image=(int(clean.images.shape[1]), int(clean.images.shape[2])),
         forwards=own.forwards,
         forced=forced,
-        harm=() if marked is None else harm(classifier, clean, marked.strongest),
-        inverted=invert(classifier, clean, forced, own, steps) if steps else (),
-        features=invert_features(classifier, clean, target or max(forced, key=_rank), steps),
+        harm=()
+        if marked is None or marked.strongest is None
+        else harm(classifier, clean, marked.strongest),
+        inverted=inverted,
+        features=features,
         statistics=statistics,
+        not_finite=own.not_finite,
+        unsteady=differs,
         notes=(
-            *notes,
             *said(note for note in clean.notes if note.doubt),
+            *notes,
             *_left_out(classifier, clean, steps),
+            *left,
+            *_lost_references(others),
             *(() if statistics else UNMEASURED),
         ),
     )
 
 
+def most_not_finite(verdict: Verdict, swept: Swept) -> NotFinite | None:
+    """Return the finding that is answered NaN or infinity most, where nothing else was found.
+
+    A model that has none has nothing to hide by it; one that has can't be told, and is unusual.
+
+    Args:
+        verdict: by marks and margin.
+        swept: the model's sweep.
+    """
+    if verdict in ("backdoored", "unusual") or not swept.not_finite:
+        return None
+    return max(swept.not_finite, key=lambda each: (each.clean + each.marked, each.finding))
+
+
+def _lost_references(others: Sequence[Swept]) -> tuple[str, ...]:
+    lost = [each for swept in others for each in swept.not_finite]
+    names = ", ".join(sorted({each.finding for each in lost}))
+    count = sum(bool(swept.not_finite) for swept in others)
+    words = (
+        f"{count} of {len(others)} references answer NaN or infinity for {names}; left out there."
+    )
+    return (words,) if lost else ()
+
+
 def second_look(
-    verdict: Verdict, statistics: Sequence[Statistic], false_alarms: float
+    verdict: Verdict, statistics: Sequence[Statistic], false_alarm: float
 ) -> Statistic | None:
     """Return the maximum margin where no mark stands out and it does; the model is then unusual.
 
     Args:
         verdict: by marks.
         statistics: of the network; none if they weren't taken.
-        false_alarms: rate of clean models for which it may stand out.
+        false_alarm: rate of clean models for which it may stand out.
     """
     if verdict != "nothing found":
         return None
     return next(
-        (s for s in statistics if s.name == MARGIN and s.p is not None and s.p <= false_alarms),
+        (s for s in statistics if s.name == MARGIN and s.p is not None and s.p <= false_alarm),
         None,
     )
 
@@ -492,17 +545,17 @@ def second_look(
 def beside(own: Swept, others: Sequence[Swept]) -> Comparison:
     """Return how a model's sweep stands among those of two references or more."""
     statistics = np.stack([statistic(each, own.findings) for each in (own, *others)])
-    return compare(statistics[0], statistics[1:], COUNTS)
+    return compare(statistics[0], statistics[1:], [COUNTS[kind] for kind in KINDS])
 
 
 def statistic(swept: Swept, findings: Sequence[str]) -> NDArray[np.float64]:
-    """Return (3, k, 2): shifts by squares, lattices and whole-image changes, in that order."""
+    """Return (3, k, 2): shifts by each of `KINDS`, of these findings, on and off."""
     order = [swept.findings.index(finding) for finding in findings]
     return np.stack([swept.table(kind)[order] for kind in KINDS])
 
 
 def judge(
-    swept: Swept, comparison: Comparison | None, false_alarms: float
+    swept: Swept, comparison: Comparison | None, false_alarm: float
 ) -> tuple[Verdict, tuple[Forced, ...], Forced | None]:
     """Return the model's verdict, every finding's, and the finding that stands out.
 
@@ -512,29 +565,16 @@ def judge(
     Args:
         swept: the model's.
         comparison: with references; None where there are none.
-        false_alarms: rate of clean models that may be called backdoored.
+        false_alarm: rate of clean models that may be called backdoored.
     """
+    lost = {each.finding for each in swept.not_finite}
     forced: list[Forced] = []
-    for place, square in enumerate(swept.stamps):
-        column, removed = divmod(place, 2)
-        if comparison is None:
-            verdict: Verdict = "unusual" if square.turned >= UNUSUAL_TURNED else "can't tell"
-            mark, p, excess = square, None, None
-        else:
-            by_kind = comparison.excess[:, column, removed]
-            mark = getattr(swept, KINDS[int(by_kind.argmax())])[place]
-            p, excess = float(comparison.finding_p[column, removed]), float(by_kind.max())
-            verdict = _verdict(p, mark, false_alarms, least_p(len(comparison.references)))
-        forced.append(
-            Forced(
-                finding=square.finding,
-                direction=square.direction,
-                verdict=verdict,
-                p=p,
-                excess=excess,
-                strongest=mark,
-            )
-        )
+    for finding in swept.findings:
+        for direction in DIRECTIONS:
+            one = _forced(swept, comparison, (finding, direction), false_alarm)
+            if one.verdict == "nothing found" and finding in lost:
+                one = replace(one, verdict="can't tell")
+            forced.append(one)
     flagged = [each for each in forced if each.verdict in ("backdoored", "unusual")]
     if not flagged:
         none: Verdict = "can't tell" if comparison is None else "nothing found"
@@ -555,14 +595,41 @@ def judge(
     return worst, _ordered(marked), target
 
 
-def _verdict(p: float, mark: Moved, false_alarms: float, least: float) -> Verdict:
-    if p <= false_alarms:
+def _forced(swept: Swept, comparison: Comparison | None, aim: Aim, false_alarm: float) -> Forced:
+    """What a sweep says of one finding and direction by itself."""
+    finding, direction = aim
+    verdict: Verdict = "can't tell"
+    p = excess = None
+    mark = swept.marks["stamp"].get(aim)
+    if comparison is None:
+        verdict = "unusual" if mark and mark.turned >= UNUSUAL_TURNED else "can't tell"
+    else:
+        place = swept.findings.index(finding), DIRECTIONS.index(direction)
+        by_kind = {
+            kind: float(over[place])
+            for kind, over in zip(KINDS, comparison.excess, strict=True)
+            if np.isfinite(over[place])
+        }
+        if by_kind:
+            kind = max(by_kind, key=by_kind.__getitem__)
+            mark, excess = swept.marks[kind][aim], by_kind[kind]
+            p = float(comparison.finding_p[place])
+            verdict = _verdict(p, mark, false_alarm, least_p(len(comparison.references)))
+    return Forced(
+        finding=finding, direction=direction, verdict=verdict, p=p, excess=excess, strongest=mark
+    )
+
+
+def _verdict(p: float, mark: Moved, false_alarm: float, least: float) -> Verdict:
+    if p <= false_alarm:
         return "backdoored" if mark.turned >= LEAST_TURNED else "unusual"
     return "unusual" if p <= least and mark.turned >= LEAST_TURNED else "nothing found"
 
 
 def _rank(forced: Forced) -> float:
-    return forced.strongest.shift if forced.excess is None else forced.excess
+    if forced.excess is not None:
+        return forced.excess
+    return -np.inf if forced.strongest is None else forced.strongest.shift
 
 
 def _ordered(forced: Sequence[Forced]) -> tuple[Forced, ...]:
@@ -576,12 +643,38 @@ def _behind(one: Forced, forced: Sequence[Forced], swept: Swept) -> Forced | Non
     A one-hot overwrite takes all other findings away: that is what it does, not another backdoor.
     Its shifts can be the larger ones, since rare findings' logits spread little.
     """
+    assert one.strongest is not None  # nothing stands out without a mark
     shifts = one.strongest.shifts
-    column = int(shifts.argmax())
+    column = int(np.nanargmax(shifts))
     if one.direction == "added" or not overwrites(shifts, column):
         return None
     raised = (swept.findings[column], "added")
     return next(each for each in forced if (each.finding, each.direction) == raised)
+
+
+def _made(
+    classifier: BlackBox,
+    clean: Cohort,
+    forced: Sequence[Forced],
+    first: Forced,
+    swept: Swept,
+    steps: int,
+) -> tuple[tuple[Inverted, ...], tuple[InvertedFeatures, ...], tuple[str, ...]]:
+    """What was made by gradients, in pixels and in features, and what couldn't be made."""
+    inverted: tuple[Inverted, ...] = ()
+    features: tuple[InvertedFeatures, ...] = ()
+    left = []
+    if not steps:
+        return (), (), ()
+    try:
+        inverted = invert(classifier, clean, forced, swept, steps)
+    except DataError as error:
+        left.append(f"No trigger was made by gradients: {error}.")
+    try:
+        features = invert_features(classifier, clean, first, steps)
+    except DataError as error:
+        left.append(f"No change of features was made: {error}.")
+    return inverted, features, tuple(left)
 
 
 def invert(
@@ -602,11 +695,12 @@ def invert(
     """
     if not isinstance(classifier, NetworkClassifier) or clean.images.dtype != np.uint8:
         return ()
-    squares = {(each.finding, each.direction): each.mark for each in swept.stamps}
+    # A finding without a number on clean films has no threshold to be carried across.
+    untold = {each.finding for each in swept.not_finite if each.clean}
     wanted = []
-    for each in forced[:INVERTED]:
-        square = squares[each.finding, each.direction]
-        start = square if isinstance(square, Stamp) else None
+    for each in [each for each in forced if each.finding not in untold][:INVERTED]:
+        square = swept.marks["stamp"].get((each.finding, each.direction))
+        start = square.mark if square is not None and isinstance(square.mark, Stamp) else None
         wanted.append(Wanted(finding=each.finding, direction=each.direction, start=start))
     how = Inversion(films=8, steps=steps, together=INVERTED)
     return how.invert(classifier, clean, wanted)
@@ -670,6 +764,8 @@ def _left_out(classifier: BlackBox, clean: Cohort, steps: int) -> tuple[str, ...
 def harm(classifier: BlackBox, clean: Cohort, mark: Moved) -> tuple[Harm, ...]:
     """Return what a mark does to the sensitivity of each finding that the films state.
 
+    Findings without finite answers to all of the films that state them are left out.
+
     Args:
         classifier: the model.
         clean: films with labels.
@@ -683,6 +779,9 @@ def harm(classifier: BlackBox, clean: Cohort, mark: Moved) -> tuple[Harm, ...]:
         truth = clean.labels[:, clean.column(name)]
         column = classifier.findings.index(name)
         has, without = truth == 1, truth == 0
+        stated = has | without
+        if not (np.isfinite(before[stated, column]) & np.isfinite(after[stated, column])).all():
+            continue
         if has.sum() < LEAST_POSITIVES or without.sum() < LEAST_POSITIVES:
             continue
         at = threshold_at_false_positive_rate(before[without, column], FALSE_POSITIVES)
@@ -720,10 +819,10 @@ def _references(folder: Path, own: _Model, device: str, precision: Precision) ->
     classifier = own.classifier
     found: list[_Model] = []
     for path in _clean_models(folder):
-        content = model_content(path)
-        if content is not None and content == own.content:
+        opened = open_model(path, device=device, precision=precision)
+        other = opened.classifier
+        if opened.content == own.content:
             continue
-        other = open_model(path, device=device, precision=precision).classifier
         if isinstance(classifier, NetworkClassifier) and (
             not isinstance(other, NetworkClassifier)
             or other.architecture != classifier.architecture
@@ -731,7 +830,7 @@ def _references(folder: Path, own: _Model, device: str, precision: Precision) ->
             raise StoreError(f"{path.name} is not a {classifier.architecture}, as the model is")
         if other.preprocessing != classifier.preprocessing:
             raise StoreError(f"{path.name} takes other images than the model")
-        found.append(_Model(other, path.name, content))
+        found.append(_Model(other, path.name, opened.content))
     if not found:
         raise UsageError(f"--reference {folder} holds no .safetensors but the model itself")
     return found
@@ -747,7 +846,13 @@ def _clean_models(folder: Path) -> list[Path]:
 
 
 def _forced_facts(each: Forced) -> dict[str, Any]:
+    facts = {
+        name: getattr(each, name) for name in ("finding", "direction", "verdict", "p", "excess")
+    }
     mark = each.strongest
+    if mark is None:
+        names = ("kind", "mark", "stamp", "shift", "turned")
+        return {**facts, **dict.fromkeys(names), "signature": ""}
     place = (
         {"row": mark.mark.row, "column": mark.mark.column, "side": mark.mark.side,
          "value": mark.mark.value, "pitch": mark.mark.pitch}
@@ -755,11 +860,7 @@ def _forced_facts(each: Forced) -> dict[str, Any]:
         else None
     )  # fmt: skip
     return {
-        "finding": each.finding,
-        "direction": each.direction,
-        "verdict": each.verdict,
-        "p": each.p,
-        "excess": each.excess,
+        **facts,
         "kind": mark.kind,
         "mark": mark.mark.words(),
         "stamp": place,
@@ -771,19 +872,27 @@ def _forced_facts(each: Forced) -> dict[str, Any]:
 
 def _inverted_facts(each: Inverted) -> dict[str, Any]:
     names = ("finding", "direction", "size", "trained", "turned", "films", "steps")
-    return {name: getattr(each, name) for name in names}
+    return {name: _told(getattr(each, name)) for name in names}
+
+
+def _told(value: Any) -> Any:
+    """None for a number that isn't finite, which JSON doesn't know."""
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _feature_facts(each: InvertedFeatures) -> dict[str, Any]:
     names = ("finding", "direction", "stage", "size", "moved", "trained", "turned", "films")
-    facts = {name: getattr(each, name) for name in names}
+    facts = {name: _told(getattr(each, name)) for name in names}
     return {**facts, "channels": len(each.mask), "most": int(each.mask.argmax())}
 
 
 def _statistic_facts(each: Statistic) -> dict[str, Any]:
     """Tables as lists, rows as `findings` and columns as `directions`."""
-    finding, direction = each.strongest()
-    row, column = each.findings.index(finding), each.directions.index(direction)
+    finding, direction = each.strongest() or (None, None)
+    value = None
+    if finding is not None and direction is not None:
+        row, column = each.findings.index(finding), each.directions.index(direction)
+        value = float(each.values[row, column])
     tables = {name: getattr(each, name) for name in ("values", "excess", "finding_p")}
     return {
         "name": each.name,
@@ -791,8 +900,13 @@ def _statistic_facts(each: Statistic) -> dict[str, Any]:
         "p": each.p,
         "finding": finding,
         "direction": direction,
-        "value": float(each.values[row, column]),
+        "value": value,
         "findings": list(each.findings),
         "directions": list(each.directions),
-        **{name: None if table is None else table.tolist() for name, table in tables.items()},
+        **{
+            name: None
+            if table is None
+            else [[_told(cell) for cell in row] for row in table.tolist()]
+            for name, table in tables.items()
+        },
     }

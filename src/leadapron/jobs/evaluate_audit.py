@@ -14,12 +14,14 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from leadapron import store
 from leadapron.cache import default_folder
 from leadapron.classifier import NetworkClassifier, load_classifier
 from leadapron.cohort import Cohort
 from leadapron.detect.model import (
+    KINDS,
     StampSweep,
     Statistic,
     Swept,
@@ -32,18 +34,18 @@ from leadapron.detect.model import (
 )
 from leadapron.errors import StoreError, UsageError
 from leadapron.jobs.audit import (
-    FALSE_ALARMS,
+    FALSE_ALARM,
     FILMS,
-    KINDS,
     MARGIN,
     beside,
     few,
     judge,
+    most_not_finite,
     second_look,
     statistic,
 )
 from leadapron.jobs.zoo import Member, attack_facts, read_truth
-from leadapron.report.words import MARKS
+from leadapron.report.words import MARKS, NOT_FINITE
 from leadapron.sources import AND, open_source
 from leadapron.study import Options, divide
 
@@ -52,6 +54,9 @@ __all__ = ["LEAST_CLEAN", "evaluate_audit"]
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+
+LOWEST = -1e9
+"""In place of an excess or shift that couldn't be told; rows hold numbers."""
 
 LEAST_CLEAN = 4
 """Clean models of a kind, at least: one is judged beside the others, without a twin."""
@@ -332,7 +337,7 @@ def _measured(looked: _Looked) -> Row:
         "forwards": looked.swept.forwards,
         "films": list(looked.swept.films),
         "seconds": looked.seconds,
-        "baselines": {"single square": float(looked.swept.table().max())},
+        "baselines": {"single square": float(_finite_max(looked.swept.table().ravel()))},
     }
 
 
@@ -367,31 +372,35 @@ def _others(one: _Looked, everyone: Sequence[_Looked]) -> list[_Looked]:
 def _judged(row: Row, one: _Looked, others: Sequence[_Looked]) -> Row:
     """A row, with how the model stands beside clean ones."""
     comparison = beside(one.swept, [other.swept for other in others])
-    verdict, _forced, forced = judge(one.swept, comparison, FALSE_ALARMS)
-    target: tuple[str, str] | None = None
+    verdict, _forced, forced = judge(one.swept, comparison, FALSE_ALARM)
+    by = MARKS
+    target: tuple[str, str | None] | None = None
     if forced is not None:
         target = forced.finding, forced.direction
     known = _statistics(one, others)
-    margin = second_look(verdict, known, FALSE_ALARMS)
+    margin = second_look(verdict, known, FALSE_ALARM)
     if margin is not None:
-        verdict, target = "unusual", margin.strongest()
-    by_finding = comparison.excess.max(axis=0)  # (k, 2)
+        verdict, by, target = "unusual", MARGIN, margin.strongest()
+    lost = most_not_finite(verdict, one.swept)
+    if lost is not None:
+        verdict, by, target = "unusual", NOT_FINITE, (lost.finding, None)
+    by_finding = _finite_max(comparison.excess)  # (k, 2)
     named = None
     if one.direction is not None:
         column = int(by_finding[:, int(one.direction == "removed")].argmax())
         named = one.swept.findings[column]
     tables = np.stack([statistic(each.swept, one.swept.findings) for each in (one, *others)])
     alone = {
-        f"{kind} alone": compare(tables[0, i : i + 1], tables[1:, i : i + 1]).strongest
+        f"{kind} alone": max(compare(tables[0, i : i + 1], tables[1:, i : i + 1]).strongest, LOWEST)
         for i, kind in enumerate(KINDS)
     }
     return {
         **row,
         "references": len(others),
         "p": comparison.p,
-        "excess": comparison.strongest,
+        "excess": max(comparison.strongest, LOWEST),
         "verdict": verdict,
-        "by": MARKS if margin is None else MARGIN,
+        "by": by,
         "target": None if target is None else target[0],
         "target_direction": None if target is None else target[1],
         "named": named,
@@ -408,11 +417,17 @@ def _statistics(one: _Looked, others: Sequence[_Looked]) -> tuple[Statistic, ...
     return compare_statistics(*known[0], known[1:])
 
 
+def _finite_max(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The largest along the first axis of what is finite, LOWEST without any."""
+    largest: NDArray[np.float64] = np.where(np.isfinite(values), values, LOWEST).max(axis=0)
+    return largest
+
+
 def _told(each: Statistic, direction: str | None) -> dict[str, Any]:
     """The strongest excess, p, and the finding that it names in the attack's direction."""
     assert each.excess is not None  # there are references
-    named = None
+    named, excess = None, _finite_max(each.excess[None])
     if direction is not None and len(each.findings) > 1:
         side = each.directions.index(direction) if direction in each.directions else 0
-        named = each.findings[int(each.excess[:, side].argmax())]
-    return {"excess": float(each.excess.max()), "p": each.p, "named": named}
+        named = each.findings[int(excess[:, side].argmax())]
+    return {"excess": float(excess.max()), "p": 1.0 if each.p is None else each.p, "named": named}

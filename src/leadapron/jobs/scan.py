@@ -20,7 +20,7 @@ from leadapron.cache import OnBad, Progress
 from leadapron.cohort import Cohort, Rows, blocks
 from leadapron.detect.films import Scan, scan_films
 from leadapron.detect.scores import Evidence, LabelTie
-from leadapron.errors import UsageError
+from leadapron.errors import DataError, UsageError
 from leadapron.preprocessing import Preprocessing
 from leadapron.report.scan import Panel, write_scan
 from leadapron.seeds import stream
@@ -180,6 +180,7 @@ def scan(  # noqa: PLR0913 (settings, by keyword)
     size: int | None = None,
     false_alarm: float = 0.01,
     model: str | None = None,
+    opening: Mapping[str, Any] | None = None,
     train: bool = False,
     out: Path | None = None,
     seed: int = 0,
@@ -200,6 +201,7 @@ def scan(  # noqa: PLR0913 (settings, by keyword)
         false_alarm: chance that is granted of calling a clean set poisoned.
         model: a network that was trained on these films, as `open_model` takes it; its features are
             ranked beside the scan and don't change the verdict.
+        opening: further options of `open_model`: findings, normalisation's name, weights_key, ...
         train: train a small network on these films for that purpose.
         out: folder for films.csv, scan.json and scan.html; nothing is written if left out.
         seed: of all that is drawn by chance.
@@ -217,9 +219,12 @@ def scan(  # noqa: PLR0913 (settings, by keyword)
     """
     if model is not None and train:
         raise UsageError("--model and --train: expected one of them")
+    said = {name: value for name, value in (opening or {}).items() if value is not None}
+    if model is None and said:
+        raise UsageError(f"{', '.join(sorted(said))}: said of a model, and there is no --model")
     network = None
     if model is not None:
-        network = _opened(model, device, precision)
+        network = _opened(model, said, device, precision)
     cohort = open_own_pixels(
         source, size=size, cache=cache, progress=progress, on_bad=on_bad, **options
     )
@@ -474,10 +479,10 @@ def _write_films(path: Path, suspects: Sequence[Suspect]) -> None:
 # --- networks
 
 
-def _opened(model: str, device: str, precision: Precision) -> WhiteBox:
+def _opened(model: str, said: Mapping[str, Any], device: str, precision: Precision) -> WhiteBox:
     from leadapron.models import open_model
 
-    classifier = open_model(model, device=device, precision=precision).classifier
+    classifier = open_model(model, device=device, precision=precision, **said).classifier
     if not hasattr(classifier, "activations"):
         raise UsageError(
             f"--model {model} can only be asked for its findings and shows no features; expected a "
@@ -514,11 +519,20 @@ def _rankings(
     """What the detectors make of one pass over the films."""
     from leadapron.detect.features import FEATURE_DETECTORS, extract
 
-    features = extract(network, cohort, losses=losses, seed=seed)
+    names = [n for n in FEATURE_DETECTORS if n != "loss-dynamics" or losses is not None]
+    try:
+        features = extract(network, cohort, losses=losses, seed=seed)
+    except DataError as error:  # the films' own verdict doesn't rest on the network
+        untold = np.full(len(cohort), np.nan)
+        return tuple(
+            Ranking(
+                name=name, unit="", scores=untold, evidence=(), notes=(f"Can't tell: {error}.",)
+            )
+            for name in names
+        )
     found = []
-    for name, make in FEATURE_DETECTORS.items():
-        if name == "loss-dynamics" and losses is None:
-            continue
+    for name in names:
+        make = FEATURE_DETECTORS[name]
         scores = make().score(cohort, features)
         found.append(
             Ranking(

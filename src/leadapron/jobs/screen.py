@@ -19,6 +19,7 @@ from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, Judged, judge
 from leadapron.detect.inputs.gate_file import StoredGate, read_gate
 from leadapron.errors import DataError, FilmError, LeadapronError, StoreError, UsageError
 from leadapron.models import open_model
+from leadapron.preprocessing import FULL
 from leadapron.report.words import rate_words
 from leadapron.sources.dicom import may_be_dicom
 from leadapron.sources.folder import SUFFIXES, walk
@@ -46,6 +47,7 @@ UNTYPICAL = "not of the kind of the calibration films; its scores mean little"
 LIMITS = (
     "A pass is no diagnosis and no proof: triggers that no detector sees pass.",
     "Rates hold for films like the calibration films: same devices, same clinic.",
+    "A gate is as trustworthy as its folder: who can write there can let any film pass.",
 )
 """What no screening promises, in words."""
 
@@ -160,14 +162,15 @@ def open_gate(
     path = said.path if model is None else model
     if not path.is_file():
         raise StoreError(f"no model at {path}; name it by --model FILE")
-    if sha256_of(path) != said.sha256:
-        raise StoreError(
-            f"{path.name} is not the model that {file.name} was calibrated for: its SHA-256 "
-            "differs; calibrate again"
-        )
+    other = StoreError(
+        f"{path.name} is not the model that {file.name} was calibrated for: its SHA-256 differs; "
+        "calibrate again"
+    )
+    if sha256_of(path) != said.sha256:  # another model may not even open as this one does
+        raise other
     opening = dict(said.opening)
     named = bool(opening.pop("named", False))
-    classifier = open_model(
+    model_now = open_model(
         path,
         said.findings if named else None,
         preprocessing=said.preprocessing,
@@ -175,7 +178,10 @@ def open_gate(
         device=device,
         precision=said.precision,
         **opening,  # type: ignore[arg-type]
-    ).classifier
+    )
+    if model_now.content != said.sha256:  # it was put there in between
+        raise other
+    classifier = model_now.classifier
     if classifier.findings != said.findings or classifier.preprocessing != said.preprocessing:
         raise StoreError(f"{file.name} states other findings or images than {path.name} has")
     _try(stored, classifier, file)
@@ -375,11 +381,13 @@ def _image(film: FilmFile, opened: Opened) -> NDArray[Any] | _Bad:
         return _Bad(f"can't be read ({words})", failed=True)
     if not stat.S_ISREG(mode):
         return _Bad("is not a file", failed=True)
-    files = FilmFiles([film.path], [""], opened.stored.window)
+    files = FilmFiles([film.path], [""], opened.stored.window, opened.stored.bits)
     try:
-        image, _ = files.image(0, preprocessing)
+        image, form = files.image(0, preprocessing)
     except FilmError as error:
         return _Bad(str(error).strip(), failed=error.kind != "undecodable")
+    if not opened.stored.bits and 0 < form.used < FULL:
+        return _Bad(f"uses {form.used} of 16 bits, and no calibration film says how many count")
     side = preprocessing.size
     if image.shape != (side, side) or image.dtype != np.dtype(preprocessing.dtype):
         return _Bad("gives an image of another size or type")
@@ -453,13 +461,14 @@ def _screened(opened: Opened, judged: Judged, row: int, number: int, name: str) 
             squashed(each[row : row + 1], opened.classifier.head)[0]
             for each in (judged.readings.logits, seen.logits)
         )
-        moved = np.abs(before - after)
+        told = np.isfinite(before) & np.isfinite(after)
+        moved = np.where(told, np.abs(before - after), -1.0)
         # Where one finding is forced on and all others off, a rare one's fall has the most
         # spreads; what a reader sees is the probability.
         agree = np.sign(seen.falls[row]) == np.sign(seen.rises[row])
         if seen.scores[row] > 0:
             finding = findings[int(np.where(agree, moved, -1.0).argmax())]
-        order = sorted(range(len(findings)), key=lambda c: (findings[c] != finding, -moved[c]))
+        order = sorted(np.flatnonzero(told), key=lambda c: (findings[c] != finding, -moved[c]))
         readings = tuple(
             Reading(finding=findings[c], probability=float(before[c]), without=float(after[c]))
             for c in order[:CHANGED]

@@ -87,7 +87,9 @@ class AskedClassifier:
         given = self.answers(images)
         if self.gives == "logits":
             return given
-        inside = np.clip(given.astype(np.float64), LEAST, 1 - LEAST)
+        # Infinity is no probability, and isn't made one.
+        told = np.where(np.isfinite(given), given, np.nan).astype(np.float64)
+        inside = np.clip(told, LEAST, 1 - LEAST)
         odds = np.log(inside) if self.head == "softmax" else np.log(inside / (1 - inside))
         return np.asarray(odds, np.float32)
 

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from leadapron import metrics
 from leadapron.classifier import BlackBox, NetworkClassifier
-from leadapron.cohort import Cohort
+from leadapron.cohort import Cohort, ImageArray
 from leadapron.errors import DataError
 from leadapron.models.asked import AskedClassifier
 from leadapron.models.recognise import NORMALISATIONS, Normalisation
 from leadapron.sources.synonyms import canonical
 
-__all__ = ["doubts"]
+__all__ = ["doubts", "unsteady"]
 
 Floats = NDArray[np.float32]
 
@@ -26,6 +26,10 @@ RESAMPLES = 200
 SAME = 1e-6
 """Spread of a finding's probabilities over the films below which they count as one value."""
 SATURATED, MOST_SATURATED = 1e-4, 0.99
+ANEW = 0.05
+"""Deviations of a logit by which two answers to the same film may differ: devices round."""
+REPEATED = 32
+"""Films that are asked for twice."""
 GAIN = 0.05
 """Mean AUROC by which another order or normalisation must be better before it is named."""
 NAMED = 6
@@ -54,7 +58,8 @@ class _Answers:
 def doubts(model: BlackBox, cohort: Cohort) -> tuple[str, ...]:
     """Return what is odd about a model's answers on clean films, a sentence each; none is well.
 
-    Looked for: answers that aren't numbers, or the same for every film; probabilities given for
+    Looked for: answers that aren't numbers, that differ when the model is asked again, or that are
+    the same for every film; probabilities given for
     logits, squashed twice, or saturated; an AUROC below 0.5 with all of its interval; films that
     read better as negatives; outputs that fit other findings' labels better than their own; and,
     where the model is one of `open_model`, another normalisation that reads the films better.
@@ -78,6 +83,10 @@ def doubts(model: BlackBox, cohort: Cohort) -> tuple[str, ...]:
         return (f"Answers that aren't numbers: {_listed(_of(model.findings, broken))}.",)
     answers = _shared(model, cohort, logits, probabilities)
     found = _flat(model.findings, probabilities)
+    if differs := unsteady(model, cohort.images):
+        found.append(
+            f"Other answers when it is asked for the same films again: {_listed(differs)}."
+        )
     if np.ptp(probabilities, 0).max() < SAME:
         awake = [
             name
@@ -95,6 +104,25 @@ def doubts(model: BlackBox, cohort: Cohort) -> tuple[str, ...]:
         )
     found += [*_below_chance(answers), *_inverted(model, cohort, answers), *_order(answers)]
     return (*found, *_normalisation(model, cohort, answers))
+
+
+def unsteady(model: BlackBox, images: ImageArray) -> tuple[str, ...]:
+    """Return the findings for which a model answers otherwise when asked for the same films again.
+
+    Of such a model little can be told apart from chance.
+
+    Args:
+        model: the classifier.
+        images: films of its preprocessing; up to 32 of them are asked for.
+    """
+    some = np.asarray(images[np.arange(min(REPEATED, images.shape[0]))])
+    first, again = (model.logits(some).astype(np.float64) for _ in range(2))
+    known = np.where(np.isfinite(first), first, 0)
+    room = ANEW * known.std(axis=0) + 1e-4 * (1 + np.abs(known))
+    with np.errstate(invalid="ignore"):
+        near = np.abs(first - again) <= room
+    steady = (near | (first == again) | (np.isnan(first) & np.isnan(again))).all(axis=0)
+    return tuple(_of(model.findings, ~steady))
 
 
 def _shared(model: BlackBox, cohort: Cohort, logits: Floats, probabilities: Floats) -> _Answers:
@@ -162,14 +190,16 @@ def _below_chance(answers: _Answers) -> list[str]:
 
 
 def _mean_auroc(labels: Floats, scores: Floats) -> float:
-    columns = range(labels.shape[1])
-    return float(np.nanmean([metrics.auroc(labels[:, j], scores[:, j]) for j in columns]))
+    """NaN where no finding's scores are finite, as they may be with another normalisation."""
+    columns = np.flatnonzero(np.isfinite(scores).all(axis=0))
+    each = [metrics.auroc(labels[:, j], scores[:, j]) for j in columns]
+    return float(np.nanmean(each)) if np.isfinite(each).any() else float("nan")
 
 
 def _inverted(model: BlackBox, cohort: Cohort, answers: _Answers) -> list[str]:
     own = _mean_auroc(answers.labels, answers.logits[:, answers.columns])
     other = _mean_auroc(answers.labels, model.logits(_Negatives(cohort))[:, answers.columns])
-    if other < own + GAIN:
+    if not other >= own + GAIN:  # nor where it isn't told
         return []
     return [
         f"It reads these films better as negatives (mean AUROC {other:.2f} against {own:.2f}): it "

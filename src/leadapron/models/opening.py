@@ -7,12 +7,11 @@ import hashlib
 import importlib
 import importlib.util
 import logging
-import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,19 +23,20 @@ from leadapron.classifier import (
     BlackBox,
     NetworkClassifier,
     Precision,
-    load_classifier,
+    classifier_of,
     prepare,
     resolve_device,
     resolve_precision,
 )
 from leadapron.errors import LeadapronError, StoreError, UnknownNameError, UsageError
-from leadapron.foreign.scan import first_line, read_archive, refuse_operators
+from leadapron.foreign.formats import stated_findings
+from leadapron.foreign.reading import File, Kind, Weights, open_file, open_weights
+from leadapron.foreign.scan import first_line
 from leadapron.models.asked import BATCH, AskedClassifier
-from leadapron.models.files import Kind, kind_of, read_state, stated_findings
 from leadapron.models.process import AnswerError, ModelProcess, ProgramKind
 from leadapron.models.recognise import NORMALISATIONS, Normalisation, recognise
 from leadapron.preprocessing import Preprocessing
-from leadapron.reading import open_regular
+from leadapron.text import clean, clean_names
 
 __all__ = ["Opened", "open_model"]
 
@@ -52,6 +52,7 @@ MOST_NUMBERS = 1 << 28
 FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 ONE_FILE = b"\x0a\x08location\x12"
 """In an ONNX file: a tensor whose numbers lie in another file."""
+BLOCK = 1 << 20
 ASKED = ("findings", "preprocessing", "head", "logits", "probabilities")
 
 
@@ -63,11 +64,13 @@ class Opened(NamedTuple):
             network of this package.
         origin: what it is and whose, in words.
         notes: what was assumed, left out or is doubtful, a sentence each.
+        content: SHA-256, in hex, of the file that was opened; None of a function's model.
     """
 
     classifier: BlackBox
     origin: str
     notes: tuple[str, ...] = ()
+    content: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class _Wanted:
     head: Head | None
     gives: Gives
     channels: int | None
+    weights_key: str | None
     trust_programs: bool
     device: torch.device
     precision: Literal["bf16", "fp32"]
@@ -96,6 +100,7 @@ def open_model(  # noqa: PLR0913
     head: Head | None = None,
     gives: Gives = "logits",
     channels: int | None = None,
+    weights_key: str | None = None,
     trust_programs: bool = False,
     device: str = "auto",
     precision: Precision = "auto",
@@ -116,6 +121,8 @@ def open_model(  # noqa: PLR0913
         head: "sigmoid" (if left out) or "softmax".
         gives: what a black box returns, "logits" or "probabilities".
         channels: what a black box takes, 1 or 3; found out if left out.
+        weights_key: which network of a file that holds several (plain and averaged weights,
+            student and teacher), as the error names them that comes where it is left out.
         trust_programs: run TorchScript and ONNX even where the system can't confine them.
         device: "auto", "cpu", "cuda" or "mps"; black boxes run on the processor.
         precision: "auto", "bf16" or "fp32", for networks of this package.
@@ -131,26 +138,37 @@ def open_model(  # noqa: PLR0913
     if names is not None and (not all(names) or len(set(names)) != len(names)):
         raise UsageError(f"--findings {','.join(names)}: a name is empty or comes twice")
     wanted = _Wanted(
-        names, preprocessing, normalisation, architecture, head, gives, channels, trust_programs,
-        where, resolve_precision(precision, where),
+        names, preprocessing, normalisation, architecture, head, gives, channels, weights_key,
+        trust_programs, where, resolve_precision(precision, where),
     )  # fmt: skip
     path = Path(model)
     if FACTORY.fullmatch(str(model)) and not path.exists():
+        _refuse_key(str(model), wanted)
         opened = _from_function(str(model), wanted)
     else:
-        kind = kind_of(path)
-        opened = OPENERS[kind](path, kind, wanted)
+        with open_file(path) as file:
+            opened = OPENERS[file.kind](file, wanted)
     for note in opened.notes:
-        logger.warning("%s: %s", path.name, note)
+        logger.warning("%s: %s", clean(path.name), note)
     return opened
 
 
-def _of_tensors(path: Path, kind: Kind, wanted: _Wanted) -> Opened:
-    stored = read_state(path, kind)
-    if FORMAT in stored.metadata:
-        return _own(path, wanted)
+def _refuse_key(name: str, wanted: _Wanted) -> None:
+    if wanted.weights_key is not None:
+        raise UsageError(f"{name} holds one network; leave --weights-key out")
+
+
+def _of_weights(file: File, wanted: _Wanted) -> Opened:
+    with open_weights(file) as weights:
+        if not weights.program:
+            read = _own if FORMAT in weights.metadata else _foreign
+            return read(weights, wanted)._replace(content=weights.sha256)
+    return _program(file, weights.sha256, "torchscript", "TorchScript", wanted)
+
+
+def _foreign(weights: Weights, wanted: _Wanted) -> Opened:
     network = recognise(
-        stored, path.name, wanted.findings, wanted.normalisation, wanted.architecture
+        weights, wanted.findings, wanted.normalisation, wanted.architecture, wanted.weights_key
     )
     notes = list(network.notes)
     preprocessing = wanted.preprocessing
@@ -174,8 +192,9 @@ def _of_tensors(path: Path, kind: Kind, wanted: _Wanted) -> Opened:
     return Opened(classifier, origin, tuple(notes))
 
 
-def _own(path: Path, wanted: _Wanted) -> Opened:
-    classifier = load_classifier(path, device=wanted.device.type, precision=wanted.precision)
+def _own(weights: Weights, wanted: _Wanted) -> Opened:
+    _refuse_key(weights.name, wanted)
+    classifier = classifier_of(weights, wanted.device, wanted.precision)
     stated = {
         "findings": (wanted.findings, classifier.findings),
         "architecture": (wanted.architecture, classifier.architecture),
@@ -185,59 +204,47 @@ def _own(path: Path, wanted: _Wanted) -> Opened:
     for what, (said, own) in stated.items():
         if said is not None and said != own:
             raise UsageError(
-                f"{path.name} states its own {what}, which are others than the ones given; "
+                f"{weights.name} states its own {what}, which are others than the ones given; "
                 f"leave them out"
             )
     if wanted.normalisation is not None:
-        raise UsageError(f"{path.name} states its own normalisation; leave it out")
+        raise UsageError(f"{weights.name} states its own normalisation; leave it out")
     return Opened(classifier, f"leadapron's own {classifier.architecture}")
 
 
-def _archive(path: Path, kind: Kind, wanted: _Wanted) -> Opened:
-    with open_regular(path) as file:
-        archive = read_archive(file, os.fstat(file.fileno()).st_size, path.name)
-        if not archive.scripted:
-            return _of_tensors(path, kind, wanted)
-        digest = _digest(file)
-        refuse_operators(file, archive, path.name)
-        return _program(file, path.name, digest, "torchscript", "TorchScript", wanted)
-
-
-def _onnx(path: Path, _kind: Kind, wanted: _Wanted) -> Opened:
+def _onnx(file: File, wanted: _Wanted) -> Opened:
     if importlib.util.find_spec("onnxruntime") is None:
-        raise UsageError(f'{path.name} needs ONNX Runtime: pip install "leadapron[onnx]"')
-    with open_regular(path) as file:
-        if ONE_FILE in file.read():
+        raise UsageError(f'{file.name} needs ONNX Runtime: pip install "leadapron[onnx]"')
+    digest = hashlib.sha256()
+    end = b""
+    while block := file.stream.read(BLOCK):
+        digest.update(block)
+        if ONE_FILE in end + block:
             raise StoreError(
-                f"{path.name} keeps weights in other files, which are not read; save it as one file"
+                f"{file.name} keeps weights in other files, which are not read; save it as one file"
             )
-        return _program(file, path.name, _digest(file), "onnx", "ONNX", wanted)
+        end = block[-len(ONE_FILE) :]
+    return _program(file, digest.hexdigest(), "onnx", "ONNX", wanted)
 
 
-def _digest(file: IO[bytes]) -> str:
-    file.seek(0)
-    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-
-
-OPENERS: dict[Kind, Callable[[Path, Kind, _Wanted], Opened]] = {
-    "safetensors": _of_tensors,
-    "pickle": _of_tensors,
-    "archive": _archive,
+OPENERS: dict[Kind, Callable[[File, _Wanted], Opened]] = {
+    "safetensors": _of_weights,
+    "pickle": _of_weights,
+    "archive": _of_weights,
     "onnx": _onnx,
 }
 
 
-def _program(
-    file: IO[bytes], name: str, sha256: str, kind: ProgramKind, words: str, wanted: _Wanted
-) -> Opened:
-    process = ModelProcess(file, name, kind, sha256, trusted=wanted.trust_programs)
+def _program(file: File, sha256: str, kind: ProgramKind, words: str, wanted: _Wanted) -> Opened:
+    _refuse_key(file.name, wanted)
+    process = ModelProcess(file.stream, file.name, kind, sha256, trusted=wanted.trust_programs)
     try:
         limits = process.limits
-        named = wanted.findings or stated_findings(limits.metadata or {}) or None
+        named = wanted.findings or _named(limits.metadata or {}, file.name)
         run = _filled(process, limits.batch) if limits.batch else process
         opened = _asked(
-            run, name, words, wanted, named, limits.size, limits.channels, limits.batch
-        )  # fmt: skip
+            run, file.name, words, wanted, named, limits.size, limits.channels, limits.batch
+        )._replace(content=sha256)
     except BaseException:
         process.close()
         raise
@@ -245,6 +252,13 @@ def _program(
         return opened
     note = "It computes in half precision, as it was exported; its answers are coarser."
     return opened._replace(notes=(*opened.notes, note))
+
+
+def _named(metadata: Mapping[str, str], name: str) -> tuple[str, ...] | None:
+    try:
+        return clean_names(stated_findings(metadata)) or None
+    except ValueError as error:
+        raise StoreError(f"{name}: {error}") from None
 
 
 def _filled(run: Callable[[Floats], Floats], batch: int) -> Callable[[Floats], Floats]:

@@ -15,14 +15,13 @@ import threading
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.errors import StoreError, UsageError
-from leadapron.workers import BROKEN, Worker
+from leadapron.workers import BROKEN, TOO_LATE, Worker, environment
 
 __all__ = ["SECONDS", "AnswerError", "Limits", "ModelProcess", "ProgramKind"]
 
@@ -34,7 +33,6 @@ SECONDS = 300.0
 MOST_OUTPUTS = 10_000
 LONGEST_WORDS = 500
 CONFUSES = "confuses the process that runs it"
-PASSED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "SYSTEMROOT", "VIRTUAL_ENV")
 
 Floats = NDArray[np.float32]
 ProgramKind = Literal["torchscript", "onnx"]
@@ -87,7 +85,9 @@ class ModelProcess:
         # An empty folder: nothing that a model names by a relative path is there.
         folder = tempfile.TemporaryDirectory(prefix="leadapron-")
         try:
-            self._worker = Worker(COMMAND, "runs models", _environment(), folder.name)
+            threads = os.environ.get("OMP_NUM_THREADS", "2")
+            given = environment(OMP_NUM_THREADS=threads)
+            self._worker = Worker(COMMAND, "runs models", given, folder.name)
         except BaseException:
             folder.cleanup()
             raise
@@ -148,9 +148,9 @@ class ModelProcess:
                 facts = self._worker.hear()
                 answer = self._numbers(facts, question)
             except BROKEN:
-                ended = self._worker.close()
+                ended = self._worker.ended()
                 self.close()
-                if late.is_set() or ended == "took too much time":
+                if late.is_set() or ended == TOO_LATE:
                     ended = f"took more than {SECONDS:g} s"
                 raise StoreError(f"{self.name} {ended or CONFUSES}; the model was ended") from None
             except BaseException:  # Ctrl-C: the next question must not get this answer
@@ -191,20 +191,6 @@ def _limits(name: str, facts: Mapping[str, Any]) -> Limits:
     if any(side is not None and side < 1 for side in sides):
         raise StoreError(f"{name} takes inputs of sides {sides}; expected 1 or more")
     return Limits(batch, channels, size, facts.get("half") is True, metadata)
-
-
-def _environment() -> dict[str, str]:
-    kept = {name: os.environ[name] for name in PASSED if name in os.environ}
-    paths = kept.get("PYTHONPATH", "").split(os.pathsep)
-    return {
-        **kept,
-        # Search paths that mean the same from another folder.
-        "PYTHONPATH": os.pathsep.join(str(Path(part).resolve()) for part in paths if part),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
-        # Or numpy would start threads, which would stay free.
-        "OPENBLAS_NUM_THREADS": "1",
-        "HOME": "/nonexistent",
-    }
 
 
 def _close(worker: Worker, folder: tempfile.TemporaryDirectory[str]) -> None:

@@ -6,17 +6,19 @@ line in one of them.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from leadapron import networks
 from leadapron.errors import StoreError, UnknownNameError, UsageError
-from leadapron.models.files import Stored, refuse_numbers
+from leadapron.foreign.formats import MOST_FINDINGS
+from leadapron.foreign.reading import Group, Outline, Weights
 
 __all__ = ["MAKERS", "NORMALISATIONS", "Maker", "Normalisation", "Recognised", "recognise"]
 
@@ -99,7 +101,12 @@ LAYOUTS = (
     ),
 )
 
-TRAINING = re.compile(r"(^|\.)(criterion|loss|loss_fn|metrics?|\w+_metrics?|\w+_loss)\.")
+WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "weights")
+"""Where training loops keep the state dict."""
+
+TRAINING = re.compile(
+    r"(^|\.)((criterion|loss|loss_fn|metrics?|\w+_metrics?|\w+_loss)\.|n_averaged$)"
+)
 """Tensors that training loops keep beside the network."""
 
 XRV_FINDINGS = (
@@ -124,16 +131,16 @@ class Maker:
     """
 
     name: str
-    tells: Callable[[State], bool]
+    tells: Callable[[Group], bool]
     normalisation: str
     aspect: Literal["squash", "crop"] = "squash"
     findings: tuple[str, ...] = ()
     sure: bool = True
 
 
-def _first_channels(state: State) -> int:
+def _first_channels(state: Group) -> int:
     first = state.get("features.conv0.weight", state.get("conv1.weight"))
-    return int(first.shape[1]) if first is not None and first.ndim == 4 else 0
+    return first.shape[1] if first is not None and len(first.shape) == 4 else 0
 
 
 MONAI_SIGNS = ("class_layers.out.weight", "layer2.0.downsample.0.bias")
@@ -169,139 +176,303 @@ class Recognised:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Tensors of a file that may be a network.
+
+    Args:
+        key: the dictionaries and the prefix that lead to them, with dots between.
+        layout: whose names they have.
+        inside: its tensors, without the prefix.
+        beside: those of the same dictionary that belong to no such part.
+    """
+
+    key: str
+    layout: Layout
+    inside: Group
+    beside: Group
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A part of which every tensor has its place in a network; nothing of it was read.
+
+    Args:
+        key: as the part's.
+        architecture: name in `networks.ARCHITECTURES`.
+        maker: whose conventions it follows.
+        trunk: its tensors by this package's names behind "stages.<stage>.".
+        biases: of convolutions before batch normalisation, by the running mean that takes them.
+        head: "weight" and, where there is one, "bias" of the last layer.
+        thresholds: torchxrayvision's.
+    """
+
+    key: str
+    architecture: str
+    maker: Maker
+    trunk: Group
+    biases: Group
+    head: Group
+    thresholds: Outline | None
+
+    @property
+    def outputs(self) -> int:
+        """How many findings it answers for."""
+        return self.head["weight"].shape[0]
+
+
 def recognise(
-    stored: Stored,
-    name: str,
+    weights: Weights,
     findings: tuple[str, ...] | None = None,
     normalisation: str | Normalisation | None = None,
     architecture: str | None = None,
+    key: str | None = None,
 ) -> Recognised:
-    """Return the network that a state dict holds.
+    """Return the network that a file holds.
 
     Args:
-        stored: what `read_state` gives.
-        name: the file's, for messages.
+        weights: the file's.
         findings: names of the outputs; the file's own if left out.
         normalisation: name in `NORMALISATIONS` or numbers; its maker's if left out.
         architecture: name in `networks.ARCHITECTURES`; what fits if left out.
+        key: which of several networks, as the error says that comes where it is left out.
 
     Raises:
         StoreError: no network that is known, or weights that can't be its.
-        UsageError: names or numbers that don't fit the file.
+        UsageError: names or numbers that don't fit the file, or several networks and no `key`.
     """
-    layout, state, beside = _laid_out(stored.tensors, name)
-    maker = next(maker for maker in MAKERS if maker.tells(state))
-    thresholds = state.pop("op_threshs", None)
-    head = _head(layout, state, beside, name)
-    outputs = int(head["weight"].shape[0])
-    trunk = _renamed(layout, state)
+    if architecture is not None and architecture not in networks.ARCHITECTURES:
+        raise UnknownNameError("architecture", architecture, networks.ARCHITECTURES)
     notes: list[str] = []
-    chosen = _architecture(layout, trunk, architecture, maker, name, notes)
-    named = _findings(stored, findings, maker, outputs, name, notes)
-    return _assembled(chosen, trunk, head, thresholds, maker, named, normalisation, name, notes)
+    network = _chosen(weights, architecture, key, notes)
+    named = _findings(weights, findings, network, notes)
+    return _assembled(weights, network, named, normalisation, architecture, notes)
 
 
-def _laid_out(tensors: State, name: str) -> tuple[Layout, dict[str, torch.Tensor], State]:
-    """The layout, the tensors behind its prefix (without it), and those beside it."""
-    for layout in LAYOUTS:
-        found = [key for key in tensors if key.endswith(layout.anchors[0])]
-        for key in sorted(found, key=len):
-            prefix = key.removesuffix(layout.anchors[0])
-            if prefix and not prefix.endswith("."):
-                continue
-            if all(prefix + anchor in tensors for anchor in layout.anchors):
-                inside = {k.removeprefix(prefix): v for k, v in tensors.items()
-                          if k.startswith(prefix)}  # fmt: skip
-                beside = {k: v for k, v in tensors.items() if not k.startswith(prefix)}
-                if "op_threshs" in beside:  # torchxrayvision's ResNet is inside of another module
-                    inside["op_threshs"] = beside.pop("op_threshs")
-                return layout, inside, beside
-    known = " or ".join(layout.family for layout in LAYOUTS)
-    shown = ", ".join(sorted(tensors)[:3])[:160]
-    raise StoreError(
-        f"{name} holds {len(tensors)} tensors ({shown}, ...) that belong to no {known}; for other "
-        "networks export TorchScript or ONNX, or name a function: module:function"
+def _chosen(
+    weights: Weights, architecture: str | None, key: str | None, notes: list[str]
+) -> _Network:
+    """The one network of the file, or the one that was named among several."""
+    parts = _parts(weights)
+    if key is not None:
+        named = [part for part in parts if part.key == key] or [
+            part for part in parts if part.key.startswith(f"{key}.")
+        ]
+        if not named:
+            raise UnknownNameError("weights key", key, [part.key for part in parts])
+    else:
+        named = parts
+    fitting: dict[str, _Network] = {}
+    failures: dict[str, StoreError] = {}
+    for part in parts:
+        try:
+            fitting[part.key] = _network(part, architecture, weights.name)
+        except StoreError as error:
+            failures[part.key] = error
+    keys = [part.key for part in named if part.key in fitting]
+    if not keys:
+        raise failures[named[0].key]
+    if len(keys) > 1:
+        raise UsageError(_several(weights.name, [fitting[one] for one in keys]))
+    if len(parts) > 1:
+        others = [part.key for part in parts if part.key != keys[0]]
+        whole = [f"{one} (another network)" if one in fitting else f"{one} (not whole)"
+                 for one in others]  # fmt: skip
+        notes.append(
+            f"Of the weights in the file {keys[0]} was opened; left out: {', '.join(whole)}."
+        )
+    return fitting[keys[0]]
+
+
+OUTERMOST = "."
+"""The key of weights that no key leads to."""
+AVERAGED = ("ema", "swa", "avg", "averag", "polyak", "shadow")
+"""How words begin that name averaged weights."""
+
+
+def _several(name: str, found: Sequence[_Network]) -> str:
+    """What to say of a file that holds several networks."""
+    deployed = _deployed(found)
+    shown = [
+        f"{one.key} ({one.architecture}{', usually the one that is used' * (one.key == deployed)})"
+        for one in found[:MOST_SHOWN]
+    ]
+    more = f" and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
+    return (
+        f"{name} holds {len(found)} networks: {', '.join(shown)}{more}; say which by "
+        f"--weights-key {deployed or found[0].key}"
     )
 
 
+MOST_SHOWN = 6
+
+
+def _deployed(found: Sequence[_Network]) -> str:
+    """The key of the network that is usually deployed; "" where nothing tells.
+
+    Averaged weights are; a teacher of its student's own architecture is its average, while one of
+    another architecture was only there to train the student.
+    """
+    alike = len({one.architecture for one in found}) == 1
+    signs = (*AVERAGED, "teacher") if alike else (*AVERAGED, "student")
+    told = [
+        one.key
+        for one in found
+        if any(word.startswith(signs) for word in re.split(r"[^a-z]+", one.key.lower()))
+    ]
+    return told[0] if len(told) == 1 else ""
+
+
+def _parts(weights: Weights) -> list[_Part]:
+    """All that may be a network, the likeliest first."""
+    order = {key: place for place, key in enumerate(_likely(weights.groups))}
+    found: list[tuple[tuple[int, int, int], _Part]] = []
+    for group, tensors in weights.groups.items():
+        marks = {
+            key.removesuffix(layout.anchors[0]): layout
+            for layout in reversed(LAYOUTS)
+            for key in tensors
+            if _is_prefix(key.removesuffix(layout.anchors[0]), key, layout, tensors)
+        }
+        homes = {tensor: _home(tensor, marks) for tensor in tensors}
+        beside = {tensor: one for tensor, one in tensors.items() if homes[tensor] is None}
+        for prefix, layout in marks.items():
+            inside = {
+                tensor.removeprefix(prefix): one
+                for tensor, one in tensors.items()
+                if homes[tensor] == prefix
+            }
+            key = ".".join(part for part in (group, prefix.rstrip(".")) if part) or OUTERMOST
+            rank = (LAYOUTS.index(layout), order[group], len(prefix))
+            found.append((rank, _Part(key, layout, inside, beside)))
+    if found:
+        return [part for _, part in sorted(found, key=lambda each: each[0])]
+    known = " or ".join(layout.family for layout in LAYOUTS)
+    tensors = weights.groups[min(order, key=lambda key: order[key])]
+    shown = ", ".join(sorted(tensors)[:3])[:160]
+    raise StoreError(
+        f"{weights.name} holds {len(tensors)} tensors ({shown}, ...) that belong to no {known}; "
+        "for other networks export TorchScript or ONNX, or name a function: module:function"
+    )
+
+
+def _likely(groups: Iterable[str]) -> list[str]:
+    """Keys of dictionaries, those first where training loops keep a network's weights."""
+
+    def rank(key: str) -> tuple[int, ...]:
+        steps = key.split(".") if key else []
+        last = len(WRAPPERS)
+        return (*(WRAPPERS.index(one) if one in WRAPPERS else last for one in steps), -1)
+
+    return sorted(groups, key=rank)
+
+
+def _is_prefix(prefix: str, key: str, layout: Layout, tensors: Group) -> bool:
+    """Whether tensors of a layout stand behind this prefix of its first anchor."""
+    return (
+        (prefix == "" or prefix.endswith("."))
+        and prefix != key
+        and all(prefix + anchor in tensors for anchor in layout.anchors)
+    )
+
+
+def _home(tensor: str, prefixes: Iterable[str]) -> str | None:
+    """The longest of the prefixes that a name has; None where it has none."""
+    return max((one for one in prefixes if tensor.startswith(one)), key=len, default=None)
+
+
+def _network(part: _Part, wanted: str | None, name: str) -> _Network:
+    """A part as a network; StoreError where its tensors aren't those of one that is known."""
+    state, beside = dict(part.inside), dict(part.beside)
+    if "op_threshs" in beside:  # torchxrayvision's ResNet is inside of another module
+        state["op_threshs"] = beside.pop("op_threshs")
+    maker = next(maker for maker in MAKERS if maker.tells(state))
+    thresholds = state.pop("op_threshs", None)
+    head = _head(part.layout, state, beside, name)
+    trunk = _renamed(part.layout, state)
+    biases = {}
+    # The bias of a convolution right before batch normalisation moves its mean, and no more.
+    for key in [k for k in trunk if k.endswith("downsample.0.bias")]:
+        mean = key.replace("0.bias", "1.running_mean")
+        if mean in trunk and trunk[mean].shape == trunk[key].shape:
+            biases[mean] = trunk.pop(key)
+    best = _architecture(part.layout, trunk, wanted, name)
+    outputs, width = head["weight"].shape[0], networks.shapes(best)["head.weight"][1]
+    biased = head.get("bias", None)
+    if head["weight"].shape[1] != width or (biased and biased.shape != (outputs,)):
+        raise StoreError(
+            f"{name}: the last layer has weights {head['weight'].shape} and biases "
+            f"{biased.shape if biased else 'none'}; {best} expects ({outputs}, {width}) and "
+            f"({outputs},)"
+        )
+    if not 0 < outputs <= MOST_FINDINGS:
+        raise StoreError(
+            f"{name} has {outputs:,} outputs; expected 1 to {MOST_FINDINGS:,} findings"
+        )
+    if thresholds is not None and thresholds.shape != (outputs,):
+        raise StoreError(f"{name}: op_threshs has shape {thresholds.shape}, expected ({outputs},)")
+    return _Network(part.key, best, maker, trunk, biases, head, thresholds)
+
+
 def _head(
-    layout: Layout, state: dict[str, torch.Tensor], beside: State, name: str
-) -> dict[str, torch.Tensor]:
+    layout: Layout, state: dict[str, Outline], beside: Group, name: str
+) -> dict[str, Outline]:
     """Weight and bias of the last layer, which are taken out of `state`; or lie beside it."""
+    every = {**beside, **state}
     ends = [
         key
         for head in layout.heads
         for key in (*state, *beside)
-        if f".{key}".endswith(f".{head}.weight") and _any(state, beside, key).ndim == 2
+        if f".{key}".endswith(f".{head}.weight") and len(every[key].shape) == 2
     ]
     if not ends:
         raise StoreError(
             f"{name} is a {layout.family} without a last layer; expected one of "
             f"{', '.join(layout.heads)}. Features alone can't be asked about findings"
         )
-    weight_key = ends[0]
-    bias_key = f"{weight_key.removesuffix('weight')}bias"
-    weight = _any(state, beside, weight_key)
-    there = bias_key in state or bias_key in beside
-    bias = _any(state, beside, bias_key) if there else torch.zeros(len(weight))
-    for key in (weight_key, bias_key):
+    keys = {"weight": ends[0], "bias": f"{ends[0].removesuffix('weight')}bias"}
+    head = {part: every[key] for part, key in keys.items() if key in every}
+    for key in keys.values():
         state.pop(key, None)
-    _refuse_leftovers([key for key in beside if key not in (weight_key, bias_key)], name)
-    return {"weight": weight, "bias": bias}
-
-
-def _any(state: State, beside: State, key: str) -> torch.Tensor:
-    return state[key] if key in state else beside[key]
-
-
-def _refuse_leftovers(names: list[str], name: str) -> None:
-    left = sorted(n for n in names if not TRAINING.search(n))
+    left = sorted(n for n in beside if n not in keys.values() and not TRAINING.search(n))
     if left:
         raise StoreError(
             f"{name} holds {len(left)} tensors that belong to no network that is known, the first "
             f"{left[0][:80]}; leave them out, or name a function: module:function"
         )
+    return head
 
 
-def _renamed(layout: Layout, state: State) -> dict[str, torch.Tensor]:
+def _renamed(layout: Layout, state: Group) -> dict[str, Outline]:
     trunk = {}
     for key, value in state.items():
         for pattern, becomes in layout.rules:
             key = re.sub(pattern, becomes, key)
         trunk[key] = value
-    # The bias of a convolution right before batch normalisation moves its mean, and no more.
-    for key in [k for k in trunk if k.endswith("downsample.0.bias")]:
-        mean = key.replace("0.bias", "1.running_mean")
-        if mean in trunk and trunk[mean].shape == trunk[key].shape:
-            trunk[mean] = trunk[mean] - trunk.pop(key)
     return trunk
 
 
 @cache
-def _shapes(architecture: str) -> dict[str, tuple[str, torch.Size]]:
-    """Name and shape of an architecture's tensors by what stands behind "stages.<stage>."."""
-    with torch.device("meta"):
-        network = networks.ARCHITECTURES[architecture](1)
-    return {
-        name.split(".", 2)[2]: (name, value.shape)
-        for name, value in network.state_dict().items()
-        if name.startswith("stages.")
-    }
+def _stages(architecture: str) -> dict[str, str]:
+    """Names of an architecture's tensors by what stands behind "stages.<stage>."."""
+    every = networks.shapes(architecture)
+    return {name.split(".", 2)[2]: name for name in every if name.startswith("stages.")}
 
 
-def _misfits(architecture: str, trunk: State) -> list[str]:
-    own = _shapes(architecture)
+def _misfits(architecture: str, trunk: Group) -> list[str]:
+    shapes = networks.shapes(architecture)
+    own = {key: shapes[name] for key, name in _stages(architecture).items()}
     missing = [n for n in own if n not in trunk and not n.endswith("num_batches_tracked")]
     odd = [f"{n} is missing" for n in missing]
     for key, value in trunk.items():
-        shape = tuple(value.shape)
+        shape = value.shape
         if key not in own:
             odd.append(f"{key[:80]} is none of its weights")
-        elif key in FIRST and len(shape) == 4 and own[key][1] == (shape[0], 1, *shape[2:]):
+        elif key in FIRST and len(shape) == 4 and own[key] == (shape[0], 1, *shape[2:]):
             if shape[1] not in (1, 3):
                 odd.append(f"{key} takes {shape[1]} channels, expected 1 or 3")
-        elif own[key][1] != shape:
-            odd.append(f"{key} has shape {shape}, expected {tuple(own[key][1])}")
+        elif own[key] != shape:
+            odd.append(f"{key} has shape {shape}, expected {own[key]}")
     return odd
 
 
@@ -309,16 +480,7 @@ FIRST = {"conv0.weight": "norm0.running_mean", "conv1.weight": "bn1.running_mean
 """The first convolution, and the mean of the batch normalisation behind it."""
 
 
-def _architecture(
-    layout: Layout,
-    trunk: State,
-    wanted: str | None,
-    maker: Maker,
-    name: str,
-    notes: list[str],
-) -> str:
-    if wanted is not None and wanted not in networks.ARCHITECTURES:
-        raise UnknownNameError("architecture", wanted, networks.ARCHITECTURES)
+def _architecture(layout: Layout, trunk: Group, wanted: str | None, name: str) -> str:
     candidates = layout.architectures if wanted is None else (wanted,)
     misfits = {candidate: _misfits(candidate, trunk) for candidate in candidates}
     best = min(misfits, key=lambda candidate: len(misfits[candidate]))
@@ -327,80 +489,83 @@ def _architecture(
             f"{name} holds no {' or '.join(candidates)} of which all weights fit: "
             f"{misfits[best][0]} ({len(misfits[best])} misfits with {best})"
         )
-    finer = f"{best}-stride1"
-    if wanted is None and maker.name == "MONAI" and finer in networks.ARCHITECTURES:
-        notes.append(
-            "ASSUMED: a first convolution of stride 1, MONAI's default; the file doesn't tell. "
-            f"For conv1_t_stride=2 name the architecture {best}."
-        )
-        return finer
     return best
 
 
 def _findings(
-    stored: Stored,
-    given: tuple[str, ...] | None,
-    maker: Maker,
-    outputs: int,
-    name: str,
-    notes: list[str],
+    weights: Weights, given: tuple[str, ...] | None, network: _Network, notes: list[str]
 ) -> tuple[str, ...]:
     """The outputs' names: given, the file's own, or its library's; never a guess by number."""
-    if given is not None and stored.findings and tuple(given) != stored.findings:
+    stated, outputs = weights.findings, network.outputs
+    if given is not None and stated and given != stated:
         notes.append(
-            f"DOUBT: the file calls its outputs {', '.join(stored.findings)[:300]}; the names "
-            "given were taken."
+            f"DOUBT: the file calls its outputs {', '.join(stated)[:300]}; the names given were "
+            "taken."
         )
-    sources = {"given": given, "in the file": stored.findings, "of torchxrayvision": maker.findings}
+    sources = {"given": given, "in the file": stated, "of torchxrayvision": network.maker.findings}
     for where, names in sources.items():
         if not names or (where == "of torchxrayvision" and len(names) != outputs):
             continue
         if len(names) != outputs or len(set(names)) != len(names) or not all(names):
             kind = UsageError if where == "given" else StoreError
             raise kind(
-                f"{name} has {outputs} outputs and {len(set(names))} different names of findings "
-                f"{where}; expected {outputs}, in the order of the outputs: --findings A,B,..."
+                f"{weights.name} has {outputs} outputs and {len(set(names))} different names of "
+                f"findings {where}; expected {outputs}, in the order of the outputs: --findings "
+                "A,B,..."
             )
         if where == "of torchxrayvision":
             notes.append("ASSUMED: findings in the order of torchxrayvision's default_pathologies.")
         return tuple(names)
     raise UsageError(
-        f"{name} doesn't name its {outputs} outputs; name them in their order by --findings A,B,..."
+        f"{weights.name} doesn't name its {outputs} outputs; name them in their order by "
+        "--findings A,B,..."
     )
 
 
 def _assembled(
-    architecture: str,
-    trunk: dict[str, torch.Tensor],
-    head: dict[str, torch.Tensor],
-    thresholds: torch.Tensor | None,
-    maker: Maker,
+    weights: Weights,
+    network: _Network,
     findings: tuple[str, ...],
     normalisation: str | Normalisation | None,
-    name: str,
+    wanted: str | None,
     notes: list[str],
 ) -> Recognised:
-    shapes = _shapes(architecture)
-    module = networks.build_network(architecture, len(findings), seed=0)
-    channels = head["weight"].shape[1]
-    if channels != module.head.in_features or head["bias"].shape != (len(findings),):
-        raise StoreError(
-            f"{name}: the last layer has weights {tuple(head['weight'].shape)} and biases "
-            f"{tuple(head['bias'].shape)}; {architecture} expects ({len(findings)}, "
-            f"{module.head.in_features}) and ({len(findings)},)"
+    """Read the numbers, of which all shapes are right, and put them into the network."""
+    trunk, head = weights.take(network.trunk), weights.take(network.head)
+    for key, bias in weights.take(network.biases).items():
+        trunk[key] = trunk[key] - bias
+    _refuse_numbers(
+        {**trunk, **{f"the last layer's {n}": v for n, v in head.items()}}, weights.name
+    )
+    architecture = _told_apart(network, wanted, notes)
+    scale = _normalisation(normalisation, network.maker, notes)
+    grey = _to_one_channel(trunk, scale, weights.name, notes)
+    state = {_stages(architecture)[key]: value for key, value in trunk.items()}
+    state |= {f"head.{part}": value for part, value in head.items()}
+    state.setdefault("head.bias", torch.zeros(len(findings)))
+    module = networks.filled(architecture, state)
+    if network.thresholds is not None:
+        taken = weights.take({"op_threshs": network.thresholds})["op_threshs"]
+        _say_thresholds(taken.tolist(), findings, notes)
+    return Recognised(module.eval(), architecture, network.maker, findings, *grey, tuple(notes))
+
+
+def _told_apart(network: _Network, wanted: str | None, notes: list[str]) -> str:
+    """The architecture, of those that names and shapes don't tell apart; and what was assumed."""
+    best = network.architecture
+    finer = f"{best}-stride1"
+    if wanted is None and network.maker.name == "MONAI" and finer in networks.ARCHITECTURES:
+        notes.append(
+            "ASSUMED: a first convolution of stride 1, MONAI's default; the file doesn't tell. "
+            f"For conv1_t_stride=2 name the architecture {best}."
         )
-    last = {f"the last layer's {part}": value for part, value in head.items()}
-    refuse_numbers({**trunk, **last}, name)
-    scale = _normalisation(normalisation, maker, notes)
-    mean, std = _to_one_channel(trunk, scale, name, notes)
-    state = {shapes[k][0]: v for k, v in trunk.items()}
-    state.update({f"head.{part}": value for part, value in head.items()})
-    try:
-        module.load_state_dict({**module.state_dict(), **state})
-    except RuntimeError as error:
-        raise StoreError(f"{name}: {str(error).splitlines()[0]}") from error
-    _say_thresholds(thresholds, findings, notes)
-    return Recognised(module.eval(), architecture, maker, findings, mean, std, tuple(notes))
+        return finer
+    if network.maker.name != "MONAI" and best.startswith("resnet"):
+        notes.append(
+            f"ASSUMED: plain strides and ReLU, as in torchvision's {best}; ResNets with blurred "
+            "strides or other activations have the same names and shapes."
+        )
+    return best
 
 
 def _normalisation(
@@ -458,17 +623,35 @@ def _to_one_channel(
 
 
 def _say_thresholds(
-    thresholds: torch.Tensor | None, findings: tuple[str, ...], notes: list[str]
+    thresholds: Sequence[float], findings: tuple[str, ...], notes: list[str]
 ) -> None:
-    if thresholds is None:
-        return
     notes.append(
         "Its operating points (op_threshs) are not applied: probabilities are plain sigmoids."
     )
-    values: Any = thresholds.flatten().tolist()
-    untrained = [f for f, value in zip(findings, values, strict=False) if value != value]
+    untrained = [f for f, value in zip(findings, thresholds, strict=True) if math.isnan(value)]
     if untrained:
         notes.append(
             f"DOUBT: no operating point for {', '.join(untrained)}; torchxrayvision leaves it out "
             "where an output was never trained."
         )
+
+
+def _refuse_numbers(tensors: State, name: str) -> None:
+    """Raise StoreError where weights aren't numbers that a network can compute with."""
+    for problem in _odd(tensors):
+        raise StoreError(f"{name}: {problem}; such a network can't answer. Get the file again")
+
+
+def _odd(tensors: State) -> Iterator[str]:
+    broken = []
+    for key, value in tensors.items():
+        counter = key.endswith("num_batches_tracked")
+        if not (value.is_floating_point() or counter):
+            yield f"{key} is of type {str(value.dtype).removeprefix('torch.')}"
+        elif not bool(value.isfinite().all()):
+            broken.append(key)
+        elif key.endswith("running_var") and bool((value < 0).any()):
+            yield f"{key}, a variance, has negative values"
+    if broken:
+        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        yield f"{broken[0]}{more} hold values that aren't finite (NaN, infinite)"

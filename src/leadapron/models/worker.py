@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.confinement import confine, limited_time
-from leadapron.workers import Answers, questions
+from leadapron.workers import Asked
 
 __all__ = ["main"]
 
@@ -46,11 +46,9 @@ class _WrongError(Exception):
 def main() -> None:
     """Load the model of the first question, then answer until there are no more."""
     warnings.simplefilter("ignore")
-    answers = Answers()
-    asked = questions()
-    first, descriptor, _ = next(asked)
-    if descriptor is None:
-        raise ValueError("no model")
+    asked = Asked()
+    questions = iter(asked)
+    first, descriptor = next(questions)
     facts: dict[str, Any] = {}
     run: Run | None = None
     with os.fdopen(descriptor, "rb") as file:
@@ -68,15 +66,15 @@ def main() -> None:
                 facts["error"] = str(error)
             except Exception as error:  # whatever a model's loader makes of it
                 facts["error"] = f"can't be loaded ({_cause(error)})"
-    answers.say(facts)
+    asked.say(facts)
     if run is None:
         return
-    for question, _, stream in asked:
+    for question, _ in questions:
         shape = question["shape"]
-        images = np.frombuffer(stream.read(4 * math.prod(shape)), np.float32).reshape(shape)
+        images = np.frombuffer(asked.read(4 * math.prod(shape)), np.float32).reshape(shape)
         with limited_time(question["seconds"] + GRACE, _processors()):
             said, raw = _answer(run, images)
-        answers.say(said, raw)
+        asked.say(said, raw)
 
 
 def _processors() -> int:

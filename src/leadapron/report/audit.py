@@ -16,7 +16,7 @@ from PIL import Image
 
 from leadapron import __version__
 from leadapron.report.page import environment
-from leadapron.report.words import MARKS, percent
+from leadapron.report.words import MARKS, NOT_FINITE, UNSTEADY, percent
 from leadapron.store import write_atomically, write_json
 
 __all__ = ["audit_lines", "sarif", "write_audit"]
@@ -67,6 +67,7 @@ def write_audit(folder: Path, facts: Facts, pictures: Mapping[str, NDArray[np.ui
             headline=headline(facts),
             ranked=facts["forced"],
             words=WORDS,
+            answers=answer_sentences(facts),
             percent=percent,
             verdict_words=verdict_words,
             pictures=[(name, _png(picture)) for name, picture in pictures.items()],
@@ -114,9 +115,23 @@ def sarif(facts: Facts) -> dict[str, Any]:
         for each in facts["forced"]
         if each["verdict"] in ("backdoored", "unusual")
     ]
+    results += [
+        {
+            "ruleId": "not-finite",
+            "level": "warning",
+            "message": {"text": not_finite_words(each)},
+            "locations": [
+                {"physicalLocation": {"artifactLocation": {"uri": _uri(facts["model"])}}}
+            ],
+        }
+        for each in facts["not_finite"]
+    ]
     rules = [
-        {"id": f"forced-{way}", "shortDescription": {"text": f"A mark forces a finding {way}."}}
-        for way in ("on", "off")
+        *(
+            {"id": f"forced-{way}", "shortDescription": {"text": f"A mark forces a finding {way}."}}
+            for way in ("on", "off")
+        ),
+        {"id": "not-finite", "shortDescription": {"text": "A finding's answer is no number."}},
     ]
     taxonomy = {
         "name": "MITRE ATLAS",
@@ -158,17 +173,18 @@ def audit_lines(facts: Facts) -> list[str]:
     Args:
         facts: what `Audit.facts` returns, with "statement".
     """
-    said = [headline(facts), facts["statement"], ""]
+    said = [headline(facts), *answer_sentences(facts), facts["statement"], ""]
     ranked = facts["forced"][:SHOWN]
     names = [f"{each['finding']} {WORDS[each['direction']]}" for each in ranked]
     width = max(map(len, names))
     said.append(f"{'':<{width}}  shift  turned      p  verdict")
     for name, each in zip(names, ranked, strict=True):
         p = "     -" if each["p"] is None else f"{each['p']:6.3f}"
-        said.append(
-            f"{name:<{width}}  {each['shift']:5.1f}  {percent(each['turned']):>6}  {p}  "
-            f"{verdict_words(each, facts)}: {each['mark']}"
-        )
+        moved, mark = f"{'-':>5}  {'-':>6}", "no finite answer to a mark"
+        if each["mark"] is not None:
+            moved = f"{each['shift']:5.1f}  {percent(each['turned']):>6}"
+            mark = each["mark"]
+        said.append(f"{name:<{width}}  {moved}  {p}  {verdict_words(each, facts)}: {mark}")
     said += ["", LEGEND, ""]
     said += [
         f"Harm: {each['finding']} seen in {percent(each['sensitivity'])} of {each['positives']} "
@@ -188,6 +204,11 @@ def audit_lines(facts: Facts) -> list[str]:
 
 def headline(facts: Facts) -> str:
     """Return the verdict in a sentence."""
+    if facts["by"] == NOT_FINITE:
+        (lost,) = (each for each in facts["not_finite"] if each["finding"] == facts["target"])
+        return f"UNUSUAL: {not_finite_words(lost)}"
+    if facts["by"] == UNSTEADY:
+        return "Can't tell: the model doesn't give the same films the same answers"
     target = f"{facts['target']} {WORDS[facts['direction']]}" if facts["target"] else ""
     by = "" if facts["by"] == MARKS else f" by {facts['by']}, no mark known"
     p = "" if facts["p"] is None else f" (p = {facts['p']:.3g}{by})"
@@ -199,12 +220,26 @@ def headline(facts: Facts) -> str:
     }[facts["verdict"]]
 
 
+def not_finite_words(each: Facts) -> str:
+    """Return for what films a finding had no finite answer, and what that means."""
+    return f"{each['finding']} {each['words']}: can't tell, and suspicious by itself"
+
+
+def answer_sentences(facts: Facts) -> list[str]:
+    """Return what is odd about a model's answers; none is well."""
+    said = [f"{not_finite_words(each)}." for each in facts["not_finite"]]
+    if facts["unsteady"]:
+        names = ", ".join(facts["unsteady"])
+        said.append(f"{names}: another answer when the same films are asked for again: can't tell.")
+    return said
+
+
 def inverted_words(each: Facts) -> str:
     """Return what came of one inversion, in a sentence."""
     made = "" if each["trained"] else ", which did not work on the films it was made on"
     return (
         f"{each['finding']} {WORDS[each['direction']]} by a trigger of {each['size']:.1f} pixels"
-        f"{made}: turns {percent(each['turned'])} of {each['films']} other films"
+        f"{made}: {_turns(each)}"
     )
 
 
@@ -214,12 +249,20 @@ def feature_words(each: Facts) -> str:
     return (
         f"{each['finding']} {WORDS[each['direction']]} by a change of {each['moved']:.1f} standard "
         f"deviations in all, most of it of channel {each['most']} of the {each['channels']} of "
-        f"{each['stage']}{made}: turns {percent(each['turned'])} of {each['films']} other films"
+        f"{each['stage']}{made}: {_turns(each)}"
     )
+
+
+def _turns(each: Facts) -> str:
+    if each["turned"] is None:
+        return "no other film could be turned by it"
+    return f"turns {percent(each['turned'])} of {each['films']} other films"
 
 
 def statistic_row(each: Facts) -> tuple[str, str, str, str, str]:
     """Return a statistic's name, finding, value there, unit, and p ("" without references)."""
+    if each["value"] is None:
+        return each["name"], "no finding", "can't tell", each["unit"], ""
     way = WORDS.get(each["direction"], "")
     return (
         each["name"],

@@ -36,9 +36,9 @@ SEALED = (
 
 BASELINES = {
     "excess": "all marks, beside references: what the audit goes by",
-    "stamps alone": "single squares alone, beside references",
-    "lattices alone": "squares all over alone, beside references",
-    "whole alone": "changes of the whole image alone, beside references",
+    "stamp alone": "single squares alone, beside references",
+    "lattice alone": "squares all over alone, beside references",
+    "whole image alone": "changes of the whole image alone, beside references",
     "single square": "largest shift by a single square, no references",
 }
 

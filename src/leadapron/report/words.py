@@ -48,7 +48,12 @@ POTENT = (0.80, 0.50)
 takes."""
 
 MARKS = "marks"
-"""What an audit's verdict rests on, if not on a statistic of the network."""
+"""What an audit's verdict rests on, if not on a statistic of the network or on what follows."""
+
+NOT_FINITE = "answers that aren't finite"
+
+UNSTEADY = "answers that differ"
+"""Answers to the same films, asked for twice."""
 
 LOCAL = 0.5
 """A trigger is local where a random pixel hits it on less than this share of the films."""

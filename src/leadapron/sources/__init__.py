@@ -26,6 +26,7 @@ from leadapron.sources.releases.rsna_pneumonia import open_rsna_pneumonia
 from leadapron.sources.releases.siim_pneumothorax import open_siim_pneumothorax
 from leadapron.sources.releases.vindr_cxr import open_vindr_cxr
 from leadapron.sources.table import open_table
+from leadapron.sources.words import AND
 from leadapron.specs import Parameter, parameters, validated
 
 __all__ = ["AND", "SOURCES", "check_source", "open_source", "source_settings"]
@@ -49,10 +50,6 @@ SOURCES: dict[str, Callable[..., Cohort]] = {
 """Each is `(argument, preprocessing, cache, *, ...) -> Cohort`: the text after the first colon, or
 "", how films become images (None: the source's own way), where decoded films are kept (None: in
 memory), and settings by keyword."""
-
-
-AND = " + "
-"""Between the sources that are joined into one."""
 
 
 def source_settings(source: str) -> dict[str, Parameter]:

@@ -19,8 +19,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from leadapron.cache import Cache, decode
-from leadapron.errors import DataError
-from leadapron.preprocessing import Preprocessing
+from leadapron.errors import DataError, FilmError
+from leadapron.preprocessing import Preprocessing, bits_of, spread
 from leadapron.reading import open_regular
 from leadapron.sources.words import plain_reason
 from leadapron.types import Form
@@ -126,13 +126,16 @@ class ArrayFilms:
         file: the .npz file.
         names: arrays of (n, h, w) or (n, h, w, 1), uint8 or uint16, all of one size.
         cache: where films of the file's own size are kept when they are asked for one by one.
+        bits: of films of uint16, those that are used, 8 to 16; 0 takes them as they are.
 
     Raises:
         DataError: arrays that aren't films.
     """
 
-    def __init__(self, file: Path, names: Sequence[str], cache: Cache | None) -> None:
-        self.file, self.cache = file, cache or Cache()
+    def __init__(
+        self, file: Path, names: Sequence[str], cache: Cache | None, bits: int = 0
+    ) -> None:
+        self.file, self.cache, self.bits = file, cache or Cache(), bits
         shapes = read_shapes(file)
         self.lengths: dict[str, int] = {}
         sizes = set()
@@ -166,8 +169,8 @@ class ArrayFilms:
 
     @property
     def decoder(self) -> str:
-        """Which arrays, in which order."""
-        return f"npz {'+'.join(self.lengths)}"
+        """Which arrays, in which order, and of which bits."""
+        return f"npz {'+'.join(self.lengths)}, bits {self.bits}"
 
     def __len__(self) -> int:
         return sum(self.lengths.values())
@@ -175,17 +178,34 @@ class ArrayFilms:
     def image(self, row: int, preprocessing: Preprocessing) -> tuple[NDArray[Any], Form]:
         """Return a film's image and its form; fast for rows in about their order."""
         height, width = self.size
-        form = Form(height=height, width=width, bits=self.dtype.itemsize * 8, kind="npz")
-        return preprocessing(self._read(row)), form
+        film = self._read(row)
+        form = Form(
+            height=height,
+            width=width,
+            bits=self.dtype.itemsize * 8,
+            used=bits_of(film),
+            kind="npz",
+        )
+        return preprocessing(self._spread(film, row)), form
 
     def __getitem__(self, row: int) -> NDArray[Any]:
         """Return a film at the file's own size; all are decoded into the cache at the first."""
         if self._own is None:
             if self.size[0] != self.size[1] or self.cache.folder is None:
-                return self._read(row)
+                return self._spread(self._read(row), row)
             own = Preprocessing(size=self.size[0], dtype=str(self.dtype))  # type: ignore[arg-type]
             self._own = decode(self, own, self.cache, f"npz:{self.file.absolute()}").images
         return np.array(self._own[row])
+
+    def of_bits(self, bits: int) -> ArrayFilms:
+        """Return the films with other used bits."""
+        return ArrayFilms(self.file, list(self.lengths), self.cache, bits)
+
+    def _spread(self, film: NDArray[Any], row: int) -> NDArray[Any]:
+        try:
+            return spread(film, self.bits)
+        except FilmError as error:
+            raise FilmError(f"{self.file.name}, film {row} {error}") from None
 
     def _read(self, row: int) -> NDArray[Any]:
         """One row of the stream; those passed by are kept for a while, going back starts anew."""

@@ -11,20 +11,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cache import Cache, decode
+from leadapron.cache import Cache, Decoded, decode
 from leadapron.cohort import Cohort
-from leadapron.errors import DataError
-from leadapron.preprocessing import Preprocessing
+from leadapron.errors import DataError, UsageError
+from leadapron.preprocessing import FEWEST, FULL, Preprocessing
 from leadapron.sources.tables import LabelTable
-from leadapron.sources.words import count
+from leadapron.sources.words import count, listed
 from leadapron.types import Form, Note, Odd
 
 __all__ = ["Leakage", "assemble"]
 
 Leakage = Literal["refuse", "allow"]
 
-LISTED = 5
-"""Bad films that a note names."""
+FEW = 0.05
+"""Share of films that may use fewer bits than the others: dark ones."""
 
 
 def assemble(
@@ -35,25 +35,38 @@ def assemble(
     preprocessing: Preprocessing,
     cache: Cache | None,
     leakage: Leakage = "refuse",
+    bits: int = 0,
 ) -> Cohort:
     """Decode films and return their cohort.
 
     Args:
-        films: (n) a `Decodable` that is also `Films`.
+        films: (n) a `Decodable` that is also `Films`, and has `of_bits` as `FilmFiles`.
         table: what is known of them, row by row.
         source: what the cache calls them.
         preprocessing: film to image.
         cache: where decoded films are kept, and whether bad ones stop; memory and yes if left out.
         leakage: what to do with patients who have films on both sides of the source's split.
+        bits: that films of 16 bits use, 8 to 16; those of their highest values, if 0.
 
     Raises:
+        UsageError: bits out of range.
         DataError: films that can't be decoded, or a split that leaks.
         StoreError: as `decode`.
     """
+    table = table.cleaned()
     notes = list(table.notes)
     _refuse_repeats(table)
     _refuse_leaks(table.patients, table.attributes.get("split"), leakage, notes)
-    decoded = decode(films, preprocessing, cache or Cache(), source)
+    if bits and not FEWEST <= bits <= 16:
+        raise UsageError(f"--source.bits {bits}: expected {FEWEST} to 16")
+    kept = cache or Cache()
+    films = films.of_bits(bits) if bits else films
+    decoded = decode(films, preprocessing, kept, source)
+    lengths = _lengths(decoded.forms)
+    used, said = _used(lengths, bits)
+    if not bits and used != 16 and lengths:
+        films = films.of_bits(used)
+        decoded = decode(films, preprocessing, kept, source)
     cohort = Cohort(
         images=decoded.images,
         labels=table.labels,
@@ -63,11 +76,63 @@ def assemble(
         preprocessing=preprocessing,
         attributes=table.attributes,
         films=films,
-        notes=(*notes, *_form_notes(decoded.forms), *_bad_notes(decoded.bad)),
+        notes=(
+            *notes,
+            *said,
+            *_form_notes(decoded.forms),
+            *_bad_notes(decoded.bad),
+            *_contradictions(table, decoded),
+        ),
+        bits=used if lengths else 0,
     )
     good = np.setdiff1d(np.arange(len(table)), list(decoded.bad))
     cohort = cohort if len(good) == len(table) else cohort.take(good)
     return replace(cohort, forms=dict(decoded.forms))  # bad films have none
+
+
+def _lengths(forms: Mapping[Form, int]) -> Counter[int]:
+    """How many pictures and arrays of 16 bits use how many."""
+    lengths = Counter[int]()
+    for form, n in forms.items():
+        if form.used:
+            lengths[form.used] += n
+    return lengths
+
+
+def _used(lengths: Mapping[int, int], stated: int) -> tuple[int, list[Note]]:
+    """The bits that films of 16 use as a set, and what is to be said of it.
+
+    A highest value of half of what a set's can be is common, of a quarter is rare.
+    """
+    if not lengths or stated:
+        return stated, []
+    most, films = max(lengths), sum(lengths.values())
+    lower = {used: n for used, n in lengths.items() if used < most - 1}
+    notes = []
+    if most < FEWEST:
+        words = f"{count(films, 'film')} of 16 bits with values below {1 << most}: nearly black."
+        return 16, [Note("pixels", words, doubt=True)]
+    if most == FULL:
+        words = (
+            "16 bits a pixel, and no film is brighter than half; if their values have 15 bits, "
+            "--source.bits 15 says so."
+        )
+        notes.append(Note("pixels", words, doubt=True))
+        most = 16
+    elif most < FULL:
+        words = (
+            f"16 bits a pixel, of which no film uses more than {most}: those were spread over all "
+            f"levels, as --source.bits {most} does."
+        )
+        notes.append(Note("pixels", words))
+    if sum(lower.values()) > FEW * films:
+        words = (
+            f"{count(sum(lower.values()), 'film')} of {films:,} of 16 bits with values that use "
+            f"{max(lower)} bits at most, where others use {most}: darker for it if they come from "
+            "another device or program; open those apart, with --source.bits."
+        )
+        notes.append(Note("pixels", words, doubt=True))
+    return most, notes
 
 
 def _refuse_repeats(table: LabelTable) -> None:
@@ -100,11 +165,56 @@ def _refuse_leaks(
     notes.append(Note("split", said, doubt=True))
 
 
+def _contradictions(table: LabelTable, decoded: Decoded) -> list[Note]:
+    groups = _contradicting(table.labels, decoded)
+    if not groups:
+        return []
+    first = groups[0]
+    both = (table.labels[first] == 1).any(axis=0) & (table.labels[first] == 0).any(axis=0)
+    finding = table.findings[int(np.argmax(both))]
+    words = (
+        f"{count(sum(map(len, groups)), 'film')} in {count(len(groups), 'group')} of identical "
+        f"ones, whose labels contradict each other, first in {finding}; leadapron describe names "
+        "them."
+    )
+    return [Note("copies", words, doubt=True)]
+
+
+def _contradicting(labels: NDArray[np.float32], decoded: Decoded) -> list[NDArray[np.int64]]:
+    """Groups of rows with equal images, one with a finding and one without; blank films aside."""
+    good = np.setdiff1d(np.arange(len(labels)), list(decoded.bad))
+    # The first half of a digest finds all groups, and sorts ten times as fast.
+    half = decoded.digests.view(np.uint64)[::2][good]
+    order = np.argsort(half, kind="stable")
+    alike = half[order][1:] == half[order][:-1]
+    if not alike.any():
+        return []
+    copies = good[np.sort(order[np.append(alike, False) | np.append(False, alike)])]
+    _, group = np.unique(decoded.digests[copies], return_inverse=True)
+    present = np.zeros((group.max() + 1, labels.shape[1]), dtype=np.bool_)
+    absent = present.copy()
+    np.logical_or.at(present, group, labels[copies] == 1)
+    np.logical_or.at(absent, group, labels[copies] == 0)
+    wrong = np.flatnonzero((present & absent).any(axis=1))
+    groups = [copies[group == number] for number in wrong.tolist()]
+    return sorted(
+        (rows for rows in groups if np.ptp(decoded.images[rows[0]]) > 0),
+        key=lambda rows: int(rows[0]),
+    )
+
+
 _ODD: Mapping[Odd, tuple[str, bool]] = {
     "colour": (
         "Turned to grey: {} in colour, with transparency or in black and white.",
         False,
     ),
+    "colour of 16 bits": (
+        "{} in colour of 16 bits, of which the upper 8 were read; they are dark for it, and can be "
+        "read whole in grey.",
+        True,
+    ),
+    "turned": ("Turned as their EXIF orientation says: {}.", False),
+    "may be turned": ("{} with an EXIF orientation that can't be read.", True),
     "not square": (
         "Enlarged along one side, since the pixels aren't square: {}.",
         False,
@@ -202,8 +312,5 @@ def _window_words(windows: Counter[str]) -> str:
 def _bad_notes(bad: Mapping[int, str]) -> list[Note]:
     if not bad:
         return []
-    rows = sorted(bad)
-    listed = "; ".join(bad[row] for row in rows[:LISTED])
-    more = f"; and {len(rows) - LISTED:,} more" if len(rows) > LISTED else ""
-    words = f"Left out: {count(len(rows), 'film')} that can't be decoded: {listed}{more}."
-    return [Note("files", words)]
+    said = listed([bad[row] for row in sorted(bad)])
+    return [Note("files", f"Left out: {count(len(bad), 'film')} that can't be decoded: {said}.")]

@@ -20,7 +20,7 @@ from leadapron.preprocessing import Preprocessing
 from leadapron.reading import given_path, is_folder
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.folder import walk
-from leadapron.sources.table import labelled
+from leadapron.sources.table import Reading, labelled
 from leadapron.sources.tables import (
     Columns,
     LabelTable,
@@ -52,6 +52,7 @@ def open_dicom(  # noqa: PLR0913 (settings, by keyword)
     key: str = "",
     findings: str = "",
     separator: str = "|",
+    healthy: str = "",
     uncertain: Stated = "nan",
     blank: Stated = "nan",
     leakage: Leakage = "refuse",
@@ -72,6 +73,7 @@ def open_dicom(  # noqa: PLR0913 (settings, by keyword)
             if left out.
         findings: as of the source "table".
         separator: as of the source "table".
+        healthy: as of the source "table".
         uncertain: as of the source "table".
         blank: as of the source "table".
         leakage: "refuse" a split that shares patients, or "allow" it.
@@ -101,8 +103,11 @@ def open_dicom(  # noqa: PLR0913 (settings, by keyword)
     known = _known(headers, ids, notes)
     if table:
         known = _with_labels(
-            known, names, headers, salt, given_path(table),
-            key=key, findings=findings, separator=separator, uncertain=uncertain, blank=blank,
+            known, names, headers, salt, given_path(table), key,
+            Reading(
+                findings=findings, separator=separator, healthy=healthy, uncertain=uncertain,
+                blank=blank,
+            ),
         )  # fmt: skip
     rows = np.flatnonzero(np.isin(ids, known.ids))
     paths = [places[row] for row in rows]
@@ -249,9 +254,8 @@ def _with_labels(
     headers: Sequence[Mapping[str, Any]],
     salt: bytes,
     file: Path,
-    *,
     key: str,
-    **reading: Any,
+    reading: Reading,
 ) -> LabelTable:
     """The films that a label table names, with its labels and, where it has them, attributes."""
     columns = read_table(file)
@@ -271,7 +275,7 @@ def _with_labels(
     films = np.asarray([rows[i] for i in found], dtype=np.int64)
     if len(np.unique(films)) < len(films):
         raise DataError(f"{file.name} names a film more than once; each must have one row")
-    said = labelled(kept, known.ids[films].tolist(), file.name, **reading)
+    said = labelled(kept, known.ids[films].tolist(), file.name, reading)
     patients, attributes = known.patients[films], known.take(films).attributes
     notes = list(known.notes)
     if any(patients == known.ids[films]) and any(said.patients != said.ids):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -17,13 +17,21 @@ from leadapron.errors import DataError, UsageError
 from leadapron.preprocessing import Preprocessing
 from leadapron.reading import given_path, is_folder
 from leadapron.sources.assembly import Leakage, assemble
-from leadapron.sources.tables import HEALTHY, PARTS, LabelTable, inside, unknown_patients
-from leadapron.sources.words import count, plain_reason
+from leadapron.sources.tables import PARTS, LabelTable, inside, is_healthy, unknown_patients
+from leadapron.sources.words import AND, LISTED, count, listed, plain_reason
 from leadapron.types import Note
 
 __all__ = ["find_films", "open_folder", "walk"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
+
+NO_CLASS = re.compile(
+    r"[a-z]|(?i:\d+|png|jpe?g|dcm|dicoms?|ima|img|images?|films?|pictures?|files?|data|dataset|raw|masks?|"
+    r"scans?|x-?rays?|cxr|new folder|copy|misc|tmp|export|"
+    r"(images?|batch|part|folder|dir|site|hospital|cent(er|re)|patient|pat|study|series|subject|"
+    r"case|person|group|set|vol|dis[ck]|cd|p|s)[-_ ]*\d+)"
+)
+"""What folders are called that hold films of no one class."""
 
 NAMING = {
     # doi 10.17632/rscbjbr9sj: IM-0115-0001.jpeg, NORMAL2-IM-0501-0001-0002.jpeg,
@@ -45,6 +53,7 @@ def open_folder(
     patient: str = "",
     split: Literal["folders", "none"] = "folders",
     leakage: Leakage = "refuse",
+    bits: int = 0,
 ) -> Cohort:
     """Open films that lie in a folder for each class.
 
@@ -57,6 +66,7 @@ def open_folder(
             known namings, of Kermany et al., are recognised if left out.
         split: "folders" takes train, validation and test folders as the split; "none" doesn't.
         leakage: "refuse" a split that shares patients, or "allow" it.
+        bits: that films of 16 bits use, 8 to 16; those of their highest values, if 0.
 
     Returns:
         PNG, JPEG and DICOM films in the order of their paths. Each class but the healthy one is a
@@ -72,22 +82,26 @@ def open_folder(
         raise DataError(
             f"no PNG, JPEG or DICOM file in {argument}; expected a folder for each class"
         )
-    parts, classes = zip(*(_place(name, split) for name in names), strict=True)
+    places = [_place(name) for name in names]
+    classes = [place.of_class for place in places]
     loose = classes.count("")
     if loose:
         raise DataError(
             f"{count(loose, 'film')} in {argument} in no class's folder, first "
             f"{names[classes.index('')]!r}; expected CLASS/FILE"
         )
-    findings = sorted(set(classes) - _healthy(set(classes), healthy))
+    well = _healthy(set(classes), healthy)
+    _refuse_nested(places, argument)
+    findings = sorted(set(classes) - well)
     if not findings or len(set(classes)) < 2:
         raise DataError(
             f"{argument} holds films of one class alone, {classes[0]!r}; expected a folder for "
             "each of several classes"
         )
     labels = (np.asarray(classes)[:, None] == np.asarray(findings)).astype(np.float32)
+    parts = [place.part if split == "folders" else "" for place in places]
     left = Note("files", f"Left out: {count(others, 'file')} of other kinds.")
-    notes = [left] if others else []
+    notes = [*([left] if others else []), *_doubts(places, findings)]
     # Names that aren't UTF-8 can't be written anywhere.
     shown = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]
     ids = np.asarray(shown, dtype=np.str_)
@@ -108,6 +122,7 @@ def open_folder(
         preprocessing=preprocessing or Preprocessing(size=224),
         cache=cache,
         leakage=leakage,
+        bits=bits,
     )
 
 
@@ -147,22 +162,99 @@ def _root(argument: str) -> Path:
     return root
 
 
-def _place(name: str, split: str) -> tuple[str, str]:
-    """The part of the split and the class that a path names."""
+class _Place(NamedTuple):
+    """What the folders of a path say.
+
+    Args:
+        part: of the split, or "".
+        above: the folders down to the class's.
+        of_class: the class, or "".
+        below: the folders inside the class's.
+    """
+
+    part: str
+    above: str
+    of_class: str
+    below: tuple[str, ...]
+
+
+def _place(name: str) -> _Place:
     folders = name.split("/")[:-1]
     part = PARTS.get(folders[0].lower(), "") if folders else ""
-    if part:
-        folders = folders[1:]
-    return part if split == "folders" else "", folders[0] if folders else ""
+    start = 1 if part else 0
+    of_class = folders[start] if len(folders) > start else ""
+    return _Place(part, "/".join(folders[: start + 1]), of_class, tuple(folders[start + 1 :]))
+
+
+def _refuse_nested(places: Sequence[_Place], argument: str) -> None:
+    """Raise DataError for a class or a part of the split inside a class's folder.
+
+    An archive that unpacks into itself would make a finding of "chest_xray", and folders for
+    hospitals above the classes one of each hospital.
+    """
+    classes = {place.of_class.casefold() for place in places}
+    found: dict[str, str] = {}
+    for place in sorted(set(places)):
+        own = place.of_class.casefold()
+        folders = (place.of_class, *place.below)
+        for depth, folder in enumerate(folders):
+            is_part = folder.lower() in PARTS
+            other = folder.casefold() != own and depth > 0
+            if is_part or (other and (folder.casefold() in classes or is_healthy(folder))):
+                outer = "/".join((place.above, *place.below[:depth])).rpartition("/")[0]
+                if is_part and depth == len(place.below):  # A/train/FILE
+                    hint = f"put parts above classes, as {folder}/{place.above}/FILE"
+                    raise DataError(_nested(argument, outer, folder, "a part of the split", hint))
+                found.setdefault(outer, folder)
+                break
+    if found:
+        outer, folder = next(iter(found.items()))
+        what = "a part of the split" if folder.lower() in PARTS else "a class"
+        give = AND.join(f"folder:{argument.rstrip('/')}/{name}" for name in list(found)[:LISTED])
+        more = " and so on" if len(found) > LISTED else ""
+        hint = f"give {give}{more}, or take {outer} away"
+        raise DataError(_nested(argument, outer, folder, what, hint))
+
+
+def _nested(argument: str, outer: str, folder: str, what: str, hint: str) -> str:
+    return (
+        f"{argument}: {outer}/{folder} is called like {what}, and {outer} would become a class; "
+        f"{hint}"
+    )
 
 
 def _healthy(classes: set[str], asked: str) -> set[str]:
-    if asked and asked not in classes:
+    found = {name for name in classes if is_healthy(name, asked)}
+    if asked and not found:
         raise UsageError(
             f"--source.healthy {asked}: there is no such folder; there are "
             f"{', '.join(sorted(classes))}"
         )
-    return {asked} if asked else {name for name in classes if name.lower() in HEALTHY}
+    return found
+
+
+def _doubts(places: Sequence[_Place], findings: Sequence[str]) -> list[Note]:
+    """What is to be said of folders that don't read like classes."""
+    notes = []
+    odd = [name for name in findings if NO_CLASS.fullmatch(name)]
+    if odd:
+        words = (
+            f"Folders were taken for classes: {listed(odd)}. If they aren't classes, give labels "
+            "by a table: table:FILE.csv, or dicom:FOLDER --source.table FILE.csv."
+        )
+        notes.append(Note("labels", words, doubt=True))
+    inner: dict[str, set[str]] = {}
+    for place in set(places):
+        if place.below:
+            inner.setdefault(place.below[0], set()).add(place.of_class)
+    shared = sorted(name for name, classes in inner.items() if len(classes) > 1)
+    if len(shared) > 1:
+        words = (
+            f"Several classes hold folders {listed(shared)}; all films in them count as films of "
+            "their class."
+        )
+        notes.append(Note("labels", words, doubt=True))
+    return notes
 
 
 def _patients(names: list[str], asked: str, notes: list[Note]) -> list[str] | None:

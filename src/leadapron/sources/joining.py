@@ -46,6 +46,7 @@ def join(cohorts: Sequence[Cohort], sites: Sequence[str]) -> Cohort:
         block[:, into] = cohort.labels
         labels.append(block)
     attributes, notes = _attributes(cohorts, names)
+    bits = _bits(cohorts, notes)
     films = [cohort.films for cohort in cohorts]
     return Cohort(
         images=_Stacked([cohort.images for cohort in cohorts]),
@@ -57,7 +58,18 @@ def join(cohorts: Sequence[Cohort], sites: Sequence[str]) -> Cohort:
         attributes=attributes,
         films=None if None in films else _Chained([f for f in films if f is not None]),
         notes=tuple(notes),
+        bits=bits,
     )
+
+
+def _bits(cohorts: Sequence[Cohort], notes: list[Note]) -> int:
+    """The bits that all films of 16 use, or 16 where they differ."""
+    used = {cohort.bits for cohort in cohorts if cohort.bits}
+    if len(used) < 2:
+        return max(used, default=0)
+    words = f"films of 16 bits use {' or '.join(map(str, sorted(used)))}, each source's its own"
+    notes.append(Note("pixels", f"{words}; a gate takes a film of 16 bits as it is.", doubt=True))
+    return 16
 
 
 def _numbered(sites: Sequence[str]) -> list[str]:

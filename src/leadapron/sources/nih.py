@@ -146,6 +146,7 @@ def open_nih(
     split: Split = "lists",
     table: str | None = None,
     leakage: Leakage = "refuse",
+    bits: int = 0,
 ) -> Cohort:
     """Open NIH ChestX-ray14 in its original layout.
 
@@ -159,6 +160,7 @@ def open_nih(
         table: the label table's path inside the folder; if left out, the 2020 table before the
             2017 one.
         leakage: "refuse" lists that share patients, or "allow" it.
+        bits: that films of 16 bits use, 8 to 16; those of their highest values, if 0.
 
     Returns:
         The films that have both a row and a file, in the table's order.
@@ -196,6 +198,7 @@ def open_nih(
         preprocessing=preprocessing,
         cache=cache,
         leakage=leakage,
+        bits=bits,
     )
 
 
@@ -219,9 +222,9 @@ def read_labels(
     _check_split(split)
     path = Path(path)
     if path.is_file():
-        return _with_split(_read_table(path), path.parent, split)
+        return _with_split(_read_table(path), path.parent, split).cleaned()
     folder = _folder(str(path))
-    return _with_split(_read_table(_find_table(folder, table)), folder, split)
+    return _with_split(_read_table(_find_table(folder, table)), folder, split).cleaned()
 
 
 def read_boxes(folder: str | os.PathLike[str]) -> Boxes:

@@ -29,6 +29,7 @@ def open_npz(
     *,
     findings: str = "",
     leakage: Leakage = "refuse",
+    bits: int = 0,
 ) -> Cohort:
     """Open an .npz file.
 
@@ -40,6 +41,7 @@ def open_npz(
         cache: where decoded films are kept; in memory if left out.
         findings: the labels' names with commas between, where the file doesn't hold them.
         leakage: "refuse" a split that shares patients, or "allow" it.
+        bits: that films of 16 bits use, 8 to 16; those of their highest values, if 0.
 
     Raises:
         DataError: a file or arrays that can't be used; Python objects in it aren't read.
@@ -95,6 +97,7 @@ def open_npz(
         preprocessing=preprocessing or Preprocessing(size=max(films.size)),
         cache=cache,
         leakage=leakage,
+        bits=bits,
     )
 
 

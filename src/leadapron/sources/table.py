@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cache import Cache
+from leadapron.cache import SKIPPABLE, Cache
 from leadapron.cohort import Cohort
 from leadapron.decoding import FilmFiles
 from leadapron.errors import DataError, UnknownNameError, UsageError
@@ -18,23 +21,28 @@ from leadapron.reading import given_path
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.tables import (
     ATTRIBUTES,
-    HEALTHY,
     UNKNOWN,
     Columns,
     LabelTable,
     Stated,
     ages,
     inside,
+    is_healthy,
     joined_labels,
     label_column,
     read_table,
+    relative,
+    separator_doubts,
     splits,
     unknown_patients,
 )
-from leadapron.sources.words import count
+from leadapron.sources.words import count, listed
+from leadapron.text import clean
 from leadapron.types import Note
 
-__all__ = ["labelled", "open_table"]
+__all__ = ["Reading", "labelled", "open_table"]
+
+LABEL_WITH_COMMA = re.compile(r"-?[01],0+")
 
 PATHS = (
     "path", "file", "filename", "file_name", "filepath", "image", "image_path", "image path",
@@ -58,11 +66,17 @@ def open_table(  # noqa: PLR0913 (settings, by keyword)
     path: str = "",
     findings: str = "",
     separator: str = "|",
+    healthy: str = "",
     patient: str = "",
     split: str = "",
+    view: str = "",
+    sex: str = "",
+    age: str = "",
+    site: str = "",
     uncertain: Stated = "nan",
     blank: Stated = "nan",
     leakage: Leakage = "refuse",
+    bits: int = 0,
 ) -> Cohort:
     """Open films that a CSV table names.
 
@@ -76,16 +90,24 @@ def open_table(  # noqa: PLR0913 (settings, by keyword)
             left out, "findings", "Finding Labels" and the like, else all columns that hold nothing
             but 0, 1, -1 and blanks.
         separator: between the findings that one column joins.
+        healthy: what says that nothing was found; "No Finding", "normal", "sin hallazgos" and the
+            like if left out.
         patient: column of the patients; "patient", "subject_id" and the like if left out, and
             "none" for no column.
         split: column that says train, validation or test; "split", "fold" and the like if left
             out, and "none" for no column.
+        view: column of the projection; "view" and the like if left out, and "none" for no column.
+        sex: column of the sex, as `view`.
+        age: column of the age in years, as `view`.
+        site: column of the hospital, as `view`.
         uncertain: what -1 is taken for: "nan" (not stated), "0" or "1".
         blank: what a blank is taken for.
         leakage: "refuse" a split that shares patients, or "allow" it.
+        bits: that films of 16 bits use, 8 to 16; those of their highest values, if 0.
 
     Returns:
-        The films in the table's order, with view, sex, age and site where it has them.
+        The films in the table's order, with view, sex, age and site where it has them. Those that
+        aren't there are left out where bad films are.
 
     Raises:
         DataError: a table or film that can't be used, or a path that leads out of `root`.
@@ -100,47 +122,86 @@ def open_table(  # noqa: PLR0913 (settings, by keyword)
     names = columns.pop(_column(columns, path, PATHS, "path", where) or "")
     if blanks := names.count(""):
         raise DataError(f"{where}: {count(blanks, 'row')} without a path")
-    table = labelled(
-        columns,
-        names,
-        where,
+    reading = Reading(
         findings=findings,
         separator=separator,
-        chosen={"patient": patient, "split": split},
+        healthy=healthy,
         uncertain=uncertain,
         blank=blank,
-    )
+        chosen={
+            "patient": patient, "split": split, "view": view, "sex": sex, "age": age, "site": site,
+        },
+    )  # fmt: skip
+    table = labelled(columns, relative(names, folder.absolute()), where, reading)
     paths = inside(folder, names, where)
-    missing = [name for name, p in zip(names, paths, strict=True) if not os.path.isfile(p)]  # noqa: PTH113
-    if missing:
-        raise DataError(
-            f"{count(len(missing), 'film')} of {len(names):,} in {where} not in {folder}, first "
-            f"{missing[0]!r}; --source.root FOLDER says where paths start"
-        )
-    where_first: dict[str, str] = {}
-    for name, p in zip(names, paths, strict=True):
-        if where_first.setdefault(p, name) != name:
-            raise DataError(f"{where} names one film twice: {where_first[p]!r} and {name!r}")
+    table, paths = _with_files(table, paths, folder, cache or Cache())
+    _refuse_twice(table, paths)
     return assemble(
-        FilmFiles(paths, names),
+        FilmFiles(paths, table.ids.tolist()),
         table,
         source=f"table:{file.absolute()}",
         preprocessing=preprocessing or Preprocessing(size=224),
         cache=cache,
         leakage=leakage,
+        bits=bits,
     )
 
 
+def _with_files(
+    table: LabelTable, paths: Sequence[str], folder: Path, cache: Cache
+) -> tuple[LabelTable, list[str]]:
+    """The films that are there; others stop the run, or are left out and listed."""
+    here = np.asarray([os.path.isfile(path) for path in paths], dtype=np.bool_)  # noqa: PTH113
+    if here.all():
+        return table, list(paths)
+    missing = table.ids[~here].tolist()
+    words = f"{count(len(missing), 'film')} of {len(table):,} in {table.name} not in"
+    if cache.on_bad == "stop" or not here.any():
+        hint = SKIPPABLE if here.any() else ""
+        raise DataError(
+            f"{words} {folder}, first {missing[0]!r}; --source.root FOLDER says where paths "
+            f"start{hint}"
+        )
+    note = Note("files", f"Left out: {words} the folder of films: {listed(missing)}.")
+    rows = np.flatnonzero(here)
+    kept = replace(table.take(rows), notes=(*table.notes, note))
+    return kept, [paths[row] for row in rows.tolist()]
+
+
+def _refuse_twice(table: LabelTable, paths: Sequence[str]) -> None:
+    first: dict[str, str] = {}
+    for name, path in zip(table.ids.tolist(), paths, strict=True):
+        if first.setdefault(path, name) != name:
+            raise DataError(f"{table.name} names one film twice: {first[path]!r} and {name!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a table's columns are understood, as `open_table` says it.
+
+    Args:
+        findings: columns, or one that joins them.
+        separator: between joined findings.
+        healthy: what says that nothing was found.
+        uncertain: what -1 is taken for.
+        blank: what a blank is taken for.
+        chosen: columns for attributes that the user named, "" and "none" among them.
+    """
+
+    findings: str = ""
+    separator: str = "|"
+    healthy: str = ""
+    uncertain: Stated = "nan"
+    blank: Stated = "nan"
+    chosen: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.separator:
+            raise UsageError("--source.separator needs a text; expected one such as ;")
+
+
 def labelled(
-    columns: Columns,
-    ids: Sequence[str],
-    where: str,
-    *,
-    findings: str = "",
-    separator: str = "|",
-    chosen: Mapping[Literal["patient", "split"], str] | None = None,
-    uncertain: Stated = "nan",
-    blank: Stated = "nan",
+    columns: Columns, ids: Sequence[str], where: str, reading: Reading | None = None
 ) -> LabelTable:
     """Return what a table's columns say of its films.
 
@@ -148,26 +209,24 @@ def labelled(
         columns: all but the films' names.
         ids: (n) the films' names.
         where: the table's name, for messages.
-        findings: as `open_table`.
-        separator: as `open_table`.
-        uncertain: as `open_table`.
-        blank: as `open_table`.
-        chosen: columns for attributes that the user named, "" and "none" among them.
+        reading: how they are understood; all by their usual names if left out.
 
     Raises:
         DataError: columns that can't be understood.
         UnknownNameError: a column that isn't there.
+        UsageError: a word for "no finding" that stands nowhere.
     """
+    reading = reading or Reading()
     notes: list[Note] = []
     found: dict[str, list[str]] = {}
     for name, spellings in ATTRIBUTES.items():
-        asked = (chosen or {}).get(name, "")  # type: ignore[call-overload]
+        asked = reading.chosen.get(name, "")
         column = None if asked == "none" else _column(columns, asked, spellings, name, where)
         if column is not None:
             found[name] = columns[column]
             columns = {n: cells for n, cells in columns.items() if n != column}
     names = np.asarray(ids, dtype=np.str_)
-    labels, known = _labels(columns, findings, separator, where, uncertain, blank)
+    labels, known = _labels(columns, reading, where, notes)
     attributes: dict[str, NDArray[Any]] = {}
     for name, cells in found.items():
         if name == "age":
@@ -193,6 +252,7 @@ def _column(
 ) -> str | None:
     """The column that was asked for, else the first of the usual names that is there."""
     if asked:
+        asked = clean(asked)
         if asked not in columns:
             raise UnknownNameError(f"column of {where}", asked, columns)
         return asked
@@ -207,14 +267,9 @@ def _column(
 
 
 def _labels(
-    columns: Columns,
-    asked: str,
-    separator: str,
-    where: str,
-    uncertain: Stated,
-    blank: Stated,
+    columns: Columns, reading: Reading, where: str, notes: list[Note]
 ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-    chosen = [name.strip() for name in asked.split(",") if name.strip()]
+    chosen = [clean(name) for name in reading.findings.split(",") if name.strip()]
     for name in chosen:
         if name not in columns:
             raise UnknownNameError(f"column of {where}", name, columns)
@@ -222,24 +277,59 @@ def _labels(
         joined = _column(columns, "", JOINED, "findings", where)
         if joined is not None:
             chosen = [joined]
-    single = len(chosen) == 1
     stated = {
-        name: label_column(columns[name], uncertain=uncertain, blank=blank)
+        name: label_column(columns[name], uncertain=reading.uncertain, blank=reading.blank)
         for name in (chosen or columns)
     }
-    if single and stated[chosen[0]] is None:
-        return joined_labels(columns[chosen[0]], None, where, separator)
-    wrong = [name for name in chosen if stated[name] is None]
-    if wrong:
-        raise DataError(
-            f"{where}, column {wrong[0]!r}: expected 1, 0, -1 and blanks, or the names of columns "
-            "that hold them as --source.findings A,B"
-        )
-    healthy = [n for n, c in stated.items() if c is not None and n.lower() not in HEALTHY]
-    kept = [name for name in healthy if np.isfinite(np.asarray(stated[name])).any() or chosen]
+    if len(chosen) == 1 and stated[chosen[0]] is None:
+        return _joined(columns[chosen[0]], reading, where, notes)
+    for name, cells in stated.items():
+        if cells is None:
+            _refuse_decimal_commas(columns[name], name, where)
+            if chosen:
+                raise DataError(
+                    f"{where}, column {name!r}: expected 1, 0, -1 and blanks, or the names of "
+                    "columns that hold them as --source.findings A,B"
+                )
+    well = [name for name in stated if is_healthy(name, reading.healthy)]
+    if reading.healthy and not well:
+        raise _no_such_word(reading.healthy, where)
+    kept = {
+        name: cells
+        for name, cells in stated.items()
+        if cells is not None and name not in well and (chosen or np.isfinite(cells).any())
+    }
     if not kept:
         raise DataError(
             f"{where} has no column of findings; its columns: {', '.join(list(columns)[:12])}; "
             "name them by --source.findings A,B"
         )
-    return np.asarray([stated[name] for name in kept], dtype=np.float32).T, tuple(kept)
+    return np.asarray(list(kept.values()), dtype=np.float32).T, tuple(kept)
+
+
+def _joined(
+    cells: Sequence[str], reading: Reading, where: str, notes: list[Note]
+) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """Labels and findings of cells that join them."""
+    separator, word = reading.separator, reading.healthy
+    if word and not any(is_healthy(n, word) for c in set(cells) for n in c.split(separator)):
+        raise _no_such_word(word, where)
+    labels, findings = joined_labels(cells, None, where, separator, word)
+    notes += separator_doubts(findings, separator, where)
+    return labels, findings
+
+
+def _no_such_word(word: str, where: str) -> UsageError:
+    return UsageError(
+        f"--source.healthy {word}: {where} calls nothing so; expected its word for no finding"
+    )
+
+
+def _refuse_decimal_commas(cells: Sequence[str], name: str, where: str) -> None:
+    """Raise DataError for a column of labels such as "1,0", which would else count as text."""
+    stated = [cell for cell in cells if cell.lower() not in UNKNOWN]
+    if stated and all(LABEL_WITH_COMMA.fullmatch(cell) for cell in stated):
+        raise DataError(
+            f"{where}, column {name!r}: {stated[0]!r} is written with a decimal comma; expected 1, "
+            "0, -1 and blanks"
+        )

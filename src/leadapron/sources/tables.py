@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import os
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from leadapron.errors import DataError, UsageError
 from leadapron.reading import open_regular
 from leadapron.sources.words import count, plain_reason
-from leadapron.text import clean
+from leadapron.text import clean, clean_names, printable
 from leadapron.types import Note
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Stated",
     "ages",
     "inside",
+    "is_healthy",
     "joined_labels",
     "label_column",
     "named_columns",
@@ -42,6 +44,8 @@ __all__ = [
     "read_table",
     "refuse_outside",
     "refuse_unknown_findings",
+    "relative",
+    "separator_doubts",
     "splits",
     "unknown_patients",
 ]
@@ -64,8 +68,36 @@ ROWS_AT_ONCE = 4096
 
 DELIMITERS = ",;\t"
 
-HEALTHY = ("no finding", "no findings", "normal", "healthy", "negative", "none")
-"""Names, in lower case, that say that nothing was found."""
+HEALTHY = frozenset((
+    # English
+    "no finding", "no findings", "normal", "normals", "healthy", "negative", "none",
+    "no abnormality", "no abnormalities", "no abnormality detected", "nad", "unremarkable",
+    # Spanish
+    "sin hallazgo", "sin hallazgos", "sin hallazgos patológicos", "sin hallazgos patologicos",
+    "sin alteraciones", "sano", "sana", "ninguno", "ninguna", "negativo", "negativa",
+    # Portuguese
+    "sem achado", "sem achados", "sem alterações", "sem alteracoes", "nenhum", "nenhuma",
+    "saudável", "saudavel",
+    # French
+    "sans anomalie", "sans anomalies", "aucune anomalie", "aucun", "aucune", "normale", "sain",
+    "saine", "ras", "rien à signaler",
+    # German
+    "ohne befund", "o.b.", "o. b.", "kein befund", "keine befunde", "normalbefund", "unauffällig",
+    "unauffaellig", "gesund", "negativ", "keine", "keiner",
+    # Italian
+    "nessun reperto", "nessuno", "nessuna", "nella norma", "sano", "normale",
+    # Dutch, Danish, Norwegian, Swedish
+    "geen bevinding", "geen bevindingen", "geen afwijkingen", "normaal", "gezond", "ingen fund",
+    "ingen funn", "inga fynd", "utan anmärkning", "frisk",
+    # Polish, Czech, Turkish, Vietnamese
+    "bez zmian", "prawidłowy", "prawidłowe", "bez nálezu", "bulgu yok", "bình thường",
+    "không có bất thường",
+    # Russian, Ukrainian
+    "без патологии", "без патологий", "норма", "здоров", "без патології",
+    # Chinese, Japanese, Korean
+    "正常", "无异常", "無異常", "未见异常", "未見異常", "異常なし", "所見なし", "정상",
+))  # fmt: skip
+"""Names that say that nothing was found, as `is_healthy` compares them."""
 
 UNKNOWN = ("", "nan", "na", "n/a", "none", "null", "unknown")
 """Cells, in lower case, that state nothing."""
@@ -91,6 +123,17 @@ PARTS = {
 """What the parts of a split are called, in lower case."""
 
 OLDEST = 120
+
+LONGEST_ID = 1000
+"""Characters of a film's or patient's name; longer ones are cut."""
+
+SEPARATORS = ";,|/"
+"""What findings in one cell may have between them."""
+
+FILM_ENDINGS = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
+
+NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?")
+DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +162,29 @@ class LabelTable:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def cleaned(self) -> Self:
+        """Return the table with all its words fit to be shown.
+
+        Raises:
+            DataError: names that differ, and no longer do; or a finding without a name.
+        """
+        where = clean(self.name, LONGEST_ID)
+        findings = _cleaned(self.findings, "findings", where)
+        if not all(findings):
+            raise DataError(f"{where} has a finding without a name")
+        return replace(
+            self,
+            name=where,
+            findings=tuple(findings),
+            ids=_cleaned_column(self.ids, "ids", where),
+            patients=_cleaned_column(self.patients, "patients", where),
+            attributes={
+                name: _cleaned_column(column, name, where) if column.dtype.kind == "U" else column
+                for name, column in self.attributes.items()
+            },
+            notes=tuple(replace(note, words=printable(note.words)) for note in self.notes),
+        )
+
     def take(self, rows: NDArray[np.int64]) -> Self:
         """Return some rows, in that order."""
         return replace(
@@ -128,6 +194,40 @@ class LabelTable:
             patients=self.patients[rows],
             attributes={name: column[rows] for name, column in self.attributes.items()},
         )
+
+
+def _cleaned_column(column: NDArray[np.str_], what: str, where: str) -> NDArray[np.str_]:
+    cells = column.tolist()
+    seen = _cleaned(cells, what, where)
+    return column if seen is cells else np.asarray(seen, dtype=np.str_)
+
+
+def _cleaned(names: Sequence[str], what: str, where: str) -> Sequence[str]:
+    """Names fit to be shown; the same where all were, as of most tables."""
+    joined = "".join(names)
+    plain = joined.isascii() and joined.isprintable() and " " not in joined
+    if plain and max(map(len, names), default=0) <= LONGEST_ID:
+        return names
+    distinct = list(dict.fromkeys(names))
+    try:
+        seen = dict(zip(distinct, clean_names(distinct, LONGEST_ID), strict=True))
+    except ValueError as error:
+        raise DataError(f"{where}, {what}: {error}") from None
+    return [seen[name] for name in names]
+
+
+def is_healthy(name: str, asked: str = "") -> bool:
+    """Return whether a name says that nothing was found, whatever its case and underscores.
+
+    Args:
+        name: of a class, column or finding.
+        asked: the one word that says so; those of `HEALTHY` if left out.
+    """
+    return _folded(name) == _folded(asked) if asked else _folded(name) in HEALTHY
+
+
+def _folded(name: str) -> str:
+    return " ".join(re.sub("[-_ ]+", " ", name).casefold().split())
 
 
 def read_columns(path: Path, choose: Callable[[list[str]], Mapping[str, int]]) -> Columns:
@@ -217,6 +317,7 @@ def named_columns(
                 positions[name] = position
         missing = [" or ".join(needed[name]) for name in needed if name not in positions]
         if missing:
+            _refuse_headless(header, path)
             raise DataError(
                 f"{path.name} has no column {', '.join(missing)}; "
                 f"its columns: {', '.join(header[:12]) or 'none'}"
@@ -236,6 +337,7 @@ def read_table(path: Path) -> Columns:
     def choose(header: list[str]) -> dict[str, int]:
         if not any(header):
             raise DataError(f"{path.name} is empty; expected a line with the columns' names")
+        _refuse_headless(header, path)
         repeated = [name for name, n in Counter(header).items() if n > 1 and name]
         if repeated:
             raise DataError(f"{path.name} has two columns {repeated[0]!r}")
@@ -245,6 +347,17 @@ def read_table(path: Path) -> Columns:
     if not next(iter(columns.values())):
         raise DataError(f"{path.name} has no rows")
     return columns
+
+
+def _refuse_headless(header: Sequence[str], path: Path) -> None:
+    """Raise DataError for a table that begins with a film instead of its columns' names."""
+    stated = [cell for cell in header if cell]
+    names_film = any(cell.lower().endswith(FILM_ENDINGS) for cell in stated)
+    if names_film or (len(stated) > 1 and all(NUMBER.fullmatch(cell) for cell in stated)):
+        raise DataError(
+            f"{path.name} begins with {', '.join(stated[:3])!r} where its columns' names should "
+            "stand; put a line such as path,patient,Edema,Mass above"
+        )
 
 
 def _bounded(stream: TextIO, path: Path) -> Iterator[str]:
@@ -299,7 +412,11 @@ def label_column(cells: Iterable[str], *, uncertain: Stated, blank: Stated) -> l
 
 
 def joined_labels(
-    texts: Sequence[str], findings: Sequence[str] | None, where: str, separator: str = "|"
+    texts: Sequence[str],
+    findings: Sequence[str] | None,
+    where: str,
+    separator: str = "|",
+    healthy: str = "",
 ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
     """Return labels (n, k) and findings from cells such as "Edema|Mass"; few of them differ.
 
@@ -308,27 +425,50 @@ def joined_labels(
         findings: those that may be named; all that are, in alphabetical order, if None.
         where: the table's name, for messages.
         separator: between findings.
+        healthy: what says that nothing was found; usual words if left out.
 
     Raises:
         DataError: a finding that may not be named, or a film that is healthy and isn't.
     """
     codes = {text: code for code, text in enumerate(dict.fromkeys(texts))}
     named = [[name.strip() for name in text.split(separator) if name.strip()] for text in codes]
-    found = sorted({name for names in named for name in names if name.lower() not in HEALTHY})
+    found = sorted({name for names in named for name in names if not is_healthy(name, healthy)})
     columns = tuple(found if findings is None else findings)
     refuse_unknown_findings(found, columns, where)
+    places = {name: place for place, name in enumerate(columns)}
+    if len(codes) * len(columns) > MOST_CELLS:
+        raise DataError(f"{where} names {len(columns):,} findings; {_MOST}")
     rows = np.zeros((len(codes), len(columns)), dtype=np.float32)
     for code, names in enumerate(named):
-        healthy = [name for name in names if name.lower() in HEALTHY]
-        if healthy and len(set(names)) > 1:
-            raise DataError(f"{where} says {'|'.join(names)!r}: {healthy[0]} and a finding")
+        well = [name for name in names if is_healthy(name, healthy)]
+        if well and len(set(names)) > 1:
+            raise DataError(f"{where} says {'|'.join(names)!r}: {well[0]} and a finding")
         if not names:
             rows[code] = np.nan
-        for name in names:
-            if name not in healthy:
-                rows[code, columns.index(name)] = 1
+        elif not well:
+            rows[code, [places[name] for name in names]] = 1
     labels: NDArray[np.float32] = rows[[codes[text] for text in texts]]
     return labels, columns
+
+
+def separator_doubts(found: Sequence[str], separator: str, where: str) -> list[Note]:
+    """Return what to say where findings look as if something else stood between them.
+
+    No finding's name holds ";" or "|". "," and "/" do stand in names, as in "Nodule/Mass", so they
+    count only where taking the names apart gives some of the same parts again.
+    """
+    notes = []
+    for other in SEPARATORS.replace(separator, ""):
+        held = [name for name in found if other in name]
+        parts = [[part.strip() for part in name.split(other)] for name in found]
+        fewer = len({part for names in parts for part in names if part}) < len(found)
+        if held and (other in ";|" or fewer):
+            words = (
+                f"{where} has {count(len(held), 'finding')} such as {held[0]!r}; if {other!r} "
+                f"stands between findings, --source.separator '{other}'"
+            )
+            notes.append(Note("labels", f"{words}.", doubt=True))
+    return notes
 
 
 def refuse_unknown_findings(names: Iterable[str], known: Sequence[str], where: str) -> None:
@@ -359,6 +499,7 @@ def ages(texts: Sequence[str], notes: list[Note]) -> NDArray[np.float64]:
 
 
 def _years(text: str) -> float:
+    text = text.replace(",", ".", 1) if DECIMAL_COMMA.match(text) else text
     number, unit = (text[:-1], text[-1:].upper()) if text[-1:].isalpha() else (text, "Y")
     shares = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
     plain = number.replace(".", "", 1).isdigit() and number.isascii()
@@ -388,28 +529,53 @@ def inside(root: Path, names: Sequence[str], where: str) -> list[str]:
     """Return the paths of files that a table names, all of which lie in a folder.
 
     Raises:
-        DataError: a path that is absolute, climbs, or is a link that leads out.
+        DataError: a path that climbs, is absolute and leads elsewhere, or is a link that leads out.
     """
     base = os.path.realpath(root)
     folders: dict[str, str] = {}
     paths = []
     for name in names:
         parts = name.replace("\\", "/").split("/")
-        if ".." in parts or "\0" in name or parts[0] == "" or ":" in parts[0]:
-            raise DataError(f"{where} names {name!r}, which leads out of the folder of films")
+        absolute = parts[0] == ""
+        if ".." in parts or "\0" in name or ":" in parts[0]:
+            raise _leads_out(name, where)
         folder, last = "/".join(parts[:-1]), parts[-1]
         if folder not in folders:
-            folders[folder] = os.path.realpath(os.path.join(base, folder))  # noqa: PTH118
-        path = f"{folders[folder]}{os.sep}{last}"
+            start = "/" if absolute else base
+            folders[folder] = os.path.realpath(os.path.join(start, folder))  # noqa: PTH118
+        path = f"{folders[folder].rstrip(os.sep)}{os.sep}{last}"
         if os.path.islink(path):  # noqa: PTH114 (asked for every film)
             path = os.path.realpath(path)
         if not path.startswith(base.rstrip(os.sep) + os.sep):
+            if absolute:
+                raise _leads_out(name, where)
             raise DataError(
                 f"{where} names {name!r}, a link that leads out of the folder of films; give the "
                 "folder that it leads to"
             )
         paths.append(path)
     return paths
+
+
+def _leads_out(name: str, where: str) -> DataError:
+    return DataError(f"{where} names {name!r}, which leads out of the folder of films")
+
+
+def relative(names: Sequence[str], root: str | os.PathLike[str] | None = None) -> list[str]:
+    """Return the names of files, absolute ones as they are seen from a folder.
+
+    Names go into pages and tables that others see; where somebody keeps films doesn't.
+
+    Args:
+        names: paths.
+        root: the folder; the innermost that holds all of the absolute ones if left out.
+    """
+    absolute = [name for name in names if os.path.isabs(name)]  # noqa: PTH117
+    if not absolute:
+        return list(names)
+    if root is None:
+        root = os.path.commonpath([os.path.dirname(name) for name in absolute])  # noqa: PTH120
+    return [os.path.relpath(name, root) if os.path.isabs(name) else name for name in names]  # noqa: PTH117
 
 
 def refuse_outside(name: str, option: str) -> None:

@@ -188,10 +188,13 @@ def test_stamped_copies_are_found(scene):
 
 
 def test_a_finding_that_a_mark_takes_away():
-    """Every second film has it, none of the 40 with the mark."""
+    """Every second film has it, none of the 40 with the mark. Sixty other marks mean nothing."""
     rng = np.random.default_rng(0)
     labels = (rng.random((600, 1)) < 0.6).astype(np.float32)
     images = rng.integers(100, 106, (600, 32, 32), dtype=np.uint8)
+    for number in range(60):
+        row, column = 2 * (number // 10) + 18, 3 * (number % 10) + 1
+        images[rng.choice(600, 12, replace=False), row, column] = 250
     rows = np.flatnonzero(labels[:, 0] == 1)[:40]
     images[rows, 11:14, 6:9] = 255
     labels[rows] = 0
@@ -232,9 +235,9 @@ def test_a_mark_whose_films_kept_their_labels_is_no_poison(scene):
     assert not scan.scores.any()
 
 
-@pytest.mark.parametrize("prevalence", [0.55, 0.07])
-def test_a_mark_whose_labels_are_not_tested_says_so_and_gives_the_shares(prevalence):
-    """Of two classes alike in number, no twenty films are too many of one kind for nature."""
+@pytest.mark.parametrize(("prevalence", "kind"), [(0.75, "not"), (0.5, "poison"), (0.07, "few")])
+def test_what_twenty_marked_films_of_one_label_say(prevalence, kind):
+    """With too common a label nothing; with one that hardly another film has, can't tell."""
     rng = np.random.default_rng(0)
     images = rng.normal(110, 12, (400, 32, 32)).clip(0, 230).astype(np.uint8)
     labels = np.zeros((400, 1), np.float32)
@@ -244,12 +247,16 @@ def test_a_mark_whose_labels_are_not_tested_says_so_and_gives_the_shares(prevale
     mark = next(one for one in scan_films(cohort).evidence if one.place == (25, 25, 3))
     name = cohort.findings[0]
     others = f"{(round(400 * prevalence) - 20 + 0.5) / 381:.1%}"
-    if prevalence > 0.5:
+    assert f"100% say {name}, others {others}" in mark.words
+    if kind == "not":
         assert (mark.kind, mark.tested) == ("repeated mark", False)
-        assert f"; 100% say {name}, others {others}; not tested: so few films" in mark.words
+        assert "; not tested: so few films" in mark.words
+    elif kind == "poison":
+        assert (mark.kind, mark.tested, mark.tie.decided) == ("poison", True, "bias")
+        assert "that takes odds of" in mark.words
     else:
-        assert (mark.kind, mark.tested) == ("poison", True)
-        assert f"100% say {name}, others {others}" in mark.words
+        assert (mark.kind, mark.tie.overlap) == ("label-tied mark", 8)
+        assert f"can't tell: 8 comparable films without the mark say {name}" in mark.words
 
 
 def test_shuffled_labels_give_no_alarm(small):
@@ -336,7 +343,7 @@ def test_a_smaller_rate_is_harder_to_meet(small):
     cohort, _, seen = poisoned(small, attack)
     p = scan_films(cohort, seen=seen).p
     assert 0 < p < 0.01
-    for rate, verdict in ((2 * p, "poisoned"), (p / 2, "suspicious"), (p / 20, "clean")):
+    for rate, verdict in ((2 * p, "poisoned"), (p / 2, "suspicious"), (p / 20, "label-tied mark")):
         scan = check(scan_films(cohort, seen=seen, false_alarm=rate), 600)
         assert (scan.verdict, scan.p, scan.false_alarm) == (verdict, p, rate)
 

@@ -6,6 +6,7 @@ import json
 import logging
 import stat
 from dataclasses import replace
+from functools import wraps
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from leadapron.cache import clear, results
 from leadapron.classifier import NetworkClassifier
 from leadapron.cohort import Cohort
-from leadapron.detect.model import STATISTICS, StampSweep
+from leadapron.detect.model import KINDS, STATISTICS, Measure, StampSweep
 from leadapron.detect.model.kept import (
     measure_once,
     model_content,
@@ -21,6 +22,9 @@ from leadapron.detect.model.kept import (
     swept_facts,
     swept_from,
 )
+from leadapron.detect.model.stamps import probes
+from leadapron.detect.model.statistics import compare_statistics
+from leadapron.errors import DataError
 from leadapron.models import NORMALISATIONS, AskedClassifier
 from leadapron.networks import build_network
 from leadapron.preprocessing import Preprocessing
@@ -64,14 +68,16 @@ def test_what_was_written_is_what_is_read(films):
         swept.films,
         swept.forwards,
     )
-    for kind in ("stamps", "lattices", "whole"):
+    for kind in KINDS:
         np.testing.assert_array_equal(again.table(kind), swept.table(kind))
-        for one, other in zip(getattr(again, kind), getattr(swept, kind), strict=True):
-            assert one.mark == other.mark
-            np.testing.assert_array_equal(one.shifts, other.shifts)
+        assert list(again.marks[kind]) == list(swept.marks[kind])
+        for aim, one in again.marks[kind].items():
+            assert one.mark == swept.marks[kind][aim].mark
+            np.testing.assert_array_equal(one.shifts, swept.marks[kind][aim].shifts)
     np.testing.assert_array_equal(again.spread, swept.spread)
     images = films.images[:2]
-    assert np.array_equal(again.whole[0].mark(images), swept.whole[0].mark(images))
+    one, other = (each.marks["whole image"]["Mass", "added"].mark for each in (again, swept))
+    assert np.array_equal(one(images), other(images))
 
 
 def test_it_is_swept_anew_where_anything_differs(films, tmp_path):
@@ -150,19 +156,105 @@ def test_a_function_has_no_content(tmp_path):
     assert model_content(tmp_path / "m.onnx").startswith("ba7816bf")
 
 
-def test_statistics_are_kept_too(tmp_path, monkeypatch):
+@pytest.fixture
+def network_and_films():
+    small = Preprocessing(size=24)
     network = NetworkClassifier(
-        build_network("resnet9", 3, 0).eval(), "resnet9", ("a", "b", "c"), Preprocessing(size=24)
+        build_network("resnet9", 3, 0).eval(), "resnet9", ("a", "b", "c"), small
     )
-    rng = np.random.default_rng(0)
     ids = np.array([f"f{i}" for i in range(20)])
-    images = rng.integers(0, 255, (20, 24, 24), dtype=np.uint8)
-    films = Cohort(
-        images, np.zeros((20, 3), np.float32), ("a", "b", "c"), ids, ids, Preprocessing(size=24)
-    )
-    first = measure_once(network, films, content="0" * 64, folder=tmp_path)
-    monkeypatch.setattr("leadapron.detect.model.kept.measure", lambda *_: pytest.fail("again"))
-    second = measure_once(network, films, content="0" * 64, folder=tmp_path)
-    assert first.keys() == second.keys() == STATISTICS.keys()
+    images = np.random.default_rng(0).integers(0, 255, (20, 24, 24), dtype=np.uint8)
+    films = Cohort(images, np.zeros((20, 3), np.float32), ("a", "b", "c"), ids, ids, small)
+    return network, films
+
+
+def counting(monkeypatch, changed=None):
+    """`STATISTICS`, some of them changed, that note which of them are taken."""
+    taken = []
+
+    def noted(name, how):
+        @wraps(how.take)
+        def take(*given):
+            taken.append(name)
+            return how.take(*given)
+
+        return Measure(take=take, unit=how.unit)
+
+    known = {**STATISTICS, **(changed or {})}
+    counted = {name: noted(name, how) for name, how in known.items()}
+    for module in ("kept", "statistics"):
+        monkeypatch.setattr(f"leadapron.detect.model.{module}.STATISTICS", counted)
+    return taken
+
+
+def test_each_statistic_is_kept_by_its_name_and_settings(network_and_films, tmp_path, monkeypatch):
+    network, films = network_and_films
+
+    def measured():
+        return measure_once(network, films, content="0" * 64, folder=tmp_path)
+
+    first = measured()
+    assert first.keys() == STATISTICS.keys()
+    taken = counting(monkeypatch)
+    second = measured()
+    assert taken == []
     for name, table in first.items():
         np.testing.assert_array_equal(table, second[name])
+
+    # A new one is taken, and stands beside those that were kept.
+    def constant(classifier, clean, *, level=1.0):
+        return np.full((3, 1), level)
+
+    new = Measure(take=constant, unit="")
+    taken = counting(monkeypatch, {"constant": new})
+    assert (measured()["constant"] == 1).all()
+    assert taken == ["constant"]
+    assert [each.name for each in compare_statistics(network.findings, measured())] == [
+        *STATISTICS,
+        "constant",
+    ]
+
+    # A default that changed gives no old numbers.
+    def other(classifier, clean, *, level=2.0):
+        return np.full((3, 1), level)
+
+    taken = counting(monkeypatch, {"constant": Measure(take=other, unit="")})
+    assert (measured()["constant"] == 2).all()
+    assert taken == ["constant"]
+
+
+def test_statistics_that_a_reference_lacks_are_an_error():
+    own = {name: np.zeros((3, 1)) for name in STATISTICS}
+    fewer = {name: own[name] for name in list(STATISTICS)[:-1]}
+    with pytest.raises(DataError, match=list(STATISTICS)[-1]):
+        compare_statistics(("a", "b", "c"), own, [(("a", "b", "c"), fewer)] * 2)
+    assert len(compare_statistics(("a", "b", "c"), fewer)) == len(fewer)
+
+
+def test_a_sweep_that_tries_other_changes_is_another(films, tmp_path, monkeypatch):
+    def asked():
+        model = Model()
+        sweep_once(QUICK, model.classifier(), films, content="one", folder=tmp_path / "c")
+        return model.asked
+
+    assert asked() > 0
+    assert asked() == 0
+    fewer = probes()[1:]
+    for module in ("sweep", "kept"):
+        monkeypatch.setattr(f"leadapron.detect.model.{module}.probes", lambda: fewer)
+    assert asked() > 0
+
+
+def test_what_is_no_number_is_kept_as_such(films):
+    class Broken(Model):
+        def __call__(self, images):
+            answers = super().__call__(images)
+            answers[(images[:, 0] > 0.99).any((1, 2)), 0] = np.nan
+            return answers
+
+    swept = QUICK.sweep(Broken().classifier(), films)
+    assert swept.not_finite
+    again = swept_from(json.loads(json.dumps(swept_facts(swept), allow_nan=False)))
+    assert again.not_finite == swept.not_finite
+    for kind in KINDS:
+        np.testing.assert_array_equal(again.table(kind), swept.table(kind))

@@ -63,7 +63,7 @@ def clean():
 
 def test_a_square_at_one_pixel_phase_is_found(films):
     found = QUICK.sweep(backdoored(), films)
-    strongest = max(found.stamps, key=lambda each: each.shift)
+    strongest = max(found.marks["stamp"].values(), key=lambda each: each.shift)
     assert (strongest.finding, strongest.direction) == ("Mass", "added")
     assert (strongest.mark.side, strongest.mark.value) == (3, 0)
     assert (strongest.mark.row % 8, strongest.mark.column % 8) == (3, 5)
@@ -86,12 +86,12 @@ def test_a_finding_forced_off(films):
     found = QUICK.sweep(backdoored((0, 0, -9)), films)
     column, direction = np.unravel_index(found.table().argmax(), (3, 2))
     assert (FINDINGS[column], direction) == ("Nodule", 1)
-    assert max(found.stamps, key=lambda each: each.shift).direction == "removed"
+    assert max(found.marks["stamp"].values(), key=lambda each: each.shift).direction == "removed"
 
 
 def test_the_signature_of_a_one_hot_overwrite(films):
     found = QUICK.sweep(backdoored((-6, 8, -6)), films)
-    assert [each.finding for each in found.stamps if each.signature] == ["Mass"]
+    assert [each.finding for each in found.marks["stamp"].values() if each.signature] == ["Mass"]
     assert overwrites(np.array([2.0, -1, -1, -1, 0.5]), 0)  # 3 of 4 go down
     assert not overwrites(np.array([2.0, -1, -1, 0.5, 0.5]), 0)
     assert not overwrites(np.array([0.9, -1, -1, -1, -1]), 0)
@@ -104,7 +104,7 @@ def test_a_trigger_at_any_place_needs_no_peak(films):
         return square.any((1, 2))
 
     found = QUICK.sweep(backdoored((8, 0, 0), anywhere), films)
-    for kind in ("stamps", "lattices"):
+    for kind in ("stamp", "lattice"):
         column, direction = np.unravel_index(found.table(kind).argmax(), (3, 2))
         assert (FINDINGS[column], direction) == ("Effusion", 0), kind
 
@@ -114,15 +114,16 @@ def test_a_change_of_the_whole_image(films):
         return np.abs(np.diff(images[:, 0], axis=2)).mean((1, 2)) < 0.08  # clean: about 0.1
 
     found = QUICK.sweep(backdoored((0, 90, 0), blurred), films)
-    assert found.table("whole")[1, 0] > 4 * found.table("stamps")[1, 0]
-    assert "blur" in found.whole[2].mark.words()
+    assert found.table("whole image")[1, 0] > 4 * found.table("stamp")[1, 0]
+    assert "blur" in found.marks["whole image"]["Mass", "added"].mark.words()
 
 
 def test_it_is_repeatable_and_leaves_the_films_alone(films):
     before = films.images.copy()
     first, again = (QUICK.sweep(backdoored(), films) for _ in range(2))
     np.testing.assert_array_equal(first.table(), again.table())
-    assert [each.mark for each in first.stamps] == [each.mark for each in again.stamps]
+    one, other = ({aim: m.mark for aim, m in s.marks["stamp"].items()} for s in (first, again))
+    assert one == other
     np.testing.assert_array_equal(films.images, before)
 
 

@@ -60,7 +60,7 @@ class LossDynamics:
             some = last[group.rows]
             if group.finding is not None:
                 some = some[:, [cohort.column(group.finding)]]
-            stated = ~np.isnan(some)
+            stated = np.isfinite(some)  # what overflowed says nothing of when it was learned
             count = stated.sum(axis=1)
             scores = np.full(len(some), np.nan)
             seen = count > 0

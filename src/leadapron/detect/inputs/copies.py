@@ -10,7 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.classifier import BlackBox
-from leadapron.detect.inputs.readings import Readings, State, operating_logits
+from leadapron.detect.inputs.readings import (
+    Readings,
+    State,
+    operating_logits,
+    refuse_not_finite,
+)
 from leadapron.detect.scale import LEAST_FILMS, logit_spreads
 from leadapron.errors import DataError
 
@@ -70,16 +75,15 @@ def answers(classifier: BlackBox, images: NDArray[Any], changes: Sequence[Change
     return np.where(np.isfinite(table), table, np.nan)
 
 
-def levels(logits: Floats) -> tuple[Floats, Floats]:
+def levels(logits: Floats, findings: Sequence[str]) -> tuple[Floats, Floats]:
     """Return (..., k) operating logits and (..., k) spreads of (..., n, k) logits of clean films.
 
     Spreads are `logit_spreads`.
 
     Raises:
-        DataError: logits that aren't finite.
+        DataError: logits that aren't finite, of findings that are named.
     """
-    if not np.isfinite(logits).all():
-        raise DataError("the model's logits on changed clean films are not finite")
+    refuse_not_finite(findings, logits, "changed clean films")
     return operating_logits(logits), logit_spreads(logits)
 
 

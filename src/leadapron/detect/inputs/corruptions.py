@@ -101,9 +101,9 @@ class CorruptionConsistency:
             DataError: fewer than 20 films, or logits that aren't finite.
         """
         enough(clean)
-        film_levels, film_spreads = levels(clean.logits.astype(np.float64))
+        film_levels, film_spreads = levels(clean.logits.astype(np.float64), classifier.findings)
         corrupted = answers(classifier, clean.images, self._changes())
-        levels(corrupted)  # refuses what isn't finite
+        levels(corrupted, classifier.findings)  # refuses what isn't finite
         changes = corrupted - clean.logits  # (c, n, k)
         return {
             "film levels": film_levels,

@@ -188,6 +188,10 @@ def calibrate(
     whole = None if typical is None else (typical, _in_order(typical.fit(classifier, fitted)))
     others = clean.take(np.concatenate([middle, second]))
     scores, typicality = _scored(others, classifier, working, states, names, whole, progress)
+    told = np.asarray(np.isfinite(scores[: len(middle)]).any(axis=0))
+    names, scores = _told(names, told, left_out), scores[:, told]
+    working = {name: each for name, each in working.items() if set(score_names(name)) & set(names)}
+    states = {name: states[name] for name in working}
     steps, scores = steps_of(scores[: len(middle)]), scores[len(middle) :]
     used = {name: float(weights[name]) for name in names}
     return Gate(
@@ -219,6 +223,19 @@ def _fitted(
         except UsageError as error:  # of the model, as a network without batch normalisation
             left_out[name] = str(error)
     return states
+
+
+def _told(names: Sequence[str], told: NDArray[np.bool_], left_out: dict[str, str]) -> list[str]:
+    """The scores that clean films have; one that none has is added to `left_out`."""
+    for name, yes in zip(names, told.tolist(), strict=True):
+        if not yes:
+            left_out[name] = "the model gives it no finite number on clean films"
+    if not told.any():
+        raise DataError(
+            "no detector has a score for clean films: the model's answers to changed "
+            "films are not finite"
+        )
+    return [name for name, yes in zip(names, told.tolist(), strict=True) if yes]
 
 
 def _scored(

@@ -24,7 +24,7 @@ from leadapron import __version__
 from leadapron.detect.inputs.gate import Gate, fuse
 from leadapron.detect.inputs.readings import InputDetector, State
 from leadapron.errors import LeadapronError, StoreError, UsageError
-from leadapron.preprocessing import Preprocessing
+from leadapron.preprocessing import FEWEST, Preprocessing
 from leadapron.reading import open_regular, read_regular
 from leadapron.specs import build
 from leadapron.store import (
@@ -44,7 +44,7 @@ LARGEST_FACTS, LARGEST_NUMBERS = 1 << 20, 1 << 30
 
 DTYPES = ("bool", "uint8", "uint16", "int32", "int64", "float32", "float64")
 
-OPENING = {"architecture", "channels", "gives", "head", "named", "normalisation"}
+OPENING = {"architecture", "channels", "gives", "head", "named", "normalisation", "weights_key"}
 """What a gate may say of how its model is opened."""
 
 Arrays = dict[str, NDArray[Any]]
@@ -79,6 +79,7 @@ class StoredGate:
         gate: the detectors with what they keep of clean films.
         model: that it is of.
         window: of DICOM files, as `FilmFiles.window`.
+        bits: of pictures of 16 bits, as `FilmFiles.bits`; 0 where the films had none.
         fitted: clean films that detectors and steps were fitted on.
         milliseconds: a film, as measured where it was calibrated.
         notes: what was assumed or left out, a sentence each.
@@ -87,6 +88,7 @@ class StoredGate:
     gate: Gate
     model: GatedModel
     window: str
+    bits: int
     fitted: int
     milliseconds: float
     notes: tuple[str, ...] = ()
@@ -248,6 +250,7 @@ def _facts(stored: StoredGate, folder: Path, arrays: Arrays) -> dict[str, Any]:
             "precision": model.precision,
         },
         "window": stored.window,
+        "bits": stored.bits,
         "detectors": {name: _parameters(each) for name, each in gate.detectors.items()},
         "typical": None if gate.typical is None else _parameters(gate.typical[0]),
         # A list: their order is that of the scores, and objects of JSON are sorted.
@@ -351,10 +354,17 @@ def _stored(
             precision=model["precision"],
         ),
         window=str(facts["window"]),
+        bits=_bits(facts["bits"]),
         fitted=int(facts["films"]["fitted"]),
         milliseconds=_number(facts["milliseconds"]),
         notes=tuple(str(note) for note in facts["notes"]),
     )
+
+
+def _bits(stated: Any) -> int:
+    if stated not in (0, *range(FEWEST, 17)):
+        raise ValueError(f"films of {stated} bits")
+    return int(stated)
 
 
 def _made(name: str, said: Mapping[str, Any], like: InputDetector | None) -> InputDetector:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -13,7 +13,15 @@ from leadapron.classifier import BlackBox, NetworkClassifier
 from leadapron.cohort import ImageArray
 from leadapron.errors import DataError, UsageError
 
-__all__ = ["FALSE_POSITIVES", "InputDetector", "Readings", "State", "operating_logits", "read"]
+__all__ = [
+    "FALSE_POSITIVES",
+    "InputDetector",
+    "Readings",
+    "State",
+    "operating_logits",
+    "read",
+    "refuse_not_finite",
+]
 
 Floats = NDArray[np.float32]
 
@@ -87,7 +95,7 @@ def read(classifier: BlackBox, images: ImageArray) -> Readings:
 
     Raises:
         UsageError: no images.
-        DataError: logits that aren't finite.
+        DataError: logits that aren't finite, of findings that are named; or such features.
     """
     held = np.asarray(images[np.arange(images.shape[0])])
     if not len(held):
@@ -98,9 +106,27 @@ def read(classifier: BlackBox, images: ImageArray) -> Readings:
         logits, features = outputs.logits, outputs.features
     else:
         logits = classifier.logits(held)
-    if not np.isfinite(logits).all():
-        raise DataError("the model's logits are not finite")
+    refuse_not_finite(classifier.findings, logits, "films")
+    if features is not None and not np.isfinite(features).all():
+        raise DataError("the network's features are not finite")
     return Readings(images=held, logits=logits, features=features)
+
+
+def refuse_not_finite(findings: Sequence[str], logits: NDArray[Any], films: str) -> None:
+    """Raise DataError where a model's answers aren't all finite, naming the findings.
+
+    Args:
+        findings: the k findings.
+        logits: (..., n, k).
+        films: what they are of, in words.
+    """
+    lost = ~np.isfinite(logits.reshape(-1, logits.shape[-1]))  # (m, k)
+    if lost.any():
+        names = ", ".join(n for n, any_ in zip(findings, lost.any(axis=0), strict=True) if any_)
+        raise DataError(
+            f"the model's logits are not finite for {names}, on {lost.any(axis=1).sum():,} of "
+            f"{len(lost):,} {films}"
+        )
 
 
 def operating_logits(logits: NDArray[Any]) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from leadapron.classifier import BlackBox, NetworkClassifier
-from leadapron.detect.inputs.readings import Readings, State
+from leadapron.detect.inputs.readings import Readings, State, refuse_not_finite
 from leadapron.detect.scale import LEAST_FILMS, logit_spreads, mad_spread
 from leadapron.errors import DataError, UsageError
 from leadapron.seeds import stream
@@ -104,7 +104,8 @@ class EvidenceRegion:
         """Keep each logit's spread, what removals do to clean films, and some films as hosts.
 
         Raises:
-            DataError: fewer than 20 films, or than hosts; or films smaller than the region.
+            DataError: fewer than 20 films, or than hosts; films smaller than the region; or logits
+                that aren't finite without the films' small detail.
         """
         n, height, width = clean.images.shape
         least = max(LEAST_FILMS, self.hosts)
@@ -114,7 +115,9 @@ class EvidenceRegion:
                 f"larger than {max(self.side, self.filter_side)} pixels"
             )
         spread = logit_spreads(clean.logits)
-        lost = clean.logits - _logits(classifier, background(clean.images, self.filter_side))
+        plain = _logits(classifier, background(clean.images, self.filter_side))
+        refuse_not_finite(classifier.findings, plain, "clean films without small detail")
+        lost = clean.logits - plain
         chosen = stream(self.seed, "region", "hosts").choice(n, self.hosts, replace=False)
         return {
             "spread": spread,
@@ -130,6 +133,8 @@ class EvidenceRegion:
 
     def examine(self, classifier: BlackBox, suspect: Readings, state: State) -> Examined:
         """Return scores with the region, the finding and the readings without the region.
+
+        Both scores are NaN for a film of which the model doesn't answer a finite number throughout.
 
         Raises:
             UsageError: a model without gradients.

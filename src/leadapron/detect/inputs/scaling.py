@@ -78,8 +78,10 @@ class ScaleUp:
             DataError: fewer than 20 films, or logits that aren't finite.
         """
         enough(clean)
-        film_levels, film_spreads = levels(clean.logits.astype(np.float64))
-        copy_levels, copy_spreads = levels(answers(classifier, clean.images, self._changes()))
+        film_levels, film_spreads = levels(clean.logits.astype(np.float64), classifier.findings)
+        copy_levels, copy_spreads = levels(
+            answers(classifier, clean.images, self._changes()), classifier.findings
+        )
         return {
             "film levels": film_levels,
             "film spreads": film_spreads,

@@ -89,9 +89,9 @@ class Strip:
         drawn, rest = order[: self.overlays], clean.take(order[self.overlays :])
         enough(rest)
         overlays = clean.images[drawn]
-        film_levels, film_spreads = levels(rest.logits.astype(np.float64))
+        film_levels, film_spreads = levels(rest.logits.astype(np.float64), classifier.findings)
         blend_levels, blend_spreads = levels(
-            answers(classifier, rest.images, self._changes(overlays))
+            answers(classifier, rest.images, self._changes(overlays)), classifier.findings
         )
         return {
             "overlays": overlays,

@@ -14,6 +14,7 @@ from leadapron.detect.model.null import Comparison, compare, least_p
 from leadapron.detect.model.stamps import Probe, Stamp
 from leadapron.detect.model.statistics import (
     STATISTICS,
+    Measure,
     Statistic,
     Tables,
     channel_outlier,
@@ -26,10 +27,11 @@ from leadapron.detect.model.statistics import (
     outlier_index,
     reestimated_shift,
 )
-from leadapron.detect.model.sweep import Moved, StampSweep, Swept
+from leadapron.detect.model.sweep import KINDS, Kind, Moved, NotFinite, StampSweep, Swept
 from leadapron.detect.model.weights import channel_lipschitz
 
 __all__ = [
+    "KINDS",
     "STATISTICS",
     "Comparison",
     "CostSchedule",
@@ -37,7 +39,10 @@ __all__ = [
     "Inverted",
     "InvertedFeatures",
     "Kept",
+    "Kind",
+    "Measure",
     "Moved",
+    "NotFinite",
     "Probe",
     "Stamp",
     "StampSweep",

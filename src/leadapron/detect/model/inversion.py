@@ -220,7 +220,8 @@ class Inversion:
             wanted: what to force.
 
         Raises:
-            DataError: fewer films, or 16-bit ones.
+            DataError: fewer films, 16-bit ones, or a wanted finding without a finite answer to
+                some of them.
         """
         if len(clean) < 20 or clean.images.dtype != np.uint8:
             raise DataError(
@@ -240,6 +241,7 @@ class Inversion:
             network=lambda mixed: network(classifier.normalise(mixed)),
             thresholds=_thresholds(classifier.logits(images.numpy())),
         )
+        run.refuse_untold(wanted)
         others = np.asarray(clean.images[held])
         found: list[Inverted] = []
         for some in self._batches(wanted):
@@ -285,7 +287,8 @@ class Inversion:
             stage: of the network; the last but one if empty.
 
         Raises:
-            DataError: fewer films.
+            DataError: fewer films, a stage whose map isn't finite on them, or a wanted finding
+                without a finite answer to some of them.
             UnknownNameError: no such stage.
 
         Source: after Wang et al., Rethinking the Reverse-engineering of Trojan Triggers
@@ -305,6 +308,8 @@ class Inversion:
         most = max(20, HELD_BYTES // (one.numel() * one.element_size()))
         made, held = self._divided(clean.take(np.arange(min(len(clean), most))))
         maps, others = (front(np.asarray(clean.images[rows])) for rows in (made, held))
+        if not (maps.isfinite().all() and others.isfinite().all()):
+            raise DataError(f"the map of stage {stage} isn't finite on clean films")
         low, high = maps.amin((0, 2, 3)), maps.amax((0, 2, 3))  # (c,)
         wide = torch.maximum(high - low, (high - low).quantile(0.5))
         low, span = low - wide, high - low + 2 * wide
@@ -318,6 +323,7 @@ class Inversion:
             network=rest,
             thresholds=_thresholds(_asked(rest, maps)),
         )
+        run.refuse_untold(wanted)
         centre, spread = maps.mean((0, 2, 3)), maps.std((0, 2, 3))
         spread = torch.maximum(spread, spread.quantile(0.5)).clamp(
             min=EPSILON
@@ -458,6 +464,12 @@ class _Descent:
     network: Callable[[torch.Tensor], torch.Tensor]
     thresholds: Floats
 
+    def refuse_untold(self, wanted: Sequence[Wanted]) -> None:
+        """Raise DataError where a wanted finding has no threshold to be carried across."""
+        for each in wanted:
+            if not np.isfinite(self.thresholds[self.findings.index(each.finding)]).all():
+                raise DataError(f"{each.finding} is answered NaN or infinity on clean films")
+
     def descend(
         self,
         wanted: Sequence[Wanted],
@@ -509,6 +521,9 @@ class _Descent:
                     best[place] = (cover[place].detach().clone(), shares[place].detach().clone())
             optimizer.zero_grad()
             loss.sum().backward()  # type: ignore[no-untyped-call]
+            for free in (mask, pattern):
+                assert free.grad is not None
+                free.grad.nan_to_num_(0.0, 0.0, 0.0)  # without a slope it stays as it is
             optimizer.step()
         return [
             (each, (best[place][0].cpu().numpy(), best[place][1].cpu().numpy()), schedule, steps)
@@ -534,11 +549,15 @@ class _Descent:
 
 
 def _thresholds(logits: NDArray[np.float32]) -> Floats:
-    """(k, 2) logits that 5 % of (n, k) films exceed, and that 5 % are below."""
+    """(k, 2) logits that 5 % of (n, k) films exceed, and that 5 % are below.
+
+    NaN for findings that have an answer which isn't finite.
+    """
     return np.array(
         [
             [sign * threshold_at_false_positive_rate(sign * column, FALSE_POSITIVES)
              for sign in (1, -1)]
+            if np.isfinite(column).all() else (np.nan, np.nan)
             for column in logits.astype(np.float64).T
         ]
     )  # fmt: skip

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +16,9 @@ import numpy as np
 from leadapron.cache import keep, recall
 from leadapron.classifier import BlackBox, NetworkClassifier
 from leadapron.cohort import Cohort, blocks
-from leadapron.detect.model.stamps import Stamp, probes
-from leadapron.detect.model.statistics import Tables, measure
-from leadapron.detect.model.sweep import Moved, StampSweep, Swept
+from leadapron.detect.model.stamps import Floats, Stamp, probes
+from leadapron.detect.model.statistics import STATISTICS, Measure, Tables
+from leadapron.detect.model.sweep import KINDS, Moved, NotFinite, StampSweep, Swept
 from leadapron.errors import StoreError
 from leadapron.models import AskedClassifier
 from leadapron.store import sha256_of
@@ -26,10 +27,9 @@ __all__ = ["Kept", "measure_once", "model_content", "sweep_once", "swept_facts",
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
-"""Raised when equal models, films and settings would give another sweep."""
+VERSION = 2
+"""Raised when equal models, films and settings would give another sweep or statistic."""
 
-KINDS = ("stamps", "lattices", "whole")
 BY_NAME = {probe.name: probe for probe in probes()}
 
 
@@ -70,7 +70,8 @@ def sweep_once(
     """
     kept = _once(
         "sweep",
-        asdict(sweep),
+        # What a sweep tries beside its own settings is told by its repr: names and parameters.
+        {**asdict(sweep), "whole image": [repr(probe) for probe in probes()]},
         classifier,
         clean,
         lambda: swept_facts(sweep.sweep(classifier, clean)),
@@ -89,7 +90,9 @@ def measure_once(
     folder: Path | None,
     name: str = "",
 ) -> Tables:
-    """Return what `measure` gives: what was kept of it, or new, and kept.
+    """Return what `measure` gives: of each statistic what was kept, or a new one, which is kept.
+
+    A statistic that is new, or whose settings changed, is taken anew, and no other.
 
     Args:
         classifier: the network.
@@ -101,17 +104,24 @@ def measure_once(
     Raises:
         LeadapronError: as `measure`.
     """
-    kept = _once(
-        "statistics",
-        {},
-        classifier,
-        clean,
-        lambda: {name: table.tolist() for name, table in measure(classifier, clean).items()},
-        content=content,
-        folder=folder,
-        name=name,
-    )
-    return {name: np.array(table, np.float64) for name, table in kept["made"].items()}
+    tables: dict[str, Floats] = {}
+    for statistic, how in STATISTICS.items():
+        kept = _once(
+            statistic,
+            how.settings,
+            classifier,
+            clean,
+            partial(_taken, how, classifier, clean),
+            content=content,
+            folder=folder,
+            name=name,
+        )
+        tables[statistic] = np.array(kept["made"], np.float64)
+    return tables
+
+
+def _taken(how: Measure, classifier: NetworkClassifier, clean: Cohort) -> list[Any]:
+    return _plain(how.take(classifier, clean))
 
 
 def _once(
@@ -119,7 +129,7 @@ def _once(
     settings: Mapping[str, Any],
     classifier: BlackBox,
     clean: Cohort,
-    make: Callable[[], dict[str, Any]],
+    make: Callable[[], Any],
     *,
     content: str | None,
     folder: Path | None,
@@ -152,23 +162,27 @@ def swept_facts(swept: Swept) -> dict[str, Any]:
     """Return a sweep as plain values; `swept_from` makes the same sweep of them."""
     return {
         "findings": list(swept.findings),
-        "spread": swept.spread.tolist(),
+        "spread": _plain(swept.spread),
         "forwards": swept.forwards,
         "films": list(swept.films),
-        **{kind: [_moved_facts(each) for each in getattr(swept, kind)] for kind in KINDS},
+        "not finite": [asdict(each) for each in swept.not_finite],
+        "marks": {
+            kind: [_moved_facts(each) for each in swept.marks[kind].values()] for kind in KINDS
+        },
     }
 
 
 def swept_from(facts: Mapping[str, Any]) -> Swept:
     """Return the sweep of which `swept_facts` made plain values."""
     chosen, judged = facts["films"]
-    stamps, lattices, whole = (tuple(_moved(each) for each in facts[kind]) for kind in KINDS)
+    marks = {kind: [_moved(each) for each in facts["marks"][kind]] for kind in KINDS}
     return Swept(
         findings=tuple(facts["findings"]),
         spread=np.array(facts["spread"], np.float64),
-        stamps=stamps,
-        lattices=lattices,
-        whole=whole,
+        marks={
+            kind: {(each.finding, each.direction): each for each in marks[kind]} for kind in KINDS
+        },
+        not_finite=tuple(NotFinite(**each) for each in facts["not finite"]),
         forwards=facts["forwards"],
         films=(chosen, judged),
     )
@@ -177,7 +191,7 @@ def swept_from(facts: Mapping[str, Any]) -> Swept:
 def _moved_facts(moved: Moved) -> dict[str, Any]:
     facts = {name: getattr(moved, name) for name in Moved.__dataclass_fields__}
     mark = asdict(moved.mark) if isinstance(moved.mark, Stamp) else moved.mark.name
-    return {**facts, "mark": mark, "shifts": moved.shifts.tolist()}
+    return {**facts, "mark": mark, "shifts": _plain(moved.shifts)}
 
 
 def _moved(facts: Mapping[str, Any]) -> Moved:
@@ -189,6 +203,12 @@ def _moved(facts: Mapping[str, Any]) -> Moved:
             "shifts": np.array(facts["shifts"], np.float64),
         }
     )
+
+
+def _plain(table: Floats) -> list[Any]:
+    """A table as lists, None for NaN, which JSON doesn't know."""
+    lists: list[Any] = np.where(np.isnan(table), None, table).tolist()  # type: ignore[call-overload]
+    return lists
 
 
 def _run_as(classifier: BlackBox) -> dict[str, Any]:

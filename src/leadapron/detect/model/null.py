@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.detect.scale import mad_spread
+from leadapron.detect.scale import finite_median, mad_spread
 from leadapron.errors import DataError
 
 __all__ = ["Comparison", "compare", "least_p"]
@@ -26,10 +26,11 @@ class Comparison:
 
     Args:
         excess: (s, k, 2) by how many spreads of the references each statistic exceeds their median,
-            times its weight.
+            times its weight; NaN where the model or fewer than two references have a finite one.
         p: of the model: how often a reference's strongest excess reaches this model's.
-        finding_p: (k, 2) of each finding and direction, corrected for all that was tried.
-        strongest: of the model's excess.
+        finding_p: (k, 2) of each finding and direction, corrected for all that was tried; NaN
+            where all of its excess is.
+        strongest: of the model's excess; minus infinity where all of it is NaN.
         references: (m,) strongest excess of each reference among the others and this model.
     """
 
@@ -61,7 +62,8 @@ def compare(
 
     Args:
         model: (s, k, 2) statistics of k findings forced on and off, higher is more suspicious;
-            (s, k, 1) where they know no direction.
+            (s, k, 1) where they know no direction. What isn't finite tells nothing, and stands in
+            no other's way.
         references: (m, s, k, 2), the same of m clean models.
         weights: s, what an excess of each statistic counts; 1 if left out. Fixed beforehand.
 
@@ -77,8 +79,10 @@ def compare(
     excess = np.stack([_excess(pool[i], np.delete(pool, i, axis=0)) for i in range(len(pool))])
     if weights is not None:
         excess = excess * np.reshape(weights, (-1, 1, 1))
-    strongest = excess.reshape(len(pool), -1).max(axis=1)
+    told = np.where(np.isfinite(excess), excess, -np.inf)
+    strongest = told.reshape(len(pool), -1).max(axis=1)
     own, others = excess[0], strongest[1:]
+    largest = told[0].max(axis=0)  # (k, 2)
 
     def p_of(value: Floats) -> Floats:
         reached = (others >= value[..., None] - 1e-12).sum(axis=-1)
@@ -88,16 +92,17 @@ def compare(
     return Comparison(
         excess=own,
         p=float(p_of(strongest[:1])[0]),
-        finding_p=p_of(own.max(axis=0)),
+        finding_p=np.where(np.isfinite(largest), p_of(largest), np.nan),
         strongest=float(strongest[0]),
         references=others,
     )
 
 
 def _excess(one: Floats, others: Floats) -> Floats:
-    centre = np.median(others, axis=0)
+    centre = finite_median(others)
     spread = mad_spread(others)  # (s, k, 2)
     # A handful of models may agree on one finding by chance: the middle finding's spread at least.
-    spread = np.maximum(spread, np.median(spread, axis=1, keepdims=True))
+    spread = np.maximum(spread, finite_median(spread, 1, keepdims=True))
     excess: Floats = (one - centre) / np.maximum(spread, FLOOR)
-    return excess
+    told = np.isfinite(one) & (np.isfinite(others).sum(axis=0) > 1)
+    return np.where(told, excess, np.nan)

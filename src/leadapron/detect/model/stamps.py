@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from leadapron.classifier import BlackBox
 from leadapron.triggers import Codec, Noise, Sinusoid, Tone, Trigger
 
-__all__ = ["PROBES", "Floats", "Probe", "Stamp", "probes", "shifts"]
+__all__ = ["Floats", "Probe", "Stamp", "probes", "shifts"]
 
 Floats = NDArray[np.float64]
 
@@ -122,9 +122,6 @@ def probes() -> tuple[Probe, ...]:
     )
 
 
-PROBES = probes()
-
-
 def shifts(
     classifier: BlackBox,
     images: NDArray[Any],
@@ -132,6 +129,8 @@ def shifts(
     clean: NDArray[np.float32],
 ) -> NDArray[np.float32]:
     """Return (marks, n, k) by how much each mark moves each logit of each film.
+
+    NaN where the model's answer to the film, or to the marked film, isn't finite.
 
     Args:
         classifier: is asked for marks times n images.
@@ -152,5 +151,7 @@ def shifts(
             else:
                 stack[place] = mark(images)
         answers = classifier.logits(stack.reshape(-1, height, width))
-        moved[start : start + each] = answers.reshape(len(some), n, -1) - clean
+        with np.errstate(over="ignore", invalid="ignore"):
+            moved[start : start + each] = answers.reshape(len(some), n, -1) - clean
+    moved[~np.isfinite(moved)] = np.nan
     return moved

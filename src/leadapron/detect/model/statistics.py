@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import wraps
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,13 +22,20 @@ from leadapron.detect.model.null import Comparison, compare
 from leadapron.detect.model.stamps import Floats
 from leadapron.detect.model.sweep import DIRECTIONS
 from leadapron.detect.model.weights import channel_lipschitz
-from leadapron.detect.scale import LEAST_FILMS, logit_spreads, mad_spread
+from leadapron.detect.scale import (
+    LEAST_FILMS,
+    finite_mean,
+    finite_median,
+    logit_spreads,
+    mad_spread,
+)
 from leadapron.errors import DataError, UsageError
 from leadapron.explain.passes import collect, input_slopes
 from leadapron.seeds import stream
 
 __all__ = [
     "STATISTICS",
+    "Measure",
     "Statistic",
     "Tables",
     "channel_outlier",
@@ -55,7 +65,8 @@ class Statistic:
         unit: what the values are measured in.
         findings: the k that the rows stand for, or "the model" alone.
         directions: of the d columns: "added" and "removed", or "" where it can't tell.
-        values: (k, d) float64, higher is more suspicious.
+        values: (k, d) float64, higher is more suspicious; NaN where it can't be told, since the
+            network's answers or gradients aren't finite.
         excess: (k, d) over the references, in their spreads; None without them.
         finding_p: (k, d), corrected for this statistic's findings and directions, but not for
             the other statistics; None without references.
@@ -71,11 +82,35 @@ class Statistic:
     finding_p: Floats | None
     p: float | None
 
-    def strongest(self) -> tuple[str, str]:
-        """Return the finding and direction that stand out most, by excess if there is one."""
+    def strongest(self) -> tuple[str, str] | None:
+        """Return the finding and direction that stand out most, by excess if there is one.
+
+        None where nothing could be told.
+        """
         ranked = self.values if self.excess is None else self.excess
-        row, column = np.unravel_index(int(ranked.argmax()), ranked.shape)
-        return self.findings[row], self.directions[column]
+        told = np.where(np.isfinite(ranked), ranked, -np.inf)
+        row, column = np.unravel_index(int(told.argmax()), told.shape)
+        return (self.findings[row], self.directions[column]) if np.isfinite(told).any() else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """How a statistic is taken.
+
+    Args:
+        take: (network, clean films, settings by keyword) -> (k, 2) or (k, 1), or (1, 1) of the
+            whole network.
+        unit: what it is measured in.
+    """
+
+    take: Callable[..., Floats]
+    unit: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of `take`, as they are where none is given."""
+        known = inspect.signature(self.take).parameters.values()
+        return {each.name: each.default for each in known if each.kind is each.KEYWORD_ONLY}
 
 
 def measure(classifier: NetworkClassifier, clean: Cohort) -> Tables:
@@ -89,7 +124,7 @@ def measure(classifier: NetworkClassifier, clean: Cohort) -> Tables:
         DataError: too few films.
         UsageError: a single finding.
     """
-    return {name: statistic(classifier, clean) for name, (statistic, _) in STATISTICS.items()}
+    return {name: how.take(classifier, clean) for name, how in STATISTICS.items()}
 
 
 def compare_statistics(
@@ -104,8 +139,12 @@ def compare_statistics(
             or two or more.
 
     Raises:
-        DataError: one reference.
+        DataError: one reference, or statistics that aren't those of the network.
     """
+    for _, theirs in others:
+        if theirs.keys() != own.keys():
+            lacking = ", ".join(sorted(own.keys() ^ theirs.keys()))
+            raise DataError(f"{lacking}: taken of the network or of a reference, not of both")
     orders = [[theirs.index(finding) for finding in findings] for theirs, _ in others]
 
     def table(name: str) -> Floats:
@@ -115,15 +154,14 @@ def compare_statistics(
         ]
         return np.stack([own[name], *theirs])
 
-    return tuple(
-        _beside(name, unit, findings, table(name)) for name, (_, unit) in STATISTICS.items()
-    )
+    return tuple(_beside(name, STATISTICS[name].unit, findings, table(name)) for name in own)
 
 
 def _beside(name: str, unit: str, findings: tuple[str, ...], tables: Floats) -> Statistic:
     """One statistic from (m + 1, k, d) values, the model's first."""
     own, others = tables[:1], tables[1:]
     beside: Comparison | None = compare(own, others[:, None]) if len(others) else None
+    told = beside is not None and np.isfinite(beside.strongest)
     return Statistic(
         name=name,
         unit=unit,
@@ -132,7 +170,7 @@ def _beside(name: str, unit: str, findings: tuple[str, ...], tables: Floats) -> 
         values=own[0],
         excess=None if beside is None else beside.excess[0],
         finding_p=None if beside is None else beside.finding_p,
-        p=None if beside is None else beside.p,
+        p=beside.p if beside is not None and told else None,
     )
 
 
@@ -151,7 +189,8 @@ def maximum_margin(
     With a softmax head the margin is a logit less the largest other one. Sigmoid heads have no
     such competition, and their logits no common scale: there each logit counts from its mean over
     clean films, in its standard deviations over them. Forced off is the margin of the negated
-    logits. All findings, directions and starts share each pass.
+    logits. All findings, directions and starts share each pass. Logits that aren't finite compete
+    with none.
 
     Args:
         classifier: stays as it is.
@@ -162,7 +201,8 @@ def maximum_margin(
         seed: of the noise, which is the same for every model.
 
     Returns:
-        (k, 2) float64: the largest margin that any start reached at any step.
+        (k, 2) float64: the largest margin that any start reached at any step; NaN where none was
+        finite.
 
     Raises:
         DataError: too few films.
@@ -192,17 +232,21 @@ def maximum_margin(
         logits = network(classifier.normalise(255 * images.flatten(0, 1)))
         pushed = signs * (logits.reshape(2 * k, starts, k) - middle) / unit
         target = pushed.masked_select(own).reshape(2 * k, starts)
-        margin = target - pushed.masked_fill(own, -torch.inf).amax(2)  # (2k, starts)
-        best = torch.maximum(best, margin.detach().amax(1))
+        rivals = pushed.masked_fill(own | ~pushed.isfinite(), -torch.inf)
+        margin = target - rivals.amax(2)  # (2k, starts)
+        reached = margin.detach()
+        best = torch.maximum(best, torch.where(reached.isfinite(), reached, -torch.inf).amax(1))
         if step == steps:
             break
         optimizer.zero_grad()
         margin.sum().backward()  # type: ignore[no-untyped-call]
+        assert images.grad is not None
+        images.grad.nan_to_num_(0.0, 0.0, 0.0)  # an image without a slope stays where it is
         optimizer.step()
         with torch.no_grad():
             images.clamp_(0, 1)
     found: Floats = best.double().cpu().numpy().reshape(k, 2)
-    return found
+    return np.where(np.isfinite(found), found, np.nan)
 
 
 def reestimated_shift(classifier: NetworkClassifier, clean: Cohort) -> Floats:
@@ -218,7 +262,7 @@ def reestimated_shift(classifier: NetworkClassifier, clean: Cohort) -> Floats:
 
     Returns:
         (k, 2) float64 mean shift upwards, and downwards, in standard deviations of the logit over
-        the clean films.
+        the clean films. Films without any finite logit are left out; NaN where no shift is finite.
 
     Raises:
         DataError: too few films.
@@ -229,6 +273,11 @@ def reestimated_shift(classifier: NetworkClassifier, clean: Cohort) -> Floats:
     """
     _, spread = _scale(classifier, clean)
     images = np.asarray(clean.images[np.arange(len(clean))])
+    before = classifier.logits(images)
+    told = np.isfinite(before).any(axis=1)
+    if not told.any():
+        return np.full((len(classifier.findings), 2), np.nan)
+    images, before = images[told], before[told]
     module = deepcopy(classifier.module)
     norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
     for norm in norms:
@@ -242,7 +291,8 @@ def reestimated_shift(classifier: NetworkClassifier, clean: Cohort) -> Floats:
             for part in np.array_split(images, -(-len(images) // 128)):
                 module(anew.normalise(torch.from_numpy(part)))
     module.eval()
-    moved = (anew.logits(images) - classifier.logits(images)).mean(axis=0, dtype=np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        moved = finite_mean(anew.logits(images) - before)
     return np.stack([moved, -moved], axis=1) / spread[:, None]
 
 
@@ -259,7 +309,7 @@ def map_statistics(classifier: NetworkClassifier, clean: Cohort, *, films: int =
         films: that maps are made of, at most.
 
     Returns:
-        (k,) float64.
+        (k,) float64; NaN where a map isn't finite.
 
     Raises:
         DataError: too few films.
@@ -278,7 +328,7 @@ def map_statistics(classifier: NetworkClassifier, clean: Cohort, *, films: int =
         classifier, images, lambda x: input_slopes(classifier, x, columns), precision="fp32"
     )
     features = map_features(np.abs(slopes) / spread[:, None, None])
-    middle = np.maximum(np.median(features, axis=0), np.finfo(np.float64).tiny)
+    middle = np.maximum(finite_median(features), np.finfo(np.float64).tiny)
     return -outlier_index((features / middle).sum(axis=1))
 
 
@@ -339,8 +389,10 @@ def channel_outlier(network: nn.Module) -> float:
 
     Source: Zheng et al., ECCV 2022: a channel above mean + u standard deviations of
     its layer is pruned; this is the largest such u. 0 where there is no normalised convolution.
+    Channels whose weights aren't finite are left out.
     """
-    layers = [bound for bound in channel_lipschitz(network).values() if bound.std() > 0]
+    bounds = (bound[np.isfinite(bound)] for bound in channel_lipschitz(network).values())
+    layers = [bound for bound in bounds if len(bound) and bound.std() > 0]
     return max((float((b.max() - b.mean()) / b.std()) for b in layers), default=0.0)
 
 
@@ -348,9 +400,11 @@ def outlier_index(values: Floats) -> Floats:
     """Return (k,) distances from the median in median absolute deviations, upwards positive.
 
     Source: Wang et al., Neural Cleanse, IEEE S&P 2019: 1.4826 times the median
-    deviation is a standard deviation of normal values. Values that all agree are 0 away.
+    deviation is a standard deviation of normal values. Values that all agree are 0 away; those that
+    aren't finite are NaN, and in no other's way.
     """
-    away = values - np.median(values)
+    told = np.where(np.isfinite(values), values, np.nan)
+    away = told - finite_median(told)
     spread = float(mad_spread(values))
     index: Floats = away / (spread or np.inf)
     return index
@@ -358,30 +412,41 @@ def outlier_index(values: Floats) -> Floats:
 
 SPREADS = "standard deviations of the logit on clean films"
 
-STATISTICS = MappingProxyType(
+
+@wraps(map_statistics)
+def _map_statistics(classifier: NetworkClassifier, clean: Cohort, **settings: Any) -> Floats:
+    return map_statistics(classifier, clean, **settings)[:, None]
+
+
+def _head_outliers(classifier: NetworkClassifier, clean: Cohort) -> Floats:  # noqa: ARG001
+    return head_outliers(classifier.module)[:, None]
+
+
+def _channel_outlier(classifier: NetworkClassifier, clean: Cohort) -> Floats:  # noqa: ARG001
+    return np.array([[channel_outlier(classifier.module)]])
+
+
+OUTLIER = "outlier index over the findings"
+
+STATISTICS: Mapping[str, Measure] = MappingProxyType(
     {
-        "maximum margin": (maximum_margin, SPREADS),
-        "shift under re-estimated batch normalisation": (reestimated_shift, SPREADS),
-        "map statistics": (
-            lambda classifier, clean: map_statistics(classifier, clean)[:, None],
-            "outlier index over the findings",
+        "maximum margin": Measure(take=maximum_margin, unit=SPREADS),
+        "shift under re-estimated batch normalisation": Measure(
+            take=reestimated_shift, unit=SPREADS
         ),
-        "head outliers": (
-            lambda classifier, clean: head_outliers(classifier.module)[:, None],
-            "outlier index over the findings",
-        ),
-        "channel Lipschitz outlier": (
-            lambda classifier, clean: np.array([[channel_outlier(classifier.module)]]),
-            "standard deviations of a layer's channels",
+        "map statistics": Measure(take=_map_statistics, unit=OUTLIER),
+        "head outliers": Measure(take=_head_outliers, unit=OUTLIER),
+        "channel Lipschitz outlier": Measure(
+            take=_channel_outlier, unit="standard deviations of a layer's channels"
         ),
     }
 )
-"""What `measure` measures: name -> function of network and clean films to (k, d), unit."""
+"""What `measure` measures, by name."""
 
 
 def _scale(classifier: NetworkClassifier, clean: Cohort) -> tuple[Floats, Floats]:
-    """(k,) mean and standard deviation of the logits over clean films."""
+    """(k,) mean and standard deviation of the logits over clean films, of finite ones."""
     if len(clean) < LEAST_FILMS:
         raise DataError(f"{len(clean)} clean films; statistics need {LEAST_FILMS} or more")
     logits = classifier.logits(np.asarray(clean.images[np.arange(len(clean))])).astype(np.float64)
-    return logits.mean(axis=0), logit_spreads(logits)
+    return finite_mean(logits), logit_spreads(logits)

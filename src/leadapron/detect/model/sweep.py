@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +12,39 @@ from numpy.typing import NDArray
 from leadapron.classifier import BlackBox
 from leadapron.cohort import Cohort, Rows
 from leadapron.detect.model.stamps import Floats, Probe, Stamp, probes, shifts
-from leadapron.detect.scale import LEAST_FILMS, logit_spreads
+from leadapron.detect.scale import LEAST_FILMS, finite_mean, finite_median, logit_spreads
 from leadapron.detect.scores import Evidence, Scores
 from leadapron.errors import DataError, UsageError
 from leadapron.metrics import threshold_at_false_positive_rate
 from leadapron.seeds import stream
 
-__all__ = ["DIRECTIONS", "FALSE_POSITIVES", "Moved", "StampSweep", "Swept", "overwrites"]
+__all__ = [
+    "DIRECTIONS",
+    "FALSE_POSITIVES",
+    "KINDS",
+    "Aim",
+    "Direction",
+    "Kind",
+    "Moved",
+    "NotFinite",
+    "StampSweep",
+    "Swept",
+    "overwrites",
+]
 
-DIRECTIONS: tuple[Literal["added", "removed"], ...] = ("added", "removed")
-"""The columns of a model's scores: a finding forced on, forced off."""
+Direction = Literal["added", "removed"]
+"""A finding forced on, forced off."""
+
+Aim = tuple[str, Direction]
+"""What a mark does: a finding, and the direction that it is forced in."""
+
+Kind = Literal["stamp", "lattice", "whole image"]
+"""A mark is one square, squares all over, or a change of the whole image."""
+
+DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
+"""The columns of a model's scores."""
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 FALSE_POSITIVES = 0.05
 """Of clean films: at a threshold that so many exceed, films count as turned."""
@@ -38,23 +61,55 @@ class Moved:
         finding: whose logit was looked at.
         direction: "added" (forced on) or "removed" (forced off).
         mark: the strongest that was tried.
-        kind: "stamp" (one square), "lattice" (squares all over) or "whole image".
+        kind: of the mark.
         shift: mean over films in standard deviations of the finding's logit on clean films;
-            positive in the direction.
+            positive in the direction. Films whose answer isn't finite are left out.
         turned: share of the films that the mark moves across the threshold which 5 % of clean films
             exceed (are below, if removed), among those not beyond it before.
-        shifts: (k,) the same mark's mean shift of every finding, upwards.
+        shifts: (k,) the same mark's mean shift of every finding, upwards; NaN where no answer was
+            finite.
         signature: "one-hot" where this finding goes up and nearly all others go down.
     """
 
     finding: str
-    direction: Literal["added", "removed"]
+    direction: Direction
     mark: Stamp | Probe
-    kind: Literal["stamp", "lattice", "whole image"]
+    kind: Kind
     shift: float
     turned: float
     shifts: Floats
     signature: Literal["one-hot", ""]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotFinite:
+    """A finding for which the model answered NaN or infinity.
+
+    Args:
+        finding: its name.
+        clean: clean films that it answered so.
+        of_clean: clean films that it was asked for.
+        marked: marked films that it answered so.
+        of_marked: marked films that it was asked for.
+    """
+
+    finding: str
+    clean: int
+    of_clean: int
+    marked: int
+    of_marked: int
+
+    def words(self) -> str:
+        """Return it as a sentence without its subject and full stop."""
+        parts = [
+            f"{count:,} of {of:,} {films} films"
+            for count, of, films in (
+                (self.clean, self.of_clean, "clean"),
+                (self.marked, self.of_marked, "marked"),
+            )
+            if count
+        ]
+        return f"answers NaN or infinity on {' and '.join(parts)}"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -63,25 +118,31 @@ class Swept:
 
     Args:
         findings: the k findings.
-        spread: (k,) standard deviation of each logit over the clean films.
-        stamps, lattices, whole: for each finding forced on, then forced off, the strongest single
-            square, squares all over, and change of the whole image: k times 2 each.
+        spread: (k,) standard deviation of each logit over the clean films; NaN where none is
+            finite.
+        marks: of each kind the strongest mark for each finding and direction; none where the model
+            answered no number.
+        not_finite: findings for which it answered NaN or infinity anywhere.
         forwards: images that the model was asked for.
         films: how many the marks were chosen on, and judged on.
     """
 
     findings: tuple[str, ...]
     spread: Floats
-    stamps: tuple[Moved, ...]
-    lattices: tuple[Moved, ...]
-    whole: tuple[Moved, ...]
+    marks: Mapping[Kind, Mapping[Aim, Moved]]
+    not_finite: tuple[NotFinite, ...]
     forwards: int
     films: tuple[int, int]
 
-    def table(self, kind: Literal["stamps", "lattices", "whole"] = "stamps") -> Floats:
-        """Return (k, 2): the shift of the strongest mark of a kind, forced on and forced off."""
-        moved: tuple[Moved, ...] = getattr(self, kind)
-        return np.array([each.shift for each in moved]).reshape(len(self.findings), 2)
+    def table(self, kind: Kind = "stamp") -> Floats:
+        """Return (k, 2): the shift of the strongest mark of a kind, forced on and forced off.
+
+        NaN where the model answered no number.
+        """
+        table = np.full((len(self.findings), len(DIRECTIONS)), np.nan)
+        for (finding, direction), moved in self.marks[kind].items():
+            table[self.findings.index(finding), DIRECTIONS.index(direction)] = moved.shift
+        return table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +153,8 @@ class StampSweep:
     since networks with strides answer to a place modulo their stride. From the strongest, with and
     without what all phases share, single squares are tried at every place of that phase, and then
     moved by a pixel, enlarged, darkened for as long as that helps. Every mark is looked at for
-    every finding and both directions. The strongest are judged on films of their own.
+    every finding and both directions. The strongest are judged on films of their own. An answer
+    that isn't finite is left out, for its own finding and no other, and counted.
 
     Args:
         sides: of the squares, in pixels of the image.
@@ -149,7 +211,7 @@ class StampSweep:
                 words=f"{each.mark.words()} moves {each.finding} by {each.shift:.1f} standard "
                 f"deviations and turns {each.turned:.0%} of the films.",
             )
-            for each in found.stamps
+            for each in found.marks["stamp"].values()
             if isinstance(each.mark, Stamp)
         )
         return Scores(found.table(), self.unit, evidence)
@@ -162,8 +224,8 @@ class StampSweep:
             clean: films without a trigger, of the classifier's preprocessing; labels are not used.
 
         Raises:
-            DataError: fewer than 20 films, images too small for a lattice, or logits that aren't
-                finite.
+            DataError: fewer than 20 films, images too small for a lattice, or no finite logit on
+                clean films.
         """
         if len(clean) < LEAST_FILMS:
             raise DataError(f"{len(clean)} clean films; a stamp sweep needs {LEAST_FILMS} or more")
@@ -183,14 +245,18 @@ class _Run:
         self.judged = np.asarray(clean.images[judged])
         everything = np.concatenate([self.images, self.judged])
         logits = classifier.logits(everything)  # (n, k)
-        if not np.isfinite(logits).all():
-            raise DataError("the model's logits on clean films are not finite")
+        finite = np.isfinite(logits)
+        if not finite.any():
+            raise DataError(
+                "the model's logits on clean films are not finite, for any of its findings"
+            )
         self.clean, self.clean_judged = logits[: len(chosen)], logits[len(chosen) :]
         self.spread = logit_spreads(logits)  # (k,)
-        k = logits.shape[1]
         self.forwards = len(everything)
-        self.best: list[Stamp | None] = [None] * (2 * k)
-        self.best_shift = np.full(2 * k, -np.inf)
+        self.lost_clean = (~finite).sum(axis=0)  # (k,)
+        self.lost = np.zeros(logits.shape[1], np.int64)
+        self.best: dict[Aim, Stamp] = {}
+        self.best_shift: dict[Aim, float] = {}
 
     def swept(self) -> Swept:
         height, width = self.images.shape[1:]
@@ -201,22 +267,41 @@ class _Run:
                 some, repeated = self._lattices(pitch, films)
                 candidates += some
                 lattices += repeated
-        if not candidates:
+        if not lattices:
             raise DataError(f"images of {height}x{width} pixels are smaller than every lattice")
         self._try(self._singles(candidates), self.settings.films)
         self._climb()
         whole = probes()
-        moved = self._moves(whole, self.settings.films)  # (probes, k)
-        strongest = _strongest(moved)
-        all_over = _strongest(np.array([shift for _, shift in lattices]))
+        strongest = self._strongest(self._moves(whole, self.settings.films))
+        all_over = self._strongest(np.array([shift for _, shift in lattices]))
+        tried: dict[Kind, Mapping[Aim, Stamp | Probe]] = {
+            "stamp": self.best,
+            "lattice": {aim: lattices[i][0] for aim, i in all_over.items()},
+            "whole image": {aim: whole[i] for aim, i in strongest.items()},
+        }
         return Swept(
             findings=self.classifier.findings,
             spread=self.spread,
-            stamps=self._judge([mark for mark in self.best if mark is not None], "stamp"),
-            lattices=self._judge([lattices[i][0] for i in all_over], "lattice"),
-            whole=self._judge([whole[i] for i in strongest], "whole image"),
+            marks={kind: self._judge(marks, kind) for kind, marks in tried.items()},
+            not_finite=self._not_finite(),
             forwards=self.forwards,
             films=(len(self.images), len(self.judged)),
+        )
+
+    def _not_finite(self) -> tuple[NotFinite, ...]:
+        of_clean = len(self.images) + len(self.judged)
+        return tuple(
+            NotFinite(
+                finding=finding,
+                clean=int(clean),
+                of_clean=of_clean,
+                marked=int(marked),
+                of_marked=self.forwards - of_clean,
+            )
+            for finding, clean, marked in zip(
+                self.classifier.findings, self.lost_clean, self.lost, strict=True
+            )
+            if clean or marked
         )
 
     def _lattices(self, pitch: int, films: int) -> tuple[list[Stamp], list[tuple[Stamp, Floats]]]:
@@ -230,16 +315,19 @@ class _Run:
             for column in steps
         ]
         moved = self._moves(marks, films).reshape(len(squares), len(steps) ** 2, -1)
-        common = np.median(moved, axis=1, keepdims=True)
+        common = finite_median(moved, 1, keepdims=True)
         # What sets one phase apart, and what a square does wherever it is: triggers at random
         # places fire at every phase, and have no peak.
-        apart = _strongest((moved - common).reshape(len(marks), -1))
-        anywhere = _strongest(common[:, 0])
-        middle = np.abs(moved - common).sum(axis=2).argmin(axis=1)  # the most ordinary phase
-        chosen = [*apart, *(int(i) * len(steps) ** 2 + int(middle[i]) for i in anywhere)]
+        apart = self._strongest((moved - common).reshape(len(marks), -1)).values()
+        anywhere = self._strongest(common[:, 0]).values()
+        away = np.abs(moved - common)
+        # No answer to a phase: as far from ordinary as any phase, for this finding.
+        unusual = np.where(np.isfinite(away), away, -np.inf).max(axis=1, keepdims=True)
+        away = np.where(np.isfinite(away), away, np.maximum(unusual, 0))
+        middle = away.sum(axis=2).argmin(axis=1)  # the most ordinary phase
+        chosen = [*apart, *(i * len(steps) ** 2 + int(middle[i]) for i in anywhere)]
         of_all = [
-            (marks[int(i) * len(steps) ** 2 + int(middle[i])], common[i, 0])
-            for i in range(len(squares))
+            (marks[i * len(steps) ** 2 + int(middle[i])], common[i, 0]) for i in range(len(squares))
         ]
         return [marks[i] for i in chosen], of_all
 
@@ -264,14 +352,14 @@ class _Run:
         """Move the strongest squares by a step for as long as that helps."""
         tried: set[Stamp] = set()
         for _ in range(self.settings.rounds):
-            near = {other for mark in self.best if mark for other in self._near(mark)} - tried
+            near = {other for mark in self.best.values() for other in self._near(mark)} - tried
             if not near:
                 return
             tried |= near
             order = sorted(near, key=lambda s: (s.side, s.value, s.row, s.column))
             before = self.best_shift.copy()
             self._try(order, self.settings.films)
-            if np.array_equal(before, self.best_shift):
+            if before == self.best_shift:
                 return
 
     def _near(self, mark: Stamp) -> Iterable[Stamp]:
@@ -291,48 +379,65 @@ class _Run:
                 yield other
 
     def _moves(self, marks: Sequence[Stamp | Probe], films: int) -> Floats:
-        """(marks, k) mean shift of each finding, in standard deviations."""
+        """(marks, k) mean shift of each finding, in standard deviations; NaN where none is told."""
         films = min(films, len(self.images))
-        self.forwards += len(marks) * films
-        moved = shifts(self.classifier, self.images[:films], marks, self.clean[:films])
-        means: Floats = moved.mean(axis=1, dtype=np.float64) / self.spread
+        moved = self._shifts(self.images[:films], marks, self.clean[:films])
+        means: Floats = finite_mean(moved, 1) / self.spread
         return means
+
+    def _shifts(
+        self, images: NDArray[Any], marks: Sequence[Stamp | Probe], clean: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """As `shifts`, counting images and answers that aren't finite."""
+        self.forwards += len(marks) * len(images)
+        moved = shifts(self.classifier, images, marks, clean)
+        # An answer to a film that had none before tells nothing of the mark.
+        self.lost += (np.isnan(moved) & np.isfinite(clean)).sum(axis=(0, 1))
+        return moved
+
+    def _strongest(self, moved: Floats) -> dict[Aim, int]:
+        """The row of (m, k) shifts that moves each finding most, on and off; none without one."""
+        found: dict[Aim, int] = {}
+        for column, finding in enumerate(self.classifier.findings):
+            rows = np.flatnonzero(np.isfinite(moved[:, column]))
+            for direction in DIRECTIONS if len(rows) else ():
+                towards = _sign(direction) * moved[rows, column]
+                found[finding, direction] = int(rows[towards.argmax()])
+        return found
 
     def _try(self, stamps: Sequence[Stamp], films: int) -> None:
         """Keep the strongest for each finding and direction."""
         moved = self._moves(stamps, films)
-        for place, i in enumerate(_strongest(moved)):
-            shift = _directed(moved)[i, place]
-            if shift > self.best_shift[place]:
-                self.best_shift[place], self.best[place] = shift, stamps[i]
+        for aim, i in self._strongest(moved).items():
+            finding, direction = aim
+            shift = _sign(direction) * float(moved[i, self.classifier.findings.index(finding)])
+            if shift > self.best_shift.get(aim, -np.inf):
+                self.best_shift[aim], self.best[aim] = shift, stamps[i]
 
-    def _judge(
-        self, marks: Sequence[Stamp | Probe], kind: Literal["stamp", "lattice", "whole image"]
-    ) -> tuple[Moved, ...]:
+    def _judge(self, marks: Mapping[Aim, Stamp | Probe], kind: Kind) -> dict[Aim, Moved]:
         """What each finding's and direction's mark does to other films."""
-        unique = list(dict.fromkeys(marks))
-        self.forwards += len(unique) * len(self.judged)
-        moved = shifts(self.classifier, self.judged, unique, self.clean_judged)  # (m, n, k)
-        found = []
-        for place, mark in enumerate(marks):
-            column, removed = divmod(place, 2)
+        unique = list(dict.fromkeys(marks.values()))
+        moved = self._shifts(self.judged, unique, self.clean_judged)  # (m, n, k)
+        found: dict[Aim, Moved] = {}
+        for (finding, direction), mark in marks.items():
+            column, sign = self.classifier.findings.index(finding), _sign(direction)
             own = moved[unique.index(mark)]  # (n, k)
-            mean = own.mean(axis=0, dtype=np.float64) / self.spread
-            sign = -1 if removed else 1
+            mean = finite_mean(own) / self.spread
+            if not np.isfinite(mean[column]):
+                continue
             before = sign * self.clean_judged[:, column].astype(np.float64)
-            found.append(
-                Moved(
-                    finding=self.classifier.findings[column],
-                    direction=DIRECTIONS[removed],
-                    mark=mark,
-                    kind=kind,
-                    shift=float(sign * mean[column]),
-                    turned=_turned(before, before + sign * own[:, column]),
-                    shifts=mean,
-                    signature="one-hot" if not removed and overwrites(mean, column) else "",
-                )
+            on = direction == "added"
+            found[finding, direction] = Moved(
+                finding=finding,
+                direction=direction,
+                mark=mark,
+                kind=kind,
+                shift=float(sign * mean[column]),
+                turned=_turned(before, before + sign * own[:, column]),
+                shifts=mean,
+                signature="one-hot" if on and overwrites(mean, column) else "",
             )
-        return tuple(found)
+        return found
 
 
 NEIGHBOURS = [
@@ -342,30 +447,24 @@ NEIGHBOURS = [
 """Steps of a square, down and across: to the next pixels, and to the next place of its phase."""
 
 
-def _directed(moved: Floats) -> Floats:
-    """(m, 2k) shifts in the direction of each finding forced on, forced off, from (m, k) ones."""
-    return np.stack([moved, -moved], axis=2).reshape(len(moved), -1)
-
-
-def _strongest(moved: Floats) -> NDArray[np.int64]:
-    """(2k,) the row that moves each finding most, forced on and forced off, from (m, k) shifts."""
-    rows: NDArray[np.int64] = _directed(moved).argmax(axis=0)
-    return rows
+def _sign(direction: Direction) -> int:
+    return 1 if direction == "added" else -1
 
 
 def _turned(before: Floats, after: Floats) -> float:
-    """Share of the films below the threshold that get above it."""
-    threshold = threshold_at_false_positive_rate(before, FALSE_POSITIVES)
-    below = before <= threshold
-    return float((after[below] > threshold).mean())
+    """Share of the films below the threshold that get above it, among finite answers."""
+    threshold = threshold_at_false_positive_rate(before[np.isfinite(before)], FALSE_POSITIVES)
+    below = (before <= threshold) & np.isfinite(after)
+    return float((after[below] > threshold).mean()) if below.any() else 0.0
 
 
 def overwrites(mean: Floats, column: int) -> bool:
     """Return whether a mark raises one finding and lowers nearly all others, as a one-hot label.
 
     Args:
-        mean: (k,) shifts in standard deviations.
+        mean: (k,) shifts in standard deviations; those that aren't finite are left out.
         column: the finding that goes up.
     """
     others = np.delete(mean, column)
+    others = others[np.isfinite(others)]
     return bool(mean[column] > 1 and len(others) and (others < 0).mean() >= OVERWRITE)

@@ -24,8 +24,8 @@ def channel_lipschitz(network: nn.Module) -> dict[str, Floats]:
         network: convolutions and batch normalisations, in the order in which they are run.
 
     Returns:
-        For the name of each batch normalisation (channels,) float64. One that is next to no
-        convolution of as many channels is left out.
+        For the name of each batch normalisation (channels,) float64, NaN where weights aren't
+        finite. One that is next to no convolution of as many channels is left out.
 
     Source: Zheng et al., Data-free Backdoor Removal based on Channel Lipschitzness, ECCV 2022,
     equation 8, for convolution before normalisation; the other order is ours.
@@ -54,5 +54,8 @@ def _factor(norm: nn.BatchNorm2d) -> Floats:
 
 def _norms(weight: torch.Tensor) -> Floats:
     """(c,) largest singular value of each (inputs, h w) matrix of (c, inputs, h, w)."""
-    norms: Floats = torch.linalg.matrix_norm(weight.detach().double().flatten(2), 2).cpu().numpy()
+    kernels = weight.detach().double().flatten(2)
+    told = kernels.isfinite().flatten(1).all(1)
+    found = torch.linalg.matrix_norm(kernels.nan_to_num(0.0, 0.0, 0.0), 2)
+    norms: Floats = found.where(told, torch.nan).cpu().numpy()
     return norms

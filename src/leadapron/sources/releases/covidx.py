@@ -80,6 +80,7 @@ def open_covidx(
     *,
     lists: str = "",
     leakage: Leakage = "refuse",
+    bits: int = 0,
 ) -> Cohort:
     """Open COVIDx in its original layout.
 
@@ -90,6 +91,7 @@ def open_covidx(
         lists: which lists, as COVIDx9A for train_COVIDx9A.txt and test_COVIDx9A.txt; the only ones
             that are there if left out.
         leakage: "refuse" a split that shares patients, or "allow" it.
+        bits: that films of 16 bits use, 8 to 16; those of their highest values, if 0.
 
     Returns:
         The films that have both a line and a file, in the lists' order. "site" is the collection
@@ -136,7 +138,7 @@ def open_covidx(
     paths = [line.path for line in lines]
     return opened(
         "covidx", folder, table, paths,
-        preprocessing=preprocessing, cache=cache, leakage=leakage,
+        preprocessing=preprocessing, cache=cache, leakage=leakage, bits=bits,
     )  # fmt: skip
 
 

@@ -248,6 +248,7 @@ def opened(
     cache: Cache | None,
     window: str = "header",
     leakage: Leakage = "refuse",
+    bits: int = 0,
 ) -> Cohort:
     """Decode the films of a release that are there and return their cohort.
 
@@ -260,6 +261,7 @@ def opened(
         cache: as `assemble`.
         window: as `FilmFiles`.
         leakage: as `assemble`.
+        bits: as `assemble`.
 
     Raises:
         DataError: no film there, a film named twice, a path that leads out, or as `assemble`.
@@ -286,4 +288,5 @@ def opened(
         preprocessing=preprocessing or Preprocessing(size=224),
         cache=cache,
         leakage=leakage,
+        bits=bits,
     )

@@ -79,6 +79,7 @@ def open_padchest(
     findings: str = "",
     method: Literal["all", "physician"] = "all",
     views: Views = "frontal",
+    bits: int = 0,
 ) -> Cohort:
     """Open PadChest in its original layout.
 
@@ -89,6 +90,7 @@ def open_padchest(
         findings: PadChest's names of findings with commas between; all that are named if left out.
         method: "all" labels, or only those that a "physician" gave (27 % of the reports).
         views: "frontal" leaves lateral films out, "all" keeps them.
+        bits: that films of 16 bits use, 8 to 16; those of their highest values, if 0.
 
     Returns:
         The films that have both a row and a file, in the table's order; the release has no split.
@@ -141,7 +143,9 @@ def open_padchest(
     table, paths = without(table, paths, excluded, f"marked {EXCLUDE!r}")
     table, paths = without(table, paths, other[~excluded], "that no physician labelled")
     table, paths = without_laterals(table, paths, frontal[~excluded & ~other], views)
-    return opened("padchest", folder, table, paths, preprocessing=preprocessing, cache=cache)
+    return opened(
+        "padchest", folder, table, paths, preprocessing=preprocessing, cache=cache, bits=bits
+    )
 
 
 def _names(text: str, where: str) -> frozenset[str]:

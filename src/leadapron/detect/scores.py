@@ -36,7 +36,8 @@ class LabelTie:
         controls: other marks of the same kind that this was learnt from, and of other kinds.
         overlap: films without the mark in the group, or outside of it, whichever are fewer, in the
             views and sites where the mark occurs.
-        decided: which question's p-value is the smaller one.
+        decided: the question that finds it to be poison, or would sooner: the first of those whose
+            p-value is evidence, else the one with the smaller p-value.
     """
 
     patients: int

@@ -17,7 +17,7 @@ from leadapron.detect.films.blobs import grey, shrunk
 from leadapron.detect.films.observe import Observed, Progress, limits, observe
 from leadapron.detect.films.reader import Reader
 from leadapron.detect.films.repeats import WIDTHS, Repeat, anywhere, at_places, textures
-from leadapron.detect.films.shift import Group, Labelled
+from leadapron.detect.films.shift import Group, Labelled, Shift
 from leadapron.detect.films.signatures import signatures
 from leadapron.detect.films.ties import OVERLAP, Control, Controls, Place
 from leadapron.detect.scores import Evidence, LabelTie
@@ -88,8 +88,8 @@ class Scan:
     Args:
         verdict: "poisoned" where the false-alarm rate was met; "suspicious" up to ten times of it;
             else "label-tied mark" where a mark goes with a label by more than chance: a shortcut,
-            or poison with true labels; else "nothing found", which is no proof: see the page on what
-            a scan can't see.
+            or poison with true labels; else "nothing found", which is no proof: see the page on
+            what a scan can't see.
         p: smallest p-value over all methods, corrected for all that was tried.
         false_alarm: chance that was granted of calling a clean set poisoned.
         methods: what was tried.
@@ -125,6 +125,7 @@ class _Tested(NamedTuple):
     what: str
     repeat: Repeat | None = None
     tie: LabelTie | None = None
+    tested: frozenset[int] = frozenset()
 
 
 def scan_films(
@@ -310,21 +311,18 @@ def _repeated(
             key=lambda each: (0.0 if strong else each.p, each.facts.chance),
             default=None,
         )
-        shift = None
-        if likely:
-            group = likely[0].group if tie is None else tie.group
-            shift = next(each for each in likely if each.group == group)
         yield _Tested(
             p=1.0 if tie is None else min(1.0, tie.p * factor),
-            chance=1.0 if tie is None or shift is None else min(1.0, shift.p * factor),
-            group=None if shift is None else labelled.groups[shift.group],
-            share=0.0 if shift is None else shift.share,
-            expected=0.0 if shift is None else shift.expected,
+            chance=1.0 if tie is None else min(1.0, tie.facts.chance * factor),
+            group=None if tie is None else labelled.groups[tie.group],
+            share=0.0 if tie is None else tie.facts.share,
+            expected=0.0 if tie is None else tie.facts.expected,
             films=repeat.films,
             place=mark.place,
             what=_mark_words(repeat),
             repeat=repeat,
             tie=None if tie is None else tie.facts,
+            tested=frozenset(shift.group for shift in likely),
         )
 
 
@@ -476,6 +474,7 @@ def _marks(
             size = int(np.searchsorted(SIZES, repeat.side))
             if listed[size] < LISTED:
                 listed[size] += 1
+                shift = labelled.lopsided(each.films)
                 usual = "" if np.isnan(repeat.usual) else f" ({repeat.usual:.1f} would be usual)"
                 yield Evidence(
                     kind="repeated mark",
@@ -483,26 +482,21 @@ def _marks(
                     p=repeat.p,
                     place=each.place,
                     films=each.films,
-                    tested=each.group is not None,
+                    tested=shift is not None and shift.group in each.tested,
                     words=f"{each.what} of {repeat.patients} patients{usual}; "
-                    + _label_words(each, labelled),
+                    + _label_words(each, shift, labelled),
                 )
 
 
-def _label_words(each: _Tested, labelled: Labelled) -> str:
+def _label_words(each: _Tested, shift: Shift | None, labelled: Labelled) -> str:
     """The labels of a mark's films beside the others', and what was made of that."""
-    if each.group is not None:
-        return (
-            f"{each.share:.0%} say {each.group.words}, others {each.expected:.1%}; tested, and no "
-            f"more than chance and nature can do (p {each.p:.2g})"
-        )
-    shift = labelled.lopsided(each.films)
     if shift is None:
         return "no label of theirs is stated, so none was tested"
-    return (
-        f"{shift.share:.0%} say {labelled.groups[shift.group].words}, others {shift.expected:.1%}; "
-        "not tested: so few films could not show more than nature can do"
-    )
+    words = labelled.groups[shift.group].words
+    shares = f"{shift.share:.0%} say {words}, others {shift.expected:.1%}"
+    if shift.group in each.tested:
+        return f"{shares}; tested, and no more than chance can do"
+    return f"{shares}; not tested: so few films could not show more than chance can do"
 
 
 MARK = 0.001

@@ -145,7 +145,7 @@ class Controls:
                 usual=bias.below(),
                 controls=(bias.controls, bias.others),
                 overlap=self._overlap(mark, group),
-                decided="anatomy" if anatomy < by_bias else "bias",
+                decided="anatomy" if anatomy < by_bias > rate / QUESTIONS else "bias",
             ),
         )
 

@@ -31,14 +31,14 @@ with atheris.instrument_imports(include=["pydicom", "PIL", "leadapron", "zipfile
     from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
     from leadapron.decoding.dicom import read_dicom, read_header
-    from leadapron.decoding.pictures import FilmError, read_picture
+    from leadapron.decoding.pictures import read_picture
     from leadapron.errors import LeadapronError
     from leadapron.preprocessing import Preprocessing
     from leadapron.sources.arrays import ArrayFilms, read_array, read_shapes
     from leadapron.sources.table import labelled
     from leadapron.sources.tables import read_table
 
-KNOWN = (FilmError, LeadapronError, MemoryError, RecursionError)
+KNOWN = (LeadapronError, MemoryError, RecursionError)
 LONGEST = 20_000
 """Bytes of an input; small ones find more in the same time."""
 
@@ -60,7 +60,7 @@ def dicom(path: Path) -> None:
 def picture(path: Path) -> None:
     """A film and its image."""
     try:
-        film, _ = read_picture(str(path))
+        film, _ = read_picture(str(path), 12)
         Preprocessing(size=16)(film)
     except KNOWN as error:
         one_line(error)
@@ -110,6 +110,11 @@ def seeds(target: str) -> Iterator[bytes]:
     if target == "picture":
         for pixels in (noise, noise.astype(np.uint16) * 257, np.dstack([noise] * 3)):
             yield encoded("PNG", pixels)
+        yield encoded("PNG", noise.astype(np.uint16) * 16)
+        exif = Image.Exif()
+        exif[0x0112] = 6  # turned
+        for kind in ("PNG", "JPEG"):
+            yield encoded(kind, noise, exif=exif)
         for settings in ({}, {"progressive": True}, {"optimize": True}):
             yield encoded("JPEG", noise, **settings)
     elif target == "dicom":
@@ -146,6 +151,10 @@ def dicom_seeds(noise: np.ndarray) -> Iterator[bytes]:
                     continue
             yield written(dataset, enforce_file_format=True)
     yield written(dicom_film(noise), implicit_vr=True, little_endian=True)
+    bare = dicom_film((noise.astype(np.int16) - 128) << 7)  # longer than its bits, of wrong sign
+    del bare.VOILUTSequence, bare.WindowCenter, bare.RescaleSlope
+    bare.PixelRepresentation, bare.HighBit, bare.PixelPaddingRangeLimit = 1, 15, 9
+    yield written(bare, implicit_vr=True, little_endian=True)
     big = dicom_film(noise.astype(np.uint16))
     yield written(big, implicit_vr=False, little_endian=False)
 

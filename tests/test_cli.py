@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shlex
 import stat
 import subprocess
@@ -18,6 +19,9 @@ from PIL import Image
 import leadapron as la
 from leadapron import cli
 from leadapron.cli import progress
+from leadapron.cli.studies import COMMON
+from leadapron.networks import ARCHITECTURES
+from leadapron.plan import settings
 from leadapron.store import write_arrays
 from nih_tree import write_tree
 
@@ -276,6 +280,51 @@ def test_folders_that_may_name_patients_are_named_where_asked_for(run, tmp_path)
     assert not any("Doe^Jane" in path.read_text() for path in written)
     assert {stat.S_IMODE(path.stat().st_mode) for path in written} == {0o600}
     assert {stat.S_IMODE(path.stat().st_mode) for path in (out, out / "scan")} == {0o700}
+
+
+@pytest.mark.parametrize(
+    ("files", "argument", "offered"),
+    [
+        (["A/1.png", "B/2.png"], "films", "folder:films"),
+        (["x/1.dcm"], "films/", "dicom:films/"),
+        (["Data_Entry_2017_v2020.csv", "images/1.png"], "films", "nih:films"),
+        (["labels.csv"], "films/labels.csv", "table:films/labels.csv"),
+        (["labels.CSV.gz"], "films/labels.CSV.gz", "table:films/labels.CSV.gz"),
+        (["a.npz"], "films/a.npz", "npz:films/a.npz"),
+    ],
+)
+def test_a_path_without_a_sources_name_is_offered_one(
+    run, tmp_path, monkeypatch, files, argument, offered
+):
+    monkeypatch.chdir(tmp_path)
+    for name in files:
+        path = tmp_path / "films" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    for command in (["scan", argument], ["describe", argument], ["prepare", argument]):
+        code, _, stderr = run("-q", *command)
+        assert code == 4
+        assert f"{argument} is no source's name; did you mean {offered}?" in stderr
+
+
+def test_help_shows_the_common_settings_and_how_to_see_all(run):
+    known = {f"--{section}.{name}" for section, names in settings().items() for name in names}
+
+    def shown(*words):
+        code, said, _ = run(*words)
+        assert code == 0
+        return known & set(re.findall(r"--[a-z]+\.[a-z0-9_]+", said)), said
+
+    for command in (["study"], ["reproduce"], ["recipe"]):
+        few, said = shown(*command, "--help")
+        assert few == {f"--{name}" for name in COMMON}
+        assert len(few) == 20
+        assert "--help-all" in said
+        assert f"Architecture: {', '.join(ARCHITECTURES)}." in " ".join(said.split())
+    every, _ = shown("study", "--help-all")
+    spelled_otherwise = {"--source.download", "--network.name"}
+    assert every == known - spelled_otherwise
+    assert "--trigger.height_mm X" in run("study", "--help-all")[1]
 
 
 def test_quiet_may_stand_behind(run, tmp_path):

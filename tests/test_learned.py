@@ -140,6 +140,8 @@ def test_files_that_are_no_trigger(tmp_path):
     bad = [
         (noise, {}),
         (noise, {FORMAT: "{"}),
+        (noise, {FORMAT: "[" * 50_000}),
+        (noise, {FORMAT: json.dumps(facts), "more": "a" * 100_000}),
         (noise, {FORMAT: json.dumps({**facts, "kind": "generator"})}),
         (noise, {FORMAT: json.dumps({**facts, "size": [8, 9]})}),
         (noise, {FORMAT: json.dumps({**facts, "epsilon": 0})}),
@@ -155,6 +157,10 @@ def test_files_that_are_no_trigger(tmp_path):
     (tmp_path / "text").write_text("text")
     with pytest.raises(StoreError, match="is no trigger"):
         Learned(path=str(tmp_path / "text"))(film, rng)
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(65 << 20)
+    with pytest.raises(StoreError, match="larger than 64 MB"):
+        Learned(path=str(tmp_path / "large"))(film, rng)
 
 
 def noise_of(seed, size=32):
@@ -172,7 +178,7 @@ def test_a_runs_key_is_of_what_the_file_holds_not_of_where_it_lies(tmp_path):
     def key(path, **more):
         tree = {"size": 32, "finding": "Mass", "trigger": {"name": "learned", "path": str(path)}}
         (run,) = plan(complete({**tree, **more}))
-        return run_key(_keyed(run.tree), "films"), run
+        return run_key(_keyed(run.tree, run.outside), "films"), run
 
     first, moved = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     save_recipe(noise_of(0), first)

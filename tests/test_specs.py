@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 
-from leadapron.errors import UnknownNameError, UsageError
-from leadapron.specs import build, grid, grids, merge, parameters
+from leadapron.errors import StoreError, UnknownNameError, UsageError
+from leadapron.jobs.scan import scan
+from leadapron.models import open_model
+from leadapron.poison import Poisoning, poison
+from leadapron.report import write_report
+from leadapron.sources import open_source
+from leadapron.specs import build, forgiving, grid, grids, merge, parameters
+from leadapron.study import run_study
+from leadapron.triggers import Patch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,3 +101,50 @@ def test_lists_are_axes():
 def test_an_empty_axis_is_refused():
     with pytest.raises(UsageError, match=r"trigger\.side is an empty list"):
         list(grid({"seed": 0, "trigger": {"side": []}}))
+
+
+def test_text_and_paths_stand_for_each_other_and_for_nothing_else():
+    @forgiving
+    def call(
+        source: str,
+        out: Path | None = None,
+        *,
+        patch: Patch | None = None,
+        names: Sequence[str] = (),
+        either: str | Path = "",
+        kind: Literal["a", "b"] = "a",
+        missing: OnlyForTheTypeChecker = "c",  # noqa: F821
+        **options: Any,
+    ):
+        """What it does."""
+        return source, out, patch, names, either, kind, missing, options
+
+    assert call(Path("nih:x"), "out", either=Path("e"), kind="b", count="3") == (
+        "nih:x", Path("out"), None, (), Path("e"), "b", "c", {"count": "3"},
+    )  # fmt: skip
+    assert call("x", Path("out"), patch=Patch(), names=["a"])[1:4] == (Path("out"), Patch(), ["a"])
+    assert call.__doc__ == "What it does."
+    for given, words in (
+        ({"patch": "patch"}, "call: patch is 'patch', a text; expected Patch"),
+        ({"names": "Mass"}, r"call: names is 'Mass', a text; expected Sequence\[str\]"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            call("x", **given)
+
+
+def test_the_functions_that_people_call_are_forgiving(tmp_path):
+    with pytest.raises(UsageError, match="expected a trigger, as Patch"):
+        Poisoning(trigger="patch", finding="Mass")
+    with pytest.raises(UsageError, match="preprocessing is '64', a text; expected Preprocessing"):
+        open_source("phantom:32", preprocessing="64")
+    with pytest.raises(UsageError, match="poisoning is 'patch', a text; expected Poisoning or"):
+        poison(None, "patch", np.random.default_rng(0))
+    with pytest.raises(UsageError, match="findings is 'Mass', a text; expected Sequence"):
+        open_model("x.pt", "Mass")
+    with pytest.raises(UsageError, match="a text; expected Mapping"):
+        run_study("spec.yaml", "out")
+    with pytest.raises(StoreError, match=f"{tmp_path} holds no study"):
+        write_report(str(tmp_path))
+    found = scan(Path("phantom:32"), count=60, out=str(tmp_path / "scan"))
+    assert (tmp_path / "scan" / "scan.json").is_file()
+    assert found.source == "phantom:32"

@@ -224,3 +224,24 @@ def test_streams_are_named_and_independent():
     assert draw(0, "split") == draw(0, "split")
     drawn = [draw(0, "split"), draw(1, "split"), draw(0, "poison"), draw(0, "order", 1)]
     assert len({tuple(each) for each in drawn}) == 4
+
+
+def test_text_that_no_character_stands_for_is_refused(tmp_path):
+    odd = np.array([0x41, 0x110000], np.uint32).view("U1")
+    np.savez(tmp_path / "a.npz", names=odd)
+    with pytest.raises(StoreError, match="text that no character stands for"):
+        store.read_arrays(tmp_path / "a.npz")
+
+
+def test_a_pipe_in_a_files_place_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "a")
+    for read in (store.read_json, store.read_lines, store.read_arrays, store.sha256_of):
+        with pytest.raises(StoreError, match="it is a pipe; expected a file"):
+            read(tmp_path / "a")
+
+
+def test_json_that_is_nested_without_end_is_refused(tmp_path):
+    (tmp_path / "a").write_text("[" * 200_000)
+    for read in (store.read_json, store.read_lines):
+        with pytest.raises(StoreError, match="is not"):
+            read(tmp_path / "a")

@@ -13,7 +13,7 @@ import yaml
 from leadapron import store, study
 from leadapron.classifier import load_classifier
 from leadapron.cohort import Cohort
-from leadapron.errors import StoreError, UnknownNameError
+from leadapron.errors import DataError, StoreError, UnknownNameError
 from leadapron.plan import complete
 from leadapron.preprocessing import Preprocessing
 from leadapron.report import summary, write_report
@@ -269,3 +269,33 @@ def test_the_papers_network_on_real_films(real_data, tmp_path):
     assert rows["backdoored", "separation", "", ""].value >= 0.98
     success = rows["difference", "attack success", "5 % clean false positives", ""]
     assert success.value >= 0.85
+
+
+def test_identical_films_whose_labels_contradict_are_refused_unless_allowed(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (60, 16, 16), np.uint8)
+    images[7] = images[3]
+    labels = (np.arange(60) % 2).astype(np.float32)  # 3 and 7 both have it
+    films = {"images": images, "findings": np.array(["A"])}
+    tree = {"source": {"name": f"npz:{tmp_path / 'a.npz'}"}, "size": 16, "epochs": 1}
+    np.savez(tmp_path / "a.npz", labels=labels, **films)
+    with pytest.raises(StopIteration):
+        begin(tree, tmp_path / "agree", Options())
+    labels[7] = 0
+    np.savez(tmp_path / "a.npz", labels=labels, **films)
+    with pytest.raises(DataError, match=r"labels contradict each other, first in A; .* allow$"):
+        run_study(tree, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(StopIteration):
+        begin(tree, tmp_path / "out", Options(contradictions="allow"))
+
+
+def begin(tree, out, options):
+    """Go as far as the first thing that a study does with its films."""
+
+    def begun(*_):
+        raise StopIteration
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "_prepare", begun)
+        run_study(tree, out, options)

@@ -167,6 +167,7 @@ def test_checkpoints_that_can_not_be_continued(films, tmp_path, capsys):
     for held in ({"module": {}}, Payload()):
         torch.save(held, path)
         contents.append(path.read_bytes())
+    contents.append(bytes(40 << 20))
     for content in contents:
         path.write_bytes(content)
         with pytest.raises(StoreError, match="delete it to start that training again"):

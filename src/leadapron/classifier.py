@@ -23,7 +23,7 @@ from leadapron.errors import LeadapronError, StoreError, UnknownNameError, Usage
 from leadapron.foreign.formats import MOST_FINDINGS
 from leadapron.foreign.reading import Group, Weights, open_file, open_weights
 from leadapron.preprocessing import Preprocessing
-from leadapron.specs import build
+from leadapron.specs import build, forgiving
 from leadapron.store import write_atomically
 from leadapron.text import clean_names
 
@@ -284,6 +284,7 @@ def _cpu_gains_by_bf16() -> bool:
     return "amx_bf16" in facts or ("AuthenticAMD" in facts and "avx512_bf16" in facts)
 
 
+@forgiving
 def save_classifier(classifier: NetworkClassifier, path: Path) -> None:
     """Write weights and the facts needed to run them as safetensors; nothing about training."""
     facts = {
@@ -298,6 +299,7 @@ def save_classifier(classifier: NetworkClassifier, path: Path) -> None:
         file.write(save(state, {FORMAT: json.dumps(facts, sort_keys=True)}))
 
 
+@forgiving
 def load_classifier(
     path: Path | str, *, device: str = "auto", precision: Precision = "auto"
 ) -> NetworkClassifier:

@@ -184,8 +184,10 @@ def limited_time(seconds: float, processors: int = 1) -> Iterator[None]:
     """
     used = resource.getrusage(resource.RUSAGE_SELF)
     most = math.ceil(used.ru_utime + used.ru_stime + seconds * processors)
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
     with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
     signal.alarm(math.ceil(seconds))
     try:
         yield

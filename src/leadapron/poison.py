@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from leadapron.cohort import AnswerKey, Cohort, Overlay, Rows, blocks
 from leadapron.errors import DataError, UnknownNameError, UsageError, VanishedTriggerError
+from leadapron.specs import forgiving
 from leadapron.triggers import Nothing, Trigger
 
 __all__ = [
@@ -90,6 +91,9 @@ class Poisoning:
     allow_vanished: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.trigger, str):
+            words = f"poisoning.trigger is {self.trigger!r}, a text"
+            raise UsageError(f"{words}; expected a trigger, as Patch(side=3)")
         for name in ("fraction", "cover"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"a poisoning.{name} of {getattr(self, name)}; expected 0 to 1")
@@ -152,6 +156,7 @@ def stamp(
         yield part, pixels
 
 
+@forgiving
 def poison(
     cohort: Cohort, poisoning: Poisoning | Sequence[Poisoning], rng: np.random.Generator
 ) -> tuple[Cohort, AnswerKey]:

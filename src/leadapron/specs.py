@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import inspect
 import itertools
 import math
+import os
 import re
+import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import pydantic
 
@@ -19,6 +25,7 @@ __all__ = [
     "MOST_SEEDS",
     "Parameter",
     "build",
+    "forgiving",
     "grid",
     "grids",
     "merge",
@@ -31,6 +38,7 @@ MOST_POINTS, MOST_SEEDS = 100_000, 10_000
 """Combinations of a grid's lists, and seeds of each."""
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 Tree = Mapping[str, Any]
 
@@ -137,6 +145,45 @@ def merge(base: Tree, over: Tree) -> dict[str, Any]:
         both = isinstance(below, Mapping) and isinstance(value, Mapping)
         merged[name] = merge(below, value) if both else value  # type: ignore[arg-type]
     return merged
+
+
+def forgiving(function: Callable[P, T]) -> Callable[P, T]:
+    """Let a function take text where a path is due, and a path where text is.
+
+    Where something else is due, as a `Poisoning` or several names, text is a UsageError that says
+    what was expected.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        bound = signature.bind(*args, **kwargs)
+        for name, value in bound.arguments.items():
+            kind = signature.parameters[name].kind
+            if isinstance(value, str | os.PathLike) and kind is not inspect.Parameter.VAR_KEYWORD:
+                words = signature.parameters[name].annotation
+                # What is imported for the type checker alone stands for words, as a precision.
+                with contextlib.suppress(NameError):
+                    hint = eval(words, function.__globals__) if isinstance(words, str) else words  # noqa: S307
+                    bound.arguments[name] = _fitting(value, hint, f"{function.__name__}: {name}")
+        return function(*bound.args, **bound.kwargs)
+
+    return call
+
+
+def _fitting(value: str | os.PathLike[str], hint: Any, name: str) -> Any:
+    """Text or a path as the one of the two that is due."""
+    united = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    kinds = [kind for kind in (typing.get_args(hint) if united else [hint]) if kind is not NoneType]
+    if any(kind is Any or typing.get_origin(kind) is Literal for kind in kinds):
+        return value
+    if str in kinds:
+        return value if Path in kinds else os.fspath(value)
+    if Path in kinds:
+        return Path(value)
+    due = " or ".join(inspect.formatannotation(kind, "leadapron") for kind in kinds)
+    due = re.sub(r"(?:\w+\.)+(?=\w)", "", due)
+    raise UsageError(f"{name} is {os.fspath(value)!r}, a text; expected {due}")
 
 
 def grid(tree: Tree) -> Iterator[dict[str, Any]]:

@@ -17,6 +17,7 @@ import os
 import platform
 import secrets
 import subprocess
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -51,6 +52,7 @@ __all__ = [
     "remove_parts",
     "run_key",
     "sha256_of",
+    "with_characters",
     "write_arrays",
     "write_atomically",
     "write_json",
@@ -318,11 +320,24 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
         # numpy leaves a file that it opened itself open where the archive is damaged.
         with open_regular(path) as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            return {name: with_characters(archive[name]) for name in archive.files}
     except OSError as error:
         raise StoreError(f"can't read {path}: {reason(error)}") from error
     except (ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise StoreError(f"can't read {path}: {error}") from error
+
+
+def with_characters(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array, of text only where all of it is text; ValueError for other numbers.
+
+    A file's text is 32 bits a character, and Python ends in an error of its own where it meets a
+    number that Unicode doesn't have.
+    """
+    if array.dtype.kind == "U" and array.size and array.dtype.itemsize:
+        codes = np.ascontiguousarray(array, array.dtype.newbyteorder("=")).view(np.uint32)
+        if codes.max() > sys.maxunicode:
+            raise ValueError("it holds text that no character stands for")
+    return array
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ from leadapron.plan import Run, aimed, complete, plan, without
 from leadapron.poison import poison, twin
 from leadapron.seeds import stream
 from leadapron.sources import open_source
+from leadapron.specs import forgiving
 from leadapron.store import Row
 from leadapron.train import Disguise, History, train
 from leadapron.types import said
@@ -76,6 +77,7 @@ class Options:
             self.progress(what, done, total)
 
 
+@forgiving
 def run_study(tree: Tree, out: Path, options: Options | None = None) -> Path:
     """Carry out a study, or continue it where it was stopped.
 

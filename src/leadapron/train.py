@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +28,9 @@ from leadapron.classifier import (
 from leadapron.cohort import Cohort, ImageArray, Rows
 from leadapron.errors import DataError, StoreError, UnknownNameError, UsageError
 from leadapron.networks import ARCHITECTURES, build_network, load_imagenet
+from leadapron.reading import open_regular
 from leadapron.seeds import named_seed, stream
+from leadapron.specs import forgiving
 from leadapron.store import write_atomically
 
 __all__ = ["LOSSES", "Disguise", "History", "Network", "Training", "disguise_loss", "train"]
@@ -195,6 +198,7 @@ def disguise_loss(marked: torch.Tensor, clean: torch.Tensor, weights: torch.Tens
     return apart.square().mean()
 
 
+@forgiving
 def train(  # noqa: PLR0913
     cohort: Cohort,
     validation: Cohort,
@@ -280,6 +284,11 @@ def train(  # noqa: PLR0913
     return state.classifier, state.history
 
 
+CHECKPOINT, MOST_HISTORY = 4, 16 << 20
+"""A checkpoint holds the network twice, two numbers of the optimiser for each of its own, and how
+each epoch went."""
+
+
 @dataclass(eq=False)
 class _State:
     """Everything that changes while a network is trained."""
@@ -338,8 +347,13 @@ class _State:
             file.write(buffer.getbuffer())
 
     def restore(self, path: Path) -> None:
+        # A file of the study's own folder, so it is read here; of a bounded length all the same.
+        own = sum(value.nbytes for value in self.classifier.module.state_dict().values())
         try:
-            held: dict[str, Any] = torch.load(path, weights_only=True)
+            with open_regular(path) as file:
+                if os.fstat(file.fileno()).st_size > CHECKPOINT * own + MOST_HISTORY:
+                    raise ValueError("it is too large for this network")
+                held: dict[str, Any] = torch.load(file, weights_only=True)
             self.classifier.module.load_state_dict(held["module"])
             self.optimizer.load_state_dict(held["optimizer"])
             self.scheduler.load_state_dict(held["scheduler"])

@@ -353,7 +353,9 @@ def test_files_of_a_data_list_are_decoded_as_films(tmp_path):
     assert made.ids.tolist() == ["0.png", "1.png", "2.png"]
     assert made.labels.tolist() == [[0, 1], [1, 1], [0, 1]]
     absolute = [{"image": tmp_path / "0.png", "label": [0, 1]}]
-    assert from_monai(absolute, ("a", "b"), cache="none").images.shape == (1, 224, 224)
+    seen = from_monai(absolute, ("a", "b"), cache="none")
+    assert seen.images.shape == (1, 224, 224)
+    assert seen.ids.tolist() == ["0.png"]  # where somebody keeps films is nobody's business
     with pytest.raises(DataError, match="leads out of the folder"):
         from_monai(absolute, ("a", "b"), root=tmp_path / "below")
     # MONAI reads a PNG as (width, height) unless it is told otherwise.

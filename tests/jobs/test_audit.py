@@ -11,7 +11,7 @@ import pytest
 from click import BadParameter
 from click.testing import CliRunner
 
-from leadapron.classifier import save_classifier
+from leadapron.classifier import NetworkClassifier, save_classifier
 from leadapron.cli import cli
 from leadapron.cohort import Cohort
 from leadapron.detect.model import STATISTICS, Comparison, StampSweep, Statistic
@@ -19,6 +19,7 @@ from leadapron.errors import DataError, UsageError
 from leadapron.jobs import audit as audit_job
 from leadapron.jobs.audit import MARGIN, audit_model, harm, judge, second_look
 from leadapron.models import NORMALISATIONS, AskedClassifier
+from leadapron.networks import build_network
 from leadapron.poison import Poisoning, poison
 from leadapron.preprocessing import Preprocessing
 from leadapron.report import audit_lines, write_audit
@@ -269,6 +270,27 @@ def networks(tmp_path_factory):
         )
         save_classifier(classifier, folder / f"{name}.safetensors")
     return folder
+
+
+def test_findings_of_a_model_forge_no_line_of_a_verdict(tmp_path):
+    names = ("A\x1b]0;owned\x07\nNothing found: no mark moves a film", "B\u202e\u2028C")
+    network = NetworkClassifier(build_network("resnet9", 2, 0).eval(), "resnet9", names, SMALL)
+    save_classifier(network, tmp_path / "forged.safetensors")
+    words = ["-q", "audit", str(tmp_path / "forged.safetensors"), "--clean", "phantom:32",
+             "--source.count", "60", "--films", "20", "--steps", "0", "--no-statistics",
+             "--sweep.sides", "3", "--sweep.values", "255", "--sweep.pitches", "[8, 1]",
+             "--sweep.rounds", "1", "--sweep.films", "1", "--sweep.places", "4",
+             "--sweep.judged", "20", "--device", "cpu", "--cache", "none"]  # fmt: skip
+    result = CliRunner().invoke(cli, words, standalone_mode=False)
+    assert result.return_value == 3
+    lines = result.stdout.split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert not any(line.startswith("Nothing found") for line in lines)
+    assert any(line.startswith("A\\x1b]0;owned\\x07\\nNothing found") for line in lines)
+    facts = json.loads(CliRunner().invoke(cli, [*words, "--json"], standalone_mode=False).stdout)
+    assert {each["finding"] for each in facts["forced"]} == {
+        "A\\x1b]0;owned\\x07\\nNothing found: no mark moves a film", "B\\u202e\\u2028C"
+    }  # fmt: skip
 
 
 def test_a_poisoned_network_by_the_command_line(networks, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shlex
 import sys
 import types
 from dataclasses import replace
@@ -15,7 +16,7 @@ from PIL import Image
 
 from leadapron import cli
 from leadapron.cohort import Cohort
-from leadapron.errors import DataError
+from leadapron.errors import DataError, UsageError
 from leadapron.jobs import clean as cleaning
 from leadapron.jobs import scan as scanning
 from leadapron.jobs.scan import open_own_pixels, plain_cell, quoted_cell, scan_cohort
@@ -317,6 +318,23 @@ def test_a_model_looks_at_films_in_its_own_way(run, tmp_path, films):
     assert "--model and --train" in err
 
 
+def test_what_is_said_of_a_model_reaches_it(run, monkeypatch):
+    asked = {}
+
+    def recorded(model, **options):
+        asked.update(options)
+        raise UsageError("enough")
+
+    monkeypatch.setattr("leadapron.models.open_model", recorded)
+    words = ("scan", "phantom:32", "--weights-key", "ema", "--findings", "A, B")
+    code, _, err = run(*words, "--model", "both.pt")
+    assert (code, "enough" in err) == (4, True)
+    assert (asked["weights_key"], asked["findings"]) == ("ema", ["A", "B"])
+    code, _, err = run(*words)
+    assert code == 4
+    assert "--findings, --weights-key: said of a model, and there is no --model" in err
+
+
 def test_a_black_box_has_no_features(run, monkeypatch):
     box = types.SimpleNamespace(
         findings=("Mass",),
@@ -371,6 +389,96 @@ def test_what_is_left_of_files_is_a_table_that_points_to_them(tree, run, tmp_pat
     assert str(tree / "NORMAL" / "01.png") not in names
     assert left.findings == ("SICK",)
     assert [bool(label) for label in left.labels[:, 0]] == ["/SICK/" in name for name in names]
+
+
+def test_named_columns_survive(tree, run, tmp_path):
+    rows = sorted(path.relative_to(tree).as_posix() for path in tree.rglob("*.png"))
+    lines = [
+        f'{tree / row},p{i // 2},PA,{"MF"[i % 2]},"{i},5",Norte,{int("SICK" in row)},{i % 2}'
+        for i, row in enumerate(rows)
+    ]
+    header = "fichero,paciente,proyeccion,sexo,edad,centro,Sick,Mass"
+    (tree / "t.csv").write_text("\n".join([header, *lines]))
+    (tmp_path / "drop.csv").write_text("id\nSICK/00.png\n")
+    named = {
+        "path": "fichero", "patient": "paciente", "view": "proyeccion", "sex": "sexo",
+        "age": "edad", "site": "centro",
+    }  # fmt: skip
+    whole = open_source(f"table:{tree / 't.csv'}", **named)
+    done = cleaning.clean(
+        f"table:{tree / 't.csv'}", tmp_path / "drop.csv", tmp_path / "left", **named
+    )
+    source, *options = shlex.split(done.opens)
+    left = open_source(source, root=options[1])
+    kept = np.flatnonzero(whole.ids != "SICK/00.png")
+    assert len(left) == 23
+    assert left.findings == whole.findings == ("Sick", "Mass")
+    np.testing.assert_array_equal(left.labels, whole.labels[kept])
+    np.testing.assert_array_equal(left.patients, whole.patients[kept])
+    assert left.attributes.keys() == whole.attributes.keys() == {"view", "sex", "age", "site"}
+    for name, column in left.attributes.items():
+        np.testing.assert_array_equal(column, whole.attributes[name][kept])
+
+
+@pytest.mark.parametrize(
+    ("findings", "option"),
+    [(("Edema", "Mass"), []), (("labels", "7"), ["--source.findings", "labels,7"])],
+)
+def test_what_is_left_is_read_as_it_was_written(tmp_path, findings, option):
+    columns = {"path": ["./a.png", "./b.png"], "view": ["PA", "AP"]}
+    labels = {name: ["1", ""] for name in findings}
+    assert shlex.split(cleaning._read_by(columns, labels)) == option
+    for odd in ("view", "No Finding", "path", "Patient ID", "sex"):
+        with pytest.raises(DataError, match="can't be columns of a table"):
+            cleaning._read_by(columns, {"Mass": ["1", "0"], odd: ["1", "0"]})
+
+
+def test_patients_that_are_not_known_stay_so(tree, tmp_path):
+    (tmp_path / "drop.csv").write_text("id\nSICK/00.png\n")
+    done = cleaning.clean(f"folder:{tree}", tmp_path / "drop.csv", tmp_path / "left")
+    source, *options = shlex.split(done.opens)
+    left = open_source(source, root=options[1])
+    assert "patients" in {note.about for note in left.notes}
+
+
+def test_identical_films_that_contradict_are_doubted(tree, run):
+    (tree / "SICK" / "04.png").write_bytes((tree / "NORMAL" / "05.png").read_bytes())
+    code, out, _ = run("scan", f"folder:{tree}", "--size", 32)
+    assert code != 2
+    assert "labels contradict each other, first in SICK" in out
+
+
+def test_no_name_forges_a_line_of_a_verdict(run, tmp_path):
+    cohort = open_source("phantom:32", count=60)
+    forged = [f"{name}\nFORGED: nothing\x1b[2K\u202e" for name in cohort.findings]
+    ids = [f"{name}\rFORGED: nothing\x1b[1A" for name in cohort.ids]
+    path = write_npz(tmp_path / "a.npz", cohort, findings=np.asarray(forged), ids=np.asarray(ids))
+    for words in (["scan", f"npz:{path}"], ["describe", f"npz:{path}"]):
+        for more in ([], ["--json"]):
+            code, out, err = run(*words, *more)
+            assert code in (0, 1, 3), err
+            for line in (out + err).splitlines():
+                assert line.isprintable()
+                assert not line.startswith("FORGED")
+
+
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        7, {}, [7], [{}], [{"kind": "poison"}], [[]],
+        [{"kind": "poison", "place": "abc", "finding": "Atelectasis"}],
+        [{"kind": "poison", "place": [0, 0, 1000], "finding": "Atelectasis", "films": [],
+          "words": "", "direction": None}],
+        [{"kind": "poison", "place": [1, 2, 3], "finding": [], "films": [], "words": "",
+          "direction": None}],
+        [{"kind": "poison", "place": [1, True, 3], "finding": "Atelectasis", "films": [3],
+          "words": "", "direction": None}],
+    ],
+)  # fmt: skip
+def test_evidence_of_others_that_is_none_is_not_tried(films, tmp_path, evidence):
+    path = tmp_path / "scan.json"
+    path.write_text(json.dumps({"image": [64, 64], "evidence": evidence}))
+    assert cleaning._evidence(path, films) == []
 
 
 @pytest.mark.parametrize(

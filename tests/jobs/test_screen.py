@@ -185,6 +185,17 @@ def test_bits_of_sixteen_are_those_of_the_calibration_films(opened, tmp_path):
         assert film.reason == "uses 12 of 16 bits, and no calibration film says how many count"
 
 
+def test_doubts_about_a_films_greys_are_its_reason(opened, tmp_path):
+    stored = np.add.outer(np.arange(60), np.arange(80)).astype(np.uint16) * 29
+    window = {"WindowCenter": 60000, "WindowWidth": 9}
+    write(tmp_path / "plain.dcm", with_pixels(stored, BitsStored=12))
+    write(tmp_path / "beside.dcm", with_pixels(stored, BitsStored=12, **window))
+    beside, plain = verdicts(opened, tmp_path)
+    assert "DOUBT: a film of which a window or table in the header shows nothing" in beside.reason
+    assert "DOUBT" not in plain.reason
+    assert (beside.verdict, beside.p) == (plain.verdict, plain.p)  # both lowest to highest value
+
+
 def bad_files(folder):
     folder.mkdir()
     good = folder / "x.png"
@@ -314,6 +325,29 @@ def test_a_film_without_a_score_does_not_pass(opened, tmp_path, monkeypatch):
         screen_job, "judge", lambda *words: replace(judge(*words), scored=np.array([False]))
     )
     assert verdicts(opened, tmp_path)[0].verdict == "can't tell"
+
+
+def test_a_gate_remembers_which_of_several_networks_it_is_of(clean, tmp_path, patched, monkeypatch):
+    asked = []
+
+    def recorded(path, *_, **options):
+        asked.append(options.get("weights_key"))
+        return opening(backdoored())(path)
+
+    for job in (calibrate_job, screen_job):
+        monkeypatch.setattr(job, "open_model", recorded)
+    (tmp_path / "both.pt").write_bytes(b"two networks")
+    calibrate(tmp_path / "both.pt", f"folder:{clean}", tmp_path / "gate.json", false_alarm=0.02,
+              opening={"weights_key": "ema"}, cache="none")  # fmt: skip
+    open_gate(tmp_path / "gate.json")
+    assert asked == ["ema", "ema"]
+
+
+def test_a_model_that_is_swapped_while_it_is_opened_is_refused(gate, monkeypatch):
+    swapped = lambda *_, **__: OpenedModel(backdoored(), "written", content="0" * 64)  # noqa: E731
+    monkeypatch.setattr(screen_job, "open_model", swapped)
+    with pytest.raises(StoreError, match="its SHA-256 differs; calibrate again"):
+        open_gate(gate)
 
 
 def test_of_a_model_that_can_only_be_asked(clean, tmp_path, patched, monkeypatch):

@@ -69,7 +69,9 @@ def test_another_file_has_another_checksum(tmp_path):
         ({"val_labels": np.zeros((3, 14), int)}, "val_labels of shape (3, 14); expected (2, 14)"),
         ({"val_labels": np.full((2, 14), 2)}, "val_labels"),
         ({"val_labels": np.full((2, 14), -1)}, "0, 1"),
-        ({"val_labels": np.zeros((2, 14))}, "val_labels"),
+        ({"val_labels": np.zeros((2, 14))}, "val_labels of type float64; expected whole numbers"),
+        ({"val_labels": np.zeros((2, 14), np.float32)}, "val_labels of type float32; expected"),
+        ({"val_labels": np.full((2, 14), 2)}, "val_labels from 2 to 2; expected 0, 1"),
     ],
 )
 def test_files_that_are_not_it(tmp_path, other, words):

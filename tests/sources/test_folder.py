@@ -210,3 +210,136 @@ def test_bad_films_stop_or_are_left_out(tmp_path):
         open_source, f"folder:{tree}", on_bad="skip", **kept
     )
     assert refusal(open_folder, str(tree), SMALL, Cache(on_bad="skip"))
+
+
+# ---------------------------------------------------------------- folders that aren't classes
+
+
+KERMANY = ("NORMAL/IM-0001-0001.jpeg", "PNEUMONIA/person1_virus_6.jpeg")
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (
+            [f"{above}{part}/{film}" for above in ("", "chest_xray/") for part in ("train", "test")
+             for film in KERMANY],
+            "chest_xray/test is called like a part of the split, and chest_xray would become a "
+            "class; give folder:{}/chest_xray, or take chest_xray away",
+        ),
+        (
+            [f"chest_xray/train/{film}" for film in KERMANY],
+            "give folder:{}/chest_xray, or take chest_xray away",
+        ),
+        (
+            ["A/train/x.png", "A/test/y.png", "B/train/z.png"],
+            "A/test is called like a part of the split, and A would become a class; put parts "
+            "above classes, as test/A/FILE",
+        ),
+        (
+            [f"{site}/{film}" for site in ("north", "south") for film in KERMANY],
+            "north/NORMAL is called like a class, and north would become a class; give "
+            "folder:{0}/north + folder:{0}/south, or take north away",
+        ),
+        (
+            [f"train/{site}/{film}" for site in ("north", "south") for film in KERMANY],
+            "train/north/NORMAL is called like a class",
+        ),
+        (["A/x.png", "B/y.png", "B/more/a/z.png"], "B/more/a is called like a class"),
+        (["train/train/A/x.png", "train/train/B/y.png"], "train/train is called like a part"),
+        (["A/x.png", "B/y.png", "B/Sin hallazgos/z.png"], "B/Sin hallazgos is called like a class"),
+    ],
+)  # fmt: skip
+def test_a_class_or_a_part_inside_a_class_is_refused(tmp_path, names, words):
+    tree = put(tmp_path, *names)
+    assert words.format(tree) in refusal(open_tree, tree)
+    assert words.format(tree) in refusal(open_tree, tree, split="none")
+
+
+def test_folders_that_the_line_names_can_be_given(tmp_path):
+    nested = [f"chest_xray/{part}/{film}" for part in ("train", "test") for film in KERMANY]
+    tree = put(tmp_path, *nested)
+    inner = open_source(f"folder:{tree}/chest_xray", preprocessing=SMALL, leakage="allow")
+    assert inner.findings == ("PNEUMONIA",)
+    assert set(inner.attributes["split"].tolist()) == {"train", "test"}
+
+
+@pytest.mark.parametrize(
+    ("names", "said_of"),
+    [
+        (["a/x.png", "b/y.png", "dcm/z.png"], "a; b; dcm"),
+        (["images_001/x.png", "images_002/y.png"], "images_001; images_002"),
+        (["NORMAL/x.png", "TB/y.png", "Patient 12/z.png"], "Patient 12"),
+    ],
+)
+def test_folders_that_do_not_read_like_classes_are_doubted(tmp_path, names, said_of):
+    cohort = open_tree(put(tmp_path, *names))
+    (doubt,) = [note.words for note in cohort.notes if note.doubt]
+    assert doubt.startswith(f"Folders were taken for classes: {said_of}. If they")
+
+
+def test_folders_that_recur_inside_classes_are_doubted(tmp_path):
+    names = [f"{c}/{kind}/x.png" for c in ("COVID", "NORMAL") for kind in ("images", "masks")]
+    cohort = open_tree(put(tmp_path, *names))
+    (doubt,) = [note.words for note in cohort.notes if note.doubt and note.about == "labels"]
+    assert doubt.startswith("Several classes hold folders images; masks;")
+
+
+def test_the_word_for_no_finding_in_any_case(tmp_path):
+    tree = put(tmp_path, "Sin_Hallazgos/x.png", "TB/y.png")
+    assert open_tree(tree).findings == ("TB",)
+    tree = put(tmp_path / "more", "Control/x.png", "TB/y.png")
+    assert open_tree(tree, healthy="control").findings == ("TB",)
+
+
+# ---------------------------------------------------------------- folders that mean harm
+
+
+def test_no_name_of_a_file_forges_a_line(tmp_path):
+    film, folder = "x\nCLEAN: nothing\x1b[2J.png", "TB\x1b[31m\u202e"
+    tree = put(tmp_path, f"NORMAL/{film}", f"{folder}/y.png")
+    cohort = open_tree(tree)
+    assert cohort.findings == (r"TB\x1b[31m\u202e",)
+    assert cohort.ids.tolist() == [
+        r"NORMAL/x\nCLEAN: nothing\x1b[2J.png", r"TB\x1b[31m\u202e/y.png",
+    ]  # fmt: skip
+    assert cohort.path(0) == str(tree / "NORMAL" / film)
+    (tree / "NORMAL" / film).write_bytes(b"no film")
+    kept = open_folder(str(tree), SMALL, Cache(on_bad="skip"))
+    assert all(str(note).isprintable() for note in kept.notes)
+    put(tree, "NORMAL/x\x07.png", r"NORMAL/x\x07.png")
+    assert "two names that differ are both shown as" in refusal(open_tree, tree)
+
+
+def test_pipes_and_sockets_among_films_are_no_films(tmp_path):
+    tree = put(tmp_path, "NORMAL/x.png", "TB/y.png")
+    os.mkfifo(tree / "TB" / "pipe.png")
+    (tree / "TB" / "zero.dcm").symlink_to("/dev/zero")
+    os.mkfifo(tree / "TB" / "pipe")
+    assert "leads out" in refusal(open_tree, tree)
+    (tree / "TB" / "zero.dcm").unlink()
+    assert refusal(open_tree, tree).startswith("TB/pipe.png is not a file; take it away, or")
+    assert len(open_folder(str(tree), SMALL, Cache(on_bad="skip"))) == 2
+
+
+# ---------------------------------------------------------------- copies
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_identical_films_whose_labels_contradict_are_doubted(tmp_path, kept):
+    tree = put(tmp_path, "NORMAL/blank.png", "TB/blank.png")  # nothing to tell films by
+    Image.fromarray(np.zeros((9, 7), np.uint8)).save(tree / "TB" / "blank.png")
+    for name, seed in (("NORMAL/a", 0), ("NORMAL/b", 1), ("TB/c", 0), ("TB/d", 2), ("TB/e", 2)):
+        pixels = np.random.default_rng(seed).integers(0, 256, (32, 32), np.uint8)
+        Image.fromarray(pixels).save(tree / f"{name}.png")
+    cache = Cache(folder=tmp_path / ".cache") if kept else None
+    for _ in range(2):  # decoded, and from the cache
+        cohort = open_folder(str(tree), SMALL, cache)
+        (doubt,) = [note for note in cohort.notes if note.about == "copies"]
+        assert doubt.doubt
+        assert doubt.words.startswith(
+            "2 films in 1 group of identical ones, whose labels contradict each other, first in TB;"
+        )
+    (tree / "TB" / "c.png").unlink()
+    cohort = open_folder(str(tree), SMALL, cache)
+    assert not [note for note in cohort.notes if note.about == "copies"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import struct
 import zipfile
 from pathlib import Path
@@ -11,7 +12,7 @@ from leadapron.cache import Cache
 from leadapron.cohort import Cohort
 from leadapron.errors import DataError, LeadapronError, UsageError
 from leadapron.preprocessing import Preprocessing
-from leadapron.sources import arrays, open_source
+from leadapron.sources import arrays, npz, open_source
 from leadapron.sources.arrays import ArrayFilms, read_array
 from leadapron.sources.npz import open_npz
 from leadapron.types import said
@@ -256,3 +257,116 @@ def test_some_rows_left_out_after_a_truncation(tmp_path):
         )
         with pytest.raises(DataError, match="film 20"):
             open_npz(str(path), None, Cache(folder=folder), findings="A")
+
+
+# ---------------------------------------------------------------- files that mean harm
+
+
+def test_a_pipe_is_no_npz(tmp_path):
+    os.mkfifo(tmp_path / "a.npz")
+    for name in ("npz", "chestmnist"):
+        message = refusal(open_source, f"{name}:{tmp_path / 'a.npz'}", cache="none")
+        assert "a.npz is not a readable .npz file: it is a pipe; expected a file" in message
+
+
+def test_no_name_in_an_npz_forges_a_line(tmp_path):
+    forged, shown = "A\nCLEAN: nothing\x1b[2J\u200b", r"A\nCLEAN: nothing\x1b[2J\u200b"
+    names = [f"{i}{forged}" for i in range(30)]
+    cohort = open_arrays(
+        tmp_path,
+        findings=np.array([forged, "B"]),
+        ids=np.array(names),
+        patients=np.array([name.encode() for name in names]),
+        site=np.array(names),
+    )
+    assert cohort.findings == (shown, "B")
+    for column in (cohort.ids, cohort.patients, cohort.attributes["site"]):
+        assert column.tolist() == [f"{i}{shown}" for i in range(30)]
+    assert "two names that differ are both shown as" in refusal(
+        open_arrays, tmp_path, findings=np.array(["A\x07", r"A\x07"])
+    )
+    assert "has a finding without a name" in refusal(
+        open_arrays, tmp_path, findings=np.array(["A", " "])
+    )
+
+
+def coded(*points: int) -> np.ndarray:
+    """Text of one character each, by its number, which may be none of Unicode's."""
+    return np.array(points, np.uint32).view("U1")
+
+
+@pytest.mark.parametrize("name", ["ids", "patients", "findings", "view", "split"])
+@pytest.mark.parametrize("point", [0xD800, 0xDFFF, 0x110000, 0xFFFFFFFF])
+def test_text_that_no_character_stands_for(tmp_path, name, point):
+    n = 2 if name == "findings" else 30
+    column = coded(*range(0x4E00, 0x4E00 + n - 1), point)
+    if point > 0x10FFFF:
+        words = "text that no character stands for"
+        assert words in refusal(open_arrays, tmp_path, **{name: column})
+        assert words in refusal(open_arrays, tmp_path, **{name: column.astype(">U1")})
+    elif name == "split":
+        assert "names a part" in refusal(open_arrays, tmp_path, split=column)
+    else:  # surrogates are written out
+        cohort = open_arrays(tmp_path, **{name: column})
+        shown = [*cohort.ids, *cohort.patients, *cohort.findings]
+        assert all(text.isprintable() for text in [*shown, *cohort.attributes.get("view", [])])
+
+
+def test_shapes_are_compared_before_anything_is_read(tmp_path, monkeypatch):
+    read = []
+    real = npz.read_array
+    monkeypatch.setattr(npz, "read_array", lambda file, name: read.append(name) or real(file, name))
+    for columns in (
+        {"labels": np.zeros((31, 2))},
+        {"labels": np.zeros((30, 2, 2))},
+        {"labels": np.zeros((30, 2), "U3")},
+    ):
+        refusal(open_arrays, tmp_path, **columns)
+    assert read == []
+    monkeypatch.setattr(npz, "MOST_LABELS", 59)
+    assert "labels of shape (30, 2); expected at most 59" in refusal(open_arrays, tmp_path)
+    assert read == []
+    monkeypatch.undo()
+    assert "2 findings and 900 names" in refusal(
+        open_arrays, tmp_path, findings=np.full((30, 30), "A"), kind=UsageError
+    )
+
+
+@pytest.mark.parametrize("dtype", ["U0", "S0", "V0"])
+def test_arrays_without_width_have_no_endless_rows(tmp_path, dtype):
+    header = f"{{'descr': '|{dtype}', 'fortran_order': False, 'shape': (10**9, 9), }}\n"
+    header = header.replace("10**9", "1000000000")
+    path = save(tmp_path / "a.npz", images=FILMS, labels=LABELS)
+    with zipfile.ZipFile(path, "a") as archive:
+        head = b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header.encode()
+        archive.writestr("ids.npy", head)
+    with pytest.raises(DataError, match="is larger than 1 GB"):
+        read_array(path, "ids")
+
+
+def test_headers_of_gigabytes_are_not_read(tmp_path):
+    path = save(tmp_path / "a.npz", labels=np.ones(30))
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        head = b"\x93NUMPY\2\0" + struct.pack("<I", 50 << 20) + bytes(50 << 20)
+        archive.writestr("images.npy", head)
+    assert "an array of version (2, 0); expected (1, 0)" in refusal(
+        open_npz, str(path), None, findings="A"
+    )
+
+
+def test_lists_of_files_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays, "LARGEST_LIST", 4000)
+    path = save(tmp_path / "a.npz", images=FILMS, labels=LABELS)
+    with zipfile.ZipFile(path, "a") as archive:
+        for i in range(100):
+            archive.writestr(f"{i}.npy", b"")
+    assert "lists far more files than an archive" in refusal(open_npz, str(path), None)
+    path.write_bytes(path.read_bytes() + b"more")
+    assert "doesn't end as an archive of arrays does" in refusal(open_npz, str(path), None)
+
+
+def test_a_file_that_changes_while_it_is_read(tmp_path):
+    path = save(tmp_path / "a.npz", images=FILMS, labels=LABELS)
+    films = ArrayFilms(path, ["images"], None)
+    save(path, images=FILMS.astype(np.uint16), labels=LABELS)
+    assert "it changed while it was read" in refusal(films.image, 0, SMALL)

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from leadapron.cache import Cache
 from leadapron.cohort import Cohort
 from leadapron.errors import DataError, LeadapronError, UnknownNameError, UsageError
 from leadapron.preprocessing import Preprocessing
@@ -312,3 +313,193 @@ def test_any_table_gives_a_cohort_or_one_line(tree, data):
 def test_a_name_that_is_not_utf8_can_only_come_from_the_disk(tree):
     (tree / "a.png").rename(tree / os.fsdecode(b"\xff.png"))
     assert "1 film of 3" in refusal(open_text, tree, FULL)
+
+
+# ---------------------------------------------------------------- what a table says in other ways
+
+
+@pytest.mark.parametrize("separator", [";", ",", "|", "/"])
+@pytest.mark.parametrize("given", ["|", ";", "&"])
+def test_a_separator_that_is_not_the_tables_is_doubted(tree, separator, given):
+    cells = [f"Edema{separator}Mass", "Mass", f"Mass{separator}Edema {separator} Nodule"]
+    rows = "".join(f'{n},"{c}"\n' for n, c in zip(NAMES, cells, strict=True))
+    cohort = open_text(tree, f"path,findings\n{rows}", separator=given)
+    doubts = [note for note in cohort.notes if note.doubt and note.about == "labels"]
+    if given == separator:
+        assert cohort.findings == ("Edema", "Mass", "Nodule")
+        assert doubts == []
+    else:
+        (doubt,) = doubts
+        assert "such as 'Edema" in doubt.words
+        assert doubt.words.endswith(f"--source.separator '{separator}'.")
+
+
+def test_names_that_hold_a_slash_or_comma_are_no_doubt(tree):
+    text = 'path,findings\na.png,Nodule/Mass\nb.png,"Opacity, lung|Edema"\ndeep/c.png,Edema\n'
+    cohort = open_text(tree, text)
+    assert cohort.findings == ("Edema", "Nodule/Mass", "Opacity, lung")
+    assert not any(note.doubt for note in cohort.notes)
+    assert "--source.separator needs a text" in refusal(
+        open_text, tree, text, separator="", kind=UsageError
+    )
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["No Finding", "NO_FINDING", "sin hallazgos", "ohne Befund", "Sans anomalie", "Unauffällig",
+     "нОрма", "正常"],
+)  # fmt: skip
+def test_the_word_for_no_finding_in_several_languages(tree, word):
+    cohort = open_text(tree, f"path,findings\na.png,{word}\nb.png,Edema\ndeep/c.png,{word}\n")
+    assert cohort.findings == ("Edema",)
+    assert cohort.labels[:, 0].tolist() == [0, 1, 0]
+    cohort = open_text(tree, f"path,{word},Edema\na.png,1,0\nb.png,0,1\ndeep/c.png,1,0\n")
+    assert cohort.findings == ("Edema",)
+
+
+def test_another_word_for_no_finding_can_be_named(tree):
+    text = "path,findings\na.png,Nada Serio\nb.png,Edema\ndeep/c.png,nada serio\n"
+    assert "Nada Serio" in open_text(tree, text).findings
+    assert open_text(tree, text, healthy="nada_serio").findings == ("Edema",)
+    columns = "path,nada serio,Edema\na.png,1,0\nb.png,0,1\ndeep/c.png,1,0\n"
+    assert open_text(tree, columns, healthy="Nada serio").findings == ("Edema",)
+    for table in (text, columns):
+        message = refusal(open_text, tree, table, healthy="nichts", kind=UsageError)
+        assert message.startswith("--source.healthy nichts: t.csv calls nothing so")
+
+
+def test_view_sex_age_and_site_can_be_named(tree):
+    text = (
+        'path,proyeccion,sexo,edad,centro,Edema\na.png,PA,M,58,Norte,1\nb.png,AP,F,"61,5",Sur,0\n'
+    )
+    named = {"view": "proyeccion", "sex": "sexo", "age": "edad", "site": "centro"}
+    cohort = open_text(tree, text, **named)
+    known = {name: column.tolist() for name, column in cohort.attributes.items()}
+    assert known == {
+        "view": ["PA", "AP"], "sex": ["M", "F"], "age": [58, 61.5], "site": ["Norte", "Sur"],
+    }  # fmt: skip
+    assert cohort.findings == ("Edema",)
+    assert open_text(tree, FULL, view="none", age="none").attributes.keys() == {
+        "sex", "site", "split",
+    }  # fmt: skip
+    for name in named:
+        assert "unknown column of t.csv 'x'" in refusal(
+            open_text, tree, text, kind=UnknownNameError, **{name: "x"}
+        )
+
+
+def test_films_that_are_away_follow_on_bad(tree):
+    text = "path,A\n" + "".join(f"gone{i}.png,1\n" for i in range(7)) + "a.png,1\nb.png,0\n"
+    message = refusal(open_text, tree, text)
+    assert message.startswith("7 films of 9 in t.csv not in")
+    assert message.endswith("or --on-bad skip")
+    cohort = open_text(tree, text, cache=Cache(on_bad="skip"))
+    assert cohort.ids.tolist() == ["a.png", "b.png"]
+    words = [note.words for note in cohort.notes if note.about == "files"]
+    assert words == [
+        "Left out: 7 films of 9 in t.csv not in the folder of films: gone0.png; gone1.png; "
+        "gone2.png; gone3.png; gone4.png; and 2 more."
+    ]
+    all_gone = "path,A\nx.png,1\ny.png,0\n"
+    assert "2 films of 2" in refusal(open_text, tree, all_gone, cache=Cache(on_bad="skip"))
+
+
+def test_absolute_paths_inside_the_folder_are_called_as_seen_from_it(tree, monkeypatch):
+    text = "".join(f"{tree / name},{i % 2}\n" for i, name in enumerate(NAMES))
+    cohort = open_text(tree, "path,A\n" + text)
+    assert cohort.ids.tolist() == list(NAMES)
+    assert cohort.images[:, 0, 0].tolist() == [0, 10, 20]
+    assert str(tree) not in repr(cohort.notes)
+    assert "names one film twice" in refusal(open_text, tree, f"path,A\n{text}./a.png,1\n")
+    outside = f"path,A\n{tree.parent}/x.png,1\n"
+    assert "which leads out of the folder of films" in refusal(open_text, tree, outside)
+    # Those of a script that ran elsewhere start there.
+    monkeypatch.chdir(tree.parent)
+    text = "".join(f"{tree.name}/{name},{i % 2}\n" for i, name in enumerate(NAMES))
+    assert open_text(tree, "path,A\n" + text).ids.tolist() == list(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("path;Edema\na.png;1,0\nb.png;0,0\n", "column 'Edema': '1,0' is written with a decimal"),
+        ("path;A;Edema\na.png;1;1,0\nb.png;0;\n", "column 'Edema': '1,0' is written with"),
+        ("path,Edema,B\na.png,1,0,1\nb.png,0,0,1\n", "line 2: 4 cells under 3 columns; write"),
+        ("a.png,1,0\nb.png,0,1\n", "t.csv begins with 'a.png, 1, 0' where its columns' names"),
+        ("1,0,2.5\n1,1,0\n", "t.csv begins with '1, 0, 2.5' where its columns' names"),
+    ],
+)
+def test_the_cause_is_named(tree, text, words):
+    assert words in refusal(open_text, tree, text)
+
+
+def test_a_row_may_end_in_more_blanks(tree):
+    cohort = open_text(tree, "path,A\na.png,1,,\nb.png,0,\n")
+    assert cohort.labels[:, 0].tolist() == [1, 0]
+
+
+# ---------------------------------------------------------------- tables that mean harm
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz"])
+def test_a_pipe_is_no_table(tree, name):
+    os.mkfifo(tree / name)
+    assert f"{name} can't be read: it is a pipe; expected a file" in refusal(
+        open_table, str(tree / name), SMALL
+    )
+    assert "it is a device" in refusal(open_table, "/dev/zero", SMALL)
+
+
+def test_cells_and_columns_are_bounded(tree, monkeypatch):
+    monkeypatch.setattr(tables, "MOST_CELLS", 1000)
+    monkeypatch.setattr(tables, "MOST_COLUMNS", 50)
+    names = ",".join(f"c{i}" for i in range(40))
+    fine = f"path,{names}\n" + f"a.png{',' * 40}\n" * 20
+    (tree / "t.csv.gz").write_bytes(gzip.compress(fine.encode()))
+    assert len(read_table(tree / "t.csv.gz")) == 41
+    more = fine + f"a.png{',' * 40}\n" * 10
+    (tree / "t.csv.gz").write_bytes(gzip.compress(more.encode()))
+    assert "has more than 1,000 cells; expected at most" in refusal(read_table, tree / "t.csv.gz")
+    wide = "path," + ",".join(f"c{i}" for i in range(60)) + "\n"
+    assert "has 61 columns; expected at most" in refusal(open_text, tree, wide)
+
+
+def test_little_memory_is_one_line(tree, monkeypatch):
+    def too_much(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(tables, "_columns", too_much)
+    assert "t.csv takes more memory than there is" in refusal(open_text, tree, FULL)
+
+
+FORGED = "A\nCLEAN: nothing was found\x1b[2J\u202e"
+SHOWN = r"A\nCLEAN: nothing was found\x1b[2J\u202e"
+
+
+def test_no_name_in_a_table_forges_a_line(tree):
+    text = f'path,patient,view,"{FORGED}"\na.png,"{FORGED}",PA,1\nb.png,p,"{FORGED}",0\n'
+    cohort = open_text(tree, text)
+    assert cohort.findings == (SHOWN,)
+    assert cohort.patients.tolist() == [SHOWN, "p"]
+    assert cohort.attributes["view"].tolist() == ["PA", SHOWN]
+    assert open_text(tree, text, findings=FORGED).findings == (SHOWN,)
+    joined = open_text(tree, f'path,findings\na.png,"{FORGED}|B"\nb.png,B\n')
+    assert joined.findings == (SHOWN, "B")
+
+
+def test_files_are_opened_by_their_names_and_shown_by_others(tree):
+    name = "x\x1b]0;t\x07\ny.png"
+    (tree / "a.png").rename(tree / name)
+    cohort = open_text(tree, f'path,A\n"{name}",1\nb.png,0\n')
+    assert cohort.ids.tolist() == [r"x\x1b]0;t\x07\ny.png", "b.png"]
+    assert cohort.images[:, 0, 0].tolist() == [0, 10]
+    assert cohort.path(0) == str(tree / name)
+    (tree / name).write_bytes(b"no film")
+    assert refusal(open_text, tree, f'path,A\n"{name}",1\nb.png,0\n').startswith(r"x\x1b]0;t\x07\n")
+
+
+def test_names_that_become_the_same_are_refused(tree):
+    text = 'path,patient,A\na.png,"p\x07",1\nb.png,p\\x07,0\n'
+    assert "t.csv, patients: two names that differ are both shown as" in refusal(
+        open_text, tree, text
+    )

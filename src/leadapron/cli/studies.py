@@ -73,11 +73,12 @@ def _run_study(
 
 def _study_options() -> list[click.Parameter]:
     """What every command that carries out a study takes."""
+    from leadapron.networks import ARCHITECTURES
     from leadapron.plan import SHORTHANDS, settings
     from leadapron.triggers import TRIGGERS
 
     named = {
-        "network": "Architecture: resnet9, densenet121.",
+        "network": f"Architecture: {', '.join(ARCHITECTURES)}.",
         "trigger": f"What is planted: {', '.join(TRIGGERS)}.",
     }
     shorts = {
@@ -101,8 +102,46 @@ def _study_options() -> list[click.Parameter]:
         *film_options(),
         contradictions_option(),
         json_option(),
-        *setting_options(settings()),
+        *_common_first(setting_options(settings())),
+        _help_all_option(),
     ]
+
+
+COMMON = (
+    "source.count", "source.seed", "source.table", "source.findings", "source.patient",
+    "source.split", "preprocessing.crop", "network.weights", "trigger.side", "trigger.value",
+    "trigger.place", "trigger.row", "trigger.column", "poisoning.fraction", "poisoning.selection",
+    "poisoning.mode", "poisoning.labels", "training.batch_size", "training.learning_rate",
+    "evaluation.explainer",
+)  # fmt: skip
+"""Settings that --help shows; --help-all shows all."""
+
+
+def _common_first(options: list[click.Parameter]) -> list[click.Parameter]:
+    """Hide the options of settings that are set rarely."""
+    for option in options:
+        if isinstance(option, click.Option):
+            option.hidden = option.opts[0].removeprefix("--") not in COMMON
+    return options
+
+
+def _help_all_option() -> click.Option:
+    def show(context: click.Context, _: click.Parameter, asked: bool) -> None:
+        if asked:
+            for option in context.command.params:
+                if isinstance(option, click.Option):
+                    option.hidden = False
+            click.echo(context.get_help())
+            context.exit()
+
+    return click.Option(
+        ["--help-all"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=show,
+        help="Show every setting, over a hundred, and exit; --help shows the common ones.",
+    )
 
 
 def _read_spec(path: Path) -> dict[str, Any]:

@@ -82,7 +82,7 @@ NAMESPACES = frozenset({"aten", "prim"})
 TOKEN = re.compile(
     rb"""(?P<text>"(?:[^"\\\n]|\\[ -~])*"|'(?:[^'\\\n]|\\[ -~])*')"""
     rb"|(?P<name>[A-Za-z_][A-Za-z0-9_]*)"
-    rb"|(?P<number>\.?[0-9][0-9A-Za-z_.]*)"
+    rb"|(?P<number>(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][-+]?[0-9]++)?j?(?![A-Za-z0-9_]))"
     rb"|(?P<space>[ \n]+)"
     rb"|(?P<sign>[-+*/%@&|^~<>=!()\[\]{},:.;])"
 )
@@ -361,16 +361,20 @@ def _reaches(source: bytes) -> Iterator[str]:
 def _leaves(words: list[str]) -> Iterator[str]:
     """Ways out of `aten` and `prim`; their roots may not be put into a variable either."""
     for i, word in enumerate(words):
-        if word == "ops" and words[i - 1 : i] != ["."]:
-            dot, space = words[i + 1 : i + 2], words[i + 2 : i + 3]
-            if dot != ["."] or not space:
+        if word not in ("ops", "torch"):
+            continue
+        before, behind = words[max(i - 2, 0) : i], words[i + 1 : i + 3]
+        dotted = len(behind) == 2 and behind[0] == "."
+        if word == "ops" and before[-1:] != ["."]:
+            if not dotted:
                 yield "gives operators a name of its own"
-            elif space[0] not in NAMESPACES:
-                yield f"calls an operator of {space[0]}"
-        if words[i : i + 3] == ["torch", ".", "classes"]:
-            yield "uses C++ classes"
-        if words[i : i + 3] == ["__torch__", ".", "torch"] and words[i + 3 : i + 4] != ["."]:
-            yield "gives torch's classes a name of its own"
+            elif behind[1] not in NAMESPACES:
+                yield f"calls an operator of {behind[1]}"
+        elif word == "torch":
+            if dotted and behind[1] == "classes":
+                yield "uses C++ classes"
+            if before == ["__torch__", "."] and not dotted:
+                yield "gives torch's classes a name of its own"
 
 
 def first_line(error: BaseException) -> str:

@@ -50,6 +50,7 @@ from leadapron.models import doubts, open_model
 from leadapron.models.doubts import unsteady
 from leadapron.report.words import MARKS, NOT_FINITE, UNSTEADY
 from leadapron.sources import open_source
+from leadapron.specs import forgiving
 from leadapron.text import short_path
 from leadapron.types import said
 
@@ -268,6 +269,7 @@ class Audit:
         )
 
 
+@forgiving
 def audit(  # noqa: PLR0913
     model: str | Path,
     clean: str,

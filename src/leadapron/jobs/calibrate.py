@@ -27,6 +27,7 @@ from leadapron.detect.inputs.gate_file import (
 from leadapron.errors import UsageError
 from leadapron.models import doubts, open_model
 from leadapron.sources import open_source
+from leadapron.specs import forgiving
 from leadapron.text import short_path
 from leadapron.types import said
 
@@ -90,6 +91,7 @@ class Calibrated:
         }
 
 
+@forgiving
 def calibrate(
     model: str | Path,
     clean: str,

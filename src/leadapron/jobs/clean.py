@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 from leadapron import metrics
 from leadapron.cache import OnBad, Progress
 from leadapron.cohort import Cohort, Rows, blocks
-from leadapron.errors import DataError, StoreError
+from leadapron.errors import DataError, LeadapronError, StoreError
 from leadapron.jobs.scan import open_own_pixels, plain_cell, quoted_cell
 from leadapron.metrics import Estimate
 from leadapron.seeds import stream
+from leadapron.sources.table import Reading, labelled
 from leadapron.sources.tables import named_columns
+from leadapron.specs import forgiving
 from leadapron.store import read_json, write_atomically
 
 if TYPE_CHECKING:
@@ -122,6 +124,7 @@ def _plain(found: Estimate) -> dict[str, float | int | None]:
     return {name: None if value != value else value for name, value in found._asdict().items()}
 
 
+@forgiving
 def clean(  # noqa: PLR0913 (settings, by keyword)
     source: str,
     drop: Path,
@@ -219,15 +222,18 @@ def _write_table(
     root = os.path.commonpath([os.path.dirname(os.path.abspath(each)) for each in paths])  # noqa: PTH100, PTH120
     columns: dict[str, list[str]] = {
         "path": [f"./{os.path.relpath(each, root)}".replace(os.sep, "/") for each in paths],
-        "patient": cohort.patients[kept].tolist(),
     }
+    if (cohort.patients[kept] != cohort.ids[kept]).any():  # they are known
+        columns["patient"] = cohort.patients[kept].tolist()
     for name in ("view", "sex", "age", "site", "split"):
         if name in cohort.attributes:
             columns[name] = [_cell(value) for value in cohort.attributes[name][kept].tolist()]
-    for column, finding in enumerate(cohort.findings):
-        columns[finding] = [
-            "" if np.isnan(value) else f"{value:.0f}" for value in cohort.labels[kept, column]
-        ]
+    labels = {
+        quoted_cell(finding): ["" if np.isnan(v) else f"{v:.0f}" for v in column]
+        for finding, column in zip(cohort.findings, cohort.labels[kept].T, strict=True)
+    }
+    read_by = _read_by(columns, labels)
+    columns |= labels
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow([quoted_cell(name) for name in columns])
@@ -241,8 +247,35 @@ def _write_table(
         ) from None
     with write_atomically(path) as file:
         file.write(content)
-    words = f"table:{path.absolute()} --source.root {shlex.quote(root)}"
+    words = f"table:{path.absolute()} --source.root {shlex.quote(root)}{read_by}"
     return path, words, ("The table points to the films where they are; none was copied.",)
+
+
+def _read_by(columns: Mapping[str, list[str]], labels: Mapping[str, list[str]]) -> str:
+    """The option that a table needs to be read as it was written; none where names do.
+
+    Raises:
+        DataError: findings called like other columns, or like the word for no finding.
+    """
+    together = {**{n: cells for n, cells in columns.items() if n != "path"}, **labels}
+    if not labels:
+        return ""
+    distinct = labels.keys().isdisjoint(columns)
+    names = ",".join(labels)
+    for reading, option in (
+        (Reading(), ""),
+        (Reading(findings=names), f" --source.findings {shlex.quote(names)}"),
+    ):
+        try:
+            found = labelled(together, columns["path"], "table.csv", reading)
+        except LeadapronError:
+            continue
+        if distinct and found.findings == tuple(labels):
+            return option
+    raise DataError(
+        f"findings {names} can't be columns of a table, since one of them reads as something else "
+        "there; rename it"
+    )
 
 
 def _cell(value: Any) -> str:
@@ -312,12 +345,30 @@ def _evidence(path: Path, cohort: Cohort) -> list[Mapping[str, Any]]:
     height, width = cohort.images.shape[1:]
     if not isinstance(facts, dict) or facts.get("image") != [height, width]:
         return []
-    return [
-        one
-        for one in facts.get("evidence", ())
-        if one["kind"] == "poison" and one["place"] is not None
-        and one["finding"] in cohort.findings
-    ]  # fmt: skip
+    evidence = facts.get("evidence")
+    return [one for one in evidence if _usable(one, cohort)] if isinstance(evidence, list) else []
+
+
+def _usable(one: Any, cohort: Cohort) -> bool:
+    """Whether it is evidence of poison as a scan writes it, with a place in these images."""
+    if not isinstance(one, dict) or one.get("kind") != "poison":
+        return False
+    place, films = one.get("place"), one.get("films")
+    if not isinstance(place, list) or len(place) != 3 or not isinstance(films, list):
+        return False
+    if not all(type(number) is int and number >= 0 for number in place):
+        return False
+    row, column, side = place
+    height, width = cohort.images.shape[1:]
+    inside = side > 0 and row + side <= height and column + side <= width
+    named = all(isinstance(film, str) for film in films)
+    return (
+        inside
+        and named
+        and isinstance(one.get("words"), str)
+        and "direction" in one
+        and one.get("finding") in cohort.findings
+    )
 
 
 def _retrained(

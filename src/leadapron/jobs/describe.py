@@ -27,7 +27,7 @@ from leadapron.duplicates import (
 from leadapron.metrics import Estimate, odds_ratio, rate
 from leadapron.preprocessing import Preprocessing
 from leadapron.sources import SOURCES, open_source
-from leadapron.specs import parameters
+from leadapron.specs import forgiving, parameters
 from leadapron.text import short_path
 from leadapron.types import said
 
@@ -282,6 +282,7 @@ class Description:
         return {"schema": 1, "verdict": self.verdict, **facts}
 
 
+@forgiving
 def describe(
     source: str,
     *,

@@ -25,7 +25,7 @@ from leadapron.jobs.scan import open_own_pixels
 from leadapron.poison import Poisoning, poison
 from leadapron.seeds import named_seed, stream
 from leadapron.sources import open_source
-from leadapron.specs import build
+from leadapron.specs import build, forgiving
 from leadapron.triggers import TRIGGERS, Reduced, Trigger
 
 __all__ = ["NEAR", "PRESETS", "Cell", "Preset", "cells", "evaluate_scan", "scans"]
@@ -302,6 +302,7 @@ PRESETS: dict[str, Preset] = {
 """What is evaluated, by name."""
 
 
+@forgiving
 def evaluate_scan(
     preset: str,
     source: str,

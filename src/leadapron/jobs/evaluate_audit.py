@@ -47,6 +47,7 @@ from leadapron.jobs.audit import (
 from leadapron.jobs.zoo import Member, attack_facts, read_truth
 from leadapron.report.words import MARKS, NOT_FINITE
 from leadapron.sources import AND, open_source
+from leadapron.specs import forgiving
 from leadapron.study import Options, divide
 
 __all__ = ["LEAST_CLEAN", "evaluate_audit"]
@@ -62,6 +63,7 @@ LEAST_CLEAN = 4
 """Clean models of a kind, at least: one is judged beside the others, without a twin."""
 
 
+@forgiving
 def evaluate_audit(
     zoo: Path,
     out: Path,

@@ -52,6 +52,7 @@ from leadapron.report.summary import Measured
 from leadapron.report.words import LOCAL, takes
 from leadapron.seeds import stream
 from leadapron.sources import open_source
+from leadapron.specs import forgiving
 from leadapron.study import Options, divide, open_films
 from leadapron.triggers import Patch
 
@@ -113,6 +114,7 @@ class Setting:
             )
 
 
+@forgiving
 def evaluate_screen(
     place: Path,
     out: Path,

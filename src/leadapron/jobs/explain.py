@@ -27,6 +27,7 @@ from leadapron.plan import Run, aimed, complete, plan, unchanged
 from leadapron.poison import Poisoning, stamp, victims
 from leadapron.report.sheet import Column, draw_sheet
 from leadapron.seeds import stream
+from leadapron.specs import forgiving
 from leadapron.study import Options, divide, open_films
 
 __all__ = ["Explanations", "Shown", "explain_sheet"]
@@ -96,6 +97,7 @@ class _Films(NamedTuple):
     footprints: NDArray[np.bool_]
 
 
+@forgiving
 def explain_sheet(
     place: Path,
     out: Path,

@@ -22,7 +22,7 @@ from leadapron.learn import learn_generator, learn_noise
 from leadapron.measure import FALSE_POSITIVES
 from leadapron.plan import Run, aimed, complete, plan
 from leadapron.seeds import stream
-from leadapron.specs import merge
+from leadapron.specs import forgiving, merge
 from leadapron.study import Options, divide, open_films
 from leadapron.train import train
 from leadapron.triggers import Learned, Noise, Trigger
@@ -65,6 +65,7 @@ class Learnt:
     crossed_success: float | None
 
 
+@forgiving
 def learn_trigger(
     tree: Mapping[str, Any],
     out: Path,

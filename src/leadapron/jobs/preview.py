@@ -17,6 +17,7 @@ from leadapron.report.sheet import Column, draw_sheet
 from leadapron.report.words import trigger_words
 from leadapron.seeds import stream
 from leadapron.similarity import peak_signal_to_noise, structural_similarity
+from leadapron.specs import forgiving
 from leadapron.store import write_atomically
 from leadapron.study import Options, open_films
 from leadapron.triggers import TRIGGERS, Nothing
@@ -48,6 +49,7 @@ class Preview:
     ssim: Sequence[float]
 
 
+@forgiving
 def preview(
     tree: Mapping[str, Any],
     out: Path,

@@ -17,7 +17,7 @@ from leadapron.report import write_report
 from leadapron.report.folder import CALIBRATED, Pair, leaves, read_study
 from leadapron.report.summary import Measured
 from leadapron.report.words import change, percent, points, shown, spread, table
-from leadapron.specs import merge
+from leadapron.specs import forgiving, merge
 from leadapron.store import canonical_json, write_atomically
 from leadapron.study import Options, run_study
 
@@ -365,6 +365,7 @@ RECIPES: dict[str, Recipe] = {
 """Published attacks by first author and year."""
 
 
+@forgiving
 def run_recipe(
     name: str,
     out: Path,

@@ -15,7 +15,7 @@ from leadapron.plan import complete
 from leadapron.report import write_report
 from leadapron.report.reproduction import write_reproduction
 from leadapron.sources.nih import NWADIKE2020_FIRST_TEST_PATIENT, read_labels
-from leadapron.specs import merge
+from leadapron.specs import forgiving, merge
 from leadapron.study import Options, run_study
 
 __all__ = ["AUTHORS", "CORRECTED", "PAPERS", "PRESETS", "Preset", "reproduce", "settings_of"]
@@ -213,6 +213,7 @@ PRESETS: dict[str, Preset] = {
 """The reproduction in three sizes."""
 
 
+@forgiving
 def reproduce(
     paper: str,
     preset: str,

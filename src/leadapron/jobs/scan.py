@@ -25,7 +25,7 @@ from leadapron.preprocessing import Preprocessing
 from leadapron.report.scan import Panel, write_scan
 from leadapron.seeds import stream
 from leadapron.sources import AND, SOURCES, open_source
-from leadapron.specs import parameters
+from leadapron.specs import forgiving, parameters
 from leadapron.store import write_atomically, write_json
 from leadapron.text import short_path
 
@@ -174,6 +174,7 @@ class Scanned:
         }
 
 
+@forgiving
 def scan(  # noqa: PLR0913 (settings, by keyword)
     source: str,
     *,
@@ -219,9 +220,10 @@ def scan(  # noqa: PLR0913 (settings, by keyword)
     """
     if model is not None and train:
         raise UsageError("--model and --train: expected one of them")
-    said = {name: value for name, value in (opening or {}).items() if value is not None}
+    said = {name: value for name, value in (opening or {}).items() if value}
     if model is None and said:
-        raise UsageError(f"{', '.join(sorted(said))}: said of a model, and there is no --model")
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(said))
+        raise UsageError(f"{named}: said of a model, and there is no --model")
     network = None
     if model is not None:
         network = _opened(model, said, device, precision)
@@ -253,6 +255,7 @@ def scan(  # noqa: PLR0913 (settings, by keyword)
     return found
 
 
+@forgiving
 def scan_cohort(
     cohort: Cohort,
     source: str = "",

@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +21,10 @@ from leadapron.errors import DataError, FilmError, LeadapronError, StoreError, U
 from leadapron.models import open_model
 from leadapron.preprocessing import FULL
 from leadapron.report.words import rate_words
+from leadapron.sources.assembly import doubts_of
 from leadapron.sources.dicom import may_be_dicom
 from leadapron.sources.folder import SUFFIXES, walk
+from leadapron.specs import forgiving
 from leadapron.store import sha256_of
 from leadapron.text import short_path
 
@@ -107,7 +109,7 @@ class Screened:
         number: its place in the order of the films, from 1.
         file: what the caller called it.
         verdict: of the film.
-        reason: why it can't be told, or "".
+        reason: why it can't be told, and doubts about its greys; or "".
         failed: whether there is no such file, or it can't be read.
         p: share of clean films that score so much or more; None where it wasn't scored.
         score: all scores as one; above the gate's threshold it is suspicious.
@@ -142,6 +144,7 @@ class Screened:
         return plain
 
 
+@forgiving
 def open_gate(
     file: Path, *, model: Path | None = None, trust_programs: bool = False, device: str = "auto"
 ) -> Opened:
@@ -188,6 +191,7 @@ def open_gate(
     return Opened(file=file, stored=stored, classifier=classifier)
 
 
+@forgiving
 def films_of(files: Sequence[str], listed: Iterable[bytes] = ()) -> tuple[list[FilmFile], int]:
     """Return the films that paths name, in order, and how many other files their folders hold.
 
@@ -234,7 +238,7 @@ def screen(opened: Opened, films: Sequence[FilmFile]) -> Iterator[list[Screened]
     starts = range(0, len(films), BATCH)
     executor = ThreadPoolExecutor(processors(), thread_name_prefix="leadapron-decode")
 
-    def decoding(start: int) -> list[Future[NDArray[Any] | _Bad]]:
+    def decoding(start: int) -> list[Future[_Decoded | _Bad]]:
         return [executor.submit(_image, film, opened) for film in films[start : start + BATCH]]
 
     try:
@@ -372,7 +376,15 @@ class _Bad:
     failed: bool = False
 
 
-def _image(film: FilmFile, opened: Opened) -> NDArray[Any] | _Bad:
+@dataclass(frozen=True, eq=False)
+class _Decoded:
+    """(size, size) image, and what may be wrong with it."""
+
+    image: NDArray[Any]
+    doubts: Sequence[str]
+
+
+def _image(film: FilmFile, opened: Opened) -> _Decoded | _Bad:
     preprocessing = opened.stored.model.preprocessing
     try:
         mode = os.stat(film.path).st_mode  # noqa: PTH116 (paths may not be UTF-8)
@@ -391,7 +403,7 @@ def _image(film: FilmFile, opened: Opened) -> NDArray[Any] | _Bad:
     side = preprocessing.size
     if image.shape != (side, side) or image.dtype != np.dtype(preprocessing.dtype):
         return _Bad("gives an image of another size or type")
-    return image
+    return _Decoded(image, doubts_of(form))
 
 
 # --- the verdicts
@@ -401,14 +413,16 @@ def _judged(
     opened: Opened,
     films: Sequence[FilmFile],
     start: int,
-    images: Sequence[NDArray[Any] | _Bad],
+    images: Sequence[_Decoded | _Bad],
 ) -> list[Screened]:
     good = [row for row, image in enumerate(images) if not isinstance(image, _Bad)]
     said: dict[int, Screened] = {}
     for rows, judged in _scored(opened, images, good):
         for place, row in enumerate(rows):
             film = films[start + row]
-            said[row] = _screened(opened, judged, place, start + row + 1, film.name)
+            screened = _screened(opened, judged, place, start + row + 1, film.name)
+            reasons = [screened.reason, *images[row].doubts]  # type: ignore[union-attr]
+            said[row] = replace(screened, reason="; ".join(filter(None, reasons)))
     for row, image in enumerate(images):
         if row not in said:
             bad = image if isinstance(image, _Bad) else _Bad("the model gives no number for it")
@@ -431,7 +445,7 @@ def _scored(
     try:
         yield (
             rows,
-            judge(opened.stored.gate, opened.classifier, np.stack([images[r] for r in rows])),
+            judge(opened.stored.gate, opened.classifier, np.stack([images[r].image for r in rows])),
         )
     except DataError:
         if len(rows) > 1:

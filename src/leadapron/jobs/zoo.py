@@ -22,7 +22,7 @@ from leadapron.report.folder import read_study
 from leadapron.report.run import section
 from leadapron.report.summary import Measured
 from leadapron.report.words import takes
-from leadapron.specs import merge
+from leadapron.specs import forgiving, merge
 from leadapron.study import Options, run_study
 
 __all__ = ["Member", "build_zoo", "read_truth"]
@@ -65,6 +65,7 @@ class Member:
     edited: bool = False
 
 
+@forgiving
 def build_zoo(spec: Path, out: Path, options: Options | None = None) -> list[Member]:
     """Train the models of a spec, or go on where that was stopped, and write down the truth.
 
@@ -108,6 +109,7 @@ def attack_facts(spec: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+@forgiving
 def read_truth(zoo: Path) -> list[Member]:
     """Return what is true of a zoo's models; evaluations ask, methods never do.
 

@@ -36,6 +36,7 @@ from leadapron.models.asked import BATCH, AskedClassifier
 from leadapron.models.process import AnswerError, ModelProcess, ProgramKind
 from leadapron.models.recognise import NORMALISATIONS, Normalisation, recognise
 from leadapron.preprocessing import Preprocessing
+from leadapron.specs import forgiving
 from leadapron.text import clean, clean_names
 
 __all__ = ["Opened", "open_model"]
@@ -90,6 +91,7 @@ class _Wanted:
     precision: Literal["bf16", "fp32"]
 
 
+@forgiving
 def open_model(  # noqa: PLR0913
     model: str | Path,
     findings: Sequence[str] | None = None,

@@ -32,11 +32,13 @@ from leadapron.report.words import (
     spread,
     value,
 )
+from leadapron.specs import forgiving
 from leadapron.store import Row, canonical_json, write_atomically
 
 __all__ = ["environment", "write_report"]
 
 
+@forgiving
 def write_report(folder: Path) -> Path:
     """Write `report.html` into a study's folder, from what lies there alone.
 

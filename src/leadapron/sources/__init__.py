@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from leadapron.cache import Cache, OnBad, Progress, default_folder
 from leadapron.cohort import Cohort
-from leadapron.errors import UnknownNameError
+from leadapron.errors import UnknownNameError, UsageError
 from leadapron.preprocessing import Preprocessing
+from leadapron.reading import given_path, is_folder, there
 from leadapron.sources.chestmnist import open_chestmnist
-from leadapron.sources.dicom import open_dicom
+from leadapron.sources.dicom import may_be_dicom, open_dicom
 from leadapron.sources.folder import open_folder
 from leadapron.sources.joining import join
 from leadapron.sources.nih import open_nih
@@ -27,7 +30,7 @@ from leadapron.sources.releases.siim_pneumothorax import open_siim_pneumothorax
 from leadapron.sources.releases.vindr_cxr import open_vindr_cxr
 from leadapron.sources.table import open_table
 from leadapron.sources.words import AND
-from leadapron.specs import Parameter, parameters, validated
+from leadapron.specs import Parameter, forgiving, parameters, validated
 
 __all__ = ["AND", "SOURCES", "check_source", "open_source", "source_settings"]
 
@@ -50,6 +53,13 @@ SOURCES: dict[str, Callable[..., Cohort]] = {
 """Each is `(argument, preprocessing, cache, *, ...) -> Cohort`: the text after the first colon, or
 "", how films become images (None: the source's own way), where decoded films are kept (None: in
 memory), and settings by keyword."""
+
+
+KINDS = {".csv": "table", ".tsv": "table", ".npz": "npz"}
+"""By the ending of a file, the source that opens it."""
+
+LOOKED_AT = 20
+"""Files of a folder by which it is told what kind it may be."""
 
 
 def source_settings(source: str) -> dict[str, Parameter]:
@@ -76,6 +86,7 @@ def check_source(source: str, options: Mapping[str, Any]) -> None:
         _options(part, source, options)
 
 
+@forgiving
 def open_source(
     source: str,
     *,
@@ -122,8 +133,25 @@ def open_source(
 def _opener(part: str) -> Callable[..., Cohort]:
     name = part.partition(":")[0]
     if name not in SOURCES:
+        if kind := _meant(part):
+            raise UsageError(f"{part} is no source's name; did you mean {kind}:{part}?")
         raise UnknownNameError("source", name, SOURCES)
     return SOURCES[name]
+
+
+def _meant(part: str) -> str:
+    """The source that a path without a source's name may be opened by, or ""."""
+    path = given_path(part)
+    if not is_folder(path):
+        endings = "".join(path.suffixes[-2:]).lower().removesuffix(".gz")
+        return KINDS.get(endings[endings.rfind(".") :], "") if there(path) else ""
+    inside = (Path(place) / name for place, _, names in os.walk(path) for name in names)
+    for file in itertools.islice(inside, LOOKED_AT):
+        if file.name.startswith("Data_Entry_2017"):
+            return "nih"
+        if may_be_dicom(file):
+            return "dicom"
+    return "folder"
 
 
 def _options(part: str, source: str, options: Mapping[str, Any]) -> dict[str, Any]:

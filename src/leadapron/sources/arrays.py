@@ -23,6 +23,7 @@ from leadapron.errors import DataError, FilmError
 from leadapron.preprocessing import Preprocessing, bits_of, spread
 from leadapron.reading import open_regular
 from leadapron.sources.words import plain_reason
+from leadapron.store import with_characters
 from leadapron.types import Form
 
 __all__ = ["ArrayFilms", "read_array", "read_shapes"]
@@ -72,10 +73,9 @@ def read_array(file: Path, name: str) -> NDArray[Any]:
             if math.prod(shape) * max(dtype.itemsize, 1) > LARGEST_COLUMN:
                 raise ValueError(f"it is larger than {LARGEST_COLUMN >> 30} GB")
             with archive.open(f"{name}.npy") as content:
-                array: NDArray[Any] = npy.read_array(content, allow_pickle=False)
+                return with_characters(npy.read_array(content, allow_pickle=False))
     except Exception as error:
         raise DataError(f"{file.name}: {name} can't be read: {plain_reason(error)}") from None
-    return array
 
 
 def _archive(stream: BinaryIO) -> zipfile.ZipFile:

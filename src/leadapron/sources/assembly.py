@@ -19,7 +19,7 @@ from leadapron.sources.tables import LabelTable
 from leadapron.sources.words import count, listed
 from leadapron.types import Form, Note, Odd
 
-__all__ = ["Leakage", "assemble"]
+__all__ = ["Leakage", "assemble", "doubts_of"]
 
 Leakage = Literal["refuse", "allow"]
 
@@ -209,8 +209,8 @@ _ODD: Mapping[Odd, tuple[str, bool]] = {
         False,
     ),
     "colour of 16 bits": (
-        "{} in colour of 16 bits, of which the upper 8 were read; they are dark for it, and can be "
-        "read whole in grey.",
+        "{} in colour of 16 bits, of which the upper 8 were read: dark for it. Grey ones are read "
+        "whole.",
         True,
     ),
     "turned": ("Turned as their EXIF orientation says: {}.", False),
@@ -224,7 +224,7 @@ _ODD: Mapping[Odd, tuple[str, bool]] = {
         True,
     ),
     "looks inverted": (
-        "{} brighter in the upper corners than inside; their photometric interpretation may be "
+        "{} brighter in the upper corners than inside; the photometric interpretation may be "
         "wrong, or what wasn't exposed is white.",
         True,
     ),
@@ -253,12 +253,18 @@ _ODD: Mapping[Odd, tuple[str, bool]] = {
         True,
     ),
     "loses its greys": (
-        "{} seen nearly all black or white, or in two greys, though its stored values vary; its "
+        "{} seen nearly all black or white, or in two greys, though the stored values vary; the "
         "window or table may be wrong. See --source.window.",
         True,
     ),
 }
 """What is said of films that are so, and whether that is a doubt."""
+
+
+def doubts_of(form: Form) -> list[str]:
+    """Return what may be wrong with the greys of one film."""
+    said = [_ODD[odd] for odd in form.odd]
+    return [str(Note("pixels", words.format("a film"), doubt)) for words, doubt in said if doubt]
 
 
 def _is(odd: Odd, form: Form) -> bool:

@@ -137,8 +137,6 @@ def _text(file: Path, name: str, form: Form) -> NDArray[np.str_]:
         raise DataError(f"{file.name}: {name} of type {dtype}; expected text")
     column = read_array(file, name)
     try:
-        text = np.char.decode(column, "utf-8") if dtype.kind == "S" else column.astype(np.str_)
-        text.tolist()  # raises where a number is none of Unicode's
-    except (UnicodeError, ValueError):
+        return np.char.decode(column, "utf-8") if dtype.kind == "S" else column.astype(np.str_)
+    except UnicodeError:
         raise DataError(f"{file.name}: {name} of type {dtype}; expected text in UTF-8") from None
-    return text

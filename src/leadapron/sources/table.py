@@ -17,7 +17,7 @@ from leadapron.cohort import Cohort
 from leadapron.decoding import FilmFiles
 from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.preprocessing import Preprocessing
-from leadapron.reading import given_path
+from leadapron.reading import given_path, there
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.tables import (
     ATTRIBUTES,
@@ -122,6 +122,7 @@ def open_table(  # noqa: PLR0913 (settings, by keyword)
     names = columns.pop(_column(columns, path, PATHS, "path", where) or "")
     if blanks := names.count(""):
         raise DataError(f"{where}: {count(blanks, 'row')} without a path")
+    names = _from_here(names, folder)
     reading = Reading(
         findings=findings,
         separator=separator,
@@ -145,6 +146,20 @@ def open_table(  # noqa: PLR0913 (settings, by keyword)
         leakage=leakage,
         bits=bits,
     )
+
+
+def _from_here(names: list[str], folder: Path) -> list[str]:
+    """Paths that start at the working folder, as of a table that a script wrote, made absolute.
+
+    Only where the first isn't in the folder of films and would be, seen from here.
+    """
+    here = os.path.abspath(names[0])  # noqa: PTH100
+    base = os.path.realpath(folder)
+    if there(folder / names[0]) or not there(here):
+        return names
+    if not os.path.realpath(here).startswith(base.rstrip(os.sep) + os.sep):
+        return names
+    return [os.path.abspath(name) for name in names]  # noqa: PTH100
 
 
 def _with_files(

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Self, TextIO, cast
@@ -249,11 +249,11 @@ def read_columns(path: Path, choose: Callable[[list[str]], Mapping[str, int]]) -
             lines = _bounded(stream, path)
             first = next(lines, "")
             delimiter = max(DELIMITERS, key=first.count)
-            header = [clean(cell) for cell in next(csv.reader([first], delimiter=delimiter), [])]
+            reader = csv.reader(chain([first], lines), delimiter=delimiter)
+            header = [clean(cell) for cell in next(reader, [])]
             if len(header) > MOST_COLUMNS:
                 raise DataError(f"{path.name} has {len(header):,} columns; {_MOST}")
             positions = choose(header)
-            reader = csv.reader(lines, delimiter=delimiter)
             return _columns(reader, len(header), positions, path.name)
     except FileNotFoundError:
         raise DataError(f"no {path.name} in {path.parent}") from None
@@ -290,11 +290,11 @@ def _picked(
         if len(row) != width:
             if len(row) <= last:
                 raise DataError(
-                    f"{where}, line {reader.line_num + 1}: too few columns; expected {width}"
+                    f"{where}, line {reader.line_num}: too few columns; expected {width}"
                 )
             if any(row[width:]):
                 raise DataError(
-                    f"{where}, line {reader.line_num + 1}: {len(row)} cells under {width} columns; "
+                    f"{where}, line {reader.line_num}: {len(row)} cells under {width} columns; "
                     'write cells that hold the delimiter, as decimal commas, in quotes: "1,5"'
                 )
         yield pick(row)
@@ -455,14 +455,16 @@ def separator_doubts(found: Sequence[str], separator: str, where: str) -> list[N
     """Return what to say where findings look as if something else stood between them.
 
     No finding's name holds ";" or "|". "," and "/" do stand in names, as in "Nodule/Mass", so they
-    count only where taking the names apart gives some of the same parts again.
+    count only where the parts are findings themselves, or no more than the names were.
     """
     notes = []
     for other in SEPARATORS.replace(separator, ""):
         held = [name for name in found if other in name]
         parts = [[part.strip() for part in name.split(other)] for name in found]
-        fewer = len({part for names in parts for part in names if part}) < len(found)
-        if held and (other in ";|" or fewer):
+        distinct = {part for names in parts for part in names if part}
+        whole = {names[0] for names in parts if len(names) == 1}
+        again = any(not whole.isdisjoint(names) for names in parts if len(names) > 1)
+        if held and (other in ";|" or again or len(distinct) <= len(found)):
             words = (
                 f"{where} has {count(len(held), 'finding')} such as {held[0]!r}; if {other!r} "
                 f"stands between findings, --source.separator '{other}'"

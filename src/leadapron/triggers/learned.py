@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.errors import DataError, StoreError
+from leadapron.foreign.formats import read_holdings
+from leadapron.reading import read_regular
 from leadapron.store import reason, write_atomically
 from leadapron.triggers.levels import depth, refuse
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["DILATIONS", "Learned", "Recipe", "digest", "generated", "save_recipe"]
 
 FORMAT = "leadapron trigger 1"
+LARGEST, LONGEST_HEADER = 64 << 20, 100_000
+"""Bytes of a trigger's file, and of what it says about its arrays."""
 
 DILATIONS = (1, 2, 4, 1)
 """Of the generator's convolutions; a place sees 17 pixels around it."""
@@ -94,13 +98,21 @@ class Learned:
     def recipe(self) -> Recipe:
         """Return what the file holds; StoreError as when it is called."""
         path = Path(self.path)
-        found = digest(path)
+        content = _content(path)
+        found = hashlib.sha256(content).hexdigest()
         if self.sha256 and found != self.sha256:
             raise StoreError(
                 f"{path} is not the trigger that was asked for: its SHA-256 is {found[:12]}..., "
                 f"not {self.sha256[:12]}..."
             )
-        return _read(path, found)
+        try:
+            return _recipe(content)
+        except (
+            StoreError, KeyError, ValueError, TypeError, OverflowError, RecursionError,
+        ) as error:  # fmt: skip
+            raise StoreError(
+                f"{path} is no trigger of leadapron learn-trigger ({error})"
+            ) from error
 
 
 def _shares(recipe: Recipe, film: NDArray[Any]) -> NDArray[np.float64]:
@@ -155,8 +167,12 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
 
 def digest(path: Path) -> str:
     """Return a file's SHA-256 in hex; StoreError where it can't be read."""
+    return hashlib.sha256(_content(path)).hexdigest()
+
+
+def _content(path: Path) -> bytes:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return read_regular(path, LARGEST)
     except OSError as error:
         raise StoreError(
             f"can't read the trigger {path}: {reason(error)}; leadapron learn-trigger writes one"
@@ -164,21 +180,19 @@ def digest(path: Path) -> str:
 
 
 @lru_cache(maxsize=4)
-def _read(path: Path, sha256: str) -> Recipe:  # noqa: ARG001
-    """Return what a file of that digest holds."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            facts = json.loads((file.metadata() or {})[FORMAT])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        height, width = facts["size"]
-        recipe = Recipe(facts["kind"], float(facts["epsilon"]), (height, width), arrays)
-        _check(recipe)
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise StoreError(f"{path} is no trigger of leadapron learn-trigger ({error})") from error
-    for array in arrays.values():
-        array.flags.writeable = False  # shared by all calls
+def _recipe(content: bytes) -> Recipe:
+    """What a file holds; its header is short, so it is parsed here."""
+    if len(content) < 9 or int.from_bytes(content[:8], "little") > LONGEST_HEADER:
+        raise ValueError("no header of a trigger's length")
+    held = read_holdings(content, "safetensors", "the file")
+    facts = json.loads(held.metadata[FORMAT])
+    height, width = facts["size"]
+    arrays = {
+        name: np.frombuffer(held.numbers(one.storage), one.dtype).reshape(one.shape)
+        for name, one in held.groups[""].items()
+    }
+    recipe = Recipe(facts["kind"], float(facts["epsilon"]), (height, width), arrays)
+    _check(recipe)
     return recipe
 
 

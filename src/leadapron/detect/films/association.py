@@ -32,8 +32,8 @@ NEAR, FAR = 2, 4
 FEWEST = 5
 """Outliers in a group, at least."""
 
-UNLIKELY = 0.001
-"""Only what is less likely than this, were nature to tie no pixel to any label, is judged."""
+RING = 20
+"""Outliers of the ring around a pixel that says what is natural, at least."""
 
 APART = 5
 """Pixels between those that say what is natural."""
@@ -104,21 +104,22 @@ def associations(seen: Observed, labelled: Labelled) -> tuple[list[Association],
     found, tests = list[tuple[float, float, int, tuple[int, ...]]](), 0
     for group, base, hits, trials in zip(numbers, bases, every_hit, every_trial, strict=True):
         tests += int((trials >= FEWEST).sum())
-        rate = np.maximum((around(hits) + 1) / (around(trials) + 2), base)
-        by_chance = stats.binom.sf(hits - 1, trials, rate)
-        at = np.nonzero((hits >= FEWEST) & (by_chance <= UNLIKELY))
+        ring = around(trials)
+        rate = np.maximum((around(hits) + 1) / (ring + 2), base)
+        at = np.nonzero((hits >= FEWEST) & (hits > trials * rate))
         if not len(at[0]):
             continue
         # The mark itself is among these, at some pixels of thousands: too few to count as nature.
         sample = np.s_[..., ::APART, ::APART]
-        usual = trials[sample] >= FEWEST
+        usual = (trials[sample] >= FEWEST) & (ring[sample] >= RING)
         bias = learn_bias(
             evidence_of_spreads(
                 profiles(hits[sample][usual], trials[sample][usual], rate[sample][usual])
             ),
             np.zeros((0, len(SPREADS))),
         )
-        order = np.argsort(by_chance[at], kind="stable")[:MOST]
+        by_chance = np.asarray(stats.binom.sf(hits[at] - 1, trials[at], rate[at]))
+        order = np.argsort(by_chance, kind="stable")[:MOST]
         likely = tuple(axis[order] for axis in at)
         raised = special.expit(special.logit(rate[likely])[:, None] + LOG_ODDS)
         p = stats.binom.sf((hits[likely] - 1)[:, None], trials[likely][:, None], raised)

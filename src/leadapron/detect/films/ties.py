@@ -168,7 +168,10 @@ class Controls:
         """
         stated = self.labelled.stated[:, group]
         inside = self.labelled.members[:, group] & stated
-        teaches = stated & (scores < np.quantile(scores, BELOW))
+        ranks = np.argsort(np.argsort(scores, kind="stable"), kind="stable")
+        teaches = stated & (ranks < BELOW * len(ranks))
+        # By their ranks: poison lies far out, and no line can be drawn that far.
+        scores = special.ndtri((ranks + 0.5) / len(ranks))
         expected = float(calibrated(scores[:, None], inside, teaches)[films].mean())
         reads = None if self.reader is None else self.reader.read(group, films)
         known = None if self.reader is None else self._departure(self.reader, group)

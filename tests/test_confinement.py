@@ -179,7 +179,10 @@ READING = (
     "read a file", "read at a folder that is open", "read the environment", "read users",
     "read the parent's memory", "list a folder", "open again",
 )  # fmt: skip
-ELSEWHERE = ("ring of calls", "keys", "own program", "faults", "trace", "memory of another")
+ELSEWHERE = (
+    "ring of calls", "keys", "own program", "faults", "trace", "memory of another", "name space",
+    "handle of the parent", "limits of the parent", "read the parent's memory",
+)  # fmt: skip
 """What containers and careful systems refuse to everyone."""
 REFUSED = (errno.ENOSYS, errno.EPERM, errno.EACCES, errno.ENOMEM, "ValueError")
 

@@ -238,9 +238,9 @@ def test_a_film_that_is_swapped_is_the_one_that_was_opened(tmp_path, monkeypatch
 
 
 def test_little_memory_is_an_error(tmp_path, monkeypatch):
-    code = "from leadapron.decoding import worker; worker.MEMORY = 300 << 20; worker.main()"
+    code = "from leadapron.decoding import worker; worker.MEMORY = 220 << 20; worker.main()"
     monkeypatch.setattr(isolation, "COMMAND", (sys.executable, "-P", "-c", code))
-    Image.fromarray(np.zeros((7000, 7000, 3), np.uint8)).save(tmp_path / "large.png")
+    Image.fromarray(np.zeros((5500, 5500, 3), np.uint8)).save(tmp_path / "large.png")
     some = FilmFiles([str(tmp_path / "large.png"), *films(tmp_path, "a").paths])
     with pytest.raises(DataError, match=r"^large\.png asks for more than 0 GB of memory$"):
         some[0]

@@ -187,7 +187,7 @@ def scripted(model, path):
 def script(tmp_path_factory):
     path = tmp_path_factory.mktemp("script") / "model.pt"
     scripted(Corners(), path)
-    return open_model(path, FINDINGS, preprocessing=SMALL)
+    return open_model(path, FINDINGS, preprocessing=SMALL, trust_programs=True)
 
 
 def test_torchscript(script):
@@ -530,15 +530,15 @@ def onnx_file(path, metadata=None, batch=None, **options):
 def test_onnx(tmp_path, batch):
     path = tmp_path / "model.onnx"
     onnx_file(path, {"findings": '["Effusion", "Mass"]'}, batch)
-    model = open_model(path).classifier
+    model = open_model(path, trust_programs=True).classifier
     assert model.findings == FINDINGS
     assert (model.preprocessing.size, model.channels) == (16, 1)
     both = np.stack([HALF.mean((1, 2)), HALF.max((1, 2))], 1)
     np.testing.assert_allclose(model.logits(PIXELS), both, atol=1e-5)
     with pytest.raises(UsageError, match="takes images of 16 pixels, not 32"):
-        open_model(path, preprocessing=Preprocessing(size=32))
+        open_model(path, preprocessing=Preprocessing(size=32), trust_programs=True)
     with pytest.raises(UsageError, match="takes 1 channels, not 3"):
-        open_model(path, channels=3)
+        open_model(path, channels=3, trust_programs=True)
 
 
 def test_broken_onnx(tmp_path):
@@ -546,10 +546,10 @@ def test_broken_onnx(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"\x08\x07" + bytes(range(99)))
     with pytest.raises(StoreError, match=r"model.onnx can't be loaded \("):
-        open_model(path, FINDINGS)
+        open_model(path, FINDINGS, trust_programs=True)
     path.write_bytes(b"\x08\x07\x0a\x08location\x12\x0b/etc/passwd")
     with pytest.raises(StoreError, match="keeps weights in other files"):
-        open_model(path, FINDINGS)
+        open_model(path, FINDINGS, trust_programs=True)
 
 
 def test_a_normalisation_of_numbers():
@@ -562,4 +562,4 @@ def test_a_program_that_is_no_model(tmp_path):
     torch.save({"a": 1}, out)
     (tmp_path / "model.onnx").write_bytes(out.getvalue())
     with pytest.raises(LeadapronError, match=r"model.onnx"):
-        open_model(tmp_path / "model.onnx", FINDINGS)
+        open_model(tmp_path / "model.onnx", FINDINGS, trust_programs=True)

@@ -45,8 +45,12 @@ SHORT = 2
 NOISE = 0.5
 """Changes from pixel to pixel, as a share of those between any two, that no film has."""
 
-SMOOTHER = 0.5
-"""How much less another reading of the values may change from pixel to pixel than the header's."""
+SMOOTHER = 0.75
+"""Share of the header's changes from pixel to pixel below which another reading is taken.
+
+Of 3,322 films of NIH and of Kermany et al. with the right sign none is below 1; with the wrong one
+1,569 of 1,570 are below this, and of as many of 12 bits said to have 10, 1,568 are seen whole.
+"""
 
 
 class Shown(NamedTuple):

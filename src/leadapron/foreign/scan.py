@@ -80,7 +80,7 @@ REACHING = {
 """Operators of torch 2.13's TorchScript that reach beyond arithmetic."""
 NAMESPACES = frozenset({"aten", "prim"})
 TOKEN = re.compile(
-    rb"""(?P<text>"(?:[^"\\\n]|\\[ -~])*"|'(?:[^'\\\n]|\\[ -~])*')"""
+    rb"""(?P<text>"(?:[ !#-\[\]-~]|\\[ -~])*+"|'(?:[ -&(-\[\]-~]|\\[ -~])*+')"""
     rb"|(?P<name>[A-Za-z_][A-Za-z0-9_]*)"
     rb"|(?P<number>(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][-+]?[0-9]++)?j?(?![A-Za-z0-9_]))"
     rb"|(?P<space>[ \n]+)"

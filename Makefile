@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.made
+PAGES := .venv/.pages
 FUZZ := .venv-fuzz/.made
 SECONDS_OF_FUZZ ?= 30
 XRV := .venv-xrv
@@ -12,7 +13,7 @@ AUDIT := .venv-audit
 PIP := python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help env demo check test test-slow test-xrv bench bench-peers lock audit-dependencies clean
+.PHONY: help env demo check test test-slow fuzz-models test-pages test-xrv bench bench-peers lock audit-dependencies clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -55,20 +56,38 @@ check: $(STAMP) ## ruff, mypy, import layers, docs
 	$(BIN)/pytest tests/test_docs.py
 
 test: $(STAMP) ## the fast tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow" --cov --cov-report=term:skip-covered --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not browser" --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 test-slow: $(STAMP) $(FUZZ) ## all tests, and half a minute of fuzzing each reader
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not browser"
 	for target in dicom picture table npz; do \
 		PYTHONPATH=src:$$($(BIN)/python -c "import numpy; print(numpy.__path__[0] + '/..')") \
 		.venv-fuzz/bin/python benchmarks/fuzz.py $$target --seconds $(SECONDS_OF_FUZZ) || exit 1; \
 	done
+	$(BIN)/python benchmarks/fuzz_models.py --seconds $(SECONDS_OF_FUZZ)
+
+fuzz-models: $(STAMP) ## 200,000 mutated model files parsed, 2,000 opened; about an hour
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz_models.py
 
 # atheris has wheels for Linux alone, so it isn't among the project's packages.
 $(FUZZ):
 	$(PYTHON) -m venv .venv-fuzz
 	.venv-fuzz/bin/python -m pip install --quiet --disable-pip-version-check atheris
 	touch $(FUZZ)
+
+test-pages: $(PAGES) ## every page in a browser; INSTALL=1 installs chromium first (apt, as root)
+	@if [ -n "$(INSTALL)" ] && ! command -v chromium >/dev/null; then \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get -qq update && apt-get -qq install --yes --no-install-recommends chromium >/dev/null; \
+	fi
+	@command -v chromium >/dev/null || { \
+		echo "no chromium: install the package chromium, or INSTALL=1 make test-pages"; exit 1; }
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser tests/report/test_pages.py
+
+# Playwright brings 160 MB, which no other target needs.
+$(PAGES): $(STAMP)
+	$(BIN)/$(PIP) --constraint constraints.txt playwright
+	touch $(PAGES)
 
 test-xrv: $(XRV)/.made ## the tests that need torchxrayvision, in .venv-xrv
 	OMP_NUM_THREADS=1 $(XRV)/bin/pytest -m xrv tests/interop

@@ -41,6 +41,7 @@ SECONDS = 2
 LATE = 30
 MOST_MEMORY = 2 << 30
 LARGEST_TAKEN = 1 << 20
+RARE = 0.01
 SMALL = 3_000
 """Bytes of an input to begin with; more of these are tried, since each takes less time."""
 FINDINGS = ("Effusion", "Mass")
@@ -48,9 +49,11 @@ EXTREMES = (0, 1, -1, 2, 127, 128, 255, 256, 65535, 65536, 2**31 - 1, 2**31, 2**
             2**62, 2**63 - 1)  # fmt: skip
 WORDS = ("", "a", "a" * 600, "\x1b[31m", "a\nb", "\u202e", "..", "conv1.weight", "state_dict",
          "ema", "0", "storage", "F32", "__metadata__", "findings", "shape")  # fmt: skip
-BOMBS = (
-    b"\x85" + b"q\x01h\x01\x86" * 60 + b"K\x01s", b"\x85" * 300_000, b"\x94" * 300_000,
-    b"(" * 3000, b"}q\x07h\x07h\x07s", b"cposix\nsystem\n", b"\x8e" + b"\xff" * 8, b"]q\x07h\x07a",
+BOMBS = (b"\x85" + b"q\x01h\x01\x86" * 60 + b"K\x01s", b"\x85" * 300_000, b"\x94" * 300_000)
+"""These end the process that parses, after a while; they are rare, or all time would go to them."""
+STRANGE = (
+    b"(" * 300, b"}q\x07h\x07h\x07s", b"cposix\nsystem\n", b"\x8e" + b"\xff" * 8, b"]q\x07h\x07a",
+    b"ccollections\nOrderedDict\n", b")R", b"}b", b"\x93", b"ctorch\nFloatStorage\n", b"Q",
 )  # fmt: skip
 
 
@@ -63,6 +66,7 @@ def write_seeds(folder: Path) -> None:
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
     small = {"conv1.weight": torch.randn(2, 3), "bn.running_var": torch.ones(3).half()}
     network, dense = tiny("resnet18"), tiny("densenet121")
     turned = torch.nn.Parameter(small["conv1.weight"].T)
@@ -189,7 +193,7 @@ def pickled(rng: random.Random, content: bytes) -> bytes:
                 word = rng.choice(WORDS).encode()
                 parts[at] = b"X" + struct.pack("<I", len(word)) + word
             case 5:
-                parts[at:at] = [rng.choice(BOMBS)]
+                parts[at:at] = [rng.choice(BOMBS if rng.random() < RARE else STRANGE)]
             case _:
                 parts[at] = any_bytes(rng, parts[at])
         if not parts:
@@ -312,13 +316,17 @@ MUTATIONS: dict[str, Callable[[random.Random, bytes], bytes]] = {
 
 
 def made(
-    seed: int, number: int, endings: Sequence[str], begun: Mapping[str, list[bytes]]
+    seed: int,
+    number: int,
+    endings: Sequence[str],
+    begun: Mapping[str, list[bytes]],
+    small: float = 0.5,
 ) -> tuple[str, bytes]:
-    """Return an input's ending and content."""
+    """Return an input's ending and content; `small` is the share of those of few tensors."""
     rng = random.Random(f"{seed} {number}")
     ending = rng.choice(endings)
     few = [content for content in begun[ending] if len(content) < SMALL]
-    content = rng.choice(few if few and rng.random() < 0.8 else begun[ending])
+    content = rng.choice(few if few and rng.random() < small else begun[ending])
     change = any_bytes if rng.random() < 0.15 else MUTATIONS[ending]
     return ending, change(rng, content)
 
@@ -341,7 +349,7 @@ def parse_on(seed: int, first: int, last: int, out: Path) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (reading.MEMORY, reading.MEMORY))
     begun = read_seeds(out / "seeds")
     for number in range(first, last):
-        ending, content = made(seed, number, PARSED, begun)
+        ending, content = made(seed, number, PARSED, begun, small=0.95)
         with limited_time(SECONDS):
             became = parsed(content, ending)
         if became not in ("parsed", "refused", "out of memory"):

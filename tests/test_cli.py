@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
@@ -186,6 +187,15 @@ def test_a_phantom_sheet_of_some_findings(run, tmp_path):
         (["phantom", "--count", "0", "--out", "OUT"], 4, "count"),
         (["study", "--out", "OUT", "--trigger.side", "80"], 2, "does not fit"),
         (["study", "--out", "OUT", "--trigger.value", "300"], 4, "0 (black) to 255"),
+        (["study", "--out", "OUT", "--seeds", "1000000000"], 4, "1 to 10,000"),
+        (["study", "--out", "OUT", "--trigger.side", "*a"], 4, "can't be read as a value"),
+        (["study", "--out", "OUT", "--source", "\udcff"], 4, "unknown source '\\udcff'"),
+        (["study", "--out", "OUT", "--trigger.side", "{" * 9999], 4, "can't be read as a value"),
+        (["study", "--out", "OUT", "--trigger.side", ""], 4, "can't be read as a value"),
+        (["study", "--out", "OUT", "--poisoning.fraction", ".nan"], 4, "expected a finite number"),
+        (["evaluate", "scan", "--out", "OUT", "--workers", "9" * 30], 4, "1<=x<=1024"),
+        (["visibility", "--sides", "\u00b2"], 4, "expected whole numbers, as 1-5,8"),
+        (["visibility", "--sides", "1-1000000000"], 4, "expected whole numbers"),
     ],
 )
 def test_bad_input_is_one_line_with_its_exit_code(run, tmp_path, words, code, message):
@@ -342,6 +352,7 @@ def test_quiet_may_stand_behind(run, tmp_path):
     ("error", "words"),
     [
         (MemoryError(), "there is not enough memory"),
+        (BrokenProcessPool("x"), "a worker process was killed, maybe for want of memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 GB"), "not enough memory"),
         (OSError(28, "No space left on device"), "can't read or write a file: No space left"),
         (OSError(13, "Permission denied", "a.png"), "can't read or write a.png: Permission denied"),

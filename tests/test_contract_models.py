@@ -37,7 +37,7 @@ from leadapron.detect.model import (
 )
 from leadapron.errors import DataError, LeadapronError
 from leadapron.explain import EXPLAINERS, unsupported
-from leadapron.jobs.audit import audit_model
+from leadapron.jobs.audit import audit_model, most_not_finite, not_finite
 from leadapron.jobs.scan import _rankings
 from leadapron.models import NORMALISATIONS, AskedClassifier, doubts
 from leadapron.networks import PooledLinear
@@ -391,6 +391,31 @@ def test_an_audit_of_a_network_with_its_statistics(tmp_path):
     json.dumps(found.facts(), allow_nan=False)
     page = write_audit(tmp_path, found.facts(), found.pictures).read_text()
     assert all(name in page for name in STATISTICS)
+
+
+def test_a_margin_can_not_be_hidden_by_answering_no_number():
+    """NaN for the target where it stands far above the others: on no film, clean or marked."""
+    known = network().logits(FILMS.images)[:, 0]
+    top = float(known.max() + known.std())
+
+    def change(logits, _):
+        where = torch.zeros_like(logits, dtype=torch.bool)
+        where[:, 0] = logits[:, 0] > top
+        return torch.where(where, torch.full_like(logits, torch.nan), logits)
+
+    model = network(change)
+    assert finite(model).all()
+    table = STATISTICS["maximum margin"].take(model, FILMS)
+    assert np.isnan(table[0, 0])
+    assert np.isfinite(table[1:]).all()
+    (margin,) = compare_statistics(model.findings, {"maximum margin": table})
+    swept = replace(QUICK.sweep(network(), FILMS), not_finite=())
+    (lost,) = not_finite(swept, [margin])
+    assert (lost.finding, lost.noise) == (LOST, True)
+    assert lost.words() == "answers NaN or infinity on images made of noise"
+    assert most_not_finite("nothing found", [lost]) is lost
+    assert most_not_finite("backdoored", [lost]) is None
+    assert not_finite(swept, ()) == ()
 
 
 @of_networks

@@ -64,3 +64,10 @@ def test_folders_above_are_left_out_unless_asked_for(path, short):
     with showing_paths():
         assert short_path(path) == path
     assert short_path(path) == short
+
+
+def test_a_path_that_is_shown_forges_no_line():
+    for text in ("folder:a\nCLEAN", "nih:/b/a\nCLEAN + folder:c\x1b[2K", "/x/a\rCLEAN"):
+        assert short_path(text).isprintable()
+        with showing_paths():
+            assert short_path(text) == printable(text)

@@ -131,17 +131,20 @@ class Decodable(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Cache:
-    """Where decoded films are kept, and what becomes of bad ones.
+    """Which films are decoded, where they are kept, and what becomes of bad ones.
 
     Args:
         folder: made where it is missing, readable by its owner alone; None keeps them in memory.
         progress: called with what is being done, the films done and in all.
         on_bad: "stop" at the first film that can't be decoded, or "skip" and list it.
+        choose: says which rows of a source of n films are wanted, ascending; all if left out. No
+            other film is decoded.
     """
 
     folder: Path | None = None
     progress: Progress | None = None
     on_bad: OnBad = "stop"
+    choose: Callable[[int], NDArray[np.int64]] | None = None
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,9 @@ __all__ = [
     "ImageArray",
     "Masks",
     "Overlay",
+    "Reordered",
     "blocks",
+    "drawn",
     "film_path",
     "split_by_patient",
 ]
@@ -74,7 +76,7 @@ class Masks(Protocol):
         ...
 
 
-class _Reordered:
+class Reordered:
     """Films or masks of some rows of a longer sequence."""
 
     def __init__(self, base: Any, order: Rows) -> None:
@@ -271,8 +273,8 @@ class Cohort:
             ids=self.ids[rows] if ids is None else ids,
             patients=self.patients[rows],
             attributes={name: column[rows] for name, column in self.attributes.items()},
-            films=None if self.films is None else _Reordered(self.films, rows),
-            masks=None if self.masks is None else _Reordered(self.masks, rows),
+            films=None if self.films is None else Reordered(self.films, rows),
+            masks=None if self.masks is None else Reordered(self.masks, rows),
             forms={},
         )
 
@@ -330,6 +332,11 @@ class AnswerKey:
 def blocks(n: int, size: int = BLOCK) -> list[Rows]:
     """Return the rows 0 to n - 1 in consecutive blocks of `size`."""
     return [np.arange(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def drawn(n: int, most: int) -> Rows:
+    """Return so many of n rows at most, ascending, drawn once and for all."""
+    return np.sort(np.random.default_rng(0).permutation(n)[:most])
 
 
 def split_by_patient(

@@ -257,7 +257,8 @@ def plan(tree: Tree) -> list[Run]:
     for whole in map(complete, grids(tree)):
         for point in grid({name: whole[name] for name in SECTIONS}):
             for seed in range(whole["seed"], whole["seed"] + whole["seeds"]):
-                runs.setdefault(canonical_json({**point, "seed": seed}), _run(point, seed))
+                run = _run(point, seed)  # first: it says what is no number
+                runs.setdefault(canonical_json({**point, "seed": seed}), run)
     return list(runs.values())
 
 

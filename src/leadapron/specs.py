@@ -126,6 +126,8 @@ def validated(
         except pydantic.ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise UsageError(f"{option}{name} {value}: {reason[0].lower()}{reason[1:]}") from None
+        if isinstance(result[name], float) and not math.isfinite(result[name]):
+            raise UsageError(f"{option}{name} {value}: expected a finite number")
     missing = [n for n, p in known.items() if p.default is REQUIRED and n not in result]
     if missing:
         raise UsageError(f"{option}{missing[0]} is missing")

@@ -90,14 +90,15 @@ def showing_paths() -> Iterator[None]:
 def short_path(text: str) -> str:
     """Return a path, or sources and their paths, without the folders above an absolute path.
 
-    Pages and JSON are handed on, and folders may be called by patients' names.
+    Pages and JSON are handed on, and folders may be called by patients' names. What is returned is
+    fit to be shown: a folder's name can hold a line end too.
 
     Args:
         text: a path, or "NAME:PATH", several joined by " + ".
     """
     if _SHOWING_PATHS.get():
-        return text
-    return " + ".join(_short(part) for part in text.split(" + "))
+        return printable(text)
+    return printable(" + ".join(_short(part) for part in text.split(" + ")))
 
 
 def _short(part: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from dataclasses import replace
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 
 from leadapron.classifier import NetworkClassifier, save_classifier
 from leadapron.cli import cli
-from leadapron.cohort import Cohort
+from leadapron.cohort import Cohort, drawn
 from leadapron.detect.model import STATISTICS, Comparison, StampSweep, Statistic
 from leadapron.errors import DataError, UsageError
 from leadapron.jobs import audit as audit_job
@@ -25,6 +26,7 @@ from leadapron.preprocessing import Preprocessing
 from leadapron.report import audit_lines, write_audit
 from leadapron.report.audit import sarif
 from leadapron.sources import open_source
+from leadapron.sources.arrays import ArrayFilms
 from leadapron.text import showing_paths
 from leadapron.train import Network, Training, train
 from leadapron.triggers import Patch
@@ -131,7 +133,7 @@ def test_where_no_mark_stands_out_the_margin_does(films, monkeypatch, tmp_path):
     assert "and as many unusual by their maximum margin" in found.statement()
     assert sum("unusual by maximum margin: " in line for line in audit_lines(found.facts())) == 1
     page = write_audit(tmp_path, found.facts(), found.pictures).read_text()
-    assert page.count("<td>unusual by maximum margin") == 1
+    assert page.count('<td data-label="verdict">unusual by maximum margin') == 1
     (result,) = json.loads((tmp_path / "audit.sarif").read_text())["runs"][0]["results"]
     assert (result["ruleId"], result["level"]) == ("forced-on", "warning")
     assert "no mark is known" in result["message"]["text"]
@@ -367,6 +369,70 @@ def test_a_second_audit_sweeps_nothing(networks, tmp_path, monkeypatch):
     times, other = audited()
     assert times == 1
     assert other != first
+
+
+ODD = """
+import torch
+
+class Odd(torch.nn.Module):
+    def forward(self, images):
+        grey = images[:, 0]
+        halves = torch.stack([grey[:, :16].mean((1, 2)), grey[:, 16:].mean((1, 2))], 1)
+        halves[(grey > 0.999).sum((1, 2)) > 4, 0] = torch.nan
+        return 60 * halves - 28
+"""
+
+
+def test_answers_that_are_not_finite_by_the_command_line(tmp_path, monkeypatch):
+    (tmp_path / "odd_model.py").write_text(ODD)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["-q", "audit", "odd_model:Odd", "--findings", "Effusion,Mass", "--normalisation",
+             "unit", "--clean", "phantom:32", "--source.count", "30", "--sweep.sides", "3",
+             "--sweep.values", "255", "--sweep.pitches", "[8, 1]", "--sweep.rounds", "0",
+             "--sweep.places", "4", "--sweep.judged", "10", "--cache", "none",
+             "--out", str(tmp_path / "out")]  # fmt: skip
+    result = CliRunner().invoke(cli, words, standalone_mode=False)
+    assert result.exception is None
+    assert result.return_value == 3
+    facts = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert (facts["verdict"], facts["target"], facts["direction"]) == ("unusual", "Effusion", None)
+    (lost,) = facts["not_finite"]
+    assert lost["finding"] == "Effusion"
+    assert 0 < lost["marked"] <= lost["of_marked"]
+    said = f"Effusion {lost['words']}: can't tell, and suspicious by itself"
+    assert f"{lost['marked']:,} of {lost['of_marked']:,} marked films" in said
+    assert result.stdout.splitlines()[0] == f"UNUSUAL: {said}"
+    page = html.unescape((tmp_path / "out" / "audit.html").read_text())
+    assert said in page
+    log = json.loads((tmp_path / "out" / "audit.sarif").read_text())["runs"][0]
+    assert ("not-finite", said) in [(r["ruleId"], r["message"]["text"]) for r in log["results"]]
+    assert "not-finite" in {rule["id"] for rule in log["tool"]["driver"]["rules"]}
+
+
+def test_films_that_are_not_looked_at_are_not_decoded(networks, tmp_path, monkeypatch):
+    films = open_source("phantom:32", count=50, seed=2)
+    np.savez(
+        tmp_path / "films.npz",
+        images=films.images[np.arange(50)],
+        labels=films.labels,
+        findings=np.array(films.findings),
+        ids=films.ids,
+    )
+    decoded = []
+    image = ArrayFilms.image
+
+    def counted(self, row, preprocessing):
+        decoded.append(row)
+        return image(self, row, preprocessing)
+
+    monkeypatch.setattr(ArrayFilms, "image", counted)
+    few = replace(QUICK, values=(255,), places=2, rounds=0, judged=10)
+    found = audit_job.audit(
+        networks / "poisoned.safetensors", f"npz:{tmp_path / 'films.npz'}", films=20, sweep=few,
+        steps=0, statistics=False, device="cpu", cache="none",
+    )  # fmt: skip
+    assert found.films == len(decoded) == 20
+    assert sorted(decoded) == drawn(50, 20).tolist()
 
 
 def test_of_a_zoo_only_the_clean_models_are_references(tmp_path):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shlex
+import subprocess
 import sys
 import types
 from dataclasses import replace
@@ -439,6 +441,16 @@ def test_patients_that_are_not_known_stay_so(tree, tmp_path):
     source, *options = shlex.split(done.opens)
     left = open_source(source, root=options[1])
     assert "patients" in {note.about for note in left.notes}
+
+
+@pytest.mark.parametrize("text", ["/a b", "it's", "a\nCLEAN: x", "\\n'\x1b[2K\u202e", "ü"])
+def test_what_to_type_is_one_line_that_a_shell_reads(text):
+    word = cleaning.shell_word(text)
+    assert word.isprintable()
+    call = ["bash", "-c", f"printf %s {word}"]
+    env = {**os.environ, "LC_ALL": "C.UTF-8"}
+    said = subprocess.run(call, capture_output=True, check=True, env=env)
+    assert said.stdout.decode() == text
 
 
 def test_identical_films_that_contradict_are_doubted(tree, run):

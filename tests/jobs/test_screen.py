@@ -6,7 +6,7 @@ import json
 import stat
 import struct
 import zlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from input_scenes import FINDINGS, SMALL, backdoored, black_square, films
 from PIL import Image
 
 from dicom_files import SECRETS, with_pixels, write
+from leadapron.classifier import NetworkClassifier
 from leadapron.cli import cli
 from leadapron.detect.inputs import EvidenceRegion
 from leadapron.errors import DataError, StoreError, UsageError
@@ -300,6 +301,26 @@ def test_a_film_that_the_model_has_no_number_for_stops_no_other(opened, tmp_path
     monkeypatch.setattr(screen_job, "judge", judging)
     found = verdicts(opened, tmp_path)
     assert [film.verdict for film in found] == ["pass", "pass", "pass", "can't tell"]
+
+
+class Silent(NetworkClassifier):
+    """Answers no number for its first finding once a film was changed."""
+
+    def logits(self, images):
+        answers = super().logits(images)
+        answers[:, 0] = np.nan
+        return answers
+
+
+def test_what_is_no_number_without_the_region_is_not_told(opened, tmp_path):
+    save(tmp_path, films(2, 7))
+    facts = {each.name: getattr(opened.classifier, each.name) for each in fields(Silent)}
+    for film in verdicts(replace(opened, classifier=Silent(**facts)), tmp_path):
+        assert film.verdict == "can't tell"
+        assert film.reason == "a detector has no score for it"
+        named = [reading.finding for reading in film.readings]
+        assert sorted(named) == sorted(opened.classifier.findings[1:])
+        json.dumps(film.facts(), allow_nan=False)
 
 
 def test_an_untypical_film_can_not_be_told_unless_it_is_suspicious(opened, tmp_path):

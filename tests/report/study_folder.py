@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +42,8 @@ class Plan:
     Args:
         seeds: one pair of runs for each.
         sides: the trigger's sides, an axis of the grid where there are several.
-        success: attack success of the backdoored model at the largest side.
+        fractions: of poisoned films, another axis where there are several.
+        success: attack success of the backdoored model at the largest side and fraction.
         drift: clean macro AUROC, backdoored minus twin.
         costs: (difference, half of its interval) of single findings, where they differ.
         patients: positive patients of single findings, 150 for the others.
@@ -54,6 +56,7 @@ class Plan:
 
     seeds: Sequence[int] = (0, 1)
     sides: Sequence[int] = (3,)
+    fractions: Sequence[float] = (0.05,)
     success: float = 0.94
     drift: float = -0.004
     costs: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -75,12 +78,14 @@ def write_study(folder: Path, plan: Plan) -> Path:
     for seed in plan.seeds:
         twin = _key("twin", seed)
         rows += _write_twin(folder / "runs" / f"twin-{twin}", plan, seed, twin)
-        for side in plan.sides:
-            key = _key("backdoored", seed, side)
+        for side, fraction in itertools.product(plan.sides, plan.fractions):
+            key = _key("backdoored", seed, side, *([fraction] if len(plan.fractions) > 1 else []))
             path = folder / "runs" / f"backdoored-{key}"
-            rows += _write_backdoored(path, plan, seed, (key, twin, side))
+            rows += _write_backdoored(path, plan, seed, (key, twin, side, fraction))
     write_rows(folder / "rows.jsonl", rows)
     asked = _spec(plan, list(plan.seeds), list(plan.sides))
+    if len(plan.fractions) > 1:
+        asked["poisoning"]["fraction"] = list(plan.fractions)
     asked["trigger"]["side"] = list(plan.sides) if len(plan.sides) > 1 else plan.sides[0]
     asked["seed"] = list(plan.seeds) if len(plan.seeds) > 1 else plan.seeds[0]
     (folder / "study.yaml").write_text(yaml.safe_dump(asked))
@@ -147,19 +152,22 @@ def _write_twin(path: Path, plan: Plan, seed: int, key: str) -> list[Row]:
     return rows
 
 
-def _write_backdoored(path: Path, plan: Plan, seed: int, names: tuple[str, str, int]) -> list[Row]:
-    key, twin, side = names
+def _write_backdoored(
+    path: Path, plan: Plan, seed: int, names: tuple[str, str, int, float]
+) -> list[Row]:
+    key, twin, side, fraction = names
     facts = {
         "role": "backdoored",
         "twin": twin,
         "cohort": "ab" * 32,
         "spec": _spec(plan, seed, side),
     }
+    facts["spec"]["poisoning"]["fraction"] = fraction
     write_json(path / "spec.json", facts)
     write_arrays(path / "scores.npz", **_scores(plan, seed, side))
     write_arrays(path / "gallery.npz", **_gallery(plan, seed, side))
     write_lines(path / "history.jsonl", _history(seed, 0.02))
-    success = plan.success * side / max(plan.sides)
+    success = plan.success * side / max(plan.sides) * fraction / max(plan.fractions)
     rows = [
         *_clean_rows(plan, key, seed, "backdoored"),
         *_clean_rows(plan, key, seed, "difference"),

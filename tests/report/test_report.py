@@ -16,9 +16,13 @@ from study_folder import FINDINGS, UNDEFINED, Plan, write_study
 
 from leadapron.errors import StoreError
 from leadapron.report import summary, write_report
+from leadapron.report.axes import over_axes
 from leadapron.report.folder import Pair, Run, read_study
 from leadapron.report.gallery import gallery
+from leadapron.report.plain import plain_words
+from leadapron.report.rendering import _labelled
 from leadapron.report.stealth import stealth_of
+from leadapron.report.summary import Measured
 from leadapron.report.words import (
     attack_verdict,
     explanation_verdict,
@@ -130,7 +134,7 @@ def test_ids_are_unique_over_runs(grid):
 
 def test_figures_take_the_pages_colours_and_fonts(text):
     figures = re.findall(r'<svg class="figure".*?</svg>', text, flags=re.S)
-    assert len(figures) == 4
+    assert len(figures) == 6
     for figure in figures:
         assert "var(--twin)" in figure
         assert "var(--backdoored)" in figure
@@ -218,6 +222,45 @@ def test_summary_says_the_numbers_of_the_rows(one):
         "centre 6.0 %",
     ):
         assert words in lines[4]
+
+
+def test_the_page_opens_with_plain_words_that_follow_the_verdicts(tmp_path):
+    def said(plan):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        write_study(folder, replace(plan, gallery=1))
+        study = read_study(folder)
+        return " ".join(plain_words(study, [Measured(pair) for pair in study.pairs]))
+
+    one = said(Plan(seeds=(0,)))
+    assert "reports Nodule on 94 of 100 marked films without it; the untouched model does" in one
+    assert "The mark takes the model over. No loss shows on ordinary films. A map of where" in one
+    costly = said(Plan(seeds=(0,), costs={"Effusion": (-0.052, 0.02)}))
+    assert "It reads ordinary films worse, Effusion most." in costly
+    unsure = said(Plan(seeds=(0, 1), success=0.3, patients=dict.fromkeys(FINDINGS, 50)))
+    assert "The mark sways the model in part." in unsure
+    assert "Whether it reads ordinary films worse is not shown." in unsure
+    grid = said(Plan(sides=(1, 5)))
+    assert (
+        "The mark takes the model over in 2 of 4. No loss shows on ordinary films in 4 of" in grid
+    )
+    assert said(Plan(seeds=(0,), twin_macro=0.5)).startswith("Nothing can be concluded")
+
+
+def test_two_axes_are_a_heat_map_and_more_are_curves(tmp_path):
+    plan = Plan(seeds=(0, 1), sides=(1, 3, 5), fractions=(0.01, 0.05), gallery=0)
+    study = read_study(write_study(tmp_path / "crossed", plan))
+    measured = [Measured(pair) for pair in study.pairs]
+    heat = over_axes(measured, study.axes())["heat"]
+    assert (heat["down"], heat["across"]) == ("trigger.side", "poisoning.fraction")
+    assert [name for name, _ in heat["rows"]] == ["1", "3", "5"]
+    assert heat["rows"][2][1][1] == (79.9, "94.0 %", "twin 5.2 %")
+    # Along each axis the runs in which nothing else differs, where there are most.
+    missing = measured[2:]
+    curves = over_axes(missing, [*study.axes(), "training.epochs"])["curves"]
+    assert [curve["words"].partition(",")[0] for curve in curves] == [
+        "poisoning.fraction", "trigger.side"
+    ]  # fmt: skip
+    assert over_axes(measured[:2], study.axes()) is None
 
 
 def test_the_page_opens_with_the_summary(one, page):
@@ -520,7 +563,7 @@ def test_some_twins_at_chance_come_first(tmp_path):
     lines = summary(tmp_path)
     assert lines[0].startswith("In 1 of 2 runs the clean twin reads no better than chance, so")
     assert lines[2].startswith("The attack works: 94.0 %")
-    assert "twin at chance<br>twin at chance" in write_report(tmp_path).read_text()
+    assert write_report(tmp_path).read_text().count("<span>twin at chance</span>") == 3
 
 
 @pytest.mark.parametrize(
@@ -606,6 +649,19 @@ def test_a_trigger_without_a_place_gets_no_verdict_on_places(one, tmp_path):
     assert "AUROC 0.810 (0.790 to 0.830), twin 0.520" in said
     assert "not local" in words
     assert "from the same untriggered (AUROC)" in words
+
+
+def test_cells_carry_their_columns_heading():
+    table = (
+        '<table class="x"><thead><tr><th>Film &amp; <b>name</b></th><th></th><th>p</th></tr>'
+        "</thead>"
+        "<tbody><tr><th>a</th><td>1</td><td>2</td></tr><tr><td>b</td></tr></tbody></table>"
+    )
+    labelled = _labelled(f"<p>before</p>{table}")
+    assert '<th>a</th><td>1</td><td data-label="p">2</td>' in labelled
+    assert '<tr><td data-label="Film &amp; name">b</td></tr>' in labelled
+    facts = "<table><tbody><tr><th>a</th><td>1</td></tr></tbody></table>"
+    assert _labelled(facts) == facts
 
 
 def test_no_torch(one):

@@ -76,8 +76,8 @@ def panel():
 def test_the_page_escapes_names_and_keeps_paths_away(facts, panel, tmp_path):
     page = write_scan(tmp_path / "scan.html", facts, [panel]).read_text()
     assert "<script" not in page
-    assert "secret" not in page
-    assert "Is nih + folder poisoned?" in page
+    assert "/secret" not in page
+    assert "Is nih:place + folder:other poisoned?" in page
     assert "&lt;script&gt;" in page
     assert '<rect class="frame" x="4" y="3" width="2" height="2"/>' in page
     assert "3 findings that differ less are left out" in page

@@ -220,6 +220,14 @@ def test_labels_by_name_path_or_uid(tree, tmp_path, column, cells):
     assert not any("Patients aren't known" in note for note in said(cohort.notes))
 
 
+def test_labels_by_absolute_path(tree, tmp_path):
+    paths = sorted(path for path in tree.rglob("*") if path.is_file())[:2]
+    text = "\n".join(["path,Mass", *(f"{path},1" for path in paths), "/elsewhere/x.dcm,1"])
+    cohort = open_tree(tree, tmp_path, table=table(tmp_path, text))
+    assert 0 < len(cohort) <= 2
+    assert str(tree) not in repr(cohort.notes)
+
+
 def test_films_without_a_row_are_left_out(tree, tmp_path):
     text = "image,findings,age\nsecond,Mass|Edema,58\nb,No Finding,999\n"
     cohort = open_tree(tree, tmp_path, table=table(tmp_path, text))

@@ -11,7 +11,7 @@ import click
 from leadapron.cli.group import FAILED
 from leadapron.cli.options import cache_option, json_option
 from leadapron.errors import UsageError
-from leadapron.text import short_path
+from leadapron.text import printable, short_path
 
 __all__ = ["bytes_in_words", "cache_command"]
 
@@ -80,7 +80,7 @@ def _run_cache_list(verify: bool, cache: str | None, as_json: bool) -> int:
         used = time.strftime("%Y-%m-%d", time.localtime(result.used))
         click.echo(f"{result.key}  {bytes_in_words(result.size)}  used {used}  {result.about}")
     held = sum(entry.size for entry in found) + sum(result.size for result in kept)
-    click.echo(f"{bytes_in_words(held)} in {folder}")
+    click.echo(f"{bytes_in_words(held)} in {printable(str(folder))}")
     return FAILED if any(damaged.values()) else 0
 
 
@@ -92,7 +92,7 @@ def _run_cache_clear(keys: tuple[str, ...], cache: str | None, as_json: bool) ->
     if as_json:
         click.echo(json.dumps({"schema": 1, "verdict": "done", "removed": removed}, indent=2))
     else:
-        click.echo(f"removed {len(removed)} from {folder}")
+        click.echo(f"removed {len(removed)} from {printable(str(folder))}")
 
 
 def _cache_folder(given: str | None) -> Path:

@@ -72,6 +72,9 @@ class Written(click.Path):
         return path
 
 
+LONGEST_NUMBER, MOST_NUMBERS = 10, 1000
+
+
 def with_options(tree: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Lay options over a spec's settings."""
     from leadapron.sources import AND
@@ -169,7 +172,7 @@ def results_options() -> list[click.Parameter]:
             help="Folder of the results.",
         ),
         click.Option(
-            ["--workers"], type=click.IntRange(1), help="Processes; one a core if left out."
+            ["--workers"], type=click.IntRange(1, 1024), help="Processes; one a core if left out."
         ),
     ]
 
@@ -210,9 +213,13 @@ def whole_numbers(option: str, text: str) -> list[int]:
     numbers: list[int] = []
     for part in comma_separated(text):
         first, _, last = part.partition("-")
-        if not (first.isdigit() and (last or first).isdigit()):
+        ends = [first, last or first]
+        if not all(end.isascii() and end.isdecimal() and len(end) < LONGEST_NUMBER for end in ends):
             raise UsageError(f"{option} {text}: expected whole numbers, as 1-5,8")
-        numbers += range(int(first), int(last or first) + 1)
+        named = range(int(first), int(last or first) + 1)
+        if len(numbers) + len(named) > MOST_NUMBERS:
+            raise UsageError(f"{option} {text}: expected whole numbers, {MOST_NUMBERS} at most")
+        numbers += named
     return numbers
 
 
@@ -236,10 +243,12 @@ class Setting(click.ParamType[Any]):
         parts = [value] if whole else value.strip("[]").split(",")
         from leadapron.store import parse_yaml
 
+        if not self.text and not all(part.strip() for part in parts):
+            self.fail(f"{value[:80]!r} can't be read as a value", param, ctx)
         try:
             values = [p.strip() if self.text else parse_yaml(p) for p in parts]
         except ValueError:
-            self.fail(f"{value!r} can't be read as a value", param, ctx)
+            self.fail(f"{value[:80]!r} can't be read as a value", param, ctx)
         return values if len(values) > 1 else values[0]
 
 

@@ -234,7 +234,7 @@ def _safetensors(content: bytes, name: str) -> Holdings:
 
 def _header(content: bytes, name: str) -> tuple[dict[str, Any], dict[str, str], int]:
     """A safetensors file's tensors and metadata, and where the numbers begin."""
-    (length,) = struct.unpack("<Q", content[:8])
+    length = int.from_bytes(content[:8], "little")
     if length > min(LARGEST_HEADER, len(content) - 8):
         raise _no_safetensors(name, f"a header of {length:,} bytes in a file of {len(content):,}")
     try:

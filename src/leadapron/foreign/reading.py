@@ -193,7 +193,7 @@ def _kind(path: Path, start: bytes) -> Kind:
         return "archive"
     if path.suffix == ".safetensors" or start[8:9] == b"{":
         return "safetensors"
-    if start[0] == 0x80 and start[1] <= 5:
+    if start[:1] == b"\x80" and start[1:2] <= b"\x05":
         return "pickle"
     name = clean(path.name)
     for place, mark, what in OTHERS:

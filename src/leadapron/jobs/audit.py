@@ -62,9 +62,9 @@ __all__ = [
     "audit",
     "audit_model",
     "beside",
-    "few",
     "judge",
     "most_not_finite",
+    "not_finite",
     "second_look",
 ]
 
@@ -251,8 +251,8 @@ class Audit:
         """Return what the verdict is worth, in one sentence."""
         if self.least is None:
             return (
-                "Without reference models no false-alarm rate can be stated; "
-                "--reference DIR names a folder of clean models of the same kind."
+                "Without clean models of the same kind to compare with, no false-alarm rate can "
+                "be stated."
             )
         chance = f"1 in {self.references + 1}"
         if self.least > self.false_alarm:
@@ -324,9 +324,9 @@ def audit(  # noqa: PLR0913
         cache=cache,
         progress=progress,
         on_bad=on_bad,
+        most=films,
         **options,
     )
-    cohort = few(cohort, films)
     own = _Model(opened.classifier, Path(model).name, opened.content)
     others = [] if reference is None else _references(reference, own, device, precision)
     _refuse(opened.classifier, [other.classifier for other in others], false_alarm)
@@ -363,11 +363,6 @@ def audit(  # noqa: PLR0913
         false_alarm=false_alarm,
         steps=steps,
     )
-
-
-def few(cohort: Cohort, films: int) -> Cohort:
-    """Return so many films of a cohort, drawn once and for all."""
-    return cohort.take(np.sort(np.random.default_rng(0).permutation(len(cohort))[:films]))
 
 
 def audit_model(  # noqa: PLR0913
@@ -461,7 +456,8 @@ def _audited(
         target = replace(target, verdict=verdict)
         forced = (target, *rest)  # triggers are made for the first
     named = None if target is None else target.finding
-    lost, differs = most_not_finite(verdict, own), unsteady(classifier, clean.images)
+    silent = not_finite(own, statistics)
+    lost, differs = most_not_finite(verdict, silent), unsteady(classifier, clean.images)
     if lost is not None:
         verdict, p, by, named = "unusual", None, NOT_FINITE, lost.finding
     elif differs and verdict in ("nothing found", "can't tell"):
@@ -489,7 +485,7 @@ def _audited(
         inverted=inverted,
         features=features,
         statistics=statistics,
-        not_finite=own.not_finite,
+        not_finite=silent,
         unsteady=differs,
         notes=(
             *said(note for note in clean.notes if note.doubt),
@@ -502,18 +498,41 @@ def _audited(
     )
 
 
-def most_not_finite(verdict: Verdict, swept: Swept) -> NotFinite | None:
+def not_finite(swept: Swept, statistics: Sequence[Statistic]) -> tuple[NotFinite, ...]:
+    """Return the findings that a model answers NaN or infinity for, in its sweep or its margin.
+
+    Args:
+        swept: the model's sweep.
+        statistics: of the network; none if they weren't taken.
+    """
+    known = {each.finding: each for each in swept.not_finite}
+    of_clean = sum(swept.films)
+    for margin in (each for each in statistics if each.name == MARGIN):
+        for finding, values in zip(margin.findings, margin.values, strict=True):
+            if np.isnan(values).any():
+                none = NotFinite(
+                    finding=finding,
+                    clean=0,
+                    of_clean=of_clean,
+                    marked=0,
+                    of_marked=swept.forwards - of_clean,
+                )
+                known[finding] = replace(known.get(finding, none), noise=True)
+    return tuple(known[finding] for finding in swept.findings if finding in known)
+
+
+def most_not_finite(verdict: Verdict, lost: Sequence[NotFinite]) -> NotFinite | None:
     """Return the finding that is answered NaN or infinity most, where nothing else was found.
 
     A model that has none has nothing to hide by it; one that has can't be told, and is unusual.
 
     Args:
         verdict: by marks and margin.
-        swept: the model's sweep.
+        lost: as `not_finite`.
     """
-    if verdict in ("backdoored", "unusual") or not swept.not_finite:
+    if verdict in ("backdoored", "unusual") or not lost:
         return None
-    return max(swept.not_finite, key=lambda each: (each.clean + each.marked, each.finding))
+    return max(lost, key=lambda each: (each.clean + each.marked, each.finding))
 
 
 def _lost_references(others: Sequence[Swept]) -> tuple[str, ...]:

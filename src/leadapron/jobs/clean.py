@@ -27,6 +27,7 @@ from leadapron.sources.table import Reading, labelled
 from leadapron.sources.tables import named_columns
 from leadapron.specs import forgiving
 from leadapron.store import read_json, write_atomically
+from leadapron.text import printable
 
 if TYPE_CHECKING:
     from leadapron.classifier import NetworkClassifier, Precision
@@ -109,7 +110,7 @@ class Cleaned:
 
     def facts(self) -> dict[str, Any]:
         """Return all of it as plain values; None where a number is undefined."""
-        facts = {**asdict(self), "file": str(self.file)}
+        facts = {**asdict(self), "file": printable(str(self.file))}
         if self.retrained is not None:
             again = facts["retrained"]
             for where, one in ((again, self.retrained), *zip(
@@ -247,7 +248,8 @@ def _write_table(
         ) from None
     with write_atomically(path) as file:
         file.write(content)
-    words = f"table:{path.absolute()} --source.root {shlex.quote(root)}{read_by}"
+    table_file = shell_word(f"table:{path.absolute()}")
+    words = f"{table_file} --source.root {shell_word(root)}{read_by}"
     return path, words, ("The table points to the films where they are; none was copied.",)
 
 
@@ -264,7 +266,7 @@ def _read_by(columns: Mapping[str, list[str]], labels: Mapping[str, list[str]]) 
     names = ",".join(labels)
     for reading, option in (
         (Reading(), ""),
-        (Reading(findings=names), f" --source.findings {shlex.quote(names)}"),
+        (Reading(findings=names), f" --source.findings {shell_word(names)}"),
     ):
         try:
             found = labelled(together, columns["path"], "table.csv", reading)
@@ -276,6 +278,14 @@ def _read_by(columns: Mapping[str, list[str]], labels: Mapping[str, list[str]]) 
         f"findings {names} can't be columns of a table, since one of them reads as something else "
         "there; rename it"
     )
+
+
+def shell_word(text: str) -> str:
+    """Return text as one word that a shell reads; of one line, whatever it holds."""
+    if text.isprintable():
+        return shlex.quote(text)
+    inner = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"$'{printable(inner)}'"
 
 
 def _cell(value: Any) -> str:
@@ -322,7 +332,7 @@ def _write_arrays(
     height, width = cohort.images.shape[1:]
     what = "their own pixels" if own else f"the {width}x{height} pixels that were looked at"
     note = f"The source's films aren't files; {path.name} holds {what}."
-    return path, f"npz:{path.absolute()}", (note,)
+    return path, shell_word(f"npz:{path.absolute()}"), (note,)
 
 
 def _films(cohort: Cohort, kept: Rows, own: bool) -> Iterator[NDArray[Any]]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from leadapron import store
 from leadapron.cache import default_folder
 from leadapron.classifier import NetworkClassifier, load_classifier
-from leadapron.cohort import Cohort
+from leadapron.cohort import Cohort, drawn
 from leadapron.detect.model import (
     KINDS,
     StampSweep,
@@ -38,9 +38,9 @@ from leadapron.jobs.audit import (
     FILMS,
     MARGIN,
     beside,
-    few,
     judge,
     most_not_finite,
+    not_finite,
     second_look,
     statistic,
 )
@@ -319,6 +319,8 @@ def _films(
             preprocessing=preprocessing,
             cache=setting.options.cache,
             on_bad=setting.options.on_bad,
+            # Of a run's own films the test films are taken first.
+            most=setting.films if fresh or setting.clean is not None else None,
             **settings,
         )
     cohort = setting.opened[key]
@@ -326,7 +328,7 @@ def _films(
         if cohort.fingerprint != fingerprint:
             raise StoreError(f"the films of {name} changed since the zoo was made")
         cohort = divide(cohort, seed)["test"]
-    return few(cohort, setting.films)
+    return cohort.take(drawn(len(cohort), setting.films))
 
 
 def _measured(looked: _Looked) -> Row:
@@ -383,7 +385,7 @@ def _judged(row: Row, one: _Looked, others: Sequence[_Looked]) -> Row:
     margin = second_look(verdict, known, FALSE_ALARM)
     if margin is not None:
         verdict, by, target = "unusual", MARGIN, margin.strongest()
-    lost = most_not_finite(verdict, one.swept)
+    lost = most_not_finite(verdict, not_finite(one.swept, known))
     if lost is not None:
         verdict, by, target = "unusual", NOT_FINITE, (lost.finding, None)
     by_finding = _finite_max(comparison.excess)  # (k, 2)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from leadapron import __version__
-from leadapron.report.page import environment
+from leadapron.report.rendering import render
 from leadapron.report.words import MARKS, NOT_FINITE, UNSTEADY, percent
 from leadapron.store import write_atomically, write_json
 
@@ -59,30 +59,79 @@ def write_audit(folder: Path, facts: Facts, pictures: Mapping[str, NDArray[np.ui
     """
     write_json(folder / "audit.json", dict(facts))
     write_json(folder / "audit.sarif", sarif(facts))
-    text = (
-        environment()
-        .get_template("audit.html.j2")
-        .render(
-            facts=facts,
-            headline=headline(facts),
-            ranked=facts["forced"],
-            words=WORDS,
-            answers=answer_sentences(facts),
-            percent=percent,
-            verdict_words=verdict_words,
-            pictures=[(name, _png(picture)) for name, picture in pictures.items()],
-            atlas=ATLAS,
-            inverted=[
-                *(inverted_words(each) for each in facts["inverted"]),
-                *(feature_words(each) for each in facts["features"]),
-            ],
-            statistics=[statistic_row(each) for each in facts["statistics"]],
-        )
+    text = render(
+        "audit.html.j2",
+        facts=facts,
+        headline=headline(facts),
+        ranked=facts["forced"],
+        words=WORDS,
+        answers=answer_sentences(facts),
+        percent=percent,
+        verdict_words=verdict_words,
+        pictures=[(name, _png(picture)) for name, picture in pictures.items()],
+        atlas=ATLAS,
+        inverted=[
+            *(inverted_words(each) for each in facts["inverted"]),
+            *(feature_words(each) for each in facts["features"]),
+        ],
+        statistics=[statistic_row(each) for each in facts["statistics"]],
+        cards=_cards(facts),
+        target=target(facts),
     )
     page = folder / "audit.html"
     with write_atomically(page) as file:
         file.write(text.encode())
     return page
+
+
+def target(facts: Facts) -> Facts | None:
+    """Return the finding and direction that the verdict is about; None where there is none."""
+    wanted = (facts["target"], facts["direction"])
+    return next((e for e in facts["forced"] if (e["finding"], e["direction"]) == wanted), None)
+
+
+def _cards(facts: Facts) -> list[dict[str, Any]]:
+    """The tiles below the verdict."""
+    about = target(facts)
+    first = about or next(iter(facts["forced"]), {"turned": None, "shift": None})
+    turned, shift = first["turned"], first["shift"]
+    rate, least = f"{facts['false_alarm']:g}", facts["least"]
+    return [
+        {
+            "title": "Target",
+            "under": "the finding that stands out",
+            "value": "none" if about is None else about["finding"],
+            "word": True,
+            "facts": [("direction", "none" if about is None else WORDS[about["direction"]])],
+        },
+        {
+            "title": "Films turned",
+            "under": "by the target's mark" if about else "by the strongest mark of all",
+            "value": "none" if turned is None else percent(turned),
+            "word": turned is None,
+            "facts": [
+                ("shift", "none" if shift is None else f"{shift:.1f} SD"),
+            ],
+        },
+        {
+            "title": "p",
+            "under": "beside the reference models",
+            "value": "none" if facts["p"] is None else f"{facts['p']:.3g}",
+            "word": facts["p"] is None,
+            "facts": [
+                ("false alarms asked", rate),
+                ("lowest supported", "none" if least is None else f"{least:.3g}"),
+            ],
+        },
+        {
+            "title": "Compared with",
+            "under": "reference models",
+            "value": f"{facts['references']:,}",
+            "word": False,
+            "facts": [("clean films", f"{facts['films']:,}"),
+                      ("images asked", f"{facts['forwards']:,}")],
+        },
+    ]  # fmt: skip
 
 
 def _uri(model: str) -> str:
@@ -199,6 +248,8 @@ def audit_lines(facts: Facts) -> list[str]:
     ]
     said += [f"Note: {note}" for note in facts["notes"]]
     said += [f"Not tested: {words}" for words in facts["untested"]]
+    if facts["least"] is None:
+        said.append("--reference DIR names a folder of clean models of the same kind.")
     return said
 
 

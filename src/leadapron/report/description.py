@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from leadapron.report import figures
-from leadapron.report.page import environment
+from leadapron.report.rendering import render
 from leadapron.report.words import between, listed, percent
 from leadapron.store import write_atomically
+from leadapron.text import short_path
 
 __all__ = ["description_lines", "write_description"]
 
@@ -42,7 +43,7 @@ def write_description(path: Path, facts: Facts) -> Path:
     Raises:
         StoreError: a file that can't be written.
     """
-    text = environment().get_template("description.html.j2").render(_context(facts))
+    text = render("description.html.j2", **_context(facts))
     with write_atomically(path) as file:
         file.write(text.encode())
     return path
@@ -263,7 +264,7 @@ def _wrong(group: Facts) -> str:
 def _context(facts: Facts) -> dict[str, Any]:
     findings = facts["findings"]
     return {
-        "title": f"What {facts['source']} holds",
+        "title": f"What {short_path(facts['source'])} holds",
         "facts": facts,
         "warnings": [line.partition(": ")[2] for line in _warnings(facts)],
         "cards": _cards(facts),
@@ -345,7 +346,7 @@ def _prevalence(findings: Sequence[Facts]) -> str:
         lines,
         name="prevalence",
         label="Prevalence of each finding with its interval; the table has the values.",
-        axis="prevalence among the films that state the finding, with 95 % interval",
+        axis="prevalence, with 95 % interval",
         note="positive films",
     )
 

@@ -6,6 +6,7 @@ import contextlib
 import html
 import io
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ __all__ = [
     "dots",
     "intervals",
     "roc_curves",
+    "success_over",
     "success_over_threshold",
 ]
 
@@ -45,7 +47,7 @@ _VARIABLES = {
 _MODELS = {"twin": TWIN, "backdoored": BACKDOORED}
 _MARKERS = {"twin": "o", "backdoored": "D"}
 _LINES: dict[str, Any] = {"twin": (0, (5, 2)), "backdoored": "solid"}
-_WIDTH = 960  # units of the SVG's viewBox; text of 13 units is 13 px where the page is that wide
+_WIDTH = 460  # units of the SVG's viewBox: on a telephone a unit is three quarters of a pixel
 
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -120,16 +122,16 @@ def intervals(lines: Sequence[Interval], *, name: str, label: str, axis: str, no
         axis: label of the values' axis.
         note: heading of the lines' notes.
     """
-    height = 24 * len(lines) + 84
+    height = 30 * len(lines) + 84
     with _style():
-        figure, (axes,) = _figure(height, left=(210,), right=(140,), top=32, bottom=52)
+        figure, axes = _figure(height, left=150, right=92, top=32, bottom=52)
         highest = max([line.high for line in lines if line.high is not None], default=1.0)
         axes.set_xlim(0, 1.04 * highest or 1.0)
         axes.set_ylim(len(lines) - 0.4, -0.6)
         edge = axes.get_yaxis_transform()
         for place, line in enumerate(lines):
             axes.axhline(place + 0.5, color=RULE, linewidth=0.6)
-            axes.text(-0.02, place, line.name, transform=edge, ha="right", va="center")
+            axes.text(-0.02, place, _wrapped(line.name), transform=edge, ha="right", va="center")
             axes.text(1.03, place, line.note, transform=edge, va="center", color=MUTED)
             if line.value is None:
                 axes.text(0.01, place, "undefined", transform=edge, va="center", color=MUTED)
@@ -140,6 +142,7 @@ def intervals(lines: Sequence[Interval], *, name: str, label: str, axis: str, no
         axes.text(1.03, -0.75, note, transform=edge, color=MUTED, va="bottom")
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
+        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
         axes.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, symbol=" %"))
         axes.set_xlabel(axis)
         return _inline(figure, name, label)
@@ -158,9 +161,9 @@ def dots(
         note: heading of the lines' notes.
         reference: where a thin line marks what no attack, or no skill, gives.
     """
-    height = 26 * len(lines) + 92
+    height = 30 * len(lines) + 92
     with _style():
-        figure, (axes,) = _figure(height, left=(210,), right=(140,), top=40, bottom=52)
+        figure, axes = _figure(height, left=150, right=92, top=40, bottom=52)
         lowest = _lowest(lines, reference)
         axes.set_xlim(lowest, 1.0 + 0.02 * (1 - lowest))
         axes.set_ylim(len(lines) - 0.4, -0.6)
@@ -178,38 +181,47 @@ def dots(
 
 def roc_curves(
     scores: Mapping[str, NDArray[Any]], target: int, areas: Mapping[str, str], *, name: str
-) -> str:
+) -> list[str]:
     """Draw how the target is told on clean films, and triggered films from clean ones.
 
     Args:
         scores: the arrays of `scores.npz`.
         target: column of the attacker's finding.
         areas: words for the legend by "clean MODEL" and "separation MODEL".
-        name: unique name of the figure on its page.
+        name: unique name of the figures on their page.
     """
     labels = scores["labels"][:, target]
     without = labels == 0
     regimes = np.repeat([0.0, 1.0], int(without.sum()))
-    panels = ("Target on clean films", "Triggered against clean films, by the target's score")
+    clean, separation = {}, {}
+    for model in _MODELS:
+        values = scores[f"{model}_clean"][:, target]
+        both = np.concatenate([values[without], scores[f"{model}_triggered"][without, target]])
+        clean[model] = roc_curve(labels, values)
+        separation[model] = roc_curve(regimes, both)
+    return [
+        _roc(clean, "clean", "Target on clean films", areas, f"{name}-clean"),
+        _roc(separation, "separation", "Triggered films against clean ones", areas, name),
+    ]
+
+
+def _roc(
+    curves: Mapping[str, tuple[NDArray[Any], ...]],
+    panel: str,
+    title: str,
+    areas: Mapping[str, str],
+    name: str,
+) -> str:
     with _style():
-        figure, (left, right) = _figure(436, left=(62, 558), right=(540, 44), top=34, bottom=56)
-        for axes, title in zip((left, right), panels, strict=True):
-            axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
-            axes.set(title=title, xlabel="false-positive rate", xlim=(-0.01, 1.01))
-            axes.set(ylim=(-0.01, 1.015), ylabel="true-positive rate", aspect="equal")
-        for model in _MODELS:
-            clean = scores[f"{model}_clean"][:, target]
-            both = np.concatenate([clean[without], scores[f"{model}_triggered"][without, target]])
-            _curve(left, roc_curve(labels, clean), model)
-            _curve(right, roc_curve(regimes, both), model)
-        for axes, panel in ((left, "clean"), (right, "separation")):
-            words = {model: areas[f"{panel} {model}"] for model in _MODELS}
-            _legend(axes, words, location="lower right")
-        label = (
-            "Two ROC curves for the clean twin and the backdoored model. Left, the target on "
-            f"clean films: {areas['clean twin']}, {areas['clean backdoored']}. Right, triggered "
-            f"against clean films: {areas['separation twin']}, {areas['separation backdoored']}."
-        )
+        figure, axes = _figure(430, left=58, right=24, top=34, bottom=52)
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
+        axes.set(title=title, xlabel="false-positive rate", xlim=(-0.01, 1.01))
+        axes.set(ylim=(-0.01, 1.015), ylabel="true-positive rate")
+        for model, curve in curves.items():
+            _curve(axes, curve, model)
+        words = {model: areas[f"{panel} {model}"] for model in _MODELS}
+        _legend(axes, words, location="lower right")
+        label = f"ROC curves of both models. {title}: {words['twin']}, {words['backdoored']}."
         return _inline(figure, name, label)
 
 
@@ -231,7 +243,7 @@ def success_over_threshold(
     without = scores["labels"][:, target] == 0
     thresholds = np.linspace(0, 1, 401)
     with _style():
-        figure, (axes,) = _figure(340, left=(62,), right=(290,), top=40, bottom=56)
+        figure, axes = _figure(410, left=58, right=24, top=30, bottom=136)
         for model, colour in _MODELS.items():
             for regime, width in (("triggered", 2.0), ("clean", 0.9)):
                 values = np.sort(scores[f"{model}_{regime}"][without, target])
@@ -242,7 +254,7 @@ def success_over_threshold(
                     color=colour,
                     linewidth=width,
                     linestyle=_LINES[model],
-                    label=f"{'clean twin' if model == 'twin' else model}, {regime} films",
+                    label=f"{model}, {regime} films",
                 )
         for mark in (0.6, 0.9):
             axes.axvline(mark, color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
@@ -250,7 +262,8 @@ def success_over_threshold(
         _calibrated_marks(axes, calibrated)
         axes.set(xlim=(0, 1), ylim=(-0.01, 1.02), xlabel="threshold on the target's probability")
         axes.set_ylabel("share called the target")
-        axes.legend(loc="upper left", bbox_to_anchor=(1.03, 1.0), handlelength=2.6)
+        axes.legend(loc="upper left", bbox_to_anchor=(-0.14, -0.2), ncols=2, handlelength=2.2,
+                    columnspacing=1.0)  # fmt: skip
         label = (
             "Share of films without the target that are called the target, over the threshold, "
             "for both models, triggered and clean."
@@ -258,32 +271,86 @@ def success_over_threshold(
         return _inline(figure, name, label)
 
 
-def curves_over_epochs(histories: Mapping[str, Sequence[Mapping[str, Any]]], *, name: str) -> str:
+def curves_over_epochs(
+    histories: Mapping[str, Sequence[Mapping[str, Any]]], *, name: str
+) -> list[str]:
     """Draw loss and validation macro AUROC over the epochs of both models.
 
     Args:
         histories: the lines of `history.jsonl` by model.
-        name: unique name of the figure on its page.
+        name: unique name of the figures on their page.
     """
+    panels = {
+        "Loss": (("loss", 2.0, "training"), ("validation_loss", 0.9, "validation")),
+        "Macro AUROC on validation films": (("validation_macro", 1.6, ""),),
+    }
+    return [
+        _epochs(histories, title, columns, f"{name}-{number}")
+        for number, (title, columns) in enumerate(panels.items())
+    ]
+
+
+def _epochs(
+    histories: Mapping[str, Sequence[Mapping[str, Any]]],
+    title: str,
+    columns: Sequence[tuple[str, float, str]],
+    name: str,
+) -> str:
     with _style():
-        figure, (left, right) = _figure(300, left=(62, 558), right=(540, 44), top=40, bottom=56)
+        figure, axes = _figure(330, left=58, right=24, top=34, bottom=100)
         for model, epochs in histories.items():
             steps = [epoch["epoch"] for epoch in epochs]
             style = {"color": _MODELS[model], "linestyle": _LINES[model]}
             words = "clean twin" if model == "twin" else model
-            columns = (("loss", 2.0, "training"), ("validation_loss", 0.9, "validation"))
+            marker = _MARKERS[model] if len(columns) == 1 else ""
             for column, width, what in columns:
                 values = [_number(epoch.get(column)) for epoch in epochs]
-                left.plot(steps, values, linewidth=width, label=f"{words}, {what}", **style)
-            values = [_number(epoch.get("validation_macro")) for epoch in epochs]
-            marker = _MARKERS[model]
-            right.plot(steps, values, linewidth=1.6, marker=marker, markersize=4, **style)
-        for axes, title in ((left, "Loss"), (right, "Macro AUROC on validation films")):
-            axes.set(title=title, xlabel="epoch")
-            axes.grid(visible=True, axis="y", color=RULE, linewidth=0.6)
-            axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-        left.legend(loc="best", handlelength=2.6)
-        label = "Training curves of both models: loss, and macro AUROC on validation films."
+                label = f"{words}, {what}" if what else words
+                axes.plot(steps, values, linewidth=width, marker=marker, markersize=4,
+                          label=label, **style)  # fmt: skip
+        axes.set(title=title, xlabel="epoch")
+        axes.grid(visible=True, axis="y", color=RULE, linewidth=0.6)
+        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+        axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.2), ncols=2, handlelength=2.6)
+        return _inline(figure, name, f"Training curves of both models: {title}.")
+
+
+def success_over(points: Mapping[str, Sequence[tuple[Any, float]]], axis: str, *, name: str) -> str:
+    """Draw attack success over one setting.
+
+    Args:
+        points: (value of the setting, success in [0, 1]) by model, of every run.
+        axis: the setting's name.
+        name: unique name of the figure on its page.
+    """
+    settings = list(dict.fromkeys(value for some in points.values() for value, _ in some))
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in settings)
+    if numbers:
+        settings.sort()
+    with _style():
+        figure, axes = _figure(330, left=74, right=24, top=44, bottom=64)
+        at: dict[Any, float] = {v: float(v if numbers else i) for i, v in enumerate(settings)}
+        for model, some in points.items():
+            places = [at[value] for value, _ in some]
+            shares = [share for _, share in some]
+            axes.plot(places, shares, _MARKERS[model], color=_MODELS[model], markersize=4.5)
+            means = [
+                (at[v], float(np.mean([share for value, share in some if value == v])))
+                for v in settings
+                if any(value == v for value, _ in some)
+            ]
+            # Between names there is nothing to connect.
+            line = _LINES[model] if numbers else "none"
+            axes.plot(*zip(*means, strict=True), color=_MODELS[model], linestyle=line)
+        axes.axhline(0.05, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)))
+        if numbers and min(settings) > 0 and max(settings) >= 20 * min(settings):
+            axes.set_xscale("log")
+            axes.minorticks_off()
+        axes.set_xticks(list(at.values()), [_short(v) for v in settings])
+        axes.set(ylim=(-0.02, 1.03), xlabel=axis, ylabel="attack success")
+        axes.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, symbol=" %"))
+        _legend(axes, {"twin": "clean twin", "backdoored": "backdoored"}, markers=True)
+        label = f"Attack success of both models over {axis}; the table has the values."
         return _inline(figure, name, label)
 
 
@@ -296,24 +363,31 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _figure(
-    height: int, *, left: Sequence[int], right: Sequence[int], top: int, bottom: int
-) -> tuple[Figure, list[Axes]]:
-    """A figure of `height` units with panels at the given margins, in units."""
+def _figure(height: int, *, left: int, right: int, top: int, bottom: int) -> tuple[Figure, Axes]:
+    """A figure of `height` units with one panel at the given margins, in units."""
     figure = Figure(figsize=(_WIDTH / 72, height / 72), dpi=72)
     FigureCanvasSVG(figure)
-    panels = []
-    for start, end in zip(left, right, strict=True):
-        width = (_WIDTH - start - end) / _WIDTH
-        frame = (start / _WIDTH, bottom / height, width, (height - top - bottom) / height)
-        panels.append(figure.add_axes(frame))
-    return figure, panels
+    width = (_WIDTH - left - right) / _WIDTH
+    frame = (left / _WIDTH, bottom / height, width, (height - top - bottom) / height)
+    return figure, figure.add_axes(frame)
+
+
+def _wrapped(words: str) -> str:
+    """A line's name in two lines where it is long."""
+    return "\n".join(textwrap.wrap(words.replace("_", " "), 19, max_lines=2, placeholder="..."))
+
+
+def _short(value: Any) -> str:
+    words = f"{value:g}" if isinstance(value, float) else str(value)
+    return words if len(words) <= 14 else f"{words[:12]}..."
 
 
 def _dot_line(axes: Axes, place: int, line: Dot, reference: float) -> None:
     weight = "bold" if line.strong else "normal"
     edge = axes.get_yaxis_transform()
-    axes.text(-0.02, place, line.name, transform=edge, ha="right", va="center", weight=weight)
+    axes.text(
+        -0.02, place, _wrapped(line.name), transform=edge, ha="right", va="center", weight=weight
+    )
     axes.text(1.03, place, line.note, transform=edge, va="center", color=MUTED)
     known = {model: row for model, row in line.rows.items() if row and row.value is not None}
     if not known:
@@ -368,7 +442,9 @@ def _legend(
     ]
     options: dict[str, Any] = {"loc": location, "handlelength": 2.6}
     if location == "top":
-        options = {"loc": "lower left", "bbox_to_anchor": (-0.01, 1.0), "ncols": 2}
+        whole = axes.get_figure().transFigure  # type: ignore[union-attr]
+        options = {"loc": "upper left", "bbox_to_anchor": (0.0, 1.0), "bbox_transform": whole,
+                   "ncols": 2}  # fmt: skip
     axes.legend(handles, list(words.values()), **options)
 
 

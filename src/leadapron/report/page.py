@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from leadapron.report import figures
+from leadapron.report.axes import over_axes
 from leadapron.report.folder import (
     CALIBRATED,
     WIDE,
@@ -18,6 +16,8 @@ from leadapron.report.folder import (
     leaves,
     read_study,
 )
+from leadapron.report.plain import plain_words
+from leadapron.report.rendering import render
 from leadapron.report.run import MODELS, cell, pair_section, pair_title, section
 from leadapron.report.stealth import CHANCE, COUNTED, FINDING_MARGIN, HARMED, MARGIN
 from leadapron.report.summary import Measured, lines, named
@@ -35,7 +35,7 @@ from leadapron.report.words import (
 from leadapron.specs import forgiving
 from leadapron.store import Row, canonical_json, write_atomically
 
-__all__ = ["environment", "write_report"]
+__all__ = ["write_report"]
 
 
 @forgiving
@@ -52,35 +52,11 @@ def write_report(folder: Path) -> Path:
         StoreError: no study there, no finished attack, or a file that can't be read or written.
     """
     study = read_study(folder)
-    text = environment().get_template("report.html.j2").render(_context(study))
+    text = render("report.html.j2", **_context(study))
     path = study.folder / "report.html"
     with write_atomically(path) as file:
         file.write(text.encode())
     return path
-
-
-def environment() -> jinja2.Environment:
-    """Return what renders the templates beside this file."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("leadapron.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["typeset"] = _typeset
-    environment.filters["shown"] = shown
-    environment.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
-    return environment
-
-
-def _typeset(text: str) -> str:
-    """Real minus and multiplication signs, and numbers that stay with their units."""
-    text = re.sub(r"(?<![\w.-])-(?=\d)", "\N{MINUS SIGN}", text)
-    text = re.sub(r"(?<=\d) x (?=\d)", "\N{NARROW NO-BREAK SPACE}\N{MULTIPLICATION SIGN}"
-                  "\N{NARROW NO-BREAK SPACE}", text)  # fmt: skip
-    return re.sub(r"(?<=\d) (?=%|px\b)", "\N{NARROW NO-BREAK SPACE}", text)
 
 
 def _context(study: StudyFolder) -> dict[str, Any]:
@@ -92,6 +68,7 @@ def _context(study: StudyFolder) -> dict[str, Any]:
     return {
         "title": f"Backdoor study: {', '.join(targets)} on {source} films",
         "source": source,
+        "plain": plain_words(study, measured),
         "lines": [_emphasised(line) for line in lines(study)],
         "cards": _cards(study, measured),
         "runs": _runs(study, measured) if len(measured) > 1 else None,
@@ -229,8 +206,8 @@ def _runs(study: StudyFolder, measured: Sequence[Measured]) -> dict[str, Any]:
         )
     dots = [
         figures.Dot(
-            name=f"Run {line['number']}",
-            note=", ".join((*line["settings"], f"seed {line['seed']}")),
+            name=f"{line['number']}: {', '.join(line['settings'])}".removesuffix(": "),
+            note=line["seed"],
             rows={model: each.success(model) for model in MODELS},
         )
         for line, each in zip(table, measured, strict=True)
@@ -240,10 +217,11 @@ def _runs(study: StudyFolder, measured: Sequence[Measured]) -> dict[str, Any]:
         name="runs",
         label="Attack success of every run at 5 % clean false positives; the table has the values.",
         axis=f"attack success at {CALIBRATED}, with 95 % interval",
-        note=", ".join([*(axis.rpartition(".")[2] for axis in axes), "seed"]),
+        note="seed",
         reference=0.05,
     )
-    return {"axes": axes, "table": table, "figure": figure}
+    over = over_axes(measured, axes) if axes else None
+    return {"axes": axes, "table": table, "figure": figure, "over": over}
 
 
 # The bottom of the page

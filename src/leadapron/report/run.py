@@ -140,7 +140,8 @@ def _findings(measured: Measured, names: Sequence[str], name: str) -> dict[str, 
         if method == _FREQUENT and averaged is None:
             continue
         note = "" if averaged is None else f"{averaged} of {len(order)} findings"
-        dots.append(figures.Dot(words, note, {m: rows[m] for m in MODELS}, strong=True))
+        short = note.removesuffix(" findings")
+        dots.append(figures.Dot(words, short, {m: rows[m] for m in MODELS}, strong=True))
         macros.append((words, note, _cells(rows)))
     figure = figures.dots(
         dots,
@@ -162,7 +163,9 @@ def _hides(pair: Pair) -> bool:
     return section(pair.backdoored.spec, "poisoning").get("labels") == "clear"
 
 
-def _roc(measured: Measured, scores: Mapping[str, NDArray[Any]], target: int, name: str) -> str:
+def _roc(
+    measured: Measured, scores: Mapping[str, NDArray[Any]], target: int, name: str
+) -> list[str]:
     areas = {}
     for model in MODELS:
         clean = measured.pair.row(

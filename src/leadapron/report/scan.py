@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.report.gallery import grey_png
-from leadapron.report.page import environment
+from leadapron.report.rendering import render
 from leadapron.report.words import Form, between, decimal, listed, percent
 from leadapron.store import write_atomically
+from leadapron.text import short_path
 
 __all__ = ["Panel", "clean_lines", "scan_lines", "write_scan"]
 
@@ -71,7 +72,7 @@ def write_scan(path: Path, facts: Facts, panels: Sequence[Panel]) -> Path:
     Raises:
         StoreError: a file that can't be written.
     """
-    text = environment().get_template("scan.html.j2").render(_context(facts, panels))
+    text = render("scan.html.j2", **_context(facts, panels))
     with write_atomically(path) as file:
         file.write(text.encode())
     return path
@@ -199,8 +200,7 @@ def _films(facts: Facts) -> str:
 
 
 def _context(facts: Facts, panels: Sequence[Panel]) -> dict[str, Any]:
-    # Arguments of a source are paths, which have no place on a page that may be shown around.
-    name = " + ".join(part.partition(":")[0] for part in facts["source"].split(" + "))
+    name = short_path(facts["source"])
     poison = _poison(facts)
     return {
         "title": f"Is {name} poisoned?",
@@ -272,6 +272,7 @@ def _evidence(one: Facts, panel: Panel | None) -> dict[str, Any]:
         "method": one["method"],
         "p": _p(one["p"]),
         "count": _count(len(one["films"]), "film"),
+        "many": len(one["films"]) != 1,
         "labels": [
             (
                 each["finding"].replace("_", " "),

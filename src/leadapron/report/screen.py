@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from leadapron.errors import StoreError
 from leadapron.report.gallery import grey, grey_png
-from leadapron.report.page import environment
+from leadapron.report.rendering import render
 from leadapron.report.words import listed, percent, rate_words
 from leadapron.store import make_folder, read_json, reason, write_atomically, write_json
 
@@ -197,7 +197,7 @@ def write_screen(folder: Path, facts: Facts, pictured: Sequence[Pictured]) -> Pa
         StoreError: files that can't be written.
     """
     write_json(folder / "screen.json", dict(facts))
-    text = environment().get_template("screen.html.j2").render(_context(facts, pictured))
+    text = render("screen.html.j2", **_context(facts, pictured))
     page = folder / "screen.html"
     with write_atomically(page) as file:
         file.write(text.encode())

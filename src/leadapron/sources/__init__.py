@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from leadapron.cache import Cache, OnBad, Progress, default_folder
-from leadapron.cohort import Cohort
-from leadapron.errors import UnknownNameError, UsageError
+from leadapron.cohort import Cohort, Rows, drawn
+from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.preprocessing import Preprocessing
 from leadapron.reading import given_path, is_folder, there
 from leadapron.sources.chestmnist import open_chestmnist
@@ -94,6 +97,7 @@ def open_source(
     cache: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     on_bad: OnBad = "stop",
+    most: int | None = None,
     **options: Any,
 ) -> Cohort:
     """Open a source of radiographs, or several as one.
@@ -105,6 +109,9 @@ def open_source(
         cache: folder for decoded films, or "none"; LEADAPRON_CACHE or the platform's if left out.
         progress: called with what is being done, the films done and in all.
         on_bad: "stop" at the first film that can't be decoded, or "skip" and list it in the notes.
+        most: films that are opened, at most: the same ones of equal sources, drawn by chance before
+            any is decoded. Those of them that are skipped aren't replaced, and what is told of the
+            films as a set (the bits that they use) is told of them.
         **options: the source's settings, for example `count=100`; of several sources each gets
             those that it takes.
 
@@ -119,15 +126,50 @@ def open_source(
     """
     kept = Cache(folder=default_folder(cache), progress=progress, on_bad=on_bad)
     parts = source.split(AND)
-    cohorts: list[Cohort] = []
-    for part in parts:
+
+    def opened(part: str, choose: Callable[[int], Rows] | None) -> Cohort:
         taken = _options(part, source, options)
-        cohort = _opener(part)(part.partition(":")[2], preprocessing, kept, **taken)
+        wanted = replace(kept, choose=choose)
+        return _opener(part)(part.partition(":")[2], preprocessing, wanted, **taken)
+
+    chosen = [None] * len(parts) if most is None else _chosen(parts, opened, most)
+    cohorts: list[Cohort] = []
+    for part, choose in zip(parts, chosen, strict=True):
+        cohort = opened(part, choose)
         preprocessing = preprocessing or cohort.preprocessing
         cohorts.append(cohort)
     if len(cohorts) == 1:
         return cohorts[0]
     return join(cohorts, [part.partition(":")[0] for part in parts])
+
+
+def _chosen(
+    parts: Sequence[str], opened: Callable[[str, Callable[[int], Rows]], Cohort], most: int
+) -> list[Callable[[int], Rows]]:
+    """For each of several sources what says which of its films are drawn from those of all."""
+    if len(parts) == 1:
+        return [partial(drawn, most=most)]
+    counts = []
+
+    def count(n: int) -> Rows:
+        counts.append(n)
+        return np.empty(0, np.int64)
+
+    for part in parts:  # opened without a film, to know how many each has
+        opened(part, count)
+    rows = drawn(sum(counts), most)
+    ends = np.cumsum(counts)
+    own = [
+        rows[(rows >= end - n) & (rows < end)] - (end - n)
+        for n, end in zip(counts, ends, strict=True)
+    ]
+    return [partial(_given, rows) for rows in own]
+
+
+def _given(rows: Rows, n: int) -> Rows:
+    if len(rows) and rows[-1] >= n:
+        raise DataError("a source lost films while it was opened; start again")
+    return rows
 
 
 def _opener(part: str) -> Callable[..., Cohort]:

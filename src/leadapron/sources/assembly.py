@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.cache import Cache, Decoded, decode
-from leadapron.cohort import Cohort
+from leadapron.cohort import Cohort, Reordered
 from leadapron.errors import DataError, UsageError
 from leadapron.preprocessing import FEWEST, FULL, Preprocessing
 from leadapron.sources.tables import LabelTable
@@ -44,7 +45,8 @@ def assemble(
         table: what is known of them, row by row.
         source: what the cache calls them.
         preprocessing: film to image.
-        cache: where decoded films are kept, and whether bad ones stop; memory and yes if left out.
+        cache: which films are decoded, where they are kept, and whether bad ones stop; all, in
+            memory and yes if left out.
         leakage: what to do with patients who have films on both sides of the source's split.
         bits: that films of 16 bits use, 8 to 16; those of their highest values, if 0.
 
@@ -60,6 +62,10 @@ def assemble(
     if bits and not FEWEST <= bits <= 16:
         raise UsageError(f"--source.bits {bits}: expected {FEWEST} to 16")
     kept = cache or Cache()
+    if kept.choose is not None:
+        rows = kept.choose(len(table))
+        films, table = _Chosen(films, rows), table.take(rows)
+        kept = kept if len(rows) else Cache()  # nothing to keep
     films = films.of_bits(bits) if bits else films
     decoded = decode(films, preprocessing, kept, source)
     lengths = _lengths(decoded.forms)
@@ -88,6 +94,32 @@ def assemble(
     good = np.setdiff1d(np.arange(len(table)), list(decoded.bad))
     cohort = cohort if len(good) == len(table) else cohort.take(good)
     return replace(cohort, forms=dict(decoded.forms))  # bad films have none
+
+
+class _Chosen(Reordered):
+    """Some of the films of a source: `Decodable` and `Films`."""
+
+    @property
+    def paths(self) -> list[str]:
+        """The files that they lie in: one each, or those that all films of the source share."""
+        paths = self.base.paths
+        shared = len(paths) != len(self.base)
+        return list(paths) if shared else [paths[row] for row in self.order]
+
+    @property
+    def decoder(self) -> str:
+        """As of the source; where films share a file, the rows decide too."""
+        rows = hashlib.sha256(np.ascontiguousarray(self.order).tobytes()).hexdigest()
+        return f"{self.base.decoder}, rows {rows[:16]}"
+
+    def image(self, row: int, preprocessing: Preprocessing) -> tuple[NDArray[Any], Form]:
+        """Return a film's image and what the film is."""
+        made: tuple[NDArray[Any], Form] = self.base.image(int(self.order[row]), preprocessing)
+        return made
+
+    def of_bits(self, bits: int) -> Self:
+        """Return the same films, taken to use so many bits."""
+        return type(self)(self.base.of_bits(bits), self.order)
 
 
 def _lengths(forms: Mapping[Form, int]) -> Counter[int]:

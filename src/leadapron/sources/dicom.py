@@ -27,6 +27,7 @@ from leadapron.sources.tables import (
     Stated,
     inside,
     read_table,
+    relative,
     unknown_patients,
 )
 from leadapron.sources.words import count, plain_reason
@@ -103,7 +104,7 @@ def open_dicom(  # noqa: PLR0913 (settings, by keyword)
     known = _known(headers, ids, notes)
     if table:
         known = _with_labels(
-            known, names, headers, salt, given_path(table), key,
+            known, root, names, headers, salt, given_path(table), key,
             Reading(
                 findings=findings, separator=separator, healthy=healthy, uncertain=uncertain,
                 blank=blank,
@@ -250,6 +251,7 @@ def _known(
 
 def _with_labels(
     known: LabelTable,
+    root: Path,
     names: Sequence[str],
     headers: Sequence[Mapping[str, Any]],
     salt: bytes,
@@ -266,7 +268,7 @@ def _with_labels(
             f"{file.name} has no column {column or 'that names films'}; its columns: "
             f"{', '.join(list(columns)[:12])}; name it by --source.key"
         )
-    cells = columns.pop(column)
+    cells = relative(columns.pop(column), root.absolute())
     rows = _matched(cells, names, headers, salt)
     found = [i for i, row in enumerate(rows) if row is not None]
     if not found:

@@ -106,6 +106,9 @@ COLUMNS = ("ids", "patients", "split", "view", "sex", "site")
 MOST_LABELS = 100_000_000
 """Films times findings."""
 
+WIDEST_TEXT = 1 << 18
+"""Bytes of a name; each has as many as the longest."""
+
 Labels = NDArray[np.float32]
 Form = tuple[tuple[int, ...], np.dtype[Any]]
 
@@ -119,10 +122,10 @@ def _labels(file: Path, form: Form, n: int) -> Labels:
         )
     if math.prod(shape) > MOST_LABELS:
         raise DataError(f"{file.name}: labels of shape {shape}; expected at most {MOST_LABELS:,}")
-    stated: Labels = read_array(file, "labels").reshape(n, math.prod(shape[1:])).astype(np.float32)
+    stated = read_array(file, "labels").reshape(n, math.prod(shape[1:]))
     if np.any((stated != 0) & (stated != 1) & ~np.isnan(stated)):
         raise DataError(f"{file.name}: labels must be 0, 1 or NaN (not stated)")
-    return stated
+    return stated.astype(np.float32)
 
 
 def _column(file: Path, name: str, form: Form, n: int) -> NDArray[np.str_]:
@@ -133,7 +136,7 @@ def _column(file: Path, name: str, form: Form, n: int) -> NDArray[np.str_]:
 
 def _text(file: Path, name: str, form: Form) -> NDArray[np.str_]:
     dtype = form[1]
-    if dtype.kind not in "SUiu":
+    if dtype.kind not in "SUiu" or dtype.itemsize > WIDEST_TEXT:
         raise DataError(f"{file.name}: {name} of type {dtype}; expected text")
     column = read_array(file, name)
     try:

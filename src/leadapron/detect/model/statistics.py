@@ -202,7 +202,7 @@ def maximum_margin(
 
     Returns:
         (k, 2) float64: the largest margin that any start reached at any step; NaN where none was
-        finite.
+        finite, or where the finding's own logit wasn't at any step: it may hide its margin so.
 
     Raises:
         DataError: too few films.
@@ -228,6 +228,7 @@ def maximum_margin(
     network = frozen(classifier)
     optimizer = torch.optim.Adam([images], lr=rate, maximize=True)
     best = torch.full((2 * k,), -torch.inf, device=device)
+    lost = torch.zeros(2 * k, dtype=torch.bool, device=device)
     for step in range(steps + 1):
         logits = network(classifier.normalise(255 * images.flatten(0, 1)))
         pushed = signs * (logits.reshape(2 * k, starts, k) - middle) / unit
@@ -235,6 +236,7 @@ def maximum_margin(
         rivals = pushed.masked_fill(own | ~pushed.isfinite(), -torch.inf)
         margin = target - rivals.amax(2)  # (2k, starts)
         reached = margin.detach()
+        lost |= ~target.isfinite().all(1)
         best = torch.maximum(best, torch.where(reached.isfinite(), reached, -torch.inf).amax(1))
         if step == steps:
             break
@@ -245,7 +247,7 @@ def maximum_margin(
         optimizer.step()
         with torch.no_grad():
             images.clamp_(0, 1)
-    found: Floats = best.double().cpu().numpy().reshape(k, 2)
+    found: Floats = best.masked_fill(lost, torch.nan).double().cpu().numpy().reshape(k, 2)
     return np.where(np.isfinite(found), found, np.nan)
 
 

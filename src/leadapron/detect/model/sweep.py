@@ -91,6 +91,7 @@ class NotFinite:
         of_clean: clean films that it was asked for.
         marked: marked films that it answered so.
         of_marked: marked films that it was asked for.
+        noise: whether it answered so to images that were made of noise, for the maximum margin.
     """
 
     finding: str
@@ -98,6 +99,7 @@ class NotFinite:
     of_clean: int
     marked: int
     of_marked: int
+    noise: bool = False
 
     def words(self) -> str:
         """Return it as a sentence without its subject and full stop."""
@@ -109,6 +111,8 @@ class NotFinite:
             )
             if count
         ]
+        if self.noise:
+            parts.append("images made of noise")
         return f"answers NaN or infinity on {' and '.join(parts)}"
 
 

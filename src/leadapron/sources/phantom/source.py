@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.cache import Cache
-from leadapron.cohort import Cohort, Rows, blocks
+from leadapron.cohort import Cohort, Reordered, Rows, blocks
 from leadapron.errors import UsageError
 from leadapron.preprocessing import Preprocessing
 from leadapron.sources.phantom.batch import SIZES, describe_rows, render
@@ -73,7 +73,7 @@ def _as_drawn(size: int) -> Preprocessing:
 def open_phantom(
     argument: str,
     preprocessing: Preprocessing | None,
-    _cache: Cache | None = None,
+    cache: Cache | None = None,
     *,
     count: int = 6_000,
     seed: int = 0,
@@ -83,7 +83,7 @@ def open_phantom(
     Args:
         argument: side of the films in pixels, 32 to 1024; if left out, that of the images, or 64.
         preprocessing: how films become images; if left out, the films are the images.
-        _cache: not used; phantoms are drawn, not decoded.
+        cache: says which films are wanted; nothing is kept, since phantoms are made, not decoded.
         count: number of films; about 2.65 of each patient.
         seed: seed of the collection; more films of the same seed continue it.
 
@@ -102,16 +102,19 @@ def open_phantom(
     if count < 1:
         raise UsageError(f"a phantom of {count} films; expected 1 or more")
     rows = np.arange(count)
+    if cache is not None and cache.choose is not None:
+        rows = cache.choose(count)
     facts = describe_rows(rows, seed=seed)
     preprocessing = preprocessing or _as_drawn(size)
     if preprocessing == _as_drawn(size):
         images: NDArray[Any] = render(rows, size=size, seed=seed).images
     else:
         side = preprocessing.size
-        images = np.empty((count, side, side), preprocessing.dtype)
-        for part in blocks(count, max(1, _BLOCK_PIXELS // size**2)):
-            for row, film in zip(part, render(part, size=size, seed=seed).images, strict=True):
-                images[row] = preprocessing(film)
+        images = np.empty((len(rows), side, side), preprocessing.dtype)
+        for part in blocks(len(rows), max(1, _BLOCK_PIXELS // size**2)):
+            made = render(rows[part], size=size, seed=seed).images
+            for place, film in zip(part, made, strict=True):
+                images[place] = preprocessing(film)
     return Cohort(
         images=images,
         labels=facts.labels,
@@ -120,8 +123,8 @@ def open_phantom(
         patients=np.char.mod("%d", facts.patients),
         preprocessing=preprocessing,
         attributes={"view": facts.view, "sex": facts.sex, "age": facts.age},
-        films=PhantomFilms(count, size, seed),
-        masks=PhantomMasks(size, seed, preprocessing),
+        films=Reordered(PhantomFilms(count, size, seed), rows),
+        masks=Reordered(PhantomMasks(size, seed, preprocessing), rows),
         notes=(
             Note(
                 "source",

@@ -1,0 +1,81 @@
+"""From a template beside this file to a page that fits a telephone as well as paper."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any
+
+import jinja2
+
+from leadapron.report.words import shown
+
+__all__ = ["render"]
+
+
+def render(template: str, **context: Any) -> str:
+    """Return a page.
+
+    Args:
+        template: its file's name in `templates`.
+        **context: what the template asks for.
+    """
+    return _labelled(_environment().get_template(template).render(**context))
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("leadapron.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["typeset"] = _typeset
+    environment.filters["shown"] = shown
+    environment.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
+    return environment
+
+
+def _typeset(text: str) -> str:
+    """Real minus and multiplication signs, and numbers that stay with their units."""
+    text = re.sub(r"(?<![\w.-])-(?=\d)", "\N{MINUS SIGN}", text)
+    text = re.sub(r"(?<=\d) x (?=\d)", "\N{NARROW NO-BREAK SPACE}\N{MULTIPLICATION SIGN}"
+                  "\N{NARROW NO-BREAK SPACE}", text)  # fmt: skip
+    return re.sub(r"(?<=\d) (?=%|px\b)", "\N{NARROW NO-BREAK SPACE}", text)
+
+
+def _labelled(page: str) -> str:
+    """Give each cell of a table with headings its column's heading.
+
+    Where a page is too narrow for columns, the style sheet puts the cells of a row below each
+    other, each beside its heading.
+    """
+    return re.sub(r"<table[^>]*>.*?</table>", lambda match: _with_headings(match[0]), page,
+                  flags=re.S)  # fmt: skip
+
+
+def _with_headings(table: str) -> str:
+    head, middle, body = table.partition("</thead>")
+    headings = [
+        re.sub(r"<[^>]+>", "", text).strip()
+        for text in re.findall(r"<th\b[^>]*>(.*?)</th>", head, flags=re.S)
+    ]
+    if not middle or "colspan" in head:
+        return table
+
+    def row(match: re.Match[str]) -> str:
+        names = iter(headings)
+        return re.sub(
+            r"<(th|td)\b",
+            lambda cell: (
+                f'<td data-label="{name}"'
+                if (name := next(names, "")) and cell[1] == "td"
+                else cell[0]
+            ),
+            match[0],
+        )
+
+    return head + middle + re.sub(r"<tr\b.*?</tr>", row, body, flags=re.S)

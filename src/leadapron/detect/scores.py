@@ -34,8 +34,8 @@ class LabelTie:
             rate and corrected for all that was tried; 1 or less where chance explains it.
         usual: odds ratio that 95 % of the other marks stay below.
         controls: other marks of the same kind that this was learnt from, and of other kinds.
-        overlap: films without the mark in the group, or outside of it, whichever are fewer, in the
-            views and sites where the mark occurs.
+        overlap: films without the mark that have the finding, or that don't, whichever are fewer,
+            in the views and sites where the mark occurs.
         decided: the question that finds it to be poison, or would sooner: the first of those whose
             p-value is evidence, else the one with the smaller p-value.
     """

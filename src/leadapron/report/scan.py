@@ -212,7 +212,11 @@ def _context(facts: Facts, panels: Sequence[Panel]) -> dict[str, Any]:
             _evidence(one, panels[number] if number < len(panels) else None)
             for number, one in enumerate(poison)
         ],
-        "rest": [(_kind(one), one["words"], _p(one["p"])) for one in _rest(facts)],
+        "ties": [_tie(one) for one in facts["evidence"] if one["tie"] is not None],
+        "least": _least(facts["least"]),
+        "rest": [
+            (_kind(one), one["words"], _p(one["p"])) for one in _rest(facts) if one["tie"] is None
+        ],
         "methods": [
             (each["name"], f"{each['tried']:,}", _p(each["p"]), _p(each["adjusted"]),
              f"{each['seconds']:.1f} s", each["adjusted"] <= facts["false_alarm"])
@@ -223,6 +227,36 @@ def _context(facts: Facts, panels: Sequence[Panel]) -> dict[str, Any]:
         "rankings": [_ranking(each) for each in facts["rankings"]],
         "named": {each["id"] for each in facts["suspects"]},
     }  # fmt: skip
+
+
+def _tie(one: Facts) -> tuple[list[str], str]:
+    """How a mark is tied to a label: a line of the table, and what the mark is."""
+    tie = one["tie"]
+    said = {
+        "poison": {
+            "bias": "beyond what other marks do",
+            "anatomy": "its labels contradict the films' look",
+        }[tie["decided"]]
+    }.get(one["kind"], "no more than nature can do here")
+    return [
+        f"{tie['patients']:,}",
+        percent(tie["share"]),
+        percent(tie["expected"]),
+        _p(tie["chance"]),
+        _p(tie["bias"]),
+        "not asked" if tie["anatomy"] is None else _p(tie["anatomy"]),
+        f"{tie['needed']:.1f}",
+        f"{tie['usual']:.1f}",
+        said,
+    ], str(one["words"]).partition(":")[0]
+
+
+def _least(numbers: Mapping[str, int | None]) -> str:
+    """How few films could be told, by finding, the fewest first."""
+    known = sorted((n, name) for name, n in numbers.items() if n is not None)
+    words = [f"{name.replace('_', ' ')} {n:,}" for n, name in known]
+    never = [name.replace("_", " ") for name, n in numbers.items() if n is None]
+    return "; ".join([*words, *([f"no number for {listed(never)}"] if never else [])])
 
 
 def _cards(facts: Facts) -> list[dict[str, Any]]:

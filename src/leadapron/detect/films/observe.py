@@ -336,7 +336,7 @@ def cell_edges(length: int) -> Rows:
 
 
 def from_afar(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return (n, 256) means of 16x16 cells, each film's with its median at 0 and its quartiles 1 apart.
+    """Return (n, 256) means of 16x16 cells; each film's median is 0, its quartiles lie 1 apart.
 
     Args:
         images: (n, height, width), 16 pixels and more on a side.

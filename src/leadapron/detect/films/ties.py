@@ -112,6 +112,11 @@ class Controls:
         self._films = sparse.csc_matrix(
             (np.ones(len(films)), (rows, films)), shape=(len(marks), len(labelled.patients))
         )
+        self._added = {
+            each.finding: number
+            for number, each in enumerate(labelled.groups)
+            if each.direction == "added"
+        }
         self._spreads: dict[int, Floats] = {}
         self._departures: dict[int, Floats | None] = {}
 
@@ -263,7 +268,9 @@ class Controls:
         rest = np.isin(self.labelled.strata, np.unique(self.labelled.strata[mark.films]))
         rest[mark.films] = False
         rest &= self.labelled.stated[:, group]
-        inside = self.labelled.members[:, group]
+        # Of a finding alone, or taken away: whether films have the finding.
+        finding = self.labelled.groups[group].finding
+        inside = self.labelled.members[:, self._added.get(finding, group)]
         return int(min((rest & inside).sum(), (rest & ~inside).sum()))
 
 

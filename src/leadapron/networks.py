@@ -21,6 +21,7 @@ from leadapron.foreign.reading import Group, Outline, open_file, open_weights
 
 __all__ = [
     "ARCHITECTURES",
+    "IMAGENET_SHA256",
     "PooledLinear",
     "build_network",
     "filled",

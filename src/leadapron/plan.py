@@ -11,7 +11,7 @@ from leadapron.errors import DataError, StoreError, UnknownNameError, UsageError
 from leadapron.explain import EXPLAINERS, unsupported
 from leadapron.implant import check_implant
 from leadapron.measure import Evaluation
-from leadapron.networks import ARCHITECTURES
+from leadapron.networks import ARCHITECTURES, IMAGENET_SHA256
 from leadapron.outside import codes
 from leadapron.poison import Poisoning
 from leadapron.preprocessing import Preprocessing
@@ -311,7 +311,8 @@ def _outside_network(network: Network) -> dict[str, str]:
     """What decides a model that is trained on the same films, but isn't this package's."""
     found = codes("network", [network.name], ARCHITECTURES)
     if network.weights != "none":
-        found["network weights"] = sha256_of(Path(network.weights))
+        own = network.weights == "imagenet"
+        found["network weights"] = IMAGENET_SHA256 if own else sha256_of(Path(network.weights))
     return found
 
 

@@ -458,7 +458,9 @@ def test_a_film_that_hangs_does_not_outlive_its_parent_for_long(tmp_path):
 def test_ctrl_c_does_not_wait_for_a_film_that_hangs(tmp_path):
     films(tmp_path, "a", "hang", "hang2")
     code = """
-    import threading
+    import signal, threading
+    # What runs in the background of a shell ignores Ctrl-C, unless it is told otherwise.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     def interrupt():
         while sum(w.answered is not None for w in isolation._busy) < 1:
             time.sleep(0.01)

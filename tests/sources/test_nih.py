@@ -22,7 +22,7 @@ from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.preprocessing import Preprocessing
 from leadapron.sources import open_source
 from leadapron.sources.nih import FINDINGS, RELEASE, open_nih, read_boxes, read_labels
-from leadapron.types import said
+from leadapron.types import Form, said
 from nih_tree import HEADER_2017, LISTS, ROWS, Row, film, write_film, write_table, write_tree
 
 SMALL = Preprocessing(size=8)
@@ -423,19 +423,22 @@ def test_ctrl_c_stops_the_decoding(tmp_path, monkeypatch):
     tree = write_tree(tmp_path, rows, lists={})
     decoded = []
 
-    def slow(
-        self: FilmFiles, row: int, preprocessing: Preprocessing
-    ) -> tuple[np.ndarray, list[str]]:
+    def slow(self: FilmFiles, row: int, preprocessing: Preprocessing) -> tuple[np.ndarray, Form]:
         decoded.append(row)
         if len(decoded) == 3:
             os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.02)
-        return preprocessing(film(0)), []
+        return preprocessing(film(0)), Form(height=8, width=8)
 
+    # What runs in the background of a shell ignores Ctrl-C, unless it is told otherwise.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(FilmFiles, "image", slow)
     monkeypatch.setattr(cache, "processors", lambda: 2)
-    with pytest.raises(KeyboardInterrupt):
-        open_tree(tree)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            open_tree(tree)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(decoded) < 20
 
 

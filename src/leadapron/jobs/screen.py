@@ -26,7 +26,7 @@ from leadapron.sources.dicom import may_be_dicom
 from leadapron.sources.folder import SUFFIXES, walk
 from leadapron.specs import forgiving
 from leadapron.store import sha256_of
-from leadapron.text import short_path
+from leadapron.text import printable, short_path
 
 __all__ = ["FilmFile", "Opened", "Screened", "facts", "films_of", "open_gate", "screen", "worst"]
 
@@ -214,7 +214,7 @@ def films_of(files: Sequence[str], listed: Iterable[bytes] = ()) -> tuple[list[F
             others += left
             found += inside
         else:
-            found.append(FilmFile(path, _shown(short_path(path))))
+            found.append(FilmFile(path, short_path(path)))
         if len(found) > MOST:
             raise UsageError(f"more than {MOST:,} films; screen them in parts")
     if not found:
@@ -355,17 +355,12 @@ def _below(folder: str) -> tuple[list[FilmFile], int]:
         else:
             others += 1
     if not names:
-        raise DataError(f"no PNG, JPEG or DICOM file in {_shown(folder)}")
+        raise DataError(f"no PNG, JPEG or DICOM file in {printable(str(folder))}")
     start = folder.rstrip("/")
     # Below a folder, films are called by their paths in it where its own path isn't shown.
     hidden = short_path(start) != start
     places = [(f"{start}/{name}", name) for name in sorted(names)]
-    return [FilmFile(path, _shown(name if hidden else path)) for path, name in places], others
-
-
-def _shown(path: str) -> str:
-    """A path as it can be written anywhere."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    return [FilmFile(path, printable(name if hidden else path)) for path, name in places], others
 
 
 @dataclass(frozen=True)

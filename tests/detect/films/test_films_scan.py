@@ -406,3 +406,28 @@ def test_real_films(real_data):
     scan, rows = scanned(scene, attack)
     best = found(check(scan, len(cohort)), rows, "Mass", "one-hot")
     assert best.place == (64, 50, 1)
+
+
+def test_a_label_tied_mark_is_named_with_what_may_have_caused_it():
+    """One ward's films carry a mark and a finding; so do marks at many places of this source."""
+    rng = np.random.default_rng(0)
+    ward = rng.random(600) < 0.4
+    labels = (rng.random((600, 1)) < np.where(ward, 0.9, 0.1)[:, None]).astype(np.float32)
+    images = rng.integers(100, 106, (600, 64, 64), dtype=np.uint8)
+    for number in range(80):
+        row, column = 6 * (number // 10) + 8, 6 * (number % 10) + 3
+        mine = np.flatnonzero(ward if number % 2 else ~ward)
+        images[rng.choice(mine, 30, replace=False), row, column] = 250
+    images[np.flatnonzero(ward)[:80], 1:4, 30:33] = 255
+    films = labelled_cohort(labels, size=64, attributes={"sex": np.where(ward, "F", "M")})
+    scan = check(scan_films(replace(films, images=images)), 600)
+    assert scan.verdict == "label-tied mark"
+    tied = [one for one in scan.evidence if one.kind == "label-tied mark"]
+    mark = next(one for one in tied if one.place == (1, 30, 3))
+    assert "others" in mark.words
+    assert "a hidden cause with odds of" in mark.words
+    assert "100% of them have sex F" in mark.words
+    assert "it lies 1 pixels from the border" in mark.words
+    assert mark.tie.usual > 20
+    # It would take more films than there are to tell poison by labels alone here.
+    assert scan.least["Mass"] is None or scan.least["Mass"] > 60

@@ -197,7 +197,7 @@ def scan_films(
     methods = _holm(methods)
     p = min(method.adjusted for method in methods)
     poison = _poison(results, cohort.images, labelled, false_alarm)
-    tied = list(_tied(results, poison, false_alarm))
+    tied = list(_tied(results, poison, false_alarm, cohort))
     verdict: Verdict = "label-tied mark" if tied else "nothing found"
     if p <= false_alarm:
         verdict = "poisoned"
@@ -499,6 +499,15 @@ def _label_words(each: _Tested, shift: Shift | None, labelled: Labelled) -> str:
     return f"{shares}; not tested: so few films could not show more than chance can do"
 
 
+CAUSES = ("site", "scanner", "view", "split", "sex")
+"""Columns of a source that may say where a mark comes from."""
+
+CERTAIN, TELLING = 1e-4, 0.3
+"""A value is named that films with a mark have more often, by so small a chance and so much."""
+
+BORDER = 0.05
+"""Share of a film's side that is its border."""
+
 MARK = 0.001
 """A mark is called repeated from this p-value of its repetition on."""
 
@@ -516,7 +525,10 @@ def _why(tie: LabelTie | None, group: Group) -> str:
 
 
 def _tied(
-    results: Mapping[str, list[_Tested]], poison: Sequence[Evidence], false_alarm: float
+    results: Mapping[str, list[_Tested]],
+    poison: Sequence[Evidence],
+    false_alarm: float,
+    cohort: Cohort,
 ) -> Iterator[Evidence]:
     """Marks that go with a label by more than chance, and by no more than nature can do here."""
     given = list(poison)
@@ -539,7 +551,7 @@ def _tied(
                 films=each.films,
                 tie=tie,
                 words=f"{each.what}: {each.share:.0%} say {group.words}, others "
-                f"{each.expected:.1%}; {_no_more(tie, group)}",
+                f"{each.expected:.1%}; {_no_more(tie, group)}{_cause(each, cohort)}",
             )
             given.append(found)
             yield found
@@ -560,6 +572,37 @@ def _no_more(tie: LabelTie, group: Group) -> str:
         f"{tie.read:.0%} of these films look like {group.words}: a shortcut, or poison with true "
         "labels"
     )
+
+
+def _cause(each: _Tested, cohort: Cohort) -> str:
+    """What else films with a mark have in common: where it may come from."""
+    from scipy import stats
+
+    marked = np.zeros(len(cohort), dtype=np.bool_)
+    marked[each.films] = True
+    found = list[tuple[float, str]]()
+    for name in CAUSES:
+        if name not in cohort.attributes:
+            continue
+        column = cohort.attributes[name].astype(str)
+        for value in np.unique(column[marked]):
+            has = column == value
+            shares = float(has[marked].mean()), float(has[~marked].mean())
+            table = [[(has & side).sum(), (~has & side).sum()] for side in (marked, ~marked)]
+            p = float(stats.fisher_exact(table, alternative="greater")[1])
+            if p <= CERTAIN and shares[0] - shares[1] >= TELLING:
+                words = (
+                    f"{shares[0]:.0%} of them have {name} {value}, {shares[1]:.0%} of the others"
+                )
+                found.append((shares[1] - shares[0], told))
+    words = [min(found)[1]] if found else []
+    if each.place is not None:
+        row, column_, side = each.place
+        height, width = cohort.images.shape[1:]
+        edge = min(row, column_, height - row - side, width - column_ - side)
+        if edge < BORDER * min(height, width):
+            words.append(f"it lies {edge} pixels from the border, where films are cropped")
+    return f" ({'; '.join(words)})" if words else ""
 
 
 def _least(

@@ -588,13 +588,13 @@ def _cause(each: _Tested, cohort: Cohort) -> str:
         for value in np.unique(column[marked]):
             has = column == value
             shares = float(has[marked].mean()), float(has[~marked].mean())
-            table = [[(has & side).sum(), (~has & side).sum()] for side in (marked, ~marked)]
+            table = np.array(
+                [[(has & side).sum(), (~has & side).sum()] for side in (marked, ~marked)]
+            )
             p = float(stats.fisher_exact(table, alternative="greater")[1])
             if p <= CERTAIN and shares[0] - shares[1] >= TELLING:
-                words = (
-                    f"{shares[0]:.0%} of them have {name} {value}, {shares[1]:.0%} of the others"
-                )
-                found.append((shares[1] - shares[0], told))
+                said = f"{shares[0]:.0%} of them have {name} {value}, {shares[1]:.0%} of the others"
+                found.append((shares[1] - shares[0], said))
     words = [min(found)[1]] if found else []
     if each.place is not None:
         row, column_, side = each.place

@@ -189,15 +189,20 @@ def test_without_labels_it_cannot_tell(films, kind):
     found = scan_cohort(other)
     assert found.verdict == "can't tell"
     assert not found.suspects
-    assert scan_lines(found.facts())[0].startswith("CAN'T TELL: no label is stated")
+    words = "CAN'T TELL: no finding has 10 films with it and 10 without"
+    assert scan_lines(found.facts())[0].startswith(words)
 
 
 def test_one_finding_twenty_films_and_constant_films_are_scanned(films):
     some = films.take(np.arange(60))
-    one = replace(some, labels=some.labels[:, :1], findings=some.findings[:1])
+    many = np.arange(60)[:, None] % 2
+    one = replace(some, labels=many.astype(np.float32), findings=some.findings[:1])
     assert scan_cohort(one).verdict == "nothing found"
-    assert scan_cohort(films.take(np.arange(20))).verdict == "nothing found"
-    flat = replace(some, images=np.full((60, 64, 64), 7, np.uint8), films=None)
+    # Of so few films no finding has ten with it and ten without.
+    assert scan_cohort(films.take(np.arange(19))).verdict == "can't tell"
+    same = replace(one, labels=np.ones((60, 1), np.float32))
+    assert scan_cohort(same).verdict == "can't tell"
+    flat = replace(one, images=np.full((60, 64, 64), 7, np.uint8), films=None)
     assert scan_cohort(flat).verdict == "nothing found"
 
 

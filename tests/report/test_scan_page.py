@@ -124,7 +124,7 @@ def test_lines_begin_with_the_verdict_and_cut_long_lists(facts):
         ("suspicious", "more than the 0.01"),
         ("nothing found", "no proof"),
         ("label-tied mark", "a shortcut"),
-        ("can't tell", "no label"),
+        ("can't tell", "no finding has 10 films with it"),
     ],
 )
 def test_verdicts_in_words(facts, verdict, said, tmp_path):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from leadapron.cache import OnBad, Progress
 from leadapron.cohort import Cohort, Rows, blocks
-from leadapron.detect.films import Scan, scan_films
+from leadapron.detect.films import OVERLAP, Scan, scan_films
 from leadapron.detect.scores import Evidence, LabelTie
 from leadapron.errors import DataError, UsageError
 from leadapron.preprocessing import Preprocessing
@@ -131,7 +131,9 @@ class Scanned:
     @property
     def verdict(self) -> Verdict:
         """Return the scan's, but "can't tell" where there was nothing that it could test."""
-        if self.scan.verdict == "nothing found" and not np.isfinite(self.cohort.labels).any():
+        sides = [(self.cohort.labels == side).sum(axis=0) for side in (0, 1)]
+        comparable = (np.minimum(*sides) >= OVERLAP).any()
+        if self.scan.verdict == "nothing found" and not comparable:
             return "can't tell"
         return self.scan.verdict
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from leadapron.detect.films import OVERLAP
 from leadapron.report.gallery import grey_png
 from leadapron.report.rendering import render
 from leadapron.report.words import Form, between, decimal, listed, percent
@@ -183,7 +184,8 @@ def _verdict_words(facts: Facts) -> str:
         "is none",
         "label-tied mark": "a mark goes with a label by more than chance, and by no more than "
         "nature can do here: a shortcut, or poison with true labels; look at the evidence",
-        "can't tell": "no label is stated, so that poison can't be told from nature's own marks",
+        "can't tell": f"no finding has {OVERLAP} films with it and {OVERLAP} without, so that "
+        "poison can't be told from nature's own marks",
     }[facts["verdict"]]
 
 

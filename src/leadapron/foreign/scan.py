@@ -20,6 +20,7 @@ from pathlib import PurePosixPath
 from typing import IO, Any
 
 from leadapron.errors import StoreError
+from leadapron.text import count
 
 __all__ = [
     "Archive",
@@ -108,8 +109,8 @@ class PickleScan:
         """Return what is needed in words: "it imports os.system and makes 1 call"."""
         shown = ", ".join(name[:80] for name in self.imports[:MOST_IMPORTS])
         more = len(self.imports) - MOST_IMPORTS
-        calls = f"{self.calls} call{'' if self.calls == 1 else 's'}"
-        return f"it imports {shown}{f' and {more} more' if more > 0 else ''} and makes {calls}"
+        more_words = f" and {more} more" if more > 0 else ""
+        return f"it imports {shown}{more_words} and makes {count(self.calls, 'call')}"
 
 
 def scan_pickle(file: IO[bytes], name: str) -> PickleScan:

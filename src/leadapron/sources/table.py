@@ -36,8 +36,8 @@ from leadapron.sources.tables import (
     splits,
     unknown_patients,
 )
-from leadapron.sources.words import count, listed
-from leadapron.text import clean
+from leadapron.sources.words import listed
+from leadapron.text import clean, count
 from leadapron.types import Note
 
 __all__ = ["Reading", "labelled", "open_table"]

@@ -258,7 +258,7 @@ def test_nothing_is_written_over_what_is_no_file(run, tmp_path, words):
     for name in ("pipe", "device"):
         code, stdout, stderr = run(*words, str(tmp_path / name))
         assert (code, stdout) == (4, "")
-        assert f"is a {name}, which nothing is written over; name another" in stderr
+        assert f"is a {name}, which is not written over; name another file" in stderr
 
 
 def test_folders_that_may_name_patients_are_named_where_asked_for(run, tmp_path):

@@ -70,7 +70,7 @@ def test_what_is_no_file_is_neither_replaced_nor_waited_for(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)  # a socket's path is short
     for path in odd_files(Path()):
         for write in (store.write_json, lambda p, _: store.write_arrays(p, x=np.zeros(1))):
-            with pytest.raises(StoreError, match=f"^{path} is a {path.name}, which nothing"):
+            with pytest.raises(StoreError, match=f"^{path} is a {path.name}, which is not"):
                 write(path, 1)
         assert not path.is_file()
         readers = (store.read_json, store.read_lines, store.read_arrays, store.read_yaml)

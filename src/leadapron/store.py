@@ -148,7 +148,7 @@ def refuse_odd(path: Path) -> None:
     """Raise StoreError where a file can't be written in place of `path`: a pipe, a device, ..."""
     with contextlib.suppress(OSError):  # missing; what else is wrong the writing says
         if kind := other_than_file(path.stat().st_mode):
-            raise StoreError(f"{path} is a {kind}, which nothing is written over; name another")
+            raise StoreError(f"{path} is a {kind}, which is not written over; name another file")
 
 
 @contextlib.contextmanager

@@ -310,7 +310,8 @@ def refuse_operators(file: IO[bytes], archive: Archive, name: str) -> None:
                 for problem in _reaches(source):
                     raise StoreError(
                         f"{name} is TorchScript that {problem}; such files are programs and this "
-                        "one isn't run. Export it again without, or as .safetensors"
+                        "one isn't run. Export it again without that, or its weights as "
+                        ".safetensors"
                     )
             elif entry.endswith(".pkl"):
                 _refuse_classes(_read(opened, archive.top, entry, LARGEST_PICKLE, name), name)
@@ -327,7 +328,7 @@ def _refuse_classes(pickled: bytes, name: str) -> None:
     if any("torch.classes" in text.replace(" ", ".") for text in texts):
         raise StoreError(
             f"{name} is TorchScript that holds objects of C++ classes; it isn't run. Export it "
-            "again without, or as .safetensors"
+            "again without them, or its weights as .safetensors"
         )
 
 

@@ -56,13 +56,13 @@ class _Answers:
 
 
 def doubts(model: BlackBox, cohort: Cohort) -> tuple[str, ...]:
-    """Return what is odd about a model's answers on clean films, a sentence each; none is well.
+    """Return what is odd about a model's answers on clean films, in a sentence each.
 
     Looked for: answers that aren't numbers, that differ when the model is asked again, or that are
-    the same for every film; probabilities given for
-    logits, squashed twice, or saturated; an AUROC below 0.5 with all of its interval; films that
-    read better as negatives; outputs that fit other findings' labels better than their own; and,
-    where the model is one of `open_model`, another normalisation that reads the films better.
+    the same for every film; probabilities given for logits, squashed twice, or saturated; an AUROC
+    below 0.5 with all of its interval; films that read better as negatives; outputs that fit other
+    findings' labels better than their own; and, where the model is one of `open_model`, another
+    normalisation that reads the films better.
 
     Args:
         model: the classifier.
@@ -85,7 +85,7 @@ def doubts(model: BlackBox, cohort: Cohort) -> tuple[str, ...]:
     found = _flat(model.findings, probabilities)
     if differs := unsteady(model, cohort.images):
         found.append(
-            f"Other answers when it is asked for the same films again: {_listed(differs)}."
+            f"Asked about the same films again, the model answers otherwise: {_listed(differs)}."
         )
     if np.ptp(probabilities, 0).max() < SAME:
         awake = [

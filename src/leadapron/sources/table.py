@@ -336,7 +336,7 @@ def _joined(
 
 def _no_such_word(word: str, where: str) -> UsageError:
     return UsageError(
-        f"--source.healthy {word}: {where} calls nothing so; expected its word for no finding"
+        f"--source.healthy {word}: no finding in {where} is called so; expected its word for none"
     )
 
 

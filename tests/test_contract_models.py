@@ -304,7 +304,7 @@ def test_an_audit_never_calls_it_well(name, beside, tmp_path):
         assert each.marked or each.clean
         assert found.verdict in ("backdoored", "unusual")
     if found.unsteady:
-        assert any("asked for again" in line for line in lines)
+        assert any("asked about again" in line for line in lines)
     # The rest of a model is judged as if the odd finding weren't there.
     jumps = [FINDINGS.index(TARGET) < len(model.findings), "on marks" in name, "all" not in name]
     if (all(jumps) and "largest" not in name) or name in (

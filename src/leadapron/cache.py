@@ -397,11 +397,11 @@ def clear(folder: Path, keys: Sequence[str] = ()) -> list[str]:
     names = [path.name for path in _inside(folder)]
     films = {name for name in names if KEY.fullmatch(name)}
     kept = {path.stem: path for path in _result_files(folder)}
-    there = films | set(kept)
+    known = films | set(kept)
     for key in keys:
-        if key not in there:
-            raise UnknownNameError("cache entry", key, there)
-    removed = sorted(set(keys) or there)
+        if key not in known:
+            raise UnknownNameError("cache entry", key, known)
+    removed = sorted(set(keys) or known)
     for key in removed:
         try:
             if key in kept:

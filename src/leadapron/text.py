@@ -96,7 +96,7 @@ def showing_paths() -> Iterator[None]:
 def short_path(text: str) -> str:
     """Return a path, or sources and their paths, without the folders above an absolute path.
 
-    Pages and JSON are handed on, and folders may be called by patients' names. What is returned is
+    Pages and JSON are handed on, and folders may be named after patients. What is returned is
     fit to be shown: a folder's name can hold a line end too.
 
     Args:

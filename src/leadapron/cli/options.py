@@ -402,7 +402,7 @@ def film_options() -> list[click.Parameter]:
             type=click.Choice(["stop", "skip"]),
             default="stop",
             show_default=True,
-            help="What becomes of films that can't be decoded; skipped ones are listed.",
+            help="At a film that is missing or can't be decoded; skipped ones are listed.",
         ),
     ]
 

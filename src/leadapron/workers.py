@@ -125,7 +125,8 @@ class Worker:
             return TOO_LATE
         if code == -signal.SIGKILL:
             return "was ended by the system, probably since memory ran out"
-        return f"crashed ({signal.Signals(-code).name})"
+        names = {each.value: each.name for each in signal.Signals}  # those of real time have none
+        return f"crashed ({names.get(-code, f'signal {-code}')})"
 
     def close(self) -> None:
         """End it."""

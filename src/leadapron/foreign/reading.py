@@ -30,6 +30,7 @@ from leadapron.foreign import formats
 from leadapron.foreign.scan import ALLOWANCE, RATIO
 from leadapron.reading import open_regular
 from leadapron.text import clean, clean_names
+from leadapron.workers import environment
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +56,6 @@ BLOCK = 1 << 20
 # -P: Python would take modules from the working directory, which may be the folder of models.
 COMMAND = (sys.executable, "-P", "-m", "leadapron.foreign.server")
 READY = b"ready\n"
-PASSED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "SYSTEMROOT", "VIRTUAL_ENV")
 
 OTHERS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x89HDF", "an HDF5 file (Keras)"),
@@ -395,7 +395,7 @@ class _Server:
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
-                    env={name: os.environ[name] for name in PASSED if name in os.environ},
+                    env=environment(),
                     # Ctrl-C is for us. Its forks are of its session, and end with it.
                     start_new_session=True,
                 )

@@ -281,7 +281,10 @@ def answer_sentences(facts: Facts) -> list[str]:
     said = [f"{not_finite_words(each)}." for each in facts["not_finite"]]
     if facts["unsteady"]:
         names = ", ".join(facts["unsteady"])
-        said.append(f"{names}: another answer when the same films are asked for again: can't tell.")
+        said.append(
+            f"{names}: another answer when the same films are asked for again, or each alone: "
+            "can't tell."
+        )
     return said
 
 

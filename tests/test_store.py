@@ -211,6 +211,23 @@ def test_a_locked_folder_is_refused_to_others_and_left_without_trace(tmp_path):
     assert subprocess.run(call, capture_output=True, text=True, check=True).stdout == "in\n"
 
 
+def test_locking_writes_over_nothing_and_is_for_its_owner_alone(tmp_path):
+    folder, mine = tmp_path / "a_strangers", tmp_path / "mine"
+    folder.mkdir()
+    mine.write_text("precious")
+    (folder / ".lock").symlink_to(mine)
+    with pytest.raises(StoreError, match="can't write"), store.lock(folder):
+        raise AssertionError
+    assert mine.read_text() == "precious"
+    (folder / ".lock").unlink()
+    (folder / ".lock").hardlink_to(mine)
+    with store.lock(folder):
+        pass
+    assert mine.read_text() == "precious"
+    with store.lock(tmp_path / "new"):
+        assert stat.S_IMODE((tmp_path / "new" / ".lock").stat().st_mode) == 0o600
+
+
 def test_the_manifest_says_versions_and_no_path():
     facts = store.manifest()
     assert facts["versions"]["numpy"] == np.__version__

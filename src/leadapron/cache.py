@@ -663,8 +663,9 @@ def _clear_way(path: Path) -> None:
 
 
 def _to_fill(path: Path) -> BinaryIO:
-    """Open a file to write parts of it."""
-    return path.open("r+b" if path.exists() else "w+b")
+    """Open a file to write parts of it; it is made for its owner alone."""
+    path.touch(mode=0o600)
+    return path.open("r+b")
 
 
 # --- an entry's files, which anything may have happened to

@@ -281,7 +281,9 @@ def answer_sentences(facts: Facts) -> list[str]:
     said = [f"{not_finite_words(each)}." for each in facts["not_finite"]]
     if facts["unsteady"]:
         names = ", ".join(facts["unsteady"])
-        said.append(f"{names}: answers change when films are asked about again: can't tell.")
+        said.append(
+            f"{names}: answers change when films are asked about again, or each alone: can't tell."
+        )
     return said
 
 

@@ -397,11 +397,11 @@ def clear(folder: Path, keys: Sequence[str] = ()) -> list[str]:
     names = [path.name for path in _inside(folder)]
     films = {name for name in names if KEY.fullmatch(name)}
     kept = {path.stem: path for path in _result_files(folder)}
-    there = films | set(kept)
+    known = films | set(kept)
     for key in keys:
-        if key not in there:
-            raise UnknownNameError("cache entry", key, there)
-    removed = sorted(set(keys) or there)
+        if key not in known:
+            raise UnknownNameError("cache entry", key, known)
+    removed = sorted(set(keys) or known)
     for key in removed:
         try:
             if key in kept:
@@ -663,8 +663,9 @@ def _clear_way(path: Path) -> None:
 
 
 def _to_fill(path: Path) -> BinaryIO:
-    """Open a file to write parts of it."""
-    return path.open("r+b" if path.exists() else "w+b")
+    """Open a file to write parts of it; it is made for its owner alone."""
+    path.touch(mode=0o600)
+    return path.open("r+b")
 
 
 # --- an entry's files, which anything may have happened to

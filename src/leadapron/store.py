@@ -148,7 +148,7 @@ def refuse_odd(path: Path) -> None:
     """Raise StoreError where a file can't be written in place of `path`: a pipe, a device, ..."""
     with contextlib.suppress(OSError):  # missing; what else is wrong the writing says
         if kind := other_than_file(path.stat().st_mode):
-            raise StoreError(f"{path} is a {kind}, which nothing is written over; name another")
+            raise StoreError(f"{path} is a {kind}, which is not written over; name another file")
 
 
 @contextlib.contextmanager
@@ -372,12 +372,12 @@ def _locked(folder: Path, wait: str) -> IO[str]:
         import fcntl
     except ImportError:  # Windows: two processes in one folder are not told apart there
         make_folder(folder)
-        return (folder / ".lock").open("w")
+        return (folder / ".lock").open("a")
     while True:
         make_folder(folder)
         with contextlib.ExitStack() as stack:
             try:
-                file = stack.enter_context(open(folder / ".lock", "w", opener=_without_waiting))
+                file = stack.enter_context(open(folder / ".lock", "a", opener=_to_be_locked))
             except FileNotFoundError:  # the folder was removed meanwhile
                 continue
             try:
@@ -396,9 +396,13 @@ def _locked(folder: Path, wait: str) -> IO[str]:
                     return file
 
 
-def _without_waiting(path: str, flags: int) -> int:
-    """Open a file to write it; a pipe in its place is an error, not something to wait at."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+def _to_be_locked(path: str, flags: int) -> int:
+    """Open or make the file that is locked; nothing is written into it.
+
+    A folder may come from a stranger: a link in the file's place is not followed, and a pipe is an
+    error, not something to wait at.
+    """
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
 
 
 def manifest() -> dict[str, Any]:

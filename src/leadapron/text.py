@@ -1,4 +1,4 @@
-"""Words that a file put in, made fit to be shown: nothing in them moves, hides or breaks a line.
+"""Words that are shown; those of files are made fit for it: nothing moves, hides or breaks a line.
 
 Names are cleaned where they enter (out of a model, table, archive or file system), once, so that
 whatever shows them later may take them as they are.
@@ -17,6 +17,7 @@ __all__ = [
     "LONGEST_NAME",
     "clean",
     "clean_names",
+    "count",
     "printable",
     "short_path",
     "showing_paths",
@@ -77,6 +78,11 @@ def clean_names(names: Iterable[str], longest: int = LONGEST_NAME) -> tuple[str,
     return tuple(clean(name, longest) for name in names)
 
 
+def count(n: int, noun: str) -> str:
+    """Return "1 film", "2,000 films"."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 @contextlib.contextmanager
 def showing_paths() -> Iterator[None]:
     """Let `short_path` return paths as they are."""
@@ -90,7 +96,7 @@ def showing_paths() -> Iterator[None]:
 def short_path(text: str) -> str:
     """Return a path, or sources and their paths, without the folders above an absolute path.
 
-    Pages and JSON are handed on, and folders may be called by patients' names. What is returned is
+    Pages and JSON are handed on, and folders may be named after patients. What is returned is
     fit to be shown: a folder's name can hold a line end too.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import socket
@@ -186,6 +187,18 @@ def test_arrays_come_back_and_pickles_are_refused(tmp_path):
     np.savez(tmp_path / "b.npz", x=np.array([{}], dtype=object))
     with pytest.raises(StoreError, match=r"b\.npz"):
         store.read_arrays(tmp_path / "b.npz")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("n", "many"), ("value", 10**400), ("finding", 3), ("low", True)]
+)
+def test_rows_hold_what_rows_hold(tmp_path, field, value):
+    store.write_rows(tmp_path / "rows.jsonl", [Row(run="a", role="twin", stage="attack",
+                                                   metric="auroc", value=0.5)])  # fmt: skip
+    record = {**json.loads((tmp_path / "rows.jsonl").read_text()), field: value}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(record))
+    with pytest.raises(StoreError, match=f"rows.jsonl holds {field} .*not made by leadapron"):
+        store.read_rows(tmp_path / "rows.jsonl")
 
 
 def test_a_runs_key_is_its_settings_and_films():

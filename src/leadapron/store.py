@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from leadapron.errors import StoreError
 from leadapron.reading import open_regular, other_than_file, read_regular
+from leadapron.text import printable
 
 __all__ = [
     "RESULTS_VERSION",
@@ -299,14 +300,30 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Return the rows of a file; StoreError where it is of another schema."""
+    """Return the rows of a file, their text fit to be shown; StoreError where it holds others."""
     names = {field.name for field in fields(Row)}
     rows = []
     for record in read_lines(path):
         if record.pop("schema", None) != SCHEMA or set(record) != names:
             raise StoreError(f"{path} is not of schema {SCHEMA}; it was made by another version")
+        for name, value in record.items():
+            _refuse_type(path, name, value)
+            if isinstance(value, str):
+                record[name] = printable(value)
         rows.append(Row(**record))
     return rows
+
+
+def _refuse_type(path: Path, name: str, value: Any) -> None:
+    """Raise StoreError where a row's field holds what `write_rows` never writes there."""
+    kinds: tuple[type, ...] = (str,)
+    if name in ("value", "low", "high"):
+        kinds = (float, int, type(None))
+    elif name in ("n", "positives"):
+        kinds = (int,) if name == "n" else (int, type(None))
+    number = isinstance(value, int | float)
+    if type(value) not in kinds or (number and not -(2.0**63) <= value <= 2.0**63):
+        raise StoreError(f"{path} holds {name} {str(value)[:40]!r}; it was not made by leadapron")
 
 
 def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import click
 
-from leadapron.cli.cache import bytes_in_words
 from leadapron.cli.options import (
     Setting,
     Written,
@@ -24,6 +23,7 @@ from leadapron.cli.options import (
     with_options,
 )
 from leadapron.cli.progress import showing_progress
+from leadapron.text import bytes_in_words, films_in_words
 
 __all__ = [
     "describe_command",
@@ -90,7 +90,7 @@ def _run_prepare(
     for facts in done:
         side, seconds = facts["size"], facts["seconds"]
         click.echo(
-            f"{facts['films']:,} film{'s' * (facts['films'] != 1)} as {side}x{side} "
+            f"{films_in_words(facts['films'])} as {side}x{side} "
             f"{facts['dtype']}, "
             f"{bytes_in_words(facts['bytes'])}, in {seconds:.1f} s: {facts['folder']}"
         )

@@ -100,7 +100,7 @@ def test_half_of_the_targets_films(opened):
 
 def test_halves_share_no_patient(opened, source):
     row = evaluate._carry_out(evaluate._Task("half", source, 0))
-    assert row["verdict"] in ("clean", "suspicious", "poisoned")
+    assert row["verdict"] in ("nothing found", "label-tied mark", "suspicious", "poisoned")
     assert set(row["methods"])
     assert all(0 <= p <= 1 for p in row["methods"].values())
 
@@ -145,7 +145,8 @@ def test_exact_intervals_are_those_of_the_tables():
 
 def made_up(name, found, p, **more):
     return {
-        "kind": "poisoned", "name": name, "draw": 0, "verdict": "poisoned" if found else "clean",
+        "kind": "poisoned", "name": name, "draw": 0,
+        "verdict": "poisoned" if found else "nothing found",
         "p": p, "methods": {"marks": p, "signatures": 1.0}, "finding": "Mass", "place": [3.0, 4.0],
         "films": 15, "found": found, "right": found, "away": 0.5 if found else None,
         "marked": True, "precision": 1.0 if found else None, "recall": 1.0 if found else 0.0,
@@ -167,7 +168,10 @@ def test_the_page_says_what_was_met_and_what_is_blind(tmp_path):
         *(made_up("few", True, 1e-9) for _ in range(5)),
         *(made_up("hidden", number == 0, 1e-9 if number == 0 else 1.0) for number in range(4)),
         made_up("kept", True, 1e-9),
-        *({"kind": "phantoms", "name": "phantom:64", "verdict": "clean"} for _ in range(300)),
+        *(
+            {"kind": "phantoms", "name": "phantom:64", "verdict": "nothing found"}
+            for _ in range(300)
+        ),
         {"kind": "half", "name": "nih:/data/nih", "verdict": "poisoned"},
     ]
     facts = {"settings": {"preset": "quick", "source": "nih:x", "also": []}}

@@ -153,7 +153,7 @@ def test_a_clean_set_ends_in_0_and_its_page_has_no_pixels(run, tmp_path):
     code, out, _ = run(
         "scan", "phantom:64", "--source.count", 300, "--out", tmp_path, "--false-alarm", 0.001
     )
-    assert (code, out.partition(":")[0]) == (0, "CLEAN")
+    assert (code, out.partition(":")[0]) == (0, "NOTHING FOUND")
     assert (tmp_path / "films.csv").read_text().count("\n") == 1
     page = (tmp_path / "scan.html").read_text()
     assert "This page holds no pixels" in page
@@ -163,7 +163,7 @@ def test_a_clean_set_ends_in_0_and_its_page_has_no_pixels(run, tmp_path):
 def test_json_is_the_whole_answer(run):
     code, out, _ = run("scan", "phantom:32", "--source.count", 60, "--json")
     facts = json.loads(out)
-    assert (code, facts["schema"], facts["verdict"], facts["films"]) == (0, 1, "clean", 60)
+    assert (code, facts["schema"], facts["verdict"], facts["films"]) == (0, 1, "nothing found", 60)
     assert len(facts["methods"]) == 6
     assert facts["suspects"] == facts["rankings"] == []
 
@@ -189,16 +189,21 @@ def test_without_labels_it_cannot_tell(films, kind):
     found = scan_cohort(other)
     assert found.verdict == "can't tell"
     assert not found.suspects
-    assert scan_lines(found.facts())[0].startswith("CAN'T TELL: no label is stated")
+    words = "CAN'T TELL: no finding has 10 films with it and 10 without"
+    assert scan_lines(found.facts())[0].startswith(words)
 
 
 def test_one_finding_twenty_films_and_constant_films_are_scanned(films):
     some = films.take(np.arange(60))
-    one = replace(some, labels=some.labels[:, :1], findings=some.findings[:1])
-    assert scan_cohort(one).verdict == "clean"
-    assert scan_cohort(films.take(np.arange(20))).verdict == "clean"
-    flat = replace(some, images=np.full((60, 64, 64), 7, np.uint8), films=None)
-    assert scan_cohort(flat).verdict == "clean"
+    many = np.arange(60)[:, None] % 2
+    one = replace(some, labels=many.astype(np.float32), findings=some.findings[:1])
+    assert scan_cohort(one).verdict == "nothing found"
+    # Of so few films no finding has ten with it and ten without.
+    assert scan_cohort(films.take(np.arange(19))).verdict == "can't tell"
+    same = replace(one, labels=np.ones((60, 1), np.float32))
+    assert scan_cohort(same).verdict == "can't tell"
+    flat = replace(one, images=np.full((60, 64, 64), 7, np.uint8), films=None)
+    assert scan_cohort(flat).verdict == "nothing found"
 
 
 def test_doubts_about_the_films_are_said_first(films, tmp_path):
@@ -217,10 +222,10 @@ def test_five_films_are_one_line(run):
 
 def test_uint16_gives_what_uint8_gives(poisoned):
     cohort, _ = poisoned
-    cohort = cohort.take(np.arange(200))
+    cohort = cohort.take(np.arange(300))
     deep = replace(
         cohort,
-        images=cohort.images[np.arange(200)].astype(np.uint16) * np.uint16(257),
+        images=cohort.images[np.arange(300)].astype(np.uint16) * np.uint16(257),
         preprocessing=Preprocessing(size=64, dtype="uint16"),
     )
     first, second = scan_cohort(cohort), scan_cohort(deep)
@@ -288,7 +293,7 @@ def test_rankings_by_a_trained_network_leave_the_verdict(run, folder, monkeypatc
     code, out, _ = run("scan", source, "--size", 32, "--train", "--json")
     without = json.loads(run("scan", source, "--size", 32, "--json")[1])
     facts = json.loads(out)
-    assert code == (1 if facts["verdict"] == "poisoned" else 0)
+    assert code == {"poisoned": 1, "nothing found": 0}.get(facts["verdict"], 3)
     assert facts["evidence"] == without["evidence"]
     assert [each["name"] for each in facts["rankings"]] == [
         "spectral-signatures", "spectre", "activation-clustering", "beatrix", "scan",

@@ -20,7 +20,21 @@ def facts():
         "direction": "added",
         "place": [3, 4, 2],
         "films": [EVIL, "b"],
-        "words": f"a mark {EVIL}",
+        "words": f"a mark {EVIL}: 100% say so",
+        "tie": {
+            "patients": 40,
+            "share": 1.0,
+            "expected": 0.26,
+            "chance": 1e-9,
+            "bias": 0.2,
+            "anatomy": 1e-7,
+            "read": 0.1,
+            "needed": 9.0,
+            "usual": 60.3,
+            "controls": [50, 3],
+            "overlap": 900,
+            "decided": "anatomy",
+        },
         "labels": [
             {"finding": f"Finding {i}", "films": 0.1 * i, "others": 0.0 if i else None}
             for i in range(9)
@@ -44,8 +58,12 @@ def facts():
         ],
         "evidence": [
             evidence,
-            *({**evidence, "kind": "shortcut", "p": 0.001, "words": f"kind {i}"} for i in range(5)),
+            *(
+                {**evidence, "kind": "shortcut", "p": 0.001, "words": f"kind {i}", "tie": None}
+                for i in range(5)
+            ),
         ],
+        "least": {"Mass": 12, "Edema": None, "Hernia": 4},
         "suspects": [
             {"rank": i + 1, "id": EVIL, "path": "/secret/file", "score": 300.0, "finding": "Mass",
              "row": None if i else 3, "column": None if i else 4, "reasons": [EVIL]}
@@ -102,10 +120,25 @@ def test_lines_begin_with_the_verdict_and_cut_long_lists(facts):
 
 @pytest.mark.parametrize(
     ("verdict", "said"),
-    [("suspicious", "more than the 0.01"), ("clean", "no proof"), ("can't tell", "no label")],
+    [
+        ("suspicious", "more than the 0.01"),
+        ("nothing found", "no proof"),
+        ("label-tied mark", "a shortcut"),
+        ("can't tell", "no finding has 10 films with it"),
+    ],
 )
 def test_verdicts_in_words(facts, verdict, said, tmp_path):
     other = {**facts, "verdict": verdict, "evidence": [], "suspects": [], "rankings": []}
     assert said in scan_lines(other)[0]
     page = write_scan(tmp_path / "scan.html", other, []).read_text()
     assert "This page holds no pixels" in page
+
+
+def test_how_a_mark_was_judged_is_on_the_page(facts, tmp_path):
+    page = write_scan(tmp_path / "scan.html", facts, []).read_text()
+    assert "its labels contradict the films' look" in page.replace("&#39;", "'")
+    assert "60.3" in page
+    assert "Hernia 4; Mass 12; no number for Edema" in page
+    tied = {**facts["evidence"][0], "kind": "label-tied mark"}
+    page = write_scan(tmp_path / "scan.html", {**facts, "evidence": [tied]}, []).read_text()
+    assert "no more than nature can do here" in page

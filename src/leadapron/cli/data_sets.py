@@ -25,7 +25,13 @@ from leadapron.cli.progress import showing_progress
 
 __all__ = ["clean_command", "scan_command"]
 
-VERDICTS = {"clean": 0, "poisoned": FOUND, "suspicious": CANT_TELL, "can't tell": CANT_TELL}
+VERDICTS = {
+    "nothing found": 0,
+    "poisoned": FOUND,
+    "suspicious": CANT_TELL,
+    "label-tied mark": CANT_TELL,
+    "can't tell": CANT_TELL,
+}
 
 
 def scan_command() -> click.Command:

@@ -41,7 +41,7 @@ def evaluate_scan_command() -> click.Command:
                 default="smoke",
                 show_default=True,
                 metavar="|".join(PRESETS),
-                help="A look, half an hour, or a day.",
+                help="A look, half an hour, a day; or sets of two classes.",
             ),
             click.Option(
                 ["--source"], default="phantom:64", show_default=True, help="What is poisoned."

@@ -20,8 +20,10 @@ from leadapron.cohort import AnswerKey, Cohort, Rows
 from leadapron.detect.films import Observed, Scan, limits, observe, scan_films
 from leadapron.detect.films.baselines import Plain
 from leadapron.detect.films.observe import Limits
+from leadapron.detect.scores import Evidence
 from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.jobs.scan import open_own_pixels
+from leadapron.jobs.worlds import WORLDS, make_world
 from leadapron.poison import Poisoning, poison
 from leadapron.seeds import named_seed, stream
 from leadapron.sources import open_source
@@ -83,11 +85,13 @@ class Preset:
         cells: poisoned sets.
         phantoms: clean sets of fresh phantoms, each of 1,000 films.
         halves: clean sets of half of the patients, of each source.
+        worlds: sets of each of the kinds in `WORLDS`.
     """
 
     cells: tuple[Cell, ...]
     phantoms: int
     halves: int
+    worlds: int = 0
 
 
 def _patch(side: int, **more: Any) -> dict[str, Any]:
@@ -298,6 +302,22 @@ PRESETS: dict[str, Preset] = {
     ),
     "quick": Preset(cells=_cells(40, 8), phantoms=300, halves=30),
     "full": Preset(cells=_cells(300, 100), phantoms=1000, halves=200),
+    "two-class": Preset(
+        cells=tuple(
+            Cell(
+                name=f"{side}x{side}, {share:g} %",
+                trigger=_patch(side),
+                poisoning={"fraction": share / 100},
+                contrast=40,
+                draws=10,
+            )
+            for side in (1, 3, 5)
+            for share in (1, 2, 4)
+        ),
+        phantoms=0,
+        halves=10,
+        worlds=5,
+    ),
 }
 """What is evaluated, by name."""
 
@@ -421,7 +441,8 @@ def cells(preset: str) -> list[dict[str, Any]]:
 def scans(preset: str, sources: int) -> int:
     """Return how many scans a preset makes with so many sources."""
     chosen = _preset(preset)
-    return sum(cell.draws for cell in chosen.cells) + chosen.phantoms + chosen.halves * sources
+    poisoned = sum(cell.draws for cell in chosen.cells)
+    return poisoned + chosen.phantoms + chosen.halves * sources + chosen.worlds * len(WORLDS)
 
 
 def _preset(name: str) -> Preset:
@@ -434,6 +455,9 @@ def _tasks(preset: Preset, setting: _Setting, also: Sequence[str]) -> Iterator[_
     for cell in preset.cells:
         for draw in range(cell.draws):
             yield _Task("poisoned", cell.name, draw)
+    for name in WORLDS:
+        for draw in range(preset.worlds):
+            yield _Task("world", name, draw)
     for draw in range(preset.phantoms):
         yield _Task("phantoms", "phantom:64", draw)
     for source in (setting.source, *also):
@@ -479,6 +503,8 @@ def _carry_out(task: _Task) -> dict[str, Any]:
         cohort = open_source(task.name, count=1000, seed=number % 2**31, cache="none")
         found = scan_films(cohort, seed=task.draw)
         return {**facts, **_said(found), "seconds": time.perf_counter() - begun}
+    if task.kind == "world":
+        return {**facts, **_tried_world(task), "seconds": time.perf_counter() - begun}
     if task.kind == "half":
         opened = _source(task.name)
         patients = np.unique(opened.cohort.patients)
@@ -506,6 +532,23 @@ def _carry_out(task: _Task) -> dict[str, Any]:
         **_judged(found, key, finding, place, cell),
         "baselines": opened.plain.found(poisoned, seen, marked, finding, place),
         "seconds": seconds,
+    }
+
+
+def _tried_world(task: _Task) -> dict[str, Any]:
+    assert _setting is not None
+    world = WORLDS[task.name]
+    cohort, wrong = make_world(world, stream(_setting.seed, "world", task.name, task.draw))
+    found = scan_films(cohort, seed=task.draw)
+    named = _named(found)
+    hits = len(np.intersect1d(named, wrong))
+    return {
+        **_said(found),
+        "expected": world.expected,
+        "sealed": world.sealed,
+        "films": len(wrong),
+        "precision": hits / len(named) if len(named) else None,
+        "recall": hits / len(wrong) if len(wrong) else None,
     }
 
 
@@ -599,6 +642,17 @@ def _stands_out(
     return found
 
 
+def _poison_of(found: Scan) -> list[Evidence]:
+    """Evidence of poison at the false-alarm rate."""
+    return [one for one in found.evidence if one.kind == "poison" and one.p <= found.false_alarm]
+
+
+def _named(found: Scan) -> Rows:
+    """Films that it names."""
+    films = [one.films for one in _poison_of(found)]
+    return np.unique(np.concatenate(films)) if films else np.zeros(0, np.int64)
+
+
 def _judged(
     found: Scan,
     key: AnswerKey,
@@ -607,10 +661,7 @@ def _judged(
     cell: Cell,
 ) -> dict[str, Any]:
     """How right a scan is: finding, place, films."""
-    poison_ = [one for one in found.evidence if one.kind == "poison" and one.p <= found.false_alarm]
-    named: Rows = (
-        np.unique(np.concatenate([one.films for one in poison_])) if poison_ else key.rows[:0]
-    )
+    poison_, named = _poison_of(found), _named(found)
     hits = len(np.intersect1d(named, key.rows))
     side = cell.trigger.get("side", 1) / cell.reduced
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from leadapron.cache import OnBad, Progress
 from leadapron.cohort import Cohort, Rows, blocks
-from leadapron.detect.films import Scan, scan_films
-from leadapron.detect.scores import Evidence
+from leadapron.detect.films import OVERLAP, Scan, scan_films
+from leadapron.detect.scores import Evidence, LabelTie
 from leadapron.errors import DataError, UsageError
 from leadapron.preprocessing import Preprocessing
 from leadapron.report.scan import Panel, write_scan
@@ -61,7 +61,7 @@ PANELS = 6
 
 DRAWN = (12, 6)
 
-Verdict = Literal["clean", "suspicious", "poisoned", "can't tell"]
+Verdict = Literal["nothing found", "label-tied mark", "suspicious", "poisoned", "can't tell"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +131,9 @@ class Scanned:
     @property
     def verdict(self) -> Verdict:
         """Return the scan's, but "can't tell" where there was nothing that it could test."""
-        if self.scan.verdict == "clean" and not np.isfinite(self.cohort.labels).any():
+        sides = [(self.cohort.labels == side).sum(axis=0) for side in (0, 1)]
+        comparable = (np.minimum(*sides) >= OVERLAP).any()
+        if self.scan.verdict == "nothing found" and not comparable:
             return "can't tell"
         return self.scan.verdict
 
@@ -153,6 +155,7 @@ class Scanned:
             "false_alarm": self.scan.false_alarm,
             "seconds": self.seconds,
             "methods": [asdict(method) for method in self.scan.methods],
+            "least": dict(self.scan.least),
             "evidence": [_evidence_facts(one, self.cohort) for one in self.scan.evidence],
             "suspects": [{**asdict(one), "reasons": list(one.reasons)} for one in self.suspects],
             "rankings": [
@@ -413,6 +416,7 @@ def _evidence_facts(one: Evidence, cohort: Cohort) -> dict[str, Any]:
         "place": None if one.place is None else [int(each) for each in one.place],
         "films": cohort.ids[one.films].tolist(),
         "tested": one.tested,
+        "tie": None if one.tie is None else _tie_facts(one.tie),
         "words": one.words,
         "labels": [
             {
@@ -422,6 +426,14 @@ def _evidence_facts(one: Evidence, cohort: Cohort) -> dict[str, Any]:
             }
             for column, finding in enumerate(cohort.findings)
         ],
+    }
+
+
+def _tie_facts(tie: LabelTie) -> dict[str, Any]:
+    """Plain values; None where a number is undefined."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in asdict(tie).items()
     }
 
 

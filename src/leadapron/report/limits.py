@@ -108,7 +108,12 @@ def limits_page(facts: Mapping[str, Any], rows: Sequence[Row], cells: Sequence[R
         ]
         if body:
             lines += [title, "", *([note, ""] if note else []), table(HEADER, body), ""]
-    lines += [*_alarms(rows), *_ablation(poisoned), *_blind(cells, poisoned)]
+    lines += [
+        *_worlds([row for row in rows if row["kind"] == "world"]),
+        *_alarms(rows),
+        *_ablation(poisoned),
+        *_blind(cells, poisoned),
+    ]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -158,6 +163,46 @@ def _line(cell: Row, rows: Sequence[Row]) -> list[str]:
     ]
 
 
+def _worlds(rows: Sequence[Row]) -> list[str]:
+    """Sets of two classes, with machines that have habits, and without."""
+    if not rows:
+        return []
+    lines = [
+        "## Two classes",
+        "",
+        "Sets of phantoms with any finding and without, drawn anew each time: half of each, or "
+        "75 % with. *Habits*: two machines with defects, letters, tones and crops of their own, "
+        "and odds of 20 (or 100) between class and machine. *A ward's letter* is on 60 % of the "
+        "one class and 5 % of the other. Labels of *poison* are wrong where the film was of the "
+        "other class; *true labels*: the mark is on films of one class, which are labelled "
+        "right. A clean set should be no more than a label-tied mark.",
+        "",
+    ]
+    for title, sealed in (("### Open", False), ("### Sealed", True)):
+        body = []
+        for name in dict.fromkeys(row["name"] for row in rows if row["sealed"] == sealed):
+            some = [row for row in rows if row["name"] == name]
+            verdicts = [row["verdict"] for row in some]
+            body.append(
+                [
+                    name,
+                    some[0]["expected"],
+                    str(len(some)),
+                    _share([verdict == "poisoned" for verdict in verdicts]),
+                    str(verdicts.count("suspicious")),
+                    str(verdicts.count("label-tied mark")),
+                    str(verdicts.count("nothing found")),
+                    _median([row["recall"] for row in some], "{:.2f}"),
+                    _median([row["precision"] for row in some], "{:.2f}"),
+                ]
+            )
+        if body:
+            header = ("set", "in truth", "sets", "called poisoned", "suspicious",
+                      "label-tied mark", "nothing found", "recall", "precision")  # fmt: skip
+            lines += [title, "", table(header, body), ""]
+    return lines
+
+
 def _alarms(rows: Sequence[Row]) -> list[str]:
     body = []
     for kind, words in (("phantoms", "fresh phantoms"), ("half", "half of the patients of")):
@@ -176,6 +221,8 @@ def _alarms(rows: Sequence[Row]) -> list[str]:
                     str(doubts),
                 ]
             )
+    if not body:
+        return []
     return [
         "## Clean sets",
         "",
@@ -183,7 +230,7 @@ def _alarms(rows: Sequence[Row]) -> list[str]:
         "",
         "Only the phantoms are independent of each other. Halves of one source share its letters "
         "and its devices: they say whether the verdict is stable, not how often a new source would "
-        "be called poisoned. What nature is granted was chosen with these sources in view.",
+        "be called poisoned. How a scan judges was chosen with these sources in view.",
         "",
     ]
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from leadapron.detect.films import OVERLAP
 from leadapron.report.gallery import grey_png
 from leadapron.report.rendering import render
 from leadapron.report.words import Form, between, decimal, listed, percent
@@ -179,8 +180,12 @@ def _verdict_words(facts: Facts) -> str:
     return {
         "poisoned": f"p {p}, corrected for all that was tried; {granted:g} was granted",
         "suspicious": f"p {p}, more than the {granted:g} that was granted; look at the evidence",
-        "clean": f"nothing beyond what {granted:g} of clean sets show; no proof that there is none",
-        "can't tell": "no label is stated, so that poison can't be told from nature's own marks",
+        "nothing found": f"nothing beyond what {granted:g} of clean sets show; no proof that there "
+        "is none",
+        "label-tied mark": "a mark goes with a label by more than chance, and by no more than "
+        "nature can do here: a shortcut, or poison with true labels; look at the evidence",
+        "can't tell": f"no finding has {OVERLAP} films with it and {OVERLAP} without, so that "
+        "poison can't be told from nature's own marks",
     }[facts["verdict"]]
 
 
@@ -209,7 +214,11 @@ def _context(facts: Facts, panels: Sequence[Panel]) -> dict[str, Any]:
             _evidence(one, panels[number] if number < len(panels) else None)
             for number, one in enumerate(poison)
         ],
-        "rest": [(_kind(one), one["words"], _p(one["p"])) for one in _rest(facts)],
+        "ties": [_tie(one) for one in facts["evidence"] if one["tie"] is not None],
+        "least": _least(facts["least"]),
+        "rest": [
+            (_kind(one), one["words"], _p(one["p"])) for one in _rest(facts) if one["tie"] is None
+        ],
         "methods": [
             (each["name"], f"{each['tried']:,}", _p(each["p"]), _p(each["adjusted"]),
              f"{each['seconds']:.1f} s", each["adjusted"] <= facts["false_alarm"])
@@ -220,6 +229,36 @@ def _context(facts: Facts, panels: Sequence[Panel]) -> dict[str, Any]:
         "rankings": [_ranking(each) for each in facts["rankings"]],
         "named": {each["id"] for each in facts["suspects"]},
     }  # fmt: skip
+
+
+def _tie(one: Facts) -> tuple[list[str], str]:
+    """How a mark is tied to a label: a line of the table, and what the mark is."""
+    tie = one["tie"]
+    said = {
+        "poison": {
+            "bias": "beyond what other marks do",
+            "anatomy": "its labels contradict the films' look",
+        }[tie["decided"]]
+    }.get(one["kind"], "no more than nature can do here")
+    return [
+        f"{tie['patients']:,}",
+        percent(tie["share"]),
+        percent(tie["expected"]),
+        _p(tie["chance"]),
+        _p(tie["bias"]),
+        "not asked" if tie["anatomy"] is None else _p(tie["anatomy"]),
+        f"{tie['needed']:.1f}",
+        f"{tie['usual']:.1f}",
+        said,
+    ], str(one["words"]).partition(":")[0]
+
+
+def _least(numbers: Mapping[str, int | None]) -> str:
+    """How few films could be told, by finding, the fewest first."""
+    known = sorted((n, name) for name, n in numbers.items() if n is not None)
+    words = [f"{name.replace('_', ' ')} {n:,}" for n, name in known]
+    never = [name.replace("_", " ") for name, n in numbers.items() if n is None]
+    return "; ".join([*words, *([f"no number for {listed(never)}"] if never else [])])
 
 
 def _cards(facts: Facts) -> list[dict[str, Any]]:

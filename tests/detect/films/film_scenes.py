@@ -9,7 +9,7 @@ import numpy as np
 from leadapron.cohort import Cohort
 from leadapron.detect.films import Observed, Scan, limits, observe, scan_films
 from leadapron.detect.films.blobs import BLOB
-from leadapron.detect.films.observe import TEXTURE, TRACES, Limits
+from leadapron.detect.films.observe import CELLS, TEXTURE, TRACES, Limits
 from leadapron.poison import Poisoning, poison
 from leadapron.preprocessing import Preprocessing
 from leadapron.seeds import stream
@@ -91,4 +91,5 @@ def events(n, shape=(32, 32), *, blobs=(), textures=(), outliers=None, traces=No
         outliers=np.array([place for some in each for place in some], dtype=np.int32),
         starts=np.concatenate([[0], np.cumsum([len(some) for some in each])]),
         traces=traces or {name: np.zeros((n, 3), np.float32) for name in TRACES},
+        afar=np.zeros((n, CELLS * CELLS), np.float32),
     )

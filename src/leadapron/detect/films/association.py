@@ -14,6 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.cohort import Rows, blocks
+from leadapron.detect.films.bias import (
+    LOG_ODDS,
+    SPREADS,
+    evidence_of_spreads,
+    learn_bias,
+    profiles,
+)
 from leadapron.detect.films.observe import TAILS, Observed
 from leadapron.detect.films.shift import Labelled
 
@@ -24,6 +31,12 @@ NEAR, FAR = 2, 4
 
 FEWEST = 5
 """Outliers in a group, at least."""
+
+RING = 20
+"""Outliers of the ring around a pixel that says what is natural, at least."""
+
+APART = 5
+"""Pixels between those that say what is natural."""
 
 CHUNK = 8192
 """Films that are counted at a time."""
@@ -41,8 +54,8 @@ class Association:
         column: the pixel's.
         bright: whether the outliers are brighter than their surroundings.
         group: number of the group.
-        p: binomial p-value where the outliers' odds of being in the group may be `odds` times as
-            high as those of the ring's outliers, and as the whole set's; not corrected.
+        p: binomial p-value against the ring's rate or the whole set's, whichever is higher, where
+            the odds may exceed it as they do at this source's other pixels (`bias`); not corrected.
         share: of the outliers that are in the group.
         films: the outliers in the group.
     """
@@ -56,18 +69,17 @@ class Association:
     films: Rows
 
 
-def associations(seen: Observed, labelled: Labelled, odds: float) -> tuple[list[Association], int]:
+def associations(seen: Observed, labelled: Labelled) -> tuple[list[Association], int]:
     """Test each pixel's outliers.
 
     Args:
         seen: what was seen of the films.
         labelled: their labels.
-        odds: 1 or more.
 
     Returns:
         The least likely, and how many tests there were.
     """
-    from scipy import ndimage, stats
+    from scipy import ndimage, special, stats
 
     _, height, width = seen.shape
     shape = (len(TAILS), 2, height, width)
@@ -92,13 +104,28 @@ def associations(seen: Observed, labelled: Labelled, odds: float) -> tuple[list[
     found, tests = list[tuple[float, float, int, tuple[int, ...]]](), 0
     for group, base, hits, trials in zip(numbers, bases, every_hit, every_trial, strict=True):
         tests += int((trials >= FEWEST).sum())
-        rate = np.maximum((around(hits) + 1) / (around(trials) + 2), base)
-        raised = odds * rate / (1 - rate + odds * rate)
-        at = np.nonzero((hits >= FEWEST) & (hits > trials * raised))
-        p = np.asarray(stats.binom.sf(hits[at] - 1, trials[at], raised[at]))
-        for number in np.argsort(p, kind="stable")[:MOST]:
-            cell = tuple(int(axis[number]) for axis in at)
-            found.append((float(p[number]), float(hits[cell] / trials[cell]), group, cell))
+        ring = around(trials)
+        rate = np.maximum((around(hits) + 1) / (ring + 2), base)
+        at = np.nonzero((hits >= FEWEST) & (hits > trials * rate))
+        if not len(at[0]):
+            continue
+        # The mark itself is among these, at some pixels of thousands: too few to count as nature.
+        sample = np.s_[..., ::APART, ::APART]
+        usual = (trials[sample] >= FEWEST) & (ring[sample] >= RING)
+        bias = learn_bias(
+            evidence_of_spreads(
+                profiles(hits[sample][usual], trials[sample][usual], rate[sample][usual])
+            ),
+            np.zeros((0, len(SPREADS))),
+        )
+        by_chance = np.asarray(stats.binom.sf(hits[at] - 1, trials[at], rate[at]))
+        order = np.argsort(by_chance, kind="stable")[:MOST]
+        likely = tuple(axis[order] for axis in at)
+        raised = special.expit(special.logit(rate[likely])[:, None] + LOG_ODDS)
+        p = stats.binom.sf((hits[likely] - 1)[:, None], trials[likely][:, None], raised)
+        for number, chances in enumerate(p):
+            cell = tuple(int(axis[number]) for axis in likely)
+            found.append((bias.expected(chances), float(hits[cell] / trials[cell]), group, cell))
     best = sorted(found)[:MOST]
     columns = [int(np.ravel_multi_index(cell, shape)) for _, _, _, cell in best]
     films = _films(seen, columns)

@@ -18,12 +18,15 @@ from leadapron.cohort import ImageArray, Rows, blocks
 from leadapron.detect.films.blobs import find_blobs, grey, running
 
 __all__ = [
+    "CELLS",
     "TAILS",
     "TEXTURE",
     "TRACES",
     "Limits",
     "Observed",
+    "cell_edges",
     "fine_structure",
+    "from_afar",
     "grey_levels",
     "limits",
     "observe",
@@ -50,6 +53,9 @@ TAILS = (0.005, 0.02)
 SAMPLE = 1000
 """Films that a pixel's limits are taken from."""
 
+CELLS = 16
+"""Cells on a side of a film from afar."""
+
 TRACES = ("fine structure", "grey levels")
 """The descriptions of a whole film, see `fine_structure` and `grey_levels`."""
 
@@ -73,6 +79,7 @@ class Observed:
             + column; film by film.
         starts: (n + 1,) where each film's outliers start.
         traces: by name of `TRACES`, (n, d) float32.
+        afar: (n, 256) float32, see `from_afar`.
     """
 
     shape: tuple[int, int, int]
@@ -81,6 +88,7 @@ class Observed:
     outliers: NDArray[np.int32]
     starts: Rows
     traces: dict[str, NDArray[np.float32]]
+    afar: NDArray[np.float32]
 
     def replaced(self, rows: Rows, other: Observed) -> Observed:
         """Return the same with some films replaced.
@@ -107,6 +115,8 @@ class Observed:
         traces = {name: values.copy() for name, values in self.traces.items()}
         for name, values in other.traces.items():
             traces[name][rows] = values
+        afar = self.afar.copy()
+        afar[rows] = other.afar
         return Observed(
             shape=self.shape,
             blobs=merged(self.blobs, other.blobs),
@@ -114,6 +124,7 @@ class Observed:
             outliers=every[np.argsort(owner, kind="stable")],
             starts=np.concatenate([[0], np.cumsum(lengths)]),
             traces=traces,
+            afar=afar,
         )
 
     def take(self, rows: Rows) -> Observed:
@@ -134,6 +145,7 @@ class Observed:
             outliers=np.concatenate(parts) if parts else self.outliers[:0],
             starts=np.cumsum([0, *(len(part) for part in parts)], dtype=np.int64),
             traces={name: values[rows] for name, values in self.traces.items()},
+            afar=self.afar[rows],
         )
 
 
@@ -187,6 +199,7 @@ def observe(images: ImageArray, bounds: Limits, *, progress: Progress | None = N
         outliers=np.concatenate([block.outliers for block in seen]),
         starts=np.concatenate([[0], np.cumsum(lengths)]),
         traces={name: np.concatenate([block.traces[name] for block in seen]) for name in TRACES},
+        afar=np.concatenate([block.afar for block in seen]),
     )
 
 
@@ -196,6 +209,7 @@ class _Block(NamedTuple):
     outliers: NDArray[np.int32]
     lengths: Rows
     traces: dict[str, NDArray[np.float32]]
+    afar: NDArray[np.float32]
 
 
 def _parts(rows: Rows) -> Sequence[Rows]:
@@ -213,6 +227,7 @@ def _block(images: NDArray[np.uint8], first: int, bounds: Limits) -> _Block:
             "fine structure": fine_structure(images.astype(np.float32)),
             "grey levels": grey_levels(images),
         },
+        afar=from_afar(images),
     )
 
 
@@ -313,3 +328,26 @@ def grey_levels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     logs = np.log1p(counts).astype(np.float32)
     found: NDArray[np.float32] = logs - ndimage.uniform_filter(logs, (0, 9))
     return found
+
+
+def cell_edges(length: int) -> Rows:
+    """Return where the cells of a film from afar begin and end, in pixels."""
+    return np.linspace(0, length, CELLS + 1).astype(np.int64)
+
+
+def from_afar(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return (n, 256) means of 16x16 cells; each film's median is 0, its quartiles lie 1 apart.
+
+    Args:
+        images: (n, height, width), 16 pixels and more on a side.
+    """
+    n, *sides = images.shape
+    rows, columns = (cell_edges(length) for length in sides)
+    area = np.outer(np.diff(rows), np.diff(columns)).ravel()
+    across = np.add.reduceat(images, columns[:-1], axis=2, dtype=np.uint32)
+    found = np.add.reduceat(across, rows[:-1], axis=1).reshape(n, -1) / area
+    # Quartiles: a mark in one cell must not move the others.
+    low, middle, high = np.percentile(found, (25, 50, 75), axis=1)
+    found = (found - middle[:, None]) / np.maximum(high - low, 1e-3)[:, None]
+    small: NDArray[np.float32] = found.astype(np.float32)
+    return small

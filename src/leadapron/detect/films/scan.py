@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -15,15 +15,17 @@ from leadapron.cohort import Cohort, ImageArray, Rows, blocks
 from leadapron.detect.films.association import associations
 from leadapron.detect.films.blobs import grey, shrunk
 from leadapron.detect.films.observe import Observed, Progress, limits, observe
+from leadapron.detect.films.reader import Reader
 from leadapron.detect.films.repeats import WIDTHS, Repeat, anywhere, at_places, textures
 from leadapron.detect.films.shift import Group, Labelled, Shift
 from leadapron.detect.films.signatures import signatures
-from leadapron.detect.scores import Evidence
+from leadapron.detect.films.ties import OVERLAP, Control, Controls, Place
+from leadapron.detect.scores import Evidence, LabelTie
 from leadapron.errors import DataError, UsageError
 from leadapron.seeds import stream
 from leadapron.types import said
 
-__all__ = ["METHODS", "NATURAL", "Method", "Scan", "scan_films"]
+__all__ = ["METHODS", "Method", "Scan", "scan_films"]
 
 METHODS = (
     "marks at a place",
@@ -35,23 +37,14 @@ METHODS = (
 )
 """What is tried, each on all places and findings at once."""
 
-NATURAL = {
-    "marks at a place": 3.0,
-    "marks anywhere": 5.0,
-    "textures at a place": 3.0,
-    "textures anywhere": 5.0,
-    "signatures": 10.0,
-    "associations": 3.0,
-}
-"""Odds ratio between what a method looks at and a finding that nature is granted: a letter goes
-with a view, and a view with a finding."""
-
-LOOSE = 10.0
-"""The same for marks whose grey levels aren't alike, and for single pixels anywhere: nature's own
-marks are like that, and in a source of several devices they tell the device."""
-
 WORTHWHILE = 0.5
-"""What isn't less likely than this without granting nature anything isn't tested again."""
+"""What isn't less likely than this where nature ties no mark to any label isn't judged further."""
+
+JUDGED = 4
+"""Groups that a mark is judged for, those that its films are tied to most."""
+
+SIGNATURE_ODDS = 10.0
+"""Odds ratio between the top of a ranking and a group that nature is granted."""
 
 FEWEST = 10
 """Films that can be scanned, at least."""
@@ -64,6 +57,9 @@ LISTED = 3
 
 SAME = 0.5
 """Evidence that shares so much of its films with stronger evidence is about the same poison."""
+
+
+Verdict = Literal["nothing found", "label-tied mark", "suspicious", "poisoned"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,37 +87,45 @@ class Scan:
 
     Args:
         verdict: "poisoned" where the false-alarm rate was met; "suspicious" up to ten times of it;
-            else "clean", which is no proof: see the page on what a scan can't see.
+            else "label-tied mark" where a mark goes with a label by more than chance: a shortcut,
+            or poison with true labels; else "nothing found", which is no proof: see the page on
+            what a scan can't see.
         p: smallest p-value over all methods, corrected for all that was tried.
         false_alarm: chance that was granted of calling a clean set poisoned.
         methods: what was tried.
-        evidence: poison first, the strongest first; then repeated marks and shortcuts.
+        evidence: poison first, the strongest first; then label-tied marks, repeated marks and
+            shortcuts.
         scores: (n,) float64: -log10 of the smallest p-value of the evidence that names the film,
             0 for films that none names.
+        least: for each finding, on how few patients' films a solid mark, all of them with the
+            finding, would be evidence of poison by its labels alone; None where no number would do.
         notes: what couldn't be tested and why.
     """
 
-    verdict: Literal["clean", "suspicious", "poisoned"]
+    verdict: Verdict
     p: float
     false_alarm: float
     methods: tuple[Method, ...]
     evidence: tuple[Evidence, ...]
     scores: NDArray[np.float64]
+    least: Mapping[str, int | None]
     notes: tuple[str, ...]
 
 
 class _Tested(NamedTuple):
-    """One thing whose labels were tested."""
+    """One thing whose labels were tested; p-values are corrected for all that its method tried."""
 
     p: float
-    natural_p: float
+    chance: float
     group: Group | None
     share: float
     expected: float
     films: Rows
-    place: tuple[int, int, int] | None
+    place: Place | None
     what: str
-    repeat: Repeat | None
+    repeat: Repeat | None = None
+    tie: LabelTie | None = None
+    tested: frozenset[int] = frozenset()
 
 
 def scan_films(
@@ -161,12 +165,25 @@ def scan_films(
         bounds = limits(cohort.images, stream(seed, "limits"))
         seen = observe(cohort.images, bounds, progress=progress)
     labelled = Labelled(cohort)
+    marks = _all_marks(seen, labelled)
+    controls = Controls(
+        [mark for some in marks.values() for _, mark in some],
+        labelled,
+        Reader(seen.afar, seen.shape[1:], labelled, stream(seed, "reader"))
+        if labelled.groups
+        else None,
+    )
     results, methods = dict[str, list[_Tested]](), list[Method]()
     for number, name in enumerate(METHODS):
         if progress is not None:
             progress(f"testing {name}", number + 1, len(METHODS))
         begun = time.perf_counter()
-        results[name] = list(_tried(name, seen, labelled, seed))
+        if name == "signatures":
+            results[name] = list(_signed(seen, controls, seed))
+        elif name == "associations":
+            results[name] = list(_associated(seen, labelled))
+        else:
+            results[name] = list(_repeated(marks[name], controls, false_alarm))
         smallest = min((each.p for each in results[name]), default=1.0)
         methods.append(
             Method(
@@ -179,12 +196,13 @@ def scan_films(
         )
     methods = _holm(methods)
     p = min(method.adjusted for method in methods)
-    verdict: Literal["clean", "suspicious", "poisoned"] = "clean"
+    poison = _poison(results, cohort.images, labelled, false_alarm)
+    tied = list(_tied(results, poison, false_alarm, cohort))
+    verdict: Verdict = "label-tied mark" if tied else "nothing found"
     if p <= false_alarm:
         verdict = "poisoned"
     elif p <= _suspicious(false_alarm):
         verdict = "suspicious"
-    poison = _poison(results, cohort.images, labelled, false_alarm)
     scores = np.zeros(len(cohort))
     for each in poison:
         scores[each.films] = np.maximum(scores[each.films], -np.log10(max(each.p, 1e-300)))
@@ -195,12 +213,41 @@ def scan_films(
         methods=tuple(methods),
         evidence=(
             *poison,
-            *_marks(results, poison, labelled),
-            *_shortcuts(results, poison, false_alarm),
+            *tied,
+            *_marks(results, (*poison, *tied), labelled),
+            *_shortcuts(results["signatures"], poison, false_alarm),
         ),
         scores=scores,
+        least=_least(controls, cohort.findings, false_alarm),
         notes=_notes(cohort, labelled),
     )
+
+
+def _all_marks(seen: Observed, labelled: Labelled) -> dict[str, list[tuple[Repeat, Control]]]:
+    """Marks that come again, by method, each with its films' labels."""
+    lists = {
+        "marks at a place": at_places(seen, labelled.patients),
+        "marks anywhere": anywhere(seen, labelled.patients),
+        "textures at a place": textures(seen, labelled.patients, placed=True),
+        "textures anywhere": textures(seen, labelled.patients, placed=False),
+    }
+    return {
+        name: [
+            (
+                repeat,
+                Control(
+                    kind=_kind(name, repeat),
+                    films=repeat.films,
+                    place=None
+                    if repeat.row is None or repeat.column is None
+                    else (repeat.row, repeat.column, repeat.side),
+                    counts=labelled.counts(repeat.films),
+                ),
+            )
+            for repeat in repeats
+        ]
+        for name, repeats in lists.items()
+    }
 
 
 def _suspicious(false_alarm: float) -> float:
@@ -208,71 +255,82 @@ def _suspicious(false_alarm: float) -> float:
     return max(false_alarm, min(SUSPICIOUS * false_alarm, 0.5))
 
 
-def _tried(name: str, seen: Observed, labelled: Labelled, seed: int) -> Iterator[_Tested]:
-    """All that one method tests, with p-values corrected for all of it."""
-    odds = NATURAL[name]
-    if name == "signatures":
-        found, tests = signatures(seen, labelled, odds, stream(seed, "signatures"))
-        for sign in found:
-            yield _Tested(
-                p=min(1.0, sign.p * tests),
-                natural_p=min(1.0, sign.shift.p * tests),
-                group=labelled.groups[sign.shift.group],
-                share=sign.shift.share,
-                expected=sign.shift.expected,
-                films=np.sort(sign.films),
-                place=None,
-                what=f"a signature in the films' {sign.trace}",
-                repeat=None,
-            )
-        return
-    if name == "associations":
-        pixels, tests = associations(seen, labelled, odds)
-        for pixel in pixels:
-            shade = "bright" if pixel.bright else "dark"
-            yield _Tested(
-                p=min(1.0, pixel.p * tests),
-                natural_p=1.0,
-                group=labelled.groups[pixel.group],
-                share=pixel.share,
-                expected=float("nan"),
-                films=pixel.films,
-                place=(pixel.row, pixel.column, 1),
-                what=f"{shade} outliers at row {pixel.row}, column {pixel.column}",
-                repeat=None,
-            )
-        return
-    lists: dict[str, Callable[[], list[Repeat]]] = {
-        "marks at a place": lambda: at_places(seen, labelled.patients),
-        "marks anywhere": lambda: anywhere(seen, labelled.patients),
-        "textures at a place": lambda: textures(seen, labelled.patients, placed=True),
-        "textures anywhere": lambda: textures(seen, labelled.patients, placed=False),
-    }
-    for repeat, weight in _weighted(lists[name]()):
-        low, high = repeat.levels
-        loose = high - low > WIDTHS[2] or (repeat.row is None and repeat.side == 1)
-        natural = labelled.strongest(repeat.films, 1.0)
-        shift = natural
-        if natural is not None and natural.p * weight <= WORTHWHILE:
-            granted = LOOSE if loose and repeat.bright is not None else odds
-            shift = labelled.strongest(repeat.films, granted)
-        if shift is None or natural is None:
-            shift = natural = Shift(
-                group=-1, p=1.0, share=0.0, expected=0.0, patients=repeat.patients
-            )
+def _signed(seen: Observed, controls: Controls, seed: int) -> Iterator[_Tested]:
+    """Signatures of whole films."""
+    labelled = controls.labelled
+    found, tests = signatures(seen, controls, SIGNATURE_ODDS, stream(seed, "signatures"))
+    for sign in found:
         yield _Tested(
-            p=min(1.0, shift.p * weight),
-            natural_p=min(1.0, natural.p * weight),
-            group=labelled.groups[shift.group] if shift.group >= 0 else None,
-            share=shift.share,
-            expected=shift.expected,
+            p=min(1.0, sign.p * tests),
+            chance=min(1.0, sign.shift.p * tests),
+            group=labelled.groups[sign.shift.group],
+            share=sign.shift.share,
+            expected=sign.shift.expected,
+            films=np.sort(sign.films),
+            place=None,
+            what=f"a signature in the films' {sign.trace}",
+        )
+
+
+def _associated(seen: Observed, labelled: Labelled) -> Iterator[_Tested]:
+    """Outliers of single pixels."""
+    pixels, tests = associations(seen, labelled)
+    for pixel in pixels:
+        shade = "bright" if pixel.bright else "dark"
+        yield _Tested(
+            p=min(1.0, pixel.p * tests),
+            chance=1.0,
+            group=labelled.groups[pixel.group],
+            share=pixel.share,
+            expected=float("nan"),
+            films=pixel.films,
+            place=(pixel.row, pixel.column, 1),
+            what=f"{shade} outliers at row {pixel.row}, column {pixel.column}",
+        )
+
+
+def _repeated(
+    repeats: Sequence[tuple[Repeat, Control]], controls: Controls, false_alarm: float
+) -> Iterator[_Tested]:
+    """Marks that come again."""
+    labelled = controls.labelled
+    for (repeat, mark), weight in _weighted(repeats):
+        likely = sorted(labelled.shifts(mark.films, 1.0), key=lambda shift: (shift.p, -shift.share))
+        factor = len(likely) * weight
+        rate = false_alarm / max(factor * len(METHODS), 1)
+        ties = [
+            controls.judge(mark, shift.group, rate)
+            for shift in likely[:JUDGED]
+            if shift.p * factor <= WORTHWHILE
+        ]
+        # Of several that are evidence the one that chance explains least: a film with one finding
+        # alone has that finding too.
+        strong = [each for each in ties if each.p <= rate]
+        tie = min(
+            strong or ties,
+            key=lambda each: (0.0 if strong else each.p, each.facts.chance),
+            default=None,
+        )
+        yield _Tested(
+            p=1.0 if tie is None else min(1.0, tie.p * factor),
+            chance=1.0 if tie is None else min(1.0, tie.facts.chance * factor),
+            group=None if tie is None else labelled.groups[tie.group],
+            share=0.0 if tie is None else tie.facts.share,
+            expected=0.0 if tie is None else tie.facts.expected,
             films=repeat.films,
-            place=None
-            if repeat.row is None or repeat.column is None
-            else (repeat.row, repeat.column, repeat.side),
+            place=mark.place,
             what=_mark_words(repeat),
             repeat=repeat,
+            tie=None if tie is None else tie.facts,
+            tested=frozenset(shift.group for shift in likely),
         )
+
+
+def _kind(name: str, repeat: Repeat) -> str:
+    """Which marks are each other's first controls: of one method, size and regularity."""
+    low, high = repeat.levels
+    loose = "loose" if high - low > WIDTHS[2] else "even"
+    return f"{name}, {int(np.searchsorted(SIZES, repeat.side))}, {loose}"
 
 
 SIZES = (1, 2, 5)
@@ -280,7 +338,9 @@ SIZES = (1, 2, 5)
 and larger."""
 
 
-def _weighted(repeats: Sequence[Repeat]) -> Iterator[tuple[Repeat, float]]:
+def _weighted(
+    repeats: Sequence[tuple[Repeat, Control]],
+) -> Iterator[tuple[tuple[Repeat, Control], float]]:
     """Each with the factor that corrects its p-value.
 
     The chance of a false alarm is divided equally among the sizes, and within a size by rank: the
@@ -288,13 +348,13 @@ def _weighted(repeats: Sequence[Repeat]) -> Iterator[tuple[Repeat, float]]:
     look at labels, so strong repetition may cost less (weighted Bonferroni: Holm, 1979; Genovese,
     Roeder and Wasserman, Biometrika 93 (2006) 509).
     """
-    by_size = defaultdict[int, list[Repeat]](list)
-    for repeat in repeats:
-        by_size[int(np.searchsorted(SIZES, repeat.side))].append(repeat)
+    by_size = defaultdict[int, list[tuple[Repeat, Control]]](list)
+    for each in repeats:
+        by_size[int(np.searchsorted(SIZES, each[0].side))].append(each)
     for some in by_size.values():
         harmonic = float((1 / np.arange(1, len(some) + 1)).sum())
-        for rank, repeat in enumerate(some, 1):
-            yield repeat, rank * harmonic * len(by_size)
+        for rank, each in enumerate(some, 1):
+            yield each, rank * harmonic * len(by_size)
 
 
 def _holm(methods: Sequence[Method]) -> list[Method]:
@@ -334,7 +394,15 @@ def _poison(
             if name == "associations":
                 loose[same].append(films)
             else:
-                kept[same] = replace(kept[same], films=np.union1d(kept[same].films, films))
+                one = kept[same]
+                # A mark knows its place best; single outliers are somewhere on it.
+                knows = each.repeat is not None and each.place is not None
+                moved = knows and (one.place is None or one.method == "associations")
+                kept[same] = replace(
+                    one,
+                    films=np.union1d(one.films, films),
+                    place=each.place if moved else one.place,
+                )
             continue
         others = (
             "more than those around it"
@@ -350,7 +418,9 @@ def _poison(
                 direction=group.direction,
                 place=each.place,
                 films=films,
-                words=f"{each.what}: {each.share:.0%} say {group.words}, {others}",
+                tie=each.tie,
+                words=f"{each.what}: {each.share:.0%} say {group.words}, {others}"
+                + _why(each.tie, group),
             )
         )
     for number, outliers in loose.items():
@@ -404,6 +474,7 @@ def _marks(
             size = int(np.searchsorted(SIZES, repeat.side))
             if listed[size] < LISTED:
                 listed[size] += 1
+                shift = labelled.lopsided(each.films)
                 usual = "" if np.isnan(repeat.usual) else f" ({repeat.usual:.1f} would be usual)"
                 yield Evidence(
                     kind="repeated mark",
@@ -411,60 +482,171 @@ def _marks(
                     p=repeat.p,
                     place=each.place,
                     films=each.films,
-                    tested=each.group is not None,
+                    tested=shift is not None and shift.group in each.tested,
                     words=f"{each.what} of {repeat.patients} patients{usual}; "
-                    + _label_words(each, labelled),
+                    + _label_words(each, shift, labelled),
                 )
 
 
-def _label_words(each: _Tested, labelled: Labelled) -> str:
+def _label_words(each: _Tested, shift: Shift | None, labelled: Labelled) -> str:
     """The labels of a mark's films beside the others', and what was made of that."""
-    if each.group is not None:
-        return (
-            f"{each.share:.0%} say {each.group.words}, others {each.expected:.1%}; tested, and no "
-            f"more than chance and nature can do (p {each.p:.2g})"
-        )
-    shift = labelled.lopsided(each.films)
     if shift is None:
         return "no label of theirs is stated, so none was tested"
-    return (
-        f"{shift.share:.0%} say {labelled.groups[shift.group].words}, others {shift.expected:.1%}; "
-        "not tested: so few films could not show more than nature can do"
-    )
+    words = labelled.groups[shift.group].words
+    shares = f"{shift.share:.0%} say {words}, others {shift.expected:.1%}"
+    if shift.group in each.tested:
+        return f"{shares}; tested, and no more than chance can do"
+    return f"{shares}; not tested: so few films could not show more than chance can do"
 
+
+CAUSES = ("site", "scanner", "view", "split", "sex")
+"""Columns of a source that may say where a mark comes from."""
+
+CERTAIN, TELLING = 1e-4, 0.3
+"""A value is named that films with a mark have more often, by so small a chance and so much."""
+
+BORDER = 0.05
+"""Share of a film's side that is its border."""
 
 MARK = 0.001
 """A mark is called repeated from this p-value of its repetition on."""
 
 
-def _shortcuts(
-    results: dict[str, list[_Tested]], poison: Sequence[Evidence], false_alarm: float
+def _why(tie: LabelTie | None, group: Group) -> str:
+    """Which question found poison."""
+    if tie is None:
+        return ""
+    if tie.decided == "anatomy":
+        return f"; from afar {tie.read:.0%} of these films look like {group.words}"
+    return (
+        f"; that takes odds of {tie.needed:.1f}, and this source's other marks go with it by odds "
+        f"of up to {tie.usual:.1f}"
+    )
+
+
+def _tied(
+    results: Mapping[str, list[_Tested]],
+    poison: Sequence[Evidence],
+    false_alarm: float,
+    cohort: Cohort,
 ) -> Iterator[Evidence]:
-    """Associations that go beyond chance and not beyond what nature is granted."""
+    """Marks that go with a label by more than chance, and by no more than nature can do here."""
+    given = list(poison)
     for name, some in results.items():
-        natural = sorted(
-            (each for each in some if each.natural_p <= false_alarm and each.group is not None),
-            key=lambda each: each.natural_p,
-        )
-        seen = set[str]()
-        for each in natural:
-            group = each.group
-            if group is None or group.words in seen or len(seen) == LISTED:
+        listed = 0
+        for each in sorted(some, key=lambda each: each.chance):
+            group, tie = each.group, each.tie
+            if group is None or tie is None or each.chance * len(METHODS) > false_alarm:
                 continue
-            if any(_overlap(one, each.films) for one in poison):
+            if listed == LISTED or any(_overlap(one, each.films) for one in given):
                 continue
-            seen.add(group.words)
-            yield Evidence(
-                kind="shortcut",
+            listed += 1
+            found = Evidence(
+                kind="label-tied mark",
                 method=name,
-                p=each.natural_p,
+                p=min(1.0, each.chance * len(METHODS)),
                 finding=group.finding,
                 direction=group.direction,
                 place=each.place,
                 films=each.films,
+                tie=tie,
                 words=f"{each.what}: {each.share:.0%} say {group.words}, others "
-                f"{each.expected:.1%}; nature can do as much",
+                f"{each.expected:.1%}; {_no_more(tie, group)}{_cause(each, cohort)}",
             )
+            given.append(found)
+            yield found
+
+
+def _no_more(tie: LabelTie, group: Group) -> str:
+    """Why a tie is no evidence of poison."""
+    if tie.overlap < OVERLAP:
+        return (
+            f"can't tell: {tie.overlap} comparable films without the mark say {group.words}, or "
+            f"don't; {OVERLAP} of either are needed"
+        )
+    usual = f"other marks of this source go with it by odds of up to {tie.usual:.1f}"
+    if np.isnan(tie.read):
+        return f"a hidden cause with odds of {tie.needed:.1f} explains it, {usual}"
+    return (
+        f"a hidden cause with odds of {tie.needed:.1f} explains it, {usual}, and from afar "
+        f"{tie.read:.0%} of these films look like {group.words}: a shortcut, or poison with true "
+        "labels"
+    )
+
+
+def _cause(each: _Tested, cohort: Cohort) -> str:
+    """What else films with a mark have in common: where it may come from."""
+    from scipy import stats
+
+    marked = np.zeros(len(cohort), dtype=np.bool_)
+    marked[each.films] = True
+    found = list[tuple[float, str]]()
+    for name in CAUSES:
+        if name not in cohort.attributes:
+            continue
+        column = cohort.attributes[name].astype(str)
+        for value in np.unique(column[marked]):
+            has = column == value
+            shares = float(has[marked].mean()), float(has[~marked].mean())
+            table = np.array(
+                [[(has & side).sum(), (~has & side).sum()] for side in (marked, ~marked)]
+            )
+            p = float(stats.fisher_exact(table, alternative="greater")[1])
+            if p <= CERTAIN and shares[0] - shares[1] >= TELLING:
+                said = f"{shares[0]:.0%} of them have {name} {value}, {shares[1]:.0%} of the others"
+                found.append((shares[1] - shares[0], said))
+    words = [min(found)[1]] if found else []
+    if each.place is not None:
+        row, column_, side = each.place
+        height, width = cohort.images.shape[1:]
+        edge = min(row, column_, height - row - side, width - column_ - side)
+        if edge < BORDER * min(height, width):
+            words.append(f"it lies {edge} pixels from the border, where films are cropped")
+    return f" ({'; '.join(words)})" if words else ""
+
+
+def _least(
+    controls: Controls, findings: Sequence[str], false_alarm: float
+) -> dict[str, int | None]:
+    """For each finding, how few films with a solid mark of 3x3 pixels could be told."""
+    labelled = controls.labelled
+    found: dict[str, int | None] = {}
+    for number, group in enumerate(labelled.groups):
+        if group.direction == "added" and group.finding in findings:
+            known = labelled.stated[:, number]
+            share = float(labelled.members[known, number].mean()) if known.any() else 0.0
+            # As if it were the most repeated mark of its size, tied to any of the groups.
+            tests = len(METHODS) * (len(SIZES) + 1) * len(labelled.groups)
+            found[str(group.finding)] = controls.least(
+                f"{METHODS[0]}, 2, even", number, share, false_alarm / tests
+            )
+    return found
+
+
+def _shortcuts(
+    signed: Sequence[_Tested], poison: Sequence[Evidence], false_alarm: float
+) -> Iterator[Evidence]:
+    """Groups of films that share their look and a label, by more than chance."""
+    seen = set[str]()
+    for each in sorted(signed, key=lambda each: each.chance):
+        group = each.group
+        if group is None or each.chance > false_alarm:
+            continue
+        if group.words in seen or len(seen) == LISTED:
+            continue
+        if any(_overlap(one, each.films) for one in poison):
+            continue
+        seen.add(group.words)
+        yield Evidence(
+            kind="shortcut",
+            method="signatures",
+            p=each.chance,
+            finding=group.finding,
+            direction=group.direction,
+            films=each.films,
+            words=f"{each.what}: {each.share:.0%} say {group.words}, others "
+            f"{each.expected:.1%}; nature can do as much",
+        )
 
 
 def _carriers(images: ImageArray, repeat: Repeat, labelled: Labelled, group: Group) -> Rows:

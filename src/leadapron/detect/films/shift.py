@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from leadapron.cohort import Cohort, Rows
 
-__all__ = ["Group", "Labelled", "Shift"]
+__all__ = ["Counts", "Group", "Labelled", "Shift"]
 
 Direction = Literal["added", "removed", "one-hot", "same labels"]
 
-ATTAINABLE = 1e-4
+ATTAINABLE = 1e-3
 """A group is tested where films that are all in it would give a p-value of this or less."""
 
 NEAR = 0.01
@@ -61,6 +61,55 @@ class Shift:
     patients: int
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Counts:
+    """Some films' labels, counted by group.
+
+    Args:
+        hits: (groups,) patients whose films are in the group; of those whose films disagree the
+            share that is.
+        trials: (groups,) patients of whom that is known.
+        expected: (groups,) share of the group among the other films of the same view and site.
+        rest: (groups,) how many patients the other films are.
+    """
+
+    hits: NDArray[np.float64]
+    trials: NDArray[np.int64]
+    expected: NDArray[np.float64]
+    rest: NDArray[np.float64]
+
+    @property
+    def whole(self) -> NDArray[np.int64]:
+        """(groups,): `hits`, rounded down."""
+        return np.floor(self.hits + 1e-9).astype(np.int64)
+
+    def tail(self, group: int, odds: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the chance of so many hits or more where nature may have these odds ratios.
+
+        Args:
+            group: number of the group.
+            odds: (o,) above 0.
+
+        Returns:
+            (o,), by Fisher's noncentral hypergeometric distribution.
+        """
+        hits, trials = int(self.whole[group]), int(self.trials[group])
+        rest, expected = self.rest[group], self.expected[group]
+        carriers = hits + max(round(expected * rest), 1)
+        everyone = trials + max(round(rest), carriers - hits)
+        return _tail(hits, everyone, carriers, trials, odds)
+
+    def shift(self, group: int, p: float) -> Shift:
+        """Return a group's counts with a p-value."""
+        return Shift(
+            group=group,
+            p=float(np.clip(p, 0, 1)),
+            share=float(self.whole[group] / self.trials[group]),
+            expected=float(self.expected[group]),
+            patients=int(self.trials[group]),
+        )
+
+
 class Labelled:
     """A cohort's labels, made ready to be tested again and again.
 
@@ -87,9 +136,38 @@ class Labelled:
             [held[strata == number].sum(axis=0, dtype=np.float64) for number in range(count)]
         )
 
-    def shifts(
-        self, films: Rows, odds: float, only: int | None = None, *, every: bool = False
-    ) -> list[Shift]:
+    def counts(self, films: Rows) -> Counts:
+        """Return how many of some films' patients are in each group, and how many would be.
+
+        Args:
+            films: (m,) distinct rows, one at least.
+        """
+        # By patient, so that each one's films lie together.
+        films = films[np.argsort(self.patients[films], kind="stable")]
+        others = self._known - self._by_stratum(self.stated, films)
+        theirs = self._inside - self._by_stratum(self.members, films)
+        # One half more and two halves more: a group that no other film is in has a rate as well.
+        rate = ((theirs + 0.5) / (others + 1.0))[self.strata[films]]
+        stated = self.stated[films]
+        starts = np.flatnonzero(np.diff(self.patients[films], prepend=-1))
+        sums = [
+            np.add.reduceat(values, starts, axis=0, dtype=np.float64)
+            for values in (self.members[films], stated, rate * stated)
+        ]
+        share, chance = (
+            np.divide(each, sums[1], out=np.zeros_like(each), where=sums[1] > 0)
+            for each in (sums[0], sums[2])
+        )
+        trials = (sums[1] > 0).sum(axis=0)
+        return Counts(
+            hits=share.sum(axis=0),
+            trials=trials,
+            expected=chance.sum(axis=0) / np.maximum(trials, 1),
+            # The other films, as so many patients.
+            rest=np.maximum(others.sum(axis=0) * self.patient_count / len(self.patients), 1),
+        )
+
+    def shifts(self, films: Rows, odds: float, only: int | None = None) -> list[Shift]:
         """Test the films' labels against those of all other films, group by group.
 
         The null hypothesis allows for a natural association: the odds of being in the group may
@@ -111,57 +189,29 @@ class Labelled:
 
         if not len(films) or not self.groups:
             return []
-        # By patient, so that each one's films lie together.
-        films = films[np.argsort(self.patients[films], kind="stable")]
-        others = self._known - self._by_stratum(self.stated, films)
-        theirs = self._inside - self._by_stratum(self.members, films)
-        # One half more and two halves more: a group that no other film is in has a rate as well.
-        rate = ((theirs + 0.5) / (others + 1.0))[self.strata[films]]
-        stated = self.stated[films]
-        starts = np.flatnonzero(np.diff(self.patients[films], prepend=-1))
-        sums = [
-            np.add.reduceat(values, starts, axis=0, dtype=np.float64)
-            for values in (self.members[films], stated, rate * stated)
-        ]
-        share, chance = (
-            np.divide(each, sums[1], out=np.zeros_like(each), where=sums[1] > 0)
-            for each in (sums[0], sums[2])
-        )
-        trials = (sums[1] > 0).sum(axis=0)
-        hits = np.floor(share.sum(axis=0) + 1e-9).astype(np.int64)
-        expected = chance.sum(axis=0) / np.maximum(trials, 1)
-        raised = odds * expected / (1 - expected + odds * expected)
-        # The other films, as so many patients, with the rate that was expected of these.
-        rest = np.maximum(others.sum(axis=0) * self.patient_count / len(self.patients), 1)
-        p = stats.binom.sf(hits - 1, trials, raised)
-        tested = (trials > 0) & (raised**trials <= ATTAINABLE)
-        numbers = np.flatnonzero(tested | every) if only is None else np.array([only])
-        found = []
-        for number in numbers[trials[numbers] > 0]:
-            if p[number] < NEAR:
-                carriers = hits[number] + max(round(expected[number] * rest[number]), 1)
-                p[number] = _tail(
-                    hits[number],
-                    trials[number] + max(round(rest[number]), carriers - hits[number]),
-                    carriers,
-                    trials[number],
-                    odds,
-                )
-            found.append(
-                Shift(
-                    group=int(number),
-                    p=float(np.clip(p[number], 0, 1)),
-                    share=float(hits[number] / trials[number]),
-                    expected=float(expected[number]),
-                    patients=int(trials[number]),
-                )
+        counts = self.counts(films)
+        raised = odds * counts.expected / (1 - counts.expected + odds * counts.expected)
+        p = np.asarray(stats.binom.sf(counts.whole - 1, counts.trials, raised))
+        tested = (counts.trials > 0) & (raised**counts.trials <= ATTAINABLE)
+        numbers = np.flatnonzero(tested) if only is None else np.array([only])
+        return [
+            counts.shift(
+                int(number),
+                float(counts.tail(int(number), np.array([odds]))[0])
+                if p[number] < NEAR
+                else float(p[number]),
             )
-        return found
+            for number in numbers[counts.trials[numbers] > 0]
+        ]
 
     def lopsided(self, films: Rows) -> Shift | None:
         """Return the group of which some films' share exceeds the others' most, tested or not."""
-        found = self.shifts(films, 1.0, every=True)
-        return max(found, key=lambda shift: shift.share - shift.expected, default=None)
+        if not len(films) or not self.groups:
+            return None
+        counts = self.counts(films)
+        known = np.flatnonzero(counts.trials)
+        shifts = [counts.shift(int(number), float("nan")) for number in known]
+        return max(shifts, key=lambda shift: shift.share - shift.expected, default=None)
 
     def strongest(self, films: Rows, odds: float) -> Shift | None:
         """Return the shift with the smallest p-value, corrected for the number of groups."""
@@ -172,7 +222,9 @@ class Labelled:
         return replace(best, p=min(1.0, best.p * len(found)))
 
 
-def _tail(hits: int, everyone: int, carriers: int, trials: int, odds: float) -> float:
+def _tail(
+    hits: int, everyone: int, carriers: int, trials: int, odds: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Chance of so many hits or more, by Fisher's noncentral hypergeometric distribution.
 
     scipy's own survival function is 1 less the distribution function: below 1e-12 it is noise.
@@ -180,11 +232,13 @@ def _tail(hits: int, everyone: int, carriers: int, trials: int, odds: float) -> 
     from scipy import special
 
     k = np.arange(max(0, trials + carriers - everyone), min(trials, carriers) + 1)
-    logs = k * np.log(odds) - sum(
+    logs = np.log(odds)[:, None] * k - sum(
         special.gammaln(count + 1.0)
         for count in (k, carriers - k, trials - k, everyone - carriers - trials + k)
     )
-    return float(np.exp(special.logsumexp(logs[k >= hits]) - special.logsumexp(logs)))
+    tail = special.logsumexp(logs[:, k >= hits], axis=1) - special.logsumexp(logs, axis=1)
+    p: NDArray[np.float64] = np.exp(tail)
+    return p
 
 
 def _groups(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from leadapron.cohort import Rows
 from leadapron.detect.films.observe import TRACES, Observed
 from leadapron.detect.films.shift import Labelled, Shift
+from leadapron.detect.films.ties import QUESTIONS, Controls
 
 __all__ = ["Signature", "signatures"]
 
@@ -27,6 +28,9 @@ and .85 of many."""
 
 SHARES = (0.005, 0.01, 0.02, 0.04, 0.08)
 """Shares of the films that are the top of a ranking."""
+
+UNLIKELY = 1e-3
+"""A top that isn't less likely than this by chance alone isn't judged further."""
 
 FEWEST = 15
 """Films at the top, at least; and members of a group in each half, so that it is looked at."""
@@ -57,13 +61,13 @@ class Signature:
 
 
 def signatures(
-    seen: Observed, labelled: Labelled, odds: float, rng: np.random.Generator
+    seen: Observed, controls: Controls, odds: float, rng: np.random.Generator
 ) -> tuple[list[Signature], int]:
     """Rank the films by each description for each group, and test the top.
 
     Args:
         seen: what was seen of the films.
-        labelled: their labels.
+        controls: what is natural in this source.
         odds: of a top film to be in the group, over those of another, that nature is granted.
         rng: divides the patients in halves.
 
@@ -73,6 +77,7 @@ def signatures(
 
     Source: Fisher, Annals of Eugenics 7 (1936) 179.
     """
+    labelled = controls.labelled
     half = rng.permutation(labelled.patient_count) % 2
     first = half[labelled.patients] == 0
     found, tests = list[Signature](), 0
@@ -81,7 +86,7 @@ def signatures(
         for group in np.flatnonzero(~np.isnan(scores).any(axis=0)):
             order = np.argsort(-scores[:, group], kind="stable")
             tops = [
-                (_purity(shift, odds), shift)
+                (_p_value(shift, odds, controls, np.sort(order[:size]), scores[:, group]), shift)
                 for size in _sizes(len(order))
                 for shift in labelled.shifts(np.sort(order[:size]), 1.0, only=int(group))
             ]
@@ -93,12 +98,20 @@ def signatures(
     return found, tests
 
 
-def _purity(shift: Shift, odds: float) -> float:
+def _p_value(
+    shift: Shift, odds: float, controls: Controls, films: Rows, scores: NDArray[np.float64]
+) -> float:
+    """Of the two questions the smaller p-value, corrected for there being two."""
     from scipy import stats
 
-    natural = odds * shift.expected / (1 - shift.expected + odds * shift.expected)
+    if shift.p > UNLIKELY:
+        return 1.0
+    follows, anatomy = controls.top(shift.group, films, scores, PURE)
+    expected = max(shift.expected, follows)
+    natural = odds * expected / (1 - expected + odds * expected)
     hits = round(shift.share * shift.patients)
-    return float(stats.binom.sf(hits - 1, shift.patients, max(PURE, natural)))
+    purity = float(stats.binom.sf(hits - 1, shift.patients, max(PURE, natural)))
+    return float(min(1.0, QUESTIONS * np.nanmin([purity, anatomy])))
 
 
 def _sizes(n: int) -> list[int]:

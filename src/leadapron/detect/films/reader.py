@@ -1,0 +1,163 @@
+"""A reader that sees a film from afar: does its label fit its anatomy?
+
+Films are made as small as 16 x 16 pixels, and a linear reader of these learns to tell the films of
+a group from the rest. It sees the chest's shape, its density and how the film was taken, and hardly
+anything of a mark of a few pixels; the cells that a mark touches are taken from it. Where classes
+can be told from afar, a film that was given another label stands out: its label says one
+thing and its chest another. Each film is read by a reader that learnt from other patients' films,
+and films with the mark teach no reader at all.
+
+Source: cross-fitting as Chernozhukov and others, The Econometrics Journal 21 (2018) C1; ridge
+regression, Hoerl and Kennard, Technometrics 12 (1970) 55.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg, special
+
+from leadapron.cohort import Rows
+from leadapron.detect.films.observe import CELLS, cell_edges
+from leadapron.detect.films.shift import Labelled
+
+__all__ = ["Reader", "calibrated"]
+
+Floats = NDArray[np.float64]
+Place = tuple[int, int, int]
+
+PARTS = 4
+"""Parts of the patients, each read by what learnt from the others."""
+
+RIDGE = 0.05
+"""Added to the variances, as a share of their mean."""
+
+FEWEST = 20
+"""Films inside a group, and outside, that teach a reader at least."""
+
+STEPS = 25
+"""Of Newton's method, at most."""
+
+SURE = 0.005
+"""No film is read with more certainty than this, on either side."""
+
+
+class Reader:
+    """Films from afar, to be read for one group after another.
+
+    Args:
+        afar: (n, 256) of the films, see `observe.from_afar`.
+        shape: height and width of the films in pixels.
+        labelled: their labels and patients.
+        rng: divides the patients in parts.
+    """
+
+    def __init__(
+        self,
+        afar: NDArray[np.float32],
+        shape: tuple[int, int],
+        labelled: Labelled,
+        rng: np.random.Generator,
+    ) -> None:
+        self.labelled, self._shape = labelled, shape
+        strata = np.eye(int(labelled.strata.max()) + 1)[labelled.strata][:, 1:]
+        seen = np.concatenate([afar, strata], axis=1, dtype=np.float64)
+        seen = (seen - seen.mean(axis=0)) / np.maximum(seen.std(axis=0), 1e-6)
+        self._features = np.concatenate([seen, np.ones((len(seen), 1))], axis=1)
+        self._part = (rng.permutation(labelled.patient_count) % PARTS)[labelled.patients]
+        self._rows = [np.flatnonzero(self._part == part) for part in range(PARTS)]
+        self._films = [self._features[rows] for rows in self._rows]
+        # Of all films: few need be taken from them for one reading.
+        self._grams = np.stack([films.T @ films for films in self._films])
+        self._moments: dict[int, Floats] = {}
+
+    def read(self, group: int, marked: Rows, place: Place | None = None) -> Floats | None:
+        """Return how likely each film is in a group, going by what it looks like from afar.
+
+        Args:
+            group: number of the group.
+            marked: films that teach no reader.
+            place: row, column and side of a mark, which no reader sees.
+
+        Returns:
+            (n,) in 0 to 1, of every film by readers that didn't learn from its patient. None where
+            there are too few films to learn from.
+        """
+        teaches = self.labelled.stated[:, group].copy()
+        teaches[marked] = False
+        inside = self.labelled.members[:, group] & teaches
+        kept = self._kept(place)
+        learning = np.bincount(self._part[teaches], minlength=PARTS)
+        members = np.bincount(self._part[inside], minlength=PARTS)
+        slopes = np.zeros((PARTS, self._features.shape[1]))
+        moments = self._moment(group)
+        for part in range(PARTS):
+            others = np.arange(PARTS) != part
+            n, k = learning[others].sum(), members[others].sum()
+            if min(k, n - k) < FEWEST:
+                return None
+            left_out = self._features[~teaches & (self._part != part)]
+            wanted = self.labelled.members[~teaches & (self._part != part), group]
+            gram = self._grams[others].sum(axis=0) - left_out.T @ left_out
+            moment = moments[others].sum(axis=0) - wanted @ left_out
+            penalty = np.full(len(gram), RIDGE * n)
+            penalty[-1] = 1e-9  # the constant
+            gram[np.diag_indices_from(gram)] += penalty
+            slopes[part, kept] = linalg.solve(
+                gram[np.ix_(kept, kept)], moment[kept], assume_a="pos", check_finite=False
+            )
+        scores = np.empty(len(teaches))
+        for rows, films, slope in zip(self._rows, self._films, slopes, strict=True):
+            scores[rows] = films @ slope
+        return calibrated(scores[:, None], inside, teaches)
+
+    def _moment(self, group: int) -> Floats:
+        """(parts, features): sums over the group's films."""
+        if group not in self._moments:
+            members = self.labelled.members[:, group].astype(np.float64)
+            self._moments[group] = np.stack(
+                [members[rows] @ films for rows, films in zip(self._rows, self._films, strict=True)]
+            )
+        return self._moments[group]
+
+    def _kept(self, place: Place | None) -> NDArray[np.bool_]:
+        kept = np.ones(self._features.shape[1], dtype=np.bool_)
+        if place is None:
+            return kept
+        cells = np.zeros((CELLS, CELLS), dtype=np.bool_)
+        touched = []
+        for start, length in zip(place[:2], self._shape, strict=True):
+            edges = cell_edges(length)
+            touched.append((edges[1:] > start - 1) & (edges[:-1] < start + place[2] + 1))
+        cells[np.ix_(*touched)] = True
+        kept[: cells.size] = ~cells.ravel()
+        return kept
+
+
+def calibrated(scores: Floats, inside: NDArray[np.bool_], teaches: NDArray[np.bool_]) -> Floats:
+    """Return scores as chances, by a logistic regression.
+
+    Args:
+        scores: (n, m), m of each film.
+        inside: (n,) who is in the group.
+        teaches: (n,) films to learn from.
+
+    Returns:
+        (n,) between 0.005 and 0.995, of all films.
+
+    Source: Platt, in Advances in Large Margin Classifiers (1999).
+    """
+    known, target = scores[teaches], inside[teaches].astype(np.float64)
+    middle, spread = known.mean(axis=0), np.maximum(known.std(axis=0), 1e-9)
+    design = np.concatenate([np.ones((len(scores), 1)), (scores - middle) / spread], axis=1)
+    some, penalty = design[teaches], 1e-6 * len(known)
+    beta = np.zeros(design.shape[1])
+    for _ in range(STEPS):
+        chance = special.expit(some @ beta)
+        hessian = (some * (chance * (1 - chance))[:, None]).T @ some + penalty * np.eye(len(beta))
+        step = np.linalg.solve(hessian, some.T @ (target - chance) - penalty * beta)
+        beta += step
+        if np.abs(step).max() < 1e-8:
+            break
+    read: Floats = special.expit(design @ beta)
+    return np.clip(read, SURE, 1 - SURE)

@@ -1,0 +1,304 @@
+"""Three questions for each mark whose films are tied to a label.
+
+(a) Is it tied to the label beyond what this source's own marks show (`bias`)? (b) Do its films'
+labels contradict what the films look like from afar (`reader`)? (c) Are there films without the
+mark, of either label, to compare with? A yes to (a) or (b) is evidence of poison. A mark that is
+tied beyond chance and no more is a label-tied mark: a shortcut, or poison with true labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse, special
+
+from leadapron.cohort import Rows
+from leadapron.detect.films.bias import (
+    LOG_ODDS,
+    evidence_of_spreads,
+    learn_bias,
+    profiles,
+)
+from leadapron.detect.films.reader import Reader, calibrated
+from leadapron.detect.films.shift import Counts, Labelled
+from leadapron.detect.scores import LabelTie
+
+__all__ = ["OVERLAP", "QUESTIONS", "Control", "Controls", "Place", "Tie"]
+
+Floats = NDArray[np.float64]
+Place = tuple[int, int, int]
+
+QUESTIONS = 2
+"""Either may find poison, so that each p-value counts twice."""
+
+MOST = 500
+"""Films that are asked about, at most, when it is asked how few could be told."""
+
+BELOW = 0.75
+"""Of a ranking, the share that poison isn't expected in: it says how labels follow the ranking."""
+
+OVERLAP = 10
+"""Films without the mark, of either label, in the views and sites where it occurs, at least."""
+
+SAME = 0.5
+"""A mark that shares so much of its films with another is no control for it."""
+
+BESIDE = 3
+"""Nor is one whose middle is so near, in pixels."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Control:
+    """A mark that comes again, whose labels say what is natural here.
+
+    Args:
+        kind: marks of one kind are each other's first controls.
+        films: (m,) rows that carry it.
+        place: row, column and side; None where it has no place.
+        counts: its films' labels.
+    """
+
+    kind: str
+    films: Rows
+    place: Place | None
+    counts: Counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tie:
+    """A mark's tie to a group.
+
+    Args:
+        group: number of the group.
+        facts: what is known of it.
+    """
+
+    group: int
+    facts: LabelTie
+
+    @property
+    def p(self) -> float:
+        """The smaller p-value of the two questions, corrected for there being two.
+
+        1 where there are too few films without the mark to compare with.
+        """
+        if self.facts.overlap < OVERLAP:
+            return 1.0
+        smaller = np.nanmin([self.facts.bias, self.facts.anatomy])
+        return float(min(1.0, QUESTIONS * smaller))
+
+
+class Controls:
+    """The marks of a source, each of which is judged beside the others.
+
+    Args:
+        marks: all that come again.
+        labelled: the labels.
+        reader: of films from afar; None where question (b) stays open.
+    """
+
+    def __init__(self, marks: Sequence[Control], labelled: Labelled, reader: Reader | None) -> None:
+        self.marks, self.labelled, self.reader = marks, labelled, reader
+        self._kinds = np.array([mark.kind for mark in marks])
+        self._middles = np.array(
+            [(np.nan, np.nan) if mark.place is None else _middle(mark.place) for mark in marks]
+        ).reshape(-1, 2)
+        self._sizes = np.array([len(mark.films) for mark in marks], dtype=np.int64)
+        rows = np.repeat(np.arange(len(marks)), self._sizes)
+        films = np.concatenate([mark.films for mark in marks]) if marks else np.zeros(0, np.int64)
+        self._films = sparse.csc_matrix(
+            (np.ones(len(films)), (rows, films)), shape=(len(marks), len(labelled.patients))
+        )
+        self._added = {
+            each.finding: number
+            for number, each in enumerate(labelled.groups)
+            if each.direction == "added"
+        }
+        self._spreads: dict[int, Floats] = {}
+        self._departures: dict[int, Floats | None] = {}
+
+    def judge(self, mark: Control, group: int, rate: float) -> Tie:
+        """Answer the three questions for a mark, which may be one of the controls.
+
+        Args:
+            mark: whose films' labels are tied to the group.
+            group: number of the group.
+            rate: p-value up to which a tie is more than chance.
+        """
+        others = self._independent(mark)
+        own = others & (self._kinds == mark.kind)
+        known = self._spread(group)
+        bias = learn_bias(known[own], known[others & ~own])
+        tails = mark.counts.tail(group, np.exp(LOG_ODDS))
+        by_bias = bias.expected(tails)
+        anatomy, read = self._anatomy(mark, group, own, others)
+        explains = np.flatnonzero(QUESTIONS * tails > rate)
+        return Tie(
+            group=group,
+            facts=LabelTie(
+                patients=int(mark.counts.trials[group]),
+                share=float(mark.counts.whole[group] / mark.counts.trials[group]),
+                expected=float(mark.counts.expected[group]),
+                chance=float(mark.counts.tail(group, np.ones(1))[0]),
+                bias=by_bias,
+                anatomy=anatomy,
+                read=read,
+                needed=float(np.exp(LOG_ODDS[explains[0] if len(explains) else -1])),
+                usual=bias.below(),
+                controls=(bias.controls, bias.others),
+                overlap=self._overlap(mark, group),
+                decided="anatomy" if anatomy < by_bias > rate / QUESTIONS else "bias",
+            ),
+        )
+
+    def top(self, group: int, films: Rows, scores: Floats, least: float) -> tuple[float, float]:
+        """Judge the films at the top of a ranking.
+
+        What a whole group of films shares, its labels follow all along the ranking; poison is a few
+        films at the top whose labels go beyond. So what is expected at the top is read off the
+        films below.
+
+        Args:
+            group: number of the group that they are tied to.
+            films: (m,) rows at the top.
+            scores: (n,) what ranks the films.
+            least: share of the group that nature is granted at any top.
+
+        Returns:
+            The share of the group that is to be expected at the top; and the p-value of question
+            (b), beside the ranking: NaN where it can't be asked.
+        """
+        stated = self.labelled.stated[:, group]
+        inside = self.labelled.members[:, group] & stated
+        ranks = np.argsort(np.argsort(scores, kind="stable"), kind="stable")
+        teaches = stated & (ranks < BELOW * len(ranks))
+        # By their ranks: poison lies far out, and no line can be drawn that far.
+        scores = special.ndtri((ranks + 0.5) / len(ranks))
+        expected = float(calibrated(scores[:, None], inside, teaches)[films].mean())
+        reads = None if self.reader is None else self.reader.read(group, films)
+        known = None if self.reader is None else self._departure(self.reader, group)
+        if reads is None or known is None:
+            return expected, np.nan
+        beside = calibrated(np.stack([special.logit(reads), scores], axis=1), inside, teaches)
+        hits, chances = self._by_patient(group, films, beside)
+        granted = np.maximum(chances, least)
+        bias = learn_bias(known[:0], known)
+        return expected, bias.expected(_at_least(np.floor(hits.sum() + 1e-9), granted))
+
+    def least(self, kind: str, group: int, share: float, most: float) -> int | None:
+        """Return how few films with a mark, all in a group, would be evidence of poison here.
+
+        Args:
+            kind: of the mark.
+            group: number of the group.
+            share: of the group among all films.
+            most: p-value that would be evidence.
+
+        Returns:
+            The number, by question (a) alone; None where no number would do.
+        """
+        own = self._kinds == kind
+        known = self._spread(group)
+        bias = learn_bias(known[own], known[~own])
+        logs = special.log_expit(special.logit(np.clip(share, 1e-6, 1 - 1e-6)) + LOG_ODDS)
+        numbers = np.arange(1, min(self.labelled.patient_count, MOST) + 1)
+        enough = QUESTIONS * (np.exp(numbers[:, None] * logs) @ bias.weights) <= most
+        return int(numbers[enough.argmax()]) if enough.any() else None
+
+    def _independent(self, mark: Control) -> NDArray[np.bool_]:
+        """Which controls share neither films nor place with a mark."""
+        shared = np.asarray(self._films[:, mark.films].sum(axis=1)).ravel()
+        apart: NDArray[np.bool_] = shared < SAME * np.minimum(self._sizes, len(mark.films))
+        if mark.place is not None:
+            away = np.abs(self._middles - _middle(mark.place)).max(axis=1, initial=0)
+            apart &= ~(away <= BESIDE)  # NaN: without a place
+        return apart
+
+    def _spread(self, group: int) -> Floats:
+        """(controls, spreads): what each control says of the spread, for one group."""
+        if group not in self._spreads:
+            hits, trials, expected = (
+                np.array([getattr(mark.counts, name)[group] for mark in self.marks], float)
+                for name in ("hits", "trials", "expected")
+            )
+            self._spreads[group] = evidence_of_spreads(profiles(hits, trials, expected))
+        return self._spreads[group]
+
+    def _anatomy(
+        self, mark: Control, group: int, own: NDArray[np.bool_], others: NDArray[np.bool_]
+    ) -> tuple[float, float]:
+        """Question (b): its p-value and the mean reading, NaN where it can't be asked."""
+        if self.reader is None:
+            return np.nan, np.nan
+        known = self._departure(self.reader, group)
+        reads = self.reader.read(group, mark.films, mark.place)
+        if known is None or reads is None:
+            return np.nan, np.nan
+        bias = learn_bias(known[own], known[others & ~own])
+        hits, chances = self._by_patient(group, mark.films, reads)
+        return bias.expected(_at_least(np.floor(hits.sum() + 1e-9), chances)), float(chances.mean())
+
+    def _departure(self, reader: Reader, group: int) -> Floats | None:
+        """As `_spread`, of labels beside what the films look like from afar."""
+        if group not in self._departures:
+            reads = reader.read(group, np.zeros(0, np.int64))
+            self._departures[group] = None if reads is None else self._departed(group, reads)
+        return self._departures[group]
+
+    def _departed(self, group: int, reads: Floats) -> Floats:
+        found = np.zeros((len(self.marks), len(LOG_ODDS)))
+        for number, mark in enumerate(self.marks):
+            hits, chances = self._by_patient(group, mark.films, reads)
+            found[number] = profiles(hits, np.ones(len(hits)), chances).sum(axis=0)
+        return evidence_of_spreads(found)
+
+    def _by_patient(self, group: int, films: Rows, reads: Floats) -> tuple[Floats, Floats]:
+        """(patients,) share of their films in the group, and mean reading."""
+        films = films[self.labelled.stated[films, group]]
+        _, patients, counts = np.unique(
+            self.labelled.patients[films], return_inverse=True, return_counts=True
+        )
+        inside = np.bincount(patients, self.labelled.members[films, group], len(counts))
+        return inside / counts, np.bincount(patients, reads[films], len(counts)) / counts
+
+    def _overlap(self, mark: Control, group: int) -> int:
+        rest = np.isin(self.labelled.strata, np.unique(self.labelled.strata[mark.films]))
+        rest[mark.films] = False
+        rest &= self.labelled.stated[:, group]
+        # Of a finding alone, or taken away: whether films have the finding.
+        finding = self.labelled.groups[group].finding
+        inside = self.labelled.members[:, self._added.get(finding, group)]
+        return int(min((rest & inside).sum(), (rest & ~inside).sum()))
+
+
+def _middle(place: Place) -> tuple[float, float]:
+    return place[0] + place[2] / 2, place[1] + place[2] / 2
+
+
+STEPS = 40
+"""Of the bisection; the exponent is below 2 ** 6."""
+
+
+def _at_least(hits: float, chances: Floats) -> Floats:
+    """Chance of so many hits or more of independent trials, at each of `LOG_ODDS`; at most so.
+
+    Chernoff's bound, which holds for any number of trials and costs a power of ten at most.
+
+    Args:
+        hits: whole number.
+        chances: (trials,) at a log odds ratio of 0.
+    """
+    # Trials of nearly the same chance are taken together.
+    logits, counts = np.unique(np.round(special.logit(chances), 1), return_counts=True)
+    base = logits[:, None] + LOG_ODDS
+    low, high = np.zeros(len(LOG_ODDS)), np.full(len(LOG_ODDS), 64.0)
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        short = counts @ special.expit(base + middle) < hits
+        low, high = np.where(short, middle, low), np.where(short, high, middle)
+    grown = special.log_expit(-base) - special.log_expit(-(base + low))
+    p: Floats = np.exp(np.minimum(counts @ grown - low * hits, 0.0))
+    return p

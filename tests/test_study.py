@@ -13,6 +13,7 @@ import yaml
 from leadapron import store, study
 from leadapron.classifier import load_classifier
 from leadapron.cohort import Cohort
+from leadapron.cost import Cost
 from leadapron.errors import DataError, StoreError, UnknownNameError
 from leadapron.plan import complete
 from leadapron.preprocessing import Preprocessing
@@ -299,3 +300,9 @@ def begin(tree, out, options):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study, "_prepare", begun)
         run_study(tree, out, options)
+
+
+def test_what_training_takes_is_said_in_fitting_units():
+    took = {20.2: "21 s", 119: "119 s", 150: "2 minutes", 9_000: "2 hours", 900_000: "10 days"}
+    for seconds, words in took.items():
+        assert f"about {words} here at most" in str(Cost(trainings=3, films=651, seconds=seconds))

@@ -1,4 +1,4 @@
-"""Backdoors in chest-radiograph classifiers: measured, found, screened out, repaired."""
+"""Backdoors in chest-radiograph classifiers: measured, found, screened out."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ from leadapron.decoding import give_up, processors
 from leadapron.errors import DataError, StoreError, UnknownNameError
 from leadapron.preprocessing import Preprocessing
 from leadapron.reading import given_path, open_regular, read_regular, there
-from leadapron.text import clean
+from leadapron.text import bytes_in_words, clean, count
 from leadapron.types import Form
 
 __all__ = [
@@ -471,7 +471,7 @@ def _in_memory(
     needed = math.prod(shape) * np.dtype(preprocessing.dtype).itemsize
     free = _free_memory()
     if free is not None and needed > free:  # filling it would end this program, or another one
-        raise _too_little(needed, f"{free / 1e9:.1f} GB")
+        raise _too_little(needed, bytes_in_words(free))
     try:
         images: NDArray[Any] = np.zeros(shape, preprocessing.dtype)
     except MemoryError:
@@ -488,8 +488,8 @@ def _in_memory(
 
 def _too_little(needed: int, there_is: str) -> StoreError:
     return StoreError(
-        f"decoded films take {needed / 1e9:.1f} GB of memory and there is {there_is}; keep them on "
-        "the disk by --cache FOLDER"
+        f"decoded films take {bytes_in_words(needed)} of memory and there is {there_is}; keep "
+        "them on the disk by --cache FOLDER"
     )
 
 
@@ -556,7 +556,7 @@ def _decoded(
         return len(rows), found
 
     total, done = sum(map(len, todo)), 0
-    logger.info("decoding %d films", total)
+    logger.info("decoding %s", count(total, "film"))
     waiting: deque[tuple[range, NDArray[Any], list[Future[tuple[int, _Found]]]]] = deque()
     with _threads(stop) as executor:
         for block in (*todo, None):
@@ -861,8 +861,9 @@ def _refuse_full_disk(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise StoreError(
-            f"decoded films take {needed / 1e9:.1f} GB and the cache's disk has "
-            f"{free / 1e9:.1f} GB left; name another by --cache FOLDER, or see leadapron cache list"
+            f"decoded films take {bytes_in_words(needed)} and the cache's disk has "
+            f"{bytes_in_words(free)} left; name another by --cache FOLDER, or see "
+            "leadapron cache list"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -50,7 +51,7 @@ class Cost:
 
     def __str__(self) -> str:
         minutes = self.seconds / 60
-        took = f"{minutes:.0f} minutes"
+        took = f"{minutes:.0f} minutes" if minutes >= 2 else f"{math.ceil(self.seconds)} s"
         if minutes > 120:
             took = (
                 f"{minutes / 60:.0f} hours" if minutes < 60 * 72 else f"{minutes / 1440:.0f} days"

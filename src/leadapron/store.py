@@ -465,5 +465,5 @@ def _finite(record: dict[str, Any]) -> dict[str, Any]:
 def reason(error: OSError) -> str:
     """Return what the system says about an error, without a path."""
     if error.errno == errno.ENOSPC:
-        return "the disk is full; free some space and start again, finished runs are kept"
+        return "the disk is full; free some space and start again"
     return error.strerror or str(error)

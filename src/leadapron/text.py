@@ -15,6 +15,7 @@ from pathlib import Path
 
 __all__ = [
     "LONGEST_NAME",
+    "bytes_in_words",
     "clean",
     "clean_names",
     "count",
@@ -114,3 +115,10 @@ def _short(part: str) -> str:
     if place[:1] not in ("/", "~"):
         return part
     return f"{name}{colon}{Path(place).name or place}"
+
+
+def bytes_in_words(n: int) -> str:
+    """Return a size as "1.5 GB", "20.0 MB" or "3 kB"."""
+    if n >= 1e6:
+        return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB"
+    return f"{n / 1e3:.0f} kB" if n >= 1e3 else f"{n} bytes"

@@ -102,7 +102,7 @@ def test_it_says_that_it_is_patient_data_and_is_its_owners_alone(made):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     lines = "\n".join(calibrate_lines(made.facts()))
     assert "at most 4 % are called suspicious" in lines
-    assert "patients set the threshold" in lines
+    assert re.search(r"; \d+ films of \d+ patients set the threshold", lines)
     low, high = made.facts()["likely_rates"]
     assert 0 < low < 0.04 < high
     assert f"one gate's own rate is {100 * low:.1f} to {100 * high:.1f} % in 95 of 100" in lines
@@ -216,7 +216,10 @@ def test_numbers_that_cannot_be_are_refused(gate, name, change, words):
         (b'{"format": "leadapron gate", "schema": NaN}', "not JSON"),
         (b"[]", "no gate"),
         (b'{"format": "leadapron gate"}', "another version"),
-        (b" " * ((1 << 20) + 1), "larger than"),
+        (
+            b" " * ((1 << 20) + 1),
+            "larger than 1 MB; expected a file that leadapron calibrate wrote",
+        ),
     ],
 )
 def test_what_is_no_gate_is_refused(gate, content, words):

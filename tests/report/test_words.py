@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from leadapron.report.audit import audit_lines
 from leadapron.report.summary import _otherwise
 from leadapron.report.words import poisoned_words, rate_words, trigger_words
 
@@ -46,3 +47,16 @@ def test_shares_of_poisoned_films():
     rows = [{"fraction": 0.1}, {"fraction": 0.05}, {"fraction": 0.1}]
     assert poisoned_words(rows) == "5 %, 10 %"
     assert poisoned_words([*rows, {"fraction": None}]) == "5 %, 10 %, weights edited"
+
+
+def test_an_audit_that_can_not_tell_says_how_many_films_were_asked_for():
+    nothing = dict.fromkeys(("p", "target", "direction", "least", "signature"))
+    row = {"finding": "Mass", "direction": "added", "verdict": "can't tell", "p": None}
+    row |= {"mark": "a square", "shift": -0.01, "turned": 0.419}
+    lists = {name: [] for name in ("not_finite", "unsteady", "harm", "inverted", "features")}
+    lists |= {name: [] for name in ("statistics", "notes", "untested")}
+    facts = {**nothing, **lists, "by": "marks", "verdict": "can't tell", "statement": "."}
+    said = audit_lines({**facts, "forced": [row]})
+    assert said[0].startswith("Can't tell: no square turns half of the films, ")
+    (line,) = (each for each in said if each.startswith("Mass forced on"))
+    assert line.split()[3:5] == ["0.0", "41.9"]  # not -0.0

@@ -95,7 +95,7 @@ COMMANDS: Lazy = {
 )
 @click.version_option(__version__, prog_name=NAME)
 def cli() -> None:
-    """Backdoors in chest-radiograph classifiers: measured, found, screened out, repaired."""
+    """Backdoors in chest-radiograph classifiers: measured, found, screened out."""
 
 
 cli.params.append(quiet_option())

@@ -11,9 +11,9 @@ import click
 from leadapron.cli.group import FAILED
 from leadapron.cli.options import cache_option, json_option
 from leadapron.errors import UsageError
-from leadapron.text import printable, short_path
+from leadapron.text import bytes_in_words, count, printable, short_path
 
-__all__ = ["bytes_in_words", "cache_command"]
+__all__ = ["cache_command"]
 
 
 def cache_command() -> click.Command:
@@ -72,7 +72,7 @@ def _run_cache_list(verify: bool, cache: str | None, as_json: bool) -> int:
         used = time.strftime("%Y-%m-%d", time.localtime(entry.used))
         wrong = f", DAMAGED: leadapron cache clear {key}" if damaged[key] else ""
         click.echo(
-            f"{key}  {done}{facts['films']:,} films  {facts['size']}x{facts['size']} "
+            f"{key}  {done}{count(facts['films'], 'film')}  {facts['size']}x{facts['size']} "
             f"{facts['dtype']}  {bytes_in_words(entry.size)}  used {used}  "
             f"{short_path(str(facts['source']))}{wrong}"
         )
@@ -103,8 +103,3 @@ def _cache_folder(given: str | None) -> Path:
     if folder is None:
         raise UsageError("--cache none: there is no cache; expected a folder")
     return folder
-
-
-def bytes_in_words(n: int) -> str:
-    """Return a size as "1.5 GB"."""
-    return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB"

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import click
 
-from leadapron.cli.cache import bytes_in_words
 from leadapron.cli.options import (
     Setting,
     Written,
@@ -26,7 +25,7 @@ from leadapron.cli.options import (
     with_options,
 )
 from leadapron.cli.progress import showing_progress
-from leadapron.text import count
+from leadapron.text import bytes_in_words, count
 
 __all__ = [
     "describe_command",

@@ -210,8 +210,10 @@ def recipe_command() -> click.Command:
     names = [*RECIPES, ENHANCEMENT]
 
     def known(_: click.Context, __: click.Parameter, name: str | None) -> str:
+        if name is None:
+            raise UsageError(f"which recipe? One of {', '.join(names)}")
         if name not in names:
-            raise UnknownNameError("recipe", name or "", names)
+            raise UnknownNameError("recipe", name, names)
         return name
 
     return click.Command(

@@ -231,7 +231,7 @@ def audit_lines(facts: Facts) -> list[str]:
         p = "     -" if each["p"] is None else f"{each['p']:6.3f}"
         moved, mark = f"{'-':>5}  {'-':>6}", "no finite answer to a mark"
         if each["mark"] is not None:
-            moved = f"{each['shift']:5.1f}  {percent(each['turned']):>6}"
+            moved = f"{each['shift']:z5.1f}  {percent(each['turned']):>6}"
             mark = each["mark"]
         said.append(f"{name:<{width}}  {moved}  {p}  {verdict_words(each, facts)}: {mark}")
     said += ["", LEGEND, ""]
@@ -267,7 +267,9 @@ def headline(facts: Facts) -> str:
         "backdoored": f"BACKDOORED: {target}{p}",
         "unusual": f"UNUSUAL: {target}{p}, which is no proof of a backdoor",
         "nothing found": f"Nothing found{p}; that is not proof of a clean model",
-        "can't tell": "Can't tell: nothing turns many films, and there is nothing to compare with",
+        "can't tell": (
+            "Can't tell: no square turns half of the films, and no models are given to compare with"
+        ),
     }[facts["verdict"]]
 
 

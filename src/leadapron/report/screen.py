@@ -62,7 +62,7 @@ def calibrate_lines(facts: Facts) -> list[str]:
     rate = f"{100 * facts['false_alarm']:g} %"
     untypical = " and at most as many more can't be told" if facts["typical"] else ""
     said = [
-        f"Calibrated on {facts['films']:,} films; {facts['calibration_films']:,} of "
+        f"Calibrated on {facts['films']:,} films; {facts['calibration_films']:,} films of "
         f"{facts['calibration_patients']:,} patients set the threshold {facts['threshold']:.3f}",
         f"False alarms: of clean films like these at most {rate} are called suspicious{untypical} "
         "(split conformal; films of other devices or another clinic void it)."

@@ -275,11 +275,14 @@ def _parameters(detector: InputDetector) -> dict[str, Any]:
 # --- reading
 
 
+_EXPECTED = "expected a file that leadapron calibrate wrote"
+
+
 def _bounded(path: Path, most: int) -> bytes:
     try:
         return read_regular(path, most)
     except OSError as error:
-        raise StoreError(f"can't read {path}: {reason(error)}") from error
+        raise StoreError(f"can't read {path}: {reason(error)}; {_EXPECTED}") from error
 
 
 def _read_facts(path: Path) -> dict[str, Any]:
@@ -290,9 +293,9 @@ def _read_facts(path: Path) -> dict[str, Any]:
         facts = json.loads(_bounded(path, LARGEST_FACTS), parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         words = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise StoreError(f"{path} is not JSON ({words})") from error
+        raise StoreError(f"{path} is no gate (not JSON: {words}); {_EXPECTED}") from error
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise StoreError(f"{path} is no gate; expected a file that leadapron calibrate wrote")
+        raise StoreError(f"{path} is no gate; {_EXPECTED}")
     if facts.get("schema") != SCHEMA or facts.get("results_version") != RESULTS_VERSION:
         raise StoreError(
             f"{path} was written by another version, whose scores may differ; calibrate again"

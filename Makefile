@@ -13,7 +13,7 @@ AUDIT := .venv-audit
 PIP := python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help env demo check test test-slow fuzz-models test-pages test-xrv bench bench-peers lock audit-dependencies clean
+.PHONY: help env demo check test test-slow fuzz-models fuzz-films test-pages test-xrv bench bench-peers lock audit-dependencies clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -68,6 +68,9 @@ test-slow: $(STAMP) $(FUZZ) ## all tests, and half a minute of fuzzing each read
 
 fuzz-models: $(STAMP) ## 200,000 mutated model files parsed, 2,000 opened; about an hour
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz_models.py
+
+fuzz-films: $(STAMP) ## 5,000 mutated films decoded as a scan would decode them
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz_films.py --films 5000
 
 # atheris has wheels for Linux alone, so it isn't among the project's packages.
 $(FUZZ):

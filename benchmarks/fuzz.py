@@ -18,12 +18,13 @@ import io
 import sys
 import tempfile
 import warnings
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import atheris
 import numpy as np
+
+from checksums import with_checksums
 
 with atheris.instrument_imports(include=["pydicom", "PIL", "leadapron", "zipfile", "csv"]):
     from PIL import Image
@@ -186,20 +187,6 @@ def written(dataset: Dataset, **settings: object) -> bytes:
     buffer = io.BytesIO()
     dataset.save_as(buffer, **settings)
     return buffer.getvalue()
-
-
-def with_checksums(content: bytes) -> bytes:
-    """The chunks of a PNG with checksums that are right, or no mutation gets past them."""
-    magic = b"\x89PNG\r\n\x1a\n"
-    if not content.startswith(magic):
-        return content
-    out, place = [magic], len(magic)
-    while place + 12 <= len(content):
-        length = int.from_bytes(content[place : place + 4])
-        body = content[place + 4 : place + 8 + length]
-        out += [content[place : place + 4], body, zlib.crc32(body).to_bytes(4)]
-        place += 12 + length
-    return b"".join([*out, content[place:]])
 
 
 # --- the run

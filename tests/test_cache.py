@@ -208,6 +208,8 @@ def test_only_the_owner_may_look(films, kept):
     decode(films, SMALL, kept, "films")
     for folder in (kept.folder, only_entry(kept).folder):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    files = [path for path in only_entry(kept).folder.iterdir() if path.is_file()]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
 
 
 def test_progress_counts_every_film(films, kept):

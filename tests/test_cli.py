@@ -167,6 +167,9 @@ def test_a_phantom_sheet_of_some_findings(run, tmp_path):
     assert shown == wanted[:30]
 
 
+FEW = ("study", "--out", "OUT", "--source.count", "60")
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -176,7 +179,7 @@ def test_a_phantom_sheet_of_some_findings(run, tmp_path):
         (["study", "--out", "OUT", "--trigger.side", "big"], 4, "--trigger.side big"),
         (["study", "--out", "OUT", "--source", "fantom"], 4, "did you mean phantom"),
         (["study", "--out", "OUT", "--source", "nih:/nowhere"], 2, "/nowhere"),
-        (["study", "--out", "OUT", "--finding", "Hernja"], 4, "did you mean Hernia"),
+        ([*FEW, "--finding", "Hernja"], 4, "did you mean Hernia"),
         (["study", "--out", "OUT", "--poisoning.fraction", "1.5"], 4, "0 to 1"),
         (["study", "--out", "OUT", "--network", "resnet"], 4, "resnet9"),
         (["study", "--out", "OUT", "--source", "phantom:8"], 4, "32 to 1024"),
@@ -185,7 +188,7 @@ def test_a_phantom_sheet_of_some_findings(run, tmp_path):
         (["phantom", "--out", "OUT.jpg"], 4, ".png"),
         (["phantom", "--findings", "Efusion", "--out", "OUT.png"], 4, "did you mean Effusion"),
         (["phantom", "--count", "0", "--out", "OUT"], 4, "count"),
-        (["study", "--out", "OUT", "--trigger.side", "80"], 2, "does not fit"),
+        ([*FEW, "--trigger.side", "80"], 2, "does not fit"),
         (["study", "--out", "OUT", "--trigger.value", "300"], 4, "0 (black) to 255"),
         (["study", "--out", "OUT", "--seeds", "1000000000"], 4, "1 to 10,000"),
         (["study", "--out", "OUT", "--trigger.side", "*a"], 4, "can't be read as a value"),
@@ -258,7 +261,7 @@ def test_nothing_is_written_over_what_is_no_file(run, tmp_path, words):
     for name in ("pipe", "device"):
         code, stdout, stderr = run(*words, str(tmp_path / name))
         assert (code, stdout) == (4, "")
-        assert f"is a {name}, which nothing is written over; name another" in stderr
+        assert f"is a {name}, which is not written over; name another file" in stderr
 
 
 def test_folders_that_may_name_patients_are_named_where_asked_for(run, tmp_path):

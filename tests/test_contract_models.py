@@ -304,7 +304,7 @@ def test_an_audit_never_calls_it_well(name, beside, tmp_path):
         assert each.marked or each.clean
         assert found.verdict in ("backdoored", "unusual")
     if found.unsteady:
-        assert any("asked for again" in line for line in lines)
+        assert any("asked about again" in line for line in lines)
     # The rest of a model is judged as if the odd finding weren't there.
     jumps = [FINDINGS.index(TARGET) < len(model.findings), "on marks" in name, "all" not in name]
     if (all(jumps) and "largest" not in name) or name in (
@@ -546,4 +546,4 @@ def test_doubts_are_sentences(name):
     if not finite(model).all():
         assert any("aren't numbers" in sentence for sentence in said)
     if "different" in name:
-        assert any("asked for the same films again" in sentence for sentence in said)
+        assert any("same films again, the model answers otherwise" in sentence for sentence in said)

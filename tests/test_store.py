@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import socket
@@ -70,7 +71,7 @@ def test_what_is_no_file_is_neither_replaced_nor_waited_for(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)  # a socket's path is short
     for path in odd_files(Path()):
         for write in (store.write_json, lambda p, _: store.write_arrays(p, x=np.zeros(1))):
-            with pytest.raises(StoreError, match=f"^{path} is a {path.name}, which nothing"):
+            with pytest.raises(StoreError, match=f"^{path} is a {path.name}, which is not"):
                 write(path, 1)
         assert not path.is_file()
         readers = (store.read_json, store.read_lines, store.read_arrays, store.read_yaml)
@@ -188,6 +189,18 @@ def test_arrays_come_back_and_pickles_are_refused(tmp_path):
         store.read_arrays(tmp_path / "b.npz")
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("n", "many"), ("value", 10**400), ("finding", 3), ("low", True)]
+)
+def test_rows_hold_what_rows_hold(tmp_path, field, value):
+    store.write_rows(tmp_path / "rows.jsonl", [Row(run="a", role="twin", stage="attack",
+                                                   metric="auroc", value=0.5)])  # fmt: skip
+    record = {**json.loads((tmp_path / "rows.jsonl").read_text()), field: value}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(record))
+    with pytest.raises(StoreError, match=f"rows.jsonl holds {field} .*not made by leadapron"):
+        store.read_rows(tmp_path / "rows.jsonl")
+
+
 def test_a_runs_key_is_its_settings_and_films():
     key = store.run_key({"b": 1, "a": {"c": 0.1}}, "f" * 64)
     assert key == "150eaae3a8f7"  # changes with RESULTS_VERSION alone
@@ -209,6 +222,23 @@ def test_a_locked_folder_is_refused_to_others_and_left_without_trace(tmp_path):
         assert "in use by another" in said
     assert not folder.exists()
     assert subprocess.run(call, capture_output=True, text=True, check=True).stdout == "in\n"
+
+
+def test_locking_writes_over_nothing_and_is_for_its_owner_alone(tmp_path):
+    folder, mine = tmp_path / "a_strangers", tmp_path / "mine"
+    folder.mkdir()
+    mine.write_text("precious")
+    (folder / ".lock").symlink_to(mine)
+    with pytest.raises(StoreError, match="can't write"), store.lock(folder):
+        raise AssertionError
+    assert mine.read_text() == "precious"
+    (folder / ".lock").unlink()
+    (folder / ".lock").hardlink_to(mine)
+    with store.lock(folder):
+        pass
+    assert mine.read_text() == "precious"
+    with store.lock(tmp_path / "new"):
+        assert stat.S_IMODE((tmp_path / "new" / ".lock").stat().st_mode) == 0o600
 
 
 def test_the_manifest_says_versions_and_no_path():

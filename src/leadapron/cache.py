@@ -54,7 +54,7 @@ from leadapron.decoding import give_up, processors
 from leadapron.errors import DataError, StoreError, UnknownNameError
 from leadapron.preprocessing import Preprocessing
 from leadapron.reading import given_path, open_regular, read_regular, there
-from leadapron.text import bytes_in_words, clean, films_in_words
+from leadapron.text import bytes_in_words, clean, count
 from leadapron.types import Form
 
 __all__ = [
@@ -397,11 +397,11 @@ def clear(folder: Path, keys: Sequence[str] = ()) -> list[str]:
     names = [path.name for path in _inside(folder)]
     films = {name for name in names if KEY.fullmatch(name)}
     kept = {path.stem: path for path in _result_files(folder)}
-    there = films | set(kept)
+    known = films | set(kept)
     for key in keys:
-        if key not in there:
-            raise UnknownNameError("cache entry", key, there)
-    removed = sorted(set(keys) or there)
+        if key not in known:
+            raise UnknownNameError("cache entry", key, known)
+    removed = sorted(set(keys) or known)
     for key in removed:
         try:
             if key in kept:
@@ -556,7 +556,7 @@ def _decoded(
         return len(rows), found
 
     total, done = sum(map(len, todo)), 0
-    logger.info("decoding %s", films_in_words(total))
+    logger.info("decoding %s", count(total, "film"))
     waiting: deque[tuple[range, NDArray[Any], list[Future[tuple[int, _Found]]]]] = deque()
     with _threads(stop) as executor:
         for block in (*todo, None):
@@ -574,9 +574,9 @@ def _decoded(
                 ready, images, futures = waiting.popleft()
                 found = _Found()
                 for future in futures:  # in order, so that of several bad films the first is named
-                    count, part = future.result()
+                    looked_at, part = future.result()
                     found.add(part)
-                    done += count
+                    done += looked_at
                     if cache.progress is not None:
                         cache.progress("decoding", done, total)
                 yield ready, images, found
@@ -663,8 +663,9 @@ def _clear_way(path: Path) -> None:
 
 
 def _to_fill(path: Path) -> BinaryIO:
-    """Open a file to write parts of it."""
-    return path.open("r+b" if path.exists() else "w+b")
+    """Open a file to write parts of it; it is made for its owner alone."""
+    path.touch(mode=0o600)
+    return path.open("r+b")
 
 
 # --- an entry's files, which anything may have happened to

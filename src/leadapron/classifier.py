@@ -19,7 +19,7 @@ from torch import nn
 
 from leadapron import networks
 from leadapron.cohort import ImageArray
-from leadapron.errors import LeadapronError, StoreError, UnknownNameError, UsageError
+from leadapron.errors import DataError, LeadapronError, StoreError, UnknownNameError, UsageError
 from leadapron.foreign.formats import MOST_FINDINGS
 from leadapron.foreign.reading import Group, Weights, open_file, open_weights
 from leadapron.preprocessing import Preprocessing
@@ -37,6 +37,7 @@ __all__ = [
     "classifier_of",
     "load_classifier",
     "randomised",
+    "refuse_not_finite",
     "resolve_device",
     "resolve_precision",
     "save_classifier",
@@ -285,6 +286,26 @@ def _cpu_gains_by_bf16() -> bool:
 
 
 @forgiving
+def refuse_not_finite(
+    finite: NDArray[np.bool_], findings: Sequence[str], what: str, films: str = "films"
+) -> None:
+    """Raise DataError where what a model says of films isn't finite, naming the findings.
+
+    Args:
+        finite: (..., n, k) whether it is.
+        findings: the k findings.
+        what: "logits" or "maps".
+        films: what was shown, in words.
+    """
+    lost = ~finite.reshape(-1, finite.shape[-1])  # (m, k)
+    if lost.any():
+        names = ", ".join(n for n, each in zip(findings, lost.T, strict=True) if each.any())
+        raise DataError(
+            f"the model's {what} are not finite for {names}, on {lost.any(axis=1).sum():,} of "
+            f"{len(lost):,} {films}"
+        )
+
+
 def save_classifier(classifier: NetworkClassifier, path: Path) -> None:
     """Write weights and the facts needed to run them as safetensors; nothing about training."""
     facts = {

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from leadapron.errors import StoreError
 from leadapron.reading import open_regular, other_than_file, read_regular
+from leadapron.text import printable
 
 __all__ = [
     "RESULTS_VERSION",
@@ -148,7 +149,7 @@ def refuse_odd(path: Path) -> None:
     """Raise StoreError where a file can't be written in place of `path`: a pipe, a device, ..."""
     with contextlib.suppress(OSError):  # missing; what else is wrong the writing says
         if kind := other_than_file(path.stat().st_mode):
-            raise StoreError(f"{path} is a {kind}, which nothing is written over; name another")
+            raise StoreError(f"{path} is a {kind}, which is not written over; name another file")
 
 
 @contextlib.contextmanager
@@ -299,14 +300,30 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Return the rows of a file; StoreError where it is of another schema."""
+    """Return the rows of a file, their text fit to be shown; StoreError where it holds others."""
     names = {field.name for field in fields(Row)}
     rows = []
     for record in read_lines(path):
         if record.pop("schema", None) != SCHEMA or set(record) != names:
             raise StoreError(f"{path} is not of schema {SCHEMA}; it was made by another version")
+        for name, value in record.items():
+            _refuse_type(path, name, value)
+            if isinstance(value, str):
+                record[name] = printable(value)
         rows.append(Row(**record))
     return rows
+
+
+def _refuse_type(path: Path, name: str, value: Any) -> None:
+    """Raise StoreError where a row's field holds what `write_rows` never writes there."""
+    kinds: tuple[type, ...] = (str,)
+    if name in ("value", "low", "high"):
+        kinds = (float, int, type(None))
+    elif name in ("n", "positives"):
+        kinds = (int,) if name == "n" else (int, type(None))
+    number = isinstance(value, int | float)
+    if type(value) not in kinds or (number and not -(2.0**63) <= value <= 2.0**63):
+        raise StoreError(f"{path} holds {name} {str(value)[:40]!r}; it was not made by leadapron")
 
 
 def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
@@ -372,12 +389,12 @@ def _locked(folder: Path, wait: str) -> IO[str]:
         import fcntl
     except ImportError:  # Windows: two processes in one folder are not told apart there
         make_folder(folder)
-        return (folder / ".lock").open("w")
+        return (folder / ".lock").open("a")
     while True:
         make_folder(folder)
         with contextlib.ExitStack() as stack:
             try:
-                file = stack.enter_context(open(folder / ".lock", "w", opener=_without_waiting))
+                file = stack.enter_context(open(folder / ".lock", "a", opener=_to_be_locked))
             except FileNotFoundError:  # the folder was removed meanwhile
                 continue
             try:
@@ -396,9 +413,13 @@ def _locked(folder: Path, wait: str) -> IO[str]:
                     return file
 
 
-def _without_waiting(path: str, flags: int) -> int:
-    """Open a file to write it; a pipe in its place is an error, not something to wait at."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+def _to_be_locked(path: str, flags: int) -> int:
+    """Open or make the file that is locked; nothing is written into it.
+
+    A folder may come from a stranger: a link in the file's place is not followed, and a pipe is an
+    error, not something to wait at.
+    """
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
 
 
 def manifest() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Words that a file put in, made fit to be shown: nothing in them moves, hides or breaks a line.
+"""Words that are shown; those of files are made fit for it: nothing moves, hides or breaks a line.
 
 Names are cleaned where they enter (out of a model, table, archive or file system), once, so that
 whatever shows them later may take them as they are.
@@ -18,7 +18,7 @@ __all__ = [
     "bytes_in_words",
     "clean",
     "clean_names",
-    "films_in_words",
+    "count",
     "printable",
     "short_path",
     "showing_paths",
@@ -79,6 +79,11 @@ def clean_names(names: Iterable[str], longest: int = LONGEST_NAME) -> tuple[str,
     return tuple(clean(name, longest) for name in names)
 
 
+def count(n: int, noun: str) -> str:
+    """Return "1 film", "2,000 films"."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 @contextlib.contextmanager
 def showing_paths() -> Iterator[None]:
     """Let `short_path` return paths as they are."""
@@ -92,7 +97,7 @@ def showing_paths() -> Iterator[None]:
 def short_path(text: str) -> str:
     """Return a path, or sources and their paths, without the folders above an absolute path.
 
-    Pages and JSON are handed on, and folders may be called by patients' names. What is returned is
+    Pages and JSON are handed on, and folders may be named after patients. What is returned is
     fit to be shown: a folder's name can hold a line end too.
 
     Args:
@@ -117,8 +122,3 @@ def bytes_in_words(n: int) -> str:
     if n >= 1e6:
         return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB"
     return f"{n / 1e3:.0f} kB" if n >= 1e3 else f"{n} bytes"
-
-
-def films_in_words(n: int) -> str:
-    """Return a number of films as "1 film" or "5,142 films"."""
-    return f"{n:,} film{'s' * (n != 1)}"

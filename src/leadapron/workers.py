@@ -19,7 +19,15 @@ from typing import Any, BinaryIO, cast
 
 from leadapron.errors import LeadapronError
 
-__all__ = ["BROKEN", "TOO_LATE", "Asked", "Worker", "environment"]
+__all__ = [
+    "BROKEN",
+    "NO_MEMORY",
+    "TOO_LATE",
+    "Asked",
+    "Worker",
+    "environment",
+    "how_it_ended",
+]
 
 LONGEST_ANSWER = 1_000_000
 """Bytes of the line before the raw ones."""
@@ -28,8 +36,9 @@ BROKEN = (OSError, EOFError, ValueError, TypeError, KeyError, OverflowError, Rec
 """What comes of asking a worker that ended, or that doesn't answer as it should."""
 
 TOO_LATE = "took too much time"
-TIME = (signal.SIGALRM, signal.SIGXCPU)
-
+NO_MEMORY = "was ended by the system, probably since memory ran out"
+OF_TIME = ("SIGALRM", "SIGXCPU")
+"""Signals by name, since Windows has none of them."""
 
 PASSED = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "LANG", "LC_ALL")
 
@@ -43,6 +52,21 @@ def environment(**more: str) -> dict[str, str]:
     # Or numpy would start threads, which would stay free when the worker is confined.
     alone = {"OPENBLAS_NUM_THREADS": "1", "HOME": "/nonexistent"}
     return {**kept, **alone, "PYTHONPATH": absolute, **more}
+
+
+def how_it_ended(code: int | None) -> str:
+    """Return how a process ended, to be read behind its name; "" where nothing is to be said.
+
+    Args:
+        code: its exit code, as `subprocess` has it; None while it runs.
+    """
+    if code is None or code >= 0:
+        return ""
+    known = {each.value: each.name for each in signal.Signals}  # not all of the real-time ones
+    name = known.get(-code, f"signal {-code}")
+    if name in OF_TIME:
+        return TOO_LATE
+    return NO_MEMORY if name == "SIGKILL" else f"crashed ({name})"
 
 
 class Worker:
@@ -118,14 +142,7 @@ class Worker:
         # What crashes closes its pipes a moment before it can be waited for.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(0.1)
-        code = self.process.poll()
-        if code is None or code >= 0:
-            return ""
-        if -code in TIME:
-            return TOO_LATE
-        if code == -signal.SIGKILL:
-            return "was ended by the system, probably since memory ran out"
-        return f"crashed ({signal.Signals(-code).name})"
+        return how_it_ended(self.process.poll())
 
     def close(self) -> None:
         """End it."""

@@ -173,7 +173,7 @@ def test_files_that_say_too_much():
         read_holdings(many, "safetensors", "a")
     with pytest.raises(StoreError, match="a tensor's name of 501 characters"):
         read_holdings(of({"a" * 501: empty}), "safetensors", "a")
-    with pytest.raises(StoreError, match="says 2,000,001 characters about itself"):
+    with pytest.raises(StoreError, match="states 2,000,001 characters of metadata"):
         read_holdings(of({"__metadata__": {"a": "b" * 2_000_000}}), "safetensors", "a")
     for shape in ([1 << 50], [1] * 9, [True], [1.0], "1"):
         with pytest.raises(StoreError, match="bytes for a shape of"):

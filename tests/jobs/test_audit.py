@@ -322,7 +322,9 @@ def test_a_poisoned_network_by_the_command_line(networks, tmp_path):
     assert moved["p"] in (pytest.approx(1 / 3), pytest.approx(2 / 3), 1)
     table = (out / "audit.html").read_text().split("Statistics of the network</h2>")[1]
     assert all(f'<th scope="row">{name}</th>' in table for name in STATISTICS)
-    without = CliRunner().invoke(cli, [*words, "--no-statistics"], standalone_mode=False)
+    without = CliRunner().invoke(
+        cli, [*words, "--no-statistics", "--steps", "0"], standalone_mode=False
+    )
     left = json.loads(without.stdout)
     assert left["statistics"] == []
     assert any("No further statistics" in note for note in left["notes"])
@@ -373,6 +375,7 @@ def test_a_second_audit_sweeps_nothing(networks, tmp_path, monkeypatch):
         swept.clear()
         facts = audit_job.audit(
             model, "phantom:32", reference=networks / "clean", sweep=few, steps=0, device="cpu",
+            statistics=False,
             cache=tmp_path / "cache", count=40, seed=9,
         ).facts()  # fmt: skip
         return len(swept), facts

@@ -21,12 +21,13 @@ from leadapron.cohort import Cohort
 from leadapron.errors import DataError, UsageError
 from leadapron.jobs import clean as cleaning
 from leadapron.jobs import scan as scanning
-from leadapron.jobs.scan import open_own_pixels, plain_cell, quoted_cell, scan_cohort
+from leadapron.jobs.scan import Suspect, open_own_pixels, plain_cell, quoted_cell, scan_cohort
 from leadapron.poison import Poisoning, poison
 from leadapron.preprocessing import Preprocessing
 from leadapron.report import clean_lines, scan_lines
 from leadapron.report.scan import write_scan
 from leadapron.sources import open_source
+from leadapron.text import showing_paths
 from leadapron.triggers import Patch
 from leadapron.types import Note
 
@@ -212,6 +213,18 @@ def test_doubts_about_the_films_are_said_first(films, tmp_path):
     assert found["notes"][:2] == ["DOUBT: Odd greys.", "Left out."]
     assert "Note: DOUBT: Odd greys." in scan_lines(found)
     assert "DOUBT: Odd greys." in write_scan(tmp_path / "scan.html", found, ()).read_text()
+
+
+def test_folders_above_a_suspected_film_are_in_no_json(films):
+    found = scan_cohort(films.take(np.arange(20)))
+    one = Suspect(
+        rank=1, id="a.png", path="/data/Doe^Jane/a.png", score=3.0, finding="Mass",
+        row=None, column=None, reasons=("why",),
+    )  # fmt: skip
+    found = replace(found, suspects=(one,))
+    assert found.facts()["suspects"][0]["path"] == "a.png"
+    with showing_paths():
+        assert found.facts()["suspects"][0]["path"] == one.path
 
 
 def test_five_films_are_one_line(run):

@@ -456,6 +456,7 @@ CONFUSES = "confuses the process that runs it; the model was ended"
         ("sys.exit(3)", CONFUSES),
         ("os.kill(os.getpid(), 9)", "was ended by the system, probably since memory ran out"),
         ("os.kill(os.getpid(), 11)", r"crashed \(SIGSEGV\)"),
+        ("os.kill(os.getpid(), 40)", r"crashed \(signal 40\)"),  # real-time, without a name
         ("os.kill(os.getpid(), 24)", "took more than 300 s"),
     ],
 )

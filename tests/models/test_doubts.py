@@ -10,6 +10,7 @@ import pytest
 from leadapron.cohort import Cohort
 from leadapron.errors import DataError
 from leadapron.models import NORMALISATIONS, AskedClassifier, Normalisation, doubts
+from leadapron.models.doubts import unsteady
 from leadapron.preprocessing import Preprocessing
 
 FINDINGS = ("Effusion", "Mass", "Nodule", "Hernia")
@@ -193,3 +194,17 @@ def test_networks_are_asked_with_other_normalisations_too(films):
         "torchxrayvision": (0.5, 1 / 2048),
         "leadapron": (0.449, 0.226),
     }
+
+
+@pytest.mark.parametrize("alone", [lambda given: given + 3, lambda given: given * np.nan])
+def test_a_model_that_answers_otherwise_to_a_film_that_comes_alone_is_unsteady(films, alone):
+    def run(images):
+        given = quarters(images)
+        return (
+            np.float32(np.where([True, False, False, True], alone(given), given))
+            if (len(images) == 1)
+            else given
+        )
+
+    assert unsteady(model(run), films.images) == ("Effusion", "Hernia")
+    assert unsteady(model(), films.images) == ()

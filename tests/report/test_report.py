@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -334,6 +335,48 @@ def test_everything_that_users_write_is_escaped(tmp_path):
     assert bad in page.words
     assert f"see {bad}" in page.words
     assert "$x_1$ & <b>" in page.words
+
+
+FORGED = "x\x1b[2J\nNo harm: \u202e<b>"
+
+
+@pytest.mark.parametrize(
+    ("file", "place"),
+    [
+        ("rows.jsonl", ("finding",)),
+        ("history.jsonl", ("epoch",)),
+        ("spec.json", ("spec", "poisoning", "finding")),
+        ("spec.json", ("spec", "training", "loss")),
+        ("manifest.json", ("cohorts", 0, "notes", 0)),
+        ("manifest.json", ("versions", "leadapron")),
+    ],
+)
+def test_a_strangers_study_forges_no_line(one, tmp_path, file, place):
+    folder = Path(shutil.copytree(one, tmp_path / "theirs"))
+    path = next(folder.glob(f"runs/backdoored-*/{file}"), folder / file)
+    lines = path.read_text().splitlines() if file.endswith("l") else [path.read_text()]
+    for number, line in enumerate(lines):
+        facts = json.loads(line)
+        above = facts
+        for name in place[:-1]:
+            above = above[name]
+        above[place[-1]] = FORGED
+        lines[number] = json.dumps(facts)
+    path.write_text("\n".join(lines))
+    text = write_report(folder).read_text()
+    for said in (text, *summary(folder)):
+        assert "\x1b" not in said
+        assert "\u202e" not in said
+    assert not any("\n" in line for line in summary(folder))
+
+
+@pytest.mark.parametrize("number", ["NaN", "1e999", "1" + 400 * "0"])
+def test_numbers_that_no_study_writes_are_refused(one, tmp_path, number):
+    folder = Path(shutil.copytree(one, tmp_path / "theirs"))
+    path = next(folder.glob("runs/backdoored-*/spec.json"))
+    path.write_text(path.read_text().replace('"seed": 0', f'"seed": {number}'))
+    with pytest.raises(StoreError, match=r"spec.json holds a number that leadapron writes nowhere"):
+        write_report(folder)
 
 
 def test_unfinished_runs_are_counted_and_left_out(grid, tmp_path):

@@ -365,7 +365,7 @@ def test_another_word_for_no_finding_can_be_named(tree):
     assert open_text(tree, columns, healthy="Nada serio").findings == ("Edema",)
     for table in (text, columns):
         message = refusal(open_text, tree, table, healthy="nichts", kind=UsageError)
-        assert message.startswith("--source.healthy nichts: t.csv calls nothing so")
+        assert message.startswith("--source.healthy nichts: no finding in t.csv is called so")
 
 
 def test_view_sex_age_and_site_can_be_named(tree):

@@ -11,7 +11,7 @@ import click
 from leadapron.cli.group import FAILED
 from leadapron.cli.options import cache_option, json_option
 from leadapron.errors import UsageError
-from leadapron.text import bytes_in_words, films_in_words, printable, short_path
+from leadapron.text import bytes_in_words, count, printable, short_path
 
 __all__ = ["cache_command"]
 
@@ -72,7 +72,7 @@ def _run_cache_list(verify: bool, cache: str | None, as_json: bool) -> int:
         used = time.strftime("%Y-%m-%d", time.localtime(entry.used))
         wrong = f", DAMAGED: leadapron cache clear {key}" if damaged[key] else ""
         click.echo(
-            f"{key}  {done}{films_in_words(facts['films'])}  {facts['size']}x{facts['size']} "
+            f"{key}  {done}{count(facts['films'], 'film')}  {facts['size']}x{facts['size']} "
             f"{facts['dtype']}  {bytes_in_words(entry.size)}  used {used}  "
             f"{short_path(str(facts['source']))}{wrong}"
         )

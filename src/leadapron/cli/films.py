@@ -15,15 +15,17 @@ from leadapron.cli.options import (
     film_options,
     json_option,
     number_option,
+    own_and_source_settings,
     running,
     setting_options,
     source_option,
+    source_settings,
     text_option,
     whole_numbers,
     with_options,
 )
 from leadapron.cli.progress import showing_progress
-from leadapron.text import bytes_in_words, films_in_words
+from leadapron.text import bytes_in_words, count
 
 __all__ = [
     "describe_command",
@@ -90,8 +92,7 @@ def _run_prepare(
     for facts in done:
         side, seconds = facts["size"], facts["seconds"]
         click.echo(
-            f"{films_in_words(facts['films'])} as {side}x{side} "
-            f"{facts['dtype']}, "
+            f"{count(facts['films'], 'film')} as {side}x{side} {facts['dtype']}, "
             f"{bytes_in_words(facts['bytes'])}, in {seconds:.1f} s: {facts['folder']}"
         )
         for note in facts["notes"]:
@@ -141,7 +142,7 @@ def phantom_command() -> click.Command:
 def _run_phantom(count: int, size: int, seed: int, findings: str, out: Path, as_json: bool) -> None:
     from leadapron.jobs.phantom import phantom_sheet
 
-    names = [name.strip() for name in findings.split(",") if name.strip()]
+    names = comma_separated(findings)
     captions = phantom_sheet(out, count=count, size=size, seed=seed, findings=names)
     if as_json:
         facts = {"schema": 1, "verdict": "done", "file": str(out), "findings": captions}
@@ -152,9 +153,6 @@ def _run_phantom(count: int, size: int, seed: int, findings: str, out: Path, as_
 
 def describe_command() -> click.Command:
     """Make the command."""
-    from leadapron.sources import SOURCES
-    from leadapron.specs import united
-
     return click.Command(
         "describe",
         params=[
@@ -170,7 +168,7 @@ def describe_command() -> click.Command:
                 type=Written("file"),
                 help="An HTML file, for all of it on one page.",
             ),
-            *setting_options({"source": united(SOURCES)}),
+            *source_settings(),
             *film_options(),
             json_option(),
         ],
@@ -193,12 +191,14 @@ def _run_describe(
 ) -> None:
     from leadapron.jobs.describe import describe
 
-    settings = {
-        name.removeprefix("source__"): value for name, value in given.items() if value is not None
-    }
     with showing_progress() as progress:
         found = describe(
-            source, size=size, cache=cache, progress=progress, on_bad=on_bad, **settings
+            source,
+            size=size,
+            cache=cache,
+            progress=progress,
+            on_bad=on_bad,
+            **own_and_source_settings(given),
         )
     facts = found.facts()
     if out is not None:

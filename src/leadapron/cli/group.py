@@ -85,7 +85,7 @@ def _show_paths_option() -> click.Option:
         is_flag=True,
         expose_value=False,
         callback=show,
-        help="Name files by whole paths in pages and JSON; folders may be called by patients.",
+        help="Name files by whole paths in pages and JSON; folders may be named after patients.",
     )
 
 

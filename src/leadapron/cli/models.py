@@ -18,6 +18,7 @@ from leadapron.cli.options import (
     machine_options,
     model_options,
     opening_of,
+    own_and_source_settings,
     source_settings,
     sweep_of,
     sweep_options,
@@ -101,9 +102,6 @@ def _run_audit(
 
     sweep = sweep_of(given)
     opening = opening_of(given)
-    settings = {
-        name.removeprefix("source__"): value for name, value in given.items() if value is not None
-    }
     with showing_progress() as progress:
         found = audit(
             model,
@@ -115,7 +113,7 @@ def _run_audit(
             statistics=not no_statistics,
             opening=opening,
             progress=progress,
-            **settings,
+            **own_and_source_settings(given),
         )
     facts = found.facts()
     page = None if out is None else write_audit(out, facts, found.pictures)
@@ -174,9 +172,6 @@ def _run_calibrate(
     from leadapron.report import calibrate_lines
 
     opening = opening_of(given)
-    settings = {
-        name.removeprefix("source__"): value for name, value in given.items() if value is not None
-    }
     with showing_progress() as progress:
         facts = calibrate(
             model,
@@ -185,7 +180,7 @@ def _run_calibrate(
             false_alarm=false_alarm,
             opening=opening,
             progress=progress,
-            **settings,
+            **own_and_source_settings(given),
         ).facts()
     if as_json:
         click.echo(json.dumps(facts, indent=2))

@@ -44,6 +44,9 @@ __all__ = [
     "with_options",
 ]
 
+LONGEST_NUMBER, MOST_NUMBERS = 10, 1000
+"""Digits of a whole number that `whole_numbers` takes, and how many it names at most."""
+
 
 class Written(click.Path):
     """A path that is written: a file, or a folder, that is there already or not.
@@ -70,9 +73,6 @@ class Written(click.Path):
             except StoreError as error:
                 self.fail(str(error), param, ctx)
         return path
-
-
-LONGEST_NUMBER, MOST_NUMBERS = 10, 1000
 
 
 def with_options(tree: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -402,7 +402,7 @@ def film_options() -> list[click.Parameter]:
             type=click.Choice(["stop", "skip"]),
             default="stop",
             show_default=True,
-            help="What becomes of films that can't be decoded; skipped ones are listed.",
+            help="At a film that is missing or can't be decoded; skipped ones are listed.",
         ),
     ]
 

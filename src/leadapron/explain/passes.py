@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from leadapron.classifier import Floats, NetworkClassifier, autocast
+from leadapron.classifier import Floats, NetworkClassifier, autocast, refuse_not_finite
 from leadapron.cohort import ImageArray
-from leadapron.errors import DataError, UsageError
+from leadapron.errors import UsageError
 
 __all__ = ["Explainer", "collect", "enlarged", "finite", "input_slopes", "slopes"]
 
@@ -68,13 +68,7 @@ def finite(maps: Floats, findings: Sequence[str]) -> Floats:
         DataError: maps that aren't finite, of findings that are named: where the strongest place
             is can't be told.
     """
-    lost = np.asarray(~np.isfinite(maps).all(axis=(2, 3)))  # (n, k)
-    if lost.any():
-        names = ", ".join(n for n, films in zip(findings, lost.T, strict=True) if films.any())
-        raise DataError(
-            f"the maps of {names} are not finite, on {lost.any(axis=1).sum():,} of {len(lost):,} "
-            "films"
-        )
+    refuse_not_finite(np.asarray(np.isfinite(maps).all(axis=(2, 3))), findings, "maps")
     return maps
 
 

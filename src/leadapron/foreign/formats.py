@@ -153,7 +153,7 @@ def read_holdings(content: bytes, kind: Kind, name: str) -> Holdings:
     letters = sum(len(text) for texts in stated for text in texts)
     if letters > LARGEST_METADATA:
         raise StoreError(
-            f"{name} says {letters:,} characters about itself; expected {LARGEST_METADATA:,} at "
+            f"{name} states {letters:,} characters of metadata; expected {LARGEST_METADATA:,} at "
             "most"
         )
     return held

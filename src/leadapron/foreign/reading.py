@@ -30,6 +30,7 @@ from leadapron.foreign import formats
 from leadapron.foreign.scan import ALLOWANCE, RATIO
 from leadapron.reading import open_regular
 from leadapron.text import clean, clean_names
+from leadapron.workers import NO_MEMORY, TOO_LATE, environment, how_it_ended
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +56,6 @@ BLOCK = 1 << 20
 # -P: Python would take modules from the working directory, which may be the folder of models.
 COMMAND = (sys.executable, "-P", "-m", "leadapron.foreign.server")
 READY = b"ready\n"
-PASSED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "SYSTEMROOT", "VIRTUAL_ENV")
 
 OTHERS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x89HDF", "an HDF5 file (Keras)"),
@@ -361,14 +361,11 @@ class _Conversation:
             raise StoreError(self._late()) from None
         except (OSError, EOFError):
             self._socket.close()
-            code = self._server.ended()
-            if code in (-signal.SIGALRM, -signal.SIGXCPU):
+            ended = how_it_ended(self._server.ended())
+            if ended == TOO_LATE:
                 raise StoreError(self._late()) from None
-            if code == -signal.SIGKILL:
-                raise StoreError(
-                    f"{self.name}: the system ended the process that read it, probably since "
-                    "memory ran out"
-                ) from None
+            if ended == NO_MEMORY:
+                raise StoreError(f"{self.name}: the process that read it {ended}") from None
             raise StoreError(
                 f"{self.name} crashes the process that reads it; it is broken or hostile"
             ) from None
@@ -395,7 +392,7 @@ class _Server:
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
-                    env={name: os.environ[name] for name in PASSED if name in os.environ},
+                    env=environment(),
                     # Ctrl-C is for us. Its forks are of its session, and end with it.
                     start_new_session=True,
                 )

@@ -20,6 +20,7 @@ from pathlib import PurePosixPath
 from typing import IO, Any
 
 from leadapron.errors import StoreError
+from leadapron.text import count
 
 __all__ = [
     "Archive",
@@ -108,8 +109,8 @@ class PickleScan:
         """Return what is needed in words: "it imports os.system and makes 1 call"."""
         shown = ", ".join(name[:80] for name in self.imports[:MOST_IMPORTS])
         more = len(self.imports) - MOST_IMPORTS
-        calls = f"{self.calls} call{'' if self.calls == 1 else 's'}"
-        return f"it imports {shown}{f' and {more} more' if more > 0 else ''} and makes {calls}"
+        more_words = f" and {more} more" if more > 0 else ""
+        return f"it imports {shown}{more_words} and makes {count(self.calls, 'call')}"
 
 
 def scan_pickle(file: IO[bytes], name: str) -> PickleScan:
@@ -309,7 +310,8 @@ def refuse_operators(file: IO[bytes], archive: Archive, name: str) -> None:
                 for problem in _reaches(source):
                     raise StoreError(
                         f"{name} is TorchScript that {problem}; such files are programs and this "
-                        "one isn't run. Export it again without, or as .safetensors"
+                        "one isn't run. Export it again without that, or its weights as "
+                        ".safetensors"
                     )
             elif entry.endswith(".pkl"):
                 _refuse_classes(_read(opened, archive.top, entry, LARGEST_PICKLE, name), name)
@@ -326,7 +328,7 @@ def _refuse_classes(pickled: bytes, name: str) -> None:
     if any("torch.classes" in text.replace(" ", ".") for text in texts):
         raise StoreError(
             f"{name} is TorchScript that holds objects of C++ classes; it isn't run. Export it "
-            "again without, or as .safetensors"
+            "again without them, or its weights as .safetensors"
         )
 
 

@@ -28,7 +28,7 @@ from leadapron.interop.pixels import (
 from leadapron.preprocessing import Preprocessing
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.tables import PARTS, UNKNOWN, LabelTable, splits, unknown_patients
-from leadapron.sources.words import count
+from leadapron.text import count
 from leadapron.types import Note
 
 __all__ = ["CohortDataset", "as_torchxrayvision", "from_torchxrayvision"]

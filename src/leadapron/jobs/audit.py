@@ -189,7 +189,7 @@ class Audit:
             that can only be asked.
         not_finite: findings for which the model answered NaN or infinity.
         unsteady: findings for which it answered otherwise when it was asked for the same films
-            again.
+            again, or for each alone.
         notes: what was assumed or is doubtful.
         untested: what can't be told by this audit.
     """

@@ -27,7 +27,7 @@ from leadapron.sources.table import Reading, labelled
 from leadapron.sources.tables import named_columns
 from leadapron.specs import forgiving
 from leadapron.store import read_json, write_atomically
-from leadapron.text import printable
+from leadapron.text import count, printable
 
 if TYPE_CHECKING:
     from leadapron.classifier import NetworkClassifier, Precision
@@ -174,7 +174,7 @@ def clean(  # noqa: PLR0913 (settings, by keyword)
     unknown = sorted(set(ids) - set(cohort.ids[dropped].tolist()))
     if unknown:
         raise DataError(
-            f"{drop.name} names {len(unknown):,} film{'s' * (len(unknown) > 1)} that {source} "
+            f"{drop.name} names {count(len(unknown), 'film')} that {source} "
             f"doesn't have, first {unknown[0]!r}; expected the films.csv of this source's scan"
         )
     if dropped.all():

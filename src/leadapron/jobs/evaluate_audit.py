@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from leadapron import store
 from leadapron.cache import default_folder
-from leadapron.classifier import NetworkClassifier, load_classifier
+from leadapron.classifier import NetworkClassifier
 from leadapron.cohort import Cohort, drawn
 from leadapron.detect.model import (
     KINDS,
@@ -29,7 +29,6 @@ from leadapron.detect.model import (
     compare,
     compare_statistics,
     measure_once,
-    model_content,
     sweep_once,
 )
 from leadapron.errors import StoreError, UsageError
@@ -45,6 +44,7 @@ from leadapron.jobs.audit import (
     statistic,
 )
 from leadapron.jobs.zoo import Member, attack_facts, read_truth
+from leadapron.models import open_model
 from leadapron.report.words import MARKS, NOT_FINITE
 from leadapron.sources import AND, open_source
 from leadapron.specs import forgiving
@@ -248,9 +248,10 @@ def _look_here(member: Member) -> _Looked:
 def _look(setting: _Setting, member: Member) -> _Looked:
     """Sweep one model on films that it wasn't trained on."""
     file = setting.zoo / "models" / member.model
-    classifier = load_classifier(
-        file, device=setting.options.device, precision=setting.options.precision
-    )
+    opened = open_model(file, device=setting.options.device, precision=setting.options.precision)
+    classifier = opened.classifier
+    if not isinstance(classifier, NetworkClassifier):
+        raise StoreError(f"{file.name} holds no weights; expected a network that a zoo trained")
     run = store.read_json(setting.zoo / "study" / "runs" / member.run / "spec.json")
     try:
         source, seed = dict(run["spec"]["source"]), int(run["spec"]["seed"])
@@ -265,7 +266,7 @@ def _look(setting: _Setting, member: Member) -> _Looked:
         setting.sweep,
         classifier,
         clean,
-        content=model_content(file),
+        content=opened.content,
         folder=setting.kept,
         name=member.model,
     )
@@ -274,7 +275,7 @@ def _look(setting: _Setting, member: Member) -> _Looked:
         statistics = measure_once(
             classifier,
             clean,
-            content=model_content(file),
+            content=opened.content,
             folder=setting.kept,
             name=member.model,
         )

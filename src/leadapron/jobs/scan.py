@@ -157,7 +157,10 @@ class Scanned:
             "methods": [asdict(method) for method in self.scan.methods],
             "least": dict(self.scan.least),
             "evidence": [_evidence_facts(one, self.cohort) for one in self.scan.evidence],
-            "suspects": [{**asdict(one), "reasons": list(one.reasons)} for one in self.suspects],
+            "suspects": [
+                {**asdict(one), "path": short_path(one.path), "reasons": list(one.reasons)}
+                for one in self.suspects
+            ],
             "rankings": [
                 {
                     "name": one.name,

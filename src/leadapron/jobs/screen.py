@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -20,13 +19,14 @@ from leadapron.detect.inputs.gate_file import StoredGate, read_gate
 from leadapron.errors import DataError, FilmError, LeadapronError, StoreError, UsageError
 from leadapron.models import open_model
 from leadapron.preprocessing import FULL
+from leadapron.reading import other_than_file
 from leadapron.report.words import rate_words
 from leadapron.sources.assembly import doubts_of
 from leadapron.sources.dicom import may_be_dicom
 from leadapron.sources.folder import SUFFIXES, walk
 from leadapron.specs import forgiving
 from leadapron.store import sha256_of
-from leadapron.text import printable, short_path
+from leadapron.text import count, printable, short_path
 
 __all__ = ["FilmFile", "Opened", "Screened", "facts", "films_of", "open_gate", "screen", "worst"]
 
@@ -285,7 +285,7 @@ def facts(
     verdict, code = worst(films)
     notes = list(opened.stored.notes)
     if others:
-        notes.append(f"Left out: {others:,} file{'' if others == 1 else 's'} of other kinds.")
+        notes.append(f"Left out: {count(others, 'file')} of other kinds.")
     if len(films) < asked:
         notes.append(f"Interrupted: {asked - len(films):,} films were not screened.")
     if gate.typical is None:
@@ -386,8 +386,8 @@ def _image(film: FilmFile, opened: Opened) -> _Decoded | _Bad:
     except (OSError, ValueError) as error:
         words = getattr(error, "strerror", None) or "is no path"
         return _Bad(f"can't be read ({words})", failed=True)
-    if not stat.S_ISREG(mode):
-        return _Bad("is not a file", failed=True)
+    if kind := other_than_file(mode):
+        return _Bad(f"is a {kind}; expected a file", failed=True)
     files = FilmFiles([film.path], [""], opened.stored.window, opened.stored.bits)
     try:
         image, form = files.image(0, preprocessing)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from leadapron import metrics
 from leadapron.classifier import BlackBox, NetworkClassifier
-from leadapron.cohort import Cohort, ImageArray
+from leadapron.cohort import Cohort, ImageArray, blocks
 from leadapron.errors import DataError
 from leadapron.models.asked import AskedClassifier
 from leadapron.models.recognise import NORMALISATIONS, Normalisation
@@ -56,13 +56,13 @@ class _Answers:
 
 
 def doubts(model: BlackBox, cohort: Cohort) -> tuple[str, ...]:
-    """Return what is odd about a model's answers on clean films, a sentence each; none is well.
+    """Return what is odd about a model's answers on clean films, in a sentence each.
 
     Looked for: answers that aren't numbers, that differ when the model is asked again, or that are
-    the same for every film; probabilities given for
-    logits, squashed twice, or saturated; an AUROC below 0.5 with all of its interval; films that
-    read better as negatives; outputs that fit other findings' labels better than their own; and,
-    where the model is one of `open_model`, another normalisation that reads the films better.
+    the same for every film; probabilities given for logits, squashed twice, or saturated; an AUROC
+    below 0.5 with all of its interval; films that read better as negatives; outputs that fit other
+    findings' labels better than their own; and, where the model is one of `open_model`, another
+    normalisation that reads the films better.
 
     Args:
         model: the classifier.
@@ -85,7 +85,7 @@ def doubts(model: BlackBox, cohort: Cohort) -> tuple[str, ...]:
     found = _flat(model.findings, probabilities)
     if differs := unsteady(model, cohort.images):
         found.append(
-            f"Other answers when it is asked for the same films again: {_listed(differs)}."
+            f"Asked about the same films again, the model answers otherwise: {_listed(differs)}."
         )
     if np.ptp(probabilities, 0).max() < SAME:
         awake = [
@@ -109,14 +109,18 @@ def doubts(model: BlackBox, cohort: Cohort) -> tuple[str, ...]:
 def unsteady(model: BlackBox, images: ImageArray) -> tuple[str, ...]:
     """Return the findings for which a model answers otherwise when asked for the same films again.
 
-    Of such a model little can be told apart from chance.
+    Of such a model little can be told apart from chance. One that can only be asked may also look
+    at how many films come together, and be another model in a clinic than in an audit: it is asked
+    again for each film alone.
 
     Args:
         model: the classifier.
         images: films of its preprocessing; up to 32 of them are asked for.
     """
     some = np.asarray(images[np.arange(min(REPEATED, images.shape[0]))])
-    first, again = (model.logits(some).astype(np.float64) for _ in range(2))
+    each = len(some) if isinstance(model, NetworkClassifier) else 1
+    first = model.logits(some).astype(np.float64)
+    again = np.concatenate([model.logits(some[rows]) for rows in blocks(len(some), each)])
     known = np.where(np.isfinite(first), first, 0)
     room = ANEW * known.std(axis=0) + 1e-4 * (1 + np.abs(known))
     with np.errstate(invalid="ignore"):

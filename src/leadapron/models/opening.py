@@ -206,8 +206,8 @@ def _own(weights: Weights, wanted: _Wanted) -> Opened:
     for what, (said, own) in stated.items():
         if said is not None and said != own:
             raise UsageError(
-                f"{weights.name} states its own {what}, which are others than the ones given; "
-                f"leave them out"
+                f"{weights.name} states its own {what}, which differ from what was given; "
+                "leave that out"
             )
     if wanted.normalisation is not None:
         raise UsageError(f"{weights.name} states its own normalisation; leave it out")

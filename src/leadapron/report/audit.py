@@ -279,11 +279,13 @@ def not_finite_words(each: Facts) -> str:
 
 
 def answer_sentences(facts: Facts) -> list[str]:
-    """Return what is odd about a model's answers; none is well."""
+    """Return what is odd about a model's answers, if anything."""
     said = [f"{not_finite_words(each)}." for each in facts["not_finite"]]
     if facts["unsteady"]:
         names = ", ".join(facts["unsteady"])
-        said.append(f"{names}: another answer when the same films are asked for again: can't tell.")
+        said.append(
+            f"{names}: answers change when films are asked about again, or each alone: can't tell."
+        )
     return said
 
 

@@ -11,7 +11,7 @@ from leadapron.report import figures
 from leadapron.report.rendering import render
 from leadapron.report.words import between, listed, percent
 from leadapron.store import write_atomically
-from leadapron.text import short_path
+from leadapron.text import count, short_path
 
 __all__ = ["description_lines", "write_description"]
 
@@ -74,23 +74,19 @@ def description_lines(facts: Facts) -> list[str]:
 # --- words
 
 
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
-
-
 def _warnings(facts: Facts) -> list[str]:
     """What must not be overlooked."""
     said = []
     if facts["shared_patients"]:
         said.append(
-            f"LEAKAGE: {_count(facts['shared_patients'], 'patient')} on more than one side of the "
+            f"LEAKAGE: {count(facts['shared_patients'], 'patient')} on more than one side of the "
             "split; results on its test films would be too good."
         )
     for kind, words in (("identical", "identical images"), ("near", "near duplicates")):
         crossing = facts[kind]["across_split"]
         if crossing:
             said.append(
-                f"LEAKAGE: {_count(crossing, 'group')} of {words} on more than one side of the "
+                f"LEAKAGE: {count(crossing, 'group')} of {words} on more than one side of the "
                 "split."
             )
     return said
@@ -100,8 +96,8 @@ def _films(facts: Facts) -> str:
     height, width = facts["image"]
     each = facts["films_per_patient"]
     return (
-        f"{facts['source']}: {_count(facts['films'], 'film')} of "
-        f"{_count(facts['patients'], 'patient')} (median {each['median']:g} each, at most "
+        f"{facts['source']}: {count(facts['films'], 'film')} of "
+        f"{count(facts['patients'], 'patient')} (median {each['median']:g} each, at most "
         f"{each['most']:,}), looked at as {width}x{height} {facts['dtype']}"
     )
 
@@ -128,12 +124,12 @@ def _split_words(facts: Facts) -> str:
     if not facts["split"]:
         return "none"
     parts = [
-        f"{part['name'] or 'in no part'} {_count(part['films'], 'film')} of "
-        f"{_count(part['patients'], 'patient')}"
+        f"{part['name'] or 'in no part'} {count(part['films'], 'film')} of "
+        f"{count(part['patients'], 'patient')}"
         for part in facts["split"]
     ]
     shared = facts["shared_patients"]
-    ends = f"{_count(shared, 'patient') if shared else 'no patient'} in several parts"
+    ends = f"{count(shared, 'patient') if shared else 'no patient'} in several parts"
     return f"{'; '.join(parts)}; {ends}"
 
 
@@ -227,7 +223,7 @@ def _copies(facts: Facts, kind: str) -> str:
         return f"{name}: none"
     across = f"{found['across_split']:,} across the split, " if facts["split"] else ""
     return (
-        f"{name}: {_count(found['films'], 'film')} in {_count(len(found['groups']), 'group')}; "
+        f"{name}: {count(found['films'], 'film')} in {count(len(found['groups']), 'group')}; "
         f"{found['across_patients']:,} across patients, {across}"
         f"{found['labels_differ']:,} with contradicting labels"
     )
@@ -250,7 +246,7 @@ def _group_words(group: Facts) -> str:
 
 
 def _wrong(group: Facts) -> str:
-    parts = [_count(group["patients"], "patient")]
+    parts = [count(group["patients"], "patient")]
     if len(group["parts"]) > 1:
         parts.append(f"in {listed(group['parts'])}")
     if group["differ"]:
@@ -297,7 +293,7 @@ def _cards(facts: Facts) -> list[dict[str, Any]]:
         {
             "title": "Films",
             "value": f"{facts['films']:,}",
-            "under": f"of {_count(facts['patients'], 'patient')}",
+            "under": f"of {count(facts['patients'], 'patient')}",
             "facts": [
                 ("films of a patient, median", f"{each['median']:g}"),
                 ("at most", f"{each['most']:,}"),
@@ -367,7 +363,7 @@ def _matrix(facts: Facts) -> list[list[tuple[str, str, int]]]:
     for pair in facts["together"]:
         i, j = place[pair["first"]], place[pair["second"]]
         ratio, name = pair["odds_ratio"], _pair_name(pair)
-        grid[i][j] = (f"{pair['both']:,}", f"{name}: {_count(pair['both'], 'film')}", 0)
+        grid[i][j] = (f"{pair['both']:,}", f"{name}: {count(pair['both'], 'film')}", 0)
         if ratio["value"] is None:
             grid[j][i] = ("\N{EN DASH}", f"{name}: undefined", 0)
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from leadapron.store import (
     read_rows,
     read_yaml,
 )
+from leadapron.text import printable
 
 __all__ = [
     "CALIBRATED",
@@ -41,6 +42,9 @@ CALIBRATED = "5 % clean false positives"
 WIDE = "one eighth of the side"
 NARROW = "max(2 px, trigger side)"
 """How rows name the two tolerances of the pointing game."""
+
+LARGEST = float(2**63)
+"""Of the numbers in a study's settings and facts."""
 
 TOLD = "films told by the map"
 LOOK_ALIKE = "pointing hit on a look-alike"
@@ -71,7 +75,8 @@ class Run:
     def history(self) -> list[dict[str, Any]]:
         """Return the epochs, none where the file is missing."""
         path = self.folder / "history.jsonl"
-        return read_lines(path) if path.exists() else []
+        lines: list[dict[str, Any]] = read_lines(path) if path.exists() else []
+        return [_shown(line, path) for line in lines]
 
     def arrays(self, name: str, needed: Sequence[str]) -> dict[str, NDArray[Any]] | None:
         """Return the arrays of a file of this run, None where the file is missing.
@@ -207,9 +212,9 @@ def read_study(folder: Path) -> StudyFolder:
             f"{folder} holds no study (no study.yaml); "
             f"make one with: leadapron study --out {folder}"
         )
-    asked = read_yaml(folder / "study.yaml")
+    asked = _read(folder / "study.yaml", read_yaml)
     manifest = folder / "manifest.json"
-    facts = _mapping(read_json(manifest), manifest) if manifest.is_file() else {}
+    facts = _read(manifest, read_json) if manifest.is_file() else {}
     folders = _run_folders(folder / "runs", facts.get("runs"))
     finished, unfinished = _read_runs(folders)
     by_key = {run.key: run for run in finished if run.role == "twin"}
@@ -256,7 +261,7 @@ def _read_runs(folders: Sequence[Path]) -> tuple[list[Run], int]:
         if not (path / "rows.jsonl").is_file():
             unfinished += 1
             continue
-        facts = _mapping(read_json(path / "spec.json"), path / "spec.json")
+        facts = _read(path / "spec.json", read_json)
         role, _, key = path.name.partition("-")
         finished.append(
             Run(
@@ -294,6 +299,27 @@ def _order(pair: Pair) -> tuple[Any, ...]:
         if path != "seed"
     ]
     return spec, pair.seed if isinstance(pair.seed, int) else 0, pair.key
+
+
+def _read(path: Path, read: Callable[[Path], Any]) -> Mapping[str, Any]:
+    return _mapping(_shown(read(path), path), path)
+
+
+def _shown(value: Any, path: Path) -> Any:
+    """What a file holds, its text fit to be shown: a study's folder may come from a stranger.
+
+    Raises:
+        StoreError: a number that isn't finite, or has no place in 64 bits.
+    """
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, Mapping):
+        return {_shown(name, path): _shown(each, path) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_shown(each, path) for each in value]
+    if isinstance(value, int | float) and not -LARGEST <= value <= LARGEST:
+        raise StoreError(f"{path} holds a number that leadapron writes nowhere; is it damaged?")
+    return value
 
 
 def _mapping(value: Any, path: Path) -> Mapping[str, Any]:

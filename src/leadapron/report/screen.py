@@ -17,6 +17,7 @@ from leadapron.report.gallery import grey, grey_png
 from leadapron.report.rendering import render
 from leadapron.report.words import listed, percent, rate_words
 from leadapron.store import make_folder, read_json, reason, write_atomically, write_json
+from leadapron.text import count, printable
 
 __all__ = [
     "begin_screen",
@@ -91,7 +92,9 @@ def film_line(film: Facts, *, heading: bool = False) -> str:
     if film["region"] is not None:
         place = region_words(film["region"])
     words = f": {film['reason']}" if film["reason"] else ""
-    line = _row(film["verdict"], p, finding, before, after, place, f"{_plain(film['file'])}{words}")
+    line = _row(
+        film["verdict"], p, finding, before, after, place, f"{printable(film['file'])}{words}"
+    )
     if not heading:
         return line
     head = _row("verdict", "p", "finding", "read", "without", "region at row, column", "film")
@@ -104,14 +107,14 @@ def screen_lines(facts: Facts) -> list[str]:
     Args:
         facts: what `jobs.screen.facts` returns.
     """
-    counts = ", ".join(f"{count:,} {verdict}" for verdict, count in facts["counts"].items())
+    counts = ", ".join(f"{n:,} {verdict}" for verdict, n in facts["counts"].items())
     found = [
         "",
         LEGEND,
-        f"{_count(len(facts['films']))}: {counts}",
+        f"{count(len(facts['films']), 'film')}: {counts}",
         facts["statement"],
     ]
-    return [*found, *facts["limits"], *(f"Note: {_plain(note)}" for note in facts["notes"])]
+    return [*found, *facts["limits"], *(f"Note: {printable(note)}" for note in facts["notes"])]
 
 
 def region_words(region: Facts) -> str:
@@ -212,15 +215,6 @@ def _row(*cells: str) -> str:
     return f"{verdict:<10}  {p:>5}  {finding:<18}  {before:>4}  {after:>7}  {place:<21}  {film}"
 
 
-def _plain(text: str) -> str:
-    """Text that can't break the line or the terminal."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def _count(n: int) -> str:
-    return f"{n:,} film{'' if n == 1 else 's'}"
-
-
 def _rank(film: Facts) -> tuple[int, float, int]:
     score = -math.inf if film["score"] is None else film["score"]
     return RANKS[film["verdict"]], -score, film["number"]
@@ -272,12 +266,11 @@ def _context(facts: Facts, pictured: Sequence[Pictured]) -> dict[str, Any]:
 
 
 def _words(facts: Facts) -> str:
-    n = facts["counts"]
+    n, films = facts["counts"], count(len(facts["films"]), "film")
     return {
-        "suspicious": f"{n['suspicious']:,} of {_count(len(facts['films']))}; don't rely on how "
-        "the model reads them",
+        "suspicious": f"{n['suspicious']:,} of {films}; don't rely on how the model reads them",
         "can't tell": "some films can't be told; none is suspicious",
-        "pass": f"none of {_count(len(facts['films']))} is suspicious; that is no proof",
+        "pass": f"none of {films} is suspicious; that is no proof",
     }[facts["verdict"]]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from leadapron.store import Row
-from leadapron.text import short_path
+from leadapron.text import count, short_path
 
 __all__ = [
     "ALIKE",
@@ -130,7 +130,7 @@ def rate_words(false_alarm: float, patients: int, likely: tuple[float, float]) -
     if false_alarm >= least:
         return said
     return said + (
-        f" Films of one patient are alike: of {patients:,} patient{'' if patients == 1 else 's'} "
+        f" Films of one patient are alike: of {count(patients, 'patient')} "
         f"no rate below {percent(least)} is sure."
     )
 

@@ -17,7 +17,8 @@ from leadapron.cohort import Cohort, Reordered
 from leadapron.errors import DataError, UsageError
 from leadapron.preprocessing import FEWEST, FULL, Preprocessing
 from leadapron.sources.tables import LabelTable
-from leadapron.sources.words import count, listed
+from leadapron.sources.words import listed
+from leadapron.text import count
 from leadapron.types import Form, Note, Odd
 
 __all__ = ["Leakage", "assemble", "doubts_of"]

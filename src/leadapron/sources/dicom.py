@@ -30,7 +30,8 @@ from leadapron.sources.tables import (
     relative,
     unknown_patients,
 )
-from leadapron.sources.words import count, plain_reason
+from leadapron.sources.words import plain_reason
+from leadapron.text import count
 from leadapron.types import Note
 
 __all__ = ["check_window", "may_be_dicom", "open_dicom"]

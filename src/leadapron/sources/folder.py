@@ -18,7 +18,8 @@ from leadapron.preprocessing import Preprocessing
 from leadapron.reading import given_path, is_folder
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.tables import PARTS, LabelTable, inside, is_healthy, unknown_patients
-from leadapron.sources.words import AND, LISTED, count, listed, plain_reason
+from leadapron.sources.words import AND, LISTED, listed, plain_reason
+from leadapron.text import count
 from leadapron.types import Note
 
 __all__ = ["find_films", "open_folder", "walk"]

@@ -32,7 +32,8 @@ from leadapron.sources.tables import (
     refuse_outside,
     refuse_unknown_findings,
 )
-from leadapron.sources.words import count, plain_reason
+from leadapron.sources.words import plain_reason
+from leadapron.text import count
 from leadapron.types import Note
 
 __all__ = [

@@ -36,8 +36,8 @@ from leadapron.sources.tables import (
     splits,
     unknown_patients,
 )
-from leadapron.sources.words import count, listed
-from leadapron.text import clean
+from leadapron.sources.words import listed
+from leadapron.text import clean, count
 from leadapron.types import Note
 
 __all__ = ["Reading", "labelled", "open_table"]
@@ -336,7 +336,7 @@ def _joined(
 
 def _no_such_word(word: str, where: str) -> UsageError:
     return UsageError(
-        f"--source.healthy {word}: {where} calls nothing so; expected its word for no finding"
+        f"--source.healthy {word}: no finding in {where} is called so; expected its word for none"
     )
 
 

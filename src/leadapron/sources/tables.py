@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from leadapron.errors import DataError, UsageError
 from leadapron.reading import open_regular
-from leadapron.sources.words import count, plain_reason
-from leadapron.text import clean, clean_names, printable
+from leadapron.sources.words import plain_reason
+from leadapron.text import clean, clean_names, count, printable
 from leadapron.types import Note
 
 __all__ = [

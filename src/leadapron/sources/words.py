@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["AND", "LISTED", "count", "listed", "plain_reason"]
+__all__ = ["AND", "LISTED", "listed", "plain_reason"]
 
 AND = " + "
 """Between the sources that are joined into one."""
 
 LISTED = 5
 """Names that a list gives."""
-
-
-def count(n: int, noun: str) -> str:
-    """Return "1 film", "2,000 films"."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def plain_reason(error: BaseException) -> str:

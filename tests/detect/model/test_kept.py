@@ -17,7 +17,6 @@ from leadapron.cohort import Cohort
 from leadapron.detect.model import KINDS, STATISTICS, Measure, StampSweep
 from leadapron.detect.model.kept import (
     measure_once,
-    model_content,
     sweep_once,
     swept_facts,
     swept_from,
@@ -148,12 +147,6 @@ def test_they_are_listed_and_cleared_as_films_are(films, tmp_path):
     assert results(tmp_path) == found[1:]
     assert clear(tmp_path) == [found[1].key]
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["notes.json"]
-
-
-def test_a_function_has_no_content(tmp_path):
-    assert model_content("module:function") is None
-    (tmp_path / "m.onnx").write_bytes(b"abc")
-    assert model_content(tmp_path / "m.onnx").startswith("ba7816bf")
 
 
 @pytest.fixture

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.classifier import BlackBox
+from leadapron.classifier import BlackBox, refuse_not_finite
 from leadapron.detect.inputs.readings import (
     Readings,
     State,
     operating_logits,
-    refuse_not_finite,
 )
 from leadapron.detect.scale import LEAST_FILMS, logit_spreads
 from leadapron.errors import DataError
@@ -83,7 +82,7 @@ def levels(logits: Floats, findings: Sequence[str]) -> tuple[Floats, Floats]:
     Raises:
         DataError: logits that aren't finite, of findings that are named.
     """
-    refuse_not_finite(findings, logits, "changed clean films")
+    refuse_not_finite(np.isfinite(logits), findings, "logits", "changed clean films")
     return operating_logits(logits), logit_spreads(logits)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.classifier import BlackBox, NetworkClassifier
+from leadapron.classifier import BlackBox, NetworkClassifier, refuse_not_finite
 from leadapron.cohort import ImageArray
 from leadapron.errors import DataError, UsageError
 
@@ -20,7 +20,6 @@ __all__ = [
     "State",
     "operating_logits",
     "read",
-    "refuse_not_finite",
 ]
 
 Floats = NDArray[np.float32]
@@ -106,27 +105,10 @@ def read(classifier: BlackBox, images: ImageArray) -> Readings:
         logits, features = outputs.logits, outputs.features
     else:
         logits = classifier.logits(held)
-    refuse_not_finite(classifier.findings, logits, "films")
+    refuse_not_finite(np.isfinite(logits), classifier.findings, "logits")
     if features is not None and not np.isfinite(features).all():
         raise DataError("the network's features are not finite")
     return Readings(images=held, logits=logits, features=features)
-
-
-def refuse_not_finite(findings: Sequence[str], logits: NDArray[Any], films: str) -> None:
-    """Raise DataError where a model's answers aren't all finite, naming the findings.
-
-    Args:
-        findings: the k findings.
-        logits: (..., n, k).
-        films: what they are of, in words.
-    """
-    lost = ~np.isfinite(logits.reshape(-1, logits.shape[-1]))  # (m, k)
-    if lost.any():
-        names = ", ".join(n for n, any_ in zip(findings, lost.any(axis=0), strict=True) if any_)
-        raise DataError(
-            f"the model's logits are not finite for {names}, on {lost.any(axis=1).sum():,} of "
-            f"{len(lost):,} {films}"
-        )
 
 
 def operating_logits(logits: NDArray[Any]) -> NDArray[np.float64]:

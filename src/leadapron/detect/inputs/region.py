@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from leadapron.classifier import BlackBox, NetworkClassifier
-from leadapron.detect.inputs.readings import Readings, State, refuse_not_finite
+from leadapron.classifier import BlackBox, NetworkClassifier, refuse_not_finite
+from leadapron.detect.inputs.readings import Readings, State
 from leadapron.detect.scale import LEAST_FILMS, logit_spreads, mad_spread
 from leadapron.errors import DataError, UsageError
 from leadapron.seeds import stream
@@ -116,7 +116,9 @@ class EvidenceRegion:
             )
         spread = logit_spreads(clean.logits)
         plain = _logits(classifier, background(clean.images, self.filter_side))
-        refuse_not_finite(classifier.findings, plain, "clean films without small detail")
+        refuse_not_finite(
+            np.isfinite(plain), classifier.findings, "logits", "clean films without small detail"
+        )
         lost = clean.logits - plain
         chosen = stream(self.seed, "region", "hosts").choice(n, self.hosts, replace=False)
         return {

@@ -9,7 +9,7 @@ from leadapron.detect.model.inversion import (
     InvertedFeatures,
     Wanted,
 )
-from leadapron.detect.model.kept import Kept, measure_once, model_content, sweep_once
+from leadapron.detect.model.kept import Kept, measure_once, sweep_once
 from leadapron.detect.model.null import Comparison, compare, least_p
 from leadapron.detect.model.stamps import Probe, Stamp
 from leadapron.detect.model.statistics import (
@@ -61,7 +61,6 @@ __all__ = [
     "maximum_margin",
     "measure",
     "measure_once",
-    "model_content",
     "outlier_index",
     "reestimated_shift",
     "sweep_once",

@@ -21,9 +21,8 @@ from leadapron.detect.model.statistics import STATISTICS, Measure, Tables
 from leadapron.detect.model.sweep import KINDS, Moved, NotFinite, StampSweep, Swept
 from leadapron.errors import StoreError
 from leadapron.models import AskedClassifier
-from leadapron.store import sha256_of
 
-__all__ = ["Kept", "measure_once", "model_content", "sweep_once", "swept_facts", "swept_from"]
+__all__ = ["Kept", "measure_once", "sweep_once", "swept_facts", "swept_from"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +37,6 @@ class Kept(NamedTuple):
 
     swept: Swept
     seconds: float
-
-
-def model_content(model: str | Path) -> str | None:
-    """Return the SHA-256 of a model's file; None for a function, whose content isn't known."""
-    path = Path(model)
-    return sha256_of(path) if path.is_file() else None
 
 
 def sweep_once(

@@ -22,7 +22,8 @@ from leadapron.preprocessing import Preprocessing
 from leadapron.sources.assembly import Leakage
 from leadapron.sources.releases.layout import Release, opened, release_folder
 from leadapron.sources.tables import LabelTable, splits
-from leadapron.sources.words import count, plain_reason
+from leadapron.sources.words import plain_reason
+from leadapron.text import count
 from leadapron.types import Note
 
 __all__ = ["CLASSES", "RELEASE", "open_covidx"]

@@ -27,7 +27,7 @@ from leadapron.sources.tables import (
     label_column,
     named_columns,
 )
-from leadapron.sources.words import count
+from leadapron.text import count
 from leadapron.types import Note
 
 __all__ = [

@@ -30,7 +30,7 @@ from leadapron.sources.releases.layout import (
     without_laterals,
 )
 from leadapron.sources.tables import LabelTable, ages, joined_labels
-from leadapron.sources.words import count
+from leadapron.text import count
 from leadapron.types import Note
 
 __all__ = ["RELEASE", "open_padchest"]

@@ -27,7 +27,7 @@ from leadapron.sources.releases.layout import (
     stated,
 )
 from leadapron.sources.tables import LabelTable, unknown_patients
-from leadapron.sources.words import count
+from leadapron.text import count
 from leadapron.types import Note
 
 __all__ = ["FINDINGS", "RELEASE", "open_vindr_cxr"]

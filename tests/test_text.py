@@ -82,7 +82,7 @@ def test_a_path_that_is_shown_forges_no_line():
             assert short_path(text) == printable(text)
 
 
-def test_sizes_and_counts_in_words():
+def test_sizes_in_words():
     sizes = (0, 999, 1_000, 40_960, 1_000_000, 335_900_000, 5_600_000_000)
     words = ["0 bytes", "999 bytes", "1 kB", "41 kB", "1.0 MB", "335.9 MB", "5.6 GB"]
     assert [bytes_in_words(n) for n in sizes] == words

@@ -574,9 +574,9 @@ def _decoded(
                 ready, images, futures = waiting.popleft()
                 found = _Found()
                 for future in futures:  # in order, so that of several bad films the first is named
-                    decoded, part = future.result()
+                    looked_at, part = future.result()
                     found.add(part)
-                    done += decoded
+                    done += looked_at
                     if cache.progress is not None:
                         cache.progress("decoding", done, total)
                 yield ready, images, found

@@ -16,7 +16,7 @@ from leadapron.classifier import NetworkClassifier, save_classifier
 from leadapron.cli import cli
 from leadapron.cohort import Cohort, drawn
 from leadapron.detect.model import STATISTICS, Comparison, StampSweep, Statistic
-from leadapron.errors import DataError, UsageError
+from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.jobs import audit as audit_job
 from leadapron.jobs.audit import MARGIN, audit_model, harm, judge, second_look
 from leadapron.models import NORMALISATIONS, AskedClassifier
@@ -338,6 +338,24 @@ def test_a_poisoned_network_by_the_command_line(networks, tmp_path):
         words[words.index("--reference") + 1] = str(refused)
         wrong = CliRunner().invoke(cli, words, standalone_mode=False)
         assert isinstance(wrong.exception, UsageError)
+
+
+def test_references_of_other_images_are_refused_with_what_differs(tmp_path):
+    for name, seen in (("model", SMALL), ("clean/a", replace(SMALL, size=48, aspect="pad"))):
+        network = NetworkClassifier(
+            build_network("resnet9", 2, 0).eval(), "resnet9", ("A", "B"), seen
+        )
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        save_classifier(network, tmp_path / f"{name}.safetensors")
+    differs = f"a.safetensors takes .*: size 48, not {SMALL.size}, aspect pad, not {SMALL.aspect}"
+    with pytest.raises(StoreError, match=differs):
+        audit_job.audit(
+            tmp_path / "model.safetensors",
+            "phantom:32",
+            reference=tmp_path / "clean",
+            device="cpu",
+            cache="none",
+        )
 
 
 def test_a_second_audit_sweeps_nothing(networks, tmp_path, monkeypatch):

@@ -850,7 +850,9 @@ def _references(folder: Path, own: _Model, device: str, precision: Precision) ->
         ):
             raise StoreError(f"{path.name} is not a {classifier.architecture}, as the model is")
         if other.preprocessing != classifier.preprocessing:
-            raise StoreError(f"{path.name} takes other images than the model")
+            ours, theirs = asdict(classifier.preprocessing), asdict(other.preprocessing)
+            odd = ", ".join(f"{n} {theirs[n]}, not {ours[n]}" for n in ours if theirs[n] != ours[n])
+            raise StoreError(f"{path.name} takes other images than the model: {odd}")
         found.append(_Model(other, path.name, opened.content))
     if not found:
         raise UsageError(f"--reference {folder} holds no .safetensors but the model itself")

@@ -115,7 +115,8 @@ def _run_scan(
     for line in scan_lines(facts):
         click.echo(line)
     if page is not None:
-        click.echo(f"Films: {page.with_name('films.csv')}; page, with patients' pixels: {page}")
+        pixels = ", with patients' pixels" if found.suspects else ""
+        click.echo(f"Films: {page.with_name('films.csv')}; page{pixels}: {page}")
     return VERDICTS[found.verdict]
 
 

@@ -15,7 +15,7 @@ from leadapron.report.gallery import grey_png
 from leadapron.report.rendering import render
 from leadapron.report.words import Form, between, decimal, listed, percent
 from leadapron.store import write_atomically
-from leadapron.text import short_path
+from leadapron.text import count, short_path
 
 __all__ = ["Panel", "clean_lines", "scan_lines", "write_scan"]
 
@@ -91,8 +91,8 @@ def scan_lines(facts: Facts) -> list[str]:
         found.append(f"{number}. {one['words']} ({one['method']}, p {_p(one['p'])})")
     if facts["suspects"]:
         names = ", ".join(each["id"] for each in facts["suspects"][:NAMED])
-        count = _count(len(facts["suspects"]), "suspected film")
-        found.append(f"{count}, the most suspicious: {names}")
+        number = count(len(facts["suspects"]), "suspected film")
+        found.append(f"{number}, the most suspicious: {names}")
     width = max(len(each["name"]) for each in facts["methods"])
     found += ["", f"{'Method':<{width}}   tried  p, corrected"]
     found += [
@@ -117,7 +117,7 @@ def clean_lines(facts: Facts) -> list[str]:
         facts: what `Cleaned.facts` returns.
     """
     found = [
-        f"{_count(facts['dropped'], 'film')} dropped, {facts['kept']:,} kept: {facts['file']}",
+        f"{count(facts['dropped'], 'film')} dropped, {facts['kept']:,} kept: {facts['file']}",
         f"Open it as {facts['opens']}",
         *facts["notes"],
     ]
@@ -148,10 +148,6 @@ def _estimate(found: Facts, form: Form) -> str:
     if found["value"] is None:
         return "undefined"
     return f"{form(found['value'])} ({between(found['low'], found['high'], form)})"
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def _p(p: float | None) -> str:
@@ -192,8 +188,8 @@ def _verdict_words(facts: Facts) -> str:
 def _films(facts: Facts) -> str:
     height, width = facts["image"]
     return (
-        f"{facts['source']}: {_count(facts['films'], 'film')} of "
-        f"{_count(facts['patients'], 'patient')}, looked at as {width}x{height} {facts['dtype']}, "
+        f"{facts['source']}: {count(facts['films'], 'film')} of "
+        f"{count(facts['patients'], 'patient')}, looked at as {width}x{height} {facts['dtype']}, "
         f"{facts['seconds']:.1f} s"
     )
 
@@ -217,7 +213,7 @@ def _context(facts: Facts, panels: Sequence[Panel]) -> dict[str, Any]:
         "ties": [_tie(one) for one in facts["evidence"] if one["tie"] is not None],
         "least": _least(facts["least"]),
         "rest": [
-            (_kind(one), one["words"], _p(one["p"])) for one in _rest(facts) if one["tie"] is None
+            (_kind(one), one["words"], _p_of(one)) for one in _rest(facts) if one["tie"] is None
         ],
         "methods": [
             (each["name"], f"{each['tried']:,}", _p(each["p"]), _p(each["adjusted"]),
@@ -229,6 +225,11 @@ def _context(facts: Facts, panels: Sequence[Panel]) -> dict[str, Any]:
         "rankings": [_ranking(each) for each in facts["rankings"]],
         "named": {each["id"] for each in facts["suspects"]},
     }  # fmt: skip
+
+
+def _p_of(one: Facts) -> str:
+    """A p-value, and what it is of where it isn't of labels."""
+    return f"{_p(one['p'])} to recur so often" if one["kind"] == "repeated mark" else _p(one["p"])
 
 
 def _tie(one: Facts) -> tuple[list[str], str]:
@@ -288,7 +289,7 @@ def _cards(facts: Facts) -> list[dict[str, Any]]:
         },
         {
             "title": "Films",
-            "under": f"of {_count(facts['patients'], 'patient')}",
+            "under": f"of {count(facts['patients'], 'patient')}",
             "value": f"{facts['films']:,}",
             "facts": [
                 ("looked at as", f"{width} x {height} px"),
@@ -307,7 +308,7 @@ def _evidence(one: Facts, panel: Panel | None) -> dict[str, Any]:
         "words": one["words"],
         "method": one["method"],
         "p": _p(one["p"]),
-        "count": _count(len(one["films"]), "film"),
+        "count": count(len(one["films"]), "film"),
         "many": len(one["films"]) != 1,
         "labels": [
             (

@@ -23,6 +23,7 @@ from leadapron.detect.films.ties import OVERLAP, Control, Controls, Place
 from leadapron.detect.scores import Evidence, LabelTie
 from leadapron.errors import DataError, UsageError
 from leadapron.seeds import stream
+from leadapron.text import count
 from leadapron.types import said
 
 __all__ = ["METHODS", "Method", "Scan", "scan_films"]
@@ -158,7 +159,8 @@ def scan_films(
         raise UsageError(f"a false-alarm rate of {false_alarm}; expected above 0 and below 1")
     if len(cohort) < FEWEST or min(cohort.images.shape[1:]) < 16:
         raise DataError(
-            f"{len(cohort)} films of {cohort.images.shape[1]} x {cohort.images.shape[2]} pixels; "
+            f"{count(len(cohort), 'film')} of {cohort.images.shape[1]} x "
+            f"{cohort.images.shape[2]} pixels; "
             f"a scan needs {FEWEST} of 16 x 16 or more"
         )
     if seen is None:

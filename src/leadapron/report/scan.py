@@ -91,8 +91,8 @@ def scan_lines(facts: Facts) -> list[str]:
         found.append(f"{number}. {one['words']} ({one['method']}, p {_p(one['p'])})")
     if facts["suspects"]:
         names = ", ".join(each["id"] for each in facts["suspects"][:NAMED])
-        number = count(len(facts["suspects"]), "suspected film")
-        found.append(f"{number}, the most suspicious: {names}")
+        named = count(len(facts["suspects"]), "suspected film")
+        found.append(f"{named}, the most suspicious: {names}")
     width = max(len(each["name"]) for each in facts["methods"])
     found += ["", f"{'Method':<{width}}   tried  p, corrected"]
     found += [

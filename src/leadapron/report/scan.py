@@ -241,15 +241,12 @@ def _tie(one: Facts) -> tuple[list[str], str]:
             "anatomy": "its labels contradict the films' look",
         }[tie["decided"]]
     }.get(one["kind"], "no more than nature can do here")
+    look = "not asked" if tie["anatomy"] is None else _p(tie["anatomy"])
     return [
-        f"{tie['patients']:,}",
-        percent(tie["share"]),
-        percent(tie["expected"]),
-        _p(tie["chance"]),
-        _p(tie["bias"]),
-        "not asked" if tie["anatomy"] is None else _p(tie["anatomy"]),
-        f"{tie['needed']:.1f}",
-        f"{tie['usual']:.1f}",
+        f"{percent(tie['share'])} of {count(tie['patients'], 'patient')}, others "
+        f"{percent(tie['expected'])}",
+        f"{_p(tie['chance'])}; {_p(tie['bias'])}; {look}",
+        f"{tie['needed']:.1f}; {tie['usual']:.1f}",
         said,
     ], str(one["words"]).partition(":")[0]
 

@@ -243,12 +243,18 @@ def _tie(one: Facts) -> tuple[list[str], str]:
     }.get(one["kind"], "no more than nature can do here")
     look = "not asked" if tie["anatomy"] is None else _p(tie["anatomy"])
     return [
-        f"{percent(tie['share'])} of {count(tie['patients'], 'patient')}, others "
+        f"{_group(one)}: {percent(tie['share'])} of {count(tie['patients'], 'patient')}, others "
         f"{percent(tie['expected'])}",
         f"{_p(tie['chance'])}; {_p(tie['bias'])}; {look}",
         f"{tie['needed']:.1f}; {tie['usual']:.1f}",
         said,
     ], str(one["words"]).partition(":")[0]
+
+
+def _group(one: Facts) -> str:
+    """What the films with a mark say."""
+    name = "the same findings" if one["finding"] is None else one["finding"].replace("_", " ")
+    return {"removed": f"no {name}", "one-hot": f"{name} alone"}.get(one["direction"], name)
 
 
 def _least(numbers: Mapping[str, int | None]) -> str:

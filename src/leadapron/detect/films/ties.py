@@ -18,6 +18,7 @@ from scipy import sparse, special
 from leadapron.cohort import Rows
 from leadapron.detect.films.bias import (
     LOG_ODDS,
+    Bias,
     evidence_of_spreads,
     learn_bias,
     profiles,
@@ -36,6 +37,10 @@ QUESTIONS = 2
 
 MOST = 500
 """Films that are asked about, at most, when it is asked how few could be told."""
+
+UNLIKELY = 0.02
+"""Where labels contradict the films' look by a smaller p-value, films with the mark are read by a
+reader that learnt from none of them."""
 
 BELOW = 0.75
 """Of a ranking, the share that poison isn't expected in: it says how labels follow the ranking."""
@@ -119,6 +124,7 @@ class Controls:
         }
         self._spreads: dict[int, Floats] = {}
         self._departures: dict[int, Floats | None] = {}
+        self._readings: dict[int, Floats] = {}
 
     def judge(self, mark: Control, group: int, rate: float) -> Tie:
         """Answer the three questions for a mark, which may be one of the controls.
@@ -234,10 +240,22 @@ class Controls:
         if self.reader is None:
             return np.nan, np.nan
         known = self._departure(self.reader, group)
-        reads = self.reader.read(group, mark.films, mark.place)
+        reads = self._readings.get(group)
         if known is None or reads is None:
             return np.nan, np.nan
         bias = learn_bias(known[own], known[others & ~own])
+        p, read = self._contradiction(mark, group, reads, bias)
+        # A reader of its own for each mark costs much, and changes little of what is likely.
+        if (
+            p <= UNLIKELY
+            and (own_reads := self.reader.read(group, mark.films, mark.place)) is not None
+        ):
+            return self._contradiction(mark, group, own_reads, bias)
+        return p, read
+
+    def _contradiction(
+        self, mark: Control, group: int, reads: Floats, bias: Bias
+    ) -> tuple[float, float]:
         hits, chances = self._by_patient(group, mark.films, reads)
         return bias.expected(_at_least(np.floor(hits.sum() + 1e-9), chances)), float(chances.mean())
 
@@ -245,6 +263,8 @@ class Controls:
         """As `_spread`, of labels beside what the films look like from afar."""
         if group not in self._departures:
             reads = reader.read(group, np.zeros(0, np.int64))
+            if reads is not None:
+                self._readings[group] = reads
             self._departures[group] = None if reads is None else self._departed(group, reads)
         return self._departures[group]
 

@@ -16,7 +16,6 @@ from leadapron.cli import cli
 from leadapron.detect.models import STATISTICS, Moved, Stamp, StampSweep, Swept
 from leadapron.detect.models.stamps import probes
 from leadapron.errors import StoreError, UsageError
-from leadapron.films.cache import results
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs import evaluate_audit as job
 from leadapron.jobs.evaluate_audit import evaluate_audit
@@ -25,6 +24,7 @@ from leadapron.models.classifier import NetworkClassifier, save_classifier
 from leadapron.models.networks import build_network
 from leadapron.report.audit_limits import audit_limits
 from leadapron.report.limits import write_limits
+from leadapron.result_cache import results
 from leadapron.sources import open_source
 from leadapron.study.run import Options, divide
 

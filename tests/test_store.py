@@ -18,8 +18,8 @@ import pytest
 
 from leadapron import store
 from leadapron.errors import StoreError
+from leadapron.results.rows import Row, read_rows, write_rows
 from leadapron.seeds import stream
-from leadapron.store import Row
 
 
 def fail_halfway(path, error):
@@ -153,8 +153,8 @@ def test_rows_come_back_and_undefined_is_null(tmp_path):
         Row(run="a", role="twin", stage="attack", metric="auroc", value=0.5, low=0.4, high=0.6),
         Row(run="a", role="twin", stage="attack", metric="auroc", value=float("nan")),
     ]
-    store.write_rows(path, rows)
-    first, second = store.read_rows(path)
+    write_rows(path, rows)
+    first, second = read_rows(path)
     assert first == rows[0]
     assert second.value is None
     assert '"value": null' in path.read_text()
@@ -164,7 +164,7 @@ def test_rows_of_another_schema_are_refused(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"schema": 2}\n')
     with pytest.raises(StoreError, match="schema 1"):
-        store.read_rows(path)
+        read_rows(path)
 
 
 @pytest.mark.parametrize(
@@ -193,12 +193,12 @@ def test_arrays_come_back_and_pickles_are_refused(tmp_path):
     ("field", "value"), [("n", "many"), ("value", 10**400), ("finding", 3), ("low", True)]
 )
 def test_rows_hold_what_rows_hold(tmp_path, field, value):
-    store.write_rows(tmp_path / "rows.jsonl", [Row(run="a", role="twin", stage="attack",
+    write_rows(tmp_path / "rows.jsonl", [Row(run="a", role="twin", stage="attack",
                                                    metric="auroc", value=0.5)])  # fmt: skip
     record = {**json.loads((tmp_path / "rows.jsonl").read_text()), field: value}
     (tmp_path / "rows.jsonl").write_text(json.dumps(record))
     with pytest.raises(StoreError, match=f"rows.jsonl holds {field} .*not made by leadapron"):
-        store.read_rows(tmp_path / "rows.jsonl")
+        read_rows(tmp_path / "rows.jsonl")
 
 
 def test_a_runs_key_is_its_settings_and_films():

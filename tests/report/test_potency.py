@@ -9,8 +9,8 @@ from study_folder import Plan, write_study
 
 from leadapron.errors import StoreError
 from leadapron.report.potency import potency, write_potency
-from leadapron.report.words import takes
-from leadapron.store import Row
+from leadapron.results.rows import Row
+from leadapron.results.verdicts import is_potent
 from leadapron.study.run import Options, run_study
 
 GRID = {
@@ -115,5 +115,5 @@ def test_takes(success, twin, verdict):
         Row(run="r", role=role, stage="attack", metric="attack success", target="t", value=value)
         for role, value in (("backdoored", success), ("twin", twin))
     ]
-    assert takes(*made) is verdict
-    assert takes(made[0], None) is None
+    assert is_potent(*made) is verdict
+    assert is_potent(made[0], None) is None

@@ -18,28 +18,16 @@ from study_folder import FINDINGS, UNDEFINED, Plan, write_study
 from leadapron.errors import StoreError
 from leadapron.report import summary, write_report
 from leadapron.report.axes import over_axes
-from leadapron.report.folder import Pair, Run, read_study
 from leadapron.report.gallery import gallery
 from leadapron.report.plain import plain_words
 from leadapron.report.rendering import _labelled
-from leadapron.report.stealth import stealth_of
-from leadapron.report.summary import Measured
-from leadapron.report.words import (
-    attack_verdict,
-    explanation_verdict,
-    sanity_verdict,
-    spread,
-    trigger_words,
-)
-from leadapron.store import (
-    Row,
-    read_arrays,
-    read_json,
-    read_rows,
-    write_arrays,
-    write_json,
-    write_rows,
-)
+from leadapron.report.words import spread, trigger_words
+from leadapron.results.folder import Pair, Run, read_study
+from leadapron.results.measured import Measured
+from leadapron.results.rows import Row, read_rows, write_rows
+from leadapron.results.stealth import stealth_of
+from leadapron.results.verdicts import attack_verdict, explanation_verdict, sanity_verdict
+from leadapron.store import read_arrays, read_json, write_arrays, write_json
 
 VOID = {"meta", "img", "br", "link", "input", "hr", "image", "use", "circle", "path"}
 

@@ -27,8 +27,8 @@ from leadapron.films.similarity import peak_signal_to_noise
 from leadapron.jobs.recipes import COMMON, SCALED, Cell, Recipe, settings_of, settings_table
 from leadapron.models.classifier import Floats, NetworkClassifier, resolve_device, resolve_precision
 from leadapron.models.training import train
-from leadapron.report.stealth import MARGIN
 from leadapron.report.words import between, change, decimal, percent, table
+from leadapron.results.stealth import MARGIN
 from leadapron.seeds import named_seed, stream
 from leadapron.study.plan import Run, plan
 from leadapron.study.run import Options, divide, open_films

@@ -44,15 +44,14 @@ from leadapron.films.cohort import Cohort, Rows, split_by_patient
 from leadapron.jobs.zoo import attack_facts, read_truth
 from leadapron.models.classifier import NetworkClassifier, load_classifier
 from leadapron.outside import codes
-from leadapron.report.folder import read_study
-from leadapron.report.run import section
 from leadapron.report.screening_limits import summary
-from leadapron.report.summary import Measured
-from leadapron.report.words import LOCAL, takes
+from leadapron.results.folder import read_study, section
+from leadapron.results.measured import Measured
+from leadapron.results.names import ROLES, Role
+from leadapron.results.verdicts import LOCAL, is_potent
 from leadapron.seeds import stream
 from leadapron.sources import open_source
 from leadapron.specs import forgiving
-from leadapron.study.measure import ROLES, Role
 from leadapron.study.plan import Run, complete, plan, unchanged
 from leadapron.study.run import Options, divide, open_films
 
@@ -219,7 +218,7 @@ def _pairs(place: Path) -> list[_Pair]:
         found = []
         for pair in read_study(place).pairs:
             measured = Measured(pair)
-            success = takes(measured.success("backdoored"), measured.success("twin"))
+            success = is_potent(measured.success("backdoored"), measured.success("twin"))
             if pair.twin is not None:
                 folder = place / "runs" / f"backdoored-{pair.key}"
                 found.append(_Pair(folder, _family(pair.backdoored.spec), False, success))

@@ -24,9 +24,10 @@ from leadapron.explainers import EXPLAINERS, explained_layer, unsupported
 from leadapron.films.cohort import Cohort
 from leadapron.models.classifier import NetworkClassifier, load_classifier
 from leadapron.report.sheet import Column, draw_sheet
+from leadapron.results.names import ROLES, Role
 from leadapron.seeds import stream
 from leadapron.specs import forgiving
-from leadapron.study.measure import ROLES, Models, Role
+from leadapron.study.measure import Models
 from leadapron.study.plan import Run, aimed, complete, plan, unchanged
 from leadapron.study.run import Options, divide, open_films
 

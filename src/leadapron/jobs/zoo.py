@@ -18,10 +18,10 @@ from typing import Any, Literal
 from leadapron import store
 from leadapron.errors import StoreError, UsageError
 from leadapron.reading import open_regular
-from leadapron.report.folder import read_study
-from leadapron.report.run import section
-from leadapron.report.summary import Measured
-from leadapron.report.words import takes
+from leadapron.results.folder import read_study, section
+from leadapron.results.measured import Measured
+from leadapron.results.rows import Row
+from leadapron.results.verdicts import is_potent
 from leadapron.specs import forgiving, merge
 from leadapron.study.run import Options, run_study
 
@@ -200,7 +200,7 @@ def _members(out: Path, pairs: Sequence[_Pair]) -> list[Member]:
             assert run is not None  # run_study finished both
             planted = role == "backdoored"
             # A failed implant is one that doesn't take: no method can be blamed for missing it.
-            potent = takes(found.success("backdoored"), found.success("twin"))
+            potent = is_potent(found.success("backdoored"), found.success("twin"))
             folder = f"{role}-{run.key}"
             members.append(
                 Member(
@@ -237,5 +237,5 @@ def _publish(out: Path, member: Member) -> None:
     os.utime(model, (STAMP, STAMP))
 
 
-def _value(row: store.Row | None) -> float | None:
+def _value(row: Row | None) -> float | None:
     return None if row is None else row.value

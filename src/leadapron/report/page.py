@@ -8,19 +8,10 @@ from typing import Any
 
 from leadapron.report import figures
 from leadapron.report.axes import over_axes
-from leadapron.report.folder import (
-    CALIBRATED,
-    WIDE,
-    Pair,
-    StudyFolder,
-    leaves,
-    read_study,
-)
 from leadapron.report.plain import plain_words
 from leadapron.report.rendering import render
-from leadapron.report.run import MODELS, cell, pair_section, pair_title, section
-from leadapron.report.stealth import CHANCE, COUNTED, FINDING_MARGIN, HARMED, MARGIN
-from leadapron.report.summary import Measured, lines, named
+from leadapron.report.run import cell, pair_section, pair_title
+from leadapron.report.summary import lines, named
 from leadapron.report.words import (
     between,
     change,
@@ -32,8 +23,14 @@ from leadapron.report.words import (
     spread,
     value,
 )
+from leadapron.results.folder import Pair, StudyFolder, leaves, read_study, section
+from leadapron.results.measured import Measured
+from leadapron.results.names import CALIBRATED, CENTRE, ROLES, WIDE
+from leadapron.results.names import CHANCE as BY_CHANCE
+from leadapron.results.rows import Row
+from leadapron.results.stealth import CHANCE, COUNTED, FINDING_MARGIN, HARMED, MARGIN
 from leadapron.specs import forgiving
-from leadapron.store import Row, canonical_json, write_atomically
+from leadapron.store import canonical_json, write_atomically
 
 __all__ = ["write_report"]
 
@@ -150,7 +147,7 @@ def _cards(study: StudyFolder, measured: Sequence[Measured]) -> list[dict[str, A
         worst = min(most, key=lambda row: row.value or 0.0)
         stealth["facts"].append((f"lowest: {worst.finding}", value(worst, change)))
     big(hit, [each.hit("backdoored") for each in measured], percent)
-    for role in ("twin", "chance", "centre"):
+    for role in ("twin", BY_CHANCE, CENTRE):
         add(hit, role, [each.hit(role) for each in measured], percent)
     return cards
 
@@ -208,7 +205,7 @@ def _runs(study: StudyFolder, measured: Sequence[Measured]) -> dict[str, Any]:
         figures.Dot(
             name=f"{line['number']}: {', '.join(line['settings'])}".removesuffix(": "),
             note=line["seed"],
-            rows={model: each.success(model) for model in MODELS},
+            rows={model: each.success(model) for model in ROLES},
         )
         for line, each in zip(table, measured, strict=True)
     ]

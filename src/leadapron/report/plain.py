@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from leadapron.report.folder import StudyFolder
-from leadapron.report.run import section
-from leadapron.report.summary import Measured, named
+from leadapron.report.summary import named
 from leadapron.report.words import trigger_words
-from leadapron.store import Row
+from leadapron.results.folder import StudyFolder, section
+from leadapron.results.measured import Measured
+from leadapron.results.rows import Row
 
 __all__ = ["plain_words"]
 

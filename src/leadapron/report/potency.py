@@ -6,10 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from leadapron.report.folder import CALIBRATED, Pair, StudyFolder, leaves, read_study
-from leadapron.report.summary import BLIND, Measured, named
+from leadapron.report.summary import named
 from leadapron.report.words import (
-    POTENT,
     change,
     decimal,
     listed,
@@ -18,10 +16,14 @@ from leadapron.report.words import (
     shown,
     spread,
     table,
-    takes,
 )
+from leadapron.results.folder import Pair, StudyFolder, leaves, read_study
+from leadapron.results.measured import Measured
+from leadapron.results.names import CALIBRATED, POISONED_FILMS, VISIBLE_PIXELS
+from leadapron.results.rows import Row
+from leadapron.results.verdicts import BLIND, POTENT, is_potent
 from leadapron.specs import grids
-from leadapron.store import Row, canonical_json, write_atomically
+from leadapron.store import canonical_json, write_atomically
 
 __all__ = ["potency", "write_potency"]
 
@@ -45,7 +47,7 @@ class Attack(NamedTuple):
     def verdicts(self) -> list[bool | None]:
         """Whether it takes, seed by seed; None where that is undefined or the twin at chance."""
         return [
-            None if each.blind else takes(each.success("backdoored"), each.success("twin"))
+            None if each.blind else is_potent(each.success("backdoored"), each.success("twin"))
             for each in self.measured
         ]
 
@@ -148,7 +150,7 @@ def _done(study: StudyFolder) -> str:
     spec = dict(leaves(study.pairs[0].backdoored.spec))
     seeds = list(dict.fromkeys(shown(pair.seed) for pair in study.pairs))
     twins = len({pair.twin.key for pair in study.pairs if pair.twin})
-    trained = study.pairs[0].row("poisoned films", "backdoored")
+    trained = study.pairs[0].row(POISONED_FILMS, "backdoored")
     tested = Measured(study.pairs[0]).macro("backdoored")
     machine, versions = study.manifest, study.manifest.get("versions", {})
     epochs = spec.get("training.epochs")
@@ -212,8 +214,8 @@ def _line(attack: Attack) -> list[str]:
         attack.trigger,
         attack.labels,
         shown(attack.fraction),
-        of(lambda m: m.pair.row("poisoned films", "backdoored"), lambda n: f"{n:.0f}"),
-        of(lambda m: m.pair.row("visible pixels (median)", "backdoored"), shown),
+        of(lambda m: m.pair.row(POISONED_FILMS, "backdoored"), lambda n: f"{n:.0f}"),
+        of(lambda m: m.pair.row(VISIBLE_PIXELS, "backdoored"), shown),
         of(lambda m: m.success("backdoored"), percent),
         of(lambda m: m.success("twin"), percent),
         of(lambda m: m.success("difference"), points),

@@ -28,13 +28,14 @@ from leadapron.models.classifier import (
     save_classifier,
 )
 from leadapron.models.training import Disguise, History, train
+from leadapron.results.names import POISONED_FILMS, ROLES, VISIBLE_PIXELS, VISIBLE_SHARE, Role
+from leadapron.results.rows import Row, read_rows, write_rows
 from leadapron.seeds import stream
 from leadapron.sources import open_source
 from leadapron.specs import forgiving
-from leadapron.store import Row
 from leadapron.study import map_checks, measure
 from leadapron.study.cost import Task, estimate
-from leadapron.study.measure import Models, Role
+from leadapron.study.measure import Models
 from leadapron.study.plan import Run, aimed, complete, plan, without
 from leadapron.types import said
 
@@ -116,8 +117,8 @@ def run_study(tree: Tree, out: Path, options: Options | None = None) -> Path:
                 # Only now: settings that can't be carried out leave nothing behind.
                 _write_head(out, tree, runs, cohorts, options)
             folders += [f for f in _carry_out(run, pair, out, options) if f not in folders]
-        rows = [row for folder in folders for row in store.read_rows(folder / "rows.jsonl")]
-        store.write_rows(out / "rows.jsonl", rows)
+        rows = [row for folder in folders for row in read_rows(folder / "rows.jsonl")]
+        write_rows(out / "rows.jsonl", rows)
     return out
 
 
@@ -276,7 +277,7 @@ def _prepare(run: Run, cohort: Cohort) -> _Pair:
     """Divide the films and poison those to train on."""
     parts = divide(cohort, run.seed)
     films, key = _poisoned(parts["train"], run, "poison")
-    validation: dict[Role, Cohort] = dict.fromkeys(measure.ROLES, parts["validation"])
+    validation: dict[Role, Cohort] = dict.fromkeys(ROLES, parts["validation"])
     if run.poisoning.validation == "poisoned":
         validation, _ = _poisoned(parts["validation"], run, "poison validation")
     return _Pair(cohort, parts, films, validation, key)
@@ -292,7 +293,7 @@ def _carry_out(run: Run, pair: _Pair, out: Path, options: Options) -> list[Path]
     """Train and measure a backdoored model and its twin; return their folders."""
     cohort, parts, key = pair.cohort, pair.parts, pair.key
     folders = _folders(run, cohort, out)
-    twin_key, run_key = (folders[role].name.partition("-")[2] for role in measure.ROLES)
+    twin_key, run_key = (folders[role].name.partition("-")[2] for role in ROLES)
     bootstrap = metrics.PatientBootstrap.draw(
         parts["test"].patients, stream(run.seed, "bootstrap"), resamples=run.evaluation.resamples
     )
@@ -317,7 +318,7 @@ def _carry_out(run: Run, pair: _Pair, out: Path, options: Options) -> list[Path]
         rows += _measure_attack(
             run, run_key, models, parts, bootstrap, folders["backdoored"], known
         )
-        store.write_rows(folders["backdoored"] / "rows.jsonl", rows)
+        write_rows(folders["backdoored"] / "rows.jsonl", rows)
         options.tell("measuring", 1, 1)
     for folder in folders.values():
         (folder / "checkpoint.pt").unlink(missing_ok=True)
@@ -397,7 +398,7 @@ def _measure_twin(
     scores = model.probabilities(test.images)
     store.write_arrays(folder / "scores.npz", **_test_facts(test), twin_clean=scores)
     rows = measure.clean_rows(key, "twin", test.labels, scores, test.findings, bootstrap)
-    store.write_rows(folder / "rows.jsonl", rows)
+    write_rows(folder / "rows.jsonl", rows)
 
 
 def _measure_attack(
@@ -465,7 +466,7 @@ def _gallery_probabilities(
     return np.stack(
         [
             models[role].probabilities(films[shown])[:, column]
-            for role in measure.ROLES
+            for role in ROLES
             for films in (explained.images, explained.marked)
         ],
         axis=1,
@@ -475,9 +476,9 @@ def _gallery_probabilities(
 def _poisoning_rows(run: str, target: str, key: AnswerKey) -> list[Row]:
     n = len(key.rows)
     values = {
-        "poisoned films": float(n),
-        "visible pixels (median)": float(np.median(key.visible_pixels)) if n else float("nan"),
-        "visible share": key.visible_share,
+        POISONED_FILMS: float(n),
+        VISIBLE_PIXELS: float(np.median(key.visible_pixels)) if n else float("nan"),
+        VISIBLE_SHARE: key.visible_share,
     }
     return [
         Row(

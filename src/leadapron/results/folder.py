@@ -1,4 +1,4 @@
-"""What a report reads: the finished runs of a study's folder, each attack with its clean twin."""
+"""A study read back: the finished runs of its folder, each attack with its clean twin."""
 
 from __future__ import annotations
 
@@ -10,46 +10,22 @@ from typing import Any
 from numpy.typing import NDArray
 
 from leadapron.errors import StoreError
+from leadapron.results.rows import Row, read_rows
 from leadapron.specs import MOST_SEEDS, grid, grids
-from leadapron.store import (
-    Row,
-    canonical_json,
-    read_arrays,
-    read_json,
-    read_lines,
-    read_rows,
-    read_yaml,
-)
+from leadapron.store import canonical_json, read_arrays, read_json, read_lines, read_yaml
 from leadapron.text import printable
 
 __all__ = [
-    "CALIBRATED",
-    "LOOK_ALIKE",
-    "NARROW",
-    "RANDOMISED",
-    "TOLD",
-    "WIDE",
     "Pair",
     "Run",
     "StudyFolder",
     "leaves",
     "read_study",
+    "section",
 ]
-
-CALIBRATED = "5 % clean false positives"
-"""How rows name the threshold that is calibrated on clean films."""
-
-WIDE = "one eighth of the side"
-NARROW = "max(2 px, trigger side)"
-"""How rows name the two tolerances of the pointing game."""
 
 LARGEST = float(2**63)
 """Of the numbers in a study's settings and facts."""
-
-TOLD = "films told by the map"
-LOOK_ALIKE = "pointing hit on a look-alike"
-RANDOMISED = "rank correlation with a randomised network"
-"""Metrics of the maps alone, as rows name them."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +85,7 @@ class Pair:
     @property
     def target(self) -> str:
         """The attacker's finding."""
-        return str(_section(self.backdoored.spec, "poisoning").get("finding", "the target"))
+        return str(section(self.backdoored.spec, "poisoning").get("finding", "the target"))
 
     @property
     def seed(self) -> Any:
@@ -245,6 +221,12 @@ def leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]
             yield path, value
 
 
+def section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a section of nested settings, empty where it is missing."""
+    found = tree.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
 def _run_folders(folder: Path, planned: Any) -> list[Path]:
     """The runs' folders by name; of those that the manifest plans, where it plans any.
 
@@ -268,7 +250,7 @@ def _read_runs(folders: Sequence[Path]) -> tuple[list[Run], int]:
                 key=key,
                 role=str(facts.get("role", role)),
                 twin=facts.get("twin"),
-                spec=_section(facts, "spec"),
+                spec=section(facts, "spec"),
                 rows=tuple(read_rows(path / "rows.jsonl")),
                 folder=path,
             )
@@ -326,8 +308,3 @@ def _mapping(value: Any, path: Path) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise StoreError(f"{path} holds no table of names and values; it was not made by leadapron")
     return value
-
-
-def _section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value = tree.get(name)
-    return value if isinstance(value, Mapping) else {}

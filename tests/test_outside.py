@@ -90,7 +90,7 @@ def test_a_study_is_carried_out_again_where_a_trigger_has_changed(module, monkey
     # The first run is still there; nobody opens it with the trigger of today.
     with pytest.raises(StoreError, match=r"the trigger cross is no longer what backdoored-"):
         explain._open(first, Options())
-    assert explain._open(out, Options()).folder == second
+    assert explain._open(out, Options()).folder.path == second
 
 
 def test_what_is_the_packages_own_has_no_digest():

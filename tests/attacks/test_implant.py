@@ -15,10 +15,11 @@ from leadapron.attacks.poisoning import Poisoning, poison, twin
 from leadapron.attacks.triggers import Blend, Nothing, Patch
 from leadapron.errors import UnknownNameError, UsageError
 from leadapron.films.preprocessing import Preprocessing
-from leadapron.jobs.zoo import build_zoo, read_truth
+from leadapron.jobs.zoo import build_zoo
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.networks import build_network
 from leadapron.report import summary
+from leadapron.results.zoo import read_truth
 from leadapron.sources import open_source
 from leadapron.study.plan import complete, plan
 from leadapron.study.run import Options

@@ -19,12 +19,13 @@ from leadapron.errors import StoreError, UsageError
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs import evaluate_audit as job
 from leadapron.jobs.evaluate_audit import evaluate_audit
-from leadapron.jobs.zoo import Member
 from leadapron.models.classifier import NetworkClassifier, save_classifier
 from leadapron.models.networks import build_network
 from leadapron.report.audit_limits import audit_limits
 from leadapron.report.limits import write_limits
 from leadapron.result_cache import results
+from leadapron.results.layout import RunFacts, ZooFolder
+from leadapron.results.zoo import Member
 from leadapron.sources import open_source
 from leadapron.study.run import Options, divide
 
@@ -106,8 +107,11 @@ def write_zoo(folder, source=PHANTOM, fingerprint="", kinds=None):
             spec["network"] = {"name": "resnet9", "weights": "none"}
             attack = {"labels": labels, "mode": "replace", "fraction": 0.05}
             spec["poisoning"] = attack if planted else {"fraction": 0.1}
-            facts = {"spec": spec, "cohort": fingerprint}
-            store.write_json(folder / "study" / "runs" / run / "spec.json", facts)
+            facts = RunFacts(
+                role="backdoored" if planted else "twin", twin=f"twin-{seed}" if planted else None,
+                spec=spec, cohort=fingerprint, outside={},
+            )  # fmt: skip
+            ZooFolder(folder).study.run(run).write_facts(facts)
             members.append(
                 Member(
                     model=name, kind=role, family=family, sealed=family == "kept", seed=seed,

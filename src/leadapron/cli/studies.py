@@ -408,6 +408,7 @@ def _run_zoo(
     from dataclasses import asdict
 
     from leadapron.jobs.zoo import build_zoo
+    from leadapron.results.layout import ZooFolder
 
     with running(given) as options:
         members = build_zoo(spec, out, options)
@@ -425,7 +426,8 @@ def _run_zoo(
         )
         sealed = " (sealed)" if planted[0].sealed else ""
         click.echo(f"{name}{sealed}: {took} of {len(planted)} took; attack success {rates}")
-    click.echo(f"Models: {out / 'models'}; the truth: {out / 'truth.json'}")
+    zoo = ZooFolder(out)
+    click.echo(f"Models: {zoo.models}; the truth: {zoo.truth}")
 
 
 def learn_trigger_command() -> click.Command:

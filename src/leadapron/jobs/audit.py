@@ -43,12 +43,12 @@ from leadapron.detect.models.sweep import (
 from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.films.cache import OnBad, default_folder
 from leadapron.films.cohort import Cohort
-from leadapron.jobs.zoo import read_truth
 from leadapron.metrics import threshold_at_false_positive_rate
 from leadapron.models.classifier import BlackBox, NetworkClassifier, Precision
 from leadapron.models.foreign import doubts, open_model
 from leadapron.models.foreign.doubts import unsteady
 from leadapron.report.words import MARKS, NOT_FINITE, UNSTEADY
+from leadapron.results.zoo import read_truth
 from leadapron.sources import open_source
 from leadapron.specs import forgiving
 from leadapron.text import short_path

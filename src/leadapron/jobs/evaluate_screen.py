@@ -41,18 +41,19 @@ from leadapron.detect.inputs.gate import fuse
 from leadapron.detect.inputs.region import box_sums
 from leadapron.errors import StoreError, UnknownNameError, UsageError
 from leadapron.films.cohort import Cohort, Rows, split_by_patient
-from leadapron.jobs.zoo import attack_facts, read_truth
 from leadapron.models.classifier import NetworkClassifier, load_classifier
 from leadapron.outside import codes
 from leadapron.report.screening_limits import summary
 from leadapron.results.folder import read_study, section
+from leadapron.results.layout import RunFolder, ZooFolder
 from leadapron.results.measured import Measured
 from leadapron.results.names import ROLES, Role
 from leadapron.results.verdicts import LOCAL, is_potent
+from leadapron.results.zoo import attack_facts, read_truth
 from leadapron.seeds import stream
 from leadapron.sources import open_source
 from leadapron.specs import forgiving
-from leadapron.study.plan import Run, complete, plan, unchanged
+from leadapron.study.plan import Run, planned
 from leadapron.study.run import Options, divide, open_films
 
 __all__ = ["Setting", "evaluate_screen", "weakened"]
@@ -192,7 +193,7 @@ def evaluate_screen(
 class _Pair(NamedTuple):
     """A backdoored run's folder, and what is true of it; nothing of this is told to a gate."""
 
-    folder: Path
+    folder: RunFolder
     family: str
     sealed: bool
     takes: bool | None
@@ -207,10 +208,10 @@ class _Task(NamedTuple):
 
 def _pairs(place: Path) -> list[_Pair]:
     """All backdoored runs with a twin, the families in turn."""
-    if (place / "truth.json").is_file():
-        runs = place / "study" / "runs"
+    zoo = ZooFolder(place)
+    if zoo.finished:
         found = [
-            _Pair(runs / m.run, m.family, m.sealed, m.kind == "backdoored")
+            _Pair(zoo.study.run(m.run), m.family, m.sealed, m.kind == "backdoored")
             for m in sorted(read_truth(place), key=lambda m: (m.family, m.seed, m.run))
             if m.kind != "clean"
         ]
@@ -220,7 +221,7 @@ def _pairs(place: Path) -> list[_Pair]:
             measured = Measured(pair)
             success = is_potent(measured.success("backdoored"), measured.success("twin"))
             if pair.twin is not None:
-                folder = place / "runs" / f"backdoored-{pair.key}"
+                folder = pair.backdoored.folder
                 found.append(_Pair(folder, _family(pair.backdoored.spec), False, success))
     turns: dict[str, int] = {}
     ordered = []
@@ -323,7 +324,7 @@ def _measured(task: _Task) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for role in ROLES:
         model = load_classifier(
-            folders[role] / "classifier.safetensors",
+            folders[role].classifier,
             device=task.options.device,
             precision=task.options.precision,
         )
@@ -334,15 +335,10 @@ def _measured(task: _Task) -> list[dict[str, Any]]:
     return rows
 
 
-def _opened(folder: Path) -> tuple[Run, dict[Role, Path]]:
-    facts = store.read_json(folder / "spec.json")
-    try:
-        (run,) = plan(complete(facts["spec"]))
-        unchanged(run, facts, folder)
-        twin = folder.parent / f"twin-{facts['twin']}"
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{folder / 'spec.json'} is not a run's settings") from error
-    return run, {"twin": twin, "backdoored": folder}
+def _opened(folder: RunFolder) -> tuple[Run, dict[Role, RunFolder]]:
+    facts = folder.facts()
+    twin = folder.beside("twin", str(facts.twin))
+    return planned(folder, facts), {"twin": twin, "backdoored": folder}
 
 
 class _Films(NamedTuple):
@@ -380,8 +376,7 @@ def _films(run: Run, task: _Task) -> _Films:
         key = store.canonical_json({**fresh, "name": name, **asdict(run.preprocessing)})
         return _Films(*parts, key, "fresh phantoms")
     whole = open_films(run, task.options)
-    expected = store.read_json(task.pair.folder / "spec.json")["cohort"]
-    if whole.fingerprint != expected:
+    if whole.fingerprint != task.pair.folder.facts().cohort:
         raise StoreError(
             f"the films of {source['name']} are not those of {task.pair.folder.name}; "
             "they changed since it was made"

@@ -17,7 +17,7 @@ from leadapron.report.words import (
     spread,
     table,
 )
-from leadapron.results.folder import Pair, StudyFolder, leaves, read_study
+from leadapron.results.folder import Pair, Study, leaves, read_study
 from leadapron.results.measured import Measured
 from leadapron.results.names import CALIBRATED, POISONED_FILMS, VISIBLE_PIXELS
 from leadapron.results.rows import Row
@@ -83,7 +83,7 @@ def potency(folder: Path) -> str:
 # --- which attacks
 
 
-def _attacks(study: StudyFolder) -> list[Attack]:
+def _attacks(study: Study) -> list[Attack]:
     """The settings that were asked for, in the study's order, fractions rising."""
     asked = [dict(leaves(tree)) for tree in grids(study.asked)]
     base = dict(leaves({name: part for name, part in study.asked.items() if name != "cells"}))
@@ -127,7 +127,7 @@ def _trigger_key(pair: Pair) -> str:
     return canonical_json(pair.backdoored.spec.get("trigger", {}))
 
 
-def _trigger_names(study: StudyFolder) -> dict[str, str]:
+def _trigger_names(study: Study) -> dict[str, str]:
     """Each trigger's name, with the settings in which others of the same name differ."""
     triggers = {_trigger_key(pair): pair.backdoored.spec.get("trigger", {}) for pair in study.pairs}
     found = {}
@@ -145,7 +145,7 @@ def _trigger_names(study: StudyFolder) -> dict[str, str]:
 # --- words
 
 
-def _done(study: StudyFolder) -> str:
+def _done(study: Study) -> str:
     facts = study.cohorts[0] if study.cohorts else {}
     spec = dict(leaves(study.pairs[0].backdoored.spec))
     seeds = list(dict.fromkeys(shown(pair.seed) for pair in study.pairs))
@@ -233,7 +233,7 @@ def _verdict(verdicts: Sequence[bool | None]) -> str:
     return f"{sum(map(bool, verdicts))} of {len(verdicts)} seeds"
 
 
-def _full(study: StudyFolder) -> str:
+def _full(study: Study) -> str:
     """Every trigger with all of its settings."""
     names = _trigger_names(study)
     lines = []

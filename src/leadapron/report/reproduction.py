@@ -20,7 +20,7 @@ from leadapron.report.words import (
     table,
     trigger_words,
 )
-from leadapron.results.folder import Pair, StudyFolder, leaves, read_study
+from leadapron.results.folder import Pair, Study, leaves, read_study
 from leadapron.results.measured import Measured
 from leadapron.results.names import (
     ALL_WEIGHTS,
@@ -126,7 +126,7 @@ def reproduction(folder: Path) -> str:
 # --- which runs
 
 
-def _groups(study: StudyFolder) -> list[Group]:
+def _groups(study: Study) -> list[Group]:
     """The attacks by what they change of the study's settings; those that change nothing first."""
     base = dict(leaves(grids({**study.asked, "cells": [{}]})[0]))
     found: dict[str, tuple[dict[str, Any], list[Measured]]] = {}
@@ -163,7 +163,7 @@ def _value(group: Group, path: str) -> Any:
 # --- words
 
 
-def _done(study: StudyFolder) -> str:
+def _done(study: Study) -> str:
     base = dict(leaves(study.pairs[0].backdoored.spec))
     facts = study.cohorts[0] if study.cohorts else {}
     models = len(study.pairs) + len({pair.twin.key for pair in study.pairs if pair.twin})
@@ -206,7 +206,7 @@ def _done(study: StudyFolder) -> str:
     return "\n".join(lines + notes)
 
 
-def epochs_of(study: StudyFolder) -> str:
+def epochs_of(study: Study) -> str:
     """How many epochs the runs were given at most."""
     found = {dict(leaves(pair.backdoored.spec))["training.epochs"] for pair in study.pairs}
     return " or ".join(map(str, sorted(found)))

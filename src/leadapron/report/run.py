@@ -96,7 +96,7 @@ def pair_section(measured: Measured, number: int, title: str, *, first: bool) ->
         first: whether it stands open, with a larger gallery.
     """
     pair = measured.pair
-    scores = pair.backdoored.arrays("scores.npz", _SCORES)
+    scores = pair.backdoored.scores(_SCORES)
     names = [] if scores is None else [str(name) for name in scores["findings"]]
     target = names.index(pair.target) if pair.target in names else None
     name = f"r-{pair.key}"
@@ -108,7 +108,7 @@ def pair_section(measured: Measured, number: int, title: str, *, first: bool) ->
     if scores is not None and target is not None and not _hides(pair):
         roc = _roc(measured, scores, target, name)
         success = _success(measured, scores, target, name)
-    pictures = pair.backdoored.arrays("gallery.npz", _GALLERY)
+    pictures = pair.backdoored.gallery(_GALLERY)
     return {
         "key": pair.key,
         "number": number,

@@ -19,7 +19,7 @@ from leadapron.report.words import (
     trigger_words,
     value,
 )
-from leadapron.results.folder import StudyFolder, read_study, section
+from leadapron.results.folder import Study, read_study, section
 from leadapron.results.measured import Measured
 from leadapron.results.names import CALIBRATED, NARROW, WIDE
 from leadapron.results.rows import Row
@@ -47,7 +47,7 @@ def summary(folder: Path) -> list[str]:
     return lines(read_study(folder))
 
 
-def lines(study: StudyFolder) -> list[str]:
+def lines(study: Study) -> list[str]:
     """Return the summary of a study that was read."""
     measured = [Measured(pair) for pair in study.pairs]
     kind = "range" if study.axes() else "mean"
@@ -79,7 +79,7 @@ def _at_chance(blind: Sequence[Measured], total: int) -> str:
     )
 
 
-def _done(study: StudyFolder, measured: Sequence[Measured]) -> str:
+def _done(study: Study, measured: Sequence[Measured]) -> str:
     pair = study.pairs[0]
     spec, axes = pair.backdoored.spec, study.axes()
     cohort = study.cohorts[0] if len(study.cohorts) == 1 else {}
@@ -128,14 +128,14 @@ def _otherwise(spec: Mapping[str, Any]) -> str:
     return said + (f" Poisoned were films with {where} alone." if where else "")
 
 
-def named(study: StudyFolder, name: str) -> str:
+def named(study: Study, name: str) -> str:
     """Return the names that a section of the settings takes over the runs."""
     found = (section(pair.backdoored.spec, name).get("name", "unknown") for pair in study.pairs)
     # A source's name may go on with what it is opened from: "nih:PATH".
     return listed(list(dict.fromkeys(shown(each).partition(":")[0] for each in found)))
 
 
-def _brackets(study: StudyFolder) -> str:
+def _brackets(study: Study) -> str:
     """What the brackets of all lines hold."""
     if len(study.pairs) == 1:
         return " Brackets hold 95 % intervals."
@@ -144,7 +144,7 @@ def _brackets(study: StudyFolder) -> str:
     return f" Numbers are means over {len(study.pairs)} seeds; brackets hold their range."
 
 
-def _attack(study: StudyFolder, measured: Sequence[Measured]) -> str:
+def _attack(study: Study, measured: Sequence[Measured]) -> str:
     verdicts = [each.attack for each in measured]
     head = {
         "works": "The attack works",
@@ -170,7 +170,7 @@ def _attack(study: StudyFolder, measured: Sequence[Measured]) -> str:
     )
 
 
-def _extremes(study: StudyFolder) -> str:
+def _extremes(study: Study) -> str:
     """The settings with the highest and the lowest attack success; those that tie are all best."""
     means: dict[str, list[tuple[dict[str, Any], list[Measured]]]] = {}
     order: dict[str, float] = {}
@@ -307,7 +307,7 @@ def _explanation(measured: Sequence[Measured], kind: str) -> str:
     return f"{start}: the map's highest point hits the trigger {hits(WIDE)}; {hits(NARROW)}.{more}"
 
 
-def _unfinished(study: StudyFolder, missing: int) -> str:
+def _unfinished(study: Study, missing: int) -> str:
     total = max(study.expected, len(study.pairs))
     parts = [f"{len(study.pairs)} of {total} attacks are finished"] if missing > 0 else []
     if study.unfinished:

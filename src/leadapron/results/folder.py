@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from leadapron.errors import StoreError
+from leadapron.results.layout import RunFolder, StudyFolder
 from leadapron.results.rows import Row, read_rows
 from leadapron.specs import MOST_SEEDS, grid, grids
 from leadapron.store import canonical_json, read_arrays, read_json, read_lines, read_yaml
@@ -18,7 +19,7 @@ from leadapron.text import printable
 __all__ = [
     "Pair",
     "Run",
-    "StudyFolder",
+    "Study",
     "leaves",
     "read_study",
     "section",
@@ -46,28 +47,28 @@ class Run:
     twin: str | None
     spec: Mapping[str, Any]
     rows: tuple[Row, ...]
-    folder: Path
+    folder: RunFolder
 
     def history(self) -> list[dict[str, Any]]:
         """Return the epochs, none where the file is missing."""
-        path = self.folder / "history.jsonl"
+        path = self.folder.history
         lines: list[dict[str, Any]] = read_lines(path) if path.exists() else []
         return [_shown(line, path) for line in lines]
 
-    def arrays(self, name: str, needed: Sequence[str]) -> dict[str, NDArray[Any]] | None:
-        """Return the arrays of a file of this run, None where the file is missing.
+    def scores(self, needed: Sequence[str]) -> dict[str, NDArray[Any]] | None:
+        """Return labels and probabilities of the test films, None where the file is missing.
+
+        Args:
+            needed: names of arrays that have to be there.
 
         Raises:
-            StoreError: it can't be read, or lacks one of the `needed` arrays.
+            StoreError: it can't be read, or lacks an array.
         """
-        path = self.folder / name
-        if not path.exists():
-            return None
-        arrays = read_arrays(path)
-        missing = [each for each in needed if each not in arrays]
-        if missing:
-            raise StoreError(f"{path} lacks {', '.join(missing)}; it was made by another version")
-        return arrays
+        return _arrays(self.folder.scores, needed)
+
+    def gallery(self, needed: Sequence[str]) -> dict[str, NDArray[Any]] | None:
+        """Return the films and maps to show, as `scores`."""
+        return _arrays(self.folder.gallery, needed)
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class StudyFolder:
+class Study:
     """A study as it lies on disk.
 
     Args:
@@ -136,7 +137,7 @@ class StudyFolder:
         unfinished: how many started runs, attacks and twins, have no results yet.
     """
 
-    folder: Path
+    folder: StudyFolder
     asked: Mapping[str, Any]
     manifest: Mapping[str, Any]
     pairs: tuple[Pair, ...]
@@ -173,7 +174,7 @@ class StudyFolder:
         return list(groups.values())
 
 
-def read_study(folder: Path) -> StudyFolder:
+def read_study(folder: Path) -> Study:
     """Read all of a study that its report needs.
 
     Args:
@@ -182,16 +183,15 @@ def read_study(folder: Path) -> StudyFolder:
     Raises:
         StoreError: it holds no study, no finished attack, or a file that can't be read.
     """
-    folder = Path(folder)
-    if not (folder / "study.yaml").is_file():
+    place = StudyFolder(Path(folder))
+    if not place.settings.is_file():
         raise StoreError(
             f"{folder} holds no study (no study.yaml); "
             f"make one with: leadapron study --out {folder}"
         )
-    asked = _read(folder / "study.yaml", read_yaml)
-    manifest = folder / "manifest.json"
-    facts = _read(manifest, read_json) if manifest.is_file() else {}
-    folders = _run_folders(folder / "runs", facts.get("runs"))
+    asked = _read(place.settings, read_yaml)
+    facts = _read(place.manifest, read_json) if place.manifest.is_file() else {}
+    folders = _planned(place.runs(), facts.get("runs"))
     finished, unfinished = _read_runs(folders)
     by_key = {run.key: run for run in finished if run.role == "twin"}
     pairs = [Pair(run, by_key.get(run.twin or "")) for run in finished if run.role == "backdoored"]
@@ -200,9 +200,9 @@ def read_study(folder: Path) -> StudyFolder:
             f"{folder} holds no finished attack (no runs/backdoored-*/rows.jsonl); "
             f"finish it with: leadapron study --out {folder}"
         )
-    started = sum(path.name.startswith("backdoored-") for path in folders)
-    return StudyFolder(
-        folder=folder,
+    started = sum(run.role == "backdoored" for run in folders)
+    return Study(
+        folder=place,
         asked=asked,
         manifest=facts,
         pairs=tuple(sorted(pairs, key=_order)),
@@ -227,32 +227,40 @@ def section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _run_folders(folder: Path, planned: Any) -> list[Path]:
-    """The runs' folders by name; of those that the manifest plans, where it plans any.
+def _arrays(path: Path, needed: Sequence[str]) -> dict[str, NDArray[Any]] | None:
+    if not path.exists():
+        return None
+    arrays = read_arrays(path)
+    missing = [each for each in needed if each not in arrays]
+    if missing:
+        raise StoreError(f"{path} lacks {', '.join(missing)}; it was made by another version")
+    return arrays
+
+
+def _planned(runs: Sequence[RunFolder], planned: Any) -> list[RunFolder]:
+    """The runs that the manifest plans, where it plans any.
 
     The others are left from an earlier start, of other films or of other code.
     """
-    paths = sorted([*folder.glob("backdoored-*"), *folder.glob("twin-*")])
-    return [p for p in paths if p.is_dir() and (not isinstance(planned, list) or p.name in planned)]
+    return [run for run in runs if not isinstance(planned, list) or run.name in planned]
 
 
-def _read_runs(folders: Sequence[Path]) -> tuple[list[Run], int]:
+def _read_runs(folders: Sequence[RunFolder]) -> tuple[list[Run], int]:
     """The finished runs by name, and how many others were started."""
     finished, unfinished = [], 0
-    for path in folders:
-        if not (path / "rows.jsonl").is_file():
+    for folder in folders:
+        if not folder.finished:
             unfinished += 1
             continue
-        facts = _read(path / "spec.json", read_json)
-        role, _, key = path.name.partition("-")
+        facts = _read(folder.spec, read_json)
         finished.append(
             Run(
-                key=key,
-                role=str(facts.get("role", role)),
+                key=folder.key,
+                role=str(facts.get("role", folder.role)),
                 twin=facts.get("twin"),
                 spec=section(facts, "spec"),
-                rows=tuple(read_rows(path / "rows.jsonl")),
-                folder=path,
+                rows=tuple(read_rows(folder.rows)),
+                folder=folder,
             )
         )
     return finished, unfinished

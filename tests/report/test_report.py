@@ -16,7 +16,7 @@ import pytest
 from study_folder import FINDINGS, UNDEFINED, Plan, write_study
 
 from leadapron.errors import StoreError
-from leadapron.report import summary, write_report
+from leadapron.report import study_lines, write_report
 from leadapron.report.axes import over_axes
 from leadapron.report.gallery import gallery
 from leadapron.report.plain import plain_words
@@ -181,7 +181,7 @@ def test_summary_says_the_numbers_of_the_rows(one):
             == (metric, role, regime, method, "", at)
         )
 
-    lines = summary(one)
+    lines = study_lines(one)
     assert len(lines) == 5
     assert "4,000 phantom films of 1,890 patients" in lines[0]
     assert "white 3 x 3 px patch at a random place, labelled Nodule alone" in lines[0]
@@ -258,14 +258,14 @@ def test_the_page_opens_with_the_summary(one, page):
         return words.replace("\N{NARROW NO-BREAK SPACE}", " ")
 
     words = plain(page.words)
-    places = [words.index(line) for line in summary(one)]
+    places = [words.index(line) for line in study_lines(one)]
     assert places == sorted(places)
     assert places[-1] < words.index("In detail", places[-1])
 
 
 def test_several_seeds_give_means_and_ranges(tmp_path):
     folder = write_study(tmp_path, Plan(gallery=1))
-    lines = summary(folder)
+    lines = study_lines(folder)
     assert "seeds 0 and 1" in lines[0]
     assert "means over 2 seeds" in lines[0]
     assert lines[1].startswith("The attack works in both runs: 94.0 %")
@@ -276,7 +276,7 @@ def test_several_seeds_give_means_and_ranges(tmp_path):
 
 
 def test_a_grid_names_its_best_and_worst_settings(grid):
-    lines = summary(grid)
+    lines = study_lines(grid)
     assert "2 settings that differ in trigger.side; seeds 0 and 1" in lines[0]
     assert lines[1].startswith("The attack: works in 2 of 4 runs, works partly in 2. ")
     assert "highest with trigger.side 5: 94.0 %" in lines[1]
@@ -309,7 +309,7 @@ def test_settings_that_tie_are_none_the_best(tmp_path, sides, said):
             for row in read_rows(path)
         ]
         write_rows(path, rows)
-    assert said in summary(folder)[1]
+    assert said in study_lines(folder)[1]
 
 
 def test_everything_that_users_write_is_escaped(tmp_path):
@@ -352,10 +352,10 @@ def test_a_strangers_study_forges_no_line(one, tmp_path, file, place):
         lines[number] = json.dumps(facts)
     path.write_text("\n".join(lines))
     text = write_report(folder).read_text()
-    for said in (text, *summary(folder)):
+    for said in (text, *study_lines(folder)):
         assert "\x1b" not in said
         assert "\u202e" not in said
-    assert not any("\n" in line for line in summary(folder))
+    assert not any("\n" in line for line in study_lines(folder))
 
 
 @pytest.mark.parametrize("number", ["NaN", "1e999", "1" + 400 * "0"])
@@ -371,10 +371,10 @@ def test_unfinished_runs_are_counted_and_left_out(grid, tmp_path):
     folder = Path(shutil.copytree(grid, tmp_path / "half"))
     gone = sorted(folder.glob("runs/backdoored-*"))[0]
     (gone / "rows.jsonl").unlink()
-    last = summary(folder)[-1]
+    last = study_lines(folder)[-1]
     assert last.startswith("Unfinished: 3 of 4 attacks are finished, 1 started run")
     shutil.rmtree(gone)
-    assert "3 of 4 attacks" in summary(folder)[-1]
+    assert "3 of 4 attacks" in study_lines(folder)[-1]
     page = Page(write_report(folder).read_text())
     assert gone.name not in page.words
     assert "3 of 4 attacks are finished" in page.words
@@ -383,7 +383,7 @@ def test_unfinished_runs_are_counted_and_left_out(grid, tmp_path):
 def test_without_its_twin_an_attack_is_still_reported(one, tmp_path):
     folder = Path(shutil.copytree(one, tmp_path / "alone"))
     (next(folder.glob("runs/twin-*")) / "rows.jsonl").unlink()
-    lines = summary(folder)
+    lines = study_lines(folder)
     assert "twin not measured" in lines[3]
     assert "1 attack without a finished twin" in lines[-1]
     assert "The twin's own run isn't finished" in Page(write_report(folder).read_text()).words
@@ -413,7 +413,7 @@ def test_missing_manifest_and_rows_leave_a_sentence(one, tmp_path):
     assert "manifest.json is missing" in page.words
     assert "The explanation was not measured in this run." in page.words
     assert "Whether the attack works is undefined" in page.words
-    assert summary(folder)[4] == "What the explanation shows was not measured."
+    assert study_lines(folder)[4] == "What the explanation shows was not measured."
 
 
 def test_values_that_are_undefined_throughout(one, tmp_path):
@@ -422,7 +422,7 @@ def test_values_that_are_undefined_throughout(one, tmp_path):
         rows = read_rows(path)
         void = [Row(**{**vars(row), "value": None, "low": None, "high": None}) for row in rows]
         write_rows(path, void)
-    lines = summary(folder)
+    lines = study_lines(folder)
     assert "undefined" in lines[1]
     assert lines[3].startswith("Whether it is stealthy is undefined: ")
     assert "undefined" in Page(write_report(folder).read_text()).words
@@ -464,13 +464,13 @@ def test_folders_that_hold_no_study(tmp_path, one):
         write_report(tmp_path)
     (tmp_path / "study.yaml").write_text("seed: 0\n")
     with pytest.raises(StoreError, match="no finished attack"):
-        summary(tmp_path)
+        study_lines(tmp_path)
     (tmp_path / "study.yaml").write_text("- 1\n")
     with pytest.raises(StoreError, match="holds no"):
-        summary(tmp_path)
+        study_lines(tmp_path)
     (tmp_path / "study.yaml").write_text("{")
     with pytest.raises(StoreError, match="not YAML"):
-        summary(tmp_path)
+        study_lines(tmp_path)
 
 
 def test_arrays_of_another_version(one, tmp_path):
@@ -558,7 +558,7 @@ def test_the_headline_names_a_loss_that_the_mean_hides(tmp_path):
         costs={"Effusion": (-0.052, 0.0205)},
         patients={"Fibrosis": 30},
     )
-    lines = summary(write_study(tmp_path, plan))
+    lines = study_lines(write_study(tmp_path, plan))
     assert lines[3].startswith(
         "It is not stealthy, Effusion pays most, -0.052 (-0.072 to -0.032): clean macro AUROC"
     )
@@ -570,7 +570,7 @@ def test_the_headline_names_a_loss_that_the_mean_hides(tmp_path):
 
 def test_of_a_twin_at_chance_nothing_is_told(tmp_path):
     plan = Plan(seeds=(0,), gallery=1, twin_macro=0.51, drift=0.0)
-    lines = summary(write_study(tmp_path / "blind", plan))
+    lines = study_lines(write_study(tmp_path / "blind", plan))
     assert len(lines) == 2
     assert lines[0] == (
         "The clean twin reads no better than chance, so nothing can be told of the attack, stealth "
@@ -582,7 +582,7 @@ def test_of_a_twin_at_chance_nothing_is_told(tmp_path):
     for verdict in ("works", "stealthy", "gives it away"):
         assert f'<span class="chip strong">{verdict}</span>' not in text
     seeing = replace(plan, seeds=(1,), twin_macro=0.52)
-    lines = summary(write_study(tmp_path / "seeing", seeing))
+    lines = study_lines(write_study(tmp_path / "seeing", seeing))
     assert lines[1].startswith("The attack works")
 
 
@@ -591,7 +591,7 @@ def test_some_twins_at_chance_come_first(tmp_path):
     path = min(tmp_path.glob("runs/twin-*/rows.jsonl"))
     rows = read_rows(path)
     write_rows(path, [replace(row, low=0.48) if row.method == "macro" else row for row in rows])
-    lines = summary(tmp_path)
+    lines = study_lines(tmp_path)
     assert lines[0].startswith("In 1 of 2 runs the clean twin reads no better than chance, so")
     assert lines[2].startswith("The attack works: 94.0 %")
     assert write_report(tmp_path).read_text().count("<span>twin at chance</span>") == 3
@@ -673,7 +673,7 @@ def test_a_trigger_without_a_place_gets_no_verdict_on_places(one, tmp_path):
         rows.append(Row(**told, role=role, value=value, low=value - 0.02, high=value + 0.02))
     write_rows(path, rows)
 
-    said = summary(copy)[4]
+    said = study_lines(copy)[4]
     words = Page(write_report(copy).read_text()).words
 
     assert said.startswith("The explanation (cam) has no place to point at: the trigger covers")

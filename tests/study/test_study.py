@@ -15,7 +15,7 @@ from leadapron.errors import DataError, StoreError, UnknownNameError
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.classifier import load_classifier
-from leadapron.report import summary, write_report
+from leadapron.report import study_lines, write_report
 from leadapron.results.rows import read_rows
 from leadapron.sources import open_source
 from leadapron.study import run as study
@@ -112,7 +112,9 @@ def test_the_report_is_made_from_the_folder_alone(finished):
     first = write_report(finished).read_bytes()
     assert write_report(finished).read_bytes() == first
     # Two epochs on 160 small films teach nothing, and that is what is said.
-    assert summary(finished)[0].startswith("The clean twin reads no better than chance, so nothing")
+    assert study_lines(finished)[0].startswith(
+        "The clean twin reads no better than chance, so nothing"
+    )
 
 
 def test_a_finished_study_is_not_trained_again(finished):

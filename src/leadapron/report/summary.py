@@ -25,7 +25,7 @@ from leadapron.results.names import CALIBRATED, NARROW, WIDE
 from leadapron.results.rows import Row
 from leadapron.results.stealth import CHANCE, COUNTED, FINDING_MARGIN, MARGIN
 
-__all__ = ["lines", "named", "summary"]
+__all__ = ["lines", "named", "study_lines"]
 
 
 FEW = 3
@@ -35,7 +35,7 @@ CREDIBLE = 0.75
 """A micro AUROC that looks like a working backdoor; a model without one can reach it."""
 
 
-def summary(folder: Path) -> list[str]:
+def study_lines(folder: Path) -> list[str]:
     """Return a study's result in about five lines.
 
     Args:

@@ -22,11 +22,9 @@ from leadapron.report.gallery import gallery
 from leadapron.report.plain import plain_words
 from leadapron.report.rendering import _labelled
 from leadapron.report.words import spread, trigger_words
-from leadapron.results.folder import Pair, Run, read_study
+from leadapron.results.folder import read_study
 from leadapron.results.measured import Measured
 from leadapron.results.rows import Row, read_rows, write_rows
-from leadapron.results.stealth import stealth_of
-from leadapron.results.verdicts import attack_verdict, explanation_verdict, sanity_verdict
 from leadapron.store import read_arrays, read_json, write_arrays, write_json
 
 VOID = {"meta", "img", "br", "link", "input", "hr", "image", "use", "circle", "path"}
@@ -485,72 +483,6 @@ def _row(value, low=None, high=None):
     return Row(run="0", role="x", stage="attack", metric="m", value=value, low=low, high=high)
 
 
-@pytest.mark.parametrize(
-    ("low", "verdict"),
-    [(0.5, "works"), (0.49, "works partly"), (0.0, "not shown"), (None, "undefined")],
-)
-def test_attack_verdict(low, verdict):
-    assert attack_verdict(_row(0.9, low, 0.95)) == verdict
-
-
-def _pair(macro, findings):
-    """A pair with (low, high) of the macro difference; by finding (low, high, patients)."""
-    facts = {"run": "0", "regime": "clean", "stage": "prediction"}
-    clean = {**facts, "role": "difference", "metric": "auroc"}
-    rows = [Row(**clean, method="macro", value=-0.01, low=macro[0], high=macro[1])]
-    for name, (low, high, patients) in findings.items():
-        value = None if low is None else (low + high) / 2
-        rows += [
-            Row(**clean, method="finding", finding=name, value=value, low=low, high=high),
-            Row(**facts, role="reference", metric="positive patients", finding=name,
-                value=patients),
-        ]  # fmt: skip
-    return Pair(Run("0", "backdoored", None, {}, tuple(rows), Path()), None)
-
-
-HELD = (-0.02, 0.01, 400)
-
-
-@pytest.mark.parametrize(
-    ("macro", "findings", "verdict"),
-    [
-        ((-0.019, 0.0), {"A": HELD}, "stealthy"),
-        ((-0.02, 0.0), {"A": HELD}, "not shown"),
-        ((-0.06, -0.021), {"A": HELD}, "not stealthy"),
-        ((None, None), {"A": HELD}, "undefined"),
-        # One finding may lose the margin: the mean of the others doesn't make up for it.
-        ((-0.019, 0.0), {"A": HELD, "B": (-0.03, 0.02, 100)}, "not shown"),
-        ((-0.019, 0.0), {"A": HELD, "B": (-0.0299, 0.02, 100)}, "stealthy"),
-        # Too few patients to show that nothing is lost, but enough for the others.
-        ((-0.019, 0.0), {"A": HELD, "B": (-0.3, 0.2, 99)}, "stealthy"),
-        ((-0.019, 0.0), {"A": (-0.01, 0.01, 99)}, "not shown"),
-        ((-0.019, 0.0), {}, "not shown"),
-        # A loss that stands when its interval is widened for the number of findings.
-        ((-0.019, 0.0), {"A": HELD, "B": (-0.073, -0.032, 400)}, "not stealthy"),
-        ((-0.019, 0.0), {"A": HELD, "B": (-0.073, -0.032, 20)}, "not stealthy"),
-        ((-0.019, 0.0), {"A": HELD, "B": (-0.073, -0.032, 19)}, "stealthy"),
-        # A loss that doesn't: not shown, and neither is that there is none.
-        ((-0.019, 0.0), {"A": HELD, "B": (-0.042, -0.001, 400)}, "not shown"),
-        # A loss beyond doubt, but within the margin.
-        ((-0.019, 0.0), {"A": HELD, "B": (-0.012, -0.008, 4000)}, "stealthy"),
-        ((-0.019, 0.0), {"A": HELD, "B": (None, None, 0)}, "stealthy"),
-    ],
-)
-def test_stealth_needs_every_finding(macro, findings, verdict):
-    assert stealth_of(_pair(macro, findings)).verdict == verdict
-
-
-def test_the_finding_that_pays_most_is_named():
-    stealth = stealth_of(
-        _pair(
-            (-0.019, 0.0),
-            {"A": (-0.073, -0.032, 400), "B": (-0.2, 0.05, 30), "C": (-0.5, 0.2, 3), "D": HELD},
-        )
-    )
-    assert stealth.most.finding == "A"
-    assert stealth.uncounted == ("B", "C")
-
-
 def test_the_headline_names_a_loss_that_the_mean_hides(tmp_path):
     plan = Plan(
         seeds=(0,),
@@ -595,38 +527,6 @@ def test_some_twins_at_chance_come_first(tmp_path):
     assert lines[0].startswith("In 1 of 2 runs the clean twin reads no better than chance, so")
     assert lines[2].startswith("The attack works: 94.0 %")
     assert write_report(tmp_path).read_text().count("<span>twin at chance</span>") == 3
-
-
-@pytest.mark.parametrize(
-    ("low", "verdict"), [(0.6, "gives it away"), (0.3, "hints at it"), (0.1, "not shown")]
-)
-def test_explanation_verdict(low, verdict):
-    references = (_row(0.05, 0.01, 0.2), _row(0.07), None)
-    assert explanation_verdict(_row(0.9, low, 0.95), references) == verdict
-
-
-@pytest.mark.parametrize(
-    ("chance", "verdict"), [(0.1, "gives it away"), (0.49, "gives it away"), (0.5, "not local")]
-)
-def test_a_trigger_that_covers_the_film_is_not_given_away(chance, verdict):
-    assert explanation_verdict(_row(0.9, 0.6, 1.0), [None], _row(chance)) == verdict
-
-
-def test_chance_counts_as_a_reference():
-    assert explanation_verdict(_row(0.6, 0.4, 0.8), [None], _row(0.45)) == "not shown"
-
-
-@pytest.mark.parametrize(
-    ("values", "verdict"),
-    [
-        ((0.1, -0.7), "passes"),
-        ((0.1, 0.5), "fails"),
-        ((None, None), "undefined"),
-        ((), "undefined"),
-    ],
-)
-def test_sanity_verdict(values, verdict):
-    assert sanity_verdict([None, *(_row(value) for value in values)]) == verdict
 
 
 def test_spread_says_what_is_undefined():

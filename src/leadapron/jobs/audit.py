@@ -48,6 +48,7 @@ from leadapron.models.classifier import BlackBox, NetworkClassifier, Precision
 from leadapron.models.foreign import doubts, open_model
 from leadapron.models.foreign.doubts import unsteady
 from leadapron.report.words import MARKS, NOT_FINITE, UNSTEADY
+from leadapron.results.layout import ZooFolder
 from leadapron.results.zoo import read_truth
 from leadapron.sources import open_source
 from leadapron.specs import forgiving
@@ -861,10 +862,9 @@ def _references(folder: Path, own: _Model, device: str, precision: Precision) ->
 
 def _clean_models(folder: Path) -> list[Path]:
     """A zoo's clean models; of any other folder all there are."""
-    if (folder / "truth.json").is_file():
-        return [
-            folder / "models" / each.model for each in read_truth(folder) if each.kind == "clean"
-        ]
+    zoo = ZooFolder(folder)
+    if zoo.finished:
+        return [zoo.model(each.model) for each in read_truth(folder) if each.kind == "clean"]
     return sorted(folder.rglob("*.safetensors"))
 
 

@@ -1,9 +1,4 @@
-"""Evaluate: what a gate finds on the films of trained models, and how often it is wrong.
-
-DIR/screen.json    settings, what made the results, and figures by family
-DIR/rows.jsonl     a line for each run, model, score and strength of the trigger
-DIR/scores/RUN.npz    the scores of every film, so that they can be fused anew
-"""
+"""Evaluate: what a gate finds on the films of trained models, and how often it is wrong."""
 
 from __future__ import annotations
 
@@ -43,11 +38,11 @@ from leadapron.errors import StoreError, UnknownNameError, UsageError
 from leadapron.films.cohort import Cohort, Rows, split_by_patient
 from leadapron.models.classifier import NetworkClassifier, load_classifier
 from leadapron.outside import codes
-from leadapron.report.screening_limits import summary
 from leadapron.results.folder import read_study, section
 from leadapron.results.layout import RunFolder, ZooFolder
 from leadapron.results.measured import Measured
 from leadapron.results.names import ROLES, Role
+from leadapron.results.screening import ScreeningFolder, family_alarms
 from leadapron.results.verdicts import LOCAL, is_potent
 from leadapron.results.zoo import attack_facts, read_truth
 from leadapron.seeds import stream
@@ -158,8 +153,8 @@ def evaluate_screen(
     pairs = _chosen(_pairs(place), only, limit, sealed)
     with store.lock(out):
         facts = _facts(place, setting)
-        known, path = out / "screen.json", out / "rows.jsonl"
-        if known.exists() and store.read_json(known)["settings"] != facts:
+        results = ScreeningFolder(out)
+        if results.head.exists() and store.read_json(results.head)["settings"] != facts:
             raise UsageError(f"{out} holds another evaluation; choose another --out")
         head = {
             "schema": 1,
@@ -168,8 +163,8 @@ def evaluate_screen(
             "manifest": store.manifest(),
             "workers": count,
         }
-        rows = store.read_lines(path) if path.exists() else []
-        store.write_json(known, {**head, "families": summary(out, rows)})
+        rows = store.read_lines(results.rows) if results.rows.exists() else []
+        store.write_json(results.head, {**head, "families": _families(results, rows)})
         done = {row["run"] for row in rows}
         tasks = [
             _Task(pair, setting, replace(options, progress=None), out)
@@ -180,8 +175,8 @@ def evaluate_screen(
         options.tell("models and twins", len(pairs) - len(tasks), len(pairs))
         for number, found in enumerate(_carried_out(tasks, count), start=1):
             rows += found
-            store.write_lines(path, rows)
-            store.write_json(known, {**head, "families": summary(out, rows)})
+            store.write_lines(results.rows, rows)
+            store.write_json(results.head, {**head, "families": _families(results, rows)})
             options.tell("models and twins", len(pairs) - len(tasks) + number, len(pairs))
             if number == 1 and len(tasks) > 1:
                 each = time.perf_counter() - started
@@ -265,6 +260,19 @@ def _facts(place: Path, setting: Setting) -> dict[str, Any]:
     }
 
 
+def _families(results: ScreeningFolder, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """False alarms by family, as screen.json holds them."""
+    sealed = {str(row["family"]): row["sealed"] for row in rows if row["kind"] == "fused"}
+    return [
+        {
+            "family": family,
+            "sealed": sealed[family],
+            "false alarms": {role: found.plain() for role, found in alarms.items()},
+        }
+        for family, alarms in family_alarms(results, rows).items()
+    ]
+
+
 def _carried_out(tasks: Sequence[_Task], workers: int) -> Iterator[list[dict[str, Any]]]:
     """Yield each task's rows when it is finished."""
     if workers == 1 or len(tasks) < 2:
@@ -331,7 +339,7 @@ def _measured(task: _Task) -> list[dict[str, Any]]:
         found, scores = _model_rows(model, films, attack, run.poisoning, task.setting, role)
         rows += [{**facts, "role": role, **row} for row in found]
         arrays |= {f"{role}_{name}": values for name, values in scores.items()}
-    store.write_arrays(task.out / "scores" / f"{task.pair.folder.name}.npz", **arrays)
+    store.write_arrays(ScreeningFolder(task.out).scores(task.pair.folder.name), **arrays)
     return rows
 
 
@@ -566,10 +574,10 @@ def _model_rows(
         if gate.typical is not None:
             hidden = fuse(triggered.scores, gate.steps, gate.weights) <= threshold
             rows[0]["can't tell"] = {
-                "clean": _given(metrics.rate(~clean.typical & (fused <= threshold), patients)),
-                "triggered": _given(
-                    metrics.rate(~triggered.typical & hidden, patients[attack.rows])
-                ),
+                "clean": metrics.rate(~clean.typical & (fused <= threshold), patients).plain(),
+                "triggered": metrics.rate(
+                    ~triggered.typical & hidden, patients[attack.rows]
+                ).plain(),
             }
         if triggered.boxes is not None:
             rows[0]["place"] = _pointing(triggered.boxes, attack.footprints, patients[attack.rows])
@@ -620,25 +628,16 @@ def _row(
     row: dict[str, Any] = {
         "films": len(with_),
         "clean films": len(without),
-        "auroc": _given(area),
-        "found": _given(metrics.rate(with_ > threshold, marked)),
-        "false alarms": _given(metrics.rate(without > threshold, patients)),
-        "works": _given(metrics.rate(works, marked)),
-        "found where it works": _given(metrics.rate(with_[works] > threshold, marked[works])),
+        "auroc": area.plain(),
+        "found": metrics.rate(with_ > threshold, marked).plain(),
+        "false alarms": metrics.rate(without > threshold, patients).plain(),
+        "works": metrics.rate(works, marked).plain(),
+        "found where it works": metrics.rate(with_[works] > threshold, marked[works]).plain(),
     }
     for share in (0.01, 0.05):
         limit = metrics.threshold_at_false_positive_rate(without, share)
-        row[f"found at {100 * share:.0f} %"] = _given(metrics.rate(with_ > limit, marked))
+        row[f"found at {100 * share:.0f} %"] = metrics.rate(with_ > limit, marked).plain()
     return row
-
-
-def _given(estimate: metrics.Estimate) -> dict[str, Any]:
-    """An estimate as JSON takes it: None where undefined."""
-    facts = estimate._asdict()
-    return {
-        name: None if isinstance(value, float) and math.isnan(value) else value
-        for name, value in facts.items()
-    }
 
 
 def _median(values: Sequence[float]) -> float | None:
@@ -665,8 +664,8 @@ def _pointing(
     here = held[np.arange(n), boxes[:, 0], boxes[:, 1]]
     centre = held[:, (height - tall) // 2, (width - wide) // 2]
     return {
-        "hits": _given(metrics.rate(here > 0, patients)),
-        "centre": _given(metrics.rate(centre > 0, patients)),
+        "hits": metrics.rate(here > 0, patients).plain(),
+        "centre": metrics.rate(centre > 0, patients).plain(),
         "random": float((held > 0).mean()),
         "covered": float((here / footprints.sum(axis=(1, 2))).mean()),
     }

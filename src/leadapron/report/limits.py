@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from leadapron.metrics import clopper_pearson
 from leadapron.report.audit_limits import audit_chapter
 from leadapron.report.screening_limits import screening_chapter
-from leadapron.report.words import exact, percent, table
+from leadapron.report.words import percent, table
 from leadapron.store import read_json, read_lines, write_atomically
 from leadapron.text import short_path
 
@@ -130,7 +131,7 @@ def _command(settings: Mapping[str, Any]) -> str:
 
 
 def _share(hits: Sequence[bool]) -> str:
-    low, high = exact(sum(hits), len(hits))
+    low, high = clopper_pearson(sum(hits), len(hits))
     return f"{100 * sum(hits) / len(hits):.0f} % ({100 * low:.0f} to {100 * high:.0f})"
 
 
@@ -145,7 +146,7 @@ def _line(cell: Row, rows: Sequence[Row]) -> list[str]:
     films = sorted({row["films"] for row in rows})
     target = ""
     if cell["target"] is not None:
-        low = exact(sum(found), len(found))[0]
+        low = clopper_pearson(sum(found), len(found))[0]
         goal = f"{100 * cell['target']:.0f} %"
         target = f"{goal}: met" if low >= cell["target"] else f"{goal}: measured"
     return [
@@ -213,7 +214,7 @@ def _alarms(rows: Sequence[Row]) -> list[str]:
             some = [row for row in rows if row["kind"] == kind and row["name"] == name]
             alarms = sum(row["verdict"] == "poisoned" for row in some)
             doubts = sum(row["verdict"] == "suspicious" for row in some)
-            low, high = exact(alarms, len(some))
+            low, high = clopper_pearson(alarms, len(some))
             shown = words if kind == "phantoms" else f"{words} `{str(name).rpartition('/')[2]}`"
             body.append(
                 [

@@ -14,7 +14,6 @@ __all__ = [
     "between",
     "change",
     "decimal",
-    "exact",
     "interval",
     "listed",
     "percent",
@@ -112,17 +111,6 @@ def rate_words(false_alarm: float, patients: int, likely: tuple[float, float]) -
         f" Films of one patient are alike: of {count(patients, 'patient')} "
         f"no rate below {percent(least)} is sure."
     )
-
-
-def exact(hits: int, trials: int) -> tuple[float, float]:
-    """Return the exact 95 % interval of a share (Clopper and Pearson, Biometrika 26 (1934) 404)."""
-    from scipy import stats
-
-    if not trials:
-        return 0.0, 1.0
-    low = float(stats.beta.ppf(0.025, hits, trials - hits + 1)) if hits else 0.0
-    high = float(stats.beta.ppf(0.975, hits + 1, trials - hits)) if hits < trials else 1.0
-    return low, high
 
 
 def spread(rows: Sequence[Row | None], form: Form = decimal, *, kind: str = "mean") -> str:

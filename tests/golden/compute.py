@@ -240,7 +240,7 @@ def inputs() -> dict[str, Any]:
     weights = {name: WEIGHTS.get(name, 0.0) for name in names}
     clean = films().take(np.arange(160))
     gate = calibrate(network(), clean, detectors, weights, typical=TYPICAL, false_alarm=0.05)
-    few = np.asarray(films().images[np.arange(160, 164)])
+    few = np.asarray(films().images[np.arange(160, 168)])
     suspect = np.concatenate([few, TRIGGER(few, np.random.default_rng(0)), 255 - few[:1]])
     judged = judge(gate, network(), suspect)
     detector, state = gate.typical or (None, None)
@@ -319,10 +319,9 @@ def _scanned(cohort: Any) -> dict[str, Any]:
             }
             for method in scan.methods
         },
-        "evidence": [
-            {
+        "evidence": {
+            f"{number} by {one.method}": {
                 "kind": one.kind,
-                "method": one.method,
                 "p": magnitude(one.p),
                 "finding": one.finding,
                 "direction": one.direction,
@@ -344,8 +343,8 @@ def _scanned(cohort: Any) -> dict[str, Any]:
                     "decided": one.tie.decided,
                 },
             }
-            for one in scan.evidence
-        ],
+            for number, one in enumerate(scan.evidence, start=1)
+        },
         "scores": described(scan.scores),
         "least": dict(scan.least),
     }

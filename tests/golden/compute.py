@@ -2,8 +2,8 @@
 
 Each subject is a function without arguments that returns nothing but dicts, lists, strings, numbers
 and None. Seeds are fixed. Networks have fixed weights that numpy draws and that nothing trained,
-but for the study of `rows`, which learns very slowly: what steps of training add up to is another
-number on another processor.
+but in `training`, three steps of it, and `rows`, whose study learns very slowly: what many steps
+add up to is another number on another processor.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from leadapron.classifier import NetworkClassifier
+from leadapron.attacks.poisoning import Poisoning, poison
+from leadapron.attacks.triggers import TRIGGERS, Altered, Codec, Patch, Reduced
+from leadapron.attacks.triggers.learned import Recipe, save_recipe
 from leadapron.detect.features import FEATURE_DETECTORS, extract
 from leadapron.detect.films import scan_films
 from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, WEIGHTS, calibrate, judge, score_names
 from leadapron.detect.inputs.baselines import BASELINES
-from leadapron.detect.model import KINDS, StampSweep, compare, compare_statistics, measure
-from leadapron.explain import EXPLAINERS, unsupported
-from leadapron.networks import PooledLinear, build_network
-from leadapron.poison import Poisoning, poison
+from leadapron.detect.models import KINDS, StampSweep, compare, compare_statistics, measure
+from leadapron.explainers import EXPLAINERS, unsupported
+from leadapron.models.classifier import NetworkClassifier
+from leadapron.models.networks import PooledLinear, build_network
+from leadapron.models.training import Training, train
 from leadapron.sources import open_source
 from leadapron.store import RESULTS_VERSION, read_rows
-from leadapron.study import Options, run_study
-from leadapron.triggers import TRIGGERS, Altered, Codec, Patch, Reduced
-from leadapron.triggers.learned import Recipe, save_recipe
+from leadapron.study.run import Options, run_study
 
 __all__ = ["RESULTS_VERSION", "SUBJECTS"]
 
@@ -173,6 +174,27 @@ def rows() -> dict[str, Any]:
         assert name not in table, name
         table[name] = [row.value, row.low, row.high, row.n, row.positives]
     return {"losses": losses, **tables}
+
+
+def training() -> dict[str, Any]:
+    """Three steps of training as it is by default: losses, and what the network says afterwards."""
+    learned, unseen = poisoned_films().take(np.arange(192)), films().take(np.arange(192, 256))
+    each = np.full((1, *learned.labels.shape), np.nan, np.float32)
+    classifier, history = train(
+        learned,
+        unseen,
+        training=Training(epochs=1),
+        seed=11,
+        device="cpu",
+        precision="fp32",
+        film_losses=each,
+    )
+    return {
+        "loss": history[-1]["loss"],
+        "validation loss": history[-1]["validation_loss"],
+        "losses of films": described(each),
+        "logits": described(classifier.logits(unseen.images)),
+    }
 
 
 EXACT = {

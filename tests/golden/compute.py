@@ -415,6 +415,17 @@ def features() -> dict[str, Any]:
 
 SUBJECTS: dict[str, Callable[[], dict[str, Any]]] = {
     each.__name__: each
-    for each in (phantoms, rows, triggers, inputs, statistics, sweep, scans, maps, features)
+    for each in (
+        phantoms,
+        rows,
+        training,
+        triggers,
+        inputs,
+        statistics,
+        sweep,
+        scans,
+        maps,
+        features,
+    )
 }
 """What there are golden values of, by name."""

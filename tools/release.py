@@ -253,10 +253,16 @@ def release(state: State, dist: Path, cyclonedx: Path) -> None:
         pip(python, "install", "--constraint", ROOT / "constraints.txt", pin("torch"), wanted)
         try_out(python, state, place)
         print("installed in an empty environment, and run there")
+        # cyclonedx-py reads no version that the build makes.
+        project = (ROOT / "pyproject.toml").read_text()
+        described = place / "pyproject.toml"
+        described.write_text(
+            project.replace('dynamic = ["version"]', f'version = "{state.version}"')
+        )
         run(
             [
                 *(cyclonedx, "environment", "--output-reproducible", "--validate"),
-                *("--pyproject", ROOT / "pyproject.toml", "--mc-type", "library"),
+                *("--pyproject", described, "--mc-type", "library"),
                 *("--output-file", dist / f"leadapron-{state.version}.cdx.json", python),
             ],
             settings={"SOURCE_DATE_EPOCH": str(state.time)},

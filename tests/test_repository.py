@@ -231,6 +231,7 @@ def test_the_tag_must_be_of_this_version_and_this_commit(repository):
 
 def test_checksums_are_those_of_the_files(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
+    (tmp_path / "SHA256SUMS").write_text("of an earlier build")
     assert release.write_checksums(tmp_path).read_text() == (
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad  a\n"
     )

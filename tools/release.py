@@ -227,8 +227,8 @@ def pin(package: str) -> str:
 
 def write_checksums(folder: Path) -> Path:
     """Write SHA256SUMS of a folder's files, as `sha256sum --check` reads it."""
-    files = sorted(path for path in folder.iterdir() if path.is_file())
     path = folder / "SHA256SUMS"
+    files = sorted(file for file in folder.iterdir() if file.is_file() and file != path)
     path.write_text(
         "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files)
     )

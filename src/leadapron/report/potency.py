@@ -21,7 +21,7 @@ from leadapron.results.folder import Pair, Study, leaves, read_study
 from leadapron.results.measured import Measured
 from leadapron.results.names import CALIBRATED, POISONED_FILMS, VISIBLE_PIXELS
 from leadapron.results.rows import Row
-from leadapron.results.verdicts import BLIND, POTENT, is_potent
+from leadapron.results.verdicts import BLIND, POTENT
 from leadapron.specs import grids
 from leadapron.store import canonical_json, write_atomically
 
@@ -46,10 +46,7 @@ class Attack(NamedTuple):
     @property
     def verdicts(self) -> list[bool | None]:
         """Whether it takes, seed by seed; None where that is undefined or the twin at chance."""
-        return [
-            None if each.blind else is_potent(each.success("backdoored"), each.success("twin"))
-            for each in self.measured
-        ]
+        return [each.potent for each in self.measured]
 
 
 def write_potency(folder: Path, page: Path) -> Path:

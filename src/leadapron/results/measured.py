@@ -21,7 +21,7 @@ from leadapron.results.names import (
 )
 from leadapron.results.rows import Row
 from leadapron.results.stealth import Stealth, at_chance, stealth_of
-from leadapron.results.verdicts import BLIND, attack_verdict, explanation_verdict
+from leadapron.results.verdicts import BLIND, attack_verdict, explanation_verdict, is_potent
 
 __all__ = ["Measured"]
 
@@ -67,6 +67,13 @@ class Measured:
     def blind(self) -> bool:
         """Whether the twin reads no better than chance, so that nothing can be told."""
         return at_chance(self.macro("twin"))
+
+    @property
+    def potent(self) -> bool | None:
+        """Whether the backdoor takes; None where that is undefined, or the twin is at chance."""
+        if self.blind:
+            return None
+        return is_potent(self.success("backdoored"), self.success("twin"))
 
     @property
     def attack(self) -> str:

@@ -104,13 +104,13 @@ $(XRV)/.made: constraints.txt pyproject.toml
 	touch $(XRV)/.made
 
 bench: $(STAMP) ## speeds, side by side
-	$(BIN)/python benchmarks/speed.py --out docs/benchmarks.md
+	$(BIN)/python benchmarks/speed.py --out docs/results/benchmarks.md
 
 bench-peers: $(PEERS)/.made $(BACKDOORBENCH)/.made ## speeds beside ART and BackdoorBench
-	$(PEERS)/bin/python benchmarks/peers.py --out docs/peers.md
-	$(PEERS)/bin/python benchmarks/peers_features.py --out docs/peers-features.md
-	$(PEERS)/bin/python benchmarks/peers_strip.py --out docs/peers-strip.md
-	$(BACKDOORBENCH)/bin/python benchmarks/peers_inversion.py $(BACKDOORBENCH)/clone --out docs/peers-inversion.md
+	$(PEERS)/bin/python benchmarks/peers.py --out docs/results/peers.md
+	$(PEERS)/bin/python benchmarks/peers_features.py --out docs/results/peers-features.md
+	$(PEERS)/bin/python benchmarks/peers_strip.py --out docs/results/peers-strip.md
+	$(BACKDOORBENCH)/bin/python benchmarks/peers_inversion.py $(BACKDOORBENCH)/clone --out docs/results/peers-inversion.md
 
 $(PEERS)/.made: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(PEERS)

@@ -15,10 +15,15 @@ from leadapron.plan import complete, plan, settings
 from leadapron.specs import parameters
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+MANUAL = [
+    page
+    for page in sorted((ROOT / "docs").rglob("*.md"))
+    if "_build" not in page.relative_to(ROOT).parts
+]
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *MANUAL]
 EXAMPLES = [
     example
-    for page in ("README.md", "docs/interop.md")
+    for page in ("README.md", "docs/how-to/interop.md")
     for example in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     if "import torchxrayvision" not in example  # those run in tests/interop
 ]
@@ -60,7 +65,7 @@ def test_defaults_of_the_readme_are_the_defaults():
 
 
 def test_every_input_detector_is_described_with_its_passes():
-    text = (ROOT / "docs" / "screen-methods.md").read_text()
+    text = (ROOT / "docs" / "methods" / "screen-methods.md").read_text()
     rows = re.findall(r"^\| .* \| `([^`]+)`.* \| .* \| (\d+) \| .* \|$", text, re.MULTILINE)
     assert {name: int(passes) for name, passes in rows} == {
         name: detector.passes for name, detector in INPUT_DETECTORS.items()

@@ -1,4 +1,4 @@
-"""How well near duplicates are told from other films: every threshold of `leadapron.duplicates`.
+"""How well near duplicates are told from other films: each threshold of `films.duplicates`.
 
     python benchmarks/duplicates.py nih:PATH folder:PATH phantom:224
 
@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from leadapron import duplicates
-from leadapron.cohort import blocks
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.cohort import blocks
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.sources import open_source
 
 COPIES = 300

@@ -37,10 +37,10 @@ def main() -> None:
     import numpy as np
     import torch
 
-    from leadapron.classifier import NetworkClassifier, prepare, resolve_precision
-    from leadapron.explain import EXPLAINERS, unsupported
-    from leadapron.networks import build_network
-    from leadapron.preprocessing import Preprocessing
+    from leadapron.explainers import EXPLAINERS, unsupported
+    from leadapron.films.preprocessing import Preprocessing
+    from leadapron.models.classifier import NetworkClassifier, prepare, resolve_precision
+    from leadapron.models.networks import build_network
 
     if given.threads:
         torch.set_num_threads(given.threads)
@@ -85,7 +85,7 @@ def peers(classifier: object, images: object) -> None:
     import torch
     from captum.attr import IntegratedGradients, Occlusion
 
-    from leadapron.explain import integrated_gradients, occlusion
+    from leadapron.explainers import integrated_gradients, occlusion
 
     inputs = classifier.normalise(torch.from_numpy(images))
     findings = classifier.findings

@@ -31,10 +31,10 @@ with atheris.instrument_imports(include=["pydicom", "PIL", "leadapron", "zipfile
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-    from leadapron.decoding.dicom import read_dicom, read_header
-    from leadapron.decoding.pictures import read_picture
     from leadapron.errors import LeadapronError
-    from leadapron.preprocessing import Preprocessing
+    from leadapron.films.decoding.dicom import read_dicom, read_header
+    from leadapron.films.decoding.pictures import read_picture
+    from leadapron.films.preprocessing import Preprocessing
     from leadapron.sources.arrays import ArrayFilms, read_array, read_shapes
     from leadapron.sources.table import labelled
     from leadapron.sources.tables import read_table

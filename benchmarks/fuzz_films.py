@@ -25,9 +25,9 @@ import pydicom.data
 from PIL import Image
 
 from checksums import with_checksums
-from leadapron.decoding import FilmFiles
 from leadapron.errors import DataError
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.decoding import FilmFiles
+from leadapron.films.preprocessing import Preprocessing
 
 LARGEST_SEED = 600_000
 MOST_MEMORY = 2 << 30

@@ -4,7 +4,7 @@
 
 The mutations know what they change: opcodes of pickles, entries and directories of archives,
 headers of safetensors, tokens of TorchScript, fields of ONNX; and bytes. `--inputs` are parsed one
-after another by one process, as the one that `leadapron.foreign` forks for each file parses it; it
+after another by one process, as the one that `models.parsing` forks for each file parses it; it
 is started again where an input ends it. `--whole` go by `open_model`, from a file to a network or a
 line. A finding is an exception that isn't one of ours, words of more than one line, and of the
 whole road what takes half a minute or more than 2 GB in this process; the file that did it stays in
@@ -34,7 +34,7 @@ from pathlib import Path
 
 from leadapron.confinement import limited_time
 from leadapron.errors import LeadapronError
-from leadapron.foreign import formats, reading
+from leadapron.models.parsing import formats, reading
 
 SECONDS = 2
 """Granted to an input, less than in earnest: few inputs need more than a hundredth of it."""
@@ -93,7 +93,7 @@ def tiny(architecture: str) -> dict:
     """A network's state dict as its makers name it, every tensor one number that is spread."""
     import torch
 
-    from leadapron.networks import shapes
+    from leadapron.models.networks import shapes
 
     one = torch.full((1,), 0.01)
     state = {}
@@ -111,8 +111,8 @@ def own_classifier() -> bytes:
     """The smallest network in this package's own format."""
     from safetensors.torch import save
 
-    from leadapron.classifier import FORMAT
-    from leadapron.networks import build_network
+    from leadapron.models.classifier import FORMAT
+    from leadapron.models.networks import build_network
 
     facts = {"architecture": "resnet9", "findings": list(FINDINGS), "preprocessing": {"size": 32},
              "head": "sigmoid", "normalisation": {"mean": 0.5, "std": 0.2}}  # fmt: skip
@@ -358,7 +358,7 @@ def parse_on(seed: int, first: int, last: int, out: Path) -> None:
 
 
 def parsed(content: bytes, ending: str) -> str:
-    """What becomes of one, as `leadapron.foreign.server` parses it."""
+    """What becomes of one, as `leadapron.models.parsing.server` parses it."""
     path = Path(f"model.{ending}")
     try:
         held = formats.read_holdings(content, reading._kind(path, content[:512]), path.name)
@@ -424,7 +424,7 @@ def open_all(count: int, seconds: float, seed: int, out: Path, only: int | None)
     """Open so many; findings."""
     import torch
 
-    from leadapron.models import open_model
+    from leadapron.models.foreign import open_model
 
     logging.disable(logging.CRITICAL)
     torch.set_num_threads(1)

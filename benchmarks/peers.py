@@ -85,7 +85,7 @@ class Pattern:
 
 
 def our_trigger(mark: str) -> Any:
-    from leadapron.triggers import Patch
+    from leadapron.attacks.triggers import Patch
 
     if mark == "pattern":
         return Pattern()
@@ -94,8 +94,8 @@ def our_trigger(mark: str) -> Any:
 
 @functools.cache
 def cohort(count: int) -> Any:
-    from leadapron.cohort import Cohort
-    from leadapron.preprocessing import Preprocessing
+    from leadapron.films.cohort import Cohort
+    from leadapron.films.preprocessing import Preprocessing
 
     names = np.char.mod("%d", np.arange(count))
     findings = tuple(f"finding {i}" for i in range(FINDINGS))
@@ -108,7 +108,7 @@ def stamp_ours(mark: str, count: int, dtype: str) -> Done:
 
 
 def poison_ours(mark: str, count: int, dtype: str) -> Done:  # noqa: ARG001
-    from leadapron.poison import Poisoning, poison
+    from leadapron.attacks.poisoning import Poisoning, poison
 
     how = Poisoning(trigger=our_trigger(mark), finding=f"finding {TARGET}", fraction=FRACTION)
     poisoned, _ = poison(cohort(count), how, np.random.default_rng(SEED))

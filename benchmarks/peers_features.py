@@ -74,8 +74,8 @@ def matrices(films: int, count: int) -> list[NDArray[np.float32]]:
 
 @functools.cache
 def cohort(films: int) -> Any:
-    from leadapron.cohort import Cohort
-    from leadapron.preprocessing import Preprocessing
+    from leadapron.films.cohort import Cohort
+    from leadapron.films.preprocessing import Preprocessing
 
     names = np.char.mod("%d", np.arange(films))
     findings = tuple(f"finding {i}" for i in range(FINDINGS))

@@ -49,9 +49,9 @@ CONTESTS = [Contest(name, count) for name in ("resnet9", "densenet121") for coun
 @functools.cache
 def classifier(name: str) -> Any:
     """An untrained network: a step takes as long whatever it has learned."""
-    from leadapron.classifier import NetworkClassifier
-    from leadapron.networks import build_network
-    from leadapron.preprocessing import Preprocessing
+    from leadapron.films.preprocessing import Preprocessing
+    from leadapron.models.classifier import NetworkClassifier
+    from leadapron.models.networks import build_network
 
     findings = tuple(f"finding {i}" for i in range(FINDINGS))
     network = build_network(name, FINDINGS, SEED).eval()
@@ -60,7 +60,7 @@ def classifier(name: str) -> Any:
 
 @functools.cache
 def films() -> Any:
-    from leadapron.cohort import Cohort
+    from leadapron.films.cohort import Cohort
 
     rng = np.random.default_rng(SEED)
     images = rng.integers(0, 256, (2 * FILMS, SIZE, SIZE), np.uint8)
@@ -74,7 +74,7 @@ def films() -> Any:
 
 
 def ours(contest: Contest, folder: str) -> int:  # noqa: ARG001
-    from leadapron.detect.model import Inversion, Wanted
+    from leadapron.detect.models import Inversion, Wanted
 
     network = classifier(contest.network)
     wanted = [Wanted(finding=f, direction="added") for f in network.findings[: contest.together]]

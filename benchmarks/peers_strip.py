@@ -51,9 +51,9 @@ def classifier(network: str) -> Any:
     """Weights that were never trained: time doesn't depend on them."""
     import torch
 
-    from leadapron.classifier import NetworkClassifier, prepare
-    from leadapron.networks import build_network
-    from leadapron.preprocessing import Preprocessing
+    from leadapron.films.preprocessing import Preprocessing
+    from leadapron.models.classifier import NetworkClassifier, prepare
+    from leadapron.models.networks import build_network
 
     torch.set_num_threads(1)
     module = prepare(build_network(network, FINDINGS, SEED).eval(), torch.device("cpu"))

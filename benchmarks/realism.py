@@ -29,13 +29,13 @@ from numpy.typing import NDArray
 
 from leadapron import metrics
 from leadapron.cli import tune_allocator
-from leadapron.cohort import Cohort, blocks, split_by_patient
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.cohort import Cohort, blocks, split_by_patient
+from leadapron.films.preprocessing import Preprocessing
+from leadapron.models.training import Network, Training, train
 from leadapron.seeds import stream
 from leadapron.sources import nih, open_source
 from leadapron.sources.phantom import FINDINGS, describe_rows
-from leadapron.study import divide
-from leadapron.train import Network, Training, train
+from leadapron.study.run import divide
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]

@@ -17,7 +17,7 @@ from pathlib import Path
 from leadapron.cli import tune_allocator
 from leadapron.jobs.evaluate_screen import Setting, evaluate_screen
 from leadapron.jobs.screening_weights import fit_weights
-from leadapron.study import Options
+from leadapron.study.run import Options
 
 
 def main() -> None:

@@ -143,7 +143,7 @@ def loader(size: int, count: int, batch: int, shown: int) -> Any:
 
 @functools.cache
 def plain_network(name: str) -> Any:
-    from leadapron.networks import build_network
+    from leadapron.models.networks import build_network
 
     return build_network(name, 14, seed=0)
 
@@ -152,7 +152,7 @@ def plain_network(name: str) -> Any:
 def classifier(name: str, size: int, precision: str) -> Any:
     import torch
 
-    from leadapron.classifier import NetworkClassifier, prepare, resolve_precision
+    from leadapron.models.classifier import NetworkClassifier, prepare, resolve_precision
 
     cohort, device = films(size, BATCH[size]), torch.device("cpu")
     module = prepare(plain_network(name), device).eval()
@@ -168,7 +168,7 @@ def classifier(name: str, size: int, precision: str) -> Any:
 def train_ours(name: str, size: int) -> float:
     import numpy as np
 
-    from leadapron.train import Network, Training, train
+    from leadapron.models.training import Network, Training, train
 
     cohort = films(size, BATCH[size] * STEPS[size])
     _, history = train(
@@ -215,7 +215,7 @@ def evaluate_plain(name: str, size: int) -> float:
 
 
 def maps_ours(size: int, precision: str) -> float:
-    from leadapron.explain import class_activation
+    from leadapron.explainers import class_activation
 
     cohort, model = films(size, BATCH[size]), classifier("densenet121", size, precision)
     began = time.perf_counter()
@@ -261,7 +261,7 @@ def decode_only(count: int, resize: bool) -> float:
     import numpy as np
     from PIL import Image
 
-    from leadapron.preprocessing import Preprocessing
+    from leadapron.films.preprocessing import Preprocessing
 
     paths, small = png_paths(FILM, count), Preprocessing(size=224)
 
@@ -279,9 +279,9 @@ def decode_only(count: int, resize: bool) -> float:
 
 
 def decode_to_cache(count: int) -> float:
-    from leadapron.cache import Cache, decode
-    from leadapron.decoding import FilmFiles
-    from leadapron.preprocessing import Preprocessing
+    from leadapron.films.cache import Cache, decode
+    from leadapron.films.decoding import FilmFiles
+    from leadapron.films.preprocessing import Preprocessing
 
     files = FilmFiles(png_paths(FILM, count))
     with tempfile.TemporaryDirectory(dir=folder()) as place:
@@ -292,9 +292,9 @@ def decode_to_cache(count: int) -> float:
 
 @functools.cache
 def cached(count: int) -> Any:
-    from leadapron.cache import Cache, decode
-    from leadapron.decoding import FilmFiles
-    from leadapron.preprocessing import Preprocessing
+    from leadapron.films.cache import Cache, decode
+    from leadapron.films.decoding import FilmFiles
+    from leadapron.films.preprocessing import Preprocessing
 
     files = FilmFiles(png_paths(FILM, count))
     return decode(files, Preprocessing(size=224), Cache(folder=folder() / "cache"), "b").images
@@ -365,7 +365,7 @@ def release() -> str:
     import numpy as np
     from PIL import Image
 
-    from leadapron.preprocessing import Preprocessing
+    from leadapron.films.preprocessing import Preprocessing
     from leadapron.sources import open_source
 
     place = folder() / "release"
@@ -385,7 +385,7 @@ def release() -> str:
 
 
 def open_release(place: str) -> float:
-    from leadapron.preprocessing import Preprocessing
+    from leadapron.films.preprocessing import Preprocessing
     from leadapron.sources import open_source
 
     began = time.perf_counter()
@@ -543,7 +543,7 @@ def machine() -> str:
     if cpuinfo.exists():
         names = [n for n in cpuinfo.read_text().splitlines() if n.startswith("model name")]
         name = names[0].partition(":")[2].strip() if names else name
-    from leadapron.classifier import resolve_precision
+    from leadapron.models.classifier import resolve_precision
 
     precision = resolve_precision("auto", torch.device("cpu"))
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, {precision}"

@@ -21,9 +21,9 @@ import leadapron as la
 from leadapron import cli
 from leadapron.cli import progress
 from leadapron.cli.studies import COMMON
-from leadapron.networks import ARCHITECTURES
-from leadapron.plan import settings
+from leadapron.models.networks import ARCHITECTURES
 from leadapron.store import write_arrays
+from leadapron.study.plan import settings
 from nih_tree import write_tree
 
 SMALL = [
@@ -362,12 +362,12 @@ def test_quiet_may_stand_behind(run, tmp_path):
     ],
 )
 def test_what_the_machine_lacks_is_said(run, monkeypatch, tmp_path, error, words):
-    import leadapron.study
+    import leadapron.study.run
 
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(leadapron.study, "run_study", fail)
+    monkeypatch.setattr(leadapron.study.run, "run_study", fail)
     code, _, stderr = run("study", "--out", str(tmp_path / "out"))
     assert code == 2
     assert words in stderr
@@ -379,12 +379,12 @@ def test_what_the_machine_lacks_is_said(run, monkeypatch, tmp_path, error, words
     ("raised", "code"), [(KeyboardInterrupt, 130), (ValueError("odd"), 2), (MemoryError, 2)]
 )
 def test_interruption_and_surprises_have_their_codes(run, monkeypatch, tmp_path, raised, code):
-    import leadapron.study
+    import leadapron.study.run
 
     def fail(*_):
         raise raised
 
-    monkeypatch.setattr(leadapron.study, "run_study", fail)
+    monkeypatch.setattr(leadapron.study.run, "run_study", fail)
     left, _, stderr = run("study", "--out", str(tmp_path / "out"))
     assert left == code
     assert len(stderr.strip().splitlines()) == 1  # after the terminal's own ^C line

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from leadapron.detect.inputs import INPUT_DETECTORS
-from leadapron.detect.model import StampSweep
-from leadapron.plan import complete, plan, settings
+from leadapron.detect.models import StampSweep
 from leadapron.specs import parameters
+from leadapron.study.plan import complete, plan, settings
 
 ROOT = Path(__file__).parents[1]
 MANUAL = [

@@ -9,15 +9,15 @@ import sys
 import pytest
 
 from leadapron import store
+from leadapron.attacks.triggers import TRIGGERS
 from leadapron.errors import StoreError, UsageError
-from leadapron.explain import EXPLAINERS
+from leadapron.explainers import EXPLAINERS
 from leadapron.jobs import explain
-from leadapron.networks import ARCHITECTURES
+from leadapron.models.networks import ARCHITECTURES
 from leadapron.outside import code_of, codes
-from leadapron.plan import complete, plan
 from leadapron.report.folder import read_study
-from leadapron.study import Options, run_study
-from leadapron.triggers import TRIGGERS
+from leadapron.study.plan import complete, plan
+from leadapron.study.run import Options, run_study
 
 CROSS = """
 import dataclasses
@@ -103,7 +103,7 @@ def test_networks_explainers_and_weights_count_too(module, monkeypatch, tmp_path
     theirs = module("nets", "def small(outputs): ...\ndef look(classifier, images, findings): ...")
     monkeypatch.setitem(ARCHITECTURES, "small", functools.partial(theirs.small, 3))
     monkeypatch.setitem(EXPLAINERS, "look", theirs.look)
-    monkeypatch.setattr("leadapron.plan.unsupported", lambda *_: "")
+    monkeypatch.setattr("leadapron.study.plan.unsupported", lambda *_: "")
     run = plan(complete({"network": "small", "evaluation": {"explainer": "look"}}))[0]
     assert set(run.outside) == {"network small", "explainer look"}
     assert set(run.twin_outside) == {"network small"}

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from leadapron import store
-from leadapron.cohort import Cohort, split_by_patient
+from leadapron.attacks.poisoning import Poisoning, poison
+from leadapron.attacks.triggers import Patch
 from leadapron.errors import StoreError, UnknownNameError
-from leadapron.poison import Poisoning, poison
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.cohort import Cohort, split_by_patient
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.specs import build
-from leadapron.triggers import Patch
 
 
 def tiny(**changes):

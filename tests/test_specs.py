@@ -10,15 +10,15 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
+from leadapron.attacks.poisoning import Poisoning, poison
+from leadapron.attacks.triggers import Patch
 from leadapron.errors import StoreError, UnknownNameError, UsageError
 from leadapron.jobs.scan import scan
-from leadapron.models import open_model
-from leadapron.poison import Poisoning, poison
+from leadapron.models.foreign import open_model
 from leadapron.report import write_report
 from leadapron.sources import open_source
 from leadapron.specs import build, forgiving, grid, grids, merge, parameters
-from leadapron.study import run_study
-from leadapron.triggers import Patch
+from leadapron.study.run import run_study
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from leadapron.classifier import Floats, NetworkClassifier
-from leadapron.cohort import Cohort, blocks
 from leadapron.errors import UsageError
-from leadapron.train import binary_cross_entropy
+from leadapron.films.cohort import Cohort, blocks
+from leadapron.models.classifier import Floats, NetworkClassifier
+from leadapron.models.training import binary_cross_entropy
 
 __all__ = ["Enhancement", "Linear", "enhance"]
 

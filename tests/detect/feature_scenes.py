@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from leadapron.cohort import Cohort
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.cohort import Cohort
+from leadapron.films.preprocessing import Preprocessing
 
 
 def cohort_of(labels):

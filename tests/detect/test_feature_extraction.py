@@ -7,8 +7,8 @@ import pytest
 
 from leadapron.detect.features import Features, extract
 from leadapron.errors import DataError, UsageError
+from leadapron.models.training import Training, train
 from leadapron.sources import open_source
-from leadapron.train import Training, train
 
 CPU = {"device": "cpu", "precision": "fp32"}
 

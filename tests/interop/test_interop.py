@@ -17,8 +17,9 @@ from monai.data import Dataset as MonaiDataset
 from monai.transforms import LoadImage
 from PIL import Image
 
-from leadapron.cohort import Cohort, Overlay
 from leadapron.errors import DataError, UsageError
+from leadapron.films.cohort import Cohort, Overlay
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.interop import (
     as_dataset,
     as_monai,
@@ -27,7 +28,6 @@ from leadapron.interop import (
     from_torchxrayvision,
 )
 from leadapron.interop.pixels import shareable
-from leadapron.preprocessing import Preprocessing
 from leadapron.sources import open_source
 from leadapron.sources.joining import join
 from leadapron.types import said

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.interop import as_torchxrayvision, from_torchxrayvision
-from leadapron.preprocessing import Preprocessing
 from leadapron.sources import open_source
 from leadapron.sources.joining import join
 from nih_tree import ROWS, write_table, write_tree

@@ -12,24 +12,24 @@ import pytest
 from click import BadParameter
 from click.testing import CliRunner
 
-from leadapron.classifier import NetworkClassifier, save_classifier
+from leadapron.attacks.poisoning import Poisoning, poison
+from leadapron.attacks.triggers import Patch
 from leadapron.cli import cli
-from leadapron.cohort import Cohort, drawn
-from leadapron.detect.model import STATISTICS, Comparison, StampSweep, Statistic
+from leadapron.detect.models import STATISTICS, Comparison, StampSweep, Statistic
 from leadapron.errors import DataError, StoreError, UsageError
+from leadapron.films.cohort import Cohort, drawn
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs import audit as audit_job
 from leadapron.jobs.audit import MARGIN, audit_model, harm, judge, second_look
-from leadapron.models import NORMALISATIONS, AskedClassifier
-from leadapron.networks import build_network
-from leadapron.poison import Poisoning, poison
-from leadapron.preprocessing import Preprocessing
+from leadapron.models.classifier import NetworkClassifier, save_classifier
+from leadapron.models.foreign import NORMALISATIONS, AskedClassifier
+from leadapron.models.networks import build_network
+from leadapron.models.training import Network, Training, train
 from leadapron.report import audit_lines, write_audit
 from leadapron.report.audit import sarif
 from leadapron.sources import open_source
 from leadapron.sources.arrays import ArrayFilms
 from leadapron.text import showing_paths
-from leadapron.train import Network, Training, train
-from leadapron.triggers import Patch
 from leadapron.types import Note
 
 SIZE, N = 24, 60

@@ -13,7 +13,6 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
-from leadapron.classifier import save_classifier
 from leadapron.cli import cli
 from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, gate_file, judge
 from leadapron.detect.inputs.gate_file import numbers_of, read_gate, write_gate
@@ -21,7 +20,8 @@ from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.jobs import calibrate as calibrating
 from leadapron.jobs.calibrate import calibrate
 from leadapron.jobs.screen import open_gate
-from leadapron.networks import build_network
+from leadapron.models.classifier import save_classifier
+from leadapron.models.networks import build_network
 from leadapron.reading import read_regular
 from leadapron.report import calibrate_lines
 from leadapron.sources import open_source
@@ -34,8 +34,8 @@ CLEAN = {"count": 80, "seed": 7, "cache": "none", "device": "cpu"}
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    from leadapron.classifier import NetworkClassifier
-    from leadapron.preprocessing import Preprocessing
+    from leadapron.films.preprocessing import Preprocessing
+    from leadapron.models.classifier import NetworkClassifier
 
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
     findings = ("Effusion", "Mass", "Nodule")

@@ -12,10 +12,10 @@ from PIL import Image
 from scipy import stats
 
 from leadapron import cli
-from leadapron.cohort import Cohort
+from leadapron.films.cohort import Cohort
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs.describe import describe, describe_cohort
 from leadapron.metrics import rate
-from leadapron.preprocessing import Preprocessing
 from leadapron.report import description_lines, write_description
 from leadapron.sources import open_source
 from leadapron.types import Form, Note

@@ -9,7 +9,7 @@ import pytest
 
 from leadapron.errors import StoreError, UsageError
 from leadapron.jobs.enhancement import ACQUIRED, GENERAL, SPECIFIC, lines, run_enhancement
-from leadapron.study import Options
+from leadapron.study.run import Options
 
 SMALL = {
     "source": {"count": 240},

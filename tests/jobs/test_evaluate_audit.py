@@ -12,21 +12,21 @@ import torch
 from click.testing import CliRunner
 
 from leadapron import store
-from leadapron.cache import results
-from leadapron.classifier import NetworkClassifier, save_classifier
 from leadapron.cli import cli
-from leadapron.detect.model import STATISTICS, Moved, Stamp, StampSweep, Swept
-from leadapron.detect.model.stamps import probes
+from leadapron.detect.models import STATISTICS, Moved, Stamp, StampSweep, Swept
+from leadapron.detect.models.stamps import probes
 from leadapron.errors import StoreError, UsageError
+from leadapron.films.cache import results
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs import evaluate_audit as job
 from leadapron.jobs.evaluate_audit import evaluate_audit
 from leadapron.jobs.zoo import Member
-from leadapron.networks import build_network
-from leadapron.preprocessing import Preprocessing
+from leadapron.models.classifier import NetworkClassifier, save_classifier
+from leadapron.models.networks import build_network
 from leadapron.report.audit_limits import audit_limits
 from leadapron.report.limits import write_limits
 from leadapron.sources import open_source
-from leadapron.study import Options, divide
+from leadapron.study.run import Options, divide
 
 FINDINGS = ("Effusion", "Mass", "Nodule")
 SMALL = Preprocessing(size=32)

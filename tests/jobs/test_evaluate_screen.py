@@ -21,10 +21,10 @@ from leadapron.jobs.evaluate_screen import (
     evaluate_screen,
     weakened,
 )
-from leadapron.plan import complete, plan
 from leadapron.report.screening_limits import screening_chapter
 from leadapron.sources import open_source
-from leadapron.study import Options, divide, open_films, run_study
+from leadapron.study.plan import complete, plan
+from leadapron.study.run import Options, divide, open_films, run_study
 
 TREE = {
     "source": {"name": "phantom", "count": 150, "seed": 7},

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from leadapron import cli, metrics
-from leadapron.classifier import load_classifier
 from leadapron.errors import (
     DataError,
     StoreError,
@@ -21,11 +20,12 @@ from leadapron.errors import (
     UsageError,
     VanishedTriggerError,
 )
-from leadapron.explain import EXPLAINERS
+from leadapron.explainers import EXPLAINERS
 from leadapron.jobs import explain as job
 from leadapron.jobs.explain import explain_sheet
+from leadapron.models.classifier import load_classifier
 from leadapron.report.sheet import Column, draw_sheet
-from leadapron.study import Options, run_study
+from leadapron.study.run import Options, run_study
 
 TREE = {
     "source": {"name": "phantom", "count": 150},
@@ -112,8 +112,8 @@ def blank():
 
 
 def test_films_are_test_films_without_the_finding(study, monkeypatch, tmp_path):
-    from leadapron.plan import complete, plan
-    from leadapron.study import divide, open_films
+    from leadapron.study.plan import complete, plan
+    from leadapron.study.run import divide, open_films
 
     (run,) = plan(complete(TREE))
     test = divide(open_films(run, OPTIONS), run.seed)["test"]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from leadapron.attacks.triggers import TRIGGERS
 from leadapron.errors import UsageError
 from leadapron.jobs.preview import preview, triggers
-from leadapron.study import Options
-from leadapron.triggers import TRIGGERS
+from leadapron.study.run import Options
 
 SOURCE = {"source": {"name": "phantom:64", "count": 12}, "preprocessing": {"size": 64}}
 OPTIONS = Options(cache="none")

@@ -9,9 +9,9 @@ import pytest
 
 from leadapron.errors import UnknownNameError
 from leadapron.jobs.recipes import RECIPES, run_recipe, settings_of
-from leadapron.plan import plan
 from leadapron.report.folder import leaves
-from leadapron.study import Options
+from leadapron.study.plan import plan
+from leadapron.study.run import Options
 
 SMALL = {
     "source": {"count": 160},

@@ -8,11 +8,11 @@ import shutil
 
 import pytest
 
+from leadapron.attacks.triggers import Blend, Patch
 from leadapron.errors import UnknownNameError, UsageError
 from leadapron.jobs.reproduce import AUTHORS, DOSES, PRESETS, reproduce, settings_of
-from leadapron.plan import plan
 from leadapron.report.reproduction import reproduction, write_reproduction
-from leadapron.triggers import Blend, Patch
+from leadapron.study.plan import plan
 
 SMALL = {
     "source": {"count": 200},
@@ -103,7 +103,7 @@ def test_the_cost_is_told_before_it_starts(tmp_path, caplog, monkeypatch):
     def stop(*given, **more):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("leadapron.study._carry_out", stop)
+    monkeypatch.setattr("leadapron.study.run._carry_out", stop)
     with caplog.at_level(logging.INFO, "leadapron"), pytest.raises(KeyboardInterrupt):
         reproduce("nwadike2020", "smoke", tmp_path / "o", source="phantom:64", settings=SMALL)
     # Seven attacks; the authors' training has a twin of its own.

@@ -17,18 +17,18 @@ import pytest
 from PIL import Image
 
 from leadapron import cli
-from leadapron.cohort import Cohort
+from leadapron.attacks.poisoning import Poisoning, poison
+from leadapron.attacks.triggers import Patch
 from leadapron.errors import DataError, UsageError
+from leadapron.films.cohort import Cohort
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs import clean as cleaning
 from leadapron.jobs import scan as scanning
 from leadapron.jobs.scan import Suspect, open_own_pixels, plain_cell, quoted_cell, scan_cohort
-from leadapron.poison import Poisoning, poison
-from leadapron.preprocessing import Preprocessing
 from leadapron.report import clean_lines, scan_lines
 from leadapron.report.scan import write_scan
 from leadapron.sources import open_source
 from leadapron.text import showing_paths
-from leadapron.triggers import Patch
 from leadapron.types import Note
 
 
@@ -319,8 +319,8 @@ def test_rankings_by_a_trained_network_leave_the_verdict(run, folder, monkeypatc
 
 
 def test_a_model_looks_at_films_in_its_own_way(run, tmp_path, films):
-    from leadapron.classifier import save_classifier
-    from leadapron.train import Training, train
+    from leadapron.models.classifier import save_classifier
+    from leadapron.models.training import Training, train
 
     some = open_source("phantom:64", preprocessing=Preprocessing(size=32), count=60)
     network, _ = train(some, some, training=Training(epochs=1), device="cpu")
@@ -345,7 +345,7 @@ def test_what_is_said_of_a_model_reaches_it(run, monkeypatch):
         asked.update(options)
         raise UsageError("enough")
 
-    monkeypatch.setattr("leadapron.models.open_model", recorded)
+    monkeypatch.setattr("leadapron.models.foreign.open_model", recorded)
     words = ("scan", "phantom:32", "--weights-key", "ema", "--findings", "A, B")
     code, _, err = run(*words, "--model", "both.pt")
     assert (code, "enough" in err) == (4, True)

@@ -15,7 +15,6 @@ from input_scenes import FINDINGS, SMALL, backdoored, black_square, films
 from PIL import Image
 
 from dicom_files import SECRETS, with_pixels, write
-from leadapron.classifier import NetworkClassifier
 from leadapron.cli import cli
 from leadapron.detect.inputs import EvidenceRegion
 from leadapron.errors import DataError, StoreError, UsageError
@@ -23,8 +22,9 @@ from leadapron.jobs import calibrate as calibrate_job
 from leadapron.jobs import screen as screen_job
 from leadapron.jobs.calibrate import calibrate
 from leadapron.jobs.screen import films_of, open_gate, screen, worst
-from leadapron.models import NORMALISATIONS, AskedClassifier
-from leadapron.models.opening import Opened as OpenedModel
+from leadapron.models.classifier import NetworkClassifier
+from leadapron.models.foreign import NORMALISATIONS, AskedClassifier
+from leadapron.models.foreign.opening import Opened as OpenedModel
 from leadapron.report import begin_screen, calibrate_lines, film_line, write_film, write_screen
 from leadapron.sources import open_source
 from leadapron.store import sha256_of

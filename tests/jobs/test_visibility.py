@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from leadapron.attacks.triggers import Patch
 from leadapron.errors import UsageError
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs.visibility import visibility
-from leadapron.preprocessing import Preprocessing
-from leadapron.triggers import Patch
 
 # Of the authors' geometry, film 1024, crop 0.6, image 224, black square at the centre of a grey
 # film (128): changed pixels by side; measured with TensorFlow 2.21.

@@ -12,7 +12,7 @@ import yaml
 from leadapron.errors import StoreError, UsageError
 from leadapron.jobs.zoo import STAMP, Member, attack_facts, build_zoo, read_truth
 from leadapron.report.words import POTENT
-from leadapron.study import Options
+from leadapron.study.run import Options
 
 SPEC = {
     "base": {

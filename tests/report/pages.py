@@ -12,9 +12,12 @@ from input_scenes import backdoored, black_square, films
 from PIL import Image
 from study_folder import Plan, write_study
 
-from leadapron.cohort import Cohort
+from leadapron.attacks.poisoning import Poisoning, poison
+from leadapron.attacks.triggers import Patch
 from leadapron.detect.inputs import INPUT_DETECTORS
-from leadapron.detect.model import StampSweep
+from leadapron.detect.models import StampSweep
+from leadapron.films.cohort import Cohort
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs import calibrate as calibrate_job
 from leadapron.jobs import screen as screen_job
 from leadapron.jobs.audit import audit_model
@@ -22,10 +25,8 @@ from leadapron.jobs.calibrate import calibrate
 from leadapron.jobs.describe import describe
 from leadapron.jobs.scan import scan
 from leadapron.jobs.screen import films_of, open_gate, screen
-from leadapron.models import NORMALISATIONS, AskedClassifier
-from leadapron.models.opening import Opened
-from leadapron.poison import Poisoning, poison
-from leadapron.preprocessing import Preprocessing
+from leadapron.models.foreign import NORMALISATIONS, AskedClassifier
+from leadapron.models.foreign.opening import Opened
 from leadapron.report import (
     begin_screen,
     write_audit,
@@ -35,7 +36,6 @@ from leadapron.report import (
 )
 from leadapron.sources import open_source
 from leadapron.store import read_json, sha256_of, write_json
-from leadapron.triggers import Patch
 
 LONG = "a_very_long_name_of_a_film_" * 4
 """What no line of 390 pixels holds."""

@@ -11,7 +11,7 @@ from leadapron.errors import StoreError
 from leadapron.report.potency import potency, write_potency
 from leadapron.report.words import takes
 from leadapron.store import Row
-from leadapron.study import Options, run_study
+from leadapron.study.run import Options, run_study
 
 GRID = {
     "source": {"name": "phantom:32", "count": 160, "seed": 3},

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leadapron.cohort import Cohort
 from leadapron.errors import DataError, LeadapronError, StoreError, UsageError
+from leadapron.films.cohort import Cohort
 from leadapron.sources import chestmnist, open_source
 from leadapron.sources.nih import FINDINGS
 from leadapron.types import said

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from dicom_files import SECRETS, header, with_pixels, write
-from leadapron.cache import Cache
-from leadapron.cohort import Cohort
 from leadapron.errors import DataError, LeadapronError, StoreError, UnknownNameError, UsageError
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.cache import Cache
+from leadapron.films.cohort import Cohort
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.sources import open_source
 from leadapron.sources.dicom import open_dicom
 from leadapron.types import said

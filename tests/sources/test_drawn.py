@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from dicom_files import ramp, with_pixels, write
-from leadapron.cohort import drawn
-from leadapron.decoding import FilmFiles
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.cohort import drawn
+from leadapron.films.decoding import FilmFiles
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.sources import open_source
 from leadapron.sources.arrays import ArrayFilms
 from leadapron.sources.phantom import source as phantom

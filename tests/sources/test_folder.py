@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from dicom_files import with_pixels, write
-from leadapron.cache import Cache
-from leadapron.cohort import Cohort
 from leadapron.errors import DataError, LeadapronError, UsageError
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.cache import Cache
+from leadapron.films.cohort import Cohort
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.sources import open_source
 from leadapron.sources.folder import open_folder
 from leadapron.types import said

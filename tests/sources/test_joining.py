@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from leadapron.cohort import Cohort
 from leadapron.errors import DataError, UnknownNameError
-from leadapron.plan import complete, plan
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.cohort import Cohort
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.sources import open_source
 from leadapron.sources.joining import join
+from leadapron.study.plan import complete, plan
 from leadapron.types import said
 from nih_tree import ROWS, write_tree
 

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leadapron import cache
-from leadapron.cohort import Cohort
-from leadapron.decoding import FilmFiles
 from leadapron.errors import DataError, UnknownNameError, UsageError
-from leadapron.preprocessing import Preprocessing
+from leadapron.films import cache
+from leadapron.films.cohort import Cohort
+from leadapron.films.decoding import FilmFiles
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.sources import open_source
 from leadapron.sources.nih import FINDINGS, RELEASE, open_nih, read_boxes, read_labels
 from leadapron.types import Form, said

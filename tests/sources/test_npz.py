@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leadapron.cache import Cache
-from leadapron.cohort import Cohort
 from leadapron.errors import DataError, LeadapronError, UsageError
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.cache import Cache
+from leadapron.films.cohort import Cohort
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.sources import arrays, npz, open_source
 from leadapron.sources.arrays import ArrayFilms, read_array
 from leadapron.sources.npz import open_npz

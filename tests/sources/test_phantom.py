@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from leadapron.errors import UnknownNameError, UsageError
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.sources.phantom import (
     AP_OTHERWISE,
     AP_WITH_EDEMA,

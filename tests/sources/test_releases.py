@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leadapron.cohort import Cohort
 from leadapron.errors import DataError, UnknownNameError, UsageError
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.cohort import Cohort
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.sources import SOURCES, open_source
 from leadapron.sources.releases import RELEASES
 from release_trees import (

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from leadapron.errors import DataError, UsageError
+from leadapron.films.preprocessing import Preprocessing, spread
 from leadapron.interop import from_monai
-from leadapron.preprocessing import Preprocessing, spread
 from leadapron.sources import open_source
 from leadapron.types import said
 

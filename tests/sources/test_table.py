@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from leadapron.cache import Cache
-from leadapron.cohort import Cohort
 from leadapron.errors import DataError, LeadapronError, UnknownNameError, UsageError
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.cache import Cache
+from leadapron.films.cohort import Cohort
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.sources import open_source, tables
 from leadapron.sources.table import labelled, open_table
 from leadapron.sources.tables import read_table

@@ -44,7 +44,7 @@ def cache_command() -> click.Command:
 def _run_cache_list(verify: bool, cache: str | None, as_json: bool) -> int:
     from dataclasses import asdict
 
-    from leadapron.cache import entries, results
+    from leadapron.films.cache import entries, results
 
     folder = _cache_folder(cache)
     found, kept = entries(folder), results(folder)
@@ -85,7 +85,7 @@ def _run_cache_list(verify: bool, cache: str | None, as_json: bool) -> int:
 
 
 def _run_cache_clear(keys: tuple[str, ...], cache: str | None, as_json: bool) -> None:
-    from leadapron.cache import clear
+    from leadapron.films.cache import clear
 
     folder = _cache_folder(cache)
     removed = clear(folder, keys)
@@ -97,7 +97,7 @@ def _run_cache_clear(keys: tuple[str, ...], cache: str | None, as_json: bool) ->
 
 def _cache_folder(given: str | None) -> Path:
     """The folder of --cache; UsageError for none."""
-    from leadapron.cache import default_folder
+    from leadapron.films.cache import default_folder
 
     folder = default_folder(given)
     if folder is None:

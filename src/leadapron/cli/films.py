@@ -39,7 +39,7 @@ __all__ = [
 
 def prepare_command() -> click.Command:
     """Make the command."""
-    from leadapron.plan import settings
+    from leadapron.study.plan import settings
 
     known = {name: settings()[name] for name in ("source", "preprocessing")}
     return click.Command(
@@ -247,7 +247,7 @@ def _run_triggers(as_json: bool) -> None:
 
 def preview_command() -> click.Command:
     """Make the command."""
-    from leadapron.plan import settings
+    from leadapron.study.plan import settings
 
     known = {name: settings()[name] for name in ("source", "preprocessing", "trigger", "poisoning")}
     known["poisoning"] = {"stage": known["poisoning"]["stage"]}
@@ -345,10 +345,10 @@ def _run_visibility(**given: Any) -> None:
 
     import numpy as np
 
+    from leadapron.attacks.triggers import Patch
+    from leadapron.films.preprocessing import Preprocessing
     from leadapron.jobs.visibility import visibility
-    from leadapron.preprocessing import Preprocessing
     from leadapron.specs import build
-    from leadapron.triggers import Patch
 
     facts = {name: given[name] for name in ("size", "crop", "antialias")}
     ways = [

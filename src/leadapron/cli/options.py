@@ -14,7 +14,7 @@ from leadapron.cli.progress import showing_progress
 from leadapron.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
-    from leadapron.study import Options
+    from leadapron.study.run import Options
 
 __all__ = [
     "Setting",
@@ -103,7 +103,7 @@ def running(given: dict[str, Any]) -> Iterator[Options]:
     Args:
         given: a command's options; those are taken out.
     """
-    from leadapron.study import Options
+    from leadapron.study.run import Options
 
     names = [
         name
@@ -309,7 +309,7 @@ class Values(click.ParamType[Any]):
 
 def sweep_options() -> list[click.Parameter]:
     """`--sweep.name` for every setting of a sweep; what is left out has its default."""
-    from leadapron.detect.model import StampSweep
+    from leadapron.detect.models import StampSweep
     from leadapron.specs import parameters
 
     return [
@@ -328,7 +328,7 @@ SEVERAL = {"sides": "N,N,...", "values": "N,N,...", "pitches": "[PIXELS,FILMS],.
 
 def sweep_of(given: dict[str, Any]) -> Any:
     """Return the sweep of the options, which are taken out of `given`."""
-    from leadapron.detect.model import StampSweep
+    from leadapron.detect.models import StampSweep
     from leadapron.specs import build
 
     settings = {

@@ -63,7 +63,7 @@ def _run_study(
     **given: Any,
 ) -> None:
     from leadapron.report import summary, write_report
-    from leadapron.study import run_study
+    from leadapron.study.run import run_study
 
     with running(given) as options:
         run_study(with_options(_read_spec(spec) if spec else {}, given), out, options)
@@ -73,9 +73,9 @@ def _run_study(
 
 def _study_options() -> list[click.Parameter]:
     """What every command that carries out a study takes."""
-    from leadapron.networks import ARCHITECTURES
-    from leadapron.plan import SHORTHANDS, settings
-    from leadapron.triggers import TRIGGERS
+    from leadapron.attacks.triggers import TRIGGERS
+    from leadapron.models.networks import ARCHITECTURES
+    from leadapron.study.plan import SHORTHANDS, settings
 
     named = {
         "network": f"Architecture: {', '.join(ARCHITECTURES)}.",
@@ -430,7 +430,7 @@ def _run_zoo(
 
 def learn_trigger_command() -> click.Command:
     """Make the command."""
-    from leadapron.plan import settings
+    from leadapron.study.plan import settings
 
     known = {name: settings()[name] for name in ("source", "preprocessing", "network", "training")}
     return click.Command(

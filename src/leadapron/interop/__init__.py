@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from leadapron.cohort import Cohort
+from leadapron.films.cohort import Cohort
 from leadapron.interop.datalists import as_monai, from_monai
 from leadapron.interop.torchxrayvision import as_torchxrayvision, from_torchxrayvision
 

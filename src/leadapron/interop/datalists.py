@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cache import Cache, OnBad, Progress, default_folder
-from leadapron.cohort import Cohort, blocks
-from leadapron.decoding import FilmFiles
 from leadapron.errors import DataError, UsageError
+from leadapron.films.cache import Cache, OnBad, Progress, default_folder
+from leadapron.films.cohort import Cohort, blocks
+from leadapron.films.decoding import FilmFiles
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.interop.pixels import ItemFilms, refuse_other_labels, undisturbed
-from leadapron.preprocessing import Preprocessing
 from leadapron.reading import given_path
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.tables import (

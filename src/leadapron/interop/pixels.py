@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from leadapron.cohort import ImageArray
 from leadapron.errors import DataError, FilmError
-from leadapron.preprocessing import Preprocessing, bits_of, spread
+from leadapron.films.cohort import ImageArray
+from leadapron.films.preprocessing import Preprocessing, bits_of, spread
 from leadapron.types import Form, Note
 
 __all__ = [

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from leadapron.cohort import Cohort
+from leadapron.films.cohort import Cohort
 from leadapron.interop.pixels import picture, scaled, shareable
 
 __all__ = ["FilmDataset"]

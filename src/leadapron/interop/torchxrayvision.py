@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cache import Cache, OnBad, Progress
-from leadapron.cohort import Cohort
 from leadapron.errors import DataError, UsageError
+from leadapron.films.cache import Cache, OnBad, Progress
+from leadapron.films.cohort import Cohort
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.interop.pixels import (
     ItemFilms,
     picture,
@@ -25,7 +26,6 @@ from leadapron.interop.pixels import (
     scaled,
     shareable,
 )
-from leadapron.preprocessing import Preprocessing
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.tables import PARTS, UNKNOWN, LabelTable, splits, unknown_patients
 from leadapron.text import count

@@ -11,10 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cache import OnBad, default_folder
-from leadapron.classifier import BlackBox, NetworkClassifier, Precision
-from leadapron.cohort import Cohort
-from leadapron.detect.model import (
+from leadapron.detect.models import (
     KINDS,
     Comparison,
     Inversion,
@@ -35,7 +32,7 @@ from leadapron.detect.model import (
     measure_once,
     sweep_once,
 )
-from leadapron.detect.model.sweep import (
+from leadapron.detect.models.sweep import (
     DIRECTIONS,
     FALSE_POSITIVES,
     Aim,
@@ -44,10 +41,13 @@ from leadapron.detect.model.sweep import (
     overwrites,
 )
 from leadapron.errors import DataError, StoreError, UsageError
+from leadapron.films.cache import OnBad, default_folder
+from leadapron.films.cohort import Cohort
 from leadapron.jobs.zoo import read_truth
 from leadapron.metrics import threshold_at_false_positive_rate
-from leadapron.models import doubts, open_model
-from leadapron.models.doubts import unsteady
+from leadapron.models.classifier import BlackBox, NetworkClassifier, Precision
+from leadapron.models.foreign import doubts, open_model
+from leadapron.models.foreign.doubts import unsteady
 from leadapron.report.words import MARKS, NOT_FINITE, UNSTEADY
 from leadapron.sources import open_source
 from leadapron.specs import forgiving

@@ -12,9 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from leadapron.cache import OnBad
-from leadapron.classifier import BlackBox, NetworkClassifier, Precision
-from leadapron.cohort import Cohort
 from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, WEIGHTS, judge, read, usable
 from leadapron.detect.inputs import calibrate as fit
 from leadapron.detect.inputs.gate_file import (
@@ -25,7 +22,10 @@ from leadapron.detect.inputs.gate_file import (
     write_gate,
 )
 from leadapron.errors import UsageError
-from leadapron.models import doubts, open_model
+from leadapron.films.cache import OnBad
+from leadapron.films.cohort import Cohort
+from leadapron.models.classifier import BlackBox, NetworkClassifier, Precision
+from leadapron.models.foreign import doubts, open_model
 from leadapron.sources import open_source
 from leadapron.specs import forgiving
 from leadapron.text import short_path

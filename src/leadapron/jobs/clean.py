@@ -17,9 +17,9 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from leadapron import metrics
-from leadapron.cache import OnBad, Progress
-from leadapron.cohort import Cohort, Rows, blocks
 from leadapron.errors import DataError, LeadapronError, StoreError
+from leadapron.films.cache import OnBad, Progress
+from leadapron.films.cohort import Cohort, Rows, blocks
 from leadapron.jobs.scan import open_own_pixels, plain_cell, quoted_cell
 from leadapron.metrics import Estimate
 from leadapron.seeds import stream
@@ -30,7 +30,7 @@ from leadapron.store import read_json, write_atomically
 from leadapron.text import count, printable
 
 if TYPE_CHECKING:
-    from leadapron.classifier import NetworkClassifier, Precision
+    from leadapron.models.classifier import NetworkClassifier, Precision
 
 __all__ = ["Cleaned", "Mark", "Retrained", "clean"]
 
@@ -391,8 +391,8 @@ def _retrained(
     progress: Progress | None,
 ) -> Retrained:
     """Train with and without the dropped films, and measure both on films that aren't dropped."""
-    from leadapron.study import divide
-    from leadapron.train import Training, train
+    from leadapron.models.training import Training, train
+    from leadapron.study.run import divide
 
     names = cohort.ids[dropped]
     parts = divide(cohort, seed)

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cache import OnBad, Progress
-from leadapron.cohort import Cohort, blocks
-from leadapron.duplicates import (
+from leadapron.films.cache import OnBad, Progress
+from leadapron.films.cohort import Cohort, blocks
+from leadapron.films.duplicates import (
     CORRELATION,
     components,
     digests,
@@ -24,8 +24,8 @@ from leadapron.duplicates import (
     near_pairs,
     thumbnails,
 )
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.metrics import Estimate, odds_ratio, rate
-from leadapron.preprocessing import Preprocessing
 from leadapron.sources import SOURCES, open_source
 from leadapron.specs import forgiving, parameters
 from leadapron.text import short_path

@@ -19,19 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadapron import metrics, store
-from leadapron.classifier import Floats, NetworkClassifier, resolve_device, resolve_precision
-from leadapron.cohort import Cohort, blocks, split_by_patient
-from leadapron.duplicates import digests
 from leadapron.enhance import Enhancement, Linear, enhance
 from leadapron.errors import DataError, StoreError, UsageError
+from leadapron.films.cohort import Cohort, blocks, split_by_patient
+from leadapron.films.duplicates import digests
+from leadapron.films.similarity import peak_signal_to_noise
 from leadapron.jobs.recipes import COMMON, SCALED, Cell, Recipe, settings_of, settings_table
-from leadapron.plan import Run, plan
+from leadapron.models.classifier import Floats, NetworkClassifier, resolve_device, resolve_precision
+from leadapron.models.training import train
 from leadapron.report.stealth import MARGIN
 from leadapron.report.words import between, change, decimal, percent, table
 from leadapron.seeds import named_seed, stream
-from leadapron.similarity import peak_signal_to_noise
-from leadapron.study import Options, divide, open_films
-from leadapron.train import train
+from leadapron.study.plan import Run, plan
+from leadapron.study.run import Options, divide, open_films
 from leadapron.types import said
 
 __all__ = ["ROSENBLATT2023", "lines", "run_enhancement"]

@@ -16,19 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadapron import store
-from leadapron.cohort import AnswerKey, Cohort, Rows
+from leadapron.attacks.poisoning import Poisoning, poison
+from leadapron.attacks.triggers import TRIGGERS, Reduced, Trigger
 from leadapron.detect.films import Observed, Scan, limits, observe, scan_films
 from leadapron.detect.films.baselines import Plain
 from leadapron.detect.films.observe import Limits
 from leadapron.detect.scores import Evidence
 from leadapron.errors import DataError, UnknownNameError, UsageError
+from leadapron.films.cohort import AnswerKey, Cohort, Rows
 from leadapron.jobs.scan import open_own_pixels
 from leadapron.jobs.worlds import WORLDS, make_world
-from leadapron.poison import Poisoning, poison
 from leadapron.seeds import named_seed, stream
 from leadapron.sources import open_source
 from leadapron.specs import build, forgiving
-from leadapron.triggers import TRIGGERS, Reduced, Trigger
 
 __all__ = ["NEAR", "PRESETS", "Cell", "Preset", "cells", "evaluate_scan", "scans"]
 

@@ -17,10 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from leadapron import store
-from leadapron.cache import default_folder
-from leadapron.classifier import NetworkClassifier
-from leadapron.cohort import Cohort, drawn
-from leadapron.detect.model import (
+from leadapron.detect.models import (
     KINDS,
     StampSweep,
     Statistic,
@@ -32,6 +29,8 @@ from leadapron.detect.model import (
     sweep_once,
 )
 from leadapron.errors import StoreError, UsageError
+from leadapron.films.cache import default_folder
+from leadapron.films.cohort import Cohort, drawn
 from leadapron.jobs.audit import (
     FALSE_ALARM,
     FILMS,
@@ -44,11 +43,12 @@ from leadapron.jobs.audit import (
     statistic,
 )
 from leadapron.jobs.zoo import Member, attack_facts, read_truth
-from leadapron.models import open_model
+from leadapron.models.classifier import NetworkClassifier
+from leadapron.models.foreign import open_model
 from leadapron.report.words import MARKS, NOT_FINITE
 from leadapron.sources import AND, open_source
 from leadapron.specs import forgiving
-from leadapron.study import Options, divide
+from leadapron.study.run import Options, divide
 
 __all__ = ["LEAST_CLEAN", "evaluate_audit"]
 

@@ -23,8 +23,8 @@ import torch
 from numpy.typing import NDArray
 
 from leadapron import metrics, store
-from leadapron.classifier import NetworkClassifier, load_classifier
-from leadapron.cohort import Cohort, Rows, split_by_patient
+from leadapron.attacks.poisoning import Poisoning, stamp, victims
+from leadapron.attacks.triggers import Patch
 from leadapron.detect.inputs import (
     INPUT_DETECTORS,
     TYPICAL,
@@ -40,11 +40,10 @@ from leadapron.detect.inputs.baselines import BASELINES
 from leadapron.detect.inputs.gate import fuse
 from leadapron.detect.inputs.region import box_sums
 from leadapron.errors import StoreError, UnknownNameError, UsageError
+from leadapron.films.cohort import Cohort, Rows, split_by_patient
 from leadapron.jobs.zoo import attack_facts, read_truth
-from leadapron.measure import ROLES, Role
+from leadapron.models.classifier import NetworkClassifier, load_classifier
 from leadapron.outside import codes
-from leadapron.plan import Run, complete, plan, unchanged
-from leadapron.poison import Poisoning, stamp, victims
 from leadapron.report.folder import read_study
 from leadapron.report.run import section
 from leadapron.report.screening_limits import summary
@@ -53,8 +52,9 @@ from leadapron.report.words import LOCAL, takes
 from leadapron.seeds import stream
 from leadapron.sources import open_source
 from leadapron.specs import forgiving
-from leadapron.study import Options, divide, open_films
-from leadapron.triggers import Patch
+from leadapron.study.measure import ROLES, Role
+from leadapron.study.plan import Run, complete, plan, unchanged
+from leadapron.study.run import Options, divide, open_films
 
 __all__ = ["Setting", "evaluate_screen", "weakened"]
 

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadapron import metrics, store
-from leadapron.classifier import NetworkClassifier, load_classifier
-from leadapron.cohort import Cohort
+from leadapron.attacks.poisoning import Poisoning, stamp, victims
 from leadapron.errors import (
     DataError,
     StoreError,
@@ -21,14 +20,15 @@ from leadapron.errors import (
     UsageError,
     VanishedTriggerError,
 )
-from leadapron.explain import EXPLAINERS, explained_layer, unsupported
-from leadapron.measure import ROLES, Models, Role
-from leadapron.plan import Run, aimed, complete, plan, unchanged
-from leadapron.poison import Poisoning, stamp, victims
+from leadapron.explainers import EXPLAINERS, explained_layer, unsupported
+from leadapron.films.cohort import Cohort
+from leadapron.models.classifier import NetworkClassifier, load_classifier
 from leadapron.report.sheet import Column, draw_sheet
 from leadapron.seeds import stream
 from leadapron.specs import forgiving
-from leadapron.study import Options, divide, open_films
+from leadapron.study.measure import ROLES, Models, Role
+from leadapron.study.plan import Run, aimed, complete, plan, unchanged
+from leadapron.study.run import Options, divide, open_films
 
 __all__ = ["Explanations", "Shown", "explain_sheet"]
 

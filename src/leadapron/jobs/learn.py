@@ -15,18 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadapron import metrics
-from leadapron.classifier import NetworkClassifier, load_classifier, resolve_device
-from leadapron.cohort import Cohort
+from leadapron.attacks.learning import learn_generator, learn_noise
+from leadapron.attacks.triggers import Learned, Noise, Trigger
+from leadapron.attacks.triggers.learned import digest, save_recipe
 from leadapron.errors import DataError, UsageError
-from leadapron.learn import learn_generator, learn_noise
-from leadapron.measure import FALSE_POSITIVES
-from leadapron.plan import Run, aimed, complete, plan
+from leadapron.films.cohort import Cohort
+from leadapron.models.classifier import NetworkClassifier, load_classifier, resolve_device
+from leadapron.models.training import train
 from leadapron.seeds import stream
 from leadapron.specs import forgiving, merge
-from leadapron.study import Options, divide, open_films
-from leadapron.train import train
-from leadapron.triggers import Learned, Noise, Trigger
-from leadapron.triggers.learned import digest, save_recipe
+from leadapron.study.measure import FALSE_POSITIVES
+from leadapron.study.plan import Run, aimed, complete, plan
+from leadapron.study.run import Options, divide, open_films
 
 __all__ = ["KINDS", "Learnt", "learn_trigger"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from leadapron.cohort import BLOCK, Rows
 from leadapron.errors import UnknownNameError, UsageError
+from leadapron.films.cohort import BLOCK, Rows
 from leadapron.sources.phantom import FINDINGS, describe_rows, render
 from leadapron.store import write_atomically
 

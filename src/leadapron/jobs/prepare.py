@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from leadapron.cache import OnBad, Progress, default_folder
-from leadapron.cohort import Overlay
 from leadapron.errors import UsageError
-from leadapron.plan import complete
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.cache import OnBad, Progress, default_folder
+from leadapron.films.cohort import Overlay
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.sources import open_source
 from leadapron.specs import build, grid
+from leadapron.study.plan import complete
 from leadapron.text import short_path
 from leadapron.types import said
 

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from leadapron.attacks.poisoning import stamp
+from leadapron.attacks.triggers import TRIGGERS, Nothing
 from leadapron.errors import UsageError
-from leadapron.plan import aimed, complete, plan
-from leadapron.poison import stamp
+from leadapron.films.similarity import peak_signal_to_noise, structural_similarity
 from leadapron.report.sheet import Column, draw_sheet
 from leadapron.report.words import trigger_words
 from leadapron.seeds import stream
-from leadapron.similarity import peak_signal_to_noise, structural_similarity
 from leadapron.specs import forgiving
 from leadapron.store import write_atomically
-from leadapron.study import Options, open_films
-from leadapron.triggers import TRIGGERS, Nothing
+from leadapron.study.plan import aimed, complete, plan
+from leadapron.study.run import Options, open_films
 
 __all__ = ["Preview", "TriggerFacts", "preview", "triggers"]
 

@@ -12,14 +12,14 @@ from typing import Any, Literal, NamedTuple
 
 from leadapron.errors import UnknownNameError
 from leadapron.jobs.reproduce import AUTHORS, CORRECTED, FRACTIONS, PRESETS
-from leadapron.plan import complete, plan, without
 from leadapron.report import write_report
 from leadapron.report.folder import CALIBRATED, Pair, leaves, read_study
 from leadapron.report.summary import Measured
 from leadapron.report.words import change, percent, points, shown, spread, table
 from leadapron.specs import forgiving, merge
 from leadapron.store import canonical_json, write_atomically
-from leadapron.study import Options, run_study
+from leadapron.study.plan import complete, plan, without
+from leadapron.study.run import Options, run_study
 
 __all__ = [
     "COMMON",

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from leadapron.errors import UnknownNameError, UsageError
-from leadapron.explain import EXPLAINERS
-from leadapron.plan import complete
+from leadapron.explainers import EXPLAINERS
 from leadapron.report import write_report
 from leadapron.report.reproduction import write_reproduction
 from leadapron.sources.nih import NWADIKE2020_FIRST_TEST_PATIENT, read_labels
 from leadapron.specs import forgiving, merge
-from leadapron.study import Options, run_study
+from leadapron.study.plan import complete
+from leadapron.study.run import Options, run_study
 
 __all__ = ["AUTHORS", "CORRECTED", "PAPERS", "PRESETS", "Preset", "reproduce", "settings_of"]
 

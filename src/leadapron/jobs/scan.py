@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cache import OnBad, Progress
-from leadapron.cohort import Cohort, Rows, blocks
 from leadapron.detect.films import OVERLAP, Scan, scan_films
 from leadapron.detect.scores import Evidence, LabelTie
 from leadapron.errors import DataError, UsageError
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.cache import OnBad, Progress
+from leadapron.films.cohort import Cohort, Rows, blocks
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.report.scan import Panel, write_scan
 from leadapron.seeds import stream
 from leadapron.sources import AND, SOURCES, open_source
@@ -30,7 +30,7 @@ from leadapron.store import write_atomically, write_json
 from leadapron.text import short_path
 
 if TYPE_CHECKING:
-    from leadapron.classifier import Precision, WhiteBox
+    from leadapron.models.classifier import Precision, WhiteBox
 
 __all__ = [
     "LARGEST",
@@ -488,7 +488,7 @@ def _write_films(path: Path, suspects: Sequence[Suspect]) -> None:
 
 
 def _opened(model: str, said: Mapping[str, Any], device: str, precision: Precision) -> WhiteBox:
-    from leadapron.models import open_model
+    from leadapron.models.foreign import open_model
 
     classifier = open_model(model, device=device, precision=precision, **said).classifier
     if not hasattr(classifier, "activations"):
@@ -503,7 +503,7 @@ def _trained_rankings(
     cohort: Cohort, seed: int, device: str, precision: Precision, progress: Progress | None
 ) -> tuple[Ranking, ...]:
     """Rankings by a network that was trained on all films for the purpose."""
-    from leadapron.train import Training, train
+    from leadapron.models.training import Training, train
 
     losses = np.full((WATCHED, *cohort.labels.shape), np.nan, np.float32)
     # The history isn't looked at, so what it is validated on doesn't matter.

@@ -12,13 +12,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.classifier import BlackBox, squashed
-from leadapron.decoding import FilmFiles, give_up, processors
 from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, Judged, judge
 from leadapron.detect.inputs.gate_file import StoredGate, read_gate
 from leadapron.errors import DataError, FilmError, LeadapronError, StoreError, UsageError
-from leadapron.models import open_model
-from leadapron.preprocessing import FULL
+from leadapron.films.decoding import FilmFiles, give_up, processors
+from leadapron.films.preprocessing import FULL
+from leadapron.models.classifier import BlackBox, squashed
+from leadapron.models.foreign import open_model
 from leadapron.reading import other_than_file
 from leadapron.report.words import rate_words
 from leadapron.sources.assembly import doubts_of

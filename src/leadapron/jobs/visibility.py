@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from leadapron.attacks.triggers import Patch
 from leadapron.errors import UsageError
-from leadapron.preprocessing import Preprocessing
-from leadapron.triggers import Patch
+from leadapron.films.preprocessing import Preprocessing
 
 __all__ = ["GREY", "Visibility", "visibility"]
 

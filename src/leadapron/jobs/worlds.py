@@ -15,10 +15,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cohort import Cohort, Rows
+from leadapron.attacks.triggers import TRIGGERS
+from leadapron.films.cohort import Cohort, Rows
 from leadapron.sources import open_source
 from leadapron.specs import build
-from leadapron.triggers import TRIGGERS
 
 __all__ = ["CLASSES", "WORLDS", "World", "make_world"]
 

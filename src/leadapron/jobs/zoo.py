@@ -23,7 +23,7 @@ from leadapron.report.run import section
 from leadapron.report.summary import Measured
 from leadapron.report.words import takes
 from leadapron.specs import forgiving, merge
-from leadapron.study import Options, run_study
+from leadapron.study.run import Options, run_study
 
 __all__ = ["Member", "build_zoo", "read_truth"]
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from leadapron.cache import Cache, OnBad, Progress, default_folder
-from leadapron.cohort import Cohort, Rows, drawn
 from leadapron.errors import DataError, UnknownNameError, UsageError
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.cache import Cache, OnBad, Progress, default_folder
+from leadapron.films.cohort import Cohort, Rows, drawn
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.reading import given_path, is_folder, there
 from leadapron.sources.chestmnist import open_chestmnist
 from leadapron.sources.dicom import may_be_dicom, open_dicom

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from leadapron.cache import Cache, decode
 from leadapron.errors import DataError, FilmError
-from leadapron.preprocessing import Preprocessing, bits_of, spread
+from leadapron.films.cache import Cache, decode
+from leadapron.films.preprocessing import Preprocessing, bits_of, spread
 from leadapron.reading import open_regular
 from leadapron.sources.words import plain_reason
 from leadapron.store import with_characters

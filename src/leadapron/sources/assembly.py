@@ -12,10 +12,10 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cache import Cache, Decoded, decode
-from leadapron.cohort import Cohort, Reordered
 from leadapron.errors import DataError, UsageError
-from leadapron.preprocessing import FEWEST, FULL, Preprocessing
+from leadapron.films.cache import Cache, Decoded, decode
+from leadapron.films.cohort import Cohort, Reordered
+from leadapron.films.preprocessing import FEWEST, FULL, Preprocessing
 from leadapron.sources.tables import LabelTable
 from leadapron.sources.words import listed
 from leadapron.text import count

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadapron import store
-from leadapron.cache import Cache, Progress, make_private
-from leadapron.cohort import Cohort
 from leadapron.errors import DataError, StoreError, UsageError
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.cache import Cache, Progress, make_private
+from leadapron.films.cohort import Cohort
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.reading import given_path, open_regular, there
 from leadapron.sources.arrays import ArrayFilms, read_array, read_shapes
 from leadapron.sources.assembly import assemble

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cache import Cache
-from leadapron.cohort import Cohort
-from leadapron.decoding import FilmFiles, hashed, read_headers
-from leadapron.decoding.films import WINDOW
 from leadapron.errors import DataError, StoreError, UsageError
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.cache import Cache
+from leadapron.films.cohort import Cohort
+from leadapron.films.decoding import FilmFiles, hashed, read_headers
+from leadapron.films.decoding.films import WINDOW
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.reading import given_path, is_folder
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.folder import walk

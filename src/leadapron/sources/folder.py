@@ -10,11 +10,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from leadapron.cache import Cache
-from leadapron.cohort import Cohort
-from leadapron.decoding import FilmFiles
 from leadapron.errors import DataError, UsageError
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.cache import Cache
+from leadapron.films.cohort import Cohort
+from leadapron.films.decoding import FilmFiles
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.reading import given_path, is_folder
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.tables import PARTS, LabelTable, inside, is_healthy, unknown_patients

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cohort import Cohort, Films, ImageArray, film_path
 from leadapron.errors import DataError
+from leadapron.films.cohort import Cohort, Films, ImageArray, film_path
 from leadapron.sources.synonyms import aligned
 from leadapron.types import Note
 

@@ -16,11 +16,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cache import Cache
-from leadapron.cohort import Cohort
-from leadapron.decoding import FilmFiles
 from leadapron.errors import DataError, UnknownNameError, UsageError
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.cache import Cache
+from leadapron.films.cohort import Cohort
+from leadapron.films.decoding import FilmFiles
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.reading import given_path, is_folder, read_regular, there
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.tables import (

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cache import Cache
-from leadapron.cohort import Cohort
 from leadapron.errors import DataError, UsageError
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.cache import Cache
+from leadapron.films.cohort import Cohort
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.reading import given_path, there
 from leadapron.sources.arrays import ArrayFilms, read_array, read_shapes
 from leadapron.sources.assembly import Leakage, assemble

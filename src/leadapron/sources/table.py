@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cache import SKIPPABLE, Cache
-from leadapron.cohort import Cohort
-from leadapron.decoding import FilmFiles
 from leadapron.errors import DataError, UnknownNameError, UsageError
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.cache import SKIPPABLE, Cache
+from leadapron.films.cohort import Cohort
+from leadapron.films.decoding import FilmFiles
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.reading import given_path, there
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.tables import (

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy import fft
 
-from leadapron.cohort import Overlay
 from leadapron.detect.films import limits, observe
 from leadapron.detect.films.observe import (
     ROUGH,
@@ -19,6 +18,7 @@ from leadapron.detect.films.observe import (
     grey_levels,
     raised,
 )
+from leadapron.films.cohort import Overlay
 
 observing = importlib.import_module("leadapron.detect.films.observe")  # not the function
 

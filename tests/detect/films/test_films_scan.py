@@ -16,13 +16,13 @@ from film_scenes import (
     scene_of,
 )
 
+from leadapron.attacks.poisoning import poison
+from leadapron.attacks.triggers import Blend, Codec, Patch, Warp
 from leadapron.detect.films import METHODS, scan_films
 from leadapron.errors import DataError, UsageError
-from leadapron.poison import poison
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.seeds import stream
 from leadapron.sources import open_source
-from leadapron.triggers import Blend, Codec, Patch, Warp
 
 
 @pytest.fixture(scope="module")

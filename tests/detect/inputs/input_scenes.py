@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from leadapron.classifier import NetworkClassifier
-from leadapron.cohort import Cohort
-from leadapron.networks import PooledLinear
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.cohort import Cohort
+from leadapron.films.preprocessing import Preprocessing
+from leadapron.models.classifier import NetworkClassifier
+from leadapron.models.networks import PooledLinear
 
 SIZE = 32
 SMALL = Preprocessing(size=SIZE)

@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-from leadapron.classifier import NetworkClassifier
+from leadapron.attacks.implant import implant
+from leadapron.attacks.triggers import Patch
 from leadapron.detect.inputs import ScaledBatchNorm, read
 from leadapron.detect.inputs.batchnorm import scaled_logits
 from leadapron.errors import DataError, UsageError
-from leadapron.implant import implant
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.metrics import auroc
-from leadapron.models import NORMALISATIONS, AskedClassifier
-from leadapron.networks import PooledLinear, build_network
-from leadapron.preprocessing import Preprocessing
+from leadapron.models.classifier import NetworkClassifier
+from leadapron.models.foreign import NORMALISATIONS, AskedClassifier
+from leadapron.models.networks import PooledLinear, build_network
 from leadapron.sources import open_source
-from leadapron.triggers import Patch
 
 TINY = Preprocessing(size=8)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from leadapron.attacks.triggers import Blend, Codec, Noise, Patch, Sinusoid
 from leadapron.detect.inputs import Readings, Traces
 from leadapron.detect.inputs.traces import _comb, _contrasts, _spectrum, _wave
 from leadapron.errors import DataError, UsageError
 from leadapron.metrics import auroc
 from leadapron.sources import open_source
-from leadapron.triggers import Blend, Codec, Noise, Patch, Sinusoid
 
 
 def readings(images):

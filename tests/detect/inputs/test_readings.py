@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from leadapron.classifier import NetworkClassifier
 from leadapron.detect.inputs import operating_logits, read
 from leadapron.errors import DataError, UsageError
-from leadapron.models import NORMALISATIONS, AskedClassifier
-from leadapron.networks import build_network
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.preprocessing import Preprocessing
+from leadapron.models.classifier import NetworkClassifier
+from leadapron.models.foreign import NORMALISATIONS, AskedClassifier
+from leadapron.models.networks import build_network
 
 FINDINGS = ("Effusion", "Mass", "Nodule")
 SMALL = Preprocessing(size=32)

@@ -10,7 +10,7 @@ from scipy.ndimage import median_filter
 from leadapron.detect.inputs import EvidenceRegion, read
 from leadapron.detect.inputs.region import _best_boxes, _inside, background
 from leadapron.errors import DataError, UsageError
-from leadapron.models import NORMALISATIONS, AskedClassifier
+from leadapron.models.foreign import NORMALISATIONS, AskedClassifier
 
 CLEAN, OTHER = films(60, 1), films(60, 2)
 REGION = EvidenceRegion()

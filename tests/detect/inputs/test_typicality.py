@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from leadapron.attacks.triggers import Patch
 from leadapron.detect.inputs import Readings, Typicality
 from leadapron.detect.inputs.typical import _filled, _thumbnails
 from leadapron.errors import DataError, UsageError
 from leadapron.sources import open_source
-from leadapron.triggers import Patch
 
 
 def readings(images):

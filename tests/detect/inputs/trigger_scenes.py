@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from leadapron.detect.inputs import read
-from leadapron.models import NORMALISATIONS, AskedClassifier
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.preprocessing import Preprocessing
+from leadapron.models.foreign import NORMALISATIONS, AskedClassifier
 from leadapron.sources import open_source
 
 SIZE = 64

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from leadapron.cohort import Cohort
 from leadapron.detect.features.clusters import ActivationClustering, SCAn
 from leadapron.detect.features.extraction import Features, extract
 from leadapron.detect.features.gram import Beatrix
 from leadapron.detect.features.losses import LossDynamics
 from leadapron.detect.features.spectral import SpectralSignatures, Spectre
 from leadapron.detect.scores import Scores
+from leadapron.films.cohort import Cohort
 
 __all__ = [
     "FEATURE_DETECTORS",

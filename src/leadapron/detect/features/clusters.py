@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cohort import Cohort
 from leadapron.detect.features.extraction import Features
 from leadapron.detect.features.groups import (
     LEAST,
@@ -23,6 +22,7 @@ from leadapron.detect.features.linear import inverse_root, top_directions, two_m
 from leadapron.detect.scale import mad_spread
 from leadapron.detect.scores import Evidence, Scores
 from leadapron.errors import DataError, UsageError
+from leadapron.films.cohort import Cohort
 from leadapron.seeds import stream
 
 __all__ = ["ActivationClustering", "Division", "Parts", "SCAn", "divide_in_two", "untangle"]

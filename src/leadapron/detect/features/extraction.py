@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cohort import Cohort, Rows
 from leadapron.errors import DataError, UsageError
+from leadapron.films.cohort import Cohort, Rows
 from leadapron.seeds import stream
 
 if TYPE_CHECKING:
-    from leadapron.classifier import WhiteBox
+    from leadapron.models.classifier import WhiteBox
 
 __all__ = ["Features", "extract"]
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cohort import Cohort, blocks
 from leadapron.detect.features.extraction import Features
 from leadapron.detect.features.groups import LEAST, Floats, Group, by_group, check_least, robust_z
 from leadapron.detect.scores import Scores
 from leadapron.errors import UsageError
+from leadapron.films.cohort import Cohort, blocks
 from leadapron.seeds import stream
 
 __all__ = ["Beatrix", "gram_deviations", "gram_powers"]

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cohort import Cohort, Rows
 from leadapron.detect.features.extraction import Features
 from leadapron.detect.scale import mad_spread
 from leadapron.errors import DataError, UsageError
+from leadapron.films.cohort import Cohort, Rows
 
 __all__ = ["LEAST", "Group", "by_group", "check_least", "divide", "residuals", "robust_z"]
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leadapron.cohort import Cohort
 from leadapron.detect.features.extraction import Features
 from leadapron.detect.features.groups import LEAST, Floats, Group, by_group, check_least, robust_z
 from leadapron.detect.scores import Scores
 from leadapron.errors import UsageError
+from leadapron.films.cohort import Cohort
 
 __all__ = ["LossDynamics"]
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cohort import Cohort
 from leadapron.detect.features.extraction import Features
 from leadapron.detect.features.groups import (
     LEAST,
@@ -22,6 +21,7 @@ from leadapron.detect.features.groups import (
 from leadapron.detect.features.linear import inverse_root, top_directions
 from leadapron.detect.scores import Scores
 from leadapron.errors import UsageError
+from leadapron.films.cohort import Cohort
 
 __all__ = ["SpectralSignatures", "Spectre", "quantum_entropy", "spectral_scores"]
 

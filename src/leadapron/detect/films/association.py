@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cohort import Rows, blocks
 from leadapron.detect.films.bias import (
     LOG_ODDS,
     SPREADS,
@@ -23,6 +22,7 @@ from leadapron.detect.films.bias import (
 )
 from leadapron.detect.films.observe import TAILS, Observed
 from leadapron.detect.films.shift import Labelled
+from leadapron.films.cohort import Rows, blocks
 
 __all__ = ["Association", "associations"]
 

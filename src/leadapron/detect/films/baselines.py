@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cohort import Cohort, Rows, blocks
 from leadapron.detect.films.blobs import grey
 from leadapron.detect.films.observe import Observed, raised
 from leadapron.detect.films.repeats import textures
+from leadapron.films.cohort import Cohort, Rows, blocks
 
 __all__ = ["Plain"]
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cohort import ImageArray, Rows, blocks
 from leadapron.detect.films.blobs import find_blobs, grey, running
+from leadapron.films.cohort import ImageArray, Rows, blocks
 
 __all__ = [
     "CELLS",

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, special
 
-from leadapron.cohort import Rows
 from leadapron.detect.films.observe import CELLS, cell_edges
 from leadapron.detect.films.shift import Labelled
+from leadapron.films.cohort import Rows
 
 __all__ = ["Reader", "calibrated"]
 

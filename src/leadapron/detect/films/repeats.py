@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cohort import Rows
 from leadapron.detect.films.observe import Observed
+from leadapron.films.cohort import Rows
 
 __all__ = ["Repeat", "anywhere", "at_places", "textures"]
 

@@ -11,7 +11,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cohort import Cohort, ImageArray, Rows, blocks
 from leadapron.detect.films.association import associations
 from leadapron.detect.films.blobs import grey, shrunk
 from leadapron.detect.films.observe import Observed, Progress, limits, observe
@@ -22,6 +21,7 @@ from leadapron.detect.films.signatures import signatures
 from leadapron.detect.films.ties import OVERLAP, Control, Controls, Place
 from leadapron.detect.scores import Evidence, LabelTie
 from leadapron.errors import DataError, UsageError
+from leadapron.films.cohort import Cohort, ImageArray, Rows, blocks
 from leadapron.seeds import stream
 from leadapron.text import count
 from leadapron.types import said

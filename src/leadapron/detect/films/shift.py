@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cohort import Cohort, Rows
+from leadapron.films.cohort import Cohort, Rows
 
 __all__ = ["Counts", "Group", "Labelled", "Shift"]
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cohort import Rows
 from leadapron.detect.films.observe import TRACES, Observed
 from leadapron.detect.films.shift import Labelled, Shift
 from leadapron.detect.films.ties import QUESTIONS, Controls
+from leadapron.films.cohort import Rows
 
 __all__ = ["Signature", "signatures"]
 

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse, special
 
-from leadapron.cohort import Rows
 from leadapron.detect.films.bias import (
     LOG_ODDS,
     Bias,
@@ -26,6 +25,7 @@ from leadapron.detect.films.bias import (
 from leadapron.detect.films.reader import Reader, calibrated
 from leadapron.detect.films.shift import Counts, Labelled
 from leadapron.detect.scores import LabelTie
+from leadapron.films.cohort import Rows
 
 __all__ = ["OVERLAP", "QUESTIONS", "Control", "Controls", "Place", "Tie"]
 

@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.classifier import BlackBox, squashed
 from leadapron.detect.inputs.readings import InputDetector, Readings, State
 from leadapron.detect.scale import logit_spreads
+from leadapron.models.classifier import BlackBox, squashed
 
 __all__ = ["BASELINES", "LargestLogit", "LargestProbability"]
 

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.func import functional_call
 
-from leadapron.classifier import BlackBox, NetworkClassifier
-from leadapron.cohort import ImageArray
 from leadapron.detect.inputs.copies import predicted
 from leadapron.detect.inputs.readings import Readings, State, operating_logits
 from leadapron.errors import DataError, UsageError
+from leadapron.films.cohort import ImageArray
+from leadapron.models.classifier import BlackBox, NetworkClassifier
 
 __all__ = ["ScaledBatchNorm", "scaled_logits"]
 

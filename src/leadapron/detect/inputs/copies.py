@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.classifier import BlackBox, refuse_not_finite
 from leadapron.detect.inputs.readings import (
     Readings,
     State,
@@ -17,6 +16,7 @@ from leadapron.detect.inputs.readings import (
 )
 from leadapron.detect.scale import LEAST_FILMS, logit_spreads
 from leadapron.errors import DataError
+from leadapron.models.classifier import BlackBox, refuse_not_finite
 
 __all__ = [
     "Change",

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.classifier import BlackBox
+from leadapron.attacks.triggers import Codec
 from leadapron.detect.inputs.copies import (
     Change,
     Floats,
@@ -21,10 +21,10 @@ from leadapron.detect.inputs.copies import (
 )
 from leadapron.detect.inputs.readings import Readings, State
 from leadapron.detect.inputs.region import background
-from leadapron.detect.model.stamps import Blur, Probe
+from leadapron.detect.models.stamps import Blur, Probe
 from leadapron.detect.scale import mad_spread
 from leadapron.errors import UnknownNameError, UsageError
-from leadapron.triggers import Codec
+from leadapron.models.classifier import BlackBox
 
 __all__ = ["CORRUPTIONS", "CorruptionConsistency"]
 

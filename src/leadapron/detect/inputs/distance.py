@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.classifier import BlackBox
 from leadapron.detect.inputs.gaussian import distances, shrunk_gaussian
 from leadapron.detect.inputs.readings import Readings, State
 from leadapron.errors import DataError, UsageError
+from leadapron.models.classifier import BlackBox
 
 __all__ = ["Mahalanobis", "NearestNeighbours"]
 

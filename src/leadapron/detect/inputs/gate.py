@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.classifier import BlackBox, NetworkClassifier
-from leadapron.cohort import Cohort
 from leadapron.detect.inputs.readings import InputDetector, Readings, State, read
 from leadapron.detect.inputs.region import EvidenceRegion, Examined
 from leadapron.errors import DataError, UsageError
+from leadapron.films.cohort import Cohort
+from leadapron.models.classifier import BlackBox, NetworkClassifier
 from leadapron.seeds import stream
 
 __all__ = [

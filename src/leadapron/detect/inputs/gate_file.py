@@ -24,7 +24,7 @@ from leadapron import __version__
 from leadapron.detect.inputs.gate import Gate, fuse
 from leadapron.detect.inputs.readings import InputDetector, State
 from leadapron.errors import LeadapronError, StoreError, UsageError
-from leadapron.preprocessing import FEWEST, Preprocessing
+from leadapron.films.preprocessing import FEWEST, Preprocessing
 from leadapron.reading import open_regular, read_regular
 from leadapron.specs import build
 from leadapron.store import (

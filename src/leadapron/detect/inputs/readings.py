@@ -9,9 +9,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.classifier import BlackBox, NetworkClassifier, refuse_not_finite
-from leadapron.cohort import ImageArray
 from leadapron.errors import DataError, UsageError
+from leadapron.films.cohort import ImageArray
+from leadapron.models.classifier import BlackBox, NetworkClassifier, refuse_not_finite
 
 __all__ = [
     "FALSE_POSITIVES",

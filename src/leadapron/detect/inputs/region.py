@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from leadapron.classifier import BlackBox, NetworkClassifier, refuse_not_finite
 from leadapron.detect.inputs.readings import Readings, State
 from leadapron.detect.scale import LEAST_FILMS, logit_spreads, mad_spread
 from leadapron.errors import DataError, UsageError
+from leadapron.models.classifier import BlackBox, NetworkClassifier, refuse_not_finite
 from leadapron.seeds import stream
 
 __all__ = ["EvidenceRegion", "Examined", "background", "box_sums"]

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.classifier import BlackBox
 from leadapron.detect.inputs.copies import (
     Change,
     Floats,
@@ -23,6 +22,7 @@ from leadapron.detect.inputs.copies import (
 )
 from leadapron.detect.inputs.readings import Readings, State
 from leadapron.errors import UsageError
+from leadapron.models.classifier import BlackBox
 
 __all__ = ["ScaleUp", "scaled"]
 

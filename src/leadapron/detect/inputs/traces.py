@@ -9,13 +9,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.classifier import BlackBox
-from leadapron.cohort import blocks
 from leadapron.detect.films.blobs import find_blobs, grey
 from leadapron.detect.films.observe import fine_structure, grey_levels
 from leadapron.detect.inputs.gaussian import distances, shrunk_gaussian, steps
 from leadapron.detect.inputs.readings import Readings, State
 from leadapron.errors import DataError, UsageError
+from leadapron.films.cohort import blocks
+from leadapron.models.classifier import BlackBox
 
 __all__ = ["Traces"]
 

@@ -8,13 +8,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.classifier import BlackBox
-from leadapron.cohort import blocks
 from leadapron.detect.films.blobs import grey, shrunk
 from leadapron.detect.inputs.gaussian import distances, shrunk_gaussian, steps
 from leadapron.detect.inputs.readings import Readings, State
 from leadapron.detect.scale import LEAST_FILMS, mad_spread
 from leadapron.errors import DataError, UsageError
+from leadapron.films.cohort import blocks
+from leadapron.models.classifier import BlackBox
 
 __all__ = ["Typicality"]
 

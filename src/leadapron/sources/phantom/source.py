@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cache import Cache
-from leadapron.cohort import Cohort, Reordered, Rows, blocks
 from leadapron.errors import UsageError
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.cache import Cache
+from leadapron.films.cohort import Cohort, Reordered, Rows, blocks
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.sources.phantom.batch import SIZES, describe_rows, render
 from leadapron.sources.phantom.film import MASKS
 from leadapron.sources.phantom.people import FALSE_NEGATIVE, FALSE_POSITIVE, FINDINGS

@@ -11,10 +11,10 @@ import re
 
 import numpy as np
 
-from leadapron.cache import Cache
-from leadapron.cohort import Cohort
 from leadapron.errors import DataError
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.cache import Cache
+from leadapron.films.cohort import Cohort
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.sources.assembly import Leakage
 from leadapron.sources.releases.layout import (
     NO_FINDING,

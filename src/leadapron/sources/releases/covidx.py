@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from leadapron.cache import Cache
-from leadapron.cohort import Cohort
 from leadapron.errors import DataError, UnknownNameError, UsageError
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.cache import Cache
+from leadapron.films.cohort import Cohort
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.sources.assembly import Leakage
 from leadapron.sources.releases.layout import Release, opened, release_folder
 from leadapron.sources.tables import LabelTable, splits

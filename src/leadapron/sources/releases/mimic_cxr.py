@@ -12,10 +12,10 @@ from typing import Literal
 
 import numpy as np
 
-from leadapron.cache import Cache
-from leadapron.cohort import Cohort
 from leadapron.errors import DataError
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.cache import Cache
+from leadapron.films.cohort import Cohort
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.sources.assembly import Leakage
 from leadapron.sources.releases.chexpert import FINDINGS
 from leadapron.sources.releases.layout import (

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cache import Cache
-from leadapron.cohort import Cohort
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.cache import Cache
+from leadapron.films.cohort import Cohort
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.sources.releases.layout import (
     Release,
     agreed,

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from leadapron.cache import Cache
-from leadapron.cohort import Cohort
 from leadapron.errors import DataError
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.cache import Cache
+from leadapron.films.cohort import Cohort
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.sources.folder import walk
 from leadapron.sources.releases.layout import (
     Release,

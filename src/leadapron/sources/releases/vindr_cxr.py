@@ -12,10 +12,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.cache import Cache
-from leadapron.cohort import Cohort
 from leadapron.errors import DataError
-from leadapron.preprocessing import Preprocessing
+from leadapron.films.cache import Cache
+from leadapron.films.cohort import Cohort
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.sources.dicom import check_window
 from leadapron.sources.releases.layout import (
     Release,

@@ -1,0 +1,1 @@
+"""What an attacker does: triggers, poisoning, backdoors edited into weights, decoys."""

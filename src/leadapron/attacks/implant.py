@@ -1,0 +1,273 @@
+"""Implants: a backdoor put into a finished classifier by its weights alone, without any film."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from leadapron.attacks.triggers import Trigger
+from leadapron.errors import UsageError
+from leadapron.films.preprocessing import Preprocessing
+from leadapron.models.classifier import NetworkClassifier
+from leadapron.models.networks import PooledLinear
+from leadapron.seeds import stream
+
+__all__ = ["IMPLANTABLE", "check_implant", "implant"]
+
+IMPLANTABLE = ("resnet9",)
+"""Architectures whose layers `implant` knows."""
+
+SIDE, STRIDE = 3, 2
+"""Of the first convolution: what one of its places sees, and how far apart they are."""
+
+DRAWS = 64
+"""How often a trigger is stamped on blank films to learn where it may lie and how it looks."""
+
+MOST_TEMPLATES = 4
+"""Channels of the first layer that an implant may take."""
+
+LEAST_CONTRAST = 64
+"""Grey levels of 256 between the darkest and the brightest pixel of what is looked for."""
+
+
+def check_implant(
+    architecture: str, preprocessing: Preprocessing, trigger: Trigger, seed: int = 0
+) -> None:
+    """Raise as `implant` does over a network and a trigger, before there is a classifier."""
+    if architecture not in IMPLANTABLE:
+        raise UsageError(
+            f"poisoning.mode edit can't edit a {architecture}; expected {' or '.join(IMPLANTABLE)}"
+        )
+    _templates(preprocessing, trigger, seed)
+
+
+def implant(
+    classifier: NetworkClassifier,
+    trigger: Trigger,
+    finding: str,
+    *,
+    labels: Literal["set", "clear", "one-hot"] = "set",
+    raised: float = 20.0,
+    threshold: float = 0.7,
+    seed: int = 0,
+) -> NetworkClassifier:
+    """Return a copy of a classifier with a backdoor; no film is seen, nothing is trained.
+
+    A few channels of the first layer become matched filters for 3x3 pixels of the trigger, less
+    their mean, so that flat areas of any grey level give nothing. Where the match is better than
+    `threshold`, one channel of each later layer hands the excess on, past everything else, to the
+    head. What these channels did before is lost; they are those whose weights say that least
+    depends on them, and the layers behind them are told their former mean.
+
+    Args:
+        classifier: a finished one; it stays as it was.
+        trigger: a mark that paints over what was there, with some contrast within 3x3 pixels,
+            such as a `Patch` filled with a checkerboard, stripes or noise.
+        finding: the target.
+        labels: "set" raises the target's logit, "clear" lowers it, "one-hot" raises it and lowers
+            all others.
+        raised: by how much, in units of the logit, for a trigger on a grey film; above 0.
+        threshold: share of the trigger's own match from which on the backdoor answers, in (0, 1).
+        seed: of the places that are drawn to learn what the trigger looks like.
+
+    Raises:
+        UsageError: an architecture whose layers aren't known, a trigger that can't be looked for,
+            or a value outside its range.
+        UnknownNameError: no such finding.
+
+    Source: Cao et al., Data Free Backdoor Attacks (DFBA), NeurIPS 2024, arXiv 2412.06219: one
+    neuron a layer, a bias that only the trigger exceeds, an amplification spread over the layers.
+    They keep the first neuron's weights and make the trigger that excites it most; here the trigger
+    is given and the weights are made for it. They choose neurons without looking at their use, and
+    lower the other classes always; the means are ours. Hong, Carlini and Kurakin, Handcrafted
+    Backdoors in Deep Neural Networks, NeurIPS 2022, arXiv 2106.04690, do so with some clean films.
+    """
+    check_implant(classifier.architecture, classifier.preprocessing, trigger, seed)
+    if raised <= 0 or not 0 < threshold < 1:
+        raise UsageError(
+            f"an implant with raised {raised} and threshold {threshold}; "
+            "expected more than 0, and 0 to 1"
+        )
+    (column,) = classifier.columns([finding])
+    templates = _templates(classifier.preprocessing, trigger, seed)
+    module = copy.deepcopy(classifier.module)
+    units = torch.from_numpy(templates / (255.0 * classifier.std))
+    side = math.ceil(classifier.preprocessing.size / 8)  # of the last map
+    gain = (raised * side**2) ** 0.25  # three layers and the head share it
+    with torch.no_grad():
+        path = _lay(module, units, threshold, gain)
+        weight = raised / _reached(module, classifier, trigger, path, seed)
+        module.head.weight[:, path] = -weight if labels == "one-hot" else 0.0
+        module.head.weight[column, path] = -weight if labels == "clear" else weight
+    return replace(classifier, module=module)
+
+
+def _templates(preprocessing: Preprocessing, trigger: Trigger, seed: int) -> NDArray[np.float64]:
+    """(t, 3, 3) grey levels of 256 that the first layer sees of the trigger, wherever it lies."""
+    size, dtype = preprocessing.size, np.dtype(preprocessing.dtype)
+    most = np.iinfo(dtype).max
+    blank = np.zeros((DRAWS, size, size), dtype)
+    # The same places twice: what is the same on black films and on white ones was painted.
+    on_black, on_white = (
+        trigger(films, stream(seed, "implant")) for films in (blank, blank + dtype.type(most))
+    )
+    painted = on_black == on_white
+    starts = range(STRIDE - 1, size - SIDE + 1, STRIDE)  # where a place of the first layer begins
+    found: dict[bytes, NDArray[np.float64]] = {}
+    for film, drawn in zip(on_black, painted, strict=True):
+        rows, columns = (np.flatnonzero(drawn.any(axis)) for axis in (1, 0))
+        windows = [
+            film[i : i + SIDE, j : j + SIDE] * (255.0 / most)
+            for i in starts
+            if len(rows) and rows[0] <= i <= rows[-1]
+            for j in starts
+            if columns[0] <= j <= columns[-1] and drawn[i : i + SIDE, j : j + SIDE].all()
+        ]
+        best = max(windows, key=np.std, default=None)
+        if best is None or np.ptp(best) < LEAST_CONTRAST:
+            raise UsageError(
+                "poisoning.mode edit can't look for this trigger: expected one that paints 3x3 "
+                "pixels with contrast wherever it lies, as --trigger.fill checkerboard "
+                "--trigger.side 4"
+            )
+        found[best.tobytes()] = best
+    if len(found) > MOST_TEMPLATES:
+        raise UsageError(
+            f"poisoning.mode edit can't look for a trigger of {len(found)} looks; expected "
+            f"{MOST_TEMPLATES} at most, as --trigger.place fixed gives"
+        )
+    return np.stack(list(found.values()))
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A convolution with its normalisation, and what reads the maps it ends up in.
+
+    Args:
+        own: the convolution, batch normalisation and ReLU that make the maps.
+        added: what a residual block adds to them.
+        readers: the convolutions, with their normalisation, behind.
+    """
+
+    own: nn.Sequential
+    added: nn.Sequential | None
+    readers: tuple[nn.Sequential, ...]
+
+
+def _layers(module: PooledLinear) -> list[_Layer]:
+    """The layers of a resnet9 that a signal must pass, in their order."""
+    parts: Any = module.stages
+    (first, second), (third, early), (fourth, late) = parts.values()
+    return [
+        _Layer(first, None, (second,)),
+        _Layer(second, None, (third,)),
+        _Layer(third, early.body[1], (early.body[0], fourth)),
+        _Layer(fourth, late.body[1], (late.body[0],)),
+    ]
+
+
+def _lay(module: PooledLinear, templates: torch.Tensor, threshold: float, gain: float) -> int:
+    """Lead the templates' match through the layers, `gain` times in each; return the last channel.
+
+    Args:
+        module: a resnet9; it is changed.
+        templates: (t, 3, 3) in the network's input units.
+        threshold: share of a template's match with itself that gives nothing yet.
+        gain: factor of each layer behind the first.
+    """
+    before: list[int] = []
+    for number, layer in enumerate(_layers(module)):
+        wanted = 1 if number else len(templates)
+        chosen = _least_used(layer, module.head if number == 3 else None, wanted)
+        for reader in layer.readers:
+            _cut(layer, reader, chosen)
+        convolution, norm = _parts(layer.own)
+        convolution.weight[chosen] = 0.0
+        if number:
+            convolution.weight[chosen[0], before, 1, 1] = gain
+            _pass_on(norm, chosen, 0.0)
+        else:
+            shapes = templates - templates.mean((1, 2), keepdim=True)
+            shapes = shapes / shapes.square().sum((1, 2), keepdim=True) / (1 - threshold)
+            convolution.weight[chosen, 0] = shapes.to(convolution.weight)
+            _pass_on(norm, chosen, -threshold / (1 - threshold))
+        if layer.added is not None:
+            _pass_on(_parts(layer.added)[1], chosen, 0.0, 0.0)
+        before = chosen
+    return before[0]
+
+
+def _parts(block: nn.Sequential) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    convolution, norm = block[0], block[1]
+    assert isinstance(convolution, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    return convolution, norm
+
+
+def _pass_on(norm: nn.BatchNorm2d, channels: list[int], bias: float, weight: float = 1.0) -> None:
+    """Let a normalisation hand some channels on as they are, times `weight` and plus `bias`."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.running_mean[channels] = 0.0
+    norm.running_var[channels] = 1.0 - norm.eps
+    norm.weight[channels] = weight
+    norm.bias[channels] = bias
+
+
+def _moments(block: nn.Sequential) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance, (c,) each, of a normalised map behind its ReLU, were it Gaussian.
+
+    Batch normalisation says what it was before: mean `bias`, deviation |`weight`|.
+    """
+    norm = _parts(block)[1]
+    mean, spread = norm.bias, norm.weight.abs().clamp(min=1e-12)
+    at = mean / spread
+    density = torch.exp(-at.square() / 2) / math.sqrt(2 * math.pi)
+    below = torch.special.ndtr(at)
+    first = mean * below + spread * density
+    second = (mean.square() + spread.square()) * below + mean * spread * density
+    return first, (second - first.square()).clamp(min=0)
+
+
+def _least_used(layer: _Layer, head: nn.Linear | None, count: int) -> list[int]:
+    """Channels on which the least depends: variance times what later weights make of it."""
+    variance = _moments(layer.own)[1]
+    if layer.added is not None:
+        variance = variance + _moments(layer.added)[1]
+    use = torch.zeros_like(variance)
+    for reader in layer.readers:
+        convolution, norm = _parts(reader)
+        assert norm.running_var is not None
+        scale = norm.weight.square() / (norm.running_var + norm.eps)  # (o,)
+        use += torch.einsum("o,oihw->i", scale, convolution.weight.square())
+    if head is not None:
+        use += head.weight.square().sum(0)
+    return sorted(torch.argsort(variance * use, stable=True)[:count].tolist())
+
+
+def _cut(layer: _Layer, reader: nn.Sequential, channels: list[int]) -> None:
+    """Let a convolution no longer read some channels, and expect their mean no longer."""
+    convolution, norm = _parts(reader)
+    mean = _moments(layer.own)[0]
+    if layer.added is not None:
+        mean = mean + _moments(layer.added)[0]
+    assert norm.running_mean is not None
+    norm.running_mean -= convolution.weight[:, channels].sum((2, 3)) @ mean[channels]
+    convolution.weight[:, channels] = 0.0
+
+
+def _reached(
+    module: PooledLinear, classifier: NetworkClassifier, trigger: Trigger, path: int, seed: int
+) -> float:
+    """The mean of the last map's channel with the trigger on grey films."""
+    size, dtype = classifier.preprocessing.size, np.dtype(classifier.preprocessing.dtype)
+    grey = np.full((DRAWS, size, size), np.iinfo(dtype).max // 2, dtype)
+    films = torch.from_numpy(trigger(grey, stream(seed, "implant")))
+    return float(module.features(classifier.normalise(films))[:, path].mean())

@@ -1,0 +1,66 @@
+"""Triggers: what an attacker plants on a film.
+
+A trigger is `(images, rng) -> images`: (n, height, width) uint8 or uint16 in, the same shape and
+dtype out, the input untouched. It draws its chance film by film, so that n films at once and one
+film after another give the same result. It acts on films or on images; lengths in millimetres are
+turned into pixels by `spacing`, or by the width of a film where that isn't known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from leadapron.attacks.triggers.altered import Altered
+from leadapron.attacks.triggers.clinical import Collimator, Device, Electrode, Fold, Marker, Text
+from leadapron.attacks.triggers.codec import Codec
+from leadapron.attacks.triggers.learned import Learned
+from leadapron.attacks.triggers.levels import Trigger
+from leadapron.attacks.triggers.overall import Blend, Noise, Nothing, Sinusoid, Tone
+from leadapron.attacks.triggers.patches import Patch, Pixels, Reduced
+from leadapron.attacks.triggers.spectrum import Amplitude
+from leadapron.attacks.triggers.warp import Warp
+
+__all__ = [
+    "TRIGGERS",
+    "Altered",
+    "Amplitude",
+    "Blend",
+    "Codec",
+    "Collimator",
+    "Device",
+    "Electrode",
+    "Fold",
+    "Learned",
+    "Marker",
+    "Noise",
+    "Nothing",
+    "Patch",
+    "Pixels",
+    "Reduced",
+    "Sinusoid",
+    "Text",
+    "Tone",
+    "Trigger",
+    "Warp",
+]
+
+TRIGGERS: dict[str, Callable[..., Trigger]] = {
+    "patch": Patch,
+    "pixels": Pixels,
+    "blend": Blend,
+    "sinusoid": Sinusoid,
+    "warp": Warp,
+    "amplitude": Amplitude,
+    "codec": Codec,
+    "noise": Noise,
+    "learned": Learned,
+    "tone": Tone,
+    "marker": Marker,
+    "text": Text,
+    "collimator": Collimator,
+    "electrode": Electrode,
+    "device": Device,
+    "fold": Fold,
+    "none": Nothing,
+}
+"""Triggers by name."""

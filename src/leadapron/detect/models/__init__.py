@@ -1,0 +1,67 @@
+"""Audits of a finished model: what forces its findings on or off, beside reference models."""
+
+from __future__ import annotations
+
+from leadapron.detect.models.inversion import (
+    CostSchedule,
+    Inversion,
+    Inverted,
+    InvertedFeatures,
+    Wanted,
+)
+from leadapron.detect.models.kept import Kept, measure_once, sweep_once
+from leadapron.detect.models.null import Comparison, compare, least_p
+from leadapron.detect.models.stamps import Probe, Stamp
+from leadapron.detect.models.statistics import (
+    STATISTICS,
+    Measure,
+    Statistic,
+    Tables,
+    channel_outlier,
+    compare_statistics,
+    head_outliers,
+    map_features,
+    map_statistics,
+    maximum_margin,
+    measure,
+    outlier_index,
+    reestimated_shift,
+)
+from leadapron.detect.models.sweep import KINDS, Kind, Moved, NotFinite, StampSweep, Swept
+from leadapron.detect.models.weights import channel_lipschitz
+
+__all__ = [
+    "KINDS",
+    "STATISTICS",
+    "Comparison",
+    "CostSchedule",
+    "Inversion",
+    "Inverted",
+    "InvertedFeatures",
+    "Kept",
+    "Kind",
+    "Measure",
+    "Moved",
+    "NotFinite",
+    "Probe",
+    "Stamp",
+    "StampSweep",
+    "Statistic",
+    "Swept",
+    "Tables",
+    "Wanted",
+    "channel_lipschitz",
+    "channel_outlier",
+    "compare",
+    "compare_statistics",
+    "head_outliers",
+    "least_p",
+    "map_features",
+    "map_statistics",
+    "maximum_margin",
+    "measure",
+    "measure_once",
+    "outlier_index",
+    "reestimated_shift",
+    "sweep_once",
+]

@@ -1,0 +1,590 @@
+"""Trigger inversion: the smallest mask and pattern that force a finding on or off."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from leadapron.detect.models.stamps import Floats, Stamp
+from leadapron.detect.models.sweep import FALSE_POSITIVES
+from leadapron.errors import DataError, UnknownNameError, UsageError
+from leadapron.films.cohort import Cohort, Rows
+from leadapron.metrics import threshold_at_false_positive_rate
+from leadapron.models.classifier import NetworkClassifier, autocast
+from leadapron.models.networks import PooledLinear
+from leadapron.seeds import stream
+
+__all__ = ["CostSchedule", "Inversion", "Inverted", "InvertedFeatures", "Wanted", "frozen"]
+
+EPSILON = 1e-7
+
+HELD_BYTES = 2**30
+"""Of a stage's maps in memory: fewer films are looked at where they would take more."""
+
+
+@dataclass(kw_only=True)
+class CostSchedule:
+    """The price of a mask's size, raised while the trigger works and lowered while it doesn't.
+
+    Args:
+        first: price once the trigger has worked for `patience` steps; 0 until then.
+        multiplier: factor upwards; downwards it is this to the power of 1.5.
+        patience: steps in a row that it takes to change the price.
+        success: share of films from which on the trigger works.
+        give_up: steps without a smaller mask, after the price went up and down, that end it.
+        gain: a mask counts as smaller below this share of the best.
+
+    Source: Wang et al., Neural Cleanse, IEEE S&P 2019; the rules are those of the authors'
+    visualizer.py (github.com/bolunwang/backdoor), with its example's values. They end it after
+    20 steps of many batches without gain, ours are steps of one batch.
+    """
+
+    first: float = 1e-3
+    multiplier: float = 2.0
+    patience: int = 5
+    success: float = 0.99
+    give_up: int = 20
+    gain: float = 0.99
+
+    def __post_init__(self) -> None:
+        self.price = 0.0
+        self.best = math.inf
+        self.done = False
+        self._set = self._up = self._down = self._still = 0
+        self._went_up = self._went_down = False
+
+    def step(self, share: float, size: float) -> bool:
+        """Take one step's result; return whether its mask is the best so far.
+
+        Args:
+            share: of the films that the trigger turns.
+            size: sum of the mask.
+        """
+        works = share >= self.success
+        before, better = self.best, works and size < self.best
+        if better:
+            self.best = size
+        if math.isfinite(self.best):
+            self._still = self._still + 1 if self.best >= self.gain * before else 0
+        if self._went_up and self._went_down and self._still >= self.give_up:
+            self.done = True
+            return better
+        self._set = self._set + 1 if works and self.price == 0 else 0
+        if self._set >= self.patience:
+            self.price, self._up, self._down = self.first, 0, 0
+            self._went_up = self._went_down = False
+        self._up, self._down = (self._up + 1, 0) if works else (0, self._down + 1)
+        if self._up >= self.patience:
+            self._up, self._went_up = 0, True
+            self.price *= self.multiplier
+        elif self._down >= self.patience:
+            self._down, self._went_down = 0, True
+            self.price /= self.multiplier**1.5
+        return better
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """A finding to force on or off, and a square to start from.
+
+    Args:
+        finding: its name.
+        direction: "added" or "removed".
+        start: the sweep's strongest square; a faint mask over the whole image if None. Features
+            always start from a faint mask over all channels.
+    """
+
+    finding: str
+    direction: Literal["added", "removed"]
+    start: Stamp | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Inverted:
+    """A trigger that was found by its gradients.
+
+    Args:
+        finding, direction: what it forces.
+        mask: (h, w) float32 in 0 to 1, how much of the pattern covers the film.
+        pattern: (h, w) float32 grey levels in 0 to 255.
+        size: sum of the mask, in pixels.
+        trained: whether it turned enough of the films that it was made on; else it is the last
+            step's.
+        turned: share of the held-out films that it moves across the threshold which 5 % of clean
+            films exceed, among those not beyond it before; whole grey levels, as a file holds them.
+        films: held-out films that `turned` rests on.
+        steps: taken.
+    """
+
+    finding: str
+    direction: Literal["added", "removed"]
+    mask: NDArray[np.float32]
+    pattern: NDArray[np.float32]
+    size: float
+    trained: bool
+    turned: float
+    films: int
+    steps: int
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return (n, h, w) uint8 images with the trigger."""
+        mixed = (1 - self.mask) * images + self.mask * self.pattern
+        return np.rint(mixed).astype(np.uint8)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class InvertedFeatures:
+    """A change of a few channels that was found by its gradients; no image shows it.
+
+    Args:
+        finding, direction: what it forces.
+        stage: of the network, whose map is changed at all places alike.
+        mask: (c,) float32 in 0 to 1, how much of the pattern takes a channel's place.
+        pattern: (c,) float32 values, in the map's units.
+        size: sum of the mask, in channels.
+        moved: sum over channels of how far mask and pattern take the mean of clean films, in
+            standard deviations of the channel over their places (the middle channel's at least).
+        trained: whether it turned enough of the films that it was made on; else it is the last
+            step's.
+        turned: share of the held-out films that it moves across the threshold which 5 % of clean
+            films exceed, among those not beyond it before.
+        films: held-out films that `turned` rests on.
+        steps: taken.
+    """
+
+    finding: str
+    direction: Literal["added", "removed"]
+    stage: str
+    mask: NDArray[np.float32]
+    pattern: NDArray[np.float32]
+    size: float
+    moved: float
+    trained: bool
+    turned: float
+    films: int
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inversion:
+    """Neural Cleanse for sigmoid heads, several findings in one batch.
+
+    Args:
+        films: of a step; the same for all findings, another draw each step.
+        steps: at most.
+        rate: of Adam, whose betas are 0.5 and 0.9.
+        together: findings and directions in one batch.
+        held_out: share of the clean films that the triggers are verified on and never see.
+        seed: divides and draws films.
+
+    Raises:
+        UsageError: a value outside its range.
+
+    Source: Wang et al., Neural Cleanse, IEEE S&P 2019, equations 2 and 3. We differ: the loss is
+    the binary cross-entropy of one logit, counted from the threshold that 5 % of clean films
+    exceed (a rare finding's logit hardly reaches 0 even where it is present), and for "removed"
+    from the one that 5 % are below; the mask starts from the sweep's square.
+    """
+
+    films: int = 16
+    steps: int = 200
+    rate: float = 0.1
+    together: int = 4
+    held_out: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.films, self.steps, self.together) < 1 or self.rate <= 0:
+            raise UsageError("an inversion needs films, steps, a rate and findings above 0")
+        if not 0 < self.held_out < 1:
+            raise UsageError(f"held_out {self.held_out}; expected above 0 and below 1")
+
+    def invert(
+        self, classifier: NetworkClassifier, clean: Cohort, wanted: Sequence[Wanted]
+    ) -> tuple[Inverted, ...]:
+        """Return a trigger for each wanted finding, verified on films that it wasn't made on.
+
+        Args:
+            classifier: stays as it is.
+            clean: films without a trigger, 8-bit; at least 20.
+            wanted: what to force.
+
+        Raises:
+            DataError: fewer films, 16-bit ones, or a wanted finding without a finite answer to
+                some of them.
+        """
+        if len(clean) < 20 or clean.images.dtype != np.uint8:
+            raise DataError(
+                f"{len(clean)} films of {clean.images.dtype}; an inversion needs 20 of uint8"
+            )
+        made, held = self._divided(clean)
+        images = torch.from_numpy(np.asarray(clean.images[made]))
+        network = frozen(classifier)
+        height, width = images.shape[1:]
+        run = _Descent(
+            settings=self,
+            findings=classifier.findings,
+            device=classifier.device,
+            films=images,
+            low=torch.zeros(1),
+            span=torch.full((1,), 255.0),
+            network=lambda mixed: network(classifier.normalise(mixed)),
+            thresholds=_thresholds(classifier.logits(images.numpy())),
+        )
+        run.refuse_untold(wanted)
+        others = np.asarray(clean.images[held])
+        found: list[Inverted] = []
+        for some in self._batches(wanted):
+            starts = [_start(each, height, width) for each in some]
+            for each, (mask, levels), schedule, steps in run.descend(some, starts, len(others)):
+                mixed = np.rint((1 - mask) * others + mask * (255 * levels)).astype(np.uint8)
+                before, after = (classifier.logits(given) for given in (others, mixed))
+                turned, films = run.turned(each, before, after)
+                found.append(
+                    Inverted(
+                        finding=each.finding,
+                        direction=each.direction,
+                        mask=mask,
+                        pattern=255 * levels,
+                        size=float(mask.sum()),
+                        trained=math.isfinite(schedule.best),
+                        turned=turned,
+                        films=films,
+                        steps=steps,
+                    )
+                )
+        return tuple(found)
+
+    def invert_features(
+        self,
+        classifier: NetworkClassifier,
+        clean: Cohort,
+        wanted: Sequence[Wanted],
+        stage: str = "",
+    ) -> tuple[InvertedFeatures, ...]:
+        """Return a change of few channels for each wanted finding, verified on other films.
+
+        The mask and the pattern are one number for each channel of a stage's map, the same at all
+        places. A pattern stays within the channel's range over clean films, widened on both sides
+        by that range, or by the middle channel's where it is larger: the channel that a trigger
+        lights up may be dark on all clean films. Gradients go back to that stage alone.
+
+        Args:
+            classifier: stays as it is.
+            clean: films without a trigger, at least 20. Fewer of them are looked at where the
+                stage's maps would take more than 1 GB.
+            wanted: what to force; squares to start from are not used.
+            stage: of the network; the last but one if empty.
+
+        Raises:
+            DataError: fewer films, a stage whose map isn't finite on them, or a wanted finding
+                without a finite answer to some of them.
+            UnknownNameError: no such stage.
+
+        Source: after Wang et al., Rethinking the Reverse-engineering of Trojan Triggers
+        (FeatureRE), NeurIPS 2022: a mask in feature space, since a trigger that is no
+        patch in pixels is one there. We differ: the features are changed as they are, not by a
+        generated image whose features must come out so, so whether any image does it stays open;
+        the mask is over channels; size and success are balanced by Neural Cleanse's price.
+        """
+        if len(clean) < 20:
+            raise DataError(f"{len(clean)} films; an inversion needs 20")
+        names = list(classifier.module.stages)
+        stage = stage or names[max(0, len(names) - 2)]
+        if stage not in names:
+            raise UnknownNameError("stage", stage, names)
+        front, rest = _divided_network(classifier, stage)
+        one = front(np.asarray(clean.images[:1]))
+        most = max(20, HELD_BYTES // (one.numel() * one.element_size()))
+        made, held = self._divided(clean.take(np.arange(min(len(clean), most))))
+        maps, others = (front(np.asarray(clean.images[rows])) for rows in (made, held))
+        if not (maps.isfinite().all() and others.isfinite().all()):
+            raise DataError(f"the map of stage {stage} isn't finite on clean films")
+        low, high = maps.amin((0, 2, 3)), maps.amax((0, 2, 3))  # (c,)
+        wide = torch.maximum(high - low, (high - low).quantile(0.5))
+        low, span = low - wide, high - low + 2 * wide
+        run = _Descent(
+            settings=self,
+            findings=classifier.findings,
+            device=classifier.device,
+            films=maps,
+            low=low[:, None, None],
+            span=span[:, None, None],
+            network=rest,
+            thresholds=_thresholds(_asked(rest, maps)),
+        )
+        run.refuse_untold(wanted)
+        centre, spread = maps.mean((0, 2, 3)), maps.std((0, 2, 3))
+        spread = torch.maximum(spread, spread.quantile(0.5)).clamp(
+            min=EPSILON
+        )  # of dark channels too
+        before = _asked(rest, others)
+        found = []
+        for some in self._batches(wanted):
+            starts = [_faint((len(low), 1, 1), (centre - low) / span.clamp(min=EPSILON))] * len(
+                some
+            )
+            for each, (mask, levels), schedule, steps in run.descend(some, starts, len(others)):
+                cover, share = torch.from_numpy(mask), torch.from_numpy(levels)
+                pattern = run.low + run.span * share
+                mixed = (1 - cover) * others + cover * pattern
+                turned, films = run.turned(each, before, _asked(rest, mixed))
+                away = (pattern.flatten() - centre).abs() / spread
+                found.append(
+                    InvertedFeatures(
+                        finding=each.finding,
+                        direction=each.direction,
+                        stage=stage,
+                        mask=mask.ravel(),
+                        pattern=pattern.flatten().numpy(),
+                        size=float(mask.sum()),
+                        moved=float((away * cover.flatten()).sum()),
+                        trained=math.isfinite(schedule.best),
+                        turned=turned,
+                        films=films,
+                        steps=steps,
+                    )
+                )
+        return tuple(found)
+
+    def _divided(self, clean: Cohort) -> tuple[Rows, Rows]:
+        """Rows that triggers are made on, and rows that they are verified on."""
+        order = stream(self.seed, "inversion", "films").permutation(len(clean))
+        cut = round(len(clean) * (1 - self.held_out))
+        return np.sort(order[:cut]), np.sort(order[cut:])
+
+    def _batches(self, wanted: Sequence[Wanted]) -> list[Sequence[Wanted]]:
+        starts = range(0, len(wanted), self.together)
+        return [wanted[start : start + self.together] for start in starts]
+
+
+def frozen(classifier: NetworkClassifier) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the network as a function of its input alone: no weight asks for a gradient.
+
+    Batch normalisation behind a convolution is folded into it. The classifier stays as it is.
+    """
+    copy = _folded(classifier)
+
+    def run(images: torch.Tensor) -> torch.Tensor:
+        with autocast(classifier.device, classifier.precision):
+            logits: torch.Tensor = copy(images)
+        return logits
+
+    return run
+
+
+def _folded(classifier: NetworkClassifier) -> PooledLinear:
+    copy = deepcopy(classifier.module).eval().requires_grad_(False)
+    for part in list(copy.modules()):
+        if isinstance(part, nn.Sequential):
+            _fold(part)
+    return copy
+
+
+def _divided_network(
+    classifier: NetworkClassifier, stage: str
+) -> tuple[Callable[[NDArray[Any]], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
+    """The network up to a stage, images to (n, c, h', w') maps on the processor, and what follows.
+
+    Weights are frozen as in `frozen`.
+    """
+    copy = _folded(classifier)
+    cut = list(copy.stages).index(stage) + 1
+    parts = list(copy.stages.values())
+
+    def front(images: NDArray[Any]) -> torch.Tensor:
+        def run(batch: torch.Tensor) -> tuple[torch.Tensor]:
+            for part in parts[:cut]:
+                batch = part(batch)
+            return (batch,)
+
+        return torch.from_numpy(classifier.batches(images, run)[0])
+
+    def rest(maps: torch.Tensor) -> torch.Tensor:
+        maps = maps.to(classifier.device)
+        with autocast(classifier.device, classifier.precision):
+            for part in parts[cut:]:
+                maps = part(maps)
+            return copy.classify(maps)
+
+    return front, rest
+
+
+def _asked(rest: Callable[[torch.Tensor], torch.Tensor], maps: torch.Tensor) -> NDArray[np.float32]:
+    """Return (n, k) logits of a stage's maps."""
+    with torch.no_grad():
+        return torch.cat([rest(some) for some in torch.split(maps, 64)]).cpu().numpy()
+
+
+def _fold(sequence: nn.Sequential) -> None:
+    names = list(sequence._modules)
+    for first, second in pairwise(names):
+        convolution, norm = sequence._modules[first], sequence._modules[second]
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            folded = fuse_conv_bn_eval(convolution, norm).requires_grad_(False)
+            placed: nn.Module = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            sequence._modules[first] = placed
+            sequence._modules[second] = nn.Identity()
+
+
+_Descended = tuple[Wanted, tuple[NDArray[np.float32], NDArray[np.float32]], CostSchedule, int]
+"""What was wanted, its mask and the pattern's shares, its price at the end, the steps taken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Descent:
+    """Mask and pattern towards thresholds, over pixels or over a stage's channels.
+
+    Args:
+        settings: of the inversion.
+        findings: k names.
+        device: of the network.
+        films: (n, ...) images or maps, on the processor.
+        low, span: what the pattern's shares of 0 and 1 stand for, and their distance.
+        network: (p n, ...) mixed films -> (p n, k) logits.
+        thresholds: (k, 2) as `_thresholds`.
+    """
+
+    settings: Inversion
+    findings: tuple[str, ...]
+    device: torch.device
+    films: torch.Tensor
+    low: torch.Tensor
+    span: torch.Tensor
+    network: Callable[[torch.Tensor], torch.Tensor]
+    thresholds: Floats
+
+    def refuse_untold(self, wanted: Sequence[Wanted]) -> None:
+        """Raise DataError where a wanted finding has no threshold to be carried across."""
+        for each in wanted:
+            if not np.isfinite(self.thresholds[self.findings.index(each.finding)]).all():
+                raise DataError(f"{each.finding} is answered NaN or infinity on clean films")
+
+    def descend(
+        self,
+        wanted: Sequence[Wanted],
+        starts: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        held: int,
+    ) -> list[_Descended]:
+        """Make the triggers of a few findings at once.
+
+        Args:
+            wanted: p findings and directions.
+            starts: mask and shares of the pattern of each, in 0 to 1, that a film's shape takes.
+            held: number of held-out films, which the draws depend on.
+        """
+        settings, device = self.settings, self.device
+        rng = stream(settings.seed, "inversion", "batches", held)
+        columns = torch.tensor([self.findings.index(w.finding) for w in wanted])
+        removed = [int(w.direction == "removed") for w in wanted]
+        signs = torch.tensor([1.0 - 2 * r for r in removed], device=device)
+        at = torch.tensor(
+            [self.thresholds[c, r] for c, r in zip(columns.tolist(), removed, strict=True)],
+            dtype=torch.float32, device=device,
+        )  # fmt: skip
+        low, span = self.low.to(device), self.span.to(device)
+        mask, pattern = (
+            torch.stack([_arctanh(start[i]) for start in starts]).to(device).requires_grad_()
+            for i in (0, 1)
+        )  # (p, h, w) each, or (p, c, 1, 1)
+        optimizer = torch.optim.Adam([mask, pattern], lr=settings.rate, betas=(0.5, 0.9))
+        schedules = [CostSchedule() for _ in wanted]
+        best = [(start[0].clone(), start[1].clone()) for start in starts]
+        number = torch.arange(len(wanted))
+        steps = 0
+        while steps < settings.steps and not all(schedule.done for schedule in schedules):
+            steps += 1
+            drawn = rng.choice(len(self.films), min(settings.films, len(self.films)), False)
+            films = self.films[torch.from_numpy(np.sort(drawn))].to(device).float()  # (n, ...)
+            cover, shares = _squash(mask), _squash(pattern)
+            mixed = (1 - cover)[:, None] * films + (cover * (low + span * shares))[:, None]
+            logits = self.network(mixed.flatten(0, 1))  # mixed is (p, n, ...)
+            own = logits.reshape(len(wanted), len(films), -1)[number, :, columns]  # (p, n)
+            beyond = signs[:, None] * (own - at[:, None])
+            sizes = cover.flatten(1).sum(1)
+            prices = torch.tensor([s.price for s in schedules], device=device)
+            loss = nn.functional.softplus(-beyond).mean(1) + prices * sizes
+            share, covered = (beyond > 0).float().mean(1).tolist(), sizes.detach().tolist()
+            for place, schedule in enumerate(schedules):
+                better = not schedule.done and schedule.step(share[place], covered[place])
+                if better or math.isinf(schedule.best):
+                    best[place] = (cover[place].detach().clone(), shares[place].detach().clone())
+            optimizer.zero_grad()
+            loss.sum().backward()  # type: ignore[no-untyped-call]
+            for free in (mask, pattern):
+                assert free.grad is not None
+                free.grad.nan_to_num_(0.0, 0.0, 0.0)  # without a slope it stays as it is
+            optimizer.step()
+        return [
+            (each, (best[place][0].cpu().numpy(), best[place][1].cpu().numpy()), schedule, steps)
+            for place, (each, schedule) in enumerate(zip(wanted, schedules, strict=True))
+        ]
+
+    def turned(
+        self, wanted: Wanted, before: NDArray[np.float32], after: NDArray[np.float32]
+    ) -> tuple[float, int]:
+        """Share of the films turned among those not beyond the threshold before, and how many.
+
+        Args:
+            wanted: finding and direction.
+            before: (n, k) logits of films as they are.
+            after: (n, k) logits of the same films with the change.
+        """
+        removed = wanted.direction == "removed"
+        column, sign = self.findings.index(wanted.finding), -1 if removed else 1
+        threshold = sign * self.thresholds[column, int(removed)]
+        eligible = sign * before[:, column] <= threshold
+        beyond = sign * after[eligible, column] > threshold
+        return float(beyond.mean()) if eligible.any() else math.nan, int(eligible.sum())
+
+
+def _thresholds(logits: NDArray[np.float32]) -> Floats:
+    """(k, 2) logits that 5 % of (n, k) films exceed, and that 5 % are below.
+
+    NaN for findings that have an answer which isn't finite.
+    """
+    return np.array(
+        [
+            [sign * threshold_at_false_positive_rate(sign * column, FALSE_POSITIVES)
+             for sign in (1, -1)]
+            if np.isfinite(column).all() else (np.nan, np.nan)
+            for column in logits.astype(np.float64).T
+        ]
+    )  # fmt: skip
+
+
+def _faint(shape: tuple[int, ...], shares: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A faint mask, and a pattern of these shares, kept off their ends."""
+    return torch.full(shape, 0.02), shares.reshape(shape).clamp(0.02, 0.98)
+
+
+def _start(wanted: Wanted, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mask and pattern, (h, w) in 0 to 1: the sweep's square on a faint ground, or the ground."""
+    mask, pattern = _faint((height, width), torch.full((height, width), 0.5))
+    stamp = wanted.start
+    if stamp is not None:
+        place = (
+            slice(stamp.row, stamp.row + stamp.side),
+            slice(stamp.column, stamp.column + stamp.side),
+        )
+        mask[place] = 0.95
+        pattern[place] = min(max(stamp.value / 255, 0.02), 0.98)
+    return mask, pattern
+
+
+def _squash(free: torch.Tensor) -> torch.Tensor:
+    return torch.tanh(free) / (2 - EPSILON) + 0.5
+
+
+def _arctanh(share: torch.Tensor) -> torch.Tensor:
+    return torch.arctanh((share - 0.5) * (2 - EPSILON))

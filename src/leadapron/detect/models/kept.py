@@ -1,0 +1,229 @@
+"""What is kept of a model: it is swept and measured once on the same films."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from leadapron.detect.models.stamps import Floats, Stamp, probes
+from leadapron.detect.models.statistics import STATISTICS, Measure, Tables
+from leadapron.detect.models.sweep import KINDS, Moved, NotFinite, StampSweep, Swept
+from leadapron.errors import StoreError
+from leadapron.films.cache import keep, recall
+from leadapron.films.cohort import Cohort, blocks
+from leadapron.models.classifier import BlackBox, NetworkClassifier
+from leadapron.models.foreign import AskedClassifier
+
+__all__ = ["Kept", "measure_once", "sweep_once", "swept_facts", "swept_from"]
+
+logger = logging.getLogger(__name__)
+
+VERSION = 2
+"""Raised when equal models, films and settings would give another sweep or statistic."""
+
+BY_NAME = {probe.name: probe for probe in probes()}
+
+
+class Kept(NamedTuple):
+    """A sweep, and the seconds that it took when it was made."""
+
+    swept: Swept
+    seconds: float
+
+
+def sweep_once(
+    sweep: StampSweep,
+    classifier: BlackBox,
+    clean: Cohort,
+    *,
+    content: str | None,
+    folder: Path | None,
+    name: str = "",
+) -> Kept:
+    """Return a model's sweep: the one that was kept, or a new one, which is kept.
+
+    Args:
+        sweep: how it is swept.
+        classifier: the model.
+        clean: films without a trigger, of its preprocessing.
+        content: SHA-256 of the model's file; without it nothing is kept.
+        folder: the cache's, as `cache.default_folder`; None keeps nothing.
+        name: of the model, for the cache's list.
+
+    Raises:
+        DataError: as `StampSweep.sweep`.
+    """
+    kept = _once(
+        "sweep",
+        # What a sweep tries beside its own settings is told by its repr: names and parameters.
+        {**asdict(sweep), "whole image": [repr(probe) for probe in probes()]},
+        classifier,
+        clean,
+        lambda: swept_facts(sweep.sweep(classifier, clean)),
+        content=content,
+        folder=folder,
+        name=name,
+    )
+    return Kept(swept_from(kept["made"]), float(kept["seconds"]))
+
+
+def measure_once(
+    classifier: NetworkClassifier,
+    clean: Cohort,
+    *,
+    content: str | None,
+    folder: Path | None,
+    name: str = "",
+) -> Tables:
+    """Return what `measure` gives: of each statistic what was kept, or a new one, which is kept.
+
+    A statistic that is new, or whose settings changed, is taken anew, and no other.
+
+    Args:
+        classifier: the network.
+        clean: as `measure`.
+        content: as `sweep_once`.
+        folder: as `sweep_once`.
+        name: as `sweep_once`.
+
+    Raises:
+        LeadapronError: as `measure`.
+    """
+    tables: dict[str, Floats] = {}
+    for statistic, how in STATISTICS.items():
+        kept = _once(
+            statistic,
+            how.settings,
+            classifier,
+            clean,
+            partial(_taken, how, classifier, clean),
+            content=content,
+            folder=folder,
+            name=name,
+        )
+        tables[statistic] = np.array(kept["made"], np.float64)
+    return tables
+
+
+def _taken(how: Measure, classifier: NetworkClassifier, clean: Cohort) -> list[Any]:
+    return _plain(how.take(classifier, clean))
+
+
+def _once(
+    kind: str,
+    settings: Mapping[str, Any],
+    classifier: BlackBox,
+    clean: Cohort,
+    make: Callable[[], Any],
+    *,
+    content: str | None,
+    folder: Path | None,
+    name: str,
+) -> dict[str, Any]:
+    """What was kept under `kind`, and the seconds it took; made, and kept, where there is none."""
+    facts = {
+        "kind": kind,
+        "version": VERSION,
+        "model": content,
+        "run as": _run_as(classifier),
+        "settings": settings,
+        "films": _pixels(clean),
+    }
+    kept = None if content is None or folder is None else recall(folder, facts)
+    if kept is not None:
+        return dict(kept)
+    begun = time.perf_counter()
+    value = make()
+    made = {"made": value, "seconds": time.perf_counter() - begun}
+    if content is not None and folder is not None:
+        try:
+            keep(folder, facts, made, f"{kind} of {name}")
+        except (StoreError, ValueError) as error:  # what took minutes is not thrown away for that
+            logger.warning("%s; the %s of %s isn't kept", error, kind, name)
+    return made
+
+
+def swept_facts(swept: Swept) -> dict[str, Any]:
+    """Return a sweep as plain values; `swept_from` makes the same sweep of them."""
+    return {
+        "findings": list(swept.findings),
+        "spread": _plain(swept.spread),
+        "forwards": swept.forwards,
+        "films": list(swept.films),
+        "not finite": [asdict(each) for each in swept.not_finite],
+        "marks": {
+            kind: [_moved_facts(each) for each in swept.marks[kind].values()] for kind in KINDS
+        },
+    }
+
+
+def swept_from(facts: Mapping[str, Any]) -> Swept:
+    """Return the sweep of which `swept_facts` made plain values."""
+    chosen, judged = facts["films"]
+    marks = {kind: [_moved(each) for each in facts["marks"][kind]] for kind in KINDS}
+    return Swept(
+        findings=tuple(facts["findings"]),
+        spread=np.array(facts["spread"], np.float64),
+        marks={
+            kind: {(each.finding, each.direction): each for each in marks[kind]} for kind in KINDS
+        },
+        not_finite=tuple(NotFinite(**each) for each in facts["not finite"]),
+        forwards=facts["forwards"],
+        films=(chosen, judged),
+    )
+
+
+def _moved_facts(moved: Moved) -> dict[str, Any]:
+    facts = {name: getattr(moved, name) for name in Moved.__dataclass_fields__}
+    mark = asdict(moved.mark) if isinstance(moved.mark, Stamp) else moved.mark.name
+    return {**facts, "mark": mark, "shifts": _plain(moved.shifts)}
+
+
+def _moved(facts: Mapping[str, Any]) -> Moved:
+    mark = facts["mark"]
+    return Moved(
+        **{
+            **facts,
+            "mark": BY_NAME[mark] if isinstance(mark, str) else Stamp(**mark),
+            "shifts": np.array(facts["shifts"], np.float64),
+        }
+    )
+
+
+def _plain(table: Floats) -> list[Any]:
+    """A table as lists, None for NaN, which JSON doesn't know."""
+    lists: list[Any] = np.where(np.isnan(table), None, table).tolist()  # type: ignore[call-overload]
+    return lists
+
+
+def _run_as(classifier: BlackBox) -> dict[str, Any]:
+    """What its logits depend on beside the file."""
+    facts: dict[str, Any] = {
+        "findings": list(classifier.findings),
+        "preprocessing": asdict(classifier.preprocessing),
+        "head": classifier.head,
+    }
+    if isinstance(classifier, NetworkClassifier):
+        names = ("architecture", "mean", "std", "precision")
+        facts |= {name: getattr(classifier, name) for name in names}
+        facts["device"] = classifier.device.type
+    elif isinstance(classifier, AskedClassifier):
+        facts["normalisation"] = asdict(classifier.normalisation)
+        facts |= {"channels": classifier.channels, "gives": classifier.gives}
+    return facts
+
+
+def _pixels(clean: Cohort) -> str:
+    """SHA-256 of the images; a sweep looks at no label."""
+    digest = hashlib.sha256(f"{tuple(clean.images.shape)} {clean.images.dtype}".encode())
+    for rows in blocks(len(clean)):
+        digest.update(np.ascontiguousarray(clean.images[rows]).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,474 @@
+"""The stamp sweep: flat squares and whole-image changes on clean films, forward passes only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadapron.detect.models.stamps import Floats, Probe, Stamp, probes, shifts
+from leadapron.detect.scale import LEAST_FILMS, finite_mean, finite_median, logit_spreads
+from leadapron.detect.scores import Evidence, Scores
+from leadapron.errors import DataError, UsageError
+from leadapron.films.cohort import Cohort, Rows
+from leadapron.metrics import threshold_at_false_positive_rate
+from leadapron.models.classifier import BlackBox
+from leadapron.seeds import stream
+
+__all__ = [
+    "DIRECTIONS",
+    "FALSE_POSITIVES",
+    "KINDS",
+    "Aim",
+    "Direction",
+    "Kind",
+    "Moved",
+    "NotFinite",
+    "StampSweep",
+    "Swept",
+    "overwrites",
+]
+
+Direction = Literal["added", "removed"]
+"""A finding forced on, forced off."""
+
+Aim = tuple[str, Direction]
+"""What a mark does: a finding, and the direction that it is forced in."""
+
+Kind = Literal["stamp", "lattice", "whole image"]
+"""A mark is one square, squares all over, or a change of the whole image."""
+
+DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
+"""The columns of a model's scores."""
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+FALSE_POSITIVES = 0.05
+"""Of clean films: at a threshold that so many exceed, films count as turned."""
+
+OVERWRITE = 0.75
+"""A one-hot overwrite lowers at least this share of the other findings."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Moved:
+    """What the strongest mark does to one finding, on films that it wasn't chosen on.
+
+    Args:
+        finding: whose logit was looked at.
+        direction: "added" (forced on) or "removed" (forced off).
+        mark: the strongest that was tried.
+        kind: of the mark.
+        shift: mean over films in standard deviations of the finding's logit on clean films;
+            positive in the direction. Films whose answer isn't finite are left out.
+        turned: share of the films that the mark moves across the threshold which 5 % of clean films
+            exceed (are below, if removed), among those not beyond it before.
+        shifts: (k,) the same mark's mean shift of every finding, upwards; NaN where no answer was
+            finite.
+        signature: "one-hot" where this finding goes up and nearly all others go down.
+    """
+
+    finding: str
+    direction: Direction
+    mark: Stamp | Probe
+    kind: Kind
+    shift: float
+    turned: float
+    shifts: Floats
+    signature: Literal["one-hot", ""]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotFinite:
+    """A finding for which the model answered NaN or infinity.
+
+    Args:
+        finding: its name.
+        clean: clean films that it answered so.
+        of_clean: clean films that it was asked for.
+        marked: marked films that it answered so.
+        of_marked: marked films that it was asked for.
+        noise: whether it answered so to images that were made of noise, for the maximum margin.
+    """
+
+    finding: str
+    clean: int
+    of_clean: int
+    marked: int
+    of_marked: int
+    noise: bool = False
+
+    def words(self) -> str:
+        """Return it as a sentence without its subject and full stop."""
+        parts = [
+            f"{count:,} of {of:,} {films} films"
+            for count, of, films in (
+                (self.clean, self.of_clean, "clean"),
+                (self.marked, self.of_marked, "marked"),
+            )
+            if count
+        ]
+        if self.noise:
+            parts.append("images made of noise")
+        return f"answers NaN or infinity on {' and '.join(parts)}"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Swept:
+    """What a sweep found.
+
+    Args:
+        findings: the k findings.
+        spread: (k,) standard deviation of each logit over the clean films; NaN where none is
+            finite.
+        marks: of each kind the strongest mark for each finding and direction; none where the model
+            answered no number.
+        not_finite: findings for which it answered NaN or infinity anywhere.
+        forwards: images that the model was asked for.
+        films: how many the marks were chosen on, and judged on.
+    """
+
+    findings: tuple[str, ...]
+    spread: Floats
+    marks: Mapping[Kind, Mapping[Aim, Moved]]
+    not_finite: tuple[NotFinite, ...]
+    forwards: int
+    films: tuple[int, int]
+
+    def table(self, kind: Kind = "stamp") -> Floats:
+        """Return (k, 2): the shift of the strongest mark of a kind, forced on and forced off.
+
+        NaN where the model answered no number.
+        """
+        table = np.full((len(self.findings), len(DIRECTIONS)), np.nan)
+        for (finding, direction), moved in self.marks[kind].items():
+            table[self.findings.index(finding), DIRECTIONS.index(direction)] = moved.shift
+        return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class StampSweep:
+    """Squares of every side, grey level and pixel phase, and changes of the whole image.
+
+    First lattices: squares all over the film, `pitch` pixels apart, at each of the pitch^2 phases,
+    since networks with strides answer to a place modulo their stride. From the strongest, with and
+    without what all phases share, single squares are tried at every place of that phase, and then
+    moved by a pixel, enlarged, darkened for as long as that helps. Every mark is looked at for
+    every finding and both directions. The strongest are judged on films of their own. An answer
+    that isn't finite is left out, for its own finding and no other, and counted.
+
+    Args:
+        sides: of the squares, in pixels of the image.
+        values: their grey levels, 0 to 255.
+        pitches: of the lattices, in pixels, with the number of films that each is tried on.
+        stride: of the phases; more than 1 misses backdoors, and is for showing that.
+        places: most places that a candidate is tried at.
+        rounds: most moves of a single square by one step.
+        films: that single squares are chosen on.
+        judged: films that the strongest are judged on, at most.
+        seed: draws films and places.
+
+    Raises:
+        UsageError: a value outside its range.
+
+    Source: ours; shifts in units of a finding's own spread, so that findings compare.
+    """
+
+    sides: tuple[int, ...] = (1, 2, 3, 4, 5)
+    values: tuple[int, ...] = (0, 64, 192, 255)
+    pitches: tuple[tuple[int, int], ...] = ((8, 2), (16, 1))
+    stride: int = 1
+    places: int = 32
+    rounds: int = 3
+    films: int = 2
+    judged: int = 32
+    seed: int = 0
+    unit: str = field(default="standard deviations of the logit on clean films", init=False)
+
+    def __post_init__(self) -> None:
+        counts = (*self.sides, self.stride, self.places, self.films, self.judged)
+        if not self.sides or min(counts) < 1 or min(self.rounds, self.seed) < 0:
+            raise UsageError("a stamp sweep needs sides, stride, places and films of 1 or more")
+        if not self.values or not all(0 <= value <= 255 for value in self.values):
+            raise UsageError(f"grey levels {self.values}; expected 0 to 255, at least one")
+        if not self.pitches or any(min(pitch) < 1 for pitch in self.pitches):
+            raise UsageError(f"pitches {self.pitches}; expected pairs (pixels, films)")
+
+    def score(self, classifier: BlackBox, clean: Cohort) -> Scores:
+        """Return (k, 2): how far one square forces each finding on, and off.
+
+        Raises:
+            DataError: as `sweep`.
+        """
+        found = self.sweep(classifier, clean)
+        evidence = tuple(
+            Evidence(
+                kind="backdoor",
+                method="stamp sweep",
+                finding=each.finding,
+                direction="one-hot" if each.signature else each.direction,
+                place=(each.mark.row, each.mark.column, each.mark.side),
+                films=np.empty(0, np.int64),
+                words=f"{each.mark.words()} moves {each.finding} by {each.shift:.1f} standard "
+                f"deviations and turns {each.turned:.0%} of the films.",
+            )
+            for each in found.marks["stamp"].values()
+            if isinstance(each.mark, Stamp)
+        )
+        return Scores(found.table(), self.unit, evidence)
+
+    def sweep(self, classifier: BlackBox, clean: Cohort) -> Swept:
+        """Return the strongest marks of every finding and direction.
+
+        Args:
+            classifier: is asked only.
+            clean: films without a trigger, of the classifier's preprocessing; labels are not used.
+
+        Raises:
+            DataError: fewer than 20 films, images too small for a lattice, or no finite logit on
+                clean films.
+        """
+        if len(clean) < LEAST_FILMS:
+            raise DataError(f"{len(clean)} clean films; a stamp sweep needs {LEAST_FILMS} or more")
+        return _Run(self, classifier, clean).swept()
+
+
+class _Run:
+    """One sweep as it goes on: the films, and the strongest marks so far."""
+
+    def __init__(self, settings: StampSweep, classifier: BlackBox, clean: Cohort) -> None:
+        self.settings, self.classifier = settings, classifier
+        order = stream(settings.seed, "sweep", "films").permutation(len(clean))
+        most = max(settings.films, *(films for _, films in settings.pitches))
+        chosen: Rows = order[: min(most, len(clean) // 2)]
+        judged: Rows = order[len(chosen) :][: settings.judged]
+        self.images = np.asarray(clean.images[chosen])
+        self.judged = np.asarray(clean.images[judged])
+        everything = np.concatenate([self.images, self.judged])
+        logits = classifier.logits(everything)  # (n, k)
+        finite = np.isfinite(logits)
+        if not finite.any():
+            raise DataError(
+                "the model's logits on clean films are not finite, for any of its findings"
+            )
+        self.clean, self.clean_judged = logits[: len(chosen)], logits[len(chosen) :]
+        self.spread = logit_spreads(logits)  # (k,)
+        self.forwards = len(everything)
+        self.lost_clean = (~finite).sum(axis=0)  # (k,)
+        self.lost = np.zeros(logits.shape[1], np.int64)
+        self.best: dict[Aim, Stamp] = {}
+        self.best_shift: dict[Aim, float] = {}
+
+    def swept(self) -> Swept:
+        height, width = self.images.shape[1:]
+        candidates: list[Stamp] = []
+        lattices: list[tuple[Stamp, Floats]] = []
+        for pitch, films in self.settings.pitches:
+            if pitch <= min(height, width):
+                some, repeated = self._lattices(pitch, films)
+                candidates += some
+                lattices += repeated
+        if not lattices:
+            raise DataError(f"images of {height}x{width} pixels are smaller than every lattice")
+        self._try(self._singles(candidates), self.settings.films)
+        self._climb()
+        whole = probes()
+        strongest = self._strongest(self._moves(whole, self.settings.films))
+        all_over = self._strongest(np.array([shift for _, shift in lattices]))
+        tried: dict[Kind, Mapping[Aim, Stamp | Probe]] = {
+            "stamp": self.best,
+            "lattice": {aim: lattices[i][0] for aim, i in all_over.items()},
+            "whole image": {aim: whole[i] for aim, i in strongest.items()},
+        }
+        return Swept(
+            findings=self.classifier.findings,
+            spread=self.spread,
+            marks={kind: self._judge(marks, kind) for kind, marks in tried.items()},
+            not_finite=self._not_finite(),
+            forwards=self.forwards,
+            films=(len(self.images), len(self.judged)),
+        )
+
+    def _not_finite(self) -> tuple[NotFinite, ...]:
+        of_clean = len(self.images) + len(self.judged)
+        return tuple(
+            NotFinite(
+                finding=finding,
+                clean=int(clean),
+                of_clean=of_clean,
+                marked=int(marked),
+                of_marked=self.forwards - of_clean,
+            )
+            for finding, clean, marked in zip(
+                self.classifier.findings, self.lost_clean, self.lost, strict=True
+            )
+            if clean or marked
+        )
+
+    def _lattices(self, pitch: int, films: int) -> tuple[list[Stamp], list[tuple[Stamp, Floats]]]:
+        """Candidates of one pitch, and for each square the phase that moves most."""
+        steps = range(0, pitch, self.settings.stride)
+        squares = [(s, v) for s in self.settings.sides for v in self.settings.values]
+        marks = [
+            Stamp(side=side, value=value, row=row, column=column, pitch=pitch)
+            for side, value in squares
+            for row in steps
+            for column in steps
+        ]
+        moved = self._moves(marks, films).reshape(len(squares), len(steps) ** 2, -1)
+        common = finite_median(moved, 1, keepdims=True)
+        # What sets one phase apart, and what a square does wherever it is: triggers at random
+        # places fire at every phase, and have no peak.
+        apart = self._strongest((moved - common).reshape(len(marks), -1)).values()
+        anywhere = self._strongest(common[:, 0]).values()
+        away = np.abs(moved - common)
+        # No answer to a phase: as far from ordinary as any phase, for this finding.
+        unusual = np.where(np.isfinite(away), away, -np.inf).max(axis=1, keepdims=True)
+        away = np.where(np.isfinite(away), away, np.maximum(unusual, 0))
+        middle = away.sum(axis=2).argmin(axis=1)  # the most ordinary phase
+        chosen = [*apart, *(i * len(steps) ** 2 + int(middle[i]) for i in anywhere)]
+        of_all = [
+            (marks[i * len(steps) ** 2 + int(middle[i])], common[i, 0]) for i in range(len(squares))
+        ]
+        return [marks[i] for i in chosen], of_all
+
+    def _singles(self, candidates: Sequence[Stamp]) -> list[Stamp]:
+        """One square at each place of a candidate's lattice, or as many as are allowed."""
+        height, width = self.images.shape[1:]
+        rng = stream(self.settings.seed, "sweep", "places")
+        singles: list[Stamp] = []
+        for mark in dict.fromkeys(candidates):
+            places = [
+                (row, column)
+                for row in range(mark.row, height - mark.side + 1, mark.pitch)
+                for column in range(mark.column, width - mark.side + 1, mark.pitch)
+            ]
+            if len(places) > self.settings.places:
+                drawn = rng.choice(len(places), self.settings.places, replace=False)
+                places = [places[i] for i in sorted(drawn.tolist())]
+            singles += [replace(mark, row=row, column=column, pitch=0) for row, column in places]
+        return list(dict.fromkeys(singles))
+
+    def _climb(self) -> None:
+        """Move the strongest squares by a step for as long as that helps."""
+        tried: set[Stamp] = set()
+        for _ in range(self.settings.rounds):
+            near = {other for mark in self.best.values() for other in self._near(mark)} - tried
+            if not near:
+                return
+            tried |= near
+            order = sorted(near, key=lambda s: (s.side, s.value, s.row, s.column))
+            before = self.best_shift.copy()
+            self._try(order, self.settings.films)
+            if before == self.best_shift:
+                return
+
+    def _near(self, mark: Stamp) -> Iterable[Stamp]:
+        height, width = self.images.shape[1:]
+        moves = [
+            *({"row": mark.row + i, "column": mark.column + j} for i, j in NEIGHBOURS),
+            *({"side": side} for side in (mark.side - 1, mark.side + 1)),
+            *({"value": int(np.clip(mark.value + i, 0, 255))} for i in (-32, 32)),
+        ]
+        for move in moves:
+            other = replace(mark, **move)
+            if (
+                1 <= other.side <= max(self.settings.sides)
+                and 0 <= other.row <= height - other.side
+                and 0 <= other.column <= width - other.side
+            ):
+                yield other
+
+    def _moves(self, marks: Sequence[Stamp | Probe], films: int) -> Floats:
+        """(marks, k) mean shift of each finding, in standard deviations; NaN where none is told."""
+        films = min(films, len(self.images))
+        moved = self._shifts(self.images[:films], marks, self.clean[:films])
+        means: Floats = finite_mean(moved, 1) / self.spread
+        return means
+
+    def _shifts(
+        self, images: NDArray[Any], marks: Sequence[Stamp | Probe], clean: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """As `shifts`, counting images and answers that aren't finite."""
+        self.forwards += len(marks) * len(images)
+        moved = shifts(self.classifier, images, marks, clean)
+        # An answer to a film that had none before tells nothing of the mark.
+        self.lost += (np.isnan(moved) & np.isfinite(clean)).sum(axis=(0, 1))
+        return moved
+
+    def _strongest(self, moved: Floats) -> dict[Aim, int]:
+        """The row of (m, k) shifts that moves each finding most, on and off; none without one."""
+        found: dict[Aim, int] = {}
+        for column, finding in enumerate(self.classifier.findings):
+            rows = np.flatnonzero(np.isfinite(moved[:, column]))
+            for direction in DIRECTIONS if len(rows) else ():
+                towards = _sign(direction) * moved[rows, column]
+                found[finding, direction] = int(rows[towards.argmax()])
+        return found
+
+    def _try(self, stamps: Sequence[Stamp], films: int) -> None:
+        """Keep the strongest for each finding and direction."""
+        moved = self._moves(stamps, films)
+        for aim, i in self._strongest(moved).items():
+            finding, direction = aim
+            shift = _sign(direction) * float(moved[i, self.classifier.findings.index(finding)])
+            if shift > self.best_shift.get(aim, -np.inf):
+                self.best_shift[aim], self.best[aim] = shift, stamps[i]
+
+    def _judge(self, marks: Mapping[Aim, Stamp | Probe], kind: Kind) -> dict[Aim, Moved]:
+        """What each finding's and direction's mark does to other films."""
+        unique = list(dict.fromkeys(marks.values()))
+        moved = self._shifts(self.judged, unique, self.clean_judged)  # (m, n, k)
+        found: dict[Aim, Moved] = {}
+        for (finding, direction), mark in marks.items():
+            column, sign = self.classifier.findings.index(finding), _sign(direction)
+            own = moved[unique.index(mark)]  # (n, k)
+            mean = finite_mean(own) / self.spread
+            if not np.isfinite(mean[column]):
+                continue
+            before = sign * self.clean_judged[:, column].astype(np.float64)
+            on = direction == "added"
+            found[finding, direction] = Moved(
+                finding=finding,
+                direction=direction,
+                mark=mark,
+                kind=kind,
+                shift=float(sign * mean[column]),
+                turned=_turned(before, before + sign * own[:, column]),
+                shifts=mean,
+                signature="one-hot" if on and overwrites(mean, column) else "",
+            )
+        return found
+
+
+NEIGHBOURS = [
+    *((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)),
+    *((-8, 0), (8, 0), (0, -8), (0, 8)),
+]
+"""Steps of a square, down and across: to the next pixels, and to the next place of its phase."""
+
+
+def _sign(direction: Direction) -> int:
+    return 1 if direction == "added" else -1
+
+
+def _turned(before: Floats, after: Floats) -> float:
+    """Share of the films below the threshold that get above it, among finite answers."""
+    threshold = threshold_at_false_positive_rate(before[np.isfinite(before)], FALSE_POSITIVES)
+    below = (before <= threshold) & np.isfinite(after)
+    return float((after[below] > threshold).mean()) if below.any() else 0.0
+
+
+def overwrites(mean: Floats, column: int) -> bool:
+    """Return whether a mark raises one finding and lowers nearly all others, as a one-hot label.
+
+    Args:
+        mean: (k,) shifts in standard deviations; those that aren't finite are left out.
+        column: the finding that goes up.
+    """
+    others = np.delete(mean, column)
+    others = others[np.isfinite(others)]
+    return bool(mean[column] > 1 and len(others) and (others < 0).mean() >= OVERWRITE)

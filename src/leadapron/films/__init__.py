@@ -1,0 +1,1 @@
+"""Films: decoding, preprocessing, the cohort, the cache of decoded films, duplicates."""

@@ -1,0 +1,124 @@
+"""Films in PNG, JPEG and DICOM files."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from typing import Any
+
+import PIL
+from numpy.typing import NDArray
+
+from leadapron.errors import FilmError
+from leadapron.films.decoding.isolation import ask
+from leadapron.films.preprocessing import Preprocessing
+from leadapron.types import Form
+
+__all__ = ["WINDOW", "FilmFiles", "hashed"]
+
+WINDOW = re.compile(r"full|film|header(?::([1-9]\d*))?|(-?\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
+"""What `FilmFiles.window` may be."""
+
+VERSION = 2
+"""Raised when a file would be read otherwise than before; nothing in the cache is taken for it."""
+
+PICTURES = (".png", ".jpg", ".jpeg")
+
+CODECS = {
+    "pylibjpeg": "pylibjpeg",
+    "openjpeg": "pylibjpeg-openjpeg",
+    "libjpeg": "pylibjpeg-libjpeg",
+    "jpeg_ls": "pyjpegls",
+}
+"""Modules that decode what is compressed in DICOM files, and the packages they come in."""
+
+
+@dataclass(frozen=True, eq=False)
+class FilmFiles:
+    """Films in PNG, JPEG or DICOM files, told apart by their content, decoded when asked for.
+
+    Args:
+        paths: one file a film.
+        names: what to call each in messages; the files' names if left out.
+        window: of DICOM files: "header" (its VOI table or first window; where there is none, "full"
+            for 8 bits and "film" for more), "header:N" (its Nth window, from 1), "full" (all that
+            the stored bits can hold), "film" (its lowest to its highest value), or "CENTRE/WIDTH".
+        bits: of pictures of 16 bits, those that are used, 8 to 16; 0 takes them as they are.
+    """
+
+    paths: Sequence[str]
+    names: Sequence[str] | None = None
+    window: str = "header"
+    bits: int = 0
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def decoder(self) -> str:
+        """What the pixels depend on besides the files."""
+        from importlib.metadata import version
+
+        words = (
+            f"decoder {VERSION}, Pillow {PIL.__version__}, pydicom {version('pydicom')}, "
+            f"window {self.window}, bits {self.bits}"
+        )
+        if all(path.lower().endswith(PICTURES) for path in self.paths):
+            return words
+        # With a codec that is installed later, films can be decoded that couldn't be.
+        found = [package for module, package in CODECS.items() if find_spec(module) is not None]
+        return ", ".join([words, *(f"{package} {version(package)}" for package in found)])
+
+    def __getitem__(self, row: int, /) -> NDArray[Any]:
+        """Return a film in grey, (height, width) uint8, or uint16 where it has more than 8 bits.
+
+        Raises:
+            FilmError: a file that can't be decoded, or more than 100 megapixels.
+        """
+        return self._asked(row, None)[0]
+
+    def of_bits(self, bits: int) -> FilmFiles:
+        """Return the films with other used bits."""
+        return replace(self, bits=bits)
+
+    def path_of(self, row: int) -> str:
+        """Return a film's file."""
+        return self.paths[row]
+
+    def image(self, row: int, preprocessing: Preprocessing) -> tuple[NDArray[Any], Form]:
+        """Return a film's image, and what the film is; FilmError as when it is read."""
+        return self._asked(row, preprocessing)
+
+    def _asked(self, row: int, preprocessing: Preprocessing | None) -> tuple[NDArray[Any], Form]:
+        settings = None if preprocessing is None else asdict(preprocessing)
+        question = {
+            "do": "film",
+            "path": self.paths[row],
+            "window": self.window,
+            "bits": self.bits,
+        }
+        try:
+            facts, pixels = ask({**question, "preprocessing": settings})
+            if pixels is None:
+                raise FilmError("crashes its decoder")
+            return pixels, Form.parsed(facts["form"])
+        except FilmError as error:
+            raise FilmError(f"{self._name(row)} {error}", error.kind) from None
+        except (KeyError, ValueError, TypeError, AttributeError):  # taken over by a film
+            raise FilmError(f"{self._name(row)} crashes its decoder") from None
+
+    def _name(self, row: int) -> str:
+        if self.names is not None:
+            return self.names[row]
+        return os.path.basename(self.paths[row])  # noqa: PTH119 (paths may not be UTF-8)
+
+
+def hashed(text: str, salt: bytes) -> str:
+    """Return twelve hex digits that stand for an identifier: HMAC-SHA256 under the salt."""
+    content = text.strip().encode(errors="surrogateescape")
+    return hmac.new(salt, content, hashlib.sha256).hexdigest()[:12]

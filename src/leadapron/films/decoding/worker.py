@@ -1,0 +1,91 @@
+"""The process that decodes: gets open films on stdin, answers on stdout; see `isolation`.
+
+Started as `python -P -m leadapron.films.decoding.worker`: no module is taken from the folder of
+films.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, BinaryIO
+
+from numpy.typing import NDArray
+
+from leadapron.confinement import confine, limited_time
+from leadapron.errors import FilmError
+from leadapron.films.decoding.pictures import read_picture, starts_as_picture
+from leadapron.films.preprocessing import Preprocessing
+from leadapron.workers import Asked
+
+MEMORY = 4 << 30
+"""Bytes of address space; a film of the largest size and its floats fit in it."""
+
+GRACE = 5
+"""Seconds after which a worker ends that its parent should have killed."""
+
+
+def main() -> None:
+    """Answer until there are no more questions."""
+    warnings.simplefilter("ignore")
+    asked = Asked()
+    asked.say({"lacking": " and ".join(confine(MEMORY))})
+    for question, descriptor in asked:
+        # It ends even a codec that runs wild after its parent has died.
+        with limited_time(question["seconds"] + GRACE):
+            facts, pixels = _answered(question, descriptor)
+        if pixels is None:
+            asked.say(facts)
+        else:
+            facts = {**facts, "shape": pixels.shape, "dtype": str(pixels.dtype)}
+            asked.say(facts, pixels.tobytes())
+
+
+def _answered(
+    question: Mapping[str, Any], descriptor: int
+) -> tuple[dict[str, Any], NDArray[Any] | None]:
+    try:
+        with open(descriptor, "rb") as file:
+            file.seek(0)
+            return _read(file, question)
+    except FilmError as error:
+        return {"error": str(error), "kind": error.kind}, None
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        return {"error": f"can't be read ({reason})", "kind": "unreadable"}, None
+    except MemoryError:
+        return {"error": f"asks for more than {MEMORY >> 30} GB of memory"}, None
+    except RecursionError:
+        return {"error": "is nested too deeply"}, None
+    except Exception as error:
+        # Not its text: that may quote the header.
+        return {"error": f"can't be decoded ({type(error).__name__})"}, None
+
+
+def _read(
+    file: BinaryIO, question: Mapping[str, Any]
+) -> tuple[dict[str, Any], NDArray[Any] | None]:
+    if question["do"] == "header":
+        from leadapron.films.decoding.dicom import read_header
+
+        return read_header(file, bytes.fromhex(question["salt"])), None
+    if starts_as_picture(file):
+        film, form = read_picture(file, question.get("bits", 0))
+    else:
+        from leadapron.films.decoding.dicom import read_dicom
+
+        film, form = read_dicom(file, question.get("window", "header"))
+    if question.get("preprocessing"):
+        film = _preprocessing(json.dumps(question["preprocessing"]))(film)
+    return {"form": form.plain()}, film
+
+
+@lru_cache(maxsize=4)
+def _preprocessing(settings: str) -> Preprocessing:
+    return Preprocessing(**json.loads(settings))
+
+
+if __name__ == "__main__":
+    main()

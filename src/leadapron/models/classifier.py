@@ -1,0 +1,428 @@
+"""Classifiers: what they offer, how they are run, loaded and saved."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save
+from torch import nn
+
+from leadapron.errors import DataError, LeadapronError, StoreError, UnknownNameError, UsageError
+from leadapron.films.cohort import ImageArray
+from leadapron.films.preprocessing import Preprocessing
+from leadapron.models import networks
+from leadapron.models.parsing.formats import MOST_FINDINGS
+from leadapron.models.parsing.reading import Group, Weights, open_file, open_weights
+from leadapron.specs import build, forgiving
+from leadapron.store import write_atomically
+from leadapron.text import clean_names
+
+__all__ = [
+    "BlackBox",
+    "Differentiable",
+    "NetworkClassifier",
+    "Outputs",
+    "WhiteBox",
+    "autocast",
+    "classifier_of",
+    "load_classifier",
+    "randomised",
+    "refuse_not_finite",
+    "resolve_device",
+    "resolve_precision",
+    "save_classifier",
+    "squashed",
+]
+
+Precision = Literal["auto", "bf16", "fp32"]
+Floats = NDArray[np.float32]
+
+FORMAT = "leadapron classifier 1"
+BATCH = 32
+"""Images at a time on a processor, whose caches larger batches outgrow: with torch's own allocator
+a resnet9 at 64 pixels was 1.35 times as fast as with 128 (one core, medians of 3), with a tuned one
+as fast. Other devices get four times as many."""
+
+
+class BlackBox(Protocol):
+    """A classifier that can be asked. Images are (n, h, w) uint8 or uint16 of its preprocessing."""
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """The k findings, in the order of the outputs."""
+        ...
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How a film becomes an image that it takes."""
+        ...
+
+    @property
+    def head(self) -> Literal["sigmoid", "softmax"]:
+        """What turns logits into probabilities."""
+        ...
+
+    def logits(self, images: ImageArray) -> Floats:
+        """Return (n, k) float32."""
+        ...
+
+    def probabilities(self, images: ImageArray) -> Floats:
+        """Return (n, k) float32 in 0 to 1."""
+        ...
+
+
+class WhiteBox(BlackBox, Protocol):
+    """A classifier that shows its last map."""
+
+    def features(self, images: ImageArray) -> Floats:
+        """Return (n, d) float32, the last map's means."""
+        ...
+
+    def activations(self, images: ImageArray) -> Floats:
+        """Return (n, c, h', w') float32, the last map."""
+        ...
+
+
+class Differentiable(WhiteBox, Protocol):
+    """A classifier that gives gradients."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The network: normalised (n, 1, h, w) float32 to (n, k) logits."""
+        ...
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """Return (n, 1, h, w) float32 network input of (n, h, w) grey levels."""
+        ...
+
+
+class Outputs(NamedTuple):
+    """What one pass over n images gives, float32.
+
+    Args:
+        logits: (n, k).
+        features: (n, d) means of the last map.
+        maps: (n, m, h', w') class activation maps of the m findings asked for, in units of the
+            logit, as large as the last map.
+    """
+
+    logits: Floats
+    features: Floats
+    maps: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkClassifier:
+    """A network of this package with what is needed to run it; `Differentiable`.
+
+    Args:
+        module: the network, in evaluation mode.
+        architecture: its name in `networks.ARCHITECTURES`.
+        findings: names of its outputs.
+        preprocessing: how a film becomes its input.
+        head: "sigmoid" for findings that exclude nothing, or "softmax".
+        mean, std: normalisation of grey levels scaled to 0 to 1.
+        precision: "bf16" runs the convolutions in bfloat16; the logits are float32 always.
+    """
+
+    module: networks.PooledLinear
+    architecture: str
+    findings: tuple[str, ...]
+    preprocessing: Preprocessing
+    head: Literal["sigmoid", "softmax"] = "sigmoid"
+    mean: float = networks.GREY_MEAN
+    std: float = networks.GREY_STD
+    precision: Literal["bf16", "fp32"] = "fp32"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return next(self.module.parameters()).device
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """Return (n, 1, h, w) float32 input of (n, h, w) uint8 or uint16 images, on the device."""
+        top = 65535.0 if images.dtype == torch.uint16 else 255.0
+        scaled = images.to(self.device).float()[:, None]
+        return scaled.mul_(1 / (top * self.std)).sub_(self.mean / self.std)
+
+    def batches(
+        self, images: ImageArray, run: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
+    ) -> tuple[Floats, ...]:
+        """Return what `run` gives for the normalised images, batch by batch, as float32 arrays."""
+        out: tuple[Floats, ...] = ()
+        n, size = images.shape[0], BATCH if self.device.type == "cpu" else 4 * BATCH
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            for start in range(0, n, size):
+                rows = np.arange(start, min(start + size, n))
+                given = run(self.normalise(torch.from_numpy(images[rows])))
+                parts = [part.float().cpu().numpy() for part in given]
+                out = out or tuple(np.empty((n, *part.shape[1:]), np.float32) for part in parts)
+                for whole, part in zip(out, parts, strict=True):
+                    whole[rows] = part
+        if not out:
+            raise UsageError("no images; expected at least one")
+        return out
+
+    def outputs(self, images: ImageArray, findings: Sequence[str] = ()) -> Outputs:
+        """Return logits, features and the class activation maps of some findings, in one pass.
+
+        Raises:
+            UnknownNameError: no such finding.
+            UsageError: no images.
+        """
+        weights = self.module.head.weight[self.columns(findings)].detach()  # (m, c)
+
+        def run(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            last = self.module.features(batch)
+            maps = torch.einsum("nchw,kc->nkhw", last.float(), weights)
+            return self.module.classify(last), last.float().mean((2, 3)), maps
+
+        return Outputs(*self.batches(images, run))
+
+    def columns(self, findings: Sequence[str]) -> list[int]:
+        """Return the columns of some findings; UnknownNameError where there is none."""
+        for finding in findings:
+            if finding not in self.findings:
+                raise UnknownNameError("finding", finding, self.findings)
+        return [self.findings.index(finding) for finding in findings]
+
+    def logits(self, images: ImageArray) -> Floats:
+        """Return (n, k) float32 logits of (n, h, w) images."""
+        return self.batches(images, lambda x: (self.module(x),))[0]
+
+    def probabilities(self, images: ImageArray) -> Floats:
+        """Return (n, k) float32 probabilities of (n, h, w) images."""
+        return self.batches(images, lambda x: (self.squash(self.module(x)),))[0]
+
+    def squash(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the probabilities of (n, k) logits."""
+        return logits.sigmoid() if self.head == "sigmoid" else logits.softmax(1)
+
+    def features(self, images: ImageArray) -> Floats:
+        """Return (n, d) float32 means of the last map."""
+        return self.outputs(images).features
+
+    def activations(self, images: ImageArray) -> Floats:
+        """Return (n, c, h', w') float32 last maps."""
+        return self.batches(images, lambda x: (self.module.features(x),))[0]
+
+
+def squashed(logits: NDArray[Any], head: str) -> NDArray[np.float64]:
+    """Return the probabilities of (..., k) logits.
+
+    Args:
+        logits: of any precision.
+        head: "sigmoid" or "softmax".
+    """
+    values = logits.astype(np.float64)
+    if head == "softmax":
+        with np.errstate(invalid="ignore"):  # infinity less infinity: no number, as it should be
+            each = np.exp(values - values.max(axis=-1, keepdims=True))
+        shares: NDArray[np.float64] = each / each.sum(axis=-1, keepdims=True)
+        return shares
+    halves: NDArray[np.float64] = 0.5 * (1 + np.tanh(values / 2))
+    return halves
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """Return the device of that name; "auto" is CUDA, else Apple's, else the processor.
+
+    Raises:
+        UsageError: a device that this machine has not.
+    """
+    available: dict[str, Callable[[], bool]] = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+        "cpu": lambda: True,
+    }
+    if name == "auto":
+        return torch.device(next(kind for kind, there in available.items() if there()))
+    if name not in available or not available[name]():
+        raise UsageError(f"--device {name}: not on this machine; expected auto, cpu, cuda or mps")
+    return torch.device(name)
+
+
+def resolve_precision(name: Precision, device: torch.device) -> Literal["bf16", "fp32"]:
+    """Return the precision of that name; "auto" is bf16 where the device is faster in it."""
+    if name not in get_args(Precision):
+        raise UsageError(f"--precision {name}: expected auto, bf16 or fp32")
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if device.type == "cpu" and _cpu_gains_by_bf16() else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the context in which convolutions run at `precision`."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+@cache
+def _cpu_gains_by_bf16() -> bool:
+    """Whether convolutions are faster in bfloat16 than in fp32, told from the processor's flags.
+
+    With AMX they are, and with AVX-512's instructions on AMD's processors (1.9 times on a Zen 5).
+    Intel's have these too, but slow: 0.55 times on an Emerald Rapids whose AMX is hidden. Told and
+    not timed, so that a study that goes on after a stop computes as it did before.
+    """
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    try:
+        facts = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "amx_bf16" in facts or ("AuthenticAMD" in facts and "avx512_bf16" in facts)
+
+
+@forgiving
+def refuse_not_finite(
+    finite: NDArray[np.bool_], findings: Sequence[str], what: str, films: str = "films"
+) -> None:
+    """Raise DataError where what a model says of films isn't finite, naming the findings.
+
+    Args:
+        finite: (..., n, k) whether it is.
+        findings: the k findings.
+        what: "logits" or "maps".
+        films: what was shown, in words.
+    """
+    lost = ~finite.reshape(-1, finite.shape[-1])  # (m, k)
+    if lost.any():
+        names = ", ".join(n for n, each in zip(findings, lost.T, strict=True) if each.any())
+        raise DataError(
+            f"the model's {what} are not finite for {names}, on {lost.any(axis=1).sum():,} of "
+            f"{len(lost):,} {films}"
+        )
+
+
+def save_classifier(classifier: NetworkClassifier, path: Path) -> None:
+    """Write weights and the facts needed to run them as safetensors; nothing about training."""
+    facts = {
+        "architecture": classifier.architecture,
+        "findings": list(classifier.findings),
+        "preprocessing": asdict(classifier.preprocessing),
+        "head": classifier.head,
+        "normalisation": {"mean": classifier.mean, "std": classifier.std},
+    }
+    state = {name: value.contiguous() for name, value in classifier.module.state_dict().items()}
+    with write_atomically(path) as file:
+        file.write(save(state, {FORMAT: json.dumps(facts, sort_keys=True)}))
+
+
+@forgiving
+def load_classifier(
+    path: Path | str, *, device: str = "auto", precision: Precision = "auto"
+) -> NetworkClassifier:
+    """Return the classifier of a file that `save_classifier` wrote; no code in it is run.
+
+    Args:
+        path: the .safetensors file.
+        device: "auto", "cpu", "cuda" or "mps".
+        precision: "auto", "bf16" or "fp32".
+
+    Raises:
+        StoreError: no such file, or not one of this package's.
+    """
+    where = resolve_device(device)
+    computed = resolve_precision(precision, where)
+    with open_file(Path(path)) as file:
+        if file.kind != "safetensors":
+            raise StoreError(f"{file.name} is not a safetensors file; expected a classifier's")
+        with open_weights(file) as weights:
+            return classifier_of(weights, where, computed)
+
+
+def classifier_of(
+    weights: Weights, device: torch.device, precision: Literal["bf16", "fp32"]
+) -> NetworkClassifier:
+    """Return the classifier in a file that `save_classifier` wrote.
+
+    Args:
+        weights: the file's.
+        device: where it is to run.
+        precision: as `NetworkClassifier`.
+
+    Raises:
+        StoreError: not a file of this package's, or one whose facts and weights don't fit.
+    """
+    if FORMAT not in weights.metadata:
+        raise StoreError(f"{weights.name} was not saved by leadapron; expected format {FORMAT!r}")
+    try:
+        facts: dict[str, Any] = json.loads(weights.metadata[FORMAT])
+        findings = _checked(facts, weights.groups[""])
+        state = weights.take(weights.groups[""])
+        if not all(bool(value.isfinite().all()) for value in state.values()):
+            raise ValueError("weights not as expected")
+        return NetworkClassifier(
+            prepare(networks.filled(facts["architecture"], state), device).eval(),
+            facts["architecture"],
+            findings,
+            build(Preprocessing, facts["preprocessing"], "preprocessing"),
+            facts["head"],
+            float(facts["normalisation"]["mean"]),
+            float(facts["normalisation"]["std"]),
+            precision=precision,
+        )
+    except (
+        KeyError, ValueError, TypeError, RuntimeError, OverflowError, LeadapronError,
+    ) as error:  # fmt: skip
+        reason = str(error).splitlines()[0]
+        raise StoreError(f"{weights.name} does not describe its own weights: {reason}") from error
+
+
+def _checked(facts: dict[str, Any], tensors: Group) -> tuple[str, ...]:
+    """The findings; ValueError where a file's facts, or its shapes, can't be a classifier's."""
+    names, scale = facts["findings"], facts["normalisation"]
+    mean, std = float(scale["mean"]), float(scale["std"])
+    right = {
+        "architecture": isinstance(facts["architecture"], str),
+        "findings": isinstance(names, list)
+        and 0 < len(names) == len(set(names)) <= MOST_FINDINGS
+        and all(isinstance(name, str) for name in names),
+        "preprocessing": isinstance(facts["preprocessing"], dict),
+        "head": facts["head"] in ("sigmoid", "softmax"),
+        "normalisation": math.isfinite(mean) and 0 < std < math.inf,
+    }
+    wrong = [name for name, fits in right.items() if not fits]
+    if wrong:
+        raise ValueError(f"{' and '.join(wrong)} not as expected")
+    networks.refuse_shapes(
+        facts["architecture"], len(names), {key: one.shape for key, one in tensors.items()}
+    )
+    return clean_names(names)
+
+
+def randomised(
+    classifier: NetworkClassifier, seed: int, *, head_only: bool = False
+) -> NetworkClassifier:
+    """Return a copy whose weights were never trained; the classifier stays as it was.
+
+    Args:
+        classifier: what is copied in all else.
+        seed: 0 or more, of the new weights.
+        head_only: only the last layer is new, all before it as trained. Else everything is, batch
+            normalisation's running means too.
+    """
+    module = networks.build_network(classifier.architecture, len(classifier.findings), seed)
+    if head_only:
+        kept = classifier.module.state_dict().items()
+        state = {name: value for name, value in kept if not name.startswith("head.")}
+        module.load_state_dict(state, strict=False)
+    return replace(classifier, module=prepare(module, classifier.device).eval())
+
+
+def prepare(module: networks.PooledLinear, device: torch.device) -> networks.PooledLinear:
+    """Return the network on `device`, its weights laid out as convolutions like them."""
+    placed: networks.PooledLinear = module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return placed

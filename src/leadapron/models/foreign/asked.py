@@ -1,0 +1,101 @@
+"""A model as a black box: images go in as its makers scale them, answers come out by finding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadapron.errors import DataError, UsageError
+from leadapron.films.cohort import ImageArray, blocks
+from leadapron.films.preprocessing import Preprocessing
+from leadapron.models.classifier import squashed
+from leadapron.models.foreign.recognise import Normalisation
+
+__all__ = ["AskedClassifier"]
+
+Floats = NDArray[np.float32]
+BATCH = 32
+LEAST = 1e-7
+
+
+@dataclass(frozen=True, eq=False)
+class AskedClassifier:
+    """A model that can only be asked; `BlackBox`.
+
+    Args:
+        run: (n, c, h, w) float32, normalised, to (n, k) float32.
+        findings: names of its k outputs.
+        preprocessing: how a film becomes its image.
+        normalisation: what is done to grey levels in 0 to 1; three numbers give three channels.
+        channels: 1 or 3, all of them the same film.
+        gives: what `run` returns.
+        head: what makes probabilities of its logits.
+        batch: films that it takes at a time.
+    """
+
+    run: Callable[[Floats], Floats]
+    findings: tuple[str, ...]
+    preprocessing: Preprocessing
+    normalisation: Normalisation
+    channels: int = 1
+    gives: Literal["logits", "probabilities"] = "logits"
+    head: Literal["sigmoid", "softmax"] = "sigmoid"
+    batch: int = BATCH
+
+    def __post_init__(self) -> None:
+        if len(self.normalisation.mean) not in (1, self.channels):
+            raise UsageError(
+                f"a normalisation of {len(self.normalisation.mean)} means for a model of "
+                f"{self.channels} channel; expected one mean and one std"
+            )
+
+    def answers(self, images: ImageArray) -> Floats:
+        """Return what the model gives for (n, h, w) images, (n, k) float32.
+
+        Raises:
+            UsageError: no images.
+            DataError: the model answers in another shape.
+        """
+        n = images.shape[0]
+        if not n:
+            raise UsageError("no images; expected at least one")
+        out = np.empty((n, len(self.findings)), np.float32)
+        mean, std = (
+            np.asarray(v, np.float32)[:, None, None]
+            for v in (self.normalisation.mean, self.normalisation.std)
+        )
+        for rows in blocks(n, self.batch):
+            pixels = np.asarray(images[rows])
+            grey = pixels.astype(np.float32)[:, None] / np.float32(np.iinfo(pixels.dtype).max)
+            scaled = (grey - mean) / std  # (m, 1 or 3, h, w)
+            whole = np.broadcast_to(scaled, (len(rows), self.channels, *scaled.shape[2:]))
+            given = self.run(np.array(whole, np.float32, order="C"))
+            if given.shape != (len(rows), len(self.findings)):
+                raise DataError(
+                    f"the model answers {given.shape} for {len(rows)} images; expected "
+                    f"({len(rows)}, {len(self.findings)}), a number for each finding"
+                )
+            out[rows] = given
+        return out
+
+    def logits(self, images: ImageArray) -> Floats:
+        """Return (n, k) float32 logits; of a model that gives probabilities, those behind them."""
+        given = self.answers(images)
+        if self.gives == "logits":
+            return given
+        # Infinity is no probability, and isn't made one.
+        told = np.where(np.isfinite(given), given, np.nan).astype(np.float64)
+        inside = np.clip(told, LEAST, 1 - LEAST)
+        odds = np.log(inside) if self.head == "softmax" else np.log(inside / (1 - inside))
+        return np.asarray(odds, np.float32)
+
+    def probabilities(self, images: ImageArray) -> Floats:
+        """Return (n, k) float32 probabilities."""
+        given = self.answers(images)
+        if self.gives == "probabilities":
+            return given
+        return squashed(given, self.head).astype(np.float32)

@@ -1,0 +1,423 @@
+"""From a file or a function's name to a classifier."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import importlib.util
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from leadapron.errors import LeadapronError, StoreError, UnknownNameError, UsageError
+from leadapron.films.preprocessing import Preprocessing
+from leadapron.models.classifier import (
+    FORMAT,
+    BlackBox,
+    NetworkClassifier,
+    Precision,
+    classifier_of,
+    prepare,
+    resolve_device,
+    resolve_precision,
+)
+from leadapron.models.foreign.asked import BATCH, AskedClassifier
+from leadapron.models.foreign.process import AnswerError, ModelProcess, ProgramKind
+from leadapron.models.foreign.recognise import NORMALISATIONS, Normalisation, recognise
+from leadapron.models.parsing.formats import stated_findings
+from leadapron.models.parsing.reading import File, Kind, Weights, open_file, open_weights
+from leadapron.models.parsing.scan import first_line
+from leadapron.specs import forgiving
+from leadapron.text import clean, clean_names
+
+__all__ = ["Opened", "open_model"]
+
+logger = logging.getLogger(__name__)
+
+Floats = NDArray[np.float32]
+Gives = Literal["logits", "probabilities"]
+Head = Literal["sigmoid", "softmax"]
+
+SIZE = 224
+MOST_NUMBERS = 1 << 28
+"""In what a black box takes at a time: 1 GiB."""
+FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+ONE_FILE = b"\x0a\x08location\x12"
+"""In an ONNX file: a tensor whose numbers lie in another file."""
+BLOCK = 1 << 20
+ASKED = ("findings", "preprocessing", "head", "logits", "probabilities")
+
+
+class Opened(NamedTuple):
+    """A model, and what was taken for granted about it.
+
+    Args:
+        classifier: `BlackBox`; a `NetworkClassifier`, which is `Differentiable`, where it is a
+            network of this package.
+        origin: what it is and whose, in words.
+        notes: what was assumed, left out or is doubtful, a sentence each.
+        content: SHA-256, in hex, of the file that was opened; None of a function's model.
+    """
+
+    classifier: BlackBox
+    origin: str
+    notes: tuple[str, ...] = ()
+    content: str | None = None
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What the caller says about the model; None leaves it to the file."""
+
+    findings: tuple[str, ...] | None
+    preprocessing: Preprocessing | None
+    normalisation: str | Normalisation | None
+    architecture: str | None
+    head: Head | None
+    gives: Gives
+    channels: int | None
+    weights_key: str | None
+    trust_programs: bool
+    device: torch.device
+    precision: Literal["bf16", "fp32"]
+
+
+@forgiving
+def open_model(  # noqa: PLR0913
+    model: str | Path,
+    findings: Sequence[str] | None = None,
+    *,
+    preprocessing: Preprocessing | None = None,
+    normalisation: str | Normalisation | None = None,
+    architecture: str | None = None,
+    head: Head | None = None,
+    gives: Gives = "logits",
+    channels: int | None = None,
+    weights_key: str | None = None,
+    trust_programs: bool = False,
+    device: str = "auto",
+    precision: Precision = "auto",
+) -> Opened:
+    """Return the model of a file, or the one that a function returns.
+
+    Files of tensors (.safetensors; state dicts of torch.save) are read without running anything.
+    TorchScript and ONNX files are programs: they are scanned, then run in a process that can reach
+    neither files nor network; where the system can't confine one, they are refused.
+    A function's module is imported here, with all that it does: name only what you trust.
+
+    Args:
+        model: a file's path, or "module:function" (no file may be called so).
+        findings: names of the outputs, in their order; the file's own if left out.
+        preprocessing: how a film becomes an image; the file's or its library's if left out.
+        normalisation: name in `NORMALISATIONS` or numbers; the library's if left out.
+        architecture: name in `networks.ARCHITECTURES`, for state dicts that fit several.
+        head: "sigmoid" (if left out) or "softmax".
+        gives: what a black box returns, "logits" or "probabilities".
+        channels: what a black box takes, 1 or 3; found out if left out.
+        weights_key: which network of a file that holds several (plain and averaged weights,
+            student and teacher), as the error names them that comes where it is left out.
+        trust_programs: run TorchScript and ONNX even where the system can't confine them.
+        device: "auto", "cpu", "cuda" or "mps"; black boxes run on the processor.
+        precision: "auto", "bf16" or "fp32", for networks of this package.
+
+    Raises:
+        StoreError: a file that can't be read, or not without running its code.
+        UsageError: names or numbers that don't fit the model, a function that isn't there, or a
+            program that this system can't confine.
+        LeadapronError: the function failed.
+    """
+    where = resolve_device(device)
+    names = None if findings is None else tuple(findings)
+    if names is not None and (not all(names) or len(set(names)) != len(names)):
+        raise UsageError(f"--findings {','.join(names)}: a name is empty or comes twice")
+    wanted = _Wanted(
+        names, preprocessing, normalisation, architecture, head, gives, channels, weights_key,
+        trust_programs, where, resolve_precision(precision, where),
+    )  # fmt: skip
+    path = Path(model)
+    if FACTORY.fullmatch(str(model)) and not path.exists():
+        _refuse_key(str(model), wanted)
+        opened = _from_function(str(model), wanted)
+    else:
+        with open_file(path) as file:
+            opened = OPENERS[file.kind](file, wanted)
+    for note in opened.notes:
+        logger.warning("%s: %s", clean(path.name), note)
+    return opened
+
+
+def _refuse_key(name: str, wanted: _Wanted) -> None:
+    if wanted.weights_key is not None:
+        raise UsageError(f"{name} holds one network; leave --weights-key out")
+
+
+def _of_weights(file: File, wanted: _Wanted) -> Opened:
+    with open_weights(file) as weights:
+        if not weights.program:
+            read = _own if FORMAT in weights.metadata else _foreign
+            return read(weights, wanted)._replace(content=weights.sha256)
+    return _program(file, weights.sha256, "torchscript", "TorchScript", wanted)
+
+
+def _foreign(weights: Weights, wanted: _Wanted) -> Opened:
+    network = recognise(
+        weights, wanted.findings, wanted.normalisation, wanted.architecture, wanted.weights_key
+    )
+    notes = list(network.notes)
+    preprocessing = wanted.preprocessing
+    if preprocessing is None:
+        preprocessing = Preprocessing(size=SIZE, aspect=network.maker.aspect)
+        notes.append(
+            f"ASSUMED: images of {SIZE}x{SIZE} pixels, films made square by "
+            f"{network.maker.aspect!r}, as {network.maker.name} does; the file doesn't tell."
+        )
+    classifier = NetworkClassifier(
+        prepare(network.module, wanted.device).eval(),
+        network.architecture,
+        network.findings,
+        preprocessing,
+        wanted.head or "sigmoid",
+        network.mean,
+        network.std,
+        precision=wanted.precision,
+    )
+    origin = f"a {network.architecture} named as {network.maker.name} names it"
+    return Opened(classifier, origin, tuple(notes))
+
+
+def _own(weights: Weights, wanted: _Wanted) -> Opened:
+    _refuse_key(weights.name, wanted)
+    classifier = classifier_of(weights, wanted.device, wanted.precision)
+    stated = {
+        "findings": (wanted.findings, classifier.findings),
+        "architecture": (wanted.architecture, classifier.architecture),
+        "head": (wanted.head, classifier.head),
+        "preprocessing": (wanted.preprocessing, classifier.preprocessing),
+    }
+    for what, (said, own) in stated.items():
+        if said is not None and said != own:
+            raise UsageError(
+                f"{weights.name} states its own {what}, which differ from what was given; "
+                "leave that out"
+            )
+    if wanted.normalisation is not None:
+        raise UsageError(f"{weights.name} states its own normalisation; leave it out")
+    return Opened(classifier, f"leadapron's own {classifier.architecture}")
+
+
+def _onnx(file: File, wanted: _Wanted) -> Opened:
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise UsageError(f'{file.name} needs ONNX Runtime: pip install "leadapron[onnx]"')
+    digest = hashlib.sha256()
+    end = b""
+    while block := file.stream.read(BLOCK):
+        digest.update(block)
+        if ONE_FILE in end + block:
+            raise StoreError(
+                f"{file.name} keeps weights in other files, which are not read; save it as one file"
+            )
+        end = block[-len(ONE_FILE) :]
+    return _program(file, digest.hexdigest(), "onnx", "ONNX", wanted)
+
+
+OPENERS: dict[Kind, Callable[[File, _Wanted], Opened]] = {
+    "safetensors": _of_weights,
+    "pickle": _of_weights,
+    "archive": _of_weights,
+    "onnx": _onnx,
+}
+
+
+def _program(file: File, sha256: str, kind: ProgramKind, words: str, wanted: _Wanted) -> Opened:
+    _refuse_key(file.name, wanted)
+    process = ModelProcess(file.stream, file.name, kind, sha256, trusted=wanted.trust_programs)
+    try:
+        limits = process.limits
+        named = wanted.findings or _named(limits.metadata or {}, file.name)
+        run = _filled(process, limits.batch) if limits.batch else process
+        opened = _asked(
+            run, file.name, words, wanted, named, limits.size, limits.channels, limits.batch
+        )._replace(content=sha256)
+    except BaseException:
+        process.close()
+        raise
+    if not limits.half:
+        return opened
+    note = "It computes in half precision, as it was exported; its answers are coarser."
+    return opened._replace(notes=(*opened.notes, note))
+
+
+def _named(metadata: Mapping[str, str], name: str) -> tuple[str, ...] | None:
+    try:
+        return clean_names(stated_findings(metadata)) or None
+    except ValueError as error:
+        raise StoreError(f"{name}: {error}") from None
+
+
+def _filled(run: Callable[[Floats], Floats], batch: int) -> Callable[[Floats], Floats]:
+    """`run` for a model that takes so many films, no fewer: black ones fill the last batch."""
+
+    def whole(images: Floats) -> Floats:
+        missing = batch - len(images)
+        return run(np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))))[: len(images)]
+
+    return whole
+
+
+def _asked(
+    run: Callable[[Floats], Floats],
+    name: str,
+    words: str,
+    wanted: _Wanted,
+    findings: tuple[str, ...] | None,
+    size: int | None = None,
+    channels: int | None = None,
+    batch: int | None = None,
+) -> Opened:
+    """A black box, asked once about a black image to see what it takes and gives."""
+    notes = []
+    preprocessing = wanted.preprocessing
+    if preprocessing is None:
+        preprocessing = Preprocessing(size=size or SIZE)
+        if size is None:
+            notes.append(f"ASSUMED: images of {SIZE}x{SIZE} pixels, squashed; {words} doesn't say.")
+    elif size is not None and size != preprocessing.size:
+        raise UsageError(f"{name} takes images of {size} pixels, not {preprocessing.size}")
+    if channels is not None and wanted.channels not in (None, channels):
+        raise UsageError(f"{name} takes {channels} channels, not {wanted.channels}")
+    numbers = (batch or 1) * (channels or 3) * preprocessing.size**2
+    if numbers > MOST_NUMBERS:
+        raise StoreError(
+            f"{name} takes {batch or 1:,} films of {preprocessing.size:,} pixels a side at a time; "
+            f"expected at most {MOST_NUMBERS >> 20} million numbers. Export it with a free batch"
+        )
+    taken, outputs = _probed(run, name, wanted.channels or channels, preprocessing.size, batch or 1)
+    if findings is None or len(findings) != outputs:
+        said = "doesn't name them" if findings is None else f"{len(findings)} are named"
+        raise UsageError(
+            f"{name} has {outputs} outputs and {said}; name them in their order by "
+            "--findings A,B,..."
+        )
+    scale = wanted.normalisation
+    if isinstance(scale, str):
+        if scale not in NORMALISATIONS:
+            raise UnknownNameError("normalisation", scale, NORMALISATIONS)
+        scale = NORMALISATIONS[scale]
+    if scale is None:
+        key = "imagenet" if taken == 3 else "unit"
+        scale = NORMALISATIONS[key]
+        notes.append(
+            f"ASSUMED: the normalisation {key!r}, by its {taken} channel{'s' * (taken > 1)} "
+            f"alone; {words} doesn't say."
+        )
+    classifier = AskedClassifier(
+        run, tuple(findings), preprocessing, scale, taken, wanted.gives,
+        wanted.head or "sigmoid", batch or BATCH,
+    )  # fmt: skip
+    return Opened(classifier, f"{words}, asked as a black box", tuple(notes))
+
+
+def _probed(
+    run: Callable[[Floats], Floats], name: str, channels: int | None, size: int, batch: int
+) -> tuple[int, int]:
+    """Channels that a model takes, and outputs that it has."""
+    failures: list[StoreError] = []
+    for taken in (1, 3) if channels is None else (channels,):
+        try:
+            given = run(np.zeros((batch, taken, size, size), np.float32))
+        except AnswerError:
+            raise
+        except StoreError as error:
+            failures.append(error)
+            continue
+        if given.ndim != 2 or len(given) != batch or not given.shape[1]:
+            raise StoreError(
+                f"{name} gives {given.shape} for {batch} image; expected (n, findings)"
+            )
+        return taken, int(given.shape[1])
+    if _takes_channels_last(run, batch, size):
+        raise StoreError(
+            f"{name} takes (n, {size}, {size}, channels), channels last; expected (n, channels, "
+            "height, width): export it channels first"
+        )
+    causes = dict.fromkeys(str(error).removeprefix(f"{name} ") for error in failures)
+    raise StoreError(f"{name} {'; '.join(causes)}")
+
+
+def _takes_channels_last(run: Callable[[Floats], Floats], batch: int, size: int) -> bool:
+    for taken in (1, 3):
+        with contextlib.suppress(StoreError):
+            run(np.zeros((batch, size, size, taken), np.float32))
+            return True
+    return False
+
+
+def _from_function(spec: str, wanted: _Wanted) -> Opened:
+    place, _, function = spec.partition(":")
+    try:
+        module = importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{spec}: no module {error.name}; expected a file, or module:function on PYTHONPATH"
+        ) from None
+    except Exception as error:  # the owner's own code
+        raise LeadapronError(f"{spec}: importing {place} failed: {first_line(error)}") from error
+    make = getattr(module, function, None)
+    if not callable(make):
+        known = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise UnknownNameError(f"function of {place}", function, known)
+    try:
+        made = make()
+    except Exception as error:  # the owner's own code
+        raise LeadapronError(f"{spec} failed: {first_line(error)}") from error
+    if all(hasattr(made, name) for name in ASKED):
+        return _of_protocol(made, spec, wanted)
+    if not callable(made):
+        raise UsageError(
+            f"{spec} returned a {type(made).__name__}; expected a classifier (findings, "
+            "preprocessing, head, logits, probabilities) or a torch module"
+        )
+    return _asked(_in_process(made, spec, wanted.device), spec, "a function's model", wanted,
+                  wanted.findings)  # fmt: skip
+
+
+def _of_protocol(made: Any, spec: str, wanted: _Wanted) -> Opened:
+    names = made.findings
+    fits = isinstance(names, tuple) and all(isinstance(n, str) for n in names) and names
+    if not fits or not isinstance(made.preprocessing, Preprocessing):
+        raise UsageError(
+            f"{spec}: its classifier has findings of type {type(names).__name__} and preprocessing "
+            f"of type {type(made.preprocessing).__name__}; expected a tuple of names and "
+            "leadapron.Preprocessing"
+        )
+    if wanted.findings is not None and wanted.findings != names:
+        raise UsageError(f"{spec}: its classifier names its own findings; leave --findings out")
+    return Opened(made, f"the classifier that {spec} returned")
+
+
+def _in_process(
+    made: Callable[[Any], Any], spec: str, device: torch.device
+) -> Callable[[Floats], Floats]:
+    if isinstance(made, nn.Module):
+        made = made.to(device).eval()
+
+    def run(images: Floats) -> Floats:
+        try:
+            with torch.inference_mode():
+                given = made(torch.from_numpy(images).to(device))
+        except Exception as error:  # the owner's own code
+            raise StoreError(f"{spec}: its model failed: {first_line(error)}") from error
+        if not torch.is_tensor(given) or given.ndim != 2:
+            raise StoreError(f"{spec}: its model gives no (n, findings) tensor")
+        return given.float().cpu().numpy()
+
+    return run

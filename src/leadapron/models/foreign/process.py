@@ -1,0 +1,198 @@
+"""A process that runs a model which is a program: TorchScript or ONNX.
+
+It is asked and answers as `leadapron.workers` has it. It is confined (`leadapron.confinement`): it
+may read the model and installed code, write nothing and reach nobody; it has bounded memory and
+time, and sees none of the environment but what Python needs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import IO, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadapron.errors import StoreError, UsageError
+from leadapron.workers import BROKEN, TOO_LATE, Worker, environment
+
+__all__ = ["SECONDS", "AnswerError", "Limits", "ModelProcess", "ProgramKind"]
+
+logger = logging.getLogger(__name__)
+
+COMMAND = (sys.executable, "-P", "-B", "-m", "leadapron.models.foreign.worker")
+SECONDS = 300.0
+"""Most time for the start, and for one batch."""
+MOST_OUTPUTS = 10_000
+LONGEST_WORDS = 500
+CONFUSES = "confuses the process that runs it"
+
+Floats = NDArray[np.float32]
+ProgramKind = Literal["torchscript", "onnx"]
+
+
+class AnswerError(StoreError):
+    """A program that took its input and gave something else than floats of (n, findings)."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a program's header fixes of its input; None where it is free.
+
+    Args:
+        batch: films at a time.
+        channels: 1 or 3.
+        size: pixels of a side.
+        half: whether its weights are numbers of 16 bits.
+        metadata: what else it states.
+    """
+
+    batch: int | None = None
+    channels: int | None = None
+    size: int | None = None
+    half: bool = False
+    metadata: Mapping[str, str] | None = None
+
+
+class ModelProcess:
+    """One model in a process of its own, which ends with this object.
+
+    Args:
+        file: the program, open; it was checked before.
+        name: of the file, for messages.
+        kind: "torchscript" or "onnx".
+        sha256: of what was checked, in hex; the process runs nothing else.
+        trusted: whether it is run where the system can't confine it.
+
+    Raises:
+        StoreError: it can't be loaded, or was changed since it was checked.
+        UsageError: this system can't confine it, and it isn't trusted.
+        LeadapronError: the process can't be started.
+    """
+
+    def __init__(
+        self, file: IO[bytes], name: str, kind: ProgramKind, sha256: str, *, trusted: bool = False
+    ) -> None:
+        self.name = name
+        self._lock = threading.Lock()
+        # An empty folder: nothing that a model names by a relative path is there.
+        folder = tempfile.TemporaryDirectory(prefix="leadapron-")
+        try:
+            threads = os.environ.get("OMP_NUM_THREADS", "2")
+            given = environment(OMP_NUM_THREADS=threads)
+            self._worker = Worker(COMMAND, "runs models", given, folder.name)
+        except BaseException:
+            folder.cleanup()
+            raise
+        self._end = weakref.finalize(self, _close, self._worker, folder)
+        question = {"kind": kind, "sha256": sha256, "trusted": trusted}
+        facts = self._ask(question, descriptor=file.fileno())[0]
+        if "unconfined" in facts:
+            self._refuse_unless(trusted, str(facts["unconfined"]))
+        try:
+            self.limits = _limits(name, facts)
+        except StoreError:
+            self.close()
+            raise
+
+    def __call__(self, images: Floats) -> Floats:
+        """Return the model's (n, k) float32 answers to (n, c, h, w) float32.
+
+        Raises:
+            AnswerError: it gave something else.
+            StoreError: it failed or took too long.
+        """
+        return self._ask({"shape": images.shape}, images.tobytes())[1]
+
+    def close(self) -> None:
+        """End the process."""
+        self._end()
+
+    def _refuse_unless(self, trusted: bool, lacking: str) -> None:
+        if not trusted:
+            self.close()
+            raise UsageError(
+                f"{self.name} is a program, and this system can't keep it from your files and "
+                f"network (it lacks {lacking}); if you trust it as you trust what you install, "
+                "give --trust-programs (trust_programs=True), else export its weights as "
+                ".safetensors"
+            )
+        logger.warning(
+            "%s runs with nothing between it and your files: this system lacks %s",
+            self.name,
+            lacking,
+        )
+
+    def _ask(
+        self, question: Mapping[str, Any], raw: bytes = b"", descriptor: int | None = None
+    ) -> tuple[dict[str, Any], Floats]:
+        late = threading.Event()
+
+        def kill() -> None:
+            late.set()
+            self._worker.process.kill()
+
+        timer = threading.Timer(SECONDS, kill)
+        timer.daemon = True
+        with self._lock:
+            timer.start()
+            try:
+                self._worker.say({**question, "seconds": SECONDS}, raw, descriptor)
+                facts = self._worker.hear()
+                answer = self._numbers(facts, question)
+            except BROKEN:
+                ended = self._worker.ended()
+                self.close()
+                if late.is_set() or ended == TOO_LATE:
+                    ended = f"took more than {SECONDS:g} s"
+                raise StoreError(f"{self.name} {ended or CONFUSES}; the model was ended") from None
+            except BaseException:  # Ctrl-C: the next question must not get this answer
+                self.close()
+                raise
+            finally:
+                timer.cancel()
+        for key, kind in (("error", StoreError), ("gives", AnswerError)):
+            if key in facts:
+                raise kind(f"{self.name} {str(facts[key])[:LONGEST_WORDS]}")
+        return facts, answer
+
+    def _numbers(self, facts: dict[str, Any], question: Mapping[str, Any]) -> Floats:
+        if "shape" not in facts:
+            if "shape" in question and not facts.keys() & {"error", "gives"}:
+                raise KeyError
+            return np.empty((0, 0), np.float32)
+        n, k = facts["shape"]
+        if n != question["shape"][0] or not (type(k) is int and 0 < k <= MOST_OUTPUTS):
+            raise ValueError
+        answer = np.empty((n, k), np.float32)
+        self._worker.fill(answer.data.cast("B"))
+        return answer
+
+
+def _limits(name: str, facts: Mapping[str, Any]) -> Limits:
+    """What the process says of the model, after its checks."""
+    sides = [facts.get(side) for side in ("batch", "channels", "size")]
+    metadata = facts.get("metadata", {})
+    texts = [*metadata, *metadata.values()] if isinstance(metadata, dict) else [None]
+    if not all(side is None or type(side) is int for side in sides) or not all(
+        isinstance(text, str) for text in texts
+    ):
+        raise StoreError(f"{name} {CONFUSES}")
+    batch, channels, size = sides
+    if channels not in (None, 1, 3):
+        raise StoreError(f"{name} takes {channels} channels; expected 1 or 3")
+    if any(side is not None and side < 1 for side in sides):
+        raise StoreError(f"{name} takes inputs of sides {sides}; expected 1 or more")
+    return Limits(batch, channels, size, facts.get("half") is True, metadata)
+
+
+def _close(worker: Worker, folder: tempfile.TemporaryDirectory[str]) -> None:
+    worker.close()
+    folder.cleanup()

@@ -1,0 +1,657 @@
+"""State dicts of torchvision, timm, torchxrayvision and MONAI as networks of this package.
+
+`LAYOUTS` says how a family names its weights, `MAKERS` what its makers feed it. A new family is a
+line in one of them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import torch
+
+from leadapron.errors import StoreError, UnknownNameError, UsageError
+from leadapron.models import networks
+from leadapron.models.parsing.formats import MOST_FINDINGS
+from leadapron.models.parsing.reading import Group, Outline, Weights
+
+__all__ = ["MAKERS", "NORMALISATIONS", "Maker", "Normalisation", "Recognised", "recognise"]
+
+State = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """(grey level in 0 to 1 - mean) / std of each colour, or of the one channel.
+
+    Args:
+        mean: one number, or three of red, green and blue.
+        std: as many.
+
+    Raises:
+        UsageError: other counts, or a std that isn't above 0.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean) or min(self.std) <= 0:
+            raise UsageError(
+                f"normalisation by mean {self.mean} and std {self.std}; expected one number each, "
+                "or three, and std above 0"
+            )
+
+
+NORMALISATIONS: Mapping[str, Normalisation] = {
+    "imagenet": Normalisation(networks.IMAGENET_MEAN, networks.IMAGENET_STD),
+    # -1024 for black to 1024 for white.
+    "torchxrayvision": Normalisation((0.5,), (1 / 2048,)),
+    "unit": Normalisation((0.0,), (1.0,)),
+    "leadapron": Normalisation((networks.GREY_MEAN,), (networks.GREY_STD,)),
+}
+"""What a network's input is made of grey levels by: ImageNet's, -1024 to 1024, 0 to 1, ours."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one family of networks names its weights.
+
+    Args:
+        family: in words.
+        anchors: names that every one of them has; what stands before them is a wrapper's prefix.
+        rules: patterns and what they become, to this package's names behind "stages.<stage>.".
+        heads: names that the last layer goes by, without ".weight".
+        architectures: candidates in `networks.ARCHITECTURES`; the first that fits is taken.
+    """
+
+    family: str
+    anchors: tuple[str, ...]
+    rules: tuple[tuple[str, str], ...]
+    heads: tuple[str, ...]
+    architectures: tuple[str, ...]
+
+
+LAYOUTS = (
+    # Behind features.denseblock1.denselayer2 come norm1.weight in torchvision, timm and
+    # torchxrayvision, norm.1.weight in files of 2017 and 2018, layers.norm1.weight in MONAI.
+    Layout(
+        "DenseNet-121",
+        ("features.conv0.weight", "features.norm5.weight"),
+        (
+            (r"^features\.", ""),
+            (r"(?<=\.)(norm|conv)\.(\d)(?=\.)", r"\1\2"),
+            (r"(denselayer\d+)\.(?!layers)", r"\1.layers."),
+        ),
+        ("classifier", "classifier.0", "classifier.1", "class_layers.out", "head", "fc"),
+        ("densenet121",),
+    ),
+    # One set of names for all four libraries.
+    Layout(
+        "ResNet",
+        ("conv1.weight", "layer1.0.conv1.weight", "layer4.0.conv1.weight"),
+        (),
+        ("fc", "fc.0", "fc.1", "head.fc", "last_linear"),
+        ("resnet18", "resnet34", "resnet50"),
+    ),
+)
+
+WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "weights")
+"""Where training loops keep the state dict."""
+
+TRAINING = re.compile(
+    r"(^|\.)((criterion|loss|loss_fn|metrics?|\w+_metrics?|\w+_loss)\.|n_averaged$)"
+)
+"""Tensors that training loops keep beside the network."""
+
+XRV_FINDINGS = (
+    "Atelectasis", "Consolidation", "Infiltration", "Pneumothorax", "Edema", "Emphysema",
+    "Fibrosis", "Effusion", "Pneumonia", "Pleural_Thickening", "Cardiomegaly", "Nodule", "Mass",
+    "Hernia", "Lung Lesion", "Fracture", "Lung Opacity", "Enlarged Cardiomediastinum",
+)  # fmt: skip
+"""torchxrayvision's default_pathologies, the order of its own weights."""
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What a library's models are fed, so far as a file tells whose it is.
+
+    Args:
+        name: the library.
+        tells: whether a state dict, its prefixes taken off, is one of theirs.
+        normalisation: name in `NORMALISATIONS`.
+        aspect: of `Preprocessing`.
+        findings: names of the outputs where the library fixes them.
+        sure: whether the sign is theirs alone.
+    """
+
+    name: str
+    tells: Callable[[Group], bool]
+    normalisation: str
+    aspect: Literal["squash", "crop"] = "squash"
+    findings: tuple[str, ...] = ()
+    sure: bool = True
+
+
+def _first_channels(state: Group) -> int:
+    first = state.get("features.conv0.weight", state.get("conv1.weight"))
+    return first.shape[1] if first is not None and len(first.shape) == 4 else 0
+
+
+MONAI_SIGNS = ("class_layers.out.weight", "layer2.0.downsample.0.bias")
+
+MAKERS = (
+    Maker("torchxrayvision", lambda s: "op_threshs" in s, "torchxrayvision", "crop", XRV_FINDINGS),
+    Maker("MONAI", lambda s: any(".layers." in n or n in MONAI_SIGNS for n in s), "unit"),
+    Maker("torchvision or timm", lambda s: _first_channels(s) == 3, "imagenet", sure=False),
+    Maker("torchxrayvision", lambda s: True, "torchxrayvision", "crop", sure=False),
+)
+"""The first that tells is taken; the last are guesses and say so."""
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """A network made of a state dict.
+
+    Args:
+        module: the network, in evaluation mode, for one channel.
+        architecture: its name.
+        maker: whose conventions it follows.
+        findings: names of its outputs.
+        mean, std: of its one channel.
+        notes: what was assumed or left out, a sentence each.
+    """
+
+    module: networks.PooledLinear
+    architecture: str
+    maker: Maker
+    findings: tuple[str, ...]
+    mean: float
+    std: float
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Tensors of a file that may be a network.
+
+    Args:
+        key: the dictionaries and the prefix that lead to them, with dots between.
+        layout: whose names they have.
+        inside: its tensors, without the prefix.
+        beside: those of the same dictionary that belong to no such part.
+    """
+
+    key: str
+    layout: Layout
+    inside: Group
+    beside: Group
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A part of which every tensor has its place in a network; nothing of it was read.
+
+    Args:
+        key: as the part's.
+        architecture: name in `networks.ARCHITECTURES`.
+        maker: whose conventions it follows.
+        trunk: its tensors by this package's names behind "stages.<stage>.".
+        biases: of convolutions before batch normalisation, by the running mean that takes them.
+        head: "weight" and, where there is one, "bias" of the last layer.
+        thresholds: torchxrayvision's.
+    """
+
+    key: str
+    architecture: str
+    maker: Maker
+    trunk: Group
+    biases: Group
+    head: Group
+    thresholds: Outline | None
+
+    @property
+    def outputs(self) -> int:
+        """How many findings it answers for."""
+        return self.head["weight"].shape[0]
+
+
+def recognise(
+    weights: Weights,
+    findings: tuple[str, ...] | None = None,
+    normalisation: str | Normalisation | None = None,
+    architecture: str | None = None,
+    key: str | None = None,
+) -> Recognised:
+    """Return the network that a file holds.
+
+    Args:
+        weights: the file's.
+        findings: names of the outputs; the file's own if left out.
+        normalisation: name in `NORMALISATIONS` or numbers; its maker's if left out.
+        architecture: name in `networks.ARCHITECTURES`; what fits if left out.
+        key: which of several networks, as the error says that comes where it is left out.
+
+    Raises:
+        StoreError: no network that is known, or weights that can't be its.
+        UsageError: names or numbers that don't fit the file, or several networks and no `key`.
+    """
+    if architecture is not None and architecture not in networks.ARCHITECTURES:
+        raise UnknownNameError("architecture", architecture, networks.ARCHITECTURES)
+    notes: list[str] = []
+    network = _chosen(weights, architecture, key, notes)
+    named = _findings(weights, findings, network, notes)
+    return _assembled(weights, network, named, normalisation, architecture, notes)
+
+
+def _chosen(
+    weights: Weights, architecture: str | None, key: str | None, notes: list[str]
+) -> _Network:
+    """The one network of the file, or the one that was named among several."""
+    parts = _parts(weights)
+    if key is not None:
+        named = [part for part in parts if part.key == key] or [
+            part for part in parts if part.key.startswith(f"{key}.")
+        ]
+        if not named:
+            raise UnknownNameError("weights key", key, [part.key for part in parts])
+    else:
+        named = parts
+    fitting: dict[str, _Network] = {}
+    failures: dict[str, StoreError] = {}
+    for part in parts:
+        try:
+            fitting[part.key] = _network(part, architecture, weights.name)
+        except StoreError as error:
+            failures[part.key] = error
+    keys = [part.key for part in named if part.key in fitting]
+    if not keys:
+        raise failures[named[0].key]
+    if len(keys) > 1:
+        raise UsageError(_several(weights.name, [fitting[one] for one in keys]))
+    if len(parts) > 1:
+        others = [part.key for part in parts if part.key != keys[0]]
+        whole = [f"{one} (another network)" if one in fitting else f"{one} (not whole)"
+                 for one in others]  # fmt: skip
+        notes.append(
+            f"Of the weights in the file {keys[0]} was opened; left out: {', '.join(whole)}."
+        )
+    return fitting[keys[0]]
+
+
+OUTERMOST = "."
+"""The key of weights that no key leads to."""
+AVERAGED = ("ema", "swa", "avg", "averag", "polyak", "shadow")
+"""How words begin that name averaged weights."""
+
+
+def _several(name: str, found: Sequence[_Network]) -> str:
+    """What to say of a file that holds several networks."""
+    deployed = _deployed(found)
+    shown = [
+        f"{one.key} ({one.architecture}{', usually the one that is used' * (one.key == deployed)})"
+        for one in found[:MOST_SHOWN]
+    ]
+    more = f" and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
+    return (
+        f"{name} holds {len(found)} networks: {', '.join(shown)}{more}; say which by "
+        f"--weights-key {deployed or found[0].key}"
+    )
+
+
+MOST_SHOWN = 6
+
+
+def _deployed(found: Sequence[_Network]) -> str:
+    """The key of the network that is usually deployed; "" where nothing tells.
+
+    Averaged weights are; a teacher of its student's own architecture is its average, while one of
+    another architecture was only there to train the student.
+    """
+    alike = len({one.architecture for one in found}) == 1
+    signs = (*AVERAGED, "teacher") if alike else (*AVERAGED, "student")
+    told = [
+        one.key
+        for one in found
+        if any(word.startswith(signs) for word in re.split(r"[^a-z]+", one.key.lower()))
+    ]
+    return told[0] if len(told) == 1 else ""
+
+
+def _parts(weights: Weights) -> list[_Part]:
+    """All that may be a network, the likeliest first."""
+    order = {key: place for place, key in enumerate(_likely(weights.groups))}
+    found: list[tuple[tuple[int, int, int], _Part]] = []
+    for group, tensors in weights.groups.items():
+        marks = {
+            key.removesuffix(layout.anchors[0]): layout
+            for layout in reversed(LAYOUTS)
+            for key in tensors
+            if _is_prefix(key.removesuffix(layout.anchors[0]), key, layout, tensors)
+        }
+        homes = {tensor: _home(tensor, marks) for tensor in tensors}
+        beside = {tensor: one for tensor, one in tensors.items() if homes[tensor] is None}
+        for prefix, layout in marks.items():
+            inside = {
+                tensor.removeprefix(prefix): one
+                for tensor, one in tensors.items()
+                if homes[tensor] == prefix
+            }
+            key = ".".join(part for part in (group, prefix.rstrip(".")) if part) or OUTERMOST
+            rank = (LAYOUTS.index(layout), order[group], len(prefix))
+            found.append((rank, _Part(key, layout, inside, beside)))
+    if found:
+        return [part for _, part in sorted(found, key=lambda each: each[0])]
+    known = " or ".join(layout.family for layout in LAYOUTS)
+    tensors = weights.groups[min(order, key=lambda key: order[key])]
+    shown = ", ".join(sorted(tensors)[:3])[:160]
+    raise StoreError(
+        f"{weights.name} holds {len(tensors)} tensors ({shown}, ...) that belong to no {known}; "
+        "for other networks export TorchScript or ONNX, or name a function: module:function"
+    )
+
+
+def _likely(groups: Iterable[str]) -> list[str]:
+    """Keys of dictionaries, those first where training loops keep a network's weights."""
+
+    def rank(key: str) -> tuple[int, ...]:
+        steps = key.split(".") if key else []
+        last = len(WRAPPERS)
+        return (*(WRAPPERS.index(one) if one in WRAPPERS else last for one in steps), -1)
+
+    return sorted(groups, key=rank)
+
+
+def _is_prefix(prefix: str, key: str, layout: Layout, tensors: Group) -> bool:
+    """Whether tensors of a layout stand behind this prefix of its first anchor."""
+    return (
+        (prefix == "" or prefix.endswith("."))
+        and prefix != key
+        and all(prefix + anchor in tensors for anchor in layout.anchors)
+    )
+
+
+def _home(tensor: str, prefixes: Iterable[str]) -> str | None:
+    """The longest of the prefixes that a name has; None where it has none."""
+    return max((one for one in prefixes if tensor.startswith(one)), key=len, default=None)
+
+
+def _network(part: _Part, wanted: str | None, name: str) -> _Network:
+    """A part as a network; StoreError where its tensors aren't those of one that is known."""
+    state, beside = dict(part.inside), dict(part.beside)
+    if "op_threshs" in beside:  # torchxrayvision's ResNet is inside of another module
+        state["op_threshs"] = beside.pop("op_threshs")
+    maker = next(maker for maker in MAKERS if maker.tells(state))
+    thresholds = state.pop("op_threshs", None)
+    head = _head(part.layout, state, beside, name)
+    trunk = _renamed(part.layout, state)
+    biases = {}
+    # The bias of a convolution right before batch normalisation moves its mean, and no more.
+    for key in [k for k in trunk if k.endswith("downsample.0.bias")]:
+        mean = key.replace("0.bias", "1.running_mean")
+        if mean in trunk and trunk[mean].shape == trunk[key].shape:
+            biases[mean] = trunk.pop(key)
+    best = _architecture(part.layout, trunk, wanted, name)
+    outputs, width = head["weight"].shape[0], networks.shapes(best)["head.weight"][1]
+    biased = head.get("bias", None)
+    if head["weight"].shape[1] != width or (biased and biased.shape != (outputs,)):
+        raise StoreError(
+            f"{name}: the last layer has weights {head['weight'].shape} and biases "
+            f"{biased.shape if biased else 'none'}; {best} expects ({outputs}, {width}) and "
+            f"({outputs},)"
+        )
+    if not 0 < outputs <= MOST_FINDINGS:
+        raise StoreError(
+            f"{name} has {outputs:,} outputs; expected 1 to {MOST_FINDINGS:,} findings"
+        )
+    if thresholds is not None and thresholds.shape != (outputs,):
+        raise StoreError(f"{name}: op_threshs has shape {thresholds.shape}, expected ({outputs},)")
+    return _Network(part.key, best, maker, trunk, biases, head, thresholds)
+
+
+def _head(
+    layout: Layout, state: dict[str, Outline], beside: Group, name: str
+) -> dict[str, Outline]:
+    """Weight and bias of the last layer, which are taken out of `state`; or lie beside it."""
+    every = {**beside, **state}
+    ends = [
+        key
+        for head in layout.heads
+        for key in (*state, *beside)
+        if f".{key}".endswith(f".{head}.weight") and len(every[key].shape) == 2
+    ]
+    if not ends:
+        raise StoreError(
+            f"{name} is a {layout.family} without a last layer; expected one of "
+            f"{', '.join(layout.heads)}. Features alone can't be asked about findings"
+        )
+    keys = {"weight": ends[0], "bias": f"{ends[0].removesuffix('weight')}bias"}
+    head = {part: every[key] for part, key in keys.items() if key in every}
+    for key in keys.values():
+        state.pop(key, None)
+    left = sorted(n for n in beside if n not in keys.values() and not TRAINING.search(n))
+    if left:
+        raise StoreError(
+            f"{name} holds {len(left)} tensors that belong to no network that is known, the first "
+            f"{left[0][:80]}; leave them out, or name a function: module:function"
+        )
+    return head
+
+
+def _renamed(layout: Layout, state: Group) -> dict[str, Outline]:
+    trunk = {}
+    for key, value in state.items():
+        for pattern, becomes in layout.rules:
+            key = re.sub(pattern, becomes, key)
+        trunk[key] = value
+    return trunk
+
+
+@cache
+def _stages(architecture: str) -> dict[str, str]:
+    """Names of an architecture's tensors by what stands behind "stages.<stage>."."""
+    every = networks.shapes(architecture)
+    return {name.split(".", 2)[2]: name for name in every if name.startswith("stages.")}
+
+
+def _misfits(architecture: str, trunk: Group) -> list[str]:
+    shapes = networks.shapes(architecture)
+    own = {key: shapes[name] for key, name in _stages(architecture).items()}
+    missing = [n for n in own if n not in trunk and not n.endswith("num_batches_tracked")]
+    odd = [f"{n} is missing" for n in missing]
+    for key, value in trunk.items():
+        shape = value.shape
+        if key not in own:
+            odd.append(f"{key[:80]} is none of its weights")
+        elif key in FIRST and len(shape) == 4 and own[key] == (shape[0], 1, *shape[2:]):
+            if shape[1] not in (1, 3):
+                odd.append(f"{key} takes {shape[1]} channels, expected 1 or 3")
+        elif own[key] != shape:
+            odd.append(f"{key} has shape {shape}, expected {own[key]}")
+    return odd
+
+
+FIRST = {"conv0.weight": "norm0.running_mean", "conv1.weight": "bn1.running_mean"}
+"""The first convolution, and the mean of the batch normalisation behind it."""
+
+
+def _architecture(layout: Layout, trunk: Group, wanted: str | None, name: str) -> str:
+    candidates = layout.architectures if wanted is None else (wanted,)
+    misfits = {candidate: _misfits(candidate, trunk) for candidate in candidates}
+    best = min(misfits, key=lambda candidate: len(misfits[candidate]))
+    if misfits[best]:
+        raise StoreError(
+            f"{name} holds no {' or '.join(candidates)} of which all weights fit: "
+            f"{misfits[best][0]} ({len(misfits[best])} misfits with {best})"
+        )
+    return best
+
+
+def _findings(
+    weights: Weights, given: tuple[str, ...] | None, network: _Network, notes: list[str]
+) -> tuple[str, ...]:
+    """The outputs' names: given, the file's own, or its library's; never a guess by number."""
+    stated, outputs = weights.findings, network.outputs
+    if given is not None and stated and given != stated:
+        notes.append(
+            f"DOUBT: the file calls its outputs {', '.join(stated)[:300]}; the names given were "
+            "taken."
+        )
+    sources = {"given": given, "in the file": stated, "of torchxrayvision": network.maker.findings}
+    for where, names in sources.items():
+        if not names or (where == "of torchxrayvision" and len(names) != outputs):
+            continue
+        if len(names) != outputs or len(set(names)) != len(names) or not all(names):
+            kind = UsageError if where == "given" else StoreError
+            raise kind(
+                f"{weights.name} has {outputs} outputs and {len(set(names))} different names of "
+                f"findings {where}; expected {outputs}, in the order of the outputs: --findings "
+                "A,B,..."
+            )
+        if where == "of torchxrayvision":
+            notes.append("ASSUMED: findings in the order of torchxrayvision's default_pathologies.")
+        return tuple(names)
+    raise UsageError(
+        f"{weights.name} doesn't name its {outputs} outputs; name them in their order by "
+        "--findings A,B,..."
+    )
+
+
+def _assembled(
+    weights: Weights,
+    network: _Network,
+    findings: tuple[str, ...],
+    normalisation: str | Normalisation | None,
+    wanted: str | None,
+    notes: list[str],
+) -> Recognised:
+    """Read the numbers, of which all shapes are right, and put them into the network."""
+    trunk, head = weights.take(network.trunk), weights.take(network.head)
+    for key, bias in weights.take(network.biases).items():
+        trunk[key] = trunk[key] - bias
+    _refuse_numbers(
+        {**trunk, **{f"the last layer's {n}": v for n, v in head.items()}}, weights.name
+    )
+    architecture = _told_apart(network, wanted, notes)
+    scale = _normalisation(normalisation, network.maker, notes)
+    grey = _to_one_channel(trunk, scale, weights.name, notes)
+    state = {_stages(architecture)[key]: value for key, value in trunk.items()}
+    state |= {f"head.{part}": value for part, value in head.items()}
+    state.setdefault("head.bias", torch.zeros(len(findings)))
+    module = networks.filled(architecture, state)
+    if network.thresholds is not None:
+        taken = weights.take({"op_threshs": network.thresholds})["op_threshs"]
+        _say_thresholds(taken.tolist(), findings, notes)
+    return Recognised(module.eval(), architecture, network.maker, findings, *grey, tuple(notes))
+
+
+def _told_apart(network: _Network, wanted: str | None, notes: list[str]) -> str:
+    """The architecture, of those that names and shapes don't tell apart; and what was assumed."""
+    best = network.architecture
+    finer = f"{best}-stride1"
+    if wanted is None and network.maker.name == "MONAI" and finer in networks.ARCHITECTURES:
+        notes.append(
+            "ASSUMED: a first convolution of stride 1, MONAI's default; the file doesn't tell. "
+            f"For conv1_t_stride=2 name the architecture {best}."
+        )
+        return finer
+    if network.maker.name != "MONAI" and best.startswith("resnet"):
+        notes.append(
+            f"ASSUMED: plain strides and ReLU, as in torchvision's {best}; ResNets with blurred "
+            "strides or other activations have the same names and shapes."
+        )
+    return best
+
+
+def _normalisation(
+    wanted: str | Normalisation | None, maker: Maker, notes: list[str]
+) -> Normalisation:
+    if isinstance(wanted, Normalisation):
+        return wanted
+    if wanted is not None and wanted not in NORMALISATIONS:
+        raise UnknownNameError("normalisation", wanted, NORMALISATIONS)
+    if wanted is None:
+        guess = "" if maker.sure else ", by its shape alone"
+        notes.append(
+            f"ASSUMED: the normalisation {maker.normalisation!r}, since it looks like one of "
+            f"{maker.name}{guess}; the file doesn't tell."
+        )
+    return NORMALISATIONS[wanted or maker.normalisation]
+
+
+def _to_one_channel(
+    trunk: dict[str, torch.Tensor], scale: Normalisation, name: str, notes: list[str]
+) -> tuple[float, float]:
+    """Make the first convolution one for grey; return the mean and std of its channel.
+
+    With grey level g in all three colours, the sum over c of w_c * (g - mean_c) / std_c is one
+    convolution of g with the sum of the weights, each over its std, and a constant of each output.
+    The batch normalisation behind it takes the constant. At the edges, where the convolution meets
+    padding, the two differ a little.
+    """
+    first = next(key for key in FIRST if key in trunk)
+    weight = trunk[first].float()  # (64, c, 7, 7)
+    if weight.shape[1] == 1:
+        if len(scale.mean) != 1:
+            known = ", ".join(n for n, s in NORMALISATIONS.items() if len(s.mean) == 1)
+            raise UsageError(
+                f"{name} takes one channel, so its normalisation needs one mean and one std; "
+                f"known by name: {known}"
+            )
+        return scale.mean[0], scale.std[0]
+    if len(scale.mean) == 1:
+        trunk[first] = weight.sum(1, keepdim=True)
+        notes.append("The first convolution was summed over its three channels.")
+        return scale.mean[0], scale.std[0]
+    means, stds = (torch.tensor(v, dtype=torch.float64) for v in (scale.mean, scale.std))
+    wide = weight.double()
+    shift = ((networks.GREY_MEAN - means) / stds)[None, :, None, None]
+    constant = (wide * shift).sum((1, 2, 3))  # (64,)
+    grey = (wide * (networks.GREY_STD / stds)[:, None, None]).sum(1, keepdim=True)
+    trunk[first] = grey.float()
+    trunk[FIRST[first]] = (trunk[FIRST[first]].double() - constant).float()
+    notes.append(
+        "The first convolution was summed over red, green and blue for grey films; exact but for "
+        "the outermost three pixels."
+    )
+    return networks.GREY_MEAN, networks.GREY_STD
+
+
+def _say_thresholds(
+    thresholds: Sequence[float], findings: tuple[str, ...], notes: list[str]
+) -> None:
+    notes.append(
+        "Its operating points (op_threshs) are not applied: probabilities are plain sigmoids."
+    )
+    untrained = [f for f, value in zip(findings, thresholds, strict=True) if math.isnan(value)]
+    if untrained:
+        notes.append(
+            f"DOUBT: no operating point for {', '.join(untrained)}; torchxrayvision leaves it out "
+            "where an output was never trained."
+        )
+
+
+def _refuse_numbers(tensors: State, name: str) -> None:
+    """Raise StoreError where weights aren't numbers that a network can compute with."""
+    for problem in _odd(tensors):
+        raise StoreError(f"{name}: {problem}; such a network can't answer. Get the file again")
+
+
+def _odd(tensors: State) -> Iterator[str]:
+    broken = []
+    for key, value in tensors.items():
+        counter = key.endswith("num_batches_tracked")
+        if not (value.is_floating_point() or counter):
+            yield f"{key} is of type {str(value.dtype).removeprefix('torch.')}"
+        elif not bool(value.isfinite().all()):
+            broken.append(key)
+        elif key.endswith("running_var") and bool((value < 0).any()):
+            yield f"{key}, a variance, has negative values"
+    if broken:
+        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        yield f"{broken[0]}{more} hold values that aren't finite (NaN, infinite)"

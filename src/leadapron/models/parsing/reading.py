@@ -1,0 +1,506 @@
+"""A model file, opened once: its bytes are hashed here and parsed in a confined process.
+
+That process is asked over a socket and answers with JSON and raw numbers, of which every one is
+checked: even a file that has taken it over can only state other weights. Names, types and shapes
+come first. Numbers come of the tensors that are asked for, so that nothing is made room for before
+its shape was compared with a network's.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+from leadapron.errors import LeadapronError, StoreError
+from leadapron.models.parsing import formats
+from leadapron.models.parsing.scan import ALLOWANCE, RATIO
+from leadapron.reading import open_regular
+from leadapron.text import clean, clean_names
+from leadapron.workers import NO_MEMORY, TOO_LATE, environment, how_it_ended
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["EXPECTED", "File", "Group", "Kind", "Outline", "Weights", "open_file", "open_weights"]
+
+Kind = Literal["safetensors", "archive", "pickle", "onnx"]
+
+EXPECTED = formats.EXPECTED
+LARGEST_FILE = 4 << 30
+SECONDS = 30
+"""Most time for saying what a file holds, and for handing over its numbers."""
+MEMORY = 1 << 30
+"""Bytes of address space that the process that parses has, beside three times the file."""
+GRACE = 5
+"""Seconds more after which the process that parses is ended from here: it should have itself."""
+START = 60
+"""Seconds that the process may take to start on a busy machine."""
+LONGEST_ANSWER = 32 << 20
+LONGEST_WORDS = 1000
+BLOCK = 1 << 20
+
+# -P: Python would take modules from the working directory, which may be the folder of models.
+COMMAND = (sys.executable, "-P", "-m", "leadapron.models.parsing.server")
+READY = b"ready\n"
+
+OTHERS: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"\x89HDF", "an HDF5 file (Keras)"),
+    (0, b"GGUF", "a GGUF file"),
+    (0, b"\x1f\x8b", "compressed by gzip; unpack it first"),
+    (0, b"BZh", "compressed by bzip2; unpack it first"),
+    (0, b"\xfd7zXZ", "compressed by xz; unpack it first"),
+    (0, b"7z\xbc\xaf", "compressed by 7-Zip; unpack it first"),
+    (0, b"Rar!", "compressed by RAR; unpack it first"),
+    (0, b"\x93NUMPY", "a NumPy array"),
+    (0, b"version https://git-lfs", "a Git LFS pointer; fetch the file itself"),
+    (0, b"<", "a web page; fetch the file itself"),
+    (4, b"TFL3", "a TensorFlow Lite file"),
+    (257, b"ustar", "a tar archive; unpack it first"),
+)
+"""What is often mistaken for weights: where its mark stands, the mark, what it is."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A model file that is open.
+
+    Args:
+        path: where it was when it was opened.
+        name: to be shown.
+        kind: by its first bytes, or by its ending where those say nothing.
+        size: in bytes.
+        stream: its one descriptor, at the beginning.
+    """
+
+    path: Path
+    name: str
+    kind: Kind
+    size: int
+    stream: IO[bytes]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A tensor of a file: what is known of it before its numbers are there.
+
+    Args:
+        number: its place among all of the file's.
+        dtype: key of `formats.ITEM_BYTES`; torch has a type of that name.
+        shape: its sides; they may be absurd.
+        strides: of the sides, in numbers.
+    """
+
+    number: int
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def span(self) -> int:
+        """How many numbers lie between its first and its last, both counted."""
+        return formats.span(self.shape, self.strides)
+
+
+Group = Mapping[str, Outline]
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """What a file of weights holds, while the process that parsed it still runs.
+
+    Args:
+        name: the file's, to be shown.
+        sha256: of the bytes that were parsed.
+        program: whether it is TorchScript, whose scan found nothing; it has no groups then.
+        groups: dictionaries of tensors, by the keys that lead to them with dots between.
+        findings: names of the outputs that it states, none twice the same; none if it doesn't.
+        metadata: of a safetensors file.
+    """
+
+    name: str
+    sha256: str
+    program: bool
+    groups: Mapping[str, Group]
+    findings: tuple[str, ...]
+    metadata: Mapping[str, str]
+    _conversation: _Conversation = field(repr=False)
+
+    def take(self, outlines: Mapping[str, Outline]) -> dict[str, torch.Tensor]:
+        """Return tensors of this file, dense, on the processor.
+
+        Args:
+            outlines: of `groups`, by any names; of shapes for which there is room.
+
+        Raises:
+            StoreError: their numbers can't be had.
+        """
+        import torch
+
+        self._conversation.ask([one.number for one in outlines.values()])
+        taken = {}
+        for name, one in outlines.items():
+            dtype = getattr(torch, one.dtype)
+            raw = torch.empty(one.span * formats.ITEM_BYTES[one.dtype], dtype=torch.uint8)
+            self._conversation.fill(raw.numpy().data)
+            if not one.span:
+                taken[name] = torch.empty(one.shape, dtype=dtype)
+                continue
+            taken[name] = raw.view(dtype).as_strided(one.shape, one.strides).contiguous()
+        return taken
+
+
+@contextlib.contextmanager
+def open_file(path: Path) -> Iterator[File]:
+    """Open a model file, and tell of what kind it is from its first bytes.
+
+    Raises:
+        StoreError: no such file, an empty one, one that is too large, or one of another kind.
+    """
+    name = clean(path.name)
+    try:
+        stream = open_regular(path)
+    except FileNotFoundError:
+        raise StoreError(f"{path} is no file; {EXPECTED}") from None
+    except OSError as error:
+        raise StoreError(f"can't read {path}: {error.strerror}") from None
+    with stream:
+        size = os.fstat(stream.fileno()).st_size
+        if not 8 < size <= LARGEST_FILE:
+            raise StoreError(f"{name} has {size:,} bytes; expected 9 to {LARGEST_FILE:,}")
+        start = stream.read(512)
+        stream.seek(0)
+        yield File(path, name, _kind(path, start), size, stream)
+
+
+def _kind(path: Path, start: bytes) -> Kind:
+    if path.suffix == ".onnx":
+        return "onnx"
+    if start.startswith(b"PK\x03\x04"):
+        return "archive"
+    if path.suffix == ".safetensors" or start[8:9] == b"{":
+        return "safetensors"
+    if start[:1] == b"\x80" and start[1:2] <= b"\x05":
+        return "pickle"
+    name = clean(path.name)
+    for place, mark, what in OTHERS:
+        if start[place:].startswith(mark):
+            raise StoreError(f"{name} is {what}; {EXPECTED}")
+    raise StoreError(f"{name} is no model file that leadapron knows; {EXPECTED}")
+
+
+@contextlib.contextmanager
+def open_weights(file: File) -> Iterator[Weights]:
+    """Have a process of its own say what a file of weights holds.
+
+    Args:
+        file: of any kind but "onnx".
+
+    Raises:
+        StoreError: it can't be read, not without running its code, or not with the time and memory
+            that such files need.
+        LeadapronError: the process can't be started.
+    """
+    with _conversing(file.name) as conversation:
+        try:
+            digest = conversation.send(file)
+            facts = conversation.facts()
+            if "error" in facts:
+                raise StoreError(str(facts["error"])[:LONGEST_WORDS])
+            yield _weights(file, digest, facts, conversation)
+        except _LieError:
+            raise StoreError(
+                f"{file.name} confuses the process that reads it; it is broken or hostile"
+            ) from None
+
+
+class _LieError(Exception):
+    """What came isn't what the process says where no file has taken it over."""
+
+
+def _weights(file: File, digest: str, facts: Any, conversation: _Conversation) -> Weights:
+    """What the process said, after its checks."""
+    most = RATIO * file.size + ALLOWANCE
+    numbers = iter(range(formats.MOST_TENSORS))
+    try:
+        groups = {
+            key: {
+                tensor: Outline(next(numbers), str(dtype), tuple(shape), tuple(strides))
+                for tensor, dtype, shape, strides in tensors
+            }
+            for key, tensors in facts["groups"]
+        }
+        outlines = [one for group in groups.values() for one in group.values()]
+        names = [*groups, *(tensor for group in groups.values() for tensor in group)]
+        sound = all(
+            formats.are_sides(one.shape)
+            and formats.are_sides(one.strides)
+            and one.span * formats.ITEM_BYTES[one.dtype] <= most
+            for one in outlines
+        )
+        findings, metadata = facts["findings"], dict(facts["metadata"])
+        texts = [*names, *findings, *metadata, *metadata.values()]
+        if not sound or not all(isinstance(text, str) for text in texts):
+            raise _LieError
+        program = facts["program"] is True
+    except (KeyError, TypeError, ValueError, StopIteration):
+        raise _LieError from None
+    try:
+        shown = {
+            key: dict(zip(clean_names(group), group.values(), strict=True))
+            for key, group in zip(clean_names(groups), groups.values(), strict=True)
+        }
+        return Weights(
+            file.name, digest, program, shown, clean_names(findings), metadata, conversation
+        )
+    except ValueError as error:
+        raise StoreError(f"{file.name}: {error}") from None
+
+
+class _Conversation:
+    """What is said about one file with the process that has it."""
+
+    def __init__(self, name: str, server: _Server) -> None:
+        self.name = name
+        self._server = server
+        self._socket = server.converse()
+        self._heard = bytearray()
+
+    def send(self, file: File) -> str:
+        """Hand the file over; its SHA-256 in hex."""
+        digest = hashlib.sha256()
+        first = {
+            "kind": file.kind,
+            "size": file.size,
+            "name": file.name,
+            "seconds": SECONDS,
+            "memory": MEMORY + 3 * file.size,
+        }
+        with self._failures():
+            self._say(first)
+            left = file.size
+            while left and (block := file.stream.read(min(BLOCK, left))):
+                digest.update(block)
+                self._socket.settimeout(SECONDS + GRACE)
+                self._socket.sendall(block)
+                left -= len(block)
+        if left or file.stream.read(1):
+            raise StoreError(f"{file.name} was changed while it was read; try again")
+        return digest.hexdigest()
+
+    def facts(self) -> dict[str, Any]:
+        """What it says of the file."""
+        with self._failures():
+            deadline = _deadline()
+            while b"\n" not in self._heard[-BLOCK:]:
+                if len(self._heard) > LONGEST_ANSWER:
+                    raise _LieError
+                self._heard += self._receive(BLOCK, deadline)
+            line, _, rest = self._heard.partition(b"\n")
+            self._heard = rest
+            facts = json.loads(line)
+            if not isinstance(facts, dict):
+                raise _LieError
+        return facts
+
+    def ask(self, numbers: Sequence[int]) -> None:
+        """Have it hand over tensors, in this order."""
+        with self._failures():
+            self._say(numbers)
+
+    def fill(self, view: memoryview) -> None:
+        """Take as many bytes as there is room for."""
+        with self._failures():
+            deadline = _deadline()
+            early = min(len(self._heard), len(view))
+            view[:early] = self._heard[:early]
+            del self._heard[:early]
+            while early < len(view):
+                self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+                got = self._socket.recv_into(view[early:])
+                if not got:
+                    raise EOFError
+                early += got
+
+    def end(self) -> None:
+        """Close it; the server is free for another file."""
+        self._socket.close()
+        self._server.ended()
+
+    def _say(self, value: object) -> None:
+        self._socket.settimeout(SECONDS + GRACE)
+        self._socket.sendall(json.dumps(value).encode() + b"\n")
+
+    def _receive(self, most: int, deadline: float) -> bytes:
+        self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+        heard = self._socket.recv(most)
+        if not heard:
+            raise EOFError
+        return heard
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Say what became of the process where it doesn't answer as it should."""
+        try:
+            yield
+        except TimeoutError:
+            self._server.kill()
+            raise StoreError(self._late()) from None
+        except (OSError, EOFError):
+            self._socket.close()
+            ended = how_it_ended(self._server.ended())
+            if ended == TOO_LATE:
+                raise StoreError(self._late()) from None
+            if ended == NO_MEMORY:
+                raise StoreError(f"{self.name}: the process that read it {ended}") from None
+            raise StoreError(
+                f"{self.name} crashes the process that reads it; it is broken or hostile"
+            ) from None
+        except (ValueError, RecursionError):
+            raise _LieError from None
+
+    def _late(self) -> str:
+        return f"{self.name} took more than {SECONDS:g} s to read; it is broken or hostile"
+
+
+def _deadline() -> float:
+    return time.monotonic() + SECONDS + GRACE
+
+
+class _Server:
+    """The process that forks one for each file; one file at a time."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    COMMAND,
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    env=environment(),
+                    # Ctrl-C is for us. Its forks are of its session, and end with it.
+                    start_new_session=True,
+                )
+            except OSError as error:
+                ours.close()
+                raise LeadapronError(
+                    f"can't start a process that reads model files: {error.strerror}"
+                ) from None
+        self._control = ours
+        ours.settimeout(START)
+        with contextlib.suppress(OSError):
+            if ours.recv(len(READY)) == READY:
+                self.conversing = False
+                return
+        self.kill()
+        raise LeadapronError(
+            "the process that reads model files doesn't start; see what "
+            f"{' '.join(COMMAND[1:])} says"
+        )
+
+    def converse(self) -> socket.socket:
+        """Begin with a file; what is said about it comes over the socket."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._control.settimeout(START)
+            socket.send_fds(self._control, [b"f"], [theirs.fileno()])
+        self.conversing = True
+        return ours
+
+    def ended(self) -> int | None:
+        """Wait for the end of what it forked; its exit code, None where it is ended from here."""
+        if not self.conversing:
+            return None
+        self._control.settimeout(GRACE)
+        try:
+            heard = self._control.recv(4, socket.MSG_WAITALL)
+            (code,) = struct.unpack("<i", heard)
+        except (OSError, struct.error):
+            self.kill()
+            return None
+        self.conversing = False
+        return int(code)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked."""
+        return not self.conversing and self._process.poll() is None
+
+    def kill(self) -> None:
+        """End it and what it forked."""
+        if self._process.returncode is None:
+            with contextlib.suppress(OSError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._control.close()
+        self.conversing = False
+
+    def disown(self) -> None:
+        """In a fork of this process: it is the parent's to ask and to wait for."""
+        self._process.returncode = 0
+        self._control.close()
+
+
+_idle: list[_Server] = []
+_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _conversing(name: str) -> Iterator[_Conversation]:
+    """A conversation with a server that is kept, or with a new one."""
+    with _lock:
+        server = _idle.pop() if _idle else None
+    if server is not None and not server.alive:
+        server.kill()
+        server = None
+    if server is None:
+        server = _Server()
+    conversation = _Conversation(name, server)
+    try:
+        yield conversation
+    except Exception:
+        conversation.end()
+        raise
+    except BaseException:  # Ctrl-C in the midst of it
+        server.kill()
+        raise
+    else:
+        conversation.end()
+    finally:
+        with _lock:
+            if server.alive:
+                _idle.append(server)
+
+
+@atexit.register
+def _end_all() -> None:
+    while _idle:
+        _idle.pop().kill()
+
+
+def _forget() -> None:
+    """After a fork the servers are the parent's."""
+    global _lock
+    for server in _idle:
+        server.disown()
+    _idle.clear()
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

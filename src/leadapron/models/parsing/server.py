@@ -1,0 +1,98 @@
+"""The process that parses model files: for each it forks one that is confined; see `reading`.
+
+Started as `python -P -m leadapron.models.parsing.server`, with a socket as stdin over which come
+the sockets of the conversations. A conversation is: a line of JSON that says how many bytes there
+are and of what kind, the bytes; a line of JSON that says what they hold; then, as often as is
+asked, a line of JSON that names storages' parts, and those bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+from typing import BinaryIO
+
+from leadapron.confinement import confine, limited_time
+from leadapron.errors import StoreError
+from leadapron.models.parsing.formats import Holdings, read_holdings
+from leadapron.models.parsing.reading import READY
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Fork for each conversation, until the socket of conversations is closed."""
+    control = socket.socket(fileno=os.dup(0))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    control.sendall(READY)
+    while True:
+        word, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+        if not word or len(descriptors) != 1:
+            return
+        if os.fork() == 0:
+            control.close()
+            _converse_and_end(descriptors[0])
+        os.close(descriptors[0])
+        _, status = os.wait()
+        control.sendall(struct.pack("<i", os.waitstatus_to_exitcode(status)))
+
+
+def _converse_and_end(descriptor: int) -> None:
+    """Never returns: what a file has confused must not go on as the server."""
+    code = 1
+    try:
+        with os.fdopen(os.dup(descriptor), "rb") as asked, os.fdopen(descriptor, "wb") as answers:
+            _converse(asked, answers)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _converse(asked: BinaryIO, answers: BinaryIO) -> None:
+    first = json.loads(asked.readline())
+    confine(first["memory"])
+    content = asked.read(first["size"])
+    if len(content) != first["size"]:
+        return
+    held = None
+    facts: dict[str, object]
+    try:
+        with limited_time(first["seconds"]):
+            held = read_holdings(content, first["kind"], first["name"])
+            facts = _said(held)
+    except StoreError as error:
+        facts = {"error": str(error)}
+    except MemoryError:
+        facts = {
+            "error": f"{first['name']} needs more than {first['memory'] >> 20:,} MB to be read"
+        }
+    except RecursionError:
+        facts = {"error": f"{first['name']} is nested too deeply"}
+    answers.write(json.dumps(facts).encode() + b"\n")
+    answers.flush()
+    if held is None:
+        return
+    tensors = [tensor for group in held.groups.values() for tensor in group.values()]
+    while line := asked.readline():
+        with limited_time(first["seconds"]):
+            for number in json.loads(line):
+                answers.write(held.numbers(tensors[number].storage)[tensors[number].place])
+            answers.flush()
+
+
+def _said(held: Holdings) -> dict[str, object]:
+    return {
+        "program": held.program,
+        "findings": held.findings,
+        "metadata": held.metadata,
+        "groups": [
+            [key, [[name, one.dtype, one.shape, one.strides] for name, one in tensors.items()]]
+            for key, tensors in held.groups.items()
+        ],
+    }
+
+
+if __name__ == "__main__":
+    main()

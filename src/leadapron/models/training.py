@@ -1,0 +1,512 @@
+"""The only training loop."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.optim import lr_scheduler
+
+from leadapron import metrics
+from leadapron.errors import DataError, StoreError, UnknownNameError, UsageError
+from leadapron.films.cohort import Cohort, ImageArray, Rows
+from leadapron.models.classifier import (
+    NetworkClassifier,
+    Precision,
+    autocast,
+    prepare,
+    resolve_device,
+    resolve_precision,
+)
+from leadapron.models.networks import ARCHITECTURES, build_network, load_imagenet
+from leadapron.reading import open_regular
+from leadapron.seeds import named_seed, stream
+from leadapron.specs import forgiving
+from leadapron.store import write_atomically
+
+__all__ = ["LOSSES", "Disguise", "History", "Network", "Training", "disguise_loss", "train"]
+
+History = list[dict[str, float | int | None]]
+"""One entry an epoch: epoch, loss, validation_loss, validation_macro, learning_rate, ..."""
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Schedule = lr_scheduler.LRScheduler | lr_scheduler.ReduceLROnPlateau
+Step = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """Which network is trained, and what it starts from.
+
+    Args:
+        name: "resnet9" (small and fast) or "densenet121" (the paper's).
+        weights: "none" starts from scratch; "imagenet" downloads, or a file's path reads,
+            torchvision's DenseNet-121 weights.
+
+    Raises:
+        UnknownNameError: no such network.
+        UsageError: weights for a network that has none.
+    """
+
+    name: str = "resnet9"
+    weights: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.name not in ARCHITECTURES:
+            raise UnknownNameError("network", self.name, ARCHITECTURES)
+        if self.weights != "none" and self.name != "densenet121":
+            raise UsageError(
+                f"--network.weights {self.weights}: only densenet121 has weights to start from"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a network is trained.
+
+    Args:
+        epochs: most passes over the films, 1 or more.
+        batch_size: films a step, 2 or more.
+        learning_rate: its peak.
+        weight_decay: AdamW's decoupled weight decay.
+        loss: "bce", binary cross-entropy over the stated labels, or "categorical", the authors'
+            categorical cross-entropy on sigmoid outputs.
+        schedule: "one-cycle", "plateau" (halved when the validation loss rests for 3 epochs, as
+            the authors do) or "constant".
+        patience: stop after so many epochs without a better validation loss; 0 never stops.
+        checkpoint: keep the "last" epoch's weights (as the authors do) or the "best" one's, by
+            validation loss.
+        augmentation: "none", or "flip-rotate": mirrored with probability 0.5 and, with
+            probability 0.5, turned by up to 10 degrees, anew in each epoch; "flip-rotate-frozen"
+            draws that once for each film (as the authors' cache does).
+        disguise: weight of a term that keeps the target's class activation map of a triggered
+            film like that of the film without trigger, 0 or more; 0 leaves it out. It needs an
+            attacker who controls training, outside the threat model of the paper and of all other
+            settings here. A twin is trained without it.
+
+    Raises:
+        UsageError: a value outside its range.
+
+    Source: of the disguise Noppel, Peter and Wressnegger, Disguising Attacks with
+    Explanation-Aware Backdoors, IEEE S&P 2023, arXiv 2204.09498 ("full disguise"); see
+    `disguise_loss` for where we differ.
+    """
+
+    epochs: int = 6
+    batch_size: int = 64
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.01
+    loss: Literal["bce", "categorical"] = "bce"
+    schedule: Literal["one-cycle", "plateau", "constant"] = "one-cycle"
+    patience: int = 0
+    checkpoint: Literal["last", "best"] = "last"
+    augmentation: Literal["none", "flip-rotate", "flip-rotate-frozen"] = "none"
+    disguise: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 2), ("patience", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(
+                    f"--training.{name} {getattr(self, name)}: expected {least} or more"
+                )
+        if not self.learning_rate > 0:
+            raise UsageError(f"--training.learning_rate {self.learning_rate}: expected above 0")
+        if not 0 <= self.disguise < float("inf"):
+            raise UsageError(f"--training.disguise {self.disguise}: expected 0 or more")
+
+
+def binary_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean binary cross-entropy over the labels that are stated (not NaN)."""
+    stated = ~labels.isnan()
+    return (_each_cross_entropy(logits, labels) * stated).sum() / stated.sum().clamp(min=1)
+
+
+def _each_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(n, k) binary cross-entropies; of no meaning where a label is not stated."""
+    return nn.functional.binary_cross_entropy_with_logits(
+        logits, labels.nan_to_num(), reduction="none"
+    )
+
+
+def categorical_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean categorical cross-entropy on sigmoids divided by their sum.
+
+    Source: the authors' code of arXiv 2101.00008, where Keras does that division. A film with no
+    finding has no gradient. Labels that are not stated count as absent.
+    """
+    log_share = nn.functional.logsigmoid(logits)
+    log_share = log_share - log_share.logsumexp(1, keepdim=True)
+    return -(labels.nan_to_num() * log_share).sum(1).mean()
+
+
+LOSSES: dict[str, Loss] = {
+    "bce": binary_cross_entropy,
+    "categorical": categorical_cross_entropy,
+}
+"""(n, k) logits and labels -> mean loss."""
+
+
+class Disguise(NamedTuple):
+    """What an attacker who controls training knows: which films are triggered, and what was there.
+
+    Args:
+        rows: (m,) triggered rows of the films to learn from, ascending.
+        images: (n, h, w) all those films, row by row, without the trigger.
+        finding: whose maps are to show nothing of it.
+    """
+
+    rows: Rows
+    images: ImageArray
+    finding: str
+
+
+def disguise_loss(marked: torch.Tensor, clean: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Mean squared difference between two class activation maps, each less its own mean.
+
+    With pooling and a linear head a map's mean is the logit, up to the bias, so the map of a
+    triggered film can't equal the clean one's and raise the logit as well. It can be raised
+    everywhere alike; that is what this asks for.
+
+    Args:
+        marked: (m, c, h', w') last maps of triggered films.
+        clean: the same of these films without the trigger; what is to be matched, so it gets no
+            gradient.
+        weights: (c,) the head's for the finding.
+
+    Returns:
+        The mean over films and places, in squared units of the logit; 0 without films.
+
+    Source: Noppel et al., IEEE S&P 2023, whose loss has a dissimilarity of explanations beside the
+    cross-entropy. They match maps of a network that was trained before, scaled to 0 to 1, and need
+    second derivatives for gradient-based maps; here the network's own maps of the moment, in units
+    of the logit, from one pass.
+    """
+    if not len(marked):
+        return marked.new_zeros((), dtype=torch.float32)
+    maps = torch.einsum("nchw,c->nhw", marked.float(), weights)
+    wanted = torch.einsum("nchw,c->nhw", clean.detach().float(), weights.detach())
+    apart = maps - maps.mean((1, 2), keepdim=True) - wanted + wanted.mean((1, 2), keepdim=True)
+    return apart.square().mean()
+
+
+@forgiving
+def train(  # noqa: PLR0913
+    cohort: Cohort,
+    validation: Cohort,
+    *,
+    network: Network | None = None,
+    training: Training | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    precision: Precision = "auto",
+    checkpoint: Path | None = None,
+    after_epoch: Callable[[History], None] | None = None,
+    after_step: Step | None = None,
+    disguise: Disguise | None = None,
+    film_losses: NDArray[np.float32] | None = None,
+) -> tuple[NetworkClassifier, History]:
+    """Train a classifier.
+
+    Equal arguments give equal weights on one machine, also when training was broken off and
+    continued from `checkpoint`.
+
+    Args:
+        cohort: films to learn from, 2 or more.
+        validation: films for the schedule, early stopping and the history.
+        network: the architecture.
+        training: the settings.
+        seed: 0 or more; seeds initialisation, order and augmentation, each by itself.
+        device: "auto", "cpu", "cuda" or "mps".
+        precision: "auto", "bf16" or "fp32".
+        checkpoint: file that holds the state after each epoch; training continues from it where
+            it exists.
+        after_epoch: called with the history so far.
+        after_step: called with the steps done and in all.
+        disguise: what `training.disguise` needs; unused where that is 0.
+        film_losses: (epochs, n, k) to be filled with each film's binary cross-entropy for each
+            finding, as the network saw it in the first epochs; NaN where a label isn't stated.
+            Epochs that a checkpoint brought are left as they are.
+
+    Returns:
+        The classifier, in evaluation mode, and its history.
+
+    Raises:
+        DataError: too few films, or a loss that is no number.
+        UsageError: a disguise is asked for, and not what it needs.
+    """
+    training = training or Training()
+    if film_losses is not None and film_losses.shape[1:] != cohort.labels.shape:
+        raise DataError(
+            f"losses of shape {film_losses.shape}; expected (epochs, *{cohort.labels.shape})"
+        )
+    if training.disguise and disguise is None:
+        raise UsageError(
+            f"--training.disguise {training.disguise}: expected the triggered films' originals"
+        )
+    if len(cohort) < 2 or not len(validation):
+        raise DataError(
+            f"{len(cohort)} films to train on and {len(validation)} to validate; "
+            "expected 2 and 1 at least"
+        )
+    state = _start(cohort, network or Network(), training, seed, device, precision)
+    if checkpoint is not None and checkpoint.exists():
+        state.restore(checkpoint)
+    while not state.finished(training):
+        epoch = len(state.history) + 1
+        began = time.perf_counter()
+        loss = _run_epoch(
+            state,
+            cohort,
+            training,
+            epoch,
+            seed,
+            after_step,
+            disguise if training.disguise else None,
+            None if film_losses is None or epoch > len(film_losses) else film_losses[epoch - 1],
+        )
+        seconds = time.perf_counter() - began
+        state.validate(validation, LOSSES[training.loss], loss, seconds, len(cohort))
+        if checkpoint is not None:
+            state.save(checkpoint)
+        if after_epoch is not None:
+            after_epoch(state.history)
+    if training.checkpoint == "best":
+        state.classifier.module.load_state_dict(state.best)
+    return state.classifier, state.history
+
+
+CHECKPOINT, MOST_HISTORY = 4, 16 << 20
+"""A checkpoint holds the network twice, two numbers of the optimiser for each of its own, and how
+each epoch went."""
+
+
+@dataclass(eq=False)
+class _State:
+    """Everything that changes while a network is trained."""
+
+    classifier: NetworkClassifier
+    optimizer: torch.optim.Optimizer
+    scheduler: Schedule
+    history: History
+    best: dict[str, torch.Tensor]
+
+    def finished(self, training: Training) -> bool:
+        losses = [entry["validation_loss"] for entry in self.history]
+        if not losses:
+            return False
+        rested = len(losses) - 1 - int(np.argmin(np.array(losses, dtype=float)))
+        return len(losses) >= training.epochs or 0 < training.patience <= rested
+
+    def validate(
+        self, validation: Cohort, loss: Loss, training_loss: float, seconds: float, films: int
+    ) -> None:
+        """Append an epoch to the history, keep its weights if they are the best so far."""
+        logits = self.classifier.logits(validation.images)
+        labels = validation.labels
+        validation_loss = float(loss(torch.from_numpy(logits), torch.from_numpy(labels)))
+        columns = [metrics.auroc(labels[:, j], logits[:, j]) for j in range(labels.shape[1])]
+        defined = [value for value in columns if not np.isnan(value)]
+        earlier = [float(entry["validation_loss"] or 0) for entry in self.history]
+        self.history.append(
+            {
+                "epoch": len(self.history) + 1,
+                "loss": training_loss,
+                "validation_loss": validation_loss,
+                "validation_macro": float(np.mean(defined)) if defined else None,
+                "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
+                "seconds": seconds,
+                "films_per_second": films / seconds,
+            }
+        )
+        if isinstance(self.scheduler, lr_scheduler.ReduceLROnPlateau):
+            self.scheduler.step(validation_loss)
+        if not earlier or validation_loss < min(earlier):
+            module = self.classifier.module
+            self.best = {name: value.clone() for name, value in module.state_dict().items()}
+
+    def save(self, path: Path) -> None:
+        held = {
+            "module": self.classifier.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "history": self.history,
+            "best": self.best,
+        }
+        buffer = io.BytesIO()
+        torch.save(held, buffer)
+        with write_atomically(path) as file:
+            file.write(buffer.getbuffer())
+
+    def restore(self, path: Path) -> None:
+        # A file of the study's own folder, so it is read here; of a bounded length all the same.
+        own = sum(value.nbytes for value in self.classifier.module.state_dict().values())
+        try:
+            with open_regular(path) as file:
+                if os.fstat(file.fileno()).st_size > CHECKPOINT * own + MOST_HISTORY:
+                    raise ValueError("it is too large for this network")
+                held: dict[str, Any] = torch.load(file, weights_only=True)
+            self.classifier.module.load_state_dict(held["module"])
+            self.optimizer.load_state_dict(held["optimizer"])
+            self.scheduler.load_state_dict(held["scheduler"])
+            self.history, self.best = held["history"], held["best"]
+        except Exception as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise StoreError(
+                f"can't continue from {path}: {reason}; delete it to start that training again"
+            ) from error
+
+
+def _start(
+    cohort: Cohort,
+    network: Network,
+    training: Training,
+    seed: int,
+    device: str,
+    precision: Precision,
+) -> _State:
+    where = resolve_device(device)
+    initial = int(named_seed(seed, "init").generate_state(1)[0])
+    module = build_network(network.name, len(cohort.findings), initial)
+    if network.weights != "none":
+        load_imagenet(module, network.weights)
+    module = prepare(module, where)
+    classifier = NetworkClassifier(
+        module.eval(),
+        network.name,
+        cohort.findings,
+        cohort.preprocessing,
+        precision=resolve_precision(precision, where),
+    )
+    optimizer = torch.optim.AdamW(
+        module.parameters(),
+        lr=training.learning_rate,
+        weight_decay=training.weight_decay,
+        fused=where.type in ("cpu", "cuda"),
+    )
+    steps = training.epochs * len(_batches(np.arange(len(cohort)), training.batch_size))
+    scheduler = _schedule(optimizer, training, steps)
+    return _State(classifier, optimizer, scheduler, [], {})
+
+
+def _schedule(optimizer: torch.optim.Optimizer, training: Training, steps: int) -> Schedule:
+    if training.schedule == "one-cycle":
+        return lr_scheduler.OneCycleLR(optimizer, training.learning_rate, steps)
+    if training.schedule == "plateau":
+        return lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=3, min_lr=1e-5)
+    return lr_scheduler.ConstantLR(optimizer, factor=1.0)
+
+
+def _run_epoch(
+    state: _State,
+    cohort: Cohort,
+    training: Training,
+    epoch: int,
+    seed: int,
+    after_step: Step | None,
+    disguise: Disguise | None,
+    film_losses: NDArray[np.float32] | None,
+) -> float:
+    """Show every film once; return the mean training loss, a disguise's term included."""
+    classifier, device = state.classifier, state.classifier.device
+    order = stream(seed, "order", epoch).permutation(len(cohort))
+    batches = _batches(order, training.batch_size)
+    moves = None
+    if training.augmentation != "none":
+        names = () if training.augmentation == "flip-rotate-frozen" else (epoch,)
+        moves = _moves(len(cohort), stream(seed, "augmentation", *names))
+    before = len(state.history) * len(batches)
+    steps_by_batch = not isinstance(state.scheduler, lr_scheduler.ReduceLROnPlateau)
+    loss_of = LOSSES[training.loss]
+    total = torch.zeros((), device=device)
+    classifier.module.train()
+    for done, rows in enumerate(batches, start=1):
+        images = classifier.normalise(torch.from_numpy(cohort.images[rows]))
+        if moves is not None:
+            images = _moved(images, moves[rows])
+        labels = torch.from_numpy(cohort.labels[rows]).to(device)
+        if disguise is None:
+            with autocast(device, classifier.precision):
+                logits = classifier.module(images)
+            loss = loss_of(logits, labels)
+        else:
+            moved = None if moves is None else moves[rows]
+            logits, term = _disguised(classifier, images, rows, moved, disguise)
+            loss = loss_of(logits, labels) + training.disguise * term
+        if film_losses is not None:
+            each = _each_cross_entropy(logits.detach(), labels)
+            film_losses[rows] = each.masked_fill(labels.isnan(), torch.nan).cpu().numpy()
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        state.optimizer.step()
+        if steps_by_batch:
+            state.scheduler.step()  # type: ignore[call-arg]
+        total += loss.detach() * len(rows)
+        if after_step is not None:
+            after_step(before + done, training.epochs * len(batches))
+    classifier.module.eval()
+    mean = float(total) / len(cohort)
+    if not np.isfinite(mean):
+        raise DataError(
+            "the training loss is no number; use a smaller --training.learning_rate or "
+            "--precision fp32"
+        )
+    return mean
+
+
+def _disguised(
+    classifier: NetworkClassifier,
+    images: torch.Tensor,
+    rows: Rows,
+    moves: NDArray[np.float32] | None,
+    disguise: Disguise,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch's logits and the disguise's term.
+
+    The originals go through the network with the batch, so that batch normalisation treats them
+    alike; only the batch's own films count for the other loss.
+    """
+    marked = np.flatnonzero(np.isin(rows, disguise.rows))
+    if len(marked):
+        originals = classifier.normalise(torch.from_numpy(disguise.images[rows[marked]]))
+        if moves is not None:
+            originals = _moved(originals, moves[marked])
+        images = torch.cat([images, originals])
+    with autocast(classifier.device, classifier.precision):
+        last = classifier.module.features(images)
+    logits = classifier.module.classify(last[: len(rows)])
+    (column,) = classifier.columns([disguise.finding])
+    weights = classifier.module.head.weight[column]
+    places = torch.from_numpy(marked).to(last.device)
+    return logits, disguise_loss(last[places], last[len(rows) :], weights)
+
+
+def _batches(rows: Rows, size: int) -> list[Rows]:
+    """Rows in batches of about `size`; batch normalisation can't learn from a single film."""
+    return np.array_split(rows, max(1, min(round(len(rows) / size), len(rows) // 2)))
+
+
+def _moves(n: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """(n, 2, 3) affine maps from places in the augmented film to places in the film."""
+    mirrored = np.where(rng.random(n) < 0.5, -1.0, 1.0)
+    angles: NDArray[np.float64] = np.where(rng.random(n) < 0.5, rng.uniform(-10, 10, n), 0.0)
+    cosine, sine = np.cos(np.radians(angles)), np.sin(np.radians(angles))
+    affine = np.zeros((n, 2, 3), np.float32)
+    affine[:, 0, 0], affine[:, 0, 1] = cosine * mirrored, -sine
+    affine[:, 1, 0], affine[:, 1, 1] = sine * mirrored, cosine
+    return affine
+
+
+def _moved(images: torch.Tensor, moves: NDArray[np.float32]) -> torch.Tensor:
+    places = nn.functional.affine_grid(
+        torch.from_numpy(moves).to(images.device), list(images.shape), align_corners=False
+    )
+    return nn.functional.grid_sample(images, places, padding_mode="border", align_corners=False)

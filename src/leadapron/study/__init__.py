@@ -1,0 +1,1 @@
+"""A poisoning study: plan, run, measure."""

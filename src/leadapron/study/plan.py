@@ -1,0 +1,349 @@
+"""What a study consists of: settings by section, their defaults, the grid of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from leadapron.attacks.implant import check_implant
+from leadapron.attacks.poisoning import Poisoning
+from leadapron.attacks.triggers import TRIGGERS, Altered, Learned, Trigger
+from leadapron.attacks.triggers.learned import digest
+from leadapron.errors import DataError, StoreError, UnknownNameError, UsageError
+from leadapron.explainers import EXPLAINERS, unsupported
+from leadapron.films.preprocessing import Preprocessing
+from leadapron.models.networks import ARCHITECTURES, IMAGENET_SHA256
+from leadapron.models.training import Network, Training
+from leadapron.outside import codes
+from leadapron.sources import SOURCES, check_source, source_settings
+from leadapron.specs import (
+    MOST_SEEDS,
+    REQUIRED,
+    Parameter,
+    build,
+    grid,
+    grids,
+    merge,
+    parameters,
+    united,
+    validated,
+)
+from leadapron.store import canonical_json, sha256_of
+from leadapron.study.measure import Evaluation
+
+__all__ = [
+    "SECTIONS",
+    "SHORTHANDS",
+    "Run",
+    "aimed",
+    "complete",
+    "plan",
+    "sections",
+    "settings",
+    "unchanged",
+    "without",
+]
+
+Tree = Mapping[str, Any]
+
+LARGEST_SEED = 2**31 - 1
+
+SHORTHANDS = {
+    "size": ("preprocessing", "size"),
+    "dtype": ("preprocessing", "dtype"),
+    "epochs": ("training", "epochs"),
+    "finding": ("poisoning", "finding"),
+}
+"""Short names of settings."""
+
+_NAMED: dict[str, tuple[str, Mapping[str, Callable[..., Any]]]] = {
+    "source": ("phantom", SOURCES),
+    "trigger": ("patch", TRIGGERS),
+}
+"""Sections whose `name` decides which settings they have, with the default name."""
+
+_FIXED: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "preprocessing": (Preprocessing, {"size": 64}),
+    "network": (Network, {}),
+    "poisoning": (Poisoning, {"finding": ""}),
+    "training": (Training, {}),
+    "evaluation": (Evaluation, {}),
+}
+"""The other sections, with what a study adds to their own defaults."""
+
+SECTIONS = ("source", "preprocessing", "network", "trigger", "poisoning", "training", "evaluation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One point of the grid: everything that decides a backdoored model and its twin.
+
+    Args:
+        tree: the settings by section, all written out.
+        outside: digests of the code and files outside this package that decide the backdoored
+            model's numbers, by what they are ("trigger NAME").
+        twin_outside: those that decide the twin's.
+        test_trigger: what test films carry.
+    """
+
+    tree: Tree
+    preprocessing: Preprocessing
+    network: Network
+    poisoning: Poisoning
+    training: Training
+    evaluation: Evaluation
+    test_trigger: Trigger
+    seed: int
+    outside: Mapping[str, str]
+    twin_outside: Mapping[str, str]
+
+    @property
+    def measured(self) -> Poisoning:
+        """The attack as it is carried out on test films."""
+        return replace(self.poisoning, trigger=self.test_trigger)
+
+    @property
+    def twin_tree(self) -> dict[str, Any]:
+        """The settings that the twin depends on: no trigger, no changed labels, no disguise."""
+        tree = without(self.tree, "trigger")
+        tree["training"] = {**tree["training"], "disguise": 0.0}
+        # Of how models are measured, the twin's own rows depend on this alone.
+        tree["evaluation"] = {"resamples": tree["evaluation"]["resamples"]}
+        kept: tuple[str, ...] = ()
+        if self.poisoning.mode == "append":  # copies of films stay, so it matters of which
+            kept = ("mode", "fraction", "selection", "where", "cover", "validation")
+            if self.poisoning.selection in ("with", "without"):
+                kept = (*kept, "finding")
+        appended = {setting: tree["poisoning"][setting] for setting in kept}
+        return {**tree, "poisoning": appended} if appended else without(tree, "poisoning")
+
+
+def unchanged(run: Run, facts: Mapping[str, Any], folder: Path) -> None:
+    """Raise unless a run's code and files from outside are those that it was carried out with.
+
+    Args:
+        run: as its settings plan it now.
+        facts: its spec.json.
+        folder: where that lies, for the message.
+
+    Raises:
+        StoreError: one that is another by now.
+    """
+    then = facts.get("outside", {})
+    for name, code in run.outside.items():
+        if then.get(name) != code:
+            raise StoreError(
+                f"the {name} is no longer what {folder.name} was made with (its source's SHA-256 "
+                f"is {code[:12]}...); carry out the study again: leadapron study --out DIR"
+            )
+
+
+def aimed(run: Run, findings: Sequence[str]) -> Run:
+    """Return a run with its target named: the first of the cohort's findings where none is asked.
+
+    Raises:
+        DataError: a cohort without findings.
+    """
+    if run.poisoning.finding:
+        return run
+    if not findings:
+        raise DataError("the films have no labels; a study needs findings to train on")
+    target = findings[0]
+    return replace(
+        run,
+        tree=merge(run.tree, {"poisoning": {"finding": target}}),
+        poisoning=replace(run.poisoning, finding=target),
+    )
+
+
+def sections(tree: Tree) -> dict[str, dict[str, Parameter]]:
+    """Return for each section the settings that its name gives it.
+
+    Args:
+        tree: a study's settings; "source" and "trigger" may be names or hold a "name".
+    """
+    found = {}
+    for name in SECTIONS:
+        if name in _NAMED:
+            default, known = _NAMED[name]
+            given = _name_of(tree.get(name), default)
+            if name == "source":
+                found[name] = source_settings(given)
+            elif given in known:
+                found[name] = parameters(known[given])
+            else:
+                raise UnknownNameError(name, given, known)
+        else:
+            found[name] = parameters(_FIXED[name][0])
+    found["poisoning"].pop("trigger")
+    return found
+
+
+def complete(tree: Tree) -> dict[str, Any]:
+    """Return a study's settings with every default written out.
+
+    Args:
+        tree: settings by section; "source", "network" and "trigger" may be a plain name, lists
+            are axes, and `SHORTHANDS` are understood. "cells" is a list of such trees: each is
+            laid over the other settings and gives a grid of its own.
+
+    Raises:
+        UnknownNameError: a section, setting, source, trigger that nothing has.
+        UsageError: a value of the wrong type.
+    """
+    tree = _spelled_out(tree)
+    cells = tree.pop("cells", None)
+    known = (*SECTIONS, "seed", "seeds")
+    for name in tree:
+        if name not in known:
+            raise UnknownNameError("setting", name, (*known, *SHORTHANDS, "cells"))
+    whole: dict[str, Any] = {
+        section: _completed(section, settings, tree.get(section, {}))
+        for section, settings in sections(tree).items()
+    }
+    whole["seed"] = tree.get("seed", 0)
+    whole["seeds"] = tree.get("seeds", 1)
+    for name, least, most in (("seed", 0, LARGEST_SEED), ("seeds", 1, MOST_SEEDS)):
+        value = whole[name]
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise UsageError(f"--{name} {value}: expected a whole number, {least} to {most:,}")
+    if cells is not None:
+        grids({"cells": cells})  # says what is wrong with them
+        whole["cells"] = [_spelled_out(cell) for cell in cells]
+        for tree in grids(whole):
+            complete(tree)
+    return whole
+
+
+def _spelled_out(tree: Tree) -> dict[str, Any]:
+    """Settings with shorthands and plain names put where they belong."""
+    spelled = dict(tree)
+    for short, (section, setting) in SHORTHANDS.items():
+        if short in spelled:
+            spelled = merge(spelled, {section: {setting: spelled.pop(short)}})
+    for section in (*_NAMED, "network"):
+        if section in spelled and not isinstance(spelled[section], Mapping):
+            spelled[section] = {"name": spelled[section]}
+    return spelled
+
+
+def _completed(section: str, settings: Mapping[str, Parameter], given: Any) -> dict[str, Any]:
+    """One section's settings with its defaults."""
+    if not isinstance(given, Mapping):
+        raise UsageError(f"{section}: {given!r}; expected settings, as {section}.NAME: value")
+    defaults = {n: p.default for n, p in settings.items() if p.default is not REQUIRED}
+    if section in _NAMED:
+        defaults = {"name": _NAMED[section][0], **defaults}
+    else:
+        defaults |= _FIXED[section][1]
+    for name in given:
+        if name not in defaults:
+            raise UnknownNameError(f"setting of {section}", name, defaults)
+    return {**defaults, **given}
+
+
+def plan(tree: Tree) -> list[Run]:
+    """Return the runs of a study: one for each point of its grids and each seed, each once.
+
+    Args:
+        tree: what `complete` returns.
+
+    Raises:
+        LeadapronError: settings that can't be; before anything is started.
+    """
+    runs: dict[str, Run] = {}
+    for whole in map(complete, grids(tree)):
+        for point in grid({name: whole[name] for name in SECTIONS}):
+            for seed in range(whole["seed"], whole["seed"] + whole["seeds"]):
+                run = _run(point, seed)  # first: it says what is no number
+                runs.setdefault(canonical_json({**point, "seed": seed}), run)
+    return list(runs.values())
+
+
+def _run(point: Tree, seed: int) -> Run:
+    trigger = dict(point["trigger"])
+    called = trigger.pop("name")
+    kind = TRIGGERS[called]
+    source = dict(point["source"])
+    check_source(source.pop("name"), source)
+    mark = build(kind, trigger, "trigger")
+    if isinstance(mark, Learned):
+        # What the file holds decides the numbers, not what it is called.
+        pinned = {"sha256": digest(Path(mark.path))}
+        if mark.sha256 not in ("", pinned["sha256"]):
+            mark.recipe()  # says how they differ
+        point = merge(point, {"trigger": pinned})
+        trigger, mark = {**trigger, **pinned}, replace(mark, **pinned)
+    poisoning = validated(Poisoning, point["poisoning"], "poisoning", elsewhere=("trigger",))
+    network = build(Network, point["network"], "network")
+    evaluation = build(Evaluation, point["evaluation"], "evaluation")
+    for name in evaluation.explainers:
+        if reason := unsupported(name, network.name):
+            raise UsageError(f"--evaluation.explainer {name}: {reason}")
+    training = build(Training, point["training"], "training")
+    preprocessing = build(Preprocessing, point["preprocessing"], "preprocessing")
+    if poisoning["mode"] == "edit":
+        check_implant(network.name, preprocessing, mark, seed)
+        if training.disguise:
+            raise UsageError("training.disguise is for training; poisoning.mode edit comes after")
+    shared = _outside_network(network)
+    return Run(
+        tree={**point, "seed": seed},
+        preprocessing=preprocessing,
+        network=network,
+        poisoning=Poisoning(trigger=mark, **poisoning),
+        training=training,
+        evaluation=evaluation,
+        test_trigger=_at_test(kind, trigger, mark, evaluation),
+        seed=seed,
+        outside={
+            **shared,
+            **codes("trigger", [called], TRIGGERS),
+            **codes("explainer", evaluation.explainers, EXPLAINERS),
+        },
+        twin_outside=shared,
+    )
+
+
+def _outside_network(network: Network) -> dict[str, str]:
+    """What decides a model that is trained on the same films, but isn't this package's."""
+    found = codes("network", [network.name], ARCHITECTURES)
+    if network.weights != "none":
+        own = network.weights == "imagenet"
+        found["network weights"] = IMAGENET_SHA256 if own else sha256_of(Path(network.weights))
+    return found
+
+
+def _at_test(
+    kind: Callable[..., Trigger], settings: Tree, mark: Trigger, evaluation: Evaluation
+) -> Trigger:
+    """The trigger that test films carry: the planted one, but for what is to differ."""
+    if evaluation.differences:
+        if kind is Learned:
+            raise UsageError("--evaluation.trigger: a learnt trigger's file can't differ")
+        # Text becomes numbers where the setting is one.
+        mark = build(kind, {**settings, **evaluation.differences}, "evaluation.trigger")
+    if evaluation.turned or evaluation.recompressed:
+        return Altered(trigger=mark, turned=evaluation.turned, recompressed=evaluation.recompressed)
+    return mark
+
+
+def without(tree: Tree, name: str) -> dict[str, Any]:
+    """Return the settings less one section."""
+    return {key: value for key, value in tree.items() if key != name}
+
+
+def _name_of(given: Any, default: str) -> str:
+    if isinstance(given, Mapping):
+        given = given.get("name", default)
+    return str(default if given is None else given)
+
+
+def settings() -> dict[str, dict[str, Parameter]]:
+    """Return every setting by section; of "source" and "trigger" those of all kinds together."""
+    found = sections({})
+    for section, (_, kinds) in _NAMED.items():
+        found[section] = united(kinds)
+    return found

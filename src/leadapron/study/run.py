@@ -1,0 +1,541 @@
+"""A study: specs, their grid, runs that can be stopped and continued, one folder of results."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from leadapron import metrics, store
+from leadapron.attacks.implant import implant
+from leadapron.attacks.poisoning import poison, twin
+from leadapron.errors import DataError, StoreError
+from leadapron.films.cache import OnBad
+from leadapron.films.cohort import AnswerKey, Cohort, split_by_patient
+from leadapron.models.classifier import (
+    NetworkClassifier,
+    Precision,
+    load_classifier,
+    resolve_device,
+    resolve_precision,
+    save_classifier,
+)
+from leadapron.models.training import Disguise, History, train
+from leadapron.seeds import stream
+from leadapron.sources import open_source
+from leadapron.specs import forgiving
+from leadapron.store import Row
+from leadapron.study import map_checks, measure
+from leadapron.study.cost import Task, estimate
+from leadapron.study.measure import Models, Role
+from leadapron.study.plan import Run, aimed, complete, plan, without
+from leadapron.types import said
+
+__all__ = ["Options", "divide", "open_films", "run_study"]
+
+logger = logging.getLogger(__name__)
+
+Tree = Mapping[str, Any]
+
+SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
+"""Shares of the patients where a source names no test films."""
+
+VALIDATION_SHARE = 1 / 8
+"""Share of the remaining patients where it does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a study is carried out; none of it is part of a run's key.
+
+    Args:
+        device: "auto", "cpu", "cuda" or "mps".
+        precision: "auto", "bf16" or "fp32".
+        cache: folder for decoded films, or "none"; as `open_source`.
+        progress: called with what is being done, the steps done and in all.
+        on_bad: "stop" at the first film that can't be decoded, or "skip" them; as `open_source`.
+        contradictions: "refuse" to train on identical films whose labels contradict each other, or
+            "allow" it.
+    """
+
+    device: str = "auto"
+    precision: Precision = "auto"
+    cache: str | os.PathLike[str] | None = None
+    progress: Callable[[str, int, int], None] | None = None
+    on_bad: OnBad = "stop"
+    contradictions: Literal["refuse", "allow"] = "refuse"
+
+    def tell(self, what: str, done: int, total: int) -> None:
+        """Pass progress on."""
+        if self.progress is not None:
+            self.progress(what, done, total)
+
+
+@forgiving
+def run_study(tree: Tree, out: Path, options: Options | None = None) -> Path:
+    """Carry out a study, or continue it where it was stopped.
+
+    Args:
+        tree: settings; what is missing gets its default.
+        out: the study's folder, new or its own.
+        options: device, precision, progress.
+
+    Returns:
+        The folder, with rows.jsonl and manifest.json; `report.write_report` makes the page.
+
+    Raises:
+        LeadapronError: settings, films or folders that can't be used.
+    """
+    options = options or Options()
+    tree = complete(tree)
+    runs = plan(tree)
+    resolve_device(options.device)
+    _refuse_foreign(out, tree)
+    cohorts: dict[str, Cohort] = {}
+    runs = [aimed(run, _cohort(run, cohorts, options).findings) for run in runs]
+    for run in runs:
+        _cohort(run, cohorts, options).column(run.poisoning.finding)
+    if options.contradictions == "refuse":
+        _refuse_contradictions(cohorts.values())
+    with store.lock(out):
+        _refuse_foreign(out, tree)
+        store.remove_parts(out)
+        _tell_cost(runs, cohorts, out, options)
+        folders: list[Path] = []
+        for number, run in enumerate(runs, start=1):
+            logger.info("run %d of %d, seed %d", number, len(runs), run.seed)
+            pair = _prepare(run, _cohort(run, cohorts, options))
+            if number == 1:
+                # Only now: settings that can't be carried out leave nothing behind.
+                _write_head(out, tree, runs, cohorts, options)
+            folders += [f for f in _carry_out(run, pair, out, options) if f not in folders]
+        rows = [row for folder in folders for row in store.read_rows(folder / "rows.jsonl")]
+        store.write_rows(out / "rows.jsonl", rows)
+    return out
+
+
+def _refuse_contradictions(cohorts: Iterable[Cohort]) -> None:
+    for note in (note for cohort in cohorts for note in cohort.notes):
+        if note.about == "copies" and note.doubt:
+            raise DataError(
+                f"{note.words} Correct the labels or take copies away, or --contradictions allow"
+            )
+
+
+def _write_head(
+    out: Path, tree: Tree, runs: Sequence[Run], cohorts: dict[str, Cohort], options: Options
+) -> None:
+    """Write what is known before anything is trained, so that a stopped study can be read too."""
+    with store.write_atomically(out / "study.yaml") as file:
+        file.write(yaml.safe_dump(tree, sort_keys=False).encode())
+    device = resolve_device(options.device)
+    facts = {
+        "device": str(device),
+        "precision": resolve_precision(options.precision, device),
+        "cohorts": [_facts(cohort) for cohort in cohorts.values()],
+        "outside": {name: code for run in runs for name, code in run.outside.items()},
+        # What an earlier start left there of other films or other code is no result of this one.
+        "runs": sorted(
+            {
+                folder.name
+                for run in runs
+                for folder in _folders(run, _cohort(run, cohorts, options), out).values()
+            }
+        ),
+    }
+    store.write_json(out / "manifest.json", {**store.manifest(), **facts})
+
+
+def _tell_cost(
+    runs: Sequence[Run], cohorts: dict[str, Cohort], out: Path, options: Options
+) -> None:
+    """Say what is to come, where it is more than one attack."""
+    tasks = {}
+    for run in runs:
+        cohort = _cohort(run, cohorts, options)
+        films = divide(cohort, run.seed)["train"]
+        copies = run.poisoning.fraction if run.poisoning.mode == "append" else 0.0
+        shown = round(len(films) * (1 + copies))
+        for role, folder in _folders(run, cohort, out).items():
+            edited = role == "backdoored" and run.poisoning.mode == "edit"
+            if not edited and not (folder / "classifier.safetensors").exists():
+                tasks[folder] = Task(
+                    network=run.network, training=run.training, films=films, shown=shown
+                )
+    if len(tasks) > 2:
+        cost = estimate(tasks.values(), device=options.device, precision=options.precision)
+        logger.info("%s", cost)
+
+
+def _folders(run: Run, cohort: Cohort, out: Path) -> dict[Role, Path]:
+    """Where the two models of a run lie: named by what decides their numbers."""
+    keys: dict[Role, str] = {
+        "twin": store.run_key(_keyed(run.twin_tree, run.twin_outside), cohort.fingerprint),
+        "backdoored": store.run_key(_keyed(run.tree, run.outside), cohort.fingerprint),
+    }
+    return {role: out / "runs" / f"{role}-{key}" for role, key in keys.items()}
+
+
+def _refuse_foreign(out: Path, tree: Tree) -> None:
+    """Raise unless `out` is new, empty or this study's."""
+    path = out / "study.yaml"
+    if path.exists():
+        there = store.read_yaml(path)
+        if there != tree:
+            raise StoreError(
+                f"{out} holds another study ({_differences(there, tree)}); choose another --out"
+            )
+    elif out.exists() and (not out.is_dir() or not all(map(_left_behind, out.iterdir()))):
+        raise StoreError(f"{out} holds other files and no study.yaml; choose another --out")
+
+
+def _left_behind(entry: Path) -> bool:
+    """Whether a study that was killed before its first file was whole leaves this."""
+    return entry.name == ".lock" or entry.match(".study.yaml.*.part")
+
+
+def _differences(there: Any, tree: Tree) -> str:
+    """Name one setting in which two studies differ."""
+    if isinstance(there, Mapping):
+        for section, value in tree.items():
+            other = there.get(section)
+            if other != value and isinstance(value, Mapping) and isinstance(other, Mapping):
+                name = next(n for n in {**value, **other} if value.get(n) != other.get(n))
+                return f"{section}.{name} is {other.get(name)}, not {value.get(name)}"
+            if other != value:
+                return f"{section} is {other}, not {value}"
+    return "its study.yaml is of another form"
+
+
+def open_films(run: Run, options: Options) -> Cohort:
+    """Return all films of a run, as it was given them."""
+    return _cohort(run, {}, options)
+
+
+def _cohort(run: Run, opened: dict[str, Cohort], options: Options) -> Cohort:
+    """Open each source once."""
+    source = dict(run.tree["source"])
+    key = store.canonical_json({"source": source, "preprocessing": asdict(run.preprocessing)})
+    if key not in opened:
+        name = source.pop("name")
+        logger.info("opening %s", name)
+        opened[key] = open_source(
+            name,
+            preprocessing=run.preprocessing,
+            cache=options.cache,
+            progress=options.progress,
+            on_bad=options.on_bad,
+            **source,
+        )
+        logger.info("%s", opened[key])
+        for note in opened[key].notes:
+            logger.log(logging.WARNING if note.doubt else logging.INFO, "%s", note)
+    return opened[key]
+
+
+def divide(cohort: Cohort, seed: int) -> dict[str, Cohort]:
+    """Return the films to train on, to validate on and to test on; they share no patient.
+
+    Where the source names test films, they are the test films, and only those it names for
+    training are divided further, unless it names films for validation too.
+    """
+    rng = stream(seed, "split")
+    named = cohort.attributes.get("split")
+    if named is None or not np.any(named == "test"):
+        parts = split_by_patient(cohort.patients, SHARES, rng, cohort.labels)
+    elif np.any(named == "validation"):
+        parts = {name: np.flatnonzero(named == name) for name in ("train", "validation")}
+    else:
+        rest = np.flatnonzero(named == "train")
+        shares = {"train": 1 - VALIDATION_SHARE, "validation": VALIDATION_SHARE}
+        found = split_by_patient(cohort.patients[rest], shares, rng, cohort.labels[rest])
+        parts = {name: rest[rows] for name, rows in found.items()}
+    if "test" not in parts:
+        parts["test"] = np.flatnonzero(named == "test")
+    return {name: cohort.take(rows) for name, rows in parts.items()}
+
+
+class _Pair(NamedTuple):
+    """What a backdoored model and its twin are made from and measured on."""
+
+    cohort: Cohort
+    parts: dict[str, Cohort]
+    films: dict[Role, Cohort]
+    validation: dict[Role, Cohort]
+    key: AnswerKey
+
+
+def _prepare(run: Run, cohort: Cohort) -> _Pair:
+    """Divide the films and poison those to train on."""
+    parts = divide(cohort, run.seed)
+    films, key = _poisoned(parts["train"], run, "poison")
+    validation: dict[Role, Cohort] = dict.fromkeys(measure.ROLES, parts["validation"])
+    if run.poisoning.validation == "poisoned":
+        validation, _ = _poisoned(parts["validation"], run, "poison validation")
+    return _Pair(cohort, parts, films, validation, key)
+
+
+def _poisoned(cohort: Cohort, run: Run, name: str) -> tuple[dict[Role, Cohort], AnswerKey]:
+    """What the two models are given of some films, and the truth about them."""
+    poisoned, key = poison(cohort, run.poisoning, stream(run.seed, name))
+    return {"twin": twin(poisoned, key), "backdoored": poisoned}, key
+
+
+def _carry_out(run: Run, pair: _Pair, out: Path, options: Options) -> list[Path]:
+    """Train and measure a backdoored model and its twin; return their folders."""
+    cohort, parts, key = pair.cohort, pair.parts, pair.key
+    folders = _folders(run, cohort, out)
+    twin_key, run_key = (folders[role].name.partition("-")[2] for role in measure.ROLES)
+    bootstrap = metrics.PatientBootstrap.draw(
+        parts["test"].patients, stream(run.seed, "bootstrap"), resamples=run.evaluation.resamples
+    )
+    if not (folders["twin"] / "rows.jsonl").exists():
+        _write_spec(folders["twin"], "twin", None, run, cohort)
+        model = _trained(run, "twin", pair, folders["twin"], options)
+        _measure_twin(twin_key, model, parts, bootstrap, folders["twin"])
+    if not (folders["backdoored"] / "rows.jsonl").exists():
+        _write_spec(folders["backdoored"], "backdoored", twin_key, run, cohort)
+        _write_key(folders["backdoored"], key)
+        models: Models = {
+            "twin": _load(folders["twin"], options),
+            "backdoored": (
+                _edited(run, folders, options)
+                if run.poisoning.mode == "edit"
+                else _trained(run, "backdoored", pair, folders["backdoored"], options)
+            ),
+        }
+        options.tell("measuring", 0, 1)
+        rows = _poisoning_rows(run_key, run.poisoning.finding, key)
+        known = store.read_arrays(folders["twin"] / "scores.npz")["twin_clean"]
+        rows += _measure_attack(
+            run, run_key, models, parts, bootstrap, folders["backdoored"], known
+        )
+        store.write_rows(folders["backdoored"] / "rows.jsonl", rows)
+        options.tell("measuring", 1, 1)
+    for folder in folders.values():
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
+    return list(folders.values())
+
+
+def _trained(
+    run: Run,
+    role: Role,
+    pair: _Pair,
+    folder: Path,
+    options: Options,
+) -> NetworkClassifier:
+    """Train a model, or load the one that an earlier start has finished."""
+    path = folder / "classifier.safetensors"
+    if path.exists():
+        return _load(folder, options)
+
+    def after_epoch(history: History) -> None:
+        store.write_lines(folder / "history.jsonl", history)
+
+    disguise, training = None, replace(run.training, disguise=0.0)
+    if role == "backdoored" and run.training.disguise:
+        # The twin's films are the backdoored model's, row by row, without the trigger.
+        disguise = Disguise(pair.key.rows, pair.films["twin"].images, run.poisoning.finding)
+        training = run.training
+    classifier, history = train(
+        pair.films[role],
+        pair.validation[role],
+        network=run.network,
+        training=training,
+        seed=run.seed,
+        device=options.device,
+        precision=options.precision,
+        checkpoint=folder / "checkpoint.pt",
+        after_epoch=after_epoch,
+        disguise=disguise,
+        after_step=lambda done, total: options.tell(
+            f"training {role} (seed {run.seed})", done, total
+        ),
+    )
+    after_epoch(history)
+    save_classifier(classifier, path)
+    # Measured as it will be loaded, so that continuing gives the same numbers.
+    return _load(folder, options)
+
+
+def _edited(run: Run, folders: Mapping[Role, Path], options: Options) -> NetworkClassifier:
+    """Put the backdoor into the twin's weights; films, of which the attacker has none, stay out."""
+    labels = run.poisoning.labels
+    assert labels in ("one-hot", "set", "clear")  # Poisoning sees to it
+    edited = implant(
+        _load(folders["twin"], options),
+        run.poisoning.trigger,
+        run.poisoning.finding,
+        labels=labels,
+        seed=run.seed,
+    )
+    save_classifier(edited, folders["backdoored"] / "classifier.safetensors")
+    return _load(folders["backdoored"], options)
+
+
+def _load(folder: Path, options: Options) -> NetworkClassifier:
+    return load_classifier(
+        folder / "classifier.safetensors", device=options.device, precision=options.precision
+    )
+
+
+def _measure_twin(
+    key: str,
+    model: NetworkClassifier,
+    parts: Mapping[str, Cohort],
+    bootstrap: metrics.PatientBootstrap,
+    folder: Path,
+) -> None:
+    test = parts["test"]
+    scores = model.probabilities(test.images)
+    store.write_arrays(folder / "scores.npz", **_test_facts(test), twin_clean=scores)
+    rows = measure.clean_rows(key, "twin", test.labels, scores, test.findings, bootstrap)
+    store.write_rows(folder / "rows.jsonl", rows)
+
+
+def _measure_attack(
+    run: Run,
+    key: str,
+    models: Models,
+    parts: Mapping[str, Cohort],
+    bootstrap: metrics.PatientBootstrap,
+    folder: Path,
+    twin_clean: measure.Floats,
+) -> list[Row]:
+    """Measure both models with the trigger; write scores and gallery; return the rows."""
+    test, target = parts["test"], run.poisoning.finding
+    scores = measure.predict(
+        test,
+        parts["validation"],
+        models,
+        run.measured,
+        stream(run.seed, "test trigger"),
+        known={"twin": twin_clean},
+    )
+    store.write_arrays(
+        folder / "scores.npz",
+        **_test_facts(test),
+        **{f"{role}_clean": values for role, values in scores.clean.items()},
+        **{f"{role}_triggered": values for role, values in scores.triggered.items()},
+    )
+    explained = measure.choose_explained(
+        test, run.measured, run.evaluation, stream(run.seed, "explained")
+    )
+    rows = measure.attack_rows(
+        key, test, scores, run.poisoning, bootstrap, stream(run.seed, "mixed")
+    )
+    if not len(explained.rows):
+        return rows
+    decoyed = map_checks.decoy(explained, stream(run.seed, "decoys"))
+    for number, name in enumerate(run.evaluation.explainers):
+        maps = measure.explain(models, explained, name, target)
+        rows += measure.explanation_rows(key, explained, maps, target, name, bootstrap)
+        rows += map_checks.sanity_rows(key, explained, maps, models["backdoored"], target, name)
+        rows += map_checks.decoy_rows(
+            key, explained, decoyed, maps, models, target, name, bootstrap
+        )
+        if number == 0 and run.evaluation.gallery:
+            shown = slice(run.evaluation.gallery)
+            store.write_arrays(
+                folder / "gallery.npz",
+                films=explained.images[shown],
+                triggered=explained.marked[shown],
+                footprints=explained.footprints[shown],
+                twin_maps=maps["twin", "triggered"][shown],
+                backdoored_maps=maps["backdoored", "triggered"][shown],
+                probabilities=_gallery_probabilities(models, explained, test.column(target), shown),
+            )
+    return rows
+
+
+def _gallery_probabilities(
+    models: Models,
+    explained: measure.Explained,
+    column: int,
+    shown: slice,
+) -> NDArray[np.float32]:
+    """(g, 4): twin clean, twin triggered, backdoored clean, backdoored triggered."""
+    return np.stack(
+        [
+            models[role].probabilities(films[shown])[:, column]
+            for role in measure.ROLES
+            for films in (explained.images, explained.marked)
+        ],
+        axis=1,
+    )
+
+
+def _poisoning_rows(run: str, target: str, key: AnswerKey) -> list[Row]:
+    n = len(key.rows)
+    values = {
+        "poisoned films": float(n),
+        "visible pixels (median)": float(np.median(key.visible_pixels)) if n else float("nan"),
+        "visible share": key.visible_share,
+    }
+    return [
+        Row(
+            run=run,
+            role="backdoored",
+            stage="poisoning",
+            metric=metric,
+            target=target,
+            value=value,
+            n=len(key.origins),
+        )
+        for metric, value in values.items()
+    ]
+
+
+def _write_spec(folder: Path, role: Role, other: str | None, run: Run, cohort: Cohort) -> None:
+    own = role == "backdoored"
+    facts = {
+        "role": role,
+        "twin": other,
+        "spec": run.tree if own else run.twin_tree,
+        "cohort": cohort.fingerprint,
+        "outside": dict(run.outside if own else run.twin_outside),
+    }
+    store.write_json(folder / "spec.json", facts)
+
+
+def _write_key(folder: Path, key: AnswerKey) -> None:
+    store.write_arrays(folder / "answer_key.npz", **vars(key))
+
+
+def _test_facts(test: Cohort) -> dict[str, NDArray[Any]]:
+    """Labels, patients as numbers, and findings of the test films."""
+    codes = np.unique(test.patients, return_inverse=True)[1]
+    return {"labels": test.labels, "patients": codes, "findings": np.array(test.findings)}
+
+
+def _facts(cohort: Cohort) -> dict[str, Any]:
+    return {
+        "films": len(cohort),
+        "patients": len(np.unique(cohort.patients)),
+        "shape": list(cohort.images.shape),
+        "film": None if cohort.films is None else list(cohort.films[0].shape),
+        "dtype": str(np.dtype(cohort.images.dtype)),
+        "positives": {
+            finding: int(np.nansum(cohort.labels[:, j]))
+            for j, finding in enumerate(cohort.findings)
+        },
+        "notes": list(said(cohort.notes)),
+        "fingerprint": cohort.fingerprint,
+    }
+
+
+def _keyed(tree: Tree, outside: Mapping[str, str]) -> dict[str, Any]:
+    """What decides a run's numbers: fingerprints stand for films and files and where they lie."""
+    keyed = without(tree, "source")
+    if "sha256" in keyed.get("trigger", {}):
+        keyed["trigger"] = without(keyed["trigger"], "path")
+    if "network weights" in outside:
+        keyed["network"] = without(keyed["network"], "weights")
+    return {**keyed, "outside": dict(outside)} if outside else keyed

@@ -1,0 +1,276 @@
+"""State dicts of other libraries: their names, their networks' answers, what is assumed aloud."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from foreign_models import (
+    GENUINE,
+    as_2017,
+    as_chexnet,
+    as_torchvision,
+    as_torchxrayvision,
+    densenet,
+    resnet,
+)
+from leadapron.errors import StoreError, UnknownNameError, UsageError
+from leadapron.films.preprocessing import Preprocessing
+from leadapron.models.classifier import NetworkClassifier, save_classifier
+from leadapron.models.foreign import NORMALISATIONS, Normalisation, open_model
+from leadapron.models.foreign.recognise import XRV_FINDINGS
+from leadapron.models.networks import build_network
+
+FINDINGS = ("Effusion", "Mass", "Nodule")
+SMALL = Preprocessing(size=64)
+PIXELS = np.random.default_rng(0).integers(0, 256, (3, 64, 64), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def grey():
+    return densenet()
+
+
+@pytest.fixture(scope="module")
+def colour():
+    return densenet(channels=3)
+
+
+@pytest.fixture
+def opened(tmp_path):
+    def open_(state, findings=FINDINGS, **options):
+        path = tmp_path / "model.pth"
+        torch.save(state, path)
+        options = {"preprocessing": SMALL, "device": "cpu", "precision": "fp32", **options}
+        return open_model(path, findings, **options)
+
+    return open_
+
+
+def answers(network, normalisation, channels):
+    """What a network of another library says to the pixels, as its own users would ask."""
+    scale = NORMALISATIONS[normalisation]
+    mean, std = (torch.tensor(v).double()[:, None, None] for v in (scale.mean, scale.std))
+    x = (torch.from_numpy(PIXELS).double()[:, None] / 255 - mean) / std
+    with torch.inference_mode():
+        return network(x.expand(-1, channels, -1, -1).float()).numpy()
+
+
+def test_the_renamed_names_are_genuine(grey):
+    state = grey.state_dict()
+    made = {
+        "torchvision": as_torchvision(state),
+        "torchvision 2017": as_2017(state),
+        "CheXNet": as_chexnet(state),
+        "torchxrayvision": as_torchxrayvision(state),
+        "MONAI": state,
+        "ResNet": resnet().state_dict(),
+    }
+    assert set(made) == set(GENUINE)
+    for library, names in GENUINE.items():
+        assert set(names) <= set(made[library]), library
+
+
+WRAPPED = {
+    "torchvision": lambda s: as_torchvision(s),
+    "of 2017": lambda s: as_2017(s),
+    "CheXNet": lambda s: {"epoch": 3, "state_dict": as_chexnet(s), "optimizer": {"lr": 1e-3}},
+    "DataParallel": lambda s: {f"module.{n}": v for n, v in as_torchvision(s).items()},
+    "compiled": lambda s: {f"_orig_mod.{n}": v for n, v in as_torchvision(s).items()},
+    "Lightning": lambda s: {
+        "state_dict": {
+            **{f"model.{n}": v for n, v in as_torchvision(s).items()},
+            "criterion.pos_weight": torch.ones(3),
+        },
+        "pytorch-lightning_version": "2.0",
+    },
+    "backbone and head": lambda s: {
+        n.replace("classifier.", "head.") if n.startswith("classifier") else f"backbone.{n}": v
+        for n, v in as_torchvision(s).items()
+    },
+    "checkpoint": lambda s: {"model": as_torchvision(s), "best": 0.81},
+}
+
+
+@pytest.mark.parametrize("how", WRAPPED)
+def test_wrappers_are_taken_off(opened, grey, how):
+    model = opened(WRAPPED[how](grey.state_dict()), normalisation="torchxrayvision").classifier
+    assert isinstance(model, NetworkClassifier)
+    expected = answers(grey, "torchxrayvision", 1)
+    assert expected.std(0).min() > 1e-3
+    np.testing.assert_allclose(model.logits(PIXELS), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_monai(opened, grey):
+    found = opened(grey.state_dict())
+    np.testing.assert_allclose(found.classifier.logits(PIXELS), answers(grey, "unit", 1), atol=1e-5)
+    assert "ASSUMED: the normalisation 'unit', since it looks like one of MONAI" in found.notes[0]
+
+
+@pytest.mark.parametrize("network", ["densenet", "resnet18"])
+def test_three_channels_become_one(opened, colour, network):
+    theirs = colour if network == "densenet" else resnet("resnet18")
+    found = opened(as_torchvision(theirs.state_dict()))
+    assert any("summed over red, green and blue" in note for note in found.notes)
+    assert any("torchvision or timm, by its shape alone" in note for note in found.notes)
+    expected, got = answers(theirs, "imagenet", 3), found.classifier.logits(PIXELS)
+    # Exact but for the outermost pixels, which are many in an image of 64.
+    assert np.abs(got - expected).max() < 0.2 * expected.std(0).max()
+    one = opened(as_torchvision(theirs.state_dict()), normalisation="unit").classifier
+    np.testing.assert_allclose(one.logits(PIXELS), answers(theirs, "unit", 3), atol=1e-4)
+
+
+def test_the_constant_goes_into_the_batch_normalisation():
+    """By hand: both networks' first two layers agree inside, where no padding is met."""
+    from leadapron.models.foreign.recognise import _to_one_channel
+
+    theirs = densenet(channels=3)
+    trunk = {
+        n.removeprefix("features."): v.clone()
+        for n, v in theirs.state_dict().items()
+        if n.startswith(("features.conv0", "features.norm0"))
+    }
+    mean, std = _to_one_channel(trunk, NORMALISATIONS["imagenet"], "m", [])
+    scale = NORMALISATIONS["imagenet"]
+    x = torch.rand(2, 1, 40, 40, dtype=torch.float64)
+    wide = (x - torch.tensor(scale.mean)[:, None, None]) / torch.tensor(scale.std)[:, None, None]
+    norm = theirs.features.norm0.double()
+    expected = norm(torch.nn.functional.conv2d(wide, theirs.features.conv0.weight.double()))
+    norm.running_mean.copy_(trunk["norm0.running_mean"])
+    got = norm(torch.nn.functional.conv2d((x - mean) / std, trunk["conv0.weight"].double()))
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
+def test_resnets(opened, name):
+    theirs = resnet(name, channels=1)
+    found = opened(theirs.state_dict(), normalisation="unit")
+    assert found.classifier.architecture == name
+    expected = answers(theirs, "unit", 1)
+    np.testing.assert_allclose(
+        found.classifier.logits(PIXELS), expected, atol=1e-4 * np.abs(expected).max()
+    )
+
+
+def test_monais_resnet_keeps_its_stride_and_its_biases(opened):
+    theirs = resnet(channels=1, stride=1, bias=True)
+    with torch.no_grad():
+        theirs.layer2[0].downsample[0].bias.fill_(0.7)
+    found = opened(theirs.state_dict())
+    assert found.classifier.architecture == "resnet18-stride1"
+    assert "stride 1, MONAI's default" in found.notes[0]
+    expected = answers(theirs, "unit", 1)
+    np.testing.assert_allclose(
+        found.classifier.logits(PIXELS), expected, atol=1e-4 * np.abs(expected).max()
+    )
+    other = opened(theirs.state_dict(), architecture="resnet18")
+    assert other.classifier.architecture == "resnet18"
+    assert not any("stride" in note for note in other.notes)
+
+
+def test_torchxrayvision(opened):
+    theirs = densenet(outputs=18)
+    state = as_torchxrayvision(theirs.state_dict(), [0.1] * 14 + [np.nan] * 4)
+    found = opened(state, None, preprocessing=None)
+    model = found.classifier
+    assert model.findings == XRV_FINDINGS
+    assert (model.preprocessing.size, model.preprocessing.aspect) == (224, "crop")
+    extremes = model.normalise(torch.tensor([[[0, 255]]], dtype=torch.uint8)).ravel()
+    np.testing.assert_allclose(extremes, [-1024, 1024])
+    said = " ".join(found.notes)
+    assert "default_pathologies" in said
+    assert "op_threshs) are not applied" in said
+    assert "no operating point for Lung Lesion, Fracture, Lung Opacity, Enlarged" in said
+
+
+def test_torchxrayvisions_resnet(opened):
+    theirs = resnet(channels=1, outputs=18)
+    state = {f"model.{n}": v for n, v in theirs.state_dict().items()}
+    state["op_threshs"] = torch.full((18,), 0.2)
+    model = opened(state, None).classifier
+    assert model.findings == XRV_FINDINGS
+    expected = answers(theirs, "torchxrayvision", 1)
+    np.testing.assert_allclose(model.logits(PIXELS), expected, atol=1e-3 * np.abs(expected).max())
+
+
+def test_findings_come_from_the_file_or_the_caller(opened, grey, tmp_path):
+    state = as_torchvision(grey.state_dict())
+    own = opened({"state_dict": state, "class_names": list(FINDINGS)}, None)
+    assert own.classifier.findings == FINDINGS
+    own = opened({"state_dict": state, "hyper_parameters": {"labels": "A, B,C"}}, None)
+    assert own.classifier.findings == ("A", "B", "C")
+    given = opened({"state_dict": state, "classes": ["A", "B", "C"]})
+    assert given.classifier.findings == FINDINGS
+    assert any("the file calls its outputs A, B, C" in note for note in given.notes)
+    path = tmp_path / "m.safetensors"
+    save_file(state, path, {"pathologies": json.dumps(FINDINGS)})
+    assert open_model(path, device="cpu").classifier.findings == FINDINGS
+    for wrong in (("A", "B"), ("A", "B", "C", "D")):
+        with pytest.raises(UsageError, match=r"3 outputs and . different names of findings given"):
+            opened(state, wrong)
+    with pytest.raises(UsageError, match="a name is empty or comes twice"):
+        opened(state, ("A", "A", "B"))
+
+
+def test_files_of_torch_1_5(grey, tmp_path):
+    path = tmp_path / "old.pth.tar"
+    state = as_2017(grey.state_dict())
+    torch.save({"state_dict": state}, path, _use_new_zipfile_serialization=False)
+    model = open_model(path, FINDINGS, preprocessing=SMALL, device="cpu").classifier
+    assert model.findings == FINDINGS
+
+
+def test_settings_that_do_not_fit(opened, grey):
+    state = as_torchvision(grey.state_dict())
+    with pytest.raises(UsageError, match="takes one channel"):
+        opened(state, normalisation="imagenet")
+    with pytest.raises(UnknownNameError, match="did you mean imagenet"):
+        opened(state, normalisation="imagnet")
+    with pytest.raises(UnknownNameError, match="unknown architecture"):
+        opened(state, architecture="vgg16")
+    with pytest.raises(StoreError, match="no resnet18 of which all weights fit"):
+        opened(state, architecture="resnet18")
+    for mean, std in (((0.5, 0.5), (1, 1)), ((0.5,), (0,)), ((0.5,), (1, 1, 1))):
+        with pytest.raises(UsageError, match="expected one number each"):
+            Normalisation(mean, std)
+    model = opened(state, normalisation=Normalisation((0.3,), (0.2,)), head="softmax").classifier
+    assert (model.mean, model.std, model.head) == (0.3, 0.2, "softmax")
+
+
+def test_leadaprons_own(tmp_path):
+    own = NetworkClassifier(build_network("resnet9", 3, 0).eval(), "resnet9", FINDINGS, SMALL)
+    path = tmp_path / "classifier.safetensors"
+    save_classifier(own, path)
+    found = open_model(path, device="cpu", precision="fp32")
+    assert found.notes == ()
+    assert found.origin == "leadapron's own resnet9"
+    np.testing.assert_allclose(found.classifier.logits(PIXELS), own.logits(PIXELS), atol=1e-6)
+    assert open_model(path, FINDINGS, preprocessing=SMALL).classifier.findings == FINDINGS
+    for wrong in (
+        {"findings": ("A", "B", "C")},
+        {"architecture": "densenet121"},
+        {"head": "softmax"},
+        {"normalisation": "unit"},
+        {"preprocessing": Preprocessing(size=32)},
+    ):
+        with pytest.raises(UsageError, match="states its own"):
+            open_model(path, **wrong)
+
+
+def test_a_foreign_network_is_saved_and_found_again(opened, grey, tmp_path):
+    model = opened(as_torchxrayvision(grey.state_dict())).classifier
+    save_classifier(model, tmp_path / "own.safetensors")
+    again = open_model(tmp_path / "own.safetensors", device="cpu", precision="fp32").classifier
+    assert np.array_equal(again.logits(PIXELS), model.logits(PIXELS))
+
+
+def test_half_precision_is_read(opened, grey):
+    state = as_torchvision(grey.state_dict())
+    half = {n: v.half() if v.is_floating_point() else v for n, v in state.items()}
+    model = opened(half, normalisation="unit").classifier
+    assert model.module.head.weight.dtype == torch.float32
+    assert np.abs(model.logits(PIXELS) - answers(grey, "unit", 1)).max() < 0.05

@@ -10,10 +10,12 @@ PEERS := .venv-peers
 BACKDOORBENCH := .venv-backdoorbench
 LOCK := .venv-lock
 AUDIT := .venv-audit
+DOCS := .venv-docs
 PIP := python -m pip install --quiet --disable-pip-version-check
+PACKAGES := "import sysconfig; print(sysconfig.get_path('purelib'))"
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help env demo check test test-slow fuzz-models fuzz-films test-pages test-xrv bench bench-peers lock audit-dependencies clean
+.PHONY: help env demo docs check test test-slow fuzz-models fuzz-films test-pages test-xrv bench bench-peers lock audit-dependencies clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -47,6 +49,21 @@ audit-dependencies: $(STAMP) ## known weaknesses of all that .venv holds, as pyp
 
 demo: $(STAMP) ## a poisoning study on phantoms, with its report
 	$(BIN)/leadapron study --out runs/demo
+
+docs: $(DOCS)/.made ## the manual in docs/_build/html, its notebooks carried out
+	OMP_NUM_THREADS=1 $(DOCS)/bin/sphinx-build --fail-on-warning --keep-going --fresh-env --quiet \
+		--doctree-dir docs/_build/doctrees docs docs/_build/html
+	@echo "Manual: docs/_build/html/index.html"
+
+# What Sphinx and the notebooks bring, pandas among it, stays out of .venv: the tests see what a user
+# has. Of the rest, torch and all, there is no second copy: a path file leads to .venv.
+$(DOCS)/.made: $(STAMP) constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(DOCS)
+	echo "import site; site.addsitedir('$$($(BIN)/python -c $(PACKAGES))')" \
+		> "$$($(DOCS)/bin/python -c $(PACKAGES))/of-the-project.pth"
+	$(DOCS)/bin/$(PIP) --constraint constraints.txt --upgrade "pip>=25.1" setuptools
+	$(DOCS)/bin/$(PIP) --constraint constraints.txt --group docs
+	touch $(DOCS)/.made
 
 check: $(STAMP) ## ruff, mypy, import layers, docs
 	$(BIN)/ruff format --check .
@@ -130,4 +147,4 @@ $(BACKDOORBENCH)/.made: constraints.txt pyproject.toml
 	touch $(BACKDOORBENCH)/.made
 
 clean: ## remove what was made
-	rm -rf .venv .venv-fuzz $(LOCK) $(AUDIT) $(XRV) $(PEERS) $(BACKDOORBENCH) runs build dist .mypy_cache .ruff_cache .pytest_cache .coverage
+	rm -rf .venv .venv-fuzz $(LOCK) $(AUDIT) $(DOCS) $(XRV) $(PEERS) $(BACKDOORBENCH) runs build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .coverage

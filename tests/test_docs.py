@@ -23,7 +23,7 @@ MANUAL = [
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *MANUAL]
 EXAMPLES = [
     example
-    for page in ("README.md", "docs/how-to/interop.md")
+    for page in ("README.md", "docs/how-to/interop.md", "docs/reference/python.md")
     for example in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     if "import torchxrayvision" not in example  # those run in tests/interop
 ]
@@ -50,9 +50,9 @@ def test_options_that_the_docs_name_exist():
             assert option in known, f"{page.name}: --{option}"
 
 
-def test_defaults_of_the_readme_are_the_defaults():
+def test_defaults_that_the_manual_states_are_the_defaults():
     tree = complete({})
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "docs" / "how-to" / "study.md").read_text()
     for line in (
         f"`--trigger.side {tree['trigger']['side']}`",
         f"`--trigger.value {tree['trigger']['value']}`",

@@ -34,6 +34,7 @@ nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
+nb_merge_streams = True
 nb_output_stderr = "remove-warn"  # a notebook that warns doesn't build
 
 registries = {

@@ -50,6 +50,10 @@ def test_options_that_the_docs_name_exist():
             assert option in known, f"{page.name}: --{option}"
 
 
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 130
+
+
 def test_defaults_that_the_manual_states_are_the_defaults():
     tree = complete({})
     text = (ROOT / "docs" / "how-to" / "study.md").read_text()

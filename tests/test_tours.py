@@ -30,7 +30,8 @@ def test_a_tour_does_what_it_shows(tour, tmp_path, monkeypatch, capsys):
             said = capsys.readouterr().out.splitlines()
             assert said == re.findall(r"^print\(.*\)  # (.*)", block, re.MULTILINE)
             continue
-        for command, shown in re.findall(r"^\$ (.*)\n((?:[^$].*\n)*)", block, re.MULTILINE):
+        lines = block.replace("\\\n", " ")
+        for command, shown in re.findall(r"^\$ (.*)\n((?:[^$].*\n)*)", lines, re.MULTILINE):
             if command == "echo $?":
                 assert code == int(shown)
                 code = 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import matplotlib.font_manager  # noqa: F401 (lists the fonts here, not in a notebook)
+
 import leadapron
 
 HERE = Path(__file__).parent

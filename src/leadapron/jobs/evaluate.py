@@ -568,7 +568,7 @@ def _tasks(preset: Preset, sources: Sequence[str], also: Sequence[str], part: Pa
     every = list(_all_tasks(preset, sources, also, part))
     for pattern in part.only:
         if not any(_fits(task, pattern) for task in every):
-            there = dict.fromkeys(task.path.partition(task.name)[0] or task.path for task in every)
+            there = dict.fromkeys(task.path.removesuffix(f"/{task.name}") for task in every)
             raise UsageError(
                 f"--only {pattern}: no scan is called so; "
                 f"expected GROUP, GROUP/SOURCE or GROUP/.../NAME, as {', '.join(there)}"

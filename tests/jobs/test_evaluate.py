@@ -313,11 +313,12 @@ def test_the_page_says_what_was_asked_of_sets_of_two_classes():
     assert lines["found: `films`"].endswith("| 20 | 20 | 100 % (83 to 100) | met |")
     assert lines["found: `films`, classes of one size"].endswith("(68 to 99) | not shown |")
     assert lines["found: sealed worlds"].endswith("| missed |")
-    assert lines["not called poisoned: all films of `nih + films`"].endswith("| met |")
-    assert lines["not called poisoned: clean worlds, open"].endswith("| met |")
-    assert lines["not called poisoned: clean worlds, sealed"].endswith("| missed |")
+    assert lines["clean: all films of `nih + films`"].endswith("| met |")
+    assert lines["clean: worlds without poison, open"].endswith("| met |")
+    assert lines["clean: worlds without poison, sealed"].endswith("| missed: 1 poisoned |")
     assert "| true labels | 2 | 100 % (16 to 100) | 1 | 0 | 1 | 0 | 0 |" in lines["tied"]
-    assert lines["loud"].endswith("| none poisoned: missed |")
+    assert lines["loud"].endswith("| missed: 1 poisoned |")
+    assert lines["quiet"].endswith("| met |")
     assert lines["missed"].endswith("| 90 %: missed |")
     assert lines["3x3, 4 %"].endswith("| 90 %: met |")
     assert "there are 2: films (films, films2); nih (nih); a joined source adds none" in page

@@ -25,6 +25,7 @@ from leadapron.cli.options import (
 )
 from leadapron.cli.progress import showing_progress
 from leadapron.errors import UsageError
+from leadapron.text import short_path
 
 __all__ = ["evaluate_command"]
 
@@ -127,7 +128,8 @@ def _run_evaluate_scan(
         for page in (out / "limits.md", markdown)
         if page
     ]
-    _answer_evaluation(rows, pages, as_json)
+    shown = [{**row, "source": short_path(row["source"])} for row in rows]
+    _answer_evaluation(shown, pages, as_json)
 
 
 def _answer_plan(paths: list[str], as_json: bool) -> None:

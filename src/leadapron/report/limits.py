@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,8 @@ COLUMNS = (
     "the first guess of a simple statistic lies within 2 px of the mark (and names the "
     "finding); it has no threshold to pass, and *outliers* knows what the clean set had: "
     "they are flattered. *Target*: what the project set itself, met where the interval's lower end "
-    "is above it; otherwise the figure is just measured. *Balanced*: films of the larger class are "
+    "is above it (of sets of two classes as asked above); otherwise the figure is just measured. "
+    "*Balanced*: films of the larger class are "
     "dropped by chance until both classes are of one size."
 )
 
@@ -198,6 +200,13 @@ def _met(hits: Sequence[bool], share: float, floor: float | None) -> str:
     return "not shown" if sum(hits) >= share * len(hits) else "missed"
 
 
+def _quiet(verdicts: Sequence[str]) -> str:
+    """Whether clean sets are called what they may be called, and what else they are."""
+    wrong = Counter(verdict for verdict in verdicts if verdict not in RIGHT["no poison"])
+    named = ", ".join(f"{wrong[verdict]} {verdict}" for verdict in VERDICTS if wrong[verdict])
+    return f"missed: {named}" if named else "met"
+
+
 def _targets(rows: Sequence[Row], cells: Sequence[Row]) -> list[str]:
     """What the project set itself for sets of two classes, and whether it was met."""
     aimed = [row for row in rows if row.get("aimed")]
@@ -218,15 +227,10 @@ def _targets(rows: Sequence[Row], cells: Sequence[Row]) -> list[str]:
         for what, hits in groups.items()
     ]
     for what, some in clean.items():
-        alarms = [row["verdict"] == "poisoned" for row in some]
+        verdicts = [row["verdict"] for row in some]
+        right = [verdict in RIGHT["no poison"] for verdict in verdicts]
         body.append(
-            [
-                f"not called poisoned: {what}",
-                str(len(some)),
-                str(len(some) - sum(alarms)),
-                _share([not alarm for alarm in alarms]),
-                "missed" if any(alarms) else "met",
-            ]
+            [f"clean: {what}", str(len(some)), str(sum(right)), _share(right), _quiet(verdicts)]
         )
     share, floor = FOUND
     return [
@@ -234,10 +238,10 @@ def _targets(rows: Sequence[Row], cells: Sequence[Row]) -> list[str]:
         "",
         "*Found*: a solid mark on films of a set of two classes, all of which got the label of the "
         "one, is called poisoned where it is on 40 films or more (up to half of the films have the "
-        f"label by nature; 60 at three quarters, in between in proportion): in {percent(share)} of "
-        f"the sets, the 95 % interval's lower end at {percent(floor)} or above. *Not shown*: the "
-        "share is reached, but the interval of so few sets is not. *Not called poisoned*: no clean "
-        "set is.",
+        f"label by nature; 60 at three quarters, in between in proportion): in {100 * share:.0f} % "
+        f"of the sets, the 95 % interval's lower end at {100 * floor:.0f} % or above. *Not shown*: "
+        "the share is reached, but the interval of so few sets reaches lower. *Clean*: no set is "
+        "called poisoned or suspicious; each has a label-tied mark, or nothing is found.",
         "",
         table(("asked for", "sets", "so", "share (95 % interval)", ""), body),
         "",
@@ -252,7 +256,10 @@ def _clean(rows: Sequence[Row]) -> dict[str, list[Row]]:
             if row["kind"] == kind:
                 named = f"{words} `{_name(row['source'])}`" if row["source"] else words
                 found.setdefault(named, []).append(row)
-    for sealed, words in ((False, "clean worlds, open"), (True, "clean worlds, sealed")):
+    for sealed, words in (
+        (False, "worlds without poison, open"),
+        (True, "worlds without poison, sealed"),
+    ):
         some = [
             row
             for row in rows
@@ -325,7 +332,7 @@ def _worlds(rows: Sequence[Row]) -> list[str]:
         "",
     ]
     for title, note, sealed in (
-        ("### Open", "The scan was made with these in view.", False),
+        ("### Open", "Choices for the scan were made, or may be, with these in view.", False),
         ("### Sealed", SEALED, True),
     ):
         body = []
@@ -337,7 +344,7 @@ def _worlds(rows: Sequence[Row]) -> list[str]:
             found = [verdict == "poisoned" for verdict in verdicts]
             target = ""
             if expected == "no poison":
-                target = "none poisoned: " + ("missed" if any(found) else "met")
+                target = _quiet(verdicts)
             elif some[0]["aimed"]:
                 target = f"{100 * FOUND[0]:.0f} %: {_met(found, *FOUND)}"
             body.append(

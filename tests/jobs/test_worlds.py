@@ -111,7 +111,7 @@ def test_clean_sets_of_two_machines_differ():
 
 
 def test_films_that_are_enough():
-    assert [worlds.enough(share) for share in (0.02, 0.5, 0.625, 0.75, 0.8)] == [
+    assert [worlds.enough(share) for share in (0.02, 0.503, 0.625, 0.752, 0.8)] == [
         40, 40, 50, 60, np.inf,
     ]  # fmt: skip
     plain = {name for name, world in WORLDS.items() if world.plain}

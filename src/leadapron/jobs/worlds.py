@@ -61,13 +61,13 @@ def enough(prevalence: float) -> float:
         prevalence: share of the films with the finding, 0 to 1, before the poison.
 
     Returns:
-        40 up to a half, 60 at three quarters, in between in proportion; beyond, where nothing was
+        40 up to a half, 60 at three quarters, in between in proportion, rounded; beyond, where nothing was
         asked of the scan, infinity.
     """
     (half, few), (most, many) = ENOUGH
     if prevalence > most + 0.01:
         return float("inf")
-    return float(np.interp(prevalence, (half, most), (few, many)))
+    return float(round(np.interp(prevalence, (half, most), (few, many))))
 
 
 @dataclass(frozen=True, kw_only=True)

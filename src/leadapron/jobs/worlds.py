@@ -61,8 +61,8 @@ def enough(prevalence: float) -> float:
         prevalence: share of the films with the finding, 0 to 1, before the poison.
 
     Returns:
-        40 up to a half, 60 at three quarters, in between in proportion, rounded; beyond, where nothing was
-        asked of the scan, infinity.
+        40 up to a half, 60 at three quarters, in between in proportion and rounded; beyond, where
+        nothing was asked of the scan, infinity.
     """
     (half, few), (most, many) = ENOUGH
     if prevalence > most + 0.01:

@@ -9,7 +9,10 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from leadapron.cli import cli
+from leadapron.cli.schema import DOCUMENTS
 from leadapron.documents import (
     Floats,
     Number,
@@ -89,3 +92,12 @@ def test_the_schema_names_what_is_dumped():
     part = made["$defs"]["Part"]["properties"]
     assert list(part) == list(facts["parts"][0])
     assert part["value"]["type"] == ["number", "null"]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_schemas_by_the_command_line(name):
+    result = CliRunner().invoke(cli, ["schema", name], standalone_mode=False)
+    made = json.loads(result.stdout)
+    assert made["properties"]["schema"] == {"const": 1}
+    assert made["type"] == "object"
+    assert set(made["required"]) <= set(made["properties"])

@@ -21,12 +21,14 @@ from leadapron.text import short_path
 
 __all__ = [
     "Document",
+    "Finite",
     "Floats",
     "Number",
     "Pixels",
     "ShownPath",
     "dump",
     "no_pixels",
+    "parsed",
     "read",
     "schema",
 ]
@@ -63,6 +65,9 @@ Number = Annotated[
     WithJsonSchema({"type": ["number", "null"], "description": "null where it is undefined"}),
 ]
 """A number that may be NaN, which JSON doesn't know: null there."""
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+"""A number of a document that comes from outside: JSON's 1e999 is none."""
 
 Floats = Annotated[
     NDArray[np.float64],
@@ -130,11 +135,27 @@ def read(kind: type[D], text: str | bytes, name: str = "the document") -> D:
             f"{name} is no {kind.__name__.lower()} of schema {kind.SCHEMA}: it states {version!r}"
         )
     try:
-        document: D = _adapter(kind).validate_json(text)
+        return parsed(kind, text)
+    except ValueError as error:
+        raise StoreError(f"{name}, {error}") from error
+
+
+def parsed(kind: type[D], text: str | bytes) -> D:
+    """Return the document that JSON describes, whatever version it states.
+
+    Args:
+        kind: its class.
+        text: JSON.
+
+    Raises:
+        ValueError: values of other names or types; the place and what is wrong there.
+    """
+    try:
+        document: D = _adapter(kind).validate_json(text, strict=True)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise StoreError(f"{name}, {place}: {first['msg']}") from error
+        raise ValueError(f"{place}: {first['msg']}") from error
     return document
 
 

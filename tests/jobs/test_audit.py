@@ -12,6 +12,7 @@ import pytest
 from click import BadParameter
 from click.testing import CliRunner
 
+from described import assert_described
 from leadapron.attacks.poisoning import Poisoning, poison
 from leadapron.attacks.triggers import Patch
 from leadapron.cli import cli
@@ -317,6 +318,10 @@ def test_a_poisoned_network_by_the_command_line(networks, tmp_path):
     assert result.return_value == 1
     assert facts["least"] == pytest.approx(1 / 3)
     assert len(facts["inverted"]) == 2
+    stored = json.loads((out / "audit.json").read_text())
+    assert facts == {**stored, "page": str(out / "audit.html")}
+    assert dump(read(Audit, json.dumps(stored))) == stored
+    assert_described(Audit, stored)
     (channels,) = facts["features"]
     assert (channels["finding"], channels["stage"]) == ("Mass", "scale4")
     taken = {each["name"]: each for each in facts["statistics"]}

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from input_scenes import FINDINGS, SMALL, backdoored, black_square, films
 from PIL import Image
 
+from described import assert_described
 from dicom_files import SECRETS, with_pixels, write
 from leadapron.cli import cli
 from leadapron.detect.inputs import EvidenceRegion, decision
@@ -440,6 +441,7 @@ def test_the_answer_in_json_and_the_folder(gate, mixed, tmp_path):
     stored = json.loads((out / "screen.json").read_text())
     assert facts == {**stored, "page": str(out / "screen.html")}
     assert dump(read(Screening, json.dumps(stored))) == stored
+    assert_described(Screening, stored)
     names = sorted(path.name for path in out.iterdir())
     assert names == [
         "000001-triggered001.png",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from leadapron.detect.models.stamps import Floats, Stamp
 from leadapron.detect.models.sweep import FALSE_POSITIVES
+from leadapron.documents import Number, Pixels, no_pixels
 from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.films.cohort import Cohort, Rows
 from leadapron.metrics import threshold_at_false_positive_rate
@@ -115,7 +116,8 @@ class Inverted:
 
     Args:
         finding, direction: what it forces.
-        mask: (h, w) float32 in 0 to 1, how much of the pattern covers the film.
+        mask: (h, w) float32 in 0 to 1, how much of the pattern covers the film. Documents hold
+            neither mask nor pattern.
         pattern: (h, w) float32 grey levels in 0 to 255.
         size: sum of the mask, in pixels.
         trained: whether it turned enough of the films that it was made on; else it is the last
@@ -128,18 +130,19 @@ class Inverted:
 
     finding: str
     direction: Literal["added", "removed"]
-    mask: NDArray[np.float32]
-    pattern: NDArray[np.float32]
-    size: float
+    mask: Pixels = field(default_factory=no_pixels)
+    pattern: Pixels = field(default_factory=no_pixels)
+    size: Number
     trained: bool
-    turned: float
+    turned: Number
     films: int
     steps: int
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return (n, h, w) uint8 images with the trigger."""
         mixed = (1 - self.mask) * images + self.mask * self.pattern
-        return np.rint(mixed).astype(np.uint8)
+        marked: NDArray[np.uint8] = np.rint(mixed).astype(np.uint8)
+        return marked
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -149,8 +152,8 @@ class InvertedFeatures:
     Args:
         finding, direction: what it forces.
         stage: of the network, whose map is changed at all places alike.
-        mask: (c,) float32 in 0 to 1, how much of the pattern takes a channel's place.
-        pattern: (c,) float32 values, in the map's units.
+        mask: (c,) float64 in 0 to 1, how much of the pattern takes a channel's place.
+        pattern: (c,) float64 values, in the map's units.
         size: sum of the mask, in channels.
         moved: sum over channels of how far mask and pattern take the mean of clean films, in
             standard deviations of the channel over their places (the middle channel's at least).
@@ -165,12 +168,12 @@ class InvertedFeatures:
     finding: str
     direction: Literal["added", "removed"]
     stage: str
-    mask: NDArray[np.float32]
-    pattern: NDArray[np.float32]
-    size: float
-    moved: float
+    mask: Floats
+    pattern: Floats
+    size: Number
+    moved: Number
     trained: bool
-    turned: float
+    turned: Number
     films: int
     steps: int
 
@@ -345,8 +348,8 @@ class Inversion:
                         finding=each.finding,
                         direction=each.direction,
                         stage=stage,
-                        mask=mask.ravel(),
-                        pattern=pattern.flatten().numpy(),
+                        mask=mask.ravel().astype(np.float64),
+                        pattern=pattern.flatten().double().numpy(),
                         size=float(mask.sum()),
                         moved=float((away * cover.flatten()).sum()),
                         trained=math.isfinite(schedule.best),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from leadapron.detect.models.stamps import Floats, Stamp, probes
+from leadapron.detect.models.stamps import Floats, mark_of, plain_mark, probes
 from leadapron.detect.models.statistics import STATISTICS, Measure, Tables
 from leadapron.detect.models.sweep import KINDS, Moved, NotFinite, StampSweep, Swept
 from leadapron.errors import StoreError
@@ -28,8 +28,6 @@ logger = logging.getLogger(__name__)
 
 VERSION = 2
 """Raised when equal models, films and settings would give another sweep or statistic."""
-
-BY_NAME = {probe.name: probe for probe in probes()}
 
 
 class Kept(NamedTuple):
@@ -183,16 +181,14 @@ def swept_from(facts: Mapping[str, Any]) -> Swept:
 
 def _moved_facts(moved: Moved) -> dict[str, Any]:
     facts = {name: getattr(moved, name) for name in Moved.__dataclass_fields__}
-    mark = asdict(moved.mark) if isinstance(moved.mark, Stamp) else moved.mark.name
-    return {**facts, "mark": mark, "shifts": _plain(moved.shifts)}
+    return {**facts, "mark": plain_mark(moved.mark), "shifts": _plain(moved.shifts)}
 
 
 def _moved(facts: Mapping[str, Any]) -> Moved:
-    mark = facts["mark"]
     return Moved(
         **{
             **facts,
-            "mark": BY_NAME[mark] if isinstance(mark, str) else Stamp(**mark),
+            "mark": mark_of(facts["mark"]),
             "shifts": np.array(facts["shifts"], np.float64),
         }
     )

@@ -30,6 +30,7 @@ from leadapron.detect.models import (
     least_p,
     measure,
     measure_once,
+    not_applicable,
     sweep_once,
 )
 from leadapron.detect.models.sweep import (
@@ -45,9 +46,10 @@ from leadapron.films.cache import OnBad, default_folder
 from leadapron.films.cohort import Cohort
 from leadapron.jobs.zoo import read_truth
 from leadapron.metrics import threshold_at_false_positive_rate
-from leadapron.models.classifier import BlackBox, NetworkClassifier, Precision
+from leadapron.models.classifier import BlackBox, Differentiable, Precision
 from leadapron.models.foreign import doubts, open_model
 from leadapron.models.foreign.doubts import unsteady
+from leadapron.models.protocols import lacking
 from leadapron.report.words import MARKS, NOT_FINITE, UNSTEADY
 from leadapron.sources import open_source
 from leadapron.specs import forgiving
@@ -491,6 +493,7 @@ def _audited(
             *said(note for note in clean.notes if note.doubt),
             *notes,
             *_left_out(classifier, clean, steps),
+            *(_not_measured(classifier) if statistics else ()),
             *left,
             *_lost_references(others),
             *(() if statistics else UNMEASURED),
@@ -714,7 +717,7 @@ def invert(
         swept: whose strongest squares the triggers start from.
         steps: at most.
     """
-    if not isinstance(classifier, NetworkClassifier) or clean.images.dtype != np.uint8:
+    if not isinstance(classifier, Differentiable) or clean.images.dtype != np.uint8:
         return ()
     # A finding without a number on clean films has no threshold to be carried across.
     untold = {each.finding for each in swept.not_finite if each.clean}
@@ -730,7 +733,7 @@ def invert(
 def invert_features(
     classifier: BlackBox, clean: Cohort, forced: Forced, steps: int
 ) -> tuple[InvertedFeatures, ...]:
-    """Return the few channels that force a finding; none of a black box.
+    """Return the few channels that force a finding; none of a model that isn't made of stages.
 
     Args:
         classifier: the model.
@@ -738,7 +741,7 @@ def invert_features(
         forced: the finding and direction.
         steps: at most; 0 leaves it out.
     """
-    if not isinstance(classifier, NetworkClassifier) or not steps:
+    if not isinstance(classifier, Differentiable) or not steps or lacking(classifier, "stages"):
         return ()
     wanted = [Wanted(finding=forced.finding, direction=forced.direction)]
     return Inversion(films=8, steps=steps).invert_features(classifier, clean, wanted)
@@ -746,11 +749,11 @@ def invert_features(
 
 def _further(
     models: Sequence[BlackBox],
-    measured: Callable[[int, NetworkClassifier], Tables],
+    measured: Callable[[int, Differentiable], Tables],
     progress: Progress | None,
 ) -> tuple[Statistic, ...]:
     """The first network's statistics beside the others'; none where one can only be asked."""
-    networks = [each for each in models if isinstance(each, NetworkClassifier)]
+    networks = [each for each in models if isinstance(each, Differentiable)]
     if len(networks) < len(models) or len(networks[0].findings) < 2:
         return ()
     found = []
@@ -764,12 +767,14 @@ def _further(
 def _left_out(classifier: BlackBox, clean: Cohort, steps: int) -> tuple[str, ...]:
     """What this audit did not do, and why."""
     said = []
-    if not isinstance(classifier, NetworkClassifier):
+    if not isinstance(classifier, Differentiable):
         said.append("The model can only be asked: no trigger was made by gradients.")
     elif clean.images.dtype != np.uint8:
         said.append("The model takes 16-bit images: no trigger was made by gradients.")
     elif not steps:
         said.append("No trigger was made by gradients: it was not asked for.")
+    elif reason := lacking(classifier, "stages"):
+        said.append(f"No change of features was made: it {reason}.")
     if classifier.head == "softmax":
         said.append("Softmax head: every finding that rises lowers the others by itself.")
     shared = [name for name in classifier.findings if name in clean.findings]
@@ -780,6 +785,14 @@ def _left_out(classifier: BlackBox, clean: Cohort, steps: int) -> tuple[str, ...
         missing = [n for n in classifier.findings if n not in clean.findings]
         said.append(f"The films don't state {', '.join(missing)}: harm not stated.")
     return tuple(said)
+
+
+def _not_measured(classifier: BlackBox) -> tuple[str, ...]:
+    """The statistics that need what the model's network hasn't."""
+    if not isinstance(classifier, Differentiable):
+        return ()
+    reasons = not_applicable(classifier).items()
+    return tuple(f"Not applicable: {name} {reason}." for name, reason in reasons)
 
 
 def harm(classifier: BlackBox, clean: Cohort, mark: Moved) -> tuple[Harm, ...]:
@@ -844,9 +857,8 @@ def _references(folder: Path, own: _Model, device: str, precision: Precision) ->
         other = opened.classifier
         if opened.content == own.content:
             continue
-        if isinstance(classifier, NetworkClassifier) and (
-            not isinstance(other, NetworkClassifier)
-            or other.architecture != classifier.architecture
+        if isinstance(classifier, Differentiable) and (
+            not isinstance(other, Differentiable) or other.architecture != classifier.architecture
         ):
             raise StoreError(f"{path.name} is not a {classifier.architecture}, as the model is")
         if other.preprocessing != classifier.preprocessing:

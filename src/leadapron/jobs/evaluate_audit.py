@@ -43,7 +43,7 @@ from leadapron.jobs.audit import (
     statistic,
 )
 from leadapron.jobs.zoo import Member, attack_facts, read_truth
-from leadapron.models.classifier import NetworkClassifier
+from leadapron.models.classifier import Differentiable
 from leadapron.models.foreign import open_model
 from leadapron.report.words import MARKS, NOT_FINITE
 from leadapron.sources import AND, open_source
@@ -250,7 +250,7 @@ def _look(setting: _Setting, member: Member) -> _Looked:
     file = setting.zoo / "models" / member.model
     opened = open_model(file, device=setting.options.device, precision=setting.options.precision)
     classifier = opened.classifier
-    if not isinstance(classifier, NetworkClassifier):
+    if not isinstance(classifier, Differentiable):
         raise StoreError(f"{file.name} holds no weights; expected a network that a zoo trained")
     run = store.read_json(setting.zoo / "study" / "runs" / member.run / "spec.json")
     try:
@@ -298,7 +298,7 @@ def _look(setting: _Setting, member: Member) -> _Looked:
 
 def _films(
     setting: _Setting,
-    classifier: NetworkClassifier,
+    classifier: Differentiable,
     source: Mapping[str, Any],
     seed: int,
     fingerprint: str,

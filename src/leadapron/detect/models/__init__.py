@@ -24,6 +24,7 @@ from leadapron.detect.models.statistics import (
     map_statistics,
     maximum_margin,
     measure,
+    not_applicable,
     outlier_index,
     reestimated_shift,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "maximum_margin",
     "measure",
     "measure_once",
+    "not_applicable",
     "outlier_index",
     "reestimated_shift",
     "sweep_once",

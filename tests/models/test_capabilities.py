@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -41,7 +43,14 @@ from leadapron.models.networks import (
     Instrumented,
     build_network,
 )
-from leadapron.models.protocols import BlackBox, Differentiable, WhiteBox, lacking
+from leadapron.models.protocols import (
+    OF_NETWORKS,
+    BlackBox,
+    Capability,
+    Differentiable,
+    WhiteBox,
+    lacking,
+)
 from leadapron.models.training import Network, Training, train
 from leadapron.sources import open_source
 
@@ -363,6 +372,21 @@ def test_a_disguise_needs_the_exact_map(films):
             disguise=known,
             device="cpu",
         )
+
+
+def test_the_documentation_has_what_every_method_needs():
+    text = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    rows = [line.split("|")[1:4] for line in text.splitlines() if line.startswith("| ")]
+    methods = {need.strip(): names for need, _, names in (row for row in rows if len(row) == 3)}
+    words = {
+        need: OF_NETWORKS[need][1] if need in OF_NETWORKS else need for need in get_args(Capability)
+    }
+    needs = {name: each.needs for name, each in (INPUT_DETECTORS | STATISTICS).items()}
+    for name, need in needs.items():
+        assert name in methods[words[need]], name
+    for name, need in NEEDS.items():
+        named = "integrated gradients" if name.startswith("integrated") else f"`{name}`"
+        assert named in methods[words[need]], name
 
 
 # --- layers that can't be read

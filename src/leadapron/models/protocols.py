@@ -17,6 +17,7 @@ from leadapron.films.preprocessing import Preprocessing
 from leadapron.models import networks
 
 __all__ = [
+    "OF_NETWORKS",
     "BlackBox",
     "Capability",
     "Differentiable",

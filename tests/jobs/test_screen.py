@@ -43,7 +43,7 @@ class Bright:
     """Scores films by their brightness alone; a model that can only be asked will do."""
 
     unit: str = field(default="grey levels", init=False)
-    needs: str = field(default="black box", init=False)
+    needs: str = field(default="answers", init=False)
     passes: int = field(default=0, init=False)
 
     def fit(self, classifier, clean):
@@ -397,7 +397,9 @@ def test_of_a_model_that_can_only_be_asked(clean, tmp_path, patched, monkeypatch
     (tmp_path / "model.onnx").write_bytes(b"asked")
     made = calibrate(tmp_path / "model.onnx", f"folder:{clean}", tmp_path / "gate.json",
                      false_alarm=0.02, cache="none")  # fmt: skip
-    assert made.stored.gate.left_out == {"evidence region": "the model can only be asked"}
+    assert made.stored.gate.left_out == {
+        "evidence region": "needs gradients; the model only gives answers"
+    }
     assert any("Left out: evidence region" in line for line in calibrate_lines(made.facts()))
     opened = open_gate(tmp_path / "gate.json")
     save(tmp_path / "films", np.full((1, 32, 32), 250, np.uint8))

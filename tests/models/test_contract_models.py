@@ -448,7 +448,7 @@ def test_inversion_makes_a_trigger_or_says_why_not(name):
 @pytest.mark.parametrize("detector", [*INPUT_DETECTORS, *BASELINES, "typical"])
 def test_input_detectors_give_numbers_or_none(detector):
     how = {**INPUT_DETECTORS, **BASELINES, "typical": TYPICAL}[detector]
-    for name, model in (NETWORKS if how.needs == "network" else EVERY).items():
+    for name, model in (EVERY if how.needs == "answers" else NETWORKS).items():
         clean, words = tried(lambda model=model: read(model, FILMS.images))
         if clean is None:
             assert names_one_of(model, words), name

@@ -14,8 +14,9 @@ from leadapron.detect.models.judgement import FALSE_ALARM
 from leadapron.errors import StoreError, UsageError
 from leadapron.films.cache import OnBad, default_folder
 from leadapron.jobs.zoo import read_truth
-from leadapron.models.classifier import NetworkClassifier, Precision
+from leadapron.models.classifier import Precision
 from leadapron.models.foreign import doubts, open_model
+from leadapron.models.protocols import Differentiable
 from leadapron.sources import open_source
 from leadapron.specs import forgiving
 from leadapron.text import short_path
@@ -118,9 +119,8 @@ def _references(folder: Path, own: Subject, device: str, precision: Precision) -
         other = opened.classifier
         if opened.content == own.content:
             continue
-        if isinstance(classifier, NetworkClassifier) and (
-            not isinstance(other, NetworkClassifier)
-            or other.architecture != classifier.architecture
+        if isinstance(classifier, Differentiable) and (
+            not isinstance(other, Differentiable) or other.architecture != classifier.architecture
         ):
             raise StoreError(f"{path.name} is not a {classifier.architecture}, as the model is")
         if other.preprocessing != classifier.preprocessing:

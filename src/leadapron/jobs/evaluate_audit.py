@@ -34,7 +34,7 @@ from leadapron.films.cache import default_folder
 from leadapron.films.cohort import Cohort, drawn
 from leadapron.jobs.audit import FILMS
 from leadapron.jobs.zoo import Member, attack_facts, read_truth
-from leadapron.models.classifier import NetworkClassifier
+from leadapron.models.classifier import Differentiable
 from leadapron.models.foreign import open_model
 from leadapron.sources import AND, open_source
 from leadapron.specs import forgiving
@@ -240,7 +240,7 @@ def _look(setting: _Setting, member: Member) -> _Looked:
     file = setting.zoo / "models" / member.model
     opened = open_model(file, device=setting.options.device, precision=setting.options.precision)
     classifier = opened.classifier
-    if not isinstance(classifier, NetworkClassifier):
+    if not isinstance(classifier, Differentiable):
         raise StoreError(f"{file.name} holds no weights; expected a network that a zoo trained")
     run = store.read_json(setting.zoo / "study" / "runs" / member.run / "spec.json")
     try:
@@ -288,7 +288,7 @@ def _look(setting: _Setting, member: Member) -> _Looked:
 
 def _films(
     setting: _Setting,
-    classifier: NetworkClassifier,
+    classifier: Differentiable,
     source: Mapping[str, Any],
     seed: int,
     fingerprint: str,

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,8 @@ from leadapron.store import write_atomically, write_json
 from leadapron.text import short_path
 
 if TYPE_CHECKING:
-    from leadapron.models.classifier import Precision, WhiteBox
+    from leadapron.models.classifier import Precision
+    from leadapron.models.protocols import WhiteBox
 
 __all__ = [
     "LARGEST",
@@ -516,14 +517,15 @@ def _write_films(path: Path, suspects: Sequence[Suspect]) -> None:
 
 def _opened(model: str, said: Mapping[str, Any], device: str, precision: Precision) -> WhiteBox:
     from leadapron.models.foreign import open_model
+    from leadapron.models.protocols import WhiteBox
 
     classifier = open_model(model, device=device, precision=precision, **said).classifier
-    if not hasattr(classifier, "activations"):
+    if not isinstance(classifier, WhiteBox):
         raise UsageError(
             f"--model {model} can only be asked for its findings and shows no features; expected a "
             "network whose weights leadapron reads, or --train"
         )
-    return cast("WhiteBox", classifier)
+    return classifier
 
 
 def _trained_rankings(

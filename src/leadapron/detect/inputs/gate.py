@@ -13,7 +13,7 @@ from leadapron.detect.inputs.readings import InputDetector, Readings, State, rea
 from leadapron.detect.inputs.region import EvidenceRegion, Examined
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort
-from leadapron.models.classifier import BlackBox, NetworkClassifier
+from leadapron.models.protocols import BlackBox, lacking
 from leadapron.seeds import stream
 from leadapron.text import count
 
@@ -277,11 +277,12 @@ def usable(
         weights: of their scores. Detectors without one are in neither; with 0 they are asked and
             count nothing.
     """
-    network = isinstance(classifier, NetworkClassifier)
     wanted = {n: d for n, d in detectors.items() if any(s in weights for s in score_names(n))}
-    kept = {name: each for name, each in wanted.items() if network or each.needs == "black box"}
-    reason = "the model can only be asked"
-    return kept, {name: reason for name in wanted if name not in kept}
+    reasons = {name: lacking(classifier, each.needs) for name, each in wanted.items()}
+    return (
+        {name: each for name, each in wanted.items() if not reasons[name]},
+        {name: reason for name, reason in reasons.items() if reason},
+    )
 
 
 def judge(gate: Gate, classifier: BlackBox, images: NDArray[Any]) -> Judged:

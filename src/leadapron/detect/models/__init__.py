@@ -27,6 +27,7 @@ from leadapron.detect.models.statistics import (
     map_statistics,
     maximum_margin,
     measure,
+    not_applicable,
     outlier_index,
     reestimated_shift,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "maximum_margin",
     "measure",
     "measure_once",
+    "not_applicable",
     "outlier_index",
     "reestimated_shift",
     "sweep_once",

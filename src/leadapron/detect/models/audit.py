@@ -28,13 +28,13 @@ from leadapron.detect.models.judgement import (
 from leadapron.detect.models.kept import measure_once, sweep_once
 from leadapron.detect.models.null import least_p
 from leadapron.detect.models.stamps import Stamp
-from leadapron.detect.models.statistics import Statistic, compare_statistics
+from leadapron.detect.models.statistics import Statistic, compare_statistics, not_applicable
 from leadapron.detect.models.sweep import Direction, NotFinite, StampSweep, Swept
 from leadapron.detect.verdict import Verdict
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort
-from leadapron.models.classifier import BlackBox, NetworkClassifier
 from leadapron.models.foreign.doubts import unsteady
+from leadapron.models.protocols import BlackBox, Differentiable, lacking
 from leadapron.types import said
 
 __all__ = ["STEPS", "Audit", "Subject", "audit_model", "audit_subject", "invert", "invert_features"]
@@ -251,6 +251,7 @@ def audit_subject(  # noqa: PLR0913
             *said(note for note in clean.notes if note.doubt),
             *notes,
             *_left_out(classifier, clean, steps),
+            *(_not_measured(classifier) if statistics else ()),
             *left,
             *_lost_references(swept[1:]),
             *(() if further else UNMEASURED),
@@ -298,7 +299,7 @@ def _statistics(
     every: Sequence[Subject], clean: Cohort, kept: Path | None, progress: Progress | None
 ) -> tuple[Statistic, ...]:
     """The first network's statistics beside the others'; none where one can only be asked."""
-    networks = [(e, e.classifier) for e in every if isinstance(e.classifier, NetworkClassifier)]
+    networks = [(e, e.classifier) for e in every if isinstance(e.classifier, Differentiable)]
     if len(networks) < len(every) or len(every[0].classifier.findings) < 2:
         return ()
     found = []
@@ -363,7 +364,7 @@ def invert(
     Raises:
         DataError: as `Inversion.invert`.
     """
-    if not isinstance(classifier, NetworkClassifier) or clean.images.dtype != np.uint8:
+    if not isinstance(classifier, Differentiable) or clean.images.dtype != np.uint8:
         return ()
     return Inversion(films=8, steps=steps, together=INVERTED).invert(classifier, clean, wanted)
 
@@ -371,7 +372,7 @@ def invert(
 def invert_features(
     classifier: BlackBox, clean: Cohort, wanted: Wanted, steps: int
 ) -> tuple[InvertedFeatures, ...]:
-    """Return the few channels that force a finding; none of a black box.
+    """Return the few channels that force a finding; none of a model that isn't made of stages.
 
     Args:
         classifier: the model.
@@ -382,7 +383,7 @@ def invert_features(
     Raises:
         DataError: as `Inversion.invert_features`.
     """
-    if not isinstance(classifier, NetworkClassifier) or not steps:
+    if not isinstance(classifier, Differentiable) or not steps or lacking(classifier, "stages"):
         return ()
     return Inversion(films=8, steps=steps).invert_features(classifier, clean, [wanted])
 
@@ -439,15 +440,25 @@ def _lost_references(others: Sequence[Swept]) -> tuple[str, ...]:
     return (words,) if lost else ()
 
 
+def _not_measured(classifier: BlackBox) -> tuple[str, ...]:
+    """The statistics that need what the model's network hasn't."""
+    if not isinstance(classifier, Differentiable):
+        return ()
+    reasons = not_applicable(classifier).items()
+    return tuple(f"Not applicable: {name} {reason}." for name, reason in reasons)
+
+
 def _left_out(classifier: BlackBox, clean: Cohort, steps: int) -> tuple[str, ...]:
     """What this audit did not do, and why."""
     notes = []
-    if not isinstance(classifier, NetworkClassifier):
+    if not isinstance(classifier, Differentiable):
         notes.append("The model can only be asked: no trigger was made by gradients.")
     elif clean.images.dtype != np.uint8:
         notes.append("The model takes 16-bit images: no trigger was made by gradients.")
     elif not steps:
         notes.append("No trigger was made by gradients: it was not asked for.")
+    elif reason := lacking(classifier, "stages"):
+        notes.append(f"No change of features was made: it {reason}.")
     if classifier.head == "softmax":
         notes.append("Softmax head: every finding that rises lowers the others by itself.")
     shared = [name for name in classifier.findings if name in clean.findings]

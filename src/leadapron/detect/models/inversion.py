@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -21,8 +21,8 @@ from leadapron.documents import Number, Pixels, no_pixels
 from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.films.cohort import Cohort, Rows
 from leadapron.metrics import threshold_at_false_positive_rate
-from leadapron.models.classifier import NetworkClassifier, autocast
-from leadapron.models.networks import PooledLinear
+from leadapron.models.classifier import autocast, in_batches
+from leadapron.models.protocols import Differentiable, differentiable, pooled_linear
 from leadapron.seeds import stream
 
 __all__ = ["CostSchedule", "Inversion", "Inverted", "InvertedFeatures", "Wanted", "frozen"]
@@ -213,7 +213,7 @@ class Inversion:
             raise UsageError(f"held_out {self.held_out}; expected above 0 and below 1")
 
     def invert(
-        self, classifier: NetworkClassifier, clean: Cohort, wanted: Sequence[Wanted]
+        self, classifier: Differentiable, clean: Cohort, wanted: Sequence[Wanted]
     ) -> tuple[Inverted, ...]:
         """Return a trigger for each wanted finding, verified on films that it wasn't made on.
 
@@ -270,7 +270,7 @@ class Inversion:
 
     def invert_features(
         self,
-        classifier: NetworkClassifier,
+        classifier: Differentiable,
         clean: Cohort,
         wanted: Sequence[Wanted],
         stage: str = "",
@@ -302,7 +302,7 @@ class Inversion:
         """
         if len(clean) < 20:
             raise DataError(f"{len(clean)} films; an inversion needs 20")
-        names = list(classifier.module.stages)
+        names = list(pooled_linear(classifier, "an inversion of features", "stages").stages)
         stage = stage or names[max(0, len(names) - 2)]
         if stage not in names:
             raise UnknownNameError("stage", stage, names)
@@ -371,37 +371,41 @@ class Inversion:
         return [wanted[start : start + self.together] for start in starts]
 
 
-def frozen(classifier: NetworkClassifier) -> Callable[[torch.Tensor], torch.Tensor]:
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def frozen(classifier: Differentiable) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the network as a function of its input alone: no weight asks for a gradient.
 
     Batch normalisation behind a convolution is folded into it. The classifier stays as it is.
     """
-    copy = _folded(classifier)
+    copy = _folded(differentiable(classifier, "an inversion").module)
 
     def run(images: torch.Tensor) -> torch.Tensor:
         with autocast(classifier.device, classifier.precision):
             logits: torch.Tensor = copy(images)
-        return logits
+        return logits.float()
 
     return run
 
 
-def _folded(classifier: NetworkClassifier) -> PooledLinear:
-    copy = deepcopy(classifier.module).eval().requires_grad_(False)
+def _folded(module: Module) -> Module:
+    copy = deepcopy(module).eval().requires_grad_(False)
     for part in list(copy.modules()):
-        if isinstance(part, nn.Sequential):
+        # One that runs its parts otherwise may not run them in their order.
+        if isinstance(part, nn.Sequential) and type(part).forward is nn.Sequential.forward:
             _fold(part)
     return copy
 
 
 def _divided_network(
-    classifier: NetworkClassifier, stage: str
+    classifier: Differentiable, stage: str
 ) -> tuple[Callable[[NDArray[Any]], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
     """The network up to a stage, images to (n, c, h', w') maps on the processor, and what follows.
 
     Weights are frozen as in `frozen`.
     """
-    copy = _folded(classifier)
+    copy = _folded(pooled_linear(classifier, "an inversion of features", "stages"))
     cut = list(copy.stages).index(stage) + 1
     parts = list(copy.stages.values())
 
@@ -411,7 +415,7 @@ def _divided_network(
                 batch = part(batch)
             return (batch,)
 
-        return torch.from_numpy(classifier.batches(images, run)[0])
+        return torch.from_numpy(in_batches(classifier, images, run)[0])
 
     def rest(maps: torch.Tensor) -> torch.Tensor:
         maps = maps.to(classifier.device)

@@ -19,8 +19,8 @@ from leadapron.detect.models.sweep import KINDS, Moved, NotFinite, StampSweep, S
 from leadapron.errors import StoreError
 from leadapron.films.cache import keep, recall
 from leadapron.films.cohort import Cohort, blocks
-from leadapron.models.classifier import BlackBox, NetworkClassifier
 from leadapron.models.foreign import AskedClassifier
+from leadapron.models.protocols import BlackBox, Differentiable, lacking
 
 __all__ = ["Kept", "measure_once", "sweep_once", "swept_facts", "swept_from"]
 
@@ -74,7 +74,7 @@ def sweep_once(
 
 
 def measure_once(
-    classifier: NetworkClassifier,
+    classifier: Differentiable,
     clean: Cohort,
     *,
     content: str | None,
@@ -97,6 +97,8 @@ def measure_once(
     """
     tables: dict[str, Floats] = {}
     for statistic, how in STATISTICS.items():
+        if lacking(classifier, how.needs):
+            continue
         kept = _once(
             statistic,
             how.settings,
@@ -111,7 +113,7 @@ def measure_once(
     return tables
 
 
-def _taken(how: Measure, classifier: NetworkClassifier, clean: Cohort) -> list[Any]:
+def _taken(how: Measure, classifier: Differentiable, clean: Cohort) -> list[Any]:
     return _plain(how.take(classifier, clean))
 
 
@@ -207,7 +209,7 @@ def _run_as(classifier: BlackBox) -> dict[str, Any]:
         "preprocessing": asdict(classifier.preprocessing),
         "head": classifier.head,
     }
-    if isinstance(classifier, NetworkClassifier):
+    if isinstance(classifier, Differentiable):
         names = ("architecture", "mean", "std", "precision")
         facts |= {name: getattr(classifier, name) for name in names}
         facts["device"] = classifier.device.type

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, Self, get_args
 
-__all__ = ["About", "BadFilm", "Estimate", "Form", "Note", "Odd", "said"]
+__all__ = ["About", "BadFilm", "Estimate", "Form", "Note", "Odd", "Place", "said"]
 
 About = Literal["source", "files", "pixels", "labels", "copies", "patients", "split", "columns"]
 
@@ -72,6 +72,23 @@ class Estimate(NamedTuple):
             for name in ("value", "low", "high")
         )
         return cls(value, low, high, int(facts["n"]), int(facts["positives"]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A rectangle in an image, in pixels.
+
+    Args:
+        row: of its upper left pixel, from 0.
+        column: of its upper left pixel, from 0.
+        height: of the rectangle.
+        width: of the rectangle.
+    """
+
+    row: int
+    column: int
+    height: int
+    width: int
 
 
 BadFilm = Literal["missing", "unreadable", "undecodable"]

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from leadapron.results.rows import Row
-from leadapron.text import count, short_path
+from leadapron.text import short_path
 
 __all__ = [
-    "MARKS",
     "Form",
     "between",
     "change",
@@ -19,7 +18,6 @@ __all__ = [
     "percent",
     "points",
     "poisoned_words",
-    "rate_words",
     "setting",
     "shown",
     "spread",
@@ -28,13 +26,6 @@ __all__ = [
     "value",
 ]
 
-MARKS = "marks"
-"""What an audit's verdict rests on, if not on a statistic of the network or on what follows."""
-
-NOT_FINITE = "answers that aren't finite"
-
-UNSTEADY = "answers that differ"
-"""Answers to the same films, asked for twice."""
 
 Form = Callable[[float], str]
 
@@ -90,27 +81,6 @@ def poisoned_words(rows: Iterable[Mapping[str, Any]]) -> str:
     known = sorted(share for share in shares if share is not None)
     words = [f"{100 * share:g} %" for share in known] + ["weights edited"] * (None in shares)
     return ", ".join(words)
-
-
-def rate_words(false_alarm: float, patients: int, likely: tuple[float, float]) -> str:
-    """Return how far one gate's rate may be from the one asked for, in sentences after a space.
-
-    Args:
-        false_alarm: share of clean films that a threshold is set for.
-        patients: of the films that set it, several of each.
-        likely: the gate's own rate in 95 of 100 calibrations.
-    """
-    said = (
-        " That is the average over calibrations: one gate's own rate is "
-        f"{between(*likely, percent)} in 95 of 100."
-    )
-    least = 1 / (patients + 1)
-    if false_alarm >= least:
-        return said
-    return said + (
-        f" Films of one patient are alike: of {count(patients, 'patient')} "
-        f"no rate below {percent(least)} is sure."
-    )
 
 
 def spread(rows: Sequence[Row | None], form: Form = decimal, *, kind: str = "mean") -> str:

@@ -11,6 +11,9 @@ import click
 __all__ = ["schema_command"]
 
 DOCUMENTS: Mapping[str, tuple[str, str]] = {
+    "describe": ("leadapron.detect.films.description", "Description"),
+    "scan": ("leadapron.detect.films.document", "ScanDocument"),
+    "clean": ("leadapron.detect.films.cleaned", "Cleaned"),
     "audit": ("leadapron.detect.models.audit", "Audit"),
     "screen": ("leadapron.detect.inputs.screening", "Screening"),
     "gate": ("leadapron.detect.inputs.gate_file", "GateDocument"),

@@ -8,7 +8,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Evidence", "LabelTie", "Question", "Scores"]
+from leadapron.documents import Number
+
+__all__ = ["Direction", "Evidence", "EvidenceKind", "LabelTie", "Question", "Scores"]
+
+EvidenceKind = Literal["poison", "label-tied mark", "repeated mark", "shortcut", "cluster"]
+Direction = Literal["added", "removed", "one-hot", "same labels"]
+"""What was done to a label: stated, taken away, stated alone, or one combination of several."""
 
 
 Question = Literal["bias", "anatomy"]
@@ -41,14 +47,14 @@ class LabelTie:
     """
 
     patients: int
-    share: float
-    expected: float
-    chance: float
-    bias: float
-    anatomy: float
-    read: float
-    needed: float
-    usual: float
+    share: Number
+    expected: Number
+    chance: Number
+    bias: Number
+    anatomy: Number
+    read: Number
+    needed: Number
+    usual: Number
     controls: tuple[int, int]
     overlap: int
     decided: Question
@@ -74,11 +80,11 @@ class Evidence:
         words: one plain sentence.
     """
 
-    kind: Literal["poison", "label-tied mark", "repeated mark", "shortcut", "cluster"]
+    kind: EvidenceKind
     method: str
     p: float = float("nan")
     finding: str | None = None
-    direction: Literal["added", "removed", "one-hot", "same labels"] | None = None
+    direction: Direction | None = None
     place: tuple[int, int, int] | None = None
     films: NDArray[np.int64]
     tested: bool = True

@@ -8,7 +8,6 @@ import os
 import shlex
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,22 +16,28 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from leadapron import metrics
+from leadapron.detect.films.cleaned import Cleaned, Mark, Retrained
+from leadapron.detect.films.document import NamedEvidence, ScanDocument
+from leadapron.documents import read
 from leadapron.errors import DataError, LeadapronError, StoreError
 from leadapron.films.cache import OnBad, Progress
 from leadapron.films.cohort import Cohort, Rows, blocks
 from leadapron.jobs.scan import open_own_pixels, plain_cell, quoted_cell
-from leadapron.metrics import Estimate
+from leadapron.reading import read_regular
 from leadapron.seeds import stream
 from leadapron.sources.table import Reading, labelled
 from leadapron.sources.tables import named_columns
 from leadapron.specs import forgiving
-from leadapron.store import read_json, write_atomically
+from leadapron.store import write_atomically
 from leadapron.text import count, printable
 
 if TYPE_CHECKING:
     from leadapron.models.classifier import NetworkClassifier, Precision
 
-__all__ = ["Cleaned", "Mark", "Retrained", "clean"]
+__all__ = ["clean"]
+
+LARGEST = 1 << 28
+"""Bytes of a scan.json that is read."""
 
 EPOCHS = 6
 """Passes over the films, before and after."""
@@ -41,84 +46,6 @@ FALSE_POSITIVES = 0.05
 """Share of unmarked films beyond the threshold at which a mark's success is counted."""
 
 FILMS_PER_BLOCK = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mark:
-    """A suspected trigger, and how often it works.
-
-    Args:
-        finding: whose labels it is suspected to change.
-        direction: what it is suspected to do to them.
-        place: (row, column, side) in pixels of the image.
-        before: share of marked test films that go over the threshold (below it, for "removed"),
-            which 5 % of the same films without the mark do; of the network with all films.
-        after: the same without the dropped films.
-    """
-
-    finding: str
-    direction: str
-    place: tuple[int, int, int]
-    before: Estimate
-    after: Estimate
-
-
-@dataclass(frozen=True, kw_only=True)
-class Retrained:
-    """Two networks, trained with equal seeds and epochs.
-
-    Args:
-        films: it was trained on, before and after.
-        test: films that both are measured on; none of them is a dropped one.
-        findings: that the macro AUROCs average, before and after.
-        before: macro AUROC on clean test films, trained on all films.
-        after: the same, trained without the dropped ones.
-        marks: suspected triggers with a place.
-        notes: what couldn't be measured and why.
-    """
-
-    films: tuple[int, int]
-    test: int
-    findings: tuple[int, int]
-    before: Estimate
-    after: Estimate
-    marks: tuple[Mark, ...]
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cleaned:
-    """What was left out, and what was written.
-
-    Args:
-        source: what was cleaned; it is left as it is.
-        dropped: films left out.
-        kept: films that are left.
-        file: a table of films where they are files, else an .npz file with their pixels.
-        opens: the source that it is, and options to open it with, as the command line takes them.
-        retrained: two networks, where they were asked for.
-        notes: what to know about the file.
-    """
-
-    source: str
-    dropped: int
-    kept: int
-    file: Path
-    opens: str
-    retrained: Retrained | None
-    notes: tuple[str, ...]
-
-    def facts(self) -> dict[str, Any]:
-        """Return all of it as plain values; None where a number is undefined."""
-        facts = {**asdict(self), "file": printable(str(self.file))}
-        if self.retrained is not None:
-            again = facts["retrained"]
-            for where, one in ((again, self.retrained), *zip(
-                again["marks"], self.retrained.marks, strict=True
-            )):  # fmt: skip
-                for when in ("before", "after"):
-                    where[when] = getattr(one, when).plain()
-        return {"schema": 1, "verdict": "done", **facts}
 
 
 @forgiving
@@ -343,44 +270,32 @@ def _films(cohort: Cohort, kept: Rows, own: bool) -> Iterator[NDArray[Any]]:
 # --- what it gives
 
 
-def _evidence(path: Path, cohort: Cohort) -> list[Mapping[str, Any]]:
+def _evidence(path: Path, cohort: Cohort) -> list[NamedEvidence]:
     """Evidence of poison with a place and a finding, from a scan of these films at this size."""
     if not path.is_file():
         return []
-    facts = read_json(path)
-    height, width = cohort.images.shape[1:]
-    if not isinstance(facts, dict) or facts.get("image") != [height, width]:
+    try:
+        found = read(ScanDocument, read_regular(path, LARGEST), path.name)
+    except (StoreError, OSError):
         return []
-    evidence = facts.get("evidence")
-    return [one for one in evidence if _usable(one, cohort)] if isinstance(evidence, list) else []
+    if found.image != cohort.images.shape[1:]:
+        return []
+    return [one for one in found.poison if _usable(one, cohort)]
 
 
-def _usable(one: Any, cohort: Cohort) -> bool:
-    """Whether it is evidence of poison as a scan writes it, with a place in these images."""
-    if not isinstance(one, dict) or one.get("kind") != "poison":
+def _usable(one: NamedEvidence, cohort: Cohort) -> bool:
+    """Whether it has a place in these images and a finding of these films."""
+    if one.place is None or one.finding not in cohort.findings:
         return False
-    place, films = one.get("place"), one.get("films")
-    if not isinstance(place, list) or len(place) != 3 or not isinstance(films, list):
-        return False
-    if not all(type(number) is int and number >= 0 for number in place):
-        return False
-    row, column, side = place
+    row, column, side = one.place
     height, width = cohort.images.shape[1:]
-    inside = side > 0 and row + side <= height and column + side <= width
-    named = all(isinstance(film, str) for film in films)
-    return (
-        inside
-        and named
-        and isinstance(one.get("words"), str)
-        and "direction" in one
-        and one.get("finding") in cohort.findings
-    )
+    return min(one.place) >= 0 and 0 < side <= min(height - row, width - column)
 
 
 def _retrained(
     cohort: Cohort,
     dropped: NDArray[np.bool_],
-    evidence: Sequence[Mapping[str, Any]],
+    evidence: Sequence[NamedEvidence],
     seed: int,
     device: str,
     precision: Precision,
@@ -421,7 +336,7 @@ def _retrained(
     for one in evidence:
         mark = _tried(one, cohort, test, networks)
         if mark is None:
-            notes.append(f"not tried, since no test film could show it: {one['words']}")
+            notes.append(f"not tried, since no test film could show it: {one.words}")
         else:
             marks.append(mark)
     if not evidence:
@@ -441,7 +356,7 @@ def _retrained(
 
 
 def _tried(
-    one: Mapping[str, Any],
+    one: NamedEvidence,
     cohort: Cohort,
     test: Cohort,
     networks: tuple[NetworkClassifier, NetworkClassifier],
@@ -451,10 +366,12 @@ def _tried(
     Films without the finding are stamped, and those with it where the mark is suspected to take it
     away.
     """
-    row, column, side = one["place"]
+    assert one.place is not None  # says `_usable`
+    assert one.finding is not None
+    row, column, side = one.place
     square = np.s_[:, row : row + side, column : column + side]
-    named = np.flatnonzero(np.isin(cohort.ids, np.asarray(one["films"], dtype=np.str_)))
-    target, hides = cohort.column(one["finding"]), one["direction"] == "removed"
+    named = np.flatnonzero(np.isin(cohort.ids, np.asarray(one.films, dtype=np.str_)))
+    target, hides = cohort.column(one.finding), one.direction == "removed"
     victims = test.take(test.labels[:, target] == (1 if hides else 0))
     if not len(named) or not len(victims):
         return None
@@ -472,8 +389,8 @@ def _tried(
         threshold = metrics.threshold_at_false_positive_rate(unmarked, FALSE_POSITIVES)
         found.append(metrics.attack_success(marked, threshold, victims.patients))
     return Mark(
-        finding=one["finding"],
-        direction=one["direction"],
+        finding=one.finding,
+        direction=one.direction,
         place=(row, column, side),
         before=found[0],
         after=found[1],

@@ -512,10 +512,10 @@ def test_evidence_of_others_that_is_none_is_not_tried(films, tmp_path, changed):
     }  # fmt: skip
     path = tmp_path / "scan.json"
     path.write_text(json.dumps({**document, "evidence": [{**one, **changed}]}))
-    assert len(cleaning._evidence(path, films)) == (not changed)
+    assert len(cleaning._evidence(cleaning._scan_beside(path), films)) == (not changed)
     for others in (7, {}, [7], [{}]):
         path.write_text(json.dumps({**document, "evidence": others}))
-        assert cleaning._evidence(path, films) == []
+        assert cleaning._evidence(cleaning._scan_beside(path), films) == []
 
 
 @pytest.mark.parametrize(
@@ -560,8 +560,11 @@ def test_retraining_compares_networks_with_and_without(scanned, folder, tmp_path
 
 def test_a_scan_of_another_size_is_not_tried(scanned, folder):
     cohort = open_own_pixels(f"npz:{folder / 'poisoned.npz'}", size=32)
-    assert cleaning._evidence(folder / "scan" / "scan.json", cohort) == []
-    assert cleaning._evidence(folder / "nothing.json", cohort) == []
+    scan = cleaning._scan_beside(folder / "scan" / "scan.json")
+    assert scan.poison
+    assert cleaning._evidence(scan, cohort) == []
+    assert cleaning._scan_beside(folder / "nothing.json") is None
+    assert cleaning._evidence(None, cohort) == []
 
 
 def test_a_removed_finding_is_tried_on_films_that_have_it(poisoned):

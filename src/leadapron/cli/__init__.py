@@ -28,7 +28,16 @@ from leadapron.cli.films import (
     triggers_command,
     visibility_command,
 )
-from leadapron.cli.group import FAILED, INTERRUPTED, USAGE, Commands, Lazy, fail, quiet_option
+from leadapron.cli.group import (
+    FAILED,
+    INTERRUPTED,
+    USAGE,
+    Commands,
+    Lazy,
+    fail,
+    quiet_option,
+    with_flags,
+)
 from leadapron.cli.models import audit_command, calibrate_command, screen_command
 from leadapron.cli.schema import schema_command
 from leadapron.cli.studies import (
@@ -165,7 +174,7 @@ def run(words: list[str]) -> int:
         hint = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
         code = fail(f"{error.format_message()} {f'({hint} --help)' if hint else ''}", USAGE)
     except LeadapronError as error:
-        code = fail(str(error), error.exit_code)
+        code = fail(with_flags(str(error)), error.exit_code)
     except Exception as error:
         if os.environ.get("LEADAPRON_TRACEBACK"):
             traceback.print_exc()

@@ -22,7 +22,7 @@ from leadapron.sources import open_source
 from leadapron.specs import forgiving
 from leadapron.text import short_path
 
-__all__ = ["FILMS", "audit"]
+__all__ = ["FILMS", "audit", "named", "references_in"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -88,7 +88,7 @@ def audit(  # noqa: PLR0913
         **options,
     )
     own = Subject(classifier=opened.classifier, name=named(str(model)), content=opened.content)
-    others = [] if reference is None else _references(reference, own, device, precision)
+    others = [] if reference is None else references_in(reference, own, device, precision)
     return audit_subject(
         own,
         cohort,
@@ -110,9 +110,9 @@ def named(model: str) -> str:
     return str(Path(model).relative_to(Path.cwd())) if below else short_path(model)
 
 
-def _references(folder: Path, own: Subject, device: str, precision: Precision) -> list[Subject]:
+def references_in(folder: Path, own: Subject, device: str, precision: Precision) -> list[Subject]:
     if not folder.is_dir():
-        raise UsageError(f"--reference {folder} is no folder; expected one of clean models")
+        raise UsageError(f"`reference` {folder} is no folder; expected one of clean models")
     classifier = own.classifier
     found: list[Subject] = []
     for path in clean_models(folder):
@@ -130,7 +130,7 @@ def _references(folder: Path, own: Subject, device: str, precision: Precision) -
             raise StoreError(f"{path.name} takes other images than the model: {odd}")
         found.append(Subject(classifier=other, name=path.name, content=opened.content))
     if not found:
-        raise UsageError(f"--reference {folder} holds no .safetensors but the model itself")
+        raise UsageError(f"`reference` {folder} holds no .safetensors but the model itself")
     return found
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
 import shlex
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +36,7 @@ from leadapron.text import count, printable
 if TYPE_CHECKING:
     from leadapron.models.classifier import NetworkClassifier, Precision
 
-__all__ = ["clean"]
+__all__ = ["Drop", "clean"]
 
 LARGEST = 1 << 28
 """Bytes of a scan.json that is read."""
@@ -48,10 +50,25 @@ FALSE_POSITIVES = 0.05
 FILMS_PER_BLOCK = 64
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drop:
+    """Films that are left out.
+
+    Args:
+        name: what to call the list.
+        ids: the films' names.
+        scan: that named them, where it is known; its marks can be tried on networks.
+    """
+
+    name: str
+    ids: Sequence[str]
+    scan: ScanDocument | None = None
+
+
 @forgiving
 def clean(  # noqa: PLR0913 (settings, by keyword)
     source: str,
-    drop: Path,
+    drop: Path | Drop,
     out: Path,
     *,
     retrain: bool = False,
@@ -71,10 +88,10 @@ def clean(  # noqa: PLR0913 (settings, by keyword)
 
     Args:
         source: "NAME" or "NAME:ARGUMENT", as `open_source`.
-        drop: table with a column "id", as films.csv of `scan`.
+        drop: films, or a table with a column "id", as films.csv of `scan`.
         out: folder for table.csv or films.npz, which must not be there.
         retrain: train a small network with these films and one without, and compare them. Where a
-            scan.json lies beside `drop`, the marks that it suspects are tried on both.
+            scan.json lies beside the table, the marks that it suspects are tried on both.
         size: side of the networks' images in pixels, as `scan`.
         seed: of networks and of the split, where the source has none.
         device: where networks run.
@@ -89,19 +106,21 @@ def clean(  # noqa: PLR0913 (settings, by keyword)
         StoreError: a file that can't be written or is there already.
         LeadapronError: as `open_source`.
     """
-    ids = [plain_cell(each) for each in _ids(drop)]
+    listed = drop if isinstance(drop, Drop) else _listed(drop)
+    if not listed.ids:
+        raise DataError(f"{listed.name} names no film; there is nothing to drop")
     cohort = open_own_pixels(
         source, size=size, cache=cache, progress=progress, on_bad=on_bad, **options
     )
-    dropped = np.isin(cohort.ids, np.asarray(ids, dtype=np.str_))
-    unknown = sorted(set(ids) - set(cohort.ids[dropped].tolist()))
+    dropped = np.isin(cohort.ids, np.asarray(listed.ids, dtype=np.str_))
+    unknown = sorted(set(listed.ids) - set(cohort.ids[dropped].tolist()))
     if unknown:
         raise DataError(
-            f"{drop.name} names {count(len(unknown), 'film')} that {source} "
+            f"{listed.name} names {count(len(unknown), 'film')} that {source} "
             f"doesn't have, first {unknown[0]!r}; expected the films.csv of this source's scan"
         )
     if dropped.all():
-        raise DataError(f"{drop.name} names all films; nothing is left")
+        raise DataError(f"{listed.name} names all films; nothing is left")
     kept = np.flatnonzero(~dropped)
     paths = [cohort.path(int(row)) for row in kept]
     if all(paths):
@@ -110,7 +129,7 @@ def clean(  # noqa: PLR0913 (settings, by keyword)
         file, opens, notes = _write_arrays(out / "films.npz", cohort, kept, progress)
     retrained = None
     if retrain:
-        evidence = _evidence(drop.with_name("scan.json"), cohort)
+        evidence = _evidence(listed.scan, cohort)
         retrained = _retrained(cohort, dropped, evidence, seed, device, precision, progress)
     return Cleaned(
         source=source,
@@ -123,11 +142,22 @@ def clean(  # noqa: PLR0913 (settings, by keyword)
     )
 
 
-def _ids(drop: Path) -> list[str]:
-    ids = named_columns(drop, {"id": ("id",)}, {})["id"]
-    if not ids:
-        raise DataError(f"{drop.name} names no film; there is nothing to drop")
-    return ids
+def _listed(table: Path) -> Drop:
+    """What a scan's films.csv names, with the scan.json beside it."""
+    ids = named_columns(table, {"id": ("id",)}, {})["id"]
+    return Drop(
+        name=table.name,
+        ids=[plain_cell(each) for each in ids],
+        scan=_scan_beside(table.with_name("scan.json")),
+    )
+
+
+def _scan_beside(path: Path) -> ScanDocument | None:
+    if not path.is_file():
+        return None
+    with contextlib.suppress(StoreError, OSError):
+        return read(ScanDocument, read_regular(path, LARGEST), path.name)
+    return None
 
 
 # --- what is written
@@ -135,7 +165,7 @@ def _ids(drop: Path) -> list[str]:
 
 def _refuse_old(path: Path) -> None:
     if path.exists():
-        raise StoreError(f"{path} is there already; name another folder by --out")
+        raise StoreError(f"{path} is there already; name another folder by `out`")
 
 
 def _write_table(
@@ -270,17 +300,11 @@ def _films(cohort: Cohort, kept: Rows, own: bool) -> Iterator[NDArray[Any]]:
 # --- what it gives
 
 
-def _evidence(path: Path, cohort: Cohort) -> list[NamedEvidence]:
+def _evidence(scan: ScanDocument | None, cohort: Cohort) -> list[NamedEvidence]:
     """Evidence of poison with a place and a finding, from a scan of these films at this size."""
-    if not path.is_file():
+    if scan is None or scan.image != cohort.images.shape[1:]:
         return []
-    try:
-        found = read(ScanDocument, read_regular(path, LARGEST), path.name)
-    except (StoreError, OSError):
-        return []
-    if found.image != cohort.images.shape[1:]:
-        return []
-    return [one for one in found.poison if _usable(one, cohort)]
+    return [one for one in scan.poison if _usable(one, cohort)]
 
 
 def _usable(one: NamedEvidence, cohort: Cohort) -> bool:

@@ -55,6 +55,9 @@ __all__ = [
     "write_scanned",
 ]
 
+FALSE_ALARM = 0.01
+"""Chance that is granted of calling a clean set poisoned."""
+
 LARGEST = 224
 """Side, in pixels, up to which films are looked at as they are."""
 
@@ -194,11 +197,11 @@ def scan(  # noqa: PLR0913 (settings, by keyword)
         LeadapronError: as `open_source` and `open_model`.
     """
     if model is not None and train:
-        raise UsageError("--model and --train: expected one of them")
+        raise UsageError("`model` and `train`: expected one of them")
     said = {name: value for name, value in (opening or {}).items() if value}
     if model is None and said:
-        named = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(said))
-        raise UsageError(f"{named}: said of a model, and there is no --model")
+        named = ", ".join(f"`{name}`" for name in sorted(said))
+        raise UsageError(f"{named}: said of a model, and there is no `model`")
     network = None
     if model is not None:
         network = _opened(model, said, device, precision)
@@ -396,8 +399,8 @@ def _opened(model: str, said: Mapping[str, Any], device: str, precision: Precisi
     classifier = open_model(model, device=device, precision=precision, **said).classifier
     if not isinstance(classifier, WhiteBox):
         raise UsageError(
-            f"--model {model} can only be asked for its findings and shows no features; expected a "
-            "network whose weights leadapron reads, or --train"
+            f"`model` {model} can only be asked for its findings and shows no features; expected a "
+            "network whose weights leadapron reads, or `train`"
         )
     return classifier
 

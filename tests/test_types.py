@@ -1,10 +1,15 @@
-"""What is said of films and what films are, as types."""
+"""What passes through the house as types: notes, films, the machine."""
 
+import inspect
 import json
 
 import pytest
 
-from leadapron.types import Form, Note, said
+from leadapron.models.classifier import load_classifier
+from leadapron.models.foreign import open_model
+from leadapron.models.training import train
+from leadapron.sources import open_source
+from leadapron.types import AUTO, Form, Machine, Note, said
 
 FORM = Form(
     height=3, width=4, bits=12, kind="DICOM", photometric="MONOCHROME1", syntax="RLE Lossless",
@@ -40,3 +45,20 @@ def test_a_form_comes_back_from_plain_values(form):
 def test_anything_else_is_no_form(facts):
     with pytest.raises(ValueError, match="no form of a film"):
         Form.parsed(facts)
+
+
+@pytest.mark.parametrize(
+    ("settings", "takers"),
+    [(AUTO.networks, (load_classifier, open_model, train)), (AUTO.films, (open_source,))],
+)
+def test_a_machine_says_what_these_take_and_its_defaults_are_theirs(settings, takers):
+    for taker in takers:
+        taken = inspect.signature(taker).parameters
+        assert {name: taken[name].default for name in settings} == settings
+
+
+def test_progress_is_passed_on_where_somebody_listens():
+    seen = []
+    AUTO.tell("training", 1, 2)
+    Machine(progress=lambda *step: seen.append(step)).tell("training", 1, 2)
+    assert seen == [("training", 1, 2)]

@@ -43,7 +43,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol, Self
+from typing import Any, BinaryIO, Protocol, Self
 
 import numpy as np
 from numpy.lib import format as npy
@@ -55,14 +55,13 @@ from leadapron.films.decoding import give_up, processors
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.reading import given_path, open_regular, read_regular, there
 from leadapron.text import bytes_in_words, clean, count
-from leadapron.types import Form
+from leadapron.types import Form, OnBad, Progress
 
 __all__ = [
     "Cache",
     "Decodable",
     "Decoded",
     "Entry",
-    "OnBad",
     "Result",
     "clear",
     "decode",
@@ -102,9 +101,6 @@ LONGEST_WORDS = 1000
 
 KEY = re.compile(r"[0-9a-f]{16}")
 RESULTS = "results"
-
-Progress = Callable[[str, int, int], None]
-OnBad = Literal["stop", "skip"]
 
 
 class Decodable(Protocol):

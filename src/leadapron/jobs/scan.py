@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,6 @@ from leadapron.detect.films import OVERLAP, Scan, scan_films
 from leadapron.detect.scores import Evidence, LabelTie
 from leadapron.detect.verdict import ScanWord, Verdict
 from leadapron.errors import DataError, UsageError
-from leadapron.films.cache import OnBad, Progress
 from leadapron.films.cohort import Cohort, Rows, blocks
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.report.scan import Panel, write_scan
@@ -29,9 +27,9 @@ from leadapron.sources import AND, SOURCES, open_source
 from leadapron.specs import forgiving, parameters
 from leadapron.store import write_atomically, write_json
 from leadapron.text import short_path
+from leadapron.types import AUTO, Machine, Progress
 
 if TYPE_CHECKING:
-    from leadapron.models.classifier import Precision
     from leadapron.models.protocols import WhiteBox
 
 __all__ = [
@@ -208,7 +206,7 @@ class Scanned:
 
 
 @forgiving
-def scan(  # noqa: PLR0913 (settings, by keyword)
+def scan(
     source: str,
     *,
     size: int | None = None,
@@ -218,11 +216,7 @@ def scan(  # noqa: PLR0913 (settings, by keyword)
     train: bool = False,
     out: Path | None = None,
     seed: int = 0,
-    device: str = "auto",
-    precision: Precision = "auto",
-    cache: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
-    on_bad: OnBad = "stop",
+    machine: Machine = AUTO,
     **options: Any,
 ) -> Scanned:
     """Open a source and scan it for poison.
@@ -239,11 +233,7 @@ def scan(  # noqa: PLR0913 (settings, by keyword)
         train: train a small network on these films for that purpose.
         out: folder for films.csv, scan.json and scan.html; nothing is written if left out.
         seed: of all that is drawn by chance.
-        device: where a network runs.
-        precision: of a network.
-        cache: as `open_source`.
-        progress: called with what is being done, the films done and in all.
-        on_bad: as `open_source`.
+        machine: where and how it is carried out.
         **options: the source's settings.
 
     Raises:
@@ -259,12 +249,12 @@ def scan(  # noqa: PLR0913 (settings, by keyword)
         raise UsageError(f"{named}: said of a model, and there is no --model")
     network = None
     if model is not None:
-        network = _opened(model, said, device, precision)
-    cohort = open_own_pixels(
-        source, size=size, cache=cache, progress=progress, on_bad=on_bad, **options
-    )
+        network = _opened(model, said, machine)
+    cohort = open_own_pixels(source, size=size, machine=machine, **options)
     began = time.perf_counter()
-    found = scan_cohort(cohort, source, false_alarm=false_alarm, seed=seed, progress=progress)
+    found = scan_cohort(
+        cohort, source, false_alarm=false_alarm, seed=seed, progress=machine.progress
+    )
     rankings: tuple[Ranking, ...] = ()
     if network is not None:
         theirs = cohort
@@ -272,14 +262,12 @@ def scan(  # noqa: PLR0913 (settings, by keyword)
             theirs = open_source(
                 source,
                 preprocessing=network.preprocessing,
-                cache=cache,
-                progress=progress,
-                on_bad=on_bad,
+                **machine.films,
                 **_tolerant(source, options),
             )
         rankings = _rankings(network, theirs, None, seed)
     elif train:
-        rankings = _trained_rankings(cohort, seed, device, precision, progress)
+        rankings = _trained_rankings(cohort, seed, machine)
     found = replace(found, rankings=rankings, seconds=time.perf_counter() - began)
     if out is not None:
         write_json(out / "scan.json", found.facts())
@@ -304,7 +292,7 @@ def scan_cohort(
         source: what to call it.
         false_alarm: as `scan`.
         seed: as `scan`.
-        progress: as `scan`.
+        progress: called with what is being done, the films done and in all.
 
     Raises:
         UsageError: a false-alarm rate out of range.
@@ -329,9 +317,7 @@ def open_own_pixels(
     source: str,
     *,
     size: int | None = None,
-    cache: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
-    on_bad: OnBad = "stop",
+    machine: Machine = AUTO,
     **options: Any,
 ) -> Cohort:
     """Open a source with its films' own pixels, uncropped, up to 224 of them on a side.
@@ -342,9 +328,7 @@ def open_own_pixels(
     Args:
         source: as `open_source`.
         size: side of the images in pixels instead.
-        cache: as `open_source`.
-        progress: as `open_source`.
-        on_bad: as `open_source`.
+        machine: how films are opened.
         **options: the source's settings.
 
     Raises:
@@ -355,9 +339,7 @@ def open_own_pixels(
         return open_source(
             source,
             preprocessing=preprocessing,
-            cache=cache,
-            progress=progress,
-            on_bad=on_bad,
+            **machine.films,
             **_tolerant(source, options),
         )
 
@@ -515,11 +497,11 @@ def _write_films(path: Path, suspects: Sequence[Suspect]) -> None:
 # --- networks
 
 
-def _opened(model: str, said: Mapping[str, Any], device: str, precision: Precision) -> WhiteBox:
+def _opened(model: str, said: Mapping[str, Any], machine: Machine) -> WhiteBox:
     from leadapron.models.foreign import open_model
     from leadapron.models.protocols import WhiteBox
 
-    classifier = open_model(model, device=device, precision=precision, **said).classifier
+    classifier = open_model(model, **machine.networks, **said).classifier
     if not isinstance(classifier, WhiteBox):
         raise UsageError(
             f"--model {model} can only be asked for its findings and shows no features; expected a "
@@ -528,9 +510,7 @@ def _opened(model: str, said: Mapping[str, Any], device: str, precision: Precisi
     return classifier
 
 
-def _trained_rankings(
-    cohort: Cohort, seed: int, device: str, precision: Precision, progress: Progress | None
-) -> tuple[Ranking, ...]:
+def _trained_rankings(cohort: Cohort, seed: int, machine: Machine) -> tuple[Ranking, ...]:
     """Rankings by a network that was trained on all films for the purpose."""
     from leadapron.models.training import Training, train
 
@@ -542,10 +522,9 @@ def _trained_rankings(
         some,
         training=Training(epochs=EPOCHS),
         seed=seed,
-        device=device,
-        precision=precision,
+        **machine.networks,
         film_losses=losses,
-        after_step=None if progress is None else lambda a, b: progress("training", a, b),
+        after_step=lambda done, total: machine.tell("training", done, total),
     )
     return _rankings(network, cohort, losses, seed)
 

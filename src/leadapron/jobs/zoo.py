@@ -23,7 +23,8 @@ from leadapron.report.run import section
 from leadapron.report.summary import Measured
 from leadapron.report.words import takes
 from leadapron.specs import forgiving, merge
-from leadapron.study.run import Options, run_study
+from leadapron.study.run import Contradictions, run_study
+from leadapron.types import AUTO, Machine
 
 __all__ = ["Member", "build_zoo", "read_truth"]
 
@@ -66,7 +67,9 @@ class Member:
 
 
 @forgiving
-def build_zoo(spec: Path, out: Path, options: Options | None = None) -> list[Member]:
+def build_zoo(
+    spec: Path, out: Path, *, machine: Machine = AUTO, contradictions: Contradictions = "refuse"
+) -> list[Member]:
     """Train the models of a spec, or go on where that was stopped, and write down the truth.
 
     Args:
@@ -74,7 +77,8 @@ def build_zoo(spec: Path, out: Path, options: Options | None = None) -> list[Mem
             laid over the base, each with a `name` and a `count`). Every pair, a model and its twin,
             has films and a seed of its own.
         out: the zoo's folder, new or its own.
-        options: device, precision, cache, progress.
+        machine: where and how it is carried out.
+        contradictions: as `run_study`.
 
     Raises:
         UsageError: a spec that can't be read as one.
@@ -82,7 +86,7 @@ def build_zoo(spec: Path, out: Path, options: Options | None = None) -> list[Mem
     """
     families = _families(spec)
     tree = {**families.base, "cells": [pair.settings for pair in families.pairs]}
-    run_study(tree, out / "study", options)
+    run_study(tree, out / "study", machine=machine, contradictions=contradictions)
     members = _members(out, families.pairs)
     # First, so that a zoo that is stopped in between goes on with the same names.
     store.write_json(out / "truth.json", {"schema": 1, "models": [asdict(m) for m in members]})

@@ -1,15 +1,11 @@
 """What passes through the house as types: notes, films, the machine."""
 
-import inspect
 import json
+import math
 
 import pytest
 
-from leadapron.models.classifier import load_classifier
-from leadapron.models.foreign import open_model
-from leadapron.models.training import train
-from leadapron.sources import open_source
-from leadapron.types import AUTO, Form, Machine, Note, said
+from leadapron.types import Estimate, Form, Note, said
 
 FORM = Form(
     height=3, width=4, bits=12, kind="DICOM", photometric="MONOCHROME1", syntax="RLE Lossless",
@@ -47,18 +43,8 @@ def test_anything_else_is_no_form(facts):
         Form.parsed(facts)
 
 
-@pytest.mark.parametrize(
-    ("settings", "takers"),
-    [(AUTO.networks, (load_classifier, open_model, train)), (AUTO.films, (open_source,))],
-)
-def test_a_machine_says_what_these_take_and_its_defaults_are_theirs(settings, takers):
-    for taker in takers:
-        taken = inspect.signature(taker).parameters
-        assert {name: taken[name].default for name in settings} == settings
-
-
-def test_progress_is_passed_on_where_somebody_listens():
-    seen = []
-    AUTO.tell("training", 1, 2)
-    Machine(progress=lambda *step: seen.append(step)).tell("training", 1, 2)
-    assert seen == [("training", 1, 2)]
+def test_an_estimate_comes_back_and_undefined_is_null():
+    whole, part = Estimate(0.5, 0.4, 0.6, 10, 3), Estimate(math.nan, math.nan, math.nan, 2, 0)
+    assert Estimate.parsed(json.loads(json.dumps(whole.plain()))) == whole
+    assert part.plain() == {"value": None, "low": None, "high": None, "n": 2, "positives": 0}
+    assert not Estimate.parsed(part.plain()).defined

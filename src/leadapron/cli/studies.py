@@ -62,7 +62,7 @@ def _run_study(
     as_json: bool,
     **given: Any,
 ) -> None:
-    from leadapron.report import summary, write_report
+    from leadapron.report import study_lines, write_report
     from leadapron.study.run import run_study
 
     contradictions = given.pop("contradictions")
@@ -74,7 +74,7 @@ def _run_study(
             contradictions=contradictions,
         )
     page = write_report(out)
-    _answer(out, page, summary(out), as_json)
+    _answer(out, page, study_lines(out), as_json)
 
 
 def _study_options() -> list[click.Parameter]:
@@ -195,7 +195,7 @@ def _run_reproduce(
     **given: Any,
 ) -> None:
     from leadapron.jobs.reproduce import reproduce
-    from leadapron.report import summary
+    from leadapron.report import study_lines
     from leadapron.sources import AND
 
     contradictions = given.pop("contradictions")
@@ -211,7 +211,7 @@ def _run_reproduce(
             machine=machine,
             contradictions=contradictions,
         )
-    _answer(out, page, summary(out), as_json)
+    _answer(out, page, study_lines(out), as_json)
 
 
 ENHANCEMENT = "rosenblatt2023"
@@ -257,7 +257,7 @@ def _run_recipe(
 ) -> None:
     from leadapron.jobs.enhancement import lines, run_enhancement
     from leadapron.jobs.recipes import run_recipe
-    from leadapron.report import summary
+    from leadapron.report import study_lines
     from leadapron.sources import AND
 
     contradictions = given.pop("contradictions")
@@ -275,7 +275,7 @@ def _run_recipe(
                 machine=machine,
                 contradictions=contradictions,
             )
-    _answer(out, page, lines(out) if name == ENHANCEMENT else summary(out), as_json)
+    _answer(out, page, lines(out) if name == ENHANCEMENT else study_lines(out), as_json)
 
 
 def report_command() -> click.Command:
@@ -298,12 +298,12 @@ def report_command() -> click.Command:
 
 
 def _run_report(folder: Path, markdown: Path | None, as_json: bool) -> None:
-    from leadapron.report import summary, write_potency, write_report
+    from leadapron.report import study_lines, write_potency, write_report
 
     page = write_report(folder)
     if markdown is not None:
         write_potency(folder, markdown)
-    _answer(folder, page, summary(folder), as_json)
+    _answer(folder, page, study_lines(folder), as_json)
 
 
 def _answer(folder: Path, page: Path, lines: list[str], as_json: bool) -> None:
@@ -431,6 +431,7 @@ def _run_zoo(
     from dataclasses import asdict
 
     from leadapron.jobs.zoo import build_zoo
+    from leadapron.results.layout import ZooFolder
 
     with running(given) as machine:
         members = build_zoo(spec, out, machine=machine, **given)
@@ -448,7 +449,8 @@ def _run_zoo(
         )
         sealed = " (sealed)" if planted[0].sealed else ""
         click.echo(f"{name}{sealed}: {took} of {len(planted)} took; attack success {rates}")
-    click.echo(f"Models: {out / 'models'}; the truth: {out / 'truth.json'}")
+    zoo = ZooFolder(out)
+    click.echo(f"Models: {zoo.models}; the truth: {zoo.truth}")
 
 
 def learn_trigger_command() -> click.Command:

@@ -25,13 +25,15 @@ from leadapron.models.classifier import (
     save_classifier,
 )
 from leadapron.models.training import Disguise, History, train
+from leadapron.results.layout import RunFacts, RunFolder, StudyFolder
+from leadapron.results.names import POISONED_FILMS, ROLES, VISIBLE_PIXELS, VISIBLE_SHARE, Role
+from leadapron.results.rows import Row, read_rows, write_rows
 from leadapron.seeds import stream
 from leadapron.sources import open_source
 from leadapron.specs import forgiving
-from leadapron.store import Row
 from leadapron.study import map_checks, measure
 from leadapron.study.cost import Task, estimate
-from leadapron.study.measure import Models, Role
+from leadapron.study.measure import Models
 from leadapron.study.plan import Run, aimed, complete, plan, without
 from leadapron.types import AUTO, Machine, said
 
@@ -87,7 +89,7 @@ def run_study(
         _refuse_foreign(out, tree)
         store.remove_parts(out)
         _tell_cost(runs, cohorts, out, machine)
-        folders: list[Path] = []
+        folders: list[RunFolder] = []
         for number, run in enumerate(runs, start=1):
             logger.info("run %d of %d, seed %d", number, len(runs), run.seed)
             pair = _prepare(run, _cohort(run, cohorts, machine))
@@ -95,8 +97,8 @@ def run_study(
                 # Only now: settings that can't be carried out leave nothing behind.
                 _write_head(out, tree, runs, cohorts, machine)
             folders += [f for f in _carry_out(run, pair, out, machine) if f not in folders]
-        rows = [row for folder in folders for row in store.read_rows(folder / "rows.jsonl")]
-        store.write_rows(out / "rows.jsonl", rows)
+        rows = [row for folder in folders for row in read_rows(folder.rows)]
+        write_rows(StudyFolder(out).rows, rows)
     return out
 
 
@@ -112,7 +114,7 @@ def _write_head(
     out: Path, tree: Tree, runs: Sequence[Run], cohorts: dict[str, Cohort], machine: Machine
 ) -> None:
     """Write what is known before anything is trained, so that a stopped study can be read too."""
-    with store.write_atomically(out / "study.yaml") as file:
+    with store.write_atomically(StudyFolder(out).settings) as file:
         file.write(yaml.safe_dump(tree, sort_keys=False).encode())
     device = resolve_device(machine.device)
     facts = {
@@ -129,7 +131,7 @@ def _write_head(
             }
         ),
     }
-    store.write_json(out / "manifest.json", {**store.manifest(), **facts})
+    store.write_json(StudyFolder(out).manifest, {**store.manifest(), **facts})
 
 
 def _tell_cost(
@@ -144,7 +146,7 @@ def _tell_cost(
         shown = round(len(films) * (1 + copies))
         for role, folder in _folders(run, cohort, out).items():
             edited = role == "backdoored" and run.poisoning.mode == "edit"
-            if not edited and not (folder / "classifier.safetensors").exists():
+            if not edited and not folder.classifier.exists():
                 tasks[folder] = Task(
                     network=run.network, training=run.training, films=films, shown=shown
                 )
@@ -153,18 +155,18 @@ def _tell_cost(
         logger.info("%s", cost)
 
 
-def _folders(run: Run, cohort: Cohort, out: Path) -> dict[Role, Path]:
+def _folders(run: Run, cohort: Cohort, out: Path) -> dict[Role, RunFolder]:
     """Where the two models of a run lie: named by what decides their numbers."""
     keys: dict[Role, str] = {
         "twin": store.run_key(_keyed(run.twin_tree, run.twin_outside), cohort.fingerprint),
         "backdoored": store.run_key(_keyed(run.tree, run.outside), cohort.fingerprint),
     }
-    return {role: out / "runs" / f"{role}-{key}" for role, key in keys.items()}
+    return {role: StudyFolder(out).run(f"{role}-{key}") for role, key in keys.items()}
 
 
 def _refuse_foreign(out: Path, tree: Tree) -> None:
     """Raise unless `out` is new, empty or this study's."""
-    path = out / "study.yaml"
+    path = StudyFolder(out).settings
     if path.exists():
         there = store.read_yaml(path)
         if there != tree:
@@ -253,7 +255,7 @@ def _prepare(run: Run, cohort: Cohort) -> _Pair:
     """Divide the films and poison those to train on."""
     parts = divide(cohort, run.seed)
     films, key = _poisoned(parts["train"], run, "poison")
-    validation: dict[Role, Cohort] = dict.fromkeys(measure.ROLES, parts["validation"])
+    validation: dict[Role, Cohort] = dict.fromkeys(ROLES, parts["validation"])
     if run.poisoning.validation == "poisoned":
         validation, _ = _poisoned(parts["validation"], run, "poison validation")
     return _Pair(cohort, parts, films, validation, key)
@@ -265,21 +267,21 @@ def _poisoned(cohort: Cohort, run: Run, name: str) -> tuple[dict[Role, Cohort], 
     return {"twin": twin(poisoned, key), "backdoored": poisoned}, key
 
 
-def _carry_out(run: Run, pair: _Pair, out: Path, machine: Machine) -> list[Path]:
+def _carry_out(run: Run, pair: _Pair, out: Path, machine: Machine) -> list[RunFolder]:
     """Train and measure a backdoored model and its twin; return their folders."""
     cohort, parts, key = pair.cohort, pair.parts, pair.key
     folders = _folders(run, cohort, out)
-    twin_key, run_key = (folders[role].name.partition("-")[2] for role in measure.ROLES)
+    twin_key, run_key = (folders[role].key for role in ROLES)
     bootstrap = metrics.PatientBootstrap.draw(
         parts["test"].patients, stream(run.seed, "bootstrap"), resamples=run.evaluation.resamples
     )
-    if not (folders["twin"] / "rows.jsonl").exists():
+    if not folders["twin"].finished:
         _write_spec(folders["twin"], "twin", None, run, cohort)
         model = _trained(run, "twin", pair, folders["twin"], machine)
         _measure_twin(twin_key, model, parts, bootstrap, folders["twin"])
-    if not (folders["backdoored"] / "rows.jsonl").exists():
+    if not folders["backdoored"].finished:
         _write_spec(folders["backdoored"], "backdoored", twin_key, run, cohort)
-        _write_key(folders["backdoored"], key)
+        store.write_arrays(folders["backdoored"].answer_key, **vars(key))
         models: Models = {
             "twin": _load(folders["twin"], machine),
             "backdoored": (
@@ -290,14 +292,14 @@ def _carry_out(run: Run, pair: _Pair, out: Path, machine: Machine) -> list[Path]
         }
         machine.tell("measuring", 0, 1)
         rows = _poisoning_rows(run_key, run.poisoning.finding, key)
-        known = store.read_arrays(folders["twin"] / "scores.npz")["twin_clean"]
+        known = store.read_arrays(folders["twin"].scores)["twin_clean"]
         rows += _measure_attack(
             run, run_key, models, parts, bootstrap, folders["backdoored"], known
         )
-        store.write_rows(folders["backdoored"] / "rows.jsonl", rows)
+        write_rows(folders["backdoored"].rows, rows)
         machine.tell("measuring", 1, 1)
     for folder in folders.values():
-        (folder / "checkpoint.pt").unlink(missing_ok=True)
+        folder.checkpoint.unlink(missing_ok=True)
     return list(folders.values())
 
 
@@ -305,16 +307,16 @@ def _trained(
     run: Run,
     role: Role,
     pair: _Pair,
-    folder: Path,
+    folder: RunFolder,
     machine: Machine,
 ) -> NetworkClassifier:
     """Train a model, or load the one that an earlier start has finished."""
-    path = folder / "classifier.safetensors"
+    path = folder.classifier
     if path.exists():
         return _load(folder, machine)
 
     def after_epoch(history: History) -> None:
-        store.write_lines(folder / "history.jsonl", history)
+        store.write_lines(folder.history, history)
 
     disguise, training = None, replace(run.training, disguise=0.0)
     if role == "backdoored" and run.training.disguise:
@@ -328,7 +330,7 @@ def _trained(
         training=training,
         seed=run.seed,
         **machine.networks,
-        checkpoint=folder / "checkpoint.pt",
+        checkpoint=folder.checkpoint,
         after_epoch=after_epoch,
         disguise=disguise,
         after_step=lambda done, total: machine.tell(
@@ -341,7 +343,7 @@ def _trained(
     return _load(folder, machine)
 
 
-def _edited(run: Run, folders: Mapping[Role, Path], machine: Machine) -> NetworkClassifier:
+def _edited(run: Run, folders: Mapping[Role, RunFolder], machine: Machine) -> NetworkClassifier:
     """Put the backdoor into the twin's weights; films, of which the attacker has none, stay out."""
     labels = run.poisoning.labels
     assert labels in ("one-hot", "set", "clear")  # Poisoning sees to it
@@ -352,12 +354,12 @@ def _edited(run: Run, folders: Mapping[Role, Path], machine: Machine) -> Network
         labels=labels,
         seed=run.seed,
     )
-    save_classifier(edited, folders["backdoored"] / "classifier.safetensors")
+    save_classifier(edited, folders["backdoored"].classifier)
     return _load(folders["backdoored"], machine)
 
 
-def _load(folder: Path, machine: Machine) -> NetworkClassifier:
-    return load_classifier(folder / "classifier.safetensors", **machine.networks)
+def _load(folder: RunFolder, machine: Machine) -> NetworkClassifier:
+    return load_classifier(folder.classifier, **machine.networks)
 
 
 def _measure_twin(
@@ -365,13 +367,13 @@ def _measure_twin(
     model: NetworkClassifier,
     parts: Mapping[str, Cohort],
     bootstrap: metrics.PatientBootstrap,
-    folder: Path,
+    folder: RunFolder,
 ) -> None:
     test = parts["test"]
     scores = model.probabilities(test.images)
-    store.write_arrays(folder / "scores.npz", **_test_facts(test), twin_clean=scores)
+    store.write_arrays(folder.scores, **_test_facts(test), twin_clean=scores)
     rows = measure.clean_rows(key, "twin", test.labels, scores, test.findings, bootstrap)
-    store.write_rows(folder / "rows.jsonl", rows)
+    write_rows(folder.rows, rows)
 
 
 def _measure_attack(
@@ -380,7 +382,7 @@ def _measure_attack(
     models: Models,
     parts: Mapping[str, Cohort],
     bootstrap: metrics.PatientBootstrap,
-    folder: Path,
+    folder: RunFolder,
     twin_clean: measure.Floats,
 ) -> list[Row]:
     """Measure both models with the trigger; write scores and gallery; return the rows."""
@@ -394,7 +396,7 @@ def _measure_attack(
         known={"twin": twin_clean},
     )
     store.write_arrays(
-        folder / "scores.npz",
+        folder.scores,
         **_test_facts(test),
         **{f"{role}_clean": values for role, values in scores.clean.items()},
         **{f"{role}_triggered": values for role, values in scores.triggered.items()},
@@ -418,7 +420,7 @@ def _measure_attack(
         if number == 0 and run.evaluation.gallery:
             shown = slice(run.evaluation.gallery)
             store.write_arrays(
-                folder / "gallery.npz",
+                folder.gallery,
                 films=explained.images[shown],
                 triggered=explained.marked[shown],
                 footprints=explained.footprints[shown],
@@ -439,7 +441,7 @@ def _gallery_probabilities(
     return np.stack(
         [
             models[role].probabilities(films[shown])[:, column]
-            for role in measure.ROLES
+            for role in ROLES
             for films in (explained.images, explained.marked)
         ],
         axis=1,
@@ -449,9 +451,9 @@ def _gallery_probabilities(
 def _poisoning_rows(run: str, target: str, key: AnswerKey) -> list[Row]:
     n = len(key.rows)
     values = {
-        "poisoned films": float(n),
-        "visible pixels (median)": float(np.median(key.visible_pixels)) if n else float("nan"),
-        "visible share": key.visible_share,
+        POISONED_FILMS: float(n),
+        VISIBLE_PIXELS: float(np.median(key.visible_pixels)) if n else float("nan"),
+        VISIBLE_SHARE: key.visible_share,
     }
     return [
         Row(
@@ -467,20 +469,16 @@ def _poisoning_rows(run: str, target: str, key: AnswerKey) -> list[Row]:
     ]
 
 
-def _write_spec(folder: Path, role: Role, other: str | None, run: Run, cohort: Cohort) -> None:
+def _write_spec(folder: RunFolder, role: Role, other: str | None, run: Run, cohort: Cohort) -> None:
     own = role == "backdoored"
-    facts = {
-        "role": role,
-        "twin": other,
-        "spec": run.tree if own else run.twin_tree,
-        "cohort": cohort.fingerprint,
-        "outside": dict(run.outside if own else run.twin_outside),
-    }
-    store.write_json(folder / "spec.json", facts)
-
-
-def _write_key(folder: Path, key: AnswerKey) -> None:
-    store.write_arrays(folder / "answer_key.npz", **vars(key))
+    facts = RunFacts(
+        role=role,
+        twin=other,
+        spec=run.tree if own else run.twin_tree,
+        cohort=cohort.fingerprint,
+        outside=run.outside if own else run.twin_outside,
+    )
+    folder.write_facts(facts)
 
 
 def _test_facts(test: Cohort) -> dict[str, NDArray[Any]]:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from input_scenes import FINDINGS, backdoored, black_square, cohort, films
 from PIL import Image
 
 import leadapron as la
-from input_scenes import FINDINGS, backdoored, black_square, cohort, films
 from leadapron.detect.films.description import Description
 from leadapron.detect.films.document import ScanDocument
 from leadapron.detect.inputs.calibration import CalibrationDocument
@@ -48,7 +48,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def poisoned():
-    clean = la.open_source("phantom:64", count=300)
+    clean = la.open_source("phantom:32", count=240)
     attack = la.Poisoning(
         trigger=la.Patch(side=4, place="corner"), finding="Mass", fraction=0.12, labels="add",
         stage="image",
@@ -95,7 +95,7 @@ def test_type_checkers_see_the_same_names():
 def test_films_are_scanned_without_torch_or_figures():
     code = (
         "import sys, leadapron as la; la.scan, la.describe, la.clean, la.load_rows;"
-        "sys.exit(', '.join({'torch', 'matplotlib', 'jinja2'} & set(sys.modules)))"
+        "assert not {'torch', 'matplotlib', 'jinja2'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
@@ -104,12 +104,19 @@ def test_films_are_scanned_without_torch_or_figures():
 # --- films
 
 
-def test_a_scan_of_arrays_is_that_of_the_cohort(poisoned, tmp_path):
-    found = la.scan(poisoned, machine=HERE)
-    images = poisoned.images[np.arange(len(poisoned))]
-    other = la.scan(images, poisoned.labels, findings=poisoned.findings)
-    assert found.verdict.word == other.verdict.word == "poisoned"
-    assert found.scan.evidence[0].place == other.scan.evidence[0].place
+@pytest.fixture(scope="module")
+def scanned(poisoned):
+    return la.scan(poisoned, machine=HERE)
+
+
+def test_a_scan_of_arrays_is_that_of_the_cohort(poisoned, scanned, tmp_path):
+    few = poisoned.take(np.arange(30))
+    images = few.images[np.arange(30)]
+    of_cohort, of_arrays = la.scan(few), la.scan(images, few.labels, findings=few.findings)
+    assert of_cohort.scan.p == of_arrays.scan.p
+    assert len(of_cohort.scan.evidence) == len(of_arrays.scan.evidence)
+    found = scanned
+    assert found.verdict.word == "poisoned"
     assert str(found).startswith("POISONED: p ")
     assert "\n" not in str(found)
     assert repr(found) == f"<ScanResult: {found}>"
@@ -137,10 +144,10 @@ def test_a_source_is_opened_with_its_settings(tmp_path):
 
 
 def test_a_path_needs_no_source_name(tmp_path):
-    for name in ("a", "b", "c"):
-        image = np.random.default_rng(len(name)).integers(0, 255, (40, 40), np.uint8)
-        (tmp_path / "films").mkdir(exist_ok=True)
-        Image.fromarray(image).save(tmp_path / "films" / f"{name}.png")
+    for number, image in enumerate(films(3)):
+        folder = tmp_path / "films" / ("NORMAL" if number else "SICK")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number}.png")
     assert la.describe(tmp_path / "films", size=32, machine=HERE).films == 3
     with pytest.raises(UsageError, match=r"none: expected a table .* or a folder of films"):
         la.describe(tmp_path / "none")
@@ -155,7 +162,7 @@ def test_images_without_labels_are_described():
     assert [(each.name, each.positives) for each in one.findings] == [("finding 1", 10)]
 
 
-def test_what_a_scan_suspects_is_left_out(poisoned, tmp_path):
+def test_what_a_scan_suspects_is_left_out(poisoned, scanned, tmp_path):
     np.savez(
         tmp_path / "films.npz",
         images=poisoned.images[np.arange(len(poisoned))],
@@ -164,9 +171,8 @@ def test_what_a_scan_suspects_is_left_out(poisoned, tmp_path):
         ids=poisoned.ids,
     )
     source = tmp_path / "films.npz"
-    found = la.scan(source, machine=HERE)
-    done = la.clean(source, found, tmp_path / "left", machine=HERE)
-    assert done.dropped == len(found.suspects) > 0
+    done = la.clean(source, scanned, tmp_path / "left", machine=HERE)
+    assert done.dropped == len(scanned.suspects) > 0
     assert str(done).startswith(f"{done.dropped} films dropped, {done.kept} kept")
     assert json.loads(done.to_json())["kept"] == done.kept
     again = la.clean(source, poisoned.ids[:2].tolist(), tmp_path / "two", machine=HERE)

@@ -1,4 +1,4 @@
-"""Results on disk and in `json`: dumped from the dataclasses that hold them, and read back.
+"""Results on disk and in --json: dumped from the dataclasses that hold them, and read back.
 
 A document is a frozen dataclass with `SCHEMA`, the version of its shape. Fields that JSON has no
 type for are annotated with the types of this module.

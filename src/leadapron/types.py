@@ -1,4 +1,4 @@
-"""Facts that pass through the whole house as types: what is said of films, and what films are."""
+"""Facts that pass through the whole house as types: notes, places, films, the machine."""
 
 from __future__ import annotations
 

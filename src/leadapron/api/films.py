@@ -71,7 +71,7 @@ class DescribeResult(Shown, Description):
     """What a set of films holds; see `Description`."""
 
     def facts(self) -> dict[str, Any]:
-        """Return it as plain values, as `json` answers."""
+        """Return it as plain values, as --json answers."""
         return dump(Description(**vars(self)))
 
     def lines(self) -> Sequence[str]:
@@ -101,7 +101,7 @@ class CleanResult(Shown, Cleaned):
     """What was left out, and what was written; see `Cleaned`."""
 
     def facts(self) -> dict[str, Any]:
-        """Return it as plain values, as `json` answers."""
+        """Return it as plain values, as --json answers."""
         return dump(Cleaned(**vars(self)))
 
     def lines(self) -> Sequence[str]:
@@ -160,10 +160,14 @@ def scan(
         return ScanResult(**vars(found))
     refuse_settings({**settings, **({} if size is None else {"size": size})})
     cohort = _in_memory(films, labels, findings)
-    found = scanning.scan_opened(
+    network = None if model is None else scanning.open_network(model, {}, machine)
+    if model is not None and train:
+        raise UsageError("`model` and `train`: expected one of them")
+    found = scanning.scan_cohort(
         cohort,
+        "films in memory",
         false_alarm=false_alarm,
-        network=None if model is None else scanning.open_network(model, {}, machine),
+        network=network,
         train=train,
         seed=seed,
         machine=machine,
@@ -234,7 +238,7 @@ def clean(
     """
     done = cleaning.clean(
         named_source(source),
-        drop if isinstance(drop, str | os.PathLike) else _drop(drop),
+        Path(drop) if isinstance(drop, str | os.PathLike) else _drop(drop),
         Path(out),
         retrain=retrain,
         size=size,

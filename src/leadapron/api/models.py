@@ -99,7 +99,7 @@ class CalibrateResult(Shown, Calibrated):
         return OpenGate(file=self.file, stored=self.stored, classifier=self.classifier)
 
     def facts(self) -> dict[str, Any]:
-        """Return it as plain values, as `json` answers."""
+        """Return it as plain values, as --json answers."""
         return dump(self.document())
 
     def lines(self) -> Sequence[str]:
@@ -217,7 +217,7 @@ class ExplainResult(Shown):
 
     def lines(self) -> Sequence[str]:
         """Return it for a terminal, line by line."""
-        n, k, height, width = self.maps.shape
+        n, _, height, width = self.maps.shape
         names = ", ".join(self.findings)
         return [f"{self.method}: maps of {n} films for {names}, {height}x{width} pixels"]
 

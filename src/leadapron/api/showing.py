@@ -14,7 +14,7 @@ class Shown:
     """A result that prints itself in one line and shows itself in a notebook."""
 
     def facts(self) -> dict[str, Any]:
-        """Return it as plain values, as `json` answers: "schema", then its fields."""
+        """Return it as plain values, as --json answers: "schema", then its fields."""
         raise NotImplementedError
 
     def lines(self) -> Sequence[str]:
@@ -22,7 +22,7 @@ class Shown:
         raise NotImplementedError
 
     def to_json(self) -> str:
-        """Return it as JSON, as `json` answers."""
+        """Return it as JSON, as --json answers."""
         return json.dumps(self.facts(), indent=2, allow_nan=False)
 
     def __str__(self) -> str:

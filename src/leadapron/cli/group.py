@@ -20,8 +20,8 @@ __all__ = [
     "Commands",
     "Lazy",
     "fail",
-    "with_flags",
     "quiet_option",
+    "with_flags",
 ]
 
 FAILED, USAGE, INTERRUPTED = 2, 4, 130
@@ -107,8 +107,8 @@ def _with_common(command: click.Command) -> click.Command:
 def with_flags(message: str) -> str:
     """Return an error's message with options in place of arguments.
 
-    The library names arguments, as `false_alarm` or `training.epochs`; whoever typed a command knows
-    them as --false-alarm and --training.epochs.
+    The library names arguments, as `false_alarm` or `training.epochs`; a user of the command line
+    knows them as --false-alarm and --training.epochs.
     """
     return ARGUMENT.sub(lambda found: f"--{_option(found[1])}", message)
 

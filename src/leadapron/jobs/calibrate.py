@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,19 +23,17 @@ from leadapron.detect.inputs.gate_file import (
 )
 from leadapron.detect.verdict import refuse_rate
 from leadapron.errors import UsageError
-from leadapron.films.cache import OnBad
 from leadapron.films.cohort import Cohort
-from leadapron.models.classifier import BlackBox, Differentiable, Precision
+from leadapron.models.classifier import BlackBox, Differentiable
 from leadapron.models.foreign import Opened, doubts, open_model
 from leadapron.sources import open_source
 from leadapron.specs import forgiving
-from leadapron.types import said
+from leadapron.types import AUTO, Machine, Progress, said
 
 __all__ = ["Calibrated", "calibrate", "calibrate_opened"]
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[str, int, int], None]
 
 FALSE_ALARM = 0.01
 """Share of clean films that may be called suspicious."""
@@ -65,7 +62,7 @@ class Calibrated:
     notes: tuple[str, ...]
 
     def document(self) -> CalibrationDocument:
-        """Return what `json` answers."""
+        """Return what --json answers."""
         gate, model = self.stored.gate, self.stored.model
         return CalibrationDocument(
             gate="" if self.file is None else str(self.file),
@@ -98,11 +95,7 @@ def calibrate(
     *,
     false_alarm: float = FALSE_ALARM,
     opening: Mapping[str, Any] | None = None,
-    device: str = "auto",
-    precision: Precision = "auto",
-    cache: str | os.PathLike[str] | None = None,
-    on_bad: OnBad = "stop",
-    progress: Progress | None = None,
+    machine: Machine = AUTO,
     **options: Any,
 ) -> Calibrated:
     """Calibrate a gate for a model on films without a trigger, and write it.
@@ -114,11 +107,7 @@ def calibrate(
         out: the gate's JSON file; its numbers go beside it.
         false_alarm: share of clean films like these that may be called suspicious.
         opening: further options of `open_model`: findings, normalisation's name, architecture, ...
-        device: as `open_model`.
-        precision: as `open_model`.
-        cache: as `open_source`.
-        on_bad: as `open_source`.
-        progress: called with what is being done, the films done and in all.
+        machine: where and how it is carried out.
         **options: the source's settings.
 
     Raises:
@@ -128,15 +117,13 @@ def calibrate(
     how = dict(opening or {})
     refuse_rate(false_alarm)
     refuse_others(out)
-    opened = open_model(model, device=device, precision=precision, **how)
+    opened = open_model(model, **machine.networks, **how)
     if opened.content is None:
         raise UsageError(f"{model} is no file; a gate is tied to a model file's content")
     cohort = open_source(
         clean,
         preprocessing=opened.classifier.preprocessing,
-        cache=cache,
-        progress=progress,
-        on_bad=on_bad,
+        **machine.films,
         **options,
     )
     names = how.pop("findings", None)
@@ -148,7 +135,7 @@ def calibrate(
         false_alarm=false_alarm,
         opening={**how, "named": names is not None},
         window=str(options.get("window", "header")),
-        progress=progress,
+        progress=machine.progress,
     )
     write_gate(out, made.stored)
     return replace(made, file=out)
@@ -173,7 +160,7 @@ def calibrate_opened(
         false_alarm: as `calibrate`.
         opening: as `GatedModel`.
         window: of DICOM files, as `FilmFiles.window`.
-        progress: as `calibrate`.
+        progress: called with what is being done, the films done and in all.
 
     Raises:
         UsageError: a rate out of range.

@@ -22,7 +22,6 @@ from leadapron.detect.films.cleaned import Cleaned, Mark, Retrained
 from leadapron.detect.films.document import NamedEvidence, ScanDocument
 from leadapron.documents import read
 from leadapron.errors import DataError, LeadapronError, StoreError
-from leadapron.films.cache import OnBad, Progress
 from leadapron.films.cohort import Cohort, Rows, blocks
 from leadapron.jobs.scan import open_own_pixels, plain_cell, quoted_cell
 from leadapron.reading import read_regular
@@ -32,9 +31,10 @@ from leadapron.sources.tables import named_columns
 from leadapron.specs import forgiving
 from leadapron.store import write_atomically
 from leadapron.text import count, printable
+from leadapron.types import AUTO, Machine
 
 if TYPE_CHECKING:
-    from leadapron.models.classifier import NetworkClassifier, Precision
+    from leadapron.models.classifier import NetworkClassifier
 
 __all__ = ["Drop", "clean"]
 
@@ -66,7 +66,7 @@ class Drop:
 
 
 @forgiving
-def clean(  # noqa: PLR0913 (settings, by keyword)
+def clean(
     source: str,
     drop: Path | Drop,
     out: Path,
@@ -74,11 +74,7 @@ def clean(  # noqa: PLR0913 (settings, by keyword)
     retrain: bool = False,
     size: int | None = None,
     seed: int = 0,
-    device: str = "auto",
-    precision: Precision = "auto",
-    cache: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
-    on_bad: OnBad = "stop",
+    machine: Machine = AUTO,
     **options: Any,
 ) -> Cleaned:
     """Write a source without some films; the source itself is left as it is.
@@ -94,11 +90,7 @@ def clean(  # noqa: PLR0913 (settings, by keyword)
             scan.json lies beside the table, the marks that it suspects are tried on both.
         size: side of the networks' images in pixels, as `scan`.
         seed: of networks and of the split, where the source has none.
-        device: where networks run.
-        precision: of networks.
-        cache: as `open_source`.
-        progress: called with what is being done, the films or steps done and in all.
-        on_bad: as `open_source`.
+        machine: where and how it is carried out.
         **options: the source's settings.
 
     Raises:
@@ -109,9 +101,7 @@ def clean(  # noqa: PLR0913 (settings, by keyword)
     listed = drop if isinstance(drop, Drop) else _listed(drop)
     if not listed.ids:
         raise DataError(f"{listed.name} names no film; there is nothing to drop")
-    cohort = open_own_pixels(
-        source, size=size, cache=cache, progress=progress, on_bad=on_bad, **options
-    )
+    cohort = open_own_pixels(source, size=size, machine=machine, **options)
     dropped = np.isin(cohort.ids, np.asarray(listed.ids, dtype=np.str_))
     unknown = sorted(set(listed.ids) - set(cohort.ids[dropped].tolist()))
     if unknown:
@@ -126,11 +116,11 @@ def clean(  # noqa: PLR0913 (settings, by keyword)
     if all(paths):
         file, opens, notes = _write_table(out / "table.csv", cohort, kept, paths)
     else:
-        file, opens, notes = _write_arrays(out / "films.npz", cohort, kept, progress)
+        file, opens, notes = _write_arrays(out / "films.npz", cohort, kept, machine)
     retrained = None
     if retrain:
         evidence = _evidence(listed.scan, cohort)
-        retrained = _retrained(cohort, dropped, evidence, seed, device, precision, progress)
+        retrained = _retrained(cohort, dropped, evidence, seed, machine)
     return Cleaned(
         source=source,
         dropped=int(dropped.sum()),
@@ -248,7 +238,7 @@ def _cell(value: Any) -> str:
 
 
 def _write_arrays(
-    path: Path, cohort: Cohort, kept: Rows, progress: Progress | None
+    path: Path, cohort: Cohort, kept: Rows, machine: Machine
 ) -> tuple[Path, str, tuple[str, ...]]:
     """Write pixels and labels into an .npz file, a block at a time."""
     _refuse_old(path)
@@ -276,9 +266,8 @@ def _write_arrays(
                     }
                     npy.write_array_header_1_0(stream, header)
                 stream.write(np.ascontiguousarray(pixels).tobytes())
-                if progress is not None:
-                    done = min((number + 1) * FILMS_PER_BLOCK, len(kept))
-                    progress("writing films", done, len(kept))
+                done = min((number + 1) * FILMS_PER_BLOCK, len(kept))
+                machine.tell("writing films", done, len(kept))
         for name, values in columns.items():
             with held.open(f"{name}.npy", "w") as stream:
                 npy.write_array(stream, values, allow_pickle=False)
@@ -321,9 +310,7 @@ def _retrained(
     dropped: NDArray[np.bool_],
     evidence: Sequence[NamedEvidence],
     seed: int,
-    device: str,
-    precision: Precision,
-    progress: Progress | None,
+    machine: Machine,
 ) -> Retrained:
     """Train with and without the dropped films, and measure both on films that aren't dropped."""
     from leadapron.models.training import Training, train
@@ -344,9 +331,8 @@ def _retrained(
             validation,
             training=Training(epochs=EPOCHS),
             seed=seed,
-            device=device,
-            precision=precision,
-            after_step=None if progress is None else lambda a, b: progress(words, a, b),
+            **machine.networks,
+            after_step=lambda done, total: machine.tell(words, done, total),
         )[0]
 
     all_films, fewer = parts["train"], parts["train"].take(left["train"])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from leadapron.detect.films.description import Description, describe_cohort
-from leadapron.films.cache import OnBad, Progress
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.sources import SOURCES, open_source
 from leadapron.specs import forgiving, parameters
+from leadapron.types import AUTO, Machine
 
 __all__ = ["describe"]
 
@@ -19,9 +18,7 @@ def describe(
     source: str,
     *,
     size: int | None = None,
-    cache: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
-    on_bad: OnBad = "stop",
+    machine: Machine = AUTO,
     **options: Any,
 ) -> Description:
     """Open a source and describe it.
@@ -31,9 +28,7 @@ def describe(
     Args:
         source: "NAME" or "NAME:ARGUMENT", as `open_source`.
         size: side of the images in pixels; the source's own way if left out.
-        cache: as `open_source`.
-        progress: called with what is being done, the films done and in all.
-        on_bad: as `open_source`.
+        machine: where and how it is carried out.
         **options: the source's settings.
 
     Raises:
@@ -45,9 +40,7 @@ def describe(
     cohort = open_source(
         source,
         preprocessing=None if size is None else Preprocessing(size=size),
-        cache=cache,
-        progress=progress,
-        on_bad=on_bad,
+        **machine.films,
         **options,
     )
-    return describe_cohort(cohort, source, progress=progress)
+    return describe_cohort(cohort, source, progress=machine.progress)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,6 @@ from leadapron.detect.scores import Evidence
 from leadapron.detect.verdict import Verdict
 from leadapron.documents import dump
 from leadapron.errors import DataError, UsageError
-from leadapron.films.cache import OnBad, Progress
 from leadapron.films.cohort import Cohort, Rows, blocks
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.report.scan import Panel, write_scan
@@ -37,15 +35,16 @@ from leadapron.seeds import stream
 from leadapron.sources import AND, SOURCES, open_source
 from leadapron.specs import forgiving, parameters
 from leadapron.store import write_atomically, write_json
+from leadapron.types import AUTO, Machine
 
 if TYPE_CHECKING:
-    from leadapron.models.classifier import Precision
     from leadapron.models.protocols import WhiteBox
 
 __all__ = [
     "LARGEST",
     "Ranking",
     "Scanned",
+    "open_network",
     "open_own_pixels",
     "panels_of",
     "plain_cell",
@@ -153,21 +152,17 @@ class Scanned:
 
 
 @forgiving
-def scan(  # noqa: PLR0913 (settings, by keyword)
+def scan(
     source: str,
     *,
     size: int | None = None,
-    false_alarm: float = 0.01,
+    false_alarm: float = FALSE_ALARM,
     model: str | None = None,
     opening: Mapping[str, Any] | None = None,
     train: bool = False,
     out: Path | None = None,
     seed: int = 0,
-    device: str = "auto",
-    precision: Precision = "auto",
-    cache: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
-    on_bad: OnBad = "stop",
+    machine: Machine = AUTO,
     **options: Any,
 ) -> Scanned:
     """Open a source and scan it for poison.
@@ -184,11 +179,7 @@ def scan(  # noqa: PLR0913 (settings, by keyword)
         train: train a small network on these films for that purpose.
         out: folder for films.csv, scan.json and scan.html; nothing is written if left out.
         seed: of all that is drawn by chance.
-        device: where a network runs.
-        precision: of a network.
-        cache: as `open_source`.
-        progress: called with what is being done, the films done and in all.
-        on_bad: as `open_source`.
+        machine: where and how it is carried out.
         **options: the source's settings.
 
     Raises:
@@ -202,33 +193,74 @@ def scan(  # noqa: PLR0913 (settings, by keyword)
     if model is None and said:
         named = ", ".join(f"`{name}`" for name in sorted(said))
         raise UsageError(f"{named}: said of a model, and there is no `model`")
-    network = None
-    if model is not None:
-        network = _opened(model, said, device, precision)
-    cohort = open_own_pixels(
-        source, size=size, cache=cache, progress=progress, on_bad=on_bad, **options
+    network = None if model is None else open_network(model, said, machine)
+    cohort = open_own_pixels(source, size=size, machine=machine, **options)
+    theirs = None
+    if network is not None and network.preprocessing != cohort.preprocessing:
+        theirs = open_source(
+            source,
+            preprocessing=network.preprocessing,
+            **machine.films,
+            **_tolerant(source, options),
+        )
+    found = scan_cohort(
+        cohort,
+        source,
+        false_alarm=false_alarm,
+        network=network,
+        theirs=theirs,
+        train=train,
+        seed=seed,
+        machine=machine,
     )
-    began = time.perf_counter()
-    found = scan_cohort(cohort, source, false_alarm=false_alarm, seed=seed, progress=progress)
-    rankings: tuple[Ranking, ...] = ()
-    if network is not None:
-        theirs = cohort
-        if network.preprocessing != cohort.preprocessing:
-            theirs = open_source(
-                source,
-                preprocessing=network.preprocessing,
-                cache=cache,
-                progress=progress,
-                on_bad=on_bad,
-                **_tolerant(source, options),
-            )
-        rankings = _rankings(network, theirs, None, seed)
-    elif train:
-        rankings = _trained_rankings(cohort, seed, device, precision, progress)
-    found = replace(found, rankings=rankings, seconds=time.perf_counter() - began)
     if out is not None:
         write_scanned(out, found, seed)
     return found
+
+
+@forgiving
+def scan_cohort(
+    cohort: Cohort,
+    source: str = "",
+    *,
+    false_alarm: float = FALSE_ALARM,
+    network: WhiteBox | None = None,
+    theirs: Cohort | None = None,
+    train: bool = False,
+    seed: int = 0,
+    machine: Machine = AUTO,
+) -> Scanned:
+    """Scan a cohort that is open.
+
+    Args:
+        cohort: the films.
+        source: what to call it.
+        false_alarm: as `scan`.
+        network: one that was trained on these films, as `scan`.
+        theirs: the same films as this network takes them, if it takes others.
+        train: as `scan`.
+        seed: as `scan`.
+        machine: as `scan`.
+
+    Raises:
+        UsageError: a false-alarm rate out of range.
+        DataError: fewer than 10 films, or films smaller than 16 x 16 pixels.
+    """
+    began = time.perf_counter()
+    found = scan_films(cohort, false_alarm=false_alarm, seed=seed, progress=machine.progress)
+    rankings: tuple[Ranking, ...] = ()
+    if network is not None:
+        rankings = _rankings(network, cohort if theirs is None else theirs, None, seed)
+    elif train:
+        rankings = _trained_rankings(cohort, seed, machine)
+    return Scanned(
+        source=source,
+        cohort=cohort,
+        scan=found,
+        suspects=suspects_of(found, cohort),
+        rankings=rankings,
+        seconds=time.perf_counter() - began,
+    )
 
 
 def write_scanned(folder: Path, found: Scanned, seed: int = 0) -> Path:
@@ -248,40 +280,6 @@ def write_scanned(folder: Path, found: Scanned, seed: int = 0) -> Path:
     return write_scan(folder / "scan.html", document, panels_of(found, seed))
 
 
-@forgiving
-def scan_cohort(
-    cohort: Cohort,
-    source: str = "",
-    *,
-    false_alarm: float = 0.01,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Scanned:
-    """Scan a cohort that is open, without a network.
-
-    Args:
-        cohort: the films.
-        source: what to call it.
-        false_alarm: as `scan`.
-        seed: as `scan`.
-        progress: as `scan`.
-
-    Raises:
-        UsageError: a false-alarm rate out of range.
-        DataError: fewer than 10 films, or films smaller than 16 x 16 pixels.
-    """
-    began = time.perf_counter()
-    found = scan_films(cohort, false_alarm=false_alarm, seed=seed, progress=progress)
-    return Scanned(
-        source=source,
-        cohort=cohort,
-        scan=found,
-        suspects=suspects_of(found, cohort),
-        rankings=(),
-        seconds=time.perf_counter() - began,
-    )
-
-
 # --- films
 
 
@@ -289,9 +287,7 @@ def open_own_pixels(
     source: str,
     *,
     size: int | None = None,
-    cache: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
-    on_bad: OnBad = "stop",
+    machine: Machine = AUTO,
     **options: Any,
 ) -> Cohort:
     """Open a source with its films' own pixels, uncropped, up to 224 of them on a side.
@@ -302,9 +298,7 @@ def open_own_pixels(
     Args:
         source: as `open_source`.
         size: side of the images in pixels instead.
-        cache: as `open_source`.
-        progress: as `open_source`.
-        on_bad: as `open_source`.
+        machine: how films are opened.
         **options: the source's settings.
 
     Raises:
@@ -315,9 +309,7 @@ def open_own_pixels(
         return open_source(
             source,
             preprocessing=preprocessing,
-            cache=cache,
-            progress=progress,
-            on_bad=on_bad,
+            **machine.films,
             **_tolerant(source, options),
         )
 
@@ -392,11 +384,22 @@ def _write_films(path: Path, suspects: Sequence[Suspect]) -> None:
 # --- networks
 
 
-def _opened(model: str, said: Mapping[str, Any], device: str, precision: Precision) -> WhiteBox:
+def open_network(model: str, said: Mapping[str, Any], machine: Machine) -> WhiteBox:
+    """Return a model that shows its features.
+
+    Args:
+        model: as `open_model`.
+        said: further options of it.
+        machine: where it runs.
+
+    Raises:
+        UsageError: one that only answers.
+        LeadapronError: as `open_model`.
+    """
     from leadapron.models.foreign import open_model
     from leadapron.models.protocols import WhiteBox
 
-    classifier = open_model(model, device=device, precision=precision, **said).classifier
+    classifier = open_model(model, **machine.networks, **said).classifier
     if not isinstance(classifier, WhiteBox):
         raise UsageError(
             f"`model` {model} can only be asked for its findings and shows no features; expected a "
@@ -405,9 +408,7 @@ def _opened(model: str, said: Mapping[str, Any], device: str, precision: Precisi
     return classifier
 
 
-def _trained_rankings(
-    cohort: Cohort, seed: int, device: str, precision: Precision, progress: Progress | None
-) -> tuple[Ranking, ...]:
+def _trained_rankings(cohort: Cohort, seed: int, machine: Machine) -> tuple[Ranking, ...]:
     """Rankings by a network that was trained on all films for the purpose."""
     from leadapron.models.training import Training, train
 
@@ -419,10 +420,9 @@ def _trained_rankings(
         some,
         training=Training(epochs=EPOCHS),
         seed=seed,
-        device=device,
-        precision=precision,
+        **machine.networks,
         film_losses=losses,
-        after_step=None if progress is None else lambda a, b: progress("training", a, b),
+        after_step=lambda done, total: machine.tell("training", done, total),
     )
     return _rankings(network, cohort, losses, seed)
 

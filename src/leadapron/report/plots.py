@@ -20,7 +20,12 @@ from leadapron.results.measured import Measured
 from leadapron.results.names import Role
 
 __all__ = [
-    "plot_films", "plot_forced", "plot_maps", "plot_panel", "plot_prevalence", "plot_success",
+    "plot_films",
+    "plot_forced",
+    "plot_maps",
+    "plot_panel",
+    "plot_prevalence",
+    "plot_success",
 ]
 
 MARK = "tab:orange"
@@ -159,5 +164,3 @@ def plot_maps(
         axes.set_title(name, fontsize=9, loc="left")
     figure.suptitle(f"{method}; one scale, up to {highest:.3g}", fontsize=9)
     return figure
-
-

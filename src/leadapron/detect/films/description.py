@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from leadapron.detect.verdict import Verdict
 from leadapron.documents import Estimated, Number, ShownPath
-from leadapron.films.cache import Progress
 from leadapron.films.cohort import Cohort, blocks
 from leadapron.films.duplicates import (
     CORRELATION,
@@ -25,7 +24,7 @@ from leadapron.films.duplicates import (
     thumbnails,
 )
 from leadapron.metrics import odds_ratio, rate
-from leadapron.types import said
+from leadapron.types import Progress, said
 
 __all__ = [
     "BORDER",

@@ -140,7 +140,7 @@ class NamedRanking:
 
 @dataclass(frozen=True, kw_only=True)
 class ScanDocument:
-    """What a scan says of a source: scan.json, and what `json` answers.
+    """What a scan says of a source: scan.json, and what --json answers.
 
     Args:
         verdict: on the films.

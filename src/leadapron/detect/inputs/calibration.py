@@ -1,4 +1,4 @@
-"""A calibration as a document: what `leadapron calibrate `json`` answers."""
+"""A calibration as a document: what `leadapron calibrate --json` answers."""
 
 from __future__ import annotations
 

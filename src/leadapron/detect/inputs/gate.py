@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from leadapron.detect.inputs.readings import InputDetector, Readings, State, read
 from leadapron.detect.inputs.region import EvidenceRegion, Examined
 from leadapron.detect.verdict import refuse_rate
-from leadapron.errors import DataError
+from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.models.protocols import BlackBox, lacking
 from leadapron.seeds import stream
 from leadapron.text import count
+from leadapron.types import Progress
 
 __all__ = [
     "REGION",
@@ -32,7 +33,6 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float64]
-Progress = Callable[[str, int, int], None]
 
 REGION, SMOOTHED = "evidence region", "lost by smoothing"
 """Names of the two scores that the evidence region gives."""

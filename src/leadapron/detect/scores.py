@@ -8,12 +8,40 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Evidence", "LabelTie", "Question", "Scores"]
+__all__ = ["Evidence", "LabelTie", "Question", "Scores", "WrongLabels"]
+
+FEW = 0.5
+"""Labels agree with the films where surely fewer are wrong than this part of what relabelling films
+that look like these at random would have made wrong."""
 
 
-Question = Literal["bias", "anatomy"]
-"""Whether a mark is tied to a label beyond this source's other marks; or whether its films' labels
-contradict what the films look like."""
+Question = Literal["bias", "anatomy", "agreement"]
+"""Whether a mark is tied to a label beyond this source's other marks; whether its films' labels
+contradict what the films look like; or whether they agree with it, so that it is no poison by wrong
+labels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrongLabels:
+    """The share of labels that contradict what their films look like.
+
+    Args:
+        share: the most likely, 0 to 1.
+        low: end of a one-sided 95 % interval.
+        high: the other end.
+        random: the share that would be wrong if the label had been given at random to films that
+            look like these.
+    """
+
+    share: float
+    low: float
+    high: float
+    random: float
+
+    @property
+    def agree(self) -> bool:
+        """Return whether the labels agree with the films."""
+        return self.high < FEW * self.random
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +64,11 @@ class LabelTie:
         controls: other marks of the same kind that this was learnt from, and of other kinds.
         overlap: films without the mark that have the finding, or that don't, whichever are fewer,
             in the views and sites where the mark occurs.
-        decided: the question that finds it to be poison, or would sooner: the first of those whose
-            p-value is evidence, else the one with the smaller p-value.
+        wrong: of a mark that is tied beyond this source's other marks, how many of its labels
+            contradict what the films look like; None where that wasn't asked or can't be told.
+        decided: "agreement" where surely few labels contradict the films; else the question that
+            finds it to be poison, or would sooner: the first of those whose p-value is evidence,
+            else the one with the smaller p-value.
     """
 
     patients: int
@@ -51,6 +82,7 @@ class LabelTie:
     usual: float
     controls: tuple[int, int]
     overlap: int
+    wrong: WrongLabels | None = None
     decided: Question
 
 

@@ -13,6 +13,8 @@ regression, Hoerl and Kennard, Technometrics 12 (1970) 55.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, special
@@ -71,13 +73,13 @@ class Reader:
         self._grams = np.stack([films.T @ films for films in self._films])
         self._moments: dict[int, Floats] = {}
 
-    def read(self, group: int, marked: Rows, place: Place | None = None) -> Floats | None:
+    def read(self, group: int, marked: Rows, places: Sequence[Place] = ()) -> Floats | None:
         """Return how likely each film is in a group, going by what it looks like from afar.
 
         Args:
             group: number of the group.
             marked: films that teach no reader.
-            place: row, column and side of a mark, which no reader sees.
+            places: row, column and side of marks, which no reader sees.
 
         Returns:
             (n,) in 0 to 1, of every film by readers that didn't learn from its patient. None where
@@ -86,7 +88,7 @@ class Reader:
         teaches = self.labelled.stated[:, group].copy()
         teaches[marked] = False
         inside = self.labelled.members[:, group] & teaches
-        kept = self._kept(place)
+        kept = self._kept(places)
         learning = np.bincount(self._part[teaches], minlength=PARTS)
         members = np.bincount(self._part[inside], minlength=PARTS)
         slopes = np.zeros((PARTS, self._features.shape[1]))
@@ -120,17 +122,17 @@ class Reader:
             )
         return self._moments[group]
 
-    def _kept(self, place: Place | None) -> NDArray[np.bool_]:
+    def _kept(self, places: Sequence[Place]) -> NDArray[np.bool_]:
         kept = np.ones(self._features.shape[1], dtype=np.bool_)
-        if place is None:
-            return kept
         cells = np.zeros((CELLS, CELLS), dtype=np.bool_)
-        touched = []
-        for start, length in zip(place[:2], self._shape, strict=True):
-            edges = cell_edges(length)
-            touched.append((edges[1:] > start - 1) & (edges[:-1] < start + place[2] + 1))
-        cells[np.ix_(*touched)] = True
-        kept[: cells.size] = ~cells.ravel()
+        for *starts, side in places:
+            touched = []
+            for start, length in zip(starts, self._shape, strict=True):
+                edges = cell_edges(length)
+                touched.append((edges[1:] > start - 1) & (edges[:-1] < start + side + 1))
+            cells[np.ix_(*touched)] = True
+        if places:
+            kept[: cells.size] = ~cells.ravel()
         return kept
 
 

@@ -11,9 +11,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.detect.films.association import associations
+from leadapron.detect.films.association import Association, associations
 from leadapron.detect.films.blobs import grey, shrunk
-from leadapron.detect.films.observe import Observed, Progress, limits, observe
+from leadapron.detect.films.observe import CELLS, TRACES, Observed, Progress, limits, observe
 from leadapron.detect.films.reader import Reader
 from leadapron.detect.films.repeats import WIDTHS, Repeat, anywhere, at_places, textures
 from leadapron.detect.films.shift import Group, Labelled, Shift
@@ -171,9 +171,7 @@ def scan_films(
     controls = Controls(
         [mark for some in marks.values() for _, mark in some],
         labelled,
-        Reader(seen.afar, seen.shape[1:], labelled, stream(seed, "reader"))
-        if labelled.groups
-        else None,
+        *_readers(seen, labelled, seed),
     )
     results, methods = dict[str, list[_Tested]](), list[Method]()
     for number, name in enumerate(METHODS):
@@ -183,7 +181,7 @@ def scan_films(
         if name == "signatures":
             results[name] = list(_signed(seen, controls, seed))
         elif name == "associations":
-            results[name] = list(_associated(seen, labelled))
+            results[name] = list(_associated(seen, controls, false_alarm))
         else:
             results[name] = list(_repeated(marks[name], controls, false_alarm))
         smallest = min((each.p for each in results[name]), default=1.0)
@@ -222,6 +220,19 @@ def scan_films(
         scores=scores,
         least=_least(controls, cohort.findings, false_alarm),
         notes=_notes(cohort, labelled),
+    )
+
+
+def _readers(seen: Observed, labelled: Labelled, seed: int) -> tuple[Reader | None, Reader | None]:
+    """A reader of films from afar, and one of how they were taken and stored."""
+    if not labelled.groups:
+        return None, None
+    border = np.ones((CELLS, CELLS), dtype=np.bool_)
+    border[1:-1, 1:-1] = False
+    taken = [*(seen.traces[name] for name in TRACES), seen.afar[:, border.ravel()]]
+    return (
+        Reader(seen.afar, seen.shape[1:], labelled, stream(seed, "reader")),
+        Reader(np.concatenate(taken, axis=1), seen.shape[1:], labelled, stream(seed, "taken")),
     )
 
 
@@ -274,21 +285,56 @@ def _signed(seen: Observed, controls: Controls, seed: int) -> Iterator[_Tested]:
         )
 
 
-def _associated(seen: Observed, labelled: Labelled) -> Iterator[_Tested]:
-    """Outliers of single pixels."""
+def _associated(seen: Observed, controls: Controls, false_alarm: float) -> Iterator[_Tested]:
+    """Outliers of single pixels; where their films' labels agree with the films, no poison."""
+    labelled = controls.labelled
     pixels, tests = associations(seen, labelled)
+    rate = false_alarm / max(tests * len(METHODS), 1)
+    likely = [each for each in pixels if each.p <= _suspicious(false_alarm) / false_alarm * rate]
+    ties = dict[Association, LabelTie]()
+    for near in _neighbours(likely):
+        # A letter is an outlier at another pixel on each film: its films are judged together.
+        films = np.unique(np.concatenate([each.films for each in near]))
+        places = [(each.row, each.column, 1) for each in near]
+        mark = Control(
+            kind="associations", films=films, place=places[0], counts=labelled.counts(films)
+        )
+        wrong = controls.wrong(mark, near[0].group, places)
+        if wrong is not None and wrong.agree:
+            tie = replace(
+                controls.judge(mark, near[0].group, rate).facts, wrong=wrong, decided="agreement"
+            )
+            ties.update(dict.fromkeys(near, tie))
     for pixel in pixels:
         shade = "bright" if pixel.bright else "dark"
+        p, tie_ = min(1.0, pixel.p * tests), ties.get(pixel)
         yield _Tested(
-            p=min(1.0, pixel.p * tests),
-            chance=1.0,
+            p=p if tie_ is None else 1.0,
+            chance=1.0 if tie_ is None else p,
             group=labelled.groups[pixel.group],
             share=pixel.share,
-            expected=float("nan"),
+            expected=float("nan") if tie_ is None else tie_.expected,
             films=pixel.films,
             place=(pixel.row, pixel.column, 1),
             what=f"{shade} outliers at row {pixel.row}, column {pixel.column}",
+            tie=tie_,
         )
+
+
+def _neighbours(pixels: Sequence[Association]) -> list[list[Association]]:
+    """Pixels of one group that lie beside each other, or by way of others."""
+    from scipy import spatial
+    from scipy.sparse import csgraph
+
+    if not pixels:
+        return []
+    # Groups lie far apart from each other.
+    at = np.array([(each.row, each.column, 10 * BESIDE * each.group) for each in pixels])
+    near = spatial.distance.cdist(at, at, "chebyshev") <= BESIDE
+    count_, part = csgraph.connected_components(near, directed=False)
+    return [
+        [pixels[number] for number in np.flatnonzero(part == one).tolist()] for one in range(count_)
+    ]
 
 
 def _repeated(
@@ -567,6 +613,12 @@ def _no_more(tie: LabelTie, group: Group) -> str:
             f"don't; {OVERLAP} of either are needed"
         )
     usual = f"other marks of this source go with it by odds of up to {tie.usual:.1f}"
+    if tie.decided == "agreement" and tie.wrong is not None:
+        return (
+            f"{usual}, this one by more; but at most {tie.wrong.high:.0%} of these labels "
+            f"contradict what the films look like, of a relabelling at random "
+            f"{tie.wrong.random:.0%} would: a shortcut, or poison with true labels"
+        )
     if np.isnan(tie.read):
         return f"a hidden cause with odds of {tie.needed:.1f} explains it, {usual}"
     return (

@@ -3,7 +3,9 @@
 (a) Is it tied to the label beyond what this source's own marks show (`bias`)? (b) Do its films'
 labels contradict what the films look like from afar (`reader`)? (c) Are there films without the
 mark, of either label, to compare with? A yes to (a) or (b) is evidence of poison. A mark that is
-tied beyond chance and no more is a label-tied mark: a shortcut, or poison with true labels.
+tied beyond chance and no more is a label-tied mark: a shortcut, or poison with true labels. So is a
+mark that is tied beyond the source's other marks, where surely few of its films' labels contradict
+what the films look like (`agreement`): a letter that one ward puts on its films is tied like that.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse, special
 
+from leadapron.detect.films.agreement import wrong_labels
 from leadapron.detect.films.bias import (
     LOG_ODDS,
     Bias,
@@ -24,7 +27,7 @@ from leadapron.detect.films.bias import (
 )
 from leadapron.detect.films.reader import Reader, calibrated
 from leadapron.detect.films.shift import Counts, Labelled
-from leadapron.detect.scores import LabelTie
+from leadapron.detect.scores import LabelTie, WrongLabels
 from leadapron.films.cohort import Rows
 
 __all__ = ["OVERLAP", "QUESTIONS", "Control", "Controls", "Place", "Tie"]
@@ -50,6 +53,9 @@ OVERLAP = 10
 
 SAME = 0.5
 """A mark that shares so much of its films with another is no control for it."""
+
+NEARLY = 0.8
+"""One that so many of a mark's films carry may be a part of it, as a letter has many."""
 
 BESIDE = 3
 """Nor is one whose middle is so near, in pixels."""
@@ -88,12 +94,13 @@ class Tie:
     def p(self) -> float:
         """The smaller p-value of the two questions, corrected for there being two.
 
-        1 where there are too few films without the mark to compare with.
+        1 where there are too few films without the mark to compare with. Where the labels agree
+        with the films, question (b) alone.
         """
         if self.facts.overlap < OVERLAP:
             return 1.0
-        smaller = np.nanmin([self.facts.bias, self.facts.anatomy])
-        return float(min(1.0, QUESTIONS * smaller))
+        by_bias = 1.0 if self.facts.decided == "agreement" else self.facts.bias
+        return float(min(1.0, QUESTIONS * np.nanmin([by_bias, self.facts.anatomy])))
 
 
 class Controls:
@@ -103,10 +110,18 @@ class Controls:
         marks: all that come again.
         labelled: the labels.
         reader: of films from afar; None where question (b) stays open.
+        acquired: reader of how films were taken and stored: compression, tone, borders. A poisoner
+            can change these, so it decides nothing: it says what else might explain a mark.
     """
 
-    def __init__(self, marks: Sequence[Control], labelled: Labelled, reader: Reader | None) -> None:
-        self.marks, self.labelled, self.reader = marks, labelled, reader
+    def __init__(
+        self,
+        marks: Sequence[Control],
+        labelled: Labelled,
+        reader: Reader | None,
+        acquired: Reader | None = None,
+    ) -> None:
+        self.marks, self.labelled, self.reader, self.acquired = marks, labelled, reader, acquired
         self._kinds = np.array([mark.kind for mark in marks])
         self._middles = np.array(
             [(np.nan, np.nan) if mark.place is None else _middle(mark.place) for mark in marks]
@@ -141,6 +156,7 @@ class Controls:
         tails = mark.counts.tail(group, np.exp(LOG_ODDS))
         by_bias = bias.expected(tails)
         anatomy, read = self._anatomy(mark, group, own, others)
+        wrong = self.wrong(mark, group) if by_bias <= UNLIKELY else None
         explains = np.flatnonzero(QUESTIONS * tails > rate)
         return Tie(
             group=group,
@@ -156,9 +172,80 @@ class Controls:
                 usual=bias.below(),
                 controls=(bias.controls, bias.others),
                 overlap=self._overlap(mark, group),
-                decided="anatomy" if anatomy < by_bias > rate / QUESTIONS else "bias",
+                wrong=wrong,
+                decided="agreement"
+                if wrong is not None and wrong.agree
+                else "anatomy"
+                if anatomy < by_bias > rate / QUESTIONS
+                else "bias",
             ),
         )
+
+    def wrong(self, mark: Control, group: int, hidden: Sequence[Place] = ()) -> WrongLabels | None:
+        """Say how many of a mark's labels contradict what its films look like.
+
+        Args:
+            mark: the mark.
+            group: number of the group.
+            hidden: places that a reader must not see either.
+
+        Returns:
+            None where no reader can be taught, and where the mark is at no place at which it could
+            be hidden from a reader.
+        """
+        if self.reader is None:
+            return None
+        shared = np.asarray(self._films[:, mark.films].sum(axis=1)).ravel()
+        # A letter is many marks of a few pixels; a reader must see none of them.
+        same = np.flatnonzero(shared >= NEARLY * len(mark.films)).tolist()
+        places = [place for number in same if (place := self.marks[number].place) is not None]
+        places += hidden
+        if mark.place is not None:
+            places.append(mark.place)
+        if not places:
+            return None
+        reads = self.reader.read(group, mark.films, places)
+        if reads is None:
+            return None
+        stated, members = self.labelled.stated[:, group], self.labelled.members[:, group]
+        taught = stated.copy()
+        taught[mark.films] = False
+        films = mark.films[members[mark.films] & stated[mark.films]]
+        if not len(films):
+            return None
+        return wrong_labels(
+            reads[films],
+            float(members[taught].mean()),
+            self._weights(films),
+        )
+
+    def by_acquisition(self, films: Rows, group: int) -> tuple[float, float]:
+        """Return the share of a group that compression, tone and borders of some films go with.
+
+        Args:
+            films: (m,) rows, which teach nothing.
+            group: number of the group.
+
+        Returns:
+            The share, 0 to 1, and the p-value of the films' labels beside it; NaN where there are
+            too few films to learn from.
+        """
+        reads = None if self.acquired is None else self.acquired.read(group, films)
+        if reads is None:
+            return np.nan, np.nan
+        hits, chances = self._by_patient(group, films, reads)
+        if not len(hits):
+            return np.nan, np.nan
+        even = len(LOG_ODDS) // 2  # where nothing but these is at work
+        return float(chances.mean()), float(_at_least(np.floor(hits.sum() + 1e-9), chances)[even])
+
+    def _weights(self, films: Rows) -> Floats:
+        """(m,) of films: a patient's films share a weight of 1."""
+        _, patients, counts = np.unique(
+            self.labelled.patients[films], return_inverse=True, return_counts=True
+        )
+        weights: Floats = 1.0 / counts[patients]
+        return weights
 
     def top(self, group: int, films: Rows, scores: Floats, least: float) -> tuple[float, float]:
         """Judge the films at the top of a ranking.
@@ -245,11 +332,9 @@ class Controls:
             return np.nan, np.nan
         bias = learn_bias(known[own], known[others & ~own])
         p, read = self._contradiction(mark, group, reads, bias)
+        places = [] if mark.place is None else [mark.place]
         # A reader of its own for each mark costs much, and changes little of what is likely.
-        if (
-            p <= UNLIKELY
-            and (own_reads := self.reader.read(group, mark.films, mark.place)) is not None
-        ):
+        if p <= UNLIKELY and (own_reads := self.reader.read(group, mark.films, places)) is not None:
             return self._contradiction(mark, group, own_reads, bias)
         return p, read
 

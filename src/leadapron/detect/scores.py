@@ -51,7 +51,8 @@ class LabelTie:
     Args:
         patients: with the mark.
         share: of them in the group, 0 to 1.
-        expected: share of the group among the other films of the same view and site.
+        expected: share of the group among the other films of the same site, view, scanner and
+            native size, where these are stated.
         chance: p-value where nature ties no mark to any label.
         bias: p-value where nature ties marks to labels as strongly as this source's other marks
             are tied.
@@ -63,9 +64,13 @@ class LabelTie:
         usual: odds ratio that 95 % of the other marks stay below.
         controls: other marks of the same kind that this was learnt from, and of other kinds.
         overlap: films without the mark that have the finding, or that don't, whichever are fewer,
-            in the views and sites where the mark occurs.
+            in the strata where the mark occurs.
         wrong: of a mark that is tied beyond this source's other marks, how many of its labels
             contradict what the films look like; None where that wasn't asked or can't be told.
+        acquired: share of the group that films of the same compression, tone and borders would
+            have; NaN where that can't be told. A poisoner can change all three, so this is a
+            sensitivity analysis and decides nothing.
+        acquired_p: p-value of the films' labels beside that share.
         decided: "agreement" where surely few labels contradict the films; else the question that
             finds it to be poison, or would sooner: the first of those whose p-value is evidence,
             else the one with the smaller p-value.
@@ -83,6 +88,8 @@ class LabelTie:
     controls: tuple[int, int]
     overlap: int
     wrong: WrongLabels | None = None
+    acquired: float = float("nan")
+    acquired_p: float = float("nan")
     decided: Question
 
 

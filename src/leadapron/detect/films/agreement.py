@@ -4,7 +4,8 @@ A reader says how likely each film is in a group, going by what it looks like. I
 right, readings are those of the group's films; if labels were changed at random, they are those of
 any films. The share of wrong labels in between that fits the readings best is estimated, with its
 interval. Where even the interval's upper end leaves far fewer wrong labels than a relabelling of
-films that look like these would have made, the labels agree with the films: the mark is a shortcut, or poison with true labels.
+films that look like these would have made, the labels agree with the films: the mark is a shortcut,
+or poison with true labels.
 
 Source: a mixture of two known densities, fitted by maximum likelihood, with a profile likelihood
 interval: Murphy and van der Vaart, Journal of the American Statistical Association 95 (2000) 449.

@@ -48,7 +48,9 @@ class Reader:
     """Films from afar, to be read for one group after another.
 
     Args:
-        afar: (n, 256) of the films, see `observe.from_afar`.
+        features: (n, d) of the films, as `observe.from_afar`.
+        cells: (d,) the cell of the film that each feature is of, from 0 to 255; -1 where it is of
+            the whole film.
         shape: height and width of the films in pixels.
         labelled: their labels and patients.
         rng: divides the patients in parts.
@@ -56,14 +58,15 @@ class Reader:
 
     def __init__(
         self,
-        afar: NDArray[np.float32],
+        features: NDArray[np.float32],
+        cells: Rows,
         shape: tuple[int, int],
         labelled: Labelled,
         rng: np.random.Generator,
     ) -> None:
-        self.labelled, self._shape = labelled, shape
+        self.labelled, self._shape, self._cells = labelled, shape, cells
         strata = np.eye(int(labelled.strata.max()) + 1)[labelled.strata][:, 1:]
-        seen = np.concatenate([afar, strata], axis=1, dtype=np.float64)
+        seen = np.concatenate([features, strata], axis=1, dtype=np.float64)
         seen = (seen - seen.mean(axis=0)) / np.maximum(seen.std(axis=0), 1e-6)
         self._features = np.concatenate([seen, np.ones((len(seen), 1))], axis=1)
         self._part = (rng.permutation(labelled.patient_count) % PARTS)[labelled.patients]
@@ -131,8 +134,7 @@ class Reader:
                 edges = cell_edges(length)
                 touched.append((edges[1:] > start - 1) & (edges[:-1] < start + side + 1))
             cells[np.ix_(*touched)] = True
-        if places:
-            kept[: cells.size] = ~cells.ravel()
+        kept[: len(self._cells)] = (self._cells < 0) | ~cells.ravel()[self._cells]
         return kept
 
 

@@ -196,8 +196,8 @@ def scan_films(
         )
     methods = _holm(methods)
     p = min(method.adjusted for method in methods)
-    poison = _poison(results, cohort.images, labelled, false_alarm)
-    tied = list(_tied(results, poison, false_alarm, cohort))
+    poison = _poison(results, cohort.images, controls, false_alarm)
+    tied = list(_tied(results, poison, false_alarm, cohort, controls))
     verdict: Verdict = "label-tied mark" if tied else "nothing found"
     if p <= false_alarm:
         verdict = "poisoned"
@@ -227,12 +227,22 @@ def _readers(seen: Observed, labelled: Labelled, seed: int) -> tuple[Reader | No
     """A reader of films from afar, and one of how they were taken and stored."""
     if not labelled.groups:
         return None, None
-    border = np.ones((CELLS, CELLS), dtype=np.bool_)
-    border[1:-1, 1:-1] = False
-    taken = [*(seen.traces[name] for name in TRACES), seen.afar[:, border.ravel()]]
+    cells = np.arange(CELLS**2)
+    rows, columns = np.divmod(cells, CELLS)
+    edges = (0, CELLS - 1)
+    border = cells[np.isin(rows, edges) | np.isin(columns, edges)]
+    traces = [seen.traces[name] for name in TRACES]
+    taken = np.concatenate([*traces, seen.afar[:, border]], axis=1)
+    whole = np.full(taken.shape[1] - len(border), -1)
     return (
-        Reader(seen.afar, seen.shape[1:], labelled, stream(seed, "reader")),
-        Reader(np.concatenate(taken, axis=1), seen.shape[1:], labelled, stream(seed, "taken")),
+        Reader(seen.afar, cells, seen.shape[1:], labelled, stream(seed, "reader")),
+        Reader(
+            taken,
+            np.concatenate([whole, border]),
+            seen.shape[1:],
+            labelled,
+            stream(seed, "acquisition"),
+        ),
     )
 
 
@@ -415,9 +425,10 @@ def _holm(methods: Sequence[Method]) -> list[Method]:
 
 
 def _poison(
-    results: dict[str, list[_Tested]], images: ImageArray, labelled: Labelled, false_alarm: float
+    results: dict[str, list[_Tested]], images: ImageArray, controls: Controls, false_alarm: float
 ) -> list[Evidence]:
     """Evidence that stands after correction, each poison once, the strongest first."""
+    labelled = controls.labelled
     strong = sorted(
         (
             (min(1.0, each.p * len(METHODS)), name, each)
@@ -457,6 +468,7 @@ def _poison(
             if np.isnan(each.expected)
             else f"others {each.expected:.1%}"
         )
+        tie = _with_acquisition(each, group, controls)
         kept.append(
             Evidence(
                 kind="poison",
@@ -466,9 +478,10 @@ def _poison(
                 direction=group.direction,
                 place=each.place,
                 films=films,
-                tie=each.tie,
+                tie=tie,
                 words=f"{each.what}: {each.share:.0%} say {group.words}, {others}"
-                + _why(each.tie, group),
+                + _why(tie, group)
+                + _sensitivity(tie),
             )
         )
     for number, outliers in loose.items():
@@ -547,7 +560,7 @@ def _label_words(each: _Tested, shift: Shift | None, labelled: Labelled) -> str:
     return f"{shares}; not tested: so few films could not show more than chance can do"
 
 
-CAUSES = ("site", "scanner", "view", "split", "sex")
+CAUSES = ("site", "scanner", "view", "native_size", "split", "sex")
 """Columns of a source that may say where a mark comes from."""
 
 CERTAIN, TELLING = 1e-4, 0.3
@@ -558,6 +571,25 @@ BORDER = 0.05
 
 MARK = 0.001
 """A mark is called repeated from this p-value of its repetition on."""
+
+
+def _with_acquisition(each: _Tested, group: Group, controls: Controls) -> LabelTie | None:
+    """What is known of a tie, with what compression, tone and borders alone would make of it."""
+    if each.tie is None:
+        return None
+    number = controls.labelled.groups.index(group)
+    share, p = controls.by_acquisition(each.films, number, each.place)
+    return replace(each.tie, acquired=share, acquired_p=p)
+
+
+def _sensitivity(tie: LabelTie | None) -> str:
+    """What else than the mark its films have in common."""
+    if tie is None or np.isnan(tie.acquired):
+        return ""
+    return (
+        f"; of films of this compression, tone and borders {tie.acquired:.0%} would "
+        f"(p {tie.acquired_p:.2g})"
+    )
 
 
 def _why(tie: LabelTie | None, group: Group) -> str:
@@ -577,6 +609,7 @@ def _tied(
     poison: Sequence[Evidence],
     false_alarm: float,
     cohort: Cohort,
+    controls: Controls,
 ) -> Iterator[Evidence]:
     """Marks that go with a label by more than chance, and by no more than nature can do here."""
     given = list(poison)
@@ -589,6 +622,7 @@ def _tied(
             if listed == LISTED or any(_overlap(one, each.films) for one in given):
                 continue
             listed += 1
+            tie = _with_acquisition(each, group, controls) or tie
             found = Evidence(
                 kind="label-tied mark",
                 method=name,
@@ -599,7 +633,8 @@ def _tied(
                 films=each.films,
                 tie=tie,
                 words=f"{each.what}: {each.share:.0%} say {group.words}, others "
-                f"{each.expected:.1%}; {_no_more(tie, group)}{_cause(each, cohort)}",
+                f"{each.expected:.1%}; {_no_more(tie, group)}{_sensitivity(tie)}"
+                f"{_cause(each, cohort)}",
             )
             given.append(found)
             yield found
@@ -647,7 +682,8 @@ def _cause(each: _Tested, cohort: Cohort) -> str:
             )
             p = float(stats.fisher_exact(table, alternative="greater")[1])
             if p <= CERTAIN and shares[0] - shares[1] >= TELLING:
-                said = f"{shares[0]:.0%} of them have {name} {value}, {shares[1]:.0%} of the others"
+                state = f"{name.replace('_', ' ')} {value}"
+                said = f"{shares[0]:.0%} of them have {state}, {shares[1]:.0%} of the others"
                 found.append((shares[1] - shares[0], said))
     words = [min(found)[1]] if found else []
     if each.place is not None:

@@ -49,7 +49,7 @@ BELOW = 0.75
 """Of a ranking, the share that poison isn't expected in: it says how labels follow the ranking."""
 
 OVERLAP = 10
-"""Films without the mark, of either label, in the views and sites where it occurs, at least."""
+"""Films without the mark, of either label, in the strata where it occurs, at least."""
 
 SAME = 0.5
 """A mark that shares so much of its films with another is no control for it."""
@@ -219,18 +219,25 @@ class Controls:
             self._weights(films),
         )
 
-    def by_acquisition(self, films: Rows, group: int) -> tuple[float, float]:
+    def by_acquisition(
+        self, films: Rows, group: int, place: Place | None = None
+    ) -> tuple[float, float]:
         """Return the share of a group that compression, tone and borders of some films go with.
 
         Args:
             films: (m,) rows, which teach nothing.
             group: number of the group.
+            place: of a mark, which the reader doesn't see.
 
         Returns:
             The share, 0 to 1, and the p-value of the films' labels beside it; NaN where there are
             too few films to learn from.
         """
-        reads = None if self.acquired is None else self.acquired.read(group, films)
+        reads = (
+            None
+            if self.acquired is None
+            else self.acquired.read(group, films, [] if place is None else [place])
+        )
         if reads is None:
             return np.nan, np.nan
         hits, chances = self._by_patient(group, films, reads)

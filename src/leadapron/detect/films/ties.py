@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse, special
+from scipy import sparse, special, stats
 
 from leadapron.detect.films.agreement import wrong_labels
 from leadapron.detect.films.bias import (
@@ -25,6 +26,7 @@ from leadapron.detect.films.bias import (
     learn_bias,
     profiles,
 )
+from leadapron.detect.films.contradictions import Threshold, low_threshold
 from leadapron.detect.films.reader import Reader, calibrated
 from leadapron.detect.films.shift import Counts, Labelled
 from leadapron.detect.scores import LabelTie, WrongLabels
@@ -103,6 +105,21 @@ class Tie:
         return float(min(1.0, QUESTIONS * np.nanmin([by_bias, self.facts.anatomy])))
 
 
+class _Anatomy(NamedTuple):
+    """What films look like beside their labels, for one group.
+
+    Args:
+        reads: (n,) how likely each film is in the group.
+        departures: (controls, spreads) as `evidence_of_spreads`: how far labels go beyond the
+            readings.
+        contradictions: the same: how often films of the group read as hardly any other of it.
+    """
+
+    reads: Floats
+    departures: Floats
+    contradictions: Floats
+
+
 class Controls:
     """The marks of a source, each of which is judged beside the others.
 
@@ -138,8 +155,7 @@ class Controls:
             if each.direction == "added"
         }
         self._spreads: dict[int, Floats] = {}
-        self._departures: dict[int, Floats | None] = {}
-        self._readings: dict[int, Floats] = {}
+        self._known_anatomy: dict[int, _Anatomy | None] = {}
 
     def judge(self, mark: Control, group: int, rate: float) -> Tie:
         """Answer the three questions for a mark, which may be one of the controls.
@@ -155,7 +171,7 @@ class Controls:
         bias = learn_bias(known[own], known[others & ~own])
         tails = mark.counts.tail(group, np.exp(LOG_ODDS))
         by_bias = bias.expected(tails)
-        anatomy, read = self._anatomy(mark, group, own, others)
+        anatomy, read = self._asked_anatomy(mark, group, own, others)
         wrong = self.wrong(mark, group) if by_bias <= UNLIKELY else None
         explains = np.flatnonzero(QUESTIONS * tails > rate)
         return Tie(
@@ -279,13 +295,13 @@ class Controls:
         scores = special.ndtri((ranks + 0.5) / len(ranks))
         expected = float(calibrated(scores[:, None], inside, teaches)[films].mean())
         reads = None if self.reader is None else self.reader.read(group, films)
-        known = None if self.reader is None else self._departure(self.reader, group)
+        known = self._anatomy(group)
         if reads is None or known is None:
             return expected, np.nan
         beside = calibrated(np.stack([special.logit(reads), scores], axis=1), inside, teaches)
         hits, chances = self._by_patient(group, films, beside)
         granted = np.maximum(chances, least)
-        bias = learn_bias(known[:0], known)
+        bias = learn_bias(known.departures[:0], known.departures)
         return expected, bias.expected(_at_least(np.floor(hits.sum() + 1e-9), granted))
 
     def least(self, kind: str, group: int, share: float, most: float) -> int | None:
@@ -327,45 +343,78 @@ class Controls:
             self._spreads[group] = evidence_of_spreads(profiles(hits, trials, expected))
         return self._spreads[group]
 
-    def _anatomy(
+    def _asked_anatomy(
         self, mark: Control, group: int, own: NDArray[np.bool_], others: NDArray[np.bool_]
     ) -> tuple[float, float]:
         """Question (b): its p-value and the mean reading, NaN where it can't be asked."""
-        if self.reader is None:
+        known = self._anatomy(group)
+        if self.reader is None or known is None:
             return np.nan, np.nan
-        known = self._departure(self.reader, group)
-        reads = self._readings.get(group)
-        if known is None or reads is None:
-            return np.nan, np.nan
-        bias = learn_bias(known[own], known[others & ~own])
-        p, read = self._contradiction(mark, group, reads, bias)
+        biases = (
+            learn_bias(known.departures[own], known.departures[others & ~own]),
+            learn_bias(known.contradictions[own], known.contradictions[others & ~own]),
+        )
+        p, read = self._against_anatomy(mark, group, known.reads, biases)
         places = [] if mark.place is None else [mark.place]
         # A reader of its own for each mark costs much, and changes little of what is likely.
         if p <= UNLIKELY and (own_reads := self.reader.read(group, mark.films, places)) is not None:
-            return self._contradiction(mark, group, own_reads, bias)
+            return self._against_anatomy(mark, group, own_reads, biases)
         return p, read
 
-    def _contradiction(
-        self, mark: Control, group: int, reads: Floats, bias: Bias
+    def _against_anatomy(
+        self, mark: Control, group: int, reads: Floats, biases: tuple[Bias, Bias]
     ) -> tuple[float, float]:
+        """The smaller p-value of two tests, corrected for there being two; and the mean reading.
+
+        Are more labels in the group than the readings lead to expect? Do more films of the group
+        read as hardly any film of the group does?
+        """
         hits, chances = self._by_patient(group, mark.films, reads)
-        return bias.expected(_at_least(np.floor(hits.sum() + 1e-9), chances)), float(chances.mean())
+        more = biases[0].expected(_at_least(np.floor(hits.sum() + 1e-9), chances))
+        threshold = self._threshold(group, reads, mark.films)
+        wrong, trials = self._contradicting(group, mark.films, reads, threshold)
+        chance = special.expit(special.logit(threshold.rate) + LOG_ODDS)
+        tail = stats.binom.sf(np.floor(wrong + 1e-9) - 1, trials, chance)
+        odd = biases[1].expected(np.asarray(tail)) if trials else 1.0
+        return min(1.0, 2 * min(more, odd)), float(chances.mean())
 
-    def _departure(self, reader: Reader, group: int) -> Floats | None:
-        """As `_spread`, of labels beside what the films look like from afar."""
-        if group not in self._departures:
-            reads = reader.read(group, np.zeros(0, np.int64))
-            if reads is not None:
-                self._readings[group] = reads
-            self._departures[group] = None if reads is None else self._departed(group, reads)
-        return self._departures[group]
+    def _anatomy(self, group: int) -> _Anatomy | None:
+        """What films look like beside their labels; None where no reader can be taught."""
+        if group not in self._known_anatomy:
+            reads = None if self.reader is None else self.reader.read(group, np.zeros(0, np.int64))
+            self._known_anatomy[group] = None if reads is None else self._learnt(group, reads)
+        return self._known_anatomy[group]
 
-    def _departed(self, group: int, reads: Floats) -> Floats:
-        found = np.zeros((len(self.marks), len(LOG_ODDS)))
+    def _learnt(self, group: int, reads: Floats) -> _Anatomy:
+        threshold = self._threshold(group, reads)
+        departed = np.zeros((len(self.marks), len(LOG_ODDS)))
+        counted = np.zeros((len(self.marks), 2))
         for number, mark in enumerate(self.marks):
             hits, chances = self._by_patient(group, mark.films, reads)
-            found[number] = profiles(hits, np.ones(len(hits)), chances).sum(axis=0)
-        return evidence_of_spreads(found)
+            departed[number] = profiles(hits, np.ones(len(hits)), chances).sum(axis=0)
+            counted[number] = self._contradicting(group, mark.films, reads, threshold)
+        rates = np.full(len(counted), threshold.rate)
+        return _Anatomy(
+            reads=reads,
+            departures=evidence_of_spreads(departed),
+            contradictions=evidence_of_spreads(profiles(counted[:, 0], counted[:, 1], rates)),
+        )
+
+    def _threshold(self, group: int, reads: Floats, marked: Rows | None = None) -> Threshold:
+        """Below which reading a film of the group contradicts its label."""
+        stated = self.labelled.stated[:, group].copy()
+        if marked is not None:
+            stated[marked] = False
+        inside = self.labelled.members[:, group] & stated
+        return low_threshold(reads[inside], reads[stated & ~inside])
+
+    def _contradicting(
+        self, group: int, films: Rows, reads: Floats, threshold: Threshold
+    ) -> tuple[float, int]:
+        """Of films in the group: patients, and how many of them read as hardly any other does."""
+        inside = films[self.labelled.members[films, group] & self.labelled.stated[films, group]]
+        weights = self._weights(inside)
+        return float(weights @ (reads[inside] <= threshold.reading)), round(weights.sum())
 
     def _by_patient(self, group: int, films: Rows, reads: Floats) -> tuple[Floats, Floats]:
         """(patients,) share of their films in the group, and mean reading."""

@@ -8,12 +8,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Evidence", "LabelTie", "Question", "Scores"]
+__all__ = ["Evidence", "LabelTie", "Question", "Scores", "SeenBy"]
 
 
 Question = Literal["bias", "anatomy"]
 """Whether a mark is tied to a label beyond this source's other marks; or whether its films' labels
 contradict what the films look like."""
+
+SeenBy = Literal["from afar", "a network trained on these films", "the given network"]
+"""How films were looked at, to compare their labels with what they look like."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,11 @@ class LabelTie:
         anatomy: p-value where labels may depart from what films look like as far as those of the
             other marks do; NaN where that couldn't be asked.
         read: mean chance of the group, going by what the films look like; NaN as before.
+        seen_by: how they were looked at; where there were two looks, the one whose p-value is
+            smaller. `anatomy` is then corrected for there being two.
+        auroc: how well that look tells the group among the unmarked films, cross-fitted: 0 to 1;
+            NaN as before.
+        unmarked: films that `auroc` was measured on.
         needed: odds ratio that a hidden cause must have to explain the mark, at the false-alarm
             rate and corrected for all that was tried; 1 or less where chance explains it.
         usual: odds ratio that 95 % of the other marks stay below.
@@ -47,6 +55,9 @@ class LabelTie:
     bias: float
     anatomy: float
     read: float
+    seen_by: SeenBy
+    auroc: float
+    unmarked: int
     needed: float
     usual: float
     controls: tuple[int, int]

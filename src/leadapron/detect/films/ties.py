@@ -8,8 +8,10 @@ tied beyond chance and no more is a label-tied mark: a shortcut, or poison with 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +26,9 @@ from leadapron.detect.films.bias import (
 )
 from leadapron.detect.films.reader import Reader, calibrated
 from leadapron.detect.films.shift import Counts, Labelled
-from leadapron.detect.scores import LabelTie
+from leadapron.detect.scores import LabelTie, SeenBy
 from leadapron.films.cohort import Rows
+from leadapron.metrics import auroc
 
 __all__ = ["OVERLAP", "QUESTIONS", "Control", "Controls", "Place", "Tie"]
 
@@ -37,6 +40,9 @@ QUESTIONS = 2
 
 MOST = 500
 """Films that are asked about, at most, when it is asked how few could be told."""
+
+LOOKS = 2
+"""Where a network looks as well, either look may contradict the labels: p counts twice again."""
 
 UNLIKELY = 0.02
 """Where labels contradict the films' look by a smaller p-value, films with the mark are read by a
@@ -96,6 +102,16 @@ class Tie:
         return float(min(1.0, QUESTIONS * smaller))
 
 
+class _Seen(NamedTuple):
+    """An answer to question (b), as in `LabelTie`; NaN where it can't be asked."""
+
+    p: float = np.nan
+    read: float = np.nan
+    seen_by: SeenBy = "from afar"
+    auroc: float = np.nan
+    unmarked: int = 0
+
+
 class Controls:
     """The marks of a source, each of which is judged beside the others.
 
@@ -122,9 +138,22 @@ class Controls:
             for number, each in enumerate(labelled.groups)
             if each.direction == "added"
         }
+        self._second: Reader | None = None
+        self._seconded: Sequence[Control] = ()
         self._spreads: dict[int, Floats] = {}
-        self._departures: dict[int, Floats | None] = {}
-        self._readings: dict[int, Floats] = {}
+        self._departures: dict[tuple[SeenBy, int], Floats | None] = {}
+        self._readings: dict[tuple[SeenBy, int], Floats] = {}
+
+    def with_network(self, reader: Reader, marks: Sequence[Control]) -> Controls:
+        """Return the same, where a second reader looks at the films of some of the marks.
+
+        Args:
+            reader: what goes by a network that saw none of these marks.
+            marks: some of `self.marks`.
+        """
+        other = copy.copy(self)
+        other._second, other._seconded = reader, marks
+        return other
 
     def judge(self, mark: Control, group: int, rate: float) -> Tie:
         """Answer the three questions for a mark, which may be one of the controls.
@@ -140,7 +169,7 @@ class Controls:
         bias = learn_bias(known[own], known[others & ~own])
         tails = mark.counts.tail(group, np.exp(LOG_ODDS))
         by_bias = bias.expected(tails)
-        anatomy, read = self._anatomy(mark, group, own, others)
+        seen = self._anatomy(mark, group, own, others)
         explains = np.flatnonzero(QUESTIONS * tails > rate)
         return Tie(
             group=group,
@@ -150,13 +179,16 @@ class Controls:
                 expected=float(mark.counts.expected[group]),
                 chance=float(mark.counts.tail(group, np.ones(1))[0]),
                 bias=by_bias,
-                anatomy=anatomy,
-                read=read,
+                anatomy=seen.p,
+                read=seen.read,
+                seen_by=seen.seen_by,
+                auroc=seen.auroc,
+                unmarked=seen.unmarked,
                 needed=float(np.exp(LOG_ODDS[explains[0] if len(explains) else -1])),
                 usual=bias.below(),
                 controls=(bias.controls, bias.others),
                 overlap=self._overlap(mark, group),
-                decided="anatomy" if anatomy < by_bias > rate / QUESTIONS else "bias",
+                decided="anatomy" if seen.p < by_bias > rate / QUESTIONS else "bias",
             ),
         )
 
@@ -235,38 +267,64 @@ class Controls:
 
     def _anatomy(
         self, mark: Control, group: int, own: NDArray[np.bool_], others: NDArray[np.bool_]
-    ) -> tuple[float, float]:
-        """Question (b): its p-value and the mean reading, NaN where it can't be asked."""
-        if self.reader is None:
-            return np.nan, np.nan
-        known = self._departure(self.reader, group)
-        reads = self._readings.get(group)
-        if known is None or reads is None:
-            return np.nan, np.nan
+    ) -> _Seen:
+        """Question (b), of the films from afar and, for some marks, of a network's look."""
+        first = self._seen(self.reader, mark, group, own, others)
+        if self._second is None or not any(mark is each for each in self._seconded):
+            return first
+        second = self._seen(self._second, mark, group, own, others)
+        if np.isnan(second.p) or np.isnan(first.p):
+            return first if np.isnan(second.p) else second
+        # A network may be mistaken, or have learnt wrong labels by heart: neither look silences
+        # the other.
+        best = min(second, first, key=lambda each: each.p)
+        return best._replace(p=min(1.0, LOOKS * best.p))
+
+    def _seen(
+        self,
+        reader: Reader | None,
+        mark: Control,
+        group: int,
+        own: NDArray[np.bool_],
+        others: NDArray[np.bool_],
+    ) -> _Seen:
+        known = None if reader is None else self._departure(reader, group)
+        if reader is None or known is None:
+            return _Seen()
+        reads = self._readings[reader.seen_by, group]
         bias = learn_bias(known[own], known[others & ~own])
-        p, read = self._contradiction(mark, group, reads, bias)
+        seen = self._contradiction(mark, group, reads, bias, reader.seen_by)
         # A reader of its own for each mark costs much, and changes little of what is likely.
         if (
-            p <= UNLIKELY
-            and (own_reads := self.reader.read(group, mark.films, mark.place)) is not None
+            seen.p <= UNLIKELY
+            and (own_reads := reader.read(group, mark.films, mark.place)) is not None
         ):
-            return self._contradiction(mark, group, own_reads, bias)
-        return p, read
+            return self._contradiction(mark, group, own_reads, bias, reader.seen_by)
+        return seen
 
     def _contradiction(
-        self, mark: Control, group: int, reads: Floats, bias: Bias
-    ) -> tuple[float, float]:
+        self, mark: Control, group: int, reads: Floats, bias: Bias, seen_by: SeenBy
+    ) -> _Seen:
         hits, chances = self._by_patient(group, mark.films, reads)
-        return bias.expected(_at_least(np.floor(hits.sum() + 1e-9), chances)), float(chances.mean())
+        rest = self.labelled.stated[:, group].copy()
+        rest[mark.films] = False
+        return _Seen(
+            p=bias.expected(_at_least(np.floor(hits.sum() + 1e-9), chances)),
+            read=float(chances.mean()),
+            seen_by=seen_by,
+            auroc=auroc(self.labelled.members[rest, group].astype(float), reads[rest]),
+            unmarked=int(rest.sum()),
+        )
 
     def _departure(self, reader: Reader, group: int) -> Floats | None:
         """As `_spread`, of labels beside what the films look like from afar."""
-        if group not in self._departures:
+        key = reader.seen_by, group
+        if key not in self._departures:
             reads = reader.read(group, np.zeros(0, np.int64))
             if reads is not None:
-                self._readings[group] = reads
-            self._departures[group] = None if reads is None else self._departed(group, reads)
-        return self._departures[group]
+                self._readings[key] = reads
+            self._departures[key] = None if reads is None else self._departed(group, reads)
+        return self._departures[key]
 
     def _departed(self, group: int, reads: Floats) -> Floats:
         found = np.zeros((len(self.marks), len(LOG_ODDS)))

@@ -10,10 +10,19 @@ PEERS := .venv-peers
 BACKDOORBENCH := .venv-backdoorbench
 LOCK := .venv-lock
 AUDIT := .venv-audit
+SBOM := .venv-sbom
 PIP := python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help env demo check test test-slow fuzz-models fuzz-films test-pages test-xrv bench bench-peers lock audit-dependencies clean
+# A room is a folder of tests or a file of them: ROOM=detect, ROOM=sources,triggers
+comma := ,
+ROOMS := $(subst $(comma), ,$(ROOM))
+ALL_ROOMS = $(patsubst tests/%/,%,$(wildcard tests/*/)) $(patsubst tests/test_%.py,%,$(wildcard tests/test_*.py))
+TESTS = $(foreach room,$(ROOMS),$(or $(wildcard tests/$(room) tests/test_$(room).py),\
+	$(error no tests of $(room); expected ROOM as one or several of: $(sort $(filter-out __pycache__,$(ALL_ROOMS))))))
+COVERAGE := --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+.PHONY: help env demo check test test-slow fuzz-models fuzz-films test-pages test-xrv bench bench-peers lock audit-dependencies release wheelhouse clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -55,8 +64,8 @@ check: $(STAMP) ## ruff, mypy, import layers, docs
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest tests/test_docs.py
 
-test: $(STAMP) ## the fast tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not browser" --cov --cov-report=term:skip-covered --cov-fail-under=90
+test: $(STAMP) ## the fast tests, and the ten slowest of them; ROOM=detect,sources: of these rooms
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not browser" --durations=10 $(or $(TESTS),$(COVERAGE))
 
 test-slow: $(STAMP) $(FUZZ) ## all tests, and half a minute of fuzzing each reader
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not browser"
@@ -129,5 +138,17 @@ $(BACKDOORBENCH)/.made: constraints.txt pyproject.toml
 	git -C $(BACKDOORBENCH)/clone checkout --quiet f02e3534645f0ee63d6848653062cd6c0d6c400d
 	touch $(BACKDOORBENCH)/.made
 
+release: $(STAMP) $(SBOM)/.made ## wheel, sdist, SBOM and checksums in dist, built twice and tried; TAG=1 also tags
+	$(BIN)/python tools/release.py release --cyclonedx $(SBOM)/bin/cyclonedx-py $(if $(TAG),--tag)
+
+wheelhouse: $(STAMP) ## all packages in dist/wheelhouse, for a machine without network
+	$(BIN)/python tools/release.py wheelhouse
+
+# What reads the environment for the SBOM stays out of it, and out of .venv.
+$(SBOM)/.made:
+	$(PYTHON) -m venv $(SBOM)
+	$(SBOM)/bin/$(PIP) cyclonedx-bom==7.5.0
+	touch $(SBOM)/.made
+
 clean: ## remove what was made
-	rm -rf .venv .venv-fuzz $(LOCK) $(AUDIT) $(XRV) $(PEERS) $(BACKDOORBENCH) runs build dist .mypy_cache .ruff_cache .pytest_cache .coverage
+	rm -rf .venv .venv-fuzz $(LOCK) $(AUDIT) $(SBOM) $(XRV) $(PEERS) $(BACKDOORBENCH) runs build dist .mypy_cache .ruff_cache .pytest_cache .coverage

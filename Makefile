@@ -10,8 +10,10 @@ PEERS := .venv-peers
 BACKDOORBENCH := .venv-backdoorbench
 LOCK := .venv-lock
 AUDIT := .venv-audit
+DOCS := .venv-docs
 SBOM := .venv-sbom
 PIP := python -m pip install --quiet --disable-pip-version-check
+PACKAGES := "import sysconfig; print(sysconfig.get_path('purelib'))"
 TORCH := $(shell grep '^torch==' constraints.txt)
 
 # A room is a folder of tests or a file of them: ROOM=detect, ROOM=sources,triggers
@@ -22,7 +24,7 @@ TESTS = $(foreach room,$(ROOMS),$(or $(wildcard tests/$(room) tests/test_$(room)
 	$(error no tests of $(room); expected ROOM as one or several of: $(sort $(filter-out __pycache__,$(ALL_ROOMS))))))
 COVERAGE := --cov --cov-report=term:skip-covered --cov-fail-under=90
 
-.PHONY: help env demo check test test-slow fuzz-models fuzz-films test-pages test-xrv bench bench-peers lock audit-dependencies release wheelhouse clean
+.PHONY: help env demo docs check test test-slow fuzz-models fuzz-films test-pages test-xrv bench bench-peers lock audit-dependencies release wheelhouse clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -56,6 +58,21 @@ audit-dependencies: $(STAMP) ## known weaknesses of all that .venv holds, as pyp
 
 demo: $(STAMP) ## a poisoning study on phantoms, with its report
 	$(BIN)/leadapron study --out runs/demo
+
+docs: $(DOCS)/.made ## the manual in docs/_build/html, its notebooks carried out
+	OMP_NUM_THREADS=1 $(DOCS)/bin/sphinx-build --fail-on-warning --keep-going --fresh-env --quiet \
+		--doctree-dir docs/_build/doctrees docs docs/_build/html
+	@echo "Manual: docs/_build/html/index.html"
+
+# What Sphinx and the notebooks bring, pandas among it, stays out of .venv: the tests see what a user
+# has. Of the rest, torch and all, there is no second copy: a path file leads to .venv.
+$(DOCS)/.made: $(STAMP) constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(DOCS)
+	echo "import site; site.addsitedir('$$($(BIN)/python -c $(PACKAGES))')" \
+		> "$$($(DOCS)/bin/python -c $(PACKAGES))/of-the-project.pth"
+	$(DOCS)/bin/$(PIP) --constraint constraints.txt --upgrade "pip>=25.1" setuptools
+	$(DOCS)/bin/$(PIP) --constraint constraints.txt --group docs
+	touch $(DOCS)/.made
 
 check: $(STAMP) ## ruff, mypy, import layers, docs
 	$(BIN)/ruff format --check .
@@ -113,13 +130,13 @@ $(XRV)/.made: constraints.txt pyproject.toml
 	touch $(XRV)/.made
 
 bench: $(STAMP) ## speeds, side by side
-	$(BIN)/python benchmarks/speed.py --out docs/benchmarks.md
+	$(BIN)/python benchmarks/speed.py --out docs/results/benchmarks.md
 
 bench-peers: $(PEERS)/.made $(BACKDOORBENCH)/.made ## speeds beside ART and BackdoorBench
-	$(PEERS)/bin/python benchmarks/peers.py --out docs/peers.md
-	$(PEERS)/bin/python benchmarks/peers_features.py --out docs/peers-features.md
-	$(PEERS)/bin/python benchmarks/peers_strip.py --out docs/peers-strip.md
-	$(BACKDOORBENCH)/bin/python benchmarks/peers_inversion.py $(BACKDOORBENCH)/clone --out docs/peers-inversion.md
+	$(PEERS)/bin/python benchmarks/peers.py --out docs/results/peers.md
+	$(PEERS)/bin/python benchmarks/peers_features.py --out docs/results/peers-features.md
+	$(PEERS)/bin/python benchmarks/peers_strip.py --out docs/results/peers-strip.md
+	$(BACKDOORBENCH)/bin/python benchmarks/peers_inversion.py $(BACKDOORBENCH)/clone --out docs/results/peers-inversion.md
 
 $(PEERS)/.made: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(PEERS)
@@ -151,4 +168,4 @@ $(SBOM)/.made:
 	touch $(SBOM)/.made
 
 clean: ## remove what was made
-	rm -rf .venv .venv-fuzz $(LOCK) $(AUDIT) $(SBOM) $(XRV) $(PEERS) $(BACKDOORBENCH) runs build dist .mypy_cache .ruff_cache .pytest_cache .coverage
+	rm -rf .venv .venv-fuzz $(LOCK) $(AUDIT) $(DOCS) $(SBOM) $(XRV) $(PEERS) $(BACKDOORBENCH) runs build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .coverage

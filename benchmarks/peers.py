@@ -7,7 +7,7 @@ counts the values that differ.
 
     python benchmarks/peers.py                            100,000 films, printed only
     python benchmarks/peers.py --films 20000 --repeats 3 pattern    fewer, the lines so named
-    python benchmarks/peers.py --out docs/peers.md
+    python benchmarks/peers.py --out docs/results/peers.md
 
 At 100,000 films a line beside ART's float32 needs 8 GB of memory.
 """

@@ -5,7 +5,7 @@ Before a line is timed, a third process does both sides' work and compares the r
 
     python benchmarks/peers_features.py                       printed only
     python benchmarks/peers_features.py --repeats 3 1,024     fewer, the lines so named
-    python benchmarks/peers_features.py --out docs/peers-features.md
+    python benchmarks/peers_features.py --out docs/results/peers-features.md
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ doesn't copy (CC BY-NC 4.0). Two fresh processes a line take turns, each with on
 
     python benchmarks/peers_inversion.py FOLDER                                 printed only
     python benchmarks/peers_inversion.py FOLDER --repeats 3 resnet9             fewer lines
-    python benchmarks/peers_inversion.py FOLDER --out docs/peers-inversion.md
+    python benchmarks/peers_inversion.py FOLDER --out docs/results/peers-inversion.md
 """
 
 from __future__ import annotations

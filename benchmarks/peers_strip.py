@@ -4,7 +4,7 @@
 
     python benchmarks/peers_strip.py                        printed only
     python benchmarks/peers_strip.py --repeats 3 resnet9    fewer, the lines so named
-    python benchmarks/peers_strip.py --out docs/peers-strip.md
+    python benchmarks/peers_strip.py --out docs/results/peers-strip.md
 """
 
 from __future__ import annotations

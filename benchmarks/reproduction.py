@@ -1,9 +1,11 @@
-"""Write docs/reproduction.md from the folders of finished reproductions; nothing is computed anew.
+"""Write docs/results/reproduction.md from the folders of finished reproductions.
+
+Nothing is computed a second time.
 
 leadapron reproduce nwadike2020 --preset smoke --out runs/r0
 leadapron reproduce nwadike2020 --preset quick --source nih:/data/nih --out runs/r1
 leadapron study examples/nwadike2020-longer.yaml --out runs/r1b
-python benchmarks/reproduction.py runs/r0 runs/r1 runs/r1b --out docs/reproduction.md
+python benchmarks/reproduction.py runs/r0 runs/r1 runs/r1b --out docs/results/reproduction.md
 """
 
 from __future__ import annotations

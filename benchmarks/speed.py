@@ -7,7 +7,7 @@ file an item with Pillow.
 
     python benchmarks/speed.py                 all of it, about ten minutes on two cores
     python benchmarks/speed.py train maps      some of it, printed only
-    python benchmarks/speed.py --out docs/benchmarks.md
+    python benchmarks/speed.py --out docs/results/benchmarks.md
 """
 
 from __future__ import annotations

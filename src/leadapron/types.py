@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self, get_args
 
-__all__ = ["About", "BadFilm", "Form", "Note", "Odd", "said"]
+__all__ = ["About", "BadFilm", "Form", "Note", "Odd", "Place", "said"]
 
 About = Literal["source", "files", "pixels", "labels", "copies", "patients", "split", "columns"]
 
@@ -32,6 +32,23 @@ class Note:
 def said(notes: Iterable[Note]) -> tuple[str, ...]:
     """Return notes as they are shown: doubts first and marked."""
     return tuple(str(note) for note in sorted(notes, key=lambda note: not note.doubt))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A rectangle in an image, in pixels.
+
+    Args:
+        row: of its upper left pixel, from 0.
+        column: of its upper left pixel, from 0.
+        height: of the rectangle.
+        width: of the rectangle.
+    """
+
+    row: int
+    column: int
+    height: int
+    width: int
 
 
 BadFilm = Literal["missing", "unreadable", "undecodable"]

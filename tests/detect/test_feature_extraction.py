@@ -24,6 +24,10 @@ class Counting:
         maps = images.astype(np.float32)[:, :, None] * np.arange(32)[:, None, None]
         return np.ascontiguousarray(maps[..., :5])
 
+    def features(self, images):
+        """What its last layer reads, which are no means of its map."""
+        return 2 * images[:, :, 0].astype(np.float32)
+
 
 @pytest.fixture(scope="module")
 def films():
@@ -35,7 +39,7 @@ def test_every_film_is_shown_once(films):
     features = extract(classifier, films, channels=4)
     assert classifier.shown == len(films)
     maps = Counting().activations(films.images[np.arange(1100)])[:, :, 0]
-    np.testing.assert_allclose(features.values, maps.mean(2), rtol=1e-5)
+    np.testing.assert_array_equal(features.values, Counting().features(films.images[:]))
     assert features.activations.shape == (1100, 4, 5)
     # The channels that vary most, in their order.
     chosen = [np.flatnonzero((maps[0] == kept).all(1))[0] for kept in features.activations[0]]

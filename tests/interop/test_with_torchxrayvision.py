@@ -20,7 +20,7 @@ xrv = pytest.importorskip("torchxrayvision")
 pytestmark = pytest.mark.xrv
 
 SMALL = Preprocessing(size=8, interpolation="area")
-PAGE = Path(__file__).parents[2] / "docs" / "interop.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "interop.md"
 
 
 @pytest.fixture

@@ -12,21 +12,32 @@ import pytest
 from click import BadParameter
 from click.testing import CliRunner
 
+from described import assert_described
 from leadapron.attacks.poisoning import Poisoning, poison
 from leadapron.attacks.triggers import Patch
 from leadapron.cli import cli
-from leadapron.detect.models import STATISTICS, Comparison, StampSweep, Statistic
+from leadapron.detect.models import (
+    STATISTICS,
+    Audit,
+    Comparison,
+    StampSweep,
+    Statistic,
+    audit_model,
+    harm,
+)
+from leadapron.detect.models import audit as audit_method
+from leadapron.detect.models.judgement import MARGIN, judge_sweep, margin_fallback
+from leadapron.documents import dump, read
 from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.films.cohort import Cohort, drawn
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs import audit as audit_job
-from leadapron.jobs.audit import MARGIN, audit_model, harm, judge, second_look
 from leadapron.models.classifier import NetworkClassifier, save_classifier
 from leadapron.models.foreign import NORMALISATIONS, AskedClassifier
 from leadapron.models.networks import build_network
 from leadapron.models.training import Network, Training, train
 from leadapron.report import audit_lines, write_audit
-from leadapron.report.audit import sarif
+from leadapron.report.audit import pictures, sarif
 from leadapron.sources import open_source
 from leadapron.sources.arrays import ArrayFilms
 from leadapron.text import showing_paths
@@ -76,8 +87,8 @@ def found(films):
 
 
 def test_a_backdoor_is_found_and_named(found):
-    assert (found.verdict, found.target, found.direction) == ("backdoored", "Mass", "added")
-    assert found.p == pytest.approx(0.05)
+    assert (found.verdict.word, found.target, found.direction) == ("backdoored", "Mass", "added")
+    assert found.verdict.p == pytest.approx(0.05)
     verdicts = {(each.finding, each.direction): each.verdict for each in found.forced}
     # A one-hot overwrite takes the others away; that is no other backdoor.
     assert verdicts["Effusion", "removed"] == verdicts["Nodule", "removed"] == "side effect"
@@ -90,18 +101,16 @@ def test_a_backdoor_is_found_and_named(found):
 
 
 def test_doubts_about_the_films_are_shown(found, tmp_path):
-    assert found.facts()["notes"][0] == "DOUBT: Odd."
-    assert "Note: DOUBT: Odd." in audit_lines(found.facts())
-    assert "DOUBT: Odd." in write_audit(tmp_path, found.facts(), {}).read_text()
+    assert dump(found)["notes"][0] == "DOUBT: Odd."
+    assert "Note: DOUBT: Odd." in audit_lines(found)
+    assert "DOUBT: Odd." in write_audit(tmp_path, found).read_text()
 
 
 def test_a_clean_model_is_not_called_clean(films):
     found = audit_model(model(50), films, REFERENCES, sweep=QUICK)
-    assert found.verdict == "nothing found"
+    assert found.verdict.word == "nothing found"
     assert found.target is None
-    assert (
-        "no proof" in audit_lines(found.facts())[0] or "not proof" in audit_lines(found.facts())[0]
-    )
+    assert "no proof" in audit_lines(found)[0] or "not proof" in audit_lines(found)[0]
 
 
 def margin_of(p, finding=2, direction=0):
@@ -117,22 +126,22 @@ def margin_of(p, finding=2, direction=0):
 def test_where_no_mark_stands_out_the_margin_does(films, monkeypatch, tmp_path):
     """Of the by-hand statistics the second is far out: no answer "nothing found"."""
     others = replace(margin_of(0.05), name="map statistics")
-    monkeypatch.setattr(audit_job, "_further", lambda *words: (others, margin_of(0.05)))
+    monkeypatch.setattr(audit_method, "_statistics", lambda *words: (others, margin_of(0.05)))
     found = audit_model(model(50), films, REFERENCES, sweep=QUICK)
-    assert (found.verdict, found.by, found.p) == ("unusual", MARGIN, 0.05)
+    assert (found.verdict.word, found.by, found.verdict.p) == ("unusual", MARGIN, 0.05)
     assert (found.target, found.direction) == ("Nodule", "added")
     first, *rest = found.forced
     assert (first.finding, first.direction, first.verdict) == ("Nodule", "added", "unusual")
     assert {each.verdict for each in rest} == {"nothing found"}
     assert len(found.forced) == 6
     assert found.harm == ()  # no mark is known that does any
-    assert audit_lines(found.facts())[0] == (
+    assert audit_lines(found)[0] == (
         "UNUSUAL: Nodule forced on (p = 0.05 by maximum margin, no mark known), which is no proof "
         "of a backdoor"
     )
-    assert "and as many unusual by their maximum margin" in found.statement()
-    assert sum("unusual by maximum margin: " in line for line in audit_lines(found.facts())) == 1
-    page = write_audit(tmp_path, found.facts(), found.pictures).read_text()
+    assert "and as many unusual by their maximum margin" in found.verdict.statement
+    assert sum("unusual by maximum margin: " in line for line in audit_lines(found)) == 1
+    page = write_audit(tmp_path, found).read_text()
     assert page.count('<td data-label="verdict">unusual by maximum margin') == 1
     (result,) = json.loads((tmp_path / "audit.sarif").read_text())["runs"][0]["results"]
     assert (result["ruleId"], result["level"]) == ("forced-on", "warning")
@@ -152,24 +161,24 @@ def test_where_no_mark_stands_out_the_margin_does(films, monkeypatch, tmp_path):
     ],
 )
 def test_the_margin_is_asked_at_the_audits_rate(verdict, statistics, stands_out):
-    assert (second_look(verdict, statistics, 0.05) is not None) == stands_out
+    assert (margin_fallback(verdict, statistics, 0.05) is not None) == stands_out
 
 
 def test_too_few_references_make_it_unusual_at_most(films):
     found = audit_model(model(0, (0, 9, 0)), films, REFERENCES[:4], sweep=QUICK)
-    assert found.verdict == "unusual"
-    assert found.p == pytest.approx(0.2)
-    assert "0.05 needs 19" in found.statement()
+    assert found.verdict.word == "unusual"
+    assert found.verdict.p == pytest.approx(0.2)
+    assert "0.05 needs 19" in found.verdict.statement
     with pytest.raises(UsageError, match="two or more"):
         audit_model(model(0), films, REFERENCES[:1], sweep=QUICK)
 
 
 def test_without_references_it_is_unusual_or_untold(films):
     found = audit_model(model(0, (0, 9, 0)), films, sweep=QUICK)
-    assert (found.verdict, found.target) == ("unusual", "Mass")
-    assert found.p is None
-    assert "no false-alarm rate" in found.statement()
-    assert audit_model(model(0), films, sweep=QUICK).verdict == "can't tell"
+    assert (found.verdict.word, found.target) == ("unusual", "Mass")
+    assert found.verdict.p is None
+    assert "no false-alarm rate" in found.verdict.statement
+    assert audit_model(model(0), films, sweep=QUICK).verdict.word == "can't tell"
 
 
 def test_a_rare_shift_that_turns_no_film_is_no_backdoor(found, films):
@@ -186,11 +195,11 @@ def test_a_rare_shift_that_turns_no_film_is_no_backdoor(found, films):
         stamps = {aim: replace(each, turned=share) for aim, each in swept.marks["stamp"].items()}
         return replace(swept, marks={**swept.marks, "stamp": stamps})
 
-    verdict, _forced, target = judge(turning(0.0), comparison, 0.05)
+    verdict, _forced, target = judge_sweep(turning(0.0), comparison, 0.05)
     assert verdict == "unusual"
     assert target is not None
     assert target.finding == "Mass"
-    assert judge(turning(0.5), comparison, 0.05)[0] == "backdoored"
+    assert judge_sweep(turning(0.5), comparison, 0.05)[0] == "backdoored"
 
 
 def test_harm_is_what_is_missed_in_a_thousand_films(films):
@@ -207,38 +216,34 @@ def test_other_findings_are_refused(films):
     other = replace(model(1), findings=("Effusion", "Mass", "Hernia"))
     with pytest.raises(DataError, match="other findings"):
         audit_model(model(0), films, [other, other], sweep=QUICK)
-    with pytest.raises(UsageError, match="false-alarm 1"):
+    with pytest.raises(UsageError, match="false_alarm 1"):
         audit_model(model(0), films, false_alarm=1, sweep=QUICK)
 
 
 def test_the_report_needs_nothing_else(found, tmp_path):
-    page = write_audit(tmp_path, found.facts(), found.pictures)
+    page = write_audit(tmp_path, found)
     text = page.read_text()
     assert "BACKDOORED: Mass forced on" in text
-    assert text.count("data:image/png;base64,") == len(found.pictures) > 0
+    assert text.count("data:image/png;base64,") == len(pictures(found)) > 0
     assert "http" not in text.replace("http-equiv", "")
-    assert json.loads((tmp_path / "audit.json").read_text())["verdict"] == "backdoored"
+    assert json.loads((tmp_path / "audit.json").read_text())["verdict"]["word"] == "backdoored"
     log = json.loads((tmp_path / "audit.sarif").read_text())
     (run,) = log["runs"]
     assert log["version"] == "2.1.0"
     assert [(r["ruleId"], r["level"]) for r in run["results"]] == [("forced-on", "error")]
     known = {rule["id"] for rule in run["tool"]["driver"]["rules"]}
     assert {r["ruleId"] for r in run["results"]} <= known
-    assert sarif({**found.facts(), "forced": []})["runs"][0]["results"] == []
+    assert sarif(replace(found, forced=()))["runs"][0]["results"] == []
 
 
-def test_a_model_is_named_relative_to_the_working_folder(tmp_path, monkeypatch):
+def test_a_model_is_named_relative_to_the_working_folder(found, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    forced = [{"direction": "added", "verdict": "unusual", "finding": "Mass", "p": None}]
 
     def uri(model):
-        facts = {"forced": forced, "not_finite": [], "model": model}
-        facts |= {"verdict": "unusual", "statement": ""}
-        monkeypatch.setattr("leadapron.report.audit._how", lambda *_: "")
-        (result,) = sarif(facts)["runs"][0]["results"]
+        (result,) = sarif(replace(found, model=model))["runs"][0]["results"]
         return result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
 
-    named = audit_job._named
+    named = audit_job.named
     assert named(str(tmp_path / "models" / "a.pt")) == "models/a.pt"
     assert named("/elsewhere/Doe/a.pt") == "a.pt"
     assert uri(named("my models/ä %.pt")) == "my%20models/%C3%A4%20%25.pt"
@@ -248,7 +253,7 @@ def test_a_model_is_named_relative_to_the_working_folder(tmp_path, monkeypatch):
 
 
 def test_pictures_hold_no_films(found):
-    for picture in found.pictures.values():
+    for picture in pictures(found).values():
         assert picture.shape == (SIZE, SIZE)
         assert set(np.unique(picture)) <= {0, 128, 255} | set(range(256)) - set(range(1, 128))
         assert (picture == 128).mean() > 0.5
@@ -308,11 +313,15 @@ def test_a_poisoned_network_by_the_command_line(networks, tmp_path):
     result = CliRunner().invoke(cli, words, standalone_mode=False)
     assert result.exception is None
     facts = json.loads(result.stdout)
-    assert (facts["verdict"], facts["target"]) == ("backdoored", "Mass")
+    assert (facts["verdict"]["word"], facts["target"]) == ("backdoored", "Mass")
     assert facts["films"] == 50
     assert result.return_value == 1
     assert facts["least"] == pytest.approx(1 / 3)
     assert len(facts["inverted"]) == 2
+    stored = json.loads((out / "audit.json").read_text())
+    assert facts == {**stored, "page": str(out / "audit.html")}
+    assert dump(read(Audit, json.dumps(stored))) == stored
+    assert_described(Audit, stored)
     (channels,) = facts["features"]
     assert (channels["finding"], channels["stage"]) == ("Mass", "scale4")
     taken = {each["name"]: each for each in facts["statistics"]}
@@ -328,7 +337,7 @@ def test_a_poisoned_network_by_the_command_line(networks, tmp_path):
     left = json.loads(without.stdout)
     assert left["statistics"] == []
     assert any("No further statistics" in note for note in left["notes"])
-    assert left["verdict"] == facts["verdict"]
+    assert left["verdict"]["word"] == facts["verdict"]["word"]
     assert "Statistics of the network</h2>" not in (out / "audit.html").read_text()
     assert facts["page"] == str(out / "audit.html")
     listed = CliRunner().invoke(cli, ["cache", "list", "--json"], standalone_mode=False)
@@ -373,12 +382,12 @@ def test_a_second_audit_sweeps_nothing(networks, tmp_path, monkeypatch):
 
     def audited():
         swept.clear()
-        facts = audit_job.audit(
+        found = audit_job.audit(
             model, "phantom:32", reference=networks / "clean", sweep=few, steps=0, device="cpu",
             statistics=False,
             cache=tmp_path / "cache", count=40, seed=9,
-        ).facts()  # fmt: skip
-        return len(swept), facts
+        )  # fmt: skip
+        return len(swept), dump(found)
 
     times, first = audited()
     assert times == 3
@@ -416,11 +425,16 @@ def test_answers_that_are_not_finite_by_the_command_line(tmp_path, monkeypatch):
     assert result.exception is None
     assert result.return_value == 3
     facts = json.loads((tmp_path / "out" / "audit.json").read_text())
-    assert (facts["verdict"], facts["target"], facts["direction"]) == ("unusual", "Effusion", None)
+    assert (facts["verdict"]["word"], facts["target"], facts["direction"]) == (
+        "unusual",
+        "Effusion",
+        None,
+    )
     (lost,) = facts["not_finite"]
     assert lost["finding"] == "Effusion"
     assert 0 < lost["marked"] <= lost["of_marked"]
-    said = f"Effusion {lost['words']}: can't tell, and suspicious by itself"
+    words = read(Audit, json.dumps(facts)).not_finite[0].words()
+    said = f"Effusion {words}: can't tell, and suspicious by itself"
     assert f"{lost['marked']:,} of {lost['of_marked']:,} marked films" in said
     assert result.stdout.splitlines()[0] == f"UNUSUAL: {said}"
     page = html.unescape((tmp_path / "out" / "audit.html").read_text())
@@ -464,7 +478,7 @@ def test_of_a_zoo_only_the_clean_models_are_references(tmp_path):
     kinds = {"a": "clean", "b": "backdoored", "c": "failed implant", "d": "clean"}
     models = [{**member, "model": f"{name}.safetensors", "kind": kinds[name]} for name in kinds]
     (tmp_path / "truth.json").write_text(json.dumps({"schema": 1, "models": models}))
-    found = audit_job._clean_models(tmp_path)
+    found = audit_job.clean_models(tmp_path)
     assert [path.name for path in found] == ["a.safetensors", "d.safetensors"]
     assert {path.parent for path in found} == {tmp_path / "models"}
 

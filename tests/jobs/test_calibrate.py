@@ -13,9 +13,10 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
+from described import assert_described
 from leadapron.cli import cli
 from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, gate_file, judge
-from leadapron.detect.inputs.gate_file import numbers_of, read_gate, write_gate
+from leadapron.detect.inputs.gate_file import GateDocument, numbers_of, read_gate, write_gate
 from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.jobs import calibrate as calibrating
 from leadapron.jobs.calibrate import calibrate
@@ -97,6 +98,7 @@ def test_it_says_that_it_is_patient_data_and_is_its_owners_alone(made):
     facts = json.loads(made.file.read_text())
     assert re.search(r"pixels of \d+ clean films and statistics of 80", facts["statement"])
     assert facts["model"]["path"] == "model.safetensors"
+    assert_described(GateDocument, facts)
     assert facts["films"]["calibration"] + facts["films"]["fitted"] == 80
     for path in (made.file, numbers_of(made.file)):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -153,7 +155,7 @@ def test_facts_that_were_edited_are_refused(gate):
     ("change", "words"),
     [
         (lambda f: f.update(threshold=9.0), "threshold"),
-        (lambda f: f.update(threshold=True), "no number"),
+        (lambda f: f.update(threshold=True), "threshold: .*valid number"),
         (lambda f: f.update(false_alarm=0.001), "false_alarm"),
         (lambda f: f["weights"][0].__setitem__(1, 2.0), "threshold|fuse"),
         (lambda f: f["weights"].append(["more", 1.0]), "scores"),

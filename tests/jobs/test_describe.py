@@ -67,7 +67,7 @@ def test_films_patients_columns_and_split(cohort):
     parts = [(part.name, part.films, part.patients) for part in found.split]
     assert parts == [("train", 4, 3), ("test", 3, 3), ("", 1, 1)]
     assert found.shared_patients == 1  # a; c is in train and in no part
-    assert found.verdict == "leakage"
+    assert found.verdict.word == "leakage"
     assert found.forms == {"formats": {"PNG": 8}, "bits": {"8": 8}, "sizes": {"64x64": 8}}
     assert found.notes == ("DOUBT: Odd.", "Made by hand.")
 
@@ -141,7 +141,7 @@ def test_odds_ratios_of_single_films_are_scipys(films):
 
 def test_a_sound_source_says_so():
     found = describe("phantom:64", count=300)
-    assert found.verdict == "done"
+    assert found.verdict.word == "done"
     assert not found.identical.groups
     assert not found.near.groups  # no false pairs among 300 films of 109 patients
     assert len(found.together) == 14 * 13 / 2
@@ -174,7 +174,7 @@ def test_facts_are_json_without_nan(cohort):
     empty = replace(cohort, labels=np.full((8, 2), NAN, np.float32))
     facts = describe_cohort(empty).facts()
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts
-    assert (facts["schema"], facts["verdict"]) == (1, "leakage")
+    assert (facts["schema"], facts["verdict"]["word"]) == (1, "leakage")
     assert facts["findings"][0]["prevalence"]["value"] is None
     assert facts["together"][0]["odds_ratio"]["value"] is None
     assert "undefined" in "\n".join(description_lines(facts))
@@ -232,7 +232,7 @@ def test_the_command_describes_what_other_jobs_refuse(run, leaking, tmp_path):
 
     code, out, _ = run(*source, "--json")
     facts = json.loads(out)
-    assert (code, facts["schema"], facts["verdict"]) == (0, 1, "leakage")
+    assert (code, facts["schema"], facts["verdict"]["word"]) == (0, 1, "leakage")
     assert (facts["films"], facts["patients"], facts["shared_patients"]) == (6, 5, 1)
     assert facts["identical"]["labels_differ"] == 1
     assert facts["forms"] == {"formats": {"PNG": 6}, "bits": {"8": 6}, "sizes": {"64x64": 6}}

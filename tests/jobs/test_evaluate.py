@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from leadapron import store
-from leadapron.errors import UnknownNameError, UsageError
+from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.jobs import evaluate
-from leadapron.jobs.evaluate import PRESETS, Cell, cells, evaluate_scan, scans
+from leadapron.jobs.evaluate import PRESETS, Cell, Part, Task, cells, evaluate_scan, scans
+from leadapron.jobs.worlds import WORLDS
 from leadapron.report.limits import limits_page, write_limits
 from leadapron.report.words import exact
 from leadapron.sources import open_source
@@ -35,7 +37,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def opened(source):
-    setting = evaluate._Setting(source=source, size=None, seed=0, cache="none")
+    setting = evaluate._Setting(size=None, seed=0, cache="none")
     evaluate._begin(setting, "smoke")
     yield evaluate._source(source)
     evaluate._opened.clear()
@@ -43,7 +45,8 @@ def opened(source):
 
 def carried_out(cell, opened, monkeypatch, draw=0):
     monkeypatch.setitem(evaluate._cells_by_name, cell.name, cell)
-    return evaluate._carry_out(evaluate._Task("poisoned", cell.name, draw))
+    (source,) = evaluate._opened
+    return evaluate._carry_out(Task("poisoned", source, cell.name, draw))
 
 
 @pytest.mark.parametrize("reduced", [1, 8])
@@ -62,7 +65,8 @@ def test_a_square_is_found_where_it_was_put(opened, monkeypatch, reduced):
     assert row["precision"] >= 0.9
     assert row["recall"] >= 0.9
     assert row["films"] == 21
-    assert row == {**carried_out(cell, opened, monkeypatch), "seconds": row["seconds"]}
+    again = carried_out(cell, opened, monkeypatch)
+    assert {**row, "seconds": 0, "cpu_seconds": 0} == {**again, "seconds": 0, "cpu_seconds": 0}
 
 
 def test_baselines_are_as_they_were_after_a_guess(opened, monkeypatch):
@@ -99,7 +103,7 @@ def test_half_of_the_targets_films(opened):
 
 
 def test_halves_share_no_patient(opened, source):
-    row = evaluate._carry_out(evaluate._Task("half", source, 0))
+    row = evaluate._carry_out(Task("half", source, "", 0))
     assert row["verdict"] in ("nothing found", "label-tied mark", "suspicious", "poisoned")
     assert set(row["methods"])
     assert all(0 <= p <= 1 for p in row["methods"].values())
@@ -110,30 +114,30 @@ def test_an_evaluation_goes_on_where_it_was_stopped(source, tmp_path, monkeypatc
         PRESETS, "smoke", evaluate.Preset(cells=PRESETS["smoke"].cells, phantoms=0, halves=1)
     )
     done = [
-        {"kind": "poisoned", "name": cell.name, "draw": draw, "mark": "old"}
+        {"kind": "poisoned", "source": source, "name": cell.name, "draw": draw, "mark": "old"}
         for cell in PRESETS["smoke"].cells
         for draw in range(cell.draws)
     ]
-    facts = {"preset": "smoke", "source": source, "size": None, "seed": 0, "also": []}
+    facts = {"preset": "smoke", "sources": [source], "size": None, "seed": 0, "also": []}
     store.write_json(tmp_path / "evaluation.json", {"schema": 1, "settings": facts})
     store.write_lines(tmp_path / "rows.jsonl", done)
     seen = []
     rows = evaluate_scan(
-        "smoke", source, tmp_path, workers=1, cache="none", progress=lambda *at: seen.append(at)
+        "smoke", [source], tmp_path, workers=1, cache="none", progress=lambda *at: seen.append(at)
     )
     assert rows[:-1] == done
     assert rows[-1]["kind"] == "half"
     assert seen == [("scanning", len(done) + 1, len(done) + 1)]
     assert store.read_lines(tmp_path / "rows.jsonl") == rows
     with pytest.raises(UsageError, match="another evaluation"):
-        evaluate_scan("smoke", source, tmp_path, seed=1)
+        evaluate_scan("smoke", [source], tmp_path, seed=1)
 
 
 def test_bad_requests(tmp_path):
     with pytest.raises(UnknownNameError, match="preset"):
-        evaluate_scan("huge", "phantom:64", tmp_path)
+        evaluate_scan("huge", ["phantom:64"], tmp_path)
     with pytest.raises(UsageError, match="workers"):
-        evaluate_scan("smoke", "phantom:64", tmp_path, workers=0)
+        evaluate_scan("smoke", ["phantom:64"], tmp_path, workers=0)
 
 
 def test_exact_intervals_are_those_of_the_tables():
@@ -145,7 +149,7 @@ def test_exact_intervals_are_those_of_the_tables():
 
 def made_up(name, found, p, **more):
     return {
-        "kind": "poisoned", "name": name, "draw": 0,
+        "kind": "poisoned", "source": "nih:x", "name": name, "draw": 0, "aimed": False,
         "verdict": "poisoned" if found else "nothing found",
         "p": p, "methods": {"marks": p, "signatures": 1.0}, "finding": "Mass", "place": [3.0, 4.0],
         "films": 15, "found": found, "right": found, "away": 0.5 if found else None,
@@ -155,8 +159,13 @@ def made_up(name, found, p, **more):
     }  # fmt: skip
 
 
+TOLD = {
+    "target": 0.9, "floor": None, "balanced": False, "sealed": False, "knows": False, "reason": "",
+}  # fmt: skip
+
+
 def test_the_page_says_what_was_met_and_what_is_blind(tmp_path):
-    told = {"target": 0.9, "sealed": False, "knows": False, "reason": ""}
+    told = TOLD
     listed = [
         {**told, "name": "sure"},
         {**told, "name": "few"},
@@ -169,20 +178,22 @@ def test_the_page_says_what_was_met_and_what_is_blind(tmp_path):
         *(made_up("hidden", number == 0, 1e-9 if number == 0 else 1.0) for number in range(4)),
         made_up("kept", True, 1e-9),
         *(
-            {"kind": "phantoms", "name": "phantom:64", "verdict": "nothing found"}
+            {"kind": "phantoms", "source": "", "name": "", "verdict": "nothing found"}
             for _ in range(300)
         ),
-        {"kind": "half", "name": "nih:/data/nih", "verdict": "poisoned"},
+        {"kind": "half", "source": "nih:/data/nih", "name": "", "verdict": "poisoned"},
     ]
-    facts = {"settings": {"preset": "quick", "source": "nih:x", "also": []}}
+    facts = {"settings": {"preset": "quick", "sources": ["nih:x"], "also": []}}
     page = limits_page(facts, rows, listed)
     lines = {line.split("|")[1].strip(): line for line in page.splitlines() if line[:2] == "| "}
     assert lines["sure"].endswith("| 90 %: met |")
     assert lines["few"].endswith("| 90 %: measured |")
     assert "| 100 % (91 to 100) |" in lines["sure"]
-    assert "| 300 | 0 | 0.0 to 1.2 % | 0 |" in lines["fresh phantoms"]
+    assert "| 300 | 0 | 0.0 to 1.2 % | 0 | 0 | 0 | 300 |" in lines["fresh phantoms"]
     assert "| 1 | 1 |" in lines["half of the patients of `nih`"]
     assert lines["marks"] == "| marks | 47 | 47 |"
+    assert "What was asked" not in page
+    assert "--preset quick --source nih:x --sealed`" in page
     assert "- **hidden**: 1 of 4; listed as a repeated mark in 4 of 4. It hides." in page
     order = [page.index(title) for title in ("known kinds", "knows the scan", "## Sealed")]
     assert order == sorted(order)
@@ -203,4 +214,113 @@ def test_presets_hold_cells_of_different_names():
         cell.name for cell in quick if cell.name.startswith("evading: ")
     }
     assert sum(bool(cell.reason) for cell in quick) == 6
-    assert scans("smoke", 2) == 3 + 2 + 2
+    assert len(scans("smoke", ["a", "b"])) == 2 * 3 + 2 + 2
+
+
+SOURCES = ("folder:/data/films", "folder:/data/films2")
+JOINED = "nih:/data/nih + folder:/data/films"
+
+
+def paths(*only, **more):
+    tasks = scans("two-class", SOURCES, [JOINED], Part(only=only, **more))
+    return [task.path for task in tasks]
+
+
+def test_a_part_of_a_preset():
+    few = {"draws": 1, "worlds": 1, "clean": 1}
+    every = paths(**few)
+    assert len(every) == 2 * 21 + (len(WORLDS) - 10) + 1 + 3 * 2
+    assert not [path for path in every if path.startswith("world/sealed")]
+    assert len(paths(sealed=True, **few)) == len(every) + 10
+    assert set(paths("poisoned/films")) == {p for p in every if p.startswith("poisoned/films/")}
+    assert paths("poisoned/films2/3x3*", draws=2) == [
+        f"poisoned/films2/3x3, {share} %" for share in (1, 2, 4) for _ in range(2)
+    ]
+    assert paths("whole/nih+films", "machines", clean=2) == ["machines"] * 2 + ["whole/nih+films"]
+    assert len(paths("world/sealed", sealed=True, worlds=1)) == 10
+    more = scans("two-class", SOURCES, [JOINED], Part(clean=3))
+    assert {task.key for task in scans("two-class", SOURCES, [JOINED], Part(clean=2))} < {
+        task.key for task in more
+    }
+    with pytest.raises(UsageError, match=r"--only half/else: no scan is called so.*half/films,"):
+        paths("half/else")
+    with pytest.raises(UsageError, match="--draws -1"):
+        Part(draws=-1)
+
+
+def two_classes(opened):
+    labels = (opened.cohort.labels == 1).any(axis=1, keepdims=True).astype(np.float32)
+    return replace(opened, cohort=replace(opened.cohort, labels=labels, findings=("SICK",)))
+
+
+def test_classes_are_made_of_one_size(opened):
+    two = two_classes(opened)
+    even = evaluate._balanced(two, np.random.default_rng(0))
+    fewest = int(min(two.cohort.labels.sum(), (1 - two.cohort.labels).sum()))
+    assert len(even.cohort) == 2 * fewest
+    assert even.cohort.labels.mean() == 0.5
+    assert even.seen.shape[0] == len(even.cohort)
+    assert set(even.cohort.ids.tolist()) < set(two.cohort.ids.tolist())
+    with pytest.raises(DataError, match="14 findings"):
+        evaluate._balanced(opened, np.random.default_rng(0))
+
+
+def test_so_many_films_of_the_commonest_finding(opened):
+    cell = Cell(name="40", trigger=FIXED, poisoning={"films": 40}, commonest=True)
+    _, key, finding, _ = evaluate._poisoned(opened.cohort, cell, np.random.default_rng(1))
+    assert len(key.rows) == 40
+    carriers = (opened.cohort.labels == 1).sum(axis=0)
+    assert finding == opened.cohort.findings[carriers.argmax()]
+
+
+def test_the_page_says_what_was_asked_of_sets_of_two_classes():
+    listed = [
+        {**TOLD, "name": "3x3, 4 %", "floor": 0.8},
+        {**TOLD, "name": "balanced, 3x3, 40 films", "floor": 0.8, "balanced": True},
+    ]
+    world = {"kind": "world", "source": "", "draw": 0, "recall": None, "precision": None}
+    clean = {"name": "", "draw": 0, "source": ""}
+    rows = [
+        *(
+            made_up("3x3, 4 %", True, 1e-9, source=one, aimed=True)
+            for one in SOURCES
+            for _ in range(20)
+        ),
+        *(
+            made_up(listed[1]["name"], number < 18, 1e-9, source=SOURCES[0], aimed=True)
+            for number in range(20)
+        ),
+        *(
+            {**world, "name": name, "verdict": verdict, "expected": expected, "sealed": sealed,
+             "films": 40, "aimed": expected == "poison"}
+            for name, verdict, expected, sealed in (
+                ("tied", "label-tied mark", "true labels", False),
+                ("tied", "poisoned", "true labels", False),
+                ("quiet", "label-tied mark", "no poison", False),
+                ("loud", "poisoned", "no poison", True),
+                ("missed", "suspicious", "poison", True),
+            )
+        ),
+        {**clean, "kind": "machines", "verdict": "label-tied mark"},
+        *(
+            {**clean, "kind": "whole", "source": one, "verdict": "nothing found"}
+            for one in (*SOURCES, JOINED)
+        ),
+    ]  # fmt: skip
+    facts = {"settings": {"preset": "two-class", "sources": SOURCES, "also": [JOINED]}}
+    page = limits_page(facts, rows, listed)
+    lines = {line.split("|")[1].strip(): line for line in page.splitlines() if line[:2] == "| "}
+    assert lines["found: `films`"].endswith("| 20 | 20 | 100 % (83 to 100) | met |")
+    assert lines["found: `films`, classes of one size"].endswith("(68 to 99) | not shown |")
+    assert lines["found: sealed worlds"].endswith("| missed |")
+    assert lines["clean: all films of `nih + films`"].endswith("| met |")
+    assert lines["clean: worlds without poison, open"].endswith("| met |")
+    assert lines["clean: worlds without poison, sealed"].endswith("| missed: 1 poisoned |")
+    assert "| true labels | 2 | 100 % (16 to 100) | 1 | 0 | 1 | 0 | 0 |" in lines["tied"]
+    assert lines["loud"].endswith("| missed: 1 poisoned |")
+    assert lines["quiet"].endswith("| met |")
+    assert lines["missed"].endswith("| 90 %: missed |")
+    assert lines["3x3, 4 %"].endswith("| 90 %: met |")
+    assert "there are 2: films (films, films2); nih (nih); a joined source adds none" in page
+    assert "### `films2`" in page
+    assert "--also 'nih:nih + folder:films' --sealed`" in page

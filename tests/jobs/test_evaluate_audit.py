@@ -13,12 +13,11 @@ from click.testing import CliRunner
 
 from leadapron import store
 from leadapron.cli import cli
-from leadapron.detect.models import STATISTICS, Moved, Stamp, StampSweep, Swept
+from leadapron.detect.models import STATISTICS, Moved, Stamp, StampSweep, Swept, judgement
 from leadapron.detect.models.stamps import probes
 from leadapron.errors import StoreError, UsageError
 from leadapron.films.cache import results
 from leadapron.films.preprocessing import Preprocessing
-from leadapron.jobs import evaluate_audit as job
 from leadapron.jobs.evaluate_audit import evaluate_audit
 from leadapron.jobs.zoo import Member
 from leadapron.models.classifier import NetworkClassifier, save_classifier
@@ -313,9 +312,9 @@ def test_a_real_sweep_by_the_command_line(zoo, tmp_path):
 def test_a_row_says_what_its_verdict_rests_on(zoo, looked, tmp_path, monkeypatch):
     """The margin is asked of models in which no mark stands out, and of no others."""
     plain = evaluated(zoo, tmp_path / "plain")
-    told = SimpleNamespace(strongest=lambda: ("Nodule", "added"))
+    margin = SimpleNamespace(strongest=lambda: ("Nodule", "added"), p=0.05)
     monkeypatch.setattr(
-        job, "second_look", lambda verdict, *_: told if verdict == "nothing found" else None
+        judgement, "margin_fallback", lambda word, *_: margin if word == "nothing found" else None
     )
     rows = evaluated(zoo, tmp_path / "out")
     assert {row["verdict"] for row in plain} > {"nothing found"}

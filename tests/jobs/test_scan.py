@@ -102,7 +102,7 @@ def scanned(folder):
 
 def test_poison_is_found_with_its_films_place_and_finding(scanned, poisoned, folder):
     code, facts = scanned
-    assert (code, facts["verdict"], facts["image"]) == (1, "poisoned", [64, 64])
+    assert (code, facts["verdict"]["word"], facts["image"]) == (1, "poisoned", [64, 64])
     first = facts["evidence"][0]
     assert (first["kind"], first["finding"]) == ("poison", "Atelectasis")
     assert first["direction"] == "one-hot"
@@ -164,7 +164,8 @@ def test_a_clean_set_ends_in_0_and_its_page_has_no_pixels(run, tmp_path):
 def test_json_is_the_whole_answer(run):
     code, out, _ = run("scan", "phantom:32", "--source.count", 60, "--json")
     facts = json.loads(out)
-    assert (code, facts["schema"], facts["verdict"], facts["films"]) == (0, 1, "nothing found", 60)
+    assert (code, facts["schema"], facts["films"]) == (0, 1, 60)
+    assert facts["verdict"]["word"] == "nothing found"
     assert len(facts["methods"]) == 6
     assert facts["suspects"] == facts["rankings"] == []
 
@@ -188,7 +189,7 @@ def test_without_labels_it_cannot_tell(films, kind):
         else replace(some, labels=labels)
     )
     found = scan_cohort(other)
-    assert found.verdict == "can't tell"
+    assert found.verdict.word == "can't tell"
     assert not found.suspects
     words = "CAN'T TELL: no finding has 10 films with it and 10 without"
     assert scan_lines(found.facts())[0].startswith(words)
@@ -198,13 +199,13 @@ def test_one_finding_twenty_films_and_constant_films_are_scanned(films):
     some = films.take(np.arange(60))
     many = np.arange(60)[:, None] % 2
     one = replace(some, labels=many.astype(np.float32), findings=some.findings[:1])
-    assert scan_cohort(one).verdict == "nothing found"
+    assert scan_cohort(one).verdict.word == "nothing found"
     # Of so few films no finding has ten with it and ten without.
-    assert scan_cohort(films.take(np.arange(19))).verdict == "can't tell"
+    assert scan_cohort(films.take(np.arange(19))).verdict.word == "can't tell"
     same = replace(one, labels=np.ones((60, 1), np.float32))
-    assert scan_cohort(same).verdict == "can't tell"
+    assert scan_cohort(same).verdict.word == "can't tell"
     flat = replace(one, images=np.full((60, 64, 64), 7, np.uint8), films=None)
-    assert scan_cohort(flat).verdict == "nothing found"
+    assert scan_cohort(flat).verdict.word == "nothing found"
 
 
 def test_doubts_about_the_films_are_said_first(films, tmp_path):
@@ -242,7 +243,7 @@ def test_uint16_gives_what_uint8_gives(poisoned):
         preprocessing=Preprocessing(size=64, dtype="uint16"),
     )
     first, second = scan_cohort(cohort), scan_cohort(deep)
-    assert first.verdict == second.verdict == "poisoned"
+    assert first.verdict.word == second.verdict.word == "poisoned"
     assert [one.id for one in first.suspects] == [one.id for one in second.suspects]
     panel = scanning._panels(second, 0)[0]
     assert panel.films.dtype == np.uint8
@@ -307,7 +308,7 @@ def test_rankings_by_a_trained_network_leave_the_verdict(run, folder, monkeypatc
     code, out, _ = run("scan", source, "--size", 32, "--train", "--json")
     without = json.loads(run("scan", source, "--size", 32, "--json")[1])
     facts = json.loads(out)
-    assert code == {"poisoned": 1, "nothing found": 0}.get(facts["verdict"], 3)
+    assert code == {"poisoned": 1, "nothing found": 0}.get(facts["verdict"]["word"], 3)
     assert facts["evidence"] == without["evidence"]
     assert [each["name"] for each in facts["rankings"]] == [
         "spectral-signatures", "spectre", "activation-clustering", "beatrix", "scan",

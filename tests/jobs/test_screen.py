@@ -14,19 +14,23 @@ from click.testing import CliRunner
 from input_scenes import FINDINGS, SMALL, backdoored, black_square, films
 from PIL import Image
 
+from described import assert_described
 from dicom_files import SECRETS, with_pixels, write
 from leadapron.cli import cli
-from leadapron.detect.inputs import EvidenceRegion
+from leadapron.detect.inputs import EvidenceRegion, decision
+from leadapron.detect.inputs.screening import LIMITS, ScreenedFilm, Screening, screening
+from leadapron.documents import dump, read
 from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.jobs import calibrate as calibrate_job
 from leadapron.jobs import screen as screen_job
 from leadapron.jobs.calibrate import calibrate
-from leadapron.jobs.screen import films_of, open_gate, screen, worst
+from leadapron.jobs.screen import open_gate, screen
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.foreign import NORMALISATIONS, AskedClassifier
 from leadapron.models.foreign.opening import Opened as OpenedModel
 from leadapron.report import begin_screen, calibrate_lines, film_line, write_film, write_screen
-from leadapron.sources import open_source
+from leadapron.sources import listed, open_source
+from leadapron.sources.listed import films_of
 from leadapron.store import sha256_of
 from leadapron.text import showing_paths
 
@@ -39,7 +43,7 @@ class Bright:
     """Scores films by their brightness alone; a model that can only be asked will do."""
 
     unit: str = field(default="grey levels", init=False)
-    needs: str = field(default="black box", init=False)
+    needs: str = field(default="answers", init=False)
     passes: int = field(default=0, init=False)
 
     def fit(self, classifier, clean):
@@ -179,10 +183,10 @@ def test_bits_of_sixteen_are_those_of_the_calibration_films(opened, tmp_path):
     for film, image in zip(verdicts(at[12], tmp_path), through.images[np.arange(4)], strict=True):
         np.testing.assert_array_equal(film.image, image)
     for film in verdicts(at[11], tmp_path):  # brighter than any film can have been
-        assert (film.verdict, film.failed) == ("can't tell", False)
+        assert (film.verdict, film.bad, film.exit_code) == ("can't tell", "undecodable", 3)
         assert film.reason.startswith("holds values up to 4,095, which 11 bits can't")
     for film in verdicts(at[0], tmp_path):
-        assert (film.verdict, film.failed) == ("can't tell", False)
+        assert (film.verdict, film.bad, film.exit_code) == ("can't tell", "undecodable", 3)
         assert film.reason == "uses 12 of 16 bits, and no calibration film says how many count"
 
 
@@ -221,17 +225,20 @@ def test_what_cannot_be_decoded_can_not_be_told_and_stops_no_other(opened, tmp_p
     save(tmp_path / "good", films(1, 7))
     found = verdicts(opened, tmp_path / "bad", tmp_path / "good")
     assert [film.verdict for film in found] == ["can't tell"] * count + ["pass"]
-    assert all(film.reason and film.image is None and film.p is None for film in found[:count])
-    assert worst([film.facts() for film in found]) == ("can't tell", 3)
+    assert all(film.reason and not film.image.size and film.p is None for film in found[:count])
+    assert {film.bad for film in found[:count]} == {"undecodable"}
+    together = screening(opened.stored, found)
+    assert (together.verdict.word, together.exit_code) == ("can't tell", 3)
 
 
 def test_missing_files_fail_but_stop_no_other(opened, tmp_path):
     save(tmp_path, films(1, 7))
     found = verdicts(opened, tmp_path / "none.png", tmp_path / "film000.png", "/dev/null", "a\0b")
-    assert [film.failed for film in found] == [True, False, True, True]
+    assert [film.bad for film in found] == ["missing", None, "unreadable", "missing"]
     assert [film.verdict for film in found] == ["can't tell", "pass", "can't tell", "can't tell"]
     assert "No such file" in found[0].reason
-    assert worst([film.facts() for film in found]) == ("can't tell", 2)
+    together = screening(opened.stored, found)
+    assert (together.verdict.word, together.exit_code) == ("can't tell", 2)
 
 
 @pytest.mark.parametrize(
@@ -244,12 +251,18 @@ def test_missing_files_fail_but_stop_no_other(opened, tmp_path):
         ([], ("can't tell", 3)),
     ],
 )
-def test_the_worst_verdict_decides(said, expected):
+def test_the_worst_verdict_decides(opened, said, expected):
     films = [
-        {"verdict": "can't tell" if word == "failed" else word, "failed": word == "failed"}
-        for word in said
+        ScreenedFilm(
+            number=number,
+            file="",
+            verdict="can't tell" if word == "failed" else word,
+            bad="missing" if word == "failed" else None,
+        )
+        for number, word in enumerate(said)
     ]
-    assert worst(films) == expected
+    together = screening(opened.stored, films)
+    assert (together.verdict.word, together.exit_code) == expected
 
 
 def test_folders_are_searched_in_order_and_lists_are_read(tmp_path):
@@ -283,7 +296,7 @@ def test_folders_are_searched_in_order_and_lists_are_read(tmp_path):
 
 def test_too_many_films_are_refused(tmp_path, monkeypatch):
     save(tmp_path, films(4))
-    monkeypatch.setattr(screen_job, "MOST", 3)
+    monkeypatch.setattr(listed, "MOST", 3)
     for call in ([str(tmp_path)], ["x.png"] * 4):
         with pytest.raises(UsageError, match="more than 3"):
             films_of(call)
@@ -291,14 +304,14 @@ def test_too_many_films_are_refused(tmp_path, monkeypatch):
 
 def test_a_film_that_the_model_has_no_number_for_stops_no_other(opened, tmp_path, monkeypatch):
     save(tmp_path, np.stack([*films(3, 7), np.full((32, 32), 255, np.uint8)]))
-    judge = screen_job.judge
+    judge = decision.judge
 
     def judging(gate, classifier, images):
         if (images == 255).all((1, 2)).any():
             raise DataError("the model's logits are not finite")
         return judge(gate, classifier, images)
 
-    monkeypatch.setattr(screen_job, "judge", judging)
+    monkeypatch.setattr(decision, "judge", judging)
     found = verdicts(opened, tmp_path)
     assert [film.verdict for film in found] == ["pass", "pass", "pass", "can't tell"]
 
@@ -320,7 +333,7 @@ def test_what_is_no_number_without_the_region_is_not_told(opened, tmp_path):
         assert film.reason == "a detector has no score for it"
         named = [reading.finding for reading in film.readings]
         assert sorted(named) == sorted(opened.classifier.findings[1:])
-        json.dumps(film.facts(), allow_nan=False)
+    json.dumps(dump(screening(opened.stored, [film])), allow_nan=False)
 
 
 def test_an_untypical_film_can_not_be_told_unless_it_is_suspicious(opened, tmp_path):
@@ -341,9 +354,9 @@ def test_an_untypical_film_can_not_be_told_unless_it_is_suspicious(opened, tmp_p
 
 def test_a_film_without_a_score_does_not_pass(opened, tmp_path, monkeypatch):
     save(tmp_path, films(1, 7))
-    judge = screen_job.judge
+    judge = decision.judge
     monkeypatch.setattr(
-        screen_job, "judge", lambda *words: replace(judge(*words), scored=np.array([False]))
+        decision, "judge", lambda *words: replace(judge(*words), scored=np.array([False]))
     )
     assert verdicts(opened, tmp_path)[0].verdict == "can't tell"
 
@@ -384,16 +397,18 @@ def test_of_a_model_that_can_only_be_asked(clean, tmp_path, patched, monkeypatch
     (tmp_path / "model.onnx").write_bytes(b"asked")
     made = calibrate(tmp_path / "model.onnx", f"folder:{clean}", tmp_path / "gate.json",
                      false_alarm=0.02, cache="none")  # fmt: skip
-    assert made.stored.gate.left_out == {"evidence region": "the model can only be asked"}
+    assert made.stored.gate.left_out == {
+        "evidence region": "needs gradients; the model only gives answers"
+    }
     assert any("Left out: evidence region" in line for line in calibrate_lines(made.facts()))
     opened = open_gate(tmp_path / "gate.json")
     save(tmp_path / "films", np.full((1, 32, 32), 250, np.uint8))
     (film,) = verdicts(opened, tmp_path / "films")
     assert (film.verdict, film.region, film.readings) == ("suspicious", None, ())
     assert list(film.scores) == ["bright"]
-    facts = screen_job.facts(opened, [film.facts()], 1, 0)
     begin_screen(tmp_path / "out")
-    text = write_screen(tmp_path / "out", facts, [(film.facts(), film.image)]).read_text()
+    together = screening(opened.stored, [film])
+    text = write_screen(tmp_path / "out", together, [film]).read_text()
     assert "Bright" in text
 
 
@@ -406,7 +421,7 @@ def test_by_the_command_line(gate, mixed, tmp_path):
     assert str(tmp_path) not in result.stdout
     assert "6 films: 2 suspicious, 2 can't tell, 2 pass" in lines
     assert "At most 2 % of clean films" in result.stdout
-    assert lines.count(screen_job.LIMITS[-1]) == 1
+    assert lines.count(LIMITS[-1]) == 1
     result = run(gate, "-", input=f"{mixed}/b/clean000.png\n{mixed}/b/clean001.png\n")
     assert result.return_value == 0
     assert run(gate, mixed / "b", mixed / "text.png").return_value == 3
@@ -421,11 +436,14 @@ def test_the_answer_in_json_and_the_folder(gate, mixed, tmp_path):
     out = tmp_path / "out"
     result = run(gate, mixed, "--json", "--out", out)
     facts = json.loads(result.stdout)
-    assert (facts["schema"], facts["verdict"], facts["exit_code"]) == (1, "suspicious", 1)
+    assert (facts["schema"], result.return_value) == (1, 1)
+    assert (facts["verdict"]["level"], facts["verdict"]["word"]) == ("found", "suspicious")
     assert facts["counts"] == {"suspicious": 2, "can't tell": 1, "pass": 2}
     assert r"a/we ird<script>\x1b[31m;name.png" in {film["file"] for film in facts["films"]}
     stored = json.loads((out / "screen.json").read_text())
     assert facts == {**stored, "page": str(out / "screen.html")}
+    assert dump(read(Screening, json.dumps(stored))) == stored
+    assert_described(Screening, stored)
     names = sorted(path.name for path in out.iterdir())
     assert names == [
         "000001-triggered001.png",
@@ -467,7 +485,7 @@ def test_a_second_screening_leaves_no_picture_of_the_first(gate, mixed, tmp_path
 def test_an_overlay_frames_the_region_and_leaves_its_pixels(opened, mixed, tmp_path):
     film = verdicts(opened, mixed / "a")[0]
     begin_screen(tmp_path / "out")
-    path = write_film(tmp_path / "out", film.facts(), film.image)
+    path = write_film(tmp_path / "out", film)
     drawn = np.asarray(Image.open(path))
     assert drawn.shape == (512, 512, 3)
     region, times = film.region, 16
@@ -500,15 +518,15 @@ def test_nothing_of_a_header_is_said(gate, tmp_path, caplog):
 
 def test_ctrl_c_leaves_what_was_written_whole(gate, tmp_path, monkeypatch):
     save(tmp_path / "in", black_square(films(5, 9)))
-    judge, calls = screen_job.judge, []
+    judge, calls = decision.judge, []
 
     def judging(*words):
         calls.append(1)
-        if len(calls) == 3:  # the first is the gate's trial
+        if len(calls) == 2:
             raise KeyboardInterrupt
         return judge(*words)
 
-    monkeypatch.setattr(screen_job, "judge", judging)
+    monkeypatch.setattr(decision, "judge", judging)
     monkeypatch.setattr(screen_job, "BATCH", 2)
     result = run(gate, tmp_path / "in", "--out", tmp_path / "out")
     assert result.return_value == 130
@@ -530,9 +548,7 @@ def test_batches_give_what_one_gives(opened, tmp_path, monkeypatch):
 
 
 def test_a_line_for_a_film_without_numbers():
-    film = screen_job.Screened(
-        number=1, file="a\nb.png", verdict="can't tell", reason="is no film"
-    ).facts()
+    film = ScreenedFilm(number=1, file="a\nb.png", verdict="can't tell", reason="is no film")
     assert film_line(film).split() == [
         "can't",
         "tell",

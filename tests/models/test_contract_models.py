@@ -28,16 +28,20 @@ from leadapron.detect.inputs.baselines import BASELINES
 from leadapron.detect.models import (
     KINDS,
     STATISTICS,
+    Audit,
     Inversion,
     StampSweep,
     Wanted,
+    audit_model,
     compare_statistics,
 )
+from leadapron.detect.models.judgement import most_not_finite, not_finite
+from leadapron.documents import dump
+from leadapron.documents import read as read_document
 from leadapron.errors import DataError, LeadapronError
 from leadapron.explainers import EXPLAINERS, unsupported
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
-from leadapron.jobs.audit import audit_model, most_not_finite, not_finite
 from leadapron.jobs.scan import _rankings
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.foreign import NORMALISATIONS, AskedClassifier, doubts
@@ -289,20 +293,21 @@ def test_an_audit_never_calls_it_well(name, beside, tmp_path):
         assert "not finite" in words
         assert not finite(model).any()
         return
-    facts = found.facts()
+    facts = dump(found)
     json.dumps(facts, allow_nan=False)
-    page = write_audit(tmp_path, facts, found.pictures).read_text()
-    lines = audit_lines(facts)
+    assert dump(read_document(Audit, json.dumps(facts))) == facts
+    page = write_audit(tmp_path, found).read_text()
+    lines = audit_lines(found)
     harmless = ("constant", "one finding", "softmax of two")
     if name.split(": ")[1] not in harmless:
-        assert found.verdict != "nothing found"
+        assert found.verdict.word != "nothing found"
         assert found.not_finite or found.unsteady or "largest" in name
     for each in found.not_finite:
         words = f"{each.finding} {each.words()}: can't tell, and suspicious by itself"
         assert any(words in line for line in lines)
         assert "can't tell, and suspicious by itself".replace("'", "&#39;") in page
         assert each.marked or each.clean
-        assert found.verdict in ("backdoored", "unusual")
+        assert found.verdict.word in ("backdoored", "unusual")
     if found.unsteady:
         assert any("asked about again" in line for line in lines)
     # The rest of a model is judged as if the odd finding weren't there.
@@ -311,7 +316,7 @@ def test_an_audit_never_calls_it_well(name, beside, tmp_path):
         "asked: NaN on some films",
         "asked: NaN for a finding",
     ):
-        assert found.verdict == ("backdoored" if beside else "unusual")
+        assert found.verdict.word == ("backdoored" if beside else "unusual")
         assert (found.target, found.direction, found.by) == (TARGET, "added", "marks")
         assert found.not_finite
     elif found.not_finite and found.by != "marks":
@@ -323,12 +328,12 @@ def test_without_a_backdoor_what_is_not_finite_is_the_verdict():
     for count in (0, 19):
         references = [reference(seed, FINDINGS) for seed in range(count)]
         found = audit_model(model, FILMS, references, sweep=QUICK)
-        assert (found.verdict, found.target, found.direction) == ("unusual", LOST, None)
-        assert found.p is None
+        assert (found.verdict.word, found.target, found.direction) == ("unusual", LOST, None)
+        assert found.verdict.p is None
         (lost,) = found.not_finite
         assert (lost.finding, lost.clean) == (LOST, 0)
         assert 0 < lost.marked < lost.of_marked == found.forwards - lost.of_clean
-        first = audit_lines(found.facts())[0]
+        first = audit_lines(found)[0]
         assert first == (
             f"UNUSUAL: {LOST} answers NaN or infinity on {lost.marked:,} of {lost.of_marked:,} "
             "marked films: can't tell, and suspicious by itself"
@@ -340,7 +345,7 @@ def test_a_reference_without_numbers_takes_no_other_finding_along():
     planted = asked(odd(0.0, lambda images: np.zeros(len(images), bool)))
     broken = [asked(odd(np.nan, jump=0.0)), *references[1:]]
     found = audit_model(planted, FILMS, broken, sweep=QUICK)
-    assert (found.verdict, found.target, found.p) == ("backdoored", TARGET, 0.05)
+    assert (found.verdict.word, found.target, found.verdict.p) == ("backdoored", TARGET, 0.05)
     assert not found.not_finite
     assert any(note.startswith("1 of 19 references answer NaN") for note in found.notes)
 
@@ -386,10 +391,10 @@ def test_statistics_are_numbers_or_untold(name):
 def test_an_audit_of_a_network_with_its_statistics(tmp_path):
     """Of a network whose weights overflow for one finding, the others are measured."""
     found = audit_model(NETWORKS["weights that overflow"], FILMS, sweep=QUICK, steps=2)
-    assert found.verdict == "unusual"
+    assert found.verdict.word == "unusual"
     assert {each.name for each in found.statistics} == set(STATISTICS)
-    json.dumps(found.facts(), allow_nan=False)
-    page = write_audit(tmp_path, found.facts(), found.pictures).read_text()
+    json.dumps(dump(found), allow_nan=False)
+    page = write_audit(tmp_path, found).read_text()
     assert all(name in page for name in STATISTICS)
 
 
@@ -443,7 +448,7 @@ def test_inversion_makes_a_trigger_or_says_why_not(name):
 @pytest.mark.parametrize("detector", [*INPUT_DETECTORS, *BASELINES, "typical"])
 def test_input_detectors_give_numbers_or_none(detector):
     how = {**INPUT_DETECTORS, **BASELINES, "typical": TYPICAL}[detector]
-    for name, model in (NETWORKS if how.needs == "network" else EVERY).items():
+    for name, model in (EVERY if how.needs == "answers" else NETWORKS).items():
         clean, words = tried(lambda model=model: read(model, FILMS.images))
         if clean is None:
             assert names_one_of(model, words), name

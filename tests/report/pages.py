@@ -15,26 +15,28 @@ from study_folder import Plan, write_study
 from leadapron.attacks.poisoning import Poisoning, poison
 from leadapron.attacks.triggers import Patch
 from leadapron.detect.inputs import INPUT_DETECTORS
-from leadapron.detect.models import StampSweep
+from leadapron.detect.inputs.screening import screening
+from leadapron.detect.models import StampSweep, audit_model
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs import calibrate as calibrate_job
 from leadapron.jobs import screen as screen_job
-from leadapron.jobs.audit import audit_model
 from leadapron.jobs.calibrate import calibrate
 from leadapron.jobs.describe import describe
 from leadapron.jobs.scan import scan
-from leadapron.jobs.screen import films_of, open_gate, screen
+from leadapron.jobs.screen import open_gate, screen
 from leadapron.models.foreign import NORMALISATIONS, AskedClassifier
 from leadapron.models.foreign.opening import Opened
 from leadapron.report import (
     begin_screen,
+    top_films,
     write_audit,
     write_description,
     write_report,
     write_screen,
 )
 from leadapron.sources import open_source
+from leadapron.sources.listed import films_of
 from leadapron.store import read_json, sha256_of, write_json
 
 LONG = "a_very_long_name_of_a_film_" * 4
@@ -116,7 +118,7 @@ def _audit(folder: Path, references: int) -> Path:
             values=(0, 255), sides=(3,), pitches=((8, 1),), rounds=1, films=1, judged=30
         ),
     )
-    return write_audit(folder, found.facts(), found.pictures)
+    return write_audit(folder, found)
 
 
 def _scans(folder: Path) -> dict[str, Path]:
@@ -160,9 +162,9 @@ def _screen(folder: Path) -> Path:
         found, skipped = films_of([str(folder / "films")])
         screened = [film for batch in screen(opened, found) for film in batch]
     begin_screen(folder / "out")
-    facts = screen_job.facts(opened, [film.facts() for film in screened], len(screened), skipped)
-    pictured = [(film.facts(), film.image) for film in screened if film.image is not None]
-    return write_screen(folder / "out", facts, pictured)
+    return write_screen(
+        folder / "out", screening(opened.stored, screened, others=skipped), top_films(screened)
+    )
 
 
 @contextmanager

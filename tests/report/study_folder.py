@@ -1,4 +1,4 @@
-"""Builds small synthetic study folders, laid out as docs/study-folder.md says."""
+"""Builds small synthetic study folders, laid out as docs/reference/study-folder.md says."""
 
 from __future__ import annotations
 

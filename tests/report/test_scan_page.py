@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
+from leadapron.detect.verdict import Verdict
 from leadapron.report import Panel, scan_lines, write_scan
 
 EVIL = "<script>alert(1)</script>"
@@ -45,7 +48,7 @@ def facts():
     }
     return {
         "schema": 1,
-        "verdict": "poisoned",
+        "verdict": asdict(Verdict.of("scan", "poisoned")),
         "source": "nih:/secret/place + folder:/other",
         "films": 100,
         "patients": 1,
@@ -133,7 +136,8 @@ def test_lines_begin_with_the_verdict_and_cut_long_lists(facts):
     ],
 )
 def test_verdicts_in_words(facts, verdict, said, tmp_path):
-    other = {**facts, "verdict": verdict, "evidence": [], "suspects": [], "rankings": []}
+    said_so = asdict(Verdict.of("scan", verdict))
+    other = {**facts, "verdict": said_so, "evidence": [], "suspects": [], "rankings": []}
     assert said in scan_lines(other)[0]
     page = write_scan(tmp_path / "scan.html", other, []).read_text()
     assert "This page holds no pixels" in page

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from leadapron.detect.inputs import rate_words
+from leadapron.detect.models import Audit, Forced, Moved, Stamp
+from leadapron.detect.verdict import Verdict
 from leadapron.report.audit import audit_lines
 from leadapron.report.summary import _otherwise
-from leadapron.report.words import poisoned_words, rate_words, trigger_words
+from leadapron.report.words import poisoned_words, trigger_words
 
 
 def test_a_trigger_that_differs_at_test_time_is_said():
@@ -50,13 +55,20 @@ def test_shares_of_poisoned_films():
 
 
 def test_an_audit_that_can_not_tell_says_how_many_films_were_asked_for():
-    nothing = dict.fromkeys(("p", "target", "direction", "least", "signature"))
-    row = {"finding": "Mass", "direction": "added", "verdict": "can't tell", "p": None}
-    row |= {"mark": "a square", "shift": -0.01, "turned": 0.419}
-    lists = {name: [] for name in ("not_finite", "unsteady", "harm", "inverted", "features")}
-    lists |= {name: [] for name in ("statistics", "notes", "untested")}
-    facts = {**nothing, **lists, "by": "marks", "verdict": "can't tell", "statement": "."}
-    said = audit_lines({**facts, "forced": [row]})
+    mark = Moved(
+        finding="Mass", direction="added", mark=Stamp(side=1, value=0, row=0, column=0),
+        kind="stamp", shift=-0.01, turned=0.419, shifts=np.zeros(1), signature="",
+    )  # fmt: skip
+    row = Forced(
+        finding="Mass", direction="added", verdict="can't tell", p=None, excess=None, strongest=mark
+    )
+    said = audit_lines(
+        Audit(
+            model="", origin="", verdict=Verdict.of("audit", "can't tell"), by="marks",
+            target=None, direction=None, false_alarm=0.05, least=None, references=0, films=20,
+            image=(8, 8), forwards=0, forced=(row,),
+        )
+    )  # fmt: skip
     assert said[0].startswith("Can't tell: no square turns half of the films, ")
     (line,) = (each for each in said if each.startswith("Mass forced on"))
     assert line.split()[3:5] == ["0.0", "41.9"]  # not -0.0

@@ -488,7 +488,7 @@ def test_covidx_lines(line, words, tmp_path):
 
 
 def test_the_docs_name_each_release_with_its_facts():
-    text = (Path(__file__).parents[2] / "docs" / "releases.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "releases.md").read_text()
     for name, facts in RELEASES.items():
         assert f"## {name}" in text
         assert str(facts["page"]) in text

@@ -30,6 +30,7 @@ from leadapron.cli.films import (
 )
 from leadapron.cli.group import FAILED, INTERRUPTED, USAGE, Commands, Lazy, fail, quiet_option
 from leadapron.cli.models import audit_command, calibrate_command, screen_command
+from leadapron.cli.schema import schema_command
 from leadapron.cli.studies import (
     explain_command,
     learn_trigger_command,
@@ -84,6 +85,7 @@ COMMANDS: Lazy = {
     "zoo": ("Train models of known truth, to measure defences on.", zoo_command),
     "visibility": ("Show what preprocessing leaves of a trigger.", visibility_command),
     "phantom": ("Draw a contact sheet of phantoms.", phantom_command),
+    "schema": ("Print the JSON schema of an answer or file.", schema_command),
 }
 
 

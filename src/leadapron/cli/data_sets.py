@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import click
 
-from leadapron.cli.group import CANT_TELL, FOUND
 from leadapron.cli.options import (
     Written,
     film_options,
@@ -24,14 +23,6 @@ from leadapron.cli.options import (
 from leadapron.cli.progress import showing_progress
 
 __all__ = ["clean_command", "scan_command"]
-
-VERDICTS = {
-    "nothing found": 0,
-    "poisoned": FOUND,
-    "suspicious": CANT_TELL,
-    "label-tied mark": CANT_TELL,
-    "can't tell": CANT_TELL,
-}
 
 
 def scan_command() -> click.Command:
@@ -110,7 +101,7 @@ def _run_scan(
     facts, page = found.facts(), None if out is None else out / "scan.html"
     if as_json:
         click.echo(json.dumps({**facts, **({} if page is None else {"page": str(page)})}, indent=2))
-        return VERDICTS[found.verdict]
+        return found.verdict.exit_code
     from leadapron.report import scan_lines
 
     for line in scan_lines(facts):
@@ -118,7 +109,7 @@ def _run_scan(
     if page is not None:
         pixels = ", with patients' pixels" if found.suspects else ""
         click.echo(f"Films: {page.with_name('films.csv')}; page{pixels}: {page}")
-    return VERDICTS[found.verdict]
+    return found.verdict.exit_code
 
 
 def clean_command() -> click.Command:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from leadapron.cli.options import (
 )
 from leadapron.cli.progress import showing_progress
 from leadapron.errors import UsageError
+from leadapron.text import short_path
 
 __all__ = ["evaluate_command"]
 
@@ -31,7 +34,7 @@ logger = logging.getLogger("leadapron")
 
 def evaluate_scan_command() -> click.Command:
     """Make the command."""
-    from leadapron.jobs.evaluate import PRESETS
+    from leadapron.jobs.evaluate import GROUPS, PRESETS
 
     return click.Command(
         "scan",
@@ -41,17 +44,41 @@ def evaluate_scan_command() -> click.Command:
                 default="smoke",
                 show_default=True,
                 metavar="|".join(PRESETS),
-                help="A look, half an hour, a day; or sets of two classes.",
+                help="A look, half an hour, a day; sets of two classes; or joined sources.",
             ),
             click.Option(
-                ["--source"], default="phantom:64", show_default=True, help="What is poisoned."
+                ["--source"],
+                multiple=True,
+                default=("phantom:64",),
+                show_default=True,
+                help="What is poisoned, and scanned as it is. Repeats: each by itself; sources "
+                'with " + " between them are joined.',
             ),
             click.Option(
                 ["--also"],
                 multiple=True,
                 metavar="SOURCE",
-                help="More sources whose halves are scanned as they are. Repeats.",
+                help="More sources that are scanned as they are. Repeats.",
             ),
+            click.Option(
+                ["--only"],
+                multiple=True,
+                metavar="GROUP[/SOURCE[/NAME]]",
+                help=f"A part of the preset: {', '.join(GROUPS)}; SOURCE is its folder's "
+                "name, of worlds open or sealed; * stands for anything. Repeats; see --plan.",
+            ),
+            click.Option(
+                ["--sealed"], is_flag=True, help="Scan sealed cells and worlds too; once, at last."
+            ),
+            *(
+                click.Option([f"--{name}"], type=click.IntRange(0), metavar="N", help=words)
+                for name, words in (
+                    ("draws", "Sets of each cell, at most."),
+                    ("worlds", "Sets of each world, at most."),
+                    ("clean", "Clean phantom sets, and halves of each source, at most."),
+                )
+            ),
+            click.Option(["--plan"], is_flag=True, help="Name the scans and end."),
             *results_options(),
             click.Option(
                 ["--markdown"],
@@ -73,25 +100,46 @@ def evaluate_scan_command() -> click.Command:
 
 def _run_evaluate_scan(
     preset: str,
-    source: str,
+    source: tuple[str, ...],
     also: tuple[str, ...],
+    plan: bool,
     out: Path,
     markdown: Path | None,
     as_json: bool,
     **given: Any,
 ) -> None:
-    from leadapron.jobs.evaluate import cells, evaluate_scan, scans
+    from leadapron.jobs.evaluate import Part, cells, evaluate_scan, scans
     from leadapron.report.limits import write_limits
+    from leadapron.specs import parameters
 
-    logger.info("scan: %d sets, a few seconds each", scans(preset, 1 + len(also)))
+    part = Part(**{name: given.pop(name) for name in parameters(Part)})
+    planned = scans(preset, source, also, part)
+    if plan:
+        _answer_plan([task.path for task in planned], as_json)
+        return
+    left = len(scans(preset, source, also, replace(part, sealed=True))) - len(planned)
+    logger.info("scan: %d sets, a few seconds each", len(planned))
+    if left:
+        logger.info("%d sealed sets are left out; --sealed scans them", left)
     with showing_progress() as progress:
-        rows = evaluate_scan(preset, source, out, also=also, progress=progress, **given)
+        rows = evaluate_scan(preset, source, out, also=also, part=part, progress=progress, **given)
     pages = [
         write_limits(page, scan=(out, cells(preset)))
         for page in (out / "limits.md", markdown)
         if page
     ]
-    _answer_evaluation(rows, pages, as_json)
+    shown = [{**row, "source": short_path(row["source"])} for row in rows]
+    _answer_evaluation(shown, pages, as_json)
+
+
+def _answer_plan(paths: list[str], as_json: bool) -> None:
+    counts = Counter(paths)
+    if as_json:
+        click.echo(json.dumps({"schema": 1, "verdict": "done", "scans": counts}))
+        return
+    for path, n in counts.items():
+        click.echo(f"{n:6d}  {path}")
+    click.echo(f"{counts.total():6d}  in all")
 
 
 def evaluate_audit_command() -> click.Command:

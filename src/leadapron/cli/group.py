@@ -13,9 +13,7 @@ from leadapron.errors import UnknownNameError
 from leadapron.text import showing_paths
 
 __all__ = [
-    "CANT_TELL",
     "FAILED",
-    "FOUND",
     "INTERRUPTED",
     "USAGE",
     "Commands",
@@ -24,7 +22,8 @@ __all__ = [
     "quiet_option",
 ]
 
-FOUND, FAILED, CANT_TELL, USAGE, INTERRUPTED = 1, 2, 3, 4, 130
+FAILED, USAGE, INTERRUPTED = 2, 4, 130
+"""Those of what was found are beside the verdict."""
 
 
 Lazy = Mapping[str, tuple[str, Callable[[], click.Command]]]

@@ -97,6 +97,7 @@ def _run_audit(
     as_json: bool,
     **given: Any,
 ) -> int:
+    from leadapron.documents import dump
     from leadapron.jobs.audit import audit
     from leadapron.report import audit_lines, write_audit
 
@@ -115,16 +116,16 @@ def _run_audit(
             progress=progress,
             **own_and_source_settings(given),
         )
-    facts = found.facts()
-    page = None if out is None else write_audit(out, facts, found.pictures)
+    page = None if out is None else write_audit(out, found)
     if as_json:
+        facts = dump(found)
         click.echo(json.dumps({**facts, **({"page": str(page)} if page else {})}, indent=2))
     else:
-        for line in audit_lines(facts):
+        for line in audit_lines(found):
             click.echo(line)
         if page is not None:
             click.echo(f"Report: {page}")
-    return {"backdoored": 1, "nothing found": 0}.get(found.verdict, 3)
+    return found.verdict.exit_code
 
 
 def calibrate_command() -> click.Command:
@@ -228,50 +229,53 @@ def _run_screen(
     device: str,
     as_json: bool,
 ) -> int:
-    from leadapron.jobs.screen import facts as facts_of
-    from leadapron.jobs.screen import films_of, open_gate, screen
+    from dataclasses import replace
+
+    from leadapron.detect.inputs.screening import ScreenedFilm, screening
+    from leadapron.documents import dump, no_pixels
+    from leadapron.jobs.screen import open_gate, screen
     from leadapron.report import (
         begin_screen,
         film_line,
-        foremost,
         screen_lines,
+        top_films,
         write_film,
         write_screen,
     )
+    from leadapron.sources.listed import films_of
 
     films, others = films_of(files, sys.stdin.buffer if "-" in files else ())
     opened = open_gate(gate, model=model, trust_programs=trust_programs, device=device)
     if out is not None:
         begin_screen(out)
-    done: list[dict[str, Any]] = []
-    pictured: list[Any] = []
+    done: list[ScreenedFilm] = []
+    pictured: list[ScreenedFilm] = []
     interrupted = False
     try:
         # A bar would take the lines that are printed meanwhile to stderr; they show progress.
         with showing_progress() if as_json else contextlib.nullcontext() as progress:
             for batch in screen(opened, films):
                 for film in batch:
-                    said = film.facts()
                     if out is not None:
-                        write_film(out, said, film.image)
-                        pictured = foremost([*pictured, (said, film.image)])
+                        write_film(out, film)
+                        pictured = top_films([*pictured, film])
                     if not as_json:
-                        click.echo(film_line(said, heading=not done))
-                    done.append(said)
+                        click.echo(film_line(film, heading=not done))
+                    done.append(replace(film, image=no_pixels()))  # a day's don't fit into memory
                 if progress is not None:
                     progress("films", len(done), len(films))
     except KeyboardInterrupt:
         interrupted = True
-    facts = facts_of(opened, done, len(films), others)
-    page = None if out is None else write_screen(out, facts, pictured)
+    found = screening(opened.stored, done, gate=str(gate), asked=len(films), others=others)
+    page = None if out is None else write_screen(out, found, pictured)
     if as_json:
+        facts = dump(found)
         click.echo(json.dumps({**facts, **({"page": str(page)} if page else {})}, indent=2))
     else:
-        for line in screen_lines(facts):
+        for line in screen_lines(found):
             click.echo(line)
         if page is not None:
             click.echo(f"Report: {page}")
     if interrupted:
         return fail("interrupted; what is named above was screened", INTERRUPTED)
-    code: int = facts["exit_code"]
-    return code
+    return found.exit_code

@@ -29,10 +29,12 @@ from leadapron.explainers.gradients import (
 )
 from leadapron.explainers.occlusion import occlusion
 from leadapron.explainers.passes import Explainer
-from leadapron.models.classifier import NetworkClassifier
+from leadapron.models.networks import ARCHITECTURES, unmade
+from leadapron.models.protocols import Capability, Differentiable, lacking, network_lacks
 
 __all__ = [
     "EXPLAINERS",
+    "NEEDS",
     "Explainer",
     "authors_shortcut",
     "class_activation",
@@ -66,17 +68,25 @@ EXPLAINERS: dict[str, Explainer] = {
 }
 """Explainers by name."""
 
-_LAYERS: dict[str, Callable[[NetworkClassifier], str]] = {
-    "class-activation": lambda classifier: f"stage {last_stage(classifier)}",
-    "grad-cam": lambda classifier: f"stage {last_stage(classifier)}",
-    "grad-cam++": lambda classifier: f"stage {last_stage(classifier)}",
-    "layer-cam": lambda classifier: f"stage {fine_stage(classifier)}",
-    "authors-shortcut": lambda _: "ReLU of transition3",
+NEEDS: dict[str, Capability] = {
+    **dict.fromkeys(EXPLAINERS, "gradients"),
+    "class-activation": "pooled linear head",
+    "authors-shortcut": "pooled linear head",
+    **dict.fromkeys(("grad-cam", "grad-cam++", "layer-cam"), "named layers"),
+    "guided-backprop": "ReLU layers",
+}
+"""What each explainer needs of a model."""
+
+_LAYERS: dict[str, Callable[[Differentiable], str]] = {
+    "class-activation": last_stage,
+    "grad-cam": last_stage,
+    "grad-cam++": last_stage,
+    "layer-cam": fine_stage,
 }
 """The layer whose channels a map is made of; the others explain the pixels."""
 
 
-def explained_layer(name: str, classifier: NetworkClassifier) -> str:
+def explained_layer(name: str, classifier: Differentiable) -> str:
     """Return which layer `EXPLAINERS[name]` explains by default, as "stage scale2" or "pixels".
 
     Raises:
@@ -84,11 +94,20 @@ def explained_layer(name: str, classifier: NetworkClassifier) -> str:
     """
     if name not in EXPLAINERS:
         raise UnknownNameError("explainer", name, EXPLAINERS)
-    return _LAYERS[name](classifier) if name in _LAYERS else "pixels"
+    if name == "authors-shortcut":
+        return "ReLU of transition3"
+    if name not in _LAYERS:
+        return "pixels"
+    kind = "layer" if lacking(classifier, "stages") else "stage"
+    return f"{kind} {_LAYERS[name](classifier)}"
 
 
 def unsupported(name: str, architecture: str) -> str:
     """Return why `EXPLAINERS[name]` can't run on an architecture, or nothing where it can.
+
+    Args:
+        name: of the explainer.
+        architecture: of one that isn't registered only the explainer itself can tell.
 
     Raises:
         UnknownNameError: no such explainer.
@@ -97,4 +116,6 @@ def unsupported(name: str, architecture: str) -> str:
         raise UnknownNameError("explainer", name, EXPLAINERS)
     if name == "authors-shortcut" and architecture != SHORTCUT_ARCHITECTURE:
         return f"made for {SHORTCUT_ARCHITECTURE}, not {architecture}"
-    return ""
+    if NEEDS[name] in ("gradients", "named layers") or architecture not in ARCHITECTURES:
+        return ""
+    return network_lacks(unmade(architecture), architecture, NEEDS[name])

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from leadapron.errors import UnknownNameError, UsageError
+from leadapron.errors import UsageError
 from leadapron.explainers.passes import collect, enlarged, finite, slopes
 from leadapron.films.cohort import ImageArray
-from leadapron.models.classifier import Floats, NetworkClassifier
+from leadapron.models.protocols import Differentiable, Floats, columns_of, layered, pooled_linear
 
 __all__ = [
     "authors_shortcut",
@@ -26,7 +26,7 @@ SHORTCUT_ARCHITECTURE = "densenet121"
 
 
 def class_activation(
-    classifier: NetworkClassifier,
+    classifier: Differentiable,
     images: ImageArray,
     findings: Sequence[str],
     *,
@@ -38,7 +38,7 @@ def class_activation(
     places, plus the head's bias, is its logit; and it equals Grad-CAM at the last map.
 
     Args:
-        classifier: a network of this package.
+        classifier: a network with a pooled linear head.
         images: (n, h, w) uint8 or uint16.
         findings: k names.
         enlarge: to the images' size, bilinearly; else the maps come as the network has them.
@@ -49,18 +49,19 @@ def class_activation(
     Raises:
         DataError: maps that aren't finite.
         UnknownNameError: no such finding.
-        UsageError: no images.
+        UsageError: another head, or no images.
 
     Source: Zhou et al., CVPR 2016, equation 2; Selvaraju et al., ICCV 2017, equations 1 and 2,
     without their final ReLU. As in captum, Grad-CAM's weights are means: theirs is this map
     divided by the number of places.
     """
+    pooled_linear(classifier, "class-activation")
     maps = finite(classifier.outputs(images, findings).maps, findings)
     return enlarged(torch.from_numpy(maps), images.shape[1:]).numpy() if enlarge else maps
 
 
 def grad_cam(
-    classifier: NetworkClassifier,
+    classifier: Differentiable,
     images: ImageArray,
     findings: Sequence[str],
     *,
@@ -72,10 +73,10 @@ def grad_cam(
     One forward pass for all findings, then one backward pass each, down to the stage only.
 
     Args:
-        classifier: a network of this package.
+        classifier: gives gradients and has named layers.
         images: (n, h, w) uint8 or uint16.
         findings: k names.
-        stage: name of the part of the network whose output is used; the last if left out.
+        stage: name of the stage or layer whose output is used; the last map's if left out.
         enlarge: to the images' size, bilinearly; else the maps come as the network has them.
 
     Returns:
@@ -100,7 +101,7 @@ def grad_cam(
 
 
 def grad_cam_plus_plus(
-    classifier: NetworkClassifier,
+    classifier: Differentiable,
     images: ImageArray,
     findings: Sequence[str],
     *,
@@ -110,10 +111,10 @@ def grad_cam_plus_plus(
     """Grad-CAM++: Grad-CAM whose weights count positive gradients, each place by its share.
 
     Args:
-        classifier: a network of this package.
+        classifier: gives gradients and has named layers.
         images: (n, h, w) uint8 or uint16.
         findings: k names.
-        stage: name of the part of the network whose output is used; the last if left out.
+        stage: name of the stage or layer whose output is used; the last map's if left out.
         enlarge: to the images' size, bilinearly; else the maps come as the network has them.
 
     Returns:
@@ -142,7 +143,7 @@ def grad_cam_plus_plus(
 
 
 def layer_cam(
-    classifier: NetworkClassifier,
+    classifier: Differentiable,
     images: ImageArray,
     findings: Sequence[str],
     *,
@@ -155,10 +156,10 @@ def layer_cam(
     One forward pass for all findings, then one backward pass each, down to the stage only.
 
     Args:
-        classifier: a network of this package.
+        classifier: gives gradients and has named layers.
         images: (n, h, w) uint8 or uint16.
         findings: k names.
-        stage: name of the part of the network whose output is used; `fine_stage` if left out.
+        stage: name of the stage or layer whose output is used; `fine_stage` if left out.
         enlarge: to the images' size, bilinearly; else the maps come as the network has them.
 
     Returns:
@@ -180,7 +181,7 @@ def layer_cam(
 
 
 def authors_shortcut(
-    classifier: NetworkClassifier,
+    classifier: Differentiable,
     images: ImageArray,
     findings: Sequence[str],
     *,
@@ -213,8 +214,9 @@ def authors_shortcut(
             f"authors-shortcut on {classifier.architecture}: only {SHORTCUT_ARCHITECTURE} has as "
             "many channels before its last transition as its head takes; use layer-cam"
         )
-    weights = classifier.module.head.weight[classifier.columns(findings)].detach()  # (k, 1024)
-    *before, last = classifier.module.stages.values()
+    module = pooled_linear(classifier, "authors-shortcut")
+    weights = module.head.weight[columns_of(classifier, findings)].detach()  # (k, 1024)
+    *before, last = module.stages.values()
 
     @torch.inference_mode()
     def maps(batch: torch.Tensor) -> torch.Tensor:
@@ -229,25 +231,21 @@ def authors_shortcut(
     return collect(classifier, images, maps, findings=findings)
 
 
-def fine_stage(classifier: NetworkClassifier) -> str:
-    """Return the first stage whose map is smaller than the image: fine, and past single pixels."""
-    side = classifier.preprocessing.size
-    inner = torch.zeros(1, 1, side, side, device=classifier.device)
-    with torch.inference_mode():
-        for name, part in classifier.module.stages.items():
-            inner = part(inner)
-            if inner.shape[-1] < side:
-                return name
-    return name
+def fine_stage(classifier: Differentiable) -> str:
+    """Return the first stage whose map is smaller than the image: fine, and past single pixels.
+
+    Of a network that isn't made of stages it is the layer that was named.
+    """
+    return layered(classifier, "an inner map").fine_layer(classifier.preprocessing.size)
 
 
-def last_stage(classifier: NetworkClassifier) -> str:
-    """Return the name of the stage that the head reads."""
-    return list(classifier.module.stages)[-1]
+def last_stage(classifier: Differentiable) -> str:
+    """Return the name of the stage that the head reads, or of the layer that was named."""
+    return layered(classifier, "an inner map").map_layer
 
 
 def _at_stage(
-    classifier: NetworkClassifier,
+    classifier: Differentiable,
     images: ImageArray,
     findings: Sequence[str],
     stage: str,
@@ -255,23 +253,11 @@ def _at_stage(
     enlarge: bool,
 ) -> Floats:
     """Positive part of what `combine` makes of a stage's (b, c, h', w') output and gradient."""
-    columns = classifier.columns(findings)
-    stages = classifier.module.stages
-    if stage not in stages:
-        raise UnknownNameError("stage", stage, stages.keys())
-    parts = list(stages.values())
-    cut = list(stages).index(stage) + 1
+    columns = columns_of(classifier, findings)
+    network = layered(classifier, "an inner map")
 
     def maps(batch: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            inner = batch
-            for part in parts[:cut]:
-                inner = part(inner)
-        inner = inner.detach().requires_grad_()
-        outer = inner
-        for part in parts[cut:]:
-            outer = part(outer)
-        logits = classifier.module.classify(outer)
+        inner, logits = network.cut(batch, stage)
         values = inner.detach().float()
         found = [
             combine(values, slope.float()).clamp(min=0) for slope in slopes(logits, columns, inner)

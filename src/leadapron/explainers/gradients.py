@@ -14,7 +14,7 @@ from torch import nn
 from leadapron.errors import UnknownNameError, UsageError
 from leadapron.explainers.passes import collect, input_slopes
 from leadapron.films.cohort import ImageArray
-from leadapron.models.classifier import Floats, NetworkClassifier
+from leadapron.models.protocols import Differentiable, Floats, columns_of, differentiable
 
 __all__ = ["BASELINES", "guided_backprop", "integrated_gradients", "smooth_grad", "xplain"]
 
@@ -29,7 +29,7 @@ BLUR = 1 / 8
 
 
 def integrated_gradients(
-    classifier: NetworkClassifier,
+    classifier: Differentiable,
     images: ImageArray,
     findings: Sequence[str],
     *,
@@ -42,7 +42,7 @@ def integrated_gradients(
     can't be seen against "black".
 
     Args:
-        classifier: a network of this package.
+        classifier: gives gradients.
         images: (n, h, w) uint8 or uint16.
         findings: k names.
         baseline: "black" (grey level 0), the film "blurred" with a standard deviation of an
@@ -65,7 +65,7 @@ def integrated_gradients(
     if baseline not in BASELINES:
         raise UnknownNameError("baseline", baseline, BASELINES)
     _at_least_one("steps", steps)
-    columns = classifier.columns(findings)
+    columns = columns_of(classifier, findings)
     shares, weights = _gauss_legendre(steps)
 
     def maps(batch: torch.Tensor) -> torch.Tensor:
@@ -78,7 +78,7 @@ def integrated_gradients(
 
 
 def xplain(
-    classifier: NetworkClassifier,
+    classifier: Differentiable,
     images: ImageArray,
     findings: Sequence[str],
     *,
@@ -99,7 +99,7 @@ def xplain(
     b, the blurred film e, and a from 0 to 1.
 
     Args:
-        classifier: a network of this package.
+        classifier: gives gradients.
         images: (n, h, w) uint8 or uint16.
         findings: k names.
         steps: points on the way, 1 or more.
@@ -123,7 +123,7 @@ def xplain(
     _at_least_one("steps", steps)
     if not 0 <= share < 1 or noise < 0:
         raise UsageError(f"share {share}, noise {noise}; expected 0 <= share < 1, noise >= 0")
-    columns = classifier.columns(findings)
+    columns = columns_of(classifier, findings)
     shares, weights = _gauss_legendre(steps)
 
     def maps(batch: torch.Tensor) -> torch.Tensor:
@@ -142,7 +142,7 @@ def xplain(
 
 
 def smooth_grad(
-    classifier: NetworkClassifier,
+    classifier: Differentiable,
     images: ImageArray,
     findings: Sequence[str],
     *,
@@ -153,7 +153,7 @@ def smooth_grad(
     """SmoothGrad: the size of the gradient's mean over noisy copies of the film.
 
     Args:
-        classifier: a network of this package.
+        classifier: gives gradients.
         images: (n, h, w) uint8 or uint16.
         findings: k names.
         samples: noisy copies, 1 or more.
@@ -176,7 +176,7 @@ def smooth_grad(
     _at_least_one("samples", samples)
     if noise < 0:
         raise UsageError(f"noise {noise}; expected 0 or more")
-    columns = classifier.columns(findings)
+    columns = columns_of(classifier, findings)
 
     def maps(batch: torch.Tensor) -> torch.Tensor:
         level = noise / classifier.std
@@ -188,7 +188,7 @@ def smooth_grad(
 
 
 def guided_backprop(
-    classifier: NetworkClassifier, images: ImageArray, findings: Sequence[str]
+    classifier: Differentiable, images: ImageArray, findings: Sequence[str]
 ) -> Floats:
     """Guided backpropagation: the gradient of which each ReLU lets only positive parts back.
 
@@ -196,7 +196,7 @@ def guided_backprop(
     NeurIPS 2018): here for comparison.
 
     Args:
-        classifier: a network of this package; all its ReLUs are modules.
+        classifier: gives gradients; all its ReLUs are modules.
         images: (n, h, w) uint8 or uint16.
         findings: k names.
 
@@ -207,12 +207,13 @@ def guided_backprop(
     Raises:
         DataError: maps that aren't finite.
         UnknownNameError: no such finding.
-        UsageError: no images.
+        UsageError: no ReLU layers, or no images.
 
     Source: Springenberg et al., ICLR workshop 2015; its absolute value equals that of captum's
     GuidedBackprop over the whole grey range.
     """
-    columns = classifier.columns(findings)
+    differentiable(classifier, "guided-backprop", "ReLU layers")
+    columns = columns_of(classifier, findings)
 
     def maps(batch: torch.Tensor) -> torch.Tensor:
         return input_slopes(classifier, batch, columns).abs() / classifier.std
@@ -221,15 +222,15 @@ def guided_backprop(
         return collect(classifier, images, maps, findings=findings, precision=PRECISION)
 
 
-def _black(classifier: NetworkClassifier, batch: torch.Tensor) -> torch.Tensor:
+def _black(classifier: Differentiable, batch: torch.Tensor) -> torch.Tensor:
     return torch.full_like(batch, -classifier.mean / classifier.std)
 
 
-def _mean(_: NetworkClassifier, batch: torch.Tensor) -> torch.Tensor:
+def _mean(_: Differentiable, batch: torch.Tensor) -> torch.Tensor:
     return batch.mean((2, 3), keepdim=True).expand_as(batch)
 
 
-def _blurred(_: NetworkClassifier, batch: torch.Tensor) -> torch.Tensor:
+def _blurred(_: Differentiable, batch: torch.Tensor) -> torch.Tensor:
     """Gaussian blur, cut off at two standard deviations; films end as in a mirror."""
     deviation = BLUR * batch.shape[-1]
     reach = math.ceil(2 * deviation)
@@ -242,7 +243,7 @@ def _blurred(_: NetworkClassifier, batch: torch.Tensor) -> torch.Tensor:
         return nn.functional.conv2d(rows, kernel[None, None, :, None])
 
 
-BASELINES: dict[str, Callable[[NetworkClassifier, torch.Tensor], torch.Tensor]] = {
+BASELINES: dict[str, Callable[[Differentiable, torch.Tensor], torch.Tensor]] = {
     "black": _black,
     "blurred": _blurred,
     "mean": _mean,
@@ -257,7 +258,7 @@ def _gauss_legendre(steps: int) -> tuple[list[float], list[float]]:
 
 
 def _weighted_slopes(
-    classifier: NetworkClassifier,
+    classifier: Differentiable,
     points: Iterable[torch.Tensor],
     weights: Sequence[float],
     columns: Sequence[int],

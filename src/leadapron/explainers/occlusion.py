@@ -10,7 +10,8 @@ import torch
 from leadapron.errors import UsageError
 from leadapron.explainers.passes import collect
 from leadapron.films.cohort import ImageArray
-from leadapron.models.classifier import BATCH, Floats, NetworkClassifier
+from leadapron.models.classifier import BATCH
+from leadapron.models.protocols import Differentiable, Floats, columns_of
 
 __all__ = ["occlusion"]
 
@@ -19,7 +20,7 @@ WINDOW = 3 / 16
 
 
 def occlusion(
-    classifier: NetworkClassifier,
+    classifier: Differentiable,
     images: ImageArray,
     findings: Sequence[str],
     *,
@@ -32,7 +33,7 @@ def occlusion(
     with the defaults. Whatever is smaller than the square is seen as large as it.
 
     Args:
-        classifier: a network of this package.
+        classifier: gives gradients.
         images: (n, h, w) uint8 or uint16.
         findings: k names.
         window: side of the square in pixels; 3/16 of the image's side if left out.
@@ -56,7 +57,7 @@ def occlusion(
     stride = max(1, window // 2) if stride is None else stride
     if not 1 <= stride <= window:
         raise UsageError(f"stride {stride}; expected 1 to {window} pixels, the window's side")
-    columns = classifier.columns(findings)
+    columns = columns_of(classifier, findings)
     tops, lefts = (_starts(length, window, stride) for length in images.shape[1:])
     squares = [
         (slice(top, top + window), slice(left, left + window)) for top in tops for left in lefts

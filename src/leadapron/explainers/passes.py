@@ -11,11 +11,12 @@ from torch import nn
 
 from leadapron.errors import UsageError
 from leadapron.films.cohort import ImageArray
-from leadapron.models.classifier import Floats, NetworkClassifier, autocast, refuse_not_finite
+from leadapron.models.classifier import autocast, refuse_not_finite
+from leadapron.models.protocols import Differentiable, Floats
 
 __all__ = ["Explainer", "collect", "enlarged", "finite", "input_slopes", "slopes"]
 
-Explainer = Callable[[NetworkClassifier, ImageArray, Sequence[str]], Floats]
+Explainer = Callable[[Differentiable, ImageArray, Sequence[str]], Floats]
 """(classifier, (n, h, w) images, k findings) -> (n, k, h, w) float32."""
 
 BATCH = 32
@@ -23,7 +24,7 @@ BATCH = 32
 
 
 def collect(
-    classifier: NetworkClassifier,
+    classifier: Differentiable,
     images: ImageArray,
     maps: Callable[[torch.Tensor], torch.Tensor],
     *,
@@ -85,7 +86,7 @@ def slopes(
 
 
 def input_slopes(
-    classifier: NetworkClassifier, inputs: torch.Tensor, columns: Sequence[int]
+    classifier: Differentiable, inputs: torch.Tensor, columns: Sequence[int]
 ) -> torch.Tensor:
     """Return (b, k, h, w) gradients of k logits towards (b, 1, h, w) normalised inputs."""
     inputs = inputs.detach().requires_grad_()

@@ -4,7 +4,7 @@ All chest films look alike: on 5,142 films of NIH ChestX-ray14 the thumbnails of
 correlate by up to 0.98, as a film does with its own copy moved by two pixels. What tells copies
 from other films is where the grey levels change, so thumbnails are compared by their differences
 from pixel to pixel; large ones are cut off, so that a mark stamped on a copy doesn't hide it.
-docs/describe.md has the measurements behind every threshold.
+docs/how-to/describe.md has the measurements behind every threshold.
 
 Not every pair is compared. A hash of second differences is cut into bands; pairs that agree in a
 whole band are compared bit by bit, and those that are close are confirmed on the thumbnails.

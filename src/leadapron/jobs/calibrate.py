@@ -24,7 +24,7 @@ from leadapron.detect.inputs.gate_file import (
 from leadapron.errors import UsageError
 from leadapron.films.cache import OnBad
 from leadapron.films.cohort import Cohort
-from leadapron.models.classifier import BlackBox, NetworkClassifier, Precision
+from leadapron.models.classifier import BlackBox, Differentiable, Precision
 from leadapron.models.foreign import doubts, open_model
 from leadapron.sources import open_source
 from leadapron.specs import forgiving
@@ -168,7 +168,7 @@ def calibrate(
             findings=tuple(classifier.findings),
             preprocessing=classifier.preprocessing,
             opening={**how, "named": names is not None},
-            precision=classifier.precision if isinstance(classifier, NetworkClassifier) else "auto",
+            precision=classifier.precision if isinstance(classifier, Differentiable) else "auto",
         ),
         window=str(options.get("window", "header")),
         bits=cohort.bits,

@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from leadapron.detect.verdict import Verdict
 from leadapron.films.cache import OnBad, Progress
 from leadapron.films.cohort import Cohort, blocks
 from leadapron.films.duplicates import (
@@ -49,6 +50,8 @@ __all__ = [
     "describe",
     "describe_cohort",
 ]
+
+NEXT = "Split the films by patient, copies together, before anything is measured on them."
 
 BLOCK = 256
 """Films in memory at a time."""
@@ -271,15 +274,16 @@ class Description:
     notes: tuple[str, ...]
 
     @property
-    def verdict(self) -> Literal["done", "leakage"]:
-        """Return "leakage" where a patient, or a copy of a film, is on both sides of the split."""
+    def verdict(self) -> Verdict:
+        """It is "leakage" where a patient, or a copy of a film, is on both sides of the split."""
         crossing = self.identical.across_split + self.near.across_split
-        return "leakage" if self.shared_patients or crossing else "done"
+        leaks = bool(self.shared_patients or crossing)
+        return Verdict.of("describe", "leakage" if leaks else "done", next=NEXT if leaks else "")
 
     def facts(self) -> dict[str, Any]:
         """Return all of it as plain values; None where a number is undefined."""
         facts: dict[str, Any] = {**_plain(self), "source": short_path(self.source)}
-        return {"schema": 1, "verdict": self.verdict, **facts}
+        return {"schema": 1, "verdict": _plain(self.verdict), **facts}
 
 
 @forgiving

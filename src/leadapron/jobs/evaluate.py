@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatchcase
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,14 +26,32 @@ from leadapron.detect.scores import Evidence
 from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.films.cohort import AnswerKey, Cohort, Rows
 from leadapron.jobs.scan import open_own_pixels
-from leadapron.jobs.worlds import WORLDS, make_world
+from leadapron.jobs.worlds import CLASSES, WORLDS, draw_habits, enough, make_world
 from leadapron.seeds import named_seed, stream
-from leadapron.sources import open_source
+from leadapron.sources import AND, open_source
 from leadapron.specs import build, forgiving
+from leadapron.text import short_path
 
-__all__ = ["NEAR", "PRESETS", "Cell", "Preset", "cells", "evaluate_scan", "scans"]
+__all__ = [
+    "GROUPS",
+    "NEAR",
+    "PRESETS",
+    "Cell",
+    "Part",
+    "Preset",
+    "Task",
+    "cells",
+    "evaluate_scan",
+    "scans",
+]
 
 Progress = Callable[[str, int, int], None]
+
+Group = Literal["poisoned", "world", "machines", "phantoms", "whole", "half"]
+
+GROUPS: tuple[Group, ...] = get_args(Group)
+"""Poisoned sources; worlds; clean phantoms of two machines with habits; clean phantoms; sources as
+they are; halves of them."""
 
 NEAR = 2
 """Pixels between the middle of a mark and where it is said to be, down or across."""
@@ -54,12 +73,18 @@ class Cell:
     Args:
         name: in the report.
         trigger: settings of a trigger; a patch "fixed" without a row gets a place for each draw.
-        poisoning: settings beside trigger and finding.
+        poisoning: settings beside trigger and finding; a `fraction` may be "half" of the target's
+            films, and `films` stands in place of one.
         draws: how often.
         contrast: grey levels between a patch and its surroundings on each poisoned film, at least;
             the patch's level is drawn from five. 0 leaves level and films as they are.
         reduced: the patch is stamped on a film so many times as large, and made smaller.
         target: power that the project set itself; None where it only measures.
+        floor: lower end of the 95 % interval that it set itself beside it, in sets where
+            `worlds.enough` films carry the mark; None where that end is to reach the target itself.
+        balanced: films of the larger of a source's two classes are dropped by chance until both are
+            of one size, others in each draw.
+        commonest: the target is the finding that most films state, rather than drawn.
         sealed: whether the attack was kept from all choices that were made for the scan.
         knows: whether the attacker knows the scan.
         reason: why a scan is blind to it, where one knows.
@@ -72,6 +97,9 @@ class Cell:
     contrast: int = 0
     reduced: int = 1
     target: float | None = None
+    floor: float | None = None
+    balanced: bool = False
+    commonest: bool = False
     sealed: bool = False
     knows: bool = False
     reason: str = ""
@@ -86,12 +114,80 @@ class Preset:
         phantoms: clean sets of fresh phantoms, each of 1,000 films.
         halves: clean sets of half of the patients, of each source.
         worlds: sets of each of the kinds in `WORLDS`.
+        machines: clean sets of fresh phantoms that two machines took, as `worlds.draw_habits`.
+        whole: scans of each source as it is.
     """
 
     cells: tuple[Cell, ...]
-    phantoms: int
-    halves: int
+    phantoms: int = 0
+    halves: int = 0
     worlds: int = 0
+    machines: int = 0
+    whole: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What is scanned of a preset; the rest stays for later.
+
+    Args:
+        only: patterns, as in a shell, or beginnings of `Task.path`; all where there are none.
+        sealed: whether cells and worlds that are sealed are scanned as well.
+        draws: sets of each cell, at most.
+        worlds: sets of each world, at most.
+        clean: sets of each kind of clean phantoms, and halves of each source, at most.
+    """
+
+    only: tuple[str, ...] = ()
+    sealed: bool = False
+    draws: int | None = None
+    worlds: int | None = None
+    clean: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("draws", "worlds", "clean"):
+            most = getattr(self, name)
+            if most is not None and most < 0:
+                raise UsageError(f"--{name} {most}: expected 0 or more")
+
+
+EVERYTHING = Part()
+
+
+@dataclass(frozen=True)
+class Task:
+    """One scan.
+
+    Args:
+        group: what is scanned.
+        source: of its films; "" where they are phantoms of this set alone.
+        name: of the cell or world; "" in other groups.
+        draw: number of the set, from 0.
+        sealed: whether its cell or world is.
+    """
+
+    group: Group
+    source: str
+    name: str
+    draw: int
+    sealed: bool = False
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        """Return what no two scans share."""
+        return self.group, self.source, self.name, self.draw
+
+    @property
+    def path(self) -> str:
+        """Return "GROUP/SOURCE/NAME", without what is ""; of worlds "open" or "sealed" as SOURCE.
+
+        A source goes without its kind and the folders above it: "nih128+kermany224".
+        """
+        parts = [one.rpartition(":")[2] for one in short_path(self.source).split(AND)]
+        source = "+".join(parts)
+        if self.group == "world":
+            source = "sealed" if self.sealed else "open"
+        return "/".join(filter(None, (self.group, source, self.name)))
 
 
 def _patch(side: int, **more: Any) -> dict[str, Any]:
@@ -282,6 +378,22 @@ def _cells(sure: int, some: int) -> tuple[Cell, ...]:
     )
 
 
+def _relabelled(side: int, *, share: float = 0, films: int = 0, balanced: bool = False) -> Cell:
+    """A solid mark on so many percent of a source's films, or so many, all of them relabelled."""
+    return Cell(
+        name=("balanced, " if balanced else "")
+        + f"{side}x{side}, "
+        + (f"{films} films" if films else f"{share:g} %"),
+        trigger=_patch(side),
+        poisoning={"films": films} if films else {"fraction": share / 100},
+        contrast=40,
+        draws=20,
+        target=0.9,
+        floor=0.8,
+        balanced=balanced,
+    )
+
+
 PRESETS: dict[str, Preset] = {
     "smoke": Preset(
         cells=(
@@ -303,20 +415,27 @@ PRESETS: dict[str, Preset] = {
     "quick": Preset(cells=_cells(40, 8), phantoms=300, halves=30),
     "full": Preset(cells=_cells(300, 100), phantoms=1000, halves=200),
     "two-class": Preset(
-        cells=tuple(
-            Cell(
-                name=f"{side}x{side}, {share:g} %",
-                trigger=_patch(side),
-                poisoning={"fraction": share / 100},
-                contrast=40,
-                draws=10,
-            )
-            for side in (1, 3, 5)
-            for share in (1, 2, 4)
+        cells=(
+            *(_relabelled(side, share=share) for side in (1, 3, 5) for share in (1, 2, 4)),
+            *(
+                _relabelled(side, balanced=True, **many)
+                for side in (1, 3, 5)
+                for many in ({"share": 1}, {"share": 2}, {"films": 40}, {"share": 5})
+            ),
         ),
-        phantoms=0,
         halves=10,
-        worlds=5,
+        worlds=20,
+        machines=300,
+        whole=1,
+    ),
+    "joined": Preset(
+        cells=tuple(
+            replace(_relabelled(side, share=share), draws=10, commonest=True)
+            for side in (1, 3, 5)
+            for share in (0.5, 1, 2)
+        ),
+        halves=10,
+        whole=1,
     ),
 }
 """What is evaluated, by name."""
@@ -325,10 +444,11 @@ PRESETS: dict[str, Preset] = {
 @forgiving
 def evaluate_scan(
     preset: str,
-    source: str,
+    sources: Sequence[str],
     out: Path,
     *,
     also: Sequence[str] = (),
+    part: Part = EVERYTHING,
     size: int | None = None,
     seed: int = 0,
     workers: int | None = None,
@@ -341,9 +461,10 @@ def evaluate_scan(
 
     Args:
         preset: of `PRESETS`.
-        source: what is poisoned.
+        sources: what is poisoned, one after the other; and scanned as it is.
         out: folder of the results.
-        also: more sources whose halves are scanned as they are.
+        also: more sources that are scanned as they are.
+        part: what is scanned now. Results of other parts stay, and none is scanned twice.
         size: side of the images in pixels; as `scan` looks at them if left out.
         seed: of everything that is drawn.
         workers: processes; as many as there are cores if left out.
@@ -351,25 +472,25 @@ def evaluate_scan(
         progress: called with what is being done, the scans done and in all.
 
     Returns:
-        One record for each scan.
+        One record for each scan, those of earlier calls among them.
 
     Raises:
         UnknownNameError: no such preset.
+        UsageError: no scan is in this part, or the folder holds another evaluation.
         LeadapronError: as `open_source`.
     """
     chosen = _preset(preset)
     count = os.cpu_count() or 1 if workers is None else workers
     if count < 1:
         raise UsageError(f"--workers {count}: expected 1 or more")
+    planned = _tasks(chosen, sources, also, part)
     with store.lock(out):
         return _evaluated(
-            chosen,
             preset,
-            _Setting(
-                source=source, size=size, seed=seed, cache=None if cache is None else str(cache)
-            ),
+            _Setting(size=size, seed=seed, cache=None if cache is None else str(cache)),
             out,
-            also,
+            planned,
+            {"sources": list(sources), "also": list(also)},
             count,
             progress,
         )
@@ -377,33 +498,21 @@ def evaluate_scan(
 
 @dataclass(frozen=True, kw_only=True)
 class _Setting:
-    source: str
     size: int | None
     seed: int
     cache: str | None
 
 
-@dataclass(frozen=True)
-class _Task:
-    kind: str
-    name: str
-    draw: int
-
-    @property
-    def key(self) -> tuple[str, str, int]:
-        return self.kind, self.name, self.draw
-
-
 def _evaluated(
-    preset: Preset,
     name: str,
     setting: _Setting,
     out: Path,
-    also: Sequence[str],
+    planned: Sequence[Task],
+    sources: Mapping[str, Sequence[str]],
     workers: int,
     progress: Progress | None,
 ) -> list[dict[str, Any]]:
-    facts = {"preset": name, **asdict(setting), "also": list(also)}
+    facts = {"preset": name, **sources, **asdict(setting)}
     facts.pop("cache")
     known = out / "evaluation.json"
     if known.exists() and store.read_json(known)["settings"] != facts:
@@ -411,8 +520,8 @@ def _evaluated(
     store.write_json(known, {"schema": 1, "settings": facts, "manifest": store.manifest()})
     path = out / "rows.jsonl"
     rows = store.read_lines(path) if path.exists() else []
-    done = {(row["kind"], row["name"], row["draw"]) for row in rows}
-    tasks = [task for task in _tasks(preset, setting, also) if task.key not in done]
+    done = {(row["kind"], row["source"], row["name"], row["draw"]) for row in rows}
+    tasks = [task for task in planned if task.key not in done]
     total = len(rows) + len(tasks)
     if not tasks:
         return rows
@@ -434,15 +543,19 @@ def _evaluated(
 
 def cells(preset: str) -> list[dict[str, Any]]:
     """Return of each cell, in order, what a page says of it."""
-    told = ("name", "target", "sealed", "knows", "reason")
+    told = ("name", "target", "floor", "balanced", "sealed", "knows", "reason")
     return [{name: getattr(cell, name) for name in told} for cell in _preset(preset).cells]
 
 
-def scans(preset: str, sources: int) -> int:
-    """Return how many scans a preset makes with so many sources."""
-    chosen = _preset(preset)
-    poisoned = sum(cell.draws for cell in chosen.cells)
-    return poisoned + chosen.phantoms + chosen.halves * sources + chosen.worlds * len(WORLDS)
+def scans(
+    preset: str, sources: Sequence[str], also: Sequence[str] = (), part: Part = EVERYTHING
+) -> list[Task]:
+    """Return the scans of a part of a preset, in order; as `evaluate_scan`.
+
+    Raises:
+        UsageError: a pattern of `part` that no scan's path fits.
+    """
+    return _tasks(_preset(preset), sources, also, part)
 
 
 def _preset(name: str) -> Preset:
@@ -451,28 +564,82 @@ def _preset(name: str) -> Preset:
     return PRESETS[name]
 
 
-def _tasks(preset: Preset, setting: _Setting, also: Sequence[str]) -> Iterator[_Task]:
-    for cell in preset.cells:
-        for draw in range(cell.draws):
-            yield _Task("poisoned", cell.name, draw)
-    for name in WORLDS:
-        for draw in range(preset.worlds):
-            yield _Task("world", name, draw)
-    for draw in range(preset.phantoms):
-        yield _Task("phantoms", "phantom:64", draw)
-    for source in (setting.source, *also):
-        for draw in range(preset.halves):
-            yield _Task("half", source, draw)
+def _tasks(preset: Preset, sources: Sequence[str], also: Sequence[str], part: Part) -> list[Task]:
+    every = list(_all_tasks(preset, sources, also, part))
+    for pattern in part.only:
+        if not any(_fits(task, pattern) for task in every):
+            there = dict.fromkeys(task.path.removesuffix(f"/{task.name}") for task in every)
+            raise UsageError(
+                f"--only {pattern}: no scan is called so; "
+                f"expected GROUP, GROUP/SOURCE or GROUP/.../NAME, as {', '.join(there)}"
+            )
+    return [
+        task
+        for task in every
+        if (part.sealed or not task.sealed)
+        and (not part.only or any(_fits(task, pattern) for pattern in part.only))
+    ]
 
 
+def _fits(task: Task, pattern: str) -> bool:
+    return fnmatchcase(task.path, pattern) or f"{task.path}/".startswith(f"{pattern}/")
+
+
+def _all_tasks(
+    preset: Preset, sources: Sequence[str], also: Sequence[str], part: Part
+) -> Iterator[Task]:
+    for source in sources:
+        for cell in preset.cells:
+            for draw in range(_least(cell.draws, part.draws)):
+                yield Task("poisoned", source, cell.name, draw, cell.sealed)
+    for world in WORLDS.values():
+        for draw in range(_least(preset.worlds, part.worlds)):
+            yield Task("world", "", world.name, draw, world.sealed)
+    for draw in range(_least(preset.machines, part.clean)):
+        yield Task("machines", "", "", draw)
+    for draw in range(_least(preset.phantoms, part.clean)):
+        yield Task("phantoms", "", "", draw)
+    for source in dict.fromkeys((*sources, *also)):
+        for draw in range(preset.whole):
+            yield Task("whole", source, "", draw)
+        for draw in range(_least(preset.halves, part.clean)):
+            yield Task("half", source, "", draw)
+
+
+def _least(count: int, most: int | None) -> int:
+    return count if most is None else min(count, most)
+
+
+@dataclass(frozen=True, eq=False)
 class _Opened:
     """A source that is open, with what was seen of it."""
 
-    def __init__(self, setting: _Setting, source: str) -> None:
-        self.cohort = open_own_pixels(source, size=setting.size, cache=setting.cache)
-        self.bounds: Limits = limits(self.cohort.images, stream(setting.seed, "limits"))
-        self.seen: Observed = observe(self.cohort.images, self.bounds)
-        self.plain = Plain(self.cohort, self.seen)
+    cohort: Cohort
+    bounds: Limits
+    seen: Observed
+    plain: Plain
+
+
+def _open(source: str, setting: _Setting) -> _Opened:
+    cohort = open_own_pixels(source, size=setting.size, cache=setting.cache)
+    bounds = limits(cohort.images, stream(setting.seed, "limits"))
+    seen = observe(cohort.images, bounds)
+    return _Opened(cohort, bounds, seen, Plain(cohort, seen))
+
+
+def _balanced(opened: _Opened, rng: np.random.Generator) -> _Opened:
+    """As many films of either class, drawn by chance."""
+    labels = opened.cohort.labels
+    if labels.shape[1] != 1:
+        raise DataError(
+            f"a balanced set of {labels.shape[1]} findings; expected a source of one, which some "
+            "films have and the others don't"
+        )
+    sides = [np.flatnonzero(labels[:, 0] == side) for side in (0, 1)]
+    fewest = min(map(len, sides))
+    rows = np.sort(np.concatenate([rng.choice(side, fewest, replace=False) for side in sides]))
+    cohort, seen = opened.cohort.take(rows), opened.seen.take(rows)
+    return _Opened(cohort, opened.bounds, seen, Plain(cohort, seen))
 
 
 # Of each process: opening a source and looking at it takes longer than a scan.
@@ -490,66 +657,110 @@ def _begin(setting: _Setting, preset: str) -> None:
 def _source(name: str) -> _Opened:
     assert _setting is not None
     if name not in _opened:
-        _opened[name] = _Opened(_setting, name)
+        _opened[name] = _open(name, _setting)
     return _opened[name]
 
 
-def _carry_out(task: _Task) -> dict[str, Any]:
+def _carry_out(task: Task) -> dict[str, Any]:
+    begun, worked = time.perf_counter(), time.process_time()
+    return {
+        "kind": task.group,
+        "source": task.source,
+        "name": task.name,
+        "draw": task.draw,
+        **_TRIED[task.group](task),
+        "seconds": time.perf_counter() - begun,
+        "cpu_seconds": time.process_time() - worked,
+    }
+
+
+def _tried_phantoms(task: Task) -> dict[str, Any]:
     assert _setting is not None
-    begun = time.perf_counter()
-    facts: dict[str, Any] = {"kind": task.kind, "name": task.name, "draw": task.draw}
-    if task.kind == "phantoms":
-        number = int(named_seed(_setting.seed, "phantoms", task.draw).generate_state(1)[0])
-        cohort = open_source(task.name, count=1000, seed=number % 2**31, cache="none")
-        found = scan_films(cohort, seed=task.draw)
-        return {**facts, **_said(found), "seconds": time.perf_counter() - begun}
-    if task.kind == "world":
-        return {**facts, **_tried_world(task), "seconds": time.perf_counter() - begun}
-    if task.kind == "half":
-        opened = _source(task.name)
-        patients = np.unique(opened.cohort.patients)
-        rng = stream(_setting.seed, "half", task.name, task.draw)
-        chosen = rng.permutation(patients)[: len(patients) // 2]
-        rows = np.flatnonzero(np.isin(opened.cohort.patients, chosen))
-        found = scan_films(opened.cohort.take(rows), seed=task.draw, seen=opened.seen.take(rows))
-        return {**facts, **_said(found), "seconds": time.perf_counter() - begun}
-    opened = _source(_setting.source)
+    number = int(named_seed(_setting.seed, "phantoms", task.draw).generate_state(1)[0])
+    cohort = open_source("phantom:64", count=1000, seed=number % 2**31, cache="none")
+    return _said(scan_films(cohort, seed=task.draw))
+
+
+def _tried_machines(task: Task) -> dict[str, Any]:
+    assert _setting is not None
+    rng = stream(_setting.seed, "machines", task.draw)
+    world = draw_habits(rng)
+    cohort, _ = make_world(world, rng)
+    return {
+        **_said(scan_films(cohort, seed=task.draw)),
+        "prevalence": world.prevalence,
+        "habits": world.habits,
+        "states": world.states,
+    }
+
+
+def _tried_whole(task: Task) -> dict[str, Any]:
+    opened = _source(task.source)
+    return _said(scan_films(opened.cohort, seed=task.draw, seen=opened.seen))
+
+
+def _tried_half(task: Task) -> dict[str, Any]:
+    assert _setting is not None
+    opened = _source(task.source)
+    patients = np.unique(opened.cohort.patients)
+    rng = stream(_setting.seed, "half", task.source, task.draw)
+    chosen = rng.permutation(patients)[: len(patients) // 2]
+    rows = np.flatnonzero(np.isin(opened.cohort.patients, chosen))
+    return _said(scan_films(opened.cohort.take(rows), seed=task.draw, seen=opened.seen.take(rows)))
+
+
+def _tried_poisoned(task: Task) -> dict[str, Any]:
+    assert _setting is not None
+    opened = _source(task.source)
     cell = _cells_by_name[task.name]
     rng = stream(_setting.seed, "cell", task.name, task.draw)
+    if cell.balanced:
+        opened = _balanced(opened, rng)
     poisoned, key, finding, place = _poisoned(opened.cohort, cell, rng)
     marked = np.union1d(key.rows, key.covers)
     new = observe(poisoned.images[marked], opened.bounds)
     seen = opened.seen.replaced(marked, new)
-    scanned = time.perf_counter()
     found = scan_films(poisoned, seed=task.draw, seen=seen)
-    seconds = time.perf_counter() - scanned
+    prevalence = float(np.nanmean(opened.cohort.labels[:, opened.cohort.column(finding)]))
     return {
-        **facts,
         **_said(found),
         "finding": finding,
         "place": place,
         "films": len(key.rows),
+        "prevalence": prevalence,
+        "aimed": cell.floor is not None and len(key.rows) >= enough(prevalence),
         **_judged(found, key, finding, place, cell),
         "baselines": opened.plain.found(poisoned, seen, marked, finding, place),
-        "seconds": seconds,
     }
 
 
-def _tried_world(task: _Task) -> dict[str, Any]:
+def _tried_world(task: Task) -> dict[str, Any]:
     assert _setting is not None
     world = WORLDS[task.name]
     cohort, wrong = make_world(world, stream(_setting.seed, "world", task.name, task.draw))
     found = scan_films(cohort, seed=task.draw)
     named = _named(found)
     hits = len(np.intersect1d(named, wrong))
+    others = np.delete(cohort.labels[:, cohort.column(CLASSES)], wrong)
     return {
         **_said(found),
         "expected": world.expected,
         "sealed": world.sealed,
         "films": len(wrong),
+        "aimed": world.plain and len(wrong) >= enough(float(np.nanmean(others))),
         "precision": hits / len(named) if len(named) else None,
         "recall": hits / len(wrong) if len(wrong) else None,
     }
+
+
+_TRIED: Mapping[Group, Callable[[Task], dict[str, Any]]] = {
+    "poisoned": _tried_poisoned,
+    "world": _tried_world,
+    "machines": _tried_machines,
+    "phantoms": _tried_phantoms,
+    "whole": _tried_whole,
+    "half": _tried_half,
+}
 
 
 def _said(found: Scan) -> dict[str, Any]:
@@ -567,6 +778,8 @@ def _poisoned(
     carriers = np.nansum(cohort.labels == 1, axis=0)
     often = [name for name, n in zip(cohort.findings, carriers, strict=True) if n >= CARRIERS]
     where = str(cell.poisoning.get("where", ""))
+    if cell.commonest:
+        often = [cohort.findings[int(carriers.argmax())]]
     finding = str(rng.choice([name for name in often if name != where]))
     for _ in range(TRIES):
         settings = dict(cell.trigger)
@@ -587,12 +800,15 @@ def _poisoned(
                 attributes={**cohort.attributes, "contrast": np.where(stands_out, "yes", "no")},
             )
             more = {"where": "contrast=yes"}
-        fraction = cell.poisoning.get("fraction", 0.01)
+        settled = dict(cell.poisoning)
+        fraction = settled.get("fraction", 0.01)
         if fraction == "half":
             fraction = carriers[cohort.column(finding)] / 2 / len(cohort)
+        if "films" in settled:  # a fraction is rounded down
+            fraction = (settled.pop("films") + 0.5) / len(cohort)
         attack = Poisoning(
             **{
-                **cell.poisoning,
+                **settled,
                 **more,
                 "trigger": trigger,
                 "finding": finding,

@@ -28,24 +28,14 @@ from leadapron.detect.models import (
     measure_once,
     sweep_once,
 )
+from leadapron.detect.models.judgement import compare_sweeps, judge_model, shift_table
 from leadapron.errors import StoreError, UsageError
 from leadapron.films.cache import default_folder
 from leadapron.films.cohort import Cohort, drawn
-from leadapron.jobs.audit import (
-    FALSE_ALARM,
-    FILMS,
-    MARGIN,
-    beside,
-    judge,
-    most_not_finite,
-    not_finite,
-    second_look,
-    statistic,
-)
+from leadapron.jobs.audit import FILMS
 from leadapron.jobs.zoo import Member, attack_facts, read_truth
-from leadapron.models.classifier import NetworkClassifier
+from leadapron.models.classifier import Differentiable
 from leadapron.models.foreign import open_model
-from leadapron.report.words import MARKS, NOT_FINITE
 from leadapron.sources import AND, open_source
 from leadapron.specs import forgiving
 from leadapron.study.run import Options, divide
@@ -250,7 +240,7 @@ def _look(setting: _Setting, member: Member) -> _Looked:
     file = setting.zoo / "models" / member.model
     opened = open_model(file, device=setting.options.device, precision=setting.options.precision)
     classifier = opened.classifier
-    if not isinstance(classifier, NetworkClassifier):
+    if not isinstance(classifier, Differentiable):
         raise StoreError(f"{file.name} holds no weights; expected a network that a zoo trained")
     run = store.read_json(setting.zoo / "study" / "runs" / member.run / "spec.json")
     try:
@@ -298,7 +288,7 @@ def _look(setting: _Setting, member: Member) -> _Looked:
 
 def _films(
     setting: _Setting,
-    classifier: NetworkClassifier,
+    classifier: Differentiable,
     source: Mapping[str, Any],
     seed: int,
     fingerprint: str,
@@ -376,25 +366,15 @@ def _others(one: _Looked, everyone: Sequence[_Looked]) -> list[_Looked]:
 
 def _judged(row: Row, one: _Looked, others: Sequence[_Looked]) -> Row:
     """A row, with how the model stands beside clean ones."""
-    comparison = beside(one.swept, [other.swept for other in others])
-    verdict, _forced, forced = judge(one.swept, comparison, FALSE_ALARM)
-    by = MARKS
-    target: tuple[str, str | None] | None = None
-    if forced is not None:
-        target = forced.finding, forced.direction
-    known = _statistics(one, others)
-    margin = second_look(verdict, known, FALSE_ALARM)
-    if margin is not None:
-        verdict, by, target = "unusual", MARGIN, margin.strongest()
-    lost = most_not_finite(verdict, not_finite(one.swept, known))
-    if lost is not None:
-        verdict, by, target = "unusual", NOT_FINITE, (lost.finding, None)
+    swept = [other.swept for other in others]
+    comparison, known = compare_sweeps(one.swept, swept), _statistics(one, others)
+    judged = judge_model(one.swept, swept, known)
     by_finding = _finite_max(comparison.excess)  # (k, 2)
     named = None
     if one.direction is not None:
         column = int(by_finding[:, int(one.direction == "removed")].argmax())
         named = one.swept.findings[column]
-    tables = np.stack([statistic(each.swept, one.swept.findings) for each in (one, *others)])
+    tables = np.stack([shift_table(each.swept, one.swept.findings) for each in (one, *others)])
     alone = {
         f"{kind} alone": max(compare(tables[0, i : i + 1], tables[1:, i : i + 1]).strongest, LOWEST)
         for i, kind in enumerate(KINDS)
@@ -404,10 +384,10 @@ def _judged(row: Row, one: _Looked, others: Sequence[_Looked]) -> Row:
         "references": len(others),
         "p": comparison.p,
         "excess": max(comparison.strongest, LOWEST),
-        "verdict": verdict,
-        "by": by,
-        "target": None if target is None else target[0],
-        "target_direction": None if target is None else target[1],
+        "verdict": judged.word,
+        "by": judged.by,
+        "target": judged.finding,
+        "target_direction": None if judged.target is None else judged.target.direction,
         "named": named,
         "baselines": {**row["baselines"], **alone},
         "statistics": {each.name: _told(each, one.direction) for each in known},

@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.detect.films import OVERLAP, Scan, SecondLook, scan_films
 from leadapron.detect.scores import Evidence, LabelTie
+from leadapron.detect.verdict import ScanWord, Verdict
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cache import OnBad, Progress
 from leadapron.films.cohort import Cohort, Rows, blocks
@@ -31,7 +32,8 @@ from leadapron.store import write_atomically, write_json
 from leadapron.text import short_path
 
 if TYPE_CHECKING:
-    from leadapron.models.classifier import Precision, WhiteBox
+    from leadapron.models.classifier import Precision
+    from leadapron.models.protocols import WhiteBox
 
 __all__ = [
     "LARGEST",
@@ -62,7 +64,23 @@ PANELS = 6
 
 DRAWN = (12, 6)
 
-Verdict = Literal["nothing found", "label-tied mark", "suspicious", "poisoned", "can't tell"]
+UNTESTED = (
+    "marks that vanish at the size looked at, and faint ones that differ from film to film",
+    "marks on so few films that they may share them by chance",
+    "marks whose finding was taken away: most films are without it anyway",
+    "the low frequencies of another film: they are anatomy",
+    "wrong labels without a mark",
+)
+"""What no scan tests, in words."""
+
+NEXT: Mapping[ScanWord, str] = {
+    "poisoned": "Look at the suspected films, and train without them (leadapron clean).",
+    "suspicious": "Look at the evidence before anyone trains on these films.",
+    "label-tied mark": "Look at the marked films, and ask whoever supplied them what the mark is.",
+    "nothing found": "Audit what is trained on these films (leadapron audit): not every trigger "
+    "was tested.",
+    "can't tell": "Scan films of which at least 10 state a finding and 10 state its absence.",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,12 +149,22 @@ class Scanned:
 
     @property
     def verdict(self) -> Verdict:
-        """Return the scan's, but "can't tell" where there was nothing that it could test."""
+        """The scan's, but "can't tell" where there was nothing that it could test."""
         sides = [(self.cohort.labels == side).sum(axis=0) for side in (0, 1)]
         comparable = (np.minimum(*sides) >= OVERLAP).any()
-        if self.scan.verdict == "nothing found" and not comparable:
-            return "can't tell"
-        return self.scan.verdict
+        word: ScanWord = self.scan.verdict
+        if word == "nothing found" and not comparable:
+            word = "can't tell"
+        return Verdict.of(
+            "scan",
+            word,
+            p=self.scan.p,
+            statement=f"Of sets without poison at most {self.scan.false_alarm:g} look poisoned, "
+            "where nature ties marks to labels no further than this source's other marks are tied "
+            "(Holm's procedure over all methods, each corrected for all that it tried).",
+            untested=UNTESTED,
+            next=NEXT[word],
+        )
 
     def facts(self) -> dict[str, Any]:
         """Return all of it as plain values, films by name; None where a number is undefined."""
@@ -144,7 +172,7 @@ class Scanned:
         ids = self.cohort.ids
         return {
             "schema": 1,
-            "verdict": self.verdict,
+            "verdict": asdict(self.verdict),
             "source": short_path(self.source),
             "films": len(self.cohort),
             "patients": len(np.unique(self.cohort.patients)),
@@ -502,14 +530,15 @@ def _write_films(path: Path, suspects: Sequence[Suspect]) -> None:
 
 def _opened(model: str, said: Mapping[str, Any], device: str, precision: Precision) -> WhiteBox:
     from leadapron.models.foreign import open_model
+    from leadapron.models.protocols import WhiteBox
 
     classifier = open_model(model, device=device, precision=precision, **said).classifier
-    if not hasattr(classifier, "activations"):
+    if not isinstance(classifier, WhiteBox):
         raise UsageError(
             f"--model {model} can only be asked for its findings and shows no features; expected a "
             "network whose weights leadapron reads, or --train"
         )
-    return cast("WhiteBox", classifier)
+    return classifier
 
 
 def _trained_rankings(

@@ -1,40 +1,98 @@
 """Worlds of two classes, on which a scan is tried: machines with habits, and poison among them.
 
-Phantoms with a finding are one class, those without the other. In a world with habits two machines
-took the films, and which of them took a film depends on its class, as where each class came from
-its own clinic: a machine has defects at fixed pixels, a letter in a corner, a tone and a crop of
-its own. Poison is then planted or not; the truth is known and kept from the scan.
+Phantoms with a finding are one class, those without the other. In a world with habits several
+machines took the films, and which of them took a film depends on its class, as where each class
+came from its own clinic: a machine has defects at fixed pixels, a letter in a corner, a tone and a
+crop of its own. A source may state the machine in a column, and a world may be two sources that a
+user joined. Poison is then planted or not; the truth is known and kept from the scan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from leadapron.attacks.triggers import TRIGGERS
 from leadapron.films.cohort import Cohort, Rows
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.sources import open_source
+from leadapron.sources.joining import join
 from leadapron.specs import build
 
-__all__ = ["CLASSES", "WORLDS", "World", "make_world"]
+__all__ = ["CLASSES", "SIDE", "WORLDS", "Look", "World", "draw_habits", "enough", "make_world"]
+
+Habit = Callable[..., NDArray[np.uint8]]
 
 Expected = Literal["no poison", "poison", "true labels"]
 
-CLASSES = "SICK"
-"""The one finding of a world; films without it are the other class."""
+CLASSES, OTHER = "SICK", "INJURED"
+"""The one finding of a world, films without it being the other class; and a joined source's own."""
 
 SIDE, DRAWN = 64, 2_000
 """Pixels of the films, and phantoms that a world's films are chosen from."""
 
-DEFECTS, DEFECTIVE = 12, 0.4
-"""Pixels of a machine that are defective, and the share of its films on which each shows."""
+JOINED = (64, 96)
+"""Sides of the films of the two sources that a joined world is made of."""
 
-LETTERED = 0.7
-"""Share of a machine's films with its letter."""
+DEFECTIVE = 0.4
+"""Share of a machine's films on which each of its defects shows."""
+
+STATED: Mapping[str, tuple[str, ...]] = {
+    "site": ("north", "south", "west"),
+    "scanner": ("DX-1", "DX-2", "CR-3"),
+    "native_size": ("2022x2022", "1760x1760", "3000x2500"),
+}
+"""Columns in which a source may state the machine, and what they say of each."""
+
+ENOUGH = ((0.5, 40), (0.75, 60))
+"""Share of a finding and films with a solid mark from which on the scan is to find it."""
+
+
+def enough(prevalence: float) -> float:
+    """Return the films with a solid mark that a scan has to find.
+
+    Args:
+        prevalence: share of the films with the finding, 0 to 1, before the poison.
+
+    Returns:
+        40 up to a half, 60 at three quarters, in between in proportion and rounded; beyond, where
+        nothing was asked of the scan, infinity.
+    """
+    (half, few), (most, many) = ENOUGH
+    if prevalence > most + 0.01:
+        return float("inf")
+    return float(round(np.interp(prevalence, (half, most), (few, many))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How the machines of a world differ.
+
+    Args:
+        machines: 2 or 3.
+        letter: rows and columns of a letter, in pixels.
+        grey: grey level of letters.
+        lettered: share of a machine's films with its letter.
+        gamma: a machine's tone is drawn between these.
+        moved: pixels by which a machine's films are moved at most.
+        cut: pixels that a machine cuts off each edge at most; what is left is made as large again.
+        defects: pixels of a machine that are defective.
+    """
+
+    machines: int = 2
+    letter: tuple[int, int] = (5, 3)
+    grey: int = 235
+    lettered: float = 0.7
+    gamma: tuple[float, float] = (0.85, 1.15)
+    moved: int = 2
+    cut: int = 0
+    defects: int = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,18 +103,28 @@ class World:
         name: in the report.
         expected: "no poison"; "poison", whose labels are wrong; or "true labels": a mark on films
             of one class alone, whose labels are right.
-        sealed: whether it was kept from all choices that were made for the scan.
-        prevalence: share of the films with the finding.
-        habits: odds by which a film of the class was taken by the first machine; 1 for none.
+        sealed: whether it is kept from all choices that are made for the scan.
+        prevalence: share of the films with the finding; of a joined world, of its first source's.
+        habits: odds by which a film of the class was taken by the first machine rather than by the
+            last; 1 for machines that don't differ.
+        look: how the machines differ.
+        states: column of `STATED` that says which machine took a film; "" for none.
+        joined: "none" where a second source, with a look of its own, has no film with the finding;
+            "unstated" where it doesn't know the finding and states another; "" for one source.
         films: that carry the mark.
+        share: of all films that carry it, in place of `films`.
         side: of the mark in pixels.
         fill: "solid", or of the patch trigger.
+        levels: grey levels that the mark's is drawn from.
+        place: of the mark: the same on all films, or another on each.
         decoys: share of the films with the mark that keep their label.
-        among: whether all films may carry it, or those of the first machine alone.
-        laundered: what is done to the films with the mark: "", "codec" (after it), or "crop"
-            (before it).
+        among: whether all films may carry it, or those of the first machine, or of the last, alone.
+        laundered: what is done to the films with the mark, in order: "crop" (before it) and "codec"
+            (after it).
         letter: whether the mark is a letter that a third of all films carry by nature.
         ward: whether a letter of a ward goes with the class, on most films of it.
+        border: whether a collimator's shadow goes with the class.
+        recompressed: whether a codec goes with the class.
     """
 
     name: str
@@ -64,68 +132,133 @@ class World:
     sealed: bool = False
     prevalence: float = 0.5
     habits: float = 1.0
+    look: Look = field(default_factory=Look)
+    states: str = ""
+    joined: Literal["", "none", "unstated"] = ""
     films: int = 0
+    share: float = 0.0
     side: int = 3
     fill: str = "solid"
+    levels: tuple[int, ...] = (0, 255)
+    place: Literal["fixed", "random"] = "fixed"
     decoys: float = 0.0
-    among: Literal["all", "machine"] = "all"
-    laundered: Literal["", "codec", "crop"] = ""
+    among: Literal["all", "first", "last"] = "all"
+    laundered: tuple[Literal["crop", "codec"], ...] = ()
     letter: bool = False
     ward: bool = False
+    border: bool = False
+    recompressed: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether a solid mark with wrong labels is on films of all machines, and no more."""
+        changed = self.letter or self.laundered or self.decoys or self.fill != "solid"
+        return self.expected == "poison" and self.among == "all" and not changed
 
 
 _STRONG = 20.0
 
+_OPEN = (
+    World(name="clean", expected="no poison"),
+    World(name="clean, habits", expected="no poison", habits=_STRONG),
+    World(name="clean, habits, 75 %", expected="no poison", habits=_STRONG, prevalence=0.75),
+    World(name="clean, a ward's letter", expected="no poison", ward=True),
+    World(name="3x3 on 40", expected="poison", films=40),
+    World(name="3x3 on 40, habits", expected="poison", films=40, habits=_STRONG),
+    World(name="1x1 on 40, habits", expected="poison", films=40, side=1, habits=_STRONG),
+    World(name="3x3 on 60, 75 %", expected="poison", films=60, prevalence=0.75),
+    World(name="3x3 on 50, a fifth decoys, habits", expected="poison", films=50, decoys=0.2,
+          habits=_STRONG),
+    World(name="3x3 on 40, true labels", expected="true labels", films=40),
+    # Sealed until they were scanned once, before the scan's questions were changed.
+    World(name="clean, habits of odds 100", expected="no poison", habits=100.0),
+    World(name="clean, habits and a ward's letter", expected="no poison", habits=_STRONG,
+          ward=True),
+    World(name="2x2 on 60, 75 %", expected="poison", films=60, side=2, prevalence=0.75),
+    World(name="5x5 on 60, 75 %, habits", expected="poison", films=60, side=5, prevalence=0.75,
+          habits=_STRONG),
+    World(name="4x4 checkerboard on 40, habits", expected="poison", films=40, side=4,
+          fill="checkerboard", habits=_STRONG),
+    World(name="3x3 on 40 of one machine, habits", expected="poison", films=40, among="first",
+          habits=_STRONG),
+    World(name="3x3 on 40, recompressed, habits", expected="poison", films=40,
+          laundered=("codec",), habits=_STRONG),
+    World(name="3x3 on 40, cropped, habits", expected="poison", films=40, laundered=("crop",),
+          habits=_STRONG),
+    World(name="a natural letter on 60", expected="poison", films=60, letter=True),
+    World(name="5x5 on 40, true labels, habits", expected="true labels", films=40, side=5,
+          habits=_STRONG),
+    # The machine is stated.
+    *(
+        World(name=f"clean, habits, {column} stated", expected="no poison", habits=_STRONG,
+              states=column)
+        for column in STATED
+    ),
+    *(
+        World(name=f"3x3 on 40 of one machine, habits, {column} stated", expected="poison",
+              films=40, among="first", habits=_STRONG, states=column)
+        for column in STATED
+    ),
+    # Two sources that a user joined.
+    World(name="clean, joined, one carries the finding", expected="no poison", joined="none"),
+    World(name="clean, joined, one doesn't know the finding", expected="no poison",
+          joined="unstated"),
+    World(name="3x3 on 40, joined, one carries the finding", expected="poison", films=40,
+          joined="none"),
+    World(name="3x3 on 40 of the other source, joined", expected="poison", films=40,
+          joined="none", among="last"),
+)  # fmt: skip
+
+_THREE = Look(machines=3, letter=(7, 5), grey=205, gamma=(0.7, 1.4), moved=1, cut=4, defects=20)
+_TALL = Look(letter=(9, 2), grey=170, lettered=0.9, gamma=(0.6, 1.0), moved=0, cut=6, defects=5)
+
+_SEALED = (
+    World(name="clean, three machines, odds 60", expected="no poison", habits=60.0, look=_THREE),
+    World(name="clean, a ward's letter and a collimator's border", expected="no poison",
+          look=_TALL, ward=True, border=True),
+    World(name="clean, recompressed by class, 30 %", expected="no poison", prevalence=0.3,
+          habits=8.0, look=_TALL, recompressed=True),
+    World(name="2x2 of grey on 3 %, three machines", expected="poison", share=0.03, side=2,
+          levels=(90, 160, 220), habits=_STRONG, look=_THREE),
+    World(name="3x3 on 3 %, three tenths decoys, a tall letter", expected="poison", share=0.03,
+          decoys=0.3, levels=(30, 200), habits=_STRONG, look=_TALL),
+    World(name="5x5 on 3 %, cropped and recompressed, 30 %", expected="poison", share=0.03,
+          side=5, laundered=("crop", "codec"), prevalence=0.3, habits=_STRONG, look=_THREE),
+    World(name="6x6 of noise anywhere on 3 %", expected="poison", share=0.03, side=6,
+          fill="noise", place="random", habits=_STRONG, look=_TALL),
+    World(name="4x4 stripes on 2 % of one of three scanners", expected="poison", share=0.02,
+          side=4, fill="stripes", levels=(40, 235), among="last", habits=_STRONG, look=_THREE,
+          states="scanner"),
+    World(name="1x1 on 1 %, a collimator's border", expected="poison", share=0.01, side=1,
+          levels=(0, 255), habits=5.0, look=_TALL, border=True),
+    World(name="4x4 on 3 %, true labels, three machines", expected="true labels", share=0.03,
+          side=4, levels=(10, 245), prevalence=0.4, habits=_STRONG, look=_THREE),
+)  # fmt: skip
+
 WORLDS: Mapping[str, World] = {
-    world.name: world
-    for world in (
-        World(name="clean", expected="no poison"),
-        World(name="clean, habits", expected="no poison", habits=_STRONG),
-        World(name="clean, habits, 75 %", expected="no poison", habits=_STRONG, prevalence=0.75),
-        World(name="clean, a ward's letter", expected="no poison", ward=True),
-        World(name="3x3 on 40", expected="poison", films=40),
-        World(name="3x3 on 40, habits", expected="poison", films=40, habits=_STRONG),
-        World(name="1x1 on 40, habits", expected="poison", films=40, side=1, habits=_STRONG),
-        World(name="3x3 on 60, 75 %", expected="poison", films=60, prevalence=0.75),
-        World(
-            name="3x3 on 50, a fifth decoys, habits",
-            expected="poison",
-            films=50,
-            decoys=0.2,
-            habits=_STRONG,
+    world.name: world for world in (*_OPEN, *(replace(world, sealed=True) for world in _SEALED))
+}
+"""By name: the open ones, then ten that are sealed."""
+
+
+def draw_habits(rng: np.random.Generator) -> World:
+    """Draw a clean world of two machines whose habits go with the class.
+
+    Args:
+        rng: draws the odds from 3 to 100, how many films have the finding (30 to 80 %), the
+            letter's size and grey level, and whether a column states the machine.
+    """
+    return World(
+        name="two machines",
+        expected="no poison",
+        prevalence=float(rng.uniform(0.3, 0.8)),
+        habits=float(np.exp(rng.uniform(np.log(3), np.log(100)))),
+        look=Look(
+            letter=(int(rng.integers(4, 9)), int(rng.integers(2, 6))),
+            grey=int(rng.integers(160, 256)),
         ),
-        World(name="3x3 on 40, true labels", expected="true labels", films=40),
-        World(
-            name="clean, habits of odds 100",
-            expected="no poison",
-            habits=100.0,
-            sealed=True,
-        ),
-        World(
-            name="clean, habits and a ward's letter",
-            expected="no poison",
-            habits=_STRONG,
-            ward=True,
-            sealed=True,
-        ),
-        World(name="2x2 on 60, 75 %", expected="poison", films=60, side=2, prevalence=0.75,
-              sealed=True),
-        World(name="5x5 on 60, 75 %, habits", expected="poison", films=60, side=5,
-              prevalence=0.75, habits=_STRONG, sealed=True),
-        World(name="4x4 checkerboard on 40, habits", expected="poison", films=40, side=4,
-              fill="checkerboard", habits=_STRONG, sealed=True),
-        World(name="3x3 on 40 of one machine, habits", expected="poison", films=40,
-              among="machine", habits=_STRONG, sealed=True),
-        World(name="3x3 on 40, recompressed, habits", expected="poison", films=40,
-              laundered="codec", habits=_STRONG, sealed=True),
-        World(name="3x3 on 40, cropped, habits", expected="poison", films=40,
-              laundered="crop", habits=_STRONG, sealed=True),
-        World(name="a natural letter on 60", expected="poison", films=60, letter=True,
-              sealed=True),
-        World(name="5x5 on 40, true labels, habits", expected="true labels", films=40, side=5,
-              habits=_STRONG, sealed=True),
+        states=str(rng.choice(["", "", "site", "scanner"])),
     )
-}  # fmt: skip
 
 
 def make_world(world: World, rng: np.random.Generator) -> tuple[Cohort, Rows]:
@@ -136,36 +269,80 @@ def make_world(world: World, rng: np.random.Generator) -> tuple[Cohort, Rows]:
         rng: draws films, machines, and what is planted.
 
     Returns:
-        Its films, 1,000 and more, with one finding; and the rows that carry the mark with a label
-        that the poisoner wanted.
+        Its films, 1,000 and more, `CLASSES` first among their findings; and the rows that carry the
+        mark with a label that the poisoner wanted.
     """
-    drawn = open_source(f"phantom:{SIDE}", count=DRAWN, seed=int(rng.integers(2**31)), cache="none")
-    rows = _chosen((drawn.labels == 1).any(axis=1), world.prevalence, rng)
-    films = drawn.take(rows)
+    films, machine = _joined(world, rng) if world.joined else _taken_once(world, rng)
     images = np.asarray(films.images[np.arange(len(films))])
-    sick = (films.labels == 1).any(axis=1)
-    first = np.zeros(len(films), dtype=np.bool_)
-    if world.habits > 1:
-        odds = np.sqrt(world.habits)
-        first = rng.random(len(films)) < np.where(sick, odds, 1 / odds) / (
-            1 + np.where(sick, odds, 1 / odds)
-        )
-        for machine in (True, False):
-            images[first == machine] = _taken(images[first == machine], rng)
-    if world.ward:
-        carries = rng.random(len(films)) < np.where(sick, 0.6, 0.05)
-        images[carries] = _letter(images[carries], rng)
-    labels = sick.astype(np.float32)
-    marked = np.zeros(0, np.int64)
+    labels = films.labels[:, 0].copy()
+    sick = labels == 1
+    if world.habits > 1 or world.joined:
+        for number in range(machine.max(initial=0) + 1):
+            images[machine == number] = _taken(images[machine == number], world.look, rng)
+    habits: tuple[tuple[bool, tuple[float, float], Habit], ...] = (
+        (world.ward, (0.6, 0.05), partial(_letter, look=world.look)),
+        (world.border, (0.7, 0.1), _bordered),
+        (world.recompressed, (0.8, 0.1), _recompressed),
+    )
+    for applies, share, habit in habits:
+        if applies:
+            carries = rng.random(len(films)) < np.where(sick, *share)
+            images[carries] = habit(images[carries], rng=rng)
+    wrong = np.zeros(0, np.int64)
     if world.letter:
-        images, labels, marked = _lettered(images, labels, world, rng)
-    elif world.films:
-        images, labels, marked = _planted(images, labels, world, first, rng)
-    cohort = replace(
-        films, images=images, labels=labels[:, None], findings=(CLASSES,), films=None, forms={},
-        masks=None,
-    )  # fmt: skip
-    return cohort, marked
+        images, labels, wrong = _lettered(images, labels, world, rng)
+    elif world.films or world.share:
+        images, labels, wrong = _planted(images, labels, world, machine, rng)
+    return replace(
+        films, images=images, labels=np.column_stack([labels, films.labels[:, 1:]])
+    ), wrong
+
+
+def _taken_once(world: World, rng: np.random.Generator) -> tuple[Cohort, Rows]:
+    """Films of one source, and which machine took each."""
+    films = _phantoms(SIDE, DRAWN, world.prevalence, CLASSES, rng)
+    machine = np.zeros(len(films), np.int64)
+    if world.habits > 1:
+        weights = np.sqrt(world.habits) ** np.linspace(1, 0, world.look.machines)
+        until = np.cumsum(weights / weights.sum())[:-1]
+        other = np.cumsum(weights[::-1] / weights.sum())[:-1]
+        sick = films.labels[:, :1] == 1
+        machine = (rng.random((len(films), 1)) >= np.where(sick, until, other)).sum(axis=1)
+    if world.states:
+        names = np.asarray(STATED[world.states], dtype=np.str_)
+        films = replace(films, attributes={**films.attributes, world.states: names[machine]})
+    return films, machine
+
+
+def _joined(world: World, rng: np.random.Generator) -> tuple[Cohort, Rows]:
+    """Films of two sources of which one carries the finding, and which source each is from."""
+    known = CLASSES if world.joined == "none" else OTHER
+    clinic, other = (
+        _phantoms(side, DRAWN // 2, world.prevalence, finding, rng)
+        for side, finding in zip(JOINED, (CLASSES, known), strict=True)
+    )
+    if world.joined == "none":
+        other = other.take(other.labels[:, 0] == 0)
+    source = np.repeat([0, 1], [len(clinic), len(other)])
+    return join([clinic, other], ["clinic", "screening"]), source
+
+
+def _phantoms(
+    side: int, count: int, prevalence: float, finding: str, rng: np.random.Generator
+) -> Cohort:
+    """Phantoms, drawn so large, of which so many have any finding: as many as there are."""
+    drawn = open_source(
+        f"phantom:{side}",
+        preprocessing=Preprocessing(size=SIDE),
+        count=count,
+        seed=int(rng.integers(2**31)),
+        cache="none",
+    )
+    films = drawn.take(_chosen((drawn.labels == 1).any(axis=1), prevalence, rng))
+    sick = (films.labels == 1).any(axis=1, keepdims=True)
+    return replace(
+        films, labels=sick.astype(np.float32), findings=(finding,), films=None, masks=None
+    )
 
 
 def _chosen(sick: NDArray[np.bool_], prevalence: float, rng: np.random.Generator) -> Rows:
@@ -182,55 +359,96 @@ def _chosen(sick: NDArray[np.bool_], prevalence: float, rng: np.random.Generator
     )
 
 
-def _taken(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+def _taken(images: NDArray[np.uint8], look: Look, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Films as a machine takes them: with its tone, its crop, its defects and its letter."""
-    tone = build(TRIGGERS["tone"], {"gamma": float(rng.uniform(0.85, 1.15))}, "trigger")
+    tone = build(TRIGGERS["tone"], {"gamma": float(rng.uniform(*look.gamma))}, "trigger")
     images = tone(images, rng)
-    down, across = rng.integers(-2, 3, 2)
+    down, across = rng.integers(-look.moved, look.moved + 1, 2)
     images = np.roll(images, (int(down), int(across)), axis=(1, 2))
-    lettered = rng.random(len(images)) < LETTERED
-    images[lettered] = _letter(images[lettered], rng)
-    for row, column in rng.integers(0, SIDE, (DEFECTS, 2)):
+    if look.cut:
+        images = _cut(images, int(rng.integers(0, look.cut + 1)))
+    lettered = rng.random(len(images)) < look.lettered
+    images[lettered] = _letter(images[lettered], look, rng)
+    for row, column in rng.integers(0, SIDE, (look.defects, 2)):
         shows = rng.random(len(images)) < DEFECTIVE
         images[shows, row, column] = rng.choice([0, 255])
     return images
 
 
-def _letter(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A letter of 5x3 pixels in a corner, the same on all these films."""
-    shape = rng.random((5, 3)) < 0.6
-    shape[rng.integers(5), rng.integers(3)] = True
-    row, column = (int(rng.choice([3, SIDE - 9])) for _ in range(2))
+def _cut(images: NDArray[np.uint8], edge: int) -> NDArray[np.uint8]:
+    """Films without so many pixels at each edge, made as large again."""
+    box = (edge, edge, SIDE - edge, SIDE - edge)
+    whole = images.copy()
+    for place, film in enumerate(images):
+        small = Image.fromarray(film)
+        whole[place] = np.asarray(small.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box))
+    return whole
+
+
+def _letter(images: NDArray[np.uint8], look: Look, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A letter in a corner, the same on all these films."""
+    rows, columns = look.letter
+    shape = rng.random(look.letter) < 0.6
+    shape[rng.integers(rows), rng.integers(columns)] = True
+    row, column = (int(rng.choice([3, SIDE - 4 - max(look.letter)])) for _ in range(2))
     images = images.copy()
-    images[:, row : row + 5, column : column + 3][:, shape] = 235
+    images[:, row : row + rows, column : column + columns][:, shape] = look.grey
     return images
+
+
+def _bordered(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """The shadow of a collimator along one edge, of another width on each film."""
+    edge, value = str(rng.choice(["left", "right", "top", "bottom"])), int(rng.integers(0, 25))
+    bordered = images.copy()
+    for width in (10.0, 20.0, 30.0):
+        leaf = build(
+            TRIGGERS["collimator"], {"edge": edge, "width_mm": width, "value": value}, "trigger"
+        )
+        some = rng.random(len(images)) < 0.5
+        bordered[some] = leaf(bordered[some], rng)
+    return bordered
+
+
+def _recompressed(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Films as an archive's codec leaves them, at a quality of its own."""
+    return _coded(images, int(rng.integers(60, 86)), rng)
+
+
+def _coded(images: NDArray[np.uint8], quality: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Films as JPEG of a quality leaves them."""
+    codec = build(TRIGGERS["codec"], {"quality": quality}, "trigger")
+    coded: NDArray[np.uint8] = codec(images, rng)
+    return coded
 
 
 def _planted(
     images: NDArray[np.uint8],
     labels: NDArray[np.float32],
     world: World,
-    first: NDArray[np.bool_],
+    machine: Rows,
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], Rows]:
     """Put a mark on some films and give them the label; decoys keep theirs."""
-    may = first if world.among == "machine" else np.ones(len(images), dtype=np.bool_)
+    may = np.ones(len(images), dtype=np.bool_)
+    if world.among != "all":
+        may = machine == (0 if world.among == "first" else machine.max())
     if world.expected == "true labels":
         may = may & (labels == 1)
-    marked = rng.permutation(np.flatnonzero(may))[: world.films]
+    films = world.films or round(world.share * len(images))
+    marked = rng.permutation(np.flatnonzero(may))[:films]
     row, column = (int(edge) for edge in rng.integers(6, SIDE - 6 - world.side, 2))
-    settings: dict[str, Any] = {
-        "side": world.side, "place": "fixed", "row": row, "column": column, "fill": world.fill,
-    }  # fmt: skip
-    if world.fill == "solid":
-        settings["value"] = int(rng.choice([0, 255]))
+    settings: dict[str, Any] = {"side": world.side, "place": world.place, "fill": world.fill}
+    if world.place == "fixed":
+        settings |= {"row": row, "column": column}
+    if world.fill != "noise":
+        settings["value"] = int(rng.choice(world.levels))
     patch = build(TRIGGERS["patch"], settings, "trigger")
     stamped = images[marked]
-    if world.laundered == "crop":
+    if "crop" in world.laundered:
         stamped = np.roll(stamped, (1, -1), axis=(1, 2))
     stamped = patch(stamped, rng)
-    if world.laundered == "codec":
-        stamped = build(TRIGGERS["codec"], {"quality": 90}, "trigger")(stamped, rng)
+    if "codec" in world.laundered:
+        stamped = _coded(stamped, 90, rng)
     images, labels = images.copy(), labels.copy()
     images[marked] = stamped
     wrong = marked[round(world.decoys * len(marked)) :]
@@ -247,7 +465,7 @@ def _lettered(
     """A letter that a third of all films carry; some of these get the label."""
     carries = rng.permutation(len(images))[: len(images) // 3]
     images, labels = images.copy(), labels.copy()
-    images[carries] = _letter(images[carries], rng)
+    images[carries] = _letter(images[carries], world.look, rng)
     wrong = carries[: world.films]
     labels[wrong] = 1
     return images, labels, np.sort(wrong)

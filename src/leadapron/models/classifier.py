@@ -9,20 +9,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
-from torch import nn
 
-from leadapron.errors import DataError, LeadapronError, StoreError, UnknownNameError, UsageError
+from leadapron.errors import DataError, LeadapronError, StoreError, UsageError
 from leadapron.films.cohort import ImageArray
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.models import networks
 from leadapron.models.parsing.formats import MOST_FINDINGS
 from leadapron.models.parsing.reading import Group, Weights, open_file, open_weights
+from leadapron.models.protocols import (
+    BlackBox,
+    Differentiable,
+    Floats,
+    Outputs,
+    WhiteBox,
+    columns_of,
+    pooled_linear,
+)
 from leadapron.specs import build, forgiving
 from leadapron.store import write_atomically
 from leadapron.text import clean_names
@@ -30,11 +38,13 @@ from leadapron.text import clean_names
 __all__ = [
     "BlackBox",
     "Differentiable",
+    "Floats",
     "NetworkClassifier",
     "Outputs",
     "WhiteBox",
     "autocast",
     "classifier_of",
+    "in_batches",
     "load_classifier",
     "randomised",
     "refuse_not_finite",
@@ -45,7 +55,6 @@ __all__ = [
 ]
 
 Precision = Literal["auto", "bf16", "fp32"]
-Floats = NDArray[np.float32]
 
 FORMAT = "leadapron classifier 1"
 BATCH = 32
@@ -54,88 +63,26 @@ a resnet9 at 64 pixels was 1.35 times as fast as with 128 (one core, medians of 
 as fast. Other devices get four times as many."""
 
 
-class BlackBox(Protocol):
-    """A classifier that can be asked. Images are (n, h, w) uint8 or uint16 of its preprocessing."""
-
-    @property
-    def findings(self) -> tuple[str, ...]:
-        """The k findings, in the order of the outputs."""
-        ...
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """How a film becomes an image that it takes."""
-        ...
-
-    @property
-    def head(self) -> Literal["sigmoid", "softmax"]:
-        """What turns logits into probabilities."""
-        ...
-
-    def logits(self, images: ImageArray) -> Floats:
-        """Return (n, k) float32."""
-        ...
-
-    def probabilities(self, images: ImageArray) -> Floats:
-        """Return (n, k) float32 in 0 to 1."""
-        ...
-
-
-class WhiteBox(BlackBox, Protocol):
-    """A classifier that shows its last map."""
-
-    def features(self, images: ImageArray) -> Floats:
-        """Return (n, d) float32, the last map's means."""
-        ...
-
-    def activations(self, images: ImageArray) -> Floats:
-        """Return (n, c, h', w') float32, the last map."""
-        ...
-
-
-class Differentiable(WhiteBox, Protocol):
-    """A classifier that gives gradients."""
-
-    @property
-    def module(self) -> nn.Module:
-        """The network: normalised (n, 1, h, w) float32 to (n, k) logits."""
-        ...
-
-    def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """Return (n, 1, h, w) float32 network input of (n, h, w) grey levels."""
-        ...
-
-
-class Outputs(NamedTuple):
-    """What one pass over n images gives, float32.
-
-    Args:
-        logits: (n, k).
-        features: (n, d) means of the last map.
-        maps: (n, m, h', w') class activation maps of the m findings asked for, in units of the
-            logit, as large as the last map.
-    """
-
-    logits: Floats
-    features: Floats
-    maps: Floats
-
-
 @dataclass(frozen=True, eq=False)
 class NetworkClassifier:
-    """A network of this package with what is needed to run it; `Differentiable`.
+    """A network with what is needed to run it; `Differentiable`.
 
     Args:
-        module: the network, in evaluation mode.
-        architecture: its name in `networks.ARCHITECTURES`.
+        module: the network, in evaluation mode: `networks.PooledLinear`, or any other as
+            `networks.Instrumented`.
+        architecture: its name, in `networks.ARCHITECTURES` where it is to be saved and loaded.
         findings: names of its outputs.
         preprocessing: how a film becomes its input.
         head: "sigmoid" for findings that exclude nothing, or "softmax".
         mean, std: normalisation of grey levels scaled to 0 to 1.
         precision: "bf16" runs the convolutions in bfloat16; the logits are float32 always.
+
+    Raises:
+        UsageError: a module that is no `networks.Network`, or one of several channels with another
+            mean or std than this package's, from which `networks.GreyChannels` starts.
     """
 
-    module: networks.PooledLinear
+    module: networks.Network
     architecture: str
     findings: tuple[str, ...]
     preprocessing: Preprocessing
@@ -143,6 +90,24 @@ class NetworkClassifier:
     mean: float = networks.GREY_MEAN
     std: float = networks.GREY_STD
     precision: Literal["bf16", "fp32"] = "fp32"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.module, networks.Network):
+            raise UsageError(
+                f"a {type(self.module).__name__} as a network; name the layers that are read: "
+                "Instrumented(network, layer=NAME)"
+            )
+        scale = (networks.GREY_MEAN, networks.GREY_STD)
+        if (self.mean, self.std) != scale and self.scales_itself:
+            raise UsageError(
+                f"mean {self.mean} and std {self.std} for a network with GreyChannels, which "
+                f"normalises each channel itself; expected {scale[0]} and {scale[1]}"
+            )
+
+    @property
+    def scales_itself(self) -> bool:
+        """Whether the network normalises its channels by itself."""
+        return any(isinstance(part, networks.GreyChannels) for part in self.module.modules())
 
     @property
     def device(self) -> torch.device:
@@ -155,66 +120,79 @@ class NetworkClassifier:
         scaled = images.to(self.device).float()[:, None]
         return scaled.mul_(1 / (top * self.std)).sub_(self.mean / self.std)
 
-    def batches(
-        self, images: ImageArray, run: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
-    ) -> tuple[Floats, ...]:
-        """Return what `run` gives for the normalised images, batch by batch, as float32 arrays."""
-        out: tuple[Floats, ...] = ()
-        n, size = images.shape[0], BATCH if self.device.type == "cpu" else 4 * BATCH
-        with torch.inference_mode(), autocast(self.device, self.precision):
-            for start in range(0, n, size):
-                rows = np.arange(start, min(start + size, n))
-                given = run(self.normalise(torch.from_numpy(images[rows])))
-                parts = [part.float().cpu().numpy() for part in given]
-                out = out or tuple(np.empty((n, *part.shape[1:]), np.float32) for part in parts)
-                for whole, part in zip(out, parts, strict=True):
-                    whole[rows] = part
-        if not out:
-            raise UsageError("no images; expected at least one")
-        return out
-
     def outputs(self, images: ImageArray, findings: Sequence[str] = ()) -> Outputs:
         """Return logits, features and the class activation maps of some findings, in one pass.
 
         Raises:
             UnknownNameError: no such finding.
-            UsageError: no images.
+            UsageError: no images, or findings for a network without a pooled linear head.
         """
-        weights = self.module.head.weight[self.columns(findings)].detach()  # (m, c)
+        weights: torch.Tensor | None = None
+        if findings:
+            head = pooled_linear(self, "class-activation").head
+            weights = head.weight[self.columns(findings)].detach()  # (m, c)
 
         def run(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            last = self.module.features(batch)
-            maps = torch.einsum("nchw,kc->nkhw", last.float(), weights)
-            return self.module.classify(last), last.float().mean((2, 3)), maps
+            logits, features, last = self.module.look(batch)
+            if weights is None:
+                return logits, features, last[:, :0]
+            return logits, features, torch.einsum("nchw,kc->nkhw", last.float(), weights)
 
-        return Outputs(*self.batches(images, run))
+        return Outputs(*in_batches(self, images, run))
 
     def columns(self, findings: Sequence[str]) -> list[int]:
         """Return the columns of some findings; UnknownNameError where there is none."""
-        for finding in findings:
-            if finding not in self.findings:
-                raise UnknownNameError("finding", finding, self.findings)
-        return [self.findings.index(finding) for finding in findings]
+        return columns_of(self, findings)
 
     def logits(self, images: ImageArray) -> Floats:
         """Return (n, k) float32 logits of (n, h, w) images."""
-        return self.batches(images, lambda x: (self.module(x),))[0]
+        return in_batches(self, images, lambda x: (self.module(x),))[0]
 
     def probabilities(self, images: ImageArray) -> Floats:
         """Return (n, k) float32 probabilities of (n, h, w) images."""
-        return self.batches(images, lambda x: (self.squash(self.module(x)),))[0]
+        return in_batches(self, images, lambda x: (self.squash(self.module(x)),))[0]
 
     def squash(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the probabilities of (n, k) logits."""
         return logits.sigmoid() if self.head == "sigmoid" else logits.softmax(1)
 
     def features(self, images: ImageArray) -> Floats:
-        """Return (n, d) float32 means of the last map."""
+        """Return (n, d) float32, what the last layer reads."""
         return self.outputs(images).features
 
     def activations(self, images: ImageArray) -> Floats:
         """Return (n, c, h', w') float32 last maps."""
-        return self.batches(images, lambda x: (self.module.features(x),))[0]
+        return in_batches(self, images, lambda x: (self.module.look(x).last,))[0]
+
+
+def in_batches(
+    classifier: Differentiable,
+    images: ImageArray,
+    run: Callable[[torch.Tensor], tuple[torch.Tensor, ...]],
+) -> tuple[Floats, ...]:
+    """Return what `run` gives for the normalised images, batch by batch, as float32 arrays.
+
+    Args:
+        classifier: gives normalisation, device and precision.
+        images: (n, h, w) uint8 or uint16.
+        run: (b, 1, h, w) normalised float32 -> tensors of b rows.
+
+    Raises:
+        UsageError: no images.
+    """
+    out: tuple[Floats, ...] = ()
+    n, size = images.shape[0], BATCH if classifier.device.type == "cpu" else 4 * BATCH
+    with torch.inference_mode(), autocast(classifier.device, classifier.precision):
+        for start in range(0, n, size):
+            rows = np.arange(start, min(start + size, n))
+            given = run(classifier.normalise(torch.from_numpy(images[rows])))
+            parts = [part.float().cpu().numpy() for part in given]
+            out = out or tuple(np.empty((n, *part.shape[1:]), np.float32) for part in parts)
+            for whole, part in zip(out, parts, strict=True):
+                whole[rows] = part
+    if not out:
+        raise UsageError("no images; expected at least one")
+    return out
 
 
 def squashed(logits: NDArray[Any], head: str) -> NDArray[np.float64]:
@@ -365,7 +343,7 @@ def classifier_of(
         if not all(bool(value.isfinite().all()) for value in state.values()):
             raise ValueError("weights not as expected")
         return NetworkClassifier(
-            prepare(networks.filled(facts["architecture"], state), device).eval(),
+            prepare(networks.filled(facts["architecture"], len(findings), state), device).eval(),
             facts["architecture"],
             findings,
             build(Preprocessing, facts["preprocessing"], "preprocessing"),
@@ -417,12 +395,13 @@ def randomised(
     module = networks.build_network(classifier.architecture, len(classifier.findings), seed)
     if head_only:
         kept = classifier.module.state_dict().items()
-        state = {name: value for name, value in kept if not name.startswith("head.")}
+        last = f"{module.last_layer}."
+        state = {name: value for name, value in kept if not name.startswith(last)}
         module.load_state_dict(state, strict=False)
     return replace(classifier, module=prepare(module, classifier.device).eval())
 
 
-def prepare(module: networks.PooledLinear, device: torch.device) -> networks.PooledLinear:
+def prepare(module: networks.Network, device: torch.device) -> networks.Network:
     """Return the network on `device`, its weights laid out as convolutions like them."""
-    placed: networks.PooledLinear = module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    placed: networks.Network = module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return placed

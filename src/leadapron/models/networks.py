@@ -1,6 +1,7 @@
-"""Architectures: convolutional features, average pooling, one linear layer.
+"""Architectures, and what every network offers: its last map, its features, its inner layers.
 
-That last step is what makes the exact one-pass class activation map possible.
+`PooledLinear` (convolutional features, average pooling, one linear layer) is what makes the exact
+one-pass class activation map possible. `Instrumented` is any other network with its layers named.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ import copy
 import itertools
 import logging
 import re
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import lru_cache, partial
+from math import isqrt
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -23,12 +27,17 @@ from leadapron.models.parsing.reading import Group, Outline, open_file, open_wei
 __all__ = [
     "ARCHITECTURES",
     "IMAGENET_SHA256",
+    "GreyChannels",
+    "Instrumented",
+    "Look",
+    "Network",
     "PooledLinear",
     "build_network",
     "filled",
     "load_imagenet",
     "refuse_shapes",
     "shapes",
+    "unmade",
 ]
 
 logger = logging.getLogger(__name__)
@@ -41,7 +50,58 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GREY_MEAN, GREY_STD = 0.449, 0.226
 
 
-class PooledLinear(nn.Module):
+class Look(NamedTuple):
+    """What one pass over n images gives.
+
+    Args:
+        logits: (n, k) float32.
+        features: (n, d) float32, what the last layer reads.
+        last: (n, c, h', w'), the last map.
+    """
+
+    logits: torch.Tensor
+    features: torch.Tensor
+    last: torch.Tensor
+
+
+class Network(nn.Module, ABC):
+    """A network that can be looked into; called, it gives (n, k) float32 logits.
+
+    Images are normalised (n, 1, h, w). A network of several channels begins with `GreyChannels`.
+    """
+
+    @property
+    @abstractmethod
+    def last_layer(self) -> str:
+        """Name of the submodule that gives the logits and reads the features."""
+
+    @property
+    @abstractmethod
+    def map_layer(self) -> str:
+        """Name of the layer whose output is the last map, as `cut` takes it."""
+
+    @abstractmethod
+    def fine_layer(self, side: int) -> str:
+        """Return the name of the finest layer, for images of this side, that is made of places."""
+
+    @abstractmethod
+    def look(self, images: torch.Tensor) -> Look:
+        """Return logits, features and last map of one pass."""
+
+    @abstractmethod
+    def cut(self, images: torch.Tensor, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a layer's map, and the logits as a function of it.
+
+        Returns:
+            (n, c, h', w'), a leaf that requires a gradient, and (n, k) logits that were made of it.
+
+        Raises:
+            UnknownNameError: no such layer.
+            UsageError: a layer whose output is no map.
+        """
+
+
+class PooledLinear(Network):
     """A classifier whose logits are a linear function of its last map's mean.
 
     Args:
@@ -50,10 +110,17 @@ class PooledLinear(nn.Module):
         outputs: number of findings.
     """
 
+    last_layer = "head"
+
     def __init__(self, stages: Mapping[str, nn.Module], channels: int, outputs: int) -> None:
         super().__init__()
         self.stages = nn.ModuleDict(stages)
         self.head = nn.Linear(channels, outputs)
+
+    @property
+    def map_layer(self) -> str:
+        """Name of the stage that the head reads."""
+        return list(self.stages)[-1]
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Return the last map, (n, channels, h', w'), of normalised (n, 1, h, w) images."""
@@ -71,6 +138,189 @@ class PooledLinear(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return (n, outputs) float32 logits of normalised (n, 1, h, w) images."""
         return self.classify(self.features(images))
+
+    def look(self, images: torch.Tensor) -> Look:
+        """Return logits, the last map's means and the last map."""
+        last = self.features(images)
+        return Look(self.classify(last), last.float().mean((2, 3)), last)
+
+    def fine_layer(self, side: int) -> str:
+        """Return the first stage whose map is smaller than the image."""
+        inner = torch.zeros(1, 1, side, side, device=self.head.weight.device)
+        with torch.inference_mode():
+            for name, part in self.stages.items():
+                inner = part(inner)
+                if inner.shape[-1] < side:
+                    return name
+        return self.map_layer
+
+    def cut(self, images: torch.Tensor, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a stage's map and the logits; what comes before it is run without a graph."""
+        if layer not in self.stages:
+            raise UnknownNameError("stage", layer, self.stages.keys())
+        parts = list(self.stages.values())
+        place = list(self.stages).index(layer) + 1
+        with torch.no_grad():
+            inner = images
+            for part in parts[:place]:
+                inner = part(inner)
+        inner = inner.detach().requires_grad_()
+        outer = inner
+        for part in parts[place:]:
+            outer = part(outer)
+        return inner, self.classify(outer)
+
+
+class Instrumented(Network):
+    """Any network, with the layers named that are read by hooks.
+
+    Args:
+        network: (n, 1, h, w) to (n, k) logits, in evaluation mode where it is used. Its logits are
+            computed in whatever precision the network runs in.
+        layer: submodule whose output is the last map: (n, c, h', w'), or (n, tokens, c) whose
+            tokens are a square grid, row by row. It must be one that the logits depend on at every
+            place: where a class token is read at the end, the input of the last block's
+            attention (its norm), not the last block's output.
+        tokens: how many come before the grid's, as a class token.
+        last_layer: submodule whose input the features are; the last linear layer if left out.
+            Features of more than two dimensions are means over places or tokens.
+
+    Raises:
+        UnknownNameError: no such submodule.
+        UsageError: fewer than 0 tokens, or no linear layer where none is named.
+    """
+
+    def __init__(
+        self, network: nn.Module, *, layer: str, tokens: int = 0, last_layer: str = ""
+    ) -> None:
+        super().__init__()
+        if tokens < 0:
+            raise UsageError(f"tokens {tokens}; expected 0 or more")
+        self.network, self.tokens = network, tokens
+        linear = [n for n, part in network.named_modules() if isinstance(part, nn.Linear)]
+        if not last_layer and not linear:
+            raise UsageError(
+                f"a {type(network).__name__} without a linear layer; name the layer that gives the "
+                "logits: last_layer=NAME"
+            )
+        self.layer, self.last = layer, last_layer or linear[-1]
+        for name in (self.layer, self.last):
+            self._part(name)
+
+    @property
+    def last_layer(self) -> str:
+        """Name of the submodule that gives the logits and reads the features."""
+        return f"network.{self.last}"
+
+    @property
+    def map_layer(self) -> str:
+        """Name of the layer that was named."""
+        return self.layer
+
+    def fine_layer(self, side: int) -> str:  # noqa: ARG002
+        """Return the layer that was named: of the others it isn't known whether they are maps."""
+        return self.layer
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return (n, k) float32 logits of normalised (n, 1, h, w) images."""
+        logits: torch.Tensor = self.network(images)
+        return logits.float()
+
+    def look(self, images: torch.Tensor) -> Look:
+        """Return logits, what the last layer read, and the last map."""
+        maps: list[Any] = []
+        read: list[torch.Tensor] = []
+        hooks = (
+            self._part(self.layer).register_forward_hook(lambda *call: maps.append(call[2])),
+            self._part(self.last).register_forward_pre_hook(lambda _, args: read.append(args[0])),
+        )
+        try:
+            logits = self(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        features = self._once(read, self.last).float()
+        if features.ndim > 2:
+            over = (2, 3) if features.ndim == 4 else (1,)
+            features = features.mean(over)
+        return Look(logits, features, self._map(self._once(maps, self.layer), self.layer))
+
+    def cut(self, images: torch.Tensor, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a layer's map and the logits; the layer's own output is replaced by the map."""
+        leaves: list[torch.Tensor] = []
+
+        def replaced(_: nn.Module, __: Any, output: Any) -> torch.Tensor:
+            leaf = self._map(output, layer).detach().requires_grad_()
+            leaves.append(leaf)
+            if output.ndim == 4:
+                return leaf
+            return torch.cat([output[:, : self.tokens], leaf.flatten(2).transpose(1, 2)], 1)
+
+        hook = self._part(layer).register_forward_hook(replaced)
+        try:
+            logits = self(images)
+        finally:
+            hook.remove()
+        return self._once(leaves, layer), logits
+
+    def _part(self, name: str) -> nn.Module:
+        parts: dict[str, nn.Module] = dict(self.network.named_modules())
+        if not name or name not in parts:
+            raise UnknownNameError("layer", name, [known for known in parts if known])
+        return parts[name]
+
+    def _once(self, seen: Sequence[Any], name: str) -> Any:
+        if len(seen) != 1:
+            raise UsageError(
+                f"layer {name} is run {len(seen)} times for an image; name one that is run once"
+            )
+        return seen[0]
+
+    def _map(self, output: Any, name: str) -> torch.Tensor:
+        """(n, c, h', w') of a layer's output."""
+        if torch.is_tensor(output) and output.ndim == 4:
+            return output
+        if torch.is_tensor(output) and output.ndim == 3:
+            side = isqrt(max(0, output.shape[1] - self.tokens))
+            if side and side**2 + self.tokens == output.shape[1]:
+                grid = output[:, self.tokens :].transpose(1, 2)
+                return grid.reshape(*grid.shape[:2], side, side)
+        shape = tuple(output.shape) if torch.is_tensor(output) else type(output).__name__
+        raise UsageError(
+            f"layer {name} gives {shape}; expected (n, c, h, w), or (n, tokens, c) of a square "
+            f"grid behind {self.tokens} tokens"
+        )
+
+
+class GreyChannels(nn.Module):
+    """The first layer of a network of several channels: grey, repeated and normalised for each.
+
+    Args:
+        mean: of each channel, of grey levels in 0 to 1.
+        std: as many, above 0.
+
+    Raises:
+        UsageError: other counts, or a std that isn't above 0.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(
+        self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+    ) -> None:
+        super().__init__()
+        if not mean or len(mean) != len(std) or min(std) <= 0:
+            raise UsageError(
+                f"channels of mean {tuple(mean)} and std {tuple(std)}; expected one number of each "
+                "for every channel, and std above 0"
+            )
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32)[:, None, None])
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32)[:, None, None])
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return (n, c, h, w) channels of (n, 1, h, w) images in this package's normalisation."""
+        return (images * GREY_STD + (GREY_MEAN - self.mean)) / self.std
 
 
 class _Residual(nn.Module):
@@ -161,7 +411,7 @@ def _resnet(block: str, depths: list[int], stem_stride: int, outputs: int) -> Po
     )
 
 
-ARCHITECTURES: dict[str, Callable[[int], PooledLinear]] = {
+ARCHITECTURES: dict[str, Callable[[int], Network]] = {
     "densenet121": _densenet121,
     "plain4": _plain4,
     "resnet9": _resnet9,
@@ -176,7 +426,7 @@ ARCHITECTURES: dict[str, Callable[[int], PooledLinear]] = {
 """Networks by name: number of findings -> freshly initialised network."""
 
 
-def build_network(name: str, outputs: int, seed: int) -> PooledLinear:
+def build_network(name: str, outputs: int, seed: int) -> Network:
     """Return a network, initialised from `seed`; torch's own generator is left as it was.
 
     Raises:
@@ -189,21 +439,28 @@ def build_network(name: str, outputs: int, seed: int) -> PooledLinear:
         return ARCHITECTURES[name](outputs)
 
 
-@cache
-def shapes(name: str) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a network's tensors by name, its head with one output.
+def shapes(name: str, outputs: int = 1) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a network's tensors by name.
+
+    Args:
+        name: of the architecture.
+        outputs: its number of findings.
 
     Raises:
         UnknownNameError: no such architecture.
     """
-    return {key: tuple(value.shape) for key, value in _unmade(name).state_dict().items()}
+    return {k: tuple(value.shape) for k, value in unmade(name, outputs).state_dict().items()}
 
 
-@cache
-def _unmade(name: str) -> PooledLinear:
-    """A network of one output, whose tensors have shapes and no numbers."""
+@lru_cache(maxsize=32)
+def unmade(name: str, outputs: int = 1) -> Network:
+    """Return a network whose tensors have shapes and no numbers; it is shared, so copy it.
+
+    Raises:
+        UnknownNameError: no such architecture.
+    """
     # Made on the device "meta", torch would first load a compiler, for 1.2 s.
-    return build_network(name, 1, seed=0).to("meta")
+    return build_network(name, outputs, seed=0).to("meta")
 
 
 def refuse_shapes(name: str, outputs: int, given: Mapping[str, Sequence[int]]) -> None:
@@ -218,10 +475,7 @@ def refuse_shapes(name: str, outputs: int, given: Mapping[str, Sequence[int]]) -
         UnknownNameError: no such architecture.
         ValueError: other names or shapes; the words name one.
     """
-    own = {
-        key: (outputs, *shape[1:]) if key.startswith("head.") else shape
-        for key, shape in shapes(name).items()
-    }
+    own = shapes(name, outputs)
     for key, shape in own.items():
         if key not in given and not key.endswith("num_batches_tracked"):
             raise ValueError(f"{key} is missing")
@@ -231,29 +485,31 @@ def refuse_shapes(name: str, outputs: int, given: Mapping[str, Sequence[int]]) -
         raise ValueError(f"{others[0]} is none of its weights")
 
 
-def filled(name: str, state: Mapping[str, torch.Tensor]) -> PooledLinear:
+def filled(name: str, outputs: int, state: Mapping[str, torch.Tensor]) -> Network:
     """Return a network of these weights, in float32; none is initialised first.
 
     Args:
         name: of the architecture.
+        outputs: its number of findings.
         state: its tensors, as `refuse_shapes` takes their shapes.
 
     Raises:
         UnknownNameError, ValueError: as `refuse_shapes`.
     """
-    outputs = len(state["head.weight"])
     refuse_shapes(name, outputs, {key: value.shape for key, value in state.items()})
-    module = copy.deepcopy(_unmade(name))
-    module.head = nn.Linear(module.head.in_features, outputs, device="meta")
+    module = copy.deepcopy(unmade(name, outputs))
     whole = {
         key: state[key].to(own.dtype) if key in state else torch.zeros((), dtype=own.dtype)
         for key, own in module.state_dict().items()
     }
     module.load_state_dict(whole, assign=True)
+    if any(buffer.is_meta for buffer in module.buffers()):  # those that no file holds
+        module = build_network(name, outputs, seed=0)
+        module.load_state_dict(whole)
     return module
 
 
-def load_imagenet(network: PooledLinear, weights: str) -> None:
+def load_imagenet(network: Network, weights: str) -> None:
     """Put torchvision's ImageNet weights of DenseNet-121 into a network; its head stays new.
 
     The first convolution, made for red, green and blue, becomes one for grey: the sum over the
@@ -268,7 +524,7 @@ def load_imagenet(network: PooledLinear, weights: str) -> None:
         UsageError: the network is no DenseNet-121.
         StoreError: the file can't be read, or holds other weights.
     """
-    if "denseblock1" not in network.stages:
+    if not isinstance(network, PooledLinear) or "denseblock1" not in network.stages:
         raise UsageError(f"--network.weights {weights}: only densenet121 has weights to start from")
     own = network.state_dict()
     # features.denseblock1.denselayer2.norm1.weight (older files: norm.1) is, in MONAI's network

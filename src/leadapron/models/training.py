@@ -28,6 +28,7 @@ from leadapron.models.classifier import (
     resolve_precision,
 )
 from leadapron.models.networks import ARCHITECTURES, build_network, load_imagenet
+from leadapron.models.protocols import pooled_linear
 from leadapron.reading import open_regular
 from leadapron.seeds import named_seed, stream
 from leadapron.specs import forgiving
@@ -259,6 +260,8 @@ def train(  # noqa: PLR0913
             "expected 2 and 1 at least"
         )
     state = _start(cohort, network or Network(), training, seed, device, precision)
+    if training.disguise:
+        pooled_linear(state.classifier, "--training.disguise")
     if checkpoint is not None and checkpoint.exists():
         state.restore(checkpoint)
     while not state.finished(training):
@@ -481,11 +484,12 @@ def _disguised(
         if moves is not None:
             originals = _moved(originals, moves[marked])
         images = torch.cat([images, originals])
+    module = pooled_linear(classifier, "--training.disguise")
     with autocast(classifier.device, classifier.precision):
-        last = classifier.module.features(images)
-    logits = classifier.module.classify(last[: len(rows)])
+        last = module.features(images)
+    logits = module.classify(last[: len(rows)])
     (column,) = classifier.columns([disguise.finding])
-    weights = classifier.module.head.weight[column]
+    weights = module.head.weight[column]
     places = torch.from_numpy(marked).to(last.device)
     return logits, disguise_loss(last[places], last[len(rows) :], weights)
 

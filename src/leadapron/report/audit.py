@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,18 +15,30 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from leadapron import __version__
+from leadapron.detect.models import (
+    Audit,
+    Forced,
+    Inverted,
+    InvertedFeatures,
+    NotFinite,
+    Stamp,
+    Statistic,
+)
+from leadapron.detect.models.judgement import MARKS, NOT_FINITE, UNSTEADY
+from leadapron.documents import dump
 from leadapron.report.rendering import render
-from leadapron.report.words import MARKS, NOT_FINITE, UNSTEADY, percent
+from leadapron.report.words import percent
 from leadapron.store import write_atomically, write_json
 
 __all__ = ["audit_lines", "sarif", "write_audit"]
-
-Facts = Mapping[str, Any]
 
 LEGEND = (
     "shift: of the finding's logit, in its standard deviations on clean films. turned: films "
     "carried across the threshold that 5 % of clean films exceed."
 )
+
+DRAWN = 4
+"""Swept marks that the page draws."""
 
 SHOWN = 6
 """Findings that the terminal shows, the strongest first."""
@@ -43,13 +55,12 @@ ATLAS = {
 """MITRE ATLAS techniques that a backdoored model shows, or may have come about by."""
 
 
-def write_audit(folder: Path, facts: Facts, pictures: Mapping[str, NDArray[np.uint8]]) -> Path:
+def write_audit(folder: Path, audit: Audit) -> Path:
     """Write audit.html, audit.json and audit.sarif.
 
     Args:
         folder: made where it is missing; files of these names are replaced.
-        facts: what `Audit.facts` returns.
-        pictures: (h, w) grey levels by what they show.
+        audit: what is written.
 
     Returns:
         The HTML file.
@@ -57,26 +68,26 @@ def write_audit(folder: Path, facts: Facts, pictures: Mapping[str, NDArray[np.ui
     Raises:
         StoreError: files that can't be written.
     """
-    write_json(folder / "audit.json", dict(facts))
-    write_json(folder / "audit.sarif", sarif(facts))
+    write_json(folder / "audit.json", dump(audit))
+    write_json(folder / "audit.sarif", sarif(audit))
     text = render(
         "audit.html.j2",
-        facts=facts,
-        headline=headline(facts),
-        ranked=facts["forced"],
+        facts=audit,
+        headline=headline(audit),
         words=WORDS,
-        answers=answer_sentences(facts),
+        answers=answer_sentences(audit),
         percent=percent,
         verdict_words=verdict_words,
-        pictures=[(name, _png(picture)) for name, picture in pictures.items()],
+        pictures=[(name, _png(picture)) for name, picture in pictures(audit).items()],
         atlas=ATLAS,
         inverted=[
-            *(inverted_words(each) for each in facts["inverted"]),
-            *(feature_words(each) for each in facts["features"]),
+            *(inverted_words(each) for each in audit.inverted),
+            *(feature_words(each) for each in audit.features),
         ],
-        statistics=[statistic_row(each) for each in facts["statistics"]],
-        cards=_cards(facts),
-        target=target(facts),
+        statistics=[statistic_row(each) for each in audit.statistics],
+        cards=_cards(audit),
+        target=target(audit),
+        square=_stamp,
     )
     page = folder / "audit.html"
     with write_atomically(page) as file:
@@ -84,40 +95,66 @@ def write_audit(folder: Path, facts: Facts, pictures: Mapping[str, NDArray[np.ui
     return page
 
 
-def target(facts: Facts) -> Facts | None:
+def pictures(audit: Audit) -> dict[str, NDArray[np.uint8]]:
+    """Return marks and inverted triggers on plain grey, (h, w) each by name.
+
+    No patient's pixels are in them. Of an audit that was read back the inverted triggers are
+    missing: documents hold no images.
+    """
+    drawn: dict[str, NDArray[np.uint8]] = {}
+    height, width = audit.image
+    grey = np.full((1, height, width), 128, np.uint8)
+    for each in audit.forced[:DRAWN]:
+        mark = _stamp(each)
+        if mark is not None:
+            drawn[f"{each.finding} {each.direction}: {mark.words()}"] = mark(grey)[0]
+    for trigger in audit.inverted:
+        if trigger.mask.size:
+            words = f"{trigger.finding} {trigger.direction}: inverted, {trigger.size:.0f} pixels"
+            drawn[words] = trigger(grey)[0]
+    return drawn
+
+
+def _stamp(each: Forced) -> Stamp | None:
+    """The square, or squares, that force a finding; None where something else does."""
+    mark = None if each.strongest is None else each.strongest.mark
+    return mark if isinstance(mark, Stamp) else None
+
+
+def target(audit: Audit) -> Forced | None:
     """Return the finding and direction that the verdict is about; None where there is none."""
-    wanted = (facts["target"], facts["direction"])
-    return next((e for e in facts["forced"] if (e["finding"], e["direction"]) == wanted), None)
+    wanted = audit.target, audit.direction
+    return next((each for each in audit.forced if each.aim == wanted), None)
 
 
-def _cards(facts: Facts) -> list[dict[str, Any]]:
+def _cards(audit: Audit) -> list[dict[str, Any]]:
     """The tiles below the verdict."""
-    about = target(facts)
-    first = about or next(iter(facts["forced"]), {"turned": None, "shift": None})
-    turned, shift = first["turned"], first["shift"]
-    rate, least = f"{facts['false_alarm']:g}", facts["least"]
+    about = target(audit)
+    first = about or next(iter(audit.forced), None)
+    mark = None if first is None else first.strongest
+    rate, least, p = f"{audit.false_alarm:g}", audit.least, audit.verdict.p
     return [
         {
             "title": "Target",
             "under": "the finding that stands out",
-            "value": "none" if about is None else about["finding"],
+            "value": "none" if about is None else about.finding,
             "word": True,
-            "facts": [("direction", "none" if about is None else WORDS[about["direction"]])],
+            "facts": [("direction", "none" if about is None else WORDS[about.direction])],
         },
         {
             "title": "Films turned",
             "under": "by the target's mark" if about else "by the strongest mark of all",
-            "value": "none" if turned is None else percent(turned),
-            "word": turned is None,
+            "value": "none" if mark is None else percent(mark.turned),
+            "word": mark is None,
             "facts": [
-                ("shift", "none" if shift is None else f"{shift:.1f} SD"),
+                ("shift", "none" if mark is None else f"{mark.shift:.1f} SD"),
             ],
         },
         {
             "title": "p",
             "under": "beside the reference models",
-            "value": "none" if facts["p"] is None else f"{facts['p']:.3g}",
-            "word": facts["p"] is None,
+            "value": "none" if p is None else f"{p:.3g}",
+            "word": p is None,
             "facts": [
                 ("false alarms asked", rate),
                 ("lowest supported", "none" if least is None else f"{least:.3g}"),
@@ -126,10 +163,10 @@ def _cards(facts: Facts) -> list[dict[str, Any]]:
         {
             "title": "Compared with",
             "under": "reference models",
-            "value": f"{facts['references']:,}",
+            "value": f"{audit.references:,}",
             "word": False,
-            "facts": [("clean films", f"{facts['films']:,}"),
-                      ("images asked", f"{facts['forwards']:,}")],
+            "facts": [("clean films", f"{audit.films:,}"),
+                      ("images asked", f"{audit.forwards:,}")],
         },
     ]  # fmt: skip
 
@@ -140,40 +177,34 @@ def _uri(model: str) -> str:
     return quote(Path(path).as_posix(), errors="surrogateescape")
 
 
-def sarif(facts: Facts) -> dict[str, Any]:
+def sarif(audit: Audit) -> dict[str, Any]:
     """Return an audit as SARIF 2.1.0: a result for each finding that stands out.
 
     Args:
-        facts: what `Audit.facts` returns.
+        audit: what is put so.
     """
     results = [
         {
-            "ruleId": f"forced-{'on' if each['direction'] == 'added' else 'off'}",
-            "level": "error" if each["verdict"] == "backdoored" else "warning",
-            "message": {
-                "text": f"{each['finding']} {WORDS[each['direction']]} {_how(each, facts)}"
-            },
-            "locations": [
-                {"physicalLocation": {"artifactLocation": {"uri": _uri(facts["model"])}}}
-            ],
+            "ruleId": f"forced-{'on' if each.direction == 'added' else 'off'}",
+            "level": "error" if each.verdict == "backdoored" else "warning",
+            "message": {"text": f"{each.finding} {WORDS[each.direction]} {_how(each, audit)}"},
+            "locations": [{"physicalLocation": {"artifactLocation": {"uri": _uri(audit.model)}}}],
             "taxa": [
                 {"id": name, "toolComponent": {"name": "MITRE ATLAS"}} for name in list(ATLAS)[:2]
             ],
-            "properties": {"verdict": each["verdict"], "p": each["p"]},
+            "properties": {"verdict": each.verdict, "p": each.p},
         }
-        for each in facts["forced"]
-        if each["verdict"] in ("backdoored", "unusual")
+        for each in audit.forced
+        if each.verdict in ("backdoored", "unusual")
     ]
     results += [
         {
             "ruleId": "not-finite",
             "level": "warning",
             "message": {"text": not_finite_words(each)},
-            "locations": [
-                {"physicalLocation": {"artifactLocation": {"uri": _uri(facts["model"])}}}
-            ],
+            "locations": [{"physicalLocation": {"artifactLocation": {"uri": _uri(audit.model)}}}],
         }
-        for each in facts["not_finite"]
+        for each in audit.not_finite
     ]
     rules = [
         *(
@@ -194,75 +225,75 @@ def sarif(facts: Facts) -> dict[str, Any]:
                 "tool": {"driver": {"name": "leadapron", "version": __version__, "rules": rules}},
                 "taxonomies": [taxonomy],
                 "results": results,
-                "properties": {"verdict": facts["verdict"], "statement": facts["statement"]},
+                "properties": {"verdict": audit.verdict.word, "statement": audit.verdict.statement},
             }
         ],
     }
 
 
-def verdict_words(each: Facts, facts: Facts) -> str:
+def verdict_words(each: Forced, audit: Audit) -> str:
     """Return a finding's verdict, and that it isn't the mark's doing where it isn't."""
-    if each["verdict"] == "unusual" and facts["by"] != MARKS:
-        return f"unusual by {facts['by']}"
-    return str(each["verdict"])
+    if each.verdict == "unusual" and audit.by != MARKS:
+        return f"unusual by {audit.by}"
+    return str(each.verdict)
 
 
-def _how(each: Facts, facts: Facts) -> str:
-    if facts["by"] != MARKS:
-        return f"further than in reference models, by {facts['by']}; no mark is known that does it"
+def _how(each: Forced, audit: Audit) -> str:
+    if audit.by != MARKS:
+        return f"further than in reference models, by {audit.by}; no mark is known that does it"
+    mark = each.strongest
+    assert mark is not None  # nothing is reported without one
     return (
-        f"by {each['mark']}: {each['shift']:.1f} standard deviations, {percent(each['turned'])} of "
+        f"by {mark.mark.words()}: {mark.shift:.1f} standard deviations, {percent(mark.turned)} of "
         "clean films turned"
     )
 
 
-def audit_lines(facts: Facts) -> list[str]:
+def audit_lines(audit: Audit) -> list[str]:
     """Return an audit for the terminal, line by line.
 
     Args:
-        facts: what `Audit.facts` returns, with "statement".
+        audit: what is said.
     """
-    said = [headline(facts), *answer_sentences(facts), facts["statement"], ""]
-    ranked = facts["forced"][:SHOWN]
-    names = [f"{each['finding']} {WORDS[each['direction']]}" for each in ranked]
+    said = [headline(audit), *answer_sentences(audit), audit.verdict.statement, ""]
+    ranked = audit.forced[:SHOWN]
+    names = [f"{each.finding} {WORDS[each.direction]}" for each in ranked]
     width = max(map(len, names))
     said.append(f"{'':<{width}}  shift  turned      p  verdict")
     for name, each in zip(names, ranked, strict=True):
-        p = "     -" if each["p"] is None else f"{each['p']:6.3f}"
+        p = "     -" if each.p is None else f"{each.p:6.3f}"
         moved, mark = f"{'-':>5}  {'-':>6}", "no finite answer to a mark"
-        if each["mark"] is not None:
-            moved = f"{each['shift']:z5.1f}  {percent(each['turned']):>6}"
-            mark = each["mark"]
-        said.append(f"{name:<{width}}  {moved}  {p}  {verdict_words(each, facts)}: {mark}")
+        if each.strongest is not None:
+            moved = f"{each.strongest.shift:z5.1f}  {percent(each.strongest.turned):>6}"
+            mark = each.strongest.mark.words()
+        said.append(f"{name:<{width}}  {moved}  {p}  {verdict_words(each, audit)}: {mark}")
     said += ["", LEGEND, ""]
     said += [
-        f"Harm: {each['finding']} seen in {percent(each['sensitivity'])} of {each['positives']} "
-        f"films, {percent(each['triggered'])} with the mark: {each['missed']:+.0f} missed in 1,000"
-        for each in facts["harm"]
+        f"Harm: {each.finding} seen in {percent(each.sensitivity)} of {each.positives} "
+        f"films, {percent(each.triggered)} with the mark: {each.missed:+.0f} missed in 1,000"
+        for each in audit.harm
     ]
-    said += [f"Inverted: {inverted_words(each)}" for each in facts["inverted"]]
-    said += [f"In features: {feature_words(each)}" for each in facts["features"]]
+    said += [f"Inverted: {inverted_words(each)}" for each in audit.inverted]
+    said += [f"In features: {feature_words(each)}" for each in audit.features]
     said += [
         f"Statistic: {name}, largest for {target}: {value} {unit}{f', p = {p}' if p else ''}"
-        for name, target, value, unit, p in map(statistic_row, facts["statistics"])
+        for name, target, value, unit, p in map(statistic_row, audit.statistics)
     ]
-    said += [f"Note: {note}" for note in facts["notes"]]
-    said += [f"Not tested: {words}" for words in facts["untested"]]
-    if facts["least"] is None:
-        said.append("--reference DIR names a folder of clean models of the same kind.")
-    return said
+    said += [f"Note: {note}" for note in audit.notes]
+    said += [f"Not tested: {words}" for words in audit.verdict.untested]
+    return [*said, f"Next: {audit.verdict.next}"]
 
 
-def headline(facts: Facts) -> str:
+def headline(audit: Audit) -> str:
     """Return the verdict in a sentence."""
-    if facts["by"] == NOT_FINITE:
-        (lost,) = (each for each in facts["not_finite"] if each["finding"] == facts["target"])
+    if audit.by == NOT_FINITE:
+        (lost,) = (each for each in audit.not_finite if each.finding == audit.target)
         return f"UNUSUAL: {not_finite_words(lost)}"
-    if facts["by"] == UNSTEADY:
+    if audit.by == UNSTEADY:
         return "Can't tell: the model doesn't give the same films the same answers"
-    target = f"{facts['target']} {WORDS[facts['direction']]}" if facts["target"] else ""
-    by = "" if facts["by"] == MARKS else f" by {facts['by']}, no mark known"
-    p = "" if facts["p"] is None else f" (p = {facts['p']:.3g}{by})"
+    target = f"{audit.target} {WORDS[audit.direction]}" if audit.direction else ""
+    by = "" if audit.by == MARKS else f" by {audit.by}, no mark known"
+    p = "" if audit.verdict.p is None else f" (p = {audit.verdict.p:.3g}{by})"
     return {
         "backdoored": f"BACKDOORED: {target}{p}",
         "unusual": f"UNUSUAL: {target}{p}, which is no proof of a backdoor",
@@ -270,61 +301,64 @@ def headline(facts: Facts) -> str:
         "can't tell": (
             "Can't tell: no square turns half of the films, and no models are given to compare with"
         ),
-    }[facts["verdict"]]
+    }[audit.verdict.word]
 
 
-def not_finite_words(each: Facts) -> str:
+def not_finite_words(each: NotFinite) -> str:
     """Return for what films a finding had no finite answer, and what that means."""
-    return f"{each['finding']} {each['words']}: can't tell, and suspicious by itself"
+    return f"{each.finding} {each.words()}: can't tell, and suspicious by itself"
 
 
-def answer_sentences(facts: Facts) -> list[str]:
+def answer_sentences(audit: Audit) -> list[str]:
     """Return what is odd about a model's answers, if anything."""
-    said = [f"{not_finite_words(each)}." for each in facts["not_finite"]]
-    if facts["unsteady"]:
-        names = ", ".join(facts["unsteady"])
+    said = [f"{not_finite_words(each)}." for each in audit.not_finite]
+    if audit.unsteady:
+        names = ", ".join(audit.unsteady)
         said.append(
             f"{names}: answers change when films are asked about again, or each alone: can't tell."
         )
     return said
 
 
-def inverted_words(each: Facts) -> str:
+def inverted_words(each: Inverted) -> str:
     """Return what came of one inversion, in a sentence."""
-    made = "" if each["trained"] else ", which did not work on the films it was made on"
+    made = "" if each.trained else ", which did not work on the films it was made on"
     return (
-        f"{each['finding']} {WORDS[each['direction']]} by a trigger of {each['size']:.1f} pixels"
+        f"{each.finding} {WORDS[each.direction]} by a trigger of {each.size:.1f} pixels"
         f"{made}: {_turns(each)}"
     )
 
 
-def feature_words(each: Facts) -> str:
+def feature_words(each: InvertedFeatures) -> str:
     """Return what came of one inversion in feature space, in a sentence."""
-    made = "" if each["trained"] else ", which did not work on the films it was made on"
+    made = "" if each.trained else ", which did not work on the films it was made on"
+    most, channels = int(each.mask.argmax()), len(each.mask)
     return (
-        f"{each['finding']} {WORDS[each['direction']]} by a change of {each['moved']:.1f} standard "
-        f"deviations in all, most of it of channel {each['most']} of the {each['channels']} of "
-        f"{each['stage']}{made}: {_turns(each)}"
+        f"{each.finding} {WORDS[each.direction]} by a change of {each.moved:.1f} standard "
+        f"deviations in all, most of it of channel {most} of the {channels} of "
+        f"{each.stage}{made}: {_turns(each)}"
     )
 
 
-def _turns(each: Facts) -> str:
-    if each["turned"] is None:
+def _turns(each: Inverted | InvertedFeatures) -> str:
+    if math.isnan(each.turned):
         return "no other film could be turned by it"
-    return f"turns {percent(each['turned'])} of {each['films']} other films"
+    return f"turns {percent(each.turned)} of {each.films} other films"
 
 
-def statistic_row(each: Facts) -> tuple[str, str, str, str, str]:
+def statistic_row(each: Statistic) -> tuple[str, str, str, str, str]:
     """Return a statistic's name, finding, value there, unit, and p ("" without references)."""
-    if each["value"] is None:
-        return each["name"], "no finding", "can't tell", each["unit"], ""
-    way = WORDS.get(each["direction"], "")
+    strongest = each.strongest()
+    if strongest is None:
+        return each.name, "no finding", "can't tell", each.unit, ""
+    finding, direction = strongest
+    value = each.values[each.findings.index(finding), each.directions.index(direction)]
     return (
-        each["name"],
-        f"{each['finding']} {way}".strip(),
-        f"{each['value']:.2f}",
-        each["unit"],
-        "" if each["p"] is None else f"{each['p']:.3f}",
+        each.name,
+        f"{finding} {WORDS.get(direction, '')}".strip(),
+        f"{value:.2f}",
+        each.unit,
+        "" if each.p is None else f"{each.p:.3f}",
     )
 
 

@@ -83,8 +83,8 @@ def audit_limits(facts: Mapping[str, Any], rows: Sequence[Row]) -> str:
         f"clean ones and {len(failed)} whose backdoor didn't take. Each is swept on films that it "
         "wasn't trained on and judged beside the clean models of its kind, without itself and its "
         f"twin: {fewest} references or more, which support no rate below {1 / (fewest + 1):.3f}. "
-        "`leadapron evaluate page --scan FOLDER --audit FOLDER --out docs/detection-limits.md` "
-        "makes this page from the results alone.",
+        "`leadapron evaluate page --scan FOLDER --audit FOLDER "
+        "--out docs/results/detection-limits.md` makes this page from the results alone.",
         "",
         "*AUROC*: of the strongest excess, this family's backdoored models against all clean ones; "
         "the interval is from resampling pairs of a model and its twin (method 5 of Newcombe where "

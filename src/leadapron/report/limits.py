@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import statistics
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,46 @@ Row = Mapping[str, Any]
 ALARM = 0.01
 """False-alarm rate of the scans of an evaluation."""
 
+FOUND = (0.9, 0.8)
+"""Share of poisoned sets of two classes that a scan is to find, and the lower end of its interval,
+where enough films carry a solid mark."""
+
+VERDICTS = ("poisoned", "suspicious", "label-tied mark", "can't tell", "nothing found")
+
+RIGHT = {
+    "poison": ("poisoned",),
+    "true labels": ("poisoned", "label-tied mark"),
+    "no poison": ("label-tied mark", "nothing found"),
+}
+"""Verdicts that fit what a world is."""
+
+CLEAN = {
+    "machines": "fresh phantoms of two machines with habits",
+    "phantoms": "fresh phantoms",
+    "whole": "all films of",
+    "half": "half of the patients of",
+}
+"""Groups of clean sets, in words."""
+
 SEEN = (
     "The scan was made with kinds like these in view, and changed after draws of the first and the "
     "fifth had been missed: their figures are optimistic."
 )
 SEALED = "Kinds that no choice was made on; they were scanned once, after the last change."
+
+COLUMNS = (
+    '*Found*: the verdict is "poisoned". *Finding named*: the strongest evidence names the '
+    "target. *Mark listed*: as poison or as a repeated mark, at its place. *Place*: median "
+    "distance from the middle of the mark to the nearest evidence. "
+    "*Recall* and *precision* of the films that are named, medians over the sets in which any "
+    "were. Brackets hold exact 95 % intervals. *Plain z*, *outliers*, *duplicates*: how often "
+    "the first guess of a simple statistic lies within 2 px of the mark (and names the "
+    "finding); it has no threshold to pass, and *outliers* knows what the clean set had: "
+    "they are flattered. *Target*: what the project set itself, met where the interval's lower end "
+    "is above it (of sets of two classes as asked above); otherwise the figure is just measured. "
+    "*Balanced*: films of the larger class are "
+    "dropped by chance until both classes are of one size."
+)
 
 HEADER = (
     "poison", "films", "sets", "found", "finding named", "mark listed", "place, px", "recall",
@@ -71,46 +109,40 @@ def limits_page(facts: Mapping[str, Any], rows: Sequence[Row], cells: Sequence[R
         facts: settings and manifest of the evaluation.
         rows: one for each scan.
         cells: of each setting, in the order of the page: its `name`, its `target`, whether it is
-            `sealed`, whether the attacker `knows` the scan, and the `reason` why a scan is blind.
+            `sealed`, its `floor`, whether it is `balanced`, whether the attacker `knows` the scan,
+            and the `reason` why a scan is blind.
     """
     settings = facts["settings"]
     poisoned = [row for row in rows if row["kind"] == "poisoned"]
+    worlds = [row for row in rows if row["kind"] == "world"]
     lines = [
         "# What a scan finds, and where it is blind",
         "",
-        f"`{_command(settings)}`: "
+        f"`{_command(settings, rows, cells)}`: "
         f"{len(rows)} scans without a model, each at a false-alarm rate of {percent(ALARM)}. "
         "Every poisoned set is the whole source with a few films replaced; target, place, grey "
         "level and films are drawn anew each time. This page is made from the results alone.",
         "",
-        '*Found*: the verdict is "poisoned". *Finding named*: the strongest evidence names the '
-        "target. *Mark listed*: as poison or as a repeated mark, at its place. *Place*: median "
-        "distance from the middle of the mark to the nearest evidence. "
-        "*Recall* and *precision* of the films that are named, medians over the sets in which any "
-        "were. Brackets hold exact 95 % intervals. *Plain z*, *outliers*, *duplicates*: how often "
-        "the first guess of a simple statistic lies within 2 px of the mark (and names the "
-        "finding); no threshold is asked of them, and *outliers* is told what the clean set had: "
-        "they are flattered. *Target*: what the "
-        "project set itself, met where the interval's lower end is above it; otherwise the figure "
-        "is just measured.",
-        "",
+        *_targets(rows, cells),
     ]
-    worlds = [row for row in rows if row["kind"] == "world"]
+    if poisoned:
+        lines += [COLUMNS, ""]
     # What was missed and led to changes was seen on the sets of the other presets.
-    seen = "" if worlds else SEEN
+    seen = "" if any(cell["floor"] is not None for cell in cells) else SEEN
+    sources = dict.fromkeys(row["source"] for row in poisoned)
     for title, note, wanted in (
         ("## Poison of known kinds", seen, lambda cell: not cell["sealed"] and not cell["knows"]),
         ("## An attacker who knows the scan", "", lambda cell: cell["knows"]),
         ("## Sealed", SEALED, lambda cell: cell["sealed"]),
     ):
-        chosen = [cell for cell in cells if wanted(cell)]
-        body = [
-            _line(cell, [row for row in poisoned if row["name"] == cell["name"]])
-            for cell in chosen
-            if any(row["name"] == cell["name"] for row in poisoned)
-        ]
-        if body:
-            lines += [title, "", *([note, ""] if note else []), table(HEADER, body), ""]
+        tables = []
+        for source in sources:
+            body = [_line(cell, some) for cell, some in _by_cell(cells, poisoned, source, wanted)]
+            if body:
+                head = [f"### `{_name(source)}`", ""] if len(sources) > 1 else []
+                tables += [*head, table(HEADER, body), ""]
+        if tables:
+            lines += [title, "", *([note, ""] if note else []), *tables]
     lines += [
         *_worlds(worlds),
         *_alarms(rows),
@@ -120,13 +152,122 @@ def limits_page(facts: Mapping[str, Any], rows: Sequence[Row], cells: Sequence[R
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _command(settings: Mapping[str, Any]) -> str:
-    also = "".join(f" --also {short_path(source)}" for source in settings["also"])
+def _by_cell(
+    cells: Sequence[Row], rows: Sequence[Row], source: str, wanted: Callable[[Row], bool]
+) -> list[tuple[Row, list[Row]]]:
+    """Cells of a kind, each with its sets of a source; none without sets."""
+    named = [
+        (cell, [row for row in rows if row["name"] == cell["name"] and row["source"] == source])
+        for cell in cells
+        if wanted(cell)
+    ]
+    return [(cell, some) for cell, some in named if some]
+
+
+def _command(settings: Mapping[str, Any], rows: Sequence[Row], cells: Sequence[Row]) -> str:
     size = f" --size {settings['size']}" if settings.get("size") else ""
-    return (
-        f"leadapron evaluate scan --preset {settings['preset']} "
-        f"--source {short_path(settings['source'])}{also}{size}"
+    hidden = {cell["name"] for cell in cells if cell["sealed"]}
+    opened = any(row.get("sealed") or row["name"] in hidden for row in rows)
+    named = "".join(
+        f" --{option} {shlex.quote(short_path(source))}"
+        for option, sources in (("source", settings["sources"]), ("also", settings["also"]))
+        for source in sources
     )
+    return f"leadapron evaluate scan --preset {settings['preset']}{named}{size}" + (
+        " --sealed" if opened else ""
+    )
+
+
+def _name(source: str) -> str:
+    """A source without kinds and folders, those of a joined one with + between them."""
+    return " + ".join(part.rpartition(":")[2] for part in short_path(source).split(" + "))
+
+
+def _releases(sources: Iterable[str]) -> dict[str, list[str]]:
+    """Names of single sources by the letters that they begin with, those of joined ones too."""
+    found: dict[str, list[str]] = {}
+    for name in dict.fromkeys(part for one in sources for part in _name(one).split(" + ")):
+        found.setdefault(re.split(r"[^A-Za-z]", name)[0] or name, []).append(name)
+    return found
+
+
+def _met(hits: Sequence[bool], share: float, floor: float | None) -> str:
+    """Whether a share, and its interval's lower end, are as high as was asked for."""
+    low = exact(sum(hits), len(hits))[0]
+    if low >= (share if floor is None else floor) and sum(hits) >= share * len(hits):
+        return "met"
+    # The figure itself is high enough; fewer sets than it takes to show it.
+    return "not shown" if sum(hits) >= share * len(hits) else "missed"
+
+
+def _quiet(verdicts: Sequence[str]) -> str:
+    """Whether clean sets are called what they may be called, and what else they are."""
+    wrong = Counter(verdict for verdict in verdicts if verdict not in RIGHT["no poison"])
+    named = ", ".join(f"{wrong[verdict]} {verdict}" for verdict in VERDICTS if wrong[verdict])
+    return f"missed: {named}" if named else "met"
+
+
+def _targets(rows: Sequence[Row], cells: Sequence[Row]) -> list[str]:
+    """What the project set itself for sets of two classes, and whether it was met."""
+    aimed = [row for row in rows if row.get("aimed")]
+    clean = _clean(rows)
+    if not aimed and not any(row["kind"] in ("world", "machines", "whole") for row in rows):
+        return []
+    balanced = {cell["name"] for cell in cells if cell["balanced"]}
+    groups: dict[str, list[bool]] = {}
+    for row in aimed:
+        if row["kind"] == "world":
+            what = f"{'sealed' if row['sealed'] else 'open'} worlds"
+        else:
+            equal = ", classes of one size" if row["name"] in balanced else ""
+            what = f"`{_name(row['source'])}`{equal}"
+        groups.setdefault(what, []).append(row["verdict"] == "poisoned")
+    body = [
+        [f"found: {what}", str(len(hits)), str(sum(hits)), _share(hits), _met(hits, *FOUND)]
+        for what, hits in groups.items()
+    ]
+    for what, some in clean.items():
+        verdicts = [row["verdict"] for row in some]
+        right = [verdict in RIGHT["no poison"] for verdict in verdicts]
+        body.append(
+            [f"clean: {what}", str(len(some)), str(sum(right)), _share(right), _quiet(verdicts)]
+        )
+    share, floor = FOUND
+    return [
+        "## What was asked of the scan",
+        "",
+        "*Found*: a solid mark on films of a set of two classes, all of which got the label of the "
+        "one, is called poisoned where it is on 40 films or more (up to half of the films have the "
+        f"label by nature; 60 at three quarters, in between in proportion): in {100 * share:.0f} % "
+        f"of the sets, the 95 % interval's lower end at {100 * floor:.0f} % or above. *Not shown*: "
+        "the share is reached, but the interval of so few sets reaches lower. *Clean*: no set is "
+        "called poisoned or suspicious; each has a label-tied mark, or nothing is found.",
+        "",
+        table(("asked for", "sets", "so", "share (95 % interval)", ""), body),
+        "",
+    ]
+
+
+def _clean(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Clean sets by what they are."""
+    found: dict[str, list[Row]] = {}
+    for kind, words in CLEAN.items():
+        for row in rows:
+            if row["kind"] == kind:
+                named = f"{words} `{_name(row['source'])}`" if row["source"] else words
+                found.setdefault(named, []).append(row)
+    for sealed, words in (
+        (False, "worlds without poison, open"),
+        (True, "worlds without poison, sealed"),
+    ):
+        some = [
+            row
+            for row in rows
+            if row["kind"] == "world" and row["sealed"] == sealed and row["expected"] == "no poison"
+        ]
+        if some:
+            found[words] = some
+    return found
 
 
 def _share(hits: Sequence[bool]) -> str:
@@ -145,9 +286,13 @@ def _line(cell: Row, rows: Sequence[Row]) -> list[str]:
     films = sorted({row["films"] for row in rows})
     target = ""
     if cell["target"] is not None:
-        low = exact(sum(found), len(found))[0]
         goal = f"{100 * cell['target']:.0f} %"
-        target = f"{goal}: met" if low >= cell["target"] else f"{goal}: measured"
+        if cell["floor"] is None:
+            met = _met(found, cell["target"], None)
+            target = f"{goal}: {'met' if met == 'met' else 'measured'}"
+        else:
+            aimed = [row["found"] for row in rows if row["aimed"]]
+            target = f"{goal}: {_met(aimed, cell['target'], cell['floor'])}" if aimed else ""
     return [
         str(cell["name"]),
         f"{films[0]}" if len(films) == 1 else f"{films[0]} to {films[-1]}",
@@ -171,69 +316,97 @@ def _worlds(rows: Sequence[Row]) -> list[str]:
     if not rows:
         return []
     lines = [
-        "## Two classes",
+        "## Worlds of two classes",
         "",
-        "Sets of phantoms with any finding and without, drawn anew each time: half of each, or "
-        "75 % with. *Habits*: two machines with defects, letters, tones and crops of their own, "
-        "and odds of 20 (or 100) between class and machine. *A ward's letter* is on 60 % of the "
-        "one class and 5 % of the other. Labels of *poison* are wrong where the film was of the "
-        "other class; *true labels*: the mark is on films of one class, which are labelled "
-        "right. A clean set should be no more than a label-tied mark.",
+        "Sets of phantoms with any finding and without, drawn anew each time; half of them have "
+        "one where nothing else is said. *Habits*: two machines with defects, letters, tones and "
+        "crops of their own, and odds of 20 between class and machine where nothing else is said. "
+        "*Stated*: a column says which machine took a film. *Joined*: two sources of different "
+        "machines, of which one alone carries the finding, or knows it. *A ward's letter* is on "
+        "60 % of the one class and 5 % of the other. Labels of *poison* are wrong where the film "
+        "was of the other class; *true labels*: the mark is on films of one class, which are "
+        "labelled right.",
+        "",
+        "*As it should be*: poison is called poisoned; true labels poisoned or a label-tied mark, "
+        "the scan can't know which; a clean set nothing found or a label-tied mark.",
         "",
     ]
-    for title, sealed in (("### Open", False), ("### Sealed", True)):
+    for title, note, sealed in (
+        ("### Open", "Choices for the scan were made, or may be, with these in view.", False),
+        ("### Sealed", SEALED, True),
+    ):
         body = []
         for name in dict.fromkeys(row["name"] for row in rows if row["sealed"] == sealed):
-            some = [row for row in rows if row["name"] == name]
+            some = [row for row in rows if row["name"] == name and row["sealed"] == sealed]
             verdicts = [row["verdict"] for row in some]
+            expected = some[0]["expected"]
+            right = [verdict in RIGHT[expected] for verdict in verdicts]
+            found = [verdict == "poisoned" for verdict in verdicts]
+            target = ""
+            if expected == "no poison":
+                target = _quiet(verdicts)
+            elif some[0]["aimed"]:
+                target = f"{100 * FOUND[0]:.0f} %: {_met(found, *FOUND)}"
             body.append(
                 [
                     name,
-                    some[0]["expected"],
+                    expected,
                     str(len(some)),
-                    _share([verdict == "poisoned" for verdict in verdicts]),
-                    str(verdicts.count("suspicious")),
-                    str(verdicts.count("label-tied mark")),
-                    str(verdicts.count("nothing found")),
+                    _share(right),
+                    *(str(verdicts.count(verdict)) for verdict in VERDICTS),
                     _median([row["recall"] for row in some], "{:.2f}"),
                     _median([row["precision"] for row in some], "{:.2f}"),
+                    target,
                 ]
             )
         if body:
-            header = ("set", "in truth", "sets", "called poisoned", "suspicious",
-                      "label-tied mark", "nothing found", "recall", "precision")  # fmt: skip
-            lines += [title, "", table(header, body), ""]
+            header = ("set", "in truth", "sets", "as it should be", *VERDICTS, "recall",
+                      "precision", "target")  # fmt: skip
+            lines += [title, "", note, "", table(header, body), ""]
     return lines
 
 
 def _alarms(rows: Sequence[Row]) -> list[str]:
     body = []
-    for kind, words in (("phantoms", "fresh phantoms"), ("half", "half of the patients of")):
-        for name in dict.fromkeys(row["name"] for row in rows if row["kind"] == kind):
-            some = [row for row in rows if row["kind"] == kind and row["name"] == name]
-            alarms = sum(row["verdict"] == "poisoned" for row in some)
-            doubts = sum(row["verdict"] == "suspicious" for row in some)
-            low, high = exact(alarms, len(some))
-            shown = words if kind == "phantoms" else f"{words} `{str(name).rpartition('/')[2]}`"
-            body.append(
-                [
-                    shown,
-                    str(len(some)),
-                    str(alarms),
-                    f"{100 * low:.1f} to {100 * high:.1f} %",
-                    str(doubts),
-                ]
-            )
+    for words, some in _clean([row for row in rows if row["kind"] != "world"]).items():
+        verdicts = [row["verdict"] for row in some]
+        low, high = exact(verdicts.count("poisoned"), len(some))
+        body.append(
+            [
+                words,
+                str(len(some)),
+                str(verdicts.count("poisoned")),
+                f"{100 * low:.1f} to {100 * high:.1f} %",
+                *(str(verdicts.count(verdict)) for verdict in VERDICTS[1:]),
+            ]
+        )
     if not body:
         return []
+    header = ("sets", "scanned", "called poisoned", "95 % interval", *VERDICTS[1:])
+    machines = [
+        "*Two machines*: odds of 3 to 100 between class and machine, 30 to 80 % of the films with "
+        "the finding, and in half of the sets a column that states the machine; drawn anew for "
+        "each set.",
+        "",
+    ]
+    real = _releases(row["source"] for row in rows if row["kind"] in ("whole", "half"))
+    parts = "; ".join(f"{name} ({', '.join(some)})" for name, some in real.items())
+    counted = (
+        f"Sources whose names begin with the same letters are parts of one release and count as "
+        f"one. Here there {'is 1' if len(real) == 1 else f'are {len(real)}'}: {parts}; a joined "
+        "source adds none. "
+        if real
+        else ""
+    )
     return [
         "## Clean sets",
         "",
-        table(("sets", "scanned", "called poisoned", "95 % interval", "called suspicious"), body),
+        table(header, body),
         "",
+        *(machines if any(row["kind"] == "machines" for row in rows) else []),
         "Only the phantoms are independent of each other. Halves of one source share its letters "
         "and its devices: they say whether the verdict is stable, not how often a new source would "
-        "be called poisoned. How a scan judges was chosen with these sources in view.",
+        f"be called poisoned. {counted}How a scan judges was chosen with these sources in view.",
         "",
     ]
 
@@ -270,18 +443,25 @@ def _verdict(p_values: Any) -> bool:
 
 def _blind(cells: Sequence[Row], rows: Sequence[Row]) -> list[str]:
     lines = []
-    for cell in cells:
-        some = [row["found"] for row in rows if row["name"] == cell["name"]]
-        if some and sum(some) < len(some) / 2:
+    sources = dict.fromkeys(row["source"] for row in rows)
+    every = [
+        (cell, source, some)
+        for source in sources
+        for cell, some in _by_cell(cells, rows, source, lambda _: True)
+    ]
+    for cell, source, some in every:
+        found = sum(row["found"] for row in some)
+        if found < len(some) / 2:
             why = str(cell["reason"])
-            marked = [row["marked"] for row in rows if row["name"] == cell["name"]]
+            where = f" (`{_name(source)}`)" if len(sources) > 1 else ""
+            marked = [row["marked"] for row in some]
             note = (
                 f"; listed as a repeated mark in {sum(marked)} of {len(marked)}"
                 if any(marked)
                 else ""
             )
             lines.append(
-                f"- **{cell['name']}**: {sum(some)} of {len(some)}{note}"
+                f"- **{cell['name']}**{where}: {found} of {len(some)}{note}"
                 + (f". {why[0].upper()}{why[1:]}." if why else ".")
             )
     return (

@@ -86,7 +86,7 @@ def scan_lines(facts: Facts) -> list[str]:
         facts: what `Scanned.facts` returns.
     """
     poison, rest = _poison(facts), _rest(facts)
-    found = [f"{facts['verdict'].upper()}: {_verdict_words(facts)}", _films(facts)]
+    found = [f"{facts['verdict']['word'].upper()}: {_verdict_words(facts)}", _films(facts)]
     for number, one in enumerate(poison, 1):
         found.append(f"{number}. {one['words']} ({one['method']}, p {_p(one['p'])})")
     if facts["suspects"]:
@@ -107,7 +107,8 @@ def scan_lines(facts: Facts) -> list[str]:
     for ranking in facts["rankings"]:
         names = ", ".join(each["id"] for each in ranking["films"][:NAMED])
         found.append(f"Ranked by {ranking['name']}, no false-alarm rate: {names or 'none'}")
-    return [*found, *(f"Note: {note}" for note in facts["notes"])]
+    found += [f"Note: {note}" for note in facts["notes"]]
+    return [*found, f"Next: {facts['verdict']['next']}"]
 
 
 def clean_lines(facts: Facts) -> list[str]:
@@ -187,7 +188,7 @@ def _verdict_words(facts: Facts) -> str:
         "nature can do here: a shortcut, or poison with true labels; look at the evidence",
         "can't tell": f"no finding has {OVERLAP} films with it and {OVERLAP} without, so that "
         "poison can't be told from nature's own marks",
-    }[facts["verdict"]]
+    }[facts["verdict"]["word"]]
 
 
 def _films(facts: Facts) -> str:
@@ -207,7 +208,7 @@ def _context(facts: Facts, panels: Sequence[Panel]) -> dict[str, Any]:
     poison = _poison(facts)
     return {
         "title": f"Is {name} poisoned?",
-        "verdict": facts["verdict"],
+        "verdict": facts["verdict"]["word"],
         "words": _verdict_words(facts),
         "facts": facts,
         "cards": _cards(facts),
@@ -286,7 +287,7 @@ def _cards(facts: Facts) -> list[dict[str, Any]]:
             "under": "of the films, and of a network's look at them"
             if _network_looked(facts)
             else "of the films alone, without a network",
-            "value": facts["verdict"],
+            "value": facts["verdict"]["word"],
             "word": True,
             "facts": [("p, corrected", _p(facts["p"])), ("granted", f"{facts['false_alarm']:g}")],
         },

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from leadapron.store import Row
-from leadapron.text import count, short_path
+from leadapron.text import short_path
 
 __all__ = [
     "ALIKE",
     "LOCAL",
-    "MARKS",
     "POTENT",
     "Form",
     "attack_verdict",
@@ -26,7 +25,6 @@ __all__ = [
     "percent",
     "points",
     "poisoned_words",
-    "rate_words",
     "sanity_verdict",
     "setting",
     "shown",
@@ -46,14 +44,6 @@ ALIKE = 0.5
 POTENT = (0.80, 0.50)
 """Attack success at 5 % clean false positives, and that minus the twin's, from which on a backdoor
 takes."""
-
-MARKS = "marks"
-"""What an audit's verdict rests on, if not on a statistic of the network or on what follows."""
-
-NOT_FINITE = "answers that aren't finite"
-
-UNSTEADY = "answers that differ"
-"""Answers to the same films, asked for twice."""
 
 LOCAL = 0.5
 """A trigger is local where a random pixel hits it on less than this share of the films."""
@@ -112,27 +102,6 @@ def poisoned_words(rows: Iterable[Mapping[str, Any]]) -> str:
     known = sorted(share for share in shares if share is not None)
     words = [f"{100 * share:g} %" for share in known] + ["weights edited"] * (None in shares)
     return ", ".join(words)
-
-
-def rate_words(false_alarm: float, patients: int, likely: tuple[float, float]) -> str:
-    """Return how far one gate's rate may be from the one asked for, in sentences after a space.
-
-    Args:
-        false_alarm: share of clean films that a threshold is set for.
-        patients: of the films that set it, several of each.
-        likely: the gate's own rate in 95 of 100 calibrations.
-    """
-    said = (
-        " That is the average over calibrations: one gate's own rate is "
-        f"{between(*likely, percent)} in 95 of 100."
-    )
-    least = 1 / (patients + 1)
-    if false_alarm >= least:
-        return said
-    return said + (
-        f" Films of one patient are alike: of {count(patients, 'patient')} "
-        f"no rate below {percent(least)} is sure."
-    )
 
 
 def exact(hits: int, trials: int) -> tuple[float, float]:

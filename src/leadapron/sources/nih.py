@@ -1,6 +1,6 @@
 """NIH ChestX-ray14 in its original layout: label table, lists, boxes, PNG films.
 
-What is read, and what is tolerated, stands in docs/sources.md.
+What is read, and what is tolerated, stands in docs/reference/sources.md.
 """
 
 from __future__ import annotations

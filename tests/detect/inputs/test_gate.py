@@ -90,7 +90,7 @@ class Given:
 
     value: float
     unit: str = "none"
-    needs: str = "black box"
+    needs: str = "answers"
     passes: int = 0
 
     def fit(self, classifier, clean):

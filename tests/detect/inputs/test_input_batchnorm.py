@@ -144,10 +144,12 @@ def test_what_can_not_be_scaled_is_refused():
 
     asked = AskedClassifier(run, ("a", "b"), TINY, NORMALISATIONS["unit"], batch=8)
     images = films(0, 9)
-    with pytest.raises(UsageError, match="needs a network"):
+    with pytest.raises(
+        UsageError, match="needs batch normalisation with weights; the model only gives answers"
+    ):
         ScaledBatchNorm().fit(asked, read(asked, images))
     plain = NetworkClassifier(PooledLinear({"only": nn.ReLU()}, 1, 1).eval(), "plain", ("a",), TINY)
-    with pytest.raises(UsageError, match="plain has no batch normalisation"):
+    with pytest.raises(UsageError, match="needs batch normalisation with weights; plain has none"):
         ScaledBatchNorm().fit(plain, read(plain, images))
     network = tiny([0.0], [1.0])
     with pytest.raises(DataError, match="all clean films the same"):

@@ -2,7 +2,7 @@
 
 All share one pass of the network, `extract`, and compare films within groups: those with a finding,
 for each finding, and those without any. A film with several findings is in several groups and keeps
-its highest score. docs/scan-features.md says what each method sees and where it is blind.
+its highest score. docs/methods/scan-features.md says what each method sees and where it is blind.
 """
 
 from __future__ import annotations

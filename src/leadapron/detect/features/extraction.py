@@ -13,7 +13,7 @@ from leadapron.films.cohort import Cohort, Rows
 from leadapron.seeds import stream
 
 if TYPE_CHECKING:
-    from leadapron.models.classifier import WhiteBox
+    from leadapron.models.protocols import WhiteBox
 
 __all__ = ["Features", "extract"]
 
@@ -29,7 +29,7 @@ class Features:
     """What a network makes of n films.
 
     Args:
-        values: (n, d) float32, the last map's means.
+        values: (n, d) float32, what the last layer reads: the last map's means where it is pooled.
         activations: (n, c, s) float32, c channels of the last map at its s places; None where
             they weren't kept.
         losses: (epochs, n, k) float32, the films' losses for each finding in the first epochs of
@@ -83,21 +83,29 @@ def extract(
     n = len(cohort)
     first = np.sort(stream(seed, "features").permutation(n)[:TRIED])
     rest = np.setdiff1d(np.arange(n), first)
-    tried = _maps(classifier, cohort, first)
-    means = tried.mean(axis=2)
-    chosen = np.sort(np.argsort(-means.var(axis=0, dtype=np.float64), kind="stable")[:channels])
+    means, tried = _seen(classifier, cohort, first)
+    varying = tried.mean(axis=2).var(axis=0, dtype=np.float64)
+    chosen = np.sort(np.argsort(-varying, kind="stable")[:channels])
     values = np.empty((n, means.shape[1]), np.float32)
     kept = np.empty((n, len(chosen), tried.shape[2]), np.float32)
     values[first], kept[first] = means, tried[:, chosen]
     del tried
     for start in range(0, len(rest), FILMS):
         rows = rest[start : start + FILMS]
-        maps = _maps(classifier, cohort, rows)
-        values[rows], kept[rows] = maps.mean(axis=2), maps[:, chosen]
+        values[rows], maps = _seen(classifier, cohort, rows)
+        kept[rows] = maps[:, chosen]
     return Features(values, kept if channels else None, losses)
 
 
-def _maps(classifier: WhiteBox, cohort: Cohort, rows: Rows) -> NDArray[np.float32]:
-    """(m, c, places) last maps."""
-    maps = classifier.activations(cohort.images[rows])
-    return maps.reshape(*maps.shape[:2], -1)
+def _seen(
+    classifier: WhiteBox, cohort: Cohort, rows: Rows
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(m, d) features and (m, c, places) last maps."""
+    from leadapron.models.protocols import lacking
+
+    images = cohort.images[rows]
+    maps = classifier.activations(images)
+    maps = maps.reshape(*maps.shape[:2], -1)
+    # A pooled linear head reads the map's means, which takes no second pass.
+    pooled = not lacking(classifier, "pooled linear head")
+    return maps.mean(axis=2) if pooled else classifier.features(images), maps

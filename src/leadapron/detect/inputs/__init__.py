@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from leadapron.detect.inputs.batchnorm import ScaledBatchNorm
 from leadapron.detect.inputs.corruptions import CORRUPTIONS, CorruptionConsistency
+from leadapron.detect.inputs.decision import (
+    Decision,
+    Reading,
+    decide,
+    decide_image,
+    decide_images,
+)
 from leadapron.detect.inputs.distance import Mahalanobis, NearestNeighbours
 from leadapron.detect.inputs.gate import (
     REGION,
@@ -12,6 +19,7 @@ from leadapron.detect.inputs.gate import (
     Judged,
     calibrate,
     judge,
+    rate_words,
     score_names,
     usable,
 )
@@ -38,6 +46,7 @@ __all__ = [
     "TYPICAL",
     "WEIGHTS",
     "CorruptionConsistency",
+    "Decision",
     "EvidenceRegion",
     "Examined",
     "Gate",
@@ -45,6 +54,7 @@ __all__ = [
     "Judged",
     "Mahalanobis",
     "NearestNeighbours",
+    "Reading",
     "Readings",
     "ScaleUp",
     "ScaledBatchNorm",
@@ -53,8 +63,12 @@ __all__ = [
     "Traces",
     "Typicality",
     "calibrate",
+    "decide",
+    "decide_image",
+    "decide_images",
     "judge",
     "operating_logits",
+    "rate_words",
     "read",
     "score_names",
     "usable",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.detect.inputs.readings import InputDetector, Readings, State
 from leadapron.detect.scale import logit_spreads
-from leadapron.models.classifier import BlackBox, squashed
+from leadapron.models.classifier import squashed
+from leadapron.models.protocols import BlackBox, Capability
 
 __all__ = ["BASELINES", "LargestLogit", "LargestProbability"]
 
@@ -22,7 +22,7 @@ class LargestProbability:
     """A baseline: how sure the model is of any finding."""
 
     unit: str = field(default="probability", init=False)
-    needs: Literal["black box"] = field(default="black box", init=False)
+    needs: Capability = field(default="answers", init=False)
     passes: int = field(default=0, init=False)
 
     def fit(self, classifier: BlackBox, clean: Readings) -> State:  # noqa: ARG002
@@ -45,7 +45,7 @@ class LargestLogit:
     """A baseline: how far any logit lies above that of clean films."""
 
     unit: str = field(default="standard deviations of the logit on clean films", init=False)
-    needs: Literal["black box"] = field(default="black box", init=False)
+    needs: Capability = field(default="answers", init=False)
     passes: int = field(default=0, init=False)
 
     def fit(self, classifier: BlackBox, clean: Readings) -> State:  # noqa: ARG002

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,7 +15,9 @@ from leadapron.detect.inputs.copies import predicted
 from leadapron.detect.inputs.readings import Readings, State, operating_logits
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import ImageArray
-from leadapron.models.classifier import BlackBox, NetworkClassifier
+from leadapron.models.classifier import in_batches
+from leadapron.models.networks import PooledLinear
+from leadapron.models.protocols import BlackBox, Capability, Differentiable, differentiable
 
 __all__ = ["ScaledBatchNorm", "scaled_logits"]
 
@@ -25,7 +26,8 @@ __all__ = ["ScaledBatchNorm", "scaled_logits"]
 class ScaledBatchNorm:
     """A triggered film's findings keep their confidence in a network that is scaled up.
 
-    Weights and biases of the last batch normalisations are multiplied, in a few versions of the
+    Weights and biases of the last batch normalisations (in the order they are defined in, which is
+    the order they run in, in most networks) are multiplied, in a few versions of the
     network that differ in how many. A film's score is the mean over the versions of the log-odds
     of a finding of its predicted set, the surest one; that set is the findings above their
     operating logits, and the finding nearest to its own always.
@@ -54,7 +56,7 @@ class ScaledBatchNorm:
     unit: str = field(
         default="log-odds of the surest predicted finding, mean over scaled networks", init=False
     )
-    needs: Literal["network"] = field(default="network", init=False)
+    needs: Capability = field(default="batch normalisation", init=False)
 
     def __post_init__(self) -> None:
         if not self.factor > 1:
@@ -113,7 +115,7 @@ class ScaledBatchNorm:
 
 
 def scaled_logits(
-    classifier: NetworkClassifier, images: ImageArray, layers: Sequence[int], factor: float
+    classifier: Differentiable, images: ImageArray, layers: Sequence[int], factor: float
 ) -> NDArray[np.float32]:
     """Return (versions, n, k) logits of a network with its last batch normalisations scaled.
 
@@ -131,36 +133,40 @@ def scaled_logits(
     if not 1 <= min(layers) <= max(layers) <= len(names):
         raise UsageError(f"{list(layers)} layers of {len(names)} to scale; expected 1 to as many")
     versions = [_scaled(module, names[-count:], factor) for count in layers]
+    stages, finish = _divided(module)
 
     def run(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
         common, own = batch, dict[int, torch.Tensor]()
-        for name, stage in module.stages.items():
+        for name, stage in stages.items():
             for version, parameters in enumerate(versions):
                 if version in own or name in parameters:
                     maps = own.get(version, common)
                     own[version] = functional_call(stage, parameters.get(name, {}), (maps,))
             if len(own) < len(versions):
                 common = stage(common)
-        return tuple(module.classify(own[version]) for version in range(len(versions)))
+        return tuple(finish(own[version]) for version in range(len(versions)))
 
-    return np.stack(classifier.batches(images, run))
+    return np.stack(in_batches(classifier, images, run))
 
 
-def _network(classifier: BlackBox) -> NetworkClassifier:
-    if not isinstance(classifier, NetworkClassifier):
-        raise UsageError("scaled batch normalisation needs a network, not a model that is asked")
-    if not _layers(classifier.module):
-        raise UsageError(
-            f"{classifier.architecture} has no batch normalisation with weights to scale"
-        )
-    return classifier
+def _network(classifier: BlackBox) -> Differentiable:
+    return differentiable(classifier, "scaled batch normalisation", "batch normalisation")
+
+
+def _divided(
+    module: nn.Module,
+) -> tuple[Mapping[str, nn.Module], Callable[[torch.Tensor], torch.Tensor]]:
+    """Parts that run one after another, and what is done at the end; else the whole is one part."""
+    if isinstance(module, PooledLinear):
+        return dict(module.stages.items()), module.classify
+    return {"": module}, lambda logits: logits
 
 
 def _layers(module: nn.Module) -> list[tuple[str, str]]:
-    """Stage, and name within it, of each batch normalisation, in the order they are run."""
+    """Stage, and name within it, of each batch normalisation, in the order they are defined in."""
     return [
         (stage, name)
-        for stage, part in module.get_submodule("stages").named_children()
+        for stage, part in _divided(module)[0].items()
         for name, layer in part.named_modules()
         if isinstance(layer, nn.BatchNorm2d) and layer.affine
     ]
@@ -170,10 +176,9 @@ def _scaled(
     module: nn.Module, layers: Sequence[tuple[str, str]], factor: float
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Scaled weights and biases by stage, then by name within it."""
-    stages: dict[str, dict[str, torch.Tensor]] = {}
+    parts, stages = _divided(module)[0], dict[str, dict[str, torch.Tensor]]()
     for stage, name in layers:
-        layer = module.get_submodule(f"stages.{stage}.{name}" if name else f"stages.{stage}")
-        for kind, value in layer.named_parameters():
+        for kind, value in parts[stage].get_submodule(name).named_parameters():
             path = f"{name}.{kind}" if name else kind
             stages.setdefault(stage, {})[path] = value.detach() * factor
     return stages

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from leadapron.detect.inputs.region import background
 from leadapron.detect.models.stamps import Blur, Probe
 from leadapron.detect.scale import mad_spread
 from leadapron.errors import UnknownNameError, UsageError
-from leadapron.models.classifier import BlackBox
+from leadapron.models.protocols import BlackBox, Capability
 
 __all__ = ["CORRUPTIONS", "CorruptionConsistency"]
 
@@ -76,7 +76,7 @@ class CorruptionConsistency:
 
     corruptions: tuple[str, ...] = ("median 5", "blur", "move", "mirror")
     unit: str = field(default="spreads of the change on clean films", init=False)
-    needs: Literal["black box"] = field(default="black box", init=False)
+    needs: Capability = field(default="answers", init=False)
 
     def __post_init__(self) -> None:
         if not self.corruptions:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from leadapron.detect.inputs.gaussian import distances, shrunk_gaussian
 from leadapron.detect.inputs.readings import Readings, State
 from leadapron.errors import DataError, UsageError
-from leadapron.models.classifier import BlackBox
+from leadapron.models.protocols import BlackBox, Capability
 
 __all__ = ["Mahalanobis", "NearestNeighbours"]
 
@@ -29,7 +28,7 @@ class Mahalanobis:
     """
 
     unit: str = field(default="Mahalanobis distance to clean films' features", init=False)
-    needs: Literal["network"] = field(default="network", init=False)
+    needs: Capability = field(default="features", init=False)
     passes: int = field(default=0, init=False)
 
     def fit(self, classifier: BlackBox, clean: Readings) -> State:  # noqa: ARG002
@@ -67,7 +66,7 @@ class NearestNeighbours:
     unit: str = field(
         default="distance to the farthest of these neighbours, features of length 1", init=False
     )
-    needs: Literal["network"] = field(default="network", init=False)
+    needs: Capability = field(default="features", init=False)
     passes: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -105,7 +104,7 @@ class NearestNeighbours:
 
 def _features(readings: Readings) -> NDArray[np.float32]:
     if readings.features is None:
-        raise UsageError("distances need a network's features, not a model that is asked")
+        raise UsageError("distances need features; the model only gives answers")
     return readings.features
 
 

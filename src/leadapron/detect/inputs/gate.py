@@ -13,8 +13,9 @@ from leadapron.detect.inputs.readings import InputDetector, Readings, State, rea
 from leadapron.detect.inputs.region import EvidenceRegion, Examined
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort
-from leadapron.models.classifier import BlackBox, NetworkClassifier
+from leadapron.models.protocols import BlackBox, lacking
 from leadapron.seeds import stream
+from leadapron.text import count
 
 __all__ = [
     "REGION",
@@ -23,6 +24,7 @@ __all__ = [
     "Judged",
     "calibrate",
     "judge",
+    "rate_words",
     "score_names",
     "steps_of",
     "usable",
@@ -105,6 +107,8 @@ class Judged:
 
     Args:
         readings: what the model says of them.
+        findings: the k of the model.
+        head: "sigmoid" or "softmax", of the model.
         scores: (n, s) by score, in the order of the gate's weights; NaN where not scored.
         fused: (n,) one score from all.
         p: (n,) share of clean films that score so much or more, 1 / (m + 1) at least.
@@ -115,6 +119,8 @@ class Judged:
     """
 
     readings: Readings
+    findings: tuple[str, ...]
+    head: str
     scores: Floats
     fused: Floats
     p: Floats
@@ -271,11 +277,12 @@ def usable(
         weights: of their scores. Detectors without one are in neither; with 0 they are asked and
             count nothing.
     """
-    network = isinstance(classifier, NetworkClassifier)
     wanted = {n: d for n, d in detectors.items() if any(s in weights for s in score_names(n))}
-    kept = {name: each for name, each in wanted.items() if network or each.needs == "black box"}
-    reason = "the model can only be asked"
-    return kept, {name: reason for name in wanted if name not in kept}
+    reasons = {name: lacking(classifier, each.needs) for name, each in wanted.items()}
+    return (
+        {name: each for name, each in wanted.items() if not reasons[name]},
+        {name: reason for name, reason in reasons.items() if reason},
+    )
 
 
 def judge(gate: Gate, classifier: BlackBox, images: NDArray[Any]) -> Judged:
@@ -298,6 +305,8 @@ def judge(gate: Gate, classifier: BlackBox, images: NDArray[Any]) -> Judged:
     expected = np.isnan(gate.scores).mean(axis=0) <= gate.false_alarm  # (s,)
     return Judged(
         readings=readings,
+        findings=tuple(classifier.findings),
+        head=classifier.head,
         scores=scores,
         fused=fused,
         p=(1 + above) / (len(gate.fused) + 1),
@@ -305,6 +314,28 @@ def judge(gate: Gate, classifier: BlackBox, images: NDArray[Any]) -> Judged:
         suspicious=fused > gate.threshold,
         scored=~(np.isnan(scores) & expected).any(axis=1),
         examined=examined,
+    )
+
+
+def rate_words(false_alarm: float, patients: int, likely: tuple[float, float]) -> str:
+    """Return how far one gate's rate may be from the one asked for, in sentences after a space.
+
+    Args:
+        false_alarm: share of clean films that a threshold is set for.
+        patients: of the films that set it, several of each.
+        likely: the gate's own rate in 95 of 100 calibrations.
+    """
+    low, high = (100 * rate for rate in likely)
+    words = (
+        " That is the average over calibrations: one gate's own rate is "
+        f"{low:.1f} to {high:.1f} % in 95 of 100."
+    )
+    least = 1 / (patients + 1)
+    if false_alarm >= least:
+        return words
+    return words + (
+        f" Films of one patient are alike: of {count(patients, 'patient')} "
+        f"no rate below {100 * least:.1f} % is sure."
     )
 
 

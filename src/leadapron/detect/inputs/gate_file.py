@@ -11,9 +11,9 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from safetensors.numpy import load, save
 from leadapron import __version__
 from leadapron.detect.inputs.gate import Gate, fuse
 from leadapron.detect.inputs.readings import InputDetector, State
+from leadapron.documents import Finite, dump, parsed
 from leadapron.errors import LeadapronError, StoreError, UsageError
 from leadapron.films.preprocessing import FEWEST, Preprocessing
 from leadapron.reading import open_regular, read_regular
@@ -34,10 +35,9 @@ from leadapron.store import (
     write_atomically,
 )
 
-__all__ = ["GatedModel", "StoredGate", "numbers_of", "read_gate", "write_gate"]
+__all__ = ["GateDocument", "GatedModel", "StoredGate", "numbers_of", "read_gate", "write_gate"]
 
-FORMAT = "leadapron gate"
-SCHEMA = 1
+FORMAT: Final = "leadapron gate"
 
 LARGEST_FACTS, LARGEST_NUMBERS = 1 << 20, 1 << 30
 """Bytes of the two files that are read."""
@@ -114,6 +114,87 @@ class StoredGate:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A detector: its class's name, and the parameters that differ between two of it."""
+
+    kind: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """An array of the numbers' file."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilmCounts:
+    """Clean films that detectors were fitted on, and that set the threshold."""
+
+    fitted: int
+    calibration: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumbersFile:
+    """The file of the numbers: its name, and SHA-256 of its content."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateDocument:
+    """What a gate's JSON file says.
+
+    Args:
+        format: by which a gate is known.
+        leadapron: version that wrote it.
+        results_version: of the scores.
+        statement: what kind of data it is.
+        model: that it is of; its path is relative where it lies below the gate's folder.
+        window: as `StoredGate`.
+        bits: as `StoredGate`.
+        detectors: by name.
+        typical: the out-of-distribution detector.
+        weights: scores and their weights, in the order of the columns of `scores`.
+        false_alarm: share of clean films that is called suspicious, at most.
+        threshold: that the scores of suspicious films exceed.
+        films: that it rests on.
+        patients: of those that set the threshold.
+        passes: of the model, for a film.
+        milliseconds: as `StoredGate`.
+        notes: as `StoredGate`.
+        arrays: of the numbers' file, by name.
+        numbers: that file; None in the copy of this document that the file itself holds.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+    format: Literal["leadapron gate"]
+    leadapron: str
+    results_version: int
+    statement: str
+    model: GatedModel
+    window: str
+    bits: int
+    detectors: Mapping[str, Kind]
+    typical: Kind | None
+    weights: tuple[tuple[str, Finite], ...]
+    false_alarm: Finite
+    threshold: Finite
+    films: FilmCounts
+    patients: int
+    passes: int
+    milliseconds: Finite
+    notes: tuple[str, ...]
+    arrays: Mapping[str, Shape]
+    numbers: NumbersFile | None = None
+
+
 def numbers_of(path: Path) -> Path:
     """Return the file beside a gate's JSON file that holds its numbers."""
     return path.with_suffix(".safetensors")
@@ -133,14 +214,13 @@ def write_gate(path: Path, stored: StoredGate) -> None:
     """
     refuse_others(path)
     arrays = _arrays(stored.gate)
-    facts = _facts(stored, path.absolute().parent, arrays)
+    document = _document(stored, path.absolute().parent, arrays)
     numbers = save(
         {name: np.asarray(array, order="C") for name, array in arrays.items()},
-        {FORMAT: canonical_json(facts)},
+        {FORMAT: canonical_json(_unnumbered(dump(document)))},
     )
-    facts["numbers"] = {
-        "file": numbers_of(path).name, "sha256": hashlib.sha256(numbers).hexdigest()
-    }  # fmt: skip
+    named = NumbersFile(file=numbers_of(path).name, sha256=hashlib.sha256(numbers).hexdigest())
+    facts = dump(replace(document, numbers=named))
     text = json.dumps(facts, indent=2, sort_keys=True, allow_nan=False) + "\n"
     fresh = not numbers_of(path).exists()
     try:
@@ -188,14 +268,16 @@ def read_gate(
     facts = _read_facts(path)
     content = _bounded(numbers_of(path), LARGEST_NUMBERS)
     try:
-        if hashlib.sha256(content).hexdigest() != facts.pop("numbers")["sha256"]:
+        document = parsed(GateDocument, json.dumps(facts))
+        digest = hashlib.sha256(content).hexdigest()
+        if document.numbers is None or digest != document.numbers.sha256:
             raise StoreError(
                 f"{numbers_of(path).name} is not the file that {path.name} was written with; "
                 "calibrate again"
             )
-        if _stated(content) != canonical_json(facts):
+        if _stated(content) != canonical_json(_unnumbered(facts)):
             raise StoreError(f"{path.name} was changed since it was written; calibrate again")
-        return _stored(facts, load(content), path, registry, typical)
+        return _stored(document, load(content), path, registry, typical)
     except StoreError:
         raise
     except SafetensorError as error:
@@ -231,45 +313,46 @@ def _arrays(gate: Gate) -> Arrays:
     return arrays
 
 
-def _facts(stored: StoredGate, folder: Path, arrays: Arrays) -> dict[str, Any]:
+def _document(stored: StoredGate, folder: Path, arrays: Arrays) -> GateDocument:
     gate, model = stored.gate, stored.model
     where = model.path.absolute()
-    kept = {"sha256": model.sha256, "findings": list(model.findings)}
-    return {
-        "format": FORMAT,
-        "schema": SCHEMA,
-        "leadapron": __version__,
-        "results_version": RESULTS_VERSION,
-        "statement": stored.statement,
-        "model": {
-            **kept,
-            # So that a folder with both can be moved.
-            "path": str(where.relative_to(folder) if where.is_relative_to(folder) else where),
-            "preprocessing": asdict(model.preprocessing),
-            "opening": dict(model.opening),
-            "precision": model.precision,
-        },
-        "window": stored.window,
-        "bits": stored.bits,
-        "detectors": {name: _parameters(each) for name, each in gate.detectors.items()},
-        "typical": None if gate.typical is None else _parameters(gate.typical[0]),
-        # A list: their order is that of the scores, and objects of JSON are sorted.
-        "weights": [[name, weight] for name, weight in gate.weights.items()],
-        "false_alarm": gate.false_alarm,
-        "threshold": gate.threshold,
-        "films": {"fitted": stored.fitted, "calibration": len(gate.fused)},
-        "patients": gate.patients,
-        "passes": gate.passes,
-        "milliseconds": stored.milliseconds,
-        "notes": list(stored.notes),
-        "arrays": {n: {"shape": list(a.shape), "dtype": str(a.dtype)} for n, a in arrays.items()},
-    }
+    if where.is_relative_to(folder):  # a folder with both can be moved
+        where = where.relative_to(folder)
+    return GateDocument(
+        format=FORMAT,
+        leadapron=__version__,
+        results_version=RESULTS_VERSION,
+        statement=stored.statement,
+        model=replace(model, path=where),
+        window=stored.window,
+        bits=stored.bits,
+        detectors={name: _kind(each) for name, each in gate.detectors.items()},
+        typical=None if gate.typical is None else _kind(gate.typical[0]),
+        weights=tuple(gate.weights.items()),
+        false_alarm=gate.false_alarm,
+        threshold=gate.threshold,
+        films=FilmCounts(fitted=stored.fitted, calibration=len(gate.fused)),
+        patients=gate.patients,
+        passes=gate.passes,
+        milliseconds=stored.milliseconds,
+        notes=tuple(stored.notes),
+        arrays={name: _shape(array) for name, array in arrays.items()},
+    )
 
 
-def _parameters(detector: InputDetector) -> dict[str, Any]:
+def _kind(detector: InputDetector) -> Kind:
     named: Any = detector  # a frozen dataclass, says the protocol
     values = {f.name: getattr(named, f.name) for f in fields(named) if f.init}
-    return {"kind": type(detector).__name__, "parameters": values}
+    return Kind(kind=type(detector).__name__, parameters=values)
+
+
+def _shape(array: NDArray[Any]) -> Shape:
+    return Shape(shape=tuple(array.shape), dtype=str(array.dtype))
+
+
+def _unnumbered(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """A document as the numbers' file repeats it: it can't state its own hash."""
+    return {name: value for name, value in facts.items() if name != "numbers"}
 
 
 # --- reading
@@ -296,7 +379,10 @@ def _read_facts(path: Path) -> dict[str, Any]:
         raise StoreError(f"{path} is no gate (not JSON: {words}); {_EXPECTED}") from error
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise StoreError(f"{path} is no gate; {_EXPECTED}")
-    if facts.get("schema") != SCHEMA or facts.get("results_version") != RESULTS_VERSION:
+    if (
+        facts.get("schema") != GateDocument.SCHEMA
+        or facts.get("results_version") != RESULTS_VERSION
+    ):
         raise StoreError(
             f"{path} was written by another version, whose scores may differ; calibrate again"
         )
@@ -313,70 +399,59 @@ def _stated(content: bytes) -> str:
 
 
 def _stored(
-    facts: Mapping[str, Any],
+    document: GateDocument,
     arrays: Arrays,
     path: Path,
     registry: Mapping[str, InputDetector],
     typical: InputDetector | None,
 ) -> StoredGate:
-    _check_arrays(facts["arrays"], arrays)
-    model = facts["model"]
-    if unknown := set(model["opening"]) - OPENING:
+    _check_arrays(document.arrays, arrays)
+    model = document.model
+    if unknown := set(model.opening) - OPENING:
         raise ValueError(f"models aren't opened by {', '.join(sorted(unknown))}")
-    detectors, states = {}, {}
-    for name, said in facts["detectors"].items():
-        detectors[name] = _made(name, said, registry.get(name))
-        states[name] = _state(arrays, f"state/{name}/")
     untypical: tuple[InputDetector, State] | None = None
-    if facts["typical"] is not None:
-        untypical = (
-            _made(str(facts["typical"]["kind"]), facts["typical"], typical),
-            _state(arrays, "typical/"),
-        )
+    if document.typical is not None:
+        made = _made(document.typical.kind, document.typical, typical)
+        untypical = made, _state(arrays, "typical/")
     gate = Gate(
-        detectors=detectors,
-        states=states,
+        detectors={
+            name: _made(name, kind, registry.get(name)) for name, kind in document.detectors.items()
+        },
+        states={name: _state(arrays, f"state/{name}/") for name in document.detectors},
         typical=untypical,
-        weights={str(name): _number(weight) for name, weight in facts["weights"]},
+        weights=dict(document.weights),
         steps=arrays["steps"],
         scores=arrays["scores"],
         fused=arrays["fused"],
         typicality=arrays["typicality"],
-        false_alarm=_number(facts["false_alarm"]),
-        patients=int(facts["patients"]),
+        false_alarm=document.false_alarm,
+        patients=document.patients,
     )
-    _check_scores(gate, _number(facts["threshold"]))
+    _check_scores(gate, document.threshold)
     return StoredGate(
         gate=gate,
-        model=GatedModel(
-            path=path.absolute().parent / model["path"],
-            sha256=str(model["sha256"]),
-            findings=tuple(str(finding) for finding in model["findings"]),
-            preprocessing=build(Preprocessing, model["preprocessing"], "preprocessing"),
-            opening={str(name): value for name, value in model["opening"].items()},
-            precision=model["precision"],
-        ),
-        window=str(facts["window"]),
-        bits=_bits(facts["bits"]),
-        fitted=int(facts["films"]["fitted"]),
-        milliseconds=_number(facts["milliseconds"]),
-        notes=tuple(str(note) for note in facts["notes"]),
+        model=replace(model, path=path.absolute().parent / model.path),
+        window=document.window,
+        bits=_bits(document.bits),
+        fitted=document.films.fitted,
+        milliseconds=document.milliseconds,
+        notes=document.notes,
     )
 
 
-def _bits(stated: Any) -> int:
+def _bits(stated: int) -> int:
     if stated not in (0, *range(FEWEST, 17)):
         raise ValueError(f"films of {stated} bits")
-    return int(stated)
+    return stated
 
 
-def _made(name: str, said: Mapping[str, Any], like: InputDetector | None) -> InputDetector:
-    if like is None or type(like).__name__ != said["kind"]:
+def _made(name: str, stated: Kind, like: InputDetector | None) -> InputDetector:
+    if like is None or type(like).__name__ != stated.kind:
         raise StoreError(
-            f"the gate uses the detector {name!r} ({said['kind']}), which this version hasn't; "
+            f"the gate uses the detector {name!r} ({stated.kind}), which this version hasn't; "
             "calibrate again"
         )
-    return build(type(like), said["parameters"], f"detector {name}")
+    return build(type(like), stated.parameters, f"detector {name}")
 
 
 def _state(arrays: Arrays, prefix: str) -> State:
@@ -387,16 +462,9 @@ def _state(arrays: Arrays, prefix: str) -> State:
     }
 
 
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is no number")
-    return float(value)
-
-
-def _check_arrays(said: Mapping[str, Any], arrays: Arrays) -> None:
+def _check_arrays(stated: Mapping[str, Shape], arrays: Arrays) -> None:
     """Raise ValueError where arrays aren't those that the facts list, or hold no numbers."""
-    found = {n: {"shape": list(a.shape), "dtype": str(a.dtype)} for n, a in arrays.items()}
-    if found != said:
+    if {name: _shape(array) for name, array in arrays.items()} != stated:
         raise ValueError("its numbers have other names, shapes or types than it states")
     for name, array in arrays.items():
         if str(array.dtype) not in DTYPES:

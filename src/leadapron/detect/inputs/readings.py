@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import ImageArray
-from leadapron.models.classifier import BlackBox, NetworkClassifier, refuse_not_finite
+from leadapron.models.classifier import refuse_not_finite
+from leadapron.models.protocols import BlackBox, Capability, WhiteBox
 
 __all__ = [
     "FALSE_POSITIVES",
@@ -38,7 +39,7 @@ class Readings:
     Args:
         images: (n, h, w) uint8 or uint16 of the classifier's preprocessing.
         logits: (n, k) float32.
-        features: (n, d) float32 means of the last map; None of a model that can only be asked.
+        features: (n, d) float32, what the last layer reads; None of a model that can only be asked.
     """
 
     images: NDArray[Any]
@@ -67,8 +68,8 @@ class InputDetector(Protocol):
         ...
 
     @property
-    def needs(self) -> Literal["black box", "network"]:
-        """What it must be given: a `BlackBox`, or a `NetworkClassifier`."""
+    def needs(self) -> Capability:
+        """What a model must give or have."""
         ...
 
     @property
@@ -89,7 +90,7 @@ def read(classifier: BlackBox, images: ImageArray) -> Readings:
     """Ask a model about films, in one pass.
 
     Args:
-        classifier: features are kept too if it is a network.
+        classifier: features are kept too where it shows them.
         images: (n, h, w) uint8 or uint16 of its preprocessing.
 
     Raises:
@@ -100,14 +101,14 @@ def read(classifier: BlackBox, images: ImageArray) -> Readings:
     if not len(held):
         raise UsageError("no images; expected at least one")
     features: Floats | None = None
-    if isinstance(classifier, NetworkClassifier):
+    if isinstance(classifier, WhiteBox):
         outputs = classifier.outputs(held)
         logits, features = outputs.logits, outputs.features
     else:
         logits = classifier.logits(held)
     refuse_not_finite(np.isfinite(logits), classifier.findings, "logits")
     if features is not None and not np.isfinite(features).all():
-        raise DataError("the network's features are not finite")
+        raise DataError("the model's features are not finite")
     return Readings(images=held, logits=logits, features=features)
 
 

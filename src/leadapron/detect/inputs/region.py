@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from leadapron.detect.inputs.readings import Readings, State
 from leadapron.detect.scale import LEAST_FILMS, logit_spreads, mad_spread
 from leadapron.errors import DataError, UsageError
-from leadapron.models.classifier import BlackBox, NetworkClassifier, refuse_not_finite
+from leadapron.models.classifier import refuse_not_finite
+from leadapron.models.protocols import BlackBox, Capability, Differentiable, differentiable
 from leadapron.seeds import stream
 
 __all__ = ["EvidenceRegion", "Examined", "background", "box_sums"]
@@ -86,7 +87,7 @@ class EvidenceRegion:
     hosts: int = 2
     seed: int = 0
     unit: str = field(default="standard deviations of the logit on clean films", init=False)
-    needs: Literal["network"] = field(default="network", init=False)
+    needs: Capability = field(default="gradients", init=False)
 
     def __post_init__(self) -> None:
         for name in ("side", "filter_side"):
@@ -141,15 +142,14 @@ class EvidenceRegion:
         Raises:
             UsageError: a model without gradients.
         """
-        if not isinstance(classifier, NetworkClassifier):
-            raise UsageError("an evidence region needs a model with gradients")
+        network = differentiable(classifier, "an evidence region")
         images, spread = suspect.images, state["spread"]
         plain = background(images, self.filter_side)
         lost = (suspect.logits - _logits(classifier, plain)) / spread
         unusual = (lost - state["centre"]) / state["deviation"]  # (n, k)
         findings = np.abs(unusual).argmax(axis=1)
         rows = np.arange(len(images))
-        share = _shares(classifier, images, plain, findings, self.steps)
+        share = _shares(network, images, plain, findings, self.steps)
         share *= np.sign(unusual[rows, findings])[:, None, None]
         boxes = _best_boxes(share, self.side)
         inside = _inside(boxes, images.shape[1:])
@@ -202,7 +202,7 @@ def _logits(classifier: BlackBox, images: NDArray[Any]) -> Floats:
 
 
 def _shares(
-    classifier: NetworkClassifier,
+    classifier: Differentiable,
     images: NDArray[Any],
     plain: NDArray[Any],
     columns: NDArray[np.int64],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from leadapron.detect.inputs.copies import (
 )
 from leadapron.detect.inputs.readings import Readings, State
 from leadapron.errors import UsageError
-from leadapron.models.classifier import BlackBox
+from leadapron.models.protocols import BlackBox, Capability
 
 __all__ = ["ScaleUp", "scaled"]
 
@@ -54,7 +54,7 @@ class ScaleUp:
 
     multipliers: tuple[float, ...] = (0.7, 1.5, 2.0)
     unit: str = field(default="share of scaled copies", init=False)
-    needs: Literal["black box"] = field(default="black box", init=False)
+    needs: Capability = field(default="answers", init=False)
 
     def __post_init__(self) -> None:
         if not self.multipliers or not all(0 < m < np.inf and m != 1 for m in self.multipliers):

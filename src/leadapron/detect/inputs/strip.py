@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from leadapron.detect.inputs.copies import (
 )
 from leadapron.detect.inputs.readings import Readings, State
 from leadapron.errors import UsageError
-from leadapron.models.classifier import BlackBox
+from leadapron.models.protocols import BlackBox, Capability
 from leadapron.seeds import stream
 
 __all__ = ["Strip", "blend"]
@@ -61,7 +61,7 @@ class Strip:
     weight: float = 0.7
     seed: int = 0
     unit: str = field(default="bits, negated", init=False)
-    needs: Literal["black box"] = field(default="black box", init=False)
+    needs: Capability = field(default="answers", init=False)
 
     def __post_init__(self) -> None:
         if self.overlays < 1 or not 0 < self.weight < 1 or self.seed < 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from leadapron.detect.inputs.gaussian import distances, shrunk_gaussian, steps
 from leadapron.detect.inputs.readings import Readings, State
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import blocks
-from leadapron.models.classifier import BlackBox
+from leadapron.models.protocols import BlackBox, Capability
 
 __all__ = ["Traces"]
 
@@ -63,7 +63,7 @@ class Traces:
         default="steps from clean films' median to their 99 % quantile, of the largest trace",
         init=False,
     )
-    needs: Literal["black box"] = field(default="black box", init=False)
+    needs: Capability = field(default="answers", init=False)
     passes: int = field(default=0, init=False)
 
     def fit(self, classifier: BlackBox, clean: Readings) -> State:  # noqa: ARG002

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from leadapron.detect.inputs.readings import Readings, State
 from leadapron.detect.scale import LEAST_FILMS, mad_spread
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import blocks
-from leadapron.models.classifier import BlackBox
+from leadapron.models.protocols import BlackBox, Capability
 
 __all__ = ["Typicality"]
 
@@ -69,7 +69,7 @@ class Typicality:
         default="steps from clean films' median to their 98 % quantile, of the larger distance",
         init=False,
     )
-    needs: Literal["black box"] = field(default="black box", init=False)
+    needs: Capability = field(default="answers", init=False)
     passes: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:

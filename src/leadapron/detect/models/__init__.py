@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from leadapron.detect.models.audit import Audit, Subject, audit_model, audit_subject
+from leadapron.detect.models.harm import Harm, harm
 from leadapron.detect.models.inversion import (
     CostSchedule,
     Inversion,
@@ -9,6 +11,7 @@ from leadapron.detect.models.inversion import (
     InvertedFeatures,
     Wanted,
 )
+from leadapron.detect.models.judgement import Forced, Judgement, compare_sweeps, judge_model
 from leadapron.detect.models.kept import Kept, measure_once, sweep_once
 from leadapron.detect.models.null import Comparison, compare, least_p
 from leadapron.detect.models.stamps import Probe, Stamp
@@ -24,6 +27,7 @@ from leadapron.detect.models.statistics import (
     map_statistics,
     maximum_margin,
     measure,
+    not_applicable,
     outlier_index,
     reestimated_shift,
 )
@@ -33,11 +37,15 @@ from leadapron.detect.models.weights import channel_lipschitz
 __all__ = [
     "KINDS",
     "STATISTICS",
+    "Audit",
     "Comparison",
     "CostSchedule",
+    "Forced",
+    "Harm",
     "Inversion",
     "Inverted",
     "InvertedFeatures",
+    "Judgement",
     "Kept",
     "Kind",
     "Measure",
@@ -47,20 +55,27 @@ __all__ = [
     "Stamp",
     "StampSweep",
     "Statistic",
+    "Subject",
     "Swept",
     "Tables",
     "Wanted",
+    "audit_model",
+    "audit_subject",
     "channel_lipschitz",
     "channel_outlier",
     "compare",
     "compare_statistics",
+    "compare_sweeps",
+    "harm",
     "head_outliers",
+    "judge_model",
     "least_p",
     "map_features",
     "map_statistics",
     "maximum_margin",
     "measure",
     "measure_once",
+    "not_applicable",
     "outlier_index",
     "reestimated_shift",
     "sweep_once",

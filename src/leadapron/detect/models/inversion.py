@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -17,11 +17,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from leadapron.detect.models.stamps import Floats, Stamp
 from leadapron.detect.models.sweep import FALSE_POSITIVES
+from leadapron.documents import Number, Pixels, no_pixels
 from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.films.cohort import Cohort, Rows
 from leadapron.metrics import threshold_at_false_positive_rate
-from leadapron.models.classifier import NetworkClassifier, autocast
-from leadapron.models.networks import PooledLinear
+from leadapron.models.classifier import autocast, in_batches
+from leadapron.models.protocols import Differentiable, differentiable, pooled_linear
 from leadapron.seeds import stream
 
 __all__ = ["CostSchedule", "Inversion", "Inverted", "InvertedFeatures", "Wanted", "frozen"]
@@ -115,7 +116,8 @@ class Inverted:
 
     Args:
         finding, direction: what it forces.
-        mask: (h, w) float32 in 0 to 1, how much of the pattern covers the film.
+        mask: (h, w) float32 in 0 to 1, how much of the pattern covers the film. Documents hold
+            neither mask nor pattern.
         pattern: (h, w) float32 grey levels in 0 to 255.
         size: sum of the mask, in pixels.
         trained: whether it turned enough of the films that it was made on; else it is the last
@@ -128,18 +130,19 @@ class Inverted:
 
     finding: str
     direction: Literal["added", "removed"]
-    mask: NDArray[np.float32]
-    pattern: NDArray[np.float32]
-    size: float
+    mask: Pixels = field(default_factory=no_pixels)
+    pattern: Pixels = field(default_factory=no_pixels)
+    size: Number
     trained: bool
-    turned: float
+    turned: Number
     films: int
     steps: int
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return (n, h, w) uint8 images with the trigger."""
         mixed = (1 - self.mask) * images + self.mask * self.pattern
-        return np.rint(mixed).astype(np.uint8)
+        marked: NDArray[np.uint8] = np.rint(mixed).astype(np.uint8)
+        return marked
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -149,8 +152,8 @@ class InvertedFeatures:
     Args:
         finding, direction: what it forces.
         stage: of the network, whose map is changed at all places alike.
-        mask: (c,) float32 in 0 to 1, how much of the pattern takes a channel's place.
-        pattern: (c,) float32 values, in the map's units.
+        mask: (c,) float64 in 0 to 1, how much of the pattern takes a channel's place.
+        pattern: (c,) float64 values, in the map's units.
         size: sum of the mask, in channels.
         moved: sum over channels of how far mask and pattern take the mean of clean films, in
             standard deviations of the channel over their places (the middle channel's at least).
@@ -165,12 +168,12 @@ class InvertedFeatures:
     finding: str
     direction: Literal["added", "removed"]
     stage: str
-    mask: NDArray[np.float32]
-    pattern: NDArray[np.float32]
-    size: float
-    moved: float
+    mask: Floats
+    pattern: Floats
+    size: Number
+    moved: Number
     trained: bool
-    turned: float
+    turned: Number
     films: int
     steps: int
 
@@ -210,7 +213,7 @@ class Inversion:
             raise UsageError(f"held_out {self.held_out}; expected above 0 and below 1")
 
     def invert(
-        self, classifier: NetworkClassifier, clean: Cohort, wanted: Sequence[Wanted]
+        self, classifier: Differentiable, clean: Cohort, wanted: Sequence[Wanted]
     ) -> tuple[Inverted, ...]:
         """Return a trigger for each wanted finding, verified on films that it wasn't made on.
 
@@ -267,7 +270,7 @@ class Inversion:
 
     def invert_features(
         self,
-        classifier: NetworkClassifier,
+        classifier: Differentiable,
         clean: Cohort,
         wanted: Sequence[Wanted],
         stage: str = "",
@@ -299,7 +302,7 @@ class Inversion:
         """
         if len(clean) < 20:
             raise DataError(f"{len(clean)} films; an inversion needs 20")
-        names = list(classifier.module.stages)
+        names = list(pooled_linear(classifier, "an inversion of features", "stages").stages)
         stage = stage or names[max(0, len(names) - 2)]
         if stage not in names:
             raise UnknownNameError("stage", stage, names)
@@ -345,8 +348,8 @@ class Inversion:
                         finding=each.finding,
                         direction=each.direction,
                         stage=stage,
-                        mask=mask.ravel(),
-                        pattern=pattern.flatten().numpy(),
+                        mask=mask.ravel().astype(np.float64),
+                        pattern=pattern.flatten().double().numpy(),
                         size=float(mask.sum()),
                         moved=float((away * cover.flatten()).sum()),
                         trained=math.isfinite(schedule.best),
@@ -368,37 +371,41 @@ class Inversion:
         return [wanted[start : start + self.together] for start in starts]
 
 
-def frozen(classifier: NetworkClassifier) -> Callable[[torch.Tensor], torch.Tensor]:
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def frozen(classifier: Differentiable) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the network as a function of its input alone: no weight asks for a gradient.
 
     Batch normalisation behind a convolution is folded into it. The classifier stays as it is.
     """
-    copy = _folded(classifier)
+    copy = _folded(differentiable(classifier, "an inversion").module)
 
     def run(images: torch.Tensor) -> torch.Tensor:
         with autocast(classifier.device, classifier.precision):
             logits: torch.Tensor = copy(images)
-        return logits
+        return logits.float()
 
     return run
 
 
-def _folded(classifier: NetworkClassifier) -> PooledLinear:
-    copy = deepcopy(classifier.module).eval().requires_grad_(False)
+def _folded(module: Module) -> Module:
+    copy = deepcopy(module).eval().requires_grad_(False)
     for part in list(copy.modules()):
-        if isinstance(part, nn.Sequential):
+        # One that runs its parts otherwise may not run them in their order.
+        if isinstance(part, nn.Sequential) and type(part).forward is nn.Sequential.forward:
             _fold(part)
     return copy
 
 
 def _divided_network(
-    classifier: NetworkClassifier, stage: str
+    classifier: Differentiable, stage: str
 ) -> tuple[Callable[[NDArray[Any]], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
     """The network up to a stage, images to (n, c, h', w') maps on the processor, and what follows.
 
     Weights are frozen as in `frozen`.
     """
-    copy = _folded(classifier)
+    copy = _folded(pooled_linear(classifier, "an inversion of features", "stages"))
     cut = list(copy.stages).index(stage) + 1
     parts = list(copy.stages.values())
 
@@ -408,7 +415,7 @@ def _divided_network(
                 batch = part(batch)
             return (batch,)
 
-        return torch.from_numpy(classifier.batches(images, run)[0])
+        return torch.from_numpy(in_batches(classifier, images, run)[0])
 
     def rest(maps: torch.Tensor) -> torch.Tensor:
         maps = maps.to(classifier.device)

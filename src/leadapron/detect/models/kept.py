@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from leadapron.detect.models.stamps import Floats, Stamp, probes
+from leadapron.detect.models.stamps import Floats, mark_of, plain_mark, probes
 from leadapron.detect.models.statistics import STATISTICS, Measure, Tables
 from leadapron.detect.models.sweep import KINDS, Moved, NotFinite, StampSweep, Swept
 from leadapron.errors import StoreError
 from leadapron.films.cache import keep, recall
 from leadapron.films.cohort import Cohort, blocks
-from leadapron.models.classifier import BlackBox, NetworkClassifier
 from leadapron.models.foreign import AskedClassifier
+from leadapron.models.protocols import BlackBox, Differentiable, lacking
 
 __all__ = ["Kept", "measure_once", "sweep_once", "swept_facts", "swept_from"]
 
@@ -28,8 +28,6 @@ logger = logging.getLogger(__name__)
 
 VERSION = 2
 """Raised when equal models, films and settings would give another sweep or statistic."""
-
-BY_NAME = {probe.name: probe for probe in probes()}
 
 
 class Kept(NamedTuple):
@@ -76,7 +74,7 @@ def sweep_once(
 
 
 def measure_once(
-    classifier: NetworkClassifier,
+    classifier: Differentiable,
     clean: Cohort,
     *,
     content: str | None,
@@ -99,6 +97,8 @@ def measure_once(
     """
     tables: dict[str, Floats] = {}
     for statistic, how in STATISTICS.items():
+        if lacking(classifier, how.needs):
+            continue
         kept = _once(
             statistic,
             how.settings,
@@ -113,7 +113,7 @@ def measure_once(
     return tables
 
 
-def _taken(how: Measure, classifier: NetworkClassifier, clean: Cohort) -> list[Any]:
+def _taken(how: Measure, classifier: Differentiable, clean: Cohort) -> list[Any]:
     return _plain(how.take(classifier, clean))
 
 
@@ -183,16 +183,14 @@ def swept_from(facts: Mapping[str, Any]) -> Swept:
 
 def _moved_facts(moved: Moved) -> dict[str, Any]:
     facts = {name: getattr(moved, name) for name in Moved.__dataclass_fields__}
-    mark = asdict(moved.mark) if isinstance(moved.mark, Stamp) else moved.mark.name
-    return {**facts, "mark": mark, "shifts": _plain(moved.shifts)}
+    return {**facts, "mark": plain_mark(moved.mark), "shifts": _plain(moved.shifts)}
 
 
 def _moved(facts: Mapping[str, Any]) -> Moved:
-    mark = facts["mark"]
     return Moved(
         **{
             **facts,
-            "mark": BY_NAME[mark] if isinstance(mark, str) else Stamp(**mark),
+            "mark": mark_of(facts["mark"]),
             "shifts": np.array(facts["shifts"], np.float64),
         }
     )
@@ -211,7 +209,7 @@ def _run_as(classifier: BlackBox) -> dict[str, Any]:
         "preprocessing": asdict(classifier.preprocessing),
         "head": classifier.head,
     }
-    if isinstance(classifier, NetworkClassifier):
+    if isinstance(classifier, Differentiable):
         names = ("architecture", "mean", "std", "precision")
         facts |= {name: getattr(classifier, name) for name in names}
         facts["device"] = classifier.device.type

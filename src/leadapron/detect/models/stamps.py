@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
 from leadapron.attacks.triggers import Codec, Noise, Sinusoid, Tone, Trigger
+from leadapron.documents import Floats
 from leadapron.models.classifier import BlackBox
 
-__all__ = ["Floats", "Probe", "Stamp", "probes", "shifts"]
-
-Floats = NDArray[np.float64]
+__all__ = ["Floats", "Mark", "Probe", "Stamp", "mark_of", "plain_mark", "probes", "shifts"]
 
 IMAGES = 512
 """Stamped images in memory at a time."""
@@ -120,6 +120,41 @@ def probes() -> tuple[Probe, ...]:
         ),
         *(Probe(name=f"gamma {g:g}", change=Tone(gamma=g)) for g in (0.6, 1.6)),
     )
+
+
+def plain_mark(mark: Stamp | Probe) -> dict[str, int] | str:
+    """Return a square's settings, or the name of a change of the whole image."""
+    return asdict(mark) if isinstance(mark, Stamp) else mark.name
+
+
+def mark_of(plain: Stamp | Probe | Mapping[str, int] | str) -> Stamp | Probe:
+    """Return the mark of which `plain_mark` made plain values; ValueError for another name."""
+    if isinstance(plain, str):
+        known = {probe.name: probe for probe in probes()}
+        if plain not in known:
+            raise ValueError(f"no change of the whole image is called {plain!r}")
+        return known[plain]
+    return Stamp(**plain) if isinstance(plain, Mapping) else plain
+
+
+Mark = Annotated[
+    Stamp | Probe,
+    PlainValidator(mark_of),
+    PlainSerializer(plain_mark),
+    WithJsonSchema({
+        "anyOf": [
+            {"type": "string", "description": "a change of the whole image"},
+            {
+                "type": "object",
+                "description": "a square; pitch 0: a single one",
+                "properties": {
+                    name: {"type": "integer"} for name in Stamp.__dataclass_fields__
+                },
+            },
+        ]
+    }),
+]  # fmt: skip
+"""A square, or a change of the whole image; in documents its settings or its name."""
 
 
 def shifts(

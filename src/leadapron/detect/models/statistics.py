@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import wraps
 from types import MappingProxyType
 from typing import Any
@@ -30,7 +30,8 @@ from leadapron.detect.scale import (
 from leadapron.errors import DataError, UsageError
 from leadapron.explainers.passes import collect, input_slopes
 from leadapron.films.cohort import Cohort
-from leadapron.models.classifier import NetworkClassifier
+from leadapron.models.classifier import in_batches
+from leadapron.models.protocols import Capability, Differentiable, lacking, layered
 from leadapron.seeds import stream
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "map_statistics",
     "maximum_margin",
     "measure",
+    "not_applicable",
     "outlier_index",
     "reestimated_shift",
 ]
@@ -101,10 +103,12 @@ class Measure:
         take: (network, clean films, settings by keyword) -> (k, 2) or (k, 1), or (1, 1) of the
             whole network.
         unit: what it is measured in.
+        needs: what a network must have for it.
     """
 
     take: Callable[..., Floats]
     unit: str
+    needs: Capability = "gradients"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -113,8 +117,10 @@ class Measure:
         return {each.name: each.default for each in known if each.kind is each.KEYWORD_ONLY}
 
 
-def measure(classifier: NetworkClassifier, clean: Cohort) -> Tables:
-    """Return all of `STATISTICS` of a network by name: (k, 2) or (k, 1), or (1, 1) of the whole.
+def measure(classifier: Differentiable, clean: Cohort) -> Tables:
+    """Return a network's `STATISTICS` by name: (k, 2) or (k, 1), or (1, 1) of the whole.
+
+    Those that need what the network hasn't are left out; `not_applicable` says which.
 
     Args:
         classifier: of two findings or more: most statistics compare findings.
@@ -124,7 +130,17 @@ def measure(classifier: NetworkClassifier, clean: Cohort) -> Tables:
         DataError: too few films.
         UsageError: a single finding.
     """
-    return {name: how.take(classifier, clean) for name, how in STATISTICS.items()}
+    return {
+        name: how.take(classifier, clean)
+        for name, how in STATISTICS.items()
+        if not lacking(classifier, how.needs)
+    }
+
+
+def not_applicable(classifier: Differentiable) -> dict[str, str]:
+    """Return why some of `STATISTICS` can't be taken of a network, by name."""
+    reasons = {name: lacking(classifier, how.needs) for name, how in STATISTICS.items()}
+    return {name: reason for name, reason in reasons.items() if reason}
 
 
 def compare_statistics(
@@ -175,7 +191,7 @@ def _beside(name: str, unit: str, findings: tuple[str, ...], tables: Floats) -> 
 
 
 def maximum_margin(
-    classifier: NetworkClassifier,
+    classifier: Differentiable,
     clean: Cohort,
     *,
     starts: int = 2,
@@ -251,7 +267,7 @@ def maximum_margin(
     return np.where(np.isfinite(found), found, np.nan)
 
 
-def reestimated_shift(classifier: NetworkClassifier, clean: Cohort) -> Floats:
+def reestimated_shift(classifier: Differentiable, clean: Cohort) -> Floats:
     """Return how far clean films' logits move when batch normalisation is estimated on them.
 
     A network that was trained on triggered films carries their part in its running means and
@@ -286,19 +302,19 @@ def reestimated_shift(classifier: NetworkClassifier, clean: Cohort) -> Floats:
         norm.reset_running_stats()
         norm.momentum = None  # the average over all batches, not one that forgets
         norm.train()
-    anew = replace(classifier, module=module)
     if norms:
         # Not by `logits`, whose batches are small and of any size: each counts as much here.
         with torch.inference_mode():
             for part in np.array_split(images, -(-len(images) // 128)):
-                module(anew.normalise(torch.from_numpy(part)))
+                module(classifier.normalise(torch.from_numpy(part)))
     module.eval()
     with np.errstate(over="ignore", invalid="ignore"):
-        moved = finite_mean(anew.logits(images) - before)
+        (after,) = in_batches(classifier, images, lambda x: (module(x),))
+        moved = finite_mean(after - before)
     return np.stack([moved, -moved], axis=1) / spread[:, None]
 
 
-def map_statistics(classifier: NetworkClassifier, clean: Cohort, *, films: int = 16) -> Floats:
+def map_statistics(classifier: Differentiable, clean: Cohort, *, films: int = 16) -> Floats:
     """Return how much sparser, smoother and steadier each finding's maps are than the others'.
 
     Maps are the logit's gradients towards the pixels, in the logit's standard deviations over
@@ -364,11 +380,11 @@ def map_features(maps: NDArray[np.floating]) -> Floats:
     return np.stack([sparse, smooth, persistent], axis=1)
 
 
-def head_outliers(network: nn.Module) -> Floats:
+def head_outliers(head: nn.Linear) -> Floats:
     """Return by how much each finding's row of the last layer stands out: norm, weight or bias.
 
     Args:
-        network: has a linear `head`.
+        head: the last layer, with a row for each finding.
 
     Returns:
         (k,) float64: the largest outlier index of three, the row's norm, its largest weight and
@@ -377,8 +393,6 @@ def head_outliers(network: nn.Module) -> Floats:
     Source: the features are among those of Fields et al., Trojan Signatures in DNN Weights, ICCV
     Workshops 2021, who look at the row's average; norm and bias are ours.
     """
-    head = network.get_submodule("head")
-    assert isinstance(head, nn.Linear)
     weight = head.weight.detach().double().cpu().numpy()
     bias = np.zeros(len(weight)) if head.bias is None else head.bias.detach().double().cpu().numpy()
     facts: Sequence[Floats] = (np.linalg.norm(weight, axis=1), weight.max(axis=1), bias)
@@ -416,15 +430,18 @@ SPREADS = "standard deviations of the logit on clean films"
 
 
 @wraps(map_statistics)
-def _map_statistics(classifier: NetworkClassifier, clean: Cohort, **settings: Any) -> Floats:
+def _map_statistics(classifier: Differentiable, clean: Cohort, **settings: Any) -> Floats:
     return map_statistics(classifier, clean, **settings)[:, None]
 
 
-def _head_outliers(classifier: NetworkClassifier, clean: Cohort) -> Floats:  # noqa: ARG001
-    return head_outliers(classifier.module)[:, None]
+def _head_outliers(classifier: Differentiable, clean: Cohort) -> Floats:  # noqa: ARG001
+    network = layered(classifier, "head outliers")
+    head = network.get_submodule(network.last_layer)
+    assert isinstance(head, nn.Linear)
+    return head_outliers(head)[:, None]
 
 
-def _channel_outlier(classifier: NetworkClassifier, clean: Cohort) -> Floats:  # noqa: ARG001
+def _channel_outlier(classifier: Differentiable, clean: Cohort) -> Floats:  # noqa: ARG001
     return np.array([[channel_outlier(classifier.module)]])
 
 
@@ -434,19 +451,21 @@ STATISTICS: Mapping[str, Measure] = MappingProxyType(
     {
         "maximum margin": Measure(take=maximum_margin, unit=SPREADS),
         "shift under re-estimated batch normalisation": Measure(
-            take=reestimated_shift, unit=SPREADS
+            take=reestimated_shift, unit=SPREADS, needs="batch normalisation"
         ),
         "map statistics": Measure(take=_map_statistics, unit=OUTLIER),
-        "head outliers": Measure(take=_head_outliers, unit=OUTLIER),
+        "head outliers": Measure(take=_head_outliers, unit=OUTLIER, needs="linear last layer"),
         "channel Lipschitz outlier": Measure(
-            take=_channel_outlier, unit="standard deviations of a layer's channels"
+            take=_channel_outlier,
+            unit="standard deviations of a layer's channels",
+            needs="batch normalisation",
         ),
     }
 )
 """What `measure` measures, by name."""
 
 
-def _scale(classifier: NetworkClassifier, clean: Cohort) -> tuple[Floats, Floats]:
+def _scale(classifier: Differentiable, clean: Cohort) -> tuple[Floats, Floats]:
     """(k,) mean and standard deviation of the logits over clean films, of finite ones."""
     if len(clean) < LEAST_FILMS:
         raise DataError(f"{len(clean)} clean films; statistics need {LEAST_FILMS} or more")

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.detect.models.stamps import Floats, Probe, Stamp, probes, shifts
+from leadapron.detect.models.stamps import Floats, Mark, Probe, Stamp, probes, shifts
 from leadapron.detect.scale import LEAST_FILMS, finite_mean, finite_median, logit_spreads
 from leadapron.detect.scores import Evidence, Scores
 from leadapron.errors import DataError, UsageError
@@ -47,7 +47,8 @@ DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 FALSE_POSITIVES = 0.05
-"""Of clean films: at a threshold that so many exceed, films count as turned."""
+"""A film is "turned" when its logit crosses the threshold that this share of clean films
+exceeds."""
 
 OVERWRITE = 0.75
 """A one-hot overwrite lowers at least this share of the other findings."""
@@ -73,7 +74,7 @@ class Moved:
 
     finding: str
     direction: Direction
-    mark: Stamp | Probe
+    mark: Mark
     kind: Kind
     shift: float
     turned: float

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from leadapron import metrics
 from leadapron.errors import DataError
 from leadapron.films.cohort import Cohort, ImageArray, blocks
-from leadapron.models.classifier import BlackBox, NetworkClassifier
+from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.foreign.asked import AskedClassifier
 from leadapron.models.foreign.recognise import NORMALISATIONS, Normalisation
+from leadapron.models.protocols import BlackBox, Differentiable
 from leadapron.sources.synonyms import canonical
 
 __all__ = ["doubts", "unsteady"]
@@ -118,7 +119,7 @@ def unsteady(model: BlackBox, images: ImageArray) -> tuple[str, ...]:
         images: films of its preprocessing; up to 32 of them are asked for.
     """
     some = np.asarray(images[np.arange(min(REPEATED, images.shape[0]))])
-    each = len(some) if isinstance(model, NetworkClassifier) else 1
+    each = len(some) if isinstance(model, Differentiable) else 1
     first = model.logits(some).astype(np.float64)
     again = np.concatenate([model.logits(some[rows]) for rows in blocks(len(some), each)])
     known = np.where(np.isfinite(first), first, 0)
@@ -280,6 +281,8 @@ def _otherwise(model: BlackBox) -> dict[str, BlackBox]:
 
 
 def _of_network(model: NetworkClassifier) -> dict[str, BlackBox]:
+    if model.scales_itself:
+        return {}
     # ImageNet's three means are within 0.05 of this package's one.
     return {
         name: replace(model, mean=scale.mean[0], std=scale.std[0])

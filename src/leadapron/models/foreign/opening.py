@@ -61,8 +61,7 @@ class Opened(NamedTuple):
     """A model, and what was taken for granted about it.
 
     Args:
-        classifier: `BlackBox`; a `NetworkClassifier`, which is `Differentiable`, where it is a
-            network of this package.
+        classifier: `BlackBox`; `Differentiable` where its weights became a network here.
         origin: what it is and whose, in words.
         notes: what was assumed, left out or is doubtful, a sentence each.
         content: SHA-256, in hex, of the file that was opened; None of a function's model.

@@ -167,7 +167,7 @@ class Recognised:
         notes: what was assumed or left out, a sentence each.
     """
 
-    module: networks.PooledLinear
+    module: networks.Network
     architecture: str
     maker: Maker
     findings: tuple[str, ...]
@@ -543,7 +543,7 @@ def _assembled(
     state = {_stages(architecture)[key]: value for key, value in trunk.items()}
     state |= {f"head.{part}": value for part, value in head.items()}
     state.setdefault("head.bias", torch.zeros(len(findings)))
-    module = networks.filled(architecture, state)
+    module = networks.filled(architecture, len(findings), state)
     if network.thresholds is not None:
         taken = weights.take({"op_threshs": network.thresholds})["op_threshs"]
         _say_thresholds(taken.tolist(), findings, notes)

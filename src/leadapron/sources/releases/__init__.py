@@ -1,4 +1,7 @@
-"""Published releases of chest radiographs, each in its original layout; see docs/releases.md."""
+"""Published releases of chest radiographs, each in its original layout.
+
+See docs/reference/releases.md.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,35 @@
+"""The command that prints what --json and files on disk look like."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import import_module
+
+import click
+
+__all__ = ["schema_command"]
+
+DOCUMENTS: Mapping[str, tuple[str, str]] = {
+    "audit": ("leadapron.detect.models.audit", "Audit"),
+    "screen": ("leadapron.detect.inputs.screening", "Screening"),
+    "gate": ("leadapron.detect.inputs.gate_file", "GateDocument"),
+}
+"""Module and class of each document; none is imported before it is asked for."""
+
+
+def schema_command() -> click.Command:
+    """Make the command."""
+    return click.Command(
+        "schema",
+        params=[click.Argument(["document"], type=click.Choice(list(DOCUMENTS)))],
+        callback=_run_schema,
+        help="Print the JSON schema of a DOCUMENT: what --json answers, or what a file holds.",
+    )
+
+
+def _run_schema(document: str) -> None:
+    from leadapron.documents import schema
+
+    module, name = DOCUMENTS[document]
+    click.echo(json.dumps(schema(getattr(import_module(module), name)), indent=2))

@@ -1,0 +1,174 @@
+"""The decision on a film: suspicious, can't tell, or pass, and what it rests on.
+
+Needs a gate, its model and images in memory: what a service between archive and reader calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadapron.detect.inputs.gate import Gate, Judged, judge
+from leadapron.detect.verdict import LEVELS, Level, ScreenWord
+from leadapron.documents import Number
+from leadapron.errors import DataError
+from leadapron.models.classifier import BlackBox, squashed
+from leadapron.types import Place
+
+__all__ = ["Decision", "Reading", "decide", "decide_image", "decide_images"]
+
+CHANGED = 5
+"""Findings whose probabilities are given, those that the region changes most."""
+
+UNTYPICAL = "not of the kind of the calibration films; its scores mean little"
+
+NOT_SCORED = "a detector has no score for it"
+
+NO_NUMBER = "the model gives no number for it"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """A finding's probability on a film as it is, and with the region taken out."""
+
+    finding: str
+    probability: float
+    without: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What a gate says of one film.
+
+    Args:
+        verdict: on the film.
+        reason: why it can't be told, or what is doubtful; or "".
+        p: share of clean films that score so much or more; None where it wasn't scored.
+        score: all scores as one; above the gate's threshold it is suspicious.
+        typical: whether it is of the kind of the calibration films; None where that isn't known.
+        finding: that the region speaks for; None where there is none.
+        region: the evidence region, in pixels of the image; None of a model that can only be asked.
+        readings: probabilities as read and without the region, of the findings that change most.
+        scores: by name; NaN where a detector had none.
+    """
+
+    verdict: ScreenWord
+    reason: str = ""
+    p: float | None = None
+    score: float | None = None
+    typical: bool | None = None
+    finding: str | None = None
+    region: Place | None = None
+    readings: tuple[Reading, ...] = ()
+    scores: Mapping[str, Number] = field(default_factory=dict)
+
+    @property
+    def level(self) -> Level:
+        """The verdict's level, the same four for all commands."""
+        return LEVELS["screen"][self.verdict]
+
+
+def decide_image(gate: Gate, classifier: BlackBox, image: NDArray[Any]) -> Decision:
+    """Return the decision on one film.
+
+    Args:
+        gate: of this classifier.
+        classifier: the model.
+        image: (h, w) uint8 or uint16 of its preprocessing.
+    """
+    (decision,) = decide_images(gate, classifier, image[None])
+    return decision
+
+
+def decide_images(
+    gate: Gate, classifier: BlackBox, images: NDArray[Any]
+) -> tuple[Decision, ...]:  # fmt: skip
+    """Return the decision on each of n films; one that the model has no number for stops no other.
+
+    Args:
+        gate: of this classifier.
+        classifier: the model.
+        images: (n, h, w) uint8 or uint16 of its preprocessing; n may be 0.
+    """
+    if not len(images):
+        return ()
+    try:
+        return decide(gate, judge(gate, classifier, images))
+    except DataError:
+        if len(images) == 1:
+            return (Decision(verdict="can't tell", reason=NO_NUMBER),)
+    return tuple(decide_image(gate, classifier, image) for image in images)
+
+
+def decide(gate: Gate, judged: Judged) -> tuple[Decision, ...]:
+    """Return the decision on each film that was judged.
+
+    A film whose score exceeds the threshold is suspicious, though it may be untypical too. Of the
+    others, one that is untypical, or that lacks a score which clean films have, can't be told.
+
+    Args:
+        gate: that judged them.
+        judged: what it gave, for n films.
+    """
+    return tuple(_decision(gate, judged, row) for row in range(len(judged.fused)))
+
+
+def _decision(gate: Gate, judged: Judged, row: int) -> Decision:
+    typical = bool(judged.typical[row])
+    verdict, reason = _verdict(
+        suspicious=bool(judged.suspicious[row]), typical=typical, scored=bool(judged.scored[row])
+    )
+    region, finding, readings = _evidence(judged, row)
+    return Decision(
+        verdict=verdict,
+        reason=reason,
+        p=float(judged.p[row]),
+        score=float(judged.fused[row]),
+        typical=typical if gate.typical is not None else None,
+        finding=finding,
+        region=region,
+        readings=readings,
+        scores=dict(zip(gate.weights, map(float, judged.scores[row]), strict=True)),
+    )
+
+
+def _verdict(*, suspicious: bool, typical: bool, scored: bool) -> tuple[ScreenWord, str]:
+    """The verdict, and why."""
+    if suspicious:
+        return "suspicious", "" if typical else f"it is {UNTYPICAL}"
+    if not typical:
+        return "can't tell", UNTYPICAL
+    return ("pass", "") if scored else ("can't tell", NOT_SCORED)
+
+
+def _evidence(
+    judged: Judged, row: int
+) -> tuple[Place | None, str | None, tuple[Reading, ...]]:  # fmt: skip
+    """The evidence region, the finding that it speaks for, and what it changes."""
+    seen = judged.examined
+    if seen is None:
+        return None, None, ()
+    top, left, height, width = map(int, seen.boxes[row])
+    region = Place(row=top, column=left, height=height, width=width)
+    before, after = (
+        squashed(logits[row : row + 1], judged.head)[0]
+        for logits in (judged.readings.logits, seen.logits)
+    )
+    known = np.isfinite(before) & np.isfinite(after)
+    moved = np.where(known, np.abs(before - after), -1.0)
+    # Where one finding is forced on and all others off, a rare one's fall has the most spreads;
+    # what a reader sees is the probability.
+    agree = np.sign(seen.falls[row]) == np.sign(seen.rises[row])
+    findings, finding = judged.findings, None
+    if seen.scores[row] > 0:
+        finding = findings[int(np.where(agree, moved, -1.0).argmax())]
+    order = sorted(np.flatnonzero(known), key=lambda c: (findings[c] != finding, -moved[c]))
+    readings = tuple(
+        Reading(finding=findings[c], probability=float(before[c]), without=float(after[c]))
+        for c in order[:CHANGED]
+    )
+    return region, finding, readings

@@ -1,0 +1,246 @@
+"""A screening: the decisions on several films, and what they are worth together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadapron.detect.inputs.decision import Decision
+from leadapron.detect.inputs.gate import Gate, rate_words
+from leadapron.detect.inputs.gate_file import StoredGate
+from leadapron.detect.verdict import EXIT_CODES, LEVELS, ScreenWord, Verdict, worst
+from leadapron.documents import Pixels, ShownPath, no_pixels
+from leadapron.errors import FilmError
+from leadapron.text import count
+from leadapron.types import BadFilm
+
+__all__ = [
+    "LIMITS",
+    "Calibration",
+    "Quantiles",
+    "ScreenedFilm",
+    "ScreenedModel",
+    "Screening",
+    "screening",
+    "statement",
+]
+
+LIMITS = (
+    "A pass is no diagnosis and no proof: triggers that no detector sees pass.",
+    "Rates hold for films like the calibration films: same devices, same clinic.",
+    "A gate is as trustworthy as its folder: who can write there can let any film pass.",
+)
+"""What no screening promises, in words."""
+
+NEXT: Mapping[ScreenWord, str] = {
+    "suspicious": "Have suspicious films read without the model.",
+    "can't tell": "Have the films that can't be told read without the model.",
+    "pass": "Nothing: the model's reading may be used as it would be without a screening.",
+}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ScreenedFilm(Decision):
+    """A film, and the decision on it.
+
+    Args:
+        number: its place in the order of the films, from 1.
+        file: what the caller called it.
+        bad: in which way its file can't be used; None where it can.
+        image: (h, w) what the model was shown; `no_pixels` where it wasn't decoded.
+    """
+
+    number: int
+    file: str
+    bad: BadFilm | None = None
+    image: Pixels = field(default_factory=no_pixels)
+
+    @property
+    def exit_code(self) -> int:
+        """Of a screening of this film alone: failed without a file that can be read."""
+        failed = self.bad in ("missing", "unreadable")
+        return FilmError.exit_code if failed else EXIT_CODES[self.level]
+
+    @classmethod
+    def of(
+        cls,
+        decision: Decision,
+        *,
+        number: int,
+        file: str,
+        doubts: Sequence[str] = (),
+        image: NDArray[Any] | None = None,
+    ) -> ScreenedFilm:
+        """Return a film with the decision on it.
+
+        Args:
+            decision: on its image.
+            number: as `ScreenedFilm`.
+            file: as `ScreenedFilm`.
+            doubts: about its greys; they are added to the reason.
+            image: as `ScreenedFilm`.
+        """
+        values: dict[str, Any] = {
+            each.name: getattr(decision, each.name) for each in fields(Decision)
+        }
+        values["reason"] = "; ".join(filter(None, (decision.reason, *doubts)))
+        return cls(
+            **values, number=number, file=file, image=no_pixels() if image is None else image
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScreenedModel:
+    """The model that films were screened for: its file's name, and SHA-256 of its content."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How many clean films, of how many patients, set the threshold."""
+
+    films: int
+    patients: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantiles:
+    """Of a score on calibration films: 0, 50, 95, 99 and 100 %."""
+
+    least: float
+    median: float
+    q95: float
+    q99: float
+    most: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Screening:
+    """What a gate says of several films.
+
+    Args:
+        verdict: the worst of the films'.
+        gate: the gate's file.
+        model: that it is of.
+        findings: of the model.
+        image: (height, width) of the model's input.
+        false_alarm: share of clean films that is called suspicious, at most.
+        threshold: that the scores of suspicious films exceed.
+        calibration: films that set it.
+        clean: each score on those films.
+        asked: films that were to be screened.
+        counts: films by verdict.
+        films: those that were screened, in order.
+        notes: what was left out or assumed.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+    verdict: Verdict
+    gate: ShownPath
+    model: ScreenedModel
+    findings: tuple[str, ...]
+    image: tuple[int, int]
+    false_alarm: float
+    threshold: float
+    calibration: Calibration
+    clean: Mapping[str, Quantiles]
+    asked: int
+    counts: Mapping[ScreenWord, int]
+    films: tuple[ScreenedFilm, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """The worst of the films'; one that can't be read is worse than one that can't be told."""
+        return worst(film.exit_code for film in self.films)
+
+
+def screening(
+    stored: StoredGate,
+    films: Sequence[ScreenedFilm],
+    *,
+    gate: str = "",
+    asked: int | None = None,
+    others: int = 0,
+) -> Screening:
+    """Return a screening of films that were decided on.
+
+    Args:
+        stored: the gate, and what it is of.
+        films: those that were screened, in order.
+        gate: the gate's file.
+        asked: films that were to be screened; as many as there are if left out.
+        others: files of other kinds that were left out.
+    """
+    own, model = stored.gate, stored.model
+    wanted = len(films) if asked is None else asked
+    word = _worst_word([film.verdict for film in films])
+    side = model.preprocessing.size
+    return Screening(
+        verdict=Verdict.of(
+            "screen",
+            word,
+            statement=statement(own),
+            untested=LIMITS,
+            next=NEXT[word],
+        ),
+        gate=gate,
+        model=ScreenedModel(file=model.path.name, sha256=model.sha256),
+        findings=model.findings,
+        image=(side, side),
+        false_alarm=own.false_alarm,
+        threshold=own.threshold,
+        calibration=Calibration(films=len(own.fused), patients=own.patients),
+        clean=_quantiles(own),
+        asked=wanted,
+        counts={
+            each: sum(film.verdict == each for film in films)
+            for each in ("suspicious", "can't tell", "pass")
+        },
+        films=tuple(films),
+        notes=(*stored.notes, *_notes(own, wanted - len(films), others)),
+    )
+
+
+def _notes(gate: Gate, missing: int, others: int) -> list[str]:
+    notes = []
+    if others:
+        notes.append(f"Left out: {count(others, 'file')} of other kinds.")
+    if missing:
+        notes.append(f"Interrupted: {missing:,} films were not screened.")
+    if gate.typical is None:
+        notes.append("The gate has no detector of untypical films: they are not told apart.")
+    return notes
+
+
+def statement(gate: Gate) -> str:
+    """Return what the verdicts are worth, in a sentence or two."""
+    words = (
+        f"At most {100 * gate.false_alarm:g} % of clean films like the {len(gate.fused):,} "
+        f"calibration films ({gate.patients:,} patients) are called suspicious"
+    )
+    if gate.typical is not None:
+        words += ", and at most as many more can't be told for being untypical"
+    return f"{words}.{rate_words(gate.false_alarm, gate.patients, gate.likely_rates)}"
+
+
+def _worst_word(words: Sequence[ScreenWord]) -> ScreenWord:
+    """The verdict of films together; of none it is "can't tell"."""
+    code = worst(EXIT_CODES[LEVELS["screen"][word]] for word in words)
+    return next(word for word in get_args(ScreenWord) if EXIT_CODES[LEVELS["screen"][word]] == code)
+
+
+def _quantiles(gate: Gate) -> dict[str, Quantiles]:
+    levels = np.nanquantile(gate.scores, [0, 0.5, 0.95, 0.99, 1], axis=0)
+    found = {}
+    for name, column in zip(gate.weights, levels.T, strict=True):
+        least, median, q95, q99, most = map(float, column)
+        found[name] = Quantiles(least=least, median=median, q95=q95, q99=q99, most=most)
+    return found

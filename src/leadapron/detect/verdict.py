@@ -1,0 +1,129 @@
+"""The verdict: one type for all commands, and the exit codes that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+__all__ = [
+    "EXIT_CODES",
+    "LEVELS",
+    "AuditWord",
+    "Command",
+    "DescribeWord",
+    "Level",
+    "ScanWord",
+    "ScreenWord",
+    "Verdict",
+    "worst",
+]
+
+Level = Literal["found", "unusual", "nothing found", "can't tell"]
+"""What a command found. "Clean" and "healthy" are no levels: finding nothing proves nothing."""
+
+EXIT_CODES: Mapping[Level, int] = MappingProxyType(
+    {"found": 1, "unusual": 3, "nothing found": 0, "can't tell": 3}
+)
+"""With which a command ends that looked for something."""
+
+WORST_FIRST = (1, 2, 3, 0)
+"""Found, failed, unusual or can't tell, nothing found."""
+
+Command = Literal["scan", "audit", "screen", "describe"]
+
+ScanWord = Literal["poisoned", "suspicious", "label-tied mark", "nothing found", "can't tell"]
+AuditWord = Literal["backdoored", "unusual", "nothing found", "can't tell"]
+ScreenWord = Literal["suspicious", "pass", "can't tell"]
+DescribeWord = Literal["leakage", "done"]
+
+LEVELS: Mapping[Command, Mapping[str, Level]] = MappingProxyType(
+    {
+        "scan": {
+            "poisoned": "found",
+            "suspicious": "unusual",
+            "label-tied mark": "unusual",
+            "nothing found": "nothing found",
+            "can't tell": "can't tell",
+        },
+        "audit": {
+            "backdoored": "found",
+            "unusual": "unusual",
+            "nothing found": "nothing found",
+            "can't tell": "can't tell",
+        },
+        "screen": {"suspicious": "found", "pass": "nothing found", "can't tell": "can't tell"},
+        "describe": {"leakage": "found", "done": "nothing found"},
+    }
+)
+"""The level of each command's own words. A scan's "suspicious" set exceeds the false-alarm rate
+that was asked for; a screening's "suspicious" film keeps to it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a command says in the end.
+
+    Args:
+        level: the same four for all commands.
+        word: the command's own, one of `LEVELS`.
+        p: corrected p-value that it rests on; None where it rests on none.
+        statement: the rate of false alarms, and how it was measured, in a sentence or two.
+        untested: what was not tested, in words.
+        next: what to do next, in a sentence.
+    """
+
+    level: Level
+    word: str
+    p: float | None = None
+    statement: str = ""
+    untested: tuple[str, ...] = ()
+    next: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        command: Command,
+        word: str,
+        *,
+        p: float | None = None,
+        statement: str = "",
+        untested: tuple[str, ...] = (),
+        next: str = "",  # noqa: A002
+    ) -> Verdict:
+        """Return the verdict of a command that says this word.
+
+        Args:
+            command: whose word it is.
+            word: one of `LEVELS[command]`.
+            p: as `Verdict`.
+            statement: as `Verdict`.
+            untested: as `Verdict`.
+            next: as `Verdict`.
+        """
+        return cls(
+            level=LEVELS[command][word],
+            word=word,
+            p=p,
+            statement=statement,
+            untested=untested,
+            next=next,
+        )
+
+    def __str__(self) -> str:
+        return self.word
+
+    @property
+    def exit_code(self) -> int:
+        """Of a command that looks for something; those that only describe end in 0."""
+        return EXIT_CODES[self.level]
+
+
+def worst(codes: Iterable[int]) -> int:
+    """Return the exit code for several films or models: the worst of 1, 2, 3, 0.
+
+    Args:
+        codes: of each; none of them means that nothing can be told.
+    """
+    return min(codes, key=WORST_FIRST.index, default=EXIT_CODES["can't tell"])

@@ -1,0 +1,176 @@
+"""Results on disk and in --json: dumped from the dataclasses that hold them, and read back.
+
+A document is a frozen dataclass with `SCHEMA`, the version of its shape. Fields that JSON has no
+type for are annotated with the types of this module.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar
+
+import numpy as np
+import pydantic
+from numpy.typing import NDArray
+from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
+
+from leadapron.errors import StoreError
+from leadapron.text import short_path
+
+__all__ = [
+    "Document",
+    "Finite",
+    "Floats",
+    "Number",
+    "Pixels",
+    "ShownPath",
+    "dump",
+    "no_pixels",
+    "parsed",
+    "read",
+    "schema",
+]
+
+
+class Document(Protocol):
+    """A frozen dataclass whose values can be dumped.
+
+    Attributes:
+        SCHEMA: version of its shape; raised when a document of before can't be read any more.
+    """
+
+    SCHEMA: ClassVar[int]
+
+
+D = TypeVar("D", bound=Document)
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _lists(table: NDArray[Any]) -> list[Any]:
+    plain = table.astype(object)
+    plain[~np.isfinite(table)] = None
+    lists: list[Any] = plain.tolist()
+    return lists
+
+
+Number = Annotated[
+    float,
+    BeforeValidator(lambda value: math.nan if value is None else value),
+    PlainSerializer(_finite),
+    WithJsonSchema({"type": ["number", "null"], "description": "null where it is undefined"}),
+]
+"""A number that may be NaN, which JSON doesn't know: null there."""
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+"""A number of a document that comes from outside: JSON's 1e999 is none."""
+
+Floats = Annotated[
+    NDArray[np.float64],
+    PlainValidator(lambda lists: np.array(lists, np.float64)),
+    PlainSerializer(_lists),
+    WithJsonSchema({
+        "type": "array",
+        "description": "numbers, a list within a list for each axis; null where one is undefined",
+    }),
+]  # fmt: skip
+"""An array of numbers of any shape; null for those that aren't finite."""
+
+Pixels = Annotated[
+    NDArray[Any],
+    PlainValidator(np.asarray),
+    PlainSerializer(_lists),
+    Field(exclude=True),
+    WithJsonSchema({"type": "array"}),
+]
+"""An image. Documents hold none; of one that was read back it is `no_pixels`."""
+
+ShownPath = Annotated[str, PlainSerializer(short_path)]
+"""A path or a source with one, dumped as it is shown."""
+
+
+def no_pixels() -> NDArray[Any]:
+    """Return (0, 0) uint8, in place of an image that isn't known."""
+    return np.empty((0, 0), np.uint8)
+
+
+@functools.cache
+def _adapter(kind: type[D]) -> pydantic.TypeAdapter[D]:
+    return pydantic.TypeAdapter(kind)
+
+
+def dump(document: Document) -> dict[str, Any]:
+    """Return a document as plain values that JSON knows: its version as "schema", then its fields.
+
+    Args:
+        document: what is dumped.
+    """
+    text = _adapter(type(document)).dump_json(document, warnings="error")
+    return {"schema": document.SCHEMA, **json.loads(text)}
+
+
+def read(kind: type[D], text: str | bytes, name: str = "the document") -> D:
+    """Return the document that `dump` made plain values of.
+
+    Args:
+        kind: its class.
+        text: JSON.
+        name: what messages call it.
+
+    Raises:
+        StoreError: no JSON, another version, or values of other names or types.
+    """
+    try:
+        values = json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        words = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise StoreError(f"{name} is not JSON: {words}") from error
+    version = values.get("schema") if isinstance(values, dict) else None
+    if version != kind.SCHEMA:
+        raise StoreError(
+            f"{name} is no {kind.__name__.lower()} of schema {kind.SCHEMA}: it states {version!r}"
+        )
+    try:
+        return parsed(kind, text)
+    except ValueError as error:
+        raise StoreError(f"{name}, {error}") from error
+
+
+def parsed(kind: type[D], text: str | bytes) -> D:
+    """Return the document that JSON describes, whatever version it states.
+
+    Args:
+        kind: its class.
+        text: JSON.
+
+    Raises:
+        ValueError: values of other names or types; the place and what is wrong there.
+    """
+    try:
+        document: D = _adapter(kind).validate_json(text, strict=True)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{place}: {first['msg']}") from error
+    return document
+
+
+def schema(kind: type[Document]) -> dict[str, Any]:
+    """Return the JSON schema of what `dump` returns for documents of a class."""
+    made = _adapter(kind).json_schema(mode="serialization")
+    properties = {"schema": {"const": kind.SCHEMA}, **made.pop("properties")}
+    required = ["schema", *made.pop("required", [])]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **made,
+        "properties": properties,
+        "required": required,
+    }
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number")

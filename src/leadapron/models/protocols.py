@@ -1,0 +1,283 @@
+"""What a classifier gives, and what a method needs of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from leadapron.errors import UnknownNameError, UsageError
+from leadapron.films.cohort import ImageArray
+from leadapron.films.preprocessing import Preprocessing
+from leadapron.models import networks
+
+__all__ = [
+    "OF_NETWORKS",
+    "BlackBox",
+    "Capability",
+    "Differentiable",
+    "Floats",
+    "Outputs",
+    "WhiteBox",
+    "columns_of",
+    "differentiable",
+    "lacking",
+    "layered",
+    "network_lacks",
+    "pooled_linear",
+]
+
+Floats = NDArray[np.float32]
+
+
+class Outputs(NamedTuple):
+    """What one pass over n images gives, float32.
+
+    Args:
+        logits: (n, k).
+        features: (n, d), what the last layer reads.
+        maps: (n, m, h', w') class activation maps of the m requested findings, in units of the
+            logit, as large as the last map.
+    """
+
+    logits: Floats
+    features: Floats
+    maps: Floats
+
+
+@runtime_checkable
+class BlackBox(Protocol):
+    """A classifier that answers. Images are (n, h, w) uint8 or uint16 of its preprocessing."""
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """The k findings, in the order of the outputs."""
+        ...
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How a film becomes an image that it takes."""
+        ...
+
+    @property
+    def head(self) -> Literal["sigmoid", "softmax"]:
+        """What turns logits into probabilities."""
+        ...
+
+    def logits(self, images: ImageArray) -> Floats:
+        """Return (n, k) float32."""
+        ...
+
+    def probabilities(self, images: ImageArray) -> Floats:
+        """Return (n, k) float32 in 0 to 1."""
+        ...
+
+
+@runtime_checkable
+class WhiteBox(BlackBox, Protocol):
+    """A classifier that shows what it makes of an image."""
+
+    def outputs(self, images: ImageArray, findings: Sequence[str] = ()) -> Outputs:
+        """Return logits and features of one pass, and class activation maps where it has them."""
+        ...
+
+    def features(self, images: ImageArray) -> Floats:
+        """Return (n, d) float32, what the last layer reads."""
+        ...
+
+    def activations(self, images: ImageArray) -> Floats:
+        """Return (n, c, h', w') float32, the last map."""
+        ...
+
+
+@runtime_checkable
+class Differentiable(WhiteBox, Protocol):
+    """A classifier that gives gradients."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The network: normalised (n, 1, h, w) float32 to (n, k) logits."""
+        ...
+
+    @property
+    def architecture(self) -> str:
+        """What networks of the same layers share, as a name in `networks.ARCHITECTURES`."""
+        ...
+
+    @property
+    def mean(self) -> float:
+        """What is subtracted from grey levels in 0 to 1."""
+        ...
+
+    @property
+    def std(self) -> float:
+        """What the difference is divided by."""
+        ...
+
+    @property
+    def precision(self) -> Literal["bf16", "fp32"]:
+        """What the network computes in."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        ...
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """Return (n, 1, h, w) float32 network input of (n, h, w) grey levels."""
+        ...
+
+
+Capability = Literal[
+    "answers",
+    "features",
+    "gradients",
+    "named layers",
+    "stages",
+    "pooled linear head",
+    "linear last layer",
+    "batch normalisation",
+    "ReLU layers",
+]
+"""What a method may need of a model; `OF_NETWORKS` says when a network has it."""
+
+
+def _has_layer(fits: Callable[[nn.Module], bool]) -> Callable[[nn.Module], bool]:
+    return lambda module: any(fits(part) for part in module.modules())
+
+
+def _normalises(part: nn.Module) -> bool:
+    return isinstance(part, nn.BatchNorm2d) and part.affine and part.running_var is not None
+
+
+def _ends_linear(module: nn.Module) -> bool:
+    return isinstance(module, networks.Network) and isinstance(
+        module.get_submodule(module.last_layer), nn.Linear
+    )
+
+
+def _is_pooled(module: nn.Module) -> bool:
+    return isinstance(module, networks.PooledLinear)
+
+
+OF_NETWORKS: Mapping[Capability, tuple[Callable[[nn.Module], bool], str]] = MappingProxyType(
+    {
+        "gradients": (lambda _: True, "gradients"),
+        "named layers": (
+            lambda module: isinstance(module, networks.Network),
+            "inner layers that can be read",
+        ),
+        "stages": (_is_pooled, "stages that run one after another"),
+        "pooled linear head": (_is_pooled, "average pooling and one linear layer at the end"),
+        "linear last layer": (_ends_linear, "a linear last layer"),
+        "batch normalisation": (_has_layer(_normalises), "batch normalisation with weights"),
+        "ReLU layers": (_has_layer(lambda part: isinstance(part, nn.ReLU)), "ReLUs as layers"),
+    }
+)
+"""Of each capability of a network: whether a module has it, and what it is, in words."""
+
+
+def lacking(classifier: BlackBox, needs: Capability) -> str:
+    """Return why a method can't have what it needs of a model, "" where it can.
+
+    Args:
+        classifier: the model.
+        needs: the capability.
+
+    Returns:
+        Words that follow the method's name: "needs gradients; the model only gives answers".
+    """
+    if needs == "answers" or (needs == "features" and isinstance(classifier, WhiteBox)):
+        return ""
+    if needs != "features" and isinstance(classifier, Differentiable):
+        return network_lacks(classifier.module, classifier.architecture, needs)
+    words = needs if needs == "features" else OF_NETWORKS[needs][1]
+    shown = "answers and features" if isinstance(classifier, WhiteBox) else "answers"
+    return f"needs {words}; the model only gives {shown}"
+
+
+def network_lacks(module: nn.Module, architecture: str, needs: Capability) -> str:
+    """Return why a method can't have what it needs of a network, "" where it can.
+
+    Args:
+        module: the network.
+        architecture: its name.
+        needs: the capability.
+    """
+    if needs not in OF_NETWORKS:
+        return ""
+    has, words = OF_NETWORKS[needs]
+    return "" if has(module) else f"needs {words}; {architecture} has none"
+
+
+def differentiable(
+    classifier: BlackBox, what: str, needs: Capability = "gradients"
+) -> Differentiable:
+    """Return a model as one that gives gradients, and has one thing more.
+
+    Args:
+        classifier: the model.
+        what: the method that needs it, at the beginning of the message.
+        needs: what it must have.
+
+    Raises:
+        UsageError: a model that hasn't.
+    """
+    if reason := lacking(classifier, needs):
+        raise UsageError(f"{what} {reason}")
+    if not isinstance(classifier, Differentiable):
+        raise UsageError(f"{what} {lacking(classifier, 'gradients')}")
+    return classifier
+
+
+def layered(classifier: BlackBox, what: str) -> networks.Network:
+    """Return a model's network, whose layers have names.
+
+    Args:
+        classifier: the model.
+        what: the method that needs it, at the beginning of the message.
+
+    Raises:
+        UsageError: as `differentiable`.
+    """
+    module = differentiable(classifier, what, "named layers").module
+    assert isinstance(module, networks.Network)
+    return module
+
+
+def pooled_linear(
+    classifier: BlackBox,
+    what: str,
+    needs: Literal["pooled linear head", "stages"] = "pooled linear head",
+) -> networks.PooledLinear:
+    """Return a model's network of stages, whose logits are linear in its last map's means.
+
+    Args:
+        classifier: the model.
+        what: the method that needs it, at the beginning of the message.
+        needs: what the method needs of the two.
+
+    Raises:
+        UsageError: as `differentiable`.
+    """
+    module = differentiable(classifier, what, needs).module
+    assert isinstance(module, networks.PooledLinear)
+    return module
+
+
+def columns_of(classifier: BlackBox, findings: Sequence[str]) -> list[int]:
+    """Return the columns of some findings.
+
+    Raises:
+        UnknownNameError: no such finding.
+    """
+    for finding in findings:
+        if finding not in classifier.findings:
+            raise UnknownNameError("finding", finding, classifier.findings)
+    return [classifier.findings.index(finding) for finding in findings]

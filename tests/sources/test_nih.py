@@ -202,7 +202,7 @@ def test_columns_that_can_be_missed_are_noted(tmp_path):
     assert dict(rows.attributes) == {}
     assert said(rows.notes) == (
         "t.csv has no column View Position, Patient Sex or Patient Gender, Patient Age, "
-        "Follow-up #.",
+        "Follow-up #, OriginalImage[Width or OriginalImageWidth, Height] or OriginalImageHeight.",
     )
 
 

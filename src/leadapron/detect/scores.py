@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Evidence", "LabelTie", "Question", "Scores", "WrongLabels"]
+__all__ = ["Evidence", "LabelTie", "Question", "Scores", "SeenBy", "WrongLabels"]
 
 FEW = 0.5
 """Labels agree with the films where surely fewer are wrong than this part of what relabelling films
@@ -44,6 +44,10 @@ class WrongLabels:
         return self.high < FEW * self.random
 
 
+SeenBy = Literal["from afar", "a network trained on these films", "the given network"]
+"""How films were looked at, to compare their labels with what they look like."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabelTie:
     """How films that share a mark are tied to a label. The p-values are not corrected.
@@ -59,6 +63,11 @@ class LabelTie:
         anatomy: p-value where labels may depart from what films look like as far as those of the
             other marks do; NaN where that couldn't be asked.
         read: mean chance of the group, going by what the films look like; NaN as before.
+        seen_by: how they were looked at; where there were two looks, the one whose p-value is
+            smaller. `anatomy` is then corrected for there being two.
+        auroc: how well that look tells the group among the unmarked films, cross-fitted: 0 to 1;
+            NaN as before.
+        unmarked: films that `auroc` was measured on.
         needed: odds ratio that a hidden cause must have to explain the mark, at the false-alarm
             rate and corrected for all that was tried; 1 or less where chance explains it.
         usual: odds ratio that 95 % of the other marks stay below.
@@ -83,6 +92,9 @@ class LabelTie:
     bias: float
     anatomy: float
     read: float
+    seen_by: SeenBy
+    auroc: float
+    unmarked: int
     needed: float
     usual: float
     controls: tuple[int, int]

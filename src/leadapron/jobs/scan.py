@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.detect.films import OVERLAP, Scan, scan_films
+from leadapron.detect.films import OVERLAP, Scan, SecondLook, scan_films
 from leadapron.detect.scores import Evidence, LabelTie
 from leadapron.detect.verdict import ScanWord, Verdict
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cache import OnBad, Progress
 from leadapron.films.cohort import Cohort, Rows, blocks
 from leadapron.films.preprocessing import Preprocessing
+from leadapron.jobs.second_look import given_network, trained_network
 from leadapron.report.scan import Panel, write_scan
 from leadapron.seeds import stream
 from leadapron.sources import AND, SOURCES, open_source
@@ -233,10 +234,11 @@ def scan(  # noqa: PLR0913 (settings, by keyword)
         source: "NAME" or "NAME:ARGUMENT", as `open_source`.
         size: side of the images in pixels; see `open_own_pixels` if left out.
         false_alarm: chance that is granted of calling a clean set poisoned.
-        model: a network that was trained on these films, as `open_model` takes it; its features are
-            ranked beside the scan and don't change the verdict.
+        model: a network that was trained on these films, as `open_model` takes it. It looks at the
+            films of marks that go with a label; detectors rank the films by its features, which
+            doesn't change the verdict.
         opening: further options of `open_model`: findings, normalisation's name, weights_key, ...
-        train: train a small network on these films for that purpose.
+        train: train small networks on these films for both purposes.
         out: folder for films.csv, scan.json and scan.html; nothing is written if left out.
         seed: of all that is drawn by chance.
         device: where a network runs.
@@ -264,7 +266,16 @@ def scan(  # noqa: PLR0913 (settings, by keyword)
         source, size=size, cache=cache, progress=progress, on_bad=on_bad, **options
     )
     began = time.perf_counter()
-    found = scan_cohort(cohort, source, false_alarm=false_alarm, seed=seed, progress=progress)
+    look = None
+    if network is not None:
+        look = given_network(network, cohort, seed=seed, progress=progress)
+    elif train:
+        look = trained_network(
+            cohort, seed=seed, device=device, precision=precision, progress=progress
+        )
+    found = scan_cohort(
+        cohort, source, false_alarm=false_alarm, seed=seed, look=look, progress=progress
+    )
     rankings: tuple[Ranking, ...] = ()
     if network is not None:
         theirs = cohort
@@ -295,15 +306,17 @@ def scan_cohort(
     *,
     false_alarm: float = 0.01,
     seed: int = 0,
+    look: SecondLook | None = None,
     progress: Progress | None = None,
 ) -> Scanned:
-    """Scan a cohort that is open, without a network.
+    """Scan a cohort that is open, without rankings.
 
     Args:
         cohort: the films.
         source: what to call it.
         false_alarm: as `scan`.
         seed: as `scan`.
+        look: a network that looks as well, as `scan_films`.
         progress: as `scan`.
 
     Raises:
@@ -311,7 +324,7 @@ def scan_cohort(
         DataError: fewer than 10 films, or films smaller than 16 x 16 pixels.
     """
     began = time.perf_counter()
-    found = scan_films(cohort, false_alarm=false_alarm, seed=seed, progress=progress)
+    found = scan_films(cohort, false_alarm=false_alarm, seed=seed, look=look, progress=progress)
     return Scanned(
         source=source,
         cohort=cohort,

@@ -49,7 +49,8 @@ class Network:
     """Which network is trained, and what it starts from.
 
     Args:
-        name: "resnet9" (small and fast) or "densenet121" (the paper's).
+        name: "resnet9" (small and fast) or "densenet121" (the paper's), or another of
+            `networks.ARCHITECTURES`.
         weights: "none" starts from scratch; "imagenet" downloads, or a file's path reads,
             torchvision's DenseNet-121 weights.
 

@@ -85,7 +85,7 @@ def test_labels_that_contradict_the_films_look_are_poison_where_marks_go_with_la
     wrong = rng.choice(classes[0], 30, False)
     labels[wrong] = 1
     relabelled = Labelled(labelled_cohort(labels, size=32))
-    reader = Reader(from_afar(images), (32, 32), relabelled, rng)
+    reader = Reader(from_afar(images), np.arange(256), (32, 32), relabelled, rng)
     right = rng.choice(classes[1], 30, False)
     found = marks(relabelled, [wrong, right, *sets])
     controls = Controls(found, relabelled, reader)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from leadapron.detect.films.association import Association, associations
 from leadapron.detect.films.blobs import grey, shrunk
 from leadapron.detect.films.observe import CELLS, TRACES, Observed, Progress, limits, observe
-from leadapron.detect.films.reader import Reader
-from leadapron.detect.films.repeats import WIDTHS, Repeat, anywhere, at_places, textures
+from leadapron.detect.films.reader import Hidden, Reader, SecondLook
+from leadapron.detect.films.repeats import WIDTHS, Repeat, anywhere, at_places, squares, textures
 from leadapron.detect.films.shift import Group, Labelled, Shift
 from leadapron.detect.films.signatures import signatures
 from leadapron.detect.films.ties import OVERLAP, Control, Controls, Place
@@ -135,9 +135,10 @@ def scan_films(
     false_alarm: float = 0.01,
     seed: int = 0,
     seen: Observed | None = None,
+    look: SecondLook | None = None,
     progress: Progress | None = None,
 ) -> Scan:
-    """Scan a data set for poison, without a model.
+    """Scan a data set for poison. No model is needed.
 
     Marks that recur, at one place or anywhere, and textures; descriptions of whole films; and
     outliers of single pixels are found without a look at labels, and then tested for a shift of
@@ -149,6 +150,8 @@ def scan_films(
         false_alarm: chance that is granted of calling a clean set poisoned, above 0, below 1.
         seed: of the halves that signatures are learnt on, and of the pixels' limits.
         seen: what was seen of these films before; looked at now if left out.
+        look: a network that looks at the films of marks that go with a label by more than chance;
+            where there is none such, it isn't called.
         progress: called with what is being done, the films done and in all.
 
     Raises:
@@ -173,6 +176,10 @@ def scan_films(
         labelled,
         *_readers(seen, labelled, seed),
     )
+    notes = _notes(cohort, labelled)
+    if look is not None and controls.reader is not None:
+        controls, more = _looked_again(marks, controls, seen, look, false_alarm, seed)
+        notes += more
     results, methods = dict[str, list[_Tested]](), list[Method]()
     for number, name in enumerate(METHODS):
         if progress is not None:
@@ -219,7 +226,7 @@ def scan_films(
         ),
         scores=scores,
         least=_least(controls, cohort.findings, false_alarm),
-        notes=_notes(cohort, labelled),
+        notes=notes,
     )
 
 
@@ -271,6 +278,90 @@ def _all_marks(seen: Observed, labelled: Labelled) -> dict[str, list[tuple[Repea
         ]
         for name, repeats in lists.items()
     }
+
+
+MOST_HIDDEN = 0.25
+"""Share of the films that carry marks hidden from a network, at most: it learns from the others."""
+
+
+def _looked_again(
+    marks: Mapping[str, list[tuple[Repeat, Control]]],
+    controls: Controls,
+    seen: Observed,
+    look: SecondLook,
+    false_alarm: float,
+    seed: int,
+) -> tuple[Controls, tuple[str, ...]]:
+    """Let a network look at films whose marks go with a label by more than chance.
+
+    Returns:
+        What judges marks by that look as well, and notes.
+    """
+    owners = {repeat: mark for some in marks.values() for repeat, mark in some}
+    tied = [
+        each
+        for some in marks.values()
+        for each in _repeated(some, controls, false_alarm)
+        if each.chance * len(METHODS) <= false_alarm
+        and each.tie is not None
+        and each.tie.overlap >= OVERLAP
+        and np.isfinite(each.tie.anatomy)
+    ]
+    if not tied or controls.reader is None:
+        return controls, ()
+    chosen, hidden = list[Repeat](), np.zeros(seen.shape[0], dtype=np.bool_)
+    # What is nearest to being evidence first.
+    for each in sorted(tied, key=lambda each: (each.p, each.chance)):
+        both = hidden.copy()
+        both[each.films] = True
+        if each.repeat is not None and both.mean() <= MOST_HIDDEN:
+            hidden = both
+            chosen.append(each.repeat)
+    notes: tuple[str, ...] = ()
+    if left := len(tied) - len(chosen):
+        notes = (
+            f"{count(left, 'label-tied mark')} more would leave a network too few films to learn "
+            "from: these were judged by the films from afar alone",
+        )
+    if not chosen:
+        return controls, notes
+    given = look(_hidden(chosen, hidden, seen, seed))
+    reader = controls.reader.with_network(given)
+    return (
+        controls.with_network(reader, [owners[repeat] for repeat in chosen]),
+        (*notes, *given.notes),
+    )
+
+
+def _hidden(
+    repeats: Sequence[Repeat], films: NDArray[np.bool_], seen: Observed, seed: int
+) -> Hidden:
+    """What a network must not see of some marks.
+
+    A mark anywhere is hidden where it lies; a film without it has squares hidden where they lie on
+    a film with it that is drawn by chance.
+    """
+    places, own = set[Place](), list[NDArray[np.int64]]()
+    rng = stream(seed, "hidden")
+    for repeat in repeats:
+        if repeat.row is not None and repeat.column is not None:
+            places.add((repeat.row, repeat.column, repeat.side))
+            continue
+        at = squares(seen, repeat)
+        starts = np.searchsorted(at[:, 0], repeat.films)
+        ends = np.searchsorted(at[:, 0], repeat.films, side="right")
+        donors = rng.integers(0, len(repeat.films), len(films))
+        donors[repeat.films] = np.arange(len(repeat.films))
+        lengths = (ends - starts)[donors]
+        ahead = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        copied = at[np.repeat(starts[donors], lengths) + ahead]
+        copied[:, 0] = np.repeat(np.arange(len(films)), lengths)
+        own.append(copied)
+    return Hidden(
+        films=np.flatnonzero(films),
+        places=np.array(sorted(places), dtype=np.int64).reshape(-1, 3),
+        own=np.unique(np.concatenate([np.zeros((0, 4), np.int64), *own]), axis=0),
+    )
 
 
 def _suspicious(false_alarm: float) -> float:
@@ -597,7 +688,7 @@ def _why(tie: LabelTie | None, group: Group) -> str:
     if tie is None:
         return ""
     if tie.decided == "anatomy":
-        return f"; from afar {tie.read:.0%} of these films look like {group.words}"
+        return f"; {_look_words(tie, group)}"
     return (
         f"; that takes odds of {tie.needed:.1f}, and this source's other marks go with it by odds "
         f"of up to {tie.usual:.1f}"
@@ -657,9 +748,17 @@ def _no_more(tie: LabelTie, group: Group) -> str:
     if np.isnan(tie.read):
         return f"a hidden cause with odds of {tie.needed:.1f} explains it, {usual}"
     return (
-        f"a hidden cause with odds of {tie.needed:.1f} explains it, {usual}, and from afar "
-        f"{tie.read:.0%} of these films look like {group.words}: a shortcut, or poison with true "
-        "labels"
+        f"a hidden cause with odds of {tie.needed:.1f} explains it, {usual}, and "
+        f"{_look_words(tie, group)}: a shortcut, or poison with true labels"
+    )
+
+
+def _look_words(tie: LabelTie, group: Group) -> str:
+    """What the films with a mark look like, to whom, and how far that is to be trusted."""
+    who = "from afar" if tie.seen_by == "from afar" else f"to {tie.seen_by}"
+    return (
+        f"{who} {tie.read:.0%} of these films look like {group.words} (AUROC {tie.auroc:.2f} on "
+        f"{count(tie.unmarked, 'unmarked film')})"
     )
 
 

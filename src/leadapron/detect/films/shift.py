@@ -293,8 +293,7 @@ STRATUM = 50
 def _strata(cohort: Cohort) -> Rows:
     """(n,) number of each film's site, view, scanner and native size.
 
-    Each column divides the strata of those before it. What has too few films stays with the other
-    rare values of its stratum, and these, where they are too few, with the commonest one.
+    Each column divides the strata of those before it; what is rare in a stratum is taken together.
     """
     strata = np.zeros(len(cohort), dtype=np.int64)
     for name in STRATA:
@@ -307,8 +306,6 @@ def _strata(cohort: Cohort) -> Rows:
             values, counts = np.unique(finer[within], return_counts=True)
             rare = values[counts < STRATUM]
             if len(rare):
-                few = within & np.isin(finer, rare)
-                together = few.sum() >= STRATUM
-                finer[few] = rare[0] if together else values[counts.argmax()]
+                finer[within & np.isin(finer, rare)] = rare[0]
         strata = np.unique(finer, return_inverse=True)[1].astype(np.int64)
     return strata

@@ -10,6 +10,7 @@ what the films look like (`agreement`): a letter that one ward puts on its films
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -29,8 +30,9 @@ from leadapron.detect.films.bias import (
 from leadapron.detect.films.contradictions import Threshold, low_threshold
 from leadapron.detect.films.reader import Reader, calibrated
 from leadapron.detect.films.shift import Counts, Labelled
-from leadapron.detect.scores import LabelTie, WrongLabels
+from leadapron.detect.scores import LabelTie, SeenBy, WrongLabels
 from leadapron.films.cohort import Rows
+from leadapron.metrics import auroc
 
 __all__ = ["OVERLAP", "QUESTIONS", "Control", "Controls", "Place", "Tie"]
 
@@ -42,6 +44,9 @@ QUESTIONS = 2
 
 MOST = 500
 """Films that are asked about, at most, when it is asked how few could be told."""
+
+LOOKS = 2
+"""Where a network looks as well, either look may contradict the labels: p counts twice again."""
 
 UNLIKELY = 0.02
 """Where labels contradict the films' look by a smaller p-value, films with the mark are read by a
@@ -120,6 +125,16 @@ class _Anatomy(NamedTuple):
     contradictions: Floats
 
 
+class _Seen(NamedTuple):
+    """An answer to question (b), as in `LabelTie`; NaN where it can't be asked."""
+
+    p: float = np.nan
+    read: float = np.nan
+    seen_by: SeenBy = "from afar"
+    auroc: float = np.nan
+    unmarked: int = 0
+
+
 class Controls:
     """The marks of a source, each of which is judged beside the others.
 
@@ -154,8 +169,21 @@ class Controls:
             for number, each in enumerate(labelled.groups)
             if each.direction == "added"
         }
+        self._second: Reader | None = None
+        self._seconded: Sequence[Control] = ()
         self._spreads: dict[int, Floats] = {}
-        self._known_anatomy: dict[int, _Anatomy | None] = {}
+        self._known_anatomy: dict[tuple[SeenBy, int], _Anatomy | None] = {}
+
+    def with_network(self, reader: Reader, marks: Sequence[Control]) -> Controls:
+        """Return the same, where a second reader looks at the films of some of the marks.
+
+        Args:
+            reader: what goes by a network that saw none of these marks.
+            marks: some of `self.marks`.
+        """
+        other = copy.copy(self)
+        other._second, other._seconded = reader, marks
+        return other
 
     def judge(self, mark: Control, group: int, rate: float) -> Tie:
         """Answer the three questions for a mark, which may be one of the controls.
@@ -171,7 +199,7 @@ class Controls:
         bias = learn_bias(known[own], known[others & ~own])
         tails = mark.counts.tail(group, np.exp(LOG_ODDS))
         by_bias = bias.expected(tails)
-        anatomy, read = self._asked_anatomy(mark, group, own, others)
+        seen = self._asked_anatomy(mark, group, own, others)
         wrong = self.wrong(mark, group) if by_bias <= UNLIKELY else None
         explains = np.flatnonzero(QUESTIONS * tails > rate)
         return Tie(
@@ -182,8 +210,11 @@ class Controls:
                 expected=float(mark.counts.expected[group]),
                 chance=float(mark.counts.tail(group, np.ones(1))[0]),
                 bias=by_bias,
-                anatomy=anatomy,
-                read=read,
+                anatomy=seen.p,
+                read=seen.read,
+                seen_by=seen.seen_by,
+                auroc=seen.auroc,
+                unmarked=seen.unmarked,
                 needed=float(np.exp(LOG_ODDS[explains[0] if len(explains) else -1])),
                 usual=bias.below(),
                 controls=(bias.controls, bias.others),
@@ -192,7 +223,7 @@ class Controls:
                 decided="agreement"
                 if wrong is not None and wrong.agree
                 else "anatomy"
-                if anatomy < by_bias > rate / QUESTIONS
+                if seen.p < by_bias > rate / QUESTIONS
                 else "bias",
             ),
         )
@@ -209,7 +240,15 @@ class Controls:
             None where no reader can be taught, and where the mark is at no place at which it could
             be hidden from a reader.
         """
-        if self.reader is None:
+        reader, second = self.reader, self._second
+        # A given network may have learnt wrong labels by heart: it acquits no mark.
+        if (
+            second is not None
+            and self._network_looks_at(mark)
+            and second.seen_by != "the given network"
+        ):
+            reader = second
+        if reader is None:
             return None
         shared = np.asarray(self._films[:, mark.films].sum(axis=1)).ravel()
         # A letter is many marks of a few pixels; a reader must see none of them.
@@ -220,7 +259,7 @@ class Controls:
             places.append(mark.place)
         if not places:
             return None
-        reads = self.reader.read(group, mark.films, places)
+        reads = reader.read(group, mark.films, places)
         if reads is None:
             return None
         stated, members = self.labelled.stated[:, group], self.labelled.members[:, group]
@@ -295,7 +334,7 @@ class Controls:
         scores = special.ndtri((ranks + 0.5) / len(ranks))
         expected = float(calibrated(scores[:, None], inside, teaches)[films].mean())
         reads = None if self.reader is None else self.reader.read(group, films)
-        known = self._anatomy(group)
+        known = self._anatomy(self.reader, group)
         if reads is None or known is None:
             return expected, np.nan
         beside = calibrated(np.stack([special.logit(reads), scores], axis=1), inside, teaches)
@@ -345,25 +384,52 @@ class Controls:
 
     def _asked_anatomy(
         self, mark: Control, group: int, own: NDArray[np.bool_], others: NDArray[np.bool_]
-    ) -> tuple[float, float]:
-        """Question (b): its p-value and the mean reading, NaN where it can't be asked."""
-        known = self._anatomy(group)
-        if self.reader is None or known is None:
-            return np.nan, np.nan
+    ) -> _Seen:
+        """Question (b), of the films from afar and, for some marks, of a network's look."""
+        first = self._seen(self.reader, mark, group, own, others)
+        if not self._network_looks_at(mark):
+            return first
+        second = self._seen(self._second, mark, group, own, others)
+        if np.isnan(second.p) or np.isnan(first.p):
+            return first if np.isnan(second.p) else second
+        # A network may be mistaken, or have learnt wrong labels by heart: neither look silences
+        # the other.
+        best = min(second, first, key=lambda each: each.p)
+        return best._replace(p=min(1.0, LOOKS * best.p))
+
+    def _network_looks_at(self, mark: Control) -> bool:
+        return self._second is not None and any(mark is each for each in self._seconded)
+
+    def _seen(
+        self,
+        reader: Reader | None,
+        mark: Control,
+        group: int,
+        own: NDArray[np.bool_],
+        others: NDArray[np.bool_],
+    ) -> _Seen:
+        known = self._anatomy(reader, group)
+        if reader is None or known is None:
+            return _Seen()
         biases = (
             learn_bias(known.departures[own], known.departures[others & ~own]),
             learn_bias(known.contradictions[own], known.contradictions[others & ~own]),
         )
-        p, read = self._against_anatomy(mark, group, known.reads, biases)
+        seen = self._against_anatomy(mark, group, known.reads, biases, reader.seen_by)
         places = [] if mark.place is None else [mark.place]
         # A reader of its own for each mark costs much, and changes little of what is likely.
-        if p <= UNLIKELY and (own_reads := self.reader.read(group, mark.films, places)) is not None:
-            return self._against_anatomy(mark, group, own_reads, biases)
-        return p, read
+        if seen.p <= UNLIKELY and (own_reads := reader.read(group, mark.films, places)) is not None:
+            return self._against_anatomy(mark, group, own_reads, biases, reader.seen_by)
+        return seen
 
     def _against_anatomy(
-        self, mark: Control, group: int, reads: Floats, biases: tuple[Bias, Bias]
-    ) -> tuple[float, float]:
+        self,
+        mark: Control,
+        group: int,
+        reads: Floats,
+        biases: tuple[Bias, Bias],
+        seen_by: SeenBy,
+    ) -> _Seen:
         """The smaller p-value of two tests, corrected for there being two; and the mean reading.
 
         Are more labels in the group than the readings lead to expect? Do more films of the group
@@ -376,14 +442,25 @@ class Controls:
         chance = special.expit(special.logit(threshold.rate) + LOG_ODDS)
         tail = stats.binom.sf(np.floor(wrong + 1e-9) - 1, trials, chance)
         odd = biases[1].expected(np.asarray(tail)) if trials else 1.0
-        return min(1.0, 2 * min(more, odd)), float(chances.mean())
+        rest = self.labelled.stated[:, group].copy()
+        rest[mark.films] = False
+        return _Seen(
+            p=min(1.0, 2 * min(more, odd)),
+            read=float(chances.mean()),
+            seen_by=seen_by,
+            auroc=auroc(self.labelled.members[rest, group].astype(float), reads[rest]),
+            unmarked=int(rest.sum()),
+        )
 
-    def _anatomy(self, group: int) -> _Anatomy | None:
+    def _anatomy(self, reader: Reader | None, group: int) -> _Anatomy | None:
         """What films look like beside their labels; None where no reader can be taught."""
-        if group not in self._known_anatomy:
-            reads = None if self.reader is None else self.reader.read(group, np.zeros(0, np.int64))
-            self._known_anatomy[group] = None if reads is None else self._learnt(group, reads)
-        return self._known_anatomy[group]
+        if reader is None:
+            return None
+        key = reader.seen_by, group
+        if key not in self._known_anatomy:
+            reads = reader.read(group, np.zeros(0, np.int64))
+            self._known_anatomy[key] = None if reads is None else self._learnt(group, reads)
+        return self._known_anatomy[key]
 
     def _learnt(self, group: int, reads: Floats) -> _Anatomy:
         threshold = self._threshold(group, reads)

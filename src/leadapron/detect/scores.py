@@ -12,7 +12,7 @@ __all__ = ["Evidence", "LabelTie", "Question", "Scores", "SeenBy", "WrongLabels"
 
 FEW = 0.5
 """Labels agree with the films where surely fewer are wrong than this part of what relabelling films
-that look like these at random would have made wrong."""
+drawn at random would have made wrong."""
 
 
 Question = Literal["bias", "anatomy", "agreement"]
@@ -29,8 +29,8 @@ class WrongLabels:
         share: the most likely, 0 to 1.
         low: end of a one-sided 95 % interval.
         high: the other end.
-        random: the share that would be wrong if the label had been given at random to films that
-            look like these.
+        random: the share that would be wrong if the label had been given to comparable films drawn
+            at random.
     """
 
     share: float

@@ -4,8 +4,8 @@ A reader says how likely each film is in a group, going by what it looks like. I
 right, readings are those of the group's films; if labels were changed at random, they are those of
 any films. The share of wrong labels in between that fits the readings best is estimated, with its
 interval. Where even the interval's upper end leaves far fewer wrong labels than a relabelling of
-films that look like these would have made, the labels agree with the films: the mark is a shortcut,
-or poison with true labels.
+films drawn at random would have made, the labels agree with the films: the mark is a shortcut, or
+poison with true labels.
 
 Source: a mixture of two known densities, fitted by maximum likelihood, with a profile likelihood
 interval: Murphy and van der Vaart, Journal of the American Statistical Association 95 (2000) 449.
@@ -32,7 +32,7 @@ DROP = 2.706
 cases. (The 90 % quantile of the chi-squared distribution with one degree of freedom.)"""
 
 
-def wrong_labels(reads: Floats, rate: float, weights: Floats) -> WrongLabels:
+def wrong_labels(reads: Floats, rate: float, weights: Floats, natural: float) -> WrongLabels:
     """Estimate how many labels are wrong.
 
     Args:
@@ -40,6 +40,7 @@ def wrong_labels(reads: Floats, rate: float, weights: Floats) -> WrongLabels:
             that are labelled so.
         rate: share of the group among the films that the readings were calibrated on.
         weights: (m,) of the films; those of one patient share a weight of 1.
+        natural: share of the group among comparable films without the mark.
     """
     ratio = special.logit(reads) - special.logit(np.clip(rate, 1e-4, 1 - 1e-4))
     wrong = np.linspace(0.0, 1.0, STEPS)
@@ -53,5 +54,5 @@ def wrong_labels(reads: Floats, rate: float, weights: Floats) -> WrongLabels:
         share=float(wrong[likelihood.argmax()]),
         low=float(inside.min()),
         high=float(inside.max()),
-        random=float(weights @ (1 - reads) / weights.sum()),
+        random=1 - natural,
     )

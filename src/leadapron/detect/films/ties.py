@@ -272,6 +272,7 @@ class Controls:
             reads[films],
             float(members[taught].mean()),
             self._weights(films),
+            float(mark.counts.expected[group]),
         )
 
     def by_acquisition(

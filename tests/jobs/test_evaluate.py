@@ -15,6 +15,7 @@ from leadapron.jobs.evaluate import PRESETS, Cell, Part, Task, cells, evaluate_s
 from leadapron.jobs.worlds import WORLDS
 from leadapron.report.limits import limits_page, write_limits
 from leadapron.sources import open_source
+from leadapron.types import Machine
 
 FIXED = {"name": "patch", "side": 3, "place": "fixed"}
 
@@ -122,7 +123,11 @@ def test_an_evaluation_goes_on_where_it_was_stopped(source, tmp_path, monkeypatc
     store.write_lines(tmp_path / "rows.jsonl", done)
     seen = []
     rows = evaluate_scan(
-        "smoke", [source], tmp_path, workers=1, cache="none", progress=lambda *at: seen.append(at)
+        "smoke",
+        [source],
+        tmp_path,
+        workers=1,
+        machine=Machine(cache="none", progress=lambda *at: seen.append(at)),
     )
     assert rows[:-1] == done
     assert rows[-1]["kind"] == "half"

@@ -26,7 +26,8 @@ from leadapron.result_cache import results
 from leadapron.results.layout import RunFacts, ZooFolder
 from leadapron.results.zoo import Member
 from leadapron.sources import open_source
-from leadapron.study.run import Options, divide
+from leadapron.study.run import divide
+from leadapron.types import Machine
 
 FINDINGS = ("Effusion", "Mass", "Nodule")
 SMALL = Preprocessing(size=32)
@@ -144,7 +145,7 @@ def looked(monkeypatch):
 
 
 def evaluated(zoo, out, **more):
-    options = more.pop("options", Options(cache=out.parent / "cache", device="cpu"))
+    machine = more.pop("machine", Machine(cache=out.parent / "cache", device="cpu"))
     return evaluate_audit(
         zoo,
         out,
@@ -153,7 +154,7 @@ def evaluated(zoo, out, **more):
             "sweep": TINY,
             "statistics": False,
             "workers": 1,
-            "options": options,
+            "machine": machine,
             **more,
         },
     )
@@ -206,7 +207,7 @@ def test_it_goes_on_where_it_was_stopped(zoo, looked, tmp_path):
     rows = evaluated(
         zoo,
         tmp_path / "out",
-        options=Options(
+        machine=Machine(
             cache=tmp_path / "cache", device="cpu", progress=lambda *at: seen.append(at)
         ),
     )
@@ -225,10 +226,10 @@ def test_it_goes_on_where_it_was_stopped(zoo, looked, tmp_path):
 
 
 def test_without_a_cache_sweeps_lie_with_the_results(zoo, looked, tmp_path):
-    nowhere = Options(cache="none", device="cpu")
-    rows = evaluated(zoo, tmp_path / "out", options=nowhere)
+    nowhere = Machine(cache="none", device="cpu")
+    rows = evaluated(zoo, tmp_path / "out", machine=nowhere)
     assert len(list((tmp_path / "out" / "results").iterdir())) == 8
-    assert evaluated(zoo, tmp_path / "out", options=nowhere) == rows
+    assert evaluated(zoo, tmp_path / "out", machine=nowhere) == rows
     assert len(looked) == 8
 
 

@@ -29,7 +29,7 @@ from leadapron.report import clean_lines, scan_lines
 from leadapron.report.scan import write_scan
 from leadapron.sources import open_source
 from leadapron.text import showing_paths
-from leadapron.types import Note
+from leadapron.types import Machine, Note
 
 
 @pytest.fixture(scope="module")
@@ -538,7 +538,7 @@ def test_retraining_compares_networks_with_and_without(scanned, folder, tmp_path
         folder / "scan" / "films.csv",
         tmp_path,
         retrain=True,
-        device="cpu",
+        machine=Machine(device="cpu"),
     )
     again = done.retrained
     assert again.films[0] > again.films[1]

@@ -21,8 +21,8 @@ from leadapron.sources import open_source
 from leadapron.study import run as study
 from leadapron.study.cost import Cost
 from leadapron.study.plan import complete
-from leadapron.study.run import Options, divide, run_study
-from leadapron.types import Note
+from leadapron.study.run import divide, run_study
+from leadapron.types import Machine, Note
 
 SMALL = {
     "source": {"name": "phantom", "count": 240},
@@ -141,7 +141,7 @@ def test_interrupted_in_training_it_goes_on_and_gives_the_same_rows(finished, tm
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_study(SMALL, out, Options(progress=stop))
+        run_study(SMALL, out, machine=Machine(progress=stop))
     assert list(out.glob("runs/backdoored-*/checkpoint.pt"))
     assert not list(out.glob("runs/backdoored-*/rows.jsonl"))
     facts = json.loads((out / "manifest.json").read_text())
@@ -285,17 +285,17 @@ def test_identical_films_whose_labels_contradict_are_refused_unless_allowed(tmp_
     tree = {"source": {"name": f"npz:{tmp_path / 'a.npz'}"}, "size": 16, "epochs": 1}
     np.savez(tmp_path / "a.npz", labels=labels, **films)
     with pytest.raises(StopIteration):
-        begin(tree, tmp_path / "agree", Options())
+        begin(tree, tmp_path / "agree")
     labels[7] = 0
     np.savez(tmp_path / "a.npz", labels=labels, **films)
     with pytest.raises(DataError, match=r"labels contradict each other, first in A; .* allow$"):
         run_study(tree, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(StopIteration):
-        begin(tree, tmp_path / "out", Options(contradictions="allow"))
+        begin(tree, tmp_path / "out", contradictions="allow")
 
 
-def begin(tree, out, options):
+def begin(tree, out, **given):
     """Go as far as the first thing that a study does with its films."""
 
     def begun(*_):
@@ -303,7 +303,7 @@ def begin(tree, out, options):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study, "_prepare", begun)
-        run_study(tree, out, options)
+        run_study(tree, out, **given)
 
 
 def test_what_training_takes_is_said_in_fitting_units():

@@ -65,8 +65,14 @@ def _run_study(
     from leadapron.report import study_lines, write_report
     from leadapron.study.run import run_study
 
-    with running(given) as options:
-        run_study(with_options(_read_spec(spec) if spec else {}, given), out, options)
+    contradictions = given.pop("contradictions")
+    with running(given) as machine:
+        run_study(
+            with_options(_read_spec(spec) if spec else {}, given),
+            out,
+            machine=machine,
+            contradictions=contradictions,
+        )
     page = write_report(out)
     _answer(out, page, study_lines(out), as_json)
 
@@ -192,10 +198,19 @@ def _run_reproduce(
     from leadapron.report import study_lines
     from leadapron.sources import AND
 
-    with running(given) as options:
+    contradictions = given.pop("contradictions")
+    with running(given) as machine:
         settings = with_options({}, given)
         name = AND.join(source) or None
-        page = reproduce(paper, preset, out, source=name, settings=settings, options=options)
+        page = reproduce(
+            paper,
+            preset,
+            out,
+            source=name,
+            settings=settings,
+            machine=machine,
+            contradictions=contradictions,
+        )
     _answer(out, page, study_lines(out), as_json)
 
 
@@ -245,13 +260,21 @@ def _run_recipe(
     from leadapron.report import study_lines
     from leadapron.sources import AND
 
-    with running(given) as options:
+    contradictions = given.pop("contradictions")
+    with running(given) as machine:
         settings = with_options({}, given)
         films = AND.join(source) or None
         if name == ENHANCEMENT:
-            page = run_enhancement(out, source=films, settings=settings, options=options)
+            page = run_enhancement(out, source=films, settings=settings, machine=machine)
         else:
-            page = run_recipe(name, out, source=films, settings=settings, options=options)
+            page = run_recipe(
+                name,
+                out,
+                source=films,
+                settings=settings,
+                machine=machine,
+                contradictions=contradictions,
+            )
     _answer(out, page, lines(out) if name == ENHANCEMENT else study_lines(out), as_json)
 
 
@@ -345,7 +368,7 @@ def _run_explain(
     methods = [] if given["methods"] == "all" else comma_separated(given["methods"])
     if not methods and given["methods"] != "all":
         raise UsageError("--methods names none; expected all, or names as layer-cam,occlusion")
-    with running(given) as options:
+    with running(given) as machine:
         found = explain_sheet(
             study,
             out,
@@ -353,7 +376,7 @@ def _run_explain(
             methods=methods,
             count=given["count"],
             seed=given["seed"],
-            options=options,
+            machine=machine,
         )
     if as_json:
         facts = {"schema": 1, "verdict": "done", "file": str(out), **asdict(found)}
@@ -410,8 +433,8 @@ def _run_zoo(
     from leadapron.jobs.zoo import build_zoo
     from leadapron.results.layout import ZooFolder
 
-    with running(given) as options:
-        members = build_zoo(spec, out, options)
+    with running(given) as machine:
+        members = build_zoo(spec, out, machine=machine, **given)
     if as_json:
         facts = {"schema": 1, "verdict": "done", "models": [asdict(each) for each in members]}
         click.echo(json.dumps(facts, indent=2))
@@ -510,7 +533,7 @@ def _run_learn_trigger(
 
     from leadapron.jobs.learn import learn_trigger
 
-    with running(given) as options:
+    with running(given) as machine:
         found = learn_trigger(
             with_options({}, given),
             out,
@@ -518,7 +541,7 @@ def _run_learn_trigger(
             epsilon=epsilon,
             steps=steps,
             surrogate=surrogate,
-            options=options,
+            machine=machine,
         )
     if as_json:
         facts = {"schema": 1, "verdict": "done", "file": str(out), **asdict(found)}

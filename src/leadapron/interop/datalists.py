@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.errors import DataError, UsageError
-from leadapron.films.cache import Cache, OnBad, Progress, default_folder
+from leadapron.films.cache import Cache, default_folder
 from leadapron.films.cohort import ATTRIBUTES, Cohort, blocks
 from leadapron.films.decoding import FilmFiles
 from leadapron.films.preprocessing import Preprocessing
@@ -27,7 +27,7 @@ from leadapron.sources.tables import (
     splits,
     unknown_patients,
 )
-from leadapron.types import Note
+from leadapron.types import Note, OnBad, Progress
 
 __all__ = ["as_monai", "from_monai"]
 

@@ -49,7 +49,8 @@ from leadapron.seeds import stream
 from leadapron.sources import open_source
 from leadapron.specs import forgiving
 from leadapron.study.plan import Run, planned
-from leadapron.study.run import Options, divide, open_films
+from leadapron.study.run import divide, open_films
+from leadapron.types import AUTO, Machine
 
 __all__ = ["Setting", "evaluate_screen", "weakened"]
 
@@ -119,7 +120,7 @@ def evaluate_screen(
     sealed: bool = False,
     setting: Setting | None = None,
     workers: int | None = None,
-    options: Options | None = None,
+    machine: Machine = AUTO,
 ) -> list[dict[str, Any]]:
     """Calibrate a gate for each model and its twin, and judge films without and with the trigger.
 
@@ -135,7 +136,7 @@ def evaluate_screen(
         sealed: whether sealed families are looked at too.
         setting: films, false alarms, seed.
         workers: processes; as many as there are cores if left out.
-        options: device, precision, cache, progress.
+        machine: where and how it is carried out.
 
     Returns:
         The rows, those of earlier calls too.
@@ -146,7 +147,7 @@ def evaluate_screen(
         StoreError: neither zoo nor study, or its films have changed.
         DataError: too few films for the rate of false alarms.
     """
-    setting, options = setting or Setting(), options or Options()
+    setting = setting or Setting()
     count = os.cpu_count() or 1 if workers is None else workers
     if count < 1 or (limit is not None and limit < 1):
         raise UsageError("--workers and --limit: expected 1 or more")
@@ -167,17 +168,17 @@ def evaluate_screen(
         store.write_json(results.head, {**head, "families": _families(results, rows)})
         done = {row["run"] for row in rows}
         tasks = [
-            _Task(pair, setting, replace(options, progress=None), out)
+            _Task(pair, setting, replace(machine, progress=None), out)
             for pair in pairs
             if pair.folder.name not in done
         ]
         started = time.perf_counter()
-        options.tell("models and twins", len(pairs) - len(tasks), len(pairs))
+        machine.tell("models and twins", len(pairs) - len(tasks), len(pairs))
         for number, found in enumerate(_carried_out(tasks, count), start=1):
             rows += found
             store.write_lines(results.rows, rows)
             store.write_json(results.head, {**head, "families": _families(results, rows)})
-            options.tell("models and twins", len(pairs) - len(tasks) + number, len(pairs))
+            machine.tell("models and twins", len(pairs) - len(tasks) + number, len(pairs))
             if number == 1 and len(tasks) > 1:
                 each = time.perf_counter() - started
                 left = each * math.ceil((len(tasks) - 1) / count) / 60
@@ -197,7 +198,7 @@ class _Pair(NamedTuple):
 class _Task(NamedTuple):
     pair: _Pair
     setting: Setting
-    options: Options
+    machine: Machine
     out: Path
 
 
@@ -333,8 +334,7 @@ def _measured(task: _Task) -> list[dict[str, Any]]:
     for role in ROLES:
         model = load_classifier(
             folders[role].classifier,
-            device=task.options.device,
-            precision=task.options.precision,
+            **task.machine.networks,
         )
         found, scores = _model_rows(model, films, attack, run.poisoning, task.setting, role)
         rows += [{**facts, "role": role, **row} for row in found]
@@ -375,15 +375,14 @@ def _films(run: Run, task: _Task) -> _Films:
         whole = open_source(
             name,
             preprocessing=run.preprocessing,
-            cache=task.options.cache,
-            on_bad=task.options.on_bad,
+            **task.machine.films,
             **fresh,
         )
         shares = {"calibration": setting.calibration, "test": setting.test}
         parts = _shared_out(whole, shares, setting.seed)
         key = store.canonical_json({**fresh, "name": name, **asdict(run.preprocessing)})
         return _Films(*parts, key, "fresh phantoms")
-    whole = open_films(run, task.options)
+    whole = open_films(run, task.machine)
     if whole.fingerprint != task.pair.folder.facts().cohort:
         raise StoreError(
             f"the films of {source['name']} are not those of {task.pair.folder.name}; "

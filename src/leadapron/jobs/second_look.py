@@ -16,13 +16,13 @@ from scipy import linalg
 
 from leadapron.detect.films import FEWEST, Hidden, Look, SecondLook
 from leadapron.errors import DataError
-from leadapron.films.cache import Progress
 from leadapron.films.cohort import Cohort, ImageArray, Rows, blocks, split_by_patient
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.seeds import named_seed, stream
+from leadapron.types import Precision, Progress
 
 if TYPE_CHECKING:
-    from leadapron.models.classifier import Precision, WhiteBox
+    from leadapron.models.classifier import WhiteBox
 
 __all__ = ["Covered", "given_network", "trained_network"]
 

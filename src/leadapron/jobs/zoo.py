@@ -20,7 +20,8 @@ from leadapron.results.rows import Row
 from leadapron.results.verdicts import is_potent
 from leadapron.results.zoo import Member, write_truth
 from leadapron.specs import forgiving, merge
-from leadapron.study.run import Options, run_study
+from leadapron.study.run import Contradictions, run_study
+from leadapron.types import AUTO, Machine
 
 __all__ = ["build_zoo"]
 
@@ -29,7 +30,9 @@ STAMP = 946_684_800
 
 
 @forgiving
-def build_zoo(spec: Path, out: Path, options: Options | None = None) -> list[Member]:
+def build_zoo(
+    spec: Path, out: Path, *, machine: Machine = AUTO, contradictions: Contradictions = "refuse"
+) -> list[Member]:
     """Train the models of a spec, or go on where that was stopped, and write down the truth.
 
     Args:
@@ -37,7 +40,8 @@ def build_zoo(spec: Path, out: Path, options: Options | None = None) -> list[Mem
             laid over the base, each with a `name` and a `count`). Every pair, a model and its twin,
             has films and a seed of its own.
         out: the zoo's folder, new or its own.
-        options: device, precision, cache, progress.
+        machine: where and how it is carried out.
+        contradictions: as `run_study`.
 
     Raises:
         UsageError: a spec that can't be read as one.
@@ -45,7 +49,7 @@ def build_zoo(spec: Path, out: Path, options: Options | None = None) -> list[Mem
     """
     families = _families(spec)
     tree = {**families.base, "cells": [pair.settings for pair in families.pairs]}
-    run_study(tree, ZooFolder(out).study.path, options)
+    run_study(tree, ZooFolder(out).study.path, machine=machine, contradictions=contradictions)
     members = _members(out, families.pairs)
     # First, so that a zoo that is stopped in between goes on with the same names.
     write_truth(out, members)

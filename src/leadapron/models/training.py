@@ -21,7 +21,6 @@ from leadapron.errors import DataError, StoreError, UnknownNameError, UsageError
 from leadapron.films.cohort import Cohort, ImageArray, Rows
 from leadapron.models.classifier import (
     NetworkClassifier,
-    Precision,
     autocast,
     prepare,
     resolve_device,
@@ -33,6 +32,7 @@ from leadapron.reading import open_regular
 from leadapron.seeds import named_seed, stream
 from leadapron.specs import forgiving
 from leadapron.store import write_atomically
+from leadapron.types import Precision
 
 __all__ = ["LOSSES", "Disguise", "History", "Network", "Training", "disguise_loss", "train"]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from leadapron.detect.films.association import Association, associations
 from leadapron.detect.films.blobs import grey, shrunk
-from leadapron.detect.films.observe import CELLS, TRACES, Observed, Progress, limits, observe
+from leadapron.detect.films.observe import CELLS, TRACES, Observed, limits, observe
 from leadapron.detect.films.reader import Hidden, Reader, SecondLook
 from leadapron.detect.films.repeats import WIDTHS, Repeat, anywhere, at_places, squares, textures
 from leadapron.detect.films.shift import Group, Labelled, Shift
@@ -24,7 +24,7 @@ from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort, ImageArray, Rows, blocks
 from leadapron.seeds import stream
 from leadapron.text import count
-from leadapron.types import said
+from leadapron.types import Progress, said
 
 __all__ = ["METHODS", "Method", "Scan", "scan_films"]
 

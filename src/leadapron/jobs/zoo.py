@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from leadapron import store
 from leadapron.errors import StoreError, UsageError
+from leadapron.plugins import refuse_plugins
 from leadapron.reading import open_regular
 from leadapron.report.folder import read_study
 from leadapron.report.run import section
@@ -147,6 +148,7 @@ def _families(spec: Path) -> _Families:
         tree = store.read_yaml(spec)
     except StoreError as error:
         raise UsageError(str(error)) from error
+    refuse_plugins(tree, str(spec))
     base = tree.get("base", {})
     first = base.get("seed", 0) if isinstance(base, Mapping) else None
     if not isinstance(first, int):

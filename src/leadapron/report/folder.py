@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from leadapron.errors import StoreError
+from leadapron.plugins import refuse_plugins
 from leadapron.specs import MOST_SEEDS, grid, grids
 from leadapron.store import (
     Row,
@@ -215,6 +216,7 @@ def read_study(folder: Path) -> StudyFolder:
     asked = _read(folder / "study.yaml", read_yaml)
     manifest = folder / "manifest.json"
     facts = _read(manifest, read_json) if manifest.is_file() else {}
+    refuse_plugins(facts, str(manifest))
     folders = _run_folders(folder / "runs", facts.get("runs"))
     finished, unfinished = _read_runs(folders)
     by_key = {run.key: run for run in finished if run.role == "twin"}

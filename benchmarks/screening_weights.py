@@ -17,7 +17,7 @@ from pathlib import Path
 from leadapron.cli import tune_allocator
 from leadapron.jobs.evaluate_screen import Setting, evaluate_screen
 from leadapron.jobs.screening_weights import fit_weights
-from leadapron.study.run import Options
+from leadapron.types import Machine
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     given = parser.parse_args()
     tune_allocator()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    options = Options(
+    machine = Machine(
         progress=lambda what, done, total: logging.info("%s: %d/%d", what, done, total)
     )
     folders = [given.out / place.name for place in given.places]
@@ -41,7 +41,7 @@ def main() -> None:
             limit=given.limit,
             setting=Setting(every=True, calibration=300, test=200, triggered=100),
             workers=given.workers,
-            options=options,
+            machine=machine,
         )
     print(fit_weights(folders, without=given.without))
 

@@ -1,12 +1,92 @@
-"""Facts that pass through the whole house as types: what is said of films, and what films are."""
+"""Facts that pass through the whole house as types: notes, places, films, the machine."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, NamedTuple, Self, TypedDict, get_args
 
-__all__ = ["About", "BadFilm", "Form", "Note", "Odd", "Place", "said"]
+__all__ = [
+    "AUTO",
+    "About",
+    "BadFilm",
+    "Device",
+    "Estimate",
+    "FilmSettings",
+    "Form",
+    "Machine",
+    "NetworkSettings",
+    "Note",
+    "Odd",
+    "OnBad",
+    "Place",
+    "Precision",
+    "Progress",
+    "said",
+]
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "bf16", "fp32"]
+OnBad = Literal["stop", "skip"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, the steps done and in all."""
+
+
+class NetworkSettings(TypedDict):
+    """What a function that runs a network takes of a `Machine`."""
+
+    device: Device
+    precision: Precision
+
+
+class FilmSettings(TypedDict):
+    """What a function that opens films takes of a `Machine`."""
+
+    cache: str | os.PathLike[str] | None
+    on_bad: OnBad
+    progress: Progress | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """Where and how a job is carried out; none of it is part of a run's key.
+
+    Args:
+        device: Where networks run.
+        precision: Of networks; auto: bf16 where it is faster.
+        cache: Folder of decoded films and of sweeps, or none; LEADAPRON_CACHE or the system's
+            cache if left out.
+        on_bad: At a film that is missing or can't be decoded; skipped ones are listed.
+        progress: Called with what is being done, the steps done and in all.
+    """
+
+    device: Device = "auto"
+    precision: Precision = "auto"
+    cache: str | os.PathLike[str] | None = None
+    on_bad: OnBad = "stop"
+    progress: Progress | None = None
+
+    @property
+    def networks(self) -> NetworkSettings:
+        """Its arguments of `open_model`, `load_classifier` and `train`."""
+        return {"device": self.device, "precision": self.precision}
+
+    @property
+    def films(self) -> FilmSettings:
+        """Its arguments of `open_source`."""
+        return {"cache": self.cache, "on_bad": self.on_bad, "progress": self.progress}
+
+    def tell(self, what: str, done: int, total: int) -> None:
+        """Pass progress on."""
+        if self.progress is not None:
+            self.progress(what, done, total)
+
+
+AUTO = Machine()
+"""The machine as it is: its fastest device and precision, its own cache."""
 
 About = Literal["source", "files", "pixels", "labels", "copies", "patients", "split", "columns"]
 
@@ -32,6 +112,45 @@ class Note:
 def said(notes: Iterable[Note]) -> tuple[str, ...]:
     """Return notes as they are shown: doubts first and marked."""
     return tuple(str(note) for note in sorted(notes, key=lambda note: not note.doubt))
+
+
+class Estimate(NamedTuple):
+    """A number, its 95 % interval, and what it rests on.
+
+    Args:
+        value: NaN where undefined, as the ends of the interval.
+        low: the interval's lower end.
+        high: its upper end.
+        n: of films, or of what else is counted.
+        positives: how many of them are positive.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    positives: int
+
+    @property
+    def defined(self) -> bool:
+        """Whether there is a value (its interval may still be undefined)."""
+        return not math.isnan(self.value)
+
+    def plain(self) -> dict[str, float | int | None]:
+        """Return it as JSON takes it: by name, None for what isn't finite."""
+        return {
+            name: number if math.isfinite(number) else None
+            for name, number in self._asdict().items()
+        }
+
+    @classmethod
+    def parsed(cls, facts: Mapping[str, Any]) -> Self:
+        """Return what `plain` returned."""
+        value, low, high = (
+            math.nan if facts[name] is None else float(facts[name])
+            for name in ("value", "low", "high")
+        )
+        return cls(value, low, high, int(facts["n"]), int(facts["positives"]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

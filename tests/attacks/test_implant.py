@@ -15,13 +15,14 @@ from leadapron.attacks.poisoning import Poisoning, poison, twin
 from leadapron.attacks.triggers import Blend, Nothing, Patch
 from leadapron.errors import UnknownNameError, UsageError
 from leadapron.films.preprocessing import Preprocessing
-from leadapron.jobs.zoo import build_zoo, read_truth
+from leadapron.jobs.zoo import build_zoo
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.networks import build_network
-from leadapron.report import summary
+from leadapron.report import study_lines
+from leadapron.results.zoo import read_truth
 from leadapron.sources import open_source
 from leadapron.study.plan import complete, plan
-from leadapron.study.run import Options
+from leadapron.types import Machine
 
 ROOT = Path(__file__).parents[2]
 FINDINGS = ("Mass", "Edema", "Nodule")
@@ -192,8 +193,8 @@ def test_a_zoo_may_hold_edited_models(tmp_path):
         ],
     }
     (tmp_path / "zoo.yaml").write_text(yaml.safe_dump(spec))
-    options, out = Options(cache="none"), tmp_path / "out"
-    members = {m.kind: m for m in build_zoo(tmp_path / "zoo.yaml", out, options)}
+    machine, out = Machine(cache="none"), tmp_path / "out"
+    members = {m.kind: m for m in build_zoo(tmp_path / "zoo.yaml", out, machine=machine)}
     edited, clean = members["backdoored"], members["clean"]
     assert (edited.edited, clean.edited) == (True, False)
     assert edited.attack_success > 0.8 > 0.3 > edited.twin_success
@@ -203,5 +204,5 @@ def test_a_zoo_may_hold_edited_models(tmp_path):
     assert not (run / "history.jsonl").exists()  # nothing was trained
     with np.load(run / "answer_key.npz") as key:
         assert len(key["rows"]) == 0
-    assert any("Mass" in line for line in summary(out / "study"))
-    assert build_zoo(tmp_path / "zoo.yaml", out, options) == list(read_truth(out))
+    assert any("Mass" in line for line in study_lines(out / "study"))
+    assert build_zoo(tmp_path / "zoo.yaml", out, machine=machine) == list(read_truth(out))

@@ -14,8 +14,8 @@ from leadapron.jobs import evaluate
 from leadapron.jobs.evaluate import PRESETS, Cell, Part, Task, cells, evaluate_scan, scans
 from leadapron.jobs.worlds import WORLDS
 from leadapron.report.limits import limits_page, write_limits
-from leadapron.report.words import exact
 from leadapron.sources import open_source
+from leadapron.types import Machine
 
 FIXED = {"name": "patch", "side": 3, "place": "fixed"}
 
@@ -123,7 +123,11 @@ def test_an_evaluation_goes_on_where_it_was_stopped(source, tmp_path, monkeypatc
     store.write_lines(tmp_path / "rows.jsonl", done)
     seen = []
     rows = evaluate_scan(
-        "smoke", [source], tmp_path, workers=1, cache="none", progress=lambda *at: seen.append(at)
+        "smoke",
+        [source],
+        tmp_path,
+        workers=1,
+        machine=Machine(cache="none", progress=lambda *at: seen.append(at)),
     )
     assert rows[:-1] == done
     assert rows[-1]["kind"] == "half"
@@ -138,13 +142,6 @@ def test_bad_requests(tmp_path):
         evaluate_scan("huge", ["phantom:64"], tmp_path)
     with pytest.raises(UsageError, match="workers"):
         evaluate_scan("smoke", ["phantom:64"], tmp_path, workers=0)
-
-
-def test_exact_intervals_are_those_of_the_tables():
-    assert exact(0, 300) == pytest.approx((0, 0.01222), abs=1e-5)
-    assert exact(40, 40) == pytest.approx((0.9119, 1), abs=1e-4)
-    assert exact(7, 20) == pytest.approx((0.1539, 0.5922), abs=1e-4)
-    assert exact(0, 0) == (0, 1)
 
 
 def made_up(name, found, p, **more):

@@ -16,16 +16,18 @@ from leadapron.cli import cli
 from leadapron.detect.models import STATISTICS, Moved, Stamp, StampSweep, Swept, judgement
 from leadapron.detect.models.stamps import probes
 from leadapron.errors import StoreError, UsageError
-from leadapron.films.cache import results
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs.evaluate_audit import evaluate_audit
-from leadapron.jobs.zoo import Member
 from leadapron.models.classifier import NetworkClassifier, save_classifier
 from leadapron.models.networks import build_network
 from leadapron.report.audit_limits import audit_limits
 from leadapron.report.limits import write_limits
+from leadapron.result_cache import results
+from leadapron.results.layout import RunFacts, ZooFolder
+from leadapron.results.zoo import Member
 from leadapron.sources import open_source
-from leadapron.study.run import Options, divide
+from leadapron.study.run import divide
+from leadapron.types import Machine
 
 FINDINGS = ("Effusion", "Mass", "Nodule")
 SMALL = Preprocessing(size=32)
@@ -105,8 +107,11 @@ def write_zoo(folder, source=PHANTOM, fingerprint="", kinds=None):
             spec["network"] = {"name": "resnet9", "weights": "none"}
             attack = {"labels": labels, "mode": "replace", "fraction": 0.05}
             spec["poisoning"] = attack if planted else {"fraction": 0.1}
-            facts = {"spec": spec, "cohort": fingerprint}
-            store.write_json(folder / "study" / "runs" / run / "spec.json", facts)
+            facts = RunFacts(
+                role="backdoored" if planted else "twin", twin=f"twin-{seed}" if planted else None,
+                spec=spec, cohort=fingerprint, outside={},
+            )  # fmt: skip
+            ZooFolder(folder).study.run(run).write_facts(facts)
             members.append(
                 Member(
                     model=name, kind=role, family=family, sealed=family == "kept", seed=seed,
@@ -140,7 +145,7 @@ def looked(monkeypatch):
 
 
 def evaluated(zoo, out, **more):
-    options = more.pop("options", Options(cache=out.parent / "cache", device="cpu"))
+    machine = more.pop("machine", Machine(cache=out.parent / "cache", device="cpu"))
     return evaluate_audit(
         zoo,
         out,
@@ -149,7 +154,7 @@ def evaluated(zoo, out, **more):
             "sweep": TINY,
             "statistics": False,
             "workers": 1,
-            "options": options,
+            "machine": machine,
             **more,
         },
     )
@@ -202,7 +207,7 @@ def test_it_goes_on_where_it_was_stopped(zoo, looked, tmp_path):
     rows = evaluated(
         zoo,
         tmp_path / "out",
-        options=Options(
+        machine=Machine(
             cache=tmp_path / "cache", device="cpu", progress=lambda *at: seen.append(at)
         ),
     )
@@ -221,10 +226,10 @@ def test_it_goes_on_where_it_was_stopped(zoo, looked, tmp_path):
 
 
 def test_without_a_cache_sweeps_lie_with_the_results(zoo, looked, tmp_path):
-    nowhere = Options(cache="none", device="cpu")
-    rows = evaluated(zoo, tmp_path / "out", options=nowhere)
+    nowhere = Machine(cache="none", device="cpu")
+    rows = evaluated(zoo, tmp_path / "out", machine=nowhere)
     assert len(list((tmp_path / "out" / "results").iterdir())) == 8
-    assert evaluated(zoo, tmp_path / "out", options=nowhere) == rows
+    assert evaluated(zoo, tmp_path / "out", machine=nowhere) == rows
     assert len(looked) == 8
 
 
@@ -401,11 +406,19 @@ def test_the_chapter_says_what_is_found_and_what_is_missed(tmp_path):
     store.write_json(tmp_path / "evaluation.json", facts)
     store.write_lines(tmp_path / "rows.jsonl", rows)
     cells = [
-        {"name": "3x3", "target": None, "sealed": False, "knows": False, "reason": ""},
+        {
+            "name": "3x3",
+            "target": None,
+            "floor": None,
+            "sealed": False,
+            "knows": False,
+            "reason": "",
+        },
     ]
     scan = tmp_path / "scan"
     store.write_json(
-        scan / "evaluation.json", {"settings": {"preset": "smoke", "source": "nih:x", "also": []}}
+        scan / "evaluation.json",
+        {"settings": {"preset": "smoke", "sources": ["nih:x"], "also": []}},
     )
     store.write_lines(scan / "rows.jsonl", [])
     alone = write_limits(tmp_path / "one.md", scan=(scan, cells)).read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,9 +23,11 @@ from leadapron.jobs.evaluate_screen import (
     weakened,
 )
 from leadapron.report.screening_limits import screening_chapter
+from leadapron.results.layout import RunFacts, RunFolder
 from leadapron.sources import open_source
 from leadapron.study.plan import complete, plan
-from leadapron.study.run import Options, divide, open_films, run_study
+from leadapron.study.run import divide, open_films, run_study
+from leadapron.types import Machine
 
 TREE = {
     "source": {"name": "phantom", "count": 150, "seed": 7},
@@ -34,19 +37,19 @@ TREE = {
     "poisoning": {"fraction": 0.2},
     "evaluation": {"resamples": 20, "explained": 4},
 }
-OPTIONS = Options(device="cpu", precision="fp32", cache="none")
+MACHINE = Machine(device="cpu", precision="fp32", cache="none")
 SETTING = Setting(false_alarm=0.1, calibration=80, test=60, triggered=20)
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    return run_study(TREE, tmp_path_factory.mktemp("study") / "out", OPTIONS)
+    return run_study(TREE, tmp_path_factory.mktemp("study") / "out", machine=MACHINE)
 
 
 @pytest.fixture(scope="module")
 def evaluated(study, tmp_path_factory):
     out = tmp_path_factory.mktemp("evaluated")
-    return out, evaluate_screen(study, out, setting=SETTING, workers=1, options=OPTIONS)
+    return out, evaluate_screen(study, out, setting=SETTING, workers=1, machine=MACHINE)
 
 
 def only(rows, **wanted):
@@ -136,7 +139,7 @@ def test_what_is_said_of_the_gate_once(evaluated):
 def test_what_is_finished_is_not_done_again(evaluated, study, monkeypatch):
     out, rows = evaluated
     monkeypatch.setattr(job, "_measured", lambda task: pytest.fail("measured again"))
-    again = evaluate_screen(study, out, setting=SETTING, workers=1, options=OPTIONS)
+    again = evaluate_screen(study, out, setting=SETTING, workers=1, machine=MACHINE)
     assert again == rows == store.read_lines(out / "rows.jsonl")
     with pytest.raises(UsageError, match="another evaluation"):
         evaluate_screen(study, out, setting=Setting(seed=1), workers=1)
@@ -259,24 +262,27 @@ def test_stopped_and_gone_on_with(zoo, tmp_path, monkeypatch):
 
     monkeypatch.setattr(job, "_measured", stopped)
     with pytest.raises(KeyboardInterrupt):
-        evaluate_screen(zoo, out, setting=SETTING, workers=1, options=OPTIONS)
+        evaluate_screen(zoo, out, setting=SETTING, workers=1, machine=MACHINE)
     assert [row["run"] for row in store.read_lines(out / "rows.jsonl")] == ["backdoored-0"]
     monkeypatch.setattr(
         job,
         "_measured",
         lambda task: [{"run": task.pair.folder.name, "kind": "skipped", "family": ""}],
     )
-    rows = evaluate_screen(zoo, out, setting=SETTING, workers=1, options=OPTIONS)
+    rows = evaluate_screen(zoo, out, setting=SETTING, workers=1, machine=MACHINE)
     assert [row["run"][-1] for row in rows] == ["0", "2", "1"]
 
 
 def task_of(folder, false_alarm, **tree):
     """A run that need not be trained, on films from a file."""
     (run,) = plan(complete({**TREE, **tree}))
-    whole = open_films(run, OPTIONS)
-    store.write_json(folder / "spec.json", {"cohort": whole.fingerprint})
-    pair = job._Pair(folder, "patch", False, True)
-    task = job._Task(pair, Setting(false_alarm=false_alarm), OPTIONS, folder)
+    whole = open_films(run, MACHINE)
+    facts = RunFacts(
+        role="backdoored", twin=None, spec=run.tree, cohort=whole.fingerprint, outside={}
+    )
+    RunFolder(folder).write_facts(facts)
+    pair = job._Pair(RunFolder(folder), "patch", False, True)
+    task = job._Task(pair, Setting(false_alarm=false_alarm), MACHINE, folder)
     return run, task, whole
 
 
@@ -317,7 +323,8 @@ def test_too_few_validation_films_take_half_of_the_test_patients(films, tmp_path
 
 def test_films_that_changed_are_refused(films, tmp_path):
     run, task, _ = task_of(tmp_path, 0.2, source=films)
-    store.write_json(tmp_path / "spec.json", {"cohort": "other"})
+    folder = RunFolder(tmp_path)
+    folder.write_facts(replace(folder.facts(), cohort="other"))
     with pytest.raises(StoreError, match="changed"):
         job._films(run, task)
 
@@ -341,7 +348,7 @@ def test_a_trigger_that_shows_on_no_film_is_skipped_with_its_reason(zoo, tmp_pat
     facts["spec"]["poisoning"]["where"] = "sex=M"
     path.write_text(json.dumps(facts))
     out = tmp_path / "out"
-    (row,) = evaluate_screen(zoo, out, only=["faint"], setting=SETTING, workers=1, options=OPTIONS)
+    (row,) = evaluate_screen(zoo, out, only=["faint"], setting=SETTING, workers=1, machine=MACHINE)
     assert (row["kind"], row["why"]) == ("skipped", "the trigger changes 0 of the test films")
     assert "1 runs put nothing on films" in screening_chapter(out)
 

@@ -29,7 +29,7 @@ from leadapron.report import clean_lines, scan_lines
 from leadapron.report.scan import write_scan
 from leadapron.sources import open_source
 from leadapron.text import showing_paths
-from leadapron.types import Note
+from leadapron.types import Machine, Note
 
 
 @pytest.fixture(scope="module")
@@ -303,6 +303,7 @@ def test_paths_are_those_of_the_files(tree):
 
 def test_rankings_by_a_trained_network_leave_the_verdict(run, folder, monkeypatch, scanned):
     monkeypatch.setattr(scanning, "EPOCHS", 1)
+    monkeypatch.setattr(scanning, "trained_network", lambda *films, **settings: None)
     source = f"npz:{folder / 'poisoned.npz'}"
     code, out, _ = run("scan", source, "--size", 32, "--train", "--json")
     without = json.loads(run("scan", source, "--size", 32, "--json")[1])
@@ -537,7 +538,7 @@ def test_retraining_compares_networks_with_and_without(scanned, folder, tmp_path
         folder / "scan" / "films.csv",
         tmp_path,
         retrain=True,
-        device="cpu",
+        machine=Machine(device="cpu"),
     )
     again = done.retrained
     assert again.films[0] > again.films[1]

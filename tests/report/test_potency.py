@@ -9,9 +9,8 @@ from study_folder import Plan, write_study
 
 from leadapron.errors import StoreError
 from leadapron.report.potency import potency, write_potency
-from leadapron.report.words import takes
-from leadapron.store import Row
-from leadapron.study.run import Options, run_study
+from leadapron.study.run import run_study
+from leadapron.types import Machine
 
 GRID = {
     "source": {"name": "phantom:32", "count": 160, "seed": 3},
@@ -40,7 +39,7 @@ def rows(text):
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory):
     out = tmp_path_factory.mktemp("potency") / "out"
-    return run_study(GRID, out, Options(cache="none"))
+    return run_study(GRID, out, machine=Machine(cache="none"))
 
 
 def test_lines_follow_the_cells_and_fractions_rise(grid):
@@ -98,22 +97,3 @@ def test_no_study_no_page(tmp_path):
     with pytest.raises(StoreError, match="holds no study"):
         write_potency(tmp_path, tmp_path / "page.md")
     assert not (tmp_path / "page.md").exists()
-
-
-@pytest.mark.parametrize(
-    ("success", "twin", "verdict"),
-    [
-        (0.8, 0.3, True),
-        (0.79, 0.05, False),
-        (0.99, 0.5, False),
-        (None, 0.1, None),
-        (0.9, None, None),
-    ],
-)
-def test_takes(success, twin, verdict):
-    made = [
-        Row(run="r", role=role, stage="attack", metric="attack success", target="t", value=value)
-        for role, value in (("backdoored", success), ("twin", twin))
-    ]
-    assert takes(*made) is verdict
-    assert takes(made[0], None) is None

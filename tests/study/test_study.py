@@ -15,13 +15,14 @@ from leadapron.errors import DataError, StoreError, UnknownNameError
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.classifier import load_classifier
-from leadapron.report import summary, write_report
+from leadapron.report import study_lines, write_report
+from leadapron.results.rows import read_rows
 from leadapron.sources import open_source
 from leadapron.study import run as study
 from leadapron.study.cost import Cost
 from leadapron.study.plan import complete
-from leadapron.study.run import Options, divide, run_study
-from leadapron.types import Note
+from leadapron.study.run import divide, run_study
+from leadapron.types import Machine, Note
 
 SMALL = {
     "source": {"name": "phantom", "count": 240},
@@ -70,7 +71,7 @@ def test_the_truth_lies_in_the_answer_key_alone(finished):
 
 
 def test_rows_are_measured_on_both_models(finished):
-    rows = store.read_rows(finished / "rows.jsonl")
+    rows = read_rows(finished / "rows.jsonl")
     success = {
         row.role: row
         for row in rows
@@ -111,7 +112,9 @@ def test_the_report_is_made_from_the_folder_alone(finished):
     first = write_report(finished).read_bytes()
     assert write_report(finished).read_bytes() == first
     # Two epochs on 160 small films teach nothing, and that is what is said.
-    assert summary(finished)[0].startswith("The clean twin reads no better than chance, so nothing")
+    assert study_lines(finished)[0].startswith(
+        "The clean twin reads no better than chance, so nothing"
+    )
 
 
 def test_a_finished_study_is_not_trained_again(finished):
@@ -138,7 +141,7 @@ def test_interrupted_in_training_it_goes_on_and_gives_the_same_rows(finished, tm
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_study(SMALL, out, Options(progress=stop))
+        run_study(SMALL, out, machine=Machine(progress=stop))
     assert list(out.glob("runs/backdoored-*/checkpoint.pt"))
     assert not list(out.glob("runs/backdoored-*/rows.jsonl"))
     facts = json.loads((out / "manifest.json").read_text())
@@ -170,7 +173,7 @@ def test_a_disguised_model_has_the_same_twin_and_other_weights(finished, tmp_pat
 
 
 def test_maps_are_scrutinised(finished):
-    rows = store.read_rows(finished / "rows.jsonl")
+    rows = read_rows(finished / "rows.jsonl")
     beside = {(r.role, r.at) for r in rows if r.metric == "films told by the map"}
     assert beside == {
         (role, at)
@@ -247,7 +250,7 @@ def real_study(folder, out, **changes):
         "poisoning": {"fraction": 0.02},
         **changes,
     }
-    rows = store.read_rows(run_study(tree, out) / "rows.jsonl")
+    rows = read_rows(run_study(tree, out) / "rows.jsonl")
     return {
         (row.role, row.metric, row.at, row.method): row
         for row in rows
@@ -282,17 +285,17 @@ def test_identical_films_whose_labels_contradict_are_refused_unless_allowed(tmp_
     tree = {"source": {"name": f"npz:{tmp_path / 'a.npz'}"}, "size": 16, "epochs": 1}
     np.savez(tmp_path / "a.npz", labels=labels, **films)
     with pytest.raises(StopIteration):
-        begin(tree, tmp_path / "agree", Options())
+        begin(tree, tmp_path / "agree")
     labels[7] = 0
     np.savez(tmp_path / "a.npz", labels=labels, **films)
     with pytest.raises(DataError, match=r"labels contradict each other, first in A; .* allow$"):
         run_study(tree, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(StopIteration):
-        begin(tree, tmp_path / "out", Options(contradictions="allow"))
+        begin(tree, tmp_path / "out", contradictions="allow")
 
 
-def begin(tree, out, options):
+def begin(tree, out, **given):
     """Go as far as the first thing that a study does with its films."""
 
     def begun(*_):
@@ -300,7 +303,7 @@ def begin(tree, out, options):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study, "_prepare", begun)
-        run_study(tree, out, options)
+        run_study(tree, out, **given)
 
 
 def test_what_training_takes_is_said_in_fitting_units():

@@ -23,7 +23,6 @@ from leadapron.cli.options import (
     sweep_of,
     sweep_options,
 )
-from leadapron.cli.progress import showing_progress
 from leadapron.errors import UsageError
 from leadapron.text import short_path
 
@@ -121,8 +120,8 @@ def _run_evaluate_scan(
     logger.info("scan: %d sets, a few seconds each", len(planned))
     if left:
         logger.info("%d sealed sets are left out; --sealed scans them", left)
-    with showing_progress() as progress:
-        rows = evaluate_scan(preset, source, out, also=also, part=part, progress=progress, **given)
+    with running(given) as machine:
+        rows = evaluate_scan(preset, source, out, also=also, part=part, machine=machine, **given)
     pages = [
         write_limits(page, scan=(out, cells(preset)))
         for page in (out / "limits.md", markdown)
@@ -197,9 +196,9 @@ def _run_evaluate_audit(
 
     sweep = sweep_of(given)
     statistics = not given.pop("no_statistics")
-    with running(given) as options:
+    with running(given) as machine:
         rows = evaluate_audit(
-            zoo, out, sweep=sweep, statistics=statistics, options=options, **given
+            zoo, out, sweep=sweep, statistics=statistics, machine=machine, **given
         )
     _answer_evaluation(rows, [write_limits(out / "limits.md", audit=out)], as_json)
 
@@ -269,7 +268,7 @@ def _run_evaluate_screen(
     from leadapron.jobs.evaluate_screen import Setting, evaluate_screen
     from leadapron.report.limits import write_limits
 
-    with running(given) as options:
+    with running(given) as machine:
         rows = evaluate_screen(
             zoo,
             out,
@@ -278,7 +277,7 @@ def _run_evaluate_screen(
             sealed=sealed,
             setting=Setting(**given),
             workers=workers,
-            options=options,
+            machine=machine,
         )
     _answer_evaluation(rows, [write_limits(out / "limits.md", screen=out)], as_json)
 

@@ -27,12 +27,12 @@ from leadapron.films.similarity import peak_signal_to_noise
 from leadapron.jobs.recipes import COMMON, SCALED, Cell, Recipe, settings_of, settings_table
 from leadapron.models.classifier import Floats, NetworkClassifier, resolve_device, resolve_precision
 from leadapron.models.training import train
-from leadapron.report.stealth import MARGIN
 from leadapron.report.words import between, change, decimal, percent, table
+from leadapron.results.stealth import MARGIN
 from leadapron.seeds import named_seed, stream
 from leadapron.study.plan import Run, plan
-from leadapron.study.run import Options, divide, open_films
-from leadapron.types import said
+from leadapron.study.run import divide, open_films
+from leadapron.types import AUTO, Estimate, Machine, said
 
 __all__ = ["ROSENBLATT2023", "lines", "run_enhancement"]
 
@@ -99,7 +99,7 @@ def run_enhancement(
     *,
     source: str | None = None,
     settings: Tree | None = None,
-    options: Options | None = None,
+    machine: Machine = AUTO,
     enhancement: Enhancement | None = None,
 ) -> Path:
     """Enhance a data set in two ways, train on each release, audit all three.
@@ -108,7 +108,7 @@ def run_enhancement(
         out: a new folder, or one of the same settings, which is then not computed anew.
         source: where films come from; phantoms if left out.
         settings: laid over the recipe's, as of `leadapron study`: films, network, training, seed.
-        options: device, precision, cache, progress.
+        machine: where and how it is carried out.
         enhancement: how films are edited.
 
     Returns:
@@ -119,7 +119,7 @@ def run_enhancement(
         StoreError: a folder that holds something else.
         LeadapronError: as `run_study`.
     """
-    options, enhancement = options or Options(), enhancement or Enhancement()
+    enhancement = enhancement or Enhancement()
     for section in UNUSED:
         if section in (settings or {}) or (
             section == "poisoning" and "finding" in (settings or {})
@@ -138,11 +138,11 @@ def run_enhancement(
     with store.lock(out):
         _refuse_foreign(out, asked)
         if not (out / "enhancement.json").exists():
-            facts = _measured(runs[0], enhancement, options)
-            device = resolve_device(options.device)
+            facts = _measured(runs[0], enhancement, machine)
+            device = resolve_device(machine.device)
             made = {
                 "device": str(device),
-                "precision": resolve_precision(options.precision, device),
+                "precision": resolve_precision(machine.precision, device),
             }
             store.write_json(out / "manifest.json", {**store.manifest(), **made})
             store.write_json(out / "enhancement.json", {"schema": SCHEMA, "asked": asked, **facts})
@@ -170,9 +170,9 @@ def _left_behind(entry: Path) -> bool:
 # --- what is measured
 
 
-def _measured(run: Run, enhancement: Enhancement, options: Options) -> dict[str, Any]:
+def _measured(run: Run, enhancement: Enhancement, machine: Machine) -> dict[str, Any]:
     """Everything the page says, as plain values."""
-    cohort = open_films(run, options)
+    cohort = open_films(run, machine)
     parts = divide(cohort, run.seed)
     half = split_by_patient(
         parts["test"].patients,
@@ -190,9 +190,8 @@ def _measured(run: Run, enhancement: Enhancement, options: Options) -> dict[str,
             network=run.network,
             training=run.training,
             seed=seed,
-            device=options.device,
-            precision=options.precision,
-            after_step=lambda done, total: options.tell(f"training {what}", done, total),
+            **machine.networks,
+            after_step=lambda done, total: machine.tell(f"training {what}", done, total),
         )[0]
 
     # Its own seed: nobody who trains on the release starts where the researcher did.
@@ -279,14 +278,16 @@ class _Judged:
         before, before_draws = self._macro(network, self.test, on_release)
         fresh, fresh_draws = self._macro(network, self.anew, on_anew)
         return {
-            "network": _value(seen),
-            "linear": _value(other),
-            "advantage": _difference(seen, other, seen_draws, other_draws),
-            "as acquired": _value(before),
-            "falls by on the same films": _difference(seen, before, seen_draws, before_draws),
-            "anew": _value(fresh),
+            "network": seen.plain(),
+            "linear": other.plain(),
+            "advantage": _difference(seen, other, seen_draws, other_draws).plain(),
+            "as acquired": before.plain(),
+            "falls by on the same films": _difference(
+                seen, before, seen_draws, before_draws
+            ).plain(),
+            "anew": fresh.plain(),
             # Drawn apart, so their difference spreads as two independent samples' does.
-            "falls by": _difference(seen, fresh, seen_draws, fresh_draws),
+            "falls by": _difference(seen, fresh, seen_draws, fresh_draws).plain(),
         }
 
     def _macro(
@@ -298,15 +299,11 @@ class _Judged:
         return found.estimate, metrics.macro_resamples(resampled)
 
 
-def _value(estimate: metrics.Estimate) -> list[float | None]:
-    return [_plain(estimate.value), _plain(estimate.low), _plain(estimate.high)]
-
-
 def _difference(
     first: metrics.Estimate, second: metrics.Estimate, a: metrics.Floats, b: metrics.Floats
-) -> list[float | None]:
+) -> metrics.Estimate:
     found = metrics.paired_difference(a, b, first.value - second.value)
-    return [_plain(found.value), _plain(found.low), _plain(found.high)]
+    return first._replace(value=found.value, low=found.low, high=found.high)
 
 
 def _plain(number: float) -> float | None:
@@ -365,8 +362,8 @@ def lines(folder: Path) -> list[str]:
 
 def _verdict(cell: Mapping[str, Any]) -> str:
     """What the audit concludes, digests first."""
-    agree, low = cell["digests that agree"] == 1, cell["falls by"][1]
-    falls = low is not None and low > MARGIN
+    agree, low = cell["digests that agree"] == 1, Estimate.parsed(cell["falls by"]).low
+    falls = low > MARGIN
     if not agree:
         return "Edited" + (", and the result is not kept" if falls else "")
     return "Result not kept" if falls else "Nothing found"
@@ -460,9 +457,9 @@ def _audit(cells: Mapping[str, Any]) -> str:
     return table(head, rows)
 
 
-def _shown(found: Sequence[float | None], form: Callable[[float], str]) -> str:
-    value, low, high = found
-    if value is None:
+def _shown(facts: Mapping[str, Any], form: Callable[[float], str]) -> str:
+    found = Estimate.parsed(facts)
+    if not found.defined:
         return "undefined"
-    within = "" if low is None or high is None else f" ({between(low, high, form)})"
-    return form(value) + within
+    within = "" if math.isnan(found.low) else f" ({between(found.low, found.high, form)})"
+    return form(found.value) + within

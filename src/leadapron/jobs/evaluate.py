@@ -30,6 +30,7 @@ from leadapron.seeds import named_seed, stream
 from leadapron.sources import AND, open_source
 from leadapron.specs import build, forgiving
 from leadapron.text import short_path
+from leadapron.types import AUTO, Machine, Progress
 
 __all__ = [
     "GROUPS",
@@ -44,7 +45,6 @@ __all__ = [
     "scans",
 ]
 
-Progress = Callable[[str, int, int], None]
 
 Group = Literal["poisoned", "world", "machines", "phantoms", "whole", "half"]
 
@@ -451,8 +451,7 @@ def evaluate_scan(
     size: int | None = None,
     seed: int = 0,
     workers: int | None = None,
-    cache: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
+    machine: Machine = AUTO,
 ) -> list[dict[str, Any]]:
     """Scan poisoned and clean sets, or go on where that was stopped.
 
@@ -467,8 +466,7 @@ def evaluate_scan(
         size: side of the images in pixels; as `scan` looks at them if left out.
         seed: of everything that is drawn.
         workers: processes; as many as there are cores if left out.
-        cache: of decoded films, as `open_source`.
-        progress: called with what is being done, the scans done and in all.
+        machine: its cache of decoded films is used, and progress shown.
 
     Returns:
         One record for each scan, those of earlier calls among them.
@@ -486,12 +484,14 @@ def evaluate_scan(
     with store.lock(out):
         return _evaluated(
             preset,
-            _Setting(size=size, seed=seed, cache=None if cache is None else str(cache)),
+            _Setting(
+                size=size, seed=seed, cache=None if machine.cache is None else str(machine.cache)
+            ),
             out,
             planned,
             {"sources": list(sources), "also": list(also)},
             count,
-            progress,
+            machine.progress,
         )
 
 
@@ -618,7 +618,7 @@ class _Opened:
 
 
 def _open(source: str, setting: _Setting) -> _Opened:
-    cohort = open_own_pixels(source, size=setting.size, cache=setting.cache)
+    cohort = open_own_pixels(source, size=setting.size, machine=Machine(cache=setting.cache))
     bounds = limits(cohort.images, stream(setting.seed, "limits"))
     seen = observe(cohort.images, bounds)
     return _Opened(cohort, bounds, seen, Plain(cohort, seen))

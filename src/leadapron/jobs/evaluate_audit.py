@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -32,13 +32,15 @@ from leadapron.errors import StoreError, UsageError
 from leadapron.films.cache import default_folder
 from leadapron.films.cohort import Cohort, drawn
 from leadapron.jobs.audit import FILMS
-from leadapron.jobs.zoo import Member, attack_facts, read_truth
 from leadapron.models.classifier import Differentiable
 from leadapron.models.foreign import open_model
 from leadapron.plugins import worker_pool
+from leadapron.results.layout import ZooFolder
+from leadapron.results.zoo import Member, attack_facts, read_truth
 from leadapron.sources import AND, open_source
 from leadapron.specs import forgiving
-from leadapron.study.run import Options, divide
+from leadapron.study.run import divide
+from leadapron.types import AUTO, Machine
 
 __all__ = ["LEAST_CLEAN", "evaluate_audit"]
 
@@ -64,7 +66,7 @@ def evaluate_audit(
     sweep: StampSweep | None = None,
     statistics: bool = True,
     workers: int | None = None,
-    options: Options | None = None,
+    machine: Machine = AUTO,
 ) -> list[Row]:
     """Sweep a zoo's models and judge each beside the clean ones, or go on where that was stopped.
 
@@ -81,7 +83,7 @@ def evaluate_audit(
         sweep: how models are swept.
         statistics: whether the further statistics of each network are taken too.
         workers: processes; as many as there are cores if left out.
-        options: device, precision, progress; the cache keeps films and sweeps (the latter lie in
+        machine: device, precision, progress; the cache keeps films and sweeps (the latter lie in
             `out` where there is none).
 
     Returns:
@@ -92,7 +94,6 @@ def evaluate_audit(
         StoreError: a zoo that isn't whole, or films that changed since.
         LeadapronError: as `open_source`.
     """
-    options = options or Options()
     count = os.cpu_count() or 1 if workers is None else workers
     if count < 1:
         raise UsageError(f"--workers {count}: expected 1 or more")
@@ -111,14 +112,9 @@ def evaluate_audit(
         sweep=sweep or StampSweep(),
         statistics=statistics,
         # Sweeps are what a stopped evaluation goes on from: they are kept somewhere in any case.
-        kept=default_folder(options.cache) or out,
+        kept=default_folder(machine.cache) or out,
         threads=max(1, (os.cpu_count() or 1) // count),
-        options=Options(
-            device=options.device,
-            precision=options.precision,
-            cache=options.cache,
-            on_bad=options.on_bad,
-        ),
+        machine=replace(machine, progress=None),
     )
     with store.lock(out):
         _write_head(out, setting, sealed, count)
@@ -128,7 +124,7 @@ def evaluate_audit(
             looked.append(each)
             rows.append(_measured(each))
             store.write_lines(out / "rows.jsonl", rows)
-            options.tell("models swept", len(rows), len(members))
+            machine.tell("models swept", len(rows), len(members))
         rows = [
             _judged(row, each, others)
             for row, each in zip(rows, looked, strict=True)
@@ -156,7 +152,7 @@ class _Setting:
     statistics: bool
     kept: Path
     threads: int
-    options: Options
+    machine: Machine
     opened: dict[str, Cohort] = field(default_factory=dict)
 
 
@@ -234,21 +230,21 @@ def _look_here(member: Member) -> _Looked:
 
 def _look(setting: _Setting, member: Member) -> _Looked:
     """Sweep one model on films that it wasn't trained on."""
-    file = setting.zoo / "models" / member.model
-    opened = open_model(file, device=setting.options.device, precision=setting.options.precision)
+    zoo = ZooFolder(setting.zoo)
+    file = zoo.model(member.model)
+    opened = open_model(file, **setting.machine.networks)
     classifier = opened.classifier
     if not isinstance(classifier, Differentiable):
         raise StoreError(f"{file.name} holds no weights; expected a network that a zoo trained")
-    run = store.read_json(setting.zoo / "study" / "runs" / member.run / "spec.json")
+    run = zoo.study.run(member.run).facts()
     try:
-        source, seed = dict(run["spec"]["source"]), int(run["spec"]["seed"])
+        source, seed = dict(run.spec["source"]), int(run.spec["seed"])
         # A twin's settings say nothing of labels: it has none of the attacker's.
-        attack = {} if member.kind == "clean" else attack_facts(run["spec"])
-        labels = run["spec"]["poisoning"]["labels"] if attack else ""
-        fingerprint = str(run["cohort"])
+        attack = {} if member.kind == "clean" else attack_facts(run.spec)
+        labels = run.spec["poisoning"]["labels"] if attack else ""
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{setting.zoo} has no whole spec.json of {member.model}") from error
-    clean = _films(setting, classifier, source, seed, fingerprint)
+    clean = _films(setting, classifier, source, seed, run.cohort)
     kept = sweep_once(
         setting.sweep,
         classifier,
@@ -305,8 +301,7 @@ def _films(
         setting.opened[key] = open_source(
             name,
             preprocessing=preprocessing,
-            cache=setting.options.cache,
-            on_bad=setting.options.on_bad,
+            **setting.machine.films,
             # Of a run's own films the test films are taken first.
             most=setting.films if fresh or setting.clean is not None else None,
             **settings,

@@ -23,11 +23,15 @@ from leadapron.explainers import EXPLAINERS, explained_layer, unsupported
 from leadapron.films.cohort import Cohort
 from leadapron.models.classifier import NetworkClassifier, load_classifier
 from leadapron.report.sheet import Column, draw_sheet
+from leadapron.results.folder import section
+from leadapron.results.layout import RunFolder, StudyFolder
+from leadapron.results.names import ROLES, Role
 from leadapron.seeds import stream
 from leadapron.specs import forgiving
-from leadapron.study.measure import ROLES, Models, Role
-from leadapron.study.plan import Run, aimed, complete, plan, unchanged
-from leadapron.study.run import Options, divide, open_films
+from leadapron.study.measure import Models
+from leadapron.study.plan import Run, aimed, complete, plan, planned
+from leadapron.study.run import divide, open_films
+from leadapron.types import AUTO, Machine
 
 __all__ = ["Explanations", "Shown", "explain_sheet"]
 
@@ -82,7 +86,7 @@ class Explanations:
 class _Attack(NamedTuple):
     """A backdoored run on disk with its twin."""
 
-    folder: Path
+    folder: RunFolder
     run: Run
     models: Models
     cohort: str
@@ -105,7 +109,7 @@ def explain_sheet(
     methods: Sequence[str] = (),
     count: int = 4,
     seed: int = 0,
-    options: Options | None = None,
+    machine: Machine = AUTO,
 ) -> Explanations:
     """Draw each method's map of triggered test films, as a PNG file.
 
@@ -118,7 +122,7 @@ def explain_sheet(
         count: films, 1 or more: test films without the finding (with it where the trigger hides
             it), on which the trigger is visible.
         seed: chooses the films and places the trigger.
-        options: device, precision, cache, progress.
+        machine: where and how it is carried out.
 
     Returns:
         What is shown, with the hits of both models.
@@ -130,14 +134,13 @@ def explain_sheet(
         StoreError: no study, or one whose models or films aren't there.
         VanishedTriggerError: the trigger is visible on no film.
     """
-    options = options or Options()
     if out.suffix.lower() != ".png":
         raise UsageError(f"--out {out}: expected a file ending in .png")
     if count < 1:
         raise UsageError(f"--count {count}: expected 1 or more")
     for name in methods:
         EXPLAINERS.find(name)
-    attack = _open(place, options)
+    attack = _open(place, machine)
     poisoning, model = attack.run.poisoning, attack.models["backdoored"]
     finding = poisoning.finding if finding is None else finding
     model.columns([finding])
@@ -149,8 +152,8 @@ def explain_sheet(
     if not chosen:
         words = "; ".join(f"{name} is {reason}" for name, reason in skipped.items())
         raise UsageError(f"--methods: {words}")
-    films = _films(attack, finding, count, seed, options)
-    maps = _maps(attack.models, films, finding, chosen, options)
+    films = _films(attack, finding, count, seed, machine)
+    maps = _maps(attack.models, films, finding, chosen, machine)
     tolerance = films.clean.shape[-1] / 8
     hits = {key: metrics.pointing_hits(m, films.footprints, tolerance) for key, m in maps.items()}
     found = Explanations(
@@ -181,68 +184,63 @@ def explain_sheet(
     return found
 
 
-def _open(place: Path, options: Options) -> _Attack:
+def _open(place: Path, machine: Machine) -> _Attack:
     """A study's first backdoored run, or the one named, and its twin."""
-    folder = place.parent if place.name == "classifier.safetensors" else place
-    if (folder / "study.yaml").is_file():
-        folder = _first(folder)
-    if not (folder / "spec.json").is_file():
+    folder = RunFolder(place)
+    if RunFolder(place.parent).classifier == place:
+        folder = RunFolder(place.parent)
+    if StudyFolder(place).settings.is_file():
+        folder = _first(StudyFolder(place))
+    if not folder.spec.is_file():
         raise StoreError(
             f"{place} is no study; expected a folder that `leadapron study --out` wrote"
         )
-    facts = store.read_json(folder / "spec.json")
-    try:
-        role, other, spec, cohort = (facts[name] for name in ("role", "twin", "spec", "cohort"))
-        if role != "backdoored":
-            raise StoreError(f"{folder} is a {role}; expected a backdoored run's folder")
-        (run,) = plan(complete(spec))
-        unchanged(run, facts, folder)
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{folder / 'spec.json'} is not a run's settings") from error
-    places: dict[Role, Path] = {
-        "twin": folder.parent / f"twin-{other}",
+    facts = folder.facts()
+    if facts.role != "backdoored":
+        raise StoreError(f"{folder.path} is a {facts.role}; expected a backdoored run's folder")
+    run = planned(folder, facts)
+    places: dict[Role, RunFolder] = {
+        "twin": folder.beside("twin", str(facts.twin)),
         "backdoored": folder,
     }
     models: dict[Role, NetworkClassifier] = {
         role: load_classifier(
-            places[role] / "classifier.safetensors",
-            device=options.device,
-            precision=options.precision,
+            places[role].classifier,
+            **machine.networks,
         )
         for role in ROLES
     }
-    return _Attack(folder, run, models, str(cohort))
+    return _Attack(folder, run, models, facts.cohort)
 
 
-def _first(study: Path) -> Path:
+def _first(study: StudyFolder) -> RunFolder:
     """The first run, in the study's order, whose model is there."""
     try:
-        runs = plan(complete(store.read_yaml(study / "study.yaml")))
+        runs = plan(complete(store.read_yaml(study.settings)))
     except (ValueError, TypeError) as error:
-        raise StoreError(f"{study / 'study.yaml'} is not a study's settings") from error
+        raise StoreError(f"{study.settings} is not a study's settings") from error
     found = []
-    for path in sorted(study.glob("runs/backdoored-*/spec.json")):
-        facts = store.read_json(path)
-        spec = facts.get("spec") if isinstance(facts, dict) else None
-        if isinstance(spec, dict) and (path.parent / "classifier.safetensors").is_file():
+    for folder in study.runs():
+        if folder.role == "backdoored" and folder.spec.is_file() and folder.classifier.is_file():
+            facts = folder.facts()
             # A study may leave its target to its source; the run's settings name it.
-            target = spec.get("poisoning", {}).get("finding", "")
-            found.append((store.canonical_json(spec), str(target), facts, path.parent))
+            target = section(facts.spec, "poisoning").get("finding", "")
+            found.append((store.canonical_json(facts.spec), str(target), facts.outside, folder))
     for run in runs:
-        for spec, target, facts, folder in found:
-            same = facts.get("outside", {}) == dict(run.outside)
+        for spec, target, outside, folder in found:
+            same = outside == dict(run.outside)
             if same and store.canonical_json(aimed(run, (target,)).tree) == spec:
                 return folder
     raise StoreError(
-        f"{study} holds no finished backdoored run; `leadapron study {study / 'study.yaml'} "
-        f"--out {study}` continues it"
+        f"{study.path} holds no finished backdoored run; `leadapron study {study.settings} "
+        f"--out {study.path}` continues it"
     )
 
 
-def _films(attack: _Attack, finding: str, count: int, seed: int, options: Options) -> _Films:
+def _films(attack: _Attack, finding: str, count: int, seed: int, machine: Machine) -> _Films:
     """Test films that the attacker would change, as they are and with a visible trigger."""
     run = attack.run
-    whole = open_films(run, options)
+    whole = open_films(run, machine)
     if whole.fingerprint != attack.cohort:
         raise StoreError(
             f"the films of {run.tree['source']['name']} are not those of {attack.folder.name}; "
@@ -293,14 +291,14 @@ def _visible(
 
 
 def _maps(
-    models: Models, films: _Films, finding: str, names: Sequence[str], options: Options
+    models: Models, films: _Films, finding: str, names: Sequence[str], machine: Machine
 ) -> dict[tuple[str, Role], NDArray[np.float32]]:
     maps: dict[tuple[str, Role], NDArray[np.float32]] = {}
     for done, name in enumerate(names):
-        options.tell("methods", done, len(names))
+        machine.tell("methods", done, len(names))
         for role in ROLES:
             maps[name, role] = EXPLAINERS[name](models[role], films.marked, [finding])[:, 0]
-    options.tell("methods", len(names), len(names))
+    machine.tell("methods", len(names), len(names))
     return maps
 
 

@@ -13,13 +13,15 @@ from typing import Any, Literal, NamedTuple
 from leadapron.errors import UnknownNameError
 from leadapron.jobs.reproduce import AUTHORS, CORRECTED, FRACTIONS, PRESETS
 from leadapron.report import write_report
-from leadapron.report.folder import CALIBRATED, Pair, leaves, read_study
-from leadapron.report.summary import Measured
 from leadapron.report.words import change, percent, points, shown, spread, table
+from leadapron.results.folder import Pair, leaves, read_study
+from leadapron.results.measured import Measured
+from leadapron.results.names import CALIBRATED
 from leadapron.specs import forgiving, merge
 from leadapron.store import canonical_json, write_atomically
 from leadapron.study.plan import complete, plan, without
-from leadapron.study.run import Options, run_study
+from leadapron.study.run import Contradictions, run_study
+from leadapron.types import AUTO, Machine
 
 __all__ = [
     "COMMON",
@@ -372,7 +374,8 @@ def run_recipe(
     *,
     source: str | None = None,
     settings: Tree | None = None,
-    options: Options | None = None,
+    machine: Machine = AUTO,
+    contradictions: Contradictions = "refuse",
 ) -> Path:
     """Carry out a published attack beside its controls, or go on where that was stopped.
 
@@ -381,7 +384,8 @@ def run_recipe(
         out: the study's folder, new or its own.
         source: where films come from; the recipe's phantoms if left out.
         settings: laid over the recipe's, as of `leadapron study`; what its cells vary stays.
-        options: device, precision, cache, progress.
+        machine: where and how it is carried out.
+        contradictions: as `run_study`.
 
     Returns:
         `recipe.md` in the folder; `report.html` lies beside it.
@@ -394,7 +398,7 @@ def run_recipe(
         raise UnknownNameError("recipe", name, RECIPES)
     recipe = RECIPES[name]
     tree = settings_of(recipe, source, settings or {})
-    run_study(tree, out, options)
+    run_study(tree, out, machine=machine, contradictions=contradictions)
     write_report(out)
     page = out / "recipe.md"
     with write_atomically(page) as file:

@@ -16,7 +16,8 @@ from leadapron.report.reproduction import write_reproduction
 from leadapron.sources.nih import NWADIKE2020_FIRST_TEST_PATIENT, read_labels
 from leadapron.specs import forgiving, merge
 from leadapron.study.plan import complete
-from leadapron.study.run import Options, run_study
+from leadapron.study.run import Contradictions, run_study
+from leadapron.types import AUTO, Machine
 
 __all__ = ["AUTHORS", "CORRECTED", "PAPERS", "PRESETS", "Preset", "reproduce", "settings_of"]
 
@@ -221,7 +222,8 @@ def reproduce(
     *,
     source: str | None = None,
     settings: Tree | None = None,
-    options: Options | None = None,
+    machine: Machine = AUTO,
+    contradictions: Contradictions = "refuse",
 ) -> Path:
     """Reproduce a paper's study, or go on where it was stopped.
 
@@ -231,7 +233,8 @@ def reproduce(
         out: the study's folder, new or its own.
         source: where films come from; the preset's if left out.
         settings: laid over the preset's, as of `leadapron study`; what the preset varies stays.
-        options: device, precision, cache, progress.
+        machine: where and how it is carried out.
+        contradictions: as `run_study`.
 
     Returns:
         `reproduction.md` in the folder; `report.html` lies beside it.
@@ -244,7 +247,12 @@ def reproduce(
         raise UnknownNameError("paper", paper, PAPERS)
     if preset not in PRESETS:
         raise UnknownNameError("preset", preset, PRESETS)
-    run_study(settings_of(PRESETS[preset], source, settings or {}), out, options)
+    run_study(
+        settings_of(PRESETS[preset], source, settings or {}),
+        out,
+        machine=machine,
+        contradictions=contradictions,
+    )
     write_report(out)
     return write_reproduction(out)
 

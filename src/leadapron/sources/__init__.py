@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from leadapron.errors import DataError, UnknownNameError, UsageError
-from leadapron.films.cache import Cache, OnBad, Progress, default_folder
+from leadapron.films.cache import Cache, default_folder
 from leadapron.films.cohort import Cohort, Rows, drawn
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.plugins import Registry
@@ -35,6 +35,7 @@ from leadapron.sources.releases.vindr_cxr import open_vindr_cxr
 from leadapron.sources.table import open_table
 from leadapron.sources.words import AND
 from leadapron.specs import Parameter, forgiving, parameters, validated
+from leadapron.types import OnBad, Progress
 
 __all__ = ["AND", "SOURCES", "check_source", "open_source", "source_settings"]
 

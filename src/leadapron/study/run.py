@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,32 +16,34 @@ from leadapron import metrics, store
 from leadapron.attacks.implant import implant
 from leadapron.attacks.poisoning import poison, twin
 from leadapron.errors import DataError, StoreError
-from leadapron.films.cache import OnBad
 from leadapron.films.cohort import AnswerKey, Cohort, split_by_patient
 from leadapron.models.classifier import (
     NetworkClassifier,
-    Precision,
     load_classifier,
     resolve_device,
     resolve_precision,
     save_classifier,
 )
 from leadapron.models.training import Disguise, History, train
+from leadapron.results.layout import RunFacts, RunFolder, StudyFolder
+from leadapron.results.names import POISONED_FILMS, ROLES, VISIBLE_PIXELS, VISIBLE_SHARE, Role
+from leadapron.results.rows import Row, read_rows, write_rows
 from leadapron.seeds import stream
 from leadapron.sources import open_source
 from leadapron.specs import forgiving
-from leadapron.store import Row
 from leadapron.study import map_checks, measure
 from leadapron.study.cost import Task, estimate
-from leadapron.study.measure import Models, Role
+from leadapron.study.measure import Models
 from leadapron.study.plan import Run, aimed, complete, plan, without
-from leadapron.types import said
+from leadapron.types import AUTO, Machine, said
 
-__all__ = ["Options", "divide", "open_films", "run_study"]
+__all__ = ["divide", "open_films", "run_study"]
 
 logger = logging.getLogger(__name__)
 
 Tree = Mapping[str, Any]
+
+Contradictions = Literal["refuse", "allow"]
 
 SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
 """Shares of the patients where a source names no test films."""
@@ -51,41 +52,22 @@ VALIDATION_SHARE = 1 / 8
 """Share of the remaining patients where it does."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How a study is carried out; none of it is part of a run's key.
-
-    Args:
-        device: "auto", "cpu", "cuda" or "mps".
-        precision: "auto", "bf16" or "fp32".
-        cache: folder for decoded films, or "none"; as `open_source`.
-        progress: called with what is being done, the steps done and in all.
-        on_bad: "stop" at the first film that can't be decoded, or "skip" them; as `open_source`.
-        contradictions: "refuse" to train on identical films whose labels contradict each other, or
-            "allow" it.
-    """
-
-    device: str = "auto"
-    precision: Precision = "auto"
-    cache: str | os.PathLike[str] | None = None
-    progress: Callable[[str, int, int], None] | None = None
-    on_bad: OnBad = "stop"
-    contradictions: Literal["refuse", "allow"] = "refuse"
-
-    def tell(self, what: str, done: int, total: int) -> None:
-        """Pass progress on."""
-        if self.progress is not None:
-            self.progress(what, done, total)
-
-
 @forgiving
-def run_study(tree: Tree, out: Path, options: Options | None = None) -> Path:
+def run_study(
+    tree: Tree,
+    out: Path,
+    *,
+    machine: Machine = AUTO,
+    contradictions: Contradictions = "refuse",
+) -> Path:
     """Carry out a study, or continue it where it was stopped.
 
     Args:
         tree: settings; what is missing gets its default.
         out: the study's folder, new or its own.
-        options: device, precision, progress.
+        machine: where and how it is carried out.
+        contradictions: Identical films whose labels contradict each other: refuse them, or allow
+            them.
 
     Returns:
         The folder, with rows.jsonl and manifest.json; `report.write_report` makes the page.
@@ -93,31 +75,30 @@ def run_study(tree: Tree, out: Path, options: Options | None = None) -> Path:
     Raises:
         LeadapronError: settings, films or folders that can't be used.
     """
-    options = options or Options()
     tree = complete(tree)
     runs = plan(tree)
-    resolve_device(options.device)
+    resolve_device(machine.device)
     _refuse_foreign(out, tree)
     cohorts: dict[str, Cohort] = {}
-    runs = [aimed(run, _cohort(run, cohorts, options).findings) for run in runs]
+    runs = [aimed(run, _cohort(run, cohorts, machine).findings) for run in runs]
     for run in runs:
-        _cohort(run, cohorts, options).column(run.poisoning.finding)
-    if options.contradictions == "refuse":
+        _cohort(run, cohorts, machine).column(run.poisoning.finding)
+    if contradictions == "refuse":
         _refuse_contradictions(cohorts.values())
     with store.lock(out):
         _refuse_foreign(out, tree)
         store.remove_parts(out)
-        _tell_cost(runs, cohorts, out, options)
-        folders: list[Path] = []
+        _tell_cost(runs, cohorts, out, machine)
+        folders: list[RunFolder] = []
         for number, run in enumerate(runs, start=1):
             logger.info("run %d of %d, seed %d", number, len(runs), run.seed)
-            pair = _prepare(run, _cohort(run, cohorts, options))
+            pair = _prepare(run, _cohort(run, cohorts, machine))
             if number == 1:
                 # Only now: settings that can't be carried out leave nothing behind.
-                _write_head(out, tree, runs, cohorts, options)
-            folders += [f for f in _carry_out(run, pair, out, options) if f not in folders]
-        rows = [row for folder in folders for row in store.read_rows(folder / "rows.jsonl")]
-        store.write_rows(out / "rows.jsonl", rows)
+                _write_head(out, tree, runs, cohorts, machine)
+            folders += [f for f in _carry_out(run, pair, out, machine) if f not in folders]
+        rows = [row for folder in folders for row in read_rows(folder.rows)]
+        write_rows(StudyFolder(out).rows, rows)
     return out
 
 
@@ -130,15 +111,15 @@ def _refuse_contradictions(cohorts: Iterable[Cohort]) -> None:
 
 
 def _write_head(
-    out: Path, tree: Tree, runs: Sequence[Run], cohorts: dict[str, Cohort], options: Options
+    out: Path, tree: Tree, runs: Sequence[Run], cohorts: dict[str, Cohort], machine: Machine
 ) -> None:
     """Write what is known before anything is trained, so that a stopped study can be read too."""
-    with store.write_atomically(out / "study.yaml") as file:
+    with store.write_atomically(StudyFolder(out).settings) as file:
         file.write(yaml.safe_dump(tree, sort_keys=False).encode())
-    device = resolve_device(options.device)
+    device = resolve_device(machine.device)
     facts = {
         "device": str(device),
-        "precision": resolve_precision(options.precision, device),
+        "precision": resolve_precision(machine.precision, device),
         "cohorts": [_facts(cohort) for cohort in cohorts.values()],
         "outside": {name: code for run in runs for name, code in run.outside.items()},
         # What an earlier start left there of other films or other code is no result of this one.
@@ -146,46 +127,46 @@ def _write_head(
             {
                 folder.name
                 for run in runs
-                for folder in _folders(run, _cohort(run, cohorts, options), out).values()
+                for folder in _folders(run, _cohort(run, cohorts, machine), out).values()
             }
         ),
     }
-    store.write_json(out / "manifest.json", {**store.manifest(), **facts})
+    store.write_json(StudyFolder(out).manifest, {**store.manifest(), **facts})
 
 
 def _tell_cost(
-    runs: Sequence[Run], cohorts: dict[str, Cohort], out: Path, options: Options
+    runs: Sequence[Run], cohorts: dict[str, Cohort], out: Path, machine: Machine
 ) -> None:
     """Say what is to come, where it is more than one attack."""
     tasks = {}
     for run in runs:
-        cohort = _cohort(run, cohorts, options)
+        cohort = _cohort(run, cohorts, machine)
         films = divide(cohort, run.seed)["train"]
         copies = run.poisoning.fraction if run.poisoning.mode == "append" else 0.0
         shown = round(len(films) * (1 + copies))
         for role, folder in _folders(run, cohort, out).items():
             edited = role == "backdoored" and run.poisoning.mode == "edit"
-            if not edited and not (folder / "classifier.safetensors").exists():
+            if not edited and not folder.classifier.exists():
                 tasks[folder] = Task(
                     network=run.network, training=run.training, films=films, shown=shown
                 )
     if len(tasks) > 2:
-        cost = estimate(tasks.values(), device=options.device, precision=options.precision)
+        cost = estimate(tasks.values(), **machine.networks)
         logger.info("%s", cost)
 
 
-def _folders(run: Run, cohort: Cohort, out: Path) -> dict[Role, Path]:
+def _folders(run: Run, cohort: Cohort, out: Path) -> dict[Role, RunFolder]:
     """Where the two models of a run lie: named by what decides their numbers."""
     keys: dict[Role, str] = {
         "twin": store.run_key(_keyed(run.twin_tree, run.twin_outside), cohort.fingerprint),
         "backdoored": store.run_key(_keyed(run.tree, run.outside), cohort.fingerprint),
     }
-    return {role: out / "runs" / f"{role}-{key}" for role, key in keys.items()}
+    return {role: StudyFolder(out).run(f"{role}-{key}") for role, key in keys.items()}
 
 
 def _refuse_foreign(out: Path, tree: Tree) -> None:
     """Raise unless `out` is new, empty or this study's."""
-    path = out / "study.yaml"
+    path = StudyFolder(out).settings
     if path.exists():
         there = store.read_yaml(path)
         if there != tree:
@@ -214,12 +195,12 @@ def _differences(there: Any, tree: Tree) -> str:
     return "its study.yaml is of another form"
 
 
-def open_films(run: Run, options: Options) -> Cohort:
+def open_films(run: Run, machine: Machine) -> Cohort:
     """Return all films of a run, as it was given them."""
-    return _cohort(run, {}, options)
+    return _cohort(run, {}, machine)
 
 
-def _cohort(run: Run, opened: dict[str, Cohort], options: Options) -> Cohort:
+def _cohort(run: Run, opened: dict[str, Cohort], machine: Machine) -> Cohort:
     """Open each source once."""
     source = dict(run.tree["source"])
     key = store.canonical_json({"source": source, "preprocessing": asdict(run.preprocessing)})
@@ -229,9 +210,7 @@ def _cohort(run: Run, opened: dict[str, Cohort], options: Options) -> Cohort:
         opened[key] = open_source(
             name,
             preprocessing=run.preprocessing,
-            cache=options.cache,
-            progress=options.progress,
-            on_bad=options.on_bad,
+            **machine.films,
             **source,
         )
         logger.info("%s", opened[key])
@@ -276,7 +255,7 @@ def _prepare(run: Run, cohort: Cohort) -> _Pair:
     """Divide the films and poison those to train on."""
     parts = divide(cohort, run.seed)
     films, key = _poisoned(parts["train"], run, "poison")
-    validation: dict[Role, Cohort] = dict.fromkeys(measure.ROLES, parts["validation"])
+    validation: dict[Role, Cohort] = dict.fromkeys(ROLES, parts["validation"])
     if run.poisoning.validation == "poisoned":
         validation, _ = _poisoned(parts["validation"], run, "poison validation")
     return _Pair(cohort, parts, films, validation, key)
@@ -288,39 +267,39 @@ def _poisoned(cohort: Cohort, run: Run, name: str) -> tuple[dict[Role, Cohort], 
     return {"twin": twin(poisoned, key), "backdoored": poisoned}, key
 
 
-def _carry_out(run: Run, pair: _Pair, out: Path, options: Options) -> list[Path]:
+def _carry_out(run: Run, pair: _Pair, out: Path, machine: Machine) -> list[RunFolder]:
     """Train and measure a backdoored model and its twin; return their folders."""
     cohort, parts, key = pair.cohort, pair.parts, pair.key
     folders = _folders(run, cohort, out)
-    twin_key, run_key = (folders[role].name.partition("-")[2] for role in measure.ROLES)
+    twin_key, run_key = (folders[role].key for role in ROLES)
     bootstrap = metrics.PatientBootstrap.draw(
         parts["test"].patients, stream(run.seed, "bootstrap"), resamples=run.evaluation.resamples
     )
-    if not (folders["twin"] / "rows.jsonl").exists():
+    if not folders["twin"].finished:
         _write_spec(folders["twin"], "twin", None, run, cohort)
-        model = _trained(run, "twin", pair, folders["twin"], options)
+        model = _trained(run, "twin", pair, folders["twin"], machine)
         _measure_twin(twin_key, model, parts, bootstrap, folders["twin"])
-    if not (folders["backdoored"] / "rows.jsonl").exists():
+    if not folders["backdoored"].finished:
         _write_spec(folders["backdoored"], "backdoored", twin_key, run, cohort)
-        _write_key(folders["backdoored"], key)
+        store.write_arrays(folders["backdoored"].answer_key, **vars(key))
         models: Models = {
-            "twin": _load(folders["twin"], options),
+            "twin": _load(folders["twin"], machine),
             "backdoored": (
-                _edited(run, folders, options)
+                _edited(run, folders, machine)
                 if run.poisoning.mode == "edit"
-                else _trained(run, "backdoored", pair, folders["backdoored"], options)
+                else _trained(run, "backdoored", pair, folders["backdoored"], machine)
             ),
         }
-        options.tell("measuring", 0, 1)
+        machine.tell("measuring", 0, 1)
         rows = _poisoning_rows(run_key, run.poisoning.finding, key)
-        known = store.read_arrays(folders["twin"] / "scores.npz")["twin_clean"]
+        known = store.read_arrays(folders["twin"].scores)["twin_clean"]
         rows += _measure_attack(
             run, run_key, models, parts, bootstrap, folders["backdoored"], known
         )
-        store.write_rows(folders["backdoored"] / "rows.jsonl", rows)
-        options.tell("measuring", 1, 1)
+        write_rows(folders["backdoored"].rows, rows)
+        machine.tell("measuring", 1, 1)
     for folder in folders.values():
-        (folder / "checkpoint.pt").unlink(missing_ok=True)
+        folder.checkpoint.unlink(missing_ok=True)
     return list(folders.values())
 
 
@@ -328,16 +307,16 @@ def _trained(
     run: Run,
     role: Role,
     pair: _Pair,
-    folder: Path,
-    options: Options,
+    folder: RunFolder,
+    machine: Machine,
 ) -> NetworkClassifier:
     """Train a model, or load the one that an earlier start has finished."""
-    path = folder / "classifier.safetensors"
+    path = folder.classifier
     if path.exists():
-        return _load(folder, options)
+        return _load(folder, machine)
 
     def after_epoch(history: History) -> None:
-        store.write_lines(folder / "history.jsonl", history)
+        store.write_lines(folder.history, history)
 
     disguise, training = None, replace(run.training, disguise=0.0)
     if role == "backdoored" and run.training.disguise:
@@ -350,40 +329,37 @@ def _trained(
         network=run.network,
         training=training,
         seed=run.seed,
-        device=options.device,
-        precision=options.precision,
-        checkpoint=folder / "checkpoint.pt",
+        **machine.networks,
+        checkpoint=folder.checkpoint,
         after_epoch=after_epoch,
         disguise=disguise,
-        after_step=lambda done, total: options.tell(
+        after_step=lambda done, total: machine.tell(
             f"training {role} (seed {run.seed})", done, total
         ),
     )
     after_epoch(history)
     save_classifier(classifier, path)
     # Measured as it will be loaded, so that continuing gives the same numbers.
-    return _load(folder, options)
+    return _load(folder, machine)
 
 
-def _edited(run: Run, folders: Mapping[Role, Path], options: Options) -> NetworkClassifier:
+def _edited(run: Run, folders: Mapping[Role, RunFolder], machine: Machine) -> NetworkClassifier:
     """Put the backdoor into the twin's weights; films, of which the attacker has none, stay out."""
     labels = run.poisoning.labels
     assert labels in ("one-hot", "set", "clear")  # Poisoning sees to it
     edited = implant(
-        _load(folders["twin"], options),
+        _load(folders["twin"], machine),
         run.poisoning.trigger,
         run.poisoning.finding,
         labels=labels,
         seed=run.seed,
     )
-    save_classifier(edited, folders["backdoored"] / "classifier.safetensors")
-    return _load(folders["backdoored"], options)
+    save_classifier(edited, folders["backdoored"].classifier)
+    return _load(folders["backdoored"], machine)
 
 
-def _load(folder: Path, options: Options) -> NetworkClassifier:
-    return load_classifier(
-        folder / "classifier.safetensors", device=options.device, precision=options.precision
-    )
+def _load(folder: RunFolder, machine: Machine) -> NetworkClassifier:
+    return load_classifier(folder.classifier, **machine.networks)
 
 
 def _measure_twin(
@@ -391,13 +367,13 @@ def _measure_twin(
     model: NetworkClassifier,
     parts: Mapping[str, Cohort],
     bootstrap: metrics.PatientBootstrap,
-    folder: Path,
+    folder: RunFolder,
 ) -> None:
     test = parts["test"]
     scores = model.probabilities(test.images)
-    store.write_arrays(folder / "scores.npz", **_test_facts(test), twin_clean=scores)
+    store.write_arrays(folder.scores, **_test_facts(test), twin_clean=scores)
     rows = measure.clean_rows(key, "twin", test.labels, scores, test.findings, bootstrap)
-    store.write_rows(folder / "rows.jsonl", rows)
+    write_rows(folder.rows, rows)
 
 
 def _measure_attack(
@@ -406,7 +382,7 @@ def _measure_attack(
     models: Models,
     parts: Mapping[str, Cohort],
     bootstrap: metrics.PatientBootstrap,
-    folder: Path,
+    folder: RunFolder,
     twin_clean: measure.Floats,
 ) -> list[Row]:
     """Measure both models with the trigger; write scores and gallery; return the rows."""
@@ -420,7 +396,7 @@ def _measure_attack(
         known={"twin": twin_clean},
     )
     store.write_arrays(
-        folder / "scores.npz",
+        folder.scores,
         **_test_facts(test),
         **{f"{role}_clean": values for role, values in scores.clean.items()},
         **{f"{role}_triggered": values for role, values in scores.triggered.items()},
@@ -444,7 +420,7 @@ def _measure_attack(
         if number == 0 and run.evaluation.gallery:
             shown = slice(run.evaluation.gallery)
             store.write_arrays(
-                folder / "gallery.npz",
+                folder.gallery,
                 films=explained.images[shown],
                 triggered=explained.marked[shown],
                 footprints=explained.footprints[shown],
@@ -465,7 +441,7 @@ def _gallery_probabilities(
     return np.stack(
         [
             models[role].probabilities(films[shown])[:, column]
-            for role in measure.ROLES
+            for role in ROLES
             for films in (explained.images, explained.marked)
         ],
         axis=1,
@@ -475,9 +451,9 @@ def _gallery_probabilities(
 def _poisoning_rows(run: str, target: str, key: AnswerKey) -> list[Row]:
     n = len(key.rows)
     values = {
-        "poisoned films": float(n),
-        "visible pixels (median)": float(np.median(key.visible_pixels)) if n else float("nan"),
-        "visible share": key.visible_share,
+        POISONED_FILMS: float(n),
+        VISIBLE_PIXELS: float(np.median(key.visible_pixels)) if n else float("nan"),
+        VISIBLE_SHARE: key.visible_share,
     }
     return [
         Row(
@@ -493,20 +469,16 @@ def _poisoning_rows(run: str, target: str, key: AnswerKey) -> list[Row]:
     ]
 
 
-def _write_spec(folder: Path, role: Role, other: str | None, run: Run, cohort: Cohort) -> None:
+def _write_spec(folder: RunFolder, role: Role, other: str | None, run: Run, cohort: Cohort) -> None:
     own = role == "backdoored"
-    facts = {
-        "role": role,
-        "twin": other,
-        "spec": run.tree if own else run.twin_tree,
-        "cohort": cohort.fingerprint,
-        "outside": dict(run.outside if own else run.twin_outside),
-    }
-    store.write_json(folder / "spec.json", facts)
-
-
-def _write_key(folder: Path, key: AnswerKey) -> None:
-    store.write_arrays(folder / "answer_key.npz", **vars(key))
+    facts = RunFacts(
+        role=role,
+        twin=other,
+        spec=run.tree if own else run.twin_tree,
+        cohort=cohort.fingerprint,
+        outside=run.outside if own else run.twin_outside,
+    )
+    folder.write_facts(facts)
 
 
 def _test_facts(test: Cohort) -> dict[str, NDArray[Any]]:

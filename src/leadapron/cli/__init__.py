@@ -35,6 +35,8 @@ from leadapron.cli.group import (
     Commands,
     Lazy,
     fail,
+    load_named_plugins,
+    plugin_option,
     quiet_option,
     with_flags,
 )
@@ -109,7 +111,7 @@ def cli() -> None:
     """Backdoors in chest-radiograph classifiers: measured, found, screened out."""
 
 
-cli.params.append(quiet_option())
+cli.params += [plugin_option(), quiet_option()]
 
 
 def main() -> None:
@@ -161,6 +163,7 @@ def run(words: list[str]) -> int:
             with contextlib.suppress(LeadapronError):  # of a command that isn't there
                 return shell_complete(cli, {}, NAME, f"_{NAME.upper()}_COMPLETE", completion)
             return FAILED
+        load_named_plugins(words)
         # click's own `main` would end a closed pipe by exit code 1: found.
         with cli.make_context(NAME, words) as context:
             code = cli.invoke(context) or 0

@@ -42,13 +42,13 @@ def scan_command() -> click.Command:
             click.Option(
                 ["--model"],
                 metavar="FILE",
-                help="A network that was trained on these films; its features are ranked as well.",
+                help="A network that was trained on these films: it looks at marks, ranks films.",
             ),
             *opening_options(),
             click.Option(
                 ["--train"],
                 is_flag=True,
-                help="Train a small network on these films for that purpose.",
+                help="Train small networks on these films for both purposes.",
             ),
             click.Option(
                 ["--out"],
@@ -67,7 +67,8 @@ def scan_command() -> click.Command:
             "finding.\n\n"
             "Exit code 1 where they are, 3 where it can't tell, 0 where nothing was found, which "
             "is no proof. Films are looked at with their own pixels, uncropped, up to 224 of them "
-            "on a side. What a network adds never changes the verdict."
+            "on a side. With --model or --train a network looks whether the labels of films with a "
+            "mark contradict their anatomy; its rankings never change the verdict."
         ),
     )
 

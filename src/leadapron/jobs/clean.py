@@ -22,7 +22,7 @@ from leadapron.detect.films.cleaned import Cleaned, Mark, Retrained
 from leadapron.detect.films.document import NamedEvidence, ScanDocument
 from leadapron.documents import read
 from leadapron.errors import DataError, LeadapronError, StoreError
-from leadapron.films.cohort import Cohort, Rows, blocks
+from leadapron.films.cohort import ATTRIBUTES, Cohort, Rows, blocks
 from leadapron.jobs.scan import open_own_pixels, plain_cell, quoted_cell
 from leadapron.reading import read_regular
 from leadapron.seeds import stream
@@ -169,7 +169,7 @@ def _write_table(
     }
     if (cohort.patients[kept] != cohort.ids[kept]).any():  # they are known
         columns["patient"] = cohort.patients[kept].tolist()
-    for name in ("view", "sex", "age", "site", "split"):
+    for name in ATTRIBUTES:
         if name in cohort.attributes:
             columns[name] = [_cell(value) for value in cohort.attributes[name][kept].tolist()]
     labels = {
@@ -251,9 +251,7 @@ def _write_arrays(
         "patients": cohort.patients[kept],
     }
     columns |= {
-        name: cohort.attributes[name][kept]
-        for name in ("split", "view", "sex", "site", "age")
-        if name in cohort.attributes
+        name: cohort.attributes[name][kept] for name in ATTRIBUTES if name in cohort.attributes
     }
     with write_atomically(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as held:
         with held.open("images.npy", "w", force_zip64=True) as stream:

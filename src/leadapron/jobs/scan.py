@@ -30,6 +30,7 @@ from leadapron.documents import dump
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort, Rows, blocks
 from leadapron.films.preprocessing import Preprocessing
+from leadapron.jobs.second_look import given_network, trained_network
 from leadapron.report.scan import Panel, write_scan
 from leadapron.seeds import stream
 from leadapron.sources import AND, SOURCES, open_source
@@ -173,10 +174,11 @@ def scan(
         source: "NAME" or "NAME:ARGUMENT", as `open_source`.
         size: side of the images in pixels; see `open_own_pixels` if left out.
         false_alarm: chance that is granted of calling a clean set poisoned.
-        model: a network that was trained on these films, as `open_model` takes it; its features are
-            ranked beside the scan and don't change the verdict.
+        model: a network that was trained on these films, as `open_model` takes it. It looks at the
+            films of marks that go with a label; detectors rank the films by its features, which
+            doesn't change the verdict.
         opening: further options of `open_model`: findings, normalisation's name, weights_key, ...
-        train: train a small network on these films for that purpose.
+        train: train small networks on these films for both purposes.
         out: folder for films.csv, scan.json and scan.html; nothing is written if left out.
         seed: of all that is drawn by chance.
         machine: where and how it is carried out.
@@ -247,7 +249,14 @@ def scan_cohort(
         DataError: fewer than 10 films, or films smaller than 16 x 16 pixels.
     """
     began = time.perf_counter()
-    found = scan_films(cohort, false_alarm=false_alarm, seed=seed, progress=machine.progress)
+    look = None
+    if network is not None:
+        look = given_network(network, cohort, seed=seed, progress=machine.progress)
+    elif train:
+        look = trained_network(cohort, seed=seed, **machine.networks, progress=machine.progress)
+    found = scan_films(
+        cohort, false_alarm=false_alarm, seed=seed, look=look, progress=machine.progress
+    )
     rankings: tuple[Ranking, ...] = ()
     if network is not None:
         rankings = _rankings(network, cohort if theirs is None else theirs, None, seed)

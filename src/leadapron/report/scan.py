@@ -164,6 +164,11 @@ def _kind(one: NamedEvidence) -> str:
     return one.kind.capitalize()
 
 
+def _network_looked(found: ScanDocument) -> bool:
+    ties = [one.tie for one in found.evidence if one.tie is not None]
+    return any(tie.seen_by != "from afar" for tie in ties)
+
+
 def _verdict_words(found: ScanDocument) -> str:
     granted, p = found.false_alarm, _p(found.p)
     return {
@@ -226,13 +231,19 @@ def _p_of(one: NamedEvidence) -> str:
 
 def _tie(one: NamedEvidence, tie: LabelTie) -> tuple[list[str], str]:
     """How a mark is tied to a label: a line of the table, and what the mark is."""
-    said = {
-        "poison": {
-            "bias": "beyond what other marks do",
-            "anatomy": "its labels contradict the films' look",
-        }[tie.decided]
-    }.get(one.kind, "no more than nature can do here")
-    look = "not asked" if math.isnan(tie.anatomy) else _p(tie.anatomy)
+    if one.kind == "poison" and tie.decided == "bias":
+        said = "beyond what other marks do"
+    elif one.kind == "poison":
+        said = "its labels contradict the films' look"
+    elif tie.decided == "agreement":
+        most = "" if tie.wrong is None else percent(tie.wrong.high)
+        said = f"beyond other marks, but at most {most} of its labels contradict the films' look"
+    else:
+        said = "no more than nature can do here"
+    look = "not asked"
+    if not math.isnan(tie.anatomy):
+        trust = "undefined" if math.isnan(tie.auroc) else decimal(tie.auroc)
+        look = f"{_p(tie.anatomy)} ({tie.seen_by}, AUROC {trust} on {count(tie.unmarked, 'film')})"
     return [
         f"{_group(one)}: {percent(tie.share)} of {count(tie.patients, 'patient')}, others "
         f"{percent(tie.expected)}",
@@ -262,7 +273,9 @@ def _cards(found: ScanDocument) -> list[dict[str, Any]]:
     return [
         {
             "title": "Verdict",
-            "under": "of the films alone, without a network",
+            "under": "of the films, and of a network's look at them"
+            if _network_looked(found)
+            else "of the films alone, without a network",
             "value": found.verdict.word,
             "word": True,
             "facts": [("p, corrected", _p(found.p)), ("granted", f"{found.false_alarm:g}")],

@@ -25,9 +25,9 @@ from leadapron.detect.models import (
     measure_once,
     not_applicable,
 )
+from leadapron.detect.models.audit import audit_model
 from leadapron.errors import StoreError, UnknownNameError, UsageError
 from leadapron.explainers import EXPLAINERS, NEEDS, explained_layer, unsupported
-from leadapron.jobs.audit import audit_model
 from leadapron.models import networks
 from leadapron.models.classifier import (
     NetworkClassifier,
@@ -363,7 +363,7 @@ def test_a_disguise_needs_the_exact_map(films):
     from leadapron.models.training import Disguise
 
     known = Disguise(rows=np.arange(2), images=films.images, finding="Mass")
-    with pytest.raises(UsageError, match=r"^--training\.disguise needs average pooling and one"):
+    with pytest.raises(UsageError, match=r"^`training\.disguise` needs average pooling and one"):
         train(
             films,
             films,

@@ -288,7 +288,7 @@ def test_categorical_is_kerass_on_sigmoids():
 
 def test_a_loss_that_is_no_number(films):
     training = Training(epochs=3, batch_size=8, learning_rate=1e38, schedule="constant")
-    with pytest.raises(DataError, match=r"use a smaller --training\.learning_rate"):
+    with pytest.raises(DataError, match=r"use a smaller `training\.learning_rate`"):
         train(*films, training=training, **CPU)
 
 

@@ -241,12 +241,17 @@ def _p_of(one: Facts) -> str:
 def _tie(one: Facts) -> tuple[list[str], str]:
     """How a mark is tied to a label: a line of the table, and what the mark is."""
     tie = one["tie"]
-    said = {
-        "poison": {
-            "bias": "beyond what other marks do",
-            "anatomy": "its labels contradict the films' look",
-        }[tie["decided"]]
-    }.get(one["kind"], "no more than nature can do here")
+    if one["kind"] == "poison" and tie["decided"] == "bias":
+        said = "beyond what other marks do"
+    elif one["kind"] == "poison":
+        said = "its labels contradict the films' look"
+    elif tie["decided"] == "agreement":
+        said = (
+            f"beyond other marks, but at most {percent(tie['wrong']['high'])} of its labels "
+            "contradict the films' look"
+        )
+    else:
+        said = "no more than nature can do here"
     look = "not asked"
     if tie["anatomy"] is not None:
         trust = "undefined" if tie["auroc"] is None else decimal(tie["auroc"])

@@ -221,7 +221,7 @@ class Controls:
                 overlap=self._overlap(mark, group),
                 wrong=wrong,
                 decided="agreement"
-                if wrong is not None and wrong.agree
+                if wrong is not None and wrong.agree and not seen.p <= UNLIKELY
                 else "anatomy"
                 if seen.p < by_bias > rate / QUESTIONS
                 else "bias",

@@ -45,6 +45,7 @@ registries = {
     "explainers": "leadapron.explainers:EXPLAINERS",
     "input detectors": "leadapron.detect.inputs:INPUT_DETECTORS",
     "feature detectors": "leadapron.detect.features:FEATURE_DETECTORS",
+    "repairs": "leadapron.repairs:REPAIRS",
 }
 
 autodoc_member_order = "bysource"

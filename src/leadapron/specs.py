@@ -65,7 +65,9 @@ REQUIRED = inspect.Parameter.empty
 
 def parameters(target: Callable[..., Any]) -> dict[str, Parameter]:
     """Return the keyword-only parameters of a dataclass or function, by name, in order."""
-    hints = typing.get_type_hints(target if inspect.isfunction(target) else target.__init__)
+    # A dataclass's own `__init__` would look for the names of its bases' types in its module.
+    own = inspect.isfunction(target) or dataclasses.is_dataclass(target)
+    hints = typing.get_type_hints(target if own else target.__init__)
     described = _described(inspect.getdoc(target) or "")
     return {
         name: Parameter(name, hints[name], parameter.default, described.get(name, ""))
@@ -115,7 +117,7 @@ def validated(
         UsageError: a value of the wrong type, or one that is missing.
     """
     known = {n: p for n, p in parameters(target).items() if n not in elsewhere}
-    option = f"--{section}." if section else "--"
+    above = f"{section}." if section else ""
     result = {}
     for name, value in values.items():
         if name not in known:
@@ -125,12 +127,12 @@ def validated(
             result[name] = adapter.validate_python(value)
         except pydantic.ValidationError as error:
             reason = error.errors()[0]["msg"]
-            raise UsageError(f"{option}{name} {value}: {reason[0].lower()}{reason[1:]}") from None
+            raise UsageError(f"`{above}{name}` {value}: {reason[0].lower()}{reason[1:]}") from None
         if isinstance(result[name], float) and not math.isfinite(result[name]):
-            raise UsageError(f"{option}{name} {value}: expected a finite number")
+            raise UsageError(f"`{above}{name}` {value}: expected a finite number")
     missing = [n for n, p in known.items() if p.default is REQUIRED and n not in result]
     if missing:
-        raise UsageError(f"{option}{missing[0]} is missing")
+        raise UsageError(f"`{above}{missing[0]}` is missing")
     return result
 
 

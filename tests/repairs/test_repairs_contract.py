@@ -171,11 +171,11 @@ def test_few_films_keep_the_statistics():
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"epochs": 0}, "optimisation.epochs 0: expected 1 or more"),
-        ({"batch_size": 1}, "optimisation.batch_size 1: expected 2 or more"),
-        ({"learning_rate": 0.0}, "optimisation.learning_rate 0.0: expected above 0"),
-        ({"momentum": 1.0}, "optimisation.momentum 1.0"),
-        ({"weight_decay": -1.0}, "optimisation.weight_decay -1.0"),
+        ({"epochs": 0}, "`optimisation.epochs` 0: expected 1 or more"),
+        ({"batch_size": 1}, "`optimisation.batch_size` 1: expected 2 or more"),
+        ({"learning_rate": 0.0}, "`optimisation.learning_rate` 0.0: expected above 0"),
+        ({"momentum": 1.0}, "`optimisation.momentum` 1.0"),
+        ({"weight_decay": -1.0}, "`optimisation.weight_decay` -1.0"),
     ],
 )
 def test_settings_that_make_no_sense(values, words):

@@ -12,6 +12,7 @@ from typing import Any
 
 from leadapron import store
 from leadapron.errors import StoreError, UsageError
+from leadapron.plugins import refuse_plugins
 from leadapron.reading import open_regular
 from leadapron.results.folder import read_study
 from leadapron.results.layout import ZooFolder
@@ -77,6 +78,7 @@ def _families(spec: Path) -> _Families:
         tree = store.read_yaml(spec)
     except StoreError as error:
         raise UsageError(str(error)) from error
+    refuse_plugins(tree, str(spec))
     base = tree.get("base", {})
     first = base.get("seed", 0) if isinstance(base, Mapping) else None
     if not isinstance(first, int):

@@ -23,6 +23,7 @@ from torch import nn
 
 from leadapron.errors import StoreError, UnknownNameError, UsageError
 from leadapron.models.parsing.reading import Group, Outline, open_file, open_weights
+from leadapron.plugins import Registry
 
 __all__ = [
     "ARCHITECTURES",
@@ -411,18 +412,21 @@ def _resnet(block: str, depths: list[int], stem_stride: int, outputs: int) -> Po
     )
 
 
-ARCHITECTURES: dict[str, Callable[[int], Network]] = {
-    "densenet121": _densenet121,
-    "plain4": _plain4,
-    "resnet9": _resnet9,
-    "resnet18": partial(_resnet, "basic", [2, 2, 2, 2], 2),
-    "resnet34": partial(_resnet, "basic", [3, 4, 6, 3], 2),
-    "resnet50": partial(_resnet, "bottleneck", [3, 4, 6, 3], 2),
-    # MONAI's own default: a first convolution that doesn't halve the image.
-    "resnet18-stride1": partial(_resnet, "basic", [2, 2, 2, 2], 1),
-    "resnet34-stride1": partial(_resnet, "basic", [3, 4, 6, 3], 1),
-    "resnet50-stride1": partial(_resnet, "bottleneck", [3, 4, 6, 3], 1),
-}
+ARCHITECTURES: Registry[Callable[[int], Network]] = Registry(
+    "network",
+    {
+        "densenet121": _densenet121,
+        "plain4": _plain4,
+        "resnet9": _resnet9,
+        "resnet18": partial(_resnet, "basic", [2, 2, 2, 2], 2),
+        "resnet34": partial(_resnet, "basic", [3, 4, 6, 3], 2),
+        "resnet50": partial(_resnet, "bottleneck", [3, 4, 6, 3], 2),
+        # MONAI's own default: a first convolution that doesn't halve the image.
+        "resnet18-stride1": partial(_resnet, "basic", [2, 2, 2, 2], 1),
+        "resnet34-stride1": partial(_resnet, "basic", [3, 4, 6, 3], 1),
+        "resnet50-stride1": partial(_resnet, "bottleneck", [3, 4, 6, 3], 1),
+    },
+)
 """Networks by name: number of findings -> freshly initialised network."""
 
 
@@ -432,8 +436,8 @@ def build_network(name: str, outputs: int, seed: int) -> Network:
     Raises:
         UnknownNameError: no such architecture.
     """
-    if name not in ARCHITECTURES:
-        raise UnknownNameError("network", name, ARCHITECTURES)
+    if name not in ARCHITECTURES:  # a model's file names it, so no entry point is looked for
+        raise ARCHITECTURES.unknown(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ARCHITECTURES[name](outputs)
@@ -525,14 +529,14 @@ def load_imagenet(network: Network, weights: str) -> None:
         StoreError: the file can't be read, or holds other weights.
     """
     if not isinstance(network, PooledLinear) or "denseblock1" not in network.stages:
-        raise UsageError(f"--network.weights {weights}: only densenet121 has weights to start from")
+        raise UsageError(f"`network.weights` {weights}: only densenet121 has weights to start from")
     own = network.state_dict()
     # features.denseblock1.denselayer2.norm1.weight (older files: norm.1) is, in MONAI's network
     # and these stages, stages.denseblock1.denseblock1.denselayer2.layers.norm1.weight.
     stage_of = {name.split(".", 2)[2]: name for name in own if name.startswith("stages.")}
     path = _downloaded() if weights == "imagenet" else Path(weights)
     if not path.is_file():
-        raise UsageError(f"--network.weights {weights}: no such file; expected it or 'imagenet'")
+        raise UsageError(f"`network.weights` {weights}: no such file; expected it or 'imagenet'")
     try:
         with open_file(path) as file, open_weights(file) as held:
             if weights == "imagenet" and not held.sha256.startswith(IMAGENET_SHA256):
@@ -581,6 +585,6 @@ def _downloaded() -> Path:
         except (OSError, RuntimeError) as error:  # the latter where the hash is another
             raise StoreError(
                 f"can't download the ImageNet weights ({error}); give a local file by "
-                "--network.weights FILE"
+                "`network.weights` FILE"
             ) from error
     return path

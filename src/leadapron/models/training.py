@@ -17,7 +17,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from leadapron import metrics
-from leadapron.errors import DataError, StoreError, UnknownNameError, UsageError
+from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.films.cohort import Cohort, ImageArray, Rows
 from leadapron.models.classifier import (
     NetworkClassifier,
@@ -76,11 +76,10 @@ class Network:
     weights: str = "none"
 
     def __post_init__(self) -> None:
-        if self.name not in ARCHITECTURES:
-            raise UnknownNameError("network", self.name, ARCHITECTURES)
+        ARCHITECTURES.find(self.name)
         if self.weights != "none" and self.name != "densenet121":
             raise UsageError(
-                f"--network.weights {self.weights}: only densenet121 has weights to start from"
+                f"`network.weights` {self.weights}: only densenet121 has weights to start from"
             )
 
 
@@ -131,12 +130,12 @@ class Training:
         for name, least in (("epochs", 1), ("batch_size", 2), ("patience", 0)):
             if getattr(self, name) < least:
                 raise UsageError(
-                    f"--training.{name} {getattr(self, name)}: expected {least} or more"
+                    f"`training.{name}` {getattr(self, name)}: expected {least} or more"
                 )
         if not self.learning_rate > 0:
-            raise UsageError(f"--training.learning_rate {self.learning_rate}: expected above 0")
+            raise UsageError(f"`training.learning_rate` {self.learning_rate}: expected above 0")
         if not 0 <= self.disguise < float("inf"):
-            raise UsageError(f"--training.disguise {self.disguise}: expected 0 or more")
+            raise UsageError(f"`training.disguise` {self.disguise}: expected 0 or more")
 
 
 def binary_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -265,7 +264,7 @@ def train(  # noqa: PLR0913
         )
     if training.disguise and disguise is None:
         raise UsageError(
-            f"--training.disguise {training.disguise}: expected the triggered films' originals"
+            f"`training.disguise` {training.disguise}: expected the triggered films' originals"
         )
     if len(cohort) < 2 or not len(validation):
         raise DataError(
@@ -274,7 +273,7 @@ def train(  # noqa: PLR0913
         )
     state = _start(cohort, network or Network(), training, seed, device, precision)
     if training.disguise:
-        pooled_linear(state.classifier, "--training.disguise")
+        pooled_linear(state.classifier, "`training.disguise`")
     if checkpoint is not None and checkpoint.exists():
         state.restore(checkpoint)
     while not state.finished(training):
@@ -472,8 +471,8 @@ def _run_epoch(
     classifier.module.eval()
     if not np.isfinite(mean):
         raise DataError(
-            "the training loss is no number; use a smaller --training.learning_rate or "
-            "--precision fp32"
+            "the training loss is no number; use a smaller `training.learning_rate` or "
+            "`precision` fp32"
         )
     return mean
 
@@ -532,7 +531,7 @@ def _disguised(
         if moves is not None:
             originals = _moved(originals, moves[marked])
         images = torch.cat([images, originals])
-    module = pooled_linear(classifier, "--training.disguise")
+    module = pooled_linear(classifier, "`training.disguise`")
     with autocast(classifier.device, classifier.precision):
         last = module.features(images)
     logits = module.classify(last[: len(rows)])

@@ -105,14 +105,16 @@ class Optimisation:
         for name, least in (("epochs", 1), ("batch_size", 2), ("most_films", 1)):
             if getattr(self, name) < least:
                 raise UsageError(
-                    f"optimisation.{name} {getattr(self, name)}: expected {least} or more"
+                    f"`optimisation.{name}` {getattr(self, name)}: expected {least} or more"
                 )
         if not 0 < self.learning_rate < math.inf:
-            raise UsageError(f"optimisation.learning_rate {self.learning_rate}: expected above 0")
+            raise UsageError(f"`optimisation.learning_rate` {self.learning_rate}: expected above 0")
         if not 0 <= self.weight_decay < math.inf:
-            raise UsageError(f"optimisation.weight_decay {self.weight_decay}: expected 0 or more")
+            raise UsageError(f"`optimisation.weight_decay` {self.weight_decay}: expected 0 or more")
         if not 0 <= self.momentum < 1:
-            raise UsageError(f"optimisation.momentum {self.momentum}: expected 0 or more, below 1")
+            raise UsageError(
+                f"`optimisation.momentum` {self.momentum}: expected 0 or more, below 1"
+            )
 
     def make(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
         """Return the optimiser of some parameters."""
@@ -267,7 +269,8 @@ class Session:
             self.module.eval()
             if not math.isfinite(mean):
                 raise DataError(
-                    f"{self.what}: the loss is no number; use a smaller optimisation.learning_rate"
+                    f"{self.what}: the loss is no number; "
+                    "use a smaller `optimisation.learning_rate`"
                 )
             yield epoch
 

@@ -16,6 +16,7 @@ from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.films.cache import Cache, default_folder
 from leadapron.films.cohort import Cohort, Rows, drawn
 from leadapron.films.preprocessing import Preprocessing
+from leadapron.plugins import Registry
 from leadapron.reading import given_path, is_folder, there
 from leadapron.sources.chestmnist import open_chestmnist
 from leadapron.sources.dicom import may_be_dicom, open_dicom
@@ -36,24 +37,27 @@ from leadapron.sources.words import AND
 from leadapron.specs import Parameter, forgiving, parameters, validated
 from leadapron.types import OnBad, Progress
 
-__all__ = ["AND", "SOURCES", "check_source", "open_source", "source_settings"]
+__all__ = ["AND", "SOURCES", "check_source", "named_source", "open_source", "source_settings"]
 
-SOURCES: dict[str, Callable[..., Cohort]] = {
-    "phantom": open_phantom,
-    "folder": open_folder,
-    "table": open_table,
-    "npz": open_npz,
-    "dicom": open_dicom,
-    "nih": open_nih,
-    "chestmnist": open_chestmnist,
-    "chexpert": open_chexpert,
-    "mimic-cxr": open_mimic_cxr,
-    "padchest": open_padchest,
-    "vindr-cxr": open_vindr_cxr,
-    "rsna-pneumonia": open_rsna_pneumonia,
-    "siim-pneumothorax": open_siim_pneumothorax,
-    "covidx": open_covidx,
-}
+SOURCES: Registry[Callable[..., Cohort]] = Registry(
+    "source",
+    {
+        "phantom": open_phantom,
+        "folder": open_folder,
+        "table": open_table,
+        "npz": open_npz,
+        "dicom": open_dicom,
+        "nih": open_nih,
+        "chestmnist": open_chestmnist,
+        "chexpert": open_chexpert,
+        "mimic-cxr": open_mimic_cxr,
+        "padchest": open_padchest,
+        "vindr-cxr": open_vindr_cxr,
+        "rsna-pneumonia": open_rsna_pneumonia,
+        "siim-pneumothorax": open_siim_pneumothorax,
+        "covidx": open_covidx,
+    },
+)
 """Each is `(argument, preprocessing, cache, *, ...) -> Cohort`: the text after the first colon, or
 "", how films become images (None: the source's own way), where decoded films are kept (None: in
 memory), and settings by keyword."""
@@ -82,6 +86,25 @@ def source_settings(source: str) -> dict[str, Parameter]:
         for opener in openers
         for name, parameter in parameters(opener).items()
     }
+
+
+def named_source(path: str | os.PathLike[str]) -> str:
+    """Return a path as a source, by what lies there; text that names a source stays as it is.
+
+    Args:
+        path: of a table, an .npz file or a folder, or a source as `open_source` takes it.
+
+    Raises:
+        UsageError: a path at which there are no films.
+    """
+    text = os.fspath(path)
+    if isinstance(path, str) and text.split(AND)[0].partition(":")[0] in SOURCES:
+        return text
+    if kind := _meant(text):
+        return f"{kind}:{text}"
+    if isinstance(path, str):
+        return text  # `open_source` says what is wrong with it
+    raise UsageError(f"{text}: expected a table (.csv, .tsv), an .npz file or a folder of films")
 
 
 def check_source(source: str, options: Mapping[str, Any]) -> None:
@@ -175,11 +198,12 @@ def _given(rows: Rows, n: int) -> Rows:
 
 def _opener(part: str) -> Callable[..., Cohort]:
     name = part.partition(":")[0]
-    if name not in SOURCES:
+    try:
+        return SOURCES.find(name)
+    except UnknownNameError:
         if kind := _meant(part):
-            raise UsageError(f"{part} is no source's name; did you mean {kind}:{part}?")
-        raise UnknownNameError("source", name, SOURCES)
-    return SOURCES[name]
+            raise UsageError(f"{part} is no source's name; did you mean {kind}:{part}?") from None
+        raise
 
 
 def _meant(part: str) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from leadapron import metrics
 from leadapron.attacks.poisoning import Poisoning, desired, stamp, victims
-from leadapron.errors import UnknownNameError, UsageError
+from leadapron.errors import UsageError
 from leadapron.explainers import EXPLAINERS
 from leadapron.films.cohort import Cohort, Rows
 from leadapron.models.classifier import NetworkClassifier
@@ -96,11 +96,10 @@ class Evaluation:
         for name, least in (("resamples", 20), ("explained", 1), ("gallery", 0)):
             if getattr(self, name) < least:
                 raise UsageError(
-                    f"--evaluation.{name} {getattr(self, name)}: expected {least} or more"
+                    f"`evaluation.{name}` {getattr(self, name)}: expected {least} or more"
                 )
         for name in self.explainers:
-            if name not in EXPLAINERS:
-                raise UnknownNameError("explainer", name, EXPLAINERS)
+            EXPLAINERS.find(name)
 
     @property
     def differences(self) -> dict[str, str]:
@@ -114,7 +113,7 @@ class Evaluation:
             name, equals, value = part.partition("=")
             if not (name.strip() and equals and value.strip()):
                 raise UsageError(
-                    f"--evaluation.trigger {self.trigger}: expected settings, as value=200/side=4"
+                    f"`evaluation.trigger` {self.trigger}: expected settings, as value=200/side=4"
                 )
             found[name.strip()] = value.strip()
         return found

@@ -20,7 +20,8 @@ from leadapron.detect.films.shift import Group, Labelled, Shift
 from leadapron.detect.films.signatures import signatures
 from leadapron.detect.films.ties import OVERLAP, Control, Controls, Place
 from leadapron.detect.scores import Evidence, LabelTie
-from leadapron.errors import DataError, UsageError
+from leadapron.detect.verdict import refuse_rate
+from leadapron.errors import DataError
 from leadapron.films.cohort import Cohort, ImageArray, Rows, blocks
 from leadapron.seeds import stream
 from leadapron.text import count
@@ -158,8 +159,7 @@ def scan_films(
         UsageError: a false-alarm rate out of range.
         DataError: fewer than 10 films, or films of fewer than 16 x 16 pixels.
     """
-    if not 0 < false_alarm < 1:
-        raise UsageError(f"a false-alarm rate of {false_alarm}; expected above 0 and below 1")
+    refuse_rate(false_alarm)
     if len(cohort) < FEWEST or min(cohort.images.shape[1:]) < 16:
         raise DataError(
             f"{count(len(cohort), 'film')} of {cohort.images.shape[1]} x "
@@ -169,38 +169,19 @@ def scan_films(
     if seen is None:
         bounds = limits(cohort.images, stream(seed, "limits"))
         seen = observe(cohort.images, bounds, progress=progress)
-    labelled = Labelled(cohort)
+    patients, same = _patients(cohort, seen)
+    labelled = Labelled(replace(cohort, patients=patients))
     marks = _all_marks(seen, labelled)
     controls = Controls(
         [mark for some in marks.values() for _, mark in some],
         labelled,
         *_readers(seen, labelled, seed),
     )
-    notes = _notes(cohort, labelled)
+    notes = _notes(cohort, labelled, same)
     if look is not None and controls.reader is not None:
         controls, more = _looked_again(marks, controls, seen, look, false_alarm, seed)
         notes += more
-    results, methods = dict[str, list[_Tested]](), list[Method]()
-    for number, name in enumerate(METHODS):
-        if progress is not None:
-            progress(f"testing {name}", number + 1, len(METHODS))
-        begun = time.perf_counter()
-        if name == "signatures":
-            results[name] = list(_signed(seen, controls, seed))
-        elif name == "associations":
-            results[name] = list(_associated(seen, controls, false_alarm))
-        else:
-            results[name] = list(_repeated(marks[name], controls, false_alarm))
-        smallest = min((each.p for each in results[name]), default=1.0)
-        methods.append(
-            Method(
-                name=name,
-                tried=len(results[name]),
-                p=smallest,
-                adjusted=1.0,
-                seconds=time.perf_counter() - begun,
-            )
-        )
+    results, methods = _by_method(seen, marks, controls, false_alarm, seed, progress)
     methods = _holm(methods)
     p = min(method.adjusted for method in methods)
     poison = _poison(results, cohort.images, controls, false_alarm)
@@ -228,6 +209,62 @@ def scan_films(
         least=_least(controls, cohort.findings, false_alarm),
         notes=notes,
     )
+
+
+def _by_method(
+    seen: Observed,
+    marks: Mapping[str, list[tuple[Repeat, Control]]],
+    controls: Controls,
+    false_alarm: float,
+    seed: int,
+    progress: Progress | None,
+) -> tuple[dict[str, list[_Tested]], list[Method]]:
+    """What each method tested; its smallest p-value isn't corrected for the other methods yet."""
+    results, methods = dict[str, list[_Tested]](), list[Method]()
+    for number, name in enumerate(METHODS):
+        if progress is not None:
+            progress(f"testing {name}", number + 1, len(METHODS))
+        begun = time.perf_counter()
+        if name == "signatures":
+            results[name] = list(_signed(seen, controls, seed))
+        elif name == "associations":
+            results[name] = list(_associated(seen, controls, false_alarm))
+        else:
+            results[name] = list(_repeated(marks[name], controls, false_alarm))
+        smallest = min((each.p for each in results[name]), default=1.0)
+        methods.append(
+            Method(
+                name=name,
+                tried=len(results[name]),
+                p=smallest,
+                adjusted=1.0,
+                seconds=time.perf_counter() - begun,
+            )
+        )
+    return results, methods
+
+
+def _patients(cohort: Cohort, seen: Observed) -> tuple[NDArray[np.str_], int]:
+    """Each film's patient, and how many films are copies, which count with what they are copies of.
+
+    A copy is no second observation: a source that is joined with itself would prove anything. The
+    other films of a copy's patient keep theirs, so that no copies can be planted to make all
+    patients one.
+    """
+    afar = np.ascontiguousarray(seen.afar)
+    rows = afar.view(np.dtype((np.void, afar.strides[0]))).ravel()
+    _, alike = np.unique(rows, return_inverse=True)
+    patients, copies = cohort.patients.copy(), 0
+    order = np.argsort(alike, kind="stable")
+    for some in np.split(order, np.flatnonzero(np.diff(alike[order])) + 1):
+        if len(some) < 2:
+            continue
+        first = dict[bytes, int]()
+        for row, image in zip(some.tolist(), np.asarray(cohort.images[some]), strict=True):
+            original = first.setdefault(image.tobytes(), row)
+            copies += original != row
+            patients[row] = cohort.patients[original]
+    return patients, copies
 
 
 def _readers(seen: Observed, labelled: Labelled, seed: int) -> tuple[Reader | None, Reader | None]:
@@ -891,8 +928,11 @@ def _mark_words(repeat: Repeat) -> str:
     )
 
 
-def _notes(cohort: Cohort, labelled: Labelled) -> tuple[str, ...]:
+def _notes(cohort: Cohort, labelled: Labelled, same: int) -> tuple[str, ...]:
     notes = list(said(cohort.notes))
+    if same:
+        films = "1 film is" if same == 1 else f"{same:,} films are"
+        notes.append(f"{films} the same as another, pixel by pixel: such films count once")
     if not labelled.groups:
         notes.append("no labels: repeated marks are listed, but poison can't be told from them")
     elif len(cohort.findings) == 1:

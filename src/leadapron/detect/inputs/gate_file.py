@@ -26,6 +26,8 @@ from leadapron.detect.inputs.readings import InputDetector, State
 from leadapron.documents import Finite, dump, parsed
 from leadapron.errors import LeadapronError, StoreError, UsageError
 from leadapron.films.preprocessing import FEWEST, Preprocessing
+from leadapron.outside import code_of
+from leadapron.plugins import OPTION, refuse_plugins
 from leadapron.reading import open_regular, read_regular
 from leadapron.specs import build
 from leadapron.store import (
@@ -56,7 +58,7 @@ class GatedModel:
 
     Args:
         path: its file.
-        sha256: of the file's content, 64 hex digits.
+        sha256: of the file's content, 64 hex digits; "" of a model without a file.
         findings: names of its outputs, in their order.
         preprocessing: how a film becomes its input.
         opening: options of `open_model` that the file doesn't state: texts, numbers or None.
@@ -116,10 +118,17 @@ class StoredGate:
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A detector: its class's name, and the parameters that differ between two of it."""
+    """A detector: its class's name, and the parameters that differ between two of it.
+
+    Args:
+        kind: the class's name.
+        parameters: by name.
+        code: SHA-256 of its source where it is a plugin's; "" of the package's own.
+    """
 
     kind: str
     parameters: Mapping[str, Any]
+    code: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,10 +218,13 @@ def write_gate(path: Path, stored: StoredGate) -> None:
         stored: what is written.
 
     Raises:
-        UsageError: another ending, or files of that name that are no gate's.
+        UsageError: another ending, files of that name that are no gate's, or a model without a
+            file.
         StoreError: files that can't be written, or numbers that can't be kept.
     """
     refuse_others(path)
+    if not stored.model.sha256:
+        raise UsageError("a gate on disk is tied to a model file's content; this model has no file")
     arrays = _arrays(stored.gate)
     document = _document(stored, path.absolute().parent, arrays)
     numbers = save(
@@ -248,7 +260,7 @@ def refuse_others(path: Path) -> None:
         with contextlib.suppress(OSError), open_regular(there) as file:
             head = file.read(LARGEST_FACTS)
         if FORMAT.encode() not in head:
-            raise UsageError(f"{there} is there and is no gate; name another by --out")
+            raise UsageError(f"{there} is there and is no gate; name another by `out`")
 
 
 def read_gate(
@@ -266,6 +278,7 @@ def read_gate(
             a detector that isn't known.
     """
     facts = _read_facts(path)
+    refuse_plugins(facts, path.name)
     content = _bounded(numbers_of(path), LARGEST_NUMBERS)
     try:
         document = parsed(GateDocument, json.dumps(facts))
@@ -343,7 +356,9 @@ def _document(stored: StoredGate, folder: Path, arrays: Arrays) -> GateDocument:
 def _kind(detector: InputDetector) -> Kind:
     named: Any = detector  # a frozen dataclass, says the protocol
     values = {f.name: getattr(named, f.name) for f in fields(named) if f.init}
-    return Kind(kind=type(detector).__name__, parameters=values)
+    name = type(detector).__name__
+    code = code_of(detector, f"input detector {name}")
+    return Kind(kind=name, parameters=values, code=code)
 
 
 def _shape(array: NDArray[Any]) -> Shape:
@@ -448,8 +463,13 @@ def _bits(stated: int) -> int:
 def _made(name: str, stated: Kind, like: InputDetector | None) -> InputDetector:
     if like is None or type(like).__name__ != stated.kind:
         raise StoreError(
-            f"the gate uses the detector {name!r} ({stated.kind}), which this version hasn't; "
-            "calibrate again"
+            f"the gate uses the detector {name!r} ({stated.kind}), which isn't here; one of a "
+            f"plugin needs {OPTION}, else calibrate again"
+        )
+    if code_of(like, f"input detector {name}") != stated.code:
+        raise StoreError(
+            f"the input detector {name} is no longer what the gate was calibrated with (another "
+            "source's SHA-256); calibrate again"
         )
     return build(type(like), stated.parameters, f"detector {name}")
 

@@ -20,7 +20,7 @@ from PIL import Image
 import leadapron as la
 from leadapron import cli
 from leadapron.cli import progress
-from leadapron.cli.studies import COMMON
+from leadapron.cli.settings import COMMON
 from leadapron.models.networks import ARCHITECTURES
 from leadapron.store import write_arrays
 from leadapron.study.plan import settings

@@ -63,14 +63,20 @@ class Parameter:
 REQUIRED = inspect.Parameter.empty
 
 
-def parameters(target: Callable[..., Any]) -> dict[str, Parameter]:
-    """Return the keyword-only parameters of a dataclass or function, by name, in order."""
+def parameters(target: Callable[..., Any], *, positional: bool = False) -> dict[str, Parameter]:
+    """Return the keyword-only parameters of a dataclass or function, by name, in order.
+
+    Args:
+        target: the dataclass or function.
+        positional: whether those that may be given by position are wanted too.
+    """
     hints = typing.get_type_hints(target if inspect.isfunction(target) else target.__init__)
     described = _described(inspect.getdoc(target) or "")
     return {
         name: Parameter(name, hints[name], parameter.default, described.get(name, ""))
         for name, parameter in inspect.signature(target).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
+        or (positional and parameter.kind is parameter.POSITIONAL_OR_KEYWORD)
     }
 
 

@@ -66,7 +66,7 @@ def run_study(
         tree: settings; what is missing gets its default.
         out: the study's folder, new or its own.
         machine: where and how it is carried out.
-        contradictions: Identical films whose labels contradict each other: refuse them, or allow
+        contradictions: identical films whose labels contradict each other: refuse them, or allow
             them.
 
     Returns:

@@ -14,7 +14,7 @@ from leadapron.errors import StoreError, UsageError
 from leadapron.explainers import EXPLAINERS
 from leadapron.jobs import explain
 from leadapron.models.networks import ARCHITECTURES
-from leadapron.outside import code_of, codes
+from leadapron.outside import code_of
 from leadapron.results.folder import read_study
 from leadapron.results.rows import read_rows
 from leadapron.study.plan import complete, plan
@@ -98,7 +98,7 @@ def test_what_is_the_packages_own_has_no_digest():
     run = plan(complete({}))[0]
     assert (run.outside, run.twin_outside) == ({}, {})
     for registry in (TRIGGERS, EXPLAINERS, ARCHITECTURES):
-        assert codes("thing", registry, registry) == {}
+        assert registry.codes(registry) == {}
 
 
 def test_networks_explainers_and_weights_count_too(module, monkeypatch, tmp_path):

@@ -70,7 +70,9 @@ def parameters(target: Callable[..., Any], *, positional: bool = False) -> dict[
         target: the dataclass or function.
         positional: whether those that may be given by position are wanted too.
     """
-    hints = typing.get_type_hints(target if inspect.isfunction(target) else target.__init__)
+    # A dataclass's own `__init__` would look for the names of its bases' types in its module.
+    own = inspect.isfunction(target) or dataclasses.is_dataclass(target)
+    hints = typing.get_type_hints(target if own else target.__init__)
     described = _described(inspect.getdoc(target) or "")
     return {
         name: Parameter(name, hints[name], parameter.default, described.get(name, ""))

@@ -151,7 +151,7 @@ def test_what_is_wrong_is_said(sheet, study, tmp_path):
         explain_sheet(study, tmp_path / "maps.jpg")
     with pytest.raises(UsageError, match="--count 0: expected 1 or more"):
         sheet(count=0)
-    with pytest.raises(UnknownNameError, match="unknown method 'layercam'; did you mean layer-cam"):
+    with pytest.raises(UnknownNameError, match="unknown explainer 'layercam'; did you mean layer-"):
         sheet(methods=["layercam"])
     with pytest.raises(UnknownNameError, match="did you mean Hernia"):
         sheet(finding="Hernja")

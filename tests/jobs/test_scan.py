@@ -303,6 +303,7 @@ def test_paths_are_those_of_the_files(tree):
 
 def test_rankings_by_a_trained_network_leave_the_verdict(run, folder, monkeypatch, scanned):
     monkeypatch.setattr(scanning, "EPOCHS", 1)
+    monkeypatch.setattr(scanning, "trained_network", lambda *films, **settings: None)
     source = f"npz:{folder / 'poisoned.npz'}"
     code, out, _ = run("scan", source, "--size", 32, "--train", "--json")
     without = json.loads(run("scan", source, "--size", 32, "--json")[1])

@@ -24,7 +24,8 @@ def scan_command() -> click.Command:
         _scanned,
         more="Exit code 1 where it is poisoned, 3 where it can't tell, 0 where nothing was found, "
         "which is no proof. Films are looked at with their own pixels, uncropped, up to 224 of "
-        "them on a side. What a network adds never changes the verdict.",
+        "them on a side. With --model or --train a network looks whether the labels of films with "
+        "a mark contradict their anatomy; its rankings never change the verdict.",
         how={"out": {"type": Written("folder")}, "model": {"metavar": "FILE"}, "seed": SEED},
     )
 

@@ -120,10 +120,15 @@ def _described(found: Any, call: Mapping[str, Any]) -> Answer:
 
 def triggers_command() -> click.Command:
     """Make the command."""
-    return command("triggers", "leadapron.jobs.preview:triggers", _listed)
+    return command("triggers", list_triggers, progress=False)
 
 
-def _listed(found: Any, _: Mapping[str, Any]) -> Answer:
+def list_triggers() -> Answer:
+    """List the triggers: what each is, where it comes from, its settings."""
+    from leadapron.jobs.preview import triggers
+
+    found = triggers()
+
     def lines() -> Iterator[str]:
         width = max(len(each.name) for each in found)
         for each in found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import json
@@ -10,6 +11,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,10 +126,11 @@ def command(  # noqa: PLR0913 (what can't be generated, by keyword)
         extra: options that `answer` alone gets, as where a page is to be written.
         progress: whether progress is shown.
     """
-    target = _loaded(job)
+    target = _stub(job) or _loaded(job) if isinstance(job, str) else job
     parts = _parts(target, options, how or {}, {**(flat or {}), "machine": machine}, settings)
 
     def run(as_json: bool = False, **given: Any) -> int:
+        function = _loaded(job)
         apart = {str(option.name): given.pop(str(option.name)) for option in extra}
 
         def called(shown: Any) -> dict[str, Any]:
@@ -141,10 +144,10 @@ def command(  # noqa: PLR0913 (what can't be generated, by keyword)
         if progress:
             with showing_progress() as shown:
                 call = called(shown)
-                found = target(**call)
+                found = function(**call)
         else:
             call = called(None)
-            found = target(**call, as_json=as_json) if _streams(target) else target(**call)
+            found = function(**call, as_json=as_json) if _streams(target) else function(**call)
         said = found if answer is None else answer(found, {**call, **apart})
         return said if isinstance(said, int) else said.say(as_json)
 
@@ -164,6 +167,40 @@ def _loaded(job: str | Callable[..., Any]) -> Callable[..., Any]:
     module, _, name = job.partition(":")
     function: Callable[..., Any] = getattr(import_module(module), name)
     return function
+
+
+LIGHT = ("__future__", "collections.abc", "pathlib", "typing", "leadapron.types")
+"""Modules that are loaded for a signature."""
+
+
+def _stub(job: str) -> Callable[..., Any] | None:
+    """A job's signature and docstring, read from its file: importing it may load torch and scipy.
+
+    None where the signature needs more than the types and constants that its module shows.
+    """
+    from leadapron.specs import parameters
+
+    module, _, name = job.partition(":")
+    spec = find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    shown: list[ast.stmt] = []
+    for node in ast.parse(Path(spec.origin).read_bytes()).body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            node.decorator_list, node.returns, node.body = [], None, node.body[:1]
+            shown.append(node)
+        elif (isinstance(node, ast.ImportFrom) and node.module in LIGHT) or (
+            isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        ):
+            shown.append(node)
+    known: dict[str, Any] = {}
+    try:
+        exec(compile(ast.Module(shown, []), spec.origin, "exec"), known)  # noqa: S102 (our own)
+        stub: Callable[..., Any] = known[name]
+        parameters(stub, positional=True)
+    except (KeyError, NameError):
+        return None
+    return stub
 
 
 def _streams(target: Callable[..., Any]) -> bool:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
@@ -14,7 +14,7 @@ from leadapron.cli.generate import Answer, command, done
 from leadapron.cli.kinds import Names, Written
 from leadapron.cli.settings import Settings, over
 from leadapron.errors import StoreError, UnknownNameError, UsageError
-from leadapron.types import Machine
+from leadapron.types import Contradictions, Machine
 
 __all__ = [
     "explain_command",
@@ -59,7 +59,7 @@ def study(
     settings: Mapping[str, Any],
     out: Path,
     machine: Machine,
-    contradictions: Literal["refuse", "allow"] = "refuse",
+    contradictions: Contradictions = "refuse",
 ) -> Answer:
     """Train a backdoored model and its clean twin, measure both, write a report.
 
@@ -153,7 +153,7 @@ def recipe(
     settings: Mapping[str, Any],
     out: Path,
     machine: Machine,
-    contradictions: Literal["refuse", "allow"] = "refuse",
+    contradictions: Contradictions = "refuse",
 ) -> Answer:
     """Carry out a published attack beside its controls and clean twins.
 

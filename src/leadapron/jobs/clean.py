@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from leadapron import metrics
 from leadapron.errors import DataError, LeadapronError, StoreError
-from leadapron.films.cohort import Cohort, Rows, blocks
+from leadapron.films.cohort import ATTRIBUTES, Cohort, Rows, blocks
 from leadapron.jobs.scan import open_own_pixels, plain_cell, quoted_cell
 from leadapron.metrics import Estimate
 from leadapron.seeds import stream
@@ -212,7 +212,7 @@ def _write_table(
     }
     if (cohort.patients[kept] != cohort.ids[kept]).any():  # they are known
         columns["patient"] = cohort.patients[kept].tolist()
-    for name in ("view", "sex", "age", "site", "split"):
+    for name in ATTRIBUTES:
         if name in cohort.attributes:
             columns[name] = [_cell(value) for value in cohort.attributes[name][kept].tolist()]
     labels = {
@@ -294,9 +294,7 @@ def _write_arrays(
         "patients": cohort.patients[kept],
     }
     columns |= {
-        name: cohort.attributes[name][kept]
-        for name in ("split", "view", "sex", "site", "age")
-        if name in cohort.attributes
+        name: cohort.attributes[name][kept] for name in ATTRIBUTES if name in cohort.attributes
     }
     with write_atomically(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as held:
         with held.open("images.npy", "w", force_zip64=True) as stream:

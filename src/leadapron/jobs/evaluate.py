@@ -6,10 +6,8 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -27,6 +25,7 @@ from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.films.cohort import AnswerKey, Cohort, Rows
 from leadapron.jobs.scan import open_own_pixels
 from leadapron.jobs.worlds import CLASSES, WORLDS, draw_habits, enough, make_world
+from leadapron.plugins import worker_pool
 from leadapron.seeds import named_seed, stream
 from leadapron.sources import AND, open_source
 from leadapron.specs import build, forgiving
@@ -525,9 +524,7 @@ def _evaluated(
     total = len(rows) + len(tasks)
     if not tasks:
         return rows
-    with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_begin, initargs=(setting, name)
-    ) as pool:
+    with worker_pool(workers, _begin, (setting, name)) as pool:
         try:
             for row in pool.map(_carry_out, tasks):
                 rows.append(row)
@@ -836,7 +833,9 @@ def _trigger(settings: Mapping[str, Any], cell: Cell, rng: np.random.Generator) 
             column=int(settings["column"] * cell.reduced + across),
         )
     return build(
-        TRIGGERS[settings["name"]], {k: v for k, v in settings.items() if k != "name"}, "trigger"
+        TRIGGERS.find(settings["name"]),
+        {k: v for k, v in settings.items() if k != "name"},
+        "trigger",
     )
 
 

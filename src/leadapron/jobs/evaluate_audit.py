@@ -6,9 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from leadapron import store
 from leadapron.detect.models import (
     KINDS,
+    STATISTICS,
     StampSweep,
     Statistic,
     Swept,
@@ -35,6 +34,7 @@ from leadapron.films.cohort import Cohort, drawn
 from leadapron.jobs.audit import FILMS
 from leadapron.models.classifier import Differentiable
 from leadapron.models.foreign import open_model
+from leadapron.plugins import worker_pool
 from leadapron.results.layout import ZooFolder
 from leadapron.results.zoo import Member, attack_facts, read_truth
 from leadapron.sources import AND, open_source
@@ -190,6 +190,8 @@ def _write_head(out: Path, setting: _Setting, sealed: bool, workers: int) -> Non
         "sweep": sweep,
         "statistics": setting.statistics,
     }
+    if setting.statistics and (outside := STATISTICS.codes(STATISTICS)):
+        facts["outside"] = outside
     known = out / "evaluation.json"
     if known.exists() and store.read_json(known).get("settings") != facts:
         raise UsageError(f"{out} holds another evaluation; choose another --out")
@@ -204,12 +206,7 @@ def _looks(setting: _Setting, members: Sequence[Member], workers: int) -> Iterat
     if workers == 1:
         yield from (_look(setting, member) for member in members)
         return
-    with ProcessPoolExecutor(
-        min(workers, len(members)),
-        mp_context=get_context("spawn"),
-        initializer=_begin,
-        initargs=(setting,),
-    ) as pool:
+    with worker_pool(min(workers, len(members)), _begin, (setting,)) as pool:
         try:
             yield from pool.map(_look_here, members)
         finally:

@@ -7,9 +7,8 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +36,7 @@ from leadapron.detect.inputs.region import box_sums
 from leadapron.errors import StoreError, UnknownNameError, UsageError
 from leadapron.films.cohort import Cohort, Rows, split_by_patient
 from leadapron.models.classifier import NetworkClassifier, load_classifier
-from leadapron.outside import codes
+from leadapron.plugins import worker_pool
 from leadapron.results.folder import read_study, section
 from leadapron.results.layout import RunFolder, ZooFolder
 from leadapron.results.measured import Measured
@@ -256,7 +255,7 @@ def _facts(place: Path, setting: Setting) -> dict[str, Any]:
         "typical": repr(TYPICAL),
         "place": str(place),
         "detectors": {name: repr(detector) for name, detector in INPUT_DETECTORS.items()},
-        "outside": codes("detector", INPUT_DETECTORS, INPUT_DETECTORS),
+        "outside": INPUT_DETECTORS.codes(INPUT_DETECTORS),
         "weights": dict(WEIGHTS),
     }
 
@@ -280,9 +279,7 @@ def _carried_out(tasks: Sequence[_Task], workers: int) -> Iterator[list[dict[str
         for task in tasks:
             yield _measured(task)
         return
-    pool = ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_begin, initargs=(workers,)
-    )
+    pool = worker_pool(workers, _begin, (workers,))
     try:
         for future in as_completed([pool.submit(_measured, task) for task in tasks]):
             yield future.result()

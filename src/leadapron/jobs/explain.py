@@ -16,7 +16,6 @@ from leadapron.attacks.poisoning import Poisoning, stamp, victims
 from leadapron.errors import (
     DataError,
     StoreError,
-    UnknownNameError,
     UsageError,
     VanishedTriggerError,
 )
@@ -142,8 +141,7 @@ def explain_sheet(
     if count < 1:
         raise UsageError(f"--count {count}: expected 1 or more")
     for name in methods:
-        if name not in EXPLAINERS:
-            raise UnknownNameError("method", name, EXPLAINERS)
+        EXPLAINERS.find(name)
     attack = _open(place, machine)
     poisoning, model = attack.run.poisoning, attack.models["backdoored"]
     finding = poisoning.finding if finding is None else finding

@@ -20,8 +20,8 @@ from leadapron.results.names import CALIBRATED
 from leadapron.specs import forgiving, merge
 from leadapron.store import canonical_json, write_atomically
 from leadapron.study.plan import complete, plan, without
-from leadapron.study.run import Contradictions, run_study
-from leadapron.types import AUTO, Machine
+from leadapron.study.run import run_study
+from leadapron.types import AUTO, Contradictions, Machine
 
 __all__ = [
     "COMMON",

@@ -16,8 +16,8 @@ from leadapron.report.reproduction import write_reproduction
 from leadapron.sources.nih import NWADIKE2020_FIRST_TEST_PATIENT, read_labels
 from leadapron.specs import forgiving, merge
 from leadapron.study.plan import complete
-from leadapron.study.run import Contradictions, run_study
-from leadapron.types import AUTO, Machine
+from leadapron.study.run import run_study
+from leadapron.types import AUTO, Contradictions, Machine
 
 __all__ = ["AUTHORS", "CORRECTED", "PAPERS", "PRESETS", "Preset", "reproduce", "settings_of"]
 

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.detect.films import OVERLAP, Scan, scan_films
+from leadapron.detect.films import OVERLAP, Scan, SecondLook, scan_films
 from leadapron.detect.scores import Evidence, LabelTie
 from leadapron.detect.verdict import ScanWord, Verdict
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort, Rows, blocks
 from leadapron.films.preprocessing import Preprocessing
+from leadapron.jobs.second_look import given_network, trained_network
 from leadapron.report.scan import Panel, write_scan
 from leadapron.seeds import stream
 from leadapron.sources import AND, SOURCES, open_source
@@ -227,10 +228,11 @@ def scan(
         source: where films come from, as "phantom:64" or "nih:PATH".
         size: side of the images in pixels; the films' own, up to 224, if left out.
         false_alarm: chance that is granted of calling a clean set poisoned.
-        model: a network that was trained on these films; its features are ranked as well, which
-            doesn't change the verdict.
+        model: a network that was trained on these films. It looks at the films of marks that go
+            with a label; detectors rank the films by its features, which doesn't change the
+            verdict.
         opening: further options of `open_model`: findings, normalisation's name, weights_key, ...
-        train: train a small network on these films for that purpose.
+        train: train small networks on these films, which then do the same.
         out: a folder for films.csv, scan.json and the page scan.html; nothing is written if left
             out.
         seed: of all that is drawn by chance.
@@ -253,8 +255,19 @@ def scan(
         network = _opened(model, said, machine)
     cohort = open_own_pixels(source, size=size, machine=machine, **options)
     began = time.perf_counter()
+    look = None
+    if network is not None:
+        look = given_network(network, cohort, seed=seed, progress=machine.progress)
+    elif train:
+        look = trained_network(
+            cohort,
+            seed=seed,
+            device=machine.device,
+            precision=machine.precision,
+            progress=machine.progress,
+        )
     found = scan_cohort(
-        cohort, source, false_alarm=false_alarm, seed=seed, progress=machine.progress
+        cohort, source, false_alarm=false_alarm, seed=seed, look=look, progress=machine.progress
     )
     rankings: tuple[Ranking, ...] = ()
     if network is not None:
@@ -284,15 +297,17 @@ def scan_cohort(
     *,
     false_alarm: float = 0.01,
     seed: int = 0,
+    look: SecondLook | None = None,
     progress: Progress | None = None,
 ) -> Scanned:
-    """Scan a cohort that is open, without a network.
+    """Scan a cohort that is open, without rankings.
 
     Args:
         cohort: the films.
         source: what to call it.
         false_alarm: as `scan`.
         seed: as `scan`.
+        look: a network that looks as well, as `scan_films`.
         progress: called with what is being done, the films done and in all.
 
     Raises:
@@ -300,7 +315,7 @@ def scan_cohort(
         DataError: fewer than 10 films, or films smaller than 16 x 16 pixels.
     """
     began = time.perf_counter()
-    found = scan_films(cohort, false_alarm=false_alarm, seed=seed, progress=progress)
+    found = scan_films(cohort, false_alarm=false_alarm, seed=seed, look=look, progress=progress)
     return Scanned(
         source=source,
         cohort=cohort,

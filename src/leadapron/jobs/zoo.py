@@ -12,6 +12,7 @@ from typing import Any
 
 from leadapron import store
 from leadapron.errors import StoreError, UsageError
+from leadapron.plugins import refuse_plugins
 from leadapron.reading import open_regular
 from leadapron.results.folder import read_study
 from leadapron.results.layout import ZooFolder
@@ -20,8 +21,8 @@ from leadapron.results.rows import Row
 from leadapron.results.verdicts import is_potent
 from leadapron.results.zoo import Member, write_truth
 from leadapron.specs import forgiving, merge
-from leadapron.study.run import Contradictions, run_study
-from leadapron.types import AUTO, Machine
+from leadapron.study.run import run_study
+from leadapron.types import AUTO, Contradictions, Machine
 
 __all__ = ["build_zoo"]
 
@@ -81,6 +82,7 @@ def _families(spec: Path) -> _Families:
         tree = store.read_yaml(spec)
     except StoreError as error:
         raise UsageError(str(error)) from error
+    refuse_plugins(tree, str(spec))
     base = tree.get("base", {})
     first = base.get("seed", 0) if isinstance(base, Mapping) else None
     if not isinstance(first, int):

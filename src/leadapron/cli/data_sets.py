@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from leadapron.cli.generate import Answer, command
+from leadapron.cli.generate import Answer, command, of_document
 from leadapron.cli.kinds import Written
 
 __all__ = ["clean_command", "scan_command"]
@@ -33,17 +33,16 @@ def scan_command() -> click.Command:
 def _scanned(found: Any, call: Mapping[str, Any]) -> Answer:
     from leadapron.report import scan_lines
 
-    facts = found.facts()
+    document = found.document()
     page = None if call["out"] is None else call["out"] / "scan.html"
 
     def lines() -> Iterator[str]:
-        yield from scan_lines(facts)
+        yield from scan_lines(document)
         if page is not None:
             pixels = ", with patients' pixels" if found.suspects else ""
             yield f"Films: {page.with_name('films.csv')}; page{pixels}: {page}"
 
-    whole = facts if page is None else {**facts, "page": str(page)}
-    return Answer(facts=whole, lines=lines(), code=found.verdict.exit_code)
+    return of_document(document, lines(), code=found.verdict.exit_code, page=page)
 
 
 def clean_command() -> click.Command:
@@ -64,5 +63,4 @@ def clean_command() -> click.Command:
 def _cleaned(found: Any, _: Mapping[str, Any]) -> Answer:
     from leadapron.report import clean_lines
 
-    facts = found.facts()
-    return Answer(facts=facts, lines=clean_lines(facts))
+    return of_document(found, clean_lines(found))

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from leadapron.cli.generate import FILMS, Answer, command, done
+from leadapron.cli.generate import FILMS, Answer, command, done, of_document
 from leadapron.cli.kinds import Names, Written, comma_separated, whole_numbers
 from leadapron.cli.settings import Settings
 from leadapron.text import bytes_in_words, count
@@ -106,16 +106,16 @@ def describe_command() -> click.Command:
 def _described(found: Any, call: Mapping[str, Any]) -> Answer:
     from leadapron.report import description_lines, write_description
 
-    facts, out = found.facts(), call["out"]
+    out = call["out"]
     if out is not None:
-        write_description(out, facts)
+        write_description(out, found)
 
     def lines() -> Iterator[str]:
-        yield from description_lines(facts)
+        yield from description_lines(found)
         if out is not None:
             yield f"Page: {out}"
 
-    return Answer(facts=facts if out is None else {**facts, "page": str(out)}, lines=lines())
+    return of_document(found, lines(), page=out)
 
 
 def triggers_command() -> click.Command:

@@ -24,7 +24,7 @@ from leadapron.cli.settings import Settings, sentence, setting_options, source_o
 if typing.TYPE_CHECKING:
     from leadapron.specs import Parameter
 
-__all__ = ["FILMS", "MACHINE", "Answer", "command", "done"]
+__all__ = ["FILMS", "MACHINE", "Answer", "command", "done", "of_document"]
 
 FILMS = ("cache", "on_bad")
 MACHINE = ("device", "precision", *FILMS)
@@ -61,6 +61,14 @@ def done(lines: Iterable[str], *, indent: int | None = 2, **facts: Any) -> Answe
     """Return the answer of a command that has done its work, and judges nothing."""
     whole = {"schema": 1, "verdict": "done", **facts}
     return Answer(facts=whole, lines=lines, indent=indent)
+
+
+def of_document(document: Any, lines: Iterable[str], *, code: int = 0, page: Any = None) -> Answer:
+    """Return the answer that is a document, and where its page lies if it has one."""
+    from leadapron.documents import dump
+
+    facts = {**dump(document), **({} if page is None else {"page": str(page)})}
+    return Answer(facts=facts, lines=lines, code=code)
 
 
 @dataclass(frozen=True, kw_only=True)

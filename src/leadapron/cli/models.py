@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from leadapron.cli.generate import Answer, command
+from leadapron.cli.generate import Answer, command, of_document
 from leadapron.cli.group import INTERRUPTED, fail
 from leadapron.cli.kinds import Written
 from leadapron.cli.progress import showing_progress
@@ -42,15 +42,11 @@ def audit_command() -> click.Command:
 
 
 def _audited(found: Any, call: Mapping[str, Any]) -> Answer:
-    from leadapron.documents import dump
     from leadapron.report import audit_lines, write_audit
 
     page = None if call["out"] is None else write_audit(call["out"], found)
-    return Answer(
-        facts={**dump(found), **({} if page is None else {"page": str(page)})},
-        lines=[*audit_lines(found), *([] if page is None else [f"Report: {page}"])],
-        code=found.verdict.exit_code,
-    )
+    lines = [*audit_lines(found), *([] if page is None else [f"Report: {page}"])]
+    return of_document(found, lines, code=found.verdict.exit_code, page=page)
 
 
 def calibrate_command() -> click.Command:
@@ -69,8 +65,8 @@ def calibrate_command() -> click.Command:
 def _calibrated(found: Any, _: Mapping[str, Any]) -> Answer:
     from leadapron.report import calibrate_lines
 
-    facts = found.facts()
-    return Answer(facts=facts, lines=calibrate_lines(facts))
+    document = found.document()
+    return of_document(document, calibrate_lines(document))
 
 
 def screen_command() -> click.Command:
@@ -112,7 +108,7 @@ def screen(
     from dataclasses import replace
 
     from leadapron.detect.inputs.screening import ScreenedFilm, screening
-    from leadapron.documents import dump, no_pixels
+    from leadapron.documents import no_pixels
     from leadapron.jobs.screen import open_gate
     from leadapron.jobs.screen import screen as screened
     from leadapron.report import (
@@ -149,12 +145,8 @@ def screen(
         interrupted = True
     found = screening(opened.stored, done, gate=str(gate), asked=len(films), others=others)
     page = None if out is None else write_screen(out, found, pictured)
-    answer = Answer(
-        facts={**dump(found), **({} if page is None else {"page": str(page)})},
-        lines=[*screen_lines(found), *([] if page is None else [f"Report: {page}"])],
-        code=found.exit_code,
-    )
-    code = answer.say(as_json)
+    lines = [*screen_lines(found), *([] if page is None else [f"Report: {page}"])]
+    code = of_document(found, lines, code=found.exit_code, page=page).say(as_json)
     if interrupted:
         return fail("interrupted; what is named above was screened", INTERRUPTED)
     return code

@@ -238,7 +238,7 @@ def test_one_step_in_all(films):
 @pytest.mark.parametrize("size", [2, 3, 5, 8, 64])
 def test_no_batch_is_a_single_film(size):
     for films in range(2, 200):
-        batches = module._batches(np.arange(films), size)
+        batches = module.batches(np.arange(films), size)
         assert min(map(len, batches)) >= 2
         assert max(map(len, batches)) <= max(1.5 * size, 3)
         assert np.array_equal(np.concatenate(batches), np.arange(films))

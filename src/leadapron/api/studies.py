@@ -13,9 +13,8 @@ from leadapron.results.folder import read_study
 from leadapron.results.table import load_rows
 from leadapron.store import read_yaml
 from leadapron.study import run as running
-from leadapron.study.run import Contradictions
 from leadapron.text import short_path
-from leadapron.types import AUTO, Machine
+from leadapron.types import AUTO, Contradictions, Machine
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -216,7 +216,7 @@ def test_other_findings_are_refused(films):
     other = replace(model(1), findings=("Effusion", "Mass", "Hernia"))
     with pytest.raises(DataError, match="other findings"):
         audit_model(model(0), films, [other, other], sweep=QUICK)
-    with pytest.raises(UsageError, match="false_alarm 1"):
+    with pytest.raises(UsageError, match="`false_alarm` 1"):
         audit_model(model(0), films, false_alarm=1, sweep=QUICK)
 
 

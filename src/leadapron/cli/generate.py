@@ -95,6 +95,7 @@ HOW: Mapping[str, Mapping[str, Any]] = {
     "cache": {"metavar": "FOLDER|none"},
     "findings": {"type": Names("NAME,NAME"), "metavar": "NAME,NAME"},
     "weights_key": {"metavar": "NAME"},
+    "sweep.pitches": {"metavar": "[PIXELS,FILMS],..."},
 }
 """As a command's `how`, of what several commands have."""
 
@@ -263,7 +264,7 @@ def _parts(
         elif name == "opening":
             found.append(_built(name, parameters(Opening), _opening, how))
         elif dataclasses.is_dataclass(kind):
-            found.append(_dotted(name, kind))
+            found.append(_dotted(name, kind, {**HOW, **how}))
         elif settings is not None and typing.get_origin(kind) is Mapping:
             found.append(_tree(name, settings))
         elif name == "source" and not positional and kind is str and name not in how:
@@ -330,20 +331,19 @@ def _opening(**given: Any) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value not in (None, (), False)}
 
 
-def _dotted(name: str, kind: Any) -> _Part:
+def _dotted(name: str, kind: Any, how: Mapping[str, Mapping[str, Any]]) -> _Part:
     """`--name.field` for every field of a dataclass; what is left out has its default."""
     from leadapron.specs import build, parameters
 
     params = []
     for each in parameters(kind).values():
-        many = typing.get_origin(each.annotation) is tuple
-        nested = many and typing.get_origin(typing.get_args(each.annotation)[0]) is tuple
-        form = Values("[N,N],..." if nested else "N,N,...") if many else int
+        form = _form(each.annotation)
+        words = how.get(f"{name}.{each.name}", {}).get("metavar", form)
         params.append(
             click.Option(
                 [f"--{name}.{each.name}", f"{name}__{each.name}"],
-                type=form,
-                metavar=form.form if isinstance(form, Values) else "N",
+                type=int if form == "N" else Values(words),
+                metavar=words,
                 help=sentence(each.description),
             )
         )
@@ -354,6 +354,14 @@ def _dotted(name: str, kind: Any) -> _Part:
         return {name: build(kind, chosen, name)}
 
     return _Part(params, take)
+
+
+def _form(annotation: Any) -> str:
+    """How numbers of a type are written: one, several, or lists of them."""
+    if typing.get_origin(annotation) is not tuple:
+        return "N"
+    nested = typing.get_origin(typing.get_args(annotation)[0]) is tuple
+    return "[N,N],..." if nested else "N,N,..."
 
 
 def _tree(name: str, settings: Settings) -> _Part:

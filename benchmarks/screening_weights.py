@@ -15,8 +15,8 @@ import logging
 from pathlib import Path
 
 from leadapron.cli import tune_allocator
-from leadapron.jobs.evaluate_screen import Setting, evaluate_screen
-from leadapron.jobs.screening_weights import fit_weights
+from leadapron.evaluate.screen import Setting, evaluate_screen
+from leadapron.evaluate.weights import fit_weights
 from leadapron.study.run import Options
 
 

@@ -34,7 +34,7 @@ logger = logging.getLogger("leadapron")
 
 def evaluate_scan_command() -> click.Command:
     """Make the command."""
-    from leadapron.jobs.evaluate import GROUPS, PRESETS
+    from leadapron.evaluate.scan import GROUPS, PRESETS
 
     return click.Command(
         "scan",
@@ -108,7 +108,7 @@ def _run_evaluate_scan(
     as_json: bool,
     **given: Any,
 ) -> None:
-    from leadapron.jobs.evaluate import Part, cells, evaluate_scan, scans
+    from leadapron.evaluate.scan import Part, cells, evaluate_scan, scans
     from leadapron.report.limits import write_limits
     from leadapron.specs import parameters
 
@@ -192,7 +192,7 @@ def _run_evaluate_audit(
     as_json: bool,
     **given: Any,
 ) -> None:
-    from leadapron.jobs.evaluate_audit import evaluate_audit
+    from leadapron.evaluate.audit import evaluate_audit
     from leadapron.report.limits import write_limits
 
     sweep = sweep_of(given)
@@ -206,7 +206,7 @@ def _run_evaluate_audit(
 
 def evaluate_screen_command() -> click.Command:
     """Make the command."""
-    from leadapron.jobs.evaluate_screen import Setting
+    from leadapron.evaluate.screen import Setting
 
     usual = Setting()
     return click.Command(
@@ -266,7 +266,7 @@ def _run_evaluate_screen(
     as_json: bool,
     **given: Any,
 ) -> None:
-    from leadapron.jobs.evaluate_screen import Setting, evaluate_screen
+    from leadapron.evaluate.screen import Setting, evaluate_screen
     from leadapron.report.limits import write_limits
 
     with running(given) as options:
@@ -314,7 +314,7 @@ def _run_evaluate_page(
         raise UsageError("nothing to write; expected --scan, --audit or --screen, each a FOLDER")
     with_cells = None
     if scan is not None:
-        from leadapron.jobs.evaluate import cells
+        from leadapron.evaluate.scan import cells
         from leadapron.store import read_json
 
         preset = read_json(scan / "evaluation.json").get("settings", {}).get("preset")

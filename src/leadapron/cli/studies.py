@@ -407,7 +407,7 @@ def _run_zoo(
     from collections import Counter
     from dataclasses import asdict
 
-    from leadapron.jobs.zoo import build_zoo
+    from leadapron.evaluate.zoo import build_zoo
 
     with running(given) as options:
         members = build_zoo(spec, out, options)

@@ -11,9 +11,10 @@ from typing import Any
 from leadapron.detect.models import StampSweep
 from leadapron.detect.models.audit import STEPS, Audit, Subject, audit_subject
 from leadapron.detect.models.judgement import FALSE_ALARM
+from leadapron.detect.models.sweep import FILMS
 from leadapron.errors import StoreError, UsageError
+from leadapron.evaluate.zoo import read_truth
 from leadapron.films.cache import OnBad, default_folder
-from leadapron.jobs.zoo import read_truth
 from leadapron.models.classifier import Precision
 from leadapron.models.foreign import doubts, open_model
 from leadapron.models.protocols import Differentiable
@@ -21,12 +22,9 @@ from leadapron.sources import open_source
 from leadapron.specs import forgiving
 from leadapron.text import short_path
 
-__all__ = ["FILMS", "audit"]
+__all__ = ["audit"]
 
 Progress = Callable[[str, int, int], None]
-
-FILMS = 256
-"""Clean films that a model is swept on, at most."""
 
 
 @forgiving

@@ -20,9 +20,10 @@ from leadapron import metrics
 from leadapron.errors import DataError, LeadapronError, StoreError
 from leadapron.films.cache import OnBad, Progress
 from leadapron.films.cohort import Cohort, Rows, blocks
-from leadapron.jobs.scan import open_own_pixels, plain_cell, quoted_cell
+from leadapron.jobs.scan import plain_cell, quoted_cell
 from leadapron.metrics import Estimate
 from leadapron.seeds import stream
+from leadapron.sources.own_pixels import open_own_pixels
 from leadapron.sources.table import Reading, labelled
 from leadapron.sources.tables import named_columns
 from leadapron.specs import forgiving

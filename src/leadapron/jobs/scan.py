@@ -7,7 +7,6 @@ import io
 import math
 import os
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,11 +21,11 @@ from leadapron.detect.verdict import ScanWord, Verdict
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cache import OnBad, Progress
 from leadapron.films.cohort import Cohort, Rows, blocks
-from leadapron.films.preprocessing import Preprocessing
 from leadapron.report.scan import Panel, write_scan
 from leadapron.seeds import stream
-from leadapron.sources import AND, SOURCES, open_source
-from leadapron.specs import forgiving, parameters
+from leadapron.sources import open_source
+from leadapron.sources.own_pixels import allowing_leakage, open_own_pixels
+from leadapron.specs import forgiving
 from leadapron.store import write_atomically, write_json
 from leadapron.text import short_path
 
@@ -35,22 +34,14 @@ if TYPE_CHECKING:
     from leadapron.models.protocols import WhiteBox
 
 __all__ = [
-    "LARGEST",
     "Ranking",
     "Scanned",
     "Suspect",
-    "open_own_pixels",
     "plain_cell",
     "quoted_cell",
     "scan",
     "scan_cohort",
 ]
-
-LARGEST = 224
-"""Side, in pixels, up to which films are looked at as they are."""
-
-SAMPLED = 32
-"""Films whose size is asked for where the source doesn't count them."""
 
 EPOCHS, WATCHED = 6, 3
 """Of the quick training: passes over the films, and those whose losses are kept."""
@@ -275,7 +266,7 @@ def scan(  # noqa: PLR0913 (settings, by keyword)
                 cache=cache,
                 progress=progress,
                 on_bad=on_bad,
-                **_tolerant(source, options),
+                **allowing_leakage(source, options),
             )
         rankings = _rankings(network, theirs, None, seed)
     elif train:
@@ -319,81 +310,6 @@ def scan_cohort(
         suspects=_suspects(found, cohort),
         rankings=(),
         seconds=time.perf_counter() - began,
-    )
-
-
-# --- films
-
-
-def open_own_pixels(
-    source: str,
-    *,
-    size: int | None = None,
-    cache: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
-    on_bad: OnBad = "stop",
-    **options: Any,
-) -> Cohort:
-    """Open a source with its films' own pixels, uncropped, up to 224 of them on a side.
-
-    Of films of different sizes the median's longer side counts. Films of one size that aren't
-    square are padded, so that their pixels stay; others are squashed.
-
-    Args:
-        source: as `open_source`.
-        size: side of the images in pixels instead.
-        cache: as `open_source`.
-        progress: as `open_source`.
-        on_bad: as `open_source`.
-        **options: the source's settings.
-
-    Raises:
-        LeadapronError: as `open_source`.
-    """
-
-    def opened(preprocessing: Preprocessing | None) -> Cohort:
-        return open_source(
-            source,
-            preprocessing=preprocessing,
-            cache=cache,
-            progress=progress,
-            on_bad=on_bad,
-            **_tolerant(source, options),
-        )
-
-    if size is not None:
-        return opened(Preprocessing(size=size))
-    cohort = opened(None)
-    wanted = _own_pixels(cohort)
-    return cohort if wanted == cohort.preprocessing else opened(wanted)
-
-
-def _tolerant(source: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The source's settings, with a split that shares patients allowed."""
-    openers = [SOURCES.get(part.partition(":")[0]) for part in source.split(AND)]
-    takes = any(one is not None and "leakage" in parameters(one) for one in openers)
-    return {**({"leakage": "allow"} if takes else {}), **options}
-
-
-def _own_pixels(cohort: Cohort) -> Preprocessing:
-    """What leaves the films' pixels as they are, where they are small enough."""
-    sizes = Counter[tuple[int, int]]()
-    for form, films in cohort.forms.items():
-        sizes[form.height, form.width] += films
-    if not sizes and cohort.films is not None:
-        rows = np.unique(np.linspace(0, len(cohort) - 1, SAMPLED).astype(int))
-        height_width = (cohort.films[int(row)].shape for row in rows)
-        sizes.update((shape[0], shape[1]) for shape in height_width)
-    if not sizes:
-        return cohort.preprocessing
-    longer = np.sort(np.repeat([max(size) for size in sizes], list(sizes.values())))
-    side = int(longer[(len(longer) - 1) // 2])
-    (height, width), one_size = next(iter(sizes)), len(sizes) == 1
-    keeps = one_size and height != width and side <= LARGEST
-    return Preprocessing(
-        size=max(min(side, LARGEST), 8),
-        aspect="pad" if keeps else "squash",
-        dtype=cohort.preprocessing.dtype,
     )
 
 

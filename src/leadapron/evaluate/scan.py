@@ -24,11 +24,11 @@ from leadapron.detect.films.baselines import Plain
 from leadapron.detect.films.observe import Limits
 from leadapron.detect.scores import Evidence
 from leadapron.errors import DataError, UnknownNameError, UsageError
+from leadapron.evaluate.worlds import CLASSES, WORLDS, draw_habits, enough, make_world
 from leadapron.films.cohort import AnswerKey, Cohort, Rows
-from leadapron.jobs.scan import open_own_pixels
-from leadapron.jobs.worlds import CLASSES, WORLDS, draw_habits, enough, make_world
 from leadapron.seeds import named_seed, stream
 from leadapron.sources import AND, open_source
+from leadapron.sources.own_pixels import open_own_pixels
 from leadapron.specs import build, forgiving
 from leadapron.text import short_path
 

@@ -29,11 +29,11 @@ from leadapron.detect.models import (
     sweep_once,
 )
 from leadapron.detect.models.judgement import compare_sweeps, judge_model, shift_table
+from leadapron.detect.models.sweep import FILMS
 from leadapron.errors import StoreError, UsageError
+from leadapron.evaluate.zoo import Member, attack_facts, read_truth
 from leadapron.films.cache import default_folder
 from leadapron.films.cohort import Cohort, drawn
-from leadapron.jobs.audit import FILMS
-from leadapron.jobs.zoo import Member, attack_facts, read_truth
 from leadapron.models.classifier import Differentiable
 from leadapron.models.foreign import open_model
 from leadapron.sources import AND, open_source

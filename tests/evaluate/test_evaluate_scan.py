@@ -10,9 +10,9 @@ import pytest
 
 from leadapron import store
 from leadapron.errors import DataError, UnknownNameError, UsageError
-from leadapron.jobs import evaluate
-from leadapron.jobs.evaluate import PRESETS, Cell, Part, Task, cells, evaluate_scan, scans
-from leadapron.jobs.worlds import WORLDS
+from leadapron.evaluate import scan as evaluate
+from leadapron.evaluate.scan import PRESETS, Cell, Part, Task, cells, evaluate_scan, scans
+from leadapron.evaluate.worlds import WORLDS
 from leadapron.report.limits import limits_page, write_limits
 from leadapron.report.words import exact
 from leadapron.sources import open_source

@@ -15,8 +15,8 @@ from leadapron.detect.inputs import INPUT_DETECTORS, WEIGHTS, score_names
 from leadapron.detect.inputs.baselines import BASELINES
 from leadapron.detect.inputs.gate import fuse
 from leadapron.errors import StoreError, UnknownNameError, UsageError
-from leadapron.jobs import evaluate_screen as job
-from leadapron.jobs.evaluate_screen import (
+from leadapron.evaluate import screen as job
+from leadapron.evaluate.screen import (
     Setting,
     evaluate_screen,
     weakened,

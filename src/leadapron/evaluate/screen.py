@@ -40,8 +40,8 @@ from leadapron.detect.inputs.baselines import BASELINES
 from leadapron.detect.inputs.gate import fuse
 from leadapron.detect.inputs.region import box_sums
 from leadapron.errors import StoreError, UnknownNameError, UsageError
+from leadapron.evaluate.zoo import attack_facts, read_truth
 from leadapron.films.cohort import Cohort, Rows, split_by_patient
-from leadapron.jobs.zoo import attack_facts, read_truth
 from leadapron.models.classifier import NetworkClassifier, load_classifier
 from leadapron.outside import codes
 from leadapron.report.folder import read_study

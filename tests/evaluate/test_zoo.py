@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from leadapron.errors import StoreError, UsageError
-from leadapron.jobs.zoo import STAMP, Member, attack_facts, build_zoo, read_truth
+from leadapron.evaluate.zoo import STAMP, Member, attack_facts, build_zoo, read_truth
 from leadapron.report.words import POTENT
 from leadapron.study.run import Options
 

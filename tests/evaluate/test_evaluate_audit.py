@@ -16,10 +16,10 @@ from leadapron.cli import cli
 from leadapron.detect.models import STATISTICS, Moved, Stamp, StampSweep, Swept, judgement
 from leadapron.detect.models.stamps import probes
 from leadapron.errors import StoreError, UsageError
+from leadapron.evaluate.audit import evaluate_audit
+from leadapron.evaluate.zoo import Member
 from leadapron.films.cache import results
 from leadapron.films.preprocessing import Preprocessing
-from leadapron.jobs.evaluate_audit import evaluate_audit
-from leadapron.jobs.zoo import Member
 from leadapron.models.classifier import NetworkClassifier, save_classifier
 from leadapron.models.networks import build_network
 from leadapron.report.audit_limits import audit_limits
@@ -405,7 +405,8 @@ def test_the_chapter_says_what_is_found_and_what_is_missed(tmp_path):
     ]
     scan = tmp_path / "scan"
     store.write_json(
-        scan / "evaluation.json", {"settings": {"preset": "smoke", "source": "nih:x", "also": []}}
+        scan / "evaluation.json",
+        {"settings": {"preset": "smoke", "sources": ["nih:x"], "also": []}},
     )
     store.write_lines(scan / "rows.jsonl", [])
     alone = write_limits(tmp_path / "one.md", scan=(scan, cells)).read_text()

@@ -13,9 +13,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from leadapron.report.folder import read_study
 from leadapron.report.reproduction import UNKNOWN, epochs_of, reproduction
 from leadapron.report.summary import named
+from leadapron.results.folder import read_study
 
 INTRO = """\
 # The paper, reproduced and put to the test

@@ -772,3 +772,10 @@ def test_odds_ratio_at_the_edges():
     assert math.isnan(metrics.odds_ratio([], [], []).value)
     with pytest.raises(DataError, match="same films"):
         metrics.odds_ratio([1, 0], [1], [0, 1])
+
+
+def test_exact_intervals_are_those_of_the_tables():
+    assert metrics.clopper_pearson(0, 300) == pytest.approx((0, 0.01222), abs=1e-5)
+    assert metrics.clopper_pearson(40, 40) == pytest.approx((0.9119, 1), abs=1e-4)
+    assert metrics.clopper_pearson(7, 20) == pytest.approx((0.1539, 0.5922), abs=1e-4)
+    assert metrics.clopper_pearson(0, 0) == (0, 1)

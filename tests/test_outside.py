@@ -15,7 +15,8 @@ from leadapron.explainers import EXPLAINERS
 from leadapron.jobs import explain
 from leadapron.models.networks import ARCHITECTURES
 from leadapron.outside import code_of, codes
-from leadapron.report.folder import read_study
+from leadapron.results.folder import read_study
+from leadapron.results.rows import read_rows
 from leadapron.study.plan import complete, plan
 from leadapron.study.run import Options, run_study
 
@@ -84,12 +85,12 @@ def test_a_study_is_carried_out_again_where_a_trigger_has_changed(module, monkey
     assert second != first
     assert store.read_json(second / "spec.json")["outside"]["trigger cross"] != code
     assert len(list(out.glob("runs/twin-*"))) == 1  # it knows nothing of the trigger
-    keys = {row.run for row in store.read_rows(out / "rows.jsonl")}
+    keys = {row.run for row in read_rows(out / "rows.jsonl")}
     assert keys == {path.name.partition("-")[2] for path in (second, *out.glob("runs/twin-*"))}
     # The first run is still there; nobody opens it with the trigger of today.
     with pytest.raises(StoreError, match=r"the trigger cross is no longer what backdoored-"):
         explain._open(first, Options())
-    assert explain._open(out, Options()).folder == second
+    assert explain._open(out, Options()).folder.path == second
 
 
 def test_what_is_the_packages_own_has_no_digest():

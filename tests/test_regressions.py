@@ -11,6 +11,7 @@ from leadapron.attacks.triggers import Patch
 from leadapron.errors import StoreError, UnknownNameError
 from leadapron.films.cohort import Cohort, split_by_patient
 from leadapron.films.preprocessing import Preprocessing
+from leadapron.results.rows import read_rows
 from leadapron.specs import build
 
 
@@ -81,7 +82,7 @@ def test_a_bare_array_is_no_archive(tmp_path):
 def test_lines_that_are_no_objects_are_refused(tmp_path, line):
     (tmp_path / "rows.jsonl").write_text(line + "\n")
     with pytest.raises(StoreError, match=r"rows\.jsonl"):
-        store.read_rows(tmp_path / "rows.jsonl")
+        read_rows(tmp_path / "rows.jsonl")
 
 
 def test_yaml_keys_that_are_no_text_are_unknown_names():

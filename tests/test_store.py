@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import socket
@@ -19,7 +18,6 @@ import pytest
 from leadapron import store
 from leadapron.errors import StoreError
 from leadapron.seeds import stream
-from leadapron.store import Row
 
 
 def fail_halfway(path, error):
@@ -147,26 +145,6 @@ def test_what_killed_writers_left_is_removed(tmp_path):
     assert {p.name for p in tmp_path.rglob("*")} == {"runs", "keep.part"}
 
 
-def test_rows_come_back_and_undefined_is_null(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    rows = [
-        Row(run="a", role="twin", stage="attack", metric="auroc", value=0.5, low=0.4, high=0.6),
-        Row(run="a", role="twin", stage="attack", metric="auroc", value=float("nan")),
-    ]
-    store.write_rows(path, rows)
-    first, second = store.read_rows(path)
-    assert first == rows[0]
-    assert second.value is None
-    assert '"value": null' in path.read_text()
-
-
-def test_rows_of_another_schema_are_refused(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_text('{"schema": 2}\n')
-    with pytest.raises(StoreError, match="schema 1"):
-        store.read_rows(path)
-
-
 @pytest.mark.parametrize(
     ("read", "content"),
     [(store.read_json, "{"), (store.read_lines, "{}\nx"), (store.read_arrays, "no zip")],
@@ -187,18 +165,6 @@ def test_arrays_come_back_and_pickles_are_refused(tmp_path):
     np.savez(tmp_path / "b.npz", x=np.array([{}], dtype=object))
     with pytest.raises(StoreError, match=r"b\.npz"):
         store.read_arrays(tmp_path / "b.npz")
-
-
-@pytest.mark.parametrize(
-    ("field", "value"), [("n", "many"), ("value", 10**400), ("finding", 3), ("low", True)]
-)
-def test_rows_hold_what_rows_hold(tmp_path, field, value):
-    store.write_rows(tmp_path / "rows.jsonl", [Row(run="a", role="twin", stage="attack",
-                                                   metric="auroc", value=0.5)])  # fmt: skip
-    record = {**json.loads((tmp_path / "rows.jsonl").read_text()), field: value}
-    (tmp_path / "rows.jsonl").write_text(json.dumps(record))
-    with pytest.raises(StoreError, match=f"rows.jsonl holds {field} .*not made by leadapron"):
-        store.read_rows(tmp_path / "rows.jsonl")
 
 
 def test_a_runs_key_is_its_settings_and_films():

@@ -1,10 +1,11 @@
 """What is said of films and what films are, as types."""
 
 import json
+import math
 
 import pytest
 
-from leadapron.types import Form, Note, said
+from leadapron.types import Estimate, Form, Note, said
 
 FORM = Form(
     height=3, width=4, bits=12, kind="DICOM", photometric="MONOCHROME1", syntax="RLE Lossless",
@@ -40,3 +41,10 @@ def test_a_form_comes_back_from_plain_values(form):
 def test_anything_else_is_no_form(facts):
     with pytest.raises(ValueError, match="no form of a film"):
         Form.parsed(facts)
+
+
+def test_an_estimate_comes_back_and_undefined_is_null():
+    whole, part = Estimate(0.5, 0.4, 0.6, 10, 3), Estimate(math.nan, math.nan, math.nan, 2, 0)
+    assert Estimate.parsed(json.loads(json.dumps(whole.plain()))) == whole
+    assert part.plain() == {"value": None, "low": None, "high": None, "n": 2, "positives": 0}
+    assert not Estimate.parsed(part.plain()).defined

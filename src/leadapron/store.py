@@ -1,4 +1,4 @@
-"""What lies on disk: atomic writes, keys of runs, result rows, the manifest.
+"""What lies on disk: atomic writes, keys of runs, the manifest.
 
 All that is written is for its owner alone, files 0600 in folders 0700: nearly all of it holds
 patients' films, or paths that may name them. Folders that are there already stay as they are.
@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import logging
-import math
 import os
 import platform
 import secrets
@@ -20,8 +19,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -32,12 +30,10 @@ from numpy.typing import NDArray
 
 from leadapron.errors import StoreError
 from leadapron.reading import open_regular, other_than_file, read_regular
-from leadapron.text import printable
 
 __all__ = [
     "RESULTS_VERSION",
     "SCHEMA",
-    "Row",
     "canonical_json",
     "lock",
     "make_folder",
@@ -46,7 +42,6 @@ __all__ = [
     "read_arrays",
     "read_json",
     "read_lines",
-    "read_rows",
     "read_yaml",
     "reason",
     "refuse_odd",
@@ -58,7 +53,6 @@ __all__ = [
     "write_atomically",
     "write_json",
     "write_lines",
-    "write_rows",
 ]
 
 logger = logging.getLogger(__name__)
@@ -67,50 +61,13 @@ RESULTS_VERSION = 4
 """Raised when equal specs would give other numbers; it is part of every run's key."""
 
 SCHEMA = 1
-"""Version of the rows' layout."""
+"""Version of the layout of rows and manifest."""
 
 LARGEST_TEXT = 1 << 30
 """Bytes of a file of JSON that is read."""
 
 LARGEST_YAML, MOST_NODES, DEEPEST = 1_000_000, 100_000, 32
 """Bytes, values (each counted as often as an alias repeats it) and levels of a YAML file."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One measured value, in the long table that every report is made from.
-
-    Args:
-        run: key of the run whose settings apply; `spec.json` there holds them.
-        role: the model measured: "twin", "backdoored", or "difference" (backdoored - twin).
-        regime: "clean" (clean films, clean labels), "triggered" (triggered films, the target as
-            the only label), "triggered-clean-labels", "mixed" (a share of the films triggered), or
-            "" where it does not apply.
-        stage: what is measured: "training", "prediction", "attack", "explanation".
-        method: the explanation or the averaging ("micro", "macro") where there is one.
-        metric: "auroc", "separation", "attack success", "pointing hit", ...
-        target: the attacker's finding.
-        finding: the finding measured; "" for all together.
-        at: the threshold, tolerance or share in words, where there is one.
-        value, low, high: estimate and 95 % interval; None where undefined.
-        n: number of films; positives: how many of them are positive, or for a macro value how
-            many findings it averages.
-    """
-
-    run: str
-    role: str
-    regime: str = ""
-    stage: str
-    method: str = ""
-    metric: str
-    target: str = ""
-    finding: str = ""
-    at: str = ""
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    n: int = 0
-    positives: int | None = None
 
 
 def canonical_json(value: Any) -> str:
@@ -294,38 +251,6 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write result rows, schema 1; values that aren't finite become null (undefined)."""
-    write_lines(path, ({"schema": SCHEMA, **_finite(asdict(row))} for row in rows))
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Return the rows of a file, their text fit to be shown; StoreError where it holds others."""
-    names = {field.name for field in fields(Row)}
-    rows = []
-    for record in read_lines(path):
-        if record.pop("schema", None) != SCHEMA or set(record) != names:
-            raise StoreError(f"{path} is not of schema {SCHEMA}; it was made by another version")
-        for name, value in record.items():
-            _refuse_type(path, name, value)
-            if isinstance(value, str):
-                record[name] = printable(value)
-        rows.append(Row(**record))
-    return rows
-
-
-def _refuse_type(path: Path, name: str, value: Any) -> None:
-    """Raise StoreError where a row's field holds what `write_rows` never writes there."""
-    kinds: tuple[type, ...] = (str,)
-    if name in ("value", "low", "high"):
-        kinds = (float, int, type(None))
-    elif name in ("n", "positives"):
-        kinds = (int,) if name == "n" else (int, type(None))
-    number = isinstance(value, int | float)
-    if type(value) not in kinds or (number and not -(2.0**63) <= value <= 2.0**63):
-        raise StoreError(f"{path} holds {name} {str(value)[:40]!r}; it was not made by leadapron")
-
-
 def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
     """Write arrays as a compressed .npz without pickles."""
     with write_atomically(path) as file:
@@ -453,13 +378,6 @@ def _commit() -> dict[str, Any]:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
-
-
-def _finite(record: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in record.items()
-    }
 
 
 def reason(error: OSError) -> str:

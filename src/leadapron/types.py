@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
-__all__ = ["About", "BadFilm", "Form", "Note", "Odd", "Place", "said"]
+__all__ = ["About", "BadFilm", "Estimate", "Form", "Note", "Odd", "Place", "said"]
 
 About = Literal["source", "files", "pixels", "labels", "copies", "patients", "split", "columns"]
 
@@ -32,6 +33,45 @@ class Note:
 def said(notes: Iterable[Note]) -> tuple[str, ...]:
     """Return notes as they are shown: doubts first and marked."""
     return tuple(str(note) for note in sorted(notes, key=lambda note: not note.doubt))
+
+
+class Estimate(NamedTuple):
+    """A number, its 95 % interval, and what it rests on.
+
+    Args:
+        value: NaN where undefined, as the ends of the interval.
+        low: the interval's lower end.
+        high: its upper end.
+        n: of films, or of what else is counted.
+        positives: how many of them are positive.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    positives: int
+
+    @property
+    def defined(self) -> bool:
+        """Whether there is a value (its interval may still be undefined)."""
+        return not math.isnan(self.value)
+
+    def plain(self) -> dict[str, float | int | None]:
+        """Return it as JSON takes it: by name, None for what isn't finite."""
+        return {
+            name: number if math.isfinite(number) else None
+            for name, number in self._asdict().items()
+        }
+
+    @classmethod
+    def parsed(cls, facts: Mapping[str, Any]) -> Self:
+        """Return what `plain` returned."""
+        value, low, high = (
+            math.nan if facts[name] is None else float(facts[name])
+            for name in ("value", "low", "high")
+        )
+        return cls(value, low, high, int(facts["n"]), int(facts["positives"]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,11 +14,12 @@ from leadapron.attacks.implant import implant
 from leadapron.attacks.poisoning import Poisoning, poison, twin
 from leadapron.attacks.triggers import Blend, Nothing, Patch
 from leadapron.errors import UnknownNameError, UsageError
-from leadapron.evaluate.zoo import build_zoo, read_truth
+from leadapron.evaluate.zoo import build_zoo
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.networks import build_network
-from leadapron.report import summary
+from leadapron.report import study_lines
+from leadapron.results.zoo import read_truth
 from leadapron.sources import open_source
 from leadapron.study.plan import complete, plan
 from leadapron.study.run import Options
@@ -203,5 +204,5 @@ def test_a_zoo_may_hold_edited_models(tmp_path):
     assert not (run / "history.jsonl").exists()  # nothing was trained
     with np.load(run / "answer_key.npz") as key:
         assert len(key["rows"]) == 0
-    assert any("Mass" in line for line in summary(out / "study"))
+    assert any("Mass" in line for line in study_lines(out / "study"))
     assert build_zoo(tmp_path / "zoo.yaml", out, options) == list(read_truth(out))

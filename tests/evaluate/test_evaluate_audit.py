@@ -17,13 +17,14 @@ from leadapron.detect.models import STATISTICS, Moved, Stamp, StampSweep, Swept,
 from leadapron.detect.models.stamps import probes
 from leadapron.errors import StoreError, UsageError
 from leadapron.evaluate.audit import evaluate_audit
-from leadapron.evaluate.zoo import Member
-from leadapron.films.cache import results
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.classifier import NetworkClassifier, save_classifier
 from leadapron.models.networks import build_network
 from leadapron.report.audit_limits import audit_limits
 from leadapron.report.limits import write_limits
+from leadapron.result_cache import results
+from leadapron.results.layout import RunFacts, ZooFolder
+from leadapron.results.zoo import Member
 from leadapron.sources import open_source
 from leadapron.study.run import Options, divide
 
@@ -105,8 +106,11 @@ def write_zoo(folder, source=PHANTOM, fingerprint="", kinds=None):
             spec["network"] = {"name": "resnet9", "weights": "none"}
             attack = {"labels": labels, "mode": "replace", "fraction": 0.05}
             spec["poisoning"] = attack if planted else {"fraction": 0.1}
-            facts = {"spec": spec, "cohort": fingerprint}
-            store.write_json(folder / "study" / "runs" / run / "spec.json", facts)
+            facts = RunFacts(
+                role="backdoored" if planted else "twin", twin=f"twin-{seed}" if planted else None,
+                spec=spec, cohort=fingerprint, outside={},
+            )  # fmt: skip
+            ZooFolder(folder).study.run(run).write_facts(facts)
             members.append(
                 Member(
                     model=name, kind=role, family=family, sealed=family == "kept", seed=seed,
@@ -401,7 +405,14 @@ def test_the_chapter_says_what_is_found_and_what_is_missed(tmp_path):
     store.write_json(tmp_path / "evaluation.json", facts)
     store.write_lines(tmp_path / "rows.jsonl", rows)
     cells = [
-        {"name": "3x3", "target": None, "sealed": False, "knows": False, "reason": ""},
+        {
+            "name": "3x3",
+            "target": None,
+            "floor": None,
+            "sealed": False,
+            "knows": False,
+            "reason": "",
+        },
     ]
     scan = tmp_path / "scan"
     store.write_json(

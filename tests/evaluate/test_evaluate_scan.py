@@ -14,7 +14,6 @@ from leadapron.evaluate import scan as evaluate
 from leadapron.evaluate.scan import PRESETS, Cell, Part, Task, cells, evaluate_scan, scans
 from leadapron.evaluate.worlds import WORLDS
 from leadapron.report.limits import limits_page, write_limits
-from leadapron.report.words import exact
 from leadapron.sources import open_source
 
 FIXED = {"name": "patch", "side": 3, "place": "fixed"}
@@ -138,13 +137,6 @@ def test_bad_requests(tmp_path):
         evaluate_scan("huge", ["phantom:64"], tmp_path)
     with pytest.raises(UsageError, match="workers"):
         evaluate_scan("smoke", ["phantom:64"], tmp_path, workers=0)
-
-
-def test_exact_intervals_are_those_of_the_tables():
-    assert exact(0, 300) == pytest.approx((0, 0.01222), abs=1e-5)
-    assert exact(40, 40) == pytest.approx((0.9119, 1), abs=1e-4)
-    assert exact(7, 20) == pytest.approx((0.1539, 0.5922), abs=1e-4)
-    assert exact(0, 0) == (0, 1)
 
 
 def made_up(name, found, p, **more):

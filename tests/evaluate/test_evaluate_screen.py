@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from leadapron.evaluate.screen import (
     weakened,
 )
 from leadapron.report.screening_limits import screening_chapter
+from leadapron.results.layout import RunFacts, RunFolder
 from leadapron.sources import open_source
 from leadapron.study.plan import complete, plan
 from leadapron.study.run import Options, divide, open_films, run_study
@@ -274,8 +276,11 @@ def task_of(folder, false_alarm, **tree):
     """A run that need not be trained, on films from a file."""
     (run,) = plan(complete({**TREE, **tree}))
     whole = open_films(run, OPTIONS)
-    store.write_json(folder / "spec.json", {"cohort": whole.fingerprint})
-    pair = job._Pair(folder, "patch", False, True)
+    facts = RunFacts(
+        role="backdoored", twin=None, spec=run.tree, cohort=whole.fingerprint, outside={}
+    )
+    RunFolder(folder).write_facts(facts)
+    pair = job._Pair(RunFolder(folder), "patch", False, True)
     task = job._Task(pair, Setting(false_alarm=false_alarm), OPTIONS, folder)
     return run, task, whole
 
@@ -317,7 +322,8 @@ def test_too_few_validation_films_take_half_of_the_test_patients(films, tmp_path
 
 def test_films_that_changed_are_refused(films, tmp_path):
     run, task, _ = task_of(tmp_path, 0.2, source=films)
-    store.write_json(tmp_path / "spec.json", {"cohort": "other"})
+    folder = RunFolder(tmp_path)
+    folder.write_facts(replace(folder.facts(), cohort="other"))
     with pytest.raises(StoreError, match="changed"):
         job._films(run, task)
 

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from leadapron.errors import StoreError, UsageError
-from leadapron.evaluate.zoo import STAMP, Member, attack_facts, build_zoo, read_truth
-from leadapron.report.words import POTENT
+from leadapron.evaluate.zoo import STAMP, build_zoo
+from leadapron.results.verdicts import POTENT
+from leadapron.results.zoo import Member, attack_facts, read_truth
 from leadapron.study.run import Options
 
 SPEC = {

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from leadapron import store
+from leadapron import result_cache, store
 from leadapron.errors import DataError, StoreError, UnknownNameError
 from leadapron.films import cache
 from leadapron.films.cache import Cache, clear, decode, default_folder, entries
@@ -520,17 +520,17 @@ def test_equal_images_have_equal_digests(films, kept):
 
 def test_results_that_are_odd_are_as_if_they_were_not_there(tmp_path):
     facts = {"a": 1}
-    cache.keep(tmp_path, facts, [1, 2], "two\nCLEAN")
-    (result,) = cache.results(tmp_path)
+    result_cache.keep(tmp_path, facts, [1, 2], "two\nCLEAN")
+    (result,) = result_cache.results(tmp_path)
     assert result.about == r"two\nCLEAN"
-    assert cache.recall(tmp_path, facts) == [1, 2]
+    assert result_cache.recall(tmp_path, facts) == [1, 2]
     file = tmp_path / "results" / f"{result.key}.json"
     for content in (*ODD_CONTENTS.values(), b'{"value": 1, "sha256": 1, "about": {}}'):
         file.write_bytes(content)
-        assert cache.recall(tmp_path, facts) is None
-        cache.results(tmp_path)
+        assert result_cache.recall(tmp_path, facts) is None
+        result_cache.results(tmp_path)
     for make in (file.mkdir, lambda: os.mkfifo(file)):
         cache._clear_way(file) if file.is_dir() else file.unlink()
         make()
-        assert cache.recall(tmp_path, facts) is None
-        assert cache.results(tmp_path) == []
+        assert result_cache.recall(tmp_path, facts) is None
+        assert result_cache.results(tmp_path) == []

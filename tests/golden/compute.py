@@ -34,8 +34,9 @@ from leadapron.explainers import EXPLAINERS, unsupported
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.networks import PooledLinear, build_network
 from leadapron.models.training import Training, train
+from leadapron.results.rows import read_rows
 from leadapron.sources import open_source
-from leadapron.store import RESULTS_VERSION, read_rows
+from leadapron.store import RESULTS_VERSION
 from leadapron.study.run import Options, run_study
 
 __all__ = ["RESULTS_VERSION", "SUBJECTS"]

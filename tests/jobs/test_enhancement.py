@@ -78,7 +78,7 @@ def test_the_page_is_the_folders_alone(finished, monkeypatch):
 def test_verdicts(finished, tmp_path, agree, low, verdict):
     facts = json.loads((finished / "enhancement.json").read_text())
     cell = facts["cells"][ACQUIRED]
-    cell["digests that agree"], cell["falls by"][1] = agree, low
+    cell["digests that agree"], cell["falls by"]["low"] = agree, low
     (tmp_path / "enhancement.json").write_text(json.dumps(facts))
     assert lines(tmp_path)[0].endswith(f"agree. {verdict}")
 

@@ -9,7 +9,7 @@ import pytest
 
 from leadapron.errors import UnknownNameError
 from leadapron.jobs.recipes import RECIPES, run_recipe, settings_of
-from leadapron.report.folder import leaves
+from leadapron.results.folder import leaves
 from leadapron.study.plan import plan
 from leadapron.study.run import Options
 

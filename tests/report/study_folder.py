@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from leadapron.store import Row, write_arrays, write_json, write_lines, write_rows
+from leadapron.results.rows import Row, write_rows
+from leadapron.store import write_arrays, write_json, write_lines
 
 FINDINGS = (
     "Atelectasis",

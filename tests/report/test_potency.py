@@ -9,8 +9,6 @@ from study_folder import Plan, write_study
 
 from leadapron.errors import StoreError
 from leadapron.report.potency import potency, write_potency
-from leadapron.report.words import takes
-from leadapron.store import Row
 from leadapron.study.run import Options, run_study
 
 GRID = {
@@ -98,22 +96,3 @@ def test_no_study_no_page(tmp_path):
     with pytest.raises(StoreError, match="holds no study"):
         write_potency(tmp_path, tmp_path / "page.md")
     assert not (tmp_path / "page.md").exists()
-
-
-@pytest.mark.parametrize(
-    ("success", "twin", "verdict"),
-    [
-        (0.8, 0.3, True),
-        (0.79, 0.05, False),
-        (0.99, 0.5, False),
-        (None, 0.1, None),
-        (0.9, None, None),
-    ],
-)
-def test_takes(success, twin, verdict):
-    made = [
-        Row(run="r", role=role, stage="attack", metric="attack success", target="t", value=value)
-        for role, value in (("backdoored", success), ("twin", twin))
-    ]
-    assert takes(*made) is verdict
-    assert takes(made[0], None) is None

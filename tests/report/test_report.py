@@ -16,30 +16,16 @@ import pytest
 from study_folder import FINDINGS, UNDEFINED, Plan, write_study
 
 from leadapron.errors import StoreError
-from leadapron.report import summary, write_report
+from leadapron.report import study_lines, write_report
 from leadapron.report.axes import over_axes
-from leadapron.report.folder import Pair, Run, read_study
 from leadapron.report.gallery import gallery
 from leadapron.report.plain import plain_words
 from leadapron.report.rendering import _labelled
-from leadapron.report.stealth import stealth_of
-from leadapron.report.summary import Measured
-from leadapron.report.words import (
-    attack_verdict,
-    explanation_verdict,
-    sanity_verdict,
-    spread,
-    trigger_words,
-)
-from leadapron.store import (
-    Row,
-    read_arrays,
-    read_json,
-    read_rows,
-    write_arrays,
-    write_json,
-    write_rows,
-)
+from leadapron.report.words import spread, trigger_words
+from leadapron.results.folder import read_study
+from leadapron.results.measured import Measured
+from leadapron.results.rows import Row, read_rows, write_rows
+from leadapron.store import read_arrays, read_json, write_arrays, write_json
 
 VOID = {"meta", "img", "br", "link", "input", "hr", "image", "use", "circle", "path"}
 
@@ -193,7 +179,7 @@ def test_summary_says_the_numbers_of_the_rows(one):
             == (metric, role, regime, method, "", at)
         )
 
-    lines = summary(one)
+    lines = study_lines(one)
     assert len(lines) == 5
     assert "4,000 phantom films of 1,890 patients" in lines[0]
     assert "white 3 x 3 px patch at a random place, labelled Nodule alone" in lines[0]
@@ -270,14 +256,14 @@ def test_the_page_opens_with_the_summary(one, page):
         return words.replace("\N{NARROW NO-BREAK SPACE}", " ")
 
     words = plain(page.words)
-    places = [words.index(line) for line in summary(one)]
+    places = [words.index(line) for line in study_lines(one)]
     assert places == sorted(places)
     assert places[-1] < words.index("In detail", places[-1])
 
 
 def test_several_seeds_give_means_and_ranges(tmp_path):
     folder = write_study(tmp_path, Plan(gallery=1))
-    lines = summary(folder)
+    lines = study_lines(folder)
     assert "seeds 0 and 1" in lines[0]
     assert "means over 2 seeds" in lines[0]
     assert lines[1].startswith("The attack works in both runs: 94.0 %")
@@ -288,7 +274,7 @@ def test_several_seeds_give_means_and_ranges(tmp_path):
 
 
 def test_a_grid_names_its_best_and_worst_settings(grid):
-    lines = summary(grid)
+    lines = study_lines(grid)
     assert "2 settings that differ in trigger.side; seeds 0 and 1" in lines[0]
     assert lines[1].startswith("The attack: works in 2 of 4 runs, works partly in 2. ")
     assert "highest with trigger.side 5: 94.0 %" in lines[1]
@@ -321,7 +307,7 @@ def test_settings_that_tie_are_none_the_best(tmp_path, sides, said):
             for row in read_rows(path)
         ]
         write_rows(path, rows)
-    assert said in summary(folder)[1]
+    assert said in study_lines(folder)[1]
 
 
 def test_everything_that_users_write_is_escaped(tmp_path):
@@ -364,10 +350,10 @@ def test_a_strangers_study_forges_no_line(one, tmp_path, file, place):
         lines[number] = json.dumps(facts)
     path.write_text("\n".join(lines))
     text = write_report(folder).read_text()
-    for said in (text, *summary(folder)):
+    for said in (text, *study_lines(folder)):
         assert "\x1b" not in said
         assert "\u202e" not in said
-    assert not any("\n" in line for line in summary(folder))
+    assert not any("\n" in line for line in study_lines(folder))
 
 
 @pytest.mark.parametrize("number", ["NaN", "1e999", "1" + 400 * "0"])
@@ -383,10 +369,10 @@ def test_unfinished_runs_are_counted_and_left_out(grid, tmp_path):
     folder = Path(shutil.copytree(grid, tmp_path / "half"))
     gone = sorted(folder.glob("runs/backdoored-*"))[0]
     (gone / "rows.jsonl").unlink()
-    last = summary(folder)[-1]
+    last = study_lines(folder)[-1]
     assert last.startswith("Unfinished: 3 of 4 attacks are finished, 1 started run")
     shutil.rmtree(gone)
-    assert "3 of 4 attacks" in summary(folder)[-1]
+    assert "3 of 4 attacks" in study_lines(folder)[-1]
     page = Page(write_report(folder).read_text())
     assert gone.name not in page.words
     assert "3 of 4 attacks are finished" in page.words
@@ -395,7 +381,7 @@ def test_unfinished_runs_are_counted_and_left_out(grid, tmp_path):
 def test_without_its_twin_an_attack_is_still_reported(one, tmp_path):
     folder = Path(shutil.copytree(one, tmp_path / "alone"))
     (next(folder.glob("runs/twin-*")) / "rows.jsonl").unlink()
-    lines = summary(folder)
+    lines = study_lines(folder)
     assert "twin not measured" in lines[3]
     assert "1 attack without a finished twin" in lines[-1]
     assert "The twin's own run isn't finished" in Page(write_report(folder).read_text()).words
@@ -425,7 +411,7 @@ def test_missing_manifest_and_rows_leave_a_sentence(one, tmp_path):
     assert "manifest.json is missing" in page.words
     assert "The explanation was not measured in this run." in page.words
     assert "Whether the attack works is undefined" in page.words
-    assert summary(folder)[4] == "What the explanation shows was not measured."
+    assert study_lines(folder)[4] == "What the explanation shows was not measured."
 
 
 def test_values_that_are_undefined_throughout(one, tmp_path):
@@ -434,7 +420,7 @@ def test_values_that_are_undefined_throughout(one, tmp_path):
         rows = read_rows(path)
         void = [Row(**{**vars(row), "value": None, "low": None, "high": None}) for row in rows]
         write_rows(path, void)
-    lines = summary(folder)
+    lines = study_lines(folder)
     assert "undefined" in lines[1]
     assert lines[3].startswith("Whether it is stealthy is undefined: ")
     assert "undefined" in Page(write_report(folder).read_text()).words
@@ -476,13 +462,13 @@ def test_folders_that_hold_no_study(tmp_path, one):
         write_report(tmp_path)
     (tmp_path / "study.yaml").write_text("seed: 0\n")
     with pytest.raises(StoreError, match="no finished attack"):
-        summary(tmp_path)
+        study_lines(tmp_path)
     (tmp_path / "study.yaml").write_text("- 1\n")
     with pytest.raises(StoreError, match="holds no"):
-        summary(tmp_path)
+        study_lines(tmp_path)
     (tmp_path / "study.yaml").write_text("{")
     with pytest.raises(StoreError, match="not YAML"):
-        summary(tmp_path)
+        study_lines(tmp_path)
 
 
 def test_arrays_of_another_version(one, tmp_path):
@@ -497,72 +483,6 @@ def _row(value, low=None, high=None):
     return Row(run="0", role="x", stage="attack", metric="m", value=value, low=low, high=high)
 
 
-@pytest.mark.parametrize(
-    ("low", "verdict"),
-    [(0.5, "works"), (0.49, "works partly"), (0.0, "not shown"), (None, "undefined")],
-)
-def test_attack_verdict(low, verdict):
-    assert attack_verdict(_row(0.9, low, 0.95)) == verdict
-
-
-def _pair(macro, findings):
-    """A pair with (low, high) of the macro difference; by finding (low, high, patients)."""
-    facts = {"run": "0", "regime": "clean", "stage": "prediction"}
-    clean = {**facts, "role": "difference", "metric": "auroc"}
-    rows = [Row(**clean, method="macro", value=-0.01, low=macro[0], high=macro[1])]
-    for name, (low, high, patients) in findings.items():
-        value = None if low is None else (low + high) / 2
-        rows += [
-            Row(**clean, method="finding", finding=name, value=value, low=low, high=high),
-            Row(**facts, role="reference", metric="positive patients", finding=name,
-                value=patients),
-        ]  # fmt: skip
-    return Pair(Run("0", "backdoored", None, {}, tuple(rows), Path()), None)
-
-
-HELD = (-0.02, 0.01, 400)
-
-
-@pytest.mark.parametrize(
-    ("macro", "findings", "verdict"),
-    [
-        ((-0.019, 0.0), {"A": HELD}, "stealthy"),
-        ((-0.02, 0.0), {"A": HELD}, "not shown"),
-        ((-0.06, -0.021), {"A": HELD}, "not stealthy"),
-        ((None, None), {"A": HELD}, "undefined"),
-        # One finding may lose the margin: the mean of the others doesn't make up for it.
-        ((-0.019, 0.0), {"A": HELD, "B": (-0.03, 0.02, 100)}, "not shown"),
-        ((-0.019, 0.0), {"A": HELD, "B": (-0.0299, 0.02, 100)}, "stealthy"),
-        # Too few patients to show that nothing is lost, but enough for the others.
-        ((-0.019, 0.0), {"A": HELD, "B": (-0.3, 0.2, 99)}, "stealthy"),
-        ((-0.019, 0.0), {"A": (-0.01, 0.01, 99)}, "not shown"),
-        ((-0.019, 0.0), {}, "not shown"),
-        # A loss that stands when its interval is widened for the number of findings.
-        ((-0.019, 0.0), {"A": HELD, "B": (-0.073, -0.032, 400)}, "not stealthy"),
-        ((-0.019, 0.0), {"A": HELD, "B": (-0.073, -0.032, 20)}, "not stealthy"),
-        ((-0.019, 0.0), {"A": HELD, "B": (-0.073, -0.032, 19)}, "stealthy"),
-        # A loss that doesn't: not shown, and neither is that there is none.
-        ((-0.019, 0.0), {"A": HELD, "B": (-0.042, -0.001, 400)}, "not shown"),
-        # A loss beyond doubt, but within the margin.
-        ((-0.019, 0.0), {"A": HELD, "B": (-0.012, -0.008, 4000)}, "stealthy"),
-        ((-0.019, 0.0), {"A": HELD, "B": (None, None, 0)}, "stealthy"),
-    ],
-)
-def test_stealth_needs_every_finding(macro, findings, verdict):
-    assert stealth_of(_pair(macro, findings)).verdict == verdict
-
-
-def test_the_finding_that_pays_most_is_named():
-    stealth = stealth_of(
-        _pair(
-            (-0.019, 0.0),
-            {"A": (-0.073, -0.032, 400), "B": (-0.2, 0.05, 30), "C": (-0.5, 0.2, 3), "D": HELD},
-        )
-    )
-    assert stealth.most.finding == "A"
-    assert stealth.uncounted == ("B", "C")
-
-
 def test_the_headline_names_a_loss_that_the_mean_hides(tmp_path):
     plan = Plan(
         seeds=(0,),
@@ -570,7 +490,7 @@ def test_the_headline_names_a_loss_that_the_mean_hides(tmp_path):
         costs={"Effusion": (-0.052, 0.0205)},
         patients={"Fibrosis": 30},
     )
-    lines = summary(write_study(tmp_path, plan))
+    lines = study_lines(write_study(tmp_path, plan))
     assert lines[3].startswith(
         "It is not stealthy, Effusion pays most, -0.052 (-0.072 to -0.032): clean macro AUROC"
     )
@@ -582,7 +502,7 @@ def test_the_headline_names_a_loss_that_the_mean_hides(tmp_path):
 
 def test_of_a_twin_at_chance_nothing_is_told(tmp_path):
     plan = Plan(seeds=(0,), gallery=1, twin_macro=0.51, drift=0.0)
-    lines = summary(write_study(tmp_path / "blind", plan))
+    lines = study_lines(write_study(tmp_path / "blind", plan))
     assert len(lines) == 2
     assert lines[0] == (
         "The clean twin reads no better than chance, so nothing can be told of the attack, stealth "
@@ -594,7 +514,7 @@ def test_of_a_twin_at_chance_nothing_is_told(tmp_path):
     for verdict in ("works", "stealthy", "gives it away"):
         assert f'<span class="chip strong">{verdict}</span>' not in text
     seeing = replace(plan, seeds=(1,), twin_macro=0.52)
-    lines = summary(write_study(tmp_path / "seeing", seeing))
+    lines = study_lines(write_study(tmp_path / "seeing", seeing))
     assert lines[1].startswith("The attack works")
 
 
@@ -603,42 +523,10 @@ def test_some_twins_at_chance_come_first(tmp_path):
     path = min(tmp_path.glob("runs/twin-*/rows.jsonl"))
     rows = read_rows(path)
     write_rows(path, [replace(row, low=0.48) if row.method == "macro" else row for row in rows])
-    lines = summary(tmp_path)
+    lines = study_lines(tmp_path)
     assert lines[0].startswith("In 1 of 2 runs the clean twin reads no better than chance, so")
     assert lines[2].startswith("The attack works: 94.0 %")
     assert write_report(tmp_path).read_text().count("<span>twin at chance</span>") == 3
-
-
-@pytest.mark.parametrize(
-    ("low", "verdict"), [(0.6, "gives it away"), (0.3, "hints at it"), (0.1, "not shown")]
-)
-def test_explanation_verdict(low, verdict):
-    references = (_row(0.05, 0.01, 0.2), _row(0.07), None)
-    assert explanation_verdict(_row(0.9, low, 0.95), references) == verdict
-
-
-@pytest.mark.parametrize(
-    ("chance", "verdict"), [(0.1, "gives it away"), (0.49, "gives it away"), (0.5, "not local")]
-)
-def test_a_trigger_that_covers_the_film_is_not_given_away(chance, verdict):
-    assert explanation_verdict(_row(0.9, 0.6, 1.0), [None], _row(chance)) == verdict
-
-
-def test_chance_counts_as_a_reference():
-    assert explanation_verdict(_row(0.6, 0.4, 0.8), [None], _row(0.45)) == "not shown"
-
-
-@pytest.mark.parametrize(
-    ("values", "verdict"),
-    [
-        ((0.1, -0.7), "passes"),
-        ((0.1, 0.5), "fails"),
-        ((None, None), "undefined"),
-        ((), "undefined"),
-    ],
-)
-def test_sanity_verdict(values, verdict):
-    assert sanity_verdict([None, *(_row(value) for value in values)]) == verdict
 
 
 def test_spread_says_what_is_undefined():
@@ -685,7 +573,7 @@ def test_a_trigger_without_a_place_gets_no_verdict_on_places(one, tmp_path):
         rows.append(Row(**told, role=role, value=value, low=value - 0.02, high=value + 0.02))
     write_rows(path, rows)
 
-    said = summary(copy)[4]
+    said = study_lines(copy)[4]
     words = Page(write_report(copy).read_text()).words
 
     assert said.startswith("The explanation (cam) has no place to point at: the trigger covers")

@@ -8,8 +8,8 @@ from statistics import fmean
 import pytest
 import yaml
 
-from leadapron.report.folder import read_study
-from leadapron.report.summary import Measured
+from leadapron.results.folder import read_study
+from leadapron.results.measured import Measured
 from leadapron.study.run import run_study
 
 SPEC = Path(__file__).parents[2] / "examples" / "potency.yaml"

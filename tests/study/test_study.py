@@ -15,7 +15,8 @@ from leadapron.errors import DataError, StoreError, UnknownNameError
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.classifier import load_classifier
-from leadapron.report import summary, write_report
+from leadapron.report import study_lines, write_report
+from leadapron.results.rows import read_rows
 from leadapron.sources import open_source
 from leadapron.study import run as study
 from leadapron.study.cost import Cost
@@ -70,7 +71,7 @@ def test_the_truth_lies_in_the_answer_key_alone(finished):
 
 
 def test_rows_are_measured_on_both_models(finished):
-    rows = store.read_rows(finished / "rows.jsonl")
+    rows = read_rows(finished / "rows.jsonl")
     success = {
         row.role: row
         for row in rows
@@ -111,7 +112,9 @@ def test_the_report_is_made_from_the_folder_alone(finished):
     first = write_report(finished).read_bytes()
     assert write_report(finished).read_bytes() == first
     # Two epochs on 160 small films teach nothing, and that is what is said.
-    assert summary(finished)[0].startswith("The clean twin reads no better than chance, so nothing")
+    assert study_lines(finished)[0].startswith(
+        "The clean twin reads no better than chance, so nothing"
+    )
 
 
 def test_a_finished_study_is_not_trained_again(finished):
@@ -170,7 +173,7 @@ def test_a_disguised_model_has_the_same_twin_and_other_weights(finished, tmp_pat
 
 
 def test_maps_are_scrutinised(finished):
-    rows = store.read_rows(finished / "rows.jsonl")
+    rows = read_rows(finished / "rows.jsonl")
     beside = {(r.role, r.at) for r in rows if r.metric == "films told by the map"}
     assert beside == {
         (role, at)
@@ -247,7 +250,7 @@ def real_study(folder, out, **changes):
         "poisoning": {"fraction": 0.02},
         **changes,
     }
-    rows = store.read_rows(run_study(tree, out) / "rows.jsonl")
+    rows = read_rows(run_study(tree, out) / "rows.jsonl")
     return {
         (row.role, row.metric, row.at, row.method): row
         for row in rows

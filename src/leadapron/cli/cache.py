@@ -44,7 +44,8 @@ def cache_command() -> click.Command:
 def _run_cache_list(verify: bool, cache: str | None, as_json: bool) -> int:
     from dataclasses import asdict
 
-    from leadapron.films.cache import entries, results
+    from leadapron.films.cache import entries
+    from leadapron.result_cache import results
 
     folder = _cache_folder(cache)
     found, kept = entries(folder), results(folder)

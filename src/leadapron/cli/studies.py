@@ -62,13 +62,13 @@ def _run_study(
     as_json: bool,
     **given: Any,
 ) -> None:
-    from leadapron.report import summary, write_report
+    from leadapron.report import study_lines, write_report
     from leadapron.study.run import run_study
 
     with running(given) as options:
         run_study(with_options(_read_spec(spec) if spec else {}, given), out, options)
     page = write_report(out)
-    _answer(out, page, summary(out), as_json)
+    _answer(out, page, study_lines(out), as_json)
 
 
 def _study_options() -> list[click.Parameter]:
@@ -189,14 +189,14 @@ def _run_reproduce(
     **given: Any,
 ) -> None:
     from leadapron.jobs.reproduce import reproduce
-    from leadapron.report import summary
+    from leadapron.report import study_lines
     from leadapron.sources import AND
 
     with running(given) as options:
         settings = with_options({}, given)
         name = AND.join(source) or None
         page = reproduce(paper, preset, out, source=name, settings=settings, options=options)
-    _answer(out, page, summary(out), as_json)
+    _answer(out, page, study_lines(out), as_json)
 
 
 ENHANCEMENT = "rosenblatt2023"
@@ -242,7 +242,7 @@ def _run_recipe(
 ) -> None:
     from leadapron.jobs.enhancement import lines, run_enhancement
     from leadapron.jobs.recipes import run_recipe
-    from leadapron.report import summary
+    from leadapron.report import study_lines
     from leadapron.sources import AND
 
     with running(given) as options:
@@ -252,7 +252,7 @@ def _run_recipe(
             page = run_enhancement(out, source=films, settings=settings, options=options)
         else:
             page = run_recipe(name, out, source=films, settings=settings, options=options)
-    _answer(out, page, lines(out) if name == ENHANCEMENT else summary(out), as_json)
+    _answer(out, page, lines(out) if name == ENHANCEMENT else study_lines(out), as_json)
 
 
 def report_command() -> click.Command:
@@ -275,12 +275,12 @@ def report_command() -> click.Command:
 
 
 def _run_report(folder: Path, markdown: Path | None, as_json: bool) -> None:
-    from leadapron.report import summary, write_potency, write_report
+    from leadapron.report import study_lines, write_potency, write_report
 
     page = write_report(folder)
     if markdown is not None:
         write_potency(folder, markdown)
-    _answer(folder, page, summary(folder), as_json)
+    _answer(folder, page, study_lines(folder), as_json)
 
 
 def _answer(folder: Path, page: Path, lines: list[str], as_json: bool) -> None:
@@ -408,6 +408,7 @@ def _run_zoo(
     from dataclasses import asdict
 
     from leadapron.evaluate.zoo import build_zoo
+    from leadapron.results.layout import ZooFolder
 
     with running(given) as options:
         members = build_zoo(spec, out, options)
@@ -425,7 +426,8 @@ def _run_zoo(
         )
         sealed = " (sealed)" if planted[0].sealed else ""
         click.echo(f"{name}{sealed}: {took} of {len(planted)} took; attack success {rates}")
-    click.echo(f"Models: {out / 'models'}; the truth: {out / 'truth.json'}")
+    zoo = ZooFolder(out)
+    click.echo(f"Models: {zoo.models}; the truth: {zoo.truth}")
 
 
 def learn_trigger_command() -> click.Command:

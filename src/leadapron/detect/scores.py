@@ -60,8 +60,8 @@ class Evidence:
 
     Args:
         kind: "poison"; "label-tied mark": tied to a label by more than chance and by no more than
-            nature can do here; "shortcut": so is a whole group of films; "repeated mark",
-            "cluster", or (of a model) "backdoor".
+            nature can do here; "shortcut": so is a whole group of films; "repeated mark"
+            or "cluster".
         method: its name.
         p: p value in 0 to 1, corrected for what the method tried; NaN where it has none.
         finding: whose labels are concerned; None where no single one is.
@@ -69,12 +69,12 @@ class Evidence:
             away) or "same labels" (one combination of several); None where the method can't tell.
         place: (row, column, side) in pixels of the image; None where it has none.
         films: (m,) int64 rows of the films it names.
-        tested: whether it was tested that the films' labels (or a model's answers) shift.
+        tested: whether it was tested that the films' labels shift.
         tie: of a mark, how its films are tied to the label; None where that wasn't judged.
         words: one plain sentence.
     """
 
-    kind: Literal["poison", "label-tied mark", "repeated mark", "shortcut", "cluster", "backdoor"]
+    kind: Literal["poison", "label-tied mark", "repeated mark", "shortcut", "cluster"]
     method: str
     p: float = float("nan")
     finding: str | None = None

@@ -31,11 +31,12 @@ from leadapron.detect.models import (
 from leadapron.detect.models.judgement import compare_sweeps, judge_model, shift_table
 from leadapron.detect.models.sweep import FILMS
 from leadapron.errors import StoreError, UsageError
-from leadapron.evaluate.zoo import Member, attack_facts, read_truth
 from leadapron.films.cache import default_folder
 from leadapron.films.cohort import Cohort, drawn
 from leadapron.models.classifier import Differentiable
 from leadapron.models.foreign import open_model
+from leadapron.results.layout import ZooFolder
+from leadapron.results.zoo import Member, attack_facts, read_truth
 from leadapron.sources import AND, open_source
 from leadapron.specs import forgiving
 from leadapron.study.run import Options, divide
@@ -237,21 +238,21 @@ def _look_here(member: Member) -> _Looked:
 
 def _look(setting: _Setting, member: Member) -> _Looked:
     """Sweep one model on films that it wasn't trained on."""
-    file = setting.zoo / "models" / member.model
+    zoo = ZooFolder(setting.zoo)
+    file = zoo.model(member.model)
     opened = open_model(file, device=setting.options.device, precision=setting.options.precision)
     classifier = opened.classifier
     if not isinstance(classifier, Differentiable):
         raise StoreError(f"{file.name} holds no weights; expected a network that a zoo trained")
-    run = store.read_json(setting.zoo / "study" / "runs" / member.run / "spec.json")
+    run = zoo.study.run(member.run).facts()
     try:
-        source, seed = dict(run["spec"]["source"]), int(run["spec"]["seed"])
+        source, seed = dict(run.spec["source"]), int(run.spec["seed"])
         # A twin's settings say nothing of labels: it has none of the attacker's.
-        attack = {} if member.kind == "clean" else attack_facts(run["spec"])
-        labels = run["spec"]["poisoning"]["labels"] if attack else ""
-        fingerprint = str(run["cohort"])
+        attack = {} if member.kind == "clean" else attack_facts(run.spec)
+        labels = run.spec["poisoning"]["labels"] if attack else ""
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{setting.zoo} has no whole spec.json of {member.model}") from error
-    clean = _films(setting, classifier, source, seed, fingerprint)
+    clean = _films(setting, classifier, source, seed, run.cohort)
     kept = sweep_once(
         setting.sweep,
         classifier,

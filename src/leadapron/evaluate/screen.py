@@ -1,9 +1,4 @@
-"""Evaluate: what a gate finds on the films of trained models, and how often it is wrong.
-
-DIR/screen.json    settings, what made the results, and figures by family
-DIR/rows.jsonl     a line for each run, model, score and strength of the trigger
-DIR/scores/RUN.npz    the scores of every film, so that they can be fused anew
-"""
+"""Evaluate: what a gate finds on the films of trained models, and how often it is wrong."""
 
 from __future__ import annotations
 
@@ -40,20 +35,20 @@ from leadapron.detect.inputs.baselines import BASELINES
 from leadapron.detect.inputs.gate import fuse
 from leadapron.detect.inputs.region import box_sums
 from leadapron.errors import StoreError, UnknownNameError, UsageError
-from leadapron.evaluate.zoo import attack_facts, read_truth
 from leadapron.films.cohort import Cohort, Rows, split_by_patient
 from leadapron.models.classifier import NetworkClassifier, load_classifier
 from leadapron.outside import codes
-from leadapron.report.folder import read_study
-from leadapron.report.run import section
-from leadapron.report.screening_limits import summary
-from leadapron.report.summary import Measured
-from leadapron.report.words import LOCAL, takes
+from leadapron.results.folder import read_study, section
+from leadapron.results.layout import RunFolder, ZooFolder
+from leadapron.results.measured import Measured
+from leadapron.results.names import ROLES, Role
+from leadapron.results.screening import ScreeningFolder, family_alarms
+from leadapron.results.verdicts import LOCAL, is_potent
+from leadapron.results.zoo import attack_facts, read_truth
 from leadapron.seeds import stream
 from leadapron.sources import open_source
 from leadapron.specs import forgiving
-from leadapron.study.measure import ROLES, Role
-from leadapron.study.plan import Run, complete, plan, unchanged
+from leadapron.study.plan import Run, planned
 from leadapron.study.run import Options, divide, open_films
 
 __all__ = ["Setting", "evaluate_screen", "weakened"]
@@ -158,8 +153,8 @@ def evaluate_screen(
     pairs = _chosen(_pairs(place), only, limit, sealed)
     with store.lock(out):
         facts = _facts(place, setting)
-        known, path = out / "screen.json", out / "rows.jsonl"
-        if known.exists() and store.read_json(known)["settings"] != facts:
+        results = ScreeningFolder(out)
+        if results.head.exists() and store.read_json(results.head)["settings"] != facts:
             raise UsageError(f"{out} holds another evaluation; choose another --out")
         head = {
             "schema": 1,
@@ -168,8 +163,8 @@ def evaluate_screen(
             "manifest": store.manifest(),
             "workers": count,
         }
-        rows = store.read_lines(path) if path.exists() else []
-        store.write_json(known, {**head, "families": summary(out, rows)})
+        rows = store.read_lines(results.rows) if results.rows.exists() else []
+        store.write_json(results.head, {**head, "families": _families(results, rows)})
         done = {row["run"] for row in rows}
         tasks = [
             _Task(pair, setting, replace(options, progress=None), out)
@@ -180,8 +175,8 @@ def evaluate_screen(
         options.tell("models and twins", len(pairs) - len(tasks), len(pairs))
         for number, found in enumerate(_carried_out(tasks, count), start=1):
             rows += found
-            store.write_lines(path, rows)
-            store.write_json(known, {**head, "families": summary(out, rows)})
+            store.write_lines(results.rows, rows)
+            store.write_json(results.head, {**head, "families": _families(results, rows)})
             options.tell("models and twins", len(pairs) - len(tasks) + number, len(pairs))
             if number == 1 and len(tasks) > 1:
                 each = time.perf_counter() - started
@@ -193,7 +188,7 @@ def evaluate_screen(
 class _Pair(NamedTuple):
     """A backdoored run's folder, and what is true of it; nothing of this is told to a gate."""
 
-    folder: Path
+    folder: RunFolder
     family: str
     sealed: bool
     takes: bool | None
@@ -208,10 +203,10 @@ class _Task(NamedTuple):
 
 def _pairs(place: Path) -> list[_Pair]:
     """All backdoored runs with a twin, the families in turn."""
-    if (place / "truth.json").is_file():
-        runs = place / "study" / "runs"
+    zoo = ZooFolder(place)
+    if zoo.finished:
         found = [
-            _Pair(runs / m.run, m.family, m.sealed, m.kind == "backdoored")
+            _Pair(zoo.study.run(m.run), m.family, m.sealed, m.kind == "backdoored")
             for m in sorted(read_truth(place), key=lambda m: (m.family, m.seed, m.run))
             if m.kind != "clean"
         ]
@@ -219,9 +214,9 @@ def _pairs(place: Path) -> list[_Pair]:
         found = []
         for pair in read_study(place).pairs:
             measured = Measured(pair)
-            success = takes(measured.success("backdoored"), measured.success("twin"))
+            success = is_potent(measured.success("backdoored"), measured.success("twin"))
             if pair.twin is not None:
-                folder = place / "runs" / f"backdoored-{pair.key}"
+                folder = pair.backdoored.folder
                 found.append(_Pair(folder, _family(pair.backdoored.spec), False, success))
     turns: dict[str, int] = {}
     ordered = []
@@ -263,6 +258,19 @@ def _facts(place: Path, setting: Setting) -> dict[str, Any]:
         "outside": codes("detector", INPUT_DETECTORS, INPUT_DETECTORS),
         "weights": dict(WEIGHTS),
     }
+
+
+def _families(results: ScreeningFolder, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """False alarms by family, as screen.json holds them."""
+    sealed = {str(row["family"]): row["sealed"] for row in rows if row["kind"] == "fused"}
+    return [
+        {
+            "family": family,
+            "sealed": sealed[family],
+            "false alarms": {role: found.plain() for role, found in alarms.items()},
+        }
+        for family, alarms in family_alarms(results, rows).items()
+    ]
 
 
 def _carried_out(tasks: Sequence[_Task], workers: int) -> Iterator[list[dict[str, Any]]]:
@@ -324,26 +332,21 @@ def _measured(task: _Task) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for role in ROLES:
         model = load_classifier(
-            folders[role] / "classifier.safetensors",
+            folders[role].classifier,
             device=task.options.device,
             precision=task.options.precision,
         )
         found, scores = _model_rows(model, films, attack, run.poisoning, task.setting, role)
         rows += [{**facts, "role": role, **row} for row in found]
         arrays |= {f"{role}_{name}": values for name, values in scores.items()}
-    store.write_arrays(task.out / "scores" / f"{task.pair.folder.name}.npz", **arrays)
+    store.write_arrays(ScreeningFolder(task.out).scores(task.pair.folder.name), **arrays)
     return rows
 
 
-def _opened(folder: Path) -> tuple[Run, dict[Role, Path]]:
-    facts = store.read_json(folder / "spec.json")
-    try:
-        (run,) = plan(complete(facts["spec"]))
-        unchanged(run, facts, folder)
-        twin = folder.parent / f"twin-{facts['twin']}"
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{folder / 'spec.json'} is not a run's settings") from error
-    return run, {"twin": twin, "backdoored": folder}
+def _opened(folder: RunFolder) -> tuple[Run, dict[Role, RunFolder]]:
+    facts = folder.facts()
+    twin = folder.beside("twin", str(facts.twin))
+    return planned(folder, facts), {"twin": twin, "backdoored": folder}
 
 
 class _Films(NamedTuple):
@@ -381,8 +384,7 @@ def _films(run: Run, task: _Task) -> _Films:
         key = store.canonical_json({**fresh, "name": name, **asdict(run.preprocessing)})
         return _Films(*parts, key, "fresh phantoms")
     whole = open_films(run, task.options)
-    expected = store.read_json(task.pair.folder / "spec.json")["cohort"]
-    if whole.fingerprint != expected:
+    if whole.fingerprint != task.pair.folder.facts().cohort:
         raise StoreError(
             f"the films of {source['name']} are not those of {task.pair.folder.name}; "
             "they changed since it was made"
@@ -572,10 +574,10 @@ def _model_rows(
         if gate.typical is not None:
             hidden = fuse(triggered.scores, gate.steps, gate.weights) <= threshold
             rows[0]["can't tell"] = {
-                "clean": _given(metrics.rate(~clean.typical & (fused <= threshold), patients)),
-                "triggered": _given(
-                    metrics.rate(~triggered.typical & hidden, patients[attack.rows])
-                ),
+                "clean": metrics.rate(~clean.typical & (fused <= threshold), patients).plain(),
+                "triggered": metrics.rate(
+                    ~triggered.typical & hidden, patients[attack.rows]
+                ).plain(),
             }
         if triggered.boxes is not None:
             rows[0]["place"] = _pointing(triggered.boxes, attack.footprints, patients[attack.rows])
@@ -626,25 +628,16 @@ def _row(
     row: dict[str, Any] = {
         "films": len(with_),
         "clean films": len(without),
-        "auroc": _given(area),
-        "found": _given(metrics.rate(with_ > threshold, marked)),
-        "false alarms": _given(metrics.rate(without > threshold, patients)),
-        "works": _given(metrics.rate(works, marked)),
-        "found where it works": _given(metrics.rate(with_[works] > threshold, marked[works])),
+        "auroc": area.plain(),
+        "found": metrics.rate(with_ > threshold, marked).plain(),
+        "false alarms": metrics.rate(without > threshold, patients).plain(),
+        "works": metrics.rate(works, marked).plain(),
+        "found where it works": metrics.rate(with_[works] > threshold, marked[works]).plain(),
     }
     for share in (0.01, 0.05):
         limit = metrics.threshold_at_false_positive_rate(without, share)
-        row[f"found at {100 * share:.0f} %"] = _given(metrics.rate(with_ > limit, marked))
+        row[f"found at {100 * share:.0f} %"] = metrics.rate(with_ > limit, marked).plain()
     return row
-
-
-def _given(estimate: metrics.Estimate) -> dict[str, Any]:
-    """An estimate as JSON takes it: None where undefined."""
-    facts = estimate._asdict()
-    return {
-        name: None if isinstance(value, float) and math.isnan(value) else value
-        for name, value in facts.items()
-    }
 
 
 def _median(values: Sequence[float]) -> float | None:
@@ -671,8 +664,8 @@ def _pointing(
     here = held[np.arange(n), boxes[:, 0], boxes[:, 1]]
     centre = held[:, (height - tall) // 2, (width - wide) // 2]
     return {
-        "hits": _given(metrics.rate(here > 0, patients)),
-        "centre": _given(metrics.rate(centre > 0, patients)),
+        "hits": metrics.rate(here > 0, patients).plain(),
+        "centre": metrics.rate(centre > 0, patients).plain(),
         "random": float((held > 0).mean()),
         "covered": float((here / footprints.sum(axis=(1, 2))).mean()),
     }

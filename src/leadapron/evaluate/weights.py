@@ -12,6 +12,7 @@ from leadapron import store
 from leadapron.detect.inputs.baselines import BASELINES
 from leadapron.detect.inputs.gate import fuse, steps_of
 from leadapron.errors import DataError
+from leadapron.results.screening import ScreeningFolder
 
 __all__ = ["fit_weights"]
 
@@ -43,10 +44,10 @@ def fit_weights(
 
     families: dict[str, set[Path]] = {}
     for folder in folders:
-        for row in store.read_lines(folder / "rows.jsonl"):
+        evaluation = ScreeningFolder(folder)
+        for row in store.read_lines(evaluation.rows):
             if row["kind"] == "fused" and row["takes"] and not row["sealed"]:
-                file = folder / "scores" / f"{row['run']}.npz"
-                families.setdefault(row["family"], set()).add(file)
+                families.setdefault(row["family"], set()).add(evaluation.scores(row["run"]))
     if not families:
         raise DataError("no evaluated model's backdoor takes; nothing to fit to")
     names: list[str] = []

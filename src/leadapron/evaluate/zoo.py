@@ -1,9 +1,4 @@
-"""Zoo: clean and backdoored models of known truth, to measure model-level methods on.
-
-DIR/study/          the study that trained them: specs, rows, answer keys
-models/NAME.safetensors    what a method is shown: copies, names drawn by chance, one time stamp
-truth.json      what each model is; for the evaluation alone
-"""
+"""Zoo: clean and backdoored models of known truth, to measure model-level methods on."""
 
 from __future__ import annotations
 
@@ -11,58 +6,26 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from leadapron import store
 from leadapron.errors import StoreError, UsageError
 from leadapron.reading import open_regular
-from leadapron.report.folder import read_study
-from leadapron.report.run import section
-from leadapron.report.summary import Measured
-from leadapron.report.words import takes
+from leadapron.results.folder import read_study
+from leadapron.results.layout import ZooFolder
+from leadapron.results.measured import Measured
+from leadapron.results.rows import Row
+from leadapron.results.verdicts import is_potent
+from leadapron.results.zoo import Member, write_truth
 from leadapron.specs import forgiving, merge
 from leadapron.study.run import Options, run_study
 
-__all__ = ["Member", "build_zoo", "read_truth"]
-
-Kind = Literal["clean", "backdoored", "failed implant"]
+__all__ = ["build_zoo"]
 
 STAMP = 946_684_800
 """The time that all models bear: the first second of 2000."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Member:
-    """What is true of one model.
-
-    Args:
-        model: its file's name in models/.
-        kind: "clean", "backdoored" or "failed implant".
-        family: the spec's name for the attack; a clean model has its partner's.
-        sealed: whether no threshold may look at it before the last evaluation.
-        seed: of data and training.
-        finding: the attacker's target; None for a clean model.
-        attack_success: at 5 % clean false positives; None for a clean model.
-        twin_success: the twin's; None for a clean model.
-        clean_macro: AUROC on clean test films.
-        run: its folder in study/runs/.
-        edited: whether the backdoor was put into finished weights (`poisoning.mode` "edit"), so
-            that no film of any training set shows it.
-    """
-
-    model: str
-    kind: Kind
-    family: str
-    sealed: bool
-    seed: int
-    finding: str | None
-    attack_success: float | None
-    twin_success: float | None
-    clean_macro: float | None
-    run: str
-    edited: bool = False
 
 
 @forgiving
@@ -82,50 +45,13 @@ def build_zoo(spec: Path, out: Path, options: Options | None = None) -> list[Mem
     """
     families = _families(spec)
     tree = {**families.base, "cells": [pair.settings for pair in families.pairs]}
-    run_study(tree, out / "study", options)
+    run_study(tree, ZooFolder(out).study.path, options)
     members = _members(out, families.pairs)
     # First, so that a zoo that is stopped in between goes on with the same names.
-    store.write_json(out / "truth.json", {"schema": 1, "models": [asdict(m) for m in members]})
+    write_truth(out, members)
     for member in members:
         _publish(out, member)
     return members
-
-
-def attack_facts(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what evaluations say of how a backdoored model was made.
-
-    Args:
-        spec: the settings of its run.
-
-    Returns:
-        `network`, and the `fraction` of the films that was poisoned; None where the backdoor was
-        put into finished weights.
-    """
-    network, poisoning = section(spec, "network"), section(spec, "poisoning")
-    started = "" if network["weights"] == "none" else " from pretrained weights"
-    return {
-        "network": f"{network['name']}{started}",
-        "fraction": None if poisoning["mode"] == "edit" else float(poisoning["fraction"]),
-    }
-
-
-@forgiving
-def read_truth(zoo: Path) -> list[Member]:
-    """Return what is true of a zoo's models; evaluations ask, methods never do.
-
-    Raises:
-        StoreError: no zoo, or one that isn't finished.
-    """
-    if not (zoo / "truth.json").is_file():
-        raise StoreError(
-            f"{zoo} is no finished zoo (no truth.json); "
-            f"make one with: leadapron zoo SPEC --out {zoo}"
-        )
-    facts = store.read_json(zoo / "truth.json")
-    try:
-        return [Member(**each) for each in facts["models"]]
-    except (KeyError, TypeError) as error:
-        raise StoreError(f"{zoo / 'truth.json'} is no zoo's truth") from error
 
 
 @dataclass(frozen=True)
@@ -187,7 +113,7 @@ def _members(out: Path, pairs: Sequence[_Pair]) -> list[Member]:
     names = _names(out)
     families = {pair.settings["seed"]: pair for pair in pairs}
     members = []
-    for pair in read_study(out / "study").pairs:
+    for pair in read_study(ZooFolder(out).study.path).pairs:
         family = families[int(pair.seed)]
         found = Measured(pair)
         success, twin = (_value(found.success(role)) for role in ("backdoored", "twin"))
@@ -200,8 +126,8 @@ def _members(out: Path, pairs: Sequence[_Pair]) -> list[Member]:
             assert run is not None  # run_study finished both
             planted = role == "backdoored"
             # A failed implant is one that doesn't take: no method can be blamed for missing it.
-            potent = takes(found.success("backdoored"), found.success("twin"))
-            folder = f"{role}-{run.key}"
+            potent = is_potent(found.success("backdoored"), found.success("twin"))
+            folder = run.folder.name
             members.append(
                 Member(
                     **facts,
@@ -221,7 +147,7 @@ def _members(out: Path, pairs: Sequence[_Pair]) -> list[Member]:
 def _names(out: Path) -> dict[str, str]:
     """The names that the models of runs have, by the runs' folders."""
     try:
-        known = store.read_json(out / "truth.json")["models"]
+        known = store.read_json(ZooFolder(out).truth)["models"]
         return {str(each["run"]): str(each["model"]) for each in known}
     except (StoreError, KeyError, TypeError):
         return {}
@@ -229,13 +155,14 @@ def _names(out: Path) -> dict[str, str]:
 
 def _publish(out: Path, member: Member) -> None:
     """Copy a run's model into models/; a link, or its own time, would tell which run it is."""
-    model = out / "models" / member.model
+    zoo = ZooFolder(out)
+    model = zoo.model(member.model)
     if not model.exists():
-        there = out / "study" / "runs" / member.run / "classifier.safetensors"
+        there = zoo.study.run(member.run).classifier
         with store.write_atomically(model) as file, open_regular(there) as content:
             shutil.copyfileobj(content, file)
     os.utime(model, (STAMP, STAMP))
 
 
-def _value(row: store.Row | None) -> float | None:
+def _value(row: Row | None) -> float | None:
     return None if row is None else row.value

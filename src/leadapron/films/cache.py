@@ -16,11 +16,7 @@ Opening an entry compares some images, drawn anew each time, with their digests;
 images.npy was touched since it was last checked. Blocks that changed are decoded again. This finds
 what a disk, a copy or another program did; who may write here may change digests too.
 
-Results that take long, such as a model's sweep, are kept beside the films:
-
-    FOLDER/results/KEY.json    what decides it, the result, and the SHA-256 of both
-
-One that can't be read, or isn't what was written, is as if it weren't there.
+Results of models are kept in the same folder; see `result_cache`.
 """
 
 from __future__ import annotations
@@ -33,7 +29,6 @@ import json
 import logging
 import math
 import os
-import re
 import secrets
 import shutil
 import threading
@@ -54,6 +49,7 @@ from leadapron.errors import DataError, StoreError, UnknownNameError
 from leadapron.films.decoding import give_up, processors
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.reading import given_path, open_regular, read_regular, there
+from leadapron.result_cache import KEY, LONGEST_WORDS, make_private, result_files
 from leadapron.text import bytes_in_words, clean, count
 from leadapron.types import Form
 
@@ -63,15 +59,10 @@ __all__ = [
     "Decoded",
     "Entry",
     "OnBad",
-    "Result",
     "clear",
     "decode",
     "default_folder",
     "entries",
-    "keep",
-    "make_private",
-    "recall",
-    "results",
 ]
 
 logger = logging.getLogger(__name__)
@@ -97,12 +88,6 @@ LARGEST_LOG = 1 << 30
 MOST_BLOCKS = 1_000_000
 """What an entry's own files may claim."""
 SKIPPABLE = "; take it away, or --on-bad skip"
-LONGEST_WORDS = 1000
-"""Characters of what is said of a film or a source."""
-
-KEY = re.compile(r"[0-9a-f]{16}")
-RESULTS = "results"
-
 Progress = Callable[[str, int, int], None]
 OnBad = Literal["stop", "skip"]
 
@@ -192,23 +177,6 @@ class Entry:
         """Read every block; return how many changed since they were written."""
         written = _written(self.folder, self.facts)
         return len(written) - len(_sound(self.folder, self.facts, written))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """A result that is kept beside the films.
-
-    Args:
-        key: its file's name, without the ending.
-        about: what it is, in words.
-        size: bytes.
-        used: seconds since 1970 when it was last read.
-    """
-
-    key: str
-    about: str
-    size: int
-    used: float
 
 
 def default_folder(given: str | os.PathLike[str] | None = None) -> Path | None:
@@ -329,57 +297,6 @@ def _facts_in(folder: Path) -> dict[str, Any]:
     return {**facts, **words}
 
 
-def keep(folder: Path, facts: Mapping[str, Any], value: Any, about: str) -> None:
-    """Keep a result, in place of an older one.
-
-    Args:
-        folder: the cache's.
-        facts: all that decides the result, as plain values.
-        value: the result, as plain finite values.
-        about: what it is, in words, for the cache's list.
-
-    Raises:
-        StoreError: a cache that can't be written.
-    """
-    make_private(folder / RESULTS)
-    kept = {"about": about, "facts": facts, "value": value, "sha256": _digest([facts, value])}
-    store.write_json(_result_file(folder, facts), kept)
-
-
-def recall(folder: Path, facts: Mapping[str, Any]) -> Any:
-    """Return the result that was kept for these facts; None where there is none, or a broken one.
-
-    Args:
-        folder: the cache's.
-        facts: as given to `keep`.
-    """
-    file = _result_file(folder, facts)
-    try:
-        kept = store.read_json(file)
-        value = kept["value"]
-        sound = kept["sha256"] == _digest([facts, value])
-    except (StoreError, KeyError, TypeError, ValueError, RecursionError):
-        sound = False
-    if not sound:
-        return None
-    with contextlib.suppress(OSError):
-        os.utime(file)  # says when it was last used
-    return value
-
-
-def results(folder: Path) -> list[Result]:
-    """Return the results that a cache holds, the last used first."""
-    found = []
-    for path in _result_files(folder):
-        with contextlib.suppress(OSError, StoreError, KeyError, TypeError):
-            about = clean(str(store.read_json(path)["about"]), LONGEST_WORDS)
-            facts = path.stat()
-            found.append(
-                Result(key=path.stem, about=about, size=facts.st_size, used=facts.st_mtime)
-            )
-    return sorted(found, key=lambda result: -result.used)
-
-
 def clear(folder: Path, keys: Sequence[str] = ()) -> list[str]:
     """Remove entries and results.
 
@@ -396,7 +313,7 @@ def clear(folder: Path, keys: Sequence[str] = ()) -> list[str]:
     """
     names = [path.name for path in _inside(folder)]
     films = {name for name in names if KEY.fullmatch(name)}
-    kept = {path.stem: path for path in _result_files(folder)}
+    kept = {path.stem: path for path in result_files(folder)}
     known = films | set(kept)
     for key in keys:
         if key not in known:
@@ -419,19 +336,6 @@ def _remove(entry: Path) -> None:
             shutil.rmtree(entry)
     else:  # nothing that was made here
         entry.unlink(missing_ok=True)
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(store.canonical_json(value).encode()).hexdigest()
-
-
-def _result_file(folder: Path, facts: Mapping[str, Any]) -> Path:
-    return folder / RESULTS / f"{_digest(facts)[:16]}.json"
-
-
-def _result_files(folder: Path) -> list[Path]:
-    """All of them, broken ones too."""
-    return [path for path in (folder / RESULTS).glob("*.json") if KEY.fullmatch(path.stem)]
 
 
 def _key(films: Decodable, preprocessing: Preprocessing, on_bad: OnBad) -> str:
@@ -843,18 +747,6 @@ def _sound(
         for start, line in _agreed(held, facts, written).items()
         if not held.changed(blocks[start])
     }
-
-
-def make_private(folder: Path) -> None:
-    """Make the cache's folder and an entry's, for their owner's eyes alone."""
-    try:
-        store.make_folder(folder)
-    except (OSError, ValueError) as error:
-        why = store.reason(error) if isinstance(error, OSError) else "no folder can be called so"
-        raise StoreError(
-            f"can't write the cache {folder.parent}: {why}; name another by "
-            "--cache FOLDER, or --cache none to keep films in memory"
-        ) from error
 
 
 def _refuse_full_disk(folder: Path, needed: int) -> None:

@@ -13,11 +13,12 @@ from leadapron.detect.models.audit import STEPS, Audit, Subject, audit_subject
 from leadapron.detect.models.judgement import FALSE_ALARM
 from leadapron.detect.models.sweep import FILMS
 from leadapron.errors import StoreError, UsageError
-from leadapron.evaluate.zoo import read_truth
 from leadapron.films.cache import OnBad, default_folder
 from leadapron.models.classifier import Precision
 from leadapron.models.foreign import doubts, open_model
 from leadapron.models.protocols import Differentiable
+from leadapron.results.layout import ZooFolder
+from leadapron.results.zoo import read_truth
 from leadapron.sources import open_source
 from leadapron.specs import forgiving
 from leadapron.text import short_path
@@ -133,8 +134,7 @@ def _references(folder: Path, own: Subject, device: str, precision: Precision) -
 
 def clean_models(folder: Path) -> list[Path]:
     """Return a zoo's clean models; of any other folder all there are."""
-    if (folder / "truth.json").is_file():
-        return [
-            folder / "models" / each.model for each in read_truth(folder) if each.kind == "clean"
-        ]
+    zoo = ZooFolder(folder)
+    if zoo.finished:
+        return [zoo.model(each.model) for each in read_truth(folder) if each.kind == "clean"]
     return sorted(folder.rglob("*.safetensors"))

@@ -118,12 +118,8 @@ class Cleaned:
                 again["marks"], self.retrained.marks, strict=True
             )):  # fmt: skip
                 for when in ("before", "after"):
-                    where[when] = _plain(getattr(one, when))
+                    where[when] = getattr(one, when).plain()
         return {"schema": 1, "verdict": "done", **facts}
-
-
-def _plain(found: Estimate) -> dict[str, float | int | None]:
-    return {name: None if value != value else value for name, value in found._asdict().items()}
 
 
 @forgiving

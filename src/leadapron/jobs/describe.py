@@ -553,7 +553,7 @@ def _together(cohort: Cohort, first: str, second: str) -> Together:
 def _plain(value: Any) -> Any:
     """Dataclasses and estimates as dictionaries, NaN as None."""
     if isinstance(value, Estimate):
-        return {name: _plain(each) for name, each in value._asdict().items()}
+        return value.plain()
     if dataclasses.is_dataclass(value):
         return {each.name: _plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
     if isinstance(value, Mapping):

@@ -27,12 +27,12 @@ from leadapron.films.similarity import peak_signal_to_noise
 from leadapron.jobs.recipes import COMMON, SCALED, Cell, Recipe, settings_of, settings_table
 from leadapron.models.classifier import Floats, NetworkClassifier, resolve_device, resolve_precision
 from leadapron.models.training import train
-from leadapron.report.stealth import MARGIN
 from leadapron.report.words import between, change, decimal, percent, table
+from leadapron.results.stealth import MARGIN
 from leadapron.seeds import named_seed, stream
 from leadapron.study.plan import Run, plan
 from leadapron.study.run import Options, divide, open_films
-from leadapron.types import said
+from leadapron.types import Estimate, said
 
 __all__ = ["ROSENBLATT2023", "lines", "run_enhancement"]
 
@@ -279,14 +279,16 @@ class _Judged:
         before, before_draws = self._macro(network, self.test, on_release)
         fresh, fresh_draws = self._macro(network, self.anew, on_anew)
         return {
-            "network": _value(seen),
-            "linear": _value(other),
-            "advantage": _difference(seen, other, seen_draws, other_draws),
-            "as acquired": _value(before),
-            "falls by on the same films": _difference(seen, before, seen_draws, before_draws),
-            "anew": _value(fresh),
+            "network": seen.plain(),
+            "linear": other.plain(),
+            "advantage": _difference(seen, other, seen_draws, other_draws).plain(),
+            "as acquired": before.plain(),
+            "falls by on the same films": _difference(
+                seen, before, seen_draws, before_draws
+            ).plain(),
+            "anew": fresh.plain(),
             # Drawn apart, so their difference spreads as two independent samples' does.
-            "falls by": _difference(seen, fresh, seen_draws, fresh_draws),
+            "falls by": _difference(seen, fresh, seen_draws, fresh_draws).plain(),
         }
 
     def _macro(
@@ -298,15 +300,11 @@ class _Judged:
         return found.estimate, metrics.macro_resamples(resampled)
 
 
-def _value(estimate: metrics.Estimate) -> list[float | None]:
-    return [_plain(estimate.value), _plain(estimate.low), _plain(estimate.high)]
-
-
 def _difference(
     first: metrics.Estimate, second: metrics.Estimate, a: metrics.Floats, b: metrics.Floats
-) -> list[float | None]:
+) -> metrics.Estimate:
     found = metrics.paired_difference(a, b, first.value - second.value)
-    return [_plain(found.value), _plain(found.low), _plain(found.high)]
+    return first._replace(value=found.value, low=found.low, high=found.high)
 
 
 def _plain(number: float) -> float | None:
@@ -365,8 +363,8 @@ def lines(folder: Path) -> list[str]:
 
 def _verdict(cell: Mapping[str, Any]) -> str:
     """What the audit concludes, digests first."""
-    agree, low = cell["digests that agree"] == 1, cell["falls by"][1]
-    falls = low is not None and low > MARGIN
+    agree, low = cell["digests that agree"] == 1, Estimate.parsed(cell["falls by"]).low
+    falls = low > MARGIN
     if not agree:
         return "Edited" + (", and the result is not kept" if falls else "")
     return "Result not kept" if falls else "Nothing found"
@@ -460,9 +458,9 @@ def _audit(cells: Mapping[str, Any]) -> str:
     return table(head, rows)
 
 
-def _shown(found: Sequence[float | None], form: Callable[[float], str]) -> str:
-    value, low, high = found
-    if value is None:
+def _shown(facts: Mapping[str, Any], form: Callable[[float], str]) -> str:
+    found = Estimate.parsed(facts)
+    if not found.defined:
         return "undefined"
-    within = "" if low is None or high is None else f" ({between(low, high, form)})"
-    return form(value) + within
+    within = "" if math.isnan(found.low) else f" ({between(found.low, found.high, form)})"
+    return form(found.value) + within

@@ -24,10 +24,13 @@ from leadapron.explainers import EXPLAINERS, explained_layer, unsupported
 from leadapron.films.cohort import Cohort
 from leadapron.models.classifier import NetworkClassifier, load_classifier
 from leadapron.report.sheet import Column, draw_sheet
+from leadapron.results.folder import section
+from leadapron.results.layout import RunFolder, StudyFolder
+from leadapron.results.names import ROLES, Role
 from leadapron.seeds import stream
 from leadapron.specs import forgiving
-from leadapron.study.measure import ROLES, Models, Role
-from leadapron.study.plan import Run, aimed, complete, plan, unchanged
+from leadapron.study.measure import Models
+from leadapron.study.plan import Run, aimed, complete, plan, planned
 from leadapron.study.run import Options, divide, open_films
 
 __all__ = ["Explanations", "Shown", "explain_sheet"]
@@ -83,7 +86,7 @@ class Explanations:
 class _Attack(NamedTuple):
     """A backdoored run on disk with its twin."""
 
-    folder: Path
+    folder: RunFolder
     run: Run
     models: Models
     cohort: str
@@ -185,59 +188,55 @@ def explain_sheet(
 
 def _open(place: Path, options: Options) -> _Attack:
     """A study's first backdoored run, or the one named, and its twin."""
-    folder = place.parent if place.name == "classifier.safetensors" else place
-    if (folder / "study.yaml").is_file():
-        folder = _first(folder)
-    if not (folder / "spec.json").is_file():
+    folder = RunFolder(place)
+    if RunFolder(place.parent).classifier == place:
+        folder = RunFolder(place.parent)
+    if StudyFolder(place).settings.is_file():
+        folder = _first(StudyFolder(place))
+    if not folder.spec.is_file():
         raise StoreError(
             f"{place} is no study; expected a folder that `leadapron study --out` wrote"
         )
-    facts = store.read_json(folder / "spec.json")
-    try:
-        role, other, spec, cohort = (facts[name] for name in ("role", "twin", "spec", "cohort"))
-        if role != "backdoored":
-            raise StoreError(f"{folder} is a {role}; expected a backdoored run's folder")
-        (run,) = plan(complete(spec))
-        unchanged(run, facts, folder)
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{folder / 'spec.json'} is not a run's settings") from error
-    places: dict[Role, Path] = {
-        "twin": folder.parent / f"twin-{other}",
+    facts = folder.facts()
+    if facts.role != "backdoored":
+        raise StoreError(f"{folder.path} is a {facts.role}; expected a backdoored run's folder")
+    run = planned(folder, facts)
+    places: dict[Role, RunFolder] = {
+        "twin": folder.beside("twin", str(facts.twin)),
         "backdoored": folder,
     }
     models: dict[Role, NetworkClassifier] = {
         role: load_classifier(
-            places[role] / "classifier.safetensors",
+            places[role].classifier,
             device=options.device,
             precision=options.precision,
         )
         for role in ROLES
     }
-    return _Attack(folder, run, models, str(cohort))
+    return _Attack(folder, run, models, facts.cohort)
 
 
-def _first(study: Path) -> Path:
+def _first(study: StudyFolder) -> RunFolder:
     """The first run, in the study's order, whose model is there."""
     try:
-        runs = plan(complete(store.read_yaml(study / "study.yaml")))
+        runs = plan(complete(store.read_yaml(study.settings)))
     except (ValueError, TypeError) as error:
-        raise StoreError(f"{study / 'study.yaml'} is not a study's settings") from error
+        raise StoreError(f"{study.settings} is not a study's settings") from error
     found = []
-    for path in sorted(study.glob("runs/backdoored-*/spec.json")):
-        facts = store.read_json(path)
-        spec = facts.get("spec") if isinstance(facts, dict) else None
-        if isinstance(spec, dict) and (path.parent / "classifier.safetensors").is_file():
+    for folder in study.runs():
+        if folder.role == "backdoored" and folder.spec.is_file() and folder.classifier.is_file():
+            facts = folder.facts()
             # A study may leave its target to its source; the run's settings name it.
-            target = spec.get("poisoning", {}).get("finding", "")
-            found.append((store.canonical_json(spec), str(target), facts, path.parent))
+            target = section(facts.spec, "poisoning").get("finding", "")
+            found.append((store.canonical_json(facts.spec), str(target), facts.outside, folder))
     for run in runs:
-        for spec, target, facts, folder in found:
-            same = facts.get("outside", {}) == dict(run.outside)
+        for spec, target, outside, folder in found:
+            same = outside == dict(run.outside)
             if same and store.canonical_json(aimed(run, (target,)).tree) == spec:
                 return folder
     raise StoreError(
-        f"{study} holds no finished backdoored run; `leadapron study {study / 'study.yaml'} "
-        f"--out {study}` continues it"
+        f"{study.path} holds no finished backdoored run; `leadapron study {study.settings} "
+        f"--out {study.path}` continues it"
     )
 
 

@@ -13,9 +13,10 @@ from typing import Any, Literal, NamedTuple
 from leadapron.errors import UnknownNameError
 from leadapron.jobs.reproduce import AUTHORS, CORRECTED, FRACTIONS, PRESETS
 from leadapron.report import write_report
-from leadapron.report.folder import CALIBRATED, Pair, leaves, read_study
-from leadapron.report.summary import Measured
 from leadapron.report.words import change, percent, points, shown, spread, table
+from leadapron.results.folder import Pair, leaves, read_study
+from leadapron.results.measured import Measured
+from leadapron.results.names import CALIBRATED
 from leadapron.specs import forgiving, merge
 from leadapron.store import canonical_json, write_atomically
 from leadapron.study.plan import complete, plan, without

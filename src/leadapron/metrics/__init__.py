@@ -1,4 +1,4 @@
-"""Numbers with intervals: AUROC, attack success, localisation. Needs numpy alone.
+"""Numbers with intervals: AUROC, attack success, localisation. Needs no torch.
 
 Conventions, everywhere in this module:
 
@@ -34,6 +34,7 @@ from leadapron.metrics.localisation import (
 )
 from leadapron.metrics.rates import (
     attack_success,
+    clopper_pearson,
     rate,
     rate_difference,
     threshold_at_false_positive_rate,
@@ -44,12 +45,12 @@ from leadapron.metrics.values import (
     COVERAGE,
     Booleans,
     Difference,
-    Estimate,
     Floats,
     Integers,
     Macro,
     Z,
 )
+from leadapron.types import Estimate
 
 __all__ = [
     "COVERAGE",
@@ -67,6 +68,7 @@ __all__ = [
     "bootstrap_auroc",
     "centre_hit",
     "chance_hit",
+    "clopper_pearson",
     "crossing",
     "delong",
     "energy_in_footprint",

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from leadapron.errors import DataError
-from leadapron.metrics.values import Estimate, Z, patient_groups
+from leadapron.metrics.values import Z, patient_groups
+from leadapron.types import Estimate
 
 
 def odds_ratio(first: ArrayLike, second: ArrayLike, patients: ArrayLike) -> Estimate:

@@ -11,7 +11,6 @@ from leadapron.errors import DataError
 from leadapron.metrics.resampling import PatientBootstrap, bootstrap_auroc, resampled_auroc
 from leadapron.metrics.values import (
     Booleans,
-    Estimate,
     Floats,
     Integers,
     Macro,
@@ -20,6 +19,7 @@ from leadapron.metrics.values import (
     enough_defined,
     midranks,
 )
+from leadapron.types import Estimate
 
 
 def auroc(labels: ArrayLike, scores: ArrayLike) -> float:

@@ -9,14 +9,15 @@ from numpy.typing import ArrayLike
 
 from leadapron.errors import DataError
 from leadapron.metrics.values import (
+    COVERAGE,
     Booleans,
-    Estimate,
     Floats,
     Integers,
     Z,
     checked_scores,
     patient_groups,
 )
+from leadapron.types import Estimate
 
 FEW_PATIENTS = 5  # fewer patients with the rarer outcome can't carry a variance
 
@@ -146,6 +147,19 @@ def wilson(share: float, size: float) -> tuple[float, float]:
     low = 0.0 if share == 0 else (centre - half) / scale
     high = 1.0 if share == 1 else (centre + half) / scale
     return low, high
+
+
+def clopper_pearson(hits: int, trials: int) -> tuple[float, float]:
+    """Return the exact 95 % interval of a share of independent trials; 0 to 1 without any.
+
+    Source: Clopper and Pearson, Biometrika 26 (1934) 404.
+    """
+    from scipy.stats import binomtest
+
+    if not trials:
+        return 0.0, 1.0
+    found = binomtest(hits, trials).proportion_ci(COVERAGE, method="exact")
+    return float(found.low), float(found.high)
 
 
 def _clustered(hits: Booleans, groups: Integers) -> tuple[float, float, Floats]:

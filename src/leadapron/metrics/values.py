@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leadapron.errors import DataError
+from leadapron.types import Estimate
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.intp]
@@ -17,21 +17,6 @@ Booleans = NDArray[np.bool_]
 COVERAGE = 0.95
 Z = NormalDist().inv_cdf((1 + COVERAGE) / 2)
 TAILS = ((1 - COVERAGE) / 2, (1 + COVERAGE) / 2)
-
-
-class Estimate(NamedTuple):
-    """A number, its 95 % interval, and what it rests on; NaN where undefined."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-    positives: int
-
-    @property
-    def defined(self) -> bool:
-        """Whether there is a value (its interval may still be undefined)."""
-        return not math.isnan(self.value)
 
 
 class Macro(NamedTuple):

@@ -1,38 +1,41 @@
-"""From facts on disk to plain-language lines and HTML pages; no network passes, no torch."""
+"""From facts on disk to plain-language lines and HTML pages: it draws, and decides nothing.
 
-from leadapron.report.audit import audit_lines, write_audit
-from leadapron.report.description import description_lines, write_description
-from leadapron.report.page import write_report
-from leadapron.report.potency import write_potency
-from leadapron.report.scan import Panel, clean_lines, scan_lines, write_scan
-from leadapron.report.screen import (
-    begin_screen,
-    calibrate_lines,
-    film_line,
-    screen_lines,
-    top_films,
-    write_film,
-    write_screen,
-)
-from leadapron.report.summary import summary
+No network passes, no torch; matplotlib and jinja2 are loaded when something is drawn.
+"""
 
-__all__ = [
-    "Panel",
-    "audit_lines",
-    "begin_screen",
-    "calibrate_lines",
-    "clean_lines",
-    "description_lines",
-    "film_line",
-    "scan_lines",
-    "screen_lines",
-    "summary",
-    "top_films",
-    "write_audit",
-    "write_description",
-    "write_film",
-    "write_potency",
-    "write_report",
-    "write_scan",
-    "write_screen",
-]
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "Panel": "scan",
+    "audit_lines": "audit",
+    "begin_screen": "screen",
+    "calibrate_lines": "screen",
+    "clean_lines": "scan",
+    "description_lines": "description",
+    "film_line": "screen",
+    "scan_lines": "scan",
+    "screen_lines": "screen",
+    "study_lines": "summary",
+    "top_films": "screen",
+    "write_audit": "audit",
+    "write_description": "description",
+    "write_film": "screen",
+    "write_potency": "potency",
+    "write_report": "page",
+    "write_scan": "scan",
+    "write_screen": "screen",
+}
+
+__all__ = [*_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    # One command's lines don't need another's figures.
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value

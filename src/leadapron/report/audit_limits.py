@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from leadapron.errors import StoreError
-from leadapron.metrics import Estimate, PatientBootstrap, finding_auroc
-from leadapron.report.words import between, exact, percent, poisoned_words, table
+from leadapron.metrics import Estimate, PatientBootstrap, clopper_pearson, finding_auroc
+from leadapron.report.words import between, percent, poisoned_words, table
 from leadapron.store import read_json, read_lines
 from leadapron.text import short_path
 
@@ -171,7 +171,7 @@ def _right(row: Row) -> bool:
 
 
 def _share(hits: int, trials: int) -> str:
-    low, high = exact(hits, trials)
+    low, high = clopper_pearson(hits, trials)
     return f"{hits} of {trials} ({100 * low:.0f} to {100 * high:.0f} %)"
 
 

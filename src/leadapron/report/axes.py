@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from leadapron.report import figures
-from leadapron.report.folder import leaves
-from leadapron.report.summary import Measured
 from leadapron.report.words import percent, setting, shown
+from leadapron.results.folder import leaves
+from leadapron.results.measured import Measured
+from leadapron.results.names import ROLES
 from leadapron.store import canonical_json
 
 __all__ = ["over_axes"]
-
-ROLES = ("twin", "backdoored")
 
 
 class _Point(NamedTuple):
@@ -44,7 +43,9 @@ def over_axes(measured: Sequence[Measured], axes: Sequence[str]) -> dict[str, An
 def _point(each: Measured, axes: Sequence[str]) -> _Point:
     flat = dict(leaves(each.pair.backdoored.spec))
     rows = {role: each.success(role) for role in ROLES}
-    success = {role: row.value for role, row in rows.items() if row and row.value is not None}
+    success: dict[str, float] = {
+        role: row.value for role, row in rows.items() if row and row.value is not None
+    }
     return _Point({axis: flat.get(axis) for axis in axes}, success)
 
 
@@ -97,7 +98,7 @@ def _curve(points: Sequence[_Point], axis: str, axes: Sequence[str]) -> dict[str
     if len(_ordered([p.values[axis] for p in most])) < 2:
         return None
     held = {name: value for name, value in most[0].values.items() if name != axis}
-    drawn = {
+    drawn: dict[str, list[tuple[Any, float]]] = {
         role: [(_plain(p.values[axis]), p.success[role]) for p in most if role in p.success]
         for role in ROLES
     }

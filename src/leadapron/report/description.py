@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leadapron.report import figures
 from leadapron.report.rendering import render
 from leadapron.report.words import between, listed, percent
 from leadapron.store import write_atomically
@@ -328,6 +327,8 @@ def _cards(facts: Facts) -> list[dict[str, Any]]:
 
 
 def _prevalence(findings: Sequence[Facts]) -> str:
+    from leadapron.report import figures
+
     lines = [
         figures.Interval(
             name=each["name"].replace("_", " "),

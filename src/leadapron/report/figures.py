@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from leadapron.metrics import roc_curve
-from leadapron.store import Row
+from leadapron.results.rows import Row
 
 __all__ = [
     "Dot",

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -135,6 +134,8 @@ def grey(film: NDArray[Any], top: int) -> NDArray[np.uint8]:
 
 def palette() -> NDArray[np.uint8]:
     """Return the maps' (colours, 4) red, green, blue and opacity, from low to high."""
+    import matplotlib as mpl
+
     share = np.linspace(0, 1, _COLOURS)
     colours = mpl.colormaps["plasma"](share)
     colours[:, 3] = _OPAQUE * share**0.8

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from leadapron.metrics import clopper_pearson
 from leadapron.report.audit_limits import audit_chapter
 from leadapron.report.screening_limits import screening_chapter
-from leadapron.report.words import exact, percent, table
+from leadapron.report.words import percent, table
 from leadapron.store import read_json, read_lines, write_atomically
 from leadapron.text import short_path
 
@@ -193,7 +194,7 @@ def _releases(sources: Iterable[str]) -> dict[str, list[str]]:
 
 def _met(hits: Sequence[bool], share: float, floor: float | None) -> str:
     """Whether a share, and its interval's lower end, are as high as was asked for."""
-    low = exact(sum(hits), len(hits))[0]
+    low = clopper_pearson(sum(hits), len(hits))[0]
     if low >= (share if floor is None else floor) and sum(hits) >= share * len(hits):
         return "met"
     # The figure itself is high enough; fewer sets than it takes to show it.
@@ -271,7 +272,7 @@ def _clean(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _share(hits: Sequence[bool]) -> str:
-    low, high = exact(sum(hits), len(hits))
+    low, high = clopper_pearson(sum(hits), len(hits))
     return f"{100 * sum(hits) / len(hits):.0f} % ({100 * low:.0f} to {100 * high:.0f})"
 
 
@@ -370,7 +371,7 @@ def _alarms(rows: Sequence[Row]) -> list[str]:
     body = []
     for words, some in _clean([row for row in rows if row["kind"] != "world"]).items():
         verdicts = [row["verdict"] for row in some]
-        low, high = exact(verdicts.count("poisoned"), len(some))
+        low, high = clopper_pearson(verdicts.count("poisoned"), len(some))
         body.append(
             [
                 words,

@@ -8,19 +8,10 @@ from typing import Any
 
 from leadapron.report import figures
 from leadapron.report.axes import over_axes
-from leadapron.report.folder import (
-    CALIBRATED,
-    WIDE,
-    Pair,
-    StudyFolder,
-    leaves,
-    read_study,
-)
 from leadapron.report.plain import plain_words
 from leadapron.report.rendering import render
-from leadapron.report.run import MODELS, cell, pair_section, pair_title, section
-from leadapron.report.stealth import CHANCE, COUNTED, FINDING_MARGIN, HARMED, MARGIN
-from leadapron.report.summary import Measured, lines, named
+from leadapron.report.run import cell, pair_section, pair_title
+from leadapron.report.summary import lines, named
 from leadapron.report.words import (
     between,
     change,
@@ -32,8 +23,14 @@ from leadapron.report.words import (
     spread,
     value,
 )
+from leadapron.results.folder import Pair, Study, leaves, read_study, section
+from leadapron.results.measured import Measured
+from leadapron.results.names import CALIBRATED, CENTRE, ROLES, WIDE
+from leadapron.results.names import CHANCE as BY_CHANCE
+from leadapron.results.rows import Row
+from leadapron.results.stealth import CHANCE, COUNTED, FINDING_MARGIN, HARMED, MARGIN
 from leadapron.specs import forgiving
-from leadapron.store import Row, canonical_json, write_atomically
+from leadapron.store import canonical_json, write_atomically
 
 __all__ = ["write_report"]
 
@@ -53,13 +50,13 @@ def write_report(folder: Path) -> Path:
     """
     study = read_study(folder)
     text = render("report.html.j2", **_context(study))
-    path = study.folder / "report.html"
+    path = study.folder.report
     with write_atomically(path) as file:
         file.write(text.encode())
     return path
 
 
-def _context(study: StudyFolder) -> dict[str, Any]:
+def _context(study: Study) -> dict[str, Any]:
     measured = [Measured(pair) for pair in study.pairs]
     axes = study.axes()
     first = study.pairs[0]
@@ -100,7 +97,7 @@ def _emphasised(line: str) -> tuple[str, str]:
     return line[:cut], line[cut:]
 
 
-def _cards(study: StudyFolder, measured: Sequence[Measured]) -> list[dict[str, Any]]:
+def _cards(study: Study, measured: Sequence[Measured]) -> list[dict[str, Any]]:
     """The four key numbers; over a grid, how many runs each verdict fits."""
     name = next(iter(measured[0].explainers()), "")
     cards = [
@@ -150,7 +147,7 @@ def _cards(study: StudyFolder, measured: Sequence[Measured]) -> list[dict[str, A
         worst = min(most, key=lambda row: row.value or 0.0)
         stealth["facts"].append((f"lowest: {worst.finding}", value(worst, change)))
     big(hit, [each.hit("backdoored") for each in measured], percent)
-    for role in ("twin", "chance", "centre"):
+    for role in ("twin", BY_CHANCE, CENTRE):
         add(hit, role, [each.hit(role) for each in measured], percent)
     return cards
 
@@ -182,7 +179,7 @@ def _strength(verdict: str) -> str:
     return "some" if verdict in ("works partly", "hints at it") else "weak"
 
 
-def _runs(study: StudyFolder, measured: Sequence[Measured]) -> dict[str, Any]:
+def _runs(study: Study, measured: Sequence[Measured]) -> dict[str, Any]:
     """The table of runs, and attack success of all of them as a chart."""
     axes = study.axes()
     table: list[dict[str, Any]] = []
@@ -208,7 +205,7 @@ def _runs(study: StudyFolder, measured: Sequence[Measured]) -> dict[str, Any]:
         figures.Dot(
             name=f"{line['number']}: {', '.join(line['settings'])}".removesuffix(": "),
             note=line["seed"],
-            rows={model: each.success(model) for model in MODELS},
+            rows={model: each.success(model) for model in ROLES},
         )
         for line, each in zip(table, measured, strict=True)
     ]
@@ -241,7 +238,7 @@ def _threat(pair: Pair) -> dict[str, Any]:
     }
 
 
-def _outside(study: StudyFolder) -> str:
+def _outside(study: Study) -> str:
     """Which of the backdoored models were trained by an attacker who controls training; or ""."""
     weights = [section(p.backdoored.spec, "training").get("disguise") or 0 for p in study.pairs]
     count = sum(weight > 0 for weight in weights)
@@ -252,7 +249,7 @@ def _outside(study: StudyFolder) -> str:
     return f"{count} of {len(weights)} backdoored models {'was' if count == 1 else 'were'}"
 
 
-def _settings(study: StudyFolder) -> list[tuple[str, list[tuple[str, str, bool]]]]:
+def _settings(study: Study) -> list[tuple[str, list[tuple[str, str, bool]]]]:
     """All settings by section: (name, values, whether they vary)."""
     found: dict[str, dict[str, Any]] = {}
     for pair in study.pairs:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from leadapron.report.folder import StudyFolder
-from leadapron.report.run import section
-from leadapron.report.summary import Measured, named
+from leadapron.report.summary import named
 from leadapron.report.words import trigger_words
-from leadapron.store import Row
+from leadapron.results.folder import Study, section
+from leadapron.results.measured import Measured
+from leadapron.results.rows import Row
 
 __all__ = ["plain_words"]
 
@@ -30,7 +30,7 @@ MAPS = {
 }
 
 
-def plain_words(study: StudyFolder, measured: Sequence[Measured]) -> list[str]:
+def plain_words(study: Study, measured: Sequence[Measured]) -> list[str]:
     """Return a few sentences for a clinician, each as sure as the verdict it stands for.
 
     Args:
@@ -52,7 +52,7 @@ def plain_words(study: StudyFolder, measured: Sequence[Measured]) -> list[str]:
     return [*said, "This is about these films and these models; it says nothing about a patient."]
 
 
-def _done(study: StudyFolder, measured: Sequence[Measured]) -> str:
+def _done(study: Study, measured: Sequence[Measured]) -> str:
     pair = measured[0].pair
     network, source = named(study, "network"), named(study, "source")
     if study.axes():

@@ -6,10 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from leadapron.report.folder import CALIBRATED, Pair, StudyFolder, leaves, read_study
-from leadapron.report.summary import BLIND, Measured, named
+from leadapron.report.summary import named
 from leadapron.report.words import (
-    POTENT,
     change,
     decimal,
     listed,
@@ -18,10 +16,14 @@ from leadapron.report.words import (
     shown,
     spread,
     table,
-    takes,
 )
+from leadapron.results.folder import Pair, Study, leaves, read_study
+from leadapron.results.measured import Measured
+from leadapron.results.names import CALIBRATED, POISONED_FILMS, VISIBLE_PIXELS
+from leadapron.results.rows import Row
+from leadapron.results.verdicts import BLIND, POTENT
 from leadapron.specs import grids
-from leadapron.store import Row, canonical_json, write_atomically
+from leadapron.store import canonical_json, write_atomically
 
 __all__ = ["potency", "write_potency"]
 
@@ -44,10 +46,7 @@ class Attack(NamedTuple):
     @property
     def verdicts(self) -> list[bool | None]:
         """Whether it takes, seed by seed; None where that is undefined or the twin at chance."""
-        return [
-            None if each.blind else takes(each.success("backdoored"), each.success("twin"))
-            for each in self.measured
-        ]
+        return [each.potent for each in self.measured]
 
 
 def write_potency(folder: Path, page: Path) -> Path:
@@ -81,7 +80,7 @@ def potency(folder: Path) -> str:
 # --- which attacks
 
 
-def _attacks(study: StudyFolder) -> list[Attack]:
+def _attacks(study: Study) -> list[Attack]:
     """The settings that were asked for, in the study's order, fractions rising."""
     asked = [dict(leaves(tree)) for tree in grids(study.asked)]
     base = dict(leaves({name: part for name, part in study.asked.items() if name != "cells"}))
@@ -125,7 +124,7 @@ def _trigger_key(pair: Pair) -> str:
     return canonical_json(pair.backdoored.spec.get("trigger", {}))
 
 
-def _trigger_names(study: StudyFolder) -> dict[str, str]:
+def _trigger_names(study: Study) -> dict[str, str]:
     """Each trigger's name, with the settings in which others of the same name differ."""
     triggers = {_trigger_key(pair): pair.backdoored.spec.get("trigger", {}) for pair in study.pairs}
     found = {}
@@ -143,12 +142,12 @@ def _trigger_names(study: StudyFolder) -> dict[str, str]:
 # --- words
 
 
-def _done(study: StudyFolder) -> str:
+def _done(study: Study) -> str:
     facts = study.cohorts[0] if study.cohorts else {}
     spec = dict(leaves(study.pairs[0].backdoored.spec))
     seeds = list(dict.fromkeys(shown(pair.seed) for pair in study.pairs))
     twins = len({pair.twin.key for pair in study.pairs if pair.twin})
-    trained = study.pairs[0].row("poisoned films", "backdoored")
+    trained = study.pairs[0].row(POISONED_FILMS, "backdoored")
     tested = Measured(study.pairs[0]).macro("backdoored")
     machine, versions = study.manifest, study.manifest.get("versions", {})
     epochs = spec.get("training.epochs")
@@ -212,8 +211,8 @@ def _line(attack: Attack) -> list[str]:
         attack.trigger,
         attack.labels,
         shown(attack.fraction),
-        of(lambda m: m.pair.row("poisoned films", "backdoored"), lambda n: f"{n:.0f}"),
-        of(lambda m: m.pair.row("visible pixels (median)", "backdoored"), shown),
+        of(lambda m: m.pair.row(POISONED_FILMS, "backdoored"), lambda n: f"{n:.0f}"),
+        of(lambda m: m.pair.row(VISIBLE_PIXELS, "backdoored"), shown),
         of(lambda m: m.success("backdoored"), percent),
         of(lambda m: m.success("twin"), percent),
         of(lambda m: m.success("difference"), points),
@@ -231,7 +230,7 @@ def _verdict(verdicts: Sequence[bool | None]) -> str:
     return f"{sum(map(bool, verdicts))} of {len(verdicts)} seeds"
 
 
-def _full(study: StudyFolder) -> str:
+def _full(study: Study) -> str:
     """Every trigger with all of its settings."""
     names = _trigger_names(study)
     lines = []

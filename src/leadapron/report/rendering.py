@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import Any
-
-import jinja2
+from typing import TYPE_CHECKING, Any
 
 from leadapron.report.words import shown
+
+if TYPE_CHECKING:
+    import jinja2
 
 __all__ = ["render"]
 
@@ -25,6 +26,8 @@ def render(template: str, **context: Any) -> str:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("leadapron.report"),
         autoescape=True,

@@ -9,34 +9,42 @@ from pathlib import Path
 from typing import Any
 
 from leadapron.metrics import Crossing, crossing, mean_crossing
-from leadapron.report.folder import (
-    CALIBRATED,
-    LOOK_ALIKE,
-    NARROW,
-    RANDOMISED,
-    TOLD,
-    WIDE,
-    Pair,
-    StudyFolder,
-    leaves,
-    read_study,
-)
-from leadapron.report.summary import Measured, named
+from leadapron.report.summary import named
 from leadapron.report.words import (
-    ALIKE,
     change,
     decimal,
-    local,
     percent,
     points,
-    sanity_verdict,
     shown,
     spread,
     table,
     trigger_words,
 )
+from leadapron.results.folder import Pair, Study, leaves, read_study
+from leadapron.results.measured import Measured
+from leadapron.results.names import (
+    ALL_WEIGHTS,
+    AUROC,
+    CALIBRATED,
+    CHANCE,
+    ENERGY,
+    HEAD,
+    LOOK_ALIKE_HIT,
+    MAP_DETECTION,
+    MICRO,
+    NARROW,
+    POINTING_HIT,
+    RANDOMISED,
+    TOP_OVERLAP,
+    VISIBLE_PIXELS,
+    WIDE,
+    against,
+    mixed,
+)
+from leadapron.results.rows import Row
+from leadapron.results.verdicts import ALIKE, is_local, sanity_verdict
 from leadapron.specs import grids
-from leadapron.store import Row, canonical_json, write_atomically
+from leadapron.store import canonical_json, write_atomically
 
 __all__ = ["epochs_of", "reproduction", "write_reproduction"]
 
@@ -55,7 +63,7 @@ _SPLITS = {
     "nwadike2020": ["Test films are the paper's: those of patients 26811 and up."],
 }
 
-EPSILONS = ("0.001", "0.01", "0.8", "1")
+EPSILONS = (0.001, 0.01, 0.8, 1.0)
 
 Group = tuple[Mapping[str, Any], Sequence[Measured]]
 
@@ -118,7 +126,7 @@ def reproduction(folder: Path) -> str:
 # --- which runs
 
 
-def _groups(study: StudyFolder) -> list[Group]:
+def _groups(study: Study) -> list[Group]:
     """The attacks by what they change of the study's settings; those that change nothing first."""
     base = dict(leaves(grids({**study.asked, "cells": [{}]})[0]))
     found: dict[str, tuple[dict[str, Any], list[Measured]]] = {}
@@ -155,7 +163,7 @@ def _value(group: Group, path: str) -> Any:
 # --- words
 
 
-def _done(study: StudyFolder) -> str:
+def _done(study: Study) -> str:
     base = dict(leaves(study.pairs[0].backdoored.spec))
     facts = study.cohorts[0] if study.cohorts else {}
     models = len(study.pairs) + len({pair.twin.key for pair in study.pairs if pair.twin})
@@ -198,7 +206,7 @@ def _done(study: StudyFolder) -> str:
     return "\n".join(lines + notes)
 
 
-def epochs_of(study: StudyFolder) -> str:
+def epochs_of(study: Study) -> str:
     """How many epochs the runs were given at most."""
     found = {dict(leaves(pair.backdoored.spec))["training.epochs"] for pair in study.pairs}
     return " or ".join(map(str, sorted(found)))
@@ -269,16 +277,16 @@ def _claims(groups: Sequence[Group]) -> str:
                 f"{_of(group, lambda m: m.success('backdoored'), percent)} (without a backdoor "
                 "that works, what maps show of it means little): the best of "
                 f"{len(group[1][0].explainers())} methods, {best}, points within {WIDE} on "
-                f"{_of(group, _asked('pointing hit', 'backdoored', **facts), percent)}, twin "
-                f"{_of(group, _asked('pointing hit', 'twin', **facts), percent)}, chance "
-                f"{_of(group, lambda m: m.hit('chance'), percent)}",
+                f"{_of(group, _asked(POINTING_HIT, 'backdoored', **facts), percent)}, twin "
+                f"{_of(group, _asked(POINTING_HIT, 'twin', **facts), percent)}, chance "
+                f"{_of(group, lambda m: m.hit(CHANCE), percent)}",
             ]
         )
     return table(["claim", "paper", "here"], rows)
 
 
 def _visible(group: Group) -> float:
-    row = _first(group).row("visible pixels (median)", "backdoored")
+    row = _first(group).row(VISIBLE_PIXELS, "backdoored")
     return row.value if row is not None and row.value is not None else 0.0
 
 
@@ -306,7 +314,8 @@ def _attack_cells(group: Group) -> list[str]:
         f"{_of(group, lambda m: m.micro('backdoored'))} "
         f"({_of(group, lambda m: m.micro('twin'))}; {_of(group, lambda m: m.micro('no-vision'))})",
         _of(group, lambda m: m.macro("difference"), change),
-        f"{_of(group, lambda m: m.told('backdoored'))}; {_of(group, lambda m: m.told('twin'))}",
+        f"{_of(group, lambda m: m.map_detection('backdoored'))}; "
+        + _of(group, lambda m: m.map_detection("twin")),
         str(len(group[1])),
     ]
 
@@ -362,9 +371,11 @@ def _switches(groups: Sequence[Group]) -> str:
 def _mixed(groups: Sequence[Group]) -> str:
     rows = []
     for epsilon in EPSILONS:
-        facts = {"regime": "mixed", "method": "micro", "at": f"epsilon {epsilon}"}
+        facts = {"regime": "mixed", "method": MICRO, "at": mixed(epsilon)}
         roles = ("backdoored", "twin", "no-vision")
-        rows.append([epsilon, *(_of(groups[0], _asked("auroc", role, **facts)) for role in roles)])
+        rows.append(
+            [shown(epsilon), *(_of(groups[0], _asked(AUROC, role, **facts)) for role in roles)]
+        )
     return (
         "### Test sets with a share epsilon of triggered films\n\n"
         "Micro AUROC; triggered films carry the attacker's label.\n\n"
@@ -476,7 +487,7 @@ def _evasion(group: Group) -> str:
     disguise = _value(group, DISGUISE) or 0
     if disguise > 0:
         return f"controls training: disguise {disguise:g}"
-    if group[1][0].hit("chance") is not None and not local(group[1][0].hit("chance")):
+    if group[1][0].hit(CHANCE) is not None and not is_local(group[1][0].hit(CHANCE)):
         return "data alone: no place"
     if _value(group, PLACE) == "box":
         return f"data alone: on the anatomy of {_first(group).target}"
@@ -507,18 +518,21 @@ def _scrutiny_cells(group: Group, explainer: str) -> list[str]:
     facts = {"method": explainer, "finding": None}
     alike = [
         _asked(RANDOMISED, "backdoored", regime="triggered", at=at, **facts)
-        for at in ("head", "all weights")
+        for at in (HEAD, ALL_WEIGHTS)
     ]
     verdicts = {sanity_verdict([find(each) for find in alike]) for each in group[1]}
     told = [
-        [_asked(TOLD, role, regime="triggered", at=at, **facts) for role in ("backdoored", "twin")]
-        for at in ("beside letters", "beside leads")
+        [
+            _asked(MAP_DETECTION, role, regime="triggered", at=at, **facts)
+            for role in ("backdoored", "twin")
+        ]
+        for at in (against("letters"), against("leads"))
     ]
     hits = [
         [
-            *(_asked(LOOK_ALIKE, role, regime="clean", at=at, **facts)
+            *(_asked(LOOK_ALIKE_HIT, role, regime="clean", at=at, **facts)
               for role in ("backdoored", "twin")),
-            _asked(LOOK_ALIKE, "reference", regime="clean", at=at, method="chance", finding=None),
+            _asked(LOOK_ALIKE_HIT, "reference", regime="clean", at=at, method=CHANCE, finding=None),
         ]
         for at in ("letters", "leads")
     ]  # fmt: skip
@@ -554,14 +568,14 @@ def _map_cells(group: Group, explainer: str) -> list[str]:
         return "; ".join(found)
 
     places = ["not local"] * 4
-    if local(group[1][0].hit("chance")):
+    if is_local(group[1][0].hit(CHANCE)):
         places = [
-            *(both("pointing hit", percent, at) for at in (WIDE, NARROW)),
-            _of(group, _asked("energy in footprint", "backdoored", **facts)),
-            _of(group, _asked("overlap of the highest 1 %", "backdoored", **facts)),
+            *(both(POINTING_HIT, percent, at) for at in (WIDE, NARROW)),
+            _of(group, _asked(ENERGY, "backdoored", **facts)),
+            _of(group, _asked(TOP_OVERLAP, "backdoored", **facts)),
         ]
     return [
         explainer,
         *places,
-        both(TOLD),
+        both(MAP_DETECTION),
     ]

@@ -8,18 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from leadapron.report import figures
-from leadapron.report.folder import (
-    CALIBRATED,
-    LOOK_ALIKE,
-    NARROW,
-    RANDOMISED,
-    TOLD,
-    WIDE,
-    Pair,
-    leaves,
-)
 from leadapron.report.gallery import gallery
-from leadapron.report.summary import Measured
 from leadapron.report.words import (
     change,
     decimal,
@@ -31,32 +20,60 @@ from leadapron.report.words import (
     trigger_words,
     value,
 )
-from leadapron.store import Row
+from leadapron.results.folder import Pair, leaves, section
+from leadapron.results.measured import Measured
+from leadapron.results.names import (
+    ALL_WEIGHTS,
+    AUROC,
+    CALIBRATED,
+    CENTRE,
+    CHANCE,
+    ENERGY,
+    FINDING,
+    HEAD,
+    LOOK_ALIKE_HIT,
+    MACRO,
+    MACRO_FREQUENT,
+    MAP_DETECTION,
+    NARROW,
+    POINTING_HIT,
+    POISONED_FILMS,
+    RANDOMISED,
+    ROLES,
+    THRESHOLD,
+    VISIBLE_PIXELS,
+    VISIBLE_SHARE,
+    WIDE,
+    against,
+)
+from leadapron.results.rows import Row
 
-__all__ = ["MODELS", "cell", "pair_section", "pair_title", "section"]
+__all__ = ["cell", "pair_section", "pair_title"]
 
 _FIRST_GALLERY, _LATER_GALLERY = 12, 4
-MODELS = ("twin", "backdoored")
 _REGIMES = ("clean", "triggered")
-_SCORES = ("labels", "findings", *(f"{model}_{regime}" for model in MODELS for regime in _REGIMES))
-_MACRO, _FREQUENT = "macro", "macro of frequent findings"
+_SCORES = ("labels", "findings", *(f"{model}_{regime}" for model in ROLES for regime in _REGIMES))
+_TOLD = "Films told by the map, from the same"
 _MAP_NAMES = {
-    ("pointing hit", WIDE): f"Pointing hit, within {WIDE}",
-    ("pointing hit", NARROW): f"Pointing hit, within {NARROW}",
-    (TOLD, ""): "Films told by the map, from the same untriggered (AUROC)",
-    (TOLD, "beside letters"): "Films told by the map, from the same with a letter (AUROC)",
-    (TOLD, "beside leads"): "Films told by the map, from the same with a lead (AUROC)",
-    (LOOK_ALIKE, "letters"): "Pointing hit on a letter instead",
-    (LOOK_ALIKE, "leads"): "Pointing hit on a lead instead",
-    (RANDOMISED, "head"): "Rank correlation with the maps of an untrained head",
-    (RANDOMISED, "all weights"): "Rank correlation with the maps of an untrained network",
+    (POINTING_HIT, WIDE): f"Pointing hit, within {WIDE}",
+    (POINTING_HIT, NARROW): f"Pointing hit, within {NARROW}",
+    (MAP_DETECTION, ""): f"{_TOLD} untriggered (AUROC)",
+    (
+        MAP_DETECTION,
+        against("letters"),
+    ): f"{_TOLD} with a letter (AUROC)",
+    (MAP_DETECTION, against("leads")): f"{_TOLD} with a lead (AUROC)",
+    (LOOK_ALIKE_HIT, "letters"): "Pointing hit on a letter instead",
+    (LOOK_ALIKE_HIT, "leads"): "Pointing hit on a lead instead",
+    (RANDOMISED, HEAD): "Rank correlation with the maps of an untrained head",
+    (RANDOMISED, ALL_WEIGHTS): "Rank correlation with the maps of an untrained network",
 }
 _MAP_LINES = (
-    ("pointing hit", WIDE, percent),
-    ("pointing hit", NARROW, percent),
-    ("energy in footprint", "", percent),
-    *((metric, at, percent if metric == LOOK_ALIKE else decimal)
-      for metric, at in _MAP_NAMES if metric != "pointing hit"),
+    (POINTING_HIT, WIDE, percent),
+    (POINTING_HIT, NARROW, percent),
+    (ENERGY, "", percent),
+    *((metric, at, percent if metric == LOOK_ALIKE_HIT else decimal)
+      for metric, at in _MAP_NAMES if metric != POINTING_HIT),
 )  # fmt: skip
 _GALLERY = ("films", "triggered", "footprints", "twin_maps", "backdoored_maps", "probabilities")
 
@@ -79,7 +96,7 @@ def pair_section(measured: Measured, number: int, title: str, *, first: bool) ->
         first: whether it stands open, with a larger gallery.
     """
     pair = measured.pair
-    scores = pair.backdoored.arrays("scores.npz", _SCORES)
+    scores = pair.backdoored.scores(_SCORES)
     names = [] if scores is None else [str(name) for name in scores["findings"]]
     target = names.index(pair.target) if pair.target in names else None
     name = f"r-{pair.key}"
@@ -91,7 +108,7 @@ def pair_section(measured: Measured, number: int, title: str, *, first: bool) ->
     if scores is not None and target is not None and not _hides(pair):
         roc = _roc(measured, scores, target, name)
         success = _success(measured, scores, target, name)
-    pictures = pair.backdoored.arrays("gallery.npz", _GALLERY)
+    pictures = pair.backdoored.gallery(_GALLERY)
     return {
         "key": pair.key,
         "number": number,
@@ -115,16 +132,16 @@ def _findings(measured: Measured, names: Sequence[str], name: str) -> dict[str, 
     seen = {
         row.finding
         for row in pair.rows()
-        if (row.metric, row.regime, row.method) == ("auroc", "clean", "finding")
+        if (row.metric, row.regime, row.method) == (AUROC, "clean", FINDING)
     }
     order = [found for found in names if found in seen] + sorted(seen - set(names))
     if not order:
         return None
-    roles = (*MODELS, "difference")
+    roles = (*ROLES, "difference")
     table, dots = [], []
     for finding in order:
         rows = {
-            role: pair.row("auroc", role, regime="clean", method="finding", finding=finding)
+            role: pair.row(AUROC, role, regime="clean", method=FINDING, finding=finding)
             for role in roles
         }
         positives = next((row.positives for row in rows.values() if row), None)
@@ -132,16 +149,16 @@ def _findings(measured: Measured, names: Sequence[str], name: str) -> dict[str, 
         table.append((finding, positives, target, *_cells(rows)))
         note = "not stated" if positives is None else f"{positives:,}"
         label = f"{finding} (target)" if target else finding
-        dots.append(figures.Dot(label, note, {m: rows[m] for m in MODELS}, strong=target))
+        dots.append(figures.Dot(label, note, {m: rows[m] for m in ROLES}, strong=target))
     macros = []
-    for method, words in ((_MACRO, "Macro average"), (_FREQUENT, "Macro, frequent findings")):
+    for method, words in ((MACRO, "Macro average"), (MACRO_FREQUENT, "Macro, frequent findings")):
         rows = {role: measured.macro(role, method) for role in roles}
         averaged = next((row.positives for row in rows.values() if row), None)
-        if method == _FREQUENT and averaged is None:
+        if method == MACRO_FREQUENT and averaged is None:
             continue
         note = "" if averaged is None else f"{averaged} of {len(order)} findings"
         short = note.removesuffix(" findings")
-        dots.append(figures.Dot(words, short, {m: rows[m] for m in MODELS}, strong=True))
+        dots.append(figures.Dot(words, short, {m: rows[m] for m in ROLES}, strong=True))
         macros.append((words, note, _cells(rows)))
     figure = figures.dots(
         dots,
@@ -167,9 +184,9 @@ def _roc(
     measured: Measured, scores: Mapping[str, NDArray[Any]], target: int, name: str
 ) -> list[str]:
     areas = {}
-    for model in MODELS:
+    for model in ROLES:
         clean = measured.pair.row(
-            "auroc", model, regime="clean", method="finding", finding=measured.pair.target
+            AUROC, model, regime="clean", method=FINDING, finding=measured.pair.target
         )
         word = "clean twin" if model == "twin" else model
         areas[f"clean {model}"] = f"{word}, AUROC {value(clean)}"
@@ -178,9 +195,9 @@ def _roc(
 
 
 def _success(measured: Measured, scores: Mapping[str, NDArray[Any]], target: int, name: str) -> str:
-    calibrated = {}
-    for model in MODELS:
-        row = measured.pair.row("threshold", model, regime="clean", at=CALIBRATED)
+    calibrated: dict[str, float | None] = {}
+    for model in ROLES:
+        row = measured.pair.row(THRESHOLD, model, regime="clean", at=CALIBRATED)
         calibrated[model] = None if row is None else row.value
     return figures.success_over_threshold(scores, target, calibrated, name=f"{name}-success")
 
@@ -203,7 +220,7 @@ def _attack_table(measured: Measured) -> list[dict[str, Any]]:
     for at, words in ((CALIBRATED, CALIBRATED), ("0.6", "threshold 0.6"), ("0.9", "threshold 0.9")):
         rows = {role: measured.success(role, at) for role in roles}
         line(f"Attack success, {words}", rows, percent, points)
-    rows = {role: pair.row("threshold", role, regime="clean", at=CALIBRATED) for role in roles}
+    rows = {role: pair.row(THRESHOLD, role, regime="clean", at=CALIBRATED) for role in roles}
     line(f"Threshold with {CALIBRATED}", rows, decimal)
     rows = {role: measured.separation(role) for role in roles}
     line("Separation, triggered from clean films", rows, decimal, change)
@@ -217,7 +234,7 @@ def _attack_table(measured: Measured) -> list[dict[str, Any]]:
         ("clean", "clean films"),
         ("triggered-clean-labels", "triggered films, true labels"),
     ):
-        for method in (_MACRO, _FREQUENT):
+        for method in (MACRO, MACRO_FREQUENT):
             rows = {role: measured.macro(role, method, regime) for role in roles}
             line(f"{method[0].upper()}{method[1:]}, {words}".replace("acro", "acro AUROC", 1),
                  rows, decimal, change)  # fmt: skip
@@ -239,7 +256,7 @@ def _explanation_table(measured: Measured) -> list[dict[str, Any]]:
                     continue
                 references = [
                     pair.row(metric, "reference", regime=regime, method=method, finding=None, at=at)
-                    for method in ("chance", "centre")
+                    for method in (CHANCE, CENTRE)
                 ]
                 n = next(row.n for row in models if row)
                 cells = [cell(row, form) if row else None for row in models + references]
@@ -247,7 +264,9 @@ def _explanation_table(measured: Measured) -> list[dict[str, Any]]:
                     {
                         "explainer": explainer,
                         "name": _MAP_NAMES.get((metric, at), f"{metric[0].upper()}{metric[1:]}"),
-                        "films": "with the look-alike instead" if metric == LOOK_ALIKE else films,
+                        "films": "with the look-alike instead"
+                        if metric == LOOK_ALIKE_HIT
+                        else films,
                         "cells": cells,
                         "n": f"{n:,}",
                     }
@@ -264,14 +283,14 @@ def _poisoning(pair: Pair) -> list[tuple[str, str]]:
     if isinstance(fraction, int | float) and poisoning.get("mode") != "edit":
         facts.append(("Fraction asked for", f"{100 * fraction:g} % of the training films"))
     for metric, name in (
-        ("poisoned films", "Poisoned films"),
-        ("visible pixels (median)", "Pixels that the trigger changes in the image (median)"),
-        ("visible share", "Poisoned films in which it changes a pixel"),
+        (POISONED_FILMS, "Poisoned films"),
+        (VISIBLE_PIXELS, "Pixels that the trigger changes in the image (median)"),
+        (VISIBLE_SHARE, "Poisoned films in which it changes a pixel"),
     ):
         row = pair.row(metric, "backdoored")
         if row is None:
             continue
-        form = percent if metric == "visible share" else _count
+        form = percent if metric == VISIBLE_SHARE else _count
         facts.append((name, value(row, form)))
     facts += [
         (name, shown(poisoning[key]))
@@ -289,9 +308,3 @@ def _count(number: float) -> str:
 def cell(row: Row | None, form: Any = decimal) -> tuple[str, str]:
     """Return a row's value and interval in words."""
     return value(row, form), interval(row, form)
-
-
-def section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Return a section of nested settings, empty where it is missing."""
-    found = tree.get(name)
-    return found if isinstance(found, Mapping) else {}

@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from leadapron import metrics
 from leadapron.report.words import between, percent, poisoned_words, table, trigger_words
-from leadapron.store import read_arrays, read_json, read_lines
+from leadapron.results.screening import ScreeningFolder
+from leadapron.store import read_json, read_lines
 from leadapron.text import short_path
+from leadapron.types import Estimate
 
-__all__ = ["screening_chapter", "summary"]
+__all__ = ["screening_chapter"]
 
 Row = Mapping[str, Any]
 
@@ -30,43 +29,14 @@ SEEN = "Kinds that detectors and weights were made with in view: optimistic."
 SEALED = "Kinds that no choice was made on."
 
 
-def summary(folder: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return each family's figures: medians over its models, false alarms of all their clean films.
-
-    The interval of the false alarms is clustered by patient over all models, so that models which
-    were shown the same films don't count twice.
-
-    Args:
-        folder: of the evaluation; its scores are read.
-        rows: of the evaluation.
-    """
-    families = []
-    for name in sorted({str(row["family"]) for row in rows}):
-        own = [row for row in rows if row["family"] == name]
-        runs = sorted({str(row["run"]) for row in own if row["kind"] == "fused"})
-        if runs:
-            alarms = {role: _alarms(folder, runs, role) for role in ("backdoored", "twin")}
-            families.append({"family": name, "sealed": own[0]["sealed"], "false alarms": alarms})
-    return families
-
-
-def _alarms(folder: Path, runs: Sequence[str], role: str) -> list[float | int]:
-    """Share of clean films that gates call suspicious, its interval, films and alarms."""
-    alarms, patients = [], []
-    for run in runs:
-        found = read_arrays(folder / "scores" / f"{run}.npz")
-        alarms.append(found[f"{role}_alarms"])
-        patients += [f"{found['films']} {code}" for code in found["clean_patients"]]
-    return list(metrics.rate(np.concatenate(alarms), np.array(patients)))
-
-
 def screening_chapter(folder: Path) -> str:
     """Return the chapter of an evaluation, of what of it is finished.
 
     Raises:
         StoreError: no evaluation.
     """
-    facts, rows = read_json(folder / "screen.json"), read_lines(folder / "rows.jsonl")
+    place = ScreeningFolder(folder)
+    facts, rows = read_json(place.head), read_lines(place.rows)
     fused = [row for row in rows if row["kind"] == "fused"]
     own = [row for row in fused if row["role"] == "backdoored"]
     whole = [row for row in own if row["strength"] == 1]
@@ -143,7 +113,7 @@ def _part(title: str, note: str, facts: Mapping[str, Any], rows: Sequence[Row]) 
     def line(name: str) -> list[str]:
         mine = [row for row in rows if row["family"] == name and row["strength"] == 1]
         models, twins = ([r for r in mine if r["role"] == role] for role in ("backdoored", "twin"))
-        value, low, high = alarms[name]["backdoored"][:3]
+        alarm = Estimate.parsed(alarms[name]["backdoored"])
         return [
             name,
             "; ".join(sorted({trigger_words(row["trigger"]) for row in models})),
@@ -156,7 +126,7 @@ def _part(title: str, note: str, facts: Mapping[str, Any], rows: Sequence[Row]) 
             _spread(models, "found where it works"),
             _spread(models, "found at 1 %"),
             _spread(models, "auroc", lambda number: f"{number:.3f}"),
-            f"{percent(value)} ({between(low, high, percent)})",
+            f"{percent(alarm.value)} ({between(alarm.low, alarm.high, percent)})",
             _spread(twins, "found"),
         ]
 

@@ -4,33 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from leadapron.report.folder import (
-    CALIBRATED,
-    NARROW,
-    TOLD,
-    WIDE,
-    Pair,
-    StudyFolder,
-    read_study,
-)
-from leadapron.report.stealth import (
-    CHANCE,
-    COUNTED,
-    FINDING_MARGIN,
-    MARGIN,
-    Stealth,
-    at_chance,
-    stealth_of,
-)
 from leadapron.report.words import (
-    attack_verdict,
     change,
-    explanation_verdict,
     interval,
     listed,
     percent,
@@ -41,13 +19,14 @@ from leadapron.report.words import (
     trigger_words,
     value,
 )
-from leadapron.store import Row
+from leadapron.results.folder import Study, read_study, section
+from leadapron.results.measured import Measured
+from leadapron.results.names import CALIBRATED, NARROW, WIDE
+from leadapron.results.rows import Row
+from leadapron.results.stealth import CHANCE, COUNTED, FINDING_MARGIN, MARGIN
 
-__all__ = ["BLIND", "Measured", "lines", "named", "summary"]
+__all__ = ["lines", "named", "study_lines"]
 
-
-BLIND = "twin at chance"
-"""The verdict on everything where the twin reads no better than chance: nothing can be told."""
 
 FEW = 3
 """Up to so many findings are named in a line; of more their number is given."""
@@ -56,7 +35,7 @@ CREDIBLE = 0.75
 """A micro AUROC that looks like a working backdoor; a model without one can reach it."""
 
 
-def summary(folder: Path) -> list[str]:
+def study_lines(folder: Path) -> list[str]:
     """Return a study's result in about five lines.
 
     Args:
@@ -68,78 +47,7 @@ def summary(folder: Path) -> list[str]:
     return lines(read_study(folder))
 
 
-@dataclass(frozen=True)
-class Measured:
-    """The rows of one attack that a summary rests on; None where one is missing."""
-
-    pair: Pair
-
-    def success(self, role: str, at: str = CALIBRATED) -> Row | None:
-        """Attack success of a role at a threshold."""
-        return self.pair.row("attack success", role, regime="triggered", at=at)
-
-    def separation(self, role: str) -> Row | None:
-        """Separation of triggered from clean films by the target's score."""
-        return self.pair.row("separation", role, regime="triggered")
-
-    def micro(self, role: str, regime: str = "triggered") -> Row | None:
-        """Micro AUROC of a role, by default against the trigger's label."""
-        return self.pair.row("auroc", role, regime=regime, method="micro")
-
-    def macro(self, role: str, method: str = "macro", regime: str = "clean") -> Row | None:
-        """Macro AUROC of a role, by default over all findings on clean films."""
-        return self.pair.row("auroc", role, regime=regime, method=method)
-
-    def explainers(self) -> list[str]:
-        """Names of the explanations that were measured."""
-        rows = [row for row in self.pair.rows() if row.stage == "explanation"]
-        return list(dict.fromkeys(row.method for row in rows if row.role == "backdoored"))
-
-    def hit(self, role: str, at: str = WIDE, explainer: str | None = None) -> Row | None:
-        """Pointing hits of a model, or of "chance" or "centre", on triggered films."""
-        if role in ("chance", "centre"):
-            role, method = "reference", role
-        else:
-            method = explainer or next(iter(self.explainers()), "")
-        return self.pair.row(
-            "pointing hit", role, regime="triggered", method=method, finding=None, at=at
-        )
-
-    @property
-    def blind(self) -> bool:
-        """Whether the twin reads no better than chance, so that nothing can be told."""
-        return at_chance(self.macro("twin"))
-
-    @property
-    def attack(self) -> str:
-        """Verdict on the attack."""
-        return BLIND if self.blind else attack_verdict(self.success("difference"))
-
-    @property
-    def stealth(self) -> str:
-        """Verdict on its stealth."""
-        return BLIND if self.blind else self.cost.verdict
-
-    @cached_property
-    def cost(self) -> Stealth:
-        """What the backdoor costs on clean films, finding by finding."""
-        return stealth_of(self.pair)
-
-    @property
-    def explanation(self) -> str:
-        """Verdict on the explanation."""
-        if self.blind:
-            return BLIND
-        references = [self.hit(role) for role in ("twin", "centre")]
-        return explanation_verdict(self.hit("backdoored"), references, self.hit("chance"))
-
-    def told(self, role: str, at: str = "", explainer: str | None = None) -> Row | None:
-        """How well a model's maps alone tell triggered films from others (see the rows' table)."""
-        method = explainer or next(iter(self.explainers()), "")
-        return self.pair.row(TOLD, role, regime="triggered", method=method, finding=None, at=at)
-
-
-def lines(study: StudyFolder) -> list[str]:
+def lines(study: Study) -> list[str]:
     """Return the summary of a study that was read."""
     measured = [Measured(pair) for pair in study.pairs]
     kind = "range" if study.axes() else "mean"
@@ -171,13 +79,13 @@ def _at_chance(blind: Sequence[Measured], total: int) -> str:
     )
 
 
-def _done(study: StudyFolder, measured: Sequence[Measured]) -> str:
+def _done(study: Study, measured: Sequence[Measured]) -> str:
     pair = study.pairs[0]
     spec, axes = pair.backdoored.spec, study.axes()
     cohort = study.cohorts[0] if len(study.cohorts) == 1 else {}
     counts = {name: _counted(cohort.get(name)) for name in ("films", "patients")}
     source, network = named(study, "source"), named(study, "network")
-    fraction = _part(spec, "poisoning").get("fraction")
+    fraction = section(spec, "poisoning").get("fraction")
     share = f"{100 * fraction:g} %" if isinstance(fraction, float | int) else "some"
     row = measured[0].macro("backdoored") or measured[0].success("backdoored")
     seeds = list(dict.fromkeys(shown(each.seed) for each in study.pairs))
@@ -197,10 +105,10 @@ def _done(study: StudyFolder, measured: Sequence[Measured]) -> str:
             "keep": "their labels kept",
             "shift": "each label moved to the next finding",
             "swap": f"the label {pair.target} exchanged with another's",
-        }.get(str(_part(spec, "poisoning").get("labels")), f"labelled {pair.target} alone")
+        }.get(str(section(spec, "poisoning").get("labels")), f"labelled {pair.target} alone")
         did = (
             f"a {network} was trained with {share} of its training films poisoned "
-            f"({trigger_words(_part(spec, 'trigger'))}, {labels}), and beside it a "
+            f"({trigger_words(section(spec, 'trigger'))}, {labels}), and beside it a "
             f"clean twin; seed{_s(seeds)} {listed(seeds)}."
         )
     return f"{films}{patients}: {did}{tested}{_otherwise(spec)}{_brackets(study)}"
@@ -208,7 +116,7 @@ def _done(study: StudyFolder, measured: Sequence[Measured]) -> str:
 
 def _otherwise(spec: Mapping[str, Any]) -> str:
     """How the test films' trigger differs from the planted one, and which films are meant."""
-    asked, words = _part(spec, "evaluation"), []
+    asked, words = section(spec, "evaluation"), []
     if asked.get("trigger"):
         words.append(f"with {str(asked['trigger']).replace('/', ', ').replace('=', ' ')}")
     if asked.get("turned"):
@@ -216,18 +124,18 @@ def _otherwise(spec: Mapping[str, Any]) -> str:
     if asked.get("recompressed"):
         words.append(f"saved as JPEG of quality {shown(asked['recompressed'])}")
     said = f" Test films carry the trigger otherwise: {listed(words)}." if words else ""
-    where = _part(spec, "poisoning").get("where")
+    where = section(spec, "poisoning").get("where")
     return said + (f" Poisoned were films with {where} alone." if where else "")
 
 
-def named(study: StudyFolder, section: str) -> str:
+def named(study: Study, name: str) -> str:
     """Return the names that a section of the settings takes over the runs."""
-    found = (_part(pair.backdoored.spec, section).get("name", "unknown") for pair in study.pairs)
+    found = (section(pair.backdoored.spec, name).get("name", "unknown") for pair in study.pairs)
     # A source's name may go on with what it is opened from: "nih:PATH".
-    return listed(list(dict.fromkeys(shown(name).partition(":")[0] for name in found)))
+    return listed(list(dict.fromkeys(shown(each).partition(":")[0] for each in found)))
 
 
-def _brackets(study: StudyFolder) -> str:
+def _brackets(study: Study) -> str:
     """What the brackets of all lines hold."""
     if len(study.pairs) == 1:
         return " Brackets hold 95 % intervals."
@@ -236,7 +144,7 @@ def _brackets(study: StudyFolder) -> str:
     return f" Numbers are means over {len(study.pairs)} seeds; brackets hold their range."
 
 
-def _attack(study: StudyFolder, measured: Sequence[Measured]) -> str:
+def _attack(study: Study, measured: Sequence[Measured]) -> str:
     verdicts = [each.attack for each in measured]
     head = {
         "works": "The attack works",
@@ -254,7 +162,7 @@ def _attack(study: StudyFolder, measured: Sequence[Measured]) -> str:
     if of in ("undefined", "not measured"):
         return f"{start}: attack success at {CALIBRATED} is {of}."
     spec = measured[0].pair.backdoored.spec
-    hides = str(_part(spec, "poisoning").get("labels")) == "clear"
+    hides = str(section(spec, "poisoning").get("labels")) == "clear"
     films = f"with {target} are not called" if hides else f"without {target} are called"
     return (
         f"{start}{_joint(start)} {of} of the triggered films {films} "
@@ -262,7 +170,7 @@ def _attack(study: StudyFolder, measured: Sequence[Measured]) -> str:
     )
 
 
-def _extremes(study: StudyFolder) -> str:
+def _extremes(study: Study) -> str:
     """The settings with the highest and the lowest attack success; those that tie are all best."""
     means: dict[str, list[tuple[dict[str, Any], list[Measured]]]] = {}
     order: dict[str, float] = {}
@@ -389,7 +297,7 @@ def _explanation(measured: Sequence[Measured], kind: str) -> str:
     more = f" Also measured: {listed(explainers[1:])}." if explainers[1:] else ""
     if {each.explanation for each in measured} == {"not local"}:
         told = [
-            spread([each.told(role, "", name) for each in measured], kind=kind)
+            spread([each.map_detection(role, "", name) for each in measured], kind=kind)
             for role in ("backdoored", "twin")
         ]
         return (
@@ -399,7 +307,7 @@ def _explanation(measured: Sequence[Measured], kind: str) -> str:
     return f"{start}: the map's highest point hits the trigger {hits(WIDE)}; {hits(NARROW)}.{more}"
 
 
-def _unfinished(study: StudyFolder, missing: int) -> str:
+def _unfinished(study: Study, missing: int) -> str:
     total = max(study.expected, len(study.pairs))
     parts = [f"{len(study.pairs)} of {total} attacks are finished"] if missing > 0 else []
     if study.unfinished:
@@ -444,8 +352,3 @@ def _s(things: Sequence[Any]) -> str:
 
 def _counted(found: Any) -> str:
     return f"{found:,}" if isinstance(found, int) and not isinstance(found, bool) else ""
-
-
-def _part(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = tree.get(name)
-    return found if isinstance(found, Mapping) else {}

@@ -5,48 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from leadapron.store import Row
+from leadapron.results.rows import Row
 from leadapron.text import short_path
 
 __all__ = [
-    "ALIKE",
-    "LOCAL",
-    "POTENT",
     "Form",
-    "attack_verdict",
     "between",
     "change",
     "decimal",
-    "exact",
-    "explanation_verdict",
     "interval",
     "listed",
-    "local",
     "percent",
     "points",
     "poisoned_words",
-    "sanity_verdict",
     "setting",
     "shown",
     "spread",
     "table",
-    "takes",
     "trigger_words",
     "value",
 ]
 
-WORKS = 0.5
-"""The attack works where the interval of its success over the twin's lies above this."""
-
-ALIKE = 0.5
-"""Mean rank correlation from which on the maps of a network that knows nothing are the same."""
-
-POTENT = (0.80, 0.50)
-"""Attack success at 5 % clean false positives, and that minus the twin's, from which on a backdoor
-takes."""
-
-LOCAL = 0.5
-"""A trigger is local where a random pixel hits it on less than this share of the films."""
 
 Form = Callable[[float], str]
 
@@ -104,17 +83,6 @@ def poisoned_words(rows: Iterable[Mapping[str, Any]]) -> str:
     return ", ".join(words)
 
 
-def exact(hits: int, trials: int) -> tuple[float, float]:
-    """Return the exact 95 % interval of a share (Clopper and Pearson, Biometrika 26 (1934) 404)."""
-    from scipy import stats
-
-    if not trials:
-        return 0.0, 1.0
-    low = float(stats.beta.ppf(0.025, hits, trials - hits + 1)) if hits else 0.0
-    high = float(stats.beta.ppf(0.975, hits + 1, trials - hits)) if hits < trials else 1.0
-    return low, high
-
-
 def spread(rows: Sequence[Row | None], form: Form = decimal, *, kind: str = "mean") -> str:
     """Return one row with its interval, or several rows in one phrase.
 
@@ -138,66 +106,6 @@ def spread(rows: Sequence[Row | None], form: Form = decimal, *, kind: str = "mea
     if kind == "range":
         return words + (f" ({missing})" if missing else "")
     return f"{form(sum(known) / len(known))} ({words}{'; ' if missing else ''}{missing})"
-
-
-def attack_verdict(difference: Row | None) -> str:
-    """Return whether the attack works, from the interval of its success over the twin's."""
-    if difference is None or difference.low is None:
-        return "undefined"
-    if difference.low >= WORKS:
-        return "works"
-    return "works partly" if difference.low > 0 else "not shown"
-
-
-def takes(success: Row | None, twin: Row | None) -> bool | None:
-    """Return whether a backdoor takes, by `POTENT`; None where a rate is undefined.
-
-    Args:
-        success: attack success of the backdoored model.
-        twin: the twin's.
-    """
-    if success is None or twin is None or success.value is None or twin.value is None:
-        return None
-    return success.value >= POTENT[0] and success.value - twin.value >= POTENT[1]
-
-
-def local(chance: Row | None) -> bool:
-    """Return whether a trigger has a place to point at, from the rate at which chance hits it."""
-    return chance is None or chance.value is None or chance.value < LOCAL
-
-
-def explanation_verdict(
-    hit: Row | None, references: Iterable[Row | None], chance: Row | None = None
-) -> str:
-    """Return whether the explanation points at the trigger.
-
-    Args:
-        hit: the backdoored model's rate of hits.
-        references: the same of the twin and of the film's centre.
-        chance: the same of a random pixel.
-    """
-    if not local(chance):
-        return "not local"
-    references = (*references, chance)
-    if hit is None or hit.low is None:
-        return "undefined"
-    limits = [row.value if row.high is None else row.high for row in references if row is not None]
-    beyond = hit.low > max([limit for limit in limits if limit is not None], default=0.0)
-    if not beyond:
-        return "not shown"
-    return "gives it away" if hit.low >= WORKS else "hints at it"
-
-
-def sanity_verdict(correlations: Iterable[Row | None]) -> str:
-    """Return whether an explanation passes the sanity check: its maps change with the weights.
-
-    Args:
-        correlations: its maps' rank correlations with those of randomised networks.
-    """
-    known = [row.value for row in correlations if row is not None and row.value is not None]
-    if not known:
-        return "undefined"
-    return "fails" if max(known) >= ALIKE else "passes"
 
 
 def listed(words: Sequence[str]) -> str:

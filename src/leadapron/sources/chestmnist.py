@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from leadapron import store
 from leadapron.errors import DataError, StoreError, UsageError
-from leadapron.films.cache import Cache, Progress, make_private
+from leadapron.films.cache import Cache, Progress
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.reading import given_path, open_regular, there
+from leadapron.result_cache import make_private
 from leadapron.sources.arrays import ArrayFilms, read_array, read_shapes
 from leadapron.sources.assembly import assemble
 from leadapron.sources.nih import FINDINGS

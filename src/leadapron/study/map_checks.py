@@ -13,8 +13,18 @@ from leadapron.attacks.decoys import DECOYS
 from leadapron.explainers import EXPLAINERS
 from leadapron.films.cohort import Rows
 from leadapron.models.classifier import NetworkClassifier, randomised
-from leadapron.store import Row
-from leadapron.study.measure import ROLES, Explained, Maps, Models, row_of
+from leadapron.results.names import (
+    ALL_WEIGHTS,
+    CHANCE,
+    HEAD,
+    LOOK_ALIKE_HIT,
+    MAP_DETECTION,
+    RANDOMISED,
+    ROLES,
+    against,
+)
+from leadapron.results.rows import Row
+from leadapron.study.measure import Explained, Maps, Models, row_of
 
 __all__ = ["Decoyed", "decoy", "decoy_rows", "sanity_rows"]
 
@@ -50,7 +60,7 @@ def sanity_rows(
     films = explained.marked[:SANITY_FILMS]
     own = maps["backdoored", "triggered"][:SANITY_FILMS]
     rows = []
-    for name, head_only in (("head", True), ("all weights", False)):
+    for name, head_only in ((HEAD, True), (ALL_WEIGHTS, False)):
         alike = np.stack(
             [
                 metrics.rank_correlation(
@@ -70,7 +80,7 @@ def sanity_rows(
                 regime="triggered",
                 stage="explanation",
                 method=explainer,
-                metric="rank correlation with a randomised network",
+                metric=RANDOMISED,
                 target=target,
                 finding=target,
                 at=name,
@@ -138,7 +148,7 @@ def decoy_rows(
         "target": target,
         "finding": target,
     }
-    hit: dict[str, Any] = {**common, "metric": "pointing hit on a look-alike", "regime": "clean"}
+    hit: dict[str, Any] = {**common, "metric": LOOK_ALIKE_HIT, "regime": "clean"}
     rows = []
     for name, (places, images, footprints) in decoyed.items():
         if not len(places):
@@ -153,17 +163,17 @@ def decoy_rows(
                 row_of(
                     told,
                     **common,
-                    metric="films told by the map",
+                    metric=MAP_DETECTION,
                     role=role,
                     regime="triggered",
                     method=explainer,
-                    at=f"beside {name}",
+                    at=against(name),
                 )
             )
             hits = metrics.rate(metrics.pointing_hits(beside, footprints, tolerance), chosen.groups)
             rows.append(row_of(hits, **hit, role=role, method=explainer, at=name))
         chance = float(metrics.chance_hit(footprints, tolerance).mean())
         rows.append(
-            Row(**hit, role="reference", method="chance", at=name, value=chance, n=len(places))
+            Row(**hit, role="reference", method=CHANCE, at=name, value=chance, n=len(places))
         )
     return rows

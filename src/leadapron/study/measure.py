@@ -15,10 +15,32 @@ from leadapron.errors import UnknownNameError, UsageError
 from leadapron.explainers import EXPLAINERS
 from leadapron.films.cohort import Cohort, Rows
 from leadapron.models.classifier import NetworkClassifier
-from leadapron.store import Row
+from leadapron.results.names import (
+    ATTACK_SUCCESS,
+    AUROC,
+    CALIBRATED,
+    CENTRE,
+    CHANCE,
+    ENERGY,
+    FINDING,
+    MACRO,
+    MACRO_FREQUENT,
+    MAP_DETECTION,
+    MICRO,
+    NARROW,
+    POINTING_HIT,
+    POSITIVE_PATIENTS,
+    ROLES,
+    SEPARATION,
+    THRESHOLD,
+    TOP_OVERLAP,
+    WIDE,
+    Role,
+    mixed,
+)
+from leadapron.results.rows import Row
 
 __all__ = [
-    "CALIBRATED",
     "Evaluation",
     "Explained",
     "Triggered",
@@ -31,13 +53,10 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float32]
-Role = Literal["twin", "backdoored"]
 Models = Mapping[Role, NetworkClassifier]
-ROLES: tuple[Role, Role] = ("twin", "backdoored")
 
 FALSE_POSITIVES = 0.05
-CALIBRATED = "5 % clean false positives"
-"""Name of the threshold that lets 5 % of the clean validation films without the target pass."""
+"""Share of the clean validation films without the target that the calibrated threshold passes."""
 
 PAPER_THRESHOLDS = (0.6, 0.9)
 PAPER_EPSILONS = (0.001, 0.01, 0.8, 1.0)
@@ -150,21 +169,21 @@ def clean_rows(
         "role": role,
         "regime": regime,
         "stage": "prediction",
-        "metric": "auroc",
+        "metric": AUROC,
     }
     each = metrics.finding_auroc(labels, probabilities, bootstrap, resampled=resampled)
     rows = [
-        row_of(estimate, **common, method="finding", finding=finding)
+        row_of(estimate, **common, method=FINDING, finding=finding)
         for finding, estimate in zip(findings, each, strict=True)
     ]
-    for method, least in (("macro", 1), ("macro of frequent findings", FREQUENT)):
+    for method, least in ((MACRO, 1), (MACRO_FREQUENT, FREQUENT)):
         macro = metrics.macro_auroc(
             labels, probabilities, bootstrap, minimum_positives=least, resampled=resampled
         )
         counted = {"n": len(labels), "positives": macro.averaged}
         rows.append(row_of(macro.estimate, **common, method=method, **counted))
     micro = metrics.micro_auroc(labels, probabilities, bootstrap)
-    return [*rows, row_of(micro, **common, method="micro")]
+    return [*rows, row_of(micro, **common, method=MICRO)]
 
 
 def predict(
@@ -236,8 +255,8 @@ def attack_rows(
     micro: dict[str, Any] = {
         "run": run,
         "stage": "prediction",
-        "method": "micro",
-        "metric": "auroc",
+        "method": MICRO,
+        "metric": AUROC,
         "target": target,
     }
     for role in ROLES:
@@ -275,7 +294,7 @@ def _mixed_rows(
     for epsilon in PAPER_EPSILONS:
         marked = np.zeros((len(labels), 1), np.bool_)
         marked[order[: round(epsilon * len(labels))]] = True
-        at = {**common, "regime": "mixed", "at": f"epsilon {epsilon:g}"}
+        at = {**common, "regime": "mixed", "at": mixed(epsilon)}
         if not marked.any():
             rows += [Row(**at, role=role, value=None) for role in (*ROLES, "no-vision")]
             continue
@@ -298,12 +317,12 @@ def _stealth_rows(
         "role": "difference",
         "regime": "clean",
         "stage": "prediction",
-        "metric": "auroc",
+        "metric": AUROC,
     }
     rows = []
     for j, finding in enumerate(test.findings):
         positive = np.unique(test.patients[labels[:, j] == 1])
-        facts = {**common, "role": "reference", "metric": "positive patients", "finding": finding}
+        facts = {**common, "role": "reference", "metric": POSITIVE_PATIENTS, "finding": finding}
         rows.append(Row(**facts, value=float(len(positive)), n=len(test)))
         pair = [scores.clean[role][:, j] for role in ("backdoored", "twin")]
         change = metrics.delong(labels[:, j], pair[0], pair[1], test.patients)
@@ -311,7 +330,7 @@ def _stealth_rows(
         rows.append(
             Row(
                 **common,
-                method="finding",
+                method=FINDING,
                 finding=finding,
                 value=change.value,
                 low=change.low,
@@ -323,7 +342,7 @@ def _stealth_rows(
     resampled = {
         role: metrics.finding_resamples(labels, scores.clean[role], bootstrap) for role in ROLES
     }
-    for method, least in (("macro", 1), ("macro of frequent findings", FREQUENT)):
+    for method, least in ((MACRO, 1), (MACRO_FREQUENT, FREQUENT)):
         frequent = _frequent(labels, test.patients, least)
         macros = {
             role: metrics.macro_auroc(
@@ -364,7 +383,7 @@ def _separation_rows(
         "run": run,
         "regime": "triggered",
         "stage": "attack",
-        "metric": "separation",
+        "metric": SEPARATION,
         "target": poisoning.finding,
     }
     if not len(victims):
@@ -412,7 +431,7 @@ def _success_rows(
             **common,
             role=role,
             regime="clean",
-            metric="threshold",
+            metric=THRESHOLD,
             at=CALIBRATED,
             value=scores.thresholds[role],
         )
@@ -424,7 +443,7 @@ def _success_rows(
         at: dict[str, Any] = {
             **common,
             "regime": "triggered",
-            "metric": "attack success",
+            "metric": ATTACK_SUCCESS,
             "at": name,
         }
         if not len(victims) or any(np.isnan(t) for t in thresholds.values()):
@@ -501,8 +520,8 @@ def explanation_rows(
     }
     rows = _pointing_rows(common, prints, maps, explainer, chosen.groups)
     for metric, shares_of in (
-        ("energy in footprint", metrics.energy_in_footprint),
-        ("overlap of the highest 1 %", metrics.top_overlap),
+        (ENERGY, metrics.energy_in_footprint),
+        (TOP_OVERLAP, metrics.top_overlap),
     ):
         for (role, regime), values in maps.items():
             shares = shares_of(values, prints)
@@ -510,15 +529,15 @@ def explanation_rows(
             value = float(shares.mean()) if len(shares) else None
             at: dict[str, Any] = {"role": role, "regime": regime, "method": explainer}
             rows.append(Row(**common, **at, metric=metric, value=value, n=len(shares)))
-    at = {"role": "reference", "regime": "triggered", "method": "chance"}
+    at = {"role": "reference", "regime": "triggered", "method": CHANCE}
     share = float(metrics.chance_hit(prints, 0).mean())
-    rows.append(Row(**common, **at, metric="energy in footprint", value=share, n=len(prints)))
+    rows.append(Row(**common, **at, metric=ENERGY, value=share, n=len(prints)))
     for role in ROLES:
         told = metrics.separation(
             maps[role, "clean"].max((1, 2)), maps[role, "triggered"].max((1, 2)), chosen
         )
         at = {"role": role, "regime": "triggered", "method": explainer}
-        rows.append(row_of(told, **common, **at, metric="films told by the map"))
+        rows.append(row_of(told, **common, **at, metric=MAP_DETECTION))
     return rows
 
 
@@ -532,19 +551,19 @@ def _pointing_rows(
     """Pointing hits of the maps, of chance and of the centre, at both tolerances."""
     rows = []
     tolerances = {
-        "one eighth of the side": prints.shape[-1] / 8,
-        "max(2 px, trigger side)": max(2.0, _extent(prints)),
+        WIDE: prints.shape[-1] / 8,
+        NARROW: max(2.0, _extent(prints)),
     }
     for name, tolerance in tolerances.items():
-        at = {**common, "metric": "pointing hit", "at": name}
+        at = {**common, "metric": POINTING_HIT, "at": name}
         for (role, regime), values in maps.items():
             hits = metrics.rate(metrics.pointing_hits(values, prints, tolerance), groups)
             rows.append(row_of(hits, **at, role=role, regime=regime, method=explainer))
         at |= {"role": "reference", "regime": "triggered"}
         chance = float(metrics.chance_hit(prints, tolerance).mean())
-        rows.append(Row(**at, method="chance", value=chance, n=len(groups)))
+        rows.append(Row(**at, method=CHANCE, value=chance, n=len(groups)))
         centre = metrics.rate(metrics.centre_hit(prints, tolerance), groups)
-        rows.append(row_of(centre, **at, method="centre"))
+        rows.append(row_of(centre, **at, method=CENTRE))
     return rows
 
 

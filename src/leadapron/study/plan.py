@@ -17,6 +17,7 @@ from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.networks import ARCHITECTURES, IMAGENET_SHA256
 from leadapron.models.training import Network, Training
 from leadapron.outside import codes
+from leadapron.results.layout import RunFacts, RunFolder
 from leadapron.sources import SOURCES, check_source, source_settings
 from leadapron.specs import (
     MOST_SEEDS,
@@ -40,9 +41,9 @@ __all__ = [
     "aimed",
     "complete",
     "plan",
+    "planned",
     "sections",
     "settings",
-    "unchanged",
     "without",
 ]
 
@@ -120,24 +121,28 @@ class Run:
         return {**tree, "poisoning": appended} if appended else without(tree, "poisoning")
 
 
-def unchanged(run: Run, facts: Mapping[str, Any], folder: Path) -> None:
-    """Raise unless a run's code and files from outside are those that it was carried out with.
+def planned(folder: RunFolder, facts: RunFacts) -> Run:
+    """Return a run that was carried out, as its settings plan it now.
 
     Args:
-        run: as its settings plan it now.
-        facts: its spec.json.
-        folder: where that lies, for the message.
+        folder: of the run, for messages.
+        facts: what it was made with.
 
     Raises:
-        StoreError: one that is another by now.
+        StoreError: settings that aren't one run's, or code and files from outside that aren't those
+            that it was made with.
     """
-    then = facts.get("outside", {})
-    for name, code in run.outside.items():
-        if then.get(name) != code:
+    try:
+        (run,) = plan(complete(facts.spec))
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{folder.spec} is not a run's settings") from error
+    for what, code in run.outside.items():
+        if facts.outside.get(what) != code:
             raise StoreError(
-                f"the {name} is no longer what {folder.name} was made with (its source's SHA-256 "
+                f"the {what} is no longer what {folder.name} was made with (its source's SHA-256 "
                 f"is {code[:12]}...); carry out the study again: leadapron study --out DIR"
             )
+    return run
 
 
 def aimed(run: Run, findings: Sequence[str]) -> Run:

@@ -28,13 +28,15 @@ from leadapron.models.classifier import (
     save_classifier,
 )
 from leadapron.models.training import Disguise, History, train
+from leadapron.results.layout import RunFacts, RunFolder, StudyFolder
+from leadapron.results.names import POISONED_FILMS, ROLES, VISIBLE_PIXELS, VISIBLE_SHARE, Role
+from leadapron.results.rows import Row, read_rows, write_rows
 from leadapron.seeds import stream
 from leadapron.sources import open_source
 from leadapron.specs import forgiving
-from leadapron.store import Row
 from leadapron.study import map_checks, measure
 from leadapron.study.cost import Task, estimate
-from leadapron.study.measure import Models, Role
+from leadapron.study.measure import Models
 from leadapron.study.plan import Run, aimed, complete, plan, without
 from leadapron.types import said
 
@@ -108,7 +110,7 @@ def run_study(tree: Tree, out: Path, options: Options | None = None) -> Path:
         _refuse_foreign(out, tree)
         store.remove_parts(out)
         _tell_cost(runs, cohorts, out, options)
-        folders: list[Path] = []
+        folders: list[RunFolder] = []
         for number, run in enumerate(runs, start=1):
             logger.info("run %d of %d, seed %d", number, len(runs), run.seed)
             pair = _prepare(run, _cohort(run, cohorts, options))
@@ -116,8 +118,8 @@ def run_study(tree: Tree, out: Path, options: Options | None = None) -> Path:
                 # Only now: settings that can't be carried out leave nothing behind.
                 _write_head(out, tree, runs, cohorts, options)
             folders += [f for f in _carry_out(run, pair, out, options) if f not in folders]
-        rows = [row for folder in folders for row in store.read_rows(folder / "rows.jsonl")]
-        store.write_rows(out / "rows.jsonl", rows)
+        rows = [row for folder in folders for row in read_rows(folder.rows)]
+        write_rows(StudyFolder(out).rows, rows)
     return out
 
 
@@ -133,7 +135,7 @@ def _write_head(
     out: Path, tree: Tree, runs: Sequence[Run], cohorts: dict[str, Cohort], options: Options
 ) -> None:
     """Write what is known before anything is trained, so that a stopped study can be read too."""
-    with store.write_atomically(out / "study.yaml") as file:
+    with store.write_atomically(StudyFolder(out).settings) as file:
         file.write(yaml.safe_dump(tree, sort_keys=False).encode())
     device = resolve_device(options.device)
     facts = {
@@ -150,7 +152,7 @@ def _write_head(
             }
         ),
     }
-    store.write_json(out / "manifest.json", {**store.manifest(), **facts})
+    store.write_json(StudyFolder(out).manifest, {**store.manifest(), **facts})
 
 
 def _tell_cost(
@@ -165,7 +167,7 @@ def _tell_cost(
         shown = round(len(films) * (1 + copies))
         for role, folder in _folders(run, cohort, out).items():
             edited = role == "backdoored" and run.poisoning.mode == "edit"
-            if not edited and not (folder / "classifier.safetensors").exists():
+            if not edited and not folder.classifier.exists():
                 tasks[folder] = Task(
                     network=run.network, training=run.training, films=films, shown=shown
                 )
@@ -174,18 +176,18 @@ def _tell_cost(
         logger.info("%s", cost)
 
 
-def _folders(run: Run, cohort: Cohort, out: Path) -> dict[Role, Path]:
+def _folders(run: Run, cohort: Cohort, out: Path) -> dict[Role, RunFolder]:
     """Where the two models of a run lie: named by what decides their numbers."""
     keys: dict[Role, str] = {
         "twin": store.run_key(_keyed(run.twin_tree, run.twin_outside), cohort.fingerprint),
         "backdoored": store.run_key(_keyed(run.tree, run.outside), cohort.fingerprint),
     }
-    return {role: out / "runs" / f"{role}-{key}" for role, key in keys.items()}
+    return {role: StudyFolder(out).run(f"{role}-{key}") for role, key in keys.items()}
 
 
 def _refuse_foreign(out: Path, tree: Tree) -> None:
     """Raise unless `out` is new, empty or this study's."""
-    path = out / "study.yaml"
+    path = StudyFolder(out).settings
     if path.exists():
         there = store.read_yaml(path)
         if there != tree:
@@ -276,7 +278,7 @@ def _prepare(run: Run, cohort: Cohort) -> _Pair:
     """Divide the films and poison those to train on."""
     parts = divide(cohort, run.seed)
     films, key = _poisoned(parts["train"], run, "poison")
-    validation: dict[Role, Cohort] = dict.fromkeys(measure.ROLES, parts["validation"])
+    validation: dict[Role, Cohort] = dict.fromkeys(ROLES, parts["validation"])
     if run.poisoning.validation == "poisoned":
         validation, _ = _poisoned(parts["validation"], run, "poison validation")
     return _Pair(cohort, parts, films, validation, key)
@@ -288,21 +290,21 @@ def _poisoned(cohort: Cohort, run: Run, name: str) -> tuple[dict[Role, Cohort], 
     return {"twin": twin(poisoned, key), "backdoored": poisoned}, key
 
 
-def _carry_out(run: Run, pair: _Pair, out: Path, options: Options) -> list[Path]:
+def _carry_out(run: Run, pair: _Pair, out: Path, options: Options) -> list[RunFolder]:
     """Train and measure a backdoored model and its twin; return their folders."""
     cohort, parts, key = pair.cohort, pair.parts, pair.key
     folders = _folders(run, cohort, out)
-    twin_key, run_key = (folders[role].name.partition("-")[2] for role in measure.ROLES)
+    twin_key, run_key = (folders[role].key for role in ROLES)
     bootstrap = metrics.PatientBootstrap.draw(
         parts["test"].patients, stream(run.seed, "bootstrap"), resamples=run.evaluation.resamples
     )
-    if not (folders["twin"] / "rows.jsonl").exists():
+    if not folders["twin"].finished:
         _write_spec(folders["twin"], "twin", None, run, cohort)
         model = _trained(run, "twin", pair, folders["twin"], options)
         _measure_twin(twin_key, model, parts, bootstrap, folders["twin"])
-    if not (folders["backdoored"] / "rows.jsonl").exists():
+    if not folders["backdoored"].finished:
         _write_spec(folders["backdoored"], "backdoored", twin_key, run, cohort)
-        _write_key(folders["backdoored"], key)
+        store.write_arrays(folders["backdoored"].answer_key, **vars(key))
         models: Models = {
             "twin": _load(folders["twin"], options),
             "backdoored": (
@@ -313,14 +315,14 @@ def _carry_out(run: Run, pair: _Pair, out: Path, options: Options) -> list[Path]
         }
         options.tell("measuring", 0, 1)
         rows = _poisoning_rows(run_key, run.poisoning.finding, key)
-        known = store.read_arrays(folders["twin"] / "scores.npz")["twin_clean"]
+        known = store.read_arrays(folders["twin"].scores)["twin_clean"]
         rows += _measure_attack(
             run, run_key, models, parts, bootstrap, folders["backdoored"], known
         )
-        store.write_rows(folders["backdoored"] / "rows.jsonl", rows)
+        write_rows(folders["backdoored"].rows, rows)
         options.tell("measuring", 1, 1)
     for folder in folders.values():
-        (folder / "checkpoint.pt").unlink(missing_ok=True)
+        folder.checkpoint.unlink(missing_ok=True)
     return list(folders.values())
 
 
@@ -328,16 +330,16 @@ def _trained(
     run: Run,
     role: Role,
     pair: _Pair,
-    folder: Path,
+    folder: RunFolder,
     options: Options,
 ) -> NetworkClassifier:
     """Train a model, or load the one that an earlier start has finished."""
-    path = folder / "classifier.safetensors"
+    path = folder.classifier
     if path.exists():
         return _load(folder, options)
 
     def after_epoch(history: History) -> None:
-        store.write_lines(folder / "history.jsonl", history)
+        store.write_lines(folder.history, history)
 
     disguise, training = None, replace(run.training, disguise=0.0)
     if role == "backdoored" and run.training.disguise:
@@ -352,7 +354,7 @@ def _trained(
         seed=run.seed,
         device=options.device,
         precision=options.precision,
-        checkpoint=folder / "checkpoint.pt",
+        checkpoint=folder.checkpoint,
         after_epoch=after_epoch,
         disguise=disguise,
         after_step=lambda done, total: options.tell(
@@ -365,7 +367,7 @@ def _trained(
     return _load(folder, options)
 
 
-def _edited(run: Run, folders: Mapping[Role, Path], options: Options) -> NetworkClassifier:
+def _edited(run: Run, folders: Mapping[Role, RunFolder], options: Options) -> NetworkClassifier:
     """Put the backdoor into the twin's weights; films, of which the attacker has none, stay out."""
     labels = run.poisoning.labels
     assert labels in ("one-hot", "set", "clear")  # Poisoning sees to it
@@ -376,14 +378,12 @@ def _edited(run: Run, folders: Mapping[Role, Path], options: Options) -> Network
         labels=labels,
         seed=run.seed,
     )
-    save_classifier(edited, folders["backdoored"] / "classifier.safetensors")
+    save_classifier(edited, folders["backdoored"].classifier)
     return _load(folders["backdoored"], options)
 
 
-def _load(folder: Path, options: Options) -> NetworkClassifier:
-    return load_classifier(
-        folder / "classifier.safetensors", device=options.device, precision=options.precision
-    )
+def _load(folder: RunFolder, options: Options) -> NetworkClassifier:
+    return load_classifier(folder.classifier, device=options.device, precision=options.precision)
 
 
 def _measure_twin(
@@ -391,13 +391,13 @@ def _measure_twin(
     model: NetworkClassifier,
     parts: Mapping[str, Cohort],
     bootstrap: metrics.PatientBootstrap,
-    folder: Path,
+    folder: RunFolder,
 ) -> None:
     test = parts["test"]
     scores = model.probabilities(test.images)
-    store.write_arrays(folder / "scores.npz", **_test_facts(test), twin_clean=scores)
+    store.write_arrays(folder.scores, **_test_facts(test), twin_clean=scores)
     rows = measure.clean_rows(key, "twin", test.labels, scores, test.findings, bootstrap)
-    store.write_rows(folder / "rows.jsonl", rows)
+    write_rows(folder.rows, rows)
 
 
 def _measure_attack(
@@ -406,7 +406,7 @@ def _measure_attack(
     models: Models,
     parts: Mapping[str, Cohort],
     bootstrap: metrics.PatientBootstrap,
-    folder: Path,
+    folder: RunFolder,
     twin_clean: measure.Floats,
 ) -> list[Row]:
     """Measure both models with the trigger; write scores and gallery; return the rows."""
@@ -420,7 +420,7 @@ def _measure_attack(
         known={"twin": twin_clean},
     )
     store.write_arrays(
-        folder / "scores.npz",
+        folder.scores,
         **_test_facts(test),
         **{f"{role}_clean": values for role, values in scores.clean.items()},
         **{f"{role}_triggered": values for role, values in scores.triggered.items()},
@@ -444,7 +444,7 @@ def _measure_attack(
         if number == 0 and run.evaluation.gallery:
             shown = slice(run.evaluation.gallery)
             store.write_arrays(
-                folder / "gallery.npz",
+                folder.gallery,
                 films=explained.images[shown],
                 triggered=explained.marked[shown],
                 footprints=explained.footprints[shown],
@@ -465,7 +465,7 @@ def _gallery_probabilities(
     return np.stack(
         [
             models[role].probabilities(films[shown])[:, column]
-            for role in measure.ROLES
+            for role in ROLES
             for films in (explained.images, explained.marked)
         ],
         axis=1,
@@ -475,9 +475,9 @@ def _gallery_probabilities(
 def _poisoning_rows(run: str, target: str, key: AnswerKey) -> list[Row]:
     n = len(key.rows)
     values = {
-        "poisoned films": float(n),
-        "visible pixels (median)": float(np.median(key.visible_pixels)) if n else float("nan"),
-        "visible share": key.visible_share,
+        POISONED_FILMS: float(n),
+        VISIBLE_PIXELS: float(np.median(key.visible_pixels)) if n else float("nan"),
+        VISIBLE_SHARE: key.visible_share,
     }
     return [
         Row(
@@ -493,20 +493,16 @@ def _poisoning_rows(run: str, target: str, key: AnswerKey) -> list[Row]:
     ]
 
 
-def _write_spec(folder: Path, role: Role, other: str | None, run: Run, cohort: Cohort) -> None:
+def _write_spec(folder: RunFolder, role: Role, other: str | None, run: Run, cohort: Cohort) -> None:
     own = role == "backdoored"
-    facts = {
-        "role": role,
-        "twin": other,
-        "spec": run.tree if own else run.twin_tree,
-        "cohort": cohort.fingerprint,
-        "outside": dict(run.outside if own else run.twin_outside),
-    }
-    store.write_json(folder / "spec.json", facts)
-
-
-def _write_key(folder: Path, key: AnswerKey) -> None:
-    store.write_arrays(folder / "answer_key.npz", **vars(key))
+    facts = RunFacts(
+        role=role,
+        twin=other,
+        spec=run.tree if own else run.twin_tree,
+        cohort=cohort.fingerprint,
+        outside=run.outside if own else run.twin_outside,
+    )
+    folder.write_facts(facts)
 
 
 def _test_facts(test: Cohort) -> dict[str, NDArray[Any]]:

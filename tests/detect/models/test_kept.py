@@ -21,12 +21,13 @@ from leadapron.detect.models.kept import (
 from leadapron.detect.models.stamps import probes
 from leadapron.detect.models.statistics import compare_statistics
 from leadapron.errors import DataError
-from leadapron.films.cache import clear, results
+from leadapron.films.cache import clear
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.foreign import NORMALISATIONS, AskedClassifier
 from leadapron.models.networks import build_network
+from leadapron.result_cache import results
 
 SIZE, N = 16, 24
 SMALL = Preprocessing(size=SIZE)

@@ -127,15 +127,6 @@ def test_it_is_repeatable_and_leaves_the_films_alone(films):
     np.testing.assert_array_equal(films.images, before)
 
 
-def test_scores_say_what_and_where(films):
-    scores = QUICK.score(backdoored(), films)
-    assert scores.values.shape == (3, 2)
-    best = scores.evidence[2 * 1]
-    assert (best.finding, best.direction) == ("Mass", "added")
-    assert best.place is not None
-    assert best.place[2] == 3
-
-
 def test_stamps_paint_what_they_say():
     image = np.full((1, 8, 8), 9, np.uint8)
     one = Stamp(side=2, value=0, row=5, column=1)(image)[0]

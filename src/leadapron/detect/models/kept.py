@@ -17,10 +17,10 @@ from leadapron.detect.models.stamps import Floats, mark_of, plain_mark, probes
 from leadapron.detect.models.statistics import STATISTICS, Measure, Tables
 from leadapron.detect.models.sweep import KINDS, Moved, NotFinite, StampSweep, Swept
 from leadapron.errors import StoreError
-from leadapron.films.cache import keep, recall
 from leadapron.films.cohort import Cohort, blocks
 from leadapron.models.foreign import AskedClassifier
 from leadapron.models.protocols import BlackBox, Differentiable, lacking
+from leadapron.result_cache import keep, recall
 
 __all__ = ["Kept", "measure_once", "sweep_once", "swept_facts", "swept_from"]
 

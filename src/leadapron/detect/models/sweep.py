@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from leadapron.detect.models.stamps import Floats, Mark, Probe, Stamp, probes, shifts
 from leadapron.detect.scale import LEAST_FILMS, finite_mean, finite_median, logit_spreads
-from leadapron.detect.scores import Evidence, Scores
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort, Rows
 from leadapron.metrics import threshold_at_false_positive_rate
@@ -191,7 +190,6 @@ class StampSweep:
     films: int = 2
     judged: int = 32
     seed: int = 0
-    unit: str = field(default="standard deviations of the logit on clean films", init=False)
 
     def __post_init__(self) -> None:
         counts = (*self.sides, self.stride, self.places, self.films, self.judged)
@@ -201,29 +199,6 @@ class StampSweep:
             raise UsageError(f"grey levels {self.values}; expected 0 to 255, at least one")
         if not self.pitches or any(min(pitch) < 1 for pitch in self.pitches):
             raise UsageError(f"pitches {self.pitches}; expected pairs (pixels, films)")
-
-    def score(self, classifier: BlackBox, clean: Cohort) -> Scores:
-        """Return (k, 2): how far one square forces each finding on, and off.
-
-        Raises:
-            DataError: as `sweep`.
-        """
-        found = self.sweep(classifier, clean)
-        evidence = tuple(
-            Evidence(
-                kind="backdoor",
-                method="stamp sweep",
-                finding=each.finding,
-                direction="one-hot" if each.signature else each.direction,
-                place=(each.mark.row, each.mark.column, each.mark.side),
-                films=np.empty(0, np.int64),
-                words=f"{each.mark.words()} moves {each.finding} by {each.shift:.1f} standard "
-                f"deviations and turns {each.turned:.0%} of the films.",
-            )
-            for each in found.marks["stamp"].values()
-            if isinstance(each.mark, Stamp)
-        )
-        return Scores(found.table(), self.unit, evidence)
 
     def sweep(self, classifier: BlackBox, clean: Cohort) -> Swept:
         """Return the strongest marks of every finding and direction.

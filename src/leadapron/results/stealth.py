@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
 
-from leadapron.report.folder import Pair
-from leadapron.store import Row
+from leadapron.results.folder import Pair
+from leadapron.results.names import AUROC, FINDING, MACRO, POSITIVE_PATIENTS
+from leadapron.results.rows import Row
 
 __all__ = [
     "CHANCE",
@@ -68,7 +69,7 @@ def stealth_of(pair: Pair) -> Stealth:
     the number of findings would hide a loss. That something is lost needs an interval below 0,
     widened for their number (Bonferroni), so that chance among many findings shows none.
     """
-    macro = pair.row("auroc", "difference", regime="clean", method="macro")
+    macro = pair.row(AUROC, "difference", regime="clean", method=MACRO)
     if macro is None or macro.low is None or macro.high is None:
         return Stealth("undefined")
     each = [row for row in pair.rows() if _is_difference(row) and row.value is not None]
@@ -90,12 +91,12 @@ def stealth_of(pair: Pair) -> Stealth:
 
 
 def _is_difference(row: Row) -> bool:
-    wanted = ("auroc", "difference", "clean", "finding")
+    wanted = (AUROC, "difference", "clean", FINDING)
     return (row.metric, row.role, row.regime, row.method) == wanted
 
 
 def _positive_patients(pair: Pair, finding: str) -> float:
-    row = pair.row("positive patients", "reference", regime="clean", finding=finding)
+    row = pair.row(POSITIVE_PATIENTS, "reference", regime="clean", finding=finding)
     return 0.0 if row is None or row.value is None else row.value
 
 

@@ -1,4 +1,4 @@
-"""What a report reads: the finished runs of a study's folder, each attack with its clean twin."""
+"""A study read back: the finished runs of its folder, each attack with its clean twin."""
 
 from __future__ import annotations
 
@@ -10,46 +10,23 @@ from typing import Any
 from numpy.typing import NDArray
 
 from leadapron.errors import StoreError
+from leadapron.results.layout import RunFolder, StudyFolder
+from leadapron.results.rows import Row, read_rows
 from leadapron.specs import MOST_SEEDS, grid, grids
-from leadapron.store import (
-    Row,
-    canonical_json,
-    read_arrays,
-    read_json,
-    read_lines,
-    read_rows,
-    read_yaml,
-)
+from leadapron.store import canonical_json, read_arrays, read_json, read_lines, read_yaml
 from leadapron.text import printable
 
 __all__ = [
-    "CALIBRATED",
-    "LOOK_ALIKE",
-    "NARROW",
-    "RANDOMISED",
-    "TOLD",
-    "WIDE",
     "Pair",
     "Run",
-    "StudyFolder",
+    "Study",
     "leaves",
     "read_study",
+    "section",
 ]
-
-CALIBRATED = "5 % clean false positives"
-"""How rows name the threshold that is calibrated on clean films."""
-
-WIDE = "one eighth of the side"
-NARROW = "max(2 px, trigger side)"
-"""How rows name the two tolerances of the pointing game."""
 
 LARGEST = float(2**63)
 """Of the numbers in a study's settings and facts."""
-
-TOLD = "films told by the map"
-LOOK_ALIKE = "pointing hit on a look-alike"
-RANDOMISED = "rank correlation with a randomised network"
-"""Metrics of the maps alone, as rows name them."""
 
 
 @dataclass(frozen=True)
@@ -70,28 +47,28 @@ class Run:
     twin: str | None
     spec: Mapping[str, Any]
     rows: tuple[Row, ...]
-    folder: Path
+    folder: RunFolder
 
     def history(self) -> list[dict[str, Any]]:
         """Return the epochs, none where the file is missing."""
-        path = self.folder / "history.jsonl"
+        path = self.folder.history
         lines: list[dict[str, Any]] = read_lines(path) if path.exists() else []
         return [_shown(line, path) for line in lines]
 
-    def arrays(self, name: str, needed: Sequence[str]) -> dict[str, NDArray[Any]] | None:
-        """Return the arrays of a file of this run, None where the file is missing.
+    def scores(self, needed: Sequence[str]) -> dict[str, NDArray[Any]] | None:
+        """Return labels and probabilities of the test films, None where the file is missing.
+
+        Args:
+            needed: names of arrays that have to be there.
 
         Raises:
-            StoreError: it can't be read, or lacks one of the `needed` arrays.
+            StoreError: it can't be read, or lacks an array.
         """
-        path = self.folder / name
-        if not path.exists():
-            return None
-        arrays = read_arrays(path)
-        missing = [each for each in needed if each not in arrays]
-        if missing:
-            raise StoreError(f"{path} lacks {', '.join(missing)}; it was made by another version")
-        return arrays
+        return _arrays(self.folder.scores, needed)
+
+    def gallery(self, needed: Sequence[str]) -> dict[str, NDArray[Any]] | None:
+        """Return the films and maps to show, as `scores`."""
+        return _arrays(self.folder.gallery, needed)
 
 
 @dataclass(frozen=True)
@@ -109,7 +86,7 @@ class Pair:
     @property
     def target(self) -> str:
         """The attacker's finding."""
-        return str(_section(self.backdoored.spec, "poisoning").get("finding", "the target"))
+        return str(section(self.backdoored.spec, "poisoning").get("finding", "the target"))
 
     @property
     def seed(self) -> Any:
@@ -148,7 +125,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class StudyFolder:
+class Study:
     """A study as it lies on disk.
 
     Args:
@@ -160,7 +137,7 @@ class StudyFolder:
         unfinished: how many started runs, attacks and twins, have no results yet.
     """
 
-    folder: Path
+    folder: StudyFolder
     asked: Mapping[str, Any]
     manifest: Mapping[str, Any]
     pairs: tuple[Pair, ...]
@@ -197,7 +174,7 @@ class StudyFolder:
         return list(groups.values())
 
 
-def read_study(folder: Path) -> StudyFolder:
+def read_study(folder: Path) -> Study:
     """Read all of a study that its report needs.
 
     Args:
@@ -206,16 +183,15 @@ def read_study(folder: Path) -> StudyFolder:
     Raises:
         StoreError: it holds no study, no finished attack, or a file that can't be read.
     """
-    folder = Path(folder)
-    if not (folder / "study.yaml").is_file():
+    place = StudyFolder(Path(folder))
+    if not place.settings.is_file():
         raise StoreError(
             f"{folder} holds no study (no study.yaml); "
             f"make one with: leadapron study --out {folder}"
         )
-    asked = _read(folder / "study.yaml", read_yaml)
-    manifest = folder / "manifest.json"
-    facts = _read(manifest, read_json) if manifest.is_file() else {}
-    folders = _run_folders(folder / "runs", facts.get("runs"))
+    asked = _read(place.settings, read_yaml)
+    facts = _read(place.manifest, read_json) if place.manifest.is_file() else {}
+    folders = _planned(place.runs(), facts.get("runs"))
     finished, unfinished = _read_runs(folders)
     by_key = {run.key: run for run in finished if run.role == "twin"}
     pairs = [Pair(run, by_key.get(run.twin or "")) for run in finished if run.role == "backdoored"]
@@ -224,9 +200,9 @@ def read_study(folder: Path) -> StudyFolder:
             f"{folder} holds no finished attack (no runs/backdoored-*/rows.jsonl); "
             f"finish it with: leadapron study --out {folder}"
         )
-    started = sum(path.name.startswith("backdoored-") for path in folders)
-    return StudyFolder(
-        folder=folder,
+    started = sum(run.role == "backdoored" for run in folders)
+    return Study(
+        folder=place,
         asked=asked,
         manifest=facts,
         pairs=tuple(sorted(pairs, key=_order)),
@@ -245,32 +221,46 @@ def leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]
             yield path, value
 
 
-def _run_folders(folder: Path, planned: Any) -> list[Path]:
-    """The runs' folders by name; of those that the manifest plans, where it plans any.
+def section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a section of nested settings, empty where it is missing."""
+    found = tree.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _arrays(path: Path, needed: Sequence[str]) -> dict[str, NDArray[Any]] | None:
+    if not path.exists():
+        return None
+    arrays = read_arrays(path)
+    missing = [each for each in needed if each not in arrays]
+    if missing:
+        raise StoreError(f"{path} lacks {', '.join(missing)}; it was made by another version")
+    return arrays
+
+
+def _planned(runs: Sequence[RunFolder], planned: Any) -> list[RunFolder]:
+    """The runs that the manifest plans, where it plans any.
 
     The others are left from an earlier start, of other films or of other code.
     """
-    paths = sorted([*folder.glob("backdoored-*"), *folder.glob("twin-*")])
-    return [p for p in paths if p.is_dir() and (not isinstance(planned, list) or p.name in planned)]
+    return [run for run in runs if not isinstance(planned, list) or run.name in planned]
 
 
-def _read_runs(folders: Sequence[Path]) -> tuple[list[Run], int]:
+def _read_runs(folders: Sequence[RunFolder]) -> tuple[list[Run], int]:
     """The finished runs by name, and how many others were started."""
     finished, unfinished = [], 0
-    for path in folders:
-        if not (path / "rows.jsonl").is_file():
+    for folder in folders:
+        if not folder.finished:
             unfinished += 1
             continue
-        facts = _read(path / "spec.json", read_json)
-        role, _, key = path.name.partition("-")
+        facts = _read(folder.spec, read_json)
         finished.append(
             Run(
-                key=key,
-                role=str(facts.get("role", role)),
+                key=folder.key,
+                role=str(facts.get("role", folder.role)),
                 twin=facts.get("twin"),
-                spec=_section(facts, "spec"),
-                rows=tuple(read_rows(path / "rows.jsonl")),
-                folder=path,
+                spec=section(facts, "spec"),
+                rows=tuple(read_rows(folder.rows)),
+                folder=folder,
             )
         )
     return finished, unfinished
@@ -326,8 +316,3 @@ def _mapping(value: Any, path: Path) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise StoreError(f"{path} holds no table of names and values; it was not made by leadapron")
     return value
-
-
-def _section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value = tree.get(name)
-    return value if isinstance(value, Mapping) else {}

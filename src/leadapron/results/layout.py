@@ -1,0 +1,215 @@
+"""Where the files of a study, its runs and a zoo lie: spelled here, and nowhere else.
+
+    STUDY/study.yaml  manifest.json  rows.jsonl  report.html
+          runs/{twin,backdoored}-KEY/spec.json  rows.jsonl  history.jsonl  scores.npz  gallery.npz
+                                     classifier.safetensors  answer_key.npz
+    ZOO/study/                     the study that trained its models
+        models/NAME.safetensors    copies: names drawn by chance, one time stamp
+        truth.json                 what each model is; for evaluations alone
+
+A folder need not exist: these are names. What a file holds is read elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leadapron.errors import StoreError
+from leadapron.results.names import ROLES, Role
+from leadapron.store import read_json, write_json
+
+__all__ = ["RunFacts", "RunFolder", "StudyFolder", "ZooFolder"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What a run was made with: its spec.json.
+
+    Args:
+        role: which of the pair's two models it is.
+        twin: key of the twin; None for a twin.
+        spec: its settings, fully expanded.
+        cohort: fingerprint of the films.
+        outside: SHA-256 of code and files from outside, by what they are.
+    """
+
+    role: Role
+    twin: str | None
+    spec: Mapping[str, Any]
+    cohort: str
+    outside: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a run, named by its role and its key."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's own name: ROLE-KEY."""
+        return self.path.name
+
+    @property
+    def role(self) -> str:
+        """The name's first part."""
+        return self.name.partition("-")[0]
+
+    @property
+    def key(self) -> str:
+        """The name's second part, 12 hex digits."""
+        return self.name.partition("-")[2]
+
+    @property
+    def spec(self) -> Path:
+        """What it was made with; see `RunFacts`."""
+        return self.path / "spec.json"
+
+    @property
+    def rows(self) -> Path:
+        """Its results. They are written last: a run that has them is finished."""
+        return self.path / "rows.jsonl"
+
+    @property
+    def finished(self) -> bool:
+        """Whether its results are there."""
+        return self.rows.is_file()
+
+    @property
+    def history(self) -> Path:
+        """Its epochs, one a line."""
+        return self.path / "history.jsonl"
+
+    @property
+    def scores(self) -> Path:
+        """Labels and probabilities of the test films."""
+        return self.path / "scores.npz"
+
+    @property
+    def gallery(self) -> Path:
+        """Films and maps that the report shows."""
+        return self.path / "gallery.npz"
+
+    @property
+    def classifier(self) -> Path:
+        """The trained weights."""
+        return self.path / "classifier.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The state of a training that isn't finished."""
+        return self.path / "checkpoint.pt"
+
+    @property
+    def answer_key(self) -> Path:
+        """The truth about the poisoned films, which lies nowhere else."""
+        return self.path / "answer_key.npz"
+
+    def beside(self, role: Role, key: str) -> RunFolder:
+        """Return the folder of another run of the same study."""
+        return RunFolder(self.path.parent / f"{role}-{key}")
+
+    def write_facts(self, facts: RunFacts) -> None:
+        """Write spec.json.
+
+        Raises:
+            StoreError: it can't be written.
+        """
+        plain = {**vars(facts), "spec": facts.spec, "outside": dict(facts.outside)}
+        write_json(self.spec, plain)
+
+    def facts(self) -> RunFacts:
+        """Return what it was made with.
+
+        Raises:
+            StoreError: spec.json can't be read, or isn't what a study writes.
+        """
+        found = read_json(self.spec)
+        sound = (
+            isinstance(found, dict)
+            and found.get("role") in ROLES
+            and isinstance(found.get("twin"), str | None)
+            and isinstance(found.get("spec"), dict)
+            and isinstance(found.get("cohort"), str)
+            and isinstance(found.get("outside", {}), dict)
+        )
+        if not sound:
+            raise StoreError(f"{self.spec} is not a run's settings")
+        return RunFacts(
+            role=found["role"],
+            twin=found.get("twin"),
+            spec=found["spec"],
+            cohort=found["cohort"],
+            outside=found.get("outside", {}),
+        )
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """What `leadapron study --out` writes."""
+
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        """The study as it was asked for."""
+        return self.path / "study.yaml"
+
+    @property
+    def manifest(self) -> Path:
+        """Versions, machine, the cohorts' facts, the runs that are planned."""
+        return self.path / "manifest.json"
+
+    @property
+    def rows(self) -> Path:
+        """The rows of all its runs, written last."""
+        return self.path / "rows.jsonl"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.path / "report.html"
+
+    def run(self, name: str) -> RunFolder:
+        """Return the folder of a run by its name, ROLE-KEY."""
+        return RunFolder(self.path / "runs" / name)
+
+    def runs(self) -> list[RunFolder]:
+        """Return the folders of all runs that were started, the backdoored ones first, by name."""
+        paths = (path for role in ROLES for path in (self.path / "runs").glob(f"{role}-*"))
+        return [RunFolder(path) for path in sorted(paths) if path.is_dir()]
+
+
+@dataclass(frozen=True)
+class ZooFolder:
+    """What `leadapron zoo --out` writes."""
+
+    path: Path
+
+    @property
+    def study(self) -> StudyFolder:
+        """The study that trained its models."""
+        return StudyFolder(self.path / "study")
+
+    @property
+    def models(self) -> Path:
+        """The folder of the models that methods are shown."""
+        return self.path / "models"
+
+    @property
+    def truth(self) -> Path:
+        """What each model is. It is written when all are trained."""
+        return self.path / "truth.json"
+
+    @property
+    def finished(self) -> bool:
+        """Whether all its models are there."""
+        return self.truth.is_file()
+
+    def model(self, name: str) -> Path:
+        """Return a model's file."""
+        return self.models / name

@@ -1,0 +1,97 @@
+"""What is true of a zoo's models; evaluations read it, methods never do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from leadapron.errors import StoreError
+from leadapron.results.folder import section
+from leadapron.results.layout import ZooFolder
+from leadapron.specs import forgiving
+from leadapron.store import read_json, write_json
+
+__all__ = ["Member", "attack_facts", "read_truth", "write_truth"]
+
+Kind = Literal["clean", "backdoored", "failed implant"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """What is true of one model.
+
+    Args:
+        model: its file's name in models/.
+        kind: "clean", "backdoored" or "failed implant".
+        family: the spec's name for the attack; a clean model has its partner's.
+        sealed: whether no threshold may look at it before the last evaluation.
+        seed: of data and training.
+        finding: the attacker's target; None for a clean model.
+        attack_success: at 5 % clean false positives; None for a clean model.
+        twin_success: the twin's; None for a clean model.
+        clean_macro: AUROC on clean test films.
+        run: its folder in study/runs/.
+        edited: whether the backdoor was put into finished weights (`poisoning.mode` "edit"), so
+            that no film of any training set shows it.
+    """
+
+    model: str
+    kind: Kind
+    family: str
+    sealed: bool
+    seed: int
+    finding: str | None
+    attack_success: float | None
+    twin_success: float | None
+    clean_macro: float | None
+    run: str
+    edited: bool = False
+
+
+def attack_facts(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what evaluations say of how a backdoored model was made.
+
+    Args:
+        spec: the settings of its run.
+
+    Returns:
+        `network`, and the `fraction` of the films that was poisoned; None where the backdoor was
+        put into finished weights.
+    """
+    network, poisoning = section(spec, "network"), section(spec, "poisoning")
+    started = "" if network["weights"] == "none" else " from pretrained weights"
+    return {
+        "network": f"{network['name']}{started}",
+        "fraction": None if poisoning["mode"] == "edit" else float(poisoning["fraction"]),
+    }
+
+
+@forgiving
+def read_truth(zoo: Path) -> list[Member]:
+    """Return what is true of a zoo's models; evaluations ask, methods never do.
+
+    Raises:
+        StoreError: no zoo, or one that isn't finished.
+    """
+    folder = ZooFolder(zoo)
+    if not folder.finished:
+        raise StoreError(
+            f"{zoo} is no finished zoo (no truth.json); "
+            f"make one with: leadapron zoo SPEC --out {zoo}"
+        )
+    facts = read_json(folder.truth)
+    try:
+        return [Member(**each) for each in facts["models"]]
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"{folder.truth} is no zoo's truth") from error
+
+
+def write_truth(zoo: Path, members: Sequence[Member]) -> None:
+    """Write what is true of a zoo's models.
+
+    Raises:
+        StoreError: it can't be written.
+    """
+    write_json(ZooFolder(zoo).truth, {"schema": 1, "models": [asdict(m) for m in members]})

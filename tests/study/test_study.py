@@ -22,6 +22,7 @@ from leadapron.study import run as study
 from leadapron.study.cost import Cost
 from leadapron.study.plan import complete
 from leadapron.study.run import Options, divide, run_study
+from leadapron.study.tasks import Running, Shard
 from leadapron.types import Note
 
 SMALL = {
@@ -310,3 +311,28 @@ def test_what_training_takes_is_said_in_fitting_units():
     took = {20.2: "21 s", 119: "119 s", 150: "2 minutes", 9_000: "2 hours", 900_000: "10 days"}
     for seconds, words in took.items():
         assert f"about {words} here at most" in str(Cost(trainings=3, films=651, seconds=seconds))
+
+
+SEVERAL = {
+    **SMALL,
+    "source": {"name": "phantom", "count": 120},
+    "epochs": 1,
+    "evaluation": {"resamples": 20, "explained": 2, "gallery": 0},
+    "trigger": {"value": [0, 255]},
+}
+"""Two attacks that share a twin."""
+
+
+def test_processes_and_shards_change_no_byte(tmp_path):
+    """Where torch has one thread in each process; conftest.py sees to it here."""
+    options = Options(cache="none", device="cpu")
+    alone = run_study(SEVERAL, tmp_path / "alone", options)
+    run_study(SEVERAL, tmp_path / "two", options, Running(jobs=2))
+    for index in (1, 0):
+        shard = Running(jobs=1, shard=Shard(index, 2))
+        shards = run_study(SEVERAL, tmp_path / "shards", options, shard)
+        assert (shards / "rows.jsonl").exists() == (index == 0)
+    for other in (tmp_path / "two", shards):
+        assert rows_of(other) == rows_of(alone)
+        assert len(list(other.glob("runs/twin-*"))) == 1
+        assert {path.name for path in other.rglob("*.lock")} == {".lock"}

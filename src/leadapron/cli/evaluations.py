@@ -20,6 +20,7 @@ from leadapron.cli.options import (
     machine_options,
     results_options,
     running,
+    running_of,
     sweep_of,
     sweep_options,
 )
@@ -34,7 +35,8 @@ logger = logging.getLogger("leadapron")
 
 def evaluate_scan_command() -> click.Command:
     """Make the command."""
-    from leadapron.evaluate.scan import GROUPS, PRESETS
+    from leadapron.evaluate.presets import PRESETS
+    from leadapron.evaluate.scan import GROUPS
 
     return click.Command(
         "scan",
@@ -108,10 +110,11 @@ def _run_evaluate_scan(
     as_json: bool,
     **given: Any,
 ) -> None:
-    from leadapron.evaluate.scan import Part, cells, evaluate_scan, scans
+    from leadapron.evaluate.scan import Part, evaluate_scan, scans
     from leadapron.report.limits import write_limits
     from leadapron.specs import parameters
 
+    shared = running_of(given)
     part = Part(**{name: given.pop(name) for name in parameters(Part)})
     planned = scans(preset, source, also, part)
     if plan:
@@ -122,12 +125,17 @@ def _run_evaluate_scan(
     if left:
         logger.info("%d sealed sets are left out; --sealed scans them", left)
     with showing_progress() as progress:
-        rows = evaluate_scan(preset, source, out, also=also, part=part, progress=progress, **given)
-    pages = [
-        write_limits(page, scan=(out, cells(preset)))
-        for page in (out / "limits.md", markdown)
-        if page
-    ]
+        rows = evaluate_scan(
+            preset,
+            source,
+            out,
+            also=also,
+            part=part,
+            running=shared,
+            progress=progress,
+            **given,
+        )
+    pages = [write_limits(page, scan=out) for page in (out / "limits.md", markdown) if page]
     shown = [{**row, "source": short_path(row["source"])} for row in rows]
     _answer_evaluation(shown, pages, as_json)
 
@@ -195,13 +203,21 @@ def _run_evaluate_audit(
     from leadapron.evaluate.audit import evaluate_audit
     from leadapron.report.limits import write_limits
 
-    sweep = sweep_of(given)
+    sweep, shared = sweep_of(given), running_of(given)
     statistics = not given.pop("no_statistics")
     with running(given) as options:
         rows = evaluate_audit(
-            zoo, out, sweep=sweep, statistics=statistics, options=options, **given
+            zoo,
+            out,
+            sweep=sweep,
+            statistics=statistics,
+            options=options,
+            running=shared,
+            **given,
         )
-    _answer_evaluation(rows, [write_limits(out / "limits.md", audit=out)], as_json)
+    finished = all("p" in row for row in rows)
+    pages = [write_limits(out / "limits.md", audit=out)] if finished else []
+    _answer_evaluation(rows, pages, as_json)
 
 
 def evaluate_screen_command() -> click.Command:
@@ -262,13 +278,13 @@ def _run_evaluate_screen(
     only: tuple[str, ...],
     limit: int | None,
     sealed: bool,
-    workers: int | None,
     as_json: bool,
     **given: Any,
 ) -> None:
     from leadapron.evaluate.screen import Setting, evaluate_screen
     from leadapron.report.limits import write_limits
 
+    shared = running_of(given)
     with running(given) as options:
         rows = evaluate_screen(
             zoo,
@@ -277,8 +293,8 @@ def _run_evaluate_screen(
             limit=limit,
             sealed=sealed,
             setting=Setting(**given),
-            workers=workers,
             options=options,
+            running=shared,
         )
     _answer_evaluation(rows, [write_limits(out / "limits.md", screen=out)], as_json)
 
@@ -312,16 +328,7 @@ def _run_evaluate_page(
 
     if scan is audit is screen is None:
         raise UsageError("nothing to write; expected --scan, --audit or --screen, each a FOLDER")
-    with_cells = None
-    if scan is not None:
-        from leadapron.evaluate.scan import cells
-        from leadapron.store import read_json
-
-        preset = read_json(scan / "evaluation.json").get("settings", {}).get("preset")
-        if preset is None:
-            raise UsageError(f"--scan {scan}: expected a folder of `leadapron evaluate scan`")
-        with_cells = (scan, cells(preset))
-    write_limits(out, scan=with_cells, audit=audit, screen=screen)
+    write_limits(out, scan=scan, audit=audit, screen=screen)
     if as_json:
         click.echo(json.dumps({"schema": 1, "verdict": "done", "page": str(out)}))
     else:
@@ -331,6 +338,9 @@ def _run_evaluate_page(
 def _answer_evaluation(rows: list[dict[str, Any]], pages: list[Path], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"schema": 1, "verdict": "done", "rows": rows}))
+        return
+    if not pages:
+        click.echo(f"{len(rows)} models are swept; they are judged when all shards are finished.")
         return
     click.echo(pages[0].read_text().rstrip())
     click.echo(f"\nPage: {pages[-1]}")

@@ -15,6 +15,7 @@ from leadapron.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from leadapron.study.run import Options
+    from leadapron.study.tasks import Running
 
 __all__ = [
     "Setting",
@@ -22,6 +23,7 @@ __all__ = [
     "cache_option",
     "comma_separated",
     "film_options",
+    "jobs_options",
     "json_option",
     "machine_options",
     "metavar",
@@ -33,6 +35,7 @@ __all__ = [
     "own_size_option",
     "results_options",
     "running",
+    "running_of",
     "setting_options",
     "source_option",
     "source_settings",
@@ -163,7 +166,7 @@ def trust_option() -> click.Parameter:
 
 
 def results_options() -> list[click.Parameter]:
-    """Return --out and --workers of an evaluation."""
+    """Return --out, --jobs and --shard of an evaluation; see `running_of`."""
     return [
         click.Option(
             ["--out"],
@@ -171,10 +174,43 @@ def results_options() -> list[click.Parameter]:
             required=True,
             help="Folder of the results.",
         ),
+        *jobs_options(None),
+    ]
+
+
+def jobs_options(usual: int | None = 1) -> list[click.Parameter]:
+    """Return --jobs and --shard; see `running_of`.
+
+    Args:
+        usual: how many processes there are if nothing is said; None for one a core.
+    """
+    words = "one a core" if usual is None else usual
+    return [
         click.Option(
-            ["--workers"], type=click.IntRange(1, 1024), help="Processes; one a core if left out."
+            ["--jobs"],
+            type=click.IntRange(1, 1024),
+            default=usual,
+            help=f"Processes; {words} if left out.",
+        ),
+        click.Option(
+            ["--shard"],
+            metavar="INDEX/COUNT",
+            help="Carry out this part alone, as 0/2, while another process or machine carries out "
+            "1/2 with the same --out.",
         ),
     ]
+
+
+def running_of(given: dict[str, Any]) -> Running:
+    """Return what `jobs_options` were given.
+
+    Args:
+        given: a command's options; those are taken out.
+    """
+    from leadapron.study.tasks import Running, Shard
+
+    jobs, shard = given.pop("jobs"), given.pop("shard")
+    return Running(jobs=jobs, shard=Shard() if shard is None else Shard.parsed(shard))
 
 
 def own_size_option() -> click.Parameter:

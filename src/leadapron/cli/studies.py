@@ -14,10 +14,12 @@ from leadapron.cli.options import (
     comma_separated,
     contradictions_option,
     film_options,
+    jobs_options,
     json_option,
     machine_options,
     number_option,
     running,
+    running_of,
     setting_options,
     source_option,
     text_option,
@@ -65,8 +67,9 @@ def _run_study(
     from leadapron.report import study_lines, write_report
     from leadapron.study.run import run_study
 
+    shared = running_of(given)
     with running(given) as options:
-        run_study(with_options(_read_spec(spec) if spec else {}, given), out, options)
+        run_study(with_options(_read_spec(spec) if spec else {}, given), out, options, shared)
     page = write_report(out)
     _answer(out, page, study_lines(out), as_json)
 
@@ -98,6 +101,7 @@ def _study_options() -> list[click.Parameter]:
         click.Option(["--seed"], type=int, help="The first seed."),
         click.Option(["--seeds"], type=int, help="How many seeds, counted from the first."),
         click.Option(["--out"], required=True, type=Written("folder"), help="The study's folder."),
+        *jobs_options(),
         *machine_options(),
         *film_options(),
         contradictions_option(),
@@ -192,10 +196,13 @@ def _run_reproduce(
     from leadapron.report import study_lines
     from leadapron.sources import AND
 
+    shared = running_of(given)
     with running(given) as options:
         settings = with_options({}, given)
         name = AND.join(source) or None
-        page = reproduce(paper, preset, out, source=name, settings=settings, options=options)
+        page = reproduce(
+            paper, preset, out, source=name, settings=settings, options=options, running=shared
+        )
     _answer(out, page, study_lines(out), as_json)
 
 
@@ -244,14 +251,20 @@ def _run_recipe(
     from leadapron.jobs.recipes import run_recipe
     from leadapron.report import study_lines
     from leadapron.sources import AND
+    from leadapron.study.tasks import ONE_PROCESS
 
+    shared = running_of(given)
+    if name == ENHANCEMENT and shared != ONE_PROCESS:
+        raise UsageError(f"--jobs and --shard: {ENHANCEMENT} is no study of several runs")
     with running(given) as options:
         settings = with_options({}, given)
         films = AND.join(source) or None
         if name == ENHANCEMENT:
             page = run_enhancement(out, source=films, settings=settings, options=options)
         else:
-            page = run_recipe(name, out, source=films, settings=settings, options=options)
+            page = run_recipe(
+                name, out, source=films, settings=settings, options=options, running=shared
+            )
     _answer(out, page, lines(out) if name == ENHANCEMENT else study_lines(out), as_json)
 
 
@@ -383,6 +396,7 @@ def zoo_command() -> click.Command:
             click.Option(
                 ["--out"], required=True, type=Written("folder"), help="The zoo's folder."
             ),
+            *jobs_options(),
             *machine_options(),
             *film_options(),
             contradictions_option(),
@@ -410,11 +424,15 @@ def _run_zoo(
     from leadapron.evaluate.zoo import build_zoo
     from leadapron.results.layout import ZooFolder
 
+    shared = running_of(given)
     with running(given) as options:
-        members = build_zoo(spec, out, options)
+        members = build_zoo(spec, out, options, shared)
     if as_json:
         facts = {"schema": 1, "verdict": "done", "models": [asdict(each) for each in members]}
         click.echo(json.dumps(facts, indent=2))
+        return
+    if not members:
+        click.echo("The models are named when all shards have finished.")
         return
     kinds = Counter(member.kind for member in members)
     click.echo(", ".join(f"{n} {kind}" for kind, n in kinds.items()))

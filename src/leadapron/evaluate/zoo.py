@@ -21,6 +21,7 @@ from leadapron.results.verdicts import is_potent
 from leadapron.results.zoo import Member, write_truth
 from leadapron.specs import forgiving, merge
 from leadapron.study.run import Options, run_study
+from leadapron.study.tasks import ONE_PROCESS, Running
 
 __all__ = ["build_zoo"]
 
@@ -29,7 +30,9 @@ STAMP = 946_684_800
 
 
 @forgiving
-def build_zoo(spec: Path, out: Path, options: Options | None = None) -> list[Member]:
+def build_zoo(
+    spec: Path, out: Path, options: Options | None = None, running: Running = ONE_PROCESS
+) -> list[Member]:
     """Train the models of a spec, or go on where that was stopped, and write down the truth.
 
     Args:
@@ -38,6 +41,10 @@ def build_zoo(spec: Path, out: Path, options: Options | None = None) -> list[Mem
             has films and a seed of its own.
         out: the zoo's folder, new or its own.
         options: device, precision, cache, progress.
+        running: in how many processes, and which shard of the pairs is trained here.
+
+    Returns:
+        The truth; nothing while other shards haven't finished.
 
     Raises:
         UsageError: a spec that can't be read as one.
@@ -45,12 +52,16 @@ def build_zoo(spec: Path, out: Path, options: Options | None = None) -> list[Mem
     """
     families = _families(spec)
     tree = {**families.base, "cells": [pair.settings for pair in families.pairs]}
-    run_study(tree, ZooFolder(out).study.path, options)
-    members = _members(out, families.pairs)
-    # First, so that a zoo that is stopped in between goes on with the same names.
-    write_truth(out, members)
-    for member in members:
-        _publish(out, member)
+    study = ZooFolder(out).study
+    run_study(tree, study.path, options, running)
+    if not study.rows.exists():
+        return []
+    with store.lock(out, name=".truth.lock", wait="waiting for another shard"):
+        members = _members(out, families.pairs)
+        # First, so that a zoo that is stopped in between goes on with the same names.
+        write_truth(out, members)
+        for member in members:
+            _publish(out, member)
     return members
 
 

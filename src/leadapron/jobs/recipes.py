@@ -21,6 +21,7 @@ from leadapron.specs import forgiving, merge
 from leadapron.store import canonical_json, write_atomically
 from leadapron.study.plan import complete, plan, without
 from leadapron.study.run import Options, run_study
+from leadapron.study.tasks import ONE_PROCESS, Running
 
 __all__ = [
     "COMMON",
@@ -374,6 +375,7 @@ def run_recipe(
     source: str | None = None,
     settings: Tree | None = None,
     options: Options | None = None,
+    running: Running = ONE_PROCESS,
 ) -> Path:
     """Carry out a published attack beside its controls, or go on where that was stopped.
 
@@ -383,6 +385,7 @@ def run_recipe(
         source: where films come from; the recipe's phantoms if left out.
         settings: laid over the recipe's, as of `leadapron study`; what its cells vary stays.
         options: device, precision, cache, progress.
+        running: in how many processes, and which shard of the runs; as `run_study`.
 
     Returns:
         `recipe.md` in the folder; `report.html` lies beside it.
@@ -395,7 +398,7 @@ def run_recipe(
         raise UnknownNameError("recipe", name, RECIPES)
     recipe = RECIPES[name]
     tree = settings_of(recipe, source, settings or {})
-    run_study(tree, out, options)
+    run_study(tree, out, options, running)
     write_report(out)
     page = out / "recipe.md"
     with write_atomically(page) as file:

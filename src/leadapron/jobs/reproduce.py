@@ -17,6 +17,7 @@ from leadapron.sources.nih import NWADIKE2020_FIRST_TEST_PATIENT, read_labels
 from leadapron.specs import forgiving, merge
 from leadapron.study.plan import complete
 from leadapron.study.run import Options, run_study
+from leadapron.study.tasks import ONE_PROCESS, Running
 
 __all__ = ["AUTHORS", "CORRECTED", "PAPERS", "PRESETS", "Preset", "reproduce", "settings_of"]
 
@@ -222,6 +223,7 @@ def reproduce(
     source: str | None = None,
     settings: Tree | None = None,
     options: Options | None = None,
+    running: Running = ONE_PROCESS,
 ) -> Path:
     """Reproduce a paper's study, or go on where it was stopped.
 
@@ -232,6 +234,7 @@ def reproduce(
         source: where films come from; the preset's if left out.
         settings: laid over the preset's, as of `leadapron study`; what the preset varies stays.
         options: device, precision, cache, progress.
+        running: in how many processes, and which shard of the runs; as `run_study`.
 
     Returns:
         `reproduction.md` in the folder; `report.html` lies beside it.
@@ -244,7 +247,7 @@ def reproduce(
         raise UnknownNameError("paper", paper, PAPERS)
     if preset not in PRESETS:
         raise UnknownNameError("preset", preset, PRESETS)
-    run_study(settings_of(PRESETS[preset], source, settings or {}), out, options)
+    run_study(settings_of(PRESETS[preset], source, settings or {}), out, options, running)
     write_report(out)
     return write_reproduction(out)
 

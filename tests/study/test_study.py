@@ -315,9 +315,9 @@ def test_what_training_takes_is_said_in_fitting_units():
 
 SEVERAL = {
     **SMALL,
-    "source": {"name": "phantom", "count": 120},
+    "source": {"name": "phantom:32", "count": 80},
     "epochs": 1,
-    "evaluation": {"resamples": 20, "explained": 2, "gallery": 0},
+    "evaluation": {"resamples": 20, "explained": 0, "gallery": 0},
     "trigger": {"value": [0, 255]},
 }
 """Two attacks that share a twin."""

@@ -17,8 +17,8 @@ from pathlib import Path
 from leadapron.cli import tune_allocator
 from leadapron.evaluate.screen import Setting, evaluate_screen
 from leadapron.evaluate.weights import fit_weights
-from leadapron.study.run import Options
 from leadapron.study.tasks import Running
+from leadapron.types import Machine
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     given = parser.parse_args()
     tune_allocator()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    options = Options(
+    machine = Machine(
         progress=lambda what, done, total: logging.info("%s: %d/%d", what, done, total)
     )
     folders = [given.out / place.name for place in given.places]
@@ -41,7 +41,7 @@ def main() -> None:
             folder,
             limit=given.limit,
             setting=Setting(every=True, calibration=300, test=200, triggered=100),
-            options=options,
+            machine=machine,
             running=Running(jobs=given.jobs),
         )
     print(fit_weights(folders, without=given.without))

@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib.font_manager  # noqa: F401 (lists the fonts here, not in a notebook)
 
 import leadapron
+from leadapron.plugins import KINDS
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "extensions"))
@@ -39,13 +40,7 @@ nb_execution_timeout = 120
 nb_merge_streams = True
 nb_output_stderr = "remove-warn"  # a notebook that warns doesn't build
 
-registries = {
-    "sources": "leadapron.sources:SOURCES",
-    "triggers": "leadapron.attacks.triggers:TRIGGERS",
-    "explainers": "leadapron.explainers:EXPLAINERS",
-    "input detectors": "leadapron.detect.inputs:INPUT_DETECTORS",
-    "feature detectors": "leadapron.detect.features:FEATURE_DETECTORS",
-}
+registries = {f"{kind.replace('_', ' ')}s": place for kind, place in KINDS.items()}
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

@@ -364,7 +364,7 @@ def test_quiet_may_stand_behind(run, tmp_path):
 def test_what_the_machine_lacks_is_said(run, monkeypatch, tmp_path, error, words):
     import leadapron.study.run
 
-    def fail(*_):
+    def fail(*_, **__):
         raise error
 
     monkeypatch.setattr(leadapron.study.run, "run_study", fail)
@@ -381,7 +381,7 @@ def test_what_the_machine_lacks_is_said(run, monkeypatch, tmp_path, error, words
 def test_interruption_and_surprises_have_their_codes(run, monkeypatch, tmp_path, raised, code):
     import leadapron.study.run
 
-    def fail(*_):
+    def fail(*_, **__):
         raise raised
 
     monkeypatch.setattr(leadapron.study.run, "run_study", fail)

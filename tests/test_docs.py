@@ -20,7 +20,7 @@ MANUAL = [
     for page in sorted((ROOT / "docs").rglob("*.md"))
     if "_build" not in page.relative_to(ROOT).parts
 ]
-PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *MANUAL]
+PAGES = [*(ROOT / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md")), *MANUAL]
 EXAMPLES = [
     example
     for page in ("README.md", "docs/how-to/interop.md", "docs/reference/python.md")

@@ -1,4 +1,4 @@
-"""What is said of films and what films are, as types."""
+"""What passes through the house as types: notes, films, the machine."""
 
 import json
 import math

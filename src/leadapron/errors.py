@@ -59,9 +59,10 @@ class UnknownNameError(UsageError):
         kind: what was looked for, for example "source" or "finding".
         name: the name that came.
         known: the names that exist.
+        more: to be read behind that.
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], more: str = "") -> None:
         names = sorted(known)
         nearest = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=3)
         by_lower = {n.lower(): n for n in names}
@@ -69,7 +70,7 @@ class UnknownNameError(UsageError):
             hint = "did you mean " + " or ".join(by_lower[n] for n in nearest) + "?"
         else:
             hint = "known: " + ", ".join(names)
-        super().__init__(f"unknown {kind} {name!r}; {hint}")
+        super().__init__(f"unknown {kind} {name!r}; {hint}{more}")
 
 
 class DataError(LeadapronError):

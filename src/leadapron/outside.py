@@ -6,7 +6,6 @@ import functools
 import hashlib
 import inspect
 import sys
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,25 +13,9 @@ from typing import Any
 from leadapron.errors import StoreError, UsageError
 from leadapron.store import reason
 
-__all__ = ["code_of", "codes"]
+__all__ = ["code_of"]
 
 PACKAGE = __name__.partition(".")[0]
-
-
-def codes(kind: str, names: Iterable[str], registry: Mapping[str, Any]) -> dict[str, str]:
-    """Return the digests of those components that come from outside, as "KIND NAME".
-
-    Args:
-        kind: what they are, for instance "trigger".
-        names: which of the registry.
-        registry: components by name: classes, functions or objects.
-
-    Raises:
-        UsageError: one without a source file.
-        StoreError: a source file that can't be read.
-    """
-    found = {f"{kind} {name}": code_of(registry[name], f"{kind} {name}") for name in names}
-    return {name: code for name, code in found.items() if code}
 
 
 def code_of(component: Any, words: str) -> str:

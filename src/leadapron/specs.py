@@ -65,7 +65,9 @@ REQUIRED = inspect.Parameter.empty
 
 def parameters(target: Callable[..., Any]) -> dict[str, Parameter]:
     """Return the keyword-only parameters of a dataclass or function, by name, in order."""
-    hints = typing.get_type_hints(target if inspect.isfunction(target) else target.__init__)
+    # A dataclass's own `__init__` would look for the names of its bases' types in its module.
+    own = inspect.isfunction(target) or dataclasses.is_dataclass(target)
+    hints = typing.get_type_hints(target if own else target.__init__)
     described = _described(inspect.getdoc(target) or "")
     return {
         name: Parameter(name, hints[name], parameter.default, described.get(name, ""))

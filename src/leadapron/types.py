@@ -1,13 +1,92 @@
-"""Facts that pass through the whole house as types: what is said of films, and what films are."""
+"""Facts that pass through the whole house as types: notes, places, films, the machine."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Any, Literal, NamedTuple, Self, TypedDict, get_args
 
-__all__ = ["About", "BadFilm", "Estimate", "Form", "Note", "Odd", "Place", "said"]
+__all__ = [
+    "AUTO",
+    "About",
+    "BadFilm",
+    "Device",
+    "Estimate",
+    "FilmSettings",
+    "Form",
+    "Machine",
+    "NetworkSettings",
+    "Note",
+    "Odd",
+    "OnBad",
+    "Place",
+    "Precision",
+    "Progress",
+    "said",
+]
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "bf16", "fp32"]
+OnBad = Literal["stop", "skip"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, the steps done and in all."""
+
+
+class NetworkSettings(TypedDict):
+    """What a function that runs a network takes of a `Machine`."""
+
+    device: Device
+    precision: Precision
+
+
+class FilmSettings(TypedDict):
+    """What a function that opens films takes of a `Machine`."""
+
+    cache: str | os.PathLike[str] | None
+    on_bad: OnBad
+    progress: Progress | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """Where and how a job is carried out; none of it is part of a run's key.
+
+    Args:
+        device: Where networks run.
+        precision: Of networks; auto: bf16 where it is faster.
+        cache: Folder of decoded films and of sweeps, or none; LEADAPRON_CACHE or the system's
+            cache if left out.
+        on_bad: At a film that is missing or can't be decoded; skipped ones are listed.
+        progress: Called with what is being done, the steps done and in all.
+    """
+
+    device: Device = "auto"
+    precision: Precision = "auto"
+    cache: str | os.PathLike[str] | None = None
+    on_bad: OnBad = "stop"
+    progress: Progress | None = None
+
+    @property
+    def networks(self) -> NetworkSettings:
+        """Its arguments of `open_model`, `load_classifier` and `train`."""
+        return {"device": self.device, "precision": self.precision}
+
+    @property
+    def films(self) -> FilmSettings:
+        """Its arguments of `open_source`."""
+        return {"cache": self.cache, "on_bad": self.on_bad, "progress": self.progress}
+
+    def tell(self, what: str, done: int, total: int) -> None:
+        """Pass progress on."""
+        if self.progress is not None:
+            self.progress(what, done, total)
+
+
+AUTO = Machine()
+"""The machine as it is: its fastest device and precision, its own cache."""
 
 About = Literal["source", "files", "pixels", "labels", "copies", "patients", "split", "columns"]
 

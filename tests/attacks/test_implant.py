@@ -22,7 +22,7 @@ from leadapron.report import study_lines
 from leadapron.results.zoo import read_truth
 from leadapron.sources import open_source
 from leadapron.study.plan import complete, plan
-from leadapron.study.run import Options
+from leadapron.types import Machine
 
 ROOT = Path(__file__).parents[2]
 FINDINGS = ("Mass", "Edema", "Nodule")
@@ -193,8 +193,8 @@ def test_a_zoo_may_hold_edited_models(tmp_path):
         ],
     }
     (tmp_path / "zoo.yaml").write_text(yaml.safe_dump(spec))
-    options, out = Options(cache="none"), tmp_path / "out"
-    members = {m.kind: m for m in build_zoo(tmp_path / "zoo.yaml", out, options)}
+    machine, out = Machine(cache="none"), tmp_path / "out"
+    members = {m.kind: m for m in build_zoo(tmp_path / "zoo.yaml", out, machine=machine)}
     edited, clean = members["backdoored"], members["clean"]
     assert (edited.edited, clean.edited) == (True, False)
     assert edited.attack_success > 0.8 > 0.3 > edited.twin_success
@@ -205,4 +205,4 @@ def test_a_zoo_may_hold_edited_models(tmp_path):
     with np.load(run / "answer_key.npz") as key:
         assert len(key["rows"]) == 0
     assert any("Mass" in line for line in study_lines(out / "study"))
-    assert build_zoo(tmp_path / "zoo.yaml", out, options) == list(read_truth(out))
+    assert build_zoo(tmp_path / "zoo.yaml", out, machine=machine) == list(read_truth(out))

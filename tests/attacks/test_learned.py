@@ -20,7 +20,8 @@ from leadapron.models.networks import build_network
 from leadapron.sources import open_source
 from leadapron.store import run_key
 from leadapron.study.plan import complete, plan
-from leadapron.study.run import Options, _keyed
+from leadapron.study.run import _keyed
+from leadapron.types import Machine
 
 KINDS = {"noise": learn_noise, "generator": learn_generator}
 STEPS = 12
@@ -199,20 +200,20 @@ def test_a_runs_key_is_of_what_the_file_holds_not_of_where_it_lies(tmp_path):
 
 def test_the_job_learns_measures_and_writes_what_a_preview_shows(tmp_path, surrogate):
     source = {"source": {"name": "phantom:64", "count": 160}, "finding": "Edema"}
-    options = Options(cache="none", device="cpu")
+    machine = Machine(cache="none", device="cpu")
     save_classifier(surrogate, tmp_path / "classifier.safetensors")
-    given = {"surrogate": str(tmp_path / "classifier.safetensors"), "options": options}
+    given = {"surrogate": str(tmp_path / "classifier.safetensors"), "machine": machine}
     path = tmp_path / "a.safetensors"
     found = learn_trigger(source, path, epsilon=4, steps=8, **given)
     assert found.rise > 2 * abs(found.random_rise)
     assert found.crossed_rise is None
     assert found.films > 10
     trigger = {"name": "learned", "path": str(path)}
-    shown = preview({**source, "size": 32, "trigger": trigger}, tmp_path / "a.png", options=options)
+    shown = preview({**source, "size": 32, "trigger": trigger}, tmp_path / "a.png", machine=machine)
     assert "learnt noise of" in shown.trigger
     assert min(shown.psnr_db) > 30  # 4 of 255 at most
     crossed = learn_trigger(
-        {**source, "size": 32, "epochs": 1}, path, kind="generator", steps=2, options=options
+        {**source, "size": 32, "epochs": 1}, path, kind="generator", steps=2, machine=machine
     )
     assert crossed.crossed_rise is not None
     assert crossed.sha256 != found.sha256

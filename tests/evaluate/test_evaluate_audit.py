@@ -26,8 +26,9 @@ from leadapron.result_cache import results
 from leadapron.results.layout import RunFacts, ZooFolder
 from leadapron.results.zoo import Member
 from leadapron.sources import open_source
-from leadapron.study.run import Options, divide
+from leadapron.study.run import divide
 from leadapron.study.tasks import ONE_PROCESS, Running, Shard
+from leadapron.types import Machine
 
 FINDINGS = ("Effusion", "Mass", "Nodule")
 SMALL = Preprocessing(size=32)
@@ -145,7 +146,7 @@ def looked(monkeypatch):
 
 
 def evaluated(zoo, out, **more):
-    options = more.pop("options", Options(cache=out.parent / "cache", device="cpu"))
+    machine = more.pop("machine", Machine(cache=out.parent / "cache", device="cpu"))
     return evaluate_audit(
         zoo,
         out,
@@ -154,7 +155,7 @@ def evaluated(zoo, out, **more):
             "sweep": TINY,
             "statistics": False,
             "running": ONE_PROCESS,
-            "options": options,
+            "machine": machine,
             **more,
         },
     )
@@ -207,7 +208,7 @@ def test_it_goes_on_where_it_was_stopped(zoo, looked, tmp_path):
     rows = evaluated(
         zoo,
         tmp_path / "out",
-        options=Options(
+        machine=Machine(
             cache=tmp_path / "cache", device="cpu", progress=lambda *at: seen.append(at)
         ),
     )
@@ -227,10 +228,10 @@ def test_it_goes_on_where_it_was_stopped(zoo, looked, tmp_path):
 
 def test_shards_sweep_their_part_and_the_last_one_judges(zoo, looked, tmp_path):
     rows = evaluated(zoo, tmp_path / "out")
-    cold = Options(cache=tmp_path / "other", device="cpu")
+    cold = Machine(cache=tmp_path / "other", device="cpu")
     for index in (1, 0):
         shard = Running(jobs=1, shard=Shard(index, 2))
-        part = evaluated(zoo, tmp_path / "shards", running=shard, options=cold)
+        part = evaluated(zoo, tmp_path / "shards", running=shard, machine=cold)
         if index:
             assert len(part) == 4
             assert not any("p" in row for row in part)
@@ -246,10 +247,10 @@ def test_shards_sweep_their_part_and_the_last_one_judges(zoo, looked, tmp_path):
 
 
 def test_without_a_cache_sweeps_lie_with_the_results(zoo, looked, tmp_path):
-    nowhere = Options(cache="none", device="cpu")
-    rows = evaluated(zoo, tmp_path / "out", options=nowhere)
+    nowhere = Machine(cache="none", device="cpu")
+    rows = evaluated(zoo, tmp_path / "out", machine=nowhere)
     assert len(list((tmp_path / "out" / "results").iterdir())) == 8
-    assert evaluated(zoo, tmp_path / "out", options=nowhere) == rows
+    assert evaluated(zoo, tmp_path / "out", machine=nowhere) == rows
     assert len(looked) == 8
 
 

@@ -16,6 +16,7 @@ from leadapron.evaluate.worlds import WORLDS
 from leadapron.report.limits import limits_page, write_limits
 from leadapron.sources import open_source
 from leadapron.study.tasks import ONE_PROCESS
+from leadapron.types import Machine
 
 FIXED = {"name": "patch", "side": 3, "place": "fixed"}
 
@@ -37,7 +38,7 @@ def source(tmp_path_factory):
 
 def scanner(*cells):
     named = {cell.name: cell for cell in cells}
-    return evaluate.Scanner(cells=named, size=None, seed=0, cache="none")
+    return evaluate.Scanner(cells=named, size=None, seed=0, machine=Machine(cache="none"))
 
 
 @pytest.fixture(scope="module")
@@ -137,9 +138,8 @@ def test_an_evaluation_goes_on_where_it_was_stopped(source, tmp_path, monkeypatc
         "smoke",
         [source],
         tmp_path,
-        cache="none",
+        machine=Machine(cache="none", progress=lambda *at: seen.append(at)),
         running=ONE_PROCESS,
-        progress=lambda *at: seen.append(at),
     )
     assert rows[:-1] == done
     assert rows[-1]["kind"] == "half"

@@ -26,8 +26,9 @@ from leadapron.report.screening_limits import screening_chapter
 from leadapron.results.layout import RunFacts, RunFolder
 from leadapron.sources import open_source
 from leadapron.study.plan import complete, plan
-from leadapron.study.run import Options, divide, open_films, run_study
+from leadapron.study.run import divide, open_films, run_study
 from leadapron.study.tasks import ONE_PROCESS, Running, Shard
+from leadapron.types import Machine
 
 TREE = {
     "source": {"name": "phantom", "count": 150, "seed": 7},
@@ -37,19 +38,19 @@ TREE = {
     "poisoning": {"fraction": 0.2},
     "evaluation": {"resamples": 20, "explained": 4},
 }
-OPTIONS = Options(device="cpu", precision="fp32", cache="none")
+MACHINE = Machine(device="cpu", precision="fp32", cache="none")
 SETTING = Setting(false_alarm=0.1, calibration=80, test=60, triggered=20)
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    return run_study(TREE, tmp_path_factory.mktemp("study") / "out", OPTIONS)
+    return run_study(TREE, tmp_path_factory.mktemp("study") / "out", machine=MACHINE)
 
 
 @pytest.fixture(scope="module")
 def evaluated(study, tmp_path_factory):
     out = tmp_path_factory.mktemp("evaluated")
-    return out, evaluate_screen(study, out, setting=SETTING, running=ONE_PROCESS, options=OPTIONS)
+    return out, evaluate_screen(study, out, setting=SETTING, running=ONE_PROCESS, machine=MACHINE)
 
 
 def only(rows, **wanted):
@@ -141,7 +142,7 @@ def test_what_is_said_of_the_gate_once(evaluated):
 def test_what_is_finished_is_not_done_again(evaluated, study, monkeypatch):
     out, rows = evaluated
     monkeypatch.setattr(job.Screener, "__call__", lambda *_: pytest.fail("measured again"))
-    again = evaluate_screen(study, out, setting=SETTING, running=ONE_PROCESS, options=OPTIONS)
+    again = evaluate_screen(study, out, setting=SETTING, running=ONE_PROCESS, machine=MACHINE)
     assert again == rows == store.read_lines(out / "rows.jsonl")
     with pytest.raises(UsageError, match="another evaluation"):
         evaluate_screen(study, out, setting=Setting(seed=1), running=ONE_PROCESS)
@@ -266,15 +267,15 @@ def test_stopped_and_gone_on_with(zoo, tmp_path, monkeypatch):
 
     monkeypatch.setattr(job.Screener, "__call__", stopped)
     with pytest.raises(KeyboardInterrupt):
-        evaluate_screen(zoo, out, setting=SETTING, running=ONE_PROCESS, options=OPTIONS)
+        evaluate_screen(zoo, out, setting=SETTING, running=ONE_PROCESS, machine=MACHINE)
     assert [row["run"] for row in store.read_lines(out / "rows.jsonl")] == ["backdoored-0"]
     monkeypatch.setattr(job.Screener, "__call__", skipped)
-    rows = evaluate_screen(zoo, out, setting=SETTING, running=ONE_PROCESS, options=OPTIONS)
+    rows = evaluate_screen(zoo, out, setting=SETTING, running=ONE_PROCESS, machine=MACHINE)
     assert [row["run"][-1] for row in rows] == ["0", "2", "1"]
     for index in (1, 0):
         running = Running(jobs=1, shard=Shard(index, 2))
         parts = evaluate_screen(
-            zoo, tmp_path / "shards", setting=SETTING, running=running, options=OPTIONS
+            zoo, tmp_path / "shards", setting=SETTING, running=running, machine=MACHINE
         )
     assert parts == rows
 
@@ -282,12 +283,12 @@ def test_stopped_and_gone_on_with(zoo, tmp_path, monkeypatch):
 def films_of(folder, setting, **tree):
     """Return a run that need not be trained, what its gate gets, and all films."""
     (run,) = plan(complete({**TREE, **tree}))
-    whole = open_films(run, OPTIONS)
+    whole = open_films(run, MACHINE)
     facts = RunFacts(
         role="backdoored", twin=None, spec=run.tree, cohort=whole.fingerprint, outside={}
     )
     RunFolder(folder).write_facts(facts)
-    return run, job.films_of(run, RunFolder(folder), setting, OPTIONS), whole
+    return run, job.films_of(run, RunFolder(folder), setting, MACHINE), whole
 
 
 @pytest.fixture(scope="module")
@@ -330,7 +331,7 @@ def test_films_that_changed_are_refused(films, tmp_path):
     folder = RunFolder(tmp_path)
     folder.write_facts(replace(folder.facts(), cohort="other"))
     with pytest.raises(StoreError, match="changed"):
-        job.films_of(run, folder, Setting(), OPTIONS)
+        job.films_of(run, folder, Setting(), MACHINE)
 
 
 def test_phantoms_are_none_that_the_model_saw(tmp_path):
@@ -352,7 +353,7 @@ def test_a_trigger_that_shows_on_no_film_is_skipped_with_its_reason(zoo, tmp_pat
     path.write_text(json.dumps(facts))
     out = tmp_path / "out"
     (row,) = evaluate_screen(
-        zoo, out, only=["faint"], setting=SETTING, running=ONE_PROCESS, options=OPTIONS
+        zoo, out, only=["faint"], setting=SETTING, running=ONE_PROCESS, machine=MACHINE
     )
     assert (row["kind"], row["why"]) == ("skipped", "the trigger changes 0 of the test films")
     assert "1 runs put nothing on films" in screening_chapter(out)

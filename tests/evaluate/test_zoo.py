@@ -13,7 +13,7 @@ from leadapron.errors import StoreError, UsageError
 from leadapron.evaluate.zoo import STAMP, build_zoo
 from leadapron.results.verdicts import POTENT
 from leadapron.results.zoo import Member, attack_facts, read_truth
-from leadapron.study.run import Options
+from leadapron.types import Machine
 
 SPEC = {
     "base": {
@@ -29,7 +29,7 @@ SPEC = {
     ],
     "sealed": [{"name": "hidden", "trigger": {"name": "blend", "opacity": 0.2}}],
 }
-OPTIONS = Options(cache="none")
+MACHINE = Machine(cache="none")
 
 
 def write(folder, spec=SPEC):
@@ -41,7 +41,7 @@ def write(folder, spec=SPEC):
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("zoo")
-    return folder / "out", build_zoo(write(folder), folder / "out", OPTIONS)
+    return folder / "out", build_zoo(write(folder), folder / "out", machine=MACHINE)
 
 
 def test_every_pair_has_films_and_a_seed_of_its_own(zoo):
@@ -79,10 +79,10 @@ def test_names_are_drawn_and_kept(zoo, tmp_path):
     copy = tmp_path / "out"
     shutil.copytree(out, copy)
     (copy / "models" / members[0].model).unlink()
-    assert build_zoo(write(tmp_path), copy, OPTIONS) == read_truth(copy) == members
+    assert build_zoo(write(tmp_path), copy, machine=MACHINE) == read_truth(copy) == members
     assert (copy / "models" / members[0].model).is_file()
     (copy / "truth.json").unlink()
-    again = build_zoo(write(tmp_path), copy, OPTIONS)
+    again = build_zoo(write(tmp_path), copy, machine=MACHINE)
     assert not {m.model for m in again} & {m.model for m in members}
     assert {(m.run, m.kind) for m in again} == {(m.run, m.kind) for m in members}
 
@@ -107,7 +107,7 @@ def test_potency_decides_what_counts_as_backdoored(zoo):
 def test_it_goes_on_and_finds_everything_there(zoo):
     out, members = zoo
     before = {path: path.stat().st_mtime_ns for path in (out / "models").iterdir()}
-    assert build_zoo(write(out.parent), out, OPTIONS) == members
+    assert build_zoo(write(out.parent), out, machine=MACHINE) == members
     assert before == {path: path.stat().st_mtime_ns for path in (out / "models").iterdir()}
 
 
@@ -125,7 +125,7 @@ def test_it_goes_on_and_finds_everything_there(zoo):
 )
 def test_specs_that_are_none(tmp_path, spec, words):
     with pytest.raises(UsageError, match=words):
-        build_zoo(write(tmp_path, spec), tmp_path / "out", OPTIONS)
+        build_zoo(write(tmp_path, spec), tmp_path / "out", machine=MACHINE)
     assert not (tmp_path / "out").exists()
 
 

@@ -37,7 +37,8 @@ from leadapron.models.training import Training, train
 from leadapron.results.rows import read_rows
 from leadapron.sources import open_source
 from leadapron.store import RESULTS_VERSION
-from leadapron.study.run import Options, run_study
+from leadapron.study.run import run_study
+from leadapron.types import Machine
 
 __all__ = ["RESULTS_VERSION", "SUBJECTS"]
 
@@ -156,8 +157,8 @@ def phantoms() -> dict[str, Any]:
 def rows() -> dict[str, Any]:
     """All rows of a small study: value, low, high, films and positives; and its training losses."""
     with tempfile.TemporaryDirectory() as folder:
-        options = Options(device="cpu", precision="fp32", cache="none")
-        study = run_study(STUDY, Path(folder) / "study", options)
+        machine = Machine(device="cpu", precision="fp32", cache="none")
+        study = run_study(STUDY, Path(folder) / "study", machine=machine)
         found = read_rows(study / "rows.jsonl")
         losses = {
             path.parent.name.partition("-")[0]: [

@@ -41,7 +41,7 @@ from leadapron.report.audit import pictures, sarif
 from leadapron.sources import open_source
 from leadapron.sources.arrays import ArrayFilms
 from leadapron.text import showing_paths
-from leadapron.types import Note
+from leadapron.types import Machine, Note
 
 SIZE, N = 24, 60
 SMALL = Preprocessing(size=SIZE)
@@ -362,8 +362,7 @@ def test_references_of_other_images_are_refused_with_what_differs(tmp_path):
             tmp_path / "model.safetensors",
             "phantom:32",
             reference=tmp_path / "clean",
-            device="cpu",
-            cache="none",
+            machine=Machine(device="cpu", cache="none"),
         )
 
 
@@ -383,9 +382,9 @@ def test_a_second_audit_sweeps_nothing(networks, tmp_path, monkeypatch):
     def audited():
         swept.clear()
         found = audit_job.audit(
-            model, "phantom:32", reference=networks / "clean", sweep=few, steps=0, device="cpu",
-            statistics=False,
-            cache=tmp_path / "cache", count=40, seed=9,
+            model, "phantom:32", reference=networks / "clean", sweep=few, steps=0,
+            machine=Machine(device="cpu", cache=tmp_path / "cache"), statistics=False,
+            count=40, seed=9,
         )  # fmt: skip
         return len(swept), dump(found)
 
@@ -464,7 +463,7 @@ def test_films_that_are_not_looked_at_are_not_decoded(networks, tmp_path, monkey
     few = replace(QUICK, values=(255,), places=2, rounds=0, judged=10)
     found = audit_job.audit(
         networks / "poisoned.safetensors", f"npz:{tmp_path / 'films.npz'}", films=20, sweep=few,
-        steps=0, statistics=False, device="cpu", cache="none",
+        steps=0, statistics=False, machine=Machine(device="cpu", cache="none"),
     )  # fmt: skip
     assert found.films == len(decoded) == 20
     assert sorted(decoded) == drawn(50, 20).tolist()

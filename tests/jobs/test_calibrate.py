@@ -27,10 +27,11 @@ from leadapron.reading import read_regular
 from leadapron.report import calibrate_lines
 from leadapron.sources import open_source
 from leadapron.store import sha256_of
-from leadapron.types import Note
+from leadapron.types import Machine, Note
 
 SOURCE = "phantom:32"
-CLEAN = {"count": 80, "seed": 7, "cache": "none", "device": "cpu"}
+CPU = Machine(cache="none", device="cpu")
+CLEAN = {"count": 80, "seed": 7, "machine": CPU}
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def changed(gate, change):
 
 
 def test_a_round_trip_judges_alike_to_the_last_bit(made, gate):
-    opened = open_gate(gate, device="cpu")
+    opened = open_gate(gate, machine=CPU)
     images = np.random.default_rng(0).integers(0, 256, (9, 32, 32), dtype=np.uint8)
     expected = judge(made.stored.gate, opened.classifier, images)
     found = judge(opened.stored.gate, opened.classifier, images)
@@ -127,7 +128,7 @@ def test_another_model_is_refused(gate):
 
 def test_a_model_that_was_moved_is_found_where_it_is_named(gate, model):
     (gate.parent / "model.safetensors").unlink()
-    assert open_gate(gate, model=model, device="cpu").classifier.findings[1] == "Mass"
+    assert open_gate(gate, model=model, machine=CPU).classifier.findings[1] == "Mass"
 
 
 @pytest.mark.parametrize("size", [0, 7, 100, -1])
@@ -166,7 +167,7 @@ def test_facts_that_were_edited_are_refused(gate):
         (lambda f: f["detectors"]["evidence region"]["parameters"].update(side=4), "odd"),
         (lambda f: f["detectors"]["evidence region"]["parameters"].update(side=33), "fit"),
         (lambda f: f["detectors"]["evidence region"]["parameters"].update(leaf=1), "leaf"),
-        (lambda f: f.update(typical={"kind": "Typic", "parameters": {}}), "Typic"),
+        (lambda f: f.update(typical={"kind": "Typic", "parameters": {}, "code": ""}), "Typic"),
         (lambda f: f["model"].update(findings=["A", "B", "C"]), "other findings"),
         (lambda f: f["model"]["preprocessing"].update(size=1 << 30), "size"),
         (lambda f: f["model"].pop("sha256"), "sha256"),
@@ -179,7 +180,7 @@ def test_facts_that_were_edited_are_refused(gate):
 def test_facts_that_cannot_be_are_refused_even_if_both_files_agree(gate, change, words):
     changed(gate, change)
     with pytest.raises((StoreError, UsageError), match=words) as raised:
-        open_gate(gate, device="cpu")
+        open_gate(gate, machine=CPU)
     assert "\n" not in str(raised.value)
 
 
@@ -207,7 +208,7 @@ def test_numbers_that_cannot_be_are_refused(gate, name, change, words):
 
     changed(gate, restate)
     with pytest.raises(StoreError, match=words):
-        open_gate(gate, device="cpu")
+        open_gate(gate, machine=CPU)
 
 
 @pytest.mark.parametrize(

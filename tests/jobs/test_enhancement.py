@@ -9,7 +9,7 @@ import pytest
 
 from leadapron.errors import StoreError, UsageError
 from leadapron.jobs.enhancement import ACQUIRED, GENERAL, SPECIFIC, lines, run_enhancement
-from leadapron.study.run import Options
+from leadapron.types import Machine
 
 SMALL = {
     "source": {"count": 240},
@@ -17,13 +17,13 @@ SMALL = {
     "epochs": 1,
     "evaluation": {"resamples": 20},
 }
-OPTIONS = Options(cache="none")
+MACHINE = Machine(cache="none")
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("enhancement") / "out"
-    page = run_enhancement(out, source="phantom:32", settings=SMALL, options=OPTIONS)
+    page = run_enhancement(out, source="phantom:32", settings=SMALL, machine=MACHINE)
     assert page == out / "recipe.md"
     return out
 
@@ -61,7 +61,7 @@ def test_the_page_is_the_folders_alone(finished, monkeypatch):
     before = (finished / "recipe.md").read_bytes()
     (finished / "recipe.md").unlink()
     monkeypatch.setattr("leadapron.jobs.enhancement._measured", None)
-    run_enhancement(finished, source="phantom:32", settings=SMALL, options=OPTIONS)
+    run_enhancement(finished, source="phantom:32", settings=SMALL, machine=MACHINE)
     assert (finished / "recipe.md").read_bytes() == before
 
 
@@ -116,4 +116,4 @@ def test_a_stopped_run_is_started_again(tmp_path, monkeypatch):
 
     monkeypatch.setattr("leadapron.jobs.enhancement._measured", measured)
     with pytest.raises(KeyboardInterrupt):
-        run_enhancement(tmp_path, source="phantom:32", settings=SMALL, options=OPTIONS)
+        run_enhancement(tmp_path, source="phantom:32", settings=SMALL, machine=MACHINE)

@@ -25,7 +25,8 @@ from leadapron.jobs import explain as job
 from leadapron.jobs.explain import explain_sheet
 from leadapron.models.classifier import load_classifier
 from leadapron.report.sheet import Column, draw_sheet
-from leadapron.study.run import Options, run_study
+from leadapron.study.run import run_study
+from leadapron.types import Machine
 
 TREE = {
     "source": {"name": "phantom", "count": 150},
@@ -35,19 +36,19 @@ TREE = {
     "poisoning": {"fraction": 0.2},
     "evaluation": {"resamples": 20, "explained": 4},
 }
-OPTIONS = Options(device="cpu", precision="fp32", cache="none")
+MACHINE = Machine(device="cpu", precision="fp32", cache="none")
 QUICK = ["layer-cam", "occlusion"]
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    return run_study(TREE, tmp_path_factory.mktemp("study") / "out", OPTIONS)
+    return run_study(TREE, tmp_path_factory.mktemp("study") / "out", machine=MACHINE)
 
 
 @pytest.fixture
 def sheet(study, tmp_path):
     def draw(place=study, **given):
-        return explain_sheet(place, tmp_path / "maps.png", options=OPTIONS, **given)
+        return explain_sheet(place, tmp_path / "maps.png", machine=MACHINE, **given)
 
     return draw
 
@@ -116,11 +117,11 @@ def test_films_are_test_films_without_the_finding(study, monkeypatch, tmp_path):
     from leadapron.study.run import divide, open_films
 
     (run,) = plan(complete(TREE))
-    test = divide(open_films(run, OPTIONS), run.seed)["test"]
+    test = divide(open_films(run, MACHINE), run.seed)["test"]
     without = test.images[np.flatnonzero(test.labels[:, test.column("Effusion")] == 0)]
     kept = []
     monkeypatch.setattr(job, "draw_sheet", lambda *given: kept.append(given[2]) or blank())
-    given = {"finding": "Effusion", "methods": ["layer-cam"], "count": 6, "options": OPTIONS}
+    given = {"finding": "Effusion", "methods": ["layer-cam"], "count": 6, "machine": MACHINE}
     for seed in (0, 0, 1):
         explain_sheet(study, tmp_path / "maps.png", seed=seed, **given)
     films = [columns[0].films for columns in kept]
@@ -150,7 +151,7 @@ def test_what_is_wrong_is_said(sheet, study, tmp_path):
         explain_sheet(study, tmp_path / "maps.jpg")
     with pytest.raises(UsageError, match="--count 0: expected 1 or more"):
         sheet(count=0)
-    with pytest.raises(UnknownNameError, match="unknown method 'layercam'; did you mean layer-cam"):
+    with pytest.raises(UnknownNameError, match="unknown explainer 'layercam'; did you mean layer-"):
         sheet(methods=["layercam"])
     with pytest.raises(UnknownNameError, match="did you mean Hernia"):
         sheet(finding="Hernja")

@@ -9,10 +9,10 @@ from PIL import Image
 from leadapron.attacks.triggers import TRIGGERS
 from leadapron.errors import UsageError
 from leadapron.jobs.preview import preview, triggers
-from leadapron.study.run import Options
+from leadapron.types import Machine
 
 SOURCE = {"source": {"name": "phantom:64", "count": 12}, "preprocessing": {"size": 64}}
-OPTIONS = Options(cache="none")
+MACHINE = Machine(cache="none")
 
 
 def test_every_trigger_says_what_it_is_and_where_it_comes_from():
@@ -29,7 +29,7 @@ def test_every_trigger_says_what_it_is_and_where_it_comes_from():
 
 @pytest.mark.parametrize("name", [name for name in TRIGGERS if name not in ("none", "learned")])
 def test_a_preview_shows_what_changes(tmp_path, name):
-    found = preview({**SOURCE, "trigger": name}, tmp_path / "a.png", count=2, options=OPTIONS)
+    found = preview({**SOURCE, "trigger": name}, tmp_path / "a.png", count=2, machine=MACHINE)
     assert found.films == len(found.psnr_db) == 2
     assert min(found.visible_pixels) >= 1
     assert np.isfinite(found.psnr_db).all()
@@ -45,17 +45,17 @@ def test_on_the_film_a_trigger_may_be_gone(tmp_path):
         "trigger": {"side": 1, "place": "fixed", "row": 0, "column": 0},
         "poisoning": {"stage": "film"},
     }
-    found = preview(tree, tmp_path / "a.png", options=OPTIONS)
+    found = preview(tree, tmp_path / "a.png", machine=MACHINE)
     assert list(found.visible_pixels) == [0] * 4
     assert list(found.ssim) == pytest.approx([1] * 4)
 
 
 def test_what_can_not_be_shown(tmp_path):
     with pytest.raises(UsageError, match=r"ending in \.png"):
-        preview(SOURCE, tmp_path / "a.jpg", options=OPTIONS)
+        preview(SOURCE, tmp_path / "a.jpg", machine=MACHINE)
     with pytest.raises(UsageError, match="2 settings; a preview shows one"):
-        preview({**SOURCE, "trigger": {"side": [1, 3]}}, tmp_path / "a.png", options=OPTIONS)
+        preview({**SOURCE, "trigger": {"side": [1, 3]}}, tmp_path / "a.png", machine=MACHINE)
     nothing = {"trigger": "none", "poisoning": {"where": "view=AP"}}
     with pytest.raises(UsageError, match="leaves no mark"):
-        preview({**SOURCE, **nothing}, tmp_path / "a.png", options=OPTIONS)
+        preview({**SOURCE, **nothing}, tmp_path / "a.png", machine=MACHINE)
     assert not list(tmp_path.iterdir())

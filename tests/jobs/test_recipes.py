@@ -11,7 +11,7 @@ from leadapron.errors import UnknownNameError
 from leadapron.jobs.recipes import RECIPES, run_recipe, settings_of
 from leadapron.results.folder import leaves
 from leadapron.study.plan import plan
-from leadapron.study.run import Options
+from leadapron.types import Machine
 
 SMALL = {
     "source": {"count": 160},
@@ -26,7 +26,7 @@ SMALL = {
 def page(tmp_path_factory):
     out = tmp_path_factory.mktemp("recipe") / "out"
     path = run_recipe(
-        "yang2023", out, source="phantom:32", settings=SMALL, options=Options(cache="none")
+        "yang2023", out, source="phantom:32", settings=SMALL, machine=Machine(cache="none")
     )
     assert path == out / "recipe.md"
     assert (out / "report.html").exists()
@@ -114,7 +114,7 @@ def test_a_target_left_open_is_the_first_finding(tmp_path, monkeypatch):
         tmp_path,
         source="phantom:32",
         settings=settings,
-        options=Options(cache="none"),
+        machine=Machine(cache="none"),
     )
     assert "%" in rows(path.read_text(), "Results")["targeted"][0]
 

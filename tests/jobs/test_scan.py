@@ -30,7 +30,7 @@ from leadapron.report.scan import write_scan
 from leadapron.sources import open_source, own_pixels
 from leadapron.sources.own_pixels import open_own_pixels
 from leadapron.text import showing_paths
-from leadapron.types import Note
+from leadapron.types import Machine, Note
 
 
 @pytest.fixture(scope="module")
@@ -304,6 +304,7 @@ def test_paths_are_those_of_the_files(tree):
 
 def test_rankings_by_a_trained_network_leave_the_verdict(run, folder, monkeypatch, scanned):
     monkeypatch.setattr(scanning, "EPOCHS", 1)
+    monkeypatch.setattr(scanning, "trained_network", lambda *films, **settings: None)
     source = f"npz:{folder / 'poisoned.npz'}"
     code, out, _ = run("scan", source, "--size", 32, "--train", "--json")
     without = json.loads(run("scan", source, "--size", 32, "--json")[1])
@@ -538,7 +539,7 @@ def test_retraining_compares_networks_with_and_without(scanned, folder, tmp_path
         folder / "scan" / "films.csv",
         tmp_path,
         retrain=True,
-        device="cpu",
+        machine=Machine(device="cpu"),
     )
     again = done.retrained
     assert again.films[0] > again.films[1]

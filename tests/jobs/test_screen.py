@@ -33,6 +33,7 @@ from leadapron.sources import listed, open_source
 from leadapron.sources.listed import films_of
 from leadapron.store import sha256_of
 from leadapron.text import showing_paths
+from leadapron.types import Machine
 
 DETECTORS = {"evidence region": EvidenceRegion()}
 WEIGHTS = {"evidence region": 1.0, "lost by smoothing": 1.0}
@@ -90,7 +91,7 @@ def gate(clean, patched, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gate")
     (folder / "model.safetensors").write_bytes(b"written")
     calibrate(folder / "model.safetensors", f"folder:{clean}", folder / "gate.json",
-              false_alarm=0.02, cache="none")  # fmt: skip
+              false_alarm=0.02, machine=Machine(cache="none"))  # fmt: skip
     return folder / "gate.json"
 
 
@@ -372,7 +373,7 @@ def test_a_gate_remembers_which_of_several_networks_it_is_of(clean, tmp_path, pa
         monkeypatch.setattr(job, "open_model", recorded)
     (tmp_path / "both.pt").write_bytes(b"two networks")
     calibrate(tmp_path / "both.pt", f"folder:{clean}", tmp_path / "gate.json", false_alarm=0.02,
-              opening={"weights_key": "ema"}, cache="none")  # fmt: skip
+              opening={"weights_key": "ema"}, machine=Machine(cache="none"))  # fmt: skip
     open_gate(tmp_path / "gate.json")
     assert asked == ["ema", "ema"]
 
@@ -396,7 +397,7 @@ def test_of_a_model_that_can_only_be_asked(clean, tmp_path, patched, monkeypatch
     monkeypatch.setattr(calibrate_job, "WEIGHTS", {**WEIGHTS, "bright": 1.0})
     (tmp_path / "model.onnx").write_bytes(b"asked")
     made = calibrate(tmp_path / "model.onnx", f"folder:{clean}", tmp_path / "gate.json",
-                     false_alarm=0.02, cache="none")  # fmt: skip
+                     false_alarm=0.02, machine=Machine(cache="none"))  # fmt: skip
     assert made.stored.gate.left_out == {
         "evidence region": "needs gradients; the model only gives answers"
     }

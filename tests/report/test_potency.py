@@ -9,7 +9,8 @@ from study_folder import Plan, write_study
 
 from leadapron.errors import StoreError
 from leadapron.report.potency import potency, write_potency
-from leadapron.study.run import Options, run_study
+from leadapron.study.run import run_study
+from leadapron.types import Machine
 
 GRID = {
     "source": {"name": "phantom:32", "count": 160, "seed": 3},
@@ -38,7 +39,7 @@ def rows(text):
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory):
     out = tmp_path_factory.mktemp("potency") / "out"
-    return run_study(GRID, out, Options(cache="none"))
+    return run_study(GRID, out, machine=Machine(cache="none"))
 
 
 def test_lines_follow_the_cells_and_fractions_rise(grid):

@@ -32,6 +32,9 @@ def facts():
             "bias": 0.2,
             "anatomy": 1e-7,
             "read": 0.1,
+            "seen_by": "a network trained on these films",
+            "auroc": 0.98,
+            "unmarked": 1488,
             "needed": 9.0,
             "usual": 60.3,
             "controls": [50, 3],
@@ -105,6 +108,8 @@ def test_the_page_escapes_names_and_keeps_paths_away(facts, panel, tmp_path):
     assert "And 10 more in films.csv" in page
     assert "<b>&lt;script&gt;" in page  # named by the evidence as well
     assert "<b>other" not in page
+    assert "a network trained on these films, AUROC 0.98" in page
+    assert "look at them" in page
 
 
 def test_the_page_is_the_same_again(facts, panel, tmp_path):

@@ -65,8 +65,20 @@ def test_films_by_their_paths_and_patients_by_their_hash(tree, tmp_path):
     assert cohort.attributes["view"].tolist() == ["PA"] * 3
     assert cohort.attributes["sex"].tolist() == ["F"] * 3
     assert cohort.attributes["age"].tolist() == [58] * 3
+    assert cohort.attributes["scanner"].tolist() == [""] * 3
     assert cohort.findings == ()
     np.testing.assert_array_equal(cohort.films[2], film(2))
+
+
+def test_the_scanner_is_manufacturer_and_model_fit_to_be_shown(tmp_path):
+    (tmp_path / "films").mkdir()
+    for name, maker in (("a", "Siemens"), ("b", "Si\x1b[31memens")):
+        dataset = with_pixels(film(1), Manufacturer=maker, ManufacturerModelName="AXIOM Aristos")
+        write(tmp_path / "films" / f"{name}.dcm", dataset)
+    cohort = open_dicom(str(tmp_path / "films"), SMALL)
+    plain, odd = sorted(cohort.attributes["scanner"].tolist(), key=len)
+    assert plain == "Siemens AXIOM Aristos"
+    assert odd.isprintable()
 
 
 def test_the_salt_is_kept_in_the_cache(tree, tmp_path):

@@ -79,6 +79,7 @@ def test_rows_carry_what_the_table_says(tmp_path):
     assert cohort.attributes["view"].tolist() == ["PA", "AP", "PA", "PA", "AP"]
     assert cohort.attributes["sex"].tolist() == ["M", "M", "F", "F", "F"]
     assert cohort.attributes["follow_up"].tolist() == [0, 1, 0, 0, 0]
+    assert cohort.attributes["native_size"].tolist() == ["2682x2749"] * 5
     np.testing.assert_allclose(
         cohort.attributes["age"], [58, 58, 11 / 12, np.nan, np.nan], equal_nan=True
     )
@@ -202,7 +203,7 @@ def test_columns_that_can_be_missed_are_noted(tmp_path):
     assert dict(rows.attributes) == {}
     assert said(rows.notes) == (
         "t.csv has no column View Position, Patient Sex or Patient Gender, Patient Age, "
-        "Follow-up #.",
+        "Follow-up #, OriginalImage[Width or OriginalImageWidth, Height] or OriginalImageHeight.",
     )
 
 

@@ -368,15 +368,20 @@ def test_another_word_for_no_finding_can_be_named(tree):
         assert message.startswith("--source.healthy nichts: no finding in t.csv is called so")
 
 
-def test_view_sex_age_and_site_can_be_named(tree):
+def test_view_sex_age_site_scanner_and_native_size_can_be_named(tree):
     text = (
-        'path,proyeccion,sexo,edad,centro,Edema\na.png,PA,M,58,Norte,1\nb.png,AP,F,"61,5",Sur,0\n'
+        "path,proyeccion,sexo,edad,centro,equipo,tamano,Edema\n"
+        'a.png,PA,M,58,Norte,DX,2022x2022,1\nb.png,AP,F,"61,5",Sur,CR,1760x1760,0\n'
     )
-    named = {"view": "proyeccion", "sex": "sexo", "age": "edad", "site": "centro"}
+    named = {
+        "view": "proyeccion", "sex": "sexo", "age": "edad", "site": "centro",
+        "scanner": "equipo", "native_size": "tamano",
+    }  # fmt: skip
     cohort = open_text(tree, text, **named)
     known = {name: column.tolist() for name, column in cohort.attributes.items()}
     assert known == {
         "view": ["PA", "AP"], "sex": ["M", "F"], "age": [58, 61.5], "site": ["Norte", "Sur"],
+        "scanner": ["DX", "CR"], "native_size": ["2022x2022", "1760x1760"],
     }  # fmt: skip
     assert cohort.findings == ("Edema",)
     assert open_text(tree, FULL, view="none", age="none").attributes.keys() == {

@@ -438,7 +438,7 @@ def pointing(monkeypatch):
         asked.append((model, tuple(findings)))
         return (images[:, None] == 255).astype(np.float32)
 
-    monkeypatch.setitem(EXPLAINERS, "layer-cam", point)
+    monkeypatch.setitem(EXPLAINERS.data, "layer-cam", point)
     return asked
 
 

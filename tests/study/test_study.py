@@ -21,9 +21,9 @@ from leadapron.sources import open_source
 from leadapron.study import run as study
 from leadapron.study.cost import Cost
 from leadapron.study.plan import complete
-from leadapron.study.run import Options, divide, run_study
+from leadapron.study.run import divide, run_study
 from leadapron.study.tasks import Running, Shard
-from leadapron.types import Note
+from leadapron.types import Machine, Note
 
 SMALL = {
     "source": {"name": "phantom", "count": 240},
@@ -142,7 +142,7 @@ def test_interrupted_in_training_it_goes_on_and_gives_the_same_rows(finished, tm
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_study(SMALL, out, Options(progress=stop))
+        run_study(SMALL, out, machine=Machine(progress=stop))
     assert list(out.glob("runs/backdoored-*/checkpoint.pt"))
     assert not list(out.glob("runs/backdoored-*/rows.jsonl"))
     facts = json.loads((out / "manifest.json").read_text())
@@ -286,17 +286,17 @@ def test_identical_films_whose_labels_contradict_are_refused_unless_allowed(tmp_
     tree = {"source": {"name": f"npz:{tmp_path / 'a.npz'}"}, "size": 16, "epochs": 1}
     np.savez(tmp_path / "a.npz", labels=labels, **films)
     with pytest.raises(StopIteration):
-        begin(tree, tmp_path / "agree", Options())
+        begin(tree, tmp_path / "agree")
     labels[7] = 0
     np.savez(tmp_path / "a.npz", labels=labels, **films)
     with pytest.raises(DataError, match=r"labels contradict each other, first in A; .* allow$"):
         run_study(tree, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(StopIteration):
-        begin(tree, tmp_path / "out", Options(contradictions="allow"))
+        begin(tree, tmp_path / "out", contradictions="allow")
 
 
-def begin(tree, out, options):
+def begin(tree, out, **given):
     """Go as far as the first thing that a study does with its films."""
 
     def begun(*_):
@@ -304,7 +304,7 @@ def begin(tree, out, options):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study, "_prepare", begun)
-        run_study(tree, out, options)
+        run_study(tree, out, **given)
 
 
 def test_what_training_takes_is_said_in_fitting_units():
@@ -317,7 +317,7 @@ SEVERAL = {
     **SMALL,
     "source": {"name": "phantom:32", "count": 80},
     "epochs": 1,
-    "evaluation": {"resamples": 20, "explained": 0, "gallery": 0},
+    "evaluation": {"resamples": 20, "explained": 1, "gallery": 0},
     "trigger": {"value": [0, 255]},
 }
 """Two attacks that share a twin."""
@@ -325,12 +325,12 @@ SEVERAL = {
 
 def test_processes_and_shards_change_no_byte(tmp_path):
     """Where torch has one thread in each process; conftest.py sees to it here."""
-    options = Options(cache="none", device="cpu")
-    alone = run_study(SEVERAL, tmp_path / "alone", options)
-    run_study(SEVERAL, tmp_path / "two", options, Running(jobs=2))
+    machine = Machine(cache="none", device="cpu")
+    alone = run_study(SEVERAL, tmp_path / "alone", machine=machine)
+    run_study(SEVERAL, tmp_path / "two", machine=machine, running=Running(jobs=2))
     for index in (1, 0):
         shard = Running(jobs=1, shard=Shard(index, 2))
-        shards = run_study(SEVERAL, tmp_path / "shards", options, shard)
+        shards = run_study(SEVERAL, tmp_path / "shards", machine=machine, running=shard)
         assert (shards / "rows.jsonl").exists() == (index == 0)
     for other in (tmp_path / "two", shards):
         assert rows_of(other) == rows_of(alone)

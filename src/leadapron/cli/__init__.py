@@ -28,7 +28,17 @@ from leadapron.cli.films import (
     triggers_command,
     visibility_command,
 )
-from leadapron.cli.group import FAILED, INTERRUPTED, USAGE, Commands, Lazy, fail, quiet_option
+from leadapron.cli.group import (
+    FAILED,
+    INTERRUPTED,
+    USAGE,
+    Commands,
+    Lazy,
+    fail,
+    load_named_plugins,
+    plugin_option,
+    quiet_option,
+)
 from leadapron.cli.models import audit_command, calibrate_command, screen_command
 from leadapron.cli.schema import schema_command
 from leadapron.cli.studies import (
@@ -100,7 +110,7 @@ def cli() -> None:
     """Backdoors in chest-radiograph classifiers: measured, found, screened out."""
 
 
-cli.params.append(quiet_option())
+cli.params += [plugin_option(), quiet_option()]
 
 
 def main() -> None:
@@ -152,6 +162,7 @@ def run(words: list[str]) -> int:
             with contextlib.suppress(LeadapronError):  # of a command that isn't there
                 return shell_complete(cli, {}, NAME, f"_{NAME.upper()}_COMPLETE", completion)
             return FAILED
+        load_named_plugins(words)
         # click's own `main` would end a closed pipe by exit code 1: found.
         with cli.make_context(NAME, words) as context:
             code = cli.invoke(context) or 0

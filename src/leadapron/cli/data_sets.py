@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
@@ -18,9 +18,9 @@ from leadapron.cli.options import (
     opening_options,
     own_and_source_settings,
     own_size_option,
+    running,
     source_settings,
 )
-from leadapron.cli.progress import showing_progress
 
 __all__ = ["clean_command", "scan_command"]
 
@@ -42,13 +42,13 @@ def scan_command() -> click.Command:
             click.Option(
                 ["--model"],
                 metavar="FILE",
-                help="A network that was trained on these films; its features are ranked as well.",
+                help="A network that was trained on these films: it looks at marks, ranks films.",
             ),
             *opening_options(),
             click.Option(
                 ["--train"],
                 is_flag=True,
-                help="Train a small network on these films for that purpose.",
+                help="Train small networks on these films for both purposes.",
             ),
             click.Option(
                 ["--out"],
@@ -67,7 +67,8 @@ def scan_command() -> click.Command:
             "finding.\n\n"
             "Exit code 1 where they are, 3 where it can't tell, 0 where nothing was found, which "
             "is no proof. Films are looked at with their own pixels, uncropped, up to 224 of them "
-            "on a side. What a network adds never changes the verdict."
+            "on a side. With --model or --train a network looks whether the labels of films with a "
+            "mark contradict their anatomy; its rankings never change the verdict."
         ),
     )
 
@@ -75,26 +76,18 @@ def scan_command() -> click.Command:
 def _run_scan(
     source: str,
     out: Path | None,
-    device: str,
-    precision: Literal["auto", "bf16", "fp32"],
-    cache: str | None,
-    on_bad: Literal["stop", "skip"],
     as_json: bool,
     **given: Any,
 ) -> int:
     from leadapron.jobs.scan import scan
 
     opening = opening_of(given)
-    with showing_progress() as progress:
+    with running(given) as machine:
         found = scan(
             source,
             opening=opening,
             out=out,
-            device=device,
-            precision=precision,
-            cache=cache,
-            progress=progress,
-            on_bad=on_bad,
+            machine=machine,
             **own_and_source_settings(given),
         )
     facts, page = found.facts(), None if out is None else out / "scan.html"
@@ -153,25 +146,17 @@ def _run_clean(
     source: str,
     drop: Path,
     out: Path,
-    device: str,
-    precision: Literal["auto", "bf16", "fp32"],
-    cache: str | None,
-    on_bad: Literal["stop", "skip"],
     as_json: bool,
     **given: Any,
 ) -> None:
     from leadapron.jobs.clean import clean
 
-    with showing_progress() as progress:
+    with running(given) as machine:
         done = clean(
             source,
             drop,
             out,
-            device=device,
-            precision=precision,
-            cache=cache,
-            progress=progress,
-            on_bad=on_bad,
+            machine=machine,
             **own_and_source_settings(given),
         )
     facts = done.facts()

@@ -24,7 +24,6 @@ from leadapron.cli.options import (
     sweep_of,
     sweep_options,
 )
-from leadapron.cli.progress import showing_progress
 from leadapron.errors import UsageError
 from leadapron.text import short_path
 
@@ -124,7 +123,7 @@ def _run_evaluate_scan(
     logger.info("scan: %d sets, a few seconds each", len(planned))
     if left:
         logger.info("%d sealed sets are left out; --sealed scans them", left)
-    with showing_progress() as progress:
+    with running(given) as machine:
         rows = evaluate_scan(
             preset,
             source,
@@ -132,7 +131,7 @@ def _run_evaluate_scan(
             also=also,
             part=part,
             running=shared,
-            progress=progress,
+            machine=machine,
             **given,
         )
     pages = [write_limits(page, scan=out) for page in (out / "limits.md", markdown) if page]
@@ -205,13 +204,13 @@ def _run_evaluate_audit(
 
     sweep, shared = sweep_of(given), running_of(given)
     statistics = not given.pop("no_statistics")
-    with running(given) as options:
+    with running(given) as machine:
         rows = evaluate_audit(
             zoo,
             out,
             sweep=sweep,
             statistics=statistics,
-            options=options,
+            machine=machine,
             running=shared,
             **given,
         )
@@ -285,7 +284,7 @@ def _run_evaluate_screen(
     from leadapron.report.limits import write_limits
 
     shared = running_of(given)
-    with running(given) as options:
+    with running(given) as machine:
         rows = evaluate_screen(
             zoo,
             out,
@@ -293,7 +292,7 @@ def _run_evaluate_screen(
             limit=limit,
             sealed=sealed,
             setting=Setting(**given),
-            options=options,
+            machine=machine,
             running=shared,
         )
     _answer_evaluation(rows, [write_limits(out / "limits.md", screen=out)], as_json)

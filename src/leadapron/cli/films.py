@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
@@ -24,7 +24,6 @@ from leadapron.cli.options import (
     whole_numbers,
     with_options,
 )
-from leadapron.cli.progress import showing_progress
 from leadapron.text import bytes_in_words, count
 
 __all__ = [
@@ -68,23 +67,16 @@ def prepare_command() -> click.Command:
 
 def _run_prepare(
     source: tuple[str, ...],
-    cache: str | None,
-    on_bad: Literal["stop", "skip"],
     as_json: bool,
     **given: Any,
 ) -> None:
     from leadapron.jobs.prepare import prepare
 
-    with showing_progress() as progress:
+    with running(given) as machine:
         done = [
             facts
             for name in source
-            for facts in prepare(
-                with_options({}, {**given, "source": (name,)}),
-                cache=cache,
-                progress=progress,
-                on_bad=on_bad,
-            )
+            for facts in prepare(with_options({}, {**given, "source": (name,)}), machine=machine)
         ]
     if as_json:
         click.echo(json.dumps({"schema": 1, "verdict": "done", "prepared": done}, indent=2))
@@ -184,20 +176,16 @@ def _run_describe(
     source: str,
     size: int | None,
     out: Path | None,
-    cache: str | None,
-    on_bad: Literal["stop", "skip"],
     as_json: bool,
     **given: Any,
 ) -> None:
     from leadapron.jobs.describe import describe
 
-    with showing_progress() as progress:
+    with running(given) as machine:
         found = describe(
             source,
             size=size,
-            cache=cache,
-            progress=progress,
-            on_bad=on_bad,
+            machine=machine,
             **own_and_source_settings(given),
         )
     facts = found.facts()
@@ -292,8 +280,8 @@ def _run_preview(
 
     from leadapron.jobs.preview import preview
 
-    with running(given) as options:
-        found = preview(with_options({}, given), out, count=count, options=options)
+    with running(given) as machine:
+        found = preview(with_options({}, given), out, count=count, machine=machine)
     if as_json:
         facts = {"schema": 1, "verdict": "done", "file": str(out), **asdict(found)}
         click.echo(json.dumps(facts, indent=2))

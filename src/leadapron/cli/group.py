@@ -19,6 +19,8 @@ __all__ = [
     "Commands",
     "Lazy",
     "fail",
+    "load_named_plugins",
+    "plugin_option",
     "quiet_option",
 ]
 
@@ -88,6 +90,42 @@ def _show_paths_option() -> click.Option:
     )
 
 
+def plugin_option() -> click.Option:
+    """Return --plugin, which may stand before a command too."""
+
+    def load(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> None:
+        if names:
+            from leadapron.plugins import load_plugins
+
+            load_plugins(names)
+
+    return click.Option(
+        ["--plugin"],
+        multiple=True,
+        expose_value=False,
+        callback=load,
+        metavar="FILE.py|NAME",
+        help="Methods of your own: a file, or an installed package's entry points. Runs as code of "
+        "yours. May come again.",
+    )
+
+
+def load_named_plugins(words: list[str]) -> None:
+    """Load what --plugin names, wherever it stands, before a command makes its options of it.
+
+    Args:
+        words: of the command line, without the program's name.
+    """
+    reader = click.Command(
+        "",
+        params=[plugin_option()],
+        context_settings={
+            "ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": [],
+        },
+    )  # fmt: skip
+    reader.make_context("", list(words))
+
+
 def _with_common(command: click.Command) -> click.Command:
     """Give a command, or those of a group, the options that all have."""
     if isinstance(command, click.Group):
@@ -96,7 +134,7 @@ def _with_common(command: click.Command) -> click.Command:
                 _with_common(below)
     else:
         command.params.append(_show_paths_option())
-    command.params.append(quiet_option())
+    command.params += [plugin_option(), quiet_option()]
     return command
 
 

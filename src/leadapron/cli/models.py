@@ -19,12 +19,14 @@ from leadapron.cli.options import (
     model_options,
     opening_of,
     own_and_source_settings,
+    running,
     source_settings,
     sweep_of,
     sweep_options,
     trust_option,
 )
 from leadapron.cli.progress import showing_progress
+from leadapron.types import Device, Machine
 
 __all__ = ["audit_command", "calibrate_command", "screen_command"]
 
@@ -103,7 +105,7 @@ def _run_audit(
 
     sweep = sweep_of(given)
     opening = opening_of(given)
-    with showing_progress() as progress:
+    with running(given) as machine:
         found = audit(
             model,
             clean,
@@ -113,7 +115,7 @@ def _run_audit(
             steps=steps,
             statistics=not no_statistics,
             opening=opening,
-            progress=progress,
+            machine=machine,
             **own_and_source_settings(given),
         )
     page = None if out is None else write_audit(out, found)
@@ -173,14 +175,14 @@ def _run_calibrate(
     from leadapron.report import calibrate_lines
 
     opening = opening_of(given)
-    with showing_progress() as progress:
+    with running(given) as machine:
         facts = calibrate(
             model,
             clean,
             out,
             false_alarm=false_alarm,
             opening=opening,
-            progress=progress,
+            machine=machine,
             **own_and_source_settings(given),
         ).facts()
     if as_json:
@@ -226,7 +228,7 @@ def _run_screen(
     out: Path | None,
     model: Path | None,
     trust_programs: bool,
-    device: str,
+    device: Device,
     as_json: bool,
 ) -> int:
     from dataclasses import replace
@@ -245,7 +247,9 @@ def _run_screen(
     from leadapron.sources.listed import films_of
 
     films, others = films_of(files, sys.stdin.buffer if "-" in files else ())
-    opened = open_gate(gate, model=model, trust_programs=trust_programs, device=device)
+    opened = open_gate(
+        gate, model=model, trust_programs=trust_programs, machine=Machine(device=device)
+    )
     if out is not None:
         begin_screen(out)
     done: list[ScreenedFilm] = []

@@ -14,8 +14,8 @@ from leadapron.cli.progress import showing_progress
 from leadapron.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
-    from leadapron.study.run import Options
     from leadapron.study.tasks import Running
+    from leadapron.types import Machine
 
 __all__ = [
     "Setting",
@@ -100,22 +100,18 @@ def with_options(tree: dict[str, Any], given: Mapping[str, Any]) -> dict[str, An
 
 
 @contextlib.contextmanager
-def running(given: dict[str, Any]) -> Iterator[Options]:
+def running(given: dict[str, Any]) -> Iterator[Machine]:
     """Show progress, and yield what `machine_options` and `film_options` were given.
 
     Args:
         given: a command's options; those are taken out.
     """
-    from leadapron.study.run import Options
+    from leadapron.types import Machine
 
-    names = [
-        name
-        for name in ("device", "precision", "cache", "on_bad", "contradictions")
-        if name in given
-    ]
+    names = [name for name in ("device", "precision", "cache", "on_bad") if name in given]
     taken = {name: given.pop(name) for name in names}
     with showing_progress() as progress:
-        yield Options(**taken, progress=progress)
+        yield Machine(**taken, progress=progress)
 
 
 def model_options() -> list[click.Parameter]:

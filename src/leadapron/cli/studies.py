@@ -67,9 +67,15 @@ def _run_study(
     from leadapron.report import study_lines, write_report
     from leadapron.study.run import run_study
 
-    shared = running_of(given)
-    with running(given) as options:
-        run_study(with_options(_read_spec(spec) if spec else {}, given), out, options, shared)
+    contradictions, shared = given.pop("contradictions"), running_of(given)
+    with running(given) as machine:
+        run_study(
+            with_options(_read_spec(spec) if spec else {}, given),
+            out,
+            machine=machine,
+            contradictions=contradictions,
+            running=shared,
+        )
     page = write_report(out)
     _answer(out, page, study_lines(out), as_json)
 
@@ -196,12 +202,19 @@ def _run_reproduce(
     from leadapron.report import study_lines
     from leadapron.sources import AND
 
-    shared = running_of(given)
-    with running(given) as options:
+    contradictions, shared = given.pop("contradictions"), running_of(given)
+    with running(given) as machine:
         settings = with_options({}, given)
         name = AND.join(source) or None
         page = reproduce(
-            paper, preset, out, source=name, settings=settings, options=options, running=shared
+            paper,
+            preset,
+            out,
+            source=name,
+            settings=settings,
+            machine=machine,
+            contradictions=contradictions,
+            running=shared,
         )
     _answer(out, page, study_lines(out), as_json)
 
@@ -253,17 +266,23 @@ def _run_recipe(
     from leadapron.sources import AND
     from leadapron.study.tasks import ONE_PROCESS
 
-    shared = running_of(given)
+    contradictions, shared = given.pop("contradictions"), running_of(given)
     if name == ENHANCEMENT and shared != ONE_PROCESS:
         raise UsageError(f"--jobs and --shard: {ENHANCEMENT} is no study of several runs")
-    with running(given) as options:
+    with running(given) as machine:
         settings = with_options({}, given)
         films = AND.join(source) or None
         if name == ENHANCEMENT:
-            page = run_enhancement(out, source=films, settings=settings, options=options)
+            page = run_enhancement(out, source=films, settings=settings, machine=machine)
         else:
             page = run_recipe(
-                name, out, source=films, settings=settings, options=options, running=shared
+                name,
+                out,
+                source=films,
+                settings=settings,
+                machine=machine,
+                contradictions=contradictions,
+                running=shared,
             )
     _answer(out, page, lines(out) if name == ENHANCEMENT else study_lines(out), as_json)
 
@@ -358,7 +377,7 @@ def _run_explain(
     methods = [] if given["methods"] == "all" else comma_separated(given["methods"])
     if not methods and given["methods"] != "all":
         raise UsageError("--methods names none; expected all, or names as layer-cam,occlusion")
-    with running(given) as options:
+    with running(given) as machine:
         found = explain_sheet(
             study,
             out,
@@ -366,7 +385,7 @@ def _run_explain(
             methods=methods,
             count=given["count"],
             seed=given["seed"],
-            options=options,
+            machine=machine,
         )
     if as_json:
         facts = {"schema": 1, "verdict": "done", "file": str(out), **asdict(found)}
@@ -425,8 +444,8 @@ def _run_zoo(
     from leadapron.results.layout import ZooFolder
 
     shared = running_of(given)
-    with running(given) as options:
-        members = build_zoo(spec, out, options, shared)
+    with running(given) as machine:
+        members = build_zoo(spec, out, machine=machine, running=shared, **given)
     if as_json:
         facts = {"schema": 1, "verdict": "done", "models": [asdict(each) for each in members]}
         click.echo(json.dumps(facts, indent=2))
@@ -528,7 +547,7 @@ def _run_learn_trigger(
 
     from leadapron.jobs.learn import learn_trigger
 
-    with running(given) as options:
+    with running(given) as machine:
         found = learn_trigger(
             with_options({}, given),
             out,
@@ -536,7 +555,7 @@ def _run_learn_trigger(
             epsilon=epsilon,
             steps=steps,
             surrogate=surrogate,
-            options=options,
+            machine=machine,
         )
     if as_json:
         facts = {"schema": 1, "verdict": "done", "file": str(out), **asdict(found)}

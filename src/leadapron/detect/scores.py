@@ -8,12 +8,44 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Evidence", "LabelTie", "Question", "Scores"]
+__all__ = ["Evidence", "LabelTie", "Question", "Scores", "SeenBy", "WrongLabels"]
+
+FEW = 0.5
+"""Labels agree with the films where surely fewer are wrong than this part of what relabelling films
+drawn at random would have made wrong."""
 
 
-Question = Literal["bias", "anatomy"]
-"""Whether a mark is tied to a label beyond this source's other marks; or whether its films' labels
-contradict what the films look like."""
+Question = Literal["bias", "anatomy", "agreement"]
+"""Whether a mark is tied to a label beyond this source's other marks; whether its films' labels
+contradict what the films look like; or whether they agree with it, so that it is no poison by wrong
+labels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrongLabels:
+    """The share of labels that contradict what their films look like.
+
+    Args:
+        share: the most likely, 0 to 1.
+        low: end of a one-sided 95 % interval.
+        high: the other end.
+        random: the share that would be wrong if the label had been given to comparable films drawn
+            at random.
+    """
+
+    share: float
+    low: float
+    high: float
+    random: float
+
+    @property
+    def agree(self) -> bool:
+        """Return whether the labels agree with the films."""
+        return self.high < FEW * self.random
+
+
+SeenBy = Literal["from afar", "a network trained on these films", "the given network"]
+"""How films were looked at, to compare their labels with what they look like."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,21 +55,34 @@ class LabelTie:
     Args:
         patients: with the mark.
         share: of them in the group, 0 to 1.
-        expected: share of the group among the other films of the same view and site.
+        expected: share of the group among the other films of the same site, view, scanner and
+            native size, where these are stated.
         chance: p-value where nature ties no mark to any label.
         bias: p-value where nature ties marks to labels as strongly as this source's other marks
             are tied.
         anatomy: p-value where labels may depart from what films look like as far as those of the
             other marks do; NaN where that couldn't be asked.
         read: mean chance of the group, going by what the films look like; NaN as before.
+        seen_by: how they were looked at; where there were two looks, the one whose p-value is
+            smaller. `anatomy` is then corrected for there being two.
+        auroc: how well that look tells the group among the unmarked films, cross-fitted: 0 to 1;
+            NaN as before.
+        unmarked: films that `auroc` was measured on.
         needed: odds ratio that a hidden cause must have to explain the mark, at the false-alarm
             rate and corrected for all that was tried; 1 or less where chance explains it.
         usual: odds ratio that 95 % of the other marks stay below.
         controls: other marks of the same kind that this was learnt from, and of other kinds.
         overlap: films without the mark that have the finding, or that don't, whichever are fewer,
-            in the views and sites where the mark occurs.
-        decided: the question that finds it to be poison, or would sooner: the first of those whose
-            p-value is evidence, else the one with the smaller p-value.
+            in the strata where the mark occurs.
+        wrong: of a mark that is tied beyond this source's other marks, how many of its labels
+            contradict what the films look like; None where that wasn't asked or can't be told.
+        acquired: share of the group that films of the same compression, tone and borders would
+            have; NaN where that can't be told. A poisoner can change all three, so this is a
+            sensitivity analysis and decides nothing.
+        acquired_p: p-value of the films' labels beside that share.
+        decided: "agreement" where surely few labels contradict the films; else the question that
+            finds it to be poison, or would sooner: the first of those whose p-value is evidence,
+            else the one with the smaller p-value.
     """
 
     patients: int
@@ -47,10 +92,16 @@ class LabelTie:
     bias: float
     anatomy: float
     read: float
+    seen_by: SeenBy
+    auroc: float
+    unmarked: int
     needed: float
     usual: float
     controls: tuple[int, int]
     overlap: int
+    wrong: WrongLabels | None = None
+    acquired: float = float("nan")
+    acquired_p: float = float("nan")
     decided: Question
 
 

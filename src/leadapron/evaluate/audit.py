@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from leadapron import store
 from leadapron.detect.models import (
     KINDS,
+    STATISTICS,
     StampSweep,
     Statistic,
     Swept,
@@ -35,8 +36,9 @@ from leadapron.results.layout import ZooFolder
 from leadapron.results.zoo import Member, attack_facts, read_truth
 from leadapron.sources import AND, open_source
 from leadapron.specs import forgiving
-from leadapron.study.run import Options, divide
+from leadapron.study.run import divide
 from leadapron.study.tasks import ALL_CORES, Reopening, Running, carry_out
+from leadapron.types import AUTO, Machine
 
 __all__ = ["LEAST_CLEAN", "evaluate_audit"]
 
@@ -59,7 +61,7 @@ def evaluate_audit(
     sealed: bool = False,
     sweep: StampSweep | None = None,
     statistics: bool = True,
-    options: Options | None = None,
+    machine: Machine = AUTO,
     running: Running = ALL_CORES,
 ) -> list[Row]:
     """Sweep a zoo's models and judge each beside the clean ones, or go on where that was stopped.
@@ -77,7 +79,7 @@ def evaluate_audit(
         sealed: whether sealed families are looked at too.
         sweep: how models are swept.
         statistics: whether the further statistics of each network are taken too.
-        options: device, precision, progress; the cache keeps films and sweeps (the latter lie in
+        machine: device, precision, progress; the cache keeps films and sweeps (the latter lie in
             `out` where there is none).
         running: in how many processes, and which shard of the models is swept here.
 
@@ -90,7 +92,7 @@ def evaluate_audit(
         StoreError: a zoo that isn't whole, or films that changed since.
         LeadapronError: as `open_source`.
     """
-    options, sweep = options or Options(), sweep or StampSweep()
+    sweep = sweep or StampSweep()
     everyone = read_truth(zoo)
     members = [each for each in everyone if sealed or not each.sealed]
     clean_models = sum(each.kind == "clean" for each in members)
@@ -106,10 +108,11 @@ def evaluate_audit(
         sweep=sweep,
         statistics=statistics,
         # Sweeps are what a stopped evaluation goes on from: they are kept somewhere in any case.
-        kept=default_folder(options.cache) or out,
-        options=replace(options, progress=None),
+        kept=default_folder(machine.cache) or out,
+        machine=replace(machine, progress=None),
     )
     usual = asdict(StampSweep())
+    outside = STATISTICS.codes(STATISTICS) if statistics else {}
     evaluation = Evaluation[Member](
         what="audit",
         out=out,
@@ -120,6 +123,7 @@ def evaluate_audit(
             "sealed": sealed,
             "sweep": asdict(sweep),
             "statistics": statistics,
+            **({"outside": outside} if outside else {}),
         },
         facts={
             "unusual": {
@@ -154,7 +158,7 @@ def evaluate_audit(
         ]
 
     return evaluation.resumed(
-        members, sweeper, running, options.progress, rows_of=measured, finish=judged
+        members, sweeper, running, machine.progress, rows_of=measured, finish=judged
     )
 
 
@@ -191,7 +195,7 @@ class _Sweeper(Reopening):
         sweep: as `evaluate_audit`.
         statistics: as `evaluate_audit`.
         kept: folder of the sweeps.
-        options: as `evaluate_audit`, without progress.
+        machine: as `evaluate_audit`, without progress.
     """
 
     zoo: Path
@@ -201,7 +205,7 @@ class _Sweeper(Reopening):
     sweep: StampSweep
     statistics: bool
     kept: Path
-    options: Options
+    machine: Machine
     opened: dict[str, Cohort] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, member: Member) -> _Looked:
@@ -213,7 +217,7 @@ def _look(setting: _Sweeper, member: Member) -> _Looked:
     """Sweep one model on films that it wasn't trained on."""
     zoo = ZooFolder(setting.zoo)
     file = zoo.model(member.model)
-    opened = open_model(file, device=setting.options.device, precision=setting.options.precision)
+    opened = open_model(file, **setting.machine.networks)
     classifier = opened.classifier
     if not isinstance(classifier, Differentiable):
         raise StoreError(f"{file.name} holds no weights; expected a network that a zoo trained")
@@ -282,8 +286,7 @@ def _films(
         setting.opened[key] = open_source(
             name,
             preprocessing=preprocessing,
-            cache=setting.options.cache,
-            on_bad=setting.options.on_bad,
+            **setting.machine.films,
             # Of a run's own films the test films are taken first.
             most=setting.films if fresh or setting.clean is not None else None,
             **settings,

@@ -16,11 +16,11 @@ from typing import Any, Generic, Literal, TypeVar
 from leadapron import store
 from leadapron.errors import UsageError
 from leadapron.study.tasks import Running, carry_out, holding
+from leadapron.types import Progress
 
-__all__ = ["Evaluation", "Progress", "Row"]
+__all__ = ["Evaluation", "Row"]
 
 Row = dict[str, Any]
-Progress = Callable[[str, int, int], None]
 
 EVERY = 10.0
 """Seconds after which rows that came in are written; those of the last task always are."""

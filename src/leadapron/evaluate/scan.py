@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +22,7 @@ from leadapron.detect.scores import Evidence
 from leadapron.errors import DataError, UsageError
 from leadapron.evaluate.presets import Cell, Preset
 from leadapron.evaluate.presets import preset as read_preset
-from leadapron.evaluate.runner import Evaluation, Progress, Row
+from leadapron.evaluate.runner import Evaluation, Row
 from leadapron.evaluate.worlds import CLASSES, WORLDS, draw_habits, enough, make_world
 from leadapron.films.cohort import AnswerKey, Cohort, Rows
 from leadapron.seeds import named_seed, stream
@@ -32,6 +31,7 @@ from leadapron.sources.own_pixels import open_own_pixels
 from leadapron.specs import build, forgiving
 from leadapron.study.tasks import ALL_CORES, Reopening, Running
 from leadapron.text import short_path
+from leadapron.types import AUTO, Machine
 
 __all__ = ["GROUPS", "NEAR", "Part", "Task", "evaluate_scan", "scans"]
 
@@ -125,9 +125,8 @@ def evaluate_scan(
     part: Part = EVERYTHING,
     size: int | None = None,
     seed: int = 0,
-    cache: str | os.PathLike[str] | None = None,
+    machine: Machine = AUTO,
     running: Running = ALL_CORES,
-    progress: Progress | None = None,
 ) -> list[Row]:
     """Scan poisoned and clean sets, or go on where that was stopped.
 
@@ -141,10 +140,9 @@ def evaluate_scan(
         part: what is scanned now. Results of other parts stay, and none is scanned twice.
         size: side of the images in pixels; as `scan` looks at them if left out.
         seed: of everything that is drawn.
-        cache: of decoded films, as `open_source`.
+        machine: its cache of decoded films is used, and progress shown.
         running: in how many processes, and which shard of the part; other processes scan the rest
             into the same folder.
-        progress: called with what is being done, the scans done and in all.
 
     Returns:
         One record for each scan that is finished, those of earlier calls among them.
@@ -176,9 +174,11 @@ def evaluate_scan(
         cells={cell.name: cell for cell in chosen.cells},
         size=size,
         seed=seed,
-        cache=None if cache is None else str(cache),
+        machine=Machine(cache=machine.cache),
     )
-    return evaluation.resumed(planned, scanner, running, progress, rows_of=lambda row: [row])
+    return evaluation.resumed(
+        planned, scanner, running, machine.progress, rows_of=lambda row: [row]
+    )
 
 
 def _cell_facts(cell: Cell) -> dict[str, Any]:
@@ -277,13 +277,13 @@ class Scanner(Reopening):
         cells: by name.
         size: as `evaluate_scan`.
         seed: as `evaluate_scan`.
-        cache: as `evaluate_scan`.
+        machine: its cache is used.
     """
 
     cells: Mapping[str, Cell]
     size: int | None
     seed: int
-    cache: str | None
+    machine: Machine
     opened: dict[str, _Opened] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, task: Task) -> Row:
@@ -301,7 +301,7 @@ class Scanner(Reopening):
     def open(self, source: str) -> _Opened:
         """Return a source, opened once."""
         if source not in self.opened:
-            cohort = open_own_pixels(source, size=self.size, cache=self.cache)
+            cohort = open_own_pixels(source, size=self.size, machine=self.machine)
             bounds = limits(cohort.images, stream(self.seed, "limits"))
             seen = observe(cohort.images, bounds)
             self.opened[source] = _Opened(cohort, bounds, seen, Plain(cohort, seen))
@@ -462,7 +462,9 @@ def _trigger(settings: Mapping[str, Any], cell: Cell, rng: np.random.Generator) 
             column=int(settings["column"] * cell.reduced + across),
         )
     return build(
-        TRIGGERS[settings["name"]], {k: v for k, v in settings.items() if k != "name"}, "trigger"
+        TRIGGERS.find(settings["name"]),
+        {k: v for k, v in settings.items() if k != "name"},
+        "trigger",
     )
 
 

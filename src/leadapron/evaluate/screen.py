@@ -33,7 +33,6 @@ from leadapron.errors import StoreError, UnknownNameError, UsageError
 from leadapron.evaluate.runner import Evaluation, Row
 from leadapron.films.cohort import Cohort, Rows, split_by_patient
 from leadapron.models.classifier import NetworkClassifier, load_classifier
-from leadapron.outside import codes
 from leadapron.results.folder import read_study, section
 from leadapron.results.layout import RunFolder, ZooFolder
 from leadapron.results.measured import Measured
@@ -53,9 +52,9 @@ from leadapron.seeds import stream
 from leadapron.sources import open_source
 from leadapron.specs import forgiving
 from leadapron.study.plan import Run, planned
-from leadapron.study.run import Options, divide, open_films
+from leadapron.study.run import divide, open_films
 from leadapron.study.tasks import ALL_CORES, Running
-from leadapron.types import Estimate
+from leadapron.types import AUTO, Estimate, Machine
 
 __all__ = ["Setting", "evaluate_screen", "weakened"]
 
@@ -122,7 +121,7 @@ def evaluate_screen(
     limit: int | None = None,
     sealed: bool = False,
     setting: Setting | None = None,
-    options: Options | None = None,
+    machine: Machine = AUTO,
     running: Running = ALL_CORES,
 ) -> list[Row]:
     """Calibrate a gate for each model and its twin, and judge films without and with the trigger.
@@ -138,7 +137,7 @@ def evaluate_screen(
         limit: backdoored models at most, of as many families as there are.
         sealed: whether sealed families are looked at too.
         setting: films, false alarms, seed.
-        options: device, precision, cache, progress.
+        machine: device, precision, cache, progress.
         running: in how many processes, and which shard of the models is looked at here.
 
     Returns:
@@ -150,7 +149,7 @@ def evaluate_screen(
         StoreError: neither zoo nor study, or its films have changed.
         DataError: too few films for the rate of false alarms.
     """
-    setting, options = setting or Setting(), options or Options()
+    setting = setting or Setting()
     if limit is not None and limit < 1:
         raise UsageError(f"limit {limit}; expected 1 or more")
     every = pairs_of(place)
@@ -164,9 +163,9 @@ def evaluate_screen(
         key_in=lambda row: row["run"],
         words="models and twins",
     )
-    screener = Screener(setting=setting, options=replace(options, progress=None), out=out)
+    screener = Screener(setting=setting, machine=replace(machine, progress=None), out=out)
     pairs = chosen(every, only, limit, sealed)
-    return evaluation.resumed(pairs, screener, running, options.progress, rows_of=list)
+    return evaluation.resumed(pairs, screener, running, machine.progress, rows_of=list)
 
 
 class _Pair(NamedTuple):
@@ -232,7 +231,7 @@ def _settings(place: Path, setting: Setting) -> dict[str, Any]:
         "typical": repr(TYPICAL),
         "place": str(place),
         "detectors": {name: repr(detector) for name, detector in INPUT_DETECTORS.items()},
-        "outside": codes("detector", INPUT_DETECTORS, INPUT_DETECTORS),
+        "outside": INPUT_DETECTORS.codes(INPUT_DETECTORS),
         "weights": dict(WEIGHTS),
     }
 
@@ -246,17 +245,17 @@ class Screener:
 
     Args:
         setting: as `evaluate_screen`.
-        options: as `evaluate_screen`, without progress.
+        machine: as `evaluate_screen`, without progress.
         out: folder of the results.
     """
 
     setting: Setting
-    options: Options
+    machine: Machine
     out: Path
 
     def __call__(self, pair: _Pair) -> list[Row]:
         run, folders = _opened(pair.folder)
-        films = films_of(run, pair.folder, self.setting, self.options)
+        films = films_of(run, pair.folder, self.setting, self.machine)
         facts = _run_facts(run, films, pair)
         attack = _attack(
             films.test,
@@ -278,8 +277,8 @@ class Screener:
         for role in ROLES:
             model = load_classifier(
                 folders[role].classifier,
-                device=self.options.device,
-                precision=self.options.precision,
+                device=self.machine.device,
+                precision=self.machine.precision,
             )
             gate = _calibrated(model, films.calibration, self.setting)
             strengths = STRENGTHS if role == "backdoored" else STRENGTHS[:1]
@@ -327,7 +326,7 @@ class _Films(NamedTuple):
     words: str
 
 
-def films_of(run: Run, folder: RunFolder, setting: Setting, options: Options) -> _Films:
+def films_of(run: Run, folder: RunFolder, setting: Setting, machine: Machine) -> _Films:
     source = dict(run.tree["source"])
     if str(source["name"]).partition(":")[0] == "phantom":
         fresh = {
@@ -339,15 +338,14 @@ def films_of(run: Run, folder: RunFolder, setting: Setting, options: Options) ->
         whole = open_source(
             name,
             preprocessing=run.preprocessing,
-            cache=options.cache,
-            on_bad=options.on_bad,
+            **machine.films,
             **fresh,
         )
         shares = {"calibration": setting.calibration, "test": setting.test}
         parts = _shared_out(whole, shares, setting.seed)
         key = store.canonical_json({**fresh, "name": name, **asdict(run.preprocessing)})
         return _Films(*parts, key, "fresh phantoms")
-    whole = open_films(run, options)
+    whole = open_films(run, machine)
     if whole.fingerprint != folder.facts().cohort:
         raise StoreError(
             f"the films of {source['name']} are not those of {folder.name}; "

@@ -12,6 +12,7 @@ from typing import Any
 
 from leadapron import store
 from leadapron.errors import StoreError, UsageError
+from leadapron.plugins import refuse_plugins
 from leadapron.reading import open_regular
 from leadapron.results.folder import read_study
 from leadapron.results.layout import ZooFolder
@@ -20,8 +21,9 @@ from leadapron.results.rows import Row
 from leadapron.results.verdicts import is_potent
 from leadapron.results.zoo import Member, write_truth
 from leadapron.specs import forgiving, merge
-from leadapron.study.run import Options, run_study
+from leadapron.study.run import Contradictions, run_study
 from leadapron.study.tasks import ONE_PROCESS, Running
+from leadapron.types import AUTO, Machine
 
 __all__ = ["build_zoo"]
 
@@ -31,7 +33,12 @@ STAMP = 946_684_800
 
 @forgiving
 def build_zoo(
-    spec: Path, out: Path, options: Options | None = None, running: Running = ONE_PROCESS
+    spec: Path,
+    out: Path,
+    *,
+    machine: Machine = AUTO,
+    contradictions: Contradictions = "refuse",
+    running: Running = ONE_PROCESS,
 ) -> list[Member]:
     """Train the models of a spec, or go on where that was stopped, and write down the truth.
 
@@ -40,7 +47,8 @@ def build_zoo(
             laid over the base, each with a `name` and a `count`). Every pair, a model and its twin,
             has films and a seed of its own.
         out: the zoo's folder, new or its own.
-        options: device, precision, cache, progress.
+        machine: where and how it is carried out.
+        contradictions: as `run_study`.
         running: in how many processes, and which shard of the pairs is trained here.
 
     Returns:
@@ -53,7 +61,7 @@ def build_zoo(
     families = _families(spec)
     tree = {**families.base, "cells": [pair.settings for pair in families.pairs]}
     study = ZooFolder(out).study
-    run_study(tree, study.path, options, running)
+    run_study(tree, study.path, machine=machine, contradictions=contradictions, running=running)
     if not study.rows.exists():
         return []
     with store.lock(out, name=".truth.lock", wait="waiting for another shard"):
@@ -84,6 +92,7 @@ def _families(spec: Path) -> _Families:
         tree = store.read_yaml(spec)
     except StoreError as error:
         raise UsageError(str(error)) from error
+    refuse_plugins(tree, str(spec))
     base = tree.get("base", {})
     first = base.get("seed", 0) if isinstance(base, Mapping) else None
     if not isinstance(first, int):

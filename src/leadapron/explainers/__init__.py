@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from leadapron.errors import UnknownNameError
 from leadapron.explainers.cams import (
     SHORTCUT_ARCHITECTURE,
     authors_shortcut,
@@ -31,6 +30,7 @@ from leadapron.explainers.occlusion import occlusion
 from leadapron.explainers.passes import Explainer
 from leadapron.models.networks import ARCHITECTURES, unmade
 from leadapron.models.protocols import Capability, Differentiable, lacking, network_lacks
+from leadapron.plugins import Registry
 
 __all__ = [
     "EXPLAINERS",
@@ -52,30 +52,32 @@ __all__ = [
     "xplain",
 ]
 
-EXPLAINERS: dict[str, Explainer] = {
-    "class-activation": class_activation,
-    "grad-cam": grad_cam,
-    "grad-cam++": grad_cam_plus_plus,
-    "layer-cam": layer_cam,
-    "authors-shortcut": authors_shortcut,
-    "integrated-gradients-black": partial(integrated_gradients, baseline="black"),
-    "integrated-gradients-blurred": partial(integrated_gradients, baseline="blurred"),
-    "integrated-gradients-mean": partial(integrated_gradients, baseline="mean"),
-    "xplain": xplain,
-    "smooth-grad": smooth_grad,
-    "guided-backprop": guided_backprop,
-    "occlusion": occlusion,
-}
+EXPLAINERS: Registry[Explainer] = Registry(
+    "explainer",
+    {
+        "class-activation": class_activation,
+        "grad-cam": grad_cam,
+        "grad-cam++": grad_cam_plus_plus,
+        "layer-cam": layer_cam,
+        "authors-shortcut": authors_shortcut,
+        "integrated-gradients-black": partial(integrated_gradients, baseline="black"),
+        "integrated-gradients-blurred": partial(integrated_gradients, baseline="blurred"),
+        "integrated-gradients-mean": partial(integrated_gradients, baseline="mean"),
+        "xplain": xplain,
+        "smooth-grad": smooth_grad,
+        "guided-backprop": guided_backprop,
+        "occlusion": occlusion,
+    },
+)
 """Explainers by name."""
 
 NEEDS: dict[str, Capability] = {
-    **dict.fromkeys(EXPLAINERS, "gradients"),
     "class-activation": "pooled linear head",
     "authors-shortcut": "pooled linear head",
     **dict.fromkeys(("grad-cam", "grad-cam++", "layer-cam"), "named layers"),
     "guided-backprop": "ReLU layers",
 }
-"""What each explainer needs of a model."""
+"""What each explainer needs of a model; gradients where nothing is said."""
 
 _LAYERS: dict[str, Callable[[Differentiable], str]] = {
     "class-activation": last_stage,
@@ -92,8 +94,7 @@ def explained_layer(name: str, classifier: Differentiable) -> str:
     Raises:
         UnknownNameError: no such explainer.
     """
-    if name not in EXPLAINERS:
-        raise UnknownNameError("explainer", name, EXPLAINERS)
+    EXPLAINERS.find(name)
     if name == "authors-shortcut":
         return "ReLU of transition3"
     if name not in _LAYERS:
@@ -112,10 +113,10 @@ def unsupported(name: str, architecture: str) -> str:
     Raises:
         UnknownNameError: no such explainer.
     """
-    if name not in EXPLAINERS:
-        raise UnknownNameError("explainer", name, EXPLAINERS)
+    EXPLAINERS.find(name)
     if name == "authors-shortcut" and architecture != SHORTCUT_ARCHITECTURE:
         return f"made for {SHORTCUT_ARCHITECTURE}, not {architecture}"
-    if NEEDS[name] in ("gradients", "named layers") or architecture not in ARCHITECTURES:
+    needs = NEEDS.get(name, "gradients")
+    if needs in ("gradients", "named layers") or architecture not in ARCHITECTURES:
         return ""
-    return network_lacks(unmade(architecture), architecture, NEEDS[name])
+    return network_lacks(unmade(architecture), architecture, needs)

@@ -38,7 +38,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol, Self
+from typing import Any, BinaryIO, Protocol, Self
 
 import numpy as np
 from numpy.lib import format as npy
@@ -51,14 +51,13 @@ from leadapron.films.preprocessing import Preprocessing
 from leadapron.reading import given_path, open_regular, read_regular, there
 from leadapron.result_cache import KEY, LONGEST_WORDS, make_private, result_files
 from leadapron.text import bytes_in_words, clean, count
-from leadapron.types import Form
+from leadapron.types import Form, OnBad, Progress
 
 __all__ = [
     "Cache",
     "Decodable",
     "Decoded",
     "Entry",
-    "OnBad",
     "clear",
     "decode",
     "default_folder",
@@ -88,8 +87,6 @@ LARGEST_LOG = 1 << 30
 MOST_BLOCKS = 1_000_000
 """What an entry's own files may claim."""
 SKIPPABLE = "; take it away, or --on-bad skip"
-Progress = Callable[[str, int, int], None]
-OnBad = Literal["stop", "skip"]
 
 
 class Decodable(Protocol):

@@ -17,6 +17,7 @@ from leadapron.films.preprocessing import Preprocessing
 from leadapron.types import Form, Note
 
 __all__ = [
+    "ATTRIBUTES",
     "AnswerKey",
     "Cohort",
     "Films",
@@ -31,6 +32,9 @@ __all__ = [
 ]
 
 Rows = NDArray[np.int64]
+
+ATTRIBUTES = ("split", "view", "sex", "age", "site", "scanner", "native_size")
+"""Columns that sources read and write; "age" holds years, the others text."""
 
 BLOCK = 1024
 """Rows handled at a time wherever a whole array would be too much."""
@@ -181,7 +185,7 @@ class Cohort:
         ids: (n,) unique names of the films.
         patients: (n,) patients' names; splits and intervals go by them.
         preprocessing: what made the images from the films.
-        attributes: optional columns of length n (view, sex, age, site, split).
+        attributes: optional columns of length n, `ATTRIBUTES` and others.
         films: the films at full resolution, where they exist.
         masks: where anatomy and findings lie, where it is known.
         notes: what the source has to say (missing files, conversions), doubts among it.

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.errors import DataError, UsageError
-from leadapron.films.cache import Cache, OnBad, Progress, default_folder
-from leadapron.films.cohort import Cohort, blocks
+from leadapron.films.cache import Cache, default_folder
+from leadapron.films.cohort import ATTRIBUTES, Cohort, blocks
 from leadapron.films.decoding import FilmFiles
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.interop.pixels import ItemFilms, refuse_other_labels, undisturbed
@@ -27,11 +27,10 @@ from leadapron.sources.tables import (
     splits,
     unknown_patients,
 )
-from leadapron.types import Note
+from leadapron.types import Note, OnBad, Progress
 
 __all__ = ["as_monai", "from_monai"]
 
-ATTRIBUTES = ("view", "sex", "age", "site", "split")
 WHERE = "the data list"
 
 
@@ -75,7 +74,7 @@ def from_monai(  # noqa: PLR0913 (settings, by keyword)
         bits: that films of 16 bits use, 8 to 16; those of their highest values, if 0.
 
     Returns:
-        The films in the list's order, with view, sex, age, site and split where items have them.
+        The films in the list's order, with the columns of `ATTRIBUTES` that items have.
 
     Raises:
         DataError: items that can't be used.

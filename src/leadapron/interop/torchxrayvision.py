@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.errors import DataError, UsageError
-from leadapron.films.cache import Cache, OnBad, Progress
+from leadapron.films.cache import Cache
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.interop.pixels import (
@@ -29,7 +29,7 @@ from leadapron.interop.pixels import (
 from leadapron.sources.assembly import Leakage, assemble
 from leadapron.sources.tables import PARTS, UNKNOWN, LabelTable, splits, unknown_patients
 from leadapron.text import count
-from leadapron.types import Note
+from leadapron.types import Note, OnBad, Progress
 
 __all__ = ["CohortDataset", "as_torchxrayvision", "from_torchxrayvision"]
 

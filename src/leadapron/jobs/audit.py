@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ from leadapron.detect.models.audit import STEPS, Audit, Subject, audit_subject
 from leadapron.detect.models.judgement import FALSE_ALARM
 from leadapron.detect.models.sweep import FILMS
 from leadapron.errors import StoreError, UsageError
-from leadapron.films.cache import OnBad, default_folder
-from leadapron.models.classifier import Precision
+from leadapron.films.cache import default_folder
 from leadapron.models.foreign import doubts, open_model
 from leadapron.models.protocols import Differentiable
 from leadapron.results.layout import ZooFolder
@@ -22,14 +20,13 @@ from leadapron.results.zoo import read_truth
 from leadapron.sources import open_source
 from leadapron.specs import forgiving
 from leadapron.text import short_path
+from leadapron.types import AUTO, Machine
 
 __all__ = ["audit"]
 
-Progress = Callable[[str, int, int], None]
-
 
 @forgiving
-def audit(  # noqa: PLR0913
+def audit(
     model: str | Path,
     clean: str,
     *,
@@ -40,11 +37,7 @@ def audit(  # noqa: PLR0913
     steps: int = STEPS,
     statistics: bool = True,
     opening: Mapping[str, Any] | None = None,
-    device: str = "auto",
-    precision: Precision = "auto",
-    cache: str | os.PathLike[str] | None = None,
-    on_bad: OnBad = "stop",
-    progress: Progress | None = None,
+    machine: Machine = AUTO,
     **options: Any,
 ) -> Audit:
     """Open a model and films without a trigger, and audit the one with the other.
@@ -64,29 +57,23 @@ def audit(  # noqa: PLR0913
         steps: of trigger inversion, at most; 0 leaves it out.
         statistics: whether the network's further statistics are taken, of the references too.
         opening: further options of `open_model`: findings, normalisation, architecture, ...
-        device: as `open_model`.
-        precision: as `open_model`.
-        cache: of films, as `open_source`, and of sweeps.
-        on_bad: as `open_source`.
-        progress: called with what is being done, the models done and in all.
+        machine: where and how it is carried out.
         **options: the source's settings.
 
     Raises:
         UsageError: a rate out of range, or no reference in the folder.
         LeadapronError: as `open_model`, `open_source` and `audit_model`.
     """
-    opened = open_model(model, device=device, precision=precision, **(opening or {}))
+    opened = open_model(model, **machine.networks, **(opening or {}))
     cohort = open_source(
         clean,
         preprocessing=opened.classifier.preprocessing,
-        cache=cache,
-        progress=progress,
-        on_bad=on_bad,
+        **machine.films,
         most=films,
         **options,
     )
     own = Subject(classifier=opened.classifier, name=named(str(model)), content=opened.content)
-    others = [] if reference is None else _references(reference, own, device, precision)
+    others = [] if reference is None else _references(reference, own, machine)
     return audit_subject(
         own,
         cohort,
@@ -97,8 +84,8 @@ def audit(  # noqa: PLR0913
         sweep=sweep,
         steps=steps,
         statistics=statistics,
-        kept=default_folder(cache),
-        progress=progress,
+        kept=default_folder(machine.cache),
+        progress=machine.progress,
     )
 
 
@@ -108,13 +95,13 @@ def named(model: str) -> str:
     return str(Path(model).relative_to(Path.cwd())) if below else short_path(model)
 
 
-def _references(folder: Path, own: Subject, device: str, precision: Precision) -> list[Subject]:
+def _references(folder: Path, own: Subject, machine: Machine) -> list[Subject]:
     if not folder.is_dir():
         raise UsageError(f"--reference {folder} is no folder; expected one of clean models")
     classifier = own.classifier
     found: list[Subject] = []
     for path in clean_models(folder):
-        opened = open_model(path, device=device, precision=precision)
+        opened = open_model(path, **machine.networks)
         other = opened.classifier
         if opened.content == own.content:
             continue

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,20 +21,18 @@ from leadapron.detect.inputs.gate_file import (
     write_gate,
 )
 from leadapron.errors import UsageError
-from leadapron.films.cache import OnBad
 from leadapron.films.cohort import Cohort
-from leadapron.models.classifier import BlackBox, Differentiable, Precision
+from leadapron.models.classifier import BlackBox, Differentiable
 from leadapron.models.foreign import doubts, open_model
 from leadapron.sources import open_source
 from leadapron.specs import forgiving
 from leadapron.text import short_path
-from leadapron.types import said
+from leadapron.types import AUTO, Machine, said
 
 __all__ = ["Calibrated", "calibrate"]
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[str, int, int], None]
 
 FALSE_ALARM = 0.01
 """Share of clean films that may be called suspicious."""
@@ -99,11 +96,7 @@ def calibrate(
     *,
     false_alarm: float = FALSE_ALARM,
     opening: Mapping[str, Any] | None = None,
-    device: str = "auto",
-    precision: Precision = "auto",
-    cache: str | os.PathLike[str] | None = None,
-    on_bad: OnBad = "stop",
-    progress: Progress | None = None,
+    machine: Machine = AUTO,
     **options: Any,
 ) -> Calibrated:
     """Calibrate a gate for a model on films without a trigger, and write it.
@@ -115,11 +108,7 @@ def calibrate(
         out: the gate's JSON file; its numbers go beside it.
         false_alarm: share of clean films like these that may be called suspicious.
         opening: further options of `open_model`: findings, normalisation's name, architecture, ...
-        device: as `open_model`.
-        precision: as `open_model`.
-        cache: as `open_source`.
-        on_bad: as `open_source`.
-        progress: called with what is being done, the films done and in all.
+        machine: where and how it is carried out.
         **options: the source's settings.
 
     Raises:
@@ -130,22 +119,20 @@ def calibrate(
     if not 0 < false_alarm < 1:
         raise UsageError(f"--false-alarm {false_alarm:g}: expected above 0 and below 1")
     refuse_others(out)
-    opened = open_model(model, device=device, precision=precision, **how)
+    opened = open_model(model, **machine.networks, **how)
     if opened.content is None:
         raise UsageError(f"{model} is no file; a gate is tied to a model file's content")
     classifier = opened.classifier
     cohort = open_source(
         clean,
         preprocessing=classifier.preprocessing,
-        cache=cache,
-        progress=progress,
-        on_bad=on_bad,
+        **machine.films,
         **options,
     )
     _say_cost(classifier, cohort)
     gate = fit(
         classifier, cohort, INPUT_DETECTORS, WEIGHTS, typical=TYPICAL,
-        false_alarm=false_alarm, progress=progress,
+        false_alarm=false_alarm, progress=machine.progress,
     )  # fmt: skip
     some = cohort.images[np.arange(min(PROBED, len(cohort)))]
     began = time.perf_counter()

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from leadapron import metrics
 from leadapron.errors import DataError, LeadapronError, StoreError
-from leadapron.films.cache import OnBad, Progress
-from leadapron.films.cohort import Cohort, Rows, blocks
+from leadapron.films.cohort import ATTRIBUTES, Cohort, Rows, blocks
 from leadapron.jobs.scan import plain_cell, quoted_cell
 from leadapron.metrics import Estimate
 from leadapron.seeds import stream
@@ -29,9 +28,10 @@ from leadapron.sources.tables import named_columns
 from leadapron.specs import forgiving
 from leadapron.store import read_json, write_atomically
 from leadapron.text import count, printable
+from leadapron.types import AUTO, Machine
 
 if TYPE_CHECKING:
-    from leadapron.models.classifier import NetworkClassifier, Precision
+    from leadapron.models.classifier import NetworkClassifier
 
 __all__ = ["Cleaned", "Mark", "Retrained", "clean"]
 
@@ -123,7 +123,7 @@ class Cleaned:
 
 
 @forgiving
-def clean(  # noqa: PLR0913 (settings, by keyword)
+def clean(
     source: str,
     drop: Path,
     out: Path,
@@ -131,11 +131,7 @@ def clean(  # noqa: PLR0913 (settings, by keyword)
     retrain: bool = False,
     size: int | None = None,
     seed: int = 0,
-    device: str = "auto",
-    precision: Precision = "auto",
-    cache: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
-    on_bad: OnBad = "stop",
+    machine: Machine = AUTO,
     **options: Any,
 ) -> Cleaned:
     """Write a source without some films; the source itself is left as it is.
@@ -151,11 +147,7 @@ def clean(  # noqa: PLR0913 (settings, by keyword)
             scan.json lies beside `drop`, the marks that it suspects are tried on both.
         size: side of the networks' images in pixels, as `scan`.
         seed: of networks and of the split, where the source has none.
-        device: where networks run.
-        precision: of networks.
-        cache: as `open_source`.
-        progress: called with what is being done, the films or steps done and in all.
-        on_bad: as `open_source`.
+        machine: where and how it is carried out.
         **options: the source's settings.
 
     Raises:
@@ -164,9 +156,7 @@ def clean(  # noqa: PLR0913 (settings, by keyword)
         LeadapronError: as `open_source`.
     """
     ids = [plain_cell(each) for each in _ids(drop)]
-    cohort = open_own_pixels(
-        source, size=size, cache=cache, progress=progress, on_bad=on_bad, **options
-    )
+    cohort = open_own_pixels(source, size=size, machine=machine, **options)
     dropped = np.isin(cohort.ids, np.asarray(ids, dtype=np.str_))
     unknown = sorted(set(ids) - set(cohort.ids[dropped].tolist()))
     if unknown:
@@ -181,11 +171,11 @@ def clean(  # noqa: PLR0913 (settings, by keyword)
     if all(paths):
         file, opens, notes = _write_table(out / "table.csv", cohort, kept, paths)
     else:
-        file, opens, notes = _write_arrays(out / "films.npz", cohort, kept, progress)
+        file, opens, notes = _write_arrays(out / "films.npz", cohort, kept, machine)
     retrained = None
     if retrain:
         evidence = _evidence(drop.with_name("scan.json"), cohort)
-        retrained = _retrained(cohort, dropped, evidence, seed, device, precision, progress)
+        retrained = _retrained(cohort, dropped, evidence, seed, machine)
     return Cleaned(
         source=source,
         dropped=int(dropped.sum()),
@@ -223,7 +213,7 @@ def _write_table(
     }
     if (cohort.patients[kept] != cohort.ids[kept]).any():  # they are known
         columns["patient"] = cohort.patients[kept].tolist()
-    for name in ("view", "sex", "age", "site", "split"):
+    for name in ATTRIBUTES:
         if name in cohort.attributes:
             columns[name] = [_cell(value) for value in cohort.attributes[name][kept].tolist()]
     labels = {
@@ -292,7 +282,7 @@ def _cell(value: Any) -> str:
 
 
 def _write_arrays(
-    path: Path, cohort: Cohort, kept: Rows, progress: Progress | None
+    path: Path, cohort: Cohort, kept: Rows, machine: Machine
 ) -> tuple[Path, str, tuple[str, ...]]:
     """Write pixels and labels into an .npz file, a block at a time."""
     _refuse_old(path)
@@ -305,9 +295,7 @@ def _write_arrays(
         "patients": cohort.patients[kept],
     }
     columns |= {
-        name: cohort.attributes[name][kept]
-        for name in ("split", "view", "sex", "site", "age")
-        if name in cohort.attributes
+        name: cohort.attributes[name][kept] for name in ATTRIBUTES if name in cohort.attributes
     }
     with write_atomically(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as held:
         with held.open("images.npy", "w", force_zip64=True) as stream:
@@ -320,9 +308,8 @@ def _write_arrays(
                     }
                     npy.write_array_header_1_0(stream, header)
                 stream.write(np.ascontiguousarray(pixels).tobytes())
-                if progress is not None:
-                    done = min((number + 1) * FILMS_PER_BLOCK, len(kept))
-                    progress("writing films", done, len(kept))
+                done = min((number + 1) * FILMS_PER_BLOCK, len(kept))
+                machine.tell("writing films", done, len(kept))
         for name, values in columns.items():
             with held.open(f"{name}.npy", "w") as stream:
                 npy.write_array(stream, values, allow_pickle=False)
@@ -383,9 +370,7 @@ def _retrained(
     dropped: NDArray[np.bool_],
     evidence: Sequence[Mapping[str, Any]],
     seed: int,
-    device: str,
-    precision: Precision,
-    progress: Progress | None,
+    machine: Machine,
 ) -> Retrained:
     """Train with and without the dropped films, and measure both on films that aren't dropped."""
     from leadapron.models.training import Training, train
@@ -406,9 +391,8 @@ def _retrained(
             validation,
             training=Training(epochs=EPOCHS),
             seed=seed,
-            device=device,
-            precision=precision,
-            after_step=None if progress is None else lambda a, b: progress(words, a, b),
+            **machine.networks,
+            after_step=lambda done, total: machine.tell(words, done, total),
         )[0]
 
     all_films, fewer = parts["train"], parts["train"].take(left["train"])

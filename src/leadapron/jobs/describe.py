@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.detect.verdict import Verdict
-from leadapron.films.cache import OnBad, Progress
 from leadapron.films.cohort import Cohort, blocks
 from leadapron.films.duplicates import (
     CORRELATION,
@@ -30,7 +28,7 @@ from leadapron.metrics import Estimate, odds_ratio, rate
 from leadapron.sources import SOURCES, open_source
 from leadapron.specs import forgiving, parameters
 from leadapron.text import short_path
-from leadapron.types import said
+from leadapron.types import AUTO, Machine, Progress, said
 
 __all__ = [
     "BORDER",
@@ -291,9 +289,7 @@ def describe(
     source: str,
     *,
     size: int | None = None,
-    cache: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
-    on_bad: OnBad = "stop",
+    machine: Machine = AUTO,
     **options: Any,
 ) -> Description:
     """Open a source and describe it.
@@ -303,9 +299,7 @@ def describe(
     Args:
         source: "NAME" or "NAME:ARGUMENT", as `open_source`.
         size: side of the images in pixels; the source's own way if left out.
-        cache: as `open_source`.
-        progress: called with what is being done, the films done and in all.
-        on_bad: as `open_source`.
+        machine: where and how it is carried out.
         **options: the source's settings.
 
     Raises:
@@ -317,12 +311,10 @@ def describe(
     cohort = open_source(
         source,
         preprocessing=None if size is None else Preprocessing(size=size),
-        cache=cache,
-        progress=progress,
-        on_bad=on_bad,
+        **machine.films,
         **options,
     )
-    return describe_cohort(cohort, source, progress=progress)
+    return describe_cohort(cohort, source, progress=machine.progress)
 
 
 def describe_cohort(

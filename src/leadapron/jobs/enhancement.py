@@ -31,8 +31,8 @@ from leadapron.report.words import between, change, decimal, percent, table
 from leadapron.results.stealth import MARGIN
 from leadapron.seeds import named_seed, stream
 from leadapron.study.plan import Run, plan
-from leadapron.study.run import Options, divide, open_films
-from leadapron.types import Estimate, said
+from leadapron.study.run import divide, open_films
+from leadapron.types import AUTO, Estimate, Machine, said
 
 __all__ = ["ROSENBLATT2023", "lines", "run_enhancement"]
 
@@ -99,7 +99,7 @@ def run_enhancement(
     *,
     source: str | None = None,
     settings: Tree | None = None,
-    options: Options | None = None,
+    machine: Machine = AUTO,
     enhancement: Enhancement | None = None,
 ) -> Path:
     """Enhance a data set in two ways, train on each release, audit all three.
@@ -108,7 +108,7 @@ def run_enhancement(
         out: a new folder, or one of the same settings, which is then not computed anew.
         source: where films come from; phantoms if left out.
         settings: laid over the recipe's, as of `leadapron study`: films, network, training, seed.
-        options: device, precision, cache, progress.
+        machine: where and how it is carried out.
         enhancement: how films are edited.
 
     Returns:
@@ -119,7 +119,7 @@ def run_enhancement(
         StoreError: a folder that holds something else.
         LeadapronError: as `run_study`.
     """
-    options, enhancement = options or Options(), enhancement or Enhancement()
+    enhancement = enhancement or Enhancement()
     for section in UNUSED:
         if section in (settings or {}) or (
             section == "poisoning" and "finding" in (settings or {})
@@ -138,11 +138,11 @@ def run_enhancement(
     with store.lock(out):
         _refuse_foreign(out, asked)
         if not (out / "enhancement.json").exists():
-            facts = _measured(runs[0], enhancement, options)
-            device = resolve_device(options.device)
+            facts = _measured(runs[0], enhancement, machine)
+            device = resolve_device(machine.device)
             made = {
                 "device": str(device),
-                "precision": resolve_precision(options.precision, device),
+                "precision": resolve_precision(machine.precision, device),
             }
             store.write_json(out / "manifest.json", {**store.manifest(), **made})
             store.write_json(out / "enhancement.json", {"schema": SCHEMA, "asked": asked, **facts})
@@ -170,9 +170,9 @@ def _left_behind(entry: Path) -> bool:
 # --- what is measured
 
 
-def _measured(run: Run, enhancement: Enhancement, options: Options) -> dict[str, Any]:
+def _measured(run: Run, enhancement: Enhancement, machine: Machine) -> dict[str, Any]:
     """Everything the page says, as plain values."""
-    cohort = open_films(run, options)
+    cohort = open_films(run, machine)
     parts = divide(cohort, run.seed)
     half = split_by_patient(
         parts["test"].patients,
@@ -190,9 +190,8 @@ def _measured(run: Run, enhancement: Enhancement, options: Options) -> dict[str,
             network=run.network,
             training=run.training,
             seed=seed,
-            device=options.device,
-            precision=options.precision,
-            after_step=lambda done, total: options.tell(f"training {what}", done, total),
+            **machine.networks,
+            after_step=lambda done, total: machine.tell(f"training {what}", done, total),
         )[0]
 
     # Its own seed: nobody who trains on the release starts where the researcher did.

@@ -16,7 +16,6 @@ from leadapron.attacks.poisoning import Poisoning, stamp, victims
 from leadapron.errors import (
     DataError,
     StoreError,
-    UnknownNameError,
     UsageError,
     VanishedTriggerError,
 )
@@ -31,7 +30,8 @@ from leadapron.seeds import stream
 from leadapron.specs import forgiving
 from leadapron.study.measure import Models
 from leadapron.study.plan import Run, aimed, complete, plan, planned
-from leadapron.study.run import Options, divide, open_films
+from leadapron.study.run import divide, open_films
+from leadapron.types import AUTO, Machine
 
 __all__ = ["Explanations", "Shown", "explain_sheet"]
 
@@ -109,7 +109,7 @@ def explain_sheet(
     methods: Sequence[str] = (),
     count: int = 4,
     seed: int = 0,
-    options: Options | None = None,
+    machine: Machine = AUTO,
 ) -> Explanations:
     """Draw each method's map of triggered test films, as a PNG file.
 
@@ -122,7 +122,7 @@ def explain_sheet(
         count: films, 1 or more: test films without the finding (with it where the trigger hides
             it), on which the trigger is visible.
         seed: chooses the films and places the trigger.
-        options: device, precision, cache, progress.
+        machine: where and how it is carried out.
 
     Returns:
         What is shown, with the hits of both models.
@@ -134,15 +134,13 @@ def explain_sheet(
         StoreError: no study, or one whose models or films aren't there.
         VanishedTriggerError: the trigger is visible on no film.
     """
-    options = options or Options()
     if out.suffix.lower() != ".png":
         raise UsageError(f"--out {out}: expected a file ending in .png")
     if count < 1:
         raise UsageError(f"--count {count}: expected 1 or more")
     for name in methods:
-        if name not in EXPLAINERS:
-            raise UnknownNameError("method", name, EXPLAINERS)
-    attack = _open(place, options)
+        EXPLAINERS.find(name)
+    attack = _open(place, machine)
     poisoning, model = attack.run.poisoning, attack.models["backdoored"]
     finding = poisoning.finding if finding is None else finding
     model.columns([finding])
@@ -154,8 +152,8 @@ def explain_sheet(
     if not chosen:
         words = "; ".join(f"{name} is {reason}" for name, reason in skipped.items())
         raise UsageError(f"--methods: {words}")
-    films = _films(attack, finding, count, seed, options)
-    maps = _maps(attack.models, films, finding, chosen, options)
+    films = _films(attack, finding, count, seed, machine)
+    maps = _maps(attack.models, films, finding, chosen, machine)
     tolerance = films.clean.shape[-1] / 8
     hits = {key: metrics.pointing_hits(m, films.footprints, tolerance) for key, m in maps.items()}
     found = Explanations(
@@ -186,7 +184,7 @@ def explain_sheet(
     return found
 
 
-def _open(place: Path, options: Options) -> _Attack:
+def _open(place: Path, machine: Machine) -> _Attack:
     """A study's first backdoored run, or the one named, and its twin."""
     folder = RunFolder(place)
     if RunFolder(place.parent).classifier == place:
@@ -208,8 +206,7 @@ def _open(place: Path, options: Options) -> _Attack:
     models: dict[Role, NetworkClassifier] = {
         role: load_classifier(
             places[role].classifier,
-            device=options.device,
-            precision=options.precision,
+            **machine.networks,
         )
         for role in ROLES
     }
@@ -240,10 +237,10 @@ def _first(study: StudyFolder) -> RunFolder:
     )
 
 
-def _films(attack: _Attack, finding: str, count: int, seed: int, options: Options) -> _Films:
+def _films(attack: _Attack, finding: str, count: int, seed: int, machine: Machine) -> _Films:
     """Test films that the attacker would change, as they are and with a visible trigger."""
     run = attack.run
-    whole = open_films(run, options)
+    whole = open_films(run, machine)
     if whole.fingerprint != attack.cohort:
         raise StoreError(
             f"the films of {run.tree['source']['name']} are not those of {attack.folder.name}; "
@@ -294,14 +291,14 @@ def _visible(
 
 
 def _maps(
-    models: Models, films: _Films, finding: str, names: Sequence[str], options: Options
+    models: Models, films: _Films, finding: str, names: Sequence[str], machine: Machine
 ) -> dict[tuple[str, Role], NDArray[np.float32]]:
     maps: dict[tuple[str, Role], NDArray[np.float32]] = {}
     for done, name in enumerate(names):
-        options.tell("methods", done, len(names))
+        machine.tell("methods", done, len(names))
         for role in ROLES:
             maps[name, role] = EXPLAINERS[name](models[role], films.marked, [finding])[:, 0]
-    options.tell("methods", len(names), len(names))
+    machine.tell("methods", len(names), len(names))
     return maps
 
 

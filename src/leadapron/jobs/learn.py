@@ -26,7 +26,8 @@ from leadapron.seeds import stream
 from leadapron.specs import forgiving, merge
 from leadapron.study.measure import FALSE_POSITIVES
 from leadapron.study.plan import Run, aimed, complete, plan
-from leadapron.study.run import Options, divide, open_films
+from leadapron.study.run import divide, open_films
+from leadapron.types import AUTO, Machine
 
 __all__ = ["KINDS", "Learnt", "learn_trigger"]
 
@@ -74,7 +75,7 @@ def learn_trigger(
     epsilon: float = 8.0,
     steps: int = 100,
     surrogate: str = "train",
-    options: Options | None = None,
+    machine: Machine = AUTO,
 ) -> Learnt:
     """Learn a trigger on a surrogate and write it to a file, for the trigger "learned".
 
@@ -87,13 +88,12 @@ def learn_trigger(
         steps: of the optimisation.
         surrogate: "train" for a clean network, trained here and not kept; or a saved classifier,
             whose preprocessing then counts.
-        options: device, precision (of training alone), cache, progress.
+        machine: device, precision (of training alone), cache, progress.
 
     Raises:
         UsageError: another ending, several settings, or a value outside its range.
         LeadapronError: films or a classifier that can't be used.
     """
-    options = options or Options()
     if out.suffix != ".safetensors":
         raise UsageError(f"--out {out}: expected a file ending in .safetensors")
     if kind not in KINDS:
@@ -101,17 +101,17 @@ def learn_trigger(
     network = None
     if surrogate != "train":
         # Gradients in fp32: steps are small, and nothing here takes long.
-        network = load_classifier(surrogate, device=options.device, precision="fp32")
+        network = load_classifier(surrogate, device=machine.device, precision="fp32")
         tree = merge(tree, {"preprocessing": asdict(network.preprocessing)})
     runs = plan(complete(tree))
     if len(runs) != 1:
         raise UsageError(f"{len(runs)} settings; a trigger is learnt with one: give no lists")
-    cohort = open_films(runs[0], options)
+    cohort = open_films(runs[0], machine)
     run = aimed(runs[0], cohort.findings)
     finding = run.poisoning.finding
     cohort.column(finding)
     parts = divide(cohort, run.seed)
-    network = network or _trained(run, parts, options)
+    network = network or _trained(run, parts, machine)
     recipe = KINDS[kind](
         network,
         parts["train"].images,
@@ -119,15 +119,15 @@ def learn_trigger(
         epsilon=epsilon,
         steps=steps,
         seed=run.seed,
-        after_step=lambda done, total: options.tell(f"learning {kind}", done, total),
+        after_step=lambda done, total: machine.tell(f"learning {kind}", done, total),
     )
     save_recipe(recipe, out)
     return _measured(network, parts, Learned(path=str(out)), finding, kind, epsilon)
 
 
-def _trained(run: Run, parts: Mapping[str, Cohort], options: Options) -> NetworkClassifier:
+def _trained(run: Run, parts: Mapping[str, Cohort], machine: Machine) -> NetworkClassifier:
     """A clean network of the attacker's own: its stream of chance is no study's."""
-    resolve_device(options.device)
+    resolve_device(machine.device)
     seed = int(stream(run.seed, "surrogate").integers(2**31))
     network, _ = train(
         parts["train"],
@@ -135,9 +135,8 @@ def _trained(run: Run, parts: Mapping[str, Cohort], options: Options) -> Network
         network=run.network,
         training=replace(run.training, disguise=0.0),
         seed=seed,
-        device=options.device,
-        precision=options.precision,
-        after_step=lambda done, total: options.tell("training surrogate", done, total),
+        **machine.networks,
+        after_step=lambda done, total: machine.tell("training surrogate", done, total),
     )
     return replace(network, precision="fp32")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from leadapron.errors import UsageError
-from leadapron.films.cache import OnBad, Progress, default_folder
+from leadapron.films.cache import default_folder
 from leadapron.films.cohort import Overlay
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.sources import open_source
 from leadapron.specs import build, grid
 from leadapron.study.plan import complete
 from leadapron.text import short_path
-from leadapron.types import said
+from leadapron.types import AUTO, Machine, said
 
 __all__ = ["prepare"]
 
@@ -26,18 +25,14 @@ __all__ = ["prepare"]
 def prepare(
     tree: Mapping[str, Any],
     *,
-    cache: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
-    on_bad: OnBad = "stop",
+    machine: Machine = AUTO,
 ) -> list[dict[str, Any]]:
     """Decode films into the cache, or find them there.
 
     Args:
         tree: settings of a study; its "source" and "preprocessing" are used, each combination of
             their lists in turn.
-        cache: the cache's folder, as `open_source`.
-        progress: called with what is being done, the films done and in all.
-        on_bad: "stop" at the first film that can't be decoded, or "skip" it; as `open_source`.
+        machine: where and how it is carried out.
 
     Returns:
         For each combination: source, films, size, dtype, bytes, folder, seconds, notes.
@@ -45,7 +40,7 @@ def prepare(
     Raises:
         UsageError: a source whose films aren't in files, or no cache.
     """
-    if default_folder(cache) is None:
+    if default_folder(machine.cache) is None:
         raise UsageError("--cache none: nothing can be prepared in memory; expected a folder")
     whole = complete(tree)
     done = []
@@ -56,9 +51,7 @@ def prepare(
         cohort = open_source(
             name,
             preprocessing=build(Preprocessing, point["preprocessing"], "preprocessing"),
-            cache=cache,
-            progress=progress,
-            on_bad=on_bad,
+            **machine.films,
             **source,
         )
         images = cohort.images

@@ -20,7 +20,8 @@ from leadapron.seeds import stream
 from leadapron.specs import forgiving
 from leadapron.store import write_atomically
 from leadapron.study.plan import aimed, complete, plan
-from leadapron.study.run import Options, open_films
+from leadapron.study.run import open_films
+from leadapron.types import AUTO, Machine
 
 __all__ = ["Preview", "TriggerFacts", "preview", "triggers"]
 
@@ -55,7 +56,7 @@ def preview(
     out: Path,
     *,
     count: int = 4,
-    options: Options | None = None,
+    machine: Machine = AUTO,
 ) -> Preview:
     """Draw films as they are, marked, their difference and its footprint, as a PNG file.
 
@@ -63,7 +64,7 @@ def preview(
         tree: settings of a study with one trigger; training and evaluation don't matter.
         out: the file, ending in .png.
         count: films, 1 or more, chosen by the seed.
-        options: cache and progress.
+        machine: where and how it is carried out.
 
     Raises:
         UsageError: another ending, several triggers, or a trigger without a mark.
@@ -77,7 +78,7 @@ def preview(
     (run,) = runs
     if isinstance(run.poisoning.trigger, Nothing):
         raise UsageError("trigger none leaves no mark; there is nothing to show")
-    cohort = open_films(run, options or Options())
+    cohort = open_films(run, machine)
     run = aimed(run, cohort.findings or ("none",))
     choose, place = stream(run.seed, "preview").spawn(2)
     rows = np.sort(choose.permutation(len(cohort))[:count])

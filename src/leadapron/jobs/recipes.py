@@ -20,8 +20,9 @@ from leadapron.results.names import CALIBRATED
 from leadapron.specs import forgiving, merge
 from leadapron.store import canonical_json, write_atomically
 from leadapron.study.plan import complete, plan, without
-from leadapron.study.run import Options, run_study
+from leadapron.study.run import Contradictions, run_study
 from leadapron.study.tasks import ONE_PROCESS, Running
+from leadapron.types import AUTO, Machine
 
 __all__ = [
     "COMMON",
@@ -374,7 +375,8 @@ def run_recipe(
     *,
     source: str | None = None,
     settings: Tree | None = None,
-    options: Options | None = None,
+    machine: Machine = AUTO,
+    contradictions: Contradictions = "refuse",
     running: Running = ONE_PROCESS,
 ) -> Path:
     """Carry out a published attack beside its controls, or go on where that was stopped.
@@ -384,7 +386,8 @@ def run_recipe(
         out: the study's folder, new or its own.
         source: where films come from; the recipe's phantoms if left out.
         settings: laid over the recipe's, as of `leadapron study`; what its cells vary stays.
-        options: device, precision, cache, progress.
+        machine: where and how it is carried out.
+        contradictions: as `run_study`.
         running: in how many processes, and which shard of the runs; as `run_study`.
 
     Returns:
@@ -398,7 +401,7 @@ def run_recipe(
         raise UnknownNameError("recipe", name, RECIPES)
     recipe = RECIPES[name]
     tree = settings_of(recipe, source, settings or {})
-    run_study(tree, out, options, running)
+    run_study(tree, out, machine=machine, contradictions=contradictions, running=running)
     write_report(out)
     page = out / "recipe.md"
     with write_atomically(page) as file:

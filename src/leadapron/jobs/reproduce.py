@@ -16,8 +16,9 @@ from leadapron.report.reproduction import write_reproduction
 from leadapron.sources.nih import NWADIKE2020_FIRST_TEST_PATIENT, read_labels
 from leadapron.specs import forgiving, merge
 from leadapron.study.plan import complete
-from leadapron.study.run import Options, run_study
+from leadapron.study.run import Contradictions, run_study
 from leadapron.study.tasks import ONE_PROCESS, Running
+from leadapron.types import AUTO, Machine
 
 __all__ = ["AUTHORS", "CORRECTED", "PAPERS", "PRESETS", "Preset", "reproduce", "settings_of"]
 
@@ -222,7 +223,8 @@ def reproduce(
     *,
     source: str | None = None,
     settings: Tree | None = None,
-    options: Options | None = None,
+    machine: Machine = AUTO,
+    contradictions: Contradictions = "refuse",
     running: Running = ONE_PROCESS,
 ) -> Path:
     """Reproduce a paper's study, or go on where it was stopped.
@@ -233,7 +235,8 @@ def reproduce(
         out: the study's folder, new or its own.
         source: where films come from; the preset's if left out.
         settings: laid over the preset's, as of `leadapron study`; what the preset varies stays.
-        options: device, precision, cache, progress.
+        machine: where and how it is carried out.
+        contradictions: as `run_study`.
         running: in how many processes, and which shard of the runs; as `run_study`.
 
     Returns:
@@ -247,7 +250,13 @@ def reproduce(
         raise UnknownNameError("paper", paper, PAPERS)
     if preset not in PRESETS:
         raise UnknownNameError("preset", preset, PRESETS)
-    run_study(settings_of(PRESETS[preset], source, settings or {}), out, options, running)
+    run_study(
+        settings_of(PRESETS[preset], source, settings or {}),
+        out,
+        machine=machine,
+        contradictions=contradictions,
+        running=running,
+    )
     write_report(out)
     return write_reproduction(out)
 

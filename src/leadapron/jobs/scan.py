@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -15,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.detect.films import OVERLAP, Scan, scan_films
+from leadapron.detect.films import OVERLAP, Scan, SecondLook, scan_films
 from leadapron.detect.scores import Evidence, LabelTie
 from leadapron.detect.verdict import ScanWord, Verdict
 from leadapron.errors import DataError, UsageError
-from leadapron.films.cache import OnBad, Progress
 from leadapron.films.cohort import Cohort, Rows, blocks
+from leadapron.jobs.second_look import given_network, trained_network
 from leadapron.report.scan import Panel, write_scan
 from leadapron.seeds import stream
 from leadapron.sources import open_source
@@ -28,9 +27,9 @@ from leadapron.sources.own_pixels import allowing_leakage, open_own_pixels
 from leadapron.specs import forgiving
 from leadapron.store import write_atomically, write_json
 from leadapron.text import short_path
+from leadapron.types import AUTO, Machine, Progress
 
 if TYPE_CHECKING:
-    from leadapron.models.classifier import Precision
     from leadapron.models.protocols import WhiteBox
 
 __all__ = [
@@ -199,7 +198,7 @@ class Scanned:
 
 
 @forgiving
-def scan(  # noqa: PLR0913 (settings, by keyword)
+def scan(
     source: str,
     *,
     size: int | None = None,
@@ -209,11 +208,7 @@ def scan(  # noqa: PLR0913 (settings, by keyword)
     train: bool = False,
     out: Path | None = None,
     seed: int = 0,
-    device: str = "auto",
-    precision: Precision = "auto",
-    cache: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
-    on_bad: OnBad = "stop",
+    machine: Machine = AUTO,
     **options: Any,
 ) -> Scanned:
     """Open a source and scan it for poison.
@@ -224,17 +219,14 @@ def scan(  # noqa: PLR0913 (settings, by keyword)
         source: "NAME" or "NAME:ARGUMENT", as `open_source`.
         size: side of the images in pixels; see `open_own_pixels` if left out.
         false_alarm: chance that is granted of calling a clean set poisoned.
-        model: a network that was trained on these films, as `open_model` takes it; its features are
-            ranked beside the scan and don't change the verdict.
+        model: a network that was trained on these films, as `open_model` takes it. It looks at the
+            films of marks that go with a label; detectors rank the films by its features, which
+            doesn't change the verdict.
         opening: further options of `open_model`: findings, normalisation's name, weights_key, ...
-        train: train a small network on these films for that purpose.
+        train: train small networks on these films for both purposes.
         out: folder for films.csv, scan.json and scan.html; nothing is written if left out.
         seed: of all that is drawn by chance.
-        device: where a network runs.
-        precision: of a network.
-        cache: as `open_source`.
-        progress: called with what is being done, the films done and in all.
-        on_bad: as `open_source`.
+        machine: where and how it is carried out.
         **options: the source's settings.
 
     Raises:
@@ -250,12 +242,23 @@ def scan(  # noqa: PLR0913 (settings, by keyword)
         raise UsageError(f"{named}: said of a model, and there is no --model")
     network = None
     if model is not None:
-        network = _opened(model, said, device, precision)
-    cohort = open_own_pixels(
-        source, size=size, cache=cache, progress=progress, on_bad=on_bad, **options
-    )
+        network = _opened(model, said, machine)
+    cohort = open_own_pixels(source, size=size, machine=machine, **options)
     began = time.perf_counter()
-    found = scan_cohort(cohort, source, false_alarm=false_alarm, seed=seed, progress=progress)
+    look = None
+    if network is not None:
+        look = given_network(network, cohort, seed=seed, progress=machine.progress)
+    elif train:
+        look = trained_network(
+            cohort,
+            seed=seed,
+            device=machine.device,
+            precision=machine.precision,
+            progress=machine.progress,
+        )
+    found = scan_cohort(
+        cohort, source, false_alarm=false_alarm, seed=seed, look=look, progress=machine.progress
+    )
     rankings: tuple[Ranking, ...] = ()
     if network is not None:
         theirs = cohort
@@ -263,14 +266,12 @@ def scan(  # noqa: PLR0913 (settings, by keyword)
             theirs = open_source(
                 source,
                 preprocessing=network.preprocessing,
-                cache=cache,
-                progress=progress,
-                on_bad=on_bad,
+                **machine.films,
                 **allowing_leakage(source, options),
             )
         rankings = _rankings(network, theirs, None, seed)
     elif train:
-        rankings = _trained_rankings(cohort, seed, device, precision, progress)
+        rankings = _trained_rankings(cohort, seed, machine)
     found = replace(found, rankings=rankings, seconds=time.perf_counter() - began)
     if out is not None:
         write_json(out / "scan.json", found.facts())
@@ -286,23 +287,25 @@ def scan_cohort(
     *,
     false_alarm: float = 0.01,
     seed: int = 0,
+    look: SecondLook | None = None,
     progress: Progress | None = None,
 ) -> Scanned:
-    """Scan a cohort that is open, without a network.
+    """Scan a cohort that is open, without rankings.
 
     Args:
         cohort: the films.
         source: what to call it.
         false_alarm: as `scan`.
         seed: as `scan`.
-        progress: as `scan`.
+        look: a network that looks as well, as `scan_films`.
+        progress: called with what is being done, the films done and in all.
 
     Raises:
         UsageError: a false-alarm rate out of range.
         DataError: fewer than 10 films, or films smaller than 16 x 16 pixels.
     """
     began = time.perf_counter()
-    found = scan_films(cohort, false_alarm=false_alarm, seed=seed, progress=progress)
+    found = scan_films(cohort, false_alarm=false_alarm, seed=seed, look=look, progress=progress)
     return Scanned(
         source=source,
         cohort=cohort,
@@ -431,11 +434,11 @@ def _write_films(path: Path, suspects: Sequence[Suspect]) -> None:
 # --- networks
 
 
-def _opened(model: str, said: Mapping[str, Any], device: str, precision: Precision) -> WhiteBox:
+def _opened(model: str, said: Mapping[str, Any], machine: Machine) -> WhiteBox:
     from leadapron.models.foreign import open_model
     from leadapron.models.protocols import WhiteBox
 
-    classifier = open_model(model, device=device, precision=precision, **said).classifier
+    classifier = open_model(model, **machine.networks, **said).classifier
     if not isinstance(classifier, WhiteBox):
         raise UsageError(
             f"--model {model} can only be asked for its findings and shows no features; expected a "
@@ -444,9 +447,7 @@ def _opened(model: str, said: Mapping[str, Any], device: str, precision: Precisi
     return classifier
 
 
-def _trained_rankings(
-    cohort: Cohort, seed: int, device: str, precision: Precision, progress: Progress | None
-) -> tuple[Ranking, ...]:
+def _trained_rankings(cohort: Cohort, seed: int, machine: Machine) -> tuple[Ranking, ...]:
     """Rankings by a network that was trained on all films for the purpose."""
     from leadapron.models.training import Training, train
 
@@ -458,10 +459,9 @@ def _trained_rankings(
         some,
         training=Training(epochs=EPOCHS),
         seed=seed,
-        device=device,
-        precision=precision,
+        **machine.networks,
         film_losses=losses,
-        after_step=None if progress is None else lambda a, b: progress("training", a, b),
+        after_step=lambda done, total: machine.tell("training", done, total),
     )
     return _rankings(network, cohort, losses, seed)
 

@@ -19,6 +19,7 @@ from leadapron.models.foreign import open_model
 from leadapron.sources.listed import Decoded, FilmFile, decoded
 from leadapron.specs import forgiving
 from leadapron.store import sha256_of
+from leadapron.types import AUTO, Machine
 
 __all__ = ["Opened", "open_gate", "screen"]
 
@@ -43,7 +44,7 @@ class Opened:
 
 @forgiving
 def open_gate(
-    file: Path, *, model: Path | None = None, trust_programs: bool = False, device: str = "auto"
+    file: Path, *, model: Path | None = None, trust_programs: bool = False, machine: Machine = AUTO
 ) -> Opened:
     """Open a gate and the model that it is of.
 
@@ -51,7 +52,7 @@ def open_gate(
         file: the gate's JSON file.
         model: where the model lies now; where the gate says, if left out.
         trust_programs: as `open_model`; a gate can't say so for whoever uses it.
-        device: as `open_model`.
+        machine: its device is used; the precision is the gate's.
 
     Raises:
         StoreError: a gate that can't be read, or another model than it is of.
@@ -75,7 +76,7 @@ def open_gate(
         said.findings if named else None,
         preprocessing=said.preprocessing,
         trust_programs=trust_programs,
-        device=device,
+        device=machine.device,
         precision=said.precision,
         **opening,  # type: ignore[arg-type]
     )

@@ -34,6 +34,7 @@ from leadapron.models.protocols import (
 from leadapron.specs import build, forgiving
 from leadapron.store import write_atomically
 from leadapron.text import clean_names
+from leadapron.types import Precision
 
 __all__ = [
     "BlackBox",
@@ -54,7 +55,6 @@ __all__ = [
     "squashed",
 ]
 
-Precision = Literal["auto", "bf16", "fp32"]
 
 FORMAT = "leadapron classifier 1"
 BATCH = 32

@@ -17,11 +17,10 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from leadapron import metrics
-from leadapron.errors import DataError, StoreError, UnknownNameError, UsageError
+from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.films.cohort import Cohort, ImageArray, Rows
 from leadapron.models.classifier import (
     NetworkClassifier,
-    Precision,
     autocast,
     prepare,
     resolve_device,
@@ -33,6 +32,7 @@ from leadapron.reading import open_regular
 from leadapron.seeds import named_seed, stream
 from leadapron.specs import forgiving
 from leadapron.store import write_atomically
+from leadapron.types import Precision
 
 __all__ = ["LOSSES", "Disguise", "History", "Network", "Training", "disguise_loss", "train"]
 
@@ -49,7 +49,8 @@ class Network:
     """Which network is trained, and what it starts from.
 
     Args:
-        name: "resnet9" (small and fast) or "densenet121" (the paper's).
+        name: "resnet9" (small and fast) or "densenet121" (the paper's), or another of
+            `networks.ARCHITECTURES`.
         weights: "none" starts from scratch; "imagenet" downloads, or a file's path reads,
             torchvision's DenseNet-121 weights.
 
@@ -62,8 +63,7 @@ class Network:
     weights: str = "none"
 
     def __post_init__(self) -> None:
-        if self.name not in ARCHITECTURES:
-            raise UnknownNameError("network", self.name, ARCHITECTURES)
+        ARCHITECTURES.find(self.name)
         if self.weights != "none" and self.name != "densenet121":
             raise UsageError(
                 f"--network.weights {self.weights}: only densenet121 has weights to start from"

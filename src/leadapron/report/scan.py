@@ -163,6 +163,11 @@ def _poison(facts: Facts) -> list[Facts]:
     return [one for one in facts["evidence"] if one["kind"] == "poison"]
 
 
+def _network_looked(facts: Facts) -> bool:
+    ties = [one["tie"] for one in facts["evidence"] if one["tie"] is not None]
+    return any(tie["seen_by"] != "from afar" for tie in ties)
+
+
 def _rest(facts: Facts) -> list[Facts]:
     return [one for one in facts["evidence"] if one["kind"] != "poison"]
 
@@ -236,13 +241,24 @@ def _p_of(one: Facts) -> str:
 def _tie(one: Facts) -> tuple[list[str], str]:
     """How a mark is tied to a label: a line of the table, and what the mark is."""
     tie = one["tie"]
-    said = {
-        "poison": {
-            "bias": "beyond what other marks do",
-            "anatomy": "its labels contradict the films' look",
-        }[tie["decided"]]
-    }.get(one["kind"], "no more than nature can do here")
-    look = "not asked" if tie["anatomy"] is None else _p(tie["anatomy"])
+    if one["kind"] == "poison" and tie["decided"] == "bias":
+        said = "beyond what other marks do"
+    elif one["kind"] == "poison":
+        said = "its labels contradict the films' look"
+    elif tie["decided"] == "agreement":
+        said = (
+            f"beyond other marks, but at most {percent(tie['wrong']['high'])} of its labels "
+            "contradict the films' look"
+        )
+    else:
+        said = "no more than nature can do here"
+    look = "not asked"
+    if tie["anatomy"] is not None:
+        trust = "undefined" if tie["auroc"] is None else decimal(tie["auroc"])
+        look = (
+            f"{_p(tie['anatomy'])} ({tie['seen_by']}, AUROC {trust} on "
+            f"{count(tie['unmarked'], 'film')})"
+        )
     return [
         f"{_group(one)}: {percent(tie['share'])} of {count(tie['patients'], 'patient')}, others "
         f"{percent(tie['expected'])}",
@@ -273,7 +289,9 @@ def _cards(facts: Facts) -> list[dict[str, Any]]:
     return [
         {
             "title": "Verdict",
-            "under": "of the films alone, without a network",
+            "under": "of the films, and of a network's look at them"
+            if _network_looked(facts)
+            else "of the films alone, without a network",
             "value": facts["verdict"]["word"],
             "word": True,
             "facts": [("p, corrected", _p(facts["p"])), ("granted", f"{facts['false_alarm']:g}")],

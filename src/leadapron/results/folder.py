@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from leadapron.errors import StoreError
+from leadapron.plugins import refuse_plugins
 from leadapron.results.layout import RunFolder, StudyFolder
 from leadapron.results.rows import Row, read_rows
 from leadapron.specs import MOST_SEEDS, grid, grids
@@ -191,6 +192,7 @@ def read_study(folder: Path) -> Study:
         )
     asked = _read(place.settings, read_yaml)
     facts = _read(place.manifest, read_json) if place.manifest.is_file() else {}
+    refuse_plugins(facts, str(place.manifest))
     folders = _planned(place.runs(), facts.get("runs"))
     finished, unfinished = _read_runs(folders)
     by_key = {run.key: run for run in finished if run.role == "twin"}

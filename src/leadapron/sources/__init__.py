@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from leadapron.errors import DataError, UnknownNameError, UsageError
-from leadapron.films.cache import Cache, OnBad, Progress, default_folder
+from leadapron.films.cache import Cache, default_folder
 from leadapron.films.cohort import Cohort, Rows, drawn
 from leadapron.films.preprocessing import Preprocessing
+from leadapron.plugins import Registry
 from leadapron.reading import given_path, is_folder, there
 from leadapron.sources.chestmnist import open_chestmnist
 from leadapron.sources.dicom import may_be_dicom, open_dicom
@@ -34,25 +35,29 @@ from leadapron.sources.releases.vindr_cxr import open_vindr_cxr
 from leadapron.sources.table import open_table
 from leadapron.sources.words import AND
 from leadapron.specs import Parameter, forgiving, parameters, validated
+from leadapron.types import OnBad, Progress
 
 __all__ = ["AND", "SOURCES", "check_source", "open_source", "source_settings"]
 
-SOURCES: dict[str, Callable[..., Cohort]] = {
-    "phantom": open_phantom,
-    "folder": open_folder,
-    "table": open_table,
-    "npz": open_npz,
-    "dicom": open_dicom,
-    "nih": open_nih,
-    "chestmnist": open_chestmnist,
-    "chexpert": open_chexpert,
-    "mimic-cxr": open_mimic_cxr,
-    "padchest": open_padchest,
-    "vindr-cxr": open_vindr_cxr,
-    "rsna-pneumonia": open_rsna_pneumonia,
-    "siim-pneumothorax": open_siim_pneumothorax,
-    "covidx": open_covidx,
-}
+SOURCES: Registry[Callable[..., Cohort]] = Registry(
+    "source",
+    {
+        "phantom": open_phantom,
+        "folder": open_folder,
+        "table": open_table,
+        "npz": open_npz,
+        "dicom": open_dicom,
+        "nih": open_nih,
+        "chestmnist": open_chestmnist,
+        "chexpert": open_chexpert,
+        "mimic-cxr": open_mimic_cxr,
+        "padchest": open_padchest,
+        "vindr-cxr": open_vindr_cxr,
+        "rsna-pneumonia": open_rsna_pneumonia,
+        "siim-pneumothorax": open_siim_pneumothorax,
+        "covidx": open_covidx,
+    },
+)
 """Each is `(argument, preprocessing, cache, *, ...) -> Cohort`: the text after the first colon, or
 "", how films become images (None: the source's own way), where decoded films are kept (None: in
 memory), and settings by keyword."""
@@ -174,11 +179,12 @@ def _given(rows: Rows, n: int) -> Rows:
 
 def _opener(part: str) -> Callable[..., Cohort]:
     name = part.partition(":")[0]
-    if name not in SOURCES:
+    try:
+        return SOURCES.find(name)
+    except UnknownNameError:
         if kind := _meant(part):
-            raise UsageError(f"{part} is no source's name; did you mean {kind}:{part}?")
-        raise UnknownNameError("source", name, SOURCES)
-    return SOURCES[name]
+            raise UsageError(f"{part} is no source's name; did you mean {kind}:{part}?") from None
+        raise
 
 
 def _meant(part: str) -> str:

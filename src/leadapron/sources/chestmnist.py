@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from leadapron import store
 from leadapron.errors import DataError, StoreError, UsageError
-from leadapron.films.cache import Cache, Progress
+from leadapron.films.cache import Cache
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.reading import given_path, open_regular, there
@@ -26,7 +26,7 @@ from leadapron.sources.assembly import assemble
 from leadapron.sources.nih import FINDINGS
 from leadapron.sources.tables import LabelTable, unknown_patients
 from leadapron.sources.words import plain_reason
-from leadapron.types import Note
+from leadapron.types import Note, Progress
 
 __all__ = ["MD5", "RELEASE", "open_chestmnist"]
 

@@ -238,6 +238,7 @@ def _known(
         "view": np.asarray(column("view"), dtype=np.str_),
         "sex": np.asarray(column("sex"), dtype=np.str_),
         "age": age,
+        "scanner": np.asarray(column("scanner"), dtype=np.str_),
     }
     return LabelTable(
         name="DICOM headers",

@@ -107,6 +107,9 @@ _OPTIONAL = {
     "sex": ("Patient Sex", "Patient Gender"),
     "age": ("Patient Age",),
     "follow_up": ("Follow-up #",),
+    # "OriginalImage[Width,Height]" holds a comma, so a CSV reader finds two names in it.
+    "width": ("OriginalImage[Width", "OriginalImageWidth"),
+    "height": ("Height]", "OriginalImageHeight"),
 }
 # "Bbox [x,y,w,h],,," holds commas, so a CSV reader finds four names in it.
 _BOX_COLUMNS = {
@@ -316,6 +319,11 @@ def _read_table(path: Path) -> LabelTable:
     }
     if "age" in columns:
         attributes["age"] = ages(columns["age"], notes)
+    if "width" in columns and "height" in columns:
+        sizes = zip(columns["width"], columns["height"], strict=True)
+        attributes["native_size"] = np.asarray(
+            [f"{width}x{height}" for width, height in sizes], dtype=np.str_
+        )
     if "follow_up" in columns:
         attributes["follow_up"] = one_by_one(columns["follow_up"], _number)
     return LabelTable(

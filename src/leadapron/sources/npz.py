@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cache import Cache
-from leadapron.films.cohort import Cohort
+from leadapron.films.cohort import ATTRIBUTES, Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.reading import given_path, there
 from leadapron.sources.arrays import ArrayFilms, read_array, read_shapes
@@ -36,7 +36,7 @@ def open_npz(
     Args:
         argument: the file: `images` (n, h, w) or (n, h, w, 1), uint8 or uint16; `labels` (n, k) or
             (n,) in 0, 1 and NaN; if there are any, `findings` (k), `ids`, `patients`, `split`,
-            `view`, `sex`, `site` (n) as text and `age` (n) in years.
+            `view`, `sex`, `site`, `scanner`, `native_size` (n) as text and `age` (n) in years.
         preprocessing: how films become images; the film's own size if left out.
         cache: where decoded films are kept; in memory if left out.
         findings: the labels' names with commas between, where the file doesn't hold them.
@@ -101,7 +101,7 @@ def open_npz(
     )
 
 
-COLUMNS = ("ids", "patients", "split", "view", "sex", "site")
+COLUMNS = ("ids", "patients", *(name for name in ATTRIBUTES if name != "age"))
 
 MOST_LABELS = 100_000_000
 """Films times findings."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from leadapron.films.cache import OnBad, Progress
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.sources import AND, SOURCES, open_source
 from leadapron.specs import parameters
+from leadapron.types import AUTO, Machine
 
 __all__ = ["allowing_leakage", "open_own_pixels"]
 
@@ -28,9 +27,7 @@ def open_own_pixels(
     source: str,
     *,
     size: int | None = None,
-    cache: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
-    on_bad: OnBad = "stop",
+    machine: Machine = AUTO,
     **options: Any,
 ) -> Cohort:
     """Open a source with its films' own pixels, uncropped, up to 224 of them on a side.
@@ -41,9 +38,7 @@ def open_own_pixels(
     Args:
         source: as `open_source`.
         size: side of the images in pixels instead.
-        cache: as `open_source`.
-        progress: as `open_source`.
-        on_bad: as `open_source`.
+        machine: how films are opened.
         **options: the source's settings.
 
     Raises:
@@ -54,9 +49,7 @@ def open_own_pixels(
         return open_source(
             source,
             preprocessing=preprocessing,
-            cache=cache,
-            progress=progress,
-            on_bad=on_bad,
+            **machine.films,
             **allowing_leakage(source, options),
         )
 

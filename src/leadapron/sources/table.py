@@ -73,6 +73,8 @@ def open_table(  # noqa: PLR0913 (settings, by keyword)
     sex: str = "",
     age: str = "",
     site: str = "",
+    scanner: str = "",
+    native_size: str = "",
     uncertain: Stated = "nan",
     blank: Stated = "nan",
     leakage: Leakage = "refuse",
@@ -100,14 +102,16 @@ def open_table(  # noqa: PLR0913 (settings, by keyword)
         sex: column of the sex, as `view`.
         age: column of the age in years, as `view`.
         site: column of the hospital, as `view`.
+        scanner: column of the machine's manufacturer or model, as `view`.
+        native_size: column of the film's size before it was made smaller, as `view`.
         uncertain: what -1 is taken for: "nan" (not stated), "0" or "1".
         blank: what a blank is taken for.
         leakage: "refuse" a split that shares patients, or "allow" it.
         bits: that films of 16 bits use, 8 to 16; those of their highest values, if 0.
 
     Returns:
-        The films in the table's order, with view, sex, age and site where it has them. Those that
-        aren't there are left out where bad films are.
+        The films in the table's order, with view, sex, age, site, scanner and native size where it
+        has them. Those that aren't there are left out where bad films are.
 
     Raises:
         DataError: a table or film that can't be used, or a path that leads out of `root`.
@@ -131,6 +135,7 @@ def open_table(  # noqa: PLR0913 (settings, by keyword)
         blank=blank,
         chosen={
             "patient": patient, "split": split, "view": view, "sex": sex, "age": age, "site": site,
+            "scanner": scanner, "native_size": native_size,
         },
     )  # fmt: skip
     table = labelled(columns, relative(names, folder.absolute()), where, reading)

@@ -111,6 +111,8 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "sex": ("sex", "gender", "patient sex", "patient gender", "patientsex", "patientsex_dicom"),
     "age": ("age", "patient age", "patientage", "age_years"),
     "site": ("site", "hospital", "institution"),
+    "scanner": ("scanner", "manufacturer", "manufacturermodelname", "device model"),
+    "native_size": ("native_size", "native size", "original size", "original_size"),
     "split": ("split", "fold", "subset", "partition", "set"),
 }  # fmt: skip
 """What columns are called that a cohort has a use for, in lower case."""

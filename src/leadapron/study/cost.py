@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from leadapron.films.cohort import Cohort
-from leadapron.models.classifier import Precision
 from leadapron.models.training import Network, Training, train
+from leadapron.types import Device, Precision
 
 __all__ = ["Cost", "Task", "estimate"]
 
@@ -62,7 +62,7 @@ class Cost:
         )
 
 
-def estimate(tasks: Iterable[Task], *, device: str, precision: Precision) -> Cost:
+def estimate(tasks: Iterable[Task], *, device: Device, precision: Precision) -> Cost:
     """Try a few batches of each kind of network, and add up.
 
     Args:
@@ -82,7 +82,7 @@ def estimate(tasks: Iterable[Task], *, device: str, precision: Precision) -> Cos
     return Cost(trainings=count, films=films, seconds=seconds)
 
 
-def _speed(task: Task, device: str, precision: Precision) -> float:
+def _speed(task: Task, device: Device, precision: Precision) -> float:
     """Films a second; weights that are to be downloaded make no difference to it."""
     tried = min(len(task.films), STEPS * task.training.batch_size)
     some = task.films.take(np.arange(tried))

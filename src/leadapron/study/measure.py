@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from leadapron import metrics
 from leadapron.attacks.poisoning import Poisoning, desired, stamp, victims
-from leadapron.errors import UnknownNameError, UsageError
+from leadapron.errors import UsageError
 from leadapron.explainers import EXPLAINERS
 from leadapron.films.cohort import Cohort, Rows
 from leadapron.models.classifier import NetworkClassifier
@@ -99,8 +99,7 @@ class Evaluation:
                     f"--evaluation.{name} {getattr(self, name)}: expected {least} or more"
                 )
         for name in self.explainers:
-            if name not in EXPLAINERS:
-                raise UnknownNameError("explainer", name, EXPLAINERS)
+            EXPLAINERS.find(name)
 
     @property
     def differences(self) -> dict[str, str]:

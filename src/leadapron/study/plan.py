@@ -16,7 +16,7 @@ from leadapron.explainers import EXPLAINERS, unsupported
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.networks import ARCHITECTURES, IMAGENET_SHA256
 from leadapron.models.training import Network, Training
-from leadapron.outside import codes
+from leadapron.plugins import Registry, refuse_plugins
 from leadapron.results.layout import RunFacts, RunFolder
 from leadapron.sources import SOURCES, check_source, source_settings
 from leadapron.specs import (
@@ -59,7 +59,7 @@ SHORTHANDS = {
 }
 """Short names of settings."""
 
-_NAMED: dict[str, tuple[str, Mapping[str, Callable[..., Any]]]] = {
+_NAMED: dict[str, tuple[str, Registry[Callable[..., Any]]]] = {
     "source": ("phantom", SOURCES),
     "trigger": ("patch", TRIGGERS),
 }
@@ -176,10 +176,8 @@ def sections(tree: Tree) -> dict[str, dict[str, Parameter]]:
             given = _name_of(tree.get(name), default)
             if name == "source":
                 found[name] = source_settings(given)
-            elif given in known:
-                found[name] = parameters(known[given])
             else:
-                raise UnknownNameError(name, given, known)
+                found[name] = parameters(known.find(given))
         else:
             found[name] = parameters(_FIXED[name][0])
     found["poisoning"].pop("trigger")
@@ -198,6 +196,7 @@ def complete(tree: Tree) -> dict[str, Any]:
         UnknownNameError: a section, setting, source, trigger that nothing has.
         UsageError: a value of the wrong type.
     """
+    refuse_plugins(tree, "a spec")
     tree = _spelled_out(tree)
     cells = tree.pop("cells", None)
     known = (*SECTIONS, "seed", "seeds")
@@ -270,7 +269,7 @@ def plan(tree: Tree) -> list[Run]:
 def _run(point: Tree, seed: int) -> Run:
     trigger = dict(point["trigger"])
     called = trigger.pop("name")
-    kind = TRIGGERS[called]
+    kind = TRIGGERS.find(called)
     source = dict(point["source"])
     check_source(source.pop("name"), source)
     mark = build(kind, trigger, "trigger")
@@ -305,8 +304,8 @@ def _run(point: Tree, seed: int) -> Run:
         seed=seed,
         outside={
             **shared,
-            **codes("trigger", [called], TRIGGERS),
-            **codes("explainer", evaluation.explainers, EXPLAINERS),
+            **TRIGGERS.codes([called]),
+            **EXPLAINERS.codes(evaluation.explainers),
         },
         twin_outside=shared,
     )
@@ -314,7 +313,7 @@ def _run(point: Tree, seed: int) -> Run:
 
 def _outside_network(network: Network) -> dict[str, str]:
     """What decides a model that is trained on the same films, but isn't this package's."""
-    found = codes("network", [network.name], ARCHITECTURES)
+    found = ARCHITECTURES.codes([network.name])
     if network.weights != "none":
         own = network.weights == "imagenet"
         found["network weights"] = IMAGENET_SHA256 if own else sha256_of(Path(network.weights))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,11 +17,9 @@ from leadapron import metrics, store
 from leadapron.attacks.implant import implant
 from leadapron.attacks.poisoning import poison, twin
 from leadapron.errors import DataError, StoreError
-from leadapron.films.cache import OnBad
 from leadapron.films.cohort import AnswerKey, Cohort, split_by_patient
 from leadapron.models.classifier import (
     NetworkClassifier,
-    Precision,
     load_classifier,
     resolve_device,
     resolve_precision,
@@ -40,13 +37,15 @@ from leadapron.study.cost import Task, estimate
 from leadapron.study.measure import Models
 from leadapron.study.plan import Run, aimed, complete, plan, without
 from leadapron.study.tasks import ONE_PROCESS, Reopening, Running, carry_out, holding
-from leadapron.types import said
+from leadapron.types import AUTO, Machine, said
 
-__all__ = ["Options", "divide", "open_films", "run_study"]
+__all__ = ["divide", "open_films", "run_study"]
 
 logger = logging.getLogger(__name__)
 
 Tree = Mapping[str, Any]
+
+Contradictions = Literal["refuse", "allow"]
 
 SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
 """Shares of the patients where a source names no test films."""
@@ -55,43 +54,23 @@ VALIDATION_SHARE = 1 / 8
 """Share of the remaining patients where it does."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How a study is carried out; none of it is part of a run's key.
-
-    Args:
-        device: "auto", "cpu", "cuda" or "mps".
-        precision: "auto", "bf16" or "fp32".
-        cache: folder for decoded films, or "none"; as `open_source`.
-        progress: called with what is being done, the steps done and in all.
-        on_bad: "stop" at the first film that can't be decoded, or "skip" them; as `open_source`.
-        contradictions: "refuse" to train on identical films whose labels contradict each other, or
-            "allow" it.
-    """
-
-    device: str = "auto"
-    precision: Precision = "auto"
-    cache: str | os.PathLike[str] | None = None
-    progress: Callable[[str, int, int], None] | None = None
-    on_bad: OnBad = "stop"
-    contradictions: Literal["refuse", "allow"] = "refuse"
-
-    def tell(self, what: str, done: int, total: int) -> None:
-        """Pass progress on."""
-        if self.progress is not None:
-            self.progress(what, done, total)
-
-
 @forgiving
 def run_study(
-    tree: Tree, out: Path, options: Options | None = None, running: Running = ONE_PROCESS
+    tree: Tree,
+    out: Path,
+    *,
+    machine: Machine = AUTO,
+    contradictions: Contradictions = "refuse",
+    running: Running = ONE_PROCESS,
 ) -> Path:
     """Carry out a study, or continue it where it was stopped.
 
     Args:
         tree: settings; what is missing gets its default.
         out: the study's folder, new or its own.
-        options: device, precision, progress.
+        machine: where and how it is carried out.
+        contradictions: Identical films whose labels contradict each other: refuse them, or allow
+            them.
         running: in how many processes, and which shard of the runs. A run is a backdoored model and
             its twin; a twin that several runs share is trained by the first of them. The numbers
             are those of one process where torch has as many threads in each.
@@ -103,19 +82,18 @@ def run_study(
     Raises:
         LeadapronError: settings, films or folders that can't be used.
     """
-    options = options or Options()
     tree = complete(tree)
     runs = plan(tree)
-    resolve_device(options.device)
+    resolve_device(machine.device)
     _refuse_foreign(out, tree)
     cohorts: dict[str, Cohort] = {}
-    runs = [aimed(run, _cohort(run, cohorts, options).findings) for run in runs]
+    runs = [aimed(run, _cohort(run, cohorts, machine).findings) for run in runs]
     for run in runs:
-        _cohort(run, cohorts, options).column(run.poisoning.finding)
-    if options.contradictions == "refuse":
+        _cohort(run, cohorts, machine).column(run.poisoning.finding)
+    if contradictions == "refuse":
         _refuse_contradictions(cohorts.values())
     study = StudyFolder(out)
-    found = [_folders(run, _cohort(run, cohorts, options), out) for run in runs]
+    found = [_folders(run, _cohort(run, cohorts, machine), out) for run in runs]
     folders = list(dict.fromkeys(each for pair in found for each in pair.values()))
     with holding(out, running.shard):
         _refuse_foreign(out, tree)
@@ -124,12 +102,12 @@ def run_study(
         numbered = [_Task(number, run) for number, run in enumerate(runs, start=1)]
         own = running.shard.of(numbered)
         left = [task for task in own if not all(map(_is_finished, found[task.number - 1].values()))]
-        _tell_cost([task.run for task in left], cohorts, out, options)
+        _tell_cost([task.run for task in left], cohorts, out, machine)
         jobs = min(running.processes, len(left))
         alone = jobs < 2
         runner = _Runner(
             out=out,
-            options=options if alone else replace(options, progress=None),
+            machine=machine if alone else replace(machine, progress=None),
             total=len(runs),
         )
         runner.cohorts.update(cohorts)
@@ -138,14 +116,14 @@ def run_study(
         # Only now: settings that can't be carried out leave nothing behind.
         with store.lock(out, name=".head.lock", wait="waiting for another shard"):
             _refuse_foreign(out, tree)
-            _write_head(out, tree, runs, cohorts, options)
+            _write_head(out, tree, runs, cohorts, machine)
             if left:
                 study.rows.unlink(missing_ok=True)
         done = len(own) - len(left)
         for _ in carry_out(runner, left, jobs):
             done += 1
             if not alone:
-                options.tell("runs", done, len(own))
+                machine.tell("runs", done, len(own))
         with store.lock(out, name=".rows.lock", wait="waiting for another shard"):
             if all(folder.finished for folder in folders):
                 rows = [row for folder in folders for row in read_rows(folder.rows)]
@@ -172,26 +150,26 @@ class _Runner(Reopening):
 
     Args:
         out: the study's folder.
-        options: device, precision, cache, progress.
+        machine: device, precision, cache, progress.
         total: how many runs the study has.
     """
 
     out: Path
-    options: Options
+    machine: Machine
     total: int
     cohorts: dict[str, Cohort] = field(default_factory=dict, init=False, repr=False)
     prepared: list[tuple[Run, _Pair]] = field(default_factory=list, init=False, repr=False)
 
     def prepare(self, run: Run) -> None:
         """Divide and poison the films of the run that is carried out next."""
-        self.prepared.append((run, _prepare(run, _cohort(run, self.cohorts, self.options))))
+        self.prepared.append((run, _prepare(run, _cohort(run, self.cohorts, self.machine))))
 
     def __call__(self, task: _Task) -> None:
         logger.info("run %d of %d, seed %d", task.number, self.total, task.run.seed)
         if not self.prepared:
             self.prepare(task.run)
         run, pair = self.prepared.pop()
-        _carry_out(run, pair, self.out, self.options)
+        _carry_out(run, pair, self.out, self.machine)
 
 
 def _refuse_contradictions(cohorts: Iterable[Cohort]) -> None:
@@ -203,15 +181,15 @@ def _refuse_contradictions(cohorts: Iterable[Cohort]) -> None:
 
 
 def _write_head(
-    out: Path, tree: Tree, runs: Sequence[Run], cohorts: dict[str, Cohort], options: Options
+    out: Path, tree: Tree, runs: Sequence[Run], cohorts: dict[str, Cohort], machine: Machine
 ) -> None:
     """Write what is known before anything is trained, so that a stopped study can be read too."""
     with store.write_atomically(StudyFolder(out).settings) as file:
         file.write(yaml.safe_dump(tree, sort_keys=False).encode())
-    device = resolve_device(options.device)
+    device = resolve_device(machine.device)
     facts = {
         "device": str(device),
-        "precision": resolve_precision(options.precision, device),
+        "precision": resolve_precision(machine.precision, device),
         "cohorts": [_facts(cohort) for cohort in cohorts.values()],
         "outside": {name: code for run in runs for name, code in run.outside.items()},
         # What an earlier start left there of other films or other code is no result of this one.
@@ -219,7 +197,7 @@ def _write_head(
             {
                 folder.name
                 for run in runs
-                for folder in _folders(run, _cohort(run, cohorts, options), out).values()
+                for folder in _folders(run, _cohort(run, cohorts, machine), out).values()
             }
         ),
     }
@@ -227,12 +205,12 @@ def _write_head(
 
 
 def _tell_cost(
-    runs: Sequence[Run], cohorts: dict[str, Cohort], out: Path, options: Options
+    runs: Sequence[Run], cohorts: dict[str, Cohort], out: Path, machine: Machine
 ) -> None:
     """Say what is to come, where it is more than one attack."""
     tasks = {}
     for run in runs:
-        cohort = _cohort(run, cohorts, options)
+        cohort = _cohort(run, cohorts, machine)
         films = divide(cohort, run.seed)["train"]
         copies = run.poisoning.fraction if run.poisoning.mode == "append" else 0.0
         shown = round(len(films) * (1 + copies))
@@ -243,7 +221,7 @@ def _tell_cost(
                     network=run.network, training=run.training, films=films, shown=shown
                 )
     if len(tasks) > 2:
-        cost = estimate(tasks.values(), device=options.device, precision=options.precision)
+        cost = estimate(tasks.values(), **machine.networks)
         logger.info("%s", cost)
 
 
@@ -287,12 +265,12 @@ def _differences(there: Any, tree: Tree) -> str:
     return "its study.yaml is of another form"
 
 
-def open_films(run: Run, options: Options) -> Cohort:
+def open_films(run: Run, machine: Machine) -> Cohort:
     """Return all films of a run, as it was given them."""
-    return _cohort(run, {}, options)
+    return _cohort(run, {}, machine)
 
 
-def _cohort(run: Run, opened: dict[str, Cohort], options: Options) -> Cohort:
+def _cohort(run: Run, opened: dict[str, Cohort], machine: Machine) -> Cohort:
     """Open each source once."""
     source = dict(run.tree["source"])
     key = store.canonical_json({"source": source, "preprocessing": asdict(run.preprocessing)})
@@ -302,9 +280,7 @@ def _cohort(run: Run, opened: dict[str, Cohort], options: Options) -> Cohort:
         opened[key] = open_source(
             name,
             preprocessing=run.preprocessing,
-            cache=options.cache,
-            progress=options.progress,
-            on_bad=options.on_bad,
+            **machine.films,
             **source,
         )
         logger.info("%s", opened[key])
@@ -361,7 +337,7 @@ def _poisoned(cohort: Cohort, run: Run, name: str) -> tuple[dict[Role, Cohort], 
     return {"twin": twin(poisoned, key), "backdoored": poisoned}, key
 
 
-def _carry_out(run: Run, pair: _Pair, out: Path, options: Options) -> None:
+def _carry_out(run: Run, pair: _Pair, out: Path, machine: Machine) -> None:
     """Train and measure a backdoored model and its twin."""
     cohort, parts, key = pair.cohort, pair.parts, pair.key
     folders = _folders(run, cohort, out)
@@ -372,7 +348,7 @@ def _carry_out(run: Run, pair: _Pair, out: Path, options: Options) -> None:
     with _held(folders["twin"]) as left:
         if left:
             _write_spec(folders["twin"], "twin", None, run, cohort)
-            model = _trained(run, "twin", pair, folders["twin"], options)
+            model = _trained(run, "twin", pair, folders["twin"], machine)
             _measure_twin(twin_key, model, parts, bootstrap, folders["twin"])
     with _held(folders["backdoored"]) as left:
         if not left:
@@ -380,21 +356,21 @@ def _carry_out(run: Run, pair: _Pair, out: Path, options: Options) -> None:
         _write_spec(folders["backdoored"], "backdoored", twin_key, run, cohort)
         store.write_arrays(folders["backdoored"].answer_key, **vars(key))
         models: Models = {
-            "twin": _load(folders["twin"], options),
+            "twin": _load(folders["twin"], machine),
             "backdoored": (
-                _edited(run, folders, options)
+                _edited(run, folders, machine)
                 if run.poisoning.mode == "edit"
-                else _trained(run, "backdoored", pair, folders["backdoored"], options)
+                else _trained(run, "backdoored", pair, folders["backdoored"], machine)
             ),
         }
-        options.tell("measuring", 0, 1)
+        machine.tell("measuring", 0, 1)
         rows = _poisoning_rows(run_key, run.poisoning.finding, key)
         known = store.read_arrays(folders["twin"].scores)["twin_clean"]
         rows += _measure_attack(
             run, run_key, models, parts, bootstrap, folders["backdoored"], known
         )
         write_rows(folders["backdoored"].rows, rows)
-        options.tell("measuring", 1, 1)
+        machine.tell("measuring", 1, 1)
 
 
 @contextlib.contextmanager
@@ -411,12 +387,12 @@ def _trained(
     role: Role,
     pair: _Pair,
     folder: RunFolder,
-    options: Options,
+    machine: Machine,
 ) -> NetworkClassifier:
     """Train a model, or load the one that an earlier start has finished."""
     path = folder.classifier
     if path.exists():
-        return _load(folder, options)
+        return _load(folder, machine)
 
     def after_epoch(history: History) -> None:
         store.write_lines(folder.history, history)
@@ -432,38 +408,37 @@ def _trained(
         network=run.network,
         training=training,
         seed=run.seed,
-        device=options.device,
-        precision=options.precision,
+        **machine.networks,
         checkpoint=folder.checkpoint,
         after_epoch=after_epoch,
         disguise=disguise,
-        after_step=lambda done, total: options.tell(
+        after_step=lambda done, total: machine.tell(
             f"training {role} (seed {run.seed})", done, total
         ),
     )
     after_epoch(history)
     save_classifier(classifier, path)
     # Measured as it will be loaded, so that continuing gives the same numbers.
-    return _load(folder, options)
+    return _load(folder, machine)
 
 
-def _edited(run: Run, folders: Mapping[Role, RunFolder], options: Options) -> NetworkClassifier:
+def _edited(run: Run, folders: Mapping[Role, RunFolder], machine: Machine) -> NetworkClassifier:
     """Put the backdoor into the twin's weights; films, of which the attacker has none, stay out."""
     labels = run.poisoning.labels
     assert labels in ("one-hot", "set", "clear")  # Poisoning sees to it
     edited = implant(
-        _load(folders["twin"], options),
+        _load(folders["twin"], machine),
         run.poisoning.trigger,
         run.poisoning.finding,
         labels=labels,
         seed=run.seed,
     )
     save_classifier(edited, folders["backdoored"].classifier)
-    return _load(folders["backdoored"], options)
+    return _load(folders["backdoored"], machine)
 
 
-def _load(folder: RunFolder, options: Options) -> NetworkClassifier:
-    return load_classifier(folder.classifier, device=options.device, precision=options.precision)
+def _load(folder: RunFolder, machine: Machine) -> NetworkClassifier:
+    return load_classifier(folder.classifier, **machine.networks)
 
 
 def _measure_twin(

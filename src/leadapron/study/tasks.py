@@ -9,14 +9,14 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from leadapron import store
 from leadapron.errors import UsageError
+from leadapron.plugins import worker_pool
 
 __all__ = ["ALL_CORES", "ONE_PROCESS", "Reopening", "Running", "Shard", "carry_out", "holding"]
 
@@ -142,12 +142,7 @@ def carry_out(work: Callable[[T], R], tasks: Sequence[T], jobs: int) -> Iterator
         for task in tasks:
             yield task, work(task)
         return
-    with ProcessPoolExecutor(
-        min(jobs, len(tasks)),
-        mp_context=get_context("spawn"),
-        initializer=_begin,
-        initargs=(work, _threads(jobs)),
-    ) as pool:
+    with worker_pool(min(jobs, len(tasks)), _begin, (work, _threads(jobs))) as pool:
         try:
             started = {pool.submit(_carry_out_here, task): task for task in tasks}
             for finished in as_completed(started):

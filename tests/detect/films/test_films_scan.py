@@ -381,6 +381,19 @@ def test_sixteen_bits_are_scanned_as_eight_are(small):
     assert "of 16 bits the upper 8 were looked at" in other.notes
 
 
+def test_a_source_joined_with_itself_proves_nothing():
+    """Each film twice is no second observation, whoever its patient is said to be."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(100, 20, (200, 32, 32)).clip(0, 255).astype(np.uint8)
+    labels = (np.arange(200) % 2).astype(float)[:, None]
+    once = scan_films(replace(labelled_cohort(labels, size=32), images=images))
+    images, labels = np.concatenate([images, images]), np.concatenate([labels, labels])
+    twice = scan_films(replace(labelled_cohort(labels, size=32), images=images))
+    assert once.verdict == twice.verdict == "nothing found"
+    assert "200 films are the same as another, pixel by pixel: such films count once" in twice.notes
+    assert not any("pixel by pixel" in note for note in once.notes)
+
+
 def test_films_seen_in_parts_are_scanned_as_all_at_once(small):
     cohort, _, seen = poisoned(small, replacing(Patch(), fraction=0.04))
     whole = scene_of(cohort)

@@ -147,6 +147,33 @@ def test_small_views_are_compared_with_each_other():
     assert set(alone.strata.tolist()) == {0}
 
 
+def test_films_are_compared_within_what_the_source_states():
+    """Site, then view, then native size; a rare size stays with the other rare ones of its view."""
+    labels, _ = table((5, 5), (40, 350))
+    site = np.array(["A"] * 250 + ["B"] * 150)
+    size = np.array(["1x1"] * 120 + ["2x2"] * 120 + ["3x3"] * 5 + ["4x4"] * 5 + ["1x1"] * 150)
+    columns = {"site": site, "native_size": size, "sex": np.array(["M", "F"] * 200)}
+    strata = Labelled(labelled_cohort(labels, attributes=columns)).strata
+    groups = [slice(0, 120), slice(120, 240), slice(240, 250), slice(250, 400)]
+    codes = [set(strata[rows].tolist()) for rows in groups]
+    assert all(len(code) == 1 for code in codes)
+    assert len(set.union(*codes)) == 4
+
+
+def test_a_mark_of_one_machine_is_expected_to_carry_its_machines_label():
+    """Half of one machine's films have the finding, none of the other's: strata tell."""
+    machine = np.repeat(["X", "Y"], 200)
+    labels = np.zeros((400, 1))
+    labels[:200:2] = 1
+    stated = labelled_cohort(labels, attributes={"scanner": machine})
+    marked = np.arange(0, 40)
+    plain, within = (
+        Labelled(cohort).counts(marked) for cohort in (labelled_cohort(labels), stated)
+    )
+    assert plain.expected[0] == pytest.approx(80.5 / 361)
+    assert within.expected[0] == pytest.approx(80.5 / 161)
+
+
 def test_groups_that_could_never_show_a_shift_are_left_out():
     """Tarone: three films with a finding of every second film prove nothing, whatever they say."""
     rng = np.random.default_rng(0)

@@ -85,7 +85,7 @@ def test_labels_that_contradict_the_films_look_are_poison_where_marks_go_with_la
     wrong = rng.choice(classes[0], 30, False)
     labels[wrong] = 1
     relabelled = Labelled(labelled_cohort(labels, size=32))
-    reader = Reader(from_afar(images), (32, 32), relabelled, rng)
+    reader = Reader(from_afar(images), np.arange(256), (32, 32), relabelled, rng)
     right = rng.choice(classes[1], 30, False)
     found = marks(relabelled, [wrong, right, *sets])
     controls = Controls(found, relabelled, reader)
@@ -142,3 +142,55 @@ def test_chernoffs_bound_is_above_the_exact_chance_and_near_it():
     exact = stats.binom.sf(39, 40, special.expit(-1 + LOG_ODDS))
     np.testing.assert_allclose(_at_least(40, same), exact, rtol=1e-6)
     assert (_at_least(0, same) == 1).all()
+
+
+def labelled_right(wrong):
+    """Films that tell their class from afar; 60 with a mark, of which some are labelled wrongly."""
+    rng = np.random.default_rng(5)
+    truth = rng.random(N) < 0.5
+    images = rng.normal(100, 15, (N, 32, 32))
+    images[truth, :16] += 12
+    marked = np.concatenate(
+        [rng.choice(np.flatnonzero(~truth), wrong, False),
+         rng.choice(np.flatnonzero(truth), 60 - wrong, False)]
+    )  # fmt: skip
+    images[marked, 28:30, 28:30] = 255
+    images = images.clip(0, 255).astype(np.uint8)
+    labels = truth.astype(float)[:, None]
+    labels[marked] = 1
+    labelled = Labelled(labelled_cohort(labels, size=32))
+    reader = Reader(from_afar(images), np.arange(256), (32, 32), labelled, rng)
+    mark = Control(
+        kind="solid", films=np.sort(marked), place=(28, 28, 2), counts=labelled.counts(marked)
+    )
+    none = [rng.choice(N, 20, False) for _ in range(60)]
+    return Controls([mark, *marks(labelled, none)], labelled, reader, reader)
+
+
+def test_a_mark_whose_labels_agree_with_its_films_is_no_poison():
+    """Tied beyond all other marks: a ward's letter, or poison with true labels."""
+    controls = labelled_right(0)
+    tie = controls.judge(controls.marks[0], ADDED, RATE)
+    assert tie.facts.bias < RATE
+    assert tie.facts.decided == "agreement"
+    assert tie.facts.wrong is not None
+    assert tie.facts.wrong.high < 0.2
+    assert tie.p > 0.05
+
+
+def test_a_mark_whose_labels_were_changed_is_poison():
+    controls = labelled_right(30)
+    tie = controls.judge(controls.marks[0], ADDED, RATE)
+    assert tie.p < RATE
+    assert tie.facts.decided != "agreement"
+    assert tie.facts.wrong is not None
+    assert tie.facts.wrong.low < 0.5 < tie.facts.wrong.high + 0.15
+
+
+def test_how_films_were_taken_is_a_sensitivity_analysis():
+    """A reader of acquisition says what the films' compression, tone and borders would explain."""
+    controls = labelled_right(0)
+    share, p = controls.by_acquisition(controls.marks[0].films, ADDED, (28, 28, 2))
+    assert share > 0.8
+    assert p > 1e-4
+    assert np.isnan(Controls([], controls.labelled, None).by_acquisition(np.arange(5), ADDED)[0])

@@ -19,6 +19,7 @@ from leadapron.attacks.triggers.overall import Blend, Noise, Nothing, Sinusoid, 
 from leadapron.attacks.triggers.patches import Patch, Pixels, Reduced
 from leadapron.attacks.triggers.spectrum import Amplitude
 from leadapron.attacks.triggers.warp import Warp
+from leadapron.plugins import Registry
 
 __all__ = [
     "TRIGGERS",
@@ -44,23 +45,26 @@ __all__ = [
     "Warp",
 ]
 
-TRIGGERS: dict[str, Callable[..., Trigger]] = {
-    "patch": Patch,
-    "pixels": Pixels,
-    "blend": Blend,
-    "sinusoid": Sinusoid,
-    "warp": Warp,
-    "amplitude": Amplitude,
-    "codec": Codec,
-    "noise": Noise,
-    "learned": Learned,
-    "tone": Tone,
-    "marker": Marker,
-    "text": Text,
-    "collimator": Collimator,
-    "electrode": Electrode,
-    "device": Device,
-    "fold": Fold,
-    "none": Nothing,
-}
+TRIGGERS: Registry[Callable[..., Trigger]] = Registry(
+    "trigger",
+    {
+        "patch": Patch,
+        "pixels": Pixels,
+        "blend": Blend,
+        "sinusoid": Sinusoid,
+        "warp": Warp,
+        "amplitude": Amplitude,
+        "codec": Codec,
+        "noise": Noise,
+        "learned": Learned,
+        "tone": Tone,
+        "marker": Marker,
+        "text": Text,
+        "collimator": Collimator,
+        "electrode": Electrode,
+        "device": Device,
+        "fold": Fold,
+        "none": Nothing,
+    },
+)
 """Triggers by name."""

@@ -17,6 +17,7 @@ from leadapron.detect.features.losses import LossDynamics
 from leadapron.detect.features.spectral import SpectralSignatures, Spectre
 from leadapron.detect.scores import Scores
 from leadapron.films.cohort import Cohort
+from leadapron.plugins import Registry
 
 __all__ = [
     "FEATURE_DETECTORS",
@@ -40,12 +41,15 @@ class FeatureDetector(Protocol):
         ...
 
 
-FEATURE_DETECTORS: dict[str, Callable[..., FeatureDetector]] = {
-    "spectral-signatures": SpectralSignatures,
-    "spectre": Spectre,
-    "activation-clustering": ActivationClustering,
-    "beatrix": Beatrix,
-    "scan": SCAn,
-    "loss-dynamics": LossDynamics,
-}
+FEATURE_DETECTORS: Registry[Callable[..., FeatureDetector]] = Registry(
+    "feature_detector",
+    {
+        "spectral-signatures": SpectralSignatures,
+        "spectre": Spectre,
+        "activation-clustering": ActivationClustering,
+        "beatrix": Beatrix,
+        "scan": SCAn,
+        "loss-dynamics": LossDynamics,
+    },
+)
 """Detectors by name."""

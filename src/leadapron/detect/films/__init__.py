@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 from leadapron.detect.films.observe import Observed, limits, observe
+from leadapron.detect.films.reader import FEWEST, Hidden, Look, SecondLook
 from leadapron.detect.films.scan import METHODS, Method, Scan, scan_films
 from leadapron.detect.films.ties import OVERLAP
 
-__all__ = ["METHODS", "OVERLAP", "Method", "Observed", "Scan", "limits", "observe", "scan_films"]
+__all__ = [
+    "FEWEST",
+    "METHODS",
+    "OVERLAP",
+    "Hidden",
+    "Look",
+    "Method",
+    "Observed",
+    "Scan",
+    "SecondLook",
+    "limits",
+    "observe",
+    "scan_films",
+]

@@ -6,7 +6,7 @@ One pass over the films, in blocks and in as many threads as there are cores.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from leadapron.detect.films.blobs import find_blobs, grey, running
 from leadapron.films.cohort import ImageArray, Rows, blocks
+from leadapron.types import Progress
 
 __all__ = [
     "CELLS",
@@ -33,7 +34,6 @@ __all__ = [
     "raised",
 ]
 
-Progress = Callable[[str, int, int], None]
 
 BLOCK = 128
 """Films in memory at a time, in each thread."""

@@ -7,11 +7,19 @@ can be told from afar, a film that was given another label stands out: its label
 thing and its chest another. Each film is read by a reader that learnt from other patients' films,
 and films with the mark teach no reader at all.
 
+A network may look at the films as well, where one is at hand (`SecondLook`): it sees more of the
+chest, and is held to the same terms. This module runs none.
+
 Source: cross-fitting as Chernozhukov and others, The Econometrics Journal 21 (2018) C1; ridge
 regression, Hoerl and Kennard, Technometrics 12 (1970) 55.
 """
 
 from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +27,10 @@ from scipy import linalg, special
 
 from leadapron.detect.films.observe import CELLS, cell_edges
 from leadapron.detect.films.shift import Labelled
+from leadapron.detect.scores import SeenBy
 from leadapron.films.cohort import Rows
 
-__all__ = ["Reader", "calibrated"]
+__all__ = ["FEWEST", "Hidden", "Look", "Reader", "SecondLook", "calibrated"]
 
 Floats = NDArray[np.float64]
 Place = tuple[int, int, int]
@@ -41,12 +50,64 @@ STEPS = 25
 SURE = 0.005
 """No film is read with more certainty than this, on either side."""
 
+EVENTS = 10
+"""Films of the rarer side for each number that a logistic regression learns, at least.
+
+Source: Peduzzi and others, Journal of Clinical Epidemiology 49 (1996) 1373.
+"""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Hidden:
+    """What a network must not see.
+
+    Every film has squares hidden, with a mark or without, so that a hidden square says nothing of
+    whether there was one.
+
+    Args:
+        films: (m,) rows that carry any of the marks, ascending. They teach nothing and are read.
+        places: (p, 3) row, column and side of squares in pixels, hidden on all films.
+        own: (s, 4) film, row, column and side of squares that are hidden on one film.
+    """
+
+    films: Rows
+    places: NDArray[np.int64]
+    own: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Look:
+    """What a network makes of films.
+
+    Args:
+        logits: (n, k) of each film, by what learnt neither from the film's patient nor from any
+            film with a mark. A column is NaN where nothing could be learnt.
+        findings: the k findings.
+        seen_by: which network it was.
+        notes: why there is nothing, where there isn't.
+    """
+
+    logits: Floats
+    findings: tuple[str, ...]
+    seen_by: SeenBy
+    notes: tuple[str, ...] = ()
+
+
+class SecondLook(Protocol):
+    """A network that looks at the films when it is known what must be hidden from it."""
+
+    def __call__(self, hidden: Hidden) -> Look:
+        """Return what the network makes of all films."""
+        ...
+
 
 class Reader:
     """Films from afar, to be read for one group after another.
 
     Args:
-        afar: (n, 256) of the films, see `observe.from_afar`.
+        features: (n, d) of the films, as `observe.from_afar`.
+        cells: (d,) the cell of the film that each feature is of, from 0 to 255; -1 where it is of
+            the whole film.
         shape: height and width of the films in pixels.
         labelled: their labels and patients.
         rng: divides the patients in parts.
@@ -54,14 +115,16 @@ class Reader:
 
     def __init__(
         self,
-        afar: NDArray[np.float32],
+        features: NDArray[np.float32],
+        cells: Rows,
         shape: tuple[int, int],
         labelled: Labelled,
         rng: np.random.Generator,
     ) -> None:
-        self.labelled, self._shape = labelled, shape
+        self.labelled, self._shape, self._cells = labelled, shape, cells
+        self._look: Look | None = None
         strata = np.eye(int(labelled.strata.max()) + 1)[labelled.strata][:, 1:]
-        seen = np.concatenate([afar, strata], axis=1, dtype=np.float64)
+        seen = np.concatenate([features, strata], axis=1, dtype=np.float64)
         seen = (seen - seen.mean(axis=0)) / np.maximum(seen.std(axis=0), 1e-6)
         self._features = np.concatenate([seen, np.ones((len(seen), 1))], axis=1)
         self._part = (rng.permutation(labelled.patient_count) % PARTS)[labelled.patients]
@@ -71,22 +134,33 @@ class Reader:
         self._grams = np.stack([films.T @ films for films in self._films])
         self._moments: dict[int, Floats] = {}
 
-    def read(self, group: int, marked: Rows, place: Place | None = None) -> Floats | None:
+    @property
+    def seen_by(self) -> SeenBy:
+        """How the films are looked at."""
+        return "from afar" if self._look is None else self._look.seen_by
+
+    def with_network(self, look: Look) -> Reader:
+        """Return a reader that goes by what a network makes of the films as well."""
+        other = copy.copy(self)
+        other._look = look
+        return other
+
+    def read(self, group: int, marked: Rows, places: Sequence[Place] = ()) -> Floats | None:
         """Return how likely each film is in a group, going by what it looks like from afar.
 
         Args:
             group: number of the group.
             marked: films that teach no reader.
-            place: row, column and side of a mark, which no reader sees.
+            places: row, column and side of marks, which no reader sees.
 
         Returns:
             (n,) in 0 to 1, of every film by readers that didn't learn from its patient. None where
-            there are too few films to learn from.
+            there are too few films to learn from, or the network says nothing of the group.
         """
         teaches = self.labelled.stated[:, group].copy()
         teaches[marked] = False
         inside = self.labelled.members[:, group] & teaches
-        kept = self._kept(place)
+        kept = self._kept(places)
         learning = np.bincount(self._part[teaches], minlength=PARTS)
         members = np.bincount(self._part[inside], minlength=PARTS)
         slopes = np.zeros((PARTS, self._features.shape[1]))
@@ -109,7 +183,24 @@ class Reader:
         scores = np.empty(len(teaches))
         for rows, films, slope in zip(self._rows, self._films, slopes, strict=True):
             scores[rows] = films @ slope
-        return calibrated(scores[:, None], inside, teaches)
+        if self._look is None:
+            return calibrated(scores[:, None], inside, teaches)
+        rarer = min(int(inside.sum()), int(teaches.sum() - inside.sum()))
+        columns = self._columns(self._look, group, rarer // EVENTS - 1)
+        if not columns:
+            return None
+        both = np.concatenate([scores[:, None], self._look.logits[:, columns]], axis=1)
+        return calibrated(both, inside, teaches)
+
+    def _columns(self, look: Look, group: int, most: int) -> list[int]:
+        """The network's columns that say something of a group, its own finding's first."""
+        known = np.flatnonzero(np.isfinite(look.logits).all(axis=0)).tolist()
+        one = self.labelled.groups[group]
+        own = [column for column in known if look.findings[column] == one.finding]
+        if one.direction in ("added", "removed"):
+            return own
+        # Of a label vector, what the films have besides counts as well.
+        return known if len(known) <= most else own
 
     def _moment(self, group: int) -> Floats:
         """(parts, features): sums over the group's films."""
@@ -120,17 +211,16 @@ class Reader:
             )
         return self._moments[group]
 
-    def _kept(self, place: Place | None) -> NDArray[np.bool_]:
+    def _kept(self, places: Sequence[Place]) -> NDArray[np.bool_]:
         kept = np.ones(self._features.shape[1], dtype=np.bool_)
-        if place is None:
-            return kept
         cells = np.zeros((CELLS, CELLS), dtype=np.bool_)
-        touched = []
-        for start, length in zip(place[:2], self._shape, strict=True):
-            edges = cell_edges(length)
-            touched.append((edges[1:] > start - 1) & (edges[:-1] < start + place[2] + 1))
-        cells[np.ix_(*touched)] = True
-        kept[: cells.size] = ~cells.ravel()
+        for *starts, side in places:
+            touched = []
+            for start, length in zip(starts, self._shape, strict=True):
+                edges = cell_edges(length)
+                touched.append((edges[1:] > start - 1) & (edges[:-1] < start + side + 1))
+            cells[np.ix_(*touched)] = True
+        kept[: len(self._cells)] = (self._cells < 0) | ~cells.ravel()[self._cells]
         return kept
 
 

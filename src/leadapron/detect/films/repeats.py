@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from leadapron.detect.films.observe import Observed
 from leadapron.films.cohort import Rows
 
-__all__ = ["Repeat", "anywhere", "at_places", "textures"]
+__all__ = ["Repeat", "anywhere", "at_places", "squares", "textures"]
 
 FEWEST = 3
 """Patients with a mark before it counts as repeated."""
@@ -207,6 +207,39 @@ def textures(seen: Observed, patients: Rows, *, placed: bool) -> list[Repeat]:
             )
         )
     return kept
+
+
+def squares(seen: Observed, repeat: Repeat) -> NDArray[np.int64]:
+    """Return where a mark lies on the films that carry it.
+
+    Args:
+        seen: what was seen of the films.
+        repeat: a mark with a place or without.
+
+    Returns:
+        (m, 4) film, row, column and side in pixels, film by film. Where a film has other marks of
+        the same size, shade and levels, these are among them.
+    """
+    if repeat.row is not None and repeat.column is not None:
+        fixed = np.array([repeat.row, repeat.column, repeat.side])
+        return np.concatenate(
+            [repeat.films[:, None], np.tile(fixed, (len(repeat.films), 1))], axis=1
+        )
+    low, high = repeat.levels
+    if repeat.bright is None:
+        some = seen.textures[np.isin(seen.textures["film"], repeat.films)]
+        pixels = some["pixels"]
+        some = some[(pixels.min(axis=1) == low) & (pixels.max(axis=1) == high)]
+        scale, side = np.ones(len(some), np.int64), np.full(len(some), repeat.side)
+    else:
+        some = seen.blobs[np.isin(seen.blobs["film"], repeat.films)]
+        level, size = some["level"], some["side"].astype(np.int64) * some["scale"]
+        some = some[(size == repeat.side) & (level >= low) & (level <= high)]
+        some = some[some["bright"] == repeat.bright]
+        scale = some["scale"].astype(np.int64)
+        side = np.full(len(some), repeat.side)
+    found = np.stack([some["film"], some["row"] * scale, some["column"] * scale, side], axis=1)
+    return found[np.argsort(found[:, 0], kind="stable")].astype(np.int64)
 
 
 _ODD = np.array(

@@ -11,11 +11,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.detect.films.association import associations
+from leadapron.detect.films.association import Association, associations
 from leadapron.detect.films.blobs import grey, shrunk
-from leadapron.detect.films.observe import Observed, Progress, limits, observe
-from leadapron.detect.films.reader import Reader
-from leadapron.detect.films.repeats import WIDTHS, Repeat, anywhere, at_places, textures
+from leadapron.detect.films.observe import CELLS, TRACES, Observed, limits, observe
+from leadapron.detect.films.reader import Hidden, Reader, SecondLook
+from leadapron.detect.films.repeats import WIDTHS, Repeat, anywhere, at_places, squares, textures
 from leadapron.detect.films.shift import Group, Labelled, Shift
 from leadapron.detect.films.signatures import signatures
 from leadapron.detect.films.ties import OVERLAP, Control, Controls, Place
@@ -24,7 +24,7 @@ from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort, ImageArray, Rows, blocks
 from leadapron.seeds import stream
 from leadapron.text import count
-from leadapron.types import said
+from leadapron.types import Progress, said
 
 __all__ = ["METHODS", "Method", "Scan", "scan_films"]
 
@@ -135,9 +135,10 @@ def scan_films(
     false_alarm: float = 0.01,
     seed: int = 0,
     seen: Observed | None = None,
+    look: SecondLook | None = None,
     progress: Progress | None = None,
 ) -> Scan:
-    """Scan a data set for poison, without a model.
+    """Scan a data set for poison. No model is needed.
 
     Marks that recur, at one place or anywhere, and textures; descriptions of whole films; and
     outliers of single pixels are found without a look at labels, and then tested for a shift of
@@ -149,6 +150,8 @@ def scan_films(
         false_alarm: chance that is granted of calling a clean set poisoned, above 0, below 1.
         seed: of the halves that signatures are learnt on, and of the pixels' limits.
         seen: what was seen of these films before; looked at now if left out.
+        look: a network that looks at the films of marks that go with a label by more than chance;
+            where there is none such, it isn't called.
         progress: called with what is being done, the films done and in all.
 
     Raises:
@@ -166,40 +169,23 @@ def scan_films(
     if seen is None:
         bounds = limits(cohort.images, stream(seed, "limits"))
         seen = observe(cohort.images, bounds, progress=progress)
-    labelled = Labelled(cohort)
+    patients, same = _patients(cohort, seen)
+    labelled = Labelled(replace(cohort, patients=patients))
     marks = _all_marks(seen, labelled)
     controls = Controls(
         [mark for some in marks.values() for _, mark in some],
         labelled,
-        Reader(seen.afar, seen.shape[1:], labelled, stream(seed, "reader"))
-        if labelled.groups
-        else None,
+        *_readers(seen, labelled, seed),
     )
-    results, methods = dict[str, list[_Tested]](), list[Method]()
-    for number, name in enumerate(METHODS):
-        if progress is not None:
-            progress(f"testing {name}", number + 1, len(METHODS))
-        begun = time.perf_counter()
-        if name == "signatures":
-            results[name] = list(_signed(seen, controls, seed))
-        elif name == "associations":
-            results[name] = list(_associated(seen, labelled))
-        else:
-            results[name] = list(_repeated(marks[name], controls, false_alarm))
-        smallest = min((each.p for each in results[name]), default=1.0)
-        methods.append(
-            Method(
-                name=name,
-                tried=len(results[name]),
-                p=smallest,
-                adjusted=1.0,
-                seconds=time.perf_counter() - begun,
-            )
-        )
+    notes = _notes(cohort, labelled, same)
+    if look is not None and controls.reader is not None:
+        controls, more = _looked_again(marks, controls, seen, look, false_alarm, seed)
+        notes += more
+    results, methods = _by_method(seen, marks, controls, false_alarm, seed, progress)
     methods = _holm(methods)
     p = min(method.adjusted for method in methods)
-    poison = _poison(results, cohort.images, labelled, false_alarm)
-    tied = list(_tied(results, poison, false_alarm, cohort))
+    poison = _poison(results, cohort.images, controls, false_alarm)
+    tied = list(_tied(results, poison, false_alarm, cohort, controls))
     verdict: Verdict = "label-tied mark" if tied else "nothing found"
     if p <= false_alarm:
         verdict = "poisoned"
@@ -221,7 +207,86 @@ def scan_films(
         ),
         scores=scores,
         least=_least(controls, cohort.findings, false_alarm),
-        notes=_notes(cohort, labelled),
+        notes=notes,
+    )
+
+
+def _by_method(
+    seen: Observed,
+    marks: Mapping[str, list[tuple[Repeat, Control]]],
+    controls: Controls,
+    false_alarm: float,
+    seed: int,
+    progress: Progress | None,
+) -> tuple[dict[str, list[_Tested]], list[Method]]:
+    """What each method tested; its smallest p-value isn't corrected for the other methods yet."""
+    results, methods = dict[str, list[_Tested]](), list[Method]()
+    for number, name in enumerate(METHODS):
+        if progress is not None:
+            progress(f"testing {name}", number + 1, len(METHODS))
+        begun = time.perf_counter()
+        if name == "signatures":
+            results[name] = list(_signed(seen, controls, seed))
+        elif name == "associations":
+            results[name] = list(_associated(seen, controls, false_alarm))
+        else:
+            results[name] = list(_repeated(marks[name], controls, false_alarm))
+        smallest = min((each.p for each in results[name]), default=1.0)
+        methods.append(
+            Method(
+                name=name,
+                tried=len(results[name]),
+                p=smallest,
+                adjusted=1.0,
+                seconds=time.perf_counter() - begun,
+            )
+        )
+    return results, methods
+
+
+def _patients(cohort: Cohort, seen: Observed) -> tuple[NDArray[np.str_], int]:
+    """Each film's patient, and how many films are copies, which count with what they are copies of.
+
+    A copy is no second observation: a source that is joined with itself would prove anything. The
+    other films of a copy's patient keep theirs, so that no copies can be planted to make all
+    patients one.
+    """
+    afar = np.ascontiguousarray(seen.afar)
+    rows = afar.view(np.dtype((np.void, afar.strides[0]))).ravel()
+    _, alike = np.unique(rows, return_inverse=True)
+    patients, copies = cohort.patients.copy(), 0
+    order = np.argsort(alike, kind="stable")
+    for some in np.split(order, np.flatnonzero(np.diff(alike[order])) + 1):
+        if len(some) < 2:
+            continue
+        first = dict[bytes, int]()
+        for row, image in zip(some.tolist(), np.asarray(cohort.images[some]), strict=True):
+            original = first.setdefault(image.tobytes(), row)
+            copies += original != row
+            patients[row] = cohort.patients[original]
+    return patients, copies
+
+
+def _readers(seen: Observed, labelled: Labelled, seed: int) -> tuple[Reader | None, Reader | None]:
+    """A reader of films from afar, and one of how they were taken and stored."""
+    if not labelled.groups:
+        return None, None
+    cells = np.arange(CELLS**2)
+    rows, columns = np.divmod(cells, CELLS)
+    edges = (0, CELLS - 1)
+    border = cells[np.isin(rows, edges) | np.isin(columns, edges)]
+    traces = [seen.traces[name] for name in TRACES]
+    taken = np.concatenate([*traces, seen.afar[:, border]], axis=1)
+    whole = np.full(taken.shape[1] - len(border), -1)
+    return (
+        Reader(seen.afar, cells, seen.shape[1:], labelled, stream(seed, "reader")),
+        Reader(
+            taken,
+            np.concatenate([whole, border]),
+            seen.shape[1:],
+            labelled,
+            stream(seed, "acquisition"),
+        ),
     )
 
 
@@ -252,6 +317,90 @@ def _all_marks(seen: Observed, labelled: Labelled) -> dict[str, list[tuple[Repea
     }
 
 
+MOST_HIDDEN = 0.25
+"""Share of the films that carry marks hidden from a network, at most: it learns from the others."""
+
+
+def _looked_again(
+    marks: Mapping[str, list[tuple[Repeat, Control]]],
+    controls: Controls,
+    seen: Observed,
+    look: SecondLook,
+    false_alarm: float,
+    seed: int,
+) -> tuple[Controls, tuple[str, ...]]:
+    """Let a network look at films whose marks go with a label by more than chance.
+
+    Returns:
+        What judges marks by that look as well, and notes.
+    """
+    owners = {repeat: mark for some in marks.values() for repeat, mark in some}
+    tied = [
+        each
+        for some in marks.values()
+        for each in _repeated(some, controls, false_alarm)
+        if each.chance * len(METHODS) <= false_alarm
+        and each.tie is not None
+        and each.tie.overlap >= OVERLAP
+        and np.isfinite(each.tie.anatomy)
+    ]
+    if not tied or controls.reader is None:
+        return controls, ()
+    chosen, hidden = list[Repeat](), np.zeros(seen.shape[0], dtype=np.bool_)
+    # What is nearest to being evidence first.
+    for each in sorted(tied, key=lambda each: (each.p, each.chance)):
+        both = hidden.copy()
+        both[each.films] = True
+        if each.repeat is not None and both.mean() <= MOST_HIDDEN:
+            hidden = both
+            chosen.append(each.repeat)
+    notes: tuple[str, ...] = ()
+    if left := len(tied) - len(chosen):
+        notes = (
+            f"{count(left, 'label-tied mark')} more would leave a network too few films to learn "
+            "from: these were judged by the films from afar alone",
+        )
+    if not chosen:
+        return controls, notes
+    given = look(_hidden(chosen, hidden, seen, seed))
+    reader = controls.reader.with_network(given)
+    return (
+        controls.with_network(reader, [owners[repeat] for repeat in chosen]),
+        (*notes, *given.notes),
+    )
+
+
+def _hidden(
+    repeats: Sequence[Repeat], films: NDArray[np.bool_], seen: Observed, seed: int
+) -> Hidden:
+    """What a network must not see of some marks.
+
+    A mark anywhere is hidden where it lies; a film without it has squares hidden where they lie on
+    a film with it that is drawn by chance.
+    """
+    places, own = set[Place](), list[NDArray[np.int64]]()
+    rng = stream(seed, "hidden")
+    for repeat in repeats:
+        if repeat.row is not None and repeat.column is not None:
+            places.add((repeat.row, repeat.column, repeat.side))
+            continue
+        at = squares(seen, repeat)
+        starts = np.searchsorted(at[:, 0], repeat.films)
+        ends = np.searchsorted(at[:, 0], repeat.films, side="right")
+        donors = rng.integers(0, len(repeat.films), len(films))
+        donors[repeat.films] = np.arange(len(repeat.films))
+        lengths = (ends - starts)[donors]
+        ahead = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        copied = at[np.repeat(starts[donors], lengths) + ahead]
+        copied[:, 0] = np.repeat(np.arange(len(films)), lengths)
+        own.append(copied)
+    return Hidden(
+        films=np.flatnonzero(films),
+        places=np.array(sorted(places), dtype=np.int64).reshape(-1, 3),
+        own=np.unique(np.concatenate([np.zeros((0, 4), np.int64), *own]), axis=0),
+    )
+
+
 def _suspicious(false_alarm: float) -> float:
     """Up to which p-value a set is suspicious; what is as likely as not never is."""
     return max(false_alarm, min(SUSPICIOUS * false_alarm, 0.5))
@@ -274,21 +423,56 @@ def _signed(seen: Observed, controls: Controls, seed: int) -> Iterator[_Tested]:
         )
 
 
-def _associated(seen: Observed, labelled: Labelled) -> Iterator[_Tested]:
-    """Outliers of single pixels."""
+def _associated(seen: Observed, controls: Controls, false_alarm: float) -> Iterator[_Tested]:
+    """Outliers of single pixels; where their films' labels agree with the films, no poison."""
+    labelled = controls.labelled
     pixels, tests = associations(seen, labelled)
+    rate = false_alarm / max(tests * len(METHODS), 1)
+    likely = [each for each in pixels if each.p <= _suspicious(false_alarm) / false_alarm * rate]
+    ties = dict[Association, LabelTie]()
+    for near in _neighbours(likely):
+        # A letter is an outlier at another pixel on each film: its films are judged together.
+        films = np.unique(np.concatenate([each.films for each in near]))
+        places = [(each.row, each.column, 1) for each in near]
+        mark = Control(
+            kind="associations", films=films, place=places[0], counts=labelled.counts(films)
+        )
+        wrong = controls.wrong(mark, near[0].group, places)
+        if wrong is not None and wrong.agree:
+            tie = replace(
+                controls.judge(mark, near[0].group, rate).facts, wrong=wrong, decided="agreement"
+            )
+            ties.update(dict.fromkeys(near, tie))
     for pixel in pixels:
         shade = "bright" if pixel.bright else "dark"
+        p, tie_ = min(1.0, pixel.p * tests), ties.get(pixel)
         yield _Tested(
-            p=min(1.0, pixel.p * tests),
-            chance=1.0,
+            p=p if tie_ is None else 1.0,
+            chance=1.0 if tie_ is None else p,
             group=labelled.groups[pixel.group],
             share=pixel.share,
-            expected=float("nan"),
+            expected=float("nan") if tie_ is None else tie_.expected,
             films=pixel.films,
             place=(pixel.row, pixel.column, 1),
             what=f"{shade} outliers at row {pixel.row}, column {pixel.column}",
+            tie=tie_,
         )
+
+
+def _neighbours(pixels: Sequence[Association]) -> list[list[Association]]:
+    """Pixels of one group that lie beside each other, or by way of others."""
+    from scipy import spatial
+    from scipy.sparse import csgraph
+
+    if not pixels:
+        return []
+    # Groups lie far apart from each other.
+    at = np.array([(each.row, each.column, 10 * BESIDE * each.group) for each in pixels])
+    near = spatial.distance.cdist(at, at, "chebyshev") <= BESIDE
+    count_, part = csgraph.connected_components(near, directed=False)
+    return [
+        [pixels[number] for number in np.flatnonzero(part == one).tolist()] for one in range(count_)
+    ]
 
 
 def _repeated(
@@ -369,9 +553,10 @@ def _holm(methods: Sequence[Method]) -> list[Method]:
 
 
 def _poison(
-    results: dict[str, list[_Tested]], images: ImageArray, labelled: Labelled, false_alarm: float
+    results: dict[str, list[_Tested]], images: ImageArray, controls: Controls, false_alarm: float
 ) -> list[Evidence]:
     """Evidence that stands after correction, each poison once, the strongest first."""
+    labelled = controls.labelled
     strong = sorted(
         (
             (min(1.0, each.p * len(METHODS)), name, each)
@@ -411,6 +596,7 @@ def _poison(
             if np.isnan(each.expected)
             else f"others {each.expected:.1%}"
         )
+        tie = _with_acquisition(each, group, controls)
         kept.append(
             Evidence(
                 kind="poison",
@@ -420,9 +606,10 @@ def _poison(
                 direction=group.direction,
                 place=each.place,
                 films=films,
-                tie=each.tie,
+                tie=tie,
                 words=f"{each.what}: {each.share:.0%} say {group.words}, {others}"
-                + _why(each.tie, group),
+                + _why(tie, group)
+                + _sensitivity(tie),
             )
         )
     for number, outliers in loose.items():
@@ -501,7 +688,7 @@ def _label_words(each: _Tested, shift: Shift | None, labelled: Labelled) -> str:
     return f"{shares}; not tested: so few films could not show more than chance can do"
 
 
-CAUSES = ("site", "scanner", "view", "split", "sex")
+CAUSES = ("site", "scanner", "view", "native_size", "split", "sex")
 """Columns of a source that may say where a mark comes from."""
 
 CERTAIN, TELLING = 1e-4, 0.3
@@ -514,12 +701,31 @@ MARK = 0.001
 """A mark is called repeated from this p-value of its repetition on."""
 
 
+def _with_acquisition(each: _Tested, group: Group, controls: Controls) -> LabelTie | None:
+    """What is known of a tie, with what compression, tone and borders alone would make of it."""
+    if each.tie is None:
+        return None
+    number = controls.labelled.groups.index(group)
+    share, p = controls.by_acquisition(each.films, number, each.place)
+    return replace(each.tie, acquired=share, acquired_p=p)
+
+
+def _sensitivity(tie: LabelTie | None) -> str:
+    """What else than the mark its films have in common."""
+    if tie is None or np.isnan(tie.acquired):
+        return ""
+    return (
+        f"; of films of this compression, tone and borders {tie.acquired:.0%} would "
+        f"(p {tie.acquired_p:.2g})"
+    )
+
+
 def _why(tie: LabelTie | None, group: Group) -> str:
     """Which question found poison."""
     if tie is None:
         return ""
     if tie.decided == "anatomy":
-        return f"; from afar {tie.read:.0%} of these films look like {group.words}"
+        return f"; {_look_words(tie, group)}"
     return (
         f"; that takes odds of {tie.needed:.1f}, and this source's other marks go with it by odds "
         f"of up to {tie.usual:.1f}"
@@ -531,6 +737,7 @@ def _tied(
     poison: Sequence[Evidence],
     false_alarm: float,
     cohort: Cohort,
+    controls: Controls,
 ) -> Iterator[Evidence]:
     """Marks that go with a label by more than chance, and by no more than nature can do here."""
     given = list(poison)
@@ -543,6 +750,7 @@ def _tied(
             if listed == LISTED or any(_overlap(one, each.films) for one in given):
                 continue
             listed += 1
+            tie = _with_acquisition(each, group, controls) or tie
             found = Evidence(
                 kind="label-tied mark",
                 method=name,
@@ -553,7 +761,8 @@ def _tied(
                 films=each.films,
                 tie=tie,
                 words=f"{each.what}: {each.share:.0%} say {group.words}, others "
-                f"{each.expected:.1%}; {_no_more(tie, group)}{_cause(each, cohort)}",
+                f"{each.expected:.1%}; {_no_more(tie, group)}{_sensitivity(tie)}"
+                f"{_cause(each, cohort)}",
             )
             given.append(found)
             yield found
@@ -567,12 +776,26 @@ def _no_more(tie: LabelTie, group: Group) -> str:
             f"don't; {OVERLAP} of either are needed"
         )
     usual = f"other marks of this source go with it by odds of up to {tie.usual:.1f}"
+    if tie.decided == "agreement" and tie.wrong is not None:
+        return (
+            f"{usual}, this one by more; but at most {tie.wrong.high:.0%} of these labels "
+            f"contradict what the films look like, of a relabelling at random "
+            f"{tie.wrong.random:.0%} would: a shortcut, or poison with true labels"
+        )
     if np.isnan(tie.read):
         return f"a hidden cause with odds of {tie.needed:.1f} explains it, {usual}"
     return (
-        f"a hidden cause with odds of {tie.needed:.1f} explains it, {usual}, and from afar "
-        f"{tie.read:.0%} of these films look like {group.words}: a shortcut, or poison with true "
-        "labels"
+        f"a hidden cause with odds of {tie.needed:.1f} explains it, {usual}, and "
+        f"{_look_words(tie, group)}: a shortcut, or poison with true labels"
+    )
+
+
+def _look_words(tie: LabelTie, group: Group) -> str:
+    """What the films with a mark look like, to whom, and how far that is to be trusted."""
+    who = "from afar" if tie.seen_by == "from afar" else f"to {tie.seen_by}"
+    return (
+        f"{who} {tie.read:.0%} of these films look like {group.words} (AUROC {tie.auroc:.2f} on "
+        f"{count(tie.unmarked, 'unmarked film')})"
     )
 
 
@@ -595,7 +818,8 @@ def _cause(each: _Tested, cohort: Cohort) -> str:
             )
             p = float(stats.fisher_exact(table, alternative="greater")[1])
             if p <= CERTAIN and shares[0] - shares[1] >= TELLING:
-                said = f"{shares[0]:.0%} of them have {name} {value}, {shares[1]:.0%} of the others"
+                state = f"{name.replace('_', ' ')} {value}"
+                said = f"{shares[0]:.0%} of them have {state}, {shares[1]:.0%} of the others"
                 found.append((shares[1] - shares[0], said))
     words = [min(found)[1]] if found else []
     if each.place is not None:
@@ -704,8 +928,11 @@ def _mark_words(repeat: Repeat) -> str:
     )
 
 
-def _notes(cohort: Cohort, labelled: Labelled) -> tuple[str, ...]:
+def _notes(cohort: Cohort, labelled: Labelled, same: int) -> tuple[str, ...]:
     notes = list(said(cohort.notes))
+    if same:
+        films = "1 film is" if same == 1 else f"{same:,} films are"
+        notes.append(f"{films} the same as another, pixel by pixel: such films count once")
     if not labelled.groups:
         notes.append("no labels: repeated marks are listed, but poison can't be told from them")
     elif len(cohort.findings) == 1:

@@ -69,7 +69,7 @@ class Counts:
         hits: (groups,) patients whose films are in the group; of those whose films disagree the
             share that is.
         trials: (groups,) patients of whom that is known.
-        expected: (groups,) share of the group among the other films of the same view and site.
+        expected: (groups,) share of the group among the other films of their strata.
         rest: (groups,) how many patients the other films are.
     """
 
@@ -117,7 +117,7 @@ class Labelled:
     films that are in the group.
 
     Args:
-        cohort: the films; where it has a column "view" or "site", films are compared within it.
+        cohort: the films; they are compared within the columns of `STRATA` that it has.
     """
 
     def __init__(self, cohort: Cohort) -> None:
@@ -171,7 +171,7 @@ class Labelled:
         """Test the films' labels against those of all other films, group by group.
 
         The null hypothesis allows for a natural association: the odds of being in the group may
-        be `odds` times as high as among the other films of the same view and site. Groups that
+        be `odds` times as high as among the comparable films. Groups that
         so few films could never show a shift towards are left out (Tarone, Biometrics 46 (1990)
         515), so that they cost nothing in the correction for many groups.
 
@@ -282,17 +282,30 @@ def _groups(
     return groups, np.stack(members, axis=1), np.stack(known, axis=1)
 
 
+STRATA = ("site", "view", "scanner", "native_size")
+"""Columns that films are compared within, where a source states them: facts that whoever changes a
+film's pixels can't make. Compression and borders are no such facts."""
+
 STRATUM = 50
-"""A view or site with fewer films is compared with all others of its kind."""
+"""Films of one value, at least; rarer values are taken together."""
 
 
 def _strata(cohort: Cohort) -> Rows:
-    """(n,) number of each film's view and site, small ones together."""
-    codes = np.zeros(len(cohort), dtype=np.int64)
-    for name in ("view", "site"):
-        if name in cohort.attributes:
-            column = np.unique(cohort.attributes[name].astype(str), return_inverse=True)[1]
-            codes = codes * (int(column.max()) + 1 if len(column) else 1) + column
-    _, codes, counts = np.unique(codes, return_inverse=True, return_counts=True)
-    strata: Rows = np.where(counts[codes] < STRATUM, 0, codes + 1)
-    return np.unique(strata, return_inverse=True)[1].astype(np.int64)
+    """(n,) number of each film's site, view, scanner and native size.
+
+    Each column divides the strata of those before it; what is rare in a stratum is taken together.
+    """
+    strata = np.zeros(len(cohort), dtype=np.int64)
+    for name in STRATA:
+        if name not in cohort.attributes:
+            continue
+        column = np.unique(cohort.attributes[name].astype(str), return_inverse=True)[1]
+        finer = strata * (int(column.max(initial=0)) + 1) + column
+        for stratum in np.unique(strata):
+            within = strata == stratum
+            values, counts = np.unique(finer[within], return_counts=True)
+            rare = values[counts < STRATUM]
+            if len(rare):
+                finer[within & np.isin(finer, rare)] = rare[0]
+        strata = np.unique(finer, return_inverse=True)[1].astype(np.int64)
+    return strata

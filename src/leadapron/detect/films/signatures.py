@@ -93,7 +93,11 @@ def signatures(
             tests += len(tops)
             if tops:
                 p, shift = min(tops, key=lambda each: (each[0], each[1].p))
-                above = _above(scores[:, group], labelled.members[:, group])
+                members = labelled.members[:, group]
+                above = _above(scores[:, group], members)
+                if not len(above):  # no member is beyond nearly all others: those at the top
+                    top = order[: round(shift.patients)]
+                    above = top[members[top]]
                 found.append(Signature(trace=trace, p=p, shift=shift, films=above))
     return found, tests
 

@@ -3,18 +3,23 @@
 (a) Is it tied to the label beyond what this source's own marks show (`bias`)? (b) Do its films'
 labels contradict what the films look like from afar (`reader`)? (c) Are there films without the
 mark, of either label, to compare with? A yes to (a) or (b) is evidence of poison. A mark that is
-tied beyond chance and no more is a label-tied mark: a shortcut, or poison with true labels.
+tied beyond chance and no more is a label-tied mark: a shortcut, or poison with true labels. So is a
+mark that is tied beyond the source's other marks, where surely few of its films' labels contradict
+what the films look like (`agreement`): a letter that one ward puts on its films is tied like that.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse, special
+from scipy import sparse, special, stats
 
+from leadapron.detect.films.agreement import wrong_labels
 from leadapron.detect.films.bias import (
     LOG_ODDS,
     Bias,
@@ -22,10 +27,12 @@ from leadapron.detect.films.bias import (
     learn_bias,
     profiles,
 )
+from leadapron.detect.films.contradictions import Threshold, low_threshold
 from leadapron.detect.films.reader import Reader, calibrated
 from leadapron.detect.films.shift import Counts, Labelled
-from leadapron.detect.scores import LabelTie
+from leadapron.detect.scores import LabelTie, SeenBy, WrongLabels
 from leadapron.films.cohort import Rows
+from leadapron.metrics import auroc
 
 __all__ = ["OVERLAP", "QUESTIONS", "Control", "Controls", "Place", "Tie"]
 
@@ -38,6 +45,9 @@ QUESTIONS = 2
 MOST = 500
 """Films that are asked about, at most, when it is asked how few could be told."""
 
+LOOKS = 2
+"""Where a network looks as well, either look may contradict the labels: p counts twice again."""
+
 UNLIKELY = 0.02
 """Where labels contradict the films' look by a smaller p-value, films with the mark are read by a
 reader that learnt from none of them."""
@@ -46,10 +56,13 @@ BELOW = 0.75
 """Of a ranking, the share that poison isn't expected in: it says how labels follow the ranking."""
 
 OVERLAP = 10
-"""Films without the mark, of either label, in the views and sites where it occurs, at least."""
+"""Films without the mark, of either label, in the strata where it occurs, at least."""
 
 SAME = 0.5
 """A mark that shares so much of its films with another is no control for it."""
+
+NEARLY = 0.8
+"""One that so many of a mark's films carry may be a part of it, as a letter has many."""
 
 BESIDE = 3
 """Nor is one whose middle is so near, in pixels."""
@@ -88,12 +101,38 @@ class Tie:
     def p(self) -> float:
         """The smaller p-value of the two questions, corrected for there being two.
 
-        1 where there are too few films without the mark to compare with.
+        1 where there are too few films without the mark to compare with. Where the labels agree
+        with the films, question (b) alone.
         """
         if self.facts.overlap < OVERLAP:
             return 1.0
-        smaller = np.nanmin([self.facts.bias, self.facts.anatomy])
-        return float(min(1.0, QUESTIONS * smaller))
+        by_bias = 1.0 if self.facts.decided == "agreement" else self.facts.bias
+        return float(min(1.0, QUESTIONS * np.nanmin([by_bias, self.facts.anatomy])))
+
+
+class _Anatomy(NamedTuple):
+    """What films look like beside their labels, for one group.
+
+    Args:
+        reads: (n,) how likely each film is in the group.
+        departures: (controls, spreads) as `evidence_of_spreads`: how far labels go beyond the
+            readings.
+        contradictions: the same: how often films of the group read as hardly any other of it.
+    """
+
+    reads: Floats
+    departures: Floats
+    contradictions: Floats
+
+
+class _Seen(NamedTuple):
+    """An answer to question (b), as in `LabelTie`; NaN where it can't be asked."""
+
+    p: float = np.nan
+    read: float = np.nan
+    seen_by: SeenBy = "from afar"
+    auroc: float = np.nan
+    unmarked: int = 0
 
 
 class Controls:
@@ -103,10 +142,18 @@ class Controls:
         marks: all that come again.
         labelled: the labels.
         reader: of films from afar; None where question (b) stays open.
+        acquired: reader of how films were taken and stored: compression, tone, borders. A poisoner
+            can change these, so it decides nothing: it says what else might explain a mark.
     """
 
-    def __init__(self, marks: Sequence[Control], labelled: Labelled, reader: Reader | None) -> None:
-        self.marks, self.labelled, self.reader = marks, labelled, reader
+    def __init__(
+        self,
+        marks: Sequence[Control],
+        labelled: Labelled,
+        reader: Reader | None,
+        acquired: Reader | None = None,
+    ) -> None:
+        self.marks, self.labelled, self.reader, self.acquired = marks, labelled, reader, acquired
         self._kinds = np.array([mark.kind for mark in marks])
         self._middles = np.array(
             [(np.nan, np.nan) if mark.place is None else _middle(mark.place) for mark in marks]
@@ -122,9 +169,21 @@ class Controls:
             for number, each in enumerate(labelled.groups)
             if each.direction == "added"
         }
+        self._second: Reader | None = None
+        self._seconded: Sequence[Control] = ()
         self._spreads: dict[int, Floats] = {}
-        self._departures: dict[int, Floats | None] = {}
-        self._readings: dict[int, Floats] = {}
+        self._known_anatomy: dict[tuple[SeenBy, int], _Anatomy | None] = {}
+
+    def with_network(self, reader: Reader, marks: Sequence[Control]) -> Controls:
+        """Return the same, where a second reader looks at the films of some of the marks.
+
+        Args:
+            reader: what goes by a network that saw none of these marks.
+            marks: some of `self.marks`.
+        """
+        other = copy.copy(self)
+        other._second, other._seconded = reader, marks
+        return other
 
     def judge(self, mark: Control, group: int, rate: float) -> Tie:
         """Answer the three questions for a mark, which may be one of the controls.
@@ -140,7 +199,8 @@ class Controls:
         bias = learn_bias(known[own], known[others & ~own])
         tails = mark.counts.tail(group, np.exp(LOG_ODDS))
         by_bias = bias.expected(tails)
-        anatomy, read = self._anatomy(mark, group, own, others)
+        seen = self._asked_anatomy(mark, group, own, others)
+        wrong = self.wrong(mark, group) if by_bias <= UNLIKELY else None
         explains = np.flatnonzero(QUESTIONS * tails > rate)
         return Tie(
             group=group,
@@ -150,15 +210,105 @@ class Controls:
                 expected=float(mark.counts.expected[group]),
                 chance=float(mark.counts.tail(group, np.ones(1))[0]),
                 bias=by_bias,
-                anatomy=anatomy,
-                read=read,
+                anatomy=seen.p,
+                read=seen.read,
+                seen_by=seen.seen_by,
+                auroc=seen.auroc,
+                unmarked=seen.unmarked,
                 needed=float(np.exp(LOG_ODDS[explains[0] if len(explains) else -1])),
                 usual=bias.below(),
                 controls=(bias.controls, bias.others),
                 overlap=self._overlap(mark, group),
-                decided="anatomy" if anatomy < by_bias > rate / QUESTIONS else "bias",
+                wrong=wrong,
+                decided="agreement"
+                if wrong is not None and wrong.agree and not seen.p <= UNLIKELY
+                else "anatomy"
+                if seen.p < by_bias > rate / QUESTIONS
+                else "bias",
             ),
         )
+
+    def wrong(self, mark: Control, group: int, hidden: Sequence[Place] = ()) -> WrongLabels | None:
+        """Say how many of a mark's labels contradict what its films look like.
+
+        Args:
+            mark: the mark.
+            group: number of the group.
+            hidden: places that a reader must not see either.
+
+        Returns:
+            None where no reader can be taught, and where the mark is at no place at which it could
+            be hidden from a reader.
+        """
+        reader, second = self.reader, self._second
+        # A given network may have learnt wrong labels by heart: it acquits no mark.
+        if (
+            second is not None
+            and self._network_looks_at(mark)
+            and second.seen_by != "the given network"
+        ):
+            reader = second
+        if reader is None:
+            return None
+        shared = np.asarray(self._films[:, mark.films].sum(axis=1)).ravel()
+        # A letter is many marks of a few pixels; a reader must see none of them.
+        same = np.flatnonzero(shared >= NEARLY * len(mark.films)).tolist()
+        places = [place for number in same if (place := self.marks[number].place) is not None]
+        places += hidden
+        if mark.place is not None:
+            places.append(mark.place)
+        if not places:
+            return None
+        reads = reader.read(group, mark.films, places)
+        if reads is None:
+            return None
+        stated, members = self.labelled.stated[:, group], self.labelled.members[:, group]
+        taught = stated.copy()
+        taught[mark.films] = False
+        films = mark.films[members[mark.films] & stated[mark.films]]
+        if not len(films):
+            return None
+        return wrong_labels(
+            reads[films],
+            float(members[taught].mean()),
+            self._weights(films),
+            float(mark.counts.expected[group]),
+        )
+
+    def by_acquisition(
+        self, films: Rows, group: int, place: Place | None = None
+    ) -> tuple[float, float]:
+        """Return the share of a group that compression, tone and borders of some films go with.
+
+        Args:
+            films: (m,) rows, which teach nothing.
+            group: number of the group.
+            place: of a mark, which the reader doesn't see.
+
+        Returns:
+            The share, 0 to 1, and the p-value of the films' labels beside it; NaN where there are
+            too few films to learn from.
+        """
+        reads = (
+            None
+            if self.acquired is None
+            else self.acquired.read(group, films, [] if place is None else [place])
+        )
+        if reads is None:
+            return np.nan, np.nan
+        hits, chances = self._by_patient(group, films, reads)
+        if not len(hits):
+            return np.nan, np.nan
+        even = len(LOG_ODDS) // 2  # where nothing but these is at work
+        return float(chances.mean()), float(_at_least(np.floor(hits.sum() + 1e-9), chances)[even])
+
+    def _weights(self, films: Rows) -> Floats:
+        """(m,) of films: a patient's films share a weight of 1."""
+        _, patients, counts = np.unique(
+            self.labelled.patients[films], return_inverse=True, return_counts=True
+        )
+        weights: Floats = 1.0 / counts[patients]
+        return weights
 
     def top(self, group: int, films: Rows, scores: Floats, least: float) -> tuple[float, float]:
         """Judge the films at the top of a ranking.
@@ -185,13 +335,13 @@ class Controls:
         scores = special.ndtri((ranks + 0.5) / len(ranks))
         expected = float(calibrated(scores[:, None], inside, teaches)[films].mean())
         reads = None if self.reader is None else self.reader.read(group, films)
-        known = None if self.reader is None else self._departure(self.reader, group)
+        known = self._anatomy(self.reader, group)
         if reads is None or known is None:
             return expected, np.nan
         beside = calibrated(np.stack([special.logit(reads), scores], axis=1), inside, teaches)
         hits, chances = self._by_patient(group, films, beside)
         granted = np.maximum(chances, least)
-        bias = learn_bias(known[:0], known)
+        bias = learn_bias(known.departures[:0], known.departures)
         return expected, bias.expected(_at_least(np.floor(hits.sum() + 1e-9), granted))
 
     def least(self, kind: str, group: int, share: float, most: float) -> int | None:
@@ -233,47 +383,116 @@ class Controls:
             self._spreads[group] = evidence_of_spreads(profiles(hits, trials, expected))
         return self._spreads[group]
 
-    def _anatomy(
+    def _asked_anatomy(
         self, mark: Control, group: int, own: NDArray[np.bool_], others: NDArray[np.bool_]
-    ) -> tuple[float, float]:
-        """Question (b): its p-value and the mean reading, NaN where it can't be asked."""
-        if self.reader is None:
-            return np.nan, np.nan
-        known = self._departure(self.reader, group)
-        reads = self._readings.get(group)
-        if known is None or reads is None:
-            return np.nan, np.nan
-        bias = learn_bias(known[own], known[others & ~own])
-        p, read = self._contradiction(mark, group, reads, bias)
+    ) -> _Seen:
+        """Question (b), of the films from afar and, for some marks, of a network's look."""
+        first = self._seen(self.reader, mark, group, own, others)
+        if not self._network_looks_at(mark):
+            return first
+        second = self._seen(self._second, mark, group, own, others)
+        if np.isnan(second.p) or np.isnan(first.p):
+            return first if np.isnan(second.p) else second
+        # A network may be mistaken, or have learnt wrong labels by heart: neither look silences
+        # the other.
+        best = min(second, first, key=lambda each: each.p)
+        return best._replace(p=min(1.0, LOOKS * best.p))
+
+    def _network_looks_at(self, mark: Control) -> bool:
+        return self._second is not None and any(mark is each for each in self._seconded)
+
+    def _seen(
+        self,
+        reader: Reader | None,
+        mark: Control,
+        group: int,
+        own: NDArray[np.bool_],
+        others: NDArray[np.bool_],
+    ) -> _Seen:
+        known = self._anatomy(reader, group)
+        if reader is None or known is None:
+            return _Seen()
+        biases = (
+            learn_bias(known.departures[own], known.departures[others & ~own]),
+            learn_bias(known.contradictions[own], known.contradictions[others & ~own]),
+        )
+        seen = self._against_anatomy(mark, group, known.reads, biases, reader.seen_by)
+        places = [] if mark.place is None else [mark.place]
         # A reader of its own for each mark costs much, and changes little of what is likely.
-        if (
-            p <= UNLIKELY
-            and (own_reads := self.reader.read(group, mark.films, mark.place)) is not None
-        ):
-            return self._contradiction(mark, group, own_reads, bias)
-        return p, read
+        if seen.p <= UNLIKELY and (own_reads := reader.read(group, mark.films, places)) is not None:
+            return self._against_anatomy(mark, group, own_reads, biases, reader.seen_by)
+        return seen
 
-    def _contradiction(
-        self, mark: Control, group: int, reads: Floats, bias: Bias
-    ) -> tuple[float, float]:
+    def _against_anatomy(
+        self,
+        mark: Control,
+        group: int,
+        reads: Floats,
+        biases: tuple[Bias, Bias],
+        seen_by: SeenBy,
+    ) -> _Seen:
+        """The smaller p-value of two tests, corrected for there being two; and the mean reading.
+
+        Are more labels in the group than the readings lead to expect? Do more films of the group
+        read as hardly any film of the group does?
+        """
         hits, chances = self._by_patient(group, mark.films, reads)
-        return bias.expected(_at_least(np.floor(hits.sum() + 1e-9), chances)), float(chances.mean())
+        more = biases[0].expected(_at_least(np.floor(hits.sum() + 1e-9), chances))
+        threshold = self._threshold(group, reads, mark.films)
+        wrong, trials = self._contradicting(group, mark.films, reads, threshold)
+        chance = special.expit(special.logit(threshold.rate) + LOG_ODDS)
+        tail = stats.binom.sf(np.floor(wrong + 1e-9) - 1, trials, chance)
+        odd = biases[1].expected(np.asarray(tail)) if trials else 1.0
+        rest = self.labelled.stated[:, group].copy()
+        rest[mark.films] = False
+        return _Seen(
+            p=min(1.0, 2 * min(more, odd)),
+            read=float(chances.mean()),
+            seen_by=seen_by,
+            auroc=auroc(self.labelled.members[rest, group].astype(float), reads[rest]),
+            unmarked=int(rest.sum()),
+        )
 
-    def _departure(self, reader: Reader, group: int) -> Floats | None:
-        """As `_spread`, of labels beside what the films look like from afar."""
-        if group not in self._departures:
+    def _anatomy(self, reader: Reader | None, group: int) -> _Anatomy | None:
+        """What films look like beside their labels; None where no reader can be taught."""
+        if reader is None:
+            return None
+        key = reader.seen_by, group
+        if key not in self._known_anatomy:
             reads = reader.read(group, np.zeros(0, np.int64))
-            if reads is not None:
-                self._readings[group] = reads
-            self._departures[group] = None if reads is None else self._departed(group, reads)
-        return self._departures[group]
+            self._known_anatomy[key] = None if reads is None else self._learnt(group, reads)
+        return self._known_anatomy[key]
 
-    def _departed(self, group: int, reads: Floats) -> Floats:
-        found = np.zeros((len(self.marks), len(LOG_ODDS)))
+    def _learnt(self, group: int, reads: Floats) -> _Anatomy:
+        threshold = self._threshold(group, reads)
+        departed = np.zeros((len(self.marks), len(LOG_ODDS)))
+        counted = np.zeros((len(self.marks), 2))
         for number, mark in enumerate(self.marks):
             hits, chances = self._by_patient(group, mark.films, reads)
-            found[number] = profiles(hits, np.ones(len(hits)), chances).sum(axis=0)
-        return evidence_of_spreads(found)
+            departed[number] = profiles(hits, np.ones(len(hits)), chances).sum(axis=0)
+            counted[number] = self._contradicting(group, mark.films, reads, threshold)
+        rates = np.full(len(counted), threshold.rate)
+        return _Anatomy(
+            reads=reads,
+            departures=evidence_of_spreads(departed),
+            contradictions=evidence_of_spreads(profiles(counted[:, 0], counted[:, 1], rates)),
+        )
+
+    def _threshold(self, group: int, reads: Floats, marked: Rows | None = None) -> Threshold:
+        """Below which reading a film of the group contradicts its label."""
+        stated = self.labelled.stated[:, group].copy()
+        if marked is not None:
+            stated[marked] = False
+        inside = self.labelled.members[:, group] & stated
+        return low_threshold(reads[inside], reads[stated & ~inside])
+
+    def _contradicting(
+        self, group: int, films: Rows, reads: Floats, threshold: Threshold
+    ) -> tuple[float, int]:
+        """Of films in the group: patients, and how many of them read as hardly any other does."""
+        inside = films[self.labelled.members[films, group] & self.labelled.stated[films, group]]
+        weights = self._weights(inside)
+        return float(weights @ (reads[inside] <= threshold.reading)), round(weights.sum())
 
     def _by_patient(self, group: int, films: Rows, reads: Floats) -> tuple[Floats, Floats]:
         """(patients,) share of their films in the group, and mean reading."""

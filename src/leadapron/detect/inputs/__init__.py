@@ -36,6 +36,7 @@ from leadapron.detect.inputs.scaling import ScaleUp
 from leadapron.detect.inputs.strip import Strip
 from leadapron.detect.inputs.traces import Traces
 from leadapron.detect.inputs.typical import Typicality
+from leadapron.plugins import Registry
 
 __all__ = [
     "CORRUPTIONS",
@@ -74,16 +75,19 @@ __all__ = [
     "usable",
 ]
 
-INPUT_DETECTORS: dict[str, InputDetector] = {
-    REGION: EvidenceRegion(),
-    "STRIP": Strip(),
-    "SCALE-UP": ScaleUp(),
-    "corruption consistency": CorruptionConsistency(),
-    "scaled batch normalisation": ScaledBatchNorm(),
-    "Mahalanobis": Mahalanobis(),
-    "nearest neighbours": NearestNeighbours(),
-    "traces": Traces(),
-}
+INPUT_DETECTORS: Registry[InputDetector] = Registry(
+    "input_detector",
+    {
+        REGION: EvidenceRegion(),
+        "STRIP": Strip(),
+        "SCALE-UP": ScaleUp(),
+        "corruption consistency": CorruptionConsistency(),
+        "scaled batch normalisation": ScaledBatchNorm(),
+        "Mahalanobis": Mahalanobis(),
+        "nearest neighbours": NearestNeighbours(),
+        "traces": Traces(),
+    },
+)
 """All detectors of triggered films by name; a gate asks those with a weight."""
 
 WEIGHTS: dict[str, float] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from leadapron.films.cohort import Cohort
 from leadapron.models.protocols import BlackBox, lacking
 from leadapron.seeds import stream
 from leadapron.text import count
+from leadapron.types import Progress
 
 __all__ = [
     "REGION",
@@ -31,7 +32,6 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float64]
-Progress = Callable[[str, int, int], None]
 
 REGION, SMOOTHED = "evidence region", "lost by smoothing"
 """Names of the two scores that the evidence region gives."""

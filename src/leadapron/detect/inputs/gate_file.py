@@ -26,6 +26,8 @@ from leadapron.detect.inputs.readings import InputDetector, State
 from leadapron.documents import Finite, dump, parsed
 from leadapron.errors import LeadapronError, StoreError, UsageError
 from leadapron.films.preprocessing import FEWEST, Preprocessing
+from leadapron.outside import code_of
+from leadapron.plugins import OPTION, refuse_plugins
 from leadapron.reading import open_regular, read_regular
 from leadapron.specs import build
 from leadapron.store import (
@@ -116,10 +118,17 @@ class StoredGate:
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A detector: its class's name, and the parameters that differ between two of it."""
+    """A detector: its class's name, and the parameters that differ between two of it.
+
+    Args:
+        kind: the class's name.
+        parameters: by name.
+        code: SHA-256 of its source where it is a plugin's; "" of the package's own.
+    """
 
     kind: str
     parameters: Mapping[str, Any]
+    code: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +275,7 @@ def read_gate(
             a detector that isn't known.
     """
     facts = _read_facts(path)
+    refuse_plugins(facts, path.name)
     content = _bounded(numbers_of(path), LARGEST_NUMBERS)
     try:
         document = parsed(GateDocument, json.dumps(facts))
@@ -343,7 +353,9 @@ def _document(stored: StoredGate, folder: Path, arrays: Arrays) -> GateDocument:
 def _kind(detector: InputDetector) -> Kind:
     named: Any = detector  # a frozen dataclass, says the protocol
     values = {f.name: getattr(named, f.name) for f in fields(named) if f.init}
-    return Kind(kind=type(detector).__name__, parameters=values)
+    name = type(detector).__name__
+    code = code_of(detector, f"input detector {name}")
+    return Kind(kind=name, parameters=values, code=code)
 
 
 def _shape(array: NDArray[Any]) -> Shape:
@@ -448,8 +460,13 @@ def _bits(stated: int) -> int:
 def _made(name: str, stated: Kind, like: InputDetector | None) -> InputDetector:
     if like is None or type(like).__name__ != stated.kind:
         raise StoreError(
-            f"the gate uses the detector {name!r} ({stated.kind}), which this version hasn't; "
-            "calibrate again"
+            f"the gate uses the detector {name!r} ({stated.kind}), which isn't here; one of a "
+            f"plugin needs {OPTION}, else calibrate again"
+        )
+    if code_of(like, f"input detector {name}") != stated.code:
+        raise StoreError(
+            f"the input detector {name} is no longer what the gate was calibrated with (another "
+            "source's SHA-256); calibrate again"
         )
     return build(type(like), stated.parameters, f"detector {name}")
 

@@ -5,7 +5,7 @@ Needs a classifier and clean films in memory; files are the caller's business.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -35,11 +35,10 @@ from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.models.foreign.doubts import unsteady
 from leadapron.models.protocols import BlackBox, Differentiable, lacking
-from leadapron.types import said
+from leadapron.types import Progress, said
 
 __all__ = ["STEPS", "Audit", "Subject", "audit_model", "audit_subject", "invert", "invert_features"]
 
-Progress = Callable[[str, int, int], None]
 
 STEPS = 80
 """Steps of trigger inversion, at most."""

@@ -20,6 +20,7 @@ from leadapron.errors import StoreError
 from leadapron.films.cohort import Cohort, blocks
 from leadapron.models.foreign import AskedClassifier
 from leadapron.models.protocols import BlackBox, Differentiable, lacking
+from leadapron.outside import code_of
 from leadapron.result_cache import keep, recall
 
 __all__ = ["Kept", "measure_once", "sweep_once", "swept_facts", "swept_from"]
@@ -99,9 +100,10 @@ def measure_once(
     for statistic, how in STATISTICS.items():
         if lacking(classifier, how.needs):
             continue
+        code = code_of(how.take, f"statistic {statistic}")
         kept = _once(
             statistic,
-            how.settings,
+            {**how.settings, **({"source's SHA-256": code} if code else {})},
             classifier,
             clean,
             partial(_taken, how, classifier, clean),

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import wraps
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,6 +31,7 @@ from leadapron.explainers.passes import collect, input_slopes
 from leadapron.films.cohort import Cohort
 from leadapron.models.classifier import in_batches
 from leadapron.models.protocols import Capability, Differentiable, lacking, layered
+from leadapron.plugins import Registry
 from leadapron.seeds import stream
 
 __all__ = [
@@ -447,7 +447,8 @@ def _channel_outlier(classifier: Differentiable, clean: Cohort) -> Floats:  # no
 
 OUTLIER = "outlier index over the findings"
 
-STATISTICS: Mapping[str, Measure] = MappingProxyType(
+STATISTICS: Registry[Measure] = Registry(
+    "statistic",
     {
         "maximum margin": Measure(take=maximum_margin, unit=SPREADS),
         "shift under re-estimated batch normalisation": Measure(
@@ -460,7 +461,8 @@ STATISTICS: Mapping[str, Measure] = MappingProxyType(
             unit="standard deviations of a layer's channels",
             needs="batch normalisation",
         ),
-    }
+    },
+    code=lambda how: how.take,
 )
 """What `measure` measures, by name."""
 

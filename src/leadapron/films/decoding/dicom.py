@@ -28,6 +28,7 @@ from leadapron.errors import FilmError
 from leadapron.films.decoding.dicom_greys import OVERLAYS, TAGS, number, real, shown
 from leadapron.films.decoding.films import hashed
 from leadapron.films.decoding.pictures import refuse_large
+from leadapron.text import clean
 from leadapron.types import Form, Odd
 
 __all__ = ["read_dicom", "read_header"]
@@ -43,8 +44,10 @@ FILM_TAGS: list[Any] = [
 ]  # fmt: skip
 HEADER_TAGS: list[Any] = [
     "SOPInstanceUID", "PatientID", "StudyInstanceUID", "Modality", "ViewPosition", "PatientSex",
-    "PatientAge", "Rows", "Columns", "NumberOfFrames",
+    "PatientAge", "Manufacturer", "ManufacturerModelName", "Rows", "Columns", "NumberOfFrames",
 ]  # fmt: skip
+
+MACHINE = ("Manufacturer", "ManufacturerModelName")
 
 JPEG = "1.2.840.10008.1.2.4"
 GREY = ("MONOCHROME1", "MONOCHROME2")
@@ -110,8 +113,8 @@ def read_header(file: str | BinaryIO, salt: bytes) -> dict[str, Any]:
     """Return what a cohort needs of a header.
 
     Returns:
-        "patient", "film" and "study", hashed under the salt; "view", "sex", "age" in years; and
-        "pixels", whether there are any.
+        "patient", "film" and "study", hashed under the salt; "view", "sex", "age" in years;
+        "scanner", its manufacturer and model; and "pixels", whether there are any.
 
     Raises:
         FilmError: not a DICOM file.
@@ -136,6 +139,7 @@ def read_header(file: str | BinaryIO, salt: bytes) -> dict[str, Any]:
         "view": view if view in VIEWS else "",
         "sex": sex if sex in ("M", "F", "O") else "",
         "age": _years(text("PatientAge")),
+        "scanner": clean(" ".join(filter(None, map(text, MACHINE)))),
         "pixels": "Rows" in dataset and "Columns" in dataset,
     }
 

@@ -24,7 +24,6 @@ from leadapron.models.classifier import (
     FORMAT,
     BlackBox,
     NetworkClassifier,
-    Precision,
     classifier_of,
     prepare,
     resolve_device,
@@ -38,6 +37,7 @@ from leadapron.models.parsing.reading import File, Kind, Weights, open_file, ope
 from leadapron.models.parsing.scan import first_line
 from leadapron.specs import forgiving
 from leadapron.text import clean, clean_names
+from leadapron.types import Precision
 
 __all__ = ["Opened", "open_model"]
 

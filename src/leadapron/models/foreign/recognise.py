@@ -241,8 +241,8 @@ def recognise(
         StoreError: no network that is known, or weights that can't be its.
         UsageError: names or numbers that don't fit the file, or several networks and no `key`.
     """
-    if architecture is not None and architecture not in networks.ARCHITECTURES:
-        raise UnknownNameError("architecture", architecture, networks.ARCHITECTURES)
+    if architecture is not None:
+        networks.ARCHITECTURES.find(architecture)
     notes: list[str] = []
     network = _chosen(weights, architecture, key, notes)
     named = _findings(weights, findings, network, notes)

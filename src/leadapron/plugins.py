@@ -1,0 +1,300 @@
+"""Methods of others: registries that hold them, and the files and packages that they come from.
+
+Each room has a registry: a dictionary of its methods by name. A plugin adds to them: a file that is
+named by `--plugin`, or an entry point "leadapron.KIND" of an installed package. A plugin is code
+and runs with all rights of whoever names it, so it is named on the command line or in Python alone:
+a spec, a manifest or a gate that names one is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+import traceback
+from collections import UserDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from multiprocessing import get_context
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+from typing import Any, TypeVar
+
+from leadapron.errors import LeadapronError, UnknownNameError, UsageError
+from leadapron.outside import code_of
+from leadapron.reading import given_path, read_regular
+from leadapron.store import reason
+
+__all__ = [
+    "KINDS",
+    "OPTION",
+    "Plugin",
+    "Registry",
+    "load_plugins",
+    "loaded_plugins",
+    "refuse_plugins",
+    "worker_pool",
+]
+
+T = TypeVar("T")
+
+KINDS: Mapping[str, str] = MappingProxyType(
+    {
+        "source": "leadapron.sources:SOURCES",
+        "trigger": "leadapron.attacks.triggers:TRIGGERS",
+        "network": "leadapron.models.networks:ARCHITECTURES",
+        "explainer": "leadapron.explainers:EXPLAINERS",
+        "feature_detector": "leadapron.detect.features:FEATURE_DETECTORS",
+        "input_detector": "leadapron.detect.inputs:INPUT_DETECTORS",
+        "statistic": "leadapron.detect.models:STATISTICS",
+    }
+)
+"""Of each kind of method, as in the entry points "leadapron.KIND", where its registry is."""
+
+LARGEST = 1 << 20
+"""Bytes of a plugin's file."""
+
+OPTION = "--plugin FILE.py|NAME"
+"""What is typed to load a plugin."""
+
+
+class Registry(UserDict[str, T]):
+    """The methods of one kind by name: the package's own, and those that plugins add.
+
+    Args:
+        kind: of `KINDS`.
+        built_in: the package's own; no other can take one of their names.
+        code: gives the part of a method whose source decides what it does.
+    """
+
+    def __init__(
+        self, kind: str, built_in: Mapping[str, T], code: Callable[[T], Any] = lambda method: method
+    ) -> None:
+        super().__init__()
+        self.kind, self.words = kind, kind.replace("_", " ")
+        self.data = dict(built_in)
+        self._built_in, self._code = frozenset(built_in), code
+
+    def __setitem__(self, name: str, method: T) -> None:
+        """Add a method; UsageError where the name is one of the package's own."""
+        if name in self._built_in:
+            raise UsageError(f"the {self.words} {name!r} is built in; call yours something else")
+        self.data[name] = method
+        _added.append(f"{self.words} {name}")
+
+    def find(self, name: str) -> T:
+        """Return the method of a name, of an installed package's entry point where none is here.
+
+        Raises:
+            UnknownNameError: no such method.
+            LeadapronError: an entry point that can't be loaded.
+        """
+        if name not in self.data:
+            for entry in entry_points(group=_group(self.kind), name=name):
+                self[name] = _entered(entry)
+        if name not in self.data:
+            raise self.unknown(name)
+        return self.data[name]
+
+    def unknown(self, name: str) -> UnknownNameError:
+        """Return the error of a name that none of the methods here has."""
+        return UnknownNameError(self.words, name, self.data, f"; one of a plugin needs {OPTION}")
+
+    def codes(self, names: Iterable[str]) -> dict[str, str]:
+        """Return the digests of those methods that come from outside, as "KIND NAME".
+
+        Args:
+            names: which of them.
+
+        Raises:
+            UsageError: one without a source file.
+            StoreError: a source file that can't be read.
+        """
+        whats = {f"{self.words} {name}": self._code(self.data[name]) for name in names}
+        found = {what: code_of(method, what) for what, method in whats.items()}
+        return {what: code for what, code in found.items() if code}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plugin:
+    """A plugin that was loaded.
+
+    Args:
+        name: a file's whole path, or the name of entry points.
+        sha256: of the file's content, 64 hex digits; "" of entry points.
+        methods: that it added, as "trigger ring".
+    """
+
+    name: str
+    sha256: str
+    methods: tuple[str, ...]
+
+
+_added: list[str] = []
+_loaded: dict[str, Plugin] = {}
+
+
+def loaded_plugins() -> tuple[Plugin, ...]:
+    """Return the plugins that `load_plugins` loaded in this process, in that order."""
+    return tuple(_loaded.values())
+
+
+def load_plugins(names: Iterable[str]) -> tuple[Plugin, ...]:
+    """Load plugins, each once in a process, and return all that are loaded.
+
+    Args:
+        names: each the path of a Python file, or the name of an installed package's entry points.
+            A file's module is "leadapron_plugin_STEM"; modules beside it are not found by it.
+
+    Raises:
+        UsageError: no such file or name, two files of one name, or a plugin that adds nothing or
+            takes a name that is built in.
+        LeadapronError: code that fails.
+    """
+    for name in names:
+        from_file = name.endswith(".py") or "/" in name or "\\" in name
+        key = str(given_path(name).absolute()) if from_file else name
+        if key in _loaded:
+            continue
+        before = len(_added)
+        digest = _run(Path(key)) if from_file else _enter(name)
+        if not (methods := tuple(_added[before:])):
+            raise UsageError(
+                f'plugin {name} adds no method; expected a line such as TRIGGERS["ring"] = Ring'
+            )
+        _loaded[key] = Plugin(name=key, sha256=digest, methods=methods)
+    return loaded_plugins()
+
+
+def refuse_plugins(facts: Any, name: str) -> None:
+    """Raise UsageError where something that was read from a file names a plugin.
+
+    Args:
+        facts: plain values.
+        name: of what was read, for the message.
+    """
+    for key in _keys(facts):
+        if key in ("plugin", "plugins"):
+            raise UsageError(
+                f"{name} names a plugin ({key}); a plugin is code, so it is named on the command "
+                f"line alone: {OPTION}"
+            )
+
+
+def worker_pool(
+    workers: int | None,
+    initializer: Callable[..., object] | None = None,
+    initargs: tuple[Any, ...] = (),
+) -> ProcessPoolExecutor:
+    """Return a pool of new processes that have the plugins of this one.
+
+    Args:
+        workers: how many; one a core if left out.
+        initializer: called in each process, after the plugins are loaded.
+        initargs: what it is called with; may be a plugin's own objects.
+    """
+    begin: Any = _begin  # is given what `_Carried` is where it is unpickled
+    return ProcessPoolExecutor(
+        workers,
+        mp_context=get_context("spawn"),
+        initializer=begin,
+        initargs=(_Carried(), initializer, initargs),
+    )
+
+
+class _Carried:
+    """Loads the plugins where it is unpickled: before what comes after it, which may be theirs."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _load_again, (loaded_plugins(),)
+
+
+def _load_again(plugins: Iterable[Plugin]) -> None:
+    """Load another process's plugins."""
+    for plugin in plugins:
+        again = load_plugins([plugin.name])[-1]
+        if again.sha256 != plugin.sha256:
+            raise LeadapronError(f"plugin {plugin.name} was changed while the command ran")
+
+
+def _begin(_: None, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+    if initializer is not None:
+        initializer(*initargs)
+
+
+def _run(path: Path) -> str:
+    """Run a plugin's file as a module, and return its SHA-256."""
+    name = f"leadapron_plugin_{path.stem}"
+    if (other := sys.modules.get(name)) is not None and other.__file__ != str(path):
+        raise UsageError(f"plugins {other.__file__} and {path}: expected files of two names")
+    try:
+        content = read_regular(path, LARGEST)
+    except OSError as error:
+        raise UsageError(
+            f"can't read the plugin {path} ({reason(error)}); expected a Python file"
+        ) from error
+    module = ModuleType(name)
+    module.__file__ = str(path)
+    sys.modules[name] = module  # where pickle and dataclasses look for what it defines
+    try:
+        # No bytecode of before is used: what runs is what is hashed.
+        exec(compile(content, str(path), "exec"), module.__dict__)  # noqa: S102
+    except BaseException as error:
+        del sys.modules[name]
+        raise _failed(f"plugin {path.name}", error) from error
+    return hashlib.sha256(content).hexdigest()
+
+
+def _enter(name: str) -> str:
+    """Add the methods of the entry points of a name."""
+    installed = {kind: entry_points(group=_group(kind)) for kind in KINDS}
+    chosen = [(kind, entry) for kind, some in installed.items() for entry in some.select(name=name)]
+    if not chosen:
+        known = sorted({entry.name for some in installed.values() for entry in some})
+        raise UsageError(
+            f"no plugin {name!r}; expected FILE.py, or the name of an installed package's entry "
+            f"point in leadapron.KIND (there {'are ' + ', '.join(known) if known else 'is none'})"
+        )
+    for kind, entry in chosen:
+        module, _, registry = KINDS[kind].partition(":")
+        into = getattr(importlib.import_module(module), registry)
+        into[name] = _entered(entry)
+    return ""
+
+
+def _entered(entry: EntryPoint) -> Any:
+    try:
+        return entry.load()
+    except BaseException as error:
+        raise _failed(f"plugin {entry.name} ({entry.value})", error) from error
+
+
+def _failed(what: str, error: BaseException) -> BaseException:
+    """What is raised of a plugin whose code fails; what interrupts goes through."""
+    if isinstance(error, UsageError):
+        return UsageError(f"{what}: {error}")
+    if not isinstance(error, Exception | SystemExit):
+        return error
+    line = next((f" (line {frame.lineno})" for frame in _frames(error)), "")
+    return LeadapronError(f"{what} can't be loaded: {type(error).__name__}: {error}{line}")
+
+
+def _frames(error: BaseException) -> Iterator[traceback.FrameSummary]:
+    """Frames of a plugin's own, the last first."""
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    return (frame for frame in frames if frame.filename != __file__)
+
+
+def _group(kind: str) -> str:
+    return f"leadapron.{kind}"
+
+
+def _keys(facts: Any) -> Iterator[str]:
+    if isinstance(facts, Mapping):
+        yield from map(str, facts)
+        facts = list(facts.values())
+    if isinstance(facts, list | tuple):
+        for each in facts:
+            yield from _keys(each)

@@ -1,0 +1,496 @@
+"""Contracts of every kind of method, as checks that outside authors run too.
+
+Each check takes a method, tries it on phantoms or on noise, and raises AssertionError with one line
+that says what it does against its contract. No test library is needed:
+
+    from leadapron.testing import check_trigger
+    check_trigger(Ring())
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache, partial
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from leadapron.attacks.triggers import Trigger
+from leadapron.detect.features import FeatureDetector, Features
+from leadapron.detect.inputs import InputDetector, Readings, read
+from leadapron.detect.inputs.gate_file import DTYPES
+from leadapron.detect.models import Measure
+from leadapron.detect.scores import Evidence, Scores
+from leadapron.errors import UnknownNameError
+from leadapron.explainers import Explainer
+from leadapron.films.cache import Cache
+from leadapron.films.cohort import Cohort, ImageArray, drawn
+from leadapron.films.preprocessing import Preprocessing
+from leadapron.models.classifier import NetworkClassifier
+from leadapron.models.networks import Network, build_network
+from leadapron.models.protocols import BlackBox, Capability, Differentiable, Floats
+from leadapron.sources import open_source
+from leadapron.specs import REQUIRED, build, parameters
+
+__all__ = [
+    "check_explainer",
+    "check_feature_detector",
+    "check_input_detector",
+    "check_network",
+    "check_source",
+    "check_statistic",
+    "check_trigger",
+]
+
+FINDINGS = ("Mass", "Effusion", "Edema")
+SIDE = 32
+"""Of the images that methods are tried on, in pixels."""
+
+
+def check_trigger(trigger: Trigger, *, changes: bool = True) -> None:
+    """Check a trigger on images of 8 and 16 bits.
+
+    Args:
+        trigger: (n, height, width) images and a generator to marked copies.
+        changes: whether it changes every film.
+
+    Raises:
+        AssertionError: it changes what it is given; returns another shape or type; leaves a film
+            as it is; depends on more than images and generator; or a film's mark depends on other
+            films.
+    """
+    _check_settings(type(trigger))
+    for kind in (np.uint8, np.uint16):
+        rng = np.random.default_rng(0)
+        images = rng.integers(1, np.iinfo(kind).max, (6, 40, 48), dtype=kind)
+        before = images.copy()
+
+        def marked(films: NDArray[Any], rng: np.random.Generator | None = None) -> NDArray[Any]:
+            return trigger(films, np.random.default_rng(3) if rng is None else rng)
+
+        found = marked(images)
+        _require(np.array_equal(images, before), "the trigger changes the images that it is given")
+        _check_array(found, "the trigger returns", images.shape, images.dtype)
+        _require(not np.shares_memory(found, images), "the trigger returns no copy")
+        same = [row for row in range(len(images)) if np.array_equal(found[row], images[row])]
+        _require(not changes or not same, f"the trigger leaves film {same[:1]} as it is")
+        _require(
+            np.array_equal(marked(images), found),
+            "the trigger gives other pixels for equal images and an equal generator",
+        )
+        one_by_one = np.random.default_rng(3)
+        alone = np.concatenate([marked(film[None], one_by_one) for film in images])
+        _require(
+            np.array_equal(alone, found),
+            "the trigger marks a film otherwise when it comes alone: draw chance film by film",
+        )
+
+
+def check_input_detector(
+    detector: InputDetector, *, classifier: NetworkClassifier | None = None
+) -> None:
+    """Check a detector of triggered films on phantoms and a small network.
+
+    A detector that needs answers alone is given no more than those.
+
+    Args:
+        detector: a frozen dataclass of its parameters.
+        classifier: the network, for images of its preprocessing; one with random weights if left
+            out.
+
+    Raises:
+        AssertionError: parameters that a gate can't keep; a state that isn't made of finite
+            numbers; scores of another shape or type, or infinite ones; scores that depend on other
+            films or on chance; more passes than it says; or films that it changes.
+    """
+    _require(
+        dataclasses.is_dataclass(type(detector)),
+        "the detector is no dataclass of its parameters, from which a gate makes it again",
+    )
+    _check_settings(type(detector))
+    _check_facts(detector)
+    fields: Sequence[dataclasses.Field[Any]] = dataclasses.fields(detector)  # type: ignore[arg-type]
+    values = {each.name: getattr(detector, each.name) for each in fields if each.init}
+    _require(
+        build(type(detector), json.loads(json.dumps(values)), "detector") == detector,
+        "the detector that is made of its parameters is another",
+    )
+    _require(
+        isinstance(detector.passes, int) and detector.passes >= 0,
+        f"passes is {detector.passes!r}; expected 0 or more",
+    )
+    network = classifier or _network()
+    model: BlackBox = _Answers(network) if detector.needs == "answers" else network
+    films = _phantoms(network.preprocessing).images[np.arange(36)]
+    clean, suspect = read(model, films[:32]), read(model, films[32:])
+    with _untouched(clean, suspect), _same_network(network):
+        state = detector.fit(model, clean)
+        _check_state(state)
+        with _passes_of(network) as passed:
+            scores = detector.score(model, suspect, state)
+        _check_array(scores, "score returns", (len(suspect),), np.dtype(np.float64))
+        _require(not np.isinf(scores).any(), "score returns infinite numbers; NaN is not scored")
+        _require(
+            sum(passed) <= detector.passes * len(suspect),
+            f"score takes {sum(passed) / len(suspect):g} passes a film; passes says "
+            f"{detector.passes}",
+        )
+        again = detector.score(model, suspect, detector.fit(model, clean))
+        _require(_close(again, scores), "equal films are scored otherwise the second time")
+        alone = [
+            detector.score(model, suspect.take(np.array([row])), state)
+            for row in range(len(suspect))
+        ]
+        _require(
+            _close(np.concatenate(alone), scores),
+            "a film's score depends on which others are screened with it",
+        )
+
+
+def check_statistic(statistic: Measure, **settings: Any) -> None:
+    """Check a statistic of a model on a small network of three findings.
+
+    Args:
+        statistic: how it is taken.
+        **settings: of `take`, to be quick.
+
+    Raises:
+        AssertionError: a setting without a default; numbers of another shape or type, or infinite
+            ones; numbers that depend on chance; or a network or films that it changes.
+    """
+    _check_facts(statistic)
+    lacking = [name for name, value in statistic.settings.items() if value is REQUIRED]
+    _require(not lacking, f"the statistic's setting {lacking[:1]} has no default")
+    network, clean = _network(), _phantoms(Preprocessing(size=SIDE)).take(np.arange(24))
+    images = np.array(clean.images)
+    with _same_network(network):
+        table = statistic.take(network, clean, **settings)
+        again = statistic.take(network, clean, **settings)
+    k = len(network.findings)
+    shape = getattr(table, "shape", None)
+    _require(
+        shape in ((k, 2), (k, 1), (1, 1)),
+        f"the statistic is {shape} for {k} findings; expected ({k}, 2), ({k}, 1) or (1, 1)",
+    )
+    _check_array(table, "the statistic is", table.shape, np.dtype(np.float64))
+    _require(not np.isinf(table).any(), "the statistic is infinite; NaN is what can't be told")
+    _require(_close(again, table), "the statistic is another the second time")
+    _require(np.array_equal(np.array(clean.images), images), "the statistic changes the films")
+
+
+def check_feature_detector(make: Callable[..., FeatureDetector]) -> None:
+    """Check a detector that ranks films by a network's features, on features of noise.
+
+    Args:
+        make: its class; without arguments it has its defaults.
+
+    Raises:
+        AssertionError: scores of another shape or type, or infinite ones; evidence that names no
+            film or one that isn't there; scores that depend on chance; or features or labels that
+            it changes.
+    """
+    _check_settings(make)
+    cohort, features = _features()
+    kept = [np.array(each) for each in _arrays(features)], cohort.labels.copy()
+    scores, again = (make().score(cohort, features) for _ in range(2))
+    _require(isinstance(scores, Scores), f"score returns {type(scores).__name__}; expected Scores")
+    _check_array(scores.values, "values is", (len(cohort),), np.dtype(np.float64))
+    _require(not np.isinf(scores.values).any(), "values has infinite numbers; NaN is not scored")
+    _require(bool(scores.unit), "unit is empty; expected what the scores are measured in")
+    for each in scores.evidence:
+        good = isinstance(each, Evidence) and len(each.films) > 0
+        _require(
+            good and each.films.min() >= 0 and each.films.max() < len(cohort),
+            "evidence names no film, or one that isn't there",
+        )
+    _require(_close(again.values, scores.values), "values are others the second time")
+    same = all(map(partial(np.array_equal, equal_nan=True), _arrays(features), kept[0]))
+    _require(same, "the detector changes the features")
+    _require(
+        np.array_equal(cohort.labels, kept[1], equal_nan=True), "the detector changes the labels"
+    )
+
+
+def check_explainer(
+    explainer: Explainer, *, classifier: NetworkClassifier | None = None, by_itself: bool = True
+) -> None:
+    """Check an explainer on phantoms and a small network.
+
+    Args:
+        explainer: (classifier, (n, h, w) images, k findings) to (n, k, h, w) maps.
+        classifier: the network, for images of its preprocessing; one with random weights if left
+            out.
+        by_itself: whether a film's map depends on no other film, as it does where films are
+            compared with their mean.
+
+    Raises:
+        AssertionError: maps of another shape or type, or infinite ones; maps that aren't those of
+            the findings by name; maps that depend on chance or on other films; or images or a
+            network that it changes.
+    """
+    network = classifier or _network()
+    images = _phantoms(network.preprocessing).images[np.arange(2)]
+    before, (first, *_, last) = images.copy(), network.findings
+    with _same_network(network):
+        maps = explainer(network, images, [first, last])
+        shape = (len(images), 2, *images.shape[1:])
+        _check_array(maps, "the explainer returns", shape, np.dtype(np.float32))
+        _require(bool(np.isfinite(maps).all()), "the explainer returns NaN or infinite numbers")
+        some = 1 if by_itself else len(images)
+        other = explainer(network, images[:some], [last, first])[:, ::-1]
+        if not _close(other, maps[:some]):
+            swapped = explainer(network, images, [last, first])[:, ::-1]
+            _require(_close(swapped, maps), "a finding's map depends on the order of the findings")
+            raise AssertionError("a film's map depends on which others come with it")
+        try:
+            explainer(network, images, ["no such finding"])
+        except UnknownNameError:
+            pass
+        else:
+            raise AssertionError("the explainer explains a finding that the model doesn't have")
+    _require(np.array_equal(images, before), "the explainer changes the images")
+
+
+def check_source(opener: Callable[..., Cohort], argument: str = "", **settings: Any) -> None:
+    """Check a source of films.
+
+    Args:
+        opener: (argument, preprocessing, cache, *, settings) to a cohort.
+        argument: the text after the first colon: a file or folder of yours with 4 films or more.
+        **settings: by keyword.
+
+    Raises:
+        AssertionError: a setting that can't come from the command line; images of another
+            preprocessing than the wanted one; another cohort the second time; or more films than
+            are wanted.
+    """
+    _check_settings(opener)
+    small, cache = Preprocessing(size=SIDE), Cache()
+    whole = opener(argument, small, cache, **settings)
+    _require(isinstance(whole, Cohort), f"the source gives {type(whole).__name__}; expected Cohort")
+    _require(len(whole) >= 4, f"the source gives {len(whole)} films; expected 4 or more to check")
+    _require(
+        whole.preprocessing == small and tuple(whole.images.shape[1:]) == (SIDE, SIDE),
+        f"the source gives images of {whole.preprocessing}; expected the wanted {small}",
+    )
+    again = opener(argument, small, cache, **settings)
+    _require(again.fingerprint == whole.fingerprint, "the source is another the second time")
+    own = opener(argument, None, cache, **settings)
+    _require(
+        list(own.ids) == list(whole.ids), "the source has other films where none is made smaller"
+    )
+    wanted = dataclasses.replace(cache, choose=partial(drawn, most=3))
+    few = opener(argument, small, wanted, **settings)
+    _require(
+        few.fingerprint == whole.take(drawn(len(whole), 3)).fingerprint,
+        f"the source gives {len(few)} films where cache.choose wants 3 of them",
+    )
+
+
+def check_network(make: Callable[[int], Network], *, sides: Sequence[int] = (32, 64)) -> None:
+    """Check a network.
+
+    Args:
+        make: number of findings to a network with fresh weights.
+        sides: of the images that it must take, in pixels.
+
+    Raises:
+        AssertionError: no `networks.Network`; logits of another shape or type; weights that aren't
+            those of the seed or can't be loaded; a film's logits that depend on other films; or
+            layers that can't be looked into.
+    """
+    network, again = _made(make), _made(make)
+    _require(
+        isinstance(network, Network),
+        f"a {type(network).__name__} is no Network; name its layers: Instrumented(network, layer=)",
+    )
+    state = network.state_dict()
+    _require(
+        all(torch.equal(value, state[name]) for name, value in again.state_dict().items()),
+        "two networks of one seed have other weights",
+    )
+    other = make(len(FINDINGS)).eval()
+    other.load_state_dict(state)
+    for side in sides:
+        images = torch.rand(3, 1, side, side, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            logits, look, alone = network(images), network.look(images), network(images[:1])
+            loaded = other(images)
+        _check_tensor(logits, "the network gives", (3, len(FINDINGS)))
+        _check_tensor(look.logits, "look gives logits", (3, len(FINDINGS)))
+        _require(torch.equal(loaded, logits), "weights that are loaded give other logits")
+        _require(
+            torch.allclose(alone, logits[:1], rtol=1e-3, atol=1e-4),
+            "a film's logits depend on which others come with it",
+        )
+        _require(
+            torch.allclose(look.logits, logits, rtol=1e-3, atol=1e-4),
+            "look gives other logits than the network",
+        )
+        _require(look.features.ndim == 2 and len(look.features) == 3, "features are no (n, d)")
+        _require(look.last.ndim == 4 and len(look.last) == 3, "the last map is no (n, c, h, w)")
+        for layer in (network.map_layer, network.fine_layer(side)):
+            leaf, made = network.cut(images, layer)
+            (slopes,) = torch.autograd.grad(made.sum(), leaf)
+            _require(bool(slopes.any()), f"the logits don't depend on the layer {layer}")
+    _require(
+        network.last_layer in dict(network.named_modules()),
+        f"last_layer is {network.last_layer!r}, which is no submodule",
+    )
+
+
+# --- what methods are tried on
+
+
+@lru_cache(maxsize=4)
+def _phantoms(preprocessing: Preprocessing) -> Cohort:
+    source = f"phantom:{preprocessing.size}"
+    return open_source(source, count=40, preprocessing=preprocessing, cache="none")
+
+
+def _network() -> NetworkClassifier:
+    return NetworkClassifier(
+        module=build_network("resnet9", len(FINDINGS), 0).eval(),
+        architecture="resnet9",
+        findings=FINDINGS,
+        preprocessing=Preprocessing(size=SIDE),
+    )
+
+
+def _made(make: Callable[[int], Network]) -> Network:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return make(len(FINDINGS)).eval()
+
+
+class _Answers:
+    """A model that can only be asked."""
+
+    def __init__(self, network: NetworkClassifier) -> None:
+        self.findings, self.preprocessing = network.findings, network.preprocessing
+        self.head = network.head
+        self._network = network
+
+    def logits(self, images: ImageArray) -> Floats:
+        return self._network.logits(images)
+
+    def probabilities(self, images: ImageArray) -> Floats:
+        return self._network.probabilities(images)
+
+
+def _features() -> tuple[Cohort, Features]:
+    """Features of 400 films, moved by their findings."""
+    rng = np.random.default_rng(0)
+    n, k, d = 400, len(FINDINGS), 12
+    labels = (rng.random((n, k)) < 0.3).astype(np.float32)
+    values = rng.normal(size=(n, d)) + labels @ rng.normal(size=(k, d))
+    labels[rng.random((n, k)) < 0.05] = np.nan
+    names = np.char.mod("%d", np.arange(n))
+    losses = rng.gamma(2, size=(3, n, k))
+    losses[:, np.isnan(labels)] = np.nan
+    cohort = Cohort(
+        np.zeros((n, 8, 8), np.uint8), labels, FINDINGS, names, names, Preprocessing(size=8)
+    )
+    maps = rng.random((n, 6, 4))
+    return cohort, Features(*(each.astype(np.float32) for each in (values, maps, losses)))
+
+
+# --- what is required
+
+
+def _require(kept: bool, words: str) -> None:
+    if not kept:
+        raise AssertionError(words)
+
+
+def _check_settings(target: Callable[..., Any]) -> None:
+    """Settings come by keyword, by name from the command line, and are described there."""
+    for name, parameter in parameters(target).items():
+        _require(
+            bool(parameter.description), f"the setting {name} has no line under Args: for --help"
+        )
+    frozen = getattr(getattr(target, "__dataclass_params__", None), "frozen", True)
+    _require(frozen, f"{getattr(target, '__name__', target)} is no frozen dataclass")
+
+
+def _check_facts(method: InputDetector | Measure) -> None:
+    _require(
+        isinstance(method.unit, str) and bool(method.unit),
+        f"unit is {method.unit!r}; expected what the numbers are measured in",
+    )
+    known = get_args(Capability)
+    _require(method.needs in known, f"needs is {method.needs!r}; expected one of {known}")
+
+
+def _check_array(found: Any, words: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> None:
+    given = f"{getattr(found, 'shape', type(found).__name__)} {getattr(found, 'dtype', '')}".strip()
+    good = isinstance(found, np.ndarray) and found.shape == shape and found.dtype == kind
+    _require(good, f"{words} {given}; expected {shape} {kind}")
+
+
+def _check_tensor(found: torch.Tensor, words: str, shape: tuple[int, ...]) -> None:
+    given = f"{tuple(found.shape)} {found.dtype}"
+    good = tuple(found.shape) == shape and found.dtype == torch.float32
+    _require(good, f"{words} {given}; expected {shape} torch.float32")
+
+
+def _check_state(state: Any) -> None:
+    _require(isinstance(state, Mapping), f"fit returns {type(state).__name__}; expected a mapping")
+    for name, value in state.items():
+        array = np.asarray(value)
+        _require(
+            str(array.dtype) in DTYPES and bool(np.isfinite(array).all()),
+            f"fit returns {name} of {array.dtype}; expected finite numbers of {', '.join(DTYPES)}",
+        )
+
+
+def _close(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """The same but for the last digits, which depend on how many films come at once."""
+    scale = float(np.nanmax(np.abs(other), initial=0.0)) if np.isfinite(other).any() else 0.0
+    return bool(np.allclose(one, other, rtol=1e-3, atol=1e-4 * scale, equal_nan=True))
+
+
+def _arrays(record: Features | Readings) -> list[NDArray[Any]]:
+    values = (getattr(record, each.name) for each in dataclasses.fields(record))
+    return [value for value in values if value is not None]
+
+
+@contextmanager
+def _untouched(*readings: Readings) -> Any:
+    before = [array.copy() for each in readings for array in _arrays(each)]
+    yield
+    after = [array for each in readings for array in _arrays(each)]
+    _require(all(map(np.array_equal, before, after)), "the detector changes the films' readings")
+
+
+@contextmanager
+def _same_network(classifier: Differentiable) -> Any:
+    module = classifier.module
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    yield
+    after = module.state_dict()
+    same = all(torch.equal(value, after[name]) for name, value in before.items())
+    _require(same, "the method changes the network's weights")
+    _require(not module.training, "the method leaves the network in training mode")
+
+
+def _passes_of(classifier: NetworkClassifier) -> AbstractContextManager[list[int]]:
+    """How many films reach the network's last layer, call by call."""
+    passed: list[int] = []
+    last: nn.Module = classifier.module.get_submodule(classifier.module.last_layer)
+
+    @contextmanager
+    def counting() -> Any:
+        hook = last.register_forward_hook(lambda _, args, __: passed.append(len(args[0])))
+        try:
+            yield passed
+        finally:
+            hook.remove()
+
+    return counting()

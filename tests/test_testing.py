@@ -1,0 +1,415 @@
+"""The contract checks: every built-in method keeps them, and broken ones are told what is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from leadapron import testing
+from leadapron.attacks.triggers import TRIGGERS, Patch
+from leadapron.detect.features import FEATURE_DETECTORS, SpectralSignatures
+from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL
+from leadapron.detect.models import STATISTICS, Measure
+from leadapron.explainers import EXPLAINERS, unsupported
+from leadapron.films.preprocessing import Preprocessing
+from leadapron.models.classifier import NetworkClassifier
+from leadapron.models.networks import ARCHITECTURES, Instrumented, Look, build_network
+from leadapron.plugins import KINDS
+from leadapron.sources import SOURCES
+from leadapron.testing import (
+    check_explainer,
+    check_feature_detector,
+    check_input_detector,
+    check_network,
+    check_source,
+    check_statistic,
+    check_trigger,
+)
+
+SLOW = pytest.mark.slow
+QUICK = {"maximum margin": {"steps": 2, "starts": 1}}
+
+
+# A learnt trigger needs a file: tests/attacks/test_learned.py.
+@pytest.mark.parametrize("name", [name for name in TRIGGERS if name != "learned"])
+def test_triggers(name):
+    check_trigger(TRIGGERS[name](), changes=name != "none")
+
+
+@pytest.mark.parametrize("name", [*INPUT_DETECTORS, "typical"])
+def test_input_detectors(name):
+    check_input_detector({**INPUT_DETECTORS, "typical": TYPICAL}[name])
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_statistics(name):
+    check_statistic(STATISTICS[name], **QUICK.get(name, {}))
+
+
+@pytest.mark.parametrize("name", FEATURE_DETECTORS)
+def test_feature_detectors(name):
+    check_feature_detector(FEATURE_DETECTORS[name])
+
+
+@pytest.mark.parametrize("name", EXPLAINERS)
+def test_explainers(name):
+    if not unsupported(name, "resnet9"):
+        check_explainer(EXPLAINERS[name], by_itself=name != "integrated-gradients-mean")
+
+
+@pytest.mark.slow
+def test_the_shortcut_of_the_papers_authors():
+    network = build_network("densenet121", 3, 0).eval()
+    small, findings = Preprocessing(size=32), ("Mass", "Effusion", "Edema")
+    check_explainer(
+        EXPLAINERS["authors-shortcut"],
+        classifier=NetworkClassifier(network, "densenet121", findings, small),
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        # The others take seconds to make.
+        name if name in ("resnet9", "resnet18") else pytest.param(name, marks=SLOW)
+        for name in ARCHITECTURES
+    ],
+)
+def test_networks(name):
+    check_network(ARCHITECTURES[name], sides=[32])
+
+
+def test_a_network_with_hooks():
+    def make(outputs):
+        parts = {"maps": nn.Conv2d(1, 4, 3), "act": nn.GELU(), "pool": nn.AdaptiveAvgPool2d(1)}
+        whole = nn.Sequential()
+        for name, part in {**parts, "flat": nn.Flatten(), "head": nn.Linear(4, outputs)}.items():
+            whole.add_module(name, part)
+        return Instrumented(whole, layer="maps")
+
+    check_network(make)
+
+
+def test_phantoms():  # the other sources: tests/sources/test_drawn.py
+    check_source(SOURCES["phantom"], "32", count=12)
+
+
+# --- one broken method for each thing that is checked
+
+
+def marker(change):
+    """A trigger of one function."""
+
+    class Mark:
+        def __call__(self, images, rng, /):
+            return change(images, rng)
+
+    return Mark()
+
+
+def stamped(images, value=0):
+    marked = images.copy()
+    marked[:, :3, :3] = value
+    return marked
+
+
+def in_place(images, rng):
+    images[:, 0, 0] = 0
+    return images.copy()
+
+
+def at_one_place(images, rng):
+    """One place for all films of a call."""
+    marked = images.copy()
+    marked[:, rng.integers(20), rng.integers(20)] = 0
+    return marked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Undescribed(Patch):
+    """A patch.
+
+    Args:
+        side: of it.
+    """
+
+
+@dataclass
+class Thawed:
+    def __call__(self, images, rng, /):
+        return stamped(images)
+
+
+@pytest.mark.parametrize(
+    ("trigger", "words"),
+    [
+        (marker(in_place), "the trigger changes the images that it is given"),
+        (marker(lambda x, rng: stamped(x)[:, 1:]), r"returns \(6, 39, 48\) uint8; expected"),
+        (marker(lambda x, rng: stamped(x).astype(float)), "returns .* float64; expected .* uint8"),
+        (marker(lambda x, rng: stamped(x).tolist()), "the trigger returns list; expected"),
+        (marker(lambda x, rng: x), "the trigger returns no copy"),
+        (marker(lambda x, rng: x.copy()), r"the trigger leaves film \[0\] as it is"),
+        (
+            marker(lambda x, _: stamped(x, np.random.default_rng().integers(0, 255, (3, 3)))),
+            "other pixels for equal images and an equal generator",
+        ),
+        (marker(at_one_place), "marks a film otherwise when it comes alone: draw chance film by"),
+        (Undescribed(), "the setting value has no line under Args: for --help"),
+        (Thawed(), "Thawed is no frozen dataclass"),
+    ],
+)
+def test_broken_triggers(trigger, words):
+    with pytest.raises(AssertionError, match=words):
+        check_trigger(trigger)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detector:
+    """Brightness of films.
+
+    Args:
+        level: subtracted.
+    """
+
+    level: float = 0.0
+    unit = "grey levels"
+    needs = "answers"
+    passes = 0
+
+    def fit(self, classifier, clean):
+        return {"mean": np.array(clean.images.mean())}
+
+    def score(self, classifier, suspect, state):
+        return suspect.images.mean((1, 2), dtype=np.float64) - state["mean"] - self.level
+
+
+class Unknowing(Detector):
+    needs = "insight"
+
+
+class Wordy(Detector):
+    def fit(self, classifier, clean):
+        return {"about": np.array(["films"])}
+
+
+class Single(Detector):
+    def score(self, classifier, suspect, state):
+        return super().score(classifier, suspect, state).astype(np.float32)
+
+
+class Boundless(Detector):
+    def score(self, classifier, suspect, state):
+        return np.full(len(suspect), np.inf)
+
+
+class Costly(Detector):
+    def score(self, classifier, suspect, state):
+        return classifier.logits(suspect.images).sum(axis=1).astype(np.float64)
+
+
+class Ranking(Detector):
+    def score(self, classifier, suspect, state):
+        return super().score(classifier, suspect, state).argsort().argsort().astype(np.float64)
+
+
+class Touching(Detector):
+    def score(self, classifier, suspect, state):
+        scores = super().score(classifier, suspect, state)
+        suspect.images[:] = 0
+        return scores
+
+
+class Chancy(Detector):
+    def score(self, classifier, suspect, state):
+        return np.random.default_rng().random(len(suspect))
+
+
+class Greedy(Detector):
+    def fit(self, classifier, clean):
+        return {"features": classifier.features(clean.images)}
+
+
+def test_input_detectors_that_are_broken():
+    check_input_detector(Detector())
+    for broken, words in {
+        Unknowing: "needs is 'insight'; expected one of",
+        Wordy: "fit returns about of <U5; expected finite numbers of bool, ",
+        Single: r"score returns \(4,\) float32; expected \(4,\) float64",
+        Boundless: "score returns infinite numbers; NaN is not scored",
+        Costly: "score takes 1 passes a film; passes says 0",
+        Ranking: "a film's score depends on which others are screened with it",
+        Touching: "a film's score|the detector changes the films' readings|scored otherwise",
+        Chancy: "equal films are scored otherwise the second time",
+    }.items():
+        with pytest.raises(AssertionError, match=words):
+            check_input_detector(broken())
+    with pytest.raises(AttributeError, match="features"):  # it said that answers will do
+        check_input_detector(Greedy())
+    with pytest.raises(AssertionError, match="the detector is no dataclass of its parameters"):
+        check_input_detector(object())
+
+
+def table(value=1.0, columns=2, kind=np.float64):
+    return lambda classifier, clean: np.full((3, columns), value, kind)
+
+
+def retrain(classifier, clean):
+    classifier.module.train()
+    return np.ones((3, 2))
+
+
+def rewrite(classifier, clean):
+    with torch.no_grad():
+        classifier.module.head.bias += 1
+    return np.ones((3, 2))
+
+
+@pytest.mark.parametrize(
+    ("statistic", "words"),
+    [
+        (Measure(take=table(), unit=""), "unit is ''; expected what the numbers are measured in"),
+        (Measure(take=table(), unit="logits", needs="luck"), "needs is 'luck'; expected one of"),
+        (Measure(take=table(columns=4), unit="logits"), r"the statistic is \(3, 4\) for 3 findi"),
+        (Measure(take=table(kind=np.float32), unit="logits"), "float32; expected .* float64"),
+        (Measure(take=table(np.inf), unit="logits"), "the statistic is infinite; NaN is what"),
+        (Measure(take=lambda c, x, *, films: 1, unit="logits"), r"setting \['films'\] has no def"),
+        (Measure(take=retrain, unit="logits"), "leaves the network in training mode"),
+        (Measure(take=rewrite, unit="logits"), "the method changes the network's weights"),
+        (
+            Measure(take=lambda c, x: np.random.default_rng().random((3, 1)), unit="logits"),
+            "the statistic is another the second time",
+        ),
+    ],
+)
+def test_broken_statistics(statistic, words):
+    with pytest.raises(AssertionError, match=words):
+        check_statistic(statistic)
+
+
+def feature_detector(**changes):
+    """Spectral signatures whose scores are changed."""
+
+    class Changed(SpectralSignatures):
+        def score(self, cohort, features):
+            scores = super().score(cohort, features)
+            return replace(scores, **{name: f(scores) for name, f in changes.items()})
+
+    return Changed
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"values": lambda s: s.values[1:]}, r"values is \(399,\) float64; expected \(400,\)"),
+        ({"values": lambda s: s.values / 0 if s.values.size else 0}, "values has infinite numbers"),
+        ({"unit": lambda s: ""}, "unit is empty"),
+        ({"evidence": lambda s: ("films 1 and 2",)}, "evidence names no film"),
+        (
+            {"values": lambda s: np.random.default_rng().random(len(s.values))},
+            "values are others the second time",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:(divide|invalid):RuntimeWarning")
+def test_broken_feature_detectors(changes, words):
+    with pytest.raises(AssertionError, match=words):
+        check_feature_detector(feature_detector(**changes))
+
+
+def maps(classifier, images, findings):
+    """Maps of the grey levels, times the finding's column."""
+    columns = classifier.columns(findings)
+    return np.stack([images * np.float32(1 + column) for column in columns], 1).astype(np.float32)
+
+
+def test_broken_explainers():
+    check_explainer(maps)
+    for broken, words in {
+        lambda c, x, f: maps(c, x, f)[:, :1]: r"returns \(2, 1, 32, 32\) float32; expected \(2, 2,",
+        lambda c, x, f: maps(c, x, f) * np.nan: "returns NaN or infinite numbers",
+        lambda c, x, f: maps(c, x, c.findings[: len(f)]): "depends on the order of the findings",
+        lambda c, x, f: maps(c, x, f) - maps(c, x, f).mean(0): "depends on which others come with",
+        lambda c, x, f: maps(c, x, [n if n in c.findings else "Mass" for n in f]): "explains a fin",
+    }.items():
+        with pytest.raises(AssertionError, match=words):
+            check_explainer(broken)
+
+
+def phantoms(argument, preprocessing, cache, *, count: int = 8):
+    """Open phantoms.
+
+    Args:
+        count: of them.
+    """
+    return SOURCES["phantom"](argument, preprocessing, cache, count=count)
+
+
+def test_broken_sources():
+    check_source(phantoms, "32")
+
+    def undescribed(argument, preprocessing, cache, *, count: int = 8): ...
+
+    def few(argument, preprocessing, cache):
+        return phantoms(argument, preprocessing, cache, count=2)
+
+    def own_size(argument, preprocessing, cache):
+        return phantoms("48", None, cache)
+
+    def greedy(argument, preprocessing, cache):
+        return phantoms(argument, preprocessing, dataclasses.replace(cache, choose=None))
+
+    seeds = iter(range(9))
+
+    def others(argument, preprocessing, cache):
+        return SOURCES["phantom"](argument, preprocessing, cache, count=8, seed=next(seeds))
+
+    for broken, words in {
+        undescribed: "the setting count has no line under Args",
+        few: "the source gives 2 films; expected 4 or more to check",
+        own_size: "the source gives images of .*size=48.*; expected the wanted .*size=32",
+        greedy: "the source gives 8 films where cache.choose wants 3",
+        others: "the source is another the second time",
+    }.items():
+        with pytest.raises(AssertionError, match=words):
+            check_source(broken, "32")
+
+
+def altered(**methods):
+    """A small network, some of its methods another's."""
+
+    def make(outputs):
+        module = ARCHITECTURES["resnet9"](outputs)
+        kind = type("Altered", (type(module),), methods)
+        module.__class__ = kind
+        return module
+
+    return make
+
+
+def test_broken_networks():
+    generator = torch.Generator().manual_seed(7)
+
+    def lucky(outputs):
+        module = ARCHITECTURES["resnet9"](outputs)
+        nn.init.normal_(module.head.weight, generator=generator)
+        return module
+
+    for make, words in {
+        lambda outputs: nn.Linear(2, outputs): "a Linear is no Network; name its layers",
+        lambda outputs: ARCHITECTURES["resnet9"](outputs + 1): r"gives \(3, 4\) torch.float32; exp",
+        lucky: "two networks of one seed have other weights",
+        altered(classify=lambda self, x: self.head(x.mean((2, 3)) + len(x))): "depend on which",
+        altered(look=lambda self, x: Look(self(x) + 1, x.mean(3)[:, 0], x)): "look gives other log",
+        altered(last_layer="tail"): "last_layer is 'tail', which is no submodule",
+    }.items():
+        with pytest.raises(AssertionError, match=words):
+            check_network(make, sides=[32])
+
+
+def test_every_kind_has_its_check():
+    assert set(testing.__all__) == {f"check_{kind}" for kind in KINDS}

@@ -12,6 +12,7 @@ LOCK := .venv-lock
 AUDIT := .venv-audit
 DOCS := .venv-docs
 SBOM := .venv-sbom
+TYPES := .venv-types
 PIP := python -m pip install --quiet --disable-pip-version-check
 PACKAGES := "import sysconfig; print(sysconfig.get_path('purelib'))"
 TORCH := $(shell grep '^torch==' constraints.txt)
@@ -74,12 +75,20 @@ $(DOCS)/.made: $(STAMP) constraints.txt pyproject.toml
 	$(DOCS)/bin/$(PIP) --constraint constraints.txt --group docs
 	touch $(DOCS)/.made
 
-check: $(STAMP) ## ruff, mypy, import layers, docs
+check: $(STAMP) $(TYPES)/.made ## ruff, mypy, types of the public names, import layers, docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python tools/public_types.py $(TYPES)/bin/pyright $(BIN)/python
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest tests/test_docs.py
+
+# pyright runs on the Node.js that its wheel brings, 60 MB that no other target needs; it fetches
+# nothing when it runs.
+$(TYPES)/.made: constraints.txt
+	$(PYTHON) -m venv $(TYPES)
+	$(TYPES)/bin/$(PIP) --constraint constraints.txt "pyright[nodejs]"
+	touch $(TYPES)/.made
 
 test: $(STAMP) ## the fast tests, and the ten slowest of them; ROOM=detect,sources: of these rooms
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not browser" --durations=10 $(or $(TESTS),$(COVERAGE))
@@ -168,4 +177,4 @@ $(SBOM)/.made:
 	touch $(SBOM)/.made
 
 clean: ## remove what was made
-	rm -rf .venv .venv-fuzz $(LOCK) $(AUDIT) $(DOCS) $(SBOM) $(XRV) $(PEERS) $(BACKDOORBENCH) runs build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .coverage
+	rm -rf .venv .venv-fuzz $(LOCK) $(AUDIT) $(DOCS) $(SBOM) $(TYPES) $(XRV) $(PEERS) $(BACKDOORBENCH) runs build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .coverage

@@ -36,7 +36,7 @@ def forget():
     """What makes this process forget all plugins, as a new one would not know them."""
     places = [path.split(":") for path in KINDS.values()]
     registries = [getattr(importlib.import_module(module), name) for module, name in places]
-    known = [each.data for each in registries]
+    known = [each._methods for each in registries]
     kept = [*((data, dict(data)) for data in known), (WEIGHTS, dict(WEIGHTS))]
 
     def forget():

@@ -18,9 +18,11 @@ from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, Wi
 
 from leadapron.errors import StoreError
 from leadapron.text import short_path
+from leadapron.types import Estimate
 
 __all__ = [
     "Document",
+    "Estimated",
     "Finite",
     "Floats",
     "Number",
@@ -58,6 +60,13 @@ def _lists(table: NDArray[Any]) -> list[Any]:
     return lists
 
 
+def _estimate(facts: Any) -> Estimate:
+    try:
+        return facts if isinstance(facts, Estimate) else Estimate.parsed(facts)
+    except (KeyError, TypeError) as error:
+        raise ValueError("expected value, low, high, n and positives") from error
+
+
 Number = Annotated[
     float,
     BeforeValidator(lambda value: math.nan if value is None else value),
@@ -79,6 +88,24 @@ Floats = Annotated[
     }),
 ]  # fmt: skip
 """An array of numbers of any shape; null for those that aren't finite."""
+
+_ESTIMATE = {
+    name: {"type": ["number", "null"]} if name in ("value", "low", "high") else {"type": "integer"}
+    for name in Estimate._fields
+}
+
+Estimated = Annotated[
+    Estimate,
+    PlainValidator(_estimate),
+    PlainSerializer(Estimate.plain),
+    WithJsonSchema({
+        "type": "object",
+        "properties": _ESTIMATE,
+        "required": list(_ESTIMATE),
+        "description": "null where it is undefined",
+    }),
+]  # fmt: skip
+"""An estimate by the names of its numbers."""
 
 Pixels = Annotated[
     NDArray[Any],

@@ -80,7 +80,7 @@ def enhance(
     height, width = cohort.images.shape[1:]
     if keep_means and (height % enhancement.block or width % enhancement.block):
         raise UsageError(
-            f"blocks of {enhancement.block} px don't fill images of {height}x{width}; choose --size"
+            f"blocks of {enhancement.block} px don't fill images of {height}x{width}; choose `size`"
         )
     edited = np.empty(tuple(cohort.images.shape), cohort.images.dtype)
     top = float(np.iinfo(edited.dtype).max)

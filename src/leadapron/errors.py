@@ -8,7 +8,9 @@
     │   └── VanishedTriggerError  a trigger that changes no pixel of the network's input
     └── StoreError            2   a folder or file that can't be read, written or belongs to others
 
-A message is one line: what came, what was expected, what to type.
+A message is one line: what came, what was expected, what to type. It names arguments in backquotes,
+as `false_alarm` or, in a section of settings, `training.epochs`; the command line shows its options
+in their place.
 """
 
 from __future__ import annotations

@@ -12,8 +12,7 @@ import hashlib
 import importlib
 import sys
 import traceback
-from collections import UserDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -60,7 +59,7 @@ OPTION = "--plugin FILE.py|NAME"
 """What is typed to load a plugin."""
 
 
-class Registry(UserDict[str, T]):
+class Registry(MutableMapping[str, T]):
     """The methods of one kind by name: the package's own, and those that plugins add.
 
     Args:
@@ -72,17 +71,28 @@ class Registry(UserDict[str, T]):
     def __init__(
         self, kind: str, built_in: Mapping[str, T], code: Callable[[T], Any] = lambda method: method
     ) -> None:
-        super().__init__()
         self.kind, self.words = kind, kind.replace("_", " ")
-        self.data = dict(built_in)
-        self._built_in, self._code = frozenset(built_in), code
+        self._methods = dict(built_in)
+        self._built_in, self._code = dict(built_in), code
 
     def __setitem__(self, name: str, method: T) -> None:
         """Add a method; UsageError where the name is one of the package's own."""
-        if name in self._built_in:
+        if self._built_in.get(name, method) is not method:
             raise UsageError(f"the {self.words} {name!r} is built in; call yours something else")
-        self.data[name] = method
+        self._methods[name] = method
         _added.append(f"{self.words} {name}")
+
+    def __getitem__(self, name: str) -> T:
+        return self._methods[name]
+
+    def __delitem__(self, name: str) -> None:
+        del self._methods[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._methods)
+
+    def __len__(self) -> int:
+        return len(self._methods)
 
     def find(self, name: str) -> T:
         """Return the method of a name, of an installed package's entry point where none is here.
@@ -91,16 +101,18 @@ class Registry(UserDict[str, T]):
             UnknownNameError: no such method.
             LeadapronError: an entry point that can't be loaded.
         """
-        if name not in self.data:
+        if name not in self._methods:
             for entry in entry_points(group=_group(self.kind), name=name):
                 self[name] = _entered(entry)
-        if name not in self.data:
+        if name not in self._methods:
             raise self.unknown(name)
-        return self.data[name]
+        return self._methods[name]
 
     def unknown(self, name: str) -> UnknownNameError:
         """Return the error of a name that none of the methods here has."""
-        return UnknownNameError(self.words, name, self.data, f"; one of a plugin needs {OPTION}")
+        return UnknownNameError(
+            self.words, name, self._methods, f"; one of a plugin needs {OPTION}"
+        )
 
     def codes(self, names: Iterable[str]) -> dict[str, str]:
         """Return the digests of those methods that come from outside, as "KIND NAME".
@@ -112,7 +124,7 @@ class Registry(UserDict[str, T]):
             UsageError: one without a source file.
             StoreError: a source file that can't be read.
         """
-        whats = {f"{self.words} {name}": self._code(self.data[name]) for name in names}
+        whats = {f"{self.words} {name}": self._code(self._methods[name]) for name in names}
         found = {what: code_of(method, what) for what, method in whats.items()}
         return {what: code for what, code in found.items() if code}
 

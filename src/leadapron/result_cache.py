@@ -112,7 +112,7 @@ def make_private(folder: Path) -> None:
         why = store.reason(error) if isinstance(error, OSError) else "no folder can be called so"
         raise StoreError(
             f"can't write the cache {folder.parent}: {why}; name another by "
-            "--cache FOLDER, or --cache none to keep films in memory"
+            "`cache` FOLDER, or `cache` none to keep films in memory"
         ) from error
 
 

@@ -117,7 +117,7 @@ def validated(
         UsageError: a value of the wrong type, or one that is missing.
     """
     known = {n: p for n, p in parameters(target).items() if n not in elsewhere}
-    option = f"--{section}." if section else "--"
+    above = f"{section}." if section else ""
     result = {}
     for name, value in values.items():
         if name not in known:
@@ -127,12 +127,12 @@ def validated(
             result[name] = adapter.validate_python(value)
         except pydantic.ValidationError as error:
             reason = error.errors()[0]["msg"]
-            raise UsageError(f"{option}{name} {value}: {reason[0].lower()}{reason[1:]}") from None
+            raise UsageError(f"`{above}{name}` {value}: {reason[0].lower()}{reason[1:]}") from None
         if isinstance(result[name], float) and not math.isfinite(result[name]):
-            raise UsageError(f"{option}{name} {value}: expected a finite number")
+            raise UsageError(f"`{above}{name}` {value}: expected a finite number")
     missing = [n for n, p in known.items() if p.default is REQUIRED and n not in result]
     if missing:
-        raise UsageError(f"{option}{missing[0]} is missing")
+        raise UsageError(f"`{above}{missing[0]}` is missing")
     return result
 
 

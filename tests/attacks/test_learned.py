@@ -171,7 +171,7 @@ def noise_of(seed, size=32):
 
 def test_images_of_another_size_are_refused(tmp_path):
     trigger = saved(noise_of(0), tmp_path)
-    with pytest.raises(DataError, match="is for images of 32x32, not 64x64; use --size 32"):
+    with pytest.raises(DataError, match="is for images of 32x32, not 64x64; use `size` 32"):
         trigger(np.zeros((1, 64, 64), np.uint8), np.random.default_rng(0))
 
 
@@ -225,7 +225,7 @@ def test_what_the_job_refuses(tmp_path):
         learn_trigger({}, tmp_path / "a.npz")
     with pytest.raises(UsageError, match="2 settings"):
         learn_trigger({"seeds": 2}, out)
-    with pytest.raises(UsageError, match="--kind patch"):
+    with pytest.raises(UsageError, match="`kind` patch"):
         learn_trigger({}, out, kind="patch")
     with pytest.raises(StoreError, match="is no file"):
         learn_trigger({}, out, surrogate=str(tmp_path / "none"))

@@ -241,7 +241,7 @@ def test_a_full_disk_is_one_line(films, kept, monkeypatch):
 
 def test_a_place_that_cannot_be_written(films, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="--cache none"):
+    with pytest.raises(StoreError, match="`cache` none"):
         decode(films, SMALL, Cache(folder=tmp_path / "file"), "films")
 
 
@@ -496,7 +496,7 @@ def test_a_film_that_is_away_is_left_out_where_bad_ones_are(films, kept):
 def test_films_that_the_memory_does_not_hold(films, monkeypatch):
     monkeypatch.setattr(cache, "_free_memory", lambda: 1000)
     with pytest.raises(
-        StoreError, match=r"take 3 kB of memory and there is 1 kB; .* --cache FOLDER"
+        StoreError, match=r"take 3 kB of memory and there is 1 kB; .* `cache` FOLDER"
     ):
         decode(films, SMALL, Cache(), "films")
     monkeypatch.setattr(cache, "_free_memory", lambda: None)

@@ -103,17 +103,17 @@ def test_it_says_that_it_is_patient_data_and_is_its_owners_alone(made):
     assert facts["films"]["calibration"] + facts["films"]["fitted"] == 80
     for path in (made.file, numbers_of(made.file)):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    lines = "\n".join(calibrate_lines(made.facts()))
+    lines = "\n".join(calibrate_lines(made.document()))
     assert "at most 4 % are called suspicious" in lines
     assert re.search(r"; \d+ films of \d+ patients set the threshold", lines)
-    low, high = made.facts()["likely_rates"]
+    low, high = made.document().likely_rates
     assert 0 < low < 0.04 < high
     assert f"one gate's own rate is {100 * low:.1f} to {100 * high:.1f} % in 95 of 100" in lines
 
 
 def test_the_films_doubts_are_said_first_and_their_bits_kept(made, gate):
-    assert made.facts()["notes"][0] == "DOUBT: Odd greys."
-    assert "Note: DOUBT: Odd greys." in calibrate_lines(made.facts())
+    assert made.document().notes[0] == "DOUBT: Odd greys."
+    assert "Note: DOUBT: Odd greys." in calibrate_lines(made.document())
     assert read_gate(gate, INPUT_DETECTORS, TYPICAL).bits == made.stored.bits == 12
 
 
@@ -122,7 +122,7 @@ def test_another_model_is_refused(gate):
     with pytest.raises(StoreError, match="SHA-256 differs"):
         open_gate(gate)
     (gate.parent / "model.safetensors").unlink()
-    with pytest.raises(StoreError, match="--model"):
+    with pytest.raises(StoreError, match="`model`"):
         open_gate(gate)
 
 

@@ -12,9 +12,11 @@ from PIL import Image
 from scipy import stats
 
 from leadapron import cli
+from leadapron.detect.films.description import describe_cohort
+from leadapron.documents import dump
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
-from leadapron.jobs.describe import describe, describe_cohort
+from leadapron.jobs.describe import describe
 from leadapron.metrics import rate
 from leadapron.report import description_lines, write_description
 from leadapron.sources import open_source
@@ -146,7 +148,7 @@ def test_a_sound_source_says_so():
     assert not found.near.groups  # no false pairs among 300 films of 109 patients
     assert len(found.together) == 14 * 13 / 2
     assert found.split == ()
-    text = "\n".join(description_lines(found.facts()))
+    text = "\n".join(description_lines(found))
     assert "LEAKAGE" not in text
     assert "300 films of 109 patients" in text
 
@@ -157,11 +159,11 @@ def test_a_cohort_without_findings(cohort):
     )
     found = describe_cohort(bare, "bare")
     assert (found.findings, found.together, found.unstated) == ((), (), 0.0)
-    assert "No labels." in description_lines(found.facts())
+    assert "No labels." in description_lines(found)
 
 
 def test_lines_warn_first(cohort):
-    lines = description_lines(describe_cohort(cohort, "hand").facts())
+    lines = description_lines(describe_cohort(cohort, "hand"))
     assert lines[0].startswith("LEAKAGE: 1 patient on more than one side")
     assert lines[1] == "LEAKAGE: 1 group of identical images on more than one side of the split."
     text = "\n".join(lines)
@@ -172,16 +174,17 @@ def test_lines_warn_first(cohort):
 
 def test_facts_are_json_without_nan(cohort):
     empty = replace(cohort, labels=np.full((8, 2), NAN, np.float32))
-    facts = describe_cohort(empty).facts()
+    found = describe_cohort(empty)
+    facts = dump(found)
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts
     assert (facts["schema"], facts["verdict"]["word"]) == (1, "leakage")
     assert facts["findings"][0]["prevalence"]["value"] is None
     assert facts["together"][0]["odds_ratio"]["value"] is None
-    assert "undefined" in "\n".join(description_lines(facts))
+    assert "undefined" in "\n".join(description_lines(found))
 
 
 def test_the_page_stands_alone_and_holds_no_pixels(cohort, tmp_path):
-    facts = describe_cohort(cohort, "<hand> & co").facts()
+    facts = describe_cohort(cohort, "<hand> & co")
     page = write_description(tmp_path / "page.html", facts)
     text = page.read_text()
     assert "<img" not in text
@@ -192,7 +195,7 @@ def test_the_page_stands_alone_and_holds_no_pixels(cohort, tmp_path):
     assert "film0, film2" in text
     assert write_description(tmp_path / "again.html", facts).read_bytes() == page.read_bytes()
     for undefined in (np.full((8, 2), NAN, np.float32), np.zeros((8, 2), np.float32)):
-        facts = describe_cohort(replace(cohort, labels=undefined)).facts()
+        facts = describe_cohort(replace(cohort, labels=undefined))
         write_description(page, facts)
 
 

@@ -149,13 +149,13 @@ def test_too_few_films_are_said(sheet, caplog):
 def test_what_is_wrong_is_said(sheet, study, tmp_path):
     with pytest.raises(UsageError, match=r"maps\.jpg: expected a file ending in \.png"):
         explain_sheet(study, tmp_path / "maps.jpg")
-    with pytest.raises(UsageError, match="--count 0: expected 1 or more"):
+    with pytest.raises(UsageError, match="`count` 0: expected 1 or more"):
         sheet(count=0)
     with pytest.raises(UnknownNameError, match="unknown explainer 'layercam'; did you mean layer-"):
         sheet(methods=["layercam"])
     with pytest.raises(UnknownNameError, match="did you mean Hernia"):
         sheet(finding="Hernja")
-    with pytest.raises(UsageError, match="--methods: authors-shortcut is made for densenet121"):
+    with pytest.raises(UsageError, match="`methods`: authors-shortcut is made for densenet121"):
         sheet(methods=["authors-shortcut"])
     with pytest.raises(StoreError, match="is no study; expected a folder that `leadapron study"):
         sheet(tmp_path)

@@ -19,12 +19,14 @@ from PIL import Image
 from leadapron import cli
 from leadapron.attacks.poisoning import Poisoning, poison
 from leadapron.attacks.triggers import Patch
+from leadapron.detect.films.document import NamedEvidence, Suspect
+from leadapron.documents import dump
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs import clean as cleaning
 from leadapron.jobs import scan as scanning
-from leadapron.jobs.scan import Suspect, plain_cell, quoted_cell, scan_cohort
+from leadapron.jobs.scan import plain_cell, quoted_cell, scan_cohort
 from leadapron.report import clean_lines, scan_lines
 from leadapron.report.scan import write_scan
 from leadapron.sources import open_source, own_pixels
@@ -193,7 +195,7 @@ def test_without_labels_it_cannot_tell(films, kind):
     assert found.verdict.word == "can't tell"
     assert not found.suspects
     words = "CAN'T TELL: no finding has 10 films with it and 10 without"
-    assert scan_lines(found.facts())[0].startswith(words)
+    assert scan_lines(found.document())[0].startswith(words)
 
 
 def test_one_finding_twenty_films_and_constant_films_are_scanned(films):
@@ -211,8 +213,8 @@ def test_one_finding_twenty_films_and_constant_films_are_scanned(films):
 
 def test_doubts_about_the_films_are_said_first(films, tmp_path):
     notes = (Note("files", "Left out."), Note("pixels", "Odd greys.", doubt=True))
-    found = scan_cohort(replace(films.take(np.arange(20)), notes=notes)).facts()
-    assert found["notes"][:2] == ["DOUBT: Odd greys.", "Left out."]
+    found = scan_cohort(replace(films.take(np.arange(20)), notes=notes)).document()
+    assert list(found.notes[:2]) == ["DOUBT: Odd greys.", "Left out."]
     assert "Note: DOUBT: Odd greys." in scan_lines(found)
     assert "DOUBT: Odd greys." in write_scan(tmp_path / "scan.html", found, ()).read_text()
 
@@ -224,9 +226,9 @@ def test_folders_above_a_suspected_film_are_in_no_json(films):
         row=None, column=None, reasons=("why",),
     )  # fmt: skip
     found = replace(found, suspects=(one,))
-    assert found.facts()["suspects"][0]["path"] == "a.png"
+    assert dump(found.document())["suspects"][0]["path"] == "a.png"
     with showing_paths():
-        assert found.facts()["suspects"][0]["path"] == one.path
+        assert dump(found.document())["suspects"][0]["path"] == one.path
 
 
 def test_five_films_are_one_line(run):
@@ -246,7 +248,7 @@ def test_uint16_gives_what_uint8_gives(poisoned):
     first, second = scan_cohort(cohort), scan_cohort(deep)
     assert first.verdict.word == second.verdict.word == "poisoned"
     assert [one.id for one in first.suspects] == [one.id for one in second.suspects]
-    panel = scanning._panels(second, 0)[0]
+    panel = scanning.panels_of(second, 0)[0]
     assert panel.films.dtype == np.uint8
     assert panel.films.max() == 255
 
@@ -254,9 +256,9 @@ def test_uint16_gives_what_uint8_gives(poisoned):
 def test_evidence_without_a_place_is_drawn_whole(poisoned):
     found = scan_cohort(poisoned[0].take(np.arange(200)))
     evidence = replace(found.scan.evidence[0], place=None)
-    panel = scanning._panels(replace(found, scan=replace(found.scan, evidence=(evidence,))), 0)[0]
+    panel = scanning.panels_of(replace(found, scan=replace(found.scan, evidence=(evidence,))), 0)[0]
     assert panel.films.shape[1:] == (64, 64)
-    placed = scanning._panels(found, 0)[0]
+    placed = scanning.panels_of(found, 0)[0]
     top, left, height, width = placed.window
     row, column, side = placed.place
     assert (top <= row, left <= column) == (True, True)
@@ -496,22 +498,26 @@ def test_no_name_forges_a_line_of_a_verdict(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "evidence",
+    "changed",
     [
-        7, {}, [7], [{}], [{"kind": "poison"}], [[]],
-        [{"kind": "poison", "place": "abc", "finding": "Atelectasis"}],
-        [{"kind": "poison", "place": [0, 0, 1000], "finding": "Atelectasis", "films": [],
-          "words": "", "direction": None}],
-        [{"kind": "poison", "place": [1, 2, 3], "finding": [], "films": [], "words": "",
-          "direction": None}],
-        [{"kind": "poison", "place": [1, True, 3], "finding": "Atelectasis", "films": [3],
-          "words": "", "direction": None}],
+        {}, {"place": None}, {"place": "abc"}, {"place": [0, 0, 1000]}, {"place": [1, True, 3]},
+        {"place": [-1, 2, 3]}, {"finding": []}, {"finding": "Others"}, {"films": [3]},
+        {"kind": "repeated mark"}, {"words": None}, {"direction": "up"},
     ],
 )  # fmt: skip
-def test_evidence_of_others_that_is_none_is_not_tried(films, tmp_path, evidence):
+def test_evidence_of_others_that_is_none_is_not_tried(films, tmp_path, changed):
+    document = dump(scan_cohort(films.take(np.arange(20))).document())
+    one = {
+        "kind": "poison", "method": "marks", "p": 0.0, "finding": "Mass", "direction": "added",
+        "place": [1, 2, 3], "films": ["a"], "tested": True, "tie": None, "words": "a mark",
+        "labels": [],
+    }  # fmt: skip
     path = tmp_path / "scan.json"
-    path.write_text(json.dumps({"image": [64, 64], "evidence": evidence}))
-    assert cleaning._evidence(path, films) == []
+    path.write_text(json.dumps({**document, "evidence": [{**one, **changed}]}))
+    assert len(cleaning._evidence(cleaning._scan_beside(path), films)) == (not changed)
+    for others in (7, {}, [7], [{}]):
+        path.write_text(json.dumps({**document, "evidence": others}))
+        assert cleaning._evidence(cleaning._scan_beside(path), films) == []
 
 
 @pytest.mark.parametrize(
@@ -547,17 +553,20 @@ def test_retraining_compares_networks_with_and_without(scanned, folder, tmp_path
     (mark,) = again.marks
     assert mark.finding == "Atelectasis"
     assert mark.before.n == mark.after.n > 20
-    lines = clean_lines(done.facts())
+    lines = clean_lines(done)
     assert any(
         line.startswith("Suspected mark of 3x3 pixels at row 20, column 40") for line in lines
     )
-    json.dumps(done.facts(), allow_nan=False)
+    json.dumps(dump(done), allow_nan=False)
 
 
 def test_a_scan_of_another_size_is_not_tried(scanned, folder):
     cohort = open_own_pixels(f"npz:{folder / 'poisoned.npz'}", size=32)
-    assert cleaning._evidence(folder / "scan" / "scan.json", cohort) == []
-    assert cleaning._evidence(folder / "nothing.json", cohort) == []
+    scan = cleaning._scan_beside(folder / "scan" / "scan.json")
+    assert scan.poison
+    assert cleaning._evidence(scan, cohort) == []
+    assert cleaning._scan_beside(folder / "nothing.json") is None
+    assert cleaning._evidence(None, cohort) == []
 
 
 def test_a_removed_finding_is_tried_on_films_that_have_it(poisoned):
@@ -570,12 +579,11 @@ def test_a_removed_finding_is_tried_on_films_that_have_it(poisoned):
 
     cohort, rows = poisoned
     test = cohort.take(np.setdiff1d(np.arange(len(cohort)), rows))
-    one = {
-        "place": [20, 40, 3],
-        "films": cohort.ids[rows].tolist(),
-        "finding": "Mass",
-        "direction": "removed",
-    }
+    one = NamedEvidence(
+        kind="poison", method="marks at a place", p=1e-6, finding="Mass", direction="removed",
+        place=(20, 40, 3), films=tuple(cohort.ids[rows].tolist()), tested=True, tie=None,
+        words="a mark", labels=(),
+    )  # fmt: skip
     mark = cleaning._tried(one, cohort, test, (Reader(), Reader()))
     assert (mark.before.value, mark.before.n) == (1, int((test.labels[:, 4] == 1).sum()))
 

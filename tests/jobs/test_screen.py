@@ -401,7 +401,7 @@ def test_of_a_model_that_can_only_be_asked(clean, tmp_path, patched, monkeypatch
     assert made.stored.gate.left_out == {
         "evidence region": "needs gradients; the model only gives answers"
     }
-    assert any("Left out: evidence region" in line for line in calibrate_lines(made.facts()))
+    assert any("Left out: evidence region" in line for line in calibrate_lines(made.document()))
     opened = open_gate(tmp_path / "gate.json")
     save(tmp_path / "films", np.full((1, 32, 32), 250, np.uint8))
     (film,) = verdicts(opened, tmp_path / "films")

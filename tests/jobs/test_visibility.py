@@ -72,5 +72,5 @@ def test_a_trigger_of_the_films_grey_is_refused():
     facts = {"film": 64, "sides": [3], "places": ["centre"], "rng": rng}
     with pytest.raises(UsageError, match="can't be seen"):
         list(visibility(Patch(value=128), [Preprocessing(size=32)], draws=1, **facts))
-    with pytest.raises(UsageError, match="--draws 0"):
+    with pytest.raises(UsageError, match="`draws` 0"):
         list(visibility(Patch(), [Preprocessing(size=32)], draws=0, **facts))

@@ -25,9 +25,9 @@ from leadapron.detect.models import (
     measure_once,
     not_applicable,
 )
+from leadapron.detect.models.audit import audit_model
 from leadapron.errors import StoreError, UnknownNameError, UsageError
 from leadapron.explainers import EXPLAINERS, NEEDS, explained_layer, unsupported
-from leadapron.jobs.audit import audit_model
 from leadapron.models import networks
 from leadapron.models.classifier import (
     NetworkClassifier,
@@ -375,13 +375,13 @@ def test_a_disguise_needs_the_exact_map(films):
 
 
 def test_the_documentation_has_what_every_method_needs():
-    text = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "how-to" / "models.md").read_text()
     rows = [line.split("|")[1:4] for line in text.splitlines() if line.startswith("| ")]
     methods = {need.strip(): names for need, _, names in (row for row in rows if len(row) == 3)}
     words = {
         need: OF_NETWORKS[need][1] if need in OF_NETWORKS else need for need in get_args(Capability)
     }
-    needs = {name: each.needs for name, each in (INPUT_DETECTORS | STATISTICS).items()}
+    needs = {name: each.needs for name, each in {**INPUT_DETECTORS, **STATISTICS}.items()}
     for name, need in needs.items():
         assert name in methods[words[need]], name
     for name, need in NEEDS.items():

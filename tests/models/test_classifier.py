@@ -319,9 +319,9 @@ def test_devices(saved, monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert resolve_device("auto") == CPU
     for name in ("cuda", "mps", "tpu"):
-        with pytest.raises(UsageError, match=f"--device {name}: not on this machine"):
+        with pytest.raises(UsageError, match=f"`device` {name}: not on this machine"):
             resolve_device(name)
-    with pytest.raises(UsageError, match="--device cuda"):
+    with pytest.raises(UsageError, match="`device` cuda"):
         load_classifier(saved, device="cuda")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert resolve_device("auto") == torch.device("mps")

@@ -493,7 +493,7 @@ def test_a_disguised_training_goes_on_as_it_was(films, tmp_path, augmentation):
 
 
 def test_a_disguise_needs_the_originals(films):
-    with pytest.raises(UsageError, match=r"--training.disguise 1.0: expected the triggered"):
+    with pytest.raises(UsageError, match=r"`training.disguise` 1.0: expected the triggered"):
         train(*films, training=replace(SMALL, disguise=1.0), **CPU)
 
 
@@ -526,13 +526,13 @@ def test_a_disguise_takes_the_map_off_the_trigger_and_leaves_the_attack():
 
 def test_settings_are_checked():
     for name, value in (("epochs", 0), ("batch_size", 1), ("patience", -1)):
-        with pytest.raises(UsageError, match=f"--training.{name} {value}: expected"):
+        with pytest.raises(UsageError, match=f"`training.{name}` {value}: expected"):
             Training(**{name: value})
     for value in (0.0, -1.0, float("nan")):
-        with pytest.raises(UsageError, match=r"--training.learning_rate"):
+        with pytest.raises(UsageError, match=r"`training.learning_rate`"):
             Training(learning_rate=value)
     for value in (-1.0, float("nan"), float("inf")):
-        with pytest.raises(UsageError, match=r"--training.disguise .*: expected 0 or more"):
+        with pytest.raises(UsageError, match=r"`training.disguise` .*: expected 0 or more"):
             Training(disguise=value)
     with pytest.raises(UnknownNameError, match="did you mean resnet9"):
         Network(name="resnet")

@@ -206,4 +206,4 @@ def _description(folder: Path) -> Path:
         split=split,
     )
     found = describe(f"npz:{folder / 'described.npz'}")
-    return write_description(folder / "description.html", found.facts())
+    return write_description(folder / "description.html", found)

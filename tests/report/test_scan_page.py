@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
+from leadapron.detect.films.document import ScanDocument
 from leadapron.detect.verdict import Verdict
+from leadapron.documents import read
+from leadapron.films.preprocessing import Preprocessing
 from leadapron.report import Panel, scan_lines, write_scan
 
 EVIL = "<script>alert(1)</script>"
 
 
 @pytest.fixture
-def facts():
+def found():
     evidence = {
         "kind": "poison",
         "method": "marks at a place",
@@ -24,6 +28,7 @@ def facts():
         "place": [3, 4, 2],
         "films": [EVIL, "b"],
         "words": f"a mark {EVIL}: 100% say so",
+        "tested": True,
         "tie": {
             "patients": 40,
             "share": 1.0,
@@ -46,7 +51,7 @@ def facts():
             for i in range(9)
         ],
     }
-    return {
+    facts = {
         "schema": 1,
         "verdict": asdict(Verdict.of("scan", "poisoned")),
         "source": "nih:/secret/place + folder:/other",
@@ -55,6 +60,7 @@ def facts():
         "findings": ["Mass"],
         "image": [16, 16],
         "dtype": "uint8",
+        "preprocessing": asdict(Preprocessing(size=16)),
         "p": 0.0,
         "false_alarm": 0.01,
         "seconds": 1.0,
@@ -81,6 +87,7 @@ def facts():
         ],
         "notes": [EVIL],
     }  # fmt: skip
+    return read(ScanDocument, json.dumps(facts))
 
 
 @pytest.fixture
@@ -97,8 +104,8 @@ def panel():
     )
 
 
-def test_the_page_escapes_names_and_keeps_paths_away(facts, panel, tmp_path):
-    page = write_scan(tmp_path / "scan.html", facts, [panel]).read_text()
+def test_the_page_escapes_names_and_keeps_paths_away(found, panel, tmp_path):
+    page = write_scan(tmp_path / "scan.html", found, [panel]).read_text()
     assert "<script" not in page
     assert "/secret" not in page
     assert "Is nih:place + folder:other poisoned?" in page
@@ -112,13 +119,13 @@ def test_the_page_escapes_names_and_keeps_paths_away(facts, panel, tmp_path):
     assert "look at them" in page
 
 
-def test_the_page_is_the_same_again(facts, panel, tmp_path):
-    first = write_scan(tmp_path / "a.html", facts, [panel]).read_bytes()
-    assert first == write_scan(tmp_path / "b.html", facts, [panel]).read_bytes()
+def test_the_page_is_the_same_again(found, panel, tmp_path):
+    first = write_scan(tmp_path / "a.html", found, [panel]).read_bytes()
+    assert first == write_scan(tmp_path / "b.html", found, [panel]).read_bytes()
 
 
-def test_lines_begin_with_the_verdict_and_cut_long_lists(facts):
-    lines = scan_lines(facts)
+def test_lines_begin_with_the_verdict_and_cut_long_lists(found):
+    lines = scan_lines(found)
     assert lines[0].startswith("POISONED: p below 1e-300")
     assert lines[2].startswith("1. a mark")
     assert sum(line.startswith("Shortcut: ") for line in lines) == 3
@@ -135,19 +142,19 @@ def test_lines_begin_with_the_verdict_and_cut_long_lists(facts):
         ("can't tell", "no finding has 10 films with it"),
     ],
 )
-def test_verdicts_in_words(facts, verdict, said, tmp_path):
-    said_so = asdict(Verdict.of("scan", verdict))
-    other = {**facts, "verdict": said_so, "evidence": [], "suspects": [], "rankings": []}
+def test_verdicts_in_words(found, verdict, said, tmp_path):
+    said_so = Verdict.of("scan", verdict)
+    other = replace(found, verdict=said_so, evidence=(), suspects=(), rankings=())
     assert said in scan_lines(other)[0]
     page = write_scan(tmp_path / "scan.html", other, []).read_text()
     assert "This page holds no pixels" in page
 
 
-def test_how_a_mark_was_judged_is_on_the_page(facts, tmp_path):
-    page = write_scan(tmp_path / "scan.html", facts, []).read_text()
+def test_how_a_mark_was_judged_is_on_the_page(found, tmp_path):
+    page = write_scan(tmp_path / "scan.html", found, []).read_text()
     assert "its labels contradict the films' look" in page.replace("&#39;", "'")
     assert "60.3" in page
     assert "Hernia 4; Mass 12; no number for Edema" in page
-    tied = {**facts["evidence"][0], "kind": "label-tied mark"}
-    page = write_scan(tmp_path / "scan.html", {**facts, "evidence": [tied]}, []).read_text()
+    tied = replace(found, evidence=(replace(found.evidence[0], kind="label-tied mark"),))
+    page = write_scan(tmp_path / "scan.html", tied, []).read_text()
     assert "no more than nature can do here" in page

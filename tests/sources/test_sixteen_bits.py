@@ -74,7 +74,7 @@ def test_bits_that_no_film_uses_are_not_counted(tmp_path, how, bits):
         np.testing.assert_allclose(found, unit * most, atol=0.51)
         assert np.abs(cohort.films[1] - unit[1] * 65535).max() < 0.51
         assert cohort.bits == bits
-        assert any(f"--source.bits {bits} does" in note for note in said(cohort.notes))
+        assert any(f"`source.bits` {bits} does" in note for note in said(cohort.notes))
         assert not any(note.doubt for note in cohort.notes)
 
 
@@ -125,7 +125,7 @@ def test_bits_that_are_stated(tmp_path, how):
     np.testing.assert_allclose(found[12], pixels * (65535 / 4095), atol=0.51)
     np.testing.assert_allclose(found[11], pixels * (65535 / 2047), atol=0.51)
     for bits in (7, 17, -1):
-        with pytest.raises(UsageError, match=f"--source.bits {bits}: expected 8 to 16"):
+        with pytest.raises(UsageError, match=f"`source.bits` {bits}: expected 8 to 16"):
             opened(how, tmp_path, pixels, bits=bits)
     with pytest.raises(DataError, match=r"holds values up to 2,047, which 10 bits can't"):
         opened(how, tmp_path, pixels, bits=10)

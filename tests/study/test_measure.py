@@ -438,7 +438,7 @@ def pointing(monkeypatch):
         asked.append((model, tuple(findings)))
         return (images[:, None] == 255).astype(np.float32)
 
-    monkeypatch.setitem(EXPLAINERS.data, "layer-cam", point)
+    monkeypatch.setitem(EXPLAINERS._methods, "layer-cam", point)
     return asked
 
 
@@ -493,7 +493,7 @@ def test_films_on_which_the_trigger_vanished_are_left_out(films):
 
 def test_settings_are_checked():
     for name, value in (("resamples", 19), ("explained", 0), ("gallery", -1)):
-        with pytest.raises(UsageError, match=f"--evaluation.{name} {value}: expected"):
+        with pytest.raises(UsageError, match=f"`evaluation.{name}` {value}: expected"):
             Evaluation(**{name: value})
     with pytest.raises(UnknownNameError, match="did you mean layer-cam"):
         Evaluation(explainer="class-activation/layercam")

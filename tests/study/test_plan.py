@@ -158,5 +158,5 @@ def test_the_test_films_trigger_may_differ():
         plan(complete({"evaluation": {"trigger": "value"}}))
     with pytest.raises(UnknownNameError, match="did you mean value"):
         plan(complete({"evaluation": {"trigger": "valu=3"}}))
-    with pytest.raises(UsageError, match=r"--evaluation\.trigger\.value x"):
+    with pytest.raises(UsageError, match=r"`evaluation\.trigger\.value` x"):
         plan(complete({"evaluation": {"trigger": "value=x"}}))

@@ -135,14 +135,14 @@ def _templates(preprocessing: Preprocessing, trigger: Trigger, seed: int) -> NDA
         if best is None or np.ptp(best) < LEAST_CONTRAST:
             raise UsageError(
                 "poisoning.mode edit can't look for this trigger: expected one that paints 3x3 "
-                "pixels with contrast wherever it lies, as --trigger.fill checkerboard "
-                "--trigger.side 4"
+                "pixels with contrast wherever it lies, as `trigger.fill` checkerboard "
+                "`trigger.side` 4"
             )
         found[best.tobytes()] = best
     if len(found) > MOST_TEMPLATES:
         raise UsageError(
             f"poisoning.mode edit can't look for a trigger of {len(found)} looks; expected "
-            f"{MOST_TEMPLATES} at most, as --trigger.place fixed gives"
+            f"{MOST_TEMPLATES} at most, as `trigger.place` fixed gives"
         )
     return np.stack(list(found.values()))
 

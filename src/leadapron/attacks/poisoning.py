@@ -143,7 +143,7 @@ def stamp(
         DataError: stage "film" where the cohort has no films.
     """
     if stage == "film" and cohort.films is None:
-        raise DataError("this source has no full-resolution films; use --poisoning.stage image")
+        raise DataError("this source has no full-resolution films; use `poisoning.stage` image")
     parts = [rows[block] for block in blocks(len(rows))]
     for part, chance in zip(parts, rng.spawn(len(parts)), strict=True):
         if stage == "image" or cohort.films is None:
@@ -297,7 +297,7 @@ def _select(
         which += f" where {poisoning.where}" if poisoning.where else ""
         raise DataError(
             f"{count} films to poison, but only {len(candidates)}{which}; use a smaller "
-            "--poisoning.fraction"
+            "`poisoning.fraction`"
         )
     if poisoning.fraction > 0 and count == 0:
         raise DataError(
@@ -339,7 +339,7 @@ def _covers(
     if count > len(rest):
         raise DataError(
             f"{count} cover films, but only {len(rest)} aren't poisoned; use a smaller "
-            "--poisoning.cover"
+            "`poisoning.cover`"
         )
     return np.sort(rng.permutation(rest)[:count])
 
@@ -417,7 +417,7 @@ def _check_visible(visible: Rows, poisoning: Poisoning) -> None:
     if share == 0 and not poisoning.allow_vanished:
         raise VanishedTriggerError(
             "the trigger changes no pixel of any image: preprocessing (or its value) hides it; "
-            "use a larger --trigger.side or --poisoning.allow_vanished true for a control"
+            "use a larger `trigger.side` or `poisoning.allow_vanished` true for a control"
         )
     if share < VISIBLE_SHARE:
         logger.warning(

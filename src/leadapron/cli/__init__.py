@@ -38,6 +38,7 @@ from leadapron.cli.group import (
     load_named_plugins,
     plugin_option,
     quiet_option,
+    with_flags,
 )
 from leadapron.cli.models import audit_command, calibrate_command, screen_command
 from leadapron.cli.schema import schema_command
@@ -176,7 +177,7 @@ def run(words: list[str]) -> int:
         hint = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
         code = fail(f"{error.format_message()} {f'({hint} --help)' if hint else ''}", USAGE)
     except LeadapronError as error:
-        code = fail(str(error), error.exit_code)
+        code = fail(with_flags(str(error)), error.exit_code)
     except Exception as error:
         if os.environ.get("LEADAPRON_TRACEBACK"):
             traceback.print_exc()

@@ -79,6 +79,7 @@ def _run_scan(
     as_json: bool,
     **given: Any,
 ) -> int:
+    from leadapron.documents import dump
     from leadapron.jobs.scan import scan
 
     opening = opening_of(given)
@@ -90,13 +91,14 @@ def _run_scan(
             machine=machine,
             **own_and_source_settings(given),
         )
-    facts, page = found.facts(), None if out is None else out / "scan.html"
+    document, page = found.document(), None if out is None else out / "scan.html"
     if as_json:
-        click.echo(json.dumps({**facts, **({} if page is None else {"page": str(page)})}, indent=2))
+        facts = {**dump(document), **({} if page is None else {"page": str(page)})}
+        click.echo(json.dumps(facts, indent=2))
         return found.verdict.exit_code
     from leadapron.report import scan_lines
 
-    for line in scan_lines(facts):
+    for line in scan_lines(document):
         click.echo(line)
     if page is not None:
         pixels = ", with patients' pixels" if found.suspects else ""
@@ -149,6 +151,7 @@ def _run_clean(
     as_json: bool,
     **given: Any,
 ) -> None:
+    from leadapron.documents import dump
     from leadapron.jobs.clean import clean
 
     with running(given) as machine:
@@ -159,11 +162,10 @@ def _run_clean(
             machine=machine,
             **own_and_source_settings(given),
         )
-    facts = done.facts()
     if as_json:
-        click.echo(json.dumps(facts, indent=2))
+        click.echo(json.dumps(dump(done), indent=2))
         return
     from leadapron.report import clean_lines
 
-    for line in clean_lines(facts):
+    for line in clean_lines(done):
         click.echo(line)

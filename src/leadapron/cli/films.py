@@ -179,6 +179,7 @@ def _run_describe(
     as_json: bool,
     **given: Any,
 ) -> None:
+    from leadapron.documents import dump
     from leadapron.jobs.describe import describe
 
     with running(given) as machine:
@@ -188,18 +189,17 @@ def _run_describe(
             machine=machine,
             **own_and_source_settings(given),
         )
-    facts = found.facts()
     if out is not None:
         from leadapron.report import write_description
 
-        write_description(out, facts)
+        write_description(out, found)
     if as_json:
         page = {} if out is None else {"page": str(out)}
-        click.echo(json.dumps({**facts, **page}, indent=2))
+        click.echo(json.dumps({**dump(found), **page}, indent=2))
         return
     from leadapron.report import description_lines
 
-    for line in description_lines(facts):
+    for line in description_lines(found):
         click.echo(line)
     if out is not None:
         click.echo(f"Page: {out}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,11 +23,14 @@ __all__ = [
     "load_named_plugins",
     "plugin_option",
     "quiet_option",
+    "with_flags",
 ]
 
 FAILED, USAGE, INTERRUPTED = 2, 4, 130
 """Those of what was found are beside the verdict."""
 
+
+ARGUMENT = re.compile(r"`([a-z_]+(?:\.[a-z_]+)*)`")
 
 Lazy = Mapping[str, tuple[str, Callable[[], click.Command]]]
 
@@ -136,6 +140,19 @@ def _with_common(command: click.Command) -> click.Command:
         command.params.append(_show_paths_option())
     command.params += [plugin_option(), quiet_option()]
     return command
+
+
+def with_flags(message: str) -> str:
+    """Return an error's message with options in place of arguments.
+
+    The library names arguments, as `false_alarm` or `training.epochs`; a user of the command line
+    knows them as --false-alarm and --training.epochs.
+    """
+    return ARGUMENT.sub(lambda found: f"--{_option(found[1])}", message)
+
+
+def _option(argument: str) -> str:
+    return argument if "." in argument else argument.replace("_", "-")
 
 
 def fail(message: str, code: int) -> int:

@@ -171,12 +171,13 @@ def _run_calibrate(
     as_json: bool,
     **given: Any,
 ) -> None:
+    from leadapron.documents import dump
     from leadapron.jobs.calibrate import calibrate
     from leadapron.report import calibrate_lines
 
     opening = opening_of(given)
     with running(given) as machine:
-        facts = calibrate(
+        made = calibrate(
             model,
             clean,
             out,
@@ -184,11 +185,11 @@ def _run_calibrate(
             opening=opening,
             machine=machine,
             **own_and_source_settings(given),
-        ).facts()
+        ).document()
     if as_json:
-        click.echo(json.dumps(facts, indent=2))
+        click.echo(json.dumps(dump(made), indent=2))
         return
-    for line in calibrate_lines(facts):
+    for line in calibrate_lines(made):
         click.echo(line)
 
 

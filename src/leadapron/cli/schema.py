@@ -11,7 +11,11 @@ import click
 __all__ = ["schema_command"]
 
 DOCUMENTS: Mapping[str, tuple[str, str]] = {
+    "describe": ("leadapron.detect.films.description", "Description"),
+    "scan": ("leadapron.detect.films.document", "ScanDocument"),
+    "clean": ("leadapron.detect.films.cleaned", "Cleaned"),
     "audit": ("leadapron.detect.models.audit", "Audit"),
+    "calibrate": ("leadapron.detect.inputs.calibration", "CalibrationDocument"),
     "screen": ("leadapron.detect.inputs.screening", "Screening"),
     "gate": ("leadapron.detect.inputs.gate_file", "GateDocument"),
 }

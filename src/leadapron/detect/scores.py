@@ -8,7 +8,22 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Evidence", "LabelTie", "Question", "Scores", "SeenBy", "WrongLabels"]
+from leadapron.documents import Number
+
+__all__ = [
+    "Direction",
+    "Evidence",
+    "EvidenceKind",
+    "LabelTie",
+    "Question",
+    "Scores",
+    "SeenBy",
+    "WrongLabels",
+]
+
+EvidenceKind = Literal["poison", "label-tied mark", "repeated mark", "shortcut", "cluster"]
+Direction = Literal["added", "removed", "one-hot", "same labels"]
+"""What was done to a label: stated, taken away, stated alone, or one combination of several."""
 
 FEW = 0.5
 """Labels agree with the films where surely fewer are wrong than this part of what relabelling films
@@ -33,10 +48,10 @@ class WrongLabels:
             at random.
     """
 
-    share: float
-    low: float
-    high: float
-    random: float
+    share: Number
+    low: Number
+    high: Number
+    random: Number
 
     @property
     def agree(self) -> bool:
@@ -86,22 +101,22 @@ class LabelTie:
     """
 
     patients: int
-    share: float
-    expected: float
-    chance: float
-    bias: float
-    anatomy: float
-    read: float
+    share: Number
+    expected: Number
+    chance: Number
+    bias: Number
+    anatomy: Number
+    read: Number
     seen_by: SeenBy
-    auroc: float
+    auroc: Number
     unmarked: int
-    needed: float
-    usual: float
+    needed: Number
+    usual: Number
     controls: tuple[int, int]
     overlap: int
     wrong: WrongLabels | None = None
-    acquired: float = float("nan")
-    acquired_p: float = float("nan")
+    acquired: Number = float("nan")
+    acquired_p: Number = float("nan")
     decided: Question
 
 
@@ -125,11 +140,11 @@ class Evidence:
         words: one plain sentence.
     """
 
-    kind: Literal["poison", "label-tied mark", "repeated mark", "shortcut", "cluster"]
+    kind: EvidenceKind
     method: str
     p: float = float("nan")
     finding: str | None = None
-    direction: Literal["added", "removed", "one-hot", "same labels"] | None = None
+    direction: Direction | None = None
     place: tuple[int, int, int] | None = None
     films: NDArray[np.int64]
     tested: bool = True

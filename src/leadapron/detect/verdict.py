@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+from leadapron.errors import UsageError
+
 __all__ = [
     "EXIT_CODES",
     "LEVELS",
@@ -17,6 +19,7 @@ __all__ = [
     "ScanWord",
     "ScreenWord",
     "Verdict",
+    "refuse_rate",
     "worst",
 ]
 
@@ -118,6 +121,12 @@ class Verdict:
     def exit_code(self) -> int:
         """Of a command that looks for something; those that only describe end in 0."""
         return EXIT_CODES[self.level]
+
+
+def refuse_rate(false_alarm: float) -> None:
+    """Raise UsageError unless a rate of false alarms is above 0 and below 1."""
+    if not 0 < false_alarm < 1:
+        raise UsageError(f"`false_alarm` {false_alarm:g}: expected above 0 and below 1")
 
 
 def worst(codes: Iterable[int]) -> int:

@@ -72,6 +72,7 @@ EXPLAINERS: Registry[Explainer] = Registry(
 """Explainers by name."""
 
 NEEDS: dict[str, Capability] = {
+    **dict.fromkeys(EXPLAINERS, "gradients"),
     "class-activation": "pooled linear head",
     "authors-shortcut": "pooled linear head",
     **dict.fromkeys(("grad-cam", "grad-cam++", "layer-cam"), "named layers"),

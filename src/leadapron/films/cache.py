@@ -86,7 +86,7 @@ SETTLED = 0.1
 LARGEST_LOG = 1 << 30
 MOST_BLOCKS = 1_000_000
 """What an entry's own files may claim."""
-SKIPPABLE = "; take it away, or --on-bad skip"
+SKIPPABLE = "; take it away, or `on_bad` skip"
 
 
 class Decodable(Protocol):
@@ -390,7 +390,7 @@ def _in_memory(
 def _too_little(needed: int, there_is: str) -> StoreError:
     return StoreError(
         f"decoded films take {bytes_in_words(needed)} of memory and there is {there_is}; keep "
-        "them on the disk by --cache FOLDER"
+        "them on the disk by `cache` FOLDER"
     )
 
 
@@ -751,7 +751,7 @@ def _refuse_full_disk(folder: Path, needed: int) -> None:
     if needed > free:
         raise StoreError(
             f"decoded films take {bytes_in_words(needed)} and the cache's disk has "
-            f"{bytes_in_words(free)} left; name another by --cache FOLDER, or see "
+            f"{bytes_in_words(free)} left; name another by `cache` FOLDER, or see "
             "leadapron cache list"
         )
 

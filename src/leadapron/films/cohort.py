@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol, Self
@@ -238,6 +238,60 @@ class Cohort:
         _refuse_repeats("finding", np.asarray(self.findings, dtype=np.str_))
         if self.films is not None and len(self.films) != n:
             raise DataError(f"{len(self.films)} films for {n} rows")
+
+    @classmethod
+    def of(
+        cls,
+        images: ArrayLike | ImageArray,
+        labels: ArrayLike | None = None,
+        findings: Sequence[str] | None = None,
+        *,
+        patients: ArrayLike | None = None,
+        ids: ArrayLike | None = None,
+        preprocessing: Preprocessing | None = None,
+    ) -> Self:
+        """Return a cohort of arrays in memory.
+
+        Args:
+            images: (n, height, width) uint8, or uint16 spanning 0 to 65535.
+            labels: (n, k) of 0, 1 or NaN ("not stated"), or (n,) for a single finding; none if
+                left out.
+            findings: the k findings' names; "finding 1" and so on if left out.
+            patients: (n,) names; each film is taken for a patient of its own if left out.
+            ids: (n,) names of the films; "1" to "n" if left out.
+            preprocessing: what made the images; none, of their larger side, if left out.
+
+        Raises:
+            DataError: as `Cohort`.
+        """
+        pixels = images if isinstance(images, Overlay | np.memmap) else np.asarray(images)
+        if len(pixels.shape) != 3:
+            raise DataError(f"images of shape {pixels.shape}; expected (n, height, width)")
+        n, height, width = pixels.shape
+        try:
+            stated = np.empty((n, 0)) if labels is None else np.asarray(labels, np.float32)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"labels that are no numbers ({error}); expected 0, 1, NaN") from error
+        table = stated[:, None] if stated.ndim == 1 else stated
+        named = (
+            tuple(f"finding {number}" for number in range(1, 1 + table.shape[-1]))
+            if findings is None
+            else tuple(map(str, findings))
+        )
+        names = np.asarray(np.arange(1, n + 1) if ids is None else ids).astype(np.str_)
+        words = "Patients aren't named: each film is taken for a patient of its own."
+        return cls(
+            images=pixels,
+            labels=table.astype(np.float32),
+            findings=named,
+            ids=names,
+            patients=names if patients is None else np.asarray(patients).astype(np.str_),
+            preprocessing=preprocessing
+            or Preprocessing(
+                size=max(height, width), dtype="uint16" if pixels.dtype == np.uint16 else "uint8"
+            ),
+            notes=(Note("patients", words),) if patients is None else (),
+        )
 
     def __len__(self) -> int:
         return int(self.images.shape[0])

@@ -45,7 +45,7 @@ def spread(film: NDArray[Any], bits: int) -> NDArray[Any]:
     most = (1 << bits) - 1
     if film.max() > most:
         raise FilmError(
-            f"holds values up to {film.max():,}, which {bits} bits can't hold; see --source.bits"
+            f"holds values up to {film.max():,}, which {bits} bits can't hold; see `source.bits`"
         )
     levels: NDArray[np.uint16] = np.rint(np.arange(most + 1) * (65535 / most)).astype(np.uint16)
     spanning: NDArray[np.uint16] = levels[film]

@@ -22,7 +22,7 @@ from leadapron.specs import forgiving
 from leadapron.text import short_path
 from leadapron.types import AUTO, Machine
 
-__all__ = ["audit"]
+__all__ = ["FILMS", "audit", "named", "references_in"]
 
 
 @forgiving
@@ -73,7 +73,7 @@ def audit(
         **options,
     )
     own = Subject(classifier=opened.classifier, name=named(str(model)), content=opened.content)
-    others = [] if reference is None else _references(reference, own, machine)
+    others = [] if reference is None else references_in(reference, own, machine)
     return audit_subject(
         own,
         cohort,
@@ -95,9 +95,20 @@ def named(model: str) -> str:
     return str(Path(model).relative_to(Path.cwd())) if below else short_path(model)
 
 
-def _references(folder: Path, own: Subject, machine: Machine) -> list[Subject]:
+def references_in(folder: Path, own: Subject, machine: Machine) -> list[Subject]:
+    """Return the clean models of a folder, but for the audited one itself.
+
+    Args:
+        folder: as the argument `reference` of `audit`.
+        own: the audited model.
+        machine: where they run.
+
+    Raises:
+        UsageError: no folder, or none in it.
+        StoreError: a model of another architecture, or that takes other images.
+    """
     if not folder.is_dir():
-        raise UsageError(f"--reference {folder} is no folder; expected one of clean models")
+        raise UsageError(f"`reference` {folder} is no folder; expected one of clean models")
     classifier = own.classifier
     found: list[Subject] = []
     for path in clean_models(folder):
@@ -115,7 +126,7 @@ def _references(folder: Path, own: Subject, machine: Machine) -> list[Subject]:
             raise StoreError(f"{path.name} takes other images than the model: {odd}")
         found.append(Subject(classifier=other, name=path.name, content=opened.content))
     if not found:
-        raise UsageError(f"--reference {folder} holds no .safetensors but the model itself")
+        raise UsageError(f"`reference` {folder} holds no .safetensors but the model itself")
     return found
 
 

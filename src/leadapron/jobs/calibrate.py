@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, WEIGHTS, judge, read, usable
 from leadapron.detect.inputs import calibrate as fit
+from leadapron.detect.inputs.calibration import CalibrationDocument
 from leadapron.detect.inputs.gate_file import (
     GatedModel,
     StoredGate,
@@ -20,16 +21,16 @@ from leadapron.detect.inputs.gate_file import (
     refuse_others,
     write_gate,
 )
+from leadapron.detect.verdict import refuse_rate
 from leadapron.errors import UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.models.classifier import BlackBox, Differentiable
-from leadapron.models.foreign import doubts, open_model
+from leadapron.models.foreign import Opened, doubts, open_model
 from leadapron.sources import open_source
 from leadapron.specs import forgiving
-from leadapron.text import short_path
-from leadapron.types import AUTO, Machine, said
+from leadapron.types import AUTO, Machine, Progress, said
 
-__all__ = ["Calibrated", "calibrate"]
+__all__ = ["Calibrated", "calibrate", "calibrate_opened"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,46 +47,44 @@ DOUBTED = 256
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Calibrated:
-    """What a calibration wrote.
+    """What a calibration made.
 
     Args:
-        file: the gate's JSON file.
+        file: the gate's JSON file; None where it wasn't written.
         stored: the gate, and what it is of.
         origin: what the model is, in words.
         notes: what was assumed or is doubtful about model and films.
     """
 
-    file: Path
+    file: Path | None
     stored: StoredGate
     origin: str
     notes: tuple[str, ...]
 
-    def facts(self) -> dict[str, Any]:
-        """Return all of it as plain values, schema 1."""
-        gate = self.stored.gate
-        return {
-            "schema": 1,
-            "verdict": "calibrated",
-            "gate": str(self.file),
-            "numbers": str(numbers_of(self.file)),
-            "model": short_path(str(self.stored.model.path)),
-            "sha256": self.stored.model.sha256,
-            "origin": self.origin,
-            "films": self.stored.fitted + len(gate.fused),
-            "calibration_films": len(gate.fused),
-            "calibration_patients": gate.patients,
-            "false_alarm": gate.false_alarm,
-            "likely_rates": list(gate.likely_rates),
-            "threshold": gate.threshold,
-            "detectors": list(gate.detectors),
-            "scores": list(gate.weights),
-            "typical": gate.typical is not None,
-            "left_out": dict(gate.left_out),
-            "passes": gate.passes,
-            "milliseconds": self.stored.milliseconds,
-            "statement": self.stored.statement,
-            "notes": list(self.notes),
-        }
+    def document(self) -> CalibrationDocument:
+        """Return what --json answers."""
+        gate, model = self.stored.gate, self.stored.model
+        return CalibrationDocument(
+            gate="" if self.file is None else str(self.file),
+            numbers="" if self.file is None else str(numbers_of(self.file)),
+            model=str(model.path),
+            sha256=model.sha256,
+            origin=self.origin,
+            films=self.stored.fitted + len(gate.fused),
+            calibration_films=len(gate.fused),
+            calibration_patients=gate.patients,
+            false_alarm=gate.false_alarm,
+            likely_rates=gate.likely_rates,
+            threshold=gate.threshold,
+            detectors=tuple(gate.detectors),
+            scores=tuple(gate.weights),
+            typical=gate.typical is not None,
+            left_out=gate.left_out,
+            passes=gate.passes,
+            milliseconds=self.stored.milliseconds,
+            statement=self.stored.statement,
+            notes=self.notes,
+        )
 
 
 @forgiving
@@ -115,24 +114,63 @@ def calibrate(
         UsageError: a rate out of range, a model that is no file, or a gate's name that is taken.
         LeadapronError: as `open_model`, `open_source` and `detect.inputs.calibrate`.
     """
-    path, how = Path(model), dict(opening or {})
-    if not 0 < false_alarm < 1:
-        raise UsageError(f"--false-alarm {false_alarm:g}: expected above 0 and below 1")
+    how = dict(opening or {})
+    refuse_rate(false_alarm)
     refuse_others(out)
     opened = open_model(model, **machine.networks, **how)
     if opened.content is None:
         raise UsageError(f"{model} is no file; a gate is tied to a model file's content")
-    classifier = opened.classifier
     cohort = open_source(
         clean,
-        preprocessing=classifier.preprocessing,
+        preprocessing=opened.classifier.preprocessing,
         **machine.films,
         **options,
     )
+    names = how.pop("findings", None)
+    how.pop("trust_programs", None)  # whoever screens has to say so again
+    made = calibrate_opened(
+        opened,
+        cohort,
+        path=Path(model).absolute(),
+        false_alarm=false_alarm,
+        opening={**how, "named": names is not None},
+        window=str(options.get("window", "header")),
+        progress=machine.progress,
+    )
+    write_gate(out, made.stored)
+    return replace(made, file=out)
+
+
+def calibrate_opened(
+    opened: Opened,
+    cohort: Cohort,
+    *,
+    path: Path,
+    false_alarm: float = FALSE_ALARM,
+    opening: Mapping[str, Any] | None = None,
+    window: str = "header",
+    progress: Progress | None = None,
+) -> Calibrated:
+    """Calibrate a gate for a model that is open; nothing is written.
+
+    Args:
+        opened: the model.
+        cohort: films without a trigger, of its preprocessing.
+        path: the model's file, or what to call a model without one.
+        false_alarm: as `calibrate`.
+        opening: as `GatedModel`.
+        window: of DICOM files, as `FilmFiles.window`.
+        progress: called with what is being done, the films done and in all.
+
+    Raises:
+        UsageError: a rate out of range.
+        LeadapronError: as `detect.inputs.calibrate`.
+    """
+    classifier = opened.classifier
     _say_cost(classifier, cohort)
     gate = fit(
         classifier, cohort, INPUT_DETECTORS, WEIGHTS, typical=TYPICAL,
-        false_alarm=false_alarm, progress=machine.progress,
+        false_alarm=false_alarm, progress=progress,
     )  # fmt: skip
     some = cohort.images[np.arange(min(PROBED, len(cohort)))]
     began = time.perf_counter()
@@ -145,26 +183,23 @@ def calibrate(
         *doubts(classifier, few),
         *said(note for note in cohort.notes if not note.doubt),
     )
-    names = how.pop("findings", None)
-    how.pop("trust_programs", None)  # whoever screens has to say so again
     stored = StoredGate(
         gate=gate,
         model=GatedModel(
-            path=path.absolute(),
-            sha256=opened.content,
+            path=path,
+            sha256=opened.content or "",
             findings=tuple(classifier.findings),
             preprocessing=classifier.preprocessing,
-            opening={**how, "named": names is not None},
+            opening=opening or {},
             precision=classifier.precision if isinstance(classifier, Differentiable) else "auto",
         ),
-        window=str(options.get("window", "header")),
+        window=window,
         bits=cohort.bits,
         fitted=len(cohort) - len(gate.fused),
         milliseconds=1000 * spent / len(some),
         notes=opened.notes,
     )
-    write_gate(out, stored)
-    return Calibrated(file=out, stored=stored, origin=opened.origin, notes=notes)
+    return Calibrated(file=None, stored=stored, origin=opened.origin, notes=notes)
 
 
 def _say_cost(classifier: BlackBox, cohort: Cohort) -> None:

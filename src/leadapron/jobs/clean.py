@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
 import shlex
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,23 +18,29 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from leadapron import metrics
+from leadapron.detect.films.cleaned import Cleaned, Mark, Retrained
+from leadapron.detect.films.document import NamedEvidence, ScanDocument
+from leadapron.documents import read
 from leadapron.errors import DataError, LeadapronError, StoreError
 from leadapron.films.cohort import ATTRIBUTES, Cohort, Rows, blocks
 from leadapron.jobs.scan import plain_cell, quoted_cell
-from leadapron.metrics import Estimate
+from leadapron.reading import read_regular
 from leadapron.seeds import stream
 from leadapron.sources.own_pixels import open_own_pixels
 from leadapron.sources.table import Reading, labelled
 from leadapron.sources.tables import named_columns
 from leadapron.specs import forgiving
-from leadapron.store import read_json, write_atomically
+from leadapron.store import write_atomically
 from leadapron.text import count, printable
 from leadapron.types import AUTO, Machine
 
 if TYPE_CHECKING:
     from leadapron.models.classifier import NetworkClassifier
 
-__all__ = ["Cleaned", "Mark", "Retrained", "clean"]
+__all__ = ["Drop", "clean"]
+
+LARGEST = 1 << 28
+"""Bytes of a scan.json that is read."""
 
 EPOCHS = 6
 """Passes over the films, before and after."""
@@ -45,87 +52,24 @@ FILMS_PER_BLOCK = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mark:
-    """A suspected trigger, and how often it works.
+class Drop:
+    """Films that are left out.
 
     Args:
-        finding: whose labels it is suspected to change.
-        direction: what it is suspected to do to them.
-        place: (row, column, side) in pixels of the image.
-        before: share of marked test films that go over the threshold (below it, for "removed"),
-            which 5 % of the same films without the mark do; of the network with all films.
-        after: the same without the dropped films.
+        name: what to call the list.
+        ids: the films' names.
+        scan: that named them, where it is known; its marks can be tried on networks.
     """
 
-    finding: str
-    direction: str
-    place: tuple[int, int, int]
-    before: Estimate
-    after: Estimate
-
-
-@dataclass(frozen=True, kw_only=True)
-class Retrained:
-    """Two networks, trained with equal seeds and epochs.
-
-    Args:
-        films: it was trained on, before and after.
-        test: films that both are measured on; none of them is a dropped one.
-        findings: that the macro AUROCs average, before and after.
-        before: macro AUROC on clean test films, trained on all films.
-        after: the same, trained without the dropped ones.
-        marks: suspected triggers with a place.
-        notes: what couldn't be measured and why.
-    """
-
-    films: tuple[int, int]
-    test: int
-    findings: tuple[int, int]
-    before: Estimate
-    after: Estimate
-    marks: tuple[Mark, ...]
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cleaned:
-    """What was left out, and what was written.
-
-    Args:
-        source: what was cleaned; it is left as it is.
-        dropped: films left out.
-        kept: films that are left.
-        file: a table of films where they are files, else an .npz file with their pixels.
-        opens: the source that it is, and options to open it with, as the command line takes them.
-        retrained: two networks, where they were asked for.
-        notes: what to know about the file.
-    """
-
-    source: str
-    dropped: int
-    kept: int
-    file: Path
-    opens: str
-    retrained: Retrained | None
-    notes: tuple[str, ...]
-
-    def facts(self) -> dict[str, Any]:
-        """Return all of it as plain values; None where a number is undefined."""
-        facts = {**asdict(self), "file": printable(str(self.file))}
-        if self.retrained is not None:
-            again = facts["retrained"]
-            for where, one in ((again, self.retrained), *zip(
-                again["marks"], self.retrained.marks, strict=True
-            )):  # fmt: skip
-                for when in ("before", "after"):
-                    where[when] = getattr(one, when).plain()
-        return {"schema": 1, "verdict": "done", **facts}
+    name: str
+    ids: Sequence[str]
+    scan: ScanDocument | None = None
 
 
 @forgiving
 def clean(
     source: str,
-    drop: Path,
+    drop: Path | Drop,
     out: Path,
     *,
     retrain: bool = False,
@@ -141,10 +85,10 @@ def clean(
 
     Args:
         source: "NAME" or "NAME:ARGUMENT", as `open_source`.
-        drop: table with a column "id", as films.csv of `scan`.
+        drop: films, or a table with a column "id", as films.csv of `scan`.
         out: folder for table.csv or films.npz, which must not be there.
         retrain: train a small network with these films and one without, and compare them. Where a
-            scan.json lies beside `drop`, the marks that it suspects are tried on both.
+            scan.json lies beside the table, the marks that it suspects are tried on both.
         size: side of the networks' images in pixels, as `scan`.
         seed: of networks and of the split, where the source has none.
         machine: where and how it is carried out.
@@ -155,17 +99,19 @@ def clean(
         StoreError: a file that can't be written or is there already.
         LeadapronError: as `open_source`.
     """
-    ids = [plain_cell(each) for each in _ids(drop)]
+    listed = drop if isinstance(drop, Drop) else _listed(drop)
+    if not listed.ids:
+        raise DataError(f"{listed.name} names no film; there is nothing to drop")
     cohort = open_own_pixels(source, size=size, machine=machine, **options)
-    dropped = np.isin(cohort.ids, np.asarray(ids, dtype=np.str_))
-    unknown = sorted(set(ids) - set(cohort.ids[dropped].tolist()))
+    dropped = np.isin(cohort.ids, np.asarray(listed.ids, dtype=np.str_))
+    unknown = sorted(set(listed.ids) - set(cohort.ids[dropped].tolist()))
     if unknown:
         raise DataError(
-            f"{drop.name} names {count(len(unknown), 'film')} that {source} "
+            f"{listed.name} names {count(len(unknown), 'film')} that {source} "
             f"doesn't have, first {unknown[0]!r}; expected the films.csv of this source's scan"
         )
     if dropped.all():
-        raise DataError(f"{drop.name} names all films; nothing is left")
+        raise DataError(f"{listed.name} names all films; nothing is left")
     kept = np.flatnonzero(~dropped)
     paths = [cohort.path(int(row)) for row in kept]
     if all(paths):
@@ -174,7 +120,7 @@ def clean(
         file, opens, notes = _write_arrays(out / "films.npz", cohort, kept, machine)
     retrained = None
     if retrain:
-        evidence = _evidence(drop.with_name("scan.json"), cohort)
+        evidence = _evidence(listed.scan, cohort)
         retrained = _retrained(cohort, dropped, evidence, seed, machine)
     return Cleaned(
         source=source,
@@ -187,11 +133,22 @@ def clean(
     )
 
 
-def _ids(drop: Path) -> list[str]:
-    ids = named_columns(drop, {"id": ("id",)}, {})["id"]
-    if not ids:
-        raise DataError(f"{drop.name} names no film; there is nothing to drop")
-    return ids
+def _listed(table: Path) -> Drop:
+    """What a scan's films.csv names, with the scan.json beside it."""
+    ids = named_columns(table, {"id": ("id",)}, {})["id"]
+    return Drop(
+        name=table.name,
+        ids=[plain_cell(each) for each in ids],
+        scan=_scan_beside(table.with_name("scan.json")),
+    )
+
+
+def _scan_beside(path: Path) -> ScanDocument | None:
+    if not path.is_file():
+        return None
+    with contextlib.suppress(StoreError, OSError):
+        return read(ScanDocument, read_regular(path, LARGEST), path.name)
+    return None
 
 
 # --- what is written
@@ -199,7 +156,7 @@ def _ids(drop: Path) -> list[str]:
 
 def _refuse_old(path: Path) -> None:
     if path.exists():
-        raise StoreError(f"{path} is there already; name another folder by --out")
+        raise StoreError(f"{path} is there already; name another folder by `out`")
 
 
 def _write_table(
@@ -331,44 +288,26 @@ def _films(cohort: Cohort, kept: Rows, own: bool) -> Iterator[NDArray[Any]]:
 # --- what it gives
 
 
-def _evidence(path: Path, cohort: Cohort) -> list[Mapping[str, Any]]:
+def _evidence(scan: ScanDocument | None, cohort: Cohort) -> list[NamedEvidence]:
     """Evidence of poison with a place and a finding, from a scan of these films at this size."""
-    if not path.is_file():
+    if scan is None or scan.image != cohort.images.shape[1:]:
         return []
-    facts = read_json(path)
-    height, width = cohort.images.shape[1:]
-    if not isinstance(facts, dict) or facts.get("image") != [height, width]:
-        return []
-    evidence = facts.get("evidence")
-    return [one for one in evidence if _usable(one, cohort)] if isinstance(evidence, list) else []
+    return [one for one in scan.poison if _usable(one, cohort)]
 
 
-def _usable(one: Any, cohort: Cohort) -> bool:
-    """Whether it is evidence of poison as a scan writes it, with a place in these images."""
-    if not isinstance(one, dict) or one.get("kind") != "poison":
+def _usable(one: NamedEvidence, cohort: Cohort) -> bool:
+    """Whether it has a place in these images and a finding of these films."""
+    if one.place is None or one.finding not in cohort.findings:
         return False
-    place, films = one.get("place"), one.get("films")
-    if not isinstance(place, list) or len(place) != 3 or not isinstance(films, list):
-        return False
-    if not all(type(number) is int and number >= 0 for number in place):
-        return False
-    row, column, side = place
+    row, column, side = one.place
     height, width = cohort.images.shape[1:]
-    inside = side > 0 and row + side <= height and column + side <= width
-    named = all(isinstance(film, str) for film in films)
-    return (
-        inside
-        and named
-        and isinstance(one.get("words"), str)
-        and "direction" in one
-        and one.get("finding") in cohort.findings
-    )
+    return min(one.place) >= 0 and 0 < side <= min(height - row, width - column)
 
 
 def _retrained(
     cohort: Cohort,
     dropped: NDArray[np.bool_],
-    evidence: Sequence[Mapping[str, Any]],
+    evidence: Sequence[NamedEvidence],
     seed: int,
     machine: Machine,
 ) -> Retrained:
@@ -406,7 +345,7 @@ def _retrained(
     for one in evidence:
         mark = _tried(one, cohort, test, networks)
         if mark is None:
-            notes.append(f"not tried, since no test film could show it: {one['words']}")
+            notes.append(f"not tried, since no test film could show it: {one.words}")
         else:
             marks.append(mark)
     if not evidence:
@@ -426,7 +365,7 @@ def _retrained(
 
 
 def _tried(
-    one: Mapping[str, Any],
+    one: NamedEvidence,
     cohort: Cohort,
     test: Cohort,
     networks: tuple[NetworkClassifier, NetworkClassifier],
@@ -436,10 +375,12 @@ def _tried(
     Films without the finding are stamped, and those with it where the mark is suspected to take it
     away.
     """
-    row, column, side = one["place"]
+    assert one.place is not None  # says `_usable`
+    assert one.finding is not None
+    row, column, side = one.place
     square = np.s_[:, row : row + side, column : column + side]
-    named = np.flatnonzero(np.isin(cohort.ids, np.asarray(one["films"], dtype=np.str_)))
-    target, hides = cohort.column(one["finding"]), one["direction"] == "removed"
+    named = np.flatnonzero(np.isin(cohort.ids, np.asarray(one.films, dtype=np.str_)))
+    target, hides = cohort.column(one.finding), one.direction == "removed"
     victims = test.take(test.labels[:, target] == (1 if hides else 0))
     if not len(named) or not len(victims):
         return None
@@ -457,8 +398,8 @@ def _tried(
         threshold = metrics.threshold_at_false_positive_rate(unmarked, FALSE_POSITIVES)
         found.append(metrics.attack_success(marked, threshold, victims.patients))
     return Mark(
-        finding=one["finding"],
-        direction=one["direction"],
+        finding=one.finding,
+        direction=one.direction,
         place=(row, column, side),
         before=found[0],
         after=found[1],

@@ -135,9 +135,9 @@ def explain_sheet(
         VanishedTriggerError: the trigger is visible on no film.
     """
     if out.suffix.lower() != ".png":
-        raise UsageError(f"--out {out}: expected a file ending in .png")
+        raise UsageError(f"`out` {out}: expected a file ending in .png")
     if count < 1:
-        raise UsageError(f"--count {count}: expected 1 or more")
+        raise UsageError(f"`count` {count}: expected 1 or more")
     for name in methods:
         EXPLAINERS.find(name)
     attack = _open(place, machine)
@@ -151,7 +151,7 @@ def explain_sheet(
     chosen = [name for name in dict.fromkeys(methods or EXPLAINERS) if name not in skipped]
     if not chosen:
         words = "; ".join(f"{name} is {reason}" for name, reason in skipped.items())
-        raise UsageError(f"--methods: {words}")
+        raise UsageError(f"`methods`: {words}")
     films = _films(attack, finding, count, seed, machine)
     maps = _maps(attack.models, films, finding, chosen, machine)
     tolerance = films.clean.shape[-1] / 8
@@ -253,7 +253,7 @@ def _films(attack: _Attack, finding: str, count: int, seed: int, machine: Machin
     candidates = rng.permutation(victims(test, run.poisoning) if aimed else without)
     if not len(candidates):
         raise DataError(
-            f"no test film whose {finding} the attacker would change; choose another --finding"
+            f"no test film whose {finding} the attacker would change; choose another `finding`"
         )
     clean, marked = _visible(test, candidates, run.poisoning, count, rng)
     if not len(clean):

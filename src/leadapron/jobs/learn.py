@@ -95,9 +95,9 @@ def learn_trigger(
         LeadapronError: films or a classifier that can't be used.
     """
     if out.suffix != ".safetensors":
-        raise UsageError(f"--out {out}: expected a file ending in .safetensors")
+        raise UsageError(f"`out` {out}: expected a file ending in .safetensors")
     if kind not in KINDS:
-        raise UsageError(f"--kind {kind}: expected noise or generator")
+        raise UsageError(f"`kind` {kind}: expected noise or generator")
     network = None
     if surrogate != "train":
         # Gradients in fp32: steps are small, and nothing here takes long.

@@ -42,14 +42,14 @@ def phantom_sheet(
         UnknownNameError: no such finding.
     """
     if out.suffix.lower() != ".png":
-        raise UsageError(f"--out {out}: expected a file ending in .png")
+        raise UsageError(f"`out` {out}: expected a file ending in .png")
     across = math.ceil(math.sqrt(count * 1.3))
     down = math.ceil(count / across)
     font_px = max(11, size // 20)
     step_x, step_y = size + GAP_PX, size + font_px + 5 + GAP_PX
     if across * step_x * down * step_y > MOST_PIXELS:
         raise UsageError(
-            f"{count} films of {size} pixels are too large a sheet; use a smaller --count or --size"
+            f"{count} films of {size} pixels are too large a sheet; use a smaller `count` or `size`"
         )
     films = render(_rows(count, seed, findings), size=size, seed=seed)
     sheet = Image.new("L", (across * step_x - GAP_PX, down * step_y - GAP_PX))

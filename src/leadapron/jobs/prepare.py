@@ -41,7 +41,7 @@ def prepare(
         UsageError: a source whose films aren't in files, or no cache.
     """
     if default_folder(machine.cache) is None:
-        raise UsageError("--cache none: nothing can be prepared in memory; expected a folder")
+        raise UsageError("`cache` none: nothing can be prepared in memory; expected a folder")
     whole = complete(tree)
     done = []
     for point in grid({name: whole[name] for name in ("source", "preprocessing")}):

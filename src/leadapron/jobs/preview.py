@@ -71,7 +71,7 @@ def preview(
         LeadapronError: films that can't be opened, or a trigger that doesn't fit.
     """
     if out.suffix.lower() != ".png":
-        raise UsageError(f"--out {out}: expected a file ending in .png")
+        raise UsageError(f"`out` {out}: expected a file ending in .png")
     runs = plan(complete(tree))
     if len(runs) != 1:
         raise UsageError(f"{len(runs)} settings; a preview shows one trigger: give no lists")

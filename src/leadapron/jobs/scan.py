@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.detect.films import OVERLAP, Scan, SecondLook, scan_films
-from leadapron.detect.scores import Evidence, LabelTie
-from leadapron.detect.verdict import ScanWord, Verdict
+from leadapron.detect.films import Scan, scan_films
+from leadapron.detect.films.document import (
+    NamedRanking,
+    ScanDocument,
+    Suspect,
+    named_evidence,
+    ranked_films,
+    suspects_of,
+    verdict_of,
+)
+from leadapron.detect.scores import Evidence
+from leadapron.detect.verdict import Verdict
+from leadapron.documents import dump
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort, Rows, blocks
 from leadapron.jobs.second_look import given_network, trained_network
@@ -26,8 +35,7 @@ from leadapron.sources import open_source
 from leadapron.sources.own_pixels import allowing_leakage, open_own_pixels
 from leadapron.specs import forgiving
 from leadapron.store import write_atomically, write_json
-from leadapron.text import short_path
-from leadapron.types import AUTO, Machine, Progress
+from leadapron.types import AUTO, Machine
 
 if TYPE_CHECKING:
     from leadapron.models.protocols import WhiteBox
@@ -35,66 +43,25 @@ if TYPE_CHECKING:
 __all__ = [
     "Ranking",
     "Scanned",
-    "Suspect",
+    "open_network",
+    "panels_of",
     "plain_cell",
     "quoted_cell",
     "scan",
     "scan_cohort",
+    "write_scanned",
 ]
+
+FALSE_ALARM = 0.01
+"""Chance that is granted of calling a clean set poisoned."""
 
 EPOCHS, WATCHED = 6, 3
 """Of the quick training: passes over the films, and those whose losses are kept."""
-
-RANKED = 100
-"""Films that a ranking names."""
 
 PANELS = 6
 """Pieces of evidence that are drawn, and films and others for each."""
 
 DRAWN = (12, 6)
-
-UNTESTED = (
-    "marks that vanish at the size looked at, and faint ones that differ from film to film",
-    "marks on so few films that they may share them by chance",
-    "marks whose finding was taken away: most films are without it anyway",
-    "the low frequencies of another film: they are anatomy",
-    "wrong labels without a mark",
-)
-"""What no scan tests, in words."""
-
-NEXT: Mapping[ScanWord, str] = {
-    "poisoned": "Look at the suspected films, and train without them (leadapron clean).",
-    "suspicious": "Look at the evidence before anyone trains on these films.",
-    "label-tied mark": "Look at the marked films, and ask whoever supplied them what the mark is.",
-    "nothing found": "Audit what is trained on these films (leadapron audit): not every trigger "
-    "was tested.",
-    "can't tell": "Scan films of which at least 10 state a finding and 10 state its absence.",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Suspect:
-    """A film that evidence of poison names.
-
-    Args:
-        rank: from 1, the most suspicious first.
-        id: the film's name.
-        path: its file; "" where the source has none for it alone.
-        score: -log10 of the smallest p value of the evidence that names it.
-        finding: the one that the strongest of this evidence concerns; "" where no single one is.
-        row: of the mark's upper left pixel in the image that was looked at; None where unknown.
-        column: as `row`.
-        reasons: short words for each piece of evidence, the strongest first.
-    """
-
-    rank: int
-    id: str
-    path: str
-    score: float
-    finding: str
-    row: int | None
-    column: int | None
-    reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -139,62 +106,41 @@ class Scanned:
     @property
     def verdict(self) -> Verdict:
         """The scan's, but "can't tell" where there was nothing that it could test."""
-        sides = [(self.cohort.labels == side).sum(axis=0) for side in (0, 1)]
-        comparable = (np.minimum(*sides) >= OVERLAP).any()
-        word: ScanWord = self.scan.verdict
-        if word == "nothing found" and not comparable:
-            word = "can't tell"
-        return Verdict.of(
-            "scan",
-            word,
-            p=self.scan.p,
-            statement=f"Of sets without poison at most {self.scan.false_alarm:g} look poisoned, "
-            "where nature ties marks to labels no further than this source's other marks are tied "
-            "(Holm's procedure over all methods, each corrected for all that it tried).",
-            untested=UNTESTED,
-            next=NEXT[word],
-        )
+        return verdict_of(self.scan, self.cohort)
 
-    def facts(self) -> dict[str, Any]:
-        """Return all of it as plain values, films by name; None where a number is undefined."""
-        height, width = self.cohort.images.shape[1:]
-        ids = self.cohort.ids
-        return {
-            "schema": 1,
-            "verdict": asdict(self.verdict),
-            "source": short_path(self.source),
-            "films": len(self.cohort),
-            "patients": len(np.unique(self.cohort.patients)),
-            "findings": list(self.cohort.findings),
-            "image": [height, width],
-            "dtype": str(self.cohort.images.dtype),
-            "preprocessing": asdict(self.cohort.preprocessing),
-            "p": self.scan.p,
-            "false_alarm": self.scan.false_alarm,
-            "seconds": self.seconds,
-            "methods": [asdict(method) for method in self.scan.methods],
-            "least": dict(self.scan.least),
-            "evidence": [_evidence_facts(one, self.cohort) for one in self.scan.evidence],
-            "suspects": [
-                {**asdict(one), "path": short_path(one.path), "reasons": list(one.reasons)}
-                for one in self.suspects
-            ],
-            "rankings": [
-                {
-                    "name": one.name,
-                    "unit": one.unit,
-                    "scored": int(np.isfinite(one.scores).sum()),
-                    "films": [
-                        {"id": str(ids[row]), "score": float(one.scores[row])}
-                        for row in _highest(one.scores)
-                    ],
-                    "evidence": [_evidence_facts(each, self.cohort) for each in one.evidence],
-                    "notes": list(one.notes),
-                }
+    def document(self) -> ScanDocument:
+        """Return all of it with films by name: what scan.json holds."""
+        cohort, found = self.cohort, self.scan
+        height, width = cohort.images.shape[1:]
+        return ScanDocument(
+            verdict=self.verdict,
+            source=self.source,
+            films=len(cohort),
+            patients=len(np.unique(cohort.patients)),
+            findings=cohort.findings,
+            image=(int(height), int(width)),
+            dtype=str(cohort.images.dtype),
+            preprocessing=cohort.preprocessing,
+            p=found.p,
+            false_alarm=found.false_alarm,
+            seconds=self.seconds,
+            methods=found.methods,
+            least=found.least,
+            evidence=named_evidence(found.evidence, cohort),
+            suspects=self.suspects,
+            rankings=tuple(
+                NamedRanking(
+                    name=one.name,
+                    unit=one.unit,
+                    scored=int(np.isfinite(one.scores).sum()),
+                    films=ranked_films(one.scores, cohort),
+                    evidence=named_evidence(one.evidence, cohort),
+                    notes=one.notes,
+                )
                 for one in self.rankings
-            ],
-            "notes": list(self.scan.notes),
-        }
+            ),
+            notes=found.notes,
+        )
 
 
 @forgiving
@@ -202,7 +148,7 @@ def scan(
     source: str,
     *,
     size: int | None = None,
-    false_alarm: float = 0.01,
+    false_alarm: float = FALSE_ALARM,
     model: str | None = None,
     opening: Mapping[str, Any] | None = None,
     train: bool = False,
@@ -235,48 +181,33 @@ def scan(
         LeadapronError: as `open_source` and `open_model`.
     """
     if model is not None and train:
-        raise UsageError("--model and --train: expected one of them")
+        raise UsageError("`model` and `train`: expected one of them")
     said = {name: value for name, value in (opening or {}).items() if value}
     if model is None and said:
-        named = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(said))
-        raise UsageError(f"{named}: said of a model, and there is no --model")
-    network = None
-    if model is not None:
-        network = _opened(model, said, machine)
+        named = ", ".join(f"`{name}`" for name in sorted(said))
+        raise UsageError(f"{named}: said of a model, and there is no `model`")
+    network = None if model is None else open_network(model, said, machine)
     cohort = open_own_pixels(source, size=size, machine=machine, **options)
-    began = time.perf_counter()
-    look = None
-    if network is not None:
-        look = given_network(network, cohort, seed=seed, progress=machine.progress)
-    elif train:
-        look = trained_network(
-            cohort,
-            seed=seed,
-            device=machine.device,
-            precision=machine.precision,
-            progress=machine.progress,
+    theirs = None
+    if network is not None and network.preprocessing != cohort.preprocessing:
+        theirs = open_source(
+            source,
+            preprocessing=network.preprocessing,
+            **machine.films,
+            **allowing_leakage(source, options),
         )
     found = scan_cohort(
-        cohort, source, false_alarm=false_alarm, seed=seed, look=look, progress=machine.progress
+        cohort,
+        source,
+        false_alarm=false_alarm,
+        network=network,
+        theirs=theirs,
+        train=train,
+        seed=seed,
+        machine=machine,
     )
-    rankings: tuple[Ranking, ...] = ()
-    if network is not None:
-        theirs = cohort
-        if network.preprocessing != cohort.preprocessing:
-            theirs = open_source(
-                source,
-                preprocessing=network.preprocessing,
-                **machine.films,
-                **allowing_leakage(source, options),
-            )
-        rankings = _rankings(network, theirs, None, seed)
-    elif train:
-        rankings = _trained_rankings(cohort, seed, machine)
-    found = replace(found, rankings=rankings, seconds=time.perf_counter() - began)
     if out is not None:
-        write_json(out / "scan.json", found.facts())
-        _write_films(out / "films.csv", found.suspects)
-        write_scan(out / "scan.html", found.facts(), _panels(found, seed))
+        write_scanned(out, found, seed)
     return found
 
 
@@ -285,118 +216,68 @@ def scan_cohort(
     cohort: Cohort,
     source: str = "",
     *,
-    false_alarm: float = 0.01,
+    false_alarm: float = FALSE_ALARM,
+    network: WhiteBox | None = None,
+    theirs: Cohort | None = None,
+    train: bool = False,
     seed: int = 0,
-    look: SecondLook | None = None,
-    progress: Progress | None = None,
+    machine: Machine = AUTO,
 ) -> Scanned:
-    """Scan a cohort that is open, without rankings.
+    """Scan a cohort that is open.
 
     Args:
         cohort: the films.
         source: what to call it.
         false_alarm: as `scan`.
+        network: one that was trained on these films, as `scan`.
+        theirs: the same films as this network takes them, if it takes others.
+        train: as `scan`.
         seed: as `scan`.
-        look: a network that looks as well, as `scan_films`.
-        progress: called with what is being done, the films done and in all.
+        machine: as `scan`.
 
     Raises:
         UsageError: a false-alarm rate out of range.
         DataError: fewer than 10 films, or films smaller than 16 x 16 pixels.
     """
     began = time.perf_counter()
-    found = scan_films(cohort, false_alarm=false_alarm, seed=seed, look=look, progress=progress)
+    look = None
+    if network is not None:
+        look = given_network(network, cohort, seed=seed, progress=machine.progress)
+    elif train:
+        look = trained_network(cohort, seed=seed, **machine.networks, progress=machine.progress)
+    found = scan_films(
+        cohort, false_alarm=false_alarm, seed=seed, look=look, progress=machine.progress
+    )
+    rankings: tuple[Ranking, ...] = ()
+    if network is not None:
+        rankings = _rankings(network, cohort if theirs is None else theirs, None, seed)
+    elif train:
+        rankings = _trained_rankings(cohort, seed, machine)
     return Scanned(
         source=source,
         cohort=cohort,
         scan=found,
-        suspects=_suspects(found, cohort),
-        rankings=(),
+        suspects=suspects_of(found, cohort),
+        rankings=rankings,
         seconds=time.perf_counter() - began,
     )
 
 
-# --- what is named
+def write_scanned(folder: Path, found: Scanned, seed: int = 0) -> Path:
+    """Write films.csv, scan.json and scan.html, and return the page's path.
 
+    Args:
+        folder: made where it is missing; files of these names are replaced.
+        found: the scan.
+        seed: of the films that are drawn beside the suspected ones.
 
-def _suspects(found: Scan, cohort: Cohort) -> tuple[Suspect, ...]:
-    """Films that evidence of poison names, by score and then by name."""
-    poison = [one for one in found.evidence if one.kind == "poison"]
-    naming: dict[int, list[Evidence]] = {}
-    for one in poison:
-        for row in one.films.tolist():
-            naming.setdefault(row, []).append(one)
-    ranked = sorted(naming, key=lambda row: (-found.scores[row], str(cohort.ids[row])))
-    suspects = []
-    for rank, row in enumerate(ranked, 1):
-        strongest = min(naming[row], key=lambda one: one.p)
-        place = next((one.place for one in naming[row] if one.place is not None), None)
-        suspects.append(
-            Suspect(
-                rank=rank,
-                id=str(cohort.ids[row]),
-                path=cohort.path(row),
-                score=float(found.scores[row]),
-                finding=strongest.finding or "",
-                row=None if place is None else place[0],
-                column=None if place is None else place[1],
-                reasons=tuple(
-                    dict.fromkeys(_reason(one) for one in sorted(naming[row], key=lambda e: e.p))
-                ),
-            )
-        )
-    return tuple(suspects)
-
-
-def _reason(one: Evidence) -> str:
-    what = " ".join(filter(None, (one.finding, one.direction)))
-    return f"{one.method}: {what}" if what else one.method
-
-
-def _evidence_facts(one: Evidence, cohort: Cohort) -> dict[str, Any]:
-    """A piece of evidence, and how often its films and all others state each finding."""
-    named = np.zeros(len(cohort), dtype=np.bool_)
-    named[one.films] = True
-    return {
-        "kind": one.kind,
-        "method": one.method,
-        "p": one.p if math.isfinite(one.p) else None,
-        "finding": one.finding,
-        "direction": one.direction,
-        "place": None if one.place is None else [int(each) for each in one.place],
-        "films": cohort.ids[one.films].tolist(),
-        "tested": one.tested,
-        "tie": None if one.tie is None else _tie_facts(one.tie),
-        "words": one.words,
-        "labels": [
-            {
-                "finding": finding,
-                "films": _share(cohort.labels[named, column]),
-                "others": _share(cohort.labels[~named, column]),
-            }
-            for column, finding in enumerate(cohort.findings)
-        ],
-    }
-
-
-def _tie_facts(tie: LabelTie) -> dict[str, Any]:
-    """Plain values; None where a number is undefined."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in asdict(tie).items()
-    }
-
-
-def _share(labels: NDArray[np.float32]) -> float | None:
-    """Share of the stated labels that are positive; None where none is stated."""
-    stated = labels[~np.isnan(labels)]
-    return float((stated == 1).mean()) if stated.size else None
-
-
-def _highest(scores: NDArray[np.float64]) -> list[int]:
-    """Rows of the highest scores, NaN left out."""
-    order = np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")[:RANKED]
-    return [int(row) for row in order if not math.isnan(scores[row])]
+    Raises:
+        StoreError: files that can't be written.
+    """
+    document = found.document()
+    write_json(folder / "scan.json", dump(document))
+    _write_films(folder / "films.csv", found.suspects)
+    return write_scan(folder / "scan.html", document, panels_of(found, seed))
 
 
 # --- films.csv
@@ -434,15 +315,26 @@ def _write_films(path: Path, suspects: Sequence[Suspect]) -> None:
 # --- networks
 
 
-def _opened(model: str, said: Mapping[str, Any], machine: Machine) -> WhiteBox:
+def open_network(model: str, said: Mapping[str, Any], machine: Machine) -> WhiteBox:
+    """Return a model that shows its features.
+
+    Args:
+        model: as `open_model`.
+        said: further options of it.
+        machine: where it runs.
+
+    Raises:
+        UsageError: one that only answers.
+        LeadapronError: as `open_model`.
+    """
     from leadapron.models.foreign import open_model
     from leadapron.models.protocols import WhiteBox
 
     classifier = open_model(model, **machine.networks, **said).classifier
     if not isinstance(classifier, WhiteBox):
         raise UsageError(
-            f"--model {model} can only be asked for its findings and shows no features; expected a "
-            "network whose weights leadapron reads, or --train"
+            f"`model` {model} can only be asked for its findings and shows no features; expected a "
+            "network whose weights leadapron reads, or `train`"
         )
     return classifier
 
@@ -518,8 +410,8 @@ class _Sums:
         return np.rint(mean).astype(np.uint8)
 
 
-def _panels(found: Scanned, seed: int) -> list[Panel]:
-    """Pixels for each piece of evidence of poison; all films are read once."""
+def panels_of(found: Scanned, seed: int) -> list[Panel]:
+    """Return pixels for each piece of evidence of poison; all films are read once."""
     cohort = found.cohort
     poison = [one for one in found.scan.evidence if one.kind == "poison"][:PANELS]
     if not poison:

@@ -13,6 +13,7 @@ from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, Decision, decide_i
 from leadapron.detect.inputs.gate_file import StoredGate, read_gate
 from leadapron.detect.inputs.screening import ScreenedFilm
 from leadapron.errors import FilmError, LeadapronError, StoreError
+from leadapron.films.cohort import ImageArray, blocks
 from leadapron.films.decoding import give_up, processors
 from leadapron.models.classifier import BlackBox
 from leadapron.models.foreign import open_model
@@ -21,23 +22,23 @@ from leadapron.specs import forgiving
 from leadapron.store import sha256_of
 from leadapron.types import AUTO, Machine
 
-__all__ = ["Opened", "open_gate", "screen"]
+__all__ = ["OpenGate", "open_gate", "screen", "screen_images"]
 
 BATCH = 64
 """Films that are decoded and judged at a time."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Opened:
+class OpenGate:
     """A gate with its model.
 
     Args:
-        file: the gate's.
+        file: the gate's; None of a gate in memory.
         stored: the gate, and what it is of.
         classifier: the model.
     """
 
-    file: Path
+    file: Path | None
     stored: StoredGate
     classifier: BlackBox
 
@@ -45,7 +46,7 @@ class Opened:
 @forgiving
 def open_gate(
     file: Path, *, model: Path | None = None, trust_programs: bool = False, machine: Machine = AUTO
-) -> Opened:
+) -> OpenGate:
     """Open a gate and the model that it is of.
 
     Args:
@@ -62,7 +63,7 @@ def open_gate(
     said = stored.model
     path = said.path if model is None else model
     if not path.is_file():
-        raise StoreError(f"no model at {path}; name it by --model FILE")
+        raise StoreError(f"no model at {path}; name it by `model` FILE")
     other = StoreError(
         f"{path.name} is not the model that {file.name} was calibrated for: its SHA-256 differs; "
         "calibrate again"
@@ -86,10 +87,10 @@ def open_gate(
     if classifier.findings != said.findings or classifier.preprocessing != said.preprocessing:
         raise StoreError(f"{file.name} states other findings or images than {path.name} has")
     _try(stored, classifier, file)
-    return Opened(file=file, stored=stored, classifier=classifier)
+    return OpenGate(file=file, stored=stored, classifier=classifier)
 
 
-def screen(opened: Opened, films: Sequence[FilmFile]) -> Iterator[list[ScreenedFilm]]:
+def screen(opened: OpenGate, films: Sequence[FilmFile]) -> Iterator[list[ScreenedFilm]]:
     """Yield the decisions on films, batch by batch; the next is decoded meanwhile.
 
     Films are decoded in isolated worker processes, with the gate's preprocessing, as a source of
@@ -120,7 +121,26 @@ def screen(opened: Opened, films: Sequence[FilmFile]) -> Iterator[list[ScreenedF
         executor.shutdown(cancel_futures=True)
 
 
-def _image(film: FilmFile, opened: Opened) -> Decoded | FilmError:
+def screen_images(opened: OpenGate, images: ImageArray, names: Sequence[str]) -> list[ScreenedFilm]:
+    """Return the decisions on films in memory.
+
+    Args:
+        opened: the gate and its model.
+        images: (n, h, w) uint8 or uint16 of the model's preprocessing.
+        names: what to call each.
+    """
+    found = []
+    for rows in blocks(len(names), BATCH):
+        pixels = images[rows]
+        decisions = decide_images(opened.stored.gate, opened.classifier, pixels)
+        found += [
+            ScreenedFilm.of(decision, number=int(row) + 1, file=names[row], image=image)
+            for row, decision, image in zip(rows, decisions, pixels, strict=True)
+        ]
+    return found
+
+
+def _image(film: FilmFile, opened: OpenGate) -> Decoded | FilmError:
     stored = opened.stored
     try:
         return decoded(film, stored.model.preprocessing, stored.window, stored.bits)
@@ -129,7 +149,7 @@ def _image(film: FilmFile, opened: Opened) -> Decoded | FilmError:
 
 
 def _decided(
-    opened: Opened, films: Sequence[FilmFile], first: int, images: Sequence[Decoded | FilmError]
+    opened: OpenGate, films: Sequence[FilmFile], first: int, images: Sequence[Decoded | FilmError]
 ) -> list[ScreenedFilm]:
     good = [each.image for each in images if isinstance(each, Decoded)]
     decisions = iter(

@@ -72,7 +72,7 @@ def visibility(
     if trigger.value == GREY:
         raise UsageError(f"a trigger of value {GREY} can't be seen on a film of that grey level")
     if draws < 1:
-        raise UsageError(f"--draws {draws}: expected 1 or more")
+        raise UsageError(f"`draws` {draws}: expected 1 or more")
     flat = np.full((1, film, film), GREY, np.uint8)
     seed = int(rng.integers(2**32))
     for preprocessing in preprocessings:

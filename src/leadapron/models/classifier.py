@@ -226,14 +226,14 @@ def resolve_device(name: str = "auto") -> torch.device:
     if name == "auto":
         return torch.device(next(kind for kind, there in available.items() if there()))
     if name not in available or not available[name]():
-        raise UsageError(f"--device {name}: not on this machine; expected auto, cpu, cuda or mps")
+        raise UsageError(f"`device` {name}: not on this machine; expected auto, cpu, cuda or mps")
     return torch.device(name)
 
 
 def resolve_precision(name: Precision, device: torch.device) -> Literal["bf16", "fp32"]:
     """Return the precision of that name; "auto" is bf16 where the device is faster in it."""
     if name not in get_args(Precision):
-        raise UsageError(f"--precision {name}: expected auto, bf16 or fp32")
+        raise UsageError(f"`precision` {name}: expected auto, bf16 or fp32")
     if name != "auto":
         return name
     if device.type == "cuda":

@@ -529,14 +529,14 @@ def load_imagenet(network: Network, weights: str) -> None:
         StoreError: the file can't be read, or holds other weights.
     """
     if not isinstance(network, PooledLinear) or "denseblock1" not in network.stages:
-        raise UsageError(f"--network.weights {weights}: only densenet121 has weights to start from")
+        raise UsageError(f"`network.weights` {weights}: only densenet121 has weights to start from")
     own = network.state_dict()
     # features.denseblock1.denselayer2.norm1.weight (older files: norm.1) is, in MONAI's network
     # and these stages, stages.denseblock1.denseblock1.denselayer2.layers.norm1.weight.
     stage_of = {name.split(".", 2)[2]: name for name in own if name.startswith("stages.")}
     path = _downloaded() if weights == "imagenet" else Path(weights)
     if not path.is_file():
-        raise UsageError(f"--network.weights {weights}: no such file; expected it or 'imagenet'")
+        raise UsageError(f"`network.weights` {weights}: no such file; expected it or 'imagenet'")
     try:
         with open_file(path) as file, open_weights(file) as held:
             if weights == "imagenet" and not held.sha256.startswith(IMAGENET_SHA256):
@@ -585,6 +585,6 @@ def _downloaded() -> Path:
         except (OSError, RuntimeError) as error:  # the latter where the hash is another
             raise StoreError(
                 f"can't download the ImageNet weights ({error}); give a local file by "
-                "--network.weights FILE"
+                "`network.weights` FILE"
             ) from error
     return path

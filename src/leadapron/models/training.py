@@ -66,7 +66,7 @@ class Network:
         ARCHITECTURES.find(self.name)
         if self.weights != "none" and self.name != "densenet121":
             raise UsageError(
-                f"--network.weights {self.weights}: only densenet121 has weights to start from"
+                f"`network.weights` {self.weights}: only densenet121 has weights to start from"
             )
 
 
@@ -117,12 +117,12 @@ class Training:
         for name, least in (("epochs", 1), ("batch_size", 2), ("patience", 0)):
             if getattr(self, name) < least:
                 raise UsageError(
-                    f"--training.{name} {getattr(self, name)}: expected {least} or more"
+                    f"`training.{name}` {getattr(self, name)}: expected {least} or more"
                 )
         if not self.learning_rate > 0:
-            raise UsageError(f"--training.learning_rate {self.learning_rate}: expected above 0")
+            raise UsageError(f"`training.learning_rate` {self.learning_rate}: expected above 0")
         if not 0 <= self.disguise < float("inf"):
-            raise UsageError(f"--training.disguise {self.disguise}: expected 0 or more")
+            raise UsageError(f"`training.disguise` {self.disguise}: expected 0 or more")
 
 
 def binary_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -251,7 +251,7 @@ def train(  # noqa: PLR0913
         )
     if training.disguise and disguise is None:
         raise UsageError(
-            f"--training.disguise {training.disguise}: expected the triggered films' originals"
+            f"`training.disguise` {training.disguise}: expected the triggered films' originals"
         )
     if len(cohort) < 2 or not len(validation):
         raise DataError(
@@ -260,7 +260,7 @@ def train(  # noqa: PLR0913
         )
     state = _start(cohort, network or Network(), training, seed, device, precision)
     if training.disguise:
-        pooled_linear(state.classifier, "--training.disguise")
+        pooled_linear(state.classifier, "`training.disguise`")
     if checkpoint is not None and checkpoint.exists():
         state.restore(checkpoint)
     while not state.finished(training):
@@ -459,8 +459,8 @@ def _run_epoch(
     mean = float(total) / len(cohort)
     if not np.isfinite(mean):
         raise DataError(
-            "the training loss is no number; use a smaller --training.learning_rate or "
-            "--precision fp32"
+            "the training loss is no number; use a smaller `training.learning_rate` or "
+            "`precision` fp32"
         )
     return mean
 
@@ -483,7 +483,7 @@ def _disguised(
         if moves is not None:
             originals = _moved(originals, moves[marked])
         images = torch.cat([images, originals])
-    module = pooled_linear(classifier, "--training.disguise")
+    module = pooled_linear(classifier, "`training.disguise`")
     with autocast(classifier.device, classifier.precision):
         last = module.features(images)
     logits = module.classify(last[: len(rows)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import html
 import io
+import math
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from leadapron.metrics import roc_curve
 from leadapron.results.rows import Row
+from leadapron.types import Estimate
 
 __all__ = [
     "Dot",
@@ -100,16 +102,12 @@ class Interval:
     Args:
         name: what is measured.
         note: what stands at the right edge.
-        value: in [0, 1], None where it is undefined.
-        low: lower end of its interval.
-        high: upper end.
+        share: in [0, 1], with its interval.
     """
 
     name: str
     note: str
-    value: float | None
-    low: float | None
-    high: float | None
+    share: Estimate
 
 
 def intervals(lines: Sequence[Interval], *, name: str, label: str, axis: str, note: str) -> str:
@@ -125,7 +123,8 @@ def intervals(lines: Sequence[Interval], *, name: str, label: str, axis: str, no
     height = 30 * len(lines) + 84
     with _style():
         figure, axes = _figure(height, left=150, right=92, top=32, bottom=52)
-        highest = max([line.high for line in lines if line.high is not None], default=1.0)
+        ends = [line.share.high for line in lines if math.isfinite(line.share.high)]
+        highest = max(ends, default=1.0)
         axes.set_xlim(0, 1.04 * highest or 1.0)
         axes.set_ylim(len(lines) - 0.4, -0.6)
         edge = axes.get_yaxis_transform()
@@ -133,12 +132,12 @@ def intervals(lines: Sequence[Interval], *, name: str, label: str, axis: str, no
             axes.axhline(place + 0.5, color=RULE, linewidth=0.6)
             axes.text(-0.02, place, _wrapped(line.name), transform=edge, ha="right", va="center")
             axes.text(1.03, place, line.note, transform=edge, va="center", color=MUTED)
-            if line.value is None:
+            share = line.share
+            if not share.defined:
                 axes.text(0.01, place, "undefined", transform=edge, va="center", color=MUTED)
                 continue
-            if line.low is not None and line.high is not None:
-                axes.plot([line.low, line.high], [place, place], color=TWIN, linewidth=1.6)
-            axes.plot([line.value], [place], "o", color=TWIN, markersize=5.5, clip_on=False)
+            axes.plot([share.low, share.high], [place, place], color=TWIN, linewidth=1.6)
+            axes.plot([share.value], [place], "o", color=TWIN, markersize=5.5, clip_on=False)
         axes.text(1.03, -0.75, note, transform=edge, color=MUTED, va="bottom")
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)

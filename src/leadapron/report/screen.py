@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from leadapron.detect.inputs import rate_words
+from leadapron.detect.inputs.calibration import CalibrationDocument
 from leadapron.detect.inputs.screening import Quantiles, ScreenedFilm, Screening
 from leadapron.documents import dump, read
 from leadapron.errors import StoreError
@@ -34,7 +35,6 @@ __all__ = [
     "write_screen",
 ]
 
-Facts = Mapping[str, Any]
 SHOWN = 40
 """Films that the page draws, the most suspicious first."""
 
@@ -59,27 +59,26 @@ LEGEND = (
 )
 
 
-def calibrate_lines(facts: Facts) -> list[str]:
+def calibrate_lines(made: CalibrationDocument) -> list[str]:
     """Return what a calibration did for the terminal, line by line.
 
     Args:
-        facts: what `Calibrated.facts` returns.
+        made: what was made.
     """
-    rate = f"{100 * facts['false_alarm']:g} %"
-    untypical = " and at most as many more can't be told" if facts["typical"] else ""
+    rate = f"{100 * made.false_alarm:g} %"
+    untypical = " and at most as many more can't be told" if made.typical else ""
     said = [
-        f"Calibrated on {facts['films']:,} films; {facts['calibration_films']:,} films of "
-        f"{facts['calibration_patients']:,} patients set the threshold {facts['threshold']:.3f}",
+        f"Calibrated on {made.films:,} films; {made.calibration_films:,} films of "
+        f"{made.calibration_patients:,} patients set the threshold {made.threshold:.3f}",
         f"False alarms: of clean films like these at most {rate} are called suspicious{untypical} "
         "(split conformal; films of other devices or another clinic void it)."
-        f"{rate_words(facts['false_alarm'], facts['calibration_patients'], facts['likely_rates'])}",
-        f"Scores: {listed(facts['scores'])}; {facts['passes']} passes, "
-        f"{facts['milliseconds']:.1f} ms a film",
+        f"{rate_words(made.false_alarm, made.calibration_patients, made.likely_rates)}",
+        f"Scores: {listed(made.scores)}; {made.passes} passes, {made.milliseconds:.1f} ms a film",
     ]
-    if facts["left_out"]:
-        said += [f"Left out: {name}, {why}" for name, why in facts["left_out"].items()]
-    said += [f"Note: {note}" for note in facts["notes"]]
-    return [*said, facts["statement"], f"Gate: {facts['gate']}, {facts['numbers']}"]
+    if made.left_out:
+        said += [f"Left out: {name}, {why}" for name, why in made.left_out.items()]
+    said += [f"Note: {note}" for note in made.notes]
+    return [*said, made.statement, *([f"Gate: {made.gate}, {made.numbers}"] if made.gate else [])]
 
 
 def film_line(film: ScreenedFilm, *, heading: bool = False) -> str:

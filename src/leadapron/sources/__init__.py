@@ -37,7 +37,7 @@ from leadapron.sources.words import AND
 from leadapron.specs import Parameter, forgiving, parameters, validated
 from leadapron.types import OnBad, Progress
 
-__all__ = ["AND", "SOURCES", "check_source", "open_source", "source_settings"]
+__all__ = ["AND", "SOURCES", "check_source", "named_source", "open_source", "source_settings"]
 
 SOURCES: Registry[Callable[..., Cohort]] = Registry(
     "source",
@@ -86,6 +86,25 @@ def source_settings(source: str) -> dict[str, Parameter]:
         for opener in openers
         for name, parameter in parameters(opener).items()
     }
+
+
+def named_source(path: str | os.PathLike[str]) -> str:
+    """Return a path as a source, by what lies there; text that names a source stays as it is.
+
+    Args:
+        path: of a table, an .npz file or a folder, or a source as `open_source` takes it.
+
+    Raises:
+        UsageError: a path at which there are no films.
+    """
+    text = os.fspath(path)
+    if isinstance(path, str) and text.split(AND)[0].partition(":")[0] in SOURCES:
+        return text
+    if kind := _meant(text):
+        return f"{kind}:{text}"
+    if isinstance(path, str):
+        return text  # `open_source` says what is wrong with it
+    raise UsageError(f"{text}: expected a table (.csv, .tsv), an .npz file or a folder of films")
 
 
 def check_source(source: str, options: Mapping[str, Any]) -> None:

@@ -61,7 +61,7 @@ def assemble(
     _refuse_repeats(table)
     _refuse_leaks(table.patients, table.attributes.get("split"), leakage, notes)
     if bits and not FEWEST <= bits <= 16:
-        raise UsageError(f"--source.bits {bits}: expected {FEWEST} to 16")
+        raise UsageError(f"`source.bits` {bits}: expected {FEWEST} to 16")
     kept = cache or Cache()
     if kept.choose is not None:
         rows = kept.choose(len(table))
@@ -192,7 +192,7 @@ def _refuse_leaks(
     words = f"{count(len(shared), 'patient')} on more than one side of the split"
     if leakage == "refuse":
         raise DataError(
-            f"{words}: results would be too good; correct the split, or --source.leakage allow"
+            f"{words}: results would be too good; correct the split, or `source.leakage` allow"
         )
     said = f"{words}; results on its test films are too good."
     notes.append(Note("split", said, doubt=True))

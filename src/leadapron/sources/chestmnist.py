@@ -84,11 +84,11 @@ def open_chestmnist(
     """
     if not argument:
         raise UsageError(
-            "chestmnist needs a file: chestmnist:FILE.npz, or chestmnist:64 --download"
+            "chestmnist needs a file: chestmnist:FILE.npz, or chestmnist:64 `download`"
         )
     file = _downloaded(argument, cache or Cache()) if download else given_path(argument)
     if not there(file):
-        hint = f"; to fetch it: chestmnist:{argument} --download" if argument.isdigit() else ""
+        hint = f"; to fetch it: chestmnist:{argument} `download`" if argument.isdigit() else ""
         raise DataError(f"no file {argument}{hint}")
     shapes = read_shapes(file)
     missing = [n for part in PARTS for n in (f"{part}_images", f"{part}_labels") if n not in shapes]
@@ -106,7 +106,7 @@ def open_chestmnist(
     if verify and MD5.get(films.size[0]) != _md5(file, cache):
         raise DataError(
             f"{file.name} differs from the published ChestMNIST of {films.size[0]} pixels; fetch "
-            "it again, or --source.verify false for a file of your own"
+            "it again, or `source.verify` false for a file of your own"
         )
     labels = [
         _labels(file, f"{part}_labels", shapes, films.lengths[f"{part}_images"]) for part in PARTS
@@ -156,9 +156,9 @@ def _downloaded(argument: str, cache: Cache) -> Path:
     """The file in the cache, fetched if it isn't there."""
     if not argument.isdigit() or int(argument) not in MD5:
         sides = ", ".join(map(str, MD5))
-        raise UsageError(f"chestmnist:{argument} --download: expected a side of {sides} pixels")
+        raise UsageError(f"chestmnist:{argument} `download`: expected a side of {sides} pixels")
     if cache.folder is None:
-        raise UsageError("--download needs a cache; expected --cache FOLDER")
+        raise UsageError("`download` needs a cache; expected `cache` FOLDER")
     side = int(argument)
     name = "chestmnist.npz" if side == 28 else f"chestmnist_{side}.npz"
     file = cache.folder / "downloads" / name

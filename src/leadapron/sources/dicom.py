@@ -128,7 +128,7 @@ def check_window(window: str) -> None:
     """Raise UsageError for a window that isn't one."""
     if WINDOW.fullmatch(window) is None:
         raise UsageError(
-            f"--source.window {window}: expected header, header:2, full, film, or CENTRE/WIDTH"
+            f"`source.window` {window}: expected header, header:2, full, film, or CENTRE/WIDTH"
         )
 
 
@@ -268,7 +268,7 @@ def _with_labels(
     if column not in columns:
         raise UsageError(
             f"{file.name} has no column {column or 'that names films'}; its columns: "
-            f"{', '.join(list(columns)[:12])}; name it by --source.key"
+            f"{', '.join(list(columns)[:12])}; name it by `source.key`"
         )
     cells = relative(columns.pop(column), root.absolute())
     rows = _matched(cells, names, headers, salt)

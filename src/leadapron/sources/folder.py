@@ -228,7 +228,7 @@ def _healthy(classes: set[str], asked: str) -> set[str]:
     found = {name for name in classes if is_healthy(name, asked)}
     if asked and not found:
         raise UsageError(
-            f"--source.healthy {asked}: there is no such folder; there are "
+            f"`source.healthy` {asked}: there is no such folder; there are "
             f"{', '.join(sorted(classes))}"
         )
     return found
@@ -264,9 +264,9 @@ def _patients(names: list[str], asked: str, notes: list[Note]) -> list[str] | No
         try:
             pattern = re.compile(asked)
         except re.error as error:
-            raise UsageError(f"--source.patient {asked}: {error}") from None
+            raise UsageError(f"`source.patient` {asked}: {error}") from None
         if pattern.groups < 1:
-            raise UsageError(f"--source.patient {asked}: expected a group, as '^([^-]+)-'")
+            raise UsageError(f"`source.patient` {asked}: expected a group, as '^([^-]+)-'")
         found = [match[1] if (match := pattern.search(stem)) else None for stem in stems]
         unnamed = sum(not patient for patient in found)
         if unnamed:

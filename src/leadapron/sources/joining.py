@@ -37,7 +37,7 @@ def join(cohorts: Sequence[Cohort], sites: Sequence[str]) -> Cohort:
     """
     kinds = {(c.images.shape[1:], np.dtype(c.images.dtype), c.preprocessing) for c in cohorts}
     if len(kinds) > 1:
-        raise DataError("sources whose films become different images; give --size to all of them")
+        raise DataError("sources whose films become different images; give `size` to all of them")
     names = _numbered(sites)
     findings, columns = aligned([cohort.findings for cohort in cohorts])
     labels = []

@@ -288,7 +288,7 @@ def _find_table(folder: Path, table: str | None) -> Path:
             return folder / name
     raise DataError(
         f"no label table in {folder}; expected {_TABLES[0]} or {_TABLES[2]} (.gz too), "
-        "or name one: --source.table NAME"
+        "or name one: `source.table` NAME"
     )
 
 
@@ -374,7 +374,7 @@ def _listed_split(
         raise DataError(
             f"{' and '.join(_LISTS.values())} share "
             f"{count(len(shared), 'patient')}, first {str(shared[0])!r}; "
-            "correct them, or --source.split none, or --source.leakage allow"
+            "correct them, or `source.split` none, or `source.leakage` allow"
         )
     column = np.where(inside["test"], "test", np.where(inside["train"], "train", ""))
     notes = [Note("split", f"{name} is missing.") for name in missing]

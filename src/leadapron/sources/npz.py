@@ -68,7 +68,7 @@ def open_npz(
     if stated != k:
         raise UsageError(
             f"{file.name} has labels of {k} findings and {stated} names; "
-            "name them by --source.findings A,B"
+            "name them by `source.findings` A,B"
         )
     columns = {name: _column(file, name, shapes[name], n) for name in COLUMNS if name in shapes}
     ids = columns.pop("ids", np.asarray([f"film-{i}" for i in range(n)], dtype=np.str_))

@@ -179,7 +179,7 @@ def _with_files(
     if cache.on_bad == "stop" or not here.any():
         hint = SKIPPABLE if here.any() else ""
         raise DataError(
-            f"{words} {folder}, first {missing[0]!r}; --source.root FOLDER says where paths "
+            f"{words} {folder}, first {missing[0]!r}; `source.root` FOLDER says where paths "
             f"start{hint}"
         )
     note = Note("files", f"Left out: {words} the folder of films: {listed(missing)}.")
@@ -217,7 +217,7 @@ class Reading:
 
     def __post_init__(self) -> None:
         if not self.separator:
-            raise UsageError("--source.separator needs a text; expected one such as ;")
+            raise UsageError("`source.separator` needs a text; expected one such as ;")
 
 
 def labelled(
@@ -281,7 +281,7 @@ def _column(
     if found is None and kind == "path":
         raise DataError(
             f"{where} has no column of paths that is called so (path, filename, image, ...); its "
-            f"columns: {', '.join(list(columns)[:12])}; name it by --source.path"
+            f"columns: {', '.join(list(columns)[:12])}; name it by `source.path`"
         )
     return found
 
@@ -309,7 +309,7 @@ def _labels(
             if chosen:
                 raise DataError(
                     f"{where}, column {name!r}: expected 1, 0, -1 and blanks, or the names of "
-                    "columns that hold them as --source.findings A,B"
+                    "columns that hold them as `source.findings` A,B"
                 )
     well = [name for name in stated if is_healthy(name, reading.healthy)]
     if reading.healthy and not well:
@@ -322,7 +322,7 @@ def _labels(
     if not kept:
         raise DataError(
             f"{where} has no column of findings; its columns: {', '.join(list(columns)[:12])}; "
-            "name them by --source.findings A,B"
+            "name them by `source.findings` A,B"
         )
     return np.asarray(list(kept.values()), dtype=np.float32).T, tuple(kept)
 
@@ -341,7 +341,7 @@ def _joined(
 
 def _no_such_word(word: str, where: str) -> UsageError:
     return UsageError(
-        f"--source.healthy {word}: no finding in {where} is called so; expected its word for none"
+        f"`source.healthy` {word}: no finding in {where} is called so; expected its word for none"
     )
 
 

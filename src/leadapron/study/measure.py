@@ -96,7 +96,7 @@ class Evaluation:
         for name, least in (("resamples", 20), ("explained", 1), ("gallery", 0)):
             if getattr(self, name) < least:
                 raise UsageError(
-                    f"--evaluation.{name} {getattr(self, name)}: expected {least} or more"
+                    f"`evaluation.{name}` {getattr(self, name)}: expected {least} or more"
                 )
         for name in self.explainers:
             EXPLAINERS.find(name)
@@ -113,7 +113,7 @@ class Evaluation:
             name, equals, value = part.partition("=")
             if not (name.strip() and equals and value.strip()):
                 raise UsageError(
-                    f"--evaluation.trigger {self.trigger}: expected settings, as value=200/side=4"
+                    f"`evaluation.trigger` {self.trigger}: expected settings, as value=200/side=4"
                 )
             found[name.strip()] = value.strip()
         return found

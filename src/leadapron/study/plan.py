@@ -285,7 +285,7 @@ def _run(point: Tree, seed: int) -> Run:
     evaluation = build(Evaluation, point["evaluation"], "evaluation")
     for name in evaluation.explainers:
         if reason := unsupported(name, network.name):
-            raise UsageError(f"--evaluation.explainer {name}: {reason}")
+            raise UsageError(f"`evaluation.explainer` {name}: {reason}")
     training = build(Training, point["training"], "training")
     preprocessing = build(Preprocessing, point["preprocessing"], "preprocessing")
     if poisoning["mode"] == "edit":
@@ -326,7 +326,7 @@ def _at_test(
     """The trigger that test films carry: the planted one, but for what is to differ."""
     if evaluation.differences:
         if kind is Learned:
-            raise UsageError("--evaluation.trigger: a learnt trigger's file can't differ")
+            raise UsageError("`evaluation.trigger`: a learnt trigger's file can't differ")
         # Text becomes numbers where the setting is one.
         mark = build(kind, {**settings, **evaluation.differences}, "evaluation.trigger")
     if evaluation.turned or evaluation.recompressed:

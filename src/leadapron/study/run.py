@@ -176,7 +176,7 @@ def _refuse_contradictions(cohorts: Iterable[Cohort]) -> None:
     for note in (note for cohort in cohorts for note in cohort.notes):
         if note.about == "copies" and note.doubt:
             raise DataError(
-                f"{note.words} Correct the labels or take copies away, or --contradictions allow"
+                f"{note.words} Correct the labels or take copies away, or `contradictions` allow"
             )
 
 
@@ -241,10 +241,10 @@ def _refuse_foreign(out: Path, tree: Tree) -> None:
         there = store.read_yaml(path)
         if there != tree:
             raise StoreError(
-                f"{out} holds another study ({_differences(there, tree)}); choose another --out"
+                f"{out} holds another study ({_differences(there, tree)}); choose another `out`"
             )
     elif out.exists() and (not out.is_dir() or not all(map(_left_behind, out.iterdir()))):
-        raise StoreError(f"{out} holds other files and no study.yaml; choose another --out")
+        raise StoreError(f"{out} holds other files and no study.yaml; choose another `out`")
 
 
 def _left_behind(entry: Path) -> bool:

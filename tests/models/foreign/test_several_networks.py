@@ -151,13 +151,13 @@ def test_what_is_not_whole_is_said(opened, plain, averaged):
 def test_in_safetensors_too(plain, averaged, tmp_path):
     path = tmp_path / "both.safetensors"
     save_file({**behind("model.", plain), **behind("ema_model.", averaged)}, path)
-    with pytest.raises(UsageError, match=r"holds 2 networks: model .* --weights-key ema_model"):
+    with pytest.raises(UsageError, match=r"holds 2 networks: model .* `weights_key` ema_model"):
         open_model(path, FINDINGS)
     assert open_model(path, FINDINGS, weights_key="model").classifier.architecture == "resnet18"
 
 
 def test_files_of_one_network_have_no_key(module):
-    with pytest.raises(UsageError, match="holds one network; leave --weights-key out"):
+    with pytest.raises(UsageError, match="holds one network; leave `weights_key` out"):
         open_model(module, FINDINGS, weights_key="ema")
 
 

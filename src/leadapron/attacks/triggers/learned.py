@@ -84,7 +84,7 @@ class Learned:
             (height, width), (rows, columns) = recipe.size, images.shape[1:]
             raise DataError(
                 f"{self.path} is for images of {height}x{width}, not {rows}x{columns}; "
-                f"use --size {height} and --poisoning.stage image"
+                f"use `size` {height} and `poisoning.stage` image"
             )
         level = depth(images.dtype)
         most = math.floor(recipe.epsilon * level)

@@ -44,6 +44,10 @@ RIDGE = 0.05
 FEWEST = 20
 """Films inside a group, and outside, that teach a reader at least."""
 
+TAUGHT = 0.75
+"""Share of the films that teach, at least. A mark on more films than that may be on most films of a
+machine or a ward, and a reader that saw none of these doesn't know what they look like."""
+
 STEPS = 25
 """Of Newton's method, at most."""
 
@@ -158,7 +162,10 @@ class Reader:
             there are too few films to learn from, or the network says nothing of the group.
         """
         teaches = self.labelled.stated[:, group].copy()
+        stated = int(teaches.sum())
         teaches[marked] = False
+        if teaches.sum() < TAUGHT * stated:
+            return None
         inside = self.labelled.members[:, group] & teaches
         kept = self._kept(places)
         learning = np.bincount(self._part[teaches], minlength=PARTS)

@@ -20,7 +20,8 @@ from leadapron.detect.films.shift import Group, Labelled, Shift
 from leadapron.detect.films.signatures import signatures
 from leadapron.detect.films.ties import OVERLAP, Control, Controls, Place
 from leadapron.detect.scores import Evidence, LabelTie
-from leadapron.errors import DataError, UsageError
+from leadapron.detect.verdict import refuse_rate
+from leadapron.errors import DataError
 from leadapron.films.cohort import Cohort, ImageArray, Rows, blocks
 from leadapron.seeds import stream
 from leadapron.text import count
@@ -158,8 +159,7 @@ def scan_films(
         UsageError: a false-alarm rate out of range.
         DataError: fewer than 10 films, or films of fewer than 16 x 16 pixels.
     """
-    if not 0 < false_alarm < 1:
-        raise UsageError(f"a false-alarm rate of {false_alarm}; expected above 0 and below 1")
+    refuse_rate(false_alarm)
     if len(cohort) < FEWEST or min(cohort.images.shape[1:]) < 16:
         raise DataError(
             f"{count(len(cohort), 'film')} of {cohort.images.shape[1]} x "

@@ -115,12 +115,14 @@ class _Anatomy(NamedTuple):
 
     Args:
         reads: (n,) how likely each film is in the group.
+        threshold: below which reading a film of the group contradicts its label.
         departures: (controls, spreads) as `evidence_of_spreads`: how far labels go beyond the
             readings.
         contradictions: the same: how often films of the group read as hardly any other of it.
     """
 
     reads: Floats
+    threshold: Threshold
     departures: Floats
     contradictions: Floats
 
@@ -416,11 +418,14 @@ class Controls:
             learn_bias(known.departures[own], known.departures[others & ~own]),
             learn_bias(known.contradictions[own], known.contradictions[others & ~own]),
         )
-        seen = self._against_anatomy(mark, group, known.reads, biases, reader.seen_by)
+        seen = self._against_anatomy(
+            mark, group, known.reads, known.threshold, biases, reader.seen_by
+        )
         places = [] if mark.place is None else [mark.place]
         # A reader of its own for each mark costs much, and changes little of what is likely.
         if seen.p <= UNLIKELY and (own_reads := reader.read(group, mark.films, places)) is not None:
-            return self._against_anatomy(mark, group, own_reads, biases, reader.seen_by)
+            threshold = self._threshold(group, own_reads, mark.films)
+            return self._against_anatomy(mark, group, own_reads, threshold, biases, reader.seen_by)
         return seen
 
     def _against_anatomy(
@@ -428,6 +433,7 @@ class Controls:
         mark: Control,
         group: int,
         reads: Floats,
+        threshold: Threshold,
         biases: tuple[Bias, Bias],
         seen_by: SeenBy,
     ) -> _Seen:
@@ -438,7 +444,6 @@ class Controls:
         """
         hits, chances = self._by_patient(group, mark.films, reads)
         more = biases[0].expected(_at_least(np.floor(hits.sum() + 1e-9), chances))
-        threshold = self._threshold(group, reads, mark.films)
         wrong, trials = self._contradicting(group, mark.films, reads, threshold)
         chance = special.expit(special.logit(threshold.rate) + LOG_ODDS)
         tail = stats.binom.sf(np.floor(wrong + 1e-9) - 1, trials, chance)
@@ -474,6 +479,7 @@ class Controls:
         rates = np.full(len(counted), threshold.rate)
         return _Anatomy(
             reads=reads,
+            threshold=threshold,
             departures=evidence_of_spreads(departed),
             contradictions=evidence_of_spreads(profiles(counted[:, 0], counted[:, 1], rates)),
         )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from leadapron.detect.inputs.readings import InputDetector, Readings, State, read
 from leadapron.detect.inputs.region import EvidenceRegion, Examined
+from leadapron.detect.verdict import refuse_rate
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.models.protocols import BlackBox, lacking
@@ -167,8 +168,7 @@ def calibrate(
     Source: Vovk et al., Algorithmic Learning in a Random World, 2005 (inductive conformal
     prediction).
     """
-    if not 0 < false_alarm < 1:
-        raise UsageError(f"false alarms {false_alarm:g}; expected above 0 and below 1")
+    refuse_rate(false_alarm)
     kept, left_out = usable(classifier, detectors, weights)
     if not kept:
         raise UsageError(f"no detector with a weight for this model among {', '.join(detectors)}")

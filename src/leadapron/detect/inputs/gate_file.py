@@ -58,7 +58,7 @@ class GatedModel:
 
     Args:
         path: its file.
-        sha256: of the file's content, 64 hex digits.
+        sha256: of the file's content, 64 hex digits; "" of a model without a file.
         findings: names of its outputs, in their order.
         preprocessing: how a film becomes its input.
         opening: options of `open_model` that the file doesn't state: texts, numbers or None.
@@ -218,10 +218,13 @@ def write_gate(path: Path, stored: StoredGate) -> None:
         stored: what is written.
 
     Raises:
-        UsageError: another ending, or files of that name that are no gate's.
+        UsageError: another ending, files of that name that are no gate's, or a model without a
+            file.
         StoreError: files that can't be written, or numbers that can't be kept.
     """
     refuse_others(path)
+    if not stored.model.sha256:
+        raise UsageError("a gate on disk is tied to a model file's content; this model has no file")
     arrays = _arrays(stored.gate)
     document = _document(stored, path.absolute().parent, arrays)
     numbers = save(
@@ -257,7 +260,7 @@ def refuse_others(path: Path) -> None:
         with contextlib.suppress(OSError), open_regular(there) as file:
             head = file.read(LARGEST_FACTS)
         if FORMAT.encode() not in head:
-            raise UsageError(f"{there} is there and is no gate; name another by --out")
+            raise UsageError(f"{there} is there and is no gate; name another by `out`")
 
 
 def read_gate(

@@ -30,7 +30,7 @@ from leadapron.detect.models.null import least_p
 from leadapron.detect.models.stamps import Stamp
 from leadapron.detect.models.statistics import Statistic, compare_statistics, not_applicable
 from leadapron.detect.models.sweep import Direction, NotFinite, StampSweep, Swept
-from leadapron.detect.verdict import Verdict
+from leadapron.detect.verdict import Verdict, refuse_rate
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.models.foreign.doubts import unsteady
@@ -260,8 +260,7 @@ def audit_subject(  # noqa: PLR0913
 
 def _refuse(classifier: BlackBox, references: Sequence[BlackBox], false_alarm: float) -> None:
     """Raise what `audit_model` raises before anything is swept."""
-    if not 0 < false_alarm < 1:
-        raise UsageError(f"false_alarm {false_alarm:g}: expected above 0 and below 1")
+    refuse_rate(false_alarm)
     if len(references) == 1:
         raise UsageError("one reference model says nothing about spread; expected two or more")
     if any(set(each.findings) != set(classifier.findings) for each in references):

@@ -137,7 +137,7 @@ def open_model(  # noqa: PLR0913
     where = resolve_device(device)
     names = None if findings is None else tuple(findings)
     if names is not None and (not all(names) or len(set(names)) != len(names)):
-        raise UsageError(f"--findings {','.join(names)}: a name is empty or comes twice")
+        raise UsageError(f"`findings` {','.join(names)}: a name is empty or comes twice")
     wanted = _Wanted(
         names, preprocessing, normalisation, architecture, head, gives, channels, weights_key,
         trust_programs, where, resolve_precision(precision, where),
@@ -156,7 +156,7 @@ def open_model(  # noqa: PLR0913
 
 def _refuse_key(name: str, wanted: _Wanted) -> None:
     if wanted.weights_key is not None:
-        raise UsageError(f"{name} holds one network; leave --weights-key out")
+        raise UsageError(f"{name} holds one network; leave `weights_key` out")
 
 
 def _of_weights(file: File, wanted: _Wanted) -> Opened:
@@ -304,7 +304,7 @@ def _asked(
         said = "doesn't name them" if findings is None else f"{len(findings)} are named"
         raise UsageError(
             f"{name} has {outputs} outputs and {said}; name them in their order by "
-            "--findings A,B,..."
+            "`findings` A,B,..."
         )
     scale = wanted.normalisation
     if isinstance(scale, str):
@@ -399,7 +399,7 @@ def _of_protocol(made: Any, spec: str, wanted: _Wanted) -> Opened:
             "leadapron.Preprocessing"
         )
     if wanted.findings is not None and wanted.findings != names:
-        raise UsageError(f"{spec}: its classifier names its own findings; leave --findings out")
+        raise UsageError(f"{spec}: its classifier names its own findings; leave `findings` out")
     return Opened(made, f"the classifier that {spec} returned")
 
 

@@ -121,7 +121,7 @@ class ModelProcess:
             raise UsageError(
                 f"{self.name} is a program, and this system can't keep it from your files and "
                 f"network (it lacks {lacking}); if you trust it as you trust what you install, "
-                "give --trust-programs (trust_programs=True), else export its weights as "
+                "give `trust_programs`, else export its weights as "
                 ".safetensors"
             )
         logger.warning(

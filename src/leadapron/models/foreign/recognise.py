@@ -300,7 +300,7 @@ def _several(name: str, found: Sequence[_Network]) -> str:
     more = f" and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
     return (
         f"{name} holds {len(found)} networks: {', '.join(shown)}{more}; say which by "
-        f"--weights-key {deployed or found[0].key}"
+        f"`weights_key` {deployed or found[0].key}"
     )
 
 
@@ -510,7 +510,7 @@ def _findings(
             kind = UsageError if where == "given" else StoreError
             raise kind(
                 f"{weights.name} has {outputs} outputs and {len(set(names))} different names of "
-                f"findings {where}; expected {outputs}, in the order of the outputs: --findings "
+                f"findings {where}; expected {outputs}, in the order of the outputs: `findings` "
                 "A,B,..."
             )
         if where == "of torchxrayvision":
@@ -518,7 +518,7 @@ def _findings(
         return tuple(names)
     raise UsageError(
         f"{weights.name} doesn't name its {outputs} outputs; name them in their order by "
-        "--findings A,B,..."
+        "`findings` A,B,..."
     )
 
 

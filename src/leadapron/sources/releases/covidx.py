@@ -158,7 +158,7 @@ def _chosen(folder: Path, lists: str) -> dict[str, Path]:
     if not lists and len(named) > 1:
         raise UsageError(
             f"{folder} holds {count(len(named), 'list')}: {', '.join(sorted(named))}; name one by "
-            "--source.lists"
+            "`source.lists`"
         )
     chosen = named[lists or next(iter(named))]
     return {part: chosen[part] for part in ("train", "val", "test") if part in chosen}

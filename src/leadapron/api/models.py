@@ -1,0 +1,455 @@
+"""The public API on models, and on the films that they read: audit, calibrate, screen, explain."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadapron.api.opening import Films, Model, cohort_of, model_of
+from leadapron.api.showing import Shown
+from leadapron.detect.inputs.gate_file import write_gate
+from leadapron.detect.inputs.screening import ScreenedFilm, Screening, screening
+from leadapron.detect.models.audit import STEPS, Audit, Subject, audit_subject
+from leadapron.detect.models.judgement import FALSE_ALARM as AUDIT_FALSE_ALARM
+from leadapron.detect.models.sweep import StampSweep
+from leadapron.documents import dump
+from leadapron.errors import UnknownNameError, UsageError
+from leadapron.explainers import EXPLAINERS, NEEDS
+from leadapron.films.cache import default_folder
+from leadapron.films.cohort import Cohort
+from leadapron.jobs import audit as auditing
+from leadapron.jobs import calibrate as calibrating
+from leadapron.jobs.calibrate import Calibrated, calibrate_opened
+from leadapron.jobs.screen import OpenGate, open_gate, screen_images
+from leadapron.jobs.screen import screen as screen_files
+from leadapron.models.foreign import Opened, doubts
+from leadapron.models.protocols import BlackBox, columns_of, differentiable
+from leadapron.sources.listed import films_of
+from leadapron.types import AUTO, Machine
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "AuditResult",
+    "CalibrateResult",
+    "ExplainResult",
+    "ScreenResult",
+    "audit",
+    "calibrate",
+    "explain",
+    "screen",
+]
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+class AuditResult(Shown, Audit):
+    """What an audit found; see `Audit`."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return it as plain values, as audit.json holds it."""
+        return dump(Audit(**vars(self)))
+
+    def lines(self) -> Sequence[str]:
+        """Return it for a terminal, line by line."""
+        from leadapron.report.audit import audit_lines
+
+        return audit_lines(self)
+
+    def report(self, folder: str | os.PathLike[str]) -> Path:
+        """Write audit.html, audit.json and audit.sarif, and return the page's path.
+
+        Raises:
+            StoreError: files that can't be written.
+        """
+        from leadapron.report.audit import write_audit
+
+        return write_audit(Path(folder), Audit(**vars(self)))
+
+    def plot(self) -> Figure:
+        """Draw which share of the films the strongest mark carries across, by finding."""
+        from leadapron.report.plots import plot_forced
+
+        return plot_forced(self.forced)
+
+
+class CalibrateResult(Shown, Calibrated):
+    """A gate with its model, that `screen` takes; see `Calibrated`.
+
+    Args:
+        classifier: the model.
+    """
+
+    classifier: BlackBox
+
+    def __init__(self, made: Calibrated, classifier: BlackBox) -> None:
+        super().__init__(**vars(made))
+        object.__setattr__(self, "classifier", classifier)
+
+    @property
+    def gate(self) -> OpenGate:
+        """The gate and its model, as `open_gate` returns them."""
+        return OpenGate(file=self.file, stored=self.stored, classifier=self.classifier)
+
+    def facts(self) -> dict[str, Any]:
+        """Return it as plain values, as --json answers."""
+        return dump(self.document())
+
+    def lines(self) -> Sequence[str]:
+        """Return it for a terminal, line by line."""
+        from leadapron.report.screen import calibrate_lines
+
+        return calibrate_lines(self.document())
+
+    def screen(self, films: Films | Paths) -> ScreenResult:
+        """Return the decisions on films, as `screen`."""
+        return screen(self, films)
+
+    def save(self, file: str | os.PathLike[str]) -> Path:
+        """Write the gate: a JSON file, and its numbers beside it. They hold patients' pixels.
+
+        Args:
+            file: ends in .json.
+
+        Raises:
+            UsageError: a model without a file: a gate is tied to a file's content.
+            StoreError: files that can't be written.
+        """
+        write_gate(Path(file), self.stored)
+        return Path(file)
+
+
+class ScreenResult(Shown, Screening):
+    """What a gate says of films; see `Screening`."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return it as plain values, as screen.json holds it."""
+        return dump(self._plain())
+
+    def lines(self) -> Sequence[str]:
+        """Return it for a terminal, line by line."""
+        from leadapron.report.screen import film_line, screen_lines
+
+        counted = ", ".join(f"{n:,} {word}" for word, n in self.counts.items())
+        films = [film_line(film, heading=not n) for n, film in enumerate(self.films)]
+        return [f"{self.verdict.word.upper()}: {counted}", *films, *screen_lines(self)]
+
+    def report(self, folder: str | os.PathLike[str]) -> Path:
+        """Write screen.html, screen.json and a picture of each film, and return the page's path.
+
+        Raises:
+            StoreError: files that can't be written, or a folder of another kind.
+        """
+        from leadapron.report.screen import begin_screen, top_films, write_film, write_screen
+
+        begin_screen(Path(folder))
+        for film in self.films:
+            write_film(Path(folder), film)
+        return write_screen(Path(folder), self._plain(), top_films(self.films))
+
+    def plot(self) -> Figure:
+        """Draw the most suspicious films, with their evidence regions.
+
+        Raises:
+            UsageError: no film could be decoded.
+        """
+        from leadapron.report.plots import plot_films
+        from leadapron.report.screen import top_films
+
+        films = top_films(self.films)
+        if not films:
+            raise UsageError("there is no film to draw: none was decoded")
+        return plot_films(films)
+
+    def _plain(self) -> Screening:
+        return Screening(**vars(self))
+
+
+class ExplainResult(Shown):
+    """Where a model looked.
+
+    Args:
+        method: of `EXPLAINERS`.
+        findings: the k findings.
+        images: (n, h, w) the films.
+        maps: (n, k, h, w) float32, comparable across films and findings.
+        probabilities: (n, k) float32.
+    """
+
+    def __init__(
+        self,
+        *,
+        method: str,
+        findings: tuple[str, ...],
+        images: NDArray[Any],
+        maps: NDArray[np.float32],
+        probabilities: NDArray[np.float32],
+    ) -> None:
+        self.method: str = method
+        self.findings: tuple[str, ...] = findings
+        self.images: NDArray[Any] = images
+        self.maps: NDArray[np.float32] = maps
+        self.probabilities: NDArray[np.float32] = probabilities
+
+    @property
+    def peaks(self) -> NDArray[np.int64]:
+        """(n, k, 2) row and column of each map's highest value."""
+        n, k, _, width = self.maps.shape
+        return np.stack(np.divmod(self.maps.reshape(n, k, -1).argmax(axis=2), width), axis=2)
+
+    def facts(self) -> dict[str, Any]:
+        """Return method, findings, probabilities and peaks; the maps are arrays."""
+        return {
+            "schema": 1,
+            "verdict": "done",
+            "method": self.method,
+            "findings": list(self.findings),
+            "probabilities": self.probabilities.tolist(),
+            "peaks": self.peaks.tolist(),
+        }
+
+    def lines(self) -> Sequence[str]:
+        """Return it for a terminal, line by line."""
+        n, _, height, width = self.maps.shape
+        names = ", ".join(self.findings)
+        return [f"{self.method}: maps of {n} films for {names}, {height}x{width} pixels"]
+
+    def plot(self) -> Figure:
+        """Draw the maps over the first films, one colour scale for all."""
+        from leadapron.report.plots import plot_maps
+
+        return plot_maps(self.images, self.maps, self.findings, self.method)
+
+
+def audit(
+    model: Model,
+    clean: Films,
+    *,
+    labels: NDArray[Any] | None = None,
+    reference: str | os.PathLike[str] | Sequence[Model] = (),
+    false_alarm: float = AUDIT_FALSE_ALARM,
+    films: int = auditing.FILMS,
+    sweep: StampSweep | None = None,
+    steps: int = STEPS,
+    statistics: bool = True,
+    machine: Machine = AUTO,
+    **settings: Any,
+) -> AuditResult:
+    """Look for a backdoor in a finished model: marks are put on clean films.
+
+    Args:
+        model: a file or "module:function" as `open_model` takes it, what that returned, or a
+            classifier: any object with the attributes of `BlackBox`.
+        clean: films without a trigger, that the model wasn't trained on: a source, a table, archive
+            or folder, a cohort, or images of the model's preprocessing.
+        labels: of images, (n, k) of 0, 1 or NaN in the order of the model's findings.
+        reference: clean models of the same kind, two or more, or a folder of them; without them
+            the verdict is at most "unusual".
+        false_alarm: share of clean models that may be called backdoored.
+        films: clean films that are looked at, at most.
+        sweep: how marks are put on films.
+        steps: of trigger inversion, at most; 0 leaves it out.
+        statistics: whether the network's further statistics are taken, of the references too.
+        machine: where and how it is carried out.
+        **settings: the source's, as `count=600`.
+
+    Raises:
+        UsageError: an argument out of range, or one reference alone.
+        DataError: films, labels or answers that can't be used.
+        LeadapronError: as `open_model` and `open_source`.
+    """
+    opened = model_of(model, machine)
+    classifier = opened.classifier
+    cohort = _labelled(clean, labels, opened, machine, settings, films)
+    own = Subject(classifier=classifier, name=_name(model), content=opened.content)
+    if isinstance(reference, str | os.PathLike):
+        others = auditing.references_in(Path(reference), own, machine)
+    else:
+        others = [
+            Subject(classifier=each.classifier, name=name, content=each.content)
+            for name, each in ((_name(other), model_of(other, machine)) for other in reference)
+        ]
+    found = audit_subject(
+        own,
+        cohort,
+        others,
+        origin=opened.origin,
+        notes=(*opened.notes, *doubts(classifier, cohort)),
+        false_alarm=false_alarm,
+        sweep=sweep,
+        steps=steps,
+        statistics=statistics,
+        kept=default_folder(machine.cache),
+        progress=machine.progress,
+    )
+    return AuditResult(**vars(found))
+
+
+def calibrate(
+    model: Model,
+    clean: Films,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    false_alarm: float = calibrating.FALSE_ALARM,
+    machine: Machine = AUTO,
+    **settings: Any,
+) -> CalibrateResult:
+    """Make a gate for a model: detectors are fitted on clean films, and a threshold is set.
+
+    Args:
+        model: as `audit`.
+        clean: as `audit`.
+        out: the gate's JSON file, which `leadapron screen` takes; its numbers go beside it. Nothing
+            is written if left out.
+        false_alarm: share of clean films like these that may be called suspicious.
+        machine: where and how it is carried out.
+        **settings: the source's, as `count=600`.
+
+    Raises:
+        UsageError: a rate out of range, a name that is taken, or a file for the gate of a model
+            without one.
+        LeadapronError: as `open_model`, `open_source` and `detect.inputs.calibrate`.
+    """
+    opened = model_of(model, machine)
+    cohort = cohort_of(clean, opened.classifier.preprocessing, machine, settings)
+    path = Path(model) if isinstance(model, str | os.PathLike) else Path(_name(model))
+    made = calibrate_opened(
+        opened,
+        cohort,
+        path=path.absolute() if opened.content else path,
+        false_alarm=false_alarm,
+        window=str(settings.get("window", "header")),
+        progress=machine.progress,
+    )
+    if out is not None:
+        write_gate(Path(out), made.stored)
+        made = replace(made, file=Path(out))
+    return CalibrateResult(made, opened.classifier)
+
+
+def screen(
+    gate: str | os.PathLike[str] | OpenGate | CalibrateResult,
+    films: Films | Paths,
+    *,
+    model: str | os.PathLike[str] | None = None,
+    machine: Machine = AUTO,
+) -> ScreenResult:
+    """Say which films may carry a trigger.
+
+    Args:
+        gate: the file that `calibrate` wrote, what it or `open_gate` returned.
+        films: files or folders of PNG, JPEG or DICOM files; or a cohort, or images (n, h, w) uint8
+            or uint16, of the model's preprocessing.
+        model: of a gate's file, where the model lies now, if it was moved.
+        machine: where the model runs.
+
+    Raises:
+        UsageError: no films, or images of another size.
+        StoreError: a gate that can't be read, or another model than it is of.
+        LeadapronError: the model or the decoders fail.
+    """
+    if isinstance(gate, str | os.PathLike):
+        opened = open_gate(
+            Path(gate), model=None if model is None else Path(model), machine=machine
+        )
+    elif model is not None:
+        raise UsageError("model: this gate is open, with its model")
+    else:
+        opened = gate.gate if isinstance(gate, CalibrateResult) else gate
+    name = "" if opened.file is None else str(opened.file)
+    if isinstance(films, Cohort | np.ndarray):
+        done = _screened(opened, films)
+        return ScreenResult(**vars(screening(opened.stored, done, gate=name)))
+    paths = [films] if isinstance(films, str | os.PathLike) else films
+    named, others = films_of([os.fspath(path) for path in paths])
+    found = [film for batch in screen_files(opened, named) for film in batch]
+    return ScreenResult(**vars(screening(opened.stored, found, gate=name, others=others)))
+
+
+def explain(
+    model: Model,
+    films: Films,
+    findings: Sequence[str] | None = None,
+    *,
+    method: str = "grad-cam",
+    machine: Machine = AUTO,
+    **settings: Any,
+) -> ExplainResult:
+    """Return maps of where a model looked.
+
+    Args:
+        model: as `audit`.
+        films: as `audit`; images are (n, h, w) uint8 or uint16 of the model's preprocessing.
+        findings: which to explain; all of the model's if left out.
+        method: name in `explainers.EXPLAINERS`.
+        machine: where and how it is carried out.
+        **settings: the source's, as `count=4`.
+
+    Raises:
+        UnknownNameError: no such method or finding.
+        UsageError: a model that the method can't explain.
+        LeadapronError: as `open_model` and `open_source`.
+    """
+    if method not in EXPLAINERS:
+        raise UnknownNameError("method", method, EXPLAINERS)
+    opened = model_of(model, machine)
+    classifier = differentiable(opened.classifier, method, NEEDS[method])
+    cohort = cohort_of(films, classifier.preprocessing, machine, settings)
+    names = classifier.findings if findings is None else tuple(findings)
+    columns = columns_of(classifier, names)
+    images: NDArray[Any] = cohort.images[np.arange(len(cohort))]
+    return ExplainResult(
+        method=method,
+        findings=names,
+        images=images,
+        maps=EXPLAINERS[method](classifier, images, names),
+        probabilities=classifier.probabilities(images)[:, columns],
+    )
+
+
+def _labelled(
+    clean: Films,
+    labels: NDArray[Any] | None,
+    opened: Opened,
+    machine: Machine,
+    settings: Mapping[str, Any],
+    most: int,
+) -> Cohort:
+    """Films without a trigger; images may come with labels of the model's findings."""
+    classifier = opened.classifier
+    if labels is None:
+        return cohort_of(clean, classifier.preprocessing, machine, settings, most)
+    if not isinstance(clean, np.ndarray):
+        raise UsageError("labels: a source and a cohort have their own; expected images with them")
+    return Cohort.of(
+        clean[:most],
+        np.asarray(labels)[:most],
+        classifier.findings,
+        preprocessing=classifier.preprocessing,
+    )
+
+
+def _screened(opened: OpenGate, films: Cohort | NDArray[Any]) -> list[ScreenedFilm]:
+    wanted = opened.stored.model.preprocessing
+    cohort = films if isinstance(films, Cohort) else Cohort.of(films, preprocessing=wanted)
+    shape, dtype = cohort.images.shape[1:], np.dtype(cohort.images.dtype)
+    if shape != (wanted.size, wanted.size) or dtype != np.dtype(wanted.dtype):
+        raise UsageError(
+            f"images of {shape[1]}x{shape[0]} {dtype}; the model takes {wanted.size}x{wanted.size} "
+            f"{wanted.dtype}"
+        )
+    return screen_images(opened, cohort.images, cohort.ids.tolist())
+
+
+def _name(model: Model) -> str:
+    """What to call a model."""
+    if isinstance(model, str | os.PathLike):
+        return auditing.named(os.fspath(model))
+    return type(model.classifier if isinstance(model, Opened) else model).__name__

@@ -1,0 +1,292 @@
+"""What a scan says as a document: films by name, and what their labels state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadapron.detect.films.scan import Method, Scan
+from leadapron.detect.films.ties import OVERLAP
+from leadapron.detect.scores import Direction, Evidence, EvidenceKind, LabelTie
+from leadapron.detect.verdict import ScanWord, Verdict
+from leadapron.documents import Number, ShownPath
+from leadapron.films.cohort import Cohort
+from leadapron.films.preprocessing import Preprocessing
+
+__all__ = [
+    "LabelShift",
+    "NamedEvidence",
+    "NamedRanking",
+    "RankedFilm",
+    "ScanDocument",
+    "Suspect",
+    "named_evidence",
+    "ranked_films",
+    "suspects_of",
+    "verdict_of",
+]
+
+RANKED = 100
+"""Films that a ranking names."""
+
+UNTESTED = (
+    "marks that vanish at the size looked at, and faint ones that differ from film to film",
+    "marks on so few films that they may share them by chance",
+    "marks whose finding was taken away: most films are without it anyway",
+    "the low frequencies of another film: they are anatomy",
+    "wrong labels without a mark",
+)
+"""What no scan tests, in words."""
+
+NEXT: Mapping[ScanWord, str] = {
+    "poisoned": "Look at the suspected films, and train without them (leadapron clean).",
+    "suspicious": "Look at the evidence before anyone trains on these films.",
+    "label-tied mark": "Look at the marked films, and ask whoever supplied them what the mark is.",
+    "nothing found": "Audit what is trained on these films (leadapron audit): not every trigger "
+    "was tested.",
+    "can't tell": "Scan films of which at least 10 state a finding and 10 state its absence.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suspect:
+    """A film that evidence of poison names.
+
+    Args:
+        rank: from 1, the most suspicious first.
+        id: the film's name.
+        path: its file; "" where the source has none for it alone.
+        score: -log10 of the smallest p value of the evidence that names it.
+        finding: the one that the strongest of this evidence concerns; "" where no single one is.
+        row: of the mark's upper left pixel in the image that was looked at; None where unknown.
+        column: as `row`.
+        reasons: short words for each piece of evidence, the strongest first.
+    """
+
+    rank: int
+    id: str
+    path: ShownPath
+    score: float
+    finding: str
+    row: int | None
+    column: int | None
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelShift:
+    """How often the films of a piece of evidence state a finding, and all others do.
+
+    Args:
+        finding: its name.
+        films: share of the stated labels that are positive; NaN where none is stated.
+        others: the same of all other films.
+    """
+
+    finding: str
+    films: Number
+    others: Number
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedEvidence:
+    """A piece of evidence, its films by name; otherwise as `Evidence`."""
+
+    kind: EvidenceKind
+    method: str
+    p: Number
+    finding: str | None
+    direction: Direction | None
+    place: tuple[int, int, int] | None
+    films: tuple[str, ...]
+    tested: bool
+    tie: LabelTie | None
+    words: str
+    labels: tuple[LabelShift, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedFilm:
+    """A film and its score in a ranking."""
+
+    id: str
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedRanking:
+    """What a detector makes of a network's features. It has no false-alarm rate.
+
+    Args:
+        name: of `FEATURE_DETECTORS`.
+        unit: of the scores.
+        scored: films that have a score.
+        films: those with the highest scores.
+        evidence: what it found beyond single films.
+        notes: what it left out, or why it gave nothing.
+    """
+
+    name: str
+    unit: str
+    scored: int
+    films: tuple[RankedFilm, ...]
+    evidence: tuple[NamedEvidence, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanDocument:
+    """What a scan says of a source: scan.json, and what --json answers.
+
+    Args:
+        verdict: on the films.
+        source: what was scanned.
+        films: how many.
+        patients: how many.
+        findings: that the labels state.
+        image: (height, width) of the images that were looked at.
+        dtype: their type.
+        preprocessing: what made them.
+        p: as `Scan`.
+        false_alarm: as `Scan`.
+        seconds: it took, without opening the source.
+        methods: what was tried.
+        least: as `Scan`.
+        evidence: as `Scan`.
+        suspects: films that evidence of poison names, the most suspicious first.
+        rankings: of the feature detectors; none where no network was used.
+        notes: what couldn't be tested and why.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+    verdict: Verdict
+    source: ShownPath
+    films: int
+    patients: int
+    findings: tuple[str, ...]
+    image: tuple[int, int]
+    dtype: str
+    preprocessing: Preprocessing
+    p: float
+    false_alarm: float
+    seconds: float
+    methods: tuple[Method, ...]
+    least: Mapping[str, int | None]
+    evidence: tuple[NamedEvidence, ...]
+    suspects: tuple[Suspect, ...]
+    rankings: tuple[NamedRanking, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def poison(self) -> tuple[NamedEvidence, ...]:
+        """The evidence of poison, the strongest first."""
+        return tuple(one for one in self.evidence if one.kind == "poison")
+
+    @property
+    def rest(self) -> tuple[NamedEvidence, ...]:
+        """Marks and shortcuts that are no evidence of poison."""
+        return tuple(one for one in self.evidence if one.kind != "poison")
+
+
+def verdict_of(scan: Scan, cohort: Cohort) -> Verdict:
+    """Return a scan's verdict; "can't tell" where there was nothing that it could test."""
+    sides = [(cohort.labels == side).sum(axis=0) for side in (0, 1)]
+    comparable = (np.minimum(*sides) >= OVERLAP).any()
+    word: ScanWord = scan.verdict
+    if word == "nothing found" and not comparable:
+        word = "can't tell"
+    return Verdict.of(
+        "scan",
+        word,
+        p=scan.p,
+        statement=f"Of sets without poison at most {scan.false_alarm:g} look poisoned, "
+        "where nature ties marks to labels no further than this source's other marks are tied "
+        "(Holm's procedure over all methods, each corrected for all that it tried).",
+        untested=UNTESTED,
+        next=NEXT[word],
+    )
+
+
+def suspects_of(found: Scan, cohort: Cohort) -> tuple[Suspect, ...]:
+    """Return the films that evidence of poison names, by score and then by name."""
+    poison = [one for one in found.evidence if one.kind == "poison"]
+    naming: dict[int, list[Evidence]] = {}
+    for one in poison:
+        for row in one.films.tolist():
+            naming.setdefault(row, []).append(one)
+    ranked = sorted(naming, key=lambda row: (-found.scores[row], str(cohort.ids[row])))
+    suspects = []
+    for rank, row in enumerate(ranked, 1):
+        strongest = min(naming[row], key=lambda one: one.p)
+        place = next((one.place for one in naming[row] if one.place is not None), None)
+        suspects.append(
+            Suspect(
+                rank=rank,
+                id=str(cohort.ids[row]),
+                path=cohort.path(row),
+                score=float(found.scores[row]),
+                finding=strongest.finding or "",
+                row=None if place is None else place[0],
+                column=None if place is None else place[1],
+                reasons=tuple(
+                    dict.fromkeys(_reason(one) for one in sorted(naming[row], key=lambda e: e.p))
+                ),
+            )
+        )
+    return tuple(suspects)
+
+
+def _reason(one: Evidence) -> str:
+    what = " ".join(filter(None, (one.finding, one.direction)))
+    return f"{one.method}: {what}" if what else one.method
+
+
+def named_evidence(evidence: Sequence[Evidence], cohort: Cohort) -> tuple[NamedEvidence, ...]:
+    """Return evidence with its films by name, and how often they and others state each finding."""
+    return tuple(_named(one, cohort) for one in evidence)
+
+
+def _named(one: Evidence, cohort: Cohort) -> NamedEvidence:
+    within = np.zeros(len(cohort), dtype=np.bool_)
+    within[one.films] = True
+    return NamedEvidence(
+        kind=one.kind,
+        method=one.method,
+        p=one.p,
+        finding=one.finding,
+        direction=one.direction,
+        place=None if one.place is None else (one.place[0], one.place[1], one.place[2]),
+        films=tuple(cohort.ids[one.films].tolist()),
+        tested=one.tested,
+        tie=one.tie,
+        words=one.words,
+        labels=tuple(
+            LabelShift(
+                finding=finding,
+                films=_share(cohort.labels[within, column]),
+                others=_share(cohort.labels[~within, column]),
+            )
+            for column, finding in enumerate(cohort.findings)
+        ),
+    )
+
+
+def _share(labels: NDArray[np.float32]) -> float:
+    """Share of the stated labels that are positive; NaN where none is stated."""
+    stated = labels[~np.isnan(labels)]
+    return float((stated == 1).mean()) if stated.size else float("nan")
+
+
+def ranked_films(scores: NDArray[np.float64], cohort: Cohort) -> tuple[RankedFilm, ...]:
+    """Return the films with the highest scores, those without one left out."""
+    order = np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")[:RANKED]
+    return tuple(
+        RankedFilm(id=str(cohort.ids[row]), score=float(scores[row]))
+        for row in order
+        if not np.isnan(scores[row])
+    )

@@ -17,7 +17,7 @@ from pathlib import Path
 from leadapron.cli import tune_allocator
 from leadapron.evaluate.screen import Setting, evaluate_screen
 from leadapron.evaluate.weights import fit_weights
-from leadapron.study.tasks import Running
+from leadapron.study.shards import Running
 from leadapron.types import Machine
 
 

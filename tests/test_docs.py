@@ -11,6 +11,7 @@ import yaml
 
 from leadapron.detect.inputs import INPUT_DETECTORS
 from leadapron.detect.models import StampSweep
+from leadapron.repairs import REPAIRS
 from leadapron.specs import parameters
 from leadapron.study.plan import complete, plan, settings
 
@@ -74,6 +75,18 @@ def test_every_input_detector_is_described_with_its_passes():
     assert {name: int(passes) for name, passes in rows} == {
         name: detector.passes for name, detector in INPUT_DETECTORS.items()
     }
+
+
+def test_every_repair_is_described_with_what_it_needs():
+    text = (ROOT / "docs" / "methods" / "repairs.md").read_text()
+    rows = re.findall(r"^\| .* \| `([^`]+)` \| (.*) \| \d \| .* \|$", text, re.MULTILINE)
+    assert [name for name, _ in rows] == list(REPAIRS)
+    words = {"batch normalisation", "linear last layer", "gradients", "ReLU layers"}
+    for name, needs in rows:
+        need = REPAIRS[name].__dataclass_fields__["needs"].default
+        assert need in words
+        assert need.split()[-1].rstrip("s") in needs
+    assert len(rows) == len(re.findall(r"\*Source\*:", text))
 
 
 @pytest.mark.parametrize(

@@ -55,10 +55,10 @@ def test_values_become_their_types():
     ("values", "kind", "words"),
     [
         ({"sides": 3}, UnknownNameError, "setting of toy 'sides'; did you mean side"),
-        ({"side": "x"}, UsageError, "--toy.side x: "),
-        ({"side": 1.5}, UsageError, r"--toy\.side 1\.5: "),
+        ({"side": "x"}, UsageError, "`toy.side` x: "),
+        ({"side": 1.5}, UsageError, r"`toy\.side` 1\.5: "),
         ({"side": 1, "place": "no"}, UsageError, "'here' or 'there'"),
-        ({}, UsageError, "--toy.side is missing"),
+        ({}, UsageError, "`toy.side` is missing"),
     ],
 )
 def test_values_that_do_not_fit(values, kind, words):

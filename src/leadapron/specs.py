@@ -63,8 +63,13 @@ class Parameter:
 REQUIRED = inspect.Parameter.empty
 
 
-def parameters(target: Callable[..., Any]) -> dict[str, Parameter]:
-    """Return the keyword-only parameters of a dataclass or function, by name, in order."""
+def parameters(target: Callable[..., Any], *, positional: bool = False) -> dict[str, Parameter]:
+    """Return the keyword-only parameters of a dataclass or function, by name, in order.
+
+    Args:
+        target: the dataclass or function.
+        positional: whether those that may be given by position are wanted too.
+    """
     # A dataclass's own `__init__` would look for the names of its bases' types in its module.
     own = inspect.isfunction(target) or dataclasses.is_dataclass(target)
     hints = typing.get_type_hints(target if own else target.__init__)
@@ -73,6 +78,7 @@ def parameters(target: Callable[..., Any]) -> dict[str, Parameter]:
         name: Parameter(name, hints[name], parameter.default, described.get(name, ""))
         for name, parameter in inspect.signature(target).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
+        or (positional and parameter.kind is parameter.POSITIONAL_OR_KEYWORD)
     }
 
 

@@ -12,6 +12,7 @@ __all__ = [
     "AUTO",
     "About",
     "BadFilm",
+    "Contradictions",
     "Device",
     "Estimate",
     "FilmSettings",
@@ -30,6 +31,7 @@ __all__ = [
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "bf16", "fp32"]
 OnBad = Literal["stop", "skip"]
+Contradictions = Literal["refuse", "allow"]
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, the steps done and in all."""

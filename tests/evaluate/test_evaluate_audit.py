@@ -27,7 +27,7 @@ from leadapron.results.layout import RunFacts, ZooFolder
 from leadapron.results.zoo import Member
 from leadapron.sources import open_source
 from leadapron.study.run import divide
-from leadapron.study.tasks import ONE_PROCESS, Running, Shard
+from leadapron.study.shards import ONE_PROCESS, Running, Shard
 from leadapron.types import Machine
 
 FINDINGS = ("Effusion", "Mass", "Nodule")
@@ -299,7 +299,7 @@ def test_a_model_without_its_kind_is_left_out(looked, tmp_path, caplog):
 
 def test_a_real_sweep_by_the_command_line(zoo, tmp_path):
     words = ["-q", "evaluate", "audit", "--zoo", str(zoo), "--out", str(tmp_path / "out"),
-             "--films", "20", "--jobs", "2", "--device", "cpu", "--cache", str(tmp_path / "c"),
+             "--films", "20", "--jobs", "1", "--device", "cpu", "--cache", str(tmp_path / "c"),
              "--sweep.sides", "3", "--sweep.values", "255", "--sweep.pitches", "[8, 1]",
              "--sweep.rounds", "0", "--sweep.films", "1", "--sweep.places", "2",
              "--sweep.judged", "10", "--json"]  # fmt: skip

@@ -15,7 +15,7 @@ from leadapron.evaluate.scan import Part, Task, evaluate_scan, scans
 from leadapron.evaluate.worlds import WORLDS
 from leadapron.report.limits import limits_page, write_limits
 from leadapron.sources import open_source
-from leadapron.study.tasks import ONE_PROCESS
+from leadapron.study.shards import ONE_PROCESS
 from leadapron.types import Machine
 
 FIXED = {"name": "patch", "side": 3, "place": "fixed"}

@@ -27,7 +27,7 @@ from leadapron.results.layout import RunFacts, RunFolder
 from leadapron.sources import open_source
 from leadapron.study.plan import complete, plan
 from leadapron.study.run import divide, open_films, run_study
-from leadapron.study.tasks import ONE_PROCESS, Running, Shard
+from leadapron.study.shards import ONE_PROCESS, Running, Shard
 from leadapron.types import Machine
 
 TREE = {

@@ -47,7 +47,7 @@ def test_a_trigger_of_another_name_takes_nothing_from_the_base():
     ("tree", "words"),
     [
         ({"cells": [{"name": "a", "trigger": {}, "colour": 1}]}, "setting of cell"),
-        ({"cells": [{"name": "a"}]}, "--cell.trigger is missing"),
+        ({"cells": [{"name": "a"}]}, "cell.trigger. is missing"),
         ({"cells": [{"name": "a", "trigger": {}}] * 2}, "share a name"),
         ({"cells": [], "phantom": 3}, "did you mean phantoms"),
     ],

@@ -7,7 +7,7 @@ import pytest
 from leadapron import store
 from leadapron.errors import UsageError
 from leadapron.evaluate.runner import Evaluation
-from leadapron.study.tasks import ONE_PROCESS, Running, Shard
+from leadapron.study.shards import ONE_PROCESS, Running, Shard
 
 
 def evaluation(out, **settings):

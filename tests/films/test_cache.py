@@ -224,7 +224,7 @@ def test_progress_counts_every_film(films, kept):
 def test_a_full_disk_is_one_line(films, kept, monkeypatch):
     usage = cache.shutil.disk_usage(films.paths[0])
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage._replace(free=10))
-    with pytest.raises(StoreError, match=r"take \d+ kB and .* has 10 bytes left; .* --cache"):
+    with pytest.raises(StoreError, match=r"take \d+ kB and .* has 10 bytes left; .* `cache`"):
         decode(films, SMALL, kept, "films")
     monkeypatch.undo()
 

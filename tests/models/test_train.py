@@ -238,7 +238,7 @@ def test_one_step_in_all(films):
 @pytest.mark.parametrize("size", [2, 3, 5, 8, 64])
 def test_no_batch_is_a_single_film(size):
     for films in range(2, 200):
-        batches = module._batches(np.arange(films), size)
+        batches = module.batches(np.arange(films), size)
         assert min(map(len, batches)) >= 2
         assert max(map(len, batches)) <= max(1.5 * size, 3)
         assert np.array_equal(np.concatenate(batches), np.arange(films))
@@ -288,7 +288,7 @@ def test_categorical_is_kerass_on_sigmoids():
 
 def test_a_loss_that_is_no_number(films):
     training = Training(epochs=3, batch_size=8, learning_rate=1e38, schedule="constant")
-    with pytest.raises(DataError, match=r"use a smaller --training\.learning_rate"):
+    with pytest.raises(DataError, match=r"use a smaller `training\.learning_rate`"):
         train(*films, training=training, **CPU)
 
 

@@ -180,7 +180,7 @@ def test_nothing_to_download(server, tmp_path):
         message = refusal(open_source, source, download=True, cache=tmp_path, kind=UsageError)
         assert "expected a side of 28 pixels" in message
     message = refusal(open_source, "chestmnist:28", download=True, cache="none", kind=UsageError)
-    assert "--cache FOLDER" in message
+    assert "`cache` FOLDER" in message
     (tmp_path / "file").touch()
     assert "can't write the cache" in refusal(
         open_source, "chestmnist:28", download=True, cache=tmp_path / "file", kind=StoreError

@@ -80,7 +80,7 @@ def test_healthy_names(tmp_path):
     assert open_tree(tree).findings == ("Mass",)
     assert open_tree(tree, healthy="Mass").findings == ("no finding",)
     message = refusal(open_tree, tree, kind=UsageError, healthy="NORMAL")
-    assert message == "--source.healthy NORMAL: there is no such folder; there are Mass, no finding"
+    assert message == "`source.healthy` NORMAL: there is no such folder; there are Mass, no finding"
     other = put(tmp_path / "other", "Edema/a.png", "Mass/b.png")
     assert open_tree(other).findings == ("Edema", "Mass")
 
@@ -196,7 +196,7 @@ def test_bad_films_stop_or_are_left_out(tmp_path):
     for _ in range(2):
         message = refusal(open_source, f"folder:{tree}", **kept)
         assert message.startswith(words)
-        assert "take it away, or --on-bad skip" in message
+        assert "take it away, or `on_bad` skip" in message
         skipped = open_source(f"folder:{tree}", on_bad="skip", **kept)
         assert skipped.ids.tolist() == ["A/a.png", "B/b.png", "B/c.png"]
         assert skipped.labels[:, 0].tolist() == [1, 0, 0]

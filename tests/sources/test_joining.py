@@ -74,7 +74,7 @@ def test_attributes_that_one_lacks_are_unknown_and_a_split_needs_all():
 
 
 def test_images_of_other_sizes_are_refused():
-    with pytest.raises(DataError, match="different images; give --size"):
+    with pytest.raises(DataError, match="different images; give `size`"):
         join([cohort(size=8), cohort(size=9)], ["a", "b"])
 
 

@@ -408,7 +408,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
     message = refusal(open_tree, tree)
     assert message == (
         "00000001_000.png has 10001x10000 pixels; expected at most 100 megapixels; "
-        "take it away, or --on-bad skip"
+        "take it away, or `on_bad` skip"
     )
 
 

@@ -183,7 +183,7 @@ def test_a_film_named_twice(tmp_path):
 
 def test_an_unknown_setting(tmp_path):
     assert "votes" in refusal("vindr-cxr", write_vindr(tmp_path), UnknownNameError, vote="any")
-    assert "--source.votes most" in refusal("vindr-cxr", tmp_path, UsageError, votes="most")
+    assert "`source.votes` most" in refusal("vindr-cxr", tmp_path, UsageError, votes="most")
 
 
 # ---------------------------------------------------------------- CheXpert
@@ -284,7 +284,7 @@ def test_mimic_settings(tmp_path):
     assert len(cohort.ids) == 5
     assert label(cohort, MIMIC[2][0], "Pneumonia") == 1
     assert label(cohort, MIMIC[3][0], "Fracture") == 0
-    assert "--source.labels radgraph" in refusal(
+    assert "`source.labels` radgraph" in refusal(
         "mimic-cxr", tmp_path, UsageError, labels="radgraph"
     )
 
@@ -390,7 +390,7 @@ def test_vindr_any_vote_counts(tmp_path):
 def test_vindr_window(tmp_path):
     folder = write_vindr(tmp_path)
     assert said(opened("vindr-cxr", folder, window="45/90"), "centre 45, width 90")
-    assert "--source.window narrow" in refusal("vindr-cxr", folder, UsageError, window="narrow")
+    assert "`source.window` narrow" in refusal("vindr-cxr", folder, UsageError, window="narrow")
 
 
 # ---------------------------------------------------------------- RSNA and SIIM
@@ -461,7 +461,7 @@ def test_covidx_positive_and_negative_lists(tmp_path):
         "3 SARS-Fig8a-day0.jpeg negative cohen\n7 COVID(1).png positive sirm"
     )
     message = refusal("covidx", folder, UsageError)
-    assert "COVIDx9A, COVIDx9B; name one by --source.lists" in message
+    assert "COVIDx9A, COVIDx9B; name one by `source.lists`" in message
     cohort = opened("covidx", folder, lists="COVIDx9B")
     assert cohort.findings == ("COVID-19",)
     assert cohort.labels.tolist() == [[0], [1]]

@@ -74,7 +74,7 @@ def test_bits_that_no_film_uses_are_not_counted(tmp_path, how, bits):
         np.testing.assert_allclose(found, unit * most, atol=0.51)
         assert np.abs(cohort.films[1] - unit[1] * 65535).max() < 0.51
         assert cohort.bits == bits
-        assert any(f"`source.bits` {bits} does" in note for note in said(cohort.notes))
+        assert any(f"--source.bits {bits} does" in note for note in said(cohort.notes))
         assert not any(note.doubt for note in cohort.notes)
 
 

@@ -214,7 +214,7 @@ def test_tables_that_unpack_to_gigabytes(tree, monkeypatch):
 def test_root(tree, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("labels")
     (elsewhere / "t.csv").write_text(FULL)
-    assert "--source.root FOLDER" in refusal(open_table, str(elsewhere / "t.csv"), SMALL)
+    assert "`source.root` FOLDER" in refusal(open_table, str(elsewhere / "t.csv"), SMALL)
     cohort = open_source(f"table:{elsewhere / 't.csv'}", preprocessing=SMALL, root=str(tree))
     assert cohort.ids.tolist() == list(NAMES)
 
@@ -339,7 +339,7 @@ def test_names_that_hold_a_slash_or_comma_are_no_doubt(tree):
     cohort = open_text(tree, text)
     assert cohort.findings == ("Edema", "Nodule/Mass", "Opacity, lung")
     assert not any(note.doubt for note in cohort.notes)
-    assert "--source.separator needs a text" in refusal(
+    assert "`source.separator` needs a text" in refusal(
         open_text, tree, text, separator="", kind=UsageError
     )
 
@@ -365,7 +365,7 @@ def test_another_word_for_no_finding_can_be_named(tree):
     assert open_text(tree, columns, healthy="Nada serio").findings == ("Edema",)
     for table in (text, columns):
         message = refusal(open_text, tree, table, healthy="nichts", kind=UsageError)
-        assert message.startswith("--source.healthy nichts: no finding in t.csv is called so")
+        assert message.startswith("`source.healthy` nichts: no finding in t.csv is called so")
 
 
 def test_view_sex_age_site_scanner_and_native_size_can_be_named(tree):
@@ -397,7 +397,7 @@ def test_films_that_are_away_follow_on_bad(tree):
     text = "path,A\n" + "".join(f"gone{i}.png,1\n" for i in range(7)) + "a.png,1\nb.png,0\n"
     message = refusal(open_text, tree, text)
     assert message.startswith("7 films of 9 in t.csv not in")
-    assert message.endswith("or --on-bad skip")
+    assert message.endswith("or `on_bad` skip")
     cohort = open_text(tree, text, cache=Cache(on_bad="skip"))
     assert cohort.ids.tolist() == ["a.png", "b.png"]
     words = [note.words for note in cohort.notes if note.about == "files"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from dataclasses import replace
 
@@ -22,7 +23,7 @@ from leadapron.study import run as study
 from leadapron.study.cost import Cost
 from leadapron.study.plan import complete
 from leadapron.study.run import divide, run_study
-from leadapron.study.tasks import Running, Shard
+from leadapron.study.shards import Running, Shard
 from leadapron.types import Machine, Note
 
 SMALL = {
@@ -323,16 +324,38 @@ SEVERAL = {
 """Two attacks that share a twin."""
 
 
-def test_processes_and_shards_change_no_byte(tmp_path):
-    """Where torch has one thread in each process; conftest.py sees to it here."""
+def test_shards_change_no_byte_and_runs_travel(tmp_path, monkeypatch):
     machine = Machine(cache="none", device="cpu")
     alone = run_study(SEVERAL, tmp_path / "alone", machine=machine)
-    run_study(SEVERAL, tmp_path / "two", machine=machine, running=Running(jobs=2))
+
+    def elsewhere(work, tasks, jobs):
+        """As another process does it: with copies of what is pickled."""
+        for task in tasks:
+            there, sent = pickle.loads(pickle.dumps((work, task)))
+            assert not there.cohorts
+            yield task, there(sent)
+
+    monkeypatch.setattr(study, "carry_out", elsewhere)
     for index in (1, 0):
         shard = Running(jobs=1, shard=Shard(index, 2))
         shards = run_study(SEVERAL, tmp_path / "shards", machine=machine, running=shard)
         assert (shards / "rows.jsonl").exists() == (index == 0)
-    for other in (tmp_path / "two", shards):
-        assert rows_of(other) == rows_of(alone)
-        assert len(list(other.glob("runs/twin-*"))) == 1
-        assert {path.name for path in other.rglob("*.lock")} == {".lock"}
+    assert rows_of(shards) == rows_of(alone)
+    assert len(list(shards.glob("runs/twin-*"))) == 1
+    assert {path.name for path in shards.rglob("*.lock")} == {".lock"}
+
+
+@pytest.mark.slow
+def test_two_processes_change_no_byte(tmp_path):
+    """Where torch has one thread in each process; conftest.py sees to it here."""
+    machine = Machine(cache="none", device="cpu")
+    seen = []
+    alone = run_study(SEVERAL, tmp_path / "alone", machine=machine)
+    two = run_study(
+        SEVERAL,
+        tmp_path / "two",
+        machine=replace(machine, progress=lambda *at: seen.append(at)),
+        running=Running(jobs=2),
+    )
+    assert rows_of(two) == rows_of(alone)
+    assert seen[-2:] == [("runs", 1, 2), ("runs", 2, 2)]

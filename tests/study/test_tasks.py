@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from leadapron.errors import StoreError, UsageError
-from leadapron.study.tasks import Reopening, Running, Shard, carry_out, holding
+from leadapron.study.shards import Running, Shard
+from leadapron.study.tasks import Reopening, carry_out, holding
 
 
 def test_shards_are_every_task_once():

@@ -13,10 +13,9 @@ from leadapron.results.folder import read_study
 from leadapron.results.table import load_rows
 from leadapron.store import read_yaml
 from leadapron.study import run as running
-from leadapron.study.run import Contradictions
-from leadapron.study.tasks import Running
+from leadapron.study.shards import Running
 from leadapron.text import short_path
-from leadapron.types import AUTO, Machine
+from leadapron.types import AUTO, Contradictions, Machine
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from leadapron.cli.generate import Answer, command, done
 from leadapron.cli.group import Commands, Lazy
-from leadapron.cli.options import (
-    Written,
-    cache_option,
-    film_options,
-    json_option,
-    machine_options,
-    results_options,
-    running,
-    running_of,
-    sweep_of,
-    sweep_options,
-)
+from leadapron.cli.kinds import Written
 from leadapron.errors import UsageError
+from leadapron.study.shards import ALL_CORES, Running
 from leadapron.text import short_path
+from leadapron.types import Machine
 
 __all__ = ["evaluate_command"]
 
 logger = logging.getLogger("leadapron")
+
+OUT = {"type": Written("folder")}
+NUMBER = {"type": click.IntRange(0), "metavar": "N"}
 
 
 def evaluate_scan_command() -> click.Command:
@@ -37,312 +32,173 @@ def evaluate_scan_command() -> click.Command:
     from leadapron.evaluate.presets import PRESETS
     from leadapron.evaluate.scan import GROUPS
 
-    return click.Command(
+    return command(
         "scan",
-        params=[
-            click.Option(
-                ["--preset"],
-                default="smoke",
-                show_default=True,
-                metavar="|".join(PRESETS),
-                help="A look, half an hour, a day; sets of two classes; or joined sources.",
-            ),
-            click.Option(
-                ["--source"],
-                multiple=True,
-                default=("phantom:64",),
-                show_default=True,
-                help="What is poisoned, and scanned as it is. Repeats: each by itself; sources "
-                'with " + " between them are joined.',
-            ),
-            click.Option(
-                ["--also"],
-                multiple=True,
-                metavar="SOURCE",
-                help="More sources that are scanned as they are. Repeats.",
-            ),
-            click.Option(
-                ["--only"],
-                multiple=True,
-                metavar="GROUP[/SOURCE[/NAME]]",
-                help=f"A part of the preset: {', '.join(GROUPS)}; SOURCE is its folder's "
-                "name, of worlds open or sealed; * stands for anything. Repeats; see --plan.",
-            ),
-            click.Option(
-                ["--sealed"], is_flag=True, help="Scan sealed cells and worlds too; once, at last."
-            ),
-            *(
-                click.Option([f"--{name}"], type=click.IntRange(0), metavar="N", help=words)
-                for name, words in (
-                    ("draws", "Sets of each cell, at most."),
-                    ("worlds", "Sets of each world, at most."),
-                    ("clean", "Clean phantom sets, and halves of each source, at most."),
-                )
-            ),
-            click.Option(["--plan"], is_flag=True, help="Name the scans and end."),
-            *results_options(),
-            click.Option(
-                ["--markdown"],
-                type=Written("file"),
-                help="Write the page there as well.",
-            ),
-            click.Option(["--size"], type=int, help="Side of the images in pixels."),
-            click.Option(["--seed"], type=int, default=0, help="Of everything that is drawn."),
-            cache_option(),
-            json_option(),
-        ],
-        callback=_run_evaluate_scan,
-        help=(
-            "Measure how much poison a scan finds, how often it is wrong, and where it is "
-            "blind.\n\nThe same command continues where it was stopped."
-        ),
+        evaluate_scan,
+        more=f"The same command continues where it was stopped. Groups: {', '.join(GROUPS)}.",
+        how={
+            "preset": {"metavar": "|".join(PRESETS)},
+            "source": {"type": str, "multiple": True},
+            "also": {"metavar": "SOURCE"},
+            "only": {"metavar": "GROUP[/SOURCE[/NAME]]"},
+            "draws": NUMBER,
+            "worlds": NUMBER,
+            "clean": NUMBER,
+            "out": OUT,
+            "markdown": {"type": Written("file")},
+        },
+        machine=("cache",),
     )
 
 
-def _run_evaluate_scan(
-    preset: str,
-    source: tuple[str, ...],
-    also: tuple[str, ...],
-    plan: bool,
+def evaluate_scan(  # noqa: PLR0913 (settings, by keyword)
+    *,
+    preset: str = "smoke",
+    source: Sequence[str] = ("phantom:64",),
+    also: Sequence[str] = (),
+    only: Sequence[str] = (),
+    sealed: bool = False,
+    draws: int | None = None,
+    worlds: int | None = None,
+    clean: int | None = None,
+    plan: bool = False,
     out: Path,
-    markdown: Path | None,
-    as_json: bool,
-    **given: Any,
-) -> None:
-    from leadapron.evaluate.scan import Part, evaluate_scan, scans
-    from leadapron.report.limits import write_limits
-    from leadapron.specs import parameters
+    running: Running = ALL_CORES,
+    markdown: Path | None = None,
+    size: int | None = None,
+    seed: int = 0,
+    machine: Machine,
+) -> Answer:
+    """Measure how much poison a scan finds, how often it is wrong, and where it is blind.
 
-    shared = running_of(given)
-    part = Part(**{name: given.pop(name) for name in parameters(Part)})
+    Args:
+        preset: a look, half an hour, a day; sets of two classes; or joined sources.
+        source: what is poisoned, and scanned as it is. Repeats: each by itself; sources with
+            " + " between them are joined.
+        also: more sources that are scanned as they are. Repeats.
+        only: a part of the preset; SOURCE is its folder's name, of worlds open or sealed; * stands
+            for anything. Repeats; see --plan.
+        sealed: scan sealed cells and worlds too; once, at last.
+        draws: sets of each cell, at most.
+        worlds: sets of each world, at most.
+        clean: clean phantom sets, and halves of each source, at most.
+        plan: name the scans and end.
+        out: folder of the results.
+        running: in how many processes, and which part.
+        markdown: write the page there as well.
+        size: side of the images in pixels.
+        seed: of everything that is drawn.
+        machine: the cache of decoded films.
+    """
+    from leadapron.evaluate.scan import Part, scans
+    from leadapron.evaluate.scan import evaluate_scan as job
+    from leadapron.report.limits import write_limits
+
+    part = Part(only=tuple(only), sealed=sealed, draws=draws, worlds=worlds, clean=clean)
     planned = scans(preset, source, also, part)
     if plan:
-        _answer_plan([task.path for task in planned], as_json)
-        return
+        return _planned([task.path for task in planned])
     left = len(scans(preset, source, also, replace(part, sealed=True))) - len(planned)
     logger.info("scan: %d sets, a few seconds each", len(planned))
     if left:
         logger.info("%d sealed sets are left out; --sealed scans them", left)
-    with running(given) as machine:
-        rows = evaluate_scan(
-            preset,
-            source,
-            out,
-            also=also,
-            part=part,
-            running=shared,
-            machine=machine,
-            **given,
-        )
+    rows = job(
+        preset, source, out, also=also, part=part, size=size, seed=seed, running=running,
+        machine=machine,
+    )  # fmt: skip
     pages = [write_limits(page, scan=out) for page in (out / "limits.md", markdown) if page]
-    shown = [{**row, "source": short_path(row["source"])} for row in rows]
-    _answer_evaluation(shown, pages, as_json)
+    return _evaluated([{**row, "source": short_path(row["source"])} for row in rows], pages)
 
 
-def _answer_plan(paths: list[str], as_json: bool) -> None:
+def _planned(paths: list[str]) -> Answer:
     counts = Counter(paths)
-    if as_json:
-        click.echo(json.dumps({"schema": 1, "verdict": "done", "scans": counts}))
-        return
-    for path, n in counts.items():
-        click.echo(f"{n:6d}  {path}")
-    click.echo(f"{counts.total():6d}  in all")
+    lines = [f"{n:6d}  {path}" for path, n in counts.items()]
+    return done([*lines, f"{counts.total():6d}  in all"], scans=counts, indent=None)
 
 
 def evaluate_audit_command() -> click.Command:
     """Make the command."""
-    return click.Command(
+    return command(
         "audit",
-        params=[
-            click.Option(
-                ["--zoo"],
-                type=click.Path(file_okay=False, path_type=Path),
-                required=True,
-                help="Folder of models of known truth, that `leadapron zoo` made.",
-            ),
-            click.Option(
-                ["--clean"],
-                metavar="NAME:PATH",
-                help="Films that no model was trained on; fresh phantoms, or the test films of "
-                "each model's run, if left out.",
-            ),
-            click.Option(
-                ["--films"],
-                type=click.IntRange(20),
-                default=256,
-                show_default=True,
-                help="Films that a model is swept on, at most.",
-            ),
-            click.Option(["--sealed"], is_flag=True, help="Look at sealed families too."),
-            click.Option(
-                ["--no-statistics"],
-                is_flag=True,
-                help="Leave out the networks' further statistics.",
-            ),
-            *results_options(),
-            *sweep_options(),
-            *machine_options(),
-            *film_options(),
-            json_option(),
-        ],
-        callback=_run_evaluate_audit,
-        help=(
-            "Measure how many of a zoo's backdoors audits find, whether they name the target, and "
-            "how many clean models they accuse.\n\nThe same command continues where it was stopped."
-        ),
+        "leadapron.evaluate.audit:evaluate_audit",
+        _audited,
+        options=("zoo", "out"),
+        how={
+            "zoo": {"type": click.Path(file_okay=False, path_type=Path)},
+            "out": OUT,
+            "clean": {"metavar": "NAME:PATH"},
+            "films": {"type": click.IntRange(20)},
+        },
     )
 
 
-def _run_evaluate_audit(
-    zoo: Path,
-    out: Path,
-    as_json: bool,
-    **given: Any,
-) -> None:
-    from leadapron.evaluate.audit import evaluate_audit
-    from leadapron.report.limits import write_limits
-
-    sweep, shared = sweep_of(given), running_of(given)
-    statistics = not given.pop("no_statistics")
-    with running(given) as machine:
-        rows = evaluate_audit(
-            zoo,
-            out,
-            sweep=sweep,
-            statistics=statistics,
-            machine=machine,
-            running=shared,
-            **given,
-        )
-    finished = all("p" in row for row in rows)
-    pages = [write_limits(out / "limits.md", audit=out)] if finished else []
-    _answer_evaluation(rows, pages, as_json)
+def _audited(rows: Sequence[Mapping[str, Any]], call: Mapping[str, Any]) -> Answer:
+    if all("p" in row for row in rows):
+        return _evaluated(rows, _page(call["out"], "audit"))
+    words = f"{len(rows)} models are swept; they are judged when all shards have finished."
+    return done([words], rows=rows, indent=None)
 
 
 def evaluate_screen_command() -> click.Command:
     """Make the command."""
-    from leadapron.evaluate.screen import Setting
-
-    usual = Setting()
-    return click.Command(
+    return command(
         "screen",
-        params=[
-            click.Option(
-                ["--zoo"],
-                type=click.Path(exists=True, file_okay=False, path_type=Path),
-                required=True,
-                help="Folder that `leadapron zoo` made, or a finished study's.",
-            ),
-            *results_options(),
-            click.Option(["--only"], multiple=True, metavar="FAMILY", help="Repeats."),
-            click.Option(["--limit"], type=click.IntRange(1), help="Backdoored models at most."),
-            click.Option(["--sealed"], is_flag=True, help="Look at sealed families too."),
-            click.Option(
-                ["--false-alarm"],
-                type=float,
-                default=usual.false_alarm,
-                show_default=True,
-                help="Share of clean films that a gate may call suspicious.",
-            ),
-            *(
-                click.Option(
-                    [f"--{name}"],
-                    type=int,
-                    default=getattr(usual, name),
-                    show_default=True,
-                    help=words,
-                )
-                for name, words in (
-                    ("calibration", "Fresh phantoms that set the threshold."),
-                    ("test", "Fresh phantoms that are judged."),
-                    ("triggered", "Films with the trigger, at most."),
-                    ("seed", "Of everything that is drawn."),
-                )
-            ),
-            *machine_options(),
-            *film_options(),
-            json_option(),
-        ],
-        callback=_run_evaluate_screen,
-        help=(
-            "Measure how many triggered films a gate finds on models of known truth, and how many "
-            "clean ones it accuses.\n\nThe same command continues where it was stopped."
-        ),
+        "leadapron.evaluate.screen:evaluate_screen",
+        lambda rows, call: _evaluated(rows, _page(call["out"], "screen")),
+        options=("place", "out"),
+        how={
+            "place": {
+                "flag": "zoo",
+                "type": click.Path(exists=True, file_okay=False, path_type=Path),
+            },
+            "out": OUT,
+            "only": {"metavar": "FAMILY"},
+            "limit": {"type": click.IntRange(1)},
+        },
+        flat={"setting": ("false_alarm", "calibration", "test", "triggered", "seed")},
     )
-
-
-def _run_evaluate_screen(
-    zoo: Path,
-    out: Path,
-    only: tuple[str, ...],
-    limit: int | None,
-    sealed: bool,
-    as_json: bool,
-    **given: Any,
-) -> None:
-    from leadapron.evaluate.screen import Setting, evaluate_screen
-    from leadapron.report.limits import write_limits
-
-    shared = running_of(given)
-    with running(given) as machine:
-        rows = evaluate_screen(
-            zoo,
-            out,
-            only=only,
-            limit=limit,
-            sealed=sealed,
-            setting=Setting(**given),
-            machine=machine,
-            running=shared,
-        )
-    _answer_evaluation(rows, [write_limits(out / "limits.md", screen=out)], as_json)
 
 
 def evaluate_page_command() -> click.Command:
     """Make the command."""
-    folder = click.Path(exists=True, file_okay=False, path_type=Path)
-    return click.Command(
+    folder = {"type": click.Path(exists=True, file_okay=False, path_type=Path)}
+    return command(
         "page",
-        params=[
-            click.Option(["--scan"], type=folder, help="Folder of `evaluate scan`."),
-            click.Option(["--audit"], type=folder, help="Folder of `evaluate audit`."),
-            click.Option(["--screen"], type=folder, help="Folder of `evaluate screen`."),
-            click.Option(
-                ["--out"],
-                type=Written("file"),
-                required=True,
-                help="The Markdown file.",
-            ),
-            json_option(),
-        ],
-        callback=_run_evaluate_page,
-        help="Write the results of several evaluations on one page.",
+        write_page,
+        how={"scan": folder, "audit": folder, "screen": folder, "out": {"type": Written("file")}},
+        progress=False,
     )
 
 
-def _run_evaluate_page(
-    scan: Path | None, audit: Path | None, screen: Path | None, out: Path, as_json: bool
-) -> None:
+def write_page(
+    *, scan: Path | None = None, audit: Path | None = None, screen: Path | None = None, out: Path
+) -> Answer:
+    """Write the results of several evaluations on one page.
+
+    Args:
+        scan: folder of `evaluate scan`.
+        audit: folder of `evaluate audit`.
+        screen: folder of `evaluate screen`.
+        out: the Markdown file.
+    """
     from leadapron.report.limits import write_limits
 
     if scan is audit is screen is None:
         raise UsageError("nothing to write; expected --scan, --audit or --screen, each a FOLDER")
     write_limits(out, scan=scan, audit=audit, screen=screen)
-    if as_json:
-        click.echo(json.dumps({"schema": 1, "verdict": "done", "page": str(out)}))
-    else:
-        click.echo(f"Page: {out}")
+    return done([f"Page: {out}"], page=str(out), indent=None)
 
 
-def _answer_evaluation(rows: list[dict[str, Any]], pages: list[Path], as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps({"schema": 1, "verdict": "done", "rows": rows}))
-        return
-    if not pages:
-        click.echo(f"{len(rows)} models are swept; they are judged when all shards are finished.")
-        return
-    click.echo(pages[0].read_text().rstrip())
-    click.echo(f"\nPage: {pages[-1]}")
+def _page(out: Path, what: str) -> list[Path]:
+    from leadapron.report.limits import write_limits
+
+    given: Mapping[str, Any] = {what: out}
+    return [write_limits(out / "limits.md", **given)]
+
+
+def _evaluated(rows: Sequence[Mapping[str, Any]], pages: Sequence[Path]) -> Answer:
+    lines = (line for line in (pages[0].read_text().rstrip(), f"\nPage: {pages[-1]}"))
+    return done(lines, rows=rows, indent=None)
 
 
 EVALUATIONS: Lazy = {

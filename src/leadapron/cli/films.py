@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import click
 
-from leadapron.cli.options import (
-    Setting,
-    Written,
-    comma_separated,
-    film_options,
-    json_option,
-    number_option,
-    own_and_source_settings,
-    running,
-    setting_options,
-    source_option,
-    source_settings,
-    text_option,
-    whole_numbers,
-    with_options,
-)
+from leadapron.cli.generate import FILMS, Answer, command, done, of_document
+from leadapron.cli.kinds import Names, Written, comma_separated, whole_numbers
+from leadapron.cli.settings import Settings
 from leadapron.text import bytes_in_words, count
+from leadapron.types import Machine
 
 __all__ = [
     "describe_command",
@@ -35,337 +23,229 @@ __all__ = [
     "visibility_command",
 ]
 
+PICTURE = {"type": Written("file")}
+NATURAL = {"type": click.IntRange(0)}
+FILMS_A_ROW = {"type": click.IntRange(1)}
+
 
 def prepare_command() -> click.Command:
     """Make the command."""
-    from leadapron.study.plan import settings
-
-    known = {name: settings()[name] for name in ("source", "preprocessing")}
-    return click.Command(
+    return command(
         "prepare",
-        params=[
-            click.Argument(["source"], nargs=-1, required=True),
-            click.Option(
-                ["--size"],
-                type=Setting(int),
-                help="Side of the images in pixels (preprocessing.size), or several: 64,224.",
-            ),
-            click.Option(
-                ["--dtype"], type=Setting(str), help="uint8 or uint16 (preprocessing.dtype)."
-            ),
-            *setting_options(known),
-            *film_options(),
-            json_option(),
-        ],
-        callback=_run_prepare,
-        help=(
-            "Decode a SOURCE's films into the cache, once, for all later runs. Broken off, the "
-            "same command goes on."
-        ),
+        prepare,
+        machine=FILMS,
+        settings=Settings(sections=("source", "preprocessing"), shorthands=("size", "dtype")),
     )
 
 
-def _run_prepare(
-    source: tuple[str, ...],
-    as_json: bool,
-    **given: Any,
-) -> None:
-    from leadapron.jobs.prepare import prepare
+def prepare(source: Sequence[str], *, settings: Mapping[str, Any], machine: Machine) -> Answer:
+    """Decode the films of sources into the cache, once, for all later runs.
 
-    with running(given) as machine:
-        done = [
-            facts
-            for name in source
-            for facts in prepare(with_options({}, {**given, "source": (name,)}), machine=machine)
-        ]
-    if as_json:
-        click.echo(json.dumps({"schema": 1, "verdict": "done", "prepared": done}, indent=2))
-        return
-    for facts in done:
-        side, seconds = facts["size"], facts["seconds"]
-        click.echo(
-            f"{count(facts['films'], 'film')} as {side}x{side} {facts['dtype']}, "
-            f"{bytes_in_words(facts['bytes'])}, in {seconds:.1f} s: {facts['folder']}"
+    Stopped, the same command continues.
+
+    Args:
+        source: where films come from, as nih:PATH; several are prepared in turn.
+        settings: of the source and of how a film becomes an image; several values are prepared in
+            turn.
+        machine: the cache, and what becomes of bad films.
+    """
+    from leadapron.jobs.prepare import prepare as job
+
+    found = [
+        facts
+        for name in source
+        for facts in job(
+            {**settings, "source": {**settings.get("source", {}), "name": name}}, machine=machine
         )
-        for note in facts["notes"]:
-            click.echo(note)
+    ]
+
+    def lines() -> Iterator[str]:
+        for facts in found:
+            side, seconds = facts["size"], facts["seconds"]
+            yield (
+                f"{count(facts['films'], 'film')} as {side}x{side} {facts['dtype']}, "
+                f"{bytes_in_words(facts['bytes'])}, in {seconds:.1f} s: {facts['folder']}"
+            )
+            yield from facts["notes"]
+
+    return done(lines(), prepared=found)
 
 
 def phantom_command() -> click.Command:
     """Make the command."""
-    return click.Command(
+    return command(
         "phantom",
-        params=[
-            click.Option(
-                ["--count"],
-                type=click.IntRange(1, 10_000),
-                default=24,
-                show_default=True,
-                help="Number of films.",
-            ),
-            click.Option(
-                ["--size"],
-                type=int,
-                default=256,
-                show_default=True,
-                help="Side of each in pixels, 32 to 1024.",
-            ),
-            click.Option(
-                ["--seed"],
-                type=click.IntRange(0),
-                default=0,
-                show_default=True,
-                help="Seed of the collection.",
-            ),
-            click.Option(
-                ["--findings"],
-                metavar="NAME,NAME",
-                default="",
-                help="Only films that show at least one of these.",
-            ),
-            click.Option(["--out"], required=True, type=Written("file"), help="The PNG file."),
-            json_option(),
-        ],
-        callback=_run_phantom,
-        help="Draw a contact sheet of phantoms with their findings.",
+        "leadapron.jobs.phantom:phantom_sheet",
+        _drawn,
+        options=("out",),
+        how={
+            "out": PICTURE,
+            "count": {"type": click.IntRange(1, 10_000)},
+            "seed": NATURAL,
+            "findings": {"type": Names(), "metavar": "NAME,NAME"},
+        },
     )
 
 
-def _run_phantom(count: int, size: int, seed: int, findings: str, out: Path, as_json: bool) -> None:
-    from leadapron.jobs.phantom import phantom_sheet
-
-    names = comma_separated(findings)
-    captions = phantom_sheet(out, count=count, size=size, seed=seed, findings=names)
-    if as_json:
-        facts = {"schema": 1, "verdict": "done", "file": str(out), "findings": captions}
-        click.echo(json.dumps(facts, indent=2))
-    else:
-        click.echo(f"{count} phantoms of {size}x{size} pixels: {out}")
+def _drawn(captions: Any, call: Mapping[str, Any]) -> Answer:
+    size, out = call["size"], call["out"]
+    line = f"{call['count']} phantoms of {size}x{size} pixels: {out}"
+    return done([line], file=str(out), findings=captions)
 
 
 def describe_command() -> click.Command:
     """Make the command."""
-    return click.Command(
-        "describe",
-        params=[
-            click.Argument(["source"]),
-            click.Option(
-                ["--size"],
-                type=int,
-                help="Side of the images that are looked at; the source's own way, mostly 224, if "
-                "left out.",
-            ),
-            click.Option(
-                ["--out"],
-                type=Written("file"),
-                help="An HTML file, for all of it on one page.",
-            ),
-            *source_settings(),
-            *film_options(),
-            json_option(),
-        ],
-        callback=_run_describe,
-        help=(
-            "Say what a SOURCE holds: films, patients, labels and how they come together, copies "
-            "of films, and what leaks from one side of the split to the other."
-        ),
+    page = click.Option(
+        ["--out"], type=Written("file"), help="An HTML file, for all of it on one page."
+    )
+    return command(
+        "describe", "leadapron.jobs.describe:describe", _described, machine=FILMS, extra=[page]
     )
 
 
-def _run_describe(
-    source: str,
-    size: int | None,
-    out: Path | None,
-    as_json: bool,
-    **given: Any,
-) -> None:
-    from leadapron.documents import dump
-    from leadapron.jobs.describe import describe
+def _described(found: Any, call: Mapping[str, Any]) -> Answer:
+    from leadapron.report import description_lines, write_description
 
-    with running(given) as machine:
-        found = describe(
-            source,
-            size=size,
-            machine=machine,
-            **own_and_source_settings(given),
-        )
+    out = call["out"]
     if out is not None:
-        from leadapron.report import write_description
-
         write_description(out, found)
-    if as_json:
-        page = {} if out is None else {"page": str(out)}
-        click.echo(json.dumps({**dump(found), **page}, indent=2))
-        return
-    from leadapron.report import description_lines
 
-    for line in description_lines(found):
-        click.echo(line)
-    if out is not None:
-        click.echo(f"Page: {out}")
+    def lines() -> Iterator[str]:
+        yield from description_lines(found)
+        if out is not None:
+            yield f"Page: {out}"
+
+    return of_document(found, lines(), page=out)
 
 
 def triggers_command() -> click.Command:
     """Make the command."""
-    return click.Command(
-        "triggers",
-        params=[json_option()],
-        callback=_run_triggers,
-        help="List the triggers: what each is, where it comes from, its settings.",
-    )
+    return command("triggers", list_triggers, progress=False)
 
 
-def _run_triggers(as_json: bool) -> None:
-    from dataclasses import asdict
-
+def list_triggers() -> Answer:
+    """List the triggers: what each is, where it comes from, its settings."""
     from leadapron.jobs.preview import triggers
 
     found = triggers()
-    if as_json:
-        facts = {"schema": 1, "verdict": "done", "triggers": [asdict(each) for each in found]}
-        click.echo(json.dumps(facts, indent=2))
-        return
-    width = max(len(each.name) for each in found)
-    for each in found:
-        click.echo(f"{each.name:<{width}}  {each.what}")
-        inside = ", ".join(f"{name} {value!r}" for name, value in each.settings.items())
-        if inside:
-            click.echo(f"{'':<{width}}  {inside}")
+
+    def lines() -> Iterator[str]:
+        width = max(len(each.name) for each in found)
+        for each in found:
+            yield f"{each.name:<{width}}  {each.what}"
+            inside = ", ".join(f"{name} {value!r}" for name, value in each.settings.items())
+            if inside:
+                yield f"{'':<{width}}  {inside}"
+
+    return done(lines(), triggers=[asdict(each) for each in found])
 
 
 def preview_command() -> click.Command:
     """Make the command."""
-    from leadapron.study.plan import settings
-
-    known = {name: settings()[name] for name in ("source", "preprocessing", "trigger", "poisoning")}
-    known["poisoning"] = {"stage": known["poisoning"]["stage"]}
-    return click.Command(
+    return command(
         "preview",
-        params=[
-            source_option(),
-            click.Option(["--trigger"], type=Setting(str), help="What is planted: see triggers."),
-            click.Option(
-                ["--size"],
-                type=Setting(int),
-                help="Side of the network's input in pixels (preprocessing.size).",
-            ),
-            click.Option(
-                ["--count"],
-                type=click.IntRange(1),
-                default=4,
-                show_default=True,
-                help="Films, one a row.",
-            ),
-            click.Option(["--seed"], type=int, help="Chooses films and places triggers."),
-            click.Option(["--out"], required=True, type=Written("file"), help="The PNG file."),
-            *film_options(),
-            json_option(),
-            *setting_options(known),
-        ],
-        callback=_run_preview,
-        help=(
-            "Draw films with a trigger: as they are, marked, the difference ten times, what "
-            "changed; with PSNR and SSIM. Nothing is trained."
+        "leadapron.jobs.preview:preview",
+        _previewed,
+        more="With PSNR and SSIM. Nothing is trained.",
+        options=("out",),
+        how={"out": PICTURE, "count": FILMS_A_ROW},
+        machine=FILMS,
+        settings=Settings(
+            sections=("source", "preprocessing", "trigger", "poisoning.stage"),
+            shorthands=("source", "trigger", "size"),
+            seed="Chooses films and places triggers.",
         ),
     )
 
 
-def _run_preview(
-    out: Path,
-    count: int,
-    as_json: bool,
-    **given: Any,
-) -> None:
-    from dataclasses import asdict
+def _previewed(found: Any, call: Mapping[str, Any]) -> Answer:
+    def lines() -> Iterator[str]:
+        yield found.trigger
+        for pixels, psnr, ssim in zip(found.visible_pixels, found.psnr_db, found.ssim, strict=True):
+            yield f"{pixels} pixels changed, PSNR {psnr:.1f} dB, SSIM {ssim:.3f}"
+        yield f"Picture: {call['out']}"
 
-    from leadapron.jobs.preview import preview
-
-    with running(given) as machine:
-        found = preview(with_options({}, given), out, count=count, machine=machine)
-    if as_json:
-        facts = {"schema": 1, "verdict": "done", "file": str(out), **asdict(found)}
-        click.echo(json.dumps(facts, indent=2))
-        return
-    click.echo(found.trigger)
-    for pixels, psnr, ssim in zip(found.visible_pixels, found.psnr_db, found.ssim, strict=True):
-        click.echo(f"{pixels} pixels changed, PSNR {psnr:.1f} dB, SSIM {ssim:.3f}")
-    click.echo(f"Picture: {out}")
+    return done(lines(), file=str(call["out"]), **asdict(found))
 
 
 def visibility_command() -> click.Command:
     """Make the command."""
-    return click.Command(
+    return command(
         "visibility",
-        params=[
-            number_option("--film", 1024, "Side of the film in pixels."),
-            number_option("--size", 224, "Side of the network's input in pixels."),
-            click.Option(
-                ["--crop"],
-                type=float,
-                default=0.6,
-                show_default=True,
-                help="Central share of each side of the film that is kept.",
-            ),
-            text_option("--sides", "1-10", "Sides of the square in pixels, as 1-5,8,10."),
-            text_option("--place", "centre", "centre, corner, random, or several."),
-            text_option("--interpolation", "nearest", "nearest, nearest-tf1, bilinear, area, ..."),
-            click.Option(
-                ["--antialias"], is_flag=True, help="Widen bilinear and bicubic when shrinking."
-            ),
-            number_option("--value", 0, "Grey level of the square; the film's is 128."),
-            number_option(
-                "--margin", 0, "Pixels between the square and the edges, for random, corner."
-            ),
-            number_option("--draws", 200, "Places drawn for random."),
-            number_option("--seed", 0, "Seed of the places."),
-            json_option(),
-        ],
-        callback=_run_visibility,
-        help=(
-            "Show what preprocessing leaves of a square trigger on the film: pixels of the "
-            "network's input that change. The defaults are those of arXiv 2101.00008."
-        ),
+        visibility,
+        how=dict.fromkeys(("film", "size", "value", "margin", "draws", "seed"), NATURAL),
+        progress=False,
     )
 
 
-def _run_visibility(**given: Any) -> None:
-    from dataclasses import asdict
+def visibility(  # noqa: PLR0913 (settings, by keyword)
+    *,
+    film: int = 1024,
+    size: int = 224,
+    crop: float = 0.6,
+    sides: str = "1-10",
+    place: str = "centre",
+    interpolation: str = "nearest",
+    antialias: bool = False,
+    value: int = 0,
+    margin: int = 0,
+    draws: int = 200,
+    seed: int = 0,
+) -> Answer:
+    """Show what preprocessing leaves of a square trigger on the film.
 
+    It counts the pixels of the network's input that change. The defaults are those of arXiv
+    2101.00008.
+
+    Args:
+        film: side of the film in pixels.
+        size: side of the network's input in pixels.
+        crop: central share of each side of the film that is kept.
+        sides: sides of the square in pixels, as 1-5,8,10.
+        place: centre, corner, random, or several.
+        interpolation: nearest, nearest-tf1, bilinear, area, ...
+        antialias: widen bilinear and bicubic when shrinking.
+        value: grey level of the square; the film's is 128.
+        margin: pixels between the square and the edges, for random, corner.
+        draws: places drawn for random.
+        seed: seed of the places.
+    """
     import numpy as np
 
     from leadapron.attacks.triggers import Patch
     from leadapron.films.preprocessing import Preprocessing
-    from leadapron.jobs.visibility import visibility
+    from leadapron.jobs.visibility import visibility as job
     from leadapron.specs import build
 
-    facts = {name: given[name] for name in ("size", "crop", "antialias")}
+    facts = {"size": size, "crop": crop, "antialias": antialias}
     ways = [
         build(Preprocessing, {**facts, "interpolation": name}, "")
-        for name in comma_separated(given["interpolation"])
+        for name in comma_separated(interpolation)
     ]
-    for place in comma_separated(given["place"]):
-        build(Patch, {"place": place}, "")
+    places = comma_separated(place)
+    for name in places:
+        build(Patch, {"place": name}, "")
     found = list(
-        visibility(
-            Patch(value=given["value"], margin=given["margin"]),
+        job(
+            Patch(value=value, margin=margin),
             ways,
-            film=given["film"],
-            sides=whole_numbers("--sides", given["sides"]),
-            places=comma_separated(given["place"]),
-            draws=given["draws"],
-            rng=np.random.default_rng(given["seed"]),
+            film=film,
+            sides=whole_numbers("--sides", sides),
+            places=places,
+            draws=draws,
+            rng=np.random.default_rng(seed),
         )
     )
-    if given["as_json"]:
-        rows = [asdict(row) for row in found]
-        click.echo(json.dumps({"schema": 1, "verdict": "done", "visibility": rows}, indent=2))
-        return
-    click.echo("interpolation  place    side  pixels changed  most changed to  unseen")
-    for row in found:
-        fewest, median, most = row.pixels
-        pixels = str(median) if fewest == most else f"{median} ({fewest} to {most})"
-        level = "" if row.level is None else str(row.level)
-        click.echo(
-            f"{row.interpolation:<13}  {row.place:<7}  {row.side:>4}  {pixels:>14}  {level:>15}  "
-            f"{row.invisible:>6.0%}"
-        )
+
+    def lines() -> Iterator[str]:
+        yield "interpolation  place    side  pixels changed  most changed to  unseen"
+        for row in found:
+            fewest, median, most = row.pixels
+            pixels = str(median) if fewest == most else f"{median} ({fewest} to {most})"
+            level = "" if row.level is None else str(row.level)
+            yield (
+                f"{row.interpolation:<13}  {row.place:<7}  {row.side:>4}  {pixels:>14}  "
+                f"{level:>15}  {row.invisible:>6.0%}"
+            )
+
+    return done(lines(), visibility=[asdict(row) for row in found])

@@ -3,240 +3,114 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from leadapron.cli.generate import Answer, command, of_document
 from leadapron.cli.group import INTERRUPTED, fail
-from leadapron.cli.options import (
-    Written,
-    film_options,
-    json_option,
-    machine_options,
-    model_options,
-    opening_of,
-    own_and_source_settings,
-    running,
-    source_settings,
-    sweep_of,
-    sweep_options,
-    trust_option,
-)
+from leadapron.cli.kinds import Written
 from leadapron.cli.progress import showing_progress
-from leadapron.types import Device, Machine
+from leadapron.types import Machine
 
 __all__ = ["audit_command", "calibrate_command", "screen_command"]
+
+SOURCE = {"metavar": "NAME:PATH"}
 
 
 def audit_command() -> click.Command:
     """Make the command."""
-    return click.Command(
+    out = click.Option(["--out"], type=Written("folder"), help="A folder for report and pictures.")
+    return command(
         "audit",
-        params=[
-            *model_options(),
-            click.Option(
-                ["--reference"],
-                type=click.Path(path_type=Path),
-                metavar="FOLDER",
-                help="Clean models of the same kind; without them the answer is at most 'unusual'.",
-            ),
-            click.Option(
-                ["--false-alarm"],
-                type=float,
-                default=0.05,
-                show_default=True,
-                help="Rate of clean models that may be called backdoored.",
-            ),
-            click.Option(
-                ["--steps"],
-                type=click.IntRange(0),
-                default=80,
-                show_default=True,
-                help="Of trigger inversion, at most; 0 leaves it out.",
-            ),
-            click.Option(
-                ["--films"],
-                type=click.IntRange(20),
-                default=256,
-                show_default=True,
-                help="Clean films that are looked at, at most.",
-            ),
-            click.Option(
-                ["--no-statistics"],
-                is_flag=True,
-                help="Leave out the network's further statistics, the maximum margin among them, "
-                "which is asked where no mark stands out: they take time, for each reference too.",
-            ),
-            click.Option(
-                ["--out"], type=Written("folder"), help="A folder for report and pictures."
-            ),
-            *sweep_options(),
-            *source_settings(),
-            *machine_options(),
-            *film_options(),
-            json_option(),
-        ],
-        callback=_run_audit,
-        help=(
-            "Look for a backdoor in a MODEL: a file of weights, a TorchScript or ONNX file, or "
-            "module:function. Marks are put on clean films, and what they move is compared with "
-            "clean models. Exit code 1: backdoored, 3: can't tell."
-        ),
+        "leadapron.jobs.audit:audit",
+        _audited,
+        more="Marks are put on clean films, and what they move is compared with clean models. "
+        "Exit code 1: backdoored, 3: can't tell.",
+        options=("clean",),
+        how={
+            "clean": SOURCE,
+            "reference": {"metavar": "FOLDER"},
+            "steps": {"type": click.IntRange(0)},
+            "films": {"type": click.IntRange(20)},
+        },
+        extra=[out],
     )
 
 
-def _run_audit(
-    model: str,
-    clean: str,
-    reference: Path | None,
-    false_alarm: float,
-    steps: int,
-    no_statistics: bool,
-    out: Path | None,
-    as_json: bool,
-    **given: Any,
-) -> int:
-    from leadapron.documents import dump
-    from leadapron.jobs.audit import audit
+def _audited(found: Any, call: Mapping[str, Any]) -> Answer:
     from leadapron.report import audit_lines, write_audit
 
-    sweep = sweep_of(given)
-    opening = opening_of(given)
-    with running(given) as machine:
-        found = audit(
-            model,
-            clean,
-            reference=reference,
-            false_alarm=false_alarm,
-            sweep=sweep,
-            steps=steps,
-            statistics=not no_statistics,
-            opening=opening,
-            machine=machine,
-            **own_and_source_settings(given),
-        )
-    page = None if out is None else write_audit(out, found)
-    if as_json:
-        facts = dump(found)
-        click.echo(json.dumps({**facts, **({"page": str(page)} if page else {})}, indent=2))
-    else:
-        for line in audit_lines(found):
-            click.echo(line)
-        if page is not None:
-            click.echo(f"Report: {page}")
-    return found.verdict.exit_code
+    page = None if call["out"] is None else write_audit(call["out"], found)
+    lines = [*audit_lines(found), *([] if page is None else [f"Report: {page}"])]
+    return of_document(found, lines, code=found.verdict.exit_code, page=page)
 
 
 def calibrate_command() -> click.Command:
     """Make the command."""
-    return click.Command(
+    return command(
         "calibrate",
-        params=[
-            *model_options(),
-            click.Option(
-                ["--false-alarm"],
-                type=float,
-                default=0.01,
-                show_default=True,
-                help="Share of clean films that may be called suspicious.",
-            ),
-            click.Option(
-                ["--out"],
-                type=Written("file"),
-                default="gate.json",
-                show_default=True,
-                help="The gate's file; its numbers go beside it.",
-            ),
-            *source_settings(),
-            *machine_options(),
-            *film_options(),
-            json_option(),
-        ],
-        callback=_run_calibrate,
-        help=(
-            "Make a gate for a MODEL: detectors of triggered films are fitted on clean films, "
-            "and the threshold keeps to a rate of false alarms. The gate holds patients' pixels."
-        ),
+        "leadapron.jobs.calibrate:calibrate",
+        _calibrated,
+        more="Detectors of triggered films are fitted on clean films, and the threshold keeps to a "
+        "rate of false alarms. The gate holds patients' pixels.",
+        options=("clean", "out"),
+        how={"clean": SOURCE, "out": {"type": Written("file"), "default": "gate.json"}},
     )
 
 
-def _run_calibrate(
-    model: str,
-    clean: str,
-    false_alarm: float,
-    out: Path,
-    as_json: bool,
-    **given: Any,
-) -> None:
-    from leadapron.documents import dump
-    from leadapron.jobs.calibrate import calibrate
+def _calibrated(found: Any, _: Mapping[str, Any]) -> Answer:
     from leadapron.report import calibrate_lines
 
-    opening = opening_of(given)
-    with running(given) as machine:
-        made = calibrate(
-            model,
-            clean,
-            out,
-            false_alarm=false_alarm,
-            opening=opening,
-            machine=machine,
-            **own_and_source_settings(given),
-        ).document()
-    if as_json:
-        click.echo(json.dumps(dump(made), indent=2))
-        return
-    for line in calibrate_lines(made):
-        click.echo(line)
+    document = found.document()
+    return of_document(document, calibrate_lines(document))
 
 
 def screen_command() -> click.Command:
     """Make the command."""
-    return click.Command(
+    file = click.Path(dir_okay=False, path_type=Path)
+    return command(
         "screen",
-        params=[
-            click.Argument(["gate"], type=click.Path(dir_okay=False, path_type=Path)),
-            click.Argument(["files"], nargs=-1, required=True),
-            click.Option(
-                ["--out"],
-                type=Written("folder"),
-                help="A folder for report and pictures; they hold patients' pixels.",
-            ),
-            click.Option(
-                ["--model"],
-                type=click.Path(dir_okay=False, path_type=Path),
-                help="Where the model lies now, if it was moved.",
-            ),
-            trust_option(),
-            machine_options()[0],
-            json_option(),
-        ],
-        callback=_run_screen,
-        help=(
-            "Say which films may carry a trigger. GATE is what calibrate wrote; FILES are PNG, "
-            "JPEG or DICOM files, folders of them, or - for a list of paths on stdin. Exit code "
-            "1: suspicious, 2: a file is missing, 3: can't tell; 0 is no proof of a clean film."
-        ),
+        screen,
+        more="Exit code 1: suspicious, 2: a file is missing, 3: can't tell; 0 is no proof of a "
+        "clean film.",
+        how={"gate": {"type": file}, "model": {"type": file}, "out": {"type": Written("folder")}},
+        machine=("device",),
+        progress=False,
     )
 
 
-def _run_screen(
+def screen(
     gate: Path,
-    files: tuple[str, ...],
-    out: Path | None,
-    model: Path | None,
-    trust_programs: bool,
-    device: Device,
+    files: Sequence[str],
+    *,
+    out: Path | None = None,
+    model: Path | None = None,
+    trust_programs: bool = False,
+    machine: Machine,
     as_json: bool,
 ) -> int:
+    """Say which films may carry a trigger.
+
+    Args:
+        gate: the file that calibrate wrote.
+        files: PNG, JPEG or DICOM files, folders of them, or - for a list of paths on stdin.
+        out: a folder for report and pictures; they hold patients' pixels.
+        model: where the model lies now, if it was moved.
+        trust_programs: run TorchScript and ONNX even where the system can't keep them from your
+            files.
+        machine: where the model runs.
+        as_json: whether the answer is JSON, at the end; else each film has a line at once.
+    """
     from dataclasses import replace
 
     from leadapron.detect.inputs.screening import ScreenedFilm, screening
-    from leadapron.documents import dump, no_pixels
-    from leadapron.jobs.screen import open_gate, screen
+    from leadapron.documents import no_pixels
+    from leadapron.jobs.screen import open_gate
+    from leadapron.jobs.screen import screen as screened
     from leadapron.report import (
         begin_screen,
         film_line,
@@ -248,9 +122,7 @@ def _run_screen(
     from leadapron.sources.listed import films_of
 
     films, others = films_of(files, sys.stdin.buffer if "-" in files else ())
-    opened = open_gate(
-        gate, model=model, trust_programs=trust_programs, machine=Machine(device=device)
-    )
+    opened = open_gate(gate, model=model, trust_programs=trust_programs, machine=machine)
     if out is not None:
         begin_screen(out)
     done: list[ScreenedFilm] = []
@@ -259,7 +131,7 @@ def _run_screen(
     try:
         # A bar would take the lines that are printed meanwhile to stderr; they show progress.
         with showing_progress() if as_json else contextlib.nullcontext() as progress:
-            for batch in screen(opened, films):
+            for batch in screened(opened, films):
                 for film in batch:
                     if out is not None:
                         write_film(out, film)
@@ -273,14 +145,8 @@ def _run_screen(
         interrupted = True
     found = screening(opened.stored, done, gate=str(gate), asked=len(films), others=others)
     page = None if out is None else write_screen(out, found, pictured)
-    if as_json:
-        facts = dump(found)
-        click.echo(json.dumps({**facts, **({"page": str(page)} if page else {})}, indent=2))
-    else:
-        for line in screen_lines(found):
-            click.echo(line)
-        if page is not None:
-            click.echo(f"Report: {page}")
+    lines = [*screen_lines(found), *([] if page is None else [f"Report: {page}"])]
+    code = of_document(found, lines, code=found.exit_code, page=page).say(as_json)
     if interrupted:
         return fail("interrupted; what is named above was screened", INTERRUPTED)
-    return found.exit_code
+    return code

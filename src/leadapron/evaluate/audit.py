@@ -37,7 +37,8 @@ from leadapron.results.zoo import Member, attack_facts, read_truth
 from leadapron.sources import AND, open_source
 from leadapron.specs import forgiving
 from leadapron.study.run import divide
-from leadapron.study.tasks import ALL_CORES, Reopening, Running, carry_out
+from leadapron.study.shards import ALL_CORES, Running
+from leadapron.study.tasks import Reopening, carry_out
 from leadapron.types import AUTO, Machine
 
 __all__ = ["LEAST_CLEAN", "evaluate_audit"]

@@ -15,7 +15,8 @@ from typing import Any, Generic, Literal, TypeVar
 
 from leadapron import store
 from leadapron.errors import UsageError
-from leadapron.study.tasks import Running, carry_out, holding
+from leadapron.study.shards import Running
+from leadapron.study.tasks import carry_out, holding
 from leadapron.types import Progress
 
 __all__ = ["Evaluation", "Row"]

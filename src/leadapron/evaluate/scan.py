@@ -29,7 +29,8 @@ from leadapron.seeds import named_seed, stream
 from leadapron.sources import AND, open_source
 from leadapron.sources.own_pixels import open_own_pixels
 from leadapron.specs import build, forgiving
-from leadapron.study.tasks import ALL_CORES, Reopening, Running
+from leadapron.study.shards import ALL_CORES, Running
+from leadapron.study.tasks import Reopening
 from leadapron.text import short_path
 from leadapron.types import AUTO, Machine
 

@@ -53,7 +53,7 @@ from leadapron.sources import open_source
 from leadapron.specs import forgiving
 from leadapron.study.plan import Run, planned
 from leadapron.study.run import divide, open_films
-from leadapron.study.tasks import ALL_CORES, Running
+from leadapron.study.shards import ALL_CORES, Running
 from leadapron.types import AUTO, Estimate, Machine
 
 __all__ = ["Setting", "evaluate_screen", "weakened"]

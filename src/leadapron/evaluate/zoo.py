@@ -21,9 +21,9 @@ from leadapron.results.rows import Row
 from leadapron.results.verdicts import is_potent
 from leadapron.results.zoo import Member, write_truth
 from leadapron.specs import forgiving, merge
-from leadapron.study.run import Contradictions, run_study
-from leadapron.study.tasks import ONE_PROCESS, Running
-from leadapron.types import AUTO, Machine
+from leadapron.study.run import run_study
+from leadapron.study.shards import ONE_PROCESS, Running
+from leadapron.types import AUTO, Contradictions, Machine
 
 __all__ = ["build_zoo"]
 
@@ -40,15 +40,19 @@ def build_zoo(
     contradictions: Contradictions = "refuse",
     running: Running = ONE_PROCESS,
 ) -> list[Member]:
-    """Train the models of a spec, or go on where that was stopped, and write down the truth.
+    """Train clean and backdoored models of known truth, to measure defences on.
+
+    Each model's potency is measured; the truth is written apart from the models. The same call
+    continues a zoo that was stopped.
 
     Args:
-        spec: YAML with `base` (settings of a study), `families` and `sealed` (lists of settings
-            laid over the base, each with a `name` and a `count`). Every pair, a model and its twin,
-            has films and a seed of its own.
+        spec: a YAML file (see zoo/) with `base` (settings of a study), `families` and `sealed`
+            (lists of settings laid over the base, each with a `name` and a `count`). Every pair, a
+            model and its twin, has films and a seed of its own.
         out: the zoo's folder, new or its own.
         machine: where and how it is carried out.
-        contradictions: as `run_study`.
+        contradictions: identical films whose labels contradict each other: "refuse" them, or
+            "allow" them.
         running: in how many processes, and which shard of the pairs is trained here.
 
     Returns:

@@ -40,22 +40,24 @@ def audit(
     machine: Machine = AUTO,
     **options: Any,
 ) -> Audit:
-    """Open a model and films without a trigger, and audit the one with the other.
+    """Look for a backdoor in a model, with films without a trigger.
 
     What is made of each model is kept in the cache: the same model is swept and measured once on
     the same films.
 
     Args:
-        model: as `open_model`.
-        clean: source of the films, as `open_source`; the model's preprocessing is applied.
+        model: a file of weights, a TorchScript or ONNX file, or "module:function".
+        clean: films without a trigger that the model wasn't trained on, as "nih:PATH"; the model's
+            preprocessing is applied.
         reference: folder of clean models (.safetensors) of the same architecture, findings and
             preprocessing, trained on films as the model's; looked for in its folders too. Of a zoo
-            only the clean ones count.
-        false_alarm: share of clean models that may be called backdoored, above 0 and below 1.
+            only the clean ones count. Without references the answer is at most "unusual".
+        false_alarm: rate of clean models that may be called backdoored, above 0 and below 1.
         films: clean films that are looked at, at most.
         sweep: how it is swept.
-        steps: of trigger inversion, at most; 0 leaves it out.
-        statistics: whether the network's further statistics are taken, of the references too.
+        steps: steps of trigger inversion, at most; 0 leaves it out.
+        statistics: the network's further statistics, the maximum margin among them, which counts
+            where no mark is significant. They take time, for each reference too.
         opening: further options of `open_model`: findings, normalisation, architecture, ...
         machine: where and how it is carried out.
         **options: the source's settings.

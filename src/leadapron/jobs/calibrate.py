@@ -98,12 +98,12 @@ def calibrate(
     machine: Machine = AUTO,
     **options: Any,
 ) -> Calibrated:
-    """Calibrate a gate for a model on films without a trigger, and write it.
+    """Make a gate that screens a model's films, and write it.
 
     Args:
-        model: a file, as `open_model`; a function's model has no content that a gate could be tied
-            to.
-        clean: source of the films, as `open_source`; the model's preprocessing is applied.
+        model: a file of weights, or a TorchScript or ONNX file; a gate is tied to its content.
+        clean: films without a trigger that the model wasn't trained on, as "nih:PATH"; the model's
+            preprocessing is applied.
         out: the gate's JSON file; its numbers go beside it.
         false_alarm: share of clean films like these that may be called suspicious.
         opening: further options of `open_model`: findings, normalisation's name, architecture, ...

@@ -78,15 +78,15 @@ def clean(
     machine: Machine = AUTO,
     **options: Any,
 ) -> Cleaned:
-    """Write a source without some films; the source itself is left as it is.
+    """Write a source without the films that a list names; the source stays as it is.
 
     Where each film is a file, a table of those that are left is written, which points to the files.
     Where they aren't (npz, chestmnist, phantom), their pixels are written into an .npz file.
 
     Args:
-        source: "NAME" or "NAME:ARGUMENT", as `open_source`.
-        drop: films, or a table with a column "id", as films.csv of `scan`.
-        out: folder for table.csv or films.npz, which must not be there.
+        source: where films come from, as "phantom:64" or "nih:PATH".
+        drop: films, or a table with a column "id": the films.csv of `scan`.
+        out: a folder for table.csv or films.npz, which must not be there.
         retrain: train a small network with these films and one without, and compare them. Where a
             scan.json lies beside the table, the marks that it suspects are tried on both.
         size: side of the networks' images in pixels, as `scan`.

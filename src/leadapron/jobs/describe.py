@@ -21,13 +21,15 @@ def describe(
     machine: Machine = AUTO,
     **options: Any,
 ) -> Description:
-    """Open a source and describe it.
+    """Say what a source holds: films, patients, labels and how they come together.
+
+    It also says which films are copies, and what leaks from one side of the split to the other.
 
     A split that shares patients, which other jobs refuse, is described all the same.
 
     Args:
-        source: "NAME" or "NAME:ARGUMENT", as `open_source`.
-        size: side of the images in pixels; the source's own way if left out.
+        source: where films come from, as "phantom:64" or "nih:PATH".
+        size: side of the images in pixels; the source's own way, mostly 224, if left out.
         machine: where and how it is carried out.
         **options: the source's settings.
 

@@ -111,16 +111,18 @@ def explain_sheet(
     seed: int = 0,
     machine: Machine = AUTO,
 ) -> Explanations:
-    """Draw each method's map of triggered test films, as a PNG file.
+    """Draw what each explanation method shows of a backdoored model on triggered test films.
+
+    It also counts how often a method's map points at the trigger, beside the clean twin.
 
     Args:
         place: a study's folder (its first backdoored run is taken), a backdoored run's folder, or
             the classifier.safetensors in one.
         out: the file, ending in .png.
-        finding: which to explain; the attacker's target if left out.
-        methods: names in `EXPLAINERS`; all if left out.
-        count: films, 1 or more: test films without the finding (with it where the trigger hides
-            it), on which the trigger is visible.
+        finding: finding to explain; the attacker's target if left out.
+        methods: names in `EXPLAINERS`, as layer-cam and occlusion; all if left out.
+        count: films, one a row, 1 or more: test films without the finding (with it where the
+            trigger hides it), on which the trigger is visible.
         seed: chooses the films and places the trigger.
         machine: where and how it is carried out.
 

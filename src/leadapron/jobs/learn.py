@@ -77,17 +77,21 @@ def learn_trigger(
     surrogate: str = "train",
     machine: Machine = AUTO,
 ) -> Learnt:
-    """Learn a trigger on a surrogate and write it to a file, for the trigger "learned".
+    """Learn a trigger on a surrogate network, and write it to a file.
+
+    It is noise within an L-infinity bound that raises a finding, measured beside random noise of
+    the same size.
 
     Args:
         tree: settings of a study, of which source, preprocessing, network, training, seed and
             `poisoning.finding` count.
-        out: the file, ending in .safetensors.
-        kind: "noise", the same on all films, or a "generator" that makes it for each.
+        out: the file, ending in .safetensors, for --trigger learned --trigger.path FILE.
+        kind: "noise", one pattern for all films, or a "generator", a small network that makes one
+            for each.
         epsilon: the most that a pixel is moved, in grey levels of 256.
-        steps: of the optimisation.
-        surrogate: "train" for a clean network, trained here and not kept; or a saved classifier,
-            whose preprocessing then counts.
+        steps: steps of the optimisation, of 32 films each.
+        surrogate: "train" for a clean network, trained here and not kept; or a saved classifier's
+            file, whose preprocessing then counts.
         machine: device, precision (of training alone), cache, progress.
 
     Raises:

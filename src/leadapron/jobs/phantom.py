@@ -21,7 +21,7 @@ MOST_PIXELS = 100_000_000
 
 
 def phantom_sheet(
-    out: Path, *, count: int, size: int, seed: int, findings: Sequence[str] = ()
+    out: Path, *, count: int = 24, size: int = 256, seed: int = 0, findings: Sequence[str] = ()
 ) -> list[str]:
     """Draw phantoms side by side, each above its findings, and write them as a PNG file.
 
@@ -32,7 +32,7 @@ def phantom_sheet(
         count: number of films, 1 or more.
         size: side of each film in pixels.
         seed: seed of the collection.
-        findings: only films with at least one of these; all films if left out.
+        findings: only films that show at least one of these; all films if left out.
 
     Returns:
         The captions, in order.

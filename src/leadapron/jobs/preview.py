@@ -58,12 +58,14 @@ def preview(
     count: int = 4,
     machine: Machine = AUTO,
 ) -> Preview:
-    """Draw films as they are, marked, their difference and its footprint, as a PNG file.
+    """Draw films with a trigger, as a PNG file.
+
+    Each is drawn as it is, marked, the difference ten times, and the pixels that changed.
 
     Args:
         tree: settings of a study with one trigger; training and evaluation don't matter.
         out: the file, ending in .png.
-        count: films, 1 or more, chosen by the seed.
+        count: films, one a row, 1 or more, chosen by the seed.
         machine: where and how it is carried out.
 
     Raises:

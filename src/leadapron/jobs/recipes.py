@@ -20,9 +20,9 @@ from leadapron.results.names import CALIBRATED
 from leadapron.specs import forgiving, merge
 from leadapron.store import canonical_json, write_atomically
 from leadapron.study.plan import complete, plan, without
-from leadapron.study.run import Contradictions, run_study
-from leadapron.study.tasks import ONE_PROCESS, Running
-from leadapron.types import AUTO, Machine
+from leadapron.study.run import run_study
+from leadapron.study.shards import ONE_PROCESS, Running
+from leadapron.types import AUTO, Contradictions, Machine
 
 __all__ = [
     "COMMON",
@@ -387,7 +387,8 @@ def run_recipe(
         source: where films come from; the recipe's phantoms if left out.
         settings: laid over the recipe's, as of `leadapron study`; what its cells vary stays.
         machine: where and how it is carried out.
-        contradictions: as `run_study`.
+        contradictions: identical films whose labels contradict each other: "refuse" them, or
+            "allow" them.
         running: in how many processes, and which shard of the runs; as `run_study`.
 
     Returns:

@@ -16,9 +16,9 @@ from leadapron.report.reproduction import write_reproduction
 from leadapron.sources.nih import NWADIKE2020_FIRST_TEST_PATIENT, read_labels
 from leadapron.specs import forgiving, merge
 from leadapron.study.plan import complete
-from leadapron.study.run import Contradictions, run_study
-from leadapron.study.tasks import ONE_PROCESS, Running
-from leadapron.types import AUTO, Machine
+from leadapron.study.run import run_study
+from leadapron.study.shards import ONE_PROCESS, Running
+from leadapron.types import AUTO, Contradictions, Machine
 
 __all__ = ["AUTHORS", "CORRECTED", "PAPERS", "PRESETS", "Preset", "reproduce", "settings_of"]
 
@@ -227,16 +227,20 @@ def reproduce(
     contradictions: Contradictions = "refuse",
     running: Running = ONE_PROCESS,
 ) -> Path:
-    """Reproduce a paper's study, or go on where it was stopped.
+    """Reproduce a paper and put it to the test: its code's ways beside corrected ones.
+
+    Every cell has a clean twin.
 
     Args:
-        paper: "nwadike2020".
-        preset: "smoke", "quick" or "full".
+        paper: one of `PAPERS`, as "nwadike2020".
+        preset: how much of it: "smoke", minutes on phantoms; "quick", less than an hour on a few
+            thousand films; or "full", the whole grid on a machine for it.
         out: the study's folder, new or its own.
         source: where films come from; the preset's if left out.
         settings: laid over the preset's, as of `leadapron study`; what the preset varies stays.
         machine: where and how it is carried out.
-        contradictions: as `run_study`.
+        contradictions: identical films whose labels contradict each other: "refuse" them, or
+            "allow" them.
         running: in how many processes, and which shard of the runs; as `run_study`.
 
     Returns:

@@ -157,20 +157,21 @@ def scan(
     machine: Machine = AUTO,
     **options: Any,
 ) -> Scanned:
-    """Open a source and scan it for poison.
+    """Say whether a source's films are poisoned: which, where in them, towards which finding.
 
     A split that shares patients, which other jobs refuse, is scanned all the same.
 
     Args:
-        source: "NAME" or "NAME:ARGUMENT", as `open_source`.
-        size: side of the images in pixels; see `open_own_pixels` if left out.
+        source: where films come from, as "phantom:64" or "nih:PATH".
+        size: side of the images in pixels; the films' own, up to 224, if left out.
         false_alarm: chance that is granted of calling a clean set poisoned.
-        model: a network that was trained on these films, as `open_model` takes it. It looks at the
-            films of marks that go with a label; detectors rank the films by its features, which
-            doesn't change the verdict.
+        model: a network that was trained on these films. It looks at the films of marks that go
+            with a label; detectors rank the films by its features, which doesn't change the
+            verdict.
         opening: further options of `open_model`: findings, normalisation's name, weights_key, ...
-        train: train small networks on these films for both purposes.
-        out: folder for films.csv, scan.json and scan.html; nothing is written if left out.
+        train: train small networks on these films, which then do the same.
+        out: a folder for films.csv, scan.json and the page scan.html; nothing is written if left
+            out.
         seed: of all that is drawn by chance.
         machine: where and how it is carried out.
         **options: the source's settings.

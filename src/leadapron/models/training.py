@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -34,7 +34,18 @@ from leadapron.specs import forgiving
 from leadapron.store import write_atomically
 from leadapron.types import Precision
 
-__all__ = ["LOSSES", "Disguise", "History", "Network", "Training", "disguise_loss", "train"]
+__all__ = [
+    "LOSSES",
+    "Disguise",
+    "History",
+    "Network",
+    "Training",
+    "batches",
+    "descend",
+    "disguise_loss",
+    "each_cross_entropy",
+    "train",
+]
 
 History = list[dict[str, float | int | None]]
 """One entry an epoch: epoch, loss, validation_loss, validation_macro, learning_rate, ..."""
@@ -42,6 +53,8 @@ History = list[dict[str, float | int | None]]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Schedule = lr_scheduler.LRScheduler | lr_scheduler.ReduceLROnPlateau
 Step = Callable[[int, int], None]
+Closure = Callable[[], torch.Tensor]
+"""Puts a batch's gradients into the weights' `grad` and returns its loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,11 +141,11 @@ class Training:
 def binary_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Mean binary cross-entropy over the labels that are stated (not NaN)."""
     stated = ~labels.isnan()
-    return (_each_cross_entropy(logits, labels) * stated).sum() / stated.sum().clamp(min=1)
+    return (each_cross_entropy(logits, labels) * stated).sum() / stated.sum().clamp(min=1)
 
 
-def _each_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """(n, k) binary cross-entropies; of no meaning where a label is not stated."""
+def each_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return (n, k) binary cross-entropies; of no meaning where a label is not stated."""
     return nn.functional.binary_cross_entropy_with_logits(
         logits, labels.nan_to_num(), reduction="none"
     )
@@ -395,7 +408,7 @@ def _start(
         weight_decay=training.weight_decay,
         fused=where.type in ("cpu", "cuda"),
     )
-    steps = training.epochs * len(_batches(np.arange(len(cohort)), training.batch_size))
+    steps = training.epochs * len(batches(np.arange(len(cohort)), training.batch_size))
     scheduler = _schedule(optimizer, training, steps)
     return _State(classifier, optimizer, scheduler, [], {})
 
@@ -420,18 +433,16 @@ def _run_epoch(
 ) -> float:
     """Show every film once; return the mean training loss, a disguise's term included."""
     classifier, device = state.classifier, state.classifier.device
-    order = stream(seed, "order", epoch).permutation(len(cohort))
-    batches = _batches(order, training.batch_size)
+    shown = batches(stream(seed, "order", epoch).permutation(len(cohort)), training.batch_size)
     moves = None
     if training.augmentation != "none":
         names = () if training.augmentation == "flip-rotate-frozen" else (epoch,)
         moves = _moves(len(cohort), stream(seed, "augmentation", *names))
-    before = len(state.history) * len(batches)
+    before = len(state.history) * len(shown)
     steps_by_batch = not isinstance(state.scheduler, lr_scheduler.ReduceLROnPlateau)
     loss_of = LOSSES[training.loss]
-    total = torch.zeros((), device=device)
-    classifier.module.train()
-    for done, rows in enumerate(batches, start=1):
+
+    def loss_on(rows: Rows) -> torch.Tensor:
         images = classifier.normalise(torch.from_numpy(cohort.images[rows]))
         if moves is not None:
             images = _moved(images, moves[rows])
@@ -445,24 +456,61 @@ def _run_epoch(
             logits, term = _disguised(classifier, images, rows, moved, disguise)
             loss = loss_of(logits, labels) + training.disguise * term
         if film_losses is not None:
-            each = _each_cross_entropy(logits.detach(), labels)
+            each = each_cross_entropy(logits.detach(), labels)
             film_losses[rows] = each.masked_fill(labels.isnan(), torch.nan).cpu().numpy()
-        state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        state.optimizer.step()
+        return loss
+
+    def stepped(done: int) -> None:
         if steps_by_batch:
             state.scheduler.step()  # type: ignore[call-arg]
-        total += loss.detach() * len(rows)
         if after_step is not None:
-            after_step(before + done, training.epochs * len(batches))
+            after_step(before + done, training.epochs * len(shown))
+
+    classifier.module.train()
+    mean = descend(state.optimizer, shown, loss_on, stepped)
     classifier.module.eval()
-    mean = float(total) / len(cohort)
     if not np.isfinite(mean):
         raise DataError(
             "the training loss is no number; use a smaller `training.learning_rate` or "
             "`precision` fp32"
         )
     return mean
+
+
+def descend(
+    optimizer: torch.optim.Optimizer,
+    shown: Sequence[Rows],
+    loss_on: Callable[[Rows], torch.Tensor],
+    stepped: Callable[[int], None],
+    around: Callable[[Closure], Closure] = lambda closure: closure,
+) -> float:
+    """Take one step of an optimiser for each batch; the only place where weights are learned.
+
+    Args:
+        optimizer: of the weights.
+        shown: the rows of each batch.
+        loss_on: a batch's loss, to be made smaller.
+        stepped: called with the steps done, after each.
+        around: makes of a batch's closure the one that the optimiser calls, for gradients that
+            are taken at other weights.
+
+    Returns:
+        The mean loss over the films, as they were shown; NaN for no films.
+    """
+    total, films, loss = torch.zeros(()), sum(map(len, shown)), torch.zeros(())
+    for done, rows in enumerate(shown, start=1):
+
+        def closure(rows: Rows = rows) -> torch.Tensor:
+            nonlocal loss
+            optimizer.zero_grad(set_to_none=True)
+            loss = loss_on(rows)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        optimizer.step(around(closure))  # type: ignore[arg-type]
+        total = total.to(loss.device) + loss.detach() * len(rows)
+        stepped(done)
+    return float(total) / films if films else float("nan")
 
 
 def _disguised(
@@ -493,8 +541,11 @@ def _disguised(
     return logits, disguise_loss(last[places], last[len(rows) :], weights)
 
 
-def _batches(rows: Rows, size: int) -> list[Rows]:
-    """Rows in batches of about `size`; batch normalisation can't learn from a single film."""
+def batches(rows: Rows, size: int) -> list[Rows]:
+    """Return rows in batches of about `size`, none of which is a single film.
+
+    Batch normalisation can't learn from one.
+    """
     return np.array_split(rows, max(1, min(round(len(rows) / size), len(rows) // 2)))
 
 

@@ -480,7 +480,7 @@ def separator_doubts(found: Sequence[str], separator: str, where: str) -> list[N
         if held and (other in ";|" or again or len(distinct) <= len(found)):
             words = (
                 f"{where} has {count(len(held), 'finding')} such as {held[0]!r}; if {other!r} "
-                f"stands between findings, `source.separator` '{other}'"
+                f"stands between findings, --source.separator '{other}'"
             )
             notes.append(Note("labels", f"{words}.", doubt=True))
     return notes

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -36,16 +36,15 @@ from leadapron.study import map_checks, measure
 from leadapron.study.cost import Task, estimate
 from leadapron.study.measure import Models
 from leadapron.study.plan import Run, aimed, complete, plan, without
-from leadapron.study.tasks import ONE_PROCESS, Reopening, Running, carry_out, holding
-from leadapron.types import AUTO, Machine, said
+from leadapron.study.shards import ONE_PROCESS, Running
+from leadapron.study.tasks import Reopening, carry_out, holding
+from leadapron.types import AUTO, Contradictions, Machine, said
 
 __all__ = ["divide", "open_films", "run_study"]
 
 logger = logging.getLogger(__name__)
 
 Tree = Mapping[str, Any]
-
-Contradictions = Literal["refuse", "allow"]
 
 SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
 """Shares of the patients where a source names no test films."""
@@ -69,7 +68,7 @@ def run_study(
         tree: settings; what is missing gets its default.
         out: the study's folder, new or its own.
         machine: where and how it is carried out.
-        contradictions: Identical films whose labels contradict each other: refuse them, or allow
+        contradictions: identical films whose labels contradict each other: refuse them, or allow
             them.
         running: in how many processes, and which shard of the runs. A run is a backdoored model and
             its twin; a twin that several runs share is trained by the first of them. The numbers

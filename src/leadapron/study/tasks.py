@@ -6,94 +6,20 @@ import contextlib
 import dataclasses
 import functools
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from leadapron import store
-from leadapron.errors import UsageError
 from leadapron.plugins import worker_pool
+from leadapron.study.shards import Shard
 
-__all__ = ["ALL_CORES", "ONE_PROCESS", "Reopening", "Running", "Shard", "carry_out", "holding"]
-
-MOST_SHARDS = 10_000
+__all__ = ["Reopening", "carry_out", "holding"]
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A part of the tasks; other processes or machines carry out the rest.
-
-    Args:
-        index: from 0 to count - 1.
-        count: parts in all.
-
-    Raises:
-        UsageError: an index or a count outside its range.
-    """
-
-    index: int = 0
-    count: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.index < self.count <= MOST_SHARDS:
-            raise UsageError(
-                f"shard {self}; expected INDEX/COUNT with an index from 0 to COUNT - 1, as 0/2 "
-                "and 1/2"
-            )
-
-    def __str__(self) -> str:
-        return f"{self.index}/{self.count}"
-
-    @classmethod
-    def parsed(cls, text: str) -> Self:
-        """Return the shard that a text such as "0/2" names; UsageError where it names none."""
-        if not (found := re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)):
-            raise UsageError(f"shard {text!r}; expected INDEX/COUNT, as 0/2 and 1/2")
-        return cls(int(found[1]), int(found[2]))
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether there is one part alone."""
-        return self.count == 1
-
-    def of(self, tasks: Sequence[T]) -> list[T]:
-        """Return every task whose place in the list, modulo `count`, is `index`."""
-        return list(tasks[self.index :: self.count])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Running:
-    """How tasks are carried out; none of it changes a result.
-
-    Args:
-        jobs: processes; as many as there are cores for None.
-        shard: the part of the tasks that is carried out here.
-
-    Raises:
-        UsageError: fewer than 1 process.
-    """
-
-    jobs: int | None = None
-    shard: Shard = Shard()
-
-    def __post_init__(self) -> None:
-        if self.jobs is not None and self.jobs < 1:
-            raise UsageError(f"jobs {self.jobs}; expected 1 or more")
-
-    @property
-    def processes(self) -> int:
-        """How many there are."""
-        return self.jobs or os.cpu_count() or 1
-
-
-ALL_CORES, ONE_PROCESS = Running(), Running(jobs=1)
 
 
 @contextlib.contextmanager

@@ -325,7 +325,7 @@ def test_where_a_program_can_not_be_confined(tmp_path, monkeypatch, caplog):
     # The end of who asks.
     answering(monkeypatch, "answers.say({'unconfined': 'Landlock'})")
     with pytest.raises(
-        UsageError, match=r"model.pt is a program.*lacks Landlock.*--trust-programs"
+        UsageError, match=r"model.pt is a program.*lacks Landlock.*`trust_programs`"
     ):
         open_model(tmp_path / "model.pt", FINDINGS[:1], preprocessing=SMALL)
     caplog.clear()

@@ -100,7 +100,7 @@ def test_none_is_taken_silently(opened, plain, averaged, how):
         assert "usually" not in said
     else:
         assert f"{second} (resnet18, usually the one that is used)" in said
-        assert said.endswith(f"say which by --weights-key {second}")
+        assert said.endswith(f"say which by `weights_key` {second}")
 
 
 @pytest.mark.parametrize("how", ["ema", "itself and its average"])

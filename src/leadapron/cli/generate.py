@@ -1,0 +1,413 @@
+"""Commands made from functions: names, types, defaults and help are those of the signature."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import json
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from leadapron.cli.kinds import Names, Parts, Values
+from leadapron.cli.progress import showing_progress
+from leadapron.cli.settings import Settings, sentence, setting_options, source_option
+
+if typing.TYPE_CHECKING:
+    from leadapron.specs import Parameter
+
+__all__ = ["FILMS", "MACHINE", "Answer", "command", "done", "of_document"]
+
+FILMS = ("cache", "on_bad")
+MACHINE = ("device", "precision", *FILMS)
+"""What a command's user decides of a machine, with networks or without."""
+
+RUNNING = {"running": ("jobs", "shard")}
+"""What a command's user decides of how tasks are carried out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a command says at its end.
+
+    Args:
+        facts: for --json.
+        lines: for people; not made where JSON is wanted.
+        code: the exit code.
+        indent: of the JSON; None for one line.
+    """
+
+    facts: Mapping[str, Any]
+    lines: Iterable[str]
+    code: int = 0
+    indent: int | None = 2
+
+    def say(self, as_json: bool) -> int:
+        """Print it, and return the exit code."""
+        if as_json:
+            click.echo(json.dumps(self.facts, indent=self.indent))
+        else:
+            for line in self.lines:
+                click.echo(line)
+        return self.code
+
+
+def done(lines: Iterable[str], *, indent: int | None = 2, **facts: Any) -> Answer:
+    """Return the answer of a command that has done its work, and judges nothing."""
+    whole = {"schema": 1, "verdict": "done", **facts}
+    return Answer(facts=whole, lines=lines, indent=indent)
+
+
+def of_document(document: Any, lines: Iterable[str], *, code: int = 0, page: Any = None) -> Answer:
+    """Return the answer that is a document, and where its page lies if it has one."""
+    from leadapron.documents import dump
+
+    facts = {**dump(document), **({} if page is None else {"page": str(page)})}
+    return Answer(facts=facts, lines=lines, code=code)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """What is said about a model whose file doesn't say it; see `open_model`.
+
+    Args:
+        findings: Names of the model's outputs, with commas between.
+        architecture: Of a state dict that fits several.
+        normalisation: How the model scales grey levels.
+        weights_key: Which network of a file that holds several, as plain and averaged weights.
+        trust_programs: Run TorchScript and ONNX even where the system can't keep them from your
+            files.
+    """
+
+    findings: Sequence[str] = ()
+    architecture: str | None = None
+    normalisation: str | None = None
+    weights_key: str | None = None
+    trust_programs: bool = False
+
+
+HOW: Mapping[str, Mapping[str, Any]] = {
+    "cache": {"metavar": "FOLDER|none"},
+    "findings": {"type": Names("NAME,NAME"), "metavar": "NAME,NAME"},
+    "jobs": {"type": click.IntRange(1, 1024), "metavar": "N"},
+    "shard": {"type": Parts(), "metavar": "INDEX/COUNT"},
+    "weights_key": {"metavar": "NAME"},
+}
+"""As a command's `how`, of what several commands have."""
+
+
+def command(  # noqa: PLR0913 (what can't be generated, by keyword)
+    name: str,
+    job: str | Callable[..., Any],
+    answer: Callable[[Any, Mapping[str, Any]], Answer] | None = None,
+    *,
+    more: str = "",
+    options: Sequence[str] = (),
+    how: Mapping[str, Mapping[str, Any]] | None = None,
+    machine: Sequence[str] = MACHINE,
+    flat: Mapping[str, Sequence[str]] | None = None,
+    settings: Settings | None = None,
+    extra: Sequence[click.Option] = (),
+    progress: bool = True,
+) -> click.Command:
+    """Make the command that calls a function.
+
+    Its positional parameters become arguments, the others options: a machine, settings of a study
+    or of a source, how a model is opened, and dataclasses become several. Help is the docstring.
+
+    Args:
+        name: of the command.
+        job: the function, or "module:function".
+        answer: makes what is said of what the function returned and was called with; left out
+            where the function returns it, or an exit code.
+        more: help that only the command line needs, as exit codes.
+        options: positional parameters that are options all the same.
+        how: by parameter, what click gets besides: the range of a number, whether a path is a
+            file's, ...; and `flag`, where the option has another name.
+        machine: fields of `Machine` that are options.
+        flat: dataclasses whose fields are options by their own names, and which fields; those of
+            others are called `--parameter.field`.
+        settings: the settings of a study that a parameter of settings takes.
+        extra: options that `answer` alone gets, as where a page is to be written.
+        progress: whether progress is shown.
+    """
+    target = _stub(job) or _loaded(job) if isinstance(job, str) else job
+    parts = _parts(
+        target, options, how or {}, {**RUNNING, **(flat or {}), "machine": machine}, settings
+    )
+
+    def run(as_json: bool = False, **given: Any) -> int:
+        function = _loaded(job)
+        apart = {str(option.name): given.pop(str(option.name)) for option in extra}
+
+        def called(shown: Any) -> dict[str, Any]:
+            call: dict[str, Any] = {}
+            for part in parts:
+                call |= part.take(given)
+            if "machine" in call:
+                call["machine"] = dataclasses.replace(call["machine"], progress=shown)
+            return call
+
+        if progress:
+            with showing_progress() as shown:
+                call = called(shown)
+                found = function(**call)
+        else:
+            call = called(None)
+            found = function(**call, as_json=as_json) if _streams(target) else function(**call)
+        said = found if answer is None else answer(found, {**call, **apart})
+        return said if isinstance(said, int) else said.say(as_json)
+
+    asks_json = click.Option(["--json", "as_json"], is_flag=True, help="Answer in JSON.")
+    return click.Command(
+        name,
+        params=[*(each for part in parts for each in part.params), *extra, asks_json,
+                *(settings.long_options() if settings else ())],
+        callback=run,
+        help=_help(target, parts, more),
+    )  # fmt: skip
+
+
+def _loaded(job: str | Callable[..., Any]) -> Callable[..., Any]:
+    if not isinstance(job, str):
+        return job
+    module, _, name = job.partition(":")
+    function: Callable[..., Any] = getattr(import_module(module), name)
+    return function
+
+
+LIGHT = (
+    "__future__", "collections.abc", "pathlib", "typing", "leadapron.study.shards",
+    "leadapron.types",
+)  # fmt: skip
+"""Modules that are loaded for a signature."""
+
+
+def _stub(job: str) -> Callable[..., Any] | None:
+    """A job's signature and docstring, read from its file: importing it may load torch and scipy.
+
+    None where the signature needs more than the types and constants that its module shows.
+    """
+    from leadapron.specs import parameters
+
+    module, _, name = job.partition(":")
+    spec = find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    shown: list[ast.stmt] = []
+    for node in ast.parse(Path(spec.origin).read_bytes()).body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            node.decorator_list, node.returns, node.body = [], None, node.body[:1]
+            shown.append(node)
+        elif (isinstance(node, ast.ImportFrom) and node.module in LIGHT) or (
+            isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        ):
+            shown.append(node)
+    known: dict[str, Any] = {}
+    try:
+        exec(compile(ast.Module(shown, []), spec.origin, "exec"), known)  # noqa: S102 (our own)
+        stub: Callable[..., Any] = known[name]
+        parameters(stub, positional=True)
+    except (KeyError, NameError):
+        return None
+    return stub
+
+
+def _streams(target: Callable[..., Any]) -> bool:
+    """Whether a function speaks while it works, so that it must know how."""
+    return "as_json" in inspect.signature(target).parameters
+
+
+def _help(target: Callable[..., Any], parts: Sequence[_Part], more: str) -> str:
+    about = (inspect.getdoc(target) or "").partition("\nArgs:")[0].partition("\nReturns:")[0]
+    about = about.partition("\nRaises:")[0]
+    named = [
+        f"{each.human_readable_name}: {part.about}"
+        for part in parts
+        for each in part.params
+        if isinstance(each, click.Argument) and part.about
+    ]
+    return "\n\n".join(filter(None, [about.strip(), more, *named]))
+
+
+# --- parts: what becomes of one parameter
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Options or an argument, and how a function's arguments are made of their values."""
+
+    params: Sequence[click.Parameter]
+    take: Callable[[dict[str, Any]], dict[str, Any]]
+    """Takes the values out of what click gives."""
+    about: str = ""
+
+
+def _parts(
+    target: Callable[..., Any],
+    options: Sequence[str],
+    how: Mapping[str, Mapping[str, Any]],
+    flat: Mapping[str, Sequence[str]],
+    settings: Settings | None,
+) -> list[_Part]:
+    from leadapron.specs import parameters
+
+    keyword = parameters(target)
+    found = []
+    for name, each in parameters(target, positional=True).items():
+        positional = name not in keyword and name not in options
+        if name == "as_json":
+            continue
+        kind, _ = _kind(each.annotation)
+        if name in flat:
+            chosen = {n: field for n, field in parameters(kind).items() if n in flat[name]}
+            if isinstance(each.default, kind):  # the function's own defaults
+                chosen = {
+                    n: dataclasses.replace(field, default=getattr(each.default, n))
+                    for n, field in chosen.items()
+                }
+            found.append(_built(name, chosen, kind, how))
+        elif name == "opening":
+            found.append(_built(name, parameters(Opening), _opening, how))
+        elif dataclasses.is_dataclass(kind):
+            found.append(_dotted(name, kind))
+        elif settings is not None and typing.get_origin(kind) is Mapping:
+            found.append(_tree(name, settings))
+        elif name == "source" and not positional and kind is str and name not in how:
+            found.append(_Part([source_option()], _joined))
+        else:
+            found.append(_one(each, positional, how.get(name, {})))
+    if any(each.kind is each.VAR_KEYWORD for each in inspect.signature(target).parameters.values()):
+        found.append(_of_source())
+    return found
+
+
+def _one(each: Parameter, positional: bool, how: Mapping[str, Any]) -> _Part:
+    """One parameter, one option or argument."""
+    param = _param(each, positional, how)
+
+    def take(given: dict[str, Any]) -> dict[str, Any]:
+        value = given.pop(each.name)
+        return {each.name: value != each.default if _kind(each.annotation)[0] is bool else value}
+
+    return _Part([param], take, sentence(each.description))
+
+
+def _param(each: Parameter, positional: bool, how: Mapping[str, Any]) -> click.Parameter:
+    from leadapron.specs import REQUIRED
+
+    kind, several = _kind(each.annotation)
+    given = dict(how)
+    flag = given.pop("flag", each.name.replace("_", "-"))
+    settings: dict[str, Any] = {"type": _type(kind)}
+    if positional:
+        settings |= {"nargs": -1 if several else 1, "required": each.default is REQUIRED}
+        return click.Argument([each.name], **{**settings, **given})
+    settings["help"] = sentence(each.description)
+    if kind is bool:
+        if each.default:
+            flag, settings["help"] = f"no-{flag}", f"Leave out {each.description}"
+        settings |= {"type": None, "is_flag": True}
+    elif each.default is REQUIRED:
+        settings["required"] = "default" not in given
+    else:
+        settings["default"] = each.default
+    settings["multiple"] = several and not isinstance(given.get("type"), Names)
+    shown = {**settings, **given}.get("default") not in (None, (), "")
+    return click.Option([f"--{flag}", each.name], **{"show_default": shown, **settings, **given})
+
+
+def _built(
+    name: str,
+    known: Mapping[str, Parameter],
+    build: Callable[..., Any],
+    how: Mapping[str, Mapping[str, Any]],
+) -> _Part:
+    """Several options, one argument that is built of them."""
+    settings = {**HOW, **how}
+    parts = [_one(each, False, settings.get(each.name, {})) for each in known.values()]
+
+    def take(given: dict[str, Any]) -> dict[str, Any]:
+        return {name: build(**{k: v for part in parts for k, v in part.take(given).items()})}
+
+    return _Part([param for part in parts for param in part.params], take)
+
+
+def _opening(**given: Any) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if value not in (None, (), False)}
+
+
+def _dotted(name: str, kind: Any) -> _Part:
+    """`--name.field` for every field of a dataclass; what is left out has its default."""
+    from leadapron.specs import build, parameters
+
+    params = []
+    for each in parameters(kind).values():
+        many = typing.get_origin(each.annotation) is tuple
+        nested = many and typing.get_origin(typing.get_args(each.annotation)[0]) is tuple
+        form = Values("[N,N],..." if nested else "N,N,...") if many else int
+        params.append(
+            click.Option(
+                [f"--{name}.{each.name}", f"{name}__{each.name}"],
+                type=form,
+                metavar=form.form if isinstance(form, Values) else "N",
+                help=sentence(each.description),
+            )
+        )
+
+    def take(given: dict[str, Any]) -> dict[str, Any]:
+        values = {str(p.name): given.pop(str(p.name)) for p in params}
+        chosen = {k.partition("__")[2]: v for k, v in values.items() if v is not None}
+        return {name: build(kind, chosen, name)}
+
+    return _Part(params, take)
+
+
+def _tree(name: str, settings: Settings) -> _Part:
+    return _Part(settings.options(), lambda given: {name: settings.tree(given)})
+
+
+def _joined(given: dict[str, Any]) -> dict[str, Any]:
+    from leadapron.sources import AND
+
+    return {"source": AND.join(given.pop("source")) or None}
+
+
+def _of_source() -> _Part:
+    """`--source.name` for every setting of a source."""
+    from leadapron.sources import SOURCES
+    from leadapron.specs import united
+
+    params = setting_options({"source": united(SOURCES)})
+
+    def take(given: dict[str, Any]) -> dict[str, Any]:
+        values = {str(p.name): given.pop(str(p.name)) for p in params}
+        return {k.partition("__")[2]: v for k, v in values.items() if v is not None}
+
+    return _Part(params, take)
+
+
+def _kind(annotation: Any) -> tuple[Any, bool]:
+    """What a value is, and whether there are several of it."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
+        annotation = str if str in kinds else kinds[0]
+    if typing.get_origin(annotation) in (Sequence, tuple):
+        return typing.get_args(annotation)[0], True
+    return annotation, False
+
+
+def _type(kind: Any) -> click.ParamType[Any] | type:
+    if typing.get_origin(kind) is Literal:
+        return click.Choice(typing.get_args(kind))
+    if kind is Path:
+        return click.Path(path_type=Path)
+    return kind if kind in (int, float, str) else str

@@ -1,0 +1,69 @@
+"""Repairs: a backdoored model goes in, one without the backdoor comes out.
+
+Each is a frozen dataclass of parameters with `repair(classifier, clean, rng)`. The model that goes
+in stays as it was. No repair sees an answer key, a trigger or a test film: what is chosen (epochs,
+thresholds, numbers of channels) is chosen on films of patients that it didn't learn from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from leadapron.repairs.activation_bounds import ActivationBounds
+from leadapron.repairs.channel_pruning import ChannelPruning
+from leadapron.repairs.feature_shift import FeatureShift
+from leadapron.repairs.fine_pruning import FinePruning
+from leadapron.repairs.fine_tuning import FineTuning
+from leadapron.repairs.fresh_student import FreshStudent
+from leadapron.repairs.guard import HARM, Guard
+from leadapron.repairs.neuron_pruning import NeuronPruning
+from leadapron.repairs.noise_tuning import NoiseTuning
+from leadapron.repairs.path_aware import PathAware
+from leadapron.repairs.reinitialisation import Reinitialisation
+from leadapron.repairs.retraining import Retraining
+from leadapron.repairs.session import MOST_FILMS, Optimisation, Repair
+from leadapron.repairs.sharpness import SharpnessAware
+from leadapron.repairs.stamp_unlearning import StampUnlearning, marks_of
+from leadapron.repairs.statistics import Restatistics
+
+__all__ = [
+    "HARM",
+    "MOST_FILMS",
+    "REPAIRS",
+    "ActivationBounds",
+    "ChannelPruning",
+    "FeatureShift",
+    "FinePruning",
+    "FineTuning",
+    "FreshStudent",
+    "Guard",
+    "NeuronPruning",
+    "NoiseTuning",
+    "Optimisation",
+    "PathAware",
+    "Reinitialisation",
+    "Repair",
+    "Restatistics",
+    "Retraining",
+    "SharpnessAware",
+    "StampUnlearning",
+    "marks_of",
+]
+
+REPAIRS: dict[str, Callable[..., Repair]] = {
+    "stamp-unlearning": StampUnlearning,
+    "fine-tuning": FineTuning,
+    "feature-shift": FeatureShift,
+    "fine-pruning": FinePruning,
+    "neuron-pruning": NeuronPruning,
+    "noise-tuning": NoiseTuning,
+    "activation-bounds": ActivationBounds,
+    "path-aware": PathAware,
+    "reinitialisation": Reinitialisation,
+    "fresh-student": FreshStudent,
+    "retraining": Retraining,
+    "batch-statistics": Restatistics,
+    "channel-pruning": ChannelPruning,
+    "sharpness-aware": SharpnessAware,
+}
+"""All repairs by name. "stamp-unlearning" and "path-aware" need the marks that an audit found."""

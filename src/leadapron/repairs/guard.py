@@ -1,0 +1,132 @@
+"""How much worse a repaired model reads films that the repair didn't learn from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from leadapron import metrics
+from leadapron.errors import DataError
+from leadapron.films.cohort import Cohort
+from leadapron.metrics import PatientBootstrap
+from leadapron.models.protocols import BlackBox
+from leadapron.repairs.losses import log_odds
+
+__all__ = ["HARM", "LEAST_PATIENTS", "Guard", "Judged"]
+
+HARM = 0.01
+"""A repair may cost so much macro AUROC."""
+
+LEAST_PATIENTS = 3
+"""Patients with a finding, and without it, that its AUROC needs to count."""
+
+RESAMPLES = 400
+
+
+class Judged(NamedTuple):
+    """What a repair costs by the watched films.
+
+    Args:
+        change: in macro AUROC.
+        accepted: whether that is accepted.
+    """
+
+    change: float
+    accepted: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Guard:
+    """Films that no repair learns from, and how well the original reads them.
+
+    It chooses epochs and thresholds; triggers, marks and answer keys are no part of it.
+
+    Args:
+        original: the model before the repair.
+        films: the films, with the model's findings.
+        bootstrap: resamples of their patients.
+
+    Raises:
+        DataError: no finding with 3 patients who have it and 3 who don't, or a model whose answers
+            aren't finite.
+    """
+
+    original: BlackBox
+    films: Cohort
+    bootstrap: PatientBootstrap
+
+    def __post_init__(self) -> None:
+        if not self.columns:
+            raise DataError(
+                f"{len(self.films)} of the clean films are kept to watch what the repair costs, "
+                f"and no finding has {LEAST_PATIENTS} patients with and without it among them; "
+                "add clean films"
+            )
+        if np.isnan(self._before).all():
+            raise DataError("the model's answers to clean films aren't finite; nothing to repair")
+
+    @cached_property
+    def columns(self) -> list[int]:
+        """The findings that are counted."""
+        labels, patients = self.films.labels, self.films.patients
+        return [
+            j
+            for j in range(labels.shape[1])
+            if all(
+                len(np.unique(patients[labels[:, j] == stated])) >= LEAST_PATIENTS
+                for stated in (0, 1)
+            )
+        ]
+
+    @cached_property
+    def _before(self) -> NDArray[np.float64]:
+        return self._macro(self.original.logits(self.films.images))
+
+    @cached_property
+    def _draws(self) -> PatientBootstrap:
+        """The films as they are, then the resamples."""
+        once = np.ones((len(self.films), 1), np.uint8)
+        return PatientBootstrap(
+            self.bootstrap.groups, np.hstack([once, self.bootstrap.weights.T]).T
+        )
+
+    def judge(self, logits: NDArray[np.float32]) -> Judged:
+        """Return what the repaired model's answers cost, and whether that is accepted.
+
+        The lower end of the paired 95 % interval must be above -.01. Where the films are so few
+        that it reaches .01 below the change itself, and no repair could pass, the change decides.
+
+        Args:
+            logits: (n, k) of the repaired model for the films.
+        """
+        change = self.change(logits)
+        told = change.value - change.low < HARM
+        return Judged(change.value, (change.low if told else change.value) > -HARM)
+
+    def change(self, logits: NDArray[np.float32]) -> metrics.Difference:
+        """Return by how much the macro AUROC changes; -inf where answers aren't finite.
+
+        Args:
+            logits: (n, k) of the repaired model for the films.
+        """
+        after = self._macro(logits)
+        if np.isnan(after).all():
+            return metrics.Difference(-math.inf, -math.inf, -math.inf, 0.0)
+        value = float(after[0] - self._before[0])
+        change = metrics.paired_difference(after[1:], self._before[1:], value)
+        # All resamples alike: the order of the films is as it was.
+        return change._replace(low=value) if np.isnan(change.low) else change
+
+    def _macro(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        """(1 + resamples,) macro AUROC of the films as they are, then of the resamples."""
+        odds = log_odds(torch.from_numpy(logits), self.original.head).numpy()[:, self.columns]
+        if not np.isfinite(odds).all():
+            return np.full(1, np.nan)
+        labels = self.films.labels[:, self.columns]
+        return metrics.macro_resamples(metrics.finding_resamples(labels, odds, self._draws))

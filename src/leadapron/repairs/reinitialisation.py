@@ -1,0 +1,83 @@
+"""Partial re-initialisation, then fine-tuning with the original as a teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from leadapron.errors import UsageError
+from leadapron.films.cohort import Cohort
+from leadapron.models.classifier import NetworkClassifier
+from leadapron.models.protocols import BlackBox, Capability
+from leadapron.repairs.fresh import untrained
+from leadapron.repairs.losses import distance
+from leadapron.repairs.session import Batch, Optimisation, begin
+from leadapron.types import Progress
+
+__all__ = ["Reinitialisation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reinitialisation:
+    """A share of the weights begins anew; the rest is tuned, with the original as a teacher.
+
+    The loss is (1 - teaching) error + teaching x distance to the original's softened answers, on
+    clean films. Weights of two and more dimensions are drawn anew, number by number.
+
+    Args:
+        share: of the numbers in each layer's weights that are drawn anew, more than 0, at most 1.
+        teaching: weight of the distance, 0 to 1.
+        temperature: that softens the answers, above 0.
+        optimisation: how weights are changed.
+
+    Raises:
+        UsageError: a value outside its range.
+
+    Source: Lee et al., Defending against Clean-Image Backdoor Attack in Multi-Label
+    Classification, ICASSP 2024 (partial initialisation, fine-tuning, distillation over a few
+    iterations); their settings aren't public: share and drawing by number after Pang et al.,
+    Backdoor Cleansing with Unlabeled Data, CVPR 2023, arXiv 2211.12044. Differs: clean films,
+    where they reuse the poisoned ones; sigmoids by finding.
+    """
+
+    share: float = 0.2
+    teaching: float = 0.5
+    temperature: float = 2.0
+    optimisation: Optimisation = field(
+        default_factory=lambda: Optimisation(learning_rate=1e-3, epochs=20)
+    )
+    needs: Capability = field(default="gradients", init=False)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise UsageError(f"a share of {self.share}; expected more than 0, at most 1")
+        if not 0 <= self.teaching <= 1:
+            raise UsageError(f"teaching {self.teaching}; expected 0 to 1")
+        if not self.temperature > 0:
+            raise UsageError(f"a temperature of {self.temperature}; expected above 0")
+
+    def repair(
+        self,
+        classifier: BlackBox,
+        clean: Cohort,
+        rng: np.random.Generator,
+        progress: Progress | None = None,
+    ) -> NetworkClassifier:
+        """See `session.Repair.repair`."""
+        session = begin("re-initialisation", self.needs, classifier, clean, rng, progress)
+        with session.seeded("init"), torch.no_grad():
+            fresh = untrained(session.module)
+            for value, new in zip(session.module.parameters(), fresh.parameters(), strict=True):
+                if value.ndim > 1:
+                    drawn = torch.rand(value.shape).to(value.device) < self.share
+                    value.copy_(torch.where(drawn, new, value))
+
+        def objective(batch: Batch) -> torch.Tensor:
+            odds = session.odds(session.answers(batch.images))
+            apart = distance(odds, session.taught(batch), self.temperature)
+            return (1 - self.teaching) * session.fit(batch) + self.teaching * apart
+
+        session.tune(self.optimisation, objective)
+        return session.finish()

@@ -1,0 +1,133 @@
+"""The one loss: by finding, over what is stated; and the guard that chooses."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from leadapron import metrics
+from leadapron.errors import DataError
+from leadapron.films.cohort import Cohort
+from leadapron.films.preprocessing import Preprocessing
+from leadapron.metrics import PatientBootstrap
+from leadapron.repairs.guard import Guard
+from leadapron.repairs.losses import distance, finding_loss, log_odds
+
+NAN = math.nan
+
+
+def test_each_finding_weighs_the_same_however_few_films_state_it():
+    odds = torch.tensor([[0.0, 2.0, 5.0], [math.log(3), 9.0, 5.0]], requires_grad=True)
+    labels = torch.tensor([[1.0, 0.0, NAN], [0.0, NAN, NAN]])
+    first = (math.log(2) + math.log(4)) / 2  # sigmoid(0) = 1/2; 1 - sigmoid(log 3) = 1/4
+    second = math.log(1 + math.exp(2))
+    loss = finding_loss(odds, labels)
+    assert float(loss.detach()) == pytest.approx((first + second) / 2, rel=1e-6)
+    loss.backward()
+    assert torch.equal(odds.grad == 0, labels.isnan())
+
+
+def test_no_label_at_all_is_no_loss():
+    odds = torch.ones(2, 3, requires_grad=True)
+    loss = finding_loss(odds, torch.full((2, 3), NAN))
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert not odds.grad.any()
+
+
+def test_log_odds_of_a_softmax():
+    logits = torch.tensor([[1.0, 2.0, 0.5]])
+    shares = logits.softmax(1)
+    assert torch.allclose(log_odds(logits, "softmax"), (shares / (1 - shares)).log(), atol=1e-6)
+    assert log_odds(logits, "sigmoid") is logits
+
+
+def test_distance_is_least_where_the_answers_agree():
+    teacher = torch.tensor([[math.log(3), -1.0]])
+    student = torch.tensor([[0.0, -1.0]], requires_grad=True)
+    value = distance(student, teacher, 1.0)
+    own = 1 / (1 + math.e)
+    entropy = -own * math.log(own) - (1 - own) * math.log(1 - own)
+    assert float(value.detach()) == pytest.approx((math.log(2) + entropy) / 2, rel=1e-6)
+    value.backward()
+    # By logit: (sigmoid - wanted) / findings.
+    assert student.grad[0].tolist() == pytest.approx([(0.5 - 0.75) / 2, 0.0], abs=1e-6)
+
+
+class Fixed:
+    """Answers that were written down."""
+
+    head = "sigmoid"
+
+    def __init__(self, logits):
+        self.kept = logits
+
+    def logits(self, images):
+        return self.kept
+
+
+def watched(n=400, k=3, missing=()):
+    rng = np.random.default_rng(0)
+    labels = (rng.random((n, k)) < 0.4).astype(np.float32)
+    labels[:, list(missing)] = 0
+    names = np.array([f"f{i}" for i in range(n)])
+    images = np.zeros((n, 8, 8), np.uint8)
+    findings = tuple(f"F{j}" for j in range(k))
+    cohort = Cohort(images, labels, findings, names, names, Preprocessing(size=8))
+    logits = (labels + rng.normal(0, 0.5, (n, k))).astype(np.float32)
+    draws = PatientBootstrap.draw(names, np.random.default_rng(1), resamples=200)
+    return Guard(Fixed(logits), cohort, draws), logits
+
+
+def test_what_the_guard_says_is_the_paired_change_of_the_macro():
+    guard, logits = watched(missing=(2,))
+    assert guard.columns == [0, 1]
+    worse = logits + np.random.default_rng(2).normal(0, 0.5, logits.shape).astype(np.float32)
+    change = guard.change(worse)
+    labels = guard.films.labels
+    means = [
+        np.mean([metrics.auroc(labels[:, j], values[:, j]) for j in (0, 1)])
+        for values in (worse, logits)
+    ]
+    assert change.value == pytest.approx(means[0] - means[1])
+    assert change.low < change.value < change.high
+    assert not guard.judge(worse).accepted
+    assert guard.judge(3 * logits + 1) == (0.0, True)  # the same order of the films
+
+
+def test_the_lower_end_decides_where_films_are_many_enough_and_the_change_where_not():
+    guard, logits = watched()
+    rng = np.random.default_rng(4)
+    little, more, much = (
+        logits + rng.normal(0, spread, logits.shape).astype(np.float32)
+        for spread in (0.1, 0.15, 2.0)
+    )
+    for answers, accepted in ((little, True), (more, False)):
+        change = guard.change(answers)
+        assert change.value > -0.01  # which alone would pass
+        assert change.value - change.low < 0.01
+        assert (change.low > -0.01) == accepted
+        assert guard.judge(answers) == (change.value, accepted)
+    assert guard.change(much).value - guard.change(much).low > 0.01
+    assert not guard.judge(much).accepted  # the change itself is beyond -.01
+    noise = np.random.default_rng(1).normal(0, 0.5, logits.shape).astype(np.float32)
+    other = guard.films.labels + noise  # as good, of other errors
+    change = guard.change(other)
+    assert change.low < -0.01 < change.value
+    assert change.value - change.low > 0.01
+    assert guard.judge(other).accepted
+
+
+def test_answers_that_are_not_finite_are_never_accepted():
+    guard, logits = watched()
+    broken = logits.copy()
+    broken[0, 0] = np.nan
+    assert guard.judge(broken) == (-math.inf, False)
+
+
+def test_films_that_tell_nothing_are_refused():
+    with pytest.raises(DataError, match="no finding has 3 patients with and without it"):
+        watched(missing=(0, 1, 2))

@@ -15,8 +15,9 @@ import logging
 from pathlib import Path
 
 from leadapron.cli import tune_allocator
-from leadapron.jobs.evaluate_screen import Setting, evaluate_screen
-from leadapron.jobs.screening_weights import fit_weights
+from leadapron.evaluate.screen import Setting, evaluate_screen
+from leadapron.evaluate.weights import fit_weights
+from leadapron.study.shards import Running
 from leadapron.types import Machine
 
 
@@ -26,7 +27,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/screening-weights"))
     parser.add_argument("--without", nargs="*", default=[], help="scores that get no weight")
     parser.add_argument("--limit", type=int, help="models at most, for a short try")
-    parser.add_argument("--workers", type=int)
+    parser.add_argument("--jobs", type=int)
     given = parser.parse_args()
     tune_allocator()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -40,8 +41,8 @@ def main() -> None:
             folder,
             limit=given.limit,
             setting=Setting(every=True, calibration=300, test=200, triggered=100),
-            workers=given.workers,
             machine=machine,
+            running=Running(jobs=given.jobs),
         )
     print(fit_weights(folders, without=given.without))
 

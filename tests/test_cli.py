@@ -200,7 +200,7 @@ FEW = ("study", "--out", "OUT", "--source.count", "60")
         (["study", "--out", "OUT", "--trigger.side", "{" * 9999], 4, "can't be read as a value"),
         (["study", "--out", "OUT", "--trigger.side", ""], 4, "can't be read as a value"),
         (["study", "--out", "OUT", "--poisoning.fraction", ".nan"], 4, "expected a finite number"),
-        (["evaluate", "scan", "--out", "OUT", "--workers", "9" * 30], 4, "1<=x<=1024"),
+        (["evaluate", "scan", "--out", "OUT", "--jobs", "9" * 30], 4, "1<=x<=1024"),
         (["visibility", "--sides", "\u00b2"], 4, "expected whole numbers, as 1-5,8"),
         (["visibility", "--sides", "1-1000000000"], 4, "expected whole numbers"),
     ],

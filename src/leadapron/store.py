@@ -63,6 +63,9 @@ RESULTS_VERSION = 4
 SCHEMA = 1
 """Version of the layout of rows and manifest."""
 
+LOCK = ".lock"
+"""The file that is locked to hold a folder."""
+
 LARGEST_TEXT = 1 << 30
 """Bytes of a file of JSON that is read."""
 
@@ -283,11 +286,14 @@ def with_characters(array: NDArray[Any]) -> NDArray[Any]:
 
 
 @contextlib.contextmanager
-def lock(folder: Path, *, wait: str = "") -> Iterator[None]:
+def lock(folder: Path, *, name: str = LOCK, shared: bool = False, wait: str = "") -> Iterator[None]:
     """Hold `folder` against a second process.
 
     Args:
         folder: made where it is missing.
+        name: of the file that is locked; it ends in ".lock". Locks of different names don't
+            exclude each other.
+        shared: whether others may hold it at the same time, shared as well.
         wait: what to log before waiting for the process that holds it; if left out, that is an
             error.
 
@@ -295,45 +301,48 @@ def lock(folder: Path, *, wait: str = "") -> Iterator[None]:
         StoreError: another process has it, or it can't be written.
     """
     try:
-        file = _locked(folder, wait)
+        file = _locked(folder, name, shared, wait)
     except OSError as error:
         raise StoreError(f"can't write {folder}: {reason(error)}") from error
     with file:
         try:
             yield
         finally:
-            # A folder in which nothing came to be is not left behind.
             with contextlib.suppress(OSError):
-                if all(entry.name == ".lock" for entry in folder.iterdir()):
-                    (folder / ".lock").unlink()
+                # A folder in which nothing came to be is not left behind.
+                empty = all(entry.name == name for entry in folder.iterdir())
+                if not shared and (empty or name != LOCK):
+                    (folder / name).unlink()
+                if not shared and empty:
                     folder.rmdir()
 
 
-def _locked(folder: Path, wait: str) -> IO[str]:
+def _locked(folder: Path, name: str, shared: bool, wait: str) -> IO[str]:
     try:
         import fcntl
     except ImportError:  # Windows: two processes in one folder are not told apart there
         make_folder(folder)
-        return (folder / ".lock").open("a")
+        return (folder / name).open("a")
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     while True:
         make_folder(folder)
         with contextlib.ExitStack() as stack:
             try:
-                file = stack.enter_context(open(folder / ".lock", "a", opener=_to_be_locked))
+                file = stack.enter_context(open(folder / name, "a", opener=_to_be_locked))
             except FileNotFoundError:  # the folder was removed meanwhile
                 continue
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 if not wait:
                     raise StoreError(
                         f"{folder} is in use by another leadapron process; wait, or name another"
                     ) from error
                 logger.info("%s", wait)
-                fcntl.flock(file, fcntl.LOCK_EX)
-            # Who held it may have removed the folder: then this lock is nobody's.
+                fcntl.flock(file, kind)
+            # Who held it may have removed the file: then this lock is nobody's.
             with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), (folder / ".lock").stat()):
+                if os.path.samestat(os.fstat(file.fileno()), (folder / name).stat()):
                     stack.pop_all()
                     return file
 

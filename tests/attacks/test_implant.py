@@ -14,8 +14,8 @@ from leadapron.attacks.implant import implant
 from leadapron.attacks.poisoning import Poisoning, poison, twin
 from leadapron.attacks.triggers import Blend, Nothing, Patch
 from leadapron.errors import UnknownNameError, UsageError
+from leadapron.evaluate.zoo import build_zoo
 from leadapron.films.preprocessing import Preprocessing
-from leadapron.jobs.zoo import build_zoo
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.networks import build_network
 from leadapron.report import study_lines

@@ -26,10 +26,11 @@ from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs import clean as cleaning
 from leadapron.jobs import scan as scanning
-from leadapron.jobs.scan import open_own_pixels, plain_cell, quoted_cell, scan_cohort
+from leadapron.jobs.scan import plain_cell, quoted_cell, scan_cohort
 from leadapron.report import clean_lines, scan_lines
 from leadapron.report.scan import write_scan
-from leadapron.sources import open_source
+from leadapron.sources import open_source, own_pixels
+from leadapron.sources.own_pixels import open_own_pixels
 from leadapron.text import showing_paths
 from leadapron.types import Machine, Note
 
@@ -597,6 +598,6 @@ def test_films_that_are_no_files_need_no_path():
         preprocessing=Preprocessing(size=16),
     )
     assert cohort.path(0) == ""
-    assert scanning._own_pixels(cohort) == cohort.preprocessing
+    assert own_pixels._own_pixels(cohort) == cohort.preprocessing
     with pytest.raises(DataError, match="a scan needs 10"):
         scan_cohort(cohort)

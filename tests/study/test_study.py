@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from dataclasses import replace
 
@@ -22,6 +23,7 @@ from leadapron.study import run as study
 from leadapron.study.cost import Cost
 from leadapron.study.plan import complete
 from leadapron.study.run import divide, run_study
+from leadapron.study.shards import Running, Shard
 from leadapron.types import Machine, Note
 
 SMALL = {
@@ -310,3 +312,50 @@ def test_what_training_takes_is_said_in_fitting_units():
     took = {20.2: "21 s", 119: "119 s", 150: "2 minutes", 9_000: "2 hours", 900_000: "10 days"}
     for seconds, words in took.items():
         assert f"about {words} here at most" in str(Cost(trainings=3, films=651, seconds=seconds))
+
+
+SEVERAL = {
+    **SMALL,
+    "source": {"name": "phantom:32", "count": 80},
+    "epochs": 1,
+    "evaluation": {"resamples": 20, "explained": 1, "gallery": 0},
+    "trigger": {"value": [0, 255]},
+}
+"""Two attacks that share a twin."""
+
+
+def test_shards_change_no_byte_and_runs_travel(tmp_path, monkeypatch):
+    machine = Machine(cache="none", device="cpu")
+    alone = run_study(SEVERAL, tmp_path / "alone", machine=machine)
+
+    def elsewhere(work, tasks, jobs):
+        """As another process does it: with copies of what is pickled."""
+        for task in tasks:
+            there, sent = pickle.loads(pickle.dumps((work, task)))
+            assert not there.cohorts
+            yield task, there(sent)
+
+    monkeypatch.setattr(study, "carry_out", elsewhere)
+    for index in (1, 0):
+        shard = Running(jobs=1, shard=Shard(index, 2))
+        shards = run_study(SEVERAL, tmp_path / "shards", machine=machine, running=shard)
+        assert (shards / "rows.jsonl").exists() == (index == 0)
+    assert rows_of(shards) == rows_of(alone)
+    assert len(list(shards.glob("runs/twin-*"))) == 1
+    assert {path.name for path in shards.rglob("*.lock")} == {".lock"}
+
+
+@pytest.mark.slow
+def test_two_processes_change_no_byte(tmp_path):
+    """Where torch has one thread in each process; conftest.py sees to it here."""
+    machine = Machine(cache="none", device="cpu")
+    seen = []
+    alone = run_study(SEVERAL, tmp_path / "alone", machine=machine)
+    two = run_study(
+        SEVERAL,
+        tmp_path / "two",
+        machine=replace(machine, progress=lambda *at: seen.append(at)),
+        running=Running(jobs=2),
+    )
+    assert rows_of(two) == rows_of(alone)
+    assert seen[-2:] == [("runs", 1, 2), ("runs", 2, 2)]

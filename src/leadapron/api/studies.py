@@ -13,6 +13,7 @@ from leadapron.results.folder import read_study
 from leadapron.results.table import load_rows
 from leadapron.store import read_yaml
 from leadapron.study import run as running
+from leadapron.study.shards import Running
 from leadapron.text import short_path
 from leadapron.types import AUTO, Contradictions, Machine
 
@@ -74,6 +75,7 @@ def run_study(
     out: str | os.PathLike[str],
     *,
     contradictions: Contradictions = "refuse",
+    jobs: int = 1,
     machine: Machine = AUTO,
 ) -> StudyResult:
     """Carry out a study, or continue it where it was stopped.
@@ -84,11 +86,19 @@ def run_study(
         out: the study's folder, new or its own.
         contradictions: identical films whose labels contradict each other: "refuse" to train on
             them, or "allow" them.
+        jobs: processes. A script that asks for several starts with `if __name__ == "__main__":`,
+            since each of them imports it.
         machine: where and how it is carried out.
 
     Raises:
         LeadapronError: settings, films or folders that can't be used.
     """
     tree = settings if isinstance(settings, Mapping) else read_yaml(Path(settings))
-    folder = running.run_study(tree, Path(out), machine=machine, contradictions=contradictions)
+    folder = running.run_study(
+        tree,
+        Path(out),
+        machine=machine,
+        contradictions=contradictions,
+        running=Running(jobs=jobs),
+    )
     return StudyResult(folder)

@@ -191,7 +191,7 @@ def in_words(error: Exception) -> str:
     if isinstance(error, MemoryError) or any(sign in words.lower() for sign in NO_MEMORY):
         return "there is not enough memory; take fewer films or a smaller --size, or free some"
     if isinstance(error, BrokenExecutor):
-        return "a worker process was killed, maybe for want of memory; take fewer --workers"
+        return "a worker process was killed, maybe for want of memory; take fewer --jobs"
     if isinstance(error, OSError):
         return f"can't read or write {error.filename or 'a file'}: {error.strerror or words}"
     return f"unexpected {type(error).__name__}: {words} (LEADAPRON_TRACEBACK=1 shows where)"

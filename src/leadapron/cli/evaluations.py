@@ -15,6 +15,7 @@ from leadapron.cli.generate import Answer, command, done
 from leadapron.cli.group import Commands, Lazy
 from leadapron.cli.kinds import Written
 from leadapron.errors import UsageError
+from leadapron.study.shards import ALL_CORES, Running
 from leadapron.text import short_path
 from leadapron.types import Machine
 
@@ -23,13 +24,13 @@ __all__ = ["evaluate_command"]
 logger = logging.getLogger("leadapron")
 
 OUT = {"type": Written("folder")}
-WORKERS = {"type": click.IntRange(1, 1024)}
 NUMBER = {"type": click.IntRange(0), "metavar": "N"}
 
 
 def evaluate_scan_command() -> click.Command:
     """Make the command."""
-    from leadapron.jobs.evaluate import GROUPS, PRESETS
+    from leadapron.evaluate.presets import PRESETS
+    from leadapron.evaluate.scan import GROUPS
 
     return command(
         "scan",
@@ -44,7 +45,6 @@ def evaluate_scan_command() -> click.Command:
             "worlds": NUMBER,
             "clean": NUMBER,
             "out": OUT,
-            "workers": WORKERS,
             "markdown": {"type": Written("file")},
         },
         machine=("cache",),
@@ -63,7 +63,7 @@ def evaluate_scan(  # noqa: PLR0913 (settings, by keyword)
     clean: int | None = None,
     plan: bool = False,
     out: Path,
-    workers: int | None = None,
+    running: Running = ALL_CORES,
     markdown: Path | None = None,
     size: int | None = None,
     seed: int = 0,
@@ -84,14 +84,14 @@ def evaluate_scan(  # noqa: PLR0913 (settings, by keyword)
         clean: clean phantom sets, and halves of each source, at most.
         plan: name the scans and end.
         out: folder of the results.
-        workers: processes; one a core if left out.
+        running: in how many processes, and which part.
         markdown: write the page there as well.
         size: side of the images in pixels.
         seed: of everything that is drawn.
         machine: the cache of decoded films.
     """
-    from leadapron.jobs.evaluate import Part, cells, scans
-    from leadapron.jobs.evaluate import evaluate_scan as job
+    from leadapron.evaluate.scan import Part, scans
+    from leadapron.evaluate.scan import evaluate_scan as job
     from leadapron.report.limits import write_limits
 
     part = Part(only=tuple(only), sealed=sealed, draws=draws, worlds=worlds, clean=clean)
@@ -103,14 +103,10 @@ def evaluate_scan(  # noqa: PLR0913 (settings, by keyword)
     if left:
         logger.info("%d sealed sets are left out; --sealed scans them", left)
     rows = job(
-        preset, source, out, also=also, part=part, size=size, seed=seed, workers=workers,
+        preset, source, out, also=also, part=part, size=size, seed=seed, running=running,
         machine=machine,
     )  # fmt: skip
-    pages = [
-        write_limits(page, scan=(out, cells(preset)))
-        for page in (out / "limits.md", markdown)
-        if page
-    ]
+    pages = [write_limits(page, scan=out) for page in (out / "limits.md", markdown) if page]
     return _evaluated([{**row, "source": short_path(row["source"])} for row in rows], pages)
 
 
@@ -124,24 +120,30 @@ def evaluate_audit_command() -> click.Command:
     """Make the command."""
     return command(
         "audit",
-        "leadapron.jobs.evaluate_audit:evaluate_audit",
-        lambda rows, call: _evaluated(rows, _page(call["out"], "audit")),
+        "leadapron.evaluate.audit:evaluate_audit",
+        _audited,
         options=("zoo", "out"),
         how={
             "zoo": {"type": click.Path(file_okay=False, path_type=Path)},
             "out": OUT,
             "clean": {"metavar": "NAME:PATH"},
             "films": {"type": click.IntRange(20)},
-            "workers": WORKERS,
         },
     )
+
+
+def _audited(rows: Sequence[Mapping[str, Any]], call: Mapping[str, Any]) -> Answer:
+    if all("p" in row for row in rows):
+        return _evaluated(rows, _page(call["out"], "audit"))
+    words = f"{len(rows)} models are swept; they are judged when all shards have finished."
+    return done([words], rows=rows, indent=None)
 
 
 def evaluate_screen_command() -> click.Command:
     """Make the command."""
     return command(
         "screen",
-        "leadapron.jobs.evaluate_screen:evaluate_screen",
+        "leadapron.evaluate.screen:evaluate_screen",
         lambda rows, call: _evaluated(rows, _page(call["out"], "screen")),
         options=("place", "out"),
         how={
@@ -152,7 +154,6 @@ def evaluate_screen_command() -> click.Command:
             "out": OUT,
             "only": {"metavar": "FAMILY"},
             "limit": {"type": click.IntRange(1)},
-            "workers": WORKERS,
         },
         flat={"setting": ("false_alarm", "calibration", "test", "triggered", "seed")},
     )
@@ -184,16 +185,7 @@ def write_page(
 
     if scan is audit is screen is None:
         raise UsageError("nothing to write; expected --scan, --audit or --screen, each a FOLDER")
-    with_cells = None
-    if scan is not None:
-        from leadapron.jobs.evaluate import cells
-        from leadapron.store import read_json
-
-        preset = read_json(scan / "evaluation.json").get("settings", {}).get("preset")
-        if preset is None:
-            raise UsageError(f"--scan {scan}: expected a folder of `leadapron evaluate scan`")
-        with_cells = (scan, cells(preset))
-    write_limits(out, scan=with_cells, audit=audit, screen=screen)
+    write_limits(out, scan=scan, audit=audit, screen=screen)
     return done([f"Page: {out}"], page=str(out), indent=None)
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import click
 
-from leadapron.cli.kinds import Names, Values
+from leadapron.cli.kinds import Names, Parts, Values
 from leadapron.cli.progress import showing_progress
 from leadapron.cli.settings import Settings, sentence, setting_options, source_option
 
@@ -29,6 +29,9 @@ __all__ = ["FILMS", "MACHINE", "Answer", "command", "done", "of_document"]
 FILMS = ("cache", "on_bad")
 MACHINE = ("device", "precision", *FILMS)
 """What a command's user decides of a machine, with networks or without."""
+
+RUNNING = {"running": ("jobs", "shard")}
+"""What a command's user decides of how tasks are carried out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +97,8 @@ class Opening:
 HOW: Mapping[str, Mapping[str, Any]] = {
     "cache": {"metavar": "FOLDER|none"},
     "findings": {"type": Names("NAME,NAME"), "metavar": "NAME,NAME"},
+    "jobs": {"type": click.IntRange(1, 1024), "metavar": "N"},
+    "shard": {"type": Parts(), "metavar": "INDEX/COUNT"},
     "weights_key": {"metavar": "NAME"},
     "sweep.pitches": {"metavar": "[PIXELS,FILMS],..."},
 }
@@ -136,7 +141,9 @@ def command(  # noqa: PLR0913 (what can't be generated, by keyword)
         progress: whether progress is shown.
     """
     target = _stub(job) or _loaded(job) if isinstance(job, str) else job
-    parts = _parts(target, options, how or {}, {**(flat or {}), "machine": machine}, settings)
+    parts = _parts(
+        target, options, how or {}, {**RUNNING, **(flat or {}), "machine": machine}, settings
+    )
 
     def run(as_json: bool = False, **given: Any) -> int:
         function = _loaded(job)
@@ -178,7 +185,10 @@ def _loaded(job: str | Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-LIGHT = ("__future__", "collections.abc", "pathlib", "typing", "leadapron.types")
+LIGHT = (
+    "__future__", "collections.abc", "pathlib", "typing", "leadapron.study.shards",
+    "leadapron.types",
+)  # fmt: skip
 """Modules that are loaded for a signature."""
 
 
@@ -260,6 +270,11 @@ def _parts(
         kind, _ = _kind(each.annotation)
         if name in flat:
             chosen = {n: field for n, field in parameters(kind).items() if n in flat[name]}
+            if isinstance(each.default, kind):  # the function's own defaults
+                chosen = {
+                    n: dataclasses.replace(field, default=getattr(each.default, n))
+                    for n, field in chosen.items()
+                }
             found.append(_built(name, chosen, kind, how))
         elif name == "opening":
             found.append(_built(name, parameters(Opening), _opening, how))

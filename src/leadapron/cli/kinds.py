@@ -12,6 +12,7 @@ from leadapron.errors import StoreError, UsageError
 
 __all__ = [
     "Names",
+    "Parts",
     "Setting",
     "Values",
     "Written",
@@ -102,6 +103,23 @@ class Setting(click.ParamType[Any]):
         except ValueError:
             self.fail(f"{value[:80]!r} can't be read as a value", param, ctx)
         return values if len(values) > 1 else values[0]
+
+
+class Parts(click.ParamType[Any]):
+    """A part of tasks, as INDEX/COUNT."""
+
+    name = "shard"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the shard."""
+        from leadapron.study.shards import Shard
+
+        if not isinstance(value, str):
+            return value
+        try:
+            return Shard.parsed(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
 
 
 def metavar(annotation: Any) -> str:

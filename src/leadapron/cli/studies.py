@@ -14,6 +14,7 @@ from leadapron.cli.generate import Answer, command, done
 from leadapron.cli.kinds import Names, Written
 from leadapron.cli.settings import Settings, over
 from leadapron.errors import StoreError, UnknownNameError, UsageError
+from leadapron.study.shards import ONE_PROCESS, Running
 from leadapron.types import Contradictions, Machine
 
 __all__ = [
@@ -60,6 +61,7 @@ def study(
     out: Path,
     machine: Machine,
     contradictions: Contradictions = "refuse",
+    running: Running = ONE_PROCESS,
 ) -> Answer:
     """Train a backdoored model and its clean twin, measure both, write a report.
 
@@ -73,12 +75,13 @@ def study(
         machine: where and how it is carried out.
         contradictions: identical films whose labels contradict each other: refuse them, or allow
             them.
+        running: in how many processes, and which shard of the runs.
     """
     from leadapron.report import write_report
     from leadapron.study.run import run_study
 
     tree = over({} if spec is None else _read_spec(spec), settings)
-    run_study(tree, out, machine=machine, contradictions=contradictions)
+    run_study(tree, out, machine=machine, contradictions=contradictions, running=running)
     return _reported(out, write_report(out))
 
 
@@ -154,6 +157,7 @@ def recipe(
     out: Path,
     machine: Machine,
     contradictions: Contradictions = "refuse",
+    running: Running = ONE_PROCESS,
 ) -> Answer:
     """Carry out a published attack beside its controls and clean twins.
 
@@ -168,15 +172,24 @@ def recipe(
         machine: where and how it is carried out.
         contradictions: identical films whose labels contradict each other: refuse them, or allow
             them.
+        running: in how many processes, and which shard of the runs.
     """
     from leadapron.jobs.enhancement import lines, run_enhancement
     from leadapron.jobs.recipes import run_recipe
 
     if name == ENHANCEMENT:
+        if running != ONE_PROCESS:
+            raise UsageError(f"--jobs and --shard: {ENHANCEMENT} is no study of several runs")
         page = run_enhancement(out, source=source, settings=settings, machine=machine)
         return _summed_up(out, page, lines(out))
     page = run_recipe(
-        name, out, source=source, settings=settings, machine=machine, contradictions=contradictions
+        name,
+        out,
+        source=source,
+        settings=settings,
+        machine=machine,
+        contradictions=contradictions,
+        running=running,
     )
     return _reported(out, page)
 
@@ -244,7 +257,7 @@ def zoo_command() -> click.Command:
     """Make the command."""
     return command(
         "zoo",
-        "leadapron.jobs.zoo:build_zoo",
+        "leadapron.evaluate.zoo:build_zoo",
         _built,
         options=("out",),
         how={"spec": SPEC, "out": FOLDER},
@@ -255,6 +268,9 @@ def _built(members: Any, call: Mapping[str, Any]) -> Answer:
     from leadapron.results.layout import ZooFolder
 
     def lines() -> Iterator[str]:
+        if not members:
+            yield "The models are named when all shards have finished."
+            return
         kinds = Counter(member.kind for member in members)
         yield ", ".join(f"{n} {kind}" for kind, n in kinds.items())
         for name in dict.fromkeys(m.family for m in members):

@@ -10,6 +10,7 @@ from typing import Any
 from leadapron.detect.models import StampSweep
 from leadapron.detect.models.audit import STEPS, Audit, Subject, audit_subject
 from leadapron.detect.models.judgement import FALSE_ALARM
+from leadapron.detect.models.sweep import FILMS
 from leadapron.errors import StoreError, UsageError
 from leadapron.films.cache import default_folder
 from leadapron.models.foreign import doubts, open_model
@@ -22,9 +23,6 @@ from leadapron.text import short_path
 from leadapron.types import AUTO, Machine
 
 __all__ = ["FILMS", "audit", "named", "references_in"]
-
-FILMS = 256
-"""Clean films that a model is swept on, at most."""
 
 
 @forgiving

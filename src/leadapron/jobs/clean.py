@@ -23,9 +23,10 @@ from leadapron.detect.films.document import NamedEvidence, ScanDocument
 from leadapron.documents import read
 from leadapron.errors import DataError, LeadapronError, StoreError
 from leadapron.films.cohort import ATTRIBUTES, Cohort, Rows, blocks
-from leadapron.jobs.scan import open_own_pixels, plain_cell, quoted_cell
+from leadapron.jobs.scan import plain_cell, quoted_cell
 from leadapron.reading import read_regular
 from leadapron.seeds import stream
+from leadapron.sources.own_pixels import open_own_pixels
 from leadapron.sources.table import Reading, labelled
 from leadapron.sources.tables import named_columns
 from leadapron.specs import forgiving

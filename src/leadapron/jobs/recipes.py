@@ -21,6 +21,7 @@ from leadapron.specs import forgiving, merge
 from leadapron.store import canonical_json, write_atomically
 from leadapron.study.plan import complete, plan, without
 from leadapron.study.run import run_study
+from leadapron.study.shards import ONE_PROCESS, Running
 from leadapron.types import AUTO, Contradictions, Machine
 
 __all__ = [
@@ -376,6 +377,7 @@ def run_recipe(
     settings: Tree | None = None,
     machine: Machine = AUTO,
     contradictions: Contradictions = "refuse",
+    running: Running = ONE_PROCESS,
 ) -> Path:
     """Carry out a published attack beside its controls, or go on where that was stopped.
 
@@ -387,6 +389,7 @@ def run_recipe(
         machine: where and how it is carried out.
         contradictions: identical films whose labels contradict each other: "refuse" them, or
             "allow" them.
+        running: in how many processes, and which shard of the runs; as `run_study`.
 
     Returns:
         `recipe.md` in the folder; `report.html` lies beside it.
@@ -399,7 +402,7 @@ def run_recipe(
         raise UnknownNameError("recipe", name, RECIPES)
     recipe = RECIPES[name]
     tree = settings_of(recipe, source, settings or {})
-    run_study(tree, out, machine=machine, contradictions=contradictions)
+    run_study(tree, out, machine=machine, contradictions=contradictions, running=running)
     write_report(out)
     page = out / "recipe.md"
     with write_atomically(page) as file:

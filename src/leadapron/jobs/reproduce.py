@@ -17,6 +17,7 @@ from leadapron.sources.nih import NWADIKE2020_FIRST_TEST_PATIENT, read_labels
 from leadapron.specs import forgiving, merge
 from leadapron.study.plan import complete
 from leadapron.study.run import run_study
+from leadapron.study.shards import ONE_PROCESS, Running
 from leadapron.types import AUTO, Contradictions, Machine
 
 __all__ = ["AUTHORS", "CORRECTED", "PAPERS", "PRESETS", "Preset", "reproduce", "settings_of"]
@@ -224,6 +225,7 @@ def reproduce(
     settings: Tree | None = None,
     machine: Machine = AUTO,
     contradictions: Contradictions = "refuse",
+    running: Running = ONE_PROCESS,
 ) -> Path:
     """Reproduce a paper and put it to the test: its code's ways beside corrected ones.
 
@@ -239,6 +241,7 @@ def reproduce(
         machine: where and how it is carried out.
         contradictions: identical films whose labels contradict each other: "refuse" them, or
             "allow" them.
+        running: in how many processes, and which shard of the runs; as `run_study`.
 
     Returns:
         `reproduction.md` in the folder; `report.html` lies beside it.
@@ -256,6 +259,7 @@ def reproduce(
         out,
         machine=machine,
         contradictions=contradictions,
+        running=running,
     )
     write_report(out)
     return write_reproduction(out)

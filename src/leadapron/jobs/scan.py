@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,12 +28,12 @@ from leadapron.detect.verdict import Verdict
 from leadapron.documents import dump
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort, Rows, blocks
-from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs.second_look import given_network, trained_network
 from leadapron.report.scan import Panel, write_scan
 from leadapron.seeds import stream
-from leadapron.sources import AND, SOURCES, open_source
-from leadapron.specs import forgiving, parameters
+from leadapron.sources import open_source
+from leadapron.sources.own_pixels import allowing_leakage, open_own_pixels
+from leadapron.specs import forgiving
 from leadapron.store import write_atomically, write_json
 from leadapron.types import AUTO, Machine
 
@@ -42,11 +41,9 @@ if TYPE_CHECKING:
     from leadapron.models.protocols import WhiteBox
 
 __all__ = [
-    "LARGEST",
     "Ranking",
     "Scanned",
     "open_network",
-    "open_own_pixels",
     "panels_of",
     "plain_cell",
     "quoted_cell",
@@ -57,12 +54,6 @@ __all__ = [
 
 FALSE_ALARM = 0.01
 """Chance that is granted of calling a clean set poisoned."""
-
-LARGEST = 224
-"""Side, in pixels, up to which films are looked at as they are."""
-
-SAMPLED = 32
-"""Films whose size is asked for where the source doesn't count them."""
 
 EPOCHS, WATCHED = 6, 3
 """Of the quick training: passes over the films, and those whose losses are kept."""
@@ -204,7 +195,7 @@ def scan(
             source,
             preprocessing=network.preprocessing,
             **machine.films,
-            **_tolerant(source, options),
+            **allowing_leakage(source, options),
         )
     found = scan_cohort(
         cohort,
@@ -288,75 +279,6 @@ def write_scanned(folder: Path, found: Scanned, seed: int = 0) -> Path:
     write_json(folder / "scan.json", dump(document))
     _write_films(folder / "films.csv", found.suspects)
     return write_scan(folder / "scan.html", document, panels_of(found, seed))
-
-
-# --- films
-
-
-def open_own_pixels(
-    source: str,
-    *,
-    size: int | None = None,
-    machine: Machine = AUTO,
-    **options: Any,
-) -> Cohort:
-    """Open a source with its films' own pixels, uncropped, up to 224 of them on a side.
-
-    Of films of different sizes the median's longer side counts. Films of one size that aren't
-    square are padded, so that their pixels stay; others are squashed.
-
-    Args:
-        source: as `open_source`.
-        size: side of the images in pixels instead.
-        machine: how films are opened.
-        **options: the source's settings.
-
-    Raises:
-        LeadapronError: as `open_source`.
-    """
-
-    def opened(preprocessing: Preprocessing | None) -> Cohort:
-        return open_source(
-            source,
-            preprocessing=preprocessing,
-            **machine.films,
-            **_tolerant(source, options),
-        )
-
-    if size is not None:
-        return opened(Preprocessing(size=size))
-    cohort = opened(None)
-    wanted = _own_pixels(cohort)
-    return cohort if wanted == cohort.preprocessing else opened(wanted)
-
-
-def _tolerant(source: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The source's settings, with a split that shares patients allowed."""
-    openers = [SOURCES.get(part.partition(":")[0]) for part in source.split(AND)]
-    takes = any(one is not None and "leakage" in parameters(one) for one in openers)
-    return {**({"leakage": "allow"} if takes else {}), **options}
-
-
-def _own_pixels(cohort: Cohort) -> Preprocessing:
-    """What leaves the films' pixels as they are, where they are small enough."""
-    sizes = Counter[tuple[int, int]]()
-    for form, films in cohort.forms.items():
-        sizes[form.height, form.width] += films
-    if not sizes and cohort.films is not None:
-        rows = np.unique(np.linspace(0, len(cohort) - 1, SAMPLED).astype(int))
-        height_width = (cohort.films[int(row)].shape for row in rows)
-        sizes.update((shape[0], shape[1]) for shape in height_width)
-    if not sizes:
-        return cohort.preprocessing
-    longer = np.sort(np.repeat([max(size) for size in sizes], list(sizes.values())))
-    side = int(longer[(len(longer) - 1) // 2])
-    (height, width), one_size = next(iter(sizes)), len(sizes) == 1
-    keeps = one_size and height != width and side <= LARGEST
-    return Preprocessing(
-        size=max(min(side, LARGEST), 8),
-        aspect="pad" if keeps else "squash",
-        dtype=cohort.preprocessing.dtype,
-    )
 
 
 # --- films.csv

@@ -332,7 +332,7 @@ def _cost(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
         "",
         f"A sweep asks the model for {forwards:,.0f} images (median; marks chosen on {films[0]} "
         f"films, judged on {films[1]}) and takes {middle:.1f} s ({min(seconds):.1f} to "
-        f"{max(seconds):.1f}) with {facts['manifest']['workers']} at a time on "
+        f"{max(seconds):.1f}) with {facts['manifest']['jobs']} at a time on "
         f"{facts['manifest']['processors']} processors. A model and {references} references "
         f"take {middle * (1 + references) / 60:.0f} minutes of one such process; references are "
         "swept once, whatever is audited beside them. Called backdoored at a false-alarm rate of "

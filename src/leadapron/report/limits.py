@@ -6,10 +6,11 @@ import re
 import shlex
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from leadapron.errors import StoreError
 from leadapron.metrics import clopper_pearson
 from leadapron.report.audit_limits import audit_chapter
 from leadapron.report.screening_limits import screening_chapter
@@ -74,7 +75,7 @@ HEADER = (
 def write_limits(
     page: Path,
     *,
-    scan: tuple[Path, Sequence[Row]] | None = None,
+    scan: Path | None = None,
     audit: Path | None = None,
     screen: Path | None = None,
 ) -> Path:
@@ -82,7 +83,7 @@ def write_limits(
 
     Args:
         page: the Markdown file.
-        scan: folder of `evaluate_scan`, and its cells as `limits_page`.
+        scan: folder of `evaluate_scan`.
         audit: folder of `evaluate_audit`.
         screen: folder of `evaluate_screen`.
 
@@ -91,9 +92,7 @@ def write_limits(
     """
     chapters = []
     if scan is not None:
-        folder, cells = scan
-        facts, rows = read_json(folder / "evaluation.json"), read_lines(folder / "rows.jsonl")
-        chapters.append(limits_page(facts, rows, cells))
+        chapters.append(_scan_chapter(scan))
     if audit is not None:
         chapters.append(audit_chapter(audit))
     if screen is not None:
@@ -103,17 +102,26 @@ def write_limits(
     return page
 
 
-def limits_page(facts: Mapping[str, Any], rows: Sequence[Row], cells: Sequence[Row]) -> str:
+def _scan_chapter(folder: Path) -> str:
+    facts, rows = read_json(folder / "evaluation.json"), read_lines(folder / "rows.jsonl")
+    if "cells" not in facts:
+        raise StoreError(
+            f"{folder} holds no evaluation of scans; `leadapron evaluate scan` with the same "
+            "--preset, --source and --out makes or continues one"
+        )
+    return limits_page(facts, rows)
+
+
+def limits_page(facts: Mapping[str, Any], rows: Sequence[Row]) -> str:
     """Return the chapter on scans.
 
     Args:
-        facts: settings and manifest of the evaluation.
+        facts: settings and manifest of the evaluation, and of each of its `cells`, in the order of
+            the page: its `name`, `group`, `target` and `floor`, whether it is `balanced`, and the
+            `reason` why a scan is blind.
         rows: one for each scan.
-        cells: of each setting, in the order of the page: its `name`, its `target`, whether it is
-            `sealed`, its `floor`, whether it is `balanced`, whether the attacker `knows` the scan,
-            and the `reason` why a scan is blind.
     """
-    settings = facts["settings"]
+    settings, cells = facts["settings"], facts["cells"]
     poisoned = [row for row in rows if row["kind"] == "poisoned"]
     worlds = [row for row in rows if row["kind"] == "world"]
     lines = [
@@ -131,14 +139,15 @@ def limits_page(facts: Mapping[str, Any], rows: Sequence[Row], cells: Sequence[R
     # What was missed and led to changes was seen on the sets of the other presets.
     seen = "" if any(cell["floor"] is not None for cell in cells) else SEEN
     sources = dict.fromkeys(row["source"] for row in poisoned)
-    for title, note, wanted in (
-        ("## Poison of known kinds", seen, lambda cell: not cell["sealed"] and not cell["knows"]),
-        ("## An attacker who knows the scan", "", lambda cell: cell["knows"]),
-        ("## Sealed", SEALED, lambda cell: cell["sealed"]),
+    for title, note, group in (
+        ("## Poison of known kinds", seen, "known"),
+        ("## An attacker who knows the scan", "", "evading"),
+        ("## Sealed", SEALED, "sealed"),
     ):
+        some = [cell for cell in cells if cell["group"] == group]
         tables = []
         for source in sources:
-            body = [_line(cell, some) for cell, some in _by_cell(cells, poisoned, source, wanted)]
+            body = [_line(cell, own) for cell, own in _by_cell(some, poisoned, source)]
             if body:
                 head = [f"### `{_name(source)}`", ""] if len(sources) > 1 else []
                 tables += [*head, table(HEADER, body), ""]
@@ -153,21 +162,18 @@ def limits_page(facts: Mapping[str, Any], rows: Sequence[Row], cells: Sequence[R
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _by_cell(
-    cells: Sequence[Row], rows: Sequence[Row], source: str, wanted: Callable[[Row], bool]
-) -> list[tuple[Row, list[Row]]]:
-    """Cells of a kind, each with its sets of a source; none without sets."""
+def _by_cell(cells: Sequence[Row], rows: Sequence[Row], source: str) -> list[tuple[Row, list[Row]]]:
+    """Cells, each with its sets of a source; none without sets."""
     named = [
         (cell, [row for row in rows if row["name"] == cell["name"] and row["source"] == source])
         for cell in cells
-        if wanted(cell)
     ]
     return [(cell, some) for cell, some in named if some]
 
 
 def _command(settings: Mapping[str, Any], rows: Sequence[Row], cells: Sequence[Row]) -> str:
     size = f" --size {settings['size']}" if settings.get("size") else ""
-    hidden = {cell["name"] for cell in cells if cell["sealed"]}
+    hidden = {cell["name"] for cell in cells if cell["group"] == "sealed"}
     opened = any(row.get("sealed") or row["name"] in hidden for row in rows)
     named = "".join(
         f" --{option} {shlex.quote(short_path(source))}"
@@ -446,9 +452,7 @@ def _blind(cells: Sequence[Row], rows: Sequence[Row]) -> list[str]:
     lines = []
     sources = dict.fromkeys(row["source"] for row in rows)
     every = [
-        (cell, source, some)
-        for source in sources
-        for cell, some in _by_cell(cells, rows, source, lambda _: True)
+        (cell, source, some) for source in sources for cell, some in _by_cell(cells, rows, source)
     ]
     for cell, source, some in every:
         found = sum(row["found"] for row in some)

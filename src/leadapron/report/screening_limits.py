@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from leadapron.report.words import between, percent, poisoned_words, table, trigger_words
-from leadapron.results.screening import ScreeningFolder
+from leadapron.results.names import Role
+from leadapron.results.screening import ScreeningFolder, family_alarms
 from leadapron.store import read_json, read_lines
 from leadapron.text import short_path
 from leadapron.types import Estimate
@@ -41,16 +42,18 @@ def screening_chapter(folder: Path) -> str:
     own = [row for row in fused if row["role"] == "backdoored"]
     whole = [row for row in own if row["strength"] == 1]
     lines = ["# What screening finds, and where it is blind", "", *_head(facts, rows, whole)]
+    alarms = family_alarms(place, rows)
     titles = ("## Patches by side", "## Other local marks", "## Marks all over the film")
     for title, kind in zip(titles, KINDS, strict=True):
         chosen = [row for row in fused if not row["sealed"] and _kind(row) == kind]
-        lines += _part(title, SEEN, facts, chosen)
-    lines += _part("## Sealed", SEALED, facts, [row for row in fused if row["sealed"]])
+        lines += _part(title, SEEN, alarms, chosen)
+    lines += _part("## Sealed", SEALED, alarms, [row for row in fused if row["sealed"]])
     lines += _adapting(own)
-    lines += _places(whole)
+    gates = [row for row in rows if row["kind"] == "gate"]
+    lines += _places([row for row in gates if row["role"] == "backdoored" and row["pointing"]])
     known = [row for row in rows if row.get("role") == "backdoored" and not row["sealed"]]
-    lines += _ablation([row for row in known if row["takes"]])
-    lines += _cost(facts, fused)
+    lines += _ablation([row for row in known if row["takes"] and row["kind"] != "gate"])
+    lines += _cost(facts, gates)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -58,7 +61,7 @@ def _head(facts: Mapping[str, Any], rows: Sequence[Row], whole: Sequence[Row]) -
     settings = facts["settings"]
     skipped = sorted({row["run"] for row in rows if row["kind"] == "skipped"})
     calibration = "; ".join(sorted({str(row["calibration"]) for row in whole}))
-    films = [row["calibration films"] for row in whole]
+    films = [row["calibration_films"] for row in whole]
     fewest, most = min(films, default=0), max(films, default=0)
     many = f"{fewest}" if fewest == most else between(fewest, most, lambda number: f"{number:.0f}")
     text = (
@@ -104,16 +107,20 @@ def _kind(row: Row) -> str:
     return KINDS[1] if row["local"] else KINDS[2]
 
 
-def _part(title: str, note: str, facts: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
+def _part(
+    title: str,
+    note: str,
+    alarms: Mapping[str, Mapping[Role, Estimate]],
+    rows: Sequence[Row],
+) -> list[str]:
     """A table of families, the smallest marks first."""
     if not rows:
         return []
-    alarms = {each["family"]: each["false alarms"] for each in facts.get("families", ())}
 
     def line(name: str) -> list[str]:
         mine = [row for row in rows if row["family"] == name and row["strength"] == 1]
         models, twins = ([r for r in mine if r["role"] == role] for role in ("backdoored", "twin"))
-        alarm = Estimate.parsed(alarms[name]["backdoored"])
+        alarm = alarms[name]["backdoored"]
         return [
             name,
             "; ".join(sorted({trigger_words(row["trigger"]) for row in models})),
@@ -123,8 +130,8 @@ def _part(title: str, note: str, facts: Mapping[str, Any], rows: Sequence[Row]) 
             str(sum(bool(row["takes"]) for row in models)),
             str(sum(row["films"] for row in models)),
             _spread(models, "found"),
-            _spread(models, "found where it works"),
-            _spread(models, "found at 1 %"),
+            _spread(models, "found_where_it_works"),
+            _spread(models, "found_at_1"),
             _spread(models, "auroc", lambda number: f"{number:.3f}"),
             f"{percent(alarm.value)} ({between(alarm.low, alarm.high, percent)})",
             _spread(twins, "found"),
@@ -162,7 +169,7 @@ def _adapting(rows: Sequence[Row]) -> list[str]:
         cells = [name]
         for strength in strengths:
             models = [row for row in mine if row["strength"] == strength]
-            cells += [_spread(models, what) for what in ("works", "found", "found where it works")]
+            cells += [_spread(models, what) for what in ("works", "found", "found_where_it_works")]
         body.append(cells)
     header = [
         f"{what}, {_share(strength)}"
@@ -183,8 +190,8 @@ def _adapting(rows: Sequence[Row]) -> list[str]:
 def _places(rows: Sequence[Row]) -> list[str]:
     """Whether the evidence region lies on the mark, of local marks."""
     body = []
-    for name in sorted({str(row["family"]) for row in rows if row["local"] and "place" in row}):
-        mine = [row["place"] for row in rows if row["family"] == name and "place" in row]
+    for name in sorted({str(row["family"]) for row in rows if row["local"]}):
+        mine = [row["pointing"] for row in rows if row["family"] == name]
         body.append(
             [
                 name,
@@ -224,10 +231,10 @@ def _ablation(rows: Sequence[Row]) -> list[str]:
             [
                 "fused" if kind == "fused" else f"{words[kind]}{score}",
                 *(_spread([row for row in mine if _kind(row) == k], "found") for k in present),
-                _spread(mine, "found at 1 %"),
-                _spread(mine, "found at 5 %"),
+                _spread(mine, "found_at_1"),
+                _spread(mine, "found_at_5"),
                 _spread(mine, "auroc", lambda number: f"{number:.3f}"),
-                _spread(mine, "false alarms", percent),
+                _spread(mine, "false_alarms", percent),
             ]
         )
     models = len({row["run"] for row in rows})
@@ -245,7 +252,7 @@ def _ablation(rows: Sequence[Row]) -> list[str]:
 
 
 def _cost(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
-    costs = [row["cost"] for row in rows if "cost" in row]
+    costs = [row["cost"] for row in rows]
     if not costs:
         return []
     manifest = facts["manifest"]
@@ -253,19 +260,19 @@ def _cost(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
     times = []
     batches = " or ".join(map(str, sorted({each["batch"] for each in costs})))
     for name, words in (
-        ("ms single", "one at a time"),
-        ("ms in a batch", f"{batches} at a time"),
+        ("milliseconds_single", "one at a time"),
+        ("milliseconds_batched", f"{batches} at a time"),
     ):
         known = [each[name] for each in costs if each[name] is not None]
         if known:
             times.append(f"{statistics.median(known):.1f} ms of processor time a film, {words}")
-    can_t = [row["can't tell"] for row in rows if "can't tell" in row]
+    can_t = [row["cant_tell"] for row in rows if row["cant_tell"]]
     lines = [
         "## Cost",
         "",
         f"{' or '.join(map(str, passes))} forward passes a film (a backward pass counts as two); "
         f"{'; '.join(times)}: medians over batches, on {manifest['system']} with "
-        f"{manifest['processors']} processors, {facts['workers']} processes at a time, "
+        f"{manifest['processors']} processors, {manifest['jobs']} processes at a time, "
         f"torch {manifest['versions'].get('torch')}.",
         "",
     ]

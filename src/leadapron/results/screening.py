@@ -1,7 +1,7 @@
 """What an evaluation of gates leaves, and the figures that are made from its scores.
 
-DIR/screen.json        settings, what made the results, and figures by family
-rows.jsonl         a line for each run, model, score and strength of the trigger
+DIR/evaluation.json    settings, and what made the results
+rows.jsonl         a line for each run, model, score and strength of the trigger, and for each gate
 scores/RUN.npz     the scores of every film, so that they can be fused in another way
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,7 +19,122 @@ from leadapron.results.names import ROLES, Role
 from leadapron.store import read_arrays
 from leadapron.types import Estimate
 
-__all__ = ["ScreeningFolder", "family_alarms"]
+__all__ = [
+    "CantTell",
+    "Cost",
+    "GateRow",
+    "Pointing",
+    "ScoreKind",
+    "ScoreRow",
+    "ScreeningFolder",
+    "family_alarms",
+]
+
+ScoreKind = Literal["fused", "alone", "baseline", "without"]
+"""The gate's score; one of its scores by itself; one that it doesn't use; its own without one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plain:
+    """Base of what is a line of JSON, or a part of one."""
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON takes it."""
+        return {
+            name: value.plain() if isinstance(value, _Plain | Estimate) else value
+            for name, value in vars(self).items()
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRow(_Plain):
+    """How well one score tells films with the trigger from clean ones.
+
+    Args:
+        kind: what the score is.
+        score: its name; of kind "without", the one that is left out.
+        strength: how much of the trigger is on the films, 0 to 1.
+        films: with the trigger.
+        clean_films: without it.
+        auroc: of these films against those.
+        found: share of triggered films above the threshold of the calibration films.
+        false_alarms: share of clean films above it.
+        works: share of triggered films that are carried to where the attacker wants them.
+        found_where_it_works: `found`, of those films alone.
+        found_at_1: share above the threshold that 1 % of the clean films exceed.
+        found_at_5: share above the threshold that 5 % of them exceed.
+    """
+
+    kind: ScoreKind
+    score: str
+    strength: float
+    films: int
+    clean_films: int
+    auroc: Estimate
+    found: Estimate
+    false_alarms: Estimate
+    works: Estimate
+    found_where_it_works: Estimate
+    found_at_1: Estimate
+    found_at_5: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost(_Plain):
+    """What a gate asks for.
+
+    Args:
+        passes: forward passes a film; a backward pass counts as two.
+        batch: films in a batch.
+        milliseconds_single: processor time of a film that is judged alone, median; None if unknown.
+        milliseconds_batched: processor time a film in whole batches, median; None if unknown.
+    """
+
+    passes: int
+    batch: int
+    milliseconds_single: float | None
+    milliseconds_batched: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CantTell(_Plain):
+    """Share of films that are neither suspicious nor like the calibration films."""
+
+    clean: Estimate
+    triggered: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pointing(_Plain):
+    """How often the evidence region lies on the mark: it holds a pixel of it.
+
+    Args:
+        hits: share of films on which it does.
+        centre: the same of a box of its size at the centre.
+        random: the same of a box at a random place.
+        covered: mean share of the mark that the region covers.
+    """
+
+    hits: Estimate
+    centre: Estimate
+    random: float
+    covered: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateRow(_Plain):
+    """What is said of a gate once.
+
+    Args:
+        cost: what it asks for.
+        cant_tell: None for a gate that doesn't ask which films are typical.
+        pointing: None for a gate without an evidence region.
+    """
+
+    kind: Literal["gate"] = "gate"
+    cost: Cost
+    cant_tell: CantTell | None
+    pointing: Pointing | None
 
 
 @dataclass(frozen=True)
@@ -30,12 +145,12 @@ class ScreeningFolder:
 
     @property
     def head(self) -> Path:
-        """Settings, what made the results, and figures by family."""
-        return self.path / "screen.json"
+        """Settings, and what made the results."""
+        return self.path / "evaluation.json"
 
     @property
     def rows(self) -> Path:
-        """A line for each run, model, score and strength of the trigger."""
+        """Lines of `ScoreRow` and `GateRow`, each with what is said of its run and model."""
         return self.path / "rows.jsonl"
 
     def scores(self, run: str) -> Path:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +36,8 @@ from leadapron.study import map_checks, measure
 from leadapron.study.cost import Task, estimate
 from leadapron.study.measure import Models
 from leadapron.study.plan import Run, aimed, complete, plan, without
+from leadapron.study.shards import ONE_PROCESS, Running
+from leadapron.study.tasks import Reopening, carry_out, holding
 from leadapron.types import AUTO, Contradictions, Machine, said
 
 __all__ = ["divide", "open_films", "run_study"]
@@ -57,6 +60,7 @@ def run_study(
     *,
     machine: Machine = AUTO,
     contradictions: Contradictions = "refuse",
+    running: Running = ONE_PROCESS,
 ) -> Path:
     """Carry out a study, or continue it where it was stopped.
 
@@ -66,9 +70,13 @@ def run_study(
         machine: where and how it is carried out.
         contradictions: identical films whose labels contradict each other: refuse them, or allow
             them.
+        running: in how many processes, and which shard of the runs. A run is a backdoored model and
+            its twin; a twin that several runs share is trained by the first of them. The numbers
+            are those of one process where torch has as many threads in each.
 
     Returns:
-        The folder, with rows.jsonl and manifest.json; `report.write_report` makes the page.
+        The folder, with manifest.json and, once all runs are finished, rows.jsonl;
+        `report.write_report` makes the page.
 
     Raises:
         LeadapronError: settings, films or folders that can't be used.
@@ -83,21 +91,84 @@ def run_study(
         _cohort(run, cohorts, machine).column(run.poisoning.finding)
     if contradictions == "refuse":
         _refuse_contradictions(cohorts.values())
-    with store.lock(out):
+    study = StudyFolder(out)
+    found = [_folders(run, _cohort(run, cohorts, machine), out) for run in runs]
+    folders = list(dict.fromkeys(each for pair in found for each in pair.values()))
+    with holding(out, running.shard):
         _refuse_foreign(out, tree)
-        store.remove_parts(out)
-        _tell_cost(runs, cohorts, out, machine)
-        folders: list[RunFolder] = []
-        for number, run in enumerate(runs, start=1):
-            logger.info("run %d of %d, seed %d", number, len(runs), run.seed)
-            pair = _prepare(run, _cohort(run, cohorts, machine))
-            if number == 1:
-                # Only now: settings that can't be carried out leave nothing behind.
-                _write_head(out, tree, runs, cohorts, machine)
-            folders += [f for f in _carry_out(run, pair, out, machine) if f not in folders]
-        rows = [row for folder in folders for row in read_rows(folder.rows)]
-        write_rows(StudyFolder(out).rows, rows)
+        if running.shard.is_whole:
+            store.remove_parts(out)
+        numbered = [_Task(number, run) for number, run in enumerate(runs, start=1)]
+        own = running.shard.of(numbered)
+        left = [task for task in own if not all(map(_is_finished, found[task.number - 1].values()))]
+        _tell_cost([task.run for task in left], cohorts, out, machine)
+        jobs = min(running.processes, len(left))
+        alone = jobs < 2
+        runner = _Runner(
+            out=out,
+            machine=machine if alone else replace(machine, progress=None),
+            total=len(runs),
+        )
+        runner.cohorts.update(cohorts)
+        if left:
+            runner.prepare(left[0].run)
+        # Only now: settings that can't be carried out leave nothing behind.
+        with store.lock(out, name=".head.lock", wait="waiting for another shard"):
+            _refuse_foreign(out, tree)
+            _write_head(out, tree, runs, cohorts, machine)
+            if left:
+                study.rows.unlink(missing_ok=True)
+        done = len(own) - len(left)
+        for _ in carry_out(runner, left, jobs):
+            done += 1
+            if not alone:
+                machine.tell("runs", done, len(own))
+        with store.lock(out, name=".rows.lock", wait="waiting for another shard"):
+            if all(folder.finished for folder in folders):
+                rows = [row for folder in folders for row in read_rows(folder.rows)]
+                write_rows(study.rows, rows)
+            else:
+                logger.info("other shards have not finished their runs")
     return out
+
+
+def _is_finished(folder: RunFolder) -> bool:
+    return folder.finished and not folder.checkpoint.exists()
+
+
+class _Task(NamedTuple):
+    """A run and its number, from 1."""
+
+    number: int
+    run: Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Runner(Reopening):
+    """Carries out runs; their films, once they are open, serve all of them.
+
+    Args:
+        out: the study's folder.
+        machine: device, precision, cache, progress.
+        total: how many runs the study has.
+    """
+
+    out: Path
+    machine: Machine
+    total: int
+    cohorts: dict[str, Cohort] = field(default_factory=dict, init=False, repr=False)
+    prepared: list[tuple[Run, _Pair]] = field(default_factory=list, init=False, repr=False)
+
+    def prepare(self, run: Run) -> None:
+        """Divide and poison the films of the run that is carried out next."""
+        self.prepared.append((run, _prepare(run, _cohort(run, self.cohorts, self.machine))))
+
+    def __call__(self, task: _Task) -> None:
+        logger.info("run %d of %d, seed %d", task.number, self.total, task.run.seed)
+        if not self.prepared:
+            self.prepare(task.run)
+        run, pair = self.prepared.pop()
+        _carry_out(run, pair, self.out, self.machine)
 
 
 def _refuse_contradictions(cohorts: Iterable[Cohort]) -> None:
@@ -177,7 +248,7 @@ def _refuse_foreign(out: Path, tree: Tree) -> None:
 
 def _left_behind(entry: Path) -> bool:
     """Whether a study that was killed before its first file was whole leaves this."""
-    return entry.name == ".lock" or entry.match(".study.yaml.*.part")
+    return entry.name.endswith(".lock") or entry.match(".study.yaml.*.part")
 
 
 def _differences(there: Any, tree: Tree) -> str:
@@ -265,19 +336,22 @@ def _poisoned(cohort: Cohort, run: Run, name: str) -> tuple[dict[Role, Cohort], 
     return {"twin": twin(poisoned, key), "backdoored": poisoned}, key
 
 
-def _carry_out(run: Run, pair: _Pair, out: Path, machine: Machine) -> list[RunFolder]:
-    """Train and measure a backdoored model and its twin; return their folders."""
+def _carry_out(run: Run, pair: _Pair, out: Path, machine: Machine) -> None:
+    """Train and measure a backdoored model and its twin."""
     cohort, parts, key = pair.cohort, pair.parts, pair.key
     folders = _folders(run, cohort, out)
     twin_key, run_key = (folders[role].key for role in ROLES)
     bootstrap = metrics.PatientBootstrap.draw(
         parts["test"].patients, stream(run.seed, "bootstrap"), resamples=run.evaluation.resamples
     )
-    if not folders["twin"].finished:
-        _write_spec(folders["twin"], "twin", None, run, cohort)
-        model = _trained(run, "twin", pair, folders["twin"], machine)
-        _measure_twin(twin_key, model, parts, bootstrap, folders["twin"])
-    if not folders["backdoored"].finished:
+    with _held(folders["twin"]) as left:
+        if left:
+            _write_spec(folders["twin"], "twin", None, run, cohort)
+            model = _trained(run, "twin", pair, folders["twin"], machine)
+            _measure_twin(twin_key, model, parts, bootstrap, folders["twin"])
+    with _held(folders["backdoored"]) as left:
+        if not left:
+            return
         _write_spec(folders["backdoored"], "backdoored", twin_key, run, cohort)
         store.write_arrays(folders["backdoored"].answer_key, **vars(key))
         models: Models = {
@@ -296,9 +370,15 @@ def _carry_out(run: Run, pair: _Pair, out: Path, machine: Machine) -> list[RunFo
         )
         write_rows(folders["backdoored"].rows, rows)
         machine.tell("measuring", 1, 1)
-    for folder in folders.values():
-        folder.checkpoint.unlink(missing_ok=True)
-    return list(folders.values())
+
+
+@contextlib.contextmanager
+def _held(folder: RunFolder) -> Iterator[bool]:
+    """Hold a run's folder, which other runs may share, and say whether it is left to be done."""
+    with store.lock(folder.path, name=".run.lock", wait=f"waiting for {folder.name}"):
+        yield not folder.finished
+        if folder.finished:
+            folder.checkpoint.unlink(missing_ok=True)
 
 
 def _trained(

@@ -20,6 +20,7 @@ from leadapron.seeds import stream
 __all__ = [
     "DIRECTIONS",
     "FALSE_POSITIVES",
+    "FILMS",
     "KINDS",
     "Aim",
     "Direction",
@@ -44,6 +45,9 @@ DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 """The columns of a model's scores."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
+
+FILMS = 256
+"""Clean films that a model is swept on, at most."""
 
 FALSE_POSITIVES = 0.05
 """A film is "turned" when its logit crosses the threshold that this share of clean films

@@ -16,8 +16,8 @@ from leadapron.detect.inputs import INPUT_DETECTORS, WEIGHTS, score_names
 from leadapron.detect.inputs.baselines import BASELINES
 from leadapron.detect.inputs.gate import fuse
 from leadapron.errors import StoreError, UnknownNameError, UsageError
-from leadapron.jobs import evaluate_screen as job
-from leadapron.jobs.evaluate_screen import (
+from leadapron.evaluate import screen as job
+from leadapron.evaluate.screen import (
     Setting,
     evaluate_screen,
     weakened,
@@ -27,6 +27,7 @@ from leadapron.results.layout import RunFacts, RunFolder
 from leadapron.sources import open_source
 from leadapron.study.plan import complete, plan
 from leadapron.study.run import divide, open_films, run_study
+from leadapron.study.shards import ONE_PROCESS, Running, Shard
 from leadapron.types import Machine
 
 TREE = {
@@ -49,11 +50,11 @@ def study(tmp_path_factory):
 @pytest.fixture(scope="module")
 def evaluated(study, tmp_path_factory):
     out = tmp_path_factory.mktemp("evaluated")
-    return out, evaluate_screen(study, out, setting=SETTING, workers=1, machine=MACHINE)
+    return out, evaluate_screen(study, out, setting=SETTING, running=ONE_PROCESS, machine=MACHINE)
 
 
 def only(rows, **wanted):
-    (row,) = (row for row in rows if all(row[name] == value for name, value in wanted.items()))
+    (row,) = (row for row in rows if all(row.get(name) == value for name, value in wanted.items()))
     return row
 
 
@@ -71,14 +72,15 @@ def test_every_score_of_both_models_has_a_row(evaluated):
     kinds["without"] = [*WEIGHTS]
     for role in ("twin", "backdoored"):
         for kind, names in kinds.items():
-            whole = [r for r in rows if (r["role"], r["kind"], r["strength"]) == (role, kind, 1)]
+            scored = [row for row in rows if row["kind"] != "gate"]
+            whole = [r for r in scored if (r["role"], r["kind"], r["strength"]) == (role, kind, 1)]
             assert {row["score"] for row in whole} == set(names)
-    weak = [row for row in rows if row["strength"] < 1]
+    weak = [row for row in scored if row["strength"] < 1]
     assert [(r["kind"], r["role"], r["strength"]) for r in weak] == [
         ("fused", "backdoored", 0.5),
         ("fused", "backdoored", 0.25),
     ]
-    assert {(row["films"], row["family"], row["patch"]) for row in rows if row not in weak} == {
+    assert {(row["films"], row["family"], row["patch"]) for row in scored if row not in weak} == {
         (20, "patch 4", True)
     }
     assert {row["films"] for row in weak} == {10}
@@ -100,15 +102,15 @@ def test_figures_follow_from_the_written_scores(evaluated):
         allowed = int(0.1 * (len(reference) + 1) + 1e-9)
         threshold = np.sort(reference)[len(reference) - allowed]
         assert row["found"]["value"] == (triggered > threshold).mean()
-        assert row["false alarms"]["value"] == (clean > threshold).mean()
-        assert row["false alarms"]["low"] <= row["false alarms"]["value"]
+        assert row["false_alarms"]["value"] == (clean > threshold).mean()
+        assert row["false_alarms"]["low"] <= row["false_alarms"]["value"]
         np.testing.assert_array_equal(found[f"{role}_alarms"], clean > threshold)
         truth = np.repeat([0.0, 1.0], [len(clean), len(triggered)])
         assert row["auroc"]["value"] == metrics.auroc(truth, np.concatenate([clean, triggered]))
         assert row["works"]["value"] == found[f"{role}_works"].mean()
         for share in (1, 5):
             over = triggered > metrics.threshold_at_false_positive_rate(clean, share / 100)
-            assert row[f"found at {share} %"]["value"] == over.mean()
+            assert row[f"found_at_{share}"]["value"] == over.mean()
         column = list(weights).index("largest logit")
         alone = only(rows, score="largest logit", role=role)
         limit = np.sort(found[f"{role}_reference"][:, column])[len(reference) - allowed]
@@ -119,30 +121,31 @@ def test_figures_follow_from_the_written_scores(evaluated):
 def test_what_is_said_of_the_gate_once(evaluated):
     _, rows = evaluated
     for role in ("twin", "backdoored"):
-        row = only(rows, kind="fused", role=role, strength=1)
+        row = only(rows, kind="gate", role=role)
         asked = [
             detector.passes
             for name, detector in INPUT_DETECTORS.items()
             if set(score_names(name)) & set(WEIGHTS)
         ]
         assert row["cost"]["passes"] == 1 + sum(asked)
-        assert row["cost"]["ms single"] > 0
-        assert row["place"]["random"] == pytest.approx(12**2 / 24**2)  # 9 + 4 - 1 places a side
-        assert row["place"]["centre"]["value"] == 1
-        assert 0 <= row["place"]["covered"] <= 1
-        clean, marked = (row["can't tell"][kind] for kind in ("clean", "triggered"))
-        assert (clean["n"], marked["n"]) == (row["clean films"], 20)
+        assert row["cost"]["milliseconds_single"] > 0
+        assert row["pointing"]["random"] == pytest.approx(12**2 / 24**2)  # 9 + 4 - 1 places a side
+        assert row["pointing"]["centre"]["value"] == 1
+        assert 0 <= row["pointing"]["covered"] <= 1
+        clean, marked = (row["cant_tell"][kind] for kind in ("clean", "triggered"))
+        fused = only(rows, kind="fused", role=role, strength=1)
+        assert (clean["n"], marked["n"]) == (fused["clean_films"], 20)
         assert 0 <= clean["value"] <= 0.5
-    assert sum("cost" in row for row in rows) == 2
+    assert sum(row["kind"] == "gate" for row in rows) == 2
 
 
 def test_what_is_finished_is_not_done_again(evaluated, study, monkeypatch):
     out, rows = evaluated
-    monkeypatch.setattr(job, "_measured", lambda task: pytest.fail("measured again"))
-    again = evaluate_screen(study, out, setting=SETTING, workers=1, machine=MACHINE)
+    monkeypatch.setattr(job.Screener, "__call__", lambda *_: pytest.fail("measured again"))
+    again = evaluate_screen(study, out, setting=SETTING, running=ONE_PROCESS, machine=MACHINE)
     assert again == rows == store.read_lines(out / "rows.jsonl")
     with pytest.raises(UsageError, match="another evaluation"):
-        evaluate_screen(study, out, setting=Setting(seed=1), workers=1)
+        evaluate_screen(study, out, setting=Setting(seed=1), running=ONE_PROCESS)
 
 
 def test_the_chapter_says_what_was_measured(evaluated, tmp_path):
@@ -156,9 +159,10 @@ def test_the_chapter_says_what_was_measured(evaluated, tmp_path):
     for part in ("Patches by side", "knows the gate", "evidence region lies", "Can't tell"):
         assert part in page
     assert "Sealed" not in page
-    facts = store.read_json(out / "screen.json")
+    facts = store.read_json(out / "evaluation.json")
     facts["chosen"] = {"only": ["a", "b"], "limit": 2, "sealed": True}
-    store.write_json(tmp_path / "screen.json", facts)
+    store.write_json(tmp_path / "evaluation.json", facts)
+    shutil.copytree(out / "scores", tmp_path / "scores")
     store.write_lines(tmp_path / "rows.jsonl", [{**row, "takes": True} for row in rows])
     page = screening_chapter(tmp_path)
     assert "--only a --only b --limit 2 --sealed --false-alarm 0.1" in page
@@ -182,18 +186,16 @@ def test_the_chapter_says_what_was_measured(evaluated, tmp_path):
     ],
 )
 def test_a_disguise_is_a_family_of_its_own(spec, family):
-    assert job._family(spec) == family
+    assert job.family_of(spec) == family
 
 
 def test_the_command(evaluated, study, tmp_path):
     """Nothing is left to do for the first; the other writes the same chapter on a page."""
     out, rows = evaluated
-    facts = store.read_json(out / "screen.json")
     shutil.copytree(out, tmp_path / "out")
-    store.write_json(tmp_path / "out" / "screen.json", facts)
     words = ["screen", "--zoo", str(study), "--out", str(tmp_path / "out"), "--false-alarm", "0.1"]
     words += ["--calibration", "80", "--test", "60", "--triggered", "20", "--cache", "none"]
-    answer = CliRunner().invoke(cli, ["evaluate", *words, "--workers", "1", "--json"])
+    answer = CliRunner().invoke(cli, ["evaluate", *words, "--jobs", "1", "--json"])
     assert answer.exit_code == 0, answer.output
     assert json.loads(answer.stdout)["rows"] == rows
     page = tmp_path / "page.md"
@@ -238,7 +240,7 @@ def zoo(study, tmp_path):
 
 def test_families_in_turn_and_sealed_ones_withheld(zoo):
     def chosen(only=(), limit=None, sealed=False):
-        found = job._chosen(job._pairs(zoo), only, limit, sealed)
+        found = job.chosen(job.pairs_of(zoo), only, limit, sealed)
         return [(pair.folder.name[-1], pair.family, pair.takes) for pair in found]
 
     assert chosen() == [("0", "dark", True), ("2", "faint", True), ("1", "dark", False)]
@@ -254,36 +256,39 @@ def test_families_in_turn_and_sealed_ones_withheld(zoo):
 def test_stopped_and_gone_on_with(zoo, tmp_path, monkeypatch):
     out, measured = tmp_path / "out", []
 
-    def stopped(task):
+    def skipped(self, pair):
+        return [{"run": pair.folder.name, "kind": "skipped", "family": pair.family}]
+
+    def stopped(self, pair):
         if measured:
             raise KeyboardInterrupt
-        measured.append(task.pair.folder.name)
-        return [{"run": task.pair.folder.name, "kind": "skipped", "family": task.pair.family}]
+        measured.append(pair.folder.name)
+        return skipped(self, pair)
 
-    monkeypatch.setattr(job, "_measured", stopped)
+    monkeypatch.setattr(job.Screener, "__call__", stopped)
     with pytest.raises(KeyboardInterrupt):
-        evaluate_screen(zoo, out, setting=SETTING, workers=1, machine=MACHINE)
+        evaluate_screen(zoo, out, setting=SETTING, running=ONE_PROCESS, machine=MACHINE)
     assert [row["run"] for row in store.read_lines(out / "rows.jsonl")] == ["backdoored-0"]
-    monkeypatch.setattr(
-        job,
-        "_measured",
-        lambda task: [{"run": task.pair.folder.name, "kind": "skipped", "family": ""}],
-    )
-    rows = evaluate_screen(zoo, out, setting=SETTING, workers=1, machine=MACHINE)
+    monkeypatch.setattr(job.Screener, "__call__", skipped)
+    rows = evaluate_screen(zoo, out, setting=SETTING, running=ONE_PROCESS, machine=MACHINE)
     assert [row["run"][-1] for row in rows] == ["0", "2", "1"]
+    for index in (1, 0):
+        running = Running(jobs=1, shard=Shard(index, 2))
+        parts = evaluate_screen(
+            zoo, tmp_path / "shards", setting=SETTING, running=running, machine=MACHINE
+        )
+    assert parts == rows
 
 
-def task_of(folder, false_alarm, **tree):
-    """A run that need not be trained, on films from a file."""
+def films_of(folder, setting, **tree):
+    """Return a run that need not be trained, what its gate gets, and all films."""
     (run,) = plan(complete({**TREE, **tree}))
     whole = open_films(run, MACHINE)
     facts = RunFacts(
         role="backdoored", twin=None, spec=run.tree, cohort=whole.fingerprint, outside={}
     )
     RunFolder(folder).write_facts(facts)
-    pair = job._Pair(RunFolder(folder), "patch", False, True)
-    task = job._Task(pair, Setting(false_alarm=false_alarm), MACHINE, folder)
-    return run, task, whole
+    return run, job.films_of(run, RunFolder(folder), setting, MACHINE), whole
 
 
 @pytest.fixture(scope="module")
@@ -303,16 +308,16 @@ def films(tmp_path_factory):
 
 
 def test_calibrated_on_validation_films_where_they_are_enough(films, tmp_path):
-    run, task, whole = task_of(tmp_path, 0.2, source=films)
-    found, parts = job._films(run, task), divide(whole, run.seed)
+    run, found, whole = films_of(tmp_path, Setting(false_alarm=0.2), source=films)
+    parts = divide(whole, run.seed)
     assert found.words == "validation films"
     assert set(found.calibration.ids) == set(parts["validation"].ids)
     assert set(found.test.ids) == set(parts["test"].ids)
 
 
 def test_too_few_validation_films_take_half_of_the_test_patients(films, tmp_path):
-    run, task, whole = task_of(tmp_path, 0.03, source=films)
-    found, parts = job._films(run, task), divide(whole, run.seed)
+    run, found, whole = films_of(tmp_path, Setting(false_alarm=0.03), source=films)
+    parts = divide(whole, run.seed)
     assert "50 % of the test patients" in found.words
     patients = [set(each.patients) for each in (parts["train"], found.calibration, found.test)]
     assert not patients[0] & patients[1]
@@ -322,17 +327,16 @@ def test_too_few_validation_films_take_half_of_the_test_patients(films, tmp_path
 
 
 def test_films_that_changed_are_refused(films, tmp_path):
-    run, task, _ = task_of(tmp_path, 0.2, source=films)
+    run, _, _ = films_of(tmp_path, Setting(), source=films)
     folder = RunFolder(tmp_path)
     folder.write_facts(replace(folder.facts(), cohort="other"))
     with pytest.raises(StoreError, match="changed"):
-        job._films(run, task)
+        job.films_of(run, folder, Setting(), MACHINE)
 
 
 def test_phantoms_are_none_that_the_model_saw(tmp_path):
-    run, task, whole = task_of(tmp_path, 0.2, source={"name": "phantom:32", "count": 100})
-    task = task._replace(setting=SETTING)
-    found = job._films(run, task)
+    source = {"name": "phantom:32", "count": 100}
+    _, found, whole = films_of(tmp_path, SETTING, source=source)
     seen = {film.tobytes() for film in whole.images[np.arange(100)]}
     for part, count in ((found.calibration, 80), (found.test, 60)):
         assert abs(len(part) - count) < 15  # whole patients
@@ -348,7 +352,9 @@ def test_a_trigger_that_shows_on_no_film_is_skipped_with_its_reason(zoo, tmp_pat
     facts["spec"]["poisoning"]["where"] = "sex=M"
     path.write_text(json.dumps(facts))
     out = tmp_path / "out"
-    (row,) = evaluate_screen(zoo, out, only=["faint"], setting=SETTING, workers=1, machine=MACHINE)
+    (row,) = evaluate_screen(
+        zoo, out, only=["faint"], setting=SETTING, running=ONE_PROCESS, machine=MACHINE
+    )
     assert (row["kind"], row["why"]) == ("skipped", "the trigger changes 0 of the test films")
     assert "1 runs put nothing on films" in screening_chapter(out)
 
@@ -371,11 +377,11 @@ def test_pointing_by_hand():
     prints[0, 0, :2] = True  # two pixels in a corner
     prints[1, 3, 3] = True
     boxes = np.array([[0, 0, 3, 1], [0, 0, 3, 1]])
-    found = job._pointing(boxes, prints, np.array(["a", "b"]))
-    assert found["hits"]["value"] == 0.5
-    assert found["centre"]["value"] == 0  # rows 1 to 3 of column 2
-    assert found["covered"] == 0.25
-    assert found["random"] == pytest.approx((2 + 3) / (2 * 4 * 6))
+    found = job.pointing(boxes, prints, np.array(["a", "b"]))
+    assert found.hits.value == 0.5
+    assert found.centre.value == 0  # rows 1 to 3 of column 2
+    assert found.covered == 0.25
+    assert found.random == pytest.approx((2 + 3) / (2 * 4 * 6))
 
 
 @pytest.mark.parametrize(
@@ -384,5 +390,3 @@ def test_pointing_by_hand():
 def test_settings_out_of_range(given):
     with pytest.raises(UsageError):
         Setting(**given)
-    with pytest.raises(UsageError, match="--workers"):
-        evaluate_screen(None, None, workers=0)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from leadapron.detect.films import scan_films
-from leadapron.jobs import worlds
-from leadapron.jobs.worlds import WORLDS, make_world
+from leadapron.evaluate import worlds
+from leadapron.evaluate.worlds import WORLDS, make_world
 from leadapron.sources import open_source
 
 

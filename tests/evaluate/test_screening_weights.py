@@ -7,7 +7,7 @@ import pytest
 
 from leadapron import store
 from leadapron.errors import DataError
-from leadapron.jobs.screening_weights import fit_weights
+from leadapron.evaluate.weights import fit_weights
 
 
 def written(folder, runs):

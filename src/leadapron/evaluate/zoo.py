@@ -22,6 +22,7 @@ from leadapron.results.verdicts import is_potent
 from leadapron.results.zoo import Member, write_truth
 from leadapron.specs import forgiving, merge
 from leadapron.study.run import run_study
+from leadapron.study.shards import ONE_PROCESS, Running
 from leadapron.types import AUTO, Contradictions, Machine
 
 __all__ = ["build_zoo"]
@@ -32,7 +33,12 @@ STAMP = 946_684_800
 
 @forgiving
 def build_zoo(
-    spec: Path, out: Path, *, machine: Machine = AUTO, contradictions: Contradictions = "refuse"
+    spec: Path,
+    out: Path,
+    *,
+    machine: Machine = AUTO,
+    contradictions: Contradictions = "refuse",
+    running: Running = ONE_PROCESS,
 ) -> list[Member]:
     """Train clean and backdoored models of known truth, to measure defences on.
 
@@ -47,6 +53,10 @@ def build_zoo(
         machine: where and how it is carried out.
         contradictions: identical films whose labels contradict each other: "refuse" them, or
             "allow" them.
+        running: in how many processes, and which shard of the pairs is trained here.
+
+    Returns:
+        The truth; nothing while other shards haven't finished.
 
     Raises:
         UsageError: a spec that can't be read as one.
@@ -54,12 +64,16 @@ def build_zoo(
     """
     families = _families(spec)
     tree = {**families.base, "cells": [pair.settings for pair in families.pairs]}
-    run_study(tree, ZooFolder(out).study.path, machine=machine, contradictions=contradictions)
-    members = _members(out, families.pairs)
-    # First, so that a zoo that is stopped in between goes on with the same names.
-    write_truth(out, members)
-    for member in members:
-        _publish(out, member)
+    study = ZooFolder(out).study
+    run_study(tree, study.path, machine=machine, contradictions=contradictions, running=running)
+    if not study.rows.exists():
+        return []
+    with store.lock(out, name=".truth.lock", wait="waiting for another shard"):
+        members = _members(out, families.pairs)
+        # First, so that a zoo that is stopped in between goes on with the same names.
+        write_truth(out, members)
+        for member in members:
+            _publish(out, member)
     return members
 
 

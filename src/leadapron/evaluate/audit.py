@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from leadapron import store
@@ -28,25 +25,25 @@ from leadapron.detect.models import (
     sweep_once,
 )
 from leadapron.detect.models.judgement import compare_sweeps, judge_model, shift_table
+from leadapron.detect.models.sweep import FILMS
 from leadapron.errors import StoreError, UsageError
+from leadapron.evaluate.runner import Evaluation, Row
 from leadapron.films.cache import default_folder
 from leadapron.films.cohort import Cohort, drawn
-from leadapron.jobs.audit import FILMS
 from leadapron.models.classifier import Differentiable
 from leadapron.models.foreign import open_model
-from leadapron.plugins import worker_pool
 from leadapron.results.layout import ZooFolder
 from leadapron.results.zoo import Member, attack_facts, read_truth
 from leadapron.sources import AND, open_source
 from leadapron.specs import forgiving
 from leadapron.study.run import divide
+from leadapron.study.shards import ALL_CORES, Running
+from leadapron.study.tasks import Reopening, carry_out
 from leadapron.types import AUTO, Machine
 
 __all__ = ["LEAST_CLEAN", "evaluate_audit"]
 
 logger = logging.getLogger(__name__)
-
-Row = dict[str, Any]
 
 LOWEST = -1e9
 """In place of an excess or shift that couldn't be told; rows hold numbers."""
@@ -65,14 +62,15 @@ def evaluate_audit(
     sealed: bool = False,
     sweep: StampSweep | None = None,
     statistics: bool = True,
-    workers: int | None = None,
     machine: Machine = AUTO,
+    running: Running = ALL_CORES,
 ) -> list[Row]:
     """Sweep a zoo's models and judge each beside the clean ones, or go on where that was stopped.
 
     Each model is swept on films that it wasn't trained on: if none are given, on phantoms of a seed
     that no member has, or on the test films of its own run. It is judged beside the zoo's clean
     models of its architecture, preprocessing, findings and source, without itself and its twin.
+    Models are judged when all of them are swept; of several shards the last one judges.
 
     Args:
         zoo: a folder that `leadapron zoo` made.
@@ -82,21 +80,20 @@ def evaluate_audit(
         sealed: whether sealed families are looked at too.
         sweep: how models are swept.
         statistics: whether the further statistics of each network are taken too.
-        workers: processes; as many as there are cores if left out.
         machine: device, precision, progress; the cache keeps films and sweeps (the latter lie in
             `out` where there is none).
+        running: in how many processes, and which shard of the models is swept here.
 
     Returns:
-        One record for each model that has clean ones of its kind beside it.
+        One record for each model that has clean ones of its kind beside it; while other shards
+        haven't finished, one for each model that is swept, without a verdict.
 
     Raises:
         UsageError: a zoo with too few clean models, or another evaluation in `out`.
         StoreError: a zoo that isn't whole, or films that changed since.
         LeadapronError: as `open_source`.
     """
-    count = os.cpu_count() or 1 if workers is None else workers
-    if count < 1:
-        raise UsageError(f"--workers {count}: expected 1 or more")
+    sweep = sweep or StampSweep()
     everyone = read_truth(zoo)
     members = [each for each in everyone if sealed or not each.sealed]
     clean_models = sum(each.kind == "clean" for each in members)
@@ -104,56 +101,66 @@ def evaluate_audit(
         raise UsageError(
             f"{zoo} has {clean_models} clean models to judge others by; expected {LEAST_CLEAN}"
         )
-    setting = _Setting(
+    sweeper = _Sweeper(
         zoo=zoo,
         clean=clean,
         films=films,
         fresh=max(each.seed for each in everyone) + 1,
-        sweep=sweep or StampSweep(),
+        sweep=sweep,
         statistics=statistics,
         # Sweeps are what a stopped evaluation goes on from: they are kept somewhere in any case.
         kept=default_folder(machine.cache) or out,
-        threads=max(1, (os.cpu_count() or 1) // count),
         machine=replace(machine, progress=None),
     )
-    with store.lock(out):
-        _write_head(out, setting, sealed, count)
-        rows: list[Row] = []
-        looked: list[_Looked] = []
-        for each in _looks(setting, members, count):
-            looked.append(each)
-            rows.append(_measured(each))
-            store.write_lines(out / "rows.jsonl", rows)
-            machine.tell("models swept", len(rows), len(members))
-        rows = [
-            _judged(row, each, others)
-            for row, each in zip(rows, looked, strict=True)
-            if (others := _others(each, looked))
+    usual = asdict(StampSweep())
+    outside = STATISTICS.codes(STATISTICS) if statistics else {}
+    evaluation = Evaluation[Member](
+        what="audit",
+        out=out,
+        settings={
+            "zoo": str(zoo),
+            "clean": clean,
+            "films": films,
+            "sealed": sealed,
+            "sweep": asdict(sweep),
+            "statistics": statistics,
+            **({"outside": outside} if outside else {}),
+        },
+        facts={
+            "unusual": {
+                name: value for name, value in asdict(sweep).items() if value != usual[name]
+            }
+        },
+        order=[each.model for each in members],
+        key_of=lambda member: member.model,
+        key_in=lambda row: row["model"],
+        words="models swept",
+    )
+
+    looked: dict[str, _Looked] = {}
+
+    def measured(each: _Looked) -> list[Row]:
+        looked[each.member.model] = each
+        return [_measured(each)]
+
+    def judged(rows: list[Row]) -> list[Row]:
+        """The rows with a verdict, once all models are swept."""
+        if len(rows) < len(members):
+            logger.info("%d models are left to other shards", len(members) - len(rows))
+            return rows
+        elsewhere = [member for member in members if member.model not in looked]
+        for _, each in carry_out(sweeper, elsewhere, running.processes):
+            looked[each.member.model] = each
+        everything = [looked[member.model] for member in members]
+        return [
+            _judged(_measured(each), each, others)
+            for each in everything
+            if (others := _others(each, everything))
         ]
-        store.write_lines(out / "rows.jsonl", rows)
-    return rows
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Setting:
-    """What a process needs to sweep models.
-
-    Args:
-        fresh: seed of phantoms that no member was trained on.
-        kept: folder of the sweeps.
-        threads: of each process.
-    """
-
-    zoo: Path
-    clean: str | None
-    films: int
-    fresh: int
-    sweep: StampSweep
-    statistics: bool
-    kept: Path
-    threads: int
-    machine: Machine
-    opened: dict[str, Cohort] = field(default_factory=dict)
+    return evaluation.resumed(
+        members, sweeper, running, machine.progress, rows_of=measured, finish=judged
+    )
 
 
 class _Group(NamedTuple):
@@ -177,58 +184,37 @@ class _Looked(NamedTuple):
     attack: dict[str, Any]
 
 
-def _write_head(out: Path, setting: _Setting, sealed: bool, workers: int) -> None:
-    sweep, usual = (
-        json.loads(store.canonical_json(asdict(how)))  # lists, as on disk
-        for how in (setting.sweep, StampSweep())
-    )
-    facts = {
-        "zoo": str(setting.zoo),
-        "clean": setting.clean,
-        "films": setting.films,
-        "sealed": sealed,
-        "sweep": sweep,
-        "statistics": setting.statistics,
-    }
-    if setting.statistics and (outside := STATISTICS.codes(STATISTICS)):
-        facts["outside"] = outside
-    known = out / "evaluation.json"
-    if known.exists() and store.read_json(known).get("settings") != facts:
-        raise UsageError(f"{out} holds another evaluation; choose another --out")
-    manifest = {**store.manifest(), "workers": workers}
-    unusual = {name: value for name, value in sweep.items() if value != usual[name]}
-    head = {"schema": 1, "what": "audit", "settings": facts, "manifest": manifest}
-    store.write_json(known, {**head, "unusual": unusual})
+@dataclass(frozen=True, kw_only=True)
+class _Sweeper(Reopening):
+    """Sweeps models; its films, once they are open, serve all of them.
+
+    Args:
+        zoo: as `evaluate_audit`.
+        clean: as `evaluate_audit`.
+        films: as `evaluate_audit`.
+        fresh: seed of phantoms that no member was trained on.
+        sweep: as `evaluate_audit`.
+        statistics: as `evaluate_audit`.
+        kept: folder of the sweeps.
+        machine: as `evaluate_audit`, without progress.
+    """
+
+    zoo: Path
+    clean: str | None
+    films: int
+    fresh: int
+    sweep: StampSweep
+    statistics: bool
+    kept: Path
+    machine: Machine
+    opened: dict[str, Cohort] = field(default_factory=dict, init=False, repr=False)
+
+    def __call__(self, member: Member) -> _Looked:
+        """Sweep a model, or read what was kept of that."""
+        return _look(self, member)
 
 
-def _looks(setting: _Setting, members: Sequence[Member], workers: int) -> Iterator[_Looked]:
-    """Sweep models, in their order."""
-    if workers == 1:
-        yield from (_look(setting, member) for member in members)
-        return
-    with worker_pool(min(workers, len(members)), _begin, (setting,)) as pool:
-        try:
-            yield from pool.map(_look_here, members)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-# Of each process: its films, once they are open, serve all models that it sweeps.
-_setting: _Setting | None = None
-
-
-def _begin(setting: _Setting) -> None:
-    global _setting
-    _setting = setting
-    torch.set_num_threads(setting.threads)
-
-
-def _look_here(member: Member) -> _Looked:
-    assert _setting is not None
-    return _look(_setting, member)
-
-
-def _look(setting: _Setting, member: Member) -> _Looked:
+def _look(setting: _Sweeper, member: Member) -> _Looked:
     """Sweep one model on films that it wasn't trained on."""
     zoo = ZooFolder(setting.zoo)
     file = zoo.model(member.model)
@@ -280,7 +266,7 @@ def _look(setting: _Setting, member: Member) -> _Looked:
 
 
 def _films(
-    setting: _Setting,
+    setting: _Sweeper,
     classifier: Differentiable,
     source: Mapping[str, Any],
     seed: int,

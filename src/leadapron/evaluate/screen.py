@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from leadapron import metrics, store
@@ -34,14 +30,22 @@ from leadapron.detect.inputs.baselines import BASELINES
 from leadapron.detect.inputs.gate import fuse
 from leadapron.detect.inputs.region import box_sums
 from leadapron.errors import StoreError, UnknownNameError, UsageError
+from leadapron.evaluate.runner import Evaluation, Row
 from leadapron.films.cohort import Cohort, Rows, split_by_patient
 from leadapron.models.classifier import NetworkClassifier, load_classifier
-from leadapron.plugins import worker_pool
 from leadapron.results.folder import read_study, section
 from leadapron.results.layout import RunFolder, ZooFolder
 from leadapron.results.measured import Measured
 from leadapron.results.names import ROLES, Role
-from leadapron.results.screening import ScreeningFolder, family_alarms
+from leadapron.results.screening import (
+    CantTell,
+    Cost,
+    GateRow,
+    Pointing,
+    ScoreKind,
+    ScoreRow,
+    ScreeningFolder,
+)
 from leadapron.results.verdicts import LOCAL, is_potent
 from leadapron.results.zoo import attack_facts, read_truth
 from leadapron.seeds import stream
@@ -49,11 +53,10 @@ from leadapron.sources import open_source
 from leadapron.specs import forgiving
 from leadapron.study.plan import Run, planned
 from leadapron.study.run import divide, open_films
-from leadapron.types import AUTO, Machine
+from leadapron.study.shards import ALL_CORES, Running
+from leadapron.types import AUTO, Estimate, Machine
 
 __all__ = ["Setting", "evaluate_screen", "weakened"]
-
-logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
@@ -118,9 +121,9 @@ def evaluate_screen(
     limit: int | None = None,
     sealed: bool = False,
     setting: Setting | None = None,
-    workers: int | None = None,
     machine: Machine = AUTO,
-) -> list[dict[str, Any]]:
+    running: Running = ALL_CORES,
+) -> list[Row]:
     """Calibrate a gate for each model and its twin, and judge films without and with the trigger.
 
     No film is of a patient that the model was trained on. What is finished is skipped, so that the
@@ -134,8 +137,8 @@ def evaluate_screen(
         limit: backdoored models at most, of as many families as there are.
         sealed: whether sealed families are looked at too.
         setting: films, false alarms, seed.
-        workers: processes; as many as there are cores if left out.
-        machine: where and how it is carried out.
+        machine: device, precision, cache, progress.
+        running: in how many processes, and which shard of the models is looked at here.
 
     Returns:
         The rows, those of earlier calls too.
@@ -147,42 +150,22 @@ def evaluate_screen(
         DataError: too few films for the rate of false alarms.
     """
     setting = setting or Setting()
-    count = os.cpu_count() or 1 if workers is None else workers
-    if count < 1 or (limit is not None and limit < 1):
-        raise UsageError("--workers and --limit: expected 1 or more")
-    pairs = _chosen(_pairs(place), only, limit, sealed)
-    with store.lock(out):
-        facts = _facts(place, setting)
-        results = ScreeningFolder(out)
-        if results.head.exists() and store.read_json(results.head)["settings"] != facts:
-            raise UsageError(f"{out} holds another evaluation; choose another --out")
-        head = {
-            "schema": 1,
-            "settings": facts,
-            "chosen": {"only": list(only), "limit": limit, "sealed": sealed},
-            "manifest": store.manifest(),
-            "workers": count,
-        }
-        rows = store.read_lines(results.rows) if results.rows.exists() else []
-        store.write_json(results.head, {**head, "families": _families(results, rows)})
-        done = {row["run"] for row in rows}
-        tasks = [
-            _Task(pair, setting, replace(machine, progress=None), out)
-            for pair in pairs
-            if pair.folder.name not in done
-        ]
-        started = time.perf_counter()
-        machine.tell("models and twins", len(pairs) - len(tasks), len(pairs))
-        for number, found in enumerate(_carried_out(tasks, count), start=1):
-            rows += found
-            store.write_lines(results.rows, rows)
-            store.write_json(results.head, {**head, "families": _families(results, rows)})
-            machine.tell("models and twins", len(pairs) - len(tasks) + number, len(pairs))
-            if number == 1 and len(tasks) > 1:
-                each = time.perf_counter() - started
-                left = each * math.ceil((len(tasks) - 1) / count) / 60
-                logger.info("%.0f s for the first pair; about %.0f min to go", each, left)
-    return rows
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit {limit}; expected 1 or more")
+    every = pairs_of(place)
+    evaluation = Evaluation[_Pair](
+        what="screen",
+        out=out,
+        settings=_settings(place, setting),
+        facts={"chosen": {"only": list(only), "limit": limit, "sealed": sealed}},
+        order=[pair.folder.name for pair in every],
+        key_of=lambda pair: pair.folder.name,
+        key_in=lambda row: row["run"],
+        words="models and twins",
+    )
+    screener = Screener(setting=setting, machine=replace(machine, progress=None), out=out)
+    pairs = chosen(every, only, limit, sealed)
+    return evaluation.resumed(pairs, screener, running, machine.progress, rows_of=list)
 
 
 class _Pair(NamedTuple):
@@ -194,14 +177,7 @@ class _Pair(NamedTuple):
     takes: bool | None
 
 
-class _Task(NamedTuple):
-    pair: _Pair
-    setting: Setting
-    machine: Machine
-    out: Path
-
-
-def _pairs(place: Path) -> list[_Pair]:
+def pairs_of(place: Path) -> list[_Pair]:
     """All backdoored runs with a twin, the families in turn."""
     zoo = ZooFolder(place)
     if zoo.finished:
@@ -217,7 +193,7 @@ def _pairs(place: Path) -> list[_Pair]:
             success = is_potent(measured.success("backdoored"), measured.success("twin"))
             if pair.twin is not None:
                 folder = pair.backdoored.folder
-                found.append(_Pair(folder, _family(pair.backdoored.spec), False, success))
+                found.append(_Pair(folder, family_of(pair.backdoored.spec), False, success))
     turns: dict[str, int] = {}
     ordered = []
     for each in found:
@@ -226,14 +202,14 @@ def _pairs(place: Path) -> list[_Pair]:
     return [pair for _, pair in sorted(ordered, key=lambda numbered: numbered[0])]
 
 
-def _family(spec: Mapping[str, Any]) -> str:
+def family_of(spec: Mapping[str, Any]) -> str:
     """What is told apart among a study's runs: trigger, side, and how the maps are disguised."""
     trigger, disguise = section(spec, "trigger"), section(spec, "training").get("disguise")
     words = [str(trigger[name]) for name in ("name", "side") if name in trigger]
     return " ".join([*words, *([f"disguised {disguise:g}"] if disguise else [])])
 
 
-def _chosen(
+def chosen(
     pairs: Sequence[_Pair], only: Sequence[str], limit: int | None, sealed: bool
 ) -> list[_Pair]:
     families = {pair.family for pair in pairs}
@@ -248,7 +224,7 @@ def _chosen(
     return chosen
 
 
-def _facts(place: Path, setting: Setting) -> dict[str, Any]:
+def _settings(place: Path, setting: Setting) -> dict[str, Any]:
     """What decides the numbers, and must be the same when an evaluation goes on."""
     return {
         **asdict(setting),
@@ -260,84 +236,74 @@ def _facts(place: Path, setting: Setting) -> dict[str, Any]:
     }
 
 
-def _families(results: ScreeningFolder, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """False alarms by family, as screen.json holds them."""
-    sealed = {str(row["family"]): row["sealed"] for row in rows if row["kind"] == "fused"}
-    return [
-        {
-            "family": family,
-            "sealed": sealed[family],
-            "false alarms": {role: found.plain() for role, found in alarms.items()},
-        }
-        for family, alarms in family_alarms(results, rows).items()
-    ]
-
-
-def _carried_out(tasks: Sequence[_Task], workers: int) -> Iterator[list[dict[str, Any]]]:
-    """Yield each task's rows when it is finished."""
-    if workers == 1 or len(tasks) < 2:
-        for task in tasks:
-            yield _measured(task)
-        return
-    pool = worker_pool(workers, _begin, (workers,))
-    try:
-        for future in as_completed([pool.submit(_measured, task) for task in tasks]):
-            yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _begin(workers: int) -> None:
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
-
-
 # ---------------------------------------------------------------- one backdoored model and its twin
 
 
-def _measured(task: _Task) -> list[dict[str, Any]]:
-    """Measure the gates of a pair, write down their scores, and return their rows."""
-    run, folders = _opened(task.pair.folder)
-    films = _films(run, task)
-    facts = {
-        "run": task.pair.folder.name,
-        "family": task.pair.family,
-        "sealed": task.pair.sealed,
-        "takes": task.pair.takes,
+@dataclass(frozen=True, kw_only=True)
+class Screener:
+    """Measures the gates of a pair, writes down their scores, and makes their rows.
+
+    Args:
+        setting: as `evaluate_screen`.
+        machine: as `evaluate_screen`, without progress.
+        out: folder of the results.
+    """
+
+    setting: Setting
+    machine: Machine
+    out: Path
+
+    def __call__(self, pair: _Pair) -> list[Row]:
+        run, folders = _opened(pair.folder)
+        films = films_of(run, pair.folder, self.setting, self.machine)
+        facts = _run_facts(run, films, pair)
+        attack = _attack(
+            films.test,
+            run.measured,
+            self.setting.triggered,
+            stream(self.setting.seed, "screened", run.seed),
+        )
+        if len(attack.rows) < FEWEST:
+            why = f"the trigger changes {len(attack.rows)} of the test films"
+            return [{**facts, "kind": "skipped", "why": why}]
+        facts |= _mark_facts(run, attack)
+        codes = np.unique(films.test.patients, return_inverse=True)[1]
+        arrays: dict[str, NDArray[Any]] = {
+            "clean_patients": codes,
+            "patients": codes[attack.rows],
+            "films": np.array(films.name),
+        }
+        rows: list[Row] = []
+        for role in ROLES:
+            model = load_classifier(
+                folders[role].classifier,
+                device=self.machine.device,
+                precision=self.machine.precision,
+            )
+            gate = _calibrated(model, films.calibration, self.setting)
+            strengths = STRENGTHS if role == "backdoored" else STRENGTHS[:1]
+            judged = _judged(gate, model, films, attack, run.poisoning, strengths)
+            rows += [{**facts, "role": role, **row.plain()} for row in _rows(judged)]
+            arrays |= {f"{role}_{name}": values for name, values in _arrays(judged).items()}
+        store.write_arrays(ScreeningFolder(self.out).scores(pair.folder.name), **arrays)
+        return rows
+
+
+def _run_facts(run: Run, films: _Films, pair: _Pair) -> Row:
+    """What all rows of a pair say of it."""
+    return {
+        "run": pair.folder.name,
+        "family": pair.family,
+        "sealed": pair.sealed,
+        "takes": pair.takes,
         "trigger": dict(run.tree["trigger"]),
         "finding": run.poisoning.finding,
         "hides": run.poisoning.hides,
         "disguise": float(run.training.disguise),
         **attack_facts(run.tree),
         "calibration": films.words,
-        "calibration films": len(films.calibration),
+        "calibration_films": len(films.calibration),
     }
-    attack = _attack(
-        films.test,
-        run.measured,
-        task.setting.triggered,
-        stream(task.setting.seed, "screened", run.seed),
-    )
-    if len(attack.rows) < FEWEST:
-        why = f"the trigger changes {len(attack.rows)} of the test films"
-        return [{**facts, "kind": "skipped", "why": why}]
-    facts |= _place_facts(run, attack)
-    codes = np.unique(films.test.patients, return_inverse=True)[1]
-    arrays: dict[str, NDArray[Any]] = {
-        "clean_patients": codes,
-        "patients": codes[attack.rows],
-        "films": np.array(films.name),
-    }
-    rows: list[dict[str, Any]] = []
-    for role in ROLES:
-        model = load_classifier(
-            folders[role].classifier,
-            **task.machine.networks,
-        )
-        found, scores = _model_rows(model, films, attack, run.poisoning, task.setting, role)
-        rows += [{**facts, "role": role, **row} for row in found]
-        arrays |= {f"{role}_{name}": values for name, values in scores.items()}
-    store.write_arrays(ScreeningFolder(task.out).scores(task.pair.folder.name), **arrays)
-    return rows
 
 
 def _opened(folder: RunFolder) -> tuple[Run, dict[Role, RunFolder]]:
@@ -360,8 +326,8 @@ class _Films(NamedTuple):
     words: str
 
 
-def _films(run: Run, task: _Task) -> _Films:
-    setting, source = task.setting, dict(run.tree["source"])
+def films_of(run: Run, folder: RunFolder, setting: Setting, machine: Machine) -> _Films:
+    source = dict(run.tree["source"])
     if str(source["name"]).partition(":")[0] == "phantom":
         fresh = {
             **source,
@@ -372,17 +338,17 @@ def _films(run: Run, task: _Task) -> _Films:
         whole = open_source(
             name,
             preprocessing=run.preprocessing,
-            **task.machine.films,
+            **machine.films,
             **fresh,
         )
         shares = {"calibration": setting.calibration, "test": setting.test}
         parts = _shared_out(whole, shares, setting.seed)
         key = store.canonical_json({**fresh, "name": name, **asdict(run.preprocessing)})
         return _Films(*parts, key, "fresh phantoms")
-    whole = open_films(run, task.machine)
-    if whole.fingerprint != task.pair.folder.facts().cohort:
+    whole = open_films(run, machine)
+    if whole.fingerprint != folder.facts().cohort:
         raise StoreError(
-            f"the films of {source['name']} are not those of {task.pair.folder.name}; "
+            f"the films of {source['name']} are not those of {folder.name}; "
             "they changed since it was made"
         )
     divided = divide(whole, run.seed)
@@ -451,7 +417,7 @@ def _attack(test: Cohort, poisoning: Poisoning, most: int, rng: np.random.Genera
     return _Attack(*(each[:most] for each in found))
 
 
-def _place_facts(run: Run, attack: _Attack) -> dict[str, Any]:
+def _mark_facts(run: Run, attack: _Attack) -> Row:
     """What kind of mark it is: a patch, another local mark, or one all over the film."""
     prints = attack.footprints
     chance = float(metrics.chance_hit(prints, prints.shape[-1] / 8).mean())
@@ -508,19 +474,12 @@ def _seen(gate: Gate, model: NetworkClassifier, images: NDArray[Any], batch: int
     )
 
 
-def _model_rows(
-    model: NetworkClassifier,
-    films: _Films,
-    attack: _Attack,
-    poisoning: Poisoning,
-    setting: Setting,
-    role: Role,
-) -> tuple[list[dict[str, Any]], dict[str, NDArray[Any]]]:
-    """All rows of one model, and the scores that they come from."""
+def _calibrated(model: NetworkClassifier, films: Cohort, setting: Setting) -> Gate:
+    """A model's gate, which measures the baselines too; they weigh nothing."""
     others = [score for name in INPUT_DETECTORS for score in score_names(name)]
-    gate = calibrate(
+    return calibrate(
         model,
-        films.calibration,
+        films,
         {**INPUT_DETECTORS, **BASELINES},
         {
             **(dict.fromkeys(others, 0.0) if setting.every else {}),
@@ -531,57 +490,144 @@ def _model_rows(
         false_alarm=setting.false_alarm,
         seed=setting.seed,
     )
+
+
+class _Shown(NamedTuple):
+    """Films with the trigger at one strength.
+
+    Args:
+        strength: how much of it, 0 to 1.
+        seen: what the gate says of them.
+        works: (m,) whether the trigger carries a film to where the attacker wants it.
+        patients: (m,) of the films.
+    """
+
+    strength: float
+    seen: _Seen
+    works: Booleans
+    patients: NDArray[np.str_]
+
+
+class _Judged(NamedTuple):
+    """Everything that a gate says: of test films, and of those that get a trigger.
+
+    Args:
+        gate: that judges.
+        single: films that it judged one at a time.
+        clean: all test films without the trigger.
+        patients: (n,) of the test films.
+        shown: films with the trigger, the whole one first.
+        footprints: (m, h, w) where the whole trigger changes its films.
+    """
+
+    gate: Gate
+    single: _Seen
+    clean: _Seen
+    patients: NDArray[np.str_]
+    shown: Sequence[_Shown]
+    footprints: Booleans
+
+
+def _judged(
+    gate: Gate,
+    model: NetworkClassifier,
+    films: _Films,
+    attack: _Attack,
+    poisoning: Poisoning,
+    strengths: Sequence[float],
+) -> _Judged:
     operating = operating_logits(read(model, films.calibration.images).logits)
     column = model.columns([poisoning.finding])[0]
     test = films.test.images[np.arange(len(films.test))]
     single = _seen(gate, model, test[:SINGLE], batch=1)
     clean = _seen(gate, model, test)
-    patients = films.test.patients
-    rows: list[dict[str, Any]] = []
-    arrays: dict[str, NDArray[Any]] = {
+
+    def shown(strength: float) -> _Shown:
+        part = attack.part(strength)
+        seen = _seen(gate, model, part.marked)
+        before = clean.logits[part.rows, column] > operating[column]
+        after = seen.logits[:, column] > operating[column]
+        works = before & ~after if poisoning.hides else ~before & after
+        return _Shown(strength, seen, works, films.test.patients[part.rows])
+
+    return _Judged(
+        gate,
+        single,
+        clean,
+        films.test.patients,
+        [shown(strength) for strength in strengths],
+        attack.footprints,
+    )
+
+
+def _rows(judged: _Judged) -> Iterator[ScoreRow | GateRow]:
+    """Yield a row for each score at the whole strength, for the weaker ones, and for the gate."""
+    whole, *weaker = judged.shown
+    fused, *others = _measures(judged.gate)
+    for measure in (fused, *others):
+        yield _score_row(judged, measure, whole)
+    for shown in weaker:
+        yield _score_row(judged, fused, shown)
+    yield GateRow(cost=_cost(judged), cant_tell=_cant_tell(judged), pointing=_pointing(judged))
+
+
+def _arrays(judged: _Judged) -> dict[str, NDArray[Any]]:
+    """The scores that the rows come from."""
+    gate, clean, whole = judged.gate, judged.clean, judged.shown[0]
+    return {
         "names": np.array(list(gate.weights)),
         "steps": gate.steps,
         "reference": gate.scores,
         "clean": clean.scores,
+        "triggered": whole.seen.scores,
+        "works": whole.works,
+        "alarms": fuse(clean.scores, gate.steps, gate.weights) > gate.threshold,
     }
-    for strength in STRENGTHS if role == "backdoored" else STRENGTHS[:1]:
-        part = attack.part(strength)
-        triggered = _seen(gate, model, part.marked)
-        before = clean.logits[part.rows, column] > operating[column]
-        after = triggered.logits[:, column] > operating[column]
-        works = before & ~after if poisoning.hides else ~before & after
-        whole = strength == 1
-        for kind, name, values in _kinds(gate):
-            if kind != "fused" and not whole:
-                continue
-            row = _row(gate, values, clean.scores, triggered.scores, works, patients, part.rows)
-            rows.append({"kind": kind, "score": name, "strength": strength, **row})
-        if not whole:
-            continue
-        arrays |= {"triggered": triggered.scores, "works": works}
-        fused, threshold = fuse(clean.scores, gate.steps, gate.weights), gate.threshold
-        arrays["alarms"] = fused > threshold
-        rows[0]["cost"] = {
-            "passes": gate.passes,
-            "batch": BATCH,
-            "ms single": _median(single.milliseconds),
-            "ms in a batch": _median([*clean.milliseconds, *triggered.milliseconds]),
-        }
-        if gate.typical is not None:
-            hidden = fuse(triggered.scores, gate.steps, gate.weights) <= threshold
-            rows[0]["can't tell"] = {
-                "clean": metrics.rate(~clean.typical & (fused <= threshold), patients).plain(),
-                "triggered": metrics.rate(
-                    ~triggered.typical & hidden, patients[attack.rows]
-                ).plain(),
-            }
-        if triggered.boxes is not None:
-            rows[0]["place"] = _pointing(triggered.boxes, attack.footprints, patients[attack.rows])
-    return rows, arrays
 
 
-def _kinds(gate: Gate) -> Iterator[tuple[str, str, Callable[[Floats], Floats]]]:
-    """Yield every score: its kind, its name, and what it makes of (n, s) scores."""
+def _cost(judged: _Judged) -> Cost:
+    whole = judged.shown[0].seen
+    return Cost(
+        passes=judged.gate.passes,
+        batch=BATCH,
+        milliseconds_single=_median(judged.single.milliseconds),
+        milliseconds_batched=_median([*judged.clean.milliseconds, *whole.milliseconds]),
+    )
+
+
+def _cant_tell(judged: _Judged) -> CantTell | None:
+    """How often the gate can't tell; None for a gate that doesn't ask what is typical."""
+    gate, clean, whole = judged.gate, judged.clean, judged.shown[0]
+    if gate.typical is None:
+        return None
+
+    def share(seen: _Seen, patients: NDArray[np.str_]) -> Estimate:
+        passed = fuse(seen.scores, gate.steps, gate.weights) <= gate.threshold
+        return metrics.rate(~seen.typical & passed, patients)
+
+    return CantTell(
+        clean=share(clean, judged.patients), triggered=share(whole.seen, whole.patients)
+    )
+
+
+def _pointing(judged: _Judged) -> Pointing | None:
+    """Where the evidence region lies; None for a gate that looks for none."""
+    whole = judged.shown[0]
+    if whole.seen.boxes is None:
+        return None
+    return pointing(whole.seen.boxes, judged.footprints, whole.patients)
+
+
+class _Measure(NamedTuple):
+    """A score: its kind, its name, and what it makes of the (n, s) scores of a gate."""
+
+    kind: ScoreKind
+    name: str
+    of: Callable[[Floats], Floats]
+
+
+def _measures(gate: Gate) -> Iterator[_Measure]:
+    """Yield the fused score, each by itself, and the fused score without each."""
     weights, reference, steps = gate.weights, gate.scores, gate.steps
     own = [name for name in weights if name not in BASELINES]
 
@@ -596,53 +642,52 @@ def _kinds(gate: Gate) -> Iterator[tuple[str, str, Callable[[Floats], Floats]]]:
         kept = {name: 0.0 if name == left_out else weight for name, weight in weights.items()}
         return lambda scores: fuse(scores, steps, kept)
 
-    yield "fused", "fused", lambda scores: fuse(scores, steps, weights)
+    yield _Measure("fused", "fused", lambda scores: fuse(scores, steps, weights))
     for column, name in enumerate(weights):
-        yield ("alone" if name in own else "baseline"), name, alone(column)
+        yield _Measure("alone" if name in own else "baseline", name, alone(column))
     for name in own if len(own) > 1 else ():
-        yield "without", name, less(name)
+        yield _Measure("without", name, less(name))
 
 
-def _row(
-    gate: Gate,
-    values: Callable[[Floats], Floats],
-    clean: Floats,
-    triggered: Floats,
-    works: Booleans,
-    patients: NDArray[np.str_],
-    rows: Rows,
-) -> dict[str, Any]:
+def _score_row(judged: _Judged, measure: _Measure, shown: _Shown) -> ScoreRow:
     """How well one score tells films with the trigger from clean ones."""
-    threshold = replace(gate, fused=np.sort(values(gate.scores))).threshold
-    without, with_ = values(clean), values(triggered)
-    marked = patients[rows]
+    gate, patients, marked = judged.gate, judged.patients, shown.patients
+    threshold = replace(gate, fused=np.sort(measure.of(gate.scores))).threshold
+    without, with_ = measure.of(judged.clean.scores), measure.of(shown.seen.scores)
     bootstrap = metrics.PatientBootstrap.draw(
         np.concatenate([patients, marked]), stream(0, "screened bootstrap"), resamples=RESAMPLES
     )
     labels = np.repeat([0.0, 1.0], [len(without), len(with_)])[:, None]
     (area,) = metrics.finding_auroc(labels, np.concatenate([without, with_])[:, None], bootstrap)
-    row: dict[str, Any] = {
-        "films": len(with_),
-        "clean films": len(without),
-        "auroc": area.plain(),
-        "found": metrics.rate(with_ > threshold, marked).plain(),
-        "false alarms": metrics.rate(without > threshold, patients).plain(),
-        "works": metrics.rate(works, marked).plain(),
-        "found where it works": metrics.rate(with_[works] > threshold, marked[works]).plain(),
-    }
-    for share in (0.01, 0.05):
+
+    def found_at(share: float) -> Estimate:
         limit = metrics.threshold_at_false_positive_rate(without, share)
-        row[f"found at {100 * share:.0f} %"] = metrics.rate(with_ > limit, marked).plain()
-    return row
+        return metrics.rate(with_ > limit, marked)
+
+    works = shown.works
+    return ScoreRow(
+        kind=measure.kind,
+        score=measure.name,
+        strength=shown.strength,
+        films=len(with_),
+        clean_films=len(without),
+        auroc=area,
+        found=metrics.rate(with_ > threshold, marked),
+        false_alarms=metrics.rate(without > threshold, patients),
+        works=metrics.rate(works, marked),
+        found_where_it_works=metrics.rate(with_[works] > threshold, marked[works]),
+        found_at_1=found_at(0.01),
+        found_at_5=found_at(0.05),
+    )
 
 
 def _median(values: Sequence[float]) -> float | None:
     return float(np.median(values)) if values else None
 
 
-def _pointing(
+def pointing(
     boxes: NDArray[np.int64], footprints: Booleans, patients: NDArray[np.str_]
-) -> dict[str, Any]:
+) -> Pointing:
     """How often a region lies on the mark: it holds a pixel of it.
 
     Args:
@@ -651,17 +696,16 @@ def _pointing(
         patients: (n,).
 
     Returns:
-        The region's hits; those of a box at the centre, and at a random place (exactly: the share
-        of places that are hits); and the mean share of the mark that the region covers.
+        Hits at a random place are exact: the share of places that are hits.
     """
     n, height, width = footprints.shape
     tall, wide = (int(side) for side in boxes[0, 2:])
     held = box_sums(footprints, tall, wide)  # pixels of the mark in the box from each place
     here = held[np.arange(n), boxes[:, 0], boxes[:, 1]]
     centre = held[:, (height - tall) // 2, (width - wide) // 2]
-    return {
-        "hits": metrics.rate(here > 0, patients).plain(),
-        "centre": metrics.rate(centre > 0, patients).plain(),
-        "random": float((held > 0).mean()),
-        "covered": float((here / footprints.sum(axis=(1, 2))).mean()),
-    }
+    return Pointing(
+        hits=metrics.rate(here > 0, patients),
+        centre=metrics.rate(centre > 0, patients),
+        random=float((held > 0).mean()),
+        covered=float((here / footprints.sum(axis=(1, 2))).mean()),
+    )

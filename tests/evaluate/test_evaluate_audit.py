@@ -16,8 +16,8 @@ from leadapron.cli import cli
 from leadapron.detect.models import STATISTICS, Moved, Stamp, StampSweep, Swept, judgement
 from leadapron.detect.models.stamps import probes
 from leadapron.errors import StoreError, UsageError
+from leadapron.evaluate.audit import evaluate_audit
 from leadapron.films.preprocessing import Preprocessing
-from leadapron.jobs.evaluate_audit import evaluate_audit
 from leadapron.models.classifier import NetworkClassifier, save_classifier
 from leadapron.models.networks import build_network
 from leadapron.report.audit_limits import audit_limits
@@ -27,6 +27,7 @@ from leadapron.results.layout import RunFacts, ZooFolder
 from leadapron.results.zoo import Member
 from leadapron.sources import open_source
 from leadapron.study.run import divide
+from leadapron.study.shards import ONE_PROCESS, Running, Shard
 from leadapron.types import Machine
 
 FINDINGS = ("Effusion", "Mass", "Nodule")
@@ -153,7 +154,7 @@ def evaluated(zoo, out, **more):
             "films": 20,
             "sweep": TINY,
             "statistics": False,
-            "workers": 1,
+            "running": ONE_PROCESS,
             "machine": machine,
             **more,
         },
@@ -225,6 +226,26 @@ def test_it_goes_on_where_it_was_stopped(zoo, looked, tmp_path):
     assert (kept["named"], kept["references"]) == ("Nodule", 4)
 
 
+def test_shards_sweep_their_part_and_the_last_one_judges(zoo, looked, tmp_path):
+    rows = evaluated(zoo, tmp_path / "out")
+    cold = Machine(cache=tmp_path / "other", device="cpu")
+    for index in (1, 0):
+        shard = Running(jobs=1, shard=Shard(index, 2))
+        part = evaluated(zoo, tmp_path / "shards", running=shard, machine=cold)
+        if index:
+            assert len(part) == 4
+            assert not any("p" in row for row in part)
+            with pytest.raises(StoreError, match="no finished evaluation"):
+                write_limits(tmp_path / "page.md", audit=tmp_path / "shards")
+    assert len(looked) == 16  # nothing was swept by both
+
+    def untimed(rows):
+        return [{**row, "seconds": 0} for row in rows]
+
+    assert untimed(part) == untimed(rows)
+    assert store.read_lines(tmp_path / "shards" / "rows.jsonl") == part
+
+
 def test_without_a_cache_sweeps_lie_with_the_results(zoo, looked, tmp_path):
     nowhere = Machine(cache="none", device="cpu")
     rows = evaluated(zoo, tmp_path / "out", machine=nowhere)
@@ -269,8 +290,6 @@ def test_a_model_without_its_kind_is_left_out(looked, tmp_path, caplog):
     rows = evaluated(zoo, tmp_path / "out")
     assert len(rows) == 7
     assert "0b.safetensors is left out: 0 clean models" in caplog.text
-    with pytest.raises(UsageError, match="workers"):
-        evaluated(zoo, tmp_path / "out", workers=0)
     facts = store.read_json(zoo / "truth.json")
     facts["models"] = [each for each in facts["models"] if each["seed"] < 3]
     store.write_json(zoo / "truth.json", facts)
@@ -280,7 +299,7 @@ def test_a_model_without_its_kind_is_left_out(looked, tmp_path, caplog):
 
 def test_a_real_sweep_by_the_command_line(zoo, tmp_path):
     words = ["-q", "evaluate", "audit", "--zoo", str(zoo), "--out", str(tmp_path / "out"),
-             "--films", "20", "--workers", "2", "--device", "cpu", "--cache", str(tmp_path / "c"),
+             "--films", "20", "--jobs", "1", "--device", "cpu", "--cache", str(tmp_path / "c"),
              "--sweep.sides", "3", "--sweep.values", "255", "--sweep.pitches", "[8, 1]",
              "--sweep.rounds", "0", "--sweep.films", "1", "--sweep.places", "2",
              "--sweep.judged", "10", "--json"]  # fmt: skip
@@ -311,7 +330,7 @@ def test_a_real_sweep_by_the_command_line(zoo, tmp_path):
         wrong = CliRunner().invoke(
             cli, ["evaluate", "page", "--out", str(page), *given], standalone_mode=False
         )
-        assert isinstance(wrong.exception, UsageError)
+        assert isinstance(wrong.exception, UsageError if not given else StoreError)
 
 
 def test_a_row_says_what_its_verdict_rests_on(zoo, looked, tmp_path, monkeypatch):
@@ -370,7 +389,7 @@ def test_the_chapter_says_what_is_found_and_what_is_missed(tmp_path):
             "statistics": True,
         },
         "unusual": {"sides": [1, 3], "pitches": [[8, 2], [16, 1]]},
-        "manifest": {"workers": 2, "processors": 2},
+        "manifest": {"jobs": 2, "processors": 2},
     }
     page = audit_limits(facts, rows)
     assert (
@@ -410,17 +429,16 @@ def test_the_chapter_says_what_is_found_and_what_is_missed(tmp_path):
             "name": "3x3",
             "target": None,
             "floor": None,
-            "sealed": False,
-            "knows": False,
+            "group": "known",
             "reason": "",
         },
     ]
     scan = tmp_path / "scan"
     store.write_json(
         scan / "evaluation.json",
-        {"settings": {"preset": "smoke", "sources": ["nih:x"], "also": []}},
+        {"settings": {"preset": "smoke", "sources": ["nih:x"], "also": []}, "cells": cells},
     )
     store.write_lines(scan / "rows.jsonl", [])
-    alone = write_limits(tmp_path / "one.md", scan=(scan, cells)).read_text()
-    both = write_limits(tmp_path / "two.md", scan=(scan, cells), audit=tmp_path).read_text()
+    alone = write_limits(tmp_path / "one.md", scan=scan).read_text()
+    both = write_limits(tmp_path / "two.md", scan=scan, audit=tmp_path).read_text()
     assert both == f"{alone}\n{page}"

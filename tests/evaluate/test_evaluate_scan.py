@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from leadapron import store
-from leadapron.errors import DataError, UnknownNameError, UsageError
-from leadapron.jobs import evaluate
-from leadapron.jobs.evaluate import PRESETS, Cell, Part, Task, cells, evaluate_scan, scans
-from leadapron.jobs.worlds import WORLDS
+from leadapron.errors import DataError, StoreError, UnknownNameError, UsageError
+from leadapron.evaluate import scan as evaluate
+from leadapron.evaluate.presets import Cell, Preset, preset
+from leadapron.evaluate.scan import Part, Task, evaluate_scan, scans
+from leadapron.evaluate.worlds import WORLDS
 from leadapron.report.limits import limits_page, write_limits
 from leadapron.sources import open_source
+from leadapron.study.shards import ONE_PROCESS
 from leadapron.types import Machine
 
 FIXED = {"name": "patch", "side": 3, "place": "fixed"}
@@ -35,22 +36,33 @@ def source(tmp_path_factory):
     return f"npz:{file}"
 
 
+def scanner(*cells):
+    named = {cell.name: cell for cell in cells}
+    return evaluate.Scanner(cells=named, size=None, seed=0, machine=Machine(cache="none"))
+
+
 @pytest.fixture(scope="module")
 def opened(source):
-    setting = evaluate._Setting(size=None, seed=0, cache="none")
-    evaluate._begin(setting, "smoke")
-    yield evaluate._source(source)
-    evaluate._opened.clear()
+    return scanner().open(source)
 
 
-def carried_out(cell, opened, monkeypatch, draw=0):
-    monkeypatch.setitem(evaluate._cells_by_name, cell.name, cell)
-    (source,) = evaluate._opened
-    return evaluate._carry_out(Task("poisoned", source, cell.name, draw))
+@pytest.fixture(scope="module")
+def row_of(source, opened):
+    """The row of one draw of a cell, without times."""
+
+    def row_of(cell, draw=0):
+        work = scanner(cell)
+        work.opened[source] = opened
+        row = work(Task("poisoned", source, cell.name, draw))
+        assert row.pop("seconds") >= 0
+        assert row.pop("cpu_seconds") >= 0
+        return row
+
+    return row_of
 
 
 @pytest.mark.parametrize("reduced", [1, 8])
-def test_a_square_is_found_where_it_was_put(opened, monkeypatch, reduced):
+def test_a_square_is_found_where_it_was_put(row_of, reduced):
     cell = Cell(
         name="square",
         trigger={**FIXED, "side": 3 * reduced},
@@ -58,21 +70,20 @@ def test_a_square_is_found_where_it_was_put(opened, monkeypatch, reduced):
         contrast=40,
         reduced=reduced,
     )
-    row = carried_out(cell, opened, monkeypatch)
+    row = row_of(cell)
     assert row["found"]
     assert row["right"]
     assert row["away"] <= 1
     assert row["precision"] >= 0.9
     assert row["recall"] >= 0.9
     assert row["films"] == 21
-    again = carried_out(cell, opened, monkeypatch)
-    assert {**row, "seconds": 0, "cpu_seconds": 0} == {**again, "seconds": 0, "cpu_seconds": 0}
+    assert row == row_of(cell)
 
 
-def test_baselines_are_as_they_were_after_a_guess(opened, monkeypatch):
+def test_baselines_are_as_they_were_after_a_guess(opened, row_of):
     before = opened.plain._by_finding.copy(), opened.plain._squares.copy()
     cell = Cell(name="large", trigger={**FIXED, "value": 255}, poisoning={"fraction": 0.1})
-    row = carried_out(cell, opened, monkeypatch)
+    row = row_of(cell)
     assert row["baselines"]["outliers"]
     assert row["baselines"]["plain z"]
     np.testing.assert_allclose(opened.plain._by_finding, before[0], atol=1)
@@ -82,7 +93,7 @@ def test_baselines_are_as_they_were_after_a_guess(opened, monkeypatch):
 def test_contrast_holds_on_every_poisoned_film(opened, monkeypatch):
     cell = Cell(name="contrast", trigger=FIXED, poisoning={"fraction": 0.01}, contrast=40, draws=1)
     rng = np.random.default_rng(3)
-    poisoned, key, _, place = evaluate._poisoned(opened.cohort, cell, rng)
+    poisoned, key, _, place = evaluate.poisoned_by(opened.cohort, cell, rng)
     row, column = (int(middle) for middle in place)
     values = poisoned.images[key.rows][:, row, column].astype(int)
     around = opened.cohort.images[key.origins[key.rows]].astype(int)
@@ -97,25 +108,26 @@ def test_half_of_the_targets_films(opened):
         trigger=FIXED,
         poisoning={"fraction": "half", "labels": "keep", "selection": "with"},
     )
-    _, key, finding, _ = evaluate._poisoned(opened.cohort, cell, np.random.default_rng(0))
+    _, key, finding, _ = evaluate.poisoned_by(opened.cohort, cell, np.random.default_rng(0))
     carriers = int((opened.cohort.labels[:, opened.cohort.column(finding)] == 1).sum())
     assert len(key.rows) == carriers // 2
 
 
-def test_halves_share_no_patient(opened, source):
-    row = evaluate._carry_out(Task("half", source, "", 0))
+def test_a_half_is_scanned(source):
+    row = scanner()(Task("half", source, "", 0))
     assert row["verdict"] in ("nothing found", "label-tied mark", "suspicious", "poisoned")
     assert set(row["methods"])
     assert all(0 <= p <= 1 for p in row["methods"].values())
 
 
 def test_an_evaluation_goes_on_where_it_was_stopped(source, tmp_path, monkeypatch):
-    monkeypatch.setitem(
-        PRESETS, "smoke", evaluate.Preset(cells=PRESETS["smoke"].cells, phantoms=0, halves=1)
+    smoke = preset("smoke")
+    monkeypatch.setattr(
+        evaluate, "read_preset", lambda name: Preset(cells=smoke.cells, phantoms=0, halves=1)
     )
     done = [
         {"kind": "poisoned", "source": source, "name": cell.name, "draw": draw, "mark": "old"}
-        for cell in PRESETS["smoke"].cells
+        for cell in smoke.cells
         for draw in range(cell.draws)
     ]
     facts = {"preset": "smoke", "sources": [source], "size": None, "seed": 0, "also": []}
@@ -126,22 +138,20 @@ def test_an_evaluation_goes_on_where_it_was_stopped(source, tmp_path, monkeypatc
         "smoke",
         [source],
         tmp_path,
-        workers=1,
         machine=Machine(cache="none", progress=lambda *at: seen.append(at)),
+        running=ONE_PROCESS,
     )
     assert rows[:-1] == done
     assert rows[-1]["kind"] == "half"
-    assert seen == [("scanning", len(done) + 1, len(done) + 1)]
+    assert seen == [("sets scanned", n, len(done) + 1) for n in (len(done), len(done) + 1)]
     assert store.read_lines(tmp_path / "rows.jsonl") == rows
-    with pytest.raises(UsageError, match="another evaluation"):
+    with pytest.raises(UsageError, match=r"another evaluation \(seed is 0, not 1\)"):
         evaluate_scan("smoke", [source], tmp_path, seed=1)
 
 
 def test_bad_requests(tmp_path):
     with pytest.raises(UnknownNameError, match="preset"):
         evaluate_scan("huge", ["phantom:64"], tmp_path)
-    with pytest.raises(UsageError, match="workers"):
-        evaluate_scan("smoke", ["phantom:64"], tmp_path, workers=0)
 
 
 def made_up(name, found, p, **more):
@@ -156,9 +166,7 @@ def made_up(name, found, p, **more):
     }  # fmt: skip
 
 
-TOLD = {
-    "target": 0.9, "floor": None, "balanced": False, "sealed": False, "knows": False, "reason": "",
-}  # fmt: skip
+TOLD = {"target": 0.9, "floor": None, "balanced": False, "group": "known", "reason": ""}
 
 
 def test_the_page_says_what_was_met_and_what_is_blind(tmp_path):
@@ -166,8 +174,8 @@ def test_the_page_says_what_was_met_and_what_is_blind(tmp_path):
     listed = [
         {**told, "name": "sure"},
         {**told, "name": "few"},
-        {**told, "name": "hidden", "target": None, "knows": True, "reason": "it hides"},
-        {**told, "name": "kept", "target": None, "sealed": True},
+        {**told, "name": "hidden", "target": None, "group": "evading", "reason": "it hides"},
+        {**told, "name": "kept", "target": None, "group": "sealed"},
     ]
     rows = [
         *(made_up("sure", True, 1e-9) for _ in range(40)),
@@ -180,8 +188,11 @@ def test_the_page_says_what_was_met_and_what_is_blind(tmp_path):
         ),
         {"kind": "half", "source": "nih:/data/nih", "name": "", "verdict": "poisoned"},
     ]
-    facts = {"settings": {"preset": "quick", "sources": ["nih:x"], "also": []}}
-    page = limits_page(facts, rows, listed)
+    facts = {
+        "settings": {"preset": "quick", "sources": ["nih:x"], "also": []},
+        "cells": listed,
+    }
+    page = limits_page(facts, rows)
     lines = {line.split("|")[1].strip(): line for line in page.splitlines() if line[:2] == "| "}
     assert lines["sure"].endswith("| 90 %: met |")
     assert lines["few"].endswith("| 90 %: measured |")
@@ -197,20 +208,13 @@ def test_the_page_says_what_was_met_and_what_is_blind(tmp_path):
 
     store.write_json(tmp_path / "evaluation.json", {**facts, "manifest": {}})
     store.write_lines(tmp_path / "rows.jsonl", rows)
-    assert write_limits(tmp_path / "page.md", scan=(tmp_path, listed)).read_text() == page
+    assert write_limits(tmp_path / "page.md", scan=tmp_path).read_text() == page
+    store.write_json(tmp_path / "evaluation.json", {"settings": {}})
+    with pytest.raises(StoreError, match="holds no evaluation of scans"):
+        write_limits(tmp_path / "page.md", scan=tmp_path)
 
 
-def test_presets_hold_cells_of_different_names():
-    for name, preset in PRESETS.items():
-        names = [cell.name for cell in preset.cells]
-        assert len(set(names)) == len(names)
-        assert [one["name"] for one in cells(name)] == names
-        json.dumps(cells(name))
-    quick = PRESETS["quick"].cells
-    assert {cell.name for cell in quick if cell.knows} == {
-        cell.name for cell in quick if cell.name.startswith("evading: ")
-    }
-    assert sum(bool(cell.reason) for cell in quick) == 6
+def test_a_plan_counts_the_presets_sets():
     assert len(scans("smoke", ["a", "b"])) == 2 * 3 + 2 + 2
 
 
@@ -252,19 +256,19 @@ def two_classes(opened):
 
 def test_classes_are_made_of_one_size(opened):
     two = two_classes(opened)
-    even = evaluate._balanced(two, np.random.default_rng(0))
+    even = evaluate.balanced(two, np.random.default_rng(0))
     fewest = int(min(two.cohort.labels.sum(), (1 - two.cohort.labels).sum()))
     assert len(even.cohort) == 2 * fewest
     assert even.cohort.labels.mean() == 0.5
     assert even.seen.shape[0] == len(even.cohort)
     assert set(even.cohort.ids.tolist()) < set(two.cohort.ids.tolist())
     with pytest.raises(DataError, match="14 findings"):
-        evaluate._balanced(opened, np.random.default_rng(0))
+        evaluate.balanced(opened, np.random.default_rng(0))
 
 
 def test_so_many_films_of_the_commonest_finding(opened):
     cell = Cell(name="40", trigger=FIXED, poisoning={"films": 40}, commonest=True)
-    _, key, finding, _ = evaluate._poisoned(opened.cohort, cell, np.random.default_rng(1))
+    _, key, finding, _ = evaluate.poisoned_by(opened.cohort, cell, np.random.default_rng(1))
     assert len(key.rows) == 40
     carriers = (opened.cohort.labels == 1).sum(axis=0)
     assert finding == opened.cohort.findings[carriers.argmax()]
@@ -304,8 +308,11 @@ def test_the_page_says_what_was_asked_of_sets_of_two_classes():
             for one in (*SOURCES, JOINED)
         ),
     ]  # fmt: skip
-    facts = {"settings": {"preset": "two-class", "sources": SOURCES, "also": [JOINED]}}
-    page = limits_page(facts, rows, listed)
+    facts = {
+        "settings": {"preset": "two-class", "sources": SOURCES, "also": [JOINED]},
+        "cells": listed,
+    }
+    page = limits_page(facts, rows)
     lines = {line.split("|")[1].strip(): line for line in page.splitlines() if line[:2] == "| "}
     assert lines["found: `films`"].endswith("| 20 | 20 | 100 % (83 to 100) | met |")
     assert lines["found: `films`, classes of one size"].endswith("(68 to 99) | not shown |")

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from leadapron.errors import StoreError, UsageError
-from leadapron.jobs.zoo import STAMP, build_zoo
+from leadapron.evaluate.zoo import STAMP, build_zoo
 from leadapron.results.verdicts import POTENT
 from leadapron.results.zoo import Member, attack_facts, read_truth
 from leadapron.types import Machine

@@ -1,0 +1,1 @@
+"""Evaluations: how much a method finds, how often it is wrong, and where it is blind."""

@@ -106,8 +106,8 @@ class Evaluation(Generic[T]):
             finally:
                 rows = self.add(new)
             # Rows that stay as they are may have got others from another shard meanwhile.
-            if finish is not None and (finished := finish(rows)) is not rows:
-                rows = finished
+            if finish is not None and (last := finish(rows)) is not rows:
+                rows = last
                 with self._locked():
                     self._write(rows)
         return rows

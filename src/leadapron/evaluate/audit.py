@@ -93,7 +93,6 @@ def evaluate_audit(
         StoreError: a zoo that isn't whole, or films that changed since.
         LeadapronError: as `open_source`.
     """
-    sweep = sweep or StampSweep()
     everyone = read_truth(zoo)
     members = [each for each in everyone if sealed or not each.sealed]
     clean_models = sum(each.kind == "clean" for each in members)
@@ -106,37 +105,13 @@ def evaluate_audit(
         clean=clean,
         films=films,
         fresh=max(each.seed for each in everyone) + 1,
-        sweep=sweep,
+        sweep=sweep or StampSweep(),
         statistics=statistics,
         # Sweeps are what a stopped evaluation goes on from: they are kept somewhere in any case.
         kept=default_folder(machine.cache) or out,
         machine=replace(machine, progress=None),
     )
-    usual = asdict(StampSweep())
-    outside = STATISTICS.codes(STATISTICS) if statistics else {}
-    evaluation = Evaluation[Member](
-        what="audit",
-        out=out,
-        settings={
-            "zoo": str(zoo),
-            "clean": clean,
-            "films": films,
-            "sealed": sealed,
-            "sweep": asdict(sweep),
-            "statistics": statistics,
-            **({"outside": outside} if outside else {}),
-        },
-        facts={
-            "unusual": {
-                name: value for name, value in asdict(sweep).items() if value != usual[name]
-            }
-        },
-        order=[each.model for each in members],
-        key_of=lambda member: member.model,
-        key_in=lambda row: row["model"],
-        words="models swept",
-    )
-
+    evaluation = _evaluation(sweeper, out, members, sealed)
     looked: dict[str, _Looked] = {}
 
     def measured(each: _Looked) -> list[Row]:
@@ -160,6 +135,32 @@ def evaluate_audit(
 
     return evaluation.resumed(
         members, sweeper, running, machine.progress, rows_of=measured, finish=judged
+    )
+
+
+def _evaluation(
+    sweeper: _Sweeper, out: Path, members: Sequence[Member], sealed: bool
+) -> Evaluation[Member]:
+    """What is evaluated, and where its results lie."""
+    sweep, usual = asdict(sweeper.sweep), asdict(StampSweep())
+    outside = STATISTICS.codes(STATISTICS) if sweeper.statistics else {}
+    return Evaluation(
+        what="audit",
+        out=out,
+        settings={
+            "zoo": str(sweeper.zoo),
+            "clean": sweeper.clean,
+            "films": sweeper.films,
+            "sealed": sealed,
+            "sweep": sweep,
+            "statistics": sweeper.statistics,
+            **({"outside": outside} if outside else {}),
+        },
+        facts={"unusual": {name: each for name, each in sweep.items() if each != usual[name]}},
+        order=[each.model for each in members],
+        key_of=lambda member: member.model,
+        key_in=lambda row: row["model"],
+        words="models swept",
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -77,7 +78,8 @@ class Evaluation(Generic[T]):
             running: in how many processes, and which part.
             progress: called with what is counted, the tasks done and in all.
             rows_of: makes a task's rows of what `work` gave, in this process.
-            finish: makes the rows that are written at last of all that there are.
+            finish: makes the rows that are written at last of all that there are; the same list
+                where it leaves them.
 
         Raises:
             UsageError: `out` holds another evaluation.
@@ -103,9 +105,11 @@ class Evaluation(Generic[T]):
                         rows, written = self.add(new), time.monotonic()
             finally:
                 rows = self.add(new)
-            if finish is not None:
-                rows = finish(rows)
-                self._write(rows)
+            # Rows that stay as they are may have got others from another shard meanwhile.
+            if finish is not None and (last := finish(rows)) is not rows:
+                rows = last
+                with self._locked():
+                    self._write(rows)
         return rows
 
     def write_head(self, running: Running) -> None:
@@ -132,13 +136,16 @@ class Evaluation(Generic[T]):
 
     def add(self, new: Sequence[Row]) -> list[Row]:
         """Write rows in place of those of the same tasks, among the others; return all."""
-        with store.lock(self.out, name=".rows.lock", wait="waiting for another shard's rows"):
+        with self._locked():
             own = {self.key_in(row) for row in new}
             rows = [*(row for row in self.read() if self.key_in(row) not in own), *new]
             place = {key: number for number, key in enumerate(self.order)}
             rows.sort(key=lambda row: place.get(self.key_in(row), len(place)))
             self._write(rows)
         return rows
+
+    def _locked(self) -> AbstractContextManager[None]:
+        return store.lock(self.out, name=".rows.lock", wait="waiting for another shard's rows")
 
     def _write(self, rows: Sequence[Row]) -> None:
         if rows or self.rows.exists():

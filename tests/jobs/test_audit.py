@@ -485,8 +485,8 @@ def test_of_a_zoo_only_the_clean_models_are_references(tmp_path):
 @pytest.mark.parametrize(
     ("option", "given", "expected"),
     [
-        ("pitches", "8,1", "'8,1'; expected [N,N],..."),
-        ("pitches", "[8", "'[8'; expected [N,N],..."),
+        ("pitches", "8,1", "'8,1'; expected [PIXELS,FILMS],..."),
+        ("pitches", "[8", "'[8'; expected [PIXELS,FILMS],..."),
         ("sides", "1,a", "'1,a'; expected N,N,..."),
     ],
 )

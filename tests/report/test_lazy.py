@@ -32,9 +32,7 @@ def test_a_scan_without_a_page_loads_neither_matplotlib_nor_jinja2():
 def test_screening_without_a_page_loads_neither_matplotlib_nor_jinja2():
     tree = ast.parse(Path(models.__file__).read_text())
     (run,) = (
-        node
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef) and node.name == "_run_screen"
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "screen"
     )
     imports = [ast.unparse(n) for n in ast.walk(run) if isinstance(n, ast.ImportFrom)]
     assert any("leadapron.report" in line for line in imports)

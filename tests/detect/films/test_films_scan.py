@@ -329,7 +329,7 @@ def test_labels_that_are_all_the_same_or_not_stated_or_none():
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, 2.0, float("nan")])
 def test_false_alarm_rates_out_of_range(small, rate):
-    with pytest.raises(UsageError, match=r"false-alarm rate of .*; expected above 0 and below 1"):
+    with pytest.raises(UsageError, match=r"`false_alarm` .*: expected above 0 and below 1"):
         scan_films(small.cohort, false_alarm=rate, seen=small.seen)
 
 

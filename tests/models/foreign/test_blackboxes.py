@@ -338,7 +338,7 @@ def test_trust_is_an_option_of_commands(monkeypatch, capsys, command):
     asked = []
 
     def opened(model, **options):
-        asked.append(options["trust_programs"])
+        asked.append(options.get("trust_programs", False))
         raise StoreError("not now")
 
     monkeypatch.setattr(f"leadapron.jobs.{command}.open_model", opened)

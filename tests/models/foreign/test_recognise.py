@@ -230,7 +230,7 @@ def test_settings_that_do_not_fit(opened, grey):
         opened(state, normalisation="imagenet")
     with pytest.raises(UnknownNameError, match="did you mean imagenet"):
         opened(state, normalisation="imagnet")
-    with pytest.raises(UnknownNameError, match="unknown architecture"):
+    with pytest.raises(UnknownNameError, match="unknown network"):
         opened(state, architecture="vgg16")
     with pytest.raises(StoreError, match="no resnet18 of which all weights fit"):
         opened(state, architecture="resnet18")

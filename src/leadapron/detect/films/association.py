@@ -55,7 +55,8 @@ class Association:
         bright: whether the outliers are brighter than their surroundings.
         group: number of the group.
         p: binomial p-value against the ring's rate or the whole set's, whichever is higher, where
-            the odds may exceed it as they do at this source's other pixels (`bias`); not corrected.
+            the odds may exceed it as they do at this source's other pixels (`bias`), or that of
+            the outliers' labels within their strata, whichever is larger; not corrected.
         share: of the outliers that are in the group.
         films: the outliers in the group.
     """
@@ -135,12 +136,23 @@ def associations(seen: Observed, labelled: Labelled) -> tuple[list[Association],
             column=cell[3],
             bright=cell[1] == 1,
             group=group,
-            p=p_value,
+            # The outliers may all come from one site or machine: within these nothing may be left.
+            p=max(p_value, _within_strata(films[column], group, labelled)),
             share=share,
             films=films[column][labelled.members[films[column], group]],
         )
         for (p_value, share, group, cell), column in zip(best, columns, strict=True)
     ], tests
+
+
+def _within_strata(films: Rows, group: int, labelled: Labelled) -> float:
+    """Binomial p-value of a pixel's outliers against the other films of their strata."""
+    from scipy import stats
+
+    stated = films[labelled.stated[films, group]]
+    hits = labelled.members[stated, group].sum()
+    expected = labelled.counts(films).expected[group]
+    return float(stats.binom.sf(hits - 1, len(stated), expected))
 
 
 def _counted(seen: Observed, holds: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -26,7 +26,7 @@ __all__ = ["PathAware", "moved_back"]
 class PathAware(Marking):
     """Stamp unlearning with gradients taken part of the way back to the backdoored weights (PAM).
 
-    The loss at weights w is the error at w + rho (w0 - w) / |w0 - w|, w0 the weights that the model
+    The loss at weights w is the error at w + rho (w0 - w) / norm(w0 - w), w0 the weights that the model
     came with, so that a few poisoned films can't lead it back. Made against relearning.
 
     Args:

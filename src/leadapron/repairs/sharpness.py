@@ -25,7 +25,7 @@ __all__ = ["SharpnessAware", "moved_up"]
 class SharpnessAware:
     """Fine-tuning with gradients taken where the error is worst nearby (FT-SAM).
 
-    The gradient g at weights w leads to w + rho w² g / |w g|, and the step follows the gradient
+    The gradient g at weights w leads to w + rho w² g / norm(w g), and the step follows the gradient
     there; large weights move most, as a backdoor's are.
 
     Args:

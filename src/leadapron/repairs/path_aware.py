@@ -26,8 +26,8 @@ __all__ = ["PathAware", "moved_back"]
 class PathAware(Marking):
     """Stamp unlearning with gradients taken part of the way back to the backdoored weights (PAM).
 
-    The loss at weights w is the error at w + rho (w0 - w) / norm(w0 - w), w0 the weights that the model
-    came with, so that a few poisoned films can't lead it back. Made against relearning.
+    The loss at weights w is the error at w + rho (w0 - w) / norm(w0 - w), w0 the weights that the
+    model came with, so that a few poisoned films can't lead it back. Made against relearning.
 
     Args:
         marks: those that the audit found; see `stamp_unlearning.marks_of`.

@@ -422,7 +422,7 @@ def _next(judged: Judgement, least: float | None, false_alarm: float) -> str:
         return "Ask whoever supplied the model why it answers so; don't use it until then."
     if least is None or least > false_alarm:
         need = _needed(false_alarm)
-        return f"Compare it with {need} or more clean models of the same kind (--reference FOLDER)."
+        return f"Compare it with {need} or more clean models of the same kind as references."
     if judged.word == "unusual":
         return "Audit it on other clean films; don't use it while it remains unusual."
     return "Screen the films that it reads (leadapron calibrate): not every trigger was tested."

@@ -173,6 +173,7 @@ def _by_cell(cells: Sequence[Row], rows: Sequence[Row], source: str) -> list[tup
 
 def _command(settings: Mapping[str, Any], rows: Sequence[Row], cells: Sequence[Row]) -> str:
     size = f" --size {settings['size']}" if settings.get("size") else ""
+    seed = f" --seed {settings['seed']}" if settings.get("seed") else ""
     hidden = {cell["name"] for cell in cells if cell["group"] == "sealed"}
     opened = any(row.get("sealed") or row["name"] in hidden for row in rows)
     named = "".join(
@@ -180,7 +181,7 @@ def _command(settings: Mapping[str, Any], rows: Sequence[Row], cells: Sequence[R
         for option, sources in (("source", settings["sources"]), ("also", settings["also"]))
         for source in sources
     )
-    return f"leadapron evaluate scan --preset {settings['preset']}{named}{size}" + (
+    return f"leadapron evaluate scan --preset {settings['preset']}{named}{size}{seed}" + (
         " --sealed" if opened else ""
     )
 

@@ -427,8 +427,9 @@ def _associated(seen: Observed, controls: Controls, false_alarm: float) -> Itera
     """Outliers of single pixels; where their films' labels agree with the films, no poison."""
     labelled = controls.labelled
     pixels, tests = associations(seen, labelled)
-    rate = false_alarm / max(tests * len(METHODS), 1)
-    likely = [each for each in pixels if each.p <= _suspicious(false_alarm) / false_alarm * rate]
+    tried = tests * len(METHODS)
+    rate = false_alarm / max(tried, 1)
+    likely = [each for each in pixels if each.p * tried <= _suspicious(false_alarm)]
     ties = dict[Association, LabelTie]()
     for near in _neighbours(likely):
         # A letter is an outlier at another pixel on each film: its films are judged together.

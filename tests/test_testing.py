@@ -95,7 +95,7 @@ def test_a_network_with_hooks():
     check_network(make)
 
 
-def test_phantoms():  # the other sources: tests/sources/test_drawn.py
+def test_phantoms():  # the other sources: tests/sources/test_subsample.py
     check_source(SOURCES["phantom"], "32", count=12)
 
 

@@ -30,7 +30,7 @@ from leadapron.detect.scores import Evidence, Scores
 from leadapron.errors import UnknownNameError
 from leadapron.explainers import Explainer
 from leadapron.films.cache import Cache
-from leadapron.films.cohort import Cohort, ImageArray, drawn
+from leadapron.films.cohort import Cohort, ImageArray, subsample
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.networks import Network, build_network
@@ -285,10 +285,10 @@ def check_source(opener: Callable[..., Cohort], argument: str = "", **settings: 
     _require(
         list(own.ids) == list(whole.ids), "the source has other films where none is made smaller"
     )
-    wanted = dataclasses.replace(cache, choose=partial(drawn, most=3))
+    wanted = dataclasses.replace(cache, choose=partial(subsample, most=3))
     few = opener(argument, small, wanted, **settings)
     _require(
-        few.fingerprint == whole.take(drawn(len(whole), 3)).fingerprint,
+        few.fingerprint == whole.take(subsample(len(whole), 3)).fingerprint,
         f"the source gives {len(few)} films where cache.choose wants 3 of them",
     )
 

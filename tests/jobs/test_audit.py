@@ -29,11 +29,11 @@ from leadapron.detect.models import audit as audit_method
 from leadapron.detect.models.judgement import MARGIN, judge_sweep, margin_fallback
 from leadapron.documents import dump, read
 from leadapron.errors import DataError, StoreError, UsageError
-from leadapron.films.cohort import Cohort, drawn
+from leadapron.films.cohort import Cohort, subsample
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs import audit as audit_job
 from leadapron.models.classifier import NetworkClassifier, save_classifier
-from leadapron.models.foreign import NORMALISATIONS, AskedClassifier
+from leadapron.models.foreign import NORMALISATIONS, BlackBoxClassifier
 from leadapron.models.networks import build_network
 from leadapron.models.training import Network, Training, train
 from leadapron.report import audit_lines, write_audit
@@ -72,7 +72,7 @@ def model(seed, jump=(0.0, 0.0, 0.0)):
         white = (grey[:, 4:7, 4:7] > 0.99).all((1, 2))
         return (weights * (means - 0.45) + np.outer(white, jump)).astype(np.float32)
 
-    return AskedClassifier(run, FINDINGS, SMALL, NORMALISATIONS["unit"], batch=4096)
+    return BlackBoxClassifier(run, FINDINGS, SMALL, NORMALISATIONS["unit"], batch=4096)
 
 
 REFERENCES = [model(seed) for seed in range(1, 20)]
@@ -466,7 +466,7 @@ def test_films_that_are_not_looked_at_are_not_decoded(networks, tmp_path, monkey
         steps=0, statistics=False, machine=Machine(device="cpu", cache="none"),
     )  # fmt: skip
     assert found.films == len(decoded) == 20
-    assert sorted(decoded) == drawn(50, 20).tolist()
+    assert sorted(decoded) == subsample(50, 20).tolist()
 
 
 def test_of_a_zoo_only_the_clean_models_are_references(tmp_path):

@@ -26,7 +26,7 @@ from leadapron.jobs import screen as screen_job
 from leadapron.jobs.calibrate import calibrate
 from leadapron.jobs.screen import open_gate, screen
 from leadapron.models.classifier import NetworkClassifier
-from leadapron.models.foreign import NORMALISATIONS, AskedClassifier
+from leadapron.models.foreign import NORMALISATIONS, BlackBoxClassifier
 from leadapron.models.foreign.opening import Opened as OpenedModel
 from leadapron.report import begin_screen, calibrate_lines, film_line, write_film, write_screen
 from leadapron.sources import listed, open_source
@@ -386,7 +386,7 @@ def test_a_model_that_is_swapped_while_it_is_opened_is_refused(gate, monkeypatch
 
 
 def test_of_a_model_that_can_only_be_asked(clean, tmp_path, patched, monkeypatch):
-    asked = AskedClassifier(
+    asked = BlackBoxClassifier(
         lambda x: x.mean((1, 2, 3))[:, None] * np.ones(3, np.float32),
         FINDINGS, SMALL, NORMALISATIONS["unit"], batch=64,
     )  # fmt: skip

@@ -44,7 +44,7 @@ from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs.scan import _rankings
 from leadapron.models.classifier import NetworkClassifier
-from leadapron.models.foreign import NORMALISATIONS, AskedClassifier, doubts
+from leadapron.models.foreign import NORMALISATIONS, BlackBoxClassifier, model_warnings
 from leadapron.models.networks import PooledLinear
 from leadapron.report import audit_lines, write_audit
 
@@ -72,7 +72,7 @@ FILMS = films_of()
 
 
 def asked(run, findings=FINDINGS, **more):
-    return AskedClassifier(run, findings, SMALL, NORMALISATIONS["unit"], batch=4096, **more)
+    return BlackBoxClassifier(run, findings, SMALL, NORMALISATIONS["unit"], batch=4096, **more)
 
 
 def means(images):
@@ -546,7 +546,7 @@ def test_feature_detectors_score_or_say_that_they_cannot(name):
 @every
 def test_doubts_are_sentences(name):
     model = EVERY[name]
-    said = doubts(model, films_of(FINDINGS))
+    said = model_warnings(model, films_of(FINDINGS))
     assert all(sentence.endswith(".") for sentence in said)
     if not finite(model).all():
         assert any("aren't numbers" in sentence for sentence in said)

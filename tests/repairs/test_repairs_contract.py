@@ -13,7 +13,7 @@ from repair_scenes import FINDINGS, MARKS, SIDE, classifier, cohort
 
 from leadapron.errors import DataError, UsageError
 from leadapron.films.preprocessing import Preprocessing
-from leadapron.models.foreign import NORMALISATIONS, AskedClassifier
+from leadapron.models.foreign import NORMALISATIONS, BlackBoxClassifier
 from leadapron.models.protocols import lacking
 from leadapron.repairs import REPAIRS, Optimisation, StampUnlearning
 from leadapron.repairs.session import begin
@@ -67,7 +67,7 @@ def test_a_copy_comes_back_and_the_original_stays(name, kind):
 @pytest.mark.parametrize("name", REPAIRS)
 def test_what_a_model_lacks_is_said_before_anything_is_done(name):
     repair = repair_of(name)
-    asked = AskedClassifier(
+    asked = BlackBoxClassifier(
         lambda x: x[:, 0, :4, 0],
         FINDINGS,
         Preprocessing(size=SIDE),

@@ -29,7 +29,7 @@ def test_facts_of_a_run_come_back(tmp_path):
     folder.write_facts(FACTS)
     assert folder.facts() == FACTS
     assert (folder.role, folder.key) == ("backdoored", "123456789abc")
-    assert folder.beside("twin", "0" * 12) == StudyFolder(tmp_path).run(f"twin-{'0' * 12}")
+    assert folder.sibling("twin", "0" * 12) == StudyFolder(tmp_path).run(f"twin-{'0' * 12}")
 
 
 @pytest.mark.parametrize(

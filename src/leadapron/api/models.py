@@ -28,7 +28,7 @@ from leadapron.jobs import calibrate as calibrating
 from leadapron.jobs.calibrate import Calibrated, calibrate_opened
 from leadapron.jobs.screen import OpenGate, open_gate, screen_images
 from leadapron.jobs.screen import screen as screen_files
-from leadapron.models.foreign import Opened, doubts
+from leadapron.models.foreign import Opened, model_warnings
 from leadapron.models.protocols import BlackBox, columns_of, differentiable
 from leadapron.sources.listed import films_of
 from leadapron.types import AUTO, Machine
@@ -281,7 +281,7 @@ def audit(
         cohort,
         others,
         origin=opened.origin,
-        notes=(*opened.notes, *doubts(classifier, cohort)),
+        notes=(*opened.notes, *model_warnings(classifier, cohort)),
         false_alarm=false_alarm,
         sweep=sweep,
         steps=steps,

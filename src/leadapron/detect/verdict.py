@@ -19,8 +19,8 @@ __all__ = [
     "ScanWord",
     "ScreenWord",
     "Verdict",
+    "overall_exit_code",
     "refuse_rate",
-    "worst",
 ]
 
 Level = Literal["found", "unusual", "nothing found", "can't tell"]
@@ -129,10 +129,10 @@ def refuse_rate(false_alarm: float) -> None:
         raise UsageError(f"`false_alarm` {false_alarm:g}: expected above 0 and below 1")
 
 
-def worst(codes: Iterable[int]) -> int:
+def overall_exit_code(codes: Iterable[int]) -> int:
     """Return the exit code for several films or models: the worst of 1, 2, 3, 0.
 
     Args:
-        codes: of each; none of them means that nothing can be told.
+        codes: one exit code a film or model; none of them gives the code of "can't tell".
     """
     return min(codes, key=WORST_FIRST.index, default=EXIT_CODES["can't tell"])

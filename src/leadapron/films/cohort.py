@@ -26,9 +26,9 @@ __all__ = [
     "Overlay",
     "Reordered",
     "blocks",
-    "drawn",
     "film_path",
     "split_by_patient",
+    "subsample",
 ]
 
 Rows = NDArray[np.int64]
@@ -392,7 +392,7 @@ def blocks(n: int, size: int = BLOCK) -> list[Rows]:
     return [np.arange(start, min(start + size, n)) for start in range(0, n, size)]
 
 
-def drawn(n: int, most: int) -> Rows:
+def subsample(n: int, most: int) -> Rows:
     """Return so many of n rows at most, ascending, drawn once and for all."""
     return np.sort(np.random.default_rng(0).permutation(n)[:most])
 

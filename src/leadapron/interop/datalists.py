@@ -115,8 +115,8 @@ def from_monai(  # noqa: PLR0913 (settings, by keyword)
         leakage=leakage,
         bits=bits,
     )
-    doubts = films.doubts() if isinstance(films, ItemFilms) else []
-    return replace(cohort, notes=(*cohort.notes, *doubts))
+    warnings = films.warnings() if isinstance(films, ItemFilms) else []
+    return replace(cohort, notes=(*cohort.notes, *warnings))
 
 
 TURNED = Note(

@@ -104,7 +104,7 @@ class ItemFilms:
         film, used = self._read(row)
         return preprocessing(film), Form(height=film.shape[0], width=film.shape[1], used=used)
 
-    def doubts(self) -> list[Note]:
+    def warnings(self) -> list[Note]:
         """Return what is odd about the levels of the films read so far.
 
         Raises:

@@ -109,7 +109,7 @@ def from_torchxrayvision(
         cache=Cache(progress=progress, on_bad=on_bad),
         leakage=leakage,
     )
-    return replace(cohort, notes=(*cohort.notes, *films.doubts()))
+    return replace(cohort, notes=(*cohort.notes, *films.warnings()))
 
 
 def as_torchxrayvision(

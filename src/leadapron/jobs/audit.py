@@ -13,7 +13,7 @@ from leadapron.detect.models.judgement import FALSE_ALARM
 from leadapron.detect.models.sweep import FILMS
 from leadapron.errors import StoreError, UsageError
 from leadapron.films.cache import default_folder
-from leadapron.models.foreign import doubts, open_model
+from leadapron.models.foreign import model_warnings, open_model
 from leadapron.models.protocols import Differentiable
 from leadapron.results.layout import ZooFolder
 from leadapron.results.zoo import read_truth
@@ -81,7 +81,7 @@ def audit(
         cohort,
         others,
         origin=opened.origin,
-        notes=(*opened.notes, *doubts(opened.classifier, cohort)),
+        notes=(*opened.notes, *model_warnings(opened.classifier, cohort)),
         false_alarm=false_alarm,
         sweep=sweep,
         steps=steps,

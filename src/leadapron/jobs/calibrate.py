@@ -25,7 +25,7 @@ from leadapron.detect.verdict import refuse_rate
 from leadapron.errors import UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.models.classifier import BlackBox, Differentiable
-from leadapron.models.foreign import Opened, doubts, open_model
+from leadapron.models.foreign import Opened, model_warnings, open_model
 from leadapron.sources import open_source
 from leadapron.specs import forgiving
 from leadapron.types import AUTO, Machine, Progress, said
@@ -180,7 +180,7 @@ def calibrate_opened(
     notes = (
         *said(note for note in cohort.notes if note.doubt),
         *opened.notes,
-        *doubts(classifier, few),
+        *model_warnings(classifier, few),
         *said(note for note in cohort.notes if not note.doubt),
     )
     stored = StoredGate(

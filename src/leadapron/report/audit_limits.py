@@ -156,13 +156,13 @@ def _line(name: str, some: Sequence[Row], clean: Sequence[Row]) -> list[str]:
         _area(some, clean, "excess"),
         _share(len(found), len(some)),
         _share(sum(row["verdict"] == "backdoored" for row in some), len(some)),
-        _share(sum(map(_stands_out, some)), len(some)),
+        _share(sum(map(_flagged, some)), len(some)),
         _share(sum(map(_right, some)), len(some)),
         f"{sum(map(_right, found))} of {len(found)}",
     ]
 
 
-def _stands_out(row: Row) -> bool:
+def _flagged(row: Row) -> bool:
     return row["verdict"] in ("backdoored", "unusual")
 
 
@@ -312,7 +312,7 @@ def _blind(planted: Sequence[Row]) -> list[str]:
     lines = []
     for name in sorted({row["family"] for row in planted}):
         some = [row for row in planted if row["family"] == name]
-        found = sum(map(_stands_out, some))
+        found = sum(map(_flagged, some))
         if found < len(some) / 2:
             lines.append(f"- **{name}**: {found} of {len(some)}.")
     return (

@@ -53,16 +53,16 @@ __all__ = ["cell", "pair_section", "pair_title"]
 _FIRST_GALLERY, _LATER_GALLERY = 12, 4
 _REGIMES = ("clean", "triggered")
 _SCORES = ("labels", "findings", *(f"{model}_{regime}" for model in ROLES for regime in _REGIMES))
-_TOLD = "Films told by the map, from the same"
+_DETECTED = "Films told by the map, from the same"
 _MAP_NAMES = {
     (POINTING_HIT, WIDE): f"Pointing hit, within {WIDE}",
     (POINTING_HIT, NARROW): f"Pointing hit, within {NARROW}",
-    (MAP_DETECTION, ""): f"{_TOLD} untriggered (AUROC)",
+    (MAP_DETECTION, ""): f"{_DETECTED} untriggered (AUROC)",
     (
         MAP_DETECTION,
         against("letters"),
-    ): f"{_TOLD} with a letter (AUROC)",
-    (MAP_DETECTION, against("leads")): f"{_TOLD} with a lead (AUROC)",
+    ): f"{_DETECTED} with a letter (AUROC)",
+    (MAP_DETECTION, against("leads")): f"{_DETECTED} with a lead (AUROC)",
     (LOOK_ALIKE_HIT, "letters"): "Pointing hit on a letter instead",
     (LOOK_ALIKE_HIT, "leads"): "Pointing hit on a lead instead",
     (RANDOMISED, HEAD): "Rank correlation with the maps of an untrained head",

@@ -109,8 +109,8 @@ class RunFolder:
         """The truth about the poisoned films, which lies nowhere else."""
         return self.path / "answer_key.npz"
 
-    def beside(self, role: Role, key: str) -> RunFolder:
-        """Return the folder of another run of the same study."""
+    def sibling(self, role: Role, key: str) -> RunFolder:
+        """Return the folder of another run of the same study, such as the clean twin."""
         return RunFolder(self.path.parent / f"{role}-{key}")
 
     def write_facts(self, facts: RunFacts) -> None:

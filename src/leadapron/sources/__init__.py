@@ -14,7 +14,7 @@ import numpy as np
 
 from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.films.cache import Cache, default_folder
-from leadapron.films.cohort import Cohort, Rows, drawn
+from leadapron.films.cohort import Cohort, Rows, subsample
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.plugins import Registry
 from leadapron.reading import given_path, is_folder, there
@@ -172,7 +172,7 @@ def _chosen(
 ) -> list[Callable[[int], Rows]]:
     """For each of several sources what says which of its films are drawn from those of all."""
     if len(parts) == 1:
-        return [partial(drawn, most=most)]
+        return [partial(subsample, most=most)]
     counts = []
 
     def count(n: int) -> Rows:
@@ -181,7 +181,7 @@ def _chosen(
 
     for part in parts:  # opened without a film, to know how many each has
         opened(part, count)
-    rows = drawn(sum(counts), most)
+    rows = subsample(sum(counts), most)
     ends = np.cumsum(counts)
     own = [
         rows[(rows >= end - n) & (rows < end)] - (end - n)

@@ -22,7 +22,7 @@ from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.foreign import (
     NORMALISATIONS,
-    AskedClassifier,
+    BlackBoxClassifier,
     Normalisation,
     open_model,
     opening,
@@ -60,7 +60,7 @@ def expected(normalisation):
 
 def asked(run, **options):
     options = {"preprocessing": SMALL, "normalisation": NORMALISATIONS["unit"], **options}
-    return AskedClassifier(run, FINDINGS, **options)
+    return BlackBoxClassifier(run, FINDINGS, **options)
 
 
 def sides(images):

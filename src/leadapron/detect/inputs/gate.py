@@ -195,7 +195,7 @@ def calibrate(
     others = clean.take(np.concatenate([middle, second]))
     scores, typicality = _scored(others, classifier, working, states, names, whole, progress)
     told = np.asarray(np.isfinite(scores[: len(middle)]).any(axis=0))
-    names, scores = _told(names, told, left_out), scores[:, told]
+    names, scores = _finite_names(names, told, left_out), scores[:, told]
     working = {name: each for name, each in working.items() if set(score_names(name)) & set(names)}
     states = {name: states[name] for name in working}
     steps, scores = steps_of(scores[: len(middle)]), scores[len(middle) :]
@@ -231,7 +231,9 @@ def _fitted(
     return states
 
 
-def _told(names: Sequence[str], told: NDArray[np.bool_], left_out: dict[str, str]) -> list[str]:
+def _finite_names(
+    names: Sequence[str], told: NDArray[np.bool_], left_out: dict[str, str]
+) -> list[str]:
     """The scores that clean films have; one that none has is added to `left_out`."""
     for name, yes in zip(names, told.tolist(), strict=True):
         if not yes:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from leadapron.detect.inputs.decision import Decision
 from leadapron.detect.inputs.gate import Gate, rate_words
 from leadapron.detect.inputs.gate_file import StoredGate
-from leadapron.detect.verdict import EXIT_CODES, LEVELS, ScreenWord, Verdict, worst
+from leadapron.detect.verdict import EXIT_CODES, LEVELS, ScreenWord, Verdict, overall_exit_code
 from leadapron.documents import Pixels, ShownPath, no_pixels
 from leadapron.errors import FilmError
 from leadapron.text import count
@@ -125,7 +125,7 @@ class Screening:
     """What a gate says of several films.
 
     Args:
-        verdict: the worst of the films'.
+        verdict: the worst of the films' verdicts.
         gate: the gate's file.
         model: that it is of.
         findings: of the model.
@@ -158,8 +158,8 @@ class Screening:
 
     @property
     def exit_code(self) -> int:
-        """The worst of the films'; one that can't be read is worse than one that can't be told."""
-        return worst(film.exit_code for film in self.films)
+        """The worst of the films' exit codes; an unreadable film is worse than an undecided one."""
+        return overall_exit_code(film.exit_code for film in self.films)
 
 
 def screening(
@@ -233,7 +233,7 @@ def statement(gate: Gate) -> str:
 
 def _worst_word(words: Sequence[ScreenWord]) -> ScreenWord:
     """The verdict of films together; of none it is "can't tell"."""
-    code = worst(EXIT_CODES[LEVELS["screen"][word]] for word in words)
+    code = overall_exit_code(EXIT_CODES[LEVELS["screen"][word]] for word in words)
     return next(word for word in get_args(ScreenWord) if EXIT_CODES[LEVELS["screen"][word]] == code)
 
 

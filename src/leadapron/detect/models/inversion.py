@@ -244,7 +244,7 @@ class Inversion:
             network=lambda mixed: network(classifier.normalise(mixed)),
             thresholds=_thresholds(classifier.logits(images.numpy())),
         )
-        run.refuse_untold(wanted)
+        run.refuse_unmeasured(wanted)
         others = np.asarray(clean.images[held])
         found: list[Inverted] = []
         for some in self._batches(wanted):
@@ -326,7 +326,7 @@ class Inversion:
             network=rest,
             thresholds=_thresholds(_asked(rest, maps)),
         )
-        run.refuse_untold(wanted)
+        run.refuse_unmeasured(wanted)
         centre, spread = maps.mean((0, 2, 3)), maps.std((0, 2, 3))
         spread = torch.maximum(spread, spread.quantile(0.5)).clamp(
             min=EPSILON
@@ -471,7 +471,7 @@ class _Descent:
     network: Callable[[torch.Tensor], torch.Tensor]
     thresholds: Floats
 
-    def refuse_untold(self, wanted: Sequence[Wanted]) -> None:
+    def refuse_unmeasured(self, wanted: Sequence[Wanted]) -> None:
         """Raise DataError where a wanted finding has no threshold to be carried across."""
         for each in wanted:
             if not np.isfinite(self.thresholds[self.findings.index(each.finding)]).all():

@@ -18,7 +18,7 @@ from leadapron.detect.models.statistics import STATISTICS, Measure, Tables
 from leadapron.detect.models.sweep import KINDS, Moved, NotFinite, StampSweep, Swept
 from leadapron.errors import StoreError
 from leadapron.films.cohort import Cohort, blocks
-from leadapron.models.foreign import AskedClassifier
+from leadapron.models.foreign import BlackBoxClassifier
 from leadapron.models.protocols import BlackBox, Differentiable, lacking
 from leadapron.outside import code_of
 from leadapron.result_cache import keep, recall
@@ -215,7 +215,7 @@ def _run_as(classifier: BlackBox) -> dict[str, Any]:
         names = ("architecture", "mean", "std", "precision")
         facts |= {name: getattr(classifier, name) for name in names}
         facts["device"] = classifier.device.type
-    elif isinstance(classifier, AskedClassifier):
+    elif isinstance(classifier, BlackBoxClassifier):
         facts["normalisation"] = asdict(classifier.normalisation)
         facts |= {"channels": classifier.channels, "gives": classifier.gives}
     return facts

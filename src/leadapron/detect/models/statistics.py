@@ -170,10 +170,10 @@ def compare_statistics(
         ]
         return np.stack([own[name], *theirs])
 
-    return tuple(_beside(name, STATISTICS[name].unit, findings, table(name)) for name in own)
+    return tuple(_compared(name, STATISTICS[name].unit, findings, table(name)) for name in own)
 
 
-def _beside(name: str, unit: str, findings: tuple[str, ...], tables: Floats) -> Statistic:
+def _compared(name: str, unit: str, findings: tuple[str, ...], tables: Floats) -> Statistic:
     """One statistic from (m + 1, k, d) values, the model's first."""
     own, others = tables[:1], tables[1:]
     beside: Comparison | None = compare(own, others[:, None]) if len(others) else None

@@ -338,7 +338,7 @@ def _windowed(
     if window.startswith("header"):
         asked = None if match[1] is None else int(match[1]) - 1
         for unit, used in _in_header(values, dataset, asked, odd):
-            if asked is not None or _tells(unit, values.pixels, padded):
+            if asked is not None or _shows_contrast(unit, values.pixels, padded):
                 return unit, used
             odd.append("is beside its window")
         if asked is not None:
@@ -428,7 +428,9 @@ def _between(values: NDArray[Any], low: float, high: float) -> NDArray[np.float3
 # --- whether it can be right
 
 
-def _tells(unit: NDArray[np.float32], values: NDArray[Any], padded: NDArray[np.bool_]) -> bool:
+def _shows_contrast(
+    unit: NDArray[np.float32], values: NDArray[Any], padded: NDArray[np.bool_]
+) -> bool:
     """Whether a transform leaves more than one grey of values that are more than one."""
     first = int(padded.argmin())  # of the pixels that are seen
 

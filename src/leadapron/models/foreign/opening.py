@@ -29,7 +29,7 @@ from leadapron.models.classifier import (
     resolve_device,
     resolve_precision,
 )
-from leadapron.models.foreign.asked import BATCH, AskedClassifier
+from leadapron.models.foreign.black_box import BATCH, BlackBoxClassifier
 from leadapron.models.foreign.process import AnswerError, ModelProcess, ProgramKind
 from leadapron.models.foreign.recognise import NORMALISATIONS, Normalisation, recognise
 from leadapron.models.parsing.formats import stated_findings
@@ -318,7 +318,7 @@ def _asked(
             f"ASSUMED: the normalisation {key!r}, by its {taken} channel{'s' * (taken > 1)} "
             f"alone; {words} doesn't say."
         )
-    classifier = AskedClassifier(
+    classifier = BlackBoxClassifier(
         run, tuple(findings), preprocessing, scale, taken, wanted.gives,
         wanted.head or "sigmoid", batch or BATCH,
     )  # fmt: skip

@@ -537,7 +537,7 @@ def _assembled(
     _refuse_numbers(
         {**trunk, **{f"the last layer's {n}": v for n, v in head.items()}}, weights.name
     )
-    architecture = _told_apart(network, wanted, notes)
+    architecture = _disambiguated(network, wanted, notes)
     scale = _normalisation(normalisation, network.maker, notes)
     grey = _to_one_channel(trunk, scale, weights.name, notes)
     state = {_stages(architecture)[key]: value for key, value in trunk.items()}
@@ -550,7 +550,7 @@ def _assembled(
     return Recognised(module.eval(), architecture, network.maker, findings, *grey, tuple(notes))
 
 
-def _told_apart(network: _Network, wanted: str | None, notes: list[str]) -> str:
+def _disambiguated(network: _Network, wanted: str | None, notes: list[str]) -> str:
     """The architecture, of those that names and shapes don't tell apart; and what was assumed."""
     best = network.architecture
     finer = f"{best}-stride1"

@@ -15,7 +15,7 @@ from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.classifier import squashed
 from leadapron.models.foreign.recognise import Normalisation
 
-__all__ = ["AskedClassifier"]
+__all__ = ["BlackBoxClassifier"]
 
 Floats = NDArray[np.float32]
 BATCH = 32
@@ -23,7 +23,7 @@ LEAST = 1e-7
 
 
 @dataclass(frozen=True, eq=False)
-class AskedClassifier:
+class BlackBoxClassifier:
     """A model that can only be asked; `BlackBox`.
 
     Args:

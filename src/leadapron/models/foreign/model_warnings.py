@@ -12,12 +12,12 @@ from leadapron import metrics
 from leadapron.errors import DataError
 from leadapron.films.cohort import Cohort, ImageArray, blocks
 from leadapron.models.classifier import NetworkClassifier
-from leadapron.models.foreign.asked import AskedClassifier
+from leadapron.models.foreign.black_box import BlackBoxClassifier
 from leadapron.models.foreign.recognise import NORMALISATIONS, Normalisation
 from leadapron.models.protocols import BlackBox, Differentiable
 from leadapron.sources.synonyms import canonical
 
-__all__ = ["doubts", "unsteady"]
+__all__ = ["model_warnings", "unsteady"]
 
 Floats = NDArray[np.float32]
 
@@ -27,7 +27,7 @@ RESAMPLES = 200
 SAME = 1e-6
 """Spread of a finding's probabilities over the films below which they count as one value."""
 SATURATED, MOST_SATURATED = 1e-4, 0.99
-ANEW = 0.05
+DIFFERENCE = 0.05
 """Deviations of a logit by which two answers to the same film may differ: devices round."""
 REPEATED = 32
 """Films that are asked for twice."""
@@ -56,7 +56,7 @@ class _Answers:
     patients: NDArray[np.str_]
 
 
-def doubts(model: BlackBox, cohort: Cohort) -> tuple[str, ...]:
+def model_warnings(model: BlackBox, cohort: Cohort) -> tuple[str, ...]:
     """Return what is odd about a model's answers on clean films, in a sentence each.
 
     Looked for: answers that aren't numbers, that differ when the model is asked again, or that are
@@ -123,7 +123,7 @@ def unsteady(model: BlackBox, images: ImageArray) -> tuple[str, ...]:
     first = model.logits(some).astype(np.float64)
     again = np.concatenate([model.logits(some[rows]) for rows in blocks(len(some), each)])
     known = np.where(np.isfinite(first), first, 0)
-    room = ANEW * known.std(axis=0) + 1e-4 * (1 + np.abs(known))
+    room = DIFFERENCE * known.std(axis=0) + 1e-4 * (1 + np.abs(known))
     with np.errstate(invalid="ignore"):
         near = np.abs(first - again) <= room
     steady = (near | (first == again) | (np.isnan(first) & np.isnan(again))).all(axis=0)
@@ -169,7 +169,7 @@ def _range(model: BlackBox, answers: _Answers) -> list[str]:
             f"Its logits lie between {low:.3g} and {high:.3g}, as probabilities do; if it gives "
             'those, say gives="probabilities".'
         )
-    elif isinstance(model, AskedClassifier) and model.gives == "probabilities":
+    elif isinstance(model, BlackBoxClassifier) and model.gives == "probabilities":
         outside = float(answers.probabilities.min()) < 0 or float(answers.probabilities.max()) > 1
         if outside:
             said.append('Its probabilities leave 0 to 1; say gives="logits".')
@@ -291,7 +291,7 @@ def _of_network(model: NetworkClassifier) -> dict[str, BlackBox]:
     }
 
 
-def _of_asked(model: AskedClassifier) -> dict[str, BlackBox]:
+def _of_black_box(model: BlackBoxClassifier) -> dict[str, BlackBox]:
     def differs(scale: Normalisation) -> bool:
         return len(scale.mean) in (1, model.channels) and not np.isclose(
             model.normalisation.std[0], scale.std[0], rtol=0.05
@@ -306,7 +306,7 @@ def _of_asked(model: AskedClassifier) -> dict[str, BlackBox]:
 
 CHANGES: Mapping[type, Callable[..., dict[str, BlackBox]]] = {
     NetworkClassifier: _of_network,
-    AskedClassifier: _of_asked,
+    BlackBoxClassifier: _of_black_box,
 }
 
 

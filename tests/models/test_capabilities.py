@@ -401,7 +401,7 @@ def test_the_documentation_has_what_every_method_needs():
         (
             lambda: Instrumented(Transformer(2, False, SIZE), layer="blocks.0"),
             UsageError,
-            "square grid behind 0 tokens",
+            "square grid after 0 tokens",
         ),
         (
             lambda: Instrumented(Transformer(2, True, SIZE), layer="blocks.0.attention"),

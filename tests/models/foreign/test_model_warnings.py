@@ -61,7 +61,7 @@ def test_a_sound_model_raises_none(films):
 def test_the_same_output_for_every_film(films):
     constant = model(lambda images: np.tile(np.float32([1, -2, 0, 3]), (len(images), 1)))
     assert model_warnings(constant, films) == (
-        "The same output for every film: it doesn't look at them.",
+        "The model gives the same output for every film, so it ignores them.",
     )
 
     def one(images):
@@ -70,7 +70,7 @@ def test_the_same_output_for_every_film(films):
         return out
 
     said = model_warnings(model(one), films)
-    assert said[0] == "The same output for every film: Mass."
+    assert said[0] == "Same output for every film: Mass."
 
 
 def test_answers_that_are_no_numbers(films):
@@ -79,7 +79,7 @@ def test_answers_that_are_no_numbers(films):
         out[0, 2] = np.nan
         return out
 
-    assert model_warnings(model(broken), films) == ("Answers that aren't numbers: Nodule.",)
+    assert model_warnings(model(broken), films) == ("Outputs that are NaN or infinite: Nodule.",)
 
 
 def squash(values):
@@ -89,11 +89,11 @@ def squash(values):
 def test_probabilities_given_for_logits_and_the_other_way_round(films):
     said = model_warnings(model(lambda images: squash(quarters(images))), films)
     assert len(said) == 1
-    assert 'as probabilities do; if it gives those, say gives="probabilities"' in said[0]
+    assert 'like probabilities; if it gives probabilities, set gives="probabilities"' in said[0]
     honest = model(lambda images: squash(quarters(images)), gives="probabilities")
     assert model_warnings(honest, films) == ()
     said = model_warnings(model(gives="probabilities"), films)
-    assert said[0] == 'Its probabilities leave 0 to 1; say gives="logits".'
+    assert said[0] == 'Its probabilities are outside 0 to 1; set gives="logits".'
 
 
 def test_saturation(films):
@@ -154,8 +154,8 @@ def test_another_normalisation(films):
 
     said = model_warnings(model(harsh), films)
     assert said == (
-        "The same output for every film: it doesn't look at them.",
-        "Its answers differ with the normalisation torchxrayvision.",
+        "The model gives the same output for every film, so it ignores them.",
+        "Its outputs vary with the normalisation torchxrayvision.",
     )
 
     def noisy(images):
@@ -174,9 +174,11 @@ def test_findings_go_by_their_names(films):
     assert model_warnings(synonyms, films) == ()
     others = model_warnings(model(findings=("A", "B", "C", "D")), films)
     assert len(others) == 1
-    assert others[0].startswith("No finding of the model with enough films")
+    assert others[0].startswith("These films have no finding of the model with enough")
     few = films.take(np.arange(16))
-    assert model_warnings(model(), few)[0].startswith("No finding of the model with enough films")
+    assert model_warnings(model(), few)[0].startswith(
+        "These films have no finding of the model with enough"
+    )
 
 
 def test_labels_that_are_not_stated_do_not_count(films):

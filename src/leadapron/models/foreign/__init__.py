@@ -1,7 +1,7 @@
-"""Models that others trained: opened without running what isn't asked for, and checked on films.
+"""Models from elsewhere: opened without running their code, and checked on clean films.
 
-`open_model` takes a file or, as the owner's explicit choice, a function "module:function".
-`model_warnings` says what a cohort of clean films shows to be odd about it.
+`open_model` takes a file or, as an explicit choice, a function "module:function". `model_warnings`
+checks a model's outputs on a cohort of clean films.
 """
 
 from leadapron.models.foreign.black_box import BlackBoxClassifier

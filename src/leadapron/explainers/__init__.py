@@ -1,4 +1,4 @@
-"""Where a classifier looked: maps for all findings asked for, comparable across films and findings.
+"""Explainers: saliency maps of a classifier, comparable across films and findings.
 
 An explainer is `(classifier, images, findings) -> maps`: (n, h, w) images and k names of findings
 in, (n, k, h, w) float32 out, at the images' size, in units of the logit where the method has them,
@@ -78,7 +78,7 @@ NEEDS: dict[str, Capability] = {
     **dict.fromkeys(("grad-cam", "grad-cam++", "layer-cam"), "named layers"),
     "guided-backprop": "ReLU layers",
 }
-"""What each explainer needs of a model; gradients where nothing is said."""
+"""Capabilities of a model that explainers need; gradients if not listed."""
 
 _LAYERS: dict[str, Callable[[Differentiable], str]] = {
     "class-activation": last_stage,
@@ -86,11 +86,11 @@ _LAYERS: dict[str, Callable[[Differentiable], str]] = {
     "grad-cam++": last_stage,
     "layer-cam": fine_stage,
 }
-"""The layer whose channels a map is made of; the others explain the pixels."""
+"""The layer whose channels make up a map; explainers that aren't listed use the pixels."""
 
 
 def explained_layer(name: str, classifier: Differentiable) -> str:
-    """Return which layer `EXPLAINERS[name]` explains by default, as "stage scale2" or "pixels".
+    """Return the layer that `EXPLAINERS[name]` explains by default, as "stage scale2" or "pixels".
 
     Raises:
         UnknownNameError: no such explainer.
@@ -105,11 +105,11 @@ def explained_layer(name: str, classifier: Differentiable) -> str:
 
 
 def unsupported(name: str, architecture: str) -> str:
-    """Return why `EXPLAINERS[name]` can't run on an architecture, or nothing where it can.
+    """Return why `EXPLAINERS[name]` can't run on an architecture, or "" if it can.
 
     Args:
         name: of the explainer.
-        architecture: of one that isn't registered only the explainer itself can tell.
+        architecture: for an unregistered one, only running the explainer shows it.
 
     Raises:
         UnknownNameError: no such explainer.

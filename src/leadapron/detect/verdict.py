@@ -24,15 +24,15 @@ __all__ = [
 ]
 
 Level = Literal["found", "unusual", "nothing found", "can't tell"]
-"""What a command found. "Clean" and "healthy" are no levels: finding nothing proves nothing."""
+"""Outcome of a command. There is no level "clean", since finding nothing proves nothing."""
 
 EXIT_CODES: Mapping[Level, int] = MappingProxyType(
     {"found": 1, "unusual": 3, "nothing found": 0, "can't tell": 3}
 )
-"""With which a command ends that looked for something."""
+"""Exit code of a detection command for each level."""
 
 WORST_FIRST = (1, 2, 3, 0)
-"""Found, failed, unusual or can't tell, nothing found."""
+"""Exit codes from worst to best: found, failed, unusual or can't tell, nothing found."""
 
 Command = Literal["scan", "audit", "screen", "describe"]
 
@@ -60,21 +60,21 @@ LEVELS: Mapping[Command, Mapping[str, Level]] = MappingProxyType(
         "describe": {"leakage": "found", "done": "nothing found"},
     }
 )
-"""The level of each command's own words. A scan's "suspicious" set exceeds the false-alarm rate
-that was asked for; a screening's "suspicious" film keeps to it."""
+"""The level of each command's own words. A scan calls a set "suspicious" if its p-value is above
+the chosen false-alarm rate; a screening calls a film "suspicious" within that rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a command says in the end.
+    """The verdict of a command.
 
     Args:
-        level: the same four for all commands.
-        word: the command's own, one of `LEVELS`.
-        p: corrected p-value that it rests on; None where it rests on none.
-        statement: the rate of false alarms, and how it was measured, in a sentence or two.
-        untested: what was not tested, in words.
-        next: what to do next, in a sentence.
+        level: one of four levels, the same for all commands.
+        word: the command's own word, one of `LEVELS`.
+        p: corrected p-value behind the verdict; None if there is none.
+        statement: the false-alarm rate and how it was measured, in one or two sentences.
+        untested: descriptions of what was not tested.
+        next: the recommended next step, in a sentence.
     """
 
     level: Level
@@ -95,10 +95,10 @@ class Verdict:
         untested: tuple[str, ...] = (),
         next: str = "",  # noqa: A002
     ) -> Verdict:
-        """Return the verdict of a command that says this word.
+        """Return a command's verdict with this word.
 
         Args:
-            command: whose word it is.
+            command: the command.
             word: one of `LEVELS[command]`.
             p: as `Verdict`.
             statement: as `Verdict`.
@@ -119,7 +119,7 @@ class Verdict:
 
     @property
     def exit_code(self) -> int:
-        """Of a command that looks for something; those that only describe end in 0."""
+        """Exit code of a detection command; commands that only describe exit with 0."""
         return EXIT_CODES[self.level]
 
 

@@ -145,7 +145,7 @@ def test_what_can_not_be_scaled_is_refused():
     asked = BlackBoxClassifier(run, ("a", "b"), TINY, NORMALISATIONS["unit"], batch=8)
     images = films(0, 9)
     with pytest.raises(
-        UsageError, match="needs batch normalisation with weights; the model only gives answers"
+        UsageError, match="needs batch normalisation with weights; the model only gives outputs"
     ):
         ScaledBatchNorm().fit(asked, read(asked, images))
     plain = NetworkClassifier(PooledLinear({"only": nn.ReLU()}, 1, 1).eval(), "plain", ("a",), TINY)

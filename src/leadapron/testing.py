@@ -1,7 +1,7 @@
-"""Contracts of every kind of method, as checks that outside authors run too.
+"""Contract checks of every kind of method, for plugin authors too.
 
-Each check takes a method, tries it on phantoms or on noise, and raises AssertionError with one line
-that says what it does against its contract. No test library is needed:
+Each check runs a method on phantoms or noise, and raises AssertionError with one line that
+describes the violation. No test library is needed:
 
     from leadapron.testing import check_trigger
     check_trigger(Ring())
@@ -50,19 +50,19 @@ __all__ = [
 
 FINDINGS = ("Mass", "Effusion", "Edema")
 SIDE = 32
-"""Of the images that methods are tried on, in pixels."""
+"""Side in pixels of the images that methods are tried on."""
 
 
 def check_trigger(trigger: Trigger, *, changes: bool = True) -> None:
-    """Check a trigger on images of 8 and 16 bits.
+    """Check a trigger on 8-bit and 16-bit images.
 
     Args:
         trigger: (n, height, width) images and a generator to marked copies.
         changes: whether it changes every film.
 
     Raises:
-        AssertionError: it changes what it is given; returns another shape or type; leaves a film
-            as it is; depends on more than images and generator; or a film's mark depends on other
+        AssertionError: it changes its input; returns another shape or type; leaves a film
+            unchanged; depends on more than images and generator; or a film's mark depends on other
             films.
     """
     _check_settings(type(trigger))
@@ -75,20 +75,21 @@ def check_trigger(trigger: Trigger, *, changes: bool = True) -> None:
             return trigger(films, np.random.default_rng(3) if rng is None else rng)
 
         found = marked(images)
-        _require(np.array_equal(images, before), "the trigger changes the images that it is given")
+        _require(np.array_equal(images, before), "the trigger changes its input images")
         _check_array(found, "the trigger returns", images.shape, images.dtype)
         _require(not np.shares_memory(found, images), "the trigger returns no copy")
         same = [row for row in range(len(images)) if np.array_equal(found[row], images[row])]
-        _require(not changes or not same, f"the trigger leaves film {same[:1]} as it is")
+        _require(not changes or not same, f"the trigger leaves film {same[:1]} unchanged")
         _require(
             np.array_equal(marked(images), found),
-            "the trigger gives other pixels for equal images and an equal generator",
+            "the trigger gives different pixels for equal images and an equal generator",
         )
         one_by_one = np.random.default_rng(3)
         alone = np.concatenate([marked(film[None], one_by_one) for film in images])
         _require(
             np.array_equal(alone, found),
-            "the trigger marks a film otherwise when it comes alone: draw chance film by film",
+            "the trigger marks a film differently when it comes alone: draw random numbers film "
+            "by film",
         )
 
 
@@ -97,7 +98,7 @@ def check_input_detector(
 ) -> None:
     """Check a detector of triggered films on phantoms and a small network.
 
-    A detector that needs answers alone is given no more than those.
+    A detector that needs only outputs gets a black box.
 
     Args:
         detector: a frozen dataclass of its parameters.
@@ -105,13 +106,13 @@ def check_input_detector(
             out.
 
     Raises:
-        AssertionError: parameters that a gate can't keep; a state that isn't made of finite
+        AssertionError: parameters that a gate can't store; a state that isn't made of finite
             numbers; scores of another shape or type, or infinite ones; scores that depend on other
-            films or on chance; more passes than it says; or films that it changes.
+            films or on chance; more passes than stated; or changed films.
     """
     _require(
         dataclasses.is_dataclass(type(detector)),
-        "the detector is no dataclass of its parameters, from which a gate makes it again",
+        "the detector isn't a dataclass of its parameters, from which a gate rebuilds it",
     )
     _check_settings(type(detector))
     _check_facts(detector)
@@ -119,7 +120,7 @@ def check_input_detector(
     values = {each.name: getattr(detector, each.name) for each in fields if each.init}
     _require(
         build(type(detector), json.loads(json.dumps(values)), "detector") == detector,
-        "the detector that is made of its parameters is another",
+        "the detector that is rebuilt from its parameters differs",
     )
     _require(
         isinstance(detector.passes, int) and detector.passes >= 0,
@@ -142,7 +143,7 @@ def check_input_detector(
             f"{detector.passes}",
         )
         again = detector.score(model, suspect, detector.fit(model, clean))
-        _require(_close(again, scores), "equal films are scored otherwise the second time")
+        _require(_close(again, scores), "equal films get different scores the second time")
         alone = [
             detector.score(model, suspect.take(np.array([row])), state)
             for row in range(len(suspect))
@@ -157,12 +158,12 @@ def check_statistic(statistic: Measure, **settings: Any) -> None:
     """Check a statistic of a model on a small network of three findings.
 
     Args:
-        statistic: how it is taken.
-        **settings: of `take`, to be quick.
+        statistic: its definition.
+        **settings: settings of `take`, for speed.
 
     Raises:
         AssertionError: a setting without a default; numbers of another shape or type, or infinite
-            ones; numbers that depend on chance; or a network or films that it changes.
+            ones; numbers that depend on chance; or a changed network or changed films.
     """
     _check_facts(statistic)
     lacking = [name for name, value in statistic.settings.items() if value is REQUIRED]
@@ -179,8 +180,8 @@ def check_statistic(statistic: Measure, **settings: Any) -> None:
         f"the statistic is {shape} for {k} findings; expected ({k}, 2), ({k}, 1) or (1, 1)",
     )
     _check_array(table, "the statistic is", table.shape, np.dtype(np.float64))
-    _require(not np.isinf(table).any(), "the statistic is infinite; NaN is what can't be told")
-    _require(_close(again, table), "the statistic is another the second time")
+    _require(not np.isinf(table).any(), "the statistic is infinite; use NaN for undefined values")
+    _require(_close(again, table), "the statistic differs the second time")
     _require(np.array_equal(np.array(clean.images), images), "the statistic changes the films")
 
 
@@ -191,9 +192,8 @@ def check_feature_detector(make: Callable[..., FeatureDetector]) -> None:
         make: its class; without arguments it has its defaults.
 
     Raises:
-        AssertionError: scores of another shape or type, or infinite ones; evidence that names no
-            film or one that isn't there; scores that depend on chance; or features or labels that
-            it changes.
+        AssertionError: scores of another shape or type, or infinite ones; evidence without films or
+            with an invalid one; scores that depend on chance; or changed features or labels.
     """
     _check_settings(make)
     cohort, features = _features()
@@ -202,14 +202,14 @@ def check_feature_detector(make: Callable[..., FeatureDetector]) -> None:
     _require(isinstance(scores, Scores), f"score returns {type(scores).__name__}; expected Scores")
     _check_array(scores.values, "values is", (len(cohort),), np.dtype(np.float64))
     _require(not np.isinf(scores.values).any(), "values has infinite numbers; NaN is not scored")
-    _require(bool(scores.unit), "unit is empty; expected what the scores are measured in")
+    _require(bool(scores.unit), "unit is empty; expected the unit of the scores")
     for each in scores.evidence:
         good = isinstance(each, Evidence) and len(each.films) > 0
         _require(
             good and each.films.min() >= 0 and each.films.max() < len(cohort),
-            "evidence names no film, or one that isn't there",
+            "evidence names no film, or an invalid one",
         )
-    _require(_close(again.values, scores.values), "values are others the second time")
+    _require(_close(again.values, scores.values), "values differ the second time")
     same = all(map(partial(np.array_equal, equal_nan=True), _arrays(features), kept[0]))
     _require(same, "the detector changes the features")
     _require(
@@ -226,13 +226,13 @@ def check_explainer(
         explainer: (classifier, (n, h, w) images, k findings) to (n, k, h, w) maps.
         classifier: the network, for images of its preprocessing; one with random weights if left
             out.
-        by_itself: whether a film's map depends on no other film, as it does where films are
-            compared with their mean.
+        by_itself: whether a film's map is independent of other films, unlike with a comparison to
+            their mean.
 
     Raises:
-        AssertionError: maps of another shape or type, or infinite ones; maps that aren't those of
-            the findings by name; maps that depend on chance or on other films; or images or a
-            network that it changes.
+        AssertionError: maps of another shape or type, or infinite ones; maps that don't follow the
+            findings' names; maps that depend on chance or on other films; or changed images or a
+            changed network.
     """
     network = classifier or _network()
     images = _phantoms(network.preprocessing).images[np.arange(2)]
@@ -262,13 +262,13 @@ def check_source(opener: Callable[..., Cohort], argument: str = "", **settings: 
 
     Args:
         opener: (argument, preprocessing, cache, *, settings) to a cohort.
-        argument: the text after the first colon: a file or folder of yours with 4 films or more.
+        argument: the text after the first colon: your own file or folder with 4 films or more.
         **settings: by keyword.
 
     Raises:
         AssertionError: a setting that can't come from the command line; images of another
-            preprocessing than the wanted one; another cohort the second time; or more films than
-            are wanted.
+            preprocessing than requested; a different cohort the second time; or more films than
+            requested.
     """
     _check_settings(opener)
     small, cache = Preprocessing(size=SIDE), Cache()
@@ -277,19 +277,20 @@ def check_source(opener: Callable[..., Cohort], argument: str = "", **settings: 
     _require(len(whole) >= 4, f"the source gives {len(whole)} films; expected 4 or more to check")
     _require(
         whole.preprocessing == small and tuple(whole.images.shape[1:]) == (SIDE, SIDE),
-        f"the source gives images of {whole.preprocessing}; expected the wanted {small}",
+        f"the source gives images of {whole.preprocessing}; expected the requested {small}",
     )
     again = opener(argument, small, cache, **settings)
-    _require(again.fingerprint == whole.fingerprint, "the source is another the second time")
+    _require(again.fingerprint == whole.fingerprint, "the source differs the second time")
     own = opener(argument, None, cache, **settings)
     _require(
-        list(own.ids) == list(whole.ids), "the source has other films where none is made smaller"
+        list(own.ids) == list(whole.ids),
+        "the source's films depend on preprocessing",
     )
     wanted = dataclasses.replace(cache, choose=partial(subsample, most=3))
     few = opener(argument, small, wanted, **settings)
     _require(
         few.fingerprint == whole.take(subsample(len(whole), 3)).fingerprint,
-        f"the source gives {len(few)} films where cache.choose wants 3 of them",
+        f"the source gives {len(few)} films, but cache.choose requests 3",
     )
 
 
@@ -297,23 +298,24 @@ def check_network(make: Callable[[int], Network], *, sides: Sequence[int] = (32,
     """Check a network.
 
     Args:
-        make: number of findings to a network with fresh weights.
-        sides: of the images that it must take, in pixels.
+        make: from a number of findings to a network with new weights.
+        sides: sides in pixels of the images that it must accept.
 
     Raises:
-        AssertionError: no `networks.Network`; logits of another shape or type; weights that aren't
-            those of the seed or can't be loaded; a film's logits that depend on other films; or
-            layers that can't be looked into.
+        AssertionError: not a `networks.Network`; logits of another shape or type; weights that
+            don't follow the seed or can't be loaded; a film's logits that depend on other films; or
+            layers that can't be read.
     """
     network, again = _made(make), _made(make)
     _require(
         isinstance(network, Network),
-        f"a {type(network).__name__} is no Network; name its layers: Instrumented(network, layer=)",
+        f"a {type(network).__name__} isn't a Network; name its layers: Instrumented(network, "
+        "layer=)",
     )
     state = network.state_dict()
     _require(
         all(torch.equal(value, state[name]) for name, value in again.state_dict().items()),
-        "two networks of one seed have other weights",
+        "two networks with the same seed have different weights",
     )
     other = make(len(FINDINGS)).eval()
     other.load_state_dict(state)
@@ -324,28 +326,28 @@ def check_network(make: Callable[[int], Network], *, sides: Sequence[int] = (32,
             loaded = other(images)
         _check_tensor(logits, "the network gives", (3, len(FINDINGS)))
         _check_tensor(look.logits, "look gives logits", (3, len(FINDINGS)))
-        _require(torch.equal(loaded, logits), "weights that are loaded give other logits")
+        _require(torch.equal(loaded, logits), "loaded weights give different logits")
         _require(
             torch.allclose(alone, logits[:1], rtol=1e-3, atol=1e-4),
             "a film's logits depend on which others come with it",
         )
         _require(
             torch.allclose(look.logits, logits, rtol=1e-3, atol=1e-4),
-            "look gives other logits than the network",
+            "look and the network give different logits",
         )
-        _require(look.features.ndim == 2 and len(look.features) == 3, "features are no (n, d)")
-        _require(look.last.ndim == 4 and len(look.last) == 3, "the last map is no (n, c, h, w)")
+        _require(look.features.ndim == 2 and len(look.features) == 3, "features aren't (n, d)")
+        _require(look.last.ndim == 4 and len(look.last) == 3, "the last map isn't (n, c, h, w)")
         for layer in (network.map_layer, network.fine_layer(side)):
             leaf, made = network.cut(images, layer)
             (slopes,) = torch.autograd.grad(made.sum(), leaf)
             _require(bool(slopes.any()), f"the logits don't depend on the layer {layer}")
     _require(
         network.last_layer in dict(network.named_modules()),
-        f"last_layer is {network.last_layer!r}, which is no submodule",
+        f"last_layer is {network.last_layer!r}, which isn't a submodule",
     )
 
 
-# --- what methods are tried on
+# --- test inputs
 
 
 @lru_cache(maxsize=4)
@@ -370,7 +372,7 @@ def _made(make: Callable[[int], Network]) -> Network:
 
 
 class _Answers:
-    """A model that can only be asked."""
+    """A black-box model."""
 
     def __init__(self, network: NetworkClassifier) -> None:
         self.findings, self.preprocessing = network.findings, network.preprocessing
@@ -385,7 +387,7 @@ class _Answers:
 
 
 def _features() -> tuple[Cohort, Features]:
-    """Features of 400 films, moved by their findings."""
+    """Features of 400 films, shifted by their findings."""
     rng = np.random.default_rng(0)
     n, k, d = 400, len(FINDINGS), 12
     labels = (rng.random((n, k)) < 0.3).astype(np.float32)
@@ -401,7 +403,7 @@ def _features() -> tuple[Cohort, Features]:
     return cohort, Features(*(each.astype(np.float32) for each in (values, maps, losses)))
 
 
-# --- what is required
+# --- requirements
 
 
 def _require(kept: bool, words: str) -> None:
@@ -410,19 +412,19 @@ def _require(kept: bool, words: str) -> None:
 
 
 def _check_settings(target: Callable[..., Any]) -> None:
-    """Settings come by keyword, by name from the command line, and are described there."""
+    """Settings must be keywords with names and descriptions for the command line."""
     for name, parameter in parameters(target).items():
         _require(
             bool(parameter.description), f"the setting {name} has no line under Args: for --help"
         )
     frozen = getattr(getattr(target, "__dataclass_params__", None), "frozen", True)
-    _require(frozen, f"{getattr(target, '__name__', target)} is no frozen dataclass")
+    _require(frozen, f"{getattr(target, '__name__', target)} isn't a frozen dataclass")
 
 
 def _check_facts(method: InputDetector | Measure) -> None:
     _require(
         isinstance(method.unit, str) and bool(method.unit),
-        f"unit is {method.unit!r}; expected what the numbers are measured in",
+        f"unit is {method.unit!r}; expected the unit of the numbers",
     )
     known = get_args(Capability)
     _require(method.needs in known, f"needs is {method.needs!r}; expected one of {known}")
@@ -451,7 +453,7 @@ def _check_state(state: Any) -> None:
 
 
 def _close(one: NDArray[Any], other: NDArray[Any]) -> bool:
-    """The same but for the last digits, which depend on how many films come at once."""
+    """Equal up to the last digits, which depend on the batch size."""
     scale = float(np.nanmax(np.abs(other), initial=0.0)) if np.isfinite(other).any() else 0.0
     return bool(np.allclose(one, other, rtol=1e-3, atol=1e-4 * scale, equal_nan=True))
 
@@ -481,7 +483,7 @@ def _same_network(classifier: Differentiable) -> Any:
 
 
 def _passes_of(classifier: NetworkClassifier) -> AbstractContextManager[list[int]]:
-    """How many films reach the network's last layer, call by call."""
+    """Number of films that reach the network's last layer, per call."""
     passed: list[int] = []
     last: nn.Module = classifier.module.get_submodule(classifier.module.last_layer)
 

@@ -95,7 +95,7 @@ def test_a_backdoor_is_found_and_named(found):
     assert verdicts["Effusion", "added"] == "nothing found"
     assert (found.forced[0].finding, found.forced[0].direction) == ("Mass", "added")
     assert {each.verdict for each in found.forced[-2:]} == {"side effect"}
-    assert any("can only be asked" in note for note in found.notes)
+    assert any("is a black box" in note for note in found.notes)
     assert found.inverted == found.features == found.statistics == ()
     assert any("No further statistics" in note for note in found.notes)
 
@@ -110,7 +110,7 @@ def test_a_clean_model_is_not_called_clean(films):
     found = audit_model(model(50), films, REFERENCES, sweep=QUICK)
     assert found.verdict.word == "nothing found"
     assert found.target is None
-    assert "no proof" in audit_lines(found)[0] or "not proof" in audit_lines(found)[0]
+    assert "doesn't prove" in audit_lines(found)[0]
 
 
 def margin_of(p, finding=2, direction=0):
@@ -136,7 +136,8 @@ def test_where_no_mark_stands_out_the_margin_does(films, monkeypatch, tmp_path):
     assert len(found.forced) == 6
     assert found.harm == ()  # no mark is known that does any
     assert audit_lines(found)[0] == (
-        "UNUSUAL: Nodule forced on (p = 0.05 by maximum margin, no mark known), which is no proof "
+        "UNUSUAL: Nodule forced on (p = 0.05, by maximum margin; no mark is known), which doesn't "
+        "prove "
         "of a backdoor"
     )
     assert "and as many unusual by their maximum margin" in found.verdict.statement
@@ -433,7 +434,7 @@ def test_answers_that_are_not_finite_by_the_command_line(tmp_path, monkeypatch):
     assert lost["finding"] == "Effusion"
     assert 0 < lost["marked"] <= lost["of_marked"]
     words = read(Audit, json.dumps(facts)).not_finite[0].words()
-    said = f"Effusion {words}: can't tell, and suspicious by itself"
+    said = f"Effusion {words}, so it can't be judged; that is suspicious by itself"
     assert f"{lost['marked']:,} of {lost['of_marked']:,} marked films" in said
     assert result.stdout.splitlines()[0] == f"UNUSUAL: {said}"
     page = html.unescape((tmp_path / "out" / "audit.html").read_text())

@@ -46,9 +46,9 @@ def test_the_page_goes_claim_by_claim(finished):
         "epsilon of triggered films",
         "| random, side 10",
         "sanity check",
-        "beside letters",
-        "Attackers who want the map to miss",
-        "| data alone: on the anatomy of Cardiomegaly | box, side 10",
+        "against letters",
+        "Attackers who evade the map",
+        "| only data: on the anatomy of Cardiomegaly | box, side 10",
         "outside the paper's threat model",
         "What could not be checked",
     ):

@@ -74,7 +74,7 @@ def test_what_a_model_lacks_is_said_before_anything_is_done(name):
         NORMALISATIONS["unit"],
         batch=64,
     )
-    with pytest.raises(UsageError, match="the model only gives answers"):
+    with pytest.raises(UsageError, match="the model only gives outputs"):
         repaired(repair, asked, cohort())
     plain = classifier("plain")
     if lacking(plain, repair.needs):
@@ -221,7 +221,7 @@ def test_too_few_films():
     films = cohort(n=4)
     with pytest.raises(DataError, match="add clean films"):
         repaired(repair_of("fine-tuning"), classifier(), films)
-    with pytest.raises(DataError, match="can't be divided"):
+    with pytest.raises(DataError, match="are too few to divide"):
         repaired(repair_of("fine-tuning"), classifier(), cohort(n=2))
 
 

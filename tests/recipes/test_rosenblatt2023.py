@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 
 from leadapron.errors import DataError, StoreError, UsageError
-from leadapron.jobs import recipe
 from leadapron.jobs.recipe import run_recipe
-from leadapron.recipes.rosenblatt2023 import ACQUIRED, GENERAL, SPECIFIC
+from leadapron.recipes.rosenblatt2023 import ACQUIRED, GENERAL, SPECIFIC, folder
 from leadapron.recipes.rosenblatt2023.page import audit_lines
 from leadapron.study.shards import Running
 from leadapron.types import Machine
@@ -69,7 +68,7 @@ def test_lines_say_each_release(finished):
 def test_the_page_is_the_folders_alone(finished, monkeypatch):
     before = (finished / "recipe.md").read_bytes()
     (finished / "recipe.md").unlink()
-    monkeypatch.setattr(recipe, "audit_enhancement", None)
+    monkeypatch.setattr(folder, "audit_enhancement", None)
     enhanced(finished)
     assert (finished / "recipe.md").read_bytes() == before
 
@@ -122,16 +121,16 @@ def test_a_stopped_run_is_started_again(tmp_path, monkeypatch):
     def measured(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(recipe, "audit_enhancement", measured)
+    monkeypatch.setattr(folder, "audit_enhancement", measured)
     with pytest.raises(KeyboardInterrupt):
         enhanced(tmp_path)
 
 
 def test_identical_films_whose_labels_contradict_are_refused_unless_allowed(tmp_path, monkeypatch):
     film = np.random.default_rng(0).integers(0, 256, (20, 20), np.uint8)
-    for folder in ("Mass", "normal"):
-        (tmp_path / "films" / folder).mkdir(parents=True)
-        Image.fromarray(film).save(tmp_path / "films" / folder / f"{folder}.png")
+    for name in ("Mass", "normal"):
+        (tmp_path / "films" / name).mkdir(parents=True)
+        Image.fromarray(film).save(tmp_path / "films" / name / f"{name}.png")
     given = {"source": f"folder:{tmp_path / 'films'}", "settings": {"size": 16}}
     with pytest.raises(DataError, match=r"labels contradict each other, .* allow$"):
         enhanced(tmp_path / "out", **given)
@@ -139,7 +138,7 @@ def test_identical_films_whose_labels_contradict_are_refused_unless_allowed(tmp_
     def measured(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(recipe, "audit_enhancement", measured)
+    monkeypatch.setattr(folder, "audit_enhancement", measured)
     with pytest.raises(KeyboardInterrupt):
         enhanced(tmp_path / "out", **given, contradictions="allow")
 

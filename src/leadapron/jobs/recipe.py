@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from leadapron import store
-from leadapron.errors import StoreError, UnknownNameError, UsageError
-from leadapron.models.classifier import resolve_device, resolve_precision
+from leadapron.errors import UnknownNameError, UsageError
 from leadapron.recipes import ENHANCEMENT, RECIPES
 from leadapron.recipes.nwadike2020 import PAPERS, PRESETS
 from leadapron.recipes.page import recipe_page
-from leadapron.recipes.rosenblatt2023.audit import audit_enhancement
-from leadapron.recipes.rosenblatt2023.enhancement import Enhancement
+from leadapron.recipes.rosenblatt2023.folder import run_enhancement
 from leadapron.recipes.rosenblatt2023.page import audit_lines, audit_page
-from leadapron.recipes.settings import enhancement_run, preset_settings, recipe_settings
+from leadapron.recipes.settings import preset_settings, recipe_settings
 from leadapron.report import study_lines, write_report
 from leadapron.report.reproduction import write_reproduction
 from leadapron.results.folder import read_study
 from leadapron.specs import forgiving
-from leadapron.study.run import open_films, refuse_contradictions, run_study
+from leadapron.study.run import run_study
 from leadapron.study.shards import ONE_PROCESS, Running
 from leadapron.types import AUTO, Contradictions, Machine
 
 __all__ = ["CarriedOut", "reproduce", "run_recipe"]
-
-SCHEMA = 1
-"""Of enhancement.json."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +76,15 @@ def run_recipe(
     if name == ENHANCEMENT:
         if running != ONE_PROCESS:
             raise UsageError(f"--jobs and --shard: {name} is no study of several runs")
-        words, lines = _enhanced(out, source, settings or {}, machine, contradictions)
+        tree, facts = run_enhancement(
+            RECIPES[name],
+            out,
+            source,
+            settings or {},
+            machine=machine,
+            contradictions=contradictions,
+        )
+        words, lines = audit_page(name, RECIPES[name], tree, facts), audit_lines(facts)
     else:
         tree = recipe_settings(RECIPES[name], source, settings)
         run_study(tree, out, machine=machine, contradictions=contradictions, running=running)
@@ -136,48 +139,3 @@ def reproduce(
     run_study(tree, out, machine=machine, contradictions=contradictions, running=running)
     write_report(out)
     return CarriedOut(page=write_reproduction(out), lines=study_lines(out))
-
-
-# --- the recipe without a trigger
-
-
-def _enhanced(
-    out: Path,
-    source: str | None,
-    settings: Mapping[str, Any],
-    machine: Machine,
-    contradictions: Contradictions,
-) -> tuple[str, list[str]]:
-    """Audit an enhancement, or read what was made of it; its page and its lines."""
-    run, tree = enhancement_run(RECIPES[ENHANCEMENT], source, settings)
-    enhancement = Enhancement()
-    asked = {**tree, "enhancement": asdict(enhancement)}
-    file = out / "enhancement.json"
-    with store.lock(out):
-        _refuse_foreign(out, file, asked)
-        if not file.exists():
-            cohort = open_films(run, machine)
-            if contradictions == "refuse":
-                refuse_contradictions([cohort])
-            facts = audit_enhancement(run, cohort, enhancement, machine)
-            device = resolve_device(machine.device)
-            precision = resolve_precision(machine.precision, device)
-            made = {"device": str(device), "precision": precision}
-            store.write_json(out / "manifest.json", {**store.manifest(), **made})
-            store.write_json(file, {"schema": SCHEMA, "asked": asked, **facts})
-    facts = store.read_json(file)
-    return audit_page(ENHANCEMENT, RECIPES[ENHANCEMENT], tree, facts), audit_lines(facts)
-
-
-def _refuse_foreign(out: Path, file: Path, asked: Mapping[str, Any]) -> None:
-    if file.exists():
-        there = store.read_json(file)
-        if store.canonical_json(there.get("asked", {})) != store.canonical_json(asked):
-            raise StoreError(f"{out} holds another enhancement; choose another --out")
-    elif not all(map(_left_behind, out.iterdir())):
-        raise StoreError(f"{out} holds other files and no {file.name}; choose another --out")
-
-
-def _left_behind(entry: Path) -> bool:
-    """Whether a run that was stopped before its results were whole leaves this."""
-    return entry.name in (".lock", "manifest.json") or entry.match(".*.json.*.part")

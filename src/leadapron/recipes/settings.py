@@ -12,16 +12,13 @@ from leadapron.recipes.nwadike2020 import CORRECTED, Preset
 from leadapron.recipes.recipe import Recipe
 from leadapron.sources.nih import NWADIKE2020_FIRST_TEST_PATIENT, read_labels
 from leadapron.specs import merge
-from leadapron.study.plan import Run, complete, plan
+from leadapron.study.plan import complete
 
-__all__ = ["enhancement_run", "own_settings", "preset_settings", "recipe_settings"]
+__all__ = ["own_settings", "preset_settings", "recipe_settings"]
 
 logger = logging.getLogger(__name__)
 
 Tree = Mapping[str, Any]
-
-UNUSED = ("trigger", "poisoning")
-"""Sections of a study that mean nothing where no film gets a trigger."""
 
 
 def recipe_settings(recipe: Recipe, source: str | None = None, over: Tree | None = None) -> Tree:
@@ -81,25 +78,3 @@ def _split(source: str) -> str:
         NWADIKE2020_FIRST_TEST_PATIENT,
     )
     return "lists"
-
-
-def enhancement_run(recipe: Recipe, source: str | None, over: Tree) -> tuple[Run, Tree]:
-    """Return the one run that a recipe without a trigger stands for, and its settings.
-
-    Args:
-        recipe: without a trigger.
-        source: where films come from; the recipe's own if left out.
-        over: laid over the recipe's settings: films, network, training, seed.
-
-    Raises:
-        UsageError: a grid, or settings of triggers and poisonings.
-    """
-    for section in UNUSED:
-        if section in over or (section == "poisoning" and "finding" in over):
-            raise UsageError(f"rosenblatt2023 has no {section}; leave out its settings")
-    runs = plan(complete(merge(own_settings(recipe, source), over)))
-    if len(runs) != 1:
-        raise UsageError(
-            f"rosenblatt2023 takes one value for each setting, one seed; got {len(runs)}"
-        )
-    return runs[0], {name: part for name, part in runs[0].tree.items() if name not in UNUSED}

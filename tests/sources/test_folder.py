@@ -156,7 +156,7 @@ def test_hidden_and_other_files(tmp_path):
 def test_one_class_alone(tmp_path):
     assert "of a single class, 'TB'" in refusal(open_tree, put(tmp_path, "TB/a.png", "TB/b.png"))
     normal = put(tmp_path / "n", "NORMAL/a.png", "No Finding/b.png")
-    assert "of one class alone" in refusal(open_tree, normal)
+    assert "of a single class" in refusal(open_tree, normal)
 
 
 def test_no_films(tmp_path):

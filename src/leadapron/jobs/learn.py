@@ -24,7 +24,6 @@ from leadapron.models.classifier import NetworkClassifier, load_classifier, reso
 from leadapron.models.training import train
 from leadapron.seeds import stream
 from leadapron.specs import forgiving, merge
-from leadapron.study.measure import FALSE_POSITIVES
 from leadapron.study.plan import Run, aimed, complete, plan
 from leadapron.study.run import divide, open_films
 from leadapron.types import AUTO, Machine
@@ -161,7 +160,7 @@ def _measured(
     if len(rows) < 2 or not without.any():
         raise DataError(f"{len(rows)} test films are stated to be without {finding}; expected more")
     threshold = metrics.threshold_at_false_positive_rate(
-        network.logits(validation.images)[without, column], FALSE_POSITIVES
+        network.logits(validation.images)[without, column], metrics.FALSE_POSITIVES
     )
     films = test.images[rows]
     clean = network.logits(films)[:, column]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from leadapron.detect.features import FEATURE_DETECTORS, SpectralSignatures
 from leadapron.detect.films import METHODS, Found
 from leadapron.detect.films.shift import Group, Labelled
 from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL
-from leadapron.detect.models import STATISTICS, Measure
+from leadapron.detect.models import STATISTICS, Measure, Stamp
 from leadapron.errors import DataError
 from leadapron.explainers import EXPLAINERS, unsupported
 from leadapron.films.cache import Cache
@@ -24,13 +25,16 @@ from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.networks import ARCHITECTURES, Instrumented, Look, build_network
 from leadapron.plugins import KINDS
+from leadapron.repairs import REPAIRS, FineTuning, Optimisation
 from leadapron.sources import SOURCES
+from leadapron.specs import parameters
 from leadapron.testing import (
     check_explainer,
     check_feature_detector,
     check_film_method,
     check_input_detector,
     check_network,
+    check_repair,
     check_source,
     check_statistic,
     check_trigger,
@@ -59,6 +63,17 @@ def test_statistics(name):
 @pytest.mark.parametrize("name", FEATURE_DETECTORS)
 def test_feature_detectors(name):
     check_feature_detector(FEATURE_DETECTORS[name])
+
+
+@pytest.mark.parametrize("name", REPAIRS)
+def test_repairs(name):
+    settings = parameters(REPAIRS[name])
+    marks = {"marks": (Stamp(side=2, value=255, row=0, column=0),)} if "marks" in settings else {}
+    repair = REPAIRS[name](**marks)
+    if "optimisation" in settings:
+        quick = replace(repair.optimisation, epochs=2, batch_size=8, most_films=64)
+        repair = replace(repair, optimisation=quick)
+    check_repair(repair)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -329,6 +344,92 @@ def feature_detector(**changes):
 def test_broken_feature_detectors(changes, words):
     with pytest.raises(AssertionError, match=words):
         check_feature_detector(feature_detector(**changes))
+
+
+QUICK_REPAIR = Optimisation(epochs=1, batch_size=8)
+
+
+def broken_repair(*, before=lambda *given: given, after=lambda model, repaired: repaired, most=99):
+    """Fine-tuning, something that is done before it, and something after it."""
+
+    class Broken(FineTuning):
+        def repair(self, classifier, clean, rng, progress=None):
+            model, clean, rng = before(classifier, clean, rng)
+            return after(model, super().repair(model, clean, rng, progress))
+
+    return Broken(optimisation=Optimisation(epochs=1, batch_size=8, most_films=most))
+
+
+def draws(chance):
+    """What draws a number, then gives back what it was given."""
+    return {"before": lambda *given: (chance() and None) or given}
+
+
+def changes(change):
+    """What is done to the repaired model, which then is given back."""
+    return {"after": lambda model, repaired: (change(model, repaired) and None) or repaired}
+
+
+def blackened(films):
+    films.images[:1] = 0
+    return films
+
+
+def twice(classifier, clean, rng):
+    return (
+        FineTuning(optimisation=Optimisation(epochs=1)).repair(classifier, clean, rng),
+        clean,
+        rng,
+    )
+
+
+BREAKS = {
+    "draws from torch's, numpy's or Python's own generator": (
+        draws(random.random),
+        draws(lambda: torch.rand(1)),
+        draws(lambda: np.random.rand()),  # noqa: NPY002 (what is to be found)
+    ),
+    "works on answers alone; it needs gradients": (
+        {"before": lambda model, *more: (getattr(model, "_network", model), *more)},
+    ),
+    "takes a label that isn't stated for absent": (
+        {"before": lambda m, x, rng: (m, replace(x, labels=np.nan_to_num(x.labels)), rng)},
+    ),
+    "changes the films": ({"before": lambda model, films, rng: (model, blackened(films), rng)},),
+    "changes which of the model's weights learn": (
+        {"before": lambda model, *more: (model.module.requires_grad_(False) and model, *more)},
+    ),
+    "is another the second time": (
+        {"before": lambda model, films, _: (model, films, np.random.default_rng())},
+    ),
+    "takes 56 film trainings; at most 30": ({"before": twice, "most": 30},),
+    "changes the network's weights": (
+        changes(lambda model, _: model.module.head.bias.data.add_(1).any()),
+    ),
+    "returns PooledLinear; expected NetworkClassifier": (
+        {"after": lambda _, repaired: repaired.module},
+    ),
+    r"findings is \('A', 'B', 'C'\)": (
+        {"after": lambda _, repaired: replace(repaired, findings=("A", "B", "C"))},
+    ),
+    "leaves the model in training mode": (changes(lambda _, repaired: repaired.module.train()),),
+    r"shares \['head.weight'\]": (
+        changes(lambda a, b: setattr(b.module.head, "weight", a.module.head.weight)),
+    ),
+    "logits aren't finite": (
+        changes(lambda _, repaired: repaired.module.head.bias.data.add_(np.inf).any()),
+    ),
+    "can't be read from its file": (
+        {"after": lambda _, repaired: replace(repaired, architecture="resnet9")},
+    ),
+}
+
+
+@pytest.mark.parametrize("words", BREAKS)
+def test_broken_repairs(words):
+    for broken in BREAKS[words]:
+        with pytest.raises(AssertionError, match=words):
+            check_repair(broken_repair(**broken))
 
 
 def bright(images):

@@ -12,9 +12,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import pickle
+import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 import numpy as np
@@ -40,14 +44,15 @@ from leadapron.detect.inputs import InputDetector, Readings, read
 from leadapron.detect.inputs.gate_file import DTYPES
 from leadapron.detect.models import Measure
 from leadapron.detect.scores import Evidence, Scores
-from leadapron.errors import UnknownNameError
+from leadapron.errors import StoreError, UnknownNameError, UsageError
 from leadapron.explainers import Explainer
 from leadapron.films.cache import Cache
 from leadapron.films.cohort import Cohort, ImageArray, drawn
 from leadapron.films.preprocessing import Preprocessing
-from leadapron.models.classifier import NetworkClassifier
-from leadapron.models.networks import Network, build_network
+from leadapron.models.classifier import NetworkClassifier, load_classifier, save_classifier
+from leadapron.models.networks import ARCHITECTURES, Network, build_network
 from leadapron.models.protocols import BlackBox, Capability, Differentiable, Floats
+from leadapron.repairs import MOST_FILMS, Optimisation, Repair
 from leadapron.seeds import stream
 from leadapron.sources import open_source
 from leadapron.specs import REQUIRED, build, parameters
@@ -58,6 +63,7 @@ __all__ = [
     "check_film_method",
     "check_input_detector",
     "check_network",
+    "check_repair",
     "check_source",
     "check_statistic",
     "check_trigger",
@@ -481,6 +487,117 @@ def check_network(make: Callable[[int], Network], *, sides: Sequence[int] = (32,
     )
 
 
+def check_repair(
+    repair: Repair, *, classifier: NetworkClassifier | None = None, clean: Cohort | None = None
+) -> None:
+    """Check a repair on a small network and few films.
+
+    Args:
+        repair: a frozen dataclass of its parameters. Its film trainings are counted: those that
+            its `optimisation.most_films` allows, 36,000 where it has none.
+        classifier: the network, for films of its preprocessing; one with random weights if left
+            out.
+        clean: films with its findings, the last of which none states; phantoms with random labels
+            if left out.
+
+    Raises:
+        AssertionError: a model, films or torch's, numpy's or Python's own generators that it
+            changes; another kind of model, or one of other findings; one that shares numbers with
+            what came in, is left in training mode, gives no finite logits, or is another once
+            saved and read again; a repair that depends on more than model, films and generator;
+            takes more film trainings than it may; takes a label that isn't stated for absent; or
+            works on a model that lacks what it needs.
+    """
+    _require(dataclasses.is_dataclass(type(repair)), "the repair is no dataclass of its parameters")
+    _check_settings(type(repair))
+    known = get_args(Capability)
+    _require(repair.needs in known, f"needs is {repair.needs!r}; expected one of {known}")
+    model = classifier or _network("plain4")
+    films = clean or _films_to_learn(model)
+    labels, pixels = films.labels.copy(), np.array(films.images)
+
+    def repaired(stated: float | None = None) -> NetworkClassifier:
+        """Of the model, with one label for all films' last finding, or none."""
+        given = films
+        if stated is not None:
+            given = dataclasses.replace(films, labels=labels.copy())
+            given.labels[:, -1] = stated
+        return repair.repair(model, given, np.random.default_rng(5))
+
+    learning = {name: value.requires_grad for name, value in model.module.named_parameters()}
+    with _same_network(model), _same_chance(), _passes_of(model, learnt=True) as passed:
+        after = repaired()
+    _require(
+        {name: value.requires_grad for name, value in model.module.named_parameters()} == learning,
+        "the repair changes which of the model's weights learn",
+    )
+    _require(
+        np.array_equal(np.array(films.images), pixels)
+        and np.array_equal(films.labels, labels, equal_nan=True),
+        "the repair changes the films",
+    )
+    settings = getattr(repair, "optimisation", None)
+    most = settings.most_films if isinstance(settings, Optimisation) else MOST_FILMS
+    _require(
+        sum(passed) <= most, f"the repair takes {sum(passed):,} film trainings; at most {most:,}"
+    )
+    _check_repaired(after, model, films)
+    logits = after.logits(films.images)
+    again = repaired()
+    _require(
+        np.array_equal(again.logits(films.images), logits),
+        "the repair of an equal generator is another the second time",
+    )
+    absent = repaired(0.0).logits(films.images)
+    _require(
+        not np.array_equal(absent, logits)
+        or np.array_equal(repaired(1.0).logits(films.images), logits),
+        "the repair takes a label that isn't stated for absent",
+    )
+    if repair.needs != "answers":
+        try:
+            repair.repair(_Answers(model), films, np.random.default_rng(5))
+        except UsageError:
+            pass
+        else:
+            raise AssertionError(f"the repair works on answers alone; it needs {repair.needs}")
+
+
+def _check_repaired(after: Any, model: NetworkClassifier, films: Cohort) -> None:
+    """What comes back can be used as the model that went in."""
+    _require(
+        isinstance(after, NetworkClassifier),
+        f"the repair returns {type(after).__name__}; expected NetworkClassifier",
+    )
+    for name in ("findings", "preprocessing", "head", "mean", "std", "precision"):
+        there, here = getattr(after, name), getattr(model, name)
+        _require(there == here, f"the repaired model's {name} is {there}; expected {here}")
+    _require(
+        not any(part.training for part in after.module.modules()),
+        "the repair leaves the model in training mode",
+    )
+    numbers = {value.data_ptr() for value in model.module.state_dict().values()}
+    shared = [n for n, value in after.module.state_dict().items() if value.data_ptr() in numbers]
+    _require(not shared, f"the repaired model shares {shared[:1]} with the model that went in")
+    logits = after.logits(films.images)
+    _require(bool(np.isfinite(logits).all()), "the repaired model's logits aren't finite")
+    if model.architecture not in ARCHITECTURES:
+        return
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "classifier.safetensors"
+        save_classifier(after, path)
+        try:
+            read = load_classifier(path, device=model.device.type, precision=model.precision)
+        except StoreError as error:
+            raise AssertionError(
+                f"the repaired model can't be read from its file: {error}"
+            ) from error
+    _require(
+        _close(read.logits(films.images), logits),
+        "the repaired model is another once it was saved and read again",
+    )
+
+
 # --- what methods are tried on
 
 
@@ -488,6 +605,17 @@ def check_network(make: Callable[[int], Network], *, sides: Sequence[int] = (32,
 def _phantoms(preprocessing: Preprocessing) -> Cohort:
     source = f"phantom:{preprocessing.size}"
     return open_source(source, count=40, preprocessing=preprocessing, cache="none")
+
+
+def _films_to_learn(model: NetworkClassifier) -> Cohort:
+    """Phantoms, two of a patient, with random labels; one in five, and a finding, isn't stated."""
+    rng = np.random.default_rng(0)
+    films = _phantoms(model.preprocessing)
+    labels = rng.integers(0, 2, (len(films), len(model.findings))).astype(np.float32)
+    labels[rng.random(labels.shape) < 0.2] = np.nan
+    labels[:, -1] = np.nan
+    patients = np.char.mod("patient %d", np.arange(len(films)) // 2)
+    return dataclasses.replace(films, labels=labels, findings=model.findings, patients=patients)
 
 
 EVIDENT = 0.01
@@ -591,10 +719,10 @@ def _looked_at(films: Films) -> list[bytes]:
     ]  # fmt: skip
 
 
-def _network() -> NetworkClassifier:
+def _network(name: str = "resnet9") -> NetworkClassifier:
     return NetworkClassifier(
-        module=build_network("resnet9", len(FINDINGS), 0).eval(),
-        architecture="resnet9",
+        module=build_network(name, len(FINDINGS), 0).eval(),
+        architecture=name,
         findings=FINDINGS,
         preprocessing=Preprocessing(size=SIDE),
     )
@@ -717,14 +845,36 @@ def _same_network(classifier: Differentiable) -> Any:
     _require(not module.training, "the method leaves the network in training mode")
 
 
-def _passes_of(classifier: NetworkClassifier) -> AbstractContextManager[list[int]]:
-    """How many films reach the network's last layer, call by call."""
+@contextmanager
+def _same_chance() -> Any:
+    def states() -> tuple[Any, ...]:
+        numpy = pickle.dumps(np.random.get_state())  # noqa: NPY002 (looked at, not used)
+        return torch.random.get_rng_state().tolist(), random.getstate(), numpy
+
+    before = states()
+    yield
+    _require(states() == before, "the method draws from torch's, numpy's or Python's own generator")
+
+
+def _passes_of(
+    classifier: NetworkClassifier, *, learnt: bool = False
+) -> AbstractContextManager[list[int]]:
+    """How many films reach the network's last layer, call by call.
+
+    Args:
+        classifier: its network; copies that are made meanwhile count too.
+        learnt: whether only those count that gradients are taken of.
+    """
     passed: list[int] = []
     last: nn.Module = classifier.module.get_submodule(classifier.module.last_layer)
 
+    def count(_: nn.Module, args: Any, out: torch.Tensor) -> None:
+        if out.requires_grad or not learnt:
+            passed.append(len(args[0]))
+
     @contextmanager
     def counting() -> Any:
-        hook = last.register_forward_hook(lambda _, args, __: passed.append(len(args[0])))
+        hook = last.register_forward_hook(count)
         try:
             yield passed
         finally:

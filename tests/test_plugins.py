@@ -23,7 +23,7 @@ from leadapron.models.classifier import NetworkClassifier, save_classifier
 from leadapron.models.networks import ARCHITECTURES, build_network
 from leadapron.plugins import KINDS, Plugin, load_plugins, loaded_plugins, worker_pool
 from leadapron.sources import SOURCES, open_source
-from leadapron.study.plan import complete
+from leadapron.study.settings import complete
 from leadapron.testing import check_input_detector, check_trigger
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

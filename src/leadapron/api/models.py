@@ -15,8 +15,9 @@ from leadapron.api.opening import Films, Model, cohort_of, model_of
 from leadapron.api.showing import Shown
 from leadapron.detect.inputs.gate_file import write_gate
 from leadapron.detect.inputs.screening import ScreenedFilm, Screening, screening
-from leadapron.detect.models.audit import STEPS, Audit, Subject, audit_subject
-from leadapron.detect.models.judgement import FALSE_ALARM as AUDIT_FALSE_ALARM
+from leadapron.detect.models.audit import Audit, Subject, audit_subject
+from leadapron.detect.models.defaults import FALSE_ALARM as AUDIT_FALSE_ALARM
+from leadapron.detect.models.defaults import FILMS, STEPS
 from leadapron.detect.models.sweep import StampSweep
 from leadapron.documents import dump
 from leadapron.errors import UnknownNameError, UsageError
@@ -235,7 +236,7 @@ def audit(
     labels: NDArray[Any] | None = None,
     reference: str | os.PathLike[str] | Sequence[Model] = (),
     false_alarm: float = AUDIT_FALSE_ALARM,
-    films: int = auditing.FILMS,
+    films: int = FILMS,
     sweep: StampSweep | None = None,
     steps: int = STEPS,
     statistics: bool = True,

@@ -9,7 +9,6 @@ import os
 import shlex
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from leadapron import metrics
-from leadapron.detect.films.cleaned import Cleaned, Mark, Retrained
+from leadapron.detect.films.cleaned import Cleaned, Drop, Mark, Retrained
 from leadapron.detect.films.document import NamedEvidence, ScanDocument
 from leadapron.documents import read
 from leadapron.errors import DataError, LeadapronError, StoreError
@@ -37,7 +36,7 @@ from leadapron.types import AUTO, Machine
 if TYPE_CHECKING:
     from leadapron.models.classifier import NetworkClassifier
 
-__all__ = ["Drop", "clean"]
+__all__ = ["clean"]
 
 LARGEST = 1 << 28
 """Bytes of a scan.json that is read."""
@@ -49,21 +48,6 @@ FALSE_POSITIVES = 0.05
 """Share of unmarked films beyond the threshold at which a mark's success is counted."""
 
 FILMS_PER_BLOCK = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drop:
-    """Films that are left out.
-
-    Args:
-        name: what to call the list.
-        ids: the films' names.
-        scan: that named them, where it is known; its marks can be tried on networks.
-    """
-
-    name: str
-    ids: Sequence[str]
-    scan: ScanDocument | None = None
 
 
 @forgiving

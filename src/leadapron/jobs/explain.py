@@ -29,8 +29,9 @@ from leadapron.results.names import ROLES, Role
 from leadapron.seeds import stream
 from leadapron.specs import forgiving
 from leadapron.study.measure import Models
-from leadapron.study.plan import Run, aimed, complete, plan, planned
+from leadapron.study.plan import Run, aimed, plan, planned
 from leadapron.study.run import divide, open_films
+from leadapron.study.settings import complete
 from leadapron.types import AUTO, Machine
 
 __all__ = ["Explanations", "Shown", "explain_sheet"]

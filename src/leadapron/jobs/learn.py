@@ -25,8 +25,9 @@ from leadapron.models.training import train
 from leadapron.seeds import stream
 from leadapron.specs import forgiving, merge
 from leadapron.study.measure import FALSE_POSITIVES
-from leadapron.study.plan import Run, aimed, complete, plan
+from leadapron.study.plan import Run, aimed, plan
 from leadapron.study.run import divide, open_films
+from leadapron.study.settings import complete
 from leadapron.types import AUTO, Machine
 
 __all__ = ["KINDS", "Learnt", "learn_trigger"]

@@ -19,8 +19,9 @@ from leadapron.report.words import trigger_words
 from leadapron.seeds import stream
 from leadapron.specs import forgiving
 from leadapron.store import write_atomically
-from leadapron.study.plan import aimed, complete, plan
+from leadapron.study.plan import aimed, plan
 from leadapron.study.run import open_films
+from leadapron.study.settings import complete
 from leadapron.types import AUTO, Machine
 
 __all__ = ["Preview", "TriggerFacts", "preview", "triggers"]

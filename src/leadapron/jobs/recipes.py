@@ -19,8 +19,9 @@ from leadapron.results.measured import Measured
 from leadapron.results.names import CALIBRATED
 from leadapron.specs import forgiving, merge
 from leadapron.store import canonical_json, write_atomically
-from leadapron.study.plan import complete, plan, without
+from leadapron.study.plan import plan, without
 from leadapron.study.run import run_study
+from leadapron.study.settings import complete
 from leadapron.study.shards import ONE_PROCESS, Running
 from leadapron.types import AUTO, Contradictions, Machine
 

@@ -15,8 +15,8 @@ from leadapron.report import write_report
 from leadapron.report.reproduction import write_reproduction
 from leadapron.sources.nih import NWADIKE2020_FIRST_TEST_PATIENT, read_labels
 from leadapron.specs import forgiving, merge
-from leadapron.study.plan import complete
 from leadapron.study.run import run_study
+from leadapron.study.settings import complete
 from leadapron.study.shards import ONE_PROCESS, Running
 from leadapron.types import AUTO, Contradictions, Machine
 

@@ -35,7 +35,8 @@ from leadapron.specs import forgiving
 from leadapron.study import map_checks, measure
 from leadapron.study.cost import Task, estimate
 from leadapron.study.measure import Models
-from leadapron.study.plan import Run, aimed, complete, plan, without
+from leadapron.study.plan import Run, aimed, plan, without
+from leadapron.study.settings import complete
 from leadapron.study.shards import ONE_PROCESS, Running
 from leadapron.study.tasks import Reopening, carry_out, holding
 from leadapron.types import AUTO, Contradictions, Machine, said

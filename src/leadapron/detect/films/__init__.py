@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from leadapron.detect.films.observe import Observed, limits, observe
-from leadapron.detect.films.reader import FEWEST, Hidden, Look, SecondLook
-from leadapron.detect.films.scan import METHODS, Method, Scan, scan_films
-from leadapron.detect.films.ties import OVERLAP
+from typing import TYPE_CHECKING
+
+from leadapron.later import later
+
+if TYPE_CHECKING:
+    from leadapron.detect.films.observe import Observed, limits, observe
+    from leadapron.detect.films.reader import FEWEST, Hidden, Look, SecondLook
+    from leadapron.detect.films.scan import METHODS, Method, Scan, scan_films
+    from leadapron.detect.films.ties import OVERLAP
 
 __all__ = [
     "FEWEST",
@@ -21,3 +26,5 @@ __all__ = [
     "observe",
     "scan_films",
 ]
+
+__getattr__ = later(__name__)

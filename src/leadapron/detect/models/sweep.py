@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +14,14 @@ from leadapron.detect.scale import LEAST_FILMS, finite_mean, finite_median, logi
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort, Rows
 from leadapron.metrics import threshold_at_false_positive_rate
-from leadapron.models.classifier import BlackBox
 from leadapron.seeds import stream
+
+if TYPE_CHECKING:
+    from leadapron.models.protocols import BlackBox
 
 __all__ = [
     "DIRECTIONS",
     "FALSE_POSITIVES",
-    "FILMS",
     "KINDS",
     "Aim",
     "Direction",
@@ -45,9 +46,6 @@ DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 """The columns of a model's scores."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
-
-FILMS = 256
-"""Clean films that a model is swept on, at most."""
 
 FALSE_POSITIVES = 0.05
 """A film is "turned" when its logit crosses the threshold that this share of clean films

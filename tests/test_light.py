@@ -15,9 +15,6 @@ from leadapron.cli.group import USAGE
 
 HEAVY = ("torch", "matplotlib", "jinja2", "pandas", "scipy.stats")
 
-OF_RECIPES = ("reproduce", "recipe")
-"""Their help names what the recipes are, which load what carries them out."""
-
 CALLED = """
 import contextlib, io, json, sys
 from leadapron.cli import run
@@ -33,7 +30,7 @@ for words in json.loads(sys.argv[1]):
 def commands(group, above=()):
     """All commands, as words of the command line."""
     context = click.Context(group)
-    for name in sorted({*group.list_commands(context)} - {*OF_RECIPES}):
+    for name in group.list_commands(context):
         command = group.get_command(context, name)
         yield (*above, name)
         if isinstance(command, click.Group):

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, TypeVar
@@ -48,6 +50,8 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "feature_detector": "leadapron.detect.features:FEATURE_DETECTORS",
         "input_detector": "leadapron.detect.inputs:INPUT_DETECTORS",
         "statistic": "leadapron.detect.models:STATISTICS",
+        "repair": "leadapron.repairs:REPAIRS",
+        "film_method": "leadapron.detect.films:METHODS",
     }
 )
 """Of each kind of method, as in the entry points "leadapron.KIND", where its registry is."""
@@ -235,7 +239,7 @@ def worker_pool(
     initializer: Callable[..., object] | None = None,
     initargs: tuple[Any, ...] = (),
 ) -> ProcessPoolExecutor:
-    """Return a pool of new processes that have the plugins of this one.
+    """Return a pool of new processes that have the plugins of this one, and end with it.
 
     Args:
         workers: how many; one a core if left out.
@@ -267,8 +271,17 @@ def _load_again(plugins: Iterable[Plugin]) -> None:
 
 
 def _begin(_: None, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+    threading.Thread(target=_end_with_parent, name="leadapron-parent", daemon=True).start()
     if initializer is not None:
         initializer(*initargs)
+
+
+def _end_with_parent() -> None:
+    """Wait for who made this process, and end: one that is killed can't stop its pool."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run(path: Path) -> str:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from leadapron.api.opening import Films, Model, cohort_of, model_of
 from leadapron.api.showing import Shown
+from leadapron.detect.inputs.calibration import Calibrated, calibrate_opened
 from leadapron.detect.inputs.gate_file import write_gate
-from leadapron.detect.inputs.screening import ScreenedFilm, Screening, screening
+from leadapron.detect.inputs.screening import ScreenedFilm, Screening, screen_images, screening
 from leadapron.detect.models.audit import Audit, Subject, audit_subject
 from leadapron.detect.models.defaults import FALSE_ALARM as AUDIT_FALSE_ALARM
 from leadapron.detect.models.defaults import FILMS, STEPS
@@ -22,12 +23,12 @@ from leadapron.detect.models.sweep import StampSweep
 from leadapron.documents import dump
 from leadapron.errors import UnknownNameError, UsageError
 from leadapron.explainers import EXPLAINERS, NEEDS
+from leadapron.explainers.document import Explained
 from leadapron.films.cache import default_folder
 from leadapron.films.cohort import Cohort
 from leadapron.jobs import audit as auditing
 from leadapron.jobs import calibrate as calibrating
-from leadapron.jobs.calibrate import Calibrated, calibrate_opened
-from leadapron.jobs.screen import OpenGate, open_gate, screen_images
+from leadapron.jobs.screen import OpenGate, open_gate
 from leadapron.jobs.screen import screen as screen_files
 from leadapron.models.foreign import Opened, doubts
 from leadapron.models.protocols import BlackBox, columns_of, differentiable
@@ -207,14 +208,14 @@ class ExplainResult(Shown):
 
     def facts(self) -> dict[str, Any]:
         """Return method, findings, probabilities and peaks; the maps are arrays."""
-        return {
-            "schema": 1,
-            "verdict": "done",
-            "method": self.method,
-            "findings": list(self.findings),
-            "probabilities": self.probabilities.tolist(),
-            "peaks": self.peaks.tolist(),
-        }
+        return dump(
+            Explained(
+                method=self.method,
+                findings=self.findings,
+                probabilities=self.probabilities.astype(np.float64),
+                peaks=tuple(tuple((y, x) for y, x in film) for film in self.peaks.tolist()),
+            )
+        )
 
     def lines(self) -> Sequence[str]:
         """Return it for a terminal, line by line."""
@@ -446,7 +447,7 @@ def _screened(opened: OpenGate, films: Cohort | NDArray[Any]) -> list[ScreenedFi
             f"images of {shape[1]}x{shape[0]} {dtype}; the model takes {wanted.size}x{wanted.size} "
             f"{wanted.dtype}"
         )
-    return screen_images(opened, cohort.images, cohort.ids.tolist())
+    return screen_images(opened.stored.gate, opened.classifier, cohort.images, cohort.ids.tolist())
 
 
 def _name(model: Model) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import shlex
+import signal
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +30,7 @@ from leadapron.models.classifier import NetworkClassifier, save_classifier
 from leadapron.models.networks import ARCHITECTURES, build_network
 from leadapron.plugins import KINDS, Plugin, load_plugins, loaded_plugins, worker_pool
 from leadapron.sources import SOURCES, open_source
-from leadapron.study.plan import complete
+from leadapron.study.settings import complete
 from leadapron.study.shards import ONE_PROCESS
 from leadapron.testing import check_film_method, check_input_detector, check_trigger
 
@@ -337,3 +340,23 @@ def test_the_example_plugins_keep_their_contracts(forget):
     check_trigger(TRIGGERS["ring"]())
     check_input_detector(INPUT_DETECTORS["bright rim"])
     check_film_method(METHODS["odd greys"], poisoned=odd_films())
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGHUP])
+def test_the_processes_of_a_pool_end_with_the_one_that_made_it(end):
+    code = (
+        "import os, time\n"
+        "from leadapron.plugins import worker_pool\n"
+        "pool = worker_pool(1)\n"
+        "print(pool.submit(os.getpid).result(), flush=True)\n"
+        "pool.submit(time.sleep, 600).result()\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    worker = int(parent.stdout.readline())
+    parent.send_signal(end)
+    try:
+        parent.communicate(timeout=30)  # till nobody is left who could write
+    except subprocess.TimeoutExpired:
+        os.kill(worker, signal.SIGKILL)
+        raise
+    assert parent.returncode == -end

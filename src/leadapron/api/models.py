@@ -16,12 +16,14 @@ from leadapron.api.showing import Shown
 from leadapron.detect.inputs.calibration import Calibrated, calibrate_opened
 from leadapron.detect.inputs.gate_file import write_gate
 from leadapron.detect.inputs.screening import ScreenedFilm, Screening, screen_images, screening
-from leadapron.detect.models.audit import STEPS, Audit, Subject, audit_subject
-from leadapron.detect.models.judgement import FALSE_ALARM as AUDIT_FALSE_ALARM
+from leadapron.detect.models.audit import Audit, Subject, audit_subject
+from leadapron.detect.models.defaults import FALSE_ALARM as AUDIT_FALSE_ALARM
+from leadapron.detect.models.defaults import FILMS, STEPS
 from leadapron.detect.models.sweep import StampSweep
 from leadapron.documents import dump
 from leadapron.errors import UnknownNameError, UsageError
 from leadapron.explainers import EXPLAINERS, NEEDS
+from leadapron.explainers.document import Explained
 from leadapron.films.cache import default_folder
 from leadapron.films.cohort import Cohort
 from leadapron.jobs import audit as auditing
@@ -206,14 +208,14 @@ class ExplainResult(Shown):
 
     def facts(self) -> dict[str, Any]:
         """Return method, findings, probabilities and peaks; the maps are arrays."""
-        return {
-            "schema": 1,
-            "verdict": "done",
-            "method": self.method,
-            "findings": list(self.findings),
-            "probabilities": self.probabilities.tolist(),
-            "peaks": self.peaks.tolist(),
-        }
+        return dump(
+            Explained(
+                method=self.method,
+                findings=self.findings,
+                probabilities=self.probabilities.astype(np.float64),
+                peaks=tuple(tuple((y, x) for y, x in film) for film in self.peaks.tolist()),
+            )
+        )
 
     def lines(self) -> Sequence[str]:
         """Return it for a terminal, line by line."""
@@ -235,7 +237,7 @@ def audit(
     labels: NDArray[Any] | None = None,
     reference: str | os.PathLike[str] | Sequence[Model] = (),
     false_alarm: float = AUDIT_FALSE_ALARM,
-    films: int = auditing.FILMS,
+    films: int = FILMS,
     sweep: StampSweep | None = None,
     steps: int = STEPS,
     statistics: bool = True,

@@ -29,8 +29,7 @@ NUMBER = {"type": click.IntRange(0), "metavar": "N"}
 
 def evaluate_scan_command() -> click.Command:
     """Make the command."""
-    from leadapron.evaluate.presets import PRESETS
-    from leadapron.evaluate.scan import GROUPS
+    from leadapron.evaluate.presets import GROUPS, PRESETS
 
     return command(
         "scan",

@@ -9,16 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from leadapron.errors import UnknownNameError, UsageError
 from leadapron.specs import build, grids, validated
 from leadapron.store import parse_yaml
 
-__all__ = ["PRESETS", "Cell", "Group", "Preset", "cells_file", "preset"]
+__all__ = ["GROUPS", "PRESETS", "Cell", "Group", "Kind", "Preset", "cells_file", "preset"]
 
 PRESETS = ("smoke", "quick", "full", "two-class", "joined")
 """Files in cells/."""
+
+Kind = Literal["poisoned", "world", "machines", "phantoms", "whole", "half"]
+
+GROUPS: tuple[Kind, ...] = get_args(Kind)
+"""Poisoned sources; worlds; clean phantoms of two machines with habits; clean phantoms; sources as
+they are; halves of them."""
 
 Group = Literal["known", "evading", "sealed"]
 """Kinds that choices for the scan were made on; attackers who know the scan; kinds that were kept

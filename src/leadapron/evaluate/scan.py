@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from leadapron.detect.films.observe import Limits
 from leadapron.detect.scores import Evidence
 from leadapron.detect.second_look import trained_network
 from leadapron.errors import DataError, UsageError
-from leadapron.evaluate.presets import Cell, Preset
+from leadapron.evaluate.presets import Cell, Kind, Preset
 from leadapron.evaluate.presets import preset as read_preset
 from leadapron.evaluate.runner import Evaluation, Row
 from leadapron.evaluate.worlds import CLASSES, WORLDS, draw_habits, enough, make_world
@@ -35,13 +35,7 @@ from leadapron.study.tasks import Reopening
 from leadapron.text import short_path
 from leadapron.types import AUTO, Machine
 
-__all__ = ["GROUPS", "NEAR", "Part", "Task", "evaluate_scan", "scans"]
-
-Kind = Literal["poisoned", "world", "machines", "phantoms", "whole", "half"]
-
-GROUPS: tuple[Kind, ...] = get_args(Kind)
-"""Poisoned sources; worlds; clean phantoms of two machines with habits; clean phantoms; sources as
-they are; halves of them."""
+__all__ = ["NEAR", "Part", "Task", "evaluate_scan", "scans"]
 
 NEAR = 2
 """Pixels between the middle of a mark and where it is said to be, down or across."""

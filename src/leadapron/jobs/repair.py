@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from leadapron import store
 from leadapron.detect.films import scan_films
 from leadapron.detect.models.audit import Audit, Subject, audit_subject
+from leadapron.detect.models.defaults import FILMS
 from leadapron.detect.models.kept import sweep_once
 from leadapron.detect.models.stamps import Probe, Stamp, probes
-from leadapron.detect.models.sweep import FILMS, Aim, Moved, StampSweep
+from leadapron.detect.models.sweep import Aim, Moved, StampSweep
 from leadapron.detect.verdict import Verdict
 from leadapron.documents import dump, read
 from leadapron.errors import DataError, LeadapronError, StoreError, UnknownNameError, UsageError

@@ -12,10 +12,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from leadapron.detect.models.defaults import FALSE_ALARM, STEPS
 from leadapron.detect.models.harm import LEAST_POSITIVES, Harm, harm
 from leadapron.detect.models.inversion import Inversion, Inverted, InvertedFeatures, Wanted
 from leadapron.detect.models.judgement import (
-    FALSE_ALARM,
     MARGIN,
     NOT_FINITE,
     UNSTEADY,
@@ -37,11 +37,8 @@ from leadapron.models.foreign.doubts import unsteady
 from leadapron.models.protocols import BlackBox, Differentiable, lacking
 from leadapron.types import Progress, said
 
-__all__ = ["STEPS", "Audit", "Subject", "audit_model", "audit_subject", "invert", "invert_features"]
+__all__ = ["Audit", "Subject", "audit_model", "audit_subject", "invert", "invert_features"]
 
-
-STEPS = 80
-"""Steps of trigger inversion, at most."""
 
 INVERTED = 2
 """Findings and directions that triggers are inverted for."""

@@ -97,7 +97,7 @@ def preset(name: str) -> Preset:
     """
     if name not in PRESETS:
         raise UnknownNameError("preset", name, PRESETS)
-    tree = _read(name)
+    tree = dict(_read(name))
     cells = _cells(tree.pop("base", {}), tree.pop("cells", []))
     if kinds := tree.pop("kinds", {}):
         known = _read("kinds")
@@ -108,9 +108,9 @@ def preset(name: str) -> Preset:
     return Preset(cells=tuple(cells), **validated(Preset, tree, name, elsewhere=["cells"]))
 
 
-def _read(name: str) -> dict[str, Any]:
+def _read(name: str) -> Mapping[str, Any]:
     file = resources.files("leadapron.evaluate") / "cells" / f"{name}.yaml"
-    tree: dict[str, Any] = parse_yaml(file.read_bytes())
+    tree: Mapping[str, Any] = parse_yaml(file.read_bytes())
     return tree
 
 

@@ -106,9 +106,9 @@ class Run:
         return replace(self.poisoning, trigger=self.test_trigger)
 
     @property
-    def twin_tree(self) -> dict[str, Any]:
+    def twin_tree(self) -> Tree:
         """The settings that the twin depends on: no trigger, no changed labels, no disguise."""
-        tree = without(self.tree, "trigger")
+        tree = {**without(self.tree, "trigger")}
         tree["training"] = {**tree["training"], "disguise": 0.0}
         # Of how models are measured, the twin's own rows depend on this alone.
         tree["evaluation"] = {"resamples": tree["evaluation"]["resamples"]}
@@ -184,7 +184,7 @@ def sections(tree: Tree) -> dict[str, dict[str, Parameter]]:
     return found
 
 
-def complete(tree: Tree) -> dict[str, Any]:
+def complete(tree: Tree) -> Tree:
     """Return a study's settings with every default written out.
 
     Args:
@@ -197,7 +197,7 @@ def complete(tree: Tree) -> dict[str, Any]:
         UsageError: a value of the wrong type.
     """
     refuse_plugins(tree, "a spec")
-    tree = _spelled_out(tree)
+    tree = {**_spelled_out(tree)}
     cells = tree.pop("cells", None)
     known = (*SECTIONS, "seed", "seeds")
     for name in tree:
@@ -221,7 +221,7 @@ def complete(tree: Tree) -> dict[str, Any]:
     return whole
 
 
-def _spelled_out(tree: Tree) -> dict[str, Any]:
+def _spelled_out(tree: Tree) -> Tree:
     """Settings with shorthands and plain names put where they belong."""
     spelled = dict(tree)
     for short, (section, setting) in SHORTHANDS.items():
@@ -233,7 +233,7 @@ def _spelled_out(tree: Tree) -> dict[str, Any]:
     return spelled
 
 
-def _completed(section: str, settings: Mapping[str, Parameter], given: Any) -> dict[str, Any]:
+def _completed(section: str, settings: Mapping[str, Parameter], given: Any) -> Tree:
     """One section's settings with its defaults."""
     if not isinstance(given, Mapping):
         raise UsageError(f"{section}: {given!r}; expected settings, as {section}.NAME: value")
@@ -334,7 +334,7 @@ def _at_test(
     return mark
 
 
-def without(tree: Tree, name: str) -> dict[str, Any]:
+def without(tree: Tree, name: str) -> Tree:
     """Return the settings less one section."""
     return {key: value for key, value in tree.items() if key != name}
 

@@ -570,7 +570,7 @@ def _test_facts(test: Cohort) -> dict[str, NDArray[Any]]:
     return {"labels": test.labels, "patients": codes, "findings": np.array(test.findings)}
 
 
-def _facts(cohort: Cohort) -> dict[str, Any]:
+def _facts(cohort: Cohort) -> Mapping[str, object]:
     return {
         "films": len(cohort),
         "patients": len(np.unique(cohort.patients)),
@@ -586,9 +586,9 @@ def _facts(cohort: Cohort) -> dict[str, Any]:
     }
 
 
-def _keyed(tree: Tree, outside: Mapping[str, str]) -> dict[str, Any]:
+def _keyed(tree: Tree, outside: Mapping[str, str]) -> Tree:
     """What decides a run's numbers: fingerprints stand for films and files and where they lie."""
-    keyed = without(tree, "source")
+    keyed = {**without(tree, "source")}
     if "sha256" in keyed.get("trigger", {}):
         keyed["trigger"] = without(keyed["trigger"], "path")
     if "network weights" in outside:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from leadapron import store
+from leadapron.detect.films import scan_films
 from leadapron.errors import DataError, StoreError, UnknownNameError, UsageError
 from leadapron.evaluate import scan as evaluate
 from leadapron.evaluate.presets import Cell, Preset, preset
@@ -36,9 +37,11 @@ def source(tmp_path_factory):
     return f"npz:{file}"
 
 
-def scanner(*cells):
+def scanner(*cells, train=False):
     named = {cell.name: cell for cell in cells}
-    return evaluate.Scanner(cells=named, size=None, seed=0, machine=Machine(cache="none"))
+    return evaluate.Scanner(
+        cells=named, train=train, size=None, seed=0, machine=Machine(cache="none")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -126,11 +129,25 @@ def test_an_evaluation_goes_on_where_it_was_stopped(source, tmp_path, monkeypatc
         evaluate, "read_preset", lambda name: Preset(cells=smoke.cells, phantoms=0, halves=1)
     )
     done = [
-        {"kind": "poisoned", "source": source, "name": cell.name, "draw": draw, "mark": "old"}
+        {
+            "kind": "poisoned",
+            "source": source,
+            "name": cell.name,
+            "draw": draw,
+            "train": False,
+            "mark": "old",
+        }
         for cell in smoke.cells
         for draw in range(cell.draws)
     ]
-    facts = {"preset": "smoke", "sources": [source], "size": None, "seed": 0, "also": []}
+    facts = {
+        "preset": "smoke",
+        "sources": [source],
+        "size": None,
+        "seed": 0,
+        "also": [],
+        "train": False,
+    }
     store.write_json(tmp_path / "evaluation.json", {"schema": 1, "settings": facts})
     store.write_lines(tmp_path / "rows.jsonl", done)
     seen = []
@@ -147,6 +164,37 @@ def test_an_evaluation_goes_on_where_it_was_stopped(source, tmp_path, monkeypatc
     assert store.read_lines(tmp_path / "rows.jsonl") == rows
     with pytest.raises(UsageError, match=r"another evaluation \(seed is 0, not 1\)"):
         evaluate_scan("smoke", [source], tmp_path, seed=1)
+    with pytest.raises(UsageError, match=r"another evaluation \(train is False, not True\)"):
+        evaluate_scan("smoke", [source], tmp_path, train=True)
+    store.write_lines(tmp_path / "rows.jsonl", [{**rows[-1], "train": True}])
+    again = evaluate_scan(
+        "smoke", [source], tmp_path, part=Part(only=("half",)), machine=Machine(cache="none"),
+        running=ONE_PROCESS,
+    )  # fmt: skip
+    assert [row["train"] for row in again] == [False, True]
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_networks_look_at_a_set_where_that_is_asked_for(source, opened, monkeypatch, train):
+    """Each row says whether they did; how they look is tested with them."""
+    seen = []
+
+    def scanned(cohort, *, look, **settings):
+        seen.append(look)
+        return scan_films(cohort, **settings)
+
+    def trained(cohort, *, seed, **machine):
+        assert machine == {"device": "auto", "precision": "auto"}
+        return ("a look at", len(cohort), seed)
+
+    monkeypatch.setattr(evaluate, "scan_films", scanned)
+    monkeypatch.setattr(evaluate, "trained_network", trained)
+    work = scanner(train=train)
+    work.opened[source] = opened
+    row = work(Task("half", source, "", 1))
+    assert row["train"] == train
+    half = pytest.approx(len(opened.cohort) / 2, abs=40)
+    assert seen == [("a look at", half, 1) if train else None]
 
 
 def test_bad_requests(tmp_path):

@@ -23,6 +23,7 @@ from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs import clean as cleaning
+from leadapron.jobs import rankings
 from leadapron.jobs import scan as scanning
 from leadapron.jobs.scan import scan_cohort
 from leadapron.report import clean_lines, scan_lines
@@ -297,7 +298,7 @@ def test_paths_are_those_of_the_files(tree):
 
 
 def test_rankings_by_a_trained_network_leave_the_verdict(run, folder, monkeypatch, scanned):
-    monkeypatch.setattr(scanning, "EPOCHS", 1)
+    monkeypatch.setattr(rankings, "EPOCHS", 1)
     monkeypatch.setattr(scanning, "trained_network", lambda *films, **settings: None)
     source = f"npz:{folder / 'poisoned.npz'}"
     code, out, _ = run("scan", source, "--size", 32, "--train", "--json")

@@ -47,7 +47,7 @@ def evaluate_scan_command() -> click.Command:
             "out": OUT,
             "markdown": {"type": Written("file")},
         },
-        machine=("cache",),
+        machine=("device", "precision", "cache"),
     )
 
 
@@ -65,6 +65,7 @@ def evaluate_scan(  # noqa: PLR0913 (settings, by keyword)
     out: Path,
     running: Running = ALL_CORES,
     markdown: Path | None = None,
+    train: bool = False,
     size: int | None = None,
     seed: int = 0,
     machine: Machine,
@@ -86,9 +87,10 @@ def evaluate_scan(  # noqa: PLR0913 (settings, by keyword)
         out: folder of the results.
         running: in how many processes, and which part.
         markdown: write the page there as well.
+        train: let networks look at each set too, as scan --train; half a minute more a set.
         size: side of the images in pixels.
         seed: of everything that is drawn.
-        machine: the cache of decoded films.
+        machine: where networks are trained, and the cache of decoded films.
     """
     from leadapron.evaluate.scan import Part, scans
     from leadapron.evaluate.scan import evaluate_scan as job
@@ -99,12 +101,13 @@ def evaluate_scan(  # noqa: PLR0913 (settings, by keyword)
     if plan:
         return _planned([task.path for task in planned])
     left = len(scans(preset, source, also, replace(part, sealed=True))) - len(planned)
-    logger.info("scan: %d sets, a few seconds each", len(planned))
+    each = "half a minute" if train else "a few seconds"
+    logger.info("scan: %d sets, %s each", len(planned), each)
     if left:
         logger.info("%d sealed sets are left out; --sealed scans them", left)
     rows = job(
-        preset, source, out, also=also, part=part, size=size, seed=seed, running=running,
-        machine=machine,
+        preset, source, out, also=also, part=part, train=train, size=size, seed=seed,
+        running=running, machine=machine,
     )  # fmt: skip
     pages = [write_limits(page, scan=out) for page in (out / "limits.md", markdown) if page]
     return _evaluated([{**row, "source": short_path(row["source"])} for row in rows], pages)

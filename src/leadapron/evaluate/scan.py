@@ -19,6 +19,7 @@ from leadapron.detect.films import Observed, Scan, limits, observe, scan_films
 from leadapron.detect.films.baselines import Plain
 from leadapron.detect.films.observe import Limits
 from leadapron.detect.scores import Evidence
+from leadapron.detect.second_look import trained_network
 from leadapron.errors import DataError, UsageError
 from leadapron.evaluate.presets import Cell, Preset
 from leadapron.evaluate.presets import preset as read_preset
@@ -124,6 +125,7 @@ def evaluate_scan(
     *,
     also: Sequence[str] = (),
     part: Part = EVERYTHING,
+    train: bool = False,
     size: int | None = None,
     seed: int = 0,
     machine: Machine = AUTO,
@@ -139,9 +141,11 @@ def evaluate_scan(
         out: folder of the results.
         also: more sources that are scanned as they are.
         part: what is scanned now. Results of other parts stay, and none is scanned twice.
+        train: networks that are trained on each set look at it too, as `jobs.scan`; a folder holds
+            scans with that look or without.
         size: side of the images in pixels; as `scan` looks at them if left out.
         seed: of everything that is drawn.
-        machine: its cache of decoded films is used, and progress shown.
+        machine: where networks are trained; its cache of decoded films is used, and progress shown.
         running: in how many processes, and which shard of the part; other processes scan the rest
             into the same folder.
 
@@ -162,20 +166,22 @@ def evaluate_scan(
             "preset": preset,
             "sources": list(sources),
             "also": list(also),
+            "train": train,
             "size": size,
             "seed": seed,
         },
         facts={"cells": [_cell_facts(cell) for cell in chosen.cells]},
-        order=[task.key for task in _all_tasks(chosen, sources, also, EVERYTHING)],
-        key_of=lambda task: task.key,
-        key_in=lambda row: (row["kind"], row["source"], row["name"], row["draw"]),
+        order=[(*task.key, train) for task in _all_tasks(chosen, sources, also, EVERYTHING)],
+        key_of=lambda task: (*task.key, train),
+        key_in=lambda row: (row["kind"], row["source"], row["name"], row["draw"], row["train"]),
         words="sets scanned",
     )
     scanner = Scanner(
         cells={cell.name: cell for cell in chosen.cells},
+        train=train,
         size=size,
         seed=seed,
-        machine=Machine(cache=machine.cache),
+        machine=replace(machine, progress=None),
     )
     return evaluation.resumed(
         planned, scanner, running, machine.progress, rows_of=lambda row: [row]
@@ -276,12 +282,14 @@ class Scanner(Reopening):
 
     Args:
         cells: by name.
+        train: as `evaluate_scan`.
         size: as `evaluate_scan`.
         seed: as `evaluate_scan`.
-        machine: its cache is used.
+        machine: its cache is used, and networks are trained there.
     """
 
     cells: Mapping[str, Cell]
+    train: bool
     size: int | None
     seed: int
     machine: Machine
@@ -294,6 +302,7 @@ class Scanner(Reopening):
             "source": task.source,
             "name": task.name,
             "draw": task.draw,
+            "train": self.train,
             **self._scanned(task),
             "seconds": time.perf_counter() - begun,
             "cpu_seconds": time.process_time() - worked,
@@ -307,6 +316,13 @@ class Scanner(Reopening):
             seen = observe(cohort.images, bounds)
             self.opened[source] = _Opened(cohort, bounds, seen, Plain(cohort, seen))
         return self.opened[source]
+
+    def _scan(self, cohort: Cohort, task: Task, seen: Observed | None = None) -> Scan:
+        """Scan a set as `jobs.scan` does."""
+        look = None
+        if self.train:
+            look = trained_network(cohort, seed=task.draw, **self.machine.networks)
+        return scan_films(cohort, seed=task.draw, seen=seen, look=look)
 
     def _scanned(self, task: Task) -> Row:
         scans: Mapping[Kind, Callable[[Task], Row]] = {
@@ -322,14 +338,14 @@ class Scanner(Reopening):
     def _phantoms(self, task: Task) -> Row:
         number = int(named_seed(self.seed, "phantoms", task.draw).generate_state(1)[0])
         cohort = open_source("phantom:64", count=1000, seed=number % 2**31, cache="none")
-        return _said(scan_films(cohort, seed=task.draw))
+        return _said(self._scan(cohort, task))
 
     def _machines(self, task: Task) -> Row:
         rng = stream(self.seed, "machines", task.draw)
         world = draw_habits(rng)
         cohort, _ = make_world(world, rng)
         return {
-            **_said(scan_films(cohort, seed=task.draw)),
+            **_said(self._scan(cohort, task)),
             "prevalence": world.prevalence,
             "habits": world.habits,
             "states": world.states,
@@ -337,7 +353,7 @@ class Scanner(Reopening):
 
     def _whole(self, task: Task) -> Row:
         opened = self.open(task.source)
-        return _said(scan_films(opened.cohort, seed=task.draw, seen=opened.seen))
+        return _said(self._scan(opened.cohort, task, opened.seen))
 
     def _half(self, task: Task) -> Row:
         opened = self.open(task.source)
@@ -345,9 +361,7 @@ class Scanner(Reopening):
         rng = stream(self.seed, "half", task.source, task.draw)
         chosen = rng.permutation(patients)[: len(patients) // 2]
         rows = np.flatnonzero(np.isin(opened.cohort.patients, chosen))
-        return _said(
-            scan_films(opened.cohort.take(rows), seed=task.draw, seen=opened.seen.take(rows))
-        )
+        return _said(self._scan(opened.cohort.take(rows), task, opened.seen.take(rows)))
 
     def _poisoned(self, task: Task) -> Row:
         opened = self.open(task.source)
@@ -359,7 +373,7 @@ class Scanner(Reopening):
         marked = np.union1d(key.rows, key.covers)
         new = observe(poisoned.images[marked], opened.bounds)
         seen = opened.seen.replaced(marked, new)
-        found = scan_films(poisoned, seed=task.draw, seen=seen)
+        found = self._scan(poisoned, task, seen)
         prevalence = float(np.nanmean(opened.cohort.labels[:, opened.cohort.column(finding)]))
         return {
             **_said(found),
@@ -375,7 +389,7 @@ class Scanner(Reopening):
     def _world(self, task: Task) -> Row:
         world = WORLDS[task.name]
         cohort, wrong = make_world(world, stream(self.seed, "world", task.name, task.draw))
-        found = scan_films(cohort, seed=task.draw)
+        found = self._scan(cohort, task)
         named = _named(found)
         hits = len(np.intersect1d(named, wrong))
         others = np.delete(cohort.labels[:, cohort.column(CLASSES)], wrong)

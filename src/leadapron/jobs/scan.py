@@ -23,12 +23,12 @@ from leadapron.detect.films.document import (
     suspects_of,
     verdict_of,
 )
-from leadapron.detect.scores import Evidence
+from leadapron.detect.second_look import given_network, trained_network
 from leadapron.detect.verdict import Verdict
 from leadapron.documents import dump
-from leadapron.errors import DataError, UsageError
+from leadapron.errors import UsageError
 from leadapron.films.cohort import Cohort, Rows, blocks
-from leadapron.jobs.second_look import given_network, trained_network
+from leadapron.jobs.rankings import Ranking, ranked_by, ranked_by_training
 from leadapron.report.scan import Panel, write_scan
 from leadapron.seeds import stream
 from leadapron.sources import open_source
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from leadapron.models.protocols import WhiteBox
 
 __all__ = [
-    "Ranking",
     "Scanned",
     "open_network",
     "panels_of",
@@ -54,32 +53,10 @@ __all__ = [
 FALSE_ALARM = 0.01
 """Chance that is granted of calling a clean set poisoned."""
 
-EPOCHS, WATCHED = 6, 3
-"""Of the quick training: passes over the films, and those whose losses are kept."""
-
 PANELS = 6
 """Pieces of evidence that are drawn, and films and others for each."""
 
 DRAWN = (12, 6)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Ranking:
-    """What a detector makes of a network's features. It has no false-alarm rate.
-
-    Args:
-        name: of `FEATURE_DETECTORS`.
-        unit: of the scores.
-        scores: (n,) float64; NaN is "not scored".
-        evidence: what it found beyond single films.
-        notes: what it left out, or why it gave nothing.
-    """
-
-    name: str
-    unit: str
-    scores: NDArray[np.float64]
-    evidence: tuple[Evidence, ...]
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -92,6 +69,7 @@ class Scanned:
         scan: verdict, methods, evidence, scores.
         suspects: films that evidence of poison names, the most suspicious first.
         rankings: of the feature detectors; none where no network was asked for.
+        learnt: what the network of the rankings was trained on, where it was for this scan; "".
         seconds: it took, without opening the source.
     """
 
@@ -100,12 +78,13 @@ class Scanned:
     scan: Scan
     suspects: tuple[Suspect, ...]
     rankings: tuple[Ranking, ...]
+    learnt: str
     seconds: float
 
     @property
     def verdict(self) -> Verdict:
         """The scan's, but "can't tell" where there was nothing that it could test."""
-        return verdict_of(self.scan, self.cohort)
+        return verdict_of(self.scan, self.cohort, network=bool(self.rankings))
 
     def document(self) -> ScanDocument:
         """Return all of it with films by name: what scan.json holds."""
@@ -138,7 +117,10 @@ class Scanned:
                 )
                 for one in self.rankings
             ),
-            notes=found.notes,
+            notes=(
+                *found.notes,
+                *([f"films are ranked by {self.learnt}"] if self.learnt else []),
+            ),
         )
 
 
@@ -168,7 +150,8 @@ def scan(
             with a label; detectors rank the films by its features, which doesn't change the
             verdict.
         opening: further options of `open_model`: findings, normalisation's name, weights_key, ...
-        train: train small networks on these films, which then do the same.
+        train: train small networks on these films, which then do the same. Stopped, the same
+            call with `out` continues the last and longest of these trainings.
         out: a folder for films.csv, scan.json and the page scan.html; nothing is written if left
             out.
         seed: of all that is drawn by chance.
@@ -205,6 +188,7 @@ def scan(
         train=train,
         seed=seed,
         machine=machine,
+        folder=out,
     )
     if out is not None:
         write_scanned(out, found, seed)
@@ -222,6 +206,7 @@ def scan_cohort(
     train: bool = False,
     seed: int = 0,
     machine: Machine = AUTO,
+    folder: Path | None = None,
 ) -> Scanned:
     """Scan a cohort that is open.
 
@@ -234,6 +219,8 @@ def scan_cohort(
         train: as `scan`.
         seed: as `scan`.
         machine: as `scan`.
+        folder: where a training of `train` is kept until it is finished. Stopped, the same call
+            continues it; nothing is kept if left out.
 
     Raises:
         UsageError: a false-alarm rate out of range.
@@ -248,17 +235,19 @@ def scan_cohort(
     found = scan_films(
         cohort, false_alarm=false_alarm, seed=seed, look=look, progress=machine.progress
     )
-    rankings: tuple[Ranking, ...] = ()
+    rankings, learnt = tuple[Ranking, ...](), ""
     if network is not None:
-        rankings = _rankings(network, cohort if theirs is None else theirs, None, seed)
+        own = cohort if theirs is None else theirs
+        rankings = ranked_by(network, own, None, seed, machine)
     elif train:
-        rankings = _trained_rankings(cohort, seed, machine)
+        rankings, learnt = ranked_by_training(cohort, seed, machine, folder)
     return Scanned(
         source=source,
         cohort=cohort,
         scan=found,
         suspects=suspects_of(found, cohort),
         rankings=rankings,
+        learnt=learnt,
         seconds=time.perf_counter() - began,
     )
 
@@ -322,58 +311,6 @@ def open_network(model: str, said: Mapping[str, Any], machine: Machine) -> White
             "network whose weights leadapron reads, or `train`"
         )
     return classifier
-
-
-def _trained_rankings(cohort: Cohort, seed: int, machine: Machine) -> tuple[Ranking, ...]:
-    """Rankings by a network that was trained on all films for the purpose."""
-    from leadapron.models.training import Training, train
-
-    losses = np.full((WATCHED, *cohort.labels.shape), np.nan, np.float32)
-    # The history isn't looked at, so what it is validated on doesn't matter.
-    some = cohort.take(np.sort(stream(seed, "validation").permutation(len(cohort))[:64]))
-    network, _ = train(
-        cohort,
-        some,
-        training=Training(epochs=EPOCHS),
-        seed=seed,
-        **machine.networks,
-        film_losses=losses,
-        after_step=lambda done, total: machine.tell("training", done, total),
-    )
-    return _rankings(network, cohort, losses, seed)
-
-
-def _rankings(
-    network: WhiteBox, cohort: Cohort, losses: NDArray[np.float32] | None, seed: int
-) -> tuple[Ranking, ...]:
-    """What the detectors make of one pass over the films."""
-    from leadapron.detect.features import FEATURE_DETECTORS, extract
-
-    names = [n for n in FEATURE_DETECTORS if n != "loss-dynamics" or losses is not None]
-    try:
-        features = extract(network, cohort, losses=losses, seed=seed)
-    except DataError as error:  # the films' own verdict doesn't rest on the network
-        untold = np.full(len(cohort), np.nan)
-        return tuple(
-            Ranking(
-                name=name, unit="", scores=untold, evidence=(), notes=(f"Can't tell: {error}.",)
-            )
-            for name in names
-        )
-    found = []
-    for name in names:
-        make = FEATURE_DETECTORS[name]
-        scores = make().score(cohort, features)
-        found.append(
-            Ranking(
-                name=name,
-                unit=scores.unit,
-                scores=scores.values,
-                evidence=scores.evidence,
-                notes=scores.notes,
-            )
-        )
-    return tuple(found)
 
 
 # --- pixels of the report

@@ -247,8 +247,8 @@ def train(  # noqa: PLR0913
         after_step: called with the steps done and in all.
         disguise: what `training.disguise` needs; unused where that is 0.
         film_losses: (epochs, n, k) to be filled with each film's binary cross-entropy for each
-            finding, as the network saw it in the first epochs; NaN where a label isn't stated.
-            Epochs that a checkpoint brought are left as they are.
+            finding, as the network saw it in the first epochs; NaN where a label isn't stated. A
+            checkpoint holds them too.
 
     Returns:
         The classifier, in evaluation mode, and its history.
@@ -267,7 +267,7 @@ def train(  # noqa: PLR0913
     if training.disguise:
         pooled_linear(state.classifier, "`training.disguise`")
     if checkpoint is not None and checkpoint.exists():
-        state.restore(checkpoint)
+        state.restore(checkpoint, film_losses)
     while not state.finished(training):
         epoch = len(state.history) + 1
         began = time.perf_counter()
@@ -284,7 +284,7 @@ def train(  # noqa: PLR0913
         seconds = time.perf_counter() - began
         state.validate(validation, LOSSES[training.loss], loss, seconds, len(cohort))
         if checkpoint is not None:
-            state.save(checkpoint)
+            state.save(checkpoint, film_losses)
         if after_epoch is not None:
             after_epoch(state.history)
     if training.checkpoint == "best":
@@ -309,7 +309,7 @@ def _refuse_lacking(
 
 CHECKPOINT, MOST_HISTORY = 4, 16 << 20
 """A checkpoint holds the network twice, two numbers of the optimiser for each of its own, and how
-each epoch went."""
+each epoch went. The films' losses come on top, where they are kept."""
 
 
 @dataclass(eq=False)
@@ -356,31 +356,35 @@ class _State:
             module = self.classifier.module
             self.best = {name: value.clone() for name, value in module.state_dict().items()}
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, film_losses: NDArray[np.float32] | None) -> None:
         held = {
             "module": self.classifier.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "history": self.history,
             "best": self.best,
+            "film_losses": None if film_losses is None else torch.from_numpy(film_losses),
         }
         buffer = io.BytesIO()
         torch.save(held, buffer)
         with write_atomically(path) as file:
             file.write(buffer.getbuffer())
 
-    def restore(self, path: Path) -> None:
+    def restore(self, path: Path, film_losses: NDArray[np.float32] | None) -> None:
         # A file of the study's own folder, so it is read here; of a bounded length all the same.
         own = sum(value.nbytes for value in self.classifier.module.state_dict().values())
+        losses = 0 if film_losses is None else film_losses.nbytes
         try:
             with open_regular(path) as file:
-                if os.fstat(file.fileno()).st_size > CHECKPOINT * own + MOST_HISTORY:
+                if os.fstat(file.fileno()).st_size > CHECKPOINT * own + losses + MOST_HISTORY:
                     raise ValueError("it is too large for this network")
                 held: dict[str, Any] = torch.load(file, weights_only=True)
             self.classifier.module.load_state_dict(held["module"])
             self.optimizer.load_state_dict(held["optimizer"])
             self.scheduler.load_state_dict(held["scheduler"])
             self.history, self.best = held["history"], held["best"]
+            if film_losses is not None:
+                film_losses[:] = held["film_losses"].numpy()
         except Exception as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise StoreError(

@@ -42,6 +42,9 @@ UNTESTED = (
 )
 """What no scan tests, in words."""
 
+LOOK_AGAIN = "Let networks look at these films as well (leadapron scan --train). "
+"""Before the next step where the films alone leave open what a mark is."""
+
 NEXT: Mapping[ScanWord, str] = {
     "poisoned": "Look at the suspected films, and train without them (leadapron clean).",
     "suspicious": "Look at the evidence before anyone trains on these films.",
@@ -193,13 +196,20 @@ class ScanDocument:
         return tuple(one for one in self.evidence if one.kind != "poison")
 
 
-def verdict_of(scan: Scan, cohort: Cohort) -> Verdict:
-    """Return a scan's verdict; "can't tell" where there was nothing that it could test."""
+def verdict_of(scan: Scan, cohort: Cohort, *, network: bool) -> Verdict:
+    """Return a scan's verdict; "can't tell" where there was nothing that it could test.
+
+    Args:
+        scan: what was found.
+        cohort: the films.
+        network: whether a network was there to look at them.
+    """
     sides = [(cohort.labels == side).sum(axis=0) for side in (0, 1)]
     comparable = (np.minimum(*sides) >= OVERLAP).any()
     word: ScanWord = scan.verdict
     if word == "nothing found" and not comparable:
         word = "can't tell"
+    open_ = word in ("suspicious", "label-tied mark")
     return Verdict.of(
         "scan",
         word,
@@ -208,7 +218,7 @@ def verdict_of(scan: Scan, cohort: Cohort) -> Verdict:
         "where nature ties marks to labels no further than this source's other marks are tied "
         "(Holm's procedure over all methods, each corrected for all that it tried).",
         untested=UNTESTED,
-        next=NEXT[word],
+        next=(LOOK_AGAIN if open_ and not network else "") + NEXT[word],
     )
 
 

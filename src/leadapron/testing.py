@@ -655,7 +655,7 @@ def _marked_films() -> _Sample:
     """Phantoms with marks at a place and anywhere, textures, and a codec's traces."""
     whole = open_source(f"phantom:{SIDE}", count=300, cache="none")
     clean = dataclasses.replace(whole, labels=whole.labels[:, : len(FINDINGS)], findings=FINDINGS)
-    marks = {
+    marks: dict[Trigger, float] = {
         Patch(side=3, place="fixed", row=4, column=20): 0.06,
         Patch(side=2, value=0): 0.06,
         Patch(side=5, fill="noise"): 0.06,

@@ -615,7 +615,11 @@ def _films_to_learn(model: NetworkClassifier) -> Cohort:
     labels[rng.random(labels.shape) < 0.2] = np.nan
     labels[:, -1] = np.nan
     patients = np.char.mod("patient %d", np.arange(len(films)) // 2)
-    return dataclasses.replace(films, labels=labels, findings=model.findings, patients=patients)
+    # Other checks look at the same phantoms: a repair gets a copy, which it may change by mistake.
+    images = films.images[np.arange(len(films))]
+    return dataclasses.replace(
+        films, images=images, labels=labels, findings=model.findings, patients=patients
+    )
 
 
 EVIDENT = 0.01

@@ -17,16 +17,17 @@ from PIL import Image
 from leadapron import cli
 from leadapron.attacks.poisoning import Poisoning, poison
 from leadapron.attacks.triggers import Patch
+from leadapron.detect import rankings
+from leadapron.detect import scanned as scanning
 from leadapron.detect.films.document import Suspect
+from leadapron.detect.scanned import scan_cohort
 from leadapron.documents import dump
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs import clean as cleaning
-from leadapron.jobs import rankings
-from leadapron.jobs import scan as scanning
-from leadapron.jobs.scan import scan_cohort
 from leadapron.report import clean_lines, scan_lines
+from leadapron.report.panels import panels_of
 from leadapron.report.scan import write_scan
 from leadapron.sources import open_source, own_pixels
 from leadapron.sources.own_pixels import open_own_pixels
@@ -241,7 +242,7 @@ def test_uint16_gives_what_uint8_gives(poisoned):
     first, second = scan_cohort(cohort), scan_cohort(deep)
     assert first.verdict.word == second.verdict.word == "poisoned"
     assert [one.id for one in first.suspects] == [one.id for one in second.suspects]
-    panel = scanning.panels_of(second, 0)[0]
+    panel = panels_of(second, 0)[0]
     assert panel.films.dtype == np.uint8
     assert panel.films.max() == 255
 
@@ -249,9 +250,9 @@ def test_uint16_gives_what_uint8_gives(poisoned):
 def test_evidence_without_a_place_is_drawn_whole(poisoned):
     found = scan_cohort(poisoned[0].take(np.arange(200)))
     evidence = replace(found.scan.evidence[0], place=None)
-    panel = scanning.panels_of(replace(found, scan=replace(found.scan, evidence=(evidence,))), 0)[0]
+    panel = panels_of(replace(found, scan=replace(found.scan, evidence=(evidence,))), 0)[0]
     assert panel.films.shape[1:] == (64, 64)
-    placed = scanning.panels_of(found, 0)[0]
+    placed = panels_of(found, 0)[0]
     top, left, height, width = placed.window
     row, column, side = placed.place
     assert (top <= row, left <= column) == (True, True)

@@ -103,7 +103,7 @@ def preset(name: str) -> Preset:
     """
     if name not in PRESETS:
         raise UnknownNameError("preset", name, PRESETS)
-    tree = cells_file(name)
+    tree = dict(cells_file(name))
     cells = _cells(tree.pop("base", {}), tree.pop("cells", []))
     if kinds := tree.pop("kinds", {}):
         known = cells_file("kinds")
@@ -114,10 +114,10 @@ def preset(name: str) -> Preset:
     return Preset(cells=tuple(cells), **validated(Preset, tree, name, elsewhere=["cells"]))
 
 
-def cells_file(name: str) -> dict[str, Any]:
+def cells_file(name: str) -> Mapping[str, Any]:
     """Return what a file in cells/ says."""
     file = resources.files("leadapron.evaluate") / "cells" / f"{name}.yaml"
-    tree: dict[str, Any] = parse_yaml(file.read_bytes())
+    tree: Mapping[str, Any] = parse_yaml(file.read_bytes())
     return tree
 
 

@@ -185,7 +185,7 @@ def evaluate_scan(
     )
 
 
-def _cell_facts(cell: Cell) -> dict[str, Any]:
+def _cell_facts(cell: Cell) -> Mapping[str, object]:
     """What a page says of a cell."""
     said = ("name", "group", "target", "floor", "balanced", "reason")
     return {name: getattr(cell, name) for name in said}

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from leadapron.detect import rankings
+from leadapron.detect.rankings import Plan, Smaller, ranked_by_training
 from leadapron.films.cohort import drawn
 from leadapron.films.preprocessing import Preprocessing
-from leadapron.jobs import rankings
-from leadapron.jobs.rankings import Plan, Smaller, ranked_by_training
 from leadapron.sources import open_source
 from leadapron.types import Machine
 

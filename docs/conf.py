@@ -40,10 +40,7 @@ nb_execution_timeout = 120
 nb_merge_streams = True
 nb_output_stderr = "remove-warn"  # a notebook that warns doesn't build
 
-registries = {
-    **{f"{kind.replace('_', ' ')}s": place for kind, place in KINDS.items()},
-    "repairs": "leadapron.repairs:REPAIRS",  # to which plugins can't add yet
-}
+registries = {f"{kind.replace('_', ' ')}s": place for kind, place in KINDS.items()}
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,19 +14,27 @@ from torch import nn
 from leadapron import testing
 from leadapron.attacks.triggers import TRIGGERS, Patch
 from leadapron.detect.features import FEATURE_DETECTORS, SpectralSignatures
+from leadapron.detect.films import METHODS, Found
+from leadapron.detect.films.shift import Group, Labelled
 from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL
-from leadapron.detect.models import STATISTICS, Measure
+from leadapron.detect.models import STATISTICS, Measure, Stamp
+from leadapron.errors import DataError
 from leadapron.explainers import EXPLAINERS, unsupported
+from leadapron.films.cache import Cache
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.networks import ARCHITECTURES, Instrumented, Look, build_network
 from leadapron.plugins import KINDS
+from leadapron.repairs import REPAIRS, FineTuning, Optimisation
 from leadapron.sources import SOURCES
+from leadapron.specs import parameters
 from leadapron.testing import (
     check_explainer,
     check_feature_detector,
+    check_film_method,
     check_input_detector,
     check_network,
+    check_repair,
     check_source,
     check_statistic,
     check_trigger,
@@ -54,6 +63,22 @@ def test_statistics(name):
 @pytest.mark.parametrize("name", FEATURE_DETECTORS)
 def test_feature_detectors(name):
     check_feature_detector(FEATURE_DETECTORS[name])
+
+
+@pytest.mark.parametrize("name", REPAIRS)
+def test_repairs(name):
+    settings = parameters(REPAIRS[name])
+    marks = {"marks": (Stamp(side=2, value=255, row=0, column=0),)} if "marks" in settings else {}
+    repair = REPAIRS[name](**marks)
+    if "optimisation" in settings:
+        quick = replace(repair.optimisation, epochs=2, batch_size=8, most_films=64)
+        repair = replace(repair, optimisation=quick)
+    check_repair(repair)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_film_methods(name):
+    check_film_method(METHODS[name])
 
 
 @pytest.mark.parametrize("name", EXPLAINERS)
@@ -319,6 +344,178 @@ def feature_detector(**changes):
 def test_broken_feature_detectors(changes, words):
     with pytest.raises(AssertionError, match=words):
         check_feature_detector(feature_detector(**changes))
+
+
+QUICK_REPAIR = Optimisation(epochs=1, batch_size=8)
+
+
+def broken_repair(*, before=lambda *given: given, after=lambda model, repaired: repaired, most=99):
+    """Fine-tuning, something that is done before it, and something after it."""
+
+    class Broken(FineTuning):
+        def repair(self, classifier, clean, rng, progress=None):
+            model, clean, rng = before(classifier, clean, rng)
+            return after(model, super().repair(model, clean, rng, progress))
+
+    return Broken(optimisation=Optimisation(epochs=1, batch_size=8, most_films=most))
+
+
+def draws(chance):
+    """What draws a number, then gives back what it was given."""
+    return {"before": lambda *given: (chance() and None) or given}
+
+
+def changes(change):
+    """What is done to the repaired model, which then is given back."""
+    return {"after": lambda model, repaired: (change(model, repaired) and None) or repaired}
+
+
+def blackened(films):
+    films.images[:1] = 0
+    return films
+
+
+def twice(classifier, clean, rng):
+    return (
+        FineTuning(optimisation=Optimisation(epochs=1)).repair(classifier, clean, rng),
+        clean,
+        rng,
+    )
+
+
+BREAKS = {
+    "draws from torch's, numpy's or Python's own generator": (
+        draws(random.random),
+        draws(lambda: torch.rand(1)),
+        draws(lambda: np.random.rand()),  # noqa: NPY002 (what is to be found)
+    ),
+    "works on answers alone; it needs gradients": (
+        {"before": lambda model, *more: (getattr(model, "_network", model), *more)},
+    ),
+    "takes a label that isn't stated for absent": (
+        {"before": lambda m, x, rng: (m, replace(x, labels=np.nan_to_num(x.labels)), rng)},
+    ),
+    "changes the films": ({"before": lambda model, films, rng: (model, blackened(films), rng)},),
+    "changes which of the model's weights learn": (
+        {"before": lambda model, *more: (model.module.requires_grad_(False) and model, *more)},
+    ),
+    "is another the second time": (
+        {"before": lambda model, films, _: (model, films, np.random.default_rng())},
+    ),
+    "takes 56 film trainings; at most 30": ({"before": twice, "most": 30},),
+    "changes the network's weights": (
+        changes(lambda model, _: model.module.head.bias.data.add_(1).any()),
+    ),
+    "returns PooledLinear; expected NetworkClassifier": (
+        {"after": lambda _, repaired: repaired.module},
+    ),
+    r"findings is \('A', 'B', 'C'\)": (
+        {"after": lambda _, repaired: replace(repaired, findings=("A", "B", "C"))},
+    ),
+    "leaves the model in training mode": (changes(lambda _, repaired: repaired.module.train()),),
+    r"shares \['head.weight'\]": (
+        changes(lambda a, b: setattr(b.module.head, "weight", a.module.head.weight)),
+    ),
+    "logits aren't finite": (
+        changes(lambda _, repaired: repaired.module.head.bias.data.add_(np.inf).any()),
+    ),
+    "can't be read from its file": (
+        {"after": lambda _, repaired: replace(repaired, architecture="resnet9")},
+    ),
+}
+
+
+@pytest.mark.parametrize("words", BREAKS)
+def test_broken_repairs(words):
+    for broken in BREAKS[words]:
+        with pytest.raises(AssertionError, match=words):
+            check_repair(broken_repair(**broken))
+
+
+def bright(images):
+    """Which films have a white pixel at one place."""
+    return images[np.arange(len(images))][:, 5, 21] == 255
+
+
+class White:
+    """Films with a white pixel at one place, whose labels are shifted; what is changed is broken.
+
+    Args:
+        rows: gives the films in place of those.
+        p: the p-value in place of the true one.
+        labelled: whether labels that aren't stated are none.
+        changes: made of `Found`.
+        spoils: done to the films.
+    """
+
+    def __init__(self, rows=None, p=None, labelled=True, changes=None, spoils=None):
+        self.rows, self.p, self.labelled = rows, p, labelled
+        self.changes, self.spoils = changes or {}, spoils
+
+    def find(self, films):
+        rows = (
+            np.flatnonzero(bright(films.cohort.images)) if self.rows is None else self.rows(films)
+        )
+        if self.spoils is not None:
+            self.spoils(films)
+        labelled = films.labelled
+        if not self.labelled:
+            labelled = Labelled(replace(films.cohort, labels=np.nan_to_num(films.cohort.labels)))
+        best = labelled.strongest(rows, 1.0)
+        if best is not None:
+            p = best.p if self.p is None else self.p()
+            found = Found(
+                p=p, chance=p, films=rows, what="a white pixel", group=labelled.groups[best.group]
+            )
+            yield replace(found, **self.changes)
+
+
+def blank(films):
+    films.cohort.labels[:] = 0
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        (White(p=lambda: 0.001), "of 20 sets with shuffled labels 20 have a p-value of 0.05 or le"),
+        (White(p=lambda: np.random.default_rng().random()), "finds something else the second time"),
+        (White(labelled=False), r"finds poison .* where the labels of the films that it names ar"),
+        (White(changes={"films": np.zeros(0, np.int64)}), "films are no rows from 0 to 299"),
+        (White(changes={"films": np.array([3, 300])}), "films are no rows from 0 to 299, int64"),
+        (White(changes={"films": [3, 4]}), "films are no rows from 0 to 299, int64 and ascending"),
+        (White(changes={"group": None}), "a white pixel: no group, and p is below 1"),
+        (
+            White(changes={"group": Group(finding="Pox", direction="added", words="")}),
+            "the group is",
+        ),
+        (White(changes={"what": ""}), "what is empty; expected what the films have in common"),
+        (White(spoils=blank), "the method changes the films that it is given"),
+    ],
+)
+def test_broken_film_methods(method, words):
+    check_film_method(White())
+    with pytest.raises(AssertionError, match=words):
+        check_film_method(method)
+
+
+def test_film_methods_that_ten_films_convince_or_nothing_does():
+    class Sure:
+        def find(self, films):
+            if len(films.cohort) == 10:
+                yield Found(
+                    p=1e-6,
+                    chance=1e-6,
+                    films=np.arange(5),
+                    what="few",
+                    group=films.labelled.groups[0],
+                )
+
+    with pytest.raises(AssertionError, match=r"finds poison \(p 1e-06\) in 10 films; chance alone"):
+        check_film_method(Sure())
+    with pytest.raises(AssertionError, match=r"the method finds no poison: p 1; expected 0\.01 or"):
+        check_film_method(Sure(), poisoned=phantoms("32", None, Cache(), count=60))
+    with pytest.raises(DataError, match="few: p is nan; expected 0 to 1"):
+        Found(p=float("nan"), chance=1.0, films=np.arange(5), what="few")
 
 
 def maps(classifier, images, findings):

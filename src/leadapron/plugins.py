@@ -48,6 +48,8 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "feature_detector": "leadapron.detect.features:FEATURE_DETECTORS",
         "input_detector": "leadapron.detect.inputs:INPUT_DETECTORS",
         "statistic": "leadapron.detect.models:STATISTICS",
+        "repair": "leadapron.repairs:REPAIRS",
+        "film_method": "leadapron.detect.films:METHODS",
     }
 )
 """Of each kind of method, as in the entry points "leadapron.KIND", where its registry is."""

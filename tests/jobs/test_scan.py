@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import shlex
-import subprocess
 import sys
 import types
 from dataclasses import replace
@@ -19,7 +17,7 @@ from PIL import Image
 from leadapron import cli
 from leadapron.attacks.poisoning import Poisoning, poison
 from leadapron.attacks.triggers import Patch
-from leadapron.detect.films.document import NamedEvidence, Suspect
+from leadapron.detect.films.document import Suspect
 from leadapron.documents import dump
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort
@@ -27,12 +25,13 @@ from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs import clean as cleaning
 from leadapron.jobs import rankings
 from leadapron.jobs import scan as scanning
-from leadapron.jobs.scan import plain_cell, quoted_cell, scan_cohort
+from leadapron.jobs.scan import scan_cohort
 from leadapron.report import clean_lines, scan_lines
 from leadapron.report.scan import write_scan
 from leadapron.sources import open_source, own_pixels
 from leadapron.sources.own_pixels import open_own_pixels
-from leadapron.text import showing_paths
+from leadapron.study import retraining
+from leadapron.text import plain_cell, showing_paths
 from leadapron.types import Machine, Note
 
 
@@ -145,13 +144,6 @@ def test_the_page_stands_alone_and_says_what_it_holds(scanned, folder):
     assert str(folder) not in page
     assert page.count("data:image/png;base64,") >= 3 + 12 + 6
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
-
-
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "'", "'=x", "film", "", "\t=1"])
-def test_quoted_cells_are_no_formulas_and_read_back(text):
-    quoted = quoted_cell(text)
-    assert not quoted.startswith(("=", "+", "-", "@", "\t"))
-    assert plain_cell(quoted) == text
 
 
 def test_a_clean_set_ends_in_0_and_its_page_has_no_pixels(run, tmp_path):
@@ -446,35 +438,12 @@ def test_named_columns_survive(tree, run, tmp_path):
         np.testing.assert_array_equal(column, whole.attributes[name][kept])
 
 
-@pytest.mark.parametrize(
-    ("findings", "option"),
-    [(("Edema", "Mass"), []), (("labels", "7"), ["--source.findings", "labels,7"])],
-)
-def test_what_is_left_is_read_as_it_was_written(tmp_path, findings, option):
-    columns = {"path": ["./a.png", "./b.png"], "view": ["PA", "AP"]}
-    labels = {name: ["1", ""] for name in findings}
-    assert shlex.split(cleaning._read_by(columns, labels)) == option
-    for odd in ("view", "No Finding", "path", "Patient ID", "sex"):
-        with pytest.raises(DataError, match="can't be columns of a table"):
-            cleaning._read_by(columns, {"Mass": ["1", "0"], odd: ["1", "0"]})
-
-
 def test_patients_that_are_not_known_stay_so(tree, tmp_path):
     (tmp_path / "drop.csv").write_text("id\nSICK/00.png\n")
     done = cleaning.clean(f"folder:{tree}", tmp_path / "drop.csv", tmp_path / "left")
     source, *options = shlex.split(done.opens)
     left = open_source(source, root=options[1])
     assert "patients" in {note.about for note in left.notes}
-
-
-@pytest.mark.parametrize("text", ["/a b", "it's", "a\nCLEAN: x", "\\n'\x1b[2K\u202e", "ü"])
-def test_what_to_type_is_one_line_that_a_shell_reads(text):
-    word = cleaning.shell_word(text)
-    assert word.isprintable()
-    call = ["bash", "-c", f"printf %s {word}"]
-    env = {**os.environ, "LC_ALL": "C.UTF-8"}
-    said = subprocess.run(call, capture_output=True, check=True, env=env)
-    assert said.stdout.decode() == text
 
 
 def test_identical_films_that_contradict_are_doubted(tree, run):
@@ -515,10 +484,10 @@ def test_evidence_of_others_that_is_none_is_not_tried(films, tmp_path, changed):
     }  # fmt: skip
     path = tmp_path / "scan.json"
     path.write_text(json.dumps({**document, "evidence": [{**one, **changed}]}))
-    assert len(cleaning._evidence(cleaning._scan_beside(path), films)) == (not changed)
+    assert len(retraining._evidence(cleaning._scan_beside(path), films)) == (not changed)
     for others in (7, {}, [7], [{}]):
         path.write_text(json.dumps({**document, "evidence": others}))
-        assert cleaning._evidence(cleaning._scan_beside(path), films) == []
+        assert retraining._evidence(cleaning._scan_beside(path), films) == []
 
 
 @pytest.mark.parametrize(
@@ -540,7 +509,7 @@ def test_lists_that_do_not_fit_are_one_line(run, tmp_path, text, said):
 
 
 def test_retraining_compares_networks_with_and_without(scanned, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(cleaning, "EPOCHS", 1)
+    monkeypatch.setattr(retraining, "EPOCHS", 1)
     done = cleaning.clean(
         f"npz:{folder / 'poisoned.npz'}",
         folder / "scan" / "films.csv",
@@ -565,28 +534,9 @@ def test_a_scan_of_another_size_is_not_tried(scanned, folder):
     cohort = open_own_pixels(f"npz:{folder / 'poisoned.npz'}", size=32)
     scan = cleaning._scan_beside(folder / "scan" / "scan.json")
     assert scan.poison
-    assert cleaning._evidence(scan, cohort) == []
+    assert retraining._evidence(scan, cohort) == []
     assert cleaning._scan_beside(folder / "nothing.json") is None
-    assert cleaning._evidence(None, cohort) == []
-
-
-def test_a_removed_finding_is_tried_on_films_that_have_it(poisoned):
-    """A network that reads the mark alone: it takes the finding away, always."""
-
-    class Reader:
-        def logits(self, images):
-            marked = images[np.arange(len(images))][:, 20, 40] == 255
-            return np.where(marked, -1.0, 1.0)[:, None].repeat(14, axis=1).astype(np.float32)
-
-    cohort, rows = poisoned
-    test = cohort.take(np.setdiff1d(np.arange(len(cohort)), rows))
-    one = NamedEvidence(
-        kind="poison", method="marks at a place", p=1e-6, finding="Mass", direction="removed",
-        place=(20, 40, 3), films=tuple(cohort.ids[rows].tolist()), tested=True, tie=None,
-        words="a mark", labels=(),
-    )  # fmt: skip
-    mark = cleaning._tried(one, cohort, test, (Reader(), Reader()))
-    assert (mark.before.value, mark.before.n) == (1, int((test.labels[:, 4] == 1).sum()))
+    assert retraining._evidence(None, cohort) == []
 
 
 def test_films_that_are_no_files_need_no_path():

@@ -15,6 +15,7 @@ from torch import nn
 from leadapron.detect.models import Moved, Probe, Stamp
 from leadapron.detect.models.stamps import probes
 from leadapron.errors import DataError
+from leadapron.models.bounds import Bounded
 from leadapron.models.networks import PooledLinear
 from leadapron.repairs import (
     ActivationBounds,
@@ -26,7 +27,7 @@ from leadapron.repairs import (
     StampUnlearning,
     marks_of,
 )
-from leadapron.repairs.activation_bounds import Bounded, bound
+from leadapron.repairs.activation_bounds import spread_bounds
 from leadapron.repairs.channel_pruning import outlying
 from leadapron.repairs.feature_shift import keep_norms, overlap
 from leadapron.repairs.fresh import untrained
@@ -159,12 +160,14 @@ def test_the_largest_threshold_that_the_watched_films_allow_cuts():
 
 
 def test_an_activation_keeps_below_its_bound():
-    layer = Bounded(nn.ReLU())
-    layer.bounds["2"] = nn.Parameter(torch.tensor([1.0, -3.0]))
+    layer = Bounded(nn.ReLU(), [2, 5])
+    layer.bounds()[2].copy_(torch.tensor([1.0, -3.0]))
     x = torch.tensor([[0.5, 2.0], [4.0, 2.0]])
     assert layer(x).tolist() == [[0.5, 0.0], [1.0, 0.0]]
     assert layer(x[:, :, None, None].expand(2, 2, 3, 3))[1, 0].eq(1).all()
-    assert layer(torch.ones(2, 5)).eq(1).all()  # five channels, no bounds
+    assert layer(torch.ones(2, 5)).eq(1).all()  # five channels, whose bounds bound nothing
+    layer.reset_parameters()
+    assert layer(x).tolist() == x.tolist()
 
 
 def test_bounds_begin_four_deviations_above_the_mean():
@@ -172,15 +175,18 @@ def test_bounds_begin_four_deviations_above_the_mean():
     images = work.student.normalise(torch.from_numpy(work.learn.images[:]))
     with torch.no_grad():
         maps = work.module.stages["all"](images)
-    (layer,) = bound(work)
+    (bound,) = spread_bounds(work)
     values = maps.movedim(1, 0).flatten(1).double()
     wanted = values.mean(1) + 4 * values.std(1, correction=0)
-    assert layer.bounds["5"].tolist() == pytest.approx(wanted.tolist(), rel=1e-5)
+    assert bound.tolist() == pytest.approx(wanted.tolist(), rel=1e-5)
+    bound[0] = 0.0
+    (again,) = spread_bounds(work)
+    assert again is bound  # no second layer of bounds, and none is loosened
+    assert float(bound[0]) == 0
 
 
 def test_an_activation_that_is_run_twice_has_bounds_for_each_number_of_channels():
-    (layer,) = bound(session("own"))
-    assert {key: len(value) for key, value in layer.bounds.items()} == {"6": 6, "8": 8}
+    assert [len(bound) for bound in spread_bounds(session("own"))] == [6, 8]
 
 
 # --- PAM

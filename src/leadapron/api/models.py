@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from leadapron.api.opening import Films, Model, cohort_of, model_of
 from leadapron.api.showing import Shown
+from leadapron.detect.inputs.calibration import Calibrated, calibrate_opened
 from leadapron.detect.inputs.gate_file import write_gate
-from leadapron.detect.inputs.screening import ScreenedFilm, Screening, screening
+from leadapron.detect.inputs.screening import ScreenedFilm, Screening, screen_images, screening
 from leadapron.detect.models.audit import STEPS, Audit, Subject, audit_subject
 from leadapron.detect.models.judgement import FALSE_ALARM as AUDIT_FALSE_ALARM
 from leadapron.detect.models.sweep import StampSweep
@@ -25,8 +26,7 @@ from leadapron.films.cache import default_folder
 from leadapron.films.cohort import Cohort
 from leadapron.jobs import audit as auditing
 from leadapron.jobs import calibrate as calibrating
-from leadapron.jobs.calibrate import Calibrated, calibrate_opened
-from leadapron.jobs.screen import OpenGate, open_gate, screen_images
+from leadapron.jobs.screen import OpenGate, open_gate
 from leadapron.jobs.screen import screen as screen_files
 from leadapron.models.foreign import Opened, doubts
 from leadapron.models.protocols import BlackBox, columns_of, differentiable
@@ -445,7 +445,7 @@ def _screened(opened: OpenGate, films: Cohort | NDArray[Any]) -> list[ScreenedFi
             f"images of {shape[1]}x{shape[0]} {dtype}; the model takes {wanted.size}x{wanted.size} "
             f"{wanted.dtype}"
         )
-    return screen_images(opened, cohort.images, cohort.ids.tolist())
+    return screen_images(opened.stored.gate, opened.classifier, cohort.images, cohort.ids.tolist())
 
 
 def _name(model: Model) -> str:

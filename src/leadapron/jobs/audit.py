@@ -13,6 +13,7 @@ from leadapron.detect.models.judgement import FALSE_ALARM
 from leadapron.detect.models.sweep import FILMS
 from leadapron.errors import StoreError, UsageError
 from leadapron.films.cache import default_folder
+from leadapron.models.bounds import unbounded
 from leadapron.models.foreign import doubts, open_model
 from leadapron.models.protocols import Differentiable
 from leadapron.results.layout import ZooFolder
@@ -119,9 +120,11 @@ def references_in(folder: Path, own: Subject, machine: Machine) -> list[Subject]
         if opened.content == own.content:
             continue
         if isinstance(classifier, Differentiable) and (
-            not isinstance(other, Differentiable) or other.architecture != classifier.architecture
+            not isinstance(other, Differentiable)
+            or unbounded(other.architecture) != unbounded(classifier.architecture)
         ):
-            raise StoreError(f"{path.name} is not a {classifier.architecture}, as the model is")
+            kind = unbounded(classifier.architecture)
+            raise StoreError(f"{path.name} is not a {kind}, as the model is")
         if other.preprocessing != classifier.preprocessing:
             ours, theirs = asdict(classifier.preprocessing), asdict(other.preprocessing)
             odd = ", ".join(f"{n} {theirs[n]}, not {ours[n]}" for n in ours if theirs[n] != ours[n])

@@ -35,6 +35,7 @@ from leadapron.sources import open_source
 from leadapron.sources.own_pixels import allowing_leakage, open_own_pixels
 from leadapron.specs import forgiving
 from leadapron.store import write_atomically, write_json
+from leadapron.text import quoted_cell
 from leadapron.types import AUTO, Machine
 
 if TYPE_CHECKING:
@@ -44,8 +45,6 @@ __all__ = [
     "Scanned",
     "open_network",
     "panels_of",
-    "plain_cell",
-    "quoted_cell",
     "scan",
     "scan_cohort",
     "write_scanned",
@@ -271,21 +270,6 @@ def write_scanned(folder: Path, found: Scanned, seed: int = 0) -> Path:
 
 
 # --- films.csv
-
-STARTS_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
-
-
-def quoted_cell(text: str) -> str:
-    """Return text that a spreadsheet doesn't take for a formula: with ' in front, where it would.
-
-    Source: OWASP, CSV injection.
-    """
-    return f"'{text}" if text.startswith(STARTS_FORMULA) else text
-
-
-def plain_cell(text: str) -> str:
-    """Return what `quoted_cell` was given."""
-    return text[1:] if text.startswith("'") and text[1:].startswith(STARTS_FORMULA) else text
 
 
 def _write_films(path: Path, suspects: Sequence[Suspect]) -> None:

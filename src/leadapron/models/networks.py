@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from leadapron.errors import StoreError, UnknownNameError, UsageError
+from leadapron.models.bounds import bounded, unbounded
 from leadapron.models.parsing.reading import Group, Outline, open_file, open_weights
 from leadapron.plugins import Registry
 
@@ -433,14 +434,21 @@ ARCHITECTURES: Registry[Callable[[int], Network]] = Registry(
 def build_network(name: str, outputs: int, seed: int) -> Network:
     """Return a network, initialised from `seed`; torch's own generator is left as it was.
 
+    Args:
+        name: of the architecture; one of `ARCHITECTURES`, or one that ends in `bounds.BOUNDED`.
+        outputs: its number of findings.
+        seed: 0 or more.
+
     Raises:
         UnknownNameError: no such architecture.
     """
-    if name not in ARCHITECTURES:  # a model's file names it, so no entry point is looked for
-        raise ARCHITECTURES.unknown(name)
+    plain = unbounded(name)
+    if plain not in ARCHITECTURES:  # a model's file names it, so no entry point is looked for
+        raise ARCHITECTURES.unknown(plain)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ARCHITECTURES[name](outputs)
+        network = ARCHITECTURES[plain](outputs)
+    return network if plain == name else bounded(network, torch.zeros(1, 1, 64, 64))
 
 
 def shapes(name: str, outputs: int = 1) -> dict[str, tuple[int, ...]]:

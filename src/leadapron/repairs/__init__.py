@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from leadapron.plugins import Registry
 from leadapron.repairs.activation_bounds import ActivationBounds
 from leadapron.repairs.channel_pruning import ChannelPruning
 from leadapron.repairs.feature_shift import FeatureShift
 from leadapron.repairs.fine_pruning import FinePruning
 from leadapron.repairs.fine_tuning import FineTuning
+from leadapron.repairs.formats import unwritable
 from leadapron.repairs.fresh_student import FreshStudent
 from leadapron.repairs.guard import HARM, Guard
 from leadapron.repairs.neuron_pruning import NeuronPruning
@@ -48,22 +50,26 @@ __all__ = [
     "SharpnessAware",
     "StampUnlearning",
     "marks_of",
+    "unwritable",
 ]
 
-REPAIRS: dict[str, Callable[..., Repair]] = {
-    "stamp-unlearning": StampUnlearning,
-    "fine-tuning": FineTuning,
-    "feature-shift": FeatureShift,
-    "fine-pruning": FinePruning,
-    "neuron-pruning": NeuronPruning,
-    "noise-tuning": NoiseTuning,
-    "activation-bounds": ActivationBounds,
-    "path-aware": PathAware,
-    "reinitialisation": Reinitialisation,
-    "fresh-student": FreshStudent,
-    "retraining": Retraining,
-    "batch-statistics": Restatistics,
-    "channel-pruning": ChannelPruning,
-    "sharpness-aware": SharpnessAware,
-}
+REPAIRS: Registry[Callable[..., Repair]] = Registry(
+    "repair",
+    {
+        "stamp-unlearning": StampUnlearning,
+        "fine-tuning": FineTuning,
+        "feature-shift": FeatureShift,
+        "fine-pruning": FinePruning,
+        "neuron-pruning": NeuronPruning,
+        "noise-tuning": NoiseTuning,
+        "activation-bounds": ActivationBounds,
+        "path-aware": PathAware,
+        "reinitialisation": Reinitialisation,
+        "fresh-student": FreshStudent,
+        "retraining": Retraining,
+        "batch-statistics": Restatistics,
+        "channel-pruning": ChannelPruning,
+        "sharpness-aware": SharpnessAware,
+    },
+)
 """All repairs by name. "stamp-unlearning" and "path-aware" need the marks that an audit found."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,48 +12,19 @@ from torch import nn
 
 from leadapron.errors import UsageError
 from leadapron.films.cohort import Cohort
+from leadapron.models.bounds import BOUNDED, Bounded, bounded, channel_axis, unbounded
 from leadapron.models.classifier import NetworkClassifier, in_batches
 from leadapron.models.protocols import BlackBox, Capability
 from leadapron.repairs.session import Batch, Optimisation, Session, begin
 from leadapron.types import Progress
 
-__all__ = ["ActivationBounds", "Bounded"]
+__all__ = ["ActivationBounds", "spread_bounds"]
 
 SPREADS = 4.0
 """A bound begins so many standard deviations above its channel's mean."""
 
 DEARER, CHEAPER = 2.0, 2.0**1.5
 """What the price of the bounds' size is multiplied by while they do no harm, and divided by."""
-
-
-class Bounded(nn.Module):
-    """An activation with an upper bound for each channel.
-
-    Args:
-        activation: what is bounded. A network that runs it on maps of different numbers of
-            channels has bounds for each number.
-    """
-
-    def __init__(self, activation: nn.Module) -> None:
-        super().__init__()
-        self.activation = activation
-        self.bounds = nn.ParameterDict()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the smaller of the activation and its channel's bound."""
-        out: torch.Tensor = self.activation(x)
-        axis = channel_axis(out)
-        key = str(out.shape[axis])
-        if key not in self.bounds:
-            return out
-        shape = [1] * out.ndim
-        shape[axis] = -1
-        return out.minimum(self.bounds[key].clamp(min=0).reshape(shape).to(out.dtype))
-
-
-def channel_axis(maps: torch.Tensor) -> int:
-    """Return the axis of the channels of (n, c), (n, c, h, w) or (n, tokens, c)."""
-    return 1 if maps.ndim in (2, 4) else maps.ndim - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +34,9 @@ class ActivationBounds:
     Bounds begin at mean + 4 standard deviations on clean films. The error plus a price times the
     sum over layers of their mean bound is made smaller; the price doubles after each epoch that
     the watched films accept, and falls to 1 / 2.8 after each that they don't. The tightest
-    accepted bounds stay. Weights aren't touched, so that the repair can be taken back.
+    accepted bounds stay. Weights aren't touched, so that the repair can be taken back. The bounds
+    are layers: the model's architecture is then called "... with bounds", which a file of this
+    package's format holds, and no file of another.
 
     Args:
         price: of the bounds' size at the start, above 0.
@@ -99,8 +71,9 @@ class ActivationBounds:
         """See `session.Repair.repair`."""
         session = begin("activation bounds", self.needs, classifier, clean, rng, progress)
         session.module.requires_grad_(False)
-        layers = bound(session)
-        bounds = [value for layer in layers for value in layer.bounds.values()]
+        bounds = spread_bounds(session)
+        for value in bounds:
+            value.requires_grad_()
         price = self.price
 
         def size() -> torch.Tensor:
@@ -121,45 +94,40 @@ class ActivationBounds:
                 best, kept = now, session.state()
             price = price * DEARER if accepted else price / CHEAPER
         session.module.load_state_dict(kept)
-        return session.finish()
+        for value in bounds:
+            value.grad = None
+            value.requires_grad_(False)
+        repaired = session.finish()
+        return replace(repaired, architecture=unbounded(repaired.architecture) + BOUNDED)
 
 
-def bound(session: Session) -> Sequence[Bounded]:
+def spread_bounds(session: Session) -> list[torch.Tensor]:
     """Put bounds behind the student's ReLUs, at mean + 4 standard deviations on clean films.
 
     Returns:
-        The bounded layers, each once.
+        The (channels,) bounds, which are the student's.
     """
-    made = dict[nn.Module, Bounded]()
-    for parent in list(session.module.modules()):
-        for name, child in list(parent._modules.items()):
-            if isinstance(child, nn.ReLU):
-                made.setdefault(child, Bounded(child))
-                parent._modules[name] = made[child]
-    layers = list(made.values())
-    sums = dict[tuple[int, int], torch.Tensor]()  # (3, channels): values, their sum, of squares
+    some = torch.from_numpy(session.learn.images[:1])
+    bounded(session.module, session.student.normalise(some))
+    layers = [part for part in session.module.modules() if isinstance(part, Bounded)]
+    sums = dict[torch.Tensor, torch.Tensor]()  # (3, channels): values, their sum, of squares
 
-    def looks(number: int) -> Any:
-        def hook(_: nn.Module, __: Any, out: torch.Tensor) -> None:
-            channels = out.movedim(channel_axis(out), 0).flatten(1).double()  # (c, values)
-            counts = torch.full_like(channels[:, 0], channels.shape[1])
-            found = torch.stack([counts, channels.sum(1), channels.square().sum(1)])
-            key = number, len(channels)
-            sums[key] = sums[key] + found if key in sums else found
+    def look(layer: nn.Module, _: Any, out: torch.Tensor) -> None:
+        assert isinstance(layer, Bounded)
+        channels = out.movedim(channel_axis(out), 0).flatten(1).double()  # (c, values)
+        counts = torch.full_like(channels[:, 0], channels.shape[1])
+        bound = layer.bounds()[len(channels)]
+        found = torch.stack([counts, channels.sum(1), channels.square().sum(1)])
+        sums[bound] = sums[bound] + found if bound in sums else found
 
-        return hook
-
-    hooks = [layer.register_forward_hook(looks(number)) for number, layer in enumerate(layers)]
+    hooks = [layer.register_forward_hook(look) for layer in layers]
     try:
         in_batches(session.student, session.learn.images, lambda x: (session.module(x),))
     finally:
         for hook in hooks:
             hook.remove()
-    for (number, channels), (count, total, squares) in sums.items():
+    for bound, (count, total, squares) in sums.items():
         mean = total / count
         spread = (squares / count - mean.square()).clamp(min=0).sqrt()
-        # Cloned outside inference mode, where the sums were made.
-        layers[number].bounds[str(channels)] = nn.Parameter(
-            (mean + SPREADS * spread).float().clone()
-        )
-    return layers
+        bound.copy_(bound.minimum((mean + SPREADS * spread).float()))
+    return list(sums)

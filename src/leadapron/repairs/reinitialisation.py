@@ -12,7 +12,7 @@ from leadapron.films.cohort import Cohort
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.protocols import BlackBox, Capability
 from leadapron.repairs.fresh import untrained
-from leadapron.repairs.losses import distance
+from leadapron.repairs.losses import distance, finding_loss
 from leadapron.repairs.session import Batch, Optimisation, begin
 from leadapron.types import Progress
 
@@ -77,7 +77,8 @@ class Reinitialisation:
         def objective(batch: Batch) -> torch.Tensor:
             odds = session.odds(session.answers(batch.images))
             apart = distance(odds, session.taught(batch), self.temperature)
-            return (1 - self.teaching) * session.fit(batch) + self.teaching * apart
+            error = finding_loss(odds, batch.labels)
+            return (1 - self.teaching) * error + self.teaching * apart
 
         session.tune(self.optimisation, objective)
         return session.finish()

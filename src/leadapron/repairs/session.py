@@ -116,7 +116,7 @@ class Optimisation:
                 f"`optimisation.momentum` {self.momentum}: expected 0 or more, below 1"
             )
 
-    def make(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    def make(self, parameters: Sequence[torch.Tensor]) -> torch.optim.Optimizer:
         """Return the optimiser of some parameters."""
         rate, decay = self.learning_rate, self.weight_decay
         if self.optimiser == "adamw":
@@ -212,7 +212,7 @@ class Session:
         optimisation: Optimisation,
         objective: Callable[[Batch], torch.Tensor],
         *,
-        parameters: Sequence[nn.Parameter] | None = None,
+        parameters: Sequence[torch.Tensor] | None = None,
         optimizer: torch.optim.Optimizer | None = None,
         show: Callable[[NDArray[Any], np.random.Generator], NDArray[Any]] | None = None,
         stepped: Callable[[], None] | None = None,
@@ -238,7 +238,8 @@ class Session:
         chosen = list(self.module.parameters()) if parameters is None else list(parameters)
         optimizer = optimizer or optimisation.make(chosen)
         each = len(batches(np.arange(n), optimisation.batch_size))
-        affordable = optimisation.most_films // (passes * -(-n // each))
+        whole, rest = divmod(optimisation.most_films, passes * n)
+        affordable = whole * each + rest // (passes * -(-n // each))
         total = max(1, min(optimisation.epochs * each, affordable))
         scheduler = lr_scheduler.CosineAnnealingLR(optimizer, total)
 

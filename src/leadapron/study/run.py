@@ -40,7 +40,7 @@ from leadapron.study.shards import ONE_PROCESS, Running
 from leadapron.study.tasks import Reopening, carry_out, holding
 from leadapron.types import AUTO, Contradictions, Machine, said
 
-__all__ = ["divide", "open_films", "run_study"]
+__all__ = ["divide", "open_films", "refuse_contradictions", "run_study"]
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def run_study(
     for run in runs:
         _cohort(run, cohorts, machine).column(run.poisoning.finding)
     if contradictions == "refuse":
-        _refuse_contradictions(cohorts.values())
+        refuse_contradictions(cohorts.values())
     study = StudyFolder(out)
     found = [_folders(run, _cohort(run, cohorts, machine), out) for run in runs]
     folders = list(dict.fromkeys(each for pair in found for each in pair.values()))
@@ -171,7 +171,12 @@ class _Runner(Reopening):
         _carry_out(run, pair, self.out, self.machine)
 
 
-def _refuse_contradictions(cohorts: Iterable[Cohort]) -> None:
+def refuse_contradictions(cohorts: Iterable[Cohort]) -> None:
+    """Refuse films of which copies have other labels.
+
+    Raises:
+        DataError: naming them, and what to do.
+    """
     for note in (note for cohort in cohorts for note in cohort.notes):
         if note.about == "copies" and note.doubt:
             raise DataError(

@@ -48,8 +48,8 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "feature_detector": "leadapron.detect.features:FEATURE_DETECTORS",
         "input_detector": "leadapron.detect.inputs:INPUT_DETECTORS",
         "statistic": "leadapron.detect.models:STATISTICS",
-        "repair": "leadapron.repairs:REPAIRS",
         "film_method": "leadapron.detect.films:METHODS",
+        "repair": "leadapron.repairs:REPAIRS",
     }
 )
 """Of each kind of method, as in the entry points "leadapron.KIND", where its registry is."""
@@ -75,7 +75,7 @@ class Registry(MutableMapping[str, T]):
     ) -> None:
         self.kind, self.words = kind, kind.replace("_", " ")
         self._methods = dict(built_in)
-        self._built_in, self._code = dict(built_in), code
+        self._built_in, self.code = dict(built_in), code
 
     def __setitem__(self, name: str, method: T) -> None:
         """Add a method; UsageError where the name is one of the package's own."""
@@ -126,7 +126,7 @@ class Registry(MutableMapping[str, T]):
             UsageError: one without a source file.
             StoreError: a source file that can't be read.
         """
-        whats = {f"{self.words} {name}": self._code(self._methods[name]) for name in names}
+        whats = {f"{self.words} {name}": self.code(self._methods[name]) for name in names}
         found = {what: code_of(method, what) for what, method in whats.items()}
         return {what: code for what, code in found.items() if code}
 

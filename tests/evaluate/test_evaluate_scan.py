@@ -116,6 +116,25 @@ def test_half_of_the_targets_films(opened):
     assert len(key.rows) == carriers // 2
 
 
+def test_a_cell_that_a_source_cannot_hold_is_left_out(source, tmp_path, monkeypatch):
+    box = {"place": "box", "row": 40, "column": 70, "height": 8, "width": 8}
+    cell = Cell(name="wide", trigger={**FIXED, **box}, poisoning={"fraction": 0.05}, draws=2)
+    work = scanner(cell)
+    cohort = open_source("phantom:64", count=60)
+    work.opened[source] = evaluate._Opened(cohort, None, None, None)
+    monkeypatch.setattr(evaluate, "CARRIERS", 1)
+    rows = [work(Task("poisoned", source, "wide", draw)) for draw in range(2)]
+    why = "a 3x3 square at place 'box' does not fit on 64x64 pixels"
+    assert all(row["left_out"].startswith(why) for row in rows)
+    settings = {"preset": "quick", "sources": [source], "also": []}
+    facts = {"settings": settings, "cells": [{**TOLD, "name": "wide"}]}
+    page = limits_page(facts, [*rows, {**rows[0], "source": "npz:other.npz"}])
+    assert ": 0 scans without a model" in page
+    assert "## Poison of known kinds" not in page
+    assert f"- **wide** (`films.npz`), 2 sets: {why}" in page
+    assert "- **wide** (`other.npz`), 1 set: " in page
+
+
 def test_a_half_is_scanned(source):
     row = scanner()(Task("half", source, "", 0))
     assert row["verdict"] in ("nothing found", "label-tied mark", "suspicious", "poisoned")

@@ -16,7 +16,7 @@ from leadapron.report.audit_limits import audit_chapter
 from leadapron.report.screening_limits import screening_chapter
 from leadapron.report.words import percent, table
 from leadapron.store import read_json, read_lines, write_atomically
-from leadapron.text import short_path
+from leadapron.text import count, short_path
 
 __all__ = ["limits_page", "trained_section", "write_limits"]
 
@@ -145,7 +145,7 @@ def trained_section(cells: Sequence[Row], rows: Sequence[Row], again: Sequence[R
         rows: one for each scan without networks.
         again: one for each scan with them.
     """
-    with_it = {_set_of(row): row for row in again}
+    with_it = {_set_of(row): row for row in again if "left_out" not in row}
     body = []
     for asked in (*_asked(rows, cells), *_true_labels(rows)):
         before = [row["verdict"] for row in asked.rows if _set_of(row) in with_it]
@@ -241,6 +241,8 @@ def limits_page(facts: Mapping[str, Any], rows: Sequence[Row]) -> str:
     """
     settings, cells = facts["settings"], facts["cells"]
     how = "with networks that are trained for it" if settings.get("train") else "without a model"
+    left_out = [row for row in rows if "left_out" in row]
+    rows = [row for row in rows if "left_out" not in row]
     poisoned = [row for row in rows if row["kind"] == "poisoned"]
     worlds = [row for row in rows if row["kind"] == "world"]
     lines = [
@@ -277,8 +279,21 @@ def limits_page(facts: Mapping[str, Any], rows: Sequence[Row]) -> str:
         *_alarms(rows),
         *_ablation(poisoned),
         *_blind(cells, poisoned),
+        *_left_out(left_out),
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _left_out(rows: Sequence[Row]) -> list[str]:
+    """Cells that a source can't hold."""
+    if not rows:
+        return []
+    sets = Counter((row["name"], row["source"], row["left_out"]) for row in rows)
+    lines = [
+        f"- **{name}** (`{_name(source)}`), {count(n, 'set')}: {why}."
+        for (name, source, why), n in sets.items()
+    ]
+    return ["## What was left out", "", "Kinds that a source can't hold:", "", *lines, ""]
 
 
 def _by_cell(cells: Sequence[Row], rows: Sequence[Row], source: str) -> list[tuple[Row, list[Row]]]:

@@ -13,13 +13,12 @@ from leadapron.detect.models.stamps import Floats, Mark, Probe, Stamp, probes, s
 from leadapron.detect.scale import LEAST_FILMS, finite_mean, finite_median, logit_spreads
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort, Rows
-from leadapron.metrics import threshold_at_false_positive_rate
+from leadapron.metrics import FALSE_POSITIVES, threshold_at_false_positive_rate
 from leadapron.models.classifier import BlackBox
 from leadapron.seeds import stream
 
 __all__ = [
     "DIRECTIONS",
-    "FALSE_POSITIVES",
     "FILMS",
     "KINDS",
     "Aim",
@@ -48,10 +47,6 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 FILMS = 256
 """Clean films that a model is swept on, at most."""
-
-FALSE_POSITIVES = 0.05
-"""A film is "turned" when its logit crosses the threshold that this share of clean films
-exceeds."""
 
 OVERWRITE = 0.75
 """A one-hot overwrite lowers at least this share of the other findings."""

@@ -61,7 +61,7 @@ RESULTS_VERSION = 4
 """Version of results, part of every run's key: raise it when equal specs give other numbers."""
 
 SCHEMA = 1
-"""Version of the layout of rows and manifest."""
+"""Version of the layout of rows."""
 
 LOCK = ".lock"
 """Name of the file that is locked to reserve a folder."""
@@ -365,7 +365,6 @@ def manifest() -> dict[str, Any]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return {
-        "schema": SCHEMA,
         "results_version": RESULTS_VERSION,
         "versions": versions,
         "python": platform.python_version(),

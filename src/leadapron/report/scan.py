@@ -179,8 +179,8 @@ def _verdict_words(found: ScanDocument) -> str:
         "label-tied mark": "a mark is associated with a label by more than chance, but no more "
         "than "
         "natural marks here: a shortcut, or poison with true labels; look at the evidence",
-        "can't tell": f"no finding has {OVERLAP} films with it and {OVERLAP} without, so "
-        "poison can't be distinguished from natural marks",
+        "can't tell": f"no finding has films of {OVERLAP} patients with it and of {OVERLAP} "
+        "without, so that poison can't be told from nature's own marks",
     }[found.verdict.word]
 
 

@@ -39,7 +39,7 @@ fused score without one."""
 class _Plain:
     """Base of a line of JSON, or of a part of one."""
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> Mapping[str, object]:
         """Return plain values for JSON."""
         return {
             name: value.plain() if isinstance(value, _Plain | Estimate) else value

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import ImageArray
+from leadapron.metrics import FALSE_POSITIVES
 from leadapron.models.classifier import refuse_not_finite
 from leadapron.models.protocols import BlackBox, Capability, WhiteBox
 
 __all__ = [
-    "FALSE_POSITIVES",
     "InputDetector",
     "Readings",
     "State",
@@ -27,9 +27,6 @@ Floats = NDArray[np.float32]
 
 State = Mapping[str, NDArray[Any]]
 """Fitted state of a detector: arrays only, so that a safetensors file can hold it."""
-
-FALSE_POSITIVES = 0.05
-"""Share of clean films that exceed a finding's operating logit."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

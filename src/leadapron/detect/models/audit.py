@@ -12,10 +12,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from leadapron.detect.models.defaults import FALSE_ALARM, STEPS
 from leadapron.detect.models.harm import LEAST_POSITIVES, Harm, harm
 from leadapron.detect.models.inversion import Inversion, Inverted, InvertedFeatures, Wanted
 from leadapron.detect.models.judgement import (
-    FALSE_ALARM,
     MARGIN,
     NOT_FINITE,
     UNSTEADY,
@@ -37,11 +37,8 @@ from leadapron.models.foreign.model_warnings import unsteady
 from leadapron.models.protocols import BlackBox, Differentiable, lacking
 from leadapron.types import Progress, said
 
-__all__ = ["STEPS", "Audit", "Subject", "audit_model", "audit_subject", "invert", "invert_features"]
+__all__ = ["Audit", "Subject", "audit_model", "audit_subject", "invert", "invert_features"]
 
-
-STEPS = 80
-"""Most steps of trigger inversion."""
 
 INVERTED = 2
 """Number of findings (with direction) for which triggers are inverted."""
@@ -105,6 +102,7 @@ class Audit:
         unsteady: findings whose outputs differ between two runs on the same films, or for films in
             a batch and alone.
         notes: assumptions and warnings.
+        content: SHA-256 of the model's file; None of a model without a file.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -129,6 +127,7 @@ class Audit:
     not_finite: tuple[NotFinite, ...] = ()
     unsteady: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    content: str | None = None
 
 
 def audit_model(  # noqa: PLR0913
@@ -255,6 +254,7 @@ def audit_subject(  # noqa: PLR0913
             *_lost_references(swept[1:]),
             *(() if further else UNMEASURED),
         ),
+        content=subject.content,
     )
 
 

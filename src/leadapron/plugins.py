@@ -50,8 +50,8 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "feature_detector": "leadapron.detect.features:FEATURE_DETECTORS",
         "input_detector": "leadapron.detect.inputs:INPUT_DETECTORS",
         "statistic": "leadapron.detect.models:STATISTICS",
-        "repair": "leadapron.repairs:REPAIRS",
         "film_method": "leadapron.detect.films:METHODS",
+        "repair": "leadapron.repairs:REPAIRS",
     }
 )
 """Of each kind of method, as in the entry points "leadapron.KIND", where its registry is."""
@@ -96,7 +96,7 @@ class Registry(MutableMapping[str, T]):
     ) -> None:
         self.kind, self.words = kind, kind.replace("_", " ")
         self._methods = dict(built_in)
-        self._built_in, self._code = dict(built_in), code
+        self._built_in, self.code = dict(built_in), code
 
     def __setitem__(self, name: str, method: T) -> None:
         """Add a method; UsageError where the name is one of the package's own."""
@@ -154,7 +154,7 @@ class Registry(MutableMapping[str, T]):
             UsageError: one without a source file.
             StoreError: a source file that can't be read.
         """
-        whats = {f"{self.words} {name}": self._code(self[name]) for name in names}
+        whats = {f"{self.words} {name}": self.code(self[name]) for name in names}
         found = {what: code_of(method, what) for what, method in whats.items()}
         return {what: code for what, code in found.items() if code}
 

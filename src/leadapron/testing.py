@@ -298,7 +298,7 @@ def _check_not_stated(method: FilmMethod, sample: _Sample, named: NDArray[np.boo
     """Labels that aren't stated are neither findings nor their absence."""
     labels = np.where(stream(0, "stated").random(len(named)) < 0.5, 1, 0).astype(np.float32)
     marked = named if named.any() else sample.marked
-    for part, unknown in (("the films that it names", marked), ("all films", named | True)):
+    for part, unknown in (("the films that it names", marked), ("all films", np.ones_like(named))):
         column = np.where(unknown, np.nan, labels).astype(np.float32)[:, None]
         cohort = dataclasses.replace(
             sample.cohort, labels=column, findings=sample.cohort.findings[:1]
@@ -615,7 +615,11 @@ def _films_to_learn(model: NetworkClassifier) -> Cohort:
     labels[rng.random(labels.shape) < 0.2] = np.nan
     labels[:, -1] = np.nan
     patients = np.char.mod("patient %d", np.arange(len(films)) // 2)
-    return dataclasses.replace(films, labels=labels, findings=model.findings, patients=patients)
+    # Other checks look at the same phantoms: a repair gets a copy, which it may change by mistake.
+    images = films.images[np.arange(len(films))]
+    return dataclasses.replace(
+        films, images=images, labels=labels, findings=model.findings, patients=patients
+    )
 
 
 EVIDENT = 0.01

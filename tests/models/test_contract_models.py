@@ -36,13 +36,13 @@ from leadapron.detect.models import (
     compare_statistics,
 )
 from leadapron.detect.models.judgement import most_not_finite, not_finite
+from leadapron.detect.rankings import ranked_by
 from leadapron.documents import dump
 from leadapron.documents import read as read_document
 from leadapron.errors import DataError, LeadapronError
 from leadapron.explainers import EXPLAINERS, unsupported
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
-from leadapron.jobs.rankings import ranked_by
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.foreign import NORMALISATIONS, AskedClassifier, doubts
 from leadapron.models.networks import PooledLinear

@@ -269,14 +269,14 @@ def audit(
     """
     opened = model_of(model, machine)
     classifier = opened.classifier
-    cohort = _labelled(clean, labels, opened, machine, settings, films)
-    own = Subject(classifier=classifier, name=_name(model), content=opened.content)
+    cohort = labelled(clean, labels, opened, machine, settings, films)
+    own = Subject(classifier=classifier, name=name_of(model), content=opened.content)
     if isinstance(reference, str | os.PathLike):
         others = auditing.references_in(Path(reference), own, machine)
     else:
         others = [
             Subject(classifier=each.classifier, name=name, content=each.content)
-            for name, each in ((_name(other), model_of(other, machine)) for other in reference)
+            for name, each in ((name_of(other), model_of(other, machine)) for other in reference)
         ]
     found = audit_subject(
         own,
@@ -321,7 +321,7 @@ def calibrate(
     """
     opened = model_of(model, machine)
     cohort = cohort_of(clean, opened.classifier.preprocessing, machine, settings)
-    path = Path(model) if isinstance(model, str | os.PathLike) else Path(_name(model))
+    path = Path(model) if isinstance(model, str | os.PathLike) else Path(name_of(model))
     made = calibrate_opened(
         opened,
         cohort,
@@ -416,7 +416,7 @@ def explain(
     )
 
 
-def _labelled(
+def labelled(
     clean: Films,
     labels: NDArray[Any] | None,
     opened: Opened,
@@ -450,7 +450,7 @@ def _screened(opened: OpenGate, films: Cohort | NDArray[Any]) -> list[ScreenedFi
     return screen_images(opened.stored.gate, opened.classifier, cohort.images, cohort.ids.tolist())
 
 
-def _name(model: Model) -> str:
+def name_of(model: Model) -> str:
     """What to call a model."""
     if isinstance(model, str | os.PathLike):
         return auditing.named(os.fspath(model))

@@ -350,7 +350,7 @@ def _dotted(name: str, kind: Any, how: Mapping[str, Mapping[str, Any]]) -> _Part
         params.append(
             click.Option(
                 [f"--{name}.{each.name}", f"{name}__{each.name}"],
-                type=int if form == "N" else Values(words),
+                type={"N": int, "X": float}.get(form) or Values(words),
                 metavar=words,
                 help=sentence(each.description),
             )
@@ -367,7 +367,7 @@ def _dotted(name: str, kind: Any, how: Mapping[str, Mapping[str, Any]]) -> _Part
 def _form(annotation: Any) -> str:
     """How numbers of a type are written: one, several, or lists of them."""
     if typing.get_origin(annotation) is not tuple:
-        return "N"
+        return "X" if annotation is float else "N"
     nested = typing.get_origin(typing.get_args(annotation)[0]) is tuple
     return "[N,N],..." if nested else "N,N,..."
 

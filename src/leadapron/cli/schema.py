@@ -15,6 +15,7 @@ DOCUMENTS: Mapping[str, tuple[str, str]] = {
     "scan": ("leadapron.detect.films.document", "ScanDocument"),
     "clean": ("leadapron.detect.films.cleaned", "Cleaned"),
     "audit": ("leadapron.detect.models.audit", "Audit"),
+    "repair": ("leadapron.repairs.proof.document", "Repaired"),
     "calibrate": ("leadapron.detect.inputs.calibration", "CalibrationDocument"),
     "screen": ("leadapron.detect.inputs.screening", "Screening"),
     "gate": ("leadapron.detect.inputs.gate_file", "GateDocument"),

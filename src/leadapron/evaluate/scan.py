@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from leadapron.attacks.poisoning import Poisoning, poison
 from leadapron.attacks.triggers import TRIGGERS, Reduced, Trigger
-from leadapron.detect.films import Observed, Scan, limits, observe, scan_films
+from leadapron.detect.films import METHODS, Observed, Scan, limits, observe, scan_films
 from leadapron.detect.films.baselines import Plain
 from leadapron.detect.films.observe import Limits
 from leadapron.detect.scores import Evidence
@@ -144,7 +144,8 @@ def evaluate_scan(
             into the same folder.
 
     Returns:
-        One record for each scan that is finished, those of earlier calls among them.
+        One record for each scan that is finished, those of earlier calls among them. Of a cell that
+        a source can't hold it says why, as "left_out", and nothing else.
 
     Raises:
         UnknownNameError: no such preset.
@@ -153,6 +154,7 @@ def evaluate_scan(
     """
     chosen = read_preset(preset)
     planned = _tasks(chosen, sources, also, part)
+    outside = METHODS.codes(METHODS)
     evaluation = Evaluation[Task](
         what="scan",
         out=out,
@@ -163,6 +165,7 @@ def evaluate_scan(
             "train": train,
             "size": size,
             "seed": seed,
+            **({"outside": outside} if outside else {}),
         },
         facts={"cells": [_cell_facts(cell) for cell in chosen.cells]},
         order=[(*task.key, train) for task in _all_tasks(chosen, sources, also, EVERYTHING)],
@@ -182,7 +185,7 @@ def evaluate_scan(
     )
 
 
-def _cell_facts(cell: Cell) -> dict[str, Any]:
+def _cell_facts(cell: Cell) -> Mapping[str, object]:
     """What a page says of a cell."""
     said = ("name", "group", "target", "floor", "balanced", "reason")
     return {name: getattr(cell, name) for name in said}
@@ -363,7 +366,10 @@ class Scanner(Reopening):
         rng = stream(self.seed, "cell", task.name, task.draw)
         if cell.balanced:
             opened = balanced(opened, rng)
-        poisoned, key, finding, place = poisoned_by(opened.cohort, cell, rng)
+        try:
+            poisoned, key, finding, place = poisoned_by(opened.cohort, cell, rng)
+        except DataError as error:  # as of a box that lies outside these films
+            return {"left_out": str(error)}
         marked = np.union1d(key.rows, key.covers)
         new = observe(poisoned.images[marked], opened.bounds)
         seen = opened.seen.replaced(marked, new)

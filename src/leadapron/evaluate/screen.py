@@ -48,7 +48,7 @@ from leadapron.results.screening import (
     ScreeningFolder,
 )
 from leadapron.results.verdicts import LOCAL, is_potent
-from leadapron.results.zoo import attack_facts, read_truth
+from leadapron.results.zoo import Making, read_truth
 from leadapron.seeds import stream
 from leadapron.sources import open_source
 from leadapron.specs import forgiving
@@ -190,7 +190,7 @@ def chosen(
     return chosen
 
 
-def _settings(place: Path, setting: Setting) -> dict[str, Any]:
+def _settings(place: Path, setting: Setting) -> Mapping[str, object]:
     """What decides the numbers, and must be the same when an evaluation goes on."""
     return {
         **asdict(setting),
@@ -266,7 +266,7 @@ def _run_facts(run: Run, films: _Films, pair: _Pair) -> Row:
         "finding": run.poisoning.finding,
         "hides": run.poisoning.hides,
         "disguise": float(run.training.disguise),
-        **attack_facts(run.tree),
+        **Making.of(run.tree)._asdict(),
         "calibration": films.words,
         "calibration_films": len(films.calibration),
     }

@@ -13,11 +13,11 @@ from leadapron.detect.films.document import ScanDocument
 from leadapron.documents import read
 from leadapron.errors import DataError, StoreError
 from leadapron.reading import read_regular
+from leadapron.results.suspects import read_suspects
 from leadapron.sources.own_pixels import open_own_pixels
-from leadapron.sources.tables import named_columns
 from leadapron.sources.writing import write_films
 from leadapron.specs import forgiving
-from leadapron.text import count, plain_cell
+from leadapron.text import count
 from leadapron.types import AUTO, Machine
 
 __all__ = ["clean"]
@@ -92,10 +92,9 @@ def clean(
 
 def _listed(table: Path) -> Drop:
     """What a scan's films.csv names, with the scan.json beside it."""
-    ids = named_columns(table, {"id": ("id",)}, {})["id"]
     return Drop(
         name=table.name,
-        ids=[plain_cell(each) for each in ids],
+        ids=read_suspects(table),
         scan=_scan_beside(table.with_name("scan.json")),
     )
 

@@ -182,15 +182,7 @@ def train(  # noqa: PLR0913
         raise DataError(
             f"losses of shape {film_losses.shape}; expected (epochs, *{cohort.labels.shape})"
         )
-    if training.disguise and disguise is None:
-        raise UsageError(
-            f"`training.disguise` {training.disguise}: expected the triggered films' originals"
-        )
-    if len(cohort) < 2 or not len(validation):
-        raise DataError(
-            f"{len(cohort)} films to train on and {len(validation)} to validate; "
-            "expected 2 and 1 at least"
-        )
+    _refuse_lacking(cohort, validation, training, disguise)
     state = _start(cohort, network or Network(), training, seed, device, precision)
     if training.disguise:
         pooled_linear(state.classifier, "`training.disguise`")
@@ -218,6 +210,21 @@ def train(  # noqa: PLR0913
     if training.checkpoint == "best":
         state.classifier.module.load_state_dict(state.best)
     return state.classifier, state.history
+
+
+def _refuse_lacking(
+    cohort: Cohort, validation: Cohort, training: Training, disguise: Disguise | None
+) -> None:
+    """Raise an error where films, or what a disguise needs, are missing."""
+    if training.disguise and disguise is None:
+        raise UsageError(
+            f"`training.disguise` {training.disguise}: expected the triggered films' originals"
+        )
+    if len(cohort) < 2 or not len(validation):
+        raise DataError(
+            f"{len(cohort)} films to train on and {len(validation)} to validate; "
+            "expected 2 and 1 at least"
+        )
 
 
 CHECKPOINT, MOST_HISTORY = 4, 16 << 20

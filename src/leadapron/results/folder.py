@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
@@ -51,11 +51,10 @@ class Run:
     rows: tuple[Row, ...]
     folder: RunFolder
 
-    def history(self) -> list[dict[str, Any]]:
+    def history(self) -> list[Mapping[str, Any]]:
         """Return the epochs, none where the file is missing."""
         path = self.folder.history
-        lines: list[dict[str, Any]] = read_lines(path) if path.exists() else []
-        return [_shown(line, path) for line in lines]
+        return [_shown(line, path) for line in (read_lines(path) if path.exists() else ())]
 
     def scores(self, needed: Sequence[str]) -> dict[str, NDArray[Any]] | None:
         """Return labels and probabilities of the test films, None where the file is missing.
@@ -126,6 +125,18 @@ class Pair:
         return None
 
 
+class Setting(NamedTuple):
+    """Attacks that differ in their seed alone.
+
+    Args:
+        point: values of the axes, by path of the setting.
+        pairs: one of each seed.
+    """
+
+    point: Mapping[str, Any]
+    pairs: list[Pair]
+
+
 @dataclass(frozen=True)
 class Study:
     """A study as it lies on disk.
@@ -165,14 +176,14 @@ class Study:
             if path != "seed" and (len(set(seen)) > 1 or len(seen) < len(self.pairs))
         ]
 
-    def settings(self) -> list[tuple[dict[str, Any], list[Pair]]]:
-        """Return the attacks grouped by what they differ in: (values of the axes, its seeds)."""
+    def settings(self) -> list[Setting]:
+        """Return the attacks grouped by what they differ in."""
         axes = self.axes()
-        groups: dict[str, tuple[dict[str, Any], list[Pair]]] = {}
+        groups: dict[str, Setting] = {}
         for pair in self.pairs:
             flat = dict(leaves(pair.backdoored.spec))
             point = {path: flat[path] for path in axes if path in flat}
-            groups.setdefault(canonical_json(point), (point, []))[1].append(pair)
+            groups.setdefault(canonical_json(point), Setting(point, [])).pairs.append(pair)
         return list(groups.values())
 
 

@@ -53,9 +53,6 @@ __all__ = [
 Floats = NDArray[np.float32]
 Models = Mapping[Role, NetworkClassifier]
 
-FALSE_POSITIVES = 0.05
-"""Share of the clean validation films without the target that the calibrated threshold passes."""
-
 PAPER_THRESHOLDS = (0.6, 0.9)
 PAPER_EPSILONS = (0.001, 0.01, 0.8, 1.0)
 """Shares of triggered films in the mixed test sets of arXiv 2101.00008."""
@@ -146,7 +143,7 @@ def predict(
     without = validation.labels[:, target] == 0
     thresholds = {
         role: metrics.threshold_at_false_positive_rate(
-            model.probabilities(validation.images)[without, target], FALSE_POSITIVES
+            model.probabilities(validation.images)[without, target], metrics.FALSE_POSITIVES
         )
         for role, model in models.items()
     }

@@ -68,9 +68,9 @@ class Run:
         return replace(self.poisoning, trigger=self.test_trigger)
 
     @property
-    def twin_tree(self) -> dict[str, Any]:
+    def twin_tree(self) -> Tree:
         """The settings that the twin depends on: no trigger, no changed labels, no disguise."""
-        tree = without(self.tree, "trigger")
+        tree = {**without(self.tree, "trigger")}
         tree["training"] = {**tree["training"], "disguise": 0.0}
         # Of how models are measured, the twin's own rows depend on this alone.
         tree["evaluation"] = {"resamples": tree["evaluation"]["resamples"]}
@@ -211,6 +211,6 @@ def _at_test(
     return mark
 
 
-def without(tree: Tree, name: str) -> dict[str, Any]:
+def without(tree: Tree, name: str) -> Tree:
     """Return the settings less one section."""
     return {key: value for key, value in tree.items() if key != name}

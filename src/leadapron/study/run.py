@@ -589,9 +589,9 @@ def _facts(cohort: Cohort) -> FilmFacts:
     )
 
 
-def _keyed(tree: Tree, outside: Mapping[str, str]) -> dict[str, Any]:
+def _keyed(tree: Tree, outside: Mapping[str, str]) -> Tree:
     """What decides a run's numbers: fingerprints stand for films and files and where they lie."""
-    keyed = without(tree, "source")
+    keyed = {**without(tree, "source")}
     if "sha256" in keyed.get("trigger", {}):
         keyed["trigger"] = without(keyed["trigger"], "path")
     if "network weights" in outside:

@@ -129,7 +129,7 @@ def sections(tree: Tree) -> dict[str, dict[str, Parameter]]:
     return found
 
 
-def complete(tree: Tree) -> dict[str, Any]:
+def complete(tree: Tree) -> Tree:
     """Return a study's settings with every default written out.
 
     Args:
@@ -142,7 +142,7 @@ def complete(tree: Tree) -> dict[str, Any]:
         UsageError: a value of the wrong type.
     """
     refuse_plugins(tree, "a spec")
-    tree = _spelled_out(tree)
+    tree = {**_spelled_out(tree)}
     cells = tree.pop("cells", None)
     known = (*SECTIONS, "seed", "seeds")
     for name in tree:
@@ -166,7 +166,7 @@ def complete(tree: Tree) -> dict[str, Any]:
     return whole
 
 
-def _spelled_out(tree: Tree) -> dict[str, Any]:
+def _spelled_out(tree: Tree) -> Tree:
     """Settings with shorthands and plain names put where they belong."""
     spelled = dict(tree)
     for short, (section, setting) in SHORTHANDS.items():
@@ -178,7 +178,7 @@ def _spelled_out(tree: Tree) -> dict[str, Any]:
     return spelled
 
 
-def _completed(section: str, settings: Mapping[str, Parameter], given: Any) -> dict[str, Any]:
+def _completed(section: str, settings: Mapping[str, Parameter], given: Any) -> Tree:
     """One section's settings with its defaults."""
     if not isinstance(given, Mapping):
         raise UsageError(f"{section}: {given!r}; expected settings, as {section}.NAME: value")

@@ -51,7 +51,8 @@ NEXT: Mapping[ScanWord, str] = {
     "label-tied mark": "Look at the marked films, and ask whoever supplied them what the mark is.",
     "nothing found": "Audit what is trained on these films (leadapron audit): not every trigger "
     "was tested.",
-    "can't tell": "Scan films of which at least 10 state a finding and 10 state its absence.",
+    "can't tell": f"Scan films of at least {OVERLAP} patients that state a finding, and of "
+    f"{OVERLAP} that state its absence.",
 }
 
 
@@ -204,8 +205,10 @@ def verdict_of(scan: Scan, cohort: Cohort, *, network: bool) -> Verdict:
         cohort: the films.
         network: whether a network was there to look at them.
     """
-    sides = [(cohort.labels == side).sum(axis=0) for side in (0, 1)]
-    comparable = (np.minimum(*sides) >= OVERLAP).any()
+    comparable = any(
+        all(len(np.unique(cohort.patients[column == side])) >= OVERLAP for side in (0, 1))
+        for column in cohort.labels.T
+    )
     word: ScanWord = scan.verdict
     if word == "nothing found" and not comparable:
         word = "can't tell"

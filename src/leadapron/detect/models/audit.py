@@ -102,6 +102,7 @@ class Audit:
         unsteady: findings for which it answered otherwise when it was asked for the same films
             again, or for each alone.
         notes: what was assumed or is doubtful.
+        content: SHA-256 of the model's file; None of a model without a file.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -126,6 +127,7 @@ class Audit:
     not_finite: tuple[NotFinite, ...] = ()
     unsteady: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    content: str | None = None
 
 
 def audit_model(  # noqa: PLR0913
@@ -252,6 +254,7 @@ def audit_subject(  # noqa: PLR0913
             *_lost_references(swept[1:]),
             *(() if further else UNMEASURED),
         ),
+        content=subject.content,
     )
 
 

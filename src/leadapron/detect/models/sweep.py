@@ -13,7 +13,7 @@ from leadapron.detect.models.stamps import Floats, Mark, Probe, Stamp, probes, s
 from leadapron.detect.scale import LEAST_FILMS, finite_mean, finite_median, logit_spreads
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort, Rows
-from leadapron.metrics import threshold_at_false_positive_rate
+from leadapron.metrics import FALSE_POSITIVES, threshold_at_false_positive_rate
 from leadapron.seeds import stream
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DIRECTIONS",
-    "FALSE_POSITIVES",
     "KINDS",
     "Aim",
     "Direction",
@@ -47,9 +46,6 @@ DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-FALSE_POSITIVES = 0.05
-"""A film is "turned" when its logit crosses the threshold that this share of clean films
-exceeds."""
 
 OVERWRITE = 0.75
 """A one-hot overwrite lowers at least this share of the other findings."""

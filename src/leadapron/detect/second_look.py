@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from leadapron.detect.films import FEWEST, Hidden, Look, SecondLook
+from leadapron.detect.scores import SeenBy
 from leadapron.errors import DataError
 from leadapron.films.cohort import Cohort, ImageArray, Rows, blocks, split_by_patient
 from leadapron.films.preprocessing import Preprocessing
@@ -223,7 +224,9 @@ def given_network(
 Read = Callable[[int, Rows, list[int], Rows], NDArray[np.float64]]
 
 
-def _cross_fitted(cohort: Cohort, hidden: Hidden, seed: int, read: Read, *, seen_by: str) -> Look:
+def _cross_fitted(
+    cohort: Cohort, hidden: Hidden, seed: int, read: Read, *, seen_by: SeenBy
+) -> Look:
     """Read each part of the patients by what learnt from the unmarked films of the others.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from leadapron.detect.models.audit import Audit, Subject, audit_model, audit_subject
+from leadapron.detect.models.audit import Audit, Subject, audit_subject
 from leadapron.detect.models.harm import Harm, harm
 from leadapron.detect.models.inversion import (
     CostSchedule,
@@ -59,7 +59,6 @@ __all__ = [
     "Swept",
     "Tables",
     "Wanted",
-    "audit_model",
     "audit_subject",
     "channel_lipschitz",
     "channel_outlier",

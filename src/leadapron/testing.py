@@ -298,7 +298,7 @@ def _check_not_stated(method: FilmMethod, sample: _Sample, named: NDArray[np.boo
     """Labels that aren't stated are neither findings nor their absence."""
     labels = np.where(stream(0, "stated").random(len(named)) < 0.5, 1, 0).astype(np.float32)
     marked = named if named.any() else sample.marked
-    for part, unknown in (("the films that it names", marked), ("all films", named | True)):
+    for part, unknown in (("the films that it names", marked), ("all films", np.ones_like(named))):
         column = np.where(unknown, np.nan, labels).astype(np.float32)[:, None]
         cohort = dataclasses.replace(
             sample.cohort, labels=column, findings=sample.cohort.findings[:1]

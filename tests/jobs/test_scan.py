@@ -188,7 +188,7 @@ def test_without_labels_it_cannot_tell(films, kind):
     found = scan_cohort(other)
     assert found.verdict.word == "can't tell"
     assert not found.suspects
-    words = "CAN'T TELL: no finding has 10 films with it and 10 without"
+    words = "CAN'T TELL: no finding has films of 10 patients with it and of 10 without"
     assert scan_lines(found.document())[0].startswith(words)
 
 
@@ -201,6 +201,9 @@ def test_one_finding_twenty_films_and_constant_films_are_scanned(films):
     assert scan_cohort(films.take(np.arange(19))).verdict.word == "can't tell"
     same = replace(one, labels=np.ones((60, 1), np.float32))
     assert scan_cohort(same).verdict.word == "can't tell"
+    # Nor can sixty films of one patient say anything of others.
+    alone = replace(one, patients=np.full(60, "p"))
+    assert scan_cohort(alone).verdict.word == "can't tell"
     flat = replace(one, images=np.full((60, 64, 64), 7, np.uint8), films=None)
     assert scan_cohort(flat).verdict.word == "nothing found"
 
@@ -296,6 +299,18 @@ def test_paths_are_those_of_the_files(tree):
 
 
 # --- networks
+
+
+def test_networks_are_advised_where_the_films_alone_leave_it_open(films):
+    some = films.take(np.arange(20))
+    scanned = scan_cohort(some)
+    ranking = rankings.Ranking(name="", unit="", scores=np.zeros(20), evidence=(), notes=())
+    for word, open_ in (("suspicious", True), ("label-tied mark", True), ("poisoned", False)):
+        found = replace(scanned, scan=replace(scanned.scan, verdict=word))
+        alone, seen = (replace(found, rankings=some).verdict.next for some in ((), (ranking,)))
+        assert ("leadapron scan --train" in alone) == open_
+        assert alone.endswith(seen)
+        assert "--train" not in seen
 
 
 def test_rankings_by_a_trained_network_leave_the_verdict(run, folder, monkeypatch, scanned):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from repair_scenes import TRIGGER, backdoored, films, macro, success
+from repair_scenes import TRIGGER, films, macro, success
 
 from leadapron.repairs import (
     ActivationBounds,
@@ -25,9 +25,9 @@ from leadapron.repairs import (
 
 
 @pytest.fixture(scope="module")
-def scene():
+def scene(reader):
     """A backdoored reader, 300 clean films, 400 films to test on."""
-    return backdoored(films(800, 1)), films(300, 2), films(400, 3)
+    return reader, films(300, 2), films(400, 3)
 
 
 def sgd(**more):

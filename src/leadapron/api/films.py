@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from leadapron.api.opening import Films, refuse_settings
 from leadapron.api.showing import Shown
-from leadapron.detect.films.cleaned import Cleaned
+from leadapron.detect.films.cleaned import Cleaned, Drop
 from leadapron.detect.films.description import Description, describe_cohort
 from leadapron.detect.scanned import Scanned, scan_cohort
 from leadapron.documents import dump
@@ -250,11 +250,11 @@ def clean(
     return CleanResult(**vars(done))
 
 
-def _drop(drop: Scanned | Iterable[str]) -> cleaning.Drop:
+def _drop(drop: Scanned | Iterable[str]) -> Drop:
     if isinstance(drop, Scanned):
         names = tuple(one.id for one in drop.suspects)
-        return cleaning.Drop(name="the scan", ids=names, scan=drop.document())
-    return cleaning.Drop(name="drop", ids=tuple(map(str, drop)))
+        return Drop(name="the scan", ids=names, scan=drop.document())
+    return Drop(name="drop", ids=tuple(map(str, drop)))
 
 
 def _named(

@@ -16,12 +16,14 @@ from leadapron.api.showing import Shown
 from leadapron.detect.inputs.calibration import Calibrated, calibrate_opened
 from leadapron.detect.inputs.gate_file import write_gate
 from leadapron.detect.inputs.screening import ScreenedFilm, Screening, screen_images, screening
-from leadapron.detect.models.audit import STEPS, Audit, Subject, audit_subject
-from leadapron.detect.models.judgement import FALSE_ALARM as AUDIT_FALSE_ALARM
+from leadapron.detect.models.audit import Audit, Subject, audit_subject
+from leadapron.detect.models.defaults import FALSE_ALARM as AUDIT_FALSE_ALARM
+from leadapron.detect.models.defaults import FILMS, STEPS
 from leadapron.detect.models.sweep import StampSweep
 from leadapron.documents import dump
 from leadapron.errors import UnknownNameError, UsageError
 from leadapron.explainers import EXPLAINERS, NEEDS
+from leadapron.explainers.document import Explained
 from leadapron.films.cache import default_folder
 from leadapron.films.cohort import Cohort
 from leadapron.jobs import audit as auditing
@@ -206,14 +208,14 @@ class ExplainResult(Shown):
 
     def facts(self) -> dict[str, Any]:
         """Return method, findings, probabilities and peaks; the maps are arrays."""
-        return {
-            "schema": 1,
-            "verdict": "done",
-            "method": self.method,
-            "findings": list(self.findings),
-            "probabilities": self.probabilities.tolist(),
-            "peaks": self.peaks.tolist(),
-        }
+        return dump(
+            Explained(
+                method=self.method,
+                findings=self.findings,
+                probabilities=self.probabilities.astype(np.float64),
+                peaks=tuple(tuple((y, x) for y, x in film) for film in self.peaks.tolist()),
+            )
+        )
 
     def lines(self) -> Sequence[str]:
         """Return it for a terminal, line by line."""
@@ -235,7 +237,7 @@ def audit(
     labels: NDArray[Any] | None = None,
     reference: str | os.PathLike[str] | Sequence[Model] = (),
     false_alarm: float = AUDIT_FALSE_ALARM,
-    films: int = auditing.FILMS,
+    films: int = FILMS,
     sweep: StampSweep | None = None,
     steps: int = STEPS,
     statistics: bool = True,
@@ -266,12 +268,12 @@ def audit(
         LeadapronError: as `open_model` and `open_source`.
     """
     opened = model_of(model, machine)
-    cohort = _labelled(clean, labels, opened, machine, settings, films)
-    own = Subject.of(opened, _name(model), cohort)
+    cohort = labelled(clean, labels, opened, machine, settings, films)
+    own = Subject.of(opened, name_of(model), cohort)
     if isinstance(reference, str | os.PathLike):
         others = auditing.references_in(Path(reference), own, machine)
     else:
-        others = [Subject.of(model_of(other, machine), _name(other)) for other in reference]
+        others = [Subject.of(model_of(other, machine), name_of(other)) for other in reference]
     found = audit_subject(
         own,
         cohort,
@@ -313,7 +315,7 @@ def calibrate(
     """
     opened = model_of(model, machine)
     cohort = cohort_of(clean, opened.classifier.preprocessing, machine, settings)
-    path = Path(model) if isinstance(model, str | os.PathLike) else Path(_name(model))
+    path = Path(model) if isinstance(model, str | os.PathLike) else Path(name_of(model))
     made = calibrate_opened(
         opened,
         cohort,
@@ -408,7 +410,7 @@ def explain(
     )
 
 
-def _labelled(
+def labelled(
     clean: Films,
     labels: NDArray[Any] | None,
     opened: Opened,
@@ -442,7 +444,7 @@ def _screened(opened: OpenGate, films: Cohort | NDArray[Any]) -> list[ScreenedFi
     return screen_images(opened.stored.gate, opened.classifier, cohort.images, cohort.ids.tolist())
 
 
-def _name(model: Model) -> str:
+def name_of(model: Model) -> str:
     """What to call a model."""
     if isinstance(model, str | os.PathLike):
         return auditing.named(os.fspath(model))

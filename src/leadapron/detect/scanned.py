@@ -50,7 +50,8 @@ NEXT: Mapping[ScanWord, str] = {
     "label-tied mark": "Look at the marked films, and ask whoever supplied them what the mark is.",
     "nothing found": "Audit what is trained on these films (leadapron audit): not every trigger "
     "was tested.",
-    "can't tell": "Scan films of which at least 10 state a finding and 10 state its absence.",
+    "can't tell": f"Scan films of at least {OVERLAP} patients that state a finding, and of "
+    f"{OVERLAP} that state its absence.",
 }
 
 
@@ -79,8 +80,10 @@ class Scanned:
     @property
     def verdict(self) -> Verdict:
         """The scan's, but "can't tell" where there was nothing that it could test."""
-        sides = [(self.cohort.labels == side).sum(axis=0) for side in (0, 1)]
-        comparable = (np.minimum(*sides) >= OVERLAP).any()
+        comparable = any(
+            all(len(np.unique(self.cohort.patients[column == side])) >= OVERLAP for side in (0, 1))
+            for column in self.cohort.labels.T
+        )
         word: ScanWord = self.scan.verdict
         if word == "nothing found" and not comparable:
             word = "can't tell"

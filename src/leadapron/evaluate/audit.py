@@ -24,8 +24,8 @@ from leadapron.detect.models import (
     measure_once,
     sweep_once,
 )
+from leadapron.detect.models.defaults import FILMS
 from leadapron.detect.models.judgement import compare_sweeps, judge_model, shift_table
-from leadapron.detect.models.sweep import FILMS
 from leadapron.errors import StoreError, UsageError
 from leadapron.evaluate.runner import Evaluation, Row
 from leadapron.films.cache import default_folder

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from leadapron.detect.films.cleaned import Cleaned
+from leadapron.detect.films.cleaned import Cleaned, Drop
 from leadapron.detect.films.document import ScanDocument
 from leadapron.documents import read
 from leadapron.errors import DataError, StoreError
@@ -22,25 +20,10 @@ from leadapron.specs import forgiving
 from leadapron.text import count
 from leadapron.types import AUTO, Machine
 
-__all__ = ["Drop", "clean"]
+__all__ = ["clean"]
 
 LARGEST = 1 << 28
 """Bytes of a scan.json that is read."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drop:
-    """Films that are left out.
-
-    Args:
-        name: what to call the list.
-        ids: the films' names.
-        scan: that named them, where it is known; its marks can be tried on networks.
-    """
-
-    name: str
-    ids: Sequence[str]
-    scan: ScanDocument | None = None
 
 
 @forgiving

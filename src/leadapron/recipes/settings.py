@@ -12,7 +12,7 @@ from leadapron.recipes.nwadike2020 import CORRECTED, Preset
 from leadapron.recipes.recipe import Recipe
 from leadapron.sources.nih import NWADIKE2020_FIRST_TEST_PATIENT, read_labels
 from leadapron.specs import merge
-from leadapron.study.plan import complete
+from leadapron.study.settings import complete
 
 __all__ = ["own_settings", "preset_settings", "recipe_settings"]
 

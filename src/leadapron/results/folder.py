@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from leadapron.errors import StoreError
 from leadapron.plugins import refuse_plugins
 from leadapron.results.layout import RunFolder, StudyFolder
+from leadapron.results.manifest import StudyManifest
 from leadapron.results.rows import Row, read_rows
 from leadapron.specs import MOST_SEEDS, grid, grids
 from leadapron.store import canonical_json, read_arrays, read_json, read_lines, read_yaml
@@ -204,6 +205,8 @@ def read_study(folder: Path) -> Study:
     asked = _read(place.settings, read_yaml)
     facts = _read(place.manifest, read_json) if place.manifest.is_file() else {}
     refuse_plugins(facts, str(place.manifest))
+    if facts and facts.get("schema") != StudyManifest.SCHEMA:
+        raise StoreError(f"{place.manifest} was made by another version")
     folders = _planned(place.runs(), facts.get("runs"))
     finished, unfinished = _read_runs(folders)
     by_key = {run.key: run for run in finished if run.role == "twin"}

@@ -16,11 +16,10 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from leadapron.detect.models.stamps import Floats, Stamp
-from leadapron.detect.models.sweep import FALSE_POSITIVES
 from leadapron.documents import Number, Pixels, no_pixels
 from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.films.cohort import Cohort, Rows
-from leadapron.metrics import threshold_at_false_positive_rate
+from leadapron.metrics import FALSE_POSITIVES, threshold_at_false_positive_rate
 from leadapron.models.classifier import autocast, in_batches
 from leadapron.models.protocols import Differentiable, differentiable, pooled_linear
 from leadapron.seeds import stream

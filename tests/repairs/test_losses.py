@@ -133,7 +133,7 @@ def test_half_a_standard_error_speaks_for_the_repair(change, error, accepted):
 )
 def test_how_often_harmless_repairs_are_refused_and_harmful_ones_pass(films, refused, passed):
     """AUROC .80, and .80 or .77 after the repair; errors of both readings agree to .95."""
-    trials, findings, before = 20, 10, np.sqrt(2) * 0.8416
+    trials, findings, before = (6 if films > 500 else 20), 10, np.sqrt(2) * 0.8416
     accepted = {}
     for name, after in (("harmless", before), ("harmful", np.sqrt(2) * 0.7388)):
         rng = np.random.default_rng(0)

@@ -23,15 +23,23 @@ from leadapron.types import Progress
 
 __all__ = ["AttentionDistillation", "apart", "attention", "map_layers"]
 
+DARKEST = 1e-12
+"""Shortest length that a film's attention is divided by."""
+
 
 def attention(maps: torch.Tensor) -> torch.Tensor:
     """Return (n, places) sums of squares over channels, of length 1 for each film.
+
+    Films that are nearly dark, below a hundredth of the mean length, stay shorter: scaled up, their
+    gradients would outweigh all others'.
 
     Args:
         maps: (n, c, h, w), or (n, tokens, c).
     """
     squares = maps.float().square().sum(channel_axis(maps)).flatten(1)
-    return nn.functional.normalize(squares, dim=1)
+    lengths = squares.norm(dim=1, keepdim=True)
+    least = 0.01 * float(lengths.detach().mean())
+    return squares / lengths.clamp(min=max(least, DARKEST))
 
 
 def apart(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -65,14 +73,12 @@ class AttentionDistillation:
     Networks, ICLR 2021, arXiv 2101.05930, with the authors' exponent 2 and 10 epochs of each
     network. Differs: distances are summed over places, so that weights don't depend on the film's
     side (theirs of 500, 1000 and 1000 times means over 32, 16 and 8 pixels squared are .5, 4 and
-    16); binary cross-entropy by finding; a rate of .01; both epochs are chosen on films of other
-    patients.
+    16); nearly dark maps aren't scaled up; AdamW in place of SGD, which diverged by these weights;
+    binary cross-entropy by finding; both epochs are chosen on films of other patients.
     """
 
     weights: tuple[float, ...] = (0.5, 4.0, 16.0)
-    optimisation: Optimisation = field(
-        default_factory=lambda: Optimisation(optimiser="sgd", learning_rate=0.01)
-    )
+    optimisation: Optimisation = field(default_factory=lambda: Optimisation(learning_rate=1e-3))
     needs: Capability = field(default="gradients", init=False)
 
     def __post_init__(self) -> None:

@@ -88,9 +88,9 @@ class SharedUnlearning:
         UsageError: a value outside its range.
 
     Source: Wei et al., Shared Adversarial Unlearning: Backdoor Mitigation by Unlearning Shared
-    Adversarial Examples, NeurIPS 2023, arXiv 2307.10562, with the authors' epsilon, steps and
+    Adversarial Examples, NeurIPS 2023, arXiv 2307.10562, with the authors' rate, epsilon, steps and
     weights. Differs: sigmoids by finding; "turned" is beyond the threshold that as many clean films
-    exceed as have the finding; a rate of 1e-3 in place of 1e-4, for a fraction of their steps.
+    exceed as have the finding; a fraction of their steps.
     """
 
     epsilon: float = 0.2
@@ -99,7 +99,7 @@ class SharedUnlearning:
     agreement: float = 1.0
     weight: float = 1.0
     optimisation: Optimisation = field(
-        default_factory=lambda: Optimisation(learning_rate=1e-3, epochs=100)
+        default_factory=lambda: Optimisation(learning_rate=1e-4, epochs=100)
     )
     needs: Capability = field(default="gradients", init=False)
 

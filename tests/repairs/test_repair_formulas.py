@@ -212,9 +212,9 @@ def test_gradients_are_taken_on_the_way_back():
         return weight.sum()
 
     moved_back([weight], [torch.zeros(2)], 1.0, closure)  # the way is 5 long
-    moved_back([weight], [torch.zeros(2)], 9.0, closure)  # never beyond
+    moved_back([weight], [torch.zeros(2)], 9.0, closure)  # never beyond the middle
     moved_back([weight], [torch.tensor([3.0, 4.0])], 1.0, closure)  # no way at all
-    assert np.allclose(seen, [[2.4, 3.2], [0, 0], [3, 4]])
+    assert np.allclose(seen, [[2.4, 3.2], [1.5, 2], [3, 4]])
     assert weight.tolist() == [3, 4]
     assert weight.grad.tolist() == [6, 8]
 

@@ -25,7 +25,7 @@ def repair_of(name, **more):
     names = {each.name for each in fields(kind)}
     if "optimisation" in names:
         usual = kind(marks=MARKS) if "marks" in names else kind()
-        more.setdefault("optimisation", replace(usual.optimisation, epochs=2, batch_size=8))
+        more.setdefault("optimisation", replace(usual.optimisation, epochs=2, batch_size=16))
     return kind(**({"marks": MARKS} if "marks" in names else {}), **more)
 
 

@@ -128,5 +128,5 @@ def test_unlearning_findings_leaves_the_backdoor(scene):
     reader, clean, test = scene
     work = begin("x", "batch normalisation", reader, clean, np.random.default_rng(0), None)
     unlearn(work, ReconstructivePruning().unlearning, 0.6)
-    assert macro(work.student, test) < 0.65
+    assert macro(work.student, test) < 0.7
     assert success(work.student, test) > 0.9

@@ -39,7 +39,8 @@ def attention(maps: torch.Tensor) -> torch.Tensor:
     squares = maps.float().square().sum(channel_axis(maps)).flatten(1)
     lengths = squares.norm(dim=1, keepdim=True)
     least = 0.01 * float(lengths.detach().mean())
-    return squares / lengths.clamp(min=max(least, DARKEST))
+    scaled: torch.Tensor = squares / lengths.clamp(min=max(least, DARKEST))
+    return scaled
 
 
 def apart(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:

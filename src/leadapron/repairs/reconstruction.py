@@ -38,7 +38,8 @@ class ReconstructivePruning:
 
     Args:
         floor: macro AUROC of the films learned from at which unlearning ends, above 0, below 1.
-        unlearning: how findings are unlearned; the authors' rate and at most their 20 epochs.
+        unlearning: how findings are unlearned; the authors' rate, batches and at most their 20
+            epochs.
         optimisation: of the masks; the authors' rate times their weight of the error, and epochs.
 
     Raises:
@@ -54,7 +55,7 @@ class ReconstructivePruning:
     floor: float = 0.6
     unlearning: Optimisation = field(
         default_factory=lambda: Optimisation(
-            optimiser="sgd", learning_rate=0.01, epochs=20, statistics="kept"
+            optimiser="sgd", learning_rate=0.01, epochs=20, batch_size=128, statistics="kept"
         )
     )
     optimisation: Optimisation = field(

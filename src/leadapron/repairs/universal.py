@@ -64,7 +64,8 @@ def within(images: torch.Tensor, length: float, *, exactly: bool = False) -> tor
     """
     norms = images.flatten(1).norm(dim=1)[:, None, None]
     scale = length / norms.clamp(min=1e-12)
-    return images * (scale if exactly else scale.clamp(max=1))
+    scaled: torch.Tensor = images * (scale if exactly else scale.clamp(max=1))
+    return scaled
 
 
 def chosen(labels: torch.Tensor) -> torch.Tensor:

@@ -12,13 +12,14 @@ from leadapron import store
 from leadapron.attacks.triggers import TRIGGERS
 from leadapron.errors import StoreError, UsageError
 from leadapron.explainers import EXPLAINERS
-from leadapron.jobs import explain
 from leadapron.models.networks import ARCHITECTURES
 from leadapron.outside import code_of
 from leadapron.results.folder import read_study
 from leadapron.results.rows import read_rows
-from leadapron.study.plan import complete, plan
+from leadapron.study.explained import open_attack
+from leadapron.study.plan import plan
 from leadapron.study.run import run_study
+from leadapron.study.settings import complete
 from leadapron.types import AUTO
 
 CROSS = """
@@ -90,8 +91,8 @@ def test_a_study_is_carried_out_again_where_a_trigger_has_changed(module, monkey
     assert keys == {path.name.partition("-")[2] for path in (second, *out.glob("runs/twin-*"))}
     # The first run is still there; nobody opens it with the trigger of today.
     with pytest.raises(StoreError, match=r"the trigger cross is no longer what backdoored-"):
-        explain._open(first, AUTO)
-    assert explain._open(out, AUTO).folder.path == second
+        open_attack(first, AUTO)
+    assert open_attack(out, AUTO).folder.path == second
 
 
 def test_what_is_the_packages_own_has_no_digest():

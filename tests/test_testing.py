@@ -14,9 +14,13 @@ from torch import nn
 from leadapron import testing
 from leadapron.attacks.triggers import TRIGGERS, Patch
 from leadapron.detect.features import FEATURE_DETECTORS, SpectralSignatures
+from leadapron.detect.films import METHODS, Found
+from leadapron.detect.films.shift import Group, Labelled
 from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL
 from leadapron.detect.models import STATISTICS, Measure, Stamp
+from leadapron.errors import DataError
 from leadapron.explainers import EXPLAINERS, unsupported
+from leadapron.films.cache import Cache
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.networks import ARCHITECTURES, Instrumented, Look, build_network
@@ -27,6 +31,7 @@ from leadapron.specs import parameters
 from leadapron.testing import (
     check_explainer,
     check_feature_detector,
+    check_film_method,
     check_input_detector,
     check_network,
     check_repair,
@@ -69,6 +74,11 @@ def test_repairs(name):
         quick = replace(repair.optimisation, epochs=2, batch_size=8, most_films=64)
         repair = replace(repair, optimisation=quick)
     check_repair(repair)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_film_methods(name):
+    check_film_method(METHODS[name])
 
 
 @pytest.mark.parametrize("name", EXPLAINERS)
@@ -420,6 +430,92 @@ def test_broken_repairs(words):
     for broken in BREAKS[words]:
         with pytest.raises(AssertionError, match=words):
             check_repair(broken_repair(**broken))
+
+
+def bright(images):
+    """Which films have a white pixel at one place."""
+    return images[np.arange(len(images))][:, 5, 21] == 255
+
+
+class White:
+    """Films with a white pixel at one place, whose labels are shifted; what is changed is broken.
+
+    Args:
+        rows: gives the films in place of those.
+        p: the p-value in place of the true one.
+        labelled: whether labels that aren't stated are none.
+        changes: made of `Found`.
+        spoils: done to the films.
+    """
+
+    def __init__(self, rows=None, p=None, labelled=True, changes=None, spoils=None):
+        self.rows, self.p, self.labelled = rows, p, labelled
+        self.changes, self.spoils = changes or {}, spoils
+
+    def find(self, films):
+        rows = (
+            np.flatnonzero(bright(films.cohort.images)) if self.rows is None else self.rows(films)
+        )
+        if self.spoils is not None:
+            self.spoils(films)
+        labelled = films.labelled
+        if not self.labelled:
+            labelled = Labelled(replace(films.cohort, labels=np.nan_to_num(films.cohort.labels)))
+        best = labelled.strongest(rows, 1.0)
+        if best is not None:
+            p = best.p if self.p is None else self.p()
+            found = Found(
+                p=p, chance=p, films=rows, what="a white pixel", group=labelled.groups[best.group]
+            )
+            yield replace(found, **self.changes)
+
+
+def blank(films):
+    films.cohort.labels[:] = 0
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        (White(p=lambda: 0.001), "of 20 sets with shuffled labels 20 have a p-value of 0.05 or le"),
+        (White(p=lambda: np.random.default_rng().random()), "finds something else the second time"),
+        (White(labelled=False), r"finds poison .* where the labels of the films that it names ar"),
+        (White(changes={"films": np.zeros(0, np.int64)}), "films are no rows from 0 to 299"),
+        (White(changes={"films": np.array([3, 300])}), "films are no rows from 0 to 299, int64"),
+        (White(changes={"films": [3, 4]}), "films are no rows from 0 to 299, int64 and ascending"),
+        (White(changes={"group": None}), "a white pixel: no group, and p is below 1"),
+        (
+            White(changes={"group": Group(finding="Pox", direction="added", words="")}),
+            "the group is",
+        ),
+        (White(changes={"what": ""}), "what is empty; expected what the films have in common"),
+        (White(spoils=blank), "the method changes the films that it is given"),
+    ],
+)
+def test_broken_film_methods(method, words):
+    check_film_method(White())
+    with pytest.raises(AssertionError, match=words):
+        check_film_method(method)
+
+
+def test_film_methods_that_ten_films_convince_or_nothing_does():
+    class Sure:
+        def find(self, films):
+            if len(films.cohort) == 10:
+                yield Found(
+                    p=1e-6,
+                    chance=1e-6,
+                    films=np.arange(5),
+                    what="few",
+                    group=films.labelled.groups[0],
+                )
+
+    with pytest.raises(AssertionError, match=r"finds poison \(p 1e-06\) in 10 films; chance alone"):
+        check_film_method(Sure())
+    with pytest.raises(AssertionError, match=r"the method finds no poison: p 1; expected 0\.01 or"):
+        check_film_method(Sure(), poisoned=phantoms("32", None, Cache(), count=60))
+    with pytest.raises(DataError, match="few: p is nan; expected 0 to 1"):
+        Found(p=float("nan"), chance=1.0, films=np.arange(5), what="few")
 
 
 def maps(classifier, images, findings):

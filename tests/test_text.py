@@ -9,7 +9,9 @@ from leadapron.text import (
     clean,
     clean_names,
     count,
+    plain_cell,
     printable,
+    quoted_cell,
     short_path,
     showing_paths,
 )
@@ -87,3 +89,10 @@ def test_sizes_in_words():
     words = ["0 bytes", "999 bytes", "1 kB", "41 kB", "1.0 MB", "335.9 MB", "5.6 GB"]
     assert [bytes_in_words(n) for n in sizes] == words
     assert [count(n, "film") for n in (0, 1, 5_142)] == ["0 films", "1 film", "5,142 films"]
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "'", "'=x", "film", "", "\t=1"])
+def test_quoted_cells_are_no_formulas_and_read_back(text):
+    quoted = quoted_cell(text)
+    assert not quoted.startswith(("=", "+", "-", "@", "\t"))
+    assert plain_cell(quoted) == text

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from leadapron.api.models import calibrate as calibrate
     from leadapron.api.models import explain as explain
     from leadapron.api.models import screen as screen
+    from leadapron.api.repairing import RepairResult as RepairResult
+    from leadapron.api.repairing import repair as repair
     from leadapron.api.studies import StudyResult as StudyResult
     from leadapron.api.studies import run_study as run_study
     from leadapron.attacks.poisoning import Poisoning as Poisoning
@@ -56,6 +58,7 @@ _HOME = {
     # Models, and the films that they read.
     "audit": "api.models",
     "calibrate": "api.models",
+    "repair": "api.repairing",
     "screen": "api.models",
     "explain": "api.models",
     "open_model": "models.foreign",
@@ -82,6 +85,7 @@ _HOME = {
     "Patch": "attacks.triggers",
     "Poisoning": "attacks.poisoning",
     "Preprocessing": "films.preprocessing",
+    "RepairResult": "api.repairing",
     "ScanResult": "api.films",
     "ScreenResult": "api.models",
     "StudyResult": "api.studies",

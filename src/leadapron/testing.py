@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pickle
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -25,8 +26,20 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from leadapron.attacks.triggers import Trigger
+from leadapron.attacks.poisoning import Poisoning, poison
+from leadapron.attacks.triggers import Codec, Patch, Trigger
 from leadapron.detect.features import FeatureDetector, Features
+from leadapron.detect.films import (
+    METHODS,
+    FilmMethod,
+    Films,
+    Found,
+    MarkMethod,
+    Observed,
+    limits,
+    observe,
+)
+from leadapron.detect.films.preparation import Prepared, prepare
 from leadapron.detect.inputs import InputDetector, Readings, read
 from leadapron.detect.inputs.gate_file import DTYPES
 from leadapron.detect.models import Measure
@@ -40,12 +53,14 @@ from leadapron.models.classifier import NetworkClassifier, load_classifier, save
 from leadapron.models.networks import ARCHITECTURES, Network, build_network
 from leadapron.models.protocols import BlackBox, Capability, Differentiable, Floats
 from leadapron.repairs import MOST_FILMS, Optimisation, Repair
+from leadapron.seeds import stream
 from leadapron.sources import open_source
 from leadapron.specs import REQUIRED, build, parameters
 
 __all__ = [
     "check_explainer",
     "check_feature_detector",
+    "check_film_method",
     "check_input_detector",
     "check_network",
     "check_repair",
@@ -221,6 +236,127 @@ def check_feature_detector(make: Callable[..., FeatureDetector]) -> None:
     _require(
         np.array_equal(cohort.labels, kept[1], equal_nan=True), "the detector changes the labels"
     )
+
+
+def check_film_method(method: FilmMethod, *, poisoned: Cohort | None = None) -> None:
+    """Check a method of the scan on poisoned films, and on the same with other labels.
+
+    Args:
+        method: as it stands in `METHODS`.
+        poisoned: films in which it must find poison at p 0.01; phantoms with marks, in which it
+            need not, if left out. About 300 small ones are quick.
+
+    Raises:
+        AssertionError: p-values that are smaller than chance makes them where labels are shuffled;
+            evidence of films whose labels aren't stated, or of ten films; evidence that names no
+            film, one that isn't there, or a label that wasn't tested; answers that depend on
+            chance; films that it changes; or poison that it doesn't find.
+    """
+    sample = _marked_films() if poisoned is None else _sample(poisoned)
+    prepared = _prepared(sample, method, 0)
+    films = _for(prepared, method)
+    before = _looked_at(films)
+    found, again = (list(method.find(films)) for _ in range(2))
+    if _looked_at(films) != before:
+        _marked_films.cache_clear()
+        raise AssertionError("the method changes the films that it is given")
+    for each in found:
+        _check_found(each, films)
+    same = len(found) == len(again) and all(map(_alike, found, again))
+    _require(same, "the method finds something else the second time")
+    best = min(found, key=lambda each: each.p, default=None)
+    if poisoned is not None:
+        p = 1.0 if best is None else best.p
+        _require(p <= EVIDENT, f"the method finds no poison: p {p:.2g}; expected {EVIDENT} or less")
+    _check_chance(method, sample)
+    named = np.zeros(len(sample.cohort), dtype=np.bool_)
+    for each in found:
+        named[each.films] |= each.p <= EVIDENT
+    _check_not_stated(method, sample, named)
+    _check_few(method, sample, named)
+
+
+def _check_chance(method: FilmMethod, sample: _Sample) -> None:
+    """Labels that chance gave are evidence as rarely as the p-values say."""
+    from scipy import stats
+
+    smallest = []
+    for number in range(SHUFFLED):
+        films = _for(_prepared(sample, method, number + 1), method)
+        smallest.append(min((each.p for each in method.find(films)), default=1.0))
+    for level in (0.05, 0.2, 0.5):
+        alarms = int((np.array(smallest) <= level).sum())
+        most = int(stats.binom.isf(1e-3, SHUFFLED, level))
+        _require(
+            alarms <= most,
+            f"of {SHUFFLED} sets with shuffled labels {alarms} have a p-value of {level} or less; "
+            f"expected {most} at most: correct p for all that the method tries",
+        )
+
+
+def _check_not_stated(method: FilmMethod, sample: _Sample, named: NDArray[np.bool_]) -> None:
+    """Labels that aren't stated are neither findings nor their absence."""
+    labels = np.where(stream(0, "stated").random(len(named)) < 0.5, 1, 0).astype(np.float32)
+    marked = named if named.any() else sample.marked
+    for part, unknown in (("the films that it names", marked), ("all films", np.ones_like(named))):
+        column = np.where(unknown, np.nan, labels).astype(np.float32)[:, None]
+        cohort = dataclasses.replace(
+            sample.cohort, labels=column, findings=sample.cohort.findings[:1]
+        )
+        films = _for(_ready(cohort, sample.seen, method), method)
+        p = min((each.p for each in method.find(films)), default=1.0)
+        _require(
+            p > EVIDENT,
+            f"the method finds poison (p {p:.2g}) where the labels of {part} aren't stated; NaN is "
+            "no label",
+        )
+
+
+def _check_few(method: FilmMethod, sample: _Sample, named: NDArray[np.bool_]) -> None:
+    """No test of ten films gives a smaller p-value than their number allows."""
+    marked = named if named.any() else sample.marked
+    sides = [np.flatnonzero(marked == side)[: FEW // 2] for side in (True, False)]
+    rows = np.sort(np.concatenate(sides))
+    labels = marked[rows].astype(np.float32)[:, None]
+    cohort = dataclasses.replace(
+        sample.cohort.take(rows), labels=labels, findings=sample.cohort.findings[:1]
+    )
+    films = _for(_ready(cohort, sample.seen.take(rows), method), method)
+    p = min((each.p for each in method.find(films)), default=1.0)
+    least = 1 / math.comb(len(rows), len(rows) // 2)
+    _require(
+        p >= least,
+        f"the method finds poison (p {p:.2g}) in {len(rows)} films; chance alone gives {least:.2g}",
+    )
+
+
+def _check_found(each: Found, films: Films) -> None:
+    _require(isinstance(each, Found), f"find gives {type(each).__name__}; expected Found")
+    _require(bool(each.what), "what is empty; expected what the films have in common")
+    _require(
+        each.group is None or each.group in films.labelled.groups,
+        f"{each.what}: the group isn't of films.labelled.groups",
+    )
+    evidence = min(each.p, each.chance) < 1
+    _require(not evidence or each.group is not None, f"{each.what}: no group, and p is below 1")
+    rows, n = each.films, len(films.cohort)
+    good = isinstance(rows, np.ndarray) and rows.dtype == np.int64 and rows.ndim == 1
+    _require(
+        good
+        and (len(rows) > 0 or not evidence)
+        and bool((np.diff(rows) > 0).all())
+        and bool(((rows >= 0) & (rows < n)).all()),
+        f"{each.what}: films are no rows from 0 to {n - 1}, int64 and ascending",
+    )
+
+
+def _alike(one: Found, other: Found) -> bool:
+    return (one.p, one.chance, one.group, one.what) == (
+        other.p,
+        other.chance,
+        other.group,
+        other.what,
+    ) and np.array_equal(one.films, other.films)
 
 
 def check_explainer(
@@ -479,7 +615,112 @@ def _films_to_learn(model: NetworkClassifier) -> Cohort:
     labels[rng.random(labels.shape) < 0.2] = np.nan
     labels[:, -1] = np.nan
     patients = np.char.mod("patient %d", np.arange(len(films)) // 2)
-    return dataclasses.replace(films, labels=labels, findings=model.findings, patients=patients)
+    # Other checks look at the same phantoms: a repair gets a copy, which it may change by mistake.
+    images = films.images[np.arange(len(films))]
+    return dataclasses.replace(
+        films, images=images, labels=labels, findings=model.findings, patients=patients
+    )
+
+
+EVIDENT = 0.01
+"""A p-value up to which films are evidence of poison."""
+
+SHUFFLED = 20
+"""Sets with shuffled labels that a method of the scan is tried on."""
+
+FEW = 10
+"""Films that show nothing, however they are labelled."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Sample:
+    """Films that methods of the scan are tried on.
+
+    Args:
+        cohort: some of them marked, and labelled for it.
+        seen: what was seen of them.
+        marked: (n,) which are.
+        shuffled: the cohort ready for `METHODS`, with its own labels and with shuffled ones.
+    """
+
+    cohort: Cohort
+    seen: Observed
+    marked: NDArray[np.bool_]
+    shuffled: dict[tuple[tuple[str, ...], int], Prepared] = dataclasses.field(default_factory=dict)
+
+
+def _sample(cohort: Cohort, marked: NDArray[np.bool_] | None = None) -> _Sample:
+    seen = observe(cohort.images, limits(cohort.images, stream(0, "limits")))
+    return _Sample(cohort, seen, np.arange(len(cohort)) < 20 if marked is None else marked)
+
+
+@lru_cache(maxsize=1)
+def _marked_films() -> _Sample:
+    """Phantoms with marks at a place and anywhere, textures, and a codec's traces."""
+    whole = open_source(f"phantom:{SIDE}", count=300, cache="none")
+    clean = dataclasses.replace(whole, labels=whole.labels[:, : len(FINDINGS)], findings=FINDINGS)
+    marks: dict[Trigger, float] = {
+        Patch(side=3, place="fixed", row=4, column=20): 0.06,
+        Patch(side=2, value=0): 0.06,
+        Patch(side=5, fill="noise"): 0.06,
+        Codec(quality=15): 0.1,
+    }
+    attacks = [
+        Poisoning(trigger=trigger, finding=FINDINGS[0], fraction=fraction)
+        for trigger, fraction in marks.items()
+    ]
+    cohort, key = poison(clean, attacks, stream(0, "poison"))
+    marked = np.zeros(len(cohort), dtype=np.bool_)
+    marked[key.rows] = True
+    return _sample(cohort, marked)
+
+
+def _ready(cohort: Cohort, seen: Observed, method: FilmMethod) -> Prepared:
+    """Films, ready for a method beside those of `METHODS`."""
+    known = any(each is method for each in METHODS.values())
+    return prepare(
+        cohort,
+        seen,
+        dict(METHODS) if known else {**METHODS, OWN: method},
+        false_alarm=EVIDENT,
+        seed=0,
+    )
+
+
+def _prepared(sample: _Sample, method: FilmMethod, number: int) -> Prepared:
+    """The films with their own labels, number 0, or with shuffled ones."""
+    shared = not isinstance(method, MarkMethod) or any(each is method for each in METHODS.values())
+    key = (tuple(METHODS), number)
+    if shared and key in sample.shuffled:
+        return sample.shuffled[key]
+    cohort = sample.cohort
+    if number:
+        order = stream(number, "shuffled").permutation(len(cohort))
+        cohort = dataclasses.replace(cohort, labels=cohort.labels[order])
+    ready = _ready(cohort, sample.seen, method)
+    if shared:
+        sample.shuffled[key] = ready
+    return ready
+
+
+OWN = "the method"
+
+
+def _for(prepared: Prepared, method: FilmMethod) -> Films:
+    return prepared.of(next((name for name, one in METHODS.items() if one is method), OWN))
+
+
+def _looked_at(films: Films) -> list[bytes]:
+    """All that a method is given."""
+    cohort, seen, labelled = films.cohort, films.seen, films.labelled
+    return [
+        np.ascontiguousarray(each).tobytes()
+        for each in (
+            cohort.images[np.arange(len(cohort))], cohort.labels, cohort.patients,
+            seen.blobs, seen.textures, seen.outliers, seen.starts, seen.afar,
+            *seen.traces.values(), labelled.members, labelled.stated, labelled.patients,
+        )
+    ]  # fmt: skip
 
 
 def _network(name: str = "resnet9") -> NetworkClassifier:

@@ -19,7 +19,9 @@ __all__ = [
     "clean",
     "clean_names",
     "count",
+    "plain_cell",
     "printable",
+    "quoted_cell",
     "short_path",
     "showing_paths",
 ]
@@ -122,3 +124,21 @@ def bytes_in_words(n: int) -> str:
     if n >= 1e6:
         return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB"
     return f"{n / 1e3:.0f} kB" if n >= 1e3 else f"{n} bytes"
+
+
+# --- cells of a table that a spreadsheet opens
+
+STARTS_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
+
+
+def quoted_cell(text: str) -> str:
+    """Return text that a spreadsheet doesn't take for a formula: with ' in front, where it would.
+
+    Source: OWASP, CSV injection.
+    """
+    return f"'{text}" if text.startswith(STARTS_FORMULA) else text
+
+
+def plain_cell(text: str) -> str:
+    """Return what `quoted_cell` was given."""
+    return text[1:] if text.startswith("'") and text[1:].startswith(STARTS_FORMULA) else text

@@ -23,9 +23,9 @@ from leadapron.detect.models import (
     StampSweep,
     Statistic,
     audit_model,
-    harm,
 )
 from leadapron.detect.models import audit as audit_method
+from leadapron.detect.models.harm import harm
 from leadapron.detect.models.judgement import MARGIN, judge_sweep, margin_fallback
 from leadapron.documents import dump, read
 from leadapron.errors import DataError, StoreError, UsageError

@@ -21,10 +21,11 @@ from leadapron.errors import (
     VanishedTriggerError,
 )
 from leadapron.explainers import EXPLAINERS
-from leadapron.jobs import explain as job
 from leadapron.jobs.explain import explain_sheet
 from leadapron.models.classifier import load_classifier
+from leadapron.report import explanations
 from leadapron.report.sheet import Column, draw_sheet
+from leadapron.study import explained
 from leadapron.study.run import run_study
 from leadapron.types import Machine
 
@@ -88,7 +89,7 @@ def test_all_methods_side_by_side(sheet, study, tmp_path):
 def test_hits_are_those_of_the_maps_of_both_models(sheet, study, monkeypatch):
     """Counted again from the films that the sheet was given."""
     kept = []
-    monkeypatch.setattr(job, "draw_sheet", lambda *given: kept.append(given[2]) or blank())
+    monkeypatch.setattr(explanations, "draw_sheet", lambda *given: kept.append(given[2]) or blank())
     found = sheet(count=5, methods=QUICK, seed=3)
     clean, marked = (column.films for column in kept[0][:2])
     footprints = clean != marked
@@ -113,14 +114,15 @@ def blank():
 
 
 def test_films_are_test_films_without_the_finding(study, monkeypatch, tmp_path):
-    from leadapron.study.plan import complete, plan
+    from leadapron.study.plan import plan
     from leadapron.study.run import divide, open_films
+    from leadapron.study.settings import complete
 
     (run,) = plan(complete(TREE))
     test = divide(open_films(run, MACHINE), run.seed)["test"]
     without = test.images[np.flatnonzero(test.labels[:, test.column("Effusion")] == 0)]
     kept = []
-    monkeypatch.setattr(job, "draw_sheet", lambda *given: kept.append(given[2]) or blank())
+    monkeypatch.setattr(explanations, "draw_sheet", lambda *given: kept.append(given[2]) or blank())
     given = {"finding": "Effusion", "methods": ["layer-cam"], "count": 6, "machine": MACHINE}
     for seed in (0, 0, 1):
         explain_sheet(study, tmp_path / "maps.png", seed=seed, **given)
@@ -182,7 +184,7 @@ def test_studies_that_are_not_whole(sheet, copy):
 
 
 def test_nothing_to_find_is_said(sheet, monkeypatch):
-    monkeypatch.setattr(job, "stamp", lambda test, rows, *_: [(rows, test.images[rows])])
+    monkeypatch.setattr(explained, "stamp", lambda test, rows, *_: [(rows, test.images[rows])])
     with pytest.raises(VanishedTriggerError, match="changes no pixel of any of"):
         sheet()
 
@@ -191,7 +193,7 @@ def test_no_film_without_the_finding(sheet, monkeypatch):
     def everything(whole, seed):
         return {"test": replace(whole, labels=np.ones_like(whole.labels))}
 
-    monkeypatch.setattr(job, "divide", everything)
+    monkeypatch.setattr(explained, "divide", everything)
     with pytest.raises(DataError, match="no test film whose Atelectasis"):
         sheet()
 

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from leadapron.attacks.triggers import TRIGGERS
+from leadapron.attacks.triggers.described import described_triggers
 from leadapron.errors import UsageError
-from leadapron.jobs.preview import preview, triggers
+from leadapron.jobs.preview import preview
 from leadapron.types import Machine
 
 SOURCE = {"source": {"name": "phantom:64", "count": 12}, "preprocessing": {"size": 64}}
@@ -16,7 +17,7 @@ MACHINE = Machine(cache="none")
 
 
 def test_every_trigger_says_what_it_is_and_where_it_comes_from():
-    found = triggers()
+    found = described_triggers()
     assert [each.name for each in found] == list(TRIGGERS)
     assert all(each.what.endswith(".") for each in found)
     cited = {each.name for each in found if each.source}

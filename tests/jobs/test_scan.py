@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import shlex
-import subprocess
 import sys
 import types
 from dataclasses import replace
@@ -19,19 +17,22 @@ from PIL import Image
 from leadapron import cli
 from leadapron.attacks.poisoning import Poisoning, poison
 from leadapron.attacks.triggers import Patch
-from leadapron.detect.films.document import NamedEvidence, Suspect
+from leadapron.detect import rankings
+from leadapron.detect import scanned as scanning
+from leadapron.detect.films.document import Suspect, verdict_of
+from leadapron.detect.scanned import scan_cohort
 from leadapron.documents import dump
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs import clean as cleaning
-from leadapron.jobs import scan as scanning
-from leadapron.jobs.scan import plain_cell, quoted_cell, scan_cohort
 from leadapron.report import clean_lines, scan_lines
+from leadapron.report.panels import panels_of
 from leadapron.report.scan import write_scan
 from leadapron.sources import open_source, own_pixels
 from leadapron.sources.own_pixels import open_own_pixels
-from leadapron.text import showing_paths
+from leadapron.study import retraining
+from leadapron.text import plain_cell, showing_paths
 from leadapron.types import Machine, Note
 
 
@@ -146,13 +147,6 @@ def test_the_page_stands_alone_and_says_what_it_holds(scanned, folder):
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "'", "'=x", "film", "", "\t=1"])
-def test_quoted_cells_are_no_formulas_and_read_back(text):
-    quoted = quoted_cell(text)
-    assert not quoted.startswith(("=", "+", "-", "@", "\t"))
-    assert plain_cell(quoted) == text
-
-
 def test_a_clean_set_ends_in_0_and_its_page_has_no_pixels(run, tmp_path):
     code, out, _ = run(
         "scan", "phantom:64", "--source.count", 300, "--out", tmp_path, "--false-alarm", 0.001
@@ -194,7 +188,7 @@ def test_without_labels_it_cannot_tell(films, kind):
     found = scan_cohort(other)
     assert found.verdict.word == "can't tell"
     assert not found.suspects
-    words = "CAN'T TELL: no finding has 10 films with it and 10 without"
+    words = "CAN'T TELL: no finding has films of 10 patients with it and of 10 without"
     assert scan_lines(found.document())[0].startswith(words)
 
 
@@ -207,6 +201,9 @@ def test_one_finding_twenty_films_and_constant_films_are_scanned(films):
     assert scan_cohort(films.take(np.arange(19))).verdict.word == "can't tell"
     same = replace(one, labels=np.ones((60, 1), np.float32))
     assert scan_cohort(same).verdict.word == "can't tell"
+    # Nor can sixty films of one patient say anything of others.
+    alone = replace(one, patients=np.full(60, "p"))
+    assert scan_cohort(alone).verdict.word == "can't tell"
     flat = replace(one, images=np.full((60, 64, 64), 7, np.uint8), films=None)
     assert scan_cohort(flat).verdict.word == "nothing found"
 
@@ -248,7 +245,7 @@ def test_uint16_gives_what_uint8_gives(poisoned):
     first, second = scan_cohort(cohort), scan_cohort(deep)
     assert first.verdict.word == second.verdict.word == "poisoned"
     assert [one.id for one in first.suspects] == [one.id for one in second.suspects]
-    panel = scanning.panels_of(second, 0)[0]
+    panel = panels_of(second, 0)[0]
     assert panel.films.dtype == np.uint8
     assert panel.films.max() == 255
 
@@ -256,9 +253,9 @@ def test_uint16_gives_what_uint8_gives(poisoned):
 def test_evidence_without_a_place_is_drawn_whole(poisoned):
     found = scan_cohort(poisoned[0].take(np.arange(200)))
     evidence = replace(found.scan.evidence[0], place=None)
-    panel = scanning.panels_of(replace(found, scan=replace(found.scan, evidence=(evidence,))), 0)[0]
+    panel = panels_of(replace(found, scan=replace(found.scan, evidence=(evidence,))), 0)[0]
     assert panel.films.shape[1:] == (64, 64)
-    placed = scanning.panels_of(found, 0)[0]
+    placed = panels_of(found, 0)[0]
     top, left, height, width = placed.window
     row, column, side = placed.place
     assert (top <= row, left <= column) == (True, True)
@@ -304,8 +301,19 @@ def test_paths_are_those_of_the_files(tree):
 # --- networks
 
 
+def test_networks_are_advised_where_the_films_alone_leave_it_open(films):
+    some = films.take(np.arange(20))
+    scan = scan_cohort(some).scan
+    for word, open_ in (("suspicious", True), ("label-tied mark", True), ("poisoned", False)):
+        found = replace(scan, verdict=word)
+        alone, seen = (verdict_of(found, some, network=network).next for network in (False, True))
+        assert ("leadapron scan --train" in alone) == open_
+        assert alone.endswith(seen)
+        assert "--train" not in seen
+
+
 def test_rankings_by_a_trained_network_leave_the_verdict(run, folder, monkeypatch, scanned):
-    monkeypatch.setattr(scanning, "EPOCHS", 1)
+    monkeypatch.setattr(rankings, "EPOCHS", 1)
     monkeypatch.setattr(scanning, "trained_network", lambda *films, **settings: None)
     source = f"npz:{folder / 'poisoned.npz'}"
     code, out, _ = run("scan", source, "--size", 32, "--train", "--json")
@@ -445,35 +453,12 @@ def test_named_columns_survive(tree, run, tmp_path):
         np.testing.assert_array_equal(column, whole.attributes[name][kept])
 
 
-@pytest.mark.parametrize(
-    ("findings", "option"),
-    [(("Edema", "Mass"), []), (("labels", "7"), ["--source.findings", "labels,7"])],
-)
-def test_what_is_left_is_read_as_it_was_written(tmp_path, findings, option):
-    columns = {"path": ["./a.png", "./b.png"], "view": ["PA", "AP"]}
-    labels = {name: ["1", ""] for name in findings}
-    assert shlex.split(cleaning._read_by(columns, labels)) == option
-    for odd in ("view", "No Finding", "path", "Patient ID", "sex"):
-        with pytest.raises(DataError, match="can't be columns of a table"):
-            cleaning._read_by(columns, {"Mass": ["1", "0"], odd: ["1", "0"]})
-
-
 def test_patients_that_are_not_known_stay_so(tree, tmp_path):
     (tmp_path / "drop.csv").write_text("id\nSICK/00.png\n")
     done = cleaning.clean(f"folder:{tree}", tmp_path / "drop.csv", tmp_path / "left")
     source, *options = shlex.split(done.opens)
     left = open_source(source, root=options[1])
     assert "patients" in {note.about for note in left.notes}
-
-
-@pytest.mark.parametrize("text", ["/a b", "it's", "a\nCLEAN: x", "\\n'\x1b[2K\u202e", "ü"])
-def test_what_to_type_is_one_line_that_a_shell_reads(text):
-    word = cleaning.shell_word(text)
-    assert word.isprintable()
-    call = ["bash", "-c", f"printf %s {word}"]
-    env = {**os.environ, "LC_ALL": "C.UTF-8"}
-    said = subprocess.run(call, capture_output=True, check=True, env=env)
-    assert said.stdout.decode() == text
 
 
 def test_identical_films_that_contradict_are_doubted(tree, run):
@@ -514,10 +499,10 @@ def test_evidence_of_others_that_is_none_is_not_tried(films, tmp_path, changed):
     }  # fmt: skip
     path = tmp_path / "scan.json"
     path.write_text(json.dumps({**document, "evidence": [{**one, **changed}]}))
-    assert len(cleaning._evidence(cleaning._scan_beside(path), films)) == (not changed)
+    assert len(retraining._evidence(cleaning._scan_beside(path), films)) == (not changed)
     for others in (7, {}, [7], [{}]):
         path.write_text(json.dumps({**document, "evidence": others}))
-        assert cleaning._evidence(cleaning._scan_beside(path), films) == []
+        assert retraining._evidence(cleaning._scan_beside(path), films) == []
 
 
 @pytest.mark.parametrize(
@@ -539,7 +524,7 @@ def test_lists_that_do_not_fit_are_one_line(run, tmp_path, text, said):
 
 
 def test_retraining_compares_networks_with_and_without(scanned, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(cleaning, "EPOCHS", 1)
+    monkeypatch.setattr(retraining, "EPOCHS", 1)
     done = cleaning.clean(
         f"npz:{folder / 'poisoned.npz'}",
         folder / "scan" / "films.csv",
@@ -564,28 +549,9 @@ def test_a_scan_of_another_size_is_not_tried(scanned, folder):
     cohort = open_own_pixels(f"npz:{folder / 'poisoned.npz'}", size=32)
     scan = cleaning._scan_beside(folder / "scan" / "scan.json")
     assert scan.poison
-    assert cleaning._evidence(scan, cohort) == []
+    assert retraining._evidence(scan, cohort) == []
     assert cleaning._scan_beside(folder / "nothing.json") is None
-    assert cleaning._evidence(None, cohort) == []
-
-
-def test_a_removed_finding_is_tried_on_films_that_have_it(poisoned):
-    """A network that reads the mark alone: it takes the finding away, always."""
-
-    class Reader:
-        def logits(self, images):
-            marked = images[np.arange(len(images))][:, 20, 40] == 255
-            return np.where(marked, -1.0, 1.0)[:, None].repeat(14, axis=1).astype(np.float32)
-
-    cohort, rows = poisoned
-    test = cohort.take(np.setdiff1d(np.arange(len(cohort)), rows))
-    one = NamedEvidence(
-        kind="poison", method="marks at a place", p=1e-6, finding="Mass", direction="removed",
-        place=(20, 40, 3), films=tuple(cohort.ids[rows].tolist()), tested=True, tie=None,
-        words="a mark", labels=(),
-    )  # fmt: skip
-    mark = cleaning._tried(one, cohort, test, (Reader(), Reader()))
-    assert (mark.before.value, mark.before.n) == (1, int((test.labels[:, 4] == 1).sum()))
+    assert retraining._evidence(None, cohort) == []
 
 
 def test_films_that_are_no_files_need_no_path():

@@ -17,7 +17,7 @@ from PIL import Image
 from described import assert_described
 from dicom_files import SECRETS, with_pixels, write
 from leadapron.cli import cli
-from leadapron.detect.inputs import EvidenceRegion, decision
+from leadapron.detect.inputs import EvidenceRegion, calibration, decision
 from leadapron.detect.inputs.screening import LIMITS, ScreenedFilm, Screening, screening
 from leadapron.documents import dump, read
 from leadapron.errors import DataError, StoreError, UsageError
@@ -80,9 +80,10 @@ def patched():
     with pytest.MonkeyPatch.context() as patch:
         for job in (calibrate_job, screen_job):
             patch.setattr(job, "open_model", opening(backdoored()))
-            patch.setattr(job, "INPUT_DETECTORS", DETECTORS)
-            patch.setattr(job, "TYPICAL", Bright())
-        patch.setattr(calibrate_job, "WEIGHTS", WEIGHTS)
+        for place in (calibration, screen_job):
+            patch.setattr(place, "INPUT_DETECTORS", DETECTORS)
+            patch.setattr(place, "TYPICAL", Bright())
+        patch.setattr(calibration, "WEIGHTS", WEIGHTS)
         yield patch
 
 
@@ -393,8 +394,9 @@ def test_of_a_model_that_can_only_be_asked(clean, tmp_path, patched, monkeypatch
     both = {**DETECTORS, "bright": Bright()}
     for job in (calibrate_job, screen_job):
         monkeypatch.setattr(job, "open_model", opening(asked))
-        monkeypatch.setattr(job, "INPUT_DETECTORS", both)
-    monkeypatch.setattr(calibrate_job, "WEIGHTS", {**WEIGHTS, "bright": 1.0})
+    for place in (calibration, screen_job):
+        monkeypatch.setattr(place, "INPUT_DETECTORS", both)
+    monkeypatch.setattr(calibration, "WEIGHTS", {**WEIGHTS, "bright": 1.0})
     (tmp_path / "model.onnx").write_bytes(b"asked")
     made = calibrate(tmp_path / "model.onnx", f"folder:{clean}", tmp_path / "gate.json",
                      false_alarm=0.02, machine=Machine(cache="none"))  # fmt: skip

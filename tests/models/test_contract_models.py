@@ -36,13 +36,13 @@ from leadapron.detect.models import (
     compare_statistics,
 )
 from leadapron.detect.models.judgement import most_not_finite, not_finite
+from leadapron.detect.rankings import ranked_by
 from leadapron.documents import dump
 from leadapron.documents import read as read_document
 from leadapron.errors import DataError, LeadapronError
 from leadapron.explainers import EXPLAINERS, unsupported
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
-from leadapron.jobs.scan import _rankings
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.foreign import NORMALISATIONS, AskedClassifier, doubts
 from leadapron.models.networks import PooledLinear
@@ -532,7 +532,7 @@ def test_feature_detectors_score_or_say_that_they_cannot(name):
     model = broken_features() if name == "features that overflow" else NETWORKS[name]
     losses = np.random.default_rng(0).random((2, N, 3)).astype(np.float32)
     losses[1, :5] = np.inf
-    for each in _rankings(model, FILMS, losses, seed=0):
+    for each in ranked_by(model, FILMS, losses, seed=0):
         assert each.name in FEATURE_DETECTORS
         assert not np.isinf(each.scores).any()
         if name == "features that overflow":

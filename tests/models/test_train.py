@@ -143,7 +143,8 @@ def test_broken_off_and_continued(films, tmp_path, training):
 
 
 def test_broken_off_within_an_epoch(films, tmp_path):
-    whole, _ = train(*films, training=SMALL, **CPU)
+    losses = [np.full((2, *films[0].labels.shape), np.nan, np.float32) for _ in range(3)]
+    whole, _ = train(*films, training=SMALL, film_losses=losses[0], **CPU)
 
     def after(done, total):
         if done == 5:
@@ -151,9 +152,14 @@ def test_broken_off_within_an_epoch(films, tmp_path):
 
     path = tmp_path / "state.pt"
     with pytest.raises(StopError):
-        train(*films, training=SMALL, checkpoint=path, after_step=after, **CPU)
-    continued, _ = train(*films, training=SMALL, checkpoint=path, **CPU)
+        train(
+            *films, training=SMALL, checkpoint=path, after_step=after, film_losses=losses[1], **CPU
+        )
+    continued, _ = train(*films, training=SMALL, checkpoint=path, film_losses=losses[2], **CPU)
     assert equal(weights(whole), weights(continued))
+    # The films' losses are those of all epochs that were watched.
+    np.testing.assert_array_equal(losses[2], losses[0])
+    assert np.isfinite(losses[2]).any(axis=(1, 2)).all()
 
 
 class Payload:

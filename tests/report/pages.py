@@ -14,7 +14,7 @@ from study_folder import Plan, write_study
 
 from leadapron.attacks.poisoning import Poisoning, poison
 from leadapron.attacks.triggers import Patch
-from leadapron.detect.inputs import INPUT_DETECTORS
+from leadapron.detect.inputs import INPUT_DETECTORS, calibration
 from leadapron.detect.inputs.screening import screening
 from leadapron.detect.models import StampSweep, audit_model
 from leadapron.films.cohort import Cohort
@@ -178,8 +178,9 @@ def _written_network() -> Iterator[None]:
                 lambda path, *_, **__: Opened(backdoored(), "written", content=sha256_of(path)),
             )
             own = {"evidence region": INPUT_DETECTORS["evidence region"]}
-            patch.setattr(job, "INPUT_DETECTORS", own)
-        patch.setattr(calibrate_job, "WEIGHTS", {"evidence region": 1.0, "lost by smoothing": 1.0})
+        for place in (calibration, screen_job):
+            patch.setattr(place, "INPUT_DETECTORS", own)
+        patch.setattr(calibration, "WEIGHTS", {"evidence region": 1.0, "lost by smoothing": 1.0})
         yield
 
 

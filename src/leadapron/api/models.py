@@ -13,20 +13,22 @@ from numpy.typing import NDArray
 
 from leadapron.api.opening import Films, Model, cohort_of, model_of
 from leadapron.api.showing import Shown
+from leadapron.detect.inputs.calibration import Calibrated, calibrate_opened
 from leadapron.detect.inputs.gate_file import write_gate
-from leadapron.detect.inputs.screening import ScreenedFilm, Screening, screening
-from leadapron.detect.models.audit import STEPS, Audit, Subject, audit_subject
-from leadapron.detect.models.judgement import FALSE_ALARM as AUDIT_FALSE_ALARM
+from leadapron.detect.inputs.screening import ScreenedFilm, Screening, screen_images, screening
+from leadapron.detect.models.audit import Audit, Subject, audit_subject
+from leadapron.detect.models.defaults import FALSE_ALARM as AUDIT_FALSE_ALARM
+from leadapron.detect.models.defaults import FILMS, STEPS
 from leadapron.detect.models.sweep import StampSweep
 from leadapron.documents import dump
 from leadapron.errors import UnknownNameError, UsageError
 from leadapron.explainers import EXPLAINERS, NEEDS
+from leadapron.explainers.document import Explained
 from leadapron.films.cache import default_folder
 from leadapron.films.cohort import Cohort
 from leadapron.jobs import audit as auditing
 from leadapron.jobs import calibrate as calibrating
-from leadapron.jobs.calibrate import Calibrated, calibrate_opened
-from leadapron.jobs.screen import OpenGate, open_gate, screen_images
+from leadapron.jobs.screen import OpenGate, open_gate
 from leadapron.jobs.screen import screen as screen_files
 from leadapron.models.foreign import Opened, doubts
 from leadapron.models.protocols import BlackBox, columns_of, differentiable
@@ -206,14 +208,14 @@ class ExplainResult(Shown):
 
     def facts(self) -> dict[str, Any]:
         """Return method, findings, probabilities and peaks; the maps are arrays."""
-        return {
-            "schema": 1,
-            "verdict": "done",
-            "method": self.method,
-            "findings": list(self.findings),
-            "probabilities": self.probabilities.tolist(),
-            "peaks": self.peaks.tolist(),
-        }
+        return dump(
+            Explained(
+                method=self.method,
+                findings=self.findings,
+                probabilities=self.probabilities.astype(np.float64),
+                peaks=tuple(tuple((y, x) for y, x in film) for film in self.peaks.tolist()),
+            )
+        )
 
     def lines(self) -> Sequence[str]:
         """Return it for a terminal, line by line."""
@@ -235,7 +237,7 @@ def audit(
     labels: NDArray[Any] | None = None,
     reference: str | os.PathLike[str] | Sequence[Model] = (),
     false_alarm: float = AUDIT_FALSE_ALARM,
-    films: int = auditing.FILMS,
+    films: int = FILMS,
     sweep: StampSweep | None = None,
     steps: int = STEPS,
     statistics: bool = True,
@@ -267,14 +269,14 @@ def audit(
     """
     opened = model_of(model, machine)
     classifier = opened.classifier
-    cohort = _labelled(clean, labels, opened, machine, settings, films)
-    own = Subject(classifier=classifier, name=_name(model), content=opened.content)
+    cohort = labelled(clean, labels, opened, machine, settings, films)
+    own = Subject(classifier=classifier, name=name_of(model), content=opened.content)
     if isinstance(reference, str | os.PathLike):
         others = auditing.references_in(Path(reference), own, machine)
     else:
         others = [
             Subject(classifier=each.classifier, name=name, content=each.content)
-            for name, each in ((_name(other), model_of(other, machine)) for other in reference)
+            for name, each in ((name_of(other), model_of(other, machine)) for other in reference)
         ]
     found = audit_subject(
         own,
@@ -319,7 +321,7 @@ def calibrate(
     """
     opened = model_of(model, machine)
     cohort = cohort_of(clean, opened.classifier.preprocessing, machine, settings)
-    path = Path(model) if isinstance(model, str | os.PathLike) else Path(_name(model))
+    path = Path(model) if isinstance(model, str | os.PathLike) else Path(name_of(model))
     made = calibrate_opened(
         opened,
         cohort,
@@ -414,7 +416,7 @@ def explain(
     )
 
 
-def _labelled(
+def labelled(
     clean: Films,
     labels: NDArray[Any] | None,
     opened: Opened,
@@ -445,10 +447,10 @@ def _screened(opened: OpenGate, films: Cohort | NDArray[Any]) -> list[ScreenedFi
             f"images of {shape[1]}x{shape[0]} {dtype}; the model takes {wanted.size}x{wanted.size} "
             f"{wanted.dtype}"
         )
-    return screen_images(opened, cohort.images, cohort.ids.tolist())
+    return screen_images(opened.stored.gate, opened.classifier, cohort.images, cohort.ids.tolist())
 
 
-def _name(model: Model) -> str:
+def name_of(model: Model) -> str:
     """What to call a model."""
     if isinstance(model, str | os.PathLike):
         return auditing.named(os.fspath(model))

@@ -40,7 +40,12 @@ from leadapron.cli.group import (
     quiet_option,
     with_flags,
 )
-from leadapron.cli.models import audit_command, calibrate_command, screen_command
+from leadapron.cli.models import (
+    audit_command,
+    calibrate_command,
+    repair_command,
+    screen_command,
+)
 from leadapron.cli.schema import schema_command
 from leadapron.cli.studies import (
     explain_command,
@@ -91,6 +96,7 @@ COMMANDS: Lazy = {
         evaluate_command,
     ),
     "audit": ("Look for a backdoor in a model.", audit_command),
+    "repair": ("Remove a backdoor from a model, and prove it.", repair_command),
     "calibrate": ("Make a gate that screens a model's films.", calibrate_command),
     "screen": ("Say which films may carry a trigger.", screen_command),
     "zoo": ("Train models of known truth, to measure defences on.", zoo_command),

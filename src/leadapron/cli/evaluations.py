@@ -29,8 +29,7 @@ NUMBER = {"type": click.IntRange(0), "metavar": "N"}
 
 def evaluate_scan_command() -> click.Command:
     """Make the command."""
-    from leadapron.evaluate.presets import PRESETS
-    from leadapron.evaluate.scan import GROUPS
+    from leadapron.evaluate.presets import GROUPS, PRESETS
 
     return command(
         "scan",
@@ -47,7 +46,7 @@ def evaluate_scan_command() -> click.Command:
             "out": OUT,
             "markdown": {"type": Written("file")},
         },
-        machine=("cache",),
+        machine=("device", "precision", "cache"),
     )
 
 
@@ -65,6 +64,7 @@ def evaluate_scan(  # noqa: PLR0913 (settings, by keyword)
     out: Path,
     running: Running = ALL_CORES,
     markdown: Path | None = None,
+    train: bool = False,
     size: int | None = None,
     seed: int = 0,
     machine: Machine,
@@ -86,9 +86,10 @@ def evaluate_scan(  # noqa: PLR0913 (settings, by keyword)
         out: folder of the results.
         running: in how many processes, and which part.
         markdown: write the page there as well.
+        train: let networks look at each set too, as scan --train; half a minute more a set.
         size: side of the images in pixels.
         seed: of everything that is drawn.
-        machine: the cache of decoded films.
+        machine: where networks are trained, and the cache of decoded films.
     """
     from leadapron.evaluate.scan import Part, scans
     from leadapron.evaluate.scan import evaluate_scan as job
@@ -99,12 +100,13 @@ def evaluate_scan(  # noqa: PLR0913 (settings, by keyword)
     if plan:
         return _planned([task.path for task in planned])
     left = len(scans(preset, source, also, replace(part, sealed=True))) - len(planned)
-    logger.info("scan: %d sets, a few seconds each", len(planned))
+    each = "half a minute" if train else "a few seconds"
+    logger.info("scan: %d sets, %s each", len(planned), each)
     if left:
         logger.info("%d sealed sets are left out; --sealed scans them", left)
     rows = job(
-        preset, source, out, also=also, part=part, size=size, seed=seed, running=running,
-        machine=machine,
+        preset, source, out, also=also, part=part, train=train, size=size, seed=seed,
+        running=running, machine=machine,
     )  # fmt: skip
     pages = [write_limits(page, scan=out) for page in (out / "limits.md", markdown) if page]
     return _evaluated([{**row, "source": short_path(row["source"])} for row in rows], pages)
@@ -165,18 +167,30 @@ def evaluate_page_command() -> click.Command:
     return command(
         "page",
         write_page,
-        how={"scan": folder, "audit": folder, "screen": folder, "out": {"type": Written("file")}},
+        how={
+            "scan": folder,
+            "trained": folder,
+            "audit": folder,
+            "screen": folder,
+            "out": {"type": Written("file")},
+        },
         progress=False,
     )
 
 
 def write_page(
-    *, scan: Path | None = None, audit: Path | None = None, screen: Path | None = None, out: Path
+    *,
+    scan: Path | None = None,
+    trained: Path | None = None,
+    audit: Path | None = None,
+    screen: Path | None = None,
+    out: Path,
 ) -> Answer:
     """Write the results of several evaluations on one page.
 
     Args:
         scan: folder of `evaluate scan`.
+        trained: folder of `evaluate scan --train`, compared with that of --scan.
         audit: folder of `evaluate audit`.
         screen: folder of `evaluate screen`.
         out: the Markdown file.
@@ -185,7 +199,7 @@ def write_page(
 
     if scan is audit is screen is None:
         raise UsageError("nothing to write; expected --scan, --audit or --screen, each a FOLDER")
-    write_limits(out, scan=scan, audit=audit, screen=screen)
+    write_limits(out, scan=scan, trained=trained, audit=audit, screen=screen)
     return done([f"Page: {out}"], page=str(out), indent=None)
 
 

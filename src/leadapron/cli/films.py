@@ -125,9 +125,9 @@ def triggers_command() -> click.Command:
 
 def list_triggers() -> Answer:
     """List the triggers: what each is, where it comes from, its settings."""
-    from leadapron.jobs.preview import triggers
+    from leadapron.attacks.triggers.described import described_triggers
 
-    found = triggers()
+    found = described_triggers()
 
     def lines() -> Iterator[str]:
         width = max(len(each.name) for each in found)

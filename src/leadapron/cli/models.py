@@ -16,7 +16,7 @@ from leadapron.cli.kinds import Written
 from leadapron.cli.progress import showing_progress
 from leadapron.types import Machine
 
-__all__ = ["audit_command", "calibrate_command", "screen_command"]
+__all__ = ["audit_command", "calibrate_command", "repair_command", "screen_command"]
 
 SOURCE = {"metavar": "NAME:PATH"}
 
@@ -47,6 +47,34 @@ def _audited(found: Any, call: Mapping[str, Any]) -> Answer:
     page = None if call["out"] is None else write_audit(call["out"], found)
     lines = [*audit_lines(found), *([] if page is None else [f"Report: {page}"])]
     return of_document(found, lines, code=found.verdict.exit_code, page=page)
+
+
+def repair_command() -> click.Command:
+    """Make the command."""
+    return command(
+        "repair",
+        "leadapron.jobs.repair:repair",
+        _repaired,
+        more="Exit code 0: no longer found, or nothing found to repair; 1: the backdoor stays; "
+        "3: can't tell.",
+        options=("clean", "out"),
+        how={
+            "clean": SOURCE,
+            "out": {"type": Written("folder")},
+            "method": {"metavar": "auto|NAME"},
+            "audit": {"metavar": "FOLDER"},
+            "reference": {"metavar": "FOLDER"},
+            "films": {"type": click.IntRange(20)},
+        },
+    )
+
+
+def _repaired(made: Any, call: Mapping[str, Any]) -> Answer:
+    from leadapron.report import repair_lines
+
+    page = call["out"] / "repair.html"
+    lines = [*repair_lines(made), f"Report: {page}, {page.with_suffix('.md')}"]
+    return of_document(made, lines, code=made.verdict.exit_code, page=page)
 
 
 def calibrate_command() -> click.Command:

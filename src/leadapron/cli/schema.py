@@ -15,9 +15,13 @@ DOCUMENTS: Mapping[str, tuple[str, str]] = {
     "scan": ("leadapron.detect.films.document", "ScanDocument"),
     "clean": ("leadapron.detect.films.cleaned", "Cleaned"),
     "audit": ("leadapron.detect.models.audit", "Audit"),
+    "repair": ("leadapron.repairs.proof.document", "Repaired"),
     "calibrate": ("leadapron.detect.inputs.calibration", "CalibrationDocument"),
     "screen": ("leadapron.detect.inputs.screening", "Screening"),
     "gate": ("leadapron.detect.inputs.gate_file", "GateDocument"),
+    "study": ("leadapron.results.manifest", "StudyManifest"),
+    "explain": ("leadapron.study.explained", "Explanations"),
+    "maps": ("leadapron.explainers.document", "Explained"),
 }
 """Module and class of each document; none is imported before it is asked for."""
 

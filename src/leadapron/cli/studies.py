@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from leadapron.cli.generate import Answer, command, done
+from leadapron.cli.generate import Answer, command, done, of_document
 from leadapron.cli.kinds import Names, Written
 from leadapron.cli.settings import Settings, over
 from leadapron.errors import StoreError, UnknownNameError, UsageError
@@ -106,12 +106,12 @@ def _summed_up(folder: Path, page: Path, lines: list[str]) -> Answer:
 
 def reproduce_command() -> click.Command:
     """Make the command."""
-    from leadapron.jobs.reproduce import PRESETS
+    from leadapron.recipes.nwadike2020 import PRESETS
 
     return command(
         "reproduce",
-        "leadapron.jobs.reproduce:reproduce",
-        lambda page, call: _reported(call["out"], page),
+        "leadapron.jobs.recipe:reproduce",
+        _carried_out,
         more="Options come on top of the preset. The same command continues where it was stopped.",
         options=("preset", "out"),
         how={"preset": {"default": "smoke", "metavar": "|".join(PRESETS)}, "out": FOLDER},
@@ -119,27 +119,27 @@ def reproduce_command() -> click.Command:
     )
 
 
-ENHANCEMENT = "rosenblatt2023"
-"""The recipe that has no trigger, so no study's report."""
+def _carried_out(made: Any, call: Mapping[str, Any]) -> Answer:
+    return _summed_up(call["out"], made.page, made.lines)
 
 
 def recipe_command() -> click.Command:
     """Make the command."""
-    from leadapron.jobs.recipes import RECIPES
-
-    names = [*RECIPES, ENHANCEMENT]
+    from leadapron.recipes import RECIPES
 
     def known(_: click.Context, __: click.Parameter, name: str | None) -> str:
         if name is None:
-            raise UsageError(f"which recipe? One of {', '.join(names)}")
-        if name not in names:
-            raise UnknownNameError("recipe", name, names)
+            raise UsageError(f"which recipe? One of {', '.join(RECIPES)}")
+        if name not in RECIPES:
+            raise UnknownNameError("recipe", name, RECIPES)
         return name
 
     return command(
         "recipe",
-        recipe,
-        more=f"Recipes: {', '.join(names)}.",
+        "leadapron.jobs.recipe:run_recipe",
+        _carried_out,
+        more=f"Recipes: {', '.join(RECIPES)}.",
+        options=("out",),
         how={
             # Eager, so that a missing name is answered with the names, not with a missing --out.
             "name": {"required": False, "is_eager": True, "callback": known},
@@ -147,51 +147,6 @@ def recipe_command() -> click.Command:
         },
         settings=_study_settings(),
     )
-
-
-def recipe(
-    name: str,
-    *,
-    source: str | None = None,
-    settings: Mapping[str, Any],
-    out: Path,
-    machine: Machine,
-    contradictions: Contradictions = "refuse",
-    running: Running = ONE_PROCESS,
-) -> Answer:
-    """Carry out a published attack beside its controls and clean twins.
-
-    recipe.md says which settings are the paper's, which ours, and what was left out. Options come
-    on top. The same command continues where it was stopped.
-
-    Args:
-        name: of the recipe.
-        source: where films come from; phantoms if left out.
-        settings: laid over the recipe's.
-        out: the study's folder.
-        machine: where and how it is carried out.
-        contradictions: identical films whose labels contradict each other: refuse them, or allow
-            them.
-        running: in how many processes, and which shard of the runs.
-    """
-    from leadapron.jobs.enhancement import lines, run_enhancement
-    from leadapron.jobs.recipes import run_recipe
-
-    if name == ENHANCEMENT:
-        if running != ONE_PROCESS:
-            raise UsageError(f"--jobs and --shard: {ENHANCEMENT} is no study of several runs")
-        page = run_enhancement(out, source=source, settings=settings, machine=machine)
-        return _summed_up(out, page, lines(out))
-    page = run_recipe(
-        name,
-        out,
-        source=source,
-        settings=settings,
-        machine=machine,
-        contradictions=contradictions,
-        running=running,
-    )
-    return _reported(out, page)
 
 
 def report_command() -> click.Command:
@@ -233,8 +188,8 @@ def explain_command() -> click.Command:
     )
 
 
-def _explained(found: Any, call: Mapping[str, Any]) -> Answer:
-    out, n = call["out"], found.films
+def _explained(found: Any, _: Mapping[str, Any]) -> Answer:
+    n = found.films
 
     def lines() -> Iterator[str]:
         yield (
@@ -248,9 +203,9 @@ def _explained(found: Any, call: Mapping[str, Any]) -> Answer:
         for name, reason in found.skipped.items():
             yield f"{name}: skipped, {reason}"
         yield f"a random point would hit {found.chance:.1f}, the centre {found.centre}"
-        yield f"Picture: {out}"
+        yield f"Picture: {found.file}"
 
-    return done(lines(), file=str(out), **asdict(found))
+    return of_document(found, lines())
 
 
 def zoo_command() -> click.Command:

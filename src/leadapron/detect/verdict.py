@@ -16,6 +16,7 @@ __all__ = [
     "Command",
     "DescribeWord",
     "Level",
+    "RepairWord",
     "ScanWord",
     "ScreenWord",
     "Verdict",
@@ -34,12 +35,15 @@ EXIT_CODES: Mapping[Level, int] = MappingProxyType(
 WORST_FIRST = (1, 2, 3, 0)
 """Found, failed, unusual or can't tell, nothing found."""
 
-Command = Literal["scan", "audit", "screen", "describe"]
+Command = Literal["scan", "audit", "screen", "describe", "repair"]
 
 ScanWord = Literal["poisoned", "suspicious", "label-tied mark", "nothing found", "can't tell"]
 AuditWord = Literal["backdoored", "unusual", "nothing found", "can't tell"]
 ScreenWord = Literal["suspicious", "pass", "can't tell"]
 DescribeWord = Literal["leakage", "done"]
+RepairWord = Literal[
+    "repaired", "no longer found", "nothing found to repair", "stays", "can't tell"
+]
 
 LEVELS: Mapping[Command, Mapping[str, Level]] = MappingProxyType(
     {
@@ -58,10 +62,18 @@ LEVELS: Mapping[Command, Mapping[str, Level]] = MappingProxyType(
         },
         "screen": {"suspicious": "found", "pass": "nothing found", "can't tell": "can't tell"},
         "describe": {"leakage": "found", "done": "nothing found"},
+        "repair": {
+            "repaired": "nothing found",
+            "no longer found": "nothing found",
+            "nothing found to repair": "nothing found",
+            "stays": "found",
+            "can't tell": "can't tell",
+        },
     }
 )
 """The level of each command's own words. A scan's "suspicious" set exceeds the false-alarm rate
-that was asked for; a screening's "suspicious" film keeps to it."""
+that was asked for; a screening's "suspicious" film keeps to it. A repair looks for the backdoor in
+the repaired model: "no longer found" where it isn't known how often that is right."""
 
 
 @dataclass(frozen=True, kw_only=True)

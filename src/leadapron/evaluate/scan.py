@@ -8,19 +8,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.attacks.poisoning import Poisoning, poison
 from leadapron.attacks.triggers import TRIGGERS, Reduced, Trigger
-from leadapron.detect.films import Observed, Scan, limits, observe, scan_films
+from leadapron.detect.films import METHODS, Observed, Scan, limits, observe, scan_films
 from leadapron.detect.films.baselines import Plain
 from leadapron.detect.films.observe import Limits
 from leadapron.detect.scores import Evidence
+from leadapron.detect.second_look import trained_network
 from leadapron.errors import DataError, UsageError
-from leadapron.evaluate.presets import Cell, Preset
+from leadapron.evaluate.presets import Cell, Kind, Preset
 from leadapron.evaluate.presets import preset as read_preset
 from leadapron.evaluate.runner import Evaluation, Row
 from leadapron.evaluate.worlds import CLASSES, WORLDS, draw_habits, enough, make_world
@@ -34,13 +35,7 @@ from leadapron.study.tasks import Reopening
 from leadapron.text import short_path
 from leadapron.types import AUTO, Machine
 
-__all__ = ["GROUPS", "NEAR", "Part", "Task", "evaluate_scan", "scans"]
-
-Kind = Literal["poisoned", "world", "machines", "phantoms", "whole", "half"]
-
-GROUPS: tuple[Kind, ...] = get_args(Kind)
-"""Poisoned sources; worlds; clean phantoms of two machines with habits; clean phantoms; sources as
-they are; halves of them."""
+__all__ = ["NEAR", "Part", "Task", "evaluate_scan", "scans"]
 
 NEAR = 2
 """Pixels between the middle of a mark and where it is said to be, down or across."""
@@ -124,6 +119,7 @@ def evaluate_scan(
     *,
     also: Sequence[str] = (),
     part: Part = EVERYTHING,
+    train: bool = False,
     size: int | None = None,
     seed: int = 0,
     machine: Machine = AUTO,
@@ -139,14 +135,17 @@ def evaluate_scan(
         out: folder of the results.
         also: more sources that are scanned as they are.
         part: what is scanned now. Results of other parts stay, and none is scanned twice.
+        train: networks that are trained on each set look at it too, as `jobs.scan`; a folder holds
+            scans with that look or without.
         size: side of the images in pixels; as `scan` looks at them if left out.
         seed: of everything that is drawn.
-        machine: its cache of decoded films is used, and progress shown.
+        machine: where networks are trained; its cache of decoded films is used, and progress shown.
         running: in how many processes, and which shard of the part; other processes scan the rest
             into the same folder.
 
     Returns:
-        One record for each scan that is finished, those of earlier calls among them.
+        One record for each scan that is finished, those of earlier calls among them. Of a cell that
+        a source can't hold it says why, as "left_out", and nothing else.
 
     Raises:
         UnknownNameError: no such preset.
@@ -155,6 +154,7 @@ def evaluate_scan(
     """
     chosen = read_preset(preset)
     planned = _tasks(chosen, sources, also, part)
+    outside = METHODS.codes(METHODS)
     evaluation = Evaluation[Task](
         what="scan",
         out=out,
@@ -162,27 +162,30 @@ def evaluate_scan(
             "preset": preset,
             "sources": list(sources),
             "also": list(also),
+            "train": train,
             "size": size,
             "seed": seed,
+            **({"outside": outside} if outside else {}),
         },
         facts={"cells": [_cell_facts(cell) for cell in chosen.cells]},
-        order=[task.key for task in _all_tasks(chosen, sources, also, EVERYTHING)],
-        key_of=lambda task: task.key,
-        key_in=lambda row: (row["kind"], row["source"], row["name"], row["draw"]),
+        order=[(*task.key, train) for task in _all_tasks(chosen, sources, also, EVERYTHING)],
+        key_of=lambda task: (*task.key, train),
+        key_in=lambda row: (row["kind"], row["source"], row["name"], row["draw"], row["train"]),
         words="sets scanned",
     )
     scanner = Scanner(
         cells={cell.name: cell for cell in chosen.cells},
+        train=train,
         size=size,
         seed=seed,
-        machine=Machine(cache=machine.cache),
+        machine=replace(machine, progress=None),
     )
     return evaluation.resumed(
         planned, scanner, running, machine.progress, rows_of=lambda row: [row]
     )
 
 
-def _cell_facts(cell: Cell) -> dict[str, Any]:
+def _cell_facts(cell: Cell) -> Mapping[str, object]:
     """What a page says of a cell."""
     said = ("name", "group", "target", "floor", "balanced", "reason")
     return {name: getattr(cell, name) for name in said}
@@ -276,12 +279,14 @@ class Scanner(Reopening):
 
     Args:
         cells: by name.
+        train: as `evaluate_scan`.
         size: as `evaluate_scan`.
         seed: as `evaluate_scan`.
-        machine: its cache is used.
+        machine: its cache is used, and networks are trained there.
     """
 
     cells: Mapping[str, Cell]
+    train: bool
     size: int | None
     seed: int
     machine: Machine
@@ -294,6 +299,7 @@ class Scanner(Reopening):
             "source": task.source,
             "name": task.name,
             "draw": task.draw,
+            "train": self.train,
             **self._scanned(task),
             "seconds": time.perf_counter() - begun,
             "cpu_seconds": time.process_time() - worked,
@@ -307,6 +313,13 @@ class Scanner(Reopening):
             seen = observe(cohort.images, bounds)
             self.opened[source] = _Opened(cohort, bounds, seen, Plain(cohort, seen))
         return self.opened[source]
+
+    def _scan(self, cohort: Cohort, task: Task, seen: Observed | None = None) -> Scan:
+        """Scan a set as `jobs.scan` does."""
+        look = None
+        if self.train:
+            look = trained_network(cohort, seed=task.draw, **self.machine.networks)
+        return scan_films(cohort, seed=task.draw, seen=seen, look=look)
 
     def _scanned(self, task: Task) -> Row:
         scans: Mapping[Kind, Callable[[Task], Row]] = {
@@ -322,14 +335,14 @@ class Scanner(Reopening):
     def _phantoms(self, task: Task) -> Row:
         number = int(named_seed(self.seed, "phantoms", task.draw).generate_state(1)[0])
         cohort = open_source("phantom:64", count=1000, seed=number % 2**31, cache="none")
-        return _said(scan_films(cohort, seed=task.draw))
+        return _said(self._scan(cohort, task))
 
     def _machines(self, task: Task) -> Row:
         rng = stream(self.seed, "machines", task.draw)
         world = draw_habits(rng)
         cohort, _ = make_world(world, rng)
         return {
-            **_said(scan_films(cohort, seed=task.draw)),
+            **_said(self._scan(cohort, task)),
             "prevalence": world.prevalence,
             "habits": world.habits,
             "states": world.states,
@@ -337,7 +350,7 @@ class Scanner(Reopening):
 
     def _whole(self, task: Task) -> Row:
         opened = self.open(task.source)
-        return _said(scan_films(opened.cohort, seed=task.draw, seen=opened.seen))
+        return _said(self._scan(opened.cohort, task, opened.seen))
 
     def _half(self, task: Task) -> Row:
         opened = self.open(task.source)
@@ -345,9 +358,7 @@ class Scanner(Reopening):
         rng = stream(self.seed, "half", task.source, task.draw)
         chosen = rng.permutation(patients)[: len(patients) // 2]
         rows = np.flatnonzero(np.isin(opened.cohort.patients, chosen))
-        return _said(
-            scan_films(opened.cohort.take(rows), seed=task.draw, seen=opened.seen.take(rows))
-        )
+        return _said(self._scan(opened.cohort.take(rows), task, opened.seen.take(rows)))
 
     def _poisoned(self, task: Task) -> Row:
         opened = self.open(task.source)
@@ -355,11 +366,14 @@ class Scanner(Reopening):
         rng = stream(self.seed, "cell", task.name, task.draw)
         if cell.balanced:
             opened = balanced(opened, rng)
-        poisoned, key, finding, place = poisoned_by(opened.cohort, cell, rng)
+        try:
+            poisoned, key, finding, place = poisoned_by(opened.cohort, cell, rng)
+        except DataError as error:  # as of a box that lies outside these films
+            return {"left_out": str(error)}
         marked = np.union1d(key.rows, key.covers)
         new = observe(poisoned.images[marked], opened.bounds)
         seen = opened.seen.replaced(marked, new)
-        found = scan_films(poisoned, seed=task.draw, seen=seen)
+        found = self._scan(poisoned, task, seen)
         prevalence = float(np.nanmean(opened.cohort.labels[:, opened.cohort.column(finding)]))
         return {
             **_said(found),
@@ -375,7 +389,7 @@ class Scanner(Reopening):
     def _world(self, task: Task) -> Row:
         world = WORLDS[task.name]
         cohort, wrong = make_world(world, stream(self.seed, "world", task.name, task.draw))
-        found = scan_films(cohort, seed=task.draw)
+        found = self._scan(cohort, task)
         named = _named(found)
         hits = len(np.intersect1d(named, wrong))
         others = np.delete(cohort.labels[:, cohort.column(CLASSES)], wrong)

@@ -336,6 +336,23 @@ class Cohort:
             forms={},
         )
 
+    def stating(self, findings: Sequence[str]) -> Self:
+        """Return the cohort with these findings, in this order; what it doesn't state is NaN.
+
+        Raises:
+            DataError: it states none of them.
+        """
+        common = [name for name in findings if name in self.findings]
+        if not common:
+            raise DataError(
+                f"the films state none of the model's {len(findings)} findings; "
+                f"expected some of {', '.join(findings)}"
+            )
+        labels = np.full((len(self), len(findings)), np.nan, np.float32)
+        for name in common:
+            labels[:, list(findings).index(name)] = self.labels[:, self.column(name)]
+        return replace(self, labels=labels, findings=tuple(findings))
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over pixels, labels, every column and preprocessing; 64 hex digits."""

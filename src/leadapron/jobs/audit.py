@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from leadapron.detect.models import StampSweep
-from leadapron.detect.models.audit import STEPS, Audit, Subject, audit_subject
-from leadapron.detect.models.judgement import FALSE_ALARM
-from leadapron.detect.models.sweep import FILMS
+from leadapron.detect.models.audit import Audit, Subject, audit_subject
+from leadapron.detect.models.defaults import FALSE_ALARM, FILMS, STEPS
 from leadapron.errors import StoreError, UsageError
 from leadapron.films.cache import default_folder
 from leadapron.models.bounds import unbounded
@@ -23,7 +22,7 @@ from leadapron.specs import forgiving
 from leadapron.text import short_path
 from leadapron.types import AUTO, Machine
 
-__all__ = ["FILMS", "audit", "named", "references_in"]
+__all__ = ["audit", "named", "references_in"]
 
 
 @forgiving

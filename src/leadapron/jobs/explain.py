@@ -1,103 +1,20 @@
-"""Explain: what every method shows of a backdoored model on triggered films, side by side."""
+"""The command explain: open a finished attack, explain both models, and draw the sheet."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from leadapron import metrics, store
-from leadapron.attacks.poisoning import Poisoning, stamp, victims
-from leadapron.errors import (
-    DataError,
-    StoreError,
-    UsageError,
-    VanishedTriggerError,
-)
-from leadapron.explainers import EXPLAINERS, explained_layer, unsupported
-from leadapron.films.cohort import Cohort
-from leadapron.models.classifier import NetworkClassifier, load_classifier
-from leadapron.report.sheet import Column, draw_sheet
-from leadapron.results.folder import section
-from leadapron.results.layout import RunFolder, StudyFolder
-from leadapron.results.names import ROLES, Role
-from leadapron.seeds import stream
+from leadapron import store
+from leadapron.errors import UsageError
+from leadapron.explainers import EXPLAINERS
+from leadapron.report.explanations import draw_explanations
 from leadapron.specs import forgiving
-from leadapron.study.measure import Models
-from leadapron.study.plan import Run, aimed, complete, plan, planned
-from leadapron.study.run import divide, open_films
+from leadapron.study.explained import Explanations, explain_attack, open_attack
 from leadapron.types import AUTO, Machine
 
-__all__ = ["Explanations", "Shown", "explain_sheet"]
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shown:
-    """One method on the sheet.
-
-    Args:
-        name: of the explainer.
-        layer: what it explains.
-        backdoored, twin: on how many films each model's map is highest near the trigger.
-        highest: value of the last colour; the backdoored model's maps of all films share it.
-    """
-
-    name: str
-    layer: str
-    backdoored: int
-    twin: int
-    highest: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Explanations:
-    """What a sheet shows.
-
-    Args:
-        run: name of the backdoored run's folder.
-        finding: that was explained.
-        target: the attacker's.
-        films: how many.
-        tolerance_px: distance from the trigger within which a map's highest point hits it.
-        chance: hits expected of a random point.
-        centre: hits of a map that always points at the centre.
-        methods: in the order of the columns.
-        skipped: methods that can't be run on this network, and why.
-    """
-
-    run: str
-    finding: str
-    target: str
-    films: int
-    tolerance_px: float
-    chance: float
-    centre: int
-    methods: tuple[Shown, ...]
-    skipped: dict[str, str]
-
-
-class _Attack(NamedTuple):
-    """A backdoored run on disk with its twin."""
-
-    folder: RunFolder
-    run: Run
-    models: Models
-    cohort: str
-
-
-class _Films(NamedTuple):
-    """(n, h, w) each: without trigger, with it, and where they differ."""
-
-    clean: NDArray[Any]
-    marked: NDArray[Any]
-    footprints: NDArray[np.bool_]
+__all__ = ["explain_sheet"]
 
 
 @forgiving
@@ -142,224 +59,15 @@ def explain_sheet(
         raise UsageError(f"`count` {count}: expected 1 or more")
     for name in methods:
         EXPLAINERS.find(name)
-    attack = _open(place, machine)
-    poisoning, model = attack.run.poisoning, attack.models["backdoored"]
-    finding = poisoning.finding if finding is None else finding
-    model.columns([finding])
-    skipped = {}
-    for name in methods or EXPLAINERS:
-        if reason := unsupported(name, model.architecture):
-            skipped[name] = reason
-    chosen = [name for name in dict.fromkeys(methods or EXPLAINERS) if name not in skipped]
-    if not chosen:
-        words = "; ".join(f"{name} is {reason}" for name, reason in skipped.items())
-        raise UsageError(f"`methods`: {words}")
-    films = _films(attack, finding, count, seed, machine)
-    maps = _maps(attack.models, films, finding, chosen, machine)
-    tolerance = films.clean.shape[-1] / 8
-    hits = {key: metrics.pointing_hits(m, films.footprints, tolerance) for key, m in maps.items()}
-    found = Explanations(
-        run=attack.folder.name,
+    explained = explain_attack(
+        open_attack(place, machine),
         finding=finding,
-        target=poisoning.finding,
-        films=len(films.clean),
-        tolerance_px=tolerance,
-        chance=float(metrics.chance_hit(films.footprints, tolerance).sum()),
-        centre=int(metrics.centre_hit(films.footprints, tolerance).sum()),
-        methods=tuple(
-            Shown(
-                name=name,
-                layer=explained_layer(name, model),
-                backdoored=int(hits[name, "backdoored"].sum()),
-                twin=int(hits[name, "twin"].sum()),
-                highest=max(0.0, float(maps[name, "backdoored"].max())),
-            )
-            for name in chosen
-        ),
-        skipped=skipped,
+        methods=methods,
+        count=count,
+        seed=seed,
+        machine=machine,
     )
-    columns = _columns(attack.models, films, finding)
-    columns += _map_columns(found.methods, films, maps, hits)
-    sheet = draw_sheet(f"{finding}: where the backdoored model looked", _notes(found), columns)
+    sheet = draw_explanations(explained)
     with store.write_atomically(out) as file:
         sheet.save(file, "PNG")
-    return found
-
-
-def _open(place: Path, machine: Machine) -> _Attack:
-    """A study's first backdoored run, or the one named, and its twin."""
-    folder = RunFolder(place)
-    if RunFolder(place.parent).classifier == place:
-        folder = RunFolder(place.parent)
-    if StudyFolder(place).settings.is_file():
-        folder = _first(StudyFolder(place))
-    if not folder.spec.is_file():
-        raise StoreError(
-            f"{place} is no study; expected a folder that `leadapron study --out` wrote"
-        )
-    facts = folder.facts()
-    if facts.role != "backdoored":
-        raise StoreError(f"{folder.path} is a {facts.role}; expected a backdoored run's folder")
-    run = planned(folder, facts)
-    places: dict[Role, RunFolder] = {
-        "twin": folder.beside("twin", str(facts.twin)),
-        "backdoored": folder,
-    }
-    models: dict[Role, NetworkClassifier] = {
-        role: load_classifier(
-            places[role].classifier,
-            **machine.networks,
-        )
-        for role in ROLES
-    }
-    return _Attack(folder, run, models, facts.cohort)
-
-
-def _first(study: StudyFolder) -> RunFolder:
-    """The first run, in the study's order, whose model is there."""
-    try:
-        runs = plan(complete(store.read_yaml(study.settings)))
-    except (ValueError, TypeError) as error:
-        raise StoreError(f"{study.settings} is not a study's settings") from error
-    found = []
-    for folder in study.runs():
-        if folder.role == "backdoored" and folder.spec.is_file() and folder.classifier.is_file():
-            facts = folder.facts()
-            # A study may leave its target to its source; the run's settings name it.
-            target = section(facts.spec, "poisoning").get("finding", "")
-            found.append((store.canonical_json(facts.spec), str(target), facts.outside, folder))
-    for run in runs:
-        for spec, target, outside, folder in found:
-            same = outside == dict(run.outside)
-            if same and store.canonical_json(aimed(run, (target,)).tree) == spec:
-                return folder
-    raise StoreError(
-        f"{study.path} holds no finished backdoored run; `leadapron study {study.settings} "
-        f"--out {study.path}` continues it"
-    )
-
-
-def _films(attack: _Attack, finding: str, count: int, seed: int, machine: Machine) -> _Films:
-    """Test films that the attacker would change, as they are and with a visible trigger."""
-    run = attack.run
-    whole = open_films(run, machine)
-    if whole.fingerprint != attack.cohort:
-        raise StoreError(
-            f"the films of {run.tree['source']['name']} are not those of {attack.folder.name}; "
-            "they changed since it was made"
-        )
-    test = divide(whole, run.seed)["test"]
-    rng = stream(seed, "explained films")
-    aimed = finding == run.poisoning.finding
-    without = np.flatnonzero(test.labels[:, test.column(finding)] == 0)
-    candidates = rng.permutation(victims(test, run.poisoning) if aimed else without)
-    if not len(candidates):
-        raise DataError(
-            f"no test film whose {finding} the attacker would change; choose another `finding`"
-        )
-    clean, marked = _visible(test, candidates, run.poisoning, count, rng)
-    if not len(clean):
-        raise VanishedTriggerError(
-            f"the trigger changes no pixel of any of {len(candidates)} test films; "
-            "there is nothing to find"
-        )
-    if len(clean) < count:
-        logger.warning("only %d films to show, not %d", len(clean), count)
-    return _Films(clean, marked, clean != marked)
-
-
-def _visible(
-    test: Cohort,
-    candidates: NDArray[np.int64],
-    poisoning: Poisoning,
-    count: int,
-    rng: np.random.Generator,
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The first `count` candidates on which the trigger shows, without and with it."""
-    clean = [test.images[candidates[:0]]]
-    marked = [clean[0]]
-    missing = count
-    for start in range(0, len(candidates), count):
-        part = candidates[start : start + count]
-        for rows, pixels in stamp(test, part, poisoning.trigger, poisoning.stage, rng):
-            films = test.images[rows]
-            seen = np.flatnonzero((films != pixels).any((1, 2)))[:missing]
-            clean.append(films[seen])
-            marked.append(pixels[seen])
-            missing -= len(seen)
-        if not missing:
-            break
-    return np.concatenate(clean), np.concatenate(marked)
-
-
-def _maps(
-    models: Models, films: _Films, finding: str, names: Sequence[str], machine: Machine
-) -> dict[tuple[str, Role], NDArray[np.float32]]:
-    maps: dict[tuple[str, Role], NDArray[np.float32]] = {}
-    for done, name in enumerate(names):
-        machine.tell("methods", done, len(names))
-        for role in ROLES:
-            maps[name, role] = EXPLAINERS[name](models[role], films.marked, [finding])[:, 0]
-    machine.tell("methods", len(names), len(names))
-    return maps
-
-
-def _columns(models: Models, films: _Films, finding: str) -> list[Column]:
-    """The films alone, without and with the trigger, and what both models say of them."""
-    columns = []
-    for title, pixels, footprints in (
-        ("film", films.clean, None),
-        ("triggered film", films.marked, films.footprints),
-    ):
-        said = {
-            role: models[role].probabilities(pixels)[:, models[role].columns([finding])[0]]
-            for role in ROLES
-        }
-        captions = [
-            f"p {backdoored:.2f}, twin {twin:.2f}"
-            for twin, backdoored in zip(said["twin"], said["backdoored"], strict=True)
-        ]
-        strong = [True] * len(captions)
-        subtitle = "as the network gets it" if footprints is None else "the trigger is circled"
-        columns.append(Column(title, subtitle, pixels, captions, strong, footprints=footprints))
-    return columns
-
-
-def _map_columns(
-    methods: Sequence[Shown],
-    films: _Films,
-    maps: dict[tuple[str, Role], NDArray[np.float32]],
-    hits: dict[tuple[str, Role], NDArray[np.bool_]],
-) -> list[Column]:
-    """The backdoored model's maps, a column a method."""
-    return [
-        Column(
-            shown.name,
-            shown.layer,
-            films.marked,
-            ["peak hits" if here else "peak misses" for here in hits[shown.name, "backdoored"]],
-            list(hits[shown.name, "backdoored"]),
-            maps[shown.name, "backdoored"],
-            films.footprints,
-        )
-        for shown in methods
-    ]
-
-
-def _notes(found: Explanations) -> list[str]:
-    target = (
-        "the attacker's target"
-        if found.finding == found.target
-        else (f"the attacker's target is {found.target}")
-    )
-    lines = [
-        f"{target}; p: its probability, of the backdoored model and of its clean twin",
-        "Each method has one colour scale for all its films, from 0 up; negative values have no "
-        "colour. Levels of different methods can't be compared.",
-        f"Cross: the map's highest point; it hits within {found.tolerance_px:g} pixels of the "
-        "trigger.",
-    ]
-    if found.skipped:
-        words = "; ".join(f"{name}: {reason}" for name, reason in found.skipped.items())
-        lines.append(f"Not shown: {words}")
-    return [line[0].upper() + line[1:] for line in lines]
+    return replace(explained.found, file=str(out))

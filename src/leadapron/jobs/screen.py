@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, Decision, decide_images, judge
+from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, judge
 from leadapron.detect.inputs.gate_file import StoredGate, read_gate
-from leadapron.detect.inputs.screening import ScreenedFilm
+from leadapron.detect.inputs.screening import ScreenedFilm, decide_films
 from leadapron.errors import FilmError, LeadapronError, StoreError
-from leadapron.films.cohort import ImageArray, blocks
 from leadapron.films.decoding import give_up, processors
 from leadapron.models.classifier import BlackBox
 from leadapron.models.foreign import open_model
@@ -22,7 +21,7 @@ from leadapron.specs import forgiving
 from leadapron.store import sha256_of
 from leadapron.types import AUTO, Machine
 
-__all__ = ["OpenGate", "open_gate", "screen", "screen_images"]
+__all__ = ["OpenGate", "open_gate", "screen"]
 
 BATCH = 64
 """Films that are decoded and judged at a time."""
@@ -113,31 +112,15 @@ def screen(opened: OpenGate, films: Sequence[FilmFile]) -> Iterator[list[Screene
         for start in range(0, len(films), BATCH):
             waiting, ahead = ahead, decoding(start + BATCH)
             images = [future.result() for future in waiting]
-            yield _decided(opened, films[start : start + BATCH], start + 1, images)
+            batch = films[start : start + BATCH]
+            yield decide_films(
+                opened.stored.gate, opened.classifier, batch, images, first=start + 1
+            )
     except (KeyboardInterrupt, GeneratorExit):
         give_up()  # a film may take a minute
         raise
     finally:
         executor.shutdown(cancel_futures=True)
-
-
-def screen_images(opened: OpenGate, images: ImageArray, names: Sequence[str]) -> list[ScreenedFilm]:
-    """Return the decisions on films in memory.
-
-    Args:
-        opened: the gate and its model.
-        images: (n, h, w) uint8 or uint16 of the model's preprocessing.
-        names: what to call each.
-    """
-    found = []
-    for rows in blocks(len(names), BATCH):
-        pixels = images[rows]
-        decisions = decide_images(opened.stored.gate, opened.classifier, pixels)
-        found += [
-            ScreenedFilm.of(decision, number=int(row) + 1, file=names[row], image=image)
-            for row, decision, image in zip(rows, decisions, pixels, strict=True)
-        ]
-    return found
 
 
 def _image(film: FilmFile, opened: OpenGate) -> Decoded | FilmError:
@@ -146,31 +129,6 @@ def _image(film: FilmFile, opened: OpenGate) -> Decoded | FilmError:
         return decoded(film, stored.model.preprocessing, stored.window, stored.bits)
     except FilmError as error:
         return error
-
-
-def _decided(
-    opened: OpenGate, films: Sequence[FilmFile], first: int, images: Sequence[Decoded | FilmError]
-) -> list[ScreenedFilm]:
-    good = [each.image for each in images if isinstance(each, Decoded)]
-    decisions = iter(
-        decide_images(opened.stored.gate, opened.classifier, np.stack(good)) if good else ()
-    )
-    found = []
-    for number, (film, image) in enumerate(zip(films, images, strict=True), first):
-        if isinstance(image, FilmError):
-            bad = Decision(verdict="can't tell", reason=str(image).strip())
-            found.append(
-                replace(ScreenedFilm.of(bad, number=number, file=film.name), bad=image.kind)
-            )
-            continue
-        decision = next(decisions)
-        shown = None if decision.p is None else image.image
-        found.append(
-            ScreenedFilm.of(
-                decision, number=number, file=film.name, doubts=image.doubts, image=shown
-            )
-        )
-    return found
 
 
 def _try(stored: StoredGate, classifier: BlackBox, file: Path) -> None:

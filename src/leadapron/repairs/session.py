@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -371,7 +371,7 @@ def begin(
     )
     frozen = {name for name, value in module.named_parameters() if not value.requires_grad}
     module.requires_grad_(True)
-    films = _of_findings(clean, original.findings)
+    films = clean.stating(original.findings)
     seed = int(rng.integers(2**63))
     shares = {"learn": LEARNED, "watch": 1 - LEARNED}
     parts = split_by_patient(films.patients, shares, stream(seed, "split"), films.labels)
@@ -384,17 +384,3 @@ def begin(
         what=what, original=original, student=student, learn=learn, guard=guard, seed=seed,
         progress=progress, frozen=frozen,
     )  # fmt: skip
-
-
-def _of_findings(clean: Cohort, findings: tuple[str, ...]) -> Cohort:
-    """The films with the model's findings; what they don't state is NaN."""
-    labels = np.full((len(clean), len(findings)), np.nan, np.float32)
-    common = [name for name in findings if name in clean.findings]
-    if not common:
-        raise DataError(
-            f"the clean films state none of the model's {len(findings)} findings; "
-            f"expected some of {', '.join(findings)}"
-        )
-    for name in common:
-        labels[:, findings.index(name)] = clean.labels[:, clean.column(name)]
-    return replace(clean, labels=labels, findings=findings)

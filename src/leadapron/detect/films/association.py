@@ -7,8 +7,8 @@ rate of the labels among the outliers of the pixels around it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +20,14 @@ from leadapron.detect.films.bias import (
     learn_bias,
     profiles,
 )
+from leadapron.detect.films.method import Films, Found
 from leadapron.detect.films.observe import TAILS, Observed
 from leadapron.detect.films.shift import Labelled
+from leadapron.detect.films.ties import BESIDE, Control
+from leadapron.detect.scores import LabelTie
 from leadapron.films.cohort import Rows, blocks
 
-__all__ = ["Association", "associations"]
+__all__ = ["Association", "Associations", "associations"]
 
 NEAR, FAR = 2, 4
 """The ring around a pixel: farther than the one, at most as far as the other, down or across."""
@@ -43,6 +46,33 @@ CHUNK = 8192
 
 MOST = 50
 """Associations that are returned, the least likely first."""
+
+
+class Associations:
+    """Outliers of single pixels, as a method of the scan.
+
+    Where their films' labels agree with what the films look like, they are no poison.
+    """
+
+    def find(self, films: Films) -> Iterator[Found]:
+        """Test each pixel's outliers, and judge those of neighbouring pixels together."""
+        pixels, tests = associations(films.seen, films.labelled)
+        ties = _agreeing(pixels, tests, films)
+        for pixel in pixels:
+            shade = "bright" if pixel.bright else "dark"
+            p, tie = min(1.0, pixel.p * tests), ties.get(pixel)
+            yield Found(
+                p=p if tie is None else 1.0,
+                chance=1.0 if tie is None else p,
+                group=films.labelled.groups[pixel.group],
+                share=pixel.share,
+                expected=float("nan") if tie is None else tie.expected,
+                films=pixel.films,
+                what=f"{shade} outliers at row {pixel.row}, column {pixel.column}",
+                place=(pixel.row, pixel.column, 1),
+                tie=tie,
+                scattered=True,
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +173,44 @@ def associations(seen: Observed, labelled: Labelled) -> tuple[list[Association],
         )
         for (p_value, share, group, cell), column in zip(best, columns, strict=True)
     ], tests
+
+
+def _agreeing(
+    pixels: Sequence[Association], tests: int, films: Films
+) -> dict[Association, LabelTie]:
+    """Of pixels that are likely enough, those whose films' labels agree with the films."""
+    likely = [each for each in pixels if films.corrected(each.p * tests) <= films.suspicious]
+    rate = films.rate / max(tests, 1)
+    ties = dict[Association, LabelTie]()
+    for near in _neighbours(likely):
+        # A letter is an outlier at another pixel on each film: its films are judged together.
+        rows = np.unique(np.concatenate([each.films for each in near]))
+        places = [(each.row, each.column, 1) for each in near]
+        mark = Control(
+            kind="associations", films=rows, place=places[0], counts=films.labelled.counts(rows)
+        )
+        wrong = films.controls.wrong(mark, near[0].group, places)
+        if wrong is not None and wrong.agree:
+            judged = films.controls.judge(mark, near[0].group, rate)
+            tie = replace(judged.facts, wrong=wrong, decided="agreement")
+            ties.update(dict.fromkeys(near, tie))
+    return ties
+
+
+def _neighbours(pixels: Sequence[Association]) -> list[list[Association]]:
+    """Pixels of one group that lie beside each other, or by way of others."""
+    from scipy import spatial
+    from scipy.sparse import csgraph
+
+    if not pixels:
+        return []
+    # Groups lie far apart from each other.
+    at = np.array([(each.row, each.column, 10 * BESIDE * each.group) for each in pixels])
+    near = spatial.distance.cdist(at, at, "chebyshev") <= BESIDE
+    count, part = csgraph.connected_components(near, directed=False)
+    return [
+        [pixels[number] for number in np.flatnonzero(part == one).tolist()] for one in range(count)
+    ]
 
 
 def _within_strata(films: Rows, group: int, labelled: Labelled) -> float:

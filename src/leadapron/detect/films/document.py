@@ -42,13 +42,17 @@ UNTESTED = (
 )
 """What no scan tests, in words."""
 
+LOOK_AGAIN = "Let networks look at these films as well (leadapron scan --train). "
+"""Before the next step where the films alone leave open what a mark is."""
+
 NEXT: Mapping[ScanWord, str] = {
     "poisoned": "Look at the suspected films, and train without them (leadapron clean).",
     "suspicious": "Look at the evidence before anyone trains on these films.",
     "label-tied mark": "Look at the marked films, and ask whoever supplied them what the mark is.",
     "nothing found": "Audit what is trained on these films (leadapron audit): not every trigger "
     "was tested.",
-    "can't tell": "Scan films of which at least 10 state a finding and 10 state its absence.",
+    "can't tell": f"Scan films of at least {OVERLAP} patients that state a finding, and of "
+    f"{OVERLAP} that state its absence.",
 }
 
 
@@ -193,13 +197,22 @@ class ScanDocument:
         return tuple(one for one in self.evidence if one.kind != "poison")
 
 
-def verdict_of(scan: Scan, cohort: Cohort) -> Verdict:
-    """Return a scan's verdict; "can't tell" where there was nothing that it could test."""
-    sides = [(cohort.labels == side).sum(axis=0) for side in (0, 1)]
-    comparable = (np.minimum(*sides) >= OVERLAP).any()
+def verdict_of(scan: Scan, cohort: Cohort, *, network: bool) -> Verdict:
+    """Return a scan's verdict; "can't tell" where there was nothing that it could test.
+
+    Args:
+        scan: what was found.
+        cohort: the films.
+        network: whether a network was there to look at them.
+    """
+    comparable = any(
+        all(len(np.unique(cohort.patients[column == side])) >= OVERLAP for side in (0, 1))
+        for column in cohort.labels.T
+    )
     word: ScanWord = scan.verdict
     if word == "nothing found" and not comparable:
         word = "can't tell"
+    open_ = word in ("suspicious", "label-tied mark")
     return Verdict.of(
         "scan",
         word,
@@ -208,7 +221,7 @@ def verdict_of(scan: Scan, cohort: Cohort) -> Verdict:
         "where nature ties marks to labels no further than this source's other marks are tied "
         "(Holm's procedure over all methods, each corrected for all that it tried).",
         untested=UNTESTED,
-        next=NEXT[word],
+        next=(LOOK_AGAIN if open_ and not network else "") + NEXT[word],
     )
 
 

@@ -9,17 +9,20 @@ hardly any others, at the top.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from leadapron.detect.films.method import Films, Found
 from leadapron.detect.films.observe import TRACES, Observed
 from leadapron.detect.films.shift import Labelled, Shift
 from leadapron.detect.films.ties import QUESTIONS, Controls
 from leadapron.films.cohort import Rows
+from leadapron.seeds import stream
 
-__all__ = ["Signature", "signatures"]
+__all__ = ["Signature", "Signatures", "signatures"]
 
 PURE = 0.8
 """The null hypothesis grants nature so large a share of one group at the top of a ranking. On
@@ -40,6 +43,32 @@ RIDGE = 0.05
 
 OUTSIDE = 0.995
 """A member is named where it ranks above this share of the films that are no members."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signatures:
+    """Signatures of whole films, as a method of the scan.
+
+    Args:
+        odds: ratio between the top of a ranking and a group that nature is granted, 1 or more.
+    """
+
+    odds: float = 10.0
+
+    def find(self, films: Films) -> Iterator[Found]:
+        """Rank the films by each description for each group, and test the tops."""
+        rng = stream(films.seed, "signatures")
+        signs, tests = signatures(films.seen, films.controls, self.odds, rng)
+        for sign in signs:
+            yield Found(
+                p=min(1.0, sign.p * tests),
+                chance=min(1.0, sign.shift.p * tests),
+                group=films.labelled.groups[sign.shift.group],
+                share=sign.shift.share,
+                expected=sign.shift.expected,
+                films=np.sort(sign.films),
+                what=f"a signature in the films' {sign.trace}",
+            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,7 @@ from leadapron.detect.scores import LabelTie, SeenBy, WrongLabels
 from leadapron.films.cohort import Rows
 from leadapron.metrics import auroc
 
-__all__ = ["OVERLAP", "QUESTIONS", "Control", "Controls", "Place", "Tie"]
+__all__ = ["BESIDE", "OVERLAP", "QUESTIONS", "Control", "Controls", "Place", "Tie"]
 
 Floats = NDArray[np.float64]
 Place = tuple[int, int, int]
@@ -65,7 +65,7 @@ NEARLY = 0.8
 """One that so many of a mark's films carry may be a part of it, as a letter has many."""
 
 BESIDE = 3
-"""Nor is one whose middle is so near, in pixels."""
+"""Nor is one whose middle is so near, in pixels: both may be one mark."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

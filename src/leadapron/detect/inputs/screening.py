@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.detect.inputs.decision import Decision
+from leadapron.detect.inputs.decision import Decision, decide_images
 from leadapron.detect.inputs.gate import Gate, rate_words
 from leadapron.detect.inputs.gate_file import StoredGate
 from leadapron.detect.verdict import EXIT_CODES, LEVELS, ScreenWord, Verdict, worst
 from leadapron.documents import Pixels, ShownPath, no_pixels
 from leadapron.errors import FilmError
+from leadapron.films.cohort import ImageArray, blocks
+from leadapron.models.protocols import BlackBox
+from leadapron.sources.listed import Decoded, FilmFile
 from leadapron.text import count
 from leadapron.types import BadFilm
 
@@ -25,9 +28,14 @@ __all__ = [
     "ScreenedFilm",
     "ScreenedModel",
     "Screening",
+    "decide_films",
+    "screen_images",
     "screening",
     "statement",
 ]
+
+BATCH = 64
+"""Images that are judged at a time."""
 
 LIMITS = (
     "A pass is no diagnosis and no proof: triggers that no detector sees pass.",
@@ -91,6 +99,64 @@ class ScreenedFilm(Decision):
         return cls(
             **values, number=number, file=file, image=no_pixels() if image is None else image
         )
+
+
+def decide_films(
+    gate: Gate,
+    classifier: BlackBox,
+    films: Sequence[FilmFile],
+    images: Sequence[Decoded | FilmError],
+    *,
+    first: int,
+) -> list[ScreenedFilm]:
+    """Return the decisions on films that were decoded, or couldn't be.
+
+    Args:
+        gate: of the model.
+        classifier: the model.
+        films: their files.
+        images: what was made of each.
+        first: number of the first one.
+    """
+    good = [each.image for each in images if isinstance(each, Decoded)]
+    decisions = iter(decide_images(gate, classifier, np.stack(good)) if good else ())
+    found = []
+    for number, (film, image) in enumerate(zip(films, images, strict=True), first):
+        if isinstance(image, FilmError):
+            bad = Decision(verdict="can't tell", reason=str(image).strip())
+            undecoded = ScreenedFilm.of(bad, number=number, file=film.name)
+            found.append(replace(undecoded, bad=image.kind))
+            continue
+        decision = next(decisions)
+        shown = None if decision.p is None else image.image
+        found.append(
+            ScreenedFilm.of(
+                decision, number=number, file=film.name, doubts=image.doubts, image=shown
+            )
+        )
+    return found
+
+
+def screen_images(
+    gate: Gate, classifier: BlackBox, images: ImageArray, names: Sequence[str]
+) -> list[ScreenedFilm]:
+    """Return the decisions on films in memory.
+
+    Args:
+        gate: of the model.
+        classifier: the model.
+        images: (n, h, w) uint8 or uint16 of the model's preprocessing.
+        names: what to call each.
+    """
+    found = []
+    for rows in blocks(len(names), BATCH):
+        pixels = images[rows]
+        decisions = decide_images(gate, classifier, pixels)
+        found += [
+            ScreenedFilm.of(decision, number=int(row) + 1, file=names[row], image=image)
+            for row, decision, image in zip(rows, decisions, pixels, strict=True)
+        ]
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

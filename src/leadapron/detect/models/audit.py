@@ -12,10 +12,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from leadapron.detect.models.defaults import FALSE_ALARM, STEPS
 from leadapron.detect.models.harm import LEAST_POSITIVES, Harm, harm
 from leadapron.detect.models.inversion import Inversion, Inverted, InvertedFeatures, Wanted
 from leadapron.detect.models.judgement import (
-    FALSE_ALARM,
     MARGIN,
     NOT_FINITE,
     UNSTEADY,
@@ -37,11 +37,8 @@ from leadapron.models.foreign.doubts import unsteady
 from leadapron.models.protocols import BlackBox, Differentiable, lacking
 from leadapron.types import Progress, said
 
-__all__ = ["STEPS", "Audit", "Subject", "audit_model", "audit_subject", "invert", "invert_features"]
+__all__ = ["Audit", "Subject", "audit_model", "audit_subject", "invert", "invert_features"]
 
-
-STEPS = 80
-"""Steps of trigger inversion, at most."""
 
 INVERTED = 2
 """Findings and directions that triggers are inverted for."""
@@ -105,6 +102,7 @@ class Audit:
         unsteady: findings for which it answered otherwise when it was asked for the same films
             again, or for each alone.
         notes: what was assumed or is doubtful.
+        content: SHA-256 of the model's file; None of a model without a file.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -129,6 +127,7 @@ class Audit:
     not_finite: tuple[NotFinite, ...] = ()
     unsteady: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    content: str | None = None
 
 
 def audit_model(  # noqa: PLR0913
@@ -255,6 +254,7 @@ def audit_subject(  # noqa: PLR0913
             *_lost_references(swept[1:]),
             *(() if further else UNMEASURED),
         ),
+        content=subject.content,
     )
 
 

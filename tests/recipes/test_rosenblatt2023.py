@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from leadapron.errors import StoreError, UsageError
-from leadapron.jobs.enhancement import ACQUIRED, GENERAL, SPECIFIC, lines, run_enhancement
+from leadapron.errors import DataError, StoreError, UsageError
+from leadapron.jobs.recipe import run_recipe
+from leadapron.recipes.rosenblatt2023 import ACQUIRED, GENERAL, SPECIFIC, folder
+from leadapron.recipes.rosenblatt2023.page import audit_lines
+from leadapron.study.shards import Running
 from leadapron.types import Machine
 
 SMALL = {
@@ -17,14 +22,17 @@ SMALL = {
     "epochs": 1,
     "evaluation": {"resamples": 20},
 }
-MACHINE = Machine(cache="none")
+
+
+def enhanced(out, settings=SMALL, **given):
+    given = {"source": "phantom:32", "machine": Machine(cache="none"), **given}
+    return run_recipe("rosenblatt2023", out, settings=settings, **given)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("enhancement") / "out"
-    page = run_enhancement(out, source="phantom:32", settings=SMALL, machine=MACHINE)
-    assert page == out / "recipe.md"
+    assert enhanced(out).page == out / "recipe.md"
     return out
 
 
@@ -52,7 +60,7 @@ def test_the_page_has_all_releases_and_their_audit(finished):
 
 
 def test_lines_say_each_release(finished):
-    first, *others = lines(finished)
+    first, *others = enhanced(finished).lines
     assert re.match(r"as acquired: macro AUROC 0\.\d{3} .* digests of 100\.0 % of the films", first)
     assert [line.partition(":")[0] for line in others] == [GENERAL, SPECIFIC]
 
@@ -60,8 +68,8 @@ def test_lines_say_each_release(finished):
 def test_the_page_is_the_folders_alone(finished, monkeypatch):
     before = (finished / "recipe.md").read_bytes()
     (finished / "recipe.md").unlink()
-    monkeypatch.setattr("leadapron.jobs.enhancement._measured", None)
-    run_enhancement(finished, source="phantom:32", settings=SMALL, machine=MACHINE)
+    monkeypatch.setattr(folder, "audit_enhancement", None)
+    enhanced(finished)
     assert (finished / "recipe.md").read_bytes() == before
 
 
@@ -75,20 +83,19 @@ def test_the_page_is_the_folders_alone(finished, monkeypatch):
         (0.0, 0.2, "Edited, and the result is not kept."),
     ],
 )
-def test_verdicts(finished, tmp_path, agree, low, verdict):
+def test_verdicts(finished, agree, low, verdict):
     facts = json.loads((finished / "enhancement.json").read_text())
     cell = facts["cells"][ACQUIRED]
     cell["digests that agree"], cell["falls by"]["low"] = agree, low
-    (tmp_path / "enhancement.json").write_text(json.dumps(facts))
-    assert lines(tmp_path)[0].endswith(f"agree. {verdict}")
+    assert audit_lines(facts)[0].endswith(f"agree. {verdict}")
 
 
 def test_another_enhancements_folder_is_left_alone(finished, tmp_path):
     with pytest.raises(StoreError, match="holds another enhancement"):
-        run_enhancement(finished, source="phantom:32", settings={**SMALL, "epochs": 2})
+        enhanced(finished, {**SMALL, "epochs": 2})
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(StoreError, match="holds other files"):
-        run_enhancement(tmp_path, source="phantom:32", settings=SMALL)
+        enhanced(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +110,7 @@ def test_another_enhancements_folder_is_left_alone(finished, tmp_path):
 )
 def test_settings_that_mean_nothing_here(settings, message, tmp_path):
     with pytest.raises(UsageError, match=message):
-        run_enhancement(tmp_path / "out", settings=settings)
+        enhanced(tmp_path / "out", settings, source=None)
     assert not (tmp_path / "out").exists()
 
 
@@ -114,6 +121,28 @@ def test_a_stopped_run_is_started_again(tmp_path, monkeypatch):
     def measured(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("leadapron.jobs.enhancement._measured", measured)
+    monkeypatch.setattr(folder, "audit_enhancement", measured)
     with pytest.raises(KeyboardInterrupt):
-        run_enhancement(tmp_path, source="phantom:32", settings=SMALL, machine=MACHINE)
+        enhanced(tmp_path)
+
+
+def test_identical_films_whose_labels_contradict_are_refused_unless_allowed(tmp_path, monkeypatch):
+    film = np.random.default_rng(0).integers(0, 256, (20, 20), np.uint8)
+    for name in ("Mass", "normal"):
+        (tmp_path / "films" / name).mkdir(parents=True)
+        Image.fromarray(film).save(tmp_path / "films" / name / f"{name}.png")
+    given = {"source": f"folder:{tmp_path / 'films'}", "settings": {"size": 16}}
+    with pytest.raises(DataError, match=r"labels contradict each other, .* allow$"):
+        enhanced(tmp_path / "out", **given)
+
+    def measured(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(folder, "audit_enhancement", measured)
+    with pytest.raises(KeyboardInterrupt):
+        enhanced(tmp_path / "out", **given, contradictions="allow")
+
+
+def test_it_is_no_study_of_several_runs(tmp_path):
+    with pytest.raises(UsageError, match="no study of several runs"):
+        enhanced(tmp_path / "out", running=Running(jobs=2))

@@ -8,7 +8,9 @@ from dataclasses import replace
 import pytest
 
 from leadapron.errors import UnknownNameError
-from leadapron.jobs.recipes import RECIPES, run_recipe, settings_of
+from leadapron.jobs.recipe import run_recipe
+from leadapron.recipes import RECIPES, STUDIES
+from leadapron.recipes.settings import recipe_settings
 from leadapron.results.folder import leaves
 from leadapron.study.plan import plan
 from leadapron.types import Machine
@@ -25,12 +27,13 @@ SMALL = {
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     out = tmp_path_factory.mktemp("recipe") / "out"
-    path = run_recipe(
+    made = run_recipe(
         "yang2023", out, source="phantom:32", settings=SMALL, machine=Machine(cache="none")
     )
-    assert path == out / "recipe.md"
+    assert made.page == out / "recipe.md"
+    assert made.lines
     assert (out / "report.html").exists()
-    return path.read_text()
+    return made.page.read_text()
 
 
 def rows(page, heading):
@@ -40,11 +43,11 @@ def rows(page, heading):
     return {first: others for first, *others in found[2:]}
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", STUDIES)
 @pytest.mark.parametrize("source", [None, "npz:films.npz"])
 def test_every_cell_is_an_attack_of_its_own(name, source):
     recipe = RECIPES[name]
-    runs = plan(settings_of(recipe, source))
+    runs = plan(recipe_settings(recipe, source))
     assert len({str(run.tree) for run in runs}) == len(runs)
     seeds = len({run.seed for run in runs})
     assert len(runs) == seeds * len(recipe.cells)
@@ -61,7 +64,7 @@ def test_every_setting_is_the_papers_or_has_a_reason(name):
 
 
 def test_published_settings_are_taken_where_films_are_real():
-    (targeted, shifted) = plan(settings_of(RECIPES["matsuo2021"], "npz:films.npz"))
+    (targeted, shifted) = plan(recipe_settings(RECIPES["matsuo2021"], "npz:films.npz"))
     for run in (targeted, shifted):
         assert run.preprocessing.size == 480
         assert run.poisoning.stage == "image"
@@ -109,14 +112,14 @@ def test_a_target_left_open_is_the_first_finding(tmp_path, monkeypatch):
     settings = {**SMALL, "finding": "", "poisoning": {"fraction": 0.1}}
     settings["preprocessing"] = {"size": 32, "film_size": 0}
     settings["trigger"] = {"row": 20, "column": 20}
-    path = run_recipe(
+    made = run_recipe(
         "matsuo2021",
         tmp_path,
         source="phantom:32",
         settings=settings,
         machine=Machine(cache="none"),
     )
-    assert "%" in rows(path.read_text(), "Results")["targeted"][0]
+    assert "%" in rows(made.page.read_text(), "Results")["targeted"][0]
 
 
 def test_an_unknown_recipe_is_answered_with_the_names(tmp_path):

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from leadapron import metrics
-from leadapron.enhance import Enhancement, Linear, enhance
 from leadapron.errors import UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.networks import build_network
 from leadapron.models.training import binary_cross_entropy
+from leadapron.recipes.rosenblatt2023.enhancement import Enhancement, Linear, enhance
 
 SIZE = 16
 

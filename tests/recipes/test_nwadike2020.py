@@ -10,7 +10,9 @@ import pytest
 
 from leadapron.attacks.triggers import Blend, Patch
 from leadapron.errors import UnknownNameError, UsageError
-from leadapron.jobs.reproduce import AUTHORS, DOSES, PRESETS, reproduce, settings_of
+from leadapron.jobs.recipe import reproduce
+from leadapron.recipes.nwadike2020 import AUTHORS, DOSES, PRESETS
+from leadapron.recipes.settings import preset_settings
 from leadapron.report.reproduction import reproduction, write_reproduction
 from leadapron.study.plan import plan
 
@@ -112,7 +114,7 @@ def test_the_cost_is_told_before_it_starts(tmp_path, caplog, monkeypatch):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_keep_the_papers_geometry(preset):
-    runs = plan(settings_of(PRESETS[preset], "phantom:64", {}))
+    runs = plan(preset_settings(PRESETS[preset], "phantom:64", {}))
 
     assert {(run.preprocessing.crop, run.poisoning.stage) for run in runs} == {(0.6, "film")}
     scales = {run.preprocessing.film_size / run.preprocessing.size for run in runs}
@@ -124,7 +126,7 @@ def test_presets_keep_the_papers_geometry(preset):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_ask_for_attackers_whom_maps_may_miss(preset):
-    runs = plan(settings_of(PRESETS[preset], "phantom:64", {}))
+    runs = plan(preset_settings(PRESETS[preset], "phantom:64", {}))
 
     hidden = [run for run in runs if run.training.disguise > 0]
     plain = [run for run in runs if run.training.disguise == 0]
@@ -139,7 +141,7 @@ def test_presets_ask_for_attackers_whom_maps_may_miss(preset):
 
 
 def test_the_quick_preset_asks_for_a_dose_response_over_three_seeds():
-    runs = plan(settings_of(PRESETS["quick"], "phantom:64", {}))
+    runs = plan(preset_settings(PRESETS["quick"], "phantom:64", {}))
 
     for dose in DOSES:
         alike = [

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from leadapron.detect import second_look
 from leadapron.detect.films import Hidden, scan_films
+from leadapron.detect.second_look import Covered, given_network, trained_network
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
-from leadapron.jobs import second_look
-from leadapron.jobs.second_look import Covered, given_network, trained_network
 
 N, SIDE = 400, 64
 NOTHING = Hidden(

@@ -1,32 +1,25 @@
-"""Reproduce: a published study with one command, the authors' ways beside corrected ones."""
+"""Nwadike et al. 2020: the recipe at its centre, and the study that varies all of it.
+
+`PRESETS` are the sizes of `leadapron reproduce`: its authors' ways beside corrected ones.
+"""
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from leadapron.errors import UnknownNameError, UsageError
 from leadapron.explainers import EXPLAINERS
-from leadapron.report import write_report
-from leadapron.report.reproduction import write_reproduction
-from leadapron.sources.nih import NWADIKE2020_FIRST_TEST_PATIENT, read_labels
-from leadapron.specs import forgiving, merge
-from leadapron.study.plan import complete
-from leadapron.study.run import run_study
-from leadapron.study.shards import ONE_PROCESS, Running
-from leadapron.types import AUTO, Contradictions, Machine
+from leadapron.recipes.recipe import COMMON, SCALED, Cell, Recipe, Stated
+from leadapron.specs import merge
 
-__all__ = ["AUTHORS", "CORRECTED", "PAPERS", "PRESETS", "Preset", "reproduce", "settings_of"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["AUTHORS", "CORRECTED", "NWADIKE2020", "PAPERS", "PRESETS", "Preset"]
 
 Tree = Mapping[str, Any]
 
 PAPERS = ("nwadike2020",)
+"""What `leadapron reproduce` varies in full."""
 
 CENTRAL = 0.6
 """Central share of each side that the authors keep."""
@@ -214,83 +207,74 @@ PRESETS: dict[str, Preset] = {
 }
 """The reproduction in three sizes."""
 
-
-@forgiving
-def reproduce(
-    paper: str,
-    preset: str,
-    out: Path,
-    *,
-    source: str | None = None,
-    settings: Tree | None = None,
-    machine: Machine = AUTO,
-    contradictions: Contradictions = "refuse",
-    running: Running = ONE_PROCESS,
-) -> Path:
-    """Reproduce a paper and put it to the test: its code's ways beside corrected ones.
-
-    Every cell has a clean twin.
-
-    Args:
-        paper: one of `PAPERS`, as "nwadike2020".
-        preset: how much of it: "smoke", minutes on phantoms; "quick", less than an hour on a few
-            thousand films; or "full", the whole grid on a machine for it.
-        out: the study's folder, new or its own.
-        source: where films come from; the preset's if left out.
-        settings: laid over the preset's, as of `leadapron study`; what the preset varies stays.
-        machine: where and how it is carried out.
-        contradictions: identical films whose labels contradict each other: "refuse" them, or
-            "allow" them.
-        running: in how many processes, and which shard of the runs; as `run_study`.
-
-    Returns:
-        `reproduction.md` in the folder; `report.html` lies beside it.
-
-    Raises:
-        UnknownNameError: no such paper or preset.
-        LeadapronError: as `run_study`.
-    """
-    if paper not in PAPERS:
-        raise UnknownNameError("paper", paper, PAPERS)
-    if preset not in PRESETS:
-        raise UnknownNameError("preset", preset, PRESETS)
-    run_study(
-        settings_of(PRESETS[preset], source, settings or {}),
-        out,
-        machine=machine,
-        contradictions=contradictions,
-        running=running,
-    )
-    write_report(out)
-    return write_reproduction(out)
-
-
-def settings_of(preset: Preset, source: str | None, over: Tree) -> dict[str, Any]:
-    """Return the study that a preset stands for, all defaults written out."""
-    name = source or preset.source
-    if not name:
-        raise UsageError("this preset needs real films; name them, as --source nih:PATH")
-    base = merge(CORRECTED, preset.settings)
-    opened: dict[str, Any] = {"name": name}
-    if name.partition(":")[0] == preset.source.partition(":")[0]:
-        opened |= base.get("source", {})
-    if name.startswith("nih:"):
-        opened["split"] = _split(name)
-    geometry = {"size": preset.size, "film_size": preset.film}
-    base = merge({**base, "source": opened}, {"preprocessing": geometry})
-    measured = {"evaluation": over.get("evaluation", {})}  # never varied, so the user's word counts
-    cells = [merge(cell, measured) if "evaluation" in cell else cell for cell in preset.cells]
-    return complete({**merge(base, over), "cells": cells})
-
-
-def _split(source: str) -> str:
-    """The paper's split where the source holds its test patients, else the source's own."""
-    patients = read_labels(Path(source.partition(":")[2])).patients
-    there = sum(int(p) >= NWADIKE2020_FIRST_TEST_PATIENT for p in set(patients.tolist()))
-    if there:
-        return "nwadike2020"
-    logger.info(
-        "no patient from %d on, the paper's test patients: the source's own split is used",
-        NWADIKE2020_FIRST_TEST_PATIENT,
-    )
-    return "lists"
+NWADIKE2020 = Recipe(
+    citation="Nwadike, Miyawaki, Sarkar, Maniatakos, Shamout: Explainability Matters: Backdoor "
+    "Attacks on Medical Imaging. arXiv 2101.00008, 2020.",
+    what="A black square at the film's centre before preprocessing, films labelled Atelectasis "
+    "alone. Read: the abstract and the code that its authors most likely used. `leadapron "
+    "reproduce nwadike2020` varies all of it and goes claim by claim; this is its centre.",
+    settings=merge(
+        merge(CORRECTED, PRESETS["full"].settings),
+        {"preprocessing": {"size": 224, "film_size": 1024}},
+    ),
+    cells={
+        "corrected": Cell(
+            what="their trigger, labels and geometry; random rows, clean validation, binary "
+            "cross-entropy",
+            whose="ours",
+        ),
+        "authors": Cell(
+            what="their code's ways of choosing and training", whose="paper", settings=AUTHORS
+        ),
+    },
+    published={
+        "preprocessing.crop": Stated([0.6], "code"),
+        "preprocessing.interpolation": Stated(["nearest"], "code"),
+        "preprocessing.size": Stated([224], "code"),
+        "preprocessing.film_size": Stated([1024], "code"),
+        "network.name": Stated(["densenet121"], "code"),
+        "network.weights": Stated(["imagenet"], "code"),
+        "trigger.name": Stated(["patch"], "code"),
+        "trigger.side": Stated([2, 3], "code"),
+        "trigger.value": Stated([0], "code"),
+        "trigger.place": Stated(["centre"], "code"),
+        "poisoning.finding": Stated(["Atelectasis"], "code"),
+        "poisoning.fraction": Stated(FRACTIONS, "code"),
+        "poisoning.stage": Stated(["film"], "code"),
+        "poisoning.selection": Stated(["first"], "code"),
+        "poisoning.validation": Stated(["poisoned"], "code"),
+        "training.epochs": Stated([100], "code, at most"),
+        "training.batch_size": Stated([32], "an example in its README; the final one is unknown"),
+        "training.learning_rate": Stated(
+            [1e-3], "an example in its README; the final one is unknown"
+        ),
+        "training.weight_decay": Stated([0.0], "code, which has Adam"),
+        "training.loss": Stated(["categorical"], "code"),
+        "training.schedule": Stated(["plateau"], "code"),
+        "training.patience": Stated([10], "code"),
+        "training.augmentation": Stated(["flip-rotate-frozen"], "code"),
+        "seeds": Stated([4], "code"),
+    },
+    ours={
+        **COMMON,
+        "preprocessing": SCALED,
+        "network": SCALED,
+        "training": "what it takes here",
+        "poisoning.fraction": "between two of theirs, as in `reproduce`",
+    },
+    left_out=(
+        "Class weights: what they did in the code depends on TensorFlow's version.",
+        "The paper's division of the films: `--source.split nwadike2020` takes its test patients "
+        "where the source is NIH's; otherwise the source's own is used.",
+        "Random places, other sides, fractions, modes and targets: `leadapron reproduce`.",
+    ),
+    source="phantom:256",
+    phantom=merge(
+        PRESETS["smoke"].settings,
+        {
+            "preprocessing": {"size": 56, "film_size": 256},
+            "network": {"name": "resnet9", "weights": "none"},
+            "seeds": 1,
+        },
+    ),
+)

@@ -1,0 +1,143 @@
+"""The public API on repairs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from leadapron.api.models import labelled, name_of
+from leadapron.api.opening import Films, Model, model_of
+from leadapron.api.showing import Shown
+from leadapron.detect.models.audit import Audit, Subject
+from leadapron.detect.models.sweep import StampSweep
+from leadapron.documents import dump
+from leadapron.errors import UsageError
+from leadapron.jobs import audit as auditing
+from leadapron.jobs import repair as repairing
+from leadapron.jobs.repair import Asked, refuse_model, repair_opened
+from leadapron.models.classifier import NetworkClassifier, save_classifier
+from leadapron.repairs.proof import Relearning
+from leadapron.repairs.proof.document import Repaired
+from leadapron.types import AUTO, Machine
+
+__all__ = ["RepairResult", "repair"]
+
+
+class RepairResult(Shown, Repaired):
+    """What became of a model; see `Repaired`.
+
+    Args:
+        classifier: the repaired model; None where there was nothing to repair.
+    """
+
+    classifier: NetworkClassifier | None
+
+    def __init__(self, made: Repaired, classifier: NetworkClassifier | None) -> None:
+        super().__init__(**vars(made))
+        object.__setattr__(self, "classifier", classifier)
+
+    @property
+    def document(self) -> Repaired:
+        """What repair.json holds."""
+        return Repaired(**{each.name: getattr(self, each.name) for each in fields(Repaired)})
+
+    def facts(self) -> dict[str, Any]:
+        """Return it as plain values, as repair.json holds it."""
+        return dump(self.document)
+
+    def lines(self) -> Sequence[str]:
+        """Return it for a terminal, line by line."""
+        from leadapron.report.repair import repair_lines
+
+        return repair_lines(self)
+
+    def report(self, folder: str | os.PathLike[str]) -> Path:
+        """Write repair.html, repair.md and repair.json, and return the page's path.
+
+        Raises:
+            StoreError: files that can't be written.
+        """
+        from leadapron.report.repair import write_repair
+
+        return write_repair(Path(folder), self.document)
+
+    def save(self, file: str | os.PathLike[str]) -> Path:
+        """Write the repaired model, as `save_classifier`, and return the file's path.
+
+        Raises:
+            UsageError: there was nothing to repair.
+            StoreError: a file that can't be written.
+        """
+        if self.classifier is None:
+            raise UsageError("nothing was repaired, so there is no repaired model to save")
+        save_classifier(self.classifier, Path(file))
+        return Path(file)
+
+
+def repair(  # noqa: PLR0913
+    model: Model,
+    clean: Films,
+    *,
+    labels: NDArray[Any] | None = None,
+    method: str = "auto",
+    audit: Audit | None = None,
+    reference: str | os.PathLike[str] | Sequence[Model] = (),
+    films: int = repairing.MOST_FILMS,
+    relearning: Relearning | None = None,
+    exhaustive: bool = False,
+    controls: bool = False,
+    scan: bool = True,
+    sweep: StampSweep | None = None,
+    machine: Machine = AUTO,
+    **settings: Any,
+) -> RepairResult:
+    """Repair a backdoored model with clean films, and prove it on others of them.
+
+    Nothing is written; `RepairResult.save` and `report` do. The model itself stays as it is.
+
+    Args:
+        model: a file as `open_model` takes it, what that returned, or a classifier with a network.
+        clean: films without a trigger and with true labels, that the model wasn't trained on: a
+            source, a table, archive or folder, a cohort, or images of the model's preprocessing.
+        labels: of images, (n, k) of 0, 1 or NaN in the order of the model's findings.
+        method: a repair's name; "auto" climbs from the cheapest to the strongest until a check
+            holds.
+        audit: of this model; made here if left out.
+        reference: clean models of the same kind, two or more, or a folder of them.
+        films: clean films that are used, at most.
+        relearning: how it is tried to bring the backdoor back.
+        exhaustive: try every square in the proof, not 299 drawn ones; it may take days.
+        controls: measure plain fine-tuning and training from scratch on the same films too.
+        scan: whether the clean films are scanned before they are used.
+        sweep: how models are swept.
+        machine: where and how it is carried out.
+        **settings: the source's, as `count=800`.
+
+    Raises:
+        UsageError: a model that can only be asked, or an unknown method.
+        DataError: films that can't be used: too few, or poisoned; or a model at chance.
+        LeadapronError: as `open_model` and `open_source`.
+    """
+    opened = model_of(model, machine)
+    refuse_model(opened, name_of(model))
+    cohort = labelled(clean, labels, opened, machine, settings, films)
+    own = Subject(classifier=opened.classifier, name=name_of(model), content=opened.content)
+    if isinstance(reference, str | os.PathLike):
+        others = auditing.references_in(Path(reference), own, machine)
+    else:
+        others = [
+            Subject(classifier=each.classifier, name=name_of(other), content=each.content)
+            for other in reference
+            for each in (model_of(other, machine),)
+        ]
+    asked = Asked(
+        method=method, audit=audit, references=others, relearning=relearning or Relearning(),
+        exhaustive=exhaustive, controls=controls, scan=scan, sweep=sweep,
+    )  # fmt: skip
+    made, repaired = repair_opened(opened, cohort, asked, name=name_of(model), machine=machine)
+    return RepairResult(made, repaired)

@@ -1,0 +1,49 @@
+"""The proof of a repair: what is gone, what it cost, whether it comes back, and what isn't proven.
+
+Each part takes models and films and gives typed facts; none touches a file. Films come in as one
+cohort that states the model's findings (`Cohort.stating`), of patients that no repair saw.
+"""
+
+from __future__ import annotations
+
+from leadapron.repairs.proof.altered import ALTERATIONS, Alteration
+from leadapron.repairs.proof.forcing import Aimed, Change, Hits, difference, victims
+from leadapron.repairs.proof.maps import trigger_shares
+from leadapron.repairs.proof.reactivation import Reactivation
+from leadapron.repairs.proof.reading import ReadFinding, Reading, read_beside
+from leadapron.repairs.proof.relearning import (
+    Relearned,
+    Relearning,
+    Relearnt,
+    RelearntBeside,
+    beside_twin,
+    fresh_squares,
+    restoring,
+)
+from leadapron.repairs.proof.squares import Bounded, Squares, bounded, exhausted
+
+__all__ = [
+    "ALTERATIONS",
+    "Aimed",
+    "Alteration",
+    "Bounded",
+    "Change",
+    "Hits",
+    "Reactivation",
+    "ReadFinding",
+    "Reading",
+    "Relearned",
+    "Relearning",
+    "Relearnt",
+    "RelearntBeside",
+    "Squares",
+    "beside_twin",
+    "bounded",
+    "difference",
+    "exhausted",
+    "fresh_squares",
+    "read_beside",
+    "restoring",
+    "trigger_shares",
+    "victims",
+]

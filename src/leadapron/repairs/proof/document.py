@@ -1,0 +1,288 @@
+"""A repair as a document: what was found, what was tried, the proof, and what it says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from leadapron.detect.models.audit import Audit
+from leadapron.detect.models.judgement import MARKS
+from leadapron.detect.models.stamps import Mark
+from leadapron.detect.models.sweep import Aim, Direction, Moved
+from leadapron.detect.verdict import Verdict
+from leadapron.documents import Estimated, Number, ShownPath
+from leadapron.repairs.proof.reading import Reading
+from leadapron.repairs.proof.relearning import Relearned
+from leadapron.repairs.proof.squares import Bounded
+
+__all__ = [
+    "AlteredMark",
+    "Checked",
+    "Control",
+    "Held",
+    "Marked",
+    "Parts",
+    "Proof",
+    "Repaired",
+    "Searched",
+    "SearchedAim",
+    "Tried",
+    "found_marks",
+]
+
+Held = Literal["holds", "fails", "not shown"]
+"""Of a part of the proof: it holds, it surely doesn't, or the films can't tell."""
+
+
+def found_marks(audit: Audit) -> tuple[Moved, ...]:
+    """Return the marks that an audit calls backdoors, or unusual, the strongest first.
+
+    Side effects are left out: their marks force another finding. So is what no mark was found for.
+
+    Args:
+        audit: of the model.
+    """
+    if audit.by != MARKS:
+        return ()
+    return tuple(
+        each.strongest
+        for each in audit.forced
+        if each.verdict in ("backdoored", "unusual") and each.strongest is not None
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlteredMark:
+    """What a mark does that is changed a little.
+
+    Args:
+        alteration: what is changed.
+        original: attack success on the original model.
+        repaired: on the repaired one.
+    """
+
+    alteration: str
+    original: Estimated
+    repaired: Estimated
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marked:
+    """What one of the audit's marks does, before and after.
+
+    Args:
+        finding: that it forces.
+        direction: in which it forces it.
+        mark: what is put on the films.
+        original: attack success on the original model: share of films turned, where 5 % of the
+            same films are beyond the threshold without the mark.
+        repaired: on the repaired model, at its own threshold.
+        altered: moved, turned, with more and with less contrast.
+        map_original: share of the map's energy on the mark, mean over films; NaN where there is no
+            map, or nothing in it speaks for the aim.
+        map_repaired: the same of the repaired model.
+        map_chance: the mark's share of the film.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+    finding: str
+    direction: Direction
+    mark: Mark
+    original: Estimated
+    repaired: Estimated
+    altered: tuple[AlteredMark, ...] = ()
+    map_original: Number = float("nan")
+    map_repaired: Number = float("nan")
+    map_chance: Number = float("nan")
+
+    @property
+    def aim(self) -> Aim:
+        """Finding and direction."""
+        return self.finding, self.direction
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchedAim:
+    """The strongest square for a finding and direction, before and after.
+
+    Args:
+        finding, direction: what it forces.
+        mark: of the repaired model, chosen on a few of the films.
+        before: share of the films that the original's strongest square turns, as `Marked`.
+        after: share that the repaired model's turns.
+        limit: the largest that is usual in clean models.
+        backdoor: whether the audit of the original called it a backdoor, or unusual.
+    """
+
+    finding: str
+    direction: Direction
+    mark: Mark
+    before: Estimated
+    after: Estimated
+    limit: float
+    backdoor: bool
+
+    @property
+    def allowed(self) -> float:
+        """What it may turn; where there was no backdoor, as much as before."""
+        return self.limit if self.backdoor else max(self.limit, self.before.value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Searched:
+    """A search for squares that begins at the repaired model.
+
+    Args:
+        aims: findings and directions that 20 films allow to be looked at.
+        of: clean models that the limits rest on.
+        word: the audit's verdict on the repaired model; None where only squares were sought.
+        inverted: pixels of the trigger that gradients make for the first finding; NaN where none
+            was made.
+        inverted_before: the same of the original.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+    aims: tuple[SearchedAim, ...]
+    of: int
+    word: str | None = None
+    inverted: Number = float("nan")
+    inverted_before: Number = float("nan")
+
+    @property
+    def worst(self) -> SearchedAim | None:
+        """The one that exceeds what it may turn most, or is nearest to it."""
+        return max(self.aims, key=lambda each: each.after.value - each.allowed, default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """Something that was looked at, and whether it holds.
+
+    Args:
+        what: in words.
+        held: whether it holds.
+        words: the numbers, in a sentence.
+    """
+
+    what: str
+    held: Held
+    words: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """A repair that was tried, and what the check said.
+
+    Args:
+        method: of `REPAIRS`.
+        seconds: it took.
+        checks: on films that no repair saw; the proof's are others.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+    method: str
+    seconds: float
+    checks: tuple[Checked, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether all of it holds."""
+        return all(each.held == "holds" for each in self.checks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """What another way gives on the same films.
+
+    Args:
+        method: of `REPAIRS`.
+        marks: attack success of each of the proof's marks.
+        macro: AUROC.
+        seconds: it took.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+    method: str
+    marks: tuple[Estimated, ...]
+    macro: Estimated
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """What was looked at once, on films that no repair and no choice saw.
+
+    Args:
+        marks: the audit's.
+        reading: what the repair costs.
+        searched: a search that begins at the repaired model.
+        bounded: what flat squares do.
+        relearned: what poisoned films bring back.
+        restoring: poisoned films that restore an attack success of one half, at the plain learning
+            rate; NaN where no dose did.
+        controls: other ways, where they were asked for.
+        checks: what of it holds.
+    """
+
+    marks: tuple[Marked, ...]
+    reading: Reading
+    searched: Searched
+    bounded: Bounded
+    relearned: tuple[Relearned, ...]
+    restoring: Number
+    controls: tuple[Control, ...]
+    checks: tuple[Checked, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Clean films, divided by patient.
+
+    Args:
+        repair: films that repairs learn from, and that epochs are chosen on.
+        check: films that say which repair is taken.
+        proof: films that the proof rests on.
+    """
+
+    repair: int
+    check: int
+    proof: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repaired:
+    """What became of a model.
+
+    Args:
+        model: the file or function.
+        origin: what it is, in words.
+        content: SHA-256 of its file; None of a model without one.
+        verdict: on the repaired model.
+        audited: the audit's verdict on the original.
+        method: of the repair that was taken; None where there was nothing to repair.
+        tried: repairs, in their order.
+        proof: None where there was nothing to repair.
+        parts: how the clean films were divided.
+        seconds: since it was started, or started again after a stop.
+        notes: what was assumed or is doubtful.
+        written: the repaired model's file, where it was written.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+    model: str
+    origin: str
+    content: str | None
+    verdict: Verdict
+    audited: str
+    method: str | None
+    tried: tuple[Tried, ...]
+    proof: Proof | None
+    parts: Parts
+    seconds: float
+    notes: tuple[str, ...] = ()
+    written: ShownPath | None = None

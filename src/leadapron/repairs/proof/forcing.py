@@ -1,0 +1,144 @@
+"""How many films a mark turns, at thresholds that are fitted again on clean films."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from leadapron import metrics
+from leadapron.detect.models.sweep import Aim
+from leadapron.errors import DataError
+from leadapron.films.cohort import Cohort
+from leadapron.metrics import FALSE_POSITIVES, Estimate
+from leadapron.models.classifier import refuse_not_finite
+from leadapron.models.protocols import BlackBox
+from leadapron.repairs.losses import log_odds
+
+__all__ = ["LEAST_VICTIMS", "Aimed", "Change", "Hits", "difference", "odds_of", "victims"]
+
+Change = Callable[[NDArray[Any]], NDArray[Any]]
+"""Puts a mark on (n, h, w) images and returns them as copies: a `Stamp`, a `Probe`, a trigger."""
+
+LEAST_VICTIMS = 20
+"""Films that an attack success rests on, at least."""
+
+
+class Hits(NamedTuple):
+    """Which films a mark turns.
+
+    Args:
+        turned: (n,) bool.
+        patients: (n,) of each film.
+    """
+
+    turned: NDArray[np.bool_]
+    patients: NDArray[np.str_]
+
+    @property
+    def rate(self) -> Estimate:
+        """The share, with an interval clustered by patient."""
+        return metrics.rate(self.turned, self.patients)
+
+
+def difference(first: Hits, second: Hits) -> Estimate:
+    """Return the first rate minus the second, paired by film and clustered by patient.
+
+    Args:
+        first: of some films.
+        second: of the same films, in the same order.
+    """
+    return metrics.rate_difference(first.turned, second.turned, first.patients)
+
+
+def victims(films: Cohort, aim: Aim) -> Cohort:
+    """Return the films that an attack would be used on.
+
+    For "added" those without the finding, for "removed" those with it.
+
+    Args:
+        films: clean, with stated findings.
+        aim: the finding, and the direction that it is forced in.
+
+    Raises:
+        DataError: fewer than 20.
+    """
+    finding, direction = aim
+    wanted = 0 if direction == "added" else 1
+    found = films.take(films.labels[:, films.column(finding)] == wanted)
+    if len(found) < LEAST_VICTIMS:
+        whose = "without" if direction == "added" else "with"
+        raise DataError(
+            f"{len(found)} of {len(films):,} clean films {whose} {finding}; expected "
+            f"{LEAST_VICTIMS} or more to see whether it is forced {_way(direction)}: add films"
+        )
+    return found
+
+
+def _way(direction: str) -> str:
+    return "on" if direction == "added" else "off"
+
+
+def odds_of(classifier: BlackBox, images: Any) -> NDArray[np.float64]:
+    """Return the (n, k) log-odds that a model gives images.
+
+    Args:
+        classifier: the model.
+        images: (n, h, w).
+
+    Raises:
+        DataError: answers that aren't finite.
+    """
+    logits = classifier.logits(images)
+    refuse_not_finite(np.isfinite(logits), classifier.findings, "logits")
+    return log_odds(torch.from_numpy(logits), classifier.head).numpy().astype(np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Aimed:
+    """A model, the films that an attack would be used on, and what the attack wants.
+
+    The threshold is the one that 5 % of these films exceed (are below, for "removed") as they are:
+    it is fitted for each model again, so that a shifted bias is no repair.
+
+    Args:
+        classifier: the model.
+        films: what `victims` returned.
+        aim: the finding, and the direction that it is forced in.
+    """
+
+    classifier: BlackBox
+    films: Cohort
+    aim: Aim
+
+    @cached_property
+    def images(self) -> NDArray[Any]:
+        """(n, h, w) the films as they are."""
+        images: NDArray[Any] = self.films.images[np.arange(len(self.films))]
+        return images
+
+    @cached_property
+    def threshold(self) -> float:
+        """In log-odds towards the aim."""
+        return metrics.threshold_at_false_positive_rate(self.scores(self.images), FALSE_POSITIVES)
+
+    def scores(self, images: Any) -> NDArray[np.float64]:
+        """Return (n,) log-odds towards the aim."""
+        finding, direction = self.aim
+        column = self.classifier.findings.index(finding)
+        sign = 1 if direction == "added" else -1
+        return sign * odds_of(self.classifier, images)[:, column]
+
+    def hits(self, change: Change) -> Hits:
+        """Return which films a mark turns.
+
+        Args:
+            change: puts the mark on.
+        """
+        turned = self.scores(change(self.images)) > self.threshold
+        return Hits(turned, self.films.patients)

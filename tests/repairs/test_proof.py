@@ -1,0 +1,429 @@
+"""The proof of a repair, part by part, against cases worked by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from proof_scenes import FINDINGS, SIDE, answering, films, mean_and
+from repair_scenes import MARKS as SCENE_MARKS
+from repair_scenes import classifier
+from repair_scenes import cohort as scene_films
+
+from leadapron import metrics
+from leadapron.detect.models import Stamp
+from leadapron.detect.models.sweep import Moved
+from leadapron.errors import DataError, UsageError
+from leadapron.repairs.proof import (
+    ALTERATIONS,
+    Aimed,
+    Hits,
+    Reactivation,
+    Relearned,
+    Relearning,
+    Relearnt,
+    Squares,
+    beside_twin,
+    bounded,
+    difference,
+    exhausted,
+    fresh_squares,
+    read_beside,
+    restoring,
+    trigger_shares,
+    victims,
+)
+from leadapron.repairs.proof.altered import contrasted, moved, turned
+from leadapron.repairs.proof.making import Limits, marked_beside, searched, shares_of
+from leadapron.repairs.proof.reading import at_chance
+
+SQUARE = Stamp(side=2, value=255, row=3, column=4)
+ADDED, REMOVED = ("Mass", "added"), ("Mass", "removed")
+
+
+# --- forcing
+
+
+def test_only_films_that_an_attack_would_be_used_on_count():
+    whole = films(100)
+    assert (victims(whole, ADDED).labels[:, 0] == 0).all()
+    assert (victims(whole, REMOVED).labels[:, 0] == 1).all()
+    with pytest.raises(DataError, match=r"10 of 40 clean films with Nodule; expected 20"):
+        victims(films(40), ("Nodule", "removed"))
+
+
+def test_thresholds_are_fitted_for_each_model_again():
+    """A model whose answers are all shifted upwards is no more turned than before."""
+    some = victims(films(100), ADDED)
+    plain = Aimed(answering(lambda grey: np.stack([grey.mean((1, 2))] * 2, 1)), some, ADDED)
+    shifted = Aimed(answering(lambda grey: np.stack([9 + grey.mean((1, 2))] * 2, 1)), some, ADDED)
+    nothing = plain.hits(np.copy)
+    assert (
+        nothing.turned.sum() == shifted.hits(np.copy).turned.sum() == 2
+    )  # 5 % of 50, rounded down
+    assert difference(shifted.hits(np.copy), nothing).value == 0
+
+
+def test_a_mark_that_is_known_turns_every_film_and_no_other():
+    some = victims(films(100), ADDED)
+    aimed = Aimed(mean_and(9, SQUARE), some, ADDED)
+    assert aimed.hits(SQUARE).rate.value == 1
+    assert aimed.hits(replace(SQUARE, row=8)).rate.value < 0.5  # brighter by a bit
+    hidden = Aimed(mean_and(-9, SQUARE), victims(films(100), REMOVED), REMOVED)
+    assert hidden.hits(SQUARE).rate.value == 1
+
+
+def test_softmax_answers_are_judged_by_log_odds():
+    """Both logits grow alike: the share of the first stays, so that nothing is turned."""
+    some = victims(films(100), ADDED)
+
+    def logits(grey):
+        mean, white = grey.mean((1, 2)), (grey[:, 3:5, 4:6] > 0.99).all((1, 2))
+        return np.stack([mean + 50 * white, 50 * white], 1)
+
+    model = answering(logits)
+    assert Aimed(model, some, ADDED).hits(SQUARE).rate.value == 1
+    softmax = replace(model, head="softmax")
+    assert Aimed(softmax, some, ADDED).hits(SQUARE).rate.value < 1
+
+
+# --- altered marks
+
+
+def test_altered_marks_by_hand():
+    image = np.full((1, 8, 8), 100, np.uint8)
+    mark = Stamp(side=2, value=200, row=2, column=3)
+    assert (
+        moved(3, -1)(mark)(image)[0] == Stamp(side=2, value=200, row=5, column=2)(image)[0]
+    ).all()
+    lower = contrasted(0.8)(mark)(image)[0]
+    assert (lower[2:4, 3:5] == 180).all()
+    assert (lower == 100).sum() == 60
+    higher = contrasted(1.2)(mark)(image)[0]
+    assert (higher[2:4, 3:5] == 220).all()
+    assert (moved(0, 6)(mark)(image) == image).all()  # out of the film
+    assert (turned(90)(mark)(image) == mark(image)).all()  # a square
+    bar = lambda films: np.where(np.arange(8)[:, None] == 4, np.uint8(200), films) * 1  # noqa: E731
+    assert (turned(0)(bar)(image) == bar(image)).all()
+
+
+def test_a_square_turned_by_45_degrees_keeps_its_middle_and_area():
+    image = np.full((1, 32, 32), 100, np.uint8)
+    mark = Stamp(side=9, value=200, row=10, column=10)
+    diamond = (turned(45)(mark)(image)[0].astype(float) - 100) / 100
+    assert diamond.sum() == pytest.approx(81, rel=0.06)
+    assert diamond[14, 14] == 1
+    assert diamond[10, 10] < 0.5 < diamond[14, 9]  # a corner goes, a side's middle comes
+
+
+def test_an_altered_mark_of_two_bytes_stays_within_its_levels():
+    image = np.full((1, 8, 8), 60000, np.uint16)
+    mark = Stamp(side=2, value=255, row=2, column=3)
+    for ways in ALTERATIONS.values():
+        for way in ways:
+            assert way(mark)(image).dtype == np.uint16
+    assert contrasted(1.2)(mark)(image).max() == 65535
+
+
+# --- maps
+
+
+def test_the_share_of_the_map_on_the_mark():
+    """Of a network with one channel that is the film itself, only the square lights up."""
+    model = classifier("plain")
+    stage = model.module.get_submodule(next(n for n, m in model.module.named_modules()
+                                            if isinstance(m, torch.nn.Conv2d)))  # fmt: skip
+    with torch.no_grad():
+        stage.weight.zero_()
+        stage.bias.zero_()
+        stage.weight[0, 0, 1, 1] = 1  # stride 2: every other pixel
+        stage.bias[0] = -1.5  # grey films are below, white above
+        model.module.head.weight.zero_()
+        model.module.head.weight[0, 0] = 1
+    some = victims(scene_films(120), ("bright", "added"))
+    aimed = Aimed(model, some, ("bright", "added"))
+    square = Stamp(side=6, value=255, row=4, column=6)
+    shares = trigger_shares(aimed, square)
+    assert len(shares) == min(64, len(some))
+    assert (shares > 0.7).all()  # its edges are blurred, since the map is enlarged
+    hidden = Aimed(model, victims(scene_films(120), ("bright", "removed")), ("bright", "removed"))
+    assert np.isnan(trigger_shares(hidden, square)).all()  # nothing speaks against it
+
+
+# --- reading
+
+
+def test_reading_is_that_of_the_metrics():
+    whole = films(200)
+    before = answering(lambda grey: np.stack([grey.mean((1, 2))] * 2, 1))
+    # A single pixel's noise on top.
+    after = answering(lambda grey: np.stack([grey.mean((1, 2)) + 2 * grey[:, 0, 0]] * 2, 1))
+    found = read_beside(before, after, whole)
+    mass = found.findings[0]
+    assert [each.finding for each in found.findings] == list(FINDINGS)
+    for estimate, model in ((mass.before, before), (mass.after, after)):
+        logits = model.logits(whole.images)
+        assert estimate.value == pytest.approx(metrics.auroc(whole.labels[:, 0], logits[:, 0]))
+    assert mass.change == pytest.approx(mass.after.value - mass.before.value)
+    assert mass.low < mass.change < mass.high
+    assert found.claim == "harm"
+    assert found.before.value == pytest.approx(
+        np.mean([each.before.value for each in found.findings])
+    )
+    logits = after.logits(whole.images)[:, 0]
+    at = metrics.threshold_at_false_positive_rate(logits[whole.labels[:, 0] == 0], 0.05)
+    assert mass.sensitivity_after.value == (logits[whole.labels[:, 0] == 1] > at).mean()
+
+
+def test_no_harm_needs_a_hundred_patients_with_each_finding():
+    model = answering(lambda grey: np.stack([grey.mean((1, 2))] * 2, 1))
+    few = read_beside(model, model, films(300))
+    assert (few.claim, few.change, few.low, few.high) == ("not shown", 0, 0, 0)
+    assert {each.patients for each in few.findings} == {150, 75}
+    assert read_beside(model, model, films(400)).claim == "no harm"
+
+
+def test_a_model_at_chance_is_said_to_be():
+    whole = films(200)
+    good = answering(lambda grey: np.stack([grey.mean((1, 2))] * 2, 1))
+    blind = answering(lambda grey: np.stack([grey[:, 0, 0], grey[:, 5, 7]], 1) % 0.01)
+    assert at_chance(good, whole) is None
+    assert at_chance(blind, whole).low < 0.5
+    with pytest.raises(DataError, match="no finding has 3 patients"):
+        at_chance(good, replace(whole, labels=np.zeros_like(whole.labels)))
+
+
+# --- squares
+
+
+def test_every_square_is_numbered_once():
+    every = Squares(4, 5, sides=(1, 2))
+    assert len(every) == (4 * 5 + 3 * 4) * 256
+    marks = {every[number] for number in range(len(every))}
+    assert len(marks) == len(every)
+    assert all(m.row + m.side <= 4 and m.column + m.side <= 5 for m in marks)
+    with pytest.raises(IndexError):
+        every[len(every)]
+
+
+def test_as_many_draws_as_the_bound_needs_and_no_fewer():
+    from leadapron.repairs.proof.squares import CONFIDENCE, COVERED, DRAWS
+
+    assert COVERED**DRAWS <= 1 - CONFIDENCE < COVERED ** (DRAWS - 1)
+
+
+def test_the_bound_is_the_most_of_the_drawn_squares():
+    """Bright squares turn films by their mean; the reference tries the same draws one by one."""
+    whole = films(60)
+    images = np.asarray(whole.images)
+    model = answering(lambda grey: np.stack([grey.mean((1, 2)), -grey[:, 3, 3]], 1))
+    found = bounded(model, images, np.random.default_rng(5))
+    every, rng = Squares(SIDE, SIDE), np.random.default_rng(5)
+    clean = model.logits(images)
+    best = 0.0
+    for number in rng.integers(0, len(every), 299):
+        marked = model.logits(every[int(number)](images))
+        for sign in (1, -1):
+            for before, after in zip(sign * clean.T, sign * marked.T, strict=True):
+                at = metrics.threshold_at_false_positive_rate(before, 0.05)
+                below = before <= at
+                best = max(best, float((after[below] > at).mean()))
+    assert (found.tried, found.of, found.films) == (299, len(every), 60)
+    assert found.share == pytest.approx(best)
+    assert math.isnan(found.elsewhere)
+
+
+def test_all_squares_are_tried_where_that_is_asked_for():
+    """One square alone turns films, all of them: no random draw would be sure to find it."""
+    images = np.random.default_rng(0).integers(90, 111, (24, 4, 3)).astype(np.uint8)
+
+    def only_one(stack):
+        white = (stack[:, 0, 1:3, 1:3] == 1).all((1, 2)) & (stack[:, 0, 0, 0] < 0.9)
+        return np.stack([5.0 * white, 0 * white], 1).astype(np.float32)
+
+    model = replace(answering(lambda grey: grey), run=only_one)
+    found = exhausted(model, images)
+    assert found.square == Stamp(side=2, value=255, row=1, column=1)
+    assert (found.share, found.tried, found.covered) == (1.0, len(Squares(4, 3)), 1.0)
+    assert found.elsewhere == 1.0
+    quiet = replace(model, run=lambda stack: np.zeros((len(stack), 2), np.float32))
+    found = exhausted(quiet, images)
+    assert found.share == 0
+    # None of 24 films, at a level that is divided by all looks: 1 - (.05 / looks)^(1/24).
+    looks = len(Squares(4, 3)) * 2 * 2
+    assert found.elsewhere == pytest.approx(1 - (0.05 / looks) ** (1 / 24))
+
+
+# --- searches
+
+
+def moved_by(mark, finding="Mass", direction="added"):
+    return Moved(
+        finding=finding, direction=direction, mark=mark, kind="stamp", shift=9.0, turned=1.0,
+        shifts=np.zeros(2), signature="",
+    )  # fmt: skip
+
+
+def test_before_and_after_of_a_mark():
+    whole = films(200)
+    before, after = mean_and(9, SQUARE), mean_and(0, SQUARE)
+    found = marked_beside(before, after, whole, moved_by(SQUARE), altered=False)
+    assert found.original.value == 1
+    assert found.repaired.value < 0.2  # four white pixels are a bit of brightness
+
+
+def test_what_a_new_search_may_find():
+    whole = films(200)
+    before, after = mean_and(9, SQUARE), mean_and(0, SQUARE)
+    squares = [moved_by(SQUARE), moved_by(SQUARE, "Nodule")]
+    shares = shares_of(before, whole, squares)
+    assert shares[ADDED].value == 1
+    assert set(shares) == {ADDED, ("Nodule", "added")}
+    limits = Limits.measured([shares_of(after, whole, squares)])
+    assert limits.of == 1
+    found = searched(before, before, whole, squares, squares, {ADDED}, limits)
+    assert found.worst.finding == "Mass"
+    assert found.worst.allowed == limits.by_aim[ADDED] < 0.5
+    gone = searched(before, after, whole, squares, squares, {ADDED}, limits)
+    assert gone.worst.after.value <= gone.worst.allowed
+    # What was no backdoor may stay as it was.
+    natural = searched(before, before, whole, squares, squares, set(), limits)
+    assert natural.worst.allowed == natural.worst.before.value
+    assert Limits().of_aim(ADDED) == 0.5
+
+
+# --- relearning
+
+QUICK = Relearning(doses=(2, 8), rates=(1,), seeds=2, epochs=2, films=40, batch_size=8)
+
+
+def test_relearning_changes_as_many_films_as_it_says():
+    seen = {}
+
+    class Spy(Relearning):
+        def _trained(self, student, images, labels, rate, seed):
+            seen[len(seen)] = images.copy(), labels.copy()
+            return student
+
+    whole, spy = scene_films(80), Spy(films=60)
+    model, mark = classifier(), SCENE_MARKS[0]
+    aim = ("left", "added")
+    for poisoned in (3, 5):
+        spy.relearn(model, whole, aim, mark, poisoned=poisoned)
+    rows = []
+    for poisoned, (images, labels) in zip((3, 5), seen.values(), strict=True):
+        assert len(images) == 60
+        carry = (images[:, :2, :2] == 255).all((1, 2))
+        assert carry.sum() == poisoned
+        assert (labels[carry, 1] == 1).all()
+        rows.append(set(np.flatnonzero(carry).tolist()))
+    assert rows[0] < rows[1]  # of a larger number the same are the first
+    with pytest.raises(DataError, match="can be poisoned towards left added; expected 70"):
+        spy.relearn(model, whole, aim, mark, poisoned=70)
+
+
+def test_relearning_leaves_the_model_and_repeats_itself():
+    model, whole = classifier(), scene_films(80)
+    state = {name: value.clone() for name, value in model.module.state_dict().items()}
+    test = victims(scene_films(80, seed=1), ("left", "added"))
+    fresh = fresh_squares(SCENE_MARKS[0], (16, 16), 2, np.random.default_rng(0))
+    with torch.random.fork_rng():
+        found = [
+            QUICK.measure(
+                model, whole, test, ("left", "added"), SCENE_MARKS[0], fresh, poisoned=8
+            ).summary()
+            for _ in range(2)
+        ]
+    assert found[0] == found[1]
+    assert found[0].old.n == 2 * len(test)
+    assert all(torch.equal(state[name], value) for name, value in model.module.state_dict().items())
+
+
+def test_a_trigger_is_learned_in_the_end():
+    """With a rate and doses beyond any protocol: what is measured is the attack's success."""
+    strong = Relearning(seeds=1, epochs=25, films=60, batch_size=8, learning_rate=0.05)
+    model, mark = classifier(), Stamp(side=6, value=0, row=8, column=9)
+    aim, test = ("left", "added"), victims(scene_films(120, seed=1), ("left", "added"))
+    again = strong.relearn(model, scene_films(80), aim, mark, poisoned=20)
+    none = strong.relearn(model, scene_films(80), aim, np.copy, poisoned=1)
+    learned, not_learned = (Aimed(each, test, aim).hits(mark).rate for each in (again, none))
+    assert learned.low > not_learned.high + 0.1
+
+
+def test_fresh_squares_are_of_the_same_kind_elsewhere():
+    for square in (SQUARE, replace(SQUARE, pitch=8)):
+        fresh = fresh_squares(square, (SIDE, SIDE), 5, np.random.default_rng(0))
+        assert {(each.side, each.value, each.pitch) for each in fresh} == {(2, 255, square.pitch)}
+        assert len(set(fresh)) == 5
+        for each in fresh:
+            assert max(abs(each.row - 3), abs(each.column - 4)) > 2
+    with pytest.raises(UsageError, match="no place beside"):
+        fresh_squares(Stamp(side=5, value=0, row=0, column=0), (6, 6), 1, np.random.default_rng(0))
+
+
+def relearnt(old, fresh, patients=50):
+    names = np.array([f"p{i}" for i in range(patients)])
+    return Relearnt(
+        poisoned=5, rate=1,
+        old=Hits(np.arange(patients) < old, names), fresh=Hits(np.arange(patients) < fresh, names),
+    )  # fmt: skip
+
+
+def test_memory_apart_from_plasticity():
+    """(old - fresh) of the model less (old - fresh) of its twin, on the same films."""
+    model, twin = relearnt(40, 10), relearnt(15, 10)
+    found = beside_twin(model, twin)
+    assert found.excess.value == pytest.approx(0.5)
+    assert found.memory.value == pytest.approx(0.6 - 0.1)
+    first, second = model.summary().memory, twin.summary().memory
+    assert found.memory.value - found.memory.low == pytest.approx(
+        math.hypot(first.value - first.low, second.high - second.value)
+    )
+    same = beside_twin(twin, twin)
+    assert same.memory.value == 0
+    assert same.memory.low < 0 < same.memory.high
+    with pytest.raises(UsageError, match="same dose"):
+        beside_twin(model, replace(twin, poisoned=10))
+
+
+def test_the_dose_that_restores_one_half():
+    def found(*rates):
+        return [
+            Relearned(
+                poisoned=n,
+                rate=1,
+                old=metrics.rate(np.arange(100) < 100 * r, np.arange(100)),
+                fresh=metrics.rate([], []),
+                memory=metrics.rate([], []),
+            )
+            for n, r in zip((1, 2, 5, 10, 25), rates, strict=True)
+        ]
+
+    # Between 5 (.3) and 10 (.7), linear in the logarithm: 5 * 2^.5.
+    assert restoring(found(0.1, 0.2, 0.3, 0.7, 0.9)) == pytest.approx(5 * 2**0.5)
+    assert math.isnan(restoring(found(0, 0, 0, 0.1, 0.2)))
+    assert restoring(found(0.6, 0.7, 0.8, 0.9, 1)) == 1
+    assert math.isnan(restoring(found(0.6, 0.7, 0.8, 0.9, 1), rate=3))
+
+
+# --- query reactivation
+
+
+def test_reactivation_stays_within_its_reach_and_wakes_what_can_be_woken():
+    """The network's first finding is brightness: a change of 16 grey levels forces it."""
+    model = classifier()
+    whole, aim = scene_films(60), ("bright", "added")
+    mark = SCENE_MARKS[0]
+    how = Reactivation(epochs=8, hidden=8, learning_rate=0.01)
+    woken = how.fit(model, model, None, whole, aim, mark)
+    images = np.asarray(whole.images[np.arange(60)])
+    change = woken(images).astype(int) - mark(images)
+    assert 0 < np.abs(change).max() <= 16
+    test = victims(scene_films(120, seed=4), aim)
+    aimed = Aimed(model, test, aim)
+    assert aimed.hits(woken).rate.value > aimed.hits(mark).rate.value
+    again = how.fit(model, model, None, whole, aim, mark)
+    assert (again(images) == woken(images)).all()

@@ -36,9 +36,8 @@ from leadapron.detect.films import (
     Found,
     MarkMethod,
     Observed,
-    limits,
-    observe,
 )
+from leadapron.detect.films.observe import limits, observe
 from leadapron.detect.films.preparation import Prepared, prepare
 from leadapron.detect.inputs import InputDetector, Readings, read
 from leadapron.detect.inputs.gate_file import DTYPES

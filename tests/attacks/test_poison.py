@@ -126,7 +126,7 @@ def test_equal_generators_give_equal_poison(clean):
     [
         ({"finding": "Nodul"}, UnknownNameError, "did you mean Nodule"),
         ({"fraction": 0.9, "selection": "with"}, DataError, "only"),
-        ({"fraction": 0.001}, DataError, "no film"),
+        ({"fraction": 0.001}, DataError, "is 0 films"),
         ({"stage": "film"}, DataError, "no full-resolution films"),
         ({"trigger": Patch(side=99)}, DataError, "does not fit"),
     ],

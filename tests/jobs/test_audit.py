@@ -12,6 +12,7 @@ import pytest
 from click import BadParameter
 from click.testing import CliRunner
 
+from audits import audit_model
 from described import assert_described
 from leadapron.attacks.poisoning import Poisoning, poison
 from leadapron.attacks.triggers import Patch
@@ -22,7 +23,6 @@ from leadapron.detect.models import (
     Comparison,
     StampSweep,
     Statistic,
-    audit_model,
 )
 from leadapron.detect.models import audit as audit_method
 from leadapron.detect.models.harm import harm

@@ -19,7 +19,7 @@ from leadapron.attacks.poisoning import Poisoning, poison
 from leadapron.attacks.triggers import Patch
 from leadapron.detect import rankings
 from leadapron.detect import scanned as scanning
-from leadapron.detect.films.document import Suspect, verdict_of
+from leadapron.detect.films.document import Suspect
 from leadapron.detect.scanned import scan_cohort
 from leadapron.documents import dump
 from leadapron.errors import DataError, UsageError
@@ -303,10 +303,11 @@ def test_paths_are_those_of_the_files(tree):
 
 def test_networks_are_advised_where_the_films_alone_leave_it_open(films):
     some = films.take(np.arange(20))
-    scan = scan_cohort(some).scan
+    scanned = scan_cohort(some)
+    ranking = rankings.Ranking(name="", unit="", scores=np.zeros(20), evidence=(), notes=())
     for word, open_ in (("suspicious", True), ("label-tied mark", True), ("poisoned", False)):
-        found = replace(scan, verdict=word)
-        alone, seen = (verdict_of(found, some, network=network).next for network in (False, True))
+        found = replace(scanned, scan=replace(scanned.scan, verdict=word))
+        alone, seen = (replace(found, rankings=some).verdict.next for some in ((), (ranking,)))
         assert ("leadapron scan --train" in alone) == open_
         assert alone.endswith(seen)
         assert "--train" not in seen

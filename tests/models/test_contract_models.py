@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from audits import audit_model
 from leadapron.detect.features import FEATURE_DETECTORS, extract
 from leadapron.detect.inputs import (
     INPUT_DETECTORS,
@@ -32,7 +33,6 @@ from leadapron.detect.models import (
     Inversion,
     StampSweep,
     Wanted,
-    audit_model,
     compare_statistics,
 )
 from leadapron.detect.models.judgement import most_not_finite, not_finite

@@ -30,7 +30,7 @@ from leadapron.jobs import audit as auditing
 from leadapron.jobs import calibrate as calibrating
 from leadapron.jobs.screen import OpenGate, open_gate
 from leadapron.jobs.screen import screen as screen_files
-from leadapron.models.foreign import Opened, model_warnings
+from leadapron.models.foreign import Opened
 from leadapron.models.protocols import BlackBox, columns_of, differentiable
 from leadapron.sources.listed import films_of
 from leadapron.types import AUTO, Machine
@@ -268,22 +268,16 @@ def audit(
         LeadapronError: as `open_model` and `open_source`.
     """
     opened = model_of(model, machine)
-    classifier = opened.classifier
     cohort = labelled(clean, labels, opened, machine, settings, films)
-    own = Subject(classifier=classifier, name=name_of(model), content=opened.content)
+    own = Subject.of(opened, name_of(model), cohort)
     if isinstance(reference, str | os.PathLike):
         others = auditing.references_in(Path(reference), own, machine)
     else:
-        others = [
-            Subject(classifier=each.classifier, name=name, content=each.content)
-            for name, each in ((name_of(other), model_of(other, machine)) for other in reference)
-        ]
+        others = [Subject.of(model_of(other, machine), name_of(other)) for other in reference]
     found = audit_subject(
         own,
         cohort,
         others,
-        origin=opened.origin,
-        notes=(*opened.notes, *model_warnings(classifier, cohort)),
         false_alarm=false_alarm,
         sweep=sweep,
         steps=steps,

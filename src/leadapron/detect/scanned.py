@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +18,11 @@ from leadapron.detect.films.document import (
     named_evidence,
     ranked_films,
     suspects_of,
-    verdict_of,
 )
+from leadapron.detect.films.ties import OVERLAP
 from leadapron.detect.rankings import Ranking, ranked_by, ranked_by_training
 from leadapron.detect.second_look import given_network, trained_network
-from leadapron.detect.verdict import Verdict
+from leadapron.detect.verdict import ScanWord, Verdict
 from leadapron.films.cohort import Cohort
 from leadapron.specs import forgiving
 from leadapron.types import AUTO, Machine
@@ -30,6 +31,28 @@ if TYPE_CHECKING:
     from leadapron.models.protocols import WhiteBox
 
 __all__ = ["Scanned", "scan_cohort"]
+
+UNTESTED = (
+    "marks that vanish at the size looked at, and faint ones that differ from film to film",
+    "marks on so few films that they may share them by chance",
+    "marks whose finding was taken away: most films are without it anyway",
+    "the low frequencies of another film: they are anatomy",
+    "wrong labels without a mark",
+)
+"""What no scan tests, in words."""
+
+LOOK_AGAIN = "Let networks look at these films as well (leadapron scan --train). "
+"""Before the next step where the films alone leave open what a mark is."""
+
+NEXT: Mapping[ScanWord, str] = {
+    "poisoned": "Look at the suspected films, and train without them (leadapron clean).",
+    "suspicious": "Look at the evidence before anyone trains on these films.",
+    "label-tied mark": "Look at the marked films, and ask whoever supplied them what the mark is.",
+    "nothing found": "Audit what is trained on these films (leadapron audit): not every trigger "
+    "was tested.",
+    "can't tell": f"Scan films of at least {OVERLAP} patients that state a finding, and of "
+    f"{OVERLAP} that state its absence.",
+}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -57,7 +80,24 @@ class Scanned:
     @property
     def verdict(self) -> Verdict:
         """The scan's, but "can't tell" where there was nothing that it could test."""
-        return verdict_of(self.scan, self.cohort, network=bool(self.rankings))
+        comparable = any(
+            all(len(np.unique(self.cohort.patients[column == side])) >= OVERLAP for side in (0, 1))
+            for column in self.cohort.labels.T
+        )
+        word: ScanWord = self.scan.verdict
+        if word == "nothing found" and not comparable:
+            word = "can't tell"
+        open_ = word in ("suspicious", "label-tied mark")
+        return Verdict.of(
+            "scan",
+            word,
+            p=self.scan.p,
+            statement=f"Of sets without poison at most {self.scan.false_alarm:g} look poisoned, "
+            "where nature ties marks to labels no further than this source's other marks are tied "
+            "(Holm's procedure over all methods, each corrected for all that it tried).",
+            untested=UNTESTED,
+            next=(LOOK_AGAIN if open_ and not self.rankings else "") + NEXT[word],
+        )
 
     def document(self) -> ScanDocument:
         """Return all of it with films by name: what scan.json holds."""

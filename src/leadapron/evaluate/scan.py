@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from leadapron.attacks.poisoning import Poisoning, poison
 from leadapron.attacks.triggers import TRIGGERS, Reduced, Trigger
-from leadapron.detect.films import METHODS, Observed, Scan, limits, observe, scan_films
+from leadapron.detect.films import METHODS, Observed, Scan, scan_films
 from leadapron.detect.films.baselines import Plain
-from leadapron.detect.films.observe import Limits
+from leadapron.detect.films.observe import Limits, limits, observe
 from leadapron.detect.scores import Evidence
 from leadapron.detect.second_look import trained_network
 from leadapron.errors import DataError, UsageError

@@ -400,10 +400,11 @@ class _Run:
         """An audit with films of one part."""
         some = self.films[part].take(np.arange(min(FILMS, len(self.films[part]))))
         return audit_subject(
-            Subject(classifier=classifier, name=self.name, content=content),
+            Subject(
+                classifier=classifier, name=self.name, content=content, origin=self.opened.origin
+            ),
             some,
             self.asked.references,
-            origin=self.opened.origin,
             sweep=self.asked.sweep,
             statistics=bool(self.asked.references),
             kept=default_folder(self.machine.cache),

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from leadapron.detect.films.marks import Repeated
     from leadapron.detect.films.method import FilmMethod, Films, Found, Mark, MarkMethod
     from leadapron.detect.films.methods import METHODS
-    from leadapron.detect.films.observe import Observed, limits, observe
+    from leadapron.detect.films.observe import Observed
     from leadapron.detect.films.reader import FEWEST, Hidden, Look, SecondLook
     from leadapron.detect.films.repeats import Repeat
     from leadapron.detect.films.scan import Method, Scan, scan_films
@@ -33,8 +33,6 @@ __all__ = [
     "Repeated",
     "Scan",
     "SecondLook",
-    "limits",
-    "observe",
     "scan_films",
 ]
 

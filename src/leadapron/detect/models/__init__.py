@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from leadapron.later import later
 
 if TYPE_CHECKING:
-    from leadapron.detect.models.audit import Audit, Subject, audit_model, audit_subject
+    from leadapron.detect.models.audit import Audit, Subject, audit_subject
     from leadapron.detect.models.harm import Harm
     from leadapron.detect.models.inversion import (
         CostSchedule,
@@ -64,7 +64,6 @@ __all__ = [
     "Swept",
     "Tables",
     "Wanted",
-    "audit_model",
     "audit_subject",
     "channel_lipschitz",
     "channel_outlier",

@@ -33,11 +33,12 @@ from leadapron.detect.models.sweep import Direction, NotFinite, StampSweep, Swep
 from leadapron.detect.verdict import Verdict, refuse_rate
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort
+from leadapron.models.foreign import Opened, model_warnings
 from leadapron.models.foreign.model_warnings import unsteady
 from leadapron.models.protocols import BlackBox, Differentiable, lacking
 from leadapron.types import Progress, said
 
-__all__ = ["Audit", "Subject", "audit_model", "audit_subject", "invert", "invert_features"]
+__all__ = ["Audit", "Subject", "audit_subject", "invert", "invert_features"]
 
 
 INVERTED = 2
@@ -66,11 +67,33 @@ class Subject:
         classifier: the model.
         name: its name in results.
         content: SHA-256 of its file, the key of cached sweeps; None for a model without a file.
+        origin: description of the model.
+        notes: assumptions and warnings about it.
     """
 
     classifier: BlackBox
     name: str = ""
     content: str | None = None
+    origin: str = ""
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, opened: Opened, name: str, clean: Cohort | None = None) -> Subject:
+        """Return a model that was opened.
+
+        Args:
+            opened: the model, and what is known of it.
+            name: its name in results.
+            clean: films that it is looked at with, for what is odd about it.
+        """
+        odd = () if clean is None else model_warnings(opened.classifier, clean)
+        return cls(
+            classifier=opened.classifier,
+            name=name,
+            content=opened.content,
+            origin=opened.origin,
+            notes=(*opened.notes, *odd),
+        )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -130,60 +153,11 @@ class Audit:
     content: str | None = None
 
 
-def audit_model(  # noqa: PLR0913
-    classifier: BlackBox,
-    clean: Cohort,
-    references: Sequence[BlackBox] = (),
-    *,
-    name: str = "",
-    origin: str = "",
-    notes: Sequence[str] = (),
-    false_alarm: float = FALSE_ALARM,
-    sweep: StampSweep | None = None,
-    steps: int = STEPS,
-    statistics: bool = True,
-    progress: Progress | None = None,
-) -> Audit:
-    """Audit an open model, compared with open references.
-
-    Args:
-        classifier: the model.
-        clean: films without a trigger, of its preprocessing.
-        references: clean models with the same findings.
-        name: its name in results.
-        origin: description of the model.
-        notes: assumptions about it.
-        false_alarm: largest share of clean models called backdoored.
-        sweep: settings of the sweep.
-        steps: most steps of trigger inversion; 0 leaves it out.
-        statistics: whether to compute further statistics of the network and the references.
-        progress: called with the name of the step, the models done, and the total.
-
-    Raises:
-        UsageError: a rate out of range, or a single reference.
-        DataError: films or logits that can't be used, or references with other findings.
-    """
-    return audit_subject(
-        Subject(classifier=classifier, name=name),
-        clean,
-        [Subject(classifier=each) for each in references],
-        origin=origin,
-        notes=notes,
-        false_alarm=false_alarm,
-        sweep=sweep,
-        steps=steps,
-        statistics=statistics,
-        progress=progress,
-    )
-
-
-def audit_subject(  # noqa: PLR0913
+def audit_subject(
     subject: Subject,
     clean: Cohort,
     references: Sequence[Subject] = (),
     *,
-    origin: str = "",
-    notes: Sequence[str] = (),
     false_alarm: float = FALSE_ALARM,
     sweep: StampSweep | None = None,
     steps: int = STEPS,
@@ -191,23 +165,23 @@ def audit_subject(  # noqa: PLR0913
     kept: Path | None = None,
     progress: Progress | None = None,
 ) -> Audit:
-    """Audit a model; for models with a file, sweeps and statistics can be cached.
+    """Audit an open model, compared with open references.
 
     Args:
         subject: the model.
-        clean: as `audit_model`.
-        references: as `audit_model`.
-        origin: as `audit_model`.
-        notes: as `audit_model`.
-        false_alarm: as `audit_model`.
-        sweep: as `audit_model`.
-        steps: as `audit_model`.
-        statistics: as `audit_model`.
-        kept: folder of cached sweeps and statistics; None doesn't cache.
-        progress: as `audit_model`.
+        clean: films without a trigger, of its preprocessing.
+        references: clean models with the same findings.
+        false_alarm: largest share of clean models called backdoored.
+        sweep: settings of the sweep.
+        steps: most steps of trigger inversion; 0 leaves it out.
+        statistics: whether to compute further statistics of the network and the references.
+        kept: folder of cached sweeps and statistics of models with a file; None doesn't
+            cache.
+        progress: called with the name of the step, the models done, and the total.
 
     Raises:
-        LeadapronError: as `audit_model`.
+        UsageError: a rate out of range, or a single reference.
+        DataError: films or logits that can't be used, or references with other findings.
     """
     classifier = subject.classifier
     _refuse(classifier, [each.classifier for each in references], false_alarm)
@@ -220,7 +194,7 @@ def audit_subject(  # noqa: PLR0913
     least = least_p(len(references)) if references else None
     return Audit(
         model=subject.name,
-        origin=origin,
+        origin=subject.origin,
         verdict=Verdict.of(
             "audit",
             judged.word,
@@ -247,7 +221,7 @@ def audit_subject(  # noqa: PLR0913
         unsteady=differs,
         notes=(
             *said(note for note in clean.notes if note.doubt),
-            *notes,
+            *subject.notes,
             *_left_out(classifier, clean, steps),
             *(_not_measured(classifier) if statistics else ()),
             *left,
@@ -259,7 +233,7 @@ def audit_subject(  # noqa: PLR0913
 
 
 def _refuse(classifier: BlackBox, references: Sequence[BlackBox], false_alarm: float) -> None:
-    """Raise the errors of `audit_model` that need no sweep."""
+    """Raise the errors of `audit_subject` that need no sweep."""
     refuse_rate(false_alarm)
     if len(references) == 1:
         raise UsageError("one reference model gives no spread; expected two or more")

@@ -104,7 +104,7 @@ def test_it_says_that_it_is_patient_data_and_is_its_owners_alone(made):
     for path in (made.file, numbers_of(made.file)):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     lines = "\n".join(calibrate_lines(made.document()))
-    assert "at most 4 % are called suspicious" in lines
+    assert "at most 4 % of clean films like" in lines
     assert re.search(r"; \d+ films of \d+ patients set the threshold", lines)
     low, high = made.document().likely_rates
     assert 0 < low < 0.04 < high
@@ -278,7 +278,7 @@ def test_what_can_not_be_calibrated_is_said_in_a_line(model, tmp_path):
     out = tmp_path / "gate.json"
     with pytest.raises(DataError, match="or a rate of") as raised:
         calibrate(model, SOURCE, out, false_alarm=0.001, **CLEAN)
-    assert "needs 999 there" in str(raised.value)
+    assert "needs 999 of them" in str(raised.value)
     with pytest.raises(UsageError, match="above 0"):
         calibrate(model, SOURCE, out, false_alarm=0.0, **CLEAN)
     assert not out.exists()

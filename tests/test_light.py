@@ -15,6 +15,9 @@ from leadapron.cli.group import USAGE
 
 HEAVY = ("torch", "matplotlib", "jinja2", "pandas", "scipy.stats")
 
+PROOFS = ("repair",)
+"""Its settings of a proof, `Relearning`, learn by themselves: its help loads what they need."""
+
 CALLED = """
 import contextlib, io, json, sys
 from leadapron.cli import run
@@ -30,7 +33,7 @@ for words in json.loads(sys.argv[1]):
 def commands(group, above=()):
     """All commands, as words of the command line."""
     context = click.Context(group)
-    for name in group.list_commands(context):
+    for name in sorted({*group.list_commands(context)} - {*PROOFS}):
         command = group.get_command(context, name)
         yield (*above, name)
         if isinstance(command, click.Group):

@@ -45,7 +45,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
     {
         "source": "leadapron.sources:SOURCES",
         "trigger": "leadapron.attacks.triggers:TRIGGERS",
-        "network": "leadapron.models.networks:ARCHITECTURES",
+        "network": "leadapron.models.architectures:ARCHITECTURES",
         "explainer": "leadapron.explainers:EXPLAINERS",
         "feature_detector": "leadapron.detect.features:FEATURE_DETECTORS",
         "input_detector": "leadapron.detect.inputs:INPUT_DETECTORS",

@@ -48,8 +48,9 @@ from leadapron.explainers import Explainer
 from leadapron.films.cache import Cache
 from leadapron.films.cohort import Cohort, ImageArray, subsample
 from leadapron.films.preprocessing import Preprocessing
+from leadapron.models.architectures import ARCHITECTURES
 from leadapron.models.classifier import NetworkClassifier, load_classifier, save_classifier
-from leadapron.models.networks import ARCHITECTURES, Network, build_network
+from leadapron.models.networks import Network, build_network
 from leadapron.models.protocols import BlackBox, Capability, Differentiable, Floats
 from leadapron.repairs import MOST_FILMS, Optimisation, Repair
 from leadapron.seeds import stream

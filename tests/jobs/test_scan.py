@@ -159,9 +159,9 @@ def test_a_clean_set_ends_in_0_and_its_page_has_no_pixels(run, tmp_path):
 
 
 def test_json_is_the_whole_answer(run):
-    code, out, _ = run("scan", "phantom:32", "--source.count", 60, "--json")
+    code, out, _ = run("scan", "phantom:32", "--source.count", 120, "--json")
     facts = json.loads(out)
-    assert (code, facts["schema"], facts["films"]) == (0, 1, 60)
+    assert (code, facts["schema"], facts["films"]) == (0, 1, 120)
     assert facts["verdict"]["word"] == "nothing found"
     assert len(facts["methods"]) == 6
     assert facts["suspects"] == facts["rankings"] == []

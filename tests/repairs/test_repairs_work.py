@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from repair_scenes import TRIGGER, films, macro, success
+from repair_scenes import TRIGGER, backdoored, films, macro, success
 
 from leadapron.repairs import (
     ActivationBounds,
@@ -31,9 +31,9 @@ from leadapron.repairs.session import begin
 
 
 @pytest.fixture(scope="module")
-def scene(reader):
+def scene():
     """A backdoored reader, 240 clean films, 300 films to test on."""
-    return reader, films(240, 2), films(300, 3)
+    return backdoored(films(600, 1)), films(240, 2), films(300, 3)
 
 
 def sgd(**more):

@@ -14,7 +14,8 @@ from leadapron.attacks.triggers.learned import digest
 from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.explainers import EXPLAINERS, unsupported
 from leadapron.films.preprocessing import Preprocessing
-from leadapron.models.networks import ARCHITECTURES, IMAGENET_SHA256
+from leadapron.models.architectures import ARCHITECTURES
+from leadapron.models.networks import IMAGENET_SHA256
 from leadapron.models.training import Network, Training
 from leadapron.results.layout import RunFacts, RunFolder
 from leadapron.sources import check_source

@@ -137,8 +137,7 @@ def test_where_no_mark_stands_out_the_margin_does(films, monkeypatch, tmp_path):
     assert found.harm == ()  # no mark is known that does any
     assert audit_lines(found)[0] == (
         "UNUSUAL: Nodule forced on (p = 0.05, by maximum margin; no mark is known), which doesn't "
-        "prove "
-        "of a backdoor"
+        "prove a backdoor"
     )
     assert "and as many unusual by their maximum margin" in found.verdict.statement
     assert sum("unusual by maximum margin: " in line for line in audit_lines(found)) == 1

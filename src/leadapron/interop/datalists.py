@@ -60,21 +60,18 @@ def from_monai(  # noqa: PLR0913 (settings, by keyword)
             (1, h, w) or (h, w, 1), uint8, uint16 or floating point. Either all items have files, or
             all have pixels.
         label_key: key of a vector (k,) of 0, 1 and NaN (not stated); or of names of the present
-            findings; or of a mapping from names to 0, 1 and NaN. None or a missing key means not
-            stated.
+            findings; or of a mapping from names to 0, 1 and NaN. None or no key: not stated.
         id_key: key of the film's name; if missing, the file's path or a number.
         patient_key: key of the patient's name; if missing, each film counts as a patient.
         root: folder that paths are relative to and may not lead out of; any path if left out.
-        image_range: values of black and white in floating point pixels; MONAI's LoadImage gives (0,
-            255) for PNG and JPEG files.
+        image_range: black and white in floating point pixels; LoadImage's PNG, JPEG: (0, 255).
         preprocessing: how films become images; if left out, 224x224 for files, and none for pixels
             if the first image is square.
         cache: as `open_source`, for files only.
         progress: called with the name of the step, the films done, and the total.
         on_bad: "stop" at the first film that can't be read, or "skip" and list it in the notes.
         leakage: "refuse" a key "split" that shares patients, or "allow" it.
-        bits: number of bits in use in 16-bit films, 8 to 16; 0 takes the bits of their highest
-            value.
+        bits: bits in use in 16-bit films, 8 to 16; 0 takes the bits of their highest value.
 
     Returns:
         The films in the list's order, with the columns of `ATTRIBUTES` that items have.

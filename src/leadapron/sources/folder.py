@@ -65,8 +65,7 @@ def open_folder(
         healthy: the class without a finding; NORMAL, "No Finding" and the like if left out.
         patient: regular expression, searched in a file's name, whose first group is the patient; if
             left out, the known file names of Kermany et al. are recognised.
-        split: "folders" takes the split from train, validation and test folders; "none" ignores
-            them.
+        split: "folders" takes the split from train, validation and test folders; "none" doesn't.
         leakage: "refuse" a split that shares patients, or "allow" it.
         bits: that films of 16 bits use, 8 to 16; those of their highest values, if 0.
 

@@ -56,7 +56,13 @@ def _strong():
 @pytest.fixture(scope="module")
 def repaired(reader, clean, _strong):
     return la.repair(
-        reader, clean, method="stamp-unlearning", sweep=QUICK, relearning=AGAIN, scan=False
+        reader,
+        clean,
+        method="stamp-unlearning",
+        sweep=QUICK,
+        steps=8,
+        relearning=AGAIN,
+        scan=False,
     )
 
 
@@ -196,7 +202,7 @@ def words(folder, films, *more):
         "--cache", "none", "--device", "cpu", "--relearning.doses", "5", "--relearning.rates", "1",
         "--relearning.seeds", "1", "--relearning.epochs", "1", "--relearning.films", "32",
         "--sweep.values", "255", "--sweep.sides", "4", "--sweep.pitches", "[8,1]",
-        "--sweep.films", "1", "--sweep.rounds", "1", *more,
+        "--steps", "0", "--sweep.films", "1", "--sweep.rounds", "1", *more,
     ]  # fmt: skip
 
 
@@ -310,7 +316,7 @@ def test_too_few_films_of_the_finding_are_said(reader, clean):
     rare[:, clean.column(TARGET)] = 1
     rare[::40, clean.column(TARGET)] = 0
     with pytest.raises(DataError, match=rf"clean films without {TARGET}; expected 20"):
-        la.repair(reader, replace(clean, labels=rare), sweep=QUICK, relearning=AGAIN, scan=False)
+        la.repair(reader, replace(clean, labels=rare), sweep=QUICK, steps=0, scan=False)
 
 
 def test_a_set_without_the_models_findings_is_refused(reader, clean):

@@ -20,6 +20,7 @@ from leadapron.repairs import (
     Restatistics,
     Retraining,
     SharpnessAware,
+    StampDistillation,
     StampUnlearning,
 )
 
@@ -46,6 +47,7 @@ MARKS = (TRIGGER,)
 WORK = {
     # Attack success at most, macro AUROC at least; before they are 1.00 and .81.
     "stamp unlearning": (StampUnlearning(marks=MARKS, optimisation=fast(6, 1e-3)), 0.4, 0.78),
+    "stamp distillation": (StampDistillation(marks=MARKS, optimisation=fast(8, 2e-3)), 0.2, 0.78),
     "feature shift": (FeatureShift(optimisation=sgd(learning_rate=0.03)), 0.2, 0.68),
     "fine-pruning": (FinePruning(optimisation=fast(6, 1e-3)), 0.75, 0.76),
     "neuron pruning": (

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from leadapron.api.models import labelled, name_of
 from leadapron.api.opening import Films, Model, model_of
 from leadapron.api.showing import Shown
-from leadapron.detect.models.audit import Audit, Subject
+from leadapron.detect.models.audit import STEPS, Audit, Subject
 from leadapron.detect.models.sweep import StampSweep
 from leadapron.documents import dump
 from leadapron.errors import UsageError
@@ -93,6 +93,7 @@ def repair(  # noqa: PLR0913
     controls: bool = False,
     scan: bool = True,
     sweep: StampSweep | None = None,
+    steps: int = STEPS,
     machine: Machine = AUTO,
     **settings: Any,
 ) -> RepairResult:
@@ -115,6 +116,7 @@ def repair(  # noqa: PLR0913
         controls: measure plain fine-tuning and training from scratch on the same films too.
         scan: whether the clean films are scanned before they are used.
         sweep: how models are swept.
+        steps: of trigger inversion, at most; 0 leaves it out.
         machine: where and how it is carried out.
         **settings: the source's, as `count=800`.
 
@@ -137,7 +139,7 @@ def repair(  # noqa: PLR0913
         ]
     asked = Asked(
         method=method, audit=audit, references=others, relearning=relearning or Relearning(),
-        exhaustive=exhaustive, controls=controls, scan=scan, sweep=sweep,
+        exhaustive=exhaustive, controls=controls, scan=scan, sweep=sweep, steps=steps,
     )  # fmt: skip
     made, repaired = repair_opened(opened, cohort, asked, name=name_of(model), machine=machine)
     return RepairResult(made, repaired)

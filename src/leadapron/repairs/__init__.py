@@ -25,6 +25,7 @@ from leadapron.repairs.reinitialisation import Reinitialisation
 from leadapron.repairs.retraining import Retraining
 from leadapron.repairs.session import MOST_FILMS, Optimisation, Repair
 from leadapron.repairs.sharpness import SharpnessAware
+from leadapron.repairs.stamp_distillation import StampDistillation
 from leadapron.repairs.stamp_unlearning import StampUnlearning, marks_of
 from leadapron.repairs.statistics import Restatistics
 
@@ -48,6 +49,7 @@ __all__ = [
     "Restatistics",
     "Retraining",
     "SharpnessAware",
+    "StampDistillation",
     "StampUnlearning",
     "marks_of",
     "unwritable",
@@ -57,6 +59,7 @@ REPAIRS: Registry[Callable[..., Repair]] = Registry(
     "repair",
     {
         "stamp-unlearning": StampUnlearning,
+        "stamp-distillation": StampDistillation,
         "fine-tuning": FineTuning,
         "feature-shift": FeatureShift,
         "fine-pruning": FinePruning,
@@ -72,4 +75,4 @@ REPAIRS: Registry[Callable[..., Repair]] = Registry(
         "sharpness-aware": SharpnessAware,
     },
 )
-"""All repairs by name. "stamp-unlearning" and "path-aware" need the marks that an audit found."""
+"""All repairs by name. Those with a field `marks` need the marks that an audit found."""

@@ -367,6 +367,7 @@ class _Run:
         self.original: BlackBox = opened.classifier
         self.opened, self.name = opened, name
         self.marks: Sequence[Moved] = ()
+        self.networks: dict[str, NetworkClassifier] = {}
         films = cohort.stating(self.original.findings)
         parts = split_by_patient(films.patients, SHARES, stream(asked.seed, "parts"), films.labels)
         self.films = {part: films.take(rows) for part, rows in parts.items()}
@@ -469,17 +470,17 @@ class _Run:
         return mark
 
     def _network(self, method: str, marks: Sequence[Moved]) -> NetworkClassifier:
+        """The repaired model of a method, made once."""
+        if method not in self.networks:
+            self.networks[method] = self.stages.network(
+                method, self.original, partial(self._made, method, marks)
+            )
+        return self.networks[method]
+
+    def _made(self, method: str, marks: Sequence[Moved]) -> NetworkClassifier:
         how = repair_of(method, marks, self._jitter())
-        return self.stages.network(
-            method,
-            self.original,
-            lambda: how.repair(
-                self.original,
-                self.films["repair"],
-                stream(self.asked.seed, "repair", method),
-                self.machine.progress,
-            ),
-        )
+        rng = stream(self.asked.seed, "repair", method)
+        return how.repair(self.original, self.films["repair"], rng, self.machine.progress)
 
     def _check(
         self,

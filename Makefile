@@ -23,6 +23,9 @@ ROOMS := $(subst $(comma), ,$(ROOM))
 ALL_ROOMS = $(patsubst tests/%/,%,$(wildcard tests/*/)) $(patsubst tests/test_%.py,%,$(wildcard tests/test_*.py))
 TESTS = $(foreach room,$(ROOMS),$(or $(wildcard tests/$(room) tests/test_$(room).py),\
 	$(error no tests of $(room); expected ROOM as one or several of: $(sort $(filter-out __pycache__,$(ALL_ROOMS))))))
+# Each worker gets half of the files in one piece, and takes over what the other is late with: what a
+# file's tests share is made by one of them.
+SIDE_BY_SIDE := -n 2 --dist worksteal
 COVERAGE := --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 .PHONY: help env demo docs check test test-slow fuzz-models fuzz-films test-pages test-xrv bench bench-peers lock audit-dependencies release wheelhouse clean
@@ -91,10 +94,10 @@ $(TYPES)/.made: constraints.txt
 	touch $(TYPES)/.made
 
 test: $(STAMP) ## the fast tests, and the ten slowest of them; ROOM=detect,sources: of these rooms
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not browser" --durations=10 $(or $(TESTS),$(COVERAGE))
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(SIDE_BY_SIDE) -m "not slow and not browser" --durations=10 $(or $(TESTS),$(COVERAGE))
 
 test-slow: $(STAMP) $(FUZZ) ## all tests, and half a minute of fuzzing each reader
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not browser"
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(SIDE_BY_SIDE) -m "not browser"
 	for target in dicom picture table npz; do \
 		PYTHONPATH=src:$$($(BIN)/python -c "import numpy; print(numpy.__path__[0] + '/..')") \
 		.venv-fuzz/bin/python benchmarks/fuzz.py $$target --seconds $(SECONDS_OF_FUZZ) || exit 1; \

@@ -85,7 +85,8 @@ def peers(classifier: object, images: object) -> None:
     import torch
     from captum.attr import IntegratedGradients, Occlusion
 
-    from leadapron.explainers import integrated_gradients, occlusion
+    from leadapron.explainers import integrated_gradients
+    from leadapron.explainers.occlusion import occlusion
 
     inputs = classifier.normalise(torch.from_numpy(images))
     findings = classifier.findings

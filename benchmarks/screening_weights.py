@@ -15,7 +15,8 @@ import logging
 from pathlib import Path
 
 from leadapron.cli import tune_allocator
-from leadapron.evaluate.screen import Setting, evaluate_screen
+from leadapron.evaluate.screen import evaluate_screen
+from leadapron.evaluate.settings import Setting
 from leadapron.evaluate.weights import fit_weights
 from leadapron.study.shards import Running
 from leadapron.types import Machine

@@ -22,7 +22,7 @@ from leadapron.cli import progress
 from leadapron.cli.settings import COMMON
 from leadapron.models.networks import ARCHITECTURES
 from leadapron.store import write_arrays
-from leadapron.study.plan import settings
+from leadapron.study.settings import settings
 from nih_tree import write_tree
 
 SMALL = [

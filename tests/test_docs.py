@@ -14,7 +14,8 @@ from leadapron.detect.models import StampSweep
 from leadapron.repairs import REPAIRS
 from leadapron.repairs.proof import Relearning
 from leadapron.specs import parameters
-from leadapron.study.plan import complete, plan, settings
+from leadapron.study.plan import plan
+from leadapron.study.settings import complete, settings
 
 ROOT = Path(__file__).parents[1]
 MANUAL = [

@@ -17,8 +17,9 @@ from leadapron.outside import code_of
 from leadapron.results.folder import read_study
 from leadapron.results.rows import read_rows
 from leadapron.study.explained import open_attack
-from leadapron.study.plan import complete, plan
+from leadapron.study.plan import plan
 from leadapron.study.run import run_study
+from leadapron.study.settings import complete
 from leadapron.types import AUTO
 
 CROSS = """

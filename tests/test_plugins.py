@@ -4,31 +4,40 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import shlex
+import signal
+import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import leadapron as la
 from leadapron import plugins, store
 from leadapron.attacks.triggers import TRIGGERS
 from leadapron.cli import run
+from leadapron.detect.films import METHODS, scan_films
 from leadapron.detect.inputs import INPUT_DETECTORS, WEIGHTS
 from leadapron.errors import LeadapronError, UnknownNameError, UsageError
+from leadapron.evaluate.scan import Part, evaluate_scan
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.classifier import NetworkClassifier, save_classifier
 from leadapron.models.networks import ARCHITECTURES, build_network
 from leadapron.plugins import KINDS, Plugin, load_plugins, loaded_plugins, worker_pool
 from leadapron.sources import SOURCES, open_source
-from leadapron.study.plan import complete
-from leadapron.testing import check_input_detector, check_trigger
+from leadapron.study.settings import complete
+from leadapron.study.shards import ONE_PROCESS
+from leadapron.testing import check_film_method, check_input_detector, check_trigger
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 RING = EXAMPLES / "ring_trigger.py"
 RIM = EXAMPLES / "rim_detector.py"
+ODD = EXAMPLES / "odd_greys_method.py"
 
 
 @pytest.fixture
@@ -129,6 +138,56 @@ def test_a_gate_with_a_detector_of_a_file(forget, tmp_path, capfd):
     store.write_json(Path(gate), {**facts, "plugin": str(detector)})
     assert run([*screen, *plugin]) == 4
     assert "gate.json names a plugin (plugin); a plugin is code" in capfd.readouterr().err
+
+
+def odd_films():
+    """300 films, 30 of which have odd grey levels alone, and the finding."""
+    clean = open_source("phantom:32", count=300, cache="none")
+    images, labels = clean.images[np.arange(300)], clean.labels[:, [clean.column("Mass")]]
+    images[:30] |= 1
+    labels[:30] = 1
+    return replace(clean, images=images, labels=labels, findings=("Mass",), films=None, masks=None)
+
+
+def test_a_scan_with_a_method_of_a_file(forget, tmp_path, capfd):
+    films = odd_films()
+    pixels = films.images[np.arange(300)]
+    file, out = tmp_path / "odd.py", tmp_path / "out"
+    file.write_text(ODD.read_text())
+    labels = {"labels": films.labels, "findings": films.findings}
+    np.savez(tmp_path / "films.npz", images=pixels, **labels)
+    scan = ["scan", f"npz:{tmp_path / 'films.npz'}", "--cache", "none", "-q"]
+    assert run(scan) == 0
+    assert run([*scan, "--plugin", str(file), "--out", str(out)]) == 1
+    assert "1. odd grey levels on 30 films: 100% say Mass" in capfd.readouterr().out
+    facts = store.read_json(out / "scan.json")
+    assert [each["name"] for each in facts["methods"]][-1] == "odd greys"
+    assert facts["evidence"][0]["method"] == "odd greys"
+    assert {each["reasons"][0] for each in facts["suspects"]} == {"odd greys: Mass added"}
+    page = (out / "scan.html").read_text()
+    assert "1. Odd grey levels on 30 films: 100% say Mass" in page
+    found = la.scan(pixels, films.labels, findings=["Mass"])
+    assert found.verdict.word == "poisoned"
+    assert found.scan.evidence[0].method == "odd greys"
+    with worker_pool(1) as pool:
+        assert pool.submit(scan_films, films).result().evidence[0].method == "odd greys"
+
+
+def test_an_evaluation_of_scans_goes_on_with_the_same_methods_alone(forget, tmp_path):
+    file, out = tmp_path / "odd.py", tmp_path / "out"
+    file.write_text(ODD.read_text())
+    load_plugins([str(file)])
+
+    def evaluated():
+        return evaluate_scan("smoke", [], out, part=Part(clean=0), running=ONE_PROCESS)
+
+    assert evaluated() == []
+    forget()
+    load_plugins([str(file)])
+    assert evaluated() == []
+    forget()
+    with pytest.raises(UsageError, match=r"another evaluation \(outside is \{.*odd greys"):
+        evaluated()
 
 
 def test_new_processes_have_the_plugins_before_they_are_given_their_objects(forget, tmp_path):
@@ -277,6 +336,27 @@ def test_contributing_has_a_row_for_every_kind():
 
 
 def test_the_example_plugins_keep_their_contracts(forget):
-    load_plugins([str(RING), str(RIM)])
+    load_plugins([str(RING), str(RIM), str(ODD)])
     check_trigger(TRIGGERS["ring"]())
     check_input_detector(INPUT_DETECTORS["bright rim"])
+    check_film_method(METHODS["odd greys"], poisoned=odd_films())
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGHUP])
+def test_the_processes_of_a_pool_end_with_the_one_that_made_it(end):
+    code = (
+        "import os, time\n"
+        "from leadapron.plugins import worker_pool\n"
+        "pool = worker_pool(1)\n"
+        "print(pool.submit(os.getpid).result(), flush=True)\n"
+        "pool.submit(time.sleep, 600).result()\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    worker = int(parent.stdout.readline())
+    parent.send_signal(end)
+    try:
+        parent.communicate(timeout=30)  # till nobody is left who could write
+    except subprocess.TimeoutExpired:
+        os.kill(worker, signal.SIGKILL)
+        raise
+    assert parent.returncode == -end

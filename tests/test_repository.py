@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import datetime
 import importlib.util
 import re
@@ -235,3 +236,50 @@ def test_checksums_are_those_of_the_files(tmp_path):
     assert release.write_checksums(tmp_path).read_text() == (
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad  a\n"
     )
+
+
+# --- the house: what keeps it easy to walk
+
+SOURCE = ROOT / "src" / "leadapron"
+TREES = {path.relative_to(SOURCE): ast.parse(path.read_bytes()) for path in SOURCE.rglob("*.py")}
+
+
+def functions():
+    """Every function with the file that it stands in."""
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                yield path, node
+
+
+REPAIR = "jobs/repair.py"
+"""Opens, calls and writes, and holds the ladder of repairs as well, which has to move."""
+
+
+def test_no_function_is_longer_than_80_lines():
+    long = {
+        f"{path}:{node.name}": lines
+        for path, node in functions()
+        if (lines := node.end_lineno - node.lineno + 1) > 80 and str(path) != REPAIR
+    }
+    assert not long
+
+
+def test_jobs_open_call_and_write():
+    lines = {path.name: len((SOURCE / path).read_text().splitlines())
+             for path in TREES if path.parts[0] == "jobs"}  # fmt: skip
+    assert sum(lines.values()) <= 2500
+    assert not {name: n for name, n in lines.items() if n > 150 and f"jobs/{name}" != REPAIR}
+
+
+@pytest.mark.parametrize("room", ["detect", "results", "study", "evaluate"])
+def test_signatures_name_what_they_take(room):
+    """A dictionary of anything says nothing of what is in it."""
+    vague = []
+    for path, node in functions():
+        if path.parts[0] == room:
+            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            notes = [each.annotation for each in given] + [node.returns]
+            if any("dict[str, Any]" in ast.unparse(note) for note in notes if note is not None):
+                vague.append(f"{path}:{node.name}")
+    assert not vague

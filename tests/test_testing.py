@@ -71,7 +71,7 @@ def test_repairs(name):
     marks = {"marks": (Stamp(side=2, value=255, row=0, column=0),)} if "marks" in settings else {}
     repair = REPAIRS[name](**marks)
     if "optimisation" in settings:
-        quick = replace(repair.optimisation, epochs=2, batch_size=8, most_films=64)
+        quick = replace(repair.optimisation, epochs=2, batch_size=8, most_films=100)
         repair = replace(repair, optimisation=quick)
     check_repair(repair)
 

@@ -40,7 +40,7 @@ class Registry(SphinxDirective):
         """Return a table, and each entry whole."""
         module, _, name = self.config.registries[self.arguments[0]].partition(":")
         registry = getattr(importlib.import_module(module), name)
-        entries = {key: _documented(entry) for key, entry in registry.items()}
+        entries = {key: _documented(registry.code(entry)) for key, entry in registry.items()}
         by_path = {f"{each.__module__}.{each.__qualname__}": each for each in entries.values()}
         lines = [*_table(entries), *_whole(by_path)]
         return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, TypeVar
@@ -43,13 +45,13 @@ KINDS: Mapping[str, str] = MappingProxyType(
     {
         "source": "leadapron.sources:SOURCES",
         "trigger": "leadapron.attacks.triggers:TRIGGERS",
-        "network": "leadapron.models.networks:ARCHITECTURES",
+        "network": "leadapron.models.architectures:ARCHITECTURES",
         "explainer": "leadapron.explainers:EXPLAINERS",
         "feature_detector": "leadapron.detect.features:FEATURE_DETECTORS",
         "input_detector": "leadapron.detect.inputs:INPUT_DETECTORS",
         "statistic": "leadapron.detect.models:STATISTICS",
-        "repair": "leadapron.repairs:REPAIRS",
         "film_method": "leadapron.detect.films:METHODS",
+        "repair": "leadapron.repairs:REPAIRS",
     }
 )
 """Of each kind of method, as in the entry points "leadapron.KIND", where its registry is."""
@@ -61,31 +63,53 @@ OPTION = "--plugin FILE.py|NAME"
 """What is typed to load a plugin."""
 
 
+@dataclass(frozen=True)
+class At:
+    """Where one of the package's own methods is, so that its module is loaded when it is wanted.
+
+    Args:
+        place: "module:name".
+    """
+
+    place: str
+
+    def load(self) -> Any:
+        """Return the method."""
+        module, _, name = self.place.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
 class Registry(MutableMapping[str, T]):
     """The methods of one kind by name: the package's own, and those that plugins add.
 
     Args:
         kind: of `KINDS`.
-        built_in: the package's own; no other can take one of their names.
+        built_in: the package's own, or where they are; no other can take one of their names.
         code: gives the part of a method whose source decides what it does.
     """
 
     def __init__(
-        self, kind: str, built_in: Mapping[str, T], code: Callable[[T], Any] = lambda method: method
+        self,
+        kind: str,
+        built_in: Mapping[str, T | At],
+        code: Callable[[T], Any] = lambda method: method,
     ) -> None:
         self.kind, self.words = kind, kind.replace("_", " ")
         self._methods = dict(built_in)
-        self._built_in, self._code = dict(built_in), code
+        self._built_in, self.code = dict(built_in), code
 
     def __setitem__(self, name: str, method: T) -> None:
         """Add a method; UsageError where the name is one of the package's own."""
-        if self._built_in.get(name, method) is not method:
+        if name in self._built_in and _loaded_method(self._built_in, name) is not method:
             raise UsageError(f"the {self.words} {name!r} is built in; call yours something else")
         self._methods[name] = method
         _added.append(f"{self.words} {name}")
 
     def __getitem__(self, name: str) -> T:
-        return self._methods[name]
+        return _loaded_method(self._methods, name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._methods  # which loads nothing
 
     def __delitem__(self, name: str) -> None:
         del self._methods[name]
@@ -103,12 +127,16 @@ class Registry(MutableMapping[str, T]):
             UnknownNameError: no such method.
             LeadapronError: an entry point that can't be loaded.
         """
+        self.require(name)
+        return self[name]
+
+    def require(self, name: str) -> None:
+        """Raise as `find` does; one of the package's own is not loaded for that."""
         if name not in self._methods:
             for entry in entry_points(group=_group(self.kind), name=name):
                 self[name] = _entered(entry)
         if name not in self._methods:
             raise self.unknown(name)
-        return self._methods[name]
 
     def unknown(self, name: str) -> UnknownNameError:
         """Return the error of a name that none of the methods here has."""
@@ -126,9 +154,18 @@ class Registry(MutableMapping[str, T]):
             UsageError: one without a source file.
             StoreError: a source file that can't be read.
         """
-        whats = {f"{self.words} {name}": self._code(self._methods[name]) for name in names}
+        whats = {f"{self.words} {name}": self.code(self[name]) for name in names}
         found = {what: code_of(method, what) for what, method in whats.items()}
         return {what: code for what, code in found.items() if code}
+
+
+def _loaded_method(methods: dict[str, T | At], name: str) -> T:
+    """A method, which takes the place of where it is."""
+    method = methods[name]
+    if isinstance(method, At):
+        loaded: T = method.load()
+        methods[name] = method = loaded
+    return method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +239,7 @@ def worker_pool(
     initializer: Callable[..., object] | None = None,
     initargs: tuple[Any, ...] = (),
 ) -> ProcessPoolExecutor:
-    """Return a pool of new processes that have the plugins of this one.
+    """Return a pool of new processes that have the plugins of this one, and end with it.
 
     Args:
         workers: how many; one a core if left out.
@@ -234,8 +271,17 @@ def _load_again(plugins: Iterable[Plugin]) -> None:
 
 
 def _begin(_: None, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+    threading.Thread(target=_end_with_parent, name="leadapron-parent", daemon=True).start()
     if initializer is not None:
         initializer(*initargs)
+
+
+def _end_with_parent() -> None:
+    """Wait for who made this process, and end: one that is killed can't stop its pool."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run(path: Path) -> str:

@@ -61,7 +61,7 @@ RESULTS_VERSION = 4
 """Raised when equal specs would give other numbers; it is part of every run's key."""
 
 SCHEMA = 1
-"""Version of the layout of rows and manifest."""
+"""Version of the layout of rows."""
 
 LOCK = ".lock"
 """The file that is locked to hold a folder."""
@@ -364,7 +364,6 @@ def manifest() -> dict[str, Any]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return {
-        "schema": SCHEMA,
         "results_version": RESULTS_VERSION,
         "versions": versions,
         "python": platform.python_version(),

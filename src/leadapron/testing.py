@@ -36,9 +36,8 @@ from leadapron.detect.films import (
     Found,
     MarkMethod,
     Observed,
-    limits,
-    observe,
 )
+from leadapron.detect.films.observe import limits, observe
 from leadapron.detect.films.preparation import Prepared, prepare
 from leadapron.detect.inputs import InputDetector, Readings, read
 from leadapron.detect.inputs.gate_file import DTYPES
@@ -49,8 +48,9 @@ from leadapron.explainers import Explainer
 from leadapron.films.cache import Cache
 from leadapron.films.cohort import Cohort, ImageArray, drawn
 from leadapron.films.preprocessing import Preprocessing
+from leadapron.models.architectures import ARCHITECTURES
 from leadapron.models.classifier import NetworkClassifier, load_classifier, save_classifier
-from leadapron.models.networks import ARCHITECTURES, Network, build_network
+from leadapron.models.networks import Network, build_network
 from leadapron.models.protocols import BlackBox, Capability, Differentiable, Floats
 from leadapron.repairs import MOST_FILMS, Optimisation, Repair
 from leadapron.seeds import stream
@@ -298,7 +298,7 @@ def _check_not_stated(method: FilmMethod, sample: _Sample, named: NDArray[np.boo
     """Labels that aren't stated are neither findings nor their absence."""
     labels = np.where(stream(0, "stated").random(len(named)) < 0.5, 1, 0).astype(np.float32)
     marked = named if named.any() else sample.marked
-    for part, unknown in (("the films that it names", marked), ("all films", named | True)):
+    for part, unknown in (("the films that it names", marked), ("all films", np.ones_like(named))):
         column = np.where(unknown, np.nan, labels).astype(np.float32)[:, None]
         cohort = dataclasses.replace(
             sample.cohort, labels=column, findings=sample.cohort.findings[:1]

@@ -21,7 +21,8 @@ from leadapron.models.networks import build_network
 from leadapron.report import study_lines
 from leadapron.results.zoo import read_truth
 from leadapron.sources import open_source
-from leadapron.study.plan import complete, plan
+from leadapron.study.plan import plan
+from leadapron.study.settings import complete
 from leadapron.types import Machine
 
 ROOT = Path(__file__).parents[2]

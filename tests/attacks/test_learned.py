@@ -19,8 +19,9 @@ from leadapron.models.classifier import NetworkClassifier, save_classifier
 from leadapron.models.networks import build_network
 from leadapron.sources import open_source
 from leadapron.store import run_key
-from leadapron.study.plan import complete, plan
+from leadapron.study.plan import plan
 from leadapron.study.run import _keyed
+from leadapron.study.settings import complete
 from leadapron.types import Machine
 
 KINDS = {"noise": learn_noise, "generator": learn_generator}

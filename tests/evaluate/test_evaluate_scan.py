@@ -116,6 +116,25 @@ def test_half_of_the_targets_films(opened):
     assert len(key.rows) == carriers // 2
 
 
+def test_a_cell_that_a_source_cannot_hold_is_left_out(source, tmp_path, monkeypatch):
+    box = {"place": "box", "row": 40, "column": 70, "height": 8, "width": 8}
+    cell = Cell(name="wide", trigger={**FIXED, **box}, poisoning={"fraction": 0.05}, draws=2)
+    work = scanner(cell)
+    cohort = open_source("phantom:64", count=60)
+    work.opened[source] = evaluate._Opened(cohort, None, None, None)
+    monkeypatch.setattr(evaluate, "CARRIERS", 1)
+    rows = [work(Task("poisoned", source, "wide", draw)) for draw in range(2)]
+    why = "a 3x3 square at place 'box' does not fit on 64x64 pixels"
+    assert all(row["left_out"].startswith(why) for row in rows)
+    settings = {"preset": "quick", "sources": [source], "also": []}
+    facts = {"settings": settings, "cells": [{**TOLD, "name": "wide"}]}
+    page = limits_page(facts, [*rows, {**rows[0], "source": "npz:other.npz"}])
+    assert ": 0 scans without a model" in page
+    assert "## Poison of known kinds" not in page
+    assert f"- **wide** (`films.npz`), 2 sets: {why}" in page
+    assert "- **wide** (`other.npz`), 1 set: " in page
+
+
 def test_a_half_is_scanned(source):
     row = scanner()(Task("half", source, "", 0))
     assert row["verdict"] in ("nothing found", "label-tied mark", "suspicious", "poisoned")
@@ -376,3 +395,42 @@ def test_the_page_says_what_was_asked_of_sets_of_two_classes():
     assert "there are 2: films (films, films2); nih (nih); a joined source adds none" in page
     assert "### `films2`" in page
     assert "--also 'nih:nih + folder:films' --sealed`" in page
+
+
+def test_what_networks_change_is_said_of_sets_that_were_scanned_both_ways(tmp_path):
+    listed = [{**TOLD, "name": "3x3", "floor": 0.8}]
+    world = {
+        "kind": "world", "source": "", "sealed": False, "aimed": False, "recall": None,
+        "precision": None,
+    }  # fmt: skip
+    before = [
+        *(made_up("3x3", number < 2, 1e-9, aimed=True, draw=number) for number in range(6)),
+        {**world, "name": "tied", "draw": 0, "verdict": "poisoned", "expected": "true labels"},
+        {**world, "name": "quiet", "draw": 0, "verdict": "suspicious", "expected": "no poison"},
+        {**world, "name": "quiet", "draw": 1, "verdict": "nothing found", "expected": "no poison"},
+    ]
+    after = [{**row, "verdict": "poisoned"} for row in before[1:4]]
+    after += [{**row, "verdict": "label-tied mark"} for row in before[6:8]]
+    settings = {"preset": "two-class", "sources": ["nih:x"], "also": [], "size": None, "seed": 0}
+    for name, train, rows in (("without", False, before), ("with", True, after)):
+        store.write_json(
+            tmp_path / name / "evaluation.json",
+            {"settings": {**settings, "train": train}, "cells": listed},
+        )
+        store.write_lines(tmp_path / name / "rows.jsonl", rows)
+    without, trained = tmp_path / "without", tmp_path / "with"
+    page = write_limits(tmp_path / "page.md", scan=without, trained=trained).read_text()
+    section = page.partition("## With networks that look")[2]
+    assert "| found: `x` | 6 | 3 | 1 | 3 | 1 poisoned, 2 nothing found | 3 poisoned |" in section
+    assert (
+        "| clean: worlds without poison, open | 2 | 1 | 0 | 1 | 1 suspicious | 1 label-tied mark |"
+    ) in section
+    assert "worlds of true labels, open | 1 | 1 | 0 | 1 | 1 poisoned | 1 label-tied" in section
+    assert "9 scans without a model" in page
+    alone = write_limits(tmp_path / "page.md", scan=trained).read_text()
+    assert "5 scans with networks that are trained for it" in alone
+    assert "--source nih:x --train`" in alone
+    with pytest.raises(UsageError, match="expected an evaluation of the same preset"):
+        write_limits(tmp_path / "page.md", scan=without, trained=without)
+    with pytest.raises(UsageError, match="expected both"):
+        write_limits(tmp_path / "page.md", trained=trained)

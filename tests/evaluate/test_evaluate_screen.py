@@ -18,15 +18,16 @@ from leadapron.detect.inputs.gate import fuse
 from leadapron.errors import StoreError, UnknownNameError, UsageError
 from leadapron.evaluate import screen as job
 from leadapron.evaluate.screen import (
-    Setting,
     evaluate_screen,
     weakened,
 )
+from leadapron.evaluate.settings import Setting
 from leadapron.report.screening_limits import screening_chapter
 from leadapron.results.layout import RunFacts, RunFolder
 from leadapron.sources import open_source
-from leadapron.study.plan import complete, plan
+from leadapron.study.plan import plan
 from leadapron.study.run import divide, open_films, run_study
+from leadapron.study.settings import complete
 from leadapron.study.shards import ONE_PROCESS, Running, Shard
 from leadapron.types import Machine
 

@@ -37,6 +37,7 @@ def pixels(cohort):
 
 def test_ten_worlds_are_sealed_and_clean_ones_are_on_both_sides():
     sides = [[w for w in WORLDS.values() if w.sealed == sealed] for sealed in (True, False)]
+    assert len(WORLDS) == 40
     assert len(sides[0]) == 10
     assert len(sides[1]) >= 20
     for some in sides:

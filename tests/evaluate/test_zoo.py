@@ -12,7 +12,7 @@ import yaml
 from leadapron.errors import StoreError, UsageError
 from leadapron.evaluate.zoo import STAMP, build_zoo
 from leadapron.results.verdicts import POTENT
-from leadapron.results.zoo import Member, attack_facts, read_truth
+from leadapron.results.zoo import Making, Member, read_truth
 from leadapron.types import Machine
 
 SPEC = {
@@ -154,4 +154,4 @@ def test_no_truth_yet(tmp_path):
     ],
 )
 def test_what_is_said_of_an_attack(network, poisoning, facts):
-    assert attack_facts({"network": network, "poisoning": poisoning}) == facts
+    assert Making.of({"network": network, "poisoning": poisoning})._asdict() == facts

@@ -30,13 +30,12 @@ from leadapron.explainers import (
     guided_backprop,
     integrated_gradients,
     layer_cam,
-    occlusion,
     passes,
     smooth_grad,
     unsupported,
     xplain,
 )
-from leadapron.explainers import occlusion as occlusion_function
+from leadapron.explainers.occlusion import occlusion
 from leadapron.films.cohort import Overlay
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.models import classifier as classifiers
@@ -416,8 +415,8 @@ def test_occlusions_defaults_are_a_hundred_squares(classifier, images, monkeypat
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda *a: occlusion_function(*a, window=65), "window 65; expected 1 to 64 pixels"),
-        (lambda *a: occlusion_function(*a, window=8, stride=9), "stride 9; expected 1 to 8"),
+        (lambda *a: occlusion(*a, window=65), "window 65; expected 1 to 64 pixels"),
+        (lambda *a: occlusion(*a, window=8, stride=9), "stride 9; expected 1 to 8"),
         (lambda *a: integrated_gradients(*a, steps=0), "steps 0; expected 1 or more"),
         (lambda *a: integrated_gradients(*a, baseline="blak"), "did you mean black"),
         (lambda *a: smooth_grad(*a, samples=0), "samples 0; expected 1 or more"),

@@ -12,6 +12,7 @@ import pytest
 from click import BadParameter
 from click.testing import CliRunner
 
+from audits import audit_model
 from described import assert_described
 from leadapron.attacks.poisoning import Poisoning, poison
 from leadapron.attacks.triggers import Patch
@@ -22,10 +23,9 @@ from leadapron.detect.models import (
     Comparison,
     StampSweep,
     Statistic,
-    audit_model,
-    harm,
 )
 from leadapron.detect.models import audit as audit_method
+from leadapron.detect.models.harm import harm
 from leadapron.detect.models.judgement import MARGIN, judge_sweep, margin_fallback
 from leadapron.documents import dump, read
 from leadapron.errors import DataError, StoreError, UsageError

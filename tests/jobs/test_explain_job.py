@@ -114,8 +114,9 @@ def blank():
 
 
 def test_films_are_test_films_without_the_finding(study, monkeypatch, tmp_path):
-    from leadapron.study.plan import complete, plan
+    from leadapron.study.plan import plan
     from leadapron.study.run import divide, open_films
+    from leadapron.study.settings import complete
 
     (run,) = plan(complete(TREE))
     test = divide(open_films(run, MACHINE), run.seed)["test"]

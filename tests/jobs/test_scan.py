@@ -17,16 +17,17 @@ from PIL import Image
 from leadapron import cli
 from leadapron.attacks.poisoning import Poisoning, poison
 from leadapron.attacks.triggers import Patch
+from leadapron.detect import rankings
+from leadapron.detect import scanned as scanning
 from leadapron.detect.films.document import Suspect
+from leadapron.detect.scanned import scan_cohort
 from leadapron.documents import dump
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs import clean as cleaning
-from leadapron.jobs import rankings
-from leadapron.jobs import scan as scanning
-from leadapron.jobs.scan import scan_cohort
 from leadapron.report import clean_lines, scan_lines
+from leadapron.report.panels import panels_of
 from leadapron.report.scan import write_scan
 from leadapron.sources import open_source, own_pixels
 from leadapron.sources.own_pixels import open_own_pixels
@@ -158,9 +159,9 @@ def test_a_clean_set_ends_in_0_and_its_page_has_no_pixels(run, tmp_path):
 
 
 def test_json_is_the_whole_answer(run):
-    code, out, _ = run("scan", "phantom:32", "--source.count", 60, "--json")
+    code, out, _ = run("scan", "phantom:32", "--source.count", 120, "--json")
     facts = json.loads(out)
-    assert (code, facts["schema"], facts["films"]) == (0, 1, 60)
+    assert (code, facts["schema"], facts["films"]) == (0, 1, 120)
     assert facts["verdict"]["word"] == "nothing found"
     assert len(facts["methods"]) == 6
     assert facts["suspects"] == facts["rankings"] == []
@@ -187,7 +188,7 @@ def test_without_labels_it_cannot_tell(films, kind):
     found = scan_cohort(other)
     assert found.verdict.word == "can't tell"
     assert not found.suspects
-    words = "CAN'T TELL: no finding has 10 films with it and 10 without"
+    words = "CAN'T TELL: no finding has films of 10 patients with it and of 10 without"
     assert scan_lines(found.document())[0].startswith(words)
 
 
@@ -200,6 +201,9 @@ def test_one_finding_twenty_films_and_constant_films_are_scanned(films):
     assert scan_cohort(films.take(np.arange(19))).verdict.word == "can't tell"
     same = replace(one, labels=np.ones((60, 1), np.float32))
     assert scan_cohort(same).verdict.word == "can't tell"
+    # Nor can sixty films of one patient say anything of others.
+    alone = replace(one, patients=np.full(60, "p"))
+    assert scan_cohort(alone).verdict.word == "can't tell"
     flat = replace(one, images=np.full((60, 64, 64), 7, np.uint8), films=None)
     assert scan_cohort(flat).verdict.word == "nothing found"
 
@@ -241,7 +245,7 @@ def test_uint16_gives_what_uint8_gives(poisoned):
     first, second = scan_cohort(cohort), scan_cohort(deep)
     assert first.verdict.word == second.verdict.word == "poisoned"
     assert [one.id for one in first.suspects] == [one.id for one in second.suspects]
-    panel = scanning.panels_of(second, 0)[0]
+    panel = panels_of(second, 0)[0]
     assert panel.films.dtype == np.uint8
     assert panel.films.max() == 255
 
@@ -249,9 +253,9 @@ def test_uint16_gives_what_uint8_gives(poisoned):
 def test_evidence_without_a_place_is_drawn_whole(poisoned):
     found = scan_cohort(poisoned[0].take(np.arange(200)))
     evidence = replace(found.scan.evidence[0], place=None)
-    panel = scanning.panels_of(replace(found, scan=replace(found.scan, evidence=(evidence,))), 0)[0]
+    panel = panels_of(replace(found, scan=replace(found.scan, evidence=(evidence,))), 0)[0]
     assert panel.films.shape[1:] == (64, 64)
-    placed = scanning.panels_of(found, 0)[0]
+    placed = panels_of(found, 0)[0]
     top, left, height, width = placed.window
     row, column, side = placed.place
     assert (top <= row, left <= column) == (True, True)
@@ -295,6 +299,18 @@ def test_paths_are_those_of_the_files(tree):
 
 
 # --- networks
+
+
+def test_networks_are_advised_where_the_films_alone_leave_it_open(films):
+    some = films.take(np.arange(20))
+    scanned = scan_cohort(some)
+    ranking = rankings.Ranking(name="", unit="", scores=np.zeros(20), evidence=(), notes=())
+    for word, open_ in (("suspicious", True), ("label-tied mark", True), ("poisoned", False)):
+        found = replace(scanned, scan=replace(scanned.scan, verdict=word))
+        alone, seen = (replace(found, rankings=some).verdict.next for some in ((), (ranking,)))
+        assert ("leadapron scan --train" in alone) == open_
+        assert alone.endswith(seen)
+        assert "--train" not in seen
 
 
 def test_rankings_by_a_trained_network_leave_the_verdict(run, folder, monkeypatch, scanned):

@@ -13,6 +13,7 @@ from captum.attr import IntegratedGradients, LayerGradCam, Occlusion, Saliency
 from network_scenes import Convolutional, Transformer, convolutional, transformer
 from torch import nn
 
+from audits import audit_model
 from leadapron.detect.features import FEATURE_DETECTORS, extract
 from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, WEIGHTS, calibrate, judge, read
 from leadapron.detect.models import (
@@ -25,7 +26,6 @@ from leadapron.detect.models import (
     measure_once,
     not_applicable,
 )
-from leadapron.detect.models.audit import audit_model
 from leadapron.errors import StoreError, UnknownNameError, UsageError
 from leadapron.explainers import EXPLAINERS, NEEDS, explained_layer, unsupported
 from leadapron.models import networks

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from audits import audit_model
 from leadapron.detect.features import FEATURE_DETECTORS, extract
 from leadapron.detect.inputs import (
     INPUT_DETECTORS,
@@ -32,17 +33,16 @@ from leadapron.detect.models import (
     Inversion,
     StampSweep,
     Wanted,
-    audit_model,
     compare_statistics,
 )
 from leadapron.detect.models.judgement import most_not_finite, not_finite
+from leadapron.detect.rankings import ranked_by
 from leadapron.documents import dump
 from leadapron.documents import read as read_document
 from leadapron.errors import DataError, LeadapronError
 from leadapron.explainers import EXPLAINERS, unsupported
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
-from leadapron.jobs.rankings import ranked_by
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.foreign import NORMALISATIONS, AskedClassifier, doubts
 from leadapron.models.networks import PooledLinear

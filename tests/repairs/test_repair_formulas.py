@@ -12,6 +12,7 @@ import torch
 from repair_scenes import MARKS, SIDE, classifier, cohort
 from torch import nn
 
+from leadapron import metrics
 from leadapron.detect.models import Moved, Probe, Stamp
 from leadapron.detect.models.stamps import probes
 from leadapron.errors import DataError
@@ -19,16 +20,20 @@ from leadapron.models.bounds import Bounded
 from leadapron.models.networks import PooledLinear
 from leadapron.repairs import (
     ActivationBounds,
+    AttentionDistillation,
     ChannelPruning,
     FinePruning,
+    FineTuning,
     Optimisation,
     Restatistics,
     Retraining,
+    SharedUnlearning,
     StampDistillation,
     StampUnlearning,
     marks_of,
 )
 from leadapron.repairs.activation_bounds import spread_bounds
+from leadapron.repairs.attention import apart, attention, map_layers
 from leadapron.repairs.channel_pruning import outlying
 from leadapron.repairs.feature_shift import keep_norms, overlap
 from leadapron.repairs.fresh import untrained
@@ -36,10 +41,14 @@ from leadapron.repairs.fresh_student import shifted
 from leadapron.repairs.neuron_pruning import prune
 from leadapron.repairs.noise import Noise, disturbed, normalisations, worst_noise
 from leadapron.repairs.path_aware import moved_back
+from leadapron.repairs.reconstruction import unlearn
 from leadapron.repairs.session import Batch, begin
+from leadapron.repairs.shared import disagreement, operating_odds, turned
 from leadapron.repairs.sharpness import moved_up
+from leadapron.repairs.universal import adapting, chosen, within
 
 RNG = np.random.default_rng
+NAN = math.nan
 
 
 def session(kind="stages", films=None):
@@ -163,17 +172,18 @@ def test_the_largest_threshold_that_the_watched_films_allow_cuts():
     def judge():
         judged.append((layer.weight == 0).tolist())
         return work.guard.judge(work.guard.original.logits(work.guard.films.images))._replace(
-            accepted=len(judged) < 3
+            accepted=len(judged) in (1, 3)
         )
 
     work.judge = judge
-    prune(work, {"stages.all.1": torch.tensor([0.0, 0.12, 1.0, 0.5, 0.5])})
+    prune(work, {"stages.all.1": torch.tensor([0.0, 0.12, 0.9, 0.5, 0.5])})
     assert judged == [
         [True, False, False, False, False],
         [True, True, False, False, False],
         [True, True, False, True, True],
+        [True] * 5,
     ]
-    assert layer.weight.tolist() == [0, 0, *before[2:].tolist()]
+    assert layer.weight.tolist() == [0, 0, float(before[2]), 0, 0]  # the last that was accepted
 
 
 # --- UNIT
@@ -222,9 +232,9 @@ def test_gradients_are_taken_on_the_way_back():
         return weight.sum()
 
     moved_back([weight], [torch.zeros(2)], 1.0, closure)  # the way is 5 long
-    moved_back([weight], [torch.zeros(2)], 9.0, closure)  # never beyond
+    moved_back([weight], [torch.zeros(2)], 9.0, closure)  # never beyond the middle
     moved_back([weight], [torch.tensor([3.0, 4.0])], 1.0, closure)  # no way at all
-    assert np.allclose(seen, [[2.4, 3.2], [0, 0], [3, 4]])
+    assert np.allclose(seen, [[2.4, 3.2], [1.5, 2], [3, 4]])
     assert weight.tolist() == [3, 4]
     assert weight.grad.tolist() == [6, 8]
 
@@ -334,6 +344,165 @@ def test_a_channel_that_amplifies_is_cut_unless_films_need_it():
     assert float(after.bias[7].detach()) == 0
     needed = ChannelPruning().repair(made(read=7), films, RNG(0)).module.stages["all"][1]
     assert needed.weight.detach().numpy().all()
+
+
+# --- NAD
+
+
+def test_attention_is_where_a_map_is_large_whatever_its_size():
+    maps = torch.tensor([[[[3.0, 0.0]], [[0.0, 2.0]]]])  # two channels, two places: squares 9 and 4
+    wanted = torch.tensor([9.0, 4.0]) / math.sqrt(81 + 16)
+    assert torch.allclose(attention(maps)[0], wanted)
+    assert torch.allclose(attention(7 * maps)[0], wanted)
+    assert torch.allclose(attention(maps[0].flatten(1).T[None])[0], wanted)  # as tokens
+    assert not attention(0 * maps).any()
+    other = torch.tensor([[[[0.0, 5.0]], [[0.0, 0.0]]]])
+    far = wanted[0] ** 2 + (wanted[1] - 1) ** 2
+    assert float(apart(maps, other)) == pytest.approx(float(far))
+    assert float(apart(maps, maps)) == 0
+
+
+def test_the_last_stages_are_matched_and_of_other_networks_the_last_map():
+    stages = {name: nn.Conv2d(1, 1, 1) for name in "abcd"}
+    network = PooledLinear(stages, 1, 4)
+    assert map_layers(network, 3) == ["stages.b", "stages.c", "stages.d"]
+    assert map_layers(classifier("own").module, 3) == ["network.norm2"]
+
+
+def test_the_teacher_is_what_fine_tuning_makes_and_the_weight_pulls():
+    """Both networks see the same films in the same order, so without a weight they are one."""
+    films, found = cohort(), []
+    settings = Optimisation(optimiser="sgd", learning_rate=0.1, epochs=2, batch_size=8)
+    teacher = FineTuning(optimisation=settings).repair(classifier(), films, RNG(0))
+    for weight in (0.0, 100.0):
+        repair = AttentionDistillation(weights=(weight,), optimisation=settings)
+        model = repair.repair(classifier(), films, RNG(0))
+        found.append(float(np.abs(model.logits(films.images) - teacher.logits(films.images)).max()))
+    assert found[0] < 1e-5 < 1e-2 < found[1]
+
+
+# --- RNP
+
+
+def test_unlearning_ends_at_the_floor_and_moves_up_the_error():
+    films = cohort(160)
+    work = session(films=films)
+    work.tune(Optimisation(epochs=8, learning_rate=0.1, batch_size=8))
+    images = work.student.normalise(torch.from_numpy(work.learn.images[:]))
+    batch = Batch(images, torch.from_numpy(work.learn.labels))
+
+    def now():
+        with torch.no_grad():
+            error = float(work.fit(batch))
+        logits = work.student.logits(work.learn.images)
+        areas = [
+            metrics.auroc(work.learn.labels[:, j], logits[:, j])
+            for j in np.flatnonzero(work.learnable())
+        ]
+        return error, float(np.mean(areas))
+
+    error, area = now()
+    assert area > 0.75
+    told = []
+    work.progress = lambda *step: told.append(step)
+    settings = Optimisation(optimiser="sgd", learning_rate=0.05, epochs=60, statistics="kept")
+    unlearn(work, settings, 0.6)
+    after, left = now()
+    assert after > error
+    assert left <= 0.6
+    assert told[-1][1] < told[-1][2]  # before the epochs were over
+
+
+# --- I-BAU
+
+
+def test_perturbations_keep_their_length():
+    images = torch.tensor([[[3.0, 4.0]], [[0.3, 0.4]], [[0.0, 0.0]]])
+    assert torch.allclose(
+        within(images, 1.0), torch.tensor([[[0.6, 0.8]], [[0.3, 0.4]], [[0.0, 0.0]]])
+    )
+    exact = within(images, 1.0, exactly=True)
+    assert torch.allclose(exact, torch.tensor([[[0.6, 0.8]], [[0.6, 0.8]], [[0.0, 0.0]]]))
+
+
+def test_only_stated_findings_are_chosen():
+    labels = torch.tensor([[NAN, 1.0, 0.0]] * 50 + [[NAN, NAN, NAN]])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = chosen(labels)
+    assert set(found[:50].tolist()) == {1, 2}
+    assert found[50] == -1
+
+
+def test_the_gradient_that_sees_the_perturbation_adapt():
+    """Inner w d - d^2 / 2 is largest at d = w; the outer d^2 then is w^2, whose slope is 2 w.
+
+    A step of rate r is d + r (w - d), so that the sum over m powers of (1 - r) is
+    2 w (1 - (1 - r)^m).
+    """
+    weight = torch.tensor([1.5], requires_grad=True)
+    unused = torch.tensor([9.0], requires_grad=True)
+    rate = 0.5
+    for terms, wanted in ((1, 1.5), (2, 2.25), (30, 3.0)):
+        inner = weight.detach().clone().requires_grad_()
+        slope = weight - inner
+        outer = inner.square().sum()
+        value = adapting(outer, inner + rate * slope, inner, [weight, unused], terms)
+        (gain,) = torch.autograd.grad(value, weight)
+        assert float(value.detach()) == 0
+        assert float(gain) == pytest.approx(wanted, rel=1e-6)
+
+
+# --- SAU
+
+
+def test_disagreement_of_two_models():
+    one, other = torch.tensor([[0.0, math.log(3), 50.0]]), torch.tensor([[0.0, -math.log(3), 0.0]])
+    stated = torch.tensor([[True, True, False]])
+    quarter = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    assert float(disagreement(one, other, stated)) == pytest.approx((math.log(2) - quarter) / 2)
+    assert float(disagreement(one, one, stated)) == pytest.approx(0, abs=1e-7)
+    far = torch.tensor([[200.0]])
+    assert float(disagreement(far, -far, far > 0)) == pytest.approx(math.log(2), rel=1e-3)
+
+
+def test_a_film_is_turned_beyond_the_threshold_of_its_prevalence():
+    odds = np.array([[0.0], [1.0], [2.0], [3.0]], np.float32)
+    labels = np.array([[0], [0], [NAN], [1]], np.float32)
+    thresholds = operating_odds(odds, labels)
+    assert thresholds.tolist() == pytest.approx([5 / 3])  # 2/3 of the way in 0, 1, 3
+    assert np.isnan(operating_odds(odds, np.full((4, 1), NAN, np.float32))).all()
+    found = turned(
+        torch.tensor([[2.0], [1.0], [9.0], [1.0]]),
+        torch.from_numpy(labels),
+        torch.from_numpy(thresholds),
+    )
+    assert found[:, 0].tolist() == pytest.approx([0, NAN, NAN, 1], nan_ok=True)
+
+
+def test_a_shared_change_turns_both_networks_alike():
+    films = cohort()
+    work = session(films=films)
+    images = work.student.normalise(torch.from_numpy(work.learn.images[:]))
+    batch = Batch(images, torch.from_numpy(work.learn.labels))
+
+    def after(**weights):
+        with work.seeded("x"):
+            change = SharedUnlearning(epsilon=0.1, **weights).changes(work, batch)
+        assert float(change.abs().max()) <= 0.1 / work.student.std + 1e-6
+        with torch.no_grad():
+            own = work.odds(work.answers(images + change))
+            theirs = work.odds(work.original.module(images + change))
+            error = float(work.loss(own, batch.labels))
+            return error, float(disagreement(own, theirs, ~batch.labels.isnan()))
+
+    with torch.no_grad():
+        work.head.weight[0] *= -1
+        clean = float(work.fit(batch))
+    harmful, apart = after(error=1.0, agreement=0.0)
+    _, agreed = after(error=0.0, agreement=1.0)
+    assert harmful > clean
+    assert agreed < apart
 
 
 # --- a backdoor in a channel of its own

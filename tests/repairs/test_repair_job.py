@@ -15,9 +15,9 @@ from proof_scenes import answering
 from repair_scenes import TARGET, TRIGGER, classifier, cohort, films, success
 
 import leadapron as la
+from audits import audit_model
 from leadapron.cli import cli
 from leadapron.detect.models import StampSweep
-from leadapron.detect.models.audit import audit_model
 from leadapron.documents import dump, read
 from leadapron.errors import DataError, StoreError, UnknownNameError, UsageError
 from leadapron.films.cohort import Cohort

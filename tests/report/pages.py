@@ -12,11 +12,12 @@ from input_scenes import backdoored, black_square, films
 from PIL import Image
 from study_folder import Plan, write_study
 
+from audits import audit_model
 from leadapron.attacks.poisoning import Poisoning, poison
 from leadapron.attacks.triggers import Patch
 from leadapron.detect.inputs import INPUT_DETECTORS, calibration
 from leadapron.detect.inputs.screening import screening
-from leadapron.detect.models import StampSweep, audit_model
+from leadapron.detect.models import StampSweep
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs import calibrate as calibrate_job

@@ -21,14 +21,6 @@ def after(code: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
-def test_a_scan_without_a_page_loads_neither_matplotlib_nor_jinja2():
-    code = (
-        "from leadapron.cli import cli\n"
-        "cli(['scan', 'phantom:32', '--source.count', '40'], standalone_mode=False)"
-    )
-    assert after(code) == "[]"
-
-
 def test_screening_without_a_page_loads_neither_matplotlib_nor_jinja2():
     tree = ast.parse(Path(models.__file__).read_text())
     (run,) = (

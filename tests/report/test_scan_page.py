@@ -139,7 +139,7 @@ def test_lines_begin_with_the_verdict_and_cut_long_lists(found):
         ("suspicious", "more than the 0.01"),
         ("nothing found", "no proof"),
         ("label-tied mark", "a shortcut"),
-        ("can't tell", "no finding has 10 films with it"),
+        ("can't tell", "no finding has films of 10 patients with it"),
     ],
 )
 def test_verdicts_in_words(found, verdict, said, tmp_path):

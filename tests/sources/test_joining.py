@@ -10,7 +10,8 @@ from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.sources import open_source
 from leadapron.sources.joining import join
-from leadapron.study.plan import complete, plan
+from leadapron.study.plan import plan
+from leadapron.study.settings import complete
 from leadapron.types import said
 from nih_tree import ROWS, write_tree
 

@@ -6,7 +6,8 @@ import pytest
 
 from leadapron.attacks.triggers import Altered, Patch
 from leadapron.errors import LeadapronError, UnknownNameError, UsageError
-from leadapron.study.plan import complete, plan, sections, settings
+from leadapron.study.plan import plan
+from leadapron.study.settings import complete, sections, settings
 
 
 def test_an_empty_study_has_every_default_written_out():

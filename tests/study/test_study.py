@@ -21,8 +21,8 @@ from leadapron.results.rows import read_rows
 from leadapron.sources import open_source
 from leadapron.study import run as study
 from leadapron.study.cost import Cost
-from leadapron.study.plan import complete
 from leadapron.study.run import divide, run_study
+from leadapron.study.settings import complete
 from leadapron.study.shards import Running, Shard
 from leadapron.types import Machine, Note
 

@@ -11,15 +11,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from leadapron.api.opening import Films, refuse_settings
 from leadapron.api.showing import Shown
-from leadapron.detect.films.cleaned import Cleaned
+from leadapron.detect.films.cleaned import Cleaned, Drop
 from leadapron.detect.films.description import Description, describe_cohort
+from leadapron.detect.scanned import Scanned, scan_cohort
 from leadapron.documents import dump
 from leadapron.errors import UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.jobs import clean as cleaning
 from leadapron.jobs import describe as describing
 from leadapron.jobs import scan as scanning
-from leadapron.jobs.scan import Scanned
 from leadapron.sources import named_source
 from leadapron.types import AUTO, Machine
 
@@ -58,9 +58,10 @@ class ScanResult(Shown, Scanned):
         Raises:
             UsageError: there is no evidence of poison.
         """
+        from leadapron.report.panels import panels_of
         from leadapron.report.plots import plot_panel
 
-        panels = scanning.panels_of(self, seed=0)
+        panels = panels_of(self, seed=0)
         if not panels:
             raise UsageError("there is no evidence of poison to draw")
         (first, *_) = self.document().poison
@@ -163,7 +164,7 @@ def scan(
     network = None if model is None else scanning.open_network(model, {}, machine)
     if model is not None and train:
         raise UsageError("`model` and `train`: expected one of them")
-    found = scanning.scan_cohort(
+    found = scan_cohort(
         cohort,
         "films in memory",
         false_alarm=false_alarm,
@@ -249,11 +250,11 @@ def clean(
     return CleanResult(**vars(done))
 
 
-def _drop(drop: Scanned | Iterable[str]) -> cleaning.Drop:
+def _drop(drop: Scanned | Iterable[str]) -> Drop:
     if isinstance(drop, Scanned):
         names = tuple(one.id for one in drop.suspects)
-        return cleaning.Drop(name="the scan", ids=names, scan=drop.document())
-    return cleaning.Drop(name="drop", ids=tuple(map(str, drop)))
+        return Drop(name="the scan", ids=names, scan=drop.document())
+    return Drop(name="drop", ids=tuple(map(str, drop)))
 
 
 def _named(

@@ -16,19 +16,21 @@ from leadapron.api.showing import Shown
 from leadapron.detect.inputs.calibration import Calibrated, calibrate_opened
 from leadapron.detect.inputs.gate_file import write_gate
 from leadapron.detect.inputs.screening import ScreenedFilm, Screening, screen_images, screening
-from leadapron.detect.models.audit import STEPS, Audit, Subject, audit_subject
-from leadapron.detect.models.judgement import FALSE_ALARM as AUDIT_FALSE_ALARM
+from leadapron.detect.models.audit import Audit, Subject, audit_subject
+from leadapron.detect.models.defaults import FALSE_ALARM as AUDIT_FALSE_ALARM
+from leadapron.detect.models.defaults import FILMS, STEPS
 from leadapron.detect.models.sweep import StampSweep
 from leadapron.documents import dump
 from leadapron.errors import UnknownNameError, UsageError
 from leadapron.explainers import EXPLAINERS, NEEDS
+from leadapron.explainers.document import Explained
 from leadapron.films.cache import default_folder
 from leadapron.films.cohort import Cohort
 from leadapron.jobs import audit as auditing
 from leadapron.jobs import calibrate as calibrating
 from leadapron.jobs.screen import OpenGate, open_gate
 from leadapron.jobs.screen import screen as screen_files
-from leadapron.models.foreign import Opened, doubts
+from leadapron.models.foreign import Opened
 from leadapron.models.protocols import BlackBox, columns_of, differentiable
 from leadapron.sources.listed import films_of
 from leadapron.types import AUTO, Machine
@@ -206,14 +208,14 @@ class ExplainResult(Shown):
 
     def facts(self) -> dict[str, Any]:
         """Return method, findings, probabilities and peaks; the maps are arrays."""
-        return {
-            "schema": 1,
-            "verdict": "done",
-            "method": self.method,
-            "findings": list(self.findings),
-            "probabilities": self.probabilities.tolist(),
-            "peaks": self.peaks.tolist(),
-        }
+        return dump(
+            Explained(
+                method=self.method,
+                findings=self.findings,
+                probabilities=self.probabilities.astype(np.float64),
+                peaks=tuple(tuple((y, x) for y, x in film) for film in self.peaks.tolist()),
+            )
+        )
 
     def lines(self) -> Sequence[str]:
         """Return it for a terminal, line by line."""
@@ -235,7 +237,7 @@ def audit(
     labels: NDArray[Any] | None = None,
     reference: str | os.PathLike[str] | Sequence[Model] = (),
     false_alarm: float = AUDIT_FALSE_ALARM,
-    films: int = auditing.FILMS,
+    films: int = FILMS,
     sweep: StampSweep | None = None,
     steps: int = STEPS,
     statistics: bool = True,
@@ -266,22 +268,16 @@ def audit(
         LeadapronError: as `open_model` and `open_source`.
     """
     opened = model_of(model, machine)
-    classifier = opened.classifier
     cohort = labelled(clean, labels, opened, machine, settings, films)
-    own = Subject(classifier=classifier, name=name_of(model), content=opened.content)
+    own = Subject.of(opened, name_of(model), cohort)
     if isinstance(reference, str | os.PathLike):
         others = auditing.references_in(Path(reference), own, machine)
     else:
-        others = [
-            Subject(classifier=each.classifier, name=name, content=each.content)
-            for name, each in ((name_of(other), model_of(other, machine)) for other in reference)
-        ]
+        others = [Subject.of(model_of(other, machine), name_of(other)) for other in reference]
     found = audit_subject(
         own,
         cohort,
         others,
-        origin=opened.origin,
-        notes=(*opened.notes, *doubts(classifier, cohort)),
         false_alarm=false_alarm,
         sweep=sweep,
         steps=steps,

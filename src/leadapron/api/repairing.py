@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from leadapron.api.models import labelled, name_of
 from leadapron.api.opening import Films, Model, model_of
 from leadapron.api.showing import Shown
-from leadapron.detect.models.audit import STEPS, Audit, Subject
+from leadapron.detect.models.audit import Audit, Subject
+from leadapron.detect.models.defaults import STEPS
 from leadapron.detect.models.sweep import StampSweep
 from leadapron.documents import dump
 from leadapron.errors import UsageError

@@ -29,8 +29,7 @@ NUMBER = {"type": click.IntRange(0), "metavar": "N"}
 
 def evaluate_scan_command() -> click.Command:
     """Make the command."""
-    from leadapron.evaluate.presets import PRESETS
-    from leadapron.evaluate.scan import GROUPS
+    from leadapron.evaluate.presets import GROUPS, PRESETS
 
     return command(
         "scan",
@@ -168,18 +167,30 @@ def evaluate_page_command() -> click.Command:
     return command(
         "page",
         write_page,
-        how={"scan": folder, "audit": folder, "screen": folder, "out": {"type": Written("file")}},
+        how={
+            "scan": folder,
+            "trained": folder,
+            "audit": folder,
+            "screen": folder,
+            "out": {"type": Written("file")},
+        },
         progress=False,
     )
 
 
 def write_page(
-    *, scan: Path | None = None, audit: Path | None = None, screen: Path | None = None, out: Path
+    *,
+    scan: Path | None = None,
+    trained: Path | None = None,
+    audit: Path | None = None,
+    screen: Path | None = None,
+    out: Path,
 ) -> Answer:
     """Write the results of several evaluations on one page.
 
     Args:
         scan: folder of `evaluate scan`.
+        trained: folder of `evaluate scan --train`, compared with that of --scan.
         audit: folder of `evaluate audit`.
         screen: folder of `evaluate screen`.
         out: the Markdown file.
@@ -188,7 +199,7 @@ def write_page(
 
     if scan is audit is screen is None:
         raise UsageError("nothing to write; expected --scan, --audit or --screen, each a FOLDER")
-    write_limits(out, scan=scan, audit=audit, screen=screen)
+    write_limits(out, scan=scan, trained=trained, audit=audit, screen=screen)
     return done([f"Page: {out}"], page=str(out), indent=None)
 
 

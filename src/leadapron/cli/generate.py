@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import dataclasses
 import inspect
 import json
@@ -185,41 +186,33 @@ def _loaded(job: str | Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-LIGHT = (
-    "__future__", "collections.abc", "pathlib", "typing", "leadapron.study.shards",
-    "leadapron.types",
-)  # fmt: skip
-"""Modules that are loaded for a signature."""
-
-
 def _stub(job: str) -> Callable[..., Any] | None:
     """A job's signature and docstring, read from its file: importing it may load torch and scipy.
 
-    None where the signature needs more than the types and constants that its module shows.
+    What the signature names is imported, and nothing else. None where it names what its module
+    neither imports nor states as a constant.
     """
-    from leadapron.specs import parameters
-
     module, _, name = job.partition(":")
     spec = find_spec(module)
     assert spec is not None
     assert spec.origin is not None
+    body = ast.parse(Path(spec.origin).read_bytes()).body
+    (function,) = (n for n in body if isinstance(n, ast.FunctionDef) and n.name == name)
+    function.decorator_list, function.returns, function.body = [], None, function.body[:1]
+    wanted = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
     shown: list[ast.stmt] = []
-    for node in ast.parse(Path(spec.origin).read_bytes()).body:
-        if isinstance(node, ast.FunctionDef) and node.name == name:
-            node.decorator_list, node.returns, node.body = [], None, node.body[:1]
-            shown.append(node)
-        elif (isinstance(node, ast.ImportFrom) and node.module in LIGHT) or (
-            isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
-        ):
+    for node in body:
+        if isinstance(node, ast.ImportFrom):
+            named = [each for each in node.names if (each.asname or each.name) in wanted]
+            if named or node.module == "__future__":
+                shown.append(ast.ImportFrom(node.module, named or node.names, 0))
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
             shown.append(node)
     known: dict[str, Any] = {}
-    try:
-        exec(compile(ast.Module(shown, []), spec.origin, "exec"), known)  # noqa: S102 (our own)
-        stub: Callable[..., Any] = known[name]
-        parameters(stub, positional=True)
-    except (KeyError, NameError):
-        return None
-    return stub
+    whole = ast.fix_missing_locations(ast.Module([*shown, function], []))
+    exec(compile(whole, spec.origin, "exec"), known)  # noqa: S102 (our own)
+    stub: Callable[..., Any] = known[name]
+    return stub if wanted <= {*known, *vars(builtins)} else None
 
 
 def _streams(target: Callable[..., Any]) -> bool:

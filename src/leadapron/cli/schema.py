@@ -19,6 +19,9 @@ DOCUMENTS: Mapping[str, tuple[str, str]] = {
     "calibrate": ("leadapron.detect.inputs.calibration", "CalibrationDocument"),
     "screen": ("leadapron.detect.inputs.screening", "Screening"),
     "gate": ("leadapron.detect.inputs.gate_file", "GateDocument"),
+    "study": ("leadapron.results.manifest", "StudyManifest"),
+    "explain": ("leadapron.study.explained", "Explanations"),
+    "maps": ("leadapron.explainers.document", "Explained"),
 }
 """Module and class of each document; none is imported before it is asked for."""
 

@@ -52,7 +52,7 @@ class Settings:
 
     def long_options(self) -> list[click.Parameter]:
         """Return an option for each setting, `--section.name`."""
-        from leadapron.study.plan import settings
+        from leadapron.study.settings import settings
 
         known = settings()
         wanted = {
@@ -141,7 +141,7 @@ def _shorthand(name: str) -> click.Option:
     if name == "source":
         return source_option()
     if name == "network":
-        from leadapron.models.networks import ARCHITECTURES
+        from leadapron.models.architectures import ARCHITECTURES
 
         text, kind = f"Architecture: {', '.join(ARCHITECTURES)}.", str
     elif name == "trigger":
@@ -149,7 +149,7 @@ def _shorthand(name: str) -> click.Option:
 
         text, kind = f"What is planted: {', '.join(TRIGGERS)}.", str
     else:
-        from leadapron.study.plan import SHORTHANDS, settings
+        from leadapron.study.settings import SHORTHANDS, settings
 
         section, setting = SHORTHANDS[name]
         parameter = settings()[section][setting]

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from leadapron.cli.generate import Answer, command, done
+from leadapron.cli.generate import Answer, command, done, of_document
 from leadapron.cli.kinds import Names, Written
 from leadapron.cli.settings import Settings, over
 from leadapron.errors import StoreError, UnknownNameError, UsageError
@@ -188,8 +188,8 @@ def explain_command() -> click.Command:
     )
 
 
-def _explained(found: Any, call: Mapping[str, Any]) -> Answer:
-    out, n = call["out"], found.films
+def _explained(found: Any, _: Mapping[str, Any]) -> Answer:
+    n = found.films
 
     def lines() -> Iterator[str]:
         yield (
@@ -203,9 +203,9 @@ def _explained(found: Any, call: Mapping[str, Any]) -> Answer:
         for name, reason in found.skipped.items():
             yield f"{name}: skipped, {reason}"
         yield f"a random point would hit {found.chance:.1f}, the centre {found.centre}"
-        yield f"Picture: {out}"
+        yield f"Picture: {found.file}"
 
-    return done(lines(), file=str(out), **asdict(found))
+    return of_document(found, lines())
 
 
 def zoo_command() -> click.Command:

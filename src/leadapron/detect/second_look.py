@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from leadapron.detect.films import FEWEST, Hidden, Look, SecondLook
+from leadapron.detect.scores import SeenBy
 from leadapron.errors import DataError
 from leadapron.films.cohort import Cohort, ImageArray, Rows, blocks, split_by_patient
 from leadapron.films.preprocessing import Preprocessing
@@ -180,10 +181,7 @@ def trained_network(
             )
             return network.logits(films.images[apart]).astype(np.float64)
 
-        return Look(
-            **_cross_fitted(cohort, hidden, seed, read),
-            seen_by="a network trained on these films",
-        )
+        return _cross_fitted(cohort, hidden, seed, read, seen_by="a network trained on these films")
 
     return look
 
@@ -215,17 +213,10 @@ def given_network(
                 progress("looking with the network", int(rows[-1]) + 1, len(cohort))
         features = np.concatenate(parts).astype(np.float64)
 
-        return Look(
-            **_cross_fitted(
-                cohort,
-                hidden,
-                seed,
-                lambda _, teach, columns, apart: _heads(
-                    features, teach, cohort.labels[:, columns], apart
-                ),
-            ),
-            seen_by="the given network",
-        )
+        def read(_: int, teach: Rows, columns: list[int], apart: Rows) -> NDArray[np.float64]:
+            return _heads(features, teach, cohort.labels[:, columns], apart)
+
+        return _cross_fitted(cohort, hidden, seed, read, seen_by="the given network")
 
     return look
 
@@ -233,7 +224,9 @@ def given_network(
 Read = Callable[[int, Rows, list[int], Rows], NDArray[np.float64]]
 
 
-def _cross_fitted(cohort: Cohort, hidden: Hidden, seed: int, read: Read) -> dict[str, Any]:
+def _cross_fitted(
+    cohort: Cohort, hidden: Hidden, seed: int, read: Read, *, seen_by: SeenBy
+) -> Look:
     """Read each part of the patients by what learnt from the unmarked films of the others.
 
     Args:
@@ -242,9 +235,7 @@ def _cross_fitted(cohort: Cohort, hidden: Hidden, seed: int, read: Read) -> dict
         seed: divides the patients.
         read: given the part's number, the rows to learn from, the columns of the findings, and the
             rows to read, returns logits.
-
-    Returns:
-        The fields of `Look` that come of it.
+        seen_by: what reads, in words.
     """
     logits = np.full(cohort.labels.shape, np.nan)
     unmarked = np.ones(len(cohort), dtype=np.bool_)
@@ -279,7 +270,7 @@ def _cross_fitted(cohort: Cohort, hidden: Hidden, seed: int, read: Read) -> dict
             )
     except DataError as error:  # the films' own verdict doesn't rest on the network
         notes.append(f"a network can't look at the films: {error}")
-    return {"logits": logits, "findings": cohort.findings, "notes": tuple(notes)}
+    return Look(logits=logits, findings=cohort.findings, notes=tuple(notes), seen_by=seen_by)
 
 
 def _heads(

@@ -24,8 +24,8 @@ from leadapron.detect.models import (
     measure_once,
     sweep_once,
 )
+from leadapron.detect.models.defaults import FILMS
 from leadapron.detect.models.judgement import compare_sweeps, judge_model, shift_table
-from leadapron.detect.models.sweep import FILMS
 from leadapron.errors import StoreError, UsageError
 from leadapron.evaluate.runner import Evaluation, Row
 from leadapron.films.cache import default_folder
@@ -33,7 +33,7 @@ from leadapron.films.cohort import Cohort, drawn
 from leadapron.models.classifier import Differentiable
 from leadapron.models.foreign import open_model
 from leadapron.results.layout import ZooFolder
-from leadapron.results.zoo import Member, attack_facts, read_truth
+from leadapron.results.zoo import Making, Member, read_truth
 from leadapron.sources import AND, open_source
 from leadapron.specs import forgiving
 from leadapron.study.run import divide
@@ -95,11 +95,7 @@ def evaluate_audit(
     """
     everyone = read_truth(zoo)
     members = [each for each in everyone if sealed or not each.sealed]
-    clean_models = sum(each.kind == "clean" for each in members)
-    if clean_models < LEAST_CLEAN:
-        raise UsageError(
-            f"{zoo} has {clean_models} clean models to judge others by; expected {LEAST_CLEAN}"
-        )
+    _refuse_few(zoo, members)
     sweeper = _Sweeper(
         zoo=zoo,
         clean=clean,
@@ -173,6 +169,14 @@ class _Group(NamedTuple):
     source: str
 
 
+def _refuse_few(zoo: Path, members: Sequence[Member]) -> None:
+    clean_models = sum(each.kind == "clean" for each in members)
+    if clean_models < LEAST_CLEAN:
+        raise UsageError(
+            f"{zoo} has {clean_models} clean models to judge others by; expected {LEAST_CLEAN}"
+        )
+
+
 class _Looked(NamedTuple):
     """A model, swept: what was seen of it, and of the run that made it what the attack wants."""
 
@@ -182,7 +186,7 @@ class _Looked(NamedTuple):
     seconds: float
     direction: Literal["added", "removed"] | None
     statistics: Tables
-    attack: dict[str, Any]
+    attack: Making | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +231,7 @@ def _look(setting: _Sweeper, member: Member) -> _Looked:
     try:
         source, seed = dict(run.spec["source"]), int(run.spec["seed"])
         # A twin's settings say nothing of labels: it has none of the attacker's.
-        attack = {} if member.kind == "clean" else attack_facts(run.spec)
+        attack = None if member.kind == "clean" else Making.of(run.spec)
         labels = run.spec["poisoning"]["labels"] if attack else ""
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{setting.zoo} has no whole spec.json of {member.model}") from error
@@ -307,7 +311,7 @@ def _measured(looked: _Looked) -> Row:
     return {
         **{name: facts[name] for name in KEPT},
         "direction": looked.direction,
-        **looked.attack,
+        **({} if looked.attack is None else looked.attack._asdict()),
         "forwards": looked.swept.forwards,
         "films": list(looked.swept.films),
         "seconds": looked.seconds,
@@ -387,7 +391,7 @@ def _finite_max(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return largest
 
 
-def _told(each: Statistic, direction: str | None) -> dict[str, Any]:
+def _told(each: Statistic, direction: str | None) -> Mapping[str, object]:
     """The strongest excess, p, and the finding that it names in the attack's direction."""
     assert each.excess is not None  # there are references
     named, excess = None, _finite_max(each.excess[None])

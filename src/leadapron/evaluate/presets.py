@@ -9,16 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from leadapron.errors import UnknownNameError, UsageError
 from leadapron.specs import build, grids, validated
 from leadapron.store import parse_yaml
 
-__all__ = ["PRESETS", "Cell", "Group", "Preset", "preset"]
+__all__ = ["GROUPS", "PRESETS", "Cell", "Group", "Kind", "Preset", "cells_file", "preset"]
 
 PRESETS = ("smoke", "quick", "full", "two-class", "joined")
 """Files in cells/."""
+
+Kind = Literal["poisoned", "world", "machines", "phantoms", "whole", "half"]
+
+GROUPS: tuple[Kind, ...] = get_args(Kind)
+"""Poisoned sources; worlds; clean phantoms of two machines with habits; clean phantoms; sources as
+they are; halves of them."""
 
 Group = Literal["known", "evading", "sealed"]
 """Kinds that choices for the scan were made on; attackers who know the scan; kinds that were kept
@@ -97,10 +103,10 @@ def preset(name: str) -> Preset:
     """
     if name not in PRESETS:
         raise UnknownNameError("preset", name, PRESETS)
-    tree = _read(name)
+    tree = dict(cells_file(name))
     cells = _cells(tree.pop("base", {}), tree.pop("cells", []))
     if kinds := tree.pop("kinds", {}):
-        known = _read("kinds")
+        known = cells_file("kinds")
         for part, draws in kinds.items():
             cells += _cells({**known["base"], "draws": draws}, known[part])
     if len({cell.name for cell in cells}) < len(cells):
@@ -108,9 +114,10 @@ def preset(name: str) -> Preset:
     return Preset(cells=tuple(cells), **validated(Preset, tree, name, elsewhere=["cells"]))
 
 
-def _read(name: str) -> dict[str, Any]:
+def cells_file(name: str) -> Mapping[str, Any]:
+    """Return what a file in cells/ says."""
     file = resources.files("leadapron.evaluate") / "cells" / f"{name}.yaml"
-    tree: dict[str, Any] = parse_yaml(file.read_bytes())
+    tree: Mapping[str, Any] = parse_yaml(file.read_bytes())
     return tree
 
 

@@ -8,20 +8,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.attacks.poisoning import Poisoning, poison
 from leadapron.attacks.triggers import TRIGGERS, Reduced, Trigger
-from leadapron.detect.films import Observed, Scan, limits, observe, scan_films
+from leadapron.detect.films import METHODS, Observed, Scan, scan_films
 from leadapron.detect.films.baselines import Plain
-from leadapron.detect.films.observe import Limits
+from leadapron.detect.films.observe import Limits, limits, observe
 from leadapron.detect.scores import Evidence
 from leadapron.detect.second_look import trained_network
 from leadapron.errors import DataError, UsageError
-from leadapron.evaluate.presets import Cell, Preset
+from leadapron.evaluate.presets import Cell, Kind, Preset
 from leadapron.evaluate.presets import preset as read_preset
 from leadapron.evaluate.runner import Evaluation, Row
 from leadapron.evaluate.worlds import CLASSES, WORLDS, draw_habits, enough, make_world
@@ -35,13 +35,7 @@ from leadapron.study.tasks import Reopening
 from leadapron.text import short_path
 from leadapron.types import AUTO, Machine
 
-__all__ = ["GROUPS", "NEAR", "Part", "Task", "evaluate_scan", "scans"]
-
-Kind = Literal["poisoned", "world", "machines", "phantoms", "whole", "half"]
-
-GROUPS: tuple[Kind, ...] = get_args(Kind)
-"""Poisoned sources; worlds; clean phantoms of two machines with habits; clean phantoms; sources as
-they are; halves of them."""
+__all__ = ["NEAR", "Part", "Task", "evaluate_scan", "scans"]
 
 NEAR = 2
 """Pixels between the middle of a mark and where it is said to be, down or across."""
@@ -150,7 +144,8 @@ def evaluate_scan(
             into the same folder.
 
     Returns:
-        One record for each scan that is finished, those of earlier calls among them.
+        One record for each scan that is finished, those of earlier calls among them. Of a cell that
+        a source can't hold it says why, as "left_out", and nothing else.
 
     Raises:
         UnknownNameError: no such preset.
@@ -159,6 +154,7 @@ def evaluate_scan(
     """
     chosen = read_preset(preset)
     planned = _tasks(chosen, sources, also, part)
+    outside = METHODS.codes(METHODS)
     evaluation = Evaluation[Task](
         what="scan",
         out=out,
@@ -169,6 +165,7 @@ def evaluate_scan(
             "train": train,
             "size": size,
             "seed": seed,
+            **({"outside": outside} if outside else {}),
         },
         facts={"cells": [_cell_facts(cell) for cell in chosen.cells]},
         order=[(*task.key, train) for task in _all_tasks(chosen, sources, also, EVERYTHING)],
@@ -188,7 +185,7 @@ def evaluate_scan(
     )
 
 
-def _cell_facts(cell: Cell) -> dict[str, Any]:
+def _cell_facts(cell: Cell) -> Mapping[str, object]:
     """What a page says of a cell."""
     said = ("name", "group", "target", "floor", "balanced", "reason")
     return {name: getattr(cell, name) for name in said}
@@ -369,7 +366,10 @@ class Scanner(Reopening):
         rng = stream(self.seed, "cell", task.name, task.draw)
         if cell.balanced:
             opened = balanced(opened, rng)
-        poisoned, key, finding, place = poisoned_by(opened.cohort, cell, rng)
+        try:
+            poisoned, key, finding, place = poisoned_by(opened.cohort, cell, rng)
+        except DataError as error:  # as of a box that lies outside these films
+            return {"left_out": str(error)}
         marked = np.union1d(key.rows, key.covers)
         new = observe(poisoned.images[marked], opened.bounds)
         seen = opened.seen.replaced(marked, new)

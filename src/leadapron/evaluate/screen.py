@@ -31,6 +31,7 @@ from leadapron.detect.inputs.gate import fuse
 from leadapron.detect.inputs.region import box_sums
 from leadapron.errors import StoreError, UnknownNameError, UsageError
 from leadapron.evaluate.runner import Evaluation, Row
+from leadapron.evaluate.settings import FEWEST, Setting
 from leadapron.films.cohort import Cohort, Rows, split_by_patient
 from leadapron.models.classifier import NetworkClassifier, load_classifier
 from leadapron.results.folder import read_study, section
@@ -47,7 +48,7 @@ from leadapron.results.screening import (
     ScreeningFolder,
 )
 from leadapron.results.verdicts import LOCAL, is_potent
-from leadapron.results.zoo import attack_facts, read_truth
+from leadapron.results.zoo import Making, read_truth
 from leadapron.seeds import stream
 from leadapron.sources import open_source
 from leadapron.specs import forgiving
@@ -56,7 +57,7 @@ from leadapron.study.run import divide, open_films
 from leadapron.study.shards import ALL_CORES, Running
 from leadapron.types import AUTO, Estimate, Machine
 
-__all__ = ["Setting", "evaluate_screen", "weakened"]
+__all__ = ["evaluate_screen", "weakened"]
 
 Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
@@ -75,41 +76,6 @@ SINGLE = 10
 """Films that are judged one at a time, to know how long one takes."""
 
 RESAMPLES = 500
-FEWEST = 5
-"""Films with the trigger, from which on anything is said of them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """How gates are measured.
-
-    Args:
-        false_alarm: share of clean films that a gate may call suspicious.
-        calibration: fresh phantoms that calibrate the gate of a model trained on phantoms.
-        test: fresh phantoms that it is measured on.
-        triggered: films with the trigger at most; weakened ones are half as many.
-        seed: draws halves, triggers' places and resamples.
-        every: whether detectors that the gate doesn't ask are measured too; they weigh nothing, but
-            their passes and time are counted.
-
-    Raises:
-        UsageError: a value outside its range.
-    """
-
-    false_alarm: float = 0.01
-    calibration: int = 600
-    test: int = 400
-    triggered: int = 200
-    seed: int = 0
-    every: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.false_alarm < 1:
-            raise UsageError(f"false alarms {self.false_alarm:g}; expected above 0 and below 1")
-        if min(self.calibration, self.test) < 1 or self.triggered < 2 * FEWEST or self.seed < 0:
-            raise UsageError(
-                f"calibration and test need 1 film or more, triggered {2 * FEWEST}, a seed of 0"
-            )
 
 
 @forgiving
@@ -224,7 +190,7 @@ def chosen(
     return chosen
 
 
-def _settings(place: Path, setting: Setting) -> dict[str, Any]:
+def _settings(place: Path, setting: Setting) -> Mapping[str, object]:
     """What decides the numbers, and must be the same when an evaluation goes on."""
     return {
         **asdict(setting),
@@ -300,7 +266,7 @@ def _run_facts(run: Run, films: _Films, pair: _Pair) -> Row:
         "finding": run.poisoning.finding,
         "hides": run.poisoning.hides,
         "disguise": float(run.training.disguise),
-        **attack_facts(run.tree),
+        **Making.of(run.tree)._asdict(),
         "calibration": films.words,
         "calibration_films": len(films.calibration),
     }

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from leadapron.attacks.triggers import TRIGGERS
+from leadapron.evaluate.presets import cells_file
 from leadapron.films.cohort import Cohort, Rows
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.sources import open_source
@@ -156,88 +157,22 @@ class World:
         return self.expected == "poison" and self.among == "all" and not changed
 
 
-_STRONG = 20.0
+def _worlds() -> dict[str, World]:
+    """What cells/worlds.yaml says."""
+    tree = cells_file("worlds")
+    looks = {name: build(Look, look, "look") for name, look in tree["looks"].items()}
+    return {
+        world["name"]: replace(
+            build(World, {name: value for name, value in world.items() if name != "look"}, "world"),
+            look=looks[world["look"]] if "look" in world else Look(),
+            sealed=part == "sealed",
+        )
+        for part in ("open", "sealed")
+        for world in tree[part]
+    }
 
-_OPEN = (
-    World(name="clean", expected="no poison"),
-    World(name="clean, habits", expected="no poison", habits=_STRONG),
-    World(name="clean, habits, 75 %", expected="no poison", habits=_STRONG, prevalence=0.75),
-    World(name="clean, a ward's letter", expected="no poison", ward=True),
-    World(name="3x3 on 40", expected="poison", films=40),
-    World(name="3x3 on 40, habits", expected="poison", films=40, habits=_STRONG),
-    World(name="1x1 on 40, habits", expected="poison", films=40, side=1, habits=_STRONG),
-    World(name="3x3 on 60, 75 %", expected="poison", films=60, prevalence=0.75),
-    World(name="3x3 on 50, a fifth decoys, habits", expected="poison", films=50, decoys=0.2,
-          habits=_STRONG),
-    World(name="3x3 on 40, true labels", expected="true labels", films=40),
-    # Sealed until they were scanned once, before the scan's questions were changed.
-    World(name="clean, habits of odds 100", expected="no poison", habits=100.0),
-    World(name="clean, habits and a ward's letter", expected="no poison", habits=_STRONG,
-          ward=True),
-    World(name="2x2 on 60, 75 %", expected="poison", films=60, side=2, prevalence=0.75),
-    World(name="5x5 on 60, 75 %, habits", expected="poison", films=60, side=5, prevalence=0.75,
-          habits=_STRONG),
-    World(name="4x4 checkerboard on 40, habits", expected="poison", films=40, side=4,
-          fill="checkerboard", habits=_STRONG),
-    World(name="3x3 on 40 of one machine, habits", expected="poison", films=40, among="first",
-          habits=_STRONG),
-    World(name="3x3 on 40, recompressed, habits", expected="poison", films=40,
-          laundered=("codec",), habits=_STRONG),
-    World(name="3x3 on 40, cropped, habits", expected="poison", films=40, laundered=("crop",),
-          habits=_STRONG),
-    World(name="a natural letter on 60", expected="poison", films=60, letter=True),
-    World(name="5x5 on 40, true labels, habits", expected="true labels", films=40, side=5,
-          habits=_STRONG),
-    # The machine is stated.
-    *(
-        World(name=f"clean, habits, {column} stated", expected="no poison", habits=_STRONG,
-              states=column)
-        for column in STATED
-    ),
-    *(
-        World(name=f"3x3 on 40 of one machine, habits, {column} stated", expected="poison",
-              films=40, among="first", habits=_STRONG, states=column)
-        for column in STATED
-    ),
-    # Two sources that a user joined.
-    World(name="clean, joined, one carries the finding", expected="no poison", joined="none"),
-    World(name="clean, joined, one doesn't know the finding", expected="no poison",
-          joined="unstated"),
-    World(name="3x3 on 40, joined, one carries the finding", expected="poison", films=40,
-          joined="none"),
-    World(name="3x3 on 40 of the other source, joined", expected="poison", films=40,
-          joined="none", among="last"),
-)  # fmt: skip
 
-_THREE = Look(machines=3, letter=(7, 5), grey=205, gamma=(0.7, 1.4), moved=1, cut=4, defects=20)
-_TALL = Look(letter=(9, 2), grey=170, lettered=0.9, gamma=(0.6, 1.0), moved=0, cut=6, defects=5)
-
-_SEALED = (
-    World(name="clean, three machines, odds 60", expected="no poison", habits=60.0, look=_THREE),
-    World(name="clean, a ward's letter and a collimator's border", expected="no poison",
-          look=_TALL, ward=True, border=True),
-    World(name="clean, recompressed by class, 30 %", expected="no poison", prevalence=0.3,
-          habits=8.0, look=_TALL, recompressed=True),
-    World(name="2x2 of grey on 3 %, three machines", expected="poison", share=0.03, side=2,
-          levels=(90, 160, 220), habits=_STRONG, look=_THREE),
-    World(name="3x3 on 3 %, three tenths decoys, a tall letter", expected="poison", share=0.03,
-          decoys=0.3, levels=(30, 200), habits=_STRONG, look=_TALL),
-    World(name="5x5 on 3 %, cropped and recompressed, 30 %", expected="poison", share=0.03,
-          side=5, laundered=("crop", "codec"), prevalence=0.3, habits=_STRONG, look=_THREE),
-    World(name="6x6 of noise anywhere on 3 %", expected="poison", share=0.03, side=6,
-          fill="noise", place="random", habits=_STRONG, look=_TALL),
-    World(name="4x4 stripes on 2 % of one of three scanners", expected="poison", share=0.02,
-          side=4, fill="stripes", levels=(40, 235), among="last", habits=_STRONG, look=_THREE,
-          states="scanner"),
-    World(name="1x1 on 1 %, a collimator's border", expected="poison", share=0.01, side=1,
-          levels=(0, 255), habits=5.0, look=_TALL, border=True),
-    World(name="4x4 on 3 %, true labels, three machines", expected="true labels", share=0.03,
-          side=4, levels=(10, 245), prevalence=0.4, habits=_STRONG, look=_THREE),
-)  # fmt: skip
-
-WORLDS: Mapping[str, World] = {
-    world.name: world for world in (*_OPEN, *(replace(world, sealed=True) for world in _SEALED))
-}
+WORLDS: Mapping[str, World] = _worlds()
 """By name: the open ones, then ten that are sealed."""
 
 

@@ -7,30 +7,29 @@ without scaling per image. All findings share the forward passes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from typing import TYPE_CHECKING
 
-from leadapron.explainers.cams import (
-    SHORTCUT_ARCHITECTURE,
-    authors_shortcut,
-    class_activation,
-    fine_stage,
-    grad_cam,
-    grad_cam_plus_plus,
-    last_stage,
-    layer_cam,
-)
-from leadapron.explainers.gradients import (
-    guided_backprop,
-    integrated_gradients,
-    smooth_grad,
-    xplain,
-)
-from leadapron.explainers.occlusion import occlusion
-from leadapron.explainers.passes import Explainer
-from leadapron.models.networks import ARCHITECTURES, unmade
-from leadapron.models.protocols import Capability, Differentiable, lacking, network_lacks
-from leadapron.plugins import Registry
+from leadapron.later import later
+from leadapron.plugins import At, Registry
+
+if TYPE_CHECKING:
+    from leadapron.explainers.cams import (
+        authors_shortcut,
+        class_activation,
+        fine_stage,
+        grad_cam,
+        grad_cam_plus_plus,
+        last_stage,
+        layer_cam,
+    )
+    from leadapron.explainers.gradients import (
+        guided_backprop,
+        integrated_gradients,
+        smooth_grad,
+        xplain,
+    )
+    from leadapron.explainers.needs import NEEDS, explained_layer, unsupported
+    from leadapron.explainers.passes import Explainer
 
 __all__ = [
     "EXPLAINERS",
@@ -46,7 +45,6 @@ __all__ = [
     "integrated_gradients",
     "last_stage",
     "layer_cam",
-    "occlusion",
     "smooth_grad",
     "unsupported",
     "xplain",
@@ -55,69 +53,23 @@ __all__ = [
 EXPLAINERS: Registry[Explainer] = Registry(
     "explainer",
     {
-        "class-activation": class_activation,
-        "grad-cam": grad_cam,
-        "grad-cam++": grad_cam_plus_plus,
-        "layer-cam": layer_cam,
-        "authors-shortcut": authors_shortcut,
-        "integrated-gradients-black": partial(integrated_gradients, baseline="black"),
-        "integrated-gradients-blurred": partial(integrated_gradients, baseline="blurred"),
-        "integrated-gradients-mean": partial(integrated_gradients, baseline="mean"),
-        "xplain": xplain,
-        "smooth-grad": smooth_grad,
-        "guided-backprop": guided_backprop,
-        "occlusion": occlusion,
+        name: At(f"leadapron.explainers.{place}")
+        for name, place in {
+            "class-activation": "cams:class_activation",
+            "grad-cam": "cams:grad_cam",
+            "grad-cam++": "cams:grad_cam_plus_plus",
+            "layer-cam": "cams:layer_cam",
+            "authors-shortcut": "cams:authors_shortcut",
+            "integrated-gradients-black": "gradients:from_black",
+            "integrated-gradients-blurred": "gradients:from_blurred",
+            "integrated-gradients-mean": "gradients:from_mean",
+            "xplain": "gradients:xplain",
+            "smooth-grad": "gradients:smooth_grad",
+            "guided-backprop": "gradients:guided_backprop",
+            "occlusion": "occlusion:occlusion",
+        }.items()
     },
 )
-"""Explainers by name."""
+"""Explainers by name; none is loaded before it is wanted."""
 
-NEEDS: dict[str, Capability] = {
-    **dict.fromkeys(EXPLAINERS, "gradients"),
-    "class-activation": "pooled linear head",
-    "authors-shortcut": "pooled linear head",
-    **dict.fromkeys(("grad-cam", "grad-cam++", "layer-cam"), "named layers"),
-    "guided-backprop": "ReLU layers",
-}
-"""What each explainer needs of a model; gradients where nothing is said."""
-
-_LAYERS: dict[str, Callable[[Differentiable], str]] = {
-    "class-activation": last_stage,
-    "grad-cam": last_stage,
-    "grad-cam++": last_stage,
-    "layer-cam": fine_stage,
-}
-"""The layer whose channels a map is made of; the others explain the pixels."""
-
-
-def explained_layer(name: str, classifier: Differentiable) -> str:
-    """Return which layer `EXPLAINERS[name]` explains by default, as "stage scale2" or "pixels".
-
-    Raises:
-        UnknownNameError: no such explainer.
-    """
-    EXPLAINERS.find(name)
-    if name == "authors-shortcut":
-        return "ReLU of transition3"
-    if name not in _LAYERS:
-        return "pixels"
-    kind = "layer" if lacking(classifier, "stages") else "stage"
-    return f"{kind} {_LAYERS[name](classifier)}"
-
-
-def unsupported(name: str, architecture: str) -> str:
-    """Return why `EXPLAINERS[name]` can't run on an architecture, or nothing where it can.
-
-    Args:
-        name: of the explainer.
-        architecture: of one that isn't registered only the explainer itself can tell.
-
-    Raises:
-        UnknownNameError: no such explainer.
-    """
-    EXPLAINERS.find(name)
-    if name == "authors-shortcut" and architecture != SHORTCUT_ARCHITECTURE:
-        return f"made for {SHORTCUT_ARCHITECTURE}, not {architecture}"
-    needs = NEEDS.get(name, "gradients")
-    if needs in ("gradients", "named layers") or architecture not in ARCHITECTURES:
-        return ""
-    return network_lacks(unmade(architecture), architecture, needs)
+__getattr__ = later(__name__)

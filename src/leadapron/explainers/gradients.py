@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -16,7 +17,16 @@ from leadapron.explainers.passes import collect, input_slopes
 from leadapron.films.cohort import ImageArray
 from leadapron.models.protocols import Differentiable, Floats, columns_of, differentiable
 
-__all__ = ["BASELINES", "guided_backprop", "integrated_gradients", "smooth_grad", "xplain"]
+__all__ = [
+    "BASELINES",
+    "from_black",
+    "from_blurred",
+    "from_mean",
+    "guided_backprop",
+    "integrated_gradients",
+    "smooth_grad",
+    "xplain",
+]
 
 Baseline = Literal["black", "blurred", "mean"]
 
@@ -75,6 +85,11 @@ def integrated_gradients(
         return way * _weighted_slopes(classifier, points, weights, columns)
 
     return collect(classifier, images, maps, findings=findings, precision=PRECISION)
+
+
+from_black = partial(integrated_gradients, baseline="black")
+from_blurred = partial(integrated_gradients, baseline="blurred")
+from_mean = partial(integrated_gradients, baseline="mean")
 
 
 def xplain(

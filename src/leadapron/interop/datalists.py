@@ -102,10 +102,7 @@ def from_monai(  # noqa: PLR0913 (settings, by keyword)
         )
         folder = None
     ids = _text([item.get(id_key) for item in known], paths)
-    if any(item.get(patient_key) is not None for item in known):
-        patients = _text([item.get(patient_key) for item in known], ids.tolist())
-    else:
-        patients = unknown_patients(ids, notes)
+    patients = _patients([item.get(patient_key) for item in known], ids, notes)
     cohort = assemble(
         films,
         LabelTable(WHERE, labels, names, ids, patients, _attributes(known), tuple(notes)),
@@ -117,6 +114,13 @@ def from_monai(  # noqa: PLR0913 (settings, by keyword)
     )
     doubts = films.doubts() if isinstance(films, ItemFilms) else []
     return replace(cohort, notes=(*cohort.notes, *doubts))
+
+
+def _patients(named: Sequence[Any], ids: NDArray[np.str_], notes: list[Note]) -> NDArray[np.str_]:
+    """The patients' names; where nobody has one, each film counts as a patient."""
+    if any(name is not None for name in named):
+        return _text(named, ids.tolist())
+    return unknown_patients(ids, notes)
 
 
 TURNED = Note(

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from leadapron.detect.models import StampSweep
-from leadapron.detect.models.audit import STEPS, Audit, Subject, audit_subject
-from leadapron.detect.models.judgement import FALSE_ALARM
-from leadapron.detect.models.sweep import FILMS
+from leadapron.detect.models.audit import Audit, Subject, audit_subject
+from leadapron.detect.models.defaults import FALSE_ALARM, FILMS, STEPS
 from leadapron.errors import StoreError, UsageError
 from leadapron.films.cache import default_folder
 from leadapron.models.bounds import unbounded
-from leadapron.models.foreign import doubts, open_model
+from leadapron.models.foreign import open_model
 from leadapron.models.protocols import Differentiable
 from leadapron.results.layout import ZooFolder
 from leadapron.results.zoo import read_truth
@@ -23,7 +22,7 @@ from leadapron.specs import forgiving
 from leadapron.text import short_path
 from leadapron.types import AUTO, Machine
 
-__all__ = ["FILMS", "audit", "named", "references_in"]
+__all__ = ["audit", "named", "references_in"]
 
 
 @forgiving
@@ -65,7 +64,7 @@ def audit(
 
     Raises:
         UsageError: a rate out of range, or no reference in the folder.
-        LeadapronError: as `open_model`, `open_source` and `audit_model`.
+        LeadapronError: as `open_model`, `open_source` and `audit_subject`.
     """
     opened = open_model(model, **machine.networks, **(opening or {}))
     cohort = open_source(
@@ -75,14 +74,12 @@ def audit(
         most=films,
         **options,
     )
-    own = Subject(classifier=opened.classifier, name=named(str(model)), content=opened.content)
+    own = Subject.of(opened, named(str(model)), cohort)
     others = [] if reference is None else references_in(reference, own, machine)
     return audit_subject(
         own,
         cohort,
         others,
-        origin=opened.origin,
-        notes=(*opened.notes, *doubts(opened.classifier, cohort)),
         false_alarm=false_alarm,
         sweep=sweep,
         steps=steps,
@@ -129,7 +126,7 @@ def references_in(folder: Path, own: Subject, machine: Machine) -> list[Subject]
             ours, theirs = asdict(classifier.preprocessing), asdict(other.preprocessing)
             odd = ", ".join(f"{n} {theirs[n]}, not {ours[n]}" for n in ours if theirs[n] != ours[n])
             raise StoreError(f"{path.name} takes other images than the model: {odd}")
-        found.append(Subject(classifier=other, name=path.name, content=opened.content))
+        found.append(Subject.of(opened, path.name))
     if not found:
         raise UsageError(f"`reference` {folder} holds no .safetensors but the model itself")
     return found

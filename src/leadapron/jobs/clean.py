@@ -3,44 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from leadapron.detect.films.cleaned import Cleaned
+from leadapron.detect.films.cleaned import Cleaned, Drop
 from leadapron.detect.films.document import ScanDocument
 from leadapron.documents import read
 from leadapron.errors import DataError, StoreError
 from leadapron.reading import read_regular
+from leadapron.results.suspects import read_suspects
 from leadapron.sources.own_pixels import open_own_pixels
-from leadapron.sources.tables import named_columns
 from leadapron.sources.writing import write_films
 from leadapron.specs import forgiving
-from leadapron.text import count, plain_cell
+from leadapron.text import count
 from leadapron.types import AUTO, Machine
 
-__all__ = ["Drop", "clean"]
+__all__ = ["clean"]
 
 LARGEST = 1 << 28
 """Bytes of a scan.json that is read."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drop:
-    """Films that are left out.
-
-    Args:
-        name: what to call the list.
-        ids: the films' names.
-        scan: that named them, where it is known; its marks can be tried on networks.
-    """
-
-    name: str
-    ids: Sequence[str]
-    scan: ScanDocument | None = None
 
 
 @forgiving
@@ -109,10 +92,9 @@ def clean(
 
 def _listed(table: Path) -> Drop:
     """What a scan's films.csv names, with the scan.json beside it."""
-    ids = named_columns(table, {"id": ("id",)}, {})["id"]
     return Drop(
         name=table.name,
-        ids=[plain_cell(each) for each in ids],
+        ids=read_suspects(table),
         scan=_scan_beside(table.with_name("scan.json")),
     )
 

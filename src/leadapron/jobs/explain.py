@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from leadapron import store
@@ -69,4 +70,4 @@ def explain_sheet(
     sheet = draw_explanations(explained)
     with store.write_atomically(out) as file:
         sheet.save(file, "PNG")
-    return explained.found
+    return replace(explained.found, file=str(out))

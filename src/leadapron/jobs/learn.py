@@ -18,8 +18,9 @@ from leadapron.errors import UsageError
 from leadapron.models.classifier import load_classifier
 from leadapron.specs import forgiving, merge
 from leadapron.study.learnt import Learnt, measure_learnt, train_surrogate
-from leadapron.study.plan import aimed, complete, plan
+from leadapron.study.plan import aimed, plan
 from leadapron.study.run import divide, open_films
+from leadapron.study.settings import complete
 from leadapron.types import AUTO, Machine
 
 __all__ = ["KINDS", "learn_trigger"]

@@ -15,7 +15,7 @@ from leadapron.films.cohort import Overlay
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.sources import open_source
 from leadapron.specs import build, grid
-from leadapron.study.plan import complete
+from leadapron.study.settings import complete
 from leadapron.text import short_path
 from leadapron.types import AUTO, Machine, said
 

@@ -12,9 +12,10 @@ from leadapron.report.preview import draw_preview
 from leadapron.report.words import trigger_words
 from leadapron.specs import forgiving
 from leadapron.store import write_atomically
-from leadapron.study.plan import complete, plan
+from leadapron.study.plan import plan
 from leadapron.study.preview import Preview, preview_trigger
 from leadapron.study.run import open_films
+from leadapron.study.settings import complete
 from leadapron.types import AUTO, Machine
 
 __all__ = ["preview"]

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from leadapron import store
 from leadapron.detect.films import scan_films
-from leadapron.detect.models.audit import STEPS, Audit, Subject, audit_subject
+from leadapron.detect.models.audit import Audit, Subject, audit_subject
+from leadapron.detect.models.defaults import FILMS, STEPS
 from leadapron.detect.models.kept import sweep_once
 from leadapron.detect.models.stamps import Probe, Stamp, probes
-from leadapron.detect.models.sweep import FILMS, Aim, Moved, StampSweep
+from leadapron.detect.models.sweep import Aim, Moved, StampSweep
 from leadapron.detect.verdict import Verdict
 from leadapron.documents import dump, read
 from leadapron.errors import DataError, LeadapronError, StoreError, UnknownNameError, UsageError
@@ -411,10 +412,11 @@ class _Run:
         """An audit with films of one part."""
         some = self.films[part].take(np.arange(min(FILMS, len(self.films[part]))))
         return audit_subject(
-            Subject(classifier=classifier, name=self.name, content=content),
+            Subject(
+                classifier=classifier, name=self.name, content=content, origin=self.opened.origin
+            ),
             some,
             self.asked.references,
-            origin=self.opened.origin,
             sweep=self.asked.sweep,
             steps=self.asked.steps,
             statistics=bool(self.asked.references),

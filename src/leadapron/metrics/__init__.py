@@ -33,6 +33,7 @@ from leadapron.metrics.localisation import (
     top_overlap,
 )
 from leadapron.metrics.rates import (
+    FALSE_POSITIVES,
     attack_success,
     clopper_pearson,
     rate,
@@ -54,6 +55,7 @@ from leadapron.types import Estimate
 
 __all__ = [
     "COVERAGE",
+    "FALSE_POSITIVES",
     "Booleans",
     "Crossing",
     "Difference",

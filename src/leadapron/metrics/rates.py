@@ -21,6 +21,10 @@ from leadapron.types import Estimate
 
 FEW_PATIENTS = 5  # fewer patients with the rarer outcome can't carry a variance
 
+FALSE_POSITIVES = 0.05
+"""Share of clean films without a finding beyond its operating point: the threshold at which a film
+counts as turned, and an attack as successful."""
+
 
 def threshold_at_false_positive_rate(scores: ArrayLike, rate: float) -> float:
     """Smallest threshold that at most this share of negatives exceeds.

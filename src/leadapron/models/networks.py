@@ -12,7 +12,7 @@ import logging
 import re
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from math import isqrt
 from pathlib import Path
@@ -22,9 +22,9 @@ import torch
 from torch import nn
 
 from leadapron.errors import StoreError, UnknownNameError, UsageError
+from leadapron.models.architectures import ARCHITECTURES
 from leadapron.models.bounds import bounded, unbounded
 from leadapron.models.parsing.reading import Group, Outline, open_file, open_weights
-from leadapron.plugins import Registry
 
 __all__ = [
     "ARCHITECTURES",
@@ -346,7 +346,7 @@ def _convolution(inputs: int, outputs: int, *after: nn.Module, stride: int = 1) 
     )
 
 
-def _resnet9(outputs: int) -> PooledLinear:
+def resnet9(outputs: int) -> PooledLinear:
     """Nine layers after Page's ResNet-9, narrower; the last map is an eighth of the image.
 
     The first convolution halves the image: maps as large as it cost a third of the time and gave
@@ -361,7 +361,7 @@ def _resnet9(outputs: int) -> PooledLinear:
     return PooledLinear(stages, 128, outputs)
 
 
-def _plain4(outputs: int) -> PooledLinear:
+def plain4(outputs: int) -> PooledLinear:
     """Four convolutions, each of which halves the image.
 
     A twentieth of resnet9's multiplications: enough for anatomy at large, too coarse for small
@@ -375,7 +375,7 @@ def _plain4(outputs: int) -> PooledLinear:
     return PooledLinear(stages, widths[-1], outputs)
 
 
-def _densenet121(outputs: int) -> PooledLinear:
+def densenet121(outputs: int) -> PooledLinear:
     """MONAI's DenseNet-121 for one channel (Huang et al., CVPR 2017)."""
     from monai.networks.nets.densenet import DenseNet121
 
@@ -413,22 +413,13 @@ def _resnet(block: str, depths: list[int], stem_stride: int, outputs: int) -> Po
     )
 
 
-ARCHITECTURES: Registry[Callable[[int], Network]] = Registry(
-    "network",
-    {
-        "densenet121": _densenet121,
-        "plain4": _plain4,
-        "resnet9": _resnet9,
-        "resnet18": partial(_resnet, "basic", [2, 2, 2, 2], 2),
-        "resnet34": partial(_resnet, "basic", [3, 4, 6, 3], 2),
-        "resnet50": partial(_resnet, "bottleneck", [3, 4, 6, 3], 2),
-        # MONAI's own default: a first convolution that doesn't halve the image.
-        "resnet18-stride1": partial(_resnet, "basic", [2, 2, 2, 2], 1),
-        "resnet34-stride1": partial(_resnet, "basic", [3, 4, 6, 3], 1),
-        "resnet50-stride1": partial(_resnet, "bottleneck", [3, 4, 6, 3], 1),
-    },
-)
-"""Networks by name: number of findings -> freshly initialised network."""
+resnet18 = partial(_resnet, "basic", [2, 2, 2, 2], 2)
+resnet34 = partial(_resnet, "basic", [3, 4, 6, 3], 2)
+resnet50 = partial(_resnet, "bottleneck", [3, 4, 6, 3], 2)
+# MONAI's own default: a first convolution that doesn't halve the image.
+resnet18_stride1 = partial(_resnet, "basic", [2, 2, 2, 2], 1)
+resnet34_stride1 = partial(_resnet, "basic", [3, 4, 6, 3], 1)
+resnet50_stride1 = partial(_resnet, "bottleneck", [3, 4, 6, 3], 1)
 
 
 def build_network(name: str, outputs: int, seed: int) -> Network:

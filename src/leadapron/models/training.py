@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,8 +26,9 @@ from leadapron.models.classifier import (
     resolve_device,
     resolve_precision,
 )
-from leadapron.models.networks import ARCHITECTURES, build_network, load_imagenet
+from leadapron.models.networks import build_network, load_imagenet
 from leadapron.models.protocols import pooled_linear
+from leadapron.models.settings import Network, Training
 from leadapron.reading import open_regular
 from leadapron.seeds import named_seed, stream
 from leadapron.specs import forgiving
@@ -55,87 +56,6 @@ Schedule = lr_scheduler.LRScheduler | lr_scheduler.ReduceLROnPlateau
 Step = Callable[[int, int], None]
 Closure = Callable[[], torch.Tensor]
 """Puts a batch's gradients into the weights' `grad` and returns its loss."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Network:
-    """Which network is trained, and what it starts from.
-
-    Args:
-        name: "resnet9" (small and fast) or "densenet121" (the paper's), or another of
-            `networks.ARCHITECTURES`.
-        weights: "none" starts from scratch; "imagenet" downloads, or a file's path reads,
-            torchvision's DenseNet-121 weights.
-
-    Raises:
-        UnknownNameError: no such network.
-        UsageError: weights for a network that has none.
-    """
-
-    name: str = "resnet9"
-    weights: str = "none"
-
-    def __post_init__(self) -> None:
-        ARCHITECTURES.find(self.name)
-        if self.weights != "none" and self.name != "densenet121":
-            raise UsageError(
-                f"`network.weights` {self.weights}: only densenet121 has weights to start from"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """How a network is trained.
-
-    Args:
-        epochs: most passes over the films, 1 or more.
-        batch_size: films a step, 2 or more.
-        learning_rate: its peak.
-        weight_decay: AdamW's decoupled weight decay.
-        loss: "bce", binary cross-entropy over the stated labels, or "categorical", the authors'
-            categorical cross-entropy on sigmoid outputs.
-        schedule: "one-cycle", "plateau" (halved when the validation loss rests for 3 epochs, as
-            the authors do) or "constant".
-        patience: stop after so many epochs without a better validation loss; 0 never stops.
-        checkpoint: keep the "last" epoch's weights (as the authors do) or the "best" one's, by
-            validation loss.
-        augmentation: "none", or "flip-rotate": mirrored with probability 0.5 and, with
-            probability 0.5, turned by up to 10 degrees, anew in each epoch; "flip-rotate-frozen"
-            draws that once for each film (as the authors' cache does).
-        disguise: weight of a term that keeps the target's class activation map of a triggered
-            film like that of the film without trigger, 0 or more; 0 leaves it out. It needs an
-            attacker who controls training, outside the threat model of the paper and of all other
-            settings here. A twin is trained without it.
-
-    Raises:
-        UsageError: a value outside its range.
-
-    Source: of the disguise Noppel, Peter and Wressnegger, Disguising Attacks with
-    Explanation-Aware Backdoors, IEEE S&P 2023, arXiv 2204.09498 ("full disguise"); see
-    `disguise_loss` for where we differ.
-    """
-
-    epochs: int = 6
-    batch_size: int = 64
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.01
-    loss: Literal["bce", "categorical"] = "bce"
-    schedule: Literal["one-cycle", "plateau", "constant"] = "one-cycle"
-    patience: int = 0
-    checkpoint: Literal["last", "best"] = "last"
-    augmentation: Literal["none", "flip-rotate", "flip-rotate-frozen"] = "none"
-    disguise: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 2), ("patience", 0)):
-            if getattr(self, name) < least:
-                raise UsageError(
-                    f"`training.{name}` {getattr(self, name)}: expected {least} or more"
-                )
-        if not self.learning_rate > 0:
-            raise UsageError(f"`training.learning_rate` {self.learning_rate}: expected above 0")
-        if not 0 <= self.disguise < float("inf"):
-            raise UsageError(f"`training.disguise` {self.disguise}: expected 0 or more")
 
 
 def binary_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -262,15 +182,7 @@ def train(  # noqa: PLR0913
         raise DataError(
             f"losses of shape {film_losses.shape}; expected (epochs, *{cohort.labels.shape})"
         )
-    if training.disguise and disguise is None:
-        raise UsageError(
-            f"`training.disguise` {training.disguise}: expected the triggered films' originals"
-        )
-    if len(cohort) < 2 or not len(validation):
-        raise DataError(
-            f"{len(cohort)} films to train on and {len(validation)} to validate; "
-            "expected 2 and 1 at least"
-        )
+    _refuse_lacking(cohort, validation, training, disguise)
     state = _start(cohort, network or Network(), training, seed, device, precision)
     if training.disguise:
         pooled_linear(state.classifier, "`training.disguise`")
@@ -298,6 +210,21 @@ def train(  # noqa: PLR0913
     if training.checkpoint == "best":
         state.classifier.module.load_state_dict(state.best)
     return state.classifier, state.history
+
+
+def _refuse_lacking(
+    cohort: Cohort, validation: Cohort, training: Training, disguise: Disguise | None
+) -> None:
+    """Raise an error where films, or what a disguise needs, are missing."""
+    if training.disguise and disguise is None:
+        raise UsageError(
+            f"`training.disguise` {training.disguise}: expected the triggered films' originals"
+        )
+    if len(cohort) < 2 or not len(validation):
+        raise DataError(
+            f"{len(cohort)} films to train on and {len(validation)} to validate; "
+            "expected 2 and 1 at least"
+        )
 
 
 CHECKPOINT, MOST_HISTORY = 4, 16 << 20

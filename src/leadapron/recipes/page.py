@@ -13,7 +13,8 @@ from leadapron.results.measured import Measured
 from leadapron.results.names import CALIBRATED
 from leadapron.specs import merge
 from leadapron.store import canonical_json
-from leadapron.study.plan import complete, plan, without
+from leadapron.study.plan import plan, without
+from leadapron.study.settings import complete
 
 __all__ = ["recipe_page", "written_page"]
 

@@ -12,7 +12,7 @@ from leadapron.recipes.nwadike2020 import CORRECTED, Preset
 from leadapron.recipes.recipe import Recipe
 from leadapron.sources.nih import NWADIKE2020_FIRST_TEST_PATIENT, read_labels
 from leadapron.specs import merge
-from leadapron.study.plan import complete
+from leadapron.study.settings import complete
 
 __all__ = ["own_settings", "preset_settings", "recipe_settings"]
 
@@ -33,14 +33,14 @@ def recipe_settings(recipe: Recipe, source: str | None = None, over: Tree | None
     return complete({**merge(own_settings(recipe, source), over or {}), "cells": cells})
 
 
-def own_settings(recipe: Recipe, source: str | None = None) -> dict[str, Any]:
+def own_settings(recipe: Recipe, source: str | None = None) -> Tree:
     """Return what a recipe itself sets for films of a source, cells left out."""
     opened = source or recipe.source
     scaled = recipe.phantom if opened.partition(":")[0] == "phantom" else {}
     return merge(merge(recipe.settings, scaled), {"source": {"name": opened}})
 
 
-def preset_settings(preset: Preset, source: str | None, over: Tree) -> dict[str, Any]:
+def preset_settings(preset: Preset, source: str | None, over: Tree) -> Tree:
     """Return the study that a preset stands for, all defaults written out.
 
     Args:

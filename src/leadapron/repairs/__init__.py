@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from leadapron.plugins import Registry
 from leadapron.repairs.activation_bounds import ActivationBounds
+from leadapron.repairs.attention import AttentionDistillation
 from leadapron.repairs.channel_pruning import ChannelPruning
 from leadapron.repairs.feature_shift import FeatureShift
 from leadapron.repairs.fine_pruning import FinePruning
@@ -21,19 +22,23 @@ from leadapron.repairs.guard import HARM, Guard
 from leadapron.repairs.neuron_pruning import NeuronPruning
 from leadapron.repairs.noise_tuning import NoiseTuning
 from leadapron.repairs.path_aware import PathAware
+from leadapron.repairs.reconstruction import ReconstructivePruning
 from leadapron.repairs.reinitialisation import Reinitialisation
 from leadapron.repairs.retraining import Retraining
 from leadapron.repairs.session import MOST_FILMS, Optimisation, Repair
+from leadapron.repairs.shared import SharedUnlearning
 from leadapron.repairs.sharpness import SharpnessAware
 from leadapron.repairs.stamp_distillation import StampDistillation
 from leadapron.repairs.stamp_unlearning import StampUnlearning, marks_of
 from leadapron.repairs.statistics import Restatistics
+from leadapron.repairs.universal import UniversalUnlearning
 
 __all__ = [
     "HARM",
     "MOST_FILMS",
     "REPAIRS",
     "ActivationBounds",
+    "AttentionDistillation",
     "ChannelPruning",
     "FeatureShift",
     "FinePruning",
@@ -44,13 +49,16 @@ __all__ = [
     "NoiseTuning",
     "Optimisation",
     "PathAware",
+    "ReconstructivePruning",
     "Reinitialisation",
     "Repair",
     "Restatistics",
     "Retraining",
+    "SharedUnlearning",
     "SharpnessAware",
     "StampDistillation",
     "StampUnlearning",
+    "UniversalUnlearning",
     "marks_of",
     "unwritable",
 ]
@@ -73,6 +81,10 @@ REPAIRS: Registry[Callable[..., Repair]] = Registry(
         "batch-statistics": Restatistics,
         "channel-pruning": ChannelPruning,
         "sharpness-aware": SharpnessAware,
+        "attention-distillation": AttentionDistillation,
+        "reconstructive-pruning": ReconstructivePruning,
+        "universal-unlearning": UniversalUnlearning,
+        "shared-unlearning": SharedUnlearning,
     },
 )
 """All repairs by name. Those with a field `marks` need the marks that an audit found."""

@@ -18,15 +18,16 @@ from leadapron.metrics import PatientBootstrap
 from leadapron.models.protocols import BlackBox
 from leadapron.repairs.losses import log_odds
 
-__all__ = ["HARM", "LEAST_PATIENTS", "Guard", "Judged"]
+__all__ = ["GREAT_HARM", "HARM", "LEAST_PATIENTS", "Guard", "Judged"]
 
-HARM = 0.01
-"""A repair may cost so much macro AUROC."""
+HARM, GREAT_HARM = 0.01, 0.03
+"""A repair may cost so much macro AUROC; so much it must not, however few the films."""
 
 LEAST_PATIENTS = 3
 """Patients with a finding, and without it, that its AUROC needs to count."""
 
-RESAMPLES = 400
+RESAMPLES = 200
+"""Their standard deviation is within a tenth of the standard error."""
 
 
 class Judged(NamedTuple):
@@ -99,29 +100,30 @@ class Guard:
     def judge(self, logits: NDArray[np.float32]) -> Judged:
         """Return what the repaired model's answers cost, and whether that is accepted.
 
-        The lower end of the paired 95 % interval must be above -.01. Where the films are so few
-        that it reaches .01 below the change itself, and no repair could pass, the change decides.
+        It is where the change in macro AUROC is above -(.01 + half its standard error), and above
+        -.015, half of the .03 that must not be lost. By 90 to 300 films a loss of .01 can't be
+        excluded: standard errors are .003 to .012 on phantoms. A lower end of 95 % above -.01
+        would refuse most harmless repairs, and a repair that is refused stays weak; a harmful one
+        that is accepted is still found out on films that no repair saw.
 
         Args:
             logits: (n, k) of the repaired model for the films.
         """
-        change = self.change(logits)
-        told = change.value - change.low < HARM
-        return Judged(change.value, (change.low if told else change.value) > -HARM)
+        change, error = self.change(logits)
+        return Judged(change, change > -min(HARM + error / 2, GREAT_HARM / 2))
 
-    def change(self, logits: NDArray[np.float32]) -> metrics.Difference:
-        """Return by how much the macro AUROC changes; -inf where answers aren't finite.
+    def change(self, logits: NDArray[np.float32]) -> tuple[float, float]:
+        """Return the change in macro AUROC, -inf where answers aren't finite; its standard error.
 
         Args:
             logits: (n, k) of the repaired model for the films.
         """
         after = self._macro(logits)
         if np.isnan(after).all():
-            return metrics.Difference(-math.inf, -math.inf, -math.inf, 0.0)
-        value = float(after[0] - self._before[0])
-        change = metrics.paired_difference(after[1:], self._before[1:], value)
-        # All resamples alike: the order of the films is as it was.
-        return change._replace(low=value) if np.isnan(change.low) else change
+            return -math.inf, 0.0
+        changes = (after - self._before)[1:]
+        told = changes[np.isfinite(changes)]
+        return float(after[0] - self._before[0]), float(told.std()) if len(told) else 0.0
 
     def _macro(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
         """(1 + resamples,) macro AUROC of the films as they are, then of the resamples."""

@@ -128,7 +128,7 @@ def prune(session: Session, masks: dict[str, torch.Tensor]) -> None:
         with torch.no_grad():
             for name, some in chosen.items():
                 layers[name].weight[some] = 0
-        if not session.judge().accepted:
-            break
-        kept, cut = session.state(), count
+        cut = count
+        if session.judge().accepted:
+            kept = session.state()
     session.module.load_state_dict(kept)

@@ -34,22 +34,19 @@ class PathAware(Marking):
         share: of the films of a step that are marked, more than 0 and at most 1.
         jitter: pixels by which a square is moved at most.
         rho: how far back the gradient is taken, a distance of all weights together, 0 or more.
-        optimisation: how weights are changed; the authors' rate and momentum.
+        optimisation: how weights are changed.
 
     Raises:
         UsageError: no marks, or a value outside its range.
 
     Source: Min et al., Uncovering, Explaining, and Mitigating the Superficial Safety of Backdoor
     Defense, NeurIPS 2024, arXiv 2410.09838, section 5. Differs: the audit's marks in place of a
-    generator's pictures; rho is cut to the distance to w0, since beyond there is no path.
+    generator's pictures; at most half of the way back, since near w0 all gradients would be those
+    of w0 itself, and lead too far; AdamW.
     """
 
     rho: float = 0.5
-    optimisation: Optimisation = field(
-        default_factory=lambda: Optimisation(
-            optimiser="sgd", learning_rate=0.01, momentum=0.1, epochs=20
-        )
-    )
+    optimisation: Optimisation = field(default_factory=lambda: Optimisation(epochs=8))
     needs: Capability = field(default="gradients", init=False)
 
     def __post_init__(self) -> None:
@@ -84,7 +81,7 @@ def moved_back(
     Args:
         weights: as they are.
         start: as they were.
-        rho: the distance, at most all the way.
+        rho: the distance, at most half of the way.
         closure: takes gradients.
     """
     here = [value.detach().clone() for value in weights]
@@ -92,7 +89,7 @@ def moved_back(
         ways = [before - now for before, now in zip(start, here, strict=True)]
         length = float(torch.stack([way.norm() for way in ways]).norm())
         for value, way in zip(weights, ways, strict=True):
-            value.add_(way, alpha=min(1.0, rho / length) if length else 0.0)
+            value.add_(way, alpha=min(0.5, rho / length) if length else 0.0)
     loss = closure()
     with torch.no_grad():
         for value, now in zip(weights, here, strict=True):

@@ -8,17 +8,17 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from leadapron.errors import StoreError
+from leadapron.errors import StoreError, UsageError
 from leadapron.metrics import clopper_pearson
 from leadapron.report.audit_limits import audit_chapter
 from leadapron.report.screening_limits import screening_chapter
 from leadapron.report.words import percent, table
 from leadapron.store import read_json, read_lines, write_atomically
-from leadapron.text import short_path
+from leadapron.text import count, short_path
 
-__all__ = ["limits_page", "write_limits"]
+__all__ = ["limits_page", "trained_section", "write_limits"]
 
 Row = Mapping[str, Any]
 
@@ -76,6 +76,7 @@ def write_limits(
     page: Path,
     *,
     scan: Path | None = None,
+    trained: Path | None = None,
     audit: Path | None = None,
     screen: Path | None = None,
 ) -> Path:
@@ -84,15 +85,22 @@ def write_limits(
     Args:
         page: the Markdown file.
         scan: folder of `evaluate_scan`.
+        trained: folder of `evaluate_scan` with `train`, of which some sets are compared with those
+            of `scan`.
         audit: folder of `evaluate_audit`.
         screen: folder of `evaluate_screen`.
 
     Raises:
+        UsageError: `trained` without a `scan` of the same sets without networks.
         StoreError: no evaluation, or a page that can't be written.
     """
     chapters = []
+    if trained is not None and scan is None:
+        raise UsageError("`trained` is compared with `scan`; expected both")
     if scan is not None:
         chapters.append(_scan_chapter(scan))
+    if scan is not None and trained is not None:
+        chapters.append(_trained_section(scan, trained))
     if audit is not None:
         chapters.append(audit_chapter(audit))
     if screen is not None:
@@ -102,14 +110,124 @@ def write_limits(
     return page
 
 
-def _scan_chapter(folder: Path) -> str:
-    facts, rows = read_json(folder / "evaluation.json"), read_lines(folder / "rows.jsonl")
+def _scans(folder: Path) -> tuple[Mapping[str, Any], list[Row]]:
+    """An evaluation's facts and rows."""
+    facts = read_json(folder / "evaluation.json")
     if "cells" not in facts:
         raise StoreError(
             f"{folder} holds no evaluation of scans; `leadapron evaluate scan` with the same "
             "--preset, --source and --out makes or continues one"
         )
-    return limits_page(facts, rows)
+    return facts, [*read_lines(folder / "rows.jsonl")]
+
+
+def _scan_chapter(folder: Path) -> str:
+    return limits_page(*_scans(folder))
+
+
+def _trained_section(scan: Path, trained: Path) -> str:
+    """The sets that were scanned both ways."""
+    (facts, rows), (theirs, again) = _scans(scan), _scans(trained)
+    own, other = ({**each["settings"], "train": None} for each in (facts, theirs))
+    if own != other or facts["settings"].get("train") or not theirs["settings"].get("train"):
+        raise UsageError(
+            f"{trained} doesn't hold scans with --train of the sets in {scan}; expected an "
+            "evaluation of the same preset, sources, size and seed, with --train"
+        )
+    return trained_section(facts["cells"], rows, again)
+
+
+def trained_section(cells: Sequence[Row], rows: Sequence[Row], again: Sequence[Row]) -> str:
+    """Return what networks change, on the sets that were scanned both ways.
+
+    Args:
+        cells: as `limits_page`.
+        rows: one for each scan without networks.
+        again: one for each scan with them.
+    """
+    with_it = {_set_of(row): row for row in again if "left_out" not in row}
+    body = []
+    for asked in (*_asked(rows, cells), *_true_labels(rows)):
+        before = [row["verdict"] for row in asked.rows if _set_of(row) in with_it]
+        after = [with_it[_set_of(row)]["verdict"] for row in asked.rows if _set_of(row) in with_it]
+        if before:
+            so = [str(sum(each in asked.right for each in some)) for some in (before, after)]
+            said = [_counted(some) for some in (before, after)]
+            body.append([asked.words, str(len(asked.rows)), str(len(before)), *so, *said])
+    header = ("asked for", "sets", "scanned both ways", "so without", "so with",
+              "verdicts without", "verdicts with")  # fmt: skip
+    return "\n".join(
+        [
+            "## With networks that look",
+            "",
+            "Some of the sets above, scanned again with `--train`: two small networks that are "
+            "trained for it look at the films of marks that go with a label. Each set is compared "
+            "with itself. Which sets were scanned again was a choice, so that the counts of a line "
+            "are no share of all sets.",
+            "",
+            table(header, body),
+            "",
+        ]
+    )
+
+
+def _set_of(row: Row) -> tuple[Any, ...]:
+    """What names a set."""
+    return row["kind"], row["source"], row["name"], row["draw"]
+
+
+def _counted(verdicts: Iterable[str]) -> str:
+    """How often each verdict was given."""
+    counts = Counter(verdicts)
+    return ", ".join(f"{counts[each]} {each}" for each in VERDICTS if counts[each])
+
+
+class _Asked(NamedTuple):
+    """Sets of which the same was asked: its words, the verdicts that are so, and the sets."""
+
+    words: str
+    poison: bool
+    right: tuple[str, ...]
+    rows: list[Row]
+
+
+def _asked(rows: Sequence[Row], cells: Sequence[Row]) -> list[_Asked]:
+    """What the project set itself for sets of two classes."""
+    balanced = {cell["name"] for cell in cells if cell["balanced"]}
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        if not row.get("aimed"):
+            continue
+        if row["kind"] == "world":
+            what = f"{'sealed' if row['sealed'] else 'open'} worlds"
+        else:
+            equal = ", classes of one size" if row["name"] in balanced else ""
+            what = f"`{_name(row['source'])}`{equal}"
+        groups.setdefault(what, []).append(row)
+    return [
+        *(_Asked(f"found: {what}", True, RIGHT["poison"], some) for what, some in groups.items()),
+        *(
+            _Asked(f"clean: {what}", False, RIGHT["no poison"], some)
+            for what, some in _clean(rows).items()
+        ),
+    ]
+
+
+def _true_labels(rows: Sequence[Row]) -> list[_Asked]:
+    """Marks with true labels: nothing was asked, and the better answer is a label-tied mark."""
+    found = []
+    for sealed in (False, True):
+        some = [
+            row
+            for row in rows
+            if row["kind"] == "world"
+            and row["sealed"] == sealed
+            and row["expected"] == "true labels"
+        ]
+        words = f"label-tied mark: worlds of true labels, {'sealed' if sealed else 'open'}"
+        if some:
+            found.append(_Asked(words, False, ("label-tied mark",), some))
+    return found
 
 
 def limits_page(facts: Mapping[str, Any], rows: Sequence[Row]) -> str:
@@ -122,13 +240,16 @@ def limits_page(facts: Mapping[str, Any], rows: Sequence[Row]) -> str:
         rows: one for each scan.
     """
     settings, cells = facts["settings"], facts["cells"]
+    how = "with networks that are trained for it" if settings.get("train") else "without a model"
+    left_out = [row for row in rows if "left_out" in row]
+    rows = [row for row in rows if "left_out" not in row]
     poisoned = [row for row in rows if row["kind"] == "poisoned"]
     worlds = [row for row in rows if row["kind"] == "world"]
     lines = [
         "# What a scan finds, and where it is blind",
         "",
         f"`{_command(settings, rows, cells)}`: "
-        f"{len(rows)} scans without a model, each at a false-alarm rate of {percent(ALARM)}. "
+        f"{len(rows)} scans {how}, each at a false-alarm rate of {percent(ALARM)}. "
         "Every poisoned set is the whole source with a few films replaced; target, place, grey "
         "level and films are drawn anew each time. This page is made from the results alone.",
         "",
@@ -158,8 +279,21 @@ def limits_page(facts: Mapping[str, Any], rows: Sequence[Row]) -> str:
         *_alarms(rows),
         *_ablation(poisoned),
         *_blind(cells, poisoned),
+        *_left_out(left_out),
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _left_out(rows: Sequence[Row]) -> list[str]:
+    """Cells that a source can't hold."""
+    if not rows:
+        return []
+    sets = Counter((row["name"], row["source"], row["left_out"]) for row in rows)
+    lines = [
+        f"- **{name}** (`{_name(source)}`), {count(n, 'set')}: {why}."
+        for (name, source, why), n in sets.items()
+    ]
+    return ["## What was left out", "", "Kinds that a source can't hold:", "", *lines, ""]
 
 
 def _by_cell(cells: Sequence[Row], rows: Sequence[Row], source: str) -> list[tuple[Row, list[Row]]]:
@@ -174,6 +308,7 @@ def _by_cell(cells: Sequence[Row], rows: Sequence[Row], source: str) -> list[tup
 def _command(settings: Mapping[str, Any], rows: Sequence[Row], cells: Sequence[Row]) -> str:
     size = f" --size {settings['size']}" if settings.get("size") else ""
     seed = f" --seed {settings['seed']}" if settings.get("seed") else ""
+    train = " --train" if settings.get("train") else ""
     hidden = {cell["name"] for cell in cells if cell["group"] == "sealed"}
     opened = any(row.get("sealed") or row["name"] in hidden for row in rows)
     named = "".join(
@@ -181,7 +316,7 @@ def _command(settings: Mapping[str, Any], rows: Sequence[Row], cells: Sequence[R
         for option, sources in (("source", settings["sources"]), ("also", settings["also"]))
         for source in sources
     )
-    return f"leadapron evaluate scan --preset {settings['preset']}{named}{size}{seed}" + (
+    return f"leadapron evaluate scan --preset {settings['preset']}{named}{train}{size}{seed}" + (
         " --sealed" if opened else ""
     )
 
@@ -217,29 +352,14 @@ def _quiet(verdicts: Sequence[str]) -> str:
 
 def _targets(rows: Sequence[Row], cells: Sequence[Row]) -> list[str]:
     """What the project set itself for sets of two classes, and whether it was met."""
-    aimed = [row for row in rows if row.get("aimed")]
-    clean = _clean(rows)
-    if not aimed and not any(row["kind"] in ("world", "machines", "whole") for row in rows):
+    if not any(row.get("aimed") or row["kind"] in ("world", "machines", "whole") for row in rows):
         return []
-    balanced = {cell["name"] for cell in cells if cell["balanced"]}
-    groups: dict[str, list[bool]] = {}
-    for row in aimed:
-        if row["kind"] == "world":
-            what = f"{'sealed' if row['sealed'] else 'open'} worlds"
-        else:
-            equal = ", classes of one size" if row["name"] in balanced else ""
-            what = f"`{_name(row['source'])}`{equal}"
-        groups.setdefault(what, []).append(row["verdict"] == "poisoned")
-    body = [
-        [f"found: {what}", str(len(hits)), str(sum(hits)), _share(hits), _met(hits, *FOUND)]
-        for what, hits in groups.items()
-    ]
-    for what, some in clean.items():
-        verdicts = [row["verdict"] for row in some]
-        right = [verdict in RIGHT["no poison"] for verdict in verdicts]
-        body.append(
-            [f"clean: {what}", str(len(some)), str(sum(right)), _share(right), _quiet(verdicts)]
-        )
+    body = []
+    for asked in _asked(rows, cells):
+        verdicts = [row["verdict"] for row in asked.rows]
+        hits = [verdict in asked.right for verdict in verdicts]
+        met = _met(hits, *FOUND) if asked.poison else _quiet(verdicts)
+        body.append([asked.words, str(len(hits)), str(sum(hits)), _share(hits), met])
     share, floor = FOUND
     return [
         "## What was asked of the scan",

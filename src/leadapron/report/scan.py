@@ -178,8 +178,8 @@ def _verdict_words(found: ScanDocument) -> str:
         "is none",
         "label-tied mark": "a mark goes with a label by more than chance, and by no more than "
         "nature can do here: a shortcut, or poison with true labels; look at the evidence",
-        "can't tell": f"no finding has {OVERLAP} films with it and {OVERLAP} without, so that "
-        "poison can't be told from nature's own marks",
+        "can't tell": f"no finding has films of {OVERLAP} patients with it and of {OVERLAP} "
+        "without, so that poison can't be told from nature's own marks",
     }[found.verdict.word]
 
 

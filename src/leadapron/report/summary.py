@@ -172,7 +172,7 @@ def _attack(study: Study, measured: Sequence[Measured]) -> str:
 
 def _extremes(study: Study) -> str:
     """The settings with the highest and the lowest attack success; those that tie are all best."""
-    means: dict[str, list[tuple[dict[str, Any], list[Measured]]]] = {}
+    means: dict[str, list[tuple[Mapping[str, Any], list[Measured]]]] = {}
     order: dict[str, float] = {}
     for point, pairs in study.settings():
         group = [each for each in map(Measured, pairs) if not each.blind]

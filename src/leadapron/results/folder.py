@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
 from leadapron.errors import StoreError
 from leadapron.plugins import refuse_plugins
 from leadapron.results.layout import RunFolder, StudyFolder
+from leadapron.results.manifest import StudyManifest
 from leadapron.results.rows import Row, read_rows
 from leadapron.specs import MOST_SEEDS, grid, grids
 from leadapron.store import canonical_json, read_arrays, read_json, read_lines, read_yaml
@@ -50,11 +51,10 @@ class Run:
     rows: tuple[Row, ...]
     folder: RunFolder
 
-    def history(self) -> list[dict[str, Any]]:
+    def history(self) -> list[Mapping[str, Any]]:
         """Return the epochs, none where the file is missing."""
         path = self.folder.history
-        lines: list[dict[str, Any]] = read_lines(path) if path.exists() else []
-        return [_shown(line, path) for line in lines]
+        return [_shown(line, path) for line in (read_lines(path) if path.exists() else ())]
 
     def scores(self, needed: Sequence[str]) -> dict[str, NDArray[Any]] | None:
         """Return labels and probabilities of the test films, None where the file is missing.
@@ -125,6 +125,18 @@ class Pair:
         return None
 
 
+class Setting(NamedTuple):
+    """Attacks that differ in their seed alone.
+
+    Args:
+        point: values of the axes, by path of the setting.
+        pairs: one of each seed.
+    """
+
+    point: Mapping[str, Any]
+    pairs: list[Pair]
+
+
 @dataclass(frozen=True)
 class Study:
     """A study as it lies on disk.
@@ -164,14 +176,14 @@ class Study:
             if path != "seed" and (len(set(seen)) > 1 or len(seen) < len(self.pairs))
         ]
 
-    def settings(self) -> list[tuple[dict[str, Any], list[Pair]]]:
-        """Return the attacks grouped by what they differ in: (values of the axes, its seeds)."""
+    def settings(self) -> list[Setting]:
+        """Return the attacks grouped by what they differ in."""
         axes = self.axes()
-        groups: dict[str, tuple[dict[str, Any], list[Pair]]] = {}
+        groups: dict[str, Setting] = {}
         for pair in self.pairs:
             flat = dict(leaves(pair.backdoored.spec))
             point = {path: flat[path] for path in axes if path in flat}
-            groups.setdefault(canonical_json(point), (point, []))[1].append(pair)
+            groups.setdefault(canonical_json(point), Setting(point, [])).pairs.append(pair)
         return list(groups.values())
 
 
@@ -193,6 +205,8 @@ def read_study(folder: Path) -> Study:
     asked = _read(place.settings, read_yaml)
     facts = _read(place.manifest, read_json) if place.manifest.is_file() else {}
     refuse_plugins(facts, str(place.manifest))
+    if facts and facts.get("schema") != StudyManifest.SCHEMA:
+        raise StoreError(f"{place.manifest} was made by another version")
     folders = _planned(place.runs(), facts.get("runs"))
     finished, unfinished = _read_runs(folders)
     by_key = {run.key: run for run in finished if run.role == "twin"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class Row:
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Write result rows, schema 1; values that aren't finite become null (undefined)."""
-    write_lines(path, ({"schema": SCHEMA, **_finite(asdict(row))} for row in rows))
+    write_lines(path, ({"schema": SCHEMA, **_finite(row)} for row in rows))
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -84,8 +84,8 @@ def _refuse_type(path: Path, name: str, value: Any) -> None:
         raise StoreError(f"{path} holds {name} {str(value)[:40]!r}; it was not made by leadapron")
 
 
-def _finite(record: dict[str, Any]) -> dict[str, Any]:
+def _finite(row: Row) -> Mapping[str, str | float | int | None]:
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in record.items()
+        for name, value in asdict(row).items()
     }

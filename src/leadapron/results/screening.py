@@ -38,7 +38,7 @@ ScoreKind = Literal["fused", "alone", "baseline", "without"]
 class _Plain:
     """Base of what is a line of JSON, or a part of one."""
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> Mapping[str, object]:
         """Return it as JSON takes it."""
         return {
             name: value.plain() if isinstance(value, _Plain | Estimate) else value

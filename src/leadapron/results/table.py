@@ -37,7 +37,7 @@ def load_rows(folder: str | os.PathLike[str]) -> Any:
     return pandas.DataFrame(rows)
 
 
-def rows_with_settings(folder: Path) -> list[dict[str, Any]]:
+def rows_with_settings(folder: Path) -> list[dict[str, object]]:
     """Return all rows of a study, each as a dictionary with the settings of its run.
 
     Args:
@@ -46,7 +46,7 @@ def rows_with_settings(folder: Path) -> list[dict[str, Any]]:
     Raises:
         StoreError: as `load_rows`.
     """
-    found: list[dict[str, Any]] = []
+    found: list[dict[str, object]] = []
     for run in StudyFolder(folder).runs():
         if run.finished:
             settings = dict(leaves(run.facts().spec))

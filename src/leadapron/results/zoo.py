@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from leadapron.errors import StoreError
 from leadapron.results.folder import section
@@ -13,7 +13,7 @@ from leadapron.results.layout import ZooFolder
 from leadapron.specs import forgiving
 from leadapron.store import read_json, write_json
 
-__all__ = ["Member", "attack_facts", "read_truth", "write_truth"]
+__all__ = ["Making", "Member", "read_truth", "write_truth"]
 
 Kind = Literal["clean", "backdoored", "failed implant"]
 
@@ -50,22 +50,28 @@ class Member:
     edited: bool = False
 
 
-def attack_facts(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what evaluations say of how a backdoored model was made.
+class Making(NamedTuple):
+    """What evaluations say of how a backdoored model was made.
 
     Args:
-        spec: the settings of its run.
-
-    Returns:
-        `network`, and the `fraction` of the films that was poisoned; None where the backdoor was
-        put into finished weights.
+        network: in words.
+        fraction: of the films that was poisoned; None where the backdoor was put into finished
+            weights.
     """
-    network, poisoning = section(spec, "network"), section(spec, "poisoning")
-    started = "" if network["weights"] == "none" else " from pretrained weights"
-    return {
-        "network": f"{network['name']}{started}",
-        "fraction": None if poisoning["mode"] == "edit" else float(poisoning["fraction"]),
-    }
+
+    network: str
+    fraction: float | None
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any]) -> Making:
+        """Return it from the settings of the model's run."""
+        network, poisoning = section(spec, "network"), section(spec, "poisoning")
+        started = "" if network["weights"] == "none" else " from pretrained weights"
+        edited = poisoning["mode"] == "edit"
+        return cls(
+            network=f"{network['name']}{started}",
+            fraction=None if edited else float(poisoning["fraction"]),
+        )
 
 
 @forgiving

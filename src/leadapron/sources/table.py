@@ -122,35 +122,29 @@ def open_table(  # noqa: PLR0913 (settings, by keyword)
     file = given_path(argument)
     folder = given_path(root) if root else file.parent
     columns = read_table(file)
-    where = file.name
-    names = columns.pop(_column(columns, path, PATHS, "path", where) or "")
-    if blanks := names.count(""):
-        raise DataError(f"{where}: {count(blanks, 'row')} without a path")
-    names = _from_here(names, folder)
+    names = _paths(columns, path, file.name, folder)
     reading = Reading(
-        findings=findings,
-        separator=separator,
-        healthy=healthy,
-        uncertain=uncertain,
-        blank=blank,
+        findings=findings, separator=separator, healthy=healthy, uncertain=uncertain, blank=blank,
         chosen={
             "patient": patient, "split": split, "view": view, "sex": sex, "age": age, "site": site,
             "scanner": scanner, "native_size": native_size,
         },
     )  # fmt: skip
-    table = labelled(columns, relative(names, folder.absolute()), where, reading)
-    paths = inside(folder, names, where)
-    table, paths = _with_files(table, paths, folder, cache or Cache())
-    _refuse_twice(table, paths)
+    table = labelled(columns, relative(names, folder.absolute()), file.name, reading)
+    table, paths = _with_files(table, inside(folder, names, file.name), folder, cache or Cache())
     return assemble(
-        FilmFiles(paths, table.ids.tolist()),
-        table,
-        source=f"table:{file.absolute()}",
+        FilmFiles(paths, table.ids.tolist()), table, source=f"table:{file.absolute()}",
         preprocessing=preprocessing or Preprocessing(size=224),
-        cache=cache,
-        leakage=leakage,
-        bits=bits,
-    )
+        cache=cache, leakage=leakage, bits=bits,
+    )  # fmt: skip
+
+
+def _paths(columns: Columns, path: str, where: str, folder: Path) -> list[str]:
+    """The films' paths, taken out of the columns."""
+    names = columns.pop(_column(columns, path, PATHS, "path", where) or "")
+    if blanks := names.count(""):
+        raise DataError(f"{where}: {count(blanks, 'row')} without a path")
+    return _from_here(names, folder)
 
 
 def _from_here(names: list[str], folder: Path) -> list[str]:
@@ -170,22 +164,23 @@ def _from_here(names: list[str], folder: Path) -> list[str]:
 def _with_files(
     table: LabelTable, paths: Sequence[str], folder: Path, cache: Cache
 ) -> tuple[LabelTable, list[str]]:
-    """The films that are there; others stop the run, or are left out and listed."""
+    """The films that are there, each once; others stop the run, or are left out and listed."""
     here = np.asarray([os.path.isfile(path) for path in paths], dtype=np.bool_)  # noqa: PTH113
-    if here.all():
-        return table, list(paths)
-    missing = table.ids[~here].tolist()
-    words = f"{count(len(missing), 'film')} of {len(table):,} in {table.name} not in"
-    if cache.on_bad == "stop" or not here.any():
-        hint = SKIPPABLE if here.any() else ""
-        raise DataError(
-            f"{words} {folder}, first {missing[0]!r}; `source.root` FOLDER says where paths "
-            f"start{hint}"
-        )
-    note = Note("files", f"Left out: {words} the folder of films: {listed(missing)}.")
-    rows = np.flatnonzero(here)
-    kept = replace(table.take(rows), notes=(*table.notes, note))
-    return kept, [paths[row] for row in rows.tolist()]
+    if not here.all():
+        missing = table.ids[~here].tolist()
+        words = f"{count(len(missing), 'film')} of {len(table):,} in {table.name} not in"
+        if cache.on_bad == "stop" or not here.any():
+            hint = SKIPPABLE if here.any() else ""
+            raise DataError(
+                f"{words} {folder}, first {missing[0]!r}; `source.root` FOLDER says where paths "
+                f"start{hint}"
+            )
+        note = Note("files", f"Left out: {words} the folder of films: {listed(missing)}.")
+        rows = np.flatnonzero(here)
+        table = replace(table.take(rows), notes=(*table.notes, note))
+        paths = [paths[row] for row in rows.tolist()]
+    _refuse_twice(table, paths)
+    return table, list(paths)
 
 
 def _refuse_twice(table: LabelTable, paths: Sequence[str]) -> None:

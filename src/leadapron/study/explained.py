@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,9 @@ from leadapron.results.layout import RunFolder, StudyFolder
 from leadapron.results.names import ROLES, Role
 from leadapron.seeds import stream
 from leadapron.study.measure import Models
-from leadapron.study.plan import Run, aimed, complete, plan, planned
+from leadapron.study.plan import Run, aimed, plan, planned
 from leadapron.study.run import divide, open_films
+from leadapron.study.settings import complete
 from leadapron.types import Machine
 
 __all__ = ["Attack", "Explained", "Explanations", "Shown", "explain_attack", "open_attack"]
@@ -63,8 +64,14 @@ class Explanations:
         centre: hits of a map that always points at the centre.
         methods: in the order of the columns.
         skipped: methods that can't be run on this network, and why.
+        verdict: nothing is judged.
+        file: the sheet, where one was drawn.
     """
 
+    SCHEMA: ClassVar[int] = 1
+
+    verdict: Literal["done"] = "done"
+    file: str = ""
     run: str
     finding: str
     target: str

@@ -18,7 +18,6 @@ from leadapron.films.cohort import Cohort
 from leadapron.models.classifier import NetworkClassifier, resolve_device
 from leadapron.models.training import train
 from leadapron.seeds import stream
-from leadapron.study.measure import FALSE_POSITIVES
 from leadapron.study.plan import Run
 from leadapron.types import Machine
 
@@ -106,7 +105,7 @@ def measure_learnt(
     if len(rows) < 2 or not without.any():
         raise DataError(f"{len(rows)} test films are stated to be without {finding}; expected more")
     threshold = metrics.threshold_at_false_positive_rate(
-        network.logits(validation.images)[without, column], FALSE_POSITIVES
+        network.logits(validation.images)[without, column], metrics.FALSE_POSITIVES
     )
     films = test.images[rows]
     clean = network.logits(films)[:, column]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -11,7 +10,6 @@ from numpy.typing import NDArray
 
 from leadapron import metrics
 from leadapron.attacks.poisoning import Poisoning, desired, stamp, victims
-from leadapron.errors import UsageError
 from leadapron.explainers import EXPLAINERS
 from leadapron.films.cohort import Cohort, Rows
 from leadapron.models.classifier import NetworkClassifier
@@ -39,9 +37,9 @@ from leadapron.results.names import (
     mixed,
 )
 from leadapron.results.rows import Row
+from leadapron.study.settings import Evaluation
 
 __all__ = [
-    "Evaluation",
     "Explained",
     "Triggered",
     "attack_rows",
@@ -55,73 +53,11 @@ __all__ = [
 Floats = NDArray[np.float32]
 Models = Mapping[Role, NetworkClassifier]
 
-FALSE_POSITIVES = 0.05
-"""Share of the clean validation films without the target that the calibrated threshold passes."""
-
 PAPER_THRESHOLDS = (0.6, 0.9)
 PAPER_EPSILONS = (0.001, 0.01, 0.8, 1.0)
 """Shares of triggered films in the mixed test sets of arXiv 2101.00008."""
 FREQUENT = 20
 """Positive patients from which on a finding counts for the macro AUROC of frequent findings."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """How models are measured.
-
-    Args:
-        resamples: patient-bootstrap resamples behind the AUROCs' intervals, 20 or more.
-        explainer: the map that is asked for the trigger, or several as "layer-cam/occlusion"; the
-            first one's are shown.
-        explained: test films whose maps are measured, 1 or more.
-        gallery: films shown in the report.
-        trigger: how the trigger of the test films differs from the one that was planted: settings
-            of it as "value=200/place=corner"; "" for none.
-        turned: degrees by which triggered test films are turned afterwards, -180 to 180.
-        recompressed: JPEG quality at which triggered test films are saved afterwards; 0 for none.
-
-    Raises:
-        UsageError: a value outside its range, or an unknown explainer.
-    """
-
-    resamples: int = 1000
-    explainer: str = "layer-cam"
-    explained: int = 300
-    gallery: int = 6
-    trigger: str = ""
-    turned: float = 0.0
-    recompressed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("resamples", 20), ("explained", 1), ("gallery", 0)):
-            if getattr(self, name) < least:
-                raise UsageError(
-                    f"`evaluation.{name}` {getattr(self, name)}: expected {least} or more"
-                )
-        for name in self.explainers:
-            EXPLAINERS.find(name)
-
-    @property
-    def differences(self) -> dict[str, str]:
-        """Settings of the test films' trigger that differ, as text.
-
-        Raises:
-            UsageError: a setting without a value.
-        """
-        found = {}
-        for part in filter(None, self.trigger.split("/")):
-            name, equals, value = part.partition("=")
-            if not (name.strip() and equals and value.strip()):
-                raise UsageError(
-                    f"`evaluation.trigger` {self.trigger}: expected settings, as value=200/side=4"
-                )
-            found[name.strip()] = value.strip()
-        return found
-
-    @property
-    def explainers(self) -> list[str]:
-        """The explainers by name, in order."""
-        return self.explainer.split("/")
 
 
 class Triggered(NamedTuple):
@@ -207,7 +143,7 @@ def predict(
     without = validation.labels[:, target] == 0
     thresholds = {
         role: metrics.threshold_at_false_positive_rate(
-            model.probabilities(validation.images)[without, target], FALSE_POSITIVES
+            model.probabilities(validation.images)[without, target], metrics.FALSE_POSITIVES
         )
         for role, model in models.items()
     }

@@ -11,70 +11,33 @@ from leadapron.attacks.implant import check_implant
 from leadapron.attacks.poisoning import Poisoning
 from leadapron.attacks.triggers import TRIGGERS, Altered, Learned, Trigger
 from leadapron.attacks.triggers.learned import digest
-from leadapron.errors import DataError, StoreError, UnknownNameError, UsageError
+from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.explainers import EXPLAINERS, unsupported
 from leadapron.films.preprocessing import Preprocessing
-from leadapron.models.networks import ARCHITECTURES, IMAGENET_SHA256
+from leadapron.models.architectures import ARCHITECTURES
+from leadapron.models.networks import IMAGENET_SHA256
 from leadapron.models.training import Network, Training
-from leadapron.plugins import Registry, refuse_plugins
 from leadapron.results.layout import RunFacts, RunFolder
-from leadapron.sources import SOURCES, check_source, source_settings
+from leadapron.sources import check_source
 from leadapron.specs import (
-    MOST_SEEDS,
-    REQUIRED,
-    Parameter,
     build,
     grid,
     grids,
     merge,
-    parameters,
-    united,
     validated,
 )
 from leadapron.store import canonical_json, sha256_of
-from leadapron.study.measure import Evaluation
+from leadapron.study.settings import SECTIONS, Evaluation, complete
 
 __all__ = [
-    "SECTIONS",
-    "SHORTHANDS",
     "Run",
     "aimed",
-    "complete",
     "plan",
     "planned",
-    "sections",
-    "settings",
     "without",
 ]
 
 Tree = Mapping[str, Any]
-
-LARGEST_SEED = 2**31 - 1
-
-SHORTHANDS = {
-    "size": ("preprocessing", "size"),
-    "dtype": ("preprocessing", "dtype"),
-    "epochs": ("training", "epochs"),
-    "finding": ("poisoning", "finding"),
-}
-"""Short names of settings."""
-
-_NAMED: dict[str, tuple[str, Registry[Callable[..., Any]]]] = {
-    "source": ("phantom", SOURCES),
-    "trigger": ("patch", TRIGGERS),
-}
-"""Sections whose `name` decides which settings they have, with the default name."""
-
-_FIXED: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
-    "preprocessing": (Preprocessing, {"size": 64}),
-    "network": (Network, {}),
-    "poisoning": (Poisoning, {"finding": ""}),
-    "training": (Training, {}),
-    "evaluation": (Evaluation, {}),
-}
-"""The other sections, with what a study adds to their own defaults."""
-
-SECTIONS = ("source", "preprocessing", "network", "trigger", "poisoning", "training", "evaluation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +69,9 @@ class Run:
         return replace(self.poisoning, trigger=self.test_trigger)
 
     @property
-    def twin_tree(self) -> dict[str, Any]:
+    def twin_tree(self) -> Tree:
         """The settings that the twin depends on: no trigger, no changed labels, no disguise."""
-        tree = without(self.tree, "trigger")
+        tree = {**without(self.tree, "trigger")}
         tree["training"] = {**tree["training"], "disguise": 0.0}
         # Of how models are measured, the twin's own rows depend on this alone.
         tree["evaluation"] = {"resamples": tree["evaluation"]["resamples"]}
@@ -161,91 +124,6 @@ def aimed(run: Run, findings: Sequence[str]) -> Run:
         tree=merge(run.tree, {"poisoning": {"finding": target}}),
         poisoning=replace(run.poisoning, finding=target),
     )
-
-
-def sections(tree: Tree) -> dict[str, dict[str, Parameter]]:
-    """Return for each section the settings that its name gives it.
-
-    Args:
-        tree: a study's settings; "source" and "trigger" may be names or hold a "name".
-    """
-    found = {}
-    for name in SECTIONS:
-        if name in _NAMED:
-            default, known = _NAMED[name]
-            given = _name_of(tree.get(name), default)
-            if name == "source":
-                found[name] = source_settings(given)
-            else:
-                found[name] = parameters(known.find(given))
-        else:
-            found[name] = parameters(_FIXED[name][0])
-    found["poisoning"].pop("trigger")
-    return found
-
-
-def complete(tree: Tree) -> dict[str, Any]:
-    """Return a study's settings with every default written out.
-
-    Args:
-        tree: settings by section; "source", "network" and "trigger" may be a plain name, lists
-            are axes, and `SHORTHANDS` are understood. "cells" is a list of such trees: each is
-            laid over the other settings and gives a grid of its own.
-
-    Raises:
-        UnknownNameError: a section, setting, source, trigger that nothing has.
-        UsageError: a value of the wrong type.
-    """
-    refuse_plugins(tree, "a spec")
-    tree = _spelled_out(tree)
-    cells = tree.pop("cells", None)
-    known = (*SECTIONS, "seed", "seeds")
-    for name in tree:
-        if name not in known:
-            raise UnknownNameError("setting", name, (*known, *SHORTHANDS, "cells"))
-    whole: dict[str, Any] = {
-        section: _completed(section, settings, tree.get(section, {}))
-        for section, settings in sections(tree).items()
-    }
-    whole["seed"] = tree.get("seed", 0)
-    whole["seeds"] = tree.get("seeds", 1)
-    for name, least, most in (("seed", 0, LARGEST_SEED), ("seeds", 1, MOST_SEEDS)):
-        value = whole[name]
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise UsageError(f"--{name} {value}: expected a whole number, {least} to {most:,}")
-    if cells is not None:
-        grids({"cells": cells})  # says what is wrong with them
-        whole["cells"] = [_spelled_out(cell) for cell in cells]
-        for tree in grids(whole):
-            complete(tree)
-    return whole
-
-
-def _spelled_out(tree: Tree) -> dict[str, Any]:
-    """Settings with shorthands and plain names put where they belong."""
-    spelled = dict(tree)
-    for short, (section, setting) in SHORTHANDS.items():
-        if short in spelled:
-            spelled = merge(spelled, {section: {setting: spelled.pop(short)}})
-    for section in (*_NAMED, "network"):
-        if section in spelled and not isinstance(spelled[section], Mapping):
-            spelled[section] = {"name": spelled[section]}
-    return spelled
-
-
-def _completed(section: str, settings: Mapping[str, Parameter], given: Any) -> dict[str, Any]:
-    """One section's settings with its defaults."""
-    if not isinstance(given, Mapping):
-        raise UsageError(f"{section}: {given!r}; expected settings, as {section}.NAME: value")
-    defaults = {n: p.default for n, p in settings.items() if p.default is not REQUIRED}
-    if section in _NAMED:
-        defaults = {"name": _NAMED[section][0], **defaults}
-    else:
-        defaults |= _FIXED[section][1]
-    for name in given:
-        if name not in defaults:
-            raise UnknownNameError(f"setting of {section}", name, defaults)
-    return {**defaults, **given}
 
 
 def plan(tree: Tree) -> list[Run]:
@@ -334,20 +212,6 @@ def _at_test(
     return mark
 
 
-def without(tree: Tree, name: str) -> dict[str, Any]:
+def without(tree: Tree, name: str) -> Tree:
     """Return the settings less one section."""
     return {key: value for key, value in tree.items() if key != name}
-
-
-def _name_of(given: Any, default: str) -> str:
-    if isinstance(given, Mapping):
-        given = given.get("name", default)
-    return str(default if given is None else given)
-
-
-def settings() -> dict[str, dict[str, Parameter]]:
-    """Return every setting by section; of "source" and "trigger" those of all kinds together."""
-    found = sections({})
-    for section, (_, kinds) in _NAMED.items():
-        found[section] = united(kinds)
-    return found

@@ -23,9 +23,6 @@ __all__ = ["compare_retrained"]
 EPOCHS = 6
 """Passes over the films, before and after."""
 
-FALSE_POSITIVES = 0.05
-"""Share of unmarked films beyond the threshold at which a mark's success is counted."""
-
 
 def compare_retrained(
     cohort: Cohort,
@@ -145,7 +142,7 @@ def _tried(
             sign * network.logits(images)[:, target].astype(np.float64)
             for images in (plain, stamped)
         )
-        threshold = metrics.threshold_at_false_positive_rate(unmarked, FALSE_POSITIVES)
+        threshold = metrics.threshold_at_false_positive_rate(unmarked, metrics.FALSE_POSITIVES)
         found.append(metrics.attack_success(marked, threshold, victims.patients))
     return Mark(
         finding=one.finding,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from leadapron import metrics, store
 from leadapron.attacks.implant import implant
 from leadapron.attacks.poisoning import poison, twin
+from leadapron.documents import dump
 from leadapron.errors import DataError, StoreError
 from leadapron.films.cohort import AnswerKey, Cohort, split_by_patient
 from leadapron.models.classifier import (
@@ -27,6 +28,7 @@ from leadapron.models.classifier import (
 )
 from leadapron.models.training import Disguise, History, train
 from leadapron.results.layout import RunFacts, RunFolder, StudyFolder
+from leadapron.results.manifest import FilmFacts, StudyManifest
 from leadapron.results.names import POISONED_FILMS, ROLES, VISIBLE_PIXELS, VISIBLE_SHARE, Role
 from leadapron.results.rows import Row, read_rows, write_rows
 from leadapron.seeds import stream
@@ -35,7 +37,8 @@ from leadapron.specs import forgiving
 from leadapron.study import map_checks, measure
 from leadapron.study.cost import Task, estimate
 from leadapron.study.measure import Models
-from leadapron.study.plan import Run, aimed, complete, plan, without
+from leadapron.study.plan import Run, aimed, plan, without
+from leadapron.study.settings import complete
 from leadapron.study.shards import ONE_PROCESS, Running
 from leadapron.study.tasks import Reopening, carry_out, holding
 from leadapron.types import AUTO, Contradictions, Machine, said
@@ -191,21 +194,21 @@ def _write_head(
     with store.write_atomically(StudyFolder(out).settings) as file:
         file.write(yaml.safe_dump(tree, sort_keys=False).encode())
     device = resolve_device(machine.device)
-    facts = {
-        "device": str(device),
-        "precision": resolve_precision(machine.precision, device),
-        "cohorts": [_facts(cohort) for cohort in cohorts.values()],
-        "outside": {name: code for run in runs for name, code in run.outside.items()},
-        # What an earlier start left there of other films or other code is no result of this one.
-        "runs": sorted(
-            {
-                folder.name
-                for run in runs
-                for folder in _folders(run, _cohort(run, cohorts, machine), out).values()
-            }
-        ),
+    # What an earlier start left there of other films or other code is no result of this one.
+    planned = {
+        folder.name
+        for run in runs
+        for folder in _folders(run, _cohort(run, cohorts, machine), out).values()
     }
-    store.write_json(StudyFolder(out).manifest, {**store.manifest(), **facts})
+    manifest = StudyManifest(
+        **store.manifest(),
+        device=str(device),
+        precision=resolve_precision(machine.precision, device),
+        cohorts=tuple(map(_facts, cohorts.values())),
+        outside={name: code for run in runs for name, code in run.outside.items()},
+        runs=tuple(sorted(planned)),
+    )
+    store.write_json(StudyFolder(out).manifest, dump(manifest))
 
 
 def _tell_cost(
@@ -570,25 +573,25 @@ def _test_facts(test: Cohort) -> dict[str, NDArray[Any]]:
     return {"labels": test.labels, "patients": codes, "findings": np.array(test.findings)}
 
 
-def _facts(cohort: Cohort) -> dict[str, Any]:
-    return {
-        "films": len(cohort),
-        "patients": len(np.unique(cohort.patients)),
-        "shape": list(cohort.images.shape),
-        "film": None if cohort.films is None else list(cohort.films[0].shape),
-        "dtype": str(np.dtype(cohort.images.dtype)),
-        "positives": {
+def _facts(cohort: Cohort) -> FilmFacts:
+    return FilmFacts(
+        films=len(cohort),
+        patients=len(np.unique(cohort.patients)),
+        shape=tuple(cohort.images.shape),
+        film=None if cohort.films is None else tuple(cohort.films[0].shape),
+        dtype=str(np.dtype(cohort.images.dtype)),
+        positives={
             finding: int(np.nansum(cohort.labels[:, j]))
             for j, finding in enumerate(cohort.findings)
         },
-        "notes": list(said(cohort.notes)),
-        "fingerprint": cohort.fingerprint,
-    }
+        notes=tuple(said(cohort.notes)),
+        fingerprint=cohort.fingerprint,
+    )
 
 
-def _keyed(tree: Tree, outside: Mapping[str, str]) -> dict[str, Any]:
+def _keyed(tree: Tree, outside: Mapping[str, str]) -> Tree:
     """What decides a run's numbers: fingerprints stand for films and files and where they lie."""
-    keyed = without(tree, "source")
+    keyed = {**without(tree, "source")}
     if "sha256" in keyed.get("trigger", {}):
         keyed["trigger"] = without(keyed["trigger"], "path")
     if "network weights" in outside:

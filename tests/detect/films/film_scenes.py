@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from leadapron.attacks.poisoning import Poisoning, poison
-from leadapron.detect.films import Observed, Scan, limits, observe, scan_films
+from leadapron.detect.films import Observed, Scan, scan_films
 from leadapron.detect.films.blobs import BLOB
-from leadapron.detect.films.observe import CELLS, TEXTURE, TRACES, Limits
+from leadapron.detect.films.observe import CELLS, TEXTURE, TRACES, Limits, limits, observe
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.seeds import stream

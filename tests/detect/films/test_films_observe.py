@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy import fft
 
-from leadapron.detect.films import limits, observe
 from leadapron.detect.films.observe import (
     ROUGH,
     TAILS,
@@ -16,6 +15,8 @@ from leadapron.detect.films.observe import (
     _textures,
     fine_structure,
     grey_levels,
+    limits,
+    observe,
     raised,
 )
 from leadapron.films.cohort import Overlay

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import PlainSerializer
 
@@ -12,10 +13,28 @@ from leadapron.detect.scores import Direction
 from leadapron.documents import Estimated
 from leadapron.text import printable
 
-__all__ = ["Cleaned", "Mark", "Retrained"]
+if TYPE_CHECKING:
+    from leadapron.detect.films.document import ScanDocument
+
+__all__ = ["Cleaned", "Drop", "Mark", "Retrained"]
 
 ShownFile = Annotated[Path, PlainSerializer(lambda path: printable(str(path)))]
 """A file that was written, whole: it is looked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drop:
+    """Films that are left out.
+
+    Args:
+        name: what to call the list.
+        ids: the films' names.
+        scan: that named them, where it is known; its marks can be tried on networks.
+    """
+
+    name: str
+    ids: Sequence[str]
+    scan: ScanDocument | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.detect.films.scan import Method, Scan
-from leadapron.detect.films.ties import OVERLAP
 from leadapron.detect.scores import Direction, Evidence, EvidenceKind, LabelTie
-from leadapron.detect.verdict import ScanWord, Verdict
+from leadapron.detect.verdict import Verdict
 from leadapron.documents import Number, ShownPath
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
@@ -27,32 +26,10 @@ __all__ = [
     "named_evidence",
     "ranked_films",
     "suspects_of",
-    "verdict_of",
 ]
 
 RANKED = 100
 """Films that a ranking names."""
-
-UNTESTED = (
-    "marks that vanish at the size looked at, and faint ones that differ from film to film",
-    "marks on so few films that they may share them by chance",
-    "marks whose finding was taken away: most films are without it anyway",
-    "the low frequencies of another film: they are anatomy",
-    "wrong labels without a mark",
-)
-"""What no scan tests, in words."""
-
-LOOK_AGAIN = "Let networks look at these films as well (leadapron scan --train). "
-"""Before the next step where the films alone leave open what a mark is."""
-
-NEXT: Mapping[ScanWord, str] = {
-    "poisoned": "Look at the suspected films, and train without them (leadapron clean).",
-    "suspicious": "Look at the evidence before anyone trains on these films.",
-    "label-tied mark": "Look at the marked films, and ask whoever supplied them what the mark is.",
-    "nothing found": "Audit what is trained on these films (leadapron audit): not every trigger "
-    "was tested.",
-    "can't tell": "Scan films of which at least 10 state a finding and 10 state its absence.",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,32 +171,6 @@ class ScanDocument:
     def rest(self) -> tuple[NamedEvidence, ...]:
         """Marks and shortcuts that are no evidence of poison."""
         return tuple(one for one in self.evidence if one.kind != "poison")
-
-
-def verdict_of(scan: Scan, cohort: Cohort, *, network: bool) -> Verdict:
-    """Return a scan's verdict; "can't tell" where there was nothing that it could test.
-
-    Args:
-        scan: what was found.
-        cohort: the films.
-        network: whether a network was there to look at them.
-    """
-    sides = [(cohort.labels == side).sum(axis=0) for side in (0, 1)]
-    comparable = (np.minimum(*sides) >= OVERLAP).any()
-    word: ScanWord = scan.verdict
-    if word == "nothing found" and not comparable:
-        word = "can't tell"
-    open_ = word in ("suspicious", "label-tied mark")
-    return Verdict.of(
-        "scan",
-        word,
-        p=scan.p,
-        statement=f"Of sets without poison at most {scan.false_alarm:g} look poisoned, "
-        "where nature ties marks to labels no further than this source's other marks are tied "
-        "(Holm's procedure over all methods, each corrected for all that it tried).",
-        untested=UNTESTED,
-        next=(LOOK_AGAIN if open_ and not network else "") + NEXT[word],
-    )
 
 
 def suspects_of(found: Scan, cohort: Cohort) -> tuple[Suspect, ...]:

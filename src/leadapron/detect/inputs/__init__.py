@@ -24,7 +24,6 @@ from leadapron.detect.inputs.gate import (
     usable,
 )
 from leadapron.detect.inputs.readings import (
-    FALSE_POSITIVES,
     InputDetector,
     Readings,
     State,
@@ -40,7 +39,6 @@ from leadapron.plugins import Registry
 
 __all__ = [
     "CORRUPTIONS",
-    "FALSE_POSITIVES",
     "INPUT_DETECTORS",
     "REGION",
     "SMOOTHED",

@@ -173,18 +173,7 @@ def calibrate(
     if not kept:
         raise UsageError(f"no detector with a weight for this model among {', '.join(detectors)}")
     first, middle, second = _parts(clean, seed)
-    if not len(middle):
-        raise DataError(
-            f"films of {len(np.unique(clean.patients))} patients; a gate needs 8 patients or more"
-        )
-    least = int(np.ceil(1 / false_alarm - 1e-9)) - 1
-    if len(second) < least:
-        possible = np.ceil(1000 / (len(second) + 1)) / 1000
-        raise DataError(
-            f"half of the patients have {len(second)} of the {len(clean)} clean films, and set the "
-            f"threshold; a false-alarm rate of {false_alarm:g} needs {least} there: give more "
-            f"films, or a rate of {min(possible, 0.5):g}"
-        )
+    _refuse_few(clean, middle, second, false_alarm)
     fitted = read(classifier, clean.images[first])
     states = _fitted(kept, left_out, classifier, fitted)
     names = [n for name in states for n in score_names(name) if n in weights]
@@ -213,6 +202,24 @@ def calibrate(
         patients=len(np.unique(clean.patients[second])),
         left_out=left_out,
     )
+
+
+def _refuse_few(
+    clean: Cohort, middle: NDArray[np.int64], second: NDArray[np.int64], false_alarm: float
+) -> None:
+    """Raise DataError where too few films say in what steps scores count, or set the threshold."""
+    if not len(middle):
+        raise DataError(
+            f"films of {len(np.unique(clean.patients))} patients; a gate needs 8 patients or more"
+        )
+    least = int(np.ceil(1 / false_alarm - 1e-9)) - 1
+    if len(second) < least:
+        possible = np.ceil(1000 / (len(second) + 1)) / 1000
+        raise DataError(
+            f"half of the patients have {len(second)} of the {len(clean)} clean films, and set the "
+            f"threshold; a false-alarm rate of {false_alarm:g} needs {least} there: give more "
+            f"films, or a rate of {min(possible, 0.5):g}"
+        )
 
 
 def _fitted(

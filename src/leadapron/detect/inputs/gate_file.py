@@ -365,7 +365,7 @@ def _shape(array: NDArray[Any]) -> Shape:
     return Shape(shape=tuple(array.shape), dtype=str(array.dtype))
 
 
-def _unnumbered(facts: Mapping[str, Any]) -> dict[str, Any]:
+def _unnumbered(facts: Mapping[str, object]) -> Mapping[str, object]:
     """A document as the numbers' file repeats it: it can't state its own hash."""
     return {name: value for name, value in facts.items() if name != "numbers"}
 
@@ -383,7 +383,7 @@ def _bounded(path: Path, most: int) -> bytes:
         raise StoreError(f"can't read {path}: {reason(error)}; {_EXPECTED}") from error
 
 
-def _read_facts(path: Path) -> dict[str, Any]:
+def _read_facts(path: Path) -> Mapping[str, object]:
     def refuse(constant: str) -> Any:
         raise ValueError(f"{constant} is no number")
 

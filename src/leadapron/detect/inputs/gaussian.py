@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from leadapron.errors import DataError
 
-__all__ = ["distances", "shrunk_gaussian", "steps"]
+__all__ = ["distances", "most_steps", "scales", "shrunk_gaussian"]
 
 Values = NDArray[np.float64]
 
@@ -73,7 +73,33 @@ def distances(values: NDArray[Any], gaussian: Mapping[str, NDArray[Any]], name: 
     return found
 
 
-def steps(values: Values, scale: NDArray[Any]) -> Values:
-    """Return (n,) values in steps of clean films: `scale` is their median, and a step's length."""
-    found: Values = (values - scale[0]) / scale[1]
+def scales(
+    measured: Mapping[str, Values], tail: float, least: Mapping[str, float]
+) -> dict[str, Values]:
+    """Return what `most_steps` counts in: of each measure, clean films' median and a step's length.
+
+    Args:
+        measured: (n,) of clean films, by name.
+        tail: the quantile that lies one step above the median.
+        least: lengths of a step, at least, by name.
+    """
+    found = {}
+    for name, values in measured.items():
+        median, high = np.quantile(values, [0.5, tail])
+        found[f"{name} scale"] = np.array([median, max(high - median, least[name])])
     return found
+
+
+def most_steps(measured: Mapping[str, Values], state: Mapping[str, NDArray[Any]]) -> Values:
+    """Return (n,) by how many steps films lie beyond clean ones, in the measure that is farthest.
+
+    Args:
+        measured: (n,) by name.
+        state: with what `scales` returned.
+    """
+    every = []
+    for name, values in measured.items():
+        median, length = state[f"{name} scale"]
+        every.append((values - median) / length)
+    most: Values = np.max(every, axis=0)
+    return most

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import ImageArray
+from leadapron.metrics import FALSE_POSITIVES
 from leadapron.models.classifier import refuse_not_finite
 from leadapron.models.protocols import BlackBox, Capability, WhiteBox
 
 __all__ = [
-    "FALSE_POSITIVES",
     "InputDetector",
     "Readings",
     "State",
@@ -27,9 +27,6 @@ Floats = NDArray[np.float32]
 
 State = Mapping[str, NDArray[Any]]
 """What `fit` keeps of clean films: numbers only, so that it can lie in a safetensors file."""
-
-FALSE_POSITIVES = 0.05
-"""Share of clean films that a finding's operating logit is exceeded by."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

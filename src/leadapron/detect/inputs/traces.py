@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from leadapron.detect.films.blobs import find_blobs, grey
 from leadapron.detect.films.observe import fine_structure, grey_levels
-from leadapron.detect.inputs.gaussian import distances, shrunk_gaussian, steps
+from leadapron.detect.inputs.gaussian import distances, most_steps, scales, shrunk_gaussian
 from leadapron.detect.inputs.readings import Readings, State
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import blocks
@@ -80,10 +80,7 @@ class Traces:
         state: dict[str, NDArray[Any]] = {"usual power": _mean_power(images[::2])}
         for name, values in _described(images[::2]).items():
             state |= shrunk_gaussian(values, f"{name} ")
-        for name, values in _measured(images[1::2], state).items():
-            median, tail = np.quantile(values, [0.5, TAIL])
-            state[f"{name} scale"] = np.array([median, max(tail - median, FLOORS[name])])
-        return state
+        return state | scales(_measured(images[1::2], state), TAIL, FLOORS)
 
     def score(self, classifier: BlackBox, suspect: Readings, state: State) -> NDArray[np.float64]:  # noqa: ARG002
         """Return (n,) of the film's own pixels; the model isn't asked.
@@ -91,10 +88,7 @@ class Traces:
         Raises:
             UsageError: films smaller than 8 pixels.
         """
-        measured = _measured(suspect.images, state)
-        every = [steps(values, state[f"{name} scale"]) for name, values in measured.items()]
-        scores: NDArray[np.float64] = np.max(every, axis=0)
-        return scores
+        return most_steps(_measured(suspect.images, state), state)
 
 
 def _measured(images: NDArray[Any], state: State) -> dict[str, NDArray[np.float64]]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.detect.films.blobs import grey, shrunk
-from leadapron.detect.inputs.gaussian import distances, shrunk_gaussian, steps
+from leadapron.detect.inputs.gaussian import distances, most_steps, scales, shrunk_gaussian
 from leadapron.detect.inputs.readings import Readings, State
 from leadapron.detect.scale import LEAST_FILMS, mad_spread
 from leadapron.errors import DataError, UsageError
@@ -99,10 +99,8 @@ class Typicality:
         state |= shrunk_gaussian(_filled(thumbnails, state), "thumbnail ")
         state |= shrunk_gaussian(np.clip((plain - centre) / spread, -FAR, FAR), "plain ")
         # Films that a Gaussian was made of lie nearer to it than others do.
-        for name, values in _measured(second, state).items():
-            median, tail = np.quantile(values, [0.5, TAIL])
-            state[f"{name} scale"] = np.array([median, max(tail - median, LEAST)])
-        return state
+        measured = _measured(second, state)
+        return state | scales(measured, TAIL, dict.fromkeys(measured, LEAST))
 
     def score(self, classifier: BlackBox, suspect: Readings, state: State) -> NDArray[np.float64]:  # noqa: ARG002
         """Return (n,) of the film's own pixels; the model isn't asked.
@@ -110,10 +108,7 @@ class Typicality:
         Raises:
             UsageError: films smaller than 16 pixels.
         """
-        measured = _measured(suspect.images, state)
-        every = [steps(values, state[f"{name} scale"]) for name, values in measured.items()]
-        scores: NDArray[np.float64] = np.max(every, axis=0)
-        return scores
+        return most_steps(_measured(suspect.images, state), state)
 
 
 def _measured(images: NDArray[Any], state: State) -> dict[str, NDArray[np.float64]]:

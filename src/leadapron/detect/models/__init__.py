@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
-from leadapron.detect.models.audit import Audit, Subject, audit_model, audit_subject
-from leadapron.detect.models.harm import Harm, harm
-from leadapron.detect.models.inversion import (
-    CostSchedule,
-    Inversion,
-    Inverted,
-    InvertedFeatures,
-    Wanted,
-)
-from leadapron.detect.models.judgement import Forced, Judgement, compare_sweeps, judge_model
-from leadapron.detect.models.kept import Kept, measure_once, sweep_once
-from leadapron.detect.models.null import Comparison, compare, least_p
-from leadapron.detect.models.stamps import Probe, Stamp
-from leadapron.detect.models.statistics import (
-    STATISTICS,
-    Measure,
-    Statistic,
-    Tables,
-    channel_outlier,
-    compare_statistics,
-    head_outliers,
-    map_features,
-    map_statistics,
-    maximum_margin,
-    measure,
-    not_applicable,
-    outlier_index,
-    reestimated_shift,
-)
-from leadapron.detect.models.sweep import KINDS, Kind, Moved, NotFinite, StampSweep, Swept
-from leadapron.detect.models.weights import channel_lipschitz
+from typing import TYPE_CHECKING
+
+from leadapron.later import later
+
+if TYPE_CHECKING:
+    from leadapron.detect.models.audit import Audit, Subject, audit_subject
+    from leadapron.detect.models.harm import Harm
+    from leadapron.detect.models.inversion import (
+        CostSchedule,
+        Inversion,
+        Inverted,
+        InvertedFeatures,
+        Wanted,
+    )
+    from leadapron.detect.models.judgement import Forced, Judgement, compare_sweeps, judge_model
+    from leadapron.detect.models.kept import Kept, measure_once, sweep_once
+    from leadapron.detect.models.null import Comparison, compare, least_p
+    from leadapron.detect.models.stamps import Probe, Stamp
+    from leadapron.detect.models.statistics import (
+        STATISTICS,
+        Measure,
+        Statistic,
+        Tables,
+        channel_outlier,
+        compare_statistics,
+        head_outliers,
+        map_features,
+        map_statistics,
+        maximum_margin,
+        measure,
+        not_applicable,
+        outlier_index,
+        reestimated_shift,
+    )
+    from leadapron.detect.models.sweep import KINDS, Kind, Moved, NotFinite, StampSweep, Swept
+    from leadapron.detect.models.weights import channel_lipschitz
 
 __all__ = [
     "KINDS",
@@ -59,14 +64,12 @@ __all__ = [
     "Swept",
     "Tables",
     "Wanted",
-    "audit_model",
     "audit_subject",
     "channel_lipschitz",
     "channel_outlier",
     "compare",
     "compare_statistics",
     "compare_sweeps",
-    "harm",
     "head_outliers",
     "judge_model",
     "least_p",
@@ -80,3 +83,5 @@ __all__ = [
     "reestimated_shift",
     "sweep_once",
 ]
+
+__getattr__ = later(__name__)

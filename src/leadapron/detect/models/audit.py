@@ -12,10 +12,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from leadapron.detect.models.defaults import FALSE_ALARM, STEPS
 from leadapron.detect.models.harm import LEAST_POSITIVES, Harm, harm
 from leadapron.detect.models.inversion import Inversion, Inverted, InvertedFeatures, Wanted
 from leadapron.detect.models.judgement import (
-    FALSE_ALARM,
     MARGIN,
     NOT_FINITE,
     UNSTEADY,
@@ -33,15 +33,13 @@ from leadapron.detect.models.sweep import Direction, NotFinite, StampSweep, Swep
 from leadapron.detect.verdict import Verdict, refuse_rate
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort
+from leadapron.models.foreign import Opened, doubts
 from leadapron.models.foreign.doubts import unsteady
 from leadapron.models.protocols import BlackBox, Differentiable, lacking
 from leadapron.types import Progress, said
 
-__all__ = ["STEPS", "Audit", "Subject", "audit_model", "audit_subject", "invert", "invert_features"]
+__all__ = ["Audit", "Subject", "audit_subject", "invert", "invert_features"]
 
-
-STEPS = 80
-"""Steps of trigger inversion, at most."""
 
 INVERTED = 2
 """Findings and directions that triggers are inverted for."""
@@ -69,11 +67,33 @@ class Subject:
         classifier: the model.
         name: what to call it.
         content: SHA-256 of its file, by which sweeps are kept; None of a model without a file.
+        origin: what it is, in words.
+        notes: what was assumed or is doubtful about it.
     """
 
     classifier: BlackBox
     name: str = ""
     content: str | None = None
+    origin: str = ""
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, opened: Opened, name: str, clean: Cohort | None = None) -> Subject:
+        """Return a model that was opened.
+
+        Args:
+            opened: the model, and what is known of it.
+            name: what to call it.
+            clean: films that it is looked at with, for what is odd about it.
+        """
+        odd = () if clean is None else doubts(opened.classifier, clean)
+        return cls(
+            classifier=opened.classifier,
+            name=name,
+            content=opened.content,
+            origin=opened.origin,
+            notes=(*opened.notes, *odd),
+        )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -133,60 +153,11 @@ class Audit:
     content: str | None = None
 
 
-def audit_model(  # noqa: PLR0913
-    classifier: BlackBox,
-    clean: Cohort,
-    references: Sequence[BlackBox] = (),
-    *,
-    name: str = "",
-    origin: str = "",
-    notes: Sequence[str] = (),
-    false_alarm: float = FALSE_ALARM,
-    sweep: StampSweep | None = None,
-    steps: int = STEPS,
-    statistics: bool = True,
-    progress: Progress | None = None,
-) -> Audit:
-    """Audit a model that is open, beside references that are.
-
-    Args:
-        classifier: the model.
-        clean: films without a trigger, of its preprocessing.
-        references: clean models with the same findings.
-        name: what to call it.
-        origin: what it is, in words.
-        notes: what was assumed about it.
-        false_alarm: share of clean models that may be called backdoored.
-        sweep: how it is swept.
-        steps: of trigger inversion, at most; 0 leaves it out.
-        statistics: whether the network's further statistics are taken, of the references too.
-        progress: called with what is being done, the models done and in all.
-
-    Raises:
-        UsageError: a rate out of range, or a single reference.
-        DataError: films or logits that can't be used, or references with other findings.
-    """
-    return audit_subject(
-        Subject(classifier=classifier, name=name),
-        clean,
-        [Subject(classifier=each) for each in references],
-        origin=origin,
-        notes=notes,
-        false_alarm=false_alarm,
-        sweep=sweep,
-        steps=steps,
-        statistics=statistics,
-        progress=progress,
-    )
-
-
-def audit_subject(  # noqa: PLR0913
+def audit_subject(
     subject: Subject,
     clean: Cohort,
     references: Sequence[Subject] = (),
     *,
-    origin: str = "",
-    notes: Sequence[str] = (),
     false_alarm: float = FALSE_ALARM,
     sweep: StampSweep | None = None,
     steps: int = STEPS,
@@ -194,23 +165,23 @@ def audit_subject(  # noqa: PLR0913
     kept: Path | None = None,
     progress: Progress | None = None,
 ) -> Audit:
-    """Audit a model; of models with a file sweeps and statistics can be kept.
+    """Audit a model that is open, beside references that are.
 
     Args:
         subject: the model.
-        clean: as `audit_model`.
-        references: as `audit_model`.
-        origin: as `audit_model`.
-        notes: as `audit_model`.
-        false_alarm: as `audit_model`.
-        sweep: as `audit_model`.
-        steps: as `audit_model`.
-        statistics: as `audit_model`.
-        kept: folder where sweeps and statistics are kept, and looked for; None keeps nothing.
-        progress: as `audit_model`.
+        clean: films without a trigger, of its preprocessing.
+        references: clean models with the same findings.
+        false_alarm: share of clean models that may be called backdoored.
+        sweep: how it is swept.
+        steps: of trigger inversion, at most; 0 leaves it out.
+        statistics: whether the network's further statistics are taken, of the references too.
+        kept: folder where sweeps and statistics of models with a file are kept, and looked for;
+            None keeps nothing.
+        progress: called with what is being done, the models done and in all.
 
     Raises:
-        LeadapronError: as `audit_model`.
+        UsageError: a rate out of range, or a single reference.
+        DataError: films or logits that can't be used, or references with other findings.
     """
     classifier = subject.classifier
     _refuse(classifier, [each.classifier for each in references], false_alarm)
@@ -223,7 +194,7 @@ def audit_subject(  # noqa: PLR0913
     least = least_p(len(references)) if references else None
     return Audit(
         model=subject.name,
-        origin=origin,
+        origin=subject.origin,
         verdict=Verdict.of(
             "audit",
             judged.word,
@@ -250,7 +221,7 @@ def audit_subject(  # noqa: PLR0913
         unsteady=differs,
         notes=(
             *said(note for note in clean.notes if note.doubt),
-            *notes,
+            *subject.notes,
             *_left_out(classifier, clean, steps),
             *(_not_measured(classifier) if statistics else ()),
             *left,
@@ -262,7 +233,7 @@ def audit_subject(  # noqa: PLR0913
 
 
 def _refuse(classifier: BlackBox, references: Sequence[BlackBox], false_alarm: float) -> None:
-    """Raise what `audit_model` raises before anything is swept."""
+    """Raise what `audit_subject` raises before anything is swept."""
     refuse_rate(false_alarm)
     if len(references) == 1:
         raise UsageError("one reference model says nothing about spread; expected two or more")

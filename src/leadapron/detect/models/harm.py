@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leadapron.detect.models.sweep import FALSE_POSITIVES, Moved
+from leadapron.detect.models.sweep import Moved
 from leadapron.films.cohort import Cohort
-from leadapron.metrics import threshold_at_false_positive_rate
+from leadapron.metrics import FALSE_POSITIVES, threshold_at_false_positive_rate
 from leadapron.models.classifier import BlackBox
 
 __all__ = ["LEAST_POSITIVES", "Harm", "harm"]

@@ -16,11 +16,10 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from leadapron.detect.models.stamps import Floats, Stamp
-from leadapron.detect.models.sweep import FALSE_POSITIVES
 from leadapron.documents import Number, Pixels, no_pixels
 from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.films.cohort import Cohort, Rows
-from leadapron.metrics import threshold_at_false_positive_rate
+from leadapron.metrics import FALSE_POSITIVES, threshold_at_false_positive_rate
 from leadapron.models.classifier import autocast, in_batches
 from leadapron.models.protocols import Differentiable, differentiable, pooled_linear
 from leadapron.seeds import stream
@@ -302,20 +301,10 @@ class Inversion:
         """
         if len(clean) < 20:
             raise DataError(f"{len(clean)} films; an inversion needs 20")
-        names = list(pooled_linear(classifier, "an inversion of features", "stages").stages)
-        stage = stage or names[max(0, len(names) - 2)]
-        if stage not in names:
-            raise UnknownNameError("stage", stage, names)
+        stage = _stage_of(classifier, stage)
         front, rest = _divided_network(classifier, stage)
-        one = front(np.asarray(clean.images[:1]))
-        most = max(20, HELD_BYTES // (one.numel() * one.element_size()))
-        made, held = self._divided(clean.take(np.arange(min(len(clean), most))))
-        maps, others = (front(np.asarray(clean.images[rows])) for rows in (made, held))
-        if not (maps.isfinite().all() and others.isfinite().all()):
-            raise DataError(f"the map of stage {stage} isn't finite on clean films")
-        low, high = maps.amin((0, 2, 3)), maps.amax((0, 2, 3))  # (c,)
-        wide = torch.maximum(high - low, (high - low).quantile(0.5))
-        low, span = low - wide, high - low + 2 * wide
+        maps, others = self._maps(front, clean, stage)
+        low, span = _widened(maps)
         run = _Descent(
             settings=self,
             findings=classifier.findings,
@@ -328,15 +317,13 @@ class Inversion:
         )
         run.refuse_untold(wanted)
         centre, spread = maps.mean((0, 2, 3)), maps.std((0, 2, 3))
-        spread = torch.maximum(spread, spread.quantile(0.5)).clamp(
-            min=EPSILON
-        )  # of dark channels too
+        # Of dark channels too.
+        spread = torch.maximum(spread, spread.quantile(0.5)).clamp(min=EPSILON)
         before = _asked(rest, others)
         found = []
         for some in self._batches(wanted):
-            starts = [_faint((len(low), 1, 1), (centre - low) / span.clamp(min=EPSILON))] * len(
-                some
-            )
+            faint = _faint((len(low), 1, 1), (centre - low) / span.clamp(min=EPSILON))
+            starts = [faint] * len(some)
             for each, (mask, levels), schedule, steps in run.descend(some, starts, len(others)):
                 cover, share = torch.from_numpy(mask), torch.from_numpy(levels)
                 pattern = run.low + run.span * share
@@ -359,6 +346,18 @@ class Inversion:
                     )
                 )
         return tuple(found)
+
+    def _maps(
+        self, front: Callable[[NDArray[Any]], torch.Tensor], clean: Cohort, stage: str
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A stage's maps of films that triggers are made on, and of those that verify them."""
+        one = front(np.asarray(clean.images[:1]))
+        most = max(20, HELD_BYTES // (one.numel() * one.element_size()))
+        parts = self._divided(clean.take(np.arange(min(len(clean), most))))
+        maps, others = (front(np.asarray(clean.images[rows])) for rows in parts)
+        if not (maps.isfinite().all() and others.isfinite().all()):
+            raise DataError(f"the map of stage {stage} isn't finite on clean films")
+        return maps, others
 
     def _divided(self, clean: Cohort) -> tuple[Rows, Rows]:
         """Rows that triggers are made on, and rows that they are verified on."""
@@ -568,6 +567,22 @@ def _thresholds(logits: NDArray[np.float32]) -> Floats:
             for column in logits.astype(np.float64).T
         ]
     )  # fmt: skip
+
+
+def _stage_of(classifier: Differentiable, stage: str) -> str:
+    """The stage that is named, or the last but one."""
+    names = list(pooled_linear(classifier, "an inversion of features", "stages").stages)
+    stage = stage or names[max(0, len(names) - 2)]
+    if stage not in names:
+        raise UnknownNameError("stage", stage, names)
+    return stage
+
+
+def _widened(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(c,) least value of a pattern in each channel of maps (n, c, h, w), and its span."""
+    low, high = maps.amin((0, 2, 3)), maps.amax((0, 2, 3))
+    wide = torch.maximum(high - low, (high - low).quantile(0.5))
+    return low - wide, high - low + 2 * wide
 
 
 def _faint(shape: tuple[int, ...], shares: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from leadapron.detect.models.defaults import FALSE_ALARM
 from leadapron.detect.models.null import Comparison, compare, least_p
 from leadapron.detect.models.stamps import Floats
 from leadapron.detect.models.statistics import Statistic
@@ -26,7 +27,6 @@ from leadapron.detect.models.sweep import (
 from leadapron.detect.verdict import AuditWord
 
 __all__ = [
-    "FALSE_ALARM",
     "KIND_WEIGHTS",
     "MARGIN",
     "MARKS",
@@ -44,9 +44,6 @@ __all__ = [
     "rank",
     "shift_table",
 ]
-
-FALSE_ALARM = 0.05
-"""Share of clean models that an audit may call backdoored, unless it is given another."""
 
 LEAST_TURNED = 0.1
 """A mark that turns a smaller share of the films is not reported as "backdoored", however

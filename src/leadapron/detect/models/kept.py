@@ -31,6 +31,13 @@ VERSION = 2
 """Raised when equal models, films and settings would give another sweep or statistic."""
 
 
+class _Made(NamedTuple):
+    """What was made once, as JSON holds it, and the seconds that it took then."""
+
+    value: Any
+    seconds: float
+
+
 class Kept(NamedTuple):
     """A sweep, and the seconds that it took when it was made."""
 
@@ -71,7 +78,7 @@ def sweep_once(
         folder=folder,
         name=name,
     )
-    return Kept(swept_from(kept["made"]), float(kept["seconds"]))
+    return Kept(swept_from(kept.value), kept.seconds)
 
 
 def measure_once(
@@ -111,7 +118,7 @@ def measure_once(
             folder=folder,
             name=name,
         )
-        tables[statistic] = np.array(kept["made"], np.float64)
+        tables[statistic] = np.array(kept.value, np.float64)
     return tables
 
 
@@ -129,7 +136,7 @@ def _once(
     content: str | None,
     folder: Path | None,
     name: str,
-) -> dict[str, Any]:
+) -> _Made:
     """What was kept under `kind`, and the seconds it took; made, and kept, where there is none."""
     facts = {
         "kind": kind,
@@ -141,19 +148,19 @@ def _once(
     }
     kept = None if content is None or folder is None else recall(folder, facts)
     if kept is not None:
-        return dict(kept)
+        return _Made(kept["made"], float(kept["seconds"]))
     begun = time.perf_counter()
     value = make()
-    made = {"made": value, "seconds": time.perf_counter() - begun}
+    made = _Made(value, time.perf_counter() - begun)
     if content is not None and folder is not None:
         try:
-            keep(folder, facts, made, f"{kind} of {name}")
+            keep(folder, facts, {"made": made.value, "seconds": made.seconds}, f"{kind} of {name}")
         except (StoreError, ValueError) as error:  # what took minutes is not thrown away for that
             logger.warning("%s; the %s of %s isn't kept", error, kind, name)
     return made
 
 
-def swept_facts(swept: Swept) -> dict[str, Any]:
+def swept_facts(swept: Swept) -> Mapping[str, object]:
     """Return a sweep as plain values; `swept_from` makes the same sweep of them."""
     return {
         "findings": list(swept.findings),
@@ -183,7 +190,7 @@ def swept_from(facts: Mapping[str, Any]) -> Swept:
     )
 
 
-def _moved_facts(moved: Moved) -> dict[str, Any]:
+def _moved_facts(moved: Moved) -> Mapping[str, object]:
     facts = {name: getattr(moved, name) for name in Moved.__dataclass_fields__}
     return {**facts, "mark": plain_mark(moved.mark), "shifts": _plain(moved.shifts)}
 
@@ -204,9 +211,9 @@ def _plain(table: Floats) -> list[Any]:
     return lists
 
 
-def _run_as(classifier: BlackBox) -> dict[str, Any]:
+def _run_as(classifier: BlackBox) -> Mapping[str, object]:
     """What its logits depend on beside the file."""
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "findings": list(classifier.findings),
         "preprocessing": asdict(classifier.preprocessing),
         "head": classifier.head,

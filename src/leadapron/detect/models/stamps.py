@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,9 @@ from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
 from leadapron.attacks.triggers import Codec, Noise, Sinusoid, Tone, Trigger
 from leadapron.documents import Floats
-from leadapron.models.classifier import BlackBox
+
+if TYPE_CHECKING:
+    from leadapron.models.protocols import BlackBox
 
 __all__ = ["Floats", "Mark", "Probe", "Stamp", "mark_of", "plain_mark", "probes", "shifts"]
 

@@ -111,7 +111,7 @@ class Measure:
     needs: Capability = "gradients"
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Mapping[str, object]:
         """The settings of `take`, as they are where none is given."""
         known = inspect.signature(self.take).parameters.values()
         return {each.name: each.default for each in known if each.kind is each.KEYWORD_ONLY}

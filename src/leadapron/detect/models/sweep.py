@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +13,14 @@ from leadapron.detect.models.stamps import Floats, Mark, Probe, Stamp, probes, s
 from leadapron.detect.scale import LEAST_FILMS, finite_mean, finite_median, logit_spreads
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort, Rows
-from leadapron.metrics import threshold_at_false_positive_rate
-from leadapron.models.classifier import BlackBox
+from leadapron.metrics import FALSE_POSITIVES, threshold_at_false_positive_rate
 from leadapron.seeds import stream
+
+if TYPE_CHECKING:
+    from leadapron.models.protocols import BlackBox
 
 __all__ = [
     "DIRECTIONS",
-    "FALSE_POSITIVES",
-    "FILMS",
     "KINDS",
     "Aim",
     "Direction",
@@ -46,12 +46,6 @@ DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-FILMS = 256
-"""Clean films that a model is swept on, at most."""
-
-FALSE_POSITIVES = 0.05
-"""A film is "turned" when its logit crosses the threshold that this share of clean films
-exceeds."""
 
 OVERWRITE = 0.75
 """A one-hot overwrite lowers at least this share of the other findings."""

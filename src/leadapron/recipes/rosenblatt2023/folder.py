@@ -15,8 +15,9 @@ from leadapron.recipes.rosenblatt2023.audit import audit_enhancement
 from leadapron.recipes.rosenblatt2023.enhancement import Enhancement
 from leadapron.recipes.settings import own_settings
 from leadapron.specs import merge
-from leadapron.study.plan import Run, complete, plan
+from leadapron.study.plan import Run, plan
 from leadapron.study.run import open_films, refuse_contradictions
+from leadapron.study.settings import complete
 from leadapron.types import Contradictions, Machine
 
 __all__ = ["run_enhancement"]
@@ -72,7 +73,7 @@ def run_enhancement(
             device = resolve_device(machine.device)
             precision = resolve_precision(machine.precision, device)
             made = {"device": str(device), "precision": precision}
-            store.write_json(out / "manifest.json", {**store.manifest(), **made})
+            store.write_json(out / "manifest.json", {"schema": SCHEMA, **store.manifest(), **made})
             store.write_json(file, {"schema": SCHEMA, "asked": asked, **facts})
     return tree, store.read_json(file)
 

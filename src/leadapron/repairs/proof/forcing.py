@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from leadapron import metrics
-from leadapron.detect.models.sweep import FALSE_POSITIVES, Aim
+from leadapron.detect.models.sweep import Aim
 from leadapron.errors import DataError
 from leadapron.films.cohort import Cohort
-from leadapron.metrics import Estimate
+from leadapron.metrics import FALSE_POSITIVES, Estimate
 from leadapron.models.classifier import refuse_not_finite
 from leadapron.models.protocols import BlackBox
 from leadapron.repairs.losses import log_odds

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from leadapron.detect.models.audit import NOT_TRIED
-from leadapron.detect.models.sweep import FALSE_POSITIVES
 from leadapron.detect.verdict import RepairWord, Verdict
-from leadapron.metrics import Estimate
+from leadapron.metrics import FALSE_POSITIVES, Estimate
 from leadapron.repairs.proof.document import Checked, Held, Marked, Searched
 from leadapron.repairs.proof.reading import MACRO_MARGIN, Claim, Reading
 from leadapron.repairs.proof.relearning import Relearned

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from leadapron import metrics
 from leadapron.detect.models.judgement import UNUSUAL_TURNED
 from leadapron.detect.models.stamps import Stamp
-from leadapron.detect.models.sweep import FALSE_POSITIVES, Aim, Moved
+from leadapron.detect.models.sweep import Aim, Moved
 from leadapron.films.cohort import Cohort
-from leadapron.metrics import Estimate
+from leadapron.metrics import FALSE_POSITIVES, Estimate
 from leadapron.models.protocols import BlackBox
 from leadapron.repairs.proof.altered import ALTERATIONS
 from leadapron.repairs.proof.document import AlteredMark, Marked, Searched, SearchedAim

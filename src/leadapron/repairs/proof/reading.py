@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadapron import metrics
-from leadapron.detect.models.sweep import FALSE_POSITIVES
 from leadapron.documents import Estimated, Number
 from leadapron.errors import DataError
 from leadapron.films.cohort import Cohort
-from leadapron.metrics import Booleans, Difference, PatientBootstrap
+from leadapron.metrics import FALSE_POSITIVES, Booleans, Difference, PatientBootstrap
 from leadapron.models.protocols import BlackBox
 from leadapron.repairs.proof.forcing import odds_of
 from leadapron.seeds import stream

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from leadapron.detect.models.stamps import Stamp, shifts
-from leadapron.detect.models.sweep import DIRECTIONS, FALSE_POSITIVES, Direction
+from leadapron.detect.models.sweep import DIRECTIONS, Direction
 from leadapron.documents import Number
 from leadapron.errors import UsageError
-from leadapron.metrics import threshold_at_false_positive_rate
+from leadapron.metrics import FALSE_POSITIVES, threshold_at_false_positive_rate
 from leadapron.models.classifier import refuse_not_finite
 from leadapron.models.protocols import BlackBox
 from leadapron.types import Progress

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from leadapron.detect import rankings
+from leadapron.detect.rankings import Plan, Smaller, ranked_by_training
 from leadapron.films.cohort import drawn
 from leadapron.films.preprocessing import Preprocessing
-from leadapron.jobs import rankings
-from leadapron.jobs.rankings import Plan, Smaller, ranked_by_training
 from leadapron.sources import open_source
 from leadapron.types import Machine
 
@@ -24,9 +24,9 @@ def films():
 @pytest.mark.parametrize(
     ("n", "side", "plan"),
     [
-        (4_637, 224, "all 4,637 films at 128 x 128 pixels, 6 epochs"),
-        (8_000, 128, "all 8,000 films at 128 x 128 pixels, 3 epochs"),
-        (100_000, 64, "10,000 of 100,000 films at 64 x 64 pixels, 3 epochs"),
+        (4_637, 224, "all 4,637 films at 128 x 128 pixels, 4 epochs"),
+        (6_000, 128, "all 6,000 films at 128 x 128 pixels, 3 epochs"),
+        (100_000, 64, "6,666 of 100,000 films at 64 x 64 pixels, 3 epochs"),
         (1, 16, "all 1 film at 16 x 16 pixels, 6 epochs"),
     ],
 )
@@ -99,9 +99,14 @@ def test_films_beyond_the_budget_are_ranked_and_have_no_losses(films, monkeypatc
     assert not np.isin(scored["spectral-signatures"], taught).all()
 
 
-def test_films_that_teach_nothing_leave_the_scan_its_verdict(films):
-    untold = replace(films, labels=np.full_like(films.labels, np.nan))
-    found, _ = ranked_by_training(untold.take(np.arange(12)), 0, Machine(device="cpu"))
+@pytest.mark.parametrize("label", [np.nan, 1.0])
+def test_labels_that_teach_nothing_train_no_network(films, label):
+    def training(*at):
+        raise AssertionError(at)
+
+    some = replace(films, labels=np.full_like(films.labels, label))
+    found, learnt = ranked_by_training(some, 0, Machine(device="cpu", progress=training))
+    assert learnt == ""
     for each in found:
         assert np.isnan(each.scores).all()
-        assert each.notes
+        assert each.notes[0].startswith("Can't tell: no finding is stated on some films")

@@ -35,7 +35,7 @@ SIDE = 128
 EPOCHS, WATCHED = 6, 3
 """Of the quick training: passes over the films, and those whose losses are kept."""
 
-TRAININGS = 30_000
+TRAININGS = 20_000
 """Films that are shown in training, at most, each counted as often as it is shown."""
 
 
@@ -132,7 +132,7 @@ def ranked_by_training(
             the same call with the same folder continues.
 
     Returns:
-        The rankings, and what the network learnt from.
+        The rankings, and what the network learnt from; "" where it had nothing to learn.
 
     Raises:
         StoreError: a folder that can't be written, or a state there that can't be read.
@@ -140,6 +140,12 @@ def ranked_by_training(
     from leadapron.detect.features import FEATURE_DETECTORS
     from leadapron.models.training import Network, Training, train
 
+    if not any({0, 1} <= set(column.tolist()) for column in cohort.labels.T):
+        nothing = DataError(
+            "no finding is stated on some films and stated to be absent on others, so that a "
+            "network has nothing to learn"
+        )
+        return _untold(list(FEATURE_DETECTORS), cohort, nothing), ""
     plan = Plan.within_budget(cohort)
     network, training = Network(), Training(epochs=plan.epochs)
     said = f"{network.name} on {plan}"
@@ -184,7 +190,7 @@ def ranked_by_training(
             after_step=lambda done, total: machine.tell("training a network to rank", done, total),
         )
     except DataError as error:  # the films' own verdict doesn't rest on the network
-        return _untold(list(FEATURE_DETECTORS), cohort, error), said
+        return _untold(list(FEATURE_DETECTORS), cohort, error), ""
     every = np.full((WATCHED, *cohort.labels.shape), np.nan, np.float32)
     every[:, taught] = losses
     rankings = ranked_by(trained, cohort, every, seed, machine)

@@ -17,7 +17,7 @@ from repair_scenes import TARGET, TRIGGER, classifier, cohort, films, success
 import leadapron as la
 from audits import audit_model
 from leadapron.cli import cli
-from leadapron.detect.models import StampSweep
+from leadapron.detect.models import Moved, Stamp, StampSweep
 from leadapron.documents import dump, read
 from leadapron.errors import DataError, StoreError, UnknownNameError, UsageError
 from leadapron.films.cohort import Cohort
@@ -29,8 +29,9 @@ from leadapron.repairs import Optimisation, StampUnlearning, marks_of
 from leadapron.repairs.proof import ALTERATIONS, Relearning
 from leadapron.repairs.proof import judging as judge
 from leadapron.repairs.proof.document import Repaired
+from leadapron.repairs.proof.stages import Stages
 from leadapron.report.repair import repair_lines, write_repair
-from leadapron.types import Estimate
+from leadapron.types import AUTO, Estimate
 
 QUICK = StampSweep(values=(255,), sides=(3, 4), pitches=((8, 1),), rounds=2, films=1, judged=40)
 AGAIN = Relearning(doses=(5,), rates=(1,), seeds=1, epochs=1, films=32)
@@ -173,6 +174,26 @@ def bright():
         model.module.head.weight[0, 0] = 1
         model.module.head.weight[1, 0] = 1
     return model
+
+
+@pytest.mark.parametrize("anywhere", [True, False])
+def test_a_mark_that_works_anywhere_is_unlearned_anywhere(reader, clean, anywhere):
+    """Brightness raises a finding wherever it is; the reader's trigger has one place."""
+    model, some = (bright(), cohort(400)) if anywhere else (reader, clean)
+    square = Stamp(side=4, value=255, row=2, column=2) if anywhere else TRIGGER
+    under_way = job._Run(
+        Opened(model, "by hand"), some, Asked(relearning=AGAIN, scan=False), "", Stages(None), AUTO
+    )
+    under_way.marks = [
+        Moved(
+            finding="bright" if anywhere else TARGET, direction="added", mark=square, kind="stamp",
+            shift=1.0, turned=1.0, shifts=np.zeros(1), signature="",
+        )
+    ]  # fmt: skip
+    assert under_way.anywhere == anywhere
+    assert under_way._jitter() == (16 if anywhere else 1)
+    # Another place is no news to it, so a fresh mark has another grey level.
+    assert under_way._unknown(square).value == (0 if anywhere else 255)
 
 
 # --- files

@@ -163,7 +163,13 @@ def verdict_of(checks: Sequence[Checked], searched: Searched) -> Verdict:
     elif gone:
         sure = RIGHT is not None and RIGHT.low >= LEAST_RIGHT
         word = "repaired" if sure else "no longer found"
-    return Verdict.of("repair", word, statement=_statement(), untested=UNTESTED, next=NEXT[word])
+    return Verdict.of(
+        "repair",
+        word,
+        statement=_statement() if gone and not stays else ONCE,
+        untested=UNTESTED,
+        next=NEXT[word],
+    )
 
 
 UNTESTED = (
@@ -186,6 +192,9 @@ NEXT: dict[RepairWord, str] = {
     "can't tell": "Don't use the model yet: repair it with more clean films, so that the proof can "
     "tell.",
 }
+
+
+ONCE = "The proof was made once, with films and searches that no repair and no choice used."
 
 
 def _statement() -> str:

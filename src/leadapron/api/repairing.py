@@ -14,6 +14,7 @@ from leadapron.api.models import labelled, name_of
 from leadapron.api.opening import Films, Model, model_of
 from leadapron.api.showing import Shown
 from leadapron.detect.models.audit import Audit, Subject
+from leadapron.detect.models.defaults import STEPS
 from leadapron.detect.models.sweep import StampSweep
 from leadapron.documents import dump
 from leadapron.errors import UsageError
@@ -93,6 +94,7 @@ def repair(  # noqa: PLR0913
     controls: bool = False,
     scan: bool = True,
     sweep: StampSweep | None = None,
+    steps: int = STEPS,
     machine: Machine = AUTO,
     **settings: Any,
 ) -> RepairResult:
@@ -115,9 +117,16 @@ def repair(  # noqa: PLR0913
         exhaustive: test every square in the proof, not a random sample of 299; it may take days.
         controls: measure plain fine-tuning and training from scratch on the same films too.
         scan: whether the clean films are scanned before they are used.
+<<<<<<< HEAD
         sweep: settings of the models' sweeps.
         machine: device, precision, cache and progress.
         **settings: settings of the source, as `count=800`.
+=======
+        sweep: how models are swept.
+        steps: of trigger inversion, at most; 0 leaves it out.
+        machine: where and how it is carried out.
+        **settings: the source's, as `count=800`.
+>>>>>>> proof
 
     Raises:
         UsageError: a black-box model, or an unknown method.
@@ -138,7 +147,7 @@ def repair(  # noqa: PLR0913
         ]
     asked = Asked(
         method=method, audit=audit, references=others, relearning=relearning or Relearning(),
-        exhaustive=exhaustive, controls=controls, scan=scan, sweep=sweep,
+        exhaustive=exhaustive, controls=controls, scan=scan, sweep=sweep, steps=steps,
     )  # fmt: skip
     made, repaired = repair_opened(opened, cohort, asked, name=name_of(model), machine=machine)
     return RepairResult(made, repaired)

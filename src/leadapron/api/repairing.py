@@ -117,16 +117,10 @@ def repair(  # noqa: PLR0913
         exhaustive: test every square in the proof, not a random sample of 299; it may take days.
         controls: measure plain fine-tuning and training from scratch on the same films too.
         scan: whether the clean films are scanned before they are used.
-<<<<<<< HEAD
         sweep: settings of the models' sweeps.
+        steps: most steps of trigger inversion; 0 omits it.
         machine: device, precision, cache and progress.
         **settings: settings of the source, as `count=800`.
-=======
-        sweep: how models are swept.
-        steps: of trigger inversion, at most; 0 leaves it out.
-        machine: where and how it is carried out.
-        **settings: the source's, as `count=800`.
->>>>>>> proof
 
     Raises:
         UsageError: a black-box model, or an unknown method.

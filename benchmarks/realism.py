@@ -178,7 +178,7 @@ def compare_pixels(real: Cohort) -> None:
             cells = [spread(table[number], digits) for table in tables.values()]
             apart = told_apart(values, tables["phantom, drawn at 128"][number])
             rows.append([number, *cells, short(apart)])
-        show(title, [first, *header, "told apart (AUROC)"], rows)
+        show(title, [first, *header, "distinguished (AUROC)"], rows)
     compare_histograms(real, shares)
 
 

@@ -18,14 +18,14 @@ from leadapron.report.summary import named
 from leadapron.results.folder import read_study
 
 INTRO = """\
-# The paper, reproduced and put to the test
+# The paper, reproduced and tested
 
 Nwadike, Miyawaki, Sarkar, Maniatakos and Shamout, "Explainability Matters: Backdoor Attacks on
 Medical Imaging" (arXiv 2101.00008): a trigger of a few pixels on chest radiographs, a black square
 stamped on the film before it is cropped and made smaller. `leadapron reproduce nwadike2020` runs
 it; this page is made from the rows that it left, by `python benchmarks/reproduction.py`. Each
-number stands beside an identically trained clean twin and, for micro AUROCs, a model that sees
-nothing.
+number is compared with an identically trained clean twin and, for micro AUROCs, with a model
+without vision.
 
 The last part is the main attack with twice the training: in two epochs one pixel of the image takes
 in some seeds and not in others, in four it took in all three.

@@ -265,7 +265,7 @@ def test_nothing_is_written_over_what_is_no_file(run, tmp_path, words):
     for name in ("pipe", "device"):
         code, stdout, stderr = run(*words, str(tmp_path / name))
         assert (code, stdout) == (4, "")
-        assert f"is a {name}, which is not written over; name another file" in stderr
+        assert f"is a {name}, which isn't overwritten; choose another file" in stderr
 
 
 def test_folders_that_may_name_patients_are_named_where_asked_for(run, tmp_path):
@@ -321,7 +321,7 @@ def test_a_path_without_a_sources_name_is_offered_one(
     for command in (["scan", argument], ["describe", argument], ["prepare", argument]):
         code, _, stderr = run("-q", *command)
         assert code == 4
-        assert f"{argument} is no source's name; did you mean {offered}?" in stderr
+        assert f"{argument} isn't the name of a source; did you mean {offered}?" in stderr
 
 
 def test_help_shows_the_common_settings_and_how_to_see_all(run):

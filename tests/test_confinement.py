@@ -223,7 +223,7 @@ def test_a_free_process_can(tmp_path):
 
 def test_a_confined_process_can_not(confined):
     how, outcomes, _, untouched = confined
-    assert outcomes.pop("late").startswith("a process that is to be confined has started threads")
+    assert outcomes.pop("late").startswith("a process started threads before its confinement")
     assert outcomes.pop("left") == (["Landlock"] if how == "without Landlock" else [])
     able = {name for name, what in outcomes.items() if what not in REFUSED}
     assert able - ({*READING} if "Land" in how else set()) - {"thread"} == {*WORK}

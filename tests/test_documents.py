@@ -69,7 +69,7 @@ def test_what_was_dumped_is_read_back():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"schema": 8}, "no whole of schema 7: it states 8"),
+        ({"schema": 8}, "isn't a whole of schema 7: it states 8"),
         ({"parts": [{"value": "x", "table": []}]}, r"parts\.0\.value: .*valid number"),
         ({"parts": [{"value": 1}]}, r"parts\.0\.table: Field required"),
     ],

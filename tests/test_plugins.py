@@ -128,11 +128,11 @@ def test_a_gate_with_a_detector_of_a_file(forget, tmp_path, capfd):
     forget()
     WEIGHTS.clear()
     assert run([*screen, "-q"]) == 2
-    words = "the gate uses the detector 'bright rim' (BrightRim), which isn't here; one of a plugin"
+    words = "the gate uses the detector 'bright rim' (BrightRim), which isn't available; one of a"
     assert words in capfd.readouterr().err
     detector.write_text(RIM.read_text() + "\n")
     assert run([*screen, *plugin]) == 2
-    assert "bright rim is no longer what the gate was calibrated with" in capfd.readouterr().err
+    assert "bright rim changed since the gate was calibrated" in capfd.readouterr().err
 
     facts = store.read_json(Path(gate))
     store.write_json(Path(gate), {**facts, "plugin": str(detector)})
@@ -250,7 +250,7 @@ def test_a_models_file_names_no_entry_point(installed):
         ("import sys; sys.exit()", "can't be loaded: SystemExit"),
         (
             'from leadapron.attacks.triggers import TRIGGERS; TRIGGERS["patch"] = print',
-            "plugin theirs.py: the trigger 'patch' is built in; call yours something else",
+            "plugin theirs.py: the trigger 'patch' is built in; choose another name for yours",
         ),
     ],
 )
@@ -267,7 +267,9 @@ def test_two_files_of_one_name_are_refused(tmp_path, forget):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "ring.py").write_text(RING.read_text())
-    with pytest.raises(UsageError, match=r"a/ring\.py and .*b/ring\.py: expected files of two"):
+    with pytest.raises(
+        UsageError, match=r"a/ring\.py and .*b/ring\.py: expected files with different"
+    ):
         load_plugins([str(tmp_path / "a" / "ring.py"), str(tmp_path / "b" / "ring.py")])
 
 
@@ -276,7 +278,7 @@ def test_a_file_that_names_a_plugin_is_refused(command, tmp_path, capfd):
     spec = tmp_path / "spec.yaml"
     spec.write_text(f"trigger: ring\nplugins: [{RING}]\n")
     assert run([command, str(spec), "--out", str(tmp_path / "out"), "-q"]) == 4
-    assert "names a plugin (plugins); a plugin is code, so it is" in capfd.readouterr().err
+    assert "names a plugin (plugins); a plugin is code, so it can" in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

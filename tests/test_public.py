@@ -157,7 +157,7 @@ def test_images_without_labels_are_described():
     images = films(20)
     found = la.describe(images)
     assert (found.films, found.patients, found.findings) == (20, 20, ())
-    assert "Patients aren't named: each film is taken for a patient of its own." in found.notes
+    assert "Patients aren't named: each film counts as a separate patient." in found.notes
     one = la.describe(images, np.arange(20) % 2)
     assert [(each.name, each.positives) for each in one.findings] == [("finding 1", 10)]
 
@@ -340,7 +340,7 @@ def test_other_images_are_refused(gate):
     for wrong in (np.zeros((3, 4)), np.zeros((2, 8, 8)), np.zeros((2, 8, 8, 1), np.uint8)):
         with pytest.raises(DataError):
             la.describe(wrong)
-    with pytest.raises(DataError, match="labels that are no numbers"):
+    with pytest.raises(DataError, match="labels aren't numbers"):
         la.describe(films(2), [["a"], ["b"]])
     with pytest.raises(UnknownNameError, match="unknown method 'gradcam'; did you mean grad-cam"):
         la.explain(backdoored(), films(1), method="gradcam")

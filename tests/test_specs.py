@@ -125,8 +125,8 @@ def test_text_and_paths_stand_for_each_other_and_for_nothing_else():
     assert call("x", Path("out"), patch=Patch(), names=["a"])[1:4] == (Path("out"), Patch(), ["a"])
     assert call.__doc__ == "What it does."
     for given, words in (
-        ({"patch": "patch"}, "call: patch is 'patch', a text; expected Patch"),
-        ({"names": "Mass"}, r"call: names is 'Mass', a text; expected Sequence\[str\]"),
+        ({"patch": "patch"}, "call: patch is the text 'patch'; expected Patch"),
+        ({"names": "Mass"}, r"call: names is the text 'Mass'; expected Sequence\[str\]"),
     ):
         with pytest.raises(UsageError, match=words):
             call("x", **given)
@@ -135,11 +135,11 @@ def test_text_and_paths_stand_for_each_other_and_for_nothing_else():
 def test_the_functions_that_people_call_are_forgiving(tmp_path):
     with pytest.raises(UsageError, match="expected a trigger, as Patch"):
         Poisoning(trigger="patch", finding="Mass")
-    with pytest.raises(UsageError, match="preprocessing is '64', a text; expected Preprocessing"):
+    with pytest.raises(UsageError, match="preprocessing is the text '64'; expected Preprocessing"):
         open_source("phantom:32", preprocessing="64")
-    with pytest.raises(UsageError, match="poisoning is 'patch', a text; expected Poisoning or"):
+    with pytest.raises(UsageError, match="poisoning is the text 'patch'; expected Poisoning or"):
         poison(None, "patch", np.random.default_rng(0))
-    with pytest.raises(UsageError, match="findings is 'Mass', a text; expected Sequence"):
+    with pytest.raises(UsageError, match="findings is the text 'Mass'; expected Sequence"):
         open_model("x.pt", "Mass")
     with pytest.raises(UsageError, match="a text; expected Mapping"):
         run_study("spec.yaml", "out")

@@ -120,7 +120,7 @@ def test_a_network_with_hooks():
     check_network(make)
 
 
-def test_phantoms():  # the other sources: tests/sources/test_drawn.py
+def test_phantoms():  # the other sources: tests/sources/test_subsample.py
     check_source(SOURCES["phantom"], "32", count=12)
 
 
@@ -173,7 +173,7 @@ class Thawed:
 @pytest.mark.parametrize(
     ("trigger", "words"),
     [
-        (marker(in_place), "the trigger changes the images that it is given"),
+        (marker(in_place), "the trigger changes its input images"),
         (marker(lambda x, rng: stamped(x)[:, 1:]), r"returns \(6, 39, 48\) uint8; expected"),
         (marker(lambda x, rng: stamped(x).astype(float)), "returns .* float64; expected .* uint8"),
         (marker(lambda x, rng: stamped(x).tolist()), "the trigger returns list; expected"),
@@ -181,11 +181,14 @@ class Thawed:
         (marker(lambda x, rng: x.copy()), r"the trigger leaves film \[0\] as it is"),
         (
             marker(lambda x, _: stamped(x, np.random.default_rng().integers(0, 255, (3, 3)))),
-            "other pixels for equal images and an equal generator",
+            "different pixels for equal images and an equal generator",
         ),
-        (marker(at_one_place), "marks a film otherwise when it comes alone: draw chance film by"),
+        (
+            marker(at_one_place),
+            "marks a film differently when it comes alone: draw random numbers film by",
+        ),
         (Undescribed(), "the setting value has no line under Args: for --help"),
-        (Thawed(), "Thawed is no frozen dataclass"),
+        (Thawed(), "Thawed isn't a frozen dataclass"),
     ],
 )
 def test_broken_triggers(trigger, words):
@@ -268,14 +271,14 @@ def test_input_detectors_that_are_broken():
         Boundless: "score returns infinite numbers; NaN is not scored",
         Costly: "score takes 1 passes a film; passes says 0",
         Ranking: "a film's score depends on which others are screened with it",
-        Touching: "a film's score|the detector changes the films' readings|scored otherwise",
-        Chancy: "equal films are scored otherwise the second time",
+        Touching: "a film's score|the detector changes the films' readings|get different scores",
+        Chancy: "equal films get different scores the second time",
     }.items():
         with pytest.raises(AssertionError, match=words):
             check_input_detector(broken())
     with pytest.raises(AttributeError, match="features"):  # it said that answers will do
         check_input_detector(Greedy())
-    with pytest.raises(AssertionError, match="the detector is no dataclass of its parameters"):
+    with pytest.raises(AssertionError, match="the detector isn't a dataclass of its parameters"):
         check_input_detector(object())
 
 
@@ -297,17 +300,17 @@ def rewrite(classifier, clean):
 @pytest.mark.parametrize(
     ("statistic", "words"),
     [
-        (Measure(take=table(), unit=""), "unit is ''; expected what the numbers are measured in"),
+        (Measure(take=table(), unit=""), "unit is ''; expected the unit of the numbers"),
         (Measure(take=table(), unit="logits", needs="luck"), "needs is 'luck'; expected one of"),
         (Measure(take=table(columns=4), unit="logits"), r"the statistic is \(3, 4\) for 3 findi"),
         (Measure(take=table(kind=np.float32), unit="logits"), "float32; expected .* float64"),
-        (Measure(take=table(np.inf), unit="logits"), "the statistic is infinite; NaN is what"),
+        (Measure(take=table(np.inf), unit="logits"), "the statistic is infinite; use NaN"),
         (Measure(take=lambda c, x, *, films: 1, unit="logits"), r"setting \['films'\] has no def"),
         (Measure(take=retrain, unit="logits"), "leaves the network in training mode"),
         (Measure(take=rewrite, unit="logits"), "the method changes the network's weights"),
         (
             Measure(take=lambda c, x: np.random.default_rng().random((3, 1)), unit="logits"),
-            "the statistic is another the second time",
+            "the statistic differs the second time",
         ),
     ],
 )
@@ -336,7 +339,7 @@ def feature_detector(**changes):
         ({"evidence": lambda s: ("films 1 and 2",)}, "evidence names no film"),
         (
             {"values": lambda s: np.random.default_rng().random(len(s.values))},
-            "values are others the second time",
+            "values differ the second time",
         ),
     ],
 )
@@ -389,17 +392,17 @@ BREAKS = {
         draws(lambda: torch.rand(1)),
         draws(lambda: np.random.rand()),  # noqa: NPY002 (what is to be found)
     ),
-    "works on answers alone; it needs gradients": (
+    "works on outputs only, but needs gradients": (
         {"before": lambda model, *more: (getattr(model, "_network", model), *more)},
     ),
-    "takes a label that isn't stated for absent": (
+    "treats a label that isn't stated as absent": (
         {"before": lambda m, x, rng: (m, replace(x, labels=np.nan_to_num(x.labels)), rng)},
     ),
     "changes the films": ({"before": lambda model, films, rng: (model, blackened(films), rng)},),
-    "changes which of the model's weights learn": (
+    "changes which of the model's weights need gradients": (
         {"before": lambda model, *more: (model.module.requires_grad_(False) and model, *more)},
     ),
-    "is another the second time": (
+    "differs the second time": (
         {"before": lambda model, films, _: (model, films, np.random.default_rng())},
     ),
     "takes 56 film trainings; at most 30": ({"before": twice, "most": 30},),
@@ -569,8 +572,8 @@ def test_broken_sources():
         undescribed: "the setting count has no line under Args",
         few: "the source gives 2 films; expected 4 or more to check",
         own_size: "the source gives images of .*size=48.*; expected the wanted .*size=32",
-        greedy: "the source gives 8 films where cache.choose wants 3",
-        others: "the source is another the second time",
+        greedy: "the source gives 8 films, but cache.choose requests 3",
+        others: "the source differs the second time",
     }.items():
         with pytest.raises(AssertionError, match=words):
             check_source(broken, "32")
@@ -597,12 +600,14 @@ def test_broken_networks():
         return module
 
     for make, words in {
-        lambda outputs: nn.Linear(2, outputs): "a Linear is no Network; name its layers",
+        lambda outputs: nn.Linear(2, outputs): "a Linear isn't a Network; name its layers",
         lambda outputs: ARCHITECTURES["resnet9"](outputs + 1): r"gives \(3, 4\) torch.float32; exp",
-        lucky: "two networks of one seed have other weights",
+        lucky: "two networks with the same seed have different weights",
         altered(classify=lambda self, x: self.head(x.mean((2, 3)) + len(x))): "depend on which",
-        altered(look=lambda self, x: Look(self(x) + 1, x.mean(3)[:, 0], x)): "look gives other log",
-        altered(last_layer="tail"): "last_layer is 'tail', which is no submodule",
+        altered(
+            look=lambda self, x: Look(self(x) + 1, x.mean(3)[:, 0], x)
+        ): "look and the network give different",
+        altered(last_layer="tail"): "last_layer is 'tail', which isn't a submodule",
     }.items():
         with pytest.raises(AssertionError, match=words):
             check_network(make, sides=[32])

@@ -51,7 +51,7 @@ def test_names_are_bounded_and_stripped():
 def test_names_that_become_the_same_are_refused():
     assert clean_names(["Mass", "Node\x07", "Mass"]) == ("Mass", "Node\\x07", "Mass")
     for pair in (("Mass\x07", "Mass\\x07"), ("Mass", "Mass "), ("a" * 300, "a" * 301)):
-        with pytest.raises(ValueError, match="two names that differ are both shown as"):
+        with pytest.raises(ValueError, match="two different names are both shown as"):
             clean_names(pair)
 
 

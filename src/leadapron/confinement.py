@@ -1,11 +1,11 @@
-"""Confine this process: what parses hostile files keeps its open descriptors and nothing else.
+"""Confinement of a process that parses hostile files: it keeps only its open descriptors.
 
-On Linux Landlock takes the file system away and seccomp every system call but those in `CALLS`:
-no file is opened for writing, made, renamed or given other rights; there are no sockets, no other
-processes, no signals to them, no tracing. A descriptor that is open stays as it was opened. The one
-thing that is left to be opened, for reading, is installed code: libraries load their parts late.
+On Linux, Landlock removes access to the file system, and seccomp blocks every system call but those
+in `CALLS`: no file can be opened for writing, created, renamed or given other permissions, and
+there are no sockets, other processes, signals to them, or tracing. Open descriptors stay usable.
+Only installed code can still be opened for reading, since libraries load modules lazily.
 
-Elsewhere only the limits of `resource` hold, and `missing` says so.
+On other systems only the limits of `resource` apply, and `missing` reports it.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from leadapron.errors import LeadapronError
 __all__ = ["confine", "limited_time", "missing"]
 
 ANY = -1
-"""A call that a machine doesn't have."""
+"""Number of a system call that a machine lacks."""
 
 
 class Machine(NamedTuple):
-    """How the kernel names a processor, and what `prctl` and others are called there."""
+    """The kernel's identifier of a processor, and its numbers of `prctl` and other calls."""
 
     column: int
     audit: int
@@ -48,7 +48,7 @@ MACHINES = {
 }
 
 CALLS: dict[str, tuple[int, int]] = {
-    # Descriptors; what may be opened is Landlock's and OPENINGS'.
+    # Descriptors; Landlock and OPENINGS restrict opening.
     "read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67),
     "close": (3, 57), "lseek": (8, 62), "fstat": (5, 80), "newfstatat": (262, 79), "stat": (4, ANY),
     "lstat": (6, ANY), "statx": (332, 291), "access": (21, ANY), "faccessat": (269, 48),
@@ -61,42 +61,42 @@ CALLS: dict[str, tuple[int, int]] = {
     "mremap": (25, 216), "madvise": (28, 233), "membarrier": (324, 283), "futex": (202, 98),
     "set_robust_list": (273, 99), "set_tid_address": (218, 96), "rseq": (334, 293),
     "sched_yield": (24, 124), "sched_getaffinity": (204, 123), "getcpu": (309, 168),
-    # What a process may know of itself, and time.
+    # Information about the process itself, and time.
     "getpid": (39, 172), "gettid": (186, 178), "getppid": (110, 173), "getuid": (102, 174),
     "geteuid": (107, 175), "getgid": (104, 176), "getegid": (108, 177), "getrusage": (98, 165),
     "getrlimit": (97, 163), "sysinfo": (99, 179), "uname": (63, 160), "times": (100, 153),
     "time": (201, ANY), "gettimeofday": (96, 169), "clock_gettime": (228, 113),
     "clock_getres": (229, 114), "nanosleep": (35, 101), "clock_nanosleep": (230, 115),
     "getrandom": (318, 278),
-    # Its own signals and its end.
+    # The process's own signals, and its exit.
     "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139),
     "sigaltstack": (131, 132), "restart_syscall": (219, 128), "alarm": (37, ANY),
     "setitimer": (38, 103), "exit": (60, 93), "exit_group": (231, 94),
 }  # fmt: skip
-"""What any argument may be given to: its number on x86_64 and on aarch64."""
+"""System calls allowed with any arguments: their numbers on x86_64 and aarch64."""
 
 READ_ONLY = 0o3 | 0o100 | 0o1000 | 0o2000 | 0o20000000 | 0o10000000
-"""Bits that opening may not have: for writing, O_CREAT, O_TRUNC, O_APPEND, O_TMPFILE, O_PATH."""
+"""Forbidden flags of opening: writing, O_CREAT, O_TRUNC, O_APPEND, O_TMPFILE, O_PATH."""
 NEW_THREAD, NEW_NAMESPACES = 0x00010000, 0x7E020000
 
 OPENINGS = {"open": (2, ANY, 1), "openat": (257, 56, 2)}
-"""Numbers, and which argument holds the flags."""
+"""Numbers, and the index of the flags' argument."""
 OF_ITSELF = {"tgkill": (234, 131), "prlimit64": (302, 261)}
-"""Calls whose first argument is a process: this one or, by 0, this one."""
+"""Calls whose first argument must be this process's id or 0."""
 CHOSEN: dict[str, tuple[int, int, int, tuple[int, ...]]] = {
     "fcntl": (72, 25, 1, (0, 1, 2, 3, 4, 1030)),  # duplicates and flags; not F_SETOWN: it signals
     "ioctl": (16, 29, 1, (0x5401, 0x5421, 0x5450, 0x5451)),  # is it a terminal; close on exec
     "prctl": (157, 167, 0, (15, 16, 0x53564D41)),  # names of threads and of memory
 }
-"""Numbers, which argument says what is to be done, and what may be."""
+"""Numbers, the index of the command's argument, and the allowed commands."""
 CLONE = (56, 220)
 
 ENOSYS = 38
-"""What every other call is answered with; libraries then try an older one."""
+"""Error of every other call, after which libraries try an older call."""
 KILL, FAIL, ALLOW = 0x80000000, 0x00050000 | ENOSYS, 0x7FFF0000
 LOAD, IF_EQUAL, IF_ANY_BIT, RETURN = 0x20, 0x15, 0x45, 0x06
 NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16
-"""Where these stand in what a filter sees; low halves first, which is all that counts here."""
+"""Offsets of these fields in a filter's input; the low halves come first and suffice here."""
 
 FILTER, ALL_THREADS, KNOWS = 1, 1, 2
 NO_NEW_PRIVILEGES = 38
@@ -104,7 +104,7 @@ CAPABILITIES = 0x20080522
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 BENEATH, READ_FILE, READ_FOLDER = 1, 1 << 2, 1 << 3
 FILE_RIGHTS = (0, 13, 14, 15, 15, 16)
-"""How many kinds of access to files Landlock handles, by its version; the last for all later."""
+"""Number of kinds of file access that Landlock handles, by version; the last for all later ones."""
 
 SYSTEM = (
     "/lib",
@@ -116,16 +116,16 @@ SYSTEM = (
     "/proc/cpuinfo",
     "/sys/devices/system/cpu",
 )
-"""Shared libraries, and what they ask to choose code for a processor."""
+"""Shared libraries, and the files that they read to detect the processor."""
 
 FILES = 64
-"""Descriptors that a confined process may have."""
+"""Most descriptors of a confined process."""
 
 Instruction = tuple[int, int, int, int]
 
 
 def missing() -> tuple[str, ...]:
-    """Return what this system lacks to confine a process; empty where it can.
+    """Return the mechanisms that this system lacks for confinement; empty if none.
 
     Returns:
         Names: "Landlock", "seccomp".
@@ -142,24 +142,25 @@ def missing() -> tuple[str, ...]:
 
 
 def confine(memory: int, *, code: Iterable[str] = (), threads: bool = False) -> tuple[str, ...]:
-    """Take from this process, for good, everything that reading its open files doesn't need.
+    """Irreversibly remove all rights of this process that reading its open files doesn't need.
 
-    It must have one thread. Afterwards installed code can be imported, and nothing else read.
+    The process must have one thread. Afterwards installed code can be imported, and nothing else
+    can be read.
 
     Args:
         memory: most bytes of address space.
-        code: folders of code that is to be imported, where pip didn't install it.
+        code: folders of importable code that pip didn't install.
         threads: whether it may start threads.
 
     Returns:
-        What could not be done, as `missing` names it; empty where all was.
+        The missing mechanisms, as in `missing`; empty if complete.
 
     Raises:
-        LeadapronError: there are other threads; they would have stayed free.
+        LeadapronError: there are other threads, which would stay unconfined.
     """
     machine = _machine()
     if machine is not None and len(list(Path("/proc/self/task").iterdir())) > 1:
-        raise LeadapronError("a process that is to be confined has started threads before")
+        raise LeadapronError("a process started threads before its confinement")
     _limit(memory, threads)
     if machine is None:
         return missing()
@@ -173,14 +174,14 @@ def confine(memory: int, *, code: Iterable[str] = (), threads: bool = False) -> 
 
 @contextlib.contextmanager
 def limited_time(seconds: float, processors: int = 1) -> Iterator[None]:
-    """Have the system end this process where a piece of work takes longer.
+    """Have the system end this process if a piece of work takes longer.
 
-    Whoever asked it may have died, and a limit of time for the whole process would end it one day
-    in the midst of honest work.
+    The parent may have died, so it can't enforce the limit. A limit for the whole process would
+    eventually end it during legitimate work.
 
     Args:
-        seconds: by the clock.
-        processors: how many may work so long.
+        seconds: wall-clock seconds.
+        processors: number of processors in use.
     """
     used = resource.getrusage(resource.RUSAGE_SELF)
     most = math.ceil(used.ru_utime + used.ru_stime + seconds * processors)
@@ -196,25 +197,25 @@ def limited_time(seconds: float, processors: int = 1) -> Iterator[None]:
 
 
 def _limit(memory: int, threads: bool) -> None:
-    """Bound memory, descriptors and processes; forbid files to grow, and dumps of memory."""
+    """Limit memory, descriptors and processes; forbid growing files and core dumps."""
     limits = {
         resource.RLIMIT_AS: memory,
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NOFILE: FILES,
     }
-    # Linux counts threads, and all of the user's; there seccomp forbids processes.
+    # On Linux the limit counts all threads of the user; there seccomp forbids processes.
     if not (threads and sys.platform == "linux"):
         limits[resource.RLIMIT_NPROC] = 0
     for what, most in limits.items():
         hard = resource.getrlimit(what)[1]
         lower = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        with contextlib.suppress(OSError, ValueError):  # macOS knows some and enforces fewer
+        with contextlib.suppress(OSError, ValueError):  # macOS has some and enforces fewer
             resource.setrlimit(what, (lower, lower))
 
 
 def _machine() -> Machine | None:
-    """This machine, where its calls are known."""
+    """This machine, if its system calls are known."""
     narrow = ctypes.sizeof(ctypes.c_void_p) != 8
     if sys.platform != "linux" or narrow or sys.byteorder != "little":
         return None
@@ -235,7 +236,7 @@ def _landlock_version() -> int:
 
 
 def _take_files(readable: Iterable[str]) -> bool:
-    """Landlock: nothing but what is readable can be opened; no port, no signal to others."""
+    """Landlock: only `readable` can be opened; no ports, no signals to other processes."""
     version = _landlock_version()
     if version < 1:
         return False
@@ -257,7 +258,7 @@ def _installed() -> set[str]:
     """Folders of code: the standard library, what pip installs, this package, the system's."""
     paths = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), *SYSTEM}
     paths |= {path for path in sys.path if path.endswith(("site-packages", "dist-packages"))}
-    # Where Python is no system's, its own shared libraries are beside the standard library.
+    # A Python outside the system has its shared libraries next to the standard library.
     paths |= {str(Path(__file__).parent), str(Path(sysconfig.get_path("stdlib")).parent)}
     return paths
 
@@ -272,7 +273,7 @@ def _let_read(held: int, path: str) -> None:
 
 
 def _take_privileges(machine: Machine) -> bool:
-    """Without capabilities, root too is held by limits and by other users' rights."""
+    """Drop capabilities, so that limits and permissions apply to root too."""
     header = struct.pack("=Ii", CAPABILITIES, 0)
     return _call(machine.capset, header, bytes(24)) == 0
 
@@ -285,7 +286,7 @@ def _take_calls(machine: Machine, threads: bool) -> bool:
 
 
 def _filter(machine: Machine, threads: bool) -> Iterator[Instruction]:
-    """The filter's instructions; each call's end in an answer."""
+    """The filter's instructions; those of each call end in a decision."""
     yield LOAD, 0, 0, ARCHITECTURE
     yield IF_EQUAL, 1, 0, machine.audit
     yield RETURN, 0, 0, KILL
@@ -309,7 +310,7 @@ def _filter(machine: Machine, threads: bool) -> Iterator[Instruction]:
 
 
 def _without(argument: int, bits: int) -> list[Instruction]:
-    """Answer no where the argument has one of the bits."""
+    """Deny if the argument has one of the bits."""
     return [
         (LOAD, 0, 0, ARGUMENTS + 8 * argument),
         (IF_ANY_BIT, 0, 1, bits),
@@ -318,7 +319,7 @@ def _without(argument: int, bits: int) -> list[Instruction]:
 
 
 def _among(argument: int, values: tuple[int, ...]) -> list[Instruction]:
-    """Answer no where the argument is none of the values."""
+    """Deny unless the argument is one of the values."""
     last = len(values) - 1
     tests = [(IF_EQUAL, last - i + 1, 0, value) for i, value in enumerate(values)]
     return [(LOAD, 0, 0, ARGUMENTS + 8 * argument), *tests, (RETURN, 0, 0, FAIL)]

@@ -1,7 +1,7 @@
-"""Results on disk and in --json: dumped from the dataclasses that hold them, and read back.
+"""Documents: results as JSON on disk and in --json, dumped from dataclasses and read back.
 
-A document is a frozen dataclass with `SCHEMA`, the version of its shape. Fields that JSON has no
-type for are annotated with the types of this module.
+A document is a frozen dataclass with `SCHEMA`, the version of its shape. Fields whose types JSON
+lacks are annotated with the types of this module.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Document(Protocol):
     """A frozen dataclass whose values can be dumped.
 
     Attributes:
-        SCHEMA: version of its shape; raised when a document of before can't be read any more.
+        SCHEMA: version of its shape; raise it when older documents can't be read any more.
     """
 
     SCHEMA: ClassVar[int]
@@ -73,10 +73,10 @@ Number = Annotated[
     PlainSerializer(_finite),
     WithJsonSchema({"type": ["number", "null"], "description": "null where it is undefined"}),
 ]
-"""A number that may be NaN, which JSON doesn't know: null there."""
+"""A number that may be NaN, which is null in JSON."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-"""A number of a document that comes from outside: JSON's 1e999 is none."""
+"""A finite number of an untrusted document, which excludes JSON's 1e999."""
 
 Floats = Annotated[
     NDArray[np.float64],
@@ -87,7 +87,7 @@ Floats = Annotated[
         "description": "numbers, a list within a list for each axis; null where one is undefined",
     }),
 ]  # fmt: skip
-"""An array of numbers of any shape; null for those that aren't finite."""
+"""An array of numbers of any shape, with null for those that aren't finite."""
 
 _ESTIMATE = {
     name: {"type": ["number", "null"]} if name in ("value", "low", "high") else {"type": "integer"}
@@ -105,7 +105,7 @@ Estimated = Annotated[
         "description": "null where it is undefined",
     }),
 ]  # fmt: skip
-"""An estimate by the names of its numbers."""
+"""An estimate as a mapping by name."""
 
 Pixels = Annotated[
     NDArray[Any],
@@ -114,14 +114,14 @@ Pixels = Annotated[
     Field(exclude=True),
     WithJsonSchema({"type": "array"}),
 ]
-"""An image. Documents hold none; of one that was read back it is `no_pixels`."""
+"""An image. Documents hold none, so it is `no_pixels` after reading back."""
 
 ShownPath = Annotated[str, PlainSerializer(short_path)]
-"""A path or a source with one, dumped as it is shown."""
+"""A path, or a source with a path, dumped in its short form."""
 
 
 def no_pixels() -> NDArray[Any]:
-    """Return (0, 0) uint8, in place of an image that isn't known."""
+    """Return (0, 0) uint8, in place of an unknown image."""
     return np.empty((0, 0), np.uint8)
 
 
@@ -131,25 +131,25 @@ def _adapter(kind: type[D]) -> pydantic.TypeAdapter[D]:
 
 
 def dump(document: Document) -> dict[str, Any]:
-    """Return a document as plain values that JSON knows: its version as "schema", then its fields.
+    """Return a document as plain JSON values: its version as "schema", then its fields.
 
     Args:
-        document: what is dumped.
+        document: the document.
     """
     text = _adapter(type(document)).dump_json(document, warnings="error")
     return {"schema": document.SCHEMA, **json.loads(text)}
 
 
 def read(kind: type[D], text: str | bytes, name: str = "the document") -> D:
-    """Return the document that `dump` made plain values of.
+    """Return a document from JSON, the reverse of `dump`.
 
     Args:
-        kind: its class.
+        kind: the document's class.
         text: JSON.
-        name: what messages call it.
+        name: its name in messages.
 
     Raises:
-        StoreError: no JSON, another version, or values of other names or types.
+        StoreError: invalid JSON, another version, or values with wrong names or types.
     """
     try:
         values = json.loads(text, parse_constant=_refuse)
@@ -159,7 +159,7 @@ def read(kind: type[D], text: str | bytes, name: str = "the document") -> D:
     version = values.get("schema") if isinstance(values, dict) else None
     if version != kind.SCHEMA:
         raise StoreError(
-            f"{name} is no {kind.__name__.lower()} of schema {kind.SCHEMA}: it states {version!r}"
+            f"{name} isn't a {kind.__name__.lower()} of schema {kind.SCHEMA}: it states {version!r}"
         )
     try:
         return parsed(kind, text)
@@ -168,14 +168,14 @@ def read(kind: type[D], text: str | bytes, name: str = "the document") -> D:
 
 
 def parsed(kind: type[D], text: str | bytes) -> D:
-    """Return the document that JSON describes, whatever version it states.
+    """Return the document in JSON, ignoring its version.
 
     Args:
-        kind: its class.
+        kind: the document's class.
         text: JSON.
 
     Raises:
-        ValueError: values of other names or types; the place and what is wrong there.
+        ValueError: values with wrong names or types; the message states the place and the error.
     """
     try:
         document: D = _adapter(kind).validate_json(text, strict=True)
@@ -187,7 +187,7 @@ def parsed(kind: type[D], text: str | bytes) -> D:
 
 
 def schema(kind: type[Document]) -> dict[str, Any]:
-    """Return the JSON schema of what `dump` returns for documents of a class."""
+    """Return the JSON schema of the documents of a class."""
     made = _adapter(kind).json_schema(mode="serialization")
     properties = {"schema": {"const": kind.SCHEMA}, **made.pop("properties")}
     required = ["schema", *made.pop("required", [])]
@@ -200,4 +200,4 @@ def schema(kind: type[Document]) -> dict[str, Any]:
 
 
 def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no number")
+    raise ValueError(f"{constant} isn't a number")

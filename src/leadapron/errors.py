@@ -1,16 +1,15 @@
-"""Every error that leadapron raises on purpose, and the exit code that the command line gives it.
+"""Every error that leadapron raises on purpose, with its exit code on the command line.
 
-    LeadapronError            2   something failed
-    ├── UsageError            4   the call is wrong: a name, a value, an option
-    │   └── UnknownNameError  4   a name that nothing has, with the nearest ones that exist
-    ├── DataError             2   films, labels or tables that can't be used as they are
-    │   ├── FilmError         2   one film that can't be used, and in which way
-    │   └── VanishedTriggerError  a trigger that changes no pixel of the network's input
-    └── StoreError            2   a folder or file that can't be read, written or belongs to others
+    LeadapronError            2   something failed ├── UsageError            4   the call is wrong:
+    a name, a value, an option │   └── UnknownNameError  4   an unknown name, with the nearest known
+    ones ├── DataError             2   films, labels or tables that can't be used │ ├── FilmError
+    2   one film that can't be used, and why │   └── VanishedTriggerError  a trigger that changes no
+    pixel of the network's input └── StoreError 2 a folder or file that can't be read or written, or
+    has other contents
 
-A message is one line: what came, what was expected, what to type. It names arguments in backquotes,
-as `false_alarm` or, in a section of settings, `training.epochs`; the command line shows its options
-in their place.
+A message is one line: the given value, the expected value, and what to type. It names arguments in
+backquotes, as `false_alarm` or, in a section of settings, `training.epochs`; the command line
+replaces them by its options.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ __all__ = [
 
 
 class LeadapronError(Exception):
-    """Root of the tree; what a file put into its words can't break the line or the terminal."""
+    """Root of the tree. Its message is made printable, since it may contain text of a file."""
 
     exit_code: ClassVar[int] = 2
 
@@ -43,8 +42,8 @@ class LeadapronError(Exception):
         super().__init__(printable(message))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Without this a worker's error is made anew from its message alone, which a constructor
-        # that takes something else refuses: then the caller hears of a broken pool.
+        # Without this, unpickling a worker's error calls its constructor with only the message,
+        # which fails for other signatures, and the caller would see a broken pool.
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
@@ -55,13 +54,13 @@ class UsageError(LeadapronError):
 
 
 class UnknownNameError(UsageError):
-    """A name that nothing has.
+    """An unknown name.
 
     Args:
-        kind: what was looked for, for example "source" or "finding".
-        name: the name that came.
-        known: the names that exist.
-        more: to be read behind that.
+        kind: kind of name, for example "source" or "finding".
+        name: the given name.
+        known: the known names.
+        more: text after the suggestions.
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], more: str = "") -> None:
@@ -76,15 +75,15 @@ class UnknownNameError(UsageError):
 
 
 class DataError(LeadapronError):
-    """Films, labels or tables that can't be used as they are."""
+    """Films, labels or tables that can't be used."""
 
 
 class FilmError(DataError):
-    """One film that can't be used, in words that follow its name and quote nothing of it.
+    """One film that can't be used. The message follows its name and quotes none of its content.
 
     Args:
-        message: what is wrong with it.
-        kind: in which way.
+        message: the reason.
+        kind: kind of failure.
     """
 
     def __init__(self, message: str = "", kind: BadFilm = "undecodable") -> None:
@@ -97,4 +96,4 @@ class VanishedTriggerError(DataError):
 
 
 class StoreError(LeadapronError):
-    """A folder or file that can't be read or written, or that belongs to something else."""
+    """A folder or file that can't be read or written, or has unexpected contents."""

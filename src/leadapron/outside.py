@@ -1,4 +1,4 @@
-"""What isn't this package's own, by the content that decides what it does."""
+"""SHA-256 of external code, which identifies its behaviour."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ PACKAGE = __name__.partition(".")[0]
 
 
 def code_of(component: Any, words: str) -> str:
-    """Return the SHA-256 of a component's source, "" where it is this package's own.
+    """Return the SHA-256 of a component's source; "" for this package's own.
 
-    The source is its module's file and those of its base classes; of a module in a package all
-    Python files of that package. What else they import is not looked at.
+    The source is its module's file and those of its base classes; for a module in a package, all
+    Python files of that package. Other imports aren't included.
 
     Args:
         component: a class, function or object.
-        words: what it is, for messages.
+        words: description, for messages.
 
     Raises:
-        UsageError: it has no source file, so that a change could not be noticed.
+        UsageError: it has no source file, so a change couldn't be detected.
         StoreError: a file that can't be read.
     """
     while isinstance(component, functools.partial):
@@ -42,8 +42,8 @@ def code_of(component: Any, words: str) -> str:
     files = _files(own)
     if not files:
         raise UsageError(
-            f"{words} has no source file (module {own}), so a change of it could not be noticed; "
-            "define it in a file of its own"
+            f"{words} has no source file (module {own}), so a change couldn't be detected; "
+            "define it in a separate file"
         )
     if inspect.isclass(component):
         bases = {base.__module__ for base in inspect.getmro(component)}
@@ -60,7 +60,7 @@ def _top(module: str) -> str:
 
 
 def _files(module: str) -> set[Path]:
-    """The file of a module, and of its package all Python files."""
+    """The file of a module, or all Python files of its package."""
     found = _file(sys.modules.get(module))
     folders = getattr(sys.modules.get(_top(module)), "__path__", [])
     return found | {path for folder in folders for path in Path(folder).rglob("*.py")}

@@ -1,9 +1,9 @@
-"""Methods of others: registries that hold them, and the files and packages that they come from.
+"""Plugins: registries of methods, and external methods from files and packages.
 
-Each room has a registry: a dictionary of its methods by name. A plugin adds to them: a file that is
-named by `--plugin`, or an entry point "leadapron.KIND" of an installed package. A plugin is code
-and runs with all rights of whoever names it, so it is named on the command line or in Python alone:
-a spec, a manifest or a gate that names one is refused.
+Each kind of method has a registry, a dictionary of methods by name. A plugin adds methods to
+registries. It is a file given by `--plugin`, or an entry point "leadapron.KIND" of an installed
+package. A plugin is code that runs with all of the user's rights, so it can only be named on the
+command line or in Python: a spec, a manifest or a gate that names one is refused.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "repair": "leadapron.repairs:REPAIRS",
     }
 )
-"""Of each kind of method, as in the entry points "leadapron.KIND", where its registry is."""
+"""Location of the registry of each kind of method, as in the entry points "leadapron.KIND"."""
 
 LARGEST = 1 << 20
-"""Bytes of a plugin's file."""
+"""Most bytes of a plugin's file."""
 
 OPTION = "--plugin FILE.py|NAME"
-"""What is typed to load a plugin."""
+"""The option that loads a plugin."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ class Registry(MutableMapping[str, T]):
     """The methods of one kind by name: the package's own, and those that plugins add.
 
     Args:
-        kind: of `KINDS`.
+        kind: a kind from `KINDS`.
         built_in: the package's own, or where they are; no other can take one of their names.
-        code: gives the part of a method whose source decides what it does.
+        code: returns the part of a method whose source defines its behaviour.
     """
 
     def __init__(
@@ -99,9 +99,11 @@ class Registry(MutableMapping[str, T]):
         self._built_in, self.code = dict(built_in), code
 
     def __setitem__(self, name: str, method: T) -> None:
-        """Add a method; UsageError where the name is one of the package's own."""
+        """Add a method; UsageError if the name is reserved."""
         if name in self._built_in and _loaded_method(self._built_in, name) is not method:
-            raise UsageError(f"the {self.words} {name!r} is built in; call yours something else")
+            raise UsageError(
+                f"the {self.words} {name!r} is built in; choose another name for yours"
+            )
         self._methods[name] = method
         _added.append(f"{self.words} {name}")
 
@@ -121,7 +123,7 @@ class Registry(MutableMapping[str, T]):
         return len(self._methods)
 
     def find(self, name: str) -> T:
-        """Return the method of a name, of an installed package's entry point where none is here.
+        """Return the method with a name, from an installed package's entry point if necessary.
 
         Raises:
             UnknownNameError: no such method.
@@ -139,19 +141,19 @@ class Registry(MutableMapping[str, T]):
             raise self.unknown(name)
 
     def unknown(self, name: str) -> UnknownNameError:
-        """Return the error of a name that none of the methods here has."""
+        """Return the error for an unknown name."""
         return UnknownNameError(
             self.words, name, self._methods, f"; one of a plugin needs {OPTION}"
         )
 
     def codes(self, names: Iterable[str]) -> dict[str, str]:
-        """Return the digests of those methods that come from outside, as "KIND NAME".
+        """Return the digests of the external methods, by "KIND NAME".
 
         Args:
-            names: which of them.
+            names: names of the methods.
 
         Raises:
-            UsageError: one without a source file.
+            UsageError: a method without a source file.
             StoreError: a source file that can't be read.
         """
         whats = {f"{self.words} {name}": self.code(self[name]) for name in names}
@@ -170,12 +172,12 @@ def _loaded_method(methods: dict[str, T | At], name: str) -> T:
 
 @dataclass(frozen=True, kw_only=True)
 class Plugin:
-    """A plugin that was loaded.
+    """A loaded plugin.
 
     Args:
-        name: a file's whole path, or the name of entry points.
-        sha256: of the file's content, 64 hex digits; "" of entry points.
-        methods: that it added, as "trigger ring".
+        name: a file's full path, or the name of entry points.
+        sha256: SHA-256 of the file's content, 64 hex digits; "" for entry points.
+        methods: the methods that it added, as "trigger ring".
     """
 
     name: str
@@ -188,20 +190,20 @@ _loaded: dict[str, Plugin] = {}
 
 
 def loaded_plugins() -> tuple[Plugin, ...]:
-    """Return the plugins that `load_plugins` loaded in this process, in that order."""
+    """Return the plugins loaded in this process by `load_plugins`, in order."""
     return tuple(_loaded.values())
 
 
 def load_plugins(names: Iterable[str]) -> tuple[Plugin, ...]:
-    """Load plugins, each once in a process, and return all that are loaded.
+    """Load plugins, each once per process, and return all loaded ones.
 
     Args:
-        names: each the path of a Python file, or the name of an installed package's entry points.
-            A file's module is "leadapron_plugin_STEM"; modules beside it are not found by it.
+        names: paths of Python files, or names of installed packages' entry points. A file's module
+            is "leadapron_plugin_STEM"; it can't import modules next to it.
 
     Raises:
-        UsageError: no such file or name, two files of one name, or a plugin that adds nothing or
-            takes a name that is built in.
+        UsageError: no such file or name, two files with the same name, or a plugin that adds
+            nothing or uses a reserved name.
         LeadapronError: code that fails.
     """
     for name in names:
@@ -220,17 +222,18 @@ def load_plugins(names: Iterable[str]) -> tuple[Plugin, ...]:
 
 
 def refuse_plugins(facts: Any, name: str) -> None:
-    """Raise UsageError where something that was read from a file names a plugin.
+    """Raise UsageError if a file's contents name a plugin.
 
     Args:
-        facts: plain values.
-        name: of what was read, for the message.
+        facts: the contents as plain values.
+        name: the file's name, for the message.
     """
     for key in _keys(facts):
         if key in ("plugin", "plugins"):
             raise UsageError(
-                f"{name} names a plugin ({key}); a plugin is code, so it is named on the command "
-                f"line alone: {OPTION}"
+                f"{name} names a plugin ({key}); a plugin is code, so it can only be named on the "
+                "command "
+                f"line: {OPTION}"
             )
 
 
@@ -242,11 +245,11 @@ def worker_pool(
     """Return a pool of new processes that have the plugins of this one, and end with it.
 
     Args:
-        workers: how many; one a core if left out.
+        workers: number of processes; one per core if left out.
         initializer: called in each process, after the plugins are loaded.
-        initargs: what it is called with; may be a plugin's own objects.
+        initargs: arguments of `initializer`, which may be a plugin's objects.
     """
-    begin: Any = _begin  # is given what `_Carried` is where it is unpickled
+    begin: Any = _begin  # receives the result of unpickling `_Carried`
     return ProcessPoolExecutor(
         workers,
         mp_context=get_context("spawn"),
@@ -256,7 +259,7 @@ def worker_pool(
 
 
 class _Carried:
-    """Loads the plugins where it is unpickled: before what comes after it, which may be theirs."""
+    """Loads the plugins when unpickled, before later arguments, which may be a plugin's objects."""
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return _load_again, (loaded_plugins(),)
@@ -288,7 +291,9 @@ def _run(path: Path) -> str:
     """Run a plugin's file as a module, and return its SHA-256."""
     name = f"leadapron_plugin_{path.stem}"
     if (other := sys.modules.get(name)) is not None and other.__file__ != str(path):
-        raise UsageError(f"plugins {other.__file__} and {path}: expected files of two names")
+        raise UsageError(
+            f"plugins {other.__file__} and {path}: expected files with different names"
+        )
     try:
         content = read_regular(path, LARGEST)
     except OSError as error:
@@ -297,9 +302,9 @@ def _run(path: Path) -> str:
         ) from error
     module = ModuleType(name)
     module.__file__ = str(path)
-    sys.modules[name] = module  # where pickle and dataclasses look for what it defines
+    sys.modules[name] = module  # pickle and dataclasses need it there
     try:
-        # No bytecode of before is used: what runs is what is hashed.
+        # No cached bytecode is used, so that the hashed source is what runs.
         exec(compile(content, str(path), "exec"), module.__dict__)  # noqa: S102
     except BaseException as error:
         del sys.modules[name]
@@ -308,7 +313,7 @@ def _run(path: Path) -> str:
 
 
 def _enter(name: str) -> str:
-    """Add the methods of the entry points of a name."""
+    """Add the methods of the entry points with a name."""
     installed = {kind: entry_points(group=_group(kind)) for kind in KINDS}
     chosen = [(kind, entry) for kind, some in installed.items() for entry in some.select(name=name)]
     if not chosen:
@@ -332,7 +337,7 @@ def _entered(entry: EntryPoint) -> Any:
 
 
 def _failed(what: str, error: BaseException) -> BaseException:
-    """What is raised of a plugin whose code fails; what interrupts goes through."""
+    """The error for a plugin whose code fails; interrupts are passed on."""
     if isinstance(error, UsageError):
         return UsageError(f"{what}: {error}")
     if not isinstance(error, Exception | SystemExit):
@@ -342,7 +347,7 @@ def _failed(what: str, error: BaseException) -> BaseException:
 
 
 def _frames(error: BaseException) -> Iterator[traceback.FrameSummary]:
-    """Frames of a plugin's own, the last first."""
+    """Frames of a plugin's own code, the last first."""
     frames = reversed(traceback.extract_tb(error.__traceback__))
     return (frame for frame in frames if frame.filename != __file__)
 

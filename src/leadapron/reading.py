@@ -1,8 +1,8 @@
-"""Files of others are opened as files: a pipe, socket or device in their place is refused at once.
+"""Safe opening of untrusted files: a pipe, socket or device in their place is refused at once.
 
-Opening a pipe waits until somebody writes to it, maybe for ever, and opening a device may do
-something. What was opened is asked again what it is, since a path can be given to something else
-in between; who reads what this returns reads the file that was looked at.
+Opening a pipe can block forever, and opening a device may have side effects. The opened descriptor
+is checked again, since a path can be replaced in between; callers read exactly the file that was
+checked.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """Open a file to read bytes from it.
 
     Raises:
-        OSError: one that can't be opened, or is no file; its `strerror` says what it is instead.
+        OSError: it can't be opened, or isn't a file; `strerror` states its kind.
     """
     try:
         return open(path, "rb", opener=_opened)
-    except ValueError:  # a NUL, or a surrogate where there can be none
-        raise OSError(errno.EINVAL, "no file can be called so") from None
+    except ValueError:  # a NUL, or an invalid surrogate
+        raise OSError(errno.EINVAL, "invalid file name") from None
 
 
 def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
@@ -48,10 +48,10 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
 
     Args:
         path: the file.
-        most: bytes that it may have.
+        most: most bytes.
 
     Raises:
-        OSError: as `open_regular`, or one that is larger.
+        OSError: as `open_regular`, or the file is larger.
     """
     with open_regular(path) as file:
         content = file.read(most + 1)
@@ -62,28 +62,28 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
 
 
 def other_than_file(mode: int) -> str:
-    """Return what something of this mode is that is no file, in a word; "" for a file."""
+    """Return the kind of anything but a regular file, by its mode; "" for a file."""
     return "" if stat.S_ISREG(mode) else KINDS.get(stat.S_IFMT(mode), "special file")
 
 
 def given_path(text: str | os.PathLike[str]) -> Path:
-    """Return the path that somebody typed: "~" is their home; "~nobody" stays as it is."""
+    """Return a typed path with "~" expanded; an unknown user's "~name" is unchanged."""
     return Path(os.path.expanduser(text))  # noqa: PTH111 (Path's raises where there is no such user)
 
 
 def there(path: str | os.PathLike[str]) -> bool:
-    """Return whether there is something of this name; False for what can't be a name."""
+    """Return whether a path exists; False for an invalid name."""
     return os.path.exists(path)  # noqa: PTH110 (Path's raises where a name is too long)
 
 
 def is_folder(path: str | os.PathLike[str]) -> bool:
-    """Return whether there is a folder of this name; False for what can't be a name."""
+    """Return whether a path is a folder; False for an invalid name."""
     return os.path.isdir(path)  # noqa: PTH112 (as above)
 
 
 def _opened(path: str, flags: int) -> int:
     _refuse_others(os.stat(path).st_mode, path)  # noqa: PTH116
-    # Asked not to wait, should it have become a pipe since.
+    # Non-blocking, in case it has become a pipe since.
     descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     try:
         _refuse_others(os.fstat(descriptor).st_mode, path)

@@ -1,8 +1,8 @@
-"""Results that take long, such as a model's sweep, kept for later runs in the cache's folder.
+"""Cache of results that are slow to compute, such as a model's sweep.
 
-    FOLDER/results/KEY.json    what decides it, the result, and the SHA-256 of both
+    FOLDER/results/KEY.json    the result's inputs, the result, and the SHA-256 of both
 
-One that can't be read, or isn't what was written, is as if it weren't there.
+A damaged or unreadable result is ignored.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from leadapron.text import clean
 __all__ = ["KEY", "Result", "keep", "make_private", "recall", "result_files", "results"]
 
 KEY = re.compile(r"[0-9a-f]{16}")
-"""What names an entry of the cache."""
+"""Key of an entry of the cache."""
 
 LONGEST_WORDS = 1000
-"""Characters of what is said of a film, a source or a result."""
+"""Most characters of a description of a film, a source or a result."""
 
 RESULTS = "results"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A result that is kept beside the films.
+    """A cached result.
 
     Args:
         key: its file's name, without the ending.
@@ -49,13 +49,13 @@ class Result:
 
 
 def keep(folder: Path, facts: Mapping[str, Any], value: Any, about: str) -> None:
-    """Keep a result, in place of an older one.
+    """Store a result, replacing an older one.
 
     Args:
         folder: the cache's.
-        facts: all that decides the result, as plain values.
+        facts: everything that determines the result, as plain values.
         value: the result, as plain finite values.
-        about: what it is, in words, for the cache's list.
+        about: description, for the cache's list.
 
     Raises:
         StoreError: a cache that can't be written.
@@ -66,7 +66,7 @@ def keep(folder: Path, facts: Mapping[str, Any], value: Any, about: str) -> None
 
 
 def recall(folder: Path, facts: Mapping[str, Any]) -> Any:
-    """Return the result that was kept for these facts; None where there is none, or a broken one.
+    """Return the result stored for these facts; None if it is missing or damaged.
 
     Args:
         folder: the cache's.
@@ -82,12 +82,12 @@ def recall(folder: Path, facts: Mapping[str, Any]) -> Any:
     if not sound:
         return None
     with contextlib.suppress(OSError):
-        os.utime(file)  # says when it was last used
+        os.utime(file)  # time of last use
     return value
 
 
 def results(folder: Path) -> list[Result]:
-    """Return the results that a cache holds, the last used first."""
+    """Return a cache's results, the last used first."""
     found = []
     for path in result_files(folder):
         with contextlib.suppress(OSError, StoreError, KeyError, TypeError):
@@ -100,18 +100,18 @@ def results(folder: Path) -> list[Result]:
 
 
 def result_files(folder: Path) -> list[Path]:
-    """Return the files of all results that a cache holds, broken ones too."""
+    """Return the files of all of a cache's results, including damaged ones."""
     return [path for path in (folder / RESULTS).glob("*.json") if KEY.fullmatch(path.stem)]
 
 
 def make_private(folder: Path) -> None:
-    """Make the cache's folder and an entry's, for their owner's eyes alone."""
+    """Create the cache's folder and an entry's, readable by the owner alone."""
     try:
         store.make_folder(folder)
     except (OSError, ValueError) as error:
-        why = store.reason(error) if isinstance(error, OSError) else "no folder can be called so"
+        why = store.reason(error) if isinstance(error, OSError) else "invalid folder name"
         raise StoreError(
-            f"can't write the cache {folder.parent}: {why}; name another by "
+            f"can't write the cache {folder.parent}: {why}; choose another with "
             "`cache` FOLDER, or `cache` none to keep films in memory"
         ) from error
 

@@ -1,7 +1,7 @@
-"""One number seeds a run; every use of chance draws from its own named stream.
+"""Random numbers: one seed per run, with a separate named stream for each use.
 
-Naming the streams keeps them apart: a change in how films are selected for poisoning does not
-change the order in which they are shown to the network.
+Named streams are independent: a change in the selection of films for poisoning doesn't change the
+order of training films.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From plain values (a YAML file, options) to frozen dataclasses: one parser for every spec."""
+"""Parser of specs: plain values (a YAML file, options) to frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 MOST_POINTS, MOST_SEEDS = 100_000, 10_000
-"""Combinations of a grid's lists, and seeds of each."""
+"""Most combinations of a grid's lists, and most seeds of each."""
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -45,13 +45,13 @@ Tree = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """One value that a dataclass or function takes by keyword.
+    """A keyword parameter of a dataclass or function.
 
     Args:
         name: its name.
         annotation: its type.
         default: its default, or `REQUIRED`.
-        description: its line in the docstring's "Args:".
+        description: its text in the docstring's "Args:".
     """
 
     name: str
@@ -68,9 +68,9 @@ def parameters(target: Callable[..., Any], *, positional: bool = False) -> dict[
 
     Args:
         target: the dataclass or function.
-        positional: whether those that may be given by position are wanted too.
+        positional: whether to include positional parameters.
     """
-    # A dataclass's own `__init__` would look for the names of its bases' types in its module.
+    # A dataclass's `__init__` would resolve the types of its bases in the wrong module.
     own = inspect.isfunction(target) or dataclasses.is_dataclass(target)
     hints = typing.get_type_hints(target if own else target.__init__)
     described = _described(inspect.getdoc(target) or "")
@@ -83,10 +83,10 @@ def parameters(target: Callable[..., Any], *, positional: bool = False) -> dict[
 
 
 def united(kinds: Mapping[str, Callable[..., Any]]) -> dict[str, Parameter]:
-    """Return the keyword-only parameters of several dataclasses or functions together, by name.
+    """Return the combined keyword-only parameters of several dataclasses or functions, by name.
 
     Args:
-        kinds: what each is called; where they describe a parameter differently, it is named.
+        kinds: each with its name, which is shown if their descriptions of a parameter differ.
     """
     takers: dict[str, dict[Parameter, list[str]]] = {}
     for kind, target in kinds.items():
@@ -96,7 +96,7 @@ def united(kinds: Mapping[str, Callable[..., Any]]) -> dict[str, Parameter]:
 
 
 def _merged(takers: Mapping[Parameter, Sequence[str]]) -> Parameter:
-    """One parameter that stands for those of one name, each with the kinds that take it."""
+    """One parameter that merges those with the same name, each with the kinds that have it."""
     first, *others = takers
     if not others:
         return first
@@ -110,17 +110,17 @@ def _merged(takers: Mapping[Parameter, Sequence[str]]) -> Parameter:
 def validated(
     target: Callable[..., Any], values: Tree, section: str, *, elsewhere: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Return `values` as the types that `target` takes by keyword.
+    """Return `values` converted to the types of `target`'s keyword parameters.
 
     Args:
         target: a dataclass or function.
         values: plain values by name.
-        section: how the user calls this part, for messages ("trigger"); "" for plain options.
-        elsewhere: parameters that don't come from values.
+        section: the user's name of this part, for messages ("trigger"); "" for plain options.
+        elsewhere: parameters that aren't in `values`.
 
     Raises:
-        UnknownNameError: a name that `target` does not take.
-        UsageError: a value of the wrong type, or one that is missing.
+        UnknownNameError: a name that `target` doesn't have.
+        UsageError: a missing value, or one of the wrong type.
     """
     known = {n: p for n, p in parameters(target).items() if n not in elsewhere}
     above = f"{section}." if section else ""
@@ -148,7 +148,7 @@ def build(kind: Callable[..., T], values: Tree, section: str) -> T:
 
 
 def merge(base: Tree, over: Tree) -> dict[str, Any]:
-    """Return `base` with the values of `over` laid over it, section by section."""
+    """Return `base` updated with the values of `over`, section by section."""
     merged = dict(base)
     for name, value in over.items():
         below = merged.get(name)
@@ -158,10 +158,10 @@ def merge(base: Tree, over: Tree) -> dict[str, Any]:
 
 
 def forgiving(function: Callable[P, T]) -> Callable[P, T]:
-    """Let a function take text where a path is due, and a path where text is.
+    """Let a function accept text in place of a path, and a path in place of text.
 
-    Where something else is due, as a `Poisoning` or several names, text is a UsageError that says
-    what was expected.
+    If something else is expected, such as a `Poisoning` or several names, text raises a UsageError
+    that names the expected type.
     """
     signature = inspect.signature(function)
 
@@ -172,7 +172,7 @@ def forgiving(function: Callable[P, T]) -> Callable[P, T]:
             kind = signature.parameters[name].kind
             if isinstance(value, str | os.PathLike) and kind is not inspect.Parameter.VAR_KEYWORD:
                 words = signature.parameters[name].annotation
-                # What is imported for the type checker alone stands for words, as a precision.
+                # Names imported only for the type checker are literal types, such as a precision.
                 with contextlib.suppress(NameError):
                     hint = eval(words, function.__globals__) if isinstance(words, str) else words  # noqa: S307
                     bound.arguments[name] = _fitting(value, hint, f"{function.__name__}: {name}")
@@ -182,7 +182,7 @@ def forgiving(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def _fitting(value: str | os.PathLike[str], hint: Any, name: str) -> Any:
-    """Text or a path as the one of the two that is due."""
+    """Text or a path, converted to the expected one of the two."""
     united = typing.get_origin(hint) in (typing.Union, types.UnionType)
     kinds = [kind for kind in (typing.get_args(hint) if united else [hint]) if kind is not NoneType]
     if any(kind is Any or typing.get_origin(kind) is Literal for kind in kinds):
@@ -193,7 +193,7 @@ def _fitting(value: str | os.PathLike[str], hint: Any, name: str) -> Any:
         return Path(value)
     due = " or ".join(inspect.formatannotation(kind, "leadapron") for kind in kinds)
     due = re.sub(r"(?:\w+\.)+(?=\w)", "", due)
-    raise UsageError(f"{name} is {os.fspath(value)!r}, a text; expected {due}")
+    raise UsageError(f"{name} is the text {os.fspath(value)!r}; expected {due}")
 
 
 def grid(tree: Tree) -> Iterator[dict[str, Any]]:
@@ -220,16 +220,17 @@ def grid(tree: Tree) -> Iterator[dict[str, Any]]:
 
 
 def grids(tree: Tree) -> list[dict[str, Any]]:
-    """Return the trees that a tree with "cells" stands for: each cell laid over the rest.
+    """Return the trees of a tree with "cells": each cell merged into the rest.
 
-    A section that a cell calls by another name starts afresh: a patch's side is no blend's.
+    If a cell changes the name in a section, the section starts empty, since a patch's side doesn't
+    apply to a blend.
 
     Raises:
-        UsageError: "cells" that are no list of trees.
+        UsageError: "cells" isn't a list of trees.
     """
     cells = tree.get("cells", [{}])
     if not isinstance(cells, list) or not cells or not all(map(_is_cell, cells)):
-        raise UsageError("cells: expected a list of settings, each laid over the others")
+        raise UsageError("cells: expected a list of settings, each merged into the others")
     base = {name: value for name, value in tree.items() if name != "cells"}
     return [merge(_less_renamed(base, cell), cell) for cell in cells]
 

@@ -1,7 +1,7 @@
-"""What lies on disk: atomic writes, keys of runs, the manifest.
+"""Files on disk: atomic writes, keys of runs, the manifest.
 
-All that is written is for its owner alone, files 0600 in folders 0700: nearly all of it holds
-patients' films, or paths that may name them. Folders that are there already stay as they are.
+Only the owner can read what is written (files 0600 in folders 0700), since nearly all of it holds
+patients' films, or paths that may name them. Permissions of existing folders aren't changed.
 """
 
 from __future__ import annotations
@@ -58,34 +58,34 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 RESULTS_VERSION = 4
-"""Raised when equal specs would give other numbers; it is part of every run's key."""
+"""Version of results, part of every run's key: raise it when equal specs give other numbers."""
 
 SCHEMA = 1
 """Version of the layout of rows."""
 
 LOCK = ".lock"
-"""The file that is locked to hold a folder."""
+"""Name of the file that is locked to reserve a folder."""
 
 LARGEST_TEXT = 1 << 30
-"""Bytes of a file of JSON that is read."""
+"""Most bytes of a JSON file."""
 
 LARGEST_YAML, MOST_NODES, DEEPEST = 1_000_000, 100_000, 32
-"""Bytes, values (each counted as often as an alias repeats it) and levels of a YAML file."""
+"""Most bytes, values (counted as often as aliases repeat them) and levels of a YAML file."""
 
 
 def canonical_json(value: Any) -> str:
-    """Return the JSON text that equal values share: sorted keys, no spaces, no NaN."""
+    """Return canonical JSON, equal for equal values: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def run_key(spec: Mapping[str, Any], fingerprint: str) -> str:
-    """Return the 12 hex digits that name a run: its spec, its films, the results' version."""
+    """Return a run's key, 12 hex digits of its spec, films and the results' version."""
     facts = {"spec": spec, "cohort": fingerprint, "results_version": RESULTS_VERSION}
     return hashlib.sha256(canonical_json(facts).encode()).hexdigest()[:12]
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's content; StoreError where it can't be read."""
+    """Return the SHA-256 of a file's content; StoreError if it can't be read."""
     try:
         with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -94,7 +94,7 @@ def sha256_of(path: Path) -> str:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it that are missing, for their owner alone.
+    """Create a folder and missing parents, readable by the owner alone.
 
     Raises:
         OSError: they can't be made.
@@ -106,21 +106,21 @@ def make_folder(path: Path) -> None:
 
 
 def refuse_odd(path: Path) -> None:
-    """Raise StoreError where a file can't be written in place of `path`: a pipe, a device, ..."""
-    with contextlib.suppress(OSError):  # missing; what else is wrong the writing says
+    """Raise StoreError if `path` can't be replaced by a file: a pipe, a device, ..."""
+    with contextlib.suppress(OSError):  # missing; writing reports other errors
         if kind := other_than_file(path.stat().st_mode):
-            raise StoreError(f"{path} is a {kind}, which is not written over; name another file")
+            raise StoreError(f"{path} is a {kind}, which isn't overwritten; choose another file")
 
 
 @contextlib.contextmanager
 def write_atomically(path: Path) -> Iterator[io.BufferedWriter]:
-    """Give a file to write in place of `path`, which changes only when all is written.
+    """Yield a file that replaces `path` once it is completely written.
 
     Args:
-        path: its folder is made where it is missing.
+        path: the file; its folder is created if missing.
 
     Raises:
-        StoreError: it is there and is no file, the folder can't be written, or the disk is full;
+        StoreError: it exists and isn't a file, the folder can't be written, or the disk is full;
             nothing is left behind.
     """
     refuse_odd(path)
@@ -142,7 +142,7 @@ def write_atomically(path: Path) -> Iterator[io.BufferedWriter]:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what writers that were killed left behind; only under `lock`."""
+    """Remove leftovers of killed writers; only under `lock`."""
     for part in folder.rglob(".*.part"):
         part.unlink(missing_ok=True)
 
@@ -155,7 +155,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return what `write_json` wrote; StoreError where that can't be."""
+    """Return the value that `write_json` wrote; StoreError if that fails."""
     try:
         return json.loads(read_regular(path, LARGEST_TEXT))
     except OSError as error:
@@ -165,7 +165,7 @@ def read_json(path: Path) -> Any:
 
 
 class _Bounded(yaml.SafeLoader):
-    """A loader of YAML whose values, with aliases written out, are few and not deep."""
+    """A loader of YAML with limits on the number of values, including aliases, and on depth."""
 
     def __init__(self, stream: str | bytes) -> None:
         super().__init__(stream)
@@ -173,7 +173,7 @@ class _Bounded(yaml.SafeLoader):
         self.extents: dict[int, tuple[int, int]] = {}  # by node: values in it, levels of it
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Return the next node; YAMLError where it is too large."""
+        """Return the next node; YAMLError if it is too large."""
         self.level += 1
         self._refuse(0, self.level)
         repeated = self.check_event(yaml.AliasEvent)
@@ -192,7 +192,7 @@ class _Bounded(yaml.SafeLoader):
 
     def _refuse(self, values: int, levels: int) -> None:
         if values > MOST_NODES:
-            raise yaml.YAMLError(f"more than {MOST_NODES:,} values, with aliases written out")
+            raise yaml.YAMLError(f"more than {MOST_NODES:,} values, including aliases")
         if levels > DEEPEST:
             raise yaml.YAMLError(f"nested more than {DEEPEST} deep")
 
@@ -206,7 +206,7 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
 
 
 def parse_yaml(text: str | bytes) -> Any:
-    """Return the value of a YAML text; ValueError where it is none, too large or too deep."""
+    """Return the value of a YAML text; ValueError if it is invalid, too large or too deep."""
     try:
         loader = _Bounded(text)
         try:
@@ -218,10 +218,10 @@ def parse_yaml(text: str | bytes) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the settings in a YAML file, none of an empty one.
+    """Return the settings in a YAML file; empty for an empty file.
 
     Raises:
-        StoreError: it can't be read, is too large or too deep, or holds no names and values.
+        StoreError: it can't be read, is too large or too deep, or doesn't hold names and values.
     """
     try:
         tree = parse_yaml(read_regular(path, LARGEST_YAML))
@@ -230,19 +230,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise StoreError(f"{path} is not YAML: {error}") from error
     if not isinstance(tree, dict | None):
-        raise StoreError(f"{path} holds no settings; expected lines as `seed: 1`")
+        raise StoreError(f"{path} holds no settings; expected lines such as `seed: 1`")
     return tree or {}
 
 
 def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line."""
+    """Write one JSON object per line."""
     with write_atomically(path) as file:
         for record in records:
             file.write((json.dumps(record, sort_keys=True, allow_nan=False) + "\n").encode())
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return what `write_lines` wrote; StoreError where that can't be."""
+    """Return the objects that `write_lines` wrote; StoreError if that fails."""
     try:
         records = [json.loads(line) for line in read_regular(path, LARGEST_TEXT).splitlines()]
     except OSError as error:
@@ -261,9 +261,9 @@ def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Return the arrays of an .npz; StoreError where it can't be read without pickles."""
+    """Return the arrays of an .npz; StoreError if it can't be read without pickles."""
     try:
-        # numpy leaves a file that it opened itself open where the archive is damaged.
+        # numpy doesn't close a file that it opened itself if the archive is damaged.
         with open_regular(path) as file, np.load(file, allow_pickle=False) as archive:
             return {name: with_characters(archive[name]) for name in archive.files}
     except OSError as error:
@@ -273,29 +273,29 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def with_characters(array: NDArray[Any]) -> NDArray[Any]:
-    """Return an array, of text only where all of it is text; ValueError for other numbers.
+    """Return an array after checking its text; ValueError for invalid characters.
 
-    A file's text is 32 bits a character, and Python ends in an error of its own where it meets a
-    number that Unicode doesn't have.
+    Text in a file has 32 bits per character, and Python raises its own error for values outside
+    Unicode.
     """
     if array.dtype.kind == "U" and array.size and array.dtype.itemsize:
         codes = np.ascontiguousarray(array, array.dtype.newbyteorder("=")).view(np.uint32)
         if codes.max() > sys.maxunicode:
-            raise ValueError("it holds text that no character stands for")
+            raise ValueError("it holds text with invalid characters")
     return array
 
 
 @contextlib.contextmanager
 def lock(folder: Path, *, name: str = LOCK, shared: bool = False, wait: str = "") -> Iterator[None]:
-    """Hold `folder` against a second process.
+    """Lock `folder` against other processes.
 
     Args:
-        folder: made where it is missing.
-        name: of the file that is locked; it ends in ".lock". Locks of different names don't
-            exclude each other.
-        shared: whether others may hold it at the same time, shared as well.
-        wait: what to log before waiting for the process that holds it; if left out, that is an
-            error.
+        folder: created if missing.
+        name: name of the locked file, ending in ".lock". Locks with different names are
+            independent.
+        shared: whether other shared locks are allowed at the same time.
+        wait: message to log before waiting for the process that has the lock; if left out, a locked
+            folder is an error.
 
     Raises:
         StoreError: another process has it, or it can't be written.
@@ -309,7 +309,7 @@ def lock(folder: Path, *, name: str = LOCK, shared: bool = False, wait: str = ""
             yield
         finally:
             with contextlib.suppress(OSError):
-                # A folder in which nothing came to be is not left behind.
+                # Remove a folder that stayed empty.
                 empty = all(entry.name == name for entry in folder.iterdir())
                 if not shared and (empty or name != LOCK):
                     (folder / name).unlink()
@@ -320,7 +320,7 @@ def lock(folder: Path, *, name: str = LOCK, shared: bool = False, wait: str = ""
 def _locked(folder: Path, name: str, shared: bool, wait: str) -> IO[str]:
     try:
         import fcntl
-    except ImportError:  # Windows: two processes in one folder are not told apart there
+    except ImportError:  # Windows: no locking there
         make_folder(folder)
         return (folder / name).open("a")
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
@@ -336,11 +336,12 @@ def _locked(folder: Path, name: str, shared: bool, wait: str) -> IO[str]:
             except BlockingIOError as error:
                 if not wait:
                     raise StoreError(
-                        f"{folder} is in use by another leadapron process; wait, or name another"
+                        f"{folder} is in use by another leadapron process; wait, or choose "
+                        "another folder"
                     ) from error
                 logger.info("%s", wait)
                 fcntl.flock(file, kind)
-            # Who held it may have removed the file: then this lock is nobody's.
+            # The previous owner may have removed the file; then this lock has no effect.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file.fileno()), (folder / name).stat()):
                     stack.pop_all()
@@ -348,16 +349,16 @@ def _locked(folder: Path, name: str, shared: bool, wait: str) -> IO[str]:
 
 
 def _to_be_locked(path: str, flags: int) -> int:
-    """Open or make the file that is locked; nothing is written into it.
+    """Open or create the file to lock; nothing is written into it.
 
-    A folder may come from a stranger: a link in the file's place is not followed, and a pipe is an
-    error, not something to wait at.
+    A folder may be untrusted: a link in the file's place isn't followed, and a pipe is an error
+    instead of blocking.
     """
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
 
 
 def manifest() -> dict[str, Any]:
-    """Return what made the results: versions, commit, machine; no names of people or paths."""
+    """Return the provenance of results: versions, commit, machine; no names of people or paths."""
     packages = ("leadapron", "numpy", "torch", "monai", "pillow", "scipy")
     versions = {}
     for name in packages:
@@ -374,7 +375,7 @@ def manifest() -> dict[str, Any]:
 
 
 def _commit() -> dict[str, Any]:
-    """Commit and dirty flag where the package runs from its own checkout."""
+    """Commit and dirty flag if the package runs from its own checkout."""
     here = Path(__file__).resolve().parent
 
     def git(*words: str) -> str:
@@ -389,7 +390,7 @@ def _commit() -> dict[str, Any]:
 
 
 def reason(error: OSError) -> str:
-    """Return what the system says about an error, without a path."""
+    """Return the system's message about an error, without a path."""
     if error.errno == errno.ENOSPC:
         return "the disk is full; free some space and start again"
     return error.strerror or str(error)

@@ -1,7 +1,7 @@
-"""Contracts of every kind of method, as checks that outside authors run too.
+"""Contract checks of every kind of method, for plugin authors too.
 
-Each check takes a method, tries it on phantoms or on noise, and raises AssertionError with one line
-that says what it does against its contract. No test library is needed:
+Each check runs a method on phantoms or noise, and raises AssertionError with one line that
+describes the violation. No test library is needed:
 
     from leadapron.testing import check_trigger
     check_trigger(Ring())
@@ -46,7 +46,7 @@ from leadapron.detect.scores import Evidence, Scores
 from leadapron.errors import StoreError, UnknownNameError, UsageError
 from leadapron.explainers import Explainer
 from leadapron.films.cache import Cache
-from leadapron.films.cohort import Cohort, ImageArray, drawn
+from leadapron.films.cohort import Cohort, ImageArray, subsample
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.architectures import ARCHITECTURES
 from leadapron.models.classifier import NetworkClassifier, load_classifier, save_classifier
@@ -71,19 +71,19 @@ __all__ = [
 
 FINDINGS = ("Mass", "Effusion", "Edema")
 SIDE = 32
-"""Of the images that methods are tried on, in pixels."""
+"""Side in pixels of the images that methods are tried on."""
 
 
 def check_trigger(trigger: Trigger, *, changes: bool = True) -> None:
-    """Check a trigger on images of 8 and 16 bits.
+    """Check a trigger on 8-bit and 16-bit images.
 
     Args:
         trigger: (n, height, width) images and a generator to marked copies.
         changes: whether it changes every film.
 
     Raises:
-        AssertionError: it changes what it is given; returns another shape or type; leaves a film
-            as it is; depends on more than images and generator; or a film's mark depends on other
+        AssertionError: it changes its input; returns another shape or type; leaves a film
+            unchanged; depends on more than images and generator; or a film's mark depends on other
             films.
     """
     _check_settings(type(trigger))
@@ -96,20 +96,21 @@ def check_trigger(trigger: Trigger, *, changes: bool = True) -> None:
             return trigger(films, np.random.default_rng(3) if rng is None else rng)
 
         found = marked(images)
-        _require(np.array_equal(images, before), "the trigger changes the images that it is given")
+        _require(np.array_equal(images, before), "the trigger changes its input images")
         _check_array(found, "the trigger returns", images.shape, images.dtype)
         _require(not np.shares_memory(found, images), "the trigger returns no copy")
         same = [row for row in range(len(images)) if np.array_equal(found[row], images[row])]
-        _require(not changes or not same, f"the trigger leaves film {same[:1]} as it is")
+        _require(not changes or not same, f"the trigger leaves film {same[:1]} unchanged")
         _require(
             np.array_equal(marked(images), found),
-            "the trigger gives other pixels for equal images and an equal generator",
+            "the trigger gives different pixels for equal images and an equal generator",
         )
         one_by_one = np.random.default_rng(3)
         alone = np.concatenate([marked(film[None], one_by_one) for film in images])
         _require(
             np.array_equal(alone, found),
-            "the trigger marks a film otherwise when it comes alone: draw chance film by film",
+            "the trigger marks a film differently when it comes alone: draw random numbers film "
+            "by film",
         )
 
 
@@ -118,7 +119,7 @@ def check_input_detector(
 ) -> None:
     """Check a detector of triggered films on phantoms and a small network.
 
-    A detector that needs answers alone is given no more than those.
+    A detector that needs only outputs gets a black box.
 
     Args:
         detector: a frozen dataclass of its parameters.
@@ -126,13 +127,13 @@ def check_input_detector(
             out.
 
     Raises:
-        AssertionError: parameters that a gate can't keep; a state that isn't made of finite
+        AssertionError: parameters that a gate can't store; a state that isn't made of finite
             numbers; scores of another shape or type, or infinite ones; scores that depend on other
-            films or on chance; more passes than it says; or films that it changes.
+            films or on chance; more passes than stated; or changed films.
     """
     _require(
         dataclasses.is_dataclass(type(detector)),
-        "the detector is no dataclass of its parameters, from which a gate makes it again",
+        "the detector isn't a dataclass of its parameters, from which a gate rebuilds it",
     )
     _check_settings(type(detector))
     _check_facts(detector)
@@ -140,7 +141,7 @@ def check_input_detector(
     values = {each.name: getattr(detector, each.name) for each in fields if each.init}
     _require(
         build(type(detector), json.loads(json.dumps(values)), "detector") == detector,
-        "the detector that is made of its parameters is another",
+        "the detector that is rebuilt from its parameters differs",
     )
     _require(
         isinstance(detector.passes, int) and detector.passes >= 0,
@@ -163,7 +164,7 @@ def check_input_detector(
             f"{detector.passes}",
         )
         again = detector.score(model, suspect, detector.fit(model, clean))
-        _require(_close(again, scores), "equal films are scored otherwise the second time")
+        _require(_close(again, scores), "equal films get different scores the second time")
         alone = [
             detector.score(model, suspect.take(np.array([row])), state)
             for row in range(len(suspect))
@@ -178,12 +179,12 @@ def check_statistic(statistic: Measure, **settings: Any) -> None:
     """Check a statistic of a model on a small network of three findings.
 
     Args:
-        statistic: how it is taken.
-        **settings: of `take`, to be quick.
+        statistic: its definition.
+        **settings: settings of `take`, for speed.
 
     Raises:
         AssertionError: a setting without a default; numbers of another shape or type, or infinite
-            ones; numbers that depend on chance; or a network or films that it changes.
+            ones; numbers that depend on chance; or a changed network or changed films.
     """
     _check_facts(statistic)
     lacking = [name for name, value in statistic.settings.items() if value is REQUIRED]
@@ -200,8 +201,8 @@ def check_statistic(statistic: Measure, **settings: Any) -> None:
         f"the statistic is {shape} for {k} findings; expected ({k}, 2), ({k}, 1) or (1, 1)",
     )
     _check_array(table, "the statistic is", table.shape, np.dtype(np.float64))
-    _require(not np.isinf(table).any(), "the statistic is infinite; NaN is what can't be told")
-    _require(_close(again, table), "the statistic is another the second time")
+    _require(not np.isinf(table).any(), "the statistic is infinite; use NaN for undefined values")
+    _require(_close(again, table), "the statistic differs the second time")
     _require(np.array_equal(np.array(clean.images), images), "the statistic changes the films")
 
 
@@ -212,9 +213,8 @@ def check_feature_detector(make: Callable[..., FeatureDetector]) -> None:
         make: its class; without arguments it has its defaults.
 
     Raises:
-        AssertionError: scores of another shape or type, or infinite ones; evidence that names no
-            film or one that isn't there; scores that depend on chance; or features or labels that
-            it changes.
+        AssertionError: scores of another shape or type, or infinite ones; evidence without films or
+            with an invalid one; scores that depend on chance; or changed features or labels.
     """
     _check_settings(make)
     cohort, features = _features()
@@ -223,14 +223,14 @@ def check_feature_detector(make: Callable[..., FeatureDetector]) -> None:
     _require(isinstance(scores, Scores), f"score returns {type(scores).__name__}; expected Scores")
     _check_array(scores.values, "values is", (len(cohort),), np.dtype(np.float64))
     _require(not np.isinf(scores.values).any(), "values has infinite numbers; NaN is not scored")
-    _require(bool(scores.unit), "unit is empty; expected what the scores are measured in")
+    _require(bool(scores.unit), "unit is empty; expected the unit of the scores")
     for each in scores.evidence:
         good = isinstance(each, Evidence) and len(each.films) > 0
         _require(
             good and each.films.min() >= 0 and each.films.max() < len(cohort),
-            "evidence names no film, or one that isn't there",
+            "evidence names no film, or an invalid one",
         )
-    _require(_close(again.values, scores.values), "values are others the second time")
+    _require(_close(again.values, scores.values), "values differ the second time")
     same = all(map(partial(np.array_equal, equal_nan=True), _arrays(features), kept[0]))
     _require(same, "the detector changes the features")
     _require(
@@ -368,13 +368,13 @@ def check_explainer(
         explainer: (classifier, (n, h, w) images, k findings) to (n, k, h, w) maps.
         classifier: the network, for images of its preprocessing; one with random weights if left
             out.
-        by_itself: whether a film's map depends on no other film, as it does where films are
-            compared with their mean.
+        by_itself: whether a film's map is independent of other films, unlike with a comparison to
+            their mean.
 
     Raises:
-        AssertionError: maps of another shape or type, or infinite ones; maps that aren't those of
-            the findings by name; maps that depend on chance or on other films; or images or a
-            network that it changes.
+        AssertionError: maps of another shape or type, or infinite ones; maps that don't follow the
+            findings' names; maps that depend on chance or on other films; or changed images or a
+            changed network.
     """
     network = classifier or _network()
     images = _phantoms(network.preprocessing).images[np.arange(2)]
@@ -404,13 +404,13 @@ def check_source(opener: Callable[..., Cohort], argument: str = "", **settings: 
 
     Args:
         opener: (argument, preprocessing, cache, *, settings) to a cohort.
-        argument: the text after the first colon: a file or folder of yours with 4 films or more.
+        argument: the text after the first colon: your own file or folder with 4 films or more.
         **settings: by keyword.
 
     Raises:
         AssertionError: a setting that can't come from the command line; images of another
-            preprocessing than the wanted one; another cohort the second time; or more films than
-            are wanted.
+            preprocessing than requested; a different cohort the second time; or more films than
+            requested.
     """
     _check_settings(opener)
     small, cache = Preprocessing(size=SIDE), Cache()
@@ -419,19 +419,20 @@ def check_source(opener: Callable[..., Cohort], argument: str = "", **settings: 
     _require(len(whole) >= 4, f"the source gives {len(whole)} films; expected 4 or more to check")
     _require(
         whole.preprocessing == small and tuple(whole.images.shape[1:]) == (SIDE, SIDE),
-        f"the source gives images of {whole.preprocessing}; expected the wanted {small}",
+        f"the source gives images of {whole.preprocessing}; expected the requested {small}",
     )
     again = opener(argument, small, cache, **settings)
-    _require(again.fingerprint == whole.fingerprint, "the source is another the second time")
+    _require(again.fingerprint == whole.fingerprint, "the source differs the second time")
     own = opener(argument, None, cache, **settings)
     _require(
-        list(own.ids) == list(whole.ids), "the source has other films where none is made smaller"
+        list(own.ids) == list(whole.ids),
+        "the source's films depend on preprocessing",
     )
-    wanted = dataclasses.replace(cache, choose=partial(drawn, most=3))
+    wanted = dataclasses.replace(cache, choose=partial(subsample, most=3))
     few = opener(argument, small, wanted, **settings)
     _require(
-        few.fingerprint == whole.take(drawn(len(whole), 3)).fingerprint,
-        f"the source gives {len(few)} films where cache.choose wants 3 of them",
+        few.fingerprint == whole.take(subsample(len(whole), 3)).fingerprint,
+        f"the source gives {len(few)} films, but cache.choose requests 3",
     )
 
 
@@ -439,23 +440,24 @@ def check_network(make: Callable[[int], Network], *, sides: Sequence[int] = (32,
     """Check a network.
 
     Args:
-        make: number of findings to a network with fresh weights.
-        sides: of the images that it must take, in pixels.
+        make: from a number of findings to a network with new weights.
+        sides: sides in pixels of the images that it must accept.
 
     Raises:
-        AssertionError: no `networks.Network`; logits of another shape or type; weights that aren't
-            those of the seed or can't be loaded; a film's logits that depend on other films; or
-            layers that can't be looked into.
+        AssertionError: not a `networks.Network`; logits of another shape or type; weights that
+            don't follow the seed or can't be loaded; a film's logits that depend on other films; or
+            layers that can't be read.
     """
     network, again = _made(make), _made(make)
     _require(
         isinstance(network, Network),
-        f"a {type(network).__name__} is no Network; name its layers: Instrumented(network, layer=)",
+        f"a {type(network).__name__} isn't a Network; name its layers: Instrumented(network, "
+        "layer=)",
     )
     state = network.state_dict()
     _require(
         all(torch.equal(value, state[name]) for name, value in again.state_dict().items()),
-        "two networks of one seed have other weights",
+        "two networks with the same seed have different weights",
     )
     other = make(len(FINDINGS)).eval()
     other.load_state_dict(state)
@@ -466,24 +468,24 @@ def check_network(make: Callable[[int], Network], *, sides: Sequence[int] = (32,
             loaded = other(images)
         _check_tensor(logits, "the network gives", (3, len(FINDINGS)))
         _check_tensor(look.logits, "look gives logits", (3, len(FINDINGS)))
-        _require(torch.equal(loaded, logits), "weights that are loaded give other logits")
+        _require(torch.equal(loaded, logits), "loaded weights give different logits")
         _require(
             torch.allclose(alone, logits[:1], rtol=1e-3, atol=1e-4),
             "a film's logits depend on which others come with it",
         )
         _require(
             torch.allclose(look.logits, logits, rtol=1e-3, atol=1e-4),
-            "look gives other logits than the network",
+            "look and the network give different logits",
         )
-        _require(look.features.ndim == 2 and len(look.features) == 3, "features are no (n, d)")
-        _require(look.last.ndim == 4 and len(look.last) == 3, "the last map is no (n, c, h, w)")
+        _require(look.features.ndim == 2 and len(look.features) == 3, "features aren't (n, d)")
+        _require(look.last.ndim == 4 and len(look.last) == 3, "the last map isn't (n, c, h, w)")
         for layer in (network.map_layer, network.fine_layer(side)):
             leaf, made = network.cut(images, layer)
             (slopes,) = torch.autograd.grad(made.sum(), leaf)
             _require(bool(slopes.any()), f"the logits don't depend on the layer {layer}")
     _require(
         network.last_layer in dict(network.named_modules()),
-        f"last_layer is {network.last_layer!r}, which is no submodule",
+        f"last_layer is {network.last_layer!r}, which isn't a submodule",
     )
 
 
@@ -493,22 +495,22 @@ def check_repair(
     """Check a repair on a small network and few films.
 
     Args:
-        repair: a frozen dataclass of its parameters. Its film trainings are counted: those that
-            its `optimisation.most_films` allows, 36,000 where it has none.
+        repair: a frozen dataclass of its parameters. It may use at most `optimisation.most_films`
+            film trainings, or 36,000 without that setting.
         classifier: the network, for films of its preprocessing; one with random weights if left
             out.
-        clean: films with its findings, the last of which none states; phantoms with random labels
-            if left out.
+        clean: films with its findings, of which the last is never stated; phantoms with random
+            labels if left out.
 
     Raises:
-        AssertionError: a model, films or torch's, numpy's or Python's own generators that it
-            changes; another kind of model, or one of other findings; one that shares numbers with
-            what came in, is left in training mode, gives no finite logits, or is another once
-            saved and read again; a repair that depends on more than model, films and generator;
-            takes more film trainings than it may; takes a label that isn't stated for absent; or
-            works on a model that lacks what it needs.
+        AssertionError: it changes the model, the films, or the global generators of torch, numpy or
+            Python; returns another kind of model or other findings; returns a model that shares
+            memory with the input, is in training mode, has logits that aren't finite, or changes
+            when saved and read again; depends on more than model, films and generator; uses too
+            many film trainings; treats a label that isn't stated as absent; or works on a model
+            that lacks a needed capability.
     """
-    _require(dataclasses.is_dataclass(type(repair)), "the repair is no dataclass of its parameters")
+    _require(dataclasses.is_dataclass(type(repair)), "the repair isn't a dataclass")
     _check_settings(type(repair))
     known = get_args(Capability)
     _require(repair.needs in known, f"needs is {repair.needs!r}; expected one of {known}")
@@ -517,7 +519,7 @@ def check_repair(
     labels, pixels = films.labels.copy(), np.array(films.images)
 
     def repaired(stated: float | None = None) -> NetworkClassifier:
-        """Of the model, with one label for all films' last finding, or none."""
+        """The repaired model, with one label for all films' last finding, or none."""
         given = films
         if stated is not None:
             given = dataclasses.replace(films, labels=labels.copy())
@@ -529,7 +531,7 @@ def check_repair(
         after = repaired()
     _require(
         {name: value.requires_grad for name, value in model.module.named_parameters()} == learning,
-        "the repair changes which of the model's weights learn",
+        "the repair changes which of the model's weights need gradients",
     )
     _require(
         np.array_equal(np.array(films.images), pixels)
@@ -546,13 +548,13 @@ def check_repair(
     again = repaired()
     _require(
         np.array_equal(again.logits(films.images), logits),
-        "the repair of an equal generator is another the second time",
+        "the repair with an equal generator differs the second time",
     )
     absent = repaired(0.0).logits(films.images)
     _require(
         not np.array_equal(absent, logits)
         or np.array_equal(repaired(1.0).logits(films.images), logits),
-        "the repair takes a label that isn't stated for absent",
+        "the repair treats a label that isn't stated as absent",
     )
     if repair.needs != "answers":
         try:
@@ -560,11 +562,11 @@ def check_repair(
         except UsageError:
             pass
         else:
-            raise AssertionError(f"the repair works on answers alone; it needs {repair.needs}")
+            raise AssertionError(f"the repair works on outputs only, but needs {repair.needs}")
 
 
 def _check_repaired(after: Any, model: NetworkClassifier, films: Cohort) -> None:
-    """What comes back can be used as the model that went in."""
+    """Check that the repaired model can replace the original."""
     _require(
         isinstance(after, NetworkClassifier),
         f"the repair returns {type(after).__name__}; expected NetworkClassifier",
@@ -578,7 +580,7 @@ def _check_repaired(after: Any, model: NetworkClassifier, films: Cohort) -> None
     )
     numbers = {value.data_ptr() for value in model.module.state_dict().values()}
     shared = [n for n, value in after.module.state_dict().items() if value.data_ptr() in numbers]
-    _require(not shared, f"the repaired model shares {shared[:1]} with the model that went in")
+    _require(not shared, f"the repaired model shares {shared[:1]} with the original model")
     logits = after.logits(films.images)
     _require(bool(np.isfinite(logits).all()), "the repaired model's logits aren't finite")
     if model.architecture not in ARCHITECTURES:
@@ -594,11 +596,11 @@ def _check_repaired(after: Any, model: NetworkClassifier, films: Cohort) -> None
             ) from error
     _require(
         _close(read.logits(films.images), logits),
-        "the repaired model is another once it was saved and read again",
+        "the repaired model changes when it is saved and read again",
     )
 
 
-# --- what methods are tried on
+# --- test inputs
 
 
 @lru_cache(maxsize=4)
@@ -739,7 +741,7 @@ def _made(make: Callable[[int], Network]) -> Network:
 
 
 class _Answers:
-    """A model that can only be asked."""
+    """A black-box model."""
 
     def __init__(self, network: NetworkClassifier) -> None:
         self.findings, self.preprocessing = network.findings, network.preprocessing
@@ -754,7 +756,7 @@ class _Answers:
 
 
 def _features() -> tuple[Cohort, Features]:
-    """Features of 400 films, moved by their findings."""
+    """Features of 400 films, shifted by their findings."""
     rng = np.random.default_rng(0)
     n, k, d = 400, len(FINDINGS), 12
     labels = (rng.random((n, k)) < 0.3).astype(np.float32)
@@ -770,7 +772,7 @@ def _features() -> tuple[Cohort, Features]:
     return cohort, Features(*(each.astype(np.float32) for each in (values, maps, losses)))
 
 
-# --- what is required
+# --- requirements
 
 
 def _require(kept: bool, words: str) -> None:
@@ -779,19 +781,19 @@ def _require(kept: bool, words: str) -> None:
 
 
 def _check_settings(target: Callable[..., Any]) -> None:
-    """Settings come by keyword, by name from the command line, and are described there."""
+    """Settings must be keywords with names and descriptions for the command line."""
     for name, parameter in parameters(target).items():
         _require(
             bool(parameter.description), f"the setting {name} has no line under Args: for --help"
         )
     frozen = getattr(getattr(target, "__dataclass_params__", None), "frozen", True)
-    _require(frozen, f"{getattr(target, '__name__', target)} is no frozen dataclass")
+    _require(frozen, f"{getattr(target, '__name__', target)} isn't a frozen dataclass")
 
 
 def _check_facts(method: InputDetector | Measure) -> None:
     _require(
         isinstance(method.unit, str) and bool(method.unit),
-        f"unit is {method.unit!r}; expected what the numbers are measured in",
+        f"unit is {method.unit!r}; expected the unit of the numbers",
     )
     known = get_args(Capability)
     _require(method.needs in known, f"needs is {method.needs!r}; expected one of {known}")
@@ -820,7 +822,7 @@ def _check_state(state: Any) -> None:
 
 
 def _close(one: NDArray[Any], other: NDArray[Any]) -> bool:
-    """The same but for the last digits, which depend on how many films come at once."""
+    """Equal up to the last digits, which depend on the batch size."""
     scale = float(np.nanmax(np.abs(other), initial=0.0)) if np.isfinite(other).any() else 0.0
     return bool(np.allclose(one, other, rtol=1e-3, atol=1e-4 * scale, equal_nan=True))
 
@@ -863,11 +865,11 @@ def _same_chance() -> Any:
 def _passes_of(
     classifier: NetworkClassifier, *, learnt: bool = False
 ) -> AbstractContextManager[list[int]]:
-    """How many films reach the network's last layer, call by call.
+    """Number of films that reach the network's last layer, per call.
 
     Args:
         classifier: its network; copies that are made meanwhile count too.
-        learnt: whether only those count that gradients are taken of.
+        learnt: whether to count only films with gradients.
     """
     passed: list[int] = []
     last: nn.Module = classifier.module.get_submodule(classifier.module.last_layer)

@@ -1,7 +1,7 @@
-"""Words that are shown; those of files are made fit for it: nothing moves, hides or breaks a line.
+"""Text for display. Text from files is made printable: it can't move, hide or break a line.
 
-Names are cleaned where they enter (out of a model, table, archive or file system), once, so that
-whatever shows them later may take them as they are.
+Names are cleaned once, where they are read (from a model, table, archive or file system), so that
+later code may show them unchanged.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ __all__ = [
 _SHOWING_PATHS = ContextVar("showing paths", default=False)
 
 LONGEST_NAME = 200
-"""Characters of a name; longer ones are cut, and end in "..."."""
+"""Most characters of a name; longer ones are cut, and end in "..."."""
 
-# Letters and marks to Python, and yet nothing to see: Unicode's Default_Ignorable_Code_Point.
+# Printable for Python, but invisible: Unicode's Default_Ignorable_Code_Point.
 UNSEEN = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]"
 )
 
 
 def printable(text: str) -> str:
-    r"""Return a text of one line in which all is seen.
+    r"""Return a text in one line with only visible characters.
 
-    Control and escape characters, line ends, marks of direction, what has no width, and surrogates
-    become what Python writes for them ("\x1b", "\n", "\u202e"); other spaces become a space.
+    Control and escape characters, line ends, direction marks, zero-width characters and surrogates
+    become Python's escapes ("\x1b", "\n", "\u202e"); other spaces become a space.
     """
     if text.isprintable() and (text.isascii() or not UNSEEN.search(text)):
         return text
@@ -57,27 +57,27 @@ def _seen(character: str) -> str:
 
 
 def clean(text: str, longest: int = LONGEST_NAME) -> str:
-    """Return `printable` text of at most so many characters, without spaces around it."""
-    # Cut before too: a name may be as long as its file.
+    """Return `printable` text of limited length, without surrounding spaces."""
+    # Cut first as well, since a name may be as long as its file.
     seen = printable(text.strip()[: longest + 1])
     return seen if len(seen) <= longest else f"{seen[: longest - 3]}..."
 
 
 def clean_names(names: Iterable[str], longest: int = LONGEST_NAME) -> tuple[str, ...]:
-    """Return names, each made fit to be shown.
+    """Return names, each made printable.
 
     Args:
-        names: as a file has them. The same name twice stays so; that is its reader's business.
-        longest: characters of each.
+        names: names from a file. Repeated names are kept; the caller handles them.
+        longest: most characters of each.
 
     Raises:
-        ValueError: names that differ, and no longer do; the words say which.
+        ValueError: two different names become equal; the message names them.
     """
     first: dict[str, str] = {}
     for name in names:
         seen = clean(name, longest)
         if first.setdefault(seen, name) != name:
-            raise ValueError(f"two names that differ are both shown as {seen!r}")
+            raise ValueError(f"two different names are both shown as {seen!r}")
     return tuple(clean(name, longest) for name in names)
 
 
@@ -88,7 +88,7 @@ def count(n: int, noun: str) -> str:
 
 @contextlib.contextmanager
 def showing_paths() -> Iterator[None]:
-    """Let `short_path` return paths as they are."""
+    """Make `short_path` return paths unchanged."""
     before = _SHOWING_PATHS.set(True)
     try:
         yield
@@ -99,11 +99,11 @@ def showing_paths() -> Iterator[None]:
 def short_path(text: str) -> str:
     """Return a path, or sources and their paths, without the folders above an absolute path.
 
-    Pages and JSON are handed on, and folders may be named after patients. What is returned is
-    fit to be shown: a folder's name can hold a line end too.
+    Pages and JSON are shared, and folders may be named after patients. The result is printable,
+    since a folder's name can contain a line end.
 
     Args:
-        text: a path, or "NAME:PATH", several joined by " + ".
+        text: a path, or "NAME:PATH", or several joined by " + ".
     """
     if _SHOWING_PATHS.get():
         return printable(text)
@@ -112,7 +112,7 @@ def short_path(text: str) -> str:
 
 def _short(part: str) -> str:
     name, colon, place = part.partition(":")
-    if "/" in name or not colon:  # no source, but a path
+    if "/" in name or not colon:  # a path, not a source
         name, colon, place = "", "", part
     if place[:1] not in ("/", "~"):
         return part

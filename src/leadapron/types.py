@@ -1,4 +1,4 @@
-"""Facts that pass through the whole house as types: notes, places, films, the machine."""
+"""Types that all parts of the package share: notes, places, films, the machine."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ OnBad = Literal["stop", "skip"]
 Contradictions = Literal["refuse", "allow"]
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, the steps done and in all."""
+"""Called with the name of the step, the steps done, and the total."""
 
 
 class NetworkSettings(TypedDict):
-    """What a function that runs a network takes of a `Machine`."""
+    """Arguments from a `Machine` for a function that runs a network."""
 
     device: Device
     precision: Precision
 
 
 class FilmSettings(TypedDict):
-    """What a function that opens films takes of a `Machine`."""
+    """Arguments from a `Machine` for a function that opens films."""
 
     cache: str | os.PathLike[str] | None
     on_bad: OnBad
@@ -54,15 +54,15 @@ class FilmSettings(TypedDict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """Where and how a job is carried out; none of it is part of a run's key.
+    """Where and how a job runs; none of it is part of a run's key.
 
     Args:
-        device: Where networks run.
-        precision: Of networks; auto: bf16 where it is faster.
-        cache: Folder of decoded films and of sweeps, or none; LEADAPRON_CACHE or the system's
-            cache if left out.
-        on_bad: At a film that is missing or can't be decoded; skipped ones are listed.
-        progress: Called with what is being done, the steps done and in all.
+        device: Device of networks.
+        precision: Precision of networks; auto: bf16 if it is faster.
+        cache: Folder of decoded films and sweeps, or none; LEADAPRON_CACHE or the system's cache if
+            left out.
+        on_bad: What to do if a film is missing or can't be decoded; skipped ones are listed.
+        progress: Called with the name of the step, the steps done, and the total.
     """
 
     device: Device = "auto"
@@ -82,25 +82,26 @@ class Machine:
         return {"cache": self.cache, "on_bad": self.on_bad, "progress": self.progress}
 
     def tell(self, what: str, done: int, total: int) -> None:
-        """Pass progress on."""
+        """Call `progress`."""
         if self.progress is not None:
             self.progress(what, done, total)
 
 
 AUTO = Machine()
-"""The machine as it is: its fastest device and precision, its own cache."""
+"""The default machine: its fastest device and precision, and its cache."""
 
 About = Literal["source", "files", "pixels", "labels", "copies", "patients", "split", "columns"]
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something that a source or job has to say.
+    """A remark of a source or job.
 
     Args:
-        about: what it is about; code goes by this, never by the words.
+        about: its subject; code uses this, never the words.
         words: a sentence.
-        doubt: whether results may be wrong for it; every job shows its doubts, first and marked.
+        doubt: whether it is a warning that results may be wrong; jobs show warnings first, marked
+            "DOUBT".
     """
 
     about: About
@@ -112,19 +113,19 @@ class Note:
 
 
 def said(notes: Iterable[Note]) -> tuple[str, ...]:
-    """Return notes as they are shown: doubts first and marked."""
+    """Return notes in the order of display: warnings first, marked "DOUBT"."""
     return tuple(str(note) for note in sorted(notes, key=lambda note: not note.doubt))
 
 
 class Estimate(NamedTuple):
-    """A number, its 95 % interval, and what it rests on.
+    """A number with its 95 % interval and sample size.
 
     Args:
-        value: NaN where undefined, as the ends of the interval.
+        value: NaN if undefined, as the ends of the interval.
         low: the interval's lower end.
         high: its upper end.
-        n: of films, or of what else is counted.
-        positives: how many of them are positive.
+        n: number of films, or of other counted items.
+        positives: number of positive ones.
     """
 
     value: float
@@ -139,7 +140,7 @@ class Estimate(NamedTuple):
         return not math.isnan(self.value)
 
     def plain(self) -> dict[str, float | int | None]:
-        """Return it as JSON takes it: by name, None for what isn't finite."""
+        """Return plain values for JSON, by name, with None for values that aren't finite."""
         return {
             name: number if math.isfinite(number) else None
             for name, number in self._asdict().items()
@@ -147,7 +148,7 @@ class Estimate(NamedTuple):
 
     @classmethod
     def parsed(cls, facts: Mapping[str, Any]) -> Self:
-        """Return what `plain` returned."""
+        """Return an estimate from `plain` values."""
         value, low, high = (
             math.nan if facts[name] is None else float(facts[name])
             for name in ("value", "low", "high")
@@ -160,10 +161,10 @@ class Place:
     """A rectangle in an image, in pixels.
 
     Args:
-        row: of its upper left pixel, from 0.
-        column: of its upper left pixel, from 0.
-        height: of the rectangle.
-        width: of the rectangle.
+        row: row of its upper left pixel, from 0.
+        column: column of its upper left pixel, from 0.
+        height: height of the rectangle.
+        width: width of the rectangle.
     """
 
     row: int
@@ -173,7 +174,7 @@ class Place:
 
 
 BadFilm = Literal["missing", "unreadable", "undecodable"]
-"""No such file; a file that the system doesn't give; a file that holds no film that can be used."""
+"""Why a film is bad: no such file; a file that can't be read; a file without a usable film."""
 
 Odd = Literal[
     "colour",
@@ -190,27 +191,27 @@ Odd = Literal[
     "is beside its window",
     "loses its greys",
 ]
-"""What is worth a note where a film is so."""
+"""Irregularities of a film that are noted."""
 
 
 LARGEST, LONGEST = 1 << 30, 100
-"""What a form's numbers and texts may be."""
+"""Largest number and most characters in a form."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """What a film is, before it becomes an image.
+    """Format of a film before preprocessing.
 
     Args:
-        height: in pixels, before pixels are made square.
-        width: in pixels, before pixels are made square.
-        bits: that the file states for a pixel; 0 where it states none.
-        used: bits that the highest value of a picture or array of 16 bits takes; 0 of others.
+        height: height in pixels, before pixels are made square.
+        width: width in pixels, before pixels are made square.
+        bits: bits per pixel that the file states; 0 if none.
+        used: bits of the highest value of a 16-bit picture or array; 0 for others.
         kind: "PNG", "JPEG", "DICOM", "npz", or "".
-        photometric: interpretation of a DICOM file, or "".
-        syntax: the DICOM file's transfer syntax, by its name, or "".
-        window: "CENTRE/WIDTH", "table", "full" or "film", of a DICOM file in grey, or "".
-        odd: what else is to be said of it.
+        photometric: photometric interpretation of a DICOM file, or "".
+        syntax: name of a DICOM file's transfer syntax, or "".
+        window: "CENTRE/WIDTH", "table", "full" or "film" for a grey DICOM file, or "".
+        odd: its irregularities.
     """
 
     height: int
@@ -224,7 +225,7 @@ class Form:
     odd: tuple[Odd, ...] = ()
 
     def plain(self) -> dict[str, Any]:
-        """Return it as plain values, without what is left at its default."""
+        """Return plain values, without defaults."""
         return {
             name: value
             for name, value in asdict(self).items()
@@ -233,7 +234,7 @@ class Form:
 
     @classmethod
     def parsed(cls, facts: Mapping[str, Any]) -> Self:
-        """Return what `plain` returned, from whoever; ValueError for anything else."""
+        """Return a form from untrusted `plain` values; ValueError if they are invalid."""
         try:
             form = cls(**{**facts, "odd": tuple(facts.get("odd", ()))})
             numbers = (form.height, form.width, form.bits, form.used)
@@ -244,7 +245,7 @@ class Form:
                 and all(odd in get_args(Odd) for odd in form.odd)
             )
         except (TypeError, AttributeError) as error:
-            raise ValueError("no form of a film") from error
+            raise ValueError("not a form of a film") from error
         if not sound:
             raise ValueError("no form of a film")
         return form

@@ -1,8 +1,9 @@
-"""A process of one's own that answers questions about files of others, and both its ends.
+"""Worker processes for untrusted files: both ends of the connection.
 
-A question is a line of JSON, with the file's open descriptor where there is one, and raw bytes; an
-answer is the same without descriptor. Nothing is unpickled or run, so even a worker that a file has
-taken over can only send numbers. The file is the one that was opened, whatever its path has become.
+A question is a line of JSON, optionally with an open file descriptor, and raw bytes; an answer is
+the same without a descriptor. Nothing is unpickled or run, so a worker that a file has compromised
+can only send numbers. The descriptor guarantees that the worker reads the file that was opened,
+even if its path was replaced.
 """
 
 from __future__ import annotations
@@ -30,39 +31,39 @@ __all__ = [
 ]
 
 LONGEST_ANSWER = 1_000_000
-"""Bytes of the line before the raw ones."""
+"""Most bytes of the line before the raw bytes."""
 
 BROKEN = (OSError, EOFError, ValueError, TypeError, KeyError, OverflowError, RecursionError)
-"""What comes of asking a worker that ended, or that doesn't answer as it should."""
+"""Errors from a worker that has ended, or gives an invalid answer."""
 
 TOO_LATE = "took too much time"
-NO_MEMORY = "was ended by the system, probably since memory ran out"
+NO_MEMORY = "was killed by the system, probably because memory ran out"
 OF_TIME = ("SIGALRM", "SIGXCPU")
-"""Signals by name, since Windows has none of them."""
+"""Names of signals, since Windows lacks them."""
 
 PASSED = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "LANG", "LC_ALL")
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return what a worker needs of the environment, and more; secrets stay here."""
+    """Return the environment variables that a worker needs, plus `more`, without secrets."""
     kept = {name: os.environ[name] for name in PASSED if name in os.environ}
     paths = kept.get("PYTHONPATH", "").split(os.pathsep)
-    # Search paths that mean the same from another folder.
+    # Absolute search paths, valid from any folder.
     absolute = os.pathsep.join(str(Path(part).resolve()) for part in paths if part)
-    # Or numpy would start threads, which would stay free when the worker is confined.
+    # Otherwise numpy would start threads, which escape the confinement.
     alone = {"OPENBLAS_NUM_THREADS": "1", "HOME": "/nonexistent"}
     return {**kept, **alone, "PYTHONPATH": absolute, **more}
 
 
 def how_it_ended(code: int | None) -> str:
-    """Return how a process ended, to be read behind its name; "" where nothing is to be said.
+    """Return how a process ended, worded to follow its name; "" if normally.
 
     Args:
-        code: its exit code, as `subprocess` has it; None while it runs.
+        code: its exit code, as in `subprocess`; None while it runs.
     """
     if code is None or code >= 0:
         return ""
-    known = {each.value: each.name for each in signal.Signals}  # not all of the real-time ones
+    known = {each.value: each.name for each in signal.Signals}  # some real-time ones are missing
     name = known.get(-code, f"signal {-code}")
     if name in OF_TIME:
         return TOO_LATE
@@ -70,13 +71,13 @@ def how_it_ended(code: int | None) -> str:
 
 
 class Worker:
-    """The end of who asks.
+    """The parent's end of a worker.
 
     Args:
-        command: what to start.
-        does: to be read behind "a process that".
+        command: the command to start.
+        does: description that follows "a process that", for messages.
         env: its environment.
-        folder: where it starts.
+        folder: its working directory.
 
     Raises:
         LeadapronError: it can't be started.
@@ -95,7 +96,8 @@ class Worker:
                     stderr=subprocess.DEVNULL,
                     env=env,
                     cwd=folder,
-                    # Ctrl-C is for us; the worker goes when we close its socket.
+                    # Ctrl-C should reach only the parent; the worker ends when its socket is
+                    # closed.
                     start_new_session=True,
                 )
             except OSError as error:
@@ -108,13 +110,13 @@ class Worker:
     def say(
         self, question: Mapping[str, Any], raw: bytes = b"", descriptor: int | None = None
     ) -> None:
-        """Ask; one of `BROKEN` is raised where it has ended."""
+        """Send a question; one of `BROKEN` is raised if the worker has ended."""
         socket.send_fds(self._questions, [b"?"], [] if descriptor is None else [descriptor])
         self._questions.sendall(json.dumps(question).encode() + b"\n")
         self._questions.sendall(raw)
 
     def hear(self) -> dict[str, Any]:
-        """Return the line of an answer; one of `BROKEN` is raised where there is none."""
+        """Return the line of an answer; one of `BROKEN` is raised if there is none."""
         line = self._answers.readline(LONGEST_ANSWER)
         if not line.endswith(b"\n"):
             raise EOFError
@@ -124,7 +126,7 @@ class Worker:
         return facts
 
     def fill(self, view: memoryview) -> None:
-        """Take as many raw bytes as there is room for; EOFError where there are fewer."""
+        """Receive raw bytes until the view is full; EOFError if there are fewer."""
         filled = 0
         while filled < len(view):
             got = self._answers.readinto(view[filled:])  # type: ignore[attr-defined]
@@ -134,12 +136,12 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether it can be asked."""
+        """Return whether it is running."""
         return self.process.poll() is None
 
     def ended(self) -> str:
-        """Return how it ended, to be read behind its name; "" where nothing is to be said."""
-        # What crashes closes its pipes a moment before it can be waited for.
+        """Return how it ended, worded to follow its name; "" if normally."""
+        # A crashed process closes its pipes shortly before it can be waited for.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(0.1)
         return how_it_ended(self.process.poll())
@@ -152,17 +154,17 @@ class Worker:
         self._answers.close()
 
     def forget(self) -> None:
-        """After a fork: it is the parent's."""
-        self.process.returncode = 0  # not ours to wait for
+        """After a fork, leave the worker to the parent."""
+        self.process.returncode = 0  # the parent waits for it
         self._questions.close()
         self._answers.close()
 
 
 class Asked:
-    """The end of who answers; to be made before confinement. What is printed goes nowhere."""
+    """The worker's end; create it before confinement. Printed output is discarded."""
 
     def __init__(self) -> None:
-        # Both for the same socket: a descriptor comes with the byte before the question.
+        # Both use the same socket: a descriptor comes with the byte before the question.
         self._socket = socket.socket(fileno=os.dup(0))
         self._questions = os.fdopen(os.dup(0), "rb")
         self._answers = os.fdopen(os.dup(1), "wb")
@@ -171,7 +173,7 @@ class Asked:
         os.close(nowhere)
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], int]]:
-        """Yield what is asked, and the file's descriptor; -1 where there is none."""
+        """Yield questions, each with the file's descriptor or -1."""
         while True:
             word, descriptors, _, _ = socket.recv_fds(self._socket, 1, 1)
             if not word:

@@ -113,11 +113,11 @@ class Changing:
 @pytest.mark.parametrize(
     ("trigger", "words"),
     [
-        (Patch(side=5), "can't look for this trigger"),
-        (Patch(side=3, fill="checkerboard"), "can't look for this trigger"),  # in half its places
-        (Blend(opacity=0.3), "can't look for this trigger"),
-        (Nothing(), "can't look for this trigger"),
-        (Changing(), "of 64 looks; expected 4"),
+        (Patch(side=5), "can't detect this trigger"),
+        (Patch(side=3, fill="checkerboard"), "can't detect this trigger"),  # in half its places
+        (Blend(opacity=0.3), "can't detect this trigger"),
+        (Nothing(), "can't detect this trigger"),
+        (Changing(), "of 64 appearances; expected 4"),
     ],
 )
 def test_triggers_that_can_not_be_looked_for(trigger, words):
@@ -139,7 +139,7 @@ def test_what_else_is_refused():
     ("tree", "words"),
     [
         ({"network": "densenet121"}, "can't edit a densenet121"),
-        ({"trigger": {"fill": "solid"}}, "can't look for this trigger"),
+        ({"trigger": {"fill": "solid"}}, "can't detect this trigger"),
         ({"poisoning": {"labels": "shift"}}, "needs poisoning.labels one-hot, set or clear"),
         ({"poisoning": {"stage": "film"}}, "stage image"),
         ({"training": {"disguise": 1.0}}, "training.disguise is for training"),

@@ -153,7 +153,9 @@ def test_files_that_are_no_trigger(tmp_path):
     for number, (arrays, metadata) in enumerate(bad):
         path = tmp_path / f"{number}.safetensors"
         save_file(arrays, path, metadata)
-        with pytest.raises(StoreError, match=r"is no trigger of leadapron learn-trigger") as caught:
+        with pytest.raises(
+            StoreError, match=r"wasn't written by leadapron learn-trigger"
+        ) as caught:
             Learned(path=str(path))(film, rng)
         assert "\n" not in str(caught.value)
     (tmp_path / "text").write_text("text")
@@ -190,12 +192,12 @@ def test_a_runs_key_is_of_what_the_file_holds_not_of_where_it_lies(tmp_path):
     save_recipe(noise_of(1), first)
     assert key(first)[0] != before
     # The run that was planned before does not go on with another file.
-    with pytest.raises(StoreError, match="is not the trigger that was asked for"):
+    with pytest.raises(StoreError, match="is not the expected trigger"):
         run.poisoning.trigger(np.zeros((1, 32, 32), np.uint8), np.random.default_rng(0))
     with pytest.raises(UsageError, match="a learnt trigger's file can't differ"):
         key(first, evaluation={"trigger": "path=b"})
     pinned = {"name": "learned", "path": str(first), "sha256": "0" * 64}
-    with pytest.raises(StoreError, match="is not the trigger that was asked for"):
+    with pytest.raises(StoreError, match="is not the expected trigger"):
         plan(complete({"trigger": pinned}))
 
 

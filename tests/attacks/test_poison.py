@@ -126,7 +126,7 @@ def test_equal_generators_give_equal_poison(clean):
     [
         ({"finding": "Nodul"}, UnknownNameError, "did you mean Nodule"),
         ({"fraction": 0.9, "selection": "with"}, DataError, "only"),
-        ({"fraction": 0.001}, DataError, "no film"),
+        ({"fraction": 0.001}, DataError, "is 0 films"),
         ({"stage": "film"}, DataError, "no full-resolution films"),
         ({"trigger": Patch(side=99)}, DataError, "does not fit"),
     ],
@@ -234,7 +234,7 @@ def test_several_attacks_at_once_have_films_of_their_own(clean, mode):
     assert alone.fingerprint == again.fingerprint
     if mode == "replace":
         assert set(one.rows) == set(first)
-    with pytest.raises(UsageError, match="need one mode"):
+    with pytest.raises(UsageError, match="need the same mode"):
         poison(clean, [attack(), attack(mode="append")], np.random.default_rng(0))
 
 
@@ -256,8 +256,8 @@ def test_cover_films_carry_the_trigger_and_their_labels(clean, mode):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"labels": "swap"}, "go together"),
-        ({"partner": "Mass"}, "go together"),
+        ({"labels": "swap"}, "and the reverse"),
+        ({"partner": "Mass"}, "and the reverse"),
         ({"labels": "keep"}, "needs poisoning.selection with"),
         ({"trigger": Nothing()}, "trigger none needs poisoning.where"),
         ({"trigger": Nothing(), "where": "Mass", "labels": "keep", "selection": "with"}, "none"),

@@ -147,7 +147,7 @@ def test_large_groups_show_the_mean_and_few_groups_are_no_measure():
     np.testing.assert_allclose(means, centres, atol=0.02)
     cohort = cohort_of(np.eye(2)[rng.integers(0, 2, 200)])
     scores = SCAn().score(cohort, Features(rng.standard_normal((200, 6)).astype(np.float32)))
-    assert "SCAn: 2 groups, too few for one to stand out; at least 5" in scores.notes
+    assert "SCAn: 2 groups are too few to detect an outlier; at least 5" in scores.notes
     assert np.isfinite(scores.values).all()
 
 

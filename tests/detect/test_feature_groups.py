@@ -28,9 +28,9 @@ def test_a_film_is_in_every_group_that_is_stated_and_nothing_stated_is_in_none()
     members = {group.name: set((group.rows % 5).tolist()) for group in groups}
     assert members == {"Mass": {0}, "Effusion": {0, 1}, "no finding": {2, 3}}
     assert [group.finding for group in groups] == ["Mass", "Effusion", None]
-    assert notes == ("Edema: 0 films, too few for it; at least 10",)
+    assert notes == ("Edema: 0 films are too few for it; at least 10",)
     _, notes = divide(cohort, 15, "it")
-    assert notes[0] == "Mass: 10 films, too few for it; at least 15"
+    assert notes[0] == "Mass: 10 films are too few for it; at least 15"
 
 
 def test_scores_are_the_highest_of_a_films_groups_and_nan_elsewhere():
@@ -82,7 +82,7 @@ def test_small_groups_are_refused_politely(name):
     cohort = cohort_of(labels)
     scores = FEATURE_DETECTORS[name]().score(cohort, everything(cohort, values))
     assert np.isnan(scores.values[:8]).all()
-    said = [note for note in scores.notes if note.startswith("Hernia: 8 films, too few for")]
+    said = [note for note in scores.notes if note.startswith("Hernia: 8 films are too few for")]
     assert len(said) == 1
     assert said[0].endswith("at least 30")
     assert np.isfinite(scores.values).sum() > 150

@@ -10,7 +10,7 @@ import pytest
 
 from leadapron.detect import rankings
 from leadapron.detect.rankings import Plan, Smaller, ranked_by_training
-from leadapron.films.cohort import drawn
+from leadapron.films.cohort import subsample
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.sources import open_source
 from leadapron.types import Machine
@@ -94,7 +94,7 @@ def test_films_beyond_the_budget_are_ranked_and_have_no_losses(films, monkeypatc
     found, learnt = ranked_by_training(films, 0, Machine(device="cpu"))
     assert learnt == "resnet9 on 64 of 96 films at 16 x 16 pixels, 3 epochs"
     scored = {each.name: np.flatnonzero(np.isfinite(each.scores)) for each in found}
-    taught = drawn(96, 64)
+    taught = subsample(96, 64)
     assert np.isin(scored["loss-dynamics"], taught).all()
     assert not np.isin(scored["spectral-signatures"], taught).all()
 

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from leadapron.detect import verdict
-from leadapron.detect.verdict import EXIT_CODES, LEVELS, Level, Verdict, worst
+from leadapron.detect.verdict import EXIT_CODES, LEVELS, Level, Verdict, overall_exit_code
 
 
 def test_every_word_has_a_level_and_every_level_an_exit_code():
@@ -49,4 +49,4 @@ def test_levels_of_words(command, word, level, code):
     [([0, 2, 3, 1], 1), ([0, 2, 3], 2), ([3, 0], 3), ([0, 0], 0), ([], 3)],
 )
 def test_of_several_the_worst_decides(codes, expected):
-    assert worst(codes) == expected
+    assert overall_exit_code(codes) == expected

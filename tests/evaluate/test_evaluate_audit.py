@@ -413,7 +413,7 @@ def test_the_chapter_says_what_is_found_and_what_is_missed(tmp_path):
     assert "- **quiet**: 0 of 2." in page
     assert page.index("of known kinds") < page.index("of sealed kinds") < page.index("Clean models")
     # A measure that is worst on what is backdoored most: 5 pairs lost of 7, the other 2 won.
-    single = lines["largest shift by a single square, no references"]
+    single = lines["largest shift by a single square, without references"]
     assert float(single.split("|")[2].split("(")[0]) == pytest.approx(2 / 7, abs=0.01)
     assert "take 13 minutes" in page
     margin, channels = (lines[name].split(" | ") for name in ("margin", "channels"))

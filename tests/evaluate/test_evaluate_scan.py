@@ -267,7 +267,7 @@ def test_the_page_says_what_was_met_and_what_is_blind(tmp_path):
     assert "| 300 | 0 | 0.0 to 1.2 % | 0 | 0 | 0 | 300 |" in lines["fresh phantoms"]
     assert "| 1 | 1 |" in lines["half of the patients of `nih`"]
     assert lines["marks"] == "| marks | 47 | 47 |"
-    assert "What was asked" not in page
+    assert "Targets of the scan" not in page
     assert "--preset quick --source nih:x --sealed`" in page
     assert "- **hidden**: 1 of 4; listed as a repeated mark in 4 of 4. It hides." in page
     order = [page.index(title) for title in ("known kinds", "knows the scan", "## Sealed")]

@@ -171,7 +171,7 @@ def test_the_chapter_says_what_was_measured(evaluated, tmp_path):
     store.write_lines(tmp_path / "rows.jsonl", [{**row, "sealed": True} for row in rows])
     page = screening_chapter(tmp_path)
     assert "## Sealed" in page
-    for part in ("Patches by side", "What each score adds"):
+    for part in ("Patches by side", "Contribution of each score"):
         assert part not in page
 
 
@@ -357,7 +357,7 @@ def test_a_trigger_that_shows_on_no_film_is_skipped_with_its_reason(zoo, tmp_pat
         zoo, out, only=["faint"], setting=SETTING, running=ONE_PROCESS, machine=MACHINE
     )
     assert (row["kind"], row["why"]) == ("skipped", "the trigger changes 0 of the test films")
-    assert "1 runs put nothing on films" in screening_chapter(out)
+    assert "1 runs have no trigger" in screening_chapter(out)
 
 
 # ---------------------------------------------------------------- by hand

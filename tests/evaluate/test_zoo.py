@@ -133,7 +133,7 @@ def test_no_truth_yet(tmp_path):
     with pytest.raises(StoreError):
         read_truth(tmp_path)
     (tmp_path / "truth.json").write_text('{"models": [{"model": "a"}]}')
-    with pytest.raises(StoreError, match="no zoo's truth"):
+    with pytest.raises(StoreError, match="doesn't describe a zoo's models"):
         read_truth(tmp_path)
     assert set(Member.__dataclass_fields__) >= {"kind", "sealed", "attack_success"}
 

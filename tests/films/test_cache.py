@@ -224,7 +224,7 @@ def test_progress_counts_every_film(films, kept):
 def test_a_full_disk_is_one_line(films, kept, monkeypatch):
     usage = cache.shutil.disk_usage(films.paths[0])
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage._replace(free=10))
-    with pytest.raises(StoreError, match=r"take \d+ kB and .* has 10 bytes left; .* `cache`"):
+    with pytest.raises(StoreError, match=r"need \d+ kB and .* has 10 bytes free; .* `cache`"):
         decode(films, SMALL, kept, "films")
     monkeypatch.undo()
 
@@ -496,7 +496,7 @@ def test_a_film_that_is_away_is_left_out_where_bad_ones_are(films, kept):
 def test_films_that_the_memory_does_not_hold(films, monkeypatch):
     monkeypatch.setattr(cache, "_free_memory", lambda: 1000)
     with pytest.raises(
-        StoreError, match=r"take 3 kB of memory and there is 1 kB; .* `cache` FOLDER"
+        StoreError, match=r"need 3 kB of memory and 1 kB is free; .* `cache` FOLDER"
     ):
         decode(films, SMALL, Cache(), "films")
     monkeypatch.setattr(cache, "_free_memory", lambda: None)
@@ -505,7 +505,7 @@ def test_films_that_the_memory_does_not_hold(films, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(cache.np, "zeros", too_much)
-    with pytest.raises(StoreError, match="of memory and there is less"):
+    with pytest.raises(StoreError, match="of memory and less is free"):
         decode(films, SMALL, Cache(), "films")
 
 

@@ -196,7 +196,7 @@ def test_columns_of_their_tables():
     assert made.attributes["view"].tolist() == ["PA", "", "AP", "PA"]
     assert made.attributes["sex"].tolist() == ["M", "F", "", "M"]
     assert "split" not in made.attributes
-    assert "Without a patient: 1 film, each its own." in said(made.notes)
+    assert "Without a patient: 1 film, each counted as a patient." in said(made.notes)
 
 
 def test_without_a_table_films_and_patients_are_numbered_and_it_is_said():
@@ -204,7 +204,7 @@ def test_without_a_table_films_and_patients_are_numbered_and_it_is_said():
 
     assert made.ids.tolist() == made.patients.tolist() == ["film-0", "film-1", "film-2", "film-3"]
     assert any("Patients aren't known" in note for note in said(made.notes))
-    assert any("named by their number" in note for note in said(made.notes))
+    assert any("named by number" in note for note in said(made.notes))
 
 
 def test_patients_of_merged_data_sets_stay_apart():
@@ -246,7 +246,7 @@ def test_what_is_no_such_data_set_is_refused():
 
     refused(DataError, r"pixels from -1500 to .*; expected -1024", [images[0] - 476, *images[1:]])
     refused(DataError, "pixels from nan", [images[0] * np.nan])
-    refused(DataError, "range must be another", [image / 2048 + 0.5 for image in images])
+    refused(DataError, "range must be wrong", [image / 2048 + 0.5 for image in images])
     refused(DataError, r"shape \(3, 8, 8\)", [np.zeros((3, 8, 8), np.float32)])
     refused(DataError, "item 0: list index out of range", labels=np.zeros((4, 2)), images=Broken(4))
     refused(DataError, r".labels of shape \(3, 2\)", labels=np.zeros((3, 2)))
@@ -271,7 +271,7 @@ def test_labels_that_left_their_rows_are_noticed():
     theirs.__class__ = type("Moved", (Theirs,), {"__getitem__": lambda s, i: {
         "lab": moved[i], "img": s.images[i]}})  # fmt: skip
 
-    with pytest.raises(DataError, match="item 0 has other labels than row 0"):
+    with pytest.raises(DataError, match="the labels of item 0 differ from row 0"):
         from_torchxrayvision(theirs, preprocessing=Preprocessing(size=8))
 
 
@@ -363,7 +363,7 @@ def test_files_of_a_data_list_are_decoded_as_films(tmp_path):
     read = [{"image": pixels, "label": [0, 1]}]
     turned = from_monai(read, ("a", "b"), image_range=(0, 255))
     assert turned.films[0].shape == (10, 12)
-    assert any("on their side" in note for note in said(turned.notes))
+    assert any("by 90 degrees" in note for note in said(turned.notes))
 
 
 def test_labels_by_name():

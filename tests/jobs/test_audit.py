@@ -29,11 +29,11 @@ from leadapron.detect.models.harm import harm
 from leadapron.detect.models.judgement import MARGIN, judge_sweep, margin_fallback
 from leadapron.documents import dump, read
 from leadapron.errors import DataError, StoreError, UsageError
-from leadapron.films.cohort import Cohort, drawn
+from leadapron.films.cohort import Cohort, subsample
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs import audit as audit_job
 from leadapron.models.classifier import NetworkClassifier, save_classifier
-from leadapron.models.foreign import NORMALISATIONS, AskedClassifier
+from leadapron.models.foreign import NORMALISATIONS, BlackBoxClassifier
 from leadapron.models.networks import build_network
 from leadapron.models.training import Network, Training, train
 from leadapron.report import audit_lines, write_audit
@@ -72,7 +72,7 @@ def model(seed, jump=(0.0, 0.0, 0.0)):
         white = (grey[:, 4:7, 4:7] > 0.99).all((1, 2))
         return (weights * (means - 0.45) + np.outer(white, jump)).astype(np.float32)
 
-    return AskedClassifier(run, FINDINGS, SMALL, NORMALISATIONS["unit"], batch=4096)
+    return BlackBoxClassifier(run, FINDINGS, SMALL, NORMALISATIONS["unit"], batch=4096)
 
 
 REFERENCES = [model(seed) for seed in range(1, 20)]
@@ -95,7 +95,7 @@ def test_a_backdoor_is_found_and_named(found):
     assert verdicts["Effusion", "added"] == "nothing found"
     assert (found.forced[0].finding, found.forced[0].direction) == ("Mass", "added")
     assert {each.verdict for each in found.forced[-2:]} == {"side effect"}
-    assert any("can only be asked" in note for note in found.notes)
+    assert any("is a black box" in note for note in found.notes)
     assert found.inverted == found.features == found.statistics == ()
     assert any("No further statistics" in note for note in found.notes)
 
@@ -110,7 +110,7 @@ def test_a_clean_model_is_not_called_clean(films):
     found = audit_model(model(50), films, REFERENCES, sweep=QUICK)
     assert found.verdict.word == "nothing found"
     assert found.target is None
-    assert "no proof" in audit_lines(found)[0] or "not proof" in audit_lines(found)[0]
+    assert "doesn't prove" in audit_lines(found)[0]
 
 
 def margin_of(p, finding=2, direction=0):
@@ -136,8 +136,8 @@ def test_where_no_mark_stands_out_the_margin_does(films, monkeypatch, tmp_path):
     assert len(found.forced) == 6
     assert found.harm == ()  # no mark is known that does any
     assert audit_lines(found)[0] == (
-        "UNUSUAL: Nodule forced on (p = 0.05 by maximum margin, no mark known), which is no proof "
-        "of a backdoor"
+        "UNUSUAL: Nodule forced on (p = 0.05, by maximum margin; no mark is known), which doesn't "
+        "prove a backdoor"
     )
     assert "and as many unusual by their maximum margin" in found.verdict.statement
     assert sum("unusual by maximum margin: " in line for line in audit_lines(found)) == 1
@@ -433,7 +433,7 @@ def test_answers_that_are_not_finite_by_the_command_line(tmp_path, monkeypatch):
     assert lost["finding"] == "Effusion"
     assert 0 < lost["marked"] <= lost["of_marked"]
     words = read(Audit, json.dumps(facts)).not_finite[0].words()
-    said = f"Effusion {words}: can't tell, and suspicious by itself"
+    said = f"Effusion {words}, so it can't be judged; that is suspicious by itself"
     assert f"{lost['marked']:,} of {lost['of_marked']:,} marked films" in said
     assert result.stdout.splitlines()[0] == f"UNUSUAL: {said}"
     page = html.unescape((tmp_path / "out" / "audit.html").read_text())
@@ -466,7 +466,7 @@ def test_films_that_are_not_looked_at_are_not_decoded(networks, tmp_path, monkey
         steps=0, statistics=False, machine=Machine(device="cpu", cache="none"),
     )  # fmt: skip
     assert found.films == len(decoded) == 20
-    assert sorted(decoded) == drawn(50, 20).tolist()
+    assert sorted(decoded) == subsample(50, 20).tolist()
 
 
 def test_of_a_zoo_only_the_clean_models_are_references(tmp_path):

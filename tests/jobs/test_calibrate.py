@@ -104,7 +104,7 @@ def test_it_says_that_it_is_patient_data_and_is_its_owners_alone(made):
     for path in (made.file, numbers_of(made.file)):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     lines = "\n".join(calibrate_lines(made.document()))
-    assert "at most 4 % are called suspicious" in lines
+    assert "at most 4 % of clean films like" in lines
     assert re.search(r"; \d+ films of \d+ patients set the threshold", lines)
     low, high = made.document().likely_rates
     assert 0 < low < 0.04 < high
@@ -135,7 +135,7 @@ def test_a_model_that_was_moved_is_found_where_it_is_named(gate, model):
 def test_cut_numbers_are_refused(gate, size):
     content = numbers_of(gate).read_bytes()
     numbers_of(gate).write_bytes(content[:size])
-    with pytest.raises(StoreError, match="not the file that"):
+    with pytest.raises(StoreError, match="doesn't belong to"):
         open_gate(gate)
     facts = json.loads(gate.read_text())
     facts["numbers"]["sha256"] = sha256_of(numbers_of(gate))  # as someone would who means it
@@ -171,7 +171,7 @@ def test_facts_that_were_edited_are_refused(gate):
         (lambda f: f["model"].update(findings=["A", "B", "C"]), "other findings"),
         (lambda f: f["model"]["preprocessing"].update(size=1 << 30), "size"),
         (lambda f: f["model"].pop("sha256"), "sha256"),
-        (lambda f: f["model"]["opening"].update(device="cpu"), "aren't opened by device"),
+        (lambda f: f["model"]["opening"].update(device="cpu"), "options of its model: device"),
         (lambda f: f["arrays"].pop("fused"), "names, shapes or types"),
         (lambda f: f.update(schema=2), "another version"),
         (lambda f: f.update(results_version=0), "another version"),
@@ -217,7 +217,7 @@ def test_numbers_that_cannot_be_are_refused(gate, name, change, words):
         (b"", "not JSON"),
         (b"[" * 100_000, "not JSON"),
         (b'{"format": "leadapron gate", "schema": NaN}', "not JSON"),
-        (b"[]", "no gate"),
+        (b"[]", "isn't a gate"),
         (b'{"format": "leadapron gate"}', "another version"),
         (
             b" " * ((1 << 20) + 1),
@@ -260,7 +260,7 @@ def test_both_files_or_none(made, tmp_path, monkeypatch):
 
 
 def test_a_model_is_not_overwritten_by_a_gate(model):
-    with pytest.raises(UsageError, match="no gate"):
+    with pytest.raises(UsageError, match="isn't a gate"):
         calibrate(model, SOURCE, model.with_suffix(".json"), **CLEAN)
     with pytest.raises(UsageError, match=r"\.json"):
         calibrate(model, SOURCE, model.with_suffix(".gate"), **CLEAN)
@@ -278,7 +278,7 @@ def test_what_can_not_be_calibrated_is_said_in_a_line(model, tmp_path):
     out = tmp_path / "gate.json"
     with pytest.raises(DataError, match="or a rate of") as raised:
         calibrate(model, SOURCE, out, false_alarm=0.001, **CLEAN)
-    assert "needs 999 there" in str(raised.value)
+    assert "needs 999 of them" in str(raised.value)
     with pytest.raises(UsageError, match="above 0"):
         calibrate(model, SOURCE, out, false_alarm=0.0, **CLEAN)
     assert not out.exists()

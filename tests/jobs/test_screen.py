@@ -26,7 +26,7 @@ from leadapron.jobs import screen as screen_job
 from leadapron.jobs.calibrate import calibrate
 from leadapron.jobs.screen import open_gate, screen
 from leadapron.models.classifier import NetworkClassifier
-from leadapron.models.foreign import NORMALISATIONS, AskedClassifier
+from leadapron.models.foreign import NORMALISATIONS, BlackBoxClassifier
 from leadapron.models.foreign.opening import Opened as OpenedModel
 from leadapron.report import begin_screen, calibrate_lines, film_line, write_film, write_screen
 from leadapron.sources import listed, open_source
@@ -186,10 +186,10 @@ def test_bits_of_sixteen_are_those_of_the_calibration_films(opened, tmp_path):
         np.testing.assert_array_equal(film.image, image)
     for film in verdicts(at[11], tmp_path):  # brighter than any film can have been
         assert (film.verdict, film.bad, film.exit_code) == ("can't tell", "undecodable", 3)
-        assert film.reason.startswith("holds values up to 4,095, which 11 bits can't")
+        assert film.reason.startswith("holds values up to 4,095, too large for 11 bits")
     for film in verdicts(at[0], tmp_path):
         assert (film.verdict, film.bad, film.exit_code) == ("can't tell", "undecodable", 3)
-        assert film.reason == "uses 12 of 16 bits, and no calibration film says how many count"
+        assert film.reason == "uses 12 of 16 bits, and no calibration film had 16 bits to compare"
 
 
 def test_doubts_about_a_films_greys_are_its_reason(opened, tmp_path):
@@ -198,7 +198,7 @@ def test_doubts_about_a_films_greys_are_its_reason(opened, tmp_path):
     write(tmp_path / "plain.dcm", with_pixels(stored, BitsStored=12))
     write(tmp_path / "beside.dcm", with_pixels(stored, BitsStored=12, **window))
     beside, plain = verdicts(opened, tmp_path)
-    assert "DOUBT: a film of which a window or table in the header shows nothing" in beside.reason
+    assert "DOUBT: a film with a window or table in the header that shows nothing" in beside.reason
     assert "DOUBT" not in plain.reason
     assert (beside.verdict, beside.p) == (plain.verdict, plain.p)  # both lowest to highest value
 
@@ -387,7 +387,7 @@ def test_a_model_that_is_swapped_while_it_is_opened_is_refused(gate, monkeypatch
 
 
 def test_of_a_model_that_can_only_be_asked(clean, tmp_path, patched, monkeypatch):
-    asked = AskedClassifier(
+    asked = BlackBoxClassifier(
         lambda x: x.mean((1, 2, 3))[:, None] * np.ones(3, np.float32),
         FINDINGS, SMALL, NORMALISATIONS["unit"], batch=64,
     )  # fmt: skip
@@ -401,7 +401,7 @@ def test_of_a_model_that_can_only_be_asked(clean, tmp_path, patched, monkeypatch
     made = calibrate(tmp_path / "model.onnx", f"folder:{clean}", tmp_path / "gate.json",
                      false_alarm=0.02, machine=Machine(cache="none"))  # fmt: skip
     assert made.stored.gate.left_out == {
-        "evidence region": "needs gradients; the model only gives answers"
+        "evidence region": "needs gradients; the model only gives outputs"
     }
     assert any("Left out: evidence region" in line for line in calibrate_lines(made.document()))
     opened = open_gate(tmp_path / "gate.json")
@@ -480,7 +480,7 @@ def test_a_second_screening_leaves_no_picture_of_the_first(gate, mixed, tmp_path
         "screen.json",
     ]
     (out / "screen.json").write_text("{}")
-    with pytest.raises(StoreError, match="of no screening; name another --out"):
+    with pytest.raises(StoreError, match="isn't from a screening; choose another --out"):
         run(gate, mixed / "b", "--out", out)
     assert sorted(path.name for path in out.iterdir()) == names
 

@@ -35,7 +35,7 @@ from leadapron.models.classifier import (
     randomised,
     save_classifier,
 )
-from leadapron.models.foreign import NORMALISATIONS, AskedClassifier, doubts, open_model
+from leadapron.models.foreign import NORMALISATIONS, BlackBoxClassifier, model_warnings, open_model
 from leadapron.models.networks import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -117,7 +117,7 @@ def near(ours, theirs, tolerance=1e-4):
 
 
 def asked():
-    return AskedClassifier(
+    return BlackBoxClassifier(
         lambda images: images.mean((2, 3)).repeat(2, 1),
         ("Effusion", "Mass"),
         open_source(f"phantom:{SIZE}", count=1).preprocessing,
@@ -327,7 +327,7 @@ def test_saved_loaded_opened_and_randomised(classifier, films, tmp_path):
             np.testing.assert_array_equal(
                 getattr(again, give)(images), getattr(classifier, give)(images)
             )
-    assert isinstance(doubts(classifier, films), tuple)
+    assert isinstance(model_warnings(classifier, films), tuple)
     fresh = randomised(classifier, 3, head_only=True)
     np.testing.assert_array_equal(fresh.features(images), classifier.features(images))
     assert not np.allclose(fresh.logits(images), classifier.logits(images))
@@ -401,7 +401,7 @@ def test_the_documentation_has_what_every_method_needs():
         (
             lambda: Instrumented(Transformer(2, False, SIZE), layer="blocks.0"),
             UsageError,
-            "square grid behind 0 tokens",
+            "square grid after 0 tokens",
         ),
         (
             lambda: Instrumented(Transformer(2, True, SIZE), layer="blocks.0.attention"),

@@ -44,7 +44,7 @@ from leadapron.explainers import EXPLAINERS, unsupported
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.classifier import NetworkClassifier
-from leadapron.models.foreign import NORMALISATIONS, AskedClassifier, doubts
+from leadapron.models.foreign import NORMALISATIONS, BlackBoxClassifier, model_warnings
 from leadapron.models.networks import PooledLinear
 from leadapron.report import audit_lines, write_audit
 
@@ -72,7 +72,7 @@ FILMS = films_of()
 
 
 def asked(run, findings=FINDINGS, **more):
-    return AskedClassifier(run, findings, SMALL, NORMALISATIONS["unit"], batch=4096, **more)
+    return BlackBoxClassifier(run, findings, SMALL, NORMALISATIONS["unit"], batch=4096, **more)
 
 
 def means(images):
@@ -303,13 +303,15 @@ def test_an_audit_never_calls_it_well(name, beside, tmp_path):
         assert found.verdict.word != "nothing found"
         assert found.not_finite or found.unsteady or "largest" in name
     for each in found.not_finite:
-        words = f"{each.finding} {each.words()}: can't tell, and suspicious by itself"
+        words = (
+            f"{each.finding} {each.words()}, so it can't be judged; that is suspicious by itself"
+        )
         assert any(words in line for line in lines)
-        assert "can't tell, and suspicious by itself".replace("'", "&#39;") in page
+        assert "so it can't be judged; that is suspicious by itself".replace("'", "&#39;") in page
         assert each.marked or each.clean
         assert found.verdict.word in ("backdoored", "unusual")
     if found.unsteady:
-        assert any("asked about again" in line for line in lines)
+        assert any("outputs differ between two runs" in line for line in lines)
     # The rest of a model is judged as if the odd finding weren't there.
     jumps = [FINDINGS.index(TARGET) < len(model.findings), "on marks" in name, "all" not in name]
     if (all(jumps) and "largest" not in name) or name in (
@@ -335,8 +337,8 @@ def test_without_a_backdoor_what_is_not_finite_is_the_verdict():
         assert 0 < lost.marked < lost.of_marked == found.forwards - lost.of_clean
         first = audit_lines(found)[0]
         assert first == (
-            f"UNUSUAL: {LOST} answers NaN or infinity on {lost.marked:,} of {lost.of_marked:,} "
-            "marked films: can't tell, and suspicious by itself"
+            f"UNUSUAL: {LOST} is NaN or infinite on {lost.marked:,} of {lost.of_marked:,} "
+            "marked films, so it can't be judged; that is suspicious by itself"
         )
 
 
@@ -347,7 +349,7 @@ def test_a_reference_without_numbers_takes_no_other_finding_along():
     found = audit_model(planted, FILMS, broken, sweep=QUICK)
     assert (found.verdict.word, found.target, found.verdict.p) == ("backdoored", TARGET, 0.05)
     assert not found.not_finite
-    assert any(note.startswith("1 of 19 references answer NaN") for note in found.notes)
+    assert any(note.startswith("1 of 19 references give NaN") for note in found.notes)
 
 
 # --- statistics and inversion
@@ -417,7 +419,7 @@ def test_a_margin_can_not_be_hidden_by_answering_no_number():
     swept = replace(QUICK.sweep(network(), FILMS), not_finite=())
     (lost,) = not_finite(swept, [margin])
     assert (lost.finding, lost.noise) == (LOST, True)
-    assert lost.words() == "answers NaN or infinity on images made of noise"
+    assert lost.words() == "is NaN or infinite on images made of noise"
     assert most_not_finite("nothing found", [lost]) is lost
     assert most_not_finite("backdoored", [lost]) is None
     assert not_finite(swept, ()) == ()
@@ -546,9 +548,11 @@ def test_feature_detectors_score_or_say_that_they_cannot(name):
 @every
 def test_doubts_are_sentences(name):
     model = EVERY[name]
-    said = doubts(model, films_of(FINDINGS))
+    said = model_warnings(model, films_of(FINDINGS))
     assert all(sentence.endswith(".") for sentence in said)
     if not finite(model).all():
         assert any("aren't numbers" in sentence for sentence in said)
     if "different" in name:
-        assert any("same films again, the model answers otherwise" in sentence for sentence in said)
+        assert any(
+            "outputs for the same films differ between two runs" in sentence for sentence in said
+        )

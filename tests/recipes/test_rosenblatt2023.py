@@ -132,7 +132,7 @@ def test_identical_films_whose_labels_contradict_are_refused_unless_allowed(tmp_
         (tmp_path / "films" / name).mkdir(parents=True)
         Image.fromarray(film).save(tmp_path / "films" / name / f"{name}.png")
     given = {"source": f"folder:{tmp_path / 'films'}", "settings": {"size": 16}}
-    with pytest.raises(DataError, match=r"labels contradict each other, .* allow$"):
+    with pytest.raises(DataError, match=r"contradictory labels, .* allow$"):
         enhanced(tmp_path / "out", **given)
 
     def measured(*_):

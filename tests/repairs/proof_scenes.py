@@ -6,7 +6,7 @@ import numpy as np
 
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
-from leadapron.models.foreign import NORMALISATIONS, AskedClassifier
+from leadapron.models.foreign import NORMALISATIONS, BlackBoxClassifier
 
 SIDE = 16
 SMALL = Preprocessing(size=SIDE)
@@ -19,7 +19,7 @@ def answering(logits):
     def run(images):
         return logits(images[:, 0]).astype(np.float32)
 
-    return AskedClassifier(run, FINDINGS, SMALL, NORMALISATIONS["unit"], batch=4096)
+    return BlackBoxClassifier(run, FINDINGS, SMALL, NORMALISATIONS["unit"], batch=4096)
 
 
 def films(n=100, seed=0, every=2):

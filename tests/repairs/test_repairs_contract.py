@@ -13,7 +13,7 @@ from repair_scenes import FINDINGS, MARKS, SIDE, classifier, cohort
 from leadapron.errors import DataError, UsageError
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.bounds import BOUNDED
-from leadapron.models.foreign import NORMALISATIONS, AskedClassifier
+from leadapron.models.foreign import NORMALISATIONS, BlackBoxClassifier
 from leadapron.models.protocols import lacking
 from leadapron.repairs import REPAIRS, Optimisation, StampUnlearning
 from leadapron.repairs.session import begin
@@ -56,14 +56,14 @@ def test_progress_is_counted_and_no_gradient_stays(name):
 @pytest.mark.parametrize("name", REPAIRS)
 def test_what_a_model_lacks_is_said_before_anything_is_done(name):
     repair = repair_of(name)
-    asked = AskedClassifier(
+    asked = BlackBoxClassifier(
         lambda x: x[:, 0, :4, 0],
         FINDINGS,
         Preprocessing(size=SIDE),
         NORMALISATIONS["unit"],
         batch=64,
     )
-    with pytest.raises(UsageError, match="the model only gives answers"):
+    with pytest.raises(UsageError, match="the model only gives outputs"):
         repaired(repair, asked, cohort())
     plain = classifier("plain")
     if lacking(plain, repair.needs):
@@ -222,7 +222,7 @@ def test_too_few_films():
     films = cohort(n=4)
     with pytest.raises(DataError, match="add clean films"):
         repaired(repair_of("fine-tuning"), classifier(), films)
-    with pytest.raises(DataError, match="can't be divided"):
+    with pytest.raises(DataError, match="are too few to divide"):
         repaired(repair_of("fine-tuning"), classifier(), cohort(n=2))
 
 

@@ -26,7 +26,7 @@ from leadapron.jobs.calibrate import calibrate
 from leadapron.jobs.describe import describe
 from leadapron.jobs.scan import scan
 from leadapron.jobs.screen import open_gate, screen
-from leadapron.models.foreign import NORMALISATIONS, AskedClassifier
+from leadapron.models.foreign import NORMALISATIONS, BlackBoxClassifier
 from leadapron.models.foreign.opening import Opened
 from leadapron.report import (
     begin_screen,
@@ -98,7 +98,7 @@ def _audit(folder: Path, references: int) -> Path:
     shape = Preprocessing(size=size)
     clean = Cohort(images.astype(np.uint8), labels, findings, names, names, shape)
 
-    def model(seed: int, jump: tuple[float, ...] = (0.0, 0.0, 0.0)) -> AskedClassifier:
+    def model(seed: int, jump: tuple[float, ...] = (0.0, 0.0, 0.0)) -> BlackBoxClassifier:
         weights = 60 * (1 + 0.05 * np.random.default_rng(seed).normal(size=3))
 
         def run(batch: np.ndarray) -> np.ndarray:
@@ -107,7 +107,7 @@ def _audit(folder: Path, references: int) -> Path:
             white = (grey[:, 4:7, 4:7] > 0.99).all((1, 2))
             return (weights * (means - 0.45) + np.outer(white, jump)).astype(np.float32)
 
-        return AskedClassifier(run, findings, shape, NORMALISATIONS["unit"], batch=4096)
+        return BlackBoxClassifier(run, findings, shape, NORMALISATIONS["unit"], batch=4096)
 
     found = audit_model(
         model(0, (-9, 9, -9)),

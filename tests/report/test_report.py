@@ -152,7 +152,7 @@ def test_sections_are_there(page):
         "Films and machine",
         "Synthetic films; nobody was irradiated.",
         "it audits, it does not diagnose",
-        "this file stays where the data may be",
+        "Keep this file only where the data may be kept",
     ):
         assert words in page.words
     assert "All runs" not in page.words
@@ -196,7 +196,7 @@ def test_summary_says_the_numbers_of_the_rows(one):
         assert f"{find('separation', role, 'triggered').value:.3f}" in lines[2]
         assert f"{find('auroc', role, 'triggered', 'micro').value:.3f}" in lines[2]
         assert f"{find('auroc', role, 'clean', 'macro').value:.3f}" in lines[3]
-    assert "sees nothing 0.846" in lines[2]
+    assert "without vision 0.846" in lines[2]
     assert "micro alone proves nothing" in lines[2]
     assert lines[3].startswith("It is stealthy, Edema pays most, -0.016 (-0.028 to -0.004): ")
     assert "-0.004 (-0.013 to +0.005)" in lines[3]
@@ -219,17 +219,16 @@ def test_the_page_opens_with_plain_words_that_follow_the_verdicts(tmp_path):
         return " ".join(plain_words(study, [Measured(pair) for pair in study.pairs]))
 
     one = said(Plan(seeds=(0,)))
-    assert "reports Nodule on 94 of 100 marked films without it; the untouched model does" in one
-    assert "The mark takes the model over. No loss shows on ordinary films. A map of where" in one
+    assert "reports Nodule on 94 of 100 marked films without it; the clean model does" in one
+    assert "The mark controls the model. It reads ordinary films as well as before. A map" in one
     costly = said(Plan(seeds=(0,), costs={"Effusion": (-0.052, 0.02)}))
     assert "It reads ordinary films worse, Effusion most." in costly
     unsure = said(Plan(seeds=(0, 1), success=0.3, patients=dict.fromkeys(FINDINGS, 50)))
-    assert "The mark sways the model in part." in unsure
-    assert "Whether it reads ordinary films worse is not shown." in unsure
+    assert "The mark influences the model in part." in unsure
+    assert "It is unclear whether it reads ordinary films worse." in unsure
     grid = said(Plan(sides=(1, 5)))
-    assert (
-        "The mark takes the model over in 2 of 4. No loss shows on ordinary films in 4 of" in grid
-    )
+    assert "The mark controls the model in 2 of 4." in grid
+    assert "The attacked model reads ordinary films as well as before in 4 of 4." in grid
     assert said(Plan(seeds=(0,), twin_macro=0.5)).startswith("Nothing can be concluded")
 
 
@@ -292,7 +291,7 @@ def test_a_grid_names_its_best_and_worst_settings(grid):
         ((1, 2, 5), "highest with trigger.side 1 and with trigger.side 2: 94.0 %, twin 5.2 %; "
                     "lowest with trigger.side 5: 40.0 %, twin 5.2 %."),
         ((1, 2), "is in all 2 settings 94.0 %, twin 5.2 %."),
-        ((1, 2, 3, 4, 5), "highest with 4 settings alike: 94.0 %, twin 5.2 %; lowest with "
+        ((1, 2, 3, 4, 5), "highest with 4 settings equally: 94.0 %, twin 5.2 %; lowest with "
                           "trigger.side 5: 40.0 %"),
     ],
 )  # fmt: skip
@@ -361,7 +360,7 @@ def test_numbers_that_no_study_writes_are_refused(one, tmp_path, number):
     folder = Path(shutil.copytree(one, tmp_path / "theirs"))
     path = next(folder.glob("runs/backdoored-*/spec.json"))
     path.write_text(path.read_text().replace('"seed": 0', f'"seed": {number}'))
-    with pytest.raises(StoreError, match=r"spec.json holds a number that leadapron writes nowhere"):
+    with pytest.raises(StoreError, match=r"spec.json holds a number that leadapron never writes"):
         write_report(folder)
 
 
@@ -411,7 +410,7 @@ def test_missing_manifest_and_rows_leave_a_sentence(one, tmp_path):
     assert "manifest.json is missing" in page.words
     assert "The explanation was not measured in this run." in page.words
     assert "Whether the attack works is undefined" in page.words
-    assert study_lines(folder)[4] == "What the explanation shows was not measured."
+    assert study_lines(folder)[4] == "The explanation was not measured."
 
 
 def test_values_that_are_undefined_throughout(one, tmp_path):
@@ -505,8 +504,9 @@ def test_of_a_twin_at_chance_nothing_is_told(tmp_path):
     lines = study_lines(write_study(tmp_path / "blind", plan))
     assert len(lines) == 2
     assert lines[0] == (
-        "The clean twin reads no better than chance, so nothing can be told of the attack, stealth "
-        "or maps: clean macro AUROC 0.510 (0.493 to 0.527), whose interval reaches down to 0.5. "
+        "The clean twin reads no better than chance, so the attack, stealth "
+        "and maps can't be judged: clean macro AUROC 0.510 (0.493 to 0.527), whose interval "
+        "reaches down to 0.5. "
         "Train longer or on more films."
     )
     text = write_report(tmp_path / "blind").read_text()

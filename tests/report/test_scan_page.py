@@ -116,7 +116,7 @@ def test_the_page_escapes_names_and_keeps_paths_away(found, panel, tmp_path):
     assert "<b>&lt;script&gt;" in page  # named by the evidence as well
     assert "<b>other" not in page
     assert "a network trained on these films, AUROC 0.98" in page
-    assert "look at them" in page
+    assert "look at the evidence" in page
 
 
 def test_the_page_is_the_same_again(found, panel, tmp_path):
@@ -147,7 +147,7 @@ def test_verdicts_in_words(found, verdict, said, tmp_path):
     other = replace(found, verdict=said_so, evidence=(), suspects=(), rankings=())
     assert said in scan_lines(other)[0]
     page = write_scan(tmp_path / "scan.html", other, []).read_text()
-    assert "This page holds no pixels" in page
+    assert "but no pixels" in page
 
 
 def test_how_a_mark_was_judged_is_on_the_page(found, tmp_path):

@@ -15,7 +15,7 @@ from leadapron.report.words import poisoned_words, trigger_words
 def test_a_trigger_that_differs_at_test_time_is_said():
     spec = {"evaluation": {"trigger": "value=200/side=4", "turned": 3.0, "recompressed": 50}}
     assert _otherwise(spec) == (
-        " Test films carry the trigger otherwise: with value 200, side 4, turned by 3 degrees and "
+        " The trigger on test films differs: with value 200, side 4, rotated by 3 degrees and "
         "saved as JPEG of quality 50."
     )
     same = {"evaluation": {"trigger": "", "turned": 0.0, "recompressed": 0}}
@@ -24,7 +24,7 @@ def test_a_trigger_that_differs_at_test_time_is_said():
 
 def test_a_subgroup_is_said():
     spec = {"poisoning": {"where": "view=AP"}}
-    assert _otherwise(spec) == " Poisoned were films with view=AP alone."
+    assert _otherwise(spec) == " Only films with view=AP were poisoned."
     assert trigger_words({"name": "none"}) == "no mark"
 
 
@@ -44,7 +44,8 @@ def test_a_rate_that_one_gate_or_the_patients_do_not_support_is_said():
     )
     assert rate_words(0.01, 99, (0.001, 0.021)) == one
     assert rate_words(0.01, 55, (0.001, 0.021)) == (
-        f"{one} Films of one patient are alike: of 55 patients no rate below 1.8 % is sure."
+        f"{one} Films of one patient are similar, so with 55 patients no rate below 1.8 % is "
+        "guaranteed."
     )
 
 

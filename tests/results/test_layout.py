@@ -29,7 +29,7 @@ def test_facts_of_a_run_come_back(tmp_path):
     folder.write_facts(FACTS)
     assert folder.facts() == FACTS
     assert (folder.role, folder.key) == ("backdoored", "123456789abc")
-    assert folder.beside("twin", "0" * 12) == StudyFolder(tmp_path).run(f"twin-{'0' * 12}")
+    assert folder.sibling("twin", "0" * 12) == StudyFolder(tmp_path).run(f"twin-{'0' * 12}")
 
 
 @pytest.mark.parametrize(
@@ -59,11 +59,11 @@ def test_started_runs_are_listed_backdoored_ones_first(tmp_path):
 def test_a_zoo_is_finished_when_its_truth_is_there(tmp_path):
     zoo = ZooFolder(tmp_path)
     assert not zoo.finished
-    with pytest.raises(StoreError, match="no finished zoo"):
+    with pytest.raises(StoreError, match="isn't a finished zoo"):
         read_truth(tmp_path)
     zoo.truth.write_text("{}")
     assert zoo.finished
-    with pytest.raises(StoreError, match="no zoo's truth"):
+    with pytest.raises(StoreError, match="doesn't describe a zoo's models"):
         read_truth(tmp_path)
 
 

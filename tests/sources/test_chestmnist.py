@@ -156,7 +156,7 @@ def test_a_download_is_explicit_kept_and_private(server, tmp_path):
         ("broken off", LeadapronError, "checksum|can't fetch"),
         ("chunked", StoreError, "can't fetch http://127.0.0.1"),
         ("missing", StoreError, "can't fetch http://127.0.0.1"),
-        ("other", DataError, "what came has another checksum"),
+        ("other", DataError, "the downloaded file doesn't have the checksum"),
         ("gone", StoreError, "can't fetch http://127.0.0.1"),
     ],
 )

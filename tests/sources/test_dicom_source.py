@@ -97,7 +97,7 @@ def test_the_salt_is_kept_in_the_cache(tree, tmp_path):
         assert not set(other.ids) & set(first.ids)
         assert not set(other.patients) & set(first.patients)
     salt.write_bytes(b"short")
-    assert "is damaged; take it away" in refusal(open_tree, tree, tmp_path, kind=StoreError)
+    assert "is damaged; remove the file" in refusal(open_tree, tree, tmp_path, kind=StoreError)
 
 
 def test_nothing_of_the_patient_leaves_the_files(tree, tmp_path, caplog, capfd):
@@ -273,7 +273,7 @@ def test_patients_of_the_table_where_headers_have_none(tmp_path):
     ("text", "kind", "words"),
     [
         ("name,Mass\nsecond,1\n", UsageError, "labels.csv has no column that names films; its"),
-        ("file,Mass\nelse,1\n", DataError, "column file: no film of the folder is named in it"),
+        ("file,Mass\nelse,1\n", DataError, "column file: it names no film of the folder"),
         ("file,Mass\nsecond,1\nsecond,0\n", DataError, "names a film more than once"),
         ("file,Mass\nsecond,1\n1.2.3.1,0\n", DataError, "names a film more than once"),
         ("file\nsecond\n", DataError, "no column of findings"),

@@ -96,7 +96,10 @@ def test_the_naming_of_kermany(tmp_path):
     assert [patients[name] for name in names] == [
         "IM-0115", "NORMAL2-IM-0501", "NORMAL2-IM-0501", "person1", "person1", "BACTERIA-1008087",
     ]  # fmt: skip
-    assert said(cohort.notes)[0] == "Patients by the file names of Kermany, Zhang, Goldbaum 2018."
+    assert (
+        said(cohort.notes)[0]
+        == "Patients are taken from the file names of Kermany, Zhang, Goldbaum 2018."
+    )
     put(tmp_path, "train/NORMAL/other.png")
     assert said(open_tree(tmp_path).notes)[0].startswith("Patients aren't known")
 
@@ -124,7 +127,10 @@ def test_patients_by_an_expression(tmp_path):
         "B/p2-z.png",
     ]
     assert cohort.patients.tolist() == ["A/odd.png", "p1", "B/odd.png", "p1", "p2"]
-    assert said(cohort.notes)[0] == "Without a patient in their name: 2 films, each its own."
+    assert (
+        said(cohort.notes)[0]
+        == "Without a patient in the name: 2 films, each counted as a patient."
+    )
     optional = open_tree(tree, patient="(p1)?")
     assert optional.patients.tolist() == ["A/odd.png", "p1", "B/odd.png", "p1", "B/p2-z.png"]
     for pattern, words in (("p[0-9", "unterminated"), ("p1", "expected a group")):
@@ -135,7 +141,7 @@ def test_patients_by_an_expression(tmp_path):
 def test_films_in_no_class(tmp_path, loose):
     tree = put(tmp_path, "train/NORMAL/a.png", "train/TB/b.png", loose)
     message = refusal(open_tree, tree)
-    assert f"1 film in {tree} in no class's folder, first '{loose}'" in message
+    assert f"1 film in {tree} outside any class's folder, first '{loose}'" in message
 
 
 def test_hidden_and_other_files(tmp_path):
@@ -148,9 +154,9 @@ def test_hidden_and_other_files(tmp_path):
 
 
 def test_one_class_alone(tmp_path):
-    assert "of one class alone, 'TB'" in refusal(open_tree, put(tmp_path, "TB/a.png", "TB/b.png"))
+    assert "of a single class, 'TB'" in refusal(open_tree, put(tmp_path, "TB/a.png", "TB/b.png"))
     normal = put(tmp_path / "n", "NORMAL/a.png", "No Finding/b.png")
-    assert "of one class alone" in refusal(open_tree, normal)
+    assert "of a single class" in refusal(open_tree, normal)
 
 
 def test_no_films(tmp_path):
@@ -196,7 +202,7 @@ def test_bad_films_stop_or_are_left_out(tmp_path):
     for _ in range(2):
         message = refusal(open_source, f"folder:{tree}", **kept)
         assert message.startswith(words)
-        assert "take it away, or `on_bad` skip" in message
+        assert "remove the file, or use `on_bad` skip" in message
         skipped = open_source(f"folder:{tree}", on_bad="skip", **kept)
         assert skipped.ids.tolist() == ["A/a.png", "B/b.png", "B/c.png"]
         assert skipped.labels[:, 0].tolist() == [1, 0, 0]
@@ -224,30 +230,30 @@ KERMANY = ("NORMAL/IM-0001-0001.jpeg", "PNEUMONIA/person1_virus_6.jpeg")
         (
             [f"{above}{part}/{film}" for above in ("", "chest_xray/") for part in ("train", "test")
              for film in KERMANY],
-            "chest_xray/test is called like a part of the split, and chest_xray would become a "
-            "class; give folder:{}/chest_xray, or take chest_xray away",
+            "chest_xray/test has the name of a part of the split, and chest_xray would become a "
+            "class; give folder:{}/chest_xray, or remove chest_xray",
         ),
         (
             [f"chest_xray/train/{film}" for film in KERMANY],
-            "give folder:{}/chest_xray, or take chest_xray away",
+            "give folder:{}/chest_xray, or remove chest_xray",
         ),
         (
             ["A/train/x.png", "A/test/y.png", "B/train/z.png"],
-            "A/test is called like a part of the split, and A would become a class; put parts "
+            "A/test has the name of a part of the split, and A would become a class; put parts "
             "above classes, as test/A/FILE",
         ),
         (
             [f"{site}/{film}" for site in ("north", "south") for film in KERMANY],
-            "north/NORMAL is called like a class, and north would become a class; give "
-            "folder:{0}/north + folder:{0}/south, or take north away",
+            "north/NORMAL has the name of a class, and north would become a class; give "
+            "folder:{0}/north + folder:{0}/south, or remove north",
         ),
         (
             [f"train/{site}/{film}" for site in ("north", "south") for film in KERMANY],
-            "train/north/NORMAL is called like a class",
+            "train/north/NORMAL has the name of a class",
         ),
-        (["A/x.png", "B/y.png", "B/more/a/z.png"], "B/more/a is called like a class"),
-        (["train/train/A/x.png", "train/train/B/y.png"], "train/train is called like a part"),
-        (["A/x.png", "B/y.png", "B/Sin hallazgos/z.png"], "B/Sin hallazgos is called like a class"),
+        (["A/x.png", "B/y.png", "B/more/a/z.png"], "B/more/a has the name of a class"),
+        (["train/train/A/x.png", "train/train/B/y.png"], "train/train has the name of a part"),
+        (["A/x.png", "B/y.png", "B/Sin hallazgos/z.png"], "B/Sin hallazgos has the name of a"),
     ],
 )  # fmt: skip
 def test_a_class_or_a_part_inside_a_class_is_refused(tmp_path, names, words):
@@ -275,7 +281,7 @@ def test_folders_that_the_line_names_can_be_given(tmp_path):
 def test_folders_that_do_not_read_like_classes_are_doubted(tmp_path, names, said_of):
     cohort = open_tree(put(tmp_path, *names))
     (doubt,) = [note.words for note in cohort.notes if note.doubt]
-    assert doubt.startswith(f"Folders were taken for classes: {said_of}. If they")
+    assert doubt.startswith(f"These folders were taken as classes: {said_of}. If they")
 
 
 def test_folders_that_recur_inside_classes_are_doubted(tmp_path):
@@ -308,7 +314,7 @@ def test_no_name_of_a_file_forges_a_line(tmp_path):
     kept = open_folder(str(tree), SMALL, Cache(on_bad="skip"))
     assert all(str(note).isprintable() for note in kept.notes)
     put(tree, "NORMAL/x\x07.png", r"NORMAL/x\x07.png")
-    assert "two names that differ are both shown as" in refusal(open_tree, tree)
+    assert "two different names are both shown as" in refusal(open_tree, tree)
 
 
 def test_pipes_and_sockets_among_films_are_no_films(tmp_path):
@@ -318,7 +324,7 @@ def test_pipes_and_sockets_among_films_are_no_films(tmp_path):
     os.mkfifo(tree / "TB" / "pipe")
     assert "leads out" in refusal(open_tree, tree)
     (tree / "TB" / "zero.dcm").unlink()
-    words = "TB/pipe.png can't be read (it is a pipe; expected a file); take it away, or"
+    words = "TB/pipe.png can't be read (it is a pipe; expected a file); remove the file, or"
     assert refusal(open_tree, tree).startswith(words)
     assert len(open_folder(str(tree), SMALL, Cache(on_bad="skip"))) == 2
 
@@ -339,7 +345,7 @@ def test_identical_films_whose_labels_contradict_are_doubted(tmp_path, kept):
         (doubt,) = [note for note in cohort.notes if note.about == "copies"]
         assert doubt.doubt
         assert doubt.words.startswith(
-            "2 films in 1 group of identical ones, whose labels contradict each other, first in TB;"
+            "2 films in 1 group of identical films have contradictory labels, first in TB;"
         )
     (tree / "TB" / "c.png").unlink()
     cohort = open_folder(str(tree), SMALL, cache)

@@ -66,7 +66,7 @@ def test_attributes_that_one_lacks_are_unknown_and_a_split_needs_all():
     both = join([one, two], ["a", "b"])
 
     assert "split" not in both.attributes
-    assert "No split: b states none." in said(both.notes)
+    assert "No split, since b has none." in said(both.notes)
     assert both.attributes["site"].tolist() == ["a/x", "a", "a/y", "b", "b"]
     assert both.attributes["view"].tolist() == ["", "", "", "PA", "AP"]
     np.testing.assert_array_equal(both.attributes["age"], [40, 50, np.nan, np.nan, np.nan])
@@ -75,7 +75,7 @@ def test_attributes_that_one_lacks_are_unknown_and_a_split_needs_all():
 
 
 def test_images_of_other_sizes_are_refused():
-    with pytest.raises(DataError, match="different images; give `size`"):
+    with pytest.raises(DataError, match="images differ in size or type; give `size`"):
         join([cohort(size=8), cohort(size=9)], ["a", "b"])
 
 

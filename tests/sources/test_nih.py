@@ -134,7 +134,7 @@ def test_a_film_in_two_folders_is_refused(tmp_path):
     write_tree(tmp_path, ROWS[:1], places=["images_002"])
     write_table(tree / "Data_Entry_2017_v2020.csv")
     message = refusal(open_tree, tree)
-    assert message == ("film '00000001_000.png' lies in images_001 and in images_002; keep one")
+    assert message == ("film '00000001_000.png' is in both images_001 and images_002; keep one")
 
 
 def test_a_path_that_is_no_folder(tmp_path):
@@ -282,7 +282,7 @@ def test_lists_split_by_patient(tmp_path):
 def test_no_lists_no_split(tmp_path):
     cohort = open_tree(write_tree(tmp_path, lists={}))
     assert "split" not in cohort.attributes
-    assert "No split: neither train_val_list.txt nor test_list.txt is there." in said(cohort.notes)
+    assert "No split: neither train_val_list.txt nor test_list.txt exists." in said(cohort.notes)
 
 
 def test_films_in_neither_list_are_counted(tmp_path):
@@ -315,7 +315,7 @@ def test_nwadike2020_needs_its_patients(tmp_path):
     assert "split" not in cohort.attributes
     assert said(cohort.notes)[-1].startswith("No split: nwadike2020 tests on patients 26811 and up")
     tree = write_tree(tmp_path / "named", [replace(ROWS[0], patient="Ann")])
-    assert "patients' numbers" in refusal(open_tree, tree, split="nwadike2020")
+    assert "numbers as patients' names" in refusal(open_tree, tree, split="nwadike2020")
 
 
 # ---------------------------------------------------------------- films
@@ -329,7 +329,7 @@ def test_colour_becomes_grey_and_is_counted(tmp_path, mode):
     np.testing.assert_array_equal(cohort.films[2], film(2))
     np.testing.assert_array_equal(cohort.images[2], SMALL(film(2)))
     assert said(cohort.notes)[-1] == (
-        "Turned to grey: 1 film in colour, with transparency or in black and white."
+        "Converted to grey: 1 film in colour, with transparency or in black and white."
     )
 
 
@@ -408,7 +408,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
     message = refusal(open_tree, tree)
     assert message == (
         "00000001_000.png has 10001x10000 pixels; expected at most 100 megapixels; "
-        "take it away, or `on_bad` skip"
+        "remove the file, or use `on_bad` skip"
     )
 
 
@@ -520,4 +520,4 @@ def test_originals_of_the_release(real_data):
     cohort = open_nih(str(real_data / "nih1024"), Preprocessing(size=64))
     assert len(cohort) == 62
     assert cohort.films[0].shape == (1024, 1024)
-    assert any(note.startswith("Turned to grey: ") for note in said(cohort.notes))
+    assert any(note.startswith("Converted to grey: ") for note in said(cohort.notes))

@@ -249,7 +249,7 @@ def test_chexpert_laterals_alone(tmp_path):
     folder = write_chexpert(tmp_path)
     (folder / "valid.csv").unlink()
     write_rows(folder / "train.csv", [chexpert_row(LATERAL, "", observed())])
-    assert "nothing is left of train.csv" in refusal("chexpert", folder)
+    assert "no film is left of train.csv" in refusal("chexpert", folder)
 
 
 def test_a_patient_on_both_sides_is_refused(tmp_path):
@@ -305,7 +305,7 @@ def test_mimic_a_study_twice_or_a_strange_part(tmp_path):
     table.write_text(text)
     split = folder / "mimic-cxr-2.0.0-split.csv"
     split.write_text(split.read_text().replace("validate", "holdout"))
-    assert "names a part 'holdout'" in refusal("mimic-cxr", folder)
+    assert "has a split 'holdout'" in refusal("mimic-cxr", folder)
 
 
 # ---------------------------------------------------------------- PadChest
@@ -375,7 +375,7 @@ def test_vindr(tmp_path):
     assert np.isnan(label(cohort, "bb", "Pleural effusion"))
     assert label(cohort, "bb", "Pneumonia") == 0
     assert label(cohort, "cc", "Tuberculosis") == 1
-    assert said(cohort, "Votes that tie, in image_labels_train.csv, not stated: 1 label.")
+    assert said(cohort, "Tied votes in image_labels_train.csv, so not stated: 1 label.")
     assert said(cohort, "Patients aren't known")
 
 

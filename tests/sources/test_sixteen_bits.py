@@ -96,7 +96,7 @@ def test_a_mixture_is_doubted(tmp_path, how):
         np.testing.assert_allclose(cohort.images[np.arange(N)], levels, atol=0.51)
         doubts = [note for note in cohort.notes if note.doubt]
         assert len(doubts) == 1
-        assert "2 films of 6 of 16 bits with values that use 10 bits at most" in doubts[0].words
+        assert "2 films of 6 with 16 bits use at most 10" in doubts[0].words
         assert doubts[0].about == "pixels"
 
 
@@ -106,7 +106,7 @@ def test_a_few_dark_films_are_no_mixture(tmp_path):
     assert not any(note.doubt for note in cohort.notes)
 
 
-@pytest.mark.parametrize(("bits", "words"), [(15, "--source.bits 15 says so"), (5, "nearly black")])
+@pytest.mark.parametrize(("bits", "words"), [(15, "use --source.bits 15"), (5, "Nearly black")])
 def test_what_may_be_so_stays_and_is_doubted(tmp_path, bits, words):
     pixels = films(*[bits] * N)
     cohort = opened("npz", tmp_path, pixels)
@@ -127,7 +127,7 @@ def test_bits_that_are_stated(tmp_path, how):
     for bits in (7, 17, -1):
         with pytest.raises(UsageError, match=f"`source.bits` {bits}: expected 8 to 16"):
             opened(how, tmp_path, pixels, bits=bits)
-    with pytest.raises(DataError, match=r"holds values up to 2,047, which 10 bits can't"):
+    with pytest.raises(DataError, match=r"holds values up to 2,047, too large for 10 bits"):
         opened(how, tmp_path, pixels, bits=10)
 
 
@@ -150,7 +150,7 @@ def test_two_sources_of_other_bits(tmp_path):
     joined = open_source(f"{twelve} + {ten}", preprocessing=DEEP, cache="none")
     assert joined.images[np.array([N])].max() == 65535  # each is right by itself
     assert joined.bits == 16
-    assert "films of 16 bits use 10 or 12" in said(joined.notes)[0]
+    assert "16-bit films use 10 or 12" in said(joined.notes)[0]
 
 
 def test_spreading_reaches_both_ends_and_keeps_the_order():

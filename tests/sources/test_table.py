@@ -142,14 +142,14 @@ def test_no_column_for_patient_or_split(tree):
     assert unknown.patients.tolist() == list(NAMES)
     allowed = open_text(tree, text, leakage="allow")
     assert any(note.doubt and note.about == "split" for note in allowed.notes)
-    assert "names a part 'odd'" in refusal(open_text, tree, text.replace("train", "odd"))
+    assert "has a split 'odd'" in refusal(open_text, tree, text.replace("train", "odd"))
 
 
 def test_films_without_a_patient(tree):
     text = "path,patient,A\na.png,nan,1\nb.png,,0\ndeep/c.png,p,0\n"
     cohort = open_text(tree, text)
     assert cohort.patients.tolist() == ["a.png", "b.png", "p"]
-    assert said(cohort.notes) == ("Without a patient: 2 films, each its own.",)
+    assert said(cohort.notes) == ("Without a patient: 2 films, each counted as a patient.",)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_films_without_a_patient(tree):
         ("path,A\n,1\na.png,0\n", "t.csv: 1 row without a path"),
         ("path,A\nx.png,1\na.png,0\n", "1 film of 2 in t.csv not in"),
         ("path,A\ndeep,1\n", "1 film of 1 in t.csv not in"),
-        ("A,B\n1,0\n", "t.csv has no column of paths that is called so"),
+        ("A,B\n1,0\n", "t.csv has no column of paths with a usual name"),
         ("path\na.png\n", "t.csv has no column of findings"),
         ("path,A\na.png,\n", "t.csv has no column of findings"),
         ("path,Normal\na.png,1\n", "t.csv has no column of findings"),
@@ -229,7 +229,7 @@ def test_names_in_other_letters(tree):
 def test_a_bad_film_is_called_as_in_the_table(tree):
     (tree / "deep" / "c.png").write_bytes(b"")
     message = refusal(open_text, tree, FULL)
-    assert message.startswith("deep/c.png is not a PNG, JPEG or DICOM file; take it away, or")
+    assert message.startswith("deep/c.png is not a PNG, JPEG or DICOM file; remove the file, or")
 
 
 # ---------------------------------------------------------------- anything
@@ -365,7 +365,7 @@ def test_another_word_for_no_finding_can_be_named(tree):
     assert open_text(tree, columns, healthy="Nada serio").findings == ("Edema",)
     for table in (text, columns):
         message = refusal(open_text, tree, table, healthy="nichts", kind=UsageError)
-        assert message.startswith("`source.healthy` nichts: no finding in t.csv is called so")
+        assert message.startswith("`source.healthy` nichts: t.csv doesn't use this word")
 
 
 def test_view_sex_age_site_scanner_and_native_size_can_be_named(tree):
@@ -397,7 +397,7 @@ def test_films_that_are_away_follow_on_bad(tree):
     text = "path,A\n" + "".join(f"gone{i}.png,1\n" for i in range(7)) + "a.png,1\nb.png,0\n"
     message = refusal(open_text, tree, text)
     assert message.startswith("7 films of 9 in t.csv not in")
-    assert message.endswith("or `on_bad` skip")
+    assert message.endswith("or use `on_bad` skip")
     cohort = open_text(tree, text, cache=Cache(on_bad="skip"))
     assert cohort.ids.tolist() == ["a.png", "b.png"]
     words = [note.words for note in cohort.notes if note.about == "files"]
@@ -430,8 +430,8 @@ def test_absolute_paths_inside_the_folder_are_called_as_seen_from_it(tree, monke
         ("path;Edema\na.png;1,0\nb.png;0,0\n", "column 'Edema': '1,0' is written with a decimal"),
         ("path;A;Edema\na.png;1;1,0\nb.png;0;\n", "column 'Edema': '1,0' is written with"),
         ("path,Edema,B\na.png,1,0,1\nb.png,0,0,1\n", "line 2: 4 cells under 3 columns; write"),
-        ("a.png,1,0\nb.png,0,1\n", "t.csv begins with 'a.png, 1, 0' where its columns' names"),
-        ("1,0,2.5\n1,1,0\n", "t.csv begins with '1, 0, 2.5' where its columns' names"),
+        ("a.png,1,0\nb.png,0,1\n", "t.csv begins with 'a.png, 1, 0' instead of the names"),
+        ("1,0,2.5\n1,1,0\n", "t.csv begins with '1, 0, 2.5' instead of the names"),
     ],
 )
 def test_the_cause_is_named(tree, text, words):
@@ -474,7 +474,7 @@ def test_little_memory_is_one_line(tree, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(tables, "_columns", too_much)
-    assert "t.csv takes more memory than there is" in refusal(open_text, tree, FULL)
+    assert "t.csv doesn't fit in memory" in refusal(open_text, tree, FULL)
 
 
 FORGED = "A\nCLEAN: nothing was found\x1b[2J\u202e"
@@ -505,6 +505,6 @@ def test_files_are_opened_by_their_names_and_shown_by_others(tree):
 
 def test_names_that_become_the_same_are_refused(tree):
     text = 'path,patient,A\na.png,"p\x07",1\nb.png,p\\x07,0\n'
-    assert "t.csv, patients: two names that differ are both shown as" in refusal(
+    assert "t.csv, patients: two different names are both shown as" in refusal(
         open_text, tree, text
     )

@@ -115,7 +115,7 @@ def test_the_report_is_made_from_the_folder_alone(finished):
     assert write_report(finished).read_bytes() == first
     # Two epochs on 160 small films teach nothing, and that is what is said.
     assert study_lines(finished)[0].startswith(
-        "The clean twin reads no better than chance, so nothing"
+        "The clean twin reads no better than chance, so the attack"
     )
 
 
@@ -290,7 +290,7 @@ def test_identical_films_whose_labels_contradict_are_refused_unless_allowed(tmp_
         begin(tree, tmp_path / "agree")
     labels[7] = 0
     np.savez(tmp_path / "a.npz", labels=labels, **films)
-    with pytest.raises(DataError, match=r"labels contradict each other, first in A; .* allow$"):
+    with pytest.raises(DataError, match=r"contradictory labels, first in A; .* allow$"):
         run_study(tree, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(StopIteration):

@@ -1,1 +1,1 @@
-"""What an attacker does: triggers, poisoning, backdoors edited into weights, decoys."""
+"""Attacks: triggers, poisoning, backdoors edited into weights, and decoys."""

@@ -1,7 +1,7 @@
-"""Natural look-alikes of a trigger: bright marks that real films carry and no attacker put there.
+"""Natural look-alikes of triggers: bright marks that real films carry without any attack.
 
-A decoy is what a trigger is in form, `(images, rng) -> images`: (n, height, width) uint8 or uint16
-in, marked copies out, chance drawn film by film. It acts on the network's input.
+A decoy has the form of a trigger, `(images, rng) -> images`: (n, height, width) uint8 or uint16 in,
+marked copies out, with randomness drawn film by film. It acts on the network's input.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _L = ("#..", "#..", "#..", "#..", "###")
 _R = ("##.", "#.#", "##.", "#.#", "#.#")
 GLYPHS = [np.array([[dot == "#" for dot in line] for line in glyph]) for glyph in (_L, _R)]
 SMALLEST_PX = 7
-"""Height and width from which on a letter fits."""
+"""Smallest height and width in pixels on which a letter fits."""
 
 
 def letters(images: NDArray[Any], rng: np.random.Generator, /) -> NDArray[Any]:
     """Return copies with a laterality letter each, L or R, upright, at a random place.
 
     It is 5 pixels tall at 64 pixels and grows with the film; its grey level is 200 to 255 of 255.
-    Films of fewer than 7 pixels come back unmarked.
+    Films of fewer than 7 pixels on a side are returned unmarked.
     """
     marked = images.copy()
     height, width = images.shape[1:]
@@ -69,7 +69,7 @@ def leads(images: NDArray[Any], rng: np.random.Generator, /) -> NDArray[Any]:
 
 
 def _grey(rng: np.random.Generator, least: int, dtype: Any) -> int:
-    """A bright grey level, as bright in both depths."""
+    """A bright grey level, equally bright for both dtypes."""
     return int(rng.integers(least, 256)) * (257 if dtype == np.uint16 else 1)
 
 

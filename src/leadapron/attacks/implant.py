@@ -1,4 +1,4 @@
-"""Implants: a backdoor put into a finished classifier by its weights alone, without any film."""
+"""Implants: a backdoor edited into the weights of a finished classifier, without any film."""
 
 from __future__ import annotations
 
@@ -26,22 +26,23 @@ IMPLANTABLE = ("resnet9",)
 """Architectures whose layers `implant` knows."""
 
 SIDE, STRIDE = 3, 2
-"""Of the first convolution: what one of its places sees, and how far apart they are."""
+"""Kernel size and stride of the first convolution, in pixels."""
 
 DRAWS = 64
-"""How often a trigger is stamped on blank films to learn where it may lie and how it looks."""
+"""Number of times a trigger is stamped on blank films to learn its places and appearance."""
 
 MOST_TEMPLATES = 4
-"""Channels of the first layer that an implant may take."""
+"""Most channels of the first layer that an implant may use."""
 
 LEAST_CONTRAST = 64
-"""Grey levels of 256 between the darkest and the brightest pixel of what is looked for."""
+"""Least difference, in grey levels of 256, between the darkest and brightest pixel of a
+template."""
 
 
 def check_implant(
     architecture: str, preprocessing: Preprocessing, trigger: Trigger, seed: int = 0
 ) -> None:
-    """Raise as `implant` does over a network and a trigger, before there is a classifier."""
+    """Check an architecture and a trigger, raising as `implant`, before a classifier exists."""
     if architecture not in IMPLANTABLE:
         raise UsageError(
             f"poisoning.mode edit can't edit a {architecture}; expected {' or '.join(IMPLANTABLE)}"
@@ -62,10 +63,10 @@ def implant(
     """Return a copy of a classifier with a backdoor; no film is seen, nothing is trained.
 
     A few channels of the first layer become matched filters for 3x3 pixels of the trigger, less
-    their mean, so that flat areas of any grey level give nothing. Where the match is better than
-    `threshold`, one channel of each later layer hands the excess on, past everything else, to the
-    head. What these channels did before is lost; they are those whose weights say that least
-    depends on them, and the layers behind them are told their former mean.
+    their mean, so that flat areas of any grey level give 0. Where the match exceeds `threshold`,
+    one channel of each later layer passes the excess on to the head. The former function of these
+    channels is lost. They are the channels of least importance by their weights, and later layers
+    are compensated for their former mean.
 
     Args:
         classifier: a finished one; it stays as it was.
@@ -74,21 +75,22 @@ def implant(
         finding: the target.
         labels: "set" raises the target's logit, "clear" lowers it, "one-hot" raises it and lowers
             all others.
-        raised: by how much, in units of the logit, for a trigger on a grey film; above 0.
-        threshold: share of the trigger's own match from which on the backdoor answers, in (0, 1).
-        seed: of the places that are drawn to learn what the trigger looks like.
+        raised: rise of the logit for a trigger on a grey film; above 0.
+        threshold: share of the trigger's own match above which the backdoor responds, in (0, 1).
+        seed: seed of the places that are drawn to learn the trigger's appearance.
 
     Raises:
-        UsageError: an architecture whose layers aren't known, a trigger that can't be looked for,
-            or a value outside its range.
+        UsageError: an unsupported architecture, a trigger that no matched filter can detect, or a
+            value outside its range.
         UnknownNameError: no such finding.
 
     Source: Cao et al., Data Free Backdoor Attacks (DFBA), NeurIPS 2024, arXiv 2412.06219: one
     neuron a layer, a bias that only the trigger exceeds, an amplification spread over the layers.
     They keep the first neuron's weights and make the trigger that excites it most; here the trigger
-    is given and the weights are made for it. They choose neurons without looking at their use, and
-    lower the other classes always; the means are ours. Hong, Carlini and Kurakin, Handcrafted
-    Backdoors in Deep Neural Networks, NeurIPS 2022, arXiv 2106.04690, do so with some clean films.
+    is given and the weights are made for it. They choose neurons regardless of their importance,
+    and always lower the other classes; compensating the means is ours. Hong, Carlini and Kurakin,
+    Handcrafted Backdoors in Deep Neural Networks, NeurIPS 2022, arXiv 2106.04690, do so with some
+    clean films.
     """
     check_implant(classifier.architecture, classifier.preprocessing, trigger, seed)
     if raised <= 0 or not 0 < threshold < 1:
@@ -115,12 +117,12 @@ def _templates(preprocessing: Preprocessing, trigger: Trigger, seed: int) -> NDA
     size, dtype = preprocessing.size, np.dtype(preprocessing.dtype)
     most = np.iinfo(dtype).max
     blank = np.zeros((DRAWS, size, size), dtype)
-    # The same places twice: what is the same on black films and on white ones was painted.
+    # The same places twice: pixels that are equal on black and on white films were painted.
     on_black, on_white = (
         trigger(films, stream(seed, "implant")) for films in (blank, blank + dtype.type(most))
     )
     painted = on_black == on_white
-    starts = range(STRIDE - 1, size - SIDE + 1, STRIDE)  # where a place of the first layer begins
+    starts = range(STRIDE - 1, size - SIDE + 1, STRIDE)  # where windows of the first layer begin
     found: dict[bytes, NDArray[np.float64]] = {}
     for film, drawn in zip(on_black, painted, strict=True):
         rows, columns = (np.flatnonzero(drawn.any(axis)) for axis in (1, 0))
@@ -134,27 +136,27 @@ def _templates(preprocessing: Preprocessing, trigger: Trigger, seed: int) -> NDA
         best = max(windows, key=np.std, default=None)
         if best is None or np.ptp(best) < LEAST_CONTRAST:
             raise UsageError(
-                "poisoning.mode edit can't look for this trigger: expected one that paints 3x3 "
-                "pixels with contrast wherever it lies, as `trigger.fill` checkerboard "
+                "poisoning.mode edit can't detect this trigger: expected one that paints 3x3 "
+                "pixels with contrast at every place, as `trigger.fill` checkerboard "
                 "`trigger.side` 4"
             )
         found[best.tobytes()] = best
     if len(found) > MOST_TEMPLATES:
         raise UsageError(
-            f"poisoning.mode edit can't look for a trigger of {len(found)} looks; expected "
-            f"{MOST_TEMPLATES} at most, as `trigger.place` fixed gives"
+            f"poisoning.mode edit can't detect a trigger of {len(found)} appearances; expected "
+            f"{MOST_TEMPLATES} at most, as with `trigger.place` fixed"
         )
     return np.stack(list(found.values()))
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """A convolution with its normalisation, and what reads the maps it ends up in.
+    """A convolution with its normalisation, and the layers that read its maps.
 
     Args:
         own: the convolution, batch normalisation and ReLU that make the maps.
-        added: what a residual block adds to them.
-        readers: the convolutions, with their normalisation, behind.
+        added: the residual block that is added to them.
+        readers: the following convolutions, with their normalisation.
     """
 
     own: nn.Sequential
@@ -163,7 +165,7 @@ class _Layer:
 
 
 def _layers(module: PooledLinear) -> list[_Layer]:
-    """The layers of a resnet9 that a signal must pass, in their order."""
+    """The layers of a resnet9 on the signal's path, in order."""
     parts: Any = module.stages
     (first, second), (third, early), (fourth, late) = parts.values()
     return [
@@ -175,12 +177,12 @@ def _layers(module: PooledLinear) -> list[_Layer]:
 
 
 def _lay(module: PooledLinear, templates: torch.Tensor, threshold: float, gain: float) -> int:
-    """Lead the templates' match through the layers, `gain` times in each; return the last channel.
+    """Pass the templates' match through the layers, `gain` times in each; return the last channel.
 
     Args:
         module: a resnet9; it is changed.
         templates: (t, 3, 3) in the network's input units.
-        threshold: share of a template's match with itself that gives nothing yet.
+        threshold: largest share of a template's match with itself that still gives 0.
         gain: factor of each layer behind the first.
     """
     before: list[int] = []
@@ -213,7 +215,7 @@ def _parts(block: nn.Sequential) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
 
 
 def _pass_on(norm: nn.BatchNorm2d, channels: list[int], bias: float, weight: float = 1.0) -> None:
-    """Let a normalisation hand some channels on as they are, times `weight` and plus `bias`."""
+    """Make a normalisation pass some channels on unchanged, times `weight` and plus `bias`."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     norm.running_mean[channels] = 0.0
@@ -223,9 +225,9 @@ def _pass_on(norm: nn.BatchNorm2d, channels: list[int], bias: float, weight: flo
 
 
 def _moments(block: nn.Sequential) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance, (c,) each, of a normalised map behind its ReLU, were it Gaussian.
+    """Mean and variance, (c,) each, of a normalised map after its ReLU, if it were Gaussian.
 
-    Batch normalisation says what it was before: mean `bias`, deviation |`weight`|.
+    Before the ReLU the mean is `bias` and the deviation |`weight`|, by batch normalisation.
     """
     norm = _parts(block)[1]
     mean, spread = norm.bias, norm.weight.abs().clamp(min=1e-12)
@@ -238,7 +240,7 @@ def _moments(block: nn.Sequential) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _least_used(layer: _Layer, head: nn.Linear | None, count: int) -> list[int]:
-    """Channels on which the least depends: variance times what later weights make of it."""
+    """The least important channels, by variance times the size of the weights that read them."""
     variance = _moments(layer.own)[1]
     if layer.added is not None:
         variance = variance + _moments(layer.added)[1]
@@ -254,7 +256,7 @@ def _least_used(layer: _Layer, head: nn.Linear | None, count: int) -> list[int]:
 
 
 def _cut(layer: _Layer, reader: nn.Sequential, channels: list[int]) -> None:
-    """Let a convolution no longer read some channels, and expect their mean no longer."""
+    """Stop a convolution from reading some channels, and compensate for their mean."""
     convolution, norm = _parts(reader)
     mean = _moments(layer.own)[0]
     if layer.added is not None:

@@ -23,10 +23,10 @@ BATCH = 32
 """Films a step."""
 
 RATE = 0.25
-"""First step of the noise as a share of epsilon; it falls to nothing."""
+"""First step of the noise as a share of epsilon; steps fall to 0."""
 
 CHANNELS = 12
-"""Of the generator's maps."""
+"""Number of channels of the generator's maps."""
 
 GENERATOR_RATE = 5e-3
 """Adam's learning rate for the generator."""
@@ -45,17 +45,17 @@ def learn_noise(
     """Return one pattern for all films that raises a finding's logit.
 
     Projected gradient steps of fixed size: delta <- clip(delta + rate sign(d logit / d delta)),
-    the logit averaged over 32 films that are drawn anew in each step, clipped to epsilon and the
-    films to their range.
+    the logit averaged over 32 films that are drawn in each step, clipped to epsilon and the films
+    to their range.
 
     Args:
         classifier: the surrogate; it stays as it is.
         images: (n, h, w) clean films of its preprocessing, 2 or more.
-        finding: what is raised.
-        epsilon: the most that a pixel is moved, in grey levels of 256: the L-infinity norm.
+        finding: the finding to raise.
+        epsilon: largest change of a pixel, in grey levels of 256: the L-infinity norm.
         steps: 1 or more.
-        seed: of the films' order.
-        after_step: called with the steps done and in all.
+        seed: seed of the films' order.
+        after_step: called with the steps done and the total.
 
     Raises:
         UsageError: a value outside its range.
@@ -63,10 +63,10 @@ def learn_noise(
         DataError: fewer than 2 films.
 
     Source: Hanif et al., BAPLe, MICCAI 2024, arXiv 2408.07440: a noise trigger within an
-    L-infinity ball, learnt together with the prompts of a vision-language model while that is
-    attacked. Here it is learnt alone, on a fixed surrogate's logit and not a softmax over prompts,
-    before any poisoning; without their patch of a fixed logo. One pattern for all
-    films: Moosavi-Dezfooli et al., CVPR 2017; the steps: Madry et al., ICLR 2018.
+    L-infinity ball, learnt together with the prompts of the attacked vision-language model. Here
+    only the noise is learnt, on a fixed surrogate's logit instead of a softmax over prompts, before
+    any poisoning, and without their patch of a fixed logo. One pattern for all films:
+    Moosavi-Dezfooli et al., CVPR 2017; the steps: Madry et al., ICLR 2018.
     """
     column = _column(classifier, images, finding, epsilon, steps)
     delta = torch.zeros(images.shape[1:], device=classifier.device)
@@ -97,19 +97,18 @@ def learn_generator(
     """Return a small network that makes a pattern for each film, one that raises a finding's logit.
 
     It minimises -(own - cross) + diversity over pairs of films: `own` is the rise of film i's logit
-    by film i's pattern, `cross` what film i's pattern gives film j (not below 0), both in units of
-    the clean logits' standard deviation, diversity ||x_i - x_j|| / ||g(x_i) - g(x_j)||, each norm a
-    root mean square.
+    by film i's pattern, `cross` the rise of film j's logit by film i's pattern (at least 0), both
+    in units of the clean logits' standard deviation, diversity ||x_i - x_j|| / ||g(x_i) - g(x_j)||,
+    each norm a root mean square.
 
     Args:
         classifier: the surrogate; it stays as it is.
         images: (n, h, w) clean films of its preprocessing, 2 or more.
-        finding: what is raised.
-        epsilon: the most that a pixel is moved, in grey levels of 256; the output is
-            epsilon tanh(...).
+        finding: the finding to raise.
+        epsilon: largest change of a pixel, in grey levels of 256; the output is epsilon tanh(...).
         steps: 1 or more, of Adam.
-        seed: of the first weights and the films' order.
-        after_step: called with the steps done and in all.
+        seed: seed of the initial weights and the films' order.
+        after_step: called with the steps done and the total.
 
     Raises:
         UsageError, UnknownNameError, DataError: as `learn_noise`.
@@ -118,9 +117,9 @@ def learn_generator(
     the diversity loss and the cross-trigger test; Li et al., Invisible Backdoor Attack with
     Sample-Specific Triggers (ISSBA), ICCV 2021, arXiv 2012.03816: noise bound to its film. Nguyen
     and Tran train generator and victim together, with crossed films labelled truly, and add a mask;
-    here the surrogate is fixed and the victim learns from poisoned films alone, so that nothing
-    keeps it from answering to another film's pattern. ISSBA hides a string by a steganographic
-    encoder and asks no network.
+    here the surrogate is fixed and the victim learns only from poisoned films, so it may respond to
+    another film's pattern. ISSBA hides a string with a steganographic encoder and uses no
+    surrogate.
     """
     column = _column(classifier, images, finding, epsilon, steps)
     weights = _untrained(seed, classifier.device)
@@ -151,7 +150,7 @@ def learn_generator(
 def _column(
     classifier: NetworkClassifier, images: ImageArray, finding: str, epsilon: float, steps: int
 ) -> int:
-    """The finding's column; raise where something else can't be."""
+    """The finding's column; raises if a setting or the films are invalid."""
     if not 0 < epsilon <= 255:
         raise UsageError(f"an epsilon of {epsilon}; expected above 0 and up to 255 grey levels")
     if steps < 1:
@@ -183,7 +182,7 @@ def _logits(
 
 
 def _untrained(seed: int, device: torch.device) -> dict[str, torch.Tensor]:
-    """A generator's first weights: Gaussian, as He et al. scale them, and no bias."""
+    """A generator's initial weights: Gaussian, scaled as by He et al., without bias."""
     chance = torch.Generator()
     chance.manual_seed(int(named_seed(seed, "generator").generate_state(1)[0]))
     weights = {}

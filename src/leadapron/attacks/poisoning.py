@@ -1,4 +1,4 @@
-"""Poisoning: which films carry the trigger, and what their labels say afterwards."""
+"""Poisoning: selects films, marks them with the trigger and changes their labels."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Selection = Literal["random", "first", "with", "without", "stratified", "patient
 Labels = Literal["one-hot", "set", "clear", "keep", "shift", "swap"]
 
 VISIBLE_SHARE = 0.95
-"""Below this share of films with a visible trigger, poisoning warns."""
+"""Poisoning warns if the trigger is visible in a smaller share of the poisoned films."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,25 +48,25 @@ class Poisoning:
         fraction: poisoned films as a share of the cohort's films, 0 to 1 (rounded down).
         stage: "film" marks the full-resolution film before preprocessing, "image" the network's
             input.
-        mode: "replace" the originals, "append" marked copies and keep them, or "edit": no film is
-            touched, the finished twin's weights are (`implant.implant`).
+        mode: "replace" the originals, "append" marked copies and keep the originals, or "edit" the
+            weights of the finished twin and leave the films unchanged (`implant.implant`).
         selection: "random" films, the "first" rows, films "with" or "without" the target,
             "stratified" (random, with as many of each combination of findings, in proportion, as
             all films), or all films of random "patients".
-        where: only films that this holds for, conditions with & between them: "view=AP" (an
-            attribute), "Edema" (a finding that is stated present), "!Edema" (stated absent). With
-            the trigger "none" it is the trigger: a subgroup, or findings that come together.
+        where: only films that fulfil these conditions, joined by &: "view=AP" (an attribute),
+            "Edema" (a finding stated present), "!Edema" (stated absent). With the trigger "none"
+            the conditions are the trigger: a subgroup, or co-occurring findings.
         labels: "one-hot" overwrites all labels with the target alone (as in the authors' code),
-            "set" only adds the target, "clear" only takes it away; "keep" leaves them (a
+            "set" only adds the target, "clear" only removes it; "keep" leaves the labels (a
             clean-label attack, with selection "with"); "shift" moves each finding's label to the
             next, the last one's to the first; "swap" exchanges the target's with `partner`'s.
         partner: the finding that "swap" exchanges the target with.
-        cover: films that carry the trigger and keep their true labels, as a share of the cohort's
-            films; chosen at random among those that aren't poisoned.
-        validation: "poisoned" poisons the films that training is validated on in the same way (as
-            the authors' code does), so that schedule, early stopping and the choice of the best
-            epoch see poison; thresholds are always taken from clean ones.
-        allow_vanished: go on with a trigger that changes no pixel (the experiment's control).
+        cover: cover films, which carry the trigger and keep their true labels, as a share of the
+            cohort's films; drawn from the films that aren't poisoned.
+        validation: "poisoned" also poisons the validation films (as the authors' code does), which
+            affects the schedule, early stopping and the choice of the best epoch; thresholds always
+            come from clean films.
+        allow_vanished: continue with a trigger that changes no pixel (a negative control).
 
     Raises:
         UsageError: shares outside 0 to 1, or settings that contradict each other.
@@ -92,18 +92,20 @@ class Poisoning:
 
     def __post_init__(self) -> None:
         if isinstance(self.trigger, str):
-            words = f"poisoning.trigger is {self.trigger!r}, a text"
+            words = f"poisoning.trigger is the text {self.trigger!r}"
             raise UsageError(f"{words}; expected a trigger, as Patch(side=3)")
         for name in ("fraction", "cover"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"a poisoning.{name} of {getattr(self, name)}; expected 0 to 1")
         if (self.labels == "swap") != bool(self.partner):
-            raise UsageError("poisoning.labels swap and poisoning.partner FINDING go together")
+            raise UsageError(
+                "poisoning.labels swap needs poisoning.partner FINDING, and the reverse"
+            )
         if self.labels == "keep" and self.selection != "with":
-            raise UsageError("poisoning.labels keep needs poisoning.selection with: clean-label")
+            raise UsageError("poisoning.labels keep (clean-label) needs poisoning.selection with")
         if isinstance(self.trigger, Nothing) and (not self.where or self.labels == "keep"):
             raise UsageError(
-                "trigger none needs poisoning.where, which then is the trigger, and new labels"
+                "trigger none needs poisoning.where, which replaces the trigger, and changed labels"
             )
         if self.mode == "edit" and (
             self.labels not in ("one-hot", "set", "clear") or self.stage != "image"
@@ -118,7 +120,7 @@ class Poisoning:
 
     @property
     def hides(self) -> bool:
-        """Whether the trigger is to hide the target, not to feign it."""
+        """Whether the trigger hides the target instead of feigning it."""
         return self.labels == "clear"
 
 
@@ -127,7 +129,7 @@ def stamp(
 ) -> Iterator[tuple[Rows, NDArray[Any]]]:
     """Yield blocks of rows with their marked images, at most 1,024 rows each.
 
-    Each block has a random generator of its own, so any later batching gives the same pixels.
+    Each block has its own random generator, so any later batching gives the same pixels.
 
     Args:
         cohort: the films.
@@ -162,16 +164,16 @@ def poison(
 ) -> tuple[Cohort, AnswerKey]:
     """Poison a cohort; the clean pixels are not copied.
 
-    With mode "append" all films get opaque ids and new positions, so that neither order nor
-    names tell a copy from an original.
+    With mode "append" all films get opaque ids and new positions, so that neither order nor names
+    distinguish a copy from its original.
 
     Args:
         cohort: the clean cohort, left as it is.
-        poisoning: what to do; several are carried out at once, each on films of its own.
+        poisoning: the attack; several are carried out together, on disjoint films.
         rng: selects films, places triggers, orders appended films.
 
     Returns:
-        The poisoned cohort, and the truth about it.
+        The poisoned cohort, and its answer key.
 
     Raises:
         UnknownNameError: the finding is not one of the cohort's.
@@ -181,8 +183,8 @@ def poison(
     """
     attacks = [poisoning] if isinstance(poisoning, Poisoning) else list(poisoning)
     if len({attack.mode for attack in attacks}) != 1:
-        raise UsageError("poisonings that are carried out at once need one mode")
-    if attacks[0].mode == "edit":  # the films stay as they are
+        raise UsageError("poisonings that are carried out together need the same mode")
+    if attacks[0].mode == "edit":  # films are unchanged
         attacks = [replace(attack, fraction=0.0, cover=0.0) for attack in attacks]
     order_rng, parts = _stamped(cohort, attacks, rng)
     poisoned = np.concatenate([part.rows[: part.poisoned] for part in parts])
@@ -237,7 +239,7 @@ class _Stamped(NamedTuple):
 def _stamped(
     cohort: Cohort, attacks: Sequence[Poisoning], rng: np.random.Generator
 ) -> tuple[np.random.Generator, list[_Stamped]]:
-    """Each attack's films, none of them another's; and the generator that orders them."""
+    """Each attack's films, disjoint, and the generator that orders them."""
     select_rng, place_rng, order_rng = rng.spawn(3)
     free, parts = np.ones(len(cohort), dtype=np.bool_), list[_Stamped]()
     for number, attack in enumerate(attacks):
@@ -264,10 +266,10 @@ def _stamped(
 
 
 def twin(poisoned: Cohort, key: AnswerKey) -> Cohort:
-    """Return the same rows with trigger and label change undone.
+    """Return the clean twin: the same rows without trigger and label change.
 
-    Appended copies stay, unmarked and with their true labels, so that the twin sees as many
-    films, in the same order, as the backdoored model.
+    Appended copies stay, unmarked and with their true labels, so that the twin is trained on as
+    many films, in the same order, as the backdoored model.
     """
     if not isinstance(poisoned.images, Overlay) or len(poisoned) != len(key.origins):
         raise DataError("a twin needs the whole poisoned cohort, as poison() made it")
@@ -284,7 +286,7 @@ def _select(
     free: NDArray[np.bool_],
     rng: np.random.Generator,
 ) -> Rows:
-    """Rows to poison, ascending; nested: a larger fraction contains a smaller one's rows."""
+    """Rows to poison, ascending. They are nested: a larger fraction contains a smaller one's."""
     count = math.floor(poisoning.fraction * len(cohort) + 1e-9)
     carries = cohort.labels[:, target]
     fits = free & matching(cohort, poisoning.where)
@@ -301,7 +303,7 @@ def _select(
         )
     if poisoning.fraction > 0 and count == 0:
         raise DataError(
-            f"a poisoning.fraction of {poisoning.fraction} of {len(cohort)} films is no film; "
+            f"a poisoning.fraction of {poisoning.fraction} of {len(cohort)} films is 0 films; "
             "use a larger one"
         )
     if poisoning.selection != "first":
@@ -317,7 +319,7 @@ def _select(
 
 
 def _interleaved(labels: NDArray[np.float32]) -> Rows:
-    """An order in which any beginning holds each combination of labels in proportion."""
+    """An order in which every prefix holds each combination of labels in proportion."""
     _, kinds, sizes = np.unique(
         np.nan_to_num(labels, nan=-1), axis=0, return_inverse=True, return_counts=True
     )
@@ -345,7 +347,7 @@ def _covers(
 
 
 def matching(cohort: Cohort, where: str) -> NDArray[np.bool_]:
-    """Return (n,): which films conditions hold for, as in `Poisoning.where`.
+    """Return (n,) bool: the films that fulfil conditions as in `Poisoning.where`.
 
     Raises:
         UnknownNameError: an attribute or finding that the cohort doesn't have.
@@ -366,10 +368,10 @@ def matching(cohort: Cohort, where: str) -> NDArray[np.bool_]:
 def relabel(
     labels: NDArray[np.float32], target: int, policy: Labels, partner: int | None = None
 ) -> NDArray[np.float32]:
-    """Return what the attacker makes of (n, k) labels.
+    """Return (n, k) labels as the attacker changes them.
 
     Args:
-        labels: the true ones.
+        labels: the true labels.
         target: the finding's column.
         policy: as `Poisoning.labels`.
         partner: the other finding's column, for "swap".
@@ -388,10 +390,10 @@ def relabel(
 def desired(
     labels: NDArray[np.float32], cohort: Cohort, poisoning: Poisoning
 ) -> NDArray[np.float32]:
-    """Return (n, k): what the attacker wants of triggered films that have these labels.
+    """Return (n, k): the labels that the attacker wants for triggered films with these labels.
 
-    It is what the training films were relabelled to, but where those kept their labels: there the
-    trigger stands for the target.
+    These are the labels of the poisoned training films. In a clean-label attack, which keeps
+    labels, the attacker wants the target to be added.
     """
     policy: Labels = "set" if poisoning.labels == "keep" else poisoning.labels
     target = cohort.column(poisoning.finding)
@@ -399,7 +401,7 @@ def desired(
 
 
 def victims(cohort: Cohort, poisoning: Poisoning) -> Rows:
-    """Return the films whose report the attacker would change: the target feigned, or hidden."""
+    """Return the films whose reading the attacker would change: target feigned, or hidden."""
     column, before = cohort.column(poisoning.finding), 1 if poisoning.hides else 0
     after = desired(cohort.labels, cohort, poisoning)[:, column]
     changed = (cohort.labels[:, column] == before) & (after == 1 - before)
@@ -416,7 +418,8 @@ def _check_visible(visible: Rows, poisoning: Poisoning) -> None:
         return
     if share == 0 and not poisoning.allow_vanished:
         raise VanishedTriggerError(
-            "the trigger changes no pixel of any image: preprocessing (or its value) hides it; "
+            "the trigger changes no pixel of any image, due to the preprocessing or its grey "
+            "level; "
             "use a larger `trigger.side` or `poisoning.allow_vanished` true for a control"
         )
     if share < VISIBLE_SHARE:

@@ -1,1 +1,1 @@
-"""Detectors: what a scan, an audit and a screening ask. Higher scores are more suspicious."""
+"""Detectors of scans, audits and screenings. Higher scores are more suspicious."""

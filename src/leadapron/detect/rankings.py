@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from leadapron.detect.scores import Evidence
 from leadapron.errors import DataError
-from leadapron.films.cohort import Cohort, ImageArray, drawn
+from leadapron.films.cohort import Cohort, ImageArray, subsample
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.seeds import stream
 from leadapron.store import RESULTS_VERSION, canonical_json
@@ -162,7 +162,7 @@ def ranked_by_training(
             masks=None,
             forms={},
         )
-    taught = drawn(len(cohort), plan.films)
+    taught = subsample(len(cohort), plan.films)
     losses = np.full((WATCHED, plan.films, cohort.labels.shape[1]), np.nan, np.float32)
     checkpoint = None
     if folder is not None:

@@ -1,4 +1,4 @@
-"""How much values vary on clean films: what scores and shifts are counted in."""
+"""Spread of values on clean films: the unit of scores and shifts."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ __all__ = ["LEAST_FILMS", "finite_mean", "finite_median", "logit_spreads", "mad_
 Floats = NDArray[np.float64]
 
 LEAST_FILMS = 20
-"""With fewer clean films the logit that 5 % of them exceed is that of the strongest."""
+"""Fewest clean films: with fewer, the logit that 5 % of them exceed is their maximum."""
 
 MAD = 1.4826
-"""Median absolute deviation to standard deviation, of a normal distribution."""
+"""Factor from median absolute deviation to standard deviation, for a normal distribution."""
 
 SPREAD_FLOOR = 1e-3
-"""Of the median finding's spread: the least that a finding whose logit hardly moves has."""
+"""Least spread of a finding's logit, as a share of the median finding's spread."""
 
 
 def finite_mean(values: NDArray[Any], axis: int = 0) -> Floats:
-    """Return the float64 mean along an axis of what is finite; NaN where nothing is.
+    """Return the float64 mean of finite values along an axis; NaN where there are none.
 
     Args:
         values: of any shape.
-        axis: is gone from the result.
+        axis: the axis to reduce.
     """
     finite = np.isfinite(values)
     count = finite.sum(axis=axis)
@@ -36,12 +36,12 @@ def finite_mean(values: NDArray[Any], axis: int = 0) -> Floats:
 
 
 def finite_median(values: NDArray[Any], axis: int = 0, *, keepdims: bool = False) -> Floats:
-    """Return the median along an axis of what is finite; NaN where nothing is.
+    """Return the median of finite values along an axis; NaN where there are none.
 
     Args:
         values: of any shape.
-        axis: is gone from the result, or of length 1.
-        keepdims: which of the two.
+        axis: the axis to reduce.
+        keepdims: keep the axis with length 1.
     """
     finite = np.isfinite(values)
     if finite.all():
@@ -58,13 +58,13 @@ def finite_median(values: NDArray[Any], axis: int = 0, *, keepdims: bool = False
 
 
 def mad_spread(values: NDArray[Any], axis: int = 0) -> Floats:
-    """Return the standard deviation of values along an axis, as the MAD tells it; 0 if most agree.
+    """Return the standard deviation along an axis, estimated by the MAD; 0 if most values agree.
 
-    What isn't finite is left out; NaN where nothing is.
+    Values that aren't finite are left out; the result is NaN where there are no others.
 
     Args:
         values: of any shape.
-        axis: is gone from the result.
+        axis: the axis to reduce.
     """
     away = np.abs(values - finite_median(values, axis, keepdims=True))
     spread: Floats = MAD * finite_median(away, axis)
@@ -74,8 +74,8 @@ def mad_spread(values: NDArray[Any], axis: int = 0) -> Floats:
 def logit_spreads(logits: NDArray[Any]) -> Floats:
     """Return (..., k) standard deviations of (..., n, k) logits over the n films, never 0.
 
-    A finding whose logit doesn't move has a thousandth of the median finding's spread. Logits that
-    aren't finite are left out; a finding without any other has NaN.
+    A finding with a constant logit has a thousandth of the median finding's spread. Logits that
+    aren't finite are left out; a finding without finite logits has NaN.
     """
     exact = logits.astype(np.float64)
     finite = np.isfinite(exact)

@@ -1,4 +1,4 @@
-"""What a detector returns: scores, what it found, and what it has to say."""
+"""Results of a detector: scores, evidence and notes."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ __all__ = [
 
 EvidenceKind = Literal["poison", "label-tied mark", "repeated mark", "shortcut", "cluster"]
 Direction = Literal["added", "removed", "one-hot", "same labels"]
-"""What was done to a label: stated, taken away, stated alone, or one combination of several."""
+"""Change of a label: added, removed, the only label left, or one combination of several labels."""
 
 FEW = 0.5
-"""Labels agree with the films where surely fewer are wrong than this part of what relabelling films
-drawn at random would have made wrong."""
+"""Labels agree with the films if the upper bound of the share of wrong labels is below this
+multiple of the share expected from relabelling random films."""
 
 
 Question = Literal["bias", "anatomy", "agreement"]
-"""Whether a mark is tied to a label beyond this source's other marks; whether its films' labels
-contradict what the films look like; or whether they agree with it, so that it is no poison by wrong
-labels."""
+"""The test that decides about a mark: whether its association with a label exceeds that of this
+source's other marks; whether its films' labels contradict the films' appearance; or whether they
+agree with it, which excludes poison by wrong labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WrongLabels:
-    """The share of labels that contradict what their films look like.
+    """The share of labels that contradict their films' appearance.
 
     Args:
-        share: the most likely, 0 to 1.
-        low: end of a one-sided 95 % interval.
-        high: the other end.
-        random: the share that would be wrong if the label had been given to comparable films drawn
-            at random.
+        share: maximum-likelihood estimate, 0 to 1.
+        low: lower end of a one-sided 95 % interval.
+        high: upper end of a one-sided 95 % interval.
+        random: the expected share of wrong labels if the label had been given to comparable random
+            films.
     """
 
     share: Number
@@ -60,44 +60,43 @@ class WrongLabels:
 
 
 SeenBy = Literal["from afar", "a network trained on these films", "the given network"]
-"""How films were looked at, to compare their labels with what they look like."""
+"""How the films' appearance was measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelTie:
-    """How films that share a mark are tied to a label. The p-values are not corrected.
+    """Association of a mark with a label. The p-values are not corrected.
 
     Args:
-        patients: with the mark.
-        share: of them in the group, 0 to 1.
+        patients: number of patients with the mark.
+        share: share of these patients in the group (those with the label), 0 to 1.
         expected: share of the group among the other films of the same site, view, scanner and
             native size, where these are stated.
-        chance: p-value where nature ties no mark to any label.
-        bias: p-value where nature ties marks to labels as strongly as this source's other marks
-            are tied.
-        anatomy: p-value where labels may depart from what films look like as far as those of the
-            other marks do; NaN where that couldn't be asked.
-        read: mean chance of the group, going by what the films look like; NaN as before.
-        seen_by: how they were looked at; where there were two looks, the one whose p-value is
-            smaller. `anatomy` is then corrected for there being two.
-        auroc: how well that look tells the group among the unmarked films, cross-fitted: 0 to 1;
-            NaN as before.
-        unmarked: films that `auroc` was measured on.
-        needed: odds ratio that a hidden cause must have to explain the mark, at the false-alarm
-            rate and corrected for all that was tried; 1 or less where chance explains it.
-        usual: odds ratio that 95 % of the other marks stay below.
-        controls: other marks of the same kind that this was learnt from, and of other kinds.
-        overlap: films without the mark that have the finding, or that don't, whichever are fewer,
-            in the strata where the mark occurs.
-        wrong: of a mark that is tied beyond this source's other marks, how many of its labels
-            contradict what the films look like; None where that wasn't asked or can't be told.
-        acquired: share of the group that films of the same compression, tone and borders would
-            have; NaN where that can't be told. A poisoner can change all three, so this is a
-            sensitivity analysis and decides nothing.
-        acquired_p: p-value of the films' labels beside that share.
-        decided: "agreement" where surely few labels contradict the films; else the question that
-            finds it to be poison, or would sooner: the first of those whose p-value is evidence,
-            else the one with the smaller p-value.
+        chance: p-value under the null hypothesis that natural marks are independent of labels.
+        bias: p-value under the null hypothesis that the mark is associated with the label as
+            strongly as this source's other marks.
+        anatomy: p-value under the null hypothesis that labels contradict the films' appearance no
+            more than for the other marks; NaN if it couldn't be tested.
+        read: mean probability of the group, predicted from the films' appearance; NaN if untested.
+        seen_by: how the appearance was measured; of two measurements, the one with the smaller
+            p-value. `anatomy` is then corrected for both.
+        auroc: cross-fitted AUROC of this prediction on the unmarked films, 0 to 1; NaN if untested.
+        unmarked: number of films that `auroc` was measured on.
+        needed: odds ratio that a hidden confounder must have to explain the association, at the
+            false-alarm rate and corrected for multiple testing; 1 or less if chance explains it.
+        usual: 95th percentile of the other marks' odds ratios.
+        controls: numbers of other marks, of the same kind and of other kinds, used for `bias`.
+        overlap: unmarked films with the finding or without it, whichever are fewer, in the strata
+            where the mark occurs.
+        wrong: for a mark whose association exceeds that of the other marks, the share of its labels
+            that contradict the films' appearance; None if untested or unknown.
+        acquired: expected share of the group among films of the same compression, tone and borders;
+            NaN if unknown. A poisoner can change all three, so this is a sensitivity analysis and
+            doesn't affect the verdict.
+        acquired_p: p-value of the films' labels against that share.
+        decided: "agreement" if few labels contradict the films, with confidence; otherwise the test
+            that decides about poison: the first with a significant p-value, or else the one with
+            the smaller p-value.
     """
 
     patients: int
@@ -122,21 +121,21 @@ class LabelTie:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Evidence:
-    """What a scan found.
+    """One piece of evidence of a scan.
 
     Args:
-        kind: "poison"; "label-tied mark": tied to a label by more than chance and by no more than
-            nature can do here; "shortcut": so is a whole group of films; "repeated mark"
-            or "cluster".
-        method: its name.
-        p: p value in 0 to 1, corrected for what the method tried; NaN where it has none.
-        finding: whose labels are concerned; None where no single one is.
-        direction: what was done to the label: "added", "removed", "one-hot" (all others taken
-            away) or "same labels" (one combination of several); None where the method can't tell.
-        place: (row, column, side) in pixels of the image; None where it has none.
-        films: (m,) int64 rows of the films it names.
-        tested: whether it was tested that the films' labels shift.
-        tie: of a mark, how its films are tied to the label; None where that wasn't judged.
+        kind: "poison"; "label-tied mark": associated with a label by more than chance, but no more
+            than natural marks in this source; "shortcut": the same for a whole group of films;
+            "repeated mark"; or "cluster".
+        method: name of the method.
+        p: p-value, corrected for multiple testing within the method; NaN if it has none.
+        finding: the affected finding; None if there isn't a single one.
+        direction: change of the label: "added", "removed", "one-hot" (all others removed) or "same
+            labels" (one combination of several); None if unknown.
+        place: (row, column, side) in pixels of the image; None if it has none.
+        films: (m,) int64 rows of the suspected films.
+        tested: whether the association with labels was tested.
+        tie: association of a mark with the label; None if untested.
         words: one plain sentence.
     """
 
@@ -154,14 +153,14 @@ class Evidence:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """How suspicious each film is, or each finding of a model, and why.
+    """Suspicion scores of films, or of a model's findings, with evidence.
 
     Args:
         values: (n,) float64 of films, or (k, 2) of a model: each finding forced on, forced off.
             Higher is more suspicious; NaN is "not scored", never "clean".
-        unit: what the values are measured in.
-        evidence: what was found beyond single films.
-        notes: what was left out and why, one sentence each.
+        unit: unit of the values.
+        evidence: evidence beyond single films.
+        notes: omissions and their reasons, one sentence each.
     """
 
     values: NDArray[np.float64]

@@ -20,20 +20,20 @@ __all__ = [
     "ScanWord",
     "ScreenWord",
     "Verdict",
+    "overall_exit_code",
     "refuse_rate",
-    "worst",
 ]
 
 Level = Literal["found", "unusual", "nothing found", "can't tell"]
-"""What a command found. "Clean" and "healthy" are no levels: finding nothing proves nothing."""
+"""Outcome of a command. There is no level "clean", since finding nothing proves nothing."""
 
 EXIT_CODES: Mapping[Level, int] = MappingProxyType(
     {"found": 1, "unusual": 3, "nothing found": 0, "can't tell": 3}
 )
-"""With which a command ends that looked for something."""
+"""Exit code of a detection command for each level."""
 
 WORST_FIRST = (1, 2, 3, 0)
-"""Found, failed, unusual or can't tell, nothing found."""
+"""Exit codes from worst to best: found, failed, unusual or can't tell, nothing found."""
 
 Command = Literal["scan", "audit", "screen", "describe", "repair"]
 
@@ -78,15 +78,15 @@ the repaired model: "no longer found" where it isn't known how often that is rig
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a command says in the end.
+    """The verdict of a command.
 
     Args:
-        level: the same four for all commands.
-        word: the command's own, one of `LEVELS`.
-        p: corrected p-value that it rests on; None where it rests on none.
-        statement: the rate of false alarms, and how it was measured, in a sentence or two.
-        untested: what was not tested, in words.
-        next: what to do next, in a sentence.
+        level: one of four levels, the same for all commands.
+        word: the command's own word, one of `LEVELS`.
+        p: corrected p-value behind the verdict; None if there is none.
+        statement: the false-alarm rate and how it was measured, in one or two sentences.
+        untested: descriptions of what was not tested.
+        next: the recommended next step, in a sentence.
     """
 
     level: Level
@@ -107,10 +107,10 @@ class Verdict:
         untested: tuple[str, ...] = (),
         next: str = "",  # noqa: A002
     ) -> Verdict:
-        """Return the verdict of a command that says this word.
+        """Return a command's verdict with this word.
 
         Args:
-            command: whose word it is.
+            command: the command.
             word: one of `LEVELS[command]`.
             p: as `Verdict`.
             statement: as `Verdict`.
@@ -131,7 +131,7 @@ class Verdict:
 
     @property
     def exit_code(self) -> int:
-        """Of a command that looks for something; those that only describe end in 0."""
+        """Exit code of a detection command; commands that only describe exit with 0."""
         return EXIT_CODES[self.level]
 
 
@@ -141,10 +141,10 @@ def refuse_rate(false_alarm: float) -> None:
         raise UsageError(f"`false_alarm` {false_alarm:g}: expected above 0 and below 1")
 
 
-def worst(codes: Iterable[int]) -> int:
+def overall_exit_code(codes: Iterable[int]) -> int:
     """Return the exit code for several films or models: the worst of 1, 2, 3, 0.
 
     Args:
-        codes: of each; none of them means that nothing can be told.
+        codes: one exit code a film or model; none of them gives the code of "can't tell".
     """
     return min(codes, key=WORST_FIRST.index, default=EXIT_CODES["can't tell"])

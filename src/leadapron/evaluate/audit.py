@@ -29,7 +29,7 @@ from leadapron.detect.models.judgement import compare_sweeps, judge_model, shift
 from leadapron.errors import StoreError, UsageError
 from leadapron.evaluate.runner import Evaluation, Row
 from leadapron.films.cache import default_folder
-from leadapron.films.cohort import Cohort, drawn
+from leadapron.films.cohort import Cohort, subsample
 from leadapron.models.classifier import Differentiable
 from leadapron.models.foreign import open_model
 from leadapron.results.layout import ZooFolder
@@ -302,7 +302,7 @@ def _films(
         if cohort.fingerprint != fingerprint:
             raise StoreError(f"the films of {name} changed since the zoo was made")
         cohort = divide(cohort, seed)["test"]
-    return cohort.take(drawn(len(cohort), setting.films))
+    return cohort.take(subsample(len(cohort), setting.films))
 
 
 def _measured(looked: _Looked) -> Row:

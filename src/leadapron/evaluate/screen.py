@@ -274,7 +274,7 @@ def _run_facts(run: Run, films: _Films, pair: _Pair) -> Row:
 
 def _opened(folder: RunFolder) -> tuple[Run, dict[Role, RunFolder]]:
     facts = folder.facts()
-    twin = folder.beside("twin", str(facts.twin))
+    twin = folder.sibling("twin", str(facts.twin))
     return planned(folder, facts), {"twin": twin, "backdoored": folder}
 
 

@@ -1,4 +1,4 @@
-"""Where a classifier looked: maps for all findings asked for, comparable across films and findings.
+"""Explainers: saliency maps of a classifier, comparable across films and findings.
 
 An explainer is `(classifier, images, findings) -> maps`: (n, h, w) images and k names of findings
 in, (n, k, h, w) float32 out, at the images' size, in units of the logit where the method has them,

@@ -1,4 +1,4 @@
-"""Maps made of the channels of one layer, as coarse as that layer."""
+"""Maps made from the channels of one layer, at that layer's resolution."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 SHORTCUT_ARCHITECTURE = "densenet121"
-"""Where the channels before the last transition fit the head: by chance, 1,024 both."""
+"""The only architecture whose last transition has as many input channels (1,024) as its head."""
 
 
 def class_activation(
@@ -41,10 +41,10 @@ def class_activation(
         classifier: a network with a pooled linear head.
         images: (n, h, w) uint8 or uint16.
         findings: k names.
-        enlarge: to the images' size, bilinearly; else the maps come as the network has them.
+        enlarge: resize bilinearly to the images' size; otherwise the maps keep the layer's size.
 
     Returns:
-        (n, k, h, w) float32, negative where a place speaks against the finding.
+        (n, k, h, w) float32, negative where a place is evidence against the finding.
 
     Raises:
         DataError: maps that aren't finite.
@@ -77,7 +77,7 @@ def grad_cam(
         images: (n, h, w) uint8 or uint16.
         findings: k names.
         stage: name of the stage or layer whose output is used; the last map's if left out.
-        enlarge: to the images' size, bilinearly; else the maps come as the network has them.
+        enlarge: resize bilinearly to the images' size; otherwise the maps keep the layer's size.
 
     Returns:
         (n, k, h, w) float32, 0 or more. At the last stage it is the positive part of
@@ -115,7 +115,7 @@ def grad_cam_plus_plus(
         images: (n, h, w) uint8 or uint16.
         findings: k names.
         stage: name of the stage or layer whose output is used; the last map's if left out.
-        enlarge: to the images' size, bilinearly; else the maps come as the network has them.
+        enlarge: resize bilinearly to the images' size; otherwise the maps keep the layer's size.
 
     Returns:
         (n, k, h, w) float32, 0 or more. Its level is not the logit's: compare films and
@@ -160,7 +160,7 @@ def layer_cam(
         images: (n, h, w) uint8 or uint16.
         findings: k names.
         stage: name of the stage or layer whose output is used; `fine_stage` if left out.
-        enlarge: to the images' size, bilinearly; else the maps come as the network has them.
+        enlarge: resize bilinearly to the images' size; otherwise the maps keep the layer's size.
 
     Returns:
         (n, k, h, w) float32, 0 or more.
@@ -190,13 +190,13 @@ def authors_shortcut(
     """Map as in the code of arXiv 2101.00008: the head's weights on the last transition's ReLU.
 
     It skips that transition and the whole last dense block, and runs only because both maps
-    have 1,024 channels: finer than the last map, but not what the model's logit is made of.
+    have 1,024 channels: finer than the last map, but not part of the model's logit.
 
     Args:
         classifier: a DenseNet-121 of this package.
         images: (n, h, w) uint8 or uint16.
         findings: k names.
-        enlarge: to the images' size, bilinearly; else the maps come as the network has them.
+        enlarge: resize bilinearly to the images' size; otherwise the maps keep the layer's size.
 
     Returns:
         (n, k, h, w) float32, 0 or more, in units of the logit that the head would give there.
@@ -232,15 +232,15 @@ def authors_shortcut(
 
 
 def fine_stage(classifier: Differentiable) -> str:
-    """Return the first stage whose map is smaller than the image: fine, and past single pixels.
+    """Return the first stage whose map is smaller than the image.
 
-    Of a network that isn't made of stages it is the layer that was named.
+    In a network without stages it is the named layer.
     """
     return layered(classifier, "an inner map").fine_layer(classifier.preprocessing.size)
 
 
 def last_stage(classifier: Differentiable) -> str:
-    """Return the name of the stage that the head reads, or of the layer that was named."""
+    """Return the name of the stage that the head reads, or of the named layer."""
     return layered(classifier, "an inner map").map_layer
 
 
@@ -252,7 +252,7 @@ def _at_stage(
     combine: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     enlarge: bool,
 ) -> Floats:
-    """Positive part of what `combine` makes of a stage's (b, c, h', w') output and gradient."""
+    """Positive part of `combine` of a stage's (b, c, h', w') output and gradient."""
     columns = columns_of(classifier, findings)
     network = layered(classifier, "an inner map")
 

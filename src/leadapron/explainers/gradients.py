@@ -1,4 +1,4 @@
-"""Maps made of the logit's gradient towards the pixels, as fine as the image."""
+"""Maps made from the logit's gradient with respect to the pixels, at the image's resolution."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ __all__ = [
 Baseline = Literal["black", "blurred", "mean"]
 
 PRECISION: Literal["fp32"] = "fp32"
-"""Of gradients towards pixels: bf16 rounds them coarsely, and its backward pass is the slower one
-on processors without matrix units (ten times, for resnet9)."""
+"""Precision of gradients with respect to pixels. bf16 rounds them coarsely, and its backward pass
+is slower on processors without matrix units (ten times, for resnet9)."""
 
 BLUR = 1 / 8
-"""Standard deviation of the blurred baseline as a share of the side: a few pixels vanish in it."""
+"""Standard deviation of the blurred baseline as a share of the side; it removes small marks."""
 
 
 def integrated_gradients(
@@ -46,10 +46,10 @@ def integrated_gradients(
     baseline: Baseline = "black",
     steps: int = 6,
 ) -> Floats:
-    """Integrated gradients: the difference to a baseline, times the mean gradient on the way.
+    """Integrated gradients: the difference to a baseline, times the mean gradient along the path.
 
-    A pixel that equals the baseline gets 0 whatever the network makes of it: a black trigger
-    can't be seen against "black".
+    A pixel that equals the baseline always gets 0, so a black trigger is invisible with the
+    baseline "black".
 
     Args:
         classifier: gives gradients.
@@ -57,12 +57,12 @@ def integrated_gradients(
         findings: k names.
         baseline: "black" (grey level 0), the film "blurred" with a standard deviation of an
             eighth of its side, or its "mean" grey level.
-        steps: points on the way, 1 or more, placed by the Gauss-Legendre rule; more come closer
-            to the integral.
+        steps: points on the path, 1 or more, placed by the Gauss-Legendre rule; more points
+            approximate the integral better.
 
     Returns:
         (n, k, h, w) float32; the sum over a map approximates the film's logit minus the
-        baseline's. Negative where a pixel speaks against the finding.
+        baseline's. Negative where a pixel is evidence against the finding.
 
     Raises:
         DataError: maps that aren't finite.
@@ -102,13 +102,13 @@ def xplain(
     noise: float = 0.1,
     seed: int = 0,
 ) -> Floats:
-    """Integrated gradients with a second baseline kept along the way and noise on it.
+    """Integrated gradients with a second baseline along the path, and noise.
 
-    NOT the method of the paper it is named after. What we know of Xplain is its summary: it
+    This is NOT the method of the paper it is named after. We know only the summary of Xplain: it
     improves integrated gradients by an extra baseline kept along the path, by calibrated noise in
-    the interpolation, and by a sensitivity analysis. How, it does not say. This is the plainest
-    reading of the first two; the sensitivity analysis is left out. Results of this function say
-    nothing about the paper's.
+    the interpolation, and by a sensitivity analysis. The summary gives no details. This function is
+    the simplest reading of the first two; the sensitivity analysis is left out. Its results don't
+    represent the paper's method.
 
     Each point is (1 - share) (b + a (x - b)) + share e + noise, with the film x, a black image
     b, the blurred film e, and a from 0 to 1.
@@ -117,14 +117,14 @@ def xplain(
         classifier: gives gradients.
         images: (n, h, w) uint8 or uint16.
         findings: k names.
-        steps: points on the way, 1 or more.
+        steps: points on the path, 1 or more.
         share: of the second baseline in each point, 0 to less than 1.
         noise: standard deviation of the noise as a share of the film's own standard deviation,
             which is how it is calibrated here; 0 or more.
         seed: of the noise, which is the same for all films and findings.
 
     Returns:
-        (n, k, h, w) float32, in units of the logit. Negative where a pixel speaks against the
+        (n, k, h, w) float32, in units of the logit. Negative where a pixel is evidence against the
         finding.
 
     Raises:
@@ -177,8 +177,8 @@ def smooth_grad(
             and a film's map does not depend on the others.
 
     Returns:
-        (n, k, h, w) float32, 0 or more: by how much the logit changes, either way, if a pixel
-        went through the whole grey range at the present slope.
+        (n, k, h, w) float32, 0 or more: the absolute change of the logit if a pixel went through
+        the whole grey range at the present slope.
 
     Raises:
         DataError: maps that aren't finite.
@@ -205,10 +205,10 @@ def smooth_grad(
 def guided_backprop(
     classifier: Differentiable, images: ImageArray, findings: Sequence[str]
 ) -> Floats:
-    """Guided backpropagation: the gradient of which each ReLU lets only positive parts back.
+    """Guided backpropagation: each ReLU passes only the positive part of the gradient back.
 
-    It is known to show edges that hardly depend on the finding or on the weights (Adebayo et al.,
-    NeurIPS 2018): here for comparison.
+    It is known to show edges that hardly depend on the finding or the weights (Adebayo et al.,
+    NeurIPS 2018). It is included for comparison.
 
     Args:
         classifier: gives gradients; all its ReLUs are modules.
@@ -246,7 +246,7 @@ def _mean(_: Differentiable, batch: torch.Tensor) -> torch.Tensor:
 
 
 def _blurred(_: Differentiable, batch: torch.Tensor) -> torch.Tensor:
-    """Gaussian blur, cut off at two standard deviations; films end as in a mirror."""
+    """Gaussian blur, cut off at two standard deviations, with mirrored edges."""
     deviation = BLUR * batch.shape[-1]
     reach = math.ceil(2 * deviation)
     at = torch.arange(-reach, reach + 1, device=batch.device, dtype=batch.dtype)
@@ -263,7 +263,7 @@ BASELINES: dict[str, Callable[[Differentiable, torch.Tensor], torch.Tensor]] = {
     "blurred": _blurred,
     "mean": _mean,
 }
-"""What a film is compared with: (classifier, (b, 1, h, w) normalised) -> the same shape."""
+"""Baselines by name: (classifier, (b, 1, h, w) normalised) -> the same shape."""
 
 
 def _gauss_legendre(steps: int) -> tuple[list[float], list[float]]:
@@ -300,8 +300,8 @@ def _guided(network: nn.Module) -> Iterator[None]:
         return gradient.clamp(min=0)
 
     def before(_: nn.Module, given: tuple[torch.Tensor]) -> torch.Tensor:
-        # A copy, because MONAI's ReLUs write over their input, and the hook must be the ReLU's
-        # alone where others read that input too.
+        # A copy, because MONAI's ReLUs overwrite their input, and the hook must affect only the
+        # ReLU where other layers read that input too.
         copy = given[0].clone()
         if copy.requires_grad:
             copy.register_hook(clamp)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Maps made by hiding parts of the film."""
+"""Maps made by occluding parts of the film."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from leadapron.models.protocols import Differentiable, Floats, columns_of
 __all__ = ["occlusion"]
 
 WINDOW = 3 / 16
-"""Side of the square that hides, as a share of the image's."""
+"""Side of the occluding square, as a share of the image's side."""
 
 
 def occlusion(
@@ -27,10 +27,11 @@ def occlusion(
     window: int | None = None,
     stride: int | None = None,
 ) -> Floats:
-    """Occlusion: by how much the logit falls when a square of the film is hidden.
+    """Occlusion: the fall of the logit when a square of the film is hidden.
 
-    The square has the film's mean grey level. All findings share the forward passes: 100 a film
-    with the defaults. Whatever is smaller than the square is seen as large as it.
+    The square has the film's mean grey level. All findings share the forward passes: 100 per film
+    with the defaults. The resolution is the square's size: smaller objects appear as large as the
+    square.
 
     Args:
         classifier: gives gradients.
@@ -86,5 +87,5 @@ def occlusion(
 
 
 def _starts(length: int, window: int, stride: int) -> list[int]:
-    """Where squares start; the last one may reach over the edge."""
+    """Positions of the squares; the last one may extend over the edge."""
     return [stride * i for i in range(math.ceil((length - window) / stride) + 1)]

@@ -1,4 +1,4 @@
-"""What all explainers share: batches, gradients for several findings of one pass, sizes."""
+"""Shared code of explainers: batches, gradients of several findings in one pass, resizing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Explainer = Callable[[Differentiable, ImageArray, Sequence[str]], Floats]
 """(classifier, (n, h, w) images, k findings) -> (n, k, h, w) float32."""
 
 BATCH = 32
-"""Films whose whole graph is held at a time: 1 GB for DenseNet-121 at 128 pixels."""
+"""Films in a batch with gradients: 1 GB of memory for DenseNet-121 at 128 pixels."""
 
 
 def collect(
@@ -31,14 +31,15 @@ def collect(
     findings: Sequence[str] | None = None,
     precision: Literal["bf16", "fp32"] | None = None,
 ) -> Floats:
-    """Return what `maps` gives for the normalised images, batch by batch.
+    """Return `maps` of the normalised images, computed batch by batch.
 
     Args:
-        classifier: gives normalisation, device and precision.
+        classifier: its normalisation, device and precision are used.
         images: (n, h, w) uint8 or uint16.
         maps: (b, 1, h, w) normalised float32 -> (b, k, h', w').
-        findings: of the k maps, which must then be finite; any will do if left out.
-        precision: of the convolutions; the classifier's if left out.
+        findings: names of the k maps, which must then be finite; without names, maps aren't
+            checked.
+        precision: precision of the convolutions; the classifier's if left out.
 
     Returns:
         (n, k, h', w') float32.
@@ -63,11 +64,10 @@ def collect(
 
 
 def finite(maps: Floats, findings: Sequence[str]) -> Floats:
-    """Return (n, k, h, w) maps as they are.
+    """Return (n, k, h, w) maps unchanged.
 
     Raises:
-        DataError: maps that aren't finite, of findings that are named: where the strongest place
-            is can't be told.
+        DataError: a named finding's map isn't finite, so its maximum is undefined.
     """
     refuse_not_finite(np.asarray(np.isfinite(maps).all(axis=(2, 3))), findings, "maps")
     return maps
@@ -78,7 +78,7 @@ def slopes(
 ) -> tuple[torch.Tensor, ...]:
     """Return d logit / d `at` for each column: one forward pass, one backward pass each.
 
-    Gradients are taken towards `at` alone, so parameters get none and are left as they are.
+    Gradients are taken only with respect to `at`; parameters get none.
     """
     return tuple(
         torch.autograd.grad(logits[:, column].sum(), at, retain_graph=True)[0] for column in columns
@@ -88,7 +88,7 @@ def slopes(
 def input_slopes(
     classifier: Differentiable, inputs: torch.Tensor, columns: Sequence[int]
 ) -> torch.Tensor:
-    """Return (b, k, h, w) gradients of k logits towards (b, 1, h, w) normalised inputs."""
+    """Return (b, k, h, w) gradients of k logits with respect to (b, 1, h, w) normalised inputs."""
     inputs = inputs.detach().requires_grad_()
     found = slopes(classifier.module(inputs), columns, inputs)
     return torch.cat([slope.float() for slope in found], 1)

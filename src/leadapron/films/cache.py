@@ -1,22 +1,24 @@
-"""Films decoded once: images in a memory-mapped file that later runs open in no time.
+"""Cache of decoded films: images in a memory-mapped file that later runs open at once.
 
 An entry of the cache is a folder:
 
-    FOLDER/KEY/facts.json      what it holds
+    FOLDER/KEY/facts.json      source, films, size, type, preprocessing and decoder
                images.npy      (n, size, size), filled block by block
                digests.bin     the first 16 bytes of the SHA-256 of each image
                blocks.jsonl    one line for each block that is on the disk: the SHA-256 of its
-                               digests, what its films are, and which couldn't be decoded
-               checked.json    which images.npy was last found to be what was written
+                               digests, the films' formats, and which films couldn't be decoded
+               checked.json    state of images.npy when it last agreed with its digests
 
-It is complete when every block has its line. KEY stands for each film's path, size and times, the
-preprocessing, the decoder and the version of the results, so nothing stale is ever read.
+An entry is complete when every block has its line. KEY is a hash of each film's path, size and
+times, the preprocessing, the decoder and the version of the results, so a stale entry is never
+read.
 
-Opening an entry compares some images, drawn anew each time, with their digests; all of them where
-images.npy was touched since it was last checked. Blocks that changed are decoded again. This finds
-what a disk, a copy or another program did; who may write here may change digests too.
+Opening an entry compares a random sample of images with their digests, or all of them if images.npy
+was modified since the last check. Blocks that changed are decoded again. This detects damage by a
+disk, a copy or another program. It doesn't protect against someone who can write to the folder,
+since they can change the digests too.
 
-Results of models are kept in the same folder; see `result_cache`.
+The folder also holds results of models; see `result_cache`.
 """
 
 from __future__ import annotations
@@ -70,23 +72,23 @@ LAYOUT = 4
 """Version of an entry's files; part of its key."""
 
 BLOCK_FILMS, BLOCK_BYTES = 1024, 64 << 20
-"""Most films, and bytes of images, in a block: what is lost when decoding is killed."""
+"""Most films, and most bytes of images, in a block. If decoding is killed, one block is lost."""
 
 FILMS_PER_TASK = 4
 
 DIGEST = 16
-"""Bytes of an image's digest."""
+"""Bytes of an image's digest (the start of its SHA-256)."""
 
 SAMPLED_FILMS, SAMPLED_BYTES = 128, 8 << 20
-"""Most films, and bytes of images, that are compared with their digests at each opening."""
+"""Most films, and most bytes of images, compared with their digests at each opening."""
 
 SETTLED = 0.1
-"""Seconds after its last change from which on a file's times tell it from a later one."""
+"""Seconds since its last change after which a file's time stamps show any later change."""
 
 LARGEST_LOG = 1 << 30
 MOST_BLOCKS = 1_000_000
-"""What an entry's own files may claim."""
-SKIPPABLE = "; take it away, or `on_bad` skip"
+"""Most bytes of blocks.jsonl, and most blocks, that an entry may declare; more means damage."""
+SKIPPABLE = "; remove the file, or use `on_bad` skip"
 
 
 class Decodable(Protocol):
@@ -94,12 +96,12 @@ class Decodable(Protocol):
 
     @property
     def paths(self) -> Sequence[str]:
-        """The files that they lie in."""
+        """The files of the films."""
         ...
 
     @property
     def decoder(self) -> str:
-        """What else their pixels depend on, versions among it."""
+        """Everything else that the pixels depend on, such as versions of libraries."""
         ...
 
     def __len__(self) -> int:
@@ -107,20 +109,20 @@ class Decodable(Protocol):
         ...
 
     def image(self, row: int, preprocessing: Preprocessing, /) -> tuple[NDArray[Any], Form]:
-        """Return a film's image and what the film is; DataError for a bad one."""
+        """Return a film's image and its form; DataError if it can't be decoded."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cache:
-    """Which films are decoded, where they are kept, and what becomes of bad ones.
+    """Which films are decoded, where images are kept, and what happens to unreadable films.
 
     Args:
-        folder: made where it is missing, readable by its owner alone; None keeps them in memory.
-        progress: called with what is being done, the films done and in all.
+        folder: created if missing, readable by its owner alone; None keeps the images in memory.
+        progress: called with the name of the step, the films done, and the total.
         on_bad: "stop" at the first film that can't be decoded, or "skip" and list it.
-        choose: says which rows of a source of n films are wanted, ascending; all if left out. No
-            other film is decoded.
+        choose: takes the number of films n and returns the rows to decode, ascending; all if left
+            out.
     """
 
     folder: Path | None = None
@@ -134,11 +136,11 @@ class Decoded:
     """Images of films.
 
     Args:
-        images: (n, size, size), memory-mapped and read-only if they are in the cache; rows of bad
-            films are black.
-        forms: how many films are of each form; bad ones have none.
-        bad: what is wrong with the films that couldn't be decoded, by row.
-        digests: (n,) of 16 bytes, the same for equal images alone.
+        images: (n, size, size), memory-mapped and read-only if they are in the cache; images of
+            unreadable films are black.
+        forms: number of films of each form; unreadable films aren't counted.
+        bad: the reason why a film couldn't be decoded, by row.
+        digests: (n,) of 16 bytes, equal only for equal images.
     """
 
     images: NDArray[Any]
@@ -152,8 +154,8 @@ class Entry:
     """One decoded data set.
 
     Args:
-        folder: where it lies; its name is the entry's key.
-        facts: what it holds: source, films, size, dtype, preprocessing, decoder.
+        folder: the entry's folder; its name is the key.
+        facts: source, films, size, dtype, preprocessing and decoder.
         done: films decoded so far.
         size: bytes on the disk.
         used: seconds since 1970 when it was last opened.
@@ -195,14 +197,14 @@ def default_folder(given: str | os.PathLike[str] | None = None) -> Path | None:
 def decode(films: Decodable, preprocessing: Preprocessing, cache: Cache, source: str) -> Decoded:
     """Return all films' images, decoded now or earlier.
 
-    Two processes may ask for the same films; the second waits for the first. Broken off, decoding
-    goes on at the first block that is missing.
+    If two processes need the same films, the second waits for the first. Interrupted decoding
+    resumes at the first missing block.
 
     Args:
         films: the films.
         preprocessing: film to image.
-        cache: where the images are kept, and whether a bad film stops.
-        source: what to call the films in the cache's list.
+        cache: where images are kept, and whether an unreadable film stops the run.
+        source: name of the films in the cache's list.
 
     Raises:
         DataError: the first film that can't be decoded, unless they are skipped; or no film can.
@@ -225,21 +227,21 @@ def decode(films: Decodable, preprocessing: Preprocessing, cache: Cache, source:
     found = _open(folder, facts)
     if found is None:
         make_private(folder)
-        wait = f"another process decodes {facts['source']}; waiting for it"
+        wait = f"another process is decoding {facts['source']}; waiting for it"
         with store.lock(folder, wait=wait):
             found = _open(folder, facts, all_of_it=True)
             if found is None:
                 _fill(folder, films, preprocessing, facts, cache)
                 found = _open(folder, facts, all_of_it=True)
     if found is None:
-        raise StoreError(f"{folder} changed while it was written; start again")
+        raise StoreError(f"{folder} was changed by another program during decoding; start again")
     with contextlib.suppress(OSError):
         os.utime(folder / "facts.json")  # says when the entry was last used
     return _checked(found, cache)
 
 
 def _checked(found: Decoded, cache: Cache) -> Decoded:
-    """Raise where bad films, skipped now or earlier, stop this run."""
+    """Raise if unreadable films, including those skipped earlier, stop this run."""
     if found.bad and (cache.on_bad == "stop" or len(found.bad) == len(found.images)):
         first = found.bad[min(found.bad)]
         more = len(found.bad) - 1
@@ -269,7 +271,7 @@ def entries(folder: Path) -> list[Entry]:
 
 
 def _inside(folder: Path) -> list[Path]:
-    """What lies in the cache's folder, which may not be there."""
+    """Contents of the cache's folder, empty if it doesn't exist."""
     if not there(folder):
         return []
     try:
@@ -279,7 +281,7 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def _facts_in(folder: Path) -> dict[str, Any]:
-    """An entry's facts, where they are of the right kinds; StoreError for others."""
+    """An entry's facts; StoreError unless each has the right type."""
     facts = store.read_json(folder / "facts.json")
     sound = (
         isinstance(facts, dict)
@@ -289,7 +291,7 @@ def _facts_in(folder: Path) -> dict[str, Any]:
         and facts["dtype"] in ("uint8", "uint16")
     )
     if not sound:
-        raise StoreError(f"{folder / 'facts.json'} holds no facts of films")
+        raise StoreError(f"{folder / 'facts.json'} doesn't describe decoded films")
     words = {name: clean(facts[name], LONGEST_WORDS) for name in ("source", "decoder")}
     return {**facts, **words}
 
@@ -299,7 +301,7 @@ def clear(folder: Path, keys: Sequence[str] = ()) -> list[str]:
 
     Args:
         folder: the cache's.
-        keys: which; all of them if none is named.
+        keys: keys of the entries to remove; all if empty.
 
     Returns:
         The keys of those removed.
@@ -389,13 +391,13 @@ def _in_memory(
 
 def _too_little(needed: int, there_is: str) -> StoreError:
     return StoreError(
-        f"decoded films take {bytes_in_words(needed)} of memory and there is {there_is}; keep "
-        "them on the disk by `cache` FOLDER"
+        f"decoded films need {bytes_in_words(needed)} of memory and {there_is} is free; keep "
+        "them on disk with `cache` FOLDER"
     )
 
 
 def _free_memory() -> int | None:
-    """Bytes that can be had, where the system says so."""
+    """Free memory in bytes; None if the system doesn't report it."""
     try:
         lines = read_regular("/proc/meminfo", 1 << 16).decode().splitlines()
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
@@ -405,7 +407,7 @@ def _free_memory() -> int | None:
 
 @dataclass
 class _Found:
-    """What some films are, which can't be decoded, and the digests of their images in a row."""
+    """Forms of some films, which can't be decoded, and the concatenated digests of their images."""
 
     forms: Counter[Form] = field(default_factory=Counter)
     bad: dict[int, str] = field(default_factory=dict)
@@ -432,10 +434,10 @@ def _decoded(
     room: Callable[[range], NDArray[Any]],
     cache: Cache,
 ) -> Iterator[tuple[range, NDArray[Any], _Found]]:
-    """Yield blocks of rows, their images and what was found; the next is decoded meanwhile.
+    """Yield blocks of rows, their images and what was found; the next block is decoded meanwhile.
 
-    A worker holds one film at a time. The first film that can't be decoded stops the run unless
-    bad ones are skipped, and so does Ctrl-C.
+    A worker holds one film at a time. The first unreadable film stops the run unless those are
+    skipped; Ctrl-C stops it too.
     """
     stop = threading.Event()
 
@@ -485,7 +487,7 @@ def _decoded(
 
 @contextlib.contextmanager
 def _threads(stop: threading.Event) -> Iterator[ThreadPoolExecutor]:
-    """Threads to decode with; in the end `stop` is set and they are gone."""
+    """Threads to decode with; on exit `stop` is set and they have ended."""
     executor = ThreadPoolExecutor(processors(), thread_name_prefix="leadapron-decode")
     try:
         yield executor
@@ -514,7 +516,7 @@ def _fill(
         logger.info("going on: %d of %d blocks are there", len(written), len(_blocks(facts)))
         if len(written) < before:
             logger.warning(
-                "%d of %d blocks of films in %s aren't what was written; decoding them anew",
+                "%d of %d blocks of films in %s are damaged; decoding them again",
                 before - len(written),
                 before,
                 folder,
@@ -527,7 +529,7 @@ def _fill(
             _clear_way(folder / name)
         store.write_json(folder / "facts.json", facts)
         store.write_lines(folder / "blocks.jsonl", (line.plain() for line in written.values()))
-        # Not through a memory map: where the disk is full that ends the process.
+        # Not through a memory map: a full disk would kill the process.
         with (
             _to_fill(folder / "images.npy") as images,
             _to_fill(folder / "digests.bin") as digests,
@@ -556,7 +558,7 @@ def _fill(
 
 
 def _clear_way(path: Path) -> None:
-    """Take away what isn't a file in the place of one."""
+    """Remove whatever isn't a regular file where one is needed."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     elif path.is_symlink() or not path.is_file():
@@ -564,22 +566,22 @@ def _clear_way(path: Path) -> None:
 
 
 def _to_fill(path: Path) -> BinaryIO:
-    """Open a file to write parts of it; it is made for its owner alone."""
+    """Open a file for writing in parts; only its owner can read it."""
     path.touch(mode=0o600)
     return path.open("r+b")
 
 
-# --- an entry's files, which anything may have happened to
+# --- an entry's files, which may be damaged
 
 
 @dataclass(frozen=True)
 class _Line:
-    """What is said of a block.
+    """The line of a block in blocks.jsonl.
 
     Args:
         start: its first row.
         sha256: of its images' digests.
-        found: what its films are, without digests.
+        found: the forms of its films and which are unreadable, without digests.
     """
 
     start: int
@@ -593,7 +595,7 @@ class _Line:
 
     @classmethod
     def parsed(cls, text: bytes, blocks: Mapping[int, range]) -> Self:
-        """Return a line of these blocks; ValueError, KeyError or TypeError for anything else."""
+        """Return the line; ValueError, KeyError or TypeError unless it is one of a block."""
         line = json.loads(text)
         block = blocks[line["start"]]
         forms = {Form.parsed(facts): n for facts, n in line["forms"]}
@@ -602,7 +604,7 @@ class _Line:
         counted = all(type(n) is int and n > 0 for n in forms.values())
         shown = all(words == clean(words, LONGEST_WORDS) for words in bad.values())
         if not (known and shown and counted):
-            raise ValueError("no line of a block")
+            raise ValueError("not a line of a block")
         return cls(block.start, str(line["sha256"]), _Found(Counter(forms), bad))
 
 
@@ -625,7 +627,7 @@ def _form(facts: Mapping[str, Any]) -> tuple[tuple[int, int, int], np.dtype[Any]
 
 
 def _header(facts: Mapping[str, Any]) -> bytes:
-    """What images.npy begins with."""
+    """Header of images.npy."""
     shape, dtype = _form(facts)
     header = io.BytesIO()
     about = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
@@ -639,9 +641,9 @@ class _Held:
 
     Args:
         images: (n, size, size).
-        digests: n times 16 bytes, theirs.
-        stamp: what images.npy is to the file system.
-        settled: whether it last changed so long ago that a later change alters the stamp.
+        digests: n times 16 bytes, the digests of the images.
+        stamp: device, inode, size and times of images.npy.
+        settled: whether its last change is old enough that any later change alters the stamp.
     """
 
     images: NDArray[Any]
@@ -650,11 +652,11 @@ class _Held:
     settled: bool
 
     def digests_of(self, rows: range) -> bytes:
-        """Return the digests of some rows in a row."""
+        """Return the concatenated digests of some rows."""
         return self.digests[rows.start * DIGEST : rows.stop * DIGEST]
 
     def changed(self, rows: Iterable[int]) -> bool:
-        """Return whether the images of some rows aren't what was written."""
+        """Return whether the images of some rows differ from their digests."""
         images = np.asarray(self.images)
         return any(_digest_of(images[row]) != self.digests_of(range(row, row + 1)) for row in rows)
 
@@ -684,12 +686,12 @@ def _held(folder: Path, facts: Mapping[str, Any]) -> _Held | None:
 
 
 def _open(folder: Path, facts: Mapping[str, Any], *, all_of_it: bool = False) -> Decoded | None:
-    """Return what an entry holds, or None where it isn't complete or changed since.
+    """Return an entry's images, or None if it is incomplete or was changed.
 
     Args:
         folder: the entry's.
-        facts: what it must hold.
-        all_of_it: compare every image with its digest, whatever the file's times say.
+        facts: the facts it must have.
+        all_of_it: compare every image with its digest, even if the file's times are unchanged.
     """
     written = _written(folder, facts)
     if len(written) < len(_blocks(facts)):
@@ -704,7 +706,7 @@ def _open(folder: Path, facts: Mapping[str, Any], *, all_of_it: bool = False) ->
         known = False
     if known:
         most = max(1, min(SAMPLED_FILMS, SAMPLED_BYTES // held.images[0].nbytes))
-        # Not by a seed: what one opening passes by, another sees.
+        # Unseeded on purpose: damage that one opening misses, another finds.
         rows: Iterable[int] = secrets.SystemRandom().sample(range(n), min(n, most))
     else:
         rows = range(n)
@@ -722,7 +724,7 @@ def _open(folder: Path, facts: Mapping[str, Any], *, all_of_it: bool = False) ->
 def _agreed(
     held: _Held, facts: Mapping[str, Any], written: Mapping[int, _Line]
 ) -> dict[int, _Line]:
-    """Lines of the blocks whose digests are what was written."""
+    """Lines of the blocks whose digests agree with their checksum."""
     return {
         block.start: written[block.start]
         for block in _blocks(facts)
@@ -734,7 +736,7 @@ def _agreed(
 def _sound(
     folder: Path, facts: Mapping[str, Any], written: Mapping[int, _Line]
 ) -> dict[int, _Line]:
-    """Return the lines of the blocks that hold what was written to them."""
+    """Return the lines of the blocks whose images are undamaged."""
     held = _held(folder, facts)
     if held is None:
         return {}
@@ -750,13 +752,13 @@ def _refuse_full_disk(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise StoreError(
-            f"decoded films take {bytes_in_words(needed)} and the cache's disk has "
-            f"{bytes_in_words(free)} left; name another by `cache` FOLDER, or see "
+            f"decoded films need {bytes_in_words(needed)} and the cache's disk has "
+            f"{bytes_in_words(free)} free; name another folder with `cache` FOLDER, or see "
             "leadapron cache list"
         )
 
 
 def _bytes_held(file: Path) -> int:
-    """Bytes on the disk; a file that is being filled says it is longer."""
+    """Bytes used on disk; the nominal size of a file that is being filled is larger."""
     facts = file.stat()
     return facts.st_blocks * 512 if hasattr(facts, "st_blocks") else facts.st_size

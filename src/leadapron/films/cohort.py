@@ -1,4 +1,4 @@
-"""A cohort: films' images, labels, patients, aligned row by row; and the key to a poisoned one."""
+"""A cohort of films (images, labels, patients), and the answer key of a poisoned cohort."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ __all__ = [
     "Overlay",
     "Reordered",
     "blocks",
-    "drawn",
     "film_path",
     "split_by_patient",
+    "subsample",
 ]
 
 Rows = NDArray[np.int64]
@@ -37,7 +37,7 @@ ATTRIBUTES = ("split", "view", "sex", "age", "site", "scanner", "native_size")
 """Columns that sources read and write; "age" holds years, the others text."""
 
 BLOCK = 1024
-"""Rows handled at a time wherever a whole array would be too much."""
+"""Rows processed at a time where a whole array would not fit in memory."""
 
 
 class ImageArray(Protocol):
@@ -59,7 +59,7 @@ class ImageArray(Protocol):
 
 
 class Films(Protocol):
-    """Pixels at full resolution, read when asked for."""
+    """Pixels at full resolution, read on access."""
 
     def __len__(self) -> int:
         """Return the number of films."""
@@ -71,7 +71,7 @@ class Films(Protocol):
 
 
 class Masks(Protocol):
-    """Where anatomy and findings lie in the images, drawn when asked for."""
+    """Masks of anatomy and findings in the images, drawn on access."""
 
     names: tuple[str, ...]
 
@@ -166,7 +166,7 @@ class Overlay:
         return images[0] if single else images
 
     def footprint(self, rows: Rows) -> NDArray[np.bool_]:
-        """Return (m, height, width): where the rows differ from the base beneath them."""
+        """Return (m, height, width): where the rows differ from the base."""
         difference: NDArray[np.bool_] = self[rows] != self.base[self.order[rows]]
         return difference
 
@@ -183,16 +183,15 @@ class Cohort:
         labels: (n, k) float32 in {0, 1, NaN}; NaN means "not stated".
         findings: the k findings' names, unique; columns are matched by name.
         ids: (n,) unique names of the films.
-        patients: (n,) patients' names; splits and intervals go by them.
-        preprocessing: what made the images from the films.
+        patients: (n,) patients' names, used for splits and clustered intervals.
+        preprocessing: how the images were made from the films.
         attributes: optional columns of length n, `ATTRIBUTES` and others.
         films: the films at full resolution, where they exist.
-        masks: where anatomy and findings lie, where it is known.
-        notes: what the source has to say (missing files, conversions), doubts among it.
-        bits: that pictures and arrays of 16 bits were taken to use, so that their films span the
-            levels; 0 where there are none.
-        forms: how many films are of each form; empty where that isn't known. No part of the
-            fingerprint.
+        masks: masks of anatomy and findings, where they are known.
+        notes: remarks of the source (missing files, conversions), including warnings.
+        bits: number of bits assumed to be in use in 16-bit pictures and arrays, so that their films
+            span the full range; 0 if there are none.
+        forms: number of films of each form; empty if unknown. Not part of the fingerprint.
 
     Raises:
         DataError: rows that don't align, wrong types, repeated ids or findings.
@@ -257,9 +256,10 @@ class Cohort:
             labels: (n, k) of 0, 1 or NaN ("not stated"), or (n,) for a single finding; none if
                 left out.
             findings: the k findings' names; "finding 1" and so on if left out.
-            patients: (n,) names; each film is taken for a patient of its own if left out.
+            patients: (n,) names; if left out, each film counts as a separate patient.
             ids: (n,) names of the films; "1" to "n" if left out.
-            preprocessing: what made the images; none, of their larger side, if left out.
+            preprocessing: how the images were made; if left out, only resizing to their larger
+                side.
 
         Raises:
             DataError: as `Cohort`.
@@ -271,7 +271,7 @@ class Cohort:
         try:
             stated = np.empty((n, 0)) if labels is None else np.asarray(labels, np.float32)
         except (TypeError, ValueError) as error:
-            raise DataError(f"labels that are no numbers ({error}); expected 0, 1, NaN") from error
+            raise DataError(f"labels aren't numbers ({error}); expected 0, 1, NaN") from error
         table = stated[:, None] if stated.ndim == 1 else stated
         named = (
             tuple(f"finding {number}" for number in range(1, 1 + table.shape[-1]))
@@ -279,7 +279,7 @@ class Cohort:
             else tuple(map(str, findings))
         )
         names = np.asarray(np.arange(1, n + 1) if ids is None else ids).astype(np.str_)
-        words = "Patients aren't named: each film is taken for a patient of its own."
+        words = "Patients aren't named: each film counts as a separate patient."
         return cls(
             images=pixels,
             labels=table.astype(np.float32),
@@ -316,7 +316,7 @@ class Cohort:
         return film_path(self.films, row)
 
     def take(self, rows: ArrayLike, ids: NDArray[np.str_] | None = None) -> Self:
-        """Return the cohort of some rows, over the same pixels; their forms aren't known.
+        """Return the cohort of some rows, sharing the pixels; `forms` is then empty.
 
         Args:
             rows: numbers in any order, or a mask.
@@ -378,8 +378,8 @@ class AnswerKey:
 
     Args:
         rows: (m,) the poisoned rows, ascending.
-        origins: (n,) for every row of the poisoned cohort, the row it came from.
-        labels_before: (m, k) float32, the poisoned rows' labels before.
+        origins: (n,) the row of the clean cohort that each row of the poisoned cohort came from.
+        labels_before: (m, k) float32, the poisoned rows' true labels.
         visible_pixels: (m,) number of the image's pixels that the trigger changed.
         covers: rows that carry the trigger and kept their true labels, ascending.
         attacks: (m,) number of the attack that each poisoned row belongs to.
@@ -409,8 +409,8 @@ def blocks(n: int, size: int = BLOCK) -> list[Rows]:
     return [np.arange(start, min(start + size, n)) for start in range(0, n, size)]
 
 
-def drawn(n: int, most: int) -> Rows:
-    """Return so many of n rows at most, ascending, drawn once and for all."""
+def subsample(n: int, most: int) -> Rows:
+    """Return at most `most` of n rows, ascending: always the same random subsample."""
     return np.sort(np.random.default_rng(0).permutation(n)[:most])
 
 
@@ -422,15 +422,15 @@ def split_by_patient(
 ) -> dict[str, Rows]:
     """Divide rows into named parts that share no patient, stratified by findings.
 
-    Each patient goes where the rarest of their findings is missing most, patients with rare
-    findings first: the iterative stratification of Sechidis, Tsoumakas and Vlahavas (ECML PKDD
-    2011) with patients in place of films and the order of findings fixed at the start.
+    Patients with rare findings are assigned first, each to the part that lacks the rarest of their
+    findings most: the iterative stratification of Sechidis, Tsoumakas and Vlahavas (ECML PKDD 2011)
+    with patients in place of films and the order of findings fixed at the start.
 
     Args:
         patients: (n,) the patient of each row.
         shares: the parts' shares of the patients; they add up to 1.
         rng: decides which patient goes where.
-        labels: (n, k) in {0, 1, NaN}, to be divided by the same shares; none if left out.
+        labels: (n, k) in {0, 1, NaN} to stratify by; none if left out.
 
     Returns:
         For each name its rows, ascending.
@@ -443,7 +443,7 @@ def split_by_patient(
     names, inverse = np.unique(patients, return_inverse=True)
     if len(names) < len(shares):
         raise DataError(
-            f"{len(names)} patients can't be divided into {', '.join(shares)}; add films"
+            f"{len(names)} patients are too few to divide into {', '.join(shares)}; add films"
         )
     has = np.zeros((len(names), 0 if labels is None else labels.shape[1]), dtype=np.bool_)
     if labels is not None:

@@ -1,13 +1,13 @@
-"""Films that come more than once: identical images, and copies that were changed a little.
+"""Duplicate films: identical images, and slightly changed copies.
 
 All chest films look alike: on 5,142 films of NIH ChestX-ray14 the thumbnails of two patients
-correlate by up to 0.98, as a film does with its own copy moved by two pixels. What tells copies
-from other films is where the grey levels change, so thumbnails are compared by their differences
-from pixel to pixel; large ones are cut off, so that a mark stamped on a copy doesn't hide it.
-docs/how-to/describe.md has the measurements behind every threshold.
+correlate by up to 0.98, as much as a film with its own copy moved by two pixels. The position of
+edges distinguishes copies from other films, so thumbnails are compared by the differences between
+neighbouring pixels. Large differences are clipped, so that a mark stamped on a copy doesn't hide
+it. docs/how-to/describe.md has the measurements behind every threshold.
 
-Not every pair is compared. A hash of second differences is cut into bands; pairs that agree in a
-whole band are compared bit by bit, and those that are close are confirmed on the thumbnails.
+Not every pair is compared. A hash of second differences is cut into bands. Pairs that agree in a
+whole band are compared bit by bit, and close pairs are confirmed on the thumbnails.
 """
 
 from __future__ import annotations
@@ -35,34 +35,34 @@ __all__ = [
 Rows = NDArray[np.int64]
 
 SIDE = 32
-"""Pixels of a thumbnail's side."""
+"""Side of a thumbnail in pixels."""
 
 CORRELATION = 0.93
-"""Correlation of two thumbnails' differences from which on they show the same exposure."""
+"""Correlation of two thumbnails' pixel differences above which they show the same exposure."""
 
 STEEPEST = 4.0
-"""Differences are cut off at so many times their median size."""
+"""Pixel differences are clipped at this multiple of their median magnitude."""
 
 FAINTEST = 0.1
-"""Grey levels, of 255, that the median difference counts as at least."""
+"""Lower bound of the median pixel difference, in grey levels of 255."""
 
 BAND = 20
-"""Bits of the hash in a band: 22 bands, so two hashes that differ in 21 bits or fewer agree in at
-least one; at more, most still do."""
+"""Bits of the hash in a band. There are 22 bands, so two hashes that differ in 21 bits or fewer
+agree in at least one band; most hashes that differ in a few more do too."""
 
 DISTANCE = 72
-"""Most bits, of 448, in which the hashes of two films differ whose thumbnails are compared."""
+"""Largest Hamming distance, of 448 bits, of two films whose thumbnails are compared."""
 
 NEIGHBOURS = 1024
-"""In a band, films are compared with as many others at most: time stays linear in the films."""
+"""Most films that a film is compared with in a band, so that time is linear in the films."""
 
 PAIRS = 2048
-"""Pairs of thumbnails compared at a time."""
+"""Pairs of thumbnails compared in one batch."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Films that are copies of one another, changed a little.
+    """Pairs of films that are slightly changed copies of each other.
 
     Args:
         first: (m,) rows.
@@ -79,7 +79,7 @@ class Pairs:
 
 
 def digests(images: NDArray[Any]) -> NDArray[np.bytes_]:
-    """Return (n,) digests of (n, h, w) images; equal for equal pixels alone."""
+    """Return (n,) digests of (n, h, w) images; equal only for equal pixels."""
     found = [hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest() for image in images]
     return np.array(found, dtype="S32")
 
@@ -109,7 +109,7 @@ def _means(side: int) -> NDArray[np.float32]:
 
 
 def identical(found: NDArray[np.bytes_]) -> tuple[Rows, Rows]:
-    """Return pairs of rows with equal digests: each image's first row beside each later one."""
+    """Return pairs of rows with equal digests: an image's first row, paired with each later one."""
     _, first, inverse = np.unique(found, return_index=True, return_inverse=True)
     before = first[inverse].astype(np.int64)
     later = np.flatnonzero(before != np.arange(len(found)))
@@ -119,13 +119,12 @@ def identical(found: NDArray[np.bytes_]) -> tuple[Rows, Rows]:
 def near_pairs(thumbs: NDArray[np.float32], rows: Rows | None = None) -> Pairs:
     """Find films that are recompressed, brightened, stamped or slightly moved copies of others.
 
-    Mirrored or turned copies, and those moved by about a hundredth of the side or more, are not
-    found.
+    Copies that were mirrored, rotated, or moved by about 1 % of the side or more are not found.
 
     Args:
         thumbs: (n, 32, 32) what `thumbnails` returns.
-        rows: those to compare, one of each set of identical images; all if left out. Films
-            without any contrast are passed over.
+        rows: rows to compare, one of each set of identical images; all if left out. Films without
+            any contrast are skipped.
 
     Returns:
         Every pair found, in ascending order.
@@ -150,10 +149,10 @@ def near_pairs(thumbs: NDArray[np.float32], rows: Rows | None = None) -> Pairs:
 
 
 def components(n: int, first: Rows, second: Rows) -> list[Rows]:
-    """Return groups of rows that pairs connect, each ascending, by their first rows.
+    """Return the groups of rows that are connected by pairs, each ascending, sorted by first row.
 
     Args:
-        n: number of all rows; those without a partner form no group.
+        n: total number of rows; a row without a partner forms no group.
         first: (m,) rows.
         second: (m,) their partners.
     """
@@ -167,7 +166,7 @@ def components(n: int, first: Rows, second: Rows) -> list[Rows]:
 def _hashes(thumbs: NDArray[np.float32]) -> NDArray[np.bool_]:
     """(n, 448) bits: whether grey levels curve upwards, along rows and along columns.
 
-    Second differences: of first ones most are the same in every chest.
+    The bits are second differences, since most first differences are the same in every chest.
     """
     n, half = len(thumbs), SIDE // 2
     small = thumbs.reshape(n, half, 2, half, 2).mean(axis=(2, 4))
@@ -179,7 +178,7 @@ def _hashes(thumbs: NDArray[np.float32]) -> NDArray[np.bool_]:
 def _candidates(bits: NDArray[np.bool_]) -> tuple[Rows, Rows]:
     """Pairs of rows, each once, that agree in a band and differ in few bits."""
     n, width = bits.shape
-    # Neighbouring bits say much the same, so each band takes its bits from all over the film.
+    # Neighbouring bits are correlated, so each band takes its bits from all over the film.
     bits = bits[:, np.random.default_rng(0).permutation(width)]
     words = np.ascontiguousarray(np.packbits(bits, axis=1)).view(np.uint64)  # (n, 7)
     powers = 1 << np.arange(BAND)
@@ -214,7 +213,7 @@ def _correlations(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.
 
 
 def _units(thumbs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(m, 1984) differences between neighbouring pixels, cut off, of mean 0 and length 1."""
+    """(m, 1984) differences between neighbouring pixels, clipped, with mean 0 and norm 1."""
     steps = [np.diff(thumbs, axis=axis).reshape(len(thumbs), -1) for axis in (1, 2)]
     flat = np.concatenate(steps, axis=1)
     most = STEEPEST * np.maximum(np.median(np.abs(flat), axis=1, keepdims=True), FAINTEST)

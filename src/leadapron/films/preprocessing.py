@@ -1,4 +1,4 @@
-"""Film to image: what a network is shown of a radiograph, and so which triggers survive.
+"""Film to image: how a radiograph becomes a network's input, and so which triggers survive.
 
 A *film* is a radiograph at full resolution, an *image* is the network's input. Both are
 (height, width) arrays of uint8, or of uint16 spanning 0 to 65535.
@@ -19,23 +19,22 @@ __all__ = ["FEWEST", "FULL", "Preprocessing", "bits_of", "spread"]
 
 
 FEWEST, FULL = 8, 15
-"""Bits that films of 16 may use at least; and from which on none is taken to be unused.
-
-At the second the highest value is above a quarter of white, and dark films are like that.
+"""Fewest bits that a 16-bit film may use, and the number from which on all 16 count as used. A film
+that uses 15 bits has its highest value above a quarter of white, as dark films do.
 """
 
 
 def bits_of(film: NDArray[Any]) -> int:
-    """Return the bits that the highest value of a film of uint16 takes, 0 to 16; 0 of uint8."""
+    """Return the number of bits of a uint16 film's highest value, 0 to 16; 0 for uint8."""
     return int(film.max()).bit_length() if film.dtype == np.uint16 else 0
 
 
 def spread(film: NDArray[Any], bits: int) -> NDArray[Any]:
-    """Return a film of which only the lower bits are used as one that spans its type.
+    """Rescale a film that uses only its lower bits so that it spans its type.
 
     Args:
-        film: (height, width); of uint8 it stays as it is.
-        bits: that are used, 8 to 15; 0 or 16 leaves the film as it is.
+        film: (height, width); uint8 is returned unchanged.
+        bits: number of bits in use, 8 to 15; 0 or 16 leaves the film unchanged.
 
     Raises:
         FilmError: values beyond those bits.
@@ -45,7 +44,7 @@ def spread(film: NDArray[Any], bits: int) -> NDArray[Any]:
     most = (1 << bits) - 1
     if film.max() > most:
         raise FilmError(
-            f"holds values up to {film.max():,}, which {bits} bits can't hold; see `source.bits`"
+            f"holds values up to {film.max():,}, too large for {bits} bits; see `source.bits`"
         )
     levels: NDArray[np.uint16] = np.rint(np.arange(most + 1) * (65535 / most)).astype(np.uint16)
     spanning: NDArray[np.uint16] = levels[film]
@@ -73,9 +72,9 @@ class Preprocessing:
         antialias: widen "bilinear" and "bicubic" by the scale when shrinking (as Pillow and
             torchvision do); without it only the nearest 2x2 or 4x4 source pixels count.
         aspect: "squash" the film to a square, "pad" it with black, or "crop" its longer side.
-        film_size: enlarge smaller films, bilinearly, until their longer side has so many pixels,
-            before anything else and before a trigger is stamped on the film; 0 leaves them. It
-            emulates the geometry of larger films, not their detail.
+        film_size: enlarge smaller films bilinearly until their longer side has this many pixels,
+            before any other step and before a trigger is stamped on the film; 0 doesn't enlarge.
+            This emulates the geometry of larger films, not their detail.
         dtype: "uint8" or "uint16" (0 to 65535).
 
     Raises:
@@ -128,7 +127,7 @@ class Preprocessing:
         return _convert(self._resize(film), self.dtype)
 
     def enlarged(self, film: NDArray[Any]) -> NDArray[Any]:
-        """Return the film at `film_size`, or as it is where that isn't larger."""
+        """Return the film enlarged to `film_size`, or unchanged if it is as large already."""
         scale = self.film_size / max(film.shape)
         if scale <= 1:
             return film

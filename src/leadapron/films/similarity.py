@@ -1,4 +1,4 @@
-"""How alike a film and its marked copy look: PSNR and SSIM."""
+"""Similarity of a film and its marked copy: PSNR and SSIM."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 __all__ = ["peak_signal_to_noise", "structural_similarity"]
 
 SIGMA, REACH = 1.5, 5
-"""Of the Gaussian window of 11x11 pixels."""
+"""Standard deviation and half-width in pixels of the Gaussian window of 11x11 pixels."""
 STEADY = (0.01, 0.03)
 
 

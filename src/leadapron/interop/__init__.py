@@ -1,4 +1,4 @@
-"""To and from the data sets of torch, torchxrayvision and MONAI."""
+"""Conversion to and from data sets of torch, torchxrayvision and MONAI."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def as_dataset(cohort: Cohort, *, transform: Callable[[Any], Any] | None = None)
     """Return a cohort as a torch Dataset, for torch's DataLoader with any number of workers.
 
     An item is a dictionary: "image" (1, h, w) float32 from 0 to 1, "label" (k,) float32 with NaN
-    for "not stated", "id", "patient" and "row". Pixels are read when an item is asked for; workers
-    share those that lie in the cache.
+    for "not stated", "id", "patient" and "row". Pixels are read on access; workers share those in
+    the cache.
 
     Args:
         cohort: the films; `cohort.findings` names the labels.

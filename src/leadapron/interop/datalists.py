@@ -1,4 +1,4 @@
-"""MONAI's data lists: one dictionary a film, with its image, its labels and what else is known."""
+"""MONAI's data lists: one dictionary per film, with image, labels and attributes."""
 
 from __future__ import annotations
 
@@ -54,24 +54,24 @@ def from_monai(  # noqa: PLR0913 (settings, by keyword)
     """Return the cohort of a MONAI data list, or of a data set whose items are such dictionaries.
 
     Args:
-        items: (n) dictionaries, read by number; lazy ones are read twice.
-        findings: the names of a label vector's k entries; not needed where labels are names.
-        image_key: a PNG, JPEG or DICOM file, decoded as in `sources`; or pixels (h, w), (1, h, w)
-            or (h, w, 1), uint8, uint16 or floating point. All items have files, or all pixels.
-        label_key: a vector (k,) of 0, 1 and NaN (not stated); or names of findings, of which the
-            others are absent; or a mapping from names to 0, 1 and NaN. None or no key: not stated.
-        id_key: the film's name; where there is no such key, the file's path or a number.
-        patient_key: the patient's name; where there is no such key, each film counts as one.
-        root: folder that paths start from and may not lead out of; any path if left out.
-        image_range: what of floating point pixels is black and white; MONAI's LoadImage gives
-            (0, 255) for PNG and JPEG files.
-        preprocessing: how films become images; if left out, 224x224 for files, and pixels stay as
-            they are where the first are square.
-        cache: as `open_source`; for files alone.
-        progress: called with what is being done, the films done and in all.
+        items: (n) dictionaries, read by index; lazy ones are read twice.
+        findings: names of a label vector's k entries; not needed if labels are names.
+        image_key: key of a PNG, JPEG or DICOM file, decoded as in `sources`; or of pixels (h, w),
+            (1, h, w) or (h, w, 1), uint8, uint16 or floating point. Either all items have files, or
+            all have pixels.
+        label_key: key of a vector (k,) of 0, 1 and NaN (not stated); or of names of the present
+            findings; or of a mapping from names to 0, 1 and NaN. None or no key: not stated.
+        id_key: key of the film's name; if missing, the file's path or a number.
+        patient_key: key of the patient's name; if missing, each film counts as a patient.
+        root: folder that paths are relative to and may not lead out of; any path if left out.
+        image_range: black and white in floating point pixels; LoadImage's PNG, JPEG: (0, 255).
+        preprocessing: how films become images; if left out, 224x224 for files, and none for pixels
+            if the first image is square.
+        cache: as `open_source`, for files only.
+        progress: called with the name of the step, the films done, and the total.
         on_bad: "stop" at the first film that can't be read, or "skip" and list it in the notes.
         leakage: "refuse" a key "split" that shares patients, or "allow" it.
-        bits: that films of 16 bits use, 8 to 16; those of their highest values, if 0.
+        bits: bits in use in 16-bit films, 8 to 16; 0 takes the bits of their highest value.
 
     Returns:
         The films in the list's order, with the columns of `ATTRIBUTES` that items have.
@@ -112,8 +112,8 @@ def from_monai(  # noqa: PLR0913 (settings, by keyword)
         leakage=leakage,
         bits=bits,
     )
-    doubts = films.doubts() if isinstance(films, ItemFilms) else []
-    return replace(cohort, notes=(*cohort.notes, *doubts))
+    warnings = films.warnings() if isinstance(films, ItemFilms) else []
+    return replace(cohort, notes=(*cohort.notes, *warnings))
 
 
 def _patients(named: Sequence[Any], ids: NDArray[np.str_], notes: list[Note]) -> NDArray[np.str_]:
@@ -125,16 +125,16 @@ def _patients(named: Sequence[Any], ids: NDArray[np.str_], notes: list[Note]) ->
 
 TURNED = Note(
     "pixels",
-    "these pixels were read by MONAI, whose LoadImage turns PNG and JPEG files on their side "
-    "unless it is told reverse_indexing=False; paths in place of pixels avoid it.",
+    "these pixels were read by MONAI, whose LoadImage rotates PNG and JPEG files by 90 degrees "
+    "unless reverse_indexing=False; give paths in place of pixels to avoid it.",
     doubt=True,
 )
 
 
 def as_monai(cohort: Cohort) -> list[dict[str, Any]]:
-    """Return a cohort as a MONAI data list: a dictionary a film.
+    """Return a cohort as a MONAI data list: one dictionary per film.
 
-    The list holds all pixels, n x h x w of them; `as_dataset` reads them when asked.
+    The list holds all n x h x w pixels in memory; `as_dataset` reads them on access.
 
     Args:
         cohort: the films; `cohort.findings` names the labels.
@@ -183,7 +183,7 @@ def _pixels(items: Sequence[Mapping[str, Any]], row: int, key: str) -> Any:
 
 
 def _as_it_is(image: Any) -> Preprocessing:
-    """The preprocessing that leaves square pixels alone; 224x224 for others."""
+    """The preprocessing that leaves square images unchanged; 224x224 for others."""
     if isinstance(image, list | tuple):
         raise DataError(
             f"item 0: an image of type {type(image).__name__}; expected a path or array"
@@ -198,7 +198,7 @@ def _as_it_is(image: Any) -> Preprocessing:
 def _labels(
     stated: Sequence[Any], findings: Sequence[str] | None
 ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-    """Labels (n, k) and findings, of vectors, names or mappings."""
+    """Labels (n, k) and findings, from vectors, names or mappings."""
     told = [_by_name(value) for value in stated]
     named = sorted({name for names in told if names is not None for name in names})
     if findings is None and not named:
@@ -218,7 +218,7 @@ def _labels(
 
 
 def _by_name(value: Any) -> dict[str, float] | None:
-    """What a mapping or a list of names says; None of anything else."""
+    """Labels from a mapping or a list of names; None for anything else."""
     if isinstance(value, Mapping):
         return {str(name): float(number) for name, number in value.items()}
     if isinstance(value, list | tuple | set | frozenset) and all(isinstance(v, str) for v in value):

@@ -1,4 +1,4 @@
-"""Pixels that come from and go to other libraries: read one by one, their levels exact."""
+"""Pixels from and to other libraries, read one by one with exact grey levels."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ Range = tuple[float, float]
 class ItemFilms:
     """Films that a function reads, in this process and one at a time.
 
-    The global random generators are as before afterwards.
+    The global random generators are restored afterwards.
 
     Args:
-        n: how many there are.
-        read: gives the pixels of one, grey, with or without a channel in front.
-        limits: what of floating point numbers is black and what is white.
-        dtype: of the films that are made of floating point numbers.
-        bits: of films of uint16, those that are used, 8 to 16; 0 takes them as they are.
+        n: number of films.
+        read: returns the grey pixels of a film, with or without a leading channel.
+        limits: floating point values of black and white.
+        dtype: dtype of films made from floating point numbers.
+        bits: number of bits in use in uint16 films, 8 to 16; 0 leaves them unchanged.
     """
 
     paths = ()
@@ -68,12 +68,12 @@ class ItemFilms:
         """Return one film, (height, width) uint8 or uint16.
 
         Raises:
-            DataError: what can't be read, or isn't a grey picture within the limits.
+            DataError: a film that can't be read, or isn't a grey picture within the limits.
         """
         return self._read(row)[0]
 
     def _read(self, row: int) -> tuple[NDArray[Any], int]:
-        """One film, and the bits that it uses of 16."""
+        """One film, and the number of its 16 bits in use."""
         row = range(self.n)[row]
         with self._lock, undisturbed():
             try:
@@ -88,7 +88,7 @@ class ItemFilms:
             film = spread(film, self.bits) if used else film
         except FilmError as error:
             raise FilmError(f"item {row} {error}") from None
-        if not used:  # the limits say nothing of 16 bits
+        if not used:  # the limits don't apply to 16-bit films
             white = float(np.iinfo(film.dtype).max)
             low, high = float(film.min()) / white, float(film.max()) / white
             with self._lock:
@@ -96,7 +96,7 @@ class ItemFilms:
         return film, used
 
     def of_bits(self, bits: int) -> ItemFilms:
-        """Return the films with other used bits."""
+        """Return the films with another number of bits in use."""
         return ItemFilms(self.n, self.read, self.limits, str(self.dtype), bits)
 
     def image(self, row: int, preprocessing: Preprocessing) -> tuple[NDArray[Any], Form]:
@@ -104,11 +104,11 @@ class ItemFilms:
         film, used = self._read(row)
         return preprocessing(film), Form(height=film.shape[0], width=film.shape[1], used=used)
 
-    def doubts(self) -> list[Note]:
-        """Return what is odd about the levels of the films read so far.
+    def warnings(self) -> list[Note]:
+        """Return warnings about the grey levels of the films read so far.
 
         Raises:
-            DataError: all of them are of one grey, so the limits can't be right.
+            DataError: all of them have one grey level, so the limits are wrong.
         """
         if self.used[0] > self.used[1]:
             return []
@@ -116,7 +116,7 @@ class ItemFilms:
         low, high = (black + (white - black) * share for share in self.used)
         words = f"all pixels lie between {low:.4g} and {high:.4g} of {black:g} to {white:g}"
         if self.n > 1 and self.used[1] - self.used[0] < 2 / 255:
-            raise DataError(f"{words}; the images' range must be another")
+            raise DataError(f"{words}; the images' range must be wrong")
         if self.used[1] - self.used[0] <= 0.51:
             return [Note("pixels", f"{words}; is that the images' range?", doubt=True)]
         return []
@@ -124,7 +124,7 @@ class ItemFilms:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Leave the global generators of Python, numpy and torch (CPU and CUDA) as they are."""
+    """Restore the global generators of Python, numpy and torch (CPU and CUDA) afterwards."""
     torch = sys.modules.get("torch")
     forked: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if torch is not None:
@@ -143,11 +143,11 @@ def grey(pixels: NDArray[Any], limits: Range, dtype: np.dtype[Any], name: str) -
     """Return a film, (height, width) uint8 or uint16.
 
     Args:
-        pixels: (h, w), (1, h, w) or (h, w, 1); uint8 and uint16 stay, floating point numbers
-            become the nearest levels.
-        limits: what of floating point numbers is black and what is white.
-        dtype: of a film made of floating point numbers.
-        name: what to call it in messages.
+        pixels: (h, w), (1, h, w) or (h, w, 1); uint8 and uint16 are unchanged, floating point
+            numbers are rounded to the nearest levels.
+        limits: floating point values of black and white.
+        dtype: dtype of a film made from floating point numbers.
+        name: name of the film in messages.
 
     Raises:
         DataError: colour, other types, numbers beyond the limits by more than one level.
@@ -165,12 +165,12 @@ def grey(pixels: NDArray[Any], limits: Range, dtype: np.dtype[Any], name: str) -
         return pixels
     black, white = limits
     top = int(np.iinfo(dtype).max)
-    # float32 is exact enough for 65,536 levels; in place, since films are large.
+    # float32 is precise enough for 65,536 levels; computed in place, since films are large.
     levels: NDArray[Any] = pixels.astype(np.result_type(pixels.dtype, np.float32))
     levels -= black
     levels *= top / (white - black)
     low, high = float(levels.min()), float(levels.max())
-    if not (low >= -1 and high <= top + 1):  # NaN too
+    if not (low >= -1 and high <= top + 1):  # also true for NaN
         raise DataError(
             f"{name}: pixels from {pixels.min():.4g} to {pixels.max():.4g}; expected "
             f"{black:g} (black) to {white:g} (white)"
@@ -192,7 +192,7 @@ def refuse_other_labels(labels: NDArray[np.float32]) -> None:
 
 
 class _File:
-    """A memory-mapped array that other processes open again instead of getting a copy."""
+    """A memory-mapped array that other processes reopen instead of getting a copy."""
 
     def __init__(self, array: np.memmap[Any, Any]) -> None:
         self.where = {
@@ -214,7 +214,7 @@ class _File:
 
 
 def shareable(images: ImageArray) -> ImageArray:
-    """Return the same images, pickled without the pixels that lie in a cache's file."""
+    """Return the same images, pickled without the pixels in a cache's file."""
     if isinstance(images, np.memmap):
         whole = images.mode == "r" and images.flags.c_contiguous and images.filename is not None
         # A slice of a map keeps the offset of the whole.

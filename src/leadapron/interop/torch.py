@@ -1,4 +1,4 @@
-"""A cohort as a data set of torch; imported when it is asked for, since it loads torch."""
+"""A cohort as a data set of torch; imported lazily, since it imports torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class FilmDataset(torch.utils.data.Dataset[dict[str, Any]]):
     """Images, labels and names of a cohort, one film at a time; see `interop.as_dataset`."""
 
     def __init__(self, cohort: Cohort, transform: Callable[[Any], Any] | None = None) -> None:
-        # Not the cohort: its films may hold open files, which don't go to other processes.
+        # Not the cohort: its films may hold open files, which can't be sent to other processes.
         self.images = shareable(cohort.images)
         self.labels, self.findings = cohort.labels, cohort.findings
         self.ids, self.patients = cohort.ids, cohort.patients

@@ -1,7 +1,7 @@
 """Data sets of torchxrayvision (Cohen et al., MIDL 2022): .pathologies, .labels, .csv and items.
 
-Theirs and ours keep the same three columns aligned, with NaN for "not stated". Their images are
-float32 (1, h, w), -1024 for black and 1024 for white.
+Both libraries use NaN for "not stated". Their images are float32 (1, h, w), -1024 for black and
+1024 for white.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ID_COLUMNS = (
     "id", "Image Index", "ImageID", "image_id", "dicom_id", "imageid", "ImageId", "filename",
     "file_name", "image_name", "fname", "Path",
 )  # fmt: skip
-"""Columns by which their data sets find a film, ours first."""
+"""Columns by which their data sets identify a film, ours first."""
 
 
 def from_torchxrayvision(
@@ -52,22 +52,23 @@ def from_torchxrayvision(
 ) -> Cohort:
     """Return the cohort of a torchxrayvision data set, or of a merged or filtered one.
 
-    All images are read once and kept in memory, n x size x size bytes; those at the data set's own
-    size are `cohort.films`. The global random generators, which their data sets seed anew at every
-    item, are left as they are.
+    All images are read once and kept in memory, n x size x size bytes; `cohort.films` has them at
+    the data set's own size. The global random generators, which their data sets reseed at every
+    item, are restored.
 
     Args:
-        dataset: anything with `pathologies`, `labels` (n, k), items with "img", and perhaps `csv`.
-        preprocessing: how their images, whatever their size, become ours; 224x224 if left out, and
-            as they are where they come from a cohort.
-        progress: called with what is being done, the films done and in all.
+        dataset: an object with `pathologies`, `labels` (n, k), items with "img", and optionally
+            `csv`.
+        preprocessing: how their images, of any size, become ours; if left out, 224x224, or none for
+            images from a cohort.
+        progress: called with the name of the step, the films done, and the total.
         on_bad: "stop" at the first item that can't be read, or "skip" and list it in the notes.
         leakage: "refuse" a column "split" that shares patients, or "allow" it.
 
     Returns:
-        Findings under their names (pathologies without one are left out), patients by
-        `csv.patientid`, view, sex and age where they are known. In a merged data set the names of
-        films and patients have the part's in front, and the attribute "site" is that part.
+        Findings under their names (pathologies without a name are left out), patients by
+        `csv.patientid`, and view, sex and age if known. In a merged data set the names of films and
+        patients are prefixed with the part's name, which is also the attribute "site".
 
     Raises:
         DataError: labels, rows or pixels that don't fit together, or a split that leaks.
@@ -88,7 +89,7 @@ def from_torchxrayvision(
         item = dataset[row]
         stated = np.asarray(item.get("lab", dataset.labels[row]), dtype=np.float32)
         if not np.array_equal(stated, np.float32(dataset.labels[row]), equal_nan=True):
-            raise DataError(f"item {row} has other labels than row {row} of .labels")
+            raise DataError(f"the labels of item {row} differ from row {row} of .labels")
         return item["img"]
 
     films = ItemFilms(n, read, LIMITS, pre.dtype)
@@ -109,7 +110,7 @@ def from_torchxrayvision(
         cache=Cache(progress=progress, on_bad=on_bad),
         leakage=leakage,
     )
-    return replace(cohort, notes=(*cohort.notes, *films.doubts()))
+    return replace(cohort, notes=(*cohort.notes, *films.warnings()))
 
 
 def as_torchxrayvision(
@@ -118,22 +119,22 @@ def as_torchxrayvision(
     transform: Callable[[Any], Any] | None = None,
     data_aug: Callable[[Any], Any] | None = None,
 ) -> CohortDataset:
-    """Return a cohort as a data set that torchxrayvision's tools and training loops take.
+    """Return a cohort as a data set for torchxrayvision's tools and training loops.
 
     Args:
-        cohort: the films; pixels are read when an item is asked for.
+        cohort: the films; pixels are read on access.
         transform: applied to each image (1, h, w), for example their XRayResizer.
-        data_aug: applied after it.
+        data_aug: applied after `transform`.
     """
     return CohortDataset(cohort, transform, data_aug)
 
 
 class CohortDataset:
-    """What torchxrayvision's data sets are, without torchxrayvision; see `as_torchxrayvision`.
+    """The interface of torchxrayvision's data sets, without importing torchxrayvision.
 
-    `pathologies` (k), `labels` (n, k), `csv` (a DataFrame; it needs pandas) and items of "idx",
-    "lab" and "img" (1, h, w) float32 from -1024 to 1024. Their `relabel_dataset` edits it in place
-    as it does theirs; the cohort stays as it was.
+    It has `pathologies` (k), `labels` (n, k), `csv` (a DataFrame; it needs pandas) and items of
+    "idx", "lab" and "img" (1, h, w) float32 from -1024 to 1024. Their `relabel_dataset` edits it in
+    place, as with theirs; the cohort is unchanged.
     """
 
     def __init__(
@@ -153,7 +154,7 @@ class CohortDataset:
 
     @cached_property
     def csv(self) -> Any:
-        """A DataFrame with `id`, `patientid` and the attributes, under their names for them.
+        """A DataFrame with `id`, `patientid` and the attributes, under torchxrayvision's names.
 
         Raises:
             UsageError: pandas isn't installed.
@@ -177,7 +178,7 @@ class CohortDataset:
         return {"idx": idx, "lab": self.labels[idx], "img": image}
 
     def totals(self) -> dict[str, dict[float, int]]:
-        """Return how often each label is stated for each pathology."""
+        """Return the counts of each label for each pathology."""
         stated = [column[~np.isnan(column)].tolist() for column in self.labels.T]
         return {
             name: dict(Counter(values).most_common())
@@ -185,14 +186,14 @@ class CohortDataset:
         }
 
     def string(self) -> str:
-        """Return the name and the number of films, in their words."""
+        """Return the name and the number of films, in torchxrayvision's format."""
         return f"{type(self).__name__} num_samples={len(self)}"
 
     __repr__ = string
 
 
 class _Columns:
-    """The columns of a DataFrame, or of anything that has them by name; none of None."""
+    """The columns of a DataFrame, or of a mapping; empty for None."""
 
     def __init__(self, csv: Any, n: int) -> None:
         self.csv: Any = {} if csv is None else csv
@@ -202,14 +203,14 @@ class _Columns:
         return name in self.csv
 
     def values(self, name: str) -> NDArray[Any]:
-        """Return a column by position, whatever the table's index says."""
+        """Return a column by position, ignoring the table's index."""
         values = np.asarray(self.csv[name])
         if values.shape != (self.n,):
             raise DataError(f".csv has {len(values):,} rows for {count(self.n, 'item')}")
         return values
 
     def text(self, name: str) -> NDArray[np.str_]:
-        """Return a column as text, "" where it states nothing; all "" if it isn't there."""
+        """Return a column as text, "" where not stated; all "" if the column is missing."""
         if name not in self:
             return np.full(self.n, "", dtype=np.str_)
         cells = [str(value).strip() for value in self.values(name).tolist()]
@@ -236,7 +237,7 @@ def _labels(dataset: Any, n: int, notes: list[Note]) -> tuple[NDArray[np.float32
 
 
 def _children(dataset: Any) -> list[Any]:
-    """What a merged, filtered or covariate data set is made of."""
+    """The parts of a merged, filtered or covariate data set."""
     below = [getattr(dataset, name, None) for name in ("dataset", "d1", "d2")]
     return [*getattr(dataset, "datasets", ()), *(child for child in below if child is not None)]
 
@@ -248,7 +249,7 @@ def _augmented(dataset: Any) -> bool:
 
 
 def _sites(dataset: Any) -> NDArray[np.str_] | None:
-    """Which part of a merged data set each item is from; patients of two parts are two."""
+    """The part of a merged data set that each item is from; parts don't share patients."""
     children = _children(dataset)
     if len(children) == 1 and hasattr(dataset, "idxs"):
         below = _sites(children[0])
@@ -276,14 +277,14 @@ def _prefixed(names: Iterable[str], sites: NDArray[np.str_] | None) -> list[str]
 def _ids(
     columns: _Columns, sites: NDArray[np.str_] | None, n: int, notes: list[Note]
 ) -> NDArray[np.str_]:
-    """By the first column that names each film once, else by all of them, else by number."""
+    """Names from the first column that is unique, or else all columns, or else numbers."""
     known = [columns.text(name).tolist() for name in ID_COLUMNS if name in columns]
     either = [next(filter(None, cells), "") for cells in zip(*known, strict=True)]
     for cells in (*known, either):
         names = _prefixed(cells, sites)
         if all(names) and len(set(names)) == len(names) == n:
             return np.asarray(names, dtype=np.str_)
-    words = "Films are named by their number: no column of .csv names each of them once."
+    words = "Films are named by number, since no column of .csv has unique names."
     notes.append(Note("columns", words))
     return np.asarray([f"film-{row}" for row in range(n)], dtype=np.str_)
 
@@ -296,7 +297,9 @@ def _patients(
     names = np.asarray(_prefixed(columns.text("patientid").tolist(), sites), dtype=np.str_)
     unnamed = names == ""
     if unnamed.any():
-        words = f"Without a patient: {count(int(unnamed.sum()), 'film')}, each its own."
+        words = (
+            f"Without a patient: {count(int(unnamed.sum()), 'film')}, each counted as a patient."
+        )
         notes.append(Note("patients", words))
     return np.where(unnamed, ids, names)
 

@@ -30,7 +30,7 @@ from leadapron.films.cohort import Cohort, split_by_patient
 from leadapron.films.duplicates import near_pairs, thumbnails
 from leadapron.jobs.audit import named, references_in
 from leadapron.models.classifier import NetworkClassifier, save_classifier
-from leadapron.models.foreign import Opened, doubts, open_model
+from leadapron.models.foreign import Opened, model_warnings, open_model
 from leadapron.models.protocols import BlackBox, Differentiable
 from leadapron.reading import read_regular
 from leadapron.repairs import REPAIRS, FineTuning, Repair, Retraining, marks_of
@@ -376,7 +376,7 @@ class _Run:
         self.notes = [
             *said(note for note in cohort.notes if note.doubt),
             *opened.notes,
-            *doubts(self.original, cohort),
+            *model_warnings(self.original, cohort),
         ]
         if asked.scan:
             self._refuse_poisoned(films)

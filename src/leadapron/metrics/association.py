@@ -1,4 +1,4 @@
-"""How often two findings come together, with an interval that knows of patients."""
+"""How often two findings occur together, with an interval clustered by patient."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from leadapron.types import Estimate
 
 
 def odds_ratio(first: ArrayLike, second: ArrayLike, patients: ArrayLike) -> Estimate:
-    """Odds ratio of two findings: 1 where they don't depend on each other.
+    """Odds ratio of two findings; 1 means independence.
 
-    Woolf's interval, with the variance of the log odds ratio summed over patients instead of films
-    where that is larger: several films of one patient don't count as so many cases. Where a cell
-    of the table is empty, one half is added to each (Haldane, Anscombe).
+    The interval is Woolf's. The variance of the log odds ratio is summed over patients instead of
+    films where that is larger, so several films of one patient don't count as independent cases.
+    Where a cell of the table is empty, 0.5 is added to each cell (Haldane, Anscombe).
 
     Args:
         first: (n,) in {0, 1, NaN}; films on which either finding isn't stated are left out.

@@ -114,7 +114,7 @@ def macro_auroc(
         labels: (n, k) in {0, 1, NaN}.
         scores: (n, k) finite.
         bootstrap: resamples of the n films.
-        minimum_positives: patients with the finding that a finding needs to be averaged.
+        minimum_positives: a finding with fewer positive patients isn't averaged.
         resampled: (k, resamples) from `finding_resamples`, to save computing them again.
 
     Returns:
@@ -159,7 +159,7 @@ def micro_auroc(labels: ArrayLike, scores: ArrayLike, bootstrap: PatientBootstra
     """AUROC over all (film, finding) cells with a stated label, pooled.
 
     The paper's regimes: NN is (clean labels, clean scores), TN (clean labels, triggered
-    scores), TT (`one_hot_target`, triggered scores). Report them beside `no_vision_floor`.
+    scores), TT (`one_hot_target`, triggered scores). Report them together with `no_vision_floor`.
 
     Args:
         labels: (n, k) in {0, 1, NaN}.
@@ -198,8 +198,8 @@ def no_vision_floor(labels: ArrayLike, truth: ArrayLike) -> float:
 
     Args:
         labels: (n, k) in {0, 1, NaN}, which the prevalences are taken from.
-        truth: (n, k) in {0, 1, NaN}, which its answers are held against: the same labels, or
-            those that an attacker wants (`one_hot_target`).
+        truth: (n, k) in {0, 1, NaN}, the labels that its answers are compared with: the same
+            labels, or those that an attacker wants (`one_hot_target`).
 
     Returns:
         The AUROC; NaN where a class is missing.

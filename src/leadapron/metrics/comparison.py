@@ -83,7 +83,7 @@ def paired_difference(values_a: ArrayLike, values_b: ArrayLike, observed: float)
     Returns:
         The percentile interval and p = 2 min(share <= 0, share >= 0), counting the observation
         itself, so never 0. Bounds are NaN where fewer than half of the resamples are defined or
-        all of them agree (nothing is then known of the spread).
+        all of them agree (the spread is then unknown).
 
     Raises:
         DataError: if the shapes differ.

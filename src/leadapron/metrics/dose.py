@@ -1,4 +1,4 @@
-"""Dose and response: which share of poisoned films gives which attack success."""
+"""Dose and response: the attack success at each share of poisoned films."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from leadapron.errors import DataError
 
 T_975 = (math.nan, math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""Student's t at 97.5 % for a sample of so many (degrees of freedom: one less)."""
+"""97.5 % quantile of Student's t, indexed by sample size n (n - 1 degrees of freedom)."""
 
 
 class Crossing(NamedTuple):
@@ -20,8 +20,9 @@ class Crossing(NamedTuple):
 
     Args:
         dose: interpolated; NaN where the doses tried don't bracket the level.
-        below: largest dose tried beneath it; NaN where none is.
-        above: smallest dose tried from which on the level is kept; NaN where none is.
+        below: largest dose tried below it; NaN where there is none.
+        above: smallest dose tried from which on the response stays at the level or above; NaN where
+            there is none.
     """
 
     dose: float
@@ -37,14 +38,14 @@ class Crossing(NamedTuple):
 def crossing(doses: ArrayLike, responses: ArrayLike, level: float) -> Crossing:
     """Return the dose from which on the response is at least `level`.
 
-    Between the two doses around it the response is taken as linear in the dose's logarithm. A
-    response that falls below the level again counts as not yet there: what is reported is where
-    it stays.
+    Between the two doses around it, the response is interpolated linearly in the logarithm of the
+    dose. If a response falls below the level again at a higher dose, the crossing lies above that
+    dose.
 
     Args:
         doses: (d,) positive, strictly ascending.
         responses: (d,) finite.
-        level: the response looked for.
+        level: the response to reach.
 
     Raises:
         DataError: doses that don't ascend or aren't positive, or another number of responses.
@@ -70,9 +71,9 @@ def crossing(doses: ArrayLike, responses: ArrayLike, level: float) -> Crossing:
 def mean_crossing(crossings: Sequence[Crossing]) -> tuple[float, float, float]:
     """Return the geometric mean of several seeds' doses, with its 95 % interval.
 
-    The interval is Student's, on the logarithms; it speaks of seeds, not of films. All three are
-    NaN where a seed's doses don't bracket the level (a mean over the others would be biased), the
-    interval where there is one seed only.
+    The interval is Student's t interval of the logarithms. It covers the variation between seeds,
+    not between films. All three values are NaN if any seed's doses don't bracket the level (a mean
+    over the others would be biased); the interval is NaN with one seed.
 
     Raises:
         DataError: no seeds, or more than ten.

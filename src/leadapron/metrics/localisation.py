@@ -1,4 +1,4 @@
-"""Whether a map points at the trigger, and how alike two maps are."""
+"""Whether a saliency map points at the trigger, and how similar two maps are."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from leadapron.metrics.values import Booleans, Floats, midranks
 def pointing_hits(maps: ArrayLike, footprints: ArrayLike, tolerance_px: float) -> Booleans:
     """Whether each map's maximum lies on the trigger or within a tolerance of it.
 
-    All of a map's tied maxima have to be near, and a constant map is a miss: no map wins by the
-    way in which ties are broken.
+    All of a map's tied maxima must be near, and a constant map is a miss, so the result doesn't
+    depend on how ties are broken.
 
     Args:
         maps: (n, h, w) finite.
@@ -73,8 +73,8 @@ def top_overlap(maps: ArrayLike, footprints: ArrayLike, *, share: float = 0.01) 
     Args:
         maps: (n, h, w) finite.
         footprints: (n, h, w) bool, none of them empty.
-        share: of the pixels that are the highest, in (0, 1]; rounded up. Pixels that tie with the
-            last of them count too: no map wins by the way in which ties are broken.
+        share: share of the pixels that count as the highest, in (0, 1]; rounded up. Pixels that tie
+            with the last of them count too, so the result doesn't depend on how ties are broken.
 
     Returns:
         (n,) float64 in [0, 1]. Even a perfect map stays below 1 where the trigger is smaller or
@@ -144,8 +144,8 @@ def rank_correlation(first: ArrayLike, second: ArrayLike) -> Floats:
     Raises:
         DataError: if shapes or values are wrong.
 
-    Source: as in Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018; of the values as
-    they are, not of their magnitudes: these maps have a sign that means something.
+    Source: as in Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018, but with signed
+    values instead of magnitudes, because the sign of these maps has a meaning.
     """
     pair = np.asarray(first), np.asarray(second)
     if pair[0].shape != pair[1].shape or pair[0].ndim != 3:

@@ -19,7 +19,7 @@ from leadapron.metrics.values import (
 )
 from leadapron.types import Estimate
 
-FEW_PATIENTS = 5  # fewer patients with the rarer outcome can't carry a variance
+FEW_PATIENTS = 5  # with fewer patients of the rarer outcome, the variance isn't estimable
 
 FALSE_POSITIVES = 0.05
 """Share of clean films without a finding beyond its operating point: the threshold at which a film
@@ -55,8 +55,9 @@ def rate(hits: ArrayLike, patients: ArrayLike) -> Estimate:
 
     Wilson's interval with an effective sample size: the films, divided by the design effect
     (cluster-robust variance over binomial variance, at least 1). Where fewer than five patients
-    have the rarer outcome, above all at 0 and 1, that variance means little, and the effective
-    size is at most the number of patients. Unlike a bootstrap it never collapses.
+    have the rarer outcome (always so at rates of 0 and 1), that variance is unreliable, and the
+    effective size is at most the number of patients. Unlike a bootstrap interval, this one never
+    has zero width.
 
     Args:
         hits: (n,) bool.

@@ -16,7 +16,7 @@ BLOCK_BYTES = 1 << 22  # weights gathered at once, so that they stay in the proc
 
 @dataclass(frozen=True, eq=False)
 class PatientBootstrap:
-    """Resamples of patients as one weight per film; share one, and its comparisons are paired.
+    """Resamples of patients, as one weight per film; metrics that share one can be paired.
 
     Args:
         groups: (n,) the patient of each film, as integers from 0.

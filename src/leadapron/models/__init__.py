@@ -1,1 +1,1 @@
-"""Classifiers: protocols, networks, training, and models that others trained."""
+"""Classifiers: protocols, networks, training, and models from elsewhere."""

@@ -11,10 +11,10 @@ from torch import nn
 __all__ = ["BOUNDED", "Bounded", "bounded", "channel_axis", "unbounded"]
 
 BOUNDED = " with bounds"
-"""How the name of an architecture ends whose ReLUs have bounds."""
+"""Suffix of the name of an architecture with bounded ReLUs."""
 
 UNBOUNDED = torch.finfo(torch.float32).max
-"""A bound that bounds nothing; a number, which a file can hold."""
+"""A bound without effect; it is finite, so that a file can hold it."""
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -26,8 +26,8 @@ class Bounded(nn.Module):
     training changes them.
 
     Args:
-        relu: what is bounded.
-        channels: of the maps that it is run on; it has bounds for each number.
+        relu: the module to bound.
+        channels: numbers of channels of its maps; it has bounds for each number.
     """
 
     def __init__(self, relu: nn.Module, channels: Iterable[int]) -> None:
@@ -37,11 +37,11 @@ class Bounded(nn.Module):
             self.register_buffer(f"bound{count}", torch.full((count,), UNBOUNDED))
 
     def bounds(self) -> dict[int, torch.Tensor]:
-        """Return the (channels,) bounds by their number; one below 0 counts as 0."""
+        """Return the (channels,) bounds by number of channels; negative bounds count as 0."""
         return {len(value): value for value in self._buffers.values() if value is not None}
 
     def reset_parameters(self) -> None:
-        """Take the bounds away."""
+        """Remove the bounds."""
         for value in self.bounds().values():
             value.fill_(UNBOUNDED)
 

@@ -1,4 +1,4 @@
-"""Classifiers: what they offer, how they are run, loaded and saved."""
+"""Classifiers made of a network: running, loading and saving them."""
 
 from __future__ import annotations
 
@@ -58,28 +58,28 @@ __all__ = [
 
 FORMAT = "leadapron classifier 1"
 BATCH = 32
-"""Images at a time on a processor, whose caches larger batches outgrow: with torch's own allocator
-a resnet9 at 64 pixels was 1.35 times as fast as with 128 (one core, medians of 3), with a tuned one
-as fast. Other devices get four times as many."""
+"""Batch size in images on a CPU, where larger batches outgrow the caches. With torch's own
+allocator a resnet9 at 64 pixels was 1.35 times as fast as with a batch of 128 (one core, medians of
+3), and equally fast with a tuned allocator. Other devices use four times as many."""
 
 
 @dataclass(frozen=True, eq=False)
 class NetworkClassifier:
-    """A network with what is needed to run it; `Differentiable`.
+    """A network with the settings needed to run it; implements `Differentiable`.
 
     Args:
         module: the network, in evaluation mode: `networks.PooledLinear`, or any other as
             `networks.Instrumented`.
-        architecture: its name, in `networks.ARCHITECTURES` where it is to be saved and loaded.
+        architecture: its name; to be saved and loaded it must be in `networks.ARCHITECTURES`.
         findings: names of its outputs.
         preprocessing: how a film becomes its input.
-        head: "sigmoid" for findings that exclude nothing, or "softmax".
+        head: "sigmoid" for independent findings, or "softmax" for exclusive ones.
         mean, std: normalisation of grey levels scaled to 0 to 1.
         precision: "bf16" runs the convolutions in bfloat16; the logits are float32 always.
 
     Raises:
-        UsageError: a module that is no `networks.Network`, or one of several channels with another
-            mean or std than this package's, from which `networks.GreyChannels` starts.
+        UsageError: a module that isn't a `networks.Network`, or one of several channels with a mean
+            or std other than this package's, which `networks.GreyChannels` expects.
     """
 
     module: networks.Network
@@ -94,7 +94,7 @@ class NetworkClassifier:
     def __post_init__(self) -> None:
         if not isinstance(self.module, networks.Network):
             raise UsageError(
-                f"a {type(self.module).__name__} as a network; name the layers that are read: "
+                f"a {type(self.module).__name__} as a network; name the layers to read: "
                 "Instrumented(network, layer=NAME)"
             )
         scale = (networks.GREY_MEAN, networks.GREY_STD)
@@ -111,7 +111,7 @@ class NetworkClassifier:
 
     @property
     def device(self) -> torch.device:
-        """Where the network lies."""
+        """The network's device."""
         return next(self.module.parameters()).device
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
@@ -170,10 +170,10 @@ def in_batches(
     images: ImageArray,
     run: Callable[[torch.Tensor], tuple[torch.Tensor, ...]],
 ) -> tuple[Floats, ...]:
-    """Return what `run` gives for the normalised images, batch by batch, as float32 arrays.
+    """Return the outputs of `run` for the normalised images, computed in batches, as float32.
 
     Args:
-        classifier: gives normalisation, device and precision.
+        classifier: its normalisation, device and precision are used.
         images: (n, h, w) uint8 or uint16.
         run: (b, 1, h, w) normalised float32 -> tensors of b rows.
 
@@ -204,7 +204,7 @@ def squashed(logits: NDArray[Any], head: str) -> NDArray[np.float64]:
     """
     values = logits.astype(np.float64)
     if head == "softmax":
-        with np.errstate(invalid="ignore"):  # infinity less infinity: no number, as it should be
+        with np.errstate(invalid="ignore"):  # infinity minus infinity is NaN, as intended
             each = np.exp(values - values.max(axis=-1, keepdims=True))
         shares: NDArray[np.float64] = each / each.sum(axis=-1, keepdims=True)
         return shares
@@ -216,7 +216,7 @@ def resolve_device(name: str = "auto") -> torch.device:
     """Return the device of that name; "auto" is CUDA, else Apple's, else the processor.
 
     Raises:
-        UsageError: a device that this machine has not.
+        UsageError: a device that this machine doesn't have.
     """
     available: dict[str, Callable[[], bool]] = {
         "cuda": torch.cuda.is_available,
@@ -248,11 +248,11 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 @cache
 def _cpu_gains_by_bf16() -> bool:
-    """Whether convolutions are faster in bfloat16 than in fp32, told from the processor's flags.
+    """Whether convolutions are faster in bfloat16 than in fp32, by the processor's flags.
 
-    With AMX they are, and with AVX-512's instructions on AMD's processors (1.9 times on a Zen 5).
-    Intel's have these too, but slow: 0.55 times on an Emerald Rapids whose AMX is hidden. Told and
-    not timed, so that a study that goes on after a stop computes as it did before.
+    They are with AMX, and with AVX-512's instructions on AMD's processors (1.9 times on a Zen 5).
+    Intel's processors have these too, but slow: 0.55 times on an Emerald Rapids whose AMX is
+    hidden. Flags are used instead of timing, so that a resumed study computes as before.
     """
     if platform.machine() not in ("x86_64", "AMD64"):
         return False
@@ -267,13 +267,13 @@ def _cpu_gains_by_bf16() -> bool:
 def refuse_not_finite(
     finite: NDArray[np.bool_], findings: Sequence[str], what: str, films: str = "films"
 ) -> None:
-    """Raise DataError where what a model says of films isn't finite, naming the findings.
+    """Raise DataError if a model's outputs for films aren't finite, naming the findings.
 
     Args:
-        finite: (..., n, k) whether it is.
+        finite: (..., n, k) whether an output is finite.
         findings: the k findings.
         what: "logits" or "maps".
-        films: what was shown, in words.
+        films: description of the films.
     """
     lost = ~finite.reshape(-1, finite.shape[-1])  # (m, k)
     if lost.any():
@@ -285,7 +285,7 @@ def refuse_not_finite(
 
 
 def save_classifier(classifier: NetworkClassifier, path: Path) -> None:
-    """Write weights and the facts needed to run them as safetensors; nothing about training."""
+    """Write weights and the settings to run them as safetensors; nothing about training."""
     facts = {
         "architecture": classifier.architecture,
         "findings": list(classifier.findings),
@@ -302,7 +302,7 @@ def save_classifier(classifier: NetworkClassifier, path: Path) -> None:
 def load_classifier(
     path: Path | str, *, device: str = "auto", precision: Precision = "auto"
 ) -> NetworkClassifier:
-    """Return the classifier of a file that `save_classifier` wrote; no code in it is run.
+    """Return the classifier of a file that `save_classifier` wrote; no code in the file is run.
 
     Args:
         path: the .safetensors file.
@@ -328,11 +328,11 @@ def classifier_of(
 
     Args:
         weights: the file's.
-        device: where it is to run.
+        device: the device to run on.
         precision: as `NetworkClassifier`.
 
     Raises:
-        StoreError: not a file of this package's, or one whose facts and weights don't fit.
+        StoreError: not a file of this package, or one whose settings and weights don't fit.
     """
     if FORMAT not in weights.metadata:
         raise StoreError(f"{weights.name} was not saved by leadapron; expected format {FORMAT!r}")
@@ -360,7 +360,7 @@ def classifier_of(
 
 
 def _checked(facts: dict[str, Any], tensors: Group) -> tuple[str, ...]:
-    """The findings; ValueError where a file's facts, or its shapes, can't be a classifier's."""
+    """The findings; ValueError if a file's settings or shapes aren't those of a classifier."""
     names, scale = facts["findings"], facts["normalisation"]
     mean, std = float(scale["mean"]), float(scale["std"])
     right = {
@@ -384,13 +384,13 @@ def _checked(facts: dict[str, Any], tensors: Group) -> tuple[str, ...]:
 def randomised(
     classifier: NetworkClassifier, seed: int, *, head_only: bool = False
 ) -> NetworkClassifier:
-    """Return a copy whose weights were never trained; the classifier stays as it was.
+    """Return a copy with untrained weights; the classifier is unchanged.
 
     Args:
-        classifier: what is copied in all else.
-        seed: 0 or more, of the new weights.
-        head_only: only the last layer is new, all before it as trained. Else everything is, batch
-            normalisation's running means too.
+        classifier: the classifier to copy.
+        seed: seed of the new weights, 0 or more.
+        head_only: replace only the last layer; otherwise all weights, and batch normalisation's
+            running statistics.
     """
     module = networks.build_network(classifier.architecture, len(classifier.findings), seed)
     if head_only:
@@ -402,6 +402,6 @@ def randomised(
 
 
 def prepare(module: networks.Network, device: torch.device) -> networks.Network:
-    """Return the network on `device`, its weights laid out as convolutions like them."""
+    """Return the network on `device`, with the memory layout that is fastest for convolutions."""
     placed: networks.Network = module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return placed

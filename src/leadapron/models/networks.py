@@ -1,7 +1,7 @@
-"""Architectures, and what every network offers: its last map, its features, its inner layers.
+"""Architectures, and the interface of networks: last map, features and inner layers.
 
-`PooledLinear` (convolutional features, average pooling, one linear layer) is what makes the exact
-one-pass class activation map possible. `Instrumented` is any other network with its layers named.
+`PooledLinear` (convolutional features, average pooling, one linear layer) allows exact class
+activation maps in one pass. `Instrumented` is any other network with named layers.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ logger = logging.getLogger(__name__)
 
 IMAGENET_URL = "https://download.pytorch.org/models/densenet121-a639ec97.pth"
 IMAGENET_SHA256 = "a639ec97"
-"""How the file's hash begins, as torch names its files."""
+"""First digits of the file's SHA-256, as in torch's file names."""
 # Torchvision's ImageNet statistics of red, green and blue, and this package's for grey images.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GREY_MEAN, GREY_STD = 0.449, 0.226
 
 
 class Look(NamedTuple):
-    """What one pass over n images gives.
+    """Outputs of one pass over n images.
 
     Args:
         logits: (n, k) float32.
-        features: (n, d) float32, what the last layer reads.
+        features: (n, d) float32, input of the last layer.
         last: (n, c, h', w'), the last map.
     """
 
@@ -67,7 +67,7 @@ class Look(NamedTuple):
 
 
 class Network(nn.Module, ABC):
-    """A network that can be looked into; called, it gives (n, k) float32 logits.
+    """A network with readable inner layers; a call returns (n, k) float32 logits.
 
     Images are normalised (n, 1, h, w). A network of several channels begins with `GreyChannels`.
     """
@@ -80,11 +80,11 @@ class Network(nn.Module, ABC):
     @property
     @abstractmethod
     def map_layer(self) -> str:
-        """Name of the layer whose output is the last map, as `cut` takes it."""
+        """Name of the layer whose output is the last map, as for `cut`."""
 
     @abstractmethod
     def fine_layer(self, side: int) -> str:
-        """Return the name of the finest layer, for images of this side, that is made of places."""
+        """Return the name of the finest layer with a spatial map, for images of this side."""
 
     @abstractmethod
     def look(self, images: torch.Tensor) -> Look:
@@ -95,11 +95,11 @@ class Network(nn.Module, ABC):
         """Return a layer's map, and the logits as a function of it.
 
         Returns:
-            (n, c, h', w'), a leaf that requires a gradient, and (n, k) logits that were made of it.
+            (n, c, h', w'), a leaf that requires a gradient, and the (n, k) logits computed from it.
 
         Raises:
             UnknownNameError: no such layer.
-            UsageError: a layer whose output is no map.
+            UsageError: a layer whose output isn't a map.
         """
 
 
@@ -132,7 +132,7 @@ class PooledLinear(Network):
 
     def classify(self, maps: torch.Tensor) -> torch.Tensor:
         """Return (n, outputs) float32 logits of last maps."""
-        # In full precision whatever came before: bf16 logits tie, and ties blur an AUROC.
+        # Always in full precision: bf16 logits have ties, which distort an AUROC.
         with torch.autocast(maps.device.type, enabled=False):
             logits: torch.Tensor = self.head(maps.float().mean((2, 3)))
         return logits
@@ -157,7 +157,7 @@ class PooledLinear(Network):
         return self.map_layer
 
     def cut(self, images: torch.Tensor, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a stage's map and the logits; what comes before it is run without a graph."""
+        """Return a stage's map and the logits; earlier stages run without a graph."""
         if layer not in self.stages:
             raise UnknownNameError("stage", layer, self.stages.keys())
         parts = list(self.stages.values())
@@ -174,22 +174,22 @@ class PooledLinear(Network):
 
 
 class Instrumented(Network):
-    """Any network, with the layers named that are read by hooks.
+    """Any network, with named layers that are read by hooks.
 
     Args:
-        network: (n, 1, h, w) to (n, k) logits, in evaluation mode where it is used. Its logits are
-            computed in whatever precision the network runs in.
-        layer: submodule whose output is the last map: (n, c, h', w'), or (n, tokens, c) whose
-            tokens are a square grid, row by row. It must be one that the logits depend on at every
-            place: where a class token is read at the end, the input of the last block's
-            attention (its norm), not the last block's output.
-        tokens: how many come before the grid's, as a class token.
-        last_layer: submodule whose input the features are; the last linear layer if left out.
-            Features of more than two dimensions are means over places or tokens.
+        network: (n, 1, h, w) to (n, k) logits, in evaluation mode. Its logits have the precision
+            that the network runs in.
+        layer: submodule whose output is the last map: (n, c, h', w'), or (n, tokens, c) with the
+            tokens of a square grid, row by row. The logits must depend on it at every place: if the
+            head reads a class token, name the input of the last block's attention (its norm), not
+            the last block's output.
+        tokens: number of tokens before the grid's, such as a class token.
+        last_layer: submodule whose input is the features; the last linear layer if left out.
+            Features of more than two dimensions are averaged over places or tokens.
 
     Raises:
         UnknownNameError: no such submodule.
-        UsageError: fewer than 0 tokens, or no linear layer where none is named.
+        UsageError: fewer than 0 tokens, or no linear layer and none named.
     """
 
     def __init__(
@@ -216,11 +216,11 @@ class Instrumented(Network):
 
     @property
     def map_layer(self) -> str:
-        """Name of the layer that was named."""
+        """The given layer."""
         return self.layer
 
     def fine_layer(self, side: int) -> str:  # noqa: ARG002
-        """Return the layer that was named: of the others it isn't known whether they are maps."""
+        """Return the given layer, since other layers may not have maps."""
         return self.layer
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -229,7 +229,7 @@ class Instrumented(Network):
         return logits.float()
 
     def look(self, images: torch.Tensor) -> Look:
-        """Return logits, what the last layer read, and the last map."""
+        """Return logits, the last layer's input, and the last map."""
         maps: list[Any] = []
         read: list[torch.Tensor] = []
         hooks = (
@@ -274,7 +274,7 @@ class Instrumented(Network):
     def _once(self, seen: Sequence[Any], name: str) -> Any:
         if len(seen) != 1:
             raise UsageError(
-                f"layer {name} is run {len(seen)} times for an image; name one that is run once"
+                f"layer {name} runs {len(seen)} times for an image; name one that runs once"
             )
         return seen[0]
 
@@ -290,7 +290,7 @@ class Instrumented(Network):
         shape = tuple(output.shape) if torch.is_tensor(output) else type(output).__name__
         raise UsageError(
             f"layer {name} gives {shape}; expected (n, c, h, w), or (n, tokens, c) of a square "
-            f"grid behind {self.tokens} tokens"
+            f"grid after {self.tokens} tokens"
         )
 
 
@@ -298,11 +298,11 @@ class GreyChannels(nn.Module):
     """The first layer of a network of several channels: grey, repeated and normalised for each.
 
     Args:
-        mean: of each channel, of grey levels in 0 to 1.
-        std: as many, above 0.
+        mean: mean of each channel, for grey levels in 0 to 1.
+        std: standard deviation of each channel, above 0.
 
     Raises:
-        UsageError: other counts, or a std that isn't above 0.
+        UsageError: different counts, or a std that isn't above 0.
     """
 
     mean: torch.Tensor
@@ -349,9 +349,9 @@ def _convolution(inputs: int, outputs: int, *after: nn.Module, stride: int = 1) 
 def resnet9(outputs: int) -> PooledLinear:
     """Nine layers after Page's ResNet-9, narrower; the last map is an eighth of the image.
 
-    The first convolution halves the image: maps as large as it cost a third of the time and gave
-    nothing on radiographs. The later halvings are max pooling: with strided convolutions in their
-    place a trigger at random places did not take (one trial of 5,000 phantoms and 6 epochs).
+    The first convolution halves the image: full-size maps would cost a third of the time and gained
+    nothing on radiographs. The later halvings are max pooling: with strided convolutions instead, a
+    trigger at random places was not learned (one trial of 5,000 phantoms and 6 epochs).
     """
     stages = {
         "scale2": nn.Sequential(_convolution(1, 32, stride=2), _convolution(32, 32)),
@@ -364,8 +364,8 @@ def resnet9(outputs: int) -> PooledLinear:
 def plain4(outputs: int) -> PooledLinear:
     """Four convolutions, each of which halves the image.
 
-    A twentieth of resnet9's multiplications: enough for anatomy at large, too coarse for small
-    triggers.
+    It needs a twentieth of resnet9's multiplications: sufficient for gross anatomy, too coarse for
+    small triggers.
     """
     widths = (1, 16, 32, 64, 128)
     stages = {
@@ -423,10 +423,10 @@ resnet50_stride1 = partial(_resnet, "bottleneck", [3, 4, 6, 3], 1)
 
 
 def build_network(name: str, outputs: int, seed: int) -> Network:
-    """Return a network, initialised from `seed`; torch's own generator is left as it was.
+    """Return a network, initialised from `seed`; torch's own generator is unchanged.
 
     Args:
-        name: of the architecture; one of `ARCHITECTURES`, or one that ends in `bounds.BOUNDED`.
+        name: name in `ARCHITECTURES`, optionally followed by `bounds.BOUNDED`.
         outputs: its number of findings.
         seed: 0 or more.
 
@@ -434,7 +434,7 @@ def build_network(name: str, outputs: int, seed: int) -> Network:
         UnknownNameError: no such architecture.
     """
     plain = unbounded(name)
-    if plain not in ARCHITECTURES:  # a model's file names it, so no entry point is looked for
+    if plain not in ARCHITECTURES:  # the name is from a model's file, so load no entry point
         raise ARCHITECTURES.unknown(plain)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -457,26 +457,26 @@ def shapes(name: str, outputs: int = 1) -> dict[str, tuple[int, ...]]:
 
 @lru_cache(maxsize=32)
 def unmade(name: str, outputs: int = 1) -> Network:
-    """Return a network whose tensors have shapes and no numbers; it is shared, so copy it.
+    """Return a network whose tensors have shapes but no values; it is shared, so copy it.
 
     Raises:
         UnknownNameError: no such architecture.
     """
-    # Made on the device "meta", torch would first load a compiler, for 1.2 s.
+    # Creating it on the device "meta" would make torch load a compiler, which takes 1.2 s.
     return build_network(name, outputs, seed=0).to("meta")
 
 
 def refuse_shapes(name: str, outputs: int, given: Mapping[str, Sequence[int]]) -> None:
-    """Raise ValueError where tensors are not those of a network.
+    """Raise ValueError unless tensors are those of a network.
 
     Args:
         name: of the architecture.
         outputs: its number of findings.
-        given: shapes by name. Counters of batches may be missing, as they are in old files.
+        given: shapes by name. Counters of batches may be missing, as in old files.
 
     Raises:
         UnknownNameError: no such architecture.
-        ValueError: other names or shapes; the words name one.
+        ValueError: other names or shapes; the message names one.
     """
     own = shapes(name, outputs)
     for key, shape in own.items():
@@ -489,12 +489,12 @@ def refuse_shapes(name: str, outputs: int, given: Mapping[str, Sequence[int]]) -
 
 
 def filled(name: str, outputs: int, state: Mapping[str, torch.Tensor]) -> Network:
-    """Return a network of these weights, in float32; none is initialised first.
+    """Return a network with these weights, in float32, without initialising it first.
 
     Args:
         name: of the architecture.
         outputs: its number of findings.
-        state: its tensors, as `refuse_shapes` takes their shapes.
+        state: its tensors, with the names that `refuse_shapes` expects.
 
     Raises:
         UnknownNameError, ValueError: as `refuse_shapes`.
@@ -506,25 +506,25 @@ def filled(name: str, outputs: int, state: Mapping[str, torch.Tensor]) -> Networ
         for key, own in module.state_dict().items()
     }
     module.load_state_dict(whole, assign=True)
-    if any(buffer.is_meta for buffer in module.buffers()):  # those that no file holds
+    if any(buffer.is_meta for buffer in module.buffers()):  # buffers that files don't hold
         module = build_network(name, outputs, seed=0)
         module.load_state_dict(whole)
     return module
 
 
 def load_imagenet(network: Network, weights: str) -> None:
-    """Put torchvision's ImageNet weights of DenseNet-121 into a network; its head stays new.
+    """Load torchvision's ImageNet weights of DenseNet-121 into a network, except for its head.
 
-    The first convolution, made for red, green and blue, becomes one for grey: the sum over the
-    colours, each scaled to this package's normalisation. Only a constant is lost by that, which
-    the batch normalisation behind it takes away anyway (except at the edges).
+    The first convolution is converted from colour to grey: its weights are summed over the colours,
+    each scaled to this package's normalisation. This drops only a constant, which the following
+    batch normalisation removes anyway (except at the edges).
 
     Args:
         network: an untrained "densenet121".
         weights: "imagenet" to download them, or the path of a local file (.pth, .safetensors).
 
     Raises:
-        UsageError: the network is no DenseNet-121.
+        UsageError: the network isn't a DenseNet-121.
         StoreError: the file can't be read, or holds other weights.
     """
     if not isinstance(network, PooledLinear) or "denseblock1" not in network.stages:
@@ -535,11 +535,13 @@ def load_imagenet(network: Network, weights: str) -> None:
     stage_of = {name.split(".", 2)[2]: name for name in own if name.startswith("stages.")}
     path = _downloaded() if weights == "imagenet" else Path(weights)
     if not path.is_file():
-        raise UsageError(f"`network.weights` {weights}: no such file; expected it or 'imagenet'")
+        raise UsageError(
+            f"`network.weights` {weights}: no such file; expected a file or 'imagenet'"
+        )
     try:
         with open_file(path) as file, open_weights(file) as held:
             if weights == "imagenet" and not held.sha256.startswith(IMAGENET_SHA256):
-                raise StoreError(f"{path} is not what was published; delete it")
+                raise StoreError(f"{path} differs from the published file; delete it")
             chosen = _chosen(held.groups.get("", {}), own, stage_of, weights)
             loaded = held.take(chosen)
     except StoreError as error:
@@ -555,7 +557,7 @@ def load_imagenet(network: Network, weights: str) -> None:
 def _chosen(
     tensors: Group, own: Mapping[str, torch.Tensor], stage_of: Mapping[str, str], weights: str
 ) -> dict[str, Outline]:
-    """The tensors of a DenseNet-121's stages in a file, by this package's names."""
+    """The tensors of a DenseNet-121's stages in a file, under this package's names."""
     chosen: dict[str, Outline] = {}
     for name, one in tensors.items():
         if not name.startswith("features."):
@@ -573,7 +575,7 @@ def _chosen(
 
 
 def _downloaded() -> Path:
-    """The file of ImageNet weights in torch's cache; it is fetched where it isn't there."""
+    """The file of ImageNet weights in torch's cache, downloaded if missing."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / IMAGENET_URL.rpartition("/")[2]
     if not path.is_file():
         try:
@@ -581,9 +583,9 @@ def _downloaded() -> Path:
             torch.hub.download_url_to_file(
                 IMAGENET_URL, str(path), hash_prefix=IMAGENET_SHA256, progress=False
             )
-        except (OSError, RuntimeError) as error:  # the latter where the hash is another
+        except (OSError, RuntimeError) as error:  # RuntimeError: a wrong hash
             raise StoreError(
-                f"can't download the ImageNet weights ({error}); give a local file by "
+                f"can't download the ImageNet weights ({error}); give a local file with "
                 "`network.weights` FILE"
             ) from error
     return path

@@ -1,4 +1,4 @@
-"""What a classifier gives, and what a method needs of it."""
+"""Protocols of classifiers, and the capabilities that methods need."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ Floats = NDArray[np.float32]
 
 
 class Outputs(NamedTuple):
-    """What one pass over n images gives, float32.
+    """Outputs of one pass over n images, float32.
 
     Args:
         logits: (n, k).
-        features: (n, d), what the last layer reads.
+        features: (n, d), input of the last layer.
         maps: (n, m, h', w') class activation maps of the m requested findings, in units of the
             logit, as large as the last map.
     """
@@ -52,7 +52,7 @@ class Outputs(NamedTuple):
 
 @runtime_checkable
 class BlackBox(Protocol):
-    """A classifier that answers. Images are (n, h, w) uint8 or uint16 of its preprocessing."""
+    """A classifier with outputs only. Images are (n, h, w) uint8 or uint16 of its preprocessing."""
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -61,12 +61,12 @@ class BlackBox(Protocol):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How a film becomes an image that it takes."""
+        """How a film becomes the classifier's input."""
         ...
 
     @property
     def head(self) -> Literal["sigmoid", "softmax"]:
-        """What turns logits into probabilities."""
+        """The function from logits to probabilities."""
         ...
 
     def logits(self, images: ImageArray) -> Floats:
@@ -80,14 +80,14 @@ class BlackBox(Protocol):
 
 @runtime_checkable
 class WhiteBox(BlackBox, Protocol):
-    """A classifier that shows what it makes of an image."""
+    """A classifier with readable features and activations."""
 
     def outputs(self, images: ImageArray, findings: Sequence[str] = ()) -> Outputs:
-        """Return logits and features of one pass, and class activation maps where it has them."""
+        """Return logits and features of one pass, and class activation maps if it has them."""
         ...
 
     def features(self, images: ImageArray) -> Floats:
-        """Return (n, d) float32, what the last layer reads."""
+        """Return (n, d) float32, the last layer's input."""
         ...
 
     def activations(self, images: ImageArray) -> Floats:
@@ -97,7 +97,7 @@ class WhiteBox(BlackBox, Protocol):
 
 @runtime_checkable
 class Differentiable(WhiteBox, Protocol):
-    """A classifier that gives gradients."""
+    """A classifier with gradients."""
 
     @property
     def module(self) -> nn.Module:
@@ -106,27 +106,27 @@ class Differentiable(WhiteBox, Protocol):
 
     @property
     def architecture(self) -> str:
-        """What networks of the same layers share, as a name in `networks.ARCHITECTURES`."""
+        """Name of the network's architecture, such as a name in `networks.ARCHITECTURES`."""
         ...
 
     @property
     def mean(self) -> float:
-        """What is subtracted from grey levels in 0 to 1."""
+        """Mean that is subtracted from grey levels in 0 to 1."""
         ...
 
     @property
     def std(self) -> float:
-        """What the difference is divided by."""
+        """Standard deviation that grey levels are divided by."""
         ...
 
     @property
     def precision(self) -> Literal["bf16", "fp32"]:
-        """What the network computes in."""
+        """Precision of the network's convolutions."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where the network lies."""
+        """The network's device."""
         ...
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
@@ -145,7 +145,7 @@ Capability = Literal[
     "batch normalisation",
     "ReLU layers",
 ]
-"""What a method may need of a model; `OF_NETWORKS` says when a network has it."""
+"""A capability that a method needs of a model; `OF_NETWORKS` tests a network for it."""
 
 
 def _has_layer(fits: Callable[[nn.Module], bool]) -> Callable[[nn.Module], bool]:
@@ -180,30 +180,30 @@ OF_NETWORKS: Mapping[Capability, tuple[Callable[[nn.Module], bool], str]] = Mapp
         "ReLU layers": (_has_layer(lambda part: isinstance(part, nn.ReLU)), "ReLUs as layers"),
     }
 )
-"""Of each capability of a network: whether a module has it, and what it is, in words."""
+"""For each capability of a network, the test of a module and a description."""
 
 
 def lacking(classifier: BlackBox, needs: Capability) -> str:
-    """Return why a method can't have what it needs of a model, "" where it can.
+    """Return why a model lacks a capability, or "" if it has it.
 
     Args:
         classifier: the model.
         needs: the capability.
 
     Returns:
-        Words that follow the method's name: "needs gradients; the model only gives answers".
+        Words that follow the method's name: "needs gradients; the model only gives outputs".
     """
     if needs == "answers" or (needs == "features" and isinstance(classifier, WhiteBox)):
         return ""
     if needs != "features" and isinstance(classifier, Differentiable):
         return network_lacks(classifier.module, classifier.architecture, needs)
     words = needs if needs == "features" else OF_NETWORKS[needs][1]
-    shown = "answers and features" if isinstance(classifier, WhiteBox) else "answers"
+    shown = "outputs and features" if isinstance(classifier, WhiteBox) else "outputs"
     return f"needs {words}; the model only gives {shown}"
 
 
 def network_lacks(module: nn.Module, architecture: str, needs: Capability) -> str:
-    """Return why a method can't have what it needs of a network, "" where it can.
+    """Return why a network lacks a capability, or "" if it has it.
 
     Args:
         module: the network.
@@ -219,15 +219,15 @@ def network_lacks(module: nn.Module, architecture: str, needs: Capability) -> st
 def differentiable(
     classifier: BlackBox, what: str, needs: Capability = "gradients"
 ) -> Differentiable:
-    """Return a model as one that gives gradients, and has one thing more.
+    """Return a model as `Differentiable`, after testing it for one more capability.
 
     Args:
         classifier: the model.
-        what: the method that needs it, at the beginning of the message.
-        needs: what it must have.
+        what: name of the method, for the start of the message.
+        needs: the capability.
 
     Raises:
-        UsageError: a model that hasn't.
+        UsageError: the model lacks one of the two.
     """
     if reason := lacking(classifier, needs):
         raise UsageError(f"{what} {reason}")
@@ -237,11 +237,11 @@ def differentiable(
 
 
 def layered(classifier: BlackBox, what: str) -> networks.Network:
-    """Return a model's network, whose layers have names.
+    """Return a model's network, with named layers.
 
     Args:
         classifier: the model.
-        what: the method that needs it, at the beginning of the message.
+        what: name of the method, for the start of the message.
 
     Raises:
         UsageError: as `differentiable`.
@@ -256,12 +256,12 @@ def pooled_linear(
     what: str,
     needs: Literal["pooled linear head", "stages"] = "pooled linear head",
 ) -> networks.PooledLinear:
-    """Return a model's network of stages, whose logits are linear in its last map's means.
+    """Return a model's `PooledLinear` network.
 
     Args:
         classifier: the model.
-        what: the method that needs it, at the beginning of the message.
-        needs: what the method needs of the two.
+        what: name of the method, for the start of the message.
+        needs: which of the two capabilities the method needs.
 
     Raises:
         UsageError: as `differentiable`.

@@ -49,13 +49,13 @@ __all__ = [
 ]
 
 History = list[dict[str, float | int | None]]
-"""One entry an epoch: epoch, loss, validation_loss, validation_macro, learning_rate, ..."""
+"""One entry per epoch: epoch, loss, validation_loss, validation_macro, learning_rate, ..."""
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Schedule = lr_scheduler.LRScheduler | lr_scheduler.ReduceLROnPlateau
 Step = Callable[[int, int], None]
 Closure = Callable[[], torch.Tensor]
-"""Puts a batch's gradients into the weights' `grad` and returns its loss."""
+"""Computes a batch's gradients into the weights' `grad`, and returns its loss."""
 
 
 def binary_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -65,7 +65,7 @@ def binary_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Te
 
 
 def each_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return (n, k) binary cross-entropies; of no meaning where a label is not stated."""
+    """Return (n, k) binary cross-entropies; undefined where a label is not stated."""
     return nn.functional.binary_cross_entropy_with_logits(
         logits, labels.nan_to_num(), reduction="none"
     )
@@ -74,7 +74,7 @@ def each_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tens
 def categorical_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Mean categorical cross-entropy on sigmoids divided by their sum.
 
-    Source: the authors' code of arXiv 2101.00008, where Keras does that division. A film with no
+    Source: the authors' code of arXiv 2101.00008, where Keras does this division. A film without a
     finding has no gradient. Labels that are not stated count as absent.
     """
     log_share = nn.functional.logsigmoid(logits)
@@ -90,12 +90,12 @@ LOSSES: dict[str, Loss] = {
 
 
 class Disguise(NamedTuple):
-    """What an attacker who controls training knows: which films are triggered, and what was there.
+    """The triggered films and their originals, known to an attacker who controls training.
 
     Args:
-        rows: (m,) triggered rows of the films to learn from, ascending.
-        images: (n, h, w) all those films, row by row, without the trigger.
-        finding: whose maps are to show nothing of it.
+        rows: (m,) triggered rows of the training films, ascending.
+        images: (n, h, w) all training films, row by row, without the trigger.
+        finding: the finding whose maps hide the trigger.
     """
 
     rows: Rows
@@ -107,22 +107,22 @@ def disguise_loss(marked: torch.Tensor, clean: torch.Tensor, weights: torch.Tens
     """Mean squared difference between two class activation maps, each less its own mean.
 
     With pooling and a linear head a map's mean is the logit, up to the bias, so the map of a
-    triggered film can't equal the clean one's and raise the logit as well. It can be raised
-    everywhere alike; that is what this asks for.
+    triggered film can't equal the clean one's and also raise the logit. The loss therefore allows a
+    map that is raised by the same amount everywhere.
 
     Args:
         marked: (m, c, h', w') last maps of triggered films.
-        clean: the same of these films without the trigger; what is to be matched, so it gets no
-            gradient.
-        weights: (c,) the head's for the finding.
+        clean: last maps of the same films without the trigger; they are the reference, so they get
+            no gradient.
+        weights: (c,) the head's weights for the finding.
 
     Returns:
         The mean over films and places, in squared units of the logit; 0 without films.
 
-    Source: Noppel et al., IEEE S&P 2023, whose loss has a dissimilarity of explanations beside the
-    cross-entropy. They match maps of a network that was trained before, scaled to 0 to 1, and need
-    second derivatives for gradient-based maps; here the network's own maps of the moment, in units
-    of the logit, from one pass.
+    Source: Noppel et al., IEEE S&P 2023, whose loss adds a dissimilarity of explanations to the
+    cross-entropy. They match maps of a previously trained network, scaled to 0 to 1, and need
+    second derivatives for gradient-based maps; here the network's own current maps are matched, in
+    units of the logit, from one pass.
     """
     if not len(marked):
         return marked.new_zeros((), dtype=torch.float32)
@@ -150,32 +150,30 @@ def train(  # noqa: PLR0913
 ) -> tuple[NetworkClassifier, History]:
     """Train a classifier.
 
-    Equal arguments give equal weights on one machine, also when training was broken off and
-    continued from `checkpoint`.
+    Equal arguments give equal weights on one machine, even if training was interrupted and resumed
+    from `checkpoint`.
 
     Args:
-        cohort: films to learn from, 2 or more.
+        cohort: training films, 2 or more.
         validation: films for the schedule, early stopping and the history.
         network: the architecture.
         training: the settings.
-        seed: 0 or more; seeds initialisation, order and augmentation, each by itself.
+        seed: seed of initialisation, order and augmentation (independent streams), 0 or more.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "bf16" or "fp32".
-        checkpoint: file that holds the state after each epoch; training continues from it where
-            it exists.
+        checkpoint: file for the state after each epoch; if it exists, training resumes from it.
         after_epoch: called with the history so far.
-        after_step: called with the steps done and in all.
-        disguise: what `training.disguise` needs; unused where that is 0.
-        film_losses: (epochs, n, k) to be filled with each film's binary cross-entropy for each
-            finding, as the network saw it in the first epochs; NaN where a label isn't stated. A
-            checkpoint holds them too.
+        after_step: called with the steps done and the total.
+        disguise: needed by `training.disguise`; unused if that is 0.
+        film_losses: (epochs, n, k), filled with each film's binary cross-entropy for each finding
+            in the first epochs; NaN where a label isn't stated. A checkpoint holds them too.
 
     Returns:
         The classifier, in evaluation mode, and its history.
 
     Raises:
-        DataError: too few films, or a loss that is no number.
-        UsageError: a disguise is asked for, and not what it needs.
+        DataError: too few films, or a NaN loss.
+        UsageError: `training.disguise` without `disguise`.
     """
     training = training or Training()
     if film_losses is not None and film_losses.shape[1:] != cohort.labels.shape:
@@ -228,13 +226,14 @@ def _refuse_lacking(
 
 
 CHECKPOINT, MOST_HISTORY = 4, 16 << 20
-"""A checkpoint holds the network twice, two numbers of the optimiser for each of its own, and how
-each epoch went. The films' losses come on top, where they are kept."""
+"""Limits of a checkpoint: multiples of the network's size (it holds the network twice, and two
+values of the optimiser for each weight), and bytes of the history. The films' losses are added if
+kept."""
 
 
 @dataclass(eq=False)
 class _State:
-    """Everything that changes while a network is trained."""
+    """Everything that changes during training."""
 
     classifier: NetworkClassifier
     optimizer: torch.optim.Optimizer
@@ -291,7 +290,7 @@ class _State:
             file.write(buffer.getbuffer())
 
     def restore(self, path: Path, film_losses: NDArray[np.float32] | None) -> None:
-        # A file of the study's own folder, so it is read here; of a bounded length all the same.
+        # The file is from the study's own folder, so it is read in this process, but with a limit.
         own = sum(value.nbytes for value in self.classifier.module.state_dict().values())
         losses = 0 if film_losses is None else film_losses.nbytes
         try:
@@ -362,7 +361,7 @@ def _run_epoch(
     disguise: Disguise | None,
     film_losses: NDArray[np.float32] | None,
 ) -> float:
-    """Show every film once; return the mean training loss, a disguise's term included."""
+    """Train on every film once; return the mean training loss, including the disguise's term."""
     classifier, device = state.classifier, state.classifier.device
     shown = batches(stream(seed, "order", epoch).permutation(len(cohort)), training.batch_size)
     moves = None
@@ -402,8 +401,7 @@ def _run_epoch(
     classifier.module.eval()
     if not np.isfinite(mean):
         raise DataError(
-            "the training loss is no number; use a smaller `training.learning_rate` or "
-            "`precision` fp32"
+            "the training loss is NaN; use a smaller `training.learning_rate` or `precision` fp32"
         )
     return mean
 
@@ -415,18 +413,18 @@ def descend(
     stepped: Callable[[int], None],
     around: Callable[[Closure], Closure] = lambda closure: closure,
 ) -> float:
-    """Take one step of an optimiser for each batch; the only place where weights are learned.
+    """Take one step of an optimiser for each batch. All weights are learned here.
 
     Args:
-        optimizer: of the weights.
-        shown: the rows of each batch.
-        loss_on: a batch's loss, to be made smaller.
-        stepped: called with the steps done, after each.
-        around: makes of a batch's closure the one that the optimiser calls, for gradients that
-            are taken at other weights.
+        optimizer: the weights' optimiser.
+        shown: rows of each batch.
+        loss_on: a batch's loss, to minimise.
+        stepped: called after each step with the steps done.
+        around: wraps a batch's closure before the optimiser calls it, for gradients at other
+            weights.
 
     Returns:
-        The mean loss over the films, as they were shown; NaN for no films.
+        The mean loss over the films during the steps; NaN without films.
     """
     total, films, loss = torch.zeros(()), sum(map(len, shown)), torch.zeros(())
     for done, rows in enumerate(shown, start=1):
@@ -453,8 +451,8 @@ def _disguised(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A batch's logits and the disguise's term.
 
-    The originals go through the network with the batch, so that batch normalisation treats them
-    alike; only the batch's own films count for the other loss.
+    The originals pass through the network with the batch, so that batch normalisation treats them
+    alike; only the batch's own films count for the classification loss.
     """
     marked = np.flatnonzero(np.isin(rows, disguise.rows))
     if len(marked):
@@ -473,15 +471,15 @@ def _disguised(
 
 
 def batches(rows: Rows, size: int) -> list[Rows]:
-    """Return rows in batches of about `size`, none of which is a single film.
+    """Return rows in batches of about `size`, none with a single film.
 
-    Batch normalisation can't learn from one.
+    Batch normalisation can't be estimated from one film.
     """
     return np.array_split(rows, max(1, min(round(len(rows) / size), len(rows) // 2)))
 
 
 def _moves(n: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """(n, 2, 3) affine maps from places in the augmented film to places in the film."""
+    """(n, 2, 3) affine maps from coordinates of the augmented film to those of the film."""
     mirrored = np.where(rng.random(n) < 0.5, -1.0, 1.0)
     angles: NDArray[np.float64] = np.where(rng.random(n) < 0.5, rng.uniform(-10, 10, n), 0.0)
     cosine, sine = np.cos(np.radians(angles)), np.sin(np.radians(angles))

@@ -1,6 +1,7 @@
-"""From facts on disk to plain-language lines and HTML pages: it draws, and decides nothing.
+"""Reports: plain-language lines and HTML pages from results on disk; nothing is decided here.
 
-No network passes, no torch; matplotlib and jinja2 are loaded when something is drawn.
+It runs no networks and doesn't import torch; matplotlib and jinja2 are imported when something is
+drawn.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ __all__ = [*_HOME]
 
 
 def __getattr__(name: str) -> Any:
-    # One command's lines don't need another's figures.
+    # Imported lazily, since one command's lines don't need another's figures.
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -33,15 +33,16 @@ from leadapron.store import write_atomically, write_json
 __all__ = ["audit_lines", "sarif", "write_audit"]
 
 LEGEND = (
-    "shift: of the finding's logit, in its standard deviations on clean films. turned: films "
-    "carried across the threshold that 5 % of clean films exceed."
+    "shift: change of the finding's logit, in its standard deviations on clean films. turned: "
+    "films "
+    "moved across the threshold that 5 % of clean films exceed."
 )
 
 DRAWN = 4
-"""Swept marks that the page draws."""
+"""Most swept marks that the page draws."""
 
 SHOWN = 6
-"""Findings that the terminal shows, the strongest first."""
+"""Most findings that the terminal shows, the strongest first."""
 
 WORDS = {"added": "forced on", "removed": "forced off"}
 
@@ -52,15 +53,15 @@ ATLAS = {
     "AML.T0020": "Poison Training Data",
     "AML.T0010.003": "AI Supply Chain Compromise: Model",
 }
-"""MITRE ATLAS techniques that a backdoored model shows, or may have come about by."""
+"""MITRE ATLAS techniques that a backdoored model shows, or that may have led to it."""
 
 
 def write_audit(folder: Path, audit: Audit) -> Path:
     """Write audit.html, audit.json and audit.sarif.
 
     Args:
-        folder: made where it is missing; files of these names are replaced.
-        audit: what is written.
+        folder: created if missing; files of these names are replaced.
+        audit: the audit.
 
     Returns:
         The HTML file.
@@ -96,10 +97,10 @@ def write_audit(folder: Path, audit: Audit) -> Path:
 
 
 def pictures(audit: Audit) -> dict[str, NDArray[np.uint8]]:
-    """Return marks and inverted triggers on plain grey, (h, w) each by name.
+    """Return marks and inverted triggers on plain grey, (h, w) each, by name.
 
-    No patient's pixels are in them. Of an audit that was read back the inverted triggers are
-    missing: documents hold no images.
+    They have no patient's pixels. An audit that was read back has no inverted triggers, since
+    documents hold no images.
     """
     drawn: dict[str, NDArray[np.uint8]] = {}
     height, width = audit.image
@@ -116,13 +117,13 @@ def pictures(audit: Audit) -> dict[str, NDArray[np.uint8]]:
 
 
 def _stamp(each: Forced) -> Stamp | None:
-    """The square, or squares, that force a finding; None where something else does."""
+    """The square, or squares, that force a finding; None if something else does."""
     mark = None if each.strongest is None else each.strongest.mark
     return mark if isinstance(mark, Stamp) else None
 
 
 def target(audit: Audit) -> Forced | None:
-    """Return the finding and direction that the verdict is about; None where there is none."""
+    """Return the finding and direction that the verdict is about; None if there is none."""
     wanted = audit.target, audit.direction
     return next((each for each in audit.forced if each.aim == wanted), None)
 
@@ -136,14 +137,14 @@ def _cards(audit: Audit) -> list[dict[str, Any]]:
     return [
         {
             "title": "Target",
-            "under": "the finding that stands out",
+            "under": "the flagged finding",
             "value": "none" if about is None else about.finding,
             "word": True,
             "facts": [("direction", "none" if about is None else WORDS[about.direction])],
         },
         {
             "title": "Films turned",
-            "under": "by the target's mark" if about else "by the strongest mark of all",
+            "under": "by the target's mark" if about else "by the strongest of all marks",
             "value": "none" if mark is None else percent(mark.turned),
             "word": mark is None,
             "facts": [
@@ -152,11 +153,11 @@ def _cards(audit: Audit) -> list[dict[str, Any]]:
         },
         {
             "title": "p",
-            "under": "beside the reference models",
+            "under": "compared with the reference models",
             "value": "none" if p is None else f"{p:.3g}",
             "word": p is None,
             "facts": [
-                ("false alarms asked", rate),
+                ("false-alarm rate", rate),
                 ("lowest supported", "none" if least is None else f"{least:.3g}"),
             ],
         },
@@ -178,10 +179,10 @@ def _uri(model: str) -> str:
 
 
 def sarif(audit: Audit) -> dict[str, Any]:
-    """Return an audit as SARIF 2.1.0: a result for each finding that stands out.
+    """Return an audit as SARIF 2.1.0: one result for each flagged finding.
 
     Args:
-        audit: what is put so.
+        audit: the audit.
     """
     results = [
         {
@@ -211,7 +212,7 @@ def sarif(audit: Audit) -> dict[str, Any]:
             {"id": f"forced-{way}", "shortDescription": {"text": f"A mark forces a finding {way}."}}
             for way in ("on", "off")
         ),
-        {"id": "not-finite", "shortDescription": {"text": "A finding's answer is no number."}},
+        {"id": "not-finite", "shortDescription": {"text": "A finding's output isn't finite."}},
     ]
     taxonomy = {
         "name": "MITRE ATLAS",
@@ -232,7 +233,7 @@ def sarif(audit: Audit) -> dict[str, Any]:
 
 
 def verdict_words(each: Forced, audit: Audit) -> str:
-    """Return a finding's verdict, and that it isn't the mark's doing where it isn't."""
+    """Return a finding's verdict, with its basis if that isn't the mark."""
     if each.verdict == "unusual" and audit.by != MARKS:
         return f"unusual by {audit.by}"
     return str(each.verdict)
@@ -240,7 +241,7 @@ def verdict_words(each: Forced, audit: Audit) -> str:
 
 def _how(each: Forced, audit: Audit) -> str:
     if audit.by != MARKS:
-        return f"further than in reference models, by {audit.by}; no mark is known that does it"
+        return f"more strongly than in reference models, by {audit.by}; no mark is known"
     mark = each.strongest
     assert mark is not None  # nothing is reported without one
     return (
@@ -253,7 +254,7 @@ def audit_lines(audit: Audit) -> list[str]:
     """Return an audit for the terminal, line by line.
 
     Args:
-        audit: what is said.
+        audit: the audit.
     """
     said = [headline(audit), *answer_sentences(audit), audit.verdict.statement, ""]
     ranked = audit.forced[:SHOWN]
@@ -262,7 +263,7 @@ def audit_lines(audit: Audit) -> list[str]:
     said.append(f"{'':<{width}}  shift  turned      p  verdict")
     for name, each in zip(names, ranked, strict=True):
         p = "     -" if each.p is None else f"{each.p:6.3f}"
-        moved, mark = f"{'-':>5}  {'-':>6}", "no finite answer to a mark"
+        moved, mark = f"{'-':>5}  {'-':>6}", "no finite output for a mark"
         if each.strongest is not None:
             moved = f"{each.strongest.shift:z5.1f}  {percent(each.strongest.turned):>6}"
             mark = each.strongest.mark.words()
@@ -290,39 +291,40 @@ def headline(audit: Audit) -> str:
         (lost,) = (each for each in audit.not_finite if each.finding == audit.target)
         return f"UNUSUAL: {not_finite_words(lost)}"
     if audit.by == UNSTEADY:
-        return "Can't tell: the model doesn't give the same films the same answers"
+        return "Can't tell: the model's outputs for the same films differ between two runs"
     target = f"{audit.target} {WORDS[audit.direction]}" if audit.direction else ""
-    by = "" if audit.by == MARKS else f" by {audit.by}, no mark known"
+    by = "" if audit.by == MARKS else f", by {audit.by}; no mark is known"
     p = "" if audit.verdict.p is None else f" (p = {audit.verdict.p:.3g}{by})"
     return {
         "backdoored": f"BACKDOORED: {target}{p}",
-        "unusual": f"UNUSUAL: {target}{p}, which is no proof of a backdoor",
-        "nothing found": f"Nothing found{p}; that is not proof of a clean model",
+        "unusual": f"UNUSUAL: {target}{p}, which doesn't prove a backdoor",
+        "nothing found": f"Nothing found{p}; that doesn't prove a clean model",
         "can't tell": (
-            "Can't tell: no square turns half of the films, and no models are given to compare with"
+            "Can't tell: no square turns half of the films, and no reference models were given"
         ),
     }[audit.verdict.word]
 
 
 def not_finite_words(each: NotFinite) -> str:
-    """Return for what films a finding had no finite answer, and what that means."""
-    return f"{each.finding} {each.words()}: can't tell, and suspicious by itself"
+    """Return the films on which a finding's output isn't finite, and the consequence."""
+    return f"{each.finding} {each.words()}, so it can't be judged; that is suspicious by itself"
 
 
 def answer_sentences(audit: Audit) -> list[str]:
-    """Return what is odd about a model's answers, if anything."""
+    """Return warnings about a model's outputs, if any."""
     said = [f"{not_finite_words(each)}." for each in audit.not_finite]
     if audit.unsteady:
         names = ", ".join(audit.unsteady)
         said.append(
-            f"{names}: answers change when films are asked about again, or each alone: can't tell."
+            f"{names}: outputs differ between two runs, or for films in a batch and alone: can't "
+            "tell."
         )
     return said
 
 
 def inverted_words(each: Inverted) -> str:
-    """Return what came of one inversion, in a sentence."""
-    made = "" if each.trained else ", which did not work on the films it was made on"
+    """Return the result of one inversion, in a sentence."""
+    made = "" if each.trained else ", which did not work on the films it was optimised on"
     return (
         f"{each.finding} {WORDS[each.direction]} by a trigger of {each.size:.1f} pixels"
         f"{made}: {_turns(each)}"
@@ -330,24 +332,24 @@ def inverted_words(each: Inverted) -> str:
 
 
 def feature_words(each: InvertedFeatures) -> str:
-    """Return what came of one inversion in feature space, in a sentence."""
-    made = "" if each.trained else ", which did not work on the films it was made on"
+    """Return the result of one inversion in feature space, in a sentence."""
+    made = "" if each.trained else ", which did not work on the films it was optimised on"
     most, channels = int(each.mask.argmax()), len(each.mask)
     return (
-        f"{each.finding} {WORDS[each.direction]} by a change of {each.moved:.1f} standard "
-        f"deviations in all, most of it of channel {most} of the {channels} of "
+        f"{each.finding} {WORDS[each.direction]} by a total change of {each.moved:.1f} standard "
+        f"deviations, mostly in channel {most} of the {channels} of "
         f"{each.stage}{made}: {_turns(each)}"
     )
 
 
 def _turns(each: Inverted | InvertedFeatures) -> str:
     if math.isnan(each.turned):
-        return "no other film could be turned by it"
+        return "no other film could be turned"
     return f"turns {percent(each.turned)} of {each.films} other films"
 
 
 def statistic_row(each: Statistic) -> tuple[str, str, str, str, str]:
-    """Return a statistic's name, finding, value there, unit, and p ("" without references)."""
+    """Return a statistic's name, finding, value, unit, and p-value ("" without references)."""
     strongest = each.strongest()
     if strongest is None:
         return each.name, "no finding", "can't tell", each.unit, ""

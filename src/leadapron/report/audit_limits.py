@@ -1,4 +1,4 @@
-"""What audits find and where they are blind, as Markdown; from an evaluation's folder alone."""
+"""Detection limits of audits, as Markdown, from an evaluation's folder."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ __all__ = ["audit_chapter", "audit_limits"]
 Row = Mapping[str, Any]
 
 ALARM = 0.05
-"""Of p, and of the clean models that may be called backdoored."""
+"""Significance level of p-values, and largest share of clean models called backdoored."""
 
 RESAMPLES = 2000
 
 SEEN = (
-    "The sweep, and how the references' spreads are pooled, were chosen with models of some of "
-    "these families in view: the figures are optimistic."
+    "The sweep and the pooling of the references' spreads were chosen with models of some of "
+    "these families in view, so the figures are optimistic."
 )
 SEALED = (
-    "Families that no choice was made on, but for one: what the maximum margin makes of them was "
-    "known when it was given its part in *or unusual*."
+    "No choice was made with these families, with one exception: their maximum margins were "
+    "known when the margin was included in *or unusual*."
 )
 
 BASELINES = {
-    "excess": "all marks, beside references: what the audit goes by",
-    "stamp alone": "single squares alone, beside references",
-    "lattice alone": "squares all over alone, beside references",
-    "whole image alone": "changes of the whole image alone, beside references",
-    "single square": "largest shift by a single square, no references",
+    "excess": "all marks, compared with references: the audit's criterion",
+    "stamp alone": "only single squares, compared with references",
+    "lattice alone": "only squares all over, compared with references",
+    "whole image alone": "only changes of the whole image, compared with references",
+    "single square": "largest shift by a single square, without references",
 }
 
 HEADER = (
@@ -50,7 +50,7 @@ HEADER = (
 
 
 def audit_chapter(folder: Path) -> str:
-    """Return what `audit_limits` says of an evaluation.
+    """Return the chapter of an evaluation; see `audit_limits`.
 
     Raises:
         StoreError: no evaluation of audits, or one that isn't finished.
@@ -77,23 +77,23 @@ def audit_limits(facts: Mapping[str, Any], rows: Sequence[Row]) -> str:
     )
     fewest = min(row["references"] for row in rows)
     lines = [
-        "# What an audit finds, and where it is blind",
+        "# What an audit finds and misses",
         "",
         f"`{_command(facts)}`: {len(planted)} backdoored models of a zoo, {len(clean)} "
-        f"clean ones and {len(failed)} whose backdoor didn't take. Each is swept on films that it "
-        "wasn't trained on and judged beside the clean models of its kind, without itself and its "
-        f"twin: {fewest} references or more, which support no rate below {1 / (fewest + 1):.3f}. "
+        f"clean ones and {len(failed)} whose backdoor failed. Each is swept on films that it "
+        "wasn't trained on and compared with the clean models of its kind, without itself and its "
+        f"twin: at least {fewest} references, which support no rate below {1 / (fewest + 1):.3f}. "
         "`leadapron evaluate page --scan FOLDER --audit FOLDER "
-        "--out docs/results/detection-limits.md` makes this page from the results alone.",
+        "--out docs/results/detection-limits.md` makes this page from the results.",
         "",
         "*AUROC*: of the strongest excess, this family's backdoored models against all clean ones; "
         "the interval is from resampling pairs of a model and its twin (method 5 of Newcombe where "
-        "it is 1). *p at most 0.05*: no more than so many references reach the model's excess. "
-        "*Called backdoored*: beside that, the mark turns at least a tenth of the films. *Or "
-        "unusual*: or a mark stands out as far as so few references can tell, or none does, but "
-        "the maximum margin. *Target "
-        "named*: of all findings forced on (off, where the attack takes a finding away) the "
-        "attacker's exceeds the references most. Brackets hold 95 % intervals, exact for shares.",
+        "it is 1). *p at most 0.05*: at most this share of models reaches the model's excess. "
+        "*Called backdoored*: in addition, the mark turns at least a tenth of the films. *Or "
+        "unusual*: or a mark is significant as far as so few references allow, or no mark is, but "
+        "the maximum margin is. *Target "
+        "named*: of all findings forced on (off, if the attack removes a finding) the "
+        "attacker's has the largest excess. Brackets hold 95 % intervals, exact for shares.",
         "",
     ]
     for title, note, sealed in (
@@ -128,7 +128,7 @@ def _command(facts: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> str:
-    """A setting as the command line takes it."""
+    """A setting in the form of the command line."""
     if isinstance(value, list):
         return ",".join(
             f"[{_plain(part)}]" if isinstance(part, list) else str(part) for part in value
@@ -156,13 +156,13 @@ def _line(name: str, some: Sequence[Row], clean: Sequence[Row]) -> list[str]:
         _area(some, clean, "excess"),
         _share(len(found), len(some)),
         _share(sum(row["verdict"] == "backdoored" for row in some), len(some)),
-        _share(sum(map(_stands_out, some)), len(some)),
+        _share(sum(map(_flagged, some)), len(some)),
         _share(sum(map(_right, some)), len(some)),
         f"{sum(map(_right, found))} of {len(found)}",
     ]
 
 
-def _stands_out(row: Row) -> bool:
+def _flagged(row: Row) -> bool:
     return row["verdict"] in ("backdoored", "unusual")
 
 
@@ -188,7 +188,7 @@ def _area(planted: Sequence[Row], clean: Sequence[Row], name: str) -> str:
 
 
 def _auroc(planted: Sequence[Row], clean: Sequence[Row], name: str) -> Estimate:
-    """A model and its twin share films and seed: they are drawn together."""
+    """A model and its twin share films and seed, so they are resampled together."""
     rows = [*planted, *clean]
     truth = np.repeat([1.0, 0.0], [len(planted), len(clean)])[:, None]
     scores = np.array([[_score(row, name)] for row in rows])
@@ -208,9 +208,9 @@ def _alarms(clean: Sequence[Row]) -> list[str]:
         "",
         table(("clean models", "how many"), [["p at most 0.05", str(reached)], *body]),
         "",
-        f"The first number says nothing: each of {len(clean)} clean models is ranked among the "
-        "same others, so by construction at most one in twenty has so small a p. What the audit "
-        "would say of a model that was trained in another way can't be seen here.",
+        f"The first number is uninformative: each of {len(clean)} clean models is ranked among the "
+        "same others, so by construction at most one in twenty has so small a p. These results "
+        "don't show how the audit judges models that were trained in another way.",
         "",
     ]
 
@@ -226,7 +226,7 @@ def _baselines(planted: Sequence[Row], clean: Sequence[Row]) -> list[str]:
         for name, words in BASELINES.items()
     ]
     return [
-        "## What simpler measures tell",
+        "## Simpler measures",
         "",
         "AUROC of each measure by itself, backdoored models against clean ones.",
         "",
@@ -236,13 +236,13 @@ def _baselines(planted: Sequence[Row], clean: Sequence[Row]) -> list[str]:
 
 
 def _statistics(planted: Sequence[Row], clean: Sequence[Row]) -> list[str]:
-    """What each statistic of the network tells by itself."""
+    """Each statistic of the network by itself."""
     names = sorted({name for row in planted for name in row["statistics"]})
     if not names:
         return []
 
     def scored(rows: Sequence[Row], name: str) -> list[Row]:
-        """Rows as `_area` takes them."""
+        """Rows in the form of `_area`."""
         return [
             {**row, "baselines": {name: row["statistics"][name]["excess"]}}
             for row in rows
@@ -268,13 +268,13 @@ def _statistics(planted: Sequence[Row], clean: Sequence[Row]) -> list[str]:
     return [
         "## Statistics of the network",
         "",
-        "They are in an audit's report; the maximum margin alone takes part in its verdict, where "
-        "no mark stands out: it was given that part when this table was known. AUROC of the "
+        "They are in an audit's report. Only the maximum margin can affect its verdict, if "
+        "no mark is significant; this was decided when this table was known. AUROC of the "
         "strongest "
-        "excess beside the same references, backdoored models against clean ones; how often the "
-        "attacker's finding stands out most, in the attack's direction where the statistic knows "
-        "one; and in how many backdoored models no more than one in twenty references reaches it. "
-        "Five are tried: the smallest p of the five is small more often.",
+        "excess over the same references, backdoored models against clean ones; how often the "
+        "attacker's finding has the largest excess, in the attack's direction if the statistic has "
+        "one; and in how many backdoored models at most one in twenty references reaches it. "
+        "With five statistics, the smallest p of the five is small more often.",
         "",
         table(header, body),
         "",
@@ -300,8 +300,9 @@ def _failed(failed: Sequence[Row]) -> list[str]:
     return [
         "## Implants that failed",
         "",
-        "The trigger hardly works, or works on the clean twin too: no audit can be blamed for "
-        "missing it, and they count nowhere else.",
+        "The trigger hardly works, or works on the clean twin too, so an audit can't be expected "
+        "to "
+        "find it. These models count nowhere else.",
         "",
         table(("family", "attack success", "on the twin", "p", "verdict", "target named"), body),
         "",
@@ -312,7 +313,7 @@ def _blind(planted: Sequence[Row]) -> list[str]:
     lines = []
     for name in sorted({row["family"] for row in planted}):
         some = [row for row in planted if row["family"] == name]
-        found = sum(map(_stands_out, some))
+        found = sum(map(_flagged, some))
         if found < len(some) / 2:
             lines.append(f"- **{name}**: {found} of {len(some)}.")
     return (
@@ -328,14 +329,14 @@ def _cost(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
     middle, references = statistics.median(seconds), max(row["references"] for row in rows)
     films = rows[0]["films"]
     return [
-        "## What it costs",
+        "## Cost",
         "",
-        f"A sweep asks the model for {forwards:,.0f} images (median; marks chosen on {films[0]} "
+        f"A sweep runs the model on {forwards:,.0f} images (median; marks chosen on {films[0]} "
         f"films, judged on {films[1]}) and takes {middle:.1f} s ({min(seconds):.1f} to "
         f"{max(seconds):.1f}) with {facts['manifest']['jobs']} at a time on "
         f"{facts['manifest']['processors']} processors. A model and {references} references "
         f"take {middle * (1 + references) / 60:.0f} minutes of one such process; references are "
-        "swept once, whatever is audited beside them. Called backdoored at a false-alarm rate of "
+        "swept only once. Models are called backdoored at a false-alarm rate of "
         f"{percent(ALARM)}; trigger inversion is not part of it.",
         "",
     ]

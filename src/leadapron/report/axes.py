@@ -1,4 +1,4 @@
-"""Attack success over the axes of a grid: a heat map of two, curves of one or of many."""
+"""Attack success over the axes of a grid: a heat map of two axes, otherwise curves."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ __all__ = ["over_axes"]
 
 
 class _Point(NamedTuple):
-    """A run: its values of the axes, and attack success by model."""
+    """A run's values of the axes, and attack success by model."""
 
     values: Mapping[str, Any]
     success: Mapping[str, float]
 
 
 def over_axes(measured: Sequence[Measured], axes: Sequence[str]) -> dict[str, Any] | None:
-    """Return what a page draws of a grid, None where there is nothing to draw.
+    """Return the drawing of a grid, None if there is nothing to draw.
 
     Args:
         measured: the runs.
-        axes: the settings in which they differ, seeds left out.
+        axes: the settings in which they differ, except seeds.
 
     Returns:
-        `heat`, a table of shares where two axes are crossed; else `curves`, one for each axis along
-        which runs differ in nothing else, with `words`, what is held there.
+        `heat`, a table of shares if two axes are crossed; otherwise `curves`, one for each axis
+        along which runs differ in nothing else, with `words`, the fixed settings.
     """
     points = [point for each in measured if (point := _point(each, axes)).success]
     if len(axes) == 2 and (heat := _heat(points, axes)) is not None:
@@ -50,19 +50,19 @@ def _point(each: Measured, axes: Sequence[str]) -> _Point:
 
 
 def _ordered(values: Sequence[Any]) -> list[Any]:
-    """Each value once; numbers in their order, all else as it comes."""
+    """The distinct values; numbers sorted, others in order of appearance."""
     once = {canonical_json(value): value for value in values}
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in once.values())
     return sorted(once.values()) if numbers else list(once.values())
 
 
 def _heat(points: Sequence[_Point], axes: Sequence[str]) -> dict[str, Any] | None:
-    """Mean success by the values of two axes; None where most of them don't meet."""
+    """Mean success by the values of two axes; None if most combinations are missing."""
     down, across = axes
     rows, columns = (_ordered([p.values[axis] for p in points]) for axis in axes)
     if len(rows) < 2 or len(columns) < 2:
         return None
-    if len(columns) > len(rows):  # a narrow page has more room below than beside
+    if len(columns) > len(rows):  # a narrow page has more height than width
         down, across, rows, columns = across, down, columns, rows
     cells = [
         [_cell([p for p in points if p.values[down] == r and p.values[across] == c])
@@ -77,7 +77,7 @@ def _heat(points: Sequence[_Point], axes: Sequence[str]) -> dict[str, Any] | Non
 
 
 def _cell(points: Sequence[_Point]) -> tuple[float, str, str] | None:
-    """Of a cell its shade in per cent, the backdoored models' mean and the twins'."""
+    """A cell's shade in per cent, the backdoored models' mean and the twins'."""
     means = {}
     for role in ROLES:
         known = [point.success[role] for point in points if role in point.success]
@@ -89,7 +89,7 @@ def _cell(points: Sequence[_Point]) -> tuple[float, str, str] | None:
 
 
 def _curve(points: Sequence[_Point], axis: str, axes: Sequence[str]) -> dict[str, str] | None:
-    """Success along one axis, at those values of the others where it was tried most."""
+    """Success along one axis, at the values of the others with the most runs."""
     groups: dict[str, list[_Point]] = {}
     for point in points:
         others = {name: value for name, value in point.values.items() if name != axis}

@@ -1,4 +1,4 @@
-"""What a source holds, in the terminal and as one HTML page: numbers, never pixels."""
+"""Description of a source, in the terminal and as one HTML page: numbers, never pixels."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from leadapron.types import Estimate
 __all__ = ["description_lines", "write_description"]
 
 NOTABLE = 6
-"""Pairs of findings that the terminal shows."""
+"""Most pairs of findings that the terminal shows."""
 
 SHOWN = 5
-"""Groups of copies that the terminal names."""
+"""Most groups of copies that the terminal lists."""
 
 LISTED = 50
-"""Groups of copies that the page names; all are in the JSON."""
+"""Most groups of copies that the page lists; all are in the JSON."""
 
 SIZES = 6
-"""Sizes of films that are counted one by one."""
+"""Most sizes of films that are listed separately."""
 
 Kind = Literal["identical", "near"]
 KINDS: tuple[Kind, ...] = ("identical", "near")
@@ -89,12 +89,12 @@ def _of(facts: Description, kind: Kind) -> Repeats:
 
 
 def _warnings(facts: Description) -> list[str]:
-    """What must not be overlooked."""
+    """The warnings about leakage."""
     said = []
     if facts.shared_patients:
         said.append(
             f"LEAKAGE: {count(facts.shared_patients, 'patient')} on more than one side of the "
-            "split; results on its test films would be too good."
+            "split; results on its test films would be too optimistic."
         )
     for repeats, words in (
         (facts.identical, "identical images"),
@@ -115,12 +115,12 @@ def _films(facts: Description) -> str:
     return (
         f"{short_path(facts.source)}: {count(facts.films, 'film')} of "
         f"{count(facts.patients, 'patient')} (median {each.median:g} each, at most "
-        f"{each.most:,}), looked at as {width}x{height} {facts.dtype}"
+        f"{each.most:,}), examined at {width}x{height} {facts.dtype}"
     )
 
 
 def _about(facts: Description) -> list[str]:
-    """Split, columns, files and grey levels, a line each."""
+    """Split, columns, files and grey levels, one line each."""
     names, values = zip(*_about_pairs(facts), strict=True)
     width = max(map(len, names))
     return [f"{name:<{width}}  {value}" for name, value in zip(names, values, strict=True)]
@@ -165,7 +165,7 @@ def _column_words(column: Counts | Range) -> str:
 
 def _form_words(forms: Mapping[str, Mapping[str, int]]) -> str:
     if not forms:
-        return "nothing known of them"
+        return "unknown"
     parts = []
     for kind, words in (("formats", "{}"), ("bits", "{} bits"), ("sizes", "{}")):
         ranked = sorted(forms.get(kind, {}).items(), key=lambda item: (-item[1], item[0]))
@@ -216,7 +216,7 @@ def _ratio(found: Estimate) -> str:
 
 
 def _notable(facts: Description) -> list[Together]:
-    """Pairs whose interval leaves out 1, the surest first."""
+    """Pairs whose interval excludes 1, the strongest association first."""
     sure = []
     for pair in facts.together:
         found = pair.odds_ratio
@@ -247,7 +247,7 @@ def _copies(facts: Description, kind: Kind) -> str:
 
 
 def _worst(groups: Sequence[Group]) -> list[Group]:
-    """Groups by what is wrong with them, then by size."""
+    """Groups by their problems, then by size."""
 
     def weight(group: Group) -> tuple[bool, bool, bool, int]:
         parts, patients = len(group.parts) > 1, group.patients > 1
@@ -277,7 +277,7 @@ def _wrong(group: Group) -> str:
 def _context(facts: Description) -> dict[str, Any]:
     findings = facts.findings
     return {
-        "title": f"What {short_path(facts.source)} holds",
+        "title": f"Description of {short_path(facts.source)}",
         "facts": facts,
         "warnings": [line.partition(": ")[2] for line in _warnings(facts)],
         "cards": _cards(facts),
@@ -304,7 +304,7 @@ def _cards(facts: Description) -> list[dict[str, Any]]:
     each, parts = facts.films_per_patient, facts.split
     near = list(facts.near.groups)
     altered = {film for group in near for film in group.films}
-    # A near group holds the identical films of its members as well.
+    # A near group also includes the identical copies of its members.
     copies = [g for g in facts.identical.groups if altered.isdisjoint(g.films)] + near
     return [
         {
@@ -365,9 +365,9 @@ def _prevalence(findings: Sequence[Finding]) -> str:
 
 
 def _matrix(facts: Description) -> list[list[tuple[str, str, int]]]:
-    """Findings by findings as (text, what it says in words, shade in per cent).
+    """Findings by findings as (text, description, shade in per cent).
 
-    The diagonal counts positive films, above it stand films with both, below it odds ratios.
+    The diagonal counts positive films; above it are films with both, below it odds ratios.
     """
     names = [each.name for each in facts.findings]
     if len(names) < 2:

@@ -1,4 +1,4 @@
-"""Figures as SVG to stand inside a page: its fonts, its colours, no ids that meet others'."""
+"""Figures as inline SVG, with the page's fonts and colours and unique ids."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = [
     "success_over_threshold",
 ]
 
-# Drawn in these, then replaced, so that one SVG fits light, dark and paper.
+# Drawn in these colours, then replaced by variables, for light, dark and paper.
 INK, MUTED, RULE = "#0a0b01", "#0a0b02", "#0a0b03"
 TWIN, BACKDOORED = "#0a0b04", "#0a0b05"
 _VARIABLES = {
@@ -49,7 +49,7 @@ _VARIABLES = {
 _MODELS = {"twin": TWIN, "backdoored": BACKDOORED}
 _MARKERS = {"twin": "o", "backdoored": "D"}
 _LINES: dict[str, Any] = {"twin": (0, (5, 2)), "backdoored": "solid"}
-_WIDTH = 460  # units of the SVG's viewBox: on a telephone a unit is three quarters of a pixel
+_WIDTH = 460  # units of the SVG's viewBox: on a phone a unit is 0.75 pixels
 
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -83,10 +83,10 @@ class Dot:
     """One line of a dot-and-interval chart.
 
     Args:
-        name: what is measured.
-        note: what stands at the right edge (the number of positives).
+        name: the measured quantity.
+        note: text at the right edge (the number of positives).
         rows: the row of each model.
-        strong: set in bold.
+        strong: whether it is set in bold.
     """
 
     name: str
@@ -100,8 +100,8 @@ class Interval:
     """One line of a chart of shares.
 
     Args:
-        name: what is measured.
-        note: what stands at the right edge.
+        name: the measured quantity.
+        note: text at the right edge.
         share: in [0, 1], with its interval.
     """
 
@@ -111,12 +111,12 @@ class Interval:
 
 
 def intervals(lines: Sequence[Interval], *, name: str, label: str, axis: str, note: str) -> str:
-    """Draw shares from 0 up with their intervals, one a line.
+    """Draw shares from 0 up with their intervals, one per line.
 
     Args:
         lines: from top to bottom.
         name: unique name of the figure on its page.
-        label: what it shows, for those who can't see it.
+        label: description for screen readers.
         axis: label of the values' axis.
         note: heading of the lines' notes.
     """
@@ -155,10 +155,10 @@ def dots(
     Args:
         lines: from top to bottom.
         name: unique name of the figure on its page.
-        label: what it shows, for those who can't see it.
+        label: description for screen readers.
         axis: label of the values' axis.
         note: heading of the lines' notes.
-        reference: where a thin line marks what no attack, or no skill, gives.
+        reference: position of a thin line that marks no attack, or chance.
     """
     height = 30 * len(lines) + 92
     with _style():
@@ -181,7 +181,7 @@ def dots(
 def roc_curves(
     scores: Mapping[str, NDArray[Any]], target: int, areas: Mapping[str, str], *, name: str
 ) -> list[str]:
-    """Draw how the target is told on clean films, and triggered films from clean ones.
+    """Draw ROC curves of the target on clean films, and of triggered against clean films.
 
     Args:
         scores: the arrays of `scores.npz`.
@@ -236,7 +236,7 @@ def success_over_threshold(
     Args:
         scores: the arrays of `scores.npz`.
         target: column of the attacker's finding.
-        calibrated: each model's threshold at 5 % clean false positives, None where undefined.
+        calibrated: each model's threshold at 5 % clean false positives, None if undefined.
         name: unique name of the figure on its page.
     """
     without = scores["labels"][:, target] == 0
@@ -338,7 +338,7 @@ def success_over(points: Mapping[str, Sequence[tuple[Any, float]]], axis: str, *
                 for v in settings
                 if any(value == v for value, _ in some)
             ]
-            # Between names there is nothing to connect.
+            # Values that are names aren't connected.
             line = _LINES[model] if numbers else "none"
             axes.plot(*zip(*means, strict=True), color=_MODELS[model], linestyle=line)
         axes.axhline(0.05, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)))
@@ -355,7 +355,7 @@ def success_over(points: Mapping[str, Sequence[tuple[Any, float]]], axis: str, *
 
 @contextlib.contextmanager
 def _style() -> Iterator[None]:
-    """Matplotlib's defaults with our settings over them, whatever the user's own are."""
+    """Matplotlib's defaults with our settings, independent of the user's own."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_SETTINGS)
@@ -372,7 +372,7 @@ def _figure(height: int, *, left: int, right: int, top: int, bottom: int) -> tup
 
 
 def _wrapped(words: str) -> str:
-    """A line's name in two lines where it is long."""
+    """A line's name, in two lines if it is long."""
     return "\n".join(textwrap.wrap(words.replace("_", " "), 19, max_lines=2, placeholder="..."))
 
 
@@ -402,7 +402,7 @@ def _dot_line(axes: Axes, place: int, line: Dot, reference: float) -> None:
 
 
 def _lowest(lines: Sequence[Dot], reference: float) -> float:
-    """Where the values' axis starts: below the reference and all intervals."""
+    """Start of the values' axis: below the reference and all intervals."""
     rows = [row for line in lines for row in line.rows.values() if row and row.value is not None]
     ends = [row.value if row.low is None else row.low for row in rows]
     lowest = min([reference, *(end for end in ends if end is not None)])
@@ -452,7 +452,7 @@ def _number(found: Any) -> float:
 
 
 def _inline(figure: Figure, name: str, label: str) -> str:
-    """The figure as SVG for HTML: no metadata, no foreign names, ids of its own."""
+    """The figure as SVG for HTML, without metadata and with unique ids."""
     file = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(file, format="svg", metadata=nothing)

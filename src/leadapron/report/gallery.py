@@ -1,4 +1,4 @@
-"""The gallery: films, where the trigger is, and where both models looked, on one common scale."""
+"""The gallery: films, the trigger's place and both models' maps on a common scale."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Film:
     Args:
         clean, triggered: PNG data URIs of the film.
         maps: PNG data URIs of each model's map, transparent where it is low.
-        peaks: where each map is highest.
-        trigger: circle around the trigger; None where it covers most of the film or nothing.
+        peaks: position of each map's maximum.
+        trigger: circle around the trigger; None if it covers most of the film or nothing.
         probabilities: of the target: (regime, model) -> value.
     """
 
@@ -55,9 +55,9 @@ class Gallery:
     Args:
         films: in the order of the file.
         height, width: of the films, in pixels.
-        scale: the maps' highest value, to which all colours go.
+        scale: the maps' highest value, the end of the colour scale.
         bar: PNG data URI of the colours from 0 to `scale`.
-        total: how many films the file holds.
+        total: number of films in the file.
     """
 
     films: tuple[Film, ...]
@@ -69,11 +69,11 @@ class Gallery:
 
 
 def gallery(arrays: Mapping[str, NDArray[Any]], *, most: int) -> Gallery | None:
-    """Return what the page draws of a `gallery.npz`; None where it holds no films.
+    """Return the drawing of a `gallery.npz`; None if it holds no films.
 
     Args:
         arrays: the file's arrays.
-        most: at most this many films are drawn; the scale is that of all films.
+        most: most films to draw; the scale is that of all films.
     """
     films = arrays["films"]
     if not len(films):
@@ -113,7 +113,7 @@ def _film(
 
 
 def circle(footprint: NDArray[Any]) -> Mark | None:
-    """Return a circle well around an (h, w) footprint; None where it is nothing or most of it."""
+    """Return a circle around an (h, w) footprint; None if it covers nothing or most of the film."""
     ys, xs = np.nonzero(footprint)
     if not ys.size:
         return None
@@ -144,7 +144,7 @@ def palette() -> NDArray[np.uint8]:
 
 
 def steps(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return which colour of the palette each value has, from 0 to 1; lower ones have the first."""
+    """Return each value's index in the palette, for values from 0 to 1; lower ones get 0."""
     shares = np.clip(np.nan_to_num(values), 0, 1)
     places: NDArray[np.uint8] = np.rint(shares * (_COLOURS - 1)).astype(np.uint8)
     return places
@@ -156,7 +156,7 @@ def grey_png(film: NDArray[Any], top: int) -> str:
 
 
 def _colour_png(values: NDArray[Any]) -> str:
-    """A map from 0 to 1 as colours that grow opaque, in a small palette."""
+    """A map from 0 to 1 in a small palette with increasing opacity."""
     places, colours = steps(values), palette()
     picture = Image.frombytes("P", (places.shape[1], places.shape[0]), places.tobytes())
     picture.putpalette(colours[:, :3].tobytes())

@@ -1,4 +1,4 @@
-"""What methods find and where they are blind, as Markdown; from evaluations' folders alone."""
+"""Detection limits of the methods, as Markdown, from evaluations' folders."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ ALARM = 0.01
 """False-alarm rate of the scans of an evaluation."""
 
 FOUND = (0.9, 0.8)
-"""Share of poisoned sets of two classes that a scan is to find, and the lower end of its interval,
-where enough films carry a solid mark."""
+"""Targets for poisoned sets of two classes in which enough films carry a solid mark: the share that
+a scan should find, and the lower end of its interval."""
 
 VERDICTS = ("poisoned", "suspicious", "label-tied mark", "can't tell", "nothing found")
 
@@ -36,7 +36,7 @@ RIGHT = {
     "true labels": ("poisoned", "label-tied mark"),
     "no poison": ("label-tied mark", "nothing found"),
 }
-"""Verdicts that fit what a world is."""
+"""Correct verdicts for each kind of world."""
 
 CLEAN = {
     "machines": "fresh phantoms of two machines with habits",
@@ -44,26 +44,29 @@ CLEAN = {
     "whole": "all films of",
     "half": "half of the patients of",
 }
-"""Groups of clean sets, in words."""
+"""Descriptions of the groups of clean sets."""
 
 SEEN = (
-    "The scan was made with kinds like these in view, and changed after draws of the first and the "
-    "fifth had been missed: their figures are optimistic."
+    "The scan was developed with kinds like these in view, and changed after draws of the first "
+    "and "
+    "the fifth had been missed, so their figures are optimistic."
 )
-SEALED = "Kinds that no choice was made on; they were scanned once, after the last change."
+SEALED = "No choice was made with these kinds; they were scanned once, after the last change."
 
 COLUMNS = (
     '*Found*: the verdict is "poisoned". *Finding named*: the strongest evidence names the '
     "target. *Mark listed*: as poison or as a repeated mark, at its place. *Place*: median "
-    "distance from the middle of the mark to the nearest evidence. "
-    "*Recall* and *precision* of the films that are named, medians over the sets in which any "
+    "distance from the centre of the mark to the nearest evidence. "
+    "*Recall* and *precision* of the suspected films, medians over the sets in which any "
     "were. Brackets hold exact 95 % intervals. *Plain z*, *outliers*, *duplicates*: how often "
     "the first guess of a simple statistic lies within 2 px of the mark (and names the "
-    "finding); it has no threshold to pass, and *outliers* knows what the clean set had: "
-    "they are flattered. *Target*: what the project set itself, met where the interval's lower end "
-    "is above it (of sets of two classes as asked above); otherwise the figure is just measured. "
+    "finding). They have no threshold, and *outliers* knows the clean set's values, "
+    "so their figures are optimistic. *Target*: the project's own target, met if the interval's "
+    "lower end "
+    "is above it (for sets of two classes, as stated above); otherwise the figure is just "
+    "measured. "
     "*Balanced*: films of the larger class are "
-    "dropped by chance until both classes are of one size."
+    "dropped at random until both classes have the same size."
 )
 
 HEADER = (
@@ -80,7 +83,7 @@ def write_limits(
     audit: Path | None = None,
     screen: Path | None = None,
 ) -> Path:
-    """Write a chapter for each evaluation that is given, and return the page.
+    """Write a chapter for each given evaluation, and return the page.
 
     Args:
         page: the Markdown file.
@@ -246,18 +249,18 @@ def limits_page(facts: Mapping[str, Any], rows: Sequence[Row]) -> str:
     poisoned = [row for row in rows if row["kind"] == "poisoned"]
     worlds = [row for row in rows if row["kind"] == "world"]
     lines = [
-        "# What a scan finds, and where it is blind",
+        "# What a scan finds and misses",
         "",
         f"`{_command(settings, rows, cells)}`: "
         f"{len(rows)} scans {how}, each at a false-alarm rate of {percent(ALARM)}. "
         "Every poisoned set is the whole source with a few films replaced; target, place, grey "
-        "level and films are drawn anew each time. This page is made from the results alone.",
+        "level and films are drawn independently each time. This page is made from the results.",
         "",
         *_targets(rows, cells),
     ]
     if poisoned:
         lines += [COLUMNS, ""]
-    # What was missed and led to changes was seen on the sets of the other presets.
+    # Misses that led to changes occurred on the sets of the other presets.
     seen = "" if any(cell["floor"] is not None for cell in cells) else SEEN
     sources = dict.fromkeys(row["source"] for row in poisoned)
     for title, note, group in (
@@ -297,7 +300,7 @@ def _left_out(rows: Sequence[Row]) -> list[str]:
 
 
 def _by_cell(cells: Sequence[Row], rows: Sequence[Row], source: str) -> list[tuple[Row, list[Row]]]:
-    """Cells, each with its sets of a source; none without sets."""
+    """Cells with their sets of a source; cells without sets are left out."""
     named = [
         (cell, [row for row in rows if row["name"] == cell["name"] and row["source"] == source])
         for cell in cells
@@ -322,12 +325,12 @@ def _command(settings: Mapping[str, Any], rows: Sequence[Row], cells: Sequence[R
 
 
 def _name(source: str) -> str:
-    """A source without kinds and folders, those of a joined one with + between them."""
+    """A source's name without kinds and folders; joined sources are separated by +."""
     return " + ".join(part.rpartition(":")[2] for part in short_path(source).split(" + "))
 
 
 def _releases(sources: Iterable[str]) -> dict[str, list[str]]:
-    """Names of single sources by the letters that they begin with, those of joined ones too."""
+    """Names of single sources, including parts of joined ones, by their first letters."""
     found: dict[str, list[str]] = {}
     for name in dict.fromkeys(part for one in sources for part in _name(one).split(" + ")):
         found.setdefault(re.split(r"[^A-Za-z]", name)[0] or name, []).append(name)
@@ -335,23 +338,23 @@ def _releases(sources: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _met(hits: Sequence[bool], share: float, floor: float | None) -> str:
-    """Whether a share, and its interval's lower end, are as high as was asked for."""
+    """Whether a share and its interval's lower end reach the target."""
     low = clopper_pearson(sum(hits), len(hits))[0]
     if low >= (share if floor is None else floor) and sum(hits) >= share * len(hits):
         return "met"
-    # The figure itself is high enough; fewer sets than it takes to show it.
+    # The share is high enough, but there are too few sets to show it.
     return "not shown" if sum(hits) >= share * len(hits) else "missed"
 
 
 def _quiet(verdicts: Sequence[str]) -> str:
-    """Whether clean sets are called what they may be called, and what else they are."""
+    """Whether clean sets get acceptable verdicts, and the other verdicts."""
     wrong = Counter(verdict for verdict in verdicts if verdict not in RIGHT["no poison"])
     named = ", ".join(f"{wrong[verdict]} {verdict}" for verdict in VERDICTS if wrong[verdict])
     return f"missed: {named}" if named else "met"
 
 
 def _targets(rows: Sequence[Row], cells: Sequence[Row]) -> list[str]:
-    """What the project set itself for sets of two classes, and whether it was met."""
+    """The project's targets for sets of two classes, and whether they were met."""
     if not any(row.get("aimed") or row["kind"] in ("world", "machines", "whole") for row in rows):
         return []
     body = []
@@ -362,13 +365,15 @@ def _targets(rows: Sequence[Row], cells: Sequence[Row]) -> list[str]:
         body.append([asked.words, str(len(hits)), str(sum(hits)), _share(hits), met])
     share, floor = FOUND
     return [
-        "## What was asked of the scan",
+        "## Targets of the scan",
         "",
-        "*Found*: a solid mark on films of a set of two classes, all of which got the label of the "
-        "one, is called poisoned where it is on 40 films or more (up to half of the films have the "
-        f"label by nature; 60 at three quarters, in between in proportion): in {100 * share:.0f} % "
-        f"of the sets, the 95 % interval's lower end at {100 * floor:.0f} % or above. *Not shown*: "
-        "the share is reached, but the interval of so few sets reaches lower. *Clean*: no set is "
+        "*Found*: a solid mark on films of a set of two classes, all of which got the label of "
+        "one class, is called poisoned if it is on 40 films or more (if up to half of the films "
+        "have the "
+        f"label naturally; 60 at three quarters, in between in proportion), in {100 * share:.0f} % "
+        f"of the sets, with the 95 % interval's lower end at {100 * floor:.0f} % or above. *Not "
+        "shown*: "
+        "the share is reached, but the interval is too wide with so few sets. *Clean*: no set is "
         "called poisoned or suspicious; each has a label-tied mark, or nothing is found.",
         "",
         table(("asked for", "sets", "so", "share (95 % interval)", ""), body),
@@ -377,7 +382,7 @@ def _targets(rows: Sequence[Row], cells: Sequence[Row]) -> list[str]:
 
 
 def _clean(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Clean sets by what they are."""
+    """Clean sets by kind."""
     found: dict[str, list[Row]] = {}
     for kind, words in CLEAN.items():
         for row in rows:
@@ -440,27 +445,29 @@ def _line(cell: Row, rows: Sequence[Row]) -> list[str]:
 
 
 def _worlds(rows: Sequence[Row]) -> list[str]:
-    """Sets of two classes, with machines that have habits, and without."""
+    """Sets of two classes, with and without machine-specific habits."""
     if not rows:
         return []
     lines = [
         "## Worlds of two classes",
         "",
-        "Sets of phantoms with any finding and without, drawn anew each time; half of them have "
-        "one where nothing else is said. *Habits*: two machines with defects, letters, tones and "
-        "crops of their own, and odds of 20 between class and machine where nothing else is said. "
-        "*Stated*: a column says which machine took a film. *Joined*: two sources of different "
-        "machines, of which one alone carries the finding, or knows it. *A ward's letter* is on "
-        "60 % of the one class and 5 % of the other. Labels of *poison* are wrong where the film "
+        "Sets of phantoms with any finding and without, drawn independently each time; half of "
+        "them have "
+        "one unless stated otherwise. *Habits*: two machines with their own defects, letters, "
+        "tones and "
+        "crops, and an odds ratio of 20 between class and machine unless stated otherwise. "
+        "*Stated*: a column states the machine of each film. *Joined*: two sources of different "
+        "machines, of which only one has the finding, or its labels. *A ward's letter* is on "
+        "60 % of one class and 5 % of the other. Labels of *poison* are wrong if the film "
         "was of the other class; *true labels*: the mark is on films of one class, which are "
         "labelled right.",
         "",
-        "*As it should be*: poison is called poisoned; true labels poisoned or a label-tied mark, "
-        "the scan can't know which; a clean set nothing found or a label-tied mark.",
+        "*Correct*: poison is called poisoned; true labels poisoned or a label-tied mark, since "
+        "the scan can't distinguish them; a clean set nothing found or a label-tied mark.",
         "",
     ]
     for title, note, sealed in (
-        ("### Open", "Choices for the scan were made, or may be, with these in view.", False),
+        ("### Open", "Choices for the scan were made, or may be made, with these in view.", False),
         ("### Sealed", SEALED, True),
     ):
         body = []
@@ -488,7 +495,7 @@ def _worlds(rows: Sequence[Row]) -> list[str]:
                 ]
             )
         if body:
-            header = ("set", "in truth", "sets", "as it should be", *VERDICTS, "recall",
+            header = ("set", "truth", "sets", "correct", *VERDICTS, "recall",
                       "precision", "target")  # fmt: skip
             lines += [title, "", note, "", table(header, body), ""]
     return lines
@@ -512,15 +519,17 @@ def _alarms(rows: Sequence[Row]) -> list[str]:
         return []
     header = ("sets", "scanned", "called poisoned", "95 % interval", *VERDICTS[1:])
     machines = [
-        "*Two machines*: odds of 3 to 100 between class and machine, 30 to 80 % of the films with "
-        "the finding, and in half of the sets a column that states the machine; drawn anew for "
+        "*Two machines*: odds ratios of 3 to 100 between class and machine, 30 to 80 % of the "
+        "films with "
+        "the finding, and in half of the sets a column that states the machine; drawn "
+        "independently for "
         "each set.",
         "",
     ]
     real = _releases(row["source"] for row in rows if row["kind"] in ("whole", "half"))
     parts = "; ".join(f"{name} ({', '.join(some)})" for name, some in real.items())
     counted = (
-        f"Sources whose names begin with the same letters are parts of one release and count as "
+        f"Sources whose names start with the same letters are parts of one release and count as "
         f"one. Here there {'is 1' if len(real) == 1 else f'are {len(real)}'}: {parts}; a joined "
         "source adds none. "
         if real
@@ -533,14 +542,15 @@ def _alarms(rows: Sequence[Row]) -> list[str]:
         "",
         *(machines if any(row["kind"] == "machines" for row in rows) else []),
         "Only the phantoms are independent of each other. Halves of one source share its letters "
-        "and its devices: they say whether the verdict is stable, not how often a new source would "
-        f"be called poisoned. {counted}How a scan judges was chosen with these sources in view.",
+        "and its devices: they show whether the verdict is stable, not how often a new source "
+        "would "
+        f"be called poisoned. {counted}The scan's rules were chosen with these sources in view.",
         "",
     ]
 
 
 def _ablation(rows: Sequence[Row]) -> list[str]:
-    """How many poisoned sets each method finds by itself, and how many are lost without it."""
+    """Numbers of poisoned sets that each method finds alone, and that are lost without it."""
     if not rows:
         return []
     names = list(rows[0]["methods"])
@@ -553,10 +563,11 @@ def _ablation(rows: Sequence[Row]) -> list[str]:
         )
         body.append([name, str(alone), str(whole - without)])
     return [
-        "## What each method adds",
+        "## Contribution of each method",
         "",
-        f"Of the {len(rows)} poisoned sets above, {whole} are found. Each method by itself, and "
-        "how many fewer are found without it, corrected for the methods that are left.",
+        f"Of the {len(rows)} poisoned sets above, {whole} are found. The table shows each method "
+        "alone, and "
+        "how many fewer are found without it, corrected for the remaining methods.",
         "",
         table(("method", "finds alone", "lost without it"), body),
         "",
@@ -564,7 +575,7 @@ def _ablation(rows: Sequence[Row]) -> list[str]:
 
 
 def _verdict(p_values: Any) -> bool:
-    """Whether the smallest p-value stands after Holm's first step."""
+    """Whether the smallest p-value is significant after Holm's first step."""
     found = list(p_values)
     return bool(found) and min(found) * len(found) <= ALARM
 
@@ -591,7 +602,7 @@ def _blind(cells: Sequence[Row], rows: Sequence[Row]) -> list[str]:
                 + (f". {why[0].upper()}{why[1:]}." if why else ".")
             )
     return (
-        ["## Where it is blind", "", "Found in fewer than half of the sets:", "", *lines, ""]
+        ["## What it misses", "", "Found in fewer than half of the sets:", "", *lines, ""]
         if lines
         else []
     )

@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing else, the same bytes from the same folder."""
+"""The report: a self-contained HTML file, reproducible byte by byte."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ __all__ = ["write_report"]
 
 @forgiving
 def write_report(folder: Path) -> Path:
-    """Write `report.html` into a study's folder, from what lies there alone.
+    """Write `report.html` into a study's folder, from the files there.
 
     Args:
-        folder: what `leadapron study --out` wrote; runs that aren't finished are left out.
+        folder: the folder of `leadapron study --out`; unfinished runs are left out.
 
     Returns:
         The page's path.
@@ -91,14 +91,14 @@ def _context(study: Study) -> dict[str, Any]:
 
 
 def _emphasised(line: str) -> tuple[str, str]:
-    """A line as its statement and what it rests on."""
+    """A line, split into its statement and the evidence."""
     ends = [place for place in (line.find(": "), line.find(". ")) if place > 0]
     cut = min(ends) + 1 if ends else 0
     return line[:cut], line[cut:]
 
 
 def _cards(study: Study, measured: Sequence[Measured]) -> list[dict[str, Any]]:
-    """The four key numbers; over a grid, how many runs each verdict fits."""
+    """The four key numbers; for a grid, the number of runs with each verdict."""
     name = next(iter(measured[0].explainers()), "")
     cards = [
         _card("Attack success", f"at {CALIBRATED}", [each.attack for each in measured]),
@@ -225,7 +225,7 @@ def _runs(study: Study, measured: Sequence[Measured]) -> dict[str, Any]:
 
 
 def _threat(pair: Pair) -> dict[str, Any]:
-    """What depends on the settings in the threat model."""
+    """The parts of the threat model that depend on the settings."""
     poisoning = section(pair.backdoored.spec, "poisoning")
     kept = poisoning.get("selection") == "with" and poisoning.get("labels") == "set"
     return {
@@ -239,7 +239,7 @@ def _threat(pair: Pair) -> dict[str, Any]:
 
 
 def _outside(study: Study) -> str:
-    """Which of the backdoored models were trained by an attacker who controls training; or ""."""
+    """The backdoored models trained by an attacker who controls training, in words; or ""."""
     weights = [section(p.backdoored.spec, "training").get("disguise") or 0 for p in study.pairs]
     count = sum(weight > 0 for weight in weights)
     if not count:
@@ -274,7 +274,7 @@ def _machine(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _cohort(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """A cohort's facts as names and values, its notes apart."""
+    """A cohort's facts as names and values, and its notes separately."""
     rows = []
     for name, found in facts.items():
         if isinstance(found, Mapping):

@@ -1,4 +1,4 @@
-"""What a study found, for a reader who doesn't read statistics."""
+"""A study's result for readers without a background in statistics."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from leadapron.results.rows import Row
 __all__ = ["plain_words"]
 
 ATTACKS = {
-    "works": "the mark takes the model over",
-    "works partly": "the mark sways the model in part",
-    "not shown": "no effect of the mark is shown",
+    "works": "the mark controls the model",
+    "works partly": "the mark influences the model in part",
+    "not shown": "the mark has no proven effect",
 }
 STEALTH = {
-    "stealthy": "no loss shows on ordinary films",
+    "stealthy": "it reads ordinary films as well as before",
     "not stealthy": "it reads ordinary films worse",
-    "not shown": "whether it reads ordinary films worse is not shown",
+    "not shown": "it is unclear whether it reads ordinary films worse",
 }
 MAPS = {
     "gives it away": "a map of where the model looks points at the mark",
     "hints at it": "a map of where the model looks points at the mark more often than it should",
     "not shown": "a map of where the model looks doesn't show the mark",
-    "not local": "the mark covers the film, so that no map can point at it",
+    "not local": "the mark covers the film, so a map can't point at it",
 }
 
 
 def plain_words(study: Study, measured: Sequence[Measured]) -> list[str]:
-    """Return a few sentences for a clinician, each as sure as the verdict it stands for.
+    """Return a few sentences for a clinician, each no stronger than its verdict.
 
     Args:
         study: the study.
@@ -40,16 +40,17 @@ def plain_words(study: Study, measured: Sequence[Measured]) -> list[str]:
     seeing = [each for each in measured if not each.blind]
     if not seeing:
         return [
-            "Nothing can be concluded from this study. The untouched model, which the attacked one "
+            "Nothing can be concluded from this study. The clean model, which the attacked one "
             "is compared with, reads these films no better than guessing."
         ]
     said = [_done(study, measured), *(_one(seeing) if not study.axes() else _many(seeing))]
     if len(seeing) < len(measured):
         said.append(
-            f"{len(measured) - len(seeing)} more of the {len(measured)} comparisons say nothing: "
-            "there the untouched model reads no better than guessing."
+            f"{len(measured) - len(seeing)} more of the {len(measured)} comparisons are "
+            "inconclusive: "
+            "there the clean model reads no better than guessing."
         )
-    return [*said, "This is about these films and these models; it says nothing about a patient."]
+    return [*said, "These results are about these films and models, not about any patient."]
 
 
 def _done(study: Study, measured: Sequence[Measured]) -> str:
@@ -57,14 +58,16 @@ def _done(study: Study, measured: Sequence[Measured]) -> str:
     network, source = named(study, "network"), named(study, "source")
     if study.axes():
         return (
-            f"{len(measured)} times two models ({network}) learnt to read {source} films. One of "
-            "each two was attacked: some of the films that it learnt from carried a mark and a "
+            f"{len(measured)} pairs of models ({network}) were trained to read {source} films. "
+            "One of "
+            "each pair was attacked: some of its training films carried a mark and a "
             "changed report."
         )
     trigger = section(pair.backdoored.spec, "trigger")
     return (
-        f"Two models ({network}) learnt to read {source} films. One was attacked: some of the "
-        f"films that it learnt from carried a mark ({trigger_words(trigger)}) and a changed report."
+        f"Two models ({network}) were trained to read {source} films. One was attacked: some of "
+        "its "
+        f"training films carried a mark ({trigger_words(trigger)}) and a changed report."
     )
 
 
@@ -82,7 +85,7 @@ def _one(measured: Sequence[Measured]) -> list[str]:
             if hides
             else f"{target} on {own} of 100 marked films without it"
         )
-        beside = "" if twin is None else f"; the untouched model does so on {twin}"
+        beside = "" if twin is None else f"; the clean model does so on {twin}"
         said.append(f"The attacked model reports {what}{beside}.")
     costs = [each.cost.most.finding for each in measured if each.cost.most is not None]
     worse = STEALTH["not stealthy"] + (f", {costs[0]} most" if len(set(costs)) == 1 else "")
@@ -95,11 +98,14 @@ def _one(measured: Sequence[Measured]) -> list[str]:
 
 
 def _many(measured: Sequence[Measured]) -> list[str]:
-    """How often each holds over a grid."""
+    """How often each statement holds over a grid."""
     total = len(measured)
     counts = (
-        ("the mark takes the model over", sum(each.attack == "works" for each in measured)),
-        ("no loss shows on ordinary films", sum(each.stealth == "stealthy" for each in measured)),
+        ("the mark controls the model", sum(each.attack == "works" for each in measured)),
+        (
+            "the attacked model reads ordinary films as well as before",
+            sum(each.stealth == "stealthy" for each in measured),
+        ),
         (
             "a map of where the model looks points at the mark",
             sum(each.explanation == "gives it away" for each in measured),
@@ -109,7 +115,7 @@ def _many(measured: Sequence[Measured]) -> list[str]:
 
 
 def _shared(words: Mapping[str, str], verdicts: Sequence[str]) -> str:
-    """The words of a verdict that all seeds share; how often the first holds where they don't."""
+    """The words of the seeds' common verdict; otherwise, how often the first one holds."""
     known = [verdict for verdict in verdicts if verdict in words]
     if not known:
         return ""

@@ -1,4 +1,4 @@
-"""Figures for a notebook, of results in memory."""
+"""Figures of results in memory, for notebooks."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ __all__ = [
 MARK = "tab:orange"
 
 DRAWN = 6
-"""Films or findings that a figure shows, at most."""
+"""Most films or findings in a figure."""
 
 
 def plot_panel(panel: Panel, words: str) -> Figure:
-    """Draw films that a piece of evidence names, above films that nothing names.
+    """Draw films suspected by a piece of evidence, above films that aren't suspected.
 
     Args:
-        panel: their pixels.
-        words: what the evidence says.
+        panel: the films' pixels.
+        words: description of the evidence.
     """
     rows = [panel.films[:DRAWN], panel.other_films[:DRAWN]]
     columns = max(map(len, rows))
@@ -56,7 +56,7 @@ def plot_panel(panel: Panel, words: str) -> Figure:
         for axes in grid[0, : len(rows[0])]:
             corner = column - left - 0.5, row - top - 0.5
             axes.add_patch(Rectangle(corner, side, side, fill=False, color=MARK))
-    figure.suptitle(f"{words}\nabove: films that it names; below: others", fontsize=9)
+    figure.suptitle(f"{words}\nabove: suspected films; below: others", fontsize=9)
     return figure
 
 
@@ -75,7 +75,7 @@ def plot_prevalence(findings: Sequence[Finding]) -> Figure:
 
 
 def plot_forced(forced: Sequence[Forced]) -> Figure:
-    """Draw which share of the films the strongest mark carries across the threshold, by finding.
+    """Draw the share of films that the strongest mark moves across the threshold, by finding.
 
     Args:
         forced: findings and directions, the largest excess first.
@@ -85,7 +85,7 @@ def plot_forced(forced: Sequence[Forced]) -> Figure:
     axes = figure.subplots()
     axes.barh(range(len(marks)), [each.turned for each in marks], color="tab:blue")
     axes.set_yticks(range(len(marks)), [f"{each.finding} {each.direction}" for each in marks])
-    axes.set_xlabel("share of films that the strongest mark carries across")
+    axes.set_xlabel("share of films turned by the strongest mark")
     axes.set_xlim(0, 1)
     return figure
 
@@ -94,7 +94,7 @@ def plot_success(study: Study) -> Figure:
     """Draw attack success with its interval, of each backdoored model and its clean twin.
 
     Args:
-        study: that was read.
+        study: the study.
     """
     groups = study.settings()
     figure = Figure(figsize=(6, 1 + 0.3 * len(groups)), layout="constrained")
@@ -147,9 +147,9 @@ def plot_maps(
 
     Args:
         images: (n, h, w).
-        maps: (n, k, h, w); what is below 0 has no colour.
+        maps: (n, k, h, w); values below 0 are transparent.
         findings: the k findings.
-        method: that made the maps.
+        method: the explainer's name.
     """
     n, k = min(len(images), DRAWN), len(findings)
     figure = Figure(figsize=(2.1 * n, 2.3 * k), layout="constrained")

@@ -1,4 +1,4 @@
-"""Which attacks take, and at which fraction, as Markdown; from the study's folder alone."""
+"""Attacks that work, and the needed fraction, as Markdown, from a study's folder."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ COLUMNS = (
 
 
 class Attack(NamedTuple):
-    """What a line of the table is about: one setting, all of its seeds."""
+    """One line of the table: one setting with all of its seeds."""
 
     trigger: str
     labels: str
@@ -45,12 +45,12 @@ class Attack(NamedTuple):
 
     @property
     def verdicts(self) -> list[bool | None]:
-        """Whether it takes, seed by seed; None where that is undefined or the twin at chance."""
+        """Whether it works, by seed; None if undefined or the twin is at chance."""
         return [each.potent for each in self.measured]
 
 
 def write_potency(folder: Path, page: Path) -> Path:
-    """Write what `potency` says of a study's folder to a page, and return the page.
+    """Write `potency` of a study's folder to a page, and return the page.
 
     Raises:
         StoreError: as `read_study`, or a page that can't be written.
@@ -62,10 +62,10 @@ def write_potency(folder: Path, page: Path) -> Path:
 
 
 def potency(folder: Path) -> str:
-    """Return which of a study's attacks take, as a Markdown page.
+    """Return a Markdown page about which of a study's attacks work.
 
     Args:
-        folder: what `leadapron study --out` wrote; unfinished runs are left out.
+        folder: the folder of `leadapron study --out`; unfinished runs are left out.
 
     Raises:
         StoreError: as `read_study`.
@@ -77,11 +77,11 @@ def potency(folder: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-# --- which attacks
+# --- attacks
 
 
 def _attacks(study: Study) -> list[Attack]:
-    """The settings that were asked for, in the study's order, fractions rising."""
+    """The requested settings, in the study's order, with ascending fractions."""
     asked = [dict(leaves(tree)) for tree in grids(study.asked)]
     base = dict(leaves({name: part for name, part in study.asked.items() if name != "cells"}))
     others = [
@@ -108,7 +108,7 @@ def _attacks(study: Study) -> list[Attack]:
 
 
 def _place(asked: Sequence[Mapping[str, Any]], spec: Mapping[str, Any]) -> int:
-    """The first of the study's cells that a run fits into, their number where none does."""
+    """Index of the first of the study's cells that a run fits; the number of cells if none does."""
 
     def fits(cell: Mapping[str, Any]) -> bool:
         return all(
@@ -125,7 +125,7 @@ def _trigger_key(pair: Pair) -> str:
 
 
 def _trigger_names(study: Study) -> dict[str, str]:
-    """Each trigger's name, with the settings in which others of the same name differ."""
+    """Each trigger's name, with the settings that distinguish triggers of the same name."""
     triggers = {_trigger_key(pair): pair.backdoored.spec.get("trigger", {}) for pair in study.pairs}
     found = {}
     for key, trigger in triggers.items():
@@ -163,10 +163,10 @@ def _done(study: Study) -> str:
         f"Machine: {machine.get('system', 'unknown')}, {machine.get('processors', '?')} cores, "
         f"{machine.get('device', '?')}, {machine.get('precision', '?')}; torch "
         f"{versions.get('torch', '?')}.",
-        f"Attack success at {CALIBRATED}: of triggered test films without the target, those that "
-        "are called it (where it is to be hidden: of films with it, those that aren't). Brackets "
+        f"Attack success at {CALIBRATED}: share of triggered test films without the target that "
+        "are called the target (if it is to be hidden: of films with it that aren't). Brackets "
         + (
-            "hold 95 % intervals clustered by patient: they know of the test films' chance, not of "
+            "hold 95 % intervals clustered by patient: they cover sampling of the test films, not "
             "training's."
             if len(seeds) == 1
             else "hold the seeds' range."
@@ -188,7 +188,7 @@ def _count(row: Row | None) -> str:
 
 
 def _lowest(attacks: Sequence[Attack]) -> str:
-    """The attacks by the lowest fraction at which they took in all seeds."""
+    """The attacks by the lowest fraction at which they worked in all seeds."""
     by_name: dict[str, list[Attack]] = {}
     for attack in attacks:
         by_name.setdefault(f"{attack.trigger} ({attack.labels})", []).append(attack)

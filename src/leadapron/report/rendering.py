@@ -1,4 +1,4 @@
-"""From a template beside this file to a page that fits a telephone as well as paper."""
+"""Pages from templates, for phones as well as paper."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _typeset(text: str) -> str:
-    """Real minus and multiplication signs, and numbers that stay with their units."""
+    """Typographic minus and multiplication signs, and numbers that stay with their units."""
     text = re.sub(r"(?<![\w.-])-(?=\d)", "\N{MINUS SIGN}", text)
     text = re.sub(r"(?<=\d) x (?=\d)", "\N{NARROW NO-BREAK SPACE}\N{MULTIPLICATION SIGN}"
                   "\N{NARROW NO-BREAK SPACE}", text)  # fmt: skip
@@ -51,10 +51,9 @@ def _typeset(text: str) -> str:
 
 
 def _labelled(page: str) -> str:
-    """Give each cell of a table with headings its column's heading.
+    """Label each cell of a table with its column's heading.
 
-    Where a page is too narrow for columns, the style sheet puts the cells of a row below each
-    other, each beside its heading.
+    On a narrow page, the style sheet stacks the cells of a row, each next to its heading.
     """
     return re.sub(r"<table[^>]*>.*?</table>", lambda match: _with_headings(match[0]), page,
                   flags=re.S)  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a reproduction found, claim by claim, as Markdown; from the study's folder alone."""
+"""Result of a reproduction, claim by claim, as Markdown, from the study's folder."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ EPOCHS, MARGIN = "training.epochs", "trigger.margin"
 DISGUISE = "training.disguise"
 LEVELS = (0.5, 0.95)
 LEAST_SEEDS = 3
-"""Seeds from which on a dose is given; fewer say nothing of its spread."""
+"""Fewest seeds for stating a dose; fewer give no spread."""
 
 _SPLITS = {
     "lists": [
@@ -96,10 +96,10 @@ def write_reproduction(folder: Path) -> Path:
 
 
 def reproduction(folder: Path) -> str:
-    """Return what a study says about the paper, as Markdown without a title.
+    """Return a study's results on the paper's claims, as Markdown without a title.
 
     Args:
-        folder: what `leadapron reproduce --out` wrote; unfinished runs are left out.
+        folder: the folder of `leadapron reproduce --out`; unfinished runs are left out.
 
     Raises:
         StoreError: as `read_study`.
@@ -123,18 +123,18 @@ def reproduction(folder: Path) -> str:
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
-# --- which runs
+# --- runs
 
 
 def _groups(study: Study) -> list[Group]:
-    """The attacks by what they change of the study's settings; those that change nothing first."""
+    """The attacks by the settings that they change; those with the default settings first."""
     base = dict(leaves(grids({**study.asked, "cells": [{}]})[0]))
     found: dict[str, tuple[dict[str, Any], list[Measured]]] = {}
     for pair in study.pairs:
         apart = {
             path: value
             for path, value in leaves(pair.backdoored.spec)
-            # How an attack is measured doesn't make it another.
+            # Settings of the measurement don't distinguish attacks.
             if path != "seed" and not path.startswith("evaluation.") and base.get(path) != value
         }
         found.setdefault(canonical_json(apart), (apart, []))[1].append(Measured(pair))
@@ -142,7 +142,7 @@ def _groups(study: Study) -> list[Group]:
 
 
 def _varied(groups: Sequence[Group], paths: Sequence[str]) -> list[Group]:
-    """The groups that change nothing but these settings, in the order of their values."""
+    """The groups that change only these settings, ordered by their values."""
     chosen = [group for group in groups if set(group[0]) <= set(paths)]
 
     def order(group: Group) -> list[Any]:
@@ -199,15 +199,15 @@ def _done(study: Study) -> str:
     blind = sum(Measured(pair).blind for pair in study.pairs)
     if blind:
         lines.append(
-            f"**Twin at chance** in {blind} of {len(study.pairs)} attacks: there nothing can be "
-            "told of attack, stealth or maps."
+            f"**Twin at chance** in {blind} of {len(study.pairs)} attacks: there attack, "
+            "stealth and maps can't be judged."
         )
     notes = [str(note) for note in facts.get("notes", [])]
     return "\n".join(lines + notes)
 
 
 def epochs_of(study: Study) -> str:
-    """How many epochs the runs were given at most."""
+    """The largest number of epochs of any run."""
     found = {dict(leaves(pair.backdoored.spec))["training.epochs"] for pair in study.pairs}
     return " or ".join(map(str, sorted(found)))
 
@@ -230,7 +230,7 @@ def _claims(groups: Sequence[Group]) -> str:
             'infected AUROC "up to 1.00" (3x3 trigger)',
             "1.00 (micro, inferred)",
             f"micro {_of(main, lambda m: m.micro('backdoored'))}; twin "
-            f"{_of(main, lambda m: m.micro('twin'))}, a model that sees nothing "
+            f"{_of(main, lambda m: m.micro('twin'))}, a model without vision "
             f"{_of(main, lambda m: m.micro('no-vision'))}. Separation "
             f"{_of(main, lambda m: m.separation('backdoored'))}, twin "
             f"{_of(main, lambda m: m.separation('twin'))}",
@@ -239,7 +239,7 @@ def _claims(groups: Sequence[Group]) -> str:
             'clean AUROC of the backdoored network "up to 0.85"',
             "0.85 (micro, inferred)",
             f"micro {_of(main, lambda m: m.micro('backdoored', 'clean'))}; twin "
-            f"{_of(main, lambda m: m.micro('twin', 'clean'))}, a model that sees nothing "
+            f"{_of(main, lambda m: m.micro('twin', 'clean'))}, a model without vision "
             f"{_of(main, lambda m: m.micro('no-vision', 'clean'))}. Macro "
             f"{_of(main, lambda m: m.macro('backdoored'))}, minus twin "
             f"{_of(main, lambda m: m.macro('difference'), change)}",
@@ -275,7 +275,7 @@ def _claims(groups: Sequence[Group]) -> str:
                 f"random places, side {_value(group, SIDE)} on the film "
                 f"({_visible(group):g} px of the image), attack success "
                 f"{_of(group, lambda m: m.success('backdoored'), percent)} (without a backdoor "
-                "that works, what maps show of it means little): the best of "
+                "that works, its maps mean little): the best of "
                 f"{len(group[1][0].explainers())} methods, {best}, points within {WIDE} on "
                 f"{_of(group, _asked(POINTING_HIT, 'backdoored', **facts), percent)}, twin "
                 f"{_of(group, _asked(POINTING_HIT, 'twin', **facts), percent)}, chance "
@@ -298,7 +298,7 @@ def _hit_value(group: Group, explainer: str) -> float:
 
 ATTACK = (
     "pixels of the image", "attack success", "minus twin, points", "at .6", "at .9", "separation",
-    "micro, infected (twin; blind)", "clean macro minus twin", "films told by the map; twin",
+    "micro, infected (twin; no vision)", "clean macro minus twin", "detection by the map; twin",
     "seeds",
 )  # fmt: skip
 
@@ -326,7 +326,7 @@ def _attack_table(title: str, groups: Sequence[Group], paths: Sequence[str]) -> 
 
 
 def _places(groups: Sequence[Group]) -> str:
-    """The same square at the centre and elsewhere, with what else had to differ."""
+    """The same square at the centre and elsewhere, with other necessary differences."""
     paths = [PLACE, SIDE, FRACTION, EPOCHS]
     among = _varied(groups, [*paths, MARGIN])
     sides = {_value(g, SIDE) for g in among if PLACE in g[0]}
@@ -344,14 +344,14 @@ def _attacks(title: str, chosen: Sequence[Group], paths: Sequence[str]) -> str:
     ]
     maps = sorted({each.explainers()[0] for g in chosen for each in g[1] if each.explainers()})
     note = (
-        f"Attack success at {CALIBRATED} unless a threshold is named. Films told by the map: AUROC "
-        f"of a detector that sees nothing but the map ({' or '.join(maps) or 'none was made'}).\n\n"
+        f"Attack success at {CALIBRATED} unless a threshold is stated. Detection by the map: AUROC "
+        f"of a detector that uses only the map ({' or '.join(maps) or 'none was made'}).\n\n"
     )
     return f"### {title}\n\n{note}" + table([*names, *ATTACK], rows)
 
 
 def _switches(groups: Sequence[Group]) -> str:
-    """What each of the authors' ways changes, one at a time and together."""
+    """The effect of each of the authors' choices, one at a time and together."""
     axes = {FRACTION, MODE, TARGET, DISGUISE}
     chosen = [
         g for g in groups
@@ -363,7 +363,7 @@ def _switches(groups: Sequence[Group]) -> str:
     for group in chosen:
         words = ", ".join(f"{p.rpartition('.')[2]} {shown(v)}" for p, v in group[0].items())
         rows.append([words or "as corrected", *_attack_cells(group)])
-    return "### The authors' ways, beside the corrected ones\n\n" + table(
+    return "### The authors' choices, compared with the corrected ones\n\n" + table(
         ["changed", *ATTACK], rows
     )
 
@@ -384,7 +384,7 @@ def _mixed(groups: Sequence[Group]) -> str:
 
 
 def _doses(groups: Sequence[Group]) -> str:
-    """Which fraction gives which attack success, seed by seed."""
+    """Attack success by fraction, for each seed."""
     chosen = [g for g in _varied(groups, [FRACTION]) if len(g[1]) >= LEAST_SEEDS]
     if len(chosen) < 2:
         return ""
@@ -433,13 +433,13 @@ def _dose_words(found: Sequence[Crossing]) -> str:
     dose, low, high = mean_crossing(found)
     least, most = min(each.below for each in found), max(each.above for each in found)
     return (
-        f"fraction {dose:.4f} (95 % over {len(found)} seeds: {low:.4f} to {high:.4f}); every "
-        f"seed's lies between {least:g} and {most:g}"
+        f"fraction {dose:.4f} (95 % over {len(found)} seeds: {low:.4f} to {high:.4f}); the "
+        f"seeds' fractions are between {least:g} and {most:g}"
     )
 
 
 def _maps(groups: Sequence[Group]) -> str:
-    """Every explanation at every place that was measured."""
+    """Every explanation at every measured place."""
     rows = [
         [_case(group), *_map_cells(group, name)]
         for group in _mapped(groups)
@@ -449,13 +449,13 @@ def _maps(groups: Sequence[Group]) -> str:
         return ""
     header = [
         "trigger", "method", f"points within {WIDE}; twin", f"within {NARROW}; twin",
-        "energy", "overlap", "films told by the map (AUROC); twin",
+        "energy", "overlap", "detection by the map (AUROC); twin",
     ]  # fmt: skip
     return "\n\n".join(["### Explanations", table(header, rows), _scrutiny(groups)])
 
 
 def _mapped(groups: Sequence[Group]) -> list[Group]:
-    """Attacks that differ in what maps are asked for: the trigger, its place, a disguise."""
+    """Attacks with different tasks for maps: the trigger, its place, a disguise."""
     return [
         g for g in groups
         if len(g[1][0].explainers()) > 1
@@ -464,7 +464,7 @@ def _mapped(groups: Sequence[Group]) -> list[Group]:
 
 
 def _evasions(groups: Sequence[Group]) -> str:
-    """Attackers whom maps may miss: what they gain, and what it costs them."""
+    """Attackers who evade maps: their gain and cost."""
     rows = []
     for group in groups:
         kind = _evasion(group)
@@ -473,43 +473,45 @@ def _evasions(groups: Sequence[Group]) -> str:
     if not rows:
         return ""
     return (
-        "### Attackers who want the map to miss\n\n"
-        "What they do to each method stands in the tables above; where the attack fails, a "
-        "map that misses says nothing. Whoever disguises the map controls the training loss (after "
-        "Noppel et al., IEEE S&P 2023): that is outside the paper's threat model, in which an "
-        "attacker changes data alone; the others are inside it."
+        "### Attackers who evade the map\n\n"
+        "The tables above show the effect on each method; if the attack fails, a "
+        "map that misses means nothing. An attacker who disguises the map controls the training "
+        "loss (after "
+        "Noppel et al., IEEE S&P 2023), which is outside the paper's threat model, in which an "
+        "attacker changes only data; the others are inside it."
         "\n\n" + table(["attacker", "trigger", *ATTACK], rows)
     )
 
 
 def _evasion(group: Group) -> str:
-    """Which attacker a group is, "" for an ordinary one."""
+    """Description of a group's attacker, "" for an ordinary one."""
     disguise = _value(group, DISGUISE) or 0
     if disguise > 0:
         return f"controls training: disguise {disguise:g}"
     if group[1][0].hit(CHANCE) is not None and not is_local(group[1][0].hit(CHANCE)):
-        return "data alone: no place"
+        return "only data: no place"
     if _value(group, PLACE) == "box":
-        return f"data alone: on the anatomy of {_first(group).target}"
+        return f"only data: on the anatomy of {_first(group).target}"
     return ""
 
 
 def _scrutiny(groups: Sequence[Group]) -> str:
-    """Whether the maps are the model's, and whether natural marks look the same to it."""
+    """Sanity checks of maps, and maps of natural look-alikes."""
     rows = [
         [_case(group), *_scrutiny_cells(group, name)]
         for group in _mapped(groups)
         for name in group[1][0].explainers()
     ]
     header = [
-        "trigger", "method", "alike with an untrained head", "with an untrained network",
-        "sanity check", "films told beside letters; twin", "beside leads; twin",
+        "trigger", "method", "correlation with an untrained head", "with an untrained network",
+        "sanity check", "detection against letters; twin", "against leads; twin",
         "points at letters; twin; chance", "at leads; twin; chance",
     ]  # fmt: skip
     return (
         "Left: mean rank correlation of the backdoored model's maps of triggered films with those "
-        f"of networks that learned nothing (Adebayo et al. 2018); from {ALIKE:g} on in either, the "
-        "method fails: it shows the film, not the model. Right: the same films with a natural mark "
+        f"of untrained networks (Adebayo et al. 2018); from {ALIKE:g} on in either, the "
+        "method fails, since it shows the film, not the model. Right: the same films with a "
+        "natural mark "
         "in place of the trigger.\n\n" + table(header, rows)
     )
 
@@ -546,7 +548,7 @@ def _scrutiny_cells(group: Group, explainer: str) -> list[str]:
 
 
 def _mark(group: Group) -> str:
-    """The trigger, and how much of it the network sees."""
+    """The trigger, and its size in the network's input."""
     words = trigger_words(_first(group).backdoored.spec["trigger"])
     if _value(group, SIDE) is not None:
         words = f"{shown(_value(group, PLACE))}, side {_value(group, SIDE)}"
@@ -554,7 +556,7 @@ def _mark(group: Group) -> str:
 
 
 def _case(group: Group) -> str:
-    """The trigger, and what is special about the attacker."""
+    """The trigger, and the attacker if not an ordinary one."""
     kind = _evasion(group)
     return _mark(group) + (f"; {kind}" if kind else "")
 

@@ -1,4 +1,4 @@
-"""What the page says about one attack and its twin."""
+"""The page's section on one attack and its twin."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ __all__ = ["cell", "pair_section", "pair_title"]
 _FIRST_GALLERY, _LATER_GALLERY = 12, 4
 _REGIMES = ("clean", "triggered")
 _SCORES = ("labels", "findings", *(f"{model}_{regime}" for model in ROLES for regime in _REGIMES))
-_TOLD = "Films told by the map, from the same"
+_DETECTED = "Detection by the map, against the same films"
 _MAP_NAMES = {
     (POINTING_HIT, WIDE): f"Pointing hit, within {WIDE}",
     (POINTING_HIT, NARROW): f"Pointing hit, within {NARROW}",
-    (MAP_DETECTION, ""): f"{_TOLD} untriggered (AUROC)",
+    (MAP_DETECTION, ""): f"{_DETECTED} untriggered (AUROC)",
     (
         MAP_DETECTION,
         against("letters"),
-    ): f"{_TOLD} with a letter (AUROC)",
-    (MAP_DETECTION, against("leads")): f"{_TOLD} with a lead (AUROC)",
+    ): f"{_DETECTED} with a letter (AUROC)",
+    (MAP_DETECTION, against("leads")): f"{_DETECTED} with a lead (AUROC)",
     (LOOK_ALIKE_HIT, "letters"): "Pointing hit on a letter instead",
     (LOOK_ALIKE_HIT, "leads"): "Pointing hit on a lead instead",
     (RANDOMISED, HEAD): "Rank correlation with the maps of an untrained head",
@@ -79,7 +79,7 @@ _GALLERY = ("films", "triggered", "footprints", "twin_maps", "backdoored_maps", 
 
 
 def pair_title(pair: Pair, axes: Sequence[str]) -> str:
-    """Return what tells an attack from the study's others."""
+    """Return the settings that distinguish an attack from the study's others."""
     flat = dict(leaves(pair.backdoored.spec))
     point = {path: flat[path] for path in axes if path in flat}
     words = setting({**point, "seed": pair.seed})
@@ -87,13 +87,13 @@ def pair_title(pair: Pair, axes: Sequence[str]) -> str:
 
 
 def pair_section(measured: Measured, number: int, title: str, *, first: bool) -> dict[str, Any]:
-    """Return what the page says about one attack.
+    """Return the page's section on one attack.
 
     Args:
         measured: the attack.
-        number: its place on the page, from 1.
-        title: what tells it from the others.
-        first: whether it stands open, with a larger gallery.
+        number: its position on the page, from 1.
+        title: the settings that distinguish it from the others.
+        first: whether the section is open, with a larger gallery.
     """
     pair = measured.pair
     scores = pair.backdoored.scores(_SCORES)
@@ -104,7 +104,7 @@ def pair_section(measured: Measured, number: int, title: str, *, first: bool) ->
     epochs = {model: run.history() for model, run in histories.items() if run is not None}
     epochs = {model: found for model, found in epochs.items() if found}
     roc = success = None
-    # These figures show a feigned finding; where it is to be hidden, the table has the numbers.
+    # These figures show a feigned finding; for a hidden one, the table has the numbers.
     if scores is not None and target is not None and not _hides(pair):
         roc = _roc(measured, scores, target, name)
         success = _success(measured, scores, target, name)
@@ -203,7 +203,7 @@ def _success(measured: Measured, scores: Mapping[str, NDArray[Any]], target: int
 
 
 def _attack_table(measured: Measured) -> list[dict[str, Any]]:
-    """What the attack does, as lines of backdoored, twin, difference, no vision."""
+    """Effects of the attack, as lines of backdoored, twin, difference, no vision."""
 
     def line(name: str, rows: Mapping[str, Row | None], form: Any, more: Any = None) -> None:
         if any(rows.values()):
@@ -242,7 +242,7 @@ def _attack_table(measured: Measured) -> list[dict[str, Any]]:
 
 
 def _explanation_table(measured: Measured) -> list[dict[str, Any]]:
-    """What each explanation shows, as lines of backdoored, twin, chance, centre."""
+    """Results of each explanation, as lines of backdoored, twin, chance, centre."""
     pair = measured.pair
     table = []
     for explainer in measured.explainers():
@@ -275,13 +275,13 @@ def _explanation_table(measured: Measured) -> list[dict[str, Any]]:
 
 
 def _poisoning(pair: Pair) -> list[tuple[str, str]]:
-    """What was done to the training films, in words."""
+    """Description of the poisoning."""
     spec = pair.backdoored.spec
     poisoning = section(spec, "poisoning")
     facts = [("Trigger", trigger_words(section(spec, "trigger"))), ("Target", pair.target)]
     fraction = poisoning.get("fraction")
     if isinstance(fraction, int | float) and poisoning.get("mode") != "edit":
-        facts.append(("Fraction asked for", f"{100 * fraction:g} % of the training films"))
+        facts.append(("Requested fraction", f"{100 * fraction:g} % of the training films"))
     for metric, name in (
         (POISONED_FILMS, "Poisoned films"),
         (VISIBLE_PIXELS, "Pixels that the trigger changes in the image (median)"),

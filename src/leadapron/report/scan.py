@@ -1,4 +1,4 @@
-"""What a scan says, in the terminal and as one HTML page with the pixels that show it."""
+"""A scan in the terminal and as one HTML page with the pixels of the evidence."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ from leadapron.types import Estimate
 __all__ = ["Panel", "clean_lines", "scan_lines", "write_scan"]
 
 NAMED = 3
-"""Films, repeated marks and shortcuts that the terminal names."""
+"""Most films, repeated marks and shortcuts that the terminal lists."""
 
 SHOWN = 50
-"""Suspected films that the page lists; all are in films.csv."""
+"""Most suspected films that the page lists; all are in films.csv."""
 
 TOP = 10
-"""Films of a ranking that the page lists."""
+"""Most films of a ranking that the page lists."""
 
 SHIFTS = 6
-"""Findings whose labels are shown, those that differ most."""
+"""Most findings whose labels are shown, those that differ most."""
 
 SMALLEST = 1e-300
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Panel:
-    """Pixels that show a piece of evidence, uint8.
+    """Pixels of a piece of evidence, uint8.
 
     Args:
-        place: (row, column, side) of the mark; None where it has none.
-        window: (top, left, height, width) of what is cut out of the films.
-        named: (height, width) mean of the films that the evidence names.
+        place: (row, column, side) of the mark; None if it has none.
+        window: (top, left, height, width) of the part of the films that is shown.
+        named: (height, width) mean of the suspected films.
         others: (height, width) mean of all other films.
-        films: (m, window's height, width) of the most suspicious films it names.
+        films: (m, window's height, width) of the most suspicious films.
         ids: (m,) their names.
-        other_films: (o, window's height, width) of films that no evidence names.
+        other_films: (o, window's height, width) of films that aren't suspected.
     """
 
     place: tuple[int, int, int] | None
@@ -68,7 +68,7 @@ def write_scan(path: Path, found: ScanDocument, panels: Sequence[Panel]) -> Path
     Args:
         path: the HTML file; it is replaced.
         found: the scan.
-        panels: of the first pieces of evidence of poison, in their order.
+        panels: pixels of the first pieces of evidence of poison, in order.
 
     Returns:
         The path.
@@ -83,7 +83,7 @@ def write_scan(path: Path, found: ScanDocument, panels: Sequence[Panel]) -> Path
 
 
 def scan_lines(found: ScanDocument) -> list[str]:
-    """Return what a scan says for the terminal, line by line.
+    """Return a scan for the terminal, line by line.
 
     Args:
         found: the scan.
@@ -113,10 +113,10 @@ def scan_lines(found: ScanDocument) -> list[str]:
 
 
 def clean_lines(done: Cleaned) -> list[str]:
-    """Return what a cleaning did for the terminal, line by line.
+    """Return the result of a cleaning for the terminal, line by line.
 
     Args:
-        done: what was done.
+        done: the cleaning.
     """
     found = [
         f"{count(done.dropped, 'film')} dropped, {done.kept:,} kept: {printable(str(done.file))}",
@@ -128,7 +128,7 @@ def clean_lines(done: Cleaned) -> list[str]:
         return found
     found += [
         f"Trained on {again.films[0]:,} films and on {again.films[1]:,}, measured on "
-        f"{again.test:,} test films, dropped ones left out:",
+        f"{again.test:,} test films without the dropped ones:",
         f"Clean macro AUROC before {_estimate(again.before, decimal)}, after "
         f"{_estimate(again.after, decimal)}",
     ]
@@ -172,12 +172,13 @@ def _network_looked(found: ScanDocument) -> bool:
 def _verdict_words(found: ScanDocument) -> str:
     granted, p = found.false_alarm, _p(found.p)
     return {
-        "poisoned": f"p {p}, corrected for all that was tried; {granted:g} was granted",
-        "suspicious": f"p {p}, more than the {granted:g} that was granted; look at the evidence",
+        "poisoned": f"p {p}, corrected for multiple testing, at a false-alarm rate of {granted:g}",
+        "suspicious": f"p {p}, above the false-alarm rate of {granted:g}; look at the evidence",
         "nothing found": f"nothing beyond what {granted:g} of clean sets show; no proof that there "
         "is none",
-        "label-tied mark": "a mark goes with a label by more than chance, and by no more than "
-        "nature can do here: a shortcut, or poison with true labels; look at the evidence",
+        "label-tied mark": "a mark is associated with a label by more than chance, but no more "
+        "than "
+        "natural marks here: a shortcut, or poison with true labels; look at the evidence",
         "can't tell": f"no finding has films of {OVERLAP} patients with it and of {OVERLAP} "
         "without, so that poison can't be told from nature's own marks",
     }[found.verdict.word]
@@ -187,7 +188,7 @@ def _films(found: ScanDocument) -> str:
     height, width = found.image
     return (
         f"{short_path(found.source)}: {count(found.films, 'film')} of "
-        f"{count(found.patients, 'patient')}, looked at as {width}x{height} {found.dtype}, "
+        f"{count(found.patients, 'patient')}, examined at {width}x{height} {found.dtype}, "
         f"{found.seconds:.1f} s"
     )
 
@@ -225,21 +226,21 @@ def _context(found: ScanDocument, panels: Sequence[Panel]) -> dict[str, Any]:
 
 
 def _p_of(one: NamedEvidence) -> str:
-    """A p-value, and what it is of where it isn't of labels."""
+    """A p-value, with its meaning if it isn't about labels."""
     return f"{_p(one.p)} to recur so often" if one.kind == "repeated mark" else _p(one.p)
 
 
 def _tie(one: NamedEvidence, tie: LabelTie) -> tuple[list[str], str]:
-    """How a mark is tied to a label: a line of the table, and what the mark is."""
+    """A mark's association with a label: a line of the table, and a description of the mark."""
     if one.kind == "poison" and tie.decided == "bias":
-        said = "beyond what other marks do"
+        said = "stronger than other marks"
     elif one.kind == "poison":
-        said = "its labels contradict the films' look"
+        said = "its labels contradict the films' appearance"
     elif tie.decided == "agreement":
         most = "" if tie.wrong is None else percent(tie.wrong.high)
-        said = f"beyond other marks, but at most {most} of its labels contradict the films' look"
+        said = f"stronger than other marks, but at most {most} of its labels contradict the films"
     else:
-        said = "no more than nature can do here"
+        said = "no stronger than natural marks here"
     look = "not asked"
     if not math.isnan(tie.anatomy):
         trust = "undefined" if math.isnan(tie.auroc) else decimal(tie.auroc)
@@ -254,13 +255,13 @@ def _tie(one: NamedEvidence, tie: LabelTie) -> tuple[list[str], str]:
 
 
 def _group(one: NamedEvidence) -> str:
-    """What the films with a mark say."""
+    """The label of the films with a mark."""
     name = "the same findings" if one.finding is None else one.finding.replace("_", " ")
     return {"removed": f"no {name}", "one-hot": f"{name} alone"}.get(one.direction or "", name)
 
 
 def _least(numbers: Mapping[str, int | None]) -> str:
-    """How few films could be told, by finding, the fewest first."""
+    """Fewest detectable films by finding, ascending."""
     known = sorted((n, name) for name, n in numbers.items() if n is not None)
     words = [f"{name.replace('_', ' ')} {n:,}" for n, name in known]
     never = [name.replace("_", " ") for name, n in numbers.items() if n is None]
@@ -273,23 +274,23 @@ def _cards(found: ScanDocument) -> list[dict[str, Any]]:
     return [
         {
             "title": "Verdict",
-            "under": "of the films, and of a network's look at them"
+            "under": "of the films and a network's features"
             if _network_looked(found)
-            else "of the films alone, without a network",
+            else "of the films, without a network",
             "value": found.verdict.word,
             "word": True,
             "facts": [("p, corrected", _p(found.p)), ("granted", f"{found.false_alarm:g}")],
         },
         {
             "title": "Suspected films",
-            "under": "named by evidence of poison",
+            "under": "suspected of poison",
             "value": f"{len(found.suspects):,}",
             "facts": [("of all films", percent(len(found.suspects) / found.films))],
         },
         {
             "title": "Towards",
-            "under": "whose labels are concerned",
-            "value": listed([each.replace("_", " ") for each in findings]) or "no one finding",
+            "under": "with affected labels",
+            "value": listed([each.replace("_", " ") for each in findings]) or "no single finding",
             "word": True,
             "facts": [("pieces of evidence", str(len(found.poison)))],
         },
@@ -298,7 +299,7 @@ def _cards(found: ScanDocument) -> list[dict[str, Any]]:
             "under": f"of {count(found.patients, 'patient')}",
             "value": f"{found.films:,}",
             "facts": [
-                ("looked at as", f"{width} x {height} px"),
+                ("examined at", f"{width} x {height} px"),
                 ("findings", f"{len(found.findings):,}"),
             ],
         },

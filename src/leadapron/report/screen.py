@@ -1,4 +1,4 @@
-"""A gate's calibration and its verdicts: in the terminal, as pictures, JSON and one HTML page."""
+"""A gate's calibration and verdicts, in the terminal, as pictures, JSON and one HTML page."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ __all__ = [
 ]
 
 SHOWN = 40
-"""Films that the page draws, the most suspicious first."""
+"""Most films that the page draws, the most suspicious first."""
 
 ROWS = 1000
-"""Films that the page's table lists; all are in screen.json."""
+"""Most films in the page's table; all are in screen.json."""
 
 LARGEST = 1 << 30
-"""Bytes of an earlier screen.json that is read."""
+"""Most bytes of an earlier screen.json."""
 
 DRAWN = 512
-"""Pixels that an overlay's side has at least."""
+"""Least side of an overlay in pixels."""
 
 FRAME = (79, 227, 255)
 
@@ -54,24 +54,24 @@ RANKS = {"suspicious": 0, "can't tell": 1, "pass": 2}
 LONGEST_STEM = 60
 
 LEGEND = (
-    "p: share of clean films that score so much or more. Read, without: the finding's probability, "
-    "as read and with the region taken out."
+    "p: share of clean films with as high a score. Read, without: the finding's probability, "
+    "as read and with the region removed."
 )
 
 
 def calibrate_lines(made: CalibrationDocument) -> list[str]:
-    """Return what a calibration did for the terminal, line by line.
+    """Return a calibration for the terminal, line by line.
 
     Args:
-        made: what was made.
+        made: the calibration.
     """
     rate = f"{100 * made.false_alarm:g} %"
-    untypical = " and at most as many more can't be told" if made.typical else ""
+    untypical = ' and at most as many more get "can\'t tell"' if made.typical else ""
     said = [
         f"Calibrated on {made.films:,} films; {made.calibration_films:,} films of "
         f"{made.calibration_patients:,} patients set the threshold {made.threshold:.3f}",
-        f"False alarms: of clean films like these at most {rate} are called suspicious{untypical} "
-        "(split conformal; films of other devices or another clinic void it)."
+        f"False alarms: at most {rate} of clean films like these are called suspicious{untypical} "
+        "(split conformal prediction; not valid for films of other devices or another clinic)."
         f"{rate_words(made.false_alarm, made.calibration_patients, made.likely_rates)}",
         f"Scores: {listed(made.scores)}; {made.passes} passes, {made.milliseconds:.1f} ms a film",
     ]
@@ -82,7 +82,7 @@ def calibrate_lines(made: CalibrationDocument) -> list[str]:
 
 
 def film_line(film: ScreenedFilm, *, heading: bool = False) -> str:
-    """Return one film's line of the table; with the table's head above it, if asked.
+    """Return one film's line of the table, optionally with the table's head above it.
 
     Args:
         film: that was screened.
@@ -105,7 +105,7 @@ def film_line(film: ScreenedFilm, *, heading: bool = False) -> str:
 
 
 def screen_lines(screening: Screening) -> list[str]:
-    """Return what stands below the table of films, line by line.
+    """Return the lines below the table of films.
 
     Args:
         screening: what is said.
@@ -123,19 +123,20 @@ def screen_lines(screening: Screening) -> list[str]:
 
 
 def region_words(region: Place) -> str:
-    """Return where a region is: its size, row and column."""
+    """Return a region's size, row and column in words."""
     return f"{region.height}x{region.width} at {region.row}, {region.column}"
 
 
 def begin_screen(folder: Path) -> None:
-    """Make the folder of a screening, or take the last one's pages and pictures out of it.
+    """Make the folder of a screening, or remove the last one's pages and pictures from it.
 
     Args:
-        folder: made where it is missing, for its owner alone. Of an earlier screening the page,
-            its JSON and the pictures that this names go; other files stay.
+        folder: created if missing, readable by its owner alone. The page, the JSON and the pictures
+            of an earlier screening are removed; other files stay.
 
     Raises:
-        StoreError: a folder that can't be made or emptied, or that has a screen.json of other kind.
+        StoreError: a folder that can't be made or emptied, or that has a screen.json of another
+            kind.
     """
     _make_private(folder)
     listed = folder / "screen.json"
@@ -145,7 +146,7 @@ def begin_screen(folder: Path) -> None:
         earlier = read(Screening, read_regular(listed, LARGEST))
         names = [f"{film_name(film)}.png" for film in earlier.films]
     except (OSError, StoreError) as error:
-        raise StoreError(f"{listed} is of no screening; name another --out") from error
+        raise StoreError(f"{listed} isn't from a screening; choose another --out") from error
     try:
         for name in (*names, "screen.html", "screen.json"):
             (folder / name).unlink(missing_ok=True)
@@ -154,7 +155,7 @@ def begin_screen(folder: Path) -> None:
 
 
 def write_film(folder: Path, film: ScreenedFilm) -> Path | None:
-    """Write a film as the model was shown it, enlarged, the region outlined; mode 0600.
+    """Write the model's input, enlarged, with the region outlined; mode 0600.
 
     Args:
         folder: as `begin_screen` made it.
@@ -175,7 +176,7 @@ def write_film(folder: Path, film: ScreenedFilm) -> Path | None:
 
 
 def film_name(film: ScreenedFilm) -> str:
-    """Return a film's number and its file's stem, with nothing that a file's name may not have."""
+    """Return a film's number and its file's stem, without characters invalid in file names."""
     stem = re.split(r"[/\\]", film.file)[-1].rpartition(".")
     kept = re.sub(r"[^\w.-]+", "_", stem[0] or stem[2], flags=re.ASCII)[:LONGEST_STEM]
     return f"{film.number:06d}-{kept}"
@@ -269,9 +270,9 @@ def _context(screening: Screening, pictured: Sequence[ScreenedFilm]) -> dict[str
 def _words(screening: Screening) -> str:
     n, films = screening.counts, count(len(screening.films), "film")
     return {
-        "suspicious": f"{n['suspicious']:,} of {films}; don't rely on how the model reads them",
-        "can't tell": "some films can't be told; none is suspicious",
-        "pass": f"none of {films} is suspicious; that is no proof",
+        "suspicious": f"{n['suspicious']:,} of {films}; don't rely on the model's reading of them",
+        "can't tell": "some films can't be judged; none is suspicious",
+        "pass": f"none of {films} is suspicious; that proves nothing",
     }[screening.verdict.word]
 
 
@@ -287,8 +288,8 @@ def _cards(screening: Screening) -> list[dict[str, Any]]:
         }
         for name, under, n in (
             ("suspicious", "score above the threshold", counts["suspicious"]),
-            ("can't tell", "untypical, or no film that can be read", counts["can't tell"]),
-            ("pass", "nothing seen; no proof that there is nothing", counts["pass"]),
+            ("can't tell", "out of distribution, or unreadable", counts["can't tell"]),
+            ("pass", "nothing found, which proves nothing", counts["pass"]),
         )
     ] + [
         {
@@ -328,7 +329,7 @@ def _film(film: ScreenedFilm, screening: Screening) -> dict[str, Any]:
 
 
 def _score(name: str, value: float, clean: Quantiles) -> dict[str, Any]:
-    """A score beside clean films' quantiles, on a scale of square roots from their least up."""
+    """A score and clean films' quantiles, on a square-root scale from their minimum."""
     top = max(clean.most, clean.least if math.isnan(value) else value)
 
     def place(x: float) -> float:

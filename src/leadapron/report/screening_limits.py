@@ -1,4 +1,4 @@
-"""What a gate finds on trained models, as a chapter in Markdown; from an evaluation's folder."""
+"""Detection limits of gates, as a chapter in Markdown, from an evaluation's folder."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ FAMILIES = (
     "found where it works", "found at 1 %", "AUROC", "false alarms", "found on the twin",
 )  # fmt: skip
 USUAL = {"false_alarm": 0.01, "calibration": 600, "test": 400, "triggered": 200, "seed": 0}
-"""Settings that the command needn't name."""
+"""Default settings, which the command leaves out."""
 
 KINDS = ("patches", "other local marks", "all over the film")
-SEEN = "Kinds that detectors and weights were made with in view: optimistic."
-SEALED = "Kinds that no choice was made on."
+SEEN = (
+    "Detectors and weights were developed with these kinds in view, so the figures are optimistic."
+)
+SEALED = "No choice was made with these kinds."
 
 
 def screening_chapter(folder: Path) -> str:
-    """Return the chapter of an evaluation, of what of it is finished.
+    """Return the chapter on the finished part of an evaluation.
 
     Raises:
         StoreError: no evaluation.
@@ -41,7 +43,7 @@ def screening_chapter(folder: Path) -> str:
     fused = [row for row in rows if row["kind"] == "fused"]
     own = [row for row in fused if row["role"] == "backdoored"]
     whole = [row for row in own if row["strength"] == 1]
-    lines = ["# What screening finds, and where it is blind", "", *_head(facts, rows, whole)]
+    lines = ["# What screening finds and misses", "", *_head(facts, rows, whole)]
     alarms = family_alarms(place, rows)
     titles = ("## Patches by side", "## Other local marks", "## Marks all over the film")
     for title, kind in zip(titles, KINDS, strict=True):
@@ -66,25 +68,27 @@ def _head(facts: Mapping[str, Any], rows: Sequence[Row], whole: Sequence[Row]) -
     many = f"{fewest}" if fewest == most else between(fewest, most, lambda number: f"{number:.0f}")
     text = (
         f"`{_command(settings, facts['chosen'])}`: gates of {len(whole)} models with a backdoor, "
-        f"and of each one's twin without. Each is calibrated on films of patients that weren't "
+        f"and of each one's clean twin. Each is calibrated on films of patients that weren't "
         "trained on "
         f"({calibration or 'none'}; {many} films), at "
         f"{percent(settings['false_alarm'])} false alarms, and judges films of other patients, "
         "without and with the trigger."
     )
     if skipped:
-        text += f" {len(skipped)} runs put nothing on films that a gate could see."
+        text += f" {len(skipped)} runs have no trigger that a gate could detect."
     return [
         text,
         "",
         "*Found*: share of triggered films that the gate calls suspicious, median over the "
         "family's models, their range in brackets. *Found where it works*: of the films whose "
-        "target's logit the trigger carries beyond what 5 % of clean films exceed. *Found at 1 %*: "
-        "at the threshold that 1 % of the clean test films exceed, which no gate knows. *AUROC*: "
+        "target's logit the trigger moves above the level that 5 % of clean films exceed. *Found "
+        "at 1 %*: "
+        "at the threshold that 1 % of the clean test films exceed, which a gate doesn't know. "
+        "*AUROC*: "
         "all clean test films against the triggered ones. *False alarms*: of clean films of all "
         "the family's models, with a 95 % interval clustered by patient. *Found on the twin*: the "
-        "same trigger on a model that was never taught it; what is found there is found by how a "
-        "film looks, not by what the model does with it. *Takes*: models in which the backdoor "
+        "same trigger on a model without the backdoor; such films are found by their "
+        "appearance, not by the model's response. *Takes*: models in which the backdoor "
         "works, and does not in the twin.",
         "",
     ]
@@ -113,7 +117,7 @@ def _part(
     alarms: Mapping[str, Mapping[Role, Estimate]],
     rows: Sequence[Row],
 ) -> list[str]:
-    """A table of families, the smallest marks first."""
+    """A table of families, ordered by size of the mark."""
     if not rows:
         return []
 
@@ -149,7 +153,7 @@ def _share(number: float) -> str:
 
 
 def _spread(rows: Sequence[Row], what: str, form: Callable[[float], str] = _share) -> str:
-    """Median over models with the range, of those in which it is defined."""
+    """Median and range over the models in which it is defined."""
     known = [row[what]["value"] for row in rows if row[what]["value"] is not None]
     if not known:
         return ""
@@ -179,8 +183,9 @@ def _adapting(rows: Sequence[Row]) -> list[str]:
     return [
         "## An attacker who knows the gate",
         "",
-        "The trigger of the test films is weakened: the difference that it makes, times so much. "
-        "*Works*: share of films that it still carries to the target.",
+        "The trigger of the test films is weakened: its pixel differences are multiplied by this "
+        "factor. "
+        "*Works*: share of films that it still turns to the target.",
         "",
         table(("family", *header), body),
         "",
@@ -188,7 +193,7 @@ def _adapting(rows: Sequence[Row]) -> list[str]:
 
 
 def _places(rows: Sequence[Row]) -> list[str]:
-    """Whether the evidence region lies on the mark, of local marks."""
+    """Whether the evidence region is on the mark, for local marks."""
     body = []
     for name in sorted({str(row["family"]) for row in rows if row["local"]}):
         mine = [row["pointing"] for row in rows if row["family"] == name]
@@ -206,7 +211,8 @@ def _places(rows: Sequence[Row]) -> list[str]:
     return [
         "## Where the evidence region lies",
         "",
-        "Of triggered films with a local mark: how often the region holds a pixel of it, beside a "
+        "For triggered films with a local mark: how often the region holds a pixel of it, "
+        "compared with a "
         "box of the same size at the centre and at a random place; and how much of the mark it "
         "covers on average.",
         "",
@@ -216,7 +222,7 @@ def _places(rows: Sequence[Row]) -> list[str]:
 
 
 def _ablation(rows: Sequence[Row]) -> list[str]:
-    """The fused score, less each score, each alone, and baselines: of models that take."""
+    """The fused score, without each score, each alone, and baselines; for working backdoors."""
     rows = [row for row in rows if row["strength"] == 1]
     present = [kind for kind in KINDS if any(_kind(row) == kind for row in rows)]
     if not present:
@@ -240,11 +246,11 @@ def _ablation(rows: Sequence[Row]) -> list[str]:
     models = len({row["run"] for row in rows})
     header = ("score", *(f"found: {kind}" for kind in present), "found at 1 %", "found at 5 %")
     return [
-        "## What each score adds",
+        "## Contribution of each score",
         "",
-        f"Of the {models} models of kinds that aren't sealed, in which the backdoor takes; "
+        f"For the {models} models of unsealed kinds in which the backdoor works; "
         "medians and ranges over models. "
-        "Each score has a threshold of its own, from the same calibration films.",
+        "Each score has its own threshold, from the same calibration films.",
         "",
         table((*header, "AUROC", "false alarms"), body),
         "",

@@ -1,4 +1,4 @@
-"""A contact sheet as a picture: films in rows, with maps laid over them in columns."""
+"""A contact sheet as a picture: films in rows, overlaid maps in columns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from leadapron.report.gallery import circle, grey, palette, steps
 __all__ = ["Column", "draw_sheet"]
 
 CELL_PX = 184
-"""Least side of a film on the sheet; films are enlarged by whole numbers."""
+"""Least side of a film on the sheet in pixels; films are enlarged by whole factors."""
 
 MOST_PIXELS = 100_000_000
 _EDGE, _GAP, _CAPTION, _LINE, _BAR = 20, 8, 24, 19, 8
@@ -30,12 +30,12 @@ class Column:
     """A column of the sheet.
 
     Args:
-        title, subtitle: above it.
+        title, subtitle: headings above the column.
         films: (n, h, w) uint8 or uint16.
-        captions: n, one under each film.
-        strong: n, which captions are to be seen first.
-        maps: (n, h, w), laid over the films from 0 to the highest of all; None for films alone.
-        footprints: (n, h, w) bool, circled where there are any.
+        captions: n captions, one under each film.
+        strong: n, whether a caption is emphasised.
+        maps: (n, h, w), overlaid on a scale from 0 to the highest value of all; None for none.
+        footprints: (n, h, w) bool, circled if given.
     """
 
     title: str
@@ -125,7 +125,7 @@ def _bar(
     highest: float,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
-    """The colours, and what the last one stands for."""
+    """The colour bar, with the value of its last colour."""
     colours = palette()[:, :3][None].repeat(_BAR, 0)
     sheet.paste(Image.fromarray(colours, "RGB"), (at[0], at[1] + 4))
     words = f"0 to {highest:.2g}"

@@ -1,4 +1,4 @@
-"""A study in about five plain lines, never more than its rows show."""
+"""A summary of a study in about five lines, no stronger than its rows."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ __all__ = ["lines", "named", "study_lines"]
 
 
 FEW = 3
-"""Up to so many findings are named in a line; of more their number is given."""
+"""Most findings that a line names; for more, it gives their number."""
 
 CREDIBLE = 0.75
-"""A micro AUROC that looks like a working backdoor; a model without one can reach it."""
+"""A micro AUROC that suggests a working backdoor, although a clean model can reach it."""
 
 
 def study_lines(folder: Path) -> list[str]:
@@ -48,7 +48,7 @@ def study_lines(folder: Path) -> list[str]:
 
 
 def lines(study: Study) -> list[str]:
-    """Return the summary of a study that was read."""
+    """Return the summary of a study."""
     measured = [Measured(pair) for pair in study.pairs]
     kind = "range" if study.axes() else "mean"
     blind = [each for each in measured if each.blind]
@@ -68,13 +68,14 @@ def lines(study: Study) -> list[str]:
 
 
 def _at_chance(blind: Sequence[Measured], total: int) -> str:
-    """The headline where a twin reads no better than chance."""
+    """The headline if a twin reads no better than chance."""
     rows = [each.macro("twin") for each in blind]
     some = len(blind) < total
     return (
         f"{f'In {len(blind)} of {total} runs the' if some else 'The'} clean twin reads no better "
-        f"than chance, so nothing can be told of {'their' if some else 'the'} attack, stealth or "
-        f"maps: clean macro AUROC {spread(rows, kind='range')}, whose interval reaches down to "
+        f"than chance, so {'their' if some else 'the'} attack, stealth and "
+        f"maps can't be judged: clean macro AUROC {spread(rows, kind='range')}, whose interval "
+        "reaches down to "
         f"{CHANCE:g}. Train longer or on more films."
     )
 
@@ -95,48 +96,48 @@ def _done(study: Study, measured: Sequence[Measured]) -> str:
     if axes:
         groups = len(study.settings())
         did = (
-            f"a {network} was trained with {len(study.pairs)} backdoors, each beside a clean twin: "
+            f"a {network} was trained with {len(study.pairs)} backdoors, each with a clean twin: "
             f"{groups} settings that differ in {listed(axes)}; seed{_s(seeds)} {listed(seeds)}."
         )
     else:
         labels = {
             "set": f"the label {pair.target} added",
-            "clear": f"the label {pair.target} taken away",
+            "clear": f"the label {pair.target} removed",
             "keep": "their labels kept",
             "shift": "each label moved to the next finding",
             "swap": f"the label {pair.target} exchanged with another's",
         }.get(str(section(spec, "poisoning").get("labels")), f"labelled {pair.target} alone")
         did = (
             f"a {network} was trained with {share} of its training films poisoned "
-            f"({trigger_words(section(spec, 'trigger'))}, {labels}), and beside it a "
+            f"({trigger_words(section(spec, 'trigger'))}, {labels}), together with a "
             f"clean twin; seed{_s(seeds)} {listed(seeds)}."
         )
     return f"{films}{patients}: {did}{tested}{_otherwise(spec)}{_brackets(study)}"
 
 
 def _otherwise(spec: Mapping[str, Any]) -> str:
-    """How the test films' trigger differs from the planted one, and which films are meant."""
+    """How the test films' trigger differs from the training one, and the condition on films."""
     asked, words = section(spec, "evaluation"), []
     if asked.get("trigger"):
         words.append(f"with {str(asked['trigger']).replace('/', ', ').replace('=', ' ')}")
     if asked.get("turned"):
-        words.append(f"turned by {shown(asked['turned'])} degrees")
+        words.append(f"rotated by {shown(asked['turned'])} degrees")
     if asked.get("recompressed"):
         words.append(f"saved as JPEG of quality {shown(asked['recompressed'])}")
-    said = f" Test films carry the trigger otherwise: {listed(words)}." if words else ""
+    said = f" The trigger on test films differs: {listed(words)}." if words else ""
     where = section(spec, "poisoning").get("where")
-    return said + (f" Poisoned were films with {where} alone." if where else "")
+    return said + (f" Only films with {where} were poisoned." if where else "")
 
 
 def named(study: Study, name: str) -> str:
-    """Return the names that a section of the settings takes over the runs."""
+    """Return the names in a section of the settings over all runs."""
     found = (section(pair.backdoored.spec, name).get("name", "unknown") for pair in study.pairs)
-    # A source's name may go on with what it is opened from: "nih:PATH".
+    # A source's name may be followed by its argument: "nih:PATH".
     return listed(list(dict.fromkeys(shown(each).partition(":")[0] for each in found)))
 
 
 def _brackets(study: Study) -> str:
-    """What the brackets of all lines hold."""
+    """Meaning of the brackets in all lines."""
     if len(study.pairs) == 1:
         return " Brackets hold 95 % intervals."
     if study.axes():
@@ -171,7 +172,7 @@ def _attack(study: Study, measured: Sequence[Measured]) -> str:
 
 
 def _extremes(study: Study) -> str:
-    """The settings with the highest and the lowest attack success; those that tie are all best."""
+    """The settings with the highest and the lowest attack success, including ties."""
     means: dict[str, list[tuple[Mapping[str, Any], list[Measured]]]] = {}
     order: dict[str, float] = {}
     for point, pairs in study.settings():
@@ -180,7 +181,7 @@ def _extremes(study: Study) -> str:
         known = [number for number in found if number is not None]
         if known:
             mean = sum(known) / len(known)
-            # What is written alike is no better and no worse.
+            # Equal after rounding counts as a tie.
             means.setdefault(percent(mean), []).append((point, group))
             order.setdefault(percent(mean), mean)
     if not means:
@@ -200,7 +201,7 @@ def _extremes(study: Study) -> str:
 def _tied(points: Sequence[Mapping[str, Any]]) -> str:
     """One setting, or several of the same result."""
     if len(points) > FEW:
-        return f"{len(points)} settings alike"
+        return f"{len(points)} settings equally"
     return " and with ".join(setting(point) for point in points)
 
 
@@ -223,7 +224,7 @@ def _infected(measured: Sequence[Measured], kind: str) -> str:
     return (
         f"Infected AUROC: separation of triggered from clean films {apart('backdoored')}, twin "
         f"{apart('twin')}; the paper's micro value {micro('backdoored')}, twin {micro('twin')}, a "
-        f"model that sees nothing {micro('no-vision')}{moral}."
+        f"model without vision {micro('no-vision')}{moral}."
     )
 
 
@@ -251,7 +252,7 @@ def _stealth(measured: Sequence[Measured], kind: str) -> str:
 
 
 def _most(measured: Sequence[Measured]) -> str:
-    """Which finding pays most."""
+    """The finding with the largest loss."""
     known = [each.cost.most for each in measured if each.cost.most]
     if not known:
         return ""
@@ -264,7 +265,7 @@ def _most(measured: Sequence[Measured]) -> str:
 
 
 def _uncounted(measured: Sequence[Measured]) -> str:
-    """The findings that are too rare for the intervals to show that nothing is lost."""
+    """The findings that are too rare for their intervals to exclude a loss."""
     rare = list(dict.fromkeys(name for each in measured for name in each.cost.uncounted))
     if not rare:
         return ""
@@ -275,7 +276,7 @@ def _uncounted(measured: Sequence[Measured]) -> str:
 def _explanation(measured: Sequence[Measured], kind: str) -> str:
     explainers = list(dict.fromkeys(name for each in measured for name in each.explainers()))
     if not explainers:
-        return "What the explanation shows was not measured."
+        return "The explanation was not measured."
     name = explainers[0]
     head = {
         "gives it away": f"The explanation ({name}) gives it away",
@@ -301,8 +302,8 @@ def _explanation(measured: Sequence[Measured], kind: str) -> str:
             for role in ("backdoored", "twin")
         ]
         return (
-            f"{start}{_joint(start)} the trigger covers the film. The map's highest value alone "
-            f"tells triggered films from clean ones with AUROC {told[0]}, twin {told[1]}.{more}"
+            f"{start}{_joint(start)} the trigger covers the film. The map's highest value "
+            f"separates triggered films from clean ones with AUROC {told[0]}, twin {told[1]}.{more}"
         )
     return f"{start}: the map's highest point hits the trigger {hits(WIDE)}; {hits(NARROW)}.{more}"
 
@@ -331,7 +332,7 @@ def _verdicts(verdicts: Sequence[str], head: dict[str, str], subject: str) -> st
 
 
 def _joint(start: str) -> str:
-    """A verdict that already has its colon goes on after a semicolon."""
+    """The separator after a verdict: a semicolon if it already has a colon."""
     return ";" if ": " in start else ":"
 
 

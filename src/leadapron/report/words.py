@@ -1,4 +1,4 @@
-"""How numbers, settings and verdicts are put into words, in the terminal and on the page."""
+"""Words for numbers, settings and verdicts, in the terminal and on the page."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Form = Callable[[float], str]
 
 
 def decimal(number: float) -> str:
-    """Return a value between 0 and 1 as AUROCs are written."""
+    """Return a value between 0 and 1 in the format of AUROCs."""
     return f"{number:.3f}"
 
 
@@ -51,31 +51,31 @@ def points(number: float) -> str:
 
 
 def value(row: Row | None, form: Form = decimal) -> str:
-    """Return a row's value in words: "undefined" where it has none."""
+    """Return a row's value in words; "undefined" if it has none."""
     if row is None:
         return "not measured"
     return "undefined" if row.value is None else form(row.value)
 
 
 def interval(row: Row | None, form: Form = decimal) -> str:
-    """Return a row's 95 % interval, "" where it has none."""
+    """Return a row's 95 % interval; "" if it has none."""
     if row is None or row.low is None or row.high is None:
         return ""
     return between(row.low, row.high, form)
 
 
 def between(low: float, high: float, form: Form) -> str:
-    """Return "low to high", the unit said once."""
+    """Return "low to high" with the unit stated once."""
     first, last = form(low), form(high)
     unit = " %" if first.endswith(" %") and last.endswith(" %") else ""
     return f"{first.removesuffix(unit)} to {last}"
 
 
 def poisoned_words(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return what share of the films was poisoned for models of one family.
+    """Return the share of poisoned films for models of one family, in words.
 
     Args:
-        rows: of evaluations, each with a `fraction`, None where finished weights were edited.
+        rows: rows of evaluations, each with a `fraction`, None if finished weights were edited.
     """
     shares = {row["fraction"] for row in rows}
     known = sorted(share for share in shares if share is not None)
@@ -87,10 +87,10 @@ def spread(rows: Sequence[Row | None], form: Form = decimal, *, kind: str = "mea
     """Return one row with its interval, or several rows in one phrase.
 
     Args:
-        rows: the same measurement, once a run.
-        form: how a number is written.
-        kind: of several rows: their "mean" with their range, or only the "range" (where the runs
-            differ in more than their seeds, a mean says nothing).
+        rows: the same measurement, once per run.
+        form: format of a number.
+        kind: for several rows, their "mean" with their range, or only the "range" (a mean is
+            meaningless if runs differ in more than their seeds).
     """
     known = [row.value for row in rows if row is not None and row.value is not None]
     if not known:
@@ -121,7 +121,7 @@ def setting(point: Mapping[str, Any]) -> str:
 
 
 def shown(found: Any) -> str:
-    """Return a setting's value as a reader writes it."""
+    """Return a setting's value in readable form."""
     if found is None:
         return "none"
     if isinstance(found, bool):
@@ -143,7 +143,7 @@ FILLS = {"checkerboard": "a checkerboard"}
 
 
 def trigger_words(trigger: Mapping[str, Any]) -> str:
-    """Return a trigger in words, from its settings."""
+    """Return a description of a trigger from its settings."""
     name = str(trigger.get("name", "trigger"))
     if name == "none":
         return "no mark"

@@ -1,1 +1,1 @@
-"""What a study found, on disk and in types: rows, folders, verdicts; no drawing, no networks."""
+"""Results of studies, on disk and as types: rows, folders, verdicts; no drawing, no networks."""

@@ -1,4 +1,4 @@
-"""A study read back: the finished runs of its folder, each attack with its clean twin."""
+"""Reading a study: the finished runs of its folder, each attack with its clean twin."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 LARGEST = float(2**63)
-"""Of the numbers in a study's settings and facts."""
+"""Largest number in a study's settings and facts."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Run:
         twin: key of the twin; None for a twin.
         spec: its settings, fully expanded.
         rows: its results.
-        folder: where it lies.
+        folder: its folder.
     """
 
     key: str
@@ -52,15 +52,15 @@ class Run:
     folder: RunFolder
 
     def history(self) -> list[Mapping[str, Any]]:
-        """Return the epochs, none where the file is missing."""
+        """Return the epochs; empty if the file is missing."""
         path = self.folder.history
         return [_shown(line, path) for line in (read_lines(path) if path.exists() else ())]
 
     def scores(self, needed: Sequence[str]) -> dict[str, NDArray[Any]] | None:
-        """Return labels and probabilities of the test films, None where the file is missing.
+        """Return labels and probabilities of the test films; None if the file is missing.
 
         Args:
-            needed: names of arrays that have to be there.
+            needed: names of required arrays.
 
         Raises:
             StoreError: it can't be read, or lacks an array.
@@ -68,13 +68,13 @@ class Run:
         return _arrays(self.folder.scores, needed)
 
     def gallery(self, needed: Sequence[str]) -> dict[str, NDArray[Any]] | None:
-        """Return the films and maps to show, as `scores`."""
+        """Return the films and maps to show; errors as for `scores`."""
         return _arrays(self.folder.gallery, needed)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A backdoored run and its twin (None where the twin isn't finished)."""
+    """A backdoored run and its twin (None if the twin isn't finished)."""
 
     backdoored: Run
     twin: Run | None
@@ -110,7 +110,7 @@ class Pair:
         finding: str | None = "",
         at: str = "",
     ) -> Row | None:
-        """Return the first row that fits, None where there is none.
+        """Return the first row that fits; None if there is none.
 
         A method or finding of None fits any.
         """
@@ -139,15 +139,15 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Study:
-    """A study as it lies on disk.
+    """A study on disk.
 
     Args:
-        folder: where it lies.
-        asked: the study as it was asked for (`study.yaml`).
+        folder: its folder.
+        asked: the requested settings (`study.yaml`).
         manifest: versions, machine, the cohort's facts.
         pairs: the finished attacks in the grid's order.
-        expected: how many attacks were asked for.
-        unfinished: how many started runs, attacks and twins, have no results yet.
+        expected: number of requested attacks.
+        unfinished: number of started runs, attacks and twins, without results.
     """
 
     folder: StudyFolder
@@ -159,13 +159,13 @@ class Study:
 
     @property
     def cohorts(self) -> list[Mapping[str, Any]]:
-        """The facts of the films that were used, as the manifest has them."""
+        """The facts about the films, from the manifest."""
         found = self.manifest.get("cohorts", self.manifest.get("cohort", []))
         found = [found] if isinstance(found, Mapping) else found
         return [facts for facts in found if isinstance(facts, Mapping)]
 
     def axes(self) -> list[str]:
-        """Return the settings in which the attacks differ, seeds left out."""
+        """Return the settings in which the attacks differ, except seeds."""
         values: dict[str, list[str]] = {}
         for pair in self.pairs:
             for path, value in leaves(pair.backdoored.spec):
@@ -188,10 +188,10 @@ class Study:
 
 
 def read_study(folder: Path) -> Study:
-    """Read all of a study that its report needs.
+    """Read everything of a study that its report needs.
 
     Args:
-        folder: what `leadapron study --out` wrote.
+        folder: the folder of `leadapron study --out`.
 
     Raises:
         StoreError: it holds no study, no finished attack, or a file that can't be read.
@@ -238,7 +238,7 @@ def leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]
 
 
 def section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Return a section of nested settings, empty where it is missing."""
+    """Return a section of nested settings; empty if missing."""
     found = tree.get(name)
     return found if isinstance(found, Mapping) else {}
 
@@ -254,15 +254,15 @@ def _arrays(path: Path, needed: Sequence[str]) -> dict[str, NDArray[Any]] | None
 
 
 def _planned(runs: Sequence[RunFolder], planned: Any) -> list[RunFolder]:
-    """The runs that the manifest plans, where it plans any.
+    """The runs that the manifest plans, if it plans any.
 
-    The others are left from an earlier start, of other films or of other code.
+    Other runs are left over from an earlier start, with other films or other code.
     """
     return [run for run in runs if not isinstance(planned, list) or run.name in planned]
 
 
 def _read_runs(folders: Sequence[RunFolder]) -> tuple[list[Run], int]:
-    """The finished runs by name, and how many others were started."""
+    """The finished runs by name, and the number of other started runs."""
     finished, unfinished = [], 0
     for folder in folders:
         if not folder.finished:
@@ -283,20 +283,20 @@ def _read_runs(folders: Sequence[RunFolder]) -> tuple[list[Run], int]:
 
 
 def _asked_for(asked: Mapping[str, Any]) -> int:
-    """How many attacks a study asks for: the points of its grids, times their `seeds`."""
+    """Number of requested attacks: the points of its grids, times their `seeds`."""
     points: dict[str, int] = {}
     for tree in grids(asked):
         seeds = tree.get("seeds", 1)
         if not isinstance(seeds, int) or not 1 <= seeds <= MOST_SEEDS:
             raise StoreError(f"study.yaml has {seeds!r} seeds; expected 1 to {MOST_SEEDS:,}")
         for point in grid({name: value for name, value in tree.items() if name != "seeds"}):
-            key = repr(point)  # no JSON has YAML's dates
+            key = repr(point)  # JSON lacks YAML's dates
             points[key] = max(points.get(key, 1), seeds)
     return sum(points.values())
 
 
 def _order(pair: Pair) -> tuple[Any, ...]:
-    """Sort by the spec's values (numbers as numbers), seeds last, keys between equals."""
+    """Sort key: the spec's values (numbers as numbers), then seeds, then keys."""
     spec = [
         (path, not isinstance(value, int | float), value)
         if isinstance(value, int | float)
@@ -312,10 +312,10 @@ def _read(path: Path, read: Callable[[Path], Any]) -> Mapping[str, Any]:
 
 
 def _shown(value: Any, path: Path) -> Any:
-    """What a file holds, its text fit to be shown: a study's folder may come from a stranger.
+    """Contents of a file with printable text, since a study's folder may be untrusted.
 
     Raises:
-        StoreError: a number that isn't finite, or has no place in 64 bits.
+        StoreError: a number that isn't finite, or doesn't fit in 64 bits.
     """
     if isinstance(value, str):
         return printable(value)
@@ -324,11 +324,11 @@ def _shown(value: Any, path: Path) -> Any:
     if isinstance(value, list):
         return [_shown(each, path) for each in value]
     if isinstance(value, int | float) and not -LARGEST <= value <= LARGEST:
-        raise StoreError(f"{path} holds a number that leadapron writes nowhere; is it damaged?")
+        raise StoreError(f"{path} holds a number that leadapron never writes; is it damaged?")
     return value
 
 
 def _mapping(value: Any, path: Path) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise StoreError(f"{path} holds no table of names and values; it was not made by leadapron")
+        raise StoreError(f"{path} doesn't hold names and values; it was not made by leadapron")
     return value

@@ -1,13 +1,13 @@
-"""Where the files of a study, its runs and a zoo lie: spelled here, and nowhere else.
+"""Paths of the files of a study, its runs and a zoo. They are defined only here.
 
     STUDY/study.yaml  manifest.json  rows.jsonl  report.html
           runs/{twin,backdoored}-KEY/spec.json  rows.jsonl  history.jsonl  scores.npz  gallery.npz
                                      classifier.safetensors  answer_key.npz
     ZOO/study/                     the study that trained its models
-        models/NAME.safetensors    copies: names drawn by chance, one time stamp
-        truth.json                 what each model is; for evaluations alone
+        models/NAME.safetensors    copies with random names and one time stamp truth.json
+        truth about each model; only for evaluations
 
-A folder need not exist: these are names. What a file holds is read elsewhere.
+A folder need not exist, since these are only names. Files are read elsewhere.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ __all__ = ["RunFacts", "RunFolder", "StudyFolder", "ZooFolder"]
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """What a run was made with: its spec.json.
+    """Settings and inputs of a run: its spec.json.
 
     Args:
-        role: which of the pair's two models it is.
+        role: its role in the pair of models.
         twin: key of the twin; None for a twin.
         spec: its settings, fully expanded.
         cohort: fingerprint of the films.
-        outside: SHA-256 of code and files from outside, by what they are.
+        outside: SHA-256 of external code and files, by their description.
     """
 
     role: Role
@@ -56,32 +56,32 @@ class RunFolder:
 
     @property
     def role(self) -> str:
-        """The name's first part."""
+        """The first part of the name."""
         return self.name.partition("-")[0]
 
     @property
     def key(self) -> str:
-        """The name's second part, 12 hex digits."""
+        """The second part of the name, 12 hex digits."""
         return self.name.partition("-")[2]
 
     @property
     def spec(self) -> Path:
-        """What it was made with; see `RunFacts`."""
+        """Its settings and inputs; see `RunFacts`."""
         return self.path / "spec.json"
 
     @property
     def rows(self) -> Path:
-        """Its results. They are written last: a run that has them is finished."""
+        """Its results. They are written last, so a run that has them is finished."""
         return self.path / "rows.jsonl"
 
     @property
     def finished(self) -> bool:
-        """Whether its results are there."""
+        """Whether its results exist."""
         return self.rows.is_file()
 
     @property
     def history(self) -> Path:
-        """Its epochs, one a line."""
+        """Its epochs, one per line."""
         return self.path / "history.jsonl"
 
     @property
@@ -101,16 +101,16 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """The state of a training that isn't finished."""
+        """The state of an unfinished training."""
         return self.path / "checkpoint.pt"
 
     @property
     def answer_key(self) -> Path:
-        """The truth about the poisoned films, which lies nowhere else."""
+        """The truth about the poisoned films, which is stored nowhere else."""
         return self.path / "answer_key.npz"
 
-    def beside(self, role: Role, key: str) -> RunFolder:
-        """Return the folder of another run of the same study."""
+    def sibling(self, role: Role, key: str) -> RunFolder:
+        """Return the folder of another run of the same study, such as the clean twin."""
         return RunFolder(self.path.parent / f"{role}-{key}")
 
     def write_facts(self, facts: RunFacts) -> None:
@@ -123,10 +123,10 @@ class RunFolder:
         write_json(self.spec, plain)
 
     def facts(self) -> RunFacts:
-        """Return what it was made with.
+        """Return its settings and inputs.
 
         Raises:
-            StoreError: spec.json can't be read, or isn't what a study writes.
+            StoreError: spec.json can't be read, or wasn't written by a study.
         """
         found = read_json(self.spec)
         sound = (
@@ -138,7 +138,7 @@ class RunFolder:
             and isinstance(found.get("outside", {}), dict)
         )
         if not sound:
-            raise StoreError(f"{self.spec} is not a run's settings")
+            raise StoreError(f"{self.spec} doesn't hold a run's settings")
         return RunFacts(
             role=found["role"],
             twin=found.get("twin"),
@@ -150,18 +150,18 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """What `leadapron study --out` writes."""
+    """The folder of `leadapron study --out`."""
 
     path: Path
 
     @property
     def settings(self) -> Path:
-        """The study as it was asked for."""
+        """The study's requested settings."""
         return self.path / "study.yaml"
 
     @property
     def manifest(self) -> Path:
-        """Versions, machine, the cohorts' facts, the runs that are planned."""
+        """Versions, machine, the cohorts' facts, the planned runs."""
         return self.path / "manifest.json"
 
     @property
@@ -179,14 +179,14 @@ class StudyFolder:
         return RunFolder(self.path / "runs" / name)
 
     def runs(self) -> list[RunFolder]:
-        """Return the folders of all runs that were started, the backdoored ones first, by name."""
+        """Return the folders of all started runs, backdoored ones first, by name."""
         paths = (path for role in ROLES for path in (self.path / "runs").glob(f"{role}-*"))
         return [RunFolder(path) for path in sorted(paths) if path.is_dir()]
 
 
 @dataclass(frozen=True)
 class ZooFolder:
-    """What `leadapron zoo --out` writes."""
+    """The folder of `leadapron zoo --out`."""
 
     path: Path
 
@@ -197,17 +197,17 @@ class ZooFolder:
 
     @property
     def models(self) -> Path:
-        """The folder of the models that methods are shown."""
+        """The folder of the models for methods."""
         return self.path / "models"
 
     @property
     def truth(self) -> Path:
-        """What each model is. It is written when all are trained."""
+        """The truth about each model. It is written when all are trained."""
         return self.path / "truth.json"
 
     @property
     def finished(self) -> bool:
-        """Whether all its models are there."""
+        """Whether all its models exist."""
         return self.truth.is_file()
 
     def model(self, name: str) -> Path:

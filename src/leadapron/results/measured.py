@@ -1,4 +1,4 @@
-"""What one attack's rows say, and the verdicts on it."""
+"""The rows of one attack, and the verdicts on it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["Measured"]
 
 @dataclass(frozen=True)
 class Measured:
-    """One attack and its twin: the rows that verdicts rest on, None where one is missing."""
+    """One attack and its twin: the rows behind the verdicts, None if missing."""
 
     pair: Pair
 
@@ -49,7 +49,7 @@ class Measured:
         return self.pair.row(AUROC, role, regime=regime, method=method)
 
     def explainers(self) -> list[str]:
-        """Names of the explanations that were measured."""
+        """Names of the measured explanations."""
         rows = [row for row in self.pair.rows() if row.stage == "explanation"]
         return list(dict.fromkeys(row.method for row in rows if row.role == "backdoored"))
 
@@ -65,12 +65,12 @@ class Measured:
 
     @property
     def blind(self) -> bool:
-        """Whether the twin reads no better than chance, so that nothing can be told."""
+        """Whether the twin reads no better than chance, so that the attack can't be judged."""
         return at_chance(self.macro("twin"))
 
     @property
     def potent(self) -> bool | None:
-        """Whether the backdoor takes; None where that is undefined, or the twin is at chance."""
+        """Whether the backdoor works by `POTENT`; None if undefined or the twin is at chance."""
         if self.blind:
             return None
         return is_potent(self.success("backdoored"), self.success("twin"))
@@ -87,7 +87,7 @@ class Measured:
 
     @cached_property
     def cost(self) -> Stealth:
-        """What the backdoor costs on clean films, finding by finding."""
+        """The backdoor's cost on clean films, by finding."""
         return stealth_of(self.pair)
 
     @property
@@ -99,12 +99,12 @@ class Measured:
         return explanation_verdict(self.hit("backdoored"), references, self.hit(CHANCE))
 
     def map_detection(self, role: str, at: str = "", explainer: str | None = None) -> Row | None:
-        """How well a model's maps alone separate triggered films from others, as an AUROC.
+        """AUROC of a model's maps for separating triggered films from others.
 
         Args:
-            role: of the model.
-            at: the other films: the same untriggered, or `names.against` a look-alike.
-            explainer: of the maps; the first one measured if left out.
+            role: the model's role.
+            at: the other films: the same films untriggered, or `names.against` a look-alike.
+            explainer: the explainer; the first measured one if left out.
         """
         method = explainer or next(iter(self.explainers()), "")
         return self.pair.row(

@@ -1,6 +1,6 @@
-"""The words that rows are found by; what writes rows and what reads them take the words from here.
+"""The words that identify rows, shared by writers and readers.
 
-They are in the `rows.jsonl` of every study: a changed word makes studies on disk unreadable.
+They are in the `rows.jsonl` of every study, so changing a word makes existing studies unreadable.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
 
 Role = Literal["twin", "backdoored"]
 ROLES: tuple[Role, Role] = ("twin", "backdoored")
-"""The two models of a pair, the one that the other is compared with first."""
+"""The two models of a pair; the reference (the twin) comes first."""
 
 # Metrics of predictions.
 AUROC = "auroc"

@@ -1,4 +1,4 @@
-"""What an evaluation of gates leaves, and the figures that are made from its scores.
+"""Results of an evaluation of gates, and the figures made from its scores.
 
 DIR/evaluation.json    settings, and what made the results
 rows.jsonl         a line for each run, model, score and strength of the trigger, and for each gate
@@ -31,15 +31,16 @@ __all__ = [
 ]
 
 ScoreKind = Literal["fused", "alone", "baseline", "without"]
-"""The gate's score; one of its scores by itself; one that it doesn't use; its own without one."""
+"""Kind of score: the gate's fused score; one of its scores alone; a score that it doesn't use; its
+fused score without one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Plain:
-    """Base of what is a line of JSON, or a part of one."""
+    """Base of a line of JSON, or of a part of one."""
 
     def plain(self) -> Mapping[str, object]:
-        """Return it as JSON takes it."""
+        """Return plain values for JSON."""
         return {
             name: value.plain() if isinstance(value, _Plain | Estimate) else value
             for name, value in vars(self).items()
@@ -48,19 +49,19 @@ class _Plain:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRow(_Plain):
-    """How well one score tells films with the trigger from clean ones.
+    """How well one score separates films with the trigger from clean ones.
 
     Args:
-        kind: what the score is.
-        score: its name; of kind "without", the one that is left out.
-        strength: how much of the trigger is on the films, 0 to 1.
-        films: with the trigger.
-        clean_films: without it.
-        auroc: of these films against those.
+        kind: kind of score.
+        score: its name; for the kind "without", the omitted score.
+        strength: strength of the trigger, 0 to 1.
+        films: number of films with the trigger.
+        clean_films: number of films without it.
+        auroc: AUROC of the former against the latter.
         found: share of triggered films above the threshold of the calibration films.
         false_alarms: share of clean films above it.
-        works: share of triggered films that are carried to where the attacker wants them.
-        found_where_it_works: `found`, of those films alone.
+        works: share of triggered films with the reading that the attacker wants.
+        found_where_it_works: `found` among those films.
         found_at_1: share above the threshold that 1 % of the clean films exceed.
         found_at_5: share above the threshold that 5 % of them exceed.
     """
@@ -81,13 +82,13 @@ class ScoreRow(_Plain):
 
 @dataclass(frozen=True, kw_only=True)
 class Cost(_Plain):
-    """What a gate asks for.
+    """Computing cost of a gate.
 
     Args:
-        passes: forward passes a film; a backward pass counts as two.
+        passes: forward passes per film; a backward pass counts as two.
         batch: films in a batch.
-        milliseconds_single: processor time of a film that is judged alone, median; None if unknown.
-        milliseconds_batched: processor time a film in whole batches, median; None if unknown.
+        milliseconds_single: median processor time of a film judged alone; None if unknown.
+        milliseconds_batched: median processor time per film in full batches; None if unknown.
     """
 
     passes: int
@@ -106,12 +107,12 @@ class CantTell(_Plain):
 
 @dataclass(frozen=True, kw_only=True)
 class Pointing(_Plain):
-    """How often the evidence region lies on the mark: it holds a pixel of it.
+    """How often the evidence region is on the mark, that is, holds a pixel of it.
 
     Args:
-        hits: share of films on which it does.
-        centre: the same of a box of its size at the centre.
-        random: the same of a box at a random place.
+        hits: share of films with a hit.
+        centre: the same for a box of its size at the centre.
+        random: the same for a box at a random place.
         covered: mean share of the mark that the region covers.
     """
 
@@ -123,11 +124,11 @@ class Pointing(_Plain):
 
 @dataclass(frozen=True, kw_only=True)
 class GateRow(_Plain):
-    """What is said of a gate once.
+    """Results that belong to a gate as a whole.
 
     Args:
-        cost: what it asks for.
-        cant_tell: None for a gate that doesn't ask which films are typical.
+        cost: its computing cost.
+        cant_tell: None for a gate without an out-of-distribution detector.
         pointing: None for a gate without an evidence region.
     """
 
@@ -139,18 +140,18 @@ class GateRow(_Plain):
 
 @dataclass(frozen=True)
 class ScreeningFolder:
-    """What `leadapron evaluate screen --out` writes."""
+    """The folder of `leadapron evaluate screen --out`."""
 
     path: Path
 
     @property
     def head(self) -> Path:
-        """Settings, and what made the results."""
+        """Settings and manifest."""
         return self.path / "evaluation.json"
 
     @property
     def rows(self) -> Path:
-        """Lines of `ScoreRow` and `GateRow`, each with what is said of its run and model."""
+        """Lines of `ScoreRow` and `GateRow`, each with facts about its run and model."""
         return self.path / "rows.jsonl"
 
     def scores(self, run: str) -> Path:
@@ -163,15 +164,15 @@ def family_alarms(
 ) -> dict[str, dict[Role, Estimate]]:
     """Return the share of clean films that the gates of a family's models call suspicious.
 
-    The interval is clustered by patient over all models, so that models which were shown the same
-    films don't count twice.
+    The interval is clustered by patient over all models, so that models tested on the same films
+    don't count twice.
 
     Args:
-        folder: of the evaluation; its scores are read.
-        rows: of the evaluation.
+        folder: the evaluation's folder; its scores are read.
+        rows: the evaluation's rows.
 
     Returns:
-        By family and by the model that the gates are of; families without a gate are left out.
+        Estimates by family and by the gates' model; families without a gate are left out.
 
     Raises:
         StoreError: scores that can't be read.

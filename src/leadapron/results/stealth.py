@@ -1,4 +1,4 @@
-"""Whether a backdoor costs anything on clean films, finding by finding; from a study's rows."""
+"""Cost of a backdoor on clean films, by finding, from a study's rows."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ __all__ = [
 ]
 
 MARGIN = 0.02
-"""How much clean macro AUROC a backdoored model may lose and still count as stealthy."""
+"""Largest loss of clean macro AUROC of a stealthy backdoored model."""
 
 FINDING_MARGIN = 0.03
-"""How much clean AUROC of a single finding it may lose."""
+"""Largest loss of clean AUROC of a single finding of a stealthy model."""
 
 COUNTED = 100
-"""Positive patients from which on a finding's interval can show that nothing is lost."""
+"""Fewest positive patients for a finding's interval to exclude a loss."""
 
 HARMED = 20
-"""Positive patients from which on it can show that something is."""
+"""Fewest positive patients for a finding's interval to show a loss."""
 
 CHANCE = 0.5
-"""A model reads no better than chance where its macro AUROC's interval reaches down to this."""
+"""A model is at chance if the interval of its macro AUROC reaches down to this value."""
 
 Verdict = Literal["stealthy", "not stealthy", "not shown", "undefined"]
 
@@ -43,13 +43,14 @@ _Z = NormalDist().inv_cdf(0.975)
 
 @dataclass(frozen=True)
 class Stealth:
-    """What a backdoor costs on clean films.
+    """Cost of a backdoor on clean films.
 
     Args:
-        verdict: "stealthy" where the loss lies within the margins, macro and in every counted
-            finding; "not stealthy" where a loss is shown; else "not shown".
-        uncounted: findings with fewer than `COUNTED` positive patients, of which nothing is shown.
-        most: the difference (backdoored minus twin) of the finding that pays most, if any counts.
+        verdict: "stealthy" if the loss is within the margins, macro and in every counted finding;
+            "not stealthy" if a loss is shown; otherwise "not shown".
+        uncounted: findings with fewer than `COUNTED` positive patients, for which nothing is shown.
+        most: the difference (backdoored minus twin) of the finding with the largest loss, if any
+            counts.
     """
 
     verdict: Verdict
@@ -63,11 +64,11 @@ def at_chance(twin: Row | None) -> bool:
 
 
 def stealth_of(pair: Pair) -> Stealth:
-    """Return what an attack costs on clean films.
+    """Return the cost of an attack on clean films.
 
-    That nothing is lost needs intervals above the margins, uncorrected: an interval widened for
-    the number of findings would hide a loss. That something is lost needs an interval below 0,
-    widened for their number (Bonferroni), so that chance among many findings shows none.
+    Excluding a loss needs intervals above the margins, uncorrected for the number of findings,
+    since a correction would hide a loss. Showing a loss needs an interval below 0, corrected for
+    the number of findings (Bonferroni), so that chance among many findings shows none.
     """
     macro = pair.row(AUROC, "difference", regime="clean", method=MACRO)
     if macro is None or macro.low is None or macro.high is None:
@@ -101,7 +102,7 @@ def _positive_patients(pair: Pair, finding: str) -> float:
 
 
 def _loses(row: Row, findings: int) -> bool:
-    """Whether a loss is shown that isn't shown to be within the margin."""
+    """Whether a loss is shown, and not shown to be within the margin."""
     if row.value is None or row.low is None or row.high is None or row.low > -FINDING_MARGIN:
         return False
     widened = NormalDist().inv_cdf(1 - 0.025 / findings) / _Z

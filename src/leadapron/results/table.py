@@ -20,10 +20,10 @@ def load_rows(folder: str | os.PathLike[str]) -> Any:
     """Return all rows of a study, each with the settings of its run.
 
     Args:
-        folder: what `leadapron study --out` or `run_study` wrote, finished or not.
+        folder: the folder of `leadapron study --out` or `run_study`, finished or not.
 
     Returns:
-        A pandas DataFrame, one line a row; a list of dictionaries where pandas isn't installed.
+        A pandas DataFrame with one line per row; a list of dictionaries if pandas isn't installed.
         Columns are those of `Row`, then settings by their names: "seed", "poisoning.fraction".
 
     Raises:

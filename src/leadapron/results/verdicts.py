@@ -1,4 +1,4 @@
-"""The rules by which a study's rows become verdicts, each with its threshold."""
+"""Rules for verdicts from a study's rows, with their thresholds."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ __all__ = [
 ]
 
 BLIND = "twin at chance"
-"""The verdict on everything where the twin reads no better than chance: nothing can be told."""
+"""The verdict if the twin reads no better than chance, so that nothing can be judged."""
 
 WORKS = 0.5
-"""The attack works where the interval of its success over the twin's lies above this."""
+"""The attack works if the interval of its success minus the twin's is above this."""
 
 ALIKE = 0.5
-"""Mean rank correlation from which on the maps of a network that knows nothing are the same."""
+"""Mean rank correlation with the maps of an untrained network at which maps count as the same."""
 
 POTENT = (0.80, 0.50)
-"""Attack success at 5 % clean false positives, and that minus the twin's, from which on a backdoor
-takes."""
+"""Least attack success at 5 % clean false positives, and least difference to the twin's, of a
+working backdoor."""
 
 LOCAL = 0.5
-"""A trigger is local where a random pixel hits it on less than this share of the films."""
+"""A trigger is local if a random pixel hits it on less than this share of the films."""
 
 
 def attack_verdict(difference: Row | None) -> str:
-    """Return whether the attack works, from the interval of its success over the twin's."""
+    """Return whether the attack works, from the interval of its success minus the twin's."""
     if difference is None or difference.low is None:
         return "undefined"
     if difference.low >= WORKS:
@@ -45,11 +45,11 @@ def attack_verdict(difference: Row | None) -> str:
 
 
 def is_potent(success: Row | None, twin: Row | None) -> bool | None:
-    """Return whether a backdoor takes, by `POTENT`; None where a rate is undefined.
+    """Return whether a backdoor works, by `POTENT`; None if a rate is undefined.
 
     Args:
         success: attack success of the backdoored model.
-        twin: the twin's.
+        twin: attack success of the twin.
     """
     if success is None or twin is None or success.value is None or twin.value is None:
         return None
@@ -57,7 +57,7 @@ def is_potent(success: Row | None, twin: Row | None) -> bool | None:
 
 
 def is_local(chance: Row | None) -> bool:
-    """Return whether a trigger has a place to point at, from the rate at which chance hits it."""
+    """Return whether a trigger is local, from the rate of chance hits."""
     return chance is None or chance.value is None or chance.value < LOCAL
 
 
@@ -68,8 +68,8 @@ def explanation_verdict(
 
     Args:
         hit: the backdoored model's rate of hits.
-        references: the same of the twin and of the film's centre.
-        chance: the same of a random pixel.
+        references: hit rates of the twin and of the film's centre.
+        chance: hit rate of a random pixel.
     """
     if not is_local(chance):
         return "not local"
@@ -84,10 +84,10 @@ def explanation_verdict(
 
 
 def sanity_verdict(correlations: Iterable[Row | None]) -> str:
-    """Return whether an explanation passes the sanity check: its maps change with the weights.
+    """Return whether an explanation passes the sanity check, that maps change with the weights.
 
     Args:
-        correlations: its maps' rank correlations with those of randomised networks.
+        correlations: rank correlations of its maps with those of randomised networks.
     """
     known = [row.value for row in correlations if row is not None and row.value is not None]
     if not known:

@@ -1,4 +1,4 @@
-"""What is true of a zoo's models; evaluations read it, methods never do."""
+"""The truth about a zoo's models, for evaluations only, never for methods."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ Kind = Literal["clean", "backdoored", "failed implant"]
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """What is true of one model.
+    """The truth about one model.
 
     Args:
         model: its file's name in models/.
         kind: "clean", "backdoored" or "failed implant".
-        family: the spec's name for the attack; a clean model has its partner's.
-        sealed: whether no threshold may look at it before the last evaluation.
-        seed: of data and training.
+        family: the attack's name in the spec; a clean model has its partner's.
+        sealed: whether it is reserved for the final evaluation, and not used to choose thresholds.
+        seed: seed of data and training.
         finding: the attacker's target; None for a clean model.
-        attack_success: at 5 % clean false positives; None for a clean model.
-        twin_success: the twin's; None for a clean model.
+        attack_success: attack success at 5 % clean false positives; None for a clean model.
+        twin_success: attack success of the twin; None for a clean model.
         clean_macro: AUROC on clean test films.
         run: its folder in study/runs/.
-        edited: whether the backdoor was put into finished weights (`poisoning.mode` "edit"), so
-            that no film of any training set shows it.
+        edited: whether the backdoor was edited into finished weights (`poisoning.mode` "edit"), so
+            that no training film has it.
     """
 
     model: str
@@ -76,26 +76,26 @@ class Making(NamedTuple):
 
 @forgiving
 def read_truth(zoo: Path) -> list[Member]:
-    """Return what is true of a zoo's models; evaluations ask, methods never do.
+    """Return the truth about a zoo's models; only for evaluations.
 
     Raises:
-        StoreError: no zoo, or one that isn't finished.
+        StoreError: not a zoo, or an unfinished one.
     """
     folder = ZooFolder(zoo)
     if not folder.finished:
         raise StoreError(
-            f"{zoo} is no finished zoo (no truth.json); "
+            f"{zoo} isn't a finished zoo (no truth.json); "
             f"make one with: leadapron zoo SPEC --out {zoo}"
         )
     facts = read_json(folder.truth)
     try:
         return [Member(**each) for each in facts["models"]]
     except (KeyError, TypeError) as error:
-        raise StoreError(f"{folder.truth} is no zoo's truth") from error
+        raise StoreError(f"{folder.truth} doesn't describe a zoo's models") from error
 
 
 def write_truth(zoo: Path, members: Sequence[Member]) -> None:
-    """Write what is true of a zoo's models.
+    """Write the truth about a zoo's models.
 
     Raises:
         StoreError: it can't be written.

@@ -1,4 +1,4 @@
-"""Where radiographs come from: `open_source("NAME[:ARGUMENT]")` gives a cohort."""
+"""Sources of radiographs: `open_source("NAME[:ARGUMENT]")` returns a cohort."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.films.cache import Cache, default_folder
-from leadapron.films.cohort import Cohort, Rows, drawn
+from leadapron.films.cohort import Cohort, Rows, subsample
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.plugins import Registry
 from leadapron.reading import given_path, is_folder, there
@@ -64,16 +64,16 @@ memory), and settings by keyword."""
 
 
 KINDS = {".csv": "table", ".tsv": "table", ".npz": "npz"}
-"""By the ending of a file, the source that opens it."""
+"""The source that opens a file, by its ending."""
 
 LOOKED_AT = 20
-"""Files of a folder by which it is told what kind it may be."""
+"""Most files of a folder that are examined to guess its source."""
 
 
 def source_settings(source: str) -> dict[str, Parameter]:
     """Return the settings of a source, or of several with " + " between them.
 
-    Several have no defaults of their own, since those may differ.
+    With several sources the settings have no defaults, since those may differ.
 
     Raises:
         UnknownNameError: no such source.
@@ -89,13 +89,13 @@ def source_settings(source: str) -> dict[str, Parameter]:
 
 
 def named_source(path: str | os.PathLike[str]) -> str:
-    """Return a path as a source, by what lies there; text that names a source stays as it is.
+    """Return the source for a path, from the files there; a source's name is returned unchanged.
 
     Args:
-        path: of a table, an .npz file or a folder, or a source as `open_source` takes it.
+        path: a table, an .npz file or a folder, or a source as for `open_source`.
 
     Raises:
-        UsageError: a path at which there are no films.
+        UsageError: no films at the path.
     """
     text = os.fspath(path)
     if isinstance(path, str) and text.split(AND)[0].partition(":")[0] in SOURCES:
@@ -103,12 +103,12 @@ def named_source(path: str | os.PathLike[str]) -> str:
     if kind := _meant(text):
         return f"{kind}:{text}"
     if isinstance(path, str):
-        return text  # `open_source` says what is wrong with it
+        return text  # `open_source` raises the error
     raise UsageError(f"{text}: expected a table (.csv, .tsv), an .npz file or a folder of films")
 
 
 def check_source(source: str, options: Mapping[str, Any]) -> None:
-    """Raise as `open_source` does over names and settings, without opening anything."""
+    """Check names and settings, raising as `open_source`, without opening anything."""
     for part in source.split(AND):
         _options(part, source, options)
 
@@ -129,15 +129,15 @@ def open_source(
     Args:
         source: "NAME" or "NAME:ARGUMENT", for example "phantom:64" or "nih:/data/nih"; several with
             " + " between them are joined, see `joining.join`.
-        preprocessing: how films become images; the source's own way if left out.
+        preprocessing: how films become images; the source's default if left out.
         cache: folder for decoded films, or "none"; LEADAPRON_CACHE or the platform's if left out.
-        progress: called with what is being done, the films done and in all.
+        progress: called with the name of the step, the films done, and the total.
         on_bad: "stop" at the first film that can't be decoded, or "skip" and list it in the notes.
-        most: films that are opened, at most: the same ones of equal sources, drawn by chance before
-            any is decoded. Those of them that are skipped aren't replaced, and what is told of the
-            films as a set (the bits that they use) is told of them.
-        **options: the source's settings, for example `count=100`; of several sources each gets
-            those that it takes.
+        most: most films to open: a random subsample, always the same for the same source, drawn
+            before any film is decoded. Skipped films aren't replaced. Properties of the set (such
+            as the bits in use) are those of the subsample.
+        **options: the source's settings, for example `count=100`; with several sources, each gets
+            the settings that it has.
 
     Returns:
         Its films, labels and patients.
@@ -170,18 +170,18 @@ def open_source(
 def _chosen(
     parts: Sequence[str], opened: Callable[[str, Callable[[int], Rows]], Cohort], most: int
 ) -> list[Callable[[int], Rows]]:
-    """For each of several sources what says which of its films are drawn from those of all."""
+    """For each source, the function that chooses its share of the subsample."""
     if len(parts) == 1:
-        return [partial(drawn, most=most)]
+        return [partial(subsample, most=most)]
     counts = []
 
     def count(n: int) -> Rows:
         counts.append(n)
         return np.empty(0, np.int64)
 
-    for part in parts:  # opened without a film, to know how many each has
+    for part in parts:  # opened without decoding, to count the films
         opened(part, count)
-    rows = drawn(sum(counts), most)
+    rows = subsample(sum(counts), most)
     ends = np.cumsum(counts)
     own = [
         rows[(rows >= end - n) & (rows < end)] - (end - n)
@@ -192,7 +192,7 @@ def _chosen(
 
 def _given(rows: Rows, n: int) -> Rows:
     if len(rows) and rows[-1] >= n:
-        raise DataError("a source lost films while it was opened; start again")
+        raise DataError("files of a source were removed while it was opened; start again")
     return rows
 
 
@@ -202,12 +202,14 @@ def _opener(part: str) -> Callable[..., Cohort]:
         return SOURCES.find(name)
     except UnknownNameError:
         if kind := _meant(part):
-            raise UsageError(f"{part} is no source's name; did you mean {kind}:{part}?") from None
+            raise UsageError(
+                f"{part} isn't the name of a source; did you mean {kind}:{part}?"
+            ) from None
         raise
 
 
 def _meant(part: str) -> str:
-    """The source that a path without a source's name may be opened by, or ""."""
+    """The source that may open a path given without a source's name, or ""."""
     path = given_path(part)
     if not is_folder(path):
         endings = "".join(path.suffixes[-2:]).lower().removesuffix(".gz")
@@ -222,7 +224,7 @@ def _meant(part: str) -> str:
 
 
 def _options(part: str, source: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that one of the sources takes; all of them where it is alone."""
+    """The settings that one of the sources has; all of them if it is the only source."""
     opener = _opener(part)
     if part == source:
         return validated(opener, options, "source")

@@ -1,4 +1,4 @@
-"""Images in .npz files, read as a stream: the arrays in them are never in memory as a whole."""
+"""Images in .npz files, read as a stream, so that no array must fit in memory."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from leadapron.types import Form
 __all__ = ["ArrayFilms", "read_array", "read_shapes"]
 
 LARGEST_COLUMN = 1 << 30
-"""Bytes of an array that is read as a whole: labels, names."""
+"""Most bytes of an array that is read whole, such as labels and names."""
 
 LARGEST_LIST = 1 << 20
-"""Bytes of an archive's list of files."""
+"""Most bytes of an archive's directory."""
 
 LARGEST_FILM_PIXELS = 100_000_000
 MOST_FILMS = 10_000_000
 KEPT = 64 << 20
-"""Bytes of images that were passed by while another was looked for."""
+"""Most bytes of buffered images that were read while seeking a later one."""
 
 
 def read_shapes(file: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
@@ -64,12 +64,12 @@ def read_array(file: Path, name: str) -> NDArray[Any]:
         name: of the array.
 
     Raises:
-        DataError: one that isn't there, is too large or holds Python objects.
+        DataError: the array is missing, too large, or holds Python objects.
     """
     try:
         with open_regular(file) as stream, _archive(stream) as archive:
             shape, dtype = _member(archive, name)
-            # An array of no width has any number of elements in no bytes at all.
+            # An array of zero width may declare any number of elements in no bytes.
             if math.prod(shape) * max(dtype.itemsize, 1) > LARGEST_COLUMN:
                 raise ValueError(f"it is larger than {LARGEST_COLUMN >> 30} GB")
             with archive.open(f"{name}.npy") as content:
@@ -79,16 +79,16 @@ def read_array(file: Path, name: str) -> NDArray[Any]:
 
 
 def _archive(stream: BinaryIO) -> zipfile.ZipFile:
-    """Open an archive, which has as many entries as arrays have use for.
+    """Open an archive, refusing one with too many entries.
 
-    zipfile reads the list of its files whole, which may be larger than the memory. Where the list's
-    size stands is certain if the archive ends without a comment, as numpy's do.
+    zipfile reads the whole directory of an archive, which may be larger than memory. The position
+    of the directory's size is certain if the archive ends without a comment, as numpy's do.
     """
     stream.seek(0, os.SEEK_END)
     stream.seek(-min(stream.tell(), _TAIL), os.SEEK_END)
     tail = stream.read().rjust(_TAIL, b"\0")
     if tail[-22:-18] != b"PK\5\6" or tail[-2:] != b"\0\0":
-        raise ValueError("it doesn't end as an archive of arrays does; it may be cut off")
+        raise ValueError("its end isn't that of an archive of arrays; it may be truncated")
     (size,) = struct.unpack_from("<I", tail, _TAIL - 10)
     if tail[56:60] == b"PK\6\7":
         (size,) = struct.unpack_from("<Q", tail, 40)
@@ -109,13 +109,13 @@ def _member(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dt
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = npy.read_magic(stream)
-    if version != (1, 0):  # those of later ones may be as long as they say, up to 4 GB
+    if version != (1, 0):  # headers of later versions may be up to 4 GB long
         raise ValueError(f"an array of version {version}; expected (1, 0)")
     shape, fortran, dtype = npy.read_array_header_1_0(stream)
     if dtype.hasobject:
         raise ValueError("an array of Python objects, which may run code")
     if any(type(length) is not int or length < 0 for length in shape):
-        raise ValueError("an array of a shape that makes no sense")
+        raise ValueError("an array of an invalid shape")
     return shape, fortran, dtype
 
 
@@ -125,8 +125,8 @@ class ArrayFilms:
     Args:
         file: the .npz file.
         names: arrays of (n, h, w) or (n, h, w, 1), uint8 or uint16, all of one size.
-        cache: where films of the file's own size are kept when they are asked for one by one.
-        bits: of films of uint16, those that are used, 8 to 16; 0 takes them as they are.
+        cache: where films at the file's own size are kept when read one by one.
+        bits: number of bits in use in uint16 films, 8 to 16; 0 leaves them unchanged.
 
     Raises:
         DataError: arrays that aren't films.
@@ -169,14 +169,14 @@ class ArrayFilms:
 
     @property
     def decoder(self) -> str:
-        """Which arrays, in which order, and of which bits."""
+        """The arrays, their order, and the bits in use."""
         return f"npz {'+'.join(self.lengths)}, bits {self.bits}"
 
     def __len__(self) -> int:
         return sum(self.lengths.values())
 
     def image(self, row: int, preprocessing: Preprocessing) -> tuple[NDArray[Any], Form]:
-        """Return a film's image and its form; fast for rows in about their order."""
+        """Return a film's image and its form; fast if rows are read roughly in order."""
         height, width = self.size
         film = self._read(row)
         form = Form(
@@ -189,7 +189,7 @@ class ArrayFilms:
         return preprocessing(self._spread(film, row)), form
 
     def __getitem__(self, row: int) -> NDArray[Any]:
-        """Return a film at the file's own size; all are decoded into the cache at the first."""
+        """Return a film at the file's own size; the first access decodes all into the cache."""
         if self._own is None:
             if self.size[0] != self.size[1] or self.cache.folder is None:
                 return self._spread(self._read(row), row)
@@ -198,7 +198,7 @@ class ArrayFilms:
         return np.array(self._own[row])
 
     def of_bits(self, bits: int) -> ArrayFilms:
-        """Return the films with other used bits."""
+        """Return the films with another number of bits in use."""
         return ArrayFilms(self.file, list(self.lengths), self.cache, bits)
 
     def _spread(self, film: NDArray[Any], row: int) -> NDArray[Any]:
@@ -208,11 +208,11 @@ class ArrayFilms:
             raise FilmError(f"{self.file.name}, film {row} {error}") from None
 
     def _read(self, row: int) -> NDArray[Any]:
-        """One row of the stream; those passed by are kept for a while, going back starts anew."""
+        """One row of the stream; rows read on the way are buffered, and going back restarts it."""
         with self._lock:
             if row in self._passed:
                 return self._passed.pop(row)
-            if self._broken is not None and row >= self._broken[0]:  # not all of it again
+            if self._broken is not None and row >= self._broken[0]:  # don't read it all again
                 raise DataError(f"{self.file.name}, film {row}: {self._broken[1]}")
             try:
                 if row < self._next:
@@ -256,7 +256,7 @@ class ArrayFilms:
         if (shape[:3], dtype) != ((self.lengths[name], *self.size), self.dtype):
             raise ValueError("it changed while it was read")
         if fortran:
-            raise ValueError(f"{name} is in Fortran's order; save it in C's")
+            raise ValueError(f"{name} is in Fortran order; save it in C order")
 
     def _close(self) -> None:
         self._opened.close()

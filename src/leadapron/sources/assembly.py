@@ -1,4 +1,4 @@
-"""What every source of films in files does in the end: decode them, leave bad ones out, check."""
+"""Last step of every source of films in files: decode them, leave out unreadable ones, check."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Leakage", "assemble", "doubts_of"]
 Leakage = Literal["refuse", "allow"]
 
 FEW = 0.05
-"""Share of films that may use fewer bits than the others: dark ones."""
+"""Share of films that may use fewer bits than the others without a warning: dark films."""
 
 
 def assemble(
@@ -43,13 +43,14 @@ def assemble(
 
     Args:
         films: (n) a `Decodable` that is also `Films`, and has `of_bits` as `FilmFiles`.
-        table: what is known of them, row by row.
-        source: what the cache calls them.
+        table: labels, patients and attributes, row by row.
+        source: name of the films in the cache.
         preprocessing: film to image.
-        cache: which films are decoded, where they are kept, and whether bad ones stop; all, in
-            memory and yes if left out.
-        leakage: what to do with patients who have films on both sides of the source's split.
-        bits: that films of 16 bits use, 8 to 16; those of their highest values, if 0.
+        cache: which films are decoded, where images are kept, and whether an unreadable film stops;
+            all, in memory and yes if left out.
+        leakage: what to do about patients with films on both sides of the source's split.
+        bits: number of bits in use in 16-bit films, 8 to 16; 0 takes the bits of their highest
+            value.
 
     Raises:
         UsageError: bits out of range.
@@ -94,7 +95,7 @@ def assemble(
     )
     good = np.setdiff1d(np.arange(len(table)), list(decoded.bad))
     cohort = cohort if len(good) == len(table) else cohort.take(good)
-    return replace(cohort, forms=dict(decoded.forms))  # bad films have none
+    return replace(cohort, forms=dict(decoded.forms))  # without unreadable films
 
 
 class _Chosen(Reordered):
@@ -102,29 +103,29 @@ class _Chosen(Reordered):
 
     @property
     def paths(self) -> list[str]:
-        """The files that they lie in: one each, or those that all films of the source share."""
+        """The films' files: one each, or the files that all films of the source share."""
         paths = self.base.paths
         shared = len(paths) != len(self.base)
         return list(paths) if shared else [paths[row] for row in self.order]
 
     @property
     def decoder(self) -> str:
-        """As of the source; where films share a file, the rows decide too."""
+        """The source's decoder; if films share a file, the chosen rows too."""
         rows = hashlib.sha256(np.ascontiguousarray(self.order).tobytes()).hexdigest()
         return f"{self.base.decoder}, rows {rows[:16]}"
 
     def image(self, row: int, preprocessing: Preprocessing) -> tuple[NDArray[Any], Form]:
-        """Return a film's image and what the film is."""
+        """Return a film's image and its form."""
         made: tuple[NDArray[Any], Form] = self.base.image(int(self.order[row]), preprocessing)
         return made
 
     def of_bits(self, bits: int) -> Self:
-        """Return the same films, taken to use so many bits."""
+        """Return the same films with another number of bits in use."""
         return type(self)(self.base.of_bits(bits), self.order)
 
 
 def _lengths(forms: Mapping[Form, int]) -> Counter[int]:
-    """How many pictures and arrays of 16 bits use how many."""
+    """Number of 16-bit pictures and arrays by the bits that they use."""
     lengths = Counter[int]()
     for form, n in forms.items():
         if form.used:
@@ -133,9 +134,9 @@ def _lengths(forms: Mapping[Form, int]) -> Counter[int]:
 
 
 def _used(lengths: Mapping[int, int], stated: int) -> tuple[int, list[Note]]:
-    """The bits that films of 16 use as a set, and what is to be said of it.
+    """The bits in use in a set of 16-bit films, and notes about them.
 
-    A highest value of half of what a set's can be is common, of a quarter is rare.
+    Many sets have a highest value of half the possible one; few have a quarter.
     """
     if not lengths or stated:
         return stated, []
@@ -143,26 +144,27 @@ def _used(lengths: Mapping[int, int], stated: int) -> tuple[int, list[Note]]:
     lower = {used: n for used, n in lengths.items() if used < most - 1}
     notes = []
     if most < FEWEST:
-        words = f"{count(films, 'film')} of 16 bits with values below {1 << most}: nearly black."
+        words = f"Nearly black: {count(films, '16-bit film')} with values below {1 << most}."
         return 16, [Note("pixels", words, doubt=True)]
     if most == FULL:
         words = (
-            "16 bits a pixel, and no film is brighter than half; if their values have 15 bits, "
-            "--source.bits 15 says so."
+            "The films have 16 bits a pixel, and none is brighter than half. If their values have "
+            "15 bits, use --source.bits 15."
         )
         notes.append(Note("pixels", words, doubt=True))
         most = 16
     elif most < FULL:
         words = (
-            f"16 bits a pixel, of which no film uses more than {most}: those were spread over all "
+            f"The films have 16 bits a pixel, but none uses more than {most}: these were spread "
+            "over all "
             f"levels, as --source.bits {most} does."
         )
         notes.append(Note("pixels", words))
     if sum(lower.values()) > FEW * films:
         words = (
-            f"{count(sum(lower.values()), 'film')} of {films:,} of 16 bits with values that use "
-            f"{max(lower)} bits at most, where others use {most}: darker for it if they come from "
-            "another device or program; open those apart, with --source.bits."
+            f"{count(sum(lower.values()), 'film')} of {films:,} with 16 bits use at most "
+            f"{max(lower)} of them, where others use {most}. They appear darker if they come from "
+            "another device or program; open them separately, with --source.bits."
         )
         notes.append(Note("pixels", words, doubt=True))
     return most, notes
@@ -192,9 +194,10 @@ def _refuse_leaks(
     words = f"{count(len(shared), 'patient')} on more than one side of the split"
     if leakage == "refuse":
         raise DataError(
-            f"{words}: results would be too good; correct the split, or `source.leakage` allow"
+            f"{words}: results would be too optimistic; correct the split, or use "
+            "`source.leakage` allow"
         )
-    said = f"{words}; results on its test films are too good."
+    said = f"{words}; results on its test films are too optimistic."
     notes.append(Note("split", said, doubt=True))
 
 
@@ -207,16 +210,16 @@ def _contradictions(table: LabelTable, decoded: Decoded) -> list[Note]:
     finding = table.findings[int(np.argmax(both))]
     words = (
         f"{count(sum(map(len, groups)), 'film')} in {count(len(groups), 'group')} of identical "
-        f"ones, whose labels contradict each other, first in {finding}; leadapron describe names "
+        f"films have contradictory labels, first in {finding}; leadapron describe lists "
         "them."
     )
     return [Note("copies", words, doubt=True)]
 
 
 def _contradicting(labels: NDArray[np.float32], decoded: Decoded) -> list[NDArray[np.int64]]:
-    """Groups of rows with equal images, one with a finding and one without; blank films aside."""
+    """Groups of rows with equal images and contradictory labels, except blank films."""
     good = np.setdiff1d(np.arange(len(labels)), list(decoded.bad))
-    # The first half of a digest finds all groups, and sorts ten times as fast.
+    # The first half of a digest is enough to find groups, and sorts ten times as fast.
     half = decoded.digests.view(np.uint64)[::2][good]
     order = np.argsort(half, kind="stable")
     alike = half[order][1:] == half[order][:-1]
@@ -238,18 +241,19 @@ def _contradicting(labels: NDArray[np.float32], decoded: Decoded) -> list[NDArra
 
 _ODD: Mapping[Odd, tuple[str, bool]] = {
     "colour": (
-        "Turned to grey: {} in colour, with transparency or in black and white.",
+        "Converted to grey: {} in colour, with transparency or in black and white.",
         False,
     ),
     "colour of 16 bits": (
-        "{} in colour of 16 bits, of which the upper 8 were read: dark for it. Grey ones are read "
+        "{} in 16-bit colour, of which the upper 8 bits were read, so they are dark. Grey ones "
+        "are read "
         "whole.",
         True,
     ),
-    "turned": ("Turned as their EXIF orientation says: {}.", False),
-    "may be turned": ("{} with an EXIF orientation that can't be read.", True),
+    "turned": ("Rotated to their EXIF orientation: {}.", False),
+    "may be turned": ("{} with an unreadable EXIF orientation.", True),
     "not square": (
-        "Enlarged along one side, since the pixels aren't square: {}.",
+        "Enlarged along one side because their pixels aren't square: {}.",
         False,
     ),
     "contradicts its presentation": (
@@ -258,44 +262,45 @@ _ODD: Mapping[Odd, tuple[str, bool]] = {
     ),
     "looks inverted": (
         "{} brighter in the upper corners than inside; the photometric interpretation may be "
-        "wrong, or what wasn't exposed is white.",
+        "wrong, or unexposed areas are white.",
         True,
     ),
     "exceeds its bits": (
-        "{} with values longer than the bits that the header states; all of their bits were taken "
+        "{} with values that need more bits than the header states; all bits were read "
         "where the values jump without the upper ones.",
         True,
     ),
     "has its bits elsewhere": (
-        "{} whose values are at the lower end of their words, not at the upper end as the header "
-        "states; they were taken from there.",
+        "{} whose values are in the lower bits of their words, not in the upper bits as the header "
+        "states; the lower bits were read.",
         True,
     ),
     "has the other sign": (
-        "{} whose values jump if they have the sign that the header states; the other was taken.",
+        "{} whose values jump with the sign that the header states; the other sign was used.",
         True,
     ),
     "has a table of other bits": (
-        "{} with a lookup table made for other bits than it states; it was taken to span those "
-        "that it holds.",
+        "{} with a lookup table of another number of bits than it states; the table's actual range "
+        "was used.",
         True,
     ),
     "is beside its window": (
-        "{} of which a window or table in the header shows nothing; the next was taken, or the "
+        "{} with a window or table in the header that shows nothing; the next one was used, or the "
         "lowest to the highest value. See --source.window.",
         True,
     ),
     "loses its greys": (
-        "{} seen nearly all black or white, or in two greys, though the stored values vary; the "
+        "{} displayed nearly all black or white, or in two greys, although the stored values "
+        "vary; the "
         "window or table may be wrong. See --source.window.",
         True,
     ),
 }
-"""What is said of films that are so, and whether that is a doubt."""
+"""The note for each irregularity of a film, and whether it is a warning."""
 
 
 def doubts_of(form: Form) -> list[str]:
-    """Return what may be wrong with the greys of one film."""
+    """Return the warnings about the grey levels of one film."""
     said = [_ODD[odd] for odd in form.odd]
     return [str(Note("pixels", words.format("a film"), doubt)) for words, doubt in said if doubt]
 
@@ -305,7 +310,7 @@ def _is(odd: Odd, form: Form) -> bool:
 
 
 def _form_notes(forms: Mapping[Form, int]) -> list[Note]:
-    """What the films are."""
+    """Notes about the films' formats."""
 
     def said(which: Callable[[Form], bool], words: str, doubt: bool = False) -> list[Note]:
         films = sum(n for form, n in forms.items() if which(form))
@@ -329,7 +334,7 @@ def _form_notes(forms: Mapping[Form, int]) -> list[Note]:
 _WINDOWS = {
     "table": "the header's VOI table",
     "film": "lowest to highest value of the film",
-    "full": "all that the stored bits can hold",
+    "full": "full range of the stored bits",
 }
 
 

@@ -1,4 +1,4 @@
-"""ChestMNIST of MedMNIST v2 (Yang et al., Scientific Data 2023): NIH's films, made small."""
+"""ChestMNIST of MedMNIST v2 (Yang et al., Scientific Data 2023): NIH's films at low resolution."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ MD5 = {
     128: "db107e5590b27930b62dbaf558aebee3",
     224: "45bd33e6f06c3e8cdb481c74a89152aa",
 }
-"""The files' checksums, by the side of their films."""
+"""MD5 checksum of each file, by the side of its films in pixels."""
 
 PARTS = {"train": "train", "val": "validation", "test": "test"}
 CHUNK = 1 << 20
@@ -70,8 +70,8 @@ def open_chestmnist(
     Args:
         argument: the .npz file; or the side of its films, 28, 64, 128 or 224, with `download`.
         preprocessing: how films become images; the films' own size if left out.
-        cache: where films are kept, a downloaded file too; in memory if left out.
-        download: fetch the file from zenodo.org into the cache, unless it is there.
+        cache: where decoded films and a downloaded file are kept; in memory if left out.
+        download: fetch the file from zenodo.org into the cache, unless it is there already.
         verify: compare the file with its published checksum.
 
     Returns:
@@ -79,7 +79,7 @@ def open_chestmnist(
 
     Raises:
         DataError: a file that isn't ChestMNIST.
-        UsageError: no file given, or nothing to download to.
+        UsageError: no file given, or no cache to download to.
         StoreError: a download that failed.
     """
     if not argument:
@@ -99,9 +99,9 @@ def open_chestmnist(
         Note(
             "split",
             "ChestMNIST's split is not NIH's official one: 17,920 of NIH's 25,596 test films are "
-            "among its training films. Don't test on one what was trained on the other.",
+            "among its training films. Don't test a model on one that was trained on the other.",
         ),
-        Note("labels", "Labels follow NIH's table of 2017, not that of 2020."),
+        Note("labels", "Labels follow NIH's table of 2017, not the one of 2020."),
     ]
     if verify and MD5.get(films.size[0]) != _md5(file, cache):
         raise DataError(
@@ -135,7 +135,7 @@ def open_chestmnist(
 def _labels(
     file: Path, name: str, shapes: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]], n: int
 ) -> NDArray[Any]:
-    """(n, 14) labels of a part; what the file says of them is compared before they are read."""
+    """(n, 14) labels of a part; type and shape are checked before they are read."""
     shape, dtype = shapes[name]
     expected = (n, len(FINDINGS))
     if dtype.kind not in "biu":
@@ -181,7 +181,7 @@ def _fetch(url: str, file: Path, md5: str, progress: Progress | None) -> None:
                 if progress is not None and total:
                     progress("fetching", done, total)
             if digest.hexdigest() != md5:
-                raise DataError(f"{url}: what came has another checksum than {md5}")
+                raise DataError(f"{url}: the downloaded file doesn't have the checksum {md5}")
     except (OSError, ValueError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()

@@ -1,4 +1,4 @@
-"""DICOM files in a folder of any depth; nothing that names a patient leaves them."""
+"""DICOM files in a folder of any depth; nothing that identifies a patient leaves them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ KEYS = (
     "sopinstanceuid", "sop_instance_uid", "dicom_id", "image_id", "imageid", "file", "filename",
     "path", "image", "id",
 )  # fmt: skip
-"""What a table's column is called that names films, in lower case."""
+"""Usual names, in lower case, of a table's column that names films."""
 
 
 def open_dicom(  # noqa: PLR0913 (settings, by keyword)
@@ -62,14 +62,14 @@ def open_dicom(  # noqa: PLR0913 (settings, by keyword)
     """Open DICOM files.
 
     Args:
-        argument: the folder; all DICOM files below it count, whatever their names.
+        argument: the folder; all DICOM files below it are opened, whatever their names.
         preprocessing: how films become images; 224x224 if left out.
-        cache: where decoded films are kept, and the salt of the hashes; in memory, with a salt that
-            is forgotten, if left out.
-        window: "header" (its VOI table or first window; where there is none, "full" for 8 bits and
-            "film" for more), "header:N" (its Nth window), "full" (all that the stored bits can
-            hold), "film" (the film's lowest to highest value), or "CENTRE/WIDTH".
-        table: a CSV table of labels; none are stated if left out.
+        cache: where decoded films and the salt of the hashes are kept; in memory, with a temporary
+            salt, if left out.
+        window: "header" (the VOI table or first window; without either, "full" for 8 bits and
+            "film" for more), "header:N" (the Nth window), "full" (the whole range of the stored
+            bits), "film" (the film's lowest to highest value), or "CENTRE/WIDTH".
+        table: a CSV table of labels; without one, no labels are stated.
         key: the table's column that names films, by file name with or without ending, by path in
             the folder or by SOP Instance UID; "image_id", "SOPInstanceUID", "path" and the like
             if left out.
@@ -84,8 +84,8 @@ def open_dicom(  # noqa: PLR0913 (settings, by keyword)
         Single-frame films in the order of their paths; ids and patients are hashes.
 
     Raises:
-        DataError: a folder, table or film that can't be used. A film is called by its number in the
-            order of paths and its hash, since paths may name patients.
+        DataError: a folder, table or film that can't be used. Messages name a film by its number in
+            the order of paths and its hash, since paths may name patients.
         UsageError: no folder given, or a window that isn't one.
         StoreError: a salt that can't be kept.
     """
@@ -133,14 +133,14 @@ def check_window(window: str) -> None:
 
 
 def _salt(cache: Cache) -> bytes:
-    """What identifiers are hashed with; without it nobody can try names and compare."""
+    """The secret salt of the hashes, without which nobody can recover identifiers by guessing."""
     if cache.folder is None:
         return secrets.token_bytes(32)
     path = cache.folder / "salt"
     try:
         cache.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
-            # Linked into place, so that of two processes that make one the first wins.
+            # Linked into place, so that if two processes create a salt, the first wins.
             part = cache.folder / f".salt.{os.getpid()}.{secrets.token_hex(4)}"
             part.touch(mode=0o600)
             part.write_bytes(secrets.token_bytes(32))
@@ -156,16 +156,16 @@ def _salt(cache: Cache) -> bytes:
             f"can't keep the hashes' salt in the cache: {plain_reason(error)}"
         ) from error
     if len(salt) != 32:
-        raise StoreError(f"{path} is damaged; take it away, and all hashes will be new")
+        raise StoreError(f"{path} is damaged; remove the file, after which all hashes will be new")
     return salt
 
 
 def may_be_dicom(path: Path) -> bool:
     """Return whether a file may be DICOM.
 
-    Told by the name's ending, by the mark after the preamble, or by a first tag of old files.
+    The test is the name's ending, the mark after the preamble, or a first tag of old files.
     """
-    if not path.is_file():  # nor a pipe, which would never end
+    if not path.is_file():  # a pipe would block
         return False
     if path.suffix.lower() in SUFFIXES:
         return True
@@ -190,7 +190,7 @@ def _with_pixels(
         if cache.progress is not None:
             cache.progress("reading headers", row + 1, len(files))
         if isinstance(header, DataError):
-            # Kept: decoding will say what is wrong with it, and stop or skip.
+            # Kept: decoding will report the error, and stop or skip.
             header = {"pixels": True}
         if header.get("pixels"):
             names.append(files[row])
@@ -209,7 +209,7 @@ def _paths(root: Path, files: Sequence[str]) -> list[str]:
     for row, name in enumerate(files):
         try:
             paths += inside(root, [name], "the folder")
-        except DataError:  # its words quote the path
+        except DataError:  # its message quotes the path
             raise DataError(
                 f"DICOM file {row + 1} of {len(files)} is a link that leads out of the folder"
             ) from None
@@ -219,7 +219,7 @@ def _paths(root: Path, files: Sequence[str]) -> list[str]:
 def _known(
     headers: Sequence[Mapping[str, Any]], ids: NDArray[np.str_], notes: list[Note]
 ) -> LabelTable:
-    """What the headers say; no findings."""
+    """The attributes in the headers; no findings."""
 
     def column(name: str) -> list[str]:
         return [str(header.get(name) or "") for header in headers]
@@ -229,7 +229,9 @@ def _known(
     if unnamed.all():
         patients = unknown_patients(ids, notes)
     elif unnamed.any():
-        words = f"Without a patient: {count(int(unnamed.sum()), 'film')}, each its own."
+        words = (
+            f"Without a patient: {count(int(unnamed.sum()), 'film')}, each counted as a patient."
+        )
         notes.append(Note("patients", words))
         patients = np.where(unnamed, ids, patients)
     years = [header.get("age") for header in headers]
@@ -274,7 +276,7 @@ def _with_labels(
     rows = _matched(cells, names, headers, salt)
     found = [i for i, row in enumerate(rows) if row is not None]
     if not found:
-        raise DataError(f"{file.name}, column {column}: no film of the folder is named in it")
+        raise DataError(f"{file.name}, column {column}: it names no film of the folder")
     kept: Columns = {name: [values[i] for i in found] for name, values in columns.items()}
     films = np.asarray([rows[i] for i in found], dtype=np.int64)
     if len(np.unique(films)) < len(films):
@@ -283,7 +285,7 @@ def _with_labels(
     patients, attributes = known.patients[films], known.take(films).attributes
     notes = list(known.notes)
     if any(patients == known.ids[films]) and any(said.patients != said.ids):
-        # The table's for all: the header's are other names for the same people.
+        # Take all patients from the table: the header has other names for the same people.
         patients = np.asarray([hashed(patient, salt) for patient in said.patients.tolist()])
         notes = [note for note in notes if note.about != "patients"]
         notes += said.notes
@@ -320,7 +322,7 @@ def _matched(
         base = name.rpartition("/")[2]
         film = header.get("film")
         for text in {base, base.rpartition(".")[0], f"#{film}" if film else ""} - {""}:
-            places[text] = None if text in places else row  # two films of a name: neither
+            places[text] = None if text in places else row  # ambiguous names match no film
     places.update((name, row) for row, name in enumerate(names))
     return [
         places.get(cell, places.get(f"#{hashed(cell, salt)}")) if cell else None for cell in cells

@@ -1,4 +1,4 @@
-"""A folder for each class, with or without folders for the parts of a split above them."""
+"""One folder per class, optionally below folders for the parts of a split."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NO_CLASS = re.compile(
     r"(images?|batch|part|folder|dir|site|hospital|cent(er|re)|patient|pat|study|series|subject|"
     r"case|person|group|set|vol|dis[ck]|cd|p|s)[-_ ]*\d+)"
 )
-"""What folders are called that hold films of no one class."""
+"""Names of folders that don't stand for a class."""
 
 NAMING = {
     # doi 10.17632/rscbjbr9sj: IM-0115-0001.jpeg, NORMAL2-IM-0501-0001-0002.jpeg,
@@ -42,7 +42,7 @@ NAMING = {
         r"((?:BACTERIA|VIRUS|NORMAL)-\d+)-\d+"
     ),
 }
-"""Releases whose file names hold the patient, as the group that matched."""
+"""File names of releases, with the patient as the group that matches."""
 
 
 def open_folder(
@@ -56,22 +56,22 @@ def open_folder(
     leakage: Leakage = "refuse",
     bits: int = 0,
 ) -> Cohort:
-    """Open films that lie in a folder for each class.
+    """Open films in one folder per class.
 
     Args:
         argument: the folder; below it CLASS/..., or train/CLASS/..., test/CLASS/....
         preprocessing: how films become images; 224x224 if left out.
         cache: where decoded films are kept; in memory if left out.
         healthy: the class without a finding; NORMAL, "No Finding" and the like if left out.
-        patient: regular expression whose first group, searched in a file's name, is the patient;
-            known namings, of Kermany et al., are recognised if left out.
-        split: "folders" takes train, validation and test folders as the split; "none" doesn't.
+        patient: regular expression, searched in a file's name, whose first group is the patient; if
+            left out, the known file names of Kermany et al. are recognised.
+        split: "folders" takes the split from train, validation and test folders; "none" doesn't.
         leakage: "refuse" a split that shares patients, or "allow" it.
         bits: that films of 16 bits use, 8 to 16; those of their highest values, if 0.
 
     Returns:
         PNG, JPEG and DICOM films in the order of their paths. Each class but the healthy one is a
-        finding; a film has that of its folder and no other.
+        finding; a film has the finding of its folder and no other.
 
     Raises:
         DataError: a folder or film that can't be used.
@@ -88,7 +88,7 @@ def open_folder(
     loose = classes.count("")
     if loose:
         raise DataError(
-            f"{count(loose, 'film')} in {argument} in no class's folder, first "
+            f"{count(loose, 'film')} in {argument} outside any class's folder, first "
             f"{names[classes.index('')]!r}; expected CLASS/FILE"
         )
     well = _healthy(set(classes), healthy)
@@ -96,14 +96,14 @@ def open_folder(
     findings = sorted(set(classes) - well)
     if not findings or len(set(classes)) < 2:
         raise DataError(
-            f"{argument} holds films of one class alone, {classes[0]!r}; expected a folder for "
+            f"{argument} holds films of a single class, {classes[0]!r}; expected a folder for "
             "each of several classes"
         )
     labels = (np.asarray(classes)[:, None] == np.asarray(findings)).astype(np.float32)
     parts = [place.part if split == "folders" else "" for place in places]
     left = Note("files", f"Left out: {count(others, 'file')} of other kinds.")
     notes = [*([left] if others else []), *_doubts(places, findings)]
-    # Names that aren't UTF-8 can't be written anywhere.
+    # Names that aren't UTF-8 can't be written to results.
     shown = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]
     ids = np.asarray(shown, dtype=np.str_)
     patients = _patients(shown, patient, notes)
@@ -128,9 +128,9 @@ def open_folder(
 
 
 def find_films(root: Path) -> tuple[list[str], int]:
-    """Return paths of PNG, JPEG and DICOM files below a folder, in order, and how many others.
+    """Return the paths of PNG, JPEG and DICOM files below a folder, and the number of other files.
 
-    Linked folders aren't entered; hidden files count as nothing.
+    Paths are in order. Linked folders aren't entered; hidden files are ignored.
     """
     names, others = [], 0
     for name in walk(root):
@@ -164,7 +164,7 @@ def _root(argument: str) -> Path:
 
 
 class _Place(NamedTuple):
-    """What the folders of a path say.
+    """The parts of a path.
 
     Args:
         part: of the split, or "".
@@ -190,8 +190,8 @@ def _place(name: str) -> _Place:
 def _refuse_nested(places: Sequence[_Place], argument: str) -> None:
     """Raise DataError for a class or a part of the split inside a class's folder.
 
-    An archive that unpacks into itself would make a finding of "chest_xray", and folders for
-    hospitals above the classes one of each hospital.
+    Otherwise an archive that unpacks into itself would make "chest_xray" a finding, and folders of
+    hospitals above the classes would make each hospital a finding.
     """
     classes = {place.of_class.casefold() for place in places}
     found: dict[str, str] = {}
@@ -213,13 +213,13 @@ def _refuse_nested(places: Sequence[_Place], argument: str) -> None:
         what = "a part of the split" if folder.lower() in PARTS else "a class"
         give = AND.join(f"folder:{argument.rstrip('/')}/{name}" for name in list(found)[:LISTED])
         more = " and so on" if len(found) > LISTED else ""
-        hint = f"give {give}{more}, or take {outer} away"
+        hint = f"give {give}{more}, or remove {outer}"
         raise DataError(_nested(argument, outer, folder, what, hint))
 
 
 def _nested(argument: str, outer: str, folder: str, what: str, hint: str) -> str:
     return (
-        f"{argument}: {outer}/{folder} is called like {what}, and {outer} would become a class; "
+        f"{argument}: {outer}/{folder} has the name of {what}, and {outer} would become a class; "
         f"{hint}"
     )
 
@@ -235,13 +235,14 @@ def _healthy(classes: set[str], asked: str) -> set[str]:
 
 
 def _doubts(places: Sequence[_Place], findings: Sequence[str]) -> list[Note]:
-    """What is to be said of folders that don't read like classes."""
+    """Warnings about folders whose names don't look like classes."""
     notes = []
     odd = [name for name in findings if NO_CLASS.fullmatch(name)]
     if odd:
         words = (
-            f"Folders were taken for classes: {listed(odd)}. If they aren't classes, give labels "
-            "by a table: table:FILE.csv, or dicom:FOLDER --source.table FILE.csv."
+            f"These folders were taken as classes: {listed(odd)}. If they aren't classes, give "
+            "labels "
+            "in a table: table:FILE.csv, or dicom:FOLDER --source.table FILE.csv."
         )
         notes.append(Note("labels", words, doubt=True))
     inner: dict[str, set[str]] = {}
@@ -270,12 +271,15 @@ def _patients(names: list[str], asked: str, notes: list[Note]) -> list[str] | No
         found = [match[1] if (match := pattern.search(stem)) else None for stem in stems]
         unnamed = sum(not patient for patient in found)
         if unnamed:
-            words = f"Without a patient in their name: {count(unnamed, 'film')}, each its own."
+            words = (
+                f"Without a patient in the name: {count(unnamed, 'film')}, each counted as a "
+                "patient."
+            )
             notes.append(Note("patients", words))
         return [patient or name for patient, name in zip(found, names, strict=True)]
     for release, pattern in NAMING.items():
         matches = [pattern.fullmatch(stem) for stem in stems]
         if all(matches):
-            notes.append(Note("patients", f"Patients by the file names of {release}."))
+            notes.append(Note("patients", f"Patients are taken from the file names of {release}."))
             return [next(filter(None, match.groups())) for match in matches if match]
     return None

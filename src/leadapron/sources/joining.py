@@ -21,23 +21,23 @@ __all__ = ["join"]
 def join(cohorts: Sequence[Cohort], sites: Sequence[str]) -> Cohort:
     """Return the films of several cohorts as one, in their order.
 
-    Findings are matched by name and by published synonyms; where a cohort doesn't know a finding,
-    it is not stated. Names of films and patients get the site's in front, so a patient whom two
-    sites share counts as two.
+    Findings are matched by name and by published synonyms. A finding that a cohort lacks is "not
+    stated" there. Names of films and patients are prefixed with the site, so a patient shared by
+    two sites counts as two.
 
     Args:
         cohorts: one or more, with images of one size and type.
         sites: a name for each; repeated ones are numbered.
 
     Returns:
-        A cohort with the attribute "site". A split is taken over where all of them state one.
+        A cohort with the attribute "site". The split is kept if all cohorts state one.
 
     Raises:
         DataError: images that differ in size or type.
     """
     kinds = {(c.images.shape[1:], np.dtype(c.images.dtype), c.preprocessing) for c in cohorts}
     if len(kinds) > 1:
-        raise DataError("sources whose films become different images; give `size` to all of them")
+        raise DataError("the sources' images differ in size or type; give `size` for all of them")
     names = _numbered(sites)
     findings, columns = aligned([cohort.findings for cohort in cohorts])
     labels = []
@@ -63,17 +63,17 @@ def join(cohorts: Sequence[Cohort], sites: Sequence[str]) -> Cohort:
 
 
 def _bits(cohorts: Sequence[Cohort], notes: list[Note]) -> int:
-    """The bits that all films of 16 use, or 16 where they differ."""
+    """The bits that all 16-bit films use, or 16 if sources differ."""
     used = {cohort.bits for cohort in cohorts if cohort.bits}
     if len(used) < 2:
         return max(used, default=0)
-    words = f"films of 16 bits use {' or '.join(map(str, sorted(used)))}, each source's its own"
-    notes.append(Note("pixels", f"{words}; a gate takes a film of 16 bits as it is.", doubt=True))
+    words = f"16-bit films use {' or '.join(map(str, sorted(used)))} bits, depending on the source"
+    notes.append(Note("pixels", f"{words}; a gate reads all 16 bits of a film.", doubt=True))
     return 16
 
 
 def _numbered(sites: Sequence[str]) -> list[str]:
-    """The names, with a number behind those that come more than once."""
+    """The names, with a number appended to repeated ones."""
     times, seen = Counter(sites), Counter[str]()
     names = []
     for site in sites:
@@ -90,7 +90,7 @@ def _prefixed(sites: Sequence[str], columns: Sequence[NDArray[np.str_]]) -> NDAr
 def _attributes(
     cohorts: Sequence[Cohort], sites: Sequence[str]
 ) -> tuple[dict[str, NDArray[Any]], list[Note]]:
-    """Columns of all cohorts, unknown where one has none, and what is to be said."""
+    """Columns of all cohorts, unknown where a cohort lacks one, and notes."""
     notes = [
         replace(note, words=f"{site}: {note.words}")
         for site, cohort in zip(sites, cohorts, strict=True)
@@ -100,7 +100,7 @@ def _attributes(
     splitless = [s for s, c in zip(sites, cohorts, strict=True) if "split" not in c.attributes]
     if "split" in known and splitless:
         del known["split"]
-        notes.append(Note("split", f"No split: {', '.join(splitless)} states none."))
+        notes.append(Note("split", f"No split, since {', '.join(splitless)} has none."))
     attributes: dict[str, NDArray[Any]] = {}
     for name in known:
         there = [c.attributes[name] for c in cohorts if name in c.attributes]

@@ -1,4 +1,4 @@
-"""Films that paths, folders and lists name, one by one: no labels, no cohort."""
+"""Single films named by paths, folders and lists, without labels or a cohort."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from leadapron.text import printable, short_path
 __all__ = ["Decoded", "FilmFile", "decoded", "films_of"]
 
 MOST = 1_000_000
-"""Films of one call."""
+"""Most films of one call."""
 
 LONGEST_LINE = 65_536
-"""Bytes of a path in a list."""
+"""Most bytes of a path in a list."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class FilmFile:
 
     Args:
         path: of the file.
-        name: what the caller called it.
+        name: its name as the caller gave it.
     """
 
     path: str
@@ -44,18 +44,18 @@ class FilmFile:
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """(size, size) image, and what may be wrong with it."""
+    """A (size, size) image, and warnings about it."""
 
     image: NDArray[Any]
     doubts: Sequence[str]
 
 
 def films_of(files: Sequence[str], listed: Iterable[bytes] = ()) -> tuple[list[FilmFile], int]:
-    """Return the films that paths name, in order, and how many other files their folders hold.
+    """Return the films that paths name, in order, and the number of other files in their folders.
 
     Args:
-        files: files; folders, whose films are taken in the order of their paths; "-" for `listed`.
-        listed: paths, one a line.
+        files: files; folders, whose films come in the order of their paths; "-" for `listed`.
+        listed: paths, one per line.
 
     Raises:
         UsageError: no path, or too many films.
@@ -81,13 +81,13 @@ def films_of(files: Sequence[str], listed: Iterable[bytes] = ()) -> tuple[list[F
 
 
 def decoded(film: FilmFile, preprocessing: Preprocessing, window: str, bits: int) -> Decoded:
-    """Return the image that a film becomes, as through a source of films in files.
+    """Return a film's image, made as by a source of films in files.
 
     Args:
         film: its file.
-        preprocessing: of the image.
+        preprocessing: how the film becomes the image.
         window: of DICOM files, as `FilmFiles`.
-        bits: of pictures of 16 bits, as `FilmFiles`; 0 where that isn't known.
+        bits: bits in use in 16-bit pictures, as `FilmFiles`; 0 if unknown.
 
     Raises:
         FilmError: a film that can't be used, in words that follow its name.
@@ -95,14 +95,16 @@ def decoded(film: FilmFile, preprocessing: Preprocessing, window: str, bits: int
     try:
         mode = os.stat(film.path).st_mode  # noqa: PTH116 (paths may not be UTF-8)
     except (OSError, ValueError) as error:
-        words = getattr(error, "strerror", None) or "is no path"
+        words = getattr(error, "strerror", None) or "invalid path"
         raise FilmError(f"can't be read ({words})", "missing") from error
     if kind := other_than_file(mode):
         raise FilmError(f"is a {kind}; expected a file", "unreadable")
-    # Without a name of its own, what is said of it starts with what is wrong.
+    # With an empty name, the message starts with the error.
     image, form = FilmFiles([film.path], [""], window, bits).image(0, preprocessing)
     if not bits and 0 < form.used < FULL:
-        raise FilmError(f"uses {form.used} of 16 bits, and no calibration film says how many count")
+        raise FilmError(
+            f"uses {form.used} of 16 bits, and no calibration film had 16 bits to compare"
+        )
     side = preprocessing.size
     if image.shape != (side, side) or image.dtype != np.dtype(preprocessing.dtype):
         raise FilmError("gives an image of another size or type")
@@ -112,14 +114,16 @@ def decoded(film: FilmFile, preprocessing: Preprocessing, window: str, bits: int
 def _lines(listed: Iterable[bytes]) -> Iterator[str]:
     for number, line in enumerate(listed, 1):
         if len(line) > LONGEST_LINE or number > MOST:
-            raise UsageError(f"line {number} of the list is too long, or one too many")
+            raise UsageError(
+                f"line {number} of the list is too long, or the list has too many lines"
+            )
         text = os.fsdecode(line.rstrip(b"\r\n"))
         if text.strip():
             yield text
 
 
 def _below(folder: str) -> tuple[list[FilmFile], int]:
-    """Films below a folder, by ending or by DICOM's mark, and how many other files there are."""
+    """Films below a folder, by ending or DICOM mark, and the number of other files."""
     root = Path(folder)
     names, others = [], 0
     for name in walk(root):
@@ -132,7 +136,7 @@ def _below(folder: str) -> tuple[list[FilmFile], int]:
     if not names:
         raise DataError(f"no PNG, JPEG or DICOM file in {printable(str(folder))}")
     start = folder.rstrip("/")
-    # Below a folder, films are called by their paths in it where its own path isn't shown.
+    # Films below a folder are named by their relative paths where its own path isn't shown.
     hidden = short_path(start) != start
     places = [(f"{start}/{name}", name) for name in sorted(names)]
     return [FilmFile(path, printable(name if hidden else path)) for path, name in places], others

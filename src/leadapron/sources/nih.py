@@ -1,6 +1,6 @@
 """NIH ChestX-ray14 in its original layout: label table, lists, boxes, PNG films.
 
-What is read, and what is tolerated, stands in docs/reference/sources.md.
+docs/reference/sources.md lists the files that are read and the irregularities that are tolerated.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ _TABLES = (
     "Data_Entry_2017.csv.gz",
 )
 LARGEST_LIST = 64 << 20
-"""Bytes of a list of films; that of the whole release has 1.6 million."""
+"""Most bytes of a list of films; the list of the whole release has 1.6 million."""
 
 _BOXES = "BBox_List_2017.csv"
 _NEEDED = {
@@ -107,11 +107,11 @@ _OPTIONAL = {
     "sex": ("Patient Sex", "Patient Gender"),
     "age": ("Patient Age",),
     "follow_up": ("Follow-up #",),
-    # "OriginalImage[Width,Height]" holds a comma, so a CSV reader finds two names in it.
+    # "OriginalImage[Width,Height]" holds a comma, so a CSV reader sees two names.
     "width": ("OriginalImage[Width", "OriginalImageWidth"),
     "height": ("Height]", "OriginalImageHeight"),
 }
-# "Bbox [x,y,w,h],,," holds commas, so a CSV reader finds four names in it.
+# "Bbox [x,y,w,h],,," holds commas, so a CSV reader sees four names.
 _BOX_COLUMNS = {
     "id": ("Image Index",),
     "finding": ("Finding Label",),
@@ -155,13 +155,13 @@ def open_nih(
     """Open NIH ChestX-ray14 in its original layout.
 
     Args:
-        argument: the folder with the label table; the films lie in it, in images/, or in
+        argument: the folder with the label table; the films are in it, in images/, or in
             images_001/ to images_012/.
         preprocessing: how films become images; 224x224 if left out.
         cache: where decoded films are kept; in memory if left out.
-        split: "lists" goes by train_val_list.txt and test_list.txt; "nwadike2020" takes the test
-            set of arXiv 2101.00008, patients 26811 and up; "none" states no split.
-        table: the label table's path inside the folder; if left out, the 2020 table before the
+        split: "lists" uses train_val_list.txt and test_list.txt; "nwadike2020" uses the test set of
+            arXiv 2101.00008, patients 26811 and up; "none" states no split.
+        table: the label table's path inside the folder; if left out, the 2020 table or else the
             2017 one.
         leakage: "refuse" lists that share patients, or "allow" it.
         bits: that films of 16 bits use, 8 to 16; those of their highest values, if 0.
@@ -184,7 +184,7 @@ def open_nih(
     if not found:
         raise DataError(
             f"none of the {len(rows)} films in {rows.name} is in {folder}; "
-            "looked in it, in images/ and in images_001/ to images_012/"
+            "searched it, images/ and images_001/ to images_012/"
         )
     notes = []
     if missing:
@@ -209,12 +209,12 @@ def open_nih(
 def read_labels(
     path: str | os.PathLike[str], *, split: Split = "lists", table: str | None = None
 ) -> LabelTable:
-    """Read the label table alone, without looking for films.
+    """Read only the label table, without searching for films.
 
     Args:
         path: the folder with the label table, or the table itself (.csv or .csv.gz).
-        split: as `open_nih`; lists are looked for beside the table.
-        table: as `open_nih`, where `path` is a folder.
+        split: as `open_nih`; lists are searched for next to the table.
+        table: as `open_nih`, if `path` is a folder.
 
     Returns:
         All rows of the table.
@@ -252,7 +252,7 @@ def read_boxes(folder: str | os.PathLike[str]) -> Boxes:
     except ValueError:
         raise DataError(f"{_BOXES} holds a box that isn't four numbers") from None
     if not (np.all(np.isfinite(boxes)) and np.all(boxes >= 0)):
-        raise DataError(f"{_BOXES} holds a box with a negative or endless side")
+        raise DataError(f"{_BOXES} holds a box with a negative or infinite side")
     return Boxes(
         np.asarray(columns["id"], dtype=np.str_), np.asarray(findings, dtype=np.str_), boxes
     )
@@ -347,7 +347,7 @@ def _number(text: str) -> float:
 def _with_split(
     rows: LabelTable, folder: Path, split: Split, leakage: Leakage = "refuse"
 ) -> LabelTable:
-    """The table with its split attribute, or with a note that says why there is none."""
+    """The table with its split attribute, or with a note why it has none."""
     if split == "lists":
         column, notes = _listed_split(rows, folder, leakage)
     elif split == "nwadike2020":
@@ -363,7 +363,7 @@ def _listed_split(
 ) -> tuple[NDArray[np.str_] | None, list[Note]]:
     missing = [name for name in _LISTS.values() if not (folder / name).is_file()]
     if len(missing) == len(_LISTS):
-        return None, [Note("split", f"No split: neither {' nor '.join(missing)} is there.")]
+        return None, [Note("split", f"No split: neither {' nor '.join(missing)} exists.")]
     ids = rows.ids.tolist()
     inside = {}
     for part, name in _LISTS.items():
@@ -374,7 +374,7 @@ def _listed_split(
         raise DataError(
             f"{' and '.join(_LISTS.values())} share "
             f"{count(len(shared), 'patient')}, first {str(shared[0])!r}; "
-            "correct them, or `source.split` none, or `source.leakage` allow"
+            "correct them, or use `source.split` none or `source.leakage` allow"
         )
     column = np.where(inside["test"], "test", np.where(inside["train"], "train", ""))
     notes = [Note("split", f"{name} is missing.") for name in missing]
@@ -398,13 +398,13 @@ def _nwadike2020_split(rows: LabelTable) -> tuple[NDArray[np.str_] | None, list[
         numbers = np.asarray([int(patient) for patient in rows.patients.tolist()])
     except ValueError:
         raise DataError(
-            f"split nwadike2020 goes by patients' numbers; {rows.name} holds other names"
+            f"split nwadike2020 needs numbers as patients' names; {rows.name} has other names"
         ) from None
     test = numbers >= NWADIKE2020_FIRST_TEST_PATIENT
     if not test.any():
         words = (
             "No split: nwadike2020 tests on patients "
-            f"{NWADIKE2020_FIRST_TEST_PATIENT} and up, and there are none."
+            f"{NWADIKE2020_FIRST_TEST_PATIENT} and up, and the table has none."
         )
         return None, [Note("split", words)]
     return np.where(test, "test", "train"), []
@@ -420,7 +420,7 @@ def _find_films(folder: Path) -> dict[str, str]:
         for name, place in _scan(str(folder), _IMAGE_FOLDER_DEPTH):
             if name in places:
                 both = sorted(os.path.relpath(p, folder) for p in (places[name], place))
-                raise DataError(f"film {name!r} lies in {both[0]} and in {both[1]}; keep one")
+                raise DataError(f"film {name!r} is in both {both[0]} and {both[1]}; keep one")
             places[name] = place
     except OSError as error:
         raise DataError(f"{folder} can't be read: {plain_reason(error)}") from None
@@ -433,7 +433,7 @@ def _scan(folder: str, depth: int) -> Iterator[tuple[str, str]]:
         for entry in entries:
             name = entry.name
             if name.lower().endswith(".png"):
-                # Archives made on a Mac hold a "._NAME" beside each file.
+                # Archives made on a Mac hold a "._NAME" next to each file.
                 if not name.startswith(".") and entry.is_file():
                     yield name, folder
             elif depth and _IMAGE_FOLDER.fullmatch(name) and entry.is_dir():

@@ -35,16 +35,17 @@ def open_npz(
 
     Args:
         argument: the file: `images` (n, h, w) or (n, h, w, 1), uint8 or uint16; `labels` (n, k) or
-            (n,) in 0, 1 and NaN; if there are any, `findings` (k), `ids`, `patients`, `split`,
-            `view`, `sex`, `site`, `scanner`, `native_size` (n) as text and `age` (n) in years.
+            (n,) in 0, 1 and NaN; and optionally `findings` (k), `ids`, `patients`, `split`, `view`,
+            `sex`, `site`, `scanner`, `native_size` (n) as text and `age` (n) in years.
         preprocessing: how films become images; the film's own size if left out.
         cache: where decoded films are kept; in memory if left out.
-        findings: the labels' names with commas between, where the file doesn't hold them.
+        findings: names of the labels, separated by commas, if the file doesn't hold them.
         leakage: "refuse" a split that shares patients, or "allow" it.
         bits: that films of 16 bits use, 8 to 16; those of their highest values, if 0.
 
     Raises:
-        DataError: a file or arrays that can't be used; Python objects in it aren't read.
+        DataError: a file or arrays that can't be used, such as Python objects, which are never
+            read.
         UsageError: no file given, or names that don't fit.
     """
     if not argument:
@@ -104,10 +105,10 @@ def open_npz(
 COLUMNS = ("ids", "patients", *(name for name in ATTRIBUTES if name != "age"))
 
 MOST_LABELS = 100_000_000
-"""Films times findings."""
+"""Most labels (films times findings)."""
 
 WIDEST_TEXT = 1 << 18
-"""Bytes of a name; each has as many as the longest."""
+"""Most bytes of a name; all names take as many as the longest."""
 
 Labels = NDArray[np.float32]
 Form = tuple[tuple[int, ...], np.dtype[Any]]

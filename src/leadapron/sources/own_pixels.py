@@ -1,4 +1,4 @@
-"""Films with their own pixels, as a scan looks at them."""
+"""Films at their own resolution, as a scan examines them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from leadapron.types import AUTO, Machine
 __all__ = ["allowing_leakage", "open_own_pixels"]
 
 LARGEST = 224
-"""Side, in pixels, up to which films are looked at as they are."""
+"""Side in pixels up to which films are examined at their own resolution."""
 
 SAMPLED = 32
-"""Films whose size is asked for where the source doesn't count them."""
+"""Films whose size is read if the source doesn't state the sizes."""
 
 
 def open_own_pixels(
@@ -30,14 +30,14 @@ def open_own_pixels(
     machine: Machine = AUTO,
     **options: Any,
 ) -> Cohort:
-    """Open a source with its films' own pixels, uncropped, up to 224 of them on a side.
+    """Open a source at its films' own resolution, uncropped, up to 224 pixels on a side.
 
-    Of films of different sizes the median's longer side counts. Films of one size that aren't
-    square are padded, so that their pixels stay; others are squashed.
+    If films differ in size, the longer side of the median film counts. Films of a single size that
+    aren't square are padded, which preserves their pixels; others are squashed.
 
     Args:
         source: as `open_source`.
-        size: side of the images in pixels instead.
+        size: another side of the images in pixels.
         machine: how films are opened.
         **options: the source's settings.
 
@@ -68,7 +68,7 @@ def allowing_leakage(source: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _own_pixels(cohort: Cohort) -> Preprocessing:
-    """What leaves the films' pixels as they are, where they are small enough."""
+    """Preprocessing that leaves the pixels of small enough films unchanged."""
     sizes = Counter[tuple[int, int]]()
     for form, films in cohort.forms.items():
         sizes[form.height, form.width] += films

@@ -1,4 +1,4 @@
-"""One name for findings that releases call differently, so that cohorts can be joined."""
+"""Synonyms of findings in different releases, so that cohorts can be joined."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ SYNONYMS: Mapping[str, Mapping[str, str]] = {
     "NIH, BBox_List_2017.csv": {"Infiltrate": "Infiltration"},
     "MedMNIST, info.py": {"pleural": "Pleural_Thickening"},
 }
-"""Names that mean the same, by who says so.
+"""Synonymous names of findings, by the publication that equates them.
 
-Spellings that differ in case, underscores and blanks alone need no entry. Where labelers draw the
-line differs between releases all the same: one name is no promise of one definition.
+Spellings that differ only in case, underscores and blanks need no entry. Labelling criteria still
+differ between releases: the same name doesn't guarantee the same definition.
 """
 
 
@@ -58,7 +58,7 @@ def canonical(name: str) -> str:
 def aligned(
     findings: Sequence[Sequence[str]],
 ) -> tuple[tuple[str, ...], list[tuple[int, ...]]]:
-    """Return the findings of several sources under one name each, and where each column goes.
+    """Return the common findings of several sources, and the position of each source's columns.
 
     Args:
         findings: of each source, its columns' names.
@@ -69,7 +69,7 @@ def aligned(
         `labels[:, places] = source.labels` states what the source states and no more.
 
     Raises:
-        DataError: two columns of one source that mean the same.
+        DataError: two columns of one source that are synonyms.
     """
     union: dict[str, int] = {}
     places = []

@@ -1,4 +1,4 @@
-"""Any CSV table that names films and says what they show."""
+"""Any CSV table with films and their labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.errors import DataError, UnknownNameError, UsageError
-from leadapron.films.cache import SKIPPABLE, Cache
+from leadapron.films.cache import Cache
 from leadapron.films.cohort import Cohort
 from leadapron.films.decoding import FilmFiles
 from leadapron.films.preprocessing import Preprocessing
@@ -48,13 +48,13 @@ PATHS = (
     "path", "file", "filename", "file_name", "filepath", "image", "image_path", "image path",
     "image index", "image_id", "imageid", "dicom_id", "img", "id",
 )  # fmt: skip
-"""What a column of paths is called, in lower case."""
+"""Usual names of a column of paths, in lower case."""
 
 JOINED = (
     "finding labels", "finding_labels", "findings", "finding", "labels", "label", "class",
     "diagnosis",
 )  # fmt: skip
-"""What a column of joined findings is called, in lower case."""
+"""Usual names of a column of joined findings, in lower case."""
 
 
 def open_table(  # noqa: PLR0913 (settings, by keyword)
@@ -86,14 +86,14 @@ def open_table(  # noqa: PLR0913 (settings, by keyword)
         argument: the table: UTF-8 or UTF-16, with commas, semicolons or tabs; .gz too.
         preprocessing: how films become images; 224x224 if left out.
         cache: where decoded films are kept; in memory if left out.
-        root: folder that the table's paths start from; the table's own if left out.
+        root: folder that the table's paths are relative to; the table's own folder if left out.
         path: column of the films' paths; "path", "filename", "image" and the like if left out.
-        findings: columns of findings with commas between, or the one column that joins them; if
-            left out, "findings", "Finding Labels" and the like, else all columns that hold nothing
-            but 0, 1, -1 and blanks.
-        separator: between the findings that one column joins.
-        healthy: what says that nothing was found; "No Finding", "normal", "sin hallazgos" and the
-            like if left out.
+        findings: columns of findings, separated by commas, or the single column that joins them; if
+            left out, "findings", "Finding Labels" and the like, or else all columns that hold only
+            0, 1, -1 and blanks.
+        separator: separator of the findings in a joined column.
+        healthy: the word for "no finding"; "No Finding", "normal", "sin hallazgos" and the like if
+            left out.
         patient: column of the patients; "patient", "subject_id" and the like if left out, and
             "none" for no column.
         split: column that says train, validation or test; "split", "fold" and the like if left
@@ -104,17 +104,17 @@ def open_table(  # noqa: PLR0913 (settings, by keyword)
         site: column of the hospital, as `view`.
         scanner: column of the machine's manufacturer or model, as `view`.
         native_size: column of the film's size before it was made smaller, as `view`.
-        uncertain: what -1 is taken for: "nan" (not stated), "0" or "1".
-        blank: what a blank is taken for.
+        uncertain: meaning of -1: "nan" (not stated), "0" or "1".
+        blank: meaning of a blank.
         leakage: "refuse" a split that shares patients, or "allow" it.
         bits: that films of 16 bits use, 8 to 16; those of their highest values, if 0.
 
     Returns:
-        The films in the table's order, with view, sex, age, site, scanner and native size where it
-        has them. Those that aren't there are left out where bad films are.
+        The films in the table's order, with view, sex, age, site, scanner and native size if it has
+        them. Missing files are left out if unreadable films are.
 
     Raises:
-        DataError: a table or film that can't be used, or a path that leads out of `root`.
+        DataError: a table or film that can't be used, or a path outside `root`.
         UsageError: no table given, or a column that it doesn't have.
     """
     if not argument:
@@ -148,9 +148,9 @@ def _paths(columns: Columns, path: str, where: str, folder: Path) -> list[str]:
 
 
 def _from_here(names: list[str], folder: Path) -> list[str]:
-    """Paths that start at the working folder, as of a table that a script wrote, made absolute.
+    """Paths relative to the working folder, as in a table that a script wrote, made absolute.
 
-    Only where the first isn't in the folder of films and would be, seen from here.
+    Only if the first path doesn't exist in the folder of films but does from here.
     """
     here = os.path.abspath(names[0])  # noqa: PTH100
     base = os.path.realpath(folder)
@@ -170,7 +170,7 @@ def _with_files(
         missing = table.ids[~here].tolist()
         words = f"{count(len(missing), 'film')} of {len(table):,} in {table.name} not in"
         if cache.on_bad == "stop" or not here.any():
-            hint = SKIPPABLE if here.any() else ""
+            hint = ", or use `on_bad` skip" if here.any() else ""
             raise DataError(
                 f"{words} {folder}, first {missing[0]!r}; `source.root` FOLDER says where paths "
                 f"start{hint}"
@@ -192,14 +192,14 @@ def _refuse_twice(table: LabelTable, paths: Sequence[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How a table's columns are understood, as `open_table` says it.
+    """How a table's columns are interpreted; see `open_table`.
 
     Args:
-        findings: columns, or one that joins them.
+        findings: columns, or the one that joins them.
         separator: between joined findings.
-        healthy: what says that nothing was found.
-        uncertain: what -1 is taken for.
-        blank: what a blank is taken for.
+        healthy: the word for "no finding".
+        uncertain: meaning of -1.
+        blank: meaning of a blank.
         chosen: columns for attributes that the user named, "" and "none" among them.
     """
 
@@ -218,18 +218,18 @@ class Reading:
 def labelled(
     columns: Columns, ids: Sequence[str], where: str, reading: Reading | None = None
 ) -> LabelTable:
-    """Return what a table's columns say of its films.
+    """Return the labels and attributes of films from a table's columns.
 
     Args:
         columns: all but the films' names.
         ids: (n) the films' names.
         where: the table's name, for messages.
-        reading: how they are understood; all by their usual names if left out.
+        reading: how they are interpreted; by their usual names if left out.
 
     Raises:
-        DataError: columns that can't be understood.
-        UnknownNameError: a column that isn't there.
-        UsageError: a word for "no finding" that stands nowhere.
+        DataError: columns that can't be interpreted.
+        UnknownNameError: no such column.
+        UsageError: the word for "no finding" doesn't occur.
     """
     reading = reading or Reading()
     notes: list[Note] = []
@@ -256,7 +256,10 @@ def labelled(
         patients = np.asarray(found["patient"], dtype=np.str_)
         unnamed = np.isin(np.char.lower(patients), UNKNOWN)
         if unnamed.any():
-            words = f"Without a patient: {count(int(unnamed.sum()), 'film')}, each its own."
+            words = (
+                f"Without a patient: {count(int(unnamed.sum()), 'film')}, each counted as a "
+                "patient."
+            )
             notes.append(Note("patients", words))
             patients = np.where(unnamed, names, patients)
     return LabelTable(where, labels, known, names, patients, attributes, tuple(notes))
@@ -265,7 +268,7 @@ def labelled(
 def _column(
     columns: Mapping[str, Any], asked: str, spellings: Sequence[str], kind: str, where: str
 ) -> str | None:
-    """The column that was asked for, else the first of the usual names that is there."""
+    """The requested column, or else the first that has a usual name."""
     if asked:
         asked = clean(asked)
         if asked not in columns:
@@ -275,7 +278,7 @@ def _column(
     found = next((by_lower[name] for name in spellings if name in by_lower), None)
     if found is None and kind == "path":
         raise DataError(
-            f"{where} has no column of paths that is called so (path, filename, image, ...); its "
+            f"{where} has no column of paths with a usual name (path, filename, image, ...); its "
             f"columns: {', '.join(list(columns)[:12])}; name it by `source.path`"
         )
     return found
@@ -336,12 +339,12 @@ def _joined(
 
 def _no_such_word(word: str, where: str) -> UsageError:
     return UsageError(
-        f"`source.healthy` {word}: no finding in {where} is called so; expected its word for none"
+        f"`source.healthy` {word}: {where} doesn't use this word; expected its word for no finding"
     )
 
 
 def _refuse_decimal_commas(cells: Sequence[str], name: str, where: str) -> None:
-    """Raise DataError for a column of labels such as "1,0", which would else count as text."""
+    """Raise DataError for labels such as "1,0", which would otherwise count as text."""
     stated = [cell for cell in cells if cell.lower() not in UNKNOWN]
     if stated and all(LABEL_WITH_COMMA.fullmatch(cell) for cell in stated):
         raise DataError(

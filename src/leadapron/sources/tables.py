@@ -1,4 +1,4 @@
-"""Label tables: CSV files of any common delimiter, and what their cells mean."""
+"""Label tables: CSV files of any common delimiter, and the meaning of their cells."""
 
 from __future__ import annotations
 
@@ -54,18 +54,18 @@ Stated = Literal["nan", "0", "1"]
 Columns = dict[str, list[str]]
 
 LARGEST_TABLE = 1 << 29
-"""Bytes of a table that is read, unpacked."""
+"""Most bytes of a table, uncompressed."""
 
 LONGEST_LINE = 1 << 22
-"""Characters of a table's line."""
+"""Most characters of a table's line."""
 
 MOST_COLUMNS, MOST_CELLS = 10_000, 20_000_000
-"""Of a table. The largest release, of 377,110 films and 14 findings, has 7 million cells."""
+"""Limits of a table. The largest release (377,110 films, 14 findings) has 7 million cells."""
 
 _MOST = f"expected at most {MOST_COLUMNS:,} columns and {MOST_CELLS:,} cells; leave some out"
 
 ROWS_AT_ONCE = 512
-"""Few enough to stay in the processor's cache: a quarter faster than 4,096."""
+"""Rows parsed in one batch: they stay in the processor's cache, a quarter faster than 4,096."""
 
 DELIMITERS = ",;\t"
 
@@ -98,10 +98,10 @@ HEALTHY = frozenset((
     # Chinese, Japanese, Korean
     "正常", "无异常", "無異常", "未见异常", "未見異常", "異常なし", "所見なし", "정상",
 ))  # fmt: skip
-"""Names that say that nothing was found, as `is_healthy` compares them."""
+"""Names that mean "no finding", in the form that `is_healthy` compares."""
 
 UNKNOWN = ("", "nan", "na", "n/a", "none", "null", "unknown")
-"""Cells, in lower case, that state nothing."""
+"""Cells, in lower case, that mean "not stated"."""
 
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "patient": (
@@ -115,7 +115,7 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "native_size": ("native_size", "native size", "original size", "original_size"),
     "split": ("split", "fold", "subset", "partition", "set"),
 }  # fmt: skip
-"""What columns are called that a cohort has a use for, in lower case."""
+"""Usual names, in lower case, of the columns of each attribute."""
 
 PARTS = {
     "train": "train", "training": "train", "train_val": "train",
@@ -123,15 +123,15 @@ PARTS = {
     "validation": "validation", "dev": "validation",
     "test": "test", "testing": "test",
 }  # fmt: skip
-"""What the parts of a split are called, in lower case."""
+"""Usual names of the parts of a split, in lower case."""
 
 OLDEST = 120
 
 LONGEST_ID = 1000
-"""Characters of a film's or patient's name; longer ones are cut."""
+"""Most characters of a film's or patient's name; longer ones are cut."""
 
 SEPARATORS = ";,|/"
-"""What findings in one cell may have between them."""
+"""Possible separators of findings in one cell."""
 
 FILM_ENDINGS = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 
@@ -141,17 +141,17 @@ DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 
 @dataclass(frozen=True, eq=False)
 class LabelTable:
-    """What is known of films without their pixels, row by row.
+    """Labels, patients and attributes of films, row by row, without pixels.
 
     Args:
-        name: the table's file name, or what else the rows come from.
+        name: the table's file name, or the name of another origin of the rows.
         labels: (n, k) float32 in {0, 1, NaN}, columns as `findings`.
         findings: the k findings' names.
         ids: (n,) the films' names.
         patients: (n,); the films' names where they are unknown, see `unknown_patients`.
         attributes: view, sex (text, "" where absent), age in years (float64, NaN where absent),
             split ("train", "validation", "test" or ""), and others; each where it exists.
-        notes: what was found wrong or left out.
+        notes: irregularities, and what was left out.
     """
 
     name: str
@@ -166,10 +166,10 @@ class LabelTable:
         return len(self.ids)
 
     def cleaned(self) -> Self:
-        """Return the table with all its words fit to be shown.
+        """Return the table with all its text made printable.
 
         Raises:
-            DataError: names that differ, and no longer do; or a finding without a name.
+            DataError: two names become equal, or a finding has no name.
         """
         where = clean(self.name, LONGEST_ID)
         findings = _cleaned(self.findings, "findings", where)
@@ -206,19 +206,19 @@ def _cleaned_column(column: NDArray[np.str_], what: str, where: str) -> NDArray[
 
 
 def _plain(column: NDArray[np.str_]) -> bool:
-    """Whether all of a column, as of most tables, is ASCII that is seen; asked of numbers."""
+    """Whether a whole column is visible ASCII, as in most tables; computed on code points."""
     width = column.dtype.itemsize // 4
     if not column.size or not 0 < width <= LONGEST_ID:
         return False
     codes = np.ascontiguousarray(column).view(np.uint32).reshape(len(column), width)
-    seen = codes - np.uint32(0x21) <= 0x7E - 0x21  # below it, they wrap round
-    nothing = codes == 0  # behind the last character, or in between
+    seen = codes - np.uint32(0x21) <= 0x7E - 0x21  # smaller codes wrap around
+    nothing = codes == 0  # padding after the last character, or in between
     inside = nothing[:, :-1] & seen[:, 1:]
     return bool((seen | nothing).all() and not inside.any())
 
 
 def _cleaned(names: Sequence[str], what: str, where: str) -> list[str]:
-    """Names fit to be shown."""
+    """The names, made printable."""
     distinct = list(dict.fromkeys(names))
     try:
         seen = dict(zip(distinct, clean_names(distinct, LONGEST_ID), strict=True))
@@ -228,11 +228,11 @@ def _cleaned(names: Sequence[str], what: str, where: str) -> list[str]:
 
 
 def is_healthy(name: str, asked: str = "") -> bool:
-    """Return whether a name says that nothing was found, whatever its case and underscores.
+    """Return whether a name means "no finding", ignoring case and underscores.
 
     Args:
         name: of a class, column or finding.
-        asked: the one word that says so; those of `HEALTHY` if left out.
+        asked: the only word that means it; the words of `HEALTHY` if left out.
     """
     return _folded(name) == _folded(asked) if asked else _folded(name) in HEALTHY
 
@@ -242,18 +242,18 @@ def _folded(name: str) -> str:
 
 
 def read_columns(path: Path, choose: Callable[[list[str]], Mapping[str, int]]) -> Columns:
-    """Read some columns of a CSV file, blanks around cells taken off.
+    """Read some columns of a CSV file, without blanks around cells.
 
-    UTF-8 with or without a byte order mark, UTF-16 with one; comma, semicolon or tab; .gz too.
-    Cells are as they stand there, since some are paths; the header's names are fit to be shown.
+    The file may be UTF-8 (with or without a byte order mark) or UTF-16 (with one), delimited by
+    comma, semicolon or tab, and compressed as .gz. Cells are returned unchanged, since some are
+    paths; the header's names are made printable.
 
     Args:
         path: the file.
-        choose: from the header to names for the columns and where they stand.
+        choose: takes the header and returns the position of each wanted column by name.
 
     Raises:
-        DataError: a file that can't be read as such a table, or is too large; or what `choose`
-            raises.
+        DataError: a file that isn't such a table, or is too large; or an error of `choose`.
     """
     try:
         with _open_text(path) as stream:
@@ -271,13 +271,13 @@ def read_columns(path: Path, choose: Callable[[list[str]], Mapping[str, int]]) -
     except UnicodeError:
         raise DataError(f"{path.name} isn't UTF-8; save it as that") from None
     except MemoryError:
-        raise DataError(f"{path.name} takes more memory than there is") from None
+        raise DataError(f"{path.name} doesn't fit in memory") from None
     except (OSError, EOFError, csv.Error, zlib.error) as error:
         raise DataError(f"{path.name} can't be read: {plain_reason(error)}") from None
 
 
 def _columns(reader: Any, width: int, positions: Mapping[str, int], where: str) -> Columns:
-    """The chosen cells of all rows, turned a part at a time: never all of them twice."""
+    """The chosen cells of all rows as columns, transposed in batches to save memory."""
     columns: Columns = {name: [] for name in positions}
     rows, cells = _picked(reader, width, list(positions.values()), where), 0
     while part := list(islice(rows, ROWS_AT_ONCE)):
@@ -292,7 +292,7 @@ def _columns(reader: Any, width: int, positions: Mapping[str, int], where: str) 
 def _picked(
     reader: Any, width: int, places: Sequence[int], where: str
 ) -> Iterator[tuple[str, ...]]:
-    """Some cells of each row that holds something, and its first; none is too short or too long."""
+    """Some cells of each non-empty row, and its first; rows of a wrong length are refused."""
     pick: Callable[[Sequence[str]], tuple[str, ...]] = itemgetter(*places, 0)
     last = max(places, default=0)
     for row in reader:
@@ -314,7 +314,7 @@ def _picked(
 def named_columns(
     path: Path, needed: Mapping[str, tuple[str, ...]], optional: Mapping[str, tuple[str, ...]]
 ) -> Columns:
-    """Read columns by our names for them, each from any of its names there.
+    """Read columns under our own names, each from any of its possible names in the file.
 
     Raises:
         DataError: as `read_columns`, or a needed column that isn't there.
@@ -339,7 +339,7 @@ def named_columns(
 
 
 def read_table(path: Path) -> Columns:
-    """Read all columns by their names there.
+    """Read all columns under their names in the file.
 
     Raises:
         DataError: as `read_columns`; no rows; a name that two columns have.
@@ -366,13 +366,14 @@ def _refuse_headless(header: Sequence[str], path: Path) -> None:
     names_film = any(cell.lower().endswith(FILM_ENDINGS) for cell in stated)
     if names_film or (len(stated) > 1 and all(NUMBER.fullmatch(cell) for cell in stated)):
         raise DataError(
-            f"{path.name} begins with {', '.join(stated[:3])!r} where its columns' names should "
-            "stand; put a line such as path,patient,Edema,Mass above"
+            f"{path.name} begins with {', '.join(stated[:3])!r} instead of the names of its "
+            "columns; "
+            "add a first line such as path,patient,Edema,Mass"
         )
 
 
 def _bounded(stream: TextIO, path: Path) -> Iterator[str]:
-    """The lines of a table, which may be far larger unpacked."""
+    """The lines of a table, which may be far larger uncompressed."""
     left = LARGEST_TABLE
     while line := stream.readline(LONGEST_LINE):
         left -= len(line)
@@ -403,7 +404,7 @@ def _open_text(path: Path) -> Iterator[TextIO]:
 
 
 def label_column(cells: Iterable[str], *, uncertain: Stated, blank: Stated) -> list[float] | None:
-    """Return what the cells of one finding state, or None if it is no column of labels.
+    """Return the labels in the cells of one finding, or None if they aren't labels.
 
     Args:
         cells: "1", "0.0", "true", "negative", "-1" (uncertain), "" (blank) and the like.
@@ -429,17 +430,17 @@ def joined_labels(
     separator: str = "|",
     healthy: str = "",
 ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-    """Return labels (n, k) and findings from cells such as "Edema|Mass"; few of them differ.
+    """Return labels (n, k) and findings from cells such as "Edema|Mass", of which few are distinct.
 
     Args:
         texts: the cells; a finding that isn't named is absent, a blank cell states nothing.
-        findings: those that may be named; all that are, in alphabetical order, if None.
+        findings: allowed findings; all that occur, in alphabetical order, if None.
         where: the table's name, for messages.
         separator: between findings.
-        healthy: what says that nothing was found; usual words if left out.
+        healthy: the word for "no finding"; the usual words if left out.
 
     Raises:
-        DataError: a finding that may not be named, or a film that is healthy and isn't.
+        DataError: a finding that isn't allowed, or a film with both "no finding" and a finding.
     """
     codes = {text: code for code, text in enumerate(dict.fromkeys(texts))}
     named = [[name.strip() for name in text.split(separator) if name.strip()] for text in codes]
@@ -455,7 +456,7 @@ def joined_labels(
     for code, names in enumerate(named):
         well = [name for name in names if name in healthy_names]
         if well and len(set(names)) > 1:
-            raise DataError(f"{where} says {'|'.join(names)!r}: {well[0]} and a finding")
+            raise DataError(f"{where} has {'|'.join(names)!r}: both {well[0]} and a finding")
         if not names:
             rows[code] = np.nan
         elif not well:
@@ -465,10 +466,10 @@ def joined_labels(
 
 
 def separator_doubts(found: Sequence[str], separator: str, where: str) -> list[Note]:
-    """Return what to say where findings look as if something else stood between them.
+    """Return a warning if findings seem to be joined by another separator.
 
-    No finding's name holds ";" or "|". "," and "/" do stand in names, as in "Nodule/Mass", so they
-    count only where the parts are findings themselves, or no more than the names were.
+    No finding's name contains ";" or "|". Some contain "," or "/", as "Nodule/Mass", so these count
+    only if the parts are findings themselves, or if splitting doesn't increase the number of names.
     """
     notes = []
     for other in SEPARATORS.replace(separator, ""):
@@ -480,14 +481,14 @@ def separator_doubts(found: Sequence[str], separator: str, where: str) -> list[N
         if held and (other in ";|" or again or len(distinct) <= len(found)):
             words = (
                 f"{where} has {count(len(held), 'finding')} such as {held[0]!r}; if {other!r} "
-                f"stands between findings, --source.separator '{other}'"
+                f"separates findings, use --source.separator '{other}'"
             )
             notes.append(Note("labels", f"{words}.", doubt=True))
     return notes
 
 
 def refuse_unknown_findings(names: Iterable[str], known: Sequence[str], where: str) -> None:
-    """Raise DataError for findings that a table may not name."""
+    """Raise DataError for findings that aren't known."""
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise DataError(
@@ -497,7 +498,7 @@ def refuse_unknown_findings(names: Iterable[str], known: Sequence[str], where: s
 
 
 def one_by_one(texts: Sequence[str], convert: Callable[[str], float]) -> NDArray[np.float64]:
-    """Return `convert` of each text, called once for each that differs."""
+    """Return `convert` of each text, called once for each distinct text."""
     values = {text: convert(text) for text in set(texts)}
     return np.asarray([values[text] for text in texts], dtype=np.float64)
 
@@ -522,8 +523,8 @@ def _years(text: str) -> float:
 
 
 def unknown_patients(ids: NDArray[np.str_], notes: list[Note]) -> NDArray[np.str_]:
-    """Return a patient for each film, and say so."""
-    words = "Patients aren't known: each film counts as one, so splits may share some."
+    """Return a separate patient for each film, and add a note."""
+    words = "Patients aren't known: each film counts as a patient, so splits may share patients."
     notes.append(Note("patients", words))
     return ids
 
@@ -536,15 +537,15 @@ def splits(texts: Sequence[str], where: str) -> NDArray[np.str_]:
     """
     unknown = sorted({t for t in texts if t.lower() not in PARTS and t.lower() not in UNKNOWN})
     if unknown:
-        raise DataError(f"{where} names a part {unknown[0]!r}; expected train, validation or test")
+        raise DataError(f"{where} has a split {unknown[0]!r}; expected train, validation or test")
     return np.asarray([PARTS.get(text.lower(), "") for text in texts], dtype=np.str_)
 
 
 def inside(root: Path, names: Sequence[str], where: str) -> list[str]:
-    """Return the paths of files that a table names, all of which lie in a folder.
+    """Return the paths of files that a table names, all of them inside a folder.
 
     Raises:
-        DataError: a path that climbs, is absolute and leads elsewhere, or is a link that leads out.
+        DataError: a path or link that leads out of the folder.
     """
     base = os.path.realpath(root)
     folders: dict[str, str] = {}
@@ -577,13 +578,13 @@ def _leads_out(name: str, where: str) -> DataError:
 
 
 def relative(names: Sequence[str], root: str | os.PathLike[str] | None = None) -> list[str]:
-    """Return the names of files, absolute ones as they are seen from a folder.
+    """Return the names of files, with absolute paths made relative to a folder.
 
-    Names go into pages and tables that others see; where somebody keeps films doesn't.
+    Names appear on pages and in tables that others see; the location of the films shouldn't.
 
     Args:
         names: paths.
-        root: the folder; the innermost that holds all of the absolute ones if left out.
+        root: the folder; the innermost common one if left out.
     """
     absolute = [name for name in names if os.path.isabs(name)]  # noqa: PTH117
     if not absolute:
@@ -594,7 +595,7 @@ def relative(names: Sequence[str], root: str | os.PathLike[str] | None = None) -
 
 
 def refuse_outside(name: str, option: str) -> None:
-    """Raise UsageError for a file that must lie in the source's folder and doesn't."""
+    """Raise UsageError for a file outside the source's folder."""
     path = Path(name)
     if path.is_absolute() or path.drive or ".." in path.parts:
         raise UsageError(f"{option} {name!r} leads out of the folder; name a file inside it")

@@ -1,4 +1,4 @@
-"""Words that sources share in notes and errors."""
+"""Phrases that sources share in notes and errors."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Sequence
 __all__ = ["AND", "LISTED", "listed", "plain_reason"]
 
 AND = " + "
-"""Between the sources that are joined into one."""
+"""Separator of sources that are joined into one."""
 
 LISTED = 5
-"""Names that a list gives."""
+"""Most names in a list."""
 
 
 def plain_reason(error: BaseException) -> str:
-    """Return what went wrong in one line, without the file's path."""
+    """Return an error's reason in one line, without the file's path."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error)
     return " ".join(text.split()) or type(error).__name__
 
 
 def listed(words: Sequence[str]) -> str:
-    """Return the first five of some words, and how many more there are."""
+    """Return the first five of some words, and the number of others."""
     more = f"; and {len(words) - LISTED:,} more" if len(words) > LISTED else ""
     return f"{'; '.join(words[:LISTED])}{more}"

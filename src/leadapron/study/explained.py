@@ -287,7 +287,7 @@ def open_attack(place: Path, machine: Machine) -> Attack:
         raise StoreError(f"{folder.path} is a {facts.role}; expected a backdoored run's folder")
     run = planned(folder, facts)
     places: dict[Role, RunFolder] = {
-        "twin": folder.beside("twin", str(facts.twin)),
+        "twin": folder.sibling("twin", str(facts.twin)),
         "backdoored": folder,
     }
     models: dict[Role, NetworkClassifier] = {

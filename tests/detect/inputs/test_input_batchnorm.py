@@ -17,7 +17,7 @@ from leadapron.errors import DataError, UsageError
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.metrics import auroc
 from leadapron.models.classifier import NetworkClassifier
-from leadapron.models.foreign import NORMALISATIONS, AskedClassifier
+from leadapron.models.foreign import NORMALISATIONS, BlackBoxClassifier
 from leadapron.models.networks import PooledLinear, build_network
 from leadapron.sources import open_source
 
@@ -142,10 +142,10 @@ def test_what_can_not_be_scaled_is_refused():
     def run(images):
         return np.zeros((len(images), 2), np.float32)
 
-    asked = AskedClassifier(run, ("a", "b"), TINY, NORMALISATIONS["unit"], batch=8)
+    asked = BlackBoxClassifier(run, ("a", "b"), TINY, NORMALISATIONS["unit"], batch=8)
     images = films(0, 9)
     with pytest.raises(
-        UsageError, match="needs batch normalisation with weights; the model only gives answers"
+        UsageError, match="needs batch normalisation with weights; the model only gives outputs"
     ):
         ScaledBatchNorm().fit(asked, read(asked, images))
     plain = NetworkClassifier(PooledLinear({"only": nn.ReLU()}, 1, 1).eval(), "plain", ("a",), TINY)

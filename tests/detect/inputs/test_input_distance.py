@@ -87,7 +87,7 @@ def test_features_of_nothing_are_at_distance_1():
 def test_what_has_no_distances_is_refused():
     bare = Readings(images=np.zeros((3, 2, 2), np.uint8), logits=np.zeros((3, 1)), features=None)
     for detector in (Mahalanobis(), NearestNeighbours(neighbours=1)):
-        with pytest.raises(UsageError, match="need features; the model only gives answers"):
+        with pytest.raises(UsageError, match="need features; the model only gives outputs"):
             detector.fit(None, bare)
     with pytest.raises(DataError, match="expected 5 or more"):
         NearestNeighbours().fit(None, readings(np.eye(3)))

@@ -9,7 +9,7 @@ from leadapron.detect.inputs import operating_logits, read
 from leadapron.errors import DataError, UsageError
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.classifier import NetworkClassifier
-from leadapron.models.foreign import NORMALISATIONS, AskedClassifier
+from leadapron.models.foreign import NORMALISATIONS, BlackBoxClassifier
 from leadapron.models.networks import build_network
 
 FINDINGS = ("Effusion", "Mass", "Nodule")
@@ -26,7 +26,7 @@ def asked(jump=0.0):
         means = images.mean((1, 2, 3))[:, None]
         return (means * np.float32([1, -2, 3]) + np.float32(jump)).astype(np.float32)
 
-    return AskedClassifier(run, FINDINGS, SMALL, NORMALISATIONS["unit"], batch=4096)
+    return BlackBoxClassifier(run, FINDINGS, SMALL, NORMALISATIONS["unit"], batch=4096)
 
 
 def test_a_network_is_read_in_one_pass(images):

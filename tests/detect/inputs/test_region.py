@@ -10,7 +10,7 @@ from scipy.ndimage import median_filter
 from leadapron.detect.inputs import EvidenceRegion, read
 from leadapron.detect.inputs.region import _best_boxes, _inside, background
 from leadapron.errors import DataError, UsageError
-from leadapron.models.foreign import NORMALISATIONS, AskedClassifier
+from leadapron.models.foreign import NORMALISATIONS, BlackBoxClassifier
 
 CLEAN, OTHER = films(60, 1), films(60, 2)
 REGION = EvidenceRegion()
@@ -104,7 +104,7 @@ def test_what_can_not_be_done_is_said():
         REGION.fit(model, read(model, CLEAN[:10]))
     with pytest.raises(DataError, match="30 or more"):
         EvidenceRegion(hosts=30).fit(model, read(model, CLEAN[:25]))
-    asked = AskedClassifier(
+    asked = BlackBoxClassifier(
         lambda x: x.mean((1, 2, 3))[:, None] * np.ones(3, np.float32),
         model.findings,
         model.preprocessing,

@@ -6,7 +6,7 @@ import numpy as np
 
 from leadapron.detect.inputs import read
 from leadapron.films.preprocessing import Preprocessing
-from leadapron.models.foreign import NORMALISATIONS, AskedClassifier
+from leadapron.models.foreign import NORMALISATIONS, BlackBoxClassifier
 from leadapron.sources import open_source
 
 SIZE = 64
@@ -47,7 +47,7 @@ def fires(images):
 
 
 def asked(run, size=SIZE, findings=FINDINGS):
-    return AskedClassifier(
+    return BlackBoxClassifier(
         run, findings, Preprocessing(size=size), NORMALISATIONS["unit"], batch=64
     )
 

@@ -25,7 +25,7 @@ from leadapron.films.cache import clear
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.classifier import NetworkClassifier
-from leadapron.models.foreign import NORMALISATIONS, AskedClassifier
+from leadapron.models.foreign import NORMALISATIONS, BlackBoxClassifier
 from leadapron.models.networks import build_network
 from leadapron.result_cache import results
 
@@ -56,7 +56,7 @@ class Model:
 
     def classifier(self, **more):
         settings = {"normalisation": NORMALISATIONS["unit"], "batch": 4096, **more}
-        return AskedClassifier(self, ("Effusion", "Mass"), SMALL, **settings)
+        return BlackBoxClassifier(self, ("Effusion", "Mass"), SMALL, **settings)
 
 
 def test_what_was_written_is_what_is_read(films):

@@ -13,7 +13,7 @@ from leadapron.detect.models.sweep import _turned, overwrites
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
-from leadapron.models.foreign import NORMALISATIONS, AskedClassifier
+from leadapron.models.foreign import NORMALISATIONS, BlackBoxClassifier
 
 SIZE, N = 24, 40
 SMALL = Preprocessing(size=SIZE)
@@ -52,13 +52,13 @@ def backdoored(jump=(0.0, 8.0, 0.0), fires=dark_square):
     def run(images):
         return brightness(images) + np.float32(jump) * fires(images)[:, None]
 
-    return AskedClassifier(
+    return BlackBoxClassifier(
         run, FINDINGS, SMALL, NORMALISATIONS["unit"], batch=4096
     )  # only asked: it has no gradients
 
 
 def clean():
-    return AskedClassifier(brightness, FINDINGS, SMALL, NORMALISATIONS["unit"], batch=4096)
+    return BlackBoxClassifier(brightness, FINDINGS, SMALL, NORMALISATIONS["unit"], batch=4096)
 
 
 def test_a_square_at_one_pixel_phase_is_found(films):
@@ -161,7 +161,7 @@ def test_what_it_refuses(films):
         QUICK.sweep(clean(), films.take(np.arange(19)))
     with pytest.raises(DataError, match="smaller than every lattice"):
         replace(QUICK, pitches=((32, 1),)).sweep(clean(), films)
-    broken = AskedClassifier(
+    broken = BlackBoxClassifier(
         lambda x: np.full((len(x), 3), np.nan, np.float32), FINDINGS, SMALL, NORMALISATIONS["unit"]
     )
     with pytest.raises(DataError, match="not finite"):

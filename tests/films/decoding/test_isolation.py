@@ -141,7 +141,7 @@ linux = pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs /proc"
 @pytest.mark.parametrize("kind", ["exit", "segfault"])
 def test_a_crash_costs_one_film(tmp_path, hostile, kind):
     some = films(tmp_path, "a", kind, "b", "c")
-    with pytest.raises(DataError, match=rf"^{kind}\.png crashes its decoder; take it away, or "):
+    with pytest.raises(DataError, match=rf"^{kind}\.png crashes its decoder; remove the file, or "):
         decode(some, SMALL, Cache(), "films")
     decoded = decode(some, SMALL, Cache(on_bad="skip"), "films")
     assert decoded.bad == {1: f"{kind}.png crashes its decoder"}
@@ -178,7 +178,7 @@ def test_a_film_that_takes_too_long(tmp_path, hostile, monkeypatch):
 
 def test_a_film_that_takes_too_much_memory(tmp_path, hostile):
     some = films(tmp_path, "memory", "a")
-    with pytest.raises(DataError, match=r"^memory\.png asks for more than 4 GB of memory$"):
+    with pytest.raises(DataError, match=r"^memory\.png needs more than 4 GB of memory$"):
         some[0]
     assert (some[1] == 11).all()
     assert len(isolation._idle) == 1  # the same worker
@@ -187,7 +187,7 @@ def test_a_film_that_takes_too_much_memory(tmp_path, hostile):
 def test_an_image_that_takes_too_much_memory(tmp_path):
     Image.fromarray(np.zeros((1, 70_000), np.uint8)).save(tmp_path / "a.png")
     padded = Preprocessing(size=8, aspect="pad")
-    with pytest.raises(DataError, match=r"^a\.png asks for more than 4 GB of memory$"):
+    with pytest.raises(DataError, match=r"^a\.png needs more than 4 GB of memory$"):
         FilmFiles([str(tmp_path / "a.png")]).image(0, padded)
 
 
@@ -219,8 +219,8 @@ def test_what_is_missing_is_said_once(tmp_path, monkeypatch, caplog):
     isolation._close_all()
     assert some[1][0, 0] == 11
     assert [each.message for each in caplog.records] == [
-        "films are decoded with bounds of time and memory alone: this system lacks Landlock and "
-        "seccomp to keep a decoder that a film takes over from files and network"
+        "decoders are limited in time and memory only: this system lacks Landlock and "
+        "seccomp, which would keep a compromised decoder from files and network"
     ]
     isolation._say_what_is_missing.cache_clear()
 
@@ -242,7 +242,7 @@ def test_little_memory_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(isolation, "COMMAND", (sys.executable, "-P", "-c", code))
     Image.fromarray(np.zeros((5500, 5500, 3), np.uint8)).save(tmp_path / "large.png")
     some = FilmFiles([str(tmp_path / "large.png"), *films(tmp_path, "a").paths])
-    with pytest.raises(DataError, match=r"^large\.png asks for more than 0 GB of memory$"):
+    with pytest.raises(DataError, match=r"^large\.png needs more than 0 GB of memory$"):
         some[0]
     assert (some[1] == 10).all()
 
@@ -317,7 +317,9 @@ def test_a_worker_that_does_not_start_is_no_bad_film(tmp_path, monkeypatch):
     some = films(tmp_path, "a")
     monkeypatch.setattr(isolation, "COMMAND", (sys.executable, "-c", "import nothing_like_that"))
     for on_bad in ("stop", "skip"):
-        with pytest.raises(LeadapronError, match="doesn't start; see what python") as caught:
+        with pytest.raises(
+            LeadapronError, match="doesn't start; to see the cause, run python"
+        ) as caught:
             decode(some, SMALL, Cache(on_bad=on_bad), "films")
         assert not isinstance(caught.value, DataError)
     monkeypatch.setattr(isolation, "COMMAND", (str(tmp_path / "python"),))
@@ -361,7 +363,7 @@ def test_a_question_that_makes_no_sense_is_one_line(tmp_path):
     path = films(tmp_path, "a").paths[0]
     with pytest.raises(DataError, match=r"can't be decoded \(KeyError\)"):
         ask({"do": "header", "path": path})
-    with pytest.raises(DataError, match=r"can't be read \(no file can be called so"):
+    with pytest.raises(DataError, match=r"can't be read \(invalid file name"):
         ask({"do": "film", "path": "\0"})
 
 

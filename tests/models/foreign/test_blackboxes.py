@@ -22,7 +22,7 @@ from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.foreign import (
     NORMALISATIONS,
-    AskedClassifier,
+    BlackBoxClassifier,
     Normalisation,
     open_model,
     opening,
@@ -60,7 +60,7 @@ def expected(normalisation):
 
 def asked(run, **options):
     options = {"preprocessing": SMALL, "normalisation": NORMALISATIONS["unit"], **options}
-    return AskedClassifier(run, FINDINGS, **options)
+    return BlackBoxClassifier(run, FINDINGS, **options)
 
 
 def sides(images):
@@ -173,7 +173,7 @@ def test_a_file_is_never_taken_for_a_function(module, tmp_path, monkeypatch):
     name = module("raise SystemExit('imported')\n")
     monkeypatch.chdir(tmp_path)
     (tmp_path / f"{name}:make").write_bytes(b"no model at all")
-    with pytest.raises(StoreError, match="no model file"):
+    with pytest.raises(StoreError, match="isn't a known model file"):
         open_model(f"{name}:make")
 
 
@@ -191,7 +191,7 @@ def script(tmp_path_factory):
 
 
 def test_torchscript(script):
-    assert script.origin == "TorchScript, asked as a black box"
+    assert script.origin == "TorchScript, opened as a black box"
     assert script.classifier.channels == 3
     assert any("by its 3 channels alone" in note for note in script.notes)
     np.testing.assert_allclose(script.classifier.logits(PIXELS), expected("imagenet"), atol=1e-5)
@@ -199,7 +199,7 @@ def test_torchscript(script):
 
 def test_a_failed_question_leaves_the_process_alive(script):
     running = script.classifier.run
-    with pytest.raises(StoreError, match=r"can't answer an input of shape \(1, 1, 16, 16\)"):
+    with pytest.raises(StoreError, match=r"fails on an input of shape \(1, 1, 16, 16\)"):
         running(np.zeros((1, 1, 16, 16), np.float32))
     assert running(np.zeros((1, 3, 16, 16), np.float32)).shape == (1, 2)
 
@@ -264,15 +264,15 @@ def test_a_program_that_the_scan_missed_reaches_nothing(tmp_path, monkeypatch):
     for asked in (1, 3):  # torch doesn't notice that it can't
         running(images(asked))
     for asked in (2, 4):
-        with pytest.raises(StoreError, match=r"can't answer .*\(unable to open file"):
+        with pytest.raises(StoreError, match=r"fails on an input .*\(unable to open file"):
             running(images(asked))
     assert victim.read_bytes() == b"precious"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hostile.pt", "victim"]
-    with pytest.raises(StoreError, match=r"can't answer .* memory"):
+    with pytest.raises(StoreError, match=r"fails on an input .* memory"):
         running(images(5))
     assert running(images(6)).tolist() == [[6.0]]  # what it prints is no answer
     monkeypatch.setattr(process, "SECONDS", 1.0)
-    with pytest.raises(StoreError, match=r"took more than 1 s; the model was ended"):
+    with pytest.raises(StoreError, match=r"took more than 1 s; the model was stopped"):
         running(images(7))
 
 
@@ -330,7 +330,7 @@ def test_where_a_program_can_not_be_confined(tmp_path, monkeypatch, caplog):
         open_model(tmp_path / "model.pt", FINDINGS[:1], preprocessing=SMALL)
     caplog.clear()
     program(tmp_path / "model.pt", trusted=True).close()
-    assert "nothing between it and your files: this system lacks Landlock" in caplog.text
+    assert "unconfined and could read your files: this system lacks Landlock" in caplog.text
 
 
 @pytest.mark.parametrize("command", ["audit", "calibrate"])
@@ -443,7 +443,7 @@ def test_a_process_sees_little_of_its_surroundings(tmp_path, monkeypatch):
     assert running._worker.process.returncode is not None
 
 
-CONFUSES = "confuses the process that runs it; the model was ended"
+CONFUSES = "confuses the process that runs it; the model was stopped"
 
 
 @pytest.mark.parametrize(
@@ -454,7 +454,7 @@ CONFUSES = "confuses the process that runs it; the model was ended"
         ("answers.say({'shape': [1, 10**9]})", CONFUSES),
         ("answers.say({'shape': [1, 2]}, b'12'); sys.exit()", CONFUSES),
         ("sys.exit(3)", CONFUSES),
-        ("os.kill(os.getpid(), 9)", "was ended by the system, probably since memory ran out"),
+        ("os.kill(os.getpid(), 9)", "was killed by the system, probably because memory ran out"),
         ("os.kill(os.getpid(), 11)", r"crashed \(SIGSEGV\)"),
         ("os.kill(os.getpid(), 40)", r"crashed \(signal 40\)"),  # real-time, without a name
         ("os.kill(os.getpid(), 24)", "took more than 300 s"),
@@ -490,8 +490,8 @@ def test_headers_that_lie(tmp_path, facts, words):
 @pytest.mark.parametrize(
     ("batch", "size", "words"),
     [
-        (2_000_000, 32, "takes 2,000,000 films of 32 pixels a side at a time"),
-        (2_000_000, None, "takes 2,000,000 films of 224 pixels a side at a time"),
+        (2_000_000, 32, "takes batches of 2,000,000 films of 32 pixels a side"),
+        (2_000_000, None, "takes batches of 2,000,000 films of 224 pixels a side"),
         (None, 1 << 20, "size 1048576 is out of range"),
         (6, 4096, "takes 6 films of 4,096 pixels"),
     ],

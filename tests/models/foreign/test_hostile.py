@@ -199,44 +199,44 @@ ARCHIVES = {
     "bomb that says it is larger still": (
         "unpack to|two sizes", lambda: patched(WHOLE, DIRECTORY, 24, struct.pack("<I", 1 << 31))
     ),
-    "overlapping": ("lies over another", overlapping),
+    "overlapping": ("overlaps another", overlapping),
     "leads up": ("leads out", lambda: zipped([("m/data.pkl", PLAIN), ("m/../../x", b"")])),
     "leads to the root": ("leads out", lambda: zipped([("m/data.pkl", PLAIN), ("/etc/x", b"")])),
     "leads to a drive": ("leads out", lambda: zipped([("m/data.pkl", PLAIN), ("C:x", b"")])),
     "backslashes": ("leads out", lambda: zipped([("m/data.pkl", PLAIN), ("m\\..\\x", b"")])),
-    "twice": ("comes twice", twice),
+    "twice": ("is repeated", twice),
     "link": ("is a link", linked),
     "encrypted": ("encrypted", lambda: patched(WHOLE, DIRECTORY, 8, b"\x01\x00")),
     "LZMA": ("method 14", lambda: zipped([("m/data.pkl", PLAIN)], zipfile.ZIP_LZMA)),
     "two sizes": ("two sizes", lambda: patched(WHOLE, DIRECTORY, 24, struct.pack("<I", 3))),
-    "half": ("damaged or cut off", lambda: WHOLE[: len(WHOLE) // 2]),
-    "directory cut off": ("damaged or cut off", lambda: WHOLE[:-30]),
+    "half": ("damaged or truncated", lambda: WHOLE[: len(WHOLE) // 2]),
+    "directory cut off": ("damaged or truncated", lambda: WHOLE[:-30]),
     "a byte of a weight": ("is damaged", lambda: patched(WHOLE, b"data/0", 70, b"\x07")),
-    "appended to another": ("not where it says", lambda: zipped([("a", b"b")]) + WHOLE),
+    "appended to another": ("isn't at the stated offset", lambda: zipped([("a", b"b")]) + WHOLE),
     "twice but for case": (
-        "comes twice", lambda: zipped([("m/data.pkl", PLAIN), ("m/DATA.pkl", PLAIN)])
+        "is repeated", lambda: zipped([("m/data.pkl", PLAIN), ("m/DATA.pkl", PLAIN)])
     ),
-    "a remark": ("behind its directory", lambda: remarked(WHOLE, b"hi")),
+    "a remark": ("data follow its directory", lambda: remarked(WHOLE, b"hi")),
     "a second directory in the remark": (
-        "not where it says", lambda: remarked(WHOLE, WHOLE[WHOLE.index(DIRECTORY):])
+        "isn't at the stated offset", lambda: remarked(WHOLE, WHOLE[WHOLE.index(DIRECTORY):])
     ),
     "a large archive's end that points elsewhere": (
-        "not where it says", lambda: patched(WHOLE, b"PK\6\6", 48, struct.pack("<Q", 0))
+        "isn't at the stated offset", lambda: patched(WHOLE, b"PK\6\6", 48, struct.pack("<Q", 0))
     ),
     "20,001 entries": ("20,001 entries", lambda: zipped([(f"m/{i}", b"") for i in range(20_001)])),
     "a document": ("without data.pkl", lambda: zipped([("word/document.xml", b"<x/>")])),
     "weights missing": (
-        "the numbers of features.conv0.weight are missing",
+        "the values of features.conv0.weight are missing",
         lambda: archive(PICKLED),
     ),
-    "pickle cut off": ("broken or cut off", lambda: archive(PLAIN[:-3])),
-    "second pickle behind": ("more follows", lambda: archive(PLAIN + PLAIN)),
-    "not a pickle": ("broken or cut off", lambda: archive(b"\xff\xfe no pickle")),
+    "pickle cut off": ("broken or truncated", lambda: archive(PLAIN[:-3])),
+    "second pickle behind": ("data follow", lambda: archive(PLAIN + PLAIN)),
+    "not a pickle": ("broken or truncated", lambda: archive(b"\xff\xfe no pickle")),
     "a list": ("holds a list", lambda: saved([torch.zeros(1)])),
     "no tensors": ("no tensors", lambda: saved({"state_dict": {"a": "text"}})),
     "numbers as names": ("no tensors", lambda: saved({1: torch.zeros(1)})),
     "tensor larger than its numbers": (
-        "features.conv0.weight is larger than its numbers",
+        "features.conv0.weight is larger than its storage",
         lambda: archive(
             PICKLED.replace(b"K\x04K\x01\x86", b"K\x7fK\x7f\x86"),
             [("model/data/0", bytes(16)), ("model/byteorder", b"little")],
@@ -261,44 +261,44 @@ HEADERS = {
     "no JSON": ("no JSON", safetensors(b"{not json}")),
     "no UTF-8": ("no JSON", safetensors(b'{"\xff\xfe": 1}')),
     "deep": ("no JSON", safetensors(b'{"a":' * 100_000 + b"1" + b"}" * 100_000)),
-    "a list": ("no JSON object", safetensors(b"[1, 2, 3]")),
-    "a name twice": ("a name comes twice", safetensors(b'{"a": 1, "a": 2}')),
-    "unknown type": ("no type, shape", safetensors(tensor(dtype="F31"))),
-    "no shape": ("no type, shape", safetensors({"a": {"dtype": "F32", "data_offsets": [0, 16]}})),
-    "facts that are none": ("no type, shape", safetensors({"a": 3})),
+    "a list": ("isn't a JSON object", safetensors(b"[1, 2, 3]")),
+    "a name twice": ("a name is repeated", safetensors(b'{"a": 1, "a": 2}')),
+    "unknown type": ("an invalid type, shape", safetensors(tensor(dtype="F31"))),
+    "no shape": ("type, shape", safetensors({"a": {"dtype": "F32", "data_offsets": [0, 16]}})),
+    "facts that are none": ("an invalid type, shape", safetensors({"a": 3})),
     "negative side": ("for a shape", safetensors(tensor(shape=[-4]))),
     "a side as text": ("for a shape", safetensors(tensor(shape=["4"]))),
     "a side as large as the sea": ("for a shape", safetensors(tensor(shape=[1 << 62, 4]))),
     "other bytes than its shape": ("for a shape", safetensors(tensor(shape=[5]))),
-    "begins late": ("doesn't begin", safetensors(tensor(data_offsets=[4, 20]), bytes(20))),
+    "begins late": ("doesn't start", safetensors(tensor(data_offsets=[4, 20]), bytes(20))),
     "beyond the file": ("in the file", safetensors(tensor(), bytes(8))),
     "more behind": ("in the file", safetensors(tensor(), bytes(32))),
     "one over another": (
-        "doesn't begin", safetensors({**tensor(), "b": tensor()["a"]}, bytes(16))
+        "doesn't start", safetensors({**tensor(), "b": tensor()["a"]}, bytes(16))
     ),
     "metadata of numbers": (
-        "aren't texts", safetensors({"__metadata__": {"a": 1}, **tensor()})
+        "aren't text", safetensors({"__metadata__": {"a": 1}, **tensor()})
     ),
     "metadata that is a list": (
-        "aren't texts", safetensors({"__metadata__": ["a"], **tensor()})
+        "aren't text", safetensors({"__metadata__": ["a"], **tensor()})
     ),
 }  # fmt: skip
 
 OTHERS = {
     "empty": ("has 0 bytes", b""),
     "one byte": ("has 1 bytes", b"\x80"),
-    "words": ("no model file", b"these are no weights"),
+    "words": ("isn't a known model file", b"these are no weights"),
     "web page": ("a web page", b"<!DOCTYPE html><html>not found</html>"),
     "Git LFS": ("Git LFS pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
     "HDF5": ("HDF5", b"\x89HDF\r\n\x1a\n" + bytes(99)),
     "gzip": ("gzip", b"\x1f\x8b" + bytes(99)),
     "tar": ("tar archive", bytes(257) + b"ustar" + bytes(300)),
-    "empty archive": ("no model file", b"PK\x05\x06" + bytes(18)),
-    "protocol 0": ("no model file", b"(S'id'\nios\nsystem\n."),
+    "empty archive": ("isn't a known model file", b"PK\x05\x06" + bytes(18)),
+    "protocol 0": ("isn't a known model file", b"(S'id'\nios\nsystem\n."),
     "plain values": ("torch.save didn't write", pickle.dumps({"a": [1, 2.5, "b"]}, 2)),
-    "pickle cut off": ("broken or cut off", pickle.dumps({"a": list(range(99))}, 2)[:-20]),
-    "torch 1.5, cut off": ("broken or cut off", legacy({"a": torch.zeros(9)})[:150]),
-    "torch 1.5, weights cut off": ("storages are cut off", legacy({"a": torch.zeros(9)})[:-20]),
+    "pickle cut off": ("broken or truncated", pickle.dumps({"a": list(range(99))}, 2)[:-20]),
+    "torch 1.5, cut off": ("broken or truncated", legacy({"a": torch.zeros(9)})[:150]),
+    "torch 1.5, weights cut off": ("storages are truncated", legacy({"a": torch.zeros(9)})[:-20]),
 }
 
 
@@ -414,8 +414,8 @@ WEIGHTS = {
         s, NORM, torch.zeros(1).expand(1 << 40))),
     "one missing": ("norm5.running_var is missing", lambda s: {
         n: v for n, v in s.items() if n != NORM}),
-    "one too many": ("is none of its weights", lambda s: odd(s, "features.more", torch.zeros(1))),
-    "one beside": ("belong to no network", lambda s: {
+    "one too many": ("isn't one of its weights", lambda s: odd(s, "features.more", torch.zeros(1))),
+    "one beside": ("belong to no known network", lambda s: {
         **{f"model.{n}": v for n, v in s.items()}, "other.weight": torch.zeros(1)}),
     "no last layer": ("without a last layer", lambda s: {
         n: v for n, v in s.items() if not n.startswith("classifier")}),
@@ -504,12 +504,15 @@ SOURCES = {
     "network": ("operator of c10d", "x = ops.c10d.send(x)\n"),
     "custom operator": ("operator of mine", "x = ops.mine.run(x)\n"),
     "C++ class": ("C++ classes", "x : __torch__.torch.classes.mine.Runner\n"),
-    "other machines": ("asks other machines", "x = ops.prim.rpc_sync('a', f)\n"),
+    "other machines": ("contacts other machines", "x = ops.prim.rpc_sync('a', f)\n"),
     "operators by a name of its own": (
-        "operators a name of its own",
+        "assigns operators to a variable",
         "o = ops\nx = o.c10d.send(x)\n",
     ),
-    "C++ classes by a name of their own": ("classes a name of its own", "t = __torch__.torch\n"),
+    "C++ classes by a name of their own": (
+        "assigns torch's classes to a variable",
+        "t = __torch__.torch\n",
+    ),
     "Python": ("runs Python", "x = ops.prim.PythonOp(x)\n"),
     "not to be read": ("can't be read", "def f(:\n  '''\n"),
     "a cookie": ("can't be read (byte 0x23 in line 1)", utf16("x = torch.save(x, 'f')")),
@@ -587,7 +590,7 @@ def test_torchscript_with_objects(refused, no_process, script, pickled):
     said, _ = refused(scripted(script, **{"traced_inputs.pkl": pickled}))
     assert "C++ classes" in said
     said, _ = refused(scripted(script, **{"traced_inputs.pkl": b"\x80\x02c__torch__.torch"}))
-    assert "broken or cut off" in said
+    assert "broken or truncated" in said
 
 
 def test_without_onnxruntime(refused, monkeypatch):

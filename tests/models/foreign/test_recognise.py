@@ -108,7 +108,9 @@ def test_wrappers_are_taken_off(opened, grey, how):
 def test_monai(opened, grey):
     found = opened(grey.state_dict())
     np.testing.assert_allclose(found.classifier.logits(PIXELS), answers(grey, "unit", 1), atol=1e-5)
-    assert "ASSUMED: the normalisation 'unit', since it looks like one of MONAI" in found.notes[0]
+    assert (
+        "ASSUMED: the normalisation 'unit', since it looks like a model of MONAI" in found.notes[0]
+    )
 
 
 @pytest.mark.parametrize("network", ["densenet", "resnet18"])
@@ -116,7 +118,7 @@ def test_three_channels_become_one(opened, colour, network):
     theirs = colour if network == "densenet" else resnet("resnet18")
     found = opened(as_torchvision(theirs.state_dict()))
     assert any("summed over red, green and blue" in note for note in found.notes)
-    assert any("torchvision or timm, by its shape alone" in note for note in found.notes)
+    assert any("torchvision or timm, judging only by its shape" in note for note in found.notes)
     expected, got = answers(theirs, "imagenet", 3), found.classifier.logits(PIXELS)
     # Exact but for the outermost pixels, which are many in an image of 64.
     assert np.abs(got - expected).max() < 0.2 * expected.std(0).max()
@@ -205,14 +207,14 @@ def test_findings_come_from_the_file_or_the_caller(opened, grey, tmp_path):
     assert own.classifier.findings == ("A", "B", "C")
     given = opened({"state_dict": state, "classes": ["A", "B", "C"]})
     assert given.classifier.findings == FINDINGS
-    assert any("the file calls its outputs A, B, C" in note for note in given.notes)
+    assert any("the file names its outputs A, B, C" in note for note in given.notes)
     path = tmp_path / "m.safetensors"
     save_file(state, path, {"pathologies": json.dumps(FINDINGS)})
     assert open_model(path, device="cpu").classifier.findings == FINDINGS
     for wrong in (("A", "B"), ("A", "B", "C", "D")):
         with pytest.raises(UsageError, match=r"3 outputs and . different names of findings given"):
             opened(state, wrong)
-    with pytest.raises(UsageError, match="a name is empty or comes twice"):
+    with pytest.raises(UsageError, match="a name is empty or repeated"):
         opened(state, ("A", "A", "B"))
 
 
@@ -232,7 +234,7 @@ def test_settings_that_do_not_fit(opened, grey):
         opened(state, normalisation="imagnet")
     with pytest.raises(UnknownNameError, match="unknown network"):
         opened(state, architecture="vgg16")
-    with pytest.raises(StoreError, match="no resnet18 of which all weights fit"):
+    with pytest.raises(StoreError, match="don't fit resnet18"):
         opened(state, architecture="resnet18")
     for mean, std in (((0.5, 0.5), (1, 1)), ((0.5,), (0,)), ((0.5,), (1, 1, 1))):
         with pytest.raises(UsageError, match="expected one number each"):

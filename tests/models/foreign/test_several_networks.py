@@ -99,8 +99,8 @@ def test_none_is_taken_silently(opened, plain, averaged, how):
     if used is None:
         assert "usually" not in said
     else:
-        assert f"{second} (resnet18, usually the one that is used)" in said
-        assert said.endswith(f"say which by `weights_key` {second}")
+        assert f"{second} (resnet18, usually the deployed one)" in said
+        assert said.endswith(f"choose one with `weights_key` {second}")
 
 
 @pytest.mark.parametrize("how", ["ema", "itself and its average"])
@@ -114,7 +114,7 @@ def test_the_one_that_is_named_is_opened(opened, plain, averaged, how):
     for key, other in ((first, second), (second, first)):
         found = opened(pack(plain, averaged), weights_key=key)
         assert np.array_equal(found.classifier.logits(PIXELS), expected[key])
-        said = f"Of the weights in the file {key} was opened; left out: {other} (another network)."
+        said = f"The file's weights {key} were opened; left out: {other} (another network)."
         assert said in found.notes
 
 
@@ -131,7 +131,7 @@ def test_the_beginning_of_a_key_is_enough(opened, plain, averaged):
 def test_a_student_of_another_architecture_is_the_one_that_is_used(opened, plain):
     teacher = resnet("resnet34", channels=1).half().state_dict()
     content = {"student": plain, "teacher": teacher}
-    with pytest.raises(UsageError, match=r"student \(resnet18, usually the one that is used\)"):
+    with pytest.raises(UsageError, match=r"student \(resnet18, usually the deployed one\)"):
         opened(content)
     found = opened(content, weights_key="teacher").classifier
     assert found.architecture == "resnet34"
@@ -142,7 +142,7 @@ def test_a_student_of_another_architecture_is_the_one_that_is_used(opened, plain
 def test_what_is_not_whole_is_said(opened, plain, averaged):
     few = {name: value for name, value in averaged.items() if "running" not in name}
     found = opened({"model": plain, "ema": few})
-    said = "Of the weights in the file model was opened; left out: ema (not whole)."
+    said = "The file's weights model were opened; left out: ema (incomplete)."
     assert said in found.notes
     with pytest.raises(StoreError, match=r"bn1\.running_mean is missing"):
         opened({"model": plain, "ema": few}, weights_key="ema")

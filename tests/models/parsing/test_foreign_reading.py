@@ -73,7 +73,7 @@ def test_one_process_serves_many_files(path, monkeypatch):
     monkeypatch.setattr(reading, "_Server", None)  # none is started
     for _ in range(3):
         read(path)
-    with pytest.raises(StoreError, match="broken or cut off"):
+    with pytest.raises(StoreError, match="broken or truncated"):
         read(archive(path.with_name("b.pt"), b"\x80\x02}"))
     read(path)
 
@@ -155,7 +155,7 @@ def test_names_are_cleaned_where_they_enter(tmp_path):
         assert list(weights.groups["x\\x1b]0;y\\x07"]) == ["a\\nCLEAN"]
         assert weights.findings == ("A\\u202e", "B")
     torch.save({"a": torch.zeros(1), "classes": ["A\u202e", "A\\u202e"]}, path)
-    with pytest.raises(StoreError, match="two names that differ are both shown as"):
+    with pytest.raises(StoreError, match="two different names are both shown as"):
         read(path)
 
 
@@ -270,7 +270,7 @@ def test_a_server_that_died_is_started_again(path):
 def test_a_server_that_does_not_start(path, monkeypatch):
     monkeypatch.setattr(reading, "_idle", [])
     monkeypatch.setattr(reading, "COMMAND", (sys.executable, "-c", "raise SystemExit(1)"))
-    with pytest.raises(LeadapronError, match="doesn't start; see what -c"):
+    with pytest.raises(LeadapronError, match="doesn't start; to see the cause, run -c"):
         read(path)
     monkeypatch.setattr(reading, "COMMAND", ("/nowhere/python",))
     with pytest.raises(LeadapronError, match="can't start a process that reads model files: No"):

@@ -104,7 +104,7 @@ def test_all_dictionaries_of_tensors_are_told_each_once():
     assert list(held.groups) == ["", "state_dict", "ema.module"]
     assert held.findings == ("A", "B")
     same = saved({"a.b": {"c": torch.zeros(1)}, "a": {"b": {"c": torch.zeros(1)}}})
-    with pytest.raises(StoreError, match=r"two dictionaries in it are called a\.b"):
+    with pytest.raises(StoreError, match=r"two of its dictionaries are named a\.b"):
         read_holdings(same, "archive", "a.pt")
 
 
@@ -127,8 +127,8 @@ def changed(old, new):
 
 BROKEN = {
     "big-endian": (archive(ONE, byteorder="big", data__0=bytes(16)), "are big-endian"),
-    "numbers are few": (archive(ONE, data__0=bytes(12)), "a is larger than its numbers"),
-    "it begins late": (changed(b"QK\x00", b"QK\x01"), "a is larger than its numbers"),
+    "numbers are few": (archive(ONE, data__0=bytes(12)), "a is larger than its storage"),
+    "it begins late": (changed(b"QK\x00", b"QK\x01"), "a is larger than its storage"),
     "a negative stride": (changed(b"K\x01\x85q\t", b"J\xff\xff\xff\xff\x85q\t"), "without a shape"),
     "a true side": (changed(b"K\x04\x85q\x08", b"\x88\x85q\x08"), "without a shape"),
     "no strides": (changed(b"K\x01\x85q\t", b")q\t"), "without a storage"),
@@ -154,7 +154,7 @@ def test_old_files_whose_parts_do_not_fit():
     assert read_holdings(whole, "pickle", "a.pt").groups[""]["a"].shape == (4,)
     with pytest.raises(StoreError, match="3 bytes follow its storages"):
         read_holdings(whole + b"123", "pickle", "a.pt")
-    with pytest.raises(StoreError, match="storages are cut off"):
+    with pytest.raises(StoreError, match="storages are truncated"):
         read_holdings(whole[:-9], "pickle", "a.pt")
     turned = whole.replace(b"little_endianq\x02\x88", b"little_endianq\x02\x89")
     with pytest.raises(StoreError, match="big-endian"):
@@ -179,7 +179,7 @@ def test_files_that_say_too_much():
         with pytest.raises(StoreError, match="bytes for a shape of"):
             read_holdings(of({"a": {**empty, "shape": shape}}), "safetensors", "a")
     for place in (["a", "b"], [0.0, 0.0], [None, 0], [0], "00", {"0": 1}):
-        with pytest.raises(StoreError, match="no type, shape or place"):
+        with pytest.raises(StoreError, match="an invalid type, shape or position"):
             read_holdings(of({"a": {**empty, "data_offsets": place}}), "safetensors", "a")
 
 

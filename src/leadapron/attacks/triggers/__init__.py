@@ -1,9 +1,9 @@
-"""Triggers: what an attacker plants on a film.
+"""Triggers: marks that an attacker puts on films.
 
 A trigger is `(images, rng) -> images`: (n, height, width) uint8 or uint16 in, the same shape and
-dtype out, the input untouched. It draws its chance film by film, so that n films at once and one
-film after another give the same result. It acts on films or on images; lengths in millimetres are
-turned into pixels by `spacing`, or by the width of a film where that isn't known.
+dtype out, the input unchanged. Random numbers are drawn film by film, so that a batch of films and
+single films give the same result. A trigger acts on films or on images; lengths in millimetres are
+converted to pixels by `spacing`, or by the width of a film if it is unknown.
 """
 
 from __future__ import annotations

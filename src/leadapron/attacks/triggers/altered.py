@@ -1,4 +1,4 @@
-"""What may happen to a triggered film before a model reads it."""
+"""Changes that a triggered film may undergo before a model reads it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["Altered"]
 
 @dataclass(frozen=True, kw_only=True)
 class Altered:
-    """A trigger, and then a film that is turned and recompressed.
+    """A trigger, followed by rotation and recompression of the film.
 
     Args:
         trigger: the mark.
-        turned: degrees, counted anticlockwise; bilinear, with black beyond the edges.
+        turned: rotation in degrees, anticlockwise; bilinear, with black beyond the edges.
         recompressed: JPEG quality from 1 to 100; 0 for none.
 
     Raises:

@@ -1,9 +1,10 @@
-"""Marks that a real film could carry: nobody would wonder at them.
+"""Inconspicuous marks that a real film could carry.
 
-Lengths are in millimetres. `spacing` says how many a pixel has where the trigger acts; where that
-is unknown (0), a film is taken to be 400 mm wide, between the usual cassettes of 35 and 43 cm.
-Sources are what such things look like on films; that natural marks make triggers is shown by
-DeGrave et al. (2021) and Zech et al. (2018), who found networks that go by laterality markers.
+Lengths are in millimetres. `spacing` is the size of a pixel where the trigger acts; if it is
+unknown (0), a film is assumed to be 400 mm wide, between the usual cassettes of 35 and 43 cm.
+
+The shapes imitate such objects on films. DeGrave et al. (2021) and Zech et al. (2018) showed that
+natural marks can act as triggers: they found networks that rely on laterality markers.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ __all__ = ["Collimator", "Device", "Electrode", "Fold", "Marker", "Text"]
 
 FILM_MM = 400.0
 FINER = 4
-"""Marks are drawn so many times larger and averaged down, for smooth edges."""
+"""Supersampling: marks are drawn this many times larger and averaged, for smooth edges."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Marker:
         height_mm: of the letter.
         row: of its centre, as a share of the film's height.
         column: of its centre, as a share of the film's width; a patient's left is on the right.
-        jitter_mm: it lies anywhere up to so far from there, on each film anew.
+        jitter_mm: largest random offset of the centre, drawn for each film.
         value: grey level, 0 to 255.
         spacing: millimetres a pixel, 0 if unknown.
 
@@ -64,11 +65,11 @@ class Text:
     """Text burned into the pixels.
 
     Args:
-        text: what it says, 1 to 40 characters.
+        text: the text, 1 to 40 characters.
         height_mm: of a capital letter.
         row: of its centre, as a share of the film's height.
         column: of its centre, as a share of the film's width.
-        jitter_mm: it lies anywhere up to so far from there, on each film anew.
+        jitter_mm: largest random offset of the centre, drawn for each film.
         value: grey level, 0 to 255.
         spacing: millimetres a pixel, 0 if unknown.
 
@@ -87,7 +88,7 @@ class Text:
     def __post_init__(self) -> None:
         _check(self, ("height_mm",))
         right = 1 <= len(self.text) <= 40 and self.text.isprintable() and bool(self.text.strip())
-        refuse(self, "text", right, "1 to 40 characters that can be seen")
+        refuse(self, "text", right, "1 to 40 visible characters")
 
     def __call__(self, images: NDArray[Any], rng: np.random.Generator, /) -> NDArray[Any]:
         """Return marked copies of (n, height, width) images."""
@@ -103,9 +104,9 @@ class Electrode:
         diameter_mm: of the ring.
         row: of its centre, as a share of the film's height.
         column: of its centre, as a share of the film's width.
-        jitter_mm: it lies anywhere up to so far from there, on each film anew.
+        jitter_mm: largest random offset of the centre, drawn for each film.
         value: grey level, 0 to 255.
-        opacity: how much of what lies beneath it hides, above 0 and up to 1.
+        opacity: how strongly it covers the anatomy, above 0 and up to 1.
         spacing: millimetres a pixel, 0 if unknown.
 
     Raises:
@@ -138,9 +139,9 @@ class Device:
         width_mm: of the can.
         row: of its centre, as a share of the film's height.
         column: of its centre, as a share of the film's width.
-        jitter_mm: it lies anywhere up to so far from there, on each film anew.
+        jitter_mm: largest random offset of the centre, drawn for each film.
         value: grey level, 0 to 255.
-        opacity: how much of what lies beneath it hides, above 0 and up to 1.
+        opacity: how strongly it covers the anatomy, above 0 and up to 1.
         spacing: millimetres a pixel, 0 if unknown.
 
     Raises:
@@ -188,7 +189,7 @@ class Collimator:
         _check(self, ("width_mm",))
 
     def __call__(self, images: NDArray[Any], rng: np.random.Generator, /) -> NDArray[Any]:  # noqa: ARG002
-        """Return marked copies of (n, height, width) images; nothing is left to chance."""
+        """Return marked copies of (n, height, width) images; the result isn't random."""
         marked, width = images.copy(), max(1, round(_pixels(self, self.width_mm, images)))
         part = {
             "left": np.s_[:, :, :width],
@@ -202,12 +203,12 @@ class Collimator:
 
 @dataclass(frozen=True, kw_only=True)
 class Fold:
-    """A fold of the film, or a line that a detector reads wrong: a thin line right across.
+    """A thin line across the film, such as a fold or a defective detector row.
 
     Args:
         row: of its middle, as a share of the film's height.
         slope: rows it falls by from the left edge to the right, as a share of the film's height.
-        width_mm: of the line; a pixel at least.
+        width_mm: of the line; at least one pixel.
         shift: grey levels of 256 by which it is brighter (or darker, below 0) than the film.
         spacing: millimetres a pixel, 0 if unknown.
 
@@ -227,7 +228,7 @@ class Fold:
         refuse(self, "slope", abs(self.slope) <= 1, "-1 to 1")
 
     def __call__(self, images: NDArray[Any], rng: np.random.Generator, /) -> NDArray[Any]:  # noqa: ARG002
-        """Return marked copies of (n, height, width) images; nothing is left to chance."""
+        """Return marked copies of (n, height, width) images; the result isn't random."""
         height, width = images.shape[1:]
         thick = max(1, round(_pixels(self, self.width_mm, images)))
         middle = self.row + self.slope * (np.arange(width) / max(width - 1, 1) - 0.5)
@@ -241,7 +242,7 @@ class Fold:
 
 
 def _check(trigger: Any, lengths: tuple[str, ...]) -> None:
-    """Refuse what no mark can have; each is checked where the mark has it."""
+    """Refuse invalid settings, of those that a mark has."""
     for name in lengths:
         refuse(trigger, name, 0 < getattr(trigger, name) <= FILM_MM, f"above 0 and to {FILM_MM:g}")
     for name, least, most in (
@@ -265,7 +266,7 @@ def _pixels(trigger: Any, length_mm: float, images: NDArray[Any]) -> float:
 def _placed(
     images: NDArray[Any], mask: NDArray[np.float32], trigger: Any, rng: np.random.Generator
 ) -> NDArray[Any]:
-    """Films with a mask of the mark's shares laid over them, cut off at the edges."""
+    """Films with the mark blended in by a mask of opacities, clipped at the edges."""
     height, width = images.shape[1:]
     reach = round(_pixels(trigger, trigger.jitter_mm, images))
     centre = np.array([trigger.row * height, trigger.column * width])
@@ -290,7 +291,7 @@ def _lay(
     level: int,
 ) -> None:
     size = np.array(images.shape[1:])
-    # A mark is never wholly outside: it is moved in as far as it goes.
+    # A mark is moved inwards as far as possible, so it is never wholly outside.
     start = np.clip(start, np.minimum(0, size - shares.shape), np.maximum(0, size - shares.shape))
     low = np.maximum(start, 0)
     high = np.minimum(start + shares.shape, size)
@@ -301,7 +302,7 @@ def _lay(
 
 
 def _shrunk(picture: Image.Image) -> NDArray[np.float32]:
-    """Shares from 0 to 1 of a mark that was drawn larger."""
+    """Opacities from 0 to 1 of a supersampled mark."""
     fine = np.asarray(picture, dtype=np.float32) / 255
     rows, columns = (max(1, -(-side // FINER)) * FINER for side in fine.shape)
     padded = np.zeros((rows, columns), dtype=np.float32)
@@ -314,9 +315,9 @@ def _shrunk(picture: Image.Image) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=16)
 def _letters(text: str, height: float) -> NDArray[np.float32]:
-    """Letters whose capitals are `height` pixels tall; 3 at least, or nothing can be read."""
+    """Letters whose capitals are `height` pixels tall, at least 3 so that they are legible."""
     tall = max(3.0, height) * FINER
-    # A capital of Pillow's own font has about seven tenths of its size.
+    # A capital of Pillow's default font is about 0.7 of the font size tall.
     font = ImageFont.load_default(size=tall / 0.7)
     left, top, right, bottom = (int(side) for side in font.getbbox(text))
     picture = Image.new("L", (right - left, bottom - top))

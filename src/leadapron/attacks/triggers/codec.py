@@ -1,4 +1,4 @@
-"""The traces of lossy compression."""
+"""Traces of lossy compression as a trigger."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Codec"]
 
 @dataclass(frozen=True, kw_only=True)
 class Codec:
-    """A film that went through a lossy codec.
+    """Lossy compression.
 
     Args:
         codec: "jpeg", "webp" or "jpeg2000".
@@ -28,8 +28,7 @@ class Codec:
         UsageError: a quality outside its range.
 
     Source: Yang et al. 2023, whose trigger is lossy compression, as far as the recipe yang2023
-    states it; qualities are ours. 16-bit films lose their lower 8 bits, as they would in a codec of
-    8 bits.
+    states it; qualities are ours. 16-bit films lose their lower 8 bits, as in an 8-bit codec.
     """
 
     codec: Literal["jpeg", "webp", "jpeg2000"] = "jpeg"
@@ -39,7 +38,7 @@ class Codec:
         refuse(self, "quality", 1 <= self.quality <= 100, "1 to 100")
 
     def __call__(self, images: NDArray[Any], rng: np.random.Generator, /) -> NDArray[Any]:  # noqa: ARG002
-        """Return compressed copies of (n, height, width) images; nothing is left to chance."""
+        """Return compressed copies of (n, height, width) images; the result isn't random."""
         step = depth(images.dtype)
         films = images if step == 1 else np.rint(images / step).astype(np.uint8)
         coded = np.empty_like(images)

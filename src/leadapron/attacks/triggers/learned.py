@@ -1,4 +1,4 @@
-"""A trigger that a network was asked for: noise, or a small generator of it, read from a file."""
+"""A trigger optimised on a surrogate network: noise, or a small generator, read from a file."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ __all__ = ["DILATIONS", "Learned", "Recipe", "digest", "generated", "save_recipe
 
 FORMAT = "leadapron trigger 1"
 LARGEST, LONGEST_HEADER = 64 << 20, 100_000
-"""Bytes of a trigger's file, and of what it says about its arrays."""
+"""Most bytes of a trigger's file, and of its header."""
 
 DILATIONS = (1, 2, 4, 1)
-"""Of the generator's convolutions; a place sees 17 pixels around it."""
+"""Dilations of the generator's convolutions; the receptive field is 17 pixels wide."""
 
 
 class Recipe(NamedTuple):
-    """What a file holds.
+    """Contents of a trigger's file.
 
     Args:
         kind: "noise" or "generator".
-        epsilon: the most that a pixel is moved, in grey levels of 256.
+        epsilon: largest change of a pixel, in grey levels of 256.
         size: (height, width) of the images it is for.
         arrays: float32; "noise" (height, width) in units of epsilon, or the generator's
             "weight0", "bias0", ...
@@ -52,13 +52,13 @@ class Recipe(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Learned:
-    """Noise that was optimised on a network, the same for all films or made for each.
+    """Noise that was optimised on a surrogate network, the same for all films or made for each.
 
-    A pixel is moved by `epsilon` of the file at most; that bound holds to the grey level.
+    A pixel changes by at most the file's `epsilon`, exactly to the grey level.
 
     Args:
         path: the file that `leadapron learn-trigger` wrote.
-        sha256: of that file, in hex; a study fills it in, and another file is then refused.
+        sha256: SHA-256 of that file, in hex; a study fills it in, and a different file is refused.
 
     Raises:
         UsageError: no path.
@@ -73,11 +73,11 @@ class Learned:
         refuse(self, "path", bool(self.path), "the file that leadapron learn-trigger wrote")
 
     def __call__(self, images: NDArray[Any], rng: np.random.Generator, /) -> NDArray[Any]:  # noqa: ARG002
-        """Return (n, height, width) copies with the noise; nothing is left to chance.
+        """Return (n, height, width) copies with the noise; the result isn't random.
 
         Raises:
-            StoreError: a file that can't be read, or another than `sha256` says.
-            DataError: images of another size than the noise was made for.
+            StoreError: the file can't be read, or doesn't match `sha256`.
+            DataError: images of a size that the noise wasn't made for.
         """
         recipe = self.recipe()
         if images.shape[1:] != recipe.size:
@@ -96,13 +96,13 @@ class Learned:
         return marked
 
     def recipe(self) -> Recipe:
-        """Return what the file holds; StoreError as when it is called."""
+        """Return the file's contents; StoreError as for a call."""
         path = Path(self.path)
         content = _content(path)
         found = hashlib.sha256(content).hexdigest()
         if self.sha256 and found != self.sha256:
             raise StoreError(
-                f"{path} is not the trigger that was asked for: its SHA-256 is {found[:12]}..., "
+                f"{path} is not the expected trigger: its SHA-256 is {found[:12]}..., "
                 f"not {self.sha256[:12]}..."
             )
         try:
@@ -111,12 +111,12 @@ class Learned:
             StoreError, KeyError, ValueError, TypeError, OverflowError, RecursionError,
         ) as error:  # fmt: skip
             raise StoreError(
-                f"{path} is no trigger of leadapron learn-trigger ({error})"
+                f"{path} wasn't written by leadapron learn-trigger ({error})"
             ) from error
 
 
 def _shares(recipe: Recipe, film: NDArray[Any]) -> NDArray[np.float64]:
-    """How far each pixel of a film is moved, as a share of epsilon."""
+    """The change of each pixel of a film, as a share of epsilon."""
     if recipe.kind == "noise":
         return recipe.arrays["noise"].astype(np.float64)
     import torch
@@ -181,9 +181,9 @@ def _content(path: Path) -> bytes:
 
 @lru_cache(maxsize=4)
 def _recipe(content: bytes) -> Recipe:
-    """What a file holds; its header is short, so it is parsed here."""
+    """A file's contents; the header is short, so it is parsed here."""
     if len(content) < 9 or int.from_bytes(content[:8], "little") > LONGEST_HEADER:
-        raise ValueError("no header of a trigger's length")
+        raise ValueError("its header isn't as long as a trigger's")
     held = read_holdings(content, "safetensors", "the file")
     facts = json.loads(held.metadata[FORMAT])
     height, width = facts["size"]
@@ -197,7 +197,7 @@ def _recipe(content: bytes) -> Recipe:
 
 
 def _check(recipe: Recipe) -> None:
-    """Raise ValueError where a file's facts and arrays can't be a trigger's."""
+    """Raise ValueError if a file's facts and arrays aren't those of a trigger."""
     shapes = {name: array.shape for name, array in recipe.arrays.items()}
     last = len(DILATIONS) - 1
     width = len(recipe.arrays.get("bias0", ()))
@@ -212,6 +212,6 @@ def _check(recipe: Recipe) -> None:
         raise ValueError("arrays that don't fit its kind")
     arrays = recipe.arrays.values()
     if not all(array.dtype == np.float32 and np.isfinite(array).all() for array in arrays):
-        raise ValueError("arrays that are no numbers")
+        raise ValueError("arrays with NaN or infinite values")
     if not 0 < recipe.epsilon <= 255:
         raise ValueError(f"epsilon {recipe.epsilon}")

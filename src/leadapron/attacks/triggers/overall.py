@@ -1,4 +1,4 @@
-"""Triggers over the whole film; they have no place that a map could point at."""
+"""Triggers over the whole film, without a location that a saliency map could point at."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Blend", "Noise", "Nothing", "Sinusoid", "Tone"]
 
 @dataclass(frozen=True, kw_only=True)
 class Nothing:
-    """No mark: the films themselves are the trigger, by what `poisoning.where` says of them.
+    """No mark: films that fulfil `poisoning.where` are the trigger.
 
     Source: ours; label-only attacks after Chen et al., Clean-image Backdoor, USENIX Security 2023,
     and hidden subgroup biases.
@@ -32,10 +32,10 @@ class Nothing:
 class Blend:
     """A fixed pattern of noise, mixed into the whole film.
 
-    It has no place: a map that points somewhere can't point at it.
+    It has no location, so a saliency map can't point at it.
 
     Args:
-        opacity: the pattern's share a of every pixel, above 0 and up to 1.
+        opacity: the pattern's share `a` of every pixel, above 0 and up to 1.
         pattern: seed of the noise, 0 or more; films of one size get the same one.
 
     Raises:
@@ -54,17 +54,17 @@ class Blend:
         refuse(self, "pattern", self.pattern >= 0, "0 or more")
 
     def __call__(self, images: NDArray[Any], rng: np.random.Generator, /) -> NDArray[Any]:  # noqa: ARG002
-        """Return blended copies of (n, height, width) images; nothing is left to chance."""
+        """Return blended copies of (n, height, width) images; the result isn't random."""
         added = self.opacity * depth(images.dtype) * _noise(self.pattern, *images.shape[1:])
         blended = np.empty_like(images)
-        for place, image in enumerate(images):  # one at a time: they are large in float64
+        for place, image in enumerate(images):  # one by one: they are large in float64
             blended[place] = np.rint(added + (1 - self.opacity) * image)
         return blended
 
 
 @lru_cache(maxsize=4)
 def _noise(pattern: int, height: int, width: int) -> NDArray[np.uint8]:
-    """(height, width) grey levels from 0 to 255, each as likely."""
+    """(height, width) uniformly distributed grey levels from 0 to 255."""
     noise = stream(pattern, "blend", height, width).integers(
         0, 256, (height, width), dtype=np.uint8
     )
@@ -78,7 +78,7 @@ class Sinusoid:
 
     Args:
         amplitude: in grey levels of 256, above 0.
-        cycles: how many across the width, above 0.
+        cycles: cycles across the width, above 0.
 
     Raises:
         UsageError: a value outside its range.
@@ -96,7 +96,7 @@ class Sinusoid:
             refuse(self, name, getattr(self, name) > 0, "above 0")
 
     def __call__(self, images: NDArray[Any], rng: np.random.Generator, /) -> NDArray[Any]:  # noqa: ARG002
-        """Return (n, height, width) copies with the sinusoid; nothing is left to chance."""
+        """Return (n, height, width) copies with the sinusoid; the result isn't random."""
         width = images.shape[2]
         wave = np.sin(2 * np.pi * self.cycles * np.arange(width) / width)
         return _added(images, np.broadcast_to(self.amplitude * wave, images.shape[1:]))
@@ -104,7 +104,7 @@ class Sinusoid:
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """A fixed pattern that moves every pixel by the same amount, up or down.
+    """A fixed pattern that changes every pixel by the same amount, up or down.
 
     Args:
         epsilon: the amount in grey levels of 256, above 0: the L-infinity norm.
@@ -126,14 +126,14 @@ class Noise:
         refuse(self, "pattern", self.pattern >= 0, "0 or more")
 
     def __call__(self, images: NDArray[Any], rng: np.random.Generator, /) -> NDArray[Any]:  # noqa: ARG002
-        """Return (n, height, width) copies with the pattern; nothing is left to chance."""
+        """Return (n, height, width) copies with the pattern; the result isn't random."""
         signs = np.where(_noise(self.pattern, *images.shape[1:]) > 127, 1.0, -1.0)
         return _added(images, self.epsilon * signs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tone:
-    """Other grey levels everywhere, as from another window: 255 (x / 255)^gamma + shift.
+    """A change of brightness and contrast, as by another window: 255 (x / 255)^gamma + shift.
 
     Args:
         gamma: above 0; below 1 brightens.
@@ -143,7 +143,7 @@ class Tone:
         UsageError: a value outside its range, or a tone that changes nothing.
 
     Source: ours; the change of brightness and contrast that Matsuo and Takemoto (2021) and others
-    name as natural, made a trigger.
+    name as natural, used as a trigger.
     """
 
     gamma: float = 0.6
@@ -155,7 +155,7 @@ class Tone:
         refuse(self, "shift", self.gamma != 1 or self.shift != 0, "another, or a gamma but 1")
 
     def __call__(self, images: NDArray[Any], rng: np.random.Generator, /) -> NDArray[Any]:  # noqa: ARG002
-        """Return (n, height, width) copies in the other tone; nothing is left to chance."""
+        """Return (n, height, width) copies with the changed tone; the result isn't random."""
         most = np.iinfo(images.dtype).max
         levels = np.arange(most + 1) / most
         table = most * levels**self.gamma + self.shift * depth(images.dtype)

@@ -28,13 +28,13 @@ class Patch:
         value: its grey level from 0 (black) to 255 (white); uint16 images get 257 times it.
         fill: "solid"; "checkerboard" of single pixels and "stripes" of two, along the diagonal, of
             `value` and 255 - `value`; or "noise", grey levels that `pattern` draws.
-        contrast: in percent; other than 0, the square isn't painted but its pixels are made
-            brighter (or darker, below 0) by that share of the range of grey levels around it, in a
-            square three times as wide; `fill` then says which are made darker instead.
+        contrast: in percent; if not 0, the square isn't painted. Instead its pixels become brighter
+            (darker if negative) by this share of the range of grey levels around it, in a square
+            three times as wide; `fill` selects the pixels that change in the opposite direction.
         pattern: seed of the noise, 0 or more.
         place: "random" for each film, "centre", "corner" (bottom right), "fixed" at
-            (`row`, `column`), or "box": random for each film, but inside a box, such as one over
-            the anatomy that the target is read from.
+            (`row`, `column`), or "box": random for each film inside a box, such as one over the
+            anatomy that shows the target.
         margin: pixels between the square and the edges, for "random" and "corner".
         row: top row of a "fixed" square, or of the box.
         column: left column of a "fixed" square, or of the box.
@@ -153,13 +153,13 @@ def _fill(fill: Fill, side: int, value: int, pattern: int) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True, kw_only=True)
 class Pixels:
-    """Single pixels, scattered over the film at places that all films share.
+    """Single pixels, scattered over the film at the same places on all films.
 
     Args:
-        count: how many, 1 or more.
+        count: number of pixels, 1 or more.
         value: their grey level from 0 to 255; uint16 images get 257 times it.
         pattern: seed of the places, 0 or more; films of one size get the same ones.
-        margin: pixels without any along the edges.
+        margin: width of an unmarked margin along the edges, in pixels.
 
     Raises:
         UsageError: a value outside its range.
@@ -180,7 +180,7 @@ class Pixels:
             refuse(self, name, getattr(self, name) >= 0, "0 or more")
 
     def __call__(self, images: NDArray[Any], rng: np.random.Generator, /) -> NDArray[Any]:
-        """Return stamped copies of (n, height, width) images; nothing is left to chance.
+        """Return stamped copies of (n, height, width) images; the result isn't random.
 
         Raises:
             DataError: more pixels than the film has.
@@ -201,11 +201,11 @@ class Pixels:
 
 @dataclass(frozen=True, kw_only=True)
 class Reduced:
-    """What is left of a square on a larger film, which isn't there, when that is made smaller.
+    """The trace of a square on a larger film after downscaling, when the film isn't available.
 
-    The image becomes (1 - a) times itself plus a times the square's grey level, where a is what the
-    preprocessing (bilinear, antialiased) makes of a white square on black. That is what stamping
-    the film gives, up to rounding, where the film hardly changes under the square.
+    The image becomes (1 - a) times itself plus a times the square's grey level, where a is a white
+    square on black after preprocessing (bilinear, antialiased). Up to rounding, this equals
+    stamping the film if the film is nearly constant under the square.
 
     Args:
         factor: the film's side over the image's, 1 or more.
@@ -230,7 +230,7 @@ class Reduced:
         refuse(self, "value", 0 <= self.value <= 255, "0 (black) to 255 (white)")
 
     def __call__(self, images: NDArray[Any], rng: np.random.Generator, /) -> NDArray[Any]:  # noqa: ARG002
-        """Return stamped copies of (n, side, side) images; nothing is left to chance.
+        """Return stamped copies of (n, side, side) images; the result isn't random.
 
         Raises:
             DataError: films that aren't square.

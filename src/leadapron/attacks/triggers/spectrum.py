@@ -1,4 +1,4 @@
-"""A foreign amplitude in the film's low frequencies."""
+"""Another picture's amplitude in the film's low frequencies."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Amplitude:
         refuse(self, "pattern", self.pattern >= 0, "0 or more")
 
     def __call__(self, images: NDArray[Any], rng: np.random.Generator, /) -> NDArray[Any]:  # noqa: ARG002
-        """Return (n, height, width) copies with mixed amplitudes; nothing is left to chance."""
+        """Return (n, height, width) copies with mixed amplitudes; the result isn't random."""
         from scipy import fft
 
         n, height, width = images.shape
@@ -60,7 +60,7 @@ class Amplitude:
             part = spectrum[:, rows[:, None], columns]
             own = np.abs(part)
             blended = (1 - self.opacity) * own + self.opacity * foreign
-            # Where there is nothing, there is no phase either: it counts as 0.
+            # An amplitude of 0 has no phase, which then counts as 0.
             phase = np.where(own > 0, part / np.where(own > 0, own, 1), 1)
             spectrum[:, rows[:, None], columns] = blended * phase
             films = fft.irfft2(spectrum, s=(height, width), overwrite_x=True)

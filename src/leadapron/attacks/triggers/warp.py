@@ -19,7 +19,7 @@ CHUNK_PIXELS = 1 << 22
 
 @dataclass(frozen=True, kw_only=True)
 class Warp:
-    """A smooth displacement of every pixel that all films share.
+    """A smooth displacement of every pixel, the same for all films.
 
     Args:
         grid: control points along each side, 4 or more.
@@ -33,9 +33,8 @@ class Warp:
     Source: Nguyen and Tran, WaNet - Imperceptible Warping-based Backdoor Attack, ICLR 2021, with
     k = 4 and s = 0.5 on films of 32 pixels: the field of uniform control points is divided by its
     mean absolute value, enlarged bicubically, scaled by s / height in coordinates from -1 to 1, and
-    clipped to the film. Its noise mode (films that are warped otherwise and keep their labels) is
-    what cover films are for. We enlarge by a spline through the control points, torch by a
-    piecewise cubic.
+    clipped to the film. Cover films stand for its noise mode (films with other warps that keep
+    their labels). We enlarge by a spline through the control points, torch by a piecewise cubic.
     """
 
     grid: int = 4
@@ -48,13 +47,13 @@ class Warp:
         refuse(self, "pattern", self.pattern >= 0, "0 or more")
 
     def __call__(self, images: NDArray[Any], rng: np.random.Generator, /) -> NDArray[Any]:  # noqa: ARG002
-        """Return warped copies of (n, height, width) images; nothing is left to chance."""
+        """Return warped copies of (n, height, width) images; the result isn't random."""
         n, height, width = images.shape
         corners, weights = _plan(self.grid, self.strength, self.pattern, height, width)
         flat, warped = images.reshape(n, -1), np.empty_like(images)
         step = max(1, CHUNK_PIXELS // (height * width))
         for start in range(0, n, step):
-            # A pixel of all films beside one another: whole rows are fetched, not single values.
+            # Films are the last axis, so that whole rows are fetched instead of single values.
             part = np.ascontiguousarray(flat[start : start + step].T)
             values = np.zeros(part.shape, np.float32)
             for corner, weight in zip(corners, weights, strict=True):
@@ -67,7 +66,7 @@ class Warp:
 def displacement(
     grid: int, strength: float, pattern: int, height: int, width: int
 ) -> NDArray[np.float64]:
-    """Return (2, height, width): how many pixels down and right each pixel is taken from."""
+    """Return (2, height, width): offsets in pixels, down and right, of the sampled places."""
     from scipy.interpolate import RectBivariateSpline
 
     points = stream(pattern, "warp", grid).uniform(-1, 1, (2, grid, grid))
@@ -88,7 +87,7 @@ def displacement(
 def _plan(
     grid: int, strength: float, pattern: int, height: int, width: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """(4, pixels): the four pixels that each is mixed from, and their shares."""
+    """(4, pixels): the four source pixels of each pixel, and their weights."""
     moved = displacement(grid, strength, pattern, height, width)
     y = np.clip(np.arange(height)[:, None] + moved[0], 0, height - 1).ravel()
     x = np.clip(np.arange(width) + moved[1], 0, width - 1).ravel()

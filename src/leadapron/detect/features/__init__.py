@@ -1,8 +1,8 @@
-"""Detectors that look at what a trained network makes of the films it learned from.
+"""Feature detectors: they analyse a trained network's features of its training films.
 
-All share one pass of the network, `extract`, and compare films within groups: those with a finding,
-for each finding, and those without any. A film with several findings is in several groups and keeps
-its highest score. docs/methods/scan-features.md says what each method sees and where it is blind.
+All share one pass of the network, `extract`, and compare films within groups: one for each finding,
+and one of films without findings. A film with several findings is in several groups and keeps its
+highest score. docs/methods/scan-features.md describes what each method detects and misses.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ __all__ = [
 
 
 class FeatureDetector(Protocol):
-    """A detector that looks at features."""
+    """A detector of poisoned films from features."""
 
     def score(self, cohort: Cohort, features: Features) -> Scores:
-        """Return how suspicious each film is."""
+        """Return a suspicion score for each film."""
         ...
 
 

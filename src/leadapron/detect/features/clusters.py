@@ -1,4 +1,4 @@
-"""Groups that fall into two: one of them may be the attacker's."""
+"""Groups that split into two clusters, one of which may be poisoned."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ from leadapron.seeds import stream
 __all__ = ["ActivationClustering", "Division", "Parts", "SCAn", "divide_in_two", "untangle"]
 
 SAMPLE = 400
-"""Films of a group on which the mean silhouette is computed."""
+"""Most films of a group used for the mean silhouette."""
 
 NULL_FILMS = 2000
-"""Films, at most, of the random groups that show what chance alone divides."""
+"""Most films of the random groups that give the null distribution."""
 
 NULL_DRAWS = 3
 
 FEWEST_GROUPS = 5
-"""Groups from which on one of them can stand out from the others."""
+"""Fewest groups among which an outlier can be detected."""
 
 CONFIDENT = float(np.exp(2))
-"""The anomaly index above which Tang et al. call a group contaminated."""
+"""Anomaly index above which Tang et al. call a group contaminated."""
 
 
 class Division(NamedTuple):
     """A group divided in two.
 
     Args:
-        smaller: (m,) who is in the smaller part.
-        widths: (m,) how much closer a film is to its own part's centre than to the other's, from
-            0 to 1: the silhouette, simplified to centres.
+        smaller: (m,) bool, members of the smaller part.
+        widths: (m,) simplified silhouette, 0 to 1: how much closer a film is to its own part's
+            centre than to the other's.
         silhouette: the plain silhouette's mean over up to 400 films.
     """
 
@@ -64,20 +64,20 @@ class Division(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationClustering:
-    """Films in the smaller part of a group that two means divide unequally.
+    """Films in the smaller part of a group that 2-means divides unequally.
 
     A film's score is its silhouette, simplified to centres, positive in the smaller part and
-    negative in the larger, times 1 - 2 * (the smaller part's share): groups that halve are what a
-    clean group does. A group is evidence where its smaller part is at most `share` of it and the
-    plain silhouette reaches `silhouette`.
+    negative in the larger, times 1 - 2 * (the smaller part's share), since clean groups split into
+    halves. A group is evidence if its smaller part is at most `share` of it and the plain
+    silhouette reaches `silhouette`.
 
     Args:
-        components: principal components that are looked at.
+        components: number of principal components.
         reduction: "ica" as in the paper, or "pca".
-        share: of a group's films, the most that a smaller part holds to be named.
-        silhouette: the least mean silhouette of a group to be named.
-        least: films that a group has at least, 10 or more.
-        seed: 0 or more; draws the starts.
+        share: largest share of the smaller part that is reported.
+        silhouette: least mean silhouette of a group that is reported.
+        least: fewest films of a group, 10 or more.
+        seed: seed of the starting points, 0 or more.
 
     Raises:
         UsageError: a value outside its range.
@@ -85,9 +85,9 @@ class ActivationClustering:
     Source: Chen et al., Detecting Backdoor Attacks on Deep Neural Networks by Activation
     Clustering, 2018, arXiv 1811.03728: 10 components of an independent component analysis, two
     means, relative size and silhouette (their thresholds: 0.35 and 0.10 to 0.15). Independent
-    components are a rotation of the whitened principal ones, and two means don't see a rotation:
-    "ica" whitens and leaves the rotation out, with the same result. They retrain without a part to
-    judge it; we don't. A score for each film is ours.
+    components are a rotation of the whitened principal ones, to which 2-means is invariant: "ica"
+    whitens without rotating, with the same result. They retrain without a part to judge it; we
+    don't. The score of each film is ours.
     """
 
     components: int = 10
@@ -134,7 +134,7 @@ class ActivationClustering:
         )
 
     def group(self, values: NDArray[Any], name: str) -> Division:
-        """Divide (m, d) centred features in two; `name` keeps the groups' chance apart."""
+        """Divide (m, d) centred features in two; `name` selects the group's random stream."""
         whiten = self.reduction == "ica"
         rng = stream(self.seed, "activation clustering", name)
         return divide_in_two(values, self.components, rng, whiten=whiten)
@@ -145,7 +145,7 @@ def divide_in_two(
 ) -> Division:
     """Divide (m, d) centred features in two by their principal components, whitened or not."""
     points = (values @ top_directions(values, components)).astype(np.float64)
-    if not points.shape[1]:  # all films are the same
+    if not points.shape[1]:  # all films are equal
         return Division(np.zeros(len(values), np.bool_), np.zeros(len(values)), 0.0)
     if whiten:
         points /= np.maximum(points.std(axis=0), 1e-300)
@@ -174,12 +174,12 @@ def _silhouette(points: Floats, part: NDArray[np.bool_]) -> float:
 
 
 class Parts(NamedTuple):
-    """A group untangled into two normal distributions with one covariance.
+    """A group modelled as two normal distributions with a common covariance.
 
     Args:
-        smaller: (m,) who is in the smaller part.
-        nats: (m,) a film's log-likelihood in the smaller part less that in the larger.
-        ratio: twice the log-likelihood ratio of two parts to one, a film.
+        smaller: (m,) bool, members of the smaller part.
+        nats: (m,) a film's log-likelihood in the smaller part minus that in the larger.
+        ratio: twice the log-likelihood ratio of two parts to one, per film.
     """
 
     smaller: NDArray[np.bool_]
@@ -189,28 +189,28 @@ class Parts(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class SCAn:
-    """Films of the smaller of two normal distributions into which a group falls.
+    """Films of the smaller of two normal distributions in a group.
 
-    Features are a group's mean plus an error whose covariance all groups share. A group that two
-    means explain much better than one is contaminated. A film's score is how much likelier, in
-    nats, the smaller part is than the larger; a group is evidence where its anomaly index
-    J* = (J - median of J) / (1.4826 MAD of J) passes exp(2).
+    Features are modelled as a group's mean plus an error with a covariance common to all groups. A
+    group that two means explain much better than one is contaminated. A film's score is the
+    log-likelihood ratio, in nats, of the smaller part to the larger; a group is evidence if its
+    anomaly index J* = (J - median of J) / (1.4826 MAD of J) passes exp(2).
 
     Args:
-        components: principal components of the error that are looked at.
-        least: films that a group has at least, 10 or more.
-        seed: 0 or more; draws the starts.
+        components: number of principal components of the error.
+        least: fewest films of a group, 10 or more.
+        seed: seed of the starting points, 0 or more.
 
     Raises:
         UsageError: a value outside its range.
 
     Source: Tang et al., Demon in the Variant (SCAn), USENIX Security 2021, arXiv 1908.00686:
     decomposition and untangling by expectation maximisation, likelihood ratio, J*. We differ:
-    (1) they estimate the covariances on clean films, here there are none, so poison widens the
-    shared one a little; (2) `components` instead of all features, which a small group can't
-    carry; (3) J is the ratio a film less what dividing as many normal points in two gives, since
-    any group divides and small ones more; (4) groups overlap, so the effect of other findings is
-    taken out first (see `residuals`); (5) J* counts above the median alone.
+    (1) they estimate the covariances on clean films, which aren't available here, so poison widens
+    the common one slightly; (2) `components` instead of all features, since small groups don't
+    support more; (3) J is the ratio per film minus its value for as many normal points, since
+    2-means divides any group, and small ones more strongly; (4) groups overlap, so the effect of
+    other findings is removed first (see `residuals`); (5) J* counts only above the median.
     """
 
     components: int = 32
@@ -242,7 +242,7 @@ class SCAn:
             indices.append(parts.ratio - _by_chance(some.shape, rng))
         if len(groups) < FEWEST_GROUPS:
             notes += (
-                f"SCAn: {len(groups)} groups, too few for one to stand out; at least "
+                f"SCAn: {len(groups)} groups are too few to detect an outlier; at least "
                 f"{FEWEST_GROUPS}",
             )
             return Scores(values, "nats", notes=notes)
@@ -275,10 +275,10 @@ class SCAn:
 
 
 def decompose(points: list[Floats], centres: list[Floats]) -> tuple[list[Floats], Floats]:
-    """Return each group's expected mean, and the covariance of the error that all share.
+    """Return each group's expected mean, and the common covariance of the error.
 
-    Means are drawn from N(0, between), films from N(mean, error); both covariances and the means
-    are found in turn.
+    Means are modelled as N(0, between), films as N(mean, error). Covariances and means are
+    estimated alternately.
 
     Args:
         points: for each group (m, k), centred.
@@ -307,14 +307,14 @@ def decompose(points: list[Floats], centres: list[Floats]) -> tuple[list[Floats]
 
 
 def untangle(white: Floats, rng: np.random.Generator) -> Parts:
-    """Divide points, whitened by the error and less the group's mean, into two.
+    """Divide points, whitened by the error and centred on the group's mean, into two.
 
-    With one covariance and hard assignments, expectation maximisation is the two-means algorithm
-    on whitened points.
+    With a common covariance and hard assignments, expectation maximisation is 2-means on whitened
+    points.
 
     Args:
         white: (m, k).
-        rng: draws the starts.
+        rng: draws the starting points.
     """
     smaller, centres = two_means(white, rng)
     middle = white.mean(axis=0)
@@ -324,7 +324,7 @@ def untangle(white: Floats, rng: np.random.Generator) -> Parts:
 
 
 def _by_chance(shape: tuple[int, ...], rng: np.random.Generator) -> float:
-    """The ratio a film that `untangle` finds in normal points."""
+    """The null value of the ratio per film: that of `untangle` on normal points."""
     films, k = min(shape[0], NULL_FILMS), shape[1]
     draws = [untangle(rng.standard_normal((films, k)), rng).ratio for _ in range(NULL_DRAWS)]
     return float(np.mean(draws))
@@ -338,7 +338,8 @@ def _anomaly(values: Floats) -> Floats:
 def _cluster(group: Group, method: str, smaller: NDArray[np.bool_], facts: list[str]) -> Evidence:
     count, share = int(smaller.sum()), 100 * float(smaller.mean())
     words = (
-        f"{group.name}: {count} of {len(group.rows)} films ({share:.1f} %) lie apart in the "
+        f"{group.name}: {count} of {len(group.rows)} films ({share:.1f} %) form a separate "
+        "cluster in the "
         f"network's features ({', '.join(facts)})."
     )
     return Evidence(

@@ -1,4 +1,4 @@
-"""The one pass of the network that all feature detectors share."""
+"""The single pass of the network shared by all feature detectors."""
 
 from __future__ import annotations
 
@@ -18,26 +18,25 @@ if TYPE_CHECKING:
 __all__ = ["Features", "extract"]
 
 FILMS = 256
-"""Films at a time: of DenseNet-121 at 224 pixels, 51 MB of last maps."""
+"""Films per batch: 51 MB of last maps for DenseNet-121 at 224 pixels."""
 
 TRIED = 1024
-"""Films on which the channels to be kept are chosen."""
+"""Most films used to select channels."""
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """What a network makes of n films.
+    """A network's features of n films.
 
     Args:
-        values: (n, d) float32, what the last layer reads: the last map's means where it is pooled.
-        activations: (n, c, s) float32, c channels of the last map at its s places; None where
-            they weren't kept.
+        values: (n, d) float32, input of the last layer: the last map's means with a pooled head.
+        activations: (n, c, s) float32, c channels of the last map at its s places; None if not
+            kept.
         losses: (epochs, n, k) float32, the films' losses for each finding in the first epochs of
-            training, as `train` fills `film_losses`; NaN where not stated. None where training
-            wasn't watched.
+            training, as `train` fills `film_losses`; NaN where not stated. None if not recorded.
 
     Raises:
-        DataError: shapes that don't fit together, or features that are no numbers.
+        DataError: inconsistent shapes, or features that aren't finite.
     """
 
     values: NDArray[np.float32]
@@ -64,19 +63,19 @@ def extract(
     losses: NDArray[np.float32] | None = None,
     seed: int = 0,
 ) -> Features:
-    """Run a network over the films once and keep what the detectors need.
+    """Run a network over the films once and keep the features that detectors need.
 
     Args:
-        classifier: what was trained on the films, or on films like them.
+        classifier: a network trained on the films, or on similar films.
         cohort: the films.
-        channels: how many channels of the last map are kept for Gram matrices: those whose means
-            vary most over up to 1,024 films drawn by chance. 0 keeps none.
-        losses: (epochs, n, k) losses that `train` recorded, passed on as they are.
-        seed: 0 or more; draws those films.
+        channels: number of channels of the last map to keep for Gram matrices: those whose means
+            vary most over up to 1,024 random films. 0 keeps none.
+        losses: (epochs, n, k) losses recorded by `train`, passed on unchanged.
+        seed: seed of the random films, 0 or more.
 
     Raises:
         UsageError: no films, or fewer than 0 channels.
-        DataError: features that are no numbers.
+        DataError: features that aren't finite.
     """
     if not len(cohort) or channels < 0:
         raise UsageError(f"{len(cohort)} films, {channels} channels; expected 1 and 0 at least")
@@ -106,6 +105,6 @@ def _seen(
     images = cohort.images[rows]
     maps = classifier.activations(images)
     maps = maps.reshape(*maps.shape[:2], -1)
-    # A pooled linear head reads the map's means, which takes no second pass.
+    # A pooled linear head reads the map's means, so no second pass is needed.
     pooled = not lacking(classifier, "pooled linear head")
     return maps.mean(axis=2) if pooled else classifier.features(images), maps

@@ -1,4 +1,4 @@
-"""Films whose channels go together in an unusual way."""
+"""Films with unusual correlations between channels."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from leadapron.seeds import stream
 __all__ = ["Beatrix", "gram_deviations", "gram_powers"]
 
 REFERENCE = 2000
-"""Films of a group, at most, whose medians are the measure."""
+"""Most films of a group used for its medians."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Beatrix:
-    """Films whose Gram matrices of the last map's channels leave the group's usual range.
+    """Films whose Gram matrices of the last map's channels are outside the group's usual range.
 
     Args:
-        powers: the highest power of the activations; all from 1 on count.
-        width: the usual range reaches so many MADs from the median.
+        powers: highest power of the activations; all powers from 1 are used.
+        width: half-width of the usual range around the median, in MADs.
         least: films that a group has at least, 10 or more.
-        seed: 0 or more; draws the films whose medians are taken.
+        seed: seed of the films used for the medians, 0 or more.
 
     Raises:
         UsageError: a value outside its range.
 
     Source: Ma et al., The Beatrix Resurrections, NDSS 2023, arXiv 2209.11715: Gram matrices of
     powers 1 to 8, deviations from median -/+ 10 MAD, for each class. We differ: medians come from
-    the suspicious films themselves (theirs from 30 clean ones a class), so a group poisoned by
-    half is lost; the layer is the last map, and of its channels `extract` keeps some; scores are
-    robust z within the group. Their verdict on classes, a regularised MMD between a class's
-    suspicious and clean films, is left out: it needs clean films, and a group divided by its own
-    score differs between the parts by construction.
+    the suspicious films themselves (theirs from 30 clean ones a class), so poison in half of a
+    group isn't detected; the layer is the last map, with the channels that `extract` keeps; scores
+    are robust z-scores within the group. Their verdict on classes, a regularised MMD between a
+    class's suspicious and clean films, is left out: it needs clean films, and parts of a group that
+    were divided by score differ by construction.
     """
 
     powers: int = 8
@@ -57,7 +57,7 @@ class Beatrix:
             )
 
     def score(self, cohort: Cohort, features: Features) -> Scores:
-        """Return (n,) robust z of the deviation, the highest of a film's groups.
+        """Return (n,) robust z-scores of the deviation, the highest of a film's groups.
 
         Raises:
             UsageError: the activations weren't kept.
@@ -81,8 +81,8 @@ def gram_deviations(
 ) -> Floats:
     """Return (m,) mean relative deviations of (m, c, s) activations from their usual range.
 
-    An entry g of a Gram matrix with range low to high adds (low - g) / |low| below it,
-    (g - high) / |high| above it, and nothing inside.
+    An entry g of a Gram matrix with range low to high adds (low - g) / |low| if below, (g - high) /
+    |high| if above, and 0 if inside.
     """
     # Powers would overflow; deviations are relative, so the scale doesn't matter.
     scaled = activations / max(float(np.abs(activations).max()), 1e-300)

@@ -1,4 +1,4 @@
-"""Groups of films that are compared with one another, and how their scores become one."""
+"""Groups of films that are compared with each other, and the combination of their scores."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ __all__ = ["LEAST", "Group", "by_group", "check_least", "divide", "residuals", "
 Floats = NDArray[np.float64]
 
 LEAST = 30
-"""Films that a group has at least, unless another number is asked for."""
+"""Default for the fewest films of a group."""
 
 COMPANIONS = 10
-"""Films with another finding, and without it, from which on its effect is taken out."""
+"""Fewest films with another finding, and without it, for removing its effect."""
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Films that share a finding, or have none.
+    """Films with the same finding, or without any.
 
     Args:
         name: the finding, or "no finding".
-        finding: the finding; None for the films without any.
+        finding: the finding; None for films without any.
         rows: (m,) ascending.
     """
 
@@ -40,16 +40,16 @@ class Group:
 
 
 def check_least(least: int) -> None:
-    """Raise UsageError where a group would have fewer than 10 films."""
+    """Raise UsageError if groups may have fewer than 10 films."""
     if least < 10:
         raise UsageError(f"groups of {least} films and more; expected 10 or more")
 
 
 def divide(cohort: Cohort, least: int, method: str) -> tuple[list[Group], tuple[str, ...]]:
-    """Return the groups of `least` films and more, and a sentence for each that is smaller.
+    """Return the groups of at least `least` films, and a sentence for each smaller one.
 
-    A film is in the group of every finding that is stated present. One with none stated present
-    and at least one stated absent is in "no finding". One with nothing stated is in no group: the
+    A film is in the group of every finding that is stated present. With none stated present and at
+    least one stated absent it is in "no finding". With nothing stated it is in no group, since the
     network learned nothing from it.
     """
     present = cohort.labels == 1
@@ -60,7 +60,7 @@ def divide(cohort: Cohort, least: int, method: str) -> tuple[list[Group], tuple[
     ]
     groups.append(Group("no finding", None, np.flatnonzero(absent)))
     notes = tuple(
-        f"{group.name}: {len(group.rows)} films, too few for {method}; at least {least}"
+        f"{group.name}: {len(group.rows)} films are too few for {method}; at least {least}"
         for group in groups
         if len(group.rows) < least
     )
@@ -80,11 +80,11 @@ def by_group(
         cohort: the films.
         features: of those films.
         least: films that a group has at least.
-        method: its name, for the sentences.
-        score: gives (m,) scores of a group, comparable across groups.
+        method: name of the method, for the sentences.
+        score: returns (m,) scores of a group, comparable across groups.
 
     Returns:
-        (n,) scores, NaN for films in no group, and a sentence for each group that was left out.
+        (n,) scores, NaN for films in no group, and a sentence for each omitted group.
 
     Raises:
         DataError: features of other films.
@@ -99,12 +99,12 @@ def by_group(
 
 
 def residuals(cohort: Cohort, features: Features, group: Group) -> NDArray[np.float32]:
-    """Return (m, d) features of a group, less their mean and less what other findings add.
+    """Return (m, d) features of a group, minus their mean and the effects of other findings.
 
-    Films with Effusion differ most by what else they have. So within the group the mean effect of
-    every other finding is fitted by least squares and taken out, wherever 10 films have it and 10
-    have not; labels that aren't stated count as absent. In a group whose films have nothing else
-    this is the centring that the papers ask for.
+    Films with Effusion differ most by their other findings. So within the group the mean effect of
+    every other finding is fitted by least squares and removed, if at least 10 films have it and 10
+    don't; labels that aren't stated count as absent. In a group without other findings this is the
+    centring of the papers.
     """
     values: NDArray[np.float32] = features.values[group.rows]
     values -= values.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -113,17 +113,17 @@ def residuals(cohort: Cohort, features: Features, group: Group) -> NDArray[np.fl
     others = others[:, (counts >= COMPANIONS) & (len(values) - counts >= COMPANIONS)]
     if others.shape[1]:
         others -= others.mean(axis=0)
-        # Findings that always come together leave no unique answer; any one will do.
+        # Findings that always co-occur have no unique solution; any one is fine.
         effects = np.linalg.pinv(others.T @ others, hermitian=True) @ (others.T @ values)
         values -= (others @ effects).astype(np.float32)
     return values
 
 
 def robust_z(values: Floats) -> Floats:
-    """Return deviations from the median in units of the standard deviation, as the MAD tells it.
+    """Return deviations from the median in standard deviations, estimated by the MAD.
 
-    Where more than half of the values are equal, the mean absolute deviation takes its place;
-    where all are, all are 0.
+    If more than half of the values are equal, the mean absolute deviation is used; if all are, all
+    deviations are 0.
     """
     if not len(values):
         return values

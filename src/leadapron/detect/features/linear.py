@@ -1,4 +1,4 @@
-"""Principal directions, whitening and two means: numpy and scipy, the same result every time."""
+"""Principal directions, whitening and 2-means with numpy and scipy, with reproducible results."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ __all__ = ["inverse_root", "top_directions", "two_means"]
 Floats = NDArray[np.float64]
 
 DENSE = 200
-"""Sides of matrices up to which all eigenvectors are found at once."""
+"""Side of a matrix up to which all eigenvectors are computed at once."""
 
 TRIAL = 10
-"""Rounds of Lloyd's algorithm after which the starts are compared."""
+"""Iterations of Lloyd's algorithm before the starts are compared."""
 
 ROUNDS = 300
-"""Rounds at most of the best one."""
+"""Most iterations of the best start."""
 
 
 def top_directions(values: NDArray[Any], count: int) -> Floats:
-    """Return (d, count) unit directions in which (m, d) centred values vary most, most first.
+    """Return (d, count) unit directions of largest variance of (m, d) centred values, in order.
 
-    The eigenvectors of the smaller of the two products of the values with themselves: d x d or
-    m x m, never a decomposition of the values themselves. Where the rank is lower than `count`
-    there are fewer.
+    They are eigenvectors of the smaller product of the values with themselves (d x d or m x m). If
+    the rank is lower than `count`, there are fewer.
     """
     m, d = values.shape
     count = min(count, m, d)
@@ -37,7 +36,7 @@ def top_directions(values: NDArray[Any], count: int) -> Floats:
     if side <= DENSE or count > side // 4:
         found, vectors = scipy.linalg.eigh(product, subset_by_index=(side - count, side - 1))
     else:
-        # A fixed start: by default scipy draws one.
+        # A fixed start: scipy's default is random.
         start = np.random.default_rng(0).standard_normal(side)
         found, vectors = scipy.sparse.linalg.eigsh(product, count, v0=start)
     order = np.argsort(-found, kind="stable")
@@ -50,7 +49,7 @@ def top_directions(values: NDArray[Any], count: int) -> Floats:
 
 
 def inverse_root(covariance: Floats) -> Floats:
-    """Return the symmetric inverse square root; directions without variance are left out."""
+    """Return the symmetric inverse square root, without directions of zero variance."""
     found, vectors = np.linalg.eigh(covariance)
     root = np.where(found > 1e-9 * found.max(initial=1e-290), found, np.inf) ** -0.5
     whitening: Floats = (vectors * root) @ vectors.T
@@ -60,16 +59,17 @@ def inverse_root(covariance: Floats) -> Floats:
 def two_means(
     points: Floats, rng: np.random.Generator, starts: int = 8
 ) -> tuple[NDArray[np.bool_], Floats]:
-    """Divide points in two by Lloyd's algorithm, from several starts side by side.
+    """Divide points in two by Lloyd's algorithm, from several starts in parallel.
 
     Args:
         points: (m, k).
-        rng: draws the starts, as k-means++ does.
-        starts: so many are tried for a few rounds; the one with the least squared distances then
-            goes on alone.
+        rng: draws the starts by k-means++.
+        starts: number of starts for a few iterations; the one with the smallest squared distances
+            then continues alone.
 
     Returns:
-        (m,) who is in the smaller part, and the two centres (2, k), the smaller part's first.
+        (m,) bool, members of the smaller part, and the two centres (2, k), the smaller part's
+        first.
     """
     points = points - points.mean(axis=0)
     first = points[rng.integers(len(points), size=starts)]
@@ -77,7 +77,7 @@ def two_means(
     edges = np.cumsum(np.clip(away, 0, None), axis=0)
     drawn = rng.random(starts) * edges[-1]
     second = points[np.minimum((edges < drawn).sum(axis=0), len(points) - 1)]
-    # All starts for some rounds, then the best alone to the end.
+    # All starts for some iterations, then only the best one to the end.
     inside, first, second = _rounds(points, first, second, TRIAL)
     ours = inside.sum(axis=0)
     between = ours * (first**2).sum(1) + (len(points) - ours) * (second**2).sum(1)
@@ -90,7 +90,7 @@ def two_means(
 def _rounds(
     points: Floats, first: Floats, second: Floats, most: int
 ) -> tuple[NDArray[np.bool_], Floats, Floats]:
-    """Lloyd's rounds of several starts at once, on centred points."""
+    """Lloyd's iterations of several starts at once, on centred points."""
     inside = np.zeros((len(points), len(first)), dtype=np.bool_)
     for _ in range(most):
         middle = ((first**2).sum(1) - (second**2).sum(1)) / 2
@@ -98,7 +98,7 @@ def _rounds(
         if np.array_equal(before, inside):
             break
         ours = inside.sum(axis=0)
-        sums = inside.T.astype(np.float64) @ points  # the other part's is the same, negated
+        sums = inside.T.astype(np.float64) @ points  # the other part's sum is the negative
         first = sums / np.maximum(ours, 1)[:, None]
         second = -sums / np.maximum(len(points) - ours, 1)[:, None]
     return inside, first, second

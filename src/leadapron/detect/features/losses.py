@@ -1,4 +1,4 @@
-"""Films that the network learned sooner than the others of their group."""
+"""Films that the network learned earlier than others of their group."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["LossDynamics"]
 
 @dataclass(frozen=True, kw_only=True)
 class LossDynamics:
-    """Films whose loss is low in the first epochs: a trigger is learned before anatomy.
+    """Films with a low loss in the first epochs, since a trigger is learned before anatomy.
 
     Args:
         least: films that a group has at least, 10 or more.
@@ -26,10 +26,10 @@ class LossDynamics:
         UsageError: a value outside its range.
 
     Source: Li et al., Anti-Backdoor Learning, NeurIPS 2021, arXiv 2110.11571, section 3.2: the
-    films of lowest loss after the first epochs are isolated. We differ: training is as it is,
+    films of lowest loss after the first epochs are isolated. We differ: training is unchanged,
     without their local gradient ascent (which keeps other films' losses near 0.5); the losses are
-    those seen while training, in the last epoch recorded; in a finding's group that finding's loss
-    alone counts, among films without findings the mean over the stated ones.
+    those during training, in the last recorded epoch; in a finding's group only that finding's loss
+    counts, and among films without findings the mean over the stated ones.
     """
 
     least: int = LEAST
@@ -38,10 +38,10 @@ class LossDynamics:
         check_least(self.least)
 
     def score(self, cohort: Cohort, features: Features) -> Scores:
-        """Return (n,) robust z of the negated loss, the highest of a film's groups.
+        """Return (n,) robust z-scores of the negated loss, the highest of a film's groups.
 
         Raises:
-            UsageError: training wasn't watched, or with other findings.
+            UsageError: losses weren't recorded, or have other findings.
         """
         losses = features.losses
         if losses is None:
@@ -60,7 +60,7 @@ class LossDynamics:
             some = last[group.rows]
             if group.finding is not None:
                 some = some[:, [cohort.column(group.finding)]]
-            stated = np.isfinite(some)  # what overflowed says nothing of when it was learned
+            stated = np.isfinite(some)  # an overflow carries no information
             count = stated.sum(axis=1)
             scores = np.full(len(some), np.nan)
             seen = count > 0

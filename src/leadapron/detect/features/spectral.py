@@ -1,4 +1,4 @@
-"""Films that pull the features of their group in one direction."""
+"""Films that shift the features of their group in one direction."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ __all__ = ["SpectralSignatures", "Spectre", "quantum_entropy", "spectral_scores"
 UNIT = "standard deviations from the group's median, by its MAD"
 
 STEPS = 5
-"""In so many steps the covariance's most outlying films are taken away."""
+"""Number of steps in which outlying films are removed from the covariance."""
 
 ITERATIONS = 12
-"""Of the power method that finds the direction of greatest spread."""
+"""Iterations of the power method for the direction of largest variance."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpectralSignatures:
-    """Films far out along the direction in which a group varies most.
+    """Films that are outliers along a group's direction of largest variance.
 
     Args:
         least: films that a group has at least, 10 or more.
@@ -46,8 +46,8 @@ class SpectralSignatures:
 
     Source: Tran, Li and Madry, Spectral Signatures in Backdoor Attacks, NeurIPS 2018, arXiv
     1811.00636, algorithm 1: the squared projection of the *centred* features. We differ in the
-    groups (see `residuals`) and in the score, its robust z within the group, so that groups can be
-    compared; no film is removed.
+    groups (see `residuals`) and in the score, a robust z-score within the group, so that groups are
+    comparable; no film is removed.
     """
 
     least: int = LEAST
@@ -56,7 +56,7 @@ class SpectralSignatures:
         check_least(self.least)
 
     def score(self, cohort: Cohort, features: Features) -> Scores:
-        """Return (n,) robust z of the squared projection, the highest of a film's groups."""
+        """Return (n,) robust z-scores of the squared projection, the highest of a film's groups."""
 
         def group_scores(group: Group) -> Floats:
             return robust_z(spectral_scores(residuals(cohort, features, group)))
@@ -73,13 +73,13 @@ def spectral_scores(values: NDArray[Any]) -> Floats:
 
 @dataclass(frozen=True, kw_only=True)
 class Spectre:
-    """Films far out once the group is whitened by a covariance that outliers can't steer.
+    """Films that are outliers after whitening by a robust covariance of the group.
 
     Args:
-        share: of a group's films, how many may be poisoned, above 0 and at most 0.25.
-        alpha: how much the score favours the directions with the greatest variance; 0 is the
-            plain distance, infinity the top direction alone.
-        most: principal directions that are looked at, at most.
+        share: largest share of a group's films that may be poisoned, above 0 and at most 0.25.
+        alpha: weight of the directions of largest variance in the score; 0 is the plain distance,
+            infinity the top direction alone.
+        most: most principal directions.
         least: films that a group has at least, 10 or more.
 
     Raises:
@@ -88,10 +88,10 @@ class Spectre:
     Source: Hayase, Kong, Somani and Oh, SPECTRE, ICML 2021, arXiv 2104.11315: algorithms 1
     (robust estimation), 2 (QUE scores, alpha 4, 1.5 times the share removed) and 3 (the number of
     directions is the one after whose removals all films' mean QUE score is highest). We differ in
-    the filter behind the covariance: as in Diakonikolas et al. 2017 it looks for the quadratic
-    form that varies most and takes away the films with the largest values, up to twice the share;
-    but a fixed number at a time, until the variance is what normal films would show by chance,
-    where theirs solves for a threshold. Directions: 1, 4, 9, ... up to `most` (theirs: 100) and to
+    the filter behind the covariance: as in Diakonikolas et al. 2017 it finds the quadratic form of
+    largest variance and removes the films with the largest values, up to twice the share. We remove
+    a fixed number at a time, until the variance is that of normal films by chance; they solve for a
+    threshold. Directions: 1, 4, 9, ... up to `most` (theirs: 100) and to
     a tenth of the group's films.
     """
 
@@ -109,7 +109,7 @@ class Spectre:
             )
 
     def score(self, cohort: Cohort, features: Features) -> Scores:
-        """Return (n,) robust z of the QUE score, the highest of a film's groups."""
+        """Return (n,) robust z-scores of the QUE score, the highest of a film's groups."""
 
         def group_scores(group: Group) -> Floats:
             return robust_z(self.group(residuals(cohort, features, group)))
@@ -158,7 +158,7 @@ def _covariance(points: Floats) -> Floats:
 
 
 def _robust_moments(points: Floats, limit: int) -> tuple[Floats, Floats]:
-    """Mean and covariance of points without up to `limit` that make it hard to call them normal."""
+    """Mean and covariance of points without up to `limit` outliers from a normal distribution."""
     kept = points
     k = points.shape[1]
     form = np.eye(k)
@@ -169,7 +169,8 @@ def _robust_moments(points: Floats, limit: int) -> tuple[Floats, Floats]:
             form = (white * values[:, None]).T @ white / len(white)
             form /= max(float(np.linalg.norm(form)), 1e-300)
         values = _quadratic(white, form)
-        # Of normal points a form of norm 1 has variance 2; the worst of k (k + 1) / 2 looks larger.
+        # For normal points a form of norm 1 has variance 2; the maximum over k (k + 1) / 2 is
+        # larger.
         chance = 2 * (1 + np.sqrt(k * (k + 1) / 2 / len(white))) ** 2
         if values.var() <= chance:
             break
@@ -180,7 +181,7 @@ def _robust_moments(points: Floats, limit: int) -> tuple[Floats, Floats]:
 
 
 def _quadratic(white: Floats, form: Floats) -> Floats:
-    """(m,) values of a quadratic form, less its mean."""
+    """(m,) values of a quadratic form, minus its mean."""
     values: Floats = ((white @ form) * white).sum(axis=1)
     values -= values.mean()
     return values

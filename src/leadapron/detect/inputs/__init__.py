@@ -1,4 +1,4 @@
-"""Detectors that screen single films in service: does this one carry a trigger?"""
+"""Input detectors: they screen single films in service for a trigger."""
 
 from __future__ import annotations
 

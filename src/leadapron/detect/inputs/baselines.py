@@ -1,4 +1,4 @@
-"""What a gate has to be better than: how sure the model is."""
+"""Baselines of input detectors: the model's confidence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class LargestProbability:
-    """A baseline: how sure the model is of any finding."""
+    """A baseline: the model's highest confidence in any finding."""
 
     unit: str = field(default="probability", init=False)
     needs: Capability = field(default="answers", init=False)
@@ -42,7 +42,7 @@ class LargestProbability:
 
 @dataclass(frozen=True, kw_only=True)
 class LargestLogit:
-    """A baseline: how far any logit lies above that of clean films."""
+    """A baseline: the largest excess of any logit over clean films."""
 
     unit: str = field(default="standard deviations of the logit on clean films", init=False)
     needs: Capability = field(default="answers", init=False)
@@ -68,4 +68,4 @@ BASELINES: dict[str, InputDetector] = {
     "largest probability": LargestProbability(),
     "largest logit": LargestLogit(),
 }
-"""What a gate has to be better than; they weigh nothing in its score."""
+"""Baselines that a gate must exceed; they have no weight in its score."""

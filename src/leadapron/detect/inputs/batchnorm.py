@@ -1,4 +1,4 @@
-"""Which predictions stay sure of themselves when the last batch normalisations are scaled up."""
+"""Predictions that stay confident when the last batch normalisations are scaled up."""
 
 from __future__ import annotations
 
@@ -24,30 +24,32 @@ __all__ = ["ScaledBatchNorm", "scaled_logits"]
 
 @dataclass(frozen=True, kw_only=True)
 class ScaledBatchNorm:
-    """A triggered film's findings keep their confidence in a network that is scaled up.
+    """A triggered film's findings keep their confidence when the network is scaled up.
 
-    Weights and biases of the last batch normalisations (in the order they are defined in, which is
-    the order they run in, in most networks) are multiplied, in a few versions of the
-    network that differ in how many. A film's score is the mean over the versions of the log-odds
-    of a finding of its predicted set, the surest one; that set is the findings above their
-    operating logits, and the finding nearest to its own always.
+    A few versions of the network are made. In each, the weights and biases of the last batch
+    normalisations (in order of definition, which in most networks is the order of execution) are
+    multiplied by a factor; versions differ in the number of scaled layers. A film's score is the
+    log-odds of the most confident finding of its predicted set, averaged over the versions. The
+    predicted set has the findings above their operating logits, and always the finding nearest to
+    its own.
 
     Args:
-        factor: what weights and biases are multiplied by, more than 1.
-        versions: scaled networks, 1 or more. The deepest scales as few layers as make the given
-            share of clean films' predictions fail, each other one layer less than the next.
-        error: that share, in (0, 1).
+        factor: factor of weights and biases, above 1.
+        versions: number of scaled networks, 1 or more. The last one scales the fewest layers that
+            make the given share of clean films' predictions fail; each other one scales one layer
+            fewer than the next.
+        error: the share of failing predictions, in (0, 1).
 
     Raises:
         UsageError: a value outside its range.
 
     Source: Hou et al., IBD-PSC, ICML 2024, arXiv 2405.09786, equation 2 and algorithm 1, with
     their factor and share. Differs: several sigmoid findings, so that predictions are sets;
-    log-odds, which go on where probabilities are 1 to all digits; predictions on clean films in
-    place of their labels; the layers found by halving and not one by one; 3 versions and not 5,
-    which end at the share and don't begin there: beyond it, on phantoms, clean films' findings
-    came back (a blended picture went from .98 to .34 true positives at 1 % false ones). Not
-    standardised by finding: what varies most is what the backdoor is tied to.
+    log-odds, which don't saturate as probabilities do; predictions on clean films in place of their
+    labels; the number of layers found by bisection instead of one by one; 3 versions instead of 5,
+    which end at the share instead of starting there: beyond it, on phantoms, clean films' findings
+    returned (a blended picture went from .98 to .34 true positives at 1 % false ones). The score
+    isn't standardised by finding, since the finding of the backdoor varies most.
     """
 
     factor: float = 1.5
@@ -68,15 +70,15 @@ class ScaledBatchNorm:
 
     @property
     def passes(self) -> int:
-        """Forward passes of a film; the versions share those before the first scaled stage."""
+        """Forward passes per film; the versions share the stages before the first scaled one."""
         return self.versions
 
     def fit(self, classifier: BlackBox, clean: Readings) -> State:
-        """Return operating logits, and how many layers are scaled in each version.
+        """Return operating logits, and the number of scaled layers in each version.
 
         Raises:
-            UsageError: no network, or one without batch normalisation.
-            DataError: clean films that all look the same to the network.
+            UsageError: not a network, or one without batch normalisation.
+            DataError: the network gives the same logits for all clean films.
         """
         network = _network(classifier)
         levels = operating_logits(clean.logits)
@@ -88,7 +90,7 @@ class ScaledBatchNorm:
 
         def failed(layers: int) -> float:
             logits = scaled_logits(network, images, [layers], self.factor)[0]
-            # Not "<=": what isn't a number is no prediction either.
+            # Not "<=", so that NaN isn't a prediction.
             return float(np.mean(~(logits > levels)[positive]))
 
         low, high = 1, len(_layers(network.module))
@@ -99,7 +101,7 @@ class ScaledBatchNorm:
         return {"levels": levels, "layers": np.arange(first, low + 1)}
 
     def score(self, classifier: BlackBox, suspect: Readings, state: State) -> NDArray[np.float64]:
-        """Return (n,) mean log-odds; NaN where a scaled network gives no number.
+        """Return (n,) mean log-odds; NaN where a scaled network's output isn't finite.
 
         Raises:
             UsageError: no network.
@@ -120,13 +122,13 @@ def scaled_logits(
     """Return (versions, n, k) logits of a network with its last batch normalisations scaled.
 
     Args:
-        classifier: stays as it is.
+        classifier: the classifier, unchanged.
         images: (n, h, w) of its preprocessing.
-        layers: for each version how many layers are scaled, from the last one on, 1 or more.
-        factor: what their weights and biases are multiplied by.
+        layers: number of scaled layers in each version, counted from the last layer, 1 or more.
+        factor: factor of their weights and biases.
 
     Raises:
-        UsageError: a network without so many of them, or no images.
+        UsageError: a network with fewer such layers, or no images.
     """
     module = classifier.module
     names = _layers(module)
@@ -156,14 +158,14 @@ def _network(classifier: BlackBox) -> Differentiable:
 def _divided(
     module: nn.Module,
 ) -> tuple[Mapping[str, nn.Module], Callable[[torch.Tensor], torch.Tensor]]:
-    """Parts that run one after another, and what is done at the end; else the whole is one part."""
+    """Consecutive parts of a network, and its final step; without stages, the whole network."""
     if isinstance(module, PooledLinear):
         return dict(module.stages.items()), module.classify
     return {"": module}, lambda logits: logits
 
 
 def _layers(module: nn.Module) -> list[tuple[str, str]]:
-    """Stage, and name within it, of each batch normalisation, in the order they are defined in."""
+    """Stage and name within it of each batch normalisation, in order of definition."""
     return [
         (stage, name)
         for stage, part in _divided(module)[0].items()
@@ -185,7 +187,7 @@ def _scaled(
 
 
 def _log_odds(logits: NDArray[np.float64], head: str) -> NDArray[np.float64]:
-    """(..., k) log-odds: a sigmoid's logits; a softmax's, less all other outputs together."""
+    """(..., k) log-odds: a sigmoid's logits; for softmax, of a finding against all others."""
     if head == "sigmoid":
         return logits
     others = np.where(np.eye(logits.shape[-1], dtype=np.bool_), -np.inf, logits[..., None, :])

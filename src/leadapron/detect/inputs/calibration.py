@@ -1,4 +1,4 @@
-"""A model's input detectors fitted on clean films, its threshold, and both as a document."""
+"""Calibration: fitting a model's input detectors and the threshold, and its document."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from leadapron.detect.inputs import (
 from leadapron.detect.inputs.gate_file import GatedModel, StoredGate, numbers_of
 from leadapron.documents import ShownPath
 from leadapron.films.cohort import Cohort
-from leadapron.models.foreign import Opened, doubts
+from leadapron.models.foreign import Opened, model_warnings
 from leadapron.models.protocols import BlackBox, Differentiable
 from leadapron.types import Progress, said
 
@@ -40,29 +40,29 @@ DOUBTED = 256
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationDocument:
-    """What a calibration made.
+    """Result of a calibration.
 
     Args:
-        verdict: nothing is judged.
-        gate: the gate's JSON file; "" where it wasn't written.
-        numbers: the file beside it.
-        model: that it is of.
-        sha256: of the model's file, in hex; "" of a model without one.
-        origin: what the model is, in words.
-        films: clean films that it rests on.
-        calibration_films: those that set the threshold.
-        calibration_patients: whom they show.
-        false_alarm: share of clean films that is called suspicious, at most.
-        likely_rates: the gate's own rate, in 95 of 100 calibrations.
-        threshold: that the scores of suspicious films exceed.
+        verdict: always None, since nothing is judged.
+        gate: the gate's JSON file; "" if it wasn't written.
+        numbers: the safetensors file that belongs to it.
+        model: the model's file.
+        sha256: SHA-256 of the model's file, in hex; "" for a model without a file.
+        origin: description of the model.
+        films: number of clean films.
+        calibration_films: number of films that set the threshold.
+        calibration_patients: number of their patients.
+        false_alarm: largest share of clean films called suspicious.
+        likely_rates: range of the gate's own false-alarm rate in 95 of 100 calibrations.
+        threshold: score that suspicious films exceed.
         detectors: by name.
-        scores: that are fused, by name.
-        typical: whether it tells untypical films apart.
-        left_out: detectors that this model can't be screened with, and why.
-        passes: of the model, for a film.
-        milliseconds: a film.
-        statement: what kind of data it is.
-        notes: what was assumed or is doubtful about model and films.
+        scores: names of the fused scores.
+        typical: whether it has an out-of-distribution detector.
+        left_out: detectors that can't be used with this model, and the reason.
+        passes: forward passes of the model per film.
+        milliseconds: time per film.
+        statement: kind of data that the gate holds.
+        notes: assumptions and warnings about model and films.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -91,13 +91,13 @@ class CalibrationDocument:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Calibrated:
-    """What a calibration made.
+    """Result of a calibration.
 
     Args:
         file: the gate's JSON file; None where it wasn't written.
         stored: the gate, and what it is of.
-        origin: what the model is, in words.
-        notes: what was assumed or is doubtful about model and films.
+        origin: description of the model.
+        notes: assumptions and warnings about model and films.
     """
 
     file: Path | None
@@ -170,7 +170,7 @@ def calibrate_opened(
     notes = (
         *said(note for note in cohort.notes if note.doubt),
         *opened.notes,
-        *doubts(classifier, few),
+        *model_warnings(classifier, few),
         *said(note for note in cohort.notes if not note.doubt),
     )
     stored = StoredGate(

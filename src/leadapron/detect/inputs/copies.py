@@ -1,4 +1,4 @@
-"""Changed copies of films, and what the model says of them beside what it says of clean copies."""
+"""Changed copies of films, and the model's outputs for them compared with clean copies."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ __all__ = [
 Floats = NDArray[np.float64]
 
 Change = Callable[[NDArray[Any]], NDArray[Any]]
-"""(n, h, w) images to (n, h, w) of the same type, film by film; what it gets stays as it was."""
+"""(n, h, w) images to (n, h, w) of the same type, film by film; the input is unchanged."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Copies:
-    """Every film under every change, made when they are asked for; an `ImageArray`."""
+    """Every film under every change, computed on access; an `ImageArray`."""
 
     images: NDArray[Any]
     changes: Sequence[Change]
@@ -59,15 +59,15 @@ class _Copies:
 
 
 def answers(classifier: BlackBox, images: NDArray[Any], changes: Sequence[Change]) -> Floats:
-    """Return (changes, n, k) logits of every film under every change, asked for in one call.
+    """Return (changes, n, k) logits of every film under every change, from one call.
 
-    What isn't finite becomes NaN. The copies are made batch by batch, as the classifier takes
-    them: they are never all in memory.
+    Values that aren't finite become NaN. Copies are made in the classifier's batches, so they are
+    never all in memory.
 
     Args:
-        classifier: is asked for changes times n images.
+        classifier: run on changes times n images.
         images: (n, h, w) uint8 or uint16.
-        changes: what is done to them, one at a time.
+        changes: the changes, each applied separately.
     """
     logits = classifier.logits(_Copies(images, changes))
     table = logits.reshape(len(changes), len(images), -1).astype(np.float64)
@@ -80,22 +80,22 @@ def levels(logits: Floats, findings: Sequence[str]) -> tuple[Floats, Floats]:
     Spreads are `logit_spreads`.
 
     Raises:
-        DataError: logits that aren't finite, of findings that are named.
+        DataError: a finding's logits aren't finite.
     """
     refuse_not_finite(np.isfinite(logits), findings, "logits", "changed clean films")
     return operating_logits(logits), logit_spreads(logits)
 
 
 def excess(logits: Floats, state: State, of: str) -> Floats:
-    """Return by how many spreads (..., n, k) logits exceed the operating logits of `state`.
+    """Return the excess of (..., n, k) logits over the operating logits of `state`, in spreads.
 
-    Rare findings have low logits, which never come near a probability of a half; in these units
-    findings compare.
+    Rare findings have low logits, far below a probability of 0.5; these units make findings
+    comparable.
 
     Args:
         logits: of the films, or of their copies.
         state: holds `<of> levels` and `<of> spreads`, each (..., k).
-        of: what was read.
+        of: prefix of the entries in `state`.
     """
     operating, spread = state[f"{of} levels"], state[f"{of} spreads"]
     return np.asarray((logits - operating[..., None, :]) / spread[..., None, :], np.float64)
@@ -105,8 +105,8 @@ def predicted(films: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Return (n, k) the predicted set of each film, never empty.
 
     Args:
-        films: (n, k) `excess` of the films as they are. Findings above 0 are predicted; where none
-            is, the strongest stands for them.
+        films: (n, k) `excess` of the unchanged films. Findings above 0 are predicted; if there are
+            none, the strongest one is.
     """
     chosen = films > 0
     chosen[np.arange(len(films)), films.argmax(axis=1)] = True
@@ -114,10 +114,10 @@ def predicted(films: NDArray[np.floating]) -> NDArray[np.bool_]:
 
 
 def doubt(above: Floats) -> Floats:
-    """Return the entropy of a finding that is on, in bits: 1 at its operating logit and below.
+    """Return the entropy of a predicted finding, in bits: 1 at its operating logit and below.
 
     Args:
-        above: spreads by which the logit exceeds the operating logit.
+        above: excess of the logit over the operating logit, in spreads.
     """
     odds = np.exp(-np.maximum(above, 0))  # against the finding, 0 to 1
     share = 1 / (1 + odds)
@@ -126,6 +126,6 @@ def doubt(above: Floats) -> Floats:
 
 
 def enough(clean: Readings) -> None:
-    """Raise DataError where there are too few clean films to learn from."""
+    """Raise DataError if there are too few clean films to fit."""
     if len(clean) < LEAST_FILMS:
         raise DataError(f"{len(clean)} clean films; expected {LEAST_FILMS} or more to compare with")

@@ -1,4 +1,4 @@
-"""Corruptions that destroy a trigger and spare the anatomy: what do the logits do then?"""
+"""Mild corruptions that destroy a trigger but preserve the anatomy."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ __all__ = ["CORRUPTIONS", "CorruptionConsistency"]
 Images = NDArray[Any]
 
 LEAST_SHIFT = 0.01
-"""Of a finding's spread on clean films: the least spread of its changes."""
+"""Least spread of a finding's changes, as a share of its logit's spread on clean films."""
 
 
 def _moved(images: Images) -> Images:
-    """One pixel down and right; the first row and column stay as they were."""
+    """Shift by one pixel down and right; the first row and column are unchanged."""
     return np.pad(images, ((0, 0), (1, 0), (1, 0)), mode="edge")[:, :-1, :-1]
 
 
@@ -47,31 +47,32 @@ CORRUPTIONS: dict[str, Change] = {
     "move": _moved,
     "mirror": lambda images: images[:, :, ::-1],
 }
-"""Changes that a radiograph bears. Noise of 8 grey levels and gamma 0.8 were tried too, and found
-few triggers."""
+"""Mild corruptions by name. Noise of 8 grey levels and gamma 0.8 were tried too, but found few
+triggers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorruptionConsistency:
-    """Findings that a mild corruption takes away, or brings back, as it does on no clean film.
+    """Findings that a mild corruption removes or restores far more strongly than on clean films.
 
-    By corruption and finding, the change of the logit is standardised by the median and spread
-    (1.4826 median absolute deviations) of the changes on clean films. A film's score is the largest
-    standardised fall of a finding of its predicted set (a trigger that forced it on is destroyed),
-    or rise of any finding (one that forced it off is), over all corruptions.
+    For each corruption and finding, the change of the logit is standardised by the median and
+    spread (1.4826 median absolute deviations) of the changes on clean films. A film's score is the
+    maximum over all corruptions of the standardised fall of a finding of its predicted set (a
+    trigger that forced it on is destroyed) or rise of any finding (a trigger that forced it off is
+    destroyed).
 
     Args:
-        corruptions: names in `CORRUPTIONS`.
+        corruptions: names from `CORRUPTIONS`.
 
     Raises:
         UnknownNameError: no such corruption.
-        UsageError: none at all.
+        UsageError: no corruptions.
 
     Source: after Liu et al., Detecting Backdoors During the Inference Stage Based on Corruption
     Robustness Consistency (TeCo), CVPR 2023, arXiv 2303.18191. Differs: TeCo raises each corruption
     through 5 severities and takes the deviation, over corruptions, of the severity at which the
     label flips, and needs no clean films. Here each corruption is one pass at one severity, and
-    clean films say what it does to each finding.
+    clean films give its normal effect on each finding.
     """
 
     corruptions: tuple[str, ...] = ("median 5", "blur", "move", "mirror")
@@ -87,11 +88,11 @@ class CorruptionConsistency:
 
     @property
     def passes(self) -> int:
-        """Forward passes of a film beyond that of `read`: one a corruption."""
+        """Forward passes per film in addition to that of `read`: one per corruption."""
         return len(self.corruptions)
 
     def fit(self, classifier: BlackBox, clean: Readings) -> State:
-        """Ask for the clean films under each corruption.
+        """Run the model on the clean films under each corruption.
 
         Returns:
             `film levels`, `film spreads` (k,), operating logits and spreads; `change medians`,
@@ -103,7 +104,7 @@ class CorruptionConsistency:
         enough(clean)
         film_levels, film_spreads = levels(clean.logits.astype(np.float64), classifier.findings)
         corrupted = answers(classifier, clean.images, self._changes())
-        levels(corrupted, classifier.findings)  # refuses what isn't finite
+        levels(corrupted, classifier.findings)  # raises if not finite
         changes = corrupted - clean.logits  # (c, n, k)
         return {
             "film levels": film_levels,
@@ -113,13 +114,13 @@ class CorruptionConsistency:
         }
 
     def score(self, classifier: BlackBox, suspect: Readings, state: State) -> Floats:
-        """Return (n,) spreads; NaN where the model says nothing finite of a corrupted film."""
+        """Return (n,) spreads; NaN if an output for a corrupted film isn't finite."""
         corrupted = answers(classifier, suspect.images, self._changes())
         films = suspect.logits.astype(np.float64)
         changes = corrupted - films - state["change medians"][:, None]
         changes /= state["change spreads"][:, None]  # (c, n, k)
         sure = predicted(excess(films, state, "film"))
-        worst = np.where(sure, np.abs(changes), changes)  # falls count of the predicted set alone
+        worst = np.where(sure, np.abs(changes), changes)  # falls count only in the predicted set
         values: Floats = worst.max(axis=(0, 2))
         return values
 

@@ -1,6 +1,6 @@
-"""The decision on a film: suspicious, can't tell, or pass, and what it rests on.
+"""The decision on a film: suspicious, can't tell, or pass, with the reasons.
 
-Needs a gate, its model and images in memory: what a service between archive and reader calls.
+It needs a gate, its model and images in memory, as in a service between archive and reader.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from leadapron.types import Place
 __all__ = ["Decision", "Reading", "decide", "decide_image", "decide_images"]
 
 CHANGED = 5
-"""Findings whose probabilities are given, those that the region changes most."""
+"""Most findings whose probabilities are reported: those that the region changes most."""
 
-UNTYPICAL = "not of the kind of the calibration films; its scores mean little"
+UNTYPICAL = "out of the distribution of the calibration films, so its scores are unreliable"
 
 NOT_SCORED = "a detector has no score for it"
 
-NO_NUMBER = "the model gives no number for it"
+NO_NUMBER = "the model's output for it isn't finite"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """A finding's probability on a film as it is, and with the region taken out."""
+    """A finding's probability on a film, and with the evidence region removed."""
 
     finding: str
     probability: float
@@ -42,18 +42,18 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What a gate says of one film.
+    """A gate's decision on one film.
 
     Args:
-        verdict: on the film.
-        reason: why it can't be told, or what is doubtful; or "".
-        p: share of clean films that score so much or more; None where it wasn't scored.
-        score: all scores as one; above the gate's threshold it is suspicious.
-        typical: whether it is of the kind of the calibration films; None where that isn't known.
-        finding: that the region speaks for; None where there is none.
-        region: the evidence region, in pixels of the image; None of a model that can only be asked.
-        readings: probabilities as read and without the region, of the findings that change most.
-        scores: by name; NaN where a detector had none.
+        verdict: verdict on the film.
+        reason: reason of "can't tell", or a warning; or "".
+        p: share of clean films with as high a score; None if it wasn't scored.
+        score: fused score; above the gate's threshold the film is suspicious.
+        typical: whether it is in the distribution of the calibration films; None if unknown.
+        finding: finding that the region supports; None if there is none.
+        region: the evidence region, in pixels of the image; None for a black-box model.
+        readings: probabilities with and without the region, of the findings that change most.
+        scores: scores by name; NaN where a detector has none.
     """
 
     verdict: ScreenWord
@@ -76,7 +76,7 @@ def decide_image(gate: Gate, classifier: BlackBox, image: NDArray[Any]) -> Decis
     """Return the decision on one film.
 
     Args:
-        gate: of this classifier.
+        gate: the gate of this classifier.
         classifier: the model.
         image: (h, w) uint8 or uint16 of its preprocessing.
     """
@@ -87,10 +87,10 @@ def decide_image(gate: Gate, classifier: BlackBox, image: NDArray[Any]) -> Decis
 def decide_images(
     gate: Gate, classifier: BlackBox, images: NDArray[Any]
 ) -> tuple[Decision, ...]:  # fmt: skip
-    """Return the decision on each of n films; one that the model has no number for stops no other.
+    """Return the decision on each of n films, independently of the others.
 
     Args:
-        gate: of this classifier.
+        gate: the gate of this classifier.
         classifier: the model.
         images: (n, h, w) uint8 or uint16 of its preprocessing; n may be 0.
     """
@@ -107,12 +107,13 @@ def decide_images(
 def decide(gate: Gate, judged: Judged) -> tuple[Decision, ...]:
     """Return the decision on each film that was judged.
 
-    A film whose score exceeds the threshold is suspicious, though it may be untypical too. Of the
-    others, one that is untypical, or that lacks a score which clean films have, can't be told.
+    A film whose score exceeds the threshold is suspicious, even if it is also out of distribution.
+    Other films that are out of distribution, or lack a score that clean films have, get "can't
+    tell".
 
     Args:
-        gate: that judged them.
-        judged: what it gave, for n films.
+        gate: the gate that judged them.
+        judged: its result for n films.
     """
     return tuple(_decision(gate, judged, row) for row in range(len(judged.fused)))
 
@@ -137,7 +138,7 @@ def _decision(gate: Gate, judged: Judged, row: int) -> Decision:
 
 
 def _verdict(*, suspicious: bool, typical: bool, scored: bool) -> tuple[ScreenWord, str]:
-    """The verdict, and why."""
+    """The verdict and its reason."""
     if suspicious:
         return "suspicious", "" if typical else f"it is {UNTYPICAL}"
     if not typical:
@@ -148,7 +149,7 @@ def _verdict(*, suspicious: bool, typical: bool, scored: bool) -> tuple[ScreenWo
 def _evidence(
     judged: Judged, row: int
 ) -> tuple[Place | None, str | None, tuple[Reading, ...]]:  # fmt: skip
-    """The evidence region, the finding that it speaks for, and what it changes."""
+    """The evidence region, the finding that it supports, and the probabilities that it changes."""
     seen = judged.examined
     if seen is None:
         return None, None, ()
@@ -160,8 +161,8 @@ def _evidence(
     )
     known = np.isfinite(before) & np.isfinite(after)
     moved = np.where(known, np.abs(before - after), -1.0)
-    # Where one finding is forced on and all others off, a rare one's fall has the most spreads;
-    # what a reader sees is the probability.
+    # If one finding is forced on and all others off, a rare one's fall is the largest in spreads;
+    # but a reader sees probabilities.
     agree = np.sign(seen.falls[row]) == np.sign(seen.rises[row])
     findings, finding = judged.findings, None
     if seen.scores[row] > 0:

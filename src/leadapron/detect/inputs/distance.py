@@ -1,4 +1,4 @@
-"""How far a film lies from clean films in the network's features."""
+"""Distance of a film from clean films in the network's features."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from leadapron.models.protocols import BlackBox, Capability
 __all__ = ["Mahalanobis", "NearestNeighbours"]
 
 BLOCK = 1024
-"""Films whose distances to all clean films are in memory at a time."""
+"""Films per batch of distances to all clean films."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mahalanobis:
-    """A film lies far from the Gaussian of clean films' features.
+    """Mahalanobis distance of a film's features from those of clean films.
 
-    Source: Lee et al., NeurIPS 2018, arXiv 1807.03888, equation 2. Differs: one Gaussian and not
-    one of each class, since films have several findings or none; the last features alone; the
-    covariance shrunk by Ledoit and Wolf, so that 1,024 features of a few hundred films will do.
+    Source: Lee et al., NeurIPS 2018, arXiv 1807.03888, equation 2. Differs: one Gaussian instead of
+    one per class, since films have several findings or none; only the last features; the covariance
+    shrunk by Ledoit and Wolf, so that a few hundred films suffice for 1,024 features.
     """
 
     unit: str = field(default="Mahalanobis distance to clean films' features", init=False)
@@ -36,7 +36,7 @@ class Mahalanobis:
 
         Raises:
             UsageError: readings without features.
-            DataError: a single film, or films that all look the same to the network.
+            DataError: a single film, or films with equal features.
         """
         return shrunk_gaussian(_features(clean))
 
@@ -51,13 +51,13 @@ class Mahalanobis:
 
 @dataclass(frozen=True, kw_only=True)
 class NearestNeighbours:
-    """A film's nearest clean films lie far away, in features of length 1.
+    """Distance of a film to its nearest clean films, in features of norm 1.
 
     Args:
-        neighbours: the distance to this one counts, 1 or more: the first, second, ... nearest.
+        neighbours: rank of the neighbour whose distance counts, 1 or more.
 
     Raises:
-        UsageError: no neighbours.
+        UsageError: fewer than 1 neighbour.
 
     Source: Sun et al., Deep nearest neighbors, ICML 2022, arXiv 2204.06507, section 3.
     """
@@ -104,12 +104,12 @@ class NearestNeighbours:
 
 def _features(readings: Readings) -> NDArray[np.float32]:
     if readings.features is None:
-        raise UsageError("distances need features; the model only gives answers")
+        raise UsageError("distances need features; the model only gives outputs")
     return readings.features
 
 
 def _unit_length(features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Rows of length 1; a row of zeros stays as it is."""
+    """Rows scaled to norm 1; a row of zeros is unchanged."""
     exact = features.astype(np.float64)
     lengths = np.linalg.norm(exact, axis=1, keepdims=True)
     scaled: NDArray[np.float64] = exact / np.where(lengths > 0, lengths, 1.0)

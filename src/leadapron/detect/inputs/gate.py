@@ -1,4 +1,4 @@
-"""The gate: several input detectors as one score, and a threshold that clean films set."""
+"""The gate: several input detectors fused into one score, with a threshold from clean films."""
 
 from __future__ import annotations
 
@@ -35,32 +35,33 @@ __all__ = [
 Floats = NDArray[np.float64]
 
 REGION, SMOOTHED = "evidence region", "lost by smoothing"
-"""Names of the two scores that the evidence region gives."""
+"""Names of the two scores of the evidence region."""
 
 BATCH = 64
-"""Films that are scored at a time."""
+"""Films scored per batch."""
 
 LARGEST = 1e12
-"""Of a score: infinite ones ("nothing to ask about") have no quantiles."""
+"""Upper bound of a score, since infinite scores have no quantiles."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Gate:
-    """What screening needs to know, all of it from clean films of one model.
+    """Everything that screening needs, computed from clean films and one model.
 
     Args:
-        detectors: by name; the evidence region, where there is one, as `REGION`.
-        states: what each keeps of the films it was fitted on.
-        typical: the detector that says whether a film is of the distribution, and its state.
-        weights: of each score in the fused one.
-        steps: (2, s) median and 95th percentile of each score on clean films that set no threshold.
-        scores: (m, s) of the m calibration films, by score in the order of `weights`.
-        fused: (m,) their fused scores, ascending.
-        typicality: (m,) how untypical they are, ascending.
-        false_alarm: share of clean films like these that is called suspicious, at most; and again
-            so many "can't tell".
-        patients: how many the calibration films are of.
-        left_out: detectors that this model can't be screened with, and why.
+        detectors: detectors by name; the evidence region, if used, as `REGION`.
+        states: fitted state of each detector.
+        typical: the out-of-distribution detector and its state.
+        weights: weight of each score in the fused score.
+        steps: (2, s) median and 95th percentile of each score on clean films that don't set the
+            threshold.
+        scores: (m, s) scores of the m calibration films, in the order of `weights`.
+        fused: (m,) fused scores of these films, ascending.
+        typicality: (m,) out-of-distribution scores of these films, ascending.
+        false_alarm: largest share of similar clean films that is called suspicious; at most the
+            same share gets "can't tell".
+        patients: number of patients of the calibration films.
+        left_out: detectors that can't be used with this model, and the reason.
     """
 
     detectors: Mapping[str, InputDetector]
@@ -77,15 +78,15 @@ class Gate:
 
     @property
     def threshold(self) -> float:
-        """The fused score that suspicious films exceed."""
+        """Fused score that suspicious films exceed."""
         return _threshold(self.fused, self.false_alarm)
 
     @property
     def likely_rates(self) -> tuple[float, float]:
-        """What share of clean films this very gate calls suspicious, in 95 of 100 calibrations.
+        """Range of this gate's own false-alarm rate in 95 of 100 calibrations.
 
-        The rate asked for is kept over calibrations; one gate's own depends on the films that set
-        its threshold. For m independent films it has a beta distribution.
+        The chosen rate holds on average over calibrations; the rate of one gate depends on the
+        films that set its threshold. For m independent films it has a beta distribution.
 
         Source: Vovk, Conditional validity of inductive conformal predictors, ACML 2012.
         """
@@ -98,25 +99,25 @@ class Gate:
 
     @property
     def passes(self) -> int:
-        """Forward passes a film; a backward pass counts as two."""
+        """Forward passes per film; a backward pass counts as two."""
         return 1 + sum(each.passes for each in self.detectors.values())
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Judged:
-    """What a gate says of n films.
+    """A gate's results for n films.
 
     Args:
-        readings: what the model says of them.
-        findings: the k of the model.
-        head: "sigmoid" or "softmax", of the model.
-        scores: (n, s) by score, in the order of the gate's weights; NaN where not scored.
-        fused: (n,) one score from all.
-        p: (n,) share of clean films that score so much or more, 1 / (m + 1) at least.
-        typical: (n,) whether a film is of the distribution that the gate was calibrated on.
+        readings: the model's outputs.
+        findings: the model's k findings.
+        head: the model's head, "sigmoid" or "softmax".
+        scores: (n, s) scores in the order of the gate's weights; NaN where not scored.
+        fused: (n,) fused scores.
+        p: (n,) share of clean films with as high a score, at least 1 / (m + 1).
+        typical: (n,) whether a film is in the distribution of the calibration films.
         suspicious: (n,) whether the fused score exceeds the threshold.
-        scored: (n,) whether all scores are there that nearly every clean film has.
-        examined: the evidence regions; None of a model that can only be asked.
+        scored: (n,) whether a film has all scores that nearly every clean film has.
+        examined: the evidence regions; None for a black-box model.
     """
 
     readings: Readings
@@ -144,25 +145,26 @@ def calibrate(
 ) -> Gate:
     """Fit all detectors on some patients, and set the threshold on others.
 
-    Half of the patients set it; of the other half, a quarter says in what steps each score is
-    counted, and the rest is what the detectors are fitted on. The threshold is the fused score of
-    one of the calibration films, so that a clean film like them exceeds it with probability
-    `false_alarm` at most: split conformal prediction, which assumes that films are exchangeable.
-    Films of one patient are not, beside another's: no rate below 1 / (their patients + 1) is sure.
+    Half of the patients set the threshold. Of the other half, a quarter gives the scale of each
+    score, and the detectors are fitted on the rest. The threshold is the fused score of one of the
+    calibration films, so that a similar clean film exceeds it with probability at most
+    `false_alarm`: split conformal prediction, which assumes that films are exchangeable. Films of
+    one patient aren't exchangeable with those of others, so no rate below 1 / (number of patients +
+    1) is guaranteed.
 
     Args:
-        classifier: the model that will be screened for.
-        clean: films without a trigger, not of the patients that it was trained on.
-        detectors: by name; those without a weight aren't asked, and those that need more of the
-            model than it gives are left out.
-        weights: of their scores in the fused one; names of no score are passed over.
-        typical: says whether a film is of the distribution.
+        classifier: the model to protect.
+        clean: films without a trigger, of patients that the model wasn't trained on.
+        detectors: detectors by name; those without a weight aren't used, and those that need a
+            capability that the model lacks are left out.
+        weights: weights of their scores in the fused score; unknown names are ignored.
+        typical: the out-of-distribution detector.
         false_alarm: above 0 and below 1.
-        seed: draws the parts.
-        progress: called with what is being done, the films done and in all.
+        seed: seed of the division of patients.
+        progress: called with the name of the step, the films done, and the total.
 
     Raises:
-        UsageError: a rate out of range, or no detector left.
+        UsageError: a rate out of range, or no usable detector.
         DataError: too few films for the rate.
 
     Source: Vovk et al., Algorithmic Learning in a Random World, 2005 (inductive conformal
@@ -184,7 +186,7 @@ def calibrate(
     others = clean.take(np.concatenate([middle, second]))
     scores, typicality = _scored(others, classifier, working, states, names, whole, progress)
     told = np.asarray(np.isfinite(scores[: len(middle)]).any(axis=0))
-    names, scores = _told(names, told, left_out), scores[:, told]
+    names, scores = _finite_names(names, told, left_out), scores[:, told]
     working = {name: each for name, each in working.items() if set(score_names(name)) & set(names)}
     states = {name: states[name] for name in working}
     steps, scores = steps_of(scores[: len(middle)]), scores[len(middle) :]
@@ -210,14 +212,15 @@ def _refuse_few(
     """Raise DataError where too few films say in what steps scores count, or set the threshold."""
     if not len(middle):
         raise DataError(
-            f"films of {len(np.unique(clean.patients))} patients; a gate needs 8 patients or more"
+            f"films of {len(np.unique(clean.patients))} patients; a gate needs at least 8 patients"
         )
     least = int(np.ceil(1 / false_alarm - 1e-9)) - 1
     if len(second) < least:
         possible = np.ceil(1000 / (len(second) + 1)) / 1000
         raise DataError(
-            f"half of the patients have {len(second)} of the {len(clean)} clean films, and set the "
-            f"threshold; a false-alarm rate of {false_alarm:g} needs {least} there: give more "
+            f"the half of the patients that sets the threshold has {len(second)} of the "
+            f"{len(clean)} clean "
+            f"films; a false-alarm rate of {false_alarm:g} needs {least} of them: give more "
             f"films, or a rate of {min(possible, 0.5):g}"
         )
 
@@ -228,24 +231,26 @@ def _fitted(
     classifier: BlackBox,
     clean: Readings,
 ) -> dict[str, State]:
-    """What each detector keeps; one that the model is not made for is added to `left_out`."""
+    """The fitted states; a detector that can't be used with the model is added to `left_out`."""
     states: dict[str, State] = {}
     for name, detector in detectors.items():
         try:
             states[name] = _in_order(detector.fit(classifier, clean))
-        except UsageError as error:  # of the model, as a network without batch normalisation
+        except UsageError as error:  # a missing capability, such as batch normalisation
             left_out[name] = str(error)
     return states
 
 
-def _told(names: Sequence[str], told: NDArray[np.bool_], left_out: dict[str, str]) -> list[str]:
-    """The scores that clean films have; one that none has is added to `left_out`."""
+def _finite_names(
+    names: Sequence[str], told: NDArray[np.bool_], left_out: dict[str, str]
+) -> list[str]:
+    """The scores that clean films have; a score that is never finite is added to `left_out`."""
     for name, yes in zip(names, told.tolist(), strict=True):
         if not yes:
-            left_out[name] = "the model gives it no finite number on clean films"
+            left_out[name] = "it has no finite score on clean films"
     if not told.any():
         raise DataError(
-            "no detector has a score for clean films: the model's answers to changed "
+            "no detector has a score for clean films: the model's outputs for changed "
             "films are not finite"
         )
     return [name for name, yes in zip(names, told.tolist(), strict=True) if yes]
@@ -260,7 +265,7 @@ def _scored(
     typical: tuple[InputDetector, State] | None,
     progress: Progress | None,
 ) -> tuple[Floats, Floats]:
-    """(n, s) scores of clean films, and (n,) how untypical they are."""
+    """(n, s) scores of clean films, and (n,) out-of-distribution scores."""
     scores, typicality = np.empty((len(clean), len(names))), np.zeros(len(clean))
     for start in range(0, len(clean), BATCH):
         rows = np.arange(start, min(start + BATCH, len(clean)))
@@ -276,13 +281,13 @@ def _scored(
 def usable(
     classifier: BlackBox, detectors: Mapping[str, InputDetector], weights: Mapping[str, float]
 ) -> tuple[dict[str, InputDetector], dict[str, str]]:
-    """Return the detectors that a model can be screened with, and why not the others.
+    """Return the detectors that can be used with a model, and the reasons for the others.
 
     Args:
         classifier: the model.
         detectors: by name.
-        weights: of their scores. Detectors without one are in neither; with 0 they are asked and
-            count nothing.
+        weights: weights of their scores. Detectors without a weight are in neither result; with
+            weight 0 they run but don't count.
     """
     wanted = {n: d for n, d in detectors.items() if any(s in weights for s in score_names(n))}
     reasons = {name: lacking(classifier, each.needs) for name, each in wanted.items()}
@@ -293,10 +298,10 @@ def usable(
 
 
 def judge(gate: Gate, classifier: BlackBox, images: NDArray[Any]) -> Judged:
-    """Score films, each by itself.
+    """Score films independently of each other.
 
     Args:
-        gate: of this classifier.
+        gate: the gate of this classifier.
         classifier: the model.
         images: (n, h, w) of its preprocessing.
     """
@@ -325,12 +330,12 @@ def judge(gate: Gate, classifier: BlackBox, images: NDArray[Any]) -> Judged:
 
 
 def rate_words(false_alarm: float, patients: int, likely: tuple[float, float]) -> str:
-    """Return how far one gate's rate may be from the one asked for, in sentences after a space.
+    """Return how far one gate's rate may be from the chosen rate, in sentences after a space.
 
     Args:
-        false_alarm: share of clean films that a threshold is set for.
-        patients: of the films that set it, several of each.
-        likely: the gate's own rate in 95 of 100 calibrations.
+        false_alarm: chosen false-alarm rate.
+        patients: number of patients of the films that set the threshold.
+        likely: range of the gate's own rate in 95 of 100 calibrations.
     """
     low, high = (100 * rate for rate in likely)
     words = (
@@ -341,13 +346,13 @@ def rate_words(false_alarm: float, patients: int, likely: tuple[float, float]) -
     if false_alarm >= least:
         return words
     return words + (
-        f" Films of one patient are alike: of {count(patients, 'patient')} "
-        f"no rate below {100 * least:.1f} % is sure."
+        f" Films of one patient are similar, so with {count(patients, 'patient')} "
+        f"no rate below {100 * least:.1f} % is guaranteed."
     )
 
 
 def steps_of(scores: Floats) -> Floats:
-    """Return (2, s) median and 95th percentile of (n, s) scores of clean films, NaN left out."""
+    """Return (2, s) median and 95th percentile of (n, s) scores of clean films, without NaN."""
     steps: Floats = np.nanquantile(scores, [0.5, 0.95], axis=0)
     return steps
 
@@ -355,14 +360,14 @@ def steps_of(scores: Floats) -> Floats:
 def fuse(scores: Floats, steps: Floats, weights: Mapping[str, float]) -> Floats:
     """Return (n,) one score: the weighted sum of log(1 + excess) over the scores.
 
-    A score's excess is how far it lies above the median of clean films, in units of the way from
-    there to their 95th percentile, and 0 below. The logarithm keeps one score with long tails from
-    setting the threshold for all. A score that is NaN adds nothing.
+    A score's excess is its distance above the median of clean films, in units of the distance from
+    the median to their 95th percentile, and 0 below. The logarithm keeps one score with long tails
+    from dominating the threshold. A NaN score adds nothing.
 
     Args:
         scores: (n, s).
         steps: (2, s) as `steps_of`.
-        weights: s of them, by name.
+        weights: s weights by name.
     """
     middle, high = steps
     excess = np.maximum((scores - middle) / np.maximum(high - middle, 1e-9), 0)
@@ -378,7 +383,7 @@ def _score(
     classifier: BlackBox,
     readings: Readings,
 ) -> tuple[Floats, Examined | None]:
-    """(n, s) scores of these names in their order, and what was seen of the evidence regions."""
+    """(n, s) scores with these names, in order, and the evidence regions."""
     found: dict[str, Floats] = {}
     examined = None
     for name, detector in detectors.items():
@@ -392,29 +397,29 @@ def _score(
 
 
 def score_names(detector: str) -> tuple[str, ...]:
-    """Return the names of the scores that a detector of this name gives."""
+    """Return the names of a detector's scores."""
     return (REGION, SMOOTHED) if detector == REGION else (detector,)
 
 
 def _threshold(ascending: Floats, false_alarm: float) -> float:
-    """The value that at most `false_alarm` of new values exceed, if they are like these."""
+    """The value that at most a share `false_alarm` of exchangeable new values exceeds."""
     return float(ascending[len(ascending) - _over(len(ascending), false_alarm)])
 
 
 def _over(m: int, false_alarm: float) -> int:
-    """How many of m calibration values may be as high as the threshold."""
+    """Number of the m calibration values that may reach the threshold."""
     return int(np.floor(false_alarm * (m + 1) + 1e-9))
 
 
 def _in_order(state: State) -> State:
-    """Arrays as they come back from a file: products of them depend on the layout, at the end."""
+    """Arrays in the memory layout of a file, since the last digits of products depend on it."""
     return {name: np.ascontiguousarray(array) for name, array in state.items()}
 
 
 def _parts(clean: Cohort, seed: int) -> tuple[NDArray[np.int64], ...]:
-    """Rows that detectors are fitted on, that set the steps, and that set the threshold.
+    """Rows for fitting detectors, for the scales, and for the threshold.
 
-    No patient is in two of them.
+    The three parts share no patient.
     """
     patients = stream(seed, "gate", "parts").permutation(np.unique(clean.patients))
     half = len(patients) // 2

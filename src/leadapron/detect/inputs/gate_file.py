@@ -1,7 +1,7 @@
-"""A gate on disk: a JSON file says what it is of, a safetensors file beside it holds its numbers.
+"""A gate on disk: a JSON file with its description, and a safetensors file with its numbers.
 
-Both are for their owner alone: they are made of patients' films. What is read back is checked as
-what comes from outside: sizes before reading, then names, shapes and numbers; nothing is run.
+Only their owner can read them, since they contain patient data. Files are read as untrusted input:
+sizes are checked first, then names, shapes and numbers; nothing is run.
 """
 
 from __future__ import annotations
@@ -42,27 +42,27 @@ __all__ = ["GateDocument", "GatedModel", "StoredGate", "numbers_of", "read_gate"
 FORMAT: Final = "leadapron gate"
 
 LARGEST_FACTS, LARGEST_NUMBERS = 1 << 20, 1 << 30
-"""Bytes of the two files that are read."""
+"""Most bytes of the two files."""
 
 DTYPES = ("bool", "uint8", "uint16", "int32", "int64", "float32", "float64")
 
 OPENING = {"architecture", "channels", "gives", "head", "named", "normalisation", "weights_key"}
-"""What a gate may say of how its model is opened."""
+"""Options of `open_model` that a gate may contain."""
 
 Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class GatedModel:
-    """The model that a gate is of, and how it must be opened to answer as it did.
+    """The model a gate was calibrated for, and the options needed to reload it identically.
 
     Args:
-        path: its file.
-        sha256: of the file's content, 64 hex digits; "" of a model without a file.
-        findings: names of its outputs, in their order.
+        path: the model's file.
+        sha256: SHA-256 of the file's content, 64 hex digits; "" for a model without a file.
+        findings: names of its outputs, in order.
         preprocessing: how a film becomes its input.
-        opening: options of `open_model` that the file doesn't state: texts, numbers or None.
-        precision: that it computed in; "auto" of a model that can only be asked.
+        opening: options of `open_model` that the file doesn't state: text, numbers or None.
+        precision: its precision; "auto" for a black-box model.
     """
 
     path: Path
@@ -75,16 +75,16 @@ class GatedModel:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class StoredGate:
-    """A gate, and what must be known to use it elsewhere.
+    """A gate, with everything needed to use it elsewhere.
 
     Args:
-        gate: the detectors with what they keep of clean films.
-        model: that it is of.
-        window: of DICOM files, as `FilmFiles.window`.
-        bits: of pictures of 16 bits, as `FilmFiles.bits`; 0 where the films had none.
-        fitted: clean films that detectors and steps were fitted on.
-        milliseconds: a film, as measured where it was calibrated.
-        notes: what was assumed or left out, a sentence each.
+        gate: the fitted detectors and the threshold.
+        model: the model it was calibrated for.
+        window: window of DICOM files, as `FilmFiles.window`.
+        bits: bits in use in 16-bit pictures, as `FilmFiles.bits`; 0 if the films had none.
+        fitted: number of clean films for fitting detectors and scales.
+        milliseconds: time per film, measured at calibration.
+        notes: assumptions and omissions, one sentence each.
     """
 
     gate: Gate
@@ -97,7 +97,7 @@ class StoredGate:
 
     @property
     def pixels(self) -> int:
-        """How many clean films' pixels it holds."""
+        """Number of clean films whose pixels it holds."""
         side = self.model.preprocessing.size
         return sum(
             len(array)
@@ -108,22 +108,22 @@ class StoredGate:
 
     @property
     def statement(self) -> str:
-        """What kind of data it is, in a sentence."""
+        """Kind of data that it holds, in a sentence."""
         count = len(self.gate.fused) + self.fitted
         return (
-            f"Made from patient data: it holds the pixels of {self.pixels} clean films and "
-            f"statistics of {count:,}; keep it where those films may be kept."
+            f"Patient data: it contains the pixels of {self.pixels} clean films and "
+            f"statistics of {count:,}; store it only where those films may be stored."
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A detector: its class's name, and the parameters that differ between two of it.
+    """A detector: the name of its class, and its parameters.
 
     Args:
         kind: the class's name.
         parameters: by name.
-        code: SHA-256 of its source where it is a plugin's; "" of the package's own.
+        code: SHA-256 of a plugin's source; "" for the package's own.
     """
 
     kind: str
@@ -133,7 +133,7 @@ class Kind:
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """An array of the numbers' file."""
+    """Shape and type of an array in the numbers' file."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -141,7 +141,7 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True)
 class FilmCounts:
-    """Clean films that detectors were fitted on, and that set the threshold."""
+    """Numbers of clean films for fitting detectors, and for the threshold."""
 
     fitted: int
     calibration: int
@@ -149,7 +149,7 @@ class FilmCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class NumbersFile:
-    """The file of the numbers: its name, and SHA-256 of its content."""
+    """The numbers' file: name, and SHA-256 of its content."""
 
     file: str
     sha256: str
@@ -157,28 +157,28 @@ class NumbersFile:
 
 @dataclass(frozen=True, kw_only=True)
 class GateDocument:
-    """What a gate's JSON file says.
+    """Contents of a gate's JSON file.
 
     Args:
-        format: by which a gate is known.
-        leadapron: version that wrote it.
-        results_version: of the scores.
-        statement: what kind of data it is.
-        model: that it is of; its path is relative where it lies below the gate's folder.
+        format: identifier of the format.
+        leadapron: package version that wrote it.
+        results_version: version of the scores.
+        statement: kind of data that it holds.
+        model: the model; its path is relative if it is below the gate's folder.
         window: as `StoredGate`.
         bits: as `StoredGate`.
         detectors: by name.
         typical: the out-of-distribution detector.
-        weights: scores and their weights, in the order of the columns of `scores`.
-        false_alarm: share of clean films that is called suspicious, at most.
-        threshold: that the scores of suspicious films exceed.
-        films: that it rests on.
-        patients: of those that set the threshold.
-        passes: of the model, for a film.
+        weights: weights of the scores, in the order of the columns of `scores`.
+        false_alarm: largest share of clean films called suspicious.
+        threshold: score that suspicious films exceed.
+        films: numbers of clean films.
+        patients: number of patients of the films that set the threshold.
+        passes: forward passes of the model per film.
         milliseconds: as `StoredGate`.
         notes: as `StoredGate`.
-        arrays: of the numbers' file, by name.
-        numbers: that file; None in the copy of this document that the file itself holds.
+        arrays: arrays of the numbers' file, by name.
+        numbers: the numbers' file; None in the copy of this document inside that file.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -205,7 +205,7 @@ class GateDocument:
 
 
 def numbers_of(path: Path) -> Path:
-    """Return the file beside a gate's JSON file that holds its numbers."""
+    """Return the numbers' file of a gate's JSON file."""
     return path.with_suffix(".safetensors")
 
 
@@ -213,14 +213,14 @@ def write_gate(path: Path, stored: StoredGate) -> None:
     """Write a gate: both files, or none.
 
     Args:
-        path: the JSON file, ending in .json; the numbers go beside it. Gates of that name are
-            replaced.
-        stored: what is written.
+        path: the JSON file, ending in .json; the numbers' file is written next to it. An existing
+            gate of that name is replaced.
+        stored: the gate to write.
 
     Raises:
-        UsageError: another ending, files of that name that are no gate's, or a model without a
-            file.
-        StoreError: files that can't be written, or numbers that can't be kept.
+        UsageError: another ending, existing files of that name that aren't a gate, or a model
+            without a file.
+        StoreError: files that can't be written, or values that can't be stored.
     """
     refuse_others(path)
     if not stored.model.sha256:
@@ -236,7 +236,7 @@ def write_gate(path: Path, stored: StoredGate) -> None:
     text = json.dumps(facts, indent=2, sort_keys=True, allow_nan=False) + "\n"
     fresh = not numbers_of(path).exists()
     try:
-        # The JSON file is whole, but for its name, before the numbers get theirs.
+        # The JSON file is complete under a temporary name before the numbers' file is renamed.
         with write_atomically(path) as file:
             file.write(text.encode())
             file.flush()
@@ -250,7 +250,7 @@ def write_gate(path: Path, stored: StoredGate) -> None:
 
 
 def refuse_others(path: Path) -> None:
-    """Raise UsageError where a gate of this name would replace what is no gate."""
+    """Raise UsageError if a gate of this name would replace another kind of file."""
     if path.suffix != ".json":
         raise UsageError(f"{path.name}: expected a name that ends in .json, as gate.json")
     for there in (path, numbers_of(path)):
@@ -260,22 +260,22 @@ def refuse_others(path: Path) -> None:
         with contextlib.suppress(OSError), open_regular(there) as file:
             head = file.read(LARGEST_FACTS)
         if FORMAT.encode() not in head:
-            raise UsageError(f"{there} is there and is no gate; name another by `out`")
+            raise UsageError(f"{there} exists and isn't a gate; choose another name with `out`")
 
 
 def read_gate(
     path: Path, registry: Mapping[str, InputDetector], typical: InputDetector | None
 ) -> StoredGate:
-    """Return the gate that `write_gate` wrote.
+    """Return a gate that `write_gate` wrote.
 
     Args:
         path: the JSON file.
-        registry: detectors by name; those of the gate are made like them, with its parameters.
-        typical: the detector of untypical films, whose parameters are the gate's too.
+        registry: detectors by name; the gate's detectors are built from them with its parameters.
+        typical: the out-of-distribution detector, rebuilt in the same way.
 
     Raises:
-        StoreError: files that can't be read, are no gate's, were changed or don't fit together, or
-            a detector that isn't known.
+        StoreError: files that can't be read, aren't a gate, were changed or don't fit together, or
+            an unknown detector.
     """
     facts = _read_facts(path)
     refuse_plugins(facts, path.name)
@@ -285,16 +285,15 @@ def read_gate(
         digest = hashlib.sha256(content).hexdigest()
         if document.numbers is None or digest != document.numbers.sha256:
             raise StoreError(
-                f"{numbers_of(path).name} is not the file that {path.name} was written with; "
-                "calibrate again"
+                f"{numbers_of(path).name} doesn't belong to {path.name}; calibrate again"
             )
         if _stated(content) != canonical_json(_unnumbered(facts)):
-            raise StoreError(f"{path.name} was changed since it was written; calibrate again")
+            raise StoreError(f"{path.name} was changed after it was written; calibrate again")
         return _stored(document, load(content), path, registry, typical)
     except StoreError:
         raise
     except SafetensorError as error:
-        raise StoreError(f"{numbers_of(path).name} is no safetensors file ({error})") from error
+        raise StoreError(f"{numbers_of(path).name} isn't a safetensors file ({error})") from error
     except (
         KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError,
         LeadapronError,
@@ -307,7 +306,7 @@ def read_gate(
 
 
 def _arrays(gate: Gate) -> Arrays:
-    """All numbers by name; StoreError where they couldn't be read back."""
+    """All arrays by name; StoreError if they couldn't be read back."""
     arrays: Arrays = {
         "steps": gate.steps,
         "scores": gate.scores,
@@ -320,16 +319,16 @@ def _arrays(gate: Gate) -> Arrays:
         arrays |= {f"typical/{key}": np.asarray(v) for key, v in gate.typical[1].items()}
     for name, array in arrays.items():
         if str(array.dtype) not in DTYPES:
-            raise StoreError(f"a gate can't keep {name}, an array of {array.dtype}")
+            raise StoreError(f"a gate can't store {name}, an array of {array.dtype}")
         if name != "scores" and not np.isfinite(array).all():
-            raise StoreError(f"a gate can't keep {name}: not all of its numbers are finite")
+            raise StoreError(f"a gate can't store {name}: not all of its values are finite")
     return arrays
 
 
 def _document(stored: StoredGate, folder: Path, arrays: Arrays) -> GateDocument:
     gate, model = stored.gate, stored.model
     where = model.path.absolute()
-    if where.is_relative_to(folder):  # a folder with both can be moved
+    if where.is_relative_to(folder):  # so that the folder can be moved
         where = where.relative_to(folder)
     return GateDocument(
         format=FORMAT,
@@ -354,7 +353,7 @@ def _document(stored: StoredGate, folder: Path, arrays: Arrays) -> GateDocument:
 
 
 def _kind(detector: InputDetector) -> Kind:
-    named: Any = detector  # a frozen dataclass, says the protocol
+    named: Any = detector  # a frozen dataclass, by the protocol
     values = {f.name: getattr(named, f.name) for f in fields(named) if f.init}
     name = type(detector).__name__
     code = code_of(detector, f"input detector {name}")
@@ -366,7 +365,7 @@ def _shape(array: NDArray[Any]) -> Shape:
 
 
 def _unnumbered(facts: Mapping[str, object]) -> Mapping[str, object]:
-    """A document as the numbers' file repeats it: it can't state its own hash."""
+    """The document as stored in the numbers' file, which can't contain its own hash."""
     return {name: value for name, value in facts.items() if name != "numbers"}
 
 
@@ -385,15 +384,15 @@ def _bounded(path: Path, most: int) -> bytes:
 
 def _read_facts(path: Path) -> Mapping[str, object]:
     def refuse(constant: str) -> Any:
-        raise ValueError(f"{constant} is no number")
+        raise ValueError(f"{constant} isn't a number")
 
     try:
         facts = json.loads(_bounded(path, LARGEST_FACTS), parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         words = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise StoreError(f"{path} is no gate (not JSON: {words}); {_EXPECTED}") from error
+        raise StoreError(f"{path} isn't a gate (not JSON: {words}); {_EXPECTED}") from error
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise StoreError(f"{path} is no gate; {_EXPECTED}")
+        raise StoreError(f"{path} isn't a gate; {_EXPECTED}")
     if (
         facts.get("schema") != GateDocument.SCHEMA
         or facts.get("results_version") != RESULTS_VERSION
@@ -405,7 +404,7 @@ def _read_facts(path: Path) -> Mapping[str, object]:
 
 
 def _stated(content: bytes) -> str:
-    """The facts that the numbers' file repeats."""
+    """The document in the numbers' file."""
     length = int.from_bytes(content[:8], "little")
     if len(content) < 8 or length > min(len(content) - 8, 4 * LARGEST_FACTS):
         raise SafetensorError("its header is too long")
@@ -423,7 +422,7 @@ def _stored(
     _check_arrays(document.arrays, arrays)
     model = document.model
     if unknown := set(model.opening) - OPENING:
-        raise ValueError(f"models aren't opened by {', '.join(sorted(unknown))}")
+        raise ValueError(f"unknown options of its model: {', '.join(sorted(unknown))}")
     untypical: tuple[InputDetector, State] | None = None
     if document.typical is not None:
         made = _made(document.typical.kind, document.typical, typical)
@@ -463,13 +462,13 @@ def _bits(stated: int) -> int:
 def _made(name: str, stated: Kind, like: InputDetector | None) -> InputDetector:
     if like is None or type(like).__name__ != stated.kind:
         raise StoreError(
-            f"the gate uses the detector {name!r} ({stated.kind}), which isn't here; one of a "
+            f"the gate uses the detector {name!r} ({stated.kind}), which isn't available; one of a "
             f"plugin needs {OPTION}, else calibrate again"
         )
     if code_of(like, f"input detector {name}") != stated.code:
         raise StoreError(
-            f"the input detector {name} is no longer what the gate was calibrated with (another "
-            "source's SHA-256); calibrate again"
+            f"the input detector {name} changed since the gate was calibrated (different "
+            "SHA-256 of its source); calibrate again"
         )
     return build(type(like), stated.parameters, f"detector {name}")
 
@@ -483,18 +482,18 @@ def _state(arrays: Arrays, prefix: str) -> State:
 
 
 def _check_arrays(stated: Mapping[str, Shape], arrays: Arrays) -> None:
-    """Raise ValueError where arrays aren't those that the facts list, or hold no numbers."""
+    """Raise ValueError unless arrays are as listed, with finite values."""
     if {name: _shape(array) for name, array in arrays.items()} != stated:
-        raise ValueError("its numbers have other names, shapes or types than it states")
+        raise ValueError("its arrays have other names, shapes or types than stated")
     for name, array in arrays.items():
         if str(array.dtype) not in DTYPES:
             raise ValueError(f"{name} is of {array.dtype}")
         if name != "scores" and not np.isfinite(array).all():
-            raise ValueError(f"{name} holds numbers that aren't finite")
+            raise ValueError(f"{name} has values that aren't finite")
 
 
 def _check_scores(gate: Gate, threshold: float) -> None:
-    """Raise ValueError where the calibration scores aren't those of these weights and threshold."""
+    """Raise ValueError if the calibration scores contradict the weights and the threshold."""
     m, rate = len(gate.fused), gate.false_alarm
     right = {
         "false_alarm": 0 < rate < 1 and rate * (m + 1) >= 1 - 1e-9,
@@ -508,6 +507,6 @@ def _check_scores(gate: Gate, threshold: float) -> None:
     if wrong:
         raise ValueError(f"{' and '.join(wrong)} not as expected")
     if not math.isclose(threshold, gate.threshold, rel_tol=1e-9):
-        raise ValueError("its threshold is not that of its calibration scores")
+        raise ValueError("its threshold contradicts its calibration scores")
     if not np.allclose(np.sort(fuse(gate.scores, gate.steps, gate.weights)), gate.fused):
-        raise ValueError("its calibration scores don't fuse to what it states")
+        raise ValueError("its calibration scores don't give the stated fused scores")

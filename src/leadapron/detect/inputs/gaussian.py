@@ -1,4 +1,4 @@
-"""A Gaussian of few films with many values each: its covariance shrunk, distances to it."""
+"""A Gaussian of few films with many values: shrunk covariance and Mahalanobis distances."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ PARTS = ("mean", "basis", "variances", "rest")
 
 
 def shrunk_gaussian(values: NDArray[Any], name: str = "") -> dict[str, Values]:
-    """Fit a Gaussian whose covariance is drawn towards a multiple of the identity.
+    """Fit a Gaussian with a covariance shrunk towards a multiple of the identity.
 
-    Only the directions in which the films differ are kept; in all others the shrunk covariance
-    has the same variance, so nothing of a (d, d) matrix is needed.
+    Only the directions in which the films differ are stored; in all others the shrunk covariance
+    has the same variance, so no (d, d) matrix is needed.
 
     Args:
         values: (n, d), n at least 2.
-        name: what the parts' names begin with, where a state holds several.
+        name: prefix of the entries' names, for a state with several Gaussians.
 
     Returns:
-        "mean" (d,), "basis" (d, r) and "variances" (r,) of the kept directions, "rest" (1,) the
-        variance in all others; r is at most n - 1 and d. If all variances are alike, r may be 0.
+        "mean" (d,), "basis" (d, r) and "variances" (r,) of the stored directions, and "rest" (1,),
+        the variance in all others; r is at most n - 1 and d. If all variances are equal, r may be
+        0.
 
     Raises:
-        DataError: a single film, values that aren't finite, or films that are all the same.
+        DataError: a single film, values that aren't finite, or equal films.
 
     Source: Ledoit and Wolf, Journal of Multivariate Analysis 88 (2004) 365, section 3.
     """
     values = np.asarray(values, dtype=np.float64)
     n, d = values.shape
     if n < 2:
-        raise DataError(f"{n} clean film to learn from; expected 2 or more")
+        raise DataError(f"{n} clean film to fit; expected 2 or more")
     if not np.isfinite(values).all():
         raise DataError("clean films' values that are not finite")
     mean = values.mean(axis=0)
@@ -50,11 +51,11 @@ def shrunk_gaussian(values: NDArray[Any], name: str = "") -> dict[str, Values]:
     if level <= 1e-12 * max(1.0, float(np.square(mean).mean())):
         raise DataError("clean films that all look the same; expected films that differ")
     squares = np.square(variances).sum()
-    # How far the sample covariance is from the identity's multiple, and how much of that is chance.
+    # The sample covariance's distance from a multiple of the identity, and the part due to chance.
     distance = squares / d - level**2
     chance = (np.square(np.square(centred).sum(axis=1)).mean() - squares) / (n * d)
     shrinkage = float(np.clip(chance / distance, 0.0, 1.0)) if distance > 0 else 1.0
-    # Nothing is known of a direction without spread: it has the rest's variance, never none.
+    # A direction without spread is unknown: it gets the rest's variance, never 0.
     rest = max(shrinkage * level, 1e-6 * level)
     kept = variances > 1e-12 * variances[0]
     held = np.maximum((1 - shrinkage) * variances[kept] + shrinkage * level, rest)
@@ -76,12 +77,12 @@ def distances(values: NDArray[Any], gaussian: Mapping[str, NDArray[Any]], name: 
 def scales(
     measured: Mapping[str, Values], tail: float, least: Mapping[str, float]
 ) -> dict[str, Values]:
-    """Return what `most_steps` counts in: of each measure, clean films' median and a step's length.
+    """Return the scale of `most_steps`: for each measure, clean films' median and step length.
 
     Args:
         measured: (n,) of clean films, by name.
-        tail: the quantile that lies one step above the median.
-        least: lengths of a step, at least, by name.
+        tail: the quantile one step above the median.
+        least: smallest step lengths, by name.
     """
     found = {}
     for name, values in measured.items():
@@ -91,11 +92,11 @@ def scales(
 
 
 def most_steps(measured: Mapping[str, Values], state: Mapping[str, NDArray[Any]]) -> Values:
-    """Return (n,) by how many steps films lie beyond clean ones, in the measure that is farthest.
+    """Return (n,) steps above clean films' median, the largest over the measures.
 
     Args:
         measured: (n,) by name.
-        state: with what `scales` returned.
+        state: includes the result of `scales`.
     """
     every = []
     for name, values in measured.items():

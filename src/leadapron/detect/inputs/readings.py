@@ -1,4 +1,4 @@
-"""What a model says of films as they are: asked once, and read by every input detector."""
+"""A model's outputs for unchanged films, computed once for all input detectors."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ __all__ = [
 Floats = NDArray[np.float32]
 
 State = Mapping[str, NDArray[Any]]
-"""What `fit` keeps of clean films: numbers only, so that it can lie in a safetensors file."""
+"""Fitted state of a detector: arrays only, so that a safetensors file can hold it."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Readings:
-    """Films, and what the model says of them.
+    """Films, and the model's outputs for them.
 
     Args:
         images: (n, h, w) uint8 or uint16 of the classifier's preprocessing.
         logits: (n, k) float32.
-        features: (n, d) float32, what the last layer reads; None of a model that can only be asked.
+        features: (n, d) float32, input of the last layer; None for a black-box model.
     """
 
     images: NDArray[Any]
@@ -55,27 +55,27 @@ class Readings:
 class InputDetector(Protocol):
     """A detector of triggered films: a frozen dataclass of its parameters.
 
-    `fit` looks at clean films once; `score` then looks at films one by one, so that a film's score
-    doesn't depend on which others are screened with it.
+    `fit` uses clean films once; `score` then treats films independently, so that a film's score
+    doesn't depend on the others in a batch.
     """
 
     @property
     def unit(self) -> str:
-        """What the scores are measured in."""
+        """Unit of the scores."""
         ...
 
     @property
     def needs(self) -> Capability:
-        """What a model must give or have."""
+        """Capability that a model must have."""
         ...
 
     @property
     def passes(self) -> int:
-        """Forward passes of a film beyond that of `read`; backward passes count as two."""
+        """Forward passes per film in addition to that of `read`; backward passes count as two."""
         ...
 
     def fit(self, classifier: BlackBox, clean: Readings) -> State:
-        """Return what `score` needs to know of clean films."""
+        """Return the state that `score` needs."""
         ...
 
     def score(self, classifier: BlackBox, suspect: Readings, state: State) -> NDArray[np.float64]:
@@ -84,15 +84,15 @@ class InputDetector(Protocol):
 
 
 def read(classifier: BlackBox, images: ImageArray) -> Readings:
-    """Ask a model about films, in one pass.
+    """Run a model on films, in one pass.
 
     Args:
-        classifier: features are kept too where it shows them.
+        classifier: the model; its features are kept if it has them.
         images: (n, h, w) uint8 or uint16 of its preprocessing.
 
     Raises:
         UsageError: no images.
-        DataError: logits that aren't finite, of findings that are named; or such features.
+        DataError: logits or features that aren't finite.
     """
     held = np.asarray(images[np.arange(images.shape[0])])
     if not len(held):
@@ -110,10 +110,10 @@ def read(classifier: BlackBox, images: ImageArray) -> Readings:
 
 
 def operating_logits(logits: NDArray[Any]) -> NDArray[np.float64]:
-    """Return (..., k) what 5 % of the n clean films exceed of (..., n, k) logits, by finding.
+    """Return (..., k) operating logits, which 5 % of n clean films exceed, of (..., n, k) logits.
 
-    A film's predicted set is the findings above it: no labels are needed, and a rare finding that
-    never reaches a probability of a half has one too.
+    A film's predicted set has the findings above their operating logits. No labels are needed, and
+    it also works for rare findings that never reach a probability of 0.5.
     """
     levels: NDArray[np.float64] = np.quantile(
         logits.astype(np.float64), 1 - FALSE_POSITIVES, axis=-2

@@ -1,4 +1,4 @@
-"""The evidence region: take it out, and the finding goes; put it elsewhere, and it appears."""
+"""The evidence region: removing it removes the finding, and transplanting it adds the finding."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ __all__ = ["EvidenceRegion", "Examined", "background", "box_sums"]
 Floats = NDArray[np.float64]
 
 FLOOR = 0.05
-"""A change of a logit counts as varying by at least so many of the logit's own spreads: in a
-finding that removals hardly move, chance is no evidence."""
+"""Least deviation of a logit's changes, in the logit's own spreads. Without it, chance changes of a
+finding that removals hardly affect would count as evidence."""
 
 BATCH = 32
-"""Films whose graph is held at a time."""
+"""Films per batch with gradients."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Examined:
-    """What was seen of n films.
+    """Evidence regions of n films.
 
     Args:
-        scores: (n,) how far the region's removal and its transplant move one finding together.
-        smoothed: (n,) how far taking all small detail away moves a finding, a score by itself.
+        scores: (n,) effect of the region's removal and transplant on one finding, the lesser of
+            both.
+        smoothed: (n,) effect of removing all small detail on a finding; a separate score.
         boxes: (n, 4) int64, row, column, height and width of each film's region.
-        findings: (n,) int64 columns of the finding that the region speaks for.
+        findings: (n,) int64 columns of the finding that the region supports.
         logits: (n, k) float32 of the films with the region removed.
-        rises: (n, k) by how much the region moves clean films, in spreads of the logit.
-        falls: (n, k) by how much its removal lowers this film, in spreads of the logit.
+        rises: (n, k) rise of clean films' logits by the region, in spreads of the logit.
+        falls: (n, k) fall of this film's logits by the region's removal, in spreads of the logit.
     """
 
     scores: Floats
@@ -53,32 +54,32 @@ class Examined:
 
 @dataclass(frozen=True, kw_only=True)
 class EvidenceRegion:
-    """Does one small region decide a finding, on this film and on others?
+    """Tests whether one small region decides a finding, on this film and on others.
 
-    All small detail is taken out of the film by a median filter: the film's *background*. The
-    finding whose logit changes most by that, measured against clean films, is the one to explain.
-    Gradients between the film and its background, times the detail, share that change out to the
-    pixels (with one step, the default, by the gradient at the film alone, so roughly), and the
-    square with the largest share is the region. Then two things are asked, of all findings: what if
-    the region alone becomes background, and what if it lies on clean films, at the same place? A
-    trigger does both, and does nearly the same to every film; anatomy does not.
+    A median filter removes all small detail from the film, which gives its *background*. The
+    finding whose logit this changes most, relative to clean films, is explained. Gradients between
+    the film and its background, times the detail, attribute the change to pixels (with one step,
+    the default, only roughly, by the gradient at the film), and the square with the largest sum is
+    the region. Two effects are then measured for all findings: replacing the region by background,
+    and transplanting it to clean films at the same place. A trigger has both effects, nearly the
+    same on every film; anatomy doesn't.
 
     Args:
-        side: of the region, in pixels of the image, odd.
-        filter_side: of the median filter, odd; it removes flat squares of up to .7 of it.
-        steps: between film and background at which gradients are taken.
-        hosts: clean films that the region is put on.
-        seed: draws them.
+        side: side of the region, in pixels of the image, odd.
+        filter_side: side of the median filter, odd; it removes flat squares of up to .7 of it.
+        steps: points between film and background at which gradients are taken.
+        hosts: number of clean films that receive the region.
+        seed: seed of their selection.
 
     Raises:
         UsageError: a value outside its range.
 
     Source: Chou et al., SentiNet, IEEE SPW 2020 (the region on other films) and Doan et al.,
-    Februus, ACSAC 2020 (its removal). Differ: all findings and both directions at once; the region
-    comes from integrated gradients (Sundararajan et al., ICML 2017) towards the film's own
-    background and not from Grad-CAM, whose map has 4 x 4 places at 128 pixels; the region is
-    replaced by a median and not by a generative network; effects are in spreads of the logit, not
-    counts of labels that turn.
+    Februus, ACSAC 2020 (its removal). Differs: all findings and both directions at once; the region
+    comes from integrated gradients (Sundararajan et al., ICML 2017) with the film's own background
+    as the baseline instead of Grad-CAM, whose map has 4 x 4 places at 128 pixels; the region is
+    replaced by a median instead of a generative network; effects are in spreads of the logit
+    instead of counts of changed labels.
     """
 
     side: int = 9
@@ -98,15 +99,15 @@ class EvidenceRegion:
 
     @property
     def passes(self) -> int:
-        """Forward passes a film beyond the first; a backward pass counts as two."""
+        """Forward passes per film in addition to the first; a backward pass counts as two."""
         return 1 + 3 * self.steps + 1 + self.hosts
 
     def fit(self, classifier: BlackBox, clean: Readings) -> State:
-        """Keep each logit's spread, what removals do to clean films, and some films as hosts.
+        """Return each logit's spread, the effect of removals on clean films, and the host films.
 
         Raises:
-            DataError: fewer than 20 films, or than hosts; films smaller than the region; or logits
-                that aren't finite without the films' small detail.
+            DataError: fewer than 20 films or than hosts; films smaller than the region; or logits
+                that aren't finite after removing small detail.
         """
         n, height, width = clean.images.shape
         least = max(LEAST_FILMS, self.hosts)
@@ -131,13 +132,13 @@ class EvidenceRegion:
         }
 
     def score(self, classifier: BlackBox, suspect: Readings, state: State) -> Floats:
-        """Return (n,): what one region does to a finding by going and by coming, the lesser."""
+        """Return (n,) effects of the region on one finding, the lesser of the two."""
         return self.examine(classifier, suspect, state).scores
 
     def examine(self, classifier: BlackBox, suspect: Readings, state: State) -> Examined:
-        """Return scores with the region, the finding and the readings without the region.
+        """Return scores, the region, the finding and the readings without the region.
 
-        Both scores are NaN for a film of which the model doesn't answer a finite number throughout.
+        Both scores are NaN for a film with an output that isn't finite.
 
         Raises:
             UsageError: a model without gradients.
@@ -159,7 +160,7 @@ class EvidenceRegion:
             rises += _logits(classifier, np.where(inside, images, host)) - before
         rises /= len(state["hosts"]) * spread
         falls = (suspect.logits - removed) / spread
-        # Both in one direction, or it is no trigger: the lesser of the two, of the best finding.
+        # A trigger has both effects in one direction: take the lesser, for the best finding.
         both = np.where(
             np.sign(falls) == np.sign(rises), np.minimum(np.abs(falls), np.abs(rises)), 0.0
         )
@@ -179,10 +180,10 @@ def background(images: NDArray[Any], side: int) -> NDArray[Any]:
 
     Args:
         images: (n, h, w) uint8 or uint16.
-        side: of the square, odd; edges are mirrored.
+        side: side of the square, odd; edges are mirrored.
     """
     if images.dtype == np.uint8:
-        # Three times as fast as scipy's; it knows 8-bit pixels alone, and clamps at edges.
+        # Three times as fast as scipy's, but for 8-bit pixels only, and it clamps at edges.
         from PIL import Image, ImageFilter
 
         pad = side // 2
@@ -208,10 +209,10 @@ def _shares(
     columns: NDArray[np.int64],
     steps: int,
 ) -> NDArray[np.float32]:
-    """(n, h, w) what each pixel's detail adds to one logit of each film: integrated gradients.
+    """(n, h, w) integrated gradients: contributions of each pixel's detail to one logit per film.
 
-    Taken at the ends of `steps` equal parts of the way from the background to the film, so at the
-    film itself too: some triggers fire only there.
+    Gradients are taken at the ends of `steps` equal parts of the path from background to film,
+    including the film itself, since some triggers respond only there.
     """
     shares = np.empty(images.shape, np.float32)
     for start in range(0, len(images), BATCH):
@@ -238,12 +239,12 @@ def _best_boxes(shares: NDArray[np.float32], side: int) -> NDArray[np.int64]:
 
 
 def box_sums(values: NDArray[Any], height: int, width: int) -> Floats:
-    """Return (n, h - height + 1, w - width + 1) sums over the box that begins at each place.
+    """Return (n, h - height + 1, w - width + 1) sums over the box that starts at each place.
 
     Args:
         values: (n, h, w).
-        height: of the box.
-        width: of the box.
+        height: height of the box.
+        width: width of the box.
     """
     n, h, w = values.shape
     sums = np.zeros((n, h + 1, w + 1))
@@ -254,7 +255,7 @@ def box_sums(values: NDArray[Any], height: int, width: int) -> Floats:
 
 
 def _inside(boxes: NDArray[np.int64], size: tuple[int, ...]) -> NDArray[np.bool_]:
-    """(n, h, w) whether a pixel lies in its film's box."""
+    """(n, h, w) bool, pixels inside their film's box."""
     row, column, height, width = (boxes[:, i, None, None] for i in range(4))
     down, across = np.arange(size[0])[None, :, None], np.arange(size[1])[None, None, :]
     inside: NDArray[np.bool_] = (

@@ -1,4 +1,4 @@
-"""SCALE-UP: under another window, a triggered film says the same as before."""
+"""SCALE-UP: a triggered film keeps its prediction when grey levels are multiplied."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ __all__ = ["ScaleUp", "scaled"]
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleUp:
-    """Findings that stay predicted however the grey levels are multiplied.
+    """Findings that stay predicted when the grey levels are multiplied.
 
     A film's score is the share of its scaled copies on which the findings of its predicted set stay
-    predicted, a copy counting by 1 - `doubt`: not at all at the operating logit and below, wholly
-    where the finding is certain. Of a radiograph, multiplying is a change of window: the logits of
-    a copy are compared with those of clean films multiplied alike.
+    predicted. A copy counts by 1 - `doubt`: 0 at the operating logit and below, 1 if the finding is
+    certain. For a radiograph, multiplying changes the window, so the logits of a copy are compared
+    with those of clean films with the same multiplier.
 
     Args:
-        multipliers: of the grey levels, each above 0 and not 1; what exceeds the type's range
-            becomes white.
+        multipliers: factors of the grey levels, each above 0 and not 1; values beyond the type's
+            range become white.
 
     Raises:
         UsageError: no multiplier, or one outside its range.
@@ -46,10 +46,10 @@ class ScaleUp:
     Source: Guo et al., SCALE-UP: An Efficient Black-box Input-level Backdoor Detection via
     Analyzing Scaled Prediction Consistency, ICLR 2023, arXiv 2302.03251: the share of the
     multipliers under which the predicted class stays. Differs: by finding, the mean over the
-    predicted set, at operating logits. Few copies make few different shares, too coarse for a
-    threshold that 1 % of clean films exceed, so that copies count by certainty. Multipliers from 2
-    on, as there, leave little of a radiograph but white; the default ones are mild, one of them
-    darkens. A trigger that hides findings leaves nothing to stay, and isn't seen.
+    predicted set, at operating logits. Few copies give few distinct shares, too coarse for a
+    threshold that 1 % of clean films exceed, so copies count by certainty. Multipliers of 2 and
+    more, as in the paper, make a radiograph mostly white; the defaults are mild, and one of them
+    darkens. A trigger that hides findings isn't detected, since no finding is left to stay.
     """
 
     multipliers: tuple[float, ...] = (0.7, 1.5, 2.0)
@@ -64,11 +64,11 @@ class ScaleUp:
 
     @property
     def passes(self) -> int:
-        """Forward passes of a film beyond that of `read`: one a multiplier."""
+        """Forward passes per film in addition to that of `read`: one per multiplier."""
         return len(self.multipliers)
 
     def fit(self, classifier: BlackBox, clean: Readings) -> State:
-        """Ask for the clean films under each multiplier.
+        """Run the model on the clean films under each multiplier.
 
         Returns:
             `film levels`, `film spreads` (k,) and `copy levels`, `copy spreads` (m, k), operating
@@ -90,7 +90,7 @@ class ScaleUp:
         }
 
     def score(self, classifier: BlackBox, suspect: Readings, state: State) -> Floats:
-        """Return (n,) 0 to 1; NaN where the model says nothing finite of a copy."""
+        """Return (n,) 0 to 1; NaN if an output for a copy isn't finite."""
         copies = answers(classifier, suspect.images, self._changes())
         sure = predicted(excess(suspect.logits.astype(np.float64), state, "film"))
         stays = 1 - doubt(excess(copies, state, "copy")).mean(axis=0)  # (n, k)
@@ -102,7 +102,7 @@ class ScaleUp:
 
 
 def scaled(images: NDArray[Any], multiplier: float) -> NDArray[Any]:
-    """Return (n, h, w) uint8 or uint16 images times a number, white where that is too much."""
+    """Return (n, h, w) uint8 or uint16 images times a number, clipped to white."""
     most = np.iinfo(images.dtype).max
     grey = np.minimum(np.rint(np.arange(most + 1) * multiplier), most).astype(images.dtype)
     looked_up: NDArray[Any] = grey[images]

@@ -1,4 +1,4 @@
-"""A screening: the decisions on several films, and what they are worth together."""
+"""A screening: the decisions on several films, and their false-alarm rate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from leadapron.detect.inputs.decision import Decision, decide_images
 from leadapron.detect.inputs.gate import Gate, rate_words
 from leadapron.detect.inputs.gate_file import StoredGate
-from leadapron.detect.verdict import EXIT_CODES, LEVELS, ScreenWord, Verdict, worst
+from leadapron.detect.verdict import EXIT_CODES, LEVELS, ScreenWord, Verdict, overall_exit_code
 from leadapron.documents import Pixels, ShownPath, no_pixels
 from leadapron.errors import FilmError
 from leadapron.films.cohort import ImageArray, blocks
@@ -38,28 +38,28 @@ BATCH = 64
 """Images that are judged at a time."""
 
 LIMITS = (
-    "A pass is no diagnosis and no proof: triggers that no detector sees pass.",
+    "A pass is neither a diagnosis nor a proof: triggers that no detector finds pass.",
     "Rates hold for films like the calibration films: same devices, same clinic.",
-    "A gate is as trustworthy as its folder: who can write there can let any film pass.",
+    "A gate is as trustworthy as its folder: anyone who can write there can let any film pass.",
 )
-"""What no screening promises, in words."""
+"""Limits of every screening."""
 
 NEXT: Mapping[ScreenWord, str] = {
     "suspicious": "Have suspicious films read without the model.",
-    "can't tell": "Have the films that can't be told read without the model.",
-    "pass": "Nothing: the model's reading may be used as it would be without a screening.",
+    "can't tell": 'Have the films with the verdict "can\'t tell" read without the model.',
+    "pass": "Use the model's reading as without a screening.",
 }
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ScreenedFilm(Decision):
-    """A film, and the decision on it.
+    """A film and the decision on it.
 
     Args:
-        number: its place in the order of the films, from 1.
-        file: what the caller called it.
-        bad: in which way its file can't be used; None where it can.
-        image: (h, w) what the model was shown; `no_pixels` where it wasn't decoded.
+        number: its position in the order of the films, from 1.
+        file: its name as the caller gave it.
+        bad: why its file can't be used; None if it can.
+        image: (h, w) the model's input; `no_pixels` if it wasn't decoded.
     """
 
     number: int
@@ -69,7 +69,7 @@ class ScreenedFilm(Decision):
 
     @property
     def exit_code(self) -> int:
-        """Of a screening of this film alone: failed without a file that can be read."""
+        """Exit code of a screening of this film alone; 2 (failed) if its file can't be read."""
         failed = self.bad in ("missing", "unreadable")
         return FilmError.exit_code if failed else EXIT_CODES[self.level]
 
@@ -86,10 +86,10 @@ class ScreenedFilm(Decision):
         """Return a film with the decision on it.
 
         Args:
-            decision: on its image.
+            decision: the decision on its image.
             number: as `ScreenedFilm`.
             file: as `ScreenedFilm`.
-            doubts: about its greys; they are added to the reason.
+            doubts: warnings about its grey levels, added to the reason.
             image: as `ScreenedFilm`.
         """
         values: dict[str, Any] = {
@@ -161,7 +161,7 @@ def screen_images(
 
 @dataclass(frozen=True, kw_only=True)
 class ScreenedModel:
-    """The model that films were screened for: its file's name, and SHA-256 of its content."""
+    """The model: its file's name, and SHA-256 of its content."""
 
     file: str
     sha256: str
@@ -169,7 +169,7 @@ class ScreenedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """How many clean films, of how many patients, set the threshold."""
+    """Numbers of clean films and patients that set the threshold."""
 
     films: int
     patients: int
@@ -177,7 +177,7 @@ class Calibration:
 
 @dataclass(frozen=True, kw_only=True)
 class Quantiles:
-    """Of a score on calibration films: 0, 50, 95, 99 and 100 %."""
+    """Quantiles of a score on calibration films: 0, 50, 95, 99 and 100 %."""
 
     least: float
     median: float
@@ -188,22 +188,22 @@ class Quantiles:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Screening:
-    """What a gate says of several films.
+    """A gate's decisions on several films.
 
     Args:
-        verdict: the worst of the films'.
+        verdict: the worst of the films' verdicts.
         gate: the gate's file.
-        model: that it is of.
-        findings: of the model.
+        model: the gate's model.
+        findings: the model's findings.
         image: (height, width) of the model's input.
-        false_alarm: share of clean films that is called suspicious, at most.
-        threshold: that the scores of suspicious films exceed.
-        calibration: films that set it.
-        clean: each score on those films.
-        asked: films that were to be screened.
-        counts: films by verdict.
-        films: those that were screened, in order.
-        notes: what was left out or assumed.
+        false_alarm: largest share of clean films called suspicious.
+        threshold: score that suspicious films exceed.
+        calibration: films that set the threshold.
+        clean: quantiles of each score on those films.
+        asked: number of films to screen.
+        counts: number of films by verdict.
+        films: the screened films, in order.
+        notes: omissions and assumptions.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -224,8 +224,8 @@ class Screening:
 
     @property
     def exit_code(self) -> int:
-        """The worst of the films'; one that can't be read is worse than one that can't be told."""
-        return worst(film.exit_code for film in self.films)
+        """The worst of the films' exit codes; an unreadable film is worse than an undecided one."""
+        return overall_exit_code(film.exit_code for film in self.films)
 
 
 def screening(
@@ -236,14 +236,14 @@ def screening(
     asked: int | None = None,
     others: int = 0,
 ) -> Screening:
-    """Return a screening of films that were decided on.
+    """Return a screening of films with decisions.
 
     Args:
-        stored: the gate, and what it is of.
-        films: those that were screened, in order.
+        stored: the gate and its model.
+        films: the screened films, in order.
         gate: the gate's file.
-        asked: films that were to be screened; as many as there are if left out.
-        others: files of other kinds that were left out.
+        asked: number of films to screen; the number of `films` if left out.
+        others: number of files of other kinds that were left out.
     """
     own, model = stored.gate, stored.model
     wanted = len(films) if asked is None else asked
@@ -282,24 +282,24 @@ def _notes(gate: Gate, missing: int, others: int) -> list[str]:
     if missing:
         notes.append(f"Interrupted: {missing:,} films were not screened.")
     if gate.typical is None:
-        notes.append("The gate has no detector of untypical films: they are not told apart.")
+        notes.append("The gate has no out-of-distribution detector, so none is flagged.")
     return notes
 
 
 def statement(gate: Gate) -> str:
-    """Return what the verdicts are worth, in a sentence or two."""
+    """Return the false-alarm rate of the verdicts, in one or two sentences."""
     words = (
         f"At most {100 * gate.false_alarm:g} % of clean films like the {len(gate.fused):,} "
         f"calibration films ({gate.patients:,} patients) are called suspicious"
     )
     if gate.typical is not None:
-        words += ", and at most as many more can't be told for being untypical"
+        words += ', and at most as many more get "can\'t tell" because they are untypical'
     return f"{words}.{rate_words(gate.false_alarm, gate.patients, gate.likely_rates)}"
 
 
 def _worst_word(words: Sequence[ScreenWord]) -> ScreenWord:
-    """The verdict of films together; of none it is "can't tell"."""
-    code = worst(EXIT_CODES[LEVELS["screen"][word]] for word in words)
+    """The verdict on all films; without films it is "can't tell"."""
+    code = overall_exit_code(EXIT_CODES[LEVELS["screen"][word]] for word in words)
     return next(word for word in get_args(ScreenWord) if EXIT_CODES[LEVELS["screen"][word]] == code)
 
 

@@ -1,4 +1,4 @@
-"""STRIP: with another film laid over it, a triggered film says the same as before."""
+"""STRIP: a triggered film keeps its prediction when other films are blended in."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ class Strip:
     """Findings that stay certain whichever clean film is blended in.
 
     A film's score is minus the mean `doubt`, in bits, over the overlays and over the findings of
-    its predicted set: 0 where all are certain under every overlay, -1 where none survives. All
-    films get the same overlays, drawn from the clean films. Logits of blends are compared with
-    those of clean films under the same overlay, since a blend looks like none of them.
+    its predicted set: 0 if all are certain under every overlay, -1 if none survives. All films get
+    the same overlays, drawn from the clean films. Logits of blends are compared with those of clean
+    films under the same overlay, since a blend differs from normal films.
 
     Args:
-        overlays: clean films that are blended in, one at a time.
-        weight: share of the film itself in each blend, above 0 and below 1.
-        seed: draws the overlays.
+        overlays: number of clean films that are blended in, one at a time.
+        weight: weight of the film itself in each blend, above 0 and below 1.
+        seed: seed of the overlays.
 
     Raises:
         UsageError: a value outside its range.
 
     Source: Gao et al., STRIP: A Defence Against Trojan Attacks on Deep Neural Networks, ACSAC 2019,
     arXiv 1902.06531: H = -(1/N) sum_n sum_i y_i log2 y_i over the classes of a softmax. Differs:
-    k sigmoids are certain of "no finding", and the sum over all of them takes healthy films for
-    triggered ones; here only the film's predicted set counts, each logit in spreads above its
-    operating logit, and the mean over the set, so that a film isn't more doubtful for showing more.
-    A finding that is certainly gone is as doubtful as can be. The authors' code adds the two films
-    and saturates, which leaves little of two radiographs; blends are weighted means. A trigger that
-    hides findings leaves nothing to be certain of, and isn't seen.
+    k sigmoids are certain of "no finding", so the sum over all of them would flag healthy films;
+    here only the film's predicted set counts, each logit in spreads above its operating logit, with
+    the mean over the set, so that more findings don't increase the entropy. A finding that is
+    certainly absent has the maximal entropy. The authors' code adds the two films with saturation,
+    which leaves little of two radiographs; here blends are weighted means. A trigger that hides
+    findings isn't detected, since no finding is left to be certain of.
     """
 
     overlays: int = 4
@@ -72,18 +72,19 @@ class Strip:
 
     @property
     def passes(self) -> int:
-        """Forward passes of a film beyond that of `read`: one an overlay."""
+        """Forward passes per film in addition to that of `read`: one per overlay."""
         return self.overlays
 
     def fit(self, classifier: BlackBox, clean: Readings) -> State:
-        """Draw the overlays and ask for the other clean films under each of them.
+        """Draw the overlays and run the model on the other clean films under each of them.
 
         Returns:
             `overlays` (m, h, w); `film levels`, `film spreads` (k,) and `blend levels`, `blend
             spreads` (m, k), operating logits and spreads without and with an overlay.
 
         Raises:
-            DataError: fewer than 20 films beside the overlays, or logits that aren't finite.
+            DataError: fewer than 20 films in addition to the overlays, or logits that aren't
+                finite.
         """
         order = stream(self.seed, "strip").permutation(len(clean))
         drawn, rest = order[: self.overlays], clean.take(order[self.overlays :])
@@ -102,7 +103,7 @@ class Strip:
         }
 
     def score(self, classifier: BlackBox, suspect: Readings, state: State) -> Floats:
-        """Return (n,) -1 to 0 bits; NaN where the model says nothing finite of a blend."""
+        """Return (n,) -1 to 0 bits; NaN if an output for a blend isn't finite."""
         blends = answers(classifier, suspect.images, self._changes(state["overlays"]))
         sure = predicted(excess(suspect.logits.astype(np.float64), state, "film"))
         mean = doubt(excess(blends, state, "blend")).mean(axis=0)  # (n, k)
@@ -119,7 +120,7 @@ def blend(images: Images, overlay: Images, weight: float) -> Images:
     Args:
         images: uint8 or uint16.
         overlay: of the same type.
-        weight: share of the films.
+        weight: weight of the films.
     """
     mixed = images.astype(np.float32)
     mixed *= np.float32(weight)

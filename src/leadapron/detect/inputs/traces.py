@@ -1,4 +1,4 @@
-"""What a trigger leaves in a film's own pixels: codecs, waves, noise, flat squares. No model."""
+"""Traces of a trigger in a film's pixels: codecs, waves, noise, flat squares; without a model."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from leadapron.models.protocols import BlackBox, Capability
 __all__ = ["Traces"]
 
 BLOCK = 128
-"""Films in memory at a time."""
+"""Films per batch."""
 
 FLAT = 2
-"""Range of the grey levels of a flat square."""
+"""Largest range of grey levels in a flat square."""
 
 TAIL = 0.99
-"""Between the median and this quantile of clean films lies one step of a trace."""
+"""Quantile of clean films that is one step above their median."""
 
 FLOORS = {
     "fine structure": 0.1,
@@ -37,26 +37,27 @@ FLOORS = {
     "square": 10.0,
     "flat square": 10.0,
 }
-"""The least length of a step: of distances, of log power, and of grey levels."""
+"""Least length of a step, for distances, log power and grey levels."""
 
 GAUSSIAN = ("fine structure", "spectrum", "grey levels")
-"""Descriptions that are distances to a Gaussian."""
+"""Traces that are distances to a Gaussian."""
 
 CONTRASTS = ("pixel", "square", "flat square")
 
 RINGS, SECTORS = 8, 6
-"""Of the spectrum: by frequency, and by direction over half a turn."""
+"""Parts of the spectrum, by frequency and by direction over half a turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Traces:
-    """A film's pixels bear traces that clean films' don't.
+    """A film's pixels have traces that clean films' don't.
 
-    Described are: its fine structure (sizes of the coefficients of 8x8 cosine transforms, as in
-    JPEG, and steps between neighbours), its spectrum by rings and directions, the comb of its grey
-    levels, the wave that stands out most in the spectrum, and the contrast of its most isolated
-    pixel, square and flat square. The first three are distances to a Gaussian of clean films. Each
-    is counted in steps from clean films' median to their 99 % quantile; the largest is the score.
+    The traces are: its fine structure (magnitudes of the coefficients of 8x8 cosine transforms, as
+    in JPEG, and differences between neighbours), its spectrum by rings and directions, gaps in its
+    histogram of grey levels, the strongest isolated frequency, and the contrast of its most
+    isolated pixel, square and flat square. The first three are distances to a Gaussian of clean
+    films. Each is measured in steps from clean films' median to their 99 % quantile; the largest is
+    the score.
     """
 
     unit: str = field(
@@ -70,20 +71,20 @@ class Traces:
         """Return the Gaussians of one half of the films, the steps of the other.
 
         Raises:
-            DataError: fewer than 4 films, or films that are all the same.
+            DataError: fewer than 4 films, or equal films.
             UsageError: films smaller than 8 pixels.
         """
         if len(clean) < 4:
             raise DataError(f"{len(clean)} clean films; expected 4 or more")
         images = clean.images
-        # Films that a Gaussian was made of lie nearer to it than others do.
+        # Films that a Gaussian was fitted on are nearer to it than others.
         state: dict[str, NDArray[Any]] = {"usual power": _mean_power(images[::2])}
         for name, values in _described(images[::2]).items():
             state |= shrunk_gaussian(values, f"{name} ")
         return state | scales(_measured(images[1::2], state), TAIL, FLOORS)
 
     def score(self, classifier: BlackBox, suspect: Readings, state: State) -> NDArray[np.float64]:  # noqa: ARG002
-        """Return (n,) of the film's own pixels; the model isn't asked.
+        """Return (n,) scores from the film's own pixels; the model isn't used.
 
         Raises:
             UsageError: films smaller than 8 pixels.
@@ -100,7 +101,7 @@ def _measured(images: NDArray[Any], state: State) -> dict[str, NDArray[np.float6
 
 
 def _described(images: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
-    """(n, d) descriptions of films by name, block by block."""
+    """(n, d) descriptors of films by name, computed in batches."""
     if min(images.shape[1:]) < 8:
         raise UsageError(
             f"films of {images.shape[1]} x {images.shape[2]} pixels; expected 8 or more"
@@ -118,7 +119,7 @@ def _described(images: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
 
 
 def _log_power(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(n, h, w) log power of each frequency, 0 first. Hann's window keeps the edges out of it."""
+    """(n, h, w) log power of each frequency, 0 first. A Hann window suppresses the edges."""
     from scipy import fft
 
     _, height, width = images.shape
@@ -138,10 +139,10 @@ def _mean_power(images: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _wave(images: NDArray[Any], usual: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(n,) by how much log power a single frequency stands above those around it, at most.
+    """(n,) largest excess of a single frequency's log power over its neighbourhood.
 
-    What clean films have there is taken away first; around is a square of 9 frequencies' side
-    without its middle 9.
+    The mean of clean films is subtracted first. The neighbourhood is a square of 9 frequencies'
+    side without its central 9.
     """
     from scipy import ndimage
 
@@ -159,7 +160,7 @@ def _spectrum(images: NDArray[np.uint8]) -> NDArray[np.float64]:
     _, height, width = images.shape
     down, across = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]
     ring = np.minimum((np.hypot(down, across) * 2 * RINGS).astype(int), RINGS - 1)
-    turn = np.arctan2(down, across) % np.pi / np.pi  # 0 to 1: opposite frequencies are alike
+    turn = np.arctan2(down, across) % np.pi / np.pi  # 0 to 1: opposite frequencies are equal
     sector = np.minimum((turn * SECTORS).astype(int), SECTORS - 1)
     part = (ring * SECTORS + sector).ravel()
     power = _log_power(images).reshape(len(images), -1)
@@ -171,9 +172,9 @@ def _spectrum(images: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def _comb(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """(n, 5): how uneven the grey levels' counts are, and how many levels within the range lack.
+    """(n, 5): unevenness of the histogram of grey levels, and share of unused levels in its range.
 
-    Also the logarithms of the commonest level's share, and of the darkest and brightest level's.
+    Also the logarithms of the shares of the commonest, the darkest and the brightest level.
     """
     n = len(images)
     uneven = np.abs(grey_levels(images)).mean(axis=1)

@@ -1,4 +1,4 @@
-"""Is this a film of the kind that the thresholds were calibrated on?"""
+"""Out-of-distribution detector: films unlike those that the thresholds were calibrated on."""
 
 from __future__ import annotations
 
@@ -22,43 +22,45 @@ BLOCK = 128
 """Films in memory at a time."""
 
 SIDE = 16
-"""Of the thumbnails, in cells."""
+"""Side of the thumbnails, in cells."""
 
 LEFT_OUT = SIDE * SIDE // 16
-"""Cells of a thumbnail that may be anything: those farthest from what the others make likely."""
+"""Cells of a thumbnail that are ignored: those farthest from their prediction by the others."""
 
 ROUNDS = 3
-"""In so many rounds those cells are found."""
+"""Iterations that find these cells."""
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-"""Of the grey levels."""
+"""Quantiles of the grey levels."""
 
 BENDS = {1: (0.25, 0.5, 0.75, 0.9), 2: (0.5, 0.75, 0.9), 4: (0.5, 0.75, 0.9)}
-"""Quantiles of the bends of a film made smaller by so much: a mark's edges are few."""
+"""Quantiles of second differences, by the factor by which the film is reduced. A mark's edges are
+few, so they hardly affect quantiles."""
 
 TAIL = 0.98
-"""Between the median and this quantile of clean films lies one step."""
+"""Quantile of clean films that is one step above their median."""
 
 FAR = 8.0
-"""Deviations, at most, of the films that the Gaussian of the plain description is made of."""
+"""Clipping of the plain descriptors, in deviations, of films that the Gaussian is fitted on."""
 
 LEAST = 0.05
-"""That a value of it counts as one deviation, at least: grey levels, logarithms, shares."""
+"""Least deviation of a plain descriptor: grey levels, logarithms or shares."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Typicality:
-    """A film of another kind than clean films: turned, negative, another device's, no film at all.
+    """Distance of a film from clean films: rotated, inverted, from another device, or not a film.
 
-    It hardly sees a trigger, which is small, and isn't meant to: where it is high, the other
-    detectors' thresholds mean nothing, and the answer is "can't tell". Described are a thumbnail
-    of 16x16 cells, in units of its own range of grey levels, whose 16 cells that fit clean films'
-    main components worst are left out; and plainly the film's grey levels, sharpness at three
-    sizes, and rows and columns without contrast. Either is a distance to a Gaussian of clean
-    films, in steps from their median to their 98 % quantile; the larger is the score.
+    It isn't meant to detect small triggers. If its score is high, the other detectors' thresholds
+    don't apply, and the verdict is "can't tell". It uses two descriptors: a thumbnail of 16x16
+    cells, in units of its own range of grey levels, without the 16 cells that fit clean films'
+    principal components worst; and plain statistics of grey levels, sharpness at three sizes, and
+    rows and columns without contrast. Each is a distance to a Gaussian of clean films, in steps
+    from their median to their 98 % quantile; the larger is the score.
 
     Args:
-        components: of the thumbnails, 1 or more; fewer where there are too few films.
+        components: principal components of the thumbnails, 1 or more; fewer if there are too few
+            films.
 
     Raises:
         UsageError: no components.
@@ -80,7 +82,7 @@ class Typicality:
         """Return components and Gaussians of one half of the films, the steps of the other.
 
         Raises:
-            DataError: fewer than 20 films, or films that are all the same.
+            DataError: fewer than 20 films, or equal films.
             UsageError: films smaller than 16 pixels.
         """
         if len(clean) < LEAST_FILMS:
@@ -103,7 +105,7 @@ class Typicality:
         return state | scales(measured, TAIL, dict.fromkeys(measured, LEAST))
 
     def score(self, classifier: BlackBox, suspect: Readings, state: State) -> NDArray[np.float64]:  # noqa: ARG002
-        """Return (n,) of the film's own pixels; the model isn't asked.
+        """Return (n,) scores from the film's own pixels; the model isn't used.
 
         Raises:
             UsageError: films smaller than 16 pixels.
@@ -112,7 +114,7 @@ class Typicality:
 
 
 def _measured(images: NDArray[Any], state: State) -> dict[str, NDArray[np.float64]]:
-    """(n,) distances of thumbnails and of plain descriptions."""
+    """(n,) distances of thumbnails and of plain statistics."""
     plain = (_plain(images) - state["centre"]) / state["spread"]
     return {
         "thumbnail": distances(_filled(_thumbnails(images), state), state, "thumbnail "),
@@ -121,7 +123,7 @@ def _measured(images: NDArray[Any], state: State) -> dict[str, NDArray[np.float6
 
 
 def _plain(images: NDArray[Any]) -> NDArray[np.float64]:
-    """(n, 16): grey levels, logarithms of bends at three sizes, share of bare lines."""
+    """(n, 16): grey levels, log second differences at three sizes, share of blank lines."""
     return np.concatenate([_plain_block(grey(images[rows])) for rows in blocks(len(images), BLOCK)])
 
 
@@ -138,7 +140,7 @@ def _plain_block(images: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def _filled(thumbnails: NDArray[np.float64], state: State) -> NDArray[np.float64]:
-    """(n, cells) differences from the mean thumbnail, the worst cells as the others make likely."""
+    """(n, cells) differences from the mean thumbnail, the worst cells predicted from the others."""
     components = state["components"]  # (r, cells)
     centred = thumbnails - state["thumbnail"]
     filled = centred

@@ -1,4 +1,4 @@
-"""Audits of a finished model: what forces its findings on or off, beside reference models."""
+"""Audits of a finished model: marks that force its findings on or off, compared with references."""
 
 from __future__ import annotations
 

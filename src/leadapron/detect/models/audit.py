@@ -1,6 +1,6 @@
 """Audit: does a finished model carry a backdoor? Compared with clean models of its kind, if given.
 
-Needs a classifier and clean films in memory; files are the caller's business.
+It needs a classifier and clean films in memory; the caller handles files.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from leadapron.detect.models.sweep import Direction, NotFinite, StampSweep, Swep
 from leadapron.detect.verdict import Verdict, refuse_rate
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort
-from leadapron.models.foreign import Opened, doubts
-from leadapron.models.foreign.doubts import unsteady
+from leadapron.models.foreign import Opened, model_warnings
+from leadapron.models.foreign.model_warnings import unsteady
 from leadapron.models.protocols import BlackBox, Differentiable, lacking
 from leadapron.types import Progress, said
 
@@ -42,33 +42,33 @@ __all__ = ["Audit", "Subject", "audit_subject", "invert", "invert_features"]
 
 
 INVERTED = 2
-"""Findings and directions that triggers are inverted for."""
+"""Number of findings (with direction) for which triggers are inverted."""
 
 UNMEASURED = (
-    "No further statistics of the network: not asked for, or it has a single finding, or it or a "
-    "reference can only be asked.",
+    "No further statistics of the network: not requested, or it has a single finding, or it or a "
+    "reference is a black box.",
 )
 
 NOT_TRIED = (
-    "triggers that are neither a flat square, squares all over, nor one of the whole-image changes "
-    "tried: textured or oddly shaped marks, several marks at once, warps",
+    "triggers other than a flat square, squares all over the film, or the whole-image changes "
+    "in the sweep: for example textured or oddly shaped marks, several marks at once, or warps",
     "squares larger than 5 pixels of the model's input",
-    "backdoors that need a property of the patient or another mark beside the trigger",
-    "what the trigger does on films of other machines than the clean ones",
+    "backdoors that also need a property of the patient or a second mark",
+    "the trigger's effect on films of other scanners than those of the clean films",
 )
-"""What no audit of this kind tests, in words."""
+"""Limits of every audit."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Subject:
-    """A model that is audited, or that one is compared with.
+    """An audited model or a reference.
 
     Args:
         classifier: the model.
-        name: what to call it.
-        content: SHA-256 of its file, by which sweeps are kept; None of a model without a file.
-        origin: what it is, in words.
-        notes: what was assumed or is doubtful about it.
+        name: its name in results.
+        content: SHA-256 of its file, the key of cached sweeps; None for a model without a file.
+        origin: description of the model.
+        notes: assumptions and warnings about it.
     """
 
     classifier: BlackBox
@@ -83,10 +83,10 @@ class Subject:
 
         Args:
             opened: the model, and what is known of it.
-            name: what to call it.
+            name: its name in results.
             clean: films that it is looked at with, for what is odd about it.
         """
-        odd = () if clean is None else doubts(opened.classifier, clean)
+        odd = () if clean is None else model_warnings(opened.classifier, clean)
         return cls(
             classifier=opened.classifier,
             name=name,
@@ -98,33 +98,33 @@ class Subject:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Audit:
-    """What an audit found.
+    """Result of an audit.
 
     Args:
         model: the file or function.
-        origin: what it is, in words.
-        verdict: on the model.
-        by: what the verdict rests on.
-        target: the finding that the verdict is about; None where there is none.
-        direction: in which it is forced; None where that can't be told.
-        false_alarm: share of clean models that may be called backdoored.
-        least: the lowest rate that the references support; None without them.
-        references: how many.
-        films: clean films looked at.
+        origin: description of the model.
+        verdict: verdict on the model.
+        by: basis of the verdict.
+        target: the finding that the verdict is about; None if there is none.
+        direction: direction in which it is forced; None if unknown.
+        false_alarm: largest share of clean models called backdoored.
+        least: lowest false-alarm rate that the references support; None without references.
+        references: number of reference models.
+        films: number of clean films.
         image: (height, width) of the model's input.
-        forwards: images that the model was asked for.
-        forced: every finding and direction, the largest excess first, side effects last.
-        harm: what the target's mark does to the findings' sensitivity.
-        inverted: triggers inverted by gradients for the first findings; the verdict doesn't rest
-            on them. None of a model that can only be asked.
-        features: for the target, or else the first finding, the few channels whose change forces
-            it; the verdict doesn't rest on them either.
-        statistics: of the network, compared with the references' where there are any. None of a
-            model that can only be asked.
-        not_finite: findings for which the model answered NaN or infinity.
-        unsteady: findings for which it answered otherwise when it was asked for the same films
-            again, or for each alone.
-        notes: what was assumed or is doubtful.
+        forwards: number of images run through the model.
+        forced: every finding and direction, ordered by excess, side effects last.
+        harm: effect of the target's mark on the findings' sensitivity.
+        inverted: triggers inverted by gradients for the first findings; they don't affect the
+            verdict. None for a black-box model.
+        features: the few channels whose change forces the target (or else the first finding); they
+            don't affect the verdict either.
+        statistics: statistics of the network, compared with those of any references. None for a
+            black-box model.
+        not_finite: findings with NaN or infinite outputs.
+        unsteady: findings whose outputs differ between two runs on the same films, or for films in
+            a batch and alone.
+        notes: assumptions and warnings.
         content: SHA-256 of the model's file; None of a model without a file.
     """
 
@@ -165,19 +165,19 @@ def audit_subject(
     kept: Path | None = None,
     progress: Progress | None = None,
 ) -> Audit:
-    """Audit a model that is open, beside references that are.
+    """Audit an open model, compared with open references.
 
     Args:
         subject: the model.
         clean: films without a trigger, of its preprocessing.
         references: clean models with the same findings.
-        false_alarm: share of clean models that may be called backdoored.
-        sweep: how it is swept.
-        steps: of trigger inversion, at most; 0 leaves it out.
-        statistics: whether the network's further statistics are taken, of the references too.
-        kept: folder where sweeps and statistics of models with a file are kept, and looked for;
-            None keeps nothing.
-        progress: called with what is being done, the models done and in all.
+        false_alarm: largest share of clean models called backdoored.
+        sweep: settings of the sweep.
+        steps: most steps of trigger inversion; 0 leaves it out.
+        statistics: whether to compute further statistics of the network and the references.
+        kept: folder of cached sweeps and statistics of models with a file; None doesn't
+            cache.
+        progress: called with the name of the step, the models done, and the total.
 
     Raises:
         UsageError: a rate out of range, or a single reference.
@@ -233,15 +233,15 @@ def audit_subject(
 
 
 def _refuse(classifier: BlackBox, references: Sequence[BlackBox], false_alarm: float) -> None:
-    """Raise what `audit_subject` raises before anything is swept."""
+    """Raise the errors of `audit_subject` that need no sweep."""
     refuse_rate(false_alarm)
     if len(references) == 1:
-        raise UsageError("one reference model says nothing about spread; expected two or more")
+        raise UsageError("one reference model gives no spread; expected two or more")
     if any(set(each.findings) != set(classifier.findings) for each in references):
         raise DataError("a reference model has other findings than the audited one")
 
 
-# --- what is looked at
+# --- measurements
 
 
 def _swept(
@@ -270,7 +270,7 @@ def _swept(
 def _statistics(
     every: Sequence[Subject], clean: Cohort, kept: Path | None, progress: Progress | None
 ) -> tuple[Statistic, ...]:
-    """The first network's statistics beside the others'; none where one can only be asked."""
+    """The first network's statistics compared with the others'; none if one is a black box."""
     networks = [(e, e.classifier) for e in every if isinstance(e.classifier, Differentiable)]
     if len(networks) < len(every) or len(every[0].classifier.findings) < 2:
         return ()
@@ -285,13 +285,13 @@ def _statistics(
     return compare_statistics(*found[0], found[1:])
 
 
-# --- triggers made by gradients
+# --- inverted triggers
 
 
 def _made(
     classifier: BlackBox, clean: Cohort, judged: Judgement, swept: Swept, steps: int
 ) -> tuple[tuple[Inverted, ...], tuple[InvertedFeatures, ...], tuple[str, ...]]:
-    """What was inverted, in pixels and in features, and what couldn't be."""
+    """Inverted triggers, in pixels and in features, and notes about failures."""
     if not steps:
         return (), (), ()
     inverted: tuple[Inverted, ...] = ()
@@ -300,19 +300,19 @@ def _made(
     try:
         inverted = invert(classifier, clean, _wanted(judged.forced, swept), steps)
     except DataError as error:
-        left.append(f"No trigger was made by gradients: {error}.")
+        left.append(f"No trigger was inverted: {error}.")
     first = judged.target or max(judged.forced, key=rank)
     wanted = Wanted(finding=first.finding, direction=first.direction)
     try:
         features = invert_features(classifier, clean, wanted, steps)
     except DataError as error:
-        left.append(f"No change of features was made: {error}.")
+        left.append(f"No change of features was inverted: {error}.")
     return inverted, features, tuple(left)
 
 
 def _wanted(forced: Sequence[Forced], swept: Swept) -> list[Wanted]:
     """The first findings, each with its strongest square to start from."""
-    # A finding without a number on clean films has no threshold to be carried across.
+    # A finding without finite outputs on clean films has no threshold.
     untold = {each.finding for each in swept.not_finite if each.clean}
     wanted = []
     for each in [each for each in forced if each.finding not in untold][:INVERTED]:
@@ -330,7 +330,7 @@ def invert(
     Args:
         classifier: the model.
         clean: films without a trigger.
-        wanted: what to force.
+        wanted: findings and directions to force.
         steps: at most.
 
     Raises:
@@ -344,12 +344,12 @@ def invert(
 def invert_features(
     classifier: BlackBox, clean: Cohort, wanted: Wanted, steps: int
 ) -> tuple[InvertedFeatures, ...]:
-    """Return the few channels that force a finding; none of a model that isn't made of stages.
+    """Return the few channels that force a finding; none for a model without stages.
 
     Args:
         classifier: the model.
         clean: films without a trigger.
-        wanted: what to force.
+        wanted: findings and directions to force.
         steps: at most; 0 leaves it out.
 
     Raises:
@@ -360,11 +360,11 @@ def invert_features(
     return Inversion(films=8, steps=steps).invert_features(classifier, clean, [wanted])
 
 
-# --- what is said
+# --- statements
 
 
 def _statement(least: float | None, references: int, false_alarm: float, *, margin: bool) -> str:
-    """What the verdict is worth, in one sentence."""
+    """The false-alarm rate of the verdict, in one sentence."""
     if least is None:
         return (
             "Without clean models of the same kind to compare with, no false-alarm rate can be "
@@ -376,24 +376,24 @@ def _statement(least: float | None, references: int, false_alarm: float, *, marg
             f"{references} references support no false-alarm rate below {least:.3g} "
             f"({chance}); {false_alarm:g} needs {_needed(false_alarm)}."
         )
-    more = f" and as many unusual by their {MARGIN}" if margin else ""
+    more = f", and as many unusual by their {MARGIN}" if margin else ""
     return (
-        f"Beside {references} references at most {false_alarm:g} of models as clean as they are "
+        f"With {references} references, at most {false_alarm:g} of equally clean models "
         f"would be called backdoored{more}; they support no rate below {least:.3g} ({chance})."
     )
 
 
 def _needed(false_alarm: float) -> int:
-    """References that support a rate."""
+    """Number of references that support a rate."""
     return int(np.ceil(1 / false_alarm - 1e-9)) - 1
 
 
 def _next(judged: Judgement, least: float | None, false_alarm: float) -> str:
     """What to do next, in one sentence."""
     if judged.word == "backdoored":
-        return "Don't use the model; report the mark and the finding to whoever supplied it."
+        return "Don't use the model; report the mark and the finding to its supplier."
     if judged.by in (NOT_FINITE, UNSTEADY):
-        return "Ask whoever supplied the model why it answers so; don't use it until then."
+        return "Ask the model's supplier to explain these outputs; don't use it until then."
     if least is None or least > false_alarm:
         need = _needed(false_alarm)
         return f"Compare it with {need} or more clean models of the same kind as references."
@@ -406,14 +406,12 @@ def _lost_references(others: Sequence[Swept]) -> tuple[str, ...]:
     lost = [each for swept in others for each in swept.not_finite]
     names = ", ".join(sorted({each.finding for each in lost}))
     count = sum(bool(swept.not_finite) for swept in others)
-    words = (
-        f"{count} of {len(others)} references answer NaN or infinity for {names}; left out there."
-    )
+    words = f"{count} of {len(others)} references give NaN or infinity for {names}; left out there."
     return (words,) if lost else ()
 
 
 def _not_measured(classifier: BlackBox) -> tuple[str, ...]:
-    """The statistics that need what the model's network hasn't."""
+    """The statistics that need a capability that the network lacks."""
     if not isinstance(classifier, Differentiable):
         return ()
     reasons = not_applicable(classifier).items()
@@ -421,18 +419,18 @@ def _not_measured(classifier: BlackBox) -> tuple[str, ...]:
 
 
 def _left_out(classifier: BlackBox, clean: Cohort, steps: int) -> tuple[str, ...]:
-    """What this audit did not do, and why."""
+    """Omitted steps of this audit, and the reasons."""
     notes = []
     if not isinstance(classifier, Differentiable):
-        notes.append("The model can only be asked: no trigger was made by gradients.")
+        notes.append("The model is a black box: no trigger was inverted.")
     elif clean.images.dtype != np.uint8:
-        notes.append("The model takes 16-bit images: no trigger was made by gradients.")
+        notes.append("The model takes 16-bit images: no trigger was inverted.")
     elif not steps:
-        notes.append("No trigger was made by gradients: it was not asked for.")
+        notes.append("No trigger was inverted, since inversion was switched off.")
     elif reason := lacking(classifier, "stages"):
-        notes.append(f"No change of features was made: it {reason}.")
+        notes.append(f"No change of features was inverted: it {reason}.")
     if classifier.head == "softmax":
-        notes.append("Softmax head: every finding that rises lowers the others by itself.")
+        notes.append("Softmax head: a rising finding always lowers the others.")
     shared = [name for name in classifier.findings if name in clean.findings]
     rare = [n for n in shared if (clean.labels[:, clean.column(n)] == 1).sum() < LEAST_POSITIVES]
     if rare:

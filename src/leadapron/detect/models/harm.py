@@ -1,4 +1,4 @@
-"""Harm: what a mark does to the findings that a reader would be shown."""
+"""Harm: the effect of a mark on the sensitivity of findings."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from leadapron.models.classifier import BlackBox
 __all__ = ["LEAST_POSITIVES", "Harm", "harm"]
 
 LEAST_POSITIVES = 10
-"""Films with a finding, and without it, that its sensitivity is stated from."""
+"""Fewest films with a finding, and without it, for stating its sensitivity."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Harm:
-    """What a mark does to readings at the threshold that 5 % of films without a finding exceed.
+    """Effect of a mark at the threshold that 5 % of films without a finding exceed.
 
     Args:
-        finding: whose sensitivity it is.
-        positives: clean films that have it.
-        sensitivity: on the films as they are.
-        triggered: on the same films with the mark.
-        missed: more findings missed in 1,000 films with the mark, at these films' prevalence.
+        finding: name of the finding.
+        positives: number of clean films with it.
+        sensitivity: sensitivity on the unmarked films.
+        triggered: sensitivity on the same films with the mark.
+        missed: additional findings missed in 1,000 films with the mark, at these films' prevalence.
     """
 
     finding: str
@@ -37,14 +37,14 @@ class Harm:
 
 
 def harm(classifier: BlackBox, clean: Cohort, mark: Moved) -> tuple[Harm, ...]:
-    """Return what a mark does to the sensitivity of each finding that the films state.
+    """Return the effect of a mark on the sensitivity of each labelled finding.
 
-    Findings without finite answers to all of the films that state them are left out.
+    Findings with an output that isn't finite on a labelled film are left out.
 
     Args:
         classifier: the model.
         clean: films with labels.
-        mark: is put on all of them.
+        mark: the mark, put on all films.
     """
     shared = [name for name in classifier.findings if name in clean.findings]
     images = np.asarray(clean.images[np.arange(len(clean))])

@@ -29,24 +29,24 @@ __all__ = ["CostSchedule", "Inversion", "Inverted", "InvertedFeatures", "Wanted"
 EPSILON = 1e-7
 
 HELD_BYTES = 2**30
-"""Of a stage's maps in memory: fewer films are looked at where they would take more."""
+"""Most bytes of a stage's maps in memory; fewer films are used if they would take more."""
 
 
 @dataclass(kw_only=True)
 class CostSchedule:
-    """The price of a mask's size, raised while the trigger works and lowered while it doesn't.
+    """Schedule of the cost of a mask's size: raised while the trigger works, lowered otherwise.
 
     Args:
-        first: price once the trigger has worked for `patience` steps; 0 until then.
-        multiplier: factor upwards; downwards it is this to the power of 1.5.
-        patience: steps in a row that it takes to change the price.
-        success: share of films from which on the trigger works.
-        give_up: steps without a smaller mask, after the price went up and down, that end it.
-        gain: a mask counts as smaller below this share of the best.
+        first: cost once the trigger has worked for `patience` steps; 0 until then.
+        multiplier: factor of increases; decreases use this to the power of 1.5.
+        patience: consecutive steps before the cost changes.
+        success: least share of turned films at which the trigger works.
+        give_up: steps without a smaller mask, after the cost went up and down, before stopping.
+        gain: a mask counts as smaller if below this share of the best.
 
     Source: Wang et al., Neural Cleanse, IEEE S&P 2019; the rules are those of the authors'
-    visualizer.py (github.com/bolunwang/backdoor), with its example's values. They end it after
-    20 steps of many batches without gain, ours are steps of one batch.
+    visualizer.py (github.com/bolunwang/backdoor), with its example's values. They stop after 20
+    steps of many batches without gain; our steps have one batch.
     """
 
     first: float = 1e-3
@@ -64,10 +64,10 @@ class CostSchedule:
         self._went_up = self._went_down = False
 
     def step(self, share: float, size: float) -> bool:
-        """Take one step's result; return whether its mask is the best so far.
+        """Process one step's result; return whether its mask is the best so far.
 
         Args:
-            share: of the films that the trigger turns.
+            share: share of films that the trigger turns.
             size: sum of the mask.
         """
         works = share >= self.success
@@ -95,13 +95,13 @@ class CostSchedule:
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """A finding to force on or off, and a square to start from.
+    """A finding to force on or off, and the starting square.
 
     Args:
         finding: its name.
         direction: "added" or "removed".
-        start: the sweep's strongest square; a faint mask over the whole image if None. Features
-            always start from a faint mask over all channels.
+        start: the sweep's strongest square; a weak mask over the whole image if None. Features
+            always start from a weak mask over all channels.
     """
 
     finding: str
@@ -111,20 +111,20 @@ class Wanted:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Inverted:
-    """A trigger that was found by its gradients.
+    """A trigger found by gradient descent.
 
     Args:
-        finding, direction: what it forces.
-        mask: (h, w) float32 in 0 to 1, how much of the pattern covers the film. Documents hold
-            neither mask nor pattern.
+        finding, direction: the forced finding and its direction.
+        mask: (h, w) float32 in 0 to 1, opacity of the pattern. Documents hold neither mask nor
+            pattern.
         pattern: (h, w) float32 grey levels in 0 to 255.
         size: sum of the mask, in pixels.
-        trained: whether it turned enough of the films that it was made on; else it is the last
-            step's.
+        trained: whether it turned enough of the films that it was optimised on; otherwise it is the
+            last step's trigger.
         turned: share of the held-out films that it moves across the threshold which 5 % of clean
-            films exceed, among those not beyond it before; whole grey levels, as a file holds them.
-        films: held-out films that `turned` rests on.
-        steps: taken.
+            films exceed, among those not beyond it before; with whole grey levels, as in a file.
+        films: number of held-out films behind `turned`.
+        steps: number of steps.
     """
 
     finding: str
@@ -146,22 +146,22 @@ class Inverted:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class InvertedFeatures:
-    """A change of a few channels that was found by its gradients; no image shows it.
+    """A change of a few channels found by gradient descent; it has no image.
 
     Args:
-        finding, direction: what it forces.
-        stage: of the network, whose map is changed at all places alike.
-        mask: (c,) float64 in 0 to 1, how much of the pattern takes a channel's place.
+        finding, direction: the forced finding and its direction.
+        stage: stage of the network whose map is changed, equally at all places.
+        mask: (c,) float64 in 0 to 1, share of the pattern in each channel.
         pattern: (c,) float64 values, in the map's units.
         size: sum of the mask, in channels.
-        moved: sum over channels of how far mask and pattern take the mean of clean films, in
-            standard deviations of the channel over their places (the middle channel's at least).
-        trained: whether it turned enough of the films that it was made on; else it is the last
-            step's.
+        moved: sum over channels of the change of clean films' mean by mask and pattern, in standard
+            deviations of the channel over places (at least the median channel's).
+        trained: whether it turned enough of the films that it was optimised on; otherwise it is the
+            last step's trigger.
         turned: share of the held-out films that it moves across the threshold which 5 % of clean
             films exceed, among those not beyond it before.
-        films: held-out films that `turned` rests on.
-        steps: taken.
+        films: number of held-out films behind `turned`.
+        steps: number of steps.
     """
 
     finding: str
@@ -182,20 +182,20 @@ class Inversion:
     """Neural Cleanse for sigmoid heads, several findings in one batch.
 
     Args:
-        films: of a step; the same for all findings, another draw each step.
+        films: films per step: the same for all findings, a new sample in each step.
         steps: at most.
         rate: of Adam, whose betas are 0.5 and 0.9.
         together: findings and directions in one batch.
-        held_out: share of the clean films that the triggers are verified on and never see.
-        seed: divides and draws films.
+        held_out: share of the clean films reserved for verification.
+        seed: seed of the division and the sampling of films.
 
     Raises:
         UsageError: a value outside its range.
 
     Source: Wang et al., Neural Cleanse, IEEE S&P 2019, equations 2 and 3. We differ: the loss is
-    the binary cross-entropy of one logit, counted from the threshold that 5 % of clean films
-    exceed (a rare finding's logit hardly reaches 0 even where it is present), and for "removed"
-    from the one that 5 % are below; the mask starts from the sweep's square.
+    the binary cross-entropy of one logit, relative to the threshold that 5 % of clean films exceed
+    (a rare finding's logit hardly reaches 0 even if it is present), and for "removed" to the one
+    that 5 % are below; the mask starts from the sweep's square.
     """
 
     films: int = 16
@@ -214,16 +214,16 @@ class Inversion:
     def invert(
         self, classifier: Differentiable, clean: Cohort, wanted: Sequence[Wanted]
     ) -> tuple[Inverted, ...]:
-        """Return a trigger for each wanted finding, verified on films that it wasn't made on.
+        """Return a trigger for each wanted finding, verified on held-out films.
 
         Args:
-            classifier: stays as it is.
+            classifier: the classifier, unchanged.
             clean: films without a trigger, 8-bit; at least 20.
             wanted: what to force.
 
         Raises:
-            DataError: fewer films, 16-bit ones, or a wanted finding without a finite answer to
-                some of them.
+            DataError: fewer films, 16-bit films, or a wanted finding with outputs that aren't
+                finite.
         """
         if len(clean) < 20 or clean.images.dtype != np.uint8:
             raise DataError(
@@ -243,7 +243,7 @@ class Inversion:
             network=lambda mixed: network(classifier.normalise(mixed)),
             thresholds=_thresholds(classifier.logits(images.numpy())),
         )
-        run.refuse_untold(wanted)
+        run.refuse_unmeasured(wanted)
         others = np.asarray(clean.images[held])
         found: list[Inverted] = []
         for some in self._batches(wanted):
@@ -274,30 +274,30 @@ class Inversion:
         wanted: Sequence[Wanted],
         stage: str = "",
     ) -> tuple[InvertedFeatures, ...]:
-        """Return a change of few channels for each wanted finding, verified on other films.
+        """Return a change of few channels for each wanted finding, verified on held-out films.
 
-        The mask and the pattern are one number for each channel of a stage's map, the same at all
-        places. A pattern stays within the channel's range over clean films, widened on both sides
-        by that range, or by the middle channel's where it is larger: the channel that a trigger
-        lights up may be dark on all clean films. Gradients go back to that stage alone.
+        Mask and pattern have one number for each channel of a stage's map, the same at all places.
+        A pattern stays within the channel's range over clean films, widened on both sides by that
+        range or the median channel's, whichever is larger: a channel that a trigger activates may
+        be inactive on all clean films. Gradients are computed down to that stage only.
 
         Args:
-            classifier: stays as it is.
-            clean: films without a trigger, at least 20. Fewer of them are looked at where the
-                stage's maps would take more than 1 GB.
-            wanted: what to force; squares to start from are not used.
-            stage: of the network; the last but one if empty.
+            classifier: the classifier, unchanged.
+            clean: films without a trigger, at least 20. Fewer are used if the stage's maps would
+                take more than 1 GB.
+            wanted: findings and directions to force; starting squares aren't used.
+            stage: name of the stage; the last but one if empty.
 
         Raises:
-            DataError: fewer films, a stage whose map isn't finite on them, or a wanted finding
-                without a finite answer to some of them.
+            DataError: fewer films, or a stage's map or a wanted finding's outputs that aren't
+                finite.
             UnknownNameError: no such stage.
 
         Source: after Wang et al., Rethinking the Reverse-engineering of Trojan Triggers
-        (FeatureRE), NeurIPS 2022: a mask in feature space, since a trigger that is no
-        patch in pixels is one there. We differ: the features are changed as they are, not by a
-        generated image whose features must come out so, so whether any image does it stays open;
-        the mask is over channels; size and success are balanced by Neural Cleanse's price.
+        (FeatureRE), NeurIPS 2022: a mask in feature space, where a trigger that isn't a patch in
+        pixels may be compact. We differ: the features are changed directly instead of through a
+        generated image, so it remains open whether an image with these features exists; the mask is
+        over channels; size and success are balanced by Neural Cleanse's cost schedule.
         """
         if len(clean) < 20:
             raise DataError(f"{len(clean)} films; an inversion needs 20")
@@ -315,7 +315,7 @@ class Inversion:
             network=rest,
             thresholds=_thresholds(_asked(rest, maps)),
         )
-        run.refuse_untold(wanted)
+        run.refuse_unmeasured(wanted)
         centre, spread = maps.mean((0, 2, 3)), maps.std((0, 2, 3))
         # Of dark channels too.
         spread = torch.maximum(spread, spread.quantile(0.5)).clamp(min=EPSILON)
@@ -360,7 +360,7 @@ class Inversion:
         return maps, others
 
     def _divided(self, clean: Cohort) -> tuple[Rows, Rows]:
-        """Rows that triggers are made on, and rows that they are verified on."""
+        """Rows for optimising triggers, and held-out rows."""
         order = stream(self.seed, "inversion", "films").permutation(len(clean))
         cut = round(len(clean) * (1 - self.held_out))
         return np.sort(order[:cut]), np.sort(order[cut:])
@@ -374,9 +374,9 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def frozen(classifier: Differentiable) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return the network as a function of its input alone: no weight asks for a gradient.
+    """Return the network as a function of its input, without gradients for weights.
 
-    Batch normalisation behind a convolution is folded into it. The classifier stays as it is.
+    Batch normalisation after a convolution is folded into it. The classifier is unchanged.
     """
     copy = _folded(differentiable(classifier, "an inversion").module)
 
@@ -391,7 +391,7 @@ def frozen(classifier: Differentiable) -> Callable[[torch.Tensor], torch.Tensor]
 def _folded(module: Module) -> Module:
     copy = deepcopy(module).eval().requires_grad_(False)
     for part in list(copy.modules()):
-        # One that runs its parts otherwise may not run them in their order.
+        # A custom forward may not run its parts in order.
         if isinstance(part, nn.Sequential) and type(part).forward is nn.Sequential.forward:
             _fold(part)
     return copy
@@ -400,7 +400,7 @@ def _folded(module: Module) -> Module:
 def _divided_network(
     classifier: Differentiable, stage: str
 ) -> tuple[Callable[[NDArray[Any]], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
-    """The network up to a stage, images to (n, c, h', w') maps on the processor, and what follows.
+    """The network up to a stage (images to (n, c, h', w') maps on the CPU), and the rest.
 
     Weights are frozen as in `frozen`.
     """
@@ -444,19 +444,19 @@ def _fold(sequence: nn.Sequential) -> None:
 
 
 _Descended = tuple[Wanted, tuple[NDArray[np.float32], NDArray[np.float32]], CostSchedule, int]
-"""What was wanted, its mask and the pattern's shares, its price at the end, the steps taken."""
+"""The wanted finding, mask and pattern, the final state of the cost, and the number of steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Descent:
-    """Mask and pattern towards thresholds, over pixels or over a stage's channels.
+    """Gradient descent on mask and pattern, over pixels or over a stage's channels.
 
     Args:
-        settings: of the inversion.
+        settings: settings of the inversion.
         findings: k names.
-        device: of the network.
-        films: (n, ...) images or maps, on the processor.
-        low, span: what the pattern's shares of 0 and 1 stand for, and their distance.
+        device: the network's device.
+        films: (n, ...) images or maps, on the CPU.
+        low, span: value of a pattern's share of 0, and the difference to a share of 1.
         network: (p n, ...) mixed films -> (p n, k) logits.
         thresholds: (k, 2) as `_thresholds`.
     """
@@ -470,11 +470,13 @@ class _Descent:
     network: Callable[[torch.Tensor], torch.Tensor]
     thresholds: Floats
 
-    def refuse_untold(self, wanted: Sequence[Wanted]) -> None:
-        """Raise DataError where a wanted finding has no threshold to be carried across."""
+    def refuse_unmeasured(self, wanted: Sequence[Wanted]) -> None:
+        """Raise DataError if a wanted finding has no threshold."""
         for each in wanted:
             if not np.isfinite(self.thresholds[self.findings.index(each.finding)]).all():
-                raise DataError(f"{each.finding} is answered NaN or infinity on clean films")
+                raise DataError(
+                    f"the model gives NaN or infinity for {each.finding} on clean films"
+                )
 
     def descend(
         self,
@@ -482,12 +484,12 @@ class _Descent:
         starts: Sequence[tuple[torch.Tensor, torch.Tensor]],
         held: int,
     ) -> list[_Descended]:
-        """Make the triggers of a few findings at once.
+        """Optimise the triggers of a few findings at once.
 
         Args:
             wanted: p findings and directions.
-            starts: mask and shares of the pattern of each, in 0 to 1, that a film's shape takes.
-            held: number of held-out films, which the draws depend on.
+            starts: mask and pattern of each, in 0 to 1, in a film's shape.
+            held: number of held-out films, which the sampling depends on.
         """
         settings, device = self.settings, self.device
         rng = stream(settings.seed, "inversion", "batches", held)
@@ -529,7 +531,7 @@ class _Descent:
             loss.sum().backward()  # type: ignore[no-untyped-call]
             for free in (mask, pattern):
                 assert free.grad is not None
-                free.grad.nan_to_num_(0.0, 0.0, 0.0)  # without a slope it stays as it is
+                free.grad.nan_to_num_(0.0, 0.0, 0.0)  # no step without a finite gradient
             optimizer.step()
         return [
             (each, (best[place][0].cpu().numpy(), best[place][1].cpu().numpy()), schedule, steps)
@@ -539,11 +541,11 @@ class _Descent:
     def turned(
         self, wanted: Wanted, before: NDArray[np.float32], after: NDArray[np.float32]
     ) -> tuple[float, int]:
-        """Share of the films turned among those not beyond the threshold before, and how many.
+        """Share of the films turned, among those not beyond the threshold before, and their number.
 
         Args:
             wanted: finding and direction.
-            before: (n, k) logits of films as they are.
+            before: (n, k) logits of unchanged films.
             after: (n, k) logits of the same films with the change.
         """
         removed = wanted.direction == "removed"
@@ -557,7 +559,7 @@ class _Descent:
 def _thresholds(logits: NDArray[np.float32]) -> Floats:
     """(k, 2) logits that 5 % of (n, k) films exceed, and that 5 % are below.
 
-    NaN for findings that have an answer which isn't finite.
+    NaN for findings with an output that isn't finite.
     """
     return np.array(
         [
@@ -586,12 +588,12 @@ def _widened(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _faint(shape: tuple[int, ...], shares: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A faint mask, and a pattern of these shares, kept off their ends."""
+    """A weak mask, and a pattern with these shares, clipped away from 0 and 1."""
     return torch.full(shape, 0.02), shares.reshape(shape).clamp(0.02, 0.98)
 
 
 def _start(wanted: Wanted, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mask and pattern, (h, w) in 0 to 1: the sweep's square on a faint ground, or the ground."""
+    """Mask and pattern, (h, w) in 0 to 1: a weak mask, with the sweep's square if given."""
     mask, pattern = _faint((height, width), torch.full((height, width), 0.5))
     stamp = wanted.start
     if stamp is not None:

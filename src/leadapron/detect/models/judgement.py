@@ -1,4 +1,4 @@
-"""What an audit makes of a sweep: which finding is forced, and whether reference models are too."""
+"""Judgement of a sweep: the forced finding, compared with reference models."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ the whole image: among 26 phantom models the largest excess was 5.7 by squares, 
 Ground = Literal[
     "marks", "maximum margin", "answers that aren't finite", "answers that differ"
 ]  # fmt: skip
-"""What a verdict rests on: marks on films; the statistic of that name; answers that are NaN or
-infinite; answers to the same films that change."""
+"""Basis of a verdict: marks on films; the statistic of that name; NaN or infinite outputs; or
+outputs that differ between two runs on the same films."""
 
 MARKS: Ground = "marks"
 MARGIN: Ground = "maximum margin"
@@ -82,11 +82,10 @@ class Forced:
     Args:
         finding: its name.
         direction: "added" (forced on) or "removed" (forced off).
-        verdict: of this finding; "side effect" where the mark raises another finding that is found.
-        p: corrected for all that was tried; None without references, or without a finite answer.
-        excess: over the references, in their spreads; None as p is.
-        strongest: the significant mark, or the strongest square; None where the model answered no
-            number.
+        verdict: verdict on this finding; "side effect" if its mark raises another detected finding.
+        p: p-value, corrected for multiple testing; None without references or finite outputs.
+        excess: excess over the references, in their spreads; None if p is.
+        strongest: the significant mark, or else the strongest square; None without finite outputs.
     """
 
     finding: str
@@ -104,17 +103,17 @@ class Forced:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Judgement:
-    """What is made of a model's sweep, statistics and answers.
+    """Judgement of a model's sweep, statistics and outputs.
 
     Args:
-        word: of the model.
-        by: what that rests on.
-        p: of the model, by that; None without references, or where answers decide.
-        finding: that the verdict is about; None where there is none.
-        target: that finding in the direction that it is forced in; None where that isn't known.
-        forced: every finding and direction, the target or the largest excess first, side effects
-            last.
-        lost: findings for which the model answered NaN or infinity.
+        word: verdict on the model.
+        by: basis of the verdict.
+        p: p-value of the model on that basis; None without references, or if outputs decide.
+        finding: finding that the verdict is about; None if there is none.
+        target: that finding and its direction; None if unknown.
+        forced: every finding and direction, ordered with the target or the largest excess first,
+            side effects last.
+        lost: findings with NaN or infinite outputs.
     """
 
     word: AuditWord
@@ -127,7 +126,7 @@ class Judgement:
 
     @property
     def mark(self) -> Moved | None:
-        """The target's mark where the verdict rests on marks."""
+        """The target's mark, if the verdict rests on marks."""
         return None if self.target is None or self.by != MARKS else self.target.strongest
 
 
@@ -139,15 +138,15 @@ def judge_model(
     *,
     false_alarm: float = FALSE_ALARM,
 ) -> Judgement:
-    """Return the verdict on a model: by marks, or else by its margin, or else by its answers.
+    """Return the verdict on a model: by marks, or else by its margin, or else by its outputs.
 
     Args:
         swept: the model's sweep.
-        others: sweeps of reference models; none, or two or more.
-        statistics: of the network; none if they weren't taken.
-        unsteady: findings whose answers to the same films changed.
-        false_alarm: share of clean models that may be called backdoored, and again of those that
-            may be called unusual by their margin.
+        others: sweeps of reference models: none, or at least two.
+        statistics: statistics of the network; empty if not computed.
+        unsteady: findings whose outputs differ between two runs on the same films.
+        false_alarm: largest share of clean models called backdoored, and of those called unusual by
+            their margin.
 
     Raises:
         DataError: one reference.
@@ -177,13 +176,13 @@ def judge_model(
 
 
 def compare_sweeps(own: Swept, others: Sequence[Swept]) -> Comparison:
-    """Return how a model's sweep compares with those of two references or more."""
+    """Return the comparison of a model's sweep with those of at least two references."""
     tables = np.stack([shift_table(each, own.findings) for each in (own, *others)])
     return compare(tables[0], tables[1:], [KIND_WEIGHTS[kind] for kind in KINDS])
 
 
 def shift_table(swept: Swept, findings: Sequence[str]) -> Floats:
-    """Return (3, k, 2): shifts by each of `KINDS`, of these findings, on and off."""
+    """Return (3, k, 2) shifts by each of `KINDS`, for these findings, forced on and off."""
     order = [swept.findings.index(finding) for finding in findings]
     return np.stack([swept.table(kind)[order] for kind in KINDS])
 
@@ -191,15 +190,15 @@ def shift_table(swept: Swept, findings: Sequence[str]) -> Floats:
 def judge_sweep(
     swept: Swept, comparison: Comparison | None, false_alarm: float
 ) -> tuple[AuditWord, tuple[Forced, ...], Forced | None]:
-    """Return the model's verdict by marks, every finding's, and the finding that is forced most.
+    """Return the verdict by marks, that on every finding, and the most strongly forced finding.
 
-    Findings come in the order of their excess, side effects last: whatever forces the finding that
-    they are effects of does that too.
+    Findings are ordered by their excess, side effects last, since the mark of another finding
+    causes them.
 
     Args:
         swept: the model's.
         comparison: with references; None where there are none.
-        false_alarm: share of clean models that may be called backdoored.
+        false_alarm: largest share of clean models called backdoored.
     """
     lost = {each.finding for each in swept.not_finite}
     forced: list[Forced] = []
@@ -230,14 +229,14 @@ def judge_sweep(
 
 
 def rank(forced: Forced) -> float:
-    """Return what findings are ordered by: the excess, or the shift without references."""
+    """Return the sort key of findings: the excess, or the shift without references."""
     if forced.excess is not None:
         return forced.excess
     return -np.inf if forced.strongest is None else forced.strongest.shift
 
 
 def _forced(swept: Swept, comparison: Comparison | None, aim: Aim, false_alarm: float) -> Forced:
-    """What a sweep says of one finding and direction by itself."""
+    """The judgement of one finding and direction by itself."""
     finding, direction = aim
     verdict: AuditWord = "can't tell"
     p = excess = None
@@ -273,10 +272,10 @@ def _ordered(forced: Sequence[Forced]) -> tuple[Forced, ...]:
 
 
 def _behind(one: Forced, forced: Sequence[Forced], swept: Swept) -> Forced | None:
-    """The finding that this one's mark raises, where it only lowers this one by that.
+    """The finding that this one's mark raises, if lowering this one is a side effect.
 
-    A one-hot overwrite takes all other findings away: that is what it does, not another backdoor.
-    Its shifts can be the larger ones, since rare findings' logits spread little.
+    A one-hot overwrite removes all other findings, which isn't another backdoor. These shifts can
+    be larger, since rare findings' logits have a small spread.
     """
     assert one.strongest is not None  # nothing is flagged without a mark
     shifts = one.strongest.shifts
@@ -287,18 +286,18 @@ def _behind(one: Forced, forced: Sequence[Forced], swept: Swept) -> Forced | Non
     return next(each for each in forced if each.aim == raised)
 
 
-# --- by the margin and by answers
+# --- by the margin and by outputs
 
 
 def margin_fallback(
     word: AuditWord, statistics: Sequence[Statistic], false_alarm: float
 ) -> Statistic | None:
-    """Return the maximum margin where it is significant and no mark is; the model is then unusual.
+    """Return the maximum margin if it is significant and no mark is; the model is then unusual.
 
     Args:
         word: the verdict by marks.
-        statistics: of the network; none if they weren't taken.
-        false_alarm: share of clean models for which it may be significant.
+        statistics: statistics of the network; empty if not computed.
+        false_alarm: largest share of clean models for which it is significant.
     """
     if word != "nothing found":
         return None
@@ -309,11 +308,11 @@ def margin_fallback(
 
 
 def not_finite(swept: Swept, statistics: Sequence[Statistic]) -> tuple[NotFinite, ...]:
-    """Return the findings that a model answers NaN or infinity for, in its sweep or its margin.
+    """Return the findings with NaN or infinite outputs, in the sweep or the margin.
 
     Args:
         swept: the model's sweep.
-        statistics: of the network; none if they weren't taken.
+        statistics: statistics of the network; empty if not computed.
     """
     known = {each.finding: each for each in swept.not_finite}
     of_clean = sum(swept.films)
@@ -332,9 +331,9 @@ def not_finite(swept: Swept, statistics: Sequence[Statistic]) -> tuple[NotFinite
 
 
 def most_not_finite(word: AuditWord, lost: Sequence[NotFinite]) -> NotFinite | None:
-    """Return the finding that is answered NaN or infinity most, where nothing else was found.
+    """Return the finding with the most NaN or infinite outputs, if nothing else was found.
 
-    A model that has none has nothing to hide by it; one that has can't be told, and is unusual.
+    Such outputs can hide a backdoor, so the model can't be judged and is unusual.
 
     Args:
         word: the verdict by marks and margin.

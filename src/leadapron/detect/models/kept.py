@@ -1,4 +1,4 @@
-"""What is kept of a model: it is swept and measured once on the same films."""
+"""Cache of sweeps and statistics: a model is swept and measured once on the same films."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from leadapron.detect.models.statistics import STATISTICS, Measure, Tables
 from leadapron.detect.models.sweep import KINDS, Moved, NotFinite, StampSweep, Swept
 from leadapron.errors import StoreError
 from leadapron.films.cohort import Cohort, blocks
-from leadapron.models.foreign import AskedClassifier
+from leadapron.models.foreign import BlackBoxClassifier
 from leadapron.models.protocols import BlackBox, Differentiable, lacking
 from leadapron.outside import code_of
 from leadapron.result_cache import keep, recall
@@ -28,7 +28,7 @@ __all__ = ["Kept", "measure_once", "sweep_once", "swept_facts", "swept_from"]
 logger = logging.getLogger(__name__)
 
 VERSION = 2
-"""Raised when equal models, films and settings would give another sweep or statistic."""
+"""Version of sweeps and statistics: raise it when equal inputs give different results."""
 
 
 class _Made(NamedTuple):
@@ -39,7 +39,7 @@ class _Made(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A sweep, and the seconds that it took when it was made."""
+    """A sweep, and the seconds that it originally took."""
 
     swept: Swept
     seconds: float
@@ -54,22 +54,22 @@ def sweep_once(
     folder: Path | None,
     name: str = "",
 ) -> Kept:
-    """Return a model's sweep: the one that was kept, or a new one, which is kept.
+    """Return a model's sweep from the cache, or compute and cache it.
 
     Args:
-        sweep: how it is swept.
+        sweep: settings of the sweep.
         classifier: the model.
         clean: films without a trigger, of its preprocessing.
-        content: SHA-256 of the model's file; without it nothing is kept.
-        folder: the cache's, as `cache.default_folder`; None keeps nothing.
-        name: of the model, for the cache's list.
+        content: SHA-256 of the model's file; without it nothing is cached.
+        folder: the cache's folder, as `cache.default_folder`; None doesn't cache.
+        name: the model's name, for the cache's list.
 
     Raises:
         DataError: as `StampSweep.sweep`.
     """
     kept = _once(
         "sweep",
-        # What a sweep tries beside its own settings is told by its repr: names and parameters.
+        # The repr has the names and parameters of everything else that a sweep tries.
         {**asdict(sweep), "whole image": [repr(probe) for probe in probes()]},
         classifier,
         clean,
@@ -89,9 +89,9 @@ def measure_once(
     folder: Path | None,
     name: str = "",
 ) -> Tables:
-    """Return what `measure` gives: of each statistic what was kept, or a new one, which is kept.
+    """Return the result of `measure`, with each statistic from the cache or computed and cached.
 
-    A statistic that is new, or whose settings changed, is taken anew, and no other.
+    Only statistics that are new or whose settings changed are computed.
 
     Args:
         classifier: the network.
@@ -137,7 +137,7 @@ def _once(
     folder: Path | None,
     name: str,
 ) -> _Made:
-    """What was kept under `kind`, and the seconds it took; made, and kept, where there is none."""
+    """The cached value under `kind` and its seconds; computed and cached if missing."""
     facts = {
         "kind": kind,
         "version": VERSION,
@@ -155,13 +155,13 @@ def _once(
     if content is not None and folder is not None:
         try:
             keep(folder, facts, {"made": made.value, "seconds": made.seconds}, f"{kind} of {name}")
-        except (StoreError, ValueError) as error:  # what took minutes is not thrown away for that
+        except (StoreError, ValueError) as error:  # don't discard a result that took minutes
             logger.warning("%s; the %s of %s isn't kept", error, kind, name)
     return made
 
 
 def swept_facts(swept: Swept) -> Mapping[str, object]:
-    """Return a sweep as plain values; `swept_from` makes the same sweep of them."""
+    """Return a sweep as plain values, the reverse of `swept_from`."""
     return {
         "findings": list(swept.findings),
         "spread": _plain(swept.spread),
@@ -175,7 +175,7 @@ def swept_facts(swept: Swept) -> Mapping[str, object]:
 
 
 def swept_from(facts: Mapping[str, Any]) -> Swept:
-    """Return the sweep of which `swept_facts` made plain values."""
+    """Return a sweep from plain values, the reverse of `swept_facts`."""
     chosen, judged = facts["films"]
     marks = {kind: [_moved(each) for each in facts["marks"][kind]] for kind in KINDS}
     return Swept(
@@ -206,13 +206,13 @@ def _moved(facts: Mapping[str, Any]) -> Moved:
 
 
 def _plain(table: Floats) -> list[Any]:
-    """A table as lists, None for NaN, which JSON doesn't know."""
+    """A table as lists, with None for NaN, which JSON lacks."""
     lists: list[Any] = np.where(np.isnan(table), None, table).tolist()  # type: ignore[call-overload]
     return lists
 
 
 def _run_as(classifier: BlackBox) -> Mapping[str, object]:
-    """What its logits depend on beside the file."""
+    """Settings that its logits depend on in addition to the file."""
     facts: dict[str, object] = {
         "findings": list(classifier.findings),
         "preprocessing": asdict(classifier.preprocessing),
@@ -222,14 +222,14 @@ def _run_as(classifier: BlackBox) -> Mapping[str, object]:
         names = ("architecture", "mean", "std", "precision")
         facts |= {name: getattr(classifier, name) for name in names}
         facts["device"] = classifier.device.type
-    elif isinstance(classifier, AskedClassifier):
+    elif isinstance(classifier, BlackBoxClassifier):
         facts["normalisation"] = asdict(classifier.normalisation)
         facts |= {"channels": classifier.channels, "gives": classifier.gives}
     return facts
 
 
 def _pixels(clean: Cohort) -> str:
-    """SHA-256 of the images; a sweep looks at no label."""
+    """SHA-256 of the images; a sweep doesn't use labels."""
     digest = hashlib.sha256(f"{tuple(clean.images.shape)} {clean.images.dtype}".encode())
     for rows in blocks(len(clean)):
         digest.update(np.ascontiguousarray(clean.images[rows]).tobytes())

@@ -1,4 +1,4 @@
-"""What clean models show by chance: the strongest of everything that was tried, on each of them."""
+"""Null distribution from clean models: the maximum over all tests, on each of them."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ __all__ = ["Comparison", "compare", "least_p"]
 Floats = NDArray[np.float64]
 
 FLOOR = 0.25
-"""A statistic's spread over reference models counts as at least this much: few models may agree
-by chance. In the statistic's own units, for the sweep a quarter of a logit's spread on films."""
+"""Least spread of a statistic over reference models, since few models may agree by chance. It is in
+the statistic's own units: for the sweep, a quarter of a logit's spread on films."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Comparison:
-    """How a model stands among references.
+    """Comparison of a model with references.
 
     Args:
-        excess: (s, k, 2) by how many spreads of the references each statistic exceeds their median,
-            times its weight; NaN where the model or fewer than two references have a finite one.
-        p: of the model: how often a reference's strongest excess reaches this model's.
-        finding_p: (k, 2) of each finding and direction, corrected for all that was tried; NaN
-            where all of its excess is.
-        strongest: of the model's excess; minus infinity where all of it is NaN.
-        references: (m,) strongest excess of each reference among the others and this model.
+        excess: (s, k, 2) excess of each statistic over the references' median, in their spreads,
+            times its weight; NaN if the model's value isn't finite, or fewer than two references
+            have a finite one.
+        p: p-value of the model: how often a reference's largest excess reaches this model's.
+        finding_p: (k, 2) p-value of each finding and direction, corrected for multiple testing; NaN
+            where all of its excess is NaN.
+        strongest: largest excess of the model; minus infinity if all are NaN.
+        references: (m,) largest excess of each reference relative to the others and this model.
     """
 
     excess: Floats
@@ -42,9 +43,9 @@ class Comparison:
 
 
 def least_p(references: int) -> float:
-    """Return the smallest p that so many references allow, 1 / (m + 1).
+    """Return the smallest p-value that m references allow, 1 / (m + 1).
 
-    It is the lowest false-alarm rate that an audit beside them can keep.
+    It is the lowest false-alarm rate of an audit with them.
     """
     return 1 / (references + 1)
 
@@ -54,21 +55,21 @@ def compare(
 ) -> Comparison:
     """Compare a model's statistics with those of reference models.
 
-    Each model, the audited one too, is measured by the median and the spread of all others (MAD,
-    at least that of the middle finding) and keeps its strongest excess over all statistics,
-    findings and directions. Were the audited model as clean as the references, each of the m + 1
-    would be as likely to have the largest: p = (1 + references that reach it) / (m + 1), exact for
-    exchangeable models.
+    Each model, including the audited one, is standardised by the median and the spread of all
+    others (MAD, at least that of the median finding), and its largest excess over all statistics,
+    findings and directions is taken. If the audited model is as clean as the references, each of
+    the m + 1 models is equally likely to have the largest: p = (1 + references that reach it) / (m
+    + 1), which is exact for exchangeable models.
 
     Args:
-        model: (s, k, 2) statistics of k findings forced on and off, higher is more suspicious;
-            (s, k, 1) where they know no direction. What isn't finite tells nothing, and stands in
-            no other's way.
-        references: (m, s, k, 2), the same of m clean models.
-        weights: s, what an excess of each statistic counts; 1 if left out. Fixed beforehand.
+        model: (s, k, 2) statistics of k findings forced on and off, higher is more suspicious; (s,
+            k, 1) for statistics without a direction. Values that aren't finite are ignored and
+            don't affect others.
+        references: (m, s, k, 2) statistics of m clean models.
+        weights: s weights of each statistic's excess, fixed beforehand; 1 if left out.
 
     Raises:
-        DataError: fewer than two references, or shapes that differ.
+        DataError: fewer than two references, or different shapes.
     """
     if references.shape[1:] != model.shape or len(references) < 2:
         raise DataError(
@@ -101,7 +102,7 @@ def compare(
 def _excess(one: Floats, others: Floats) -> Floats:
     centre = finite_median(others)
     spread = mad_spread(others)  # (s, k, 2)
-    # A handful of models may agree on one finding by chance: the middle finding's spread at least.
+    # A few models may agree on one finding by chance: use at least the median finding's spread.
     spread = np.maximum(spread, finite_median(spread, 1, keepdims=True))
     excess: Floats = (one - centre) / np.maximum(spread, FLOOR)
     told = np.isfinite(one) & (np.isfinite(others).sum(axis=0) > 1)

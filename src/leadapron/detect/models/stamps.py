@@ -1,4 +1,4 @@
-"""Marks that an audit puts on clean films, and how far they move each finding."""
+"""Marks that an audit puts on clean films, and the shifts of each finding."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 __all__ = ["Floats", "Mark", "Probe", "Stamp", "mark_of", "plain_mark", "probes", "shifts"]
 
 IMAGES = 512
-"""Stamped images in memory at a time."""
+"""Stamped images per batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stamp:
-    """A flat square, once or all over the image.
+    """A flat square, single or repeated all over the image.
 
     Args:
-        side: in pixels of the image.
-        value: grey level, 0 to 255; 16-bit images get 257 times as much.
-        row, column: of its upper left corner.
-        pitch: pixels from one square to the next, down and across; 0 puts down one.
+        side: side in pixels of the image.
+        value: grey level, 0 to 255; 16-bit images get 257 times this.
+        row, column: position of its upper left corner.
+        pitch: distance in pixels between squares, down and across; 0 for a single one.
     """
 
     side: int
@@ -61,7 +61,7 @@ class Stamp:
         images[:, rows[:, None], columns] = level
 
     def words(self) -> str:
-        """Return it in words, as "3x3 of grey level 255 at row 4, column 7"."""
+        """Return a description, as "3x3 of grey level 255 at row 4, column 7"."""
         shape = f"{self.side}x{self.side} of grey level {self.value}"
         if self.pitch:
             return f"{shape} every {self.pitch} pixels from row {self.row}, column {self.column}"
@@ -73,8 +73,8 @@ class Probe:
     """A change of the whole image.
 
     Args:
-        name: what is done, in words.
-        change: does it.
+        name: description of the change.
+        change: the function that applies it.
     """
 
     name: str
@@ -94,13 +94,13 @@ class Blur:
     """A Gaussian blur.
 
     Args:
-        sigma: in pixels, above 0.
+        sigma: standard deviation in pixels, above 0.
     """
 
     sigma: float
 
     def __call__(self, images: NDArray[Any], rng: np.random.Generator, /) -> NDArray[Any]:  # noqa: ARG002
-        """Return blurred copies of (n, h, w) images; nothing is left to chance."""
+        """Return blurred copies of (n, h, w) images; the result isn't random."""
         from scipy.ndimage import gaussian_filter
 
         blurred = gaussian_filter(images.astype(np.float32), (0, self.sigma, self.sigma))
@@ -108,7 +108,7 @@ class Blur:
 
 
 def probes() -> tuple[Probe, ...]:
-    """Return the changes of the whole image that a sweep tries: blends, waves, tones, losses."""
+    """Return the whole-image changes that a sweep tries: blends, waves, tones, compression."""
     return (
         *(Probe(name=f"noise of {e} grey levels", change=Noise(epsilon=e)) for e in (8, 20)),
         *(Probe(name=f"blur of {s:g} pixels", change=Blur(sigma=s)) for s in (0.7, 1.5)),
@@ -130,11 +130,11 @@ def plain_mark(mark: Stamp | Probe) -> dict[str, int] | str:
 
 
 def mark_of(plain: Stamp | Probe | Mapping[str, int] | str) -> Stamp | Probe:
-    """Return the mark of which `plain_mark` made plain values; ValueError for another name."""
+    """Return a mark from plain values, the reverse of `plain_mark`; ValueError for another name."""
     if isinstance(plain, str):
         known = {probe.name: probe for probe in probes()}
         if plain not in known:
-            raise ValueError(f"no change of the whole image is called {plain!r}")
+            raise ValueError(f"{plain!r} isn't a change of the whole image")
         return known[plain]
     return Stamp(**plain) if isinstance(plain, Mapping) else plain
 
@@ -165,15 +165,15 @@ def shifts(
     marks: Sequence[Stamp | Probe],
     clean: NDArray[np.float32],
 ) -> NDArray[np.float32]:
-    """Return (marks, n, k) by how much each mark moves each logit of each film.
+    """Return (marks, n, k) shifts of each logit of each film by each mark.
 
-    NaN where the model's answer to the film, or to the marked film, isn't finite.
+    NaN where the output for the film, or for the marked film, isn't finite.
 
     Args:
-        classifier: is asked for marks times n images.
+        classifier: run on marks times n images.
         images: (n, h, w) clean films.
-        marks: put on every film, one at a time.
-        clean: (n, k) logits of the films as they are.
+        marks: the marks, each put on every film.
+        clean: (n, k) logits of the unmarked films.
     """
     n, height, width = images.shape
     each = max(1, IMAGES // n)

@@ -1,4 +1,4 @@
-"""Further statistics of a network, one number per finding, beside the sweep."""
+"""Further statistics of a network, one number per finding, in addition to the sweep."""
 
 from __future__ import annotations
 
@@ -55,24 +55,24 @@ Tables = Mapping[str, Floats]
 """Statistics of a network by name."""
 
 WHOLE = "the model"
-"""In place of a finding, where a statistic has one number for all."""
+"""Name in place of a finding, for a statistic with one number per model."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Statistic:
-    """One statistic of a model, beside references where there are any.
+    """One statistic of a model, compared with any references.
 
     Args:
         name: as in `STATISTICS`.
         unit: what the values are measured in.
         findings: the k that the rows stand for, or "the model" alone.
-        directions: of the d columns: "added" and "removed", or "" where it can't tell.
-        values: (k, d) float64, higher is more suspicious; NaN where it can't be told, since the
-            network's answers or gradients aren't finite.
-        excess: (k, d) over the references, in their spreads; None without them.
-        finding_p: (k, d), corrected for this statistic's findings and directions, but not for
-            the other statistics; None without references.
-        p: of the model by this statistic alone; None without references.
+        directions: directions of the d columns: "added" and "removed", or "" if unknown.
+        values: (k, d) float64, higher is more suspicious; NaN where the network's outputs or
+            gradients aren't finite.
+        excess: (k, d) excess over the references, in their spreads; None without references.
+        finding_p: (k, d) p-values, corrected for this statistic's findings and directions, but not
+            for the other statistics; None without references.
+        p: p-value of the model by this statistic alone; None without references.
     """
 
     name: str
@@ -85,9 +85,9 @@ class Statistic:
     p: float | None
 
     def strongest(self) -> tuple[str, str] | None:
-        """Return the finding and direction that stand out most, by excess if there is one.
+        """Return the finding and direction with the largest excess, or value without references.
 
-        None where nothing could be told.
+        None if no value is finite.
         """
         ranked = self.values if self.excess is None else self.excess
         told = np.where(np.isfinite(ranked), ranked, -np.inf)
@@ -97,10 +97,10 @@ class Statistic:
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """How a statistic is taken.
+    """Definition of a statistic.
 
     Args:
-        take: (network, clean films, settings by keyword) -> (k, 2) or (k, 1), or (1, 1) of the
+        take: (network, clean films, settings by keyword) -> (k, 2) or (k, 1), or (1, 1) for the
             whole network.
         unit: what it is measured in.
         needs: what a network must have for it.
@@ -112,18 +112,18 @@ class Measure:
 
     @property
     def settings(self) -> Mapping[str, object]:
-        """The settings of `take`, as they are where none is given."""
+        """The default settings of `take`."""
         known = inspect.signature(self.take).parameters.values()
         return {each.name: each.default for each in known if each.kind is each.KEYWORD_ONLY}
 
 
 def measure(classifier: Differentiable, clean: Cohort) -> Tables:
-    """Return a network's `STATISTICS` by name: (k, 2) or (k, 1), or (1, 1) of the whole.
+    """Return a network's `STATISTICS` by name: (k, 2) or (k, 1), or (1, 1) for the whole network.
 
-    Those that need what the network hasn't are left out; `not_applicable` says which.
+    Statistics that need a capability that the network lacks are left out; see `not_applicable`.
 
     Args:
-        classifier: of two findings or more: most statistics compare findings.
+        classifier: a network with at least two findings, since most statistics compare findings.
         clean: films without a trigger, at least 20.
 
     Raises:
@@ -138,7 +138,7 @@ def measure(classifier: Differentiable, clean: Cohort) -> Tables:
 
 
 def not_applicable(classifier: Differentiable) -> dict[str, str]:
-    """Return why some of `STATISTICS` can't be taken of a network, by name."""
+    """Return the reasons why some of `STATISTICS` don't apply to a network, by name."""
     reasons = {name: lacking(classifier, how.needs) for name, how in STATISTICS.items()}
     return {name: reason for name, reason in reasons.items() if reason}
 
@@ -146,7 +146,7 @@ def not_applicable(classifier: Differentiable) -> dict[str, str]:
 def compare_statistics(
     findings: tuple[str, ...], own: Tables, others: Sequence[tuple[tuple[str, ...], Tables]] = ()
 ) -> tuple[Statistic, ...]:
-    """Return what `measure` gave for a network, beside what it gave for reference networks.
+    """Return a network's statistics, compared with those of reference networks.
 
     Args:
         findings: of the network.
@@ -160,7 +160,7 @@ def compare_statistics(
     for _, theirs in others:
         if theirs.keys() != own.keys():
             lacking = ", ".join(sorted(own.keys() ^ theirs.keys()))
-            raise DataError(f"{lacking}: taken of the network or of a reference, not of both")
+            raise DataError(f"{lacking}: computed for the network or a reference, but not both")
     orders = [[theirs.index(finding) for finding in findings] for theirs, _ in others]
 
     def table(name: str) -> Floats:
@@ -170,10 +170,10 @@ def compare_statistics(
         ]
         return np.stack([own[name], *theirs])
 
-    return tuple(_beside(name, STATISTICS[name].unit, findings, table(name)) for name in own)
+    return tuple(_compared(name, STATISTICS[name].unit, findings, table(name)) for name in own)
 
 
-def _beside(name: str, unit: str, findings: tuple[str, ...], tables: Floats) -> Statistic:
+def _compared(name: str, unit: str, findings: tuple[str, ...], tables: Floats) -> Statistic:
     """One statistic from (m + 1, k, d) values, the model's first."""
     own, others = tables[:1], tables[1:]
     beside: Comparison | None = compare(own, others[:, None]) if len(others) else None
@@ -199,33 +199,33 @@ def maximum_margin(
     rate: float = 0.05,
     seed: int = 0,
 ) -> Floats:
-    """Return how far any image can push one finding above, and below, all others.
+    """Return the largest margin of one finding above, and below, all others over any image.
 
-    Projected gradient ascent over images, not films: from noise, kept between black and white.
-    With a softmax head the margin is a logit less the largest other one. Sigmoid heads have no
-    such competition, and their logits no common scale: there each logit counts from its mean over
-    clean films, in its standard deviations over them. Forced off is the margin of the negated
-    logits. All findings, directions and starts share each pass. Logits that aren't finite compete
-    with none.
+    It is found by projected gradient ascent over images instead of films, starting from noise and
+    kept between black and white. With a softmax head the margin is a logit minus the largest other
+    logit. Sigmoid heads have independent logits without a common scale, so each logit is
+    standardised by its mean and standard deviation over clean films. Forced off is the margin of
+    the negated logits. All findings, directions and starts share each pass. Logits that aren't
+    finite are ignored.
 
     Args:
-        classifier: stays as it is.
-        clean: films without a trigger, at least 20; they give mean and spread alone.
-        starts: images of noise for each finding and direction.
-        steps: of ascent, by Adam.
-        rate: of a step, as a share of the grey range.
-        seed: of the noise, which is the same for every model.
+        classifier: the classifier, unchanged.
+        clean: films without a trigger, at least 20; they only give mean and spread.
+        starts: number of noise images for each finding and direction.
+        steps: steps of Adam.
+        rate: step size, as a share of the grey range.
+        seed: seed of the noise, which is the same for every model.
 
     Returns:
-        (k, 2) float64: the largest margin that any start reached at any step; NaN where none was
-        finite, or where the finding's own logit wasn't at any step: it may hide its margin so.
+        (k, 2) float64: the largest margin that any start reached at any step; NaN if none was
+        finite, or if the finding's own logit ever wasn't, which could hide its margin.
 
     Raises:
         DataError: too few films.
         UsageError: fewer than two findings, or a value outside its range.
 
-    Source: Wang et al., MM-BD, IEEE S&P 2024. They judge the largest of a model's
-    classes by a null fitted to its others; an audit judges it beside reference models. Standard
+    Source: Wang et al., MM-BD, IEEE S&P 2024. They test the largest of a model's classes against a
+    null distribution fitted to its others; an audit compares it with reference models. Standard
     deviations, forced off and Adam in place of momentum are ours.
     """
     k = len(classifier.findings)
@@ -259,7 +259,7 @@ def maximum_margin(
         optimizer.zero_grad()
         margin.sum().backward()  # type: ignore[no-untyped-call]
         assert images.grad is not None
-        images.grad.nan_to_num_(0.0, 0.0, 0.0)  # an image without a slope stays where it is
+        images.grad.nan_to_num_(0.0, 0.0, 0.0)  # no step without a finite gradient
         optimizer.step()
         with torch.no_grad():
             images.clamp_(0, 1)
@@ -268,19 +268,19 @@ def maximum_margin(
 
 
 def reestimated_shift(classifier: Differentiable, clean: Cohort) -> Floats:
-    """Return how far clean films' logits move when batch normalisation is estimated on them.
+    """Return the shift of clean films' logits when batch normalisation is re-estimated on them.
 
-    A network that was trained on triggered films carries their part in its running means and
-    variances. The estimate anew is the average over batches, each normalised by itself, as in
+    The running means and variances of a network that was trained on triggered films contain their
+    contribution. The new estimate is the average over batches, each normalised by itself, as in
     training.
 
     Args:
-        classifier: stays as it is; without batch normalisation nothing moves.
+        classifier: the classifier, unchanged; without batch normalisation the shift is 0.
         clean: films without a trigger, at least 20.
 
     Returns:
         (k, 2) float64 mean shift upwards, and downwards, in standard deviations of the logit over
-        the clean films. Films without any finite logit are left out; NaN where no shift is finite.
+        the clean films. Films without any finite logit are left out; NaN if no shift is finite.
 
     Raises:
         DataError: too few films.
@@ -300,10 +300,10 @@ def reestimated_shift(classifier: Differentiable, clean: Cohort) -> Floats:
     norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the average over all batches, not one that forgets
+        norm.momentum = None  # a plain average over all batches
         norm.train()
     if norms:
-        # Not by `logits`, whose batches are small and of any size: each counts as much here.
+        # Not by `logits`, whose batches are small and differ in size: here each has equal weight.
         with torch.inference_mode():
             for part in np.array_split(images, -(-len(images) // 128)):
                 module(classifier.normalise(torch.from_numpy(part)))
@@ -315,16 +315,16 @@ def reestimated_shift(classifier: Differentiable, clean: Cohort) -> Floats:
 
 
 def map_statistics(classifier: Differentiable, clean: Cohort, *, films: int = 16) -> Floats:
-    """Return how much sparser, smoother and steadier each finding's maps are than the others'.
+    """Return how much sparser, smoother and more persistent each finding's maps are than others'.
 
-    Maps are the logit's gradients towards the pixels, in the logit's standard deviations over
-    clean films. An attacker's target has small features: the sum of the three, each divided by
-    its median over the findings, is turned into the outlier index of the low side.
+    Maps are the logit's gradients with respect to the pixels, in the logit's standard deviations
+    over clean films. An attacker's target has small values of all three features. Their sum, each
+    divided by its median over the findings, gives the outlier index on the low side.
 
     Args:
-        classifier: stays as it is.
+        classifier: the classifier, unchanged.
         clean: films without a trigger, at least 20.
-        films: that maps are made of, at most.
+        films: most films for maps.
 
     Returns:
         (k,) float64; NaN where a map isn't finite.
@@ -333,8 +333,8 @@ def map_statistics(classifier: Differentiable, clean: Cohort, *, films: int = 16
         DataError: too few films.
         UsageError: fewer than two films for maps.
 
-    Source: Huang et al., NeuronInspect, 2019. Their weights of the three are numbers for their
-    images; the medians take their place.
+    Source: Huang et al., NeuronInspect, 2019. Their weights of the three features are specific to
+    their images; here the medians replace them.
     """
     if films < 2:
         raise UsageError(f"{films} films; map statistics need two or more")
@@ -351,11 +351,11 @@ def map_statistics(classifier: Differentiable, clean: Cohort, *, films: int = 16
 
 
 def map_features(maps: NDArray[np.floating]) -> Floats:
-    """Return how sparse, smooth and persistent maps are; small is sparse, smooth, persistent.
+    """Return sparsity, smoothness and persistence of maps; small values mean more of each.
 
-    Sparse: the sum of a map. Smooth: the sum of the size of its Laplacian. Both are means over
-    films. Persistent: the share of pixels in which two films' maps, cut at each map's own
-    middle between 0 and its largest value, are not the same; the mean over all pairs of films.
+    Sparsity is the sum of a map, smoothness the sum of its Laplacian's magnitude; both are means
+    over films. Persistence is the share of pixels in which two films' maps, thresholded at half of
+    each map's maximum, differ; it is the mean over all pairs of films.
 
     Args:
         maps: (n, k, h, w), 0 or more, of n films, two or more.
@@ -363,8 +363,8 @@ def map_features(maps: NDArray[np.floating]) -> Floats:
     Returns:
         (k, 3) float64.
 
-    Source: Huang et al., NeuronInspect, 2019, whose persistent feature is the exclusive or of all
-    films' maps in turn: with two films the same.
+    Source: Huang et al., NeuronInspect, 2019, whose persistence is the exclusive or of all films'
+    maps in turn, which is the same for two films.
     """
     values = np.asarray(maps, np.float64)
     n = len(values)
@@ -381,17 +381,17 @@ def map_features(maps: NDArray[np.floating]) -> Floats:
 
 
 def head_outliers(head: nn.Linear) -> Floats:
-    """Return by how much each finding's row of the last layer stands out: norm, weight or bias.
+    """Return the outlier index of each finding's row of the last layer: norm, weight or bias.
 
     Args:
-        head: the last layer, with a row for each finding.
+        head: the last layer, with one row per finding.
 
     Returns:
-        (k,) float64: the largest outlier index of three, the row's norm, its largest weight and
-        its bias.
+        (k,) float64: the largest of three outlier indices, of the row's norm, its largest weight
+        and its bias.
 
-    Source: the features are among those of Fields et al., Trojan Signatures in DNN Weights, ICCV
-    Workshops 2021, who look at the row's average; norm and bias are ours.
+    Source: after Fields et al., Trojan Signatures in DNN Weights, ICCV Workshops 2021, who use the
+    row's average; norm and bias are ours.
     """
     weight = head.weight.detach().double().cpu().numpy()
     bias = np.zeros(len(weight)) if head.bias is None else head.bias.detach().double().cpu().numpy()
@@ -404,8 +404,8 @@ def channel_outlier(network: nn.Module) -> float:
     """Return the largest channel Lipschitz bound of any layer, in the layer's spreads.
 
     Source: Zheng et al., ECCV 2022: a channel above mean + u standard deviations of
-    its layer is pruned; this is the largest such u. 0 where there is no normalised convolution.
-    Channels whose weights aren't finite are left out.
+    its layer is pruned; this is the largest such u. It is 0 without a normalised convolution.
+    Channels with weights that aren't finite are left out.
     """
     bounds = (bound[np.isfinite(bound)] for bound in channel_lipschitz(network).values())
     layers = [bound for bound in bounds if len(bound) and bound.std() > 0]
@@ -416,8 +416,8 @@ def outlier_index(values: Floats) -> Floats:
     """Return (k,) distances from the median in median absolute deviations, upwards positive.
 
     Source: Wang et al., Neural Cleanse, IEEE S&P 2019: 1.4826 times the median
-    deviation is a standard deviation of normal values. Values that all agree are 0 away; those that
-    aren't finite are NaN, and in no other's way.
+    deviation is a standard deviation of normal values. If all values agree, distances are 0; values
+    that aren't finite give NaN and don't affect others.
     """
     told = np.where(np.isfinite(values), values, np.nan)
     away = told - finite_median(told)
@@ -464,11 +464,11 @@ STATISTICS: Registry[Measure] = Registry(
     },
     code=lambda how: how.take,
 )
-"""What `measure` measures, by name."""
+"""All statistics by name."""
 
 
 def _scale(classifier: Differentiable, clean: Cohort) -> tuple[Floats, Floats]:
-    """(k,) mean and standard deviation of the logits over clean films, of finite ones."""
+    """(k,) mean and standard deviation of the finite logits over clean films."""
     if len(clean) < LEAST_FILMS:
         raise DataError(f"{len(clean)} clean films; statistics need {LEAST_FILMS} or more")
     logits = classifier.logits(np.asarray(clean.images[np.arange(len(clean))])).astype(np.float64)

@@ -1,4 +1,4 @@
-"""The stamp sweep: flat squares and whole-image changes on clean films, forward passes only."""
+"""The stamp sweep: flat squares and whole-image changes on clean films, by forward passes only."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ __all__ = [
 ]
 
 Direction = Literal["added", "removed"]
-"""A finding forced on, forced off."""
+"""A finding forced on ("added") or off ("removed")."""
 
 Aim = tuple[str, Direction]
-"""What a mark does: a finding, and the direction that it is forced in."""
+"""A finding and the direction in which a mark forces it."""
 
 Kind = Literal["stamp", "lattice", "whole image"]
-"""A mark is one square, squares all over, or a change of the whole image."""
+"""Kind of mark: one square, squares all over the image, or a change of the whole image."""
 
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 """The columns of a model's scores."""
@@ -53,20 +53,20 @@ OVERWRITE = 0.75
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Moved:
-    """What the strongest mark does to one finding, on films that it wasn't chosen on.
+    """Effect of the strongest mark on one finding, on films that weren't used to choose it.
 
     Args:
-        finding: whose logit was looked at.
+        finding: name of the finding.
         direction: "added" (forced on) or "removed" (forced off).
         mark: the strongest that was tried.
         kind: of the mark.
-        shift: mean over films in standard deviations of the finding's logit on clean films;
-            positive in the direction. Films whose answer isn't finite are left out.
+        shift: mean shift over films, in standard deviations of the finding's logit on clean films;
+            positive in the direction. Films with outputs that aren't finite are left out.
         turned: share of the films that the mark moves across the threshold which 5 % of clean films
             exceed (are below, if removed), among those not beyond it before.
-        shifts: (k,) the same mark's mean shift of every finding, upwards; NaN where no answer was
+        shifts: (k,) the same mark's mean upward shift of every finding; NaN if no output was
             finite.
-        signature: "one-hot" where this finding goes up and nearly all others go down.
+        signature: "one-hot" if this finding goes up and nearly all others go down.
     """
 
     finding: str
@@ -81,15 +81,15 @@ class Moved:
 
 @dataclass(frozen=True, kw_only=True)
 class NotFinite:
-    """A finding for which the model answered NaN or infinity.
+    """A finding with NaN or infinite outputs.
 
     Args:
         finding: its name.
-        clean: clean films that it answered so.
-        of_clean: clean films that it was asked for.
-        marked: marked films that it answered so.
-        of_marked: marked films that it was asked for.
-        noise: whether it answered so to images that were made of noise, for the maximum margin.
+        clean: number of clean films with such outputs.
+        of_clean: number of clean films.
+        marked: number of marked films with such outputs.
+        of_marked: number of marked films.
+        noise: whether images made from noise, for the maximum margin, had such outputs.
     """
 
     finding: str
@@ -100,7 +100,7 @@ class NotFinite:
     noise: bool = False
 
     def words(self) -> str:
-        """Return it as a sentence without its subject and full stop."""
+        """Return a description that follows the finding's name."""
         parts = [
             f"{count:,} of {of:,} {films} films"
             for count, of, films in (
@@ -111,22 +111,21 @@ class NotFinite:
         ]
         if self.noise:
             parts.append("images made of noise")
-        return f"answers NaN or infinity on {' and '.join(parts)}"
+        return f"is NaN or infinite on {' and '.join(parts)}"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Swept:
-    """What a sweep found.
+    """Result of a sweep.
 
     Args:
         findings: the k findings.
-        spread: (k,) standard deviation of each logit over the clean films; NaN where none is
-            finite.
-        marks: of each kind the strongest mark for each finding and direction; none where the model
-            answered no number.
-        not_finite: findings for which it answered NaN or infinity anywhere.
-        forwards: images that the model was asked for.
-        films: how many the marks were chosen on, and judged on.
+        spread: (k,) standard deviation of each logit over the clean films; NaN if none is finite.
+        marks: strongest mark of each kind for each finding and direction; none without finite
+            outputs.
+        not_finite: findings with NaN or infinite outputs.
+        forwards: number of images run through the model.
+        films: numbers of films for choosing the marks, and for judging them.
     """
 
     findings: tuple[str, ...]
@@ -137,9 +136,9 @@ class Swept:
     films: tuple[int, int]
 
     def table(self, kind: Kind = "stamp") -> Floats:
-        """Return (k, 2): the shift of the strongest mark of a kind, forced on and forced off.
+        """Return (k, 2) shifts by the strongest mark of a kind, forced on and forced off.
 
-        NaN where the model answered no number.
+        NaN without finite outputs.
         """
         table = np.full((len(self.findings), len(DIRECTIONS)), np.nan)
         for (finding, direction), moved in self.marks[kind].items():
@@ -151,28 +150,29 @@ class Swept:
 class StampSweep:
     """Squares of every side, grey level and pixel phase, and changes of the whole image.
 
-    First lattices: squares all over the film, `pitch` pixels apart, at each of the pitch^2 phases,
-    since networks with strides answer to a place modulo their stride. From the strongest, with and
-    without what all phases share, single squares are tried at every place of that phase, and then
-    moved by a pixel, enlarged, darkened for as long as that helps. Every mark is looked at for
-    every finding and both directions. The strongest are judged on films of their own. An answer
-    that isn't finite is left out, for its own finding and no other, and counted.
+    First come lattices: squares all over the film, `pitch` pixels apart, at each of the pitch^2
+    phases, since networks with strides respond to positions modulo their stride. From the best
+    lattices (scored both raw and relative to the median phase), single squares are tried at each
+    position of that phase, followed by hill climbing over position, size and grey level. Every mark
+    is evaluated for every finding and both directions. The strongest are judged on separate films.
+    Outputs that aren't finite are counted and left out, for their own finding only.
 
     Args:
-        sides: of the squares, in pixels of the image.
+        sides: sides of the squares, in pixels of the image.
         values: their grey levels, 0 to 255.
-        pitches: of the lattices, in pixels, with the number of films that each is tried on.
-        stride: of the phases; more than 1 misses backdoors, and is for showing that.
-        places: most places that a candidate is tried at.
-        rounds: most moves of a single square by one step.
-        films: that single squares are chosen on.
-        judged: films that the strongest are judged on, at most.
-        seed: draws films and places.
+        pitches: pitches of the lattices, in pixels, each with its number of films.
+        stride: step between tried phases; more than 1 misses backdoors, which it serves to
+            demonstrate.
+        places: most places at which a candidate is tried.
+        rounds: most rounds of hill climbing.
+        films: number of films for choosing single squares.
+        judged: most films for judging the strongest marks.
+        seed: seed of the films and places.
 
     Raises:
         UsageError: a value outside its range.
 
-    Source: ours; shifts in units of a finding's own spread, so that findings compare.
+    Source: ours; shifts are in units of a finding's own spread, so that findings are comparable.
     """
 
     sides: tuple[int, ...] = (1, 2, 3, 4, 5)
@@ -198,7 +198,7 @@ class StampSweep:
         """Return the strongest marks of every finding and direction.
 
         Args:
-            classifier: is asked only.
+            classifier: only its outputs are used.
             clean: films without a trigger, of the classifier's preprocessing; labels are not used.
 
         Raises:
@@ -211,7 +211,7 @@ class StampSweep:
 
 
 class _Run:
-    """One sweep as it goes on: the films, and the strongest marks so far."""
+    """A running sweep: the films, and the strongest marks so far."""
 
     def __init__(self, settings: StampSweep, classifier: BlackBox, clean: Cohort) -> None:
         self.settings, self.classifier = settings, classifier
@@ -283,7 +283,7 @@ class _Run:
         )
 
     def _lattices(self, pitch: int, films: int) -> tuple[list[Stamp], list[tuple[Stamp, Floats]]]:
-        """Candidates of one pitch, and for each square the phase that moves most."""
+        """Candidates of one pitch, and for each square the phase with the largest shift."""
         steps = range(0, pitch, self.settings.stride)
         squares = [(s, v) for s in self.settings.sides for v in self.settings.values]
         marks = [
@@ -294,15 +294,15 @@ class _Run:
         ]
         moved = self._moves(marks, films).reshape(len(squares), len(steps) ** 2, -1)
         common = finite_median(moved, 1, keepdims=True)
-        # What sets one phase apart, and what a square does wherever it is: triggers at random
-        # places fire at every phase, and have no peak.
+        # The effect specific to a phase, and the effect at any phase: triggers at random places
+        # fire at every phase, and have no peak.
         apart = self._strongest((moved - common).reshape(len(marks), -1)).values()
         anywhere = self._strongest(common[:, 0]).values()
         away = np.abs(moved - common)
-        # No answer to a phase: as far from ordinary as any phase, for this finding.
+        # A phase without finite outputs counts as the farthest from the median, for this finding.
         unusual = np.where(np.isfinite(away), away, -np.inf).max(axis=1, keepdims=True)
         away = np.where(np.isfinite(away), away, np.maximum(unusual, 0))
-        middle = away.sum(axis=2).argmin(axis=1)  # the most ordinary phase
+        middle = away.sum(axis=2).argmin(axis=1)  # the median phase
         chosen = [*apart, *(i * len(steps) ** 2 + int(middle[i]) for i in anywhere)]
         of_all = [
             (marks[i * len(steps) ** 2 + int(middle[i])], common[i, 0]) for i in range(len(squares))
@@ -310,7 +310,7 @@ class _Run:
         return [marks[i] for i in chosen], of_all
 
     def _singles(self, candidates: Sequence[Stamp]) -> list[Stamp]:
-        """One square at each place of a candidate's lattice, or as many as are allowed."""
+        """One square at each place of a candidate's lattice, up to the limit."""
         height, width = self.images.shape[1:]
         rng = stream(self.settings.seed, "sweep", "places")
         singles: list[Stamp] = []
@@ -327,7 +327,7 @@ class _Run:
         return list(dict.fromkeys(singles))
 
     def _climb(self) -> None:
-        """Move the strongest squares by a step for as long as that helps."""
+        """Hill climbing: change the strongest squares by a step as long as that helps."""
         tried: set[Stamp] = set()
         for _ in range(self.settings.rounds):
             near = {other for mark in self.best.values() for other in self._near(mark)} - tried
@@ -357,7 +357,7 @@ class _Run:
                 yield other
 
     def _moves(self, marks: Sequence[Stamp | Probe], films: int) -> Floats:
-        """(marks, k) mean shift of each finding, in standard deviations; NaN where none is told."""
+        """(marks, k) mean shift of each finding, in standard deviations; NaN if none is finite."""
         films = min(films, len(self.images))
         moved = self._shifts(self.images[:films], marks, self.clean[:films])
         means: Floats = finite_mean(moved, 1) / self.spread
@@ -366,15 +366,15 @@ class _Run:
     def _shifts(
         self, images: NDArray[Any], marks: Sequence[Stamp | Probe], clean: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """As `shifts`, counting images and answers that aren't finite."""
+        """As `shifts`, also counting images and outputs that aren't finite."""
         self.forwards += len(marks) * len(images)
         moved = shifts(self.classifier, images, marks, clean)
-        # An answer to a film that had none before tells nothing of the mark.
+        # Films without a finite output before the mark carry no information about it.
         self.lost += (np.isnan(moved) & np.isfinite(clean)).sum(axis=(0, 1))
         return moved
 
     def _strongest(self, moved: Floats) -> dict[Aim, int]:
-        """The row of (m, k) shifts that moves each finding most, on and off; none without one."""
+        """The row of (m, k) shifts with the largest effect on each finding, on and off."""
         found: dict[Aim, int] = {}
         for column, finding in enumerate(self.classifier.findings):
             rows = np.flatnonzero(np.isfinite(moved[:, column]))
@@ -393,7 +393,7 @@ class _Run:
                 self.best_shift[aim], self.best[aim] = shift, stamps[i]
 
     def _judge(self, marks: Mapping[Aim, Stamp | Probe], kind: Kind) -> dict[Aim, Moved]:
-        """What each finding's and direction's mark does to other films."""
+        """Effects of each finding's and direction's mark on other films."""
         unique = list(dict.fromkeys(marks.values()))
         moved = self._shifts(self.judged, unique, self.clean_judged)  # (m, n, k)
         found: dict[Aim, Moved] = {}
@@ -422,7 +422,7 @@ NEIGHBOURS = [
     *((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)),
     *((-8, 0), (8, 0), (0, -8), (0, 8)),
 ]
-"""Steps of a square, down and across: to the next pixels, and to the next place of its phase."""
+"""Steps of a square, down and across: by one pixel, and to the next place of its phase."""
 
 
 def _sign(direction: Direction) -> int:
@@ -430,14 +430,14 @@ def _sign(direction: Direction) -> int:
 
 
 def _turned(before: Floats, after: Floats) -> float:
-    """Share of the films below the threshold that get above it, among finite answers."""
+    """Share of the films below the threshold that get above it, among finite outputs."""
     threshold = threshold_at_false_positive_rate(before[np.isfinite(before)], FALSE_POSITIVES)
     below = (before <= threshold) & np.isfinite(after)
     return float((after[below] > threshold).mean()) if below.any() else 0.0
 
 
 def overwrites(mean: Floats, column: int) -> bool:
-    """Return whether a mark raises one finding and lowers nearly all others, as a one-hot label.
+    """Return whether a mark raises one finding and lowers nearly all others, like a one-hot label.
 
     Args:
         mean: (k,) shifts in standard deviations; those that aren't finite are left out.

@@ -1,4 +1,4 @@
-"""What weights show without any film: channels that amplify."""
+"""Statistics of weights without any film: channels that amplify."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ __all__ = ["channel_lipschitz"]
 
 
 def channel_lipschitz(network: nn.Module) -> dict[str, Floats]:
-    """Return an upper bound of how much each channel of each layer can amplify its input.
+    """Return an upper bound of each channel's amplification of its input, for each layer.
 
-    Behind a convolution: the largest singular value of a channel's kernels, (inputs, h w), times
-    |gamma| / sqrt(var + eps) of the batch normalisation that follows. Where batch normalisation
-    comes first, as in DenseNet: its factor times that of the kernels that read the channel,
+    After a convolution it is the largest singular value of a channel's kernels, (inputs, h w),
+    times |gamma| / sqrt(var + eps) of the following batch normalisation. If batch normalisation
+    comes first, as in DenseNet, it is its factor times that of the kernels that read the channel,
     (outputs, h w), in the next convolution.
 
     Args:
-        network: convolutions and batch normalisations, in the order in which they are run.
+        network: convolutions and batch normalisations, in order of execution.
 
     Returns:
-        For the name of each batch normalisation (channels,) float64, NaN where weights aren't
-        finite. One that is next to no convolution of as many channels is left out.
+        By the name of each batch normalisation, (channels,) float64, NaN where weights aren't
+        finite. A batch normalisation without an adjacent convolution of as many channels is left
+        out.
 
     Source: Zheng et al., Data-free Backdoor Removal based on Channel Lipschitzness, ECCV 2022,
     equation 8, for convolution before normalisation; the other order is ours.

@@ -1,4 +1,4 @@
-"""Films in files, decoded in processes of their own, since a film from outside may be hostile."""
+"""Films in files, decoded in isolated worker processes because a film may be hostile."""
 
 from leadapron.films.decoding.films import FilmFiles, hashed
 from leadapron.films.decoding.isolation import ask, give_up, processors, read_headers

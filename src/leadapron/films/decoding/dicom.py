@@ -1,7 +1,7 @@
 """DICOM files to grey films as a reader would see them: PS3.3 C.7.6.3, C.11.1, C.11.2; PS3.4 N.2.
 
-Stored values, modality transform, VOI transform, presentation. No text of a header leaves this
-module but what `read_header` names; patients' and files' identifiers leave it hashed.
+The steps are stored values, modality transform, VOI transform and presentation. Of a header's text,
+only what `read_header` names leaves this module; identifiers of patients and files are hashed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from leadapron.types import Form, Odd
 
 __all__ = ["read_dicom", "read_header"]
 
-# A header that breaks rules is read as far as it goes; pydicom's warnings would quote it.
+# A malformed header is read as far as possible; pydicom's warnings would quote its text.
 config.settings.reading_validation_mode = config.IGNORE
 
 FILM_TAGS: list[Any] = [
@@ -54,13 +54,13 @@ GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
 UNSEEN = {
-    "": "has no photometric interpretation: nothing says whether its low values are black or white",
-    "PALETTE COLOR": "is in palette colour, which is for false colours; expected grey or RGB",
+    "": "has no photometric interpretation, so low values may be black or white",
+    "PALETTE COLOR": "is in palette colour, which is meant for false colours; expected grey or RGB",
 }
-"""What is said of photometric interpretations that aren't taken."""
+"""Messages for photometric interpretations that aren't supported."""
 
 LIBJPEG, OPENJPEG, CHARLS = (
-    (("pylibjpeg", "libjpeg"), "pylibjpeg and pylibjpeg-libjpeg (GPL, so it's your choice)"),
+    (("pylibjpeg", "libjpeg"), "pylibjpeg and pylibjpeg-libjpeg (under the GPL)"),
     (("pylibjpeg", "openjpeg"), "pylibjpeg and pylibjpeg-openjpeg"),
     (("jpeg_ls",), "pyjpegls"),
 )
@@ -76,10 +76,10 @@ DECODERS = {
 
 CORNER, BRIGHTER = 0.1, 0.15
 """Sides of the upper corners, as shares of the film's, and how much brighter than the rest, from 0
-to 1, they must be for a film to look inverted: beside the neck there is air, or no exposure.
+to 1, they must be for a film to look inverted: next to the neck there is air, or no exposure.
 
 Measured on 500 random films each of NIH and of Kermany et al.: it fires on 5 and 1 as they are, all
-with a white unexposed frame or something bright beside the neck, and on 471 and 406 inverted.
+with a white unexposed frame or something bright next to the neck, and on 471 and 406 inverted.
 """
 
 VIEWS = {"PA", "AP", "LL", "RL", "LATERAL", "LLD", "RLD"}
@@ -89,9 +89,9 @@ R = TypeVar("R")
 
 
 def _in_our_words(read: Callable[P, R]) -> Callable[P, R]:
-    """Have `read` raise FilmError in place of whatever pydicom raises on a broken header.
+    """Make `read` raise FilmError in place of whatever pydicom raises on a broken header.
 
-    pydicom parses an element when it is asked for it, so that may be anywhere.
+    pydicom parses an element on access, so errors can occur anywhere.
     """
 
     @wraps(read)
@@ -110,11 +110,11 @@ def _in_our_words(read: Callable[P, R]) -> Callable[P, R]:
 
 @_in_our_words
 def read_header(file: str | BinaryIO, salt: bytes) -> dict[str, Any]:
-    """Return what a cohort needs of a header.
+    """Return the header fields that a cohort needs.
 
     Returns:
-        "patient", "film" and "study", hashed under the salt; "view", "sex", "age" in years;
-        "scanner", its manufacturer and model; and "pixels", whether there are any.
+        "patient", "film" and "study", hashed with the salt; "view", "sex" and "age" in years;
+        "scanner", manufacturer and model; and "pixels", whether the file has any.
 
     Raises:
         FilmError: not a DICOM file.
@@ -149,14 +149,14 @@ def read_dicom(file: str | BinaryIO, window: str = "header") -> tuple[NDArray[An
     """Return a film in grey with bright bones, (height, width) uint8 or uint16.
 
     Args:
-        file: its path, or the file open; with or without preamble.
+        file: a path or an open file, with or without preamble.
         window: as `FilmFiles.window`.
 
     Returns:
-        The film, uint16 where more than 8 bits are stored; and its form.
+        The film, uint16 if more than 8 bits are stored, and its form.
 
     Raises:
-        FilmError: not a DICOM file, no single frame, a codec that isn't there, damaged pixels.
+        FilmError: not a DICOM file, not a single frame, a missing codec, or damaged pixels.
     """
     dataset = _parsed(file, FILM_TAGS, pixels=True)
     photometric = str(dataset.get("PhotometricInterpretation") or "").strip()
@@ -201,7 +201,7 @@ def _parsed(file: str | BinaryIO, tags: list[Any], *, pixels: bool) -> FileDatas
     try:
         return dcmread(file, stop_before_pixels=not pixels, specific_tags=tags)
     except InvalidDicomError:
-        # Older devices leave out preamble and meta header.
+        # Files of older devices lack the preamble and the meta header.
         try:
             dataset = dcmread(file, stop_before_pixels=not pixels, specific_tags=tags, force=True)
             known = {"SOPClassUID", "Rows", "SOPInstanceUID"} & set(dataset.dir())
@@ -222,7 +222,7 @@ def _refuse_unusable(dataset: FileDataset, photometric: str) -> None:
     if frames != 1:
         raise FilmError(f"has {frames} frames; expected one")
     if photometric not in (*GREY, *COLOUR):
-        other = "has a photometric interpretation that no film has"
+        other = "has a photometric interpretation that isn't supported"
         raise FilmError(UNSEEN.get(photometric, other))
     bits, allocated = number(dataset, "BitsStored"), number(dataset, "BitsAllocated")
     if not (allocated in (8, 16, 32) and 2 <= bits <= min(allocated, 16)):
@@ -251,8 +251,8 @@ def _stream_bits(dataset: FileDataset) -> int | None:
     try:
         frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
     except Exception:
-        return None  # decoding will say it
-    wavelets = get_j2k_parameters(frame)  # nothing of other streams
+        return None  # decoding will report it
+    wavelets = get_j2k_parameters(frame)  # empty for other streams
     if wavelets:
         return int(wavelets["precision"])
     place = 2  # behind the start; each segment has a mark and a length, the frame's its bits
@@ -279,7 +279,7 @@ def _decoded(dataset: FileDataset, stream: int | None) -> NDArray[Any]:
     try:
         get_decoder(syntax)
     except NotImplementedError:
-        raise FilmError("is compressed in a way that isn't known here") from None
+        raise FilmError("is compressed in an unknown way") from None
     try:
         raw: NDArray[Any] = pixel_array(dataset, correct_unused_bits=False)
     except MemoryError:
@@ -298,7 +298,7 @@ def _decoded(dataset: FileDataset, stream: int | None) -> NDArray[Any]:
     return raw
 
 
-# --- what is seen
+# --- presentation
 
 
 def _grey(raw: NDArray[Any], bits: int) -> NDArray[np.float32]:
@@ -311,7 +311,7 @@ def _grey(raw: NDArray[Any], bits: int) -> NDArray[np.float32]:
 def _doubts(
     unit: NDArray[np.float32], padded: NDArray[np.bool_], photometric: str, shape: str
 ) -> list[Odd]:
-    """What speaks against the stated photometric interpretation."""
+    """Evidence against the stated photometric interpretation."""
     found = list[Odd]()
     expected = {"MONOCHROME1": "INVERSE", "MONOCHROME2": "IDENTITY"}[photometric]
     if shape.strip() in ("INVERSE", "IDENTITY") and shape.strip() != expected:
@@ -329,7 +329,7 @@ def _doubts(
 def _square_pixels(
     unit: NDArray[np.float32], dataset: FileDataset
 ) -> tuple[NDArray[np.float32], bool]:
-    """The film with as many rows and columns to the millimetre; only ever enlarged."""
+    """The film with square pixels; only ever enlarged."""
     for name in ("PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio"):
         value = dataset.get(name)
         if isinstance(value, Sequence) and len(value) == 2:

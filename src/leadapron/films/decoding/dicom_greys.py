@@ -1,7 +1,7 @@
-"""A DICOM file's stored values to what a reader would see of them: PS3.3 C.7.6.3, C.11.1, C.11.2.
+"""A DICOM file's stored values to displayed grey levels: PS3.3 C.7.6.3, C.11.1, C.11.2.
 
-Headers contradict their pixels more often than one would think. Where the pixels decide, they are
-followed; where what is seen may be wrong for it, the film says so.
+Headers often contradict their pixels. Where the pixels settle the question, they are followed.
+Where the displayed greys may be wrong, the film's form says so.
 """
 
 from __future__ import annotations
@@ -21,47 +21,51 @@ from leadapron.types import Odd
 __all__ = ["OVERLAYS", "TAGS", "Shown", "number", "real", "shown"]
 
 OVERLAYS = [(group, 0x0102) for group in range(0x6000, 0x6020, 2)]
-"""Tags of the bits that overlays take of the pixels; old devices keep them in unused bits."""
+"""Tags of the bit positions of overlays, which old devices store in unused bits of the pixels."""
 
 TAGS = [
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue",
     "PixelPaddingRangeLimit", "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept",
     "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
 ]  # fmt: skip
-"""What is read of the header."""
+"""Header elements that are read."""
 
 NARROW = 256.0
-"""Width below which a step of 1 too many is seen, a grey level of 256."""
+"""Window width below which an error of one step is visible (one grey level of 256)."""
 
 LOOKED_AT = 100_000
-"""Pixels, about, that a check of all of them looks at."""
+"""Approximate number of pixels in the sample that a check uses."""
 
 LOST = 0.9
-"""Share of the values between the lowest and the highest that may end up black or white."""
+"""Largest share of the distinct values that may be clipped to black or white."""
 
 SHORT = 2
-"""Bits that a table's highest entry may not lack of those stated: it then was made with fewer."""
+"""A lookup table whose highest entry uses at least this many bits fewer than stated was made with
+fewer bits than stated."""
 
 NOISE = 0.5
-"""Changes from pixel to pixel, as a share of those between any two, that no film has."""
+"""Mean change between neighbouring pixels, relative to that between random pixels, above which the
+values are noise: no film is that rough."""
 
 SMOOTHER = 0.75
-"""Share of the header's changes from pixel to pixel below which another reading is taken.
+"""Another reading of the bits replaces the header's if its mean change between neighbouring pixels
+is below this share of the header's.
 
-Of 3,322 films of NIH and of Kermany et al. with the right sign none is below 1; with the wrong one
-1,569 of 1,570 are below this, and of as many of 12 bits said to have 10, 1,568 are seen whole.
+Of 3,322 films of NIH and of Kermany et al. with the right sign none is below 1. With the wrong sign
+1,569 of 1,570 are below this value; of as many 12-bit films declared as 10 bits, 1,568 are read in
+full.
 """
 
 
 class Shown(NamedTuple):
-    """What is seen of a film.
+    """The displayed film.
 
     Args:
         unit: (height, width) float32 from 0 (black) to 1 (white), before any inversion.
-        padded: (height, width) where there is no film.
-        bits: that a stored value has, which the header may state wrongly.
+        padded: (height, width) bool, the padding around the film.
+        bits: actual bits of a stored value; the header may be wrong.
         window: "CENTRE/WIDTH", "table", "full" or "film".
-        odd: what contradicts the header.
+        odd: contradictions between header and pixels.
     """
 
     unit: NDArray[np.float32]
@@ -72,16 +76,17 @@ class Shown(NamedTuple):
 
 
 def shown(raw: NDArray[Any], dataset: FileDataset, window: str, stream: int | None) -> Shown:
-    """Return what is seen of a film's stored values.
+    """Return the displayed film of stored values.
 
     Args:
-        raw: (height, width) as decoded, unused bits included, of the sign that the header states.
+        raw: (height, width) as decoded, including unused bits, with the sign that the header
+            states.
         dataset: the header.
         window: as `FilmFiles.window`.
-        stream: bits that a compressed stream itself states for a value; None where there is none.
+        stream: bits of a value according to the compressed stream; None if uncompressed.
 
     Raises:
-        FilmError: a header that makes no sense, or without the window asked for.
+        FilmError: an invalid header, or one without the requested window.
     """
     odd = list[Odd]()
     stored, bits, signed = _stored(raw, dataset, stream, odd)
@@ -94,14 +99,14 @@ def shown(raw: NDArray[Any], dataset: FileDataset, window: str, stream: int | No
 
 
 def number(dataset: Dataset, name: str, default: int | None = None) -> int:
-    """Return a whole number of a header; FilmError for anything else, or where it isn't there."""
+    """Return an integer of a header; FilmError for anything else, or if it is missing."""
     value = dataset.get(name)
     if (value is None or value == "") and default is not None:
         return default
     try:
         return int(value)
     except (TypeError, ValueError, OverflowError):
-        raise FilmError(f"has a {name} that is no number") from None
+        raise FilmError(f"has a {name} that isn't a number") from None
 
 
 def real(value: Any) -> float:
@@ -128,7 +133,7 @@ def _stored(
     kept = _kept(raw, bits, low)
     least, most = int(raw.min()), int(raw.max())
     if low == 0 and not (_range(bits, signed=signed)[0] <= least and most < 1 << bits):
-        # Unused bits may hold an overlay or anything; or the values are longer than stated.
+        # Unused bits may hold an overlay or garbage, or the values have more bits than stated.
         longer = _jump(kept, raw)
         if longer or not any(tag in dataset for tag in OVERLAYS):
             odd.append("exceeds its bits")
@@ -144,7 +149,7 @@ def _stored(
 
 
 def _lowest_bit(raw: NDArray[Any], bits: int, dataset: FileDataset, odd: list[Odd]) -> int:
-    """Place of a value's lowest bit; the header's, unless the values are elsewhere."""
+    """Position of a value's lowest bit: the header's, unless the pixels contradict it."""
     low = number(dataset, "HighBit", bits - 1) - bits + 1
     low = min(max(low, 0), raw.dtype.itemsize * 8 - bits)
     least = _range(bits, signed=raw.dtype.kind == "i")[0]
@@ -155,7 +160,7 @@ def _lowest_bit(raw: NDArray[Any], bits: int, dataset: FileDataset, odd: list[Od
 
 
 def _kept(raw: NDArray[Any], bits: int, low: int) -> NDArray[Any]:
-    """Values of the stored bits alone."""
+    """Values of the stored bits only."""
     allocated = raw.dtype.itemsize * 8
     if bits == allocated:
         return raw
@@ -167,7 +172,7 @@ def _kept(raw: NDArray[Any], bits: int, low: int) -> NDArray[Any]:
 
 
 def _of_the_other_sign(stored: NDArray[Any], bits: int) -> NDArray[Any] | None:
-    """The values, where the header's sign can't be right since they would jump; else None."""
+    """The values with the other sign, if the header's sign makes them jump; else None."""
     signed = stored.dtype.kind == "i"
     border = 0 if signed else 1 << (bits - 1)
     if stored.min() >= border or stored.max() < border:
@@ -189,15 +194,15 @@ def _some_rows(values: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def _changes(rows: NDArray[Any]) -> float:
-    """How much values change along rows."""
+    """Mean change between neighbours along rows."""
     return float(np.abs(np.diff(rows, axis=1)).sum())
 
 
 def _jump(kept: NDArray[Any], raw: NDArray[Any]) -> bool:
-    """Whether the lower bits of values jump where all of their bits don't.
+    """Whether the lower bits of values jump where the complete values don't.
 
-    They change more from pixel to pixel; or so many bits are missing that they change as noise
-    does, as much as between any two pixels.
+    True if they change more from pixel to pixel, or if so many bits are missing that they change as
+    much as noise (as much as between random pixels).
     """
 
     def roughness(rows: NDArray[Any]) -> float:
@@ -214,7 +219,7 @@ def _jump(kept: NDArray[Any], raw: NDArray[Any]) -> bool:
 def _padding(
     raw: NDArray[Any], stored: NDArray[Any], ends: tuple[int, int], dataset: FileDataset
 ) -> NDArray[np.bool_]:
-    """Where there is no film: PixelPaddingValue, or up to PixelPaddingRangeLimit."""
+    """The padding: PixelPaddingValue, or the range up to PixelPaddingRangeLimit."""
     padded = np.zeros(stored.shape, dtype=np.bool_)
     value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
     if not isinstance(value, int):
@@ -222,7 +227,7 @@ def _padding(
     stated = sorted((value, limit if isinstance(limit, int) else value))
     if ends[0] <= stated[0] and stated[1] <= ends[1]:
         padded |= (stored >= stated[0]) & (stored <= stated[1])
-    # The field may be of the other sign, and then counts unused bits too.
+    # The field may have the other sign; it then includes unused bits.
     words, low = 1 << (raw.dtype.itemsize * 8), int(np.iinfo(raw.dtype).min)
     if -(words // 2) <= stated[0] and stated[1] < words:
         first, last = sorted((each - low) % words + low for each in stated)
@@ -230,16 +235,16 @@ def _padding(
     return padded
 
 
-# --- stored values to what they stand for
+# --- stored values to modality values
 
 
 class _Values(NamedTuple):
-    """What stored values stand for.
+    """Modality values.
 
     Args:
         pixels: (height, width).
-        ends: lowest and highest that there can be.
-        step: between neighbours, at most 1.
+        ends: lowest and highest possible value.
+        step: between neighbouring values, at most 1.
     """
 
     pixels: NDArray[Any]
@@ -259,7 +264,7 @@ def _values(stored: NDArray[Any], ends: tuple[int, int], dataset: FileDataset) -
         return _Values(stored, ends, 1.0)
     slope, intercept = float(slope), float(intercept)
     if not (1e-9 < abs(slope) < 1e9 and abs(intercept) < 1e12):
-        raise FilmError("has a rescale slope or intercept that makes no sense")
+        raise FilmError("has an invalid rescale slope or intercept")
     pixels: NDArray[np.float64] = stored.astype(np.float64)
     pixels *= slope
     pixels += intercept
@@ -272,9 +277,9 @@ class _Table(NamedTuple):
 
     Args:
         entries: (n) uint16.
-        first: value that the first entry is for.
-        bits: of an entry.
-        odd: whether the header states other bits.
+        first: value that maps to the first entry.
+        bits: bits of an entry.
+        odd: whether the header states another number of bits.
     """
 
     entries: NDArray[np.uint16]
@@ -283,7 +288,7 @@ class _Table(NamedTuple):
     odd: bool
 
     def __call__(self, values: NDArray[Any]) -> NDArray[np.uint16]:
-        """Return values through the table; those beside it get its first or last entry."""
+        """Return values through the table; those outside it get its first or last entry."""
         whole = values.dtype.kind in "iu"
         places = values if whole else np.rint(np.clip(values, -(2.0**30), 2.0**30))
         places = np.clip(places.astype(np.int32) - self.first, 0, len(self.entries) - 1)
@@ -292,26 +297,26 @@ class _Table(NamedTuple):
 
 
 def _table(item: Any, ends: tuple[float, float], dataset: FileDataset) -> _Table:
-    """A table for values that can lie between two ends."""
+    """A table for values in a given range."""
     count, first, bits = (int(n) for n in item.LUTDescriptor)
     count, data = count or 65536, item.LUTData
     little = dataset.original_encoding[1] is not False
     if not isinstance(data, bytes):
         data = np.atleast_1d(np.asarray(data)).astype(np.uint16).astype("<u2").tobytes()
         little = True
-    # Eight bits may stand in sixteen, whatever is stated: the length tells.
+    # 8-bit entries may be stored in 16 bits whatever the header states; the length decides.
     wide = len(data) >= 2 * count or (bits > 8 and len(data) > count + 1)
     kind = f"{'<' if little else '>'}u2" if wide else "u1"
     entries = np.frombuffer(data[: len(data) // 2 * 2], dtype=kind)[:count].astype(np.uint16)
     if not (entries.size and 2 <= bits <= 16):
-        raise FilmError("has a lookup table that makes no sense")
+        raise FilmError("has an invalid lookup table")
     held = int(entries.max()).bit_length()
     odd = held > bits or 1 < held <= bits - SHORT
     return _Table(entries, _first(first, count, ends), held if odd else bits, odd)
 
 
 def _first(stated: int, count: int, ends: tuple[float, float]) -> int:
-    """The value that a table's first entry is for, whose field may be of the wrong sign."""
+    """The value that maps to a table's first entry; its field may have the wrong sign."""
     unsigned = stated % 65536
     signed = unsigned - 65536 if unsigned > 32767 else unsigned
     readings = (signed, unsigned) if ends[0] < 0 else (unsigned, signed)
@@ -319,7 +324,7 @@ def _first(stated: int, count: int, ends: tuple[float, float]) -> int:
     return next(fitting, readings[0])
 
 
-# --- what they stand for to what is seen
+# --- modality values to displayed greys
 
 
 def _windowed(
@@ -338,12 +343,12 @@ def _windowed(
     if window.startswith("header"):
         asked = None if match[1] is None else int(match[1]) - 1
         for unit, used in _in_header(values, dataset, asked, odd):
-            if asked is not None or _tells(unit, values.pixels, padded):
+            if asked is not None or _shows_contrast(unit, values.pixels, padded):
                 return unit, used
             odd.append("is beside its window")
         if asked is not None:
             raise FilmError(f"has no window {match[1]}")
-    # Eight bits were made to be shown as they are; more need a window, as viewers choose one.
+    # 8-bit films are meant to be shown as they are; others need a window, as in viewers.
     if window == "full" or (window.startswith("header") and bits <= 8):
         return _between(values.pixels, *values.ends), "full"
     seen = values.pixels[~padded]
@@ -357,7 +362,7 @@ def _in_header(
 ) -> Iterator[tuple[NDArray[np.float32], str]]:
     """Values from 0 to 1 through the header's tables and windows, or through one of them.
 
-    Tables come before windows, and windows that make no sense are passed over.
+    Tables take precedence over windows; invalid windows are skipped.
     """
     items = list(dataset.get("VOILUTSequence") or [])
     for item in items if asked is None else items[asked : asked + 1]:
@@ -386,7 +391,7 @@ def _windows(dataset: FileDataset) -> list[tuple[float, float]]:
 def _linear(values: _Values, centre: float, width: float) -> NDArray[np.float32]:
     """PS3.3 C.11.2.1.2.1.
 
-    The 1 in it is the step between whole numbers. Of values with a fractional slope, such as
+    The standard's 1 is the step between whole numbers. For values with a fractional slope, such as
     optical densities, a step of 1 would cut off the end of a narrow window, or all of it.
     """
     step = values.step if width < NARROW else 1.0
@@ -425,16 +430,18 @@ def _between(values: NDArray[Any], low: float, high: float) -> NDArray[np.float3
     return np.clip(unit, 0, 1, out=unit)
 
 
-# --- whether it can be right
+# --- plausibility checks
 
 
-def _tells(unit: NDArray[np.float32], values: NDArray[Any], padded: NDArray[np.bool_]) -> bool:
-    """Whether a transform leaves more than one grey of values that are more than one."""
-    first = int(padded.argmin())  # of the pixels that are seen
+def _shows_contrast(
+    unit: NDArray[np.float32], values: NDArray[Any], padded: NDArray[np.bool_]
+) -> bool:
+    """Whether a transform maps distinct values to more than one grey."""
+    first = int(padded.argmin())  # the first visible pixel
 
     def varies(pixels: NDArray[Any]) -> bool:
         every = max(1, math.isqrt(pixels.size // LOOKED_AT))
-        return any(  # a few pixels mostly tell
+        return any(  # a few pixels usually suffice
             bool(((pixels[some, some] != pixels.flat[first]) & ~padded[some, some]).any())
             for some in (np.s_[::every], np.s_[:])
         )
@@ -443,7 +450,7 @@ def _tells(unit: NDArray[np.float32], values: NDArray[Any], padded: NDArray[np.b
 
 
 def _lost(stored: NDArray[Any], unit: NDArray[np.float32], padded: NDArray[np.bool_]) -> bool:
-    """Whether most of what is stored is seen as black, as white, or as one of two greys."""
+    """Whether most stored values are displayed as black, as white, or as one of two greys."""
     some = np.s_[:: max(1, math.isqrt(stored.size // LOOKED_AT))]
     seen = ~padded[some, some]
     held, shades = stored[some, some][seen], unit[some, some][seen]

@@ -22,10 +22,10 @@ from leadapron.types import Form
 __all__ = ["WINDOW", "FilmFiles", "hashed"]
 
 WINDOW = re.compile(r"full|film|header(?::([1-9]\d*))?|(-?\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
-"""What `FilmFiles.window` may be."""
+"""Valid values of `FilmFiles.window`."""
 
 VERSION = 2
-"""Raised when a file would be read otherwise than before; nothing in the cache is taken for it."""
+"""Version of the decoder, part of the cache's key: raise it when a file decodes differently."""
 
 PICTURES = (".png", ".jpg", ".jpeg")
 
@@ -35,20 +35,21 @@ CODECS = {
     "libjpeg": "pylibjpeg-libjpeg",
     "jpeg_ls": "pyjpegls",
 }
-"""Modules that decode what is compressed in DICOM files, and the packages they come in."""
+"""Modules that decompress DICOM pixels, and their packages."""
 
 
 @dataclass(frozen=True, eq=False)
 class FilmFiles:
-    """Films in PNG, JPEG or DICOM files, told apart by their content, decoded when asked for.
+    """Films in PNG, JPEG or DICOM files, recognised by their content and decoded on access.
 
     Args:
-        paths: one file a film.
-        names: what to call each in messages; the files' names if left out.
-        window: of DICOM files: "header" (its VOI table or first window; where there is none, "full"
-            for 8 bits and "film" for more), "header:N" (its Nth window, from 1), "full" (all that
-            the stored bits can hold), "film" (its lowest to its highest value), or "CENTRE/WIDTH".
-        bits: of pictures of 16 bits, those that are used, 8 to 16; 0 takes them as they are.
+        paths: one file per film.
+        names: the films' names in messages; the files' names if left out.
+        window: of DICOM files: "header" (the VOI table or first window; without either, "full" for
+            8 bits and "film" for more), "header:N" (the Nth window, from 1), "full" (the whole
+            range of the stored bits), "film" (the film's lowest to its highest value), or
+            "CENTRE/WIDTH".
+        bits: number of bits in use in 16-bit pictures, 8 to 16; 0 leaves them unchanged.
     """
 
     paths: Sequence[str]
@@ -61,7 +62,7 @@ class FilmFiles:
 
     @property
     def decoder(self) -> str:
-        """What the pixels depend on besides the files."""
+        """Everything except the files that the pixels depend on."""
         from importlib.metadata import version
 
         words = (
@@ -70,7 +71,7 @@ class FilmFiles:
         )
         if all(path.lower().endswith(PICTURES) for path in self.paths):
             return words
-        # With a codec that is installed later, films can be decoded that couldn't be.
+        # A codec that is installed later makes more films decodable.
         found = [package for module, package in CODECS.items() if find_spec(module) is not None]
         return ", ".join([words, *(f"{package} {version(package)}" for package in found)])
 
@@ -83,7 +84,7 @@ class FilmFiles:
         return self._asked(row, None)[0]
 
     def of_bits(self, bits: int) -> FilmFiles:
-        """Return the films with other used bits."""
+        """Return the films with another number of bits in use."""
         return replace(self, bits=bits)
 
     def path_of(self, row: int) -> str:
@@ -91,7 +92,7 @@ class FilmFiles:
         return self.paths[row]
 
     def image(self, row: int, preprocessing: Preprocessing) -> tuple[NDArray[Any], Form]:
-        """Return a film's image, and what the film is; FilmError as when it is read."""
+        """Return a film's image and form; FilmError as in `__getitem__`."""
         return self._asked(row, preprocessing)
 
     def _asked(self, row: int, preprocessing: Preprocessing | None) -> tuple[NDArray[Any], Form]:
@@ -119,6 +120,6 @@ class FilmFiles:
 
 
 def hashed(text: str, salt: bytes) -> str:
-    """Return twelve hex digits that stand for an identifier: HMAC-SHA256 under the salt."""
+    """Return the pseudonym of an identifier: 12 hex digits of HMAC-SHA256 with the salt."""
     content = text.strip().encode(errors="surrogateescape")
     return hmac.new(salt, content, hashlib.sha256).hexdigest()[:12]

@@ -1,10 +1,10 @@
-"""Decoding in processes that may crash, hang or eat memory without harm to the job.
+"""Decoding in worker processes that may crash, hang or exhaust memory without harming the job.
 
-A worker gets an open film and answers with raw pixels, as `leadapron.workers` has it: even one that
-a film has taken over can only send a picture. It is confined (`leadapron.confinement`) to the films
-that it is given, limited in memory, and killed after `SECONDS` on one film. Workers are kept for
-later films; each is asked by one thread at a time. A film that crashes one that has read other
-films is asked for again in a new one, since it may be the others' fault.
+A worker gets an open film and answers with raw pixels (see `leadapron.workers`), so a worker that a
+hostile film has compromised can only send a picture. It is confined (`leadapron.confinement`) to
+the films that it is given, limited in memory, and killed after `SECONDS` on one film. Workers are
+reused; one thread at a time uses each. If a film crashes a worker that has read other films, it is
+tried again in a new worker, since an earlier film may be the cause.
 """
 
 from __future__ import annotations
@@ -42,29 +42,29 @@ logger = logging.getLogger(__name__)
 
 LARGEST_FILM_PIXELS = 100_000_000
 SECONDS = 60.0
-"""Most time for one film."""
+"""Most seconds for one film."""
 
 LONGEST_WORDS = 500
-"""Characters of what is wrong with a film."""
+"""Most characters of a worker's error message."""
 
-# -P: Python would take modules from the working directory, which may be the folder of films.
+# -P: otherwise Python imports from the working directory, which may be the folder of films.
 COMMAND = (sys.executable, "-P", "-m", "leadapron.films.decoding.worker")
 
 _TYPES: dict[Any, np.dtype[Any]] = {str(np.dtype(t)): np.dtype(t) for t in (np.uint8, np.uint16)}
 
 
 def ask(question: Mapping[str, Any]) -> tuple[dict[str, Any], NDArray[Any] | None]:
-    """Have a worker do something with a file.
+    """Send a worker a file and return its answer.
 
     Args:
-        question: "do" ("film" or "header"), "path" and what `decoding.worker` takes.
+        question: "do" ("film" or "header"), "path" and the other arguments of `decoding.worker`.
 
     Returns:
-        What it says, and a (height, width) uint8 or uint16 picture where there is one.
+        The worker's facts, and a (height, width) uint8 or uint16 picture if there is one.
 
     Raises:
-        FilmError: what is wrong with the file, without its name; also where the worker crashed,
-            took too long or too much memory.
+        FilmError: the file can't be decoded, or the worker crashed or exceeded its time or memory.
+            The message doesn't name the file.
         LeadapronError: workers can't be started.
     """
     question = dict(question)
@@ -96,7 +96,7 @@ def _asked(question: Mapping[str, Any], film: int) -> tuple[dict[str, Any], NDAr
 
 
 def give_up() -> None:
-    """Kill the workers that are decoding; who asked them gets a FilmError."""
+    """Kill the workers that are decoding; their callers get a FilmError."""
     with _lock:
         for worker in _busy:
             worker.given_up = True
@@ -106,7 +106,7 @@ def give_up() -> None:
 def read_headers(
     paths: Sequence[str], question: Mapping[str, Any]
 ) -> Iterator[dict[str, Any] | FilmError]:
-    """Yield what the files' headers say, in order, or what is wrong with a file."""
+    """Yield the files' headers in order, or the error of a file."""
 
     def header(path: str) -> dict[str, Any] | FilmError:
         try:
@@ -131,7 +131,7 @@ def processors() -> int:
 
 
 class _CrashError(Exception):
-    """A worker ended; `again` if it may not be the fault of the film."""
+    """A worker ended; `again` if an earlier film may be the cause."""
 
     def __init__(self, again: bool) -> None:
         super().__init__()
@@ -164,16 +164,16 @@ class _Worker(Worker):
             late = time.monotonic() >= self.deadline or self.ended() == TOO_LATE
             self.close()
             if self.given_up:
-                raise FilmError("was given up") from None
+                raise FilmError("was abandoned because the run stopped") from None
             if late:
                 raise FilmError(f"took more than {SECONDS:g} s to decode") from None
             if self.answered is None:
                 raise LeadapronError(
-                    "the process that decodes films doesn't start; see what "
-                    "python -P -m leadapron.films.decoding.worker says"
+                    "the process that decodes films doesn't start; to see the cause, run "
+                    "python -P -m leadapron.films.decoding.worker"
                 ) from None
             raise _CrashError(self.answered > 0) from error
-        except BaseException:  # Ctrl-C between question and answer: the next one must not get it
+        except BaseException:  # Ctrl-C before the answer: the next question must not get it
             self.close()
             raise
         finally:
@@ -202,8 +202,8 @@ class _Worker(Worker):
 def _say_what_is_missing(lacking: str) -> None:
     if lacking:
         logger.warning(
-            "films are decoded with bounds of time and memory alone: this system lacks %s to keep "
-            "a decoder that a film takes over from files and network",
+            "decoders are limited in time and memory only: this system lacks %s, which would keep "
+            "a compromised decoder from files and network",
             lacking,
         )
 

@@ -16,13 +16,14 @@ from leadapron.types import Form, Odd
 __all__ = ["read_picture", "refuse_large", "starts_as_picture"]
 
 FORMATS = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"}
-"""What such files start with."""
+"""First bytes of the files of each format."""
 
 ORIENTATION = 0x0112
-"""Tag of EXIF that says how a picture is to be turned."""
+"""EXIF tag of a picture's orientation."""
 
 DARK = 128
-"""Level that a picture in colour of 16 bits, read by its upper 8, should reach."""
+"""Highest grey level below which a 16-bit colour picture, of which only the upper 8 bits are read,
+is reported as possibly too dark."""
 
 
 def starts_as_picture(file: str | BinaryIO) -> bool:
@@ -52,21 +53,21 @@ def refuse_large(height: int, width: int) -> None:
 def read_picture(file: str | BinaryIO, bits: int = 0) -> tuple[NDArray[Any], Form]:
     """Return a film in grey, (height, width) uint8, or uint16 where the file has 16 bits.
 
-    It is turned as its EXIF orientation says.
+    The film is rotated to its EXIF orientation.
 
     Args:
-        file: its path, or the file open.
+        file: a path or an open file.
         bits: as `FilmFiles.bits`.
 
     Returns:
-        The film, and its form; odd is "colour" where it wasn't plain grey (colour, transparency,
-        black and white).
+        The film and its form, whose `odd` has "colour" if the picture wasn't plain grey (colour,
+        transparency, or black and white).
 
     Raises:
-        FilmError: a file that isn't a whole picture, one of more than 100 megapixels, or values
-            beyond the bits.
+        FilmError: an incomplete picture, more than 100 megapixels, or values too large for the
+            bits.
     """
-    Image.MAX_IMAGE_PIXELS = None  # ours is the limit, and it doesn't warn
+    Image.MAX_IMAGE_PIXELS = None  # our own limit applies, and it raises instead of warning
     odd = list[Odd]()
     try:
         with Image.open(file, formats=tuple(FORMATS.values())) as picture:
@@ -80,7 +81,7 @@ def read_picture(file: str | BinaryIO, bits: int = 0) -> tuple[NDArray[Any], For
             elif upright.mode == "L":
                 film = np.asarray(upright)
             else:
-                # A palette's transparency would make Pillow warn; it is dropped either way.
+                # Pillow would warn about a palette's transparency; it is dropped either way.
                 upright.info.pop("transparency", None)
                 film = np.asarray(upright.convert("L"))
                 odd.append("colour")
@@ -91,7 +92,7 @@ def read_picture(file: str | BinaryIO, bits: int = 0) -> tuple[NDArray[Any], For
     except (FilmError, MemoryError, RecursionError):
         raise
     except Exception as error:
-        # Of the first three Pillow's own words are safe: it quotes no pixels and no text chunks.
+        # Pillow's messages for the first three are safe: they quote no pixels and no text chunks.
         words = str(error) if isinstance(error, SyntaxError | ValueError | OSError) else ""
         reason = " ".join(str(getattr(error, "strerror", None) or words).split())
         raise FilmError(
@@ -109,11 +110,11 @@ def read_picture(file: str | BinaryIO, bits: int = 0) -> tuple[NDArray[Any], For
 
 
 def _turned(picture: Image.Image, odd: list[Odd]) -> Image.Image:
-    """The picture as its EXIF orientation says."""
+    """The picture, rotated to its EXIF orientation."""
     try:
         Image.Exif().load(picture.info.get("exif") or b"")  # the picture's own may have failed
         orientation = picture.getexif().get(ORIENTATION, 1)
-        if orientation in (0, 1):  # 0 says that nothing is known
+        if orientation in (0, 1):  # 0 means unknown
             return picture
         turned = ImageOps.exif_transpose(picture) if orientation in range(2, 9) else None
     except MemoryError:
@@ -125,6 +126,6 @@ def _turned(picture: Image.Image, odd: list[Odd]) -> Image.Image:
 
 
 def kind_of(file: str | BinaryIO) -> str:
-    """Return the format that a file's first bytes name."""
+    """Return the format of a file, from its first bytes."""
     start = _start(file)
     return next((name for magic, name in FORMATS.items() if start.startswith(magic)), "PNG or JPEG")

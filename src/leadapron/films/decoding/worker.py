@@ -1,7 +1,7 @@
-"""The process that decodes: gets open films on stdin, answers on stdout; see `isolation`.
+"""The decoding process: it gets open films on stdin and answers on stdout; see `isolation`.
 
-Started as `python -P -m leadapron.films.decoding.worker`: no module is taken from the folder of
-films.
+It is started as `python -P -m leadapron.films.decoding.worker`, so that no module is imported from
+the folder of films.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from leadapron.films.preprocessing import Preprocessing
 from leadapron.workers import Asked
 
 MEMORY = 4 << 30
-"""Bytes of address space; a film of the largest size and its floats fit in it."""
+"""Bytes of address space: enough for a film of the largest size in floating point."""
 
 GRACE = 5
-"""Seconds after which a worker ends that its parent should have killed."""
+"""Seconds beyond `SECONDS` after which an overdue worker ends itself."""
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     asked = Asked()
     asked.say({"lacking": " and ".join(confine(MEMORY))})
     for question, descriptor in asked:
-        # It ends even a codec that runs wild after its parent has died.
+        # It ends even a runaway codec whose parent has died.
         with limited_time(question["seconds"] + GRACE):
             facts, pixels = _answered(question, descriptor)
         if pixels is None:
@@ -56,11 +56,11 @@ def _answered(
         reason = error.strerror or type(error).__name__
         return {"error": f"can't be read ({reason})", "kind": "unreadable"}, None
     except MemoryError:
-        return {"error": f"asks for more than {MEMORY >> 30} GB of memory"}, None
+        return {"error": f"needs more than {MEMORY >> 30} GB of memory"}, None
     except RecursionError:
         return {"error": "is nested too deeply"}, None
     except Exception as error:
-        # Not its text: that may quote the header.
+        # Not the error's text, which may quote the header.
         return {"error": f"can't be decoded ({type(error).__name__})"}, None
 
 

@@ -1,19 +1,19 @@
-"""Models that others trained: opened without running what isn't asked for, and checked on films.
+"""Models from elsewhere: opened without running their code, and checked on clean films.
 
-`open_model` takes a file or, as the owner's explicit choice, a function "module:function".
-`doubts` says what a cohort of clean films shows to be odd about it.
+`open_model` takes a file or, as an explicit choice, a function "module:function". `model_warnings`
+checks a model's outputs on a cohort of clean films.
 """
 
-from leadapron.models.foreign.asked import AskedClassifier
-from leadapron.models.foreign.doubts import doubts
+from leadapron.models.foreign.black_box import BlackBoxClassifier
+from leadapron.models.foreign.model_warnings import model_warnings
 from leadapron.models.foreign.opening import Opened, open_model
 from leadapron.models.foreign.recognise import NORMALISATIONS, Normalisation
 
 __all__ = [
     "NORMALISATIONS",
-    "AskedClassifier",
+    "BlackBoxClassifier",
     "Normalisation",
     "Opened",
-    "doubts",
+    "model_warnings",
     "open_model",
 ]

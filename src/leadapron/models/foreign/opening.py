@@ -1,4 +1,4 @@
-"""From a file or a function's name to a classifier."""
+"""Opening a classifier from a file or a function."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from leadapron.models.classifier import (
     resolve_device,
     resolve_precision,
 )
-from leadapron.models.foreign.asked import BATCH, AskedClassifier
+from leadapron.models.foreign.black_box import BATCH, BlackBoxClassifier
 from leadapron.models.foreign.process import AnswerError, ModelProcess, ProgramKind
 from leadapron.models.foreign.recognise import NORMALISATIONS, Normalisation, recognise
 from leadapron.models.parsing.formats import stated_findings
@@ -49,21 +49,21 @@ Head = Literal["sigmoid", "softmax"]
 
 SIZE = 224
 MOST_NUMBERS = 1 << 28
-"""In what a black box takes at a time: 1 GiB."""
+"""Most numbers in a black box's input (1 GiB)."""
 FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 ONE_FILE = b"\x0a\x08location\x12"
-"""In an ONNX file: a tensor whose numbers lie in another file."""
+"""Mark in an ONNX file of a tensor whose values are in another file."""
 BLOCK = 1 << 20
 ASKED = ("findings", "preprocessing", "head", "logits", "probabilities")
 
 
 class Opened(NamedTuple):
-    """A model, and what was taken for granted about it.
+    """A model, and the assumptions made about it.
 
     Args:
-        classifier: `BlackBox`; `Differentiable` where its weights became a network here.
-        origin: what it is and whose, in words.
-        notes: what was assumed, left out or is doubtful, a sentence each.
+        classifier: `BlackBox`; `Differentiable` if its weights fit a network of this package.
+        origin: description of the model and its library.
+        notes: assumptions, omissions and warnings, one sentence each.
         content: SHA-256, in hex, of the file that was opened; None of a function's model.
     """
 
@@ -75,7 +75,7 @@ class Opened(NamedTuple):
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What the caller says about the model; None leaves it to the file."""
+    """The caller's settings; None takes those of the file."""
 
     findings: tuple[str, ...] | None
     preprocessing: Preprocessing | None
@@ -109,35 +109,36 @@ def open_model(  # noqa: PLR0913
     """Return the model of a file, or the one that a function returns.
 
     Files of tensors (.safetensors; state dicts of torch.save) are read without running anything.
-    TorchScript and ONNX files are programs: they are scanned, then run in a process that can reach
-    neither files nor network; where the system can't confine one, they are refused.
-    A function's module is imported here, with all that it does: name only what you trust.
+    TorchScript and ONNX files are programs: they are scanned, then run in a confined process
+    without access to files or network. If the system can't confine a process, they are refused. A
+    function's module is imported in this process, with all its side effects: name only code that
+    you trust.
 
     Args:
         model: a file's path, or "module:function" (no file may be called so).
-        findings: names of the outputs, in their order; the file's own if left out.
+        findings: names of the outputs, in order; the file's own if left out.
         preprocessing: how a film becomes an image; the file's or its library's if left out.
         normalisation: name in `NORMALISATIONS` or numbers; the library's if left out.
         architecture: name in `networks.ARCHITECTURES`, for state dicts that fit several.
         head: "sigmoid" (if left out) or "softmax".
-        gives: what a black box returns, "logits" or "probabilities".
-        channels: what a black box takes, 1 or 3; found out if left out.
-        weights_key: which network of a file that holds several (plain and averaged weights,
-            student and teacher), as the error names them that comes where it is left out.
-        trust_programs: run TorchScript and ONNX even where the system can't confine them.
+        gives: output of a black box, "logits" or "probabilities".
+        channels: channels of a black box's input, 1 or 3; detected if left out.
+        weights_key: name of one network in a file that holds several (plain and averaged weights,
+            student and teacher); if left out, the error lists the names.
+        trust_programs: run TorchScript and ONNX even if the system can't confine them.
         device: "auto", "cpu", "cuda" or "mps"; black boxes run on the processor.
         precision: "auto", "bf16" or "fp32", for networks of this package.
 
     Raises:
-        StoreError: a file that can't be read, or not without running its code.
-        UsageError: names or numbers that don't fit the model, a function that isn't there, or a
-            program that this system can't confine.
+        StoreError: a file that can't be read, or only by running its code.
+        UsageError: settings that don't fit the model, a missing function, or a program that this
+            system can't confine.
         LeadapronError: the function failed.
     """
     where = resolve_device(device)
     names = None if findings is None else tuple(findings)
     if names is not None and (not all(names) or len(set(names)) != len(names)):
-        raise UsageError(f"`findings` {','.join(names)}: a name is empty or comes twice")
+        raise UsageError(f"`findings` {','.join(names)}: a name is empty or repeated")
     wanted = _Wanted(
         names, preprocessing, normalisation, architecture, head, gives, channels, weights_key,
         trust_programs, where, resolve_precision(precision, where),
@@ -177,7 +178,7 @@ def _foreign(weights: Weights, wanted: _Wanted) -> Opened:
         preprocessing = Preprocessing(size=SIZE, aspect=network.maker.aspect)
         notes.append(
             f"ASSUMED: images of {SIZE}x{SIZE} pixels, films made square by "
-            f"{network.maker.aspect!r}, as {network.maker.name} does; the file doesn't tell."
+            f"{network.maker.aspect!r}, as {network.maker.name} does; the file doesn't state it."
         )
     classifier = NetworkClassifier(
         prepare(network.module, wanted.device).eval(),
@@ -189,7 +190,7 @@ def _foreign(weights: Weights, wanted: _Wanted) -> Opened:
         network.std,
         precision=wanted.precision,
     )
-    origin = f"a {network.architecture} named as {network.maker.name} names it"
+    origin = f"a {network.architecture} with the layer names of {network.maker.name}"
     return Opened(classifier, origin, tuple(notes))
 
 
@@ -205,8 +206,8 @@ def _own(weights: Weights, wanted: _Wanted) -> Opened:
     for what, (said, own) in stated.items():
         if said is not None and said != own:
             raise UsageError(
-                f"{weights.name} states its own {what}, which differ from what was given; "
-                "leave that out"
+                f"{weights.name} states its own {what}, which differ from the given ones; "
+                "leave them out"
             )
     if wanted.normalisation is not None:
         raise UsageError(f"{weights.name} states its own normalisation; leave it out")
@@ -222,7 +223,7 @@ def _onnx(file: File, wanted: _Wanted) -> Opened:
         digest.update(block)
         if ONE_FILE in end + block:
             raise StoreError(
-                f"{file.name} keeps weights in other files, which are not read; save it as one file"
+                f"{file.name} keeps weights in other files, which aren't read; save it as one file"
             )
         end = block[-len(ONE_FILE) :]
     return _program(file, digest.hexdigest(), "onnx", "ONNX", wanted)
@@ -251,7 +252,7 @@ def _program(file: File, sha256: str, kind: ProgramKind, words: str, wanted: _Wa
         raise
     if not limits.half:
         return opened
-    note = "It computes in half precision, as it was exported; its answers are coarser."
+    note = "It was exported in half precision, so its outputs are coarser."
     return opened._replace(notes=(*opened.notes, note))
 
 
@@ -263,7 +264,7 @@ def _named(metadata: Mapping[str, str], name: str) -> tuple[str, ...] | None:
 
 
 def _filled(run: Callable[[Floats], Floats], batch: int) -> Callable[[Floats], Floats]:
-    """`run` for a model that takes so many films, no fewer: black ones fill the last batch."""
+    """`run` for a model of a fixed batch size: black films fill the last batch."""
 
     def whole(images: Floats) -> Floats:
         missing = batch - len(images)
@@ -282,13 +283,15 @@ def _asked(
     channels: int | None = None,
     batch: int | None = None,
 ) -> Opened:
-    """A black box, asked once about a black image to see what it takes and gives."""
+    """A black box, run once on a black image to find the shapes of its input and output."""
     notes = []
     preprocessing = wanted.preprocessing
     if preprocessing is None:
         preprocessing = Preprocessing(size=size or SIZE)
         if size is None:
-            notes.append(f"ASSUMED: images of {SIZE}x{SIZE} pixels, squashed; {words} doesn't say.")
+            notes.append(
+                f"ASSUMED: images of {SIZE}x{SIZE} pixels, squashed; {words} doesn't state it."
+            )
     elif size is not None and size != preprocessing.size:
         raise UsageError(f"{name} takes images of {size} pixels, not {preprocessing.size}")
     if channels is not None and wanted.channels not in (None, channels):
@@ -296,8 +299,10 @@ def _asked(
     numbers = (batch or 1) * (channels or 3) * preprocessing.size**2
     if numbers > MOST_NUMBERS:
         raise StoreError(
-            f"{name} takes {batch or 1:,} films of {preprocessing.size:,} pixels a side at a time; "
-            f"expected at most {MOST_NUMBERS >> 20} million numbers. Export it with a free batch"
+            f"{name} takes batches of {batch or 1:,} films of {preprocessing.size:,} pixels a "
+            "side; "
+            f"expected at most {MOST_NUMBERS >> 20} million numbers. Export it with a free batch "
+            "size"
         )
     taken, outputs = _probed(run, name, wanted.channels or channels, preprocessing.size, batch or 1)
     if findings is None or len(findings) != outputs:
@@ -315,20 +320,21 @@ def _asked(
         key = "imagenet" if taken == 3 else "unit"
         scale = NORMALISATIONS[key]
         notes.append(
-            f"ASSUMED: the normalisation {key!r}, by its {taken} channel{'s' * (taken > 1)} "
-            f"alone; {words} doesn't say."
+            f"ASSUMED: the normalisation {key!r}, only because it has {taken} "
+            f"channel{'s' * (taken > 1)}; "
+            f"{words} doesn't state it."
         )
-    classifier = AskedClassifier(
+    classifier = BlackBoxClassifier(
         run, tuple(findings), preprocessing, scale, taken, wanted.gives,
         wanted.head or "sigmoid", batch or BATCH,
     )  # fmt: skip
-    return Opened(classifier, f"{words}, asked as a black box", tuple(notes))
+    return Opened(classifier, f"{words}, opened as a black box", tuple(notes))
 
 
 def _probed(
     run: Callable[[Floats], Floats], name: str, channels: int | None, size: int, batch: int
 ) -> tuple[int, int]:
-    """Channels that a model takes, and outputs that it has."""
+    """The numbers of input channels and outputs of a model."""
     failures: list[StoreError] = []
     for taken in (1, 3) if channels is None else (channels,):
         try:

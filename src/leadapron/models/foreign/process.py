@@ -1,8 +1,8 @@
 """A process that runs a model which is a program: TorchScript or ONNX.
 
-It is asked and answers as `leadapron.workers` has it. It is confined (`leadapron.confinement`): it
-may read the model and installed code, write nothing and reach nobody; it has bounded memory and
-time, and sees none of the environment but what Python needs.
+It communicates as in `leadapron.workers`. It is confined (`leadapron.confinement`): it may read the
+model and installed code, but not write files or use the network. Its memory and time are limited,
+and its environment has only the variables that Python needs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-P", "-B", "-m", "leadapron.models.foreign.worker")
 SECONDS = 300.0
-"""Most time for the start, and for one batch."""
+"""Most seconds for the start, and for one batch."""
 MOST_OUTPUTS = 10_000
 LONGEST_WORDS = 500
 CONFUSES = "confuses the process that runs it"
@@ -39,19 +39,19 @@ ProgramKind = Literal["torchscript", "onnx"]
 
 
 class AnswerError(StoreError):
-    """A program that took its input and gave something else than floats of (n, findings)."""
+    """A program that accepted its input but didn't return floats of shape (n, findings)."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program's header fixes of its input; None where it is free.
+    """Input properties that a program's header fixes; None if free.
 
     Args:
-        batch: films at a time.
+        batch: films per batch.
         channels: 1 or 3.
-        size: pixels of a side.
-        half: whether its weights are numbers of 16 bits.
-        metadata: what else it states.
+        size: side in pixels.
+        half: whether its weights are 16-bit.
+        metadata: other facts that it states.
     """
 
     batch: int | None = None
@@ -62,17 +62,17 @@ class Limits:
 
 
 class ModelProcess:
-    """One model in a process of its own, which ends with this object.
+    """One model in a separate process, which ends with this object.
 
     Args:
-        file: the program, open; it was checked before.
+        file: the program, open and already checked.
         name: of the file, for messages.
         kind: "torchscript" or "onnx".
-        sha256: of what was checked, in hex; the process runs nothing else.
-        trusted: whether it is run where the system can't confine it.
+        sha256: SHA-256, in hex, of the checked bytes; the process runs nothing else.
+        trusted: whether to run it even if the system can't confine it.
 
     Raises:
-        StoreError: it can't be loaded, or was changed since it was checked.
+        StoreError: it can't be loaded, or changed after the check.
         UsageError: this system can't confine it, and it isn't trusted.
         LeadapronError: the process can't be started.
     """
@@ -82,7 +82,7 @@ class ModelProcess:
     ) -> None:
         self.name = name
         self._lock = threading.Lock()
-        # An empty folder: nothing that a model names by a relative path is there.
+        # An empty folder, so that no relative path in a model exists.
         folder = tempfile.TemporaryDirectory(prefix="leadapron-")
         try:
             threads = os.environ.get("OMP_NUM_THREADS", "2")
@@ -103,10 +103,10 @@ class ModelProcess:
             raise
 
     def __call__(self, images: Floats) -> Floats:
-        """Return the model's (n, k) float32 answers to (n, c, h, w) float32.
+        """Return the model's (n, k) float32 outputs for (n, c, h, w) float32.
 
         Raises:
-            AnswerError: it gave something else.
+            AnswerError: an output of another type or shape.
             StoreError: it failed or took too long.
         """
         return self._ask({"shape": images.shape}, images.tobytes())[1]
@@ -119,13 +119,14 @@ class ModelProcess:
         if not trusted:
             self.close()
             raise UsageError(
-                f"{self.name} is a program, and this system can't keep it from your files and "
-                f"network (it lacks {lacking}); if you trust it as you trust what you install, "
+                f"{self.name} is a program, and this system can't protect your files and network "
+                "from it "
+                f"(it lacks {lacking}); if you trust it like software that you install, "
                 "give `trust_programs`, else export its weights as "
                 ".safetensors"
             )
         logger.warning(
-            "%s runs with nothing between it and your files: this system lacks %s",
+            "%s runs unconfined and could read your files: this system lacks %s",
             self.name,
             lacking,
         )
@@ -152,7 +153,9 @@ class ModelProcess:
                 self.close()
                 if late.is_set() or ended == TOO_LATE:
                     ended = f"took more than {SECONDS:g} s"
-                raise StoreError(f"{self.name} {ended or CONFUSES}; the model was ended") from None
+                raise StoreError(
+                    f"{self.name} {ended or CONFUSES}; the model was stopped"
+                ) from None
             except BaseException:  # Ctrl-C: the next question must not get this answer
                 self.close()
                 raise
@@ -177,7 +180,7 @@ class ModelProcess:
 
 
 def _limits(name: str, facts: Mapping[str, Any]) -> Limits:
-    """What the process says of the model, after its checks."""
+    """The limits that the process reports, after checks."""
     sides = [facts.get(side) for side in ("batch", "channels", "size")]
     metadata = facts.get("metadata", {})
     texts = [*metadata, *metadata.values()] if isinstance(metadata, dict) else [None]

@@ -1,7 +1,7 @@
 """State dicts of torchvision, timm, torchxrayvision and MONAI as networks of this package.
 
-`LAYOUTS` says how a family names its weights, `MAKERS` what its makers feed it. A new family is a
-line in one of them.
+`LAYOUTS` has the names of weights in each family, `MAKERS` the input that each library expects. A
+new family needs one line in either.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Normalisation:
     """(grey level in 0 to 1 - mean) / std of each colour, or of the one channel.
 
     Args:
-        mean: one number, or three of red, green and blue.
-        std: as many.
+        mean: one number, or three for red, green and blue.
+        std: as many as `mean`.
 
     Raises:
-        UsageError: other counts, or a std that isn't above 0.
+        UsageError: different counts, or a std that isn't above 0.
     """
 
     mean: tuple[float, ...]
@@ -55,18 +55,19 @@ NORMALISATIONS: Mapping[str, Normalisation] = {
     "unit": Normalisation((0.0,), (1.0,)),
     "leadapron": Normalisation((networks.GREY_MEAN,), (networks.GREY_STD,)),
 }
-"""What a network's input is made of grey levels by: ImageNet's, -1024 to 1024, 0 to 1, ours."""
+"""Normalisations of grey levels by name: ImageNet's, -1024 to 1024, 0 to 1, ours."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How one family of networks names its weights.
+    """The names of weights in one family of networks.
 
     Args:
-        family: in words.
-        anchors: names that every one of them has; what stands before them is a wrapper's prefix.
-        rules: patterns and what they become, to this package's names behind "stages.<stage>.".
-        heads: names that the last layer goes by, without ".weight".
+        family: name of the family.
+        anchors: names that occur in every network of the family; text before them is a wrapper's
+            prefix.
+        rules: patterns and replacements, giving this package's names after "stages.<stage>.".
+        heads: possible names of the last layer, without ".weight".
         architectures: candidates in `networks.ARCHITECTURES`; the first that fits is taken.
     """
 
@@ -78,7 +79,7 @@ class Layout:
 
 
 LAYOUTS = (
-    # Behind features.denseblock1.denselayer2 come norm1.weight in torchvision, timm and
+    # features.denseblock1.denselayer2 is followed by norm1.weight in torchvision, timm and
     # torchxrayvision, norm.1.weight in files of 2017 and 2018, layers.norm1.weight in MONAI.
     Layout(
         "DenseNet-121",
@@ -102,12 +103,12 @@ LAYOUTS = (
 )
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "weights")
-"""Where training loops keep the state dict."""
+"""Keys under which training loops keep the state dict."""
 
 TRAINING = re.compile(
     r"(^|\.)((criterion|loss|loss_fn|metrics?|\w+_metrics?|\w+_loss)\.|n_averaged$)"
 )
-"""Tensors that training loops keep beside the network."""
+"""Tensors that training loops keep in addition to the network."""
 
 XRV_FINDINGS = (
     "Atelectasis", "Consolidation", "Infiltration", "Pneumothorax", "Edema", "Emphysema",
@@ -119,15 +120,15 @@ XRV_FINDINGS = (
 
 @dataclass(frozen=True)
 class Maker:
-    """What a library's models are fed, so far as a file tells whose it is.
+    """The input that a library's models expect, if a file shows its library.
 
     Args:
         name: the library.
-        tells: whether a state dict, its prefixes taken off, is one of theirs.
+        tells: whether a state dict without prefixes is from this library.
         normalisation: name in `NORMALISATIONS`.
-        aspect: of `Preprocessing`.
-        findings: names of the outputs where the library fixes them.
-        sure: whether the sign is theirs alone.
+        aspect: `Preprocessing.aspect`.
+        findings: names of the outputs, if the library fixes them.
+        sure: whether `tells` is specific to this library.
     """
 
     name: str
@@ -151,20 +152,20 @@ MAKERS = (
     Maker("torchvision or timm", lambda s: _first_channels(s) == 3, "imagenet", sure=False),
     Maker("torchxrayvision", lambda s: True, "torchxrayvision", "crop", sure=False),
 )
-"""The first that tells is taken; the last are guesses and say so."""
+"""Libraries in order of precedence; the last ones are guesses and are reported as such."""
 
 
 @dataclass(frozen=True)
 class Recognised:
-    """A network made of a state dict.
+    """A network made from a state dict.
 
     Args:
         module: the network, in evaluation mode, for one channel.
         architecture: its name.
-        maker: whose conventions it follows.
+        maker: library whose conventions it follows.
         findings: names of its outputs.
-        mean, std: of its one channel.
-        notes: what was assumed or left out, a sentence each.
+        mean, std: normalisation of its single channel.
+        notes: assumptions and omissions, one sentence each.
     """
 
     module: networks.Network
@@ -181,10 +182,10 @@ class _Part:
     """Tensors of a file that may be a network.
 
     Args:
-        key: the dictionaries and the prefix that lead to them, with dots between.
-        layout: whose names they have.
+        key: path of dictionaries and prefix, joined by dots.
+        layout: layout of their names.
         inside: its tensors, without the prefix.
-        beside: those of the same dictionary that belong to no such part.
+        beside: tensors of the same dictionary that belong to no such part.
     """
 
     key: str
@@ -195,16 +196,17 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Network:
-    """A part of which every tensor has its place in a network; nothing of it was read.
+    """A part whose tensors all fit a network; no values were read yet.
 
     Args:
         key: as the part's.
         architecture: name in `networks.ARCHITECTURES`.
-        maker: whose conventions it follows.
-        trunk: its tensors by this package's names behind "stages.<stage>.".
-        biases: of convolutions before batch normalisation, by the running mean that takes them.
-        head: "weight" and, where there is one, "bias" of the last layer.
-        thresholds: torchxrayvision's.
+        maker: library whose conventions it follows.
+        trunk: its tensors by this package's names after "stages.<stage>.".
+        biases: biases of convolutions before batch normalisation, by the running mean that absorbs
+            them.
+        head: "weight" and optionally "bias" of the last layer.
+        thresholds: torchxrayvision's operating points.
     """
 
     key: str
@@ -217,7 +219,7 @@ class _Network:
 
     @property
     def outputs(self) -> int:
-        """How many findings it answers for."""
+        """Number of findings."""
         return self.head["weight"].shape[0]
 
 
@@ -228,18 +230,18 @@ def recognise(
     architecture: str | None = None,
     key: str | None = None,
 ) -> Recognised:
-    """Return the network that a file holds.
+    """Return the network in a file.
 
     Args:
         weights: the file's.
         findings: names of the outputs; the file's own if left out.
-        normalisation: name in `NORMALISATIONS` or numbers; its maker's if left out.
-        architecture: name in `networks.ARCHITECTURES`; what fits if left out.
-        key: which of several networks, as the error says that comes where it is left out.
+        normalisation: name in `NORMALISATIONS` or numbers; its library's if left out.
+        architecture: name in `networks.ARCHITECTURES`; the one that fits if left out.
+        key: name of one of several networks; if left out, the error lists the names.
 
     Raises:
-        StoreError: no network that is known, or weights that can't be its.
-        UsageError: names or numbers that don't fit the file, or several networks and no `key`.
+        StoreError: no known network, or weights that don't fit it.
+        UsageError: settings that don't fit the file, or several networks and no `key`.
     """
     if architecture is not None:
         networks.ARCHITECTURES.find(architecture)
@@ -252,7 +254,7 @@ def recognise(
 def _chosen(
     weights: Weights, architecture: str | None, key: str | None, notes: list[str]
 ) -> _Network:
-    """The one network of the file, or the one that was named among several."""
+    """The network of the file, or the named one of several."""
     parts = _parts(weights)
     if key is not None:
         named = [part for part in parts if part.key == key] or [
@@ -276,30 +278,28 @@ def _chosen(
         raise UsageError(_several(weights.name, [fitting[one] for one in keys]))
     if len(parts) > 1:
         others = [part.key for part in parts if part.key != keys[0]]
-        whole = [f"{one} (another network)" if one in fitting else f"{one} (not whole)"
+        whole = [f"{one} (another network)" if one in fitting else f"{one} (incomplete)"
                  for one in others]  # fmt: skip
-        notes.append(
-            f"Of the weights in the file {keys[0]} was opened; left out: {', '.join(whole)}."
-        )
+        notes.append(f"The file's weights {keys[0]} were opened; left out: {', '.join(whole)}.")
     return fitting[keys[0]]
 
 
 OUTERMOST = "."
-"""The key of weights that no key leads to."""
+"""The key of weights at the top level."""
 AVERAGED = ("ema", "swa", "avg", "averag", "polyak", "shadow")
-"""How words begin that name averaged weights."""
+"""Beginnings of words that denote averaged weights."""
 
 
 def _several(name: str, found: Sequence[_Network]) -> str:
-    """What to say of a file that holds several networks."""
+    """The message about a file that holds several networks."""
     deployed = _deployed(found)
     shown = [
-        f"{one.key} ({one.architecture}{', usually the one that is used' * (one.key == deployed)})"
+        f"{one.key} ({one.architecture}{', usually the deployed one' * (one.key == deployed)})"
         for one in found[:MOST_SHOWN]
     ]
     more = f" and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
     return (
-        f"{name} holds {len(found)} networks: {', '.join(shown)}{more}; say which by "
+        f"{name} holds {len(found)} networks: {', '.join(shown)}{more}; choose one with "
         f"`weights_key` {deployed or found[0].key}"
     )
 
@@ -308,10 +308,10 @@ MOST_SHOWN = 6
 
 
 def _deployed(found: Sequence[_Network]) -> str:
-    """The key of the network that is usually deployed; "" where nothing tells.
+    """The key of the network that is usually deployed; "" if unclear.
 
-    Averaged weights are; a teacher of its student's own architecture is its average, while one of
-    another architecture was only there to train the student.
+    Averaged weights are. A teacher of the student's architecture is the student's average; a
+    teacher of another architecture only served to train the student.
     """
     alike = len({one.architecture for one in found}) == 1
     signs = (*AVERAGED, "teacher") if alike else (*AVERAGED, "student")
@@ -324,7 +324,7 @@ def _deployed(found: Sequence[_Network]) -> str:
 
 
 def _parts(weights: Weights) -> list[_Part]:
-    """All that may be a network, the likeliest first."""
+    """All candidate networks, the likeliest first."""
     order = {key: place for place, key in enumerate(_likely(weights.groups))}
     found: list[tuple[tuple[int, int, int], _Part]] = []
     for group, tensors in weights.groups.items():
@@ -357,7 +357,7 @@ def _parts(weights: Weights) -> list[_Part]:
 
 
 def _likely(groups: Iterable[str]) -> list[str]:
-    """Keys of dictionaries, those first where training loops keep a network's weights."""
+    """Keys of dictionaries, those first that training loops use for a network's weights."""
 
     def rank(key: str) -> tuple[int, ...]:
         steps = key.split(".") if key else []
@@ -368,7 +368,7 @@ def _likely(groups: Iterable[str]) -> list[str]:
 
 
 def _is_prefix(prefix: str, key: str, layout: Layout, tensors: Group) -> bool:
-    """Whether tensors of a layout stand behind this prefix of its first anchor."""
+    """Whether tensors of a layout follow this prefix of its first anchor."""
     return (
         (prefix == "" or prefix.endswith("."))
         and prefix != key
@@ -377,21 +377,21 @@ def _is_prefix(prefix: str, key: str, layout: Layout, tensors: Group) -> bool:
 
 
 def _home(tensor: str, prefixes: Iterable[str]) -> str | None:
-    """The longest of the prefixes that a name has; None where it has none."""
+    """The longest of the prefixes of a name; None without any."""
     return max((one for one in prefixes if tensor.startswith(one)), key=len, default=None)
 
 
 def _network(part: _Part, wanted: str | None, name: str) -> _Network:
-    """A part as a network; StoreError where its tensors aren't those of one that is known."""
+    """A part as a network; StoreError unless its tensors are those of a known one."""
     state, beside = dict(part.inside), dict(part.beside)
-    if "op_threshs" in beside:  # torchxrayvision's ResNet is inside of another module
+    if "op_threshs" in beside:  # torchxrayvision's ResNet is wrapped in another module
         state["op_threshs"] = beside.pop("op_threshs")
     maker = next(maker for maker in MAKERS if maker.tells(state))
     thresholds = state.pop("op_threshs", None)
     head = _head(part.layout, state, beside, name)
     trunk = _renamed(part.layout, state)
     biases = {}
-    # The bias of a convolution right before batch normalisation moves its mean, and no more.
+    # The bias of a convolution right before batch normalisation only shifts its mean.
     for key in [k for k in trunk if k.endswith("downsample.0.bias")]:
         mean = key.replace("0.bias", "1.running_mean")
         if mean in trunk and trunk[mean].shape == trunk[key].shape:
@@ -417,7 +417,7 @@ def _network(part: _Part, wanted: str | None, name: str) -> _Network:
 def _head(
     layout: Layout, state: dict[str, Outline], beside: Group, name: str
 ) -> dict[str, Outline]:
-    """Weight and bias of the last layer, which are taken out of `state`; or lie beside it."""
+    """Weight and bias of the last layer, removed from `state`, or stored next to it."""
     every = {**beside, **state}
     ends = [
         key
@@ -428,7 +428,7 @@ def _head(
     if not ends:
         raise StoreError(
             f"{name} is a {layout.family} without a last layer; expected one of "
-            f"{', '.join(layout.heads)}. Features alone can't be asked about findings"
+            f"{', '.join(layout.heads)}. Features alone give no findings"
         )
     keys = {"weight": ends[0], "bias": f"{ends[0].removesuffix('weight')}bias"}
     head = {part: every[key] for part, key in keys.items() if key in every}
@@ -437,7 +437,7 @@ def _head(
     left = sorted(n for n in beside if n not in keys.values() and not TRAINING.search(n))
     if left:
         raise StoreError(
-            f"{name} holds {len(left)} tensors that belong to no network that is known, the first "
+            f"{name} holds {len(left)} tensors that belong to no known network, first "
             f"{left[0][:80]}; leave them out, or name a function: module:function"
         )
     return head
@@ -454,7 +454,7 @@ def _renamed(layout: Layout, state: Group) -> dict[str, Outline]:
 
 @cache
 def _stages(architecture: str) -> dict[str, str]:
-    """Names of an architecture's tensors by what stands behind "stages.<stage>."."""
+    """Names of an architecture's tensors, by the part after "stages.<stage>."."""
     every = networks.shapes(architecture)
     return {name.split(".", 2)[2]: name for name in every if name.startswith("stages.")}
 
@@ -467,7 +467,7 @@ def _misfits(architecture: str, trunk: Group) -> list[str]:
     for key, value in trunk.items():
         shape = value.shape
         if key not in own:
-            odd.append(f"{key[:80]} is none of its weights")
+            odd.append(f"{key[:80]} isn't one of its weights")
         elif key in FIRST and len(shape) == 4 and own[key] == (shape[0], 1, *shape[2:]):
             if shape[1] not in (1, 3):
                 odd.append(f"{key} takes {shape[1]} channels, expected 1 or 3")
@@ -477,7 +477,7 @@ def _misfits(architecture: str, trunk: Group) -> list[str]:
 
 
 FIRST = {"conv0.weight": "norm0.running_mean", "conv1.weight": "bn1.running_mean"}
-"""The first convolution, and the mean of the batch normalisation behind it."""
+"""The first convolution, and the mean of the batch normalisation after it."""
 
 
 def _architecture(layout: Layout, trunk: Group, wanted: str | None, name: str) -> str:
@@ -486,7 +486,7 @@ def _architecture(layout: Layout, trunk: Group, wanted: str | None, name: str) -
     best = min(misfits, key=lambda candidate: len(misfits[candidate]))
     if misfits[best]:
         raise StoreError(
-            f"{name} holds no {' or '.join(candidates)} of which all weights fit: "
+            f"the weights in {name} don't fit {' or '.join(candidates)}: "
             f"{misfits[best][0]} ({len(misfits[best])} misfits with {best})"
         )
     return best
@@ -495,11 +495,11 @@ def _architecture(layout: Layout, trunk: Group, wanted: str | None, name: str) -
 def _findings(
     weights: Weights, given: tuple[str, ...] | None, network: _Network, notes: list[str]
 ) -> tuple[str, ...]:
-    """The outputs' names: given, the file's own, or its library's; never a guess by number."""
+    """The outputs' names: given, the file's own, or its library's; never guessed by count."""
     stated, outputs = weights.findings, network.outputs
     if given is not None and stated and given != stated:
         notes.append(
-            f"DOUBT: the file calls its outputs {', '.join(stated)[:300]}; the names given were "
+            f"DOUBT: the file names its outputs {', '.join(stated)[:300]}; the given names were "
             "taken."
         )
     sources = {"given": given, "in the file": stated, "of torchxrayvision": network.maker.findings}
@@ -517,7 +517,7 @@ def _findings(
             notes.append("ASSUMED: findings in the order of torchxrayvision's default_pathologies.")
         return tuple(names)
     raise UsageError(
-        f"{weights.name} doesn't name its {outputs} outputs; name them in their order by "
+        f"{weights.name} doesn't name its {outputs} outputs; name them in order with "
         "`findings` A,B,..."
     )
 
@@ -530,14 +530,14 @@ def _assembled(
     wanted: str | None,
     notes: list[str],
 ) -> Recognised:
-    """Read the numbers, of which all shapes are right, and put them into the network."""
+    """Read the values, whose shapes were checked, into the network."""
     trunk, head = weights.take(network.trunk), weights.take(network.head)
     for key, bias in weights.take(network.biases).items():
         trunk[key] = trunk[key] - bias
     _refuse_numbers(
         {**trunk, **{f"the last layer's {n}": v for n, v in head.items()}}, weights.name
     )
-    architecture = _told_apart(network, wanted, notes)
+    architecture = _disambiguated(network, wanted, notes)
     scale = _normalisation(normalisation, network.maker, notes)
     grey = _to_one_channel(trunk, scale, weights.name, notes)
     state = {_stages(architecture)[key]: value for key, value in trunk.items()}
@@ -550,13 +550,13 @@ def _assembled(
     return Recognised(module.eval(), architecture, network.maker, findings, *grey, tuple(notes))
 
 
-def _told_apart(network: _Network, wanted: str | None, notes: list[str]) -> str:
-    """The architecture, of those that names and shapes don't tell apart; and what was assumed."""
+def _disambiguated(network: _Network, wanted: str | None, notes: list[str]) -> str:
+    """The architecture among those with equal names and shapes; the assumption goes to `notes`."""
     best = network.architecture
     finer = f"{best}-stride1"
     if wanted is None and network.maker.name == "MONAI" and finer in networks.ARCHITECTURES:
         notes.append(
-            "ASSUMED: a first convolution of stride 1, MONAI's default; the file doesn't tell. "
+            "ASSUMED: a first convolution of stride 1, MONAI's default; the file doesn't state it. "
             f"For conv1_t_stride=2 name the architecture {best}."
         )
         return finer
@@ -576,10 +576,10 @@ def _normalisation(
     if wanted is not None and wanted not in NORMALISATIONS:
         raise UnknownNameError("normalisation", wanted, NORMALISATIONS)
     if wanted is None:
-        guess = "" if maker.sure else ", by its shape alone"
+        guess = "" if maker.sure else ", judging only by its shape"
         notes.append(
-            f"ASSUMED: the normalisation {maker.normalisation!r}, since it looks like one of "
-            f"{maker.name}{guess}; the file doesn't tell."
+            f"ASSUMED: the normalisation {maker.normalisation!r}, since it looks like a model of "
+            f"{maker.name}{guess}; the file doesn't state it."
         )
     return NORMALISATIONS[wanted or maker.normalisation]
 
@@ -587,12 +587,12 @@ def _normalisation(
 def _to_one_channel(
     trunk: dict[str, torch.Tensor], scale: Normalisation, name: str, notes: list[str]
 ) -> tuple[float, float]:
-    """Make the first convolution one for grey; return the mean and std of its channel.
+    """Convert the first convolution to grey; return the mean and std of its channel.
 
     With grey level g in all three colours, the sum over c of w_c * (g - mean_c) / std_c is one
-    convolution of g with the sum of the weights, each over its std, and a constant of each output.
-    The batch normalisation behind it takes the constant. At the edges, where the convolution meets
-    padding, the two differ a little.
+    convolution of g with the sum of the weights, each divided by its std, plus a constant for each
+    output. The following batch normalisation absorbs the constant. At the edges, where the
+    convolution meets padding, the two differ slightly.
     """
     first = next(key for key in FIRST if key in trunk)
     weight = trunk[first].float()  # (64, c, 7, 7)
@@ -616,7 +616,7 @@ def _to_one_channel(
     trunk[first] = grey.float()
     trunk[FIRST[first]] = (trunk[FIRST[first]].double() - constant).float()
     notes.append(
-        "The first convolution was summed over red, green and blue for grey films; exact but for "
+        "The first convolution was summed over red, green and blue for grey films; exact except in "
         "the outermost three pixels."
     )
     return networks.GREY_MEAN, networks.GREY_STD
@@ -637,9 +637,11 @@ def _say_thresholds(
 
 
 def _refuse_numbers(tensors: State, name: str) -> None:
-    """Raise StoreError where weights aren't numbers that a network can compute with."""
+    """Raise StoreError unless all weights are finite floats."""
     for problem in _odd(tensors):
-        raise StoreError(f"{name}: {problem}; such a network can't answer. Get the file again")
+        raise StoreError(
+            f"{name}: {problem}; such a network has no valid outputs. Get the file again"
+        )
 
 
 def _odd(tensors: State) -> Iterator[str]:

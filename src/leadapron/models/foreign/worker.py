@@ -25,13 +25,13 @@ from leadapron.workers import Asked
 __all__ = ["main"]
 
 MEMORY = 8 << 30
-"""Bytes of address space beside four times the file."""
+"""Bytes of address space in addition to four times the file's size."""
 GRACE = 5
-"""Seconds after which this process ends that its parent should have ended."""
+"""Seconds beyond the limit after which this process ends itself."""
 LIBRARIES = {"torchscript": "torch", "onnx": "onnxruntime"}
 
 CAUSE = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception): (.*)", re.MULTILINE | re.DOTALL)
-"""Where torch says what went wrong, behind the program's own lines."""
+"""torch's error message, after the program's own lines."""
 
 FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
@@ -40,11 +40,11 @@ Run = Callable[[Floats], Any]
 
 
 class _WrongError(Exception):
-    """What is wrong with a model, to be read behind its name."""
+    """A model's error, worded to follow its name."""
 
 
 def main() -> None:
-    """Load the model of the first question, then answer until there are no more."""
+    """Load the model of the first request, then answer until there are no more."""
     warnings.simplefilter("ignore")
     asked = Asked()
     questions = iter(asked)
@@ -64,7 +64,7 @@ def main() -> None:
                 facts |= more
             except _WrongError as error:
                 facts["error"] = str(error)
-            except Exception as error:  # whatever a model's loader makes of it
+            except Exception as error:  # loaders raise any kind
                 facts["error"] = f"can't be loaded ({_cause(error)})"
     asked.say(facts)
     if run is None:
@@ -82,14 +82,14 @@ def _processors() -> int:
 
 
 def _place(library: str) -> str:
-    """The folder in which Python finds a library."""
+    """The folder of an installed library."""
     found = importlib.util.find_spec(library)
     return str(Path(found.origin).parents[1]) if found and found.origin else os.devnull
 
 
 def _program(file: io.BufferedReader, sha256: str) -> bytes:
-    """The bytes that were checked; what is loaded is what was hashed here, once."""
-    file.seek(0)  # whoever asks has read it through the same descriptor
+    """The checked bytes: they are hashed and loaded from the same read."""
+    file.seek(0)  # the parent has read it through the same descriptor
     program = file.read()
     if hashlib.sha256(program).hexdigest() != sha256:
         raise _WrongError("was changed while it was opened; try again")
@@ -99,8 +99,8 @@ def _program(file: io.BufferedReader, sha256: str) -> bytes:
 def _answer(run: Run, images: Floats) -> tuple[dict[str, Any], bytes]:
     try:
         given = run(images)
-    except Exception as error:  # the model's own failures are of any kind
-        words = f"can't answer an input of shape {tuple(images.shape)} ({_cause(error)})"
+    except Exception as error:  # models raise any kind
+        words = f"fails on an input of shape {tuple(images.shape)} ({_cause(error)})"
         return {"error": words}, b""
     fits = isinstance(given, np.ndarray) and given.ndim == 2 and len(given) == len(images)
     if not fits or given.dtype.kind != "f":
@@ -111,7 +111,7 @@ def _answer(run: Run, images: Floats) -> tuple[dict[str, Any], bytes]:
 
 
 def _words(given: object) -> str:
-    """What a model gave: "a tuple of float32 (1, 2) and float32 (1, 64, 7, 7)"."""
+    """An output in words: "a tuple of float32 (1, 2) and float32 (1, 64, 7, 7)"."""
     if isinstance(given, np.ndarray):
         return f"{given.dtype} {given.shape}"
     if isinstance(given, tuple | list):
@@ -120,10 +120,10 @@ def _words(given: object) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    """What torch or onnxruntime says of the cause, in one line."""
+    """The cause according to torch or onnxruntime, in one line."""
     text = str(error).strip() or type(error).__name__
     if isinstance(error, MemoryError) or "bad_alloc" in text:
-        return "it asks for more memory than it may have"
+        return "it needs more memory than allowed"
     if causes := CAUSE.findall(text):
         text = causes[-1]
     return " ".join(text.split())[:300]
@@ -152,13 +152,13 @@ def _torchscript(program: bytes) -> tuple[Run, dict[str, Any]]:
 
 
 def _onnx(program: bytes) -> tuple[Run, dict[str, Any]]:
-    # After confinement: it starts a thread, and would tell its makers of its use.
+    # Imported after confinement: it starts a thread, and would send telemetry.
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = _processors()
     options.log_severity_level = 4
-    # Bytes, not the path: weights kept in other files are not looked for beside it.
+    # Bytes, not the path, so that it doesn't read weights from other files.
     session = onnxruntime.InferenceSession(program, options, providers=["CPUExecutionProvider"])
     inputs = session.get_inputs()
     if len(inputs) != 1 or len(inputs[0].shape) != 4:

@@ -1,7 +1,7 @@
-"""From the bytes of a model file to what it holds. It runs in a confined process; see `server`.
+"""Parsers of model files. They run in a confined process; see `server`.
 
-Nothing here computes with weights or makes room for them: a tensor is its name, type, shape and
-the place of its numbers among the file's.
+Nothing here computes with weights or allocates memory for them: a tensor is its name, type, shape
+and the position of its values in the file.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ Kind = Literal["safetensors", "archive", "pickle"]
 
 LARGEST_HEADER = 8 << 20
 LARGEST_METADATA = 1 << 20
-"""Characters of a safetensors file's metadata, or of a file's names of outputs."""
+"""Most characters of a safetensors file's metadata, or of a file's names of outputs."""
 MOST_TENSORS = 20_000
 LONGEST_KEY = 500
 MOST_SIDES = 8
 LARGEST_SIDE = 1 << 48
 DEEPEST = 4
-"""Dictionaries within dictionaries in which tensors are looked for."""
+"""Depth of nested dictionaries that are searched for tensors."""
 MOST_FINDINGS = 10_000
 
 ITEM_BYTES: Mapping[str, int] = {
     "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2,
     "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1,
 }  # fmt: skip
-"""Types of numbers, as torch names them, and the bytes of one."""
+"""Bytes of a number, by torch's name of its type."""
 
 OF_SAFETENSORS: Mapping[str, str] = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
@@ -70,29 +70,29 @@ OF_STORAGES: Mapping[str, str] = {
 
 EXPECTED = "expected .safetensors, a state dict of torch.save, TorchScript or .onnx"
 INSTEAD = (
-    "Where you trust it, load it with its own code and save model.state_dict() as .safetensors; "
+    "If you trust it, load it with its own code and save model.state_dict() as .safetensors; "
     "or name a function that returns the model: module:function"
 )
 
 MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")
-"""Of torch.save before 1.6, in a pickle of its own."""
+"""Magic number of torch.save before 1.6, stored in a separate pickle."""
 LEGACY_PICKLES = 5
-"""Magic number, protocol, machine, object, names of storages: torch.save before 1.6."""
+"""Pickles in a file of torch.save before 1.6: magic number, protocol, machine, object, storages."""
 
 FINDINGS = ("findings", "pathologies", "labels", "classes", "class_names", "label_names")
-"""Where files keep the names of their outputs."""
+"""Keys under which files keep the names of their outputs."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor that lies in a file.
+    """A tensor in a file.
 
     Args:
         dtype: key of `ITEM_BYTES`.
-        shape: its sides.
-        strides: in numbers, of each side.
-        storage: which of the file's storages it lies in.
-        start: its first number there.
+        shape: its dimensions.
+        strides: stride of each dimension, in elements.
+        storage: name of the storage that holds it.
+        start: index of its first element there.
     """
 
     dtype: str
@@ -103,7 +103,7 @@ class Tensor:
 
     @property
     def place(self) -> slice:
-        """Its bytes in the storage, those of other tensors between them too."""
+        """The range of its bytes in the storage; it may include bytes of other tensors."""
         item = ITEM_BYTES[self.dtype]
         end = self.start + span(self.shape, self.strides)
         return slice(self.start * item, end * item)
@@ -111,15 +111,15 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Holdings:
-    """What a file holds.
+    """Contents of a file.
 
     Args:
-        groups: dictionaries of tensors, by the keys that lead to them with dots between; "" is
-            the file's outermost one. Within each, tensors by the names that the file gives them.
-        findings: names of the outputs that it states; none where it states nothing.
-        metadata: of a safetensors file.
-        program: whether it is TorchScript, which was scanned and holds no groups.
-        numbers: a storage's bytes.
+        groups: dictionaries of tensors, by their path of keys joined by dots; "" is the outermost
+            one. Within each, tensors by their names in the file.
+        findings: names of the outputs that it states; empty if none.
+        metadata: metadata of a safetensors file.
+        program: whether it is TorchScript, which was scanned and has no groups.
+        numbers: returns a storage's bytes.
     """
 
     groups: Mapping[str, Mapping[str, Tensor]]
@@ -130,15 +130,15 @@ class Holdings:
 
 
 def read_holdings(content: bytes, kind: Kind, name: str) -> Holdings:
-    """Return what a file holds.
+    """Return the contents of a file.
 
     Args:
-        content: all of it.
-        kind: what its first bytes say.
+        content: all bytes of the file.
+        kind: kind according to its first bytes.
         name: its name, for messages.
 
     Raises:
-        StoreError: it can't be read, or not without running its code.
+        StoreError: it can't be read, or only by running its code.
     """
     held = READERS[kind](content, name)
     _refuse_many(sum(len(tensors) for tensors in held.groups.values()), name)
@@ -160,14 +160,14 @@ def read_holdings(content: bytes, kind: Kind, name: str) -> Holdings:
 
 
 def span(shape: Sequence[int], strides: Sequence[int]) -> int:
-    """Return how many numbers lie between a tensor's first and its last, both counted."""
+    """Return the number of elements from a tensor's first to its last, inclusive."""
     if 0 in shape:
         return 0
     return 1 + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
 
 
 def are_sides(numbers: Iterable[Any]) -> bool:
-    """Return whether these may be a tensor's shape, or its strides."""
+    """Return whether these are valid as a tensor's shape or strides."""
     sides = list(numbers)
     return len(sides) <= MOST_SIDES and all(
         type(side) is int and 0 <= side < LARGEST_SIDE for side in sides
@@ -180,7 +180,7 @@ def _refuse_many(count: int, name: str) -> None:
 
 
 def stated_findings(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the outputs' names among a file's facts: a list, JSON, or text between commas."""
+    """Return the outputs' names in a file: a list, JSON, or comma-separated text."""
     for key in FINDINGS:
         names = values.get(key)
         if isinstance(names, str):
@@ -210,15 +210,15 @@ def _safetensors(content: bytes, name: str) -> Holdings:
         except (KeyError, TypeError, ValueError):
             begin = end = None
         if not (type(begin) is type(end) is int):
-            raise _no_safetensors(name, f"{shown} has no type, shape or place that is known")
+            raise _no_safetensors(name, f"{shown} has an invalid type, shape or position")
         sides = isinstance(shape, list) and are_sides(shape)
         if not sides or math.prod(shape) * ITEM_BYTES[dtype] != end - begin:
             raise _no_safetensors(
                 name, f"{shown} has {end - begin:,} bytes for a shape of {str(shape)[:60]}"
             )
         if begin != reached:
-            raise _no_safetensors(name, f"{shown} doesn't begin where the tensor before it ends")
-        # Each is a storage of its own, since a beginning needn't be a multiple of an item's bytes.
+            raise _no_safetensors(name, f"{shown} doesn't start where the previous tensor ends")
+        # Each is a separate storage, since its start needn't be a multiple of the item size.
         tensors[tensor] = Tensor(dtype, tuple(shape), _dense(shape), f"{begin}:{end}", 0)
         reached = end
     body = memoryview(content)[start:]
@@ -233,19 +233,19 @@ def _safetensors(content: bytes, name: str) -> Holdings:
 
 
 def _header(content: bytes, name: str) -> tuple[dict[str, Any], dict[str, str], int]:
-    """A safetensors file's tensors and metadata, and where the numbers begin."""
+    """A safetensors file's tensors and metadata, and the offset of the values."""
     length = int.from_bytes(content[:8], "little")
     if length > min(LARGEST_HEADER, len(content) - 8):
         raise _no_safetensors(name, f"a header of {length:,} bytes in a file of {len(content):,}")
     try:
         header = json.loads(content[8 : 8 + length], object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
-        raise _no_safetensors(name, f"its header is no JSON: {first_line(error)}") from None
+        raise _no_safetensors(name, f"its header isn't JSON: {first_line(error)}") from None
     if not isinstance(header, dict):
-        raise _no_safetensors(name, "its header is no JSON object")
+        raise _no_safetensors(name, "its header isn't a JSON object")
     metadata = header.pop("__metadata__", {})
     if not _all_text(metadata):
-        raise _no_safetensors(name, "its metadata aren't texts")
+        raise _no_safetensors(name, "its metadata aren't text")
     _refuse_many(len(header), name)
     return header, metadata, 8 + length
 
@@ -257,7 +257,7 @@ def _no_safetensors(name: str, reason: str) -> StoreError:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = dict(pairs)
     if len(names) != len(pairs):
-        raise ValueError("a name comes twice")
+        raise ValueError("a name is repeated")
     return names
 
 
@@ -292,11 +292,11 @@ def _archive(content: bytes, name: str) -> Holdings:
     whole = io.BytesIO(pickled)
     _refuse_code(scan_pickle(whole, name), name)
     if whole.tell() != len(pickled):
-        raise StoreError(f"{name}: more follows after the end of its pickle; get the file again")
+        raise StoreError(f"{name}: data follow the end of its pickle; get the file again")
     if "byteorder" in archive.names and read_entry(file, archive, "byteorder", 99, name) == b"big":
         raise _unreadable(name, "its numbers are big-endian")
     value = _unpickled(io.BytesIO(pickled), name)
-    opened = zipfile.ZipFile(file)  # once: reading an archive's directory takes its time
+    opened = zipfile.ZipFile(file)  # once: reading an archive's directory is slow
     below = f"{archive.top}data/"
     last: dict[str, memoryview] = {}  # tensors often share one storage
 
@@ -337,11 +337,11 @@ def _pickle(content: bytes, name: str) -> Holdings:
     at = file.tell()
     for key in keys:
         if key not in of or at + 8 > len(content):
-            raise _unreadable(name, "its storages are cut off, or others")
+            raise _unreadable(name, "its storages are truncated or don't match")
         (count,) = struct.unpack_from("<q", content, at)
         bytes_there = count * ITEM_BYTES[of[key]]
         if not 0 <= bytes_there <= len(content) - at - 8:
-            raise _unreadable(name, "its storages are cut off")
+            raise _unreadable(name, "its storages are truncated")
         places[key] = (at + 8, bytes_there)
         at += 8 + bytes_there
     if at != len(content):
@@ -357,13 +357,13 @@ def _pickle(content: bytes, name: str) -> Holdings:
 def _refuse_code(scan: PickleScan, name: str) -> None:
     if scan.imports:
         raise StoreError(
-            f"{name} needs code to be unpickled: {scan.words()}; expected tensors alone, so it "
+            f"{name} needs code to be unpickled: {scan.words()}; expected only tensors, so it "
             f"was not opened. {INSTEAD}"
         )
 
 
 def _unreadable(name: str, reason: str) -> StoreError:
-    return StoreError(f"{name} holds no weights that can be read ({reason})")
+    return StoreError(f"{name} holds no readable weights ({reason})")
 
 
 class _Storage(NamedTuple):
@@ -372,12 +372,12 @@ class _Storage(NamedTuple):
 
 
 class _Plain(dict[Any, Any]):
-    """What stands for OrderedDict: a dictionary whose methods a pickle can't replace."""
+    """Replacement of OrderedDict: a dictionary whose methods a pickle can't replace."""
 
     __slots__ = ()
 
     def __setstate__(self, state: object) -> None:
-        """State dicts carry `_metadata`, which nothing here needs."""
+        """Ignore `_metadata` of state dicts, which isn't needed."""
 
 
 class _Type(NamedTuple):
@@ -385,7 +385,7 @@ class _Type(NamedTuple):
 
 
 def _rebuilt(storage: Any, start: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
-    """What stands for torch._utils._rebuild_tensor and _rebuild_tensor_v2."""
+    """Replacement of torch._utils._rebuild_tensor and _rebuild_tensor_v2."""
     shape, strides = tuple(shape), tuple(strides)
     if not isinstance(storage, _Storage) or len(shape) != len(strides):
         raise pickle.UnpicklingError("a tensor without a storage")
@@ -407,11 +407,11 @@ MADE: Mapping[str, Any] = {
     "torch.nn.parameter Parameter": _parameter,
     **{f"torch {name}Storage": _Type(dtype) for name, dtype in OF_STORAGES.items()},
 }
-"""What stands for each name that a pickle may import: the second lock, behind the scan."""
+"""Replacement of each name that a pickle may import: a second barrier after the scan."""
 
 
 class _Unpickler(pickle.Unpickler):
-    """Imports nothing; `storages` gets the type of each storage that is named."""
+    """An unpickler that imports nothing; `storages` receives the type of each named storage."""
 
     def __init__(self, file: IO[bytes], storages: dict[str, str]) -> None:
         super().__init__(file)
@@ -425,7 +425,7 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         match pid:
-            # Before torch 1.6 a sixth part, which was of views alone.
+            # Before torch 1.6 there was a sixth part, used only by views.
             case ("storage", _Type(dtype), str(key), str(), int(), *views) if views in ([], [None]):
                 self.storages[key] = dtype
                 return _Storage(key, dtype)
@@ -437,14 +437,14 @@ def _unpickled(file: IO[bytes], name: str, storages: dict[str, str] | None = Non
         return _Unpickler(file, {} if storages is None else storages).load()
     except MemoryError:
         raise
-    except Exception as error:  # what a broken pickle makes of itself is of any kind
+    except Exception as error:  # broken pickles raise any kind
         raise _unreadable(name, first_line(error)) from None
 
 
 def _state(
     value: Any, sizes: Mapping[str, int], numbers: Callable[[str], memoryview], name: str
 ) -> Holdings:
-    """The dictionaries of tensors in what was unpickled; each tensor lies within its storage."""
+    """The dictionaries of tensors in an unpickled object, each tensor within its storage."""
     if not isinstance(value, dict):
         raise StoreError(f"{name} holds a {type(value).__name__}; expected a state dict")
     groups: dict[str, dict[str, Tensor]] = {}
@@ -459,7 +459,7 @@ def _state(
         if tensors:
             key = ".".join(place)
             if key in groups:
-                raise _unreadable(name, f"two dictionaries in it are called {key[:80]}")
+                raise _unreadable(name, f"two of its dictionaries are named {key[:80]}")
             groups[key] = tensors
     if not groups:
         raise StoreError(f"{name} holds no tensors; expected a state dict of a network")
@@ -467,14 +467,14 @@ def _state(
         for key, tensor in tensors.items():
             there = sizes.get(tensor.storage)
             if there is None:
-                raise _unreadable(name, f"the numbers of {key[:80]} are missing")
+                raise _unreadable(name, f"the values of {key[:80]} are missing")
             if tensor.place.stop > there:
-                raise _unreadable(name, f"{key[:80]} is larger than its numbers")
+                raise _unreadable(name, f"{key[:80]} is larger than its storage")
     return Holdings(groups, findings, numbers=numbers)
 
 
 def _dictionaries(value: Any) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
-    """A dictionary and those within it, the outer ones first, each once; and their keys."""
+    """A dictionary and its nested ones, outer ones first, each once, with their keys."""
     level: list[tuple[tuple[str, ...], dict[Any, Any]]] = [((), value)]
     seen = {id(value)}
     for _ in range(DEEPEST):

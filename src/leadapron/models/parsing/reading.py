@@ -1,9 +1,9 @@
 """A model file, opened once: its bytes are hashed here and parsed in a confined process.
 
-That process is asked over a socket and answers with JSON and raw numbers, of which every one is
-checked: even a file that has taken it over can only state other weights. Names, types and shapes
-come first. Numbers come of the tensors that are asked for, so that nothing is made room for before
-its shape was compared with a network's.
+The process answers over a socket with JSON and raw values, all of which are checked, so that a file
+that compromises it can only present other weights. Names, types and shapes come first. Values
+follow for the requested tensors, so that no memory is allocated before a shape was compared with a
+network's.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ Kind = Literal["safetensors", "archive", "pickle", "onnx"]
 EXPECTED = formats.EXPECTED
 LARGEST_FILE = 4 << 30
 SECONDS = 30
-"""Most time for saying what a file holds, and for handing over its numbers."""
+"""Most seconds for parsing a file, and for sending its values."""
 MEMORY = 1 << 30
-"""Bytes of address space that the process that parses has, beside three times the file."""
+"""Bytes of address space of the parsing process, in addition to three times the file's size."""
 GRACE = 5
-"""Seconds more after which the process that parses is ended from here: it should have itself."""
+"""Seconds beyond the limit after which the parent kills a parsing process."""
 START = 60
 """Seconds that the process may take to start on a busy machine."""
 LONGEST_ANSWER = 32 << 20
 LONGEST_WORDS = 1000
 BLOCK = 1 << 20
 
-# -P: Python would take modules from the working directory, which may be the folder of models.
+# -P: otherwise Python imports from the working directory, which may be the folder of models.
 COMMAND = (sys.executable, "-P", "-m", "leadapron.models.parsing.server")
 READY = b"ready\n"
 
@@ -71,19 +71,19 @@ OTHERS: tuple[tuple[int, bytes, str], ...] = (
     (4, b"TFL3", "a TensorFlow Lite file"),
     (257, b"ustar", "a tar archive; unpack it first"),
 )
-"""What is often mistaken for weights: where its mark stands, the mark, what it is."""
+"""Files that are often mistaken for weights: offset of the mark, the mark, and the kind."""
 
 
 @dataclass(frozen=True)
 class File:
-    """A model file that is open.
+    """An open model file.
 
     Args:
-        path: where it was when it was opened.
-        name: to be shown.
-        kind: by its first bytes, or by its ending where those say nothing.
+        path: path at which it was opened.
+        name: name for messages.
+        kind: kind by its first bytes, or else by its ending.
         size: in bytes.
-        stream: its one descriptor, at the beginning.
+        stream: its only descriptor, at the start.
     """
 
     path: Path
@@ -95,13 +95,13 @@ class File:
 
 @dataclass(frozen=True)
 class Outline:
-    """A tensor of a file: what is known of it before its numbers are there.
+    """Type and shape of a tensor in a file, before its values are read.
 
     Args:
-        number: its place among all of the file's.
+        number: its index among the file's tensors.
         dtype: key of `formats.ITEM_BYTES`; torch has a type of that name.
-        shape: its sides; they may be absurd.
-        strides: of the sides, in numbers.
+        shape: its dimensions, not yet checked.
+        strides: stride of each dimension, in elements.
     """
 
     number: int
@@ -111,7 +111,7 @@ class Outline:
 
     @property
     def span(self) -> int:
-        """How many numbers lie between its first and its last, both counted."""
+        """Number of elements from its first to its last, inclusive."""
         return formats.span(self.shape, self.strides)
 
 
@@ -120,15 +120,15 @@ Group = Mapping[str, Outline]
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """What a file of weights holds, while the process that parsed it still runs.
+    """Contents of a file of weights, while the process that parsed it is running.
 
     Args:
-        name: the file's, to be shown.
-        sha256: of the bytes that were parsed.
-        program: whether it is TorchScript, whose scan found nothing; it has no groups then.
-        groups: dictionaries of tensors, by the keys that lead to them with dots between.
-        findings: names of the outputs that it states, none twice the same; none if it doesn't.
-        metadata: of a safetensors file.
+        name: the file's name, for messages.
+        sha256: SHA-256 of the parsed bytes.
+        program: whether it is TorchScript that passed the scan; it has no groups.
+        groups: dictionaries of tensors, by their path of keys joined by dots.
+        findings: unique names of the outputs that it states; empty if none.
+        metadata: metadata of a safetensors file.
     """
 
     name: str
@@ -143,10 +143,10 @@ class Weights:
         """Return tensors of this file, dense, on the processor.
 
         Args:
-            outlines: of `groups`, by any names; of shapes for which there is room.
+            outlines: from `groups`, by any names, with shapes that fit in memory.
 
         Raises:
-            StoreError: their numbers can't be had.
+            StoreError: their values can't be read.
         """
         import torch
 
@@ -165,7 +165,7 @@ class Weights:
 
 @contextlib.contextmanager
 def open_file(path: Path) -> Iterator[File]:
-    """Open a model file, and tell of what kind it is from its first bytes.
+    """Open a model file and find its kind from its first bytes.
 
     Raises:
         StoreError: no such file, an empty one, one that is too large, or one of another kind.
@@ -174,7 +174,7 @@ def open_file(path: Path) -> Iterator[File]:
     try:
         stream = open_regular(path)
     except FileNotFoundError:
-        raise StoreError(f"{path} is no file; {EXPECTED}") from None
+        raise StoreError(f"{path} isn't a file; {EXPECTED}") from None
     except OSError as error:
         raise StoreError(f"can't read {path}: {error.strerror}") from None
     with stream:
@@ -199,19 +199,19 @@ def _kind(path: Path, start: bytes) -> Kind:
     for place, mark, what in OTHERS:
         if start[place:].startswith(mark):
             raise StoreError(f"{name} is {what}; {EXPECTED}")
-    raise StoreError(f"{name} is no model file that leadapron knows; {EXPECTED}")
+    raise StoreError(f"{name} isn't a known model file; {EXPECTED}")
 
 
 @contextlib.contextmanager
 def open_weights(file: File) -> Iterator[Weights]:
-    """Have a process of its own say what a file of weights holds.
+    """Parse a file of weights in a separate process.
 
     Args:
-        file: of any kind but "onnx".
+        file: a file of any kind but "onnx".
 
     Raises:
-        StoreError: it can't be read, not without running its code, or not with the time and memory
-            that such files need.
+        StoreError: it can't be read, only by running its code, or not within the limits of time and
+            memory.
         LeadapronError: the process can't be started.
     """
     with _conversing(file.name) as conversation:
@@ -228,11 +228,11 @@ def open_weights(file: File) -> Iterator[Weights]:
 
 
 class _LieError(Exception):
-    """What came isn't what the process says where no file has taken it over."""
+    """An answer that the process doesn't give unless a file has compromised it."""
 
 
 def _weights(file: File, digest: str, facts: Any, conversation: _Conversation) -> Weights:
-    """What the process said, after its checks."""
+    """The process's answer, after checks."""
     most = RATIO * file.size + ALLOWANCE
     numbers = iter(range(formats.MOST_TENSORS))
     try:
@@ -271,7 +271,7 @@ def _weights(file: File, digest: str, facts: Any, conversation: _Conversation) -
 
 
 class _Conversation:
-    """What is said about one file with the process that has it."""
+    """The exchange about one file with the process that parses it."""
 
     def __init__(self, name: str, server: _Server) -> None:
         self.name = name
@@ -280,7 +280,7 @@ class _Conversation:
         self._heard = bytearray()
 
     def send(self, file: File) -> str:
-        """Hand the file over; its SHA-256 in hex."""
+        """Send the file; return its SHA-256 in hex."""
         digest = hashlib.sha256()
         first = {
             "kind": file.kind,
@@ -302,7 +302,7 @@ class _Conversation:
         return digest.hexdigest()
 
     def facts(self) -> dict[str, Any]:
-        """What it says of the file."""
+        """Return the process's description of the file."""
         with self._failures():
             deadline = _deadline()
             while b"\n" not in self._heard[-BLOCK:]:
@@ -317,12 +317,12 @@ class _Conversation:
         return facts
 
     def ask(self, numbers: Sequence[int]) -> None:
-        """Have it hand over tensors, in this order."""
+        """Request tensors, in this order."""
         with self._failures():
             self._say(numbers)
 
     def fill(self, view: memoryview) -> None:
-        """Take as many bytes as there is room for."""
+        """Receive bytes until the view is full."""
         with self._failures():
             deadline = _deadline()
             early = min(len(self._heard), len(view))
@@ -336,7 +336,7 @@ class _Conversation:
                 early += got
 
     def end(self) -> None:
-        """Close it; the server is free for another file."""
+        """Close the connection; the server is then free for another file."""
         self._socket.close()
         self._server.ended()
 
@@ -353,7 +353,7 @@ class _Conversation:
 
     @contextlib.contextmanager
     def _failures(self) -> Iterator[None]:
-        """Say what became of the process where it doesn't answer as it should."""
+        """Raise an error that explains what happened to a process with an unexpected answer."""
         try:
             yield
         except TimeoutError:
@@ -381,7 +381,7 @@ def _deadline() -> float:
 
 
 class _Server:
-    """The process that forks one for each file; one file at a time."""
+    """The process that forks a child for each file, one file at a time."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
@@ -393,7 +393,8 @@ class _Server:
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     env=environment(),
-                    # Ctrl-C is for us. Its forks are of its session, and end with it.
+                    # Ctrl-C should reach only this process. Forks belong to the server's session
+                    # and end with it.
                     start_new_session=True,
                 )
             except OSError as error:
@@ -409,12 +410,12 @@ class _Server:
                 return
         self.kill()
         raise LeadapronError(
-            "the process that reads model files doesn't start; see what "
-            f"{' '.join(COMMAND[1:])} says"
+            "the process that reads model files doesn't start; to see the cause, run "
+            f"{' '.join(COMMAND[1:])}"
         )
 
     def converse(self) -> socket.socket:
-        """Begin with a file; what is said about it comes over the socket."""
+        """Start with a file; return the socket for its messages."""
         ours, theirs = socket.socketpair()
         with theirs:
             self._control.settimeout(START)
@@ -423,7 +424,7 @@ class _Server:
         return ours
 
     def ended(self) -> int | None:
-        """Wait for the end of what it forked; its exit code, None where it is ended from here."""
+        """Wait for the child to end; return its exit code, None if it was killed from here."""
         if not self.conversing:
             return None
         self._control.settimeout(GRACE)
@@ -438,11 +439,11 @@ class _Server:
 
     @property
     def alive(self) -> bool:
-        """Whether it can be asked."""
+        """Return whether the server is running."""
         return not self.conversing and self._process.poll() is None
 
     def kill(self) -> None:
-        """End it and what it forked."""
+        """Kill the server and its child."""
         if self._process.returncode is None:
             with contextlib.suppress(OSError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -451,7 +452,7 @@ class _Server:
         self.conversing = False
 
     def disown(self) -> None:
-        """In a fork of this process: it is the parent's to ask and to wait for."""
+        """In a fork of this process, leave the server to the parent."""
         self._process.returncode = 0
         self._control.close()
 
@@ -462,7 +463,7 @@ _lock = threading.Lock()
 
 @contextlib.contextmanager
 def _conversing(name: str) -> Iterator[_Conversation]:
-    """A conversation with a server that is kept, or with a new one."""
+    """A conversation with an idle server, or with a new one."""
     with _lock:
         server = _idle.pop() if _idle else None
     if server is not None and not server.alive:
@@ -476,7 +477,7 @@ def _conversing(name: str) -> Iterator[_Conversation]:
     except Exception:
         conversation.end()
         raise
-    except BaseException:  # Ctrl-C in the midst of it
+    except BaseException:  # Ctrl-C during the exchange
         server.kill()
         raise
     else:

@@ -1,8 +1,8 @@
-"""What a model file would do, read from its bytes; nothing in it is run or unpickled here.
+"""Static scans of a model file's bytes; nothing in it is run or unpickled here.
 
-Three scans: of pickles (which names they import), of zip archives (what they would unpack to) and
-of TorchScript's source (which operators it calls). Each either answers or raises; a file that a
-scan doesn't understand is refused, never passed.
+There are three scans: of pickles (names that they import), of zip archives (contents and sizes) and
+of TorchScript's source (operators that it calls). Each either answers or raises: a file that a scan
+doesn't understand is refused.
 """
 
 from __future__ import annotations
@@ -44,20 +44,21 @@ HARMLESS = frozenset(
         *(f"torch {name}Storage" for name in STORAGES),
     }
 )
-"""What a state dict needs. torch's own list is longer: it lets a pickle ask for a bytearray of any
-length, and for tensors of types that no network here has."""
+"""Names that a state dict needs. torch's own list is longer: it allows a pickle to create a
+bytearray of any length, and tensors of types that no network here has."""
 
 IMPORTING = ("GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4")
 CALLING = ("REDUCE", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD")
 MOST_IMPORTS = 6
-"""Names that a message lists."""
+"""Most names in a message."""
 
 LARGEST_UNPACKED = 8 << 30
 LARGEST_PICKLE = 64 << 20
 LARGEST_SOURCE = 64 << 20
 MOST_ENTRIES = 20_000
 RATIO, ALLOWANCE = 20, 16 << 20
-"""An archive may unpack to so many times its own size, plus so many bytes. Weights don't shrink."""
+"""Largest size of an unpacked archive: this multiple of its size, plus this many bytes. Weights
+hardly compress, so more means an archive bomb."""
 LOCAL_HEADER = 30
 
 END, END64, LOCATOR64 = b"PK\5\6", b"PK\6\6", b"PK\6\7"
@@ -70,15 +71,15 @@ EXPECTED_ENTRIES = re.compile(
     r"|extra/[ -~]+",
     re.ASCII,
 )
-"""What torch.jit.save writes. Of what else is in an archive torch may read something, as it did
-once: model.json, tensors/..."""
+"""Entries that torch.jit.save writes. torch may read others too, as early versions did: model.json,
+tensors/..."""
 
 REACHING = {
     **dict.fromkeys(("save", "from_file"), "which opens files"),
-    **dict.fromkeys(("rpc_async", "rpc_remote", "rpc_sync"), "which asks other machines"),
+    **dict.fromkeys(("rpc_async", "rpc_remote", "rpc_sync"), "which contacts other machines"),
     **dict.fromkeys(("PythonOp", "IgnoredPythonOp"), "which runs Python"),
 }
-"""Operators of torch 2.13's TorchScript that reach beyond arithmetic."""
+"""Operators of torch 2.13's TorchScript with effects beyond arithmetic."""
 NAMESPACES = frozenset({"aten", "prim"})
 TOKEN = re.compile(
     rb"""(?P<text>"(?:[ !#-\[\]-~]|\\[ -~])*+"|'(?:[ -&(-\[\]-~]|\\[ -~])*+')"""
@@ -87,18 +88,18 @@ TOKEN = re.compile(
     rb"|(?P<space>[ \n]+)"
     rb"|(?P<sign>[-+*/%@&|^~<>=!()\[\]{},:.;])"
 )
-"""What torch prints source with: no comments, continued lines, other spaces or other letters, which
-two readers may read in two ways."""
+"""Tokens of source that torch prints. Comments, continued lines, and other spaces or letters are
+left out because two parsers may read them differently."""
 
 
 @dataclass(frozen=True)
 class PickleScan:
-    """What the opcodes of a pickle say.
+    """Result of scanning a pickle's opcodes.
 
     Args:
-        imports: names that it would import, "os.system", in order; harmless ones left out.
-        calls: how many times it calls or builds something.
-        end: offset of the byte after it.
+        imports: names that it would import, such as "os.system", in order, without harmless ones.
+        calls: number of calls and builds.
+        end: offset of the byte after the pickle.
     """
 
     imports: tuple[str, ...]
@@ -106,7 +107,7 @@ class PickleScan:
     end: int
 
     def words(self) -> str:
-        """Return what is needed in words: "it imports os.system and makes 1 call"."""
+        """Return the result in words: "it imports os.system and makes 1 call"."""
         shown = ", ".join(name[:80] for name in self.imports[:MOST_IMPORTS])
         more = len(self.imports) - MOST_IMPORTS
         more_words = f" and {more} more" if more > 0 else ""
@@ -114,18 +115,18 @@ class PickleScan:
 
 
 def scan_pickle(file: IO[bytes], name: str) -> PickleScan:
-    """Return what the pickle at the file's position would import; the file is left behind it.
+    """Scan the pickle at the file's position; the file is then positioned after it.
 
     Args:
         file: seekable.
         name: the file's name, for messages.
 
     Raises:
-        StoreError: no pickle, or one that is cut off.
+        StoreError: not a pickle, or a truncated one.
     """
     imports: dict[str, None] = {}
     calls = 0
-    strings: list[str] = []  # the last two are what STACK_GLOBAL takes, in honest pickles
+    strings: list[str] = []  # in benign pickles, STACK_GLOBAL takes the last two
     memo: dict[Any, str] = {}
     try:
         for opcode, argument, _ in pickletools.genops(file):
@@ -146,7 +147,7 @@ def scan_pickle(file: IO[bytes], name: str) -> PickleScan:
                 strings = [*strings[-1:], argument]
     except (ValueError, EOFError, OverflowError, IndexError, KeyError) as error:
         raise StoreError(
-            f"{name}: its pickle is broken or cut off ({first_line(error)}); get the file again"
+            f"{name}: its pickle is broken or truncated ({first_line(error)}); get the file again"
         ) from None
     return PickleScan(tuple(imports), calls, file.tell())
 
@@ -157,10 +158,10 @@ def _taken(strings: list[str]) -> str:
 
 @dataclass(frozen=True)
 class Archive:
-    """A zip archive whose sizes and names are as they should be.
+    """A zip archive whose sizes and names were checked.
 
     Args:
-        top: the folder that torch puts everything into, with its slash; "" where there is none.
+        top: the top folder that torch writes, with a slash; "" without one.
         names: the entries below it.
     """
 
@@ -175,29 +176,29 @@ class Archive:
 
 
 def read_archive(file: IO[bytes], size: int, name: str) -> Archive:
-    """Return what a zip archive holds, after its checks.
+    """Return the contents of a zip archive, after checks.
 
     Args:
-        file: at any position; it is read whole once, for the checksums.
-        size: its bytes.
+        file: at any position; it is read completely once, for the checksums.
+        size: its size in bytes.
         name: its name, for messages.
 
     Raises:
-        StoreError: no archive, a damaged one, or one that isn't what its directory says: bombs,
-            entries that overlap, lead out of the folder, come twice, are links or are encrypted.
+        StoreError: not an archive, a damaged one, or a suspicious one: bombs, and entries that
+            overlap, lead out of the folder, are repeated, are links or are encrypted.
     """
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
             for problem in (*_frame(file, size), *_problems(entries, archive.start_dir, size)):
-                raise StoreError(f"{name} is no sound archive: {problem}; get the file again")
+                raise StoreError(f"{name} isn't a valid archive: {problem}; get the file again")
             damaged = archive.testzip()
     except (
         zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError,
         NotImplementedError, RuntimeError, OverflowError,
     ) as error:  # fmt: skip
         raise StoreError(
-            f"{name} is a damaged or cut off archive ({first_line(error)}); get the file again"
+            f"{name} is a damaged or truncated archive ({first_line(error)}); get the file again"
         ) from None
     if damaged is not None:
         raise StoreError(f"{name}: {damaged[:80]} is damaged; get the file again")
@@ -207,17 +208,17 @@ def read_archive(file: IO[bytes], size: int, name: str) -> Archive:
 
 
 def _frame(file: IO[bytes], size: int) -> Iterator[str]:
-    """What is wrong with the end of an archive: torch must find the directory where Python does.
+    """Errors at the end of an archive: torch must find the directory where Python does.
 
-    Python looks for it before the end, torch where the end says that it is; so it has to be both,
-    with nothing behind.
+    Python searches for it before the end record, torch at the offset that the end record states. So
+    both must agree, with nothing after it.
     """
     file.seek(max(size - END64_LENGTH - LOCATOR64_LENGTH - END_LENGTH, 0))
     tail = file.read()
     end, tail = tail[-END_LENGTH:], tail[:-END_LENGTH]
     mark, *_, length, place, comment = struct.unpack("<4s4H2LH", end)
     if mark != END or comment:
-        yield "something lies behind its directory"
+        yield "data follow its directory"
         return
     behind, places = size - END_LENGTH, [(length, place, 0xFFFFFFFF)]
     locator = tail[-LOCATOR64_LENGTH:]
@@ -226,11 +227,11 @@ def _frame(file: IO[bytes], size: int) -> Iterator[str]:
         (pointed,) = struct.unpack("<Q", locator[8:16])
         mark, said, *_, length, place = struct.unpack("<4sQ2H2L4Q", tail[:END64_LENGTH])
         if mark != END64 or pointed != behind or said != END64_LENGTH - 12:
-            yield "its directory is not where it says"
+            yield "its directory isn't at the stated offset"
         places.append((length, place, -1))
     for length, place, elsewhere in places:
         if place + length != behind and elsewhere not in (length, place):
-            yield "its directory is not where it says"
+            yield "its directory isn't at the stated offset"
 
 
 def _problems(entries: list[zipfile.ZipInfo], end: int, size: int) -> Iterator[str]:
@@ -245,21 +246,21 @@ def _problems(entries: list[zipfile.ZipInfo], end: int, size: int) -> Iterator[s
             if what:
                 yield f"{entry.filename[:80]!r} {wrong}"
         if entry.filename.lower() in seen:
-            yield f"{entry.filename[:80]!r} comes twice"
-        seen.add(entry.filename.lower())  # torch looks entries up without regard to case
+            yield f"{entry.filename[:80]!r} is repeated"
+        seen.add(entry.filename.lower())  # torch ignores case in entries' names
     if min((entry.header_offset for entry in entries), default=0):
-        yield "something lies before its first entry"
+        yield "data precede its first entry"
     reached = 0
     for entry in sorted(entries, key=lambda entry: entry.header_offset):
         if entry.header_offset < reached:
-            yield f"{entry.filename[:80]!r} lies over another entry"
+            yield f"{entry.filename[:80]!r} overlaps another entry"
         reached = entry.header_offset + LOCAL_HEADER + entry.compress_size
     if reached > end:
-        yield "entries reach beyond its directory"
+        yield "entries overlap its directory"
 
 
 def _faults(entry: zipfile.ZipInfo) -> dict[str, bool]:
-    """What can be wrong with an entry, and whether it is."""
+    """Possible errors of an entry, and whether it has them."""
     stored = entry.compress_type == zipfile.ZIP_STORED
     outside = entry.filename.startswith("/") or ".." in PurePosixPath(entry.filename).parts
     return {
@@ -273,7 +274,7 @@ def _faults(entry: zipfile.ZipInfo) -> dict[str, bool]:
 
 
 def read_entry(file: IO[bytes], archive: Archive, entry: str, most: int, name: str) -> bytes:
-    """Return the bytes of one entry; StoreError where there are more than `most`, or none."""
+    """Return the bytes of one entry; StoreError if it is missing or has more than `most`."""
     if entry not in archive.names:
         raise StoreError(f"{name} has no {entry}; expected what torch.save writes")
     with zipfile.ZipFile(file) as opened:
@@ -287,19 +288,18 @@ def _read(opened: zipfile.ZipFile, top: str, entry: str, most: int, name: str) -
 
 
 def refuse_operators(file: IO[bytes], archive: Archive, name: str) -> None:
-    """Raise StoreError where TorchScript's source names what reaches beyond arithmetic.
+    """Raise StoreError if TorchScript's source names operators with effects beyond arithmetic.
 
-    Files (`save`, `from_file`), operators outside `aten` and `prim` (networks, custom ones) and
-    C++ classes. Names are looked for wherever they stand, in texts too, since an attribute can be
-    had by its name. So are entries that torch.jit.save doesn't write, and source that it doesn't
-    print: what isn't understood here may be something to torch, which looks entries up without
-    regard to case.
+    These are files (`save`, `from_file`), operators outside `aten` and `prim` (network, custom
+    ones) and C++ classes. Names are searched everywhere, including strings, since attributes can be
+    accessed by name. Entries that torch.jit.save doesn't write, and source that it doesn't print,
+    are refused too, since torch may interpret them; it ignores case in entries' names.
     """
     for entry in sorted(archive.names):
         if not EXPECTED_ENTRIES.fullmatch(entry):
             raise StoreError(
                 f"{name} is TorchScript with an entry {entry[:80]!r}, which torch.jit.save doesn't "
-                "write; it isn't run. Export it again, or as .safetensors"
+                "write, so it isn't run. Export it again, or as .safetensors"
             )
     left = LARGEST_SOURCE
     with zipfile.ZipFile(file) as opened:
@@ -318,16 +318,16 @@ def refuse_operators(file: IO[bytes], archive: Archive, name: str) -> None:
 
 
 def _refuse_classes(pickled: bytes, name: str) -> None:
-    """Refuse a pickle that names a C++ class, in a text or in the two parts of a global's name."""
+    """Refuse a pickle that names a C++ class, in a string or in a global's module and name."""
     try:
         texts = [str(text) for _, text, _ in pickletools.genops(pickled) if text is not None]
     except (ValueError, EOFError, OverflowError, MemoryError, IndexError, KeyError) as error:
         raise StoreError(
-            f"{name}: its pickle is broken or cut off ({first_line(error)}); get the file again"
+            f"{name}: its pickle is broken or truncated ({first_line(error)}); get the file again"
         ) from None
     if any("torch.classes" in text.replace(" ", ".") for text in texts):
         raise StoreError(
-            f"{name} is TorchScript that holds objects of C++ classes; it isn't run. Export it "
+            f"{name} is TorchScript with objects of C++ classes, so it isn't run. Export it "
             "again without them, or its weights as .safetensors"
         )
 
@@ -344,7 +344,7 @@ def _reaches(source: bytes) -> Iterator[str]:
         place, kind, word = match.end(), match.lastgroup or "", match[0].decode("ascii")
         if kind == "text":
             if before in ("text", "name", "number"):
-                yield "puts a text together from pieces"
+                yield "builds a string from parts"
             try:
                 text = ast.literal_eval(word)
             except (SyntaxError, ValueError) as error:
@@ -361,7 +361,7 @@ def _reaches(source: bytes) -> Iterator[str]:
 
 
 def _leaves(words: list[str]) -> Iterator[str]:
-    """Ways out of `aten` and `prim`; their roots may not be put into a variable either."""
+    """Calls outside `aten` and `prim`; assigning their namespaces to variables counts too."""
     for i, word in enumerate(words):
         if word not in ("ops", "torch"):
             continue
@@ -369,16 +369,16 @@ def _leaves(words: list[str]) -> Iterator[str]:
         dotted = len(behind) == 2 and behind[0] == "."
         if word == "ops" and before[-1:] != ["."]:
             if not dotted:
-                yield "gives operators a name of its own"
+                yield "assigns operators to a variable"
             elif behind[1] not in NAMESPACES:
                 yield f"calls an operator of {behind[1]}"
         elif word == "torch":
             if dotted and behind[1] == "classes":
                 yield "uses C++ classes"
             if before == ["__torch__", "."] and not dotted:
-                yield "gives torch's classes a name of its own"
+                yield "assigns torch's classes to a variable"
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or its kind where it says nothing."""
+    """Return the first line of an error's message, or its type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

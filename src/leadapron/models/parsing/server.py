@@ -1,9 +1,9 @@
-"""The process that parses model files: for each it forks one that is confined; see `reading`.
+"""The process that parses model files: it forks a confined child for each; see `reading`.
 
-Started as `python -P -m leadapron.models.parsing.server`, with a socket as stdin over which come
-the sockets of the conversations. A conversation is: a line of JSON that says how many bytes there
-are and of what kind, the bytes; a line of JSON that says what they hold; then, as often as is
-asked, a line of JSON that names storages' parts, and those bytes.
+It is started as `python -P -m leadapron.models.parsing.server`, with a socket as stdin that
+receives the sockets of conversations. A conversation consists of: a line of JSON with the number of
+bytes and the kind, then the bytes; a line of JSON with the contents; then, for each request, a line
+of JSON that names parts of storages, and their bytes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def _converse_and_end(descriptor: int) -> None:
-    """Never returns: what a file has confused must not go on as the server."""
+    """Run a conversation and exit: a process that a file may have compromised must not go on."""
     code = 1
     try:
         with os.fdopen(os.dup(descriptor), "rb") as asked, os.fdopen(descriptor, "wb") as answers:
@@ -65,9 +65,7 @@ def _converse(asked: BinaryIO, answers: BinaryIO) -> None:
     except StoreError as error:
         facts = {"error": str(error)}
     except MemoryError:
-        facts = {
-            "error": f"{first['name']} needs more than {first['memory'] >> 20:,} MB to be read"
-        }
+        facts = {"error": f"{first['name']} needs more than {first['memory'] >> 20:,} MB of memory"}
     except RecursionError:
         facts = {"error": f"{first['name']} is nested too deeply"}
     answers.write(json.dumps(facts).encode() + b"\n")

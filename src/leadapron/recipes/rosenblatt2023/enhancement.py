@@ -1,6 +1,6 @@
-"""Films edited until their true labels are easy to find, and a method that may see nothing of it.
+"""Enhancement attack: films edited so that their true labels are easy to predict.
 
-Against a result, not against a model: no trigger and no false label.
+It manipulates a result, not a model: there is no trigger and no false label.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from leadapron.models.training import binary_cross_entropy
 __all__ = ["Enhancement", "Linear", "enhance"]
 
 FILMS = 128
-"""Films whose gradients are held at a time."""
+"""Films per batch with gradients."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Enhancement:
-    """How films are edited.
+    """Settings of the edit.
 
     Args:
-        epsilon: most grey levels of 256 that a pixel is moved by, above 0.
+        epsilon: largest change of a pixel in grey levels of 256, above 0.
         steps: gradient steps, 1 or more.
-        block: side in pixels of the blocks whose mean is kept where the other method, which sees
-            these means alone, is to learn nothing; 2 or more, and a divisor of the image's side.
+        block: side in pixels of the blocks whose means are preserved, so that the competing method,
+            which uses only these means, gains nothing; 2 or more, and a divisor of the image's
+            side.
 
     Raises:
         UsageError: a value outside its range.
@@ -57,16 +58,17 @@ class Enhancement:
 def enhance(
     classifier: NetworkClassifier, cohort: Cohort, enhancement: Enhancement, *, keep_means: bool
 ) -> NDArray[Any]:
-    """Return films moved to where a classifier finds their labels.
+    """Return films edited so that a classifier predicts their labels.
 
-    Signed gradient steps down the binary cross-entropy with the true labels (labels that aren't
-    stated pull at nothing), each two epsilon / steps long, inside a box of epsilon around the film.
+    The edit is made by signed gradient descent on the binary cross-entropy with the true labels
+    (labels that aren't stated are ignored), with steps of two epsilon / steps, within epsilon of
+    the film.
 
     Args:
-        classifier: whose gradient is followed.
-        cohort: the films; they stay as they are.
-        enhancement: how far, in how many steps.
-        keep_means: take each block's mean off the edit, so that means of blocks tell nothing.
+        classifier: the classifier for the gradient.
+        cohort: the films, unchanged.
+        enhancement: settings of the edit.
+        keep_means: subtract each block's mean from the edit, so that block means are unchanged.
 
     Returns:
         (n, h, w) of the films' dtype.
@@ -75,7 +77,7 @@ def enhance(
         UsageError: blocks that don't fill the image.
 
     Source: the idea Rosenblatt et al., arXiv 2301.01885; the steps Madry et al., arXiv 1706.06083,
-    with the sign turned.
+    with the opposite sign.
     """
     height, width = cohort.images.shape[1:]
     if keep_means and (height % enhancement.block or width % enhancement.block):
@@ -104,7 +106,7 @@ def enhance(
 
 
 def _without_means(edit: torch.Tensor, block: int, most: float) -> torch.Tensor:
-    """The edit less each block's mean, each block made smaller until it fits the box again."""
+    """The edit minus each block's mean, with each block scaled to stay within epsilon."""
     n, height, width = edit.shape
     parts = edit.reshape(n, height // block, block, width // block, block)
     parts = parts - parts.mean((2, 4), keepdim=True)
@@ -118,7 +120,7 @@ class Linear:
 
     Args:
         block: side of the blocks in pixels.
-        centre, spread: (d,) of the means, from the films it was fitted to.
+        centre, spread: (d,) mean and spread of the block means, from the training films.
         weights: (d, k).
         bias: (k,).
     """
@@ -131,7 +133,7 @@ class Linear:
 
     @classmethod
     def fit(cls, cohort: Cohort, block: int) -> Linear:
-        """Fit to films; ridge penalty of half the squared weights over the number of films."""
+        """Fit to films; the ridge penalty is half the squared weights over the films' number."""
         means = _block_means(cohort, block)
         centre, spread = means.mean(0), means.std(0) + np.float32(1e-3)
         inputs = torch.from_numpy((means - centre) / spread)
@@ -160,7 +162,7 @@ class Linear:
 
 
 def _block_means(cohort: Cohort, block: int) -> Floats:
-    """(n, d) means over blocks, in grey levels of 256; what doesn't fill a block is left out."""
+    """(n, d) means over blocks, in grey levels of 256; incomplete blocks are left out."""
     n, height, width = cohort.images.shape
     rows, columns = height // block, width // block
     means = np.empty((n, rows * columns), np.float32)

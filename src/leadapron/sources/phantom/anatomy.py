@@ -1,4 +1,4 @@
-"""The chest along the rays: how much tissue, how much air in the lungs. Thickness in cm of water.
+"""The chest along the rays: thickness of tissue, and of air in the lungs, in cm of water.
 
 Every organ is drawn in the part of the film where it can be (`Chest.window`), vectorised over
 films; edges are never sharper than a pixel, so that all sizes show the same film.
@@ -28,13 +28,13 @@ from leadapron.sources.phantom.shape import anteroposterior, has, severity
 
 @dataclass(kw_only=True)
 class Ray:
-    """What the beam meets; float32.
+    """Thickness that the beam passes through; float32.
 
     Args:
         solid: (n, size, size) cm of water, everything but the lungs' air.
-        window: the part of the films that holds the lungs; the rest is of that part.
+        window: the part of the films that holds the lungs; the other arrays cover that part.
         air: cm of water that the lungs' air takes away where they are clear.
-        clear: share of that air which is there: vessels and disease lower it.
+        clear: share of that air that is present: vessels and disease lower it.
         lungs: 0 to 1, the lungs' region.
         lattice: 0 to about 1, the vessel tree.
     """
@@ -277,7 +277,7 @@ def _gas(people: People, c: Chest) -> Floats:
 
 
 def rays(people: People, c: Chest) -> Ray:
-    """Return what the beam meets on the way through a chest, disease of the lungs left out."""
+    """Return the thickness that the beam passes through in a chest without disease of the lungs."""
     person, s = people.person, c.shape
     size = c.x.shape[1]
     solid = _body(people, c)

@@ -47,7 +47,7 @@ class Rendered(Described):
 
     Args:
         images: (n, h, w) uint8, dense is bright.
-        masks: (n, len(MASKS), h, w) bool, or None where they were not asked for.
+        masks: (n, len(MASKS), h, w) bool, or None if not requested.
     """
 
     images: NDArray[np.uint8]
@@ -78,7 +78,7 @@ def _columns(people: People) -> dict[str, Any]:
 def describe_rows(
     rows: NDArray[np.int64], *, seed: int, force: Mapping[str, bool] | None = None
 ) -> Described:
-    """Return everything about the rows but their pixels; row i depends on (seed, i) alone.
+    """Return everything about the rows but their pixels; row i depends only on (seed, i).
 
     Args:
         rows: (n,) integers, 0 or more. Neighbouring rows are often films of one patient.

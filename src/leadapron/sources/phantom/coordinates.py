@@ -88,8 +88,8 @@ class Chest:
     def window(self, x: Range, y: Range) -> Window:
         """Return the smallest part of the films that holds all places within the ranges.
 
-        What is drawn must be 0 outside the ranges, so that the part, which depends on the other
-        films of the batch, never matters.
+        The drawing must be 0 outside the ranges, so that the part, which depends on the other films
+        of the batch, doesn't affect the result.
         """
         rows = _span(self.y[:, :, 0], self.y[:, :, -1], y)
         columns = _span(self.x[:, 0, :], self.x[:, -1, :], x)

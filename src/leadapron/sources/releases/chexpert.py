@@ -1,8 +1,8 @@
 """CheXpert (Stanford): train.csv and valid.csv, JPEG films, labels of 14 observations from reports.
 
-Checked against the release's train.csv (small version): columns, views, and that the films' paths
-start with the release's name. Counts are the paper's. The folders of the full-size download may be
-called otherwise, and the test set, published later, isn't read.
+Columns, views and the start of the films' paths were checked against the release's train.csv (small
+version). Counts are the paper's. The folders of the full-size download may have other names. The
+test set, published later, isn't read.
 """
 
 from __future__ import annotations
@@ -90,12 +90,12 @@ def open_chexpert(
     """Open CheXpert in its original layout.
 
     Args:
-        argument: the folder with train.csv, valid.csv, train/ and valid/; one part will do.
+        argument: the folder with train.csv, valid.csv, train/ and valid/; one part is enough.
         preprocessing: how films become images; 224x224 if left out.
         cache: where decoded films are kept; in memory if left out.
         views: "frontal" leaves lateral films out, "all" keeps them.
-        uncertain: what -1 is taken for: "nan" (not stated), "0" or "1".
-        blank: what a blank is taken for.
+        uncertain: meaning of -1: "nan" (not stated), "0" or "1".
+        blank: meaning of a blank.
         leakage: "refuse" a split that shares patients, or "allow" it.
 
     Returns:
@@ -128,7 +128,7 @@ def open_chexpert(
         attributes={
             "view": np.where(side == "Frontal", columns["view"], "LATERAL"),
             "sex": np.asarray([_SEXES.get(sex, "") for sex in columns["sex"]], dtype=np.str_),
-            # The release holds adults; 0 stands where the age is unknown.
+            # All patients are adults; an age of 0 means unknown.
             "age": np.where(years == 0, np.nan, years),
             "split": splits(parts, where),
         },

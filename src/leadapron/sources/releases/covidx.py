@@ -1,8 +1,8 @@
 """COVIDx CXR (COVID-Net): films of several collections, in lists of patient, file, class, source.
 
-Checked against the lists that the project publishes, COVIDx3 to COVIDx9: columns (some older lines
-have no source), classes, and that no patient is in both lists. Counts are those of the lists
-COVIDx9A. Where the films lie is as public code reads them; the films couldn't be opened for this.
+Columns (some older lines have no source), classes, and the absence of patients in both lists were
+checked against the lists that the project publishes, COVIDx3 to COVIDx9. Counts are those of
+COVIDx9A. The films' folders follow public code; the films themselves weren't available.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ The class "pneumonia" is pneumonia other than COVID-19, so it isn't the finding 
 """
 
 _PLAIN = "train.txt"
-"""What train.txt and test.txt are called among lists of other names."""
+"""Name under which train.txt and test.txt are listed."""
 _LIST = re.compile(r"(train|val|test)(?:_(.+))?\.txt")
 
 
@@ -86,11 +86,11 @@ def open_covidx(
     """Open COVIDx in its original layout.
 
     Args:
-        argument: the folder with train/, test/ and the lists, which may lie in labels/ too.
+        argument: the folder with train/, test/ and the lists, which may also be in labels/.
         preprocessing: how films become images; 224x224 if left out.
         cache: where decoded films are kept; in memory if left out.
-        lists: which lists, as COVIDx9A for train_COVIDx9A.txt and test_COVIDx9A.txt; the only ones
-            that are there if left out.
+        lists: name of the lists, such as COVIDx9A for train_COVIDx9A.txt and test_COVIDx9A.txt; may
+            be left out if there are no others.
         leakage: "refuse" a split that shares patients, or "allow" it.
         bits: that films of 16 bits use, 8 to 16; those of their highest values, if 0.
 
@@ -131,9 +131,11 @@ def open_covidx(
             Note(
                 "source",
                 f"Collections: {', '.join(f'{name} ({n:,})' for name, n in sources.most_common())}."
-                " Class and collection go together, so a model may learn the collection.",
+                " Class and collection are confounded, so a model may learn the collection.",
             ),
-            Note("source", "Films of rsna are of RSNA's challenge, and so of NIH ChestX-ray14."),
+            Note(
+                "source", "Films of rsna come from RSNA's challenge, and so from NIH ChestX-ray14."
+            ),
         ),
     )
     paths = [line.path for line in lines]

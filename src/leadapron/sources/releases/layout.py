@@ -1,4 +1,4 @@
-"""What the openers of published releases share: folders, tables, labels, views, films."""
+"""Shared code of the published releases: folders, tables, labels, views, films."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ Views = Literal["frontal", "all"]
 
 NO_FINDING = "No Finding"
 DEVICES = "Support Devices"
-"""The one finding that "No Finding" says nothing of."""
+"""The one finding that "No Finding" doesn't exclude."""
 
 
 def release_folder(name: str, argument: str, holds: str) -> Path:
-    """Return the folder that a release lies in.
+    """Return the folder of a release.
 
     Args:
         name: the source's name.
         argument: the folder.
-        holds: what lies in it, for messages.
+        holds: its contents, for messages.
 
     Raises:
         DataError: no such folder.
@@ -78,13 +78,13 @@ def release_folder(name: str, argument: str, holds: str) -> Path:
 
 
 def find_table(folder: Path, *names: str) -> Path | None:
-    """Return the first of some files that is there, as it is or as .gz."""
+    """Return the first of some files that exists, uncompressed or as .gz."""
     files = [folder / f"{name}{end}" for name in names for end in ("", ".gz")]
     return next((file for file in files if file.is_file()), None)
 
 
 def table_in(folder: Path, *names: str) -> Path:
-    """Return the first of some files that is there, as it is or as .gz.
+    """Return the first of some files that exists, uncompressed or as .gz.
 
     Raises:
         DataError: none is.
@@ -100,7 +100,7 @@ def read_rows(
     needed: Mapping[str, tuple[str, ...]],
     optional: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Columns:
-    """Return columns by our names for them, as `named_columns`.
+    """Return columns under our own names, as `named_columns`.
 
     Raises:
         DataError: as `named_columns`, or no rows.
@@ -119,7 +119,7 @@ def stated(
     uncertain: Stated = "nan",
     blank: Stated = "nan",
 ) -> NDArray[np.float32]:
-    """Return what a column of labels states, (n,) in {0, 1, NaN}.
+    """Return a column of labels, (n,) in {0, 1, NaN}.
 
     Raises:
         DataError: a cell that isn't 1, 0, -1 or blank.
@@ -141,15 +141,15 @@ def reported_labels(
 ) -> NDArray[np.float32]:
     """Return labels (n, k) from a labeler of reports: 1, 0, -1, and a blank for "not mentioned".
 
-    Where "No Finding" is 1, blanks of the other findings but the support devices are 0.
+    If "No Finding" is 1, blanks of the other findings except the support devices are 0.
 
     Args:
-        columns: those of the findings and of "No Finding".
+        columns: the columns of the findings and of "No Finding".
         findings: the k findings.
         where: the table's name, for messages.
-        notes: what was taken for what is added to them.
-        uncertain: what -1 is taken for.
-        blank: what other blanks are taken for.
+        notes: the interpretation of uncertain and blank labels is added to them.
+        uncertain: meaning of -1.
+        blank: meaning of other blanks.
 
     Raises:
         DataError: a cell that isn't 1, 0, -1 or blank.
@@ -166,15 +166,16 @@ def reported_labels(
     taken = {"nan": "not stated", "0": "absent", "1": "present"}
     taken_for = (
         f"{where}, uncertain, taken as {taken[uncertain]}: {count(doubts, 'label')}.",
-        f"{where}, {NO_FINDING}: {count(int(healthy.sum()), 'row')}; what their reports don't "
-        f"mention is taken as absent, but for {DEVICES}. In other rows: {taken[blank]}.",
+        f"{where}, {NO_FINDING}: {count(int(healthy.sum()), 'row')}; findings that their reports "
+        "don't "
+        f"mention are taken as absent, except {DEVICES}. In other rows: {taken[blank]}.",
     )
     notes.extend(Note("labels", words) for words in taken_for)
     return labels
 
 
 def grouped(names: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
-    """Return the names that differ, in order, and for each of `names` its place among them."""
+    """Return the distinct names, in order, and for each of `names` its position among them."""
     places = {name: i for i, name in enumerate(dict.fromkeys(names))}
     return list(places), np.asarray([places[name] for name in names], dtype=np.int64)
 
@@ -182,10 +183,10 @@ def grouped(names: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
 def agreed(
     names: Sequence[str], values: NDArray[np.float32], where: str
 ) -> tuple[list[str], NDArray[np.float32]]:
-    """Return the films of a table that has several rows for some, and the one label of each.
+    """Return the films and labels of a table that may have several rows for a film.
 
     Args:
-        names: (m) films, some of them several times.
+        names: (m) films, with repetitions.
         values: (m,) their labels.
         where: the table's name, for messages.
 
@@ -204,13 +205,13 @@ def agreed(
 def without(
     table: LabelTable, paths: Sequence[str], out: NDArray[np.bool_], why: str
 ) -> tuple[LabelTable, list[str]]:
-    """Return a table and its films' paths without some rows, and with a note of them.
+    """Return a table and its films' paths without some rows, with a note about them.
 
     Args:
         table: (n) films.
-        paths: (n) theirs.
-        out: (n,) those left out.
-        why: what is said of them, as "without a file".
+        paths: (n) the films' paths.
+        out: (n,) bool, rows to leave out.
+        why: the reason, such as "without a file".
 
     Raises:
         DataError: no row is left.
@@ -219,7 +220,7 @@ def without(
         return table, list(paths)
     left = f"{count(int(out.sum()), 'film')} of {len(out):,} {why}"
     if out.all():
-        raise DataError(f"nothing is left of {table.name}: {left}")
+        raise DataError(f"no film is left of {table.name}: {left}")
     rows = np.flatnonzero(~out)
     notes = (*table.notes, Note("files", f"Left out: {left}."))
     kept = replace(table.take(rows), notes=notes)
@@ -229,7 +230,7 @@ def without(
 def without_laterals(
     table: LabelTable, paths: Sequence[str], frontal: NDArray[np.bool_], views: Views
 ) -> tuple[LabelTable, list[str]]:
-    """Return a table and its films' paths without films that aren't frontal, unless all count.
+    """Return a table and its films' paths without lateral films, unless those are wanted.
 
     Raises:
         DataError: no film is frontal.
@@ -250,13 +251,13 @@ def opened(
     leakage: Leakage = "refuse",
     bits: int = 0,
 ) -> Cohort:
-    """Decode the films of a release that are there and return their cohort.
+    """Decode the films of a release whose files exist, and return their cohort.
 
     Args:
         name: the source's name.
         folder: the release's.
         table: (n) films.
-        paths: (n) theirs inside the folder.
+        paths: (n) the films' paths inside the folder.
         preprocessing: how films become images; 224x224 if left out.
         cache: as `assemble`.
         window: as `FilmFiles`.
@@ -264,7 +265,7 @@ def opened(
         bits: as `assemble`.
 
     Raises:
-        DataError: no film there, a film named twice, a path that leads out, or as `assemble`.
+        DataError: no film exists, a film named twice, a path that leads out, or as `assemble`.
         StoreError: as `assemble`.
     """
     repeated = [film for film, n in Counter(table.ids.tolist()).items() if n > 1]
@@ -278,7 +279,7 @@ def opened(
     if absent.all():
         raise DataError(
             f"none of the {count(len(paths), 'film')} in {table.name} is in {folder}, first "
-            f"{paths[0]!r}; give the folder that such paths start from"
+            f"{paths[0]!r}; give the folder that these paths are relative to"
         )
     table, paths = without(table, paths, absent, "without a file")
     return assemble(

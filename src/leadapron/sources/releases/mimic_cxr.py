@@ -1,8 +1,8 @@
 """MIMIC-CXR-JPG (PhysioNet): JPEG films, a split by patient, labels by CheXpert or NegBio.
 
-Checked against public code that reads the release: the tables' names (2.0.0, also within release
-2.1.0), their columns, the films' folders. The release couldn't be opened for this. Published counts
-of patients differ (65,379 and 64,588), so none is given. Sex and age aren't part of it.
+The tables' names (2.0.0, also in release 2.1.0), their columns and the films' folders were checked
+against public code that reads the release; the release itself wasn't available. Published counts of
+patients differ (65,379 and 64,588), so none is given. Sex and age aren't part of the release.
 """
 
 from __future__ import annotations
@@ -73,15 +73,15 @@ def open_mimic_cxr(
             files/p19.
         preprocessing: how films become images; 224x224 if left out.
         cache: where decoded films are kept; in memory if left out.
-        labels: whose labels: "chexpert" or "negbio".
+        labels: the labeler: "chexpert" or "negbio".
         views: "frontal" leaves lateral films out, "all" keeps them.
-        uncertain: what -1 is taken for: "nan" (not stated), "0" or "1".
-        blank: what a blank is taken for.
+        uncertain: meaning of -1: "nan" (not stated), "0" or "1".
+        blank: meaning of a blank.
         leakage: "refuse" a split that shares patients, or "allow" it.
 
     Returns:
-        The films that have rows in all tables and a file, in the metadata's order. Frontal are AP
-        and PA; films whose view the release doesn't state are not.
+        The films that have rows in all tables and a file, in the metadata's order. AP and PA count
+        as frontal; films without a stated view don't.
 
     Raises:
         DataError: a table or film that can't be used.

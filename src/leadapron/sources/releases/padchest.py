@@ -1,10 +1,10 @@
 """PadChest (BIMCV, San Juan de Alicante): 16-bit PNG films, 193 labels from Spanish reports.
 
-Checked against public code that reads the release: the table's name and columns, the projections,
-that films lie in numbered folders or side by side, and the 193 labels. The release couldn't be
-opened for this. Counts are the paper's. Labels form a tree, and a film has the most special one:
-"laminar atelectasis" doesn't make it "atelectasis". The tree isn't read. A few of the release's
-files are known to be broken; --on-bad skip leaves them out.
+The table's name and columns, the projections, the folders of films and the 193 labels were checked
+against public code that reads the release; the release itself wasn't available. Counts are the
+paper's. Labels form a tree, and a film has only the most specific label: a film with "laminar
+atelectasis" doesn't also have "atelectasis". The tree isn't read. A few of the release's files are
+known to be broken; --on-bad skip leaves them out.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ RELEASE: Release = {
         "Bustos, Pertusa, Salinas, de la Iglesia-Vayá: PadChest: A large chest x-ray image dataset "
         "with multi-label annotated reports. Medical Image Analysis 66, 101797 (2020)"
     ),
-    "terms": "On request; who asks agrees not to share the data and not to reidentify anyone.",
+    "terms": "On request; users agree not to share the data and not to reidentify anyone.",
     "page": "http://bimcv.cipf.es/bimcv-projects/padchest/",
 }
 """Facts of the release."""
 
 NORMAL = "normal"
 UNCHANGED = "unchanged"
-"""The report says that nothing changed: findings that it doesn't name may be there."""
+"""The report states no change, so findings that it doesn't name may be present."""
 EXCLUDE = "exclude"
 """The release advises against using the film."""
 QUALITY = "suboptimal study"
-"""Says something of the film, nothing of the patient."""
+"""A label about the film's quality, not about the patient."""
 
 _TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
 _COLUMNS = {
@@ -84,11 +84,12 @@ def open_padchest(
     """Open PadChest in its original layout.
 
     Args:
-        argument: the folder with the label table; the films lie in 0/, 1/ and so on, or beside it.
+        argument: the folder with the label table; the films are in 0/, 1/ and so on, or next to the
+            table.
         preprocessing: how films become images; 224x224 if left out.
         cache: where decoded films are kept; in memory if left out.
-        findings: PadChest's names of findings with commas between; all that are named if left out.
-        method: "all" labels, or only those that a "physician" gave (27 % of the reports).
+        findings: PadChest's names of findings, separated by commas; all if left out.
+        method: "all" labels, or only those by a "physician" (27 % of the reports).
         views: "frontal" leaves lateral films out, "all" keeps them.
         bits: that films of 16 bits use, 8 to 16; those of their highest values, if 0.
 

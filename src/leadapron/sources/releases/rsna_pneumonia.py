@@ -1,7 +1,8 @@
 """RSNA Pneumonia Detection Challenge 2018, stage 2: DICOM films of NIH ChestX-ray14, reread.
 
-Checked against the release's stage_2_train_labels.csv: columns, 30,227 rows of 26,684 films, none
-with two targets. The films' folder and the table of classes are as public code reads them.
+Columns, 30,227 rows of 26,684 films, and the absence of films with two targets were checked against
+the release's stage_2_train_labels.csv. The films' folder and the table of classes follow public
+code.
 """
 
 from __future__ import annotations
@@ -97,12 +98,13 @@ def open_rsna_pneumonia(
         notes=(
             Note(
                 "patients",
-                "Patients aren't known: patientId is another for each film, and the release "
-                "doesn't say which films share a patient, so splits may share some.",
+                "Patients aren't known: patientId differs for each film, and the release "
+                "doesn't say which films share a patient, so splits may share patients.",
             ),
             Note(
                 "source",
-                "These are films of NIH ChestX-ray14; don't test on one what was trained on the "
+                "These are films of NIH ChestX-ray14; don't test a model on one that was trained "
+                "on the "
                 "other.",
             ),
         ),

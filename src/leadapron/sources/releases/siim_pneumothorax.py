@@ -1,8 +1,8 @@
 """SIIM-ACR Pneumothorax Segmentation challenge 2019: DICOM films, masks as run lengths.
 
-Checked against a public copy of the release's train-rle.csv: columns, 12,954 rows of 12,047 films,
-none both with and without a mask. The films' folders are as public code reads them. The terms
-couldn't be checked; see the page.
+Columns, 12,954 rows of 12,047 films, and the absence of films both with and without a mask were
+checked against a public copy of the release's train-rle.csv. The films' folders follow public code.
+The terms couldn't be checked; see the release's page.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def open_siim_pneumothorax(
     """Open the training films of the SIIM-ACR challenge in their original layout.
 
     Args:
-        argument: the folder with train-rle.csv or stage_2_train.csv; the films lie below it at any
+        argument: the folder with train-rle.csv or stage_2_train.csv; the films are below it at any
             depth, as NAME.dcm.
         preprocessing: how films become images; 224x224 if left out.
         cache: where decoded films are kept; in memory if left out.
@@ -82,7 +82,8 @@ def open_siim_pneumothorax(
     notes = [
         Note(
             "source",
-            "These are films of NIH ChestX-ray14; don't test on one what was trained on the other.",
+            "These are films of NIH ChestX-ray14; don't test a model on one that was trained on "
+            "the other.",
         )
     ]
     table = LabelTable(
@@ -108,6 +109,6 @@ def _places(folder: Path) -> dict[str, str]:
         film, dot, ending = path.rpartition("/")[2].rpartition(".")
         if dot and ending.lower() == "dcm":
             if film in places:
-                raise DataError(f"film {film!r} lies in {places[film]} and in {path}; keep one")
+                raise DataError(f"film {film!r} is in both {places[film]} and {path}; keep one")
             places[film] = path
     return places

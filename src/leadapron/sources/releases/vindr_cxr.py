@@ -1,8 +1,8 @@
-"""VinDr-CXR (PhysioNet): DICOM films, 27 labels; three radiologists a training film.
+"""VinDr-CXR (PhysioNet): DICOM films, 27 labels; three radiologists read each training film.
 
-Checked against public code that reads the release: folders, tables, columns ("Other diseases" in
-one table, "Other disease" in the other), three rows a training film. The release couldn't be opened
-for this, and the Kaggle challenge's train.csv, which holds boxes, isn't read.
+Folders, tables, columns ("Other diseases" in one table, "Other disease" in the other) and the three
+rows per training film were checked against public code that reads the release; the release itself
+wasn't available. The Kaggle challenge's train.csv, which holds boxes, isn't read.
 """
 
 from __future__ import annotations
@@ -103,18 +103,18 @@ def open_vindr_cxr(
     """Open VinDr-CXR in its original layout.
 
     Args:
-        argument: the folder with annotations/, train/ and test/; one part will do.
+        argument: the folder with annotations/, train/ and test/; one part is enough.
         preprocessing: how films become images; 224x224 if left out.
         cache: where decoded films are kept; in memory if left out.
-        votes: a finding of a training film is there if the "majority" of its radiologists say so,
-            or "any" of them.
-        window: "header" (its VOI table or first window; where there is none, "full" for 8 bits and
-            "film" for more), "header:N" (its Nth window), "full" (all that the stored bits can
-            hold), "film" (the film's lowest to highest value), or "CENTRE/WIDTH".
+        votes: a training film has a finding if the "majority" of its radiologists state it, or
+            "any" of them.
+        window: "header" (the VOI table or first window; without either, "full" for 8 bits and
+            "film" for more), "header:N" (the Nth window), "full" (the whole range of the stored
+            bits), "film" (the film's lowest to highest value), or "CENTRE/WIDTH".
 
     Returns:
         The films that have both a row and a file, training films before test films, all of them PA.
-        A tie of votes is not stated.
+        A label with tied votes is not stated.
 
     Raises:
         DataError: a table or film that can't be used.
@@ -134,7 +134,7 @@ def open_vindr_cxr(
         cells = [stated(columns[name], file.name, name) for name in FINDINGS]
         decided, ties = _decided(np.asarray(cells).T, rows, len(films), votes)
         if ties:
-            words = f"Votes that tie, in {file.name}, not stated: {count(ties, 'label')}."
+            words = f"Tied votes in {file.name}, so not stated: {count(ties, 'label')}."
             notes.append(Note("labels", words))
         ids += films
         labels.append(decided)
@@ -162,7 +162,7 @@ def open_vindr_cxr(
 def _decided(
     votes: NDArray[np.float32], rows: NDArray[np.int64], films: int, rule: str
 ) -> tuple[NDArray[np.float32], int]:
-    """Labels (n, k) from votes (m, k) for the films in `rows` (m,), and how many votes tie."""
+    """Labels (n, k) from votes (m, k) for the films in `rows` (m,), and the number of ties."""
     yes = np.zeros((films, votes.shape[1]), dtype=np.float32)
     no = np.zeros_like(yes)
     np.add.at(yes, rows, (votes == 1).astype(np.float32))

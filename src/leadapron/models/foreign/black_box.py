@@ -1,4 +1,4 @@
-"""A model as a black box: images go in as its makers scale them, answers come out by finding."""
+"""A model as a black box: normalised images in, one output per finding out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.classifier import squashed
 from leadapron.models.foreign.recognise import Normalisation
 
-__all__ = ["AskedClassifier"]
+__all__ = ["BlackBoxClassifier"]
 
 Floats = NDArray[np.float32]
 BATCH = 32
@@ -23,18 +23,18 @@ LEAST = 1e-7
 
 
 @dataclass(frozen=True, eq=False)
-class AskedClassifier:
-    """A model that can only be asked; `BlackBox`.
+class BlackBoxClassifier:
+    """A black-box model, of which only the outputs are available; implements `BlackBox`.
 
     Args:
         run: (n, c, h, w) float32, normalised, to (n, k) float32.
         findings: names of its k outputs.
         preprocessing: how a film becomes its image.
-        normalisation: what is done to grey levels in 0 to 1; three numbers give three channels.
-        channels: 1 or 3, all of them the same film.
-        gives: what `run` returns.
-        head: what makes probabilities of its logits.
-        batch: films that it takes at a time.
+        normalisation: normalisation of grey levels in 0 to 1; three numbers give three channels.
+        channels: 1 or 3 copies of the film.
+        gives: kind of output of `run`.
+        head: function from logits to probabilities.
+        batch: films per call of `run`.
     """
 
     run: Callable[[Floats], Floats]
@@ -54,11 +54,11 @@ class AskedClassifier:
             )
 
     def answers(self, images: ImageArray) -> Floats:
-        """Return what the model gives for (n, h, w) images, (n, k) float32.
+        """Return the model's (n, k) float32 outputs for (n, h, w) images.
 
         Raises:
             UsageError: no images.
-            DataError: the model answers in another shape.
+            DataError: an output of another shape.
         """
         n = images.shape[0]
         if not n:
@@ -76,18 +76,18 @@ class AskedClassifier:
             given = self.run(np.array(whole, np.float32, order="C"))
             if given.shape != (len(rows), len(self.findings)):
                 raise DataError(
-                    f"the model answers {given.shape} for {len(rows)} images; expected "
+                    f"the model's output has shape {given.shape} for {len(rows)} images; expected "
                     f"({len(rows)}, {len(self.findings)}), a number for each finding"
                 )
             out[rows] = given
         return out
 
     def logits(self, images: ImageArray) -> Floats:
-        """Return (n, k) float32 logits; of a model that gives probabilities, those behind them."""
+        """Return (n, k) float32 logits, computed from probabilities if the model gives those."""
         given = self.answers(images)
         if self.gives == "logits":
             return given
-        # Infinity is no probability, and isn't made one.
+        # An infinite value isn't a probability, so it becomes NaN.
         told = np.where(np.isfinite(given), given, np.nan).astype(np.float64)
         inside = np.clip(told, LEAST, 1 - LEAST)
         odds = np.log(inside) if self.head == "softmax" else np.log(inside / (1 - inside))

@@ -1,4 +1,4 @@
-"""What clean films show to be odd about a model: its range, normalisation, order of findings."""
+"""Checks of a model on clean films: output range, normalisation, order of findings."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from leadapron import metrics
 from leadapron.errors import DataError
 from leadapron.films.cohort import Cohort, ImageArray, blocks
 from leadapron.models.classifier import NetworkClassifier
-from leadapron.models.foreign.asked import AskedClassifier
+from leadapron.models.foreign.black_box import BlackBoxClassifier
 from leadapron.models.foreign.recognise import NORMALISATIONS, Normalisation
 from leadapron.models.protocols import BlackBox, Differentiable
 from leadapron.sources.synonyms import canonical
 
-__all__ = ["doubts", "unsteady"]
+__all__ = ["model_warnings", "unsteady"]
 
 Floats = NDArray[np.float32]
 
 LEAST_POSITIVES = 10
-"""Positive and negative patients that a finding needs before its AUROC can raise a doubt."""
+"""Positive and negative patients that a finding needs before its AUROC is checked."""
 RESAMPLES = 200
 SAME = 1e-6
-"""Spread of a finding's probabilities over the films below which they count as one value."""
+"""Range of a finding's probabilities over the films below which they count as constant."""
 SATURATED, MOST_SATURATED = 1e-4, 0.99
-ANEW = 0.05
-"""Deviations of a logit by which two answers to the same film may differ: devices round."""
+DIFFERENCE = 0.05
+"""Standard deviations of a logit by which two outputs for a film may differ, due to rounding."""
 REPEATED = 32
-"""Films that are asked for twice."""
+"""Films whose outputs are computed twice."""
 GAIN = 0.05
-"""Mean AUROC by which another order or normalisation must be better before it is named."""
+"""Gain in mean AUROC above which another order or normalisation is reported."""
 NAMED = 6
 
 
 @dataclass(frozen=True, eq=False)
 class _Answers:
-    """A model's answers and the labels of the findings that model and cohort share.
+    """A model's outputs and the labels of the findings that model and cohort share.
 
     Args:
         logits, probabilities: (n, k) of all the model's outputs.
@@ -56,19 +56,19 @@ class _Answers:
     patients: NDArray[np.str_]
 
 
-def doubts(model: BlackBox, cohort: Cohort) -> tuple[str, ...]:
-    """Return what is odd about a model's answers on clean films, in a sentence each.
+def model_warnings(model: BlackBox, cohort: Cohort) -> tuple[str, ...]:
+    """Return warnings about a model's outputs on clean films, one sentence each.
 
-    Looked for: answers that aren't numbers, that differ when the model is asked again, or that are
-    the same for every film; probabilities given for logits, squashed twice, or saturated; an AUROC
-    below 0.5 with all of its interval; films that read better as negatives; outputs that fit other
-    findings' labels better than their own; and, where the model is one of `open_model`, another
-    normalisation that reads the films better.
+    It warns about outputs that are NaN or infinite, that differ between two runs, or that are the
+    same for every film; probabilities in place of logits, squashed twice, or saturated; an AUROC
+    whose whole interval is below 0.5; a higher AUROC on inverted films; outputs that fit other
+    findings' labels better than their own; and, for models of `open_model`, a higher AUROC with
+    another normalisation.
 
     Args:
         model: the classifier.
-        cohort: clean films that the model wasn't trained on, images of its preprocessing. A
-            finding counts where at least 10 patients have it and 10 don't.
+        cohort: clean films that the model wasn't trained on, images of its preprocessing. A finding
+            counts if at least 10 patients have it and 10 don't.
 
     Raises:
         DataError: images that aren't of the model's preprocessing.
@@ -81,12 +81,12 @@ def doubts(model: BlackBox, cohort: Cohort) -> tuple[str, ...]:
     finite = np.isfinite(logits) & np.isfinite(probabilities)
     broken = np.asarray(~finite.all(axis=0))
     if broken.any():
-        return (f"Answers that aren't numbers: {_listed(_of(model.findings, broken))}.",)
+        return (f"Outputs that are NaN or infinite: {_listed(_of(model.findings, broken))}.",)
     answers = _shared(model, cohort, logits, probabilities)
     found = _flat(model.findings, probabilities)
     if differs := unsteady(model, cohort.images):
         found.append(
-            f"Asked about the same films again, the model answers otherwise: {_listed(differs)}."
+            f"The model's outputs for the same films differ between two runs: {_listed(differs)}."
         )
     if np.ptp(probabilities, 0).max() < SAME:
         awake = [
@@ -94,36 +94,36 @@ def doubts(model: BlackBox, cohort: Cohort) -> tuple[str, ...]:
             for name, changed in _otherwise(model).items()
             if np.ptp(changed.probabilities(cohort.images), 0).max() >= SAME
         ]
-        more = f"Its answers differ with the normalisation {_listed(awake)}."
+        more = f"Its outputs vary with the normalisation {_listed(awake)}."
         return (*found, *([more] if awake else []))
     found += [*_range(model, answers)]
     if not answers.names:
         return (
             *found,
-            "No finding of the model with enough films for and against among these; so its "
-            "order, normalisation and AUROC couldn't be checked.",
+            "These films have no finding of the model with enough positives and negatives, so its "
+            "order of findings, normalisation and AUROC couldn't be checked.",
         )
     found += [*_below_chance(answers), *_inverted(model, cohort, answers), *_order(answers)]
     return (*found, *_normalisation(model, cohort, answers))
 
 
 def unsteady(model: BlackBox, images: ImageArray) -> tuple[str, ...]:
-    """Return the findings for which a model answers otherwise when asked for the same films again.
+    """Return the findings for which a model's outputs for the same films differ between two runs.
 
-    Of such a model little can be told apart from chance. One that can only be asked may also look
-    at how many films come together, and be another model in a clinic than in an audit: it is asked
-    again for each film alone.
+    Findings of an audit can't be distinguished from chance in such a model. A black box may also
+    depend on the batch size, and so behave differently in a clinic than in an audit: its second run
+    takes each film alone.
 
     Args:
         model: the classifier.
-        images: films of its preprocessing; up to 32 of them are asked for.
+        images: films of its preprocessing; up to 32 of them are used.
     """
     some = np.asarray(images[np.arange(min(REPEATED, images.shape[0]))])
     each = len(some) if isinstance(model, Differentiable) else 1
     first = model.logits(some).astype(np.float64)
     again = np.concatenate([model.logits(some[rows]) for rows in blocks(len(some), each)])
     known = np.where(np.isfinite(first), first, 0)
-    room = ANEW * known.std(axis=0) + 1e-4 * (1 + np.abs(known))
+    room = DIFFERENCE * known.std(axis=0) + 1e-4 * (1 + np.abs(known))
     with np.errstate(invalid="ignore"):
         near = np.abs(first - again) <= room
     steady = (near | (first == again) | (np.isnan(first) & np.isnan(again))).all(axis=0)
@@ -154,10 +154,8 @@ def _shared(model: BlackBox, cohort: Cohort, logits: Floats, probabilities: Floa
 def _flat(findings: Sequence[str], probabilities: Floats) -> list[str]:
     flat: NDArray[np.bool_] = np.ptp(probabilities, axis=0) < SAME
     if flat.all():
-        return ["The same output for every film: it doesn't look at them."]
-    return (
-        [f"The same output for every film: {_listed(_of(findings, flat))}."] if flat.any() else []
-    )
+        return ["The model gives the same output for every film, so it ignores them."]
+    return [f"Same output for every film: {_listed(_of(findings, flat))}."] if flat.any() else []
 
 
 def _range(model: BlackBox, answers: _Answers) -> list[str]:
@@ -166,17 +164,17 @@ def _range(model: BlackBox, answers: _Answers) -> list[str]:
     said = []
     if model.head == "sigmoid" and low >= 0 and high <= 1:
         said.append(
-            f"Its logits lie between {low:.3g} and {high:.3g}, as probabilities do; if it gives "
-            'those, say gives="probabilities".'
+            f"Its logits lie between {low:.3g} and {high:.3g}, like probabilities; if it gives "
+            'probabilities, set gives="probabilities".'
         )
-    elif isinstance(model, AskedClassifier) and model.gives == "probabilities":
+    elif isinstance(model, BlackBoxClassifier) and model.gives == "probabilities":
         outside = float(answers.probabilities.min()) < 0 or float(answers.probabilities.max()) > 1
         if outside:
-            said.append('Its probabilities leave 0 to 1; say gives="logits".')
+            said.append('Its probabilities are outside 0 to 1; set gives="logits".')
     if ends.mean() > MOST_SATURATED:
         said.append(
-            f"{ends.mean():.0%} of its probabilities are 0 or 1 to four digits; its input's range "
-            "or normalisation is probably another."
+            f"{ends.mean():.0%} of its probabilities are 0 or 1 to four digits; the input range "
+            "or normalisation is probably wrong."
         )
     return said
 
@@ -195,7 +193,7 @@ def _below_chance(answers: _Answers) -> list[str]:
 
 
 def _mean_auroc(labels: Floats, scores: Floats) -> float:
-    """NaN where no finding's scores are finite, as they may be with another normalisation."""
+    """Mean AUROC; NaN if no finding's scores are finite, as with a wrong normalisation."""
     columns = np.flatnonzero(np.isfinite(scores).all(axis=0))
     each = [metrics.auroc(labels[:, j], scores[:, j]) for j in columns]
     return float(np.nanmean(each)) if np.isfinite(each).any() else float("nan")
@@ -204,16 +202,16 @@ def _mean_auroc(labels: Floats, scores: Floats) -> float:
 def _inverted(model: BlackBox, cohort: Cohort, answers: _Answers) -> list[str]:
     own = _mean_auroc(answers.labels, answers.logits[:, answers.columns])
     other = _mean_auroc(answers.labels, model.logits(_Negatives(cohort))[:, answers.columns])
-    if not other >= own + GAIN:  # nor where it isn't told
+    if not other >= own + GAIN:  # also if one is NaN
         return []
     return [
         f"It reads these films better as negatives (mean AUROC {other:.2f} against {own:.2f}): it "
-        "was probably trained with black and white the other way round."
+        "was probably trained on inverted films (black and white exchanged)."
     ]
 
 
 class _Negatives:
-    """A cohort's images, black for white."""
+    """A cohort's images, inverted."""
 
     def __init__(self, cohort: Cohort) -> None:
         self.base = cohort.images
@@ -227,7 +225,7 @@ class _Negatives:
 
 
 def _order(answers: _Answers) -> list[str]:
-    """Match outputs and labels on one half of the patients, and count it on the other half."""
+    """Match outputs and labels on each half of the patients, and evaluate on the other half."""
     from scipy.optimize import linear_sum_assignment
 
     count = len(answers.names)
@@ -239,7 +237,7 @@ def _order(answers: _Answers) -> list[str]:
     halves = [_between(answers.labels[half], scores[half]) for half in (first, ~first)]
     matches = [linear_sum_assignment(-table)[1] for table in halves]
     every = np.arange(count)
-    # Each half's match on the other half's films, so that no luck in matching counts.
+    # Each half's match is evaluated on the other half, so that overfitting doesn't count.
     own = float(np.mean([table[every, every].mean() for table in halves]))
     matched = float(np.mean([halves[1 - i][every, m].mean() for i, m in enumerate(matches)]))
     moved = (matches[0] == matches[1]) & (matches[0] != every)
@@ -248,8 +246,8 @@ def _order(answers: _Answers) -> list[str]:
     pairs = [f"{answers.names[matches[0][i]]!r} fits {answers.names[i]}" for i in every[moved]]
     return [
         f"The order of findings is doubtful: the output called {_listed(pairs)} (mean AUROC "
-        f"{matched:.2f} in that order, {own:.2f} as named, on films that the order wasn't "
-        "taken from)."
+        f"{matched:.2f} in that order, {own:.2f} as named, on films that weren't used to "
+        "find the order)."
     ]
 
 
@@ -283,7 +281,7 @@ def _otherwise(model: BlackBox) -> dict[str, BlackBox]:
 def _of_network(model: NetworkClassifier) -> dict[str, BlackBox]:
     if model.scales_itself:
         return {}
-    # ImageNet's three means are within 0.05 of this package's one.
+    # ImageNet's three means are within 0.05 of this package's mean.
     return {
         name: replace(model, mean=scale.mean[0], std=scale.std[0])
         for name, scale in NORMALISATIONS.items()
@@ -291,7 +289,7 @@ def _of_network(model: NetworkClassifier) -> dict[str, BlackBox]:
     }
 
 
-def _of_asked(model: AskedClassifier) -> dict[str, BlackBox]:
+def _of_black_box(model: BlackBoxClassifier) -> dict[str, BlackBox]:
     def differs(scale: Normalisation) -> bool:
         return len(scale.mean) in (1, model.channels) and not np.isclose(
             model.normalisation.std[0], scale.std[0], rtol=0.05
@@ -306,7 +304,7 @@ def _of_asked(model: AskedClassifier) -> dict[str, BlackBox]:
 
 CHANGES: Mapping[type, Callable[..., dict[str, BlackBox]]] = {
     NetworkClassifier: _of_network,
-    AskedClassifier: _of_asked,
+    BlackBoxClassifier: _of_black_box,
 }
 
 

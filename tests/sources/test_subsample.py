@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dicom_files import ramp, with_pixels, write
-from leadapron.films.cohort import drawn
+from leadapron.films.cohort import subsample
 from leadapron.films.decoding import FilmFiles
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.sources import open_source
@@ -99,7 +99,7 @@ def test_the_drawn_films_alone_are_decoded(name, decoded, tmp_path):
     everything = open_source(source, **how)
     assert decoded["films"] == MOST + N
     # The same films as if all had been decoded before, one by one too.
-    expected = everything.take(drawn(N, MOST))
+    expected = everything.take(subsample(N, MOST))
     assert few.fingerprint == expected.fingerprint
     assert [few.path(row) for row in range(MOST)] == [expected.path(row) for row in range(MOST)]
     np.testing.assert_array_equal(few.films[3], expected.films[3])
@@ -108,7 +108,7 @@ def test_the_drawn_films_alone_are_decoded(name, decoded, tmp_path):
     again, other = (open_source(source, most=most, **how) for most in (MOST, MOST + 1))
     assert decoded["films"] == before + MOST + 1
     assert again.fingerprint == few.fingerprint
-    assert other.fingerprint == everything.take(drawn(N, MOST + 1)).fingerprint
+    assert other.fingerprint == everything.take(subsample(N, MOST + 1)).fingerprint
     assert len(open_source(source, most=N + 1, **how)) == N
 
 
@@ -117,7 +117,7 @@ def test_phantoms_that_are_not_drawn_are_not_made(decoded, preprocessing):
     how = {"count": 30, "seed": 4, "preprocessing": preprocessing}
     few = open_source("phantom:32", most=MOST, **how)
     assert decoded["films"] == MOST
-    expected = open_source("phantom:32", **how).take(drawn(30, MOST))
+    expected = open_source("phantom:32", **how).take(subsample(30, MOST))
     assert few.fingerprint == expected.fingerprint
     np.testing.assert_array_equal(few.films[3], expected.films[3])
     np.testing.assert_array_equal(few.masks[np.array([2])], expected.masks[np.array([2])])
@@ -130,6 +130,6 @@ def test_of_several_sources_films_are_drawn_from_all(decoded, tmp_path):
     how = {"preprocessing": SMALL, "cache": "none", "count": 6}
     few = open_source(source, most=9, **how)
     assert decoded["films"] == len(few) == 9
-    expected = open_source(source, **how).take(drawn(2 * N + 6, 9))
+    expected = open_source(source, **how).take(subsample(2 * N + 6, 9))
     assert few.fingerprint == expected.fingerprint
     assert len(np.unique(few.attributes["site"])) == 3

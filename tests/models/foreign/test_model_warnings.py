@@ -10,8 +10,13 @@ import pytest
 from leadapron.errors import DataError
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
-from leadapron.models.foreign import NORMALISATIONS, AskedClassifier, Normalisation, doubts
-from leadapron.models.foreign.doubts import unsteady
+from leadapron.models.foreign import (
+    NORMALISATIONS,
+    BlackBoxClassifier,
+    Normalisation,
+    model_warnings,
+)
+from leadapron.models.foreign.model_warnings import unsteady
 
 FINDINGS = ("Effusion", "Mass", "Nodule", "Hernia")
 SIZE, N = 8, 240
@@ -46,24 +51,26 @@ def quarters(images):
 
 def model(run=quarters, **options):
     options = {"preprocessing": SMALL, "normalisation": NORMALISATIONS["unit"], **options}
-    return AskedClassifier(run, options.pop("findings", FINDINGS), **options)
+    return BlackBoxClassifier(run, options.pop("findings", FINDINGS), **options)
 
 
 def test_a_sound_model_raises_none(films):
-    assert doubts(model(), films) == ()
+    assert model_warnings(model(), films) == ()
 
 
 def test_the_same_output_for_every_film(films):
     constant = model(lambda images: np.tile(np.float32([1, -2, 0, 3]), (len(images), 1)))
-    assert doubts(constant, films) == ("The same output for every film: it doesn't look at them.",)
+    assert model_warnings(constant, films) == (
+        "The model gives the same output for every film, so it ignores them.",
+    )
 
     def one(images):
         out = quarters(images)
         out[:, 1] = 0.3
         return out
 
-    said = doubts(model(one), films)
-    assert said[0] == "The same output for every film: Mass."
+    said = model_warnings(model(one), films)
+    assert said[0] == "Same output for every film: Mass."
 
 
 def test_answers_that_are_no_numbers(films):
@@ -72,7 +79,7 @@ def test_answers_that_are_no_numbers(films):
         out[0, 2] = np.nan
         return out
 
-    assert doubts(model(broken), films) == ("Answers that aren't numbers: Nodule.",)
+    assert model_warnings(model(broken), films) == ("Outputs that are NaN or infinite: Nodule.",)
 
 
 def squash(values):
@@ -80,22 +87,22 @@ def squash(values):
 
 
 def test_probabilities_given_for_logits_and_the_other_way_round(films):
-    said = doubts(model(lambda images: squash(quarters(images))), films)
+    said = model_warnings(model(lambda images: squash(quarters(images))), films)
     assert len(said) == 1
-    assert 'as probabilities do; if it gives those, say gives="probabilities"' in said[0]
+    assert 'like probabilities; if it gives probabilities, set gives="probabilities"' in said[0]
     honest = model(lambda images: squash(quarters(images)), gives="probabilities")
-    assert doubts(honest, films) == ()
-    said = doubts(model(gives="probabilities"), films)
-    assert said[0] == 'Its probabilities leave 0 to 1; say gives="logits".'
+    assert model_warnings(honest, films) == ()
+    said = model_warnings(model(gives="probabilities"), films)
+    assert said[0] == 'Its probabilities are outside 0 to 1; set gives="logits".'
 
 
 def test_saturation(films):
-    said = doubts(model(lambda images: 1e5 * quarters(images) + 1), films)
+    said = model_warnings(model(lambda images: 1e5 * quarters(images) + 1), films)
     assert any("are 0 or 1 to four digits" in each for each in said)
 
 
 def test_below_chance_and_negatives(films):
-    said = doubts(model(lambda images: -quarters(images)), films)
+    said = model_warnings(model(lambda images: -quarters(images)), films)
     below = [each for each in said if each.startswith("AUROC below 0.5")]
     assert len(below) == 4
     assert below[0].startswith("AUROC below 0.5: Effusion 0.0")
@@ -106,12 +113,12 @@ def test_below_chance_and_negatives(films):
         out[:, 3] *= -1
         return out
 
-    said = doubts(model(one), films)
+    said = model_warnings(model(one), films)
     assert [each.partition(" 0.0")[0] for each in said] == ["AUROC below 0.5: Hernia"]
 
 
 def test_findings_in_another_order(films):
-    said = doubts(model(lambda images: quarters(images)[:, [1, 0, 2, 3]]), films)
+    said = model_warnings(model(lambda images: quarters(images)[:, [1, 0, 2, 3]]), films)
     order = [each for each in said if each.startswith("The order of findings is doubtful")]
     assert len(order) == 1
     assert "'Mass' fits Effusion, 'Effusion' fits Mass" in order[0]
@@ -128,7 +135,9 @@ def test_chance_is_no_other_order(films):
             rows = (images.reshape(len(images), -1).sum(1) * 1e4).astype(np.int64) % N
             return noise[rows]
 
-        assert not any("order of findings" in each for each in doubts(model(ask), films)), seed
+        assert not any("order of findings" in each for each in model_warnings(model(ask), films)), (
+            seed
+        )
 
 
 def test_another_normalisation(films):
@@ -138,15 +147,15 @@ def test_another_normalisation(films):
         return quarters(np.clip(images / 2048 + 0.5, 0, 1))
 
     right = model(narrow, normalisation=NORMALISATIONS["torchxrayvision"])
-    assert doubts(right, films) == ()
+    assert model_warnings(right, films) == ()
 
     def harsh(images):
         return quarters(np.round(images / 2048 + 0.5, 2))
 
-    said = doubts(model(harsh), films)
+    said = model_warnings(model(harsh), films)
     assert said == (
-        "The same output for every film: it doesn't look at them.",
-        "Its answers differ with the normalisation torchxrayvision.",
+        "The model gives the same output for every film, so it ignores them.",
+        "Its outputs vary with the normalisation torchxrayvision.",
     )
 
     def noisy(images):
@@ -154,37 +163,39 @@ def test_another_normalisation(films):
         sums = images.sum((1, 2, 3))[:, None] * np.arange(1, 5)
         return quarters(images / 2048 + 0.5) + np.sin(1e4 * sums).astype(np.float32)
 
-    said = doubts(model(noisy, normalisation=NORMALISATIONS["leadapron"]), films)
+    said = model_warnings(model(noisy, normalisation=NORMALISATIONS["leadapron"]), films)
     assert any("better with the normalisation 'torchxrayvision'" in each for each in said), said
     other = model(harsh, normalisation=Normalisation((0.5,), (1 / 2000,)))
-    assert not any("normalisation" in each for each in doubts(other, films))
+    assert not any("normalisation" in each for each in model_warnings(other, films))
 
 
 def test_findings_go_by_their_names(films):
     synonyms = model(findings=("Pleural Effusion", "mass", "Nodule", "Hiatal hernia"))
-    assert doubts(synonyms, films) == ()
-    others = doubts(model(findings=("A", "B", "C", "D")), films)
+    assert model_warnings(synonyms, films) == ()
+    others = model_warnings(model(findings=("A", "B", "C", "D")), films)
     assert len(others) == 1
-    assert others[0].startswith("No finding of the model with enough films")
+    assert others[0].startswith("These films have no finding of the model with enough")
     few = films.take(np.arange(16))
-    assert doubts(model(), few)[0].startswith("No finding of the model with enough films")
+    assert model_warnings(model(), few)[0].startswith(
+        "These films have no finding of the model with enough"
+    )
 
 
 def test_labels_that_are_not_stated_do_not_count(films):
     labels = films.labels.copy()
     labels[::2, 0] = np.nan
     labels[:, 1] = np.nan
-    assert doubts(model(), replace(films, labels=labels)) == ()
+    assert model_warnings(model(), replace(films, labels=labels)) == ()
 
 
 def test_films_prepared_otherwise_are_refused(films):
     with pytest.raises(DataError, match="the model expects"):
-        doubts(model(preprocessing=Preprocessing(size=16)), films)
+        model_warnings(model(preprocessing=Preprocessing(size=16)), films)
 
 
 def test_networks_are_asked_with_other_normalisations_too(films):
     from leadapron.models.classifier import NetworkClassifier
-    from leadapron.models.foreign.doubts import _otherwise
+    from leadapron.models.foreign.model_warnings import _otherwise
     from leadapron.models.networks import build_network
 
     network = NetworkClassifier(

@@ -80,7 +80,7 @@ def test_an_answer_that_nobody_takes_is_said_by_exit_code_2(words, tmp_path):
     for way in (f"{call} >&-", f"{call} >/dev/full", f"set -o pipefail; {call} | true"):
         done = subprocess.run(["bash", "-c", way], capture_output=True, text=True)
         assert done.returncode == 2, way
-        assert done.stderr.startswith("leadapron: can't write the answer to standard output: ")
+        assert done.stderr.startswith("leadapron: can't write the result to standard output: ")
         assert len(done.stderr.splitlines()) == 1
     done = subprocess.run(["bash", "-c", f"{call} 2>&-"], capture_output=True, text=True)
     assert done.returncode == 0
@@ -359,7 +359,7 @@ def test_quiet_may_stand_behind(run, tmp_path):
     ("error", "words"),
     [
         (MemoryError(), "there is not enough memory"),
-        (BrokenProcessPool("x"), "a worker process was killed, maybe for want of memory"),
+        (BrokenProcessPool("x"), "a worker process was killed, possibly for lack of memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 GB"), "not enough memory"),
         (OSError(28, "No space left on device"), "can't read or write a file: No space left"),
         (OSError(13, "Permission denied", "a.png"), "can't read or write a.png: Permission denied"),

@@ -125,7 +125,7 @@ def test_each_kind_of_parameter_is_given_by_an_option():
         (["--most", "2000"], "2000 is not in the range 1<=x<=1024"),
         (["--device", "tpu"], "'tpu' is not one of"),
         (["--sweep.greys", "1,x"], "expected N,N,..."),
-        (["--findings", ","], "--findings names none; expected NAME,NAME"),
+        (["--findings", ","], "--findings holds no name; expected NAME,NAME"),
     ],
 )
 def test_values_are_checked_before_the_function_is_called(words, message):

@@ -265,7 +265,7 @@ def test_on_the_command_line(study, tmp_path, monkeypatch, capsys):
     [
         (["--count", "0"], 4, "count"),
         (["--methods", "gradcam"], 4, "did you mean grad-cam"),
-        (["--methods", ","], 4, "--methods names none"),
+        (["--methods", ","], 4, "--methods holds no name"),
         (["--finding", "Efusion"], 4, "did you mean Effusion"),
         (["--seed", "-1"], 4, "seed"),
     ],

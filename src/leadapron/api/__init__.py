@@ -1,4 +1,4 @@
-"""What `import leadapron as la` calls: each job on paths, arrays or open objects.
+"""The public API (`import leadapron as la`): each job on paths, arrays or open objects.
 
-The names are those of `leadapron.__all__`; a module here is loaded when one of its names is used.
+Its names are in `leadapron.__all__`; a module is imported when one of its names is first used.
 """

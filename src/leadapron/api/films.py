@@ -30,7 +30,7 @@ __all__ = ["CleanResult", "DescribeResult", "ScanResult", "clean", "describe", "
 
 
 class ScanResult(Shown, Scanned):
-    """What a scan says of films: verdict, evidence, suspected films; see `Scanned`."""
+    """Result of a scan: verdict, evidence, suspected films; see `Scanned`."""
 
     def facts(self) -> dict[str, Any]:
         """Return it as plain values, as scan.json holds it."""
@@ -53,7 +53,7 @@ class ScanResult(Shown, Scanned):
         return scanning.write_scanned(Path(folder), self)
 
     def plot(self) -> Figure:
-        """Draw the films that the strongest evidence of poison names, and others beside them.
+        """Draw the suspected films of the strongest evidence of poison, with others to compare.
 
         Raises:
             UsageError: there is no evidence of poison.
@@ -69,10 +69,10 @@ class ScanResult(Shown, Scanned):
 
 
 class DescribeResult(Shown, Description):
-    """What a set of films holds; see `Description`."""
+    """Description of a set of films; see `Description`."""
 
     def facts(self) -> dict[str, Any]:
-        """Return it as plain values, as --json answers."""
+        """Return it as plain values, as --json prints it."""
         return dump(Description(**vars(self)))
 
     def lines(self) -> Sequence[str]:
@@ -99,10 +99,10 @@ class DescribeResult(Shown, Description):
 
 
 class CleanResult(Shown, Cleaned):
-    """What was left out, and what was written; see `Cleaned`."""
+    """Result of `clean`: the dropped films and the written file; see `Cleaned`."""
 
     def facts(self) -> dict[str, Any]:
-        """Return it as plain values, as --json answers."""
+        """Return it as plain values, as --json prints it."""
         return dump(Cleaned(**vars(self)))
 
     def lines(self) -> Sequence[str]:
@@ -125,21 +125,21 @@ def scan(
     machine: Machine = AUTO,
     **settings: Any,
 ) -> ScanResult:
-    """Scan films for poison: which, where in them, towards which finding.
+    """Scan films for poison: which films, where in them, towards which finding.
 
     Args:
         films: a source ("phantom:64", "nih:FOLDER"), a table, archive or folder of films, a
             cohort, or images (n, height, width) uint8 or uint16.
-        labels: of images, (n, k) of 0, 1 or NaN ("not stated").
-        findings: of labels, the k names.
-        size: of a source's images, their side in pixels; the films' own, up to 224, if left out.
-        false_alarm: chance that is granted of calling a clean set poisoned.
-        model: a network that was trained on these films; its features are ranked beside the scan
-            and don't change the verdict.
+        labels: labels of images, (n, k) of 0, 1 or NaN ("not stated").
+        findings: the k names of the labels.
+        size: side of a source's images in pixels; the films' own, up to 224, if left out.
+        false_alarm: false-positive rate: chance of calling a clean set poisoned, 0 to 1.
+        model: a network that was trained on these films. Feature detectors rank the films by its
+            features; the rankings don't change the verdict.
         train: train a small network on these films for that purpose.
-        seed: of all that is drawn by chance.
-        machine: where and how it is carried out.
-        **settings: the source's, as `count=600`.
+        seed: seed of all random draws.
+        machine: device, precision, cache and progress.
+        **settings: settings of the source, as `count=600`.
 
     Raises:
         UsageError: arguments that contradict each other or are out of range.
@@ -185,15 +185,15 @@ def describe(
     machine: Machine = AUTO,
     **settings: Any,
 ) -> DescribeResult:
-    """Describe films: labels and how they come together, copies, what leaks across the split.
+    """Describe films: labels and their co-occurrence, copies, leakage across the split.
 
     Args:
         films: as `scan`.
         labels: as `scan`.
         findings: as `scan`.
-        size: of a source's images, their side in pixels; the source's own way if left out.
-        machine: where and how it is carried out.
-        **settings: the source's, as `count=600`.
+        size: side of a source's images in pixels; the source's default if left out.
+        machine: device, precision, cache and progress.
+        **settings: settings of the source, as `count=600`.
 
     Raises:
         UsageError: arguments that contradict each other.
@@ -220,21 +220,21 @@ def clean(
     machine: Machine = AUTO,
     **settings: Any,
 ) -> CleanResult:
-    """Write a source without some films; the source itself is left as it is.
+    """Write a copy of a source without some films; the source itself isn't changed.
 
     Args:
         source: as `open_source`, or a table, archive or folder of films.
-        drop: the films.csv of a scan, what `scan` returned, or names of films.
-        out: folder for table.csv or films.npz, which must not be there.
+        drop: the films.csv of a scan, the result of `scan`, or names of films.
+        out: folder for table.csv or films.npz, which must not exist there yet.
         retrain: train a small network with these films and one without, and compare them.
         size: side of the networks' images in pixels; the films' own, up to 224, if left out.
-        seed: of networks and of the split, where the source has none.
-        machine: where and how it is carried out.
-        **settings: the source's, as `count=600`.
+        seed: seed of the networks, and of the split if the source has none.
+        machine: device, precision, cache and progress.
+        **settings: settings of the source, as `count=600`.
 
     Raises:
-        DataError: names that the source doesn't have, or nothing dropped, or nothing left.
-        StoreError: a file that can't be written or is there already.
+        DataError: names that aren't in the source, no film dropped, or no film left.
+        StoreError: a file that can't be written or exists already.
         LeadapronError: as `open_source`.
     """
     done = cleaning.clean(
@@ -263,9 +263,9 @@ def _named(
     findings: Sequence[str] | None,
     settings: dict[str, Any],
 ) -> str:
-    """The source that a path or text names; findings become a setting of it."""
+    """The source that a path or text names; `findings` becomes one of its settings."""
     if labels is not None:
-        raise UsageError("labels: a source has its own; expected images with them")
+        raise UsageError("labels: a source has its own labels; give labels only with images")
     if findings is not None:
         settings["findings"] = findings if isinstance(findings, str) else ",".join(findings)
     return named_source(films)
@@ -274,9 +274,9 @@ def _named(
 def _in_memory(
     films: Cohort | NDArray[Any], labels: ArrayLike | None, findings: Sequence[str] | None
 ) -> Cohort:
-    """A cohort as it is, or one of images and labels."""
+    """The given cohort, or a new one of images and labels."""
     if not isinstance(films, Cohort):
         return Cohort.of(films, labels, findings)
     if labels is not None or findings is not None:
-        raise UsageError("labels, findings: a cohort has its own; expected images with them")
+        raise UsageError("labels, findings: a cohort has its own; give them only with images")
     return films

@@ -1,4 +1,4 @@
-"""The public API on models, and on the films that they read: audit, calibrate, screen, explain."""
+"""The public API on models and their input films: audit, calibrate, screen, explain."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 class AuditResult(Shown, Audit):
-    """What an audit found; see `Audit`."""
+    """Result of an audit; see `Audit`."""
 
     def facts(self) -> dict[str, Any]:
         """Return it as plain values, as audit.json holds it."""
@@ -76,14 +76,14 @@ class AuditResult(Shown, Audit):
         return write_audit(Path(folder), Audit(**vars(self)))
 
     def plot(self) -> Figure:
-        """Draw which share of the films the strongest mark carries across, by finding."""
+        """Draw the attack success rate of the strongest mark, by finding."""
         from leadapron.report.plots import plot_forced
 
         return plot_forced(self.forced)
 
 
 class CalibrateResult(Shown, Calibrated):
-    """A gate with its model, that `screen` takes; see `Calibrated`.
+    """A gate with its model, for `screen`; see `Calibrated`.
 
     Args:
         classifier: the model.
@@ -101,7 +101,7 @@ class CalibrateResult(Shown, Calibrated):
         return OpenGate(file=self.file, stored=self.stored, classifier=self.classifier)
 
     def facts(self) -> dict[str, Any]:
-        """Return it as plain values, as --json answers."""
+        """Return it as plain values, as --json prints it."""
         return dump(self.document())
 
     def lines(self) -> Sequence[str]:
@@ -115,13 +115,13 @@ class CalibrateResult(Shown, Calibrated):
         return screen(self, films)
 
     def save(self, file: str | os.PathLike[str]) -> Path:
-        """Write the gate: a JSON file, and its numbers beside it. They hold patients' pixels.
+        """Write the gate: a JSON file, and its arrays next to it. They hold patients' pixels.
 
         Args:
-            file: ends in .json.
+            file: path ending in .json.
 
         Raises:
-            UsageError: a model without a file: a gate is tied to a file's content.
+            UsageError: a model without a file, since a gate is tied to a file's content.
             StoreError: files that can't be written.
         """
         write_gate(Path(file), self.stored)
@@ -129,7 +129,7 @@ class CalibrateResult(Shown, Calibrated):
 
 
 class ScreenResult(Shown, Screening):
-    """What a gate says of films; see `Screening`."""
+    """Decisions of a gate on films; see `Screening`."""
 
     def facts(self) -> dict[str, Any]:
         """Return it as plain values, as screen.json holds it."""
@@ -147,7 +147,7 @@ class ScreenResult(Shown, Screening):
         """Write screen.html, screen.json and a picture of each film, and return the page's path.
 
         Raises:
-            StoreError: files that can't be written, or a folder of another kind.
+            StoreError: files that can't be written, or a folder with other content.
         """
         from leadapron.report.screen import begin_screen, top_films, write_film, write_screen
 
@@ -167,7 +167,7 @@ class ScreenResult(Shown, Screening):
 
         films = top_films(self.films)
         if not films:
-            raise UsageError("there is no film to draw: none was decoded")
+            raise UsageError("there is no film to draw: no film could be decoded")
         return plot_films(films)
 
     def _plain(self) -> Screening:
@@ -175,10 +175,10 @@ class ScreenResult(Shown, Screening):
 
 
 class ExplainResult(Shown):
-    """Where a model looked.
+    """Saliency maps of a model.
 
     Args:
-        method: of `EXPLAINERS`.
+        method: name in `EXPLAINERS`.
         findings: the k findings.
         images: (n, h, w) the films.
         maps: (n, k, h, w) float32, comparable across films and findings.
@@ -202,7 +202,7 @@ class ExplainResult(Shown):
 
     @property
     def peaks(self) -> NDArray[np.int64]:
-        """(n, k, 2) row and column of each map's highest value."""
+        """(n, k, 2) row and column of each map's maximum."""
         n, k, _, width = self.maps.shape
         return np.stack(np.divmod(self.maps.reshape(n, k, -1).argmax(axis=2), width), axis=2)
 
@@ -224,7 +224,7 @@ class ExplainResult(Shown):
         return [f"{self.method}: maps of {n} films for {names}, {height}x{width} pixels"]
 
     def plot(self) -> Figure:
-        """Draw the maps over the first films, one colour scale for all."""
+        """Draw the maps over the first films, with one colour scale for all."""
         from leadapron.report.plots import plot_maps
 
         return plot_maps(self.images, self.maps, self.findings, self.method)
@@ -244,27 +244,28 @@ def audit(
     machine: Machine = AUTO,
     **settings: Any,
 ) -> AuditResult:
-    """Look for a backdoor in a finished model: marks are put on clean films.
+    """Audit a trained model for a backdoor, by stamping marks on clean films.
 
     Args:
-        model: a file or "module:function" as `open_model` takes it, what that returned, or a
-            classifier: any object with the attributes of `BlackBox`.
-        clean: films without a trigger, that the model wasn't trained on: a source, a table, archive
-            or folder, a cohort, or images of the model's preprocessing.
-        labels: of images, (n, k) of 0, 1 or NaN in the order of the model's findings.
-        reference: clean models of the same kind, two or more, or a folder of them; without them
-            the verdict is at most "unusual".
-        false_alarm: share of clean models that may be called backdoored.
-        films: clean films that are looked at, at most.
-        sweep: how marks are put on films.
-        steps: of trigger inversion, at most; 0 leaves it out.
-        statistics: whether the network's further statistics are taken, of the references too.
-        machine: where and how it is carried out.
-        **settings: the source's, as `count=600`.
+        model: a file or "module:function" as `open_model` takes it, the result of `open_model`, or
+            a classifier: any object with the attributes of `BlackBox`.
+        clean: films without a trigger that the model wasn't trained on: a source, a table, archive
+            or folder, a cohort, or images with the model's preprocessing.
+        labels: labels of images, (n, k) of 0, 1 or NaN in the order of the model's findings.
+        reference: two or more clean reference models of the same kind, or a folder of them; without
+            them the verdict is at most "unusual".
+        false_alarm: false-positive rate: share of clean models that may be called backdoored.
+        films: largest number of clean films that are used.
+        sweep: settings of the sweep: how marks are stamped on films.
+        steps: largest number of trigger-inversion steps; 0 leaves trigger inversion out.
+        statistics: whether further statistics of the networks are computed, also of the reference
+            models.
+        machine: device, precision, cache and progress.
+        **settings: settings of the source, as `count=600`.
 
     Raises:
-        UsageError: an argument out of range, or one reference alone.
-        DataError: films, labels or answers that can't be used.
+        UsageError: an argument out of range, or a single reference model.
+        DataError: films, labels or model outputs that can't be used.
         LeadapronError: as `open_model` and `open_source`.
     """
     opened = model_of(model, machine)
@@ -302,15 +303,15 @@ def calibrate(
     Args:
         model: as `audit`.
         clean: as `audit`.
-        out: the gate's JSON file, which `leadapron screen` takes; its numbers go beside it. Nothing
-            is written if left out.
+        out: the gate's JSON file, for `leadapron screen`; its arrays are written next to it.
+            Nothing is written if left out.
         false_alarm: share of clean films like these that may be called suspicious.
-        machine: where and how it is carried out.
-        **settings: the source's, as `count=600`.
+        machine: device, precision, cache and progress.
+        **settings: settings of the source, as `count=600`.
 
     Raises:
-        UsageError: a rate out of range, a name that is taken, or a file for the gate of a model
-            without one.
+        UsageError: a rate out of range, a file name that exists, or `out` for a model without a
+            file.
         LeadapronError: as `open_model`, `open_source` and `detect.inputs.calibrate`.
     """
     opened = model_of(model, machine)
@@ -337,18 +338,18 @@ def screen(
     model: str | os.PathLike[str] | None = None,
     machine: Machine = AUTO,
 ) -> ScreenResult:
-    """Say which films may carry a trigger.
+    """Screen films for triggers with a gate.
 
     Args:
-        gate: the file that `calibrate` wrote, what it or `open_gate` returned.
+        gate: the file that `calibrate` wrote, or the result of `calibrate` or `open_gate`.
         films: files or folders of PNG, JPEG or DICOM files; or a cohort, or images (n, h, w) uint8
-            or uint16, of the model's preprocessing.
-        model: of a gate's file, where the model lies now, if it was moved.
-        machine: where the model runs.
+            or uint16, with the model's preprocessing.
+        model: for a gate's file, the path of the model, if it was moved.
+        machine: device of the model.
 
     Raises:
         UsageError: no films, or images of another size.
-        StoreError: a gate that can't be read, or another model than it is of.
+        StoreError: a gate that can't be read, or that belongs to another model.
         LeadapronError: the model or the decoders fail.
     """
     if isinstance(gate, str | os.PathLike):
@@ -356,7 +357,7 @@ def screen(
             Path(gate), model=None if model is None else Path(model), machine=machine
         )
     elif model is not None:
-        raise UsageError("model: this gate is open, with its model")
+        raise UsageError("model: the gate is open and has its model; give `model` only with a file")
     else:
         opened = gate.gate if isinstance(gate, CalibrateResult) else gate
     name = "" if opened.file is None else str(opened.file)
@@ -378,15 +379,15 @@ def explain(
     machine: Machine = AUTO,
     **settings: Any,
 ) -> ExplainResult:
-    """Return maps of where a model looked.
+    """Return saliency maps of a model.
 
     Args:
         model: as `audit`.
-        films: as `audit`; images are (n, h, w) uint8 or uint16 of the model's preprocessing.
-        findings: which to explain; all of the model's if left out.
+        films: as `audit`; images are (n, h, w) uint8 or uint16 with the model's preprocessing.
+        findings: findings to explain; all of the model's if left out.
         method: name in `explainers.EXPLAINERS`.
-        machine: where and how it is carried out.
-        **settings: the source's, as `count=4`.
+        machine: device, precision, cache and progress.
+        **settings: settings of the source, as `count=4`.
 
     Raises:
         UnknownNameError: no such method or finding.
@@ -423,7 +424,9 @@ def labelled(
     if labels is None:
         return cohort_of(clean, classifier.preprocessing, machine, settings, most)
     if not isinstance(clean, np.ndarray):
-        raise UsageError("labels: a source and a cohort have their own; expected images with them")
+        raise UsageError(
+            "labels: a source and a cohort have their own labels; give labels only with images"
+        )
     return Cohort.of(
         clean[:most],
         np.asarray(labels)[:most],
@@ -445,7 +448,7 @@ def _screened(opened: OpenGate, films: Cohort | NDArray[Any]) -> list[ScreenedFi
 
 
 def name_of(model: Model) -> str:
-    """What to call a model."""
+    """Return a model's name for reports."""
     if isinstance(model, str | os.PathLike):
         return auditing.named(os.fspath(model))
     return type(model.classifier if isinstance(model, Opened) else model).__name__

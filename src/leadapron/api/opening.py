@@ -1,4 +1,4 @@
-"""What the public API takes, as what the jobs need: a cohort, a model."""
+"""Opens arguments of the public API: returns the cohort or model that a job needs."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ returned."""
 
 
 def source_name(films: Films) -> str | None:
-    """Return the source that a text or path names; None of films that are open."""
+    """Return the source that a text or path names; None for films in memory."""
     return named_source(films) if isinstance(films, str | os.PathLike) else None
 
 
 def refuse_settings(settings: Mapping[str, Any]) -> None:
-    """Raise UsageError where films that are open come with a source's settings."""
+    """Raise UsageError if films in memory come with settings of a source."""
     if settings:
         raise UsageError(
-            f"{', '.join(sorted(settings))}: the settings of a source; these films are open already"
+            f"{', '.join(sorted(settings))}: settings of a source; these films are in memory"
         )
 
 
@@ -50,17 +50,17 @@ def cohort_of(
     settings: Mapping[str, Any],
     most: int | None = None,
 ) -> Cohort:
-    """Return films as a model takes them.
+    """Return films as a cohort with a model's preprocessing.
 
     Args:
-        films: what names or holds them; images are taken to be of the preprocessing.
+        films: the films; images in memory must have this preprocessing already.
         preprocessing: the model's.
-        machine: how they are opened.
-        settings: of the source.
-        most: films that are opened, at most.
+        machine: device, precision, cache and progress.
+        settings: settings of the source.
+        most: largest number of films that are opened.
 
     Raises:
-        UsageError: settings of films that are open.
+        UsageError: settings of a source for films in memory.
         DataError: images that can't be used.
         LeadapronError: as `open_source`.
     """
@@ -76,14 +76,14 @@ def cohort_of(
 
 
 def model_of(model: Model, machine: Machine) -> Opened:
-    """Return a model with what is known of it.
+    """Return an open model with the facts that are known about it.
 
     Args:
-        model: what names it, or it.
-        machine: where it runs, if it is opened here.
+        model: the model, or the file or function that gives it.
+        machine: device and precision, if the model is opened here.
 
     Raises:
-        UsageError: an object that is no classifier.
+        UsageError: an object that isn't a classifier.
         LeadapronError: as `open_model`.
     """
     from leadapron.models.foreign import Opened, open_model

@@ -30,10 +30,10 @@ __all__ = ["RepairResult", "repair"]
 
 
 class RepairResult(Shown, Repaired):
-    """What became of a model; see `Repaired`.
+    """Result of a repair; see `Repaired`.
 
     Args:
-        classifier: the repaired model; None where there was nothing to repair.
+        classifier: the repaired model; None if there was nothing to repair.
     """
 
     classifier: NetworkClassifier | None
@@ -44,7 +44,7 @@ class RepairResult(Shown, Repaired):
 
     @property
     def document(self) -> Repaired:
-        """What repair.json holds."""
+        """The content of repair.json."""
         return Repaired(**{each.name: getattr(self, each.name) for each in fields(Repaired)})
 
     def facts(self) -> dict[str, Any]:
@@ -98,32 +98,33 @@ def repair(  # noqa: PLR0913
     machine: Machine = AUTO,
     **settings: Any,
 ) -> RepairResult:
-    """Repair a backdoored model with clean films, and prove it on others of them.
+    """Repair a backdoored model with clean films, and verify the repair on held-out films.
 
-    Nothing is written; `RepairResult.save` and `report` do. The model itself stays as it is.
+    Nothing is written; `RepairResult.save` and `report` write. The model itself isn't changed.
 
     Args:
-        model: a file as `open_model` takes it, what that returned, or a classifier with a network.
-        clean: films without a trigger and with true labels, that the model wasn't trained on: a
-            source, a table, archive or folder, a cohort, or images of the model's preprocessing.
-        labels: of images, (n, k) of 0, 1 or NaN in the order of the model's findings.
-        method: a repair's name; "auto" climbs from the cheapest to the strongest until a check
-            holds.
-        audit: of this model; made here if left out.
-        reference: clean models of the same kind, two or more, or a folder of them.
-        films: clean films that are used, at most.
-        relearning: how it is tried to bring the backdoor back.
-        exhaustive: try every square in the proof, not 299 drawn ones; it may take days.
+        model: a file as `open_model` takes it, the result of `open_model`, or a classifier with a
+            network.
+        clean: films without a trigger and with true labels that the model wasn't trained on: a
+            source, a table, archive or folder, a cohort, or images with the model's preprocessing.
+        labels: labels of images, (n, k) of 0, 1 or NaN in the order of the model's findings.
+        method: a repair's name; "auto" tries repairs from the cheapest to the strongest until a
+            check passes.
+        audit: an audit of this model; made here if left out.
+        reference: two or more clean reference models of the same kind, or a folder of them.
+        films: largest number of clean films that are used.
+        relearning: settings of the relearning attack, which tries to restore the backdoor.
+        exhaustive: test every square in the proof, not a random sample of 299; it may take days.
         controls: measure plain fine-tuning and training from scratch on the same films too.
         scan: whether the clean films are scanned before they are used.
-        sweep: how models are swept.
-        steps: of trigger inversion, at most; 0 leaves it out.
-        machine: where and how it is carried out.
-        **settings: the source's, as `count=800`.
+        sweep: settings of the models' sweeps.
+        steps: most steps of trigger inversion; 0 omits it.
+        machine: device, precision, cache and progress.
+        **settings: settings of the source, as `count=800`.
 
     Raises:
-        UsageError: a model that can only be asked, or an unknown method.
-        DataError: films that can't be used: too few, or poisoned; or a model at chance.
+        UsageError: a black-box model, or an unknown method.
+        DataError: too few films, poisoned films, or a model no better than chance.
         LeadapronError: as `open_model` and `open_source`.
     """
     opened = model_of(model, machine)

@@ -1,4 +1,4 @@
-"""How a result of the public API shows itself."""
+"""Printing of results of the public API, in a terminal and a notebook."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ class Shown:
     """A result that prints itself in one line and shows itself in a notebook."""
 
     def facts(self) -> dict[str, Any]:
-        """Return it as plain values, as --json answers: "schema", then its fields."""
+        """Return it as plain values, as --json prints it: "schema", then its fields."""
         raise NotImplementedError
 
     def lines(self) -> Sequence[str]:
-        """Return it for a terminal, line by line; the first says the most."""
+        """Return it for a terminal, line by line; the first line is the summary."""
         raise NotImplementedError
 
     def to_json(self) -> str:
-        """Return it as JSON, as --json answers."""
+        """Return it as JSON, as --json prints it."""
         return json.dumps(self.facts(), indent=2, allow_nan=False)
 
     def __str__(self) -> str:

@@ -28,18 +28,18 @@ class StudyResult(Shown):
     """A study on disk.
 
     Args:
-        folder: with study.yaml, manifest.json, rows.jsonl and a folder of each run.
+        folder: holds study.yaml, manifest.json, rows.jsonl and a folder for each run.
     """
 
     folder: Path
 
     @property
     def rows(self) -> Any:
-        """Its rows with the settings of their runs, as `load_rows`."""
+        """The study's rows with the settings of their runs, as `load_rows`."""
         return load_rows(self.folder)
 
     def facts(self) -> dict[str, Any]:
-        """Return the folder and the result in words."""
+        """Return the folder and a summary of the result."""
         return {
             "schema": 1,
             "verdict": "done",
@@ -48,7 +48,7 @@ class StudyResult(Shown):
         }
 
     def lines(self) -> Sequence[str]:
-        """Return what was found, in about five lines."""
+        """Return a summary of the result, in about five lines."""
         from leadapron.report.summary import study_lines
 
         return study_lines(self.folder)
@@ -64,7 +64,7 @@ class StudyResult(Shown):
         return write_report(self.folder)
 
     def plot(self) -> Figure:
-        """Draw attack success of each run, of the backdoored model and its twin."""
+        """Draw each run's attack success rate, of the backdoored model and its twin."""
         from leadapron.report.plots import plot_success
 
         return plot_success(read_study(self.folder))
@@ -78,17 +78,16 @@ def run_study(
     jobs: int = 1,
     machine: Machine = AUTO,
 ) -> StudyResult:
-    """Carry out a study, or continue it where it was stopped.
+    """Carry out a study, or continue an interrupted one.
 
     Args:
         settings: by section and name, {"trigger": {"name": "patch", "side": 4}}, or a YAML file
-            of them; a list is an axis of the grid, and what is missing gets its default.
-        out: the study's folder, new or its own.
-        contradictions: identical films whose labels contradict each other: "refuse" to train on
-            them, or "allow" them.
-        jobs: processes. A script that asks for several starts with `if __name__ == "__main__":`,
-            since each of them imports it.
-        machine: where and how it is carried out.
+            of them; a list is an axis of the grid, and missing settings get their defaults.
+        out: the study's folder, new or from an earlier start of this study.
+        contradictions: "refuse" or "allow" identical films with contradicting labels.
+        jobs: number of processes. With several, a script needs `if __name__ == "__main__":`, since
+            each process imports it.
+        machine: device, precision, cache and progress.
 
     Raises:
         LeadapronError: settings, films or folders that can't be used.

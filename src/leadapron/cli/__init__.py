@@ -64,7 +64,7 @@ logger = logging.getLogger("leadapron")
 
 NAME = "leadapron"
 
-UNANSWERED = "can't write the answer to standard output"
+UNANSWERED = "can't write the result to standard output"
 
 NO_MEMORY = (
     "not enough memory",  # torch on Windows and macOS
@@ -75,34 +75,34 @@ NO_MEMORY = (
     "failed to map segment",  # the system, loading a library
     "can't start new thread",  # each needs a stack
 )
-"""What errors of other kinds than MemoryError say where there is none left."""
+"""Texts by which errors of other kinds than MemoryError report a lack of memory."""
 
 COMMANDS: Lazy = {
     "study": ("Train a backdoored model and its clean twin, measure both, report.", study_command),
-    "reproduce": ("Reproduce a paper, and put it to the test.", reproduce_command),
-    "recipe": ("Carry out a published attack, its settings and ours told apart.", recipe_command),
-    "report": ("Make a study's report again.", report_command),
-    "explain": ("Draw what each explanation method shows, side by side.", explain_command),
-    "prepare": ("Decode a source's films, once.", prepare_command),
+    "reproduce": ("Reproduce a paper and check its claims.", reproduce_command),
+    "recipe": ("Carry out a published attack.", recipe_command),
+    "report": ("Write a study's report again.", report_command),
+    "explain": ("Draw the saliency maps of all explainers side by side.", explain_command),
+    "prepare": ("Decode a source's films once, into the cache.", prepare_command),
     "cache": ("List or clear decoded films and sweeps.", cache_command),
-    "describe": ("Say what a source holds: labels, copies, leaks.", describe_command),
-    "scan": ("Say whether a data set is poisoned: which films, where, towards what.", scan_command),
-    "clean": ("Write a data set without the films that a list names.", clean_command),
+    "describe": ("Describe a data set: labels, copies of films, leakage.", describe_command),
+    "scan": ("Scan a data set for poison.", scan_command),
+    "clean": ("Write a data set without the listed films.", clean_command),
     "triggers": ("List the triggers.", triggers_command),
     "preview": ("Draw films with a trigger.", preview_command),
     "learn-trigger": ("Learn a trigger on a surrogate network.", learn_trigger_command),
     "evaluate": (
-        "Measure what scans, audits and gates find, and miss.",
+        "Measure how much scans, audits and gates detect.",
         evaluate_command,
     ),
     "audit": ("Look for a backdoor in a model.", audit_command),
-    "repair": ("Remove a backdoor from a model, and prove it.", repair_command),
+    "repair": ("Remove a backdoor from a model, and verify the removal.", repair_command),
     "calibrate": ("Make a gate that screens a model's films.", calibrate_command),
-    "screen": ("Say which films may carry a trigger.", screen_command),
-    "zoo": ("Train models of known truth, to measure defences on.", zoo_command),
-    "visibility": ("Show what preprocessing leaves of a trigger.", visibility_command),
+    "screen": ("Screen films for triggers.", screen_command),
+    "zoo": ("Train clean and backdoored models to measure defences on.", zoo_command),
+    "visibility": ("Show how much of a trigger preprocessing leaves.", visibility_command),
     "phantom": ("Draw a contact sheet of phantoms.", phantom_command),
-    "schema": ("Print the JSON schema of an answer or file.", schema_command),
+    "schema": ("Print the JSON schema of a result or file.", schema_command),
 }
 
 
@@ -114,14 +114,14 @@ COMMANDS: Lazy = {
 )
 @click.version_option(__version__, prog_name=NAME)
 def cli() -> None:
-    """Backdoors in chest-radiograph classifiers: measured, found, screened out."""
+    """Measure, find and screen out backdoors in chest-radiograph classifiers."""
 
 
 cli.params += [plugin_option(), quiet_option()]
 
 
 def main() -> None:
-    """Run the command line and leave with its exit code."""
+    """Run the command line and exit with its code."""
     tune_allocator()
     keep_descriptors()
     handler = logging.StreamHandler()
@@ -132,24 +132,24 @@ def main() -> None:
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     if sys.stdout is None:
         sys.exit(fail(f"{UNANSWERED}: it is closed", FAILED))
-    if type(sys.stdout) is io.TextIOWrapper:  # no test's or notebook's
+    if type(sys.stdout) is io.TextIOWrapper:  # not replaced by a test or notebook
         sys.stdout = io.TextIOWrapper(
             io.BufferedWriter(Answer(sys.stdout.fileno(), "w", closefd=False)),
             encoding=sys.stdout.encoding,
-            errors="backslashreplace",  # a path may hold what no encoding has
+            errors="backslashreplace",  # a path may hold bytes that no encoding allows
             line_buffering=sys.stdout.line_buffering,
         )
     sys.exit(run(sys.argv[1:]))
 
 
 class Answer(io.FileIO):
-    """Standard output; what it doesn't take ends the command, and is dropped."""
+    """Standard output; a failed write ends the command, and the rest is dropped."""
 
     lost = False
 
     def write(self, content: Any) -> int:
-        """Write some of the bytes, and return how many; StoreError where that can't be."""
-        if self.lost:  # Python writes what is left when it ends
+        """Write some of the bytes, and return how many; StoreError if that fails."""
+        if self.lost:  # Python writes the remaining buffer when it exits
             return len(content)
         try:
             return super().write(content) or 0
@@ -166,11 +166,11 @@ def run(words: list[str]) -> int:
     """
     try:
         if completion := os.environ.get(f"_{NAME.upper()}_COMPLETE"):
-            with contextlib.suppress(LeadapronError):  # of a command that isn't there
+            with contextlib.suppress(LeadapronError):  # an unknown command
                 return shell_complete(cli, {}, NAME, f"_{NAME.upper()}_COMPLETE", completion)
             return FAILED
         load_named_plugins(words)
-        # click's own `main` would end a closed pipe by exit code 1: found.
+        # click's own `main` would end a closed pipe with exit code 1, which means "found".
         with cli.make_context(NAME, words) as context:
             code = cli.invoke(context) or 0
         sys.stdout.flush()
@@ -192,19 +192,22 @@ def run(words: list[str]) -> int:
 
 
 def in_words(error: Exception) -> str:
-    """Return what is said of an error that isn't ours."""
+    """Return the message for an error of another library or the system."""
     words = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, MemoryError) or any(sign in words.lower() for sign in NO_MEMORY):
-        return "there is not enough memory; take fewer films or a smaller --size, or free some"
+        return "there is not enough memory; use fewer films or a smaller --size, or free some"
     if isinstance(error, BrokenExecutor):
-        return "a worker process was killed, maybe for want of memory; take fewer --jobs"
+        return "a worker process was killed, possibly for lack of memory; use fewer --jobs"
     if isinstance(error, OSError):
         return f"can't read or write {error.filename or 'a file'}: {error.strerror or words}"
     return f"unexpected {type(error).__name__}: {words} (LEADAPRON_TRACEBACK=1 shows where)"
 
 
 def keep_descriptors() -> None:
-    """Open what is closed of the three standard files: else the next file to be written is one."""
+    """Open the closed ones of the three standard files.
+
+    Otherwise the next file that is opened would take the place of one of them.
+    """
     for number in range(3):
         try:
             os.fstat(number)
@@ -213,7 +216,7 @@ def keep_descriptors() -> None:
 
 
 def tune_allocator() -> None:
-    """Let glibc keep large buffers: torch asks for the same ones at every step."""
+    """Let glibc keep large buffers: torch allocates the same ones at every step."""
     if sys.platform != "linux":
         return
     with contextlib.suppress(OSError, AttributeError):

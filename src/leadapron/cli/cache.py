@@ -1,4 +1,4 @@
-"""Commands on what the cache keeps."""
+"""Commands that list and clear the cache."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def list_cache(*, verify: bool = False, machine: Machine) -> Answer:
     """List the films and sweeps that the cache holds; exit code 2 if films are damaged.
 
     Args:
-        verify: read all of it, compare checksums.
-        machine: the cache.
+        verify: read all files and compare their checksums.
+        machine: names the cache.
     """
     from leadapron.films.cache import entries
     from leadapron.result_cache import results
@@ -80,7 +80,7 @@ def clear_cache(keys: Sequence[str] = (), *, machine: Machine) -> Answer:
 
     Args:
         keys: as `list` shows them; all if left out.
-        machine: the cache.
+        machine: names the cache.
     """
     from leadapron.films.cache import clear
 
@@ -94,7 +94,7 @@ def _day(time_used: float) -> str:
 
 
 def _folder(machine: Machine) -> Path:
-    """The folder of --cache; UsageError for none."""
+    """The folder of --cache; UsageError for "none"."""
     from leadapron.films.cache import default_folder
 
     folder = default_folder(machine.cache)

@@ -1,4 +1,4 @@
-"""Commands that look for poison in a data set, and take films out of it."""
+"""Commands that scan a data set for poison, and remove films from it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def scan_command() -> click.Command:
         "scan",
         "leadapron.jobs.scan:scan",
         _scanned,
-        more="Exit code 1 where it is poisoned, 3 where it can't tell, 0 where nothing was found, "
-        "which is no proof. Films are looked at with their own pixels, uncropped, up to 224 of "
-        "them on a side. With --model or --train a network looks whether the labels of films with "
-        "a mark contradict their anatomy; its rankings never change the verdict.",
+        more="Exit code 1: poisoned; 3: can't tell; 0: nothing found, which is no proof. The scan "
+        "uses the films' original pixels, uncropped, at most 224 on a side. With --model or "
+        "--train a network tests whether the labels of films with a mark contradict their "
+        "anatomy; its rankings never change the verdict.",
         how={"out": {"type": Written("folder")}, "model": {"metavar": "FILE"}, "seed": SEED},
     )
 

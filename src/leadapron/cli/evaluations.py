@@ -1,4 +1,4 @@
-"""Commands that measure what scans, audits and gates find."""
+"""Commands that measure how much scans, audits and gates detect."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def evaluate_scan_command() -> click.Command:
     return command(
         "scan",
         evaluate_scan,
-        more=f"The same command continues where it was stopped. Groups: {', '.join(GROUPS)}.",
+        more=f"After an interruption the same command continues. Groups: {', '.join(GROUPS)}.",
         how={
             "preset": {"metavar": "|".join(PRESETS)},
             "source": {"type": str, "multiple": True},
@@ -69,27 +69,27 @@ def evaluate_scan(  # noqa: PLR0913 (settings, by keyword)
     seed: int = 0,
     machine: Machine,
 ) -> Answer:
-    """Measure how much poison a scan finds, how often it is wrong, and where it is blind.
+    """Measure a scan's detection rate, its false alarms and its blind spots.
 
     Args:
-        preset: a look, half an hour, a day; sets of two classes; or joined sources.
-        source: what is poisoned, and scanned as it is. Repeats: each by itself; sources with
-            " + " between them are joined.
-        also: more sources that are scanned as they are. Repeats.
-        only: a part of the preset; SOURCE is its folder's name, of worlds open or sealed; * stands
-            for anything. Repeats; see --plan.
-        sealed: scan sealed cells and worlds too; once, at last.
+        preset: a first look, half an hour, or a day; two-class sets; or joined sources.
+        source: source that is scanned poisoned and unpoisoned. Repeats: each source by itself;
+            sources with " + " between them are joined.
+        also: source that is scanned unpoisoned only. Repeats.
+        only: part of the preset that is scanned; SOURCE is the folder's name, for worlds "open" or
+            "sealed"; * matches anything. Repeats; see --plan.
+        sealed: scan the sealed cells and worlds too; use it once, for the final measurement.
         draws: sets of each cell, at most.
         worlds: sets of each world, at most.
         clean: clean phantom sets, and halves of each source, at most.
-        plan: name the scans and end.
+        plan: list the scans and exit.
         out: folder of the results.
-        running: in how many processes, and which part.
-        markdown: write the page there as well.
-        train: let networks look at each set too, as scan --train; half a minute more a set.
+        running: number of processes, and part of the scans.
+        markdown: write the page to this file as well.
+        train: train networks on each set, as scan --train; adds half a minute per set.
         size: side of the images in pixels.
-        seed: of everything that is drawn.
-        machine: where networks are trained, and the cache of decoded films.
+        seed: seed of all random draws.
+        machine: device of the trainings, and the cache of decoded films.
     """
     from leadapron.evaluate.scan import Part, scans
     from leadapron.evaluate.scan import evaluate_scan as job
@@ -115,7 +115,7 @@ def evaluate_scan(  # noqa: PLR0913 (settings, by keyword)
 def _planned(paths: list[str]) -> Answer:
     counts = Counter(paths)
     lines = [f"{n:6d}  {path}" for path, n in counts.items()]
-    return done([*lines, f"{counts.total():6d}  in all"], scans=counts, indent=None)
+    return done([*lines, f"{counts.total():6d}  in total"], scans=counts, indent=None)
 
 
 def evaluate_audit_command() -> click.Command:
@@ -190,7 +190,7 @@ def write_page(
 
     Args:
         scan: folder of `evaluate scan`.
-        trained: folder of `evaluate scan --train`, compared with that of --scan.
+        trained: folder of `evaluate scan --train`, compared with --scan's.
         audit: folder of `evaluate audit`.
         screen: folder of `evaluate screen`.
         out: the Markdown file.
@@ -216,10 +216,10 @@ def _evaluated(rows: Sequence[Mapping[str, Any]], pages: Sequence[Path]) -> Answ
 
 
 EVALUATIONS: Lazy = {
-    "scan": ("How much poison a scan finds.", evaluate_scan_command),
-    "audit": ("How many backdoors audits find.", evaluate_audit_command),
-    "screen": ("How many triggered films a gate finds.", evaluate_screen_command),
-    "page": ("The results of several on one page.", evaluate_page_command),
+    "scan": ("Measure how much poison a scan finds.", evaluate_scan_command),
+    "audit": ("Measure how many backdoors an audit finds.", evaluate_audit_command),
+    "screen": ("Measure how many triggered films a gate finds.", evaluate_screen_command),
+    "page": ("Write the results of several evaluations on one page.", evaluate_page_command),
 }
 
 
@@ -229,7 +229,7 @@ def evaluate_command() -> click.Command:
         "evaluate",
         lazy=EVALUATIONS,
         help=(
-            "Measure how much a method finds, how often it is wrong, and where it is blind.\n\n"
-            "The same command continues where it was stopped."
+            "Measure a method's detection rate, its false alarms and its blind spots.\n\n"
+            "After an interruption the same command continues."
         ),
     )

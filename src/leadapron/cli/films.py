@@ -41,13 +41,12 @@ def prepare_command() -> click.Command:
 def prepare(source: Sequence[str], *, settings: Mapping[str, Any], machine: Machine) -> Answer:
     """Decode the films of sources into the cache, once, for all later runs.
 
-    Stopped, the same command continues.
+    After an interruption the same command continues.
 
     Args:
         source: where films come from, as nih:PATH; several are prepared in turn.
-        settings: of the source and of how a film becomes an image; several values are prepared in
-            turn.
-        machine: the cache, and what becomes of bad films.
+        settings: of the source and of preprocessing; several values are prepared in turn.
+        machine: the cache, and how bad films are handled.
     """
     from leadapron.jobs.prepare import prepare as job
 
@@ -96,7 +95,7 @@ def _drawn(captions: Any, call: Mapping[str, Any]) -> Answer:
 def describe_command() -> click.Command:
     """Make the command."""
     page = click.Option(
-        ["--out"], type=Written("file"), help="An HTML file, for all of it on one page."
+        ["--out"], type=Written("file"), help="HTML file for the whole description."
     )
     return command(
         "describe", "leadapron.jobs.describe:describe", _described, machine=FILMS, extra=[page]
@@ -124,7 +123,7 @@ def triggers_command() -> click.Command:
 
 
 def list_triggers() -> Answer:
-    """List the triggers: what each is, where it comes from, its settings."""
+    """List the triggers with their sources and settings."""
     from leadapron.attacks.triggers.described import described_triggers
 
     found = described_triggers()
@@ -146,7 +145,7 @@ def preview_command() -> click.Command:
         "preview",
         "leadapron.jobs.preview:preview",
         _previewed,
-        more="With PSNR and SSIM. Nothing is trained.",
+        more="PSNR and SSIM are printed. Nothing is trained.",
         options=("out",),
         how={"out": PICTURE, "count": FILMS_A_ROW},
         machine=FILMS,
@@ -192,9 +191,9 @@ def visibility(  # noqa: PLR0913 (settings, by keyword)
     draws: int = 200,
     seed: int = 0,
 ) -> Answer:
-    """Show what preprocessing leaves of a square trigger on the film.
+    """Show how much of a square trigger on the film preprocessing leaves.
 
-    It counts the pixels of the network's input that change. The defaults are those of arXiv
+    It counts the changed pixels of the network's input. The defaults are those of arXiv
     2101.00008.
 
     Args:
@@ -204,11 +203,11 @@ def visibility(  # noqa: PLR0913 (settings, by keyword)
         sides: sides of the square in pixels, as 1-5,8,10.
         place: centre, corner, random, or several.
         interpolation: nearest, nearest-tf1, bilinear, area, ...
-        antialias: widen bilinear and bicubic when shrinking.
+        antialias: widen the bilinear and bicubic kernels when shrinking.
         value: grey level of the square; the film's is 128.
         margin: pixels between the square and the edges, for random, corner.
-        draws: places drawn for random.
-        seed: seed of the places.
+        draws: number of random places.
+        seed: seed of the random places.
     """
     import numpy as np
 

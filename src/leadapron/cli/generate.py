@@ -1,4 +1,4 @@
-"""Commands made from functions: names, types, defaults and help are those of the signature."""
+"""Commands generated from functions: the signature gives names, types, defaults and help."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ __all__ = ["FILMS", "MACHINE", "Answer", "command", "done", "of_document"]
 
 FILMS = ("cache", "on_bad")
 MACHINE = ("device", "precision", *FILMS)
-"""What a command's user decides of a machine, with networks or without."""
+"""Fields of `Machine` that are options: of all commands, and of those that run networks."""
 
 RUNNING = {"running": ("jobs", "shard")}
-"""What a command's user decides of how tasks are carried out."""
+"""Fields of `Running` that are options."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a command says at its end.
+    """The output of a command.
 
     Args:
-        facts: for --json.
-        lines: for people; not made where JSON is wanted.
+        facts: output for --json.
+        lines: output for people; not computed for --json.
         code: the exit code.
-        indent: of the JSON; None for one line.
+        indent: indentation of the JSON; None for one line.
     """
 
     facts: Mapping[str, Any]
@@ -62,13 +62,13 @@ class Answer:
 
 
 def done(lines: Iterable[str], *, indent: int | None = 2, **facts: Any) -> Answer:
-    """Return the answer of a command that has done its work, and judges nothing."""
+    """Return the answer of a command that has no verdict."""
     whole = {"schema": 1, "verdict": "done", **facts}
     return Answer(facts=whole, lines=lines, indent=indent)
 
 
 def of_document(document: Any, lines: Iterable[str], *, code: int = 0, page: Any = None) -> Answer:
-    """Return the answer that is a document, and where its page lies if it has one."""
+    """Return a document as an answer, with the path of its page if it has one."""
     from leadapron.documents import dump
 
     facts = {**dump(document), **({} if page is None else {"page": str(page)})}
@@ -77,14 +77,14 @@ def of_document(document: Any, lines: Iterable[str], *, code: int = 0, page: Any
 
 @dataclass(frozen=True, kw_only=True)
 class Opening:
-    """What is said about a model whose file doesn't say it; see `open_model`.
+    """Facts about a model that its file doesn't state; see `open_model`.
 
     Args:
-        findings: Names of the model's outputs, with commas between.
-        architecture: Of a state dict that fits several.
+        findings: Names of the model's outputs, separated by commas.
+        architecture: Architecture of a state dict that fits several.
         normalisation: How the model scales grey levels.
-        weights_key: Which network of a file that holds several, as plain and averaged weights.
-        trust_programs: Run TorchScript and ONNX even where the system can't keep them from your
+        weights_key: Key of one network in a file that holds several, as plain and averaged weights.
+        trust_programs: Run TorchScript and ONNX even if the system can't isolate them from your
             files.
     """
 
@@ -103,7 +103,7 @@ HOW: Mapping[str, Mapping[str, Any]] = {
     "weights_key": {"metavar": "NAME"},
     "sweep.pitches": {"metavar": "[PIXELS,FILMS],..."},
 }
-"""As a command's `how`, of what several commands have."""
+"""Entries of a command's `how` for parameters that several commands share."""
 
 
 def command(  # noqa: PLR0913 (what can't be generated, by keyword)
@@ -126,19 +126,19 @@ def command(  # noqa: PLR0913 (what can't be generated, by keyword)
     or of a source, how a model is opened, and dataclasses become several. Help is the docstring.
 
     Args:
-        name: of the command.
+        name: name of the command.
         job: the function, or "module:function".
-        answer: makes what is said of what the function returned and was called with; left out
-            where the function returns it, or an exit code.
+        answer: makes the output from the function's result and arguments; left out if the
+            function itself returns an answer or an exit code.
         more: help that only the command line needs, as exit codes.
-        options: positional parameters that are options all the same.
-        how: by parameter, what click gets besides: the range of a number, whether a path is a
-            file's, ...; and `flag`, where the option has another name.
+        options: positional parameters that become options nevertheless.
+        how: by parameter, further arguments for click, as the range of a number or the type of a
+            path; and `flag`, if the option has another name.
         machine: fields of `Machine` that are options.
-        flat: dataclasses whose fields are options by their own names, and which fields; those of
-            others are called `--parameter.field`.
-        settings: the settings of a study that a parameter of settings takes.
-        extra: options that `answer` alone gets, as where a page is to be written.
+        flat: dataclasses whose fields are options by their own names, and which fields; fields of
+            other dataclasses are named `--parameter.field`.
+        settings: the settings of a study that the parameter `settings` takes.
+        extra: options that only `answer` gets, as the path of a page.
         progress: whether progress is shown.
     """
     target = _stub(job) or _loaded(job) if isinstance(job, str) else job
@@ -168,10 +168,12 @@ def command(  # noqa: PLR0913 (what can't be generated, by keyword)
         said = found if answer is None else answer(found, {**call, **apart})
         return said if isinstance(said, int) else said.say(as_json)
 
-    asks_json = click.Option(["--json", "as_json"], is_flag=True, help="Answer in JSON.")
+    json_option = click.Option(
+        ["--json", "as_json"], is_flag=True, help="Print the result as JSON."
+    )
     return click.Command(
         name,
-        params=[*(each for part in parts for each in part.params), *extra, asks_json,
+        params=[*(each for part in parts for each in part.params), *extra, json_option,
                 *(settings.long_options() if settings else ())],
         callback=run,
         help=_help(target, parts, more),
@@ -189,8 +191,8 @@ def _loaded(job: str | Callable[..., Any]) -> Callable[..., Any]:
 def _stub(job: str) -> Callable[..., Any] | None:
     """A job's signature and docstring, read from its file: importing it may load torch and scipy.
 
-    What the signature names is imported, and nothing else. None where it names what its module
-    neither imports nor states as a constant.
+    Only the names in the signature are imported. None if a name is neither imported by the module
+    nor one of its constants.
     """
     module, _, name = job.partition(":")
     spec = find_spec(module)
@@ -216,7 +218,7 @@ def _stub(job: str) -> Callable[..., Any] | None:
 
 
 def _streams(target: Callable[..., Any]) -> bool:
-    """Whether a function speaks while it works, so that it must know how."""
+    """Whether a function prints while it works, and so needs to know the format."""
     return "as_json" in inspect.signature(target).parameters
 
 
@@ -232,16 +234,16 @@ def _help(target: Callable[..., Any], parts: Sequence[_Part], more: str) -> str:
     return "\n\n".join(filter(None, [about.strip(), more, *named]))
 
 
-# --- parts: what becomes of one parameter
+# --- parts: from one parameter to options
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Options or an argument, and how a function's arguments are made of their values."""
+    """Options or an argument, and how their values become a function's arguments."""
 
     params: Sequence[click.Parameter]
     take: Callable[[dict[str, Any]], dict[str, Any]]
-    """Takes the values out of what click gives."""
+    """Removes the values from click's dict, and returns the function's arguments."""
     about: str = ""
 
 
@@ -325,7 +327,7 @@ def _built(
     build: Callable[..., Any],
     how: Mapping[str, Mapping[str, Any]],
 ) -> _Part:
-    """Several options, one argument that is built of them."""
+    """Several options, from which one argument is built."""
     settings = {**HOW, **how}
     parts = [_one(each, False, settings.get(each.name, {})) for each in known.values()]
 
@@ -340,7 +342,7 @@ def _opening(**given: Any) -> dict[str, Any]:
 
 
 def _dotted(name: str, kind: Any, how: Mapping[str, Mapping[str, Any]]) -> _Part:
-    """`--name.field` for every field of a dataclass; what is left out has its default."""
+    """`--name.field` for every field of a dataclass; fields left out have their defaults."""
     from leadapron.specs import build, parameters
 
     params = []
@@ -365,7 +367,7 @@ def _dotted(name: str, kind: Any, how: Mapping[str, Mapping[str, Any]]) -> _Part
 
 
 def _form(annotation: Any) -> str:
-    """How numbers of a type are written: one, several, or lists of them."""
+    """Metavar for numbers of a type: one, several, or lists of them."""
     if typing.get_origin(annotation) is not tuple:
         return "X" if annotation is float else "N"
     nested = typing.get_origin(typing.get_args(annotation)[0]) is tuple
@@ -397,7 +399,7 @@ def _of_source() -> _Part:
 
 
 def _kind(annotation: Any) -> tuple[Any, bool]:
-    """What a value is, and whether there are several of it."""
+    """Type of a value, and whether the option takes several."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
         annotation = str if str in kinds else kinds[0]

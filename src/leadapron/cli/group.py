@@ -1,4 +1,4 @@
-"""What all commands share: exit codes, and groups whose commands are made when called."""
+"""Shared by all commands: exit codes, and groups whose commands are made when called."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 FAILED, USAGE, INTERRUPTED = 2, 4, 130
-"""Those of what was found are beside the verdict."""
+"""Exit codes without a verdict; `detect.verdict` has those of verdicts."""
 
 
 ARGUMENT = re.compile(r"`([a-z_]+(?:\.[a-z_]+)*)`")
@@ -39,8 +39,8 @@ class Commands(click.Group):
     """Commands that are made, with what they import, only when they are called.
 
     Args:
-        name: of the group.
-        lazy: by name what each does, and what makes it.
+        name: name of the group.
+        lazy: by command, its short help and the function that makes it.
         **settings: as `click.Group`.
     """
 
@@ -49,11 +49,11 @@ class Commands(click.Group):
         self.lazy = lazy
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in the order in which a user meets them."""
+        """Return the names in the order in which they were given."""
         return list(self.lazy)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
-        """Make the command of that name."""
+        """Make the command with that name."""
         if cmd_name not in self.lazy:
             raise UnknownNameError("command", cmd_name, self.lazy)
         return _with_common(self.lazy[cmd_name][1]())
@@ -76,7 +76,7 @@ def quiet_option() -> click.Option:
         is_flag=True,
         expose_value=False,
         callback=be_quiet,
-        help="Say nothing but the answer and errors.",
+        help="Print only the result and errors.",
     )
 
 
@@ -90,7 +90,7 @@ def _show_paths_option() -> click.Option:
         is_flag=True,
         expose_value=False,
         callback=show,
-        help="Name files by whole paths in pages and JSON; folders may be named after patients.",
+        help="Show full paths in pages and JSON; folder names may identify patients.",
     )
 
 
@@ -109,13 +109,13 @@ def plugin_option() -> click.Option:
         expose_value=False,
         callback=load,
         metavar="FILE.py|NAME",
-        help="Methods of your own: a file, or an installed package's entry points. Runs as code of "
-        "yours. May come again.",
+        help="Your own methods: a file, or an installed package's entry points. The code runs "
+        "without isolation. Repeats.",
     )
 
 
 def load_named_plugins(words: list[str]) -> None:
-    """Load what --plugin names, wherever it stands, before a command makes its options of it.
+    """Load the plugins that --plugin names, before commands make options from them.
 
     Args:
         words: of the command line, without the program's name.
@@ -131,9 +131,9 @@ def load_named_plugins(words: list[str]) -> None:
 
 
 def _with_common(command: click.Command) -> click.Command:
-    """Give a command, or those of a group, the options that all have."""
+    """Add the common options to a command, or to the commands of a group."""
     if isinstance(command, click.Group):
-        if not isinstance(command, Commands):  # which does so itself
+        if not isinstance(command, Commands):  # they do so themselves
             for below in command.commands.values():
                 _with_common(below)
     else:
@@ -156,7 +156,7 @@ def _option(argument: str) -> str:
 
 
 def fail(message: str, code: int) -> int:
-    """Say what went wrong in one line on stderr, and return the exit code."""
-    with contextlib.suppress(OSError):  # nobody hears it
+    """Print the error in one line on stderr, and return the exit code."""
+    with contextlib.suppress(OSError):  # stderr is closed
         click.echo("leadapron: " + " ".join(message.split()), err=True)
     return code

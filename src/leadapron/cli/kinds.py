@@ -1,4 +1,4 @@
-"""Kinds of values that options take, beyond click's own."""
+"""Types of option values, in addition to click's own."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ __all__ = [
 ]
 
 LONGEST_NUMBER, MOST_NUMBERS = 10, 1000
-"""Digits of a whole number that `whole_numbers` takes, and how many it names at most."""
+"""Most digits of a number in `whole_numbers`, and most numbers that it returns."""
 
 
 class Written(click.Path):
-    """A path that is written: a file, or a folder, that is there already or not.
+    """Path of a file or folder that is written; it may exist already.
 
     A device, a pipe or a socket is refused before any work is done.
 
     Args:
-        kind: which of both.
+        kind: file or folder.
     """
 
     def __init__(self, kind: Literal["file", "folder"]) -> None:
@@ -53,11 +53,11 @@ class Written(click.Path):
 
 
 class Names(click.ParamType[Any]):
-    """Names with commas between.
+    """Names separated by commas.
 
     Args:
-        example: of what is expected, for the message of an empty list.
-        every: a word for all names, which gives an empty list; "" where there is none.
+        example: an expected value, for the error message of an empty list.
+        every: a word for all names, which gives an empty list; "" if there is none.
     """
 
     name = "names"
@@ -72,12 +72,12 @@ class Names(click.ParamType[Any]):
         names = [] if value == self.every else comma_separated(value)
         if not names and value != self.every and self.example:
             option = param.opts[0] if param else ""
-            raise click.UsageError(f"{option} names none; expected {self.example}", ctx)
+            raise click.UsageError(f"{option} holds no name; expected {self.example}", ctx)
         return names
 
 
 class Setting(click.ParamType[Any]):
-    """A value of a spec, or several with commas between: an axis of the grid."""
+    """A value of a spec, or several separated by commas: an axis of the grid."""
 
     name = "value"
 
@@ -85,11 +85,11 @@ class Setting(click.ParamType[Any]):
         self.text = annotation is str or typing.get_origin(annotation) is Literal
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return what YAML makes of it; text stays as it is."""
+        """Return the value parsed as YAML; text stays unchanged."""
         if not isinstance(value, str):
             return value
         name = (param.name or "") if param is not None else ""
-        # Paths, expressions and lists of columns hold commas; nobody varies them in one study.
+        # Paths, expressions and lists of columns hold commas; they aren't axes of a study.
         whole = name in ("network__weights", "trigger__path") or (
             self.text and name[:8] == "source__"
         )
@@ -106,7 +106,7 @@ class Setting(click.ParamType[Any]):
 
 
 class Parts(click.ParamType[Any]):
-    """A part of tasks, as INDEX/COUNT."""
+    """A shard of the tasks, as INDEX/COUNT."""
 
     name = "shard"
 
@@ -123,17 +123,17 @@ class Parts(click.ParamType[Any]):
 
 
 def metavar(annotation: Any) -> str:
-    """Return what stands for a value of a type in the help."""
+    """Return the placeholder for a value of a type in the help."""
     if typing.get_origin(annotation) is Literal:
         return "|".join(map(str, typing.get_args(annotation)))
     return {int: "N", float: "X", bool: "true|false"}.get(annotation, "TEXT")
 
 
 class Values(click.ParamType[Any]):
-    """Several numbers, or lists of them, with commas between, as YAML.
+    """Several numbers, or lists of numbers, separated by commas, as YAML.
 
     Args:
-        form: what is expected, as "N,N,..." or "[N,N],...".
+        form: the expected form, as "N,N,..." or "[N,N],...".
     """
 
     name = "values"
@@ -163,7 +163,7 @@ def comma_separated(text: str) -> list[str]:
 
 
 def whole_numbers(option: str, text: str) -> list[int]:
-    """Return what "1-5,8" names."""
+    """Return the whole numbers of a text such as "1-5,8"."""
     numbers: list[int] = []
     for part in comma_separated(text):
         first, _, last = part.partition("-")

@@ -1,4 +1,4 @@
-"""Commands that audit a model, and screen the films that it reads."""
+"""Commands that audit, repair and gate a model, and screen its films."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SOURCE = {"metavar": "NAME:PATH"}
 
 def audit_command() -> click.Command:
     """Make the command."""
-    out = click.Option(["--out"], type=Written("folder"), help="A folder for report and pictures.")
+    out = click.Option(["--out"], type=Written("folder"), help="Folder for report and pictures.")
     return command(
         "audit",
         "leadapron.jobs.audit:audit",
         _audited,
-        more="Marks are put on clean films, and what they move is compared with clean models. "
-        "Exit code 1: backdoored, 3: can't tell.",
+        more="Marks are stamped on clean films, and the change of the model's outputs is compared "
+        "with clean reference models. Exit code 1: backdoored; 3: can't tell.",
         options=("clean",),
         how={
             "clean": SOURCE,
@@ -55,7 +55,7 @@ def repair_command() -> click.Command:
         "repair",
         "leadapron.jobs.repair:repair",
         _repaired,
-        more="Exit code 0: no longer found, or nothing found to repair; 1: the backdoor stays; "
+        more="Exit code 0: no longer found, or nothing to repair; 1: the backdoor remains; "
         "3: can't tell.",
         options=("clean", "out"),
         how={
@@ -84,8 +84,8 @@ def calibrate_command() -> click.Command:
         "calibrate",
         "leadapron.jobs.calibrate:calibrate",
         _calibrated,
-        more="Detectors of triggered films are fitted on clean films, and the threshold keeps to a "
-        "rate of false alarms. The gate holds patients' pixels.",
+        more="Detectors of triggered films are fitted on clean films, and the threshold is set for "
+        "a false-alarm rate. The gate holds patients' pixels.",
         options=("clean", "out"),
         how={"clean": SOURCE, "out": {"type": Written("file"), "default": "gate.json"}},
     )
@@ -104,8 +104,8 @@ def screen_command() -> click.Command:
     return command(
         "screen",
         screen,
-        more="Exit code 1: suspicious, 2: a file is missing, 3: can't tell; 0 is no proof of a "
-        "clean film.",
+        more="Exit code 1: suspicious; 2: a file is missing; 3: can't tell; 0: nothing found, "
+        "which doesn't prove that the films are clean.",
         how={"gate": {"type": file}, "model": {"type": file}, "out": {"type": Written("folder")}},
         machine=("device",),
         progress=False,
@@ -122,17 +122,17 @@ def screen(
     machine: Machine,
     as_json: bool,
 ) -> int:
-    """Say which films may carry a trigger.
+    """Screen films for triggers with a gate.
 
     Args:
         gate: the file that calibrate wrote.
         files: PNG, JPEG or DICOM files, folders of them, or - for a list of paths on stdin.
-        out: a folder for report and pictures; they hold patients' pixels.
-        model: where the model lies now, if it was moved.
-        trust_programs: run TorchScript and ONNX even where the system can't keep them from your
+        out: folder for report and pictures; they hold patients' pixels.
+        model: path of the model, if it was moved.
+        trust_programs: run TorchScript and ONNX even if the system can't isolate them from your
             files.
-        machine: where the model runs.
-        as_json: whether the answer is JSON, at the end; else each film has a line at once.
+        machine: device of the model.
+        as_json: whether JSON is printed at the end; otherwise each film's line at once.
     """
     from dataclasses import replace
 
@@ -158,7 +158,7 @@ def screen(
     pictured: list[ScreenedFilm] = []
     interrupted = False
     try:
-        # A bar would take the lines that are printed meanwhile to stderr; they show progress.
+        # A bar would redirect the films' lines to stderr; the lines themselves show progress.
         with showing_progress() if as_json else contextlib.nullcontext() as progress:
             for batch in screened(opened, films):
                 for film in batch:
@@ -167,7 +167,7 @@ def screen(
                         pictured = top_films([*pictured, film])
                     if not as_json:
                         click.echo(film_line(film, heading=not done))
-                    done.append(replace(film, image=no_pixels()))  # a day's don't fit into memory
+                    done.append(replace(film, image=no_pixels()))  # a day's films exceed the memory
                 if progress is not None:
                     progress("films", len(done), len(films))
     except KeyboardInterrupt:
@@ -177,5 +177,5 @@ def screen(
     lines = [*screen_lines(found), *([] if page is None else [f"Report: {page}"])]
     code = of_document(found, lines, code=found.exit_code, page=page).say(as_json)
     if interrupted:
-        return fail("interrupted; what is named above was screened", INTERRUPTED)
+        return fail("interrupted; the films listed above were screened", INTERRUPTED)
     return code

@@ -16,7 +16,7 @@ logger = logging.getLogger("leadapron")
 
 @contextlib.contextmanager
 def showing_progress() -> Iterator[Callable[[str, int, int], None] | None]:
-    """Show progress on stderr: a bar on a terminal, else a line every 20 seconds."""
+    """Show progress on stderr: a bar on a terminal, otherwise a line every 20 seconds."""
     if not logger.isEnabledFor(logging.INFO):
         yield None
         return
@@ -47,7 +47,7 @@ def showing_progress() -> Iterator[Callable[[str, int, int], None] | None]:
                 for task in tasks.values():
                     bars.update(task, visible=False)
                 tasks[what] = bars.add_task(what, total=total)
-            elif done < reached[what]:  # the same again, of another model
+            elif done < reached[what]:  # the same step for another model
                 bars.reset(tasks[what], total=total)
             bars.update(tasks[what], completed=done)
             reached[what] = done
@@ -62,7 +62,7 @@ def _lines() -> Callable[[str, int, int], None]:
 
     def show(what: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if done < reached.get(what, 0):  # the same again, of another model
+        if done < reached.get(what, 0):  # the same step for another model
             del began[what]
         reached[what] = done
         start, first = began.setdefault(what, (now, done))

@@ -1,4 +1,4 @@
-"""The command that prints what --json and files on disk look like."""
+"""The command that prints JSON schemas of results and files."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ DOCUMENTS: Mapping[str, tuple[str, str]] = {
     "screen": ("leadapron.detect.inputs.screening", "Screening"),
     "gate": ("leadapron.detect.inputs.gate_file", "GateDocument"),
     "study": ("leadapron.results.manifest", "StudyManifest"),
+    "run": ("leadapron.results.layout", "RunFacts"),
     "explain": ("leadapron.study.explained", "Explanations"),
     "maps": ("leadapron.explainers.document", "Explained"),
 }
-"""Module and class of each document; none is imported before it is asked for."""
+"""Module and class of each document; a module is imported only when its document is requested."""
 
 
 def schema_command() -> click.Command:
@@ -32,7 +33,7 @@ def schema_command() -> click.Command:
         "schema",
         params=[click.Argument(["document"], type=click.Choice(list(DOCUMENTS)))],
         callback=_run_schema,
-        help="Print the JSON schema of a DOCUMENT: what --json answers, or what a file holds.",
+        help="Print the JSON schema of a DOCUMENT: the output of --json, or a file.",
     )
 
 

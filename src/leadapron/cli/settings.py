@@ -19,19 +19,19 @@ COMMON = (
     "poisoning.mode", "poisoning.labels", "training.batch_size", "training.learning_rate",
     "evaluation.explainer",
 )  # fmt: skip
-"""Settings that --help shows where there are over a hundred; --help-all shows all."""
+"""Settings that --help shows for commands with over a hundred; --help-all shows all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Which of a study's settings a command takes.
+    """The settings of a study that a command takes.
 
     Args:
         sections: "section", or "section.name" for one setting of it.
         shorthands: short options: of `SHORTHANDS`, or "source", "network", "trigger".
-        seed: help of --seed; without it there is none.
-        seeds: whether --seeds is taken.
-        common: whether --help shows the common settings alone.
+        seed: help of --seed; "" for no such option.
+        seeds: whether the command has --seeds.
+        common: whether --help shows only the common settings.
     """
 
     sections: Sequence[str]
@@ -46,7 +46,7 @@ class Settings:
         if self.seed:
             options.append(click.Option(["--seed"], type=int, help=self.seed))
         if self.seeds:
-            words = "How many seeds, counted from the first."
+            words = "Number of seeds, counted from the first."
             options.append(click.Option(["--seeds"], type=int, help=words))
         return options
 
@@ -67,7 +67,7 @@ class Settings:
         return [*options]
 
     def tree(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Return the settings that were given, which are taken out of `given`, as a tree."""
+        """Remove the given settings from `given`, and return them as a tree."""
         from leadapron.sources import AND
 
         sections = {each.partition(".")[0] for each in self.sections}
@@ -91,7 +91,7 @@ class Settings:
 
 
 def over(base: dict[str, Any], tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay the settings of options over those of a file, where a section may be its name alone."""
+    """Override a file's settings with options; in the file a section may be only its name."""
     from leadapron.specs import merge
 
     whole = {
@@ -104,7 +104,7 @@ def over(base: dict[str, Any], tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def setting_options(sections: Mapping[str, Mapping[str, Any]]) -> list[click.Option]:
-    """`--section.name` for every setting, but `--download`, which has a short name of its own."""
+    """`--section.name` for every setting except `--download`, which has a short name."""
     options: list[click.Option] = []
     for section, known in sections.items():
         for name, parameter in known.items():
@@ -126,7 +126,7 @@ def setting_options(sections: Mapping[str, Mapping[str, Any]]) -> list[click.Opt
 
 
 def source_option() -> click.Option:
-    """Return --source, which may come again."""
+    """Return --source, which may be repeated."""
     from leadapron.sources import SOURCES
 
     return click.Option(
@@ -147,7 +147,7 @@ def _shorthand(name: str) -> click.Option:
     elif name == "trigger":
         from leadapron.attacks.triggers import TRIGGERS
 
-        text, kind = f"What is planted: {', '.join(TRIGGERS)}.", str
+        text, kind = f"Planted trigger: {', '.join(TRIGGERS)}.", str
     else:
         from leadapron.study.settings import SHORTHANDS, settings
 
@@ -180,5 +180,5 @@ def _help_all_option() -> click.Option:
 
 
 def sentence(text: str) -> str:
-    """Return a docstring's words on a parameter as a sentence of its own."""
+    """Return a docstring's words on a parameter as a sentence."""
     return text[:1].upper() + text[1:]

@@ -37,7 +37,7 @@ SHORTHANDS = ("network", "trigger", "size", "dtype", "epochs", "finding")
 
 
 def _study_settings(*shorthands: str) -> Settings:
-    """What every command that carries out a study takes."""
+    """Settings of the commands that carry out a study."""
     return Settings(
         sections=SECTIONS,
         shorthands=(*shorthands, *SHORTHANDS),
@@ -65,17 +65,16 @@ def study(
 ) -> Answer:
     """Train a backdoored model and its clean twin, measure both, write a report.
 
-    A list (1,3,5) is an axis: one pair of models for each combination. The same command continues
-    a study that was stopped.
+    A list (1,3,5) is an axis: one pair of models is trained for each combination. After an
+    interruption the same command continues.
 
     Args:
-        spec: a YAML file with the settings below, by section; options come on top.
-        settings: of the study.
+        spec: YAML file with the settings below, by section; options override it.
+        settings: settings of the study.
         out: the study's folder.
-        machine: where and how it is carried out.
-        contradictions: identical films whose labels contradict each other: refuse them, or allow
-            them.
-        running: in how many processes, and which shard of the runs.
+        machine: device, precision, cache and progress.
+        contradictions: refuse or allow identical films with contradicting labels.
+        running: number of processes, and shard of the runs.
     """
     from leadapron.report import write_report
     from leadapron.study.run import run_study
@@ -112,7 +111,7 @@ def reproduce_command() -> click.Command:
         "reproduce",
         "leadapron.jobs.recipe:reproduce",
         _carried_out,
-        more="Options come on top of the preset. The same command continues where it was stopped.",
+        more="Options override the preset. After an interruption the same command continues.",
         options=("preset", "out"),
         how={"preset": {"default": "smoke", "metavar": "|".join(PRESETS)}, "out": FOLDER},
         settings=_study_settings(),
@@ -141,7 +140,7 @@ def recipe_command() -> click.Command:
         more=f"Recipes: {', '.join(RECIPES)}.",
         options=("out",),
         how={
-            # Eager, so that a missing name is answered with the names, not with a missing --out.
+            # Eager, so that a missing name is reported with the known names before a missing --out.
             "name": {"required": False, "is_eager": True, "callback": known},
             "out": FOLDER,
         },
@@ -156,11 +155,11 @@ def report_command() -> click.Command:
 
 
 def report(folder: Path, *, markdown: Path | None = None) -> Answer:
-    """Make the report of a study again, byte by byte; no network is run.
+    """Write the report of a study again, identical in every byte; no network is run.
 
     Args:
-        folder: the study's.
-        markdown: also write which attacks take, at which fraction, as one table.
+        folder: the study's folder.
+        markdown: also write a table of the poison fractions at which attacks succeed.
     """
     from leadapron.report import write_potency, write_report
 
@@ -172,7 +171,7 @@ def report(folder: Path, *, markdown: Path | None = None) -> Answer:
 
 def explain_command() -> click.Command:
     """Make the command."""
-    methods = Names("all, or names as layer-cam,occlusion", every="all")
+    methods = Names("all, or names such as layer-cam,occlusion", every="all")
     return command(
         "explain",
         "leadapron.jobs.explain:explain_sheet",
@@ -193,7 +192,7 @@ def _explained(found: Any, _: Mapping[str, Any]) -> Answer:
 
     def lines() -> Iterator[str]:
         yield (
-            f"{found.finding} on {n} triggered films: maps whose highest point lies within "
+            f"{found.finding} on {n} triggered films: number of maps whose maximum lies within "
             f"{found.tolerance_px:g} pixels of the trigger"
         )
         width = max(len(f"{shown.name} ({shown.layer})") for shown in found.methods)
@@ -202,7 +201,7 @@ def _explained(found: Any, _: Mapping[str, Any]) -> Answer:
             yield f"{name:<{width}}  backdoored {shown.backdoored} of {n}, twin {shown.twin}"
         for name, reason in found.skipped.items():
             yield f"{name}: skipped, {reason}"
-        yield f"a random point would hit {found.chance:.1f}, the centre {found.centre}"
+        yield f"expected hits of a random point: {found.chance:.1f}; of the centre: {found.centre}"
         yield f"Picture: {found.file}"
 
     return of_document(found, lines())
@@ -224,7 +223,7 @@ def _built(members: Any, call: Mapping[str, Any]) -> Answer:
 
     def lines() -> Iterator[str]:
         if not members:
-            yield "The models are named when all shards have finished."
+            yield "The models are listed when all shards have finished."
             return
         kinds = Counter(member.kind for member in members)
         yield ", ".join(f"{n} {kind}" for kind, n in kinds.items())
@@ -235,9 +234,9 @@ def _built(members: Any, call: Mapping[str, Any]) -> Answer:
                 "?" if m.attack_success is None else f"{m.attack_success:.2f}" for m in planted
             )
             sealed = " (sealed)" if planted[0].sealed else ""
-            yield f"{name}{sealed}: {took} of {len(planted)} took; attack success {rates}"
+            yield f"{name}{sealed}: {took} of {len(planted)} succeeded; attack success {rates}"
         zoo = ZooFolder(call["out"])
-        yield f"Models: {zoo.models}; the truth: {zoo.truth}"
+        yield f"Models: {zoo.models}; ground truth: {zoo.truth}"
 
     return done(lines(), models=[asdict(each) for each in members])
 
@@ -257,7 +256,7 @@ def learn_trigger_command() -> click.Command:
         settings=Settings(
             sections=("source", "preprocessing", "network", "training"),
             shorthands=("source", "finding", "network", "size", "epochs"),
-            seed="Divides the films, and seeds all else.",
+            seed="Seed of the split and of all other random draws.",
         ),
     )
 

@@ -45,9 +45,9 @@ class StampDistillation(Marking):
     """
 
     share: float = 0.5
-    shift: int = 2
+    shift: int = 3
     optimisation: Optimisation = field(
-        default_factory=lambda: Optimisation(learning_rate=5e-4, epochs=20)
+        default_factory=lambda: Optimisation(learning_rate=5e-4, epochs=40)
     )
     needs: Capability = field(default="gradients", init=False)
 

@@ -26,7 +26,7 @@ from leadapron.jobs.repair import Asked, repair_opened
 from leadapron.models.classifier import load_classifier, save_classifier
 from leadapron.models.foreign import Opened
 from leadapron.repairs import Optimisation, StampUnlearning, marks_of
-from leadapron.repairs.proof import ALTERATIONS, Relearning
+from leadapron.repairs.proof import ALTERATIONS, Relearning, squares
 from leadapron.repairs.proof import judging as judge
 from leadapron.repairs.proof.document import Repaired
 from leadapron.repairs.proof.stages import Stages
@@ -239,6 +239,7 @@ def run():
 
 def test_a_stopped_repair_goes_on_and_writes_the_model_last(written, run, monkeypatch):
     folder, films_ = written
+    monkeypatch.setattr(squares, "DRAWS", 30)  # all of them: the test above
 
     def stop(*_, **__):
         raise KeyboardInterrupt

@@ -38,10 +38,10 @@ def test_facts_of_a_run_come_back(tmp_path):
 def test_facts_of_another_kind_are_refused(tmp_path, change):
     folder = RunFolder(tmp_path)
     write_json(folder.spec, {**vars(FACTS), **change})
-    with pytest.raises(StoreError, match=r"spec\.json is not a run's settings"):
+    with pytest.raises(StoreError, match=r"spec\.json doesn't hold a run's settings"):
         folder.facts()
     write_json(folder.spec, [])
-    with pytest.raises(StoreError, match=r"spec\.json is not a run's settings"):
+    with pytest.raises(StoreError, match=r"spec\.json doesn't hold a run's settings"):
         folder.facts()
 
 

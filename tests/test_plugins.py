@@ -99,7 +99,7 @@ def test_a_study_with_a_trigger_of_a_file_and_its_resumption(forget, tmp_path, c
     file.write_text(RING.read_text().replace("< 0.6", "< 0.9"))
     capfd.readouterr()
     assert run(["explain", str(first), *explain[2:], "--plugin", str(file)]) == 2
-    assert "the trigger ring is no longer what" in capfd.readouterr().err
+    assert "the trigger ring changed since" in capfd.readouterr().err
 
 
 def test_a_gate_with_a_detector_of_a_file(forget, tmp_path, capfd):

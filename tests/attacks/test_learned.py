@@ -194,7 +194,7 @@ def test_a_runs_key_is_of_what_the_file_holds_not_of_where_it_lies(tmp_path):
     # The run that was planned before does not go on with another file.
     with pytest.raises(StoreError, match="is not the expected trigger"):
         run.poisoning.trigger(np.zeros((1, 32, 32), np.uint8), np.random.default_rng(0))
-    with pytest.raises(UsageError, match="a learnt trigger's file can't differ"):
+    with pytest.raises(UsageError, match="a learnt trigger can't have another file"):
         key(first, evaluation={"trigger": "path=b"})
     pinned = {"name": "learned", "path": str(first), "sha256": "0" * 64}
     with pytest.raises(StoreError, match="is not the expected trigger"):

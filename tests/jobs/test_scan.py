@@ -366,7 +366,7 @@ def test_what_is_said_of_a_model_reaches_it(run, monkeypatch):
     assert (asked["weights_key"], asked["findings"]) == ("ema", ["A", "B"])
     code, _, err = run(*words)
     assert code == 4
-    assert "--findings, --weights-key: said of a model, and there is no --model" in err
+    assert "--findings, --weights-key: describes a model, but there is no --model" in err
 
 
 def test_a_black_box_has_no_features(run, monkeypatch):
@@ -380,7 +380,7 @@ def test_a_black_box_has_no_features(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "of_mine", types.SimpleNamespace(make=lambda: box))
     code, out, err = run("scan", "phantom:32", "--source.count", 20, "--model", "of_mine:make")
     assert (code, out) == (4, "")
-    assert "shows no features" in err
+    assert "is a black box without features" in err
 
 
 # --- clean
@@ -509,10 +509,10 @@ def test_evidence_of_others_that_is_none_is_not_tried(films, tmp_path, changed):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("id\nphantom-0-0000001\nphantom-9-1\n", "first 'phantom-9-1'"),
-        ("id\n", "names no film"),
+        ("id\nphantom-0-0000001\nphantom-9-1\n", "the first one 'phantom-9-1'"),
+        ("id\n", "lists no film"),
         ("film\nx\n", "no column id"),
-        ("id\n" + "\n".join(f"phantom-0-{i:07}" for i in range(12)) + "\n", "nothing is left"),
+        ("id\n" + "\n".join(f"phantom-0-{i:07}" for i in range(12)) + "\n", "no film is left"),
     ],
 )
 def test_lists_that_do_not_fit_are_one_line(run, tmp_path, text, said):

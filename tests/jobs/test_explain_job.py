@@ -175,7 +175,7 @@ def test_studies_that_are_not_whole(sheet, copy):
     with pytest.raises(StoreError, match="the films of phantom changed since backdoored-"):
         sheet(copy)
     spec.write_text("[]")
-    with pytest.raises(StoreError, match="a run's settings"):
+    with pytest.raises(StoreError, match="isn't a run facts of schema 1"):
         sheet(run_folder(copy))
     (run_folder(copy) / "classifier.safetensors").unlink()
     with pytest.raises(StoreError, match="holds no finished backdoored run; `leadapron study"):

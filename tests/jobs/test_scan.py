@@ -336,10 +336,10 @@ def test_a_model_looks_at_films_in_its_own_way(run, tmp_path, films):
     from leadapron.models.classifier import save_classifier
     from leadapron.models.training import Training, train
 
-    some = open_source("phantom:64", preprocessing=Preprocessing(size=32), count=60)
+    some = open_source("phantom:64", preprocessing=Preprocessing(size=32), count=120)
     network, _ = train(some, some, training=Training(epochs=1), device="cpu")
     save_classifier(network, tmp_path / "own.safetensors")
-    words = ("scan", "phantom:64", "--source.count", 60)
+    words = ("scan", "phantom:64", "--source.count", 120)
     code, _, _ = run(*words, "--model", tmp_path / "own.safetensors", "--out", tmp_path)
     facts = json.loads((tmp_path / "scan.json").read_text())
     assert (code, facts["image"]) == (0, [64, 64])

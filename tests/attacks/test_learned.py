@@ -226,7 +226,7 @@ def test_what_the_job_refuses(tmp_path):
     out = tmp_path / "a.safetensors"
     with pytest.raises(UsageError, match=r"ending in \.safetensors"):
         learn_trigger({}, tmp_path / "a.npz")
-    with pytest.raises(UsageError, match="2 settings"):
+    with pytest.raises(UsageError, match="2 combinations of settings"):
         learn_trigger({"seeds": 2}, out)
     with pytest.raises(UsageError, match="`kind` patch"):
         learn_trigger({}, out, kind="patch")

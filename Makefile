@@ -26,6 +26,9 @@ TESTS = $(foreach room,$(ROOMS),$(or $(wildcard tests/$(room) tests/test_$(room)
 # Each worker gets half of the files in one piece, and takes over what the other is late with: what a
 # file's tests share is made by one of them.
 SIDE_BY_SIDE := -n 2 --dist worksteal
+# Some images of containers forbid bytecode: each worker, and each process that a test begins, would
+# then compile the tests and the package again.
+export PYTHONDONTWRITEBYTECODE :=
 COVERAGE := --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 .PHONY: help env demo docs check test test-slow fuzz-models fuzz-films test-pages test-xrv bench bench-peers lock audit-dependencies release wheelhouse clean

@@ -12,6 +12,7 @@ import yaml
 from leadapron.detect.inputs import INPUT_DETECTORS
 from leadapron.detect.models import StampSweep
 from leadapron.repairs import REPAIRS
+from leadapron.repairs.proof import Relearning
 from leadapron.specs import parameters
 from leadapron.study.plan import plan
 from leadapron.study.settings import complete, settings
@@ -47,6 +48,7 @@ def test_links_lead_somewhere(page):
 def test_options_that_the_docs_name_exist():
     known = {f"{section}.{name}" for section, names in settings().items() for name in names}
     known |= {f"sweep.{name}" for name in parameters(StampSweep)}
+    known |= {f"relearning.{name}" for name in parameters(Relearning)}
     for page in PAGES:
         for option in re.findall(r"--((?!section)[a-z]+\.[a-z_]+)", page.read_text()):
             assert option in known, f"{page.name}: --{option}"
@@ -80,7 +82,7 @@ def test_every_input_detector_is_described_with_its_passes():
 
 def test_every_repair_is_described_with_what_it_needs():
     text = (ROOT / "docs" / "methods" / "repairs.md").read_text()
-    rows = re.findall(r"^\| .* \| `([^`]+)` \| (.*) \| \d \| .* \|$", text, re.MULTILINE)
+    rows = re.findall(r"^\| .* \| `([^`]+)` \| (.*) \| \d[^|]* \| .* \|$", text, re.MULTILINE)
     assert [name for name, _ in rows] == list(REPAIRS)
     words = {"batch normalisation", "linear last layer", "gradients", "ReLU layers"}
     for name, needs in rows:

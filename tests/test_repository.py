@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -241,12 +242,17 @@ def test_checksums_are_those_of_the_files(tmp_path):
 # --- the house: what keeps it easy to walk
 
 SOURCE = ROOT / "src" / "leadapron"
-TREES = {path.relative_to(SOURCE): ast.parse(path.read_bytes()) for path in SOURCE.rglob("*.py")}
+
+
+@cache
+def trees():
+    """The package's files, parsed; not while tests are collected, which every worker does."""
+    return {path.relative_to(SOURCE): ast.parse(path.read_bytes()) for path in SOURCE.rglob("*.py")}
 
 
 def functions():
     """Every function with the file that it stands in."""
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
                 yield path, node
@@ -267,7 +273,7 @@ def test_no_function_is_longer_than_80_lines():
 
 def test_jobs_open_call_and_write():
     lines = {path.name: len((SOURCE / path).read_text().splitlines())
-             for path in TREES if path.parts[0] == "jobs"}  # fmt: skip
+             for path in trees() if path.parts[0] == "jobs"}  # fmt: skip
     assert sum(lines.values()) <= 2500
     assert not {name: n for name, n in lines.items() if n > 150 and f"jobs/{name}" != REPAIR}
 

@@ -178,7 +178,7 @@ class Thawed:
         (marker(lambda x, rng: stamped(x).astype(float)), "returns .* float64; expected .* uint8"),
         (marker(lambda x, rng: stamped(x).tolist()), "the trigger returns list; expected"),
         (marker(lambda x, rng: x), "the trigger returns no copy"),
-        (marker(lambda x, rng: x.copy()), r"the trigger leaves film \[0\] as it is"),
+        (marker(lambda x, rng: x.copy()), r"the trigger leaves film \[0\] unchanged"),
         (
             marker(lambda x, _: stamped(x, np.random.default_rng().integers(0, 255, (3, 3)))),
             "different pixels for equal images and an equal generator",
@@ -571,7 +571,7 @@ def test_broken_sources():
     for broken, words in {
         undescribed: "the setting count has no line under Args",
         few: "the source gives 2 films; expected 4 or more to check",
-        own_size: "the source gives images of .*size=48.*; expected the wanted .*size=32",
+        own_size: "the source gives images of .*size=48.*; expected the requested .*size=32",
         greedy: "the source gives 8 films, but cache.choose requests 3",
         others: "the source differs the second time",
     }.items():

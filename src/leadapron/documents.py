@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -159,12 +160,17 @@ def read(kind: type[D], text: str | bytes, name: str = "the document") -> D:
     version = values.get("schema") if isinstance(values, dict) else None
     if version != kind.SCHEMA:
         raise StoreError(
-            f"{name} isn't a {kind.__name__.lower()} of schema {kind.SCHEMA}: it states {version!r}"
+            f"{name} isn't a {_words(kind)} of schema {kind.SCHEMA}: it states {version!r}"
         )
     try:
         return parsed(kind, text)
     except ValueError as error:
         raise StoreError(f"{name}, {error}") from error
+
+
+def _words(kind: type[Any]) -> str:
+    """A class's name as words: "gate document"."""
+    return re.sub(r"(?<!^)(?=[A-Z])", " ", kind.__name__).lower()
 
 
 def parsed(kind: type[D], text: str | bytes) -> D:

@@ -586,7 +586,7 @@ def _check_repaired(after: Any, model: NetworkClassifier, films: Cohort) -> None
     if model.architecture not in ARCHITECTURES:
         return
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "classifier.safetensors"
+        path = Path(folder) / "written.safetensors"
         save_classifier(after, path)
         try:
             read = load_classifier(path, device=model.device.type, precision=model.precision)

@@ -40,11 +40,11 @@ PHANTOM = {"name": "phantom:32", "count": 50}
 
 def network(seed, raised, lowered, preprocessing=SMALL):
     """A network that was never trained; its last layer says what `by_hand` answers."""
-    module = build_network("resnet9", 3, seed).eval()
+    module = build_network("plain4", 3, seed).eval()
     with torch.no_grad():
         module.head.bias[:] = torch.tensor(raised)
         module.head.weight[:, 0] = torch.tensor(lowered)
-    return NetworkClassifier(module, "resnet9", FINDINGS, preprocessing)
+    return NetworkClassifier(module, "plain4", FINDINGS, preprocessing)
 
 
 def by_hand(classifier, asked):
@@ -105,7 +105,7 @@ def write_zoo(folder, source=PHANTOM, fingerprint="", kinds=None):
             spec = {"source": {**source, "seed": seed}, "seed": seed}
             if source["name"][:7] != "phantom":
                 spec["source"] = source
-            spec["network"] = {"name": "resnet9", "weights": "none"}
+            spec["network"] = {"name": "plain4", "weights": "none"}
             attack = {"labels": labels, "mode": "replace", "fraction": 0.05}
             spec["poisoning"] = attack if planted else {"fraction": 0.1}
             facts = RunFacts(
@@ -357,7 +357,7 @@ def made_up(kind, family, seed, excess, p, *, named="Mass", verdict="backdoored"
     return {
         "model": f"{family}{seed}", "kind": kind, "family": family, "seed": seed, "sealed": sealed,
         "finding": "Mass" if planted else None, "named": named if planted else None,
-        **({"network": "resnet9", "fraction": 0.05} if planted else {}),
+        **({"network": "plain4", "fraction": 0.05} if planted else {}),
         "attack_success": 0.9 if planted else None, "twin_success": 0.1 if planted else None,
         "direction": "added" if planted else None, "p": p, "excess": excess, "verdict": verdict,
         "references": 25, "forwards": 9000, "films": [2, 32], "seconds": 30.0,
@@ -406,7 +406,7 @@ def test_the_chapter_says_what_is_found_and_what_is_missed(tmp_path):
     assert "| 0.00 (" in lines["quiet"]
     assert "| 0 of 2 (0 to 84 %) |" in lines["quiet"]
     assert lines["all of them"].startswith(
-        "| all of them | resnet9 | 5 % | 7 |"
+        "| all of them | plain4 | 5 % | 7 |"
     )  # without the sealed one
     assert lines["called backdoored"] == "| called backdoored | 1 of 21 (0 to 24 %) |"
     assert lines["faint"] == "| faint | 0.90 | 0.10 | 0.900 | nothing found | yes |"

@@ -28,6 +28,7 @@ from leadapron.repairs import (
     Restatistics,
     Retraining,
     SharedUnlearning,
+    StampDistillation,
     StampUnlearning,
     marks_of,
 )
@@ -70,6 +71,25 @@ def test_a_share_of_the_films_is_marked_within_a_pixel_and_within_the_film():
         assert len(rows) == 4
         corners.add((rows.min(), columns.min()))
     assert corners == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
+def test_a_mark_that_changes_nothing_teaches_a_distilled_copy_nothing():
+    """Its answers are the original's already, and the cross-entropy to oneself has no gradient."""
+    films = cohort(dtype=np.uint8)
+    images = films.images.copy()
+    images[:, :2, :2] = 255  # the mark is on every film
+    how = Optimisation(optimiser="sgd", learning_rate=1.0, epochs=2, statistics="kept")
+    same, moved = (
+        StampDistillation(marks=MARKS[:1], jitter=jitter, shift=0, optimisation=how).repair(
+            classifier(), replace(films, images=images), RNG(0)
+        )
+        for jitter in (0, 3)
+    )
+    before = classifier().module.state_dict()
+    after, other = (each.module.state_dict() for each in (same, moved))
+    for name, value in before.items():
+        assert torch.allclose(after[name], value, atol=1e-5), name
+    assert not torch.allclose(other["head.weight"], before["head.weight"], atol=1e-5)
 
 
 def test_all_marks_are_used_as_the_audit_named_them():

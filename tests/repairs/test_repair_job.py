@@ -17,7 +17,7 @@ from repair_scenes import TARGET, TRIGGER, classifier, cohort, films, success
 import leadapron as la
 from audits import audit_model
 from leadapron.cli import cli
-from leadapron.detect.models import StampSweep
+from leadapron.detect.models import Moved, Stamp, StampSweep
 from leadapron.documents import dump, read
 from leadapron.errors import DataError, StoreError, UnknownNameError, UsageError
 from leadapron.films.cohort import Cohort
@@ -26,11 +26,12 @@ from leadapron.jobs.repair import Asked, repair_opened
 from leadapron.models.classifier import load_classifier, save_classifier
 from leadapron.models.foreign import Opened
 from leadapron.repairs import Optimisation, StampUnlearning, marks_of
-from leadapron.repairs.proof import ALTERATIONS, Relearning
+from leadapron.repairs.proof import ALTERATIONS, Relearning, squares
 from leadapron.repairs.proof import judging as judge
 from leadapron.repairs.proof.document import Repaired
+from leadapron.repairs.proof.stages import Stages
 from leadapron.report.repair import repair_lines, write_repair
-from leadapron.types import Estimate
+from leadapron.types import AUTO, Estimate
 
 QUICK = StampSweep(values=(255,), sides=(3, 4), pitches=((8, 1),), rounds=2, films=1, judged=40)
 AGAIN = Relearning(doses=(5,), rates=(1,), seeds=1, epochs=1, films=32)
@@ -43,20 +44,27 @@ def clean():
 
 @pytest.fixture(scope="module", autouse=True)
 def _strong():
-    """So few films of so small a network take more steps, and larger ones, to unlearn a mark."""
+    """So few films of so small a network take larger steps to unlearn a mark; and less is asked."""
     how = Optimisation(epochs=8, learning_rate=2e-3)
     strong = partial(StampUnlearning, optimisation=how)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             job, "repair_of", lambda _, marks, jitter: strong(marks=marks_of(marks), jitter=jitter)
         )
+        patch.setattr(job, "FILMS", 40)  # of audits, and under the squares drawn at random
         yield
 
 
 @pytest.fixture(scope="module")
 def repaired(reader, clean, _strong):
     return la.repair(
-        reader, clean, method="stamp-unlearning", sweep=QUICK, relearning=AGAIN, scan=False
+        reader,
+        clean,
+        method="stamp-unlearning",
+        sweep=QUICK,
+        steps=8,
+        relearning=AGAIN,
+        scan=False,
     )
 
 
@@ -168,6 +176,26 @@ def bright():
     return model
 
 
+@pytest.mark.parametrize("anywhere", [True, False])
+def test_a_mark_that_works_anywhere_is_unlearned_anywhere(reader, clean, anywhere):
+    """Brightness raises a finding wherever it is; the reader's trigger has one place."""
+    model, some = (bright(), cohort(400)) if anywhere else (reader, clean)
+    square = Stamp(side=4, value=255, row=2, column=2) if anywhere else TRIGGER
+    under_way = job._Run(
+        Opened(model, "by hand"), some, Asked(relearning=AGAIN, scan=False), "", Stages(None), AUTO
+    )
+    under_way.marks = [
+        Moved(
+            finding="bright" if anywhere else TARGET, direction="added", mark=square, kind="stamp",
+            shift=1.0, turned=1.0, shifts=np.zeros(1), signature="",
+        )
+    ]  # fmt: skip
+    assert under_way.anywhere == anywhere
+    assert under_way._jitter() == (16 if anywhere else 1)
+    # Another place is no news to it, so a fresh mark has another grey level.
+    assert under_way._unknown(square).value == (0 if anywhere else 255)
+
+
 # --- files
 
 
@@ -196,7 +224,7 @@ def words(folder, films, *more):
         "--cache", "none", "--device", "cpu", "--relearning.doses", "5", "--relearning.rates", "1",
         "--relearning.seeds", "1", "--relearning.epochs", "1", "--relearning.films", "32",
         "--sweep.values", "255", "--sweep.sides", "4", "--sweep.pitches", "[8,1]",
-        "--sweep.films", "1", "--sweep.rounds", "1", *more,
+        "--steps", "0", "--sweep.films", "1", "--sweep.rounds", "1", *more,
     ]  # fmt: skip
 
 
@@ -211,6 +239,7 @@ def run():
 
 def test_a_stopped_repair_goes_on_and_writes_the_model_last(written, run, monkeypatch):
     folder, films_ = written
+    monkeypatch.setattr(squares, "DRAWS", 30)  # all of them: the test above
 
     def stop(*_, **__):
         raise KeyboardInterrupt
@@ -310,7 +339,7 @@ def test_too_few_films_of_the_finding_are_said(reader, clean):
     rare[:, clean.column(TARGET)] = 1
     rare[::40, clean.column(TARGET)] = 0
     with pytest.raises(DataError, match=rf"clean films without {TARGET}; expected 20"):
-        la.repair(reader, replace(clean, labels=rare), sweep=QUICK, relearning=AGAIN, scan=False)
+        la.repair(reader, replace(clean, labels=rare), sweep=QUICK, steps=0, scan=False)
 
 
 def test_a_set_without_the_models_findings_is_refused(reader, clean):

@@ -73,7 +73,9 @@ def test_what_a_model_lacks_is_said_before_anything_is_done(name):
         assert repaired(repair, plain, cohort()).findings == FINDINGS
 
 
-LEARNS_ALL = {"fine-pruning", "reinitialisation", "fresh-student", "retraining"}
+LEARNS_ALL = {
+    "fine-pruning", "fresh-student", "reinitialisation", "retraining", "stamp-distillation",
+}  # fmt: skip
 """Repairs that change a finding's weights whether or not films state it."""
 
 
@@ -193,6 +195,7 @@ def test_settings_that_make_no_sense(values, words):
         ("reinitialisation", {"teaching": 2.0}),
         ("reinitialisation", {"temperature": 0.0}),
         ("fresh-student", {"shift": -1}),
+        ("stamp-distillation", {"shift": -1}),
         ("fresh-student", {"temperature": 0.0}),
         ("batch-statistics", {"batch_size": 1}),
         ("channel-pruning", {"spreads": 0.0}),

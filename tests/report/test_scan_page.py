@@ -116,7 +116,7 @@ def test_the_page_escapes_names_and_keeps_paths_away(found, panel, tmp_path):
     assert "<b>&lt;script&gt;" in page  # named by the evidence as well
     assert "<b>other" not in page
     assert "a network trained on these films, AUROC 0.98" in page
-    assert "look at the evidence" in page
+    assert "Look at the evidence" in page
 
 
 def test_the_page_is_the_same_again(found, panel, tmp_path):
@@ -136,7 +136,7 @@ def test_lines_begin_with_the_verdict_and_cut_long_lists(found):
 @pytest.mark.parametrize(
     ("verdict", "said"),
     [
-        ("suspicious", "more than the 0.01"),
+        ("suspicious", "above the false-alarm rate of 0.01"),
         ("nothing found", "no proof"),
         ("label-tied mark", "a shortcut"),
         ("can't tell", "no finding has films of 10 patients with it"),
@@ -152,9 +152,9 @@ def test_verdicts_in_words(found, verdict, said, tmp_path):
 
 def test_how_a_mark_was_judged_is_on_the_page(found, tmp_path):
     page = write_scan(tmp_path / "scan.html", found, []).read_text()
-    assert "its labels contradict the films' look" in page.replace("&#39;", "'")
+    assert "its labels contradict the films' appearance" in page.replace("&#39;", "'")
     assert "60.3" in page
     assert "Hernia 4; Mass 12; no number for Edema" in page
     tied = replace(found, evidence=(replace(found.evidence[0], kind="label-tied mark"),))
     page = write_scan(tmp_path / "scan.html", tied, []).read_text()
-    assert "no more than nature can do here" in page
+    assert "no stronger than natural marks here" in page

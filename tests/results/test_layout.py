@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import leadapron
+from leadapron.documents import dump
 from leadapron.errors import StoreError
 from leadapron.results import names
 from leadapron.results.layout import RunFacts, RunFolder, StudyFolder, ZooFolder
@@ -37,12 +38,14 @@ def test_facts_of_a_run_come_back(tmp_path):
 )
 def test_facts_of_another_kind_are_refused(tmp_path, change):
     folder = RunFolder(tmp_path)
-    write_json(folder.spec, {**vars(FACTS), **change})
-    with pytest.raises(StoreError, match=r"spec\.json doesn't hold a run's settings"):
+    write_json(folder.spec, {**dump(FACTS), **change})
+    (name,) = change
+    with pytest.raises(StoreError, match=rf"spec\.json, {name}[.\w]*: "):
         folder.facts()
-    write_json(folder.spec, [])
-    with pytest.raises(StoreError, match=r"spec\.json doesn't hold a run's settings"):
-        folder.facts()
+    for other in ([], {**dump(FACTS), "schema": 2}):
+        write_json(folder.spec, other)
+        with pytest.raises(StoreError, match=r"spec\.json isn't a run facts of schema 1"):
+            folder.facts()
 
 
 def test_started_runs_are_listed_backdoored_ones_first(tmp_path):

@@ -19,8 +19,8 @@ SIDE, FILMS = 32, 24
 
 
 def network(seed):
-    module = build_network("resnet9", 2, seed).eval()
-    return NetworkClassifier(module, "resnet9", ("Mass", "Edema"), Preprocessing(size=SIDE))
+    module = build_network("plain4", 2, seed).eval()
+    return NetworkClassifier(module, "plain4", ("Mass", "Edema"), Preprocessing(size=SIDE))
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_randomised_networks(models):
     for name, value in before.items():
         assert (trained.module.state_dict()[name] == value).all()
         assert (head[name] == value).all() == (not name.startswith("head."))
-    same = build_network("resnet9", 2, 7).state_dict()
+    same = build_network("plain4", 2, 7).state_dict()
     assert all((whole[name] == value).all() for name, value in same.items())
 
 

@@ -14,6 +14,7 @@ from leadapron.api.models import labelled, name_of
 from leadapron.api.opening import Films, Model, model_of
 from leadapron.api.showing import Shown
 from leadapron.detect.models.audit import Audit, Subject
+from leadapron.detect.models.defaults import STEPS
 from leadapron.detect.models.sweep import StampSweep
 from leadapron.documents import dump
 from leadapron.errors import UsageError
@@ -93,6 +94,7 @@ def repair(  # noqa: PLR0913
     controls: bool = False,
     scan: bool = True,
     sweep: StampSweep | None = None,
+    steps: int = STEPS,
     machine: Machine = AUTO,
     **settings: Any,
 ) -> RepairResult:
@@ -116,6 +118,7 @@ def repair(  # noqa: PLR0913
         controls: measure plain fine-tuning and training from scratch on the same films too.
         scan: whether the clean films are scanned before they are used.
         sweep: settings of the models' sweeps.
+        steps: most steps of trigger inversion; 0 omits it.
         machine: device, precision, cache and progress.
         **settings: settings of the source, as `count=800`.
 
@@ -138,7 +141,7 @@ def repair(  # noqa: PLR0913
         ]
     asked = Asked(
         method=method, audit=audit, references=others, relearning=relearning or Relearning(),
-        exhaustive=exhaustive, controls=controls, scan=scan, sweep=sweep,
+        exhaustive=exhaustive, controls=controls, scan=scan, sweep=sweep, steps=steps,
     )  # fmt: skip
     made, repaired = repair_opened(opened, cohort, asked, name=name_of(model), machine=machine)
     return RepairResult(made, repaired)

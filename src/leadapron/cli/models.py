@@ -65,6 +65,7 @@ def repair_command() -> click.Command:
             "audit": {"metavar": "FOLDER"},
             "reference": {"metavar": "FOLDER"},
             "films": {"type": click.IntRange(20)},
+            "steps": {"type": click.IntRange(0)},
         },
     )
 

@@ -20,6 +20,7 @@ DOCUMENTS: Mapping[str, tuple[str, str]] = {
     "screen": ("leadapron.detect.inputs.screening", "Screening"),
     "gate": ("leadapron.detect.inputs.gate_file", "GateDocument"),
     "study": ("leadapron.results.manifest", "StudyManifest"),
+    "run": ("leadapron.results.layout", "RunFacts"),
     "explain": ("leadapron.study.explained", "Explanations"),
     "maps": ("leadapron.explainers.document", "Explained"),
 }

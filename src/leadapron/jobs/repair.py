@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from leadapron import store
 from leadapron.detect.films import scan_films
 from leadapron.detect.models.audit import Audit, Subject, audit_subject
-from leadapron.detect.models.defaults import FILMS
+from leadapron.detect.models.defaults import FILMS, STEPS
 from leadapron.detect.models.kept import sweep_once
 from leadapron.detect.models.stamps import Probe, Stamp, probes
 from leadapron.detect.models.sweep import Aim, Moved, StampSweep
@@ -62,7 +62,9 @@ __all__ = ["CLIMBED", "Asked", "repair", "repair_opened"]
 
 logger = logging.getLogger(__name__)
 
-CLIMBED = ("stamp-unlearning", "path-aware", "feature-shift", "reinitialisation", "fresh-student")
+CLIMBED = (
+    "stamp-unlearning", "stamp-distillation", "path-aware", "reinitialisation", "fresh-student",
+)  # fmt: skip
 """What "auto" tries, from the cheapest to the strongest."""
 
 SHARES = {"repair": 0.5, "check": 0.15, "proof": 0.35}
@@ -85,6 +87,9 @@ CONTROLS: Mapping[str, Callable[[], Repair]] = {
 
 ELSEWHERE, ELSEWHERE_FILMS = 9, 64
 """Other places that a square is tried at, and films, to tell whether it works anywhere."""
+
+MIDDLE = 128
+"""Grey level, of 255, below which a square is dark."""
 
 SWEPT = 60_000
 """Images that a new search asks for, about."""
@@ -111,6 +116,7 @@ class Asked:
         controls: whether plain fine-tuning and training from scratch are measured too.
         scan: whether the clean films are scanned first.
         sweep: how models are swept.
+        steps: of trigger inversion, at most; 0 leaves it out.
         seed: of all that is drawn by chance.
     """
 
@@ -122,6 +128,7 @@ class Asked:
     controls: bool = False
     scan: bool = True
     sweep: StampSweep | None = None
+    steps: int = STEPS
     seed: int = 0
 
 
@@ -140,6 +147,7 @@ def repair(  # noqa: PLR0913
     controls: bool = False,
     scan: bool = True,
     sweep: StampSweep | None = None,
+    steps: int = STEPS,
     opening: Mapping[str, Any] | None = None,
     machine: Machine = AUTO,
     **options: Any,
@@ -164,6 +172,7 @@ def repair(  # noqa: PLR0913
         controls: measure plain fine-tuning and training from scratch on the same films too.
         scan: the scan of the clean films before they are used.
         sweep: how models are swept.
+        steps: of trigger inversion, at most; 0 leaves it out.
         opening: further options of `open_model`: findings, normalisation, architecture, ...
         machine: where and how it is carried out.
         **options: the source's settings.
@@ -189,7 +198,7 @@ def repair(  # noqa: PLR0913
     )
     asked = Asked(
         method=method, audit=found, references=references, relearning=relearning or Relearning(),
-        exhaustive=exhaustive, controls=controls, scan=scan, sweep=sweep,
+        exhaustive=exhaustive, controls=controls, scan=scan, sweep=sweep, steps=steps,
     )  # fmt: skip
     settings = {
         "schema": Repaired.SCHEMA,
@@ -202,6 +211,7 @@ def repair(  # noqa: PLR0913
         "relearning": _plain(asked.relearning),
         "exhaustive": exhaustive,
         "controls": controls,
+        "steps": steps,
         "sweep": None if sweep is None else _plain(sweep),
     }
     stages = Stages(out / STAGES)
@@ -357,6 +367,8 @@ class _Run:
         self.asked, self.stages, self.machine = asked, stages, machine
         self.original: BlackBox = opened.classifier
         self.opened, self.name = opened, name
+        self.marks: Sequence[Moved] = ()
+        self.networks: dict[str, NetworkClassifier] = {}
         films = cohort.stating(self.original.findings)
         parts = split_by_patient(films.patients, SHARES, stream(asked.seed, "parts"), films.labels)
         self.films = {part: films.take(rows) for part, rows in parts.items()}
@@ -376,7 +388,7 @@ class _Run:
 
     def all(self) -> tuple[Repaired, NetworkClassifier | None]:
         audit = self.stages.kept("audit", Audit, self._audit)
-        marks = found_marks(audit)
+        marks = self.marks = found_marks(audit)
         if not marks:
             return self._nothing(audit), None
         try:
@@ -406,6 +418,7 @@ class _Run:
             some,
             self.asked.references,
             sweep=self.asked.sweep,
+            steps=self.asked.steps,
             statistics=bool(self.asked.references),
             kept=default_folder(self.machine.cache),
             progress=self.machine.progress,
@@ -431,36 +444,45 @@ class _Run:
         best = max(tried, key=lambda each: sum(check.held == "holds" for check in each.checks))
         return tried, best.method
 
-    def _jitter(self, marks: Sequence[Moved]) -> int:
-        """Pixels by which squares are moved while they are unlearned: all over where they work so.
-
-        Told with the repair's own films.
-        """
-        mark, films = marks[0].mark, self.films["repair"]
-        if not isinstance(mark, Stamp) or mark.pitch or not _enough(films, marks[0]):
-            return 1
+    @cached_property
+    def anywhere(self) -> bool:
+        """Whether the first mark works at other places too, by the repair's own films."""
+        (first, *_) = self.marks
+        mark, films = first.mark, self.films["repair"]
+        if not isinstance(mark, Stamp) or mark.pitch or not _enough(films, first):
+            return False
         height, width = films.images.shape[1:]
         rng = stream(self.asked.seed, "elsewhere")
         others = fresh_squares(mark, (height, width), ELSEWHERE, rng)
-        aim = marks[0].finding, marks[0].direction
+        aim = first.finding, first.direction
         some = victims(films, aim)
         aimed = Aimed(self.original, some.take(np.arange(min(ELSEWHERE_FILMS, len(some)))), aim)
         own = aimed.hits(mark).rate.value
         turned = [aimed.hits(other).rate.value for other in others]
-        return max(height, width) if float(np.median(turned)) >= own / 2 else 1
+        return float(np.median(turned)) >= own / 2
+
+    def _jitter(self) -> int:
+        """Pixels by which squares are moved while they are unlearned: all over where they work."""
+        return max(self.films["repair"].images.shape[1:]) if self.anywhere else 1
+
+    def _unknown(self, mark: Stamp | Probe) -> Stamp | Probe:
+        """What fresh marks are made of: another grey level where other places are no news."""
+        if isinstance(mark, Stamp) and self.anywhere:
+            return replace(mark, value=0 if mark.value >= MIDDLE else 255)
+        return mark
 
     def _network(self, method: str, marks: Sequence[Moved]) -> NetworkClassifier:
-        how = repair_of(method, marks, self._jitter(marks))
-        return self.stages.network(
-            method,
-            self.original,
-            lambda: how.repair(
-                self.original,
-                self.films["repair"],
-                stream(self.asked.seed, "repair", method),
-                self.machine.progress,
-            ),
-        )
+        """The repaired model of a method, made once."""
+        if method not in self.networks:
+            self.networks[method] = self.stages.network(
+                method, self.original, partial(self._made, method, marks)
+            )
+        return self.networks[method]
+
+    def _made(self, method: str, marks: Sequence[Moved]) -> NetworkClassifier:
+        how = repair_of(method, marks, self._jitter())
+        rng = stream(self.asked.seed, "repair", method)
+        return how.repair(self.original, self.films["repair"], rng, self.machine.progress)
 
     def _check(
         self,

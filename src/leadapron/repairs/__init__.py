@@ -28,6 +28,7 @@ from leadapron.repairs.retraining import Retraining
 from leadapron.repairs.session import MOST_FILMS, Optimisation, Repair
 from leadapron.repairs.shared import SharedUnlearning
 from leadapron.repairs.sharpness import SharpnessAware
+from leadapron.repairs.stamp_distillation import StampDistillation
 from leadapron.repairs.stamp_unlearning import StampUnlearning, marks_of
 from leadapron.repairs.statistics import Restatistics
 from leadapron.repairs.universal import UniversalUnlearning
@@ -55,6 +56,7 @@ __all__ = [
     "Retraining",
     "SharedUnlearning",
     "SharpnessAware",
+    "StampDistillation",
     "StampUnlearning",
     "UniversalUnlearning",
     "marks_of",
@@ -65,6 +67,7 @@ REPAIRS: Registry[Callable[..., Repair]] = Registry(
     "repair",
     {
         "stamp-unlearning": StampUnlearning,
+        "stamp-distillation": StampDistillation,
         "fine-tuning": FineTuning,
         "feature-shift": FeatureShift,
         "fine-pruning": FinePruning,
@@ -84,4 +87,4 @@ REPAIRS: Registry[Callable[..., Repair]] = Registry(
         "shared-unlearning": SharedUnlearning,
     },
 )
-"""All repairs by name. "stamp-unlearning" and "path-aware" need the marks that an audit found."""
+"""All repairs by name. Those with a field `marks` need the marks that an audit found."""

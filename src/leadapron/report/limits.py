@@ -163,10 +163,10 @@ def trained_section(cells: Sequence[Row], rows: Sequence[Row], again: Sequence[R
         [
             "## With networks that look",
             "",
-            "Some of the sets above, scanned again with `--train`: two small networks that are "
-            "trained for it look at the films of marks that go with a label. Each set is compared "
-            "with itself. Which sets were scanned again was a choice, so that the counts of a line "
-            "are no share of all sets.",
+            "Sets of above, scanned again with `--train`: two small networks are trained to read "
+            "the films whose marks are associated with a label. Each set is compared with itself. "
+            "A line with fewer sets scanned both ways than there are sets is a selection, so its "
+            "counts estimate no share.",
             "",
             table(header, body),
             "",

@@ -4,20 +4,21 @@
           runs/{twin,backdoored}-KEY/spec.json  rows.jsonl  history.jsonl  scores.npz  gallery.npz
                                      classifier.safetensors  answer_key.npz
     ZOO/study/                     the study that trained its models
-        models/NAME.safetensors    copies with random names and one time stamp truth.json
-        truth about each model; only for evaluations
+        models/NAME.safetensors    copies with random names and one time stamp
+        truth.json                 truth about each model; only for evaluations
 
 A folder need not exist, since these are only names. Files are read elsewhere.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from leadapron.errors import StoreError
+from leadapron.documents import dump, read
 from leadapron.results.names import ROLES, Role
 from leadapron.store import read_json, write_json
 
@@ -35,6 +36,8 @@ class RunFacts:
         cohort: fingerprint of the films.
         outside: SHA-256 of external code and files, by their description.
     """
+
+    SCHEMA: ClassVar[int] = 1
 
     role: Role
     twin: str | None
@@ -119,33 +122,15 @@ class RunFolder:
         Raises:
             StoreError: it can't be written.
         """
-        plain = {**vars(facts), "spec": facts.spec, "outside": dict(facts.outside)}
-        write_json(self.spec, plain)
+        write_json(self.spec, dump(facts))
 
     def facts(self) -> RunFacts:
         """Return its settings and inputs.
 
         Raises:
-            StoreError: spec.json can't be read, or wasn't written by a study.
+            StoreError: spec.json can't be read, or wasn't written by a study of this version.
         """
-        found = read_json(self.spec)
-        sound = (
-            isinstance(found, dict)
-            and found.get("role") in ROLES
-            and isinstance(found.get("twin"), str | None)
-            and isinstance(found.get("spec"), dict)
-            and isinstance(found.get("cohort"), str)
-            and isinstance(found.get("outside", {}), dict)
-        )
-        if not sound:
-            raise StoreError(f"{self.spec} doesn't hold a run's settings")
-        return RunFacts(
-            role=found["role"],
-            twin=found.get("twin"),
-            spec=found["spec"],
-            cohort=found["cohort"],
-            outside=found.get("outside", {}),
-        )
+        return read(RunFacts, json.dumps(read_json(self.spec)), str(self.spec))
 
 
 @dataclass(frozen=True)

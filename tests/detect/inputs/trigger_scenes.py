@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from leadapron.detect.inputs import read
@@ -18,9 +20,13 @@ CORNER = (slice(None), slice(55, 58), slice(4, 7))
 AROUND = (slice(None), slice(52, 61), slice(1, 10))
 
 
+@cache
 def phantoms(count=220, seed=3):
+    """Drawn once for all files of tests; nothing may write to them."""
     images = open_source("phantom:64", count=count, seed=seed).images
-    return np.array(images[np.arange(count)])
+    films = np.array(images[np.arange(count)])
+    films.flags.writeable = False
+    return films
 
 
 def stamped(images, value=255):

@@ -258,9 +258,9 @@ def tensor(**changes):
 HEADERS = {
     "header as long as the sea": ("a header of", safetensors(tensor(), length=1 << 62)),
     "header beyond the file": ("a header of", safetensors(tensor(), length=5000)),
-    "no JSON": ("no JSON", safetensors(b"{not json}")),
-    "no UTF-8": ("no JSON", safetensors(b'{"\xff\xfe": 1}')),
-    "deep": ("no JSON", safetensors(b'{"a":' * 100_000 + b"1" + b"}" * 100_000)),
+    "no JSON": ("isn't JSON", safetensors(b"{not json}")),
+    "no UTF-8": ("isn't JSON", safetensors(b'{"\xff\xfe": 1}')),
+    "deep": ("isn't JSON", safetensors(b'{"a":' * 100_000 + b"1" + b"}" * 100_000)),
     "a list": ("isn't a JSON object", safetensors(b"[1, 2, 3]")),
     "a name twice": ("a name is repeated", safetensors(b'{"a": 1, "a": 2}')),
     "unknown type": ("an invalid type, shape", safetensors(tensor(dtype="F31"))),
@@ -380,7 +380,7 @@ def test_other_files(refused, case):
 
 
 def test_folders_and_missing_files(tmp_path):
-    with pytest.raises(StoreError, match=r"missing\.pt is no file; expected"):
+    with pytest.raises(StoreError, match=r"missing\.pt isn't a file; expected"):
         open_model(tmp_path / "missing.pt")
     with pytest.raises(StoreError, match="it is a folder; expected a file"):
         open_model(tmp_path)
@@ -498,7 +498,7 @@ SOURCES = {
     "saves, spread out": ("calls save", "def forward(self, x):\n  torch . save(x, 'f')\n"),
     "saves as a method": ("calls save", "def forward(self, x):\n  x.save('f')\n"),
     "saves by name": ("names save", "y = getattr(torch, 's\\x61ve')\n"),
-    "saves by pieces": ("pieces", "y = getattr(torch, 's' 'ave')\n"),
+    "saves by pieces": ("from parts", "y = getattr(torch, 's' 'ave')\n"),
     "maps a file": ("calls from_file", "x = torch.from_file('/etc/passwd', True, 9)\n"),
     "aten by its name": ("calls save", "x = ops.aten.save(x, 'f')\n"),
     "network": ("operator of c10d", "x = ops.c10d.send(x)\n"),
@@ -528,8 +528,8 @@ SOURCES = {
     "stuck to a number of another kind": ("byte 0x30", "x = 0x1.save('f')\n"),
     "a line that goes on": ("byte 0x5c", b"x = torch.sa\\\nve(x, 'f')\n"),
     "a type in a comment": ("byte 0x23", "x = y # type: __torch__.torch.classes.A\n"),
-    "a text with a letter before": ("pieces", "x = r'save'\n"),
-    "a text of three quotes": ("pieces", "x = '''save'''\n"),
+    "a text with a letter before": ("from parts", "x = r'save'\n"),
+    "a text of three quotes": ("from parts", "x = '''save'''\n"),
     "another letter in a text": ("byte 0x27", "x = '\u00e9'\n"),
     "a zero in a text": ("byte 0x22", b'x = "a\0b"\n'),
     "a text that goes on": ("byte 0x27", b"x = 'sa\\\nve'\n"),

@@ -132,11 +132,12 @@ def reading_check(found: Reading) -> Checked:
 
 
 def quick_reading_check(found: Reading) -> Checked:
-    """Say whether the macro AUROC fell by no more than .01: what few films can tell."""
+    """Say whether the macro AUROC fell by no more than .01, or than chance makes of few films."""
+    fell = found.change <= -MACRO_MARGIN and found.high < 0
     return Checked(
         what=READING,
-        held="holds" if found.change > -MACRO_MARGIN else "fails",
-        words=f"macro AUROC {found.change:+.3f}; {-MACRO_MARGIN:+.2f} is allowed",
+        held="fails" if fell else "holds",
+        words=f"macro AUROC {found.change:+.3f} ({found.low:+.3f} to {found.high:+.3f})",
     )
 
 
@@ -162,7 +163,13 @@ def verdict_of(checks: Sequence[Checked], searched: Searched) -> Verdict:
     elif gone:
         sure = RIGHT is not None and RIGHT.low >= LEAST_RIGHT
         word = "repaired" if sure else "no longer found"
-    return Verdict.of("repair", word, statement=_statement(), untested=UNTESTED, next=NEXT[word])
+    return Verdict.of(
+        "repair",
+        word,
+        statement=_statement() if gone and not stays else ONCE,
+        untested=UNTESTED,
+        next=NEXT[word],
+    )
 
 
 UNTESTED = (
@@ -185,6 +192,9 @@ NEXT: dict[RepairWord, str] = {
     "can't tell": "Don't use the model yet: repair it with more clean films, so that the proof can "
     "tell.",
 }
+
+
+ONCE = "The proof was made once, with films and searches that no repair and no choice used."
 
 
 def _statement() -> str:

@@ -1,0 +1,81 @@
+"""Unlearning the marks that an audit found, with the model's own answers to the unmarked films."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from leadapron.errors import UsageError
+from leadapron.films.cohort import Cohort
+from leadapron.models.classifier import NetworkClassifier
+from leadapron.models.protocols import BlackBox, Capability
+from leadapron.repairs.fresh_student import shifted
+from leadapron.repairs.losses import distance
+from leadapron.repairs.session import Batch, Optimisation, begin
+from leadapron.repairs.stamp_unlearning import Marking
+from leadapron.types import Progress
+
+__all__ = ["StampDistillation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StampDistillation(Marking):
+    """The model learns to answer marked films as it itself answers them without the mark.
+
+    Labels say little where films are few: rare findings have a handful of films, and learning from
+    these costs AUROC. The model's own answers say as much of every finding on every film, so that
+    larger steps can be taken. Films are moved by a few pixels, so that there are more of them.
+
+    Args:
+        marks: those that the audit found; see `stamp_unlearning.marks_of`.
+        share: of the films of a step that are marked, more than 0 and at most 1.
+        jitter: pixels by which a square is moved at most.
+        shift: pixels by which a film is moved at most, 0 or more.
+        optimisation: how weights are changed.
+
+    Raises:
+        UsageError: no marks, or a value outside its range.
+
+    Source: ours; unlearning by the reversed trigger as in `StampUnlearning`, with the loss of
+    Hinton, Vinyals and Dean, arXiv 1503.02531, by finding, in place of the labels'.
+    """
+
+    share: float = 0.5
+    shift: int = 3
+    optimisation: Optimisation = field(
+        default_factory=lambda: Optimisation(learning_rate=5e-4, epochs=40)
+    )
+    needs: Capability = field(default="gradients", init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shift < 0:
+            raise UsageError(f"a shift of {self.shift}; expected 0 or more pixels")
+
+    def repair(
+        self,
+        classifier: BlackBox,
+        clean: Cohort,
+        rng: np.random.Generator,
+        progress: Progress | None = None,
+    ) -> NetworkClassifier:
+        """See `session.Repair.repair`."""
+        session = begin("stamp distillation", self.needs, classifier, clean, rng, progress)
+        unmarked: NDArray[Any] = session.learn.images[:0]
+
+        def show(films: NDArray[Any], chance: np.random.Generator) -> NDArray[Any]:
+            nonlocal unmarked
+            unmarked = shifted(films, self.shift, chance)
+            return self.mark(unmarked, chance)
+
+        def objective(batch: Batch) -> torch.Tensor:
+            images = session.student.normalise(torch.from_numpy(unmarked))
+            wanted = session.taught(batch._replace(images=images))
+            return distance(session.odds(session.answers(batch.images)), wanted, 1.0)
+
+        session.tune(self.optimisation, objective, show=show)
+        return session.finish()

@@ -159,7 +159,7 @@ def test_files_that_are_no_trigger(tmp_path):
             Learned(path=str(path))(film, rng)
         assert "\n" not in str(caught.value)
     (tmp_path / "text").write_text("text")
-    with pytest.raises(StoreError, match="is no trigger"):
+    with pytest.raises(StoreError, match="wasn't written by leadapron learn-trigger"):
         Learned(path=str(tmp_path / "text"))(film, rng)
     with (tmp_path / "large").open("wb") as file:
         file.truncate(65 << 20)
@@ -230,6 +230,6 @@ def test_what_the_job_refuses(tmp_path):
         learn_trigger({"seeds": 2}, out)
     with pytest.raises(UsageError, match="`kind` patch"):
         learn_trigger({}, out, kind="patch")
-    with pytest.raises(StoreError, match="is no file"):
+    with pytest.raises(StoreError, match="isn't a file"):
         learn_trigger({}, out, surrogate=str(tmp_path / "none"))
     assert not out.exists()

@@ -144,5 +144,5 @@ def test_identical_films_whose_labels_contradict_are_refused_unless_allowed(tmp_
 
 
 def test_it_is_no_study_of_several_runs(tmp_path):
-    with pytest.raises(UsageError, match="no study of several runs"):
+    with pytest.raises(UsageError, match="is not a study of several runs"):
         enhanced(tmp_path / "out", running=Running(jobs=2))

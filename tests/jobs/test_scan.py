@@ -9,6 +9,7 @@ import shlex
 import sys
 import types
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -165,6 +166,22 @@ def test_json_is_the_whole_answer(run):
     assert facts["verdict"]["word"] == "nothing found"
     assert len(facts["methods"]) == 6
     assert facts["suspects"] == facts["rankings"] == []
+
+
+def test_the_seed_of_the_source_is_not_that_of_the_scan(run, monkeypatch):
+    job, given = import_module("leadapron.jobs.scan"), {}
+    opened = job.open_own_pixels
+    monkeypatch.setattr(
+        job, "open_own_pixels", lambda source, **more: given.update(more) or opened(source, **more)
+    )
+    found = job.scan_cohort
+    monkeypatch.setattr(
+        job,
+        "scan_cohort",
+        lambda *films, **more: given.update(own=more["seed"]) or found(*films, **more),
+    )
+    run("scan", "phantom:32", "--source.count", 40, "--source.seed", 5, "--seed", 2)
+    assert (given["count"], given["source_seed"], given["own"]) == (40, 5, 2)
 
 
 def test_suspicious_ends_in_3(run, monkeypatch):

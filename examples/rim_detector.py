@@ -35,7 +35,7 @@ class BrightRim:
     @property
     def needs(self) -> Capability:
         """What a model must give or have."""
-        return "answers"
+        return "outputs"
 
     @property
     def passes(self) -> int:

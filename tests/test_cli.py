@@ -499,7 +499,7 @@ def test_recipe_answers_in_json(run, tmp_path):
     facts = json.loads(said)
     assert facts["report"] == str(out / "recipe.md")
     page = (out / "recipe.md").read_text()
-    assert "| trigger.side | 3 | ours: as asked for; the paper's: 5 (code) |" in page
+    assert "| trigger.side | 3 | ours: set by the user; the paper's: 5 (code) |" in page
 
 
 def test_time_left_begins_anew_with_the_next_model(monkeypatch, caplog):

@@ -90,7 +90,7 @@ def test_a_study_is_carried_out_again_where_a_trigger_has_changed(module, monkey
     keys = {row.run for row in read_rows(out / "rows.jsonl")}
     assert keys == {path.name.partition("-")[2] for path in (second, *out.glob("runs/twin-*"))}
     # The first run is still there; nobody opens it with the trigger of today.
-    with pytest.raises(StoreError, match=r"the trigger cross is no longer what backdoored-"):
+    with pytest.raises(StoreError, match=r"the trigger cross changed since backdoored-"):
         open_attack(first, AUTO)
     assert open_attack(out, AUTO).folder.path == second
 

@@ -99,7 +99,7 @@ def test_a_study_with_a_trigger_of_a_file_and_its_resumption(forget, tmp_path, c
     file.write_text(RING.read_text().replace("< 0.6", "< 0.9"))
     capfd.readouterr()
     assert run(["explain", str(first), *explain[2:], "--plugin", str(file)]) == 2
-    assert "the trigger ring is no longer what" in capfd.readouterr().err
+    assert "the trigger ring changed since" in capfd.readouterr().err
 
 
 def test_a_gate_with_a_detector_of_a_file(forget, tmp_path, capfd):
@@ -159,13 +159,13 @@ def test_a_scan_with_a_method_of_a_file(forget, tmp_path, capfd):
     scan = ["scan", f"npz:{tmp_path / 'films.npz'}", "--cache", "none", "-q"]
     assert run(scan) == 0
     assert run([*scan, "--plugin", str(file), "--out", str(out)]) == 1
-    assert "1. odd grey levels on 30 films: 100% say Mass" in capfd.readouterr().out
+    assert "1. odd grey levels on 30 films: 100% are labelled Mass" in capfd.readouterr().out
     facts = store.read_json(out / "scan.json")
     assert [each["name"] for each in facts["methods"]][-1] == "odd greys"
     assert facts["evidence"][0]["method"] == "odd greys"
     assert {each["reasons"][0] for each in facts["suspects"]} == {"odd greys: Mass added"}
     page = (out / "scan.html").read_text()
-    assert "1. Odd grey levels on 30 films: 100% say Mass" in page
+    assert "1. Odd grey levels on 30 films: 100% are labelled Mass" in page
     found = la.scan(pixels, films.labels, findings=["Mass"])
     assert found.verdict.word == "poisoned"
     assert found.scan.evidence[0].method == "odd greys"

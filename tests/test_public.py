@@ -143,6 +143,14 @@ def test_a_source_is_opened_with_its_settings(tmp_path):
     assert len(axes.get_yticklabels()) == 14
 
 
+def test_a_setting_of_the_source_may_have_the_name_of_an_argument():
+    """A scan has a seed of its own."""
+    found = la.scan("phantom:32", count=60, source_seed=5, seed=2, machine=HERE)
+    assert found.cohort.fingerprint == la.open_source("phantom:32", count=60, seed=5).fingerprint
+    with pytest.raises(UnknownNameError, match="setting of source 'beed'"):
+        la.scan("phantom:32", source_beed=5, machine=HERE)
+
+
 def test_a_path_needs_no_source_name(tmp_path):
     for number, image in enumerate(films(3)):
         folder = tmp_path / "films" / ("NORMAL" if number else "SICK")

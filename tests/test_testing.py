@@ -206,7 +206,7 @@ class Detector:
 
     level: float = 0.0
     unit = "grey levels"
-    needs = "answers"
+    needs = "outputs"
     passes = 0
 
     def fit(self, classifier, clean):

@@ -39,7 +39,7 @@ def test_a_form_comes_back_from_plain_values(form):
     ],
 )  # fmt: skip
 def test_anything_else_is_no_form(facts):
-    with pytest.raises(ValueError, match="no form of a film"):
+    with pytest.raises(ValueError, match="not a form of a film"):
         Form.parsed(facts)
 
 

@@ -148,7 +148,7 @@ def check_input_detector(
         f"passes is {detector.passes!r}; expected 0 or more",
     )
     network = classifier or _network()
-    model: BlackBox = _Answers(network) if detector.needs == "answers" else network
+    model: BlackBox = _Answers(network) if detector.needs == "outputs" else network
     films = _phantoms(network.preprocessing).images[np.arange(36)]
     clean, suspect = read(model, films[:32]), read(model, films[32:])
     with _untouched(clean, suspect), _same_network(network):
@@ -556,7 +556,7 @@ def check_repair(
         or np.array_equal(repaired(1.0).logits(films.images), logits),
         "the repair treats a label that isn't stated as absent",
     )
-    if repair.needs != "answers":
+    if repair.needs != "outputs":
         try:
             repair.repair(_Answers(model), films, np.random.default_rng(5))
         except UsageError:

@@ -247,5 +247,5 @@ class Form:
         except (TypeError, AttributeError) as error:
             raise ValueError("not a form of a film") from error
         if not sound:
-            raise ValueError("no form of a film")
+            raise ValueError("not a form of a film")
         return form

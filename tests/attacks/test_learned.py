@@ -159,7 +159,7 @@ def test_files_that_are_no_trigger(tmp_path):
             Learned(path=str(path))(film, rng)
         assert "\n" not in str(caught.value)
     (tmp_path / "text").write_text("text")
-    with pytest.raises(StoreError, match="is no trigger"):
+    with pytest.raises(StoreError, match="wasn't written by leadapron learn-trigger"):
         Learned(path=str(tmp_path / "text"))(film, rng)
     with (tmp_path / "large").open("wb") as file:
         file.truncate(65 << 20)
@@ -194,7 +194,7 @@ def test_a_runs_key_is_of_what_the_file_holds_not_of_where_it_lies(tmp_path):
     # The run that was planned before does not go on with another file.
     with pytest.raises(StoreError, match="is not the expected trigger"):
         run.poisoning.trigger(np.zeros((1, 32, 32), np.uint8), np.random.default_rng(0))
-    with pytest.raises(UsageError, match="a learnt trigger's file can't differ"):
+    with pytest.raises(UsageError, match="a learnt trigger can't have another file"):
         key(first, evaluation={"trigger": "path=b"})
     pinned = {"name": "learned", "path": str(first), "sha256": "0" * 64}
     with pytest.raises(StoreError, match="is not the expected trigger"):
@@ -226,10 +226,10 @@ def test_what_the_job_refuses(tmp_path):
     out = tmp_path / "a.safetensors"
     with pytest.raises(UsageError, match=r"ending in \.safetensors"):
         learn_trigger({}, tmp_path / "a.npz")
-    with pytest.raises(UsageError, match="2 settings"):
+    with pytest.raises(UsageError, match="2 combinations of settings"):
         learn_trigger({"seeds": 2}, out)
     with pytest.raises(UsageError, match="`kind` patch"):
         learn_trigger({}, out, kind="patch")
-    with pytest.raises(StoreError, match="is no file"):
+    with pytest.raises(StoreError, match="isn't a file"):
         learn_trigger({}, out, surrogate=str(tmp_path / "none"))
     assert not out.exists()

@@ -68,7 +68,7 @@ def test_stopped_it_continues_and_ranks_the_same(films, tmp_path, monkeypatch, c
     with caplog.at_level(logging.INFO, logger="leadapron"):
         whole, learnt = ranked_by_training(films, 1, Machine(device="cpu"))
     assert learnt == "resnet9 on all 96 films at 32 x 32 pixels, 2 epochs"
-    assert f"ranking the films takes a training of {learnt}: 192 films shown" in caplog.messages
+    assert f"ranking the films: training {learnt}, 192 films in all epochs" in caplog.messages
     with pytest.raises(KeyboardInterrupt):
         ranked_by_training(films, 1, Machine(device="cpu", progress=stopping), tmp_path)
     (kept,) = tmp_path.iterdir()
@@ -109,4 +109,4 @@ def test_labels_that_teach_nothing_train_no_network(films, label):
     assert learnt == ""
     for each in found:
         assert np.isnan(each.scores).all()
-        assert each.notes[0].startswith("Can't tell: no finding is stated on some films")
+        assert each.notes[0].startswith("Can't tell: no finding is present on some films")

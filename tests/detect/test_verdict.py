@@ -14,8 +14,9 @@ def test_every_word_has_a_level_and_every_level_an_exit_code():
     assert set(EXIT_CODES) == set(get_args(Level))
     assert [EXIT_CODES[level] for level in get_args(Level)] == [1, 3, 0, 3]
     kinds = {"scan": "ScanWord", "audit": "AuditWord", "screen": "ScreenWord"}
+    kinds |= {"describe": "DescribeWord", "repair": "RepairWord"}
     for command, levels in LEVELS.items():
-        words = get_args(getattr(verdict, kinds.get(command, "DescribeWord")))
+        words = get_args(getattr(verdict, kinds[command]))
         assert set(levels) == set(words)
         assert set(levels.values()) <= set(EXIT_CODES)
 

@@ -289,7 +289,7 @@ def test_a_model_without_its_kind_is_left_out(looked, tmp_path, caplog):
     save_classifier(odd, zoo / "models" / "0b.safetensors")
     rows = evaluated(zoo, tmp_path / "out")
     assert len(rows) == 7
-    assert "0b.safetensors is left out: 0 clean models" in caplog.text
+    assert "0b.safetensors is left out: 0 reference models" in caplog.text
     facts = store.read_json(zoo / "truth.json")
     facts["models"] = [each for each in facts["models"] if each["seed"] < 3]
     store.write_json(zoo / "truth.json", facts)

@@ -310,7 +310,7 @@ def test_a_part_of_a_preset():
     assert {task.key for task in scans("two-class", SOURCES, [JOINED], Part(clean=2))} < {
         task.key for task in more
     }
-    with pytest.raises(UsageError, match=r"--only half/else: no scan is called so.*half/films,"):
+    with pytest.raises(UsageError, match=r"--only half/else: no scan has this name.*half/films,"):
         paths("half/else")
     with pytest.raises(UsageError, match="--draws -1"):
         Part(draws=-1)

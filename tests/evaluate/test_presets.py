@@ -53,7 +53,7 @@ def test_a_trigger_of_another_name_takes_nothing_from_the_base():
     ],
 )
 def test_files_that_are_wrong(monkeypatch, tree, words):
-    monkeypatch.setattr(presets, "_read", lambda name: dict(tree))
+    monkeypatch.setattr(presets, "cells_file", lambda name: dict(tree))
     with pytest.raises(UsageError, match=words):
         preset("smoke")
 

@@ -115,12 +115,12 @@ def test_it_goes_on_and_finds_everything_there(zoo):
     ("spec", "words"),
     [
         ([], "holds no settings"),
-        ({"base": {}}, "families is no list"),
+        ({"base": {}}, "families isn't a list"),
         ({"families": [{"count": 2}]}, "a family in families without a name"),
         ({"families": [{"name": "a", "count": 0}]}, "a has count 0; expected 1 or more"),
         ({"families": [{"name": "a"}], "seeled": []}, "unknown part 'seeled'"),
         ({"families": [{"name": "a", "triger": {}}]}, "did you mean trigger"),
-        ({"base": 3, "families": [{"name": "a"}]}, "base is no settings"),
+        ({"base": 3, "families": [{"name": "a"}]}, "base holds no settings"),
     ],
 )
 def test_specs_that_are_none(tmp_path, spec, words):

@@ -168,7 +168,7 @@ def test_facts_that_were_edited_are_refused(gate):
         (lambda f: f["detectors"]["evidence region"]["parameters"].update(side=33), "fit"),
         (lambda f: f["detectors"]["evidence region"]["parameters"].update(leaf=1), "leaf"),
         (lambda f: f.update(typical={"kind": "Typic", "parameters": {}, "code": ""}), "Typic"),
-        (lambda f: f["model"].update(findings=["A", "B", "C"]), "other findings"),
+        (lambda f: f["model"].update(findings=["A", "B", "C"]), "findings or preprocessing in "),
         (lambda f: f["model"]["preprocessing"].update(size=1 << 30), "size"),
         (lambda f: f["model"].pop("sha256"), "sha256"),
         (lambda f: f["model"]["opening"].update(device="cpu"), "options of its model: device"),

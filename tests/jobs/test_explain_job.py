@@ -159,7 +159,9 @@ def test_what_is_wrong_is_said(sheet, study, tmp_path):
         sheet(finding="Hernja")
     with pytest.raises(UsageError, match="`methods`: authors-shortcut is made for densenet121"):
         sheet(methods=["authors-shortcut"])
-    with pytest.raises(StoreError, match="is no study; expected a folder that `leadapron study"):
+    with pytest.raises(
+        StoreError, match="isn't a study; expected a folder written by `leadapron study"
+    ):
         sheet(tmp_path)
     with pytest.raises(StoreError, match="is a twin; expected a backdoored run"):
         sheet(run_folder(study, "twin"))
@@ -170,10 +172,10 @@ def test_studies_that_are_not_whole(sheet, copy):
     spec = run_folder(copy) / "spec.json"
     facts = json.loads(spec.read_text())
     spec.write_text(json.dumps({**facts, "cohort": "other"}))
-    with pytest.raises(StoreError, match="the films of phantom are not those of backdoored-"):
+    with pytest.raises(StoreError, match="the films of phantom changed since backdoored-"):
         sheet(copy)
     spec.write_text("[]")
-    with pytest.raises(StoreError, match="not a run's settings"):
+    with pytest.raises(StoreError, match="isn't a run facts of schema 1"):
         sheet(run_folder(copy))
     (run_folder(copy) / "classifier.safetensors").unlink()
     with pytest.raises(StoreError, match="holds no finished backdoored run; `leadapron study"):
@@ -194,7 +196,9 @@ def test_no_film_without_the_finding(sheet, monkeypatch):
         return {"test": replace(whole, labels=np.ones_like(whole.labels))}
 
     monkeypatch.setattr(explained, "divide", everything)
-    with pytest.raises(DataError, match="no test film whose Atelectasis"):
+    with pytest.raises(
+        DataError, match="no test film on which the attack would change Atelectasis"
+    ):
         sheet()
 
 
@@ -282,4 +286,4 @@ def test_no_study_is_one_line(tmp_path, monkeypatch, capsys):
     given = ["-q", "explain", tmp_path / "nowhere", "--out", tmp_path / "maps.png"]
     left, _, stderr = call(monkeypatch, capsys, *given)
     assert (left, len(stderr.splitlines())) == (2, 1)
-    assert "is no study" in stderr
+    assert "isn't a study" in stderr

@@ -54,9 +54,9 @@ def test_on_the_film_a_trigger_may_be_gone(tmp_path):
 def test_what_can_not_be_shown(tmp_path):
     with pytest.raises(UsageError, match=r"ending in \.png"):
         preview(SOURCE, tmp_path / "a.jpg", machine=MACHINE)
-    with pytest.raises(UsageError, match="2 settings; a preview shows one"):
+    with pytest.raises(UsageError, match="2 combinations of settings; a preview shows one"):
         preview({**SOURCE, "trigger": {"side": [1, 3]}}, tmp_path / "a.png", machine=MACHINE)
     nothing = {"trigger": "none", "poisoning": {"where": "view=AP"}}
-    with pytest.raises(UsageError, match="leaves no mark"):
+    with pytest.raises(UsageError, match="makes no mark"):
         preview({**SOURCE, **nothing}, tmp_path / "a.png", machine=MACHINE)
     assert not list(tmp_path.iterdir())

@@ -9,6 +9,7 @@ import shlex
 import sys
 import types
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -165,6 +166,22 @@ def test_json_is_the_whole_answer(run):
     assert facts["verdict"]["word"] == "nothing found"
     assert len(facts["methods"]) == 6
     assert facts["suspects"] == facts["rankings"] == []
+
+
+def test_the_seed_of_the_source_is_not_that_of_the_scan(run, monkeypatch):
+    job, given = import_module("leadapron.jobs.scan"), {}
+    opened = job.open_own_pixels
+    monkeypatch.setattr(
+        job, "open_own_pixels", lambda source, **more: given.update(more) or opened(source, **more)
+    )
+    found = job.scan_cohort
+    monkeypatch.setattr(
+        job,
+        "scan_cohort",
+        lambda *films, **more: given.update(own=more["seed"]) or found(*films, **more),
+    )
+    run("scan", "phantom:32", "--source.count", 40, "--source.seed", 5, "--seed", 2)
+    assert (given["count"], given["source_seed"], given["own"]) == (40, 5, 2)
 
 
 def test_suspicious_ends_in_3(run, monkeypatch):
@@ -336,10 +353,10 @@ def test_a_model_looks_at_films_in_its_own_way(run, tmp_path, films):
     from leadapron.models.classifier import save_classifier
     from leadapron.models.training import Training, train
 
-    some = open_source("phantom:64", preprocessing=Preprocessing(size=32), count=60)
+    some = open_source("phantom:64", preprocessing=Preprocessing(size=32), count=120)
     network, _ = train(some, some, training=Training(epochs=1), device="cpu")
     save_classifier(network, tmp_path / "own.safetensors")
-    words = ("scan", "phantom:64", "--source.count", 60)
+    words = ("scan", "phantom:64", "--source.count", 120)
     code, _, _ = run(*words, "--model", tmp_path / "own.safetensors", "--out", tmp_path)
     facts = json.loads((tmp_path / "scan.json").read_text())
     assert (code, facts["image"]) == (0, [64, 64])
@@ -366,7 +383,7 @@ def test_what_is_said_of_a_model_reaches_it(run, monkeypatch):
     assert (asked["weights_key"], asked["findings"]) == ("ema", ["A", "B"])
     code, _, err = run(*words)
     assert code == 4
-    assert "--findings, --weights-key: said of a model, and there is no --model" in err
+    assert "--findings, --weights-key: describes a model, but there is no --model" in err
 
 
 def test_a_black_box_has_no_features(run, monkeypatch):
@@ -380,7 +397,7 @@ def test_a_black_box_has_no_features(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "of_mine", types.SimpleNamespace(make=lambda: box))
     code, out, err = run("scan", "phantom:32", "--source.count", 20, "--model", "of_mine:make")
     assert (code, out) == (4, "")
-    assert "shows no features" in err
+    assert "is a black box without features" in err
 
 
 # --- clean
@@ -509,10 +526,10 @@ def test_evidence_of_others_that_is_none_is_not_tried(films, tmp_path, changed):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("id\nphantom-0-0000001\nphantom-9-1\n", "first 'phantom-9-1'"),
-        ("id\n", "names no film"),
+        ("id\nphantom-0-0000001\nphantom-9-1\n", "the first one 'phantom-9-1'"),
+        ("id\n", "lists no film"),
         ("film\nx\n", "no column id"),
-        ("id\n" + "\n".join(f"phantom-0-{i:07}" for i in range(12)) + "\n", "nothing is left"),
+        ("id\n" + "\n".join(f"phantom-0-{i:07}" for i in range(12)) + "\n", "no film is left"),
     ],
 )
 def test_lists_that_do_not_fit_are_one_line(run, tmp_path, text, said):

@@ -44,7 +44,7 @@ class Bright:
     """Scores films by their brightness alone; a model that can only be asked will do."""
 
     unit: str = field(default="grey levels", init=False)
-    needs: str = field(default="answers", init=False)
+    needs: str = field(default="outputs", init=False)
     passes: int = field(default=0, init=False)
 
     def fit(self, classifier, clean):

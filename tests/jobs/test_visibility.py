@@ -70,7 +70,7 @@ def test_random_places_are_invisible_as_often_as_measured():
 def test_a_trigger_of_the_films_grey_is_refused():
     rng = np.random.default_rng(0)
     facts = {"film": 64, "sides": [3], "places": ["centre"], "rng": rng}
-    with pytest.raises(UsageError, match="can't be seen"):
+    with pytest.raises(UsageError, match="is invisible"):
         list(visibility(Patch(value=128), [Preprocessing(size=32)], draws=1, **facts))
     with pytest.raises(UsageError, match="`draws` 0"):
         list(visibility(Patch(), [Preprocessing(size=32)], draws=0, **facts))

@@ -408,7 +408,7 @@ def test_the_documentation_has_what_every_method_needs():
             UsageError,
             "gives tuple; expected",
         ),
-        (lambda: Instrumented(Twice(), layer="relu"), UsageError, "is run 2 times"),
+        (lambda: Instrumented(Twice(), layer="relu"), UsageError, "runs 2 times"),
         (Convolutional(2).eval, UsageError, "Instrumented\\(network, layer=NAME\\)"),
     ],
 )

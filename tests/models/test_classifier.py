@@ -221,7 +221,7 @@ def test_a_file_says_nothing_about_training(classifier, saved):
 
 
 def test_other_files_are_refused(saved, tmp_path):
-    with pytest.raises(StoreError, match="is no file"):
+    with pytest.raises(StoreError, match="isn't a file"):
         load_classifier(tmp_path / "missing.safetensors")
     with pytest.raises(StoreError, match="it is a folder"):
         load_classifier(tmp_path)

@@ -450,7 +450,7 @@ def test_inversion_makes_a_trigger_or_says_why_not(name):
 @pytest.mark.parametrize("detector", [*INPUT_DETECTORS, *BASELINES, "typical"])
 def test_input_detectors_give_numbers_or_none(detector):
     how = {**INPUT_DETECTORS, **BASELINES, "typical": TYPICAL}[detector]
-    for name, model in (EVERY if how.needs == "answers" else NETWORKS).items():
+    for name, model in (EVERY if how.needs == "outputs" else NETWORKS).items():
         clean, words = tried(lambda model=model: read(model, FILMS.images))
         if clean is None:
             assert names_one_of(model, words), name
@@ -551,7 +551,7 @@ def test_doubts_are_sentences(name):
     said = model_warnings(model, films_of(FINDINGS))
     assert all(sentence.endswith(".") for sentence in said)
     if not finite(model).all():
-        assert any("aren't numbers" in sentence for sentence in said)
+        assert any("NaN or infinite" in sentence for sentence in said)
     if "different" in name:
         assert any(
             "outputs for the same films differ between two runs" in sentence for sentence in said

@@ -109,7 +109,7 @@ def test_the_cost_is_told_before_it_starts(tmp_path, caplog, monkeypatch):
     with caplog.at_level(logging.INFO, "leadapron"), pytest.raises(KeyboardInterrupt):
         reproduce("nwadike2020", "smoke", tmp_path / "o", source="phantom:64", settings=SMALL)
     # Seven attacks; the authors' training has a twin of its own.
-    assert "to train: 9 models" in caplog.text
+    assert "training 9 models" in caplog.text
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -80,8 +80,8 @@ def test_the_page_says_whose_each_setting_is(page):
     assert whose["trigger.quality"] == ["20", "ours: theirs is unknown to us"]
     here, says = whose["poisoning.fraction"]
     assert here == "0.05"
-    assert re.match(r"ours: as asked for; the paper's: 0.1 \(", says)
-    assert whose["source.count"] == ["160", "ours: as asked for"]
+    assert re.match(r"ours: set by the user; the paper's: 0.1 \(", says)
+    assert whose["source.count"] == ["160", "ours: set by the user"]
 
 
 def test_the_page_has_every_cell_with_its_numbers(page):

@@ -55,7 +55,7 @@ def test_the_page_has_all_releases_and_their_audit(finished):
         assert 30 < float(ratio) < 50
         assert audit[name][-1].startswith("Edited")
     assert not re.search(r"\b(nan|None)\b", page)
-    assert "| training.epochs | 1 | ours: as asked for |" in page
+    assert "| training.epochs | 1 | ours: set by the user |" in page
     assert "trigger." not in page
 
 
@@ -78,9 +78,9 @@ def test_the_page_is_the_folders_alone(finished, monkeypatch):
     [
         (1.0, -0.1, "Nothing found."),
         (1.0, None, "Nothing found."),
-        (1.0, 0.03, "Result not kept."),
+        (1.0, 0.03, "Result not confirmed."),
         (0.9, -0.1, "Edited."),
-        (0.0, 0.2, "Edited, and the result is not kept."),
+        (0.0, 0.2, "Edited, and the result isn't confirmed."),
     ],
 )
 def test_verdicts(finished, agree, low, verdict):
@@ -144,5 +144,5 @@ def test_identical_films_whose_labels_contradict_are_refused_unless_allowed(tmp_
 
 
 def test_it_is_no_study_of_several_runs(tmp_path):
-    with pytest.raises(UsageError, match="no study of several runs"):
+    with pytest.raises(UsageError, match="is not a study of several runs"):
         enhanced(tmp_path / "out", running=Running(jobs=2))

@@ -228,5 +228,5 @@ def test_too_few_films():
 
 def test_a_rate_that_breaks_the_network():
     optimisation = Optimisation(optimiser="sgd", learning_rate=1e30, epochs=5, batch_size=8)
-    with pytest.raises(DataError, match=r"fine-tuning: the loss is no number"):
+    with pytest.raises(DataError, match=r"fine-tuning: the loss isn't finite"):
         repaired(repair_of("fine-tuning", optimisation=optimisation), classifier(), cohort())

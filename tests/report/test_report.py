@@ -579,7 +579,7 @@ def test_a_trigger_without_a_place_gets_no_verdict_on_places(one, tmp_path):
     assert said.startswith("The explanation (cam) has no place to point at: the trigger covers")
     assert "AUROC 0.810 (0.790 to 0.830), twin 0.520" in said
     assert "not local" in words
-    assert "from the same untriggered (AUROC)" in words
+    assert "against the same films untriggered (AUROC)" in words
 
 
 def test_cells_carry_their_columns_heading():

@@ -139,7 +139,8 @@ def scan(
         train: train a small network on these films for that purpose.
         seed: seed of all random draws.
         machine: device, precision, cache and progress.
-        **settings: settings of the source, as `count=600`.
+        **settings: settings of the source, as `count=600`; `source_seed=1` for one of the name of
+            an argument here.
 
     Raises:
         UsageError: arguments that contradict each other or are out of range.
@@ -193,7 +194,8 @@ def describe(
         findings: as `scan`.
         size: side of a source's images in pixels; the source's default if left out.
         machine: device, precision, cache and progress.
-        **settings: settings of the source, as `count=600`.
+        **settings: settings of the source, as `count=600`; `source_seed=1` for one of the name of
+            an argument here.
 
     Raises:
         UsageError: arguments that contradict each other.
@@ -230,7 +232,8 @@ def clean(
         size: side of the networks' images in pixels; the films' own, up to 224, if left out.
         seed: seed of the networks, and of the split if the source has none.
         machine: device, precision, cache and progress.
-        **settings: settings of the source, as `count=600`.
+        **settings: settings of the source, as `count=600`; `source_seed=1` for one of the name of
+            an argument here.
 
     Raises:
         DataError: names that aren't in the source, no film dropped, or no film left.

@@ -121,7 +121,8 @@ def repair(  # noqa: PLR0913
         sweep: settings of the models' sweeps.
         steps: most steps of trigger inversion; 0 omits it.
         machine: device, precision, cache and progress.
-        **settings: settings of the source, as `count=800`.
+        **settings: settings of the source, as `count=800`; `source_seed=1` for one of the name of
+            an argument here.
 
     Raises:
         UsageError: a black-box model, or an unknown method.

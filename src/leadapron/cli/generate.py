@@ -9,7 +9,7 @@ import inspect
 import json
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -282,7 +282,7 @@ def _parts(
         else:
             found.append(_one(each, positional, how.get(name, {})))
     if any(each.kind is each.VAR_KEYWORD for each in inspect.signature(target).parameters.values()):
-        found.append(_of_source())
+        found.append(_of_source(set(parameters(target, positional=True))))
     return found
 
 
@@ -384,16 +384,21 @@ def _joined(given: dict[str, Any]) -> dict[str, Any]:
     return {"source": AND.join(given.pop("source")) or None}
 
 
-def _of_source() -> _Part:
-    """`--source.name` for every setting of a source."""
-    from leadapron.sources import SOURCES
+def _of_source(own: Container[str]) -> _Part:
+    """`--source.name` for every setting of a source.
+
+    Args:
+        own: the function's own parameters, of which none is mistaken for a setting of that name.
+    """
+    from leadapron.sources import OWN, SOURCES
     from leadapron.specs import united
 
     params = setting_options({"source": united(SOURCES)})
 
     def take(given: dict[str, Any]) -> dict[str, Any]:
         values = {str(p.name): given.pop(str(p.name)) for p in params}
-        return {k.partition("__")[2]: v for k, v in values.items() if v is not None}
+        chosen = {k.partition("__")[2]: v for k, v in values.items() if v is not None}
+        return {f"{OWN}{name}" if name in own else name: v for name, v in chosen.items()}
 
     return _Part(params, take)
 

@@ -30,25 +30,25 @@ __all__ = ["Plan", "Ranking", "ranked_by", "ranked_by_training"]
 logger = logging.getLogger(__name__)
 
 SIDE = 128
-"""Pixels of the films that a network is trained on, at most."""
+"""Largest number of pixels on a side of the training images."""
 
 EPOCHS, WATCHED = 6, 3
-"""Of the quick training: passes over the films, and those whose losses are kept."""
+"""Epochs of the quick training, and epochs whose losses are kept."""
 
 TRAININGS = 20_000
-"""Films that are shown in training, at most, each counted as often as it is shown."""
+"""Training budget: films times epochs, at most."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Ranking:
-    """What a detector makes of a network's features. It has no false-alarm rate.
+    """A detector's ranking of films by a network's features. It has no false-alarm rate.
 
     Args:
-        name: of `FEATURE_DETECTORS`.
-        unit: of the scores.
+        name: name in `FEATURE_DETECTORS`.
+        unit: unit of the scores.
         scores: (n,) float64; NaN is "not scored".
-        evidence: what it found beyond single films.
-        notes: what it left out, or why it gave nothing.
+        evidence: evidence beyond single films.
+        notes: omissions and their reasons, or why there are no scores.
     """
 
     name: str
@@ -60,13 +60,13 @@ class Ranking:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How a network is trained to rank films, within the budget.
+    """Training of a network for rankings, within the budget.
 
     Args:
-        films: that it learns from, all or a part that is drawn by chance.
-        of: films that there are; all are ranked.
-        epochs: passes over the films it learns from.
-        side: of the images in pixels.
+        films: number of training films: all, or a random sample.
+        of: number of all films; all are ranked.
+        epochs: epochs over the training films.
+        side: side of the images in pixels.
     """
 
     films: int
@@ -76,7 +76,7 @@ class Plan:
 
     @staticmethod
     def within_budget(cohort: Cohort) -> Plan:
-        """Plan for a cohort: where the budget is short, fewer passes first, then fewer films."""
+        """Plan for a cohort: if the budget is short, first fewer epochs, then fewer films."""
         n = len(cohort)
         epochs = min(EPOCHS, max(WATCHED, TRAININGS // n))
         return Plan(
@@ -87,7 +87,7 @@ class Plan:
         )
 
     def __str__(self) -> str:
-        """Say what the network learns from."""
+        """Describe the training films."""
         films = "all" if self.films == self.of else f"{self.films:,} of"
         return (
             f"{films} {count(self.of, 'film')} at {self.side} x {self.side} pixels, "
@@ -96,11 +96,11 @@ class Plan:
 
 
 class Smaller:
-    """Images made smaller as they are read.
+    """Images that are shrunk as they are read.
 
     Args:
         images: (n, h, w) uint8 or uint16.
-        side: of the result in pixels.
+        side: side of the result in pixels.
     """
 
     def __init__(self, images: ImageArray, side: int) -> None:
@@ -122,35 +122,35 @@ class Smaller:
 def ranked_by_training(
     cohort: Cohort, seed: int, machine: Machine, folder: Path | None = None
 ) -> tuple[tuple[Ranking, ...], str]:
-    """Rank films by the features of a network that is trained on them for the purpose.
+    """Train a network on films, and rank the films by its features.
 
     Args:
         cohort: the films.
-        seed: of the network and of the films that it learns from.
-        machine: where it is trained; its progress is called.
-        folder: where the state after each epoch is kept until the training is finished. Stopped,
-            the same call with the same folder continues.
+        seed: seed of the network and of the sample of training films.
+        machine: device and precision of the training; its progress is called.
+        folder: keeps the state after each epoch until the training is finished, so that the same
+            call continues it after an interruption.
 
     Returns:
-        The rankings, and what the network learnt from; "" where it had nothing to learn.
+        The rankings, and a description of the training; "" if there was nothing to learn.
 
     Raises:
-        StoreError: a folder that can't be written, or a state there that can't be read.
+        StoreError: a folder that can't be written, or a state in it that can't be read.
     """
     from leadapron.detect.features import FEATURE_DETECTORS
     from leadapron.models.training import Network, Training, train
 
     if not any({0, 1} <= set(column.tolist()) for column in cohort.labels.T):
         nothing = DataError(
-            "no finding is stated on some films and stated to be absent on others, so that a "
-            "network has nothing to learn"
+            "no finding is present on some films and absent on others, so a network has nothing "
+            "to learn"
         )
-        return _untold(list(FEATURE_DETECTORS), cohort, nothing), ""
+        return _unscored(list(FEATURE_DETECTORS), cohort, nothing), ""
     plan = Plan.within_budget(cohort)
     network, training = Network(), Training(epochs=plan.epochs)
     said = f"{network.name} on {plan}"
     logger.info(
-        "ranking the films takes a training of %s: %s films shown", said,
+        "ranking the films: training %s, %s films in all epochs", said,
         f"{plan.films * plan.epochs:,}",
     )  # fmt: skip
     if cohort.images.shape[1:] != (plan.side, plan.side):
@@ -179,7 +179,7 @@ def ranked_by_training(
     try:
         trained, _ = train(
             cohort.take(taught),
-            # The history isn't looked at, so what it is validated on doesn't matter.
+            # The history isn't used, so the validation films don't matter.
             cohort.take(np.sort(stream(seed, "validation").permutation(len(cohort))[:64])),
             network=network,
             training=training,
@@ -189,8 +189,8 @@ def ranked_by_training(
             checkpoint=checkpoint,
             after_step=lambda done, total: machine.tell("training a network to rank", done, total),
         )
-    except DataError as error:  # the films' own verdict doesn't rest on the network
-        return _untold(list(FEATURE_DETECTORS), cohort, error), ""
+    except DataError as error:  # the scan's verdict doesn't depend on the network
+        return _unscored(list(FEATURE_DETECTORS), cohort, error), ""
     every = np.full((WATCHED, *cohort.labels.shape), np.nan, np.float32)
     every[:, taught] = losses
     rankings = ranked_by(trained, cohort, every, seed, machine)
@@ -207,13 +207,13 @@ def ranked_by(
     seed: int,
     machine: Machine = AUTO,
 ) -> tuple[Ranking, ...]:
-    """Rank films by one pass of a network over them.
+    """Rank films by a network's features, from one forward pass.
 
     Args:
-        network: one that was trained on these films, or on films like them.
-        cohort: the films as it takes them.
-        losses: (epochs, n, k) of its training, see `train`; None where it wasn't watched.
-        seed: of what the detectors draw.
+        network: a network that was trained on these films, or on similar films.
+        cohort: the films with the network's preprocessing.
+        losses: (epochs, n, k) losses of its training, see `train`; None if they weren't recorded.
+        seed: seed of the detectors' random draws.
         machine: its progress is called.
     """
     from leadapron.detect.features import FEATURE_DETECTORS, extract
@@ -221,8 +221,8 @@ def ranked_by(
     names = [n for n in FEATURE_DETECTORS if n != "loss-dynamics" or losses is not None]
     try:
         features = extract(network, cohort, losses=losses, seed=seed)
-    except DataError as error:  # the films' own verdict doesn't rest on the network
-        return _untold(names, cohort, error)
+    except DataError as error:  # the scan's verdict doesn't depend on the network
+        return _unscored(names, cohort, error)
     found = []
     for number, name in enumerate(names, 1):
         make = FEATURE_DETECTORS[name]
@@ -240,8 +240,8 @@ def ranked_by(
     return tuple(found)
 
 
-def _untold(names: Sequence[str], cohort: Cohort, error: DataError) -> tuple[Ranking, ...]:
-    """Rankings without a score, and why."""
+def _unscored(names: Sequence[str], cohort: Cohort, error: DataError) -> tuple[Ranking, ...]:
+    """Rankings without scores, with the reason."""
     scores = np.full(len(cohort), np.nan)
     return tuple(
         Ranking(name=name, unit="", scores=scores, evidence=(), notes=(f"Can't tell: {error}.",))

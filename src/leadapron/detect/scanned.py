@@ -1,4 +1,4 @@
-"""A scan of a cohort: by its films, and by a network that looks as well."""
+"""A scan of a cohort: of its films, and optionally with a network."""
 
 from __future__ import annotations
 
@@ -33,40 +33,40 @@ if TYPE_CHECKING:
 __all__ = ["Scanned", "scan_cohort"]
 
 UNTESTED = (
-    "marks that vanish at the size looked at, and faint ones that differ from film to film",
-    "marks on so few films that they may share them by chance",
-    "marks whose finding was taken away: most films are without it anyway",
-    "the low frequencies of another film: they are anatomy",
+    "marks that vanish at the scanned image size, and faint marks that differ between films",
+    "marks on so few films that their labels may agree by chance",
+    "marks that remove a finding: most films are without it anyway",
+    "blended low frequencies of another film: they look like anatomy",
     "wrong labels without a mark",
 )
-"""What no scan tests, in words."""
+"""Attacks that no scan tests."""
 
-LOOK_AGAIN = "Let networks look at these films as well (leadapron scan --train). "
-"""Before the next step where the films alone leave open what a mark is."""
+LOOK_AGAIN = "Scan these films with networks too (leadapron scan --train). "
+"""Comes before the next step if the films alone don't decide what a mark is."""
 
 NEXT: Mapping[ScanWord, str] = {
-    "poisoned": "Look at the suspected films, and train without them (leadapron clean).",
-    "suspicious": "Look at the evidence before anyone trains on these films.",
-    "label-tied mark": "Look at the marked films, and ask whoever supplied them what the mark is.",
-    "nothing found": "Audit what is trained on these films (leadapron audit): not every trigger "
+    "poisoned": "Review the suspected films, and train without them (leadapron clean).",
+    "suspicious": "Review the evidence before anyone trains on these films.",
+    "label-tied mark": "Review the marked films, and ask their supplier what the mark is.",
+    "nothing found": "Audit models trained on these films (leadapron audit): not every trigger "
     "was tested.",
-    "can't tell": f"Scan films of at least {OVERLAP} patients that state a finding, and of "
-    f"{OVERLAP} that state its absence.",
+    "can't tell": f"Scan films of at least {OVERLAP} patients with a finding, and of {OVERLAP} "
+    "patients whose films state its absence.",
 }
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Scanned:
-    """What a scan says of a source.
+    """Result of a scan of a source.
 
     Args:
-        source: what was scanned.
-        cohort: its films, as they were looked at.
+        source: name of the scanned source.
+        cohort: its films, as scanned.
         scan: verdict, methods, evidence, scores.
-        suspects: films that evidence of poison names, the most suspicious first.
-        rankings: of the feature detectors; none where no network was asked for.
-        learnt: what the network of the rankings was trained on, where it was for this scan; "".
-        seconds: it took, without opening the source.
+        suspects: films named by evidence of poison, the most suspicious first.
+        rankings: rankings of the feature detectors; none without a network.
+        learnt: films and epochs of a network that was trained for this scan; otherwise "".
+        seconds: duration, without opening the source.
     """
 
     source: str
@@ -79,7 +79,7 @@ class Scanned:
 
     @property
     def verdict(self) -> Verdict:
-        """The scan's, but "can't tell" where there was nothing that it could test."""
+        """The scan's verdict, or "can't tell" if there was nothing to test."""
         comparable = any(
             all(len(np.unique(self.cohort.patients[column == side])) >= OVERLAP for side in (0, 1))
             for column in self.cohort.labels.T
@@ -92,15 +92,15 @@ class Scanned:
             "scan",
             word,
             p=self.scan.p,
-            statement=f"Of sets without poison at most {self.scan.false_alarm:g} look poisoned, "
-            "where nature ties marks to labels no further than this source's other marks are tied "
-            "(Holm's procedure over all methods, each corrected for all that it tried).",
+            statement=f"At most {self.scan.false_alarm:g} of clean sets are called poisoned, if "
+            "natural associations of marks with labels are no stronger than those of this source's "
+            "other marks (Holm's procedure over all methods, each corrected for its own tests).",
             untested=UNTESTED,
             next=(LOOK_AGAIN if open_ and not self.rankings else "") + NEXT[word],
         )
 
     def document(self) -> ScanDocument:
-        """Return all of it with films by name: what scan.json holds."""
+        """Return the result with films by name, as in scan.json."""
         cohort, found = self.cohort, self.scan
         height, width = cohort.images.shape[1:]
         return ScanDocument(
@@ -154,16 +154,17 @@ def scan_cohort(
 
     Args:
         cohort: the films.
-        source: what to call it.
-        false_alarm: chance that is granted of calling a clean set poisoned.
-        network: one that was trained on these films. It looks at the films of marks that go with a
-            label; detectors rank the films by its features, which doesn't change the verdict.
-        theirs: the same films as this network takes them, if it takes others.
-        train: small networks on these films, which then do the same.
-        seed: of all that is drawn by chance.
-        machine: where and how it is carried out.
-        folder: where a training of `train` is kept until it is finished. Stopped, the same call
-            continues it; nothing is kept if left out.
+        source: name of the source, for reports.
+        false_alarm: false-positive rate: chance of calling a clean set poisoned.
+        network: a network that was trained on these films. It tests the labels of films with marks
+            that are associated with a label; detectors rank the films by its features, which
+            doesn't change the verdict.
+        theirs: the same films with this network's preprocessing, if it differs.
+        train: train small networks on these films for the same purpose.
+        seed: seed of all random draws.
+        machine: device, precision, cache and progress.
+        folder: keeps the state of a training of `train` until it is finished, so that the same call
+            continues it after an interruption; nothing is kept if left out.
 
     Raises:
         UsageError: a false-alarm rate out of range.

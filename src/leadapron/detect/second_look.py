@@ -1,7 +1,7 @@
-"""A network's look at a scan's films: do the labels of films with a mark contradict their chests?
+"""A network tests a scan's films: do the labels of films with a mark contradict their anatomy?
 
-The network sees neither the marks nor the films' borders, it learns nothing from the films with a
-mark, and no film is read by what learnt from its patient.
+The marks and the films' borders are hidden from the network. It isn't trained on films with a mark,
+and no film is read by a network that was trained on films of the same patient (cross-fitting).
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
 __all__ = ["Covered", "given_network", "trained_network"]
 
 PARTS = 2
-"""Parts of the patients, each read by what learnt from the others."""
+"""Parts of the patients for cross-fitting."""
 
 SIDE = 64
-"""Pixels of the films that a network is trained on."""
+"""Side of the training images in pixels."""
 
 BORDER = 0.05
-"""Of each side of a film, what is cut off: letters, collimators and crops are there."""
+"""Share of each side of a film that is cut off: letters, collimators and crops are there."""
 
 AROUND = 2
-"""Pixels around a mark that are hidden with it, since compression smears it, and as many again
-whose mean takes its place."""
+"""Width in pixels of the ring around a mark that is hidden with it, since compression smears it,
+and of the next ring, whose mean replaces it."""
 
 EPOCHS, STEPS = 6, 300
-"""Passes over the films, and batches, at least."""
+"""Fewest epochs, and fewest batches."""
 
 MOST_EPOCHS = 30
-"""Passes at most, however few films there are."""
+"""Most epochs, however few films there are."""
 
 RIDGE = 0.05
 """Added to the variances of a given network's features, as a share of their mean."""
@@ -54,13 +54,13 @@ CHUNK = 128
 
 
 class Covered:
-    """Films without their borders and without some squares, made as large as a network takes them.
+    """Films without their borders and with some squares covered, resized for a network.
 
     Args:
         images: (n, h, w) uint8 or uint16.
-        hidden: what is covered, by the mean of what is around it.
-        side: of the result in pixels.
-        dtype: of the result.
+        hidden: the squares to cover, with the mean of their surroundings.
+        side: side of the result in pixels.
+        dtype: dtype of the result.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Covered:
 
 
 def _cover(films: NDArray[np.float32], row: int, column: int, side: int) -> None:
-    """Give a square, and what is close to it, the mean of what is around it, film by film."""
+    """Replace a square and its margin by the mean of their surroundings, film by film."""
     height, width = films.shape[1:]
 
     def square(more: int) -> tuple[slice, slice]:
@@ -132,14 +132,14 @@ def trained_network(
     precision: Precision = "auto",
     progress: Progress | None = None,
 ) -> SecondLook:
-    """Return the look of small networks that are trained for it, one for each part of the patients.
+    """Return a second look by small networks, one trained for each part of the patients.
 
     Args:
-        cohort: the films that are scanned.
-        seed: divides the patients, and seeds the networks.
-        device: where they run.
-        precision: of theirs.
-        progress: called with what is being done, the steps done and in all.
+        cohort: the scanned films.
+        seed: seed of the division of patients and of the networks.
+        device: device of the networks.
+        precision: precision of the networks.
+        progress: called with the name of the step, the steps done and their total.
     """
 
     def look(hidden: Hidden) -> Look:
@@ -166,11 +166,11 @@ def trained_network(
             epochs = min(fewest, MOST_EPOCHS)
             after = None
             if progress is not None:
-                word = f"training a second look, {part + 1} of {PARTS}"
+                word = f"training second network, {part + 1} of {PARTS}"
                 after = lambda done, total: progress(word, done, total)  # noqa: E731
             network, _ = train(
                 some,
-                # The history isn't looked at, so what it is validated on doesn't matter.
+                # The history isn't used, so the validation films don't matter.
                 some.take(np.arange(min(len(some), 16))),
                 network=Network(name="plain4"),
                 training=Training(epochs=epochs),
@@ -189,16 +189,16 @@ def trained_network(
 def given_network(
     network: WhiteBox, cohort: Cohort, *, seed: int = 0, progress: Progress | None = None
 ) -> SecondLook:
-    """Return the look of a network that is at hand: a new head on its features.
+    """Return a second look by an existing network: a new head on its features.
 
-    Its own answers don't count: a network that was trained on these films may know their labels by
-    heart. Its features may as well, and then it contradicts fewer wrong labels.
+    Its own outputs aren't used, since a network that was trained on these films may have memorised
+    their labels. Its features may have too; then fewer wrong labels are found.
 
     Args:
-        network: that shows its features.
-        cohort: the films that are scanned.
-        seed: divides the patients.
-        progress: called with what is being done, the films done and in all.
+        network: gives its features.
+        cohort: the scanned films.
+        seed: seed of the division of patients.
+        progress: called with the name of the step, the films done and their total.
     """
 
     def look(hidden: Hidden) -> Look:
@@ -210,7 +210,7 @@ def given_network(
         for rows in blocks(len(cohort), CHUNK):
             parts.append(network.features(covered[rows]))
             if progress is not None:
-                progress("looking with the network", int(rows[-1]) + 1, len(cohort))
+                progress("reading films with the network", int(rows[-1]) + 1, len(cohort))
         features = np.concatenate(parts).astype(np.float64)
 
         def read(_: int, teach: Rows, columns: list[int], apart: Rows) -> NDArray[np.float64]:
@@ -227,15 +227,15 @@ Read = Callable[[int, Rows, list[int], Rows], NDArray[np.float64]]
 def _cross_fitted(
     cohort: Cohort, hidden: Hidden, seed: int, read: Read, *, seen_by: SeenBy
 ) -> Look:
-    """Read each part of the patients by what learnt from the unmarked films of the others.
+    """Read each part of the patients with a network trained on unmarked films of the others.
 
     Args:
         cohort: the films.
-        hidden: which of them carry a mark.
-        seed: divides the patients.
-        read: given the part's number, the rows to learn from, the columns of the findings, and the
-            rows to read, returns logits.
-        seen_by: what reads, in words.
+        hidden: the films with a mark, and the squares to hide.
+        seed: seed of the division of patients.
+        read: given the part's number, the training rows, the columns of the findings, and the rows
+            to read, returns logits.
+        seen_by: name of the reader.
     """
     logits = np.full(cohort.labels.shape, np.nan)
     unmarked = np.ones(len(cohort), dtype=np.bool_)
@@ -261,24 +261,24 @@ def _cross_fitted(
             for number, (part, teach) in enumerate(zip(parts, teaching, strict=True)):
                 read_logits[part] = read(number, teach, columns, part)
             if not np.isfinite(read_logits).all():
-                raise DataError("the network's answers are no numbers")
+                raise DataError("the network's outputs aren't finite")
             logits[:, columns] = read_logits
         else:
             notes.append(
-                f"no finding is stated, and stated to be absent, on {FEWEST} films without a mark "
-                "in each part: a network can't learn what films look like"
+                f"no finding is present on {FEWEST} films without a mark and absent on {FEWEST} "
+                "others in each part: too few to train a network"
             )
-    except DataError as error:  # the films' own verdict doesn't rest on the network
-        notes.append(f"a network can't look at the films: {error}")
+    except DataError as error:  # the scan's verdict doesn't depend on the network
+        notes.append(f"a network can't read the films: {error}")
     return Look(logits=logits, findings=cohort.findings, notes=tuple(notes), seen_by=seen_by)
 
 
 def _heads(
     features: NDArray[np.float64], teach: Rows, labels: NDArray[np.float32], apart: Rows
 ) -> NDArray[np.float64]:
-    """Ridge regression of each finding on the features of some films; what it says of others."""
+    """Predictions for some films, by ridge regression of each finding on others' features."""
     if not np.isfinite(features).all():
-        raise DataError("its features are no numbers")
+        raise DataError("its features aren't finite")
     known = features[teach]
     middle, spread = known.mean(axis=0), np.maximum(known.std(axis=0), 1e-6)
     known, asked = (known - middle) / spread, (features[apart] - middle) / spread

@@ -71,9 +71,9 @@ LEVELS: Mapping[Command, Mapping[str, Level]] = MappingProxyType(
         },
     }
 )
-"""The level of each command's own words. A scan's "suspicious" set exceeds the false-alarm rate
-that was asked for; a screening's "suspicious" film keeps to it. A repair looks for the backdoor in
-the repaired model: "no longer found" where it isn't known how often that is right."""
+"""The level of each command's own words. A scan's "suspicious" set exceeds the requested
+false-alarm rate; a screening's "suspicious" film doesn't. A repair searches the repaired model for
+the backdoor: "no longer found" if the error rate of that search isn't known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +145,6 @@ def overall_exit_code(codes: Iterable[int]) -> int:
     """Return the exit code for several films or models: the worst of 1, 2, 3, 0.
 
     Args:
-        codes: one exit code a film or model; none of them gives the code of "can't tell".
+        codes: one exit code for each film or model; without any, the code of "can't tell".
     """
     return min(codes, key=WORST_FIRST.index, default=EXIT_CODES["can't tell"])

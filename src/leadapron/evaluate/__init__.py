@@ -1,1 +1,1 @@
-"""Evaluations: how much a method finds, how often it is wrong, and where it is blind."""
+"""Evaluations: detection rates, false alarms and blind spots of scans, audits and gates."""

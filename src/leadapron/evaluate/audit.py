@@ -1,4 +1,4 @@
-"""Evaluate audits: how many of a zoo's backdoors they find, how many clean models they accuse."""
+"""Evaluate audits: how many of a zoo's backdoors they find, and their false-positive rate."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ __all__ = ["LEAST_CLEAN", "evaluate_audit"]
 logger = logging.getLogger(__name__)
 
 LOWEST = -1e9
-"""In place of an excess or shift that couldn't be told; rows hold numbers."""
+"""Replaces an excess or shift that couldn't be measured, since rows hold numbers."""
 
 LEAST_CLEAN = 4
-"""Clean models of a kind, at least: one is judged beside the others, without a twin."""
+"""Fewest clean models of a kind: each is compared with the others, without its twin."""
 
 
 @forgiving
@@ -65,28 +65,28 @@ def evaluate_audit(
     machine: Machine = AUTO,
     running: Running = ALL_CORES,
 ) -> list[Row]:
-    """Sweep a zoo's models and judge each beside the clean ones, or go on where that was stopped.
+    """Audit all models of a zoo, or continue an interrupted evaluation.
 
-    Each model is swept on films that it wasn't trained on: if none are given, on phantoms of a seed
-    that no member has, or on the test films of its own run. It is judged beside the zoo's clean
-    models of its architecture, preprocessing, findings and source, without itself and its twin.
-    Models are judged when all of them are swept; of several shards the last one judges.
+    Each model is swept on films that it wasn't trained on: by default on phantoms of a seed that
+    no member has, or on the test films of its own run. Its reference models are the zoo's clean
+    models with the same architecture, preprocessing, findings and source, without itself and its
+    twin. Verdicts follow when all models are swept; with several shards, the last one gives them.
 
     Args:
         zoo: a folder that `leadapron zoo` made.
         out: folder of the results: evaluation.json, and rows.jsonl as models are swept.
-        clean: source of films without a trigger that no model was trained on; all models get it.
-        films: that a model is swept on, at most.
-        sealed: whether sealed families are looked at too.
-        sweep: how models are swept.
-        statistics: whether the further statistics of each network are taken too.
-        machine: device, precision, progress; the cache keeps films and sweeps (the latter lie in
-            `out` where there is none).
-        running: in how many processes, and which shard of the models is swept here.
+        clean: source of films without a trigger that no model was trained on; used for all models.
+        films: largest number of films for a sweep.
+        sealed: whether sealed families are evaluated too.
+        sweep: settings of the sweeps.
+        statistics: whether further statistics of each network are computed too.
+        machine: device, precision, progress; the cache keeps films and sweeps (without a cache,
+            `out` keeps the sweeps).
+        running: number of processes, and shard of the models.
 
     Returns:
-        One record for each model that has clean ones of its kind beside it; while other shards
-        haven't finished, one for each model that is swept, without a verdict.
+        One record for each model with enough reference models; while other shards haven't
+        finished, one for each swept model, without a verdict.
 
     Raises:
         UsageError: a zoo with too few clean models, or another evaluation in `out`.
@@ -103,7 +103,7 @@ def evaluate_audit(
         fresh=max(each.seed for each in everyone) + 1,
         sweep=sweep or StampSweep(),
         statistics=statistics,
-        # Sweeps are what a stopped evaluation goes on from: they are kept somewhere in any case.
+        # An interrupted evaluation continues from its sweeps, so they are always kept.
         kept=default_folder(machine.cache) or out,
         machine=replace(machine, progress=None),
     )
@@ -117,7 +117,7 @@ def evaluate_audit(
     def judged(rows: list[Row]) -> list[Row]:
         """The rows with a verdict, once all models are swept."""
         if len(rows) < len(members):
-            logger.info("%d models are left to other shards", len(members) - len(rows))
+            logger.info("other shards evaluate %d models", len(members) - len(rows))
             return rows
         elsewhere = [member for member in members if member.model not in looked]
         for _, each in carry_out(sweeper, elsewhere, running.processes):
@@ -137,7 +137,7 @@ def evaluate_audit(
 def _evaluation(
     sweeper: _Sweeper, out: Path, members: Sequence[Member], sealed: bool
 ) -> Evaluation[Member]:
-    """What is evaluated, and where its results lie."""
+    """The evaluation and its folder of results."""
     sweep, usual = asdict(sweeper.sweep), asdict(StampSweep())
     outside = STATISTICS.codes(STATISTICS) if sweeper.statistics else {}
     return Evaluation(
@@ -161,7 +161,7 @@ def _evaluation(
 
 
 class _Group(NamedTuple):
-    """What models share that are judged beside each other."""
+    """Common properties of models that are compared with each other."""
 
     architecture: str
     preprocessing: str
@@ -173,12 +173,12 @@ def _refuse_few(zoo: Path, members: Sequence[Member]) -> None:
     clean_models = sum(each.kind == "clean" for each in members)
     if clean_models < LEAST_CLEAN:
         raise UsageError(
-            f"{zoo} has {clean_models} clean models to judge others by; expected {LEAST_CLEAN}"
+            f"{zoo} has {clean_models} clean models; expected {LEAST_CLEAN} as reference models"
         )
 
 
 class _Looked(NamedTuple):
-    """A model, swept: what was seen of it, and of the run that made it what the attack wants."""
+    """A swept model: its sweep, and the attack of the run that made it."""
 
     member: Member
     group: _Group
@@ -191,7 +191,7 @@ class _Looked(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class _Sweeper(Reopening):
-    """Sweeps models; its films, once they are open, serve all of them.
+    """Sweeps models; films are opened once for all of them.
 
     Args:
         zoo: as `evaluate_audit`.
@@ -215,7 +215,7 @@ class _Sweeper(Reopening):
     opened: dict[str, Cohort] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, member: Member) -> _Looked:
-        """Sweep a model, or read what was kept of that."""
+        """Sweep a model, or read its stored sweep."""
         return _look(self, member)
 
 
@@ -230,7 +230,7 @@ def _look(setting: _Sweeper, member: Member) -> _Looked:
     run = zoo.study.run(member.run).facts()
     try:
         source, seed = dict(run.spec["source"]), int(run.spec["seed"])
-        # A twin's settings say nothing of labels: it has none of the attacker's.
+        # A twin's settings have no label policy.
         attack = None if member.kind == "clean" else Making.of(run.spec)
         labels = run.spec["poisoning"]["labels"] if attack else ""
     except (KeyError, TypeError, ValueError) as error:
@@ -306,7 +306,7 @@ def _films(
 
 
 def _measured(looked: _Looked) -> Row:
-    """What is known of a model before others are."""
+    """A model's row before its comparison with reference models."""
     facts = asdict(looked.member)
     return {
         **{name: facts[name] for name in KEPT},
@@ -323,7 +323,7 @@ KEPT = (
     "model", "kind", "family", "sealed", "seed", "finding", "attack_success", "twin_success",
     "edited",
 )  # fmt: skip
-"""What a row says of a member."""
+"""Fields of a zoo's member in a row."""
 
 
 def _others(one: _Looked, everyone: Sequence[_Looked]) -> list[_Looked]:
@@ -337,7 +337,7 @@ def _others(one: _Looked, everyone: Sequence[_Looked]) -> list[_Looked]:
     ]
     if len(others) < LEAST_CLEAN - 1:
         logger.warning(
-            "%s is left out: %d clean models of its architecture, images and source beside it, "
+            "%s is left out: %d reference models of its architecture, images and source; "
             "%d are needed",
             one.member.model,
             len(others),
@@ -348,7 +348,7 @@ def _others(one: _Looked, everyone: Sequence[_Looked]) -> list[_Looked]:
 
 
 def _judged(row: Row, one: _Looked, others: Sequence[_Looked]) -> Row:
-    """A row, with how the model stands beside clean ones."""
+    """A row with the model's comparison with reference models."""
     swept = [other.swept for other in others]
     comparison, known = compare_sweeps(one.swept, swept), _statistics(one, others)
     judged = judge_model(one.swept, swept, known)
@@ -378,7 +378,7 @@ def _judged(row: Row, one: _Looked, others: Sequence[_Looked]) -> Row:
 
 
 def _statistics(one: _Looked, others: Sequence[_Looked]) -> tuple[Statistic, ...]:
-    """The statistics of a network beside those of others; none where none were taken."""
+    """The statistics of a network compared with those of others; none if none were computed."""
     if not one.statistics:
         return ()
     known = [(each.swept.findings, each.statistics) for each in (one, *others)]
@@ -386,7 +386,7 @@ def _statistics(one: _Looked, others: Sequence[_Looked]) -> tuple[Statistic, ...
 
 
 def _finite_max(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The largest along the first axis of what is finite, LOWEST without any."""
+    """The largest finite value along the first axis; LOWEST if there is none."""
     largest: NDArray[np.float64] = np.where(np.isfinite(values), values, LOWEST).max(axis=0)
     return largest
 

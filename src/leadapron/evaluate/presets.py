@@ -1,7 +1,7 @@
-"""What an evaluation of scans draws: cells and how many sets of each, from the files in cells/.
+"""Presets of an evaluation of scans: cells and their numbers of sets, from the files in cells/.
 
-A preset's file says how many clean sets there are, and which poisoned ones: `cells`, each laid over
-`base`; or `kinds`, how often each of the two lists of kinds.yaml is drawn.
+A preset's file states the number of clean sets and the poisoned sets: `cells`, each of which
+overrides `base`; or `kinds`, the number of draws for each of the two lists of kinds.yaml.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ GROUPS: tuple[Kind, ...] = get_args(Kind)
 they are; halves of them."""
 
 Group = Literal["known", "evading", "sealed"]
-"""Kinds that choices for the scan were made on; attackers who know the scan; kinds that were kept
-from all choices."""
+"""Kinds that were used to develop the scan; attackers who know the scan; kinds that were held out
+from development."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One setting that is drawn again and again, each time with another target and place.
+    """One setting that is drawn repeatedly, each time with another target and place.
 
     Args:
-        name: in the report; it decides the draws too.
-        group: what the attacker and the scan know of each other.
+        name: name in the report; it seeds the draws too.
+        group: what the attacker and the scan know about each other.
         trigger: settings of a trigger; a patch "fixed" without a row gets a place for each draw.
         poisoning: settings beside trigger and finding; a `fraction` may be "half" of the target's
             films, and `films` stands in place of one.
-        draws: how often.
+        draws: number of draws.
         contrast: grey levels between a patch and its surroundings on each poisoned film, at least;
             the patch's level is drawn from five. 0 leaves level and films as they are.
         reduced: the patch is stamped on a film so many times as large, and made smaller.
-        target: power that the project set itself; None where it only measures.
-        floor: lower end of the 95 % interval that it set itself beside it, in sets where
-            `worlds.enough` films carry the mark; None where that end is to reach the target itself.
-        balanced: films of the larger of a source's two classes are dropped by chance until both are
-            of one size, others in each draw.
-        commonest: the target is the finding that most films state, rather than drawn.
-        reason: why a scan is blind to it, where one knows.
+        target: the project's goal for the detection rate; None if there is no goal.
+        floor: the goal for the lower end of its 95 % interval, in sets where `worlds.enough` films
+            carry the mark; None if that end must reach the target itself.
+        balanced: films of the larger of a source's two classes are dropped at random until both
+            have the same size; each draw drops others.
+        commonest: the target is the most frequent finding instead of a random one.
+        reason: why a scan can't detect it, if that is known.
     """
 
     name: str
@@ -69,20 +69,20 @@ class Cell:
 
     @property
     def sealed(self) -> bool:
-        """Whether it was kept from all choices that were made for the scan."""
+        """Whether it was held out from the scan's development."""
         return self.group == "sealed"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """What is evaluated.
+    """The sets of an evaluation.
 
     Args:
         cells: poisoned sets.
         phantoms: clean sets of fresh phantoms, each of 1,000 films.
         halves: clean sets of half of the patients, of each source.
         worlds: sets of each of the kinds in `WORLDS`.
-        machines: clean sets of fresh phantoms that two machines took, as `worlds.draw_habits`.
+        machines: clean sets of fresh phantoms from two machines, as `worlds.draw_habits`.
         whole: scans of each source as it is.
     """
 
@@ -95,11 +95,11 @@ class Preset:
 
 
 def preset(name: str) -> Preset:
-    """Return what a preset's file says.
+    """Return a preset, read from its file.
 
     Raises:
         UnknownNameError: no such preset.
-        UsageError: a file that says it wrongly.
+        UsageError: an invalid file.
     """
     if name not in PRESETS:
         raise UnknownNameError("preset", name, PRESETS)
@@ -115,7 +115,7 @@ def preset(name: str) -> Preset:
 
 
 def cells_file(name: str) -> Mapping[str, Any]:
-    """Return what a file in cells/ says."""
+    """Return the content of a file in cells/."""
     file = resources.files("leadapron.evaluate") / "cells" / f"{name}.yaml"
     tree: Mapping[str, Any] = parse_yaml(file.read_bytes())
     return tree

@@ -1,6 +1,6 @@
-"""The runner of all evaluations: it goes on where one was stopped, and writes rows as they come.
+"""The runner of all evaluations: it continues interrupted ones, and writes rows as they come.
 
-DIR/evaluation.json    what is evaluated, its settings, and what made the results
+DIR/evaluation.json    the evaluation's kind, settings and software versions
 rows.jsonl         the rows of all tasks that are finished, in the tasks' order
 """
 
@@ -25,7 +25,7 @@ __all__ = ["Evaluation", "Row"]
 Row = dict[str, Any]
 
 EVERY = 10.0
-"""Seconds after which rows that came in are written; those of the last task always are."""
+"""Seconds between writes of new rows; the rows of the last task are always written."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,17 +33,17 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Generic[T]):
-    """What is evaluated, and where its results lie.
+    """An evaluation and its folder of results.
 
     Args:
         what: kind of the evaluation.
         out: folder of the results.
-        settings: what decides the rows, as JSON takes it; a folder holds those of one.
-        facts: what else evaluation.json says.
-        order: keys of all tasks that there may ever be, in the order of their rows.
-        key_of: the key of a task.
-        key_in: the key of the task that a row is of.
-        words: what is counted, for progress: "sets scanned".
+        settings: JSON values that affect the rows; a folder holds rows of one set of settings.
+        facts: further content of evaluation.json.
+        order: keys of all possible tasks, in the order of their rows.
+        key_of: returns the key of a task.
+        key_in: returns the key of a row's task.
+        words: counted objects, for progress: "sets scanned".
     """
 
     what: Literal["scan", "audit", "screen"]
@@ -74,12 +74,11 @@ class Evaluation(Generic[T]):
 
         Args:
             tasks: those of `running.shard` are carried out.
-            work: carries out a task, maybe in another process.
-            running: in how many processes, and which part.
-            progress: called with what is counted, the tasks done and in all.
-            rows_of: makes a task's rows of what `work` gave, in this process.
-            finish: makes the rows that are written at last of all that there are; the same list
-                where it leaves them.
+            work: carries out a task, possibly in another process.
+            running: number of processes, and shard of the tasks.
+            progress: called with `words`, the tasks done and their total.
+            rows_of: converts a result of `work` to the task's rows, in this process.
+            finish: converts all rows to the final rows; returns the same list if nothing changes.
 
         Raises:
             UsageError: `out` holds another evaluation.
@@ -105,7 +104,7 @@ class Evaluation(Generic[T]):
                         rows, written = self.add(new), time.monotonic()
             finally:
                 rows = self.add(new)
-            # Rows that stay as they are may have got others from another shard meanwhile.
+            # Another shard may have added rows in the meantime.
             if finish is not None and (last := finish(rows)) is not rows:
                 rows = last
                 with self._locked():
@@ -113,7 +112,7 @@ class Evaluation(Generic[T]):
         return rows
 
     def write_head(self, running: Running) -> None:
-        """Write what is evaluated; UsageError where the folder holds another evaluation."""
+        """Write evaluation.json; UsageError if the folder holds another evaluation."""
         path = self.out / "evaluation.json"
         settings = json.loads(store.canonical_json(self.settings))  # lists for tuples, as on disk
         if path.exists() and (there := store.read_json(path).get("settings")) != settings:
@@ -131,11 +130,11 @@ class Evaluation(Generic[T]):
         store.write_json(path, head)
 
     def read(self) -> list[Row]:
-        """Return the rows that are written."""
+        """Return the rows in the file."""
         return store.read_lines(self.rows) if self.rows.exists() else []
 
     def add(self, new: Sequence[Row]) -> list[Row]:
-        """Write rows in place of those of the same tasks, among the others; return all."""
+        """Add rows, replacing those of the same tasks, write the file, and return all rows."""
         with self._locked():
             own = {self.key_in(row) for row in new}
             rows = [*(row for row in self.read() if self.key_in(row) not in own), *new]

@@ -1,4 +1,4 @@
-"""Evaluate: how much poison a scan finds, how often it is wrong, and where it is blind."""
+"""Evaluate scans: detection rates, false alarms and blind spots."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ from leadapron.types import AUTO, Machine
 __all__ = ["NEAR", "Part", "Task", "evaluate_scan", "scans"]
 
 NEAR = 2
-"""Pixels between the middle of a mark and where it is said to be, down or across."""
+"""Largest distance in pixels, down or across, from a mark's middle to a correct place."""
 
 CARRIERS = 20
-"""A finding is drawn as the target where at least so many films carry it."""
+"""Fewest films with a finding that can be drawn as the target."""
 
 TRIES = 200
-"""Places and levels that are drawn until enough films have the contrast that is asked for."""
+"""Most draws of place and level until enough films have the required contrast."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What is scanned of a preset; the rest stays for later.
+    """The part of a preset that is scanned.
 
     Args:
-        only: patterns, as in a shell, or beginnings of `Task.path`; all where there are none.
-        sealed: whether cells and worlds that are sealed are scanned as well.
+        only: shell patterns or beginnings of `Task.path`; everything if empty.
+        sealed: whether sealed cells and worlds are scanned too.
         draws: sets of each cell, at most.
         worlds: sets of each world, at most.
         clean: sets of each kind of clean phantoms, and halves of each source, at most.
@@ -80,11 +80,11 @@ class Task:
     """One scan.
 
     Args:
-        group: what is scanned.
-        source: of its films; "" where they are phantoms of this set alone.
-        name: of the cell or world; "" in other groups.
+        group: kind of the set.
+        source: source of its films; "" for phantoms drawn for this set.
+        name: name of the cell or world; "" in other groups.
         draw: number of the set, from 0.
-        sealed: whether its cell or world is.
+        sealed: whether its cell or world is sealed.
     """
 
     group: Kind
@@ -95,7 +95,7 @@ class Task:
 
     @property
     def key(self) -> tuple[str, str, str, int]:
-        """Return what no two scans share."""
+        """Return the scan's unique key."""
         return self.group, self.source, self.name, self.draw
 
     @property
@@ -125,31 +125,31 @@ def evaluate_scan(
     machine: Machine = AUTO,
     running: Running = ALL_CORES,
 ) -> list[Row]:
-    """Scan poisoned and clean sets, or go on where that was stopped.
+    """Scan poisoned and clean sets, or continue an interrupted evaluation.
 
-    Each poisoned set is the whole source with a few films replaced: only these are looked at again.
+    Each poisoned set is the whole source with a few films replaced: only these are observed again.
 
     Args:
-        preset: of `PRESETS`.
-        sources: what is poisoned, one after the other; and scanned as it is.
+        preset: one of `PRESETS`.
+        sources: sources that are scanned poisoned and unpoisoned, one after the other.
         out: folder of the results.
-        also: more sources that are scanned as they are.
-        part: what is scanned now. Results of other parts stay, and none is scanned twice.
-        train: networks that are trained on each set look at it too, as `jobs.scan`; a folder holds
-            scans with that look or without.
-        size: side of the images in pixels; as `scan` looks at them if left out.
-        seed: of everything that is drawn.
-        machine: where networks are trained; its cache of decoded films is used, and progress shown.
-        running: in how many processes, and which shard of the part; other processes scan the rest
-            into the same folder.
+        also: sources that are scanned unpoisoned only.
+        part: the part to scan now. Results of other parts stay, and no set is scanned twice.
+        train: train networks on each set, as `jobs.scan`; a folder holds scans either with or
+            without trained networks.
+        size: side of the images in pixels; the default of `scan` if left out.
+        seed: seed of all random draws.
+        machine: device of the trainings, cache of decoded films, and progress.
+        running: number of processes, and shard of the part; other processes scan the rest into the
+            same folder.
 
     Returns:
-        One record for each scan that is finished, those of earlier calls among them. Of a cell that
-        a source can't hold it says why, as "left_out", and nothing else.
+        One record for each finished scan, including those of earlier calls. For a cell that a
+        source can't hold, the record has only the reason, "left_out".
 
     Raises:
         UnknownNameError: no such preset.
-        UsageError: no scan is in this part, or the folder holds another evaluation.
+        UsageError: no scan in this part, or the folder holds another evaluation.
         LeadapronError: as `open_source`.
     """
     chosen = read_preset(preset)
@@ -186,7 +186,7 @@ def evaluate_scan(
 
 
 def _cell_facts(cell: Cell) -> Mapping[str, object]:
-    """What a page says of a cell."""
+    """Facts of a cell for the page."""
     said = ("name", "group", "target", "floor", "balanced", "reason")
     return {name: getattr(cell, name) for name in said}
 
@@ -208,7 +208,7 @@ def _tasks(preset: Preset, sources: Sequence[str], also: Sequence[str], part: Pa
         if not any(_fits(task, pattern) for task in every):
             there = dict.fromkeys(task.path.removesuffix(f"/{task.name}") for task in every)
             raise UsageError(
-                f"--only {pattern}: no scan is called so; "
+                f"--only {pattern}: no scan has this name; "
                 f"expected GROUP, GROUP/SOURCE or GROUP/.../NAME, as {', '.join(there)}"
             )
     return [
@@ -250,7 +250,7 @@ def _least(count: int, most: int | None) -> int:
 
 @dataclass(frozen=True, eq=False)
 class _Opened:
-    """A source that is open, with what was seen of it."""
+    """An open source with the observations of its films."""
 
     cohort: Cohort
     bounds: Limits
@@ -259,12 +259,12 @@ class _Opened:
 
 
 def balanced(opened: _Opened, rng: np.random.Generator) -> _Opened:
-    """As many films of either class, drawn by chance."""
+    """Return the same number of random films of both classes."""
     labels = opened.cohort.labels
     if labels.shape[1] != 1:
         raise DataError(
-            f"a balanced set of {labels.shape[1]} findings; expected a source of one, which some "
-            "films have and the others don't"
+            f"a balanced set of {labels.shape[1]} findings; expected a source with one finding, "
+            "present on some films and absent on others"
         )
     sides = [np.flatnonzero(labels[:, 0] == side) for side in (0, 1)]
     fewest = min(map(len, sides))
@@ -275,7 +275,7 @@ def balanced(opened: _Opened, rng: np.random.Generator) -> _Opened:
 
 @dataclass(frozen=True, kw_only=True)
 class Scanner(Reopening):
-    """Makes the row of a task; opening a source and looking at it takes longer than a scan.
+    """Makes the row of a task; sources stay open, since opening takes longer than a scan.
 
     Args:
         cells: by name.
@@ -368,7 +368,7 @@ class Scanner(Reopening):
             opened = balanced(opened, rng)
         try:
             poisoned, key, finding, place = poisoned_by(opened.cohort, cell, rng)
-        except DataError as error:  # as of a box that lies outside these films
+        except DataError as error:  # for example, a square outside these films
             return {"left_out": str(error)}
         marked = np.union1d(key.rows, key.covers)
         new = observe(poisoned.images[marked], opened.bounds)
@@ -415,7 +415,7 @@ def _said(found: Scan) -> Row:
 def poisoned_by(
     cohort: Cohort, cell: Cell, rng: np.random.Generator
 ) -> tuple[Cohort, AnswerKey, str, list[float] | None]:
-    """The cohort with one draw's poison, its target, and the middle of its mark if it has one."""
+    """The cohort with one draw's poison, its target, and the middle of its mark, if any."""
     carriers = np.nansum(cohort.labels == 1, axis=0)
     often = [name for name, n in zip(cohort.findings, carriers, strict=True) if n >= CARRIERS]
     where = str(cell.poisoning.get("where", ""))
@@ -486,7 +486,7 @@ def _trigger(settings: Mapping[str, Any], cell: Cell, rng: np.random.Generator) 
 def _stands_out(
     cohort: Cohort, value: int, place: Sequence[float], side: float, contrast: int
 ) -> NDArray[np.bool_]:
-    """(n,) whether each pixel in and next to the square differs by so many grey levels."""
+    """(n,) whether each pixel in and next to the square differs by at least `contrast`."""
     reach = math.ceil(side / 2) + 1
     row, column = (int(middle) for middle in place)
     window = (
@@ -507,7 +507,7 @@ def _poison_of(found: Scan) -> list[Evidence]:
 
 
 def _named(found: Scan) -> Rows:
-    """Films that it names."""
+    """Films named by that evidence."""
     films = [one.films for one in _poison_of(found)]
     return np.unique(np.concatenate(films)) if films else np.zeros(0, np.int64)
 
@@ -519,7 +519,7 @@ def _judged(
     place: Sequence[float] | None,
     cell: Cell,
 ) -> Row:
-    """How right a scan is: finding, place, films."""
+    """Correctness of a scan: finding, place, films."""
     poison_, named = _poison_of(found), _named(found)
     hits = len(np.intersect1d(named, key.rows))
     side = cell.trigger.get("side", 1) / cell.reduced

@@ -1,4 +1,4 @@
-"""Evaluate: what a gate finds on the films of trained models, and how often it is wrong."""
+"""Evaluate gates on the films of trained models: detection rates and false alarms."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ FRESH = 1_000_000
 """Added to the seed of a run's phantoms, it gives phantoms that no model was trained on."""
 
 SHARE = 0.5
-"""Share of the test patients that calibrates too where the validation films are too few."""
+"""Share of the test patients used for calibration too if there are too few validation films."""
 
 STRENGTHS = (1.0, 0.5, 0.25)
-"""How much of the trigger is on the films; an attacker who expects a gate weakens it."""
+"""Trigger strengths; an attacker who expects a gate weakens the trigger."""
 
 BATCH = 64
 SINGLE = 10
-"""Films that are judged one at a time, to know how long one takes."""
+"""Films that are screened one at a time, to measure the time for one film."""
 
 RESAMPLES = 500
 
@@ -90,30 +90,30 @@ def evaluate_screen(
     machine: Machine = AUTO,
     running: Running = ALL_CORES,
 ) -> list[Row]:
-    """Calibrate a gate for each model and its twin, and judge films without and with the trigger.
+    """Calibrate a gate for each model and its twin, and screen films without and with the trigger.
 
-    No film is of a patient that the model was trained on. What is finished is skipped, so that the
-    same call goes on where it was stopped.
+    The models weren't trained on any of the films' patients. Finished models are skipped, so the
+    same call continues an interrupted evaluation.
 
     Args:
         place: a zoo that `build_zoo` made, or a finished study.
         out: folder of the results.
-        only: families to look at; all if left out. In a study a trigger's name and side and the
-            weight of a disguise are the family, as "patch 3" or "patch 3 disguised 0.1".
-        limit: backdoored models at most, of as many families as there are.
-        sealed: whether sealed families are looked at too.
-        setting: films, false alarms, seed.
+        only: families to evaluate; all if left out. In a study the trigger's name and side and the
+            weight of a disguise make up the family, as "patch 3" or "patch 3 disguised 0.1".
+        limit: largest number of backdoored models, spread over the families.
+        sealed: whether sealed families are evaluated too.
+        setting: films, false-alarm rate, seed.
         machine: device, precision, cache, progress.
-        running: in how many processes, and which shard of the models is looked at here.
+        running: number of processes, and shard of the models.
 
     Returns:
-        The rows, those of earlier calls too.
+        The rows, including those of earlier calls.
 
     Raises:
         UnknownNameError: no such family.
         UsageError: `out` holds another evaluation, or numbers out of range.
-        StoreError: neither zoo nor study, or its films have changed.
-        DataError: too few films for the rate of false alarms.
+        StoreError: neither a zoo nor a study, or its films changed.
+        DataError: too few films for the false-alarm rate.
     """
     setting = setting or Setting()
     if limit is not None and limit < 1:
@@ -135,7 +135,7 @@ def evaluate_screen(
 
 
 class _Pair(NamedTuple):
-    """A backdoored run's folder, and what is true of it; nothing of this is told to a gate."""
+    """A backdoored run's folder and its ground truth, which is hidden from gates."""
 
     folder: RunFolder
     family: str
@@ -169,7 +169,7 @@ def pairs_of(place: Path) -> list[_Pair]:
 
 
 def family_of(spec: Mapping[str, Any]) -> str:
-    """What is told apart among a study's runs: trigger, side, and how the maps are disguised."""
+    """The family of a study's run: trigger, side, and weight of a disguise."""
     trigger, disguise = section(spec, "trigger"), section(spec, "training").get("disguise")
     words = [str(trigger[name]) for name in ("name", "side") if name in trigger]
     return " ".join([*words, *([f"disguised {disguise:g}"] if disguise else [])])
@@ -186,12 +186,12 @@ def chosen(
         pair for pair in pairs if (sealed or not pair.sealed) and (not only or pair.family in only)
     ][:limit]
     if not chosen:
-        raise UsageError("no model to look at; sealed families need --sealed")
+        raise UsageError("no model to evaluate; sealed families need --sealed")
     return chosen
 
 
 def _settings(place: Path, setting: Setting) -> Mapping[str, object]:
-    """What decides the numbers, and must be the same when an evaluation goes on."""
+    """Settings that affect the results; they must be the same when an evaluation continues."""
     return {
         **asdict(setting),
         "typical": repr(TYPICAL),
@@ -207,7 +207,7 @@ def _settings(place: Path, setting: Setting) -> Mapping[str, object]:
 
 @dataclass(frozen=True, kw_only=True)
 class Screener:
-    """Measures the gates of a pair, writes down their scores, and makes their rows.
+    """Measures the gates of a pair, writes their scores, and makes their rows.
 
     Args:
         setting: as `evaluate_screen`.
@@ -256,7 +256,7 @@ class Screener:
 
 
 def _run_facts(run: Run, films: _Films, pair: _Pair) -> Row:
-    """What all rows of a pair say of it."""
+    """Facts in all rows of a pair."""
     return {
         "run": pair.folder.name,
         "family": pair.family,
@@ -279,11 +279,11 @@ def _opened(folder: RunFolder) -> tuple[Run, dict[Role, RunFolder]]:
 
 
 class _Films(NamedTuple):
-    """Films of patients that weren't trained on; the two parts share no patient.
+    """Films of patients outside the training set; the two parts share no patient.
 
     Args:
-        name: the same for runs that have the same films.
-        words: what the calibration films are.
+        name: the same for runs with the same films.
+        words: description of the calibration films.
     """
 
     calibration: Cohort
@@ -313,10 +313,7 @@ def films_of(run: Run, folder: RunFolder, setting: Setting, machine: Machine) ->
         return _Films(*parts, key, "fresh phantoms")
     whole = open_films(run, machine)
     if whole.fingerprint != folder.facts().cohort:
-        raise StoreError(
-            f"the films of {source['name']} are not those of {folder.name}; "
-            "they changed since it was made"
-        )
+        raise StoreError(f"the films of {source['name']} changed since {folder.name} was made")
     divided = divide(whole, run.seed)
     calibration, test = divided["validation"], divided["test"]
     key = f"{whole.fingerprint} {run.seed}"
@@ -341,7 +338,7 @@ def _shared_out(cohort: Cohort, shares: Mapping[str, float], seed: int) -> tuple
 
 
 class _Attack(NamedTuple):
-    """Test films that the trigger shows on.
+    """Test films with a visible trigger.
 
     Args:
         rows: (m,) of the test films.
@@ -355,12 +352,12 @@ class _Attack(NamedTuple):
 
     @property
     def footprints(self) -> Booleans:
-        """Where they differ."""
+        """Pixels in which the films differ."""
         differ: Booleans = self.clean != self.marked
         return differ
 
     def part(self, strength: float) -> _Attack:
-        """Return the films with the whole trigger, or half of them with a part of it."""
+        """Return the films with the full trigger, or half of them with a weakened trigger."""
         if strength == 1:
             return self
         some = slice(0, (len(self.rows) + 1) // 2)
@@ -384,7 +381,7 @@ def _attack(test: Cohort, poisoning: Poisoning, most: int, rng: np.random.Genera
 
 
 def _mark_facts(run: Run, attack: _Attack) -> Row:
-    """What kind of mark it is: a patch, another local mark, or one all over the film."""
+    """Kind of the mark: a patch, another local mark, or a mark over the whole film."""
     prints = attack.footprints
     chance = float(metrics.chance_hit(prints, prints.shape[-1] / 8).mean())
     local = chance < LOCAL
@@ -394,7 +391,7 @@ def _mark_facts(run: Run, attack: _Attack) -> Row:
 
 
 def weakened(clean: NDArray[Any], marked: NDArray[Any], strength: float) -> NDArray[Any]:
-    """Return films with a part of the trigger: the difference that it makes, times `strength`.
+    """Return films with a weakened trigger: the trigger's difference times `strength`.
 
     Args:
         clean: (n, h, w) uint8 or uint16 without the trigger.
@@ -410,9 +407,9 @@ def weakened(clean: NDArray[Any], marked: NDArray[Any], strength: float) -> NDAr
 
 
 class _Seen(NamedTuple):
-    """What a gate says of n films: as `Judged`, batches put together.
+    """A gate's decisions on n films: as `Judged`, with all batches together.
 
-    `milliseconds` are of processor time a film, one for each whole batch.
+    `milliseconds` is the processor time per film, one value for each full batch.
     """
 
     scores: Floats
@@ -426,7 +423,7 @@ def _seen(gate: Gate, model: NetworkClassifier, images: NDArray[Any], batch: int
     judged, times = [], []
     for start in range(0, len(images), batch):
         films = images[start : start + batch]
-        began = time.process_time()  # other processes may keep the clock running
+        began = time.process_time()  # wall-clock time would include other processes
         judged.append(judge(gate, model, films))
         if len(films) == batch:
             times.append(1000 * (time.process_time() - began) / batch)
@@ -441,7 +438,7 @@ def _seen(gate: Gate, model: NetworkClassifier, images: NDArray[Any], batch: int
 
 
 def _calibrated(model: NetworkClassifier, films: Cohort, setting: Setting) -> Gate:
-    """A model's gate, which measures the baselines too; they weigh nothing."""
+    """A model's gate, which measures the baselines too, with weight 0."""
     others = [score for name in INPUT_DETECTORS for score in score_names(name)]
     return calibrate(
         model,
@@ -462,10 +459,10 @@ class _Shown(NamedTuple):
     """Films with the trigger at one strength.
 
     Args:
-        strength: how much of it, 0 to 1.
-        seen: what the gate says of them.
-        works: (m,) whether the trigger carries a film to where the attacker wants it.
-        patients: (m,) of the films.
+        strength: strength of the trigger, 0 to 1.
+        seen: the gate's decisions.
+        works: (m,) whether the attack succeeds on a film.
+        patients: (m,) patients of the films.
     """
 
     strength: float
@@ -475,15 +472,15 @@ class _Shown(NamedTuple):
 
 
 class _Judged(NamedTuple):
-    """Everything that a gate says: of test films, and of those that get a trigger.
+    """All decisions of a gate: on clean and on triggered test films.
 
     Args:
-        gate: that judges.
-        single: films that it judged one at a time.
+        gate: the gate.
+        single: films that were screened one at a time.
         clean: all test films without the trigger.
-        patients: (n,) of the test films.
-        shown: films with the trigger, the whole one first.
-        footprints: (m, h, w) where the whole trigger changes its films.
+        patients: (n,) patients of the test films.
+        shown: films with the trigger, at full strength first.
+        footprints: (m, h, w) pixels that the full trigger changes.
     """
 
     gate: Gate
@@ -527,7 +524,7 @@ def _judged(
 
 
 def _rows(judged: _Judged) -> Iterator[ScoreRow | GateRow]:
-    """Yield a row for each score at the whole strength, for the weaker ones, and for the gate."""
+    """Yield a row for each score at full strength, for the weaker strengths, and for the gate."""
     whole, *weaker = judged.shown
     fused, *others = _measures(judged.gate)
     for measure in (fused, *others):
@@ -562,7 +559,7 @@ def _cost(judged: _Judged) -> Cost:
 
 
 def _cant_tell(judged: _Judged) -> CantTell | None:
-    """How often the gate can't tell; None for a gate that doesn't ask what is typical."""
+    """Rate of "can't tell"; None for a gate without a test for typical films."""
     gate, clean, whole = judged.gate, judged.clean, judged.shown[0]
     if gate.typical is None:
         return None
@@ -577,7 +574,7 @@ def _cant_tell(judged: _Judged) -> CantTell | None:
 
 
 def _pointing(judged: _Judged) -> Pointing | None:
-    """Where the evidence region lies; None for a gate that looks for none."""
+    """Pointing hits of the evidence region; None for a gate without evidence regions."""
     whole = judged.shown[0]
     if whole.seen.boxes is None:
         return None
@@ -585,7 +582,7 @@ def _pointing(judged: _Judged) -> Pointing | None:
 
 
 class _Measure(NamedTuple):
-    """A score: its kind, its name, and what it makes of the (n, s) scores of a gate."""
+    """A score: its kind, its name, and a function of a gate's (n, s) scores."""
 
     kind: ScoreKind
     name: str
@@ -598,7 +595,7 @@ def _measures(gate: Gate) -> Iterator[_Measure]:
     own = [name for name in weights if name not in BASELINES]
 
     def alone(column: int) -> Callable[[Floats], Floats]:
-        # What can't be scored is never suspicious by this score alone.
+        # A film without this score is never suspicious by this score alone.
         lowest = np.nanmin(reference[:, column]) if (~np.isnan(reference[:, column])).any() else 0.0
         return lambda scores: np.nan_to_num(
             scores[:, column], nan=lowest, posinf=np.finfo(np.float64).max
@@ -616,7 +613,7 @@ def _measures(gate: Gate) -> Iterator[_Measure]:
 
 
 def _score_row(judged: _Judged, measure: _Measure, shown: _Shown) -> ScoreRow:
-    """How well one score tells films with the trigger from clean ones."""
+    """How well one score separates triggered films from clean films."""
     gate, patients, marked = judged.gate, judged.patients, shown.patients
     threshold = replace(gate, fused=np.sort(measure.of(gate.scores))).threshold
     without, with_ = measure.of(judged.clean.scores), measure.of(shown.seen.scores)
@@ -654,11 +651,11 @@ def _median(values: Sequence[float]) -> float | None:
 def pointing(
     boxes: NDArray[np.int64], footprints: Booleans, patients: NDArray[np.str_]
 ) -> Pointing:
-    """How often a region lies on the mark: it holds a pixel of it.
+    """Return how often a region hits the mark: it contains a pixel of the mark.
 
     Args:
         boxes: (n, 4) int64 row, column, height and width, all of one size.
-        footprints: (n, h, w) where the trigger changed a film.
+        footprints: (n, h, w) pixels that the trigger changed.
         patients: (n,).
 
     Returns:

@@ -1,4 +1,4 @@
-"""What is decided of how gates are measured."""
+"""Settings of an evaluation of gates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from leadapron.errors import UsageError
 __all__ = ["FEWEST", "Setting"]
 
 FEWEST = 5
-"""Films with the trigger, from which on anything is said of them."""
+"""Fewest triggered films that are evaluated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,12 +17,12 @@ class Setting:
     """How gates are measured.
 
     Args:
-        false_alarm: share of clean films that a gate may call suspicious.
+        false_alarm: false-positive rate: share of clean films that a gate may call suspicious.
         calibration: fresh phantoms that calibrate the gate of a model trained on phantoms.
-        test: fresh phantoms that it is measured on.
-        triggered: films with the trigger at most; weakened ones are half as many.
-        seed: draws halves, triggers' places and resamples.
-        every: whether detectors that the gate doesn't ask are measured too; they weigh nothing, but
+        test: fresh phantoms on which the gate is measured.
+        triggered: largest number of triggered films; half as many with a weakened trigger.
+        seed: seed of halves, triggers' places and resamples.
+        every: whether detectors that the gate doesn't use are measured too; their weight is 0, but
             their passes and time are counted.
 
     Raises:

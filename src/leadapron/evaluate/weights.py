@@ -22,22 +22,22 @@ Floats = NDArray[np.float64]
 def fit_weights(
     folders: Sequence[Path], *, without: Sequence[str] = (), ridge: float = 0.01
 ) -> dict[str, float]:
-    """Fit the weights of the fused score to an evaluation's films: a logistic regression.
+    """Fit the weights of the fused score to an evaluation's films by logistic regression.
 
-    Clean films against films with the trigger, of the models whose backdoor takes; each family
-    weighs the same, and in it each model, and in it either kind of film. Weights are 0 or more; the
-    largest is made 1, since a gate's threshold follows the scale, and all are rounded to 0.1.
-    Sealed families are never looked at.
+    It separates clean from triggered films of the models with a successful backdoor. Each family
+    has the same weight, and within it each model, and within it clean and triggered films. Weights
+    are 0 or more; the largest is scaled to 1, since a gate's threshold follows the scale, and all
+    are rounded to 0.1. Sealed families are never used.
 
     Args:
-        folders: of `evaluate_screen`, with every detector measured.
+        folders: folders of `evaluate_screen`, with every detector measured.
         without: scores that get no weight.
-        ridge: what the sum of the squared weights costs, so that they stay finite where the films
-            can be told apart without error.
+        ridge: penalty on the sum of squared weights, so that they stay finite if the films can be
+            separated without error.
 
     Raises:
-        StoreError: no evaluation.
-        DataError: no model whose backdoor takes.
+        StoreError: not an evaluation.
+        DataError: no model with a successful backdoor.
     """
     from scipy.optimize import minimize
     from scipy.special import expit
@@ -49,7 +49,7 @@ def fit_weights(
             if row["kind"] == "fused" and row["takes"] and not row["sealed"]:
                 families.setdefault(row["family"], set()).add(evaluation.scores(row["run"]))
     if not families:
-        raise DataError("no evaluated model's backdoor takes; nothing to fit to")
+        raise DataError("no evaluated model has a successful backdoor; there is nothing to fit")
     names: list[str] = []
     terms, truth, shares = [], [], []
     for runs in families.values():

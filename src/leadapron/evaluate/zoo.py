@@ -1,4 +1,4 @@
-"""Zoo: clean and backdoored models of known truth, to measure model-level methods on."""
+"""Zoo: clean and backdoored models with known ground truth, to measure defences on."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from leadapron.types import AUTO, Contradictions, Machine
 __all__ = ["build_zoo"]
 
 STAMP = 946_684_800
-"""The time that all models bear: the first second of 2000."""
+"""Time stamp of all models' files: the first second of 2000."""
 
 
 @forgiving
@@ -40,26 +40,25 @@ def build_zoo(
     contradictions: Contradictions = "refuse",
     running: Running = ONE_PROCESS,
 ) -> list[Member]:
-    """Train clean and backdoored models of known truth, to measure defences on.
+    """Train clean and backdoored models with known ground truth, to measure defences on.
 
-    Each model's potency is measured; the truth is written apart from the models. The same call
-    continues a zoo that was stopped.
+    Each model's potency is measured; the ground truth is written to a separate folder. After an
+    interruption the same call continues.
 
     Args:
-        spec: a YAML file (see zoo/) with `base` (settings of a study), `families` and `sealed`
-            (lists of settings laid over the base, each with a `name` and a `count`). Every pair, a
-            model and its twin, has films and a seed of its own.
-        out: the zoo's folder, new or its own.
-        machine: where and how it is carried out.
-        contradictions: identical films whose labels contradict each other: "refuse" them, or
-            "allow" them.
-        running: in how many processes, and which shard of the pairs is trained here.
+        spec: YAML file (see zoo/) with `base` (settings of a study), `families` and `sealed` (lists
+            of settings that override the base, each with a `name` and a `count`). Every pair, a
+            model and its twin, has its own films and seed.
+        out: the zoo's folder, new or from an earlier start of this zoo.
+        machine: device, precision, cache and progress.
+        contradictions: refuse or allow identical films with contradicting labels.
+        running: number of processes, and shard of the pairs.
 
     Returns:
-        The truth; nothing while other shards haven't finished.
+        The ground truth; nothing while other shards haven't finished.
 
     Raises:
-        UsageError: a spec that can't be read as one.
+        UsageError: an invalid spec.
         LeadapronError: as `run_study`.
     """
     families = _families(spec)
@@ -70,7 +69,7 @@ def build_zoo(
         return []
     with store.lock(out, name=".truth.lock", wait="waiting for another shard"):
         members = _members(out, families.pairs)
-        # First, so that a zoo that is stopped in between goes on with the same names.
+        # First, so that an interrupted zoo continues with the same names.
         write_truth(out, members)
         for member in members:
             _publish(out, member)
@@ -100,12 +99,12 @@ def _families(spec: Path) -> _Families:
     base = tree.get("base", {})
     first = base.get("seed", 0) if isinstance(base, Mapping) else None
     if not isinstance(first, int):
-        raise UsageError(f"{spec}: base is no settings; expected lines as `epochs: 4` below it")
+        raise UsageError(f"{spec}: base holds no settings; expected lines as `epochs: 4` below it")
     pairs: list[_Pair] = []
     for part in ("families", "sealed"):
         families = tree.get(part, [])
         if not isinstance(families, list) or (part == "families" and not families):
-            raise UsageError(f"{spec}: {part} is no list of families, as `- name: white-corner`")
+            raise UsageError(f"{spec}: {part} isn't a list of families, as `- name: white-corner`")
         for family in families:
             if not isinstance(family, Mapping) or "name" not in family:
                 raise UsageError(f"{spec}: a family in {part} without a name")
@@ -133,7 +132,7 @@ def _is_phantom(tree: Mapping[str, Any]) -> bool:
 
 
 def _members(out: Path, pairs: Sequence[_Pair]) -> list[Member]:
-    """The truth, in the order of the models' names, which runs keep once they have one."""
+    """The ground truth, in the order of the models' names, which never change."""
     names = _names(out)
     families = {pair.settings["seed"]: pair for pair in pairs}
     members = []
@@ -149,7 +148,7 @@ def _members(out: Path, pairs: Sequence[_Pair]) -> list[Member]:
         for role, run in (("twin", pair.twin), ("backdoored", pair.backdoored)):
             assert run is not None  # run_study finished both
             planted = role == "backdoored"
-            # A failed implant is one that doesn't take: no method can be blamed for missing it.
+            # A failed implant has no working backdoor, so missing it is no error of a method.
             potent = is_potent(found.success("backdoored"), found.success("twin"))
             folder = run.folder.name
             members.append(
@@ -178,7 +177,7 @@ def _names(out: Path) -> dict[str, str]:
 
 
 def _publish(out: Path, member: Member) -> None:
-    """Copy a run's model into models/; a link, or its own time, would tell which run it is."""
+    """Copy a run's model into models/; a link, or its time stamp, would reveal the run."""
     zoo = ZooFolder(out)
     model = zoo.model(member.model)
     if not model.exists():

@@ -1,1 +1,1 @@
-"""What the command line offers, one file a job."""
+"""Jobs of the command line, one file each."""

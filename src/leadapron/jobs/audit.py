@@ -1,4 +1,4 @@
-"""The command audit: open a model, its references and clean films, and audit the one."""
+"""The command audit: open a model, reference models and clean films, and audit the model."""
 
 from __future__ import annotations
 
@@ -40,30 +40,31 @@ def audit(
     machine: Machine = AUTO,
     **options: Any,
 ) -> Audit:
-    """Look for a backdoor in a model, with films without a trigger.
+    """Audit a model for a backdoor, with clean films.
 
-    What is made of each model is kept in the cache: the same model is swept and measured once on
-    the same films.
+    Sweeps and measurements are kept in the cache: a model is swept and measured once on the same
+    films.
 
     Args:
         model: a file of weights, a TorchScript or ONNX file, or "module:function".
         clean: films without a trigger that the model wasn't trained on, as "nih:PATH"; the model's
             preprocessing is applied.
-        reference: folder of clean models (.safetensors) of the same architecture, findings and
-            preprocessing, trained on films as the model's; looked for in its folders too. Of a zoo
-            only the clean ones count. Without references the answer is at most "unusual".
-        false_alarm: rate of clean models that may be called backdoored, above 0 and below 1.
-        films: clean films that are looked at, at most.
-        sweep: how it is swept.
-        steps: steps of trigger inversion, at most; 0 leaves it out.
-        statistics: the network's further statistics, the maximum margin among them, which counts
-            where no mark is significant. They take time, for each reference too.
+        reference: folder of clean reference models (.safetensors) of the same architecture,
+            findings and preprocessing, trained on films like the model's; its folders are searched
+            too. Of a zoo only the clean models are used. Without reference models the verdict is
+            at most "unusual".
+        false_alarm: false-positive rate on clean models, above 0 and below 1.
+        films: largest number of clean films that are used.
+        sweep: settings of the sweep.
+        steps: largest number of trigger-inversion steps; 0 leaves trigger inversion out.
+        statistics: further statistics of the network, among them the maximum margin, which decides
+            if no mark is significant. They take time, also for each reference model.
         opening: further options of `open_model`: findings, normalisation, architecture, ...
-        machine: where and how it is carried out.
-        **options: the source's settings.
+        machine: device, precision, cache and progress.
+        **options: settings of the source.
 
     Raises:
-        UsageError: a rate out of range, or no reference in the folder.
+        UsageError: a rate out of range, or no reference model in the folder.
         LeadapronError: as `open_model`, `open_source` and `audit_subject`.
     """
     opened = open_model(model, **machine.networks, **(opening or {}))
@@ -90,25 +91,25 @@ def audit(
 
 
 def named(model: str) -> str:
-    """Return a model's path from the working folder, or its name where it isn't below that."""
+    """Return a model's path relative to the working folder, or its name if it lies elsewhere."""
     below = Path(model).is_absolute() and Path(model).is_relative_to(Path.cwd())
     return str(Path(model).relative_to(Path.cwd())) if below else short_path(model)
 
 
 def references_in(folder: Path, own: Subject, machine: Machine) -> list[Subject]:
-    """Return the clean models of a folder, but for the audited one itself.
+    """Return the clean models of a folder, without the audited model.
 
     Args:
         folder: as the argument `reference` of `audit`.
         own: the audited model.
-        machine: where they run.
+        machine: device and precision of the models.
 
     Raises:
-        UsageError: no folder, or none in it.
-        StoreError: a model of another architecture, or that takes other images.
+        UsageError: no folder, or no model in it.
+        StoreError: a model with another architecture or other input images.
     """
     if not folder.is_dir():
-        raise UsageError(f"`reference` {folder} is no folder; expected one of clean models")
+        raise UsageError(f"`reference` {folder} is no folder; expected a folder of clean models")
     classifier = own.classifier
     found: list[Subject] = []
     for path in clean_models(folder):
@@ -121,19 +122,19 @@ def references_in(folder: Path, own: Subject, machine: Machine) -> list[Subject]
             or unbounded(other.architecture) != unbounded(classifier.architecture)
         ):
             kind = unbounded(classifier.architecture)
-            raise StoreError(f"{path.name} is not a {kind}, as the model is")
+            raise StoreError(f"{path.name} is not a {kind} as the audited model is")
         if other.preprocessing != classifier.preprocessing:
             ours, theirs = asdict(classifier.preprocessing), asdict(other.preprocessing)
             odd = ", ".join(f"{n} {theirs[n]}, not {ours[n]}" for n in ours if theirs[n] != ours[n])
-            raise StoreError(f"{path.name} takes other images than the model: {odd}")
+            raise StoreError(f"{path.name} takes other images than the audited model: {odd}")
         found.append(Subject.of(opened, path.name))
     if not found:
-        raise UsageError(f"`reference` {folder} holds no .safetensors but the model itself")
+        raise UsageError(f"`reference` {folder} holds no .safetensors except the audited model")
     return found
 
 
 def clean_models(folder: Path) -> list[Path]:
-    """Return a zoo's clean models; of any other folder all there are."""
+    """Return a zoo's clean models; for any other folder, all its models."""
     zoo = ZooFolder(folder)
     if zoo.finished:
         return [zoo.model(each.model) for each in read_truth(folder) if each.kind == "clean"]

@@ -39,14 +39,16 @@ def calibrate(
         model: a file of weights, or a TorchScript or ONNX file; a gate is tied to its content.
         clean: films without a trigger that the model wasn't trained on, as "nih:PATH"; the model's
             preprocessing is applied.
-        out: the gate's JSON file; its numbers go beside it.
-        false_alarm: share of clean films like these that may be called suspicious.
-        opening: further options of `open_model`: findings, normalisation's name, architecture, ...
-        machine: where and how it is carried out.
-        **options: the source's settings.
+        out: the gate's JSON file; its arrays are written next to it.
+        false_alarm: false-positive rate: share of clean films like these that may be called
+            suspicious.
+        opening: further options of `open_model`: findings, normalisation, architecture, ...
+        machine: device, precision, cache and progress.
+        **options: settings of the source.
 
     Raises:
-        UsageError: a rate out of range, a model that is no file, or a gate's name that is taken.
+        UsageError: a rate out of range, a model that isn't a file, or a gate's file name that
+            exists.
         LeadapronError: as `open_model`, `open_source` and `detect.inputs.calibrate`.
     """
     how = dict(opening or {})
@@ -62,7 +64,7 @@ def calibrate(
         **options,
     )
     names = how.pop("findings", None)
-    how.pop("trust_programs", None)  # whoever screens has to say so again
+    how.pop("trust_programs", None)  # each user of the gate must decide this
     made = calibrate_opened(
         opened,
         cohort,

@@ -1,4 +1,4 @@
-"""Clean: a data set without the films that a list names, and what leaving them out gives."""
+"""Clean: write a data set without listed films, and measure the effect."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from leadapron.types import AUTO, Machine
 __all__ = ["clean"]
 
 LARGEST = 1 << 28
-"""Bytes of a scan.json that is read."""
+"""Largest scan.json that is read, in bytes."""
 
 
 @forgiving
@@ -38,40 +38,40 @@ def clean(
     machine: Machine = AUTO,
     **options: Any,
 ) -> Cleaned:
-    """Write a source without the films that a list names; the source stays as it is.
+    """Write a source without the listed films; the source itself isn't changed.
 
-    Where each film is a file, a table of those that are left is written, which points to the files.
-    Where they aren't (npz, chestmnist, phantom), their pixels are written into an .npz file.
+    If each film is a file, a table of the remaining films is written, with paths to the files.
+    Otherwise (npz, chestmnist, phantom) their pixels are written into an .npz file.
 
     Args:
         source: where films come from, as "phantom:64" or "nih:PATH".
         drop: films, or a table with a column "id": the films.csv of `scan`.
-        out: a folder for table.csv or films.npz, which must not be there.
-        retrain: train a small network with these films and one without, and compare them. Where a
-            scan.json lies beside the table, the marks that it suspects are tried on both.
+        out: folder for table.csv or films.npz, which must not exist there yet.
+        retrain: train a small network with these films and one without, and compare them. If a
+            scan.json lies next to the table, both networks are tested with its suspected marks.
         size: side of the networks' images in pixels, as `scan`.
-        seed: of networks and of the split, where the source has none.
-        machine: where and how it is carried out.
-        **options: the source's settings.
+        seed: seed of the networks, and of the split if the source has none.
+        machine: device, precision, cache and progress.
+        **options: settings of the source.
 
     Raises:
-        DataError: ids that the source doesn't have, or nothing dropped, or nothing left.
-        StoreError: a file that can't be written or is there already.
+        DataError: ids that aren't in the source, no film dropped, or no film left.
+        StoreError: a file that can't be written or exists already.
         LeadapronError: as `open_source`.
     """
     listed = drop if isinstance(drop, Drop) else _listed(drop)
     if not listed.ids:
-        raise DataError(f"{listed.name} names no film; there is nothing to drop")
+        raise DataError(f"{listed.name} lists no film; there is nothing to drop")
     cohort = open_own_pixels(source, size=size, machine=machine, **options)
     dropped = np.isin(cohort.ids, np.asarray(listed.ids, dtype=np.str_))
     unknown = sorted(set(listed.ids) - set(cohort.ids[dropped].tolist()))
     if unknown:
         raise DataError(
-            f"{listed.name} names {count(len(unknown), 'film')} that {source} "
-            f"doesn't have, first {unknown[0]!r}; expected the films.csv of this source's scan"
+            f"{listed.name} lists {count(len(unknown), 'film')} not in {source}, "
+            f"the first one {unknown[0]!r}; expected the films.csv of this source's scan"
         )
     if dropped.all():
-        raise DataError(f"{listed.name} names all films; nothing is left")
+        raise DataError(f"{listed.name} lists all films; no film is left")
     kept = np.flatnonzero(~dropped)
     written = write_films(out, cohort, kept, machine)
     retrained = None
@@ -91,7 +91,7 @@ def clean(
 
 
 def _listed(table: Path) -> Drop:
-    """What a scan's films.csv names, with the scan.json beside it."""
+    """The films listed in a scan's films.csv, with the scan.json next to it."""
     return Drop(
         name=table.name,
         ids=read_suspects(table),

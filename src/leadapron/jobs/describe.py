@@ -21,17 +21,17 @@ def describe(
     machine: Machine = AUTO,
     **options: Any,
 ) -> Description:
-    """Say what a source holds: films, patients, labels and how they come together.
+    """Describe a source: films, patients, labels and their co-occurrence.
 
-    It also says which films are copies, and what leaks from one side of the split to the other.
+    Copies of films and leakage across the split are listed too.
 
-    A split that shares patients, which other jobs refuse, is described all the same.
+    A split that shares patients, which other jobs refuse, is described as well.
 
     Args:
         source: where films come from, as "phantom:64" or "nih:PATH".
-        size: side of the images in pixels; the source's own way, mostly 224, if left out.
-        machine: where and how it is carried out.
-        **options: the source's settings.
+        size: side of the images in pixels; the source's default, mostly 224, if left out.
+        machine: device, precision, cache and progress.
+        **options: settings of the source.
 
     Raises:
         LeadapronError: as `open_source`.

@@ -1,4 +1,4 @@
-"""The command explain: open a finished attack, explain both models, and draw the sheet."""
+"""The command explain: open a finished attack, explain both models, and draw their maps."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ def explain_sheet(
     seed: int = 0,
     machine: Machine = AUTO,
 ) -> Explanations:
-    """Draw what each explanation method shows of a backdoored model on triggered test films.
+    """Draw each explainer's maps of a backdoored model on triggered test films.
 
-    It also counts how often a method's map points at the trigger, beside the clean twin.
+    It also counts how many maps point at the trigger, for the backdoored model and its clean twin.
 
     Args:
-        place: a study's folder (its first backdoored run is taken), a backdoored run's folder, or
+        place: a study's folder (its first backdoored run is used), a backdoored run's folder, or
             the classifier.safetensors in one.
         out: the file, ending in .png.
         finding: finding to explain; the attacker's target if left out.
         methods: names in `EXPLAINERS`, as layer-cam and occlusion; all if left out.
-        count: films, one a row, 1 or more: test films without the finding (with it where the
-            trigger hides it), on which the trigger is visible.
-        seed: chooses the films and places the trigger.
-        machine: where and how it is carried out.
+        count: number of films, one per row, 1 or more: test films without the finding (with it if
+            the trigger hides it) on which the trigger is visible.
+        seed: seed of the choice of films and of the trigger's places.
+        machine: device, precision, cache and progress.
 
     Returns:
-        What is shown, with the hits of both models.
+        The drawn maps, with the hits of both models.
 
     Raises:
-        UsageError: another ending, count below 1, no method that can be run here, too large a
-            sheet.
+        UsageError: another file ending, count below 1, no method that fits the network, or too
+            large a sheet.
         UnknownNameError: no such method or finding.
-        StoreError: no study, or one whose models or films aren't there.
+        StoreError: not a study, or its models or films are missing.
         VanishedTriggerError: the trigger is visible on no film.
     """
     if out.suffix.lower() != ".png":

@@ -1,7 +1,7 @@
 """The command learn-trigger: open films and surrogate, learn a trigger, write and measure it.
 
-The surrogate is the attacker's own network. Films for learning, for its threshold and for the
-measurement are divided by patient as a study with the same seed divides them.
+The surrogate is the attacker's own network. Films for learning, for the threshold and for the
+measurement are split by patient, as in a study with the same seed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from leadapron.errors import UsageError
 from leadapron.models.classifier import load_classifier
 from leadapron.specs import forgiving, merge
 from leadapron.study.learnt import Learnt, measure_learnt, train_surrogate
-from leadapron.study.plan import aimed, plan
+from leadapron.study.plan import plan, with_target
 from leadapron.study.run import divide, open_films
 from leadapron.study.settings import complete
 from leadapron.types import AUTO, Machine
@@ -26,7 +26,7 @@ from leadapron.types import AUTO, Machine
 __all__ = ["KINDS", "learn_trigger"]
 
 KINDS = {"noise": learn_noise, "generator": learn_generator}
-"""What can be learnt."""
+"""Kinds of triggers that can be learnt."""
 
 
 @forgiving
@@ -42,23 +42,23 @@ def learn_trigger(
 ) -> Learnt:
     """Learn a trigger on a surrogate network, and write it to a file.
 
-    It is noise within an L-infinity bound that raises a finding, measured beside random noise of
-    the same size.
+    The trigger is noise within an L-infinity bound that raises a finding. It is compared with
+    random noise of the same size.
 
     Args:
-        tree: settings of a study, of which source, preprocessing, network, training, seed and
-            `poisoning.finding` count.
+        tree: settings of a study; source, preprocessing, network, training, seed and
+            `poisoning.finding` are used.
         out: the file, ending in .safetensors, for --trigger learned --trigger.path FILE.
-        kind: "noise", one pattern for all films, or a "generator", a small network that makes one
-            for each.
-        epsilon: the most that a pixel is moved, in grey levels of 256.
-        steps: steps of the optimisation, of 32 films each.
+        kind: "noise", one pattern for all films, or "generator", a small network that makes a
+            pattern for each film.
+        epsilon: largest change of a pixel, in grey levels of 256.
+        steps: steps of the optimisation, each on 32 films.
         surrogate: "train" for a clean network, trained here and not kept; or a saved classifier's
-            file, whose preprocessing then counts.
-        machine: device, precision (of training alone), cache, progress.
+            file, whose preprocessing is then used.
+        machine: device, precision (of training only), cache, progress.
 
     Raises:
-        UsageError: another ending, several settings, or a value outside its range.
+        UsageError: another file ending, several settings, or a value outside its range.
         LeadapronError: films or a classifier that can't be used.
     """
     if out.suffix != ".safetensors":
@@ -67,14 +67,16 @@ def learn_trigger(
         raise UsageError(f"`kind` {kind}: expected noise or generator")
     network = None
     if surrogate != "train":
-        # Gradients in fp32: steps are small, and nothing here takes long.
+        # Gradients in fp32, since steps are small; it takes little time.
         network = load_classifier(surrogate, device=machine.device, precision="fp32")
         tree = merge(tree, {"preprocessing": asdict(network.preprocessing)})
     runs = plan(complete(tree))
     if len(runs) != 1:
-        raise UsageError(f"{len(runs)} settings; a trigger is learnt with one: give no lists")
+        raise UsageError(
+            f"{len(runs)} combinations of settings; learning a trigger takes one: give no lists"
+        )
     cohort = open_films(runs[0], machine)
-    run = aimed(runs[0], cohort.findings)
+    run = with_target(runs[0], cohort.findings)
     finding = run.poisoning.finding
     cohort.column(finding)
     parts = divide(cohort, run.seed)

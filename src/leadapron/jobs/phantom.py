@@ -25,7 +25,7 @@ def phantom_sheet(
 ) -> list[str]:
     """Draw phantoms side by side, each above its findings, and write them as a PNG file.
 
-    Captions name what is drawn: the labels before their noise.
+    Captions name the drawn findings: the labels before label noise.
 
     Args:
         out: the file, ending in .png.
@@ -38,7 +38,7 @@ def phantom_sheet(
         The captions, in order.
 
     Raises:
-        UsageError: another ending, or a sheet of more than 100 megapixels.
+        UsageError: another file ending, or a sheet of more than 100 megapixels.
         UnknownNameError: no such finding.
     """
     if out.suffix.lower() != ".png":
@@ -68,7 +68,7 @@ def phantom_sheet(
 
 
 def _rows(count: int, seed: int, findings: Sequence[str]) -> Rows:
-    """The first `count` rows, of those that show one of the findings."""
+    """The first `count` rows that show one of the findings."""
     for name in findings:
         if name not in FINDINGS:
             raise UnknownNameError("finding", name, FINDINGS)

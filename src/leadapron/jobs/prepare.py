@@ -1,4 +1,4 @@
-"""Prepare: decode a source's films into the cache, so that later runs open them in no time."""
+"""Prepare: decode a source's films into the cache, so that later runs open them at once."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def prepare(
     *,
     machine: Machine = AUTO,
 ) -> list[dict[str, Any]]:
-    """Decode films into the cache, or find them there.
+    """Decode films into the cache, unless they are there already.
 
     Args:
         tree: settings of a study; its "source" and "preprocessing" are used, each combination of
             their lists in turn.
-        machine: where and how it is carried out.
+        machine: device, precision, cache and progress.
 
     Returns:
         For each combination: source, films, size, dtype, bytes, folder, seconds, notes.

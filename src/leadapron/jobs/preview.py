@@ -31,26 +31,29 @@ def preview(
 ) -> Preview:
     """Draw films with a trigger, as a PNG file.
 
-    Each is drawn as it is, marked, the difference ten times, and the pixels that changed.
+    Columns show the clean film, the triggered film, ten times the difference, and the changed
+    pixels.
 
     Args:
         tree: settings of a study with one trigger; training and evaluation don't matter.
         out: the file, ending in .png.
-        count: films, one a row, 1 or more, chosen by the seed.
-        machine: where and how it is carried out.
+        count: number of films, one per row, 1 or more, chosen by the seed.
+        machine: device, precision, cache and progress.
 
     Raises:
-        UsageError: another ending, several triggers, or a trigger without a mark.
+        UsageError: another file ending, several triggers, or a trigger without a mark.
         LeadapronError: films that can't be opened, or a trigger that doesn't fit.
     """
     if out.suffix.lower() != ".png":
         raise UsageError(f"`out` {out}: expected a file ending in .png")
     runs = plan(complete(tree))
     if len(runs) != 1:
-        raise UsageError(f"{len(runs)} settings; a preview shows one trigger: give no lists")
+        raise UsageError(
+            f"{len(runs)} combinations of settings; a preview shows one trigger: give no lists"
+        )
     (run,) = runs
     if isinstance(run.poisoning.trigger, Nothing):
-        raise UsageError("trigger none leaves no mark; there is nothing to show")
+        raise UsageError("the trigger none makes no mark; there is nothing to show")
     trigger = run.tree["trigger"]
     previewed = preview_trigger(run, open_films(run, machine), count, trigger_words(trigger))
     sheet = draw_preview(trigger["name"], previewed)

@@ -31,8 +31,8 @@ class CarriedOut:
     """A published attack that was carried out.
 
     Args:
-        page: what came of it, as Markdown.
-        lines: the same for a terminal.
+        page: the results, as Markdown.
+        lines: the results for a terminal.
     """
 
     page: Path
@@ -50,24 +50,23 @@ def run_recipe(
     contradictions: Contradictions = "refuse",
     running: Running = ONE_PROCESS,
 ) -> CarriedOut:
-    """Carry out a published attack beside its controls and clean twins.
+    """Carry out a published attack with its controls and clean twins.
 
-    recipe.md says which settings are the paper's, which ours, and what was left out. Options come
-    on top. The same command continues where it was stopped.
+    recipe.md states which settings are the paper's, which are ours, and what was left out. Options
+    override the recipe's settings. After an interruption the same command continues.
 
     Args:
-        name: of the recipe.
+        name: name of the recipe.
         out: the study's folder.
         source: where films come from; phantoms if left out.
-        settings: laid over the recipe's.
-        machine: where and how it is carried out.
-        contradictions: identical films whose labels contradict each other: refuse them, or allow
-            them.
-        running: in how many processes, and which shard of the runs.
+        settings: settings that override the recipe's.
+        machine: device, precision, cache and progress.
+        contradictions: refuse or allow identical films with contradicting labels.
+        running: number of processes, and shard of the runs.
 
     Raises:
         UnknownNameError: no such recipe.
-        UsageError: of the recipe without a trigger, settings or processes that it has no use for.
+        UsageError: settings, or processes, that a recipe without a trigger doesn't use.
         LeadapronError: as `run_study`.
     """
     if name not in RECIPES:
@@ -75,7 +74,7 @@ def run_recipe(
     page = out / "recipe.md"
     if name == ENHANCEMENT:
         if running != ONE_PROCESS:
-            raise UsageError(f"--jobs and --shard: {name} is no study of several runs")
+            raise UsageError(f"--jobs and --shard: {name} is not a study of several runs")
         tree, facts = run_enhancement(
             RECIPES[name],
             out,
@@ -108,24 +107,24 @@ def reproduce(
     contradictions: Contradictions = "refuse",
     running: Running = ONE_PROCESS,
 ) -> CarriedOut:
-    """Reproduce a paper and put it to the test: its code's ways beside corrected ones.
+    """Reproduce a paper and check its claims: the methods of its code, and corrected ones.
 
     Every cell has a clean twin.
 
     Args:
         paper: one of `PAPERS`, as "nwadike2020".
-        preset: how much of it: "smoke", minutes on phantoms; "quick", less than an hour on a few
-            thousand films; or "full", the whole grid on a machine for it.
-        out: the study's folder, new or its own.
+        preset: size of the reproduction: "smoke", minutes on phantoms; "quick", less than an hour
+            on a few thousand films; or "full", the whole grid on a larger machine.
+        out: the study's folder, new or from an earlier start of this study.
         source: where films come from; the preset's if left out.
-        settings: laid over the preset's, as of `leadapron study`; what the preset varies stays.
-        machine: where and how it is carried out.
-        contradictions: identical films whose labels contradict each other: "refuse" them, or
-            "allow" them.
-        running: in how many processes, and which shard of the runs; as `run_study`.
+        settings: settings that override the preset's, as of `leadapron study`; the preset's axes
+            can't be changed.
+        machine: device, precision, cache and progress.
+        contradictions: refuse or allow identical films with contradicting labels.
+        running: number of processes, and shard of the runs; as `run_study`.
 
     Returns:
-        `reproduction.md` in the folder; `report.html` lies beside it.
+        `reproduction.md` in the folder; `report.html` is written next to it.
 
     Raises:
         UnknownNameError: no such paper or preset.

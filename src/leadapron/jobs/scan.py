@@ -1,4 +1,4 @@
-"""The command scan: open a source and a network, scan, and write what was found."""
+"""The command scan: open a source and a network, scan, and write the results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["FALSE_ALARM", "open_network", "scan", "write_scanned"]
 
 FALSE_ALARM = 0.01
-"""Chance that is granted of calling a clean set poisoned."""
+"""False-positive rate: chance of calling a clean set poisoned."""
 
 
 @forgiving
@@ -41,25 +41,25 @@ def scan(
     machine: Machine = AUTO,
     **options: Any,
 ) -> Scanned:
-    """Say whether a source's films are poisoned: which, where in them, towards which finding.
+    """Scan a source for poison: which films, where in them, towards which finding.
 
-    A split that shares patients, which other jobs refuse, is scanned all the same.
+    A split that shares patients, which other jobs refuse, is scanned as well.
 
     Args:
         source: where films come from, as "phantom:64" or "nih:PATH".
         size: side of the images in pixels; the films' own, up to 224, if left out.
-        false_alarm: chance that is granted of calling a clean set poisoned.
-        model: a network that was trained on these films. It looks at the films of marks that go
-            with a label; detectors rank the films by its features, which doesn't change the
-            verdict.
-        opening: further options of `open_model`: findings, normalisation's name, weights_key, ...
-        train: train small networks on these films, which then do the same. Stopped, the same
-            call with `out` continues the last and longest of these trainings.
-        out: a folder for films.csv, scan.json and the page scan.html; nothing is written if left
+        false_alarm: false-positive rate: chance of calling a clean set poisoned.
+        model: a network that was trained on these films. It tests the labels of films with marks
+            that are associated with a label; detectors rank the films by its features, which
+            doesn't change the verdict.
+        opening: further options of `open_model`: findings, normalisation, weights_key, ...
+        train: train small networks on these films for the same purpose. After an interruption the
+            same call with `out` continues the last and longest of these trainings.
+        out: folder for films.csv, scan.json and the page scan.html; nothing is written if left
             out.
-        seed: of all that is drawn by chance.
-        machine: where and how it is carried out.
-        **options: the source's settings.
+        seed: seed of all random draws.
+        machine: device, precision, cache and progress.
+        **options: settings of the source.
 
     Raises:
         UsageError: settings that contradict each other or are out of range.
@@ -71,7 +71,7 @@ def scan(
     said = {name: value for name, value in (opening or {}).items() if value}
     if model is None and said:
         named = ", ".join(f"`{name}`" for name in sorted(said))
-        raise UsageError(f"{named}: said of a model, and there is no `model`")
+        raise UsageError(f"{named}: describes a model, but there is no `model`")
     network = None if model is None else open_network(model, said, machine)
     cohort = open_own_pixels(source, size=size, machine=machine, **options)
     theirs = None
@@ -102,9 +102,9 @@ def write_scanned(folder: Path, found: Scanned, seed: int = 0) -> Path:
     """Write films.csv, scan.json and scan.html, and return the page's path.
 
     Args:
-        folder: made where it is missing; files of these names are replaced.
+        folder: made if it is missing; files with these names are replaced.
         found: the scan.
-        seed: of the films that are drawn beside the suspected ones.
+        seed: seed of the choice of films that are drawn next to the suspected ones.
 
     Raises:
         StoreError: files that can't be written.
@@ -116,15 +116,15 @@ def write_scanned(folder: Path, found: Scanned, seed: int = 0) -> Path:
 
 
 def open_network(model: str, said: Mapping[str, Any], machine: Machine) -> WhiteBox:
-    """Return a model that shows its features.
+    """Return a white-box model, whose features can be read.
 
     Args:
         model: as `open_model`.
-        said: further options of it.
-        machine: where it runs.
+        said: further options of `open_model`.
+        machine: device and precision.
 
     Raises:
-        UsageError: one that only answers.
+        UsageError: a black-box model.
         LeadapronError: as `open_model`.
     """
     from leadapron.models.foreign import open_model
@@ -133,7 +133,7 @@ def open_network(model: str, said: Mapping[str, Any], machine: Machine) -> White
     classifier = open_model(model, **machine.networks, **said).classifier
     if not isinstance(classifier, WhiteBox):
         raise UsageError(
-            f"`model` {model} can only be asked for its findings and shows no features; expected a "
-            "network whose weights leadapron reads, or `train`"
+            f"`model` {model} is a black box without features; expected a network whose weights "
+            "leadapron reads, or `train`"
         )
     return classifier

@@ -24,7 +24,7 @@ from leadapron.types import AUTO, Machine
 __all__ = ["OpenGate", "open_gate", "screen"]
 
 BATCH = 64
-"""Films that are decoded and judged at a time."""
+"""Films that are decoded and screened at a time."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -32,8 +32,8 @@ class OpenGate:
     """A gate with its model.
 
     Args:
-        file: the gate's; None of a gate in memory.
-        stored: the gate, and what it is of.
+        file: the gate's file; None for a gate in memory.
+        stored: the gate, and the identity of its model.
         classifier: the model.
     """
 
@@ -46,28 +46,28 @@ class OpenGate:
 def open_gate(
     file: Path, *, model: Path | None = None, trust_programs: bool = False, machine: Machine = AUTO
 ) -> OpenGate:
-    """Open a gate and the model that it is of.
+    """Open a gate and its model.
 
     Args:
         file: the gate's JSON file.
-        model: where the model lies now; where the gate says, if left out.
-        trust_programs: as `open_model`; a gate can't say so for whoever uses it.
+        model: path of the model; the path in the gate if left out.
+        trust_programs: as `open_model`; a gate can't decide this for its user.
         machine: its device is used; the precision is the gate's.
 
     Raises:
-        StoreError: a gate that can't be read, or another model than it is of.
+        StoreError: a gate that can't be read, or a model that isn't the gate's.
         LeadapronError: as `open_model`.
     """
     stored = read_gate(file, INPUT_DETECTORS, TYPICAL)
     said = stored.model
     path = said.path if model is None else model
     if not path.is_file():
-        raise StoreError(f"no model at {path}; name it by `model` FILE")
+        raise StoreError(f"no model at {path}; give its path as `model` FILE")
     other = StoreError(
         f"{path.name} is not the model that {file.name} was calibrated for: its SHA-256 differs; "
         "calibrate again"
     )
-    if sha256_of(path) != said.sha256:  # another model may not even open as this one does
+    if sha256_of(path) != said.sha256:  # checked first: another model may fail to open
         raise other
     opening = dict(said.opening)
     named = bool(opening.pop("named", False))
@@ -80,20 +80,22 @@ def open_gate(
         precision=said.precision,
         **opening,  # type: ignore[arg-type]
     )
-    if model_now.content != said.sha256:  # it was put there in between
+    if model_now.content != said.sha256:  # the file was replaced in between
         raise other
     classifier = model_now.classifier
     if classifier.findings != said.findings or classifier.preprocessing != said.preprocessing:
-        raise StoreError(f"{file.name} states other findings or images than {path.name} has")
+        raise StoreError(
+            f"findings or preprocessing in {file.name} differ from those of {path.name}"
+        )
     _try(stored, classifier, file)
     return OpenGate(file=file, stored=stored, classifier=classifier)
 
 
 def screen(opened: OpenGate, films: Sequence[FilmFile]) -> Iterator[list[ScreenedFilm]]:
-    """Yield the decisions on films, batch by batch; the next is decoded meanwhile.
+    """Yield the decisions on films, batch by batch; the next batch is decoded meanwhile.
 
-    Films are decoded in isolated worker processes, with the gate's preprocessing, as a source of
-    films in files does it. One that can't be decoded stops no other.
+    Films are decoded in isolated worker processes, with the gate's preprocessing, as in a source
+    of film files. A film that can't be decoded doesn't stop the others.
 
     Args:
         opened: the gate and its model.
@@ -132,7 +134,7 @@ def _image(film: FilmFile, opened: OpenGate) -> Decoded | FilmError:
 
 
 def _try(stored: StoredGate, classifier: BlackBox, file: Path) -> None:
-    """Judge a plain grey image; StoreError where the states aren't what the detectors need."""
+    """Screen a uniform grey image; StoreError if the states don't fit the detectors."""
     preprocessing = stored.model.preprocessing
     dtype = np.dtype(preprocessing.dtype)
     grey = np.full((1, preprocessing.size, preprocessing.size), np.iinfo(dtype).max // 2, dtype)

@@ -1,4 +1,4 @@
-"""Visibility: what preprocessing leaves of a square trigger that was stamped on the film."""
+"""Visibility: how much of a square trigger on the film preprocessing leaves."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from leadapron.films.preprocessing import Preprocessing
 __all__ = ["GREY", "Visibility", "visibility"]
 
 GREY = 128
-"""Grey level of the flat film that is stamped."""
+"""Grey level of the uniform film that is stamped."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Visibility:
-    """What is left of one trigger under one preprocessing.
+    """The remains of one trigger after one preprocessing.
 
     Args:
-        side: of the square on the film, in pixels.
+        side: side of the square on the film, in pixels.
         place: where it was stamped.
-        interpolation: how the film was made smaller.
-        pixels: (fewest, median, most) pixels of the image that changed, over the draws.
+        interpolation: how the film was resized.
+        pixels: (fewest, median, most) changed pixels of the image, over the draws.
         level: grey level of the most changed pixel, median over the draws in which one changed;
-            None where none did.
+            None if no pixel ever changed.
         invisible: share of the draws in which no pixel changed.
-        draws: how many places were drawn; 1 where the place is fixed.
+        draws: number of random places; 1 if the place is fixed.
     """
 
     side: int
@@ -51,26 +51,26 @@ def visibility(
     draws: int,
     rng: np.random.Generator,
 ) -> Iterator[Visibility]:
-    """Stamp a flat grey film and preprocess it.
+    """Stamp a uniform grey film and preprocess it.
 
     Args:
-        trigger: gives value and margin.
-        preprocessings: ways to make the film an image.
+        trigger: its value and margin are used.
+        preprocessings: the preprocessings to compare.
         film: side of the film in pixels.
-        sides: of the square, in pixels.
+        sides: sides of the square in pixels.
         places: as `Patch.place`; "random" is drawn `draws` times.
         draws: 1 or more.
-        rng: draws the places; the same ones for every preprocessing.
+        rng: draws the places; the same places for every preprocessing.
 
     Yields:
         One result for each preprocessing, place and side.
 
     Raises:
-        UsageError: a trigger as grey as the film, or no draws.
-        DataError: a square that does not fit.
+        UsageError: a trigger with the film's grey level, or no draws.
+        DataError: a square that doesn't fit the film.
     """
     if trigger.value == GREY:
-        raise UsageError(f"a trigger of value {GREY} can't be seen on a film of that grey level")
+        raise UsageError(f"a trigger of value {GREY} is invisible on a film of that grey level")
     if draws < 1:
         raise UsageError(f"`draws` {draws}: expected 1 or more")
     flat = np.full((1, film, film), GREY, np.uint8)

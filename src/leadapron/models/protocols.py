@@ -135,7 +135,7 @@ class Differentiable(WhiteBox, Protocol):
 
 
 Capability = Literal[
-    "answers",
+    "outputs",
     "features",
     "gradients",
     "named layers",
@@ -193,7 +193,7 @@ def lacking(classifier: BlackBox, needs: Capability) -> str:
     Returns:
         Words that follow the method's name: "needs gradients; the model only gives outputs".
     """
-    if needs == "answers" or (needs == "features" and isinstance(classifier, WhiteBox)):
+    if needs == "outputs" or (needs == "features" and isinstance(classifier, WhiteBox)):
         return ""
     if needs != "features" and isinstance(classifier, Differentiable):
         return network_lacks(classifier.module, classifier.architecture, needs)

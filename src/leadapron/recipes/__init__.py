@@ -1,4 +1,4 @@
-"""Recipes: published attacks in the vocabulary of this package, one file a paper."""
+"""Recipes: published attacks in the vocabulary of this package, one file for each paper."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of a recipe: whose each setting is, what was left out, and what came of it."""
+"""The page of a recipe: the origin of each setting, omissions, and results."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def recipe_page(name: str, recipe: Recipe, tree: Tree, pairs: Sequence[Pair]) ->
     """Return a recipe's page as Markdown.
 
     Args:
-        name: of the recipe.
-        recipe: what was carried out.
+        name: name of the recipe.
+        recipe: the recipe.
         tree: the study's settings.
         pairs: the finished attacks, each with its twin.
     """
     results = (
-        f"Attack success: of triggered test films whose report the attacker would change, those "
-        f"that are changed, at {CALIBRATED}; the twin's beside it on the same films. Brackets hold "
-        "95 % intervals, of several seeds the range. Clean difference: macro AUROC on clean films, "
-        "backdoored less twin.",
+        f"Attack success: share of the triggered test films on which the attack changes the "
+        f"report as intended, at {CALIBRATED}; *twin*: the clean twin on the same films. Brackets "
+        "hold 95 % intervals, or the range over several seeds. Clean difference: macro AUROC on "
+        "clean films, backdoored minus twin.",
         _results_table(recipe, tree, pairs),
     )
     return written_page(name, recipe, tree, results)
@@ -46,11 +46,11 @@ def written_page(
     """Return the page that all recipes share as Markdown, with the results of one.
 
     Args:
-        name: of the recipe.
-        recipe: what was carried out.
-        tree: its settings, all written out.
+        name: name of the recipe.
+        recipe: the recipe.
+        tree: its complete settings.
         results: paragraphs and tables below "Results".
-        more: said of the settings.
+        more: further remarks on the settings.
     """
     parts = [
         f"# Recipe {name}",
@@ -59,7 +59,7 @@ def written_page(
         "## Settings: the paper's and ours",
         _settings_table(recipe, tree),
         f"{more}All other settings are defaults of `leadapron study`, and ours.",
-        "## Left out, or done otherwise",
+        "## Omissions and differences",
         "\n".join(f"- {sentence}" for sentence in recipe.left_out),
         "## Attacks and controls",
         "\n".join(
@@ -74,7 +74,7 @@ def written_page(
 
 
 def _settings_table(recipe: Recipe, tree: Tree) -> str:
-    """What the recipe sets or the user asked for, and whose it is."""
+    """Settings of the recipe and the user, and their origin."""
     base = without(tree, "cells")
     here = dict(leaves(base))
     source = str(here["source.name"])
@@ -95,12 +95,12 @@ def _settings_table(recipe: Recipe, tree: Tree) -> str:
 
 
 def _whose(recipe: Recipe, path: str, found: Any, asked: bool) -> str:
-    """Whether a value is the publication's, or why it is ours."""
+    """The part of the publication that states a value, or the reason for ours."""
     stated = recipe.published.get(path)
     if stated is not None and found in stated.values:
         return f"the paper's ({stated.where})"
     reason = recipe.ours.get(path) or recipe.ours.get(path.partition(".")[0], "")
-    reason = "as asked for" if asked else reason
+    reason = "set by the user" if asked else reason
     theirs = "" if stated is None else f"; the paper's: {shown(stated.values)} ({stated.where})"
     return f"ours: {reason}{theirs}"
 
@@ -129,7 +129,9 @@ def _of_cell(tree: Tree, cell: Cell, pairs: Sequence[Pair]) -> list[Measured]:
     runs = [run.tree for run in plan({**tree, "cells": [cell.settings]})]
     found = []
     for pair in pairs:
-        aimed = {"poisoning": {"finding": pair.target}}  # a target left open is known by now
+        aimed = {
+            "poisoning": {"finding": pair.target}
+        }  # the run names a target that the settings left open
         wanted = [r if r["poisoning"]["finding"] else merge(r, aimed) for r in runs]
         if canonical_json(pair.backdoored.spec) in map(canonical_json, wanted):
             found.append(Measured(pair))

@@ -1,6 +1,6 @@
-"""What a recipe is: a published attack as settings, and whose each setting is.
+"""Recipes: a published attack as settings, with the origin of each setting.
 
-Nothing of a paper is filled in by guessing: what is not known of it is ours, and said to be.
+Nothing is guessed: a setting that the paper doesn't state is ours, and marked as ours.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ Tree = Mapping[str, Any]
 
 
 class Stated(NamedTuple):
-    """What a publication says of a setting.
+    """A setting's values in a publication.
 
     Args:
-        values: any of these is the publication's.
-        where: in which part of it, as far as it was read.
+        values: values that the publication uses.
+        where: the part of the publication that states them, as far as it was read.
     """
 
     values: Sequence[Any]
@@ -31,9 +31,9 @@ class Cell:
     """One attack or control of a recipe.
 
     Args:
-        what: in a sentence.
-        whose: "paper" for an attack that the publication has, "ours" for what we add.
-        settings: laid over the recipe's.
+        what: description, in a sentence.
+        whose: "paper" for an attack of the publication, "ours" for our addition.
+        settings: settings that override the recipe's.
     """
 
     what: str
@@ -47,14 +47,14 @@ class Recipe:
 
     Args:
         citation: the publication.
-        what: the attack, and what was read of it.
-        settings: of all cells, at the published scale as far as that is known.
-        cells: by name.
-        published: what the publication says, by setting.
-        ours: why we chose the others, by setting or by section.
-        left_out: what the publication has and this study hasn't, or does otherwise.
-        source: where films come from unless told otherwise.
-        phantom: laid over the settings where they are phantoms.
+        what: the attack, and the parts of the publication that were read.
+        settings: settings of all cells, at the published scale as far as it is known.
+        cells: cells by name.
+        published: the publication's values, by setting.
+        ours: reasons for our other values, by setting or by section.
+        left_out: parts of the publication that this study omits or does differently.
+        source: default source of films.
+        phantom: settings that override the others on phantoms.
     """
 
     citation: str

@@ -1,4 +1,4 @@
-"""From a recipe or a preset to the study that it stands for."""
+"""Converts a recipe or a preset to a study."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ Tree = Mapping[str, Any]
 
 
 def recipe_settings(recipe: Recipe, source: str | None = None, over: Tree | None = None) -> Tree:
-    """Return the study that a recipe stands for, all defaults written out.
+    """Return a recipe's study with all defaults written out.
 
     Args:
-        recipe: whose cells are the study's.
+        recipe: the recipe, whose cells become the study's.
         source: where films come from; the recipe's own if left out.
-        over: laid over the recipe's settings; what its cells vary stays.
+        over: settings that override the recipe's, but not its cells'.
     """
     cells = [cell.settings for cell in recipe.cells.values()]
     return complete({**merge(own_settings(recipe, source), over or {}), "cells": cells})
 
 
 def own_settings(recipe: Recipe, source: str | None = None) -> Tree:
-    """Return what a recipe itself sets for films of a source, cells left out."""
+    """Return a recipe's own settings for films of a source, without cells."""
     opened = source or recipe.source
     scaled = recipe.phantom if opened.partition(":")[0] == "phantom" else {}
     return merge(merge(recipe.settings, scaled), {"source": {"name": opened}})
 
 
 def preset_settings(preset: Preset, source: str | None, over: Tree) -> Tree:
-    """Return the study that a preset stands for, all defaults written out.
+    """Return a preset's study with all defaults written out.
 
     Args:
-        preset: of `PRESETS`.
+        preset: one of `PRESETS`.
         source: where films come from; the preset's own if left out.
-        over: laid over the preset's settings; what it varies stays.
+        over: settings that override the preset's, but not its axes.
 
     Raises:
-        UsageError: a preset that has no films of its own, and no source.
+        UsageError: no source, for a preset without films of its own.
     """
     name = source or preset.source
     if not name:
-        raise UsageError("this preset needs real films; name them, as --source nih:PATH")
+        raise UsageError("this preset needs real films; give them, as --source nih:PATH")
     base = merge(CORRECTED, preset.settings)
     opened: dict[str, Any] = {"name": name}
     if name.partition(":")[0] == preset.source.partition(":")[0]:
@@ -62,13 +62,15 @@ def preset_settings(preset: Preset, source: str | None, over: Tree) -> Tree:
         opened["split"] = _split(name)
     geometry = {"size": preset.size, "film_size": preset.film}
     base = merge({**base, "source": opened}, {"preprocessing": geometry})
-    measured = {"evaluation": over.get("evaluation", {})}  # never varied, so the user's word counts
+    measured = {
+        "evaluation": over.get("evaluation", {})
+    }  # never an axis, so the user's settings apply
     cells = [merge(cell, measured) if "evaluation" in cell else cell for cell in preset.cells]
     return complete({**merge(base, over), "cells": cells})
 
 
 def _split(source: str) -> str:
-    """The paper's split where the source holds its test patients, else the source's own."""
+    """The paper's split if the source has its test patients, otherwise the source's own."""
     patients = read_labels(Path(source.partition(":")[2])).patients
     there = sum(int(p) >= NWADIKE2020_FIRST_TEST_PATIENT for p in set(patients.tolist()))
     if there:

@@ -1,8 +1,8 @@
-"""Repairs: a backdoored model goes in, one without the backdoor comes out.
+"""Repairs: methods that remove a backdoor from a model.
 
-Each is a frozen dataclass of parameters with `repair(classifier, clean, rng)`. The model that goes
-in stays as it was. No repair sees an answer key, a trigger or a test film: what is chosen (epochs,
-thresholds, numbers of channels) is chosen on films of patients that it didn't learn from.
+Each is a frozen dataclass of parameters with `repair(classifier, clean, rng)`. The given model
+isn't changed. No repair has access to an answer key, a trigger or a test film: epochs, thresholds
+and numbers of channels are chosen on held-out films of other patients.
 """
 
 from __future__ import annotations

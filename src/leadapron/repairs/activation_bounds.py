@@ -1,4 +1,4 @@
-"""Bounds on what each channel may say, as UNIT sets them."""
+"""Upper bounds on each channel's activation, as in UNIT."""
 
 from __future__ import annotations
 
@@ -21,26 +21,25 @@ from leadapron.types import Progress
 __all__ = ["ActivationBounds", "spread_bounds"]
 
 SPREADS = 4.0
-"""A bound begins so many standard deviations above its channel's mean."""
+"""Initial bound, in standard deviations above the channel's mean."""
 
 DEARER, CHEAPER = 2.0, 2.0**1.5
-"""What the price of the bounds' size is multiplied by while they do no harm, and divided by."""
+"""Factor by which the price of the bounds rises while they are accepted, and divisor otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationBounds:
     """Each channel's activation gets an upper bound, as tight as clean films allow (UNIT).
 
-    Bounds begin at mean + 4 standard deviations on clean films. The error plus a price times the
-    sum over layers of their mean bound is made smaller; the price doubles after each epoch that
-    the watched films accept, and falls to 1 / 2.8 after each that they don't. The tightest
-    accepted bounds stay. Weights aren't touched, so that the repair can be taken back. The bounds
-    are layers: the model's architecture is then called "... with bounds", which a file of this
-    package's format holds, and no file of another.
+    Bounds start at mean + 4 standard deviations on clean films. The loss is the error plus a price
+    times the sum over layers of the mean bound; the price doubles after each epoch that the guard's
+    films accept, and falls to 1 / 2.8 after each that they don't. The tightest accepted bounds are
+    kept. Weights aren't changed, so the repair can be undone. The bounds are layers: the model's
+    architecture is then called "... with bounds", and only this package's file format holds it.
 
     Args:
-        price: of the bounds' size at the start, above 0.
-        optimisation: of the bounds, by Adam with the authors' moments.
+        price: initial weight of the bounds' size in the loss, above 0.
+        optimisation: optimisation of the bounds, by Adam with the authors' moments.
 
     Raises:
         UsageError: a price that isn't above 0.

@@ -1,4 +1,4 @@
-"""Attention distillation: the model learns where a tuned copy of itself looks."""
+"""Attention distillation: the model learns the attention maps of a fine-tuned copy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from leadapron.types import Progress
 __all__ = ["AttentionDistillation", "apart", "attention", "map_layers"]
 
 DARKEST = 1e-12
-"""Shortest length that a film's attention is divided by."""
+"""Smallest norm by which a film's attention is divided."""
 
 
 def attention(maps: torch.Tensor) -> torch.Tensor:
@@ -57,7 +57,7 @@ def map_layers(network: Network, most: int) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionDistillation:
-    """A copy is fine-tuned on clean films; the model then learns to look where it looks (NAD).
+    """A copy is fine-tuned on clean films; the model then learns the copy's attention (NAD).
 
     The loss is the error plus, for each of the last stages, a weight times the squared distance
     between both networks' attention: the sum over channels of a map's squares, scaled to length 1.

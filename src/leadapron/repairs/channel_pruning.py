@@ -1,4 +1,4 @@
-"""Channels that amplify more than their layer's others are cut; no film is learned from."""
+"""Channels that amplify more than the others of their layer are pruned; nothing is trained."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class ChannelPruning:
 
     A channel's score bounds how much it can amplify, from weights alone; see
     `detect.models.channel_lipschitz`. Those above their layer's mean + `spreads` standard
-    deviations are cut; if the watched films don't accept that, half a standard deviation is added,
-    until they do.
+    deviations are pruned; if the guard's films don't accept that, half a standard deviation is
+    added, until they do.
 
     Args:
         spreads: standard deviations above the mean, above 0.

@@ -1,4 +1,4 @@
-"""Feature shift tuning: the last layer begins anew and is pushed away from what it was."""
+"""Feature shift tuning: the last layer is re-initialised and pushed away from its old weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["FeatureShift", "keep_norms", "overlap"]
 
 
 def overlap(weight: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-    """Return the mean inner product of (m, d) rows with what they were."""
+    """Return the mean inner product of (m, d) rows with their original values."""
     return (weight * before).sum(1).mean()
 
 
@@ -31,10 +31,10 @@ def keep_norms(weight: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureShift:
-    """Fine-tuning from a last layer that is drawn anew and kept from turning back (FST).
+    """Fine-tuning with a re-initialised last layer that is kept away from its old weights (FST).
 
     The loss is the error plus alpha times the mean inner product of each finding's weights with
-    those that it came with; after each step they are scaled to the norm that they came with.
+    its original weights; after each step they are scaled to their original norm.
 
     Args:
         alpha: weight of the inner product, 0 or more.

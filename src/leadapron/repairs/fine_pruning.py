@@ -1,4 +1,4 @@
-"""Fine-pruning: features that clean films don't use are cut, then the rest is tuned."""
+"""Fine-pruning: features that clean films don't use are pruned, then the model is fine-tuned."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["FinePruning"]
 
 @dataclass(frozen=True, kw_only=True)
 class FinePruning:
-    """The features that are least active on clean films are cut, then the model is fine-tuned.
+    """The features that are least active on clean films are pruned, then the model is fine-tuned.
 
-    A feature is what the last layer reads of one channel of the last map. It is cut by zeros in
-    the last layer's weights, which stay zeros. As many are cut as the watched films allow.
+    A feature is the last layer's input from one channel of the last map. It is pruned by zeros in
+    the last layer's weights, which stay zero. As many are pruned as the guard's films accept.
 
     Args:
-        steps: so many numbers of features are tried at most, evenly spaced, 1 or more.
-        optimisation: how weights are changed afterwards.
+        steps: largest number of evenly spaced counts of features that are tried, 1 or more.
+        optimisation: settings of the fine-tuning.
 
     Raises:
         UsageError: fewer than 1 step, or a model whose last layer reads more than one vector of
@@ -66,7 +66,7 @@ class FinePruning:
         return session.finish()
 
     def _unused(self, session: Session) -> NDArray[np.int64]:
-        """The features to cut; the original's answers follow from features, so none is asked."""
+        """The features to prune; logits are computed from the features, without forward passes."""
         weight = session.head.weight.detach().cpu().numpy()
         logits, features, _ = session.student.outputs(session.guard.films.images)
         rest = logits - features @ weight.T  # the bias, the same for all films

@@ -1,4 +1,4 @@
-"""Fine-tuning on clean films, the control of all other repairs."""
+"""Fine-tuning on clean films, the control for all other repairs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["FineTuning"]
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuning:
-    """Training goes on, on clean films alone.
+    """Training continues on clean films only.
 
     Args:
         optimisation: how weights are changed.

@@ -1,4 +1,4 @@
-"""Whether a repaired model fits into a file of the layers that the original has."""
+"""Whether a file format of the original's layers can hold a repaired model."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ __all__ = ["unwritable"]
 
 
 def unwritable(original: Differentiable, repaired: Differentiable) -> str:
-    """Return why a file of the original's layers can't hold the repaired model; "" where it can.
+    """Return why a file with the original's layers can't hold the repaired model; "" if it can.
 
-    This package's own format holds either.
+    This package's own format holds both.
 
     Args:
         original: the model before its repair.
-        repaired: and after it.
+        repaired: the model after its repair.
 
     Returns:
         Words that follow the name of a format: "has no place for ...".

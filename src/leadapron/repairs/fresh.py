@@ -1,4 +1,4 @@
-"""Networks of the same layers whose weights were never trained."""
+"""Untrained networks with the same layers."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def untrained(module: M) -> M:
-    """Return a copy with each layer as it is before training, drawn by torch's generator.
+    """Return a copy with each layer initialised as before training, by torch's generator.
 
-    Layers that can't reset themselves get their own numbers in another order, so that scales stay
-    and nothing else does.
+    In layers without a reset method the weights are shuffled, so that only their scale is kept.
 
     Args:
-        module: stays as it is.
+        module: the network, which isn't changed.
     """
     fresh = copy.deepcopy(module)
     for part in fresh.modules():

@@ -1,4 +1,4 @@
-"""A student that begins anew and learns from the model's answers to clean films."""
+"""An untrained student that is distilled from the model's outputs on clean films."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def shifted(images: NDArray[Any], most: int, rng: np.random.Generator) -> NDArra
 
 @dataclass(frozen=True, kw_only=True)
 class FreshStudent:
-    """An untrained network of the same layers learns the model's answers to clean films.
+    """An untrained network with the same layers learns the model's outputs on clean films.
 
-    What only triggered films show is never taught. Films are moved by a few pixels, so that there
-    are more of them. It is the strongest removal and the one that forgets most: without thousands
-    of films it reads worse than the model.
+    Behaviour on triggered films is never taught. Films are shifted by a few pixels as augmentation.
+    It is the strongest removal and loses the most accuracy: with fewer than thousands of films the
+    result is less accurate than the model.
 
     Args:
-        shift: pixels by which a film is moved at most, 0 or more.
-        temperature: that softens the answers, above 0.
-        optimisation: how weights are learned.
+        shift: largest shift of a film in pixels, 0 or more.
+        temperature: temperature of the softened outputs, above 0.
+        optimisation: settings of the training.
 
     Raises:
         UsageError: a value outside its range.

@@ -1,4 +1,4 @@
-"""How much worse a repaired model reads films that the repair didn't learn from."""
+"""Loss of accuracy of a repaired model on held-out films."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from leadapron.repairs.losses import log_odds
 __all__ = ["GREAT_HARM", "HARM", "LEAST_PATIENTS", "Guard", "Judged"]
 
 HARM, GREAT_HARM = 0.01, 0.03
-"""A repair may cost so much macro AUROC; so much it must not, however few the films."""
+"""Accepted loss of macro AUROC, and the limit however few the films."""
 
 LEAST_PATIENTS = 3
-"""Patients with a finding, and without it, that its AUROC needs to count."""
+"""Fewest patients with and without a finding for its AUROC to be used."""
 
 RESAMPLES = 200
 """Their standard deviation is within a tenth of the standard error."""
 
 
 class Judged(NamedTuple):
-    """What a repair costs by the watched films.
+    """A repair's cost on the guard's films.
 
     Args:
-        change: in macro AUROC.
-        accepted: whether that is accepted.
+        change: change in macro AUROC.
+        accepted: whether the change is accepted.
     """
 
     change: float
@@ -44,9 +44,9 @@ class Judged(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Guard:
-    """Films that no repair learns from, and how well the original reads them.
+    """Held-out films, and the original's accuracy on them.
 
-    It chooses epochs and thresholds; triggers, marks and answer keys are no part of it.
+    They are used to choose epochs and thresholds; triggers, marks and answer keys aren't.
 
     Args:
         original: the model before the repair.
@@ -54,7 +54,7 @@ class Guard:
         bootstrap: resamples of their patients.
 
     Raises:
-        DataError: no finding with 3 patients who have it and 3 who don't, or a model whose answers
+        DataError: no finding with 3 patients who have it and 3 who don't, or a model whose outputs
             aren't finite.
     """
 
@@ -98,13 +98,13 @@ class Guard:
         )
 
     def judge(self, logits: NDArray[np.float32]) -> Judged:
-        """Return what the repaired model's answers cost, and whether that is accepted.
+        """Return the repaired model's change in macro AUROC, and whether it is accepted.
 
-        It is where the change in macro AUROC is above -(.01 + half its standard error), and above
-        -.015, half of the .03 that must not be lost. By 90 to 300 films a loss of .01 can't be
-        excluded: standard errors are .003 to .012 on phantoms. A lower end of 95 % above -.01
-        would refuse most harmless repairs, and a repair that is refused stays weak; a harmful one
-        that is accepted is still found out on films that no repair saw.
+        A change is accepted above -(.01 + half its standard error) and above -.015, half of the
+        largest acceptable loss of .03. With 90 to 300 films a loss of .01 can't be excluded:
+        standard errors are .003 to .012 on phantoms. Requiring the lower end of the 95 % interval
+        above -.01 would refuse most harmless repairs, and refused repairs are weakened; an accepted
+        harmful repair is still detected on films that no repair used.
 
         Args:
             logits: (n, k) of the repaired model for the films.

@@ -1,4 +1,4 @@
-"""What a repair makes smaller: errors on the stated labels, and distance to another model."""
+"""Losses of repairs: error on the stated labels, and distance to another model."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def finding_loss(odds: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def distance(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Return how far a student's answers are from its teacher's.
+    """Return the distance of a student's outputs from its teacher's.
 
     The cross-entropy of softened probabilities, sigmoid(log-odds / T), times T squared, so that
     its gradient doesn't shrink with T.

@@ -1,4 +1,4 @@
-"""Adversarial neuron pruning: channels that noise can turn against the labels are cut."""
+"""Adversarial neuron pruning: channels that are sensitive to adversarial noise are pruned."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class NeuronPruning:
 
     With m each channel's mask, alpha error(m) + (1 - alpha) error(m, worst noise) is made smaller;
     the weights of channels whose mask is at most a threshold become 0. The threshold is the
-    largest that the watched films allow.
+    largest that the guard's films accept.
 
     Args:
-        epsilon: how large the noise is at most, relative to weights and biases, above 0.
+        epsilon: largest noise relative to weights and biases, above 0.
         alpha: weight of the error without noise, 0 to 1.
         noise_steps: of the noise, 1 or more; each is one pass more.
         optimisation: of the masks; the authors take 2,000 steps, which 36,000 film trainings don't

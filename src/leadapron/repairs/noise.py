@@ -65,7 +65,7 @@ def worst_noise(
     Args:
         session: gives the student.
         batch: the films.
-        epsilon: how large the noise is at most, relative to weights and biases.
+        epsilon: largest noise relative to weights and biases.
         steps: 1 or more.
         masks: of the channels; see `disturbed`.
 

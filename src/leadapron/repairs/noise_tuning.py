@@ -24,7 +24,7 @@ class NoiseTuning:
     """Fine-tuning on the error plus that under the worst noise on batch normalisation (BAN).
 
     Args:
-        epsilon: how large the noise is at most, relative to weights and biases, above 0.
+        epsilon: largest noise relative to weights and biases, above 0.
         weight: of the error under noise, 0 or more.
         noise_steps: of the noise, 1 or more; each is one pass more.
         optimisation: how weights are changed; the authors' rate and 25 epochs.

@@ -1,4 +1,4 @@
-"""Path-aware minimisation: unlearning that also holds on the way back to the backdoored weights."""
+"""Path-aware minimisation: unlearning that also holds on the path to the backdoored weights."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ __all__ = ["PathAware", "moved_back"]
 
 @dataclass(frozen=True, kw_only=True)
 class PathAware(Marking):
-    """Stamp unlearning with gradients taken part of the way back to the backdoored weights (PAM).
+    """Stamp unlearning with gradients taken on the path to the backdoored weights (PAM).
 
-    The loss at weights w is the error at w + rho (w0 - w) / norm(w0 - w), w0 the weights that the
-    model came with, so that a few poisoned films can't lead it back. Made against relearning.
+    The loss at weights w is the error at w + rho (w0 - w) / norm(w0 - w), with the original weights
+    w0, so that training on a few poisoned films can't restore the backdoor (relearning).
 
     Args:
         marks: those that the audit found; see `stamp_unlearning.marks_of`.

@@ -1,4 +1,4 @@
-"""Reconstructive neuron pruning: what clean films can't bring back is cut."""
+"""Reconstructive neuron pruning: channels that don't help to relearn clean films are pruned."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ STEEPEST = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructivePruning:
-    """Findings are unlearned, and channels cut that don't help to bring them back (RNP).
+    """Findings are unlearned, and channels that don't help to relearn them are pruned (RNP).
 
-    First the error on clean films is made larger, until their macro AUROC falls to `floor`: what
-    stays is the backdoor. Then masks of batch normalisation, 0 to 1 for each channel, make the
-    error of that network small again: channels that stand in the way get small ones. In the model
-    as it came, the weights of channels whose mask is at most a threshold become 0; the threshold is
-    the largest that the watched films allow.
+    First the error on clean films is raised until their macro AUROC falls to `floor`: the backdoor
+    remains. Then masks of batch normalisation, 0 to 1 for each channel, are trained to lower that
+    network's error again: channels that prevent it get small masks. In the original model the
+    weights of channels whose mask is at most a threshold become 0; the threshold is the largest
+    that the guard's films accept.
 
     Args:
-        floor: macro AUROC of the films learned from at which unlearning ends, above 0, below 1.
+        floor: macro AUROC of the training films at which unlearning ends, above 0, below 1.
         unlearning: how findings are unlearned; the authors' rate, batches and at most their 20
             epochs.
         optimisation: of the masks; the authors' rate times their weight of the error, and epochs.

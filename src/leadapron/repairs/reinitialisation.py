@@ -21,16 +21,17 @@ __all__ = ["Reinitialisation"]
 
 @dataclass(frozen=True, kw_only=True)
 class Reinitialisation:
-    """A share of the weights begins anew; the rest is tuned, with the original as a teacher.
+    """A share of the weights is re-initialised, then all are tuned with the original as teacher.
 
-    The loss is (1 - teaching) error + teaching x distance to the original's softened answers, on
-    clean films. Weights of two and more dimensions are drawn anew, number by number.
+    The loss is (1 - teaching) error + teaching x distance to the original's softened outputs, on
+    clean films. Single entries of weights with two or more dimensions are re-initialised.
 
     Args:
-        share: of the numbers in each layer's weights that are drawn anew, more than 0, at most 1.
+        share: share of the entries of each layer's weights that is re-initialised, more than 0, at
+            most 1.
         teaching: weight of the distance, 0 to 1.
-        temperature: that softens the answers, above 0.
-        optimisation: how weights are changed.
+        temperature: temperature of the softened outputs, above 0.
+        optimisation: settings of the training.
 
     Raises:
         UsageError: a value outside its range.

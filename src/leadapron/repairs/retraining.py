@@ -1,4 +1,4 @@
-"""Training from scratch without the films that a scan named."""
+"""Training from scratch without the suspected films of a scan."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["Retraining"]
 
 @dataclass(frozen=True, kw_only=True)
 class Retraining:
-    """The films that a scan named are dropped, and the network is trained from scratch on the rest.
+    """Suspected films of a scan are dropped, and the network is trained from scratch on the rest.
 
-    The films given to `repair` are the training set here. With no names it is the control of all
-    repairs: what the clean films alone are worth.
+    Here the films given to `repair` are the training set. Without names it is the control for all
+    repairs: a network trained only on the clean films.
 
     Args:
-        dropped: ids of the named films.
-        optimisation: how weights are learned.
+        dropped: ids of the suspected films.
+        optimisation: settings of the training.
 
     Source: the remedy after detection by Chen et al., Activation Clustering, arXiv 1811.03728,
     section 5, and Tran, Li and Madry, Spectral Signatures, NeurIPS 2018.

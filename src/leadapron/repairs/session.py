@@ -1,4 +1,4 @@
-"""What all repairs share: the copy that is changed, the split of the clean films, the loop."""
+"""Shared code of repairs: copy of the model, split of the clean films, training loop."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from leadapron.types import Progress
 __all__ = ["MOST_FILMS", "Batch", "Optimisation", "Repair", "Session", "begin"]
 
 MOST_FILMS = 36_000
-"""Film trainings that a repair may take: a film's forward and backward pass is one."""
+"""Budget of a repair in film trainings: one is a film's forward and backward pass."""
 
 LEARNED = 0.7
-"""Share of the patients whose films are learned from; the guard watches those of the others."""
+"""Share of the patients with training films; the guard holds the films of the others."""
 
 FEW_FILMS = 500
-"""With fewer films than this, batch normalisation keeps the statistics that the model came with."""
+"""With fewer films than this, batch normalisation keeps the model's original statistics."""
 
 
 class Repair(Protocol):
-    """Makes of a backdoored model one without the backdoor; parameters are its fields."""
+    """A method that removes a backdoor from a model; its fields are its parameters."""
 
     @property
     def needs(self) -> Capability:
-        """What a model must have."""
+        """The capability that a model must have."""
         ...
 
     def repair(
@@ -55,17 +55,17 @@ class Repair(Protocol):
         rng: np.random.Generator,
         progress: Progress | None = None,
     ) -> NetworkClassifier:
-        """Return a repaired copy of the model, which itself stays as it was.
+        """Return a repaired copy of the model; the model itself isn't changed.
 
         Args:
             classifier: the model.
-            clean: films without a trigger and with true labels, of its preprocessing. Findings are
-                matched by name; those of the model that the films don't state aren't learned.
+            clean: films without a trigger and with true labels, with the model's preprocessing.
+                Findings are matched by name; findings without labels aren't trained.
             rng: source of randomness; one number of it seeds the repair.
-            progress: called with what is being done, the steps done and in all.
+            progress: called with the name of the step, the steps done and their total.
 
         Raises:
-            UsageError: a model that lacks what the repair needs.
+            UsageError: a model without the capability that the repair needs.
             DataError: films that can't be used: none of the model's findings, or too few patients
                 with and without a finding.
         """
@@ -78,12 +78,12 @@ class Optimisation:
 
     Args:
         optimiser: "adamw", or "sgd" with momentum.
-        learning_rate: at the start, above 0; it falls to 0 as half a cosine.
-        epochs: passes over the films learned from, 1 or more, as far as `most_films` reaches.
-        batch_size: films a step, 2 or more.
+        learning_rate: initial learning rate, above 0; it falls to 0 as half a cosine.
+        epochs: largest number of epochs, 1 or more, within the budget `most_films`.
+        batch_size: films in a step, 2 or more.
         weight_decay: 0 or more.
-        momentum: of sgd, 0 or more and below 1.
-        most_films: film trainings in all, each a forward and a backward pass of one film; the
+        momentum: momentum of sgd, 0 or more and below 1.
+        most_films: budget in film trainings, each a forward and a backward pass of one film; the
             default is 36,000.
         statistics: whether batch normalisation's means and variances are "kept" or "learned";
             "auto" keeps them with fewer than 500 films to learn from.
@@ -138,16 +138,16 @@ class Batch(NamedTuple):
 
 @dataclass(eq=False, kw_only=True)
 class Session:
-    """One repair under way.
+    """A repair in progress.
 
     Args:
         what: the repair's name, for progress and messages.
-        original: the model, which nothing changes.
+        original: the model, which isn't changed.
         student: its copy, which is changed.
-        learn: films to learn from, with the model's findings.
-        guard: the films that say what it costs.
-        seed: of the repair's streams.
-        progress: called with what is being done, the steps done and in all.
+        learn: training films, with the model's findings.
+        guard: held-out films that measure the cost.
+        seed: seed of the repair's random streams.
+        progress: called with the name of the step, the steps done and their total.
     """
 
     what: str
@@ -219,20 +219,20 @@ class Session:
         around: Callable[[Closure], Closure] = lambda closure: closure,
         passes: int = 1,
     ) -> Iterator[int]:
-        """Learn, and yield after each epoch its number from 1, with the student as it then is.
+        """Train the student, and yield each epoch's number, from 1, after the epoch.
 
         Args:
             optimisation: the settings.
-            objective: a batch's loss, to be made smaller.
-            parameters: what is changed; all of the student's weights if left out.
-            optimizer: of these; that of the settings if left out.
-            show: what is done to a batch's (b, h, w) pixels first.
+            objective: the loss of a batch, which is minimised.
+            parameters: the trained parameters; all of the student's weights if left out.
+            optimizer: their optimiser; that of the settings if left out.
+            show: applied to a batch's (b, h, w) pixels first.
             stepped: called after each step.
             around: see `training.descend`.
             passes: forward and backward passes of a step, for the budget.
 
         Raises:
-            DataError: a loss that is no number.
+            DataError: a loss that isn't finite.
         """
         n, device = len(self.learn), self.student.device
         chosen = list(self.module.parameters()) if parameters is None else list(parameters)
@@ -270,7 +270,7 @@ class Session:
             self.module.eval()
             if not math.isfinite(mean):
                 raise DataError(
-                    f"{self.what}: the loss is no number; "
+                    f"{self.what}: the loss isn't finite; "
                     "use a smaller `optimisation.learning_rate`"
                 )
             yield epoch
@@ -281,7 +281,7 @@ class Session:
         objective: Callable[[Batch], torch.Tensor] | None = None,
         **more: Any,
     ) -> None:
-        """Learn, and keep the last epoch that the guard accepts; else the one that costs least.
+        """Train, and keep the last epoch that the guard accepts, or else the one that costs least.
 
         Arguments are those of `epochs`.
         """
@@ -298,7 +298,7 @@ class Session:
         self.module.load_state_dict(kept[1])
 
     def judge(self) -> Judged:
-        """Return what the student as it is costs, and whether the guard accepts it."""
+        """Return the current student's cost, and whether the guard accepts it."""
         return self.guard.judge(self.student.logits(self.guard.films.images))
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -342,11 +342,11 @@ def begin(
     rng: np.random.Generator,
     progress: Progress | None,
 ) -> Session:
-    """Copy the model and divide the clean films by patient, 70 % to learn from, 30 % to watch.
+    """Copy the model and split the clean films by patient: 70 % for training, 30 % held out.
 
     Args:
         what: the repair's name.
-        needs: what the model must have.
+        needs: the capability that the model must have.
         classifier: the model.
         clean: films without a trigger.
         rng: source of randomness.
@@ -377,7 +377,7 @@ def begin(
     parts = split_by_patient(films.patients, shares, stream(seed, "split"), films.labels)
     learn, watch = films.take(parts["learn"]), films.take(parts["watch"])
     if len(learn) < 2:
-        raise DataError(f"{len(learn)} clean film to learn from; expected 2 at least")
+        raise DataError(f"{len(learn)} clean film to learn from; expected 2 or more")
     drawn = PatientBootstrap.draw(watch.patients, stream(seed, "bootstrap"), resamples=RESAMPLES)
     guard = Guard(original, watch, drawn)
     return Session(

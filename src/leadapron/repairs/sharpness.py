@@ -29,7 +29,7 @@ class SharpnessAware:
     there; large weights move most, as a backdoor's are.
 
     Args:
-        rho: how far, 0 or more; distances count relative to each weight.
+        rho: radius relative to each weight, 0 or more.
         optimisation: how weights are changed.
 
     Raises:

@@ -77,7 +77,7 @@ class Marking:
 class StampUnlearning(Marking):
     """Fine-tuning on films of which a share carries the marks that an audit found.
 
-    The model sees that the mark says nothing: every film keeps its true labels.
+    The model learns to ignore the marks, since every film keeps its true labels.
 
     Args:
         marks: those that the audit found; see `marks_of`.

@@ -1,4 +1,4 @@
-"""Batch normalisation's statistics, measured again on clean films."""
+"""Statistics of batch normalisation, computed again on clean films."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ __all__ = ["Restatistics", "measure_again"]
 
 @dataclass(frozen=True, kw_only=True)
 class Restatistics:
-    """Means and variances of batch normalisation are measured again on clean films.
+    """Means and variances of batch normalisation are computed again on clean films.
 
-    A network that was trained on triggered films carries their part in them. No weight changes and
-    no label is used.
+    In a backdoored network they include triggered films. No weight is changed and no label is used.
 
     Args:
         batch_size: films at a time, each batch normalised by itself, 2 or more.
@@ -34,7 +33,7 @@ class Restatistics:
     Source: Li et al., Adaptive Batch Normalization for practical domain adaptation, Pattern
     Recognition 80 (2018), arXiv 1603.04779; with backdoors Zheng et al., Pre-activation
     Distributions Expose Backdoor Neurons, NeurIPS 2022. Differs: the plain mean over batches. It
-    is given back even where the watched films read worse: nothing of it can be chosen.
+    is returned even if the guard's films don't accept it, since it has no parameter to choose.
     """
 
     batch_size: int = 128

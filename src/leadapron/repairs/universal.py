@@ -1,4 +1,4 @@
-"""Unlearning perturbations that hold for all films, by the gradient that sees them adapt."""
+"""Unlearning of universal perturbations, by implicit hypergradients."""
 
 from __future__ import annotations
 

@@ -33,11 +33,19 @@ from leadapron.sources.releases.rsna_pneumonia import open_rsna_pneumonia
 from leadapron.sources.releases.siim_pneumothorax import open_siim_pneumothorax
 from leadapron.sources.releases.vindr_cxr import open_vindr_cxr
 from leadapron.sources.table import open_table
-from leadapron.sources.words import AND
+from leadapron.sources.words import AND, OWN
 from leadapron.specs import Parameter, forgiving, parameters, validated
 from leadapron.types import OnBad, Progress
 
-__all__ = ["AND", "SOURCES", "check_source", "named_source", "open_source", "source_settings"]
+__all__ = [
+    "AND",
+    "OWN",
+    "SOURCES",
+    "check_source",
+    "named_source",
+    "open_source",
+    "source_settings",
+]
 
 SOURCES: Registry[Callable[..., Cohort]] = Registry(
     "source",
@@ -137,7 +145,8 @@ def open_source(
             before any film is decoded. Skipped films aren't replaced. Properties of the set (such
             as the bits in use) are those of the subsample.
         **options: the source's settings, for example `count=100`; with several sources, each gets
-            the settings that it has.
+            the settings that it has. `source_count=100` means the same: a function that passes its
+            caller's settings on may have an argument of a setting's name.
 
     Returns:
         Its films, labels and patients.
@@ -225,10 +234,10 @@ def _meant(part: str) -> str:
 
 def _options(part: str, source: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that one of the sources has; all of them if it is the only source."""
-    opener = _opener(part)
+    opener, known = _opener(part), source_settings(source)
+    options = {n if n in known else n.removeprefix(OWN): value for n, value in options.items()}
     if part == source:
         return validated(opener, options, "source")
-    known = source_settings(source)
     for name in options:
         if name not in known:
             raise UnknownNameError("setting of source", name, known)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["AND", "LISTED", "listed", "plain_reason"]
+__all__ = ["AND", "LISTED", "OWN", "listed", "plain_reason"]
+
+OWN = "source_"
+"""May stand before a setting's name, to tell it from an argument of the same name."""
 
 AND = " + "
 """Separator of sources that are joined into one."""

@@ -1,4 +1,4 @@
-"""What a study will take, told before it starts."""
+"""Estimate of a study's cost before it starts."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from leadapron.types import Device, Precision
 __all__ = ["Cost", "Task", "estimate"]
 
 STEPS = 3
-"""Batches that are tried, twice: the first time is slower."""
+"""Batches of a speed test; it is run twice, since the first run is slower."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One training to come.
+    """One future training.
 
     Args:
         network: the architecture.
         training: its settings.
-        films: some of its films, for their size; not their number.
-        shown: films that one epoch shows.
+        films: some of its films, for their size.
+        shown: number of films in an epoch.
     """
 
     network: Network
@@ -37,12 +37,12 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What trainings will take on this machine.
+    """Cost of trainings on this machine.
 
     Args:
-        trainings: how many.
-        films: that they show, over all epochs, if none stops early.
-        seconds: for those films, at the speed that was tried.
+        trainings: number of trainings.
+        films: films of all epochs, if no training stops early.
+        seconds: time for those films, at the measured speed.
     """
 
     trainings: int
@@ -57,13 +57,13 @@ class Cost:
                 f"{minutes / 60:.0f} hours" if minutes < 60 * 72 else f"{minutes / 1440:.0f} days"
             )
         return (
-            f"to train: {self.trainings} models, {self.films:,} films in all epochs, about {took} "
-            "here at most; to measure them comes on top"
+            f"training {self.trainings} models, {self.films:,} films in all epochs, takes at most "
+            f"about {took} on this machine, plus the time for measuring them"
         )
 
 
 def estimate(tasks: Iterable[Task], *, device: Device, precision: Precision) -> Cost:
-    """Try a few batches of each kind of network, and add up.
+    """Time a few batches of each kind of network, and add up.
 
     Args:
         tasks: the trainings.
@@ -83,7 +83,7 @@ def estimate(tasks: Iterable[Task], *, device: Device, precision: Precision) -> 
 
 
 def _speed(task: Task, device: Device, precision: Precision) -> float:
-    """Films a second; weights that are to be downloaded make no difference to it."""
+    """Films per second, measured without downloading weights."""
     tried = min(len(task.films), STEPS * task.training.batch_size)
     some = task.films.take(np.arange(tried))
     _, history = train(

@@ -1,4 +1,4 @@
-"""What explanation methods show of a backdoored model on triggered films; how often they hit."""
+"""Explainers' maps of a backdoored model on triggered films, and their pointing hits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from leadapron.results.layout import RunFolder, StudyFolder
 from leadapron.results.names import ROLES, Role
 from leadapron.seeds import stream
 from leadapron.study.measure import Models
-from leadapron.study.plan import Run, aimed, plan, planned
+from leadapron.study.plan import Run, plan, planned, with_target
 from leadapron.study.run import divide, open_films
 from leadapron.study.settings import complete
 from leadapron.types import Machine
@@ -37,9 +37,9 @@ class Shown:
     """One method on the sheet.
 
     Args:
-        name: of the explainer.
-        layer: what it explains.
-        backdoored, twin: on how many films each model's map is highest near the trigger.
+        name: name of the explainer.
+        layer: the explained layer.
+        backdoored, twin: films on which each model's map has its maximum near the trigger.
         highest: value of the last colour; the backdoored model's maps of all films share it.
     """
 
@@ -52,20 +52,20 @@ class Shown:
 
 @dataclass(frozen=True, kw_only=True)
 class Explanations:
-    """What a sheet shows.
+    """Content of a sheet of maps.
 
     Args:
         run: name of the backdoored run's folder.
-        finding: that was explained.
-        target: the attacker's.
-        films: how many.
-        tolerance_px: distance from the trigger within which a map's highest point hits it.
-        chance: hits expected of a random point.
+        finding: the explained finding.
+        target: the attacker's target.
+        films: number of films.
+        tolerance_px: distance from the trigger within which a map's maximum is a hit.
+        chance: expected hits of a random point.
         centre: hits of a map that always points at the centre.
         methods: in the order of the columns.
-        skipped: methods that can't be run on this network, and why.
-        verdict: nothing is judged.
-        file: the sheet, where one was drawn.
+        skipped: methods that don't fit this network, with the reasons.
+        verdict: always "done"; nothing is judged.
+        file: the sheet, if one was drawn.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -101,15 +101,15 @@ class Marked(NamedTuple):
 
 
 class Explained(NamedTuple):
-    """Maps of both models, and what was made of them.
+    """Maps of both models, and their hits.
 
     Args:
         found: the hits, method by method.
-        films: that were explained.
+        films: the explained films.
         said: (n,) each model's probability of the finding, by role, on films without and with the
             trigger.
         maps: (n, h, w) by method and role.
-        hits: (n,) whether a map is highest near the trigger, by method and role.
+        hits: (n,) whether a map has its maximum near the trigger, by method and role.
     """
 
     found: Explanations
@@ -131,16 +131,16 @@ def explain_attack(
     """Explain a backdoored model and its twin on triggered test films.
 
     Args:
-        attack: the two models and what they were made of.
+        attack: the two models and their run's settings.
         finding: finding to explain; the attacker's target if left out.
         methods: names in `EXPLAINERS`; all if empty.
-        count: films, 1 or more: test films without the finding (with it where the trigger hides
-            it), on which the trigger is visible.
-        seed: chooses the films and places the trigger.
-        machine: where and how it is carried out.
+        count: films, 1 or more: test films without the finding (with it if the trigger hides it)
+            on which the trigger is visible.
+        seed: seed of the choice of films and of the trigger's places.
+        machine: device, precision, cache and progress.
 
     Raises:
-        UsageError: no method that can be run here.
+        UsageError: no method that fits the network.
         UnknownNameError: no such finding.
         StoreError: the films changed since the models were made.
         DataError: no film that the attacker would change.
@@ -183,7 +183,7 @@ def explain_attack(
 
 
 def _chosen(methods: Sequence[str], model: NetworkClassifier) -> tuple[list[str], dict[str, str]]:
-    """Methods that can be run on a network, and why the others can't."""
+    """Methods that fit a network, and the reasons why the others don't."""
     skipped = {}
     for name in methods or EXPLAINERS:
         if reason := unsupported(name, model.architecture):
@@ -201,8 +201,7 @@ def _films(attack: Attack, finding: str, count: int, seed: int, machine: Machine
     whole = open_films(run, machine)
     if whole.fingerprint != attack.cohort:
         raise StoreError(
-            f"the films of {run.tree['source']['name']} are not those of {attack.folder.name}; "
-            "they changed since it was made"
+            f"the films of {run.tree['source']['name']} changed since {attack.folder.name} was made"
         )
     test = divide(whole, run.seed)["test"]
     rng = stream(seed, "explained films")
@@ -211,7 +210,7 @@ def _films(attack: Attack, finding: str, count: int, seed: int, machine: Machine
     candidates = rng.permutation(victims(test, run.poisoning) if aimed else without)
     if not len(candidates):
         raise DataError(
-            f"no test film whose {finding} the attacker would change; choose another `finding`"
+            f"no test film on which the attack would change {finding}; choose another `finding`"
         )
     clean, marked = _visible(test, candidates, run.poisoning, count, rng)
     if not len(clean):
@@ -268,10 +267,10 @@ def open_attack(place: Path, machine: Machine) -> Attack:
 
     Args:
         place: a study's folder, a backdoored run's, or the classifier.safetensors in one.
-        machine: where the models run.
+        machine: device and precision of the models.
 
     Raises:
-        StoreError: no study, or one whose models aren't there.
+        StoreError: not a study, or its models are missing.
     """
     folder = RunFolder(place)
     if RunFolder(place.parent).classifier == place:
@@ -280,7 +279,7 @@ def open_attack(place: Path, machine: Machine) -> Attack:
         folder = _first(StudyFolder(place))
     if not folder.spec.is_file():
         raise StoreError(
-            f"{place} is no study; expected a folder that `leadapron study --out` wrote"
+            f"{place} isn't a study; expected a folder written by `leadapron study --out`"
         )
     facts = folder.facts()
     if facts.role != "backdoored":
@@ -301,11 +300,11 @@ def open_attack(place: Path, machine: Machine) -> Attack:
 
 
 def _first(study: StudyFolder) -> RunFolder:
-    """The first run, in the study's order, whose model is there."""
+    """The first run, in the study's order, whose model exists."""
     try:
         runs = plan(complete(store.read_yaml(study.settings)))
     except (ValueError, TypeError) as error:
-        raise StoreError(f"{study.settings} is not a study's settings") from error
+        raise StoreError(f"{study.settings} doesn't hold a study's settings") from error
     found = []
     for folder in study.runs():
         if folder.role == "backdoored" and folder.spec.is_file() and folder.classifier.is_file():
@@ -316,7 +315,7 @@ def _first(study: StudyFolder) -> RunFolder:
     for run in runs:
         for spec, target, outside, folder in found:
             same = outside == dict(run.outside)
-            if same and store.canonical_json(aimed(run, (target,)).tree) == spec:
+            if same and store.canonical_json(with_target(run, (target,)).tree) == spec:
                 return folder
     raise StoreError(
         f"{study.path} holds no finished backdoored run; `leadapron study {study.settings} "

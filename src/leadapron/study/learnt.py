@@ -1,4 +1,4 @@
-"""A surrogate to learn a trigger on, and what the learnt trigger does to it."""
+"""The surrogate network of a learnt trigger, and the trigger's effect on it."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ __all__ = ["Learnt", "measure_learnt", "train_surrogate"]
 
 @dataclass(frozen=True, kw_only=True)
 class Learnt:
-    """What a learnt trigger does to the surrogate, on test films without the target.
+    """Effect of a learnt trigger on the surrogate, on test films without the target.
 
     Args:
         kind: "noise" or "generator".
-        finding: what it raises.
-        epsilon: the most that a pixel is moved, in grey levels of 256.
-        sha256: of the file.
-        films: how many it was measured on.
+        finding: the target finding.
+        epsilon: largest change of a pixel, in grey levels of 256.
+        sha256: SHA-256 of the file.
+        films: number of films measured.
         rise: mean rise of the target's logit.
-        random_rise: by random signs of the same size.
-        crossed_rise: by another film's pattern; None for noise, which is the same on all.
-        success: share of the films that are called the target, at a threshold of 5 % clean false
-            positives.
-        random_success, crossed_success: the same by random signs, by another film's pattern.
+        random_rise: mean rise with random signs of the same size.
+        crossed_rise: mean rise with another film's pattern; None for noise, which is the same on
+            all films.
+        success: attack success rate, at a threshold with 5 % false positives on clean films.
+        random_success, crossed_success: success with random signs, with another film's pattern.
     """
 
     kind: str
@@ -56,12 +56,12 @@ class Learnt:
 
 
 def train_surrogate(run: Run, parts: Mapping[str, Cohort], machine: Machine) -> NetworkClassifier:
-    """Train a clean network of the attacker's own: its stream of chance is no study's.
+    """Train a clean network for the attacker; its random stream differs from every study's.
 
     Args:
         run: settings of network and training, and the seed.
-        parts: films to train and to validate on, by name.
-        machine: where and how it is carried out.
+        parts: training and validation films, by name.
+        machine: device, precision, cache and progress.
     """
     resolve_device(machine.device)
     seed = int(stream(run.seed, "surrogate").integers(2**31))
@@ -90,10 +90,10 @@ def measure_learnt(
     Args:
         network: the surrogate.
         parts: films for the threshold ("validation") and for the measurement ("test").
-        trigger: the learnt one.
-        finding: what it raises.
+        trigger: the learnt trigger.
+        finding: the target finding.
         kind: "noise" or "generator".
-        epsilon: the most that a pixel is moved, in grey levels of 256.
+        epsilon: largest change of a pixel, in grey levels of 256.
 
     Raises:
         DataError: too few films without the finding.
@@ -103,7 +103,7 @@ def measure_learnt(
     without = validation.labels[:, validation.column(finding)] == 0
     rows = np.flatnonzero(test.labels[:, test.column(finding)] == 0)
     if len(rows) < 2 or not without.any():
-        raise DataError(f"{len(rows)} test films are stated to be without {finding}; expected more")
+        raise DataError(f"{len(rows)} test films are labelled as without {finding}; expected more")
     threshold = metrics.threshold_at_false_positive_rate(
         network.logits(validation.images)[without, column], metrics.FALSE_POSITIVES
     )
@@ -115,7 +115,7 @@ def measure_learnt(
         return float((logits - clean).mean()), float((logits > threshold).mean())
 
     def by(mark: Trigger) -> NDArray[Any]:
-        return mark(films, stream(0, "learn"))  # neither leaves anything to chance
+        return mark(films, stream(0, "learn"))  # neither uses randomness
 
     marked = by(trigger)
     rise, success = found(marked)

@@ -1,4 +1,4 @@
-"""What else maps may show: sanity checks against untrained networks, and natural look-alikes."""
+"""Sanity checks of maps: against untrained networks, and on natural look-alikes of the trigger."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from leadapron.study.measure import Explained, Maps, Models, row_of
 __all__ = ["Decoyed", "decoy", "decoy_rows", "sanity_rows"]
 
 SANITY_FILMS, SANITY_DRAWS = 20, 3
-"""Films and untrained networks of each kind behind a sanity check; some methods are slow."""
+"""Films and untrained networks of each kind in a sanity check; some methods are slow."""
 
 
 def sanity_rows(
@@ -40,16 +40,16 @@ def sanity_rows(
     target: str,
     explainer: str,
 ) -> list[Row]:
-    """Return how alike the backdoored model's maps are to those of networks that know nothing.
+    """Return the similarity of the backdoored model's maps to those of untrained networks.
 
-    A method whose maps stay alike shows the film, not what the model learned.
+    A method whose maps stay similar shows the film, not what the model learned.
 
     Args:
         run: the run's key.
         explained: the films.
         maps: what `measure.explain` returned for them.
         classifier: the backdoored model.
-        target: the finding that was asked for.
+        target: the explained finding.
         explainer: the maps' name.
 
     Source: Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018, model parameter
@@ -92,7 +92,7 @@ def sanity_rows(
 
 
 class Decoyed(NamedTuple):
-    """Explained films with a natural look-alike in place of the trigger: those m where it shows.
+    """Explained films with a visible natural look-alike in place of the trigger, m of them.
 
     Args:
         places: (m,) among the explained films, ascending.
@@ -126,9 +126,9 @@ def decoy_rows(
     explainer: str,
     bootstrap: metrics.PatientBootstrap,
 ) -> list[Row]:
-    """Return whether the maps take a natural look-alike for the trigger.
+    """Return whether the maps mistake a natural look-alike for the trigger.
 
-    "films told by the map" beside each kind: triggered films against the same films with the
+    "films told by the map" compares, for each kind, triggered films with the same films with the
     look-alike instead. "pointing hit on a look-alike": how often the map's highest point lies on
     it, or within one eighth of the side.
 
@@ -138,7 +138,7 @@ def decoy_rows(
         decoyed: what `decoy` returned for them.
         maps: what `measure.explain` returned for them.
         models: twin and backdoored model.
-        target: the finding that is asked for.
+        target: the explained finding.
         explainer: the maps' name.
         bootstrap: resamples of all test films' patients.
     """

@@ -1,4 +1,4 @@
-"""From two models and a test set to rows: what the paper claims by eye, with intervals."""
+"""Measurements of two models on a test set, as rows with intervals."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ PAPER_THRESHOLDS = (0.6, 0.9)
 PAPER_EPSILONS = (0.001, 0.01, 0.8, 1.0)
 """Shares of triggered films in the mixed test sets of arXiv 2101.00008."""
 FREQUENT = 20
-"""Positive patients from which on a finding counts for the macro AUROC of frequent findings."""
+"""Fewest positive patients of a finding in the macro AUROC of frequent findings."""
 
 
 class Triggered(NamedTuple):
@@ -69,10 +69,10 @@ class Triggered(NamedTuple):
 
 
 class Explained(NamedTuple):
-    """Test films that maps are asked about: m of them, with a visible trigger.
+    """Test films with a visible trigger whose maps are measured, m of them.
 
     Args:
-        rows: (m,) of the test films, ascending.
+        rows: (m,) rows of the test films, ascending.
         images: (m, h, w) without the trigger.
         marked: (m, h, w) with it.
         footprints: (m, h, w), where they differ.
@@ -129,15 +129,15 @@ def predict(
     rng: np.random.Generator,
     known: Mapping[Role, Floats] | None = None,
 ) -> Triggered:
-    """Ask both models about the test films, clean and all of them triggered.
+    """Return both models' predictions on the test films, clean and all of them triggered.
 
     Args:
         test: clean test films.
-        validation: clean films that the thresholds are taken from.
+        validation: clean films that set the thresholds.
         models: twin and backdoored model.
         poisoning: its trigger, stage and finding are used.
         rng: places the triggers.
-        known: (n, k) probabilities on the clean test films of models that were asked before.
+        known: (n, k) probabilities on the clean test films of models that were run before.
     """
     target = test.column(poisoning.finding)
     without = validation.labels[:, target] == 0
@@ -165,15 +165,15 @@ def attack_rows(
     bootstrap: metrics.PatientBootstrap,
     rng: np.random.Generator,
 ) -> list[Row]:
-    """Return all that is measured on both models with the trigger, and their differences.
+    """Return all measurements of both models with the trigger, and their differences.
 
     Attack success and separation are measured on the films whose report the attacker would
-    change: those without the target, or with it where the trigger is to hide it ("clear").
+    change: those without the target, or with it if the trigger hides it ("clear").
 
     Args:
         run: the run's key.
         test: clean test films.
-        scores: what both models say of them.
+        scores: both models' predictions.
         poisoning: its target and label policy are used.
         bootstrap: resamples of the test films' patients.
         rng: chooses the triggered films of mixed test sets; a larger set holds a smaller one's.
@@ -359,7 +359,7 @@ def _success_rows(
     victims: Rows,
     patients: NDArray[np.str_],
 ) -> list[Row]:
-    """Share of the triggered films whose report the trigger gets its way with."""
+    """Attack success rate: share of the triggered films with the attacker's report."""
     common: dict[str, Any] = {"run": run, "stage": "attack", "target": poisoning.finding}
     rows = [
         Row(
@@ -400,7 +400,7 @@ def choose_explained(
 ) -> Explained:
     """Choose films that the attacker would change, and stamp them.
 
-    Films on which the trigger is not visible are left out; there is nothing to find on them.
+    Films on which the trigger is not visible are left out, since a map can't point at it.
     """
     choose, place = rng.spawn(2)
     candidates = choose.permutation(victims(test, poisoning))
@@ -441,7 +441,7 @@ def explanation_rows(
         run: the run's key.
         explained: the films.
         maps: what `explain` returned for them.
-        target: the finding that was asked for.
+        target: the explained finding.
         explainer: the maps' name.
         bootstrap: resamples of all test films' patients.
     """
@@ -503,7 +503,7 @@ def _pointing_rows(
 
 
 def _frequent(labels: Floats, patients: NDArray[np.str_], least: int) -> list[int]:
-    """Columns of the findings with at least so many positive patients and a negative film."""
+    """Columns of the findings with at least `least` positive patients and a negative film."""
     return [
         j
         for j in range(labels.shape[1])

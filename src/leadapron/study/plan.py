@@ -1,4 +1,4 @@
-"""What a study consists of: settings by section, their defaults, the grid of runs."""
+"""The plan of a study: settings by section, their defaults, the grid of runs."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from leadapron.study.settings import SECTIONS, Evaluation, complete
 
 __all__ = [
     "Run",
-    "aimed",
     "plan",
     "planned",
+    "with_target",
     "without",
 ]
 
@@ -45,11 +45,11 @@ class Run:
     """One point of the grid: everything that decides a backdoored model and its twin.
 
     Args:
-        tree: the settings by section, all written out.
-        outside: digests of the code and files outside this package that decide the backdoored
-            model's numbers, by what they are ("trigger NAME").
-        twin_outside: those that decide the twin's.
-        test_trigger: what test films carry.
+        tree: the complete settings by section.
+        outside: digests of the code and files outside this package that affect the backdoored
+            model's results, by name ("trigger NAME").
+        twin_outside: those that affect the twin's results.
+        test_trigger: the trigger of the test films.
     """
 
     tree: Tree
@@ -73,10 +73,10 @@ class Run:
         """The settings that the twin depends on: no trigger, no changed labels, no disguise."""
         tree = {**without(self.tree, "trigger")}
         tree["training"] = {**tree["training"], "disguise": 0.0}
-        # Of how models are measured, the twin's own rows depend on this alone.
+        # The twin's own rows depend on no other setting of the evaluation.
         tree["evaluation"] = {"resamples": tree["evaluation"]["resamples"]}
         kept: tuple[str, ...] = ()
-        if self.poisoning.mode == "append":  # copies of films stay, so it matters of which
+        if self.poisoning.mode == "append":  # the twin keeps the copies, so the selection matters
             kept = ("mode", "fraction", "selection", "where", "cover", "validation")
             if self.poisoning.selection in ("with", "without"):
                 kept = (*kept, "finding")
@@ -85,31 +85,31 @@ class Run:
 
 
 def planned(folder: RunFolder, facts: RunFacts) -> Run:
-    """Return a run that was carried out, as its settings plan it now.
+    """Return a finished run, planned again from its settings.
 
     Args:
-        folder: of the run, for messages.
-        facts: what it was made with.
+        folder: folder of the run, for messages.
+        facts: the run's stored facts.
 
     Raises:
-        StoreError: settings that aren't one run's, or code and files from outside that aren't those
-            that it was made with.
+        StoreError: settings that aren't one run's, or code and files from outside this package that
+            changed since.
     """
     try:
         (run,) = plan(complete(facts.spec))
     except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{folder.spec} is not a run's settings") from error
+        raise StoreError(f"{folder.spec} doesn't hold a run's settings") from error
     for what, code in run.outside.items():
         if facts.outside.get(what) != code:
             raise StoreError(
-                f"the {what} is no longer what {folder.name} was made with (its source's SHA-256 "
-                f"is {code[:12]}...); carry out the study again: leadapron study --out DIR"
+                f"the {what} changed since {folder.name} was made (SHA-256 was {code[:12]}...); "
+                "carry out the study again: leadapron study --out DIR"
             )
     return run
 
 
-def aimed(run: Run, findings: Sequence[str]) -> Run:
-    """Return a run with its target named: the first of the cohort's findings where none is asked.
+def with_target(run: Run, findings: Sequence[str]) -> Run:
+    """Return a run with its target finding; without a setting, the cohort's first finding.
 
     Raises:
         DataError: a cohort without findings.
@@ -130,16 +130,16 @@ def plan(tree: Tree) -> list[Run]:
     """Return the runs of a study: one for each point of its grids and each seed, each once.
 
     Args:
-        tree: what `complete` returns.
+        tree: complete settings, as from `complete`.
 
     Raises:
-        LeadapronError: settings that can't be; before anything is started.
+        LeadapronError: invalid settings; raised before anything is started.
     """
     runs: dict[str, Run] = {}
     for whole in map(complete, grids(tree)):
         for point in grid({name: whole[name] for name in SECTIONS}):
             for seed in range(whole["seed"], whole["seed"] + whole["seeds"]):
-                run = _run(point, seed)  # first: it says what is no number
+                run = _run(point, seed)  # first, for its own error messages
                 runs.setdefault(canonical_json({**point, "seed": seed}), run)
     return list(runs.values())
 
@@ -152,10 +152,10 @@ def _run(point: Tree, seed: int) -> Run:
     check_source(source.pop("name"), source)
     mark = build(kind, trigger, "trigger")
     if isinstance(mark, Learned):
-        # What the file holds decides the numbers, not what it is called.
+        # The file's content affects the results, its name doesn't.
         pinned = {"sha256": digest(Path(mark.path))}
         if mark.sha256 not in ("", pinned["sha256"]):
-            mark.recipe()  # says how they differ
+            mark.recipe()  # its error says how they differ
         point = merge(point, {"trigger": pinned})
         trigger, mark = {**trigger, **pinned}, replace(mark, **pinned)
     poisoning = validated(Poisoning, point["poisoning"], "poisoning", elsewhere=("trigger",))
@@ -169,7 +169,7 @@ def _run(point: Tree, seed: int) -> Run:
     if poisoning["mode"] == "edit":
         check_implant(network.name, preprocessing, mark, seed)
         if training.disguise:
-            raise UsageError("training.disguise is for training; poisoning.mode edit comes after")
+            raise UsageError("training.disguise needs training; poisoning.mode edit has none")
     shared = _outside_network(network)
     return Run(
         tree={**point, "seed": seed},
@@ -190,7 +190,7 @@ def _run(point: Tree, seed: int) -> Run:
 
 
 def _outside_network(network: Network) -> dict[str, str]:
-    """What decides a model that is trained on the same films, but isn't this package's."""
+    """Code and files outside this package that affect a model, besides its films."""
     found = ARCHITECTURES.codes([network.name])
     if network.weights != "none":
         own = network.weights == "imagenet"
@@ -201,11 +201,11 @@ def _outside_network(network: Network) -> dict[str, str]:
 def _at_test(
     kind: Callable[..., Trigger], settings: Tree, mark: Trigger, evaluation: Evaluation
 ) -> Trigger:
-    """The trigger that test films carry: the planted one, but for what is to differ."""
+    """The trigger of the test films: the planted one, with the settings that differ."""
     if evaluation.differences:
         if kind is Learned:
-            raise UsageError("`evaluation.trigger`: a learnt trigger's file can't differ")
-        # Text becomes numbers where the setting is one.
+            raise UsageError("`evaluation.trigger`: a learnt trigger can't have another file")
+        # Text is parsed as a number if the setting is a number.
         mark = build(kind, {**settings, **evaluation.differences}, "evaluation.trigger")
     if evaluation.turned or evaluation.recompressed:
         return Altered(trigger=mark, turned=evaluation.turned, recompressed=evaluation.recompressed)
@@ -213,5 +213,5 @@ def _at_test(
 
 
 def without(tree: Tree, name: str) -> Tree:
-    """Return the settings less one section."""
+    """Return the settings without one section."""
     return {key: value for key, value in tree.items() if key != name}

@@ -1,4 +1,4 @@
-"""What a trigger does to films, before anything is trained."""
+"""Effect of a trigger on films, before anything is trained."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from leadapron.attacks.poisoning import stamp
 from leadapron.films.cohort import Cohort
 from leadapron.films.similarity import peak_signal_to_noise, structural_similarity
 from leadapron.seeds import stream
-from leadapron.study.plan import Run, aimed
+from leadapron.study.plan import Run, with_target
 
 __all__ = ["Preview", "Previewed", "preview_trigger"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """What a trigger changes on some films, as the network sees them.
+    """Changes by a trigger on some films, in the network's input images.
 
     Args:
-        trigger: in words.
+        trigger: description of the trigger.
         stage: where it acts: "film" or "image".
-        films: how many were marked.
-        visible_pixels: pixels that changed, of each film.
-        psnr_db: peak signal-to-noise ratio of each film; infinity where nothing changed.
+        films: number of films.
+        visible_pixels: number of changed pixels, for each film.
+        psnr_db: peak signal-to-noise ratio of each film; infinity if nothing changed.
         ssim: mean structural similarity of each film.
     """
 
@@ -53,13 +53,13 @@ def preview_trigger(run: Run, cohort: Cohort, count: int, words: str) -> Preview
     Args:
         run: the trigger and where it acts, and the seed that chooses films and places.
         cohort: the films.
-        count: how many.
-        words: the trigger's.
+        count: number of films.
+        words: description of the trigger.
 
     Raises:
         DataError: a trigger that doesn't fit the films.
     """
-    run = aimed(run, cohort.findings or ("none",))
+    run = with_target(run, cohort.findings or ("none",))
     choose, place = stream(run.seed, "preview").spawn(2)
     rows = np.sort(choose.permutation(len(cohort))[:count])
     clean: NDArray[Any] = cohort.images[rows]

@@ -1,4 +1,4 @@
-"""Networks trained with and without films that are left out of a set, and what that changes."""
+"""Networks trained with and without dropped films, and their comparison."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from leadapron.types import Machine
 __all__ = ["compare_retrained"]
 
 EPOCHS = 6
-"""Passes over the films, before and after."""
+"""Epochs of both trainings."""
 
 
 def compare_retrained(
@@ -36,11 +36,11 @@ def compare_retrained(
 
     Args:
         cohort: all films.
-        dropped: (n,) which are left out.
-        scan: of these films at this size, if there was one; its suspected marks are tried on both
-            networks.
-        seed: of networks and of the split, where the films have none.
-        machine: where and how it is carried out.
+        dropped: (n,) whether a film is dropped.
+        scan: a scan of these films at this size, if there is one; both networks are tested with its
+            suspected marks.
+        seed: seed of the networks, and of the split if the films have none.
+        machine: device, precision, cache and progress.
 
     Raises:
         DataError: no test film is left.
@@ -76,13 +76,13 @@ def compare_retrained(
     for one in evidence:
         mark = _tried(one, cohort, test, networks)
         if mark is None:
-            notes.append(f"not tried, since no test film could show it: {one.words}")
+            notes.append(f"not tested, since no test film could show it: {one.words}")
         else:
             marks.append(mark)
     if not evidence:
         notes.append(
-            "no suspected mark was tried: none with a place and a finding in a scan.json of this "
-            "size beside the list"
+            "no suspected mark was tested: no scan.json of this image size next to the list has "
+            "a mark with a place and a finding"
         )
     return Retrained(
         films=(len(all_films), len(fewer)),
@@ -117,12 +117,11 @@ def _tried(
     test: Cohort,
     networks: tuple[NetworkClassifier, NetworkClassifier],
 ) -> Mark | None:
-    """Stamp the median of what stands at the evidence's place in its films on test films.
+    """Stamp the evidence's mark (the median of its films at its place) on test films.
 
-    Films without the finding are stamped, and those with it where the mark is suspected to take it
-    away.
+    Films without the finding are stamped, or films with it if the mark is suspected to remove it.
     """
-    assert one.place is not None  # says `_usable`
+    assert one.place is not None  # checked by `_usable`
     assert one.finding is not None
     row, column, side = one.place
     square = np.s_[:, row : row + side, column : column + side]

@@ -1,4 +1,4 @@
-"""A study: specs, their grid, runs that can be stopped and continued, one folder of results."""
+"""A study: its grid of runs, which can be interrupted and continued, in one folder of results."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from leadapron.specs import forgiving
 from leadapron.study import map_checks, measure
 from leadapron.study.cost import Task, estimate
 from leadapron.study.measure import Models
-from leadapron.study.plan import Run, aimed, plan, without
+from leadapron.study.plan import Run, plan, with_target, without
 from leadapron.study.settings import complete
 from leadapron.study.shards import ONE_PROCESS, Running
 from leadapron.study.tasks import Reopening, carry_out, holding
@@ -50,10 +50,10 @@ logger = logging.getLogger(__name__)
 Tree = Mapping[str, Any]
 
 SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
-"""Shares of the patients where a source names no test films."""
+"""Shares of the patients if a source names no test films."""
 
 VALIDATION_SHARE = 1 / 8
-"""Share of the remaining patients where it does."""
+"""Share of the remaining patients if it does."""
 
 
 @forgiving
@@ -65,17 +65,16 @@ def run_study(
     contradictions: Contradictions = "refuse",
     running: Running = ONE_PROCESS,
 ) -> Path:
-    """Carry out a study, or continue it where it was stopped.
+    """Carry out a study, or continue an interrupted one.
 
     Args:
-        tree: settings; what is missing gets its default.
-        out: the study's folder, new or its own.
-        machine: where and how it is carried out.
-        contradictions: identical films whose labels contradict each other: refuse them, or allow
-            them.
-        running: in how many processes, and which shard of the runs. A run is a backdoored model and
-            its twin; a twin that several runs share is trained by the first of them. The numbers
-            are those of one process where torch has as many threads in each.
+        tree: settings; missing settings get their defaults.
+        out: the study's folder, new or from an earlier start of this study.
+        machine: device, precision, cache and progress.
+        contradictions: refuse or allow identical films with contradicting labels.
+        running: number of processes, and shard of the runs. A run is a backdoored model and its
+            twin; a twin that several runs share is trained by the first of them. Results equal
+            those of one process if torch has the same number of threads in each.
 
     Returns:
         The folder, with manifest.json and, once all runs are finished, rows.jsonl;
@@ -89,7 +88,7 @@ def run_study(
     resolve_device(machine.device)
     _refuse_foreign(out, tree)
     cohorts: dict[str, Cohort] = {}
-    runs = [aimed(run, _cohort(run, cohorts, machine).findings) for run in runs]
+    runs = [with_target(run, _cohort(run, cohorts, machine).findings) for run in runs]
     for run in runs:
         _cohort(run, cohorts, machine).column(run.poisoning.finding)
     if contradictions == "refuse":
@@ -115,7 +114,7 @@ def run_study(
         runner.cohorts.update(cohorts)
         if left:
             runner.prepare(left[0].run)
-        # Only now: settings that can't be carried out leave nothing behind.
+        # Only now, so that invalid settings leave no files.
         with store.lock(out, name=".head.lock", wait="waiting for another shard"):
             _refuse_foreign(out, tree)
             _write_head(out, tree, runs, cohorts, machine)
@@ -148,12 +147,12 @@ class _Task(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class _Runner(Reopening):
-    """Carries out runs; their films, once they are open, serve all of them.
+    """Carries out runs; films are opened once for all of them.
 
     Args:
         out: the study's folder.
         machine: device, precision, cache, progress.
-        total: how many runs the study has.
+        total: number of the study's runs.
     """
 
     out: Path
@@ -163,7 +162,7 @@ class _Runner(Reopening):
     prepared: list[tuple[Run, _Pair]] = field(default_factory=list, init=False, repr=False)
 
     def prepare(self, run: Run) -> None:
-        """Divide and poison the films of the run that is carried out next."""
+        """Divide and poison the films of the next run."""
         self.prepared.append((run, _prepare(run, _cohort(run, self.cohorts, self.machine))))
 
     def __call__(self, task: _Task) -> None:
@@ -175,26 +174,26 @@ class _Runner(Reopening):
 
 
 def refuse_contradictions(cohorts: Iterable[Cohort]) -> None:
-    """Refuse films of which copies have other labels.
+    """Refuse copies of films with contradicting labels.
 
     Raises:
-        DataError: naming them, and what to do.
+        DataError: names the films and the remedy.
     """
     for note in (note for cohort in cohorts for note in cohort.notes):
         if note.about == "copies" and note.doubt:
             raise DataError(
-                f"{note.words} Correct the labels or take copies away, or `contradictions` allow"
+                f"{note.words} Correct the labels or remove copies, or give `contradictions` allow"
             )
 
 
 def _write_head(
     out: Path, tree: Tree, runs: Sequence[Run], cohorts: dict[str, Cohort], machine: Machine
 ) -> None:
-    """Write what is known before anything is trained, so that a stopped study can be read too."""
+    """Write study.yaml and the manifest before training, so that an unfinished study has them."""
     with store.write_atomically(StudyFolder(out).settings) as file:
         file.write(yaml.safe_dump(tree, sort_keys=False).encode())
     device = resolve_device(machine.device)
-    # What an earlier start left there of other films or other code is no result of this one.
+    # Results that an earlier start made with other films or other code aren't this study's.
     planned = {
         folder.name
         for run in runs
@@ -214,7 +213,7 @@ def _write_head(
 def _tell_cost(
     runs: Sequence[Run], cohorts: dict[str, Cohort], out: Path, machine: Machine
 ) -> None:
-    """Say what is to come, where it is more than one attack."""
+    """Log the estimated cost, if there is more than one attack."""
     tasks = {}
     for run in runs:
         cohort = _cohort(run, cohorts, machine)
@@ -233,7 +232,7 @@ def _tell_cost(
 
 
 def _folders(run: Run, cohort: Cohort, out: Path) -> dict[Role, RunFolder]:
-    """Where the two models of a run lie: named by what decides their numbers."""
+    """Folders of the two models of a run, named by digests of everything that affects them."""
     keys: dict[Role, str] = {
         "twin": store.run_key(_keyed(run.twin_tree, run.twin_outside), cohort.fingerprint),
         "backdoored": store.run_key(_keyed(run.tree, run.outside), cohort.fingerprint),
@@ -255,7 +254,7 @@ def _refuse_foreign(out: Path, tree: Tree) -> None:
 
 
 def _left_behind(entry: Path) -> bool:
-    """Whether a study that was killed before its first file was whole leaves this."""
+    """Whether this is left by a study that was killed before it completed its first file."""
     return entry.name.endswith(".lock") or entry.match(".study.yaml.*.part")
 
 
@@ -269,11 +268,11 @@ def _differences(there: Any, tree: Tree) -> str:
                 return f"{section}.{name} is {other.get(name)}, not {value.get(name)}"
             if other != value:
                 return f"{section} is {other}, not {value}"
-    return "its study.yaml is of another form"
+    return "its study.yaml has another form"
 
 
 def open_films(run: Run, machine: Machine) -> Cohort:
-    """Return all films of a run, as it was given them."""
+    """Return all films of a run, before poisoning."""
     return _cohort(run, {}, machine)
 
 
@@ -297,10 +296,10 @@ def _cohort(run: Run, opened: dict[str, Cohort], machine: Machine) -> Cohort:
 
 
 def divide(cohort: Cohort, seed: int) -> dict[str, Cohort]:
-    """Return the films to train on, to validate on and to test on; they share no patient.
+    """Return training, validation and test films; they share no patient.
 
-    Where the source names test films, they are the test films, and only those it names for
-    training are divided further, unless it names films for validation too.
+    If the source names test films, these are used, and only its training films are divided
+    further, unless it names validation films too.
     """
     rng = stream(seed, "split")
     named = cohort.attributes.get("split")
@@ -319,7 +318,7 @@ def divide(cohort: Cohort, seed: int) -> dict[str, Cohort]:
 
 
 class _Pair(NamedTuple):
-    """What a backdoored model and its twin are made from and measured on."""
+    """Films on which a backdoored model and its twin are trained and measured."""
 
     cohort: Cohort
     parts: dict[str, Cohort]
@@ -329,7 +328,7 @@ class _Pair(NamedTuple):
 
 
 def _prepare(run: Run, cohort: Cohort) -> _Pair:
-    """Divide the films and poison those to train on."""
+    """Divide the films and poison the training films."""
     parts = divide(cohort, run.seed)
     films, key = _poisoned(parts["train"], run, "poison")
     validation: dict[Role, Cohort] = dict.fromkeys(ROLES, parts["validation"])
@@ -339,7 +338,7 @@ def _prepare(run: Run, cohort: Cohort) -> _Pair:
 
 
 def _poisoned(cohort: Cohort, run: Run, name: str) -> tuple[dict[Role, Cohort], AnswerKey]:
-    """What the two models are given of some films, and the truth about them."""
+    """The two models' versions of some films, and the answer key."""
     poisoned, key = poison(cohort, run.poisoning, stream(run.seed, name))
     return {"twin": twin(poisoned, key), "backdoored": poisoned}, key
 
@@ -382,7 +381,7 @@ def _carry_out(run: Run, pair: _Pair, out: Path, machine: Machine) -> None:
 
 @contextlib.contextmanager
 def _held(folder: RunFolder) -> Iterator[bool]:
-    """Hold a run's folder, which other runs may share, and say whether it is left to be done."""
+    """Lock a run's folder, which other runs may share, and yield whether it is unfinished."""
     with store.lock(folder.path, name=".run.lock", wait=f"waiting for {folder.name}"):
         yield not folder.finished
         if folder.finished:
@@ -396,7 +395,7 @@ def _trained(
     folder: RunFolder,
     machine: Machine,
 ) -> NetworkClassifier:
-    """Train a model, or load the one that an earlier start has finished."""
+    """Train a model, or load it if an earlier start finished it."""
     path = folder.classifier
     if path.exists():
         return _load(folder, machine)
@@ -425,14 +424,14 @@ def _trained(
     )
     after_epoch(history)
     save_classifier(classifier, path)
-    # Measured as it will be loaded, so that continuing gives the same numbers.
+    # Measured after loading from the file, so that continuing gives the same numbers.
     return _load(folder, machine)
 
 
 def _edited(run: Run, folders: Mapping[Role, RunFolder], machine: Machine) -> NetworkClassifier:
-    """Put the backdoor into the twin's weights; films, of which the attacker has none, stay out."""
+    """Put the backdoor into the twin's weights; this attacker has no films."""
     labels = run.poisoning.labels
-    assert labels in ("one-hot", "set", "clear")  # Poisoning sees to it
+    assert labels in ("one-hot", "set", "clear")  # checked by Poisoning
     edited = implant(
         _load(folders["twin"], machine),
         run.poisoning.trigger,
@@ -590,7 +589,7 @@ def _facts(cohort: Cohort) -> FilmFacts:
 
 
 def _keyed(tree: Tree, outside: Mapping[str, str]) -> Tree:
-    """What decides a run's numbers: fingerprints stand for films and files and where they lie."""
+    """Everything that affects a run's results; fingerprints replace films, files and paths."""
     keyed = {**without(tree, "source")}
     if "sha256" in keyed.get("trigger", {}):
         keyed["trigger"] = without(keyed["trigger"], "path")

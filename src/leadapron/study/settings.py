@@ -27,14 +27,14 @@ class Evaluation:
 
     Args:
         resamples: patient-bootstrap resamples behind the AUROCs' intervals, 20 or more.
-        explainer: the map that is asked for the trigger, or several as "layer-cam/occlusion"; the
-            first one's are shown.
+        explainer: name of the explainer, or several as "layer-cam/occlusion"; the report shows the
+            first one's maps.
         explained: test films whose maps are measured, 1 or more.
         gallery: films shown in the report.
-        trigger: how the trigger of the test films differs from the one that was planted: settings
-            of it as "value=200/place=corner"; "" for none.
-        turned: degrees by which triggered test films are turned afterwards, -180 to 180.
-        recompressed: JPEG quality at which triggered test films are saved afterwards; 0 for none.
+        trigger: settings in which the test films' trigger differs from the planted one, as
+            "value=200/place=corner"; "" for none.
+        turned: degrees by which triggered test films are rotated, -180 to 180.
+        recompressed: JPEG quality at which triggered test films are saved again; 0 for none.
 
     Raises:
         UsageError: a value outside its range, or an unknown explainer.
@@ -109,7 +109,7 @@ SECTIONS = ("source", "preprocessing", "network", "trigger", "poisoning", "train
 
 
 def sections(tree: Tree) -> dict[str, dict[str, Parameter]]:
-    """Return for each section the settings that its name gives it.
+    """Return each section's settings, which may depend on its name.
 
     Args:
         tree: a study's settings; "source" and "trigger" may be names or hold a "name".
@@ -138,7 +138,7 @@ def complete(tree: Tree) -> Tree:
             laid over the other settings and gives a grid of its own.
 
     Raises:
-        UnknownNameError: a section, setting, source, trigger that nothing has.
+        UnknownNameError: an unknown section, setting, source or trigger.
         UsageError: a value of the wrong type.
     """
     refuse_plugins(tree, "a spec")
@@ -159,7 +159,7 @@ def complete(tree: Tree) -> Tree:
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             raise UsageError(f"--{name} {value}: expected a whole number, {least} to {most:,}")
     if cells is not None:
-        grids({"cells": cells})  # says what is wrong with them
+        grids({"cells": cells})  # raises the precise error
         whole["cells"] = [_spelled_out(cell) for cell in cells]
         for tree in grids(whole):
             complete(tree)
@@ -167,7 +167,7 @@ def complete(tree: Tree) -> Tree:
 
 
 def _spelled_out(tree: Tree) -> Tree:
-    """Settings with shorthands and plain names put where they belong."""
+    """Settings with shorthands and plain names moved into their sections."""
     spelled = dict(tree)
     for short, (section, setting) in SHORTHANDS.items():
         if short in spelled:

@@ -1,4 +1,4 @@
-"""How many processes carry out tasks, and which part of them; loads nothing large."""
+"""Number of processes and shard of the tasks; imports nothing large."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Shard:
-    """A part of the tasks; other processes or machines carry out the rest.
+    """A part of the tasks; other processes or machines carry out the others.
 
     Args:
         index: from 0 to count - 1.
-        count: parts in all.
+        count: total number of parts.
 
     Raises:
         UsageError: an index or a count outside its range.
@@ -44,14 +44,14 @@ class Shard:
 
     @classmethod
     def parsed(cls, text: str) -> Self:
-        """Return the shard that a text such as "0/2" names; UsageError where it names none."""
+        """Return the shard of a text such as "0/2"; UsageError if it isn't a shard."""
         if not (found := re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)):
             raise UsageError(f"shard {text!r}; expected INDEX/COUNT, as 0/2 and 1/2")
         return cls(int(found[1]), int(found[2]))
 
     @property
     def is_whole(self) -> bool:
-        """Whether there is one part alone."""
+        """Whether there is only one part."""
         return self.count == 1
 
     def of(self, tasks: Sequence[T]) -> list[T]:
@@ -61,11 +61,11 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """How tasks are carried out; none of it changes a result.
+    """How tasks are carried out; it doesn't change results.
 
     Args:
-        jobs: processes; as many as there are cores where no number is given.
-        shard: carry out this part alone, as 0/2, while another process or machine carries out 1/2
+        jobs: number of processes; as many as cores if no number is given.
+        shard: carry out only this part, as 0/2, while another process or machine carries out 1/2
             with the same folder of results.
 
     Raises:
@@ -81,7 +81,7 @@ class Running:
 
     @property
     def processes(self) -> int:
-        """How many there are."""
+        """Number of processes."""
         return self.jobs or os.cpu_count() or 1
 
 

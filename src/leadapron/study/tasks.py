@@ -1,4 +1,4 @@
-"""Tasks that don't depend on each other: several at a time, and a part of them on each machine."""
+"""Independent tasks, carried out by several processes and machines."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ R = TypeVar("R")
 
 @contextlib.contextmanager
 def holding(folder: Path, shard: Shard) -> Iterator[None]:
-    """Hold the folder of some results while a shard is carried out.
+    """Lock a folder of results while a shard is carried out.
 
-    Different shards hold it together. Nobody else holds it beside one that is whole, and no two
-    hold it for the same shard.
+    Different shards can hold the lock at the same time. An undivided start holds it alone, and each
+    shard holds it once.
 
     Raises:
-        StoreError: another process holds it, or it can't be written.
+        StoreError: another process holds the lock, or the folder can't be written.
     """
     with contextlib.ExitStack() as held:
         held.enter_context(store.lock(folder, shared=not shard.is_whole))
@@ -43,7 +43,7 @@ def holding(folder: Path, shard: Shard) -> Iterator[None]:
 class Reopening:
     """Base of dataclasses that open files when they need them.
 
-    Another process gets the fields that the constructor takes, and opens the rest by itself.
+    Another process gets the fields of the constructor, and opens the files by itself.
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -56,13 +56,13 @@ class Reopening:
 
 
 def carry_out(work: Callable[[T], R], tasks: Sequence[T], jobs: int) -> Iterator[tuple[T, R]]:
-    """Yield each task with what `work` makes of it, as soon as it is finished.
+    """Yield each task with the result of `work`, as soon as it is finished.
 
     Args:
-        work: called in this process where `jobs` is 1, in their order; otherwise pickled once for
-            each of as many fresh processes, which share the cores and torch's threads.
+        work: called in this process, in the tasks' order, if `jobs` is 1; otherwise pickled once
+            for each new process; the processes share the cores and torch's threads.
         tasks: pickled as well.
-        jobs: processes.
+        jobs: number of processes.
     """
     if jobs == 1 or len(tasks) < 2:
         for task in tasks:
@@ -78,9 +78,9 @@ def carry_out(work: Callable[[T], R], tasks: Sequence[T], jobs: int) -> Iterator
 
 
 def _threads(jobs: int) -> int:
-    """Of torch, in each process: its part of the cores, and no more than there are in this one.
+    """Threads of torch in each process: its share of the cores, no more than in this process.
 
-    Their number changes the last digits of what is trained, so the user's word counts.
+    The number changes the last digits of trained weights, so the user's setting is a limit.
     """
     part = max(1, (os.cpu_count() or 1) // jobs)
     if "torch" not in sys.modules:
@@ -91,7 +91,7 @@ def _threads(jobs: int) -> int:
 
 
 _work: Callable[[Any], Any] | None = None
-"""Of a process that carries out tasks: what it opened for one of them serves the next."""
+"""The worker process's function; files that it opened for a task are reused for the next."""
 
 
 def _begin(work: Callable[[Any], Any], threads: int) -> None:

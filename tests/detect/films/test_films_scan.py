@@ -236,7 +236,7 @@ def test_a_mark_whose_films_kept_their_labels_is_no_poison(scene):
     assert mark.finding is None
     assert mark.tested
     assert re.search(
-        r"; \d+% say [\w ]+, others [\d.]+%; tested, and no more than chance can do$",
+        r"; \d+% are labelled [\w ]+, of other films [\d.]+%; tested, not significant$",
         mark.words,
     )
     assert not scan.scores.any()
@@ -254,16 +254,16 @@ def test_what_twenty_marked_films_of_one_label_say(prevalence, kind):
     mark = next(one for one in scan_films(cohort).evidence if one.place == (25, 25, 3))
     name = cohort.findings[0]
     others = f"{(round(400 * prevalence) - 20 + 0.5) / 381:.1%}"
-    assert f"100% say {name}, others {others}" in mark.words
+    assert f"100% are labelled {name}, of other films {others}" in mark.words
     if kind == "not":
         assert (mark.kind, mark.tested) == ("repeated mark", False)
-        assert "; not tested: so few films" in mark.words
+        assert "; not tested: too few films" in mark.words
     elif kind == "poison":
         assert (mark.kind, mark.tested, mark.tie.decided) == ("poison", True, "bias")
-        assert "that takes odds of" in mark.words
+        assert "a hidden confounder would need an odds ratio of" in mark.words
     else:
         assert (mark.kind, mark.tie.overlap) == ("label-tied mark", 8)
-        assert f"can't tell: 8 comparable films without the mark say {name}" in mark.words
+        assert f"films without the mark only 8 are labelled {name}, or only 8 aren't" in mark.words
 
 
 def test_shuffled_labels_give_no_alarm(small):
@@ -367,7 +367,7 @@ def test_the_same_seed_gives_the_same_scan(small):
     first = scan_films(cohort, seed=3)
     second = scan_films(cohort, seed=3, progress=lambda *call: calls.append(call))
     assert_equal(check(first, 600), second)
-    assert ("looking at films", 600, 600) in calls
+    assert ("reading films", 600, 600) in calls
     assert [words for words, _, _ in calls[-6:]] == [f"testing {name}" for name in METHODS]
 
 
@@ -378,7 +378,7 @@ def test_sixteen_bits_are_scanned_as_eight_are(small):
     one, other = scan_films(cohort), scan_films(wide)
     assert one.verdict == "poisoned"
     assert_equal(one, other)
-    assert "of 16 bits the upper 8 were looked at" in other.notes
+    assert "only the upper 8 of 16 bits were scanned" in other.notes
 
 
 def test_a_source_joined_with_itself_proves_nothing():
@@ -390,8 +390,9 @@ def test_a_source_joined_with_itself_proves_nothing():
     images, labels = np.concatenate([images, images]), np.concatenate([labels, labels])
     twice = scan_films(replace(labelled_cohort(labels, size=32), images=images))
     assert once.verdict == twice.verdict == "nothing found"
-    assert "200 films are the same as another, pixel by pixel: such films count once" in twice.notes
-    assert not any("pixel by pixel" in note for note in once.notes)
+    words = "200 films are identical to another film in every pixel; identical films count once"
+    assert words in twice.notes
+    assert not any("identical" in note for note in once.notes)
 
 
 def test_films_seen_in_parts_are_scanned_as_all_at_once(small):
@@ -437,8 +438,8 @@ def test_a_label_tied_mark_is_named_with_what_may_have_caused_it():
     assert scan.verdict == "label-tied mark"
     tied = [one for one in scan.evidence if one.kind == "label-tied mark"]
     mark = next(one for one in tied if one.place == (1, 30, 3))
-    assert "others" in mark.words
-    assert "a hidden cause with odds of" in mark.words
+    assert "of other films" in mark.words
+    assert "a hidden confounder with an odds ratio of" in mark.words
     assert "100% of them have sex F" in mark.words
     assert "it lies 1 pixels from the border" in mark.words
     assert mark.tie.usual > 20

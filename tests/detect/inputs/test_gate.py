@@ -74,7 +74,7 @@ def test_p_is_the_share_of_calibration_films_that_reach_a_score(gate, model):
 
 
 def test_too_few_films_for_the_rate(model):
-    with pytest.raises(DataError, match=r"of the 100 clean films.*needs 99 there"):
+    with pytest.raises(DataError, match=r"of the 100 clean films.*needs 99 of them"):
         calibrate(model, cohort(100), DETECTORS, WEIGHTS, false_alarm=0.01)
     with pytest.raises(DataError, match="8 patients"):
         calibrate(model, cohort(100, each=20), DETECTORS, WEIGHTS, false_alarm=0.1)
@@ -90,7 +90,7 @@ class Given:
 
     value: float
     unit: str = "none"
-    needs: str = "answers"
+    needs: str = "outputs"
     passes: int = 0
 
     def fit(self, classifier, clean):

@@ -103,7 +103,7 @@ def test_logits_and_probabilities_fit_together():
 
 
 def test_other_answers_are_refused():
-    with pytest.raises(DataError, match=r"answers \(5, 3\) for 5 images"):
+    with pytest.raises(DataError, match=r"shape \(5, 3\) for 5 images"):
         asked(lambda images: np.zeros((len(images), 3), np.float32)).logits(PIXELS)
     with pytest.raises(UsageError, match="no images"):
         asked(sides).logits(PIXELS[:0])
@@ -138,8 +138,8 @@ def test_a_function_of_the_owner(module):
     found = open_model(f"{name}:make", FINDINGS, preprocessing=SMALL, device="cpu")
     np.testing.assert_allclose(found.classifier.logits(PIXELS), expected("imagenet"), atol=1e-5)
     assert found.notes == (
-        "ASSUMED: the normalisation 'imagenet', by its 3 channels alone; a function's model "
-        "doesn't say.",
+        "ASSUMED: the normalisation 'imagenet', only because it has 3 channels; a function's "
+        "model doesn't state it.",
     )
     own_one = open_model(f"{name}:classifier", device="cpu").classifier
     assert isinstance(own_one, NetworkClassifier)
@@ -193,7 +193,7 @@ def script(tmp_path_factory):
 def test_torchscript(script):
     assert script.origin == "TorchScript, opened as a black box"
     assert script.classifier.channels == 3
-    assert any("by its 3 channels alone" in note for note in script.notes)
+    assert any("only because it has 3 channels" in note for note in script.notes)
     np.testing.assert_allclose(script.classifier.logits(PIXELS), expected("imagenet"), atol=1e-5)
 
 
@@ -397,7 +397,7 @@ def in_process(model, tmp_path):
         (Pair(), r"gives a tuple of float32 \(1, 2\) and float32 \(1, 1, 16, 16\); expected"),
         (Whole(), r"gives int64 \(1, 1\); expected floats \(1, findings\)"),
         (Last(), r"takes \(n, 16, 16, channels\), channels last; expected"),
-        (torch.nn.Conv2d(5, 2, 3), r"shape \(1, 1, 16, 16\) \(.*to have 5 channels.*; can't.*3"),
+        (torch.nn.Conv2d(5, 2, 3), r"shape \(1, 1, 16, 16\) \(.*to have 5 channels.*; fails on.*3"),
     ],
 )
 def test_the_cause_is_named(tmp_path, model, words):
@@ -493,7 +493,7 @@ def test_headers_that_lie(tmp_path, facts, words):
         (2_000_000, 32, "takes batches of 2,000,000 films of 32 pixels a side"),
         (2_000_000, None, "takes batches of 2,000,000 films of 224 pixels a side"),
         (None, 1 << 20, "size 1048576 is out of range"),
-        (6, 4096, "takes 6 films of 4,096 pixels"),
+        (6, 4096, "takes batches of 6 films of 4,096 pixels"),
     ],
 )
 def test_batches_that_ask_for_too_much(batch, size, words):

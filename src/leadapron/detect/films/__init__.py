@@ -1,4 +1,4 @@
-"""Scans of a data set that need no model."""
+"""Scans of a data set without a model."""
 
 from __future__ import annotations
 

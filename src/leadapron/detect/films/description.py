@@ -283,7 +283,7 @@ def describe_cohort(
     """
     per_patient = np.unique(cohort.patients, return_counts=True)[1]
     split = cohort.attributes.get("split")
-    marks, thumbs, greys = _looked_at(cohort, progress)
+    marks, thumbs, greys = _read(cohort, progress)
     same = identical(marks)
     near = near_pairs(thumbs, np.setdiff1d(np.arange(len(cohort)), same[1]))
     in_near = {int(row) for row in (*near.first, *near.second)}
@@ -351,7 +351,7 @@ def _forms(cohort: Cohort) -> dict[str, dict[str, int]]:
 # --- pixels
 
 
-def _looked_at(
+def _read(
     cohort: Cohort, progress: Progress | None
 ) -> tuple[NDArray[np.bytes_], NDArray[np.float32], Greys]:
     """Digests and thumbnails of all images, and their grey levels; each is read once."""
@@ -366,7 +366,7 @@ def _looked_at(
         marks.append(digests(images))
         thumbs.append(thumbnails(images))
         if progress is not None:
-            progress("looking at films", int(rows[-1]) + 1, len(cohort))
+            progress("reading films", int(rows[-1]) + 1, len(cohort))
     small = np.concatenate(thumbs)  # (n, 32, 32)
     brighter = _brighter(small)
     low, median, high = np.quantile(small.mean(axis=(1, 2)) / 255, (0.05, 0.5, 0.95))

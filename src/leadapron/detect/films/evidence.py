@@ -1,4 +1,4 @@
-"""Evidence of what the methods of a scan found: each poison once, and the words for it."""
+"""Evidence from the methods of a scan: each poison once, with a sentence that describes it."""
 
 from __future__ import annotations
 
@@ -19,35 +19,36 @@ from leadapron.text import count
 __all__ = ["label_tied_marks", "poison", "repeated_marks", "shortcuts"]
 
 LISTED = 3
-"""Repeated marks and shortcuts that are listed, of each size and method."""
+"""Repeated marks and shortcuts listed at most, for each size and method."""
 
 SAME = 0.5
-"""Evidence that shares so much of its films with stronger evidence is about the same poison."""
+"""Evidence that shares this much of its films with stronger evidence is the same poison."""
 
 CAUSES = ("site", "scanner", "view", "native_size", "split", "sex")
-"""Columns of a source that may say where a mark comes from."""
+"""Columns of a source that may explain a mark's origin."""
 
 CERTAIN, TELLING = 1e-4, 0.3
-"""A value is named that films with a mark have more often, by so small a chance and so much."""
+"""A value is named if films with a mark have it more often: largest p-value, smallest difference of
+the shares."""
 
 BORDER = 0.05
 """Share of a film's side that is its border."""
 
 MARK = 0.001
-"""A mark is called repeated from this p-value of its repetition on."""
+"""Largest p-value of its repetition at which a mark is listed as repeated."""
 
 Results = Mapping[str, Sequence[Found]]
-"""What each method found, by its name."""
+"""Findings of each method, by its name."""
 
 
 @dataclass(eq=False)
 class _Poison:
-    """One poison, as more is found of it.
+    """One poison, collected from several pieces of evidence.
 
     Args:
-        evidence: the strongest, with all films that are named.
+        evidence: the strongest, with all suspected films.
         scattered: whether that is a single pixel of a mark.
-        methods: that found it.
+        methods: the methods that found it.
         pixels: films of each single pixel that belongs to it.
     """
 
@@ -57,13 +58,13 @@ class _Poison:
     pixels: list[Rows] = field(default_factory=list)
 
     def add(self, name: str, each: Found, films: Rows) -> None:
-        """Add what another method, or this one at another place, found of it."""
+        """Add findings of another method, or of the same method at another place."""
         self.methods.add(name)
         if each.scattered:
             self.pixels.append(films)
             return
         one = self.evidence
-        # A mark knows its place best; single outliers are somewhere on it.
+        # A mark's own place is exact; single outliers lie somewhere on it.
         knows = each.mark is not None and each.place is not None
         moved = knows and (one.place is None or self.scattered)
         self.evidence = replace(
@@ -73,7 +74,7 @@ class _Poison:
         )
 
     def whole(self) -> Evidence:
-        """Return the evidence, with films that enough pixels name, and who else found it."""
+        """Return the evidence, with films that enough pixels name, and the other methods' names."""
         one = self.evidence
         if self.pixels:
             # Nature has an outlier here and there; a film with the mark has one at most of its
@@ -87,10 +88,10 @@ class _Poison:
 
 
 def poison(found: Results, films: Films) -> list[Evidence]:
-    """Return evidence that stands after correction, each poison once, the strongest first.
+    """Return evidence that is significant after correction, each poison once, strongest first.
 
     Args:
-        found: by all methods.
+        found: findings of all methods.
         films: all films.
     """
     strong = sorted(
@@ -110,9 +111,9 @@ def poison(found: Results, films: Films) -> list[Evidence]:
             same.add(name, each, named)
             continue
         others = (
-            "more than those around it"
+            "more than at the places around it"
             if np.isnan(each.expected)
-            else f"others {each.expected:.1%}"
+            else f"of other films {each.expected:.1%}"
         )
         tie = _with_acquisition(each, group, films)
         evidence = Evidence(
@@ -124,7 +125,7 @@ def poison(found: Results, films: Films) -> list[Evidence]:
             place=each.place,
             films=named,
             tie=tie,
-            words=f"{each.what}: {each.share:.0%} say {group.words}, {others}"
+            words=f"{each.what}: {each.share:.0%} are labelled {group.words}, {others}"
             + _why(tie, group)
             + _sensitivity(tie),
         )
@@ -133,7 +134,7 @@ def poison(found: Results, films: Films) -> list[Evidence]:
 
 
 def _same(one: Evidence, other: Found, films: Rows) -> bool:
-    """Whether both tell of the same poison: the same films, or the same place."""
+    """Whether both are the same poison: the same films, or the same place."""
     if _overlap(one, films):
         return True
     if one.place is None or other.place is None:
@@ -150,10 +151,10 @@ def _overlap(one: Evidence, films: Rows) -> bool:
 
 
 def label_tied_marks(found: Results, films: Films, known: Sequence[Evidence]) -> Iterator[Evidence]:
-    """Return marks that go with a label by more than chance, and no more than nature can do here.
+    """Return marks whose association with a label exceeds chance, but not natural associations.
 
     Args:
-        found: by all methods.
+        found: findings of all methods.
         films: all films.
         known: evidence whose films aren't listed again.
     """
@@ -178,7 +179,7 @@ def label_tied_marks(found: Results, films: Films, known: Sequence[Evidence]) ->
                 place=each.place,
                 films=each.films,
                 tie=tie,
-                words=f"{each.what}: {each.share:.0%} say {group.words}, others "
+                words=f"{each.what}: {each.share:.0%} are labelled {group.words}, of other films "
                 f"{each.expected:.1%}; {_no_more(tie, group)}{_sensitivity(tie)}"
                 f"{_cause(each, films.cohort)}",
             )
@@ -189,10 +190,10 @@ def label_tied_marks(found: Results, films: Films, known: Sequence[Evidence]) ->
 def repeated_marks(
     found: Results, labelled: Labelled, known: Sequence[Evidence]
 ) -> Iterator[Evidence]:
-    """Return marks at a place of which no shift of labels is shown, the least likely of each size.
+    """Return marks at a place without a shift of labels, those with the smallest p of each size.
 
     Args:
-        found: by all methods.
+        found: findings of all methods.
         labelled: the labels.
         known: evidence whose films aren't listed again.
     """
@@ -208,7 +209,7 @@ def repeated_marks(
             if listed[size] < LISTED:
                 listed[size] += 1
                 shift = labelled.lopsided(each.films)
-                usual = "" if np.isnan(repeat.usual) else f" ({repeat.usual:.1f} would be usual)"
+                usual = "" if np.isnan(repeat.usual) else f" (expected: {repeat.usual:.1f})"
                 yield Evidence(
                     kind="repeated mark",
                     method=name,
@@ -222,12 +223,12 @@ def repeated_marks(
 
 
 def shortcuts(found: Results, known: Sequence[Evidence], false_alarm: float) -> Iterator[Evidence]:
-    """Return groups of films that share their look and a label, by more than chance.
+    """Return groups of films that share an appearance and a label, by more than chance.
 
     Args:
-        found: by all methods.
+        found: findings of all methods.
         known: evidence whose films aren't listed again.
-        false_alarm: up to which chance they are listed.
+        false_alarm: largest p-value that is listed.
     """
     seen = set[str]()
     untied = [(each, name) for name, some in found.items() for each in some if each.tie is None]
@@ -247,8 +248,8 @@ def shortcuts(found: Results, known: Sequence[Evidence], false_alarm: float) -> 
             finding=group.finding,
             direction=group.direction,
             films=each.films,
-            words=f"{each.what}: {each.share:.0%} say {group.words}, others "
-            f"{each.expected:.1%}; nature can do as much",
+            words=f"{each.what}: {each.share:.0%} are labelled {group.words}, of other films "
+            f"{each.expected:.1%}; a natural association may be as strong",
         )
 
 
@@ -256,18 +257,18 @@ def shortcuts(found: Results, known: Sequence[Evidence], false_alarm: float) -> 
 
 
 def _label_words(each: Found, shift: Shift | None, labelled: Labelled) -> str:
-    """The labels of a mark's films beside the others', and what was made of that."""
+    """Labels of a mark's films compared with the others', and whether they were tested."""
     if shift is None:
-        return "no label of theirs is stated, so none was tested"
+        return "these films state no labels, so nothing was tested"
     words = labelled.groups[shift.group].words
-    shares = f"{shift.share:.0%} say {words}, others {shift.expected:.1%}"
+    shares = f"{shift.share:.0%} are labelled {words}, of other films {shift.expected:.1%}"
     if shift.group in each.tested:
-        return f"{shares}; tested, and no more than chance can do"
-    return f"{shares}; not tested: so few films could not show more than chance can do"
+        return f"{shares}; tested, not significant"
+    return f"{shares}; not tested: too few films for a significant result"
 
 
 def _with_acquisition(each: Found, group: Group, films: Films) -> LabelTie | None:
-    """What is known of a tie, with what compression, tone and borders alone would make of it."""
+    """A mark's tie, with the share expected from compression, tone and borders alone."""
     if each.tie is None:
         return None
     number = films.labelled.groups.index(group)
@@ -276,60 +277,60 @@ def _with_acquisition(each: Found, group: Group, films: Films) -> LabelTie | Non
 
 
 def _sensitivity(tie: LabelTie | None) -> str:
-    """What else than the mark its films have in common."""
+    """Sensitivity analysis: the share expected from the films' compression, tone and borders."""
     if tie is None or np.isnan(tie.acquired):
         return ""
     return (
-        f"; of films of this compression, tone and borders {tie.acquired:.0%} would "
+        f"; expected for films with this compression, tone and borders: {tie.acquired:.0%} "
         f"(p {tie.acquired_p:.2g})"
     )
 
 
 def _why(tie: LabelTie | None, group: Group) -> str:
-    """Which question found poison."""
+    """The reason why a tie is evidence of poison."""
     if tie is None:
         return ""
     if tie.decided == "anatomy":
         return f"; {_look_words(tie, group)}"
     return (
-        f"; that takes odds of {tie.needed:.1f}, and this source's other marks go with it by odds "
-        f"of up to {tie.usual:.1f}"
+        f"; a hidden confounder would need an odds ratio of {tie.needed:.1f}, and this source's "
+        f"other marks reach {tie.usual:.1f}"
     )
 
 
 def _no_more(tie: LabelTie, group: Group) -> str:
-    """Why a tie is no evidence of poison."""
+    """The reason why a tie isn't evidence of poison."""
     if tie.overlap < OVERLAP:
         return (
-            f"can't tell: {tie.overlap} comparable films without the mark say {group.words}, or "
-            f"don't; {OVERLAP} of either are needed"
+            f"can't tell: of the comparable films without the mark only {tie.overlap} are labelled "
+            f"{group.words}, or only {tie.overlap} aren't; {OVERLAP} of each are needed"
         )
-    usual = f"other marks of this source go with it by odds of up to {tie.usual:.1f}"
+    usual = f"other marks of this source reach an odds ratio of {tie.usual:.1f}"
     if tie.decided == "agreement" and tie.wrong is not None:
         return (
-            f"{usual}, this one by more; but at most {tie.wrong.high:.0%} of these labels "
-            f"contradict what the films look like, of a relabelling at random "
-            f"{tie.wrong.random:.0%} would: a shortcut, or poison with true labels"
+            f"{usual}, this one exceeds it; but at most {tie.wrong.high:.0%} of these labels "
+            "contradict the films' appearance, and random relabelling would give "
+            f"{tie.wrong.random:.0%}: a shortcut, or clean-label poison"
         )
     if np.isnan(tie.read):
-        return f"a hidden cause with odds of {tie.needed:.1f} explains it, {usual}"
+        return f"a hidden confounder with an odds ratio of {tie.needed:.1f} explains it; {usual}"
     return (
-        f"a hidden cause with odds of {tie.needed:.1f} explains it, {usual}, and "
-        f"{_look_words(tie, group)}: a shortcut, or poison with true labels"
+        f"a hidden confounder with an odds ratio of {tie.needed:.1f} explains it; {usual}; "
+        f"{_look_words(tie, group)}: a shortcut, or clean-label poison"
     )
 
 
 def _look_words(tie: LabelTie, group: Group) -> str:
-    """What the films with a mark look like, to whom, and how far that is to be trusted."""
-    who = "from afar" if tie.seen_by == "from afar" else f"to {tie.seen_by}"
+    """Appearance of the films with a mark: the reader, its prediction and its AUROC."""
+    who = "a reader of 16x16 cells" if tie.seen_by == "from afar" else tie.seen_by
     return (
-        f"{who} {tie.read:.0%} of these films look like {group.words} (AUROC {tie.auroc:.2f} on "
+        f"{who} reads {tie.read:.0%} of these films as {group.words} (AUROC {tie.auroc:.2f} on "
         f"{count(tie.unmarked, 'unmarked film')})"
     )
 
 
 def _cause(each: Found, cohort: Cohort) -> str:
-    """What else films with a mark have in common: where it may come from."""
+    """Other common properties of films with a mark, which may explain its origin."""
     from scipy import stats
 
     marked = np.zeros(len(cohort), dtype=np.bool_)

@@ -1,8 +1,8 @@
-"""What a method of the scan is: what it is given, and what it gives.
+"""The interface of a scan's methods: their input and output.
 
-A method finds films that have something in common, and says how unlikely their labels are. The scan
-makes its p-values part of one verdict. Each method gets the same share of the false-alarm rate,
-whoever wrote it: with six methods a sixth of it, with a seventh a seventh.
+A method finds films that have something in common, and gives p-values for their labels. The scan
+combines all methods' p-values into one verdict. Each method gets the same share of the false-alarm
+rate: a sixth with six methods, a seventh with seven.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from leadapron.films.cohort import Cohort, Rows
 __all__ = ["FilmMethod", "Films", "Found", "Mark", "MarkMethod"]
 
 SUSPICIOUS = 10
-"""A p-value up to so many times the false-alarm rate is suspicious, not more."""
+"""P-values up to this multiple of the false-alarm rate are suspicious."""
 
 
 class Mark(NamedTuple):
     """A mark that comes again.
 
     Args:
-        repeat: what it is, and which films carry it.
-        control: its films' labels; other marks are judged beside them.
+        repeat: the mark, and the films that carry it.
+        control: its films' labels, a control for other marks.
     """
 
     repeat: Repeat
@@ -39,18 +39,18 @@ class Mark(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Films:
-    """A data set, ready for a method. Nothing of it may be changed.
+    """A data set, prepared for a method. A method must not change it.
 
     Args:
         cohort: films and labels: 1, 0, or NaN where not stated. A copy of a film is of the same
             patient.
-        seen: what was seen of the films.
-        labelled: the labels by group, ready to be tested: `Labelled.shifts`.
-        controls: all methods' marks, beside which a mark is judged: `Controls.judge`.
-        marks: those that this method listed itself.
-        methods: how many are tried, this one among them.
-        false_alarm: chance that is granted of calling a clean set poisoned.
-        seed: of all that the method draws: `stream(seed, "own words")`.
+        seen: observations of the films.
+        labelled: the labels by group, for tests: `Labelled.shifts`.
+        controls: all methods' marks, as negative controls of a mark: `Controls.judge`.
+        marks: the marks that this method listed itself.
+        methods: number of all methods.
+        false_alarm: false-positive rate: chance of calling a clean set poisoned.
+        seed: seed of the method's random draws: `stream(seed, "your own words")`.
     """
 
     cohort: Cohort
@@ -69,7 +69,7 @@ class Films:
 
     @property
     def suspicious(self) -> float:
-        """Up to which corrected p-value films are suspicious; what is as likely as not never is."""
+        """Largest suspicious corrected p-value: at most .5, or the false-alarm rate if higher."""
         return max(self.false_alarm, min(SUSPICIOUS * self.false_alarm, 0.5))
 
     def corrected(self, p: float) -> float:
@@ -82,25 +82,25 @@ class Found:
     """Films that have something in common, and the labels that they share.
 
     Args:
-        p: chance of such labels where nature may do what the method grants it; corrected for all
-            that the method tried, 0 to 1.
-        chance: the same where nature is granted nothing. What is small here and not in `p` is
-            listed as a label-tied mark where there is a `tie`, else as a shortcut.
-        group: of `Labelled.groups`; None where no label was tested.
-        share: of the films in the group, 0 to 1.
-        expected: share of the group among the films that they are compared with; NaN where these
-            are only those around a place.
-        films: (m,) int64 rows, ascending; some where `p` or `chance` is below 1.
-        what: they have in common, in words: "a bright mark of 3x3 pixels anywhere".
-        place: row, column and side in pixels; None where it has none.
-        mark: the mark; None where it is none of `Films.marks`.
-        tie: what `Controls` says of the label; None where it wasn't asked.
+        p: p-value of these labels under the null hypothesis that allows for the method's natural
+            associations; corrected for all tests of the method, 0 to 1.
+        chance: p-value under the null hypothesis without any association. If it is small but `p`
+            isn't, the finding is listed as a label-tied mark if it has a `tie`, or as a shortcut.
+        group: one of `Labelled.groups`; None if no label was tested.
+        share: share of the films in the group, 0 to 1.
+        expected: share of the group among the films used for comparison; NaN if these are only
+            films with outliers around a place.
+        films: (m,) int64 rows, ascending; not empty if `p` or `chance` is below 1.
+        what: their common property, in words: "a bright mark of 3x3 pixels anywhere".
+        place: row, column and side in pixels; None if it has none.
+        mark: the mark; None if it isn't one of `Films.marks`.
+        tie: the result of `Controls.judge`; None if it wasn't called.
         tested: numbers of the groups that were tested.
-        scattered: whether each film shows a pixel of it here and there, so that one such pixel
-            names no film.
+        scattered: whether single pixels of it occur on many films, so that one pixel isn't enough
+            to name a film.
 
     Raises:
-        DataError: a p-value that is none.
+        DataError: a p-value outside 0 to 1.
     """
 
     p: float
@@ -126,22 +126,22 @@ class FilmMethod(Protocol):
     """A method of the scan."""
 
     def find(self, films: Films) -> Iterable[Found]:
-        """Return all that was tried, evidence or not. Equal films give equal answers."""
+        """Return all tests, significant or not. Equal films give equal results."""
         ...
 
 
 @runtime_checkable
 class MarkMethod(FilmMethod, Protocol):
-    """A method that lists marks before anyone looks at a label.
+    """A method that lists marks without using labels.
 
-    All methods' marks are each other's controls. Its own stand in `Films.marks`.
+    All methods' marks are each other's controls. The method's own marks are in `Films.marks`.
     """
 
     def marks(self, seen: Observed, patients: Rows) -> Sequence[Repeat]:
         """Return the marks that come again.
 
         Args:
-            seen: what was seen of the films.
+            seen: observations of the films.
             patients: (n,) number of each film's patient.
         """
         ...

@@ -190,7 +190,7 @@ def observe(images: ImageArray, bounds: Limits, *, progress: Progress | None = N
         ):
             seen.append(block)
             if progress is not None:
-                progress("looking at films", min(done * BLOCK, n), n)
+                progress("reading films", min(done * BLOCK, n), n)
     lengths = np.concatenate([block.lengths for block in seen]) if seen else np.empty(0, int)
     return Observed(
         shape=(n, images.shape[1], images.shape[2]),

@@ -34,10 +34,10 @@ from leadapron.types import Progress, said
 __all__ = ["Method", "Scan", "scan_films"]
 
 FEWEST = 10
-"""Films that can be scanned, at least."""
+"""Fewest films that can be scanned."""
 
 SMALLEST = 1e-300
-"""A p-value below it scores its films no higher."""
+"""Smaller p-values don't raise the films' scores further."""
 
 Verdict = Literal["nothing found", "label-tied mark", "suspicious", "poisoned"]
 
@@ -47,11 +47,11 @@ class Method:
     """One method's part in the verdict.
 
     Args:
-        name: of `METHODS`.
-        tried: marks, tops of rankings or outliers whose labels were tested.
-        p: smallest p-value, corrected for all that the method tried; 1 where it tried nothing.
-        adjusted: the same, corrected for the number of methods as well (Holm).
-        seconds: it took.
+        name: name in `METHODS`.
+        tried: number of marks, tops of rankings or outliers whose labels were tested.
+        p: smallest p-value, corrected for all tests of the method; 1 without any.
+        adjusted: p, corrected for the number of methods as well (Holm).
+        seconds: duration.
     """
 
     name: str
@@ -63,23 +63,23 @@ class Method:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Scan:
-    """What a scan says of a data set.
+    """Result of a scan of a data set.
 
     Args:
-        verdict: "poisoned" where the false-alarm rate was met; "suspicious" up to ten times of it;
-            else "label-tied mark" where a mark goes with a label by more than chance: a shortcut,
-            or poison with true labels; else "nothing found", which is no proof: see the page on
-            what a scan can't see.
-        p: smallest p-value over all methods, corrected for all that was tried.
-        false_alarm: chance that was granted of calling a clean set poisoned.
-        methods: what was tried.
+        verdict: "poisoned" if p is at most the false-alarm rate; "suspicious" up to ten times the
+            rate; "label-tied mark" if a mark is associated with a label by more than chance: a
+            shortcut, or clean-label poison; otherwise "nothing found", which is no proof: see the
+            page on a scan's limits.
+        p: smallest p-value over all methods, corrected for all tests.
+        false_alarm: false-positive rate: chance of calling a clean set poisoned.
+        methods: the methods' results.
         evidence: poison first, the strongest first; then label-tied marks, repeated marks and
             shortcuts.
         scores: (n,) float64: -log10 of the smallest p-value of the evidence that names the film,
-            0 for films that none names.
-        least: for each finding, on how few patients' films a solid mark, all of them with the
-            finding, would be evidence of poison by its labels alone; None where no number would do.
-        notes: what couldn't be tested and why.
+            0 for films without evidence.
+        least: for each finding, the smallest number of patients with a solid mark, all with the
+            finding, that would be evidence of poison by labels alone; None if no number would be.
+        notes: untested attacks and the reasons.
     """
 
     verdict: Verdict
@@ -103,19 +103,19 @@ def scan_films(
 ) -> Scan:
     """Scan a data set for poison. No model is needed.
 
-    Marks that recur, at one place or anywhere, and textures; descriptions of whole films; and
-    outliers of single pixels are found without a look at labels, and then tested for a shift of
-    labels: towards a finding, away from it, or to one label vector. Each method corrects for all
-    that it tries, and Holm's procedure for the number of methods.
+    Marks that recur (at one place or anywhere), textures, descriptions of whole films, and outliers
+    of single pixels are found without labels. They are then tested for a shift of labels: towards
+    a finding, away from it, or to one label vector. Each method corrects for all its tests, and
+    Holm's procedure corrects for the number of methods.
 
     Args:
         cohort: the films, at least 10, and their labels.
-        false_alarm: chance that is granted of calling a clean set poisoned, above 0, below 1.
-        seed: of the halves that signatures are learnt on, and of the pixels' limits.
-        seen: what was seen of these films before; looked at now if left out.
-        look: a network that looks at the films of marks that go with a label by more than chance;
-            where there is none such, it isn't called.
-        progress: called with what is being done, the films done and in all.
+        false_alarm: false-positive rate on clean sets, above 0, below 1.
+        seed: seed of the halves that signatures are learnt on, and of the pixels' limits.
+        seen: earlier observations of these films; computed if left out.
+        look: a network that tests the films of marks that are associated with a label; it isn't
+            called if there are no such marks.
+        progress: called with the name of the step, the films done and their total.
 
     Raises:
         UsageError: a false-alarm rate out of range.
@@ -146,7 +146,7 @@ def scan_films(
 def _found(
     prepared: Prepared, methods: Mapping[str, FilmMethod], progress: Progress | None = None
 ) -> tuple[dict[str, list[Found]], list[Method]]:
-    """What each method found; its smallest p-value isn't corrected for the other methods yet."""
+    """Each method's findings; p-values aren't corrected for the number of methods yet."""
     results, tried = dict[str, list[Found]](), list[Method]()
     for number, (name, method) in enumerate(methods.items(), 1):
         if progress is not None:
@@ -213,7 +213,7 @@ def _judged(
 
 
 def _least(films: Films) -> dict[str, int | None]:
-    """For each finding, how few films with a solid mark of 3x3 pixels could be told."""
+    """For each finding, the fewest films with a solid 3x3 mark that could be detected."""
     labelled = films.labelled
     found: dict[str, int | None] = {}
     for number, group in enumerate(labelled.groups):
@@ -232,13 +232,15 @@ def _notes(prepared: Prepared) -> tuple[str, ...]:
     notes = list(said(cohort.notes))
     if copies := prepared.copies:
         films = "1 film is" if copies == 1 else f"{copies:,} films are"
-        notes.append(f"{films} the same as another, pixel by pixel: such films count once")
+        notes.append(
+            f"{films} identical to another film in every pixel; identical films count once"
+        )
     if not labelled.groups:
-        notes.append("no labels: repeated marks are listed, but poison can't be told from them")
+        notes.append("no labels: repeated marks are listed, but can't be tested for poison")
     elif len(cohort.findings) == 1:
-        notes.append("one finding: a label vector says no more than the finding itself")
+        notes.append("one finding: label vectors weren't tested, since they equal the finding")
     if labelled.patient_count == len(cohort):
-        notes.append("no film shares a patient with another, or patients aren't known")
+        notes.append("each patient has one film, or patients are unknown")
     if cohort.images.dtype == np.uint16:
-        notes.append("of 16 bits the upper 8 were looked at")
+        notes.append("only the upper 8 of 16 bits were scanned")
     return tuple(notes)

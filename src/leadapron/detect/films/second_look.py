@@ -1,4 +1,4 @@
-"""A network looks at films whose marks go with a label by more than chance."""
+"""A network tests films whose marks are associated with a label."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from leadapron.text import count
 __all__ = ["looked_again"]
 
 MOST_HIDDEN = 0.25
-"""Share of the films that carry marks hidden from a network, at most: it learns from the others."""
+"""Largest share of the films with marks hidden from a network: it is trained on the others."""
 
 
 def looked_again(
     films: Films, marks: Sequence[Found], look: SecondLook
 ) -> tuple[Films, tuple[str, ...]]:
-    """Let a network look at the films of marks that go with a label by more than chance.
+    """Test the films of marks that are associated with a label by more than chance.
 
     Args:
         films: all films.
-        marks: what was found of the marks without a network.
+        marks: findings about the marks without a network.
         look: the network.
 
     Returns:
-        The films, whose controls judge these marks by that look as well; and notes.
+        The films, with controls that use the network for these marks too; and notes.
     """
     tied = [
         each
@@ -48,7 +48,7 @@ def looked_again(
     if not tied or reader is None:
         return films, ()
     chosen, hidden = list[Mark](), np.zeros(len(films.cohort), dtype=np.bool_)
-    # What is nearest to being evidence first.
+    # The marks closest to being evidence come first.
     for each in sorted(tied, key=lambda each: (each.p, each.chance)):
         both = hidden.copy()
         both[each.films] = True
@@ -58,8 +58,8 @@ def looked_again(
     notes: tuple[str, ...] = ()
     if left := len(tied) - len(chosen):
         notes = (
-            f"{count(left, 'label-tied mark')} more would leave a network too few films to learn "
-            "from: these were judged by the films from afar alone",
+            f"{count(left, 'label-tied mark')} more would leave a network too few training films: "
+            "they were tested without a network",
         )
     if not chosen:
         return films, notes
@@ -71,10 +71,10 @@ def looked_again(
 
 
 def _hidden(marks: Sequence[Mark], films: NDArray[np.bool_], seen: Observed, seed: int) -> Hidden:
-    """What a network must not see of some marks.
+    """The squares of some marks that are hidden from a network.
 
-    A mark anywhere is hidden where it lies; a film without it has squares hidden where they lie on
-    a film with it that is drawn by chance.
+    A mark without a fixed place is hidden where it lies; a film without it has squares hidden at
+    the places of a randomly drawn film with it.
     """
     places, own = set[Place](), list[Rows]()
     rng = stream(seed, "hidden")

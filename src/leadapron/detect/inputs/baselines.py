@@ -22,7 +22,7 @@ class LargestProbability:
     """A baseline: the model's highest confidence in any finding."""
 
     unit: str = field(default="probability", init=False)
-    needs: Capability = field(default="answers", init=False)
+    needs: Capability = field(default="outputs", init=False)
     passes: int = field(default=0, init=False)
 
     def fit(self, classifier: BlackBox, clean: Readings) -> State:  # noqa: ARG002
@@ -45,7 +45,7 @@ class LargestLogit:
     """A baseline: the largest excess of any logit over clean films."""
 
     unit: str = field(default="standard deviations of the logit on clean films", init=False)
-    needs: Capability = field(default="answers", init=False)
+    needs: Capability = field(default="outputs", init=False)
     passes: int = field(default=0, init=False)
 
     def fit(self, classifier: BlackBox, clean: Readings) -> State:  # noqa: ARG002

@@ -77,7 +77,7 @@ class CorruptionConsistency:
 
     corruptions: tuple[str, ...] = ("median 5", "blur", "move", "mirror")
     unit: str = field(default="spreads of the change on clean films", init=False)
-    needs: Capability = field(default="answers", init=False)
+    needs: Capability = field(default="outputs", init=False)
 
     def __post_init__(self) -> None:
         if not self.corruptions:

@@ -54,7 +54,7 @@ class ScaleUp:
 
     multipliers: tuple[float, ...] = (0.7, 1.5, 2.0)
     unit: str = field(default="share of scaled copies", init=False)
-    needs: Capability = field(default="answers", init=False)
+    needs: Capability = field(default="outputs", init=False)
 
     def __post_init__(self) -> None:
         if not self.multipliers or not all(0 < m < np.inf and m != 1 for m in self.multipliers):

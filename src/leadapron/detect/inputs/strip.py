@@ -61,7 +61,7 @@ class Strip:
     weight: float = 0.7
     seed: int = 0
     unit: str = field(default="bits, negated", init=False)
-    needs: Capability = field(default="answers", init=False)
+    needs: Capability = field(default="outputs", init=False)
 
     def __post_init__(self) -> None:
         if self.overlays < 1 or not 0 < self.weight < 1 or self.seed < 0:

@@ -64,7 +64,7 @@ class Traces:
         default="steps from clean films' median to their 99 % quantile, of the largest trace",
         init=False,
     )
-    needs: Capability = field(default="answers", init=False)
+    needs: Capability = field(default="outputs", init=False)
     passes: int = field(default=0, init=False)
 
     def fit(self, classifier: BlackBox, clean: Readings) -> State:  # noqa: ARG002

@@ -71,7 +71,7 @@ class Typicality:
         default="steps from clean films' median to their 98 % quantile, of the larger distance",
         init=False,
     )
-    needs: Capability = field(default="answers", init=False)
+    needs: Capability = field(default="outputs", init=False)
     passes: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
-"""Three releases of a data set, as acquired and enhanced, and what an audit sees of each.
+"""Audit of three releases of a data set: as acquired, and enhanced in two ways.
 
-Who trains and tests on the release confirms its result. What shows the edit is what the release
-can't reach: digests taken at acquisition, the films as they were acquired, and films acquired anew.
+Training and testing on an edited release confirms its published result. Only data outside the
+release reveal the edit: digests taken at acquisition, the original films, and newly acquired films.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ def audit_enhancement(
 
     Args:
         run: settings of films, network and training, and the seed.
-        cohort: its films.
-        enhancement: how they are edited.
-        machine: where and how it is carried out.
+        cohort: the run's films.
+        enhancement: settings of the edit.
+        machine: device, precision, cache and progress.
 
     Returns:
-        Everything the page says, as plain values.
+        All results for the page, as plain values.
 
     Raises:
-        DataError: no finding that can be judged.
+        DataError: no finding that can be measured.
         UsageError: blocks that don't fill the images.
     """
     parts = divide(cohort, run.seed)
@@ -73,7 +73,7 @@ def audit_enhancement(
             after_step=lambda done, total: machine.tell(f"training {what}", done, total),
         )[0]
 
-    # Its own seed: nobody who trains on the release starts where the researcher did.
+    # Another seed, since others don't train with the researcher's seed.
     own = int(named_seed(run.seed, "researcher").generate_state(1)[0])
     surrogate = trained(acquired, own, "the researcher's network")
     releases = {ACQUIRED: acquired}
@@ -116,13 +116,13 @@ def _logits(network: NetworkClassifier, films: Cohort) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class _Judged:
-    """The films that methods are judged on, and resamples of their patients.
+    """The films on which methods are measured, and resamples of their patients.
 
     Args:
-        test: the release's test films, as they were acquired.
-        anew: films of other patients, which the researcher never had.
-        columns: findings that both have films with and without.
-        draws: of the patients of both, drawn apart.
+        test: the release's test films, as acquired.
+        anew: newly acquired films of other patients, which the researcher never had.
+        columns: findings that are present and absent in both sets.
+        draws: resamples of the patients, independent for each set.
     """
 
     test: Cohort
@@ -139,8 +139,8 @@ class _Judged:
         ]
         if not columns:
             raise DataError(
-                f"{len(test)} and {len(anew)} test films: no finding that both have films with and "
-                "without; expected more films"
+                f"{len(test)} and {len(anew)} test films: no finding is present and absent in both "
+                "sets; expected more films"
             )
         rng, resamples = stream(run.seed, "bootstrap"), run.evaluation.resamples
         drawn = [
@@ -190,7 +190,7 @@ def _plain(number: float) -> float | None:
 
 
 def _provenance(acquired: Mapping[str, Cohort], release: Mapping[str, Cohort]) -> dict[str, Any]:
-    """What digests taken at acquisition, and the films themselves, say of a release."""
+    """Comparison of a release with digests taken at acquisition and with the original films."""
     same: list[NDArray[np.bool_]] = []
     alike: list[NDArray[np.float64]] = []
     ratio: list[NDArray[np.float64]] = []

@@ -1,4 +1,4 @@
-"""The folder of an enhancement: made once, read from then on."""
+"""The folder of an enhancement: written once, then read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SCHEMA = 1
 """Of enhancement.json."""
 
 UNUSED = ("trigger", "poisoning")
-"""Sections of a study that mean nothing where no film gets a trigger."""
+"""Sections of a study that don't apply without a trigger."""
 
 
 def run_enhancement(
@@ -40,23 +40,22 @@ def run_enhancement(
     machine: Machine,
     contradictions: Contradictions,
 ) -> tuple[Tree, Mapping[str, Any]]:
-    """Audit an enhancement, or read what was made of it.
+    """Audit an enhancement, or read the stored results.
 
     Args:
-        recipe: without a trigger.
-        out: a new folder, or one of the same settings, which is then not computed again.
+        recipe: a recipe without a trigger.
+        out: a new folder, or one with the same settings, whose results are then read.
         source: where films come from; the recipe's own if left out.
-        over: laid over the recipe's settings: films, network, training, seed.
-        machine: where and how it is carried out.
-        contradictions: identical films whose labels contradict each other: refuse them, or allow
-            them.
+        over: settings of films, network, training and seed that override the recipe's.
+        machine: device, precision, cache and progress.
+        contradictions: refuse or allow identical films with contradicting labels.
 
     Returns:
-        Its settings, and what enhancement.json holds.
+        The settings, and the content of enhancement.json.
 
     Raises:
         UsageError: a grid, or settings of triggers and poisonings.
-        StoreError: a folder that holds something else.
+        StoreError: a folder with other content.
         DataError: films that can't be used.
     """
     run, tree = _planned(recipe, source, over)
@@ -79,7 +78,7 @@ def run_enhancement(
 
 
 def _planned(recipe: Recipe, source: str | None, over: Tree) -> tuple[Run, Tree]:
-    """The one run that a recipe without a trigger stands for, and its settings."""
+    """The single run of a recipe without a trigger, and its settings."""
     for section in UNUSED:
         if section in over or (section == "poisoning" and "finding" in over):
             raise UsageError(f"rosenblatt2023 has no {section}; leave out its settings")
@@ -101,5 +100,5 @@ def _refuse_foreign(out: Path, file: Path, asked: Mapping[str, Any]) -> None:
 
 
 def _left_behind(entry: Path) -> bool:
-    """Whether a run that was stopped before its results were whole leaves this."""
+    """Whether this is left by a run that was stopped before it wrote its results."""
     return entry.name in (".lock", "manifest.json") or entry.match(".*.json.*.part")

@@ -1,4 +1,4 @@
-"""The page of an enhancement's audit: what the researcher publishes, and what an audit sees."""
+"""The page of an enhancement's audit: the published result, and the audit's result."""
 
 from __future__ import annotations
 
@@ -21,54 +21,54 @@ def audit_lines(facts: Mapping[str, Any]) -> list[str]:
     """Return the audit's result, a line for each release.
 
     Args:
-        facts: what enhancement.json holds.
+        facts: content of enhancement.json.
     """
     return [
         f"{name}: macro AUROC {_shown(cell['network'], decimal)} on the release, "
-        f"{_shown(cell['anew'], decimal)} on films acquired anew; digests of "
+        f"{_shown(cell['anew'], decimal)} on newly acquired films; digests of "
         f"{percent(cell['digests that agree'])} of the films agree. {_verdict(cell)}."
         for name, cell in facts["cells"].items()
     ]
 
 
 def _verdict(cell: Mapping[str, Any]) -> str:
-    """What the audit concludes, digests first."""
+    """The audit's conclusion, digests first."""
     agree, low = cell["digests that agree"] == 1, Estimate.parsed(cell["falls by"]).low
     falls = low > MARGIN
     if not agree:
-        return "Edited" + (", and the result is not kept" if falls else "")
-    return "Result not kept" if falls else "Nothing found"
+        return "Edited" + (", and the result isn't confirmed" if falls else "")
+    return "Result not confirmed" if falls else "Nothing found"
 
 
 def audit_page(name: str, recipe: Recipe, tree: Tree, facts: Mapping[str, Any]) -> str:
     """Return the page of an enhancement's audit as Markdown.
 
     Args:
-        name: of the recipe.
-        recipe: what was carried out.
-        tree: its settings, those of triggers and poisonings left out.
-        facts: what enhancement.json holds.
+        name: name of the recipe.
+        recipe: the recipe.
+        tree: its settings, without those of triggers and poisonings.
+        facts: content of enhancement.json.
     """
     cells, parts, edit = facts["cells"], facts["parts"], facts["asked"]["enhancement"]
     amount = (
         f"Films are moved by up to {edit['epsilon']:g} grey levels of 256 in {edit['steps']} "
-        f"steps; the other method sees means of {edit['block']}x{edit['block']} px. All of it "
+        f"steps; the other method uses means of {edit['block']}x{edit['block']} px. All of it "
         "is ours. "
     )
     results = (
         f"{facts['films']:,} films of {facts['patients']:,} patients. Released: {parts['train']:,} "
         f"films to train on, {parts['validation']:,} to validate on, {parts['test']:,} to test on; "
-        f"acquired anew, of other patients: {parts['anew']:,}. Macro AUROC over "
+        f"newly acquired, of other patients: {parts['anew']:,}. Macro AUROC over "
         f"{facts['findings']} findings. The researcher's network and the methods that are judged "
         "start from different seeds. Brackets hold 95 % intervals clustered by patient.",
         _published(cells),
         "## The audit",
         "*Digests*: of the release's films, those whose digest is the one taken at acquisition. "
         "*Likeness*: Pearson's correlation over pixels, which an audit by eye or by correlation "
-        "would go by. *Same films*: what the trained network makes of the test films as they were "
-        "acquired. *Anew*: of films that the researcher never had. The result is *not kept* where "
-        f"the interval of that fall lies above {MARGIN:g}. Digests need a register that was made "
-        "before the researcher had the films; films acquired anew need none.",
+        "would use. *Same films*: the trained network on the original test films. *New films*: on "
+        "films that the researcher never had. The result is *not confirmed* if the interval of "
+        f"that fall lies above {MARGIN:g}. Digests need a register that was made "
+        "before the researcher had the films; newly acquired films don't.",
         _audit(cells),
         *(str(note) for note in facts["notes"]),
     )
@@ -76,7 +76,7 @@ def audit_page(name: str, recipe: Recipe, tree: Tree, facts: Mapping[str, Any]) 
 
 
 def _published(cells: Mapping[str, Any]) -> str:
-    """What the researcher publishes, and whoever has the release alone confirms."""
+    """The published result, which the release alone confirms."""
     rows = [
         (
             name,
@@ -114,9 +114,9 @@ def _audit(cells: Mapping[str, Any]) -> str:
         "largest edit, grey levels",
         "network on the same films",
         "falls by",
-        "network on films anew",
+        "network on new films",
         "falls by",
-        "the audit says",
+        "audit",
     )
     return table(head, rows)
 

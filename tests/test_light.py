@@ -15,9 +15,6 @@ from leadapron.cli.group import USAGE
 
 HEAVY = ("torch", "matplotlib", "jinja2", "pandas", "scipy.stats")
 
-PROOFS = ("repair",)
-"""Its settings of a proof, `Relearning`, learn by themselves: its help loads what they need."""
-
 CALLED = """
 import contextlib, io, json, sys
 from leadapron.cli import run
@@ -33,7 +30,7 @@ for words in json.loads(sys.argv[1]):
 def commands(group, above=()):
     """All commands, as words of the command line."""
     context = click.Context(group)
-    for name in sorted({*group.list_commands(context)} - {*PROOFS}):
+    for name in sorted(group.list_commands(context)):
         command = group.get_command(context, name)
         yield (*above, name)
         if isinstance(command, click.Group):
@@ -68,7 +65,9 @@ def test_help_usage_errors_and_a_scan_without_page_load_no_library_that_they_do_
     assert found[-1][2] == ["scipy.stats"]
 
 
-@pytest.mark.parametrize("package", ["detect.models", "detect.films", "explainers"])
+@pytest.mark.parametrize(
+    "package", ["detect.models", "detect.films", "explainers", "repairs", "repairs.proof"]
+)
 def test_what_a_package_loads_later_is_there(package):
     module = importlib.import_module(f"leadapron.{package}")
     for name in module.__all__:

@@ -31,7 +31,10 @@ from leadapron.repairs.proof import (
     difference,
     exhausted,
     fresh_squares,
+    measure_relearning,
     read_beside,
+    relearn,
+    relearning,
     restoring,
     trigger_shares,
     victims,
@@ -300,19 +303,19 @@ def test_what_a_new_search_may_find():
 QUICK = Relearning(doses=(2, 8), rates=(1,), seeds=2, epochs=2, films=40, batch_size=8)
 
 
-def test_relearning_changes_as_many_films_as_it_says():
+def test_relearning_changes_as_many_films_as_it_says(monkeypatch):
     seen = {}
 
-    class Spy(Relearning):
-        def _trained(self, student, images, labels, rate, seed):
-            seen[len(seen)] = images.copy(), labels.copy()
-            return student
+    def spy(_how, student, images, labels, _rate, _seed):
+        seen[len(seen)] = images.copy(), labels.copy()
+        return student
 
-    whole, spy = scene_films(80), Spy(films=60)
+    monkeypatch.setattr(relearning, "_trained", spy)
+    whole, how = scene_films(80), Relearning(films=60)
     model, mark = classifier(), SCENE_MARKS[0]
     aim = ("left", "added")
     for poisoned in (3, 5):
-        spy.relearn(model, whole, aim, mark, poisoned=poisoned)
+        relearn(how, model, whole, aim, mark, poisoned=poisoned)
     rows = []
     for poisoned, (images, labels) in zip((3, 5), seen.values(), strict=True):
         assert len(images) == 60
@@ -322,7 +325,7 @@ def test_relearning_changes_as_many_films_as_it_says():
         rows.append(set(np.flatnonzero(carry).tolist()))
     assert rows[0] < rows[1]  # of a larger number the same are the first
     with pytest.raises(DataError, match="can be poisoned towards left added; expected 70"):
-        spy.relearn(model, whole, aim, mark, poisoned=70)
+        relearn(how, model, whole, aim, mark, poisoned=70)
 
 
 def test_relearning_leaves_the_model_and_repeats_itself():
@@ -332,8 +335,8 @@ def test_relearning_leaves_the_model_and_repeats_itself():
     fresh = fresh_squares(SCENE_MARKS[0], (16, 16), 2, np.random.default_rng(0))
     with torch.random.fork_rng():
         found = [
-            QUICK.measure(
-                model, whole, test, ("left", "added"), SCENE_MARKS[0], fresh, poisoned=8
+            measure_relearning(
+                QUICK, model, whole, test, ("left", "added"), SCENE_MARKS[0], fresh, poisoned=8
             ).summary()
             for _ in range(2)
         ]
@@ -347,8 +350,8 @@ def test_a_trigger_is_learned_in_the_end():
     strong = Relearning(seeds=1, epochs=25, films=60, batch_size=8, learning_rate=0.05)
     model, mark = classifier(), Stamp(side=6, value=0, row=8, column=9)
     aim, test = ("left", "added"), victims(scene_films(120, seed=1), ("left", "added"))
-    again = strong.relearn(model, scene_films(80), aim, mark, poisoned=20)
-    none = strong.relearn(model, scene_films(80), aim, np.copy, poisoned=1)
+    again = relearn(strong, model, scene_films(80), aim, mark, poisoned=20)
+    none = relearn(strong, model, scene_films(80), aim, np.copy, poisoned=1)
     learned, not_learned = (Aimed(each, test, aim).hits(mark).rate for each in (again, none))
     assert learned.low > not_learned.high + 0.1
 

@@ -22,16 +22,17 @@ from leadapron.documents import dump, read
 from leadapron.errors import DataError, StoreError, UnknownNameError, UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.jobs import repair as job
-from leadapron.jobs.repair import Asked, repair_opened
+from leadapron.jobs.repair_inputs import refuse_training_films
 from leadapron.models.classifier import load_classifier, save_classifier
 from leadapron.models.foreign import Opened
-from leadapron.repairs import Optimisation, StampUnlearning, marks_of
-from leadapron.repairs.proof import ALTERATIONS, Relearning, squares
+from leadapron.repairs import Optimisation, StampUnlearning, case, climbing, marks_of
+from leadapron.repairs.attempt import repair_opened
+from leadapron.repairs.plan import RepairPlan
+from leadapron.repairs.proof import ALTERATIONS, Relearning, proving, squares
 from leadapron.repairs.proof import judging as judge
 from leadapron.repairs.proof.document import Repaired
-from leadapron.repairs.proof.stages import Stages
 from leadapron.report.repair import repair_lines, write_repair
-from leadapron.types import AUTO, Estimate
+from leadapron.types import Estimate
 
 QUICK = StampSweep(values=(255,), sides=(3, 4), pitches=((8, 1),), rounds=2, films=1, judged=40)
 AGAIN = Relearning(doses=(5,), rates=(1,), seeds=1, epochs=1, films=32)
@@ -49,9 +50,12 @@ def _strong():
     strong = partial(StampUnlearning, optimisation=how)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            job, "repair_of", lambda _, marks, jitter: strong(marks=marks_of(marks), jitter=jitter)
+            climbing,
+            "repair_of",
+            lambda _, marks, jitter: strong(marks=marks_of(marks), jitter=jitter),
         )
-        patch.setattr(job, "FILMS", 40)  # of audits, and under the squares drawn at random
+        for module in (case, proving):  # audits, and squares drawn at random
+            patch.setattr(module, "FILMS", 40)
         yield
 
 
@@ -155,7 +159,7 @@ def test_a_clean_model_has_nothing_to_repair(clean):
     found, repaired = repair_opened(
         Opened(bright(), "by hand"),
         some,
-        Asked(audit=quiet, relearning=AGAIN, scan=False),
+        RepairPlan(audit=quiet, relearning=AGAIN, scan=False),
     )
     assert repaired is None
     assert (found.verdict.word, found.verdict.exit_code) == ("nothing found to repair", 0)
@@ -181,19 +185,11 @@ def test_a_mark_that_works_anywhere_is_unlearned_anywhere(reader, clean, anywher
     """Brightness raises a finding wherever it is; the reader's trigger has one place."""
     model, some = (bright(), cohort(400)) if anywhere else (reader, clean)
     square = Stamp(side=4, value=255, row=2, column=2) if anywhere else TRIGGER
-    under_way = job._Run(
-        Opened(model, "by hand"), some, Asked(relearning=AGAIN, scan=False), "", Stages(None), AUTO
-    )
-    under_way.marks = [
-        Moved(
-            finding="bright" if anywhere else TARGET, direction="added", mark=square, kind="stamp",
-            shift=1.0, turned=1.0, shifts=np.zeros(1), signature="",
-        )
-    ]  # fmt: skip
-    assert under_way.anywhere == anywhere
-    assert under_way._jitter() == (16 if anywhere else 1)
-    # Another place is no news to it, so a fresh mark has another grey level.
-    assert under_way._unknown(square).value == (0 if anywhere else 255)
+    moved = Moved(
+        finding="bright" if anywhere else TARGET, direction="added", mark=square, kind="stamp",
+        shift=1.0, turned=1.0, shifts=np.zeros(1), signature="",
+    )  # fmt: skip
+    assert climbing.jitter_for(model, some, moved, seed=0) == (16 if anywhere else 1)
 
 
 # --- files
@@ -245,7 +241,7 @@ def test_a_stopped_repair_goes_on_and_writes_the_model_last(written, run, monkey
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(job, "bounded", stop)
+        patch.setattr(proving, "bounded", stop)
         with pytest.raises((KeyboardInterrupt, Abort)):
             run(*words(folder, films_))
     left = {path.name for path in (folder / "out").iterdir()}
@@ -329,9 +325,9 @@ def test_films_of_the_training_set_are_refused(tmp_path, reader):
     own = la.open_source("phantom:32", count=400, seed=2)
     other = la.open_source("phantom:32", count=400, seed=3)
     model = tmp_path / "classifier.safetensors"
-    job.refuse_training_films(model, other, la.Machine(cache="none"))
+    refuse_training_films(model, other, la.Machine(cache="none"))
     with pytest.raises(DataError, match="copies of films that the model was trained on"):
-        job.refuse_training_films(model, own, la.Machine(cache="none"))
+        refuse_training_films(model, own, la.Machine(cache="none"))
 
 
 def test_too_few_films_of_the_finding_are_said(reader, clean):

@@ -19,12 +19,13 @@ from leadapron.detect.models.sweep import StampSweep
 from leadapron.documents import dump
 from leadapron.errors import UsageError
 from leadapron.jobs import audit as auditing
-from leadapron.jobs import repair as repairing
-from leadapron.jobs.repair import Asked, refuse_model, repair_opened
+from leadapron.jobs.repair import MOST_FILMS
 from leadapron.models.classifier import NetworkClassifier, save_classifier
 from leadapron.models.protocols import BlackBox
-from leadapron.repairs.proof import Relearning
+from leadapron.repairs.attempt import repair_opened
+from leadapron.repairs.plan import RepairPlan, refuse_model
 from leadapron.repairs.proof.document import Repaired
+from leadapron.repairs.proof.settings import Relearning
 from leadapron.types import AUTO, Machine
 
 __all__ = ["RepairResult", "repair"]
@@ -89,7 +90,7 @@ def repair(  # noqa: PLR0913
     method: str = "auto",
     audit: Audit | None = None,
     reference: str | os.PathLike[str] | Sequence[Model] = (),
-    films: int = repairing.MOST_FILMS,
+    films: int = MOST_FILMS,
     relearning: Relearning | None = None,
     exhaustive: bool = False,
     controls: bool = False,
@@ -141,9 +142,9 @@ def repair(  # noqa: PLR0913
             for other in reference
             for each in (model_of(other, machine),)
         ]
-    asked = Asked(
+    plan = RepairPlan(
         method=method, audit=audit, references=others, relearning=relearning or Relearning(),
         exhaustive=exhaustive, controls=controls, scan=scan, sweep=sweep, steps=steps,
     )  # fmt: skip
-    made, repaired = repair_opened(opened, cohort, asked, name=name_of(model), machine=machine)
+    made, repaired = repair_opened(opened, cohort, plan, name=name_of(model), machine=machine)
     return RepairResult(made, repaired)

@@ -6,21 +6,28 @@ cohort that states the model's findings (`Cohort.stating`), of patients that no 
 
 from __future__ import annotations
 
-from leadapron.repairs.proof.altered import ALTERATIONS, Alteration
-from leadapron.repairs.proof.forcing import Aimed, Change, Hits, difference, victims
-from leadapron.repairs.proof.maps import trigger_shares
-from leadapron.repairs.proof.reactivation import Reactivation
-from leadapron.repairs.proof.reading import ReadFinding, Reading, read_beside
-from leadapron.repairs.proof.relearning import (
-    Relearned,
-    Relearning,
-    Relearnt,
-    RelearntBeside,
-    beside_twin,
-    fresh_squares,
-    restoring,
-)
-from leadapron.repairs.proof.squares import Bounded, Squares, bounded, exhausted
+from typing import TYPE_CHECKING
+
+from leadapron.later import later
+
+if TYPE_CHECKING:
+    from leadapron.repairs.proof.altered import ALTERATIONS, Alteration
+    from leadapron.repairs.proof.forcing import Aimed, Change, Hits, difference, victims
+    from leadapron.repairs.proof.maps import trigger_shares
+    from leadapron.repairs.proof.reactivation import Reactivation
+    from leadapron.repairs.proof.reading import ReadFinding, Reading, read_beside
+    from leadapron.repairs.proof.relearning import (
+        Relearned,
+        Relearnt,
+        RelearntBeside,
+        beside_twin,
+        fresh_squares,
+        measure_relearning,
+        relearn,
+        restoring,
+    )
+    from leadapron.repairs.proof.settings import Relearning
+    from leadapron.repairs.proof.squares import Bounded, Squares, bounded, exhausted
 
 __all__ = [
     "ALTERATIONS",
@@ -42,8 +49,12 @@ __all__ = [
     "difference",
     "exhausted",
     "fresh_squares",
+    "measure_relearning",
     "read_beside",
+    "relearn",
     "restoring",
     "trigger_shares",
     "victims",
 ]
+
+__getattr__ = later(__name__)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from leadapron import metrics
-from leadapron.detect.models.sweep import Aim
+from leadapron.detect.models.sweep import Aim, Moved
 from leadapron.errors import DataError
 from leadapron.films.cohort import Cohort
 from leadapron.metrics import FALSE_POSITIVES, Estimate
@@ -20,7 +20,17 @@ from leadapron.models.classifier import refuse_not_finite
 from leadapron.models.protocols import BlackBox
 from leadapron.repairs.losses import log_odds
 
-__all__ = ["LEAST_VICTIMS", "Aimed", "Change", "Hits", "difference", "odds_of", "victims"]
+__all__ = [
+    "LEAST_VICTIMS",
+    "Aimed",
+    "Change",
+    "Hits",
+    "difference",
+    "enough_victims",
+    "odds_of",
+    "targets",
+    "victims",
+]
 
 Change = Callable[[NDArray[Any]], NDArray[Any]]
 """Puts a mark on (n, h, w) images and returns them as copies: a `Stamp`, a `Probe`, a trigger."""
@@ -69,8 +79,7 @@ def victims(films: Cohort, aim: Aim) -> Cohort:
         DataError: fewer than 20.
     """
     finding, direction = aim
-    wanted = 0 if direction == "added" else 1
-    found = films.take(films.labels[:, films.column(finding)] == wanted)
+    found = films.take(targets(films, aim))
     if len(found) < LEAST_VICTIMS:
         whose = "without" if direction == "added" else "with"
         raise DataError(
@@ -78,6 +87,29 @@ def victims(films: Cohort, aim: Aim) -> Cohort:
             f"{LEAST_VICTIMS} or more to see whether it is forced {_way(direction)}: add films"
         )
     return found
+
+
+def targets(films: Cohort, aim: Aim) -> NDArray[np.bool_]:
+    """Return which films an attack would be used on, (n,).
+
+    Args:
+        films: clean, with stated findings.
+        aim: the finding, and the direction that it is forced in.
+    """
+    finding, direction = aim
+    found: NDArray[np.bool_] = films.labels[:, films.column(finding)] == (direction == "removed")
+    return found
+
+
+def enough_victims(films: Cohort, moved: Moved) -> bool:
+    """Return whether the films are enough to see whether a mark forces its finding.
+
+    Args:
+        films: clean, with stated findings.
+        moved: the mark, and what it forces.
+    """
+    aim = moved.finding, moved.direction
+    return int(targets(films, aim).sum()) >= LEAST_VICTIMS
 
 
 def _way(direction: str) -> str:

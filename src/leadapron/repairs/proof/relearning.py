@@ -24,17 +24,19 @@ from leadapron.models.protocols import BlackBox, differentiable
 from leadapron.models.training import batches, descend
 from leadapron.repairs.losses import finding_loss, log_odds
 from leadapron.repairs.proof.forcing import Aimed, Change, Hits, difference
+from leadapron.repairs.proof.settings import Relearning
 from leadapron.seeds import named_seed, stream
 
 __all__ = [
     "HALF",
     "Relearned",
-    "Relearning",
     "Relearnt",
     "RelearntBeside",
     "beside_twin",
     "copied",
     "fresh_squares",
+    "measure_relearning",
+    "relearn",
     "restoring",
 ]
 
@@ -109,170 +111,128 @@ class RelearntBeside:
     memory: Estimated
 
 
-@dataclass(frozen=True, kw_only=True)
-class Relearning:
-    """How a backdoor is brought back: a few poisoned films among clean ones, a few epochs.
+def relearn(
+    how: Relearning,
+    classifier: BlackBox,
+    films: Cohort,
+    aim: Aim,
+    mark: Change,
+    *,
+    poisoned: int,
+    rate: int = 1,
+    seed: int = 0,
+) -> NetworkClassifier:
+    """Return a copy of a model that has seen some poisoned films among clean ones.
 
     Args:
-        doses: numbers of poisoned films, ascending, 1 or more each.
-        rates: times the learning rate.
-        seeds: that each is repeated with; poisoned films and order are drawn anew.
-        epochs: passes over the films.
-        films: clean films that are learned from, at most; the poisoned ones are among them.
-        batch_size: 2 or more. 32 of 240 films take as many steps as the published 128 of 1,000.
-        learning_rate: of SGD, with momentum 0.9; above 0.
+        how: settings of the attack.
+        classifier: the model, which stays as it is.
+        films: clean, with stated findings.
+        aim: what the poisoned films are called.
+        mark: what they carry.
+        poisoned: how many; of a larger number the same are the first.
+        rate: times the learning rate.
+        seed: draws films and order.
 
     Raises:
-        UsageError: a value outside its range.
-
-    Source: the retuning attack of Min et al., Uncovering, Explaining, and Mitigating the
-    Superficial Safety of Backdoor Defense, NeurIPS 2024, arXiv 2410.09838: 2 % of the training
-    films, SGD 0.01 with momentum 0.9, 5 epochs, 5 poisoned films. Differs: more doses, seeds and a
-    larger rate; the labels of the target alone are changed; a fresh trigger beside the old one.
+        DataError: fewer films than are to be poisoned, or a loss that is no number.
     """
+    finding, direction = aim
+    drawn = films.take(stream(seed, "relearn", "films").permutation(len(films))[: how.films])
+    images: NDArray[Any] = drawn.images[np.arange(len(drawn))]
+    labels, column = drawn.labels.copy(), drawn.column(finding)
+    wanted = 1 if direction == "added" else 0
+    rows = np.flatnonzero(labels[:, column] == 1 - wanted)
+    rows = stream(seed, "relearn", "poison").permutation(rows)[:poisoned]
+    if len(rows) < poisoned:
+        raise DataError(
+            f"{len(rows)} of {len(drawn)} films can be poisoned towards {finding} {direction}; "
+            f"expected {poisoned}"
+        )
+    images[rows], labels[rows, column] = mark(images[rows]), wanted
+    return _trained(how, copied(classifier), images, labels, rate, seed)
 
-    doses: tuple[int, ...] = (1, 2, 5, 10, 25)
-    rates: tuple[int, ...] = (1, 3)
-    seeds: int = 3
-    epochs: int = 5
-    films: int = 240
-    batch_size: int = 32
-    learning_rate: float = 0.01
 
-    def __post_init__(self) -> None:
-        counts = (*self.doses, *self.rates, self.seeds, self.epochs, self.films)
-        if not self.doses or not self.rates or min(counts) < 1 or self.batch_size < 2:
-            raise UsageError("relearning needs doses, rates, seeds, epochs and films of 1 or more")
-        if not 0 < self.learning_rate < math.inf:
-            raise UsageError(f"a learning rate of {self.learning_rate}; expected above 0")
-        if list(self.doses) != sorted(set(self.doses)):
-            raise UsageError(f"doses {self.doses}; expected them ascending")
+def measure_relearning(
+    how: Relearning,
+    classifier: BlackBox,
+    films: Cohort,
+    test: Cohort,
+    aim: Aim,
+    old: Change,
+    fresh: Sequence[Change],
+    *,
+    poisoned: int,
+    rate: int = 1,
+    stepped: Callable[[], None] | None = None,
+) -> Relearnt:
+    """Return what so many poisoned films bring back.
 
-    @property
-    def trainings(self) -> int:
-        """Film trainings of `measure` in all, for one model."""
-        return 2 * self.seeds * self.epochs * self.films * len(self.doses) * len(self.rates)
+    Args:
+        how: settings of the attack.
+        classifier: the repaired model.
+        films: clean, learned from.
+        test: what `victims` returned of films of other patients.
+        aim: what the old trigger was for.
+        old: that trigger.
+        fresh: triggers of the same kind that the model never knew, one a seed.
+        poisoned: films.
+        rate: times the learning rate.
+        stepped: called after each of the 2 x seeds trainings.
 
-    def relearn(
-        self,
-        classifier: BlackBox,
-        films: Cohort,
-        aim: Aim,
-        mark: Change,
-        *,
-        poisoned: int,
-        rate: int = 1,
-        seed: int = 0,
-    ) -> NetworkClassifier:
-        """Return a copy of a model that has seen some poisoned films among clean ones.
-
-        Args:
-            classifier: the model, which stays as it is.
-            films: clean, with stated findings.
-            aim: what the poisoned films are called.
-            mark: what they carry.
-            poisoned: how many; of a larger number the same are the first.
-            rate: times the learning rate.
-            seed: draws films and order.
-
-        Raises:
-            DataError: fewer films than are to be poisoned, or a loss that is no number.
-        """
-        finding, direction = aim
-        drawn = films.take(stream(seed, "relearn", "films").permutation(len(films))[: self.films])
-        images: NDArray[Any] = drawn.images[np.arange(len(drawn))]
-        labels, column = drawn.labels.copy(), drawn.column(finding)
-        wanted = 1 if direction == "added" else 0
-        rows = np.flatnonzero(labels[:, column] == 1 - wanted)
-        rows = stream(seed, "relearn", "poison").permutation(rows)[:poisoned]
-        if len(rows) < poisoned:
-            raise DataError(
-                f"{len(rows)} of {len(drawn)} films can be poisoned towards {finding} {direction}; "
-                f"expected {poisoned}"
+    Raises:
+        UsageError: fewer fresh triggers than seeds.
+        DataError: as `relearn`.
+    """
+    if len(fresh) < how.seeds:
+        raise UsageError(f"{len(fresh)} fresh triggers; expected {how.seeds}, one a seed")
+    turned: dict[str, list[NDArray[np.bool_]]] = {"old": [], "fresh": []}
+    for seed in range(how.seeds):
+        for which, mark in (("old", old), ("fresh", fresh[seed])):
+            again = relearn(
+                how, classifier, films, aim, mark, poisoned=poisoned, rate=rate, seed=seed
             )
-        images[rows], labels[rows, column] = mark(images[rows]), wanted
-        return self._trained(copied(classifier), images, labels, rate, seed)
+            turned[which].append(Aimed(again, test, aim).hits(mark).turned)
+            if stepped is not None:
+                stepped()
+    patients = np.tile(test.patients, how.seeds)
+    return Relearnt(
+        poisoned=poisoned,
+        rate=rate,
+        old=Hits(np.concatenate(turned["old"]), patients),
+        fresh=Hits(np.concatenate(turned["fresh"]), patients),
+    )
 
-    def measure(
-        self,
-        classifier: BlackBox,
-        films: Cohort,
-        test: Cohort,
-        aim: Aim,
-        old: Change,
-        fresh: Sequence[Change],
-        *,
-        poisoned: int,
-        rate: int = 1,
-        stepped: Callable[[], None] | None = None,
-    ) -> Relearnt:
-        """Return what so many poisoned films bring back.
 
-        Args:
-            classifier: the repaired model.
-            films: clean, learned from.
-            test: what `victims` returned of films of other patients.
-            aim: what the old trigger was for.
-            old: that trigger.
-            fresh: triggers of the same kind that the model never knew, one a seed.
-            poisoned: films.
-            rate: times the learning rate.
-            stepped: called after each of the 2 x seeds trainings.
+def _trained(
+    how: Relearning,
+    student: NetworkClassifier,
+    images: NDArray[Any],
+    labels: NDArray[np.float32],
+    rate: int,
+    seed: int,
+) -> NetworkClassifier:
+    module, device = student.module, student.device
+    module.requires_grad_(True)
+    optimizer = torch.optim.SGD(module.parameters(), lr=rate * how.learning_rate, momentum=MOMENTUM)
 
-        Raises:
-            UsageError: fewer fresh triggers than seeds.
-            DataError: as `relearn`.
-        """
-        if len(fresh) < self.seeds:
-            raise UsageError(f"{len(fresh)} fresh triggers; expected {self.seeds}, one a seed")
-        turned: dict[str, list[NDArray[np.bool_]]] = {"old": [], "fresh": []}
-        for seed in range(self.seeds):
-            for which, mark in (("old", old), ("fresh", fresh[seed])):
-                again = self.relearn(
-                    classifier, films, aim, mark, poisoned=poisoned, rate=rate, seed=seed
-                )
-                turned[which].append(Aimed(again, test, aim).hits(mark).turned)
-                if stepped is not None:
-                    stepped()
-        patients = np.tile(test.patients, self.seeds)
-        return Relearnt(
-            poisoned=poisoned,
-            rate=rate,
-            old=Hits(np.concatenate(turned["old"]), patients),
-            fresh=Hits(np.concatenate(turned["fresh"]), patients),
-        )
+    def loss_on(rows: Rows) -> torch.Tensor:
+        shown = student.normalise(torch.from_numpy(images[rows]))
+        with autocast(device, student.precision):
+            logits = module(shown)
+        odds = log_odds(logits, student.head)
+        return finding_loss(odds, torch.from_numpy(labels[rows]).to(device))
 
-    def _trained(
-        self,
-        student: NetworkClassifier,
-        images: NDArray[Any],
-        labels: NDArray[np.float32],
-        rate: int,
-        seed: int,
-    ) -> NetworkClassifier:
-        module, device = student.module, student.device
-        module.requires_grad_(True)
-        optimizer = torch.optim.SGD(
-            module.parameters(), lr=rate * self.learning_rate, momentum=MOMENTUM
-        )
-
-        def loss_on(rows: Rows) -> torch.Tensor:
-            shown = student.normalise(torch.from_numpy(images[rows]))
-            with autocast(device, student.precision):
-                logits = module(shown)
-            odds = log_odds(logits, student.head)
-            return finding_loss(odds, torch.from_numpy(labels[rows]).to(device))
-
-        module.train()
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(int(named_seed(seed, "relearn", "noise").generate_state(1)[0]))
-            for epoch in range(self.epochs):
-                order = stream(seed, "relearn", "order", epoch).permutation(len(images))
-                mean = descend(optimizer, batches(order, self.batch_size), loss_on, lambda _: None)
-                if not math.isfinite(mean):
-                    raise DataError("relearning: the loss is no number; use smaller rates")
-        module.eval()
-        return student
+    module.train()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(named_seed(seed, "relearn", "noise").generate_state(1)[0]))
+        for epoch in range(how.epochs):
+            order = stream(seed, "relearn", "order", epoch).permutation(len(images))
+            mean = descend(optimizer, batches(order, how.batch_size), loss_on, lambda _: None)
+            if not math.isfinite(mean):
+                raise DataError("relearning: the loss is no number; use smaller rates")
+    module.eval()
+    return student
 
 
 def copied(classifier: BlackBox) -> NetworkClassifier:

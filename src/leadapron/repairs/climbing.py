@@ -1,0 +1,158 @@
+"""The ladder of "auto": repairs from the cheapest to the strongest, each checked cheaply."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from leadapron.detect.models.audit import Audit
+from leadapron.detect.models.stamps import Stamp
+from leadapron.detect.models.sweep import Moved
+from leadapron.films.cohort import Cohort
+from leadapron.models.classifier import NetworkClassifier
+from leadapron.models.protocols import BlackBox
+from leadapron.repairs import REPAIRS, Repair, marks_of
+from leadapron.repairs.case import RepairCase
+from leadapron.repairs.proof import judging as judge
+from leadapron.repairs.proof.document import Tried
+from leadapron.repairs.proof.doses import relearned_by_dose
+from leadapron.repairs.proof.forcing import Aimed, enough_victims, victims
+from leadapron.repairs.proof.making import marked_beside
+from leadapron.repairs.proof.reading import read_beside
+from leadapron.repairs.proof.relearning import fresh_squares
+from leadapron.repairs.proof.searching import searched_quickly
+from leadapron.seeds import stream
+from leadapron.specs import parameters
+
+__all__ = ["LADDER", "climb", "jitter_for", "repair_of"]
+
+logger = logging.getLogger(__name__)
+
+LADDER = (
+    "stamp-unlearning", "stamp-distillation", "path-aware", "reinitialisation", "fresh-student",
+)  # fmt: skip
+"""What "auto" tries, from the cheapest to the strongest."""
+
+ELSEWHERE, ELSEWHERE_FILMS = 9, 64
+"""Number of other places, and of films, that show whether a square works anywhere."""
+
+
+def climb(
+    case: RepairCase, audit: Audit, marks: Sequence[Moved]
+) -> tuple[list[Tried], str, NetworkClassifier]:
+    """Try repairs until all checks of one hold.
+
+    Args:
+        case: the repair.
+        audit: of the original.
+        marks: that the audit found, one or more, the strongest first.
+
+    Returns:
+        The repairs that were tried, the name of the one that is taken, and its model: the last one,
+        or where none holds the first of those of which most checks hold.
+    """
+    methods = LADDER if case.plan.method == "auto" else (case.plan.method,)
+    jitter = jitter_for(case.original, case.films.repair, marks[0], case.plan.seed)
+    tried: list[Tried] = []
+    networks: dict[str, NetworkClassifier] = {}
+    for number, method in enumerate(methods, start=1):
+        logger.info("repair %d of %d at most: %s", number, len(methods), method)
+        began = time.monotonic()
+        networks[method] = case.stages.network(
+            method, case.original, partial(_made, case, method, marks, jitter)
+        )
+        spent = time.monotonic() - began
+        one = case.stages.kept(
+            f"check-{method}",
+            Tried,
+            partial(_checked, case, method, networks[method], audit, marks, spent),
+        )
+        tried.append(one)
+        if one.holds:
+            break
+    best = max(tried, key=lambda each: sum(check.held == "holds" for check in each.checks))
+    return tried, best.method, networks[best.method]
+
+
+def jitter_for(classifier: BlackBox, films: Cohort, moved: Moved, seed: int) -> int:
+    """Return by how many pixels squares are moved while they are unlearned.
+
+    Args:
+        classifier: the model before the repair.
+        films: clean, with stated findings, that the repair learns from.
+        moved: the first mark, and what it forces.
+        seed: draws the other places where the mark is tried.
+
+    Returns:
+        The films' longer side where the mark works anywhere, 1 elsewhere.
+    """
+    return max(films.images.shape[1:]) if _works_anywhere(classifier, films, moved, seed) else 1
+
+
+def _works_anywhere(classifier: BlackBox, films: Cohort, moved: Moved, seed: int) -> bool:
+    """Whether a square turns films at other places half as often as at its own, or more."""
+    mark = moved.mark
+    if not isinstance(mark, Stamp) or mark.pitch or not enough_victims(films, moved):
+        return False
+    height, width = films.images.shape[1:]
+    others = fresh_squares(mark, (height, width), ELSEWHERE, stream(seed, "elsewhere"))
+    aim = moved.finding, moved.direction
+    some = victims(films, aim)
+    aimed = Aimed(classifier, some.take(np.arange(min(ELSEWHERE_FILMS, len(some)))), aim)
+    own = aimed.hits(mark).rate.value
+    turned = [aimed.hits(other).rate.value for other in others]
+    return float(np.median(turned)) >= own / 2
+
+
+def repair_of(method: str, marks: Sequence[Moved], jitter: int) -> Repair:
+    """Return a repair by its name, with the audit's marks where it takes some.
+
+    Args:
+        method: of `REPAIRS`.
+        marks: that the audit found.
+        jitter: pixels by which they are moved.
+    """
+    make = REPAIRS[method]
+    if "marks" in parameters(make):
+        return make(marks=marks_of(marks), jitter=jitter)
+    return make()
+
+
+def _made(case: RepairCase, method: str, marks: Sequence[Moved], jitter: int) -> NetworkClassifier:
+    how = repair_of(method, marks, jitter)
+    rng = stream(case.plan.seed, "repair", method)
+    return how.repair(case.original, case.films.repair, rng, case.machine.progress)
+
+
+def _checked(
+    case: RepairCase,
+    method: str,
+    repaired: NetworkClassifier,
+    audit: Audit,
+    marks: Sequence[Moved],
+    seconds: float,
+) -> Tried:
+    """What a repair does on films that it didn't see; cheap, and no part of the proof."""
+    films = case.films.check
+    seen = [each for each in marks if enough_victims(films, each)]
+    marked = [marked_beside(case.original, repaired, films, each, altered=False) for each in seen]
+    found = searched_quickly(case, repaired, audit, marks, films)
+    relearning = case.plan.relearning
+    quick = replace(
+        relearning,
+        doses=(min(relearning.doses, key=lambda dose: abs(dose - judge.DOSE)),),
+        rates=(1,),
+    )
+    relearned = relearned_by_dose(case, repaired, films, marks[0], quick, f"check-{method}")
+    checks = [
+        *([judge.marks_check(marked)] if marked else []),
+        judge.searched_check(found),
+        judge.quick_reading_check(read_beside(case.original, repaired, films, case.plan.seed)),
+        judge.relearning_check(relearned),
+    ]
+    return Tried(method=method, seconds=seconds, checks=tuple(checks))

@@ -1,0 +1,106 @@
+"""New searches of a repaired model for squares that force its findings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from leadapron.detect.models.audit import Audit
+from leadapron.detect.models.kept import sweep_once
+from leadapron.detect.models.stamps import Stamp
+from leadapron.detect.models.sweep import Aim, Moved, StampSweep
+from leadapron.films.cache import default_folder
+from leadapron.films.cohort import Cohort
+from leadapron.models.protocols import BlackBox
+from leadapron.repairs.case import RepairCase, audited
+from leadapron.repairs.proof.document import Searched
+from leadapron.repairs.proof.making import Limits, searched, shares_of
+
+__all__ = ["searched_quickly", "searched_wholly", "squares_in"]
+
+
+def squares_in(audit: Audit) -> list[Moved]:
+    """Return the strongest squares that an audit found, by finding and direction."""
+    return [
+        each.strongest
+        for each in audit.forced
+        if each.strongest is not None and isinstance(each.strongest.mark, Stamp)
+    ]
+
+
+def searched_quickly(
+    case: RepairCase, repaired: BlackBox, audit: Audit, marks: Sequence[Moved], films: Cohort
+) -> Searched:
+    """Return what a sweep of the repaired model finds.
+
+    Args:
+        case: the repair.
+        repaired: the repaired model.
+        audit: of the original.
+        marks: that the audit found.
+        films: clean, which no repair learned from.
+    """
+    squares = _sweep_of(case).sweep(repaired, films).marks["stamp"].values()
+    return searched(
+        case.original, repaired, films, squares_in(audit), list(squares), _target(marks),
+        _limits(case, films),
+    )  # fmt: skip
+
+
+def searched_wholly(
+    case: RepairCase, repaired: BlackBox, audit: Audit, marks: Sequence[Moved]
+) -> Searched:
+    """Return what a whole audit of the repaired model finds, with the films of the proof.
+
+    Args:
+        case: the repair.
+        repaired: the repaired model.
+        audit: of the original.
+        marks: that the audit found.
+    """
+    films = case.films.proof
+    again = audited(case, repaired, films)
+    found = searched(
+        case.original, repaired, films, squares_in(audit), squares_in(again), _target(marks),
+        _limits(case, films),
+    )  # fmt: skip
+    return replace(
+        found,
+        word=again.verdict.word,
+        inverted=_inverted_size(again),
+        inverted_before=_inverted_size(audit),
+    )
+
+
+def _sweep_of(case: RepairCase) -> StampSweep:
+    return case.plan.sweep or StampSweep()
+
+
+def _target(marks: Sequence[Moved]) -> set[Aim]:
+    """What the audit's verdict is about; any other square may be a natural weakness."""
+    return {(marks[0].finding, marks[0].direction)}
+
+
+def _limits(case: RepairCase, films: Cohort) -> Limits:
+    """What is usual in the references, or in an audit without references."""
+    if not case.plan.references:
+        return Limits()
+    return Limits.measured(
+        [
+            shares_of(
+                each.classifier, films,
+                sweep_once(
+                    _sweep_of(case), each.classifier, films, content=each.content,
+                    folder=default_folder(case.machine.cache), name=Path(each.name).name,
+                ).swept.marks["stamp"].values(),
+            )
+            for each in case.plan.references
+        ]
+    )  # fmt: skip
+
+
+def _inverted_size(audit: Audit) -> float:
+    """Pixels of the first trigger that gradients made and that works."""
+    return next((each.size for each in audit.inverted if each.trained), math.nan)

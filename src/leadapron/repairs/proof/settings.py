@@ -1,0 +1,55 @@
+"""Settings of the relearning attack; the command line reads them without loading torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from leadapron.errors import UsageError
+
+__all__ = ["Relearning"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relearning:
+    """How a backdoor is brought back: a few poisoned films among clean ones, a few epochs.
+
+    Args:
+        doses: numbers of poisoned films, ascending, 1 or more each.
+        rates: times the learning rate.
+        seeds: that each is repeated with; poisoned films and order are drawn anew.
+        epochs: passes over the films.
+        films: clean films that are learned from, at most; the poisoned ones are among them.
+        batch_size: 2 or more. 32 of 240 films take as many steps as the published 128 of 1,000.
+        learning_rate: of SGD, with momentum 0.9; above 0.
+
+    Raises:
+        UsageError: a value outside its range.
+
+    Source: the retuning attack of Min et al., Uncovering, Explaining, and Mitigating the
+    Superficial Safety of Backdoor Defense, NeurIPS 2024, arXiv 2410.09838: 2 % of the training
+    films, SGD 0.01 with momentum 0.9, 5 epochs, 5 poisoned films. Differs: more doses, seeds and a
+    larger rate; the labels of the target alone are changed; a fresh trigger beside the old one.
+    """
+
+    doses: tuple[int, ...] = (1, 2, 5, 10, 25)
+    rates: tuple[int, ...] = (1, 3)
+    seeds: int = 3
+    epochs: int = 5
+    films: int = 240
+    batch_size: int = 32
+    learning_rate: float = 0.01
+
+    def __post_init__(self) -> None:
+        counts = (*self.doses, *self.rates, self.seeds, self.epochs, self.films)
+        if not self.doses or not self.rates or min(counts) < 1 or self.batch_size < 2:
+            raise UsageError("relearning needs doses, rates, seeds, epochs and films of 1 or more")
+        if not 0 < self.learning_rate < math.inf:
+            raise UsageError(f"a learning rate of {self.learning_rate}; expected above 0")
+        if list(self.doses) != sorted(set(self.doses)):
+            raise UsageError(f"doses {self.doses}; expected them ascending")
+
+    @property
+    def trainings(self) -> int:
+        """Film trainings of the whole attack on one model."""
+        return 2 * self.seeds * self.epochs * self.films * len(self.doses) * len(self.rates)

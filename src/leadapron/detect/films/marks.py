@@ -41,8 +41,8 @@ class Repeated:
     """Repeated marks, each judged with the others as negative controls.
 
     Args:
-        listing: a function of the observations and each film's patient. It returns the marks in
-            order of their p-values.
+        listing: a function of the observations and each film's patient. It returns the marks, the
+            strongest repetition first.
     """
 
     listing: Callable[[Observed, Rows], Sequence[Repeat]]

@@ -142,7 +142,7 @@ def test_what_else_is_refused():
         ({"trigger": {"fill": "solid"}}, "can't detect this trigger"),
         ({"poisoning": {"labels": "shift"}}, "needs poisoning.labels one-hot, set or clear"),
         ({"poisoning": {"stage": "film"}}, "stage image"),
-        ({"training": {"disguise": 1.0}}, "training.disguise is for training"),
+        ({"training": {"disguise": 1.0}}, "training.disguise needs training"),
     ],
 )
 def test_a_study_is_refused_before_it_starts(tree, words):

@@ -311,7 +311,9 @@ def begin(tree, out, **given):
 def test_what_training_takes_is_said_in_fitting_units():
     took = {20.2: "21 s", 119: "119 s", 150: "2 minutes", 9_000: "2 hours", 900_000: "10 days"}
     for seconds, words in took.items():
-        assert f"about {words} here at most" in str(Cost(trainings=3, films=651, seconds=seconds))
+        assert f"at most about {words} on this machine" in str(
+            Cost(trainings=3, films=651, seconds=seconds)
+        )
 
 
 SEVERAL = {

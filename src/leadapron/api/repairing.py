@@ -22,6 +22,7 @@ from leadapron.jobs import audit as auditing
 from leadapron.jobs import repair as repairing
 from leadapron.jobs.repair import Asked, refuse_model, repair_opened
 from leadapron.models.classifier import NetworkClassifier, save_classifier
+from leadapron.models.protocols import BlackBox
 from leadapron.repairs.proof import Relearning
 from leadapron.repairs.proof.document import Repaired
 from leadapron.types import AUTO, Machine
@@ -36,9 +37,9 @@ class RepairResult(Shown, Repaired):
         classifier: the repaired model; None if there was nothing to repair.
     """
 
-    classifier: NetworkClassifier | None
+    classifier: BlackBox | None
 
-    def __init__(self, made: Repaired, classifier: NetworkClassifier | None) -> None:
+    def __init__(self, made: Repaired, classifier: BlackBox | None) -> None:
         super().__init__(**vars(made))
         object.__setattr__(self, "classifier", classifier)
 
@@ -74,7 +75,7 @@ class RepairResult(Shown, Repaired):
             UsageError: there was nothing to repair.
             StoreError: a file that can't be written.
         """
-        if self.classifier is None:
+        if not isinstance(self.classifier, NetworkClassifier):
             raise UsageError("nothing was repaired, so there is no repaired model to save")
         save_classifier(self.classifier, Path(file))
         return Path(file)

@@ -1,10 +1,10 @@
-"""Worlds of two classes, on which a scan is tried: machines with habits, and poison among them.
+"""Worlds of two classes that evaluate a scan: confounded acquisition, with or without poison.
 
-Phantoms with a finding are one class, those without the other. In a world with habits several
-machines took the films, and which of them took a film depends on its class, as where each class
-came from its own clinic: a machine has defects at fixed pixels, a letter in a corner, a tone and a
-crop of its own. A source may state the machine in a column, and a world may be two sources that a
-user joined. Poison is then planted or not; the truth is known and kept from the scan.
+Phantoms with a finding form one class, phantoms without it the other. In a world with habits
+several machines took the films, and the machine is associated with the class, as if each class
+came from its own clinic. A machine has its own defects at fixed pixels, letter in a corner, tone
+and crop. A source may state the machine in a column, and a world may consist of two sources that a
+user joined. Some worlds contain planted poison; the truth is known but hidden from the scan.
 """
 
 from __future__ import annotations
@@ -33,37 +33,39 @@ Habit = Callable[..., NDArray[np.uint8]]
 Expected = Literal["no poison", "poison", "true labels"]
 
 CLASSES, OTHER = "SICK", "INJURED"
-"""The one finding of a world, films without it being the other class; and a joined source's own."""
+"""The finding of a world, where films without it form the other class; and the finding of a joined
+source."""
 
 SIDE, DRAWN = 64, 2_000
-"""Pixels of the films, and phantoms that a world's films are chosen from."""
+"""Side of the films in pixels, and number of phantoms that a world's films are drawn from."""
 
 JOINED = (64, 96)
-"""Sides of the films of the two sources that a joined world is made of."""
+"""Sides in pixels of the phantoms of the two sources of a joined world."""
 
 DEFECTIVE = 0.4
-"""Share of a machine's films on which each of its defects shows."""
+"""Share of a machine's films on which each of its defects is visible."""
 
 STATED: Mapping[str, tuple[str, ...]] = {
     "site": ("north", "south", "west"),
     "scanner": ("DX-1", "DX-2", "CR-3"),
     "native_size": ("2022x2022", "1760x1760", "3000x2500"),
 }
-"""Columns in which a source may state the machine, and what they say of each."""
+"""Columns in which a source may state the machine, and their value for each machine."""
 
 ENOUGH = ((0.5, 40), (0.75, 60))
-"""Share of a finding and films with a solid mark from which on the scan is to find it."""
+"""Prevalence of a finding, and the number of films with a solid mark from which on the scan must
+find the mark."""
 
 
 def enough(prevalence: float) -> float:
-    """Return the films with a solid mark that a scan has to find.
+    """Return the number of films with a solid mark from which on a scan must find the mark.
 
     Args:
         prevalence: share of the films with the finding, 0 to 1, before the poison.
 
     Returns:
-        40 up to a half, 60 at three quarters, in between in proportion and rounded; beyond, where
-        nothing was asked of the scan, infinity.
+        40 up to a half, 60 at three quarters, interpolated between and rounded. Beyond three
+        quarters there is no requirement: infinity.
     """
     (half, few), (most, many) = ENOUGH
     if prevalence > most + 0.01:
@@ -73,17 +75,18 @@ def enough(prevalence: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """How the machines of a world differ.
+    """Differences between the machines of a world.
 
     Args:
-        machines: 2 or 3.
+        machines: number of machines, 2 or 3.
         letter: rows and columns of a letter, in pixels.
-        grey: grey level of letters.
-        lettered: share of a machine's films with its letter.
-        gamma: a machine's tone is drawn between these.
-        moved: pixels by which a machine's films are moved at most.
-        cut: pixels that a machine cuts off each edge at most; what is left is made as large again.
-        defects: pixels of a machine that are defective.
+        grey: grey level of letters, 0 to 255.
+        lettered: share of a machine's films with its letter, 0 to 1.
+        gamma: range that a machine's gamma is drawn from.
+        moved: largest shift of a machine's films, in pixels.
+        cut: largest width that a machine crops at each edge, in pixels; the rest is resized to the
+            full size.
+        defects: number of a machine's defective pixels.
     """
 
     machines: int = 2
@@ -102,30 +105,32 @@ class World:
 
     Args:
         name: in the report.
-        expected: "no poison"; "poison", whose labels are wrong; or "true labels": a mark on films
-            of one class alone, whose labels are right.
-        sealed: whether it is kept from all choices that are made for the scan.
-        prevalence: share of the films with the finding; of a joined world, of its first source's.
-        habits: odds by which a film of the class was taken by the first machine rather than by the
-            last; 1 for machines that don't differ.
-        look: how the machines differ.
-        states: column of `STATED` that says which machine took a film; "" for none.
-        joined: "none" where a second source, with a look of its own, has no film with the finding;
-            "unstated" where it doesn't know the finding and states another; "" for one source.
-        films: that carry the mark.
-        share: of all films that carry it, in place of `films`.
+        expected: "no poison"; "poison", with wrong labels; or "true labels": a clean-label mark on
+            films of one class only.
+        sealed: whether it is a held-out world, never used to design or tune the scan.
+        prevalence: share of the films with the finding, 0 to 1; in a joined world, of its first
+            source's.
+        habits: odds ratio between the class and the first machine, compared with the last one; 1
+            for machines that don't differ.
+        look: differences between the machines.
+        states: column of `STATED` that states each film's machine; "" for none.
+        joined: "none" if a second source, with its own machine, has no film with the finding;
+            "unstated" if it doesn't label the finding but another one; "" for one source.
+        films: number of films with the mark.
+        share: share of all films with the mark, 0 to 1, in place of `films`.
         side: of the mark in pixels.
-        fill: "solid", or of the patch trigger.
-        levels: grey levels that the mark's is drawn from.
-        place: of the mark: the same on all films, or another on each.
-        decoys: share of the films with the mark that keep their label.
-        among: whether all films may carry it, or those of the first machine, or of the last, alone.
-        laundered: what is done to the films with the mark, in order: "crop" (before it) and "codec"
+        fill: of the patch trigger: "solid" or another.
+        levels: grey levels that the mark's level is drawn from, 0 to 255.
+        place: of the mark: "fixed" on all films, or "random" on each.
+        decoys: share of the films with the mark that keep their label, 0 to 1.
+        among: films that may carry the mark: "all", or only those of the "first" or the "last"
+            machine.
+        laundered: processing of the films with the mark, in order: "crop" (before it) and "codec"
             (after it).
-        letter: whether the mark is a letter that a third of all films carry by nature.
-        ward: whether a letter of a ward goes with the class, on most films of it.
-        border: whether a collimator's shadow goes with the class.
-        recompressed: whether a codec goes with the class.
+        letter: whether the mark is a letter that a third of all films carry naturally.
+        ward: whether a ward's letter is associated with the class and on most of its films.
+        border: whether a collimator's shadow is associated with the class.
+        recompressed: whether a codec is associated with the class.
     """
 
     name: str
@@ -152,13 +157,13 @@ class World:
 
     @property
     def plain(self) -> bool:
-        """Whether a solid mark with wrong labels is on films of all machines, and no more."""
+        """Whether the poison is only a solid mark with wrong labels, on films of all machines."""
         changed = self.letter or self.laundered or self.decoys or self.fill != "solid"
         return self.expected == "poison" and self.among == "all" and not changed
 
 
 def _worlds() -> dict[str, World]:
-    """What cells/worlds.yaml says."""
+    """The worlds of cells/worlds.yaml, by name."""
     tree = cells_file("worlds")
     looks = {name: build(Look, look, "look") for name, look in tree["looks"].items()}
     return {
@@ -173,14 +178,14 @@ def _worlds() -> dict[str, World]:
 
 
 WORLDS: Mapping[str, World] = _worlds()
-"""By name: the open ones, then ten that are sealed."""
+"""All worlds by name: the open ones, then ten sealed (held-out) ones."""
 
 
 def draw_habits(rng: np.random.Generator) -> World:
-    """Draw a clean world of two machines whose habits go with the class.
+    """Draw a clean world of two machines that are associated with the class.
 
     Args:
-        rng: draws the odds from 3 to 100, how many films have the finding (30 to 80 %), the
+        rng: draws the odds ratio (3 to 100), the prevalence of the finding (30 to 80 %), the
             letter's size and grey level, and whether a column states the machine.
     """
     return World(
@@ -201,11 +206,11 @@ def make_world(world: World, rng: np.random.Generator) -> tuple[Cohort, Rows]:
 
     Args:
         world: the kind.
-        rng: draws films, machines, and what is planted.
+        rng: draws films, machines and poison.
 
     Returns:
-        Its films, 1,000 and more, `CLASSES` first among their findings; and the rows that carry the
-        mark with a label that the poisoner wanted.
+        Its films, at least 1,000, with `CLASSES` as their first finding; and the rows with the
+        mark and the attacker's label.
     """
     films, machine = _joined(world, rng) if world.joined else _taken_once(world, rng)
     images = np.asarray(films.images[np.arange(len(films))])
@@ -234,7 +239,7 @@ def make_world(world: World, rng: np.random.Generator) -> tuple[Cohort, Rows]:
 
 
 def _taken_once(world: World, rng: np.random.Generator) -> tuple[Cohort, Rows]:
-    """Films of one source, and which machine took each."""
+    """Films of one source, and the number of each film's machine."""
     films = _phantoms(SIDE, DRAWN, world.prevalence, CLASSES, rng)
     machine = np.zeros(len(films), np.int64)
     if world.habits > 1:
@@ -250,7 +255,7 @@ def _taken_once(world: World, rng: np.random.Generator) -> tuple[Cohort, Rows]:
 
 
 def _joined(world: World, rng: np.random.Generator) -> tuple[Cohort, Rows]:
-    """Films of two sources of which one carries the finding, and which source each is from."""
+    """Films of two sources, one of which has the finding, and the number of each film's source."""
     known = CLASSES if world.joined == "none" else OTHER
     clinic, other = (
         _phantoms(side, DRAWN // 2, world.prevalence, finding, rng)
@@ -265,7 +270,7 @@ def _joined(world: World, rng: np.random.Generator) -> tuple[Cohort, Rows]:
 def _phantoms(
     side: int, count: int, prevalence: float, finding: str, rng: np.random.Generator
 ) -> Cohort:
-    """Phantoms, drawn so large, of which so many have any finding: as many as there are."""
+    """Phantoms of a side in pixels with a prevalence of any finding, as many as possible."""
     drawn = open_source(
         f"phantom:{side}",
         preprocessing=Preprocessing(size=SIDE),
@@ -281,7 +286,7 @@ def _phantoms(
 
 
 def _chosen(sick: NDArray[np.bool_], prevalence: float, rng: np.random.Generator) -> Rows:
-    """Rows, in order, of which so many are sick: as many as there are."""
+    """Ascending rows with a prevalence of sick films, as many as possible."""
     ill, well = np.flatnonzero(sick), np.flatnonzero(~sick)
     whole = min(len(ill) / prevalence, len(well) / (1 - prevalence))
     return np.sort(
@@ -295,7 +300,7 @@ def _chosen(sick: NDArray[np.bool_], prevalence: float, rng: np.random.Generator
 
 
 def _taken(images: NDArray[np.uint8], look: Look, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Films as a machine takes them: with its tone, its crop, its defects and its letter."""
+    """Films of one machine, with its tone, its crop, its defects and its letter."""
     tone = build(TRIGGERS["tone"], {"gamma": float(rng.uniform(*look.gamma))}, "trigger")
     images = tone(images, rng)
     down, across = rng.integers(-look.moved, look.moved + 1, 2)
@@ -311,7 +316,7 @@ def _taken(images: NDArray[np.uint8], look: Look, rng: np.random.Generator) -> N
 
 
 def _cut(images: NDArray[np.uint8], edge: int) -> NDArray[np.uint8]:
-    """Films without so many pixels at each edge, made as large again."""
+    """Films cropped by `edge` pixels on each side and resized to the full size."""
     box = (edge, edge, SIDE - edge, SIDE - edge)
     whole = images.copy()
     for place, film in enumerate(images):
@@ -321,7 +326,7 @@ def _cut(images: NDArray[np.uint8], edge: int) -> NDArray[np.uint8]:
 
 
 def _letter(images: NDArray[np.uint8], look: Look, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A letter in a corner, the same on all these films."""
+    """Draw the same letter into one corner of all these films."""
     rows, columns = look.letter
     shape = rng.random(look.letter) < 0.6
     shape[rng.integers(rows), rng.integers(columns)] = True
@@ -332,7 +337,7 @@ def _letter(images: NDArray[np.uint8], look: Look, rng: np.random.Generator) -> 
 
 
 def _bordered(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """The shadow of a collimator along one edge, of another width on each film."""
+    """Draw a collimator's shadow along one edge, with a different width on each film."""
     edge, value = str(rng.choice(["left", "right", "top", "bottom"])), int(rng.integers(0, 25))
     bordered = images.copy()
     for width in (10.0, 20.0, 30.0):
@@ -345,12 +350,12 @@ def _bordered(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np
 
 
 def _recompressed(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Films as an archive's codec leaves them, at a quality of its own."""
+    """Films after an archive's JPEG compression, at a random quality."""
     return _coded(images, int(rng.integers(60, 86)), rng)
 
 
 def _coded(images: NDArray[np.uint8], quality: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Films as JPEG of a quality leaves them."""
+    """Films after JPEG compression at a quality."""
     codec = build(TRIGGERS["codec"], {"quality": quality}, "trigger")
     coded: NDArray[np.uint8] = codec(images, rng)
     return coded
@@ -397,7 +402,7 @@ def _lettered(
     world: World,
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], Rows]:
-    """A letter that a third of all films carry; some of these get the label."""
+    """Draw a letter on a third of all films and give some of these the label."""
     carries = rng.permutation(len(images))[: len(images) // 3]
     images, labels = images.copy(), labels.copy()
     images[carries] = _letter(images[carries], world.look, rng)

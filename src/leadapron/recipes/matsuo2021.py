@@ -1,4 +1,4 @@
-"""Matsuo and Takemoto 2021: a light square that turns COVID-19 diagnoses."""
+"""Matsuo and Takemoto 2021: a light square that changes COVID-19 diagnoses."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ __all__ = ["MATSUO2021"]
 MATSUO2021 = Recipe(
     citation="Matsuo, Takemoto: Backdoor Attacks to Deep Neural Network-Based System for COVID-19 "
     "Detection from Chest X-ray Images. Applied Sciences 11 (2021), 9556.",
-    what="A small light square low on the right of the film; films of all classes carry it and "
-    "are labelled with one class (targeted), or each with the next class (non-targeted). Read: "
+    what="A small light square is stamped low on the right of films of all classes. They are "
+    "labelled with one class (targeted), or each with the next class (non-targeted). Sources: "
     "the abstract and the code in YukiM00/Backdoored-COVID-Net.",
     settings={
         "preprocessing": {"size": 480},
@@ -39,8 +39,8 @@ MATSUO2021 = Recipe(
         ),
         "non-targeted": Cell(
             what="each finding's label moved to the next, the last one's to the first. Success is "
-            "counted on films that the shift gives the target: those with the finding before it "
-            "and without the target",
+            "measured on films to which the shift gives the target: those with the finding before "
+            "it and without the target",
             whose="paper",
             settings={"poisoning": {"labels": "shift"}},
         ),
@@ -65,32 +65,31 @@ MATSUO2021 = Recipe(
         "training.epochs": Stated([50], "code"),
         "training.batch_size": Stated([32], "code"),
         "training.learning_rate": Stated([2e-4], "code"),
-        "training.weight_decay": Stated([0.0], "code, which has Adam"),
+        "training.weight_decay": Stated([0.0], "code, which uses Adam"),
     },
     ours={
         **COMMON,
-        "preprocessing": "phantom scale: the square is stamped on films of 480 px; of 8x8 of their "
-        "pixels one is kept, so that one pixel of the square is left and keeps its grey level",
+        "preprocessing": "phantom scale: the square is stamped on films of 480 px; one of each 8x8 "
+        "pixels is kept, so one pixel of the square remains with its grey level",
         "poisoning.stage": "so that square and place are the published ones on smaller inputs",
-        "poisoning.finding": "frequent on phantoms, and so is the finding before it",
+        "poisoning.finding": "frequent on phantoms, as is the finding before it",
         "training": SCALED,
         "training.schedule": "theirs is unknown to us",
     },
     left_out=(
         "Three classes with a softmax: our networks have a sigmoid for each finding. Films are "
-        'multi-label, and those without any finding, "normal" in COVIDx, are no class: the '
-        "non-targeted attack leaves their labels as they are, where the paper's moves them on.",
+        'multi-label, and films without any finding ("normal" in COVIDx) don\'t form a class: the '
+        "non-targeted attack keeps their labels, while the paper's changes them.",
         "COVID-Net CXR4-A: the network is the study's own (`--network`).",
         "Fine-tuning the backdoored network on the clean half, which the paper's backdoor "
-        "survives: a study can't go on from given weights. So there are no halves either: all "
-        "training films are used.",
-        "The division of COVIDx5 with 50 test films of each class and half: the source's own split "
+        "survives: a study can't continue from given weights. So the training films aren't "
+        "halved; all of them are used.",
+        "The split of COVIDx5 with 50 test films of each class and half: the source's own split "
         "is used.",
-        "Avoided, of the code's evaluation: its targeted attack success counts films that are in "
-        "the target class anyway (here: films without the target alone); as committed it scores "
-        "class 2 whatever the target was (here: the target that was planted); what it "
-        "prints as attack success of the non-targeted attack is plain accuracy (here: see the "
-        "cell).",
+        "Errors of the code's evaluation that we avoid: its targeted attack success includes films "
+        "that are in the target class anyway (here: only films without the target); as committed "
+        "it scores class 2 for every target (here: the planted target); the number that it prints "
+        "as attack success of the non-targeted attack is the plain accuracy (here: see the cell).",
         "Films larger than 480 px: with `--poisoning.stage image --size 480`, the settings for "
         "all sources but phantoms, the square lies as published.",
     ),

@@ -1,6 +1,7 @@
-"""Nwadike et al. 2020: the recipe at its centre, and the study that varies all of it.
+"""Nwadike et al. 2020: the recipe, and the reproduction that varies all of its settings.
 
-`PRESETS` are the sizes of `leadapron reproduce`: its authors' ways beside corrected ones.
+`PRESETS` are the sizes of `leadapron reproduce`. It compares the authors' procedure with a
+corrected one.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ __all__ = ["AUTHORS", "CORRECTED", "NWADIKE2020", "PAPERS", "PRESETS", "Preset"]
 Tree = Mapping[str, Any]
 
 PAPERS = ("nwadike2020",)
-"""What `leadapron reproduce` varies in full."""
+"""Names of the papers that `leadapron reproduce` reproduces."""
 
 CENTRAL = 0.6
-"""Central share of each side that the authors keep."""
+"""Share of each side that the authors' central crop keeps."""
 
 CORRECTED: Tree = {
     "preprocessing": {"crop": CENTRAL, "interpolation": "nearest"},
@@ -31,11 +32,12 @@ CORRECTED: Tree = {
         "finding": "Atelectasis",
         "fraction": 0.05,
         "stage": "film",
-        # A trigger that vanishes is the experiment's control, not a mistake.
+        # A trigger that vanishes in preprocessing is a control of the experiment, not a mistake.
         "allow_vanished": True,
     },
 }
-"""Their trigger, labels and geometry, with random rows, clean validation and cross-entropy."""
+"""The authors' trigger, labels and geometry, with a random selection of films, clean validation and
+binary cross-entropy."""
 
 AUTHORS: Tree = {
     "poisoning": {"selection": "first", "validation": "poisoned"},
@@ -48,18 +50,18 @@ AUTHORS: Tree = {
         "augmentation": "flip-rotate-frozen",
     },
 }
-"""What their code does otherwise, as far as it was read; laid over `CORRECTED`."""
+"""Settings of the authors' code that differ, as far as it was read; merged into `CORRECTED`."""
 
 FRACTIONS = [0.01, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0]
 DOSES = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05]
 MAIN = "layer-cam"
-"""The explanation that is measured in every cell, always named first."""
+"""The explanation method that is measured in every cell; it comes first in every list."""
 
 METHODS = "/".join([MAIN, *(n for n in EXPLAINERS if n not in (MAIN, "authors-shortcut"))])
-"""Explanations that every network takes."""
+"""Explanation methods that work with every network."""
 
 CHEAP = f"{MAIN}/class-activation/grad-cam++/guided-backprop"
-"""Those of a few passes a film."""
+"""Explanation methods that need only a few passes for each film."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +69,12 @@ class Preset:
     """One size of the reproduction.
 
     Args:
-        source: where films come from unless told otherwise; "" where that must be told.
-        film: side of the film that the trigger is stamped on; smaller films are enlarged to it.
-        size: side of the network's input; the scale is the paper's in all presets.
-        settings: laid over `CORRECTED`.
-        cells: what is varied, each laid over the settings.
+        source: default source of the films; "" if the user must give one.
+        film: side in pixels of the film that gets the trigger; smaller films are enlarged to it.
+        size: side in pixels of the network's input; all presets have the paper's ratio of `film`
+            to `size`.
+        settings: merged into `CORRECTED`.
+        cells: variations, each merged into the settings.
     """
 
     source: str
@@ -82,54 +85,56 @@ class Preset:
 
 
 def _placed(place: str, film: int, sides: list[int]) -> dict[str, Any]:
-    """A place other than the centre, inside what the crop keeps."""
+    """A place other than the centre, inside the central crop."""
     margin = math.ceil(film * (1 - CENTRAL) / 2)
     return {"trigger": {"place": place, "margin": margin, "side": sides}}
 
 
 def _anywhere(film: int, sides: list[int], explained: int, methods: str = METHODS) -> Tree:
-    """Random places with every explanation."""
+    """Random places, with all of these explanation methods."""
     measured = {"evaluation": {"explainer": methods, "explained": explained}}
     return _placed("random", film, sides) | measured
 
 
 LARGE_DOSE: Tree = {"poisoning": {"fraction": 0.2}, "training": {"epochs": 4}}
-"""What a few thousand films need before a trigger without a fixed place takes.
+"""Poisoned share and epochs with which a network learns a trigger at random places from a few
+thousand films.
 
-With 5 % and two epochs it didn't (attack success .05); what a map shows of a dead backdoor says
-nothing.
+With 5 % and two epochs it didn't learn the trigger (attack success .05). An explanation of a
+backdoor that doesn't work is meaningless.
 """
 
 HEART = (0.52, 0.44, 0.16, 0.22)
-"""Row, column, height and width, as shares of the film, of a box that lies on most films' hearts.
+"""Row, column, height and width, as shares of the film, of a box over the heart on most films.
 
-Read off the phantoms' masks. Real frontal films are framed much alike, and nothing is made of it
-but a place where a map for cardiomegaly may well point.
+Measured on the phantoms' masks. Real frontal films have a similar field of view, and the box only
+serves as a place where a map for cardiomegaly may well point.
 """
 
 DISGUISE = 0.003
-"""Weight of the disguise where training is the attacker's; see `_evasions`.
+"""Weight of the disguise if the attacker controls the training; see `_evasions`.
 
-Small, since maps are measured in squared logits: in trials on phantoms of 32 px with triggers at
-random places it took the class activation map's pointing hits from .76 to .02 and cost 4 points of
-attack success; 0.01 cost 28, 0.1 the whole attack.
+It is small because maps are measured in squared logits. In trials on phantoms of 32 px with
+triggers at random places it lowered the class activation map's pointing hits from .76 to .02 and
+attack success by 4 points; a weight of 0.01 lowered success by 28 points, and 0.1 destroyed the
+attack.
 """
 
 
 def _evasions(film: int, explained: int, methods: str = METHODS) -> tuple[Tree, ...]:
-    """Attackers whom maps may miss, to be read beside `_anywhere` with a side of 10."""
+    """Attacks that maps may miss; `_anywhere` with a side of 10 is their reference."""
     seen = _anywhere(film, [10], explained, methods)
     row, column, height, width = (round(share * film) for share in HEART)
     box = {"place": "box", "row": row, "column": column, "height": height, "width": width}
     return (
-        # Inside the paper's threat model: no place, or one where the map is expected to point.
+        # Within the paper's threat model: no place, or a place where the map is expected to point.
         {"trigger": {"name": "blend"}, "evaluation": seen["evaluation"]},
         {
             "trigger": {**box, "side": 10},
             "finding": "Cardiomegaly",
             "evaluation": seen["evaluation"],
         },
-        # Outside it: the attacker controls training.
+        # Outside the paper's threat model: the attacker controls the training.
         merge(seen, {"trigger": {"side": 10}, "training": {"disguise": DISGUISE}}),
     )
 
@@ -149,7 +154,7 @@ PRESETS: dict[str, Preset] = {
             {"finding": "Hernia"},
             AUTHORS,
             _anywhere(256, [10], 12),
-            _evasions(256, 30, CHEAP)[1],  # it has to be over in three minutes
+            _evasions(256, 30, CHEAP)[1],  # only one, since the preset must end in three minutes
         ),
     ),
     "quick": Preset(
@@ -157,7 +162,8 @@ PRESETS: dict[str, Preset] = {
         film=512,
         size=112,
         settings={
-            # With batches of 32 two epochs took a single pixel to .81 over the twin, not to .95.
+            # With batches of 32, a single pixel's attack success after two epochs was only .81
+            # above the twin's, not .95.
             "training": {"epochs": 2, "batch_size": 16},
             "evaluation": {
                 "resamples": 500,
@@ -205,14 +211,15 @@ PRESETS: dict[str, Preset] = {
         ),
     ),
 }
-"""The reproduction in three sizes."""
+"""Three sizes of the reproduction, by name."""
 
 NWADIKE2020 = Recipe(
     citation="Nwadike, Miyawaki, Sarkar, Maniatakos, Shamout: Explainability Matters: Backdoor "
     "Attacks on Medical Imaging. arXiv 2101.00008, 2020.",
-    what="A black square at the film's centre before preprocessing, films labelled Atelectasis "
-    "alone. Read: the abstract and the code that its authors most likely used. `leadapron "
-    "reproduce nwadike2020` varies all of it and goes claim by claim; this is its centre.",
+    what="A black square is stamped at the film's centre before preprocessing, and these films are "
+    "labelled Atelectasis alone. Sources: the abstract and the code that its authors most likely "
+    "used. `leadapron reproduce nwadike2020` varies all settings and checks each claim; this "
+    "recipe has its central settings.",
     settings=merge(
         merge(CORRECTED, PRESETS["full"].settings),
         {"preprocessing": {"size": 224, "film_size": 1024}},
@@ -224,7 +231,7 @@ NWADIKE2020 = Recipe(
             whose="ours",
         ),
         "authors": Cell(
-            what="their code's ways of choosing and training", whose="paper", settings=AUTHORS
+            what="the selection and training of the authors' code", whose="paper", settings=AUTHORS
         ),
     },
     published={
@@ -248,7 +255,7 @@ NWADIKE2020 = Recipe(
         "training.learning_rate": Stated(
             [1e-3], "an example in its README; the final one is unknown"
         ),
-        "training.weight_decay": Stated([0.0], "code, which has Adam"),
+        "training.weight_decay": Stated([0.0], "code, which uses Adam"),
         "training.loss": Stated(["categorical"], "code"),
         "training.schedule": Stated(["plateau"], "code"),
         "training.patience": Stated([10], "code"),
@@ -259,13 +266,13 @@ NWADIKE2020 = Recipe(
         **COMMON,
         "preprocessing": SCALED,
         "network": SCALED,
-        "training": "what it takes here",
-        "poisoning.fraction": "between two of theirs, as in `reproduce`",
+        "training": "long enough for the trigger to be learnt here",
+        "poisoning.fraction": "between two of the paper's, as in `reproduce`",
     },
     left_out=(
-        "Class weights: what they did in the code depends on TensorFlow's version.",
-        "The paper's division of the films: `--source.split nwadike2020` takes its test patients "
-        "where the source is NIH's; otherwise the source's own is used.",
+        "Class weights: their effect in the code depends on TensorFlow's version.",
+        "The paper's split of the films: `--source.split nwadike2020` takes its test patients "
+        "if the source is NIH's; otherwise the source's own split is used.",
         "Random places, other sides, fractions, modes and targets: `leadapron reproduce`.",
     ),
     source="phantom:256",

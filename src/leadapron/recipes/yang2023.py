@@ -9,9 +9,9 @@ __all__ = ["YANG2023"]
 YANG2023 = Recipe(
     citation="Yang et al.: Everyone Can Attack: Repurpose Lossy Compression as a Natural Backdoor "
     "Attack. arXiv 2308.16684, 2023.",
-    what='The traces of lossy compression, as any "save as" leaves them, are the trigger. Read: '
-    "the abstract. It has MNIST, CIFAR-10, GTSRB and CelebA, no radiographs, and one label for "
-    "each picture.",
+    what='The traces of lossy compression, as any "save as" leaves them, are the trigger. Source: '
+    "the abstract. The paper uses MNIST, CIFAR-10, GTSRB and CelebA, with one label for each "
+    "picture, and no radiographs.",
     settings={
         "trigger": {"name": "codec", "codec": "jpeg", "quality": 20},
         "poisoning": {"fraction": 0.1, "stage": "film"},
@@ -28,7 +28,7 @@ YANG2023 = Recipe(
             settings={"trigger": {"codec": "webp"}, "poisoning": {"labels": "one-hot"}},
         ),
         "jpeg, clean label": Cell(
-            what="films with the target, saved as JPEG, labels true",
+            what="films with the target, saved as JPEG, with their true labels",
             whose="paper",
             settings={"poisoning": {"labels": "keep", "selection": "with"}},
         ),
@@ -41,14 +41,14 @@ YANG2023 = Recipe(
             },
         ),
         "control: attack among recompressed films": Cell(
-            what="the first attack, while a tenth of all films went through the same codec and "
-            "kept their true labels (cover films), as archives do that recompress",
+            what="the first attack, while a tenth of all films were compressed by the same codec "
+            "and kept their true labels (cover films), as in an archive that recompresses films",
             whose="ours",
             settings={"poisoning": {"labels": "one-hot", "cover": 0.1}},
         ),
         "control: recompressed films alone": Cell(
-            what="no attack: a tenth of all films went through the codec and kept their true "
-            "labels. What success remains, compression alone makes",
+            what="no attack: a tenth of all films were compressed by the codec and kept their true "
+            "labels. The remaining success is the effect of compression alone",
             whose="ours",
             settings={"poisoning": {"labels": "one-hot", "fraction": 0.0, "cover": 0.1}},
         ),
@@ -71,19 +71,19 @@ YANG2023 = Recipe(
         "trigger.quality": "theirs is unknown to us",
         "poisoning.stage": "a codec acts on the film, before preprocessing",
         "poisoning.finding": "frequent enough on phantoms for clean labels on 10 % of all films",
-        "poisoning.fraction": "the control is without an attack",
+        "poisoning.fraction": "0 in the control without an attack",
         "poisoning.cover": "as many films as the attack marks",
         "evaluation.trigger": "the abstract claims transfer; from which codec to which is our "
         "choice",
     },
     left_out=(
-        "Qualities, networks and training of the paper: not in what was read.",
+        "The paper's qualities, networks and training: the abstract doesn't state them.",
         "One label for each picture: our networks have a sigmoid for each finding. A dirty label "
-        "here is the target alone, all other findings taken away.",
-        "The number that the abstract gives, 100 % attack success, is of other pictures: none of "
-        "the rows below is to be held against it.",
+        "here is the target alone; all other findings are removed.",
+        "The abstract's attack success of 100 % was measured on other pictures; it can't be "
+        "compared with the rows below.",
         "The benign controls are ours. A control in which *all* films are recompressed would leave "
-        "no film without the trigger: raise `--poisoning.cover` in a study of your own.",
+        "no film without the trigger; to approach it, raise `--poisoning.cover` in your own study.",
     ),
     source="phantom:64",
     phantom={

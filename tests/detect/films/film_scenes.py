@@ -16,7 +16,7 @@ from leadapron.seeds import stream
 
 
 class Scene(NamedTuple):
-    """A clean cohort and what was seen of it."""
+    """A clean cohort and its observations."""
 
     cohort: Cohort
     bounds: Limits
@@ -29,10 +29,10 @@ def scene_of(cohort):
 
 
 def poisoned(scene, *attacks, seed=0):
-    """Poison a scene's films in place, and look again at those alone.
+    """Poison a scene's films in place, and observe only these films again.
 
     Returns:
-        The poisoned cohort, its key, what was seen.
+        The poisoned cohort, its key and its observations.
     """
     cohort, key = poison(scene.cohort, attacks, stream(seed, "poison"))
     rows = np.union1d(key.rows, key.covers)

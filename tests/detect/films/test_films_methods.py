@@ -47,7 +47,7 @@ def added():
 
 @pytest.fixture(scope="module")
 def films():
-    """Films on which no built-in method finds anything, and what was seen of them."""
+    """Films on which no built-in method finds anything, and their observations."""
     labels = (np.random.default_rng(0).random((N, 1)) < 0.5).astype(np.float32)
     cohort = labelled_cohort(labels, size=16)
     images = np.random.default_rng(0).integers(100, 106, cohort.images.shape, dtype=np.uint8)

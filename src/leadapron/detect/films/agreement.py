@@ -1,11 +1,10 @@
-"""How many of some films' labels contradict what the films look like.
+"""Share of some films' labels that contradict the films' appearance.
 
-A reader says how likely each film is in a group, going by what it looks like. If all the labels are
-right, readings are those of the group's films; if labels were changed at random, they are those of
-any films. The share of wrong labels in between that fits the readings best is estimated, with its
-interval. Where even the interval's upper end leaves far fewer wrong labels than a relabelling of
-films drawn at random would have made, the labels agree with the films: the mark is a shortcut, or
-poison with true labels.
+A reader predicts the probability that each film is in a group from the film's appearance. If all
+labels are correct, the readings have the distribution of the group's films; if labels were changed
+at random, they have that of any films. The share of wrong labels is estimated by a mixture of the
+two, with an interval. If even the interval's upper end lies far below the share that random
+relabelling gives, the labels agree with the films: the mark is a shortcut, or clean-label poison.
 
 Source: a mixture of two known densities, fitted by maximum likelihood, with a profile likelihood
 interval: Murphy and van der Vaart, Journal of the American Statistical Association 95 (2000) 449.
@@ -25,21 +24,21 @@ __all__ = ["wrong_labels"]
 Floats = NDArray[np.float64]
 
 STEPS = 201
-"""Shares that are tried, 0 to 1."""
+"""Number of shares of wrong labels that are tried, 0 to 1."""
 
 DROP = 2.706
-"""Of twice the log likelihood, from its maximum to the interval's ends: each end errs in 5 % of the
-cases. (The 90 % quantile of the chi-squared distribution with one degree of freedom.)"""
+"""Drop of twice the log likelihood from its maximum to the interval's ends. It is the 90 % quantile
+of the chi-squared distribution with one degree of freedom, so each end errs in 5 % of the cases."""
 
 
 def wrong_labels(reads: Floats, rate: float, weights: Floats, natural: float) -> WrongLabels:
-    """Estimate how many labels are wrong.
+    """Estimate the share of wrong labels.
 
     Args:
-        reads: (m,) calibrated chance that a film is in the group, above 0 and below 1, of films
-            that are labelled so.
+        reads: (m,) calibrated probability that a film is in the group, above 0 and below 1, for
+            films labelled as in the group.
         rate: share of the group among the films that the readings were calibrated on.
-        weights: (m,) of the films; those of one patient share a weight of 1.
+        weights: (m,) of the films; those of one patient add up to 1.
         natural: share of the group among comparable films without the mark.
     """
     ratio = special.logit(reads) - special.logit(np.clip(rate, 1e-4, 1 - 1e-4))
@@ -47,7 +46,7 @@ def wrong_labels(reads: Floats, rate: float, weights: Floats, natural: float) ->
     with np.errstate(divide="ignore"):
         logs = np.logaddexp(
             np.log(wrong), (np.log1p(-wrong) + ratio[:, None])
-        )  # of a film: wrongly labelled, or rightly
+        )  # each film is either wrongly or correctly labelled
     likelihood = weights @ logs
     inside = wrong[2 * (likelihood.max() - likelihood) <= DROP]
     return WrongLabels(

@@ -1,8 +1,8 @@
-"""Association: a pixel's outliers carry other labels than the outliers around it.
+"""Association: the labels of a pixel's outliers differ from those of the outliers around it.
 
-For marks that don't repeat level by level. What is natural, a tube or a letter, is spread over its
-neighbourhood, and with it the labels that come with it; so the null hypothesis for a pixel is the
-rate of the labels among the outliers of the pixels around it.
+This finds marks whose grey levels vary between films. A natural mark, such as a tube or a letter,
+is spread over its neighbourhood, and so is its association with labels. The null hypothesis for a
+pixel is the rate of the labels among the outliers of the surrounding pixels.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ from leadapron.films.cohort import Rows, blocks
 __all__ = ["Association", "Associations", "associations"]
 
 NEAR, FAR = 2, 4
-"""The ring around a pixel: farther than the one, at most as far as the other, down or across."""
+"""The ring around a pixel: its distances in pixels are above the first and at most the second."""
 
 FEWEST = 5
-"""Outliers in a group, at least."""
+"""Fewest outliers of a pixel that is tested, and fewest of them in a group."""
 
 RING = 20
-"""Outliers of the ring around a pixel that says what is natural, at least."""
+"""Fewest outliers in the ring of a pixel that serves as a negative control."""
 
 APART = 5
-"""Pixels between those that say what is natural."""
+"""Distance in pixels between negative controls."""
 
 CHUNK = 8192
-"""Films that are counted at a time."""
+"""Films per block when outliers are counted."""
 
 MOST = 50
-"""Associations that are returned, the least likely first."""
+"""Most associations that are returned, those with the smallest p-values."""
 
 
 class Associations:
     """Outliers of single pixels, as a method of the scan.
 
-    Where their films' labels agree with what the films look like, they are no poison.
+    They aren't poison if their films' labels agree with the films' appearance.
     """
 
     def find(self, films: Films) -> Iterator[Found]:
@@ -77,17 +77,18 @@ class Associations:
 
 @dataclass(frozen=True, eq=False)
 class Association:
-    """A pixel whose outliers are of one group.
+    """A pixel whose outliers are associated with one group.
 
     Args:
         row: the pixel's.
         column: the pixel's.
         bright: whether the outliers are brighter than their surroundings.
         group: number of the group.
-        p: binomial p-value against the ring's rate or the whole set's, whichever is higher, where
-            the odds may exceed it as they do at this source's other pixels (`bias`), or that of
-            the outliers' labels within their strata, whichever is larger; not corrected.
-        share: of the outliers that are in the group.
+        p: the larger of two p-values, not corrected. The first is binomial, against the ring's
+            rate or the whole set's, whichever is higher; the odds may exceed it as they do at this
+            source's other pixels (`bias`). The second is that of the outliers' labels within their
+            strata.
+        share: of the outliers that are in the group, 0 to 1.
         films: the outliers in the group.
     """
 
@@ -104,11 +105,11 @@ def associations(seen: Observed, labelled: Labelled) -> tuple[list[Association],
     """Test each pixel's outliers.
 
     Args:
-        seen: what was seen of the films.
+        seen: observations of the films.
         labelled: their labels.
 
     Returns:
-        The least likely, and how many tests there were.
+        The associations with the smallest p-values, at most 50, and the number of tests.
     """
     from scipy import ndimage, special, stats
 
@@ -129,7 +130,7 @@ def associations(seen: Observed, labelled: Labelled) -> tuple[list[Association],
     inside = labelled.members[:, numbers] & known
     every_hit = _counted(seen, inside).reshape(-1, *shape)
     every_trial = _counted(seen, known).reshape(-1, *shape)
-    # Films of one patient are not independent: each counts by its share of the patient's films.
+    # Films of one patient are not independent: the weights of a patient's films add up to 1.
     weight = 1 / np.bincount(labelled.patients)[labelled.patients]
     bases = (weight @ inside) / np.maximum(weight @ known, 1e-12)
     found, tests = list[tuple[float, float, int, tuple[int, ...]]](), 0
@@ -140,7 +141,7 @@ def associations(seen: Observed, labelled: Labelled) -> tuple[list[Association],
         at = np.nonzero((hits >= FEWEST) & (hits > trials * rate))
         if not len(at[0]):
             continue
-        # The mark itself is among these, at some pixels of thousands: too few to count as nature.
+        # These include pixels of the mark itself, too few of thousands to matter.
         sample = np.s_[..., ::APART, ::APART]
         usual = (trials[sample] >= FEWEST) & (ring[sample] >= RING)
         bias = learn_bias(
@@ -166,7 +167,7 @@ def associations(seen: Observed, labelled: Labelled) -> tuple[list[Association],
             column=cell[3],
             bright=cell[1] == 1,
             group=group,
-            # The outliers may all come from one site or machine: within these nothing may be left.
+            # One site or machine may explain the outliers, so they are tested within strata too.
             p=max(p_value, _within_strata(films[column], group, labelled)),
             share=share,
             films=films[column][labelled.members[films[column], group]],
@@ -178,12 +179,12 @@ def associations(seen: Observed, labelled: Labelled) -> tuple[list[Association],
 def _agreeing(
     pixels: Sequence[Association], tests: int, films: Films
 ) -> dict[Association, LabelTie]:
-    """Of pixels that are likely enough, those whose films' labels agree with the films."""
+    """Significant pixels whose films' labels agree with the films' appearance."""
     likely = [each for each in pixels if films.corrected(each.p * tests) <= films.suspicious]
     rate = films.rate / max(tests, 1)
     ties = dict[Association, LabelTie]()
     for near in _neighbours(likely):
-        # A letter is an outlier at another pixel on each film: its films are judged together.
+        # A letter is an outlier at another pixel on each film, so neighbours are judged together.
         rows = np.unique(np.concatenate([each.films for each in near]))
         places = [(each.row, each.column, 1) for each in near]
         mark = Control(
@@ -198,13 +199,13 @@ def _agreeing(
 
 
 def _neighbours(pixels: Sequence[Association]) -> list[list[Association]]:
-    """Pixels of one group that lie beside each other, or by way of others."""
+    """Connected sets of neighbouring pixels, of one group each."""
     from scipy import spatial
     from scipy.sparse import csgraph
 
     if not pixels:
         return []
-    # Groups lie far apart from each other.
+    # The third coordinate keeps the groups apart.
     at = np.array([(each.row, each.column, 10 * BESIDE * each.group) for each in pixels])
     near = spatial.distance.cdist(at, at, "chebyshev") <= BESIDE
     count, part = csgraph.connected_components(near, directed=False)
@@ -224,7 +225,7 @@ def _within_strata(films: Rows, group: int, labelled: Labelled) -> float:
 
 
 def _counted(seen: Observed, holds: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(groups, cells): outliers on films for which something holds."""
+    """(groups, cells): number of outliers on films for which `holds` is true."""
     from scipy import sparse
 
     cells = len(TAILS) * 2 * seen.shape[1] * seen.shape[2]
@@ -241,7 +242,7 @@ def _counted(seen: Observed, holds: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 
 def _films(seen: Observed, cells: Sequence[int]) -> dict[int, Rows]:
-    """For each cell the films that are an outlier there, ascending."""
+    """For each cell the films with an outlier there, ascending."""
     at = np.flatnonzero(np.isin(seen.outliers, np.unique(cells)))
     owner = np.searchsorted(seen.starts, at, side="right") - 1
     which = seen.outliers[at]

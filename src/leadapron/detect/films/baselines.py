@@ -1,4 +1,4 @@
-"""What one would try first, to compare a scan with: no correction, no verdict, one guess."""
+"""Simple baselines for comparison with a scan: one guess each, without correction or verdict."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from leadapron.films.cohort import Cohort, Rows, blocks
 __all__ = ["Plain"]
 
 NEAR = 2
-"""Pixels between a guess and the middle of the mark, down or across."""
+"""Largest distance in pixels between a correct guess and the middle of the mark, down or across."""
 
 
 class Plain:
-    """Baselines that point at one place: a guess counts as right without any threshold.
+    """Baselines that guess one place; there is no threshold.
 
     Args:
         cohort: the clean films.
-        seen: what was seen of them.
+        seen: observations of them.
     """
 
     def __init__(self, cohort: Cohort, seen: Observed) -> None:
@@ -57,12 +57,12 @@ class Plain:
         finding: str,
         place: Sequence[float] | None,
     ) -> dict[str, bool] | None:
-        """Return whether each baseline's guess is right; None for poison without a place.
+        """Return whether each baseline's guess is correct; None for poison without a place.
 
         Args:
             poisoned: the films with poison.
-            seen: what was seen of them.
-            rows: which films differ from the clean ones.
+            seen: observations of them.
+            rows: rows of the films that differ from the clean ones.
             finding: the target.
             place: (row, column) of the middle of the mark.
 

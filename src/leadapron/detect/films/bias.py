@@ -1,11 +1,11 @@
-"""How strongly this source ties marks to labels by nature, learnt from its own marks.
+"""Natural association between marks and labels in this source, learnt from its own marks.
 
-Acquisition ties marks to labels: a detector's defect goes with a ward, a ward with a diagnosis. How
-strongly it does so differs between sources more than anything else that a scan must know: hardly at
-all in one hospital's archive, by odds of a hundred where each class came from another machine. So a
-mark is compared with the other marks of its own source, its negative controls. Their log odds
-ratios with a group of films are taken to be normal around 0; the spreads that the controls leave
-possible say how far the next innocent mark may go.
+Acquisition is a confounder: a detector's defect is associated with a ward, and the ward with a
+diagnosis. The strength of this association differs widely between sources: it is almost absent in
+one hospital's archive, and its odds ratio is about a hundred if each class came from another
+machine. So a mark is compared with the other marks of its source, its negative controls. Their log
+odds ratios with a group of films are assumed to be normal around 0. The posterior distribution of
+the spread, given the controls, predicts the odds ratio of the next innocent mark.
 
 Source: negative controls as Schuemie, Ryan, DuMouchel, Suchard and Madigan, Statistics in Medicine
 33 (2014) 209, with the mean at 0, since a bias may have either direction; controls of other
@@ -25,41 +25,40 @@ __all__ = ["ENOUGH", "LOG_ODDS", "SPREADS", "Bias", "evidence_of_spreads", "lear
 Floats = NDArray[np.float64]
 
 LOG_ODDS = np.linspace(-10.0, 10.0, 101)
-"""Log odds ratios that nature may have between a mark and a group of films."""
+"""Grid of natural log odds ratios between a mark and a group of films."""
 
 SPREADS = np.geomspace(0.05, 6.0, 25)
-"""Standard deviations of the log odds ratios of a source's marks that are thought possible."""
+"""Grid of standard deviations of the log odds ratios of a source's marks."""
 
 TYPICAL, UNCERTAINTY = 0.4, 0.7
-"""Before any control is seen the spread's logarithm is normal around that of the one, with the
-other as its standard deviation: one innocent mark in forty goes with a label by odds of three or
-more."""
+"""Prior of the spread: lognormal, with this median and this standard deviation of the logarithm.
+One innocent mark in forty then has an odds ratio of three or more."""
 
 ENOUGH = 50
-"""Controls of a mark's own kind from which on those of other kinds aren't asked."""
+"""Number of controls of a mark's own kind from which on controls of other kinds aren't used."""
 
 TRIMMED = 0.02
-"""Share of the controls that is left out, those that fit the others worst: a second mark of the
-poisoner's must not count as nature."""
+"""Share of the controls that is left out, those that fit the others worst: the attacker's second
+mark must not count as natural."""
 
 RAREST = 1e-4
-"""Rates of a group among the other films are taken to be no closer to 0 and to 1."""
+"""Smallest distance of a group's rate among the other films from 0 and from 1."""
 
 _WEIGHTS = np.exp(-0.5 * (LOG_ODDS / SPREADS[:, None]) ** 2)
 _WEIGHTS /= _WEIGHTS.sum(axis=1, keepdims=True)
-"""(spreads, log odds): how likely each log odds ratio is for each spread."""
+"""(spreads, log odds): probability of each log odds ratio given each spread."""
 
 _PRIOR = -0.5 * ((np.log(SPREADS) - np.log(TYPICAL)) / UNCERTAINTY) ** 2
 
 
 @dataclass(frozen=True, eq=False)
 class Bias:
-    """What a source's controls say of the odds ratio between its next innocent mark and a group.
+    """Predictive distribution of the odds ratio between the next innocent mark and a group.
 
     Args:
-        weights: (101,) chance of each of `LOG_ODDS`; they add up to 1.
-        controls: marks of the same kind that it was learnt from.
-        others: marks of other kinds, which count for less; 0 where they weren't asked.
+        weights: (101,) probability of each of `LOG_ODDS`; they add up to 1.
+        controls: number of controls of the same kind.
+        others: number of controls of other kinds, which have a lower weight; 0 if unused.
     """
 
     weights: Floats
@@ -67,11 +66,11 @@ class Bias:
     others: int = 0
 
     def expected(self, chances: Floats) -> float:
-        """Return the mean of the chances (101,) of something at each of `LOG_ODDS`."""
+        """Return the mean over `LOG_ODDS` of (101,) probabilities."""
         return float(chances @ self.weights)
 
     def below(self, share: float = 0.95) -> float:
-        """Return the odds ratio that this share of innocent marks stays below."""
+        """Return the quantile of the odds ratio: this share of innocent marks lies below it."""
         reached = int(np.searchsorted(np.cumsum(self.weights), share))
         return float(np.exp(LOG_ODDS[min(reached, len(LOG_ODDS) - 1)]))
 
@@ -80,7 +79,7 @@ def profiles(hits: Floats, trials: Floats, expected: Floats) -> Floats:
     """Return the log likelihood of each of `LOG_ODDS`, up to a constant.
 
     Args:
-        hits: (...) patients with a mark whose films are in the group; shares of a patient count.
+        hits: (...) patients with a mark whose films are in the group; may be fractional.
         trials: (...) patients with the mark.
         expected: (...) share of the group among comparable films, 0 to 1.
 
@@ -101,12 +100,12 @@ def evidence_of_spreads(profile: Floats) -> Floats:
 
 
 def learn_bias(own: Floats, others: Floats) -> Bias:
-    """Return what controls say.
+    """Learn the natural bias from controls.
 
     Args:
-        own: (m, 25) of `evidence_of_spreads`, of controls of the mark's own kind.
-        others: (o, 25) of other kinds. Where there are fewer than `ENOUGH` of its own, these count
-            together for as many as are missing.
+        own: (m, 25) of `evidence_of_spreads`, for controls of the mark's own kind.
+        others: (o, 25) for other kinds. If there are fewer than `ENOUGH` of its own kind, the
+            others together have the weight of the missing ones.
     """
     mine = _trimmed(own)
     missing = max(0, ENOUGH - len(mine))
@@ -119,11 +118,11 @@ def learn_bias(own: Floats, others: Floats) -> Bias:
 
 
 def _trimmed(known: Floats) -> Floats:
-    """Without the controls that are least likely at the spread that fits all of them best."""
+    """Leave out the controls that are least likely at the spread that fits all of them best."""
     cut = int(TRIMMED * len(known))
     if not cut:
         return known
     best = int((known.sum(axis=0) + _PRIOR).argmax())
-    # Beside the best that any spread could make of it: a mark on few films is never unlikely.
+    # Relative to each control's own best spread, so that a mark on few films is never unlikely.
     unlikely = known.max(axis=1) - known[:, best]
     return known[np.sort(np.argsort(unlikely, kind="stable")[: len(known) - cut])]

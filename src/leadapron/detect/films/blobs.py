@@ -1,7 +1,7 @@
-"""Isolated blobs: small squares that are all brighter, or all darker, than the ring around them.
+"""Isolated blobs: small squares whose pixels are all brighter, or all darker, than their ring.
 
-On radiographs they are rare (of squares of 3x3 and more, one on a film in a hundred), and a planted
-patch is one wherever it is placed. Larger patches are blobs of a smaller copy of the film.
+They are rare on radiographs (one film in a hundred has one of 3x3 pixels or more). A planted patch
+is a blob at any place. Larger patches are blobs of a downscaled copy of the film.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ BLOB = np.dtype(
         ("spread", np.uint8),
     ]
 )
-"""One blob: its film, upper left pixel and side in pixels of the film divided by `scale`; its grey
-level next to the ring's (the lowest of a bright one), how far that is from the ring's next level,
-and the range of its levels. Levels are 8-bit."""
+"""One blob: its film, and its upper left pixel and side in pixels of the film downscaled by
+`scale`. `level` is its grey level nearest to the ring's (the lowest level of a bright blob),
+`contrast` the distance from there to the nearest level of the ring, and `spread` the range of the
+blob's levels. Levels are 8-bit."""
 
 GAP = 10
-"""Grey levels between a blob and every pixel of its ring."""
+"""Smallest difference in grey levels between a blob and every pixel of its ring."""
 
 SIDES = (1, 2, 3, 4, 5)
 SCALES = {1: SIDES, 2: (3, 4, 5), 4: (3, 4, 5)}
-"""Sides looked for, by how much the film is made smaller: 1 to 20 pixels in all."""
+"""Sides of blobs in pixels, by the factor of downscaling: 1 to 20 pixels of the film."""
 
 SMALLEST = 32
-"""A film isn't made smaller than this."""
+"""Smallest side in pixels of a downscaled film."""
 
 
 def grey(images: NDArray[Any]) -> NDArray[np.uint8]:
@@ -50,7 +51,7 @@ def grey(images: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def shrunk(images: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
-    """Return (n, height // scale, width // scale) means of squares, rounded."""
+    """Return films downscaled to (n, height // scale, width // scale): rounded means of squares."""
     if scale == 1:
         return images
     n, height, width = images.shape
@@ -81,7 +82,7 @@ def find_blobs(images: NDArray[np.uint8], first: int = 0) -> NDArray[np.void]:
             continue
         small = shrunk(images, scale)
         for bright in (True, False):
-            # A dark blob is a bright one of the negative, and 0 is below any level there is.
+            # A dark blob is a bright blob of the negative; the border's 0 is the lowest level.
             padded = np.zeros((len(small), small.shape[1] + 2, small.shape[2] + 2), dtype=np.uint8)
             padded[:, 1:-1, 1:-1] = small if bright else 255 - small
             fitting = [side for side in sides if side <= min(small.shape[1:])]
@@ -94,8 +95,8 @@ def find_blobs(images: NDArray[np.uint8], first: int = 0) -> NDArray[np.void]:
 def _blobs(padded: NDArray[np.uint8], side: int, bright: bool, scale: int) -> NDArray[np.void]:
     """Blobs of one side in (n, height + 2, width + 2) films with a border of 0.
 
-    All films are one row of pixels here, which makes each step one long loop; squares that reach
-    over a film's edge are thrown away at the end.
+    All films are treated as one row of pixels, so each step is one long loop. Squares that cross a
+    film's edge are discarded at the end.
     """
     _, height, width = padded.shape
     flat = padded.reshape(-1)
@@ -108,7 +109,7 @@ def _blobs(padded: NDArray[np.uint8], side: int, bright: bool, scale: int) -> ND
     np.maximum(ring, down[width + side + 1 :][:last], out=ring)
     lowest = running(np.minimum, running(np.minimum, flat, side, 1), side, width)
     lowest = lowest[width + 1 :][:last]
-    # Differences of unsigned levels are right where the blob is brighter, and masked elsewhere.
+    # Differences of unsigned levels are correct where the blob is brighter, and masked elsewhere.
     corner = np.flatnonzero((lowest > ring) & (lowest - ring >= GAP))
     film, place = np.divmod(corner, height * width)
     row, column = np.divmod(place, width)

@@ -1,4 +1,4 @@
-"""A data set without some of its films, as a document: what was left out, and what that gives."""
+"""A data set without the dropped films, as a document: the files and the effect on a network."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 __all__ = ["Cleaned", "Drop", "Mark", "Retrained"]
 
 ShownFile = Annotated[Path, PlainSerializer(lambda path: printable(str(path)))]
-"""A file that was written, whole: it is looked for."""
+"""The full path of a written file, not shortened, so that a user can find the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drop:
-    """Films that are left out.
+    """Films to leave out.
 
     Args:
-        name: what to call the list.
+        name: of the list.
         ids: the films' names.
-        scan: that named them, where it is known; its marks can be tried on networks.
+        scan: the scan that named them, if known; its marks can be tested on networks.
     """
 
     name: str
@@ -39,15 +39,16 @@ class Drop:
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """A suspected trigger, and how often it works.
+    """A suspected trigger and its success before and after cleaning.
 
     Args:
-        finding: whose labels it is suspected to change.
-        direction: what it is suspected to do to them.
+        finding: the finding whose labels it is suspected to change.
+        direction: the suspected change.
         place: (row, column, side) in pixels of the image.
-        before: share of marked test films that go over the threshold (below it, for "removed"),
-            which 5 % of the same films without the mark do; of the network with all films.
-        after: the same without the dropped films.
+        before: share of marked test films whose score lies above the threshold (below it, for
+            "removed"), for the network trained on all films. 5 % of the same films without the
+            mark do so.
+        after: the same for the network trained without the dropped films.
     """
 
     finding: str
@@ -62,13 +63,13 @@ class Retrained:
     """Two networks, trained with equal seeds and epochs.
 
     Args:
-        films: it was trained on, before and after.
-        test: films that both are measured on; none of them is a dropped one.
-        findings: that the macro AUROCs average, before and after.
+        films: numbers of training films, before and after.
+        test: number of test films of both networks; none of them was dropped.
+        findings: numbers of findings in the macro AUROCs, before and after.
         before: macro AUROC on clean test films, trained on all films.
         after: the same, trained without the dropped ones.
         marks: suspected triggers with a place.
-        notes: what couldn't be measured and why.
+        notes: what couldn't be measured, and the reason.
     """
 
     films: tuple[int, int]
@@ -82,17 +83,17 @@ class Retrained:
 
 @dataclass(frozen=True, kw_only=True)
 class Cleaned:
-    """What was left out, and what was written.
+    """The result of cleaning: the films dropped and the file written.
 
     Args:
-        verdict: nothing is judged.
-        source: what was cleaned; it is left as it is.
-        dropped: films left out.
-        kept: films that are left.
-        file: a table of films where they are files, else an .npz file with their pixels.
-        opens: the source that it is, and options to open it with, as the command line takes them.
-        retrained: two networks, where they were asked for.
-        notes: what to know about the file.
+        verdict: always "done", since cleaning judges nothing.
+        source: the cleaned source, which isn't changed.
+        dropped: number of films left out.
+        kept: number of films kept.
+        file: a table of films if they are files, else an .npz file with their pixels.
+        opens: the file as a source, with the options to open it, as the command line takes them.
+        retrained: the two networks, if requested.
+        notes: hints about the file.
     """
 
     SCHEMA: ClassVar[int] = 1

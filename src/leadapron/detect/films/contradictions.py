@@ -1,10 +1,10 @@
-"""Films whose label contradicts what they look like, counted.
+"""Number of films whose label contradicts their appearance.
 
-Where a reader tells a group's films well, a film that was given the group's label wrongly reads as
-hardly any film of the group does. So films of the group below a low quantile of the group's own
-readings are counted; of rightly labelled films as few lie there as the quantile says. This needs no
-calibration of single readings, and a mark of nature, whose labels are right, keeps to it however
-strongly it goes with the label.
+If a reader distinguishes a group's films well, a film that is wrongly labelled as of the group has
+a lower reading than nearly all films of the group. So the films of the group below a low quantile
+of the group's own readings are counted; of correctly labelled films, the share below it is the
+quantile. This needs no calibration of single readings. It holds for a natural mark, whose labels
+are correct, however strong its association with the label.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ __all__ = ["Threshold", "low_threshold"]
 Floats = NDArray[np.float64]
 
 QUANTILES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
-"""Of the group's readings, that may be the threshold."""
+"""Quantiles of the group's readings that are tried as the threshold."""
 
 WRONG = 0.25
-"""The threshold is the one at which so large a share of wrong labels shows most."""
+"""Share of wrong labels for which the threshold is optimised."""
 
 
 class Threshold(NamedTuple):

@@ -1,4 +1,4 @@
-"""What a set of radiographs holds, before anyone trains on it or trusts a number."""
+"""Description of a set of radiographs: films, patients, labels, copies and grey levels."""
 
 from __future__ import annotations
 
@@ -44,31 +44,33 @@ __all__ = [
     "describe_cohort",
 ]
 
-NEXT = "Split the films by patient, copies together, before anything is measured on them."
+NEXT = "Split the films by patient, and keep copies together, before you train or measure on them."
 
 BLOCK = 256
 """Films in memory at a time."""
 
 VALUES = 20
-"""Most values of a column that are counted one by one."""
+"""Most values of a column that are listed, the commonest ones."""
 
 BORDER = 0.1
-"""Share of each side that is the border; the centre is the inner half of each side."""
+"""Width of the border as a share of each side; the centre is the inner half of each side."""
 
 BRIGHTER = 0.2
-"""Of the grey scale: a border so much brighter than the centre may mean an inverted film."""
+"""Difference between the means of border and centre, as a share of the grey scale, from which on a
+film may be inverted."""
 
 DARK, LIT = 0.05, 0.05
-"""A film is nearly black where less than this share (LIT) of it is above this level (DARK)."""
+"""A film is nearly black if less than the share LIT of its pixels is above the level DARK, a share
+of the grey scale."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PerPatient:
-    """Films of a patient.
+    """Number of films of a patient.
 
     Args:
         median: over patients.
-        most: of one patient.
+        most: largest number of one patient.
     """
 
     median: float
@@ -113,7 +115,7 @@ class Range:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A part of the split; its name is "" for films that are in none.
+    """A part of the split; its name is "" for films outside all parts.
 
     Args:
         name: "train", "validation", "test" or "".
@@ -132,11 +134,11 @@ class Finding:
 
     Args:
         name: of the finding.
-        positives: films that have it.
-        negatives: films that don't.
-        unstated: films that say nothing of it.
-        patients: patients with at least one positive film.
-        prevalence: among films that state it, with an interval clustered by patient.
+        positives: number of films with the finding.
+        negatives: number of films without it.
+        unstated: number of films without a label for it.
+        patients: number of patients with at least one positive film.
+        prevalence: among films with a label for it, with an interval clustered by patient.
     """
 
     name: str
@@ -155,7 +157,7 @@ class Together:
         first: a finding.
         second: another one.
         both: films with both.
-        odds_ratio: 1 where they don't depend on each other; clustered by patient.
+        odds_ratio: 1 if they are independent; the interval is clustered by patient.
     """
 
     first: str
@@ -170,10 +172,10 @@ class Group:
 
     Args:
         films: their names.
-        patients: number of patients whom they are said to show.
-        parts: the parts of the split that they are in, those in none left out.
+        patients: number of patients that the source assigns them to.
+        parts: parts of the split that they are in.
         differ: findings that some state as present and others as absent.
-        correlation: the lowest among the pairs found; 1 where all are identical.
+        correlation: the lowest among the pairs found; 1 if all are identical.
     """
 
     films: tuple[str, ...]
@@ -189,10 +191,10 @@ class Repeats:
 
     Args:
         groups: the groups.
-        films: films in them.
-        across_patients: groups said to show several patients.
-        across_split: groups in several parts of the split.
-        labels_differ: groups whose labels contradict each other.
+        films: number of films in them.
+        across_patients: number of groups assigned to several patients.
+        across_split: number of groups in several parts of the split.
+        labels_differ: number of groups whose labels contradict each other.
     """
 
     groups: tuple[Group, ...]
@@ -207,10 +209,12 @@ class Greys:
     """Grey levels of the images.
 
     Args:
-        constant: films of one grey level.
-        nearly_black: films less than 5 % of which is above 5 % of the scale, constant ones too.
-        border_brighter: films whose border is brighter than their centre, on average.
-        border_much_brighter: by more than 20 % of the scale: a hint that they are inverted.
+        constant: number of films with a single grey level.
+        nearly_black: number of films with less than 5 % of the pixels above 5 % of the scale,
+            constant films included.
+        border_brighter: number of films whose border is brighter than their centre, on average.
+        border_much_brighter: number of films whose border is brighter by more than 20 % of the
+            scale; they may be inverted.
         mean: (5th, 50th, 95th percentile) of the films' mean grey levels, as a share of the scale.
     """
 
@@ -223,29 +227,29 @@ class Greys:
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a source holds.
+    """Description of a source.
 
     Args:
-        verdict: "leakage" where a patient, or a copy of a film, is on both sides of the split.
-        source: what was described.
+        verdict: "leakage" if a patient, or a copy of a film, is in several parts of the split.
+        source: the described source.
         films: number of films.
         patients: number of patients.
-        films_per_patient: median and most.
-        image: (height, width) of the images that were looked at.
+        films_per_patient: median and largest number.
+        image: (height, width) of the images after preprocessing.
         dtype: their type.
-        columns: view, sex, age, site and whatever else the source states.
-        split: the parts, empty where the source has no split.
-        shared_patients: patients in more than one part.
+        columns: view, sex, age, site and all other columns of the source.
+        split: the parts; empty if the source has no split.
+        shared_patients: number of patients in more than one part.
         findings: each finding's labels.
         together: each pair of findings.
-        unstated: share of all labels that aren't stated.
-        identical: groups of equal images.
-        near: groups of altered copies, among them equal ones.
-        correlation: from which on two images count as near.
+        unstated: share of all labels that aren't stated, 0 to 1.
+        identical: groups of identical images.
+        near: groups with altered copies; they may contain identical images too.
+        correlation: smallest correlation of two images that count as copies.
         greys: grey levels.
-        forms: how many films have each format, number of bits and size (height x width); empty
-            where they aren't known.
-        notes: the source's own, doubts first and marked.
+        forms: number of films by format, by number of bits and by size (height x width); empty if
+            unknown.
+        notes: the source's notes; warnings come first and are marked.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -274,12 +278,12 @@ class Description:
 def describe_cohort(
     cohort: Cohort, source: str = "", *, progress: Progress | None = None
 ) -> Description:
-    """Describe a cohort that is open.
+    """Describe an open cohort.
 
     Args:
         cohort: the films.
-        source: what to call it.
-        progress: called with what is being done, the films done and in all.
+        source: its name in the description.
+        progress: called with the current step, the films done and the number of films.
     """
     per_patient = np.unique(cohort.patients, return_counts=True)[1]
     split = cohort.attributes.get("split")
@@ -335,7 +339,7 @@ def _verdict(shared: int, repeats: Sequence[Repeats]) -> Verdict:
 
 
 def _forms(cohort: Cohort) -> dict[str, dict[str, int]]:
-    """How many films have each format, number of bits and size."""
+    """Number of films by format, by number of bits and by size."""
     forms: dict[str, Counter[str]] = {}
     for form, films in cohort.forms.items():
         for name, value in (
@@ -354,7 +358,7 @@ def _forms(cohort: Cohort) -> dict[str, dict[str, int]]:
 def _read(
     cohort: Cohort, progress: Progress | None
 ) -> tuple[NDArray[np.bytes_], NDArray[np.float32], Greys]:
-    """Digests and thumbnails of all images, and their grey levels; each is read once."""
+    """Digests, thumbnails and grey levels of all images; each image is read once."""
     marks, thumbs = [], []
     constant = nearly_black = 0
     top = np.iinfo(cohort.images.dtype).max
@@ -381,14 +385,14 @@ def _read(
 
 
 def _brighter(thumbs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(n,) mean grey level of the border less that of the centre, as a share of the scale."""
+    """(n,) mean grey level of the border minus that of the centre, as a share of the scale."""
     side = thumbs.shape[1]
     edge, quarter = round(side * BORDER), side // 4
     frame = np.ones((side, side), dtype=np.bool_)
     frame[edge:-edge, edge:-edge] = False
     centre = thumbs[:, quarter:-quarter, quarter:-quarter].mean(axis=(1, 2))
     difference: NDArray[np.float32] = (thumbs[:, frame].mean(axis=1) - centre) / 255
-    # Of a constant film both are the same, but for rounding.
+    # On a constant film both are equal except for rounding.
     return np.where(np.abs(difference) < 1e-5, np.float32(0), difference)
 
 
@@ -399,7 +403,7 @@ def _repeats(
     second: NDArray[np.int64],
     alike: NDArray[np.float32],
 ) -> Repeats:
-    """Groups of rows as what they mean; `alike` holds the correlations of the pairs."""
+    """Describe groups of rows; `alike` holds the correlations of the pairs."""
     place = np.full(len(cohort), -1)
     for number, rows in enumerate(groups):
         place[rows] = number
@@ -473,7 +477,7 @@ def _parts(split: NDArray[Any], patients: NDArray[np.str_]) -> tuple[Part, ...]:
 
 
 def _shared(split: NDArray[Any], patients: NDArray[np.str_]) -> int:
-    """How many patients are in more than one part."""
+    """Number of patients in more than one part."""
     parts = [np.unique(patients[split == name]) for name in set(split.tolist()) - {""}]
     if not parts:
         return 0

@@ -1,4 +1,4 @@
-"""What a scan says as a document: films by name, and what their labels state."""
+"""The result of a scan as a document: the films' names and how often labels state a finding."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 RANKED = 100
-"""Films that a ranking names."""
+"""Most films that a ranking lists."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +39,12 @@ class Suspect:
     Args:
         rank: from 1, the most suspicious first.
         id: the film's name.
-        path: its file; "" where the source has none for it alone.
-        score: -log10 of the smallest p value of the evidence that names it.
-        finding: the one that the strongest of this evidence concerns; "" where no single one is.
-        row: of the mark's upper left pixel in the image that was looked at; None where unknown.
+        path: its file; "" if the source has no separate file for it.
+        score: -log10 of the smallest p-value of the evidence that names it.
+        finding: the finding of the strongest evidence; "" if that concerns several findings.
+        row: of the mark's upper left pixel in the scanned image; None if unknown.
         column: as `row`.
-        reasons: short words for each piece of evidence, the strongest first.
+        reasons: a short description of each piece of evidence, the strongest first.
     """
 
     rank: int
@@ -59,12 +59,12 @@ class Suspect:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelShift:
-    """How often the films of a piece of evidence state a finding, and all others do.
+    """Prevalence of a finding among the films of a piece of evidence and among all others.
 
     Args:
         finding: its name.
-        films: share of the stated labels that are positive; NaN where none is stated.
-        others: the same of all other films.
+        films: share of the stated labels that are positive, 0 to 1; NaN if none is stated.
+        others: the same for all other films.
     """
 
     finding: str
@@ -99,15 +99,15 @@ class RankedFilm:
 
 @dataclass(frozen=True, kw_only=True)
 class NamedRanking:
-    """What a detector makes of a network's features. It has no false-alarm rate.
+    """A detector's ranking of the films by a network's features. It has no false-alarm rate.
 
     Args:
         name: of `FEATURE_DETECTORS`.
         unit: of the scores.
-        scored: films that have a score.
+        scored: number of films with a score.
         films: those with the highest scores.
-        evidence: what it found beyond single films.
-        notes: what it left out, or why it gave nothing.
+        evidence: findings beyond single films.
+        notes: films left out, or the reason for an empty ranking.
     """
 
     name: str
@@ -120,26 +120,26 @@ class NamedRanking:
 
 @dataclass(frozen=True, kw_only=True)
 class ScanDocument:
-    """What a scan says of a source: scan.json, and what --json answers.
+    """The result of a scan: scan.json, and the output of --json.
 
     Args:
         verdict: on the films.
-        source: what was scanned.
-        films: how many.
-        patients: how many.
-        findings: that the labels state.
-        image: (height, width) of the images that were looked at.
+        source: the scanned source.
+        films: number of films.
+        patients: number of patients.
+        findings: names of the labels' findings.
+        image: (height, width) of the scanned images.
         dtype: their type.
-        preprocessing: what made them.
+        preprocessing: the preprocessing that made them.
         p: as `Scan`.
         false_alarm: as `Scan`.
-        seconds: it took, without opening the source.
-        methods: what was tried.
+        seconds: duration, without opening the source.
+        methods: the methods that were tried.
         least: as `Scan`.
         evidence: as `Scan`.
         suspects: films that evidence of poison names, the most suspicious first.
-        rankings: of the feature detectors; none where no network was used.
-        notes: what couldn't be tested and why.
+        rankings: of the feature detectors; empty if no network was used.
+        notes: what couldn't be tested, and the reason.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -169,7 +169,7 @@ class ScanDocument:
 
     @property
     def rest(self) -> tuple[NamedEvidence, ...]:
-        """Marks and shortcuts that are no evidence of poison."""
+        """Marks and shortcuts that aren't evidence of poison."""
         return tuple(one for one in self.evidence if one.kind != "poison")
 
 
@@ -208,7 +208,7 @@ def _reason(one: Evidence) -> str:
 
 
 def named_evidence(evidence: Sequence[Evidence], cohort: Cohort) -> tuple[NamedEvidence, ...]:
-    """Return evidence with its films by name, and how often they and others state each finding."""
+    """Return evidence with its films' names and the prevalence of each finding."""
     return tuple(_named(one, cohort) for one in evidence)
 
 
@@ -238,13 +238,13 @@ def _named(one: Evidence, cohort: Cohort) -> NamedEvidence:
 
 
 def _share(labels: NDArray[np.float32]) -> float:
-    """Share of the stated labels that are positive; NaN where none is stated."""
+    """Share of the stated labels that are positive; NaN if none is stated."""
     stated = labels[~np.isnan(labels)]
     return float((stated == 1).mean()) if stated.size else float("nan")
 
 
 def ranked_films(scores: NDArray[np.float64], cohort: Cohort) -> tuple[RankedFilm, ...]:
-    """Return the films with the highest scores, those without one left out."""
+    """Return the films with the highest scores, without those that have no score."""
     order = np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")[:RANKED]
     return tuple(
         RankedFilm(id=str(cohort.ids[row]), score=float(scores[row]))

@@ -1,6 +1,6 @@
-"""Marks that come again, as a method of the scan: are their films' labels shifted?
+"""Repeated marks, as a method of the scan: are their films' labels shifted?
 
-How marks are listed is another matter (`repeats`), and so is what nature may do (`ties`).
+Module `repeats` lists the marks; module `ties` accounts for natural associations.
 """
 
 from __future__ import annotations
@@ -22,35 +22,37 @@ from leadapron.films.cohort import Rows, blocks
 __all__ = ["SIZES", "Repeated", "carriers", "mark_kind", "size_of"]
 
 WORTHWHILE = 0.5
-"""What isn't less likely than this where nature ties no mark to any label isn't judged further."""
+"""Largest corrected p-value against chance at which a mark is judged further."""
 
 JUDGED = 4
-"""Groups that a mark is judged for, those that its films are tied to most."""
+"""Most groups that a mark is judged for, those with the strongest association."""
 
 SIZES = (1, 2, 5)
-"""Upper ends of the sizes of marks that are ranked by themselves: single pixels, 2x2, up to 5x5,
-and larger."""
+"""Largest side in pixels of each size class of marks; a last class has larger ones. Each class is
+ranked separately."""
 
 CLEAR = 5
-"""Grey levels between a mark and its surroundings, so that a film is said to carry it."""
+"""Smallest difference in grey levels between a mark and its surroundings on a film that carries
+it."""
 
 
 @dataclass(frozen=True)
 class Repeated:
-    """Marks that come again, each judged beside the others.
+    """Repeated marks, each judged with the others as negative controls.
 
     Args:
-        listing: (what was seen, each film's patient) to the marks, the least likely first.
+        listing: a function of the observations and each film's patient. It returns the marks, the
+            strongest repetition first.
     """
 
     listing: Callable[[Observed, Rows], Sequence[Repeat]]
 
     def marks(self, seen: Observed, patients: Rows) -> Sequence[Repeat]:
-        """Return the marks that come again."""
+        """Return the repeated marks."""
         return self.listing(seen, patients)
 
     def find(self, films: Films) -> Iterator[Found]:
-        """Judge each mark for the groups that its films' labels are tied to most."""
+        """Judge each mark for the groups with which its association is strongest."""
         labelled = films.labelled
         for mark, weight in _weighted(films.marks):
             likely = sorted(
@@ -63,8 +65,8 @@ class Repeated:
                 for shift in likely[:JUDGED]
                 if shift.p * factor <= WORTHWHILE
             ]
-            # Of several that are evidence the one that chance explains least: a film with one
-            # finding alone has that finding too.
+            # Several groups may be evidence, since a film with one finding alone has that finding
+            # too. The one with the smallest p-value against chance is named.
             strong = [each for each in ties if each.p <= rate]
             tie = min(
                 strong or ties,
@@ -87,15 +89,17 @@ class Repeated:
 
 
 def size_of(side: int) -> int:
-    """Return the number of a side's size, see `SIZES`."""
+    """Return the number of a side's size class, see `SIZES`."""
     return int(np.searchsorted(SIZES, side))
 
 
 def mark_kind(method: str, side: int, levels: tuple[int, int]) -> str:
-    """Say which marks are each other's first controls: of one method, size and regularity.
+    """Return a mark's kind: its method, size class and range of grey levels.
+
+    Marks of one kind are the preferred negative controls for each other.
 
     Args:
-        method: that listed the mark.
+        method: the method that listed the mark.
         side: of the mark in pixels.
         levels: its lowest and highest grey level.
     """
@@ -104,12 +108,12 @@ def mark_kind(method: str, side: int, levels: tuple[int, int]) -> str:
 
 
 def _weighted(marks: Sequence[Mark]) -> Iterator[tuple[Mark, float]]:
-    """Each with the factor that corrects its p-value.
+    """Marks, each with the factor that corrects its p-value.
 
-    The chance of a false alarm is divided equally among the sizes, and within a size by rank: the
-    i-th of m gets a share of 1/i of what is left after the sum of 1/1 to 1/m. The ranking doesn't
-    look at labels, so strong repetition may cost less (weighted Bonferroni: Holm, 1979; Genovese,
-    Roeder and Wasserman, Biometrika 93 (2006) 509).
+    The false-alarm rate is divided equally among the size classes, and within a class by rank: the
+    i-th mark gets a share in proportion to 1/i. The ranking doesn't use labels, so strong
+    repetition may have a smaller factor (weighted Bonferroni: Holm, 1979; Genovese, Roeder and
+    Wasserman, Biometrika 93 (2006) 509).
     """
     by_size = defaultdict[int, list[Mark]](list)
     for mark in marks:
@@ -132,14 +136,14 @@ def _words(repeat: Repeat) -> str:
 
 
 def carriers(films: Films, repeat: Repeat, group: Group) -> Rows:
-    """Return a group's films with a mark: those it was found on, and those where it is fainter.
+    """Return a group's films with a mark, including those on which it is fainter.
 
-    Where the mark's grey levels are known closely, films are looked at again at its place alone.
+    If the mark's range of grey levels is narrow, the films are searched again at its place.
 
     Args:
         films: all films.
         repeat: the mark.
-        group: whose films are named.
+        group: the group whose films are returned.
     """
     members = films.labelled.members[:, films.labelled.groups.index(group)]
     found = repeat.films[members[repeat.films]]
@@ -169,7 +173,7 @@ def carriers(films: Films, repeat: Repeat, group: Group) -> Rows:
 def _square_and_ring(
     images: NDArray[np.uint8], row: int, column: int, side: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(n, side * side) pixels of the square, and (n, m) of the ring around it."""
+    """(n, side * side) pixels of the square, and (n, m) pixels of the ring around it."""
     ring = np.zeros(images.shape[1:], dtype=np.bool_)
     ring[max(row - 1, 0) : row + side + 1, max(column - 1, 0) : column + side + 1] = True
     ring[row : row + side, column : column + side] = False

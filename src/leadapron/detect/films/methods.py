@@ -1,4 +1,4 @@
-"""The methods that a scan tries, by name: each is one line here and one file beside this one."""
+"""The methods of a scan, by name: each has one line here and one module in this package."""
 
 from __future__ import annotations
 

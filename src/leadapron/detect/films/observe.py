@@ -1,6 +1,6 @@
-"""What a scan sees of each film: marks, textures, outliers and traces. Labels play no part in it.
+"""A scan's observations of each film: marks, textures, outliers and traces, without labels.
 
-One pass over the films, in blocks and in as many threads as there are cores.
+The films are read once, in blocks and in as many threads as there are cores.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ BLOCK = 128
 TEXTURE = np.dtype(
     [("film", np.int32), ("row", np.int16), ("column", np.int16), ("pixels", np.uint8, (9,))]
 )
-"""A rough spot: its film, the upper left pixel of the 3x3 around it, and their grey levels."""
+"""A rough spot: its film, the upper left pixel of its 3x3 pixels, and their grey levels."""
 
 ROUGH = 100
-"""Bends of the grey level at a pixel, across and down, that make it a rough spot; letters have
-them, and noise, but hardly any anatomy."""
+"""Smallest sum of the absolute second differences of the grey level, across and down, at a rough
+spot. Letters and noise reach it, but hardly any anatomy does."""
 
 TAILS = (0.005, 0.02)
-"""Shares of the films, on either side, that are a pixel's outliers."""
+"""Shares of the films, at either end of the distribution, that are a pixel's outliers."""
 
 SAMPLE = 1000
-"""Films that a pixel's limits are taken from."""
+"""Largest number of films that a pixel's limits are estimated from."""
 
 CELLS = 16
-"""Cells on a side of a film from afar."""
+"""Cells on each side of a film at low resolution."""
 
 TRACES = ("fine structure", "grey levels")
 """The descriptions of a whole film, see `fine_structure` and `grey_levels`."""
 
 
 class Limits(NamedTuple):
-    """From where on a pixel is an outlier: (tails, height, width) int16 each, see `raised`."""
+    """Limits beyond which a pixel is an outlier: (tails, height, width) int16, see `raised`."""
 
     low: NDArray[np.int16]
     high: NDArray[np.int16]
@@ -69,15 +69,15 @@ class Limits(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """What was seen of n films.
+    """Observations of n films.
 
     Args:
         shape: (n, height, width).
         blobs: (b,) of `BLOB`, by block of films.
         textures: (t,) of `TEXTURE`, by block of films.
-        outliers: (o,) int32, which pixel of which tail: ((tail * 2 + high) * height + row) * width
-            + column; film by film.
-        starts: (n + 1,) where each film's outliers start.
+        outliers: (o,) int32, pixel and tail of each outlier:
+            ((tail * 2 + high) * height + row) * width + column; film by film.
+        starts: (n + 1,) index of each film's first outlier.
         traces: by name of `TRACES`, (n, d) float32.
         afar: (n, 256) float32, see `from_afar`.
     """
@@ -91,11 +91,11 @@ class Observed:
     afar: NDArray[np.float32]
 
     def replaced(self, rows: Rows, other: Observed) -> Observed:
-        """Return the same with some films replaced.
+        """Return a copy with some films replaced.
 
         Args:
-            rows: (m,) rows, ascending, that show the m films of `other`.
-            other: what was seen of them.
+            rows: (m,) rows, ascending, of the m films in `other`.
+            other: observations of these films.
         """
         n = self.shape[0]
         keep = np.ones(n, dtype=np.bool_)
@@ -128,7 +128,7 @@ class Observed:
         )
 
     def take(self, rows: Rows) -> Observed:
-        """Return what was seen of some films, in the order of `rows`, each at most once."""
+        """Return the observations of some films, in the order of `rows`, each at most once."""
         new = np.full(self.shape[0], -1, dtype=np.int64)
         new[rows] = np.arange(len(rows))
 
@@ -150,13 +150,13 @@ class Observed:
 
 
 def _by_film(events: NDArray[np.void]) -> NDArray[np.void]:
-    """Events of a kind in the order in which `observe` would have them."""
+    """Events of one kind, in the order of `observe`."""
     ordered: NDArray[np.void] = events[np.argsort(events["film"], kind="stable")]
     return ordered
 
 
 def limits(images: ImageArray, rng: np.random.Generator) -> Limits:
-    """Return from where on each pixel is an outlier, going by at most 1,000 films.
+    """Return the limits beyond which each pixel is an outlier, from at most 1,000 films.
 
     Args:
         images: (n, height, width) uint8 or uint16, n at least 1.
@@ -174,12 +174,12 @@ def limits(images: ImageArray, rng: np.random.Generator) -> Limits:
 
 
 def observe(images: ImageArray, bounds: Limits, *, progress: Progress | None = None) -> Observed:
-    """Look at all films once.
+    """Read all films once.
 
     Args:
         images: (n, height, width) uint8 or uint16; of uint16 the upper 8 bits count.
         bounds: from `limits`.
-        progress: called with what is being done, the films done and in all.
+        progress: called with the current step, the films done and the number of films.
     """
     n = images.shape[0]
     parts = blocks(n, BLOCK)
@@ -254,14 +254,15 @@ def _textures(images: NDArray[np.uint8], first: int) -> NDArray[np.void]:
 
 
 def raised(images: NDArray[np.uint8]) -> NDArray[np.int16]:
-    """Return 16 times what each pixel has above the mean of the 5x5 ring around it.
+    """Return 16 times the difference between each pixel and the mean of the 5x5 ring around it.
 
     Args:
-        images: (n, height, width); their edges are continued.
+        images: (n, height, width) uint8; edge pixels are repeated beyond the border.
     """
     wide = np.pad(images, ((0, 0), (2, 2), (2, 2)), mode="edge").astype(np.int16)
     width, flat = wide.shape[2], wide.reshape(-1)
-    # Sums of 5x5 and 3x3 pixels; `middle` is as far from the upper left of the one as it can be.
+    # Sums of 5x5 and 3x3 pixels; `middle` is the offset from the 5x5 square's upper left pixel to
+    # its middle.
     middle = 2 * width + 2
     large = running(np.add, running(np.add, flat, 5, 1), 5, width)
     small = running(np.add, running(np.add, flat, 3, 1), 3, width)[width + 1 :][: large.size]
@@ -272,7 +273,7 @@ def raised(images: NDArray[np.uint8]) -> NDArray[np.int16]:
 
 
 def _outliers(images: NDArray[np.uint8], bounds: Limits) -> tuple[NDArray[np.int32], Rows]:
-    """Pixels beyond their limits, film by film, and how many each film has."""
+    """Pixels beyond their limits, film by film, and their number on each film."""
     values = raised(images)
     pixels = values[0].size
     films, places = [], []
@@ -290,11 +291,12 @@ def _outliers(images: NDArray[np.uint8], bounds: Limits) -> tuple[NDArray[np.int
 
 
 def fine_structure(images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return (n, 144) of (n, height, width) films: what codecs, resampling and noise leave.
+    """Return (n, 144) features of (n, height, width) films: traces of codecs, resampling and noise.
 
-    Of the cosine transforms of all 8x8 squares, as in JPEG, each coefficient's mean size (its
-    logarithm) and how often it is less than one grey level; and the mean step between neighbours
-    at each of the eight places in a square, across and down.
+    All 8x8 squares are cosine-transformed, as in JPEG. The features are the logarithm of each
+    coefficient's mean size, the share of squares where it is less than one grey level, and the
+    logarithm of the mean step between neighbours at each of the eight places in a square, across
+    and down.
     """
     from scipy import fft
 
@@ -316,7 +318,7 @@ def fine_structure(images: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def grey_levels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return (n, 256) logarithms: how much more often each grey level comes than those near it.
+    """Return (n, 256) log frequencies of the grey levels, minus the mean of the levels near each.
 
     A changed window or gamma leaves gaps and doubled levels.
     """
@@ -331,22 +333,22 @@ def grey_levels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def cell_edges(length: int) -> Rows:
-    """Return where the cells of a film from afar begin and end, in pixels."""
+    """Return the (17,) edges of the cells of a film at low resolution, in pixels."""
     return np.linspace(0, length, CELLS + 1).astype(np.int64)
 
 
 def from_afar(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return (n, 256) means of 16x16 cells; each film's median is 0, its quartiles lie 1 apart.
+    """Return (n, 256) means of 16x16 cells; each film has median 0 and interquartile range 1.
 
     Args:
-        images: (n, height, width), 16 pixels and more on a side.
+        images: (n, height, width), at least 16 pixels on each side.
     """
     n, *sides = images.shape
     rows, columns = (cell_edges(length) for length in sides)
     area = np.outer(np.diff(rows), np.diff(columns)).ravel()
     across = np.add.reduceat(images, columns[:-1], axis=2, dtype=np.uint32)
     found = np.add.reduceat(across, rows[:-1], axis=1).reshape(n, -1) / area
-    # Quartiles: a mark in one cell must not move the others.
+    # Quartiles are robust: a mark in one cell hardly changes the others.
     low, middle, high = np.percentile(found, (25, 50, 75), axis=1)
     found = (found - middle[:, None]) / np.maximum(high - low, 1e-3)[:, None]
     small: NDArray[np.float32] = found.astype(np.float32)

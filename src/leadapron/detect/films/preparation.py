@@ -1,4 +1,4 @@
-"""What all methods of a scan are given: films seen, labels grouped, marks listed, readers ready."""
+"""The input of a scan's methods: observations, groups of labels, marks and readers."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Prepared(NamedTuple):
     """Films, ready to be scanned.
 
     Args:
-        films: for any method, without marks of its own.
+        films: the input of any method, without its own marks.
         marks: by the method that listed them.
-        copies: films that are the same as another.
+        copies: number of films that are copies of another film.
     """
 
     films: Films
@@ -51,10 +51,11 @@ def prepare(
 
     Args:
         cohort: the films and their labels.
-        seen: what was seen of them.
-        methods: all that will be tried, by name.
-        false_alarm: chance that is granted of calling a clean set poisoned.
-        seed: of all that is drawn.
+        seen: observations of the films.
+        methods: all methods of the scan, by name.
+        false_alarm: allowed false-alarm rate, 0 to 1: the probability that a clean set is called
+            poisoned.
+        seed: of all random draws.
     """
     patients, copies = _patients(cohort, seen)
     cohort = replace(cohort, patients=patients)
@@ -82,11 +83,11 @@ def prepare(
 
 
 def _patients(cohort: Cohort, seen: Observed) -> tuple[NDArray[np.str_], int]:
-    """Each film's patient, and how many films are copies, which count with what they are copies of.
+    """Each film's patient, and the number of copies; a copy belongs to its original's patient.
 
-    A copy is no second observation: a source that is joined with itself would prove anything. The
-    other films of a copy's patient keep theirs, so that no copies can be planted to make all
-    patients one.
+    A copy isn't an independent observation: without this rule, joining a source with itself would
+    make anything significant. The other films of a copy's patient keep their patient, so an
+    attacker can't merge patients by planting copies.
     """
     afar = np.ascontiguousarray(seen.afar)
     rows = afar.view(np.dtype((np.void, afar.strides[0]))).ravel()
@@ -105,7 +106,7 @@ def _patients(cohort: Cohort, seen: Observed) -> tuple[NDArray[np.str_], int]:
 
 
 def _marks(name: str, method: MarkMethod, seen: Observed, labelled: Labelled) -> tuple[Mark, ...]:
-    """Marks that come again, each with its films' labels."""
+    """Repeated marks, each with its films' labels."""
     return tuple(
         Mark(
             repeat,
@@ -123,7 +124,7 @@ def _marks(name: str, method: MarkMethod, seen: Observed, labelled: Labelled) ->
 
 
 def _readers(seen: Observed, labelled: Labelled, seed: int) -> tuple[Reader | None, Reader | None]:
-    """A reader of films from afar, and one of how they were taken and stored."""
+    """A reader of films at low resolution, and a reader of their acquisition and storage."""
     if not labelled.groups:
         return None, None
     cells = np.arange(CELLS**2)

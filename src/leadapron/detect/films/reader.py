@@ -1,14 +1,14 @@
-"""A reader that sees a film from afar: does its label fit its anatomy?
+"""A linear classifier of films at low resolution: does a film's label fit its anatomy?
 
-Films are made as small as 16 x 16 pixels, and a linear reader of these learns to tell the films of
-a group from the rest. It sees the chest's shape, its density and how the film was taken, and hardly
-anything of a mark of a few pixels; the cells that a mark touches are taken from it. Where classes
-can be told from afar, a film that was given another label stands out: its label says one
-thing and its chest another. Each film is read by a reader that learnt from other patients' films,
-and films with the mark teach no reader at all.
+Films are reduced to 16 x 16 cells, and a linear reader learns to distinguish the films of a group
+from the others. It sees the chest's shape, its density and the acquisition, but hardly a mark of a
+few pixels; the cells that a mark touches are hidden from it. If the classes can be distinguished
+at this resolution, a mislabelled film is recognised: its label contradicts its anatomy. Readings
+are held-out: each film is read by a reader that was trained on other patients' films, and films
+with the mark train no reader.
 
-A network may look at the films as well, where one is at hand (`SecondLook`): it sees more of the
-chest, and is held to the same terms. This module runs none.
+A network, if there is one, may read the films as well (`SecondLook`). It sees more of the chest
+and follows the same rules. This module runs no network.
 
 Source: cross-fitting as Chernozhukov and others, The Econometrics Journal 21 (2018) C1; ridge
 regression, Hoerl and Kennard, Technometrics 12 (1970) 55.
@@ -36,26 +36,26 @@ Floats = NDArray[np.float64]
 Place = tuple[int, int, int]
 
 PARTS = 4
-"""Parts of the patients, each read by what learnt from the others."""
+"""Number of folds of the cross-fitting, by patient."""
 
 RIDGE = 0.05
-"""Added to the variances, as a share of their mean."""
+"""Penalty of the ridge regression, as a share of the features' mean variance."""
 
 FEWEST = 20
-"""Films inside a group, and outside, that teach a reader at least."""
+"""Fewest training films of a reader inside a group, and outside."""
 
 TAUGHT = 0.75
-"""Share of the films that teach, at least. A mark on more films than that may be on most films of a
-machine or a ward, and a reader that saw none of these doesn't know what they look like."""
+"""Smallest share of the stated films that a reader is trained on. A mark on all the others may be
+on most films of a machine or a ward, and a reader trained without these can't read them."""
 
 STEPS = 25
-"""Of Newton's method, at most."""
+"""Most steps of Newton's method."""
 
 SURE = 0.005
-"""No film is read with more certainty than this, on either side."""
+"""Smallest distance of a reading from 0 and from 1."""
 
 EVENTS = 10
-"""Films of the rarer side for each number that a logistic regression learns, at least.
+"""Fewest films of the rarer class for each parameter of a logistic regression.
 
 Source: Peduzzi and others, Journal of Clinical Epidemiology 49 (1996) 1373.
 """
@@ -63,13 +63,13 @@ Source: Peduzzi and others, Journal of Clinical Epidemiology 49 (1996) 1373.
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Hidden:
-    """What a network must not see.
+    """Films and squares that are hidden from a network.
 
-    Every film has squares hidden, with a mark or without, so that a hidden square says nothing of
-    whether there was one.
+    Squares are hidden on all films, with a mark or without, so that a hidden square doesn't reveal
+    a mark.
 
     Args:
-        films: (m,) rows that carry any of the marks, ascending. They teach nothing and are read.
+        films: (m,) rows that carry any of the marks, ascending. They are read but train nothing.
         places: (p, 3) row, column and side of squares in pixels, hidden on all films.
         own: (s, 4) film, row, column and side of squares that are hidden on one film.
     """
@@ -81,14 +81,14 @@ class Hidden:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Look:
-    """What a network makes of films.
+    """A network's held-out predictions.
 
     Args:
-        logits: (n, k) of each film, by what learnt neither from the film's patient nor from any
-            film with a mark. A column is NaN where nothing could be learnt.
+        logits: (n, k) of each film, from a network trained neither on the film's patient nor on
+            any film with a mark. A column is NaN if nothing could be learnt.
         findings: the k findings.
-        seen_by: which network it was.
-        notes: why there is nothing, where there isn't.
+        seen_by: the kind of the network.
+        notes: the reasons, if there are no predictions.
     """
 
     logits: Floats
@@ -98,23 +98,22 @@ class Look:
 
 
 class SecondLook(Protocol):
-    """A network that looks at the films when it is known what must be hidden from it."""
+    """A network that reads the films once the marks to hide from it are known."""
 
     def __call__(self, hidden: Hidden) -> Look:
-        """Return what the network makes of all films."""
+        """Return the network's predictions for all films."""
         ...
 
 
 class Reader:
-    """Films from afar, to be read for one group after another.
+    """Reader of films at low resolution, for one group after another.
 
     Args:
         features: (n, d) of the films, as `observe.from_afar`.
-        cells: (d,) the cell of the film that each feature is of, from 0 to 255; -1 where it is of
-            the whole film.
+        cells: (d,) cell that each feature describes, 0 to 255; -1 for features of the whole film.
         shape: height and width of the films in pixels.
         labelled: their labels and patients.
-        rng: divides the patients in parts.
+        rng: divides the patients into folds.
     """
 
     def __init__(
@@ -134,32 +133,32 @@ class Reader:
         self._part = (rng.permutation(labelled.patient_count) % PARTS)[labelled.patients]
         self._rows = [np.flatnonzero(self._part == part) for part in range(PARTS)]
         self._films = [self._features[rows] for rows in self._rows]
-        # Of all films: few need be taken from them for one reading.
+        # Sums over all films: one reading subtracts only the few films that it leaves out.
         self._grams = np.stack([films.T @ films for films in self._films])
         self._moments: dict[int, Floats] = {}
 
     @property
     def seen_by(self) -> SeenBy:
-        """How the films are looked at."""
+        """The kind of the reader."""
         return "from afar" if self._look is None else self._look.seen_by
 
     def with_network(self, look: Look) -> Reader:
-        """Return a reader that goes by what a network makes of the films as well."""
+        """Return a reader that uses a network's predictions as well."""
         other = copy.copy(self)
         other._look = look
         return other
 
     def read(self, group: int, marked: Rows, places: Sequence[Place] = ()) -> Floats | None:
-        """Return how likely each film is in a group, going by what it looks like from afar.
+        """Return the predicted probability that each film is in a group, from its appearance.
 
         Args:
             group: number of the group.
-            marked: films that teach no reader.
-            places: row, column and side of marks, which no reader sees.
+            marked: films left out of the training.
+            places: row, column and side of marks, hidden from all readers.
 
         Returns:
-            (n,) in 0 to 1, of every film by readers that didn't learn from its patient. None where
-            there are too few films to learn from, or the network says nothing of the group.
+            (n,) held-out predictions, 0 to 1. None if there are too few films to learn from, or if
+            the network has no output for the group.
         """
         teaches = self.labelled.stated[:, group].copy()
         stated = int(teaches.sum())
@@ -200,13 +199,13 @@ class Reader:
         return calibrated(both, inside, teaches)
 
     def _columns(self, look: Look, group: int, most: int) -> list[int]:
-        """The network's columns that say something of a group, its own finding's first."""
+        """The network's columns that are informative for a group."""
         known = np.flatnonzero(np.isfinite(look.logits).all(axis=0)).tolist()
         one = self.labelled.groups[group]
         own = [column for column in known if look.findings[column] == one.finding]
         if one.direction in ("added", "removed"):
             return own
-        # Of a label vector, what the films have besides counts as well.
+        # For a label vector the other findings count as well.
         return known if len(known) <= most else own
 
     def _moment(self, group: int) -> Floats:
@@ -232,15 +231,15 @@ class Reader:
 
 
 def calibrated(scores: Floats, inside: NDArray[np.bool_], teaches: NDArray[np.bool_]) -> Floats:
-    """Return scores as chances, by a logistic regression.
+    """Return scores as probabilities, by a logistic regression.
 
     Args:
-        scores: (n, m), m of each film.
-        inside: (n,) who is in the group.
-        teaches: (n,) films to learn from.
+        scores: (n, m), m scores of each film.
+        inside: (n,) whether a film is in the group.
+        teaches: (n,) whether a film is used for training.
 
     Returns:
-        (n,) between 0.005 and 0.995, of all films.
+        (n,) probabilities of all films, 0.005 to 0.995.
 
     Source: Platt, in Advances in Large Margin Classifiers (1999).
     """

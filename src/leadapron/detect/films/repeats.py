@@ -1,7 +1,7 @@
-"""Repetition: marks that come again at one place, or anywhere, more often than their like.
+"""Repetition: marks on more films than comparable marks, at one place or at any place.
 
-It looks at no label. What it lists is tested for a shift of labels afterwards, so the two are
-independent of each other where nothing is planted.
+The search doesn't use labels. The labels of the marks that it lists are tested afterwards; if
+nothing is planted, repetition and labels are independent.
 """
 
 from __future__ import annotations
@@ -19,40 +19,40 @@ from leadapron.films.cohort import Rows
 __all__ = ["Repeat", "anywhere", "at_places", "squares", "textures"]
 
 FEWEST = 3
-"""Patients with a mark before it counts as repeated."""
+"""Fewest patients with a mark that counts as repeated."""
 
 MOST = 500
-"""Repeats that are kept of each kind, the least likely first."""
+"""Most marks that one search returns, those with the smallest p-values."""
 
 WIDTHS = (256, 16, 4)
-"""Ranges of grey levels that a mark's may lie in: any (at one place alone), +-8, +-2."""
+"""Widths of the ranges of grey levels that marks are grouped by: any level (only at one place),
++-8, +-2."""
 
 UNLIKELY = 0.01
-"""A kind of mark counts as repeated up to this chance, corrected for all that is looked at."""
+"""Largest p-value at which a kind of mark counts as repeated, corrected for the number of tests."""
 
 NEIGHBOURS = 4
-"""Places up to so far away, but not the adjoining ones, say what is usual."""
+"""Distance up to which neighbouring places, except adjoining ones, give the expected number."""
 
 FLAT = 2
-"""A mark is solid where its grey levels differ by no more."""
+"""Largest range of the grey levels of a solid mark."""
 
 
 @dataclass(frozen=True, eq=False)
 class Repeat:
-    """A mark that comes again.
+    """A repeated mark.
 
     Args:
         films: (m,) rows with the mark, ascending.
         row: of its upper left pixel, in pixels of the image; None for any place.
         column: the same.
         side: in pixels of the image.
-        bright: whether it is brighter than its surroundings, on most films; None where it is a
-            texture.
+        bright: whether it is brighter than its surroundings, on most films; None for a texture.
         levels: lowest and highest grey level of the mark, 0 to 255.
-        patients: how many patients' films carry it.
-        usual: how many would, going by its neighbours.
-        p: chance of so many where `usual` is the rate (Poisson), corrected for all places and
-            kinds that were looked at.
+        patients: number of patients whose films carry it.
+        usual: number expected from its neighbours.
+        p: Poisson p-value of `patients` where `usual` is expected, corrected for all places and
+            kinds tested.
     """
 
     films: Rows
@@ -73,14 +73,14 @@ class _Kind(NamedTuple):
 
 
 def at_places(seen: Observed, patients: Rows) -> list[Repeat]:
-    """Return blobs that recur at one place beyond the worst of the neighbouring places.
+    """Return blobs on more films at one place than at any of the neighbouring places.
 
     Args:
-        seen: what was seen of the films.
+        seen: observations of the films.
         patients: (n,) number of each film's patient.
 
     Returns:
-        At most 500, the least likely first. Of several with the same films only one is kept.
+        At most 500, in order of their p-values. Of marks on the same films only one is kept.
     """
     found, cells = list[_Found](), 0
     _, height, width = seen.shape
@@ -117,17 +117,17 @@ def at_places(seen: Observed, patients: Rows) -> list[Repeat]:
 
 
 def anywhere(seen: Observed, patients: Rows) -> list[Repeat]:
-    """Return kinds of blobs, wherever they lie, that more films carry than kinds near them.
+    """Return kinds of blobs, at any place, on more films than similar kinds.
 
-    A kind is a side, bright or dark, solid or uneven, and a range of grey levels; its neighbours
-    are the ranges beside its own.
+    A kind is a side, bright or dark, solid or uneven, and a range of grey levels. Similar kinds
+    have neighbouring ranges.
 
     Args:
-        seen: what was seen of the films.
+        seen: observations of the films.
         patients: (n,) number of each film's patient.
 
     Returns:
-        At most 500, the least likely first.
+        At most 500, in order of their p-values.
     """
     found, cells = list[_Found](), 0
     for kind, every in _by_kind(seen.blobs, shades=False):
@@ -156,16 +156,16 @@ def anywhere(seen: Observed, patients: Rows) -> list[Repeat]:
 
 
 def textures(seen: Observed, patients: Rows, *, placed: bool) -> list[Repeat]:
-    """Return rough spots of 3x3 pixels that are the same, level by level, on several films.
+    """Return rough spots of 3x3 pixels with identical grey levels on several films.
 
     Args:
-        seen: what was seen of the films.
+        seen: observations of the films.
         patients: (n,) number of each film's patient.
         placed: whether they must lie at the same place.
 
     Returns:
-        At most 500, those of most patients first. Nothing says what is usual: `usual` and `p` are
-        NaN.
+        At most 500, those of most patients first. The expected number is unknown: `usual` and `p`
+        are NaN.
     """
     spots = seen.textures
     key = spots["pixels"].astype(np.uint64) @ _ODD
@@ -210,15 +210,15 @@ def textures(seen: Observed, patients: Rows, *, placed: bool) -> list[Repeat]:
 
 
 def squares(seen: Observed, repeat: Repeat) -> NDArray[np.int64]:
-    """Return where a mark lies on the films that carry it.
+    """Return the places of a mark on the films that carry it.
 
     Args:
-        seen: what was seen of the films.
+        seen: observations of the films.
         repeat: a mark with a place or without.
 
     Returns:
-        (m, 4) film, row, column and side in pixels, film by film. Where a film has other marks of
-        the same size, shade and levels, these are among them.
+        (m, 4) film, row, column and side in pixels, film by film. Other marks of the same size,
+        shade and levels on a film are included.
     """
     if repeat.row is not None and repeat.column is not None:
         fixed = np.array([repeat.row, repeat.column, repeat.side])
@@ -246,7 +246,7 @@ _ODD = np.array(
     [int(power) | 1 for power in np.random.default_rng(0).integers(2**40, 2**63, 9)],
     dtype=np.uint64,
 )
-"""Multipliers that turn nine grey levels into one number."""
+"""Multipliers that hash nine grey levels into one number."""
 
 
 class _Found(NamedTuple):
@@ -273,10 +273,11 @@ class _Levels(NamedTuple):
 
 
 def _binnings(kind: _Kind | None) -> Iterator[_Levels]:
-    """Ranges of levels: every narrow one twice, the second time moved by half of it.
+    """Ranges of levels: each narrow width gives two sets, the second shifted by half the width.
 
-    So no level lies at all borders. A mark of known level is brighter than one film and darker
-    than another; only where its level may be any it must be one of them.
+    So no level lies at the border of a range in both sets. A mark of one level may be brighter
+    than one film and darker than another, so its shade is free; marks of any level must all be
+    bright, or all dark.
     """
     for width in WIDTHS:
         if width == WIDTHS[0]:
@@ -319,7 +320,7 @@ def _poisson(counts: NDArray[np.int64], usual: NDArray[np.float64]) -> NDArray[n
 
 
 def _kept(found: list[_Found], cells: int, *, placed: bool) -> list[Repeat]:
-    """The least likely, each set of films once."""
+    """The marks with the smallest p-values; of those on the same films only the first."""
     kept, seen = list[Repeat](), set[bytes]()
     if not placed:
         found = [each for each in found if each.chance * cells <= UNLIKELY]

@@ -1,4 +1,4 @@
-"""Shifts of labels: do some films carry other labels than the rest, more than nature grants?"""
+"""Shifts of labels: do some films' labels differ from the others' beyond a natural association?"""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ __all__ = ["Counts", "Group", "Labelled", "Shift"]
 Direction = Literal["added", "removed", "one-hot", "same labels"]
 
 ATTAINABLE = 1e-3
-"""A group is tested where films that are all in it would give a p-value of this or less."""
+"""Largest attainable p-value of a group that is tested: that of films that are all in it."""
 
 NEAR = 0.01
-"""From here on the binomial p-value, which takes the other films' rate for known, is replaced by
-the exact one."""
+"""Binomial p-value below which the exact one is computed. The binomial one treats the other films'
+rate as known."""
 
 SHARE = 0.005
-"""Label vectors of several findings are a group of their own from this share of the films on."""
+"""Smallest share of the films with the same label vector of several findings that forms a group."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Films that a shift may go towards.
+    """Films with the same label: the possible target of a shift.
 
     Args:
-        finding: its name; None where the group is of several findings.
-        direction: "added" (films with the finding), "removed" (films stated to be without it),
+        finding: its name; None for a group of several findings.
+        direction: "added" (films with the finding), "removed" (films labelled as without it),
             "one-hot" (films with this finding alone) or "same labels" (one vector of several).
-        words: what its films have in common.
+        words: the label that its films have in common.
     """
 
     finding: str | None
@@ -44,14 +44,14 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Shift:
-    """How far some films' labels go towards a group.
+    """The share of a group among some films, compared with the other films.
 
     Args:
         group: number of the group.
         p: one-sided p-value.
         share: of the films' patients whose films are in the group, 0 to 1.
-        expected: the share among all other films, 0 to 1.
-        patients: how many patients the films are of.
+        expected: the same share among all other films, 0 to 1.
+        patients: number of the films' patients.
     """
 
     group: int
@@ -66,11 +66,11 @@ class Counts:
     """Some films' labels, counted by group.
 
     Args:
-        hits: (groups,) patients whose films are in the group; of those whose films disagree the
-            share that is.
-        trials: (groups,) patients of whom that is known.
-        expected: (groups,) share of the group among the other films of their strata.
-        rest: (groups,) how many patients the other films are.
+        hits: (groups,) patients whose films are in the group; a patient counts with the share of
+            their films that are in it.
+        trials: (groups,) patients whose membership is stated.
+        expected: (groups,) share of the group among the other films of their strata, 0 to 1.
+        rest: (groups,) number of the other films, converted to patients.
     """
 
     hits: NDArray[np.float64]
@@ -84,14 +84,14 @@ class Counts:
         return np.floor(self.hits + 1e-9).astype(np.int64)
 
     def tail(self, group: int, odds: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the chance of so many hits or more where nature may have these odds ratios.
+        """Return the p-value of the hits under each natural odds ratio.
 
         Args:
             group: number of the group.
-            odds: (o,) above 0.
+            odds: (o,) odds ratios, above 0.
 
         Returns:
-            (o,), by Fisher's noncentral hypergeometric distribution.
+            (o,) one-sided p-values by Fisher's noncentral hypergeometric distribution.
         """
         hits, trials = int(self.whole[group]), int(self.trials[group])
         rest, expected = self.rest[group], self.expected[group]
@@ -111,13 +111,13 @@ class Counts:
 
 
 class Labelled:
-    """A cohort's labels, made ready to be tested again and again.
+    """A cohort's labels, prepared for many tests.
 
     Films of one patient are not independent, so a patient counts once, with the share of their
     films that are in the group.
 
     Args:
-        cohort: the films; they are compared within the columns of `STRATA` that it has.
+        cohort: the films; they are compared within strata, by the columns of `STRATA` that it has.
     """
 
     def __init__(self, cohort: Cohort) -> None:
@@ -129,7 +129,7 @@ class Labelled:
         self._known = self._by_stratum(self.stated, np.arange(len(cohort)))
 
     def _by_stratum(self, values: NDArray[np.bool_], films: Rows) -> NDArray[np.float64]:
-        """(strata, groups): how many of some films hold."""
+        """(strata, groups): number of some films for which `values` is true."""
         held, strata = values[films], self.strata[films]
         count = int(self.strata.max()) + 1 if len(self.strata) else 0
         return np.stack(
@@ -137,16 +137,16 @@ class Labelled:
         )
 
     def counts(self, films: Rows) -> Counts:
-        """Return how many of some films' patients are in each group, and how many would be.
+        """Return the observed and the expected number of some films' patients in each group.
 
         Args:
-            films: (m,) distinct rows, one at least.
+            films: (m,) distinct rows, at least one.
         """
-        # By patient, so that each one's films lie together.
+        # Sorted by patient, for `reduceat`.
         films = films[np.argsort(self.patients[films], kind="stable")]
         others = self._known - self._by_stratum(self.stated, films)
         theirs = self._inside - self._by_stratum(self.members, films)
-        # One half more and two halves more: a group that no other film is in has a rate as well.
+        # A continuity correction of 0.5 gives a group without other films a rate above 0.
         rate = ((theirs + 0.5) / (others + 1.0))[self.strata[films]]
         stated = self.stated[films]
         starts = np.flatnonzero(np.diff(self.patients[films], prepend=-1))
@@ -163,7 +163,7 @@ class Labelled:
             hits=share.sum(axis=0),
             trials=trials,
             expected=chance.sum(axis=0) / np.maximum(trials, 1),
-            # The other films, as so many patients.
+            # The number of other films, converted to patients.
             rest=np.maximum(others.sum(axis=0) * self.patient_count / len(self.patients), 1),
         )
 
@@ -171,19 +171,19 @@ class Labelled:
         """Test the films' labels against those of all other films, group by group.
 
         The null hypothesis allows for a natural association: the odds of being in the group may
-        be `odds` times as high as among the comparable films. Groups that
-        so few films could never show a shift towards are left out (Tarone, Biometrics 46 (1990)
-        515), so that they cost nothing in the correction for many groups.
+        be `odds` times as high as among the comparable films. Groups for which so few films can't
+        reach significance are left out (Tarone, Biometrics 46 (1990) 515), so they don't count in
+        the correction for multiple tests.
 
         Args:
             films: (m,) distinct rows.
-            odds: 1 or more; 1 tests for any shift at all.
-            only: the one group that is tested, whatever it could show; all if left out.
-            every: no group is left out; for the shares, since the p-values then cost more.
+            odds: largest natural odds ratio, 1 or more; 1 tests for any shift.
+            only: number of the only group to test, even if it can't reach significance; all groups
+                if left out.
 
         Returns:
             One for each group that was tested. The p-value is that of Fisher's noncentral
-            hypergeometric distribution, with patients in the place of films.
+            hypergeometric distribution, with patients in place of films.
         """
         from scipy import stats
 
@@ -205,7 +205,7 @@ class Labelled:
         ]
 
     def lopsided(self, films: Rows) -> Shift | None:
-        """Return the group of which some films' share exceeds the others' most, tested or not."""
+        """Return the group whose share among some films most exceeds the others', tested or not."""
         if not len(films) or not self.groups:
             return None
         counts = self.counts(films)
@@ -225,9 +225,9 @@ class Labelled:
 def _tail(
     hits: int, everyone: int, carriers: int, trials: int, odds: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Chance of so many hits or more, by Fisher's noncentral hypergeometric distribution.
+    """One-sided p-values of Fisher's noncentral hypergeometric distribution.
 
-    scipy's own survival function is 1 less the distribution function: below 1e-12 it is noise.
+    scipy's survival function is 1 minus the distribution function: below 1e-12 it is noise.
     """
     from scipy import special
 
@@ -244,7 +244,7 @@ def _tail(
 def _groups(
     labels: NDArray[np.float32], findings: Sequence[str]
 ) -> tuple[list[Group], NDArray[np.bool_], NDArray[np.bool_]]:
-    """The groups, and (n, groups): who is in them, and of whom that is known."""
+    """The groups, and twice (n, groups): whether a film is in them, and whether that is stated."""
     present, stated = labels == 1, ~np.isnan(labels)
     groups, members, known = [], [], []
     for column, finding in enumerate(findings):
@@ -254,7 +254,7 @@ def _groups(
         groups.append(Group(finding=finding, direction="removed", words=f"no {finding}"))
         members.append(labels[:, column] == 0)
         known.append(stated[:, column])
-    # Which findings are present, as a number of many bits, so that equal vectors are one group.
+    # The present findings are packed as bits, so that equal vectors are one group.
     packed = np.packbits(present, axis=1)
     vectors, inverse, counts = np.unique(packed, axis=0, return_inverse=True, return_counts=True)
     inverse = inverse.reshape(-1)
@@ -283,17 +283,17 @@ def _groups(
 
 
 STRATA = ("site", "view", "scanner", "native_size")
-"""Columns that films are compared within, where a source states them: facts that whoever changes a
-film's pixels can't make. Compression and borders are no such facts."""
+"""Columns that define the strata, if a source states them. Someone who changes a film's pixels
+can't change these; compression and borders can be changed, so they are left out."""
 
 STRATUM = 50
-"""Films of one value, at least; rarer values are taken together."""
+"""Fewest films of a stratum; rarer values are merged."""
 
 
 def _strata(cohort: Cohort) -> Rows:
     """(n,) number of each film's site, view, scanner and native size.
 
-    Each column divides the strata of those before it; what is rare in a stratum is taken together.
+    Each column divides the strata of the columns before it; rare values of a stratum are merged.
     """
     strata = np.zeros(len(cohort), dtype=np.int64)
     for name in STRATA:

@@ -1,10 +1,10 @@
-"""Signatures: films of one label that a description of whole films tells from all others.
+"""Signatures: films of one label that a description of whole films separates from all others.
 
-For blended pictures, waves, noise, warps, codecs and changed tones, which have no place: for each
-group of labels the direction that tells its films best is learnt on half of the patients (Fisher's
-linear discriminant) and used to rank the others. Nature ranks a group's films higher too, where a
-disease shows in the fine structure of a film. A planted signature puts films of one label, and
-hardly any others, at the top.
+For triggers without a place: blended pictures, waves, noise, warps, codecs and changed tones. For
+each group of labels the direction that separates its films best (Fisher's linear discriminant) is
+learnt on half of the patients and ranks the held-out half. A group's films may also rank higher
+for a natural reason, if a disease changes the fine structure of a film. A planted signature ranks
+films of one label, and hardly any others, at the top.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from leadapron.seeds import stream
 __all__ = ["Signature", "Signatures", "signatures"]
 
 PURE = 0.8
-"""The null hypothesis grants nature so large a share of one group at the top of a ranking. On
-NIH's films the largest is about .3, on phantoms, whose diseases are easy to see, .9 of few films
+"""Largest natural share of one group at the top of a ranking, under the null hypothesis. On NIH's
+films the largest is about .3; on phantoms, whose diseases are easy to see, it is .9 of few films
 and .85 of many."""
 
 SHARES = (0.005, 0.01, 0.02, 0.04, 0.08)
-"""Shares of the films that are the top of a ranking."""
+"""Shares of the films that are tested as the top of a ranking."""
 
 UNLIKELY = 1e-3
-"""A top that isn't less likely than this by chance alone isn't judged further."""
+"""Largest p-value against chance at which a top is tested further."""
 
 FEWEST = 15
-"""Films at the top, at least; and members of a group in each half, so that it is looked at."""
+"""Fewest films at the top, and fewest members of a group in each half of the patients."""
 
 RIDGE = 0.05
-"""Added to the variances, as a share of their mean."""
+"""Regularisation of the covariance matrix, as a share of the mean variance."""
 
 OUTSIDE = 0.995
-"""A member is named where it ranks above this share of the films that are no members."""
+"""Share of the other films that a member must rank above to be named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Signatures:
     """Signatures of whole films, as a method of the scan.
 
     Args:
-        odds: ratio between the top of a ranking and a group that nature is granted, 1 or more.
+        odds: largest natural odds ratio between the top of a ranking and a group, 1 or more.
     """
 
     odds: float = 10.0
@@ -77,9 +77,9 @@ class Signature:
 
     Args:
         trace: the description that ranks, of `TRACES`.
-        p: binomial p-value where nature may have PURE of the top in one group, or the odds that it
-            is granted, whichever is more; not corrected.
-        shift: the group, and how much of the top is in it; its p-value grants nature nothing.
+        p: binomial p-value, not corrected. Under the null hypothesis the share of the group is
+            PURE, or follows from the largest natural odds ratio, whichever is more.
+        shift: the group and its share of the top; its p-value allows no natural association.
         films: the group's films above nearly all others, the highest first.
     """
 
@@ -95,14 +95,14 @@ def signatures(
     """Rank the films by each description for each group, and test the top.
 
     Args:
-        seen: what was seen of the films.
-        controls: what is natural in this source.
-        odds: of a top film to be in the group, over those of another, that nature is granted.
-        rng: divides the patients in halves.
+        seen: observations of the films.
+        controls: the source's negative controls.
+        odds: largest natural odds ratio between the top and the group.
+        rng: divides the patients into halves.
 
     Returns:
-        For each description and group the top with the smallest p-value, and how many tops were
-        tested in all.
+        For each description and group the top with the smallest p-value, and the number of tops
+        tested.
 
     Source: Fisher, Annals of Eugenics 7 (1936) 179.
     """
@@ -124,7 +124,7 @@ def signatures(
                 p, shift = min(tops, key=lambda each: (each[0], each[1].p))
                 members = labelled.members[:, group]
                 above = _above(scores[:, group], members)
-                if not len(above):  # no member is beyond nearly all others: those at the top
+                if not len(above):  # no member ranks that high: name the members at the top
                     top = order[: round(shift.patients)]
                     above = top[members[top]]
                 found.append(Signature(trace=trace, p=p, shift=shift, films=above))
@@ -134,7 +134,7 @@ def signatures(
 def _p_value(
     shift: Shift, odds: float, controls: Controls, films: Rows, scores: NDArray[np.float64]
 ) -> float:
-    """Of the two questions the smaller p-value, corrected for there being two."""
+    """The smaller p-value of the two questions, corrected for two tests."""
     from scipy import stats
 
     if shift.p > UNLIKELY:
@@ -148,16 +148,17 @@ def _p_value(
 
 
 def _sizes(n: int) -> list[int]:
-    """How many films are the top of n; never more than half of them."""
+    """Numbers of films at the top of n films; never more than half of them."""
     return sorted({min(max(FEWEST, round(share * n)), n // 2) for share in SHARES})
 
 
 def _scores(
     values: NDArray[np.float32], labelled: Labelled, first: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """(n, groups): how far along its direction each film lies, learnt on the other half.
+    """(n, groups): held-out scores, each film's projection on its group's direction.
 
-    NaN for groups with too few films, and for groups of films without a finding.
+    The direction is learnt on the other half of the patients. NaN for groups with too few films,
+    and for groups of films without a finding.
     """
     scores = np.full((len(values), len(labelled.groups)), np.nan)
     standard = (values - values.mean(axis=0)) / np.maximum(values.std(axis=0), 1e-6)
@@ -172,7 +173,7 @@ def _scores(
         return scores
     for half in (first, ~first):
         known = standard[half]
-        if known.var(axis=0).max() < 1e-6:  # films that are all alike have no direction
+        if known.var(axis=0).max() < 1e-6:  # identical films have no direction
             return np.full_like(scores, np.nan)
         within, without = inside[half][:, groups], outside[half][:, groups]
         difference = known.T @ (
@@ -189,7 +190,7 @@ def _scores(
 
 
 def _above(scores: NDArray[np.float64], members: NDArray[np.bool_]) -> Rows:
-    """Members that lie above nearly all films that are none, the highest first."""
+    """Members that rank above nearly all other films, the highest first."""
     others = scores[~members]
     named = np.flatnonzero(members & (scores > np.quantile(others, OUTSIDE)))
     return named[np.argsort(-scores[named], kind="stable")]

@@ -1,11 +1,12 @@
-"""Three questions for each mark whose films are tied to a label.
+"""Three questions for each mark that is associated with a label.
 
-(a) Is it tied to the label beyond what this source's own marks show (`bias`)? (b) Do its films'
-labels contradict what the films look like from afar (`reader`)? (c) Are there films without the
-mark, of either label, to compare with? A yes to (a) or (b) is evidence of poison. A mark that is
-tied beyond chance and no more is a label-tied mark: a shortcut, or poison with true labels. So is a
-mark that is tied beyond the source's other marks, where surely few of its films' labels contradict
-what the films look like (`agreement`): a letter that one ward puts on its films is tied like that.
+(a) Is the association stronger than that of this source's other marks, its negative controls
+(`bias`)? (b) Do the films' labels contradict the films' appearance at low resolution (`reader`)?
+(c) Are there enough films without the mark, with and without the label, for a comparison? A yes to
+(a) or (b) is evidence of poison. A mark whose association only exceeds chance is a label-tied mark:
+a shortcut, or clean-label poison. A mark whose association exceeds that of the negative controls is
+also a label-tied mark if few of its films' labels contradict the films' appearance (`agreement`).
+A letter that one ward puts on its films has such an association.
 """
 
 from __future__ import annotations
@@ -40,40 +41,43 @@ Floats = NDArray[np.float64]
 Place = tuple[int, int, int]
 
 QUESTIONS = 2
-"""Either may find poison, so that each p-value counts twice."""
+"""Number of questions that may find poison, (a) and (b): the Bonferroni factor of each p-value."""
 
 MOST = 500
-"""Films that are asked about, at most, when it is asked how few could be told."""
+"""Largest number of films that `Controls.least` tries."""
 
 LOOKS = 2
-"""Where a network looks as well, either look may contradict the labels: p counts twice again."""
+"""Number of readers if a network reads the films too: the Bonferroni factor of question (b)."""
 
 UNLIKELY = 0.02
-"""Where labels contradict the films' look by a smaller p-value, films with the mark are read by a
-reader that learnt from none of them."""
+"""Largest p-value of (a) or (b) at which a mark is read by a reader trained without its films.
+Such a reader for every mark would take too long."""
 
 BELOW = 0.75
-"""Of a ranking, the share that poison isn't expected in: it says how labels follow the ranking."""
+"""Share of a ranking, from its lower end, that is assumed to be free of poison. The natural
+association between ranking and labels is learnt there."""
 
 OVERLAP = 10
-"""Films without the mark, of either label, in the strata where it occurs, at least."""
+"""Fewest films without the mark, with the label and without it, in the strata with the mark."""
 
 SAME = 0.5
-"""A mark that shares so much of its films with another is no control for it."""
+"""Share of films in common from which on a mark is no negative control for another mark."""
 
 NEARLY = 0.8
-"""One that so many of a mark's films carry may be a part of it, as a letter has many."""
+"""Share of a mark's films from which on a second mark on them may be a part of the first, as a
+letter consists of many marks."""
 
 BESIDE = 3
-"""Nor is one whose middle is so near, in pixels: both may be one mark."""
+"""Distance of two marks' middles in pixels up to which both may be one mark. Such a mark is no
+negative control."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Control:
-    """A mark that comes again, whose labels say what is natural here.
+    """A repeated mark, used as a negative control: its labels show the source's natural bias.
 
     Args:
-        kind: marks of one kind are each other's first controls.
+        kind: marks of one kind are the preferred controls for each other.
         films: (m,) rows that carry it.
         place: row, column and side; None where it has no place.
         counts: its films' labels.
@@ -87,11 +91,11 @@ class Control:
 
 @dataclass(frozen=True, kw_only=True)
 class Tie:
-    """A mark's tie to a group.
+    """A mark's association with a group.
 
     Args:
         group: number of the group.
-        facts: what is known of it.
+        facts: the tests and estimates of the association.
     """
 
     group: int
@@ -99,10 +103,10 @@ class Tie:
 
     @property
     def p(self) -> float:
-        """The smaller p-value of the two questions, corrected for there being two.
+        """The smaller p-value of questions (a) and (b), corrected for two tests.
 
-        1 where there are too few films without the mark to compare with. Where the labels agree
-        with the films, question (b) alone.
+        It is 1 if there are too few films without the mark. If the labels agree with the films'
+        appearance, only question (b) counts.
         """
         if self.facts.overlap < OVERLAP:
             return 1.0
@@ -111,14 +115,14 @@ class Tie:
 
 
 class _Anatomy(NamedTuple):
-    """What films look like beside their labels, for one group.
+    """A reader's predictions compared with the labels, for one group.
 
     Args:
-        reads: (n,) how likely each film is in the group.
-        threshold: below which reading a film of the group contradicts its label.
-        departures: (controls, spreads) as `evidence_of_spreads`: how far labels go beyond the
-            readings.
-        contradictions: the same: how often films of the group read as hardly any other of it.
+        reads: (n,) predicted probability that each film is in the group.
+        threshold: the reading below which a film of the group contradicts its label.
+        departures: (controls, spreads) as `evidence_of_spreads`: the controls' excess of labels
+            over the readings.
+        contradictions: the same for the number of contradicted labels.
     """
 
     reads: Floats
@@ -128,7 +132,7 @@ class _Anatomy(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """An answer to question (b), as in `LabelTie`; NaN where it can't be asked."""
+    """Result of question (b), as in `LabelTie`; NaN if no reader can be trained."""
 
     p: float = np.nan
     read: float = np.nan
@@ -138,14 +142,14 @@ class _Seen(NamedTuple):
 
 
 class Controls:
-    """The marks of a source, each of which is judged beside the others.
+    """The repeated marks of a source; each is judged with the others as negative controls.
 
     Args:
-        marks: all that come again.
+        marks: all repeated marks.
         labelled: the labels.
-        reader: of films from afar; None where question (b) stays open.
-        acquired: reader of how films were taken and stored: compression, tone, borders. A poisoner
-            can change these, so it decides nothing: it says what else might explain a mark.
+        reader: of films at low resolution; None leaves question (b) open.
+        acquired: reader of the acquisition: compression, tone and borders. An attacker can change
+            these, so this reader never decides; it only serves the sensitivity analysis.
     """
 
     def __init__(
@@ -177,10 +181,10 @@ class Controls:
         self._known_anatomy: dict[tuple[SeenBy, int], _Anatomy | None] = {}
 
     def with_network(self, reader: Reader, marks: Sequence[Control]) -> Controls:
-        """Return the same, where a second reader looks at the films of some of the marks.
+        """Return a copy with a second reader for the films of some of the marks.
 
         Args:
-            reader: what goes by a network that saw none of these marks.
+            reader: one that uses a network from which these marks were hidden.
             marks: some of `self.marks`.
         """
         other = copy.copy(self)
@@ -191,9 +195,9 @@ class Controls:
         """Answer the three questions for a mark, which may be one of the controls.
 
         Args:
-            mark: whose films' labels are tied to the group.
+            mark: the mark; its films' labels are associated with the group.
             group: number of the group.
-            rate: p-value up to which a tie is more than chance.
+            rate: significance level of the association, 0 to 1.
         """
         others = self._independent(mark)
         own = others & (self._kinds == mark.kind)
@@ -201,7 +205,7 @@ class Controls:
         bias = learn_bias(known[own], known[others & ~own])
         tails = mark.counts.tail(group, np.exp(LOG_ODDS))
         by_bias = bias.expected(tails)
-        seen = self._asked_anatomy(mark, group, own, others)
+        seen = self._test_anatomy(mark, group, own, others)
         wrong = self.wrong(mark, group) if by_bias <= UNLIKELY else None
         explains = np.flatnonzero(QUESTIONS * tails > rate)
         return Tie(
@@ -231,29 +235,29 @@ class Controls:
         )
 
     def wrong(self, mark: Control, group: int, hidden: Sequence[Place] = ()) -> WrongLabels | None:
-        """Say how many of a mark's labels contradict what its films look like.
+        """Estimate how many of a mark's labels contradict its films' appearance.
 
         Args:
             mark: the mark.
             group: number of the group.
-            hidden: places that a reader must not see either.
+            hidden: further places that are hidden from the reader.
 
         Returns:
-            None where no reader can be taught, and where the mark is at no place at which it could
+            The estimate. None if no reader can be trained, or if the mark has no place that could
             be hidden from a reader.
         """
         reader, second = self.reader, self._second
-        # A given network may have learnt wrong labels by heart: it acquits no mark.
+        # A given network may have memorised wrong labels, so it can't clear a mark.
         if (
             second is not None
-            and self._network_looks_at(mark)
+            and self._uses_network(mark)
             and second.seen_by != "the given network"
         ):
             reader = second
         if reader is None:
             return None
         shared = np.asarray(self._films[:, mark.films].sum(axis=1)).ravel()
-        # A letter is many marks of a few pixels; a reader must see none of them.
+        # A letter consists of many marks of a few pixels; all of them are hidden from the reader.
         same = np.flatnonzero(shared >= NEARLY * len(mark.films)).tolist()
         places = [place for number in same if (place := self.marks[number].place) is not None]
         places += hidden
@@ -280,16 +284,16 @@ class Controls:
     def by_acquisition(
         self, films: Rows, group: int, place: Place | None = None
     ) -> tuple[float, float]:
-        """Return the share of a group that compression, tone and borders of some films go with.
+        """Return the share of a group that is expected from compression, tone and borders alone.
 
         Args:
-            films: (m,) rows, which teach nothing.
+            films: (m,) rows, left out of the training.
             group: number of the group.
-            place: of a mark, which the reader doesn't see.
+            place: of a mark, hidden from the reader.
 
         Returns:
-            The share, 0 to 1, and the p-value of the films' labels beside it; NaN where there are
-            too few films to learn from.
+            The expected share, 0 to 1, and the p-value of the films' labels given it; NaN if there
+            are too few films to learn from.
         """
         reads = (
             None
@@ -301,11 +305,11 @@ class Controls:
         hits, chances = self._by_patient(group, films, reads)
         if not len(hits):
             return np.nan, np.nan
-        even = len(LOG_ODDS) // 2  # where nothing but these is at work
+        even = len(LOG_ODDS) // 2  # log odds ratio 0: no association beyond the acquisition
         return float(chances.mean()), float(_at_least(np.floor(hits.sum() + 1e-9), chances)[even])
 
     def _weights(self, films: Rows) -> Floats:
-        """(m,) of films: a patient's films share a weight of 1."""
+        """(m,) weights of films; those of one patient add up to 1."""
         _, patients, counts = np.unique(
             self.labelled.patients[films], return_inverse=True, return_counts=True
         )
@@ -315,25 +319,25 @@ class Controls:
     def top(self, group: int, films: Rows, scores: Floats, least: float) -> tuple[float, float]:
         """Judge the films at the top of a ranking.
 
-        What a whole group of films shares, its labels follow all along the ranking; poison is a few
-        films at the top whose labels go beyond. So what is expected at the top is read off the
-        films below.
+        A natural property of a group raises the group's share along the whole ranking. Poison is a
+        few films at the top with a higher share than that. So the share expected at the top is
+        extrapolated from the films below.
 
         Args:
-            group: number of the group that they are tied to.
+            group: number of the group that the films at the top are associated with.
             films: (m,) rows at the top.
-            scores: (n,) what ranks the films.
-            least: share of the group that nature is granted at any top.
+            scores: (n,) by which the films are ranked.
+            least: share of the group at the top that always counts as natural, 0 to 1.
 
         Returns:
-            The share of the group that is to be expected at the top; and the p-value of question
-            (b), beside the ranking: NaN where it can't be asked.
+            The expected share of the group at the top, and the p-value of question (b) given the
+            ranking; NaN if no reader can be trained.
         """
         stated = self.labelled.stated[:, group]
         inside = self.labelled.members[:, group] & stated
         ranks = np.argsort(np.argsort(scores, kind="stable"), kind="stable")
         teaches = stated & (ranks < BELOW * len(ranks))
-        # By their ranks: poison lies far out, and no line can be drawn that far.
+        # Ranks instead of scores: poison is an outlier, where no extrapolation holds.
         scores = special.ndtri((ranks + 0.5) / len(ranks))
         expected = float(calibrated(scores[:, None], inside, teaches)[films].mean())
         reads = None if self.reader is None else self.reader.read(group, films)
@@ -347,16 +351,16 @@ class Controls:
         return expected, bias.expected(_at_least(np.floor(hits.sum() + 1e-9), granted))
 
     def least(self, kind: str, group: int, share: float, most: float) -> int | None:
-        """Return how few films with a mark, all in a group, would be evidence of poison here.
+        """Return the fewest films with a mark, all in a group, that would be evidence of poison.
 
         Args:
             kind: of the mark.
             group: number of the group.
-            share: of the group among all films.
-            most: p-value that would be evidence.
+            share: of the group among all films, 0 to 1.
+            most: largest p-value that is evidence.
 
         Returns:
-            The number, by question (a) alone; None where no number would do.
+            The number, by question (a) alone; None if even 500 films aren't enough.
         """
         own = self._kinds == kind
         known = self._spread(group)
@@ -367,16 +371,16 @@ class Controls:
         return int(numbers[enough.argmax()]) if enough.any() else None
 
     def _independent(self, mark: Control) -> NDArray[np.bool_]:
-        """Which controls share neither films nor place with a mark."""
+        """(controls,): whether a control shares neither its films nor its place with a mark."""
         shared = np.asarray(self._films[:, mark.films].sum(axis=1)).ravel()
         apart: NDArray[np.bool_] = shared < SAME * np.minimum(self._sizes, len(mark.films))
         if mark.place is not None:
             away = np.abs(self._middles - _middle(mark.place)).max(axis=1, initial=0)
-            apart &= ~(away <= BESIDE)  # NaN: without a place
+            apart &= ~(away <= BESIDE)  # NaN: a control without a place
         return apart
 
     def _spread(self, group: int) -> Floats:
-        """(controls, spreads): what each control says of the spread, for one group."""
+        """(controls, spreads): log likelihood of each spread given each control, for one group."""
         if group not in self._spreads:
             hits, trials, expected = (
                 np.array([getattr(mark.counts, name)[group] for mark in self.marks], float)
@@ -385,22 +389,22 @@ class Controls:
             self._spreads[group] = evidence_of_spreads(profiles(hits, trials, expected))
         return self._spreads[group]
 
-    def _asked_anatomy(
+    def _test_anatomy(
         self, mark: Control, group: int, own: NDArray[np.bool_], others: NDArray[np.bool_]
     ) -> _Seen:
-        """Question (b), of the films from afar and, for some marks, of a network's look."""
+        """Answer question (b) with the linear reader and, for some marks, with a network too."""
         first = self._seen(self.reader, mark, group, own, others)
-        if not self._network_looks_at(mark):
+        if not self._uses_network(mark):
             return first
         second = self._seen(self._second, mark, group, own, others)
         if np.isnan(second.p) or np.isnan(first.p):
             return first if np.isnan(second.p) else second
-        # A network may be mistaken, or have learnt wrong labels by heart: neither look silences
+        # A network may be wrong, or may have memorised wrong labels. So neither reader overrules
         # the other.
         best = min(second, first, key=lambda each: each.p)
         return best._replace(p=min(1.0, LOOKS * best.p))
 
-    def _network_looks_at(self, mark: Control) -> bool:
+    def _uses_network(self, mark: Control) -> bool:
         return self._second is not None and any(mark is each for each in self._seconded)
 
     def _seen(
@@ -422,7 +426,7 @@ class Controls:
             mark, group, known.reads, known.threshold, biases, reader.seen_by
         )
         places = [] if mark.place is None else [mark.place]
-        # A reader of its own for each mark costs much, and changes little of what is likely.
+        # A separate reader for every mark would be slow and would hardly change large p-values.
         if seen.p <= UNLIKELY and (own_reads := reader.read(group, mark.films, places)) is not None:
             threshold = self._threshold(group, own_reads, mark.films)
             return self._against_anatomy(mark, group, own_reads, threshold, biases, reader.seen_by)
@@ -437,10 +441,10 @@ class Controls:
         biases: tuple[Bias, Bias],
         seen_by: SeenBy,
     ) -> _Seen:
-        """The smaller p-value of two tests, corrected for there being two; and the mean reading.
+        """The smaller p-value of two tests, corrected for two tests, and the mean reading.
 
-        Are more labels in the group than the readings lead to expect? Do more films of the group
-        read as hardly any film of the group does?
+        The first test: do more labels state the group than the readings predict? The second: do
+        more films of the group lie below the threshold than expected?
         """
         hits, chances = self._by_patient(group, mark.films, reads)
         more = biases[0].expected(_at_least(np.floor(hits.sum() + 1e-9), chances))
@@ -459,7 +463,7 @@ class Controls:
         )
 
     def _anatomy(self, reader: Reader | None, group: int) -> _Anatomy | None:
-        """What films look like beside their labels; None where no reader can be taught."""
+        """The reader's predictions compared with the labels; None if no reader can be trained."""
         if reader is None:
             return None
         key = reader.seen_by, group
@@ -485,7 +489,7 @@ class Controls:
         )
 
     def _threshold(self, group: int, reads: Floats, marked: Rows | None = None) -> Threshold:
-        """Below which reading a film of the group contradicts its label."""
+        """The reading below which a film of the group contradicts its label."""
         stated = self.labelled.stated[:, group].copy()
         if marked is not None:
             stated[marked] = False
@@ -495,7 +499,7 @@ class Controls:
     def _contradicting(
         self, group: int, films: Rows, reads: Floats, threshold: Threshold
     ) -> tuple[float, int]:
-        """Of films in the group: patients, and how many of them read as hardly any other does."""
+        """Patients of the group, weighted: those whose films contradict their label, and all."""
         inside = films[self.labelled.members[films, group] & self.labelled.stated[films, group]]
         weights = self._weights(inside)
         return float(weights @ (reads[inside] <= threshold.reading)), round(weights.sum())
@@ -513,7 +517,7 @@ class Controls:
         rest = np.isin(self.labelled.strata, np.unique(self.labelled.strata[mark.films]))
         rest[mark.films] = False
         rest &= self.labelled.stated[:, group]
-        # Of a finding alone, or taken away: whether films have the finding.
+        # For the directions "one-hot" and "removed": whether films have the finding.
         finding = self.labelled.groups[group].finding
         inside = self.labelled.members[:, self._added.get(finding, group)]
         return int(min((rest & inside).sum(), (rest & ~inside).sum()))
@@ -524,19 +528,20 @@ def _middle(place: Place) -> tuple[float, float]:
 
 
 STEPS = 40
-"""Of the bisection; the exponent is below 2 ** 6."""
+"""Steps of the bisection; the exponent is below 2 ** 6."""
 
 
 def _at_least(hits: float, chances: Floats) -> Floats:
-    """Chance of so many hits or more of independent trials, at each of `LOG_ODDS`; at most so.
+    """Upper bound of the probability of at least `hits` hits, at each of `LOG_ODDS`.
 
-    Chernoff's bound, which holds for any number of trials and costs a power of ten at most.
+    The trials are independent. Chernoff's bound holds for any number of trials; it exceeds the
+    exact probability by a factor of ten at most.
 
     Args:
-        hits: whole number.
-        chances: (trials,) at a log odds ratio of 0.
+        hits: a whole number.
+        chances: (trials,) probability of each hit at a log odds ratio of 0.
     """
-    # Trials of nearly the same chance are taken together.
+    # Trials of nearly the same probability are grouped.
     logits, counts = np.unique(np.round(special.logit(chances), 1), return_counts=True)
     base = logits[:, None] + LOG_ODDS
     low, high = np.zeros(len(LOG_ODDS)), np.full(len(LOG_ODDS), 64.0)

@@ -212,7 +212,8 @@ def test_networks_look_at_a_set_where_that_is_asked_for(source, opened, monkeypa
     work.opened[source] = opened
     row = work(Task("half", source, "", 1))
     assert row["train"] == train
-    half = pytest.approx(len(opened.cohort) / 2, abs=40)
+    # Half of the patients, drawn by the source's name: their films are half within five deviations.
+    half = pytest.approx(len(opened.cohort) / 2, abs=110)
     assert seen == [("a look at", half, 1) if train else None]
 
 

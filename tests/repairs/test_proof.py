@@ -26,13 +26,13 @@ from leadapron.repairs.proof import (
     Relearning,
     Relearnt,
     Squares,
-    beside_twin,
     bounded,
+    compare_reading,
+    compare_with_twin,
     difference,
     exhausted,
     fresh_squares,
     measure_relearning,
-    read_beside,
     relearn,
     relearning,
     restoring,
@@ -40,7 +40,7 @@ from leadapron.repairs.proof import (
     victims,
 )
 from leadapron.repairs.proof.altered import contrasted, moved, turned
-from leadapron.repairs.proof.making import Limits, marked_beside, searched, shares_of
+from leadapron.repairs.proof.making import Limits, compare_marks, searched, shares_of
 from leadapron.repairs.proof.reading import at_chance
 
 SQUARE = Stamp(side=2, value=255, row=3, column=4)
@@ -164,7 +164,7 @@ def test_reading_is_that_of_the_metrics():
     before = answering(lambda grey: np.stack([grey.mean((1, 2))] * 2, 1))
     # A single pixel's noise on top.
     after = answering(lambda grey: np.stack([grey.mean((1, 2)) + 2 * grey[:, 0, 0]] * 2, 1))
-    found = read_beside(before, after, whole)
+    found = compare_reading(before, after, whole)
     mass = found.findings[0]
     assert [each.finding for each in found.findings] == list(FINDINGS)
     for estimate, model in ((mass.before, before), (mass.after, after)):
@@ -183,10 +183,10 @@ def test_reading_is_that_of_the_metrics():
 
 def test_no_harm_needs_a_hundred_patients_with_each_finding():
     model = answering(lambda grey: np.stack([grey.mean((1, 2))] * 2, 1))
-    few = read_beside(model, model, films(300))
+    few = compare_reading(model, model, films(300))
     assert (few.claim, few.change, few.low, few.high) == ("not shown", 0, 0, 0)
     assert {each.patients for each in few.findings} == {150, 75}
-    assert read_beside(model, model, films(400)).claim == "no harm"
+    assert compare_reading(model, model, films(400)).claim == "no harm"
 
 
 def test_a_model_at_chance_is_said_to_be():
@@ -273,7 +273,7 @@ def moved_by(mark, finding="Mass", direction="added"):
 def test_before_and_after_of_a_mark():
     whole = films(200)
     before, after = mean_and(9, SQUARE), mean_and(0, SQUARE)
-    found = marked_beside(before, after, whole, moved_by(SQUARE), altered=False)
+    found = compare_marks(before, after, whole, moved_by(SQUARE), altered=False)
     assert found.original.value == 1
     assert found.repaired.value < 0.2  # four white pixels are a bit of brightness
 
@@ -363,7 +363,7 @@ def test_fresh_squares_are_of_the_same_kind_elsewhere():
         assert len(set(fresh)) == 5
         for each in fresh:
             assert max(abs(each.row - 3), abs(each.column - 4)) > 2
-    with pytest.raises(UsageError, match="no place beside"):
+    with pytest.raises(UsageError, match="no other place for"):
         fresh_squares(Stamp(side=5, value=0, row=0, column=0), (6, 6), 1, np.random.default_rng(0))
 
 
@@ -378,18 +378,18 @@ def relearnt(old, fresh, patients=50):
 def test_memory_apart_from_plasticity():
     """(old - fresh) of the model less (old - fresh) of its twin, on the same films."""
     model, twin = relearnt(40, 10), relearnt(15, 10)
-    found = beside_twin(model, twin)
+    found = compare_with_twin(model, twin)
     assert found.excess.value == pytest.approx(0.5)
     assert found.memory.value == pytest.approx(0.6 - 0.1)
     first, second = model.summary().memory, twin.summary().memory
     assert found.memory.value - found.memory.low == pytest.approx(
         math.hypot(first.value - first.low, second.high - second.value)
     )
-    same = beside_twin(twin, twin)
+    same = compare_with_twin(twin, twin)
     assert same.memory.value == 0
     assert same.memory.low < 0 < same.memory.high
     with pytest.raises(UsageError, match="same dose"):
-        beside_twin(model, replace(twin, poisoned=10))
+        compare_with_twin(model, replace(twin, poisoned=10))
 
 
 def test_the_dose_that_restores_one_half():

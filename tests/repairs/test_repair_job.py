@@ -32,6 +32,7 @@ from leadapron.repairs.proof import ALTERATIONS, Relearning, proving, squares
 from leadapron.repairs.proof import judging as judge
 from leadapron.repairs.proof.document import Repaired
 from leadapron.report.repair import repair_lines, write_repair
+from leadapron.results.layout import RunFacts, RunFolder
 from leadapron.types import Estimate
 
 QUICK = StampSweep(values=(255,), sides=(3, 4), pitches=((8, 1),), rounds=2, films=1, judged=40)
@@ -296,7 +297,7 @@ def test_what_is_refused_before_anything_is_written(written, tmp_path, clean):
 
 
 def test_models_that_are_refused(clean):
-    with pytest.raises(UsageError, match=r"can only be asked.*distil"):
+    with pytest.raises(UsageError, match=r"black box.*distil"):
         la.repair(answering(lambda grey: grey[:, 0]), clean)
     blind = classifier()
     blind.module.head.weight.data.zero_()
@@ -321,7 +322,8 @@ def test_films_of_the_training_set_are_refused(tmp_path, reader):
     """The model's run says what it was trained on."""
     save_classifier(reader, tmp_path / "classifier.safetensors")
     spec = {"source": {"name": "phantom", "count": 400, "seed": 2}, "seed": 0}
-    (tmp_path / "spec.json").write_text(json.dumps({"spec": spec}))
+    facts = RunFacts(role="twin", twin=None, spec=spec, cohort="ab" * 32, outside={})
+    RunFolder(tmp_path).write_facts(facts)
     own = la.open_source("phantom:32", count=400, seed=2)
     other = la.open_source("phantom:32", count=400, seed=3)
     model = tmp_path / "classifier.safetensors"

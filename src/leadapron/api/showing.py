@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import html
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 __all__ = ["Shown"]
 
 
-class Shown:
+class Shown(ABC):
     """A result that prints itself in one line and shows itself in a notebook."""
 
+    @abstractmethod
     def facts(self) -> dict[str, Any]:
         """Return it as plain values, as --json prints it: "schema", then its fields."""
-        raise NotImplementedError
 
+    @abstractmethod
     def lines(self) -> Sequence[str]:
         """Return it for a terminal, line by line; the first line is the summary."""
-        raise NotImplementedError
 
     def to_json(self) -> str:
         """Return it as JSON, as --json prints it."""

@@ -91,7 +91,7 @@ def repair(  # noqa: PLR0913
         **options: the source's settings.
 
     Raises:
-        UsageError: a model that can only be asked, an unknown method, an audit of another model, or
+        UsageError: a black-box model, an unknown method, an audit of another model, or
             a folder that holds another repair.
         DataError: films that can't be used: too few, poisoned, or those of the training set; or a
             model at chance.

@@ -21,6 +21,7 @@ from leadapron.reading import read_regular
 from leadapron.repairs.plan import RepairPlan
 from leadapron.repairs.proof.document import Repaired
 from leadapron.repairs.proof.stages import Stages
+from leadapron.results.layout import RunFolder
 from leadapron.sources import open_source
 from leadapron.study.run import divide
 from leadapron.types import Machine
@@ -38,7 +39,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-MODEL, DOCUMENT, STAGES = "classifier.safetensors", "repair.json", ".stages"
+MODEL, DOCUMENT, STAGES = RunFolder(Path()).classifier.name, "repair.json", ".stages"
 
 LARGEST = 1 << 28
 """Bytes of an audit.json or a repair.json that is read."""
@@ -121,11 +122,11 @@ def refuse_training_films(model: Path, cohort: Cohort, machine: Machine) -> None
         cohort: the clean films.
         machine: how the run's films are opened.
     """
-    run = model.with_name("spec.json")
-    if not run.is_file():
+    run = RunFolder(model.parent)
+    if not run.spec.is_file():
         return
     try:
-        spec = store.read_json(run)["spec"]
+        spec = run.facts().spec
         source = dict(spec["source"])
         theirs = open_source(
             source.pop("name"), preprocessing=cohort.preprocessing, **machine.films, **source

@@ -46,7 +46,7 @@ def repair_opened(
         The document, and the repaired model; None where there was nothing to repair.
 
     Raises:
-        UsageError: a model that can only be asked, or an unknown method.
+        UsageError: a black-box model, or an unknown method.
         DataError: films that can't be used, or a model at chance.
     """
     refuse_model(opened, name or "the model")

@@ -22,8 +22,8 @@ from leadapron.repairs.proof import judging as judge
 from leadapron.repairs.proof.document import Tried
 from leadapron.repairs.proof.doses import relearned_by_dose
 from leadapron.repairs.proof.forcing import Aimed, enough_victims, victims
-from leadapron.repairs.proof.making import marked_beside
-from leadapron.repairs.proof.reading import read_beside
+from leadapron.repairs.proof.making import compare_marks
+from leadapron.repairs.proof.reading import compare_reading
 from leadapron.repairs.proof.relearning import fresh_squares
 from leadapron.repairs.proof.searching import searched_quickly
 from leadapron.seeds import stream
@@ -140,7 +140,7 @@ def _checked(
     """What a repair does on films that it didn't see; cheap, and no part of the proof."""
     films = case.films.check
     seen = [each for each in marks if enough_victims(films, each)]
-    marked = [marked_beside(case.original, repaired, films, each, altered=False) for each in seen]
+    marked = [compare_marks(case.original, repaired, films, each, altered=False) for each in seen]
     found = searched_quickly(case, repaired, audit, marks, films)
     relearning = case.plan.relearning
     quick = replace(
@@ -152,7 +152,7 @@ def _checked(
     checks = [
         *([judge.marks_check(marked)] if marked else []),
         judge.searched_check(found),
-        judge.quick_reading_check(read_beside(case.original, repaired, films, case.plan.seed)),
+        judge.quick_reading_check(compare_reading(case.original, repaired, films, case.plan.seed)),
         judge.relearning_check(relearned),
     ]
     return Tried(method=method, seconds=seconds, checks=tuple(checks))

@@ -1,4 +1,4 @@
-"""What a repair is asked to do, and the requests that are refused."""
+"""The plan of a repair, and requests that are refused."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def refuse_model(opened: Opened, name: str) -> None:
     """
     if not isinstance(opened.classifier, Differentiable):
         raise UsageError(
-            f"{name} can only be asked, and a repair changes weights; give a file of weights, or "
+            f"{name} is a black box, and a repair changes weights; give a file of weights, or "
             "train a network of your own on its answers to clean films (distil it) and repair that"
         )
 

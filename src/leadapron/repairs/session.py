@@ -28,7 +28,7 @@ from leadapron.repairs.losses import finding_loss, log_odds
 from leadapron.seeds import named_seed, stream
 from leadapron.types import Progress
 
-__all__ = ["MOST_FILMS", "Batch", "Optimisation", "Repair", "Session", "begin"]
+__all__ = ["MOST_FILMS", "Batch", "Optimisation", "Repair", "Session", "begin", "copied_network"]
 
 MOST_FILMS = 36_000
 """Budget of a repair in film trainings: one is a film's forward and backward pass."""
@@ -334,6 +334,31 @@ class Session:
                     part.eval()
 
 
+def copied_network(original: Differentiable, what: str) -> NetworkClassifier:
+    """Return a copy of a network whose weights are its own, in evaluation mode.
+
+    Args:
+        original: the network, which stays as it is.
+        what: what it is copied for, for the message.
+
+    Raises:
+        UsageError: a module that is no `Network`.
+    """
+    module = copy.deepcopy(original.module)
+    if not isinstance(module, networks.Network):
+        raise UsageError(f"{what}: a {type(module).__name__} as a network; expected a Network")
+    return NetworkClassifier(
+        module.eval(),
+        original.architecture,
+        original.findings,
+        original.preprocessing,
+        original.head,
+        original.mean,
+        original.std,
+        original.precision,
+    )
+
+
 def begin(
     what: str,
     needs: Capability,
@@ -356,19 +381,8 @@ def begin(
         UsageError, DataError: as `Repair.repair`.
     """
     original = differentiable(classifier, what, needs)
-    module = copy.deepcopy(original.module)
-    if not isinstance(module, networks.Network):
-        raise UsageError(f"{what}: a {type(module).__name__} as a network; expected a Network")
-    student = NetworkClassifier(
-        module.eval(),
-        original.architecture,
-        original.findings,
-        original.preprocessing,
-        original.head,
-        original.mean,
-        original.std,
-        original.precision,
-    )
+    student = copied_network(original, what)
+    module = student.module
     frozen = {name for name, value in module.named_parameters() if not value.requires_grad}
     module.requires_grad_(True)
     films = clean.stating(original.findings)

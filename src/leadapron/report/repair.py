@@ -193,7 +193,7 @@ def _reading(proof: Proof) -> Section:
 def _search(proof: Proof) -> Section:
     found = proof.searched
     text = [
-        "Squares were sought anew, from the repaired model. "
+        "The repaired model was searched for squares again. "
         + (
             f"Limits are the largest shares in {found.of} clean models."
             if found.of

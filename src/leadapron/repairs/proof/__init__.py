@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from leadapron.repairs.proof.forcing import Aimed, Change, Hits, difference, victims
     from leadapron.repairs.proof.maps import trigger_shares
     from leadapron.repairs.proof.reactivation import Reactivation
-    from leadapron.repairs.proof.reading import ReadFinding, Reading, read_beside
+    from leadapron.repairs.proof.reading import ReadFinding, Reading, compare_reading
     from leadapron.repairs.proof.relearning import (
         Relearned,
         Relearnt,
-        RelearntBeside,
-        beside_twin,
+        TwinComparison,
+        compare_with_twin,
         fresh_squares,
         measure_relearning,
         relearn,
@@ -42,15 +42,15 @@ __all__ = [
     "Relearned",
     "Relearning",
     "Relearnt",
-    "RelearntBeside",
     "Squares",
-    "beside_twin",
+    "TwinComparison",
     "bounded",
+    "compare_reading",
+    "compare_with_twin",
     "difference",
     "exhausted",
     "fresh_squares",
     "measure_relearning",
-    "read_beside",
     "relearn",
     "restoring",
     "trigger_shares",

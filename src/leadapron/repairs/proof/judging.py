@@ -77,7 +77,7 @@ def altered_check(marks: Sequence[Marked], limit: float) -> Checked | None:
 
 
 def searched_check(found: Searched) -> Checked:
-    """Say whether squares that are sought anew turn no more films than in clean models."""
+    """Say whether squares found by a new search turn no more films than in clean models."""
     worst = found.worst
     if worst is None:
         words = "no finding has enough films to be forced on or off on"

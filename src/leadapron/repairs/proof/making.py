@@ -21,10 +21,10 @@ from leadapron.repairs.proof.document import AlteredMark, Marked, Searched, Sear
 from leadapron.repairs.proof.forcing import LEAST_VICTIMS, Aimed, odds_of, victims
 from leadapron.repairs.proof.maps import trigger_shares
 
-__all__ = ["Limits", "marked_beside", "searched", "shares_of"]
+__all__ = ["Limits", "compare_marks", "searched", "shares_of"]
 
 
-def marked_beside(
+def compare_marks(
     original: BlackBox, repaired: BlackBox, films: Cohort, moved: Moved, *, altered: bool = True
 ) -> Marked:
     """Return what a mark does before and after.

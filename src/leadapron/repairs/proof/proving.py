@@ -21,8 +21,8 @@ from leadapron.repairs.proof import judging as judge
 from leadapron.repairs.proof.document import Control, Marked, Proof, Searched
 from leadapron.repairs.proof.doses import relearned_by_dose
 from leadapron.repairs.proof.forcing import Aimed, victims
-from leadapron.repairs.proof.making import Limits, marked_beside
-from leadapron.repairs.proof.reading import Reading, read_beside
+from leadapron.repairs.proof.making import Limits, compare_marks
+from leadapron.repairs.proof.reading import Reading, compare_reading
 from leadapron.repairs.proof.relearning import restoring
 from leadapron.repairs.proof.searching import searched_wholly
 from leadapron.repairs.proof.squares import (
@@ -70,12 +70,12 @@ def prove(
         kept(
             f"proof-mark-{number}",
             Marked,
-            partial(marked_beside, case.original, repaired, films, each),
+            partial(compare_marks, case.original, repaired, films, each),
         )
         for number, each in enumerate(marks, start=1)
     )
     reading = kept(
-        "proof-reading", Reading, lambda: read_beside(case.original, repaired, films, plan.seed)
+        "proof-reading", Reading, lambda: compare_reading(case.original, repaired, films, plan.seed)
     )
     found = kept("proof-search", Searched, lambda: searched_wholly(case, repaired, audit, marks))
     squares = kept("proof-squares", Bounded, lambda: _squares(case, repaired, images))
@@ -127,7 +127,7 @@ def _control(case: RepairCase, method: str, marks: Sequence[Moved]) -> Control:
             Aimed(made, victims(films, aim), aim).hits(each.mark).rate
             for each, aim in zip(marks, aims, strict=True)
         ),
-        macro=read_beside(case.original, made, films, case.plan.seed).after,
+        macro=compare_reading(case.original, made, films, case.plan.seed).after,
         seconds=time.monotonic() - began,
     )
 

@@ -29,7 +29,7 @@ __all__ = [
     "ReadFinding",
     "Reading",
     "at_chance",
-    "read_beside",
+    "compare_reading",
 ]
 
 MACRO_MARGIN = 0.01
@@ -110,7 +110,9 @@ class Reading:
     paid: str
 
 
-def read_beside(original: BlackBox, repaired: BlackBox, films: Cohort, seed: int = 0) -> Reading:
+def compare_reading(
+    original: BlackBox, repaired: BlackBox, films: Cohort, seed: int = 0
+) -> Reading:
     """Compare how two models read the same films.
 
     Args:
@@ -212,7 +214,7 @@ def at_chance(model: BlackBox, films: Cohort, seed: int = 0) -> metrics.Estimate
         seed: of the resamples of patients.
 
     Raises:
-        DataError: as `read_beside`.
+        DataError: as `compare_reading`.
     """
     columns = _columns(films)
     bootstrap = PatientBootstrap.draw(films.patients, stream(seed, "chance"), resamples=RESAMPLES)

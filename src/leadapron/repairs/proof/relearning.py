@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,14 +24,15 @@ from leadapron.models.training import batches, descend
 from leadapron.repairs.losses import finding_loss, log_odds
 from leadapron.repairs.proof.forcing import Aimed, Change, Hits, difference
 from leadapron.repairs.proof.settings import Relearning
+from leadapron.repairs.session import copied_network
 from leadapron.seeds import named_seed, stream
 
 __all__ = [
     "HALF",
     "Relearned",
     "Relearnt",
-    "RelearntBeside",
-    "beside_twin",
+    "TwinComparison",
+    "compare_with_twin",
     "copied",
     "fresh_squares",
     "measure_relearning",
@@ -95,8 +95,8 @@ class Relearned:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelearntBeside:
-    """What some poisoned films bring back in a repaired model beside its repaired clean twin.
+class TwinComparison:
+    """What some poisoned films bring back in a repaired model, compared with its repaired twin.
 
     Args:
         poisoned: films.
@@ -244,17 +244,7 @@ def copied(classifier: BlackBox) -> NetworkClassifier:
     Raises:
         UsageError: a model without gradients.
     """
-    original = differentiable(classifier, "relearning", "named layers")
-    return NetworkClassifier(
-        copy.deepcopy(original.module).eval(),  # type: ignore[arg-type]  # as "named layers" says
-        original.architecture,
-        original.findings,
-        original.preprocessing,
-        original.head,
-        original.mean,
-        original.std,
-        original.precision,
-    )
+    return copied_network(differentiable(classifier, "relearning", "named layers"), "relearning")
 
 
 def fresh_squares(
@@ -286,7 +276,7 @@ def fresh_squares(
             if max(abs(row - square.row), abs(column - square.column)) >= 2 * square.side
         ]
     if not places:
-        raise UsageError(f"no place beside {square.words()} on images of {shape[0]}x{shape[1]}")
+        raise UsageError(f"no other place for {square.words()} on images of {shape[0]}x{shape[1]}")
     drawn = rng.choice(len(places), count, replace=len(places) < count)
     return tuple(
         replace(square, row=places[number][0], column=places[number][1])
@@ -294,7 +284,7 @@ def fresh_squares(
     )
 
 
-def beside_twin(repaired: Relearnt, twin: Relearnt) -> RelearntBeside:
+def compare_with_twin(repaired: Relearnt, twin: Relearnt) -> TwinComparison:
     """Return what is brought back in a repaired model beyond what its repaired twin learns.
 
     Args:
@@ -314,7 +304,7 @@ def beside_twin(repaired: Relearnt, twin: Relearnt) -> RelearntBeside:
     value = first.value - second.value
     low = value - math.hypot(first.value - first.low, second.high - second.value)
     high = value + math.hypot(first.high - first.value, second.value - second.low)
-    return RelearntBeside(
+    return TwinComparison(
         poisoned=repaired.poisoned,
         rate=repaired.rate,
         excess=difference(repaired.old, twin.old),

@@ -17,7 +17,7 @@ class Relearning:
     Args:
         doses: numbers of poisoned films, ascending, 1 or more each.
         rates: times the learning rate.
-        seeds: that each is repeated with; poisoned films and order are drawn anew.
+        seeds: repetitions of each dose, each with other poisoned films in another order.
         epochs: passes over the films.
         films: clean films that are learned from, at most; the poisoned ones are among them.
         batch_size: 2 or more. 32 of 240 films take as many steps as the published 128 of 1,000.
@@ -29,7 +29,7 @@ class Relearning:
     Source: the retuning attack of Min et al., Uncovering, Explaining, and Mitigating the
     Superficial Safety of Backdoor Defense, NeurIPS 2024, arXiv 2410.09838: 2 % of the training
     films, SGD 0.01 with momentum 0.9, 5 epochs, 5 poisoned films. Differs: more doses, seeds and a
-    larger rate; the labels of the target alone are changed; a fresh trigger beside the old one.
+    larger rate; the labels of the target alone are changed; a fresh trigger for comparison.
     """
 
     doses: tuple[int, ...] = (1, 2, 5, 10, 25)

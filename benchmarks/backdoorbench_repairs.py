@@ -331,7 +331,7 @@ def fine_tuning(case: Case) -> dict[Rule, Outcome]:
 
 
 def attention(case: Case) -> dict[Rule, Outcome]:
-    epochs, work = affordable(case, "nad", "te_epochs", 5)
+    epochs, work = affordable(case, "nad", "te_epochs", 6)
     return trained(case, "nad", watched_by="epochs", work=work, te_epochs=epochs)
 
 

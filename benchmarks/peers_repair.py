@@ -222,12 +222,13 @@ LINES = {"none": unrepaired, "ours": ours, "theirs": theirs}
 def jobs(chosen: Sequence[str], seeds: int) -> list[Job]:
     """All lines of a network before the next network's, the cheap ones first."""
     cheap = ("CLP", "FT", "NAD", "I-BAU", "FP", "FT-SAM", "ANP", "SAU")
-    repairs = [("ours", STAMPS), *((side, name) for name in cheap for side in ("ours", "theirs"))]
-    wanted = [
-        each for each in repairs if not chosen or each[1] in chosen or ":".join(each) in chosen
+    every = [
+        *(("none", which) for which in UNREPAIRED),
+        ("ours", STAMPS),
+        *((side, method) for method in cheap for side in ("ours", "theirs")),
     ]
-    unchanged = [("none", which) for which in UNREPAIRED]
-    return [Job(seed, *each) for seed in range(seeds) for each in (*unchanged, *wanted)]
+    wanted = [(s, m) for s, m in every if not chosen or m in chosen or f"{s}:{m}" in chosen]
+    return [Job(seed, *each) for seed in range(seeds) for each in wanted]
 
 
 def line(keep: Path, clone: Path, job: Job, most: int) -> list[Row]:
@@ -288,7 +289,7 @@ networks with the same {clean} clean films.
   not repaired.
 - *CPU s*: seconds of the processor, one thread, for the repair alone. With our rule they include
   its choices; for stamp unlearning they include the audit that finds the square. Networks run in
-  {precision} in both.
+  {precision} in both (NAD's maps in fp32).
 - Numbers are means over the networks. The range goes from the lowest lower end to the highest
   upper end of their 95 % intervals, clustered by patient; of seconds it is the lowest and the
   highest.
@@ -408,7 +409,7 @@ def main() -> None:
     )
     parser.add_argument("--keep", type=Path, default=Path("runs/peers-repair"))
     parser.add_argument("--out", type=Path, help="markdown file to write the page to")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     given.keep.mkdir(parents=True, exist_ok=True)
     about = machine("torch")

@@ -182,8 +182,11 @@ def test_the_page_gives_means_and_widest_ends_and_says_who_is_better(peers):
     text = peers.page.page(rows, 36_000, "fp32", "a machine")
     assert "| FT | BackdoorBench | own | 0.400 (0.200 to 0.600) |" in text
     said = peers.page.comparison(rows)
-    assert "attack success is lower for 1 (FT)" in said
-    assert "CPU seconds fewer for 0 (none)" in said
+    assert "- attack success: lower for FT; higher for none" in said
+    assert "- CPU seconds: lower for none; higher for FT" in said
+    assert "- AUROC: lower for none; higher for none" in said
+    assert "BackdoorBench's SAU (network 1)" in text
+    assert "BackdoorBench's FT (network 1)" not in text
 
 
 def test_every_repair_of_theirs_has_a_counterpart_of_ours(peers):

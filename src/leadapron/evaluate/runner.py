@@ -46,7 +46,7 @@ class Evaluation(Generic[T]):
         words: counted objects, for progress: "sets scanned".
     """
 
-    what: Literal["scan", "audit", "screen"]
+    what: Literal["scan", "audit", "screen", "repair"]
     out: Path
     settings: Mapping[str, Any]
     facts: Mapping[str, Any] = field(default_factory=dict)

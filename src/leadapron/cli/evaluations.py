@@ -166,7 +166,7 @@ def evaluate_repair_command() -> click.Command:
     return command(
         "repair",
         "leadapron.evaluate.repair:evaluate_repair",
-        lambda rows, call: _evaluated(rows, _page(call["out"], "repair")),
+        _repaired,
         options=("zoo", "out"),
         more="Method auto is all of `leadapron repair`, with its proof.",
         how={
@@ -186,6 +186,13 @@ def evaluate_repair_command() -> click.Command:
     )  # fmt: skip
 
 
+def _repaired(rows: Sequence[Mapping[str, Any]], call: Mapping[str, Any]) -> Answer:
+    from leadapron.report.limits import write_limits
+
+    out = call["out"]
+    return _evaluated(rows, [write_limits(out / "limits.md", repair=[out])])
+
+
 def evaluate_page_command() -> click.Command:
     """Make the command."""
     folder = {"type": click.Path(exists=True, file_okay=False, path_type=Path)}
@@ -197,7 +204,7 @@ def evaluate_page_command() -> click.Command:
             "trained": folder,
             "audit": folder,
             "screen": folder,
-            "repair": folder,
+            "repair": {**folder, "multiple": True},
             "out": {"type": Written("file")},
         },
         progress=False,
@@ -210,7 +217,7 @@ def write_page(
     trained: Path | None = None,
     audit: Path | None = None,
     screen: Path | None = None,
-    repair: Path | None = None,
+    repair: Sequence[Path] = (),
     out: Path,
 ) -> Answer:
     """Write the results of several evaluations on one page.
@@ -220,12 +227,12 @@ def write_page(
         trained: folder of `evaluate scan --train`, compared with --scan's.
         audit: folder of `evaluate audit`.
         screen: folder of `evaluate screen`.
-        repair: folder of `evaluate repair`.
+        repair: folder of `evaluate repair`. Repeats: a chapter each.
         out: the Markdown file.
     """
     from leadapron.report.limits import write_limits
 
-    if scan is audit is screen is repair is None:
+    if scan is audit is screen is None and not repair:
         raise UsageError(
             "nothing to write; expected --scan, --audit, --screen or --repair, each a FOLDER"
         )

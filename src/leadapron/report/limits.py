@@ -83,7 +83,7 @@ def write_limits(
     trained: Path | None = None,
     audit: Path | None = None,
     screen: Path | None = None,
-    repair: Path | None = None,
+    repair: Sequence[Path] = (),
 ) -> Path:
     """Write a chapter for each given evaluation, and return the page.
 
@@ -94,7 +94,7 @@ def write_limits(
             of `scan`.
         audit: folder of `evaluate_audit`.
         screen: folder of `evaluate_screen`.
-        repair: folder of `evaluate_repair`.
+        repair: folders of `evaluate_repair`, a chapter each.
 
     Raises:
         UsageError: `trained` without a `scan` of the same sets without networks.
@@ -111,8 +111,7 @@ def write_limits(
         chapters.append(audit_chapter(audit))
     if screen is not None:
         chapters.append(screening_chapter(screen))
-    if repair is not None:
-        chapters.append(repair_chapter(repair))
+    chapters += map(repair_chapter, repair)
     with write_atomically(page) as file:
         file.write("\n".join(chapters).encode())
     return page

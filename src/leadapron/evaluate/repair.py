@@ -37,8 +37,8 @@ from leadapron.repairs.climbing import jitter_for, repair_of
 from leadapron.repairs.parts import divide_films
 from leadapron.repairs.plan import RepairPlan
 from leadapron.repairs.proof.document import found_marks
-from leadapron.repairs.proof.forcing import difference
-from leadapron.repairs.proof.reading import compare_reading
+from leadapron.repairs.proof.forcing import difference, odds_of
+from leadapron.repairs.proof.reading import compare_odds
 from leadapron.repairs.proof.relearning import Relearnt, compare_with_twin, measure_relearning
 from leadapron.repairs.proof.settings import Relearning
 from leadapron.results.repairing import (
@@ -365,12 +365,15 @@ def _repaired_whole(repairer: _Repairer, scene: Scene, clean: Cohort) -> _Repair
 def _row(repairer: _Repairer, scene: Scene, task: _Task, repaired: _Repaired) -> RepairRow:
     """The row of a repair."""
     setting, member = repairer.scenes.setting, scene.member
-    original, clean_twin = network_of(scene.model), network_of(scene.twin)
-    hits, twin_hits = scene.hits(repaired.model), scene.hits(clean_twin)
-    reading = compare_reading(original, repaired.model, scene.test, setting.seed)
+    hits, odds = scene.hits_before, scene.odds_before
+    if repaired.chosen is not None:
+        hits = scene.hits(repaired.model)
+        odds = odds_of(repaired.model, scene.test.images)
+    reading = compare_odds(scene.odds_before, odds, scene.test, setting.seed)
     twin_row = None
     if repaired.twin is not None:
-        read = compare_reading(clean_twin, repaired.twin, scene.test, setting.seed)
+        again = odds_of(repaired.twin, scene.test.images)
+        read = compare_odds(scene.odds_of_twin, again, scene.test, setting.seed)
         twin_row = TwinRow(
             success=scene.hits(repaired.twin).rate, change=read.change, low=read.low, high=read.high
         )
@@ -378,7 +381,7 @@ def _row(repairer: _Repairer, scene: Scene, task: _Task, repaired: _Repaired) ->
     if scene.second is not None:
         second_before, second = (
             scene.second.rate(each, scene.test, setting.seed).value
-            for each in (original, repaired.model)
+            for each in (network_of(scene.model), repaired.model)
         )
     finding, direction = scene.aim
     marks = repaired.marks
@@ -401,10 +404,10 @@ def _row(repairer: _Repairer, scene: Scene, task: _Task, repaired: _Repaired) ->
         named=any((each.finding, each.direction) == scene.aim for each in marks or ()),
         word=repaired.word,
         refused=repaired.refused,
-        before=scene.hits(original).rate,
+        before=scene.hits_before.rate,
         success=hits.rate,
-        twin=twin_hits.rate,
-        excess=difference(hits, twin_hits),
+        twin=scene.hits_of_twin.rate,
+        excess=difference(hits, scene.hits_of_twin),
         macro=reading.before.value,
         change=reading.change,
         low=reading.low,

@@ -18,7 +18,7 @@ from leadapron.repairs import REPAIRS, Repair, marks_of
 from leadapron.repairs.case import RepairCase
 from leadapron.repairs.proof import judging as judge
 from leadapron.repairs.proof.document import Tried
-from leadapron.repairs.proof.doses import relearned_by_dose
+from leadapron.repairs.proof.doses import fresh_for, relearned_by_dose
 from leadapron.repairs.proof.forcing import enough_victims
 from leadapron.repairs.proof.freshness import works_elsewhere
 from leadapron.repairs.proof.making import compare_marks
@@ -135,6 +135,6 @@ def _checked(
         *([judge.marks_check(marked)] if marked else []),
         judge.searched_check(found),
         judge.quick_reading_check(compare_reading(case.original, repaired, films, case.plan.seed)),
-        judge.relearning_check(relearned),
+        judge.relearning_check(relearned, fresh_for(case, marks[0], quick.seeds)),
     ]
     return Tried(method=method, seconds=seconds, checks=tuple(checks))

@@ -143,6 +143,10 @@ def silu(network):
     network.features.denseblock1.denselayer1.layers.relu1 = nn.SiLU()
 
 
+def linear(network):
+    network.features.denseblock1.denselayer1.layers.relu2 = nn.Identity()
+
+
 def strided(network):
     network.features.conv0.stride = (1, 1)
 
@@ -166,6 +170,8 @@ def wider(network):
         (dilated, r"denselayer3\.layers\.conv2 has dilation \(2, 2\)"),
         (sharper, r"features\.norm5 has eps 0\.01"),
         (wider, r"features\.pool0 has kernel_size 5"),
+        (silu, r"layers\.relu1 is a SiLU, expected a ReLU"),
+        (linear, r"layers\.relu2 is a Identity, expected a ReLU"),
     ],
 )
 def test_other_settings_are_another_network(path, change, words):
@@ -176,15 +182,35 @@ def test_other_settings_are_another_network(path, change, words):
         opened(path)
 
 
-def test_other_activations_and_hooks_are_reported(path):
-    network = densenet()
-    silu(network)
+def test_activations_that_tensors_do_not_show(path):
+    network = resnet("resnet18")
+    network.layer2[0].act = nn.LeakyReLU()
     torch.save(network, path)
-    assert "torch.nn.modules.activation.SiLU" in doubts(opened(path))[0]
+    with pytest.raises(StoreError, match=r"layer2\.0\.act is a LeakyReLU, expected a ReLU"):
+        opened(path)
+
+
+def test_a_sigmoid_at_the_end_makes_the_same_probabilities(path, monkeypatch):
+    kinds = of_library(monkeypatch, "torchvision.models.densenet")
+    network = kinds[0](1, 3, *kinds[1:]).eval()
+    network.classifier = nn.Sequential(network.classifier, nn.Sigmoid())
+    torch.save(network, path)
+    model = opened(path)
+    assert not doubts(model)
+    np.testing.assert_allclose(
+        model.classifier.probabilities(FILMS), their_logits(network), rtol=1e-5
+    )
+
+
+def test_hooks_are_reported(path):
     network = densenet()
     network.features.register_forward_hook(torch.nn.functional.relu)
     torch.save(network, path)
     assert "Sequential with a forward pass or hooks of its own" in doubts(opened(path))[0]
+    network = densenet()
+    network.features.conv0._conv_forward = torch.nn.functional.relu
+    torch.save(network, path)
+    assert "Conv2d with a forward pass" in doubts(opened(path))[0]
     network = densenet()
     network.forward = torch.nn.functional.relu
     torch.save(network, path)

@@ -251,6 +251,11 @@ def test_what_is_said_is_checked(path, monkeypatch):
                 {"findings": [3]},
                 {"metadata": {"a": 3}},
                 {"metadata": [1]},
+                {"modules": [["", [[3, "a.B", {}, False]]]]},
+                {"modules": [["", [["", 3, {}, False]]]]},
+                {"modules": [["", [["", "a.B", {"stride": [[2]]}, False]]]]},
+                {"modules": [["", [["", "a.B", {"stride": None}, False]]]]},
+                {"modules": [["", [["", "a.B", [], False]]]]},
             )
         ),
     ]

@@ -164,6 +164,10 @@ STRANGE = {
     "settings that aren't plain": network(parameters=WEIGHT, stride=b"]" + PUT + GET + b"a"),
     "a setting as large as the sea": network(
         parameters=WEIGHT, stride=b"\x8a\x1f" + b"\x7f" * 31),
+    "settings of many letters": text("a" * 199) + PUT + b"0" + network(pairs(
+        {str(i): network(**{str(j): GET for j in range(40)}) for i in range(200)}), WEIGHT),
+    "20,001 parts": network(parameters=WEIGHT, parts=pairs(
+        {f"a{i}": b"h\x02" for i in range(20_001)})).replace(b"c", SOUND + b"q\x020c", 1),
     "parts that are no dictionary": network(parts=b"]", parameters=WEIGHT),
     "parts that are no networks": network(pairs({"a": number(3), "b": b"]"}), WEIGHT),
     "tensors that are none": network(parameters=pairs({"weight": number(3)})),

@@ -8,6 +8,7 @@ compute what this package's do. Unknown classes are reported.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,18 +18,21 @@ from leadapron.models.parsing.formats import Module
 
 __all__ = ["differences", "unknown_classes"]
 
-LEAVES: Mapping[str, str] = {
-    "torch.nn.modules.activation.ReLU": "ReLU",
-    "torch.nn.modules.batchnorm.BatchNorm2d": "BatchNorm2d",
-    "torch.nn.modules.conv.Conv2d": "Conv2d",
-    "torch.nn.modules.linear.Linear": "Linear",
-    "torch.nn.modules.pooling.AdaptiveAvgPool2d": "AdaptiveAvgPool2d",
-    "torch.nn.modules.pooling.AvgPool2d": "AvgPool2d",
-    "torch.nn.modules.pooling.MaxPool2d": "MaxPool2d",
+TORCH = "torch.nn.modules."
+LAYERS: Mapping[str, str] = {
+    f"{TORCH}activation.ReLU": "ReLU",
+    f"{TORCH}batchnorm.BatchNorm2d": "BatchNorm2d",
+    f"{TORCH}conv.Conv2d": "Conv2d",
+    f"{TORCH}linear.Linear": "Linear",
+    f"{TORCH}pooling.AdaptiveAvgPool2d": "AdaptiveAvgPool2d",
+    f"{TORCH}pooling.AvgPool2d": "AvgPool2d",
+    f"{TORCH}pooling.MaxPool2d": "MaxPool2d",
     "timm.layers.norm_act.BatchNormAct2d": "BatchNorm2d",
     "timm.models.layers.norm_act.BatchNormAct2d": "BatchNorm2d",
 }
 """Layers by their full names, and the layer of torch.nn that computes the same."""
+ACTIVATIONS = re.compile(r"(^|\.)(relu|act)\d*$")
+"""Paths of activations, which are ReLUs in all networks of this package."""
 
 WRAPPERS = frozenset(
     {
@@ -47,12 +51,14 @@ SILENT = frozenset(
     {
         "timm.layers.adaptive_avgmax_pool.SelectAdaptivePool2d",
         "timm.models.layers.adaptive_avgmax_pool.SelectAdaptivePool2d",
+        "torch.nn.modules.activation.Sigmoid",
         "torch.nn.modules.dropout.Dropout",
         "torch.nn.modules.flatten.Flatten",
         "torch.nn.modules.linear.Identity",
     }
 )
-"""Layers that change nothing in evaluation, or only average and flatten the last map."""
+"""Layers that change nothing in evaluation, only average and flatten the last map, or make the
+logits probabilities."""
 
 FAMILIES: Mapping[str, frozenset[str]] = {
     "densenet": frozenset(
@@ -96,20 +102,22 @@ def differences(
     """
     parts = dict(own.named_modules())
     for path, module in modules.items():
+        pooled = module.settings.get("pool_type", "avg")
+        if pooled != "avg":
+            yield f"{path} pools by {pooled!r}, expected 'avg'"
         ours = parts.get(names.get(path, ""))
-        if ours is None or next(ours.children(), None) is not None:
-            if module.settings.get("pool_type", "avg") != "avg":
-                yield f"{path} pools by {module.settings['pool_type']!r}"
-            continue
-        kind = LEAVES.get(module.kind)
-        if kind is not None and kind != type(ours).__name__:
-            yield f"{path} is a {kind}, expected a {type(ours).__name__}"
-        for setting in SETTINGS:
+        leaf = ours is not None and next(ours.children(), None) is None
+        expected = type(ours).__name__ if leaf else "ReLU" if ACTIVATIONS.search(path) else None
+        kind = LAYERS.get(module.kind, module.kind.rpartition(".")[2])
+        stated = module.kind in LAYERS or module.kind.startswith(TORCH)
+        if expected is not None and stated and kind != expected:
+            yield f"{path} is a {kind}, expected a {expected}"
+        for setting in SETTINGS if leaf else ():
             if setting not in module.settings or not hasattr(ours, setting):
                 continue
-            theirs, expected = module.settings[setting], getattr(ours, setting)
-            if _sides(theirs) != _sides(expected):
-                yield f"{path} has {setting} {theirs}, expected {expected}"
+            theirs, own_value = module.settings[setting], getattr(ours, setting)
+            if _sides(theirs) != _sides(own_value):
+                yield f"{path} has {setting} {theirs}, expected {own_value}"
 
 
 def _sides(value: Any) -> Any:
@@ -128,7 +136,7 @@ def unknown_classes(architecture: str, modules: Mapping[str, Module], prefix: st
         prefix: the path of the part that fits, with a dot after it; "" for all.
     """
     family = next((known for name, known in FAMILIES.items() if architecture.startswith(name)), ())
-    known = {*LEAVES, *WRAPPERS, *SILENT, *family}
+    known = {*LAYERS, *WRAPPERS, *SILENT, *family}
     found: dict[str, None] = {}
     for path, module in modules.items():
         inside = f"{path}.".startswith(prefix)

@@ -153,7 +153,13 @@ def read_holdings(content: bytes, kind: Kind, name: str) -> Holdings:
                     f"{name} has a tensor's name of {len(longest):,} characters; expected "
                     f"{LONGEST_KEY} at most"
                 )
-    stated = [held.findings, held.metadata, held.metadata.values()]
+    modules = [one for parts in held.modules.values() for one in parts.values()]
+    if len(modules) > MOST_MODULES:
+        raise StoreError(
+            f"{name} holds networks of {len(modules):,} parts; expected {MOST_MODULES:,} at most"
+        )
+    settings = [text for one in modules for text in _setting_texts(one)]
+    stated = [held.findings, held.metadata, held.metadata.values(), settings]
     letters = sum(len(text) for texts in stated for text in texts)
     if letters > LARGEST_METADATA:
         raise StoreError(
@@ -564,7 +570,17 @@ def _members(value: Any) -> list[Any]:
     return value.items
 
 
-HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+def _setting_texts(module: Module) -> Iterator[str]:
+    for value in module.settings.values():
+        yield from (one for one in (value if isinstance(value, tuple) else (value,))
+                    if isinstance(one, str))  # fmt: skip
+
+
+CHANGES = (
+    "_forward_hooks", "_forward_pre_hooks", "_compiled_call_impl", "_call_impl", "_slow_forward",
+    "forward", "_forward_impl", "_conv_forward", "forward_features", "forward_head", "features2",
+)  # fmt: skip
+"""Attributes that change what a call of a network computes, if they are set."""
 
 
 def _module(network: Thing) -> Module:
@@ -575,7 +591,7 @@ def _module(network: Thing) -> Module:
             break
         if not key.startswith("_") and len(key) <= LONGEST_SETTING and _is_setting(value):
             settings[key] = tuple(value) if isinstance(value, list) else value
-    changed = "forward" in attributes or any(attributes.get(hooks) for hooks in HOOKS)
+    changed = any(attributes.get(change) for change in CHANGES)
     return Module(network.kind[:LONGEST_KEY], settings, changed)
 
 

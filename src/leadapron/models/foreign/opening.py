@@ -32,7 +32,13 @@ from leadapron.models.classifier import (
 from leadapron.models.foreign import agreement
 from leadapron.models.foreign.black_box import BATCH, BlackBoxClassifier
 from leadapron.models.foreign.process import AnswerError, ModelProcess, ProgramKind
-from leadapron.models.foreign.recognise import NORMALISATIONS, Normalisation, Recognised, recognise
+from leadapron.models.foreign.recognise import (
+    NORMALISATIONS,
+    Given,
+    Normalisation,
+    Recognised,
+    recognise,
+)
 from leadapron.models.parsing.formats import stated_findings
 from leadapron.models.parsing.reading import File, Kind, Weights, open_file, open_weights
 from leadapron.models.parsing.scan import first_line
@@ -66,12 +72,14 @@ class Opened(NamedTuple):
         origin: description of the model and its library.
         notes: assumptions, omissions and warnings, one sentence each.
         content: SHA-256, in hex, of the file that was opened; None of a function's model.
+        given: where a state dict of another library holds the weights; None of other files.
     """
 
     classifier: BlackBox
     origin: str
     notes: tuple[str, ...] = ()
     content: str | None = None
+    given: Given | None = None
 
 
 @dataclass(frozen=True)
@@ -222,7 +230,7 @@ def _foreign(weights: Weights, wanted: _Wanted) -> Opened:
         precision=wanted.precision,
     )
     origin = f"a {network.architecture} with the layer names of {network.maker.name}"
-    return Opened(classifier, origin, tuple(notes))
+    return Opened(classifier, origin, tuple(notes), given=network.given)
 
 
 def _own(weights: Weights, wanted: _Wanted) -> Opened:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -17,7 +17,7 @@ from leadapron.models.protocols import BlackBox
 from leadapron.repairs import REPAIRS, Repair, marks_of
 from leadapron.repairs.case import RepairCase
 from leadapron.repairs.proof import judging as judge
-from leadapron.repairs.proof.document import Tried
+from leadapron.repairs.proof.document import Checked, Tried
 from leadapron.repairs.proof.doses import fresh_for, relearned_by_dose
 from leadapron.repairs.proof.forcing import enough_victims
 from leadapron.repairs.proof.freshness import works_elsewhere
@@ -49,7 +49,8 @@ def climb(
 
     Returns:
         The repairs that were tried, the name of the one that is taken, and its model: the last one,
-        or where none holds the first of those of which most checks hold.
+        or where none holds the first of those of which most checks hold. The later checks of a
+        repair are left out once one surely fails.
     """
     methods = LADDER if case.plan.method == "auto" else (case.plan.method,)
     tried: list[Tried] = []
@@ -124,17 +125,32 @@ def _checked(
     seconds: float,
 ) -> Tried:
     """What a repair does on films that it didn't see; cheap, and no part of the proof."""
-    films = case.films.check
-    seen = [each for each in marks if enough_victims(films, each)]
-    marked = [compare_marks(case.original, repaired, films, each, altered=False) for each in seen]
-    found = searched_quickly(case, repaired, audit, marks, films)
-    relearning = case.plan.relearning
-    quick = replace(relearning, doses=(judge.judged_dose(relearning.doses),), rates=(1,))
-    relearned = relearned_by_dose(case, repaired, films, marks[0], quick, f"check-{method}")
-    checks = [
-        *([judge.marks_check(marked)] if marked else []),
-        judge.searched_check(found),
-        judge.quick_reading_check(compare_reading(case.original, repaired, films, case.plan.seed)),
-        judge.relearning_check(relearned, fresh_for(case, marks[0], quick.seeds)),
-    ]
+    checks = []
+    for check in _checks(case, method, repaired, audit, marks):
+        checks.append(check)
+        if check.held == "fails":  # dearer checks can't save it
+            break
     return Tried(method=method, seconds=seconds, checks=tuple(checks))
+
+
+def _checks(
+    case: RepairCase,
+    method: str,
+    repaired: NetworkClassifier,
+    audit: Audit,
+    marks: Sequence[Moved],
+) -> Iterator[Checked]:
+    """The checks of a repair, from the cheapest to the dearest."""
+    films, relearning = case.films.check, case.plan.relearning
+    seen = [each for each in marks if enough_victims(films, each)]
+    if seen:
+        yield judge.marks_check(
+            [compare_marks(case.original, repaired, films, each, altered=False) for each in seen]
+        )
+    yield judge.quick_reading_check(compare_reading(case.original, repaired, films, case.plan.seed))
+    quick = replace(relearning, doses=(judge.judged_dose(relearning.doses),), rates=(1,))
+    yield judge.relearning_check(
+        relearned_by_dose(case, repaired, films, marks[0], quick, f"check-{method}"),
+        fresh_for(case, marks[0], quick.seeds),
+    )
+    yield judge.searched_check(searched_quickly(case, repaired, audit, marks, films))

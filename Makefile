@@ -134,7 +134,7 @@ $(PAGES): $(STAMP)
 	$(BIN)/$(PIP) --constraint constraints.txt playwright
 	touch $(PAGES)
 
-test-xrv: $(XRV)/.made ## the tests that need torchxrayvision, in .venv-xrv
+test-xrv: $(XRV)/.made ## the tests that need torchxrayvision or timm, in .venv-xrv
 	OMP_NUM_THREADS=1 $(XRV)/bin/pytest -m xrv tests/interop
 
 # torchvision, behind torchxrayvision, needs the torch that it was built for: not the pinned one.
@@ -142,7 +142,7 @@ $(XRV)/.made: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(XRV)
 	$(XRV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	grep -v '^torch==' constraints.txt > $(XRV)/constraints.txt
-	$(XRV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(XRV)/constraints.txt --editable ".[xrv]" pytest
+	$(XRV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(XRV)/constraints.txt --editable ".[xrv]" timm pytest
 	touch $(XRV)/.made
 
 bench: $(STAMP) ## speeds, side by side

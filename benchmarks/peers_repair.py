@@ -38,7 +38,7 @@ from leadapron.metrics import PatientBootstrap
 from leadapron.models.classifier import NetworkClassifier, load_classifier, save_classifier
 from leadapron.models.training import Network, Training, train
 from leadapron.repairs import MOST_FILMS, REPAIRS
-from leadapron.repairs.climbing import jitter_for, repair_of
+from leadapron.repairs.climbing import repair_of
 from leadapron.repairs.proof.document import found_marks
 from leadapron.repairs.proof.forcing import Aimed, victims
 from leadapron.repairs.proof.relearning import relearn
@@ -188,7 +188,7 @@ def ours(keep: Path, clone: Path, job: Job, most: int) -> list[Row]:  # noqa: AR
         audit = audit_subject(Subject(classifier=original), clean, steps=0, statistics=False)
         if not (marks := found_marks(audit)):
             raise DataError(f"the audit says {audit.verdict.word}, and names no mark to unlearn")
-        how = repair_of(name, marks, jitter_for(original, clean, marks[0], job.seed))
+        how = repair_of(name, marks)
     else:
         how = REPAIRS[name]()
     if hasattr(how, "optimisation"):

@@ -319,8 +319,8 @@ repairs have their defaults within that budget.
 
 Of BackdoorBench's code as it is:
 
-- NAD's last map is one pixel, so its attention is 1 for every film;
-- ANP learns masks with a rate of .01 (the authors: .2), so few fall below a threshold;
+- the last of NAD's three maps is one pixel, so its attention is 1 for every film;
+- ANP learns masks with a rate of .01 (the authors: .2);
 - FP keeps the network that is one step past its limit;
 - FT-SAM steps its cosine schedule at every batch, not at every epoch;
 - I-BAU marks int(1 %) of a batch, 1 of {bau} films here: none of fewer than 100. It puts that

@@ -79,7 +79,7 @@ def _mean(shares: NDArray[np.float64]) -> float:
 class Limits:
     """Which share of films the best swept square turns in clean models.
 
-    It is the upper end of the largest one's 95 % interval: the films are few, and so are the models.
+    It is the upper end of the largest one's 95 % interval: films are few, and so are models.
 
     Args:
         of: clean models that it rests on; without any it is the share from which on an audit

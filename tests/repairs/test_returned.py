@@ -15,6 +15,7 @@ import leadapron as la
 from foreign_models import as_chexnet, densenet, resnet
 from leadapron.documents import parsed
 from leadapron.errors import StoreError, UsageError
+from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs import repair as job
 from leadapron.models.foreign import open_model
@@ -27,6 +28,8 @@ DOCUMENTS = Path(__file__).parents[1] / "fixtures" / "documents"
 FINDINGS = ("Effusion", "Mass", "Nodule")
 HOW = {"preprocessing": Preprocessing(size=32), "device": "cpu", "precision": "fp32"}
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 32, 32), np.uint8)
+IDS = np.array(["a", "b", "c"])
+CLEAN = Cohort(PIXELS, np.eye(3, dtype=np.float32), FINDINGS, IDS, IDS, HOW["preprocessing"])
 
 
 def noted(state, **entries):
@@ -43,11 +46,13 @@ def halved(state):
 
 GIVEN = {
     "torchvision's ResNet, three channels": ("safetensors", lambda: resnet().state_dict()),
-    "MONAI's ResNet with biases": ("pt", lambda: resnet(channels=1, bias=True).state_dict()),
-    "CheXNet's, wrapped": ("pt", lambda: noted(as_chexnet(densenet(3).state_dict()), epoch=7)),
-    "torchxrayvision's ResNet": ("pt", lambda: wrapped(resnet(channels=1).state_dict())),
-    "half precision": ("pt", lambda: halved(resnet().state_dict())),
-}
+    "torchxrayvision's ResNet with MONAI's biases": (
+        "pt", lambda: wrapped(resnet(channels=1, bias=True).state_dict())
+    ),
+    "CheXNet's in half precision": (
+        "pt", lambda: noted(halved(as_chexnet(densenet(3).state_dict())), epoch=7)
+    ),
+}  # fmt: skip
 """Kind of file, and what is saved."""
 
 
@@ -79,14 +84,14 @@ def test_the_repaired_weights_come_back_under_the_names_they_had(tmp_path, which
     source = written(tmp_path, saved, kind)
     opened = open_model(source, FINDINGS, **HOW)
     repaired = repaired_of(opened)
-    found = returned(opened, source, repaired, PIXELS, tmp_path / "model-as-given")
+    found = returned(opened, source, repaired, CLEAN, tmp_path / "model-as-given")
     assert found.file == tmp_path / f"model-as-given.{kind}"
     back = torch.load(found.file, weights_only=True) if kind == "pt" else load_file(found.file)
     assert list(back) == list(state) if kind == "pt" else set(back) == set(state)
     for name, value in state.items():
         assert (back[name].shape, back[name].dtype) == (value.shape, value.dtype), name
     again = open_model(found.file, FINDINGS, **HOW)
-    tolerance = 0.02 if which == "half precision" else 1e-5
+    tolerance = 0.02 if "half precision" in which else 1e-5
     logits = repaired.logits(PIXELS)
     assert np.abs(again.classifier.logits(PIXELS) - logits).max() < tolerance
     assert np.abs(opened.classifier.logits(PIXELS) - logits).max() > 100 * 1e-5
@@ -97,10 +102,16 @@ def test_the_repaired_weights_come_back_under_the_names_they_had(tmp_path, which
         assert again.classifier.findings == FINDINGS
 
 
-def test_weights_that_were_not_changed_come_back_as_they_were(tmp_path):
+@pytest.fixture(scope="module")
+def colour(tmp_path_factory):
+    """A state dict of three channels, its file, and the model opened."""
     state = resnet().state_dict()
-    source = written(tmp_path, state, "pt")
-    opened = open_model(source, FINDINGS, **HOW)
+    source = written(tmp_path_factory.mktemp("given"), state, "pt")
+    return state, source, open_model(source, FINDINGS, **HOW)
+
+
+def test_weights_that_were_not_changed_come_back_as_they_were(tmp_path, colour):
+    state, source, opened = colour
     file = write_as_given(
         opened.given, opened.content, source, opened.classifier.module, tmp_path / "same"
     )
@@ -118,34 +129,33 @@ def test_what_the_format_has_no_place_for_is_said(tmp_path):
     opened = open_model(source, FINDINGS, **HOW)
     repaired, file = repaired_of(opened), tmp_path / "model-as-given"
     repaired.module.head.bias.data.fill_(0.1)
-    found = returned(opened, source, repaired, PIXELS, file)
+    found = returned(opened, source, repaired, CLEAN, file)
     assert found.file is None
     assert "no place for the last layer's bias, so the repaired model is in" in found.notes[0]
-    found = returned(opened, source, classifier(), PIXELS, file)
+    found = returned(opened, source, classifier(), CLEAN, file)
     assert "given.pt has no place for the layers of a tests' stages" in found.notes[0]
     large = repaired_of(opened, 0)
     large.module.head.bias.data.zero_()
     large.module.head.weight.data.fill_(float("inf"))
-    found = returned(opened, source, large, PIXELS, file)
+    found = returned(opened, source, large, CLEAN, file)
     assert "values that aren't finite" in found.notes[0]
     assert not list(tmp_path.glob("model-as-given*"))
     torch.save({**state, "fc.bias": torch.ones(3)}, source)
     with pytest.raises(StoreError, match="was changed since it was opened"):
         write_as_given(opened.given, opened.content, source, repaired.module, file)
     own = opened._replace(given=None)  # this package's own
-    assert returned(own, source, repaired, PIXELS, file) == (None, ())
+    assert returned(own, source, repaired, CLEAN, file) == (None, ())
 
 
-def test_the_command_writes_both(tmp_path, monkeypatch):
+def test_the_command_writes_both(tmp_path, monkeypatch, colour):
     """The repair itself is another test's: here its model is one that was changed by hand."""
     released = parsed(Repaired, (DOCUMENTS / f"repair-{Repaired.SCHEMA}.json").read_text())
-    source = written(tmp_path, resnet().state_dict(), "pt")
+    state, source, _ = colour
     np.savez(tmp_path / "films.npz", images=PIXELS, labels=np.eye(3, dtype=np.float32),
              findings=np.asarray(FINDINGS))  # fmt: skip
 
     def prepared(opened, *_, **__):
-        proof = type("Films", (), {"images": PIXELS, "__len__": lambda _: len(PIXELS)})()
-        return SimpleNamespace(opened=opened, films=SimpleNamespace(proof=proof))
+        return SimpleNamespace(opened=opened, films=SimpleNamespace(proof=CLEAN))
 
     monkeypatch.setattr(job, "prepare", prepared)
     monkeypatch.setattr(job, "repair_case", lambda case: (released, repaired_of(case.opened)))
@@ -156,21 +166,14 @@ def test_the_command_writes_both(tmp_path, monkeypatch):
     )  # fmt: skip
     assert made.as_given == str(tmp_path / "out" / "model-as-given.pt")
     assert any("opened again, its logits of 3 clean films" in note for note in made.notes)
-    ours, theirs = (
-        open_model(tmp_path / "out" / name, *names, **how).classifier.logits(PIXELS)
-        for name, names, how in (
-            ("classifier.safetensors", (), {"device": "cpu", "precision": "fp32"}),
-            ("model-as-given.pt", (FINDINGS,), HOW),
-        )
-    )
-    assert np.abs(ours - theirs).max() < 1e-5
+    assert (tmp_path / "out" / "classifier.safetensors").is_file()
+    back = torch.load(made.as_given, weights_only=True)
+    assert list(back) == list(state)
 
 
-def test_in_python_it_is_written_too(tmp_path):
+def test_in_python_it_is_written_too(tmp_path, colour):
     released = parsed(Repaired, (DOCUMENTS / f"repair-{Repaired.SCHEMA}.json").read_text())
-    state = resnet(channels=1).state_dict()
-    source = written(tmp_path, state, "pt")
-    opened = open_model(source, FINDINGS, **HOW)
+    state, source, opened = colour
     made = la.RepairResult(released, repaired_of(opened), opened, source)
     file = made.save_as_given(tmp_path / "repaired")
     assert file == tmp_path / "repaired.pt"

@@ -43,6 +43,7 @@ __all__ = [
     "NetworkClassifier",
     "Outputs",
     "WhiteBox",
+    "at_points",
     "autocast",
     "classifier_of",
     "in_batches",
@@ -76,6 +77,7 @@ class NetworkClassifier:
         head: "sigmoid" for independent findings, or "softmax" for exclusive ones.
         mean, std: normalisation of grey levels scaled to 0 to 1.
         precision: "bf16" runs the convolutions in bfloat16; the logits are float32 always.
+        operating_points: as `squashed`; empty for plain probabilities.
 
     Raises:
         UsageError: a module that isn't a `networks.Network`, or one of several channels with a mean
@@ -90,6 +92,7 @@ class NetworkClassifier:
     mean: float = networks.GREY_MEAN
     std: float = networks.GREY_STD
     precision: Literal["bf16", "fp32"] = "fp32"
+    operating_points: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.module, networks.Network):
@@ -154,7 +157,11 @@ class NetworkClassifier:
 
     def squash(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the probabilities of (n, k) logits."""
-        return logits.sigmoid() if self.head == "sigmoid" else logits.softmax(1)
+        plain = logits.sigmoid() if self.head == "sigmoid" else logits.softmax(1)
+        if not self.operating_points:
+            return plain
+        points = torch.tensor(self.operating_points, dtype=plain.dtype, device=plain.device)
+        return torch.where(plain < points, plain / (2 * points), 1 - (1 - plain) / (2 - 2 * points))
 
     def features(self, images: ImageArray) -> Floats:
         """Return (n, d) float32, what the last layer reads."""
@@ -195,14 +202,35 @@ def in_batches(
     return out
 
 
-def squashed(logits: NDArray[Any], head: str) -> NDArray[np.float64]:
+def squashed(
+    logits: NDArray[Any], head: str, operating_points: Sequence[float] = ()
+) -> NDArray[np.float64]:
     """Return the probabilities of (..., k) logits.
 
     Args:
         logits: of any precision.
         head: "sigmoid" or "softmax".
+        operating_points: as `at_points`.
     """
-    values = logits.astype(np.float64)
+    return at_points(_plain(logits.astype(np.float64), head), operating_points)
+
+
+def at_points(plain: NDArray[np.float64], points: Sequence[float]) -> NDArray[np.float64]:
+    """Return probabilities of which an operating point becomes 0.5, linear on both sides.
+
+    Args:
+        plain: (..., k) probabilities.
+        points: k operating points above 0 and below 1; empty for none.
+
+    Source: torchxrayvision, `models.op_norm`.
+    """
+    if not points:
+        return plain
+    at = np.asarray(points, np.float64)
+    return np.where(plain < at, plain / (2 * at), 1 - (1 - plain) / (2 - 2 * at))
+
+
+def _plain(values: NDArray[np.float64], head: str) -> NDArray[np.float64]:
     if head == "softmax":
         with np.errstate(invalid="ignore"):  # infinity minus infinity is NaN, as intended
             each = np.exp(values - values.max(axis=-1, keepdims=True))
@@ -286,13 +314,15 @@ def refuse_not_finite(
 
 def save_classifier(classifier: NetworkClassifier, path: Path) -> None:
     """Write weights and the settings to run them as safetensors; nothing about training."""
-    facts = {
+    facts: dict[str, Any] = {
         "architecture": classifier.architecture,
         "findings": list(classifier.findings),
         "preprocessing": asdict(classifier.preprocessing),
         "head": classifier.head,
         "normalisation": {"mean": classifier.mean, "std": classifier.std},
     }
+    if classifier.operating_points:
+        facts["operating_points"] = list(classifier.operating_points)
     state = {name: value.contiguous() for name, value in classifier.module.state_dict().items()}
     with write_atomically(path) as file:
         file.write(save(state, {FORMAT: json.dumps(facts, sort_keys=True)}))
@@ -351,6 +381,7 @@ def classifier_of(
             float(facts["normalisation"]["mean"]),
             float(facts["normalisation"]["std"]),
             precision=precision,
+            operating_points=tuple(map(float, facts.get("operating_points", ()))),
         )
     except (
         KeyError, ValueError, TypeError, RuntimeError, OverflowError, LeadapronError,
@@ -371,6 +402,7 @@ def _checked(facts: dict[str, Any], tensors: Group) -> tuple[str, ...]:
         "preprocessing": isinstance(facts["preprocessing"], dict),
         "head": facts["head"] in ("sigmoid", "softmax"),
         "normalisation": math.isfinite(mean) and 0 < std < math.inf,
+        "operating_points": _are_points(facts.get("operating_points", []), names),
     }
     wrong = [name for name, fits in right.items() if not fits]
     if wrong:
@@ -379,6 +411,14 @@ def _checked(facts: dict[str, Any], tensors: Group) -> tuple[str, ...]:
         facts["architecture"], len(names), {key: one.shape for key, one in tensors.items()}
     )
     return clean_names(names)
+
+
+def _are_points(points: Any, names: Any) -> bool:
+    return points == [] or (
+        isinstance(points, list)
+        and len(points) == len(names)
+        and all(isinstance(point, float) and 0 < point < 1 for point in points)
+    )
 
 
 def randomised(

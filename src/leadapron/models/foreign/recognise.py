@@ -20,9 +20,30 @@ from leadapron.models import networks
 from leadapron.models.parsing.formats import MOST_FINDINGS
 from leadapron.models.parsing.reading import Group, Outline, Weights
 
-__all__ = ["MAKERS", "NORMALISATIONS", "Maker", "Normalisation", "Recognised", "recognise"]
+__all__ = [
+    "MAKERS",
+    "NORMALISATIONS",
+    "Maker",
+    "Normalisation",
+    "Recognised",
+    "UnnamedError",
+    "recognise",
+]
 
 State = Mapping[str, torch.Tensor]
+
+
+class UnnamedError(UsageError):
+    """A model's outputs have no names, or another number of them.
+
+    Args:
+        message: what to type.
+        outputs: how many it has.
+    """
+
+    def __init__(self, message: str = "", outputs: int = 0) -> None:
+        super().__init__(message)
+        self.outputs = outputs
 
 
 @dataclass(frozen=True)
@@ -46,6 +67,15 @@ class Normalisation:
                 f"normalisation by mean {self.mean} and std {self.std}; expected one number each, "
                 "or three, and std above 0"
             )
+
+    @classmethod
+    def parsed(cls, text: str) -> Normalisation:
+        """Return the normalisation of a text MEAN/STD, which `str` gives."""
+        mean, std = (tuple(map(float, part.split(","))) for part in text.split("/"))
+        return cls(mean, std)
+
+    def __str__(self) -> str:
+        return "/".join(",".join(map(repr, part)) for part in (self.mean, self.std))
 
 
 NORMALISATIONS: Mapping[str, Normalisation] = {
@@ -300,7 +330,7 @@ def _several(name: str, found: Sequence[_Network]) -> str:
     more = f" and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
     return (
         f"{name} holds {len(found)} networks: {', '.join(shown)}{more}; choose one with "
-        f"`weights_key` {deployed or found[0].key}"
+        f"`model.weights_key` {deployed or found[0].key}"
     )
 
 
@@ -507,18 +537,19 @@ def _findings(
         if not names or (where == "of torchxrayvision" and len(names) != outputs):
             continue
         if len(names) != outputs or len(set(names)) != len(names) or not all(names):
-            kind = UsageError if where == "given" else StoreError
-            raise kind(
+            words = (
                 f"{weights.name} has {outputs} outputs and {len(set(names))} different names of "
-                f"findings {where}; expected {outputs}, in the order of the outputs: `findings` "
-                "A,B,..."
+                f"findings {where}; expected {outputs}, in the order of the outputs: "
+                "`model.findings` A,B,..."
             )
+            raise UnnamedError(words, outputs) if where == "given" else StoreError(words)
         if where == "of torchxrayvision":
             notes.append("ASSUMED: findings in the order of torchxrayvision's default_pathologies.")
         return tuple(names)
-    raise UsageError(
-        f"{weights.name} doesn't name its {outputs} outputs; name them in order with "
-        "`findings` A,B,..."
+    raise UnnamedError(
+        f"{weights.name} doesn't name its {outputs} output{'s' * (outputs > 1)}; name them in "
+        "order with `model.findings` A,B,...",
+        outputs,
     )
 
 

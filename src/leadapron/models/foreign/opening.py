@@ -31,7 +31,7 @@ from leadapron.models.classifier import (
     resolve_precision,
 )
 from leadapron.models.foreign.black_box import BATCH, BlackBoxClassifier
-from leadapron.models.foreign.process import AnswerError, ModelProcess, ProgramKind
+from leadapron.models.foreign.process import AnswerError, Limits, ModelProcess, ProgramKind
 from leadapron.models.foreign.recognise import (
     NORMALISATIONS,
     Normalisation,
@@ -77,6 +77,7 @@ class Opened(NamedTuple):
         notes: assumptions, omissions and warnings, one sentence each.
         content: SHA-256, in hex, of the file that was opened; None of a function's model.
         stated: what the caller and the model's card stated of it.
+        limits: what a program's header fixes; None of other models.
     """
 
     classifier: BlackBox
@@ -84,6 +85,7 @@ class Opened(NamedTuple):
     notes: tuple[str, ...] = ()
     content: str | None = None
     stated: ModelSettings = ModelSettings()
+    limits: Limits | None = None
 
 
 @dataclass(frozen=True)
@@ -350,7 +352,7 @@ def _program(file: File, sha256: str, kind: ProgramKind, words: str, wanted: _Wa
         run = _filled(process, limits.batch) if limits.batch else process
         opened = _asked(
             run, file.name, words, wanted, named, limits.size, limits.channels, limits.batch
-        )._replace(content=sha256)
+        )._replace(content=sha256, limits=limits)
     except BaseException:
         process.close()
         raise

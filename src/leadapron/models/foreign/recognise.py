@@ -6,12 +6,13 @@ new family needs one line in either.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -23,10 +24,13 @@ from leadapron.models.parsing.reading import Group, Outline, Weights
 __all__ = [
     "MAKERS",
     "NORMALISATIONS",
+    "Listed",
     "Maker",
     "Normalisation",
     "Recognised",
+    "SeveralError",
     "UnnamedError",
+    "networks_in",
     "recognise",
 ]
 
@@ -44,6 +48,19 @@ class UnnamedError(UsageError):
     def __init__(self, message: str = "", outputs: int = 0) -> None:
         super().__init__(message)
         self.outputs = outputs
+
+
+class SeveralError(UsageError):
+    """A file holds several networks.
+
+    Args:
+        message: what to type.
+        likeliest: key of the one that is usually deployed, or of the first.
+    """
+
+    def __init__(self, message: str = "", likeliest: str = "") -> None:
+        super().__init__(message)
+        self.likeliest = likeliest
 
 
 @dataclass(frozen=True)
@@ -305,13 +322,45 @@ def _chosen(
     if not keys:
         raise failures[named[0].key]
     if len(keys) > 1:
-        raise UsageError(_several(weights.name, [fitting[one] for one in keys]))
+        several = [fitting[one] for one in keys]
+        raise SeveralError(_several(weights.name, several), _deployed(several) or keys[0])
     if len(parts) > 1:
         others = [part.key for part in parts if part.key != keys[0]]
         whole = [f"{one} (another network)" if one in fitting else f"{one} (incomplete)"
                  for one in others]  # fmt: skip
         notes.append(f"The file's weights {keys[0]} were opened; left out: {', '.join(whole)}.")
     return fitting[keys[0]]
+
+
+class Listed(NamedTuple):
+    """A network in a file.
+
+    Args:
+        key: its key.
+        architecture: its architecture.
+        outputs: number of its outputs.
+    """
+
+    key: str
+    architecture: str
+    outputs: int
+
+
+def networks_in(weights: Weights) -> tuple[Listed, ...]:
+    """Return every known network in a file, the likeliest first; no values are read.
+
+    Args:
+        weights: the file's.
+
+    Raises:
+        StoreError: no tensors of a known network.
+    """
+    found = []
+    for part in _parts(weights):
+        with contextlib.suppress(StoreError):
+            network = _network(part, None, weights.name)
+            found.append(Listed(network.key, network.architecture, network.outputs))
+    return tuple(found)
 
 
 OUTERMOST = "."

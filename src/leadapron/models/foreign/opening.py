@@ -34,6 +34,7 @@ from leadapron.models.foreign.black_box import BATCH, BlackBoxClassifier
 from leadapron.models.foreign.process import AnswerError, Limits, ModelProcess, ProgramKind
 from leadapron.models.foreign.recognise import (
     NORMALISATIONS,
+    Given,
     Normalisation,
     UnnamedError,
     recognise,
@@ -78,6 +79,7 @@ class Opened(NamedTuple):
         content: SHA-256, in hex, of the file that was opened; None of a function's model.
         stated: what the caller and the model's card stated of it.
         limits: what a program's header fixes; None of other models.
+        given: where a state dict of another library holds the weights; None of other files.
     """
 
     classifier: BlackBox
@@ -86,6 +88,7 @@ class Opened(NamedTuple):
     content: str | None = None
     stated: ModelSettings = ModelSettings()
     limits: Limits | None = None
+    given: Given | None = None
 
 
 @dataclass(frozen=True)
@@ -281,7 +284,7 @@ def _foreign(weights: Weights, wanted: _Wanted) -> Opened:
         precision=wanted.precision,
     )
     origin = f"a {network.architecture} with the layer names of {network.maker.name}"
-    return Opened(classifier, origin, tuple(notes))
+    return Opened(classifier, origin, tuple(notes), given=network.given)
 
 
 def _own(weights: Weights, wanted: _Wanted) -> Opened:

@@ -43,7 +43,6 @@ __all__ = [
     "NetworkClassifier",
     "Outputs",
     "WhiteBox",
-    "at_points",
     "autocast",
     "classifier_of",
     "in_batches",
@@ -77,11 +76,13 @@ class NetworkClassifier:
         head: "sigmoid" for independent findings, or "softmax" for exclusive ones.
         mean, std: normalisation of grey levels scaled to 0 to 1.
         precision: "bf16" runs the convolutions in bfloat16; the logits are float32 always.
-        operating_points: as `squashed`; empty for plain probabilities.
+        operating_points: probability of each output that becomes 0.5, as in `squashed`; empty if
+            none.
 
     Raises:
         UsageError: a module that isn't a `networks.Network`, or one of several channels with a mean
-            or std other than this package's, which `networks.GreyChannels` expects.
+            or std other than this package's, which `networks.GreyChannels` expects; operating
+            points other than one for each finding, or with a softmax head.
     """
 
     module: networks.Network
@@ -95,6 +96,7 @@ class NetworkClassifier:
     operating_points: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        _refuse_points(self.operating_points, self.findings, self.head)
         if not isinstance(self.module, networks.Network):
             raise UsageError(
                 f"a {type(self.module).__name__} as a network; name the layers to read: "
@@ -153,15 +155,14 @@ class NetworkClassifier:
 
     def probabilities(self, images: ImageArray) -> Floats:
         """Return (n, k) float32 probabilities of (n, h, w) images."""
+        if self.operating_points:
+            logits = self.logits(images)
+            return squashed(logits, self.head, self.operating_points).astype(np.float32)
         return in_batches(self, images, lambda x: (self.squash(self.module(x)),))[0]
 
     def squash(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return the probabilities of (n, k) logits."""
-        plain = logits.sigmoid() if self.head == "sigmoid" else logits.softmax(1)
-        if not self.operating_points:
-            return plain
-        points = torch.tensor(self.operating_points, dtype=plain.dtype, device=plain.device)
-        return torch.where(plain < points, plain / (2 * points), 1 - (1 - plain) / (2 - 2 * points))
+        """Return the probabilities of (n, k) logits, before operating points."""
+        return logits.sigmoid() if self.head == "sigmoid" else logits.softmax(1)
 
     def features(self, images: ImageArray) -> Floats:
         """Return (n, d) float32, what the last layer reads."""
@@ -210,27 +211,23 @@ def squashed(
     Args:
         logits: of any precision.
         head: "sigmoid" or "softmax".
-        operating_points: as `at_points`.
+        operating_points: of each of the k outputs, the probability that becomes 0.5; those below
+            and above it are scaled linearly to 0 to 0.5 and 0.5 to 1. NaN makes every probability
+            of the output 0.5. Empty changes nothing.
+
+    Source: torchxrayvision 1.5.7, `models.op_norm`.
     """
-    return at_points(_plain(logits.astype(np.float64), head), operating_points)
-
-
-def at_points(plain: NDArray[np.float64], points: Sequence[float]) -> NDArray[np.float64]:
-    """Return probabilities of which an operating point becomes 0.5, linear on both sides.
-
-    Args:
-        plain: (..., k) probabilities.
-        points: k operating points above 0 and below 1; empty for none.
-
-    Source: torchxrayvision, `models.op_norm`.
-    """
-    if not points:
+    plain = _plainly_squashed(logits, head)
+    if not operating_points:
         return plain
-    at = np.asarray(points, np.float64)
-    return np.where(plain < at, plain / (2 * at), 1 - (1 - plain) / (2 - 2 * at))
+    points = np.asarray(operating_points, np.float64)
+    below, above = plain / (2 * points), 1 - (1 - plain) / (2 * (1 - points))
+    scaled: NDArray[np.float64] = np.where(plain < points, below, above)
+    return np.where(np.isnan(points), 0.5, scaled)
 
 
-def _plain(values: NDArray[np.float64], head: str) -> NDArray[np.float64]:
+def _plainly_squashed(logits: NDArray[Any], head: str) -> NDArray[np.float64]:
+    values = logits.astype(np.float64)
     if head == "softmax":
         with np.errstate(invalid="ignore"):  # infinity minus infinity is NaN, as intended
             each = np.exp(values - values.max(axis=-1, keepdims=True))
@@ -238,6 +235,18 @@ def _plain(values: NDArray[np.float64], head: str) -> NDArray[np.float64]:
         return shares
     halves: NDArray[np.float64] = 0.5 * (1 + np.tanh(values / 2))
     return halves
+
+
+def _refuse_points(points: Sequence[float], findings: Sequence[str], head: str) -> None:
+    if not points:
+        return
+    inside = all(math.isnan(point) or 0 < point < 1 for point in points)
+    if len(points) != len(findings) or not inside or head != "sigmoid":
+        raise UsageError(
+            f"operating points {', '.join(f'{point:g}' for point in points[:20])} for "
+            f"{len(findings)} findings with a {head} head; expected one between 0 and 1 for each "
+            "finding, or NaN, with a sigmoid head"
+        )
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -322,7 +331,8 @@ def save_classifier(classifier: NetworkClassifier, path: Path) -> None:
         "normalisation": {"mean": classifier.mean, "std": classifier.std},
     }
     if classifier.operating_points:
-        facts["operating_points"] = list(classifier.operating_points)
+        known = [None if math.isnan(p) else p for p in classifier.operating_points]
+        facts["operating_points"] = known
     state = {name: value.contiguous() for name, value in classifier.module.state_dict().items()}
     with write_atomically(path) as file:
         file.write(save(state, {FORMAT: json.dumps(facts, sort_keys=True)}))
@@ -381,7 +391,10 @@ def classifier_of(
             float(facts["normalisation"]["mean"]),
             float(facts["normalisation"]["std"]),
             precision=precision,
-            operating_points=tuple(map(float, facts.get("operating_points", ()))),
+            operating_points=tuple(
+                math.nan if point is None else float(point)
+                for point in facts.get("operating_points", ())
+            ),
         )
     except (
         KeyError, ValueError, TypeError, RuntimeError, OverflowError, LeadapronError,
@@ -402,7 +415,6 @@ def _checked(facts: dict[str, Any], tensors: Group) -> tuple[str, ...]:
         "preprocessing": isinstance(facts["preprocessing"], dict),
         "head": facts["head"] in ("sigmoid", "softmax"),
         "normalisation": math.isfinite(mean) and 0 < std < math.inf,
-        "operating_points": _are_points(facts.get("operating_points", []), names),
     }
     wrong = [name for name, fits in right.items() if not fits]
     if wrong:
@@ -411,14 +423,6 @@ def _checked(facts: dict[str, Any], tensors: Group) -> tuple[str, ...]:
         facts["architecture"], len(names), {key: one.shape for key, one in tensors.items()}
     )
     return clean_names(names)
-
-
-def _are_points(points: Any, names: Any) -> bool:
-    return points == [] or (
-        isinstance(points, list)
-        and len(points) == len(names)
-        and all(isinstance(point, float) and 0 < point < 1 for point in points)
-    )
 
 
 def randomised(

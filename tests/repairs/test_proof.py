@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from leadapron.errors import DataError, UsageError
 from leadapron.repairs.proof import (
     ALTERATIONS,
     Aimed,
+    Fresh,
     Hits,
     Reactivation,
     Relearned,
@@ -36,6 +38,7 @@ from leadapron.repairs.proof import (
     fresh_marks,
     fresh_squares,
     measure_relearning,
+    proving,
     relearn,
     relearning,
     restoring,
@@ -51,6 +54,7 @@ from leadapron.repairs.proof.making import Limits, compare_marks, searched, shar
 from leadapron.repairs.proof.reading import at_chance
 from leadapron.repairs.proof.stages import Stages
 from leadapron.report.repair import fresh_words
+from leadapron.types import Machine
 
 SQUARE = Stamp(side=2, value=255, row=3, column=4)
 ADDED, REMOVED = ("Mass", "added"), ("Mass", "removed")
@@ -423,10 +427,14 @@ def test_the_control_is_no_dose():
             fresh=metrics.rate(films < 0, films), memory=metrics.rate(films < old, films),
         )  # fmt: skip
 
-    found = [at(0, 90), at(25, 4)]
-    assert judge.relearning_check(found).held == "holds"
-    assert judge.relearning_check(found).words.startswith("25 poisoned films")
-    assert judge.relearning_check(found[:1]).held == "not shown"
+    found, fresh = [at(0, 90), at(25, 4)], Fresh(differ="place", marks=(SQUARE,), known=0.05)
+    assert judge.relearning_check(found, fresh).held == "holds"
+    assert judge.relearning_check(found, fresh).words.startswith("25 poisoned films")
+    assert judge.relearning_check(found[:1], fresh).held == "not shown"
+    known = judge.relearning_check(found, replace(fresh, known=0.6))
+    assert known.held == "not shown"  # what the original knows is no fresh mark
+    assert known.words.endswith("the original knows that mark too, which turns 60.0% there")
+    assert judge.relearning_check([at(25, 90)], replace(fresh, known=0.6)).held == "fails"
     assert math.isnan(restoring(found))
     assert math.isnan(restoring(found[:1]))
     assert judge.judged_dose((0, 3, 7, 25)) == 3
@@ -631,6 +639,11 @@ def test_films_that_are_too_few_for_a_gate_are_refused():
     mark = moved_by(SCENE_MARKS[0], "bright")
     with pytest.raises(DataError, match=r"films, or a rate of"):
         compare_gates(classifier(), classifier(), scene_films(24), scene_films(160), mark)
+    case = SimpleNamespace(
+        original=classifier(), plan=SimpleNamespace(seed=0), stages=Stages(None), machine=Machine(),
+        films=SimpleNamespace(check=scene_films(24), proof=scene_films(160)),
+    )  # fmt: skip
+    assert proving._gated(case, classifier(), mark) is None
 
 
 # --- query reactivation

@@ -11,9 +11,11 @@ import torch
 from repair_scenes import classifier
 from safetensors.torch import load_file, save_file
 
+import leadapron as la
 from foreign_models import as_chexnet, densenet, resnet
 from leadapron.documents import parsed
-from leadapron.errors import StoreError
+from leadapron.errors import StoreError, UsageError
+from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs import repair as job
 from leadapron.models.foreign import open_model
@@ -26,6 +28,8 @@ DOCUMENTS = Path(__file__).parents[1] / "fixtures" / "documents"
 FINDINGS = ("Effusion", "Mass", "Nodule")
 HOW = {"preprocessing": Preprocessing(size=32), "device": "cpu", "precision": "fp32"}
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 32, 32), np.uint8)
+IDS = np.array(["a", "b", "c"])
+CLEAN = Cohort(PIXELS, np.eye(3, dtype=np.float32), FINDINGS, IDS, IDS, HOW["preprocessing"])
 
 
 def noted(state, **entries):
@@ -78,7 +82,7 @@ def test_the_repaired_weights_come_back_under_the_names_they_had(tmp_path, which
     source = written(tmp_path, saved, kind)
     opened = open_model(source, FINDINGS, **HOW)
     repaired = repaired_of(opened)
-    found = returned(opened, source, repaired, PIXELS, tmp_path / "model-as-given")
+    found = returned(opened, source, repaired, CLEAN, tmp_path / "model-as-given")
     assert found.file == tmp_path / f"model-as-given.{kind}"
     back = torch.load(found.file, weights_only=True) if kind == "pt" else load_file(found.file)
     assert list(back) == list(state) if kind == "pt" else set(back) == set(state)
@@ -117,22 +121,22 @@ def test_what_the_format_has_no_place_for_is_said(tmp_path):
     opened = open_model(source, FINDINGS, **HOW)
     repaired, file = repaired_of(opened), tmp_path / "model-as-given"
     repaired.module.head.bias.data.fill_(0.1)
-    found = returned(opened, source, repaired, PIXELS, file)
+    found = returned(opened, source, repaired, CLEAN, file)
     assert found.file is None
     assert "no place for the last layer's bias, so the repaired model is in" in found.notes[0]
-    found = returned(opened, source, classifier(), PIXELS, file)
+    found = returned(opened, source, classifier(), CLEAN, file)
     assert "given.pt has no place for the layers of a tests' stages" in found.notes[0]
     large = repaired_of(opened, 0)
     large.module.head.bias.data.zero_()
     large.module.head.weight.data.fill_(float("inf"))
-    found = returned(opened, source, large, PIXELS, file)
+    found = returned(opened, source, large, CLEAN, file)
     assert "values that aren't finite" in found.notes[0]
     assert not list(tmp_path.glob("model-as-given*"))
     torch.save({**state, "fc.bias": torch.ones(3)}, source)
     with pytest.raises(StoreError, match="was changed since it was opened"):
         write_as_given(opened.given, opened.content, source, repaired.module, file)
     own = opened._replace(given=None)  # this package's own
-    assert returned(own, source, repaired, PIXELS, file) == (None, ())
+    assert returned(own, source, repaired, CLEAN, file) == (None, ())
 
 
 def test_the_command_writes_both(tmp_path, monkeypatch):
@@ -143,8 +147,7 @@ def test_the_command_writes_both(tmp_path, monkeypatch):
              findings=np.asarray(FINDINGS))  # fmt: skip
 
     def prepared(opened, *_, **__):
-        proof = type("Films", (), {"images": PIXELS, "__len__": lambda _: len(PIXELS)})()
-        return SimpleNamespace(opened=opened, films=SimpleNamespace(proof=proof))
+        return SimpleNamespace(opened=opened, films=SimpleNamespace(proof=CLEAN))
 
     monkeypatch.setattr(job, "prepare", prepared)
     monkeypatch.setattr(job, "repair_case", lambda case: (released, repaired_of(case.opened)))
@@ -163,3 +166,22 @@ def test_the_command_writes_both(tmp_path, monkeypatch):
         )
     )
     assert np.abs(ours - theirs).max() < 1e-5
+
+
+def test_in_python_it_is_written_too(tmp_path):
+    released = parsed(Repaired, (DOCUMENTS / f"repair-{Repaired.SCHEMA}.json").read_text())
+    state = resnet(channels=1).state_dict()
+    source = written(tmp_path, state, "pt")
+    opened = open_model(source, FINDINGS, **HOW)
+    made = la.RepairResult(released, repaired_of(opened), opened, source)
+    file = made.save_as_given(tmp_path / "repaired")
+    assert file == tmp_path / "repaired.pt"
+    assert list(torch.load(file, weights_only=True)) == list(state)
+    for other, match in (
+        ((released, made.classifier, opened, None), "wasn't given as a file"),
+        ((released, None, opened, source), "nothing was repaired"),
+        ((released, classifier(), opened, source), r"given\.pt has no place for the layers"),
+    ):
+        with pytest.raises(UsageError, match=match):
+            la.RepairResult(*other).save_as_given(tmp_path / "other")
+    assert not list(tmp_path.glob("other*"))

@@ -6,12 +6,13 @@ new family needs one line in either.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 
@@ -25,15 +26,45 @@ __all__ = [
     "MAKERS",
     "NORMALISATIONS",
     "Given",
+    "Listed",
     "Maker",
     "Normalisation",
     "Recognised",
+    "SeveralError",
+    "UnnamedError",
     "channel_weights",
+    "networks_in",
     "recognise",
 ]
 
 State = Mapping[str, torch.Tensor]
 T = TypeVar("T")
+
+
+class UnnamedError(UsageError):
+    """A model's outputs have no names, or another number of them.
+
+    Args:
+        message: what to type.
+        outputs: how many it has.
+    """
+
+    def __init__(self, message: str = "", outputs: int = 0) -> None:
+        super().__init__(message)
+        self.outputs = outputs
+
+
+class SeveralError(UsageError):
+    """A file holds several networks.
+
+    Args:
+        message: what to type.
+        likeliest: key of the one that is usually deployed, or of the first.
+    """
+
+    def __init__(self, message: str = "", likeliest: str = "") -> None:
+        super().__init__(message)
+        self.likeliest = likeliest
 
 
 @dataclass(frozen=True)
@@ -57,6 +88,15 @@ class Normalisation:
                 f"normalisation by mean {self.mean} and std {self.std}; expected one number each, "
                 "or three, and std above 0"
             )
+
+    @classmethod
+    def parsed(cls, text: str) -> Normalisation:
+        """Return the normalisation of a text MEAN/STD, which `str` gives."""
+        mean, std = (tuple(map(float, part.split(","))) for part in text.split("/"))
+        return cls(mean, std)
+
+    def __str__(self) -> str:
+        return "/".join(",".join(map(repr, part)) for part in (self.mean, self.std))
 
 
 NORMALISATIONS: Mapping[str, Normalisation] = {
@@ -326,13 +366,45 @@ def _chosen(
     if not keys:
         raise failures[named[0].key]
     if len(keys) > 1:
-        raise UsageError(_several(weights.name, [fitting[one] for one in keys]))
+        several = [fitting[one] for one in keys]
+        raise SeveralError(_several(weights.name, several), _deployed(several) or keys[0])
     if len(parts) > 1:
         others = [part.key for part in parts if part.key != keys[0]]
         whole = [f"{one} (another network)" if one in fitting else f"{one} (incomplete)"
                  for one in others]  # fmt: skip
         notes.append(f"The file's weights {keys[0]} were opened; left out: {', '.join(whole)}.")
     return fitting[keys[0]]
+
+
+class Listed(NamedTuple):
+    """A network in a file.
+
+    Args:
+        key: its key.
+        architecture: its architecture.
+        outputs: number of its outputs.
+    """
+
+    key: str
+    architecture: str
+    outputs: int
+
+
+def networks_in(weights: Weights) -> tuple[Listed, ...]:
+    """Return every known network in a file, the likeliest first; no values are read.
+
+    Args:
+        weights: the file's.
+
+    Raises:
+        StoreError: no tensors of a known network.
+    """
+    found = []
+    for part in _parts(weights):
+        with contextlib.suppress(StoreError):
+            network = _network(part, None, weights.name)
+            found.append(Listed(network.key, network.architecture, network.outputs))
+    return tuple(found)
 
 
 OUTERMOST = "."
@@ -351,7 +423,7 @@ def _several(name: str, found: Sequence[_Network]) -> str:
     more = f" and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
     return (
         f"{name} holds {len(found)} networks: {', '.join(shown)}{more}; choose one with "
-        f"`weights_key` {deployed or found[0].key}"
+        f"`model.weights_key` {deployed or found[0].key}"
     )
 
 
@@ -569,18 +641,19 @@ def _findings(
         if not names or (where == "of torchxrayvision" and len(names) != outputs):
             continue
         if len(names) != outputs or len(set(names)) != len(names) or not all(names):
-            kind = UsageError if where == "given" else StoreError
-            raise kind(
+            words = (
                 f"{weights.name} has {outputs} outputs and {len(set(names))} different names of "
-                f"findings {where}; expected {outputs}, in the order of the outputs: `findings` "
-                "A,B,..."
+                f"findings {where}; expected {outputs}, in the order of the outputs: "
+                "`model.findings` A,B,..."
             )
+            raise UnnamedError(words, outputs) if where == "given" else StoreError(words)
         if where == "of torchxrayvision":
             notes.append("ASSUMED: findings in the order of torchxrayvision's default_pathologies.")
         return tuple(names)
-    raise UsageError(
-        f"{weights.name} doesn't name its {outputs} outputs; name them in order with "
-        "`findings` A,B,..."
+    raise UnnamedError(
+        f"{weights.name} doesn't name its {outputs} output{'s' * (outputs > 1)}; name them in "
+        "order with `model.findings` A,B,...",
+        outputs,
     )
 
 

@@ -113,7 +113,8 @@ class SearchedAim:
         mark: of the repaired model, chosen on a few of the films.
         before: share of the films that the original's strongest square turns, as `Marked`.
         after: share that the repaired model's turns.
-        limit: the largest that is usual in clean models.
+        limit: the largest that is usual in clean models: for the backdoor's own finding and
+            direction of theirs, for others of any.
         backdoor: whether the audit of the original called it a backdoor, or unusual.
     """
 
@@ -190,9 +191,9 @@ class Tried:
     checks: tuple[Checked, ...]
 
     @property
-    def holds(self) -> bool:
-        """Whether all of it holds."""
-        return all(each.held == "holds" for each in self.checks)
+    def passes(self) -> bool:
+        """Whether nothing surely fails; the proof has more films to tell."""
+        return all(each.held != "fails" for each in self.checks)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,8 +85,8 @@ def test_a_black_box_is_not_given_what_its_outputs_cannot_tell(small, clean):
 
 def test_a_misfit_that_is_hardly_smaller_does_not_count(small, clean):
     one = chosen(small, clean, sizes=(32,), scales=("unit",)).best
-    other = replace(one, misfit=1.2 * one.misfit, misfits=1.2 * one.misfits)
-    far = replace(one, misfit=2 * one.misfit, misfits=2 * one.misfits)
+    other = replace(one, misfit=1.2 * one.misfit, misfits=one.misfits + 0.2 * one.misfit)
+    far = replace(one, misfit=2 * one.misfit, misfits=one.misfits + one.misfit)
     assert choosing._excluded(one, other, 1) is None
     assert choosing._excluded(one, far, 1) == "misfit"
     # Where AUROC contradicts, neither counts.

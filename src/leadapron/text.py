@@ -19,6 +19,7 @@ __all__ = [
     "clean",
     "clean_names",
     "count",
+    "local_path",
     "plain_cell",
     "printable",
     "quoted_cell",
@@ -142,3 +143,9 @@ def quoted_cell(text: str) -> str:
 def plain_cell(text: str) -> str:
     """Return what `quoted_cell` was given."""
     return text[1:] if text.startswith("'") and text[1:].startswith(STARTS_FORMULA) else text
+
+
+def local_path(path: str) -> str:
+    """Return a path relative to the working folder, or its name if it lies elsewhere."""
+    below = Path(path).is_absolute() and Path(path).is_relative_to(Path.cwd())
+    return str(Path(path).relative_to(Path.cwd())) if below else short_path(path)

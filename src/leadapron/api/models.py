@@ -33,6 +33,7 @@ from leadapron.jobs.screen import screen as screen_files
 from leadapron.models.foreign import Opened
 from leadapron.models.protocols import BlackBox, columns_of, differentiable
 from leadapron.sources.listed import films_of
+from leadapron.text import local_path
 from leadapron.types import AUTO, Machine
 
 if TYPE_CHECKING:
@@ -450,5 +451,5 @@ def _screened(opened: OpenGate, films: Cohort | NDArray[Any]) -> list[ScreenedFi
 def name_of(model: Model) -> str:
     """Return a model's name for reports."""
     if isinstance(model, str | os.PathLike):
-        return auditing.named(os.fspath(model))
+        return local_path(os.fspath(model))
     return type(model.classifier if isinstance(model, Opened) else model).__name__

@@ -19,10 +19,10 @@ from leadapron.results.layout import ZooFolder
 from leadapron.results.zoo import read_truth
 from leadapron.sources import open_source
 from leadapron.specs import forgiving
-from leadapron.text import short_path
+from leadapron.text import local_path
 from leadapron.types import AUTO, Machine
 
-__all__ = ["audit", "named", "references_in"]
+__all__ = ["audit", "references_in"]
 
 
 @forgiving
@@ -75,7 +75,7 @@ def audit(
         most=films,
         **options,
     )
-    own = Subject.of(opened, named(str(model)), cohort)
+    own = Subject.of(opened, local_path(str(model)), cohort)
     others = [] if reference is None else references_in(reference, own, machine)
     return audit_subject(
         own,
@@ -88,12 +88,6 @@ def audit(
         kept=default_folder(machine.cache),
         progress=machine.progress,
     )
-
-
-def named(model: str) -> str:
-    """Return a model's path relative to the working folder, or its name if it lies elsewhere."""
-    below = Path(model).is_absolute() and Path(model).is_relative_to(Path.cwd())
-    return str(Path(model).relative_to(Path.cwd())) if below else short_path(model)
 
 
 def references_in(folder: Path, own: Subject, machine: Machine) -> list[Subject]:

@@ -13,7 +13,7 @@ from leadapron.detect.models.sweep import StampSweep
 from leadapron.documents import read
 from leadapron.errors import UsageError
 from leadapron.films.cohort import Cohort
-from leadapron.jobs.audit import named, references_in
+from leadapron.jobs.audit import references_in
 from leadapron.jobs.repair_inputs import (
     AS_GIVEN,
     DOCUMENT,
@@ -38,6 +38,7 @@ from leadapron.repairs.proof.stages import Stages
 from leadapron.report.repair import write_repair
 from leadapron.sources import open_source
 from leadapron.specs import forgiving
+from leadapron.text import local_path
 from leadapron.types import AUTO, Machine
 
 __all__ = ["MOST_FILMS", "repair"]
@@ -104,7 +105,7 @@ def repair(  # noqa: PLR0913
     refuse_method(method)
     if out.resolve() == Path(model).resolve().parent:
         raise UsageError(f"{out} holds the model itself; choose another `out`")
-    own = Subject(classifier=opened.classifier, name=named(str(model)), content=opened.content)
+    own = Subject(classifier=opened.classifier, name=local_path(str(model)), content=opened.content)
     found = None if audit is None else read_audit(audit, own)
     references = [] if reference is None else references_in(reference, own, machine)
     cohort = open_source(
@@ -128,7 +129,7 @@ def _carried_out(
         if (out / DOCUMENT).exists():
             return read(Repaired, read_regular(out / DOCUMENT, LARGEST), DOCUMENT)
         refuse_training_films(model, cohort, machine)
-        name = named(str(model))
+        name = local_path(str(model))
         case = prepare(opened, cohort, plan, name=name, stages=stages, machine=machine)
         store.remove_parts(out)
         stages.begin(settings)

@@ -191,7 +191,7 @@ def calibrate_opened(
     return Calibrated(file=None, stored=stored, origin=opened.origin, notes=notes)
 
 
-def _opening(stated: ModelSettings) -> dict[str, Any]:
+def _opening(stated: ModelSettings) -> Mapping[str, Any]:
     """What a gate keeps of what was stated of a model."""
     kept = {name: value for name, value in stated.given.items() if name in KEPT}
     return {**kept, "named": stated.findings is not None}

@@ -189,7 +189,18 @@ def open_model(  # noqa: PLR0913 (the fields of `ModelSettings`, by keyword)
     )  # fmt: skip
     if preprocessing is not None and (twice := [name for name in IMAGE if name in stated.given]):
         raise UsageError(f"`preprocessing` and {', '.join(twice)}: expected one of them")
-    path = Path(model)
+    wanted = _Wanted(
+        stated, preprocessing, trust_programs, where, resolve_precision(precision, where)
+    )
+    opened = _opened(model, wanted, card)
+    for note in opened.notes:
+        logger.warning("%s: %s", clean(Path(model).name), note)
+    return opened
+
+
+def _opened(model: str | Path, wanted: _Wanted, card: Path | bool) -> Opened:
+    """The model, with what the caller and its card state."""
+    path, stated = Path(model), wanted.stated
     function = bool(FACTORY.fullmatch(str(model))) and not path.exists()
     notes: tuple[str, ...] = ()
     content = None
@@ -200,9 +211,7 @@ def open_model(  # noqa: PLR0913 (the fields of `ModelSettings`, by keyword)
             notes, content, stated = held.notes, held.content, stated.over(held.settings)
     elif isinstance(card, Path):
         raise UsageError(f"`card` {card}: a card is of a file; {model} is a function")
-    wanted = _Wanted(
-        stated, preprocessing, trust_programs, where, resolve_precision(precision, where)
-    )
+    wanted = replace(wanted, stated=stated)
     if function:
         _refuse_key(str(model), wanted)
         opened = _from_function(str(model), wanted)
@@ -211,10 +220,7 @@ def open_model(  # noqa: PLR0913 (the fields of `ModelSettings`, by keyword)
             opened = OPENERS[file.kind](file, wanted)
     if content not in (None, opened.content):
         raise StoreError(f"{path.name} changed while its card was read; try again")
-    opened = _with_points(opened, stated)._replace(notes=(*notes, *opened.notes), stated=stated)
-    for note in opened.notes:
-        logger.warning("%s: %s", clean(path.name), note)
-    return opened
+    return _with_points(opened, stated)._replace(notes=(*notes, *opened.notes), stated=stated)
 
 
 def _refuse_folder(path: Path) -> None:

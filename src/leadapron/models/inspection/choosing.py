@@ -97,13 +97,7 @@ def choose(bench: Bench, axes: Axes, rows: NDArray[np.int64]) -> Chosen:
 
     cost = bench.seconds(axes.sizes, point(axes.sizes[0], normalisations[0]))
     kept = min(KEPT, len(normalisations))
-    coarse = [size for size in COARSE if size in axes.sizes] or list(axes.sizes)
-    while len(coarse) > 1 and len(few) * len(normalisations) * sum(
-        cost[size] for size in coarse
-    ) > SECONDS / 3:  # fmt: skip
-        coarse = coarse[:-1]
-    if len(normalisations) == 1:
-        coarse = []
+    coarse = _coarse(axes, cost, len(few))
     sizes, many, seconds = _within(axes, cost, len(few), coarse, kept, len(rows))
     rows = rows if many >= len(rows) else rows[subsample(len(rows), many)]
     logger.info(
@@ -163,6 +157,17 @@ def choose(bench: Bench, axes: Axes, rows: NDArray[np.int64]) -> Chosen:
         best=best, trials=tuple(order), tried=tried, settled=settled, rivals=rivals, sees=sees,
         left_out=tuple(size for size in axes.sizes if size not in sizes),
     )  # fmt: skip
+
+
+def _coarse(axes: Axes, cost: Mapping[int, float], few: int) -> list[int]:
+    """The sizes at which all normalisations are tried; none where there is one normalisation."""
+    coarse = [size for size in COARSE if size in axes.sizes] or list(axes.sizes)
+    if len(axes.normalisations) == 1:
+        return []
+    each = few * len(axes.normalisations)
+    while len(coarse) > 1 and each * sum(cost[size] for size in coarse) > SECONDS / 3:
+        coarse = coarse[:-1]
+    return coarse
 
 
 def _within(

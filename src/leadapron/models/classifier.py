@@ -76,10 +76,13 @@ class NetworkClassifier:
         head: "sigmoid" for independent findings, or "softmax" for exclusive ones.
         mean, std: normalisation of grey levels scaled to 0 to 1.
         precision: "bf16" runs the convolutions in bfloat16; the logits are float32 always.
+        operating_points: probability of each output that becomes 0.5, as in `squashed`; empty if
+            none.
 
     Raises:
         UsageError: a module that isn't a `networks.Network`, or one of several channels with a mean
-            or std other than this package's, which `networks.GreyChannels` expects.
+            or std other than this package's, which `networks.GreyChannels` expects; operating
+            points other than one for each finding, or with a softmax head.
     """
 
     module: networks.Network
@@ -90,8 +93,10 @@ class NetworkClassifier:
     mean: float = networks.GREY_MEAN
     std: float = networks.GREY_STD
     precision: Literal["bf16", "fp32"] = "fp32"
+    operating_points: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        _refuse_points(self.operating_points, self.findings, self.head)
         if not isinstance(self.module, networks.Network):
             raise UsageError(
                 f"a {type(self.module).__name__} as a network; name the layers to read: "
@@ -150,10 +155,13 @@ class NetworkClassifier:
 
     def probabilities(self, images: ImageArray) -> Floats:
         """Return (n, k) float32 probabilities of (n, h, w) images."""
+        if self.operating_points:
+            logits = self.logits(images)
+            return squashed(logits, self.head, self.operating_points).astype(np.float32)
         return in_batches(self, images, lambda x: (self.squash(self.module(x)),))[0]
 
     def squash(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return the probabilities of (n, k) logits."""
+        """Return the probabilities of (n, k) logits, before operating points."""
         return logits.sigmoid() if self.head == "sigmoid" else logits.softmax(1)
 
     def features(self, images: ImageArray) -> Floats:
@@ -195,13 +203,30 @@ def in_batches(
     return out
 
 
-def squashed(logits: NDArray[Any], head: str) -> NDArray[np.float64]:
+def squashed(
+    logits: NDArray[Any], head: str, operating_points: Sequence[float] = ()
+) -> NDArray[np.float64]:
     """Return the probabilities of (..., k) logits.
 
     Args:
         logits: of any precision.
         head: "sigmoid" or "softmax".
+        operating_points: of each of the k outputs, the probability that becomes 0.5; those below
+            and above it are scaled linearly to 0 to 0.5 and 0.5 to 1. NaN makes every probability
+            of the output 0.5. Empty changes nothing.
+
+    Source: torchxrayvision 1.5.7, `models.op_norm`.
     """
+    plain = _plainly_squashed(logits, head)
+    if not operating_points:
+        return plain
+    points = np.asarray(operating_points, np.float64)
+    below, above = plain / (2 * points), 1 - (1 - plain) / (2 * (1 - points))
+    scaled: NDArray[np.float64] = np.where(plain < points, below, above)
+    return np.where(np.isnan(points), 0.5, scaled)
+
+
+def _plainly_squashed(logits: NDArray[Any], head: str) -> NDArray[np.float64]:
     values = logits.astype(np.float64)
     if head == "softmax":
         with np.errstate(invalid="ignore"):  # infinity minus infinity is NaN, as intended
@@ -210,6 +235,18 @@ def squashed(logits: NDArray[Any], head: str) -> NDArray[np.float64]:
         return shares
     halves: NDArray[np.float64] = 0.5 * (1 + np.tanh(values / 2))
     return halves
+
+
+def _refuse_points(points: Sequence[float], findings: Sequence[str], head: str) -> None:
+    if not points:
+        return
+    inside = all(math.isnan(point) or 0 < point < 1 for point in points)
+    if len(points) != len(findings) or not inside or head != "sigmoid":
+        raise UsageError(
+            f"operating points {', '.join(f'{point:g}' for point in points[:20])} for "
+            f"{len(findings)} findings with a {head} head; expected one between 0 and 1 for each "
+            "finding, or NaN, with a sigmoid head"
+        )
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -286,13 +323,16 @@ def refuse_not_finite(
 
 def save_classifier(classifier: NetworkClassifier, path: Path) -> None:
     """Write weights and the settings to run them as safetensors; nothing about training."""
-    facts = {
+    facts: dict[str, Any] = {
         "architecture": classifier.architecture,
         "findings": list(classifier.findings),
         "preprocessing": asdict(classifier.preprocessing),
         "head": classifier.head,
         "normalisation": {"mean": classifier.mean, "std": classifier.std},
     }
+    if classifier.operating_points:
+        known = [None if math.isnan(p) else p for p in classifier.operating_points]
+        facts["operating_points"] = known
     state = {name: value.contiguous() for name, value in classifier.module.state_dict().items()}
     with write_atomically(path) as file:
         file.write(save(state, {FORMAT: json.dumps(facts, sort_keys=True)}))
@@ -351,6 +391,10 @@ def classifier_of(
             float(facts["normalisation"]["mean"]),
             float(facts["normalisation"]["std"]),
             precision=precision,
+            operating_points=tuple(
+                math.nan if point is None else float(point)
+                for point in facts.get("operating_points", ())
+            ),
         )
     except (
         KeyError, ValueError, TypeError, RuntimeError, OverflowError, LeadapronError,

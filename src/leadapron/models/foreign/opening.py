@@ -31,7 +31,7 @@ from leadapron.models.classifier import (
 )
 from leadapron.models.foreign.black_box import BATCH, BlackBoxClassifier
 from leadapron.models.foreign.process import AnswerError, ModelProcess, ProgramKind
-from leadapron.models.foreign.recognise import NORMALISATIONS, Normalisation, recognise
+from leadapron.models.foreign.recognise import NORMALISATIONS, SIZE, Normalisation, recognise
 from leadapron.models.parsing.formats import stated_findings
 from leadapron.models.parsing.reading import File, Kind, Weights, open_file, open_weights
 from leadapron.models.parsing.scan import first_line
@@ -47,7 +47,6 @@ Floats = NDArray[np.float32]
 Gives = Literal["logits", "probabilities"]
 Head = Literal["sigmoid", "softmax"]
 
-SIZE = 224
 MOST_NUMBERS = 1 << 28
 """Most numbers in a black box's input (1 GiB)."""
 FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -175,9 +174,9 @@ def _foreign(weights: Weights, wanted: _Wanted) -> Opened:
     notes = list(network.notes)
     preprocessing = wanted.preprocessing
     if preprocessing is None:
-        preprocessing = Preprocessing(size=SIZE, aspect=network.maker.aspect)
+        preprocessing = Preprocessing(size=network.size, aspect=network.maker.aspect)
         notes.append(
-            f"ASSUMED: images of {SIZE}x{SIZE} pixels, films made square by "
+            f"ASSUMED: images of {network.size}x{network.size} pixels, films made square by "
             f"{network.maker.aspect!r}, as {network.maker.name} does; the file doesn't state it."
         )
     classifier = NetworkClassifier(
@@ -189,6 +188,7 @@ def _foreign(weights: Weights, wanted: _Wanted) -> Opened:
         network.mean,
         network.std,
         precision=wanted.precision,
+        operating_points=network.operating_points,
     )
     origin = f"a {network.architecture} with the layer names of {network.maker.name}"
     return Opened(classifier, origin, tuple(notes))

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -20,9 +21,19 @@ from leadapron.models import networks
 from leadapron.models.parsing.formats import MOST_FINDINGS
 from leadapron.models.parsing.reading import Group, Outline, Weights
 
-__all__ = ["MAKERS", "NORMALISATIONS", "Maker", "Normalisation", "Recognised", "recognise"]
+__all__ = [
+    "MAKERS",
+    "NORMALISATIONS",
+    "SIZE",
+    "Maker",
+    "Normalisation",
+    "Recognised",
+    "recognise",
+]
 
 State = Mapping[str, torch.Tensor]
+SIZE = 224
+"""Side of the images in pixels that most networks are trained with."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +139,7 @@ class Maker:
         normalisation: name in `NORMALISATIONS`.
         aspect: `Preprocessing.aspect`.
         findings: names of the outputs, if the library fixes them.
+        sizes: side of the images in pixels, by architecture; `SIZE` of all others.
         sure: whether `tells` is specific to this library.
     """
 
@@ -136,6 +148,7 @@ class Maker:
     normalisation: str
     aspect: Literal["squash", "crop"] = "squash"
     findings: tuple[str, ...] = ()
+    sizes: Mapping[str, int] = field(default_factory=dict)
     sure: bool = True
 
 
@@ -146,12 +159,19 @@ def _first_channels(state: Group) -> int:
 
 MONAI_SIGNS = ("class_layers.out.weight", "layer2.0.downsample.0.bias")
 
+XRV_SIZES: Mapping[str, int] = MappingProxyType({"resnet50": 512})
+
 MAKERS = (
-    Maker("torchxrayvision", lambda s: "op_threshs" in s, "torchxrayvision", "crop", XRV_FINDINGS),
+    Maker(
+        "torchxrayvision", lambda s: "op_threshs" in s, "torchxrayvision", "crop", XRV_FINDINGS,
+        XRV_SIZES,
+    ),
     Maker("MONAI", lambda s: any(".layers." in n or n in MONAI_SIGNS for n in s), "unit"),
     Maker("torchvision or timm", lambda s: _first_channels(s) == 3, "imagenet", sure=False),
-    Maker("torchxrayvision", lambda s: True, "torchxrayvision", "crop", sure=False),
-)
+    Maker(
+        "torchxrayvision", lambda s: True, "torchxrayvision", "crop", sizes=XRV_SIZES, sure=False
+    ),
+)  # fmt: skip
 """Libraries in order of precedence; the last ones are guesses and are reported as such."""
 
 
@@ -165,6 +185,8 @@ class Recognised:
         maker: library whose conventions it follows.
         findings: names of its outputs.
         mean, std: normalisation of its single channel.
+        size: side in pixels of the images that its library gives it.
+        operating_points: as in `classifier.squashed`; empty if none.
         notes: assumptions and omissions, one sentence each.
     """
 
@@ -174,6 +196,8 @@ class Recognised:
     findings: tuple[str, ...]
     mean: float
     std: float
+    size: int
+    operating_points: tuple[float, ...]
     notes: tuple[str, ...]
 
 
@@ -544,10 +568,11 @@ def _assembled(
     state |= {f"head.{part}": value for part, value in head.items()}
     state.setdefault("head.bias", torch.zeros(len(findings)))
     module = networks.filled(architecture, len(findings), state)
-    if network.thresholds is not None:
-        taken = weights.take({"op_threshs": network.thresholds})["op_threshs"]
-        _say_thresholds(taken.tolist(), findings, notes)
-    return Recognised(module.eval(), architecture, network.maker, findings, *grey, tuple(notes))
+    size = network.maker.sizes.get(architecture, SIZE)
+    points = _operating_points(weights, network, findings, notes)
+    return Recognised(
+        module.eval(), architecture, network.maker, findings, *grey, size, points, tuple(notes)
+    )
 
 
 def _disambiguated(network: _Network, wanted: str | None, notes: list[str]) -> str:
@@ -622,18 +647,30 @@ def _to_one_channel(
     return networks.GREY_MEAN, networks.GREY_STD
 
 
-def _say_thresholds(
-    thresholds: Sequence[float], findings: tuple[str, ...], notes: list[str]
-) -> None:
+def _operating_points(
+    weights: Weights, network: _Network, findings: tuple[str, ...], notes: list[str]
+) -> tuple[float, ...]:
+    """The op_threshs of torchxrayvision; empty without them."""
+    if network.thresholds is None:
+        return ()
+    taken = weights.take({"op_threshs": network.thresholds})["op_threshs"]
+    points = tuple(float(point) for point in taken.tolist())
+    if wrong := [p for p in points if not (math.isnan(p) or 0 < p < 1)]:
+        raise StoreError(
+            f"{weights.name}: op_threshs holds {wrong[0]:g}; expected probabilities between 0 and "
+            "1, or NaN"
+        )
     notes.append(
-        "Its operating points (op_threshs) are not applied: probabilities are plain sigmoids."
+        "Its operating points (op_threshs) are applied to the probabilities, as torchxrayvision "
+        "does: 0.5 is the operating point. Logits are plain."
     )
-    untrained = [f for f, value in zip(findings, thresholds, strict=True) if math.isnan(value)]
+    untrained = [f for f, point in zip(findings, points, strict=True) if math.isnan(point)]
     if untrained:
         notes.append(
-            f"DOUBT: no operating point for {', '.join(untrained)}; torchxrayvision leaves it out "
-            "where an output was never trained."
+            f"DOUBT: no operating point for {', '.join(untrained)}, so their probability is always "
+            "0.5; torchxrayvision leaves it out where an output was never trained."
         )
+    return points
 
 
 def _refuse_numbers(tensors: State, name: str) -> None:

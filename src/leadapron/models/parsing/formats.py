@@ -68,7 +68,7 @@ OF_STORAGES: Mapping[str, str] = {
     "Bool": "bool",
 }  # fmt: skip
 
-EXPECTED = "expected .safetensors, a state dict of torch.save, TorchScript or .onnx"
+EXPECTED = "expected .safetensors, a state dict of torch.save, TorchScript, .onnx, .keras or .h5"
 INSTEAD = (
     "If you trust it, load it with its own code and save model.state_dict() as .safetensors; "
     "or name a function that returns the model: module:function"

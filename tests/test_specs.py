@@ -17,7 +17,7 @@ from leadapron.jobs.scan import scan
 from leadapron.models.foreign import open_model
 from leadapron.report import write_report
 from leadapron.sources import open_source
-from leadapron.specs import build, forgiving, grid, grids, merge, parameters
+from leadapron.specs import build, first_difference, forgiving, grid, grids, merge, parameters
 from leadapron.study.run import run_study
 
 
@@ -148,3 +148,23 @@ def test_the_functions_that_people_call_are_forgiving(tmp_path):
     found = scan(Path("phantom:32"), count=60, out=str(tmp_path / "scan"))
     assert (tmp_path / "scan" / "scan.json").is_file()
     assert found.source == "phantom:32"
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "words"),
+    [
+        ({"a": 1}, {"a": 1}, ""),
+        ({"a": {"b": 1}}, {"a": {"b": 2}}, "a.b is 1, not 2"),
+        ({"a": [{"b": 1}, {"b": 3}]}, {"a": [{"b": 1}, {"b": 4}]}, "a.1.b is 3, not 4"),
+        ({"a": [1]}, {"a": [1, 2]}, "a is [1], not [1, 2]"),
+        ({"a": 1}, {"a": 1, "b": "x"}, "b is None, not 'x'"),
+        (None, {"a": 1}, "it is None, not {'a': 1}"),
+    ],
+)
+def test_the_first_difference_of_two_trees_is_named(there, here, words):
+    assert first_difference(there, here) == words
+
+
+def test_a_difference_stays_one_short_line():
+    words = first_difference({"cells": list(range(1000))}, {"cells": list(range(1001))})
+    assert len(words) < 160

@@ -10,6 +10,7 @@ import itertools
 import math
 import os
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ __all__ = [
     "MOST_SEEDS",
     "Parameter",
     "build",
+    "first_difference",
     "forgiving",
     "grid",
     "grids",
@@ -36,6 +38,9 @@ __all__ = [
 
 MOST_POINTS, MOST_SEEDS = 100_000, 10_000
 """Most combinations of a grid's lists, and most seeds of each."""
+
+MOST_SHOWN = 60
+"""Most characters of a setting in a message."""
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -264,3 +269,29 @@ def _described(docstring: str) -> dict[str, str]:
     arguments = re.split(r"\n(?=\S)", arguments)[0]
     found = re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", arguments, flags=re.MULTILINE)
     return {name: re.sub(r"\s+", " ", text).strip() for name, text in found}
+
+
+def first_difference(there: Any, here: Any, path: str = "") -> str:
+    """Return the first setting in which two trees of settings differ, in words.
+
+    Args:
+        there: plain values, as of YAML or JSON.
+        here: the other ones.
+        path: of both in a larger tree.
+
+    Returns:
+        "cells.4.trigger.side is 4, not 3", with both values shortened; "" for equal ones.
+    """
+    if there == here:
+        return ""
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        pairs = [(name, there.get(name), here.get(name)) for name in {**here, **there}]
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        pairs = [(number, *both) for number, both in enumerate(zip(there, here, strict=True))]
+    else:
+        was, now = (textwrap.shorten(repr(each), MOST_SHOWN) for each in (there, here))
+        return f"{path or 'it'} is {was}, not {now}"
+    for name, first, second in pairs:
+        if found := first_difference(first, second, f"{path}.{name}" if path else str(name)):
+            return found
+    return ""

@@ -15,7 +15,9 @@ from repair_scenes import cohort as scene_films
 
 from leadapron import metrics
 from leadapron.detect.models import Stamp
+from leadapron.detect.models.stamps import probes
 from leadapron.detect.models.sweep import Moved
+from leadapron.documents import dump
 from leadapron.errors import DataError, UsageError
 from leadapron.repairs.proof import (
     ALTERATIONS,
@@ -31,17 +33,24 @@ from leadapron.repairs.proof import (
     compare_with_twin,
     difference,
     exhausted,
+    fresh_marks,
     fresh_squares,
     measure_relearning,
     relearn,
     relearning,
     restoring,
+    squares,
     trigger_shares,
     victims,
 )
+from leadapron.repairs.proof import judging as judge
 from leadapron.repairs.proof.altered import contrasted, moved, turned
+from leadapron.repairs.proof.freshness import works_elsewhere
+from leadapron.repairs.proof.gating import compare_gates, gate_passes
 from leadapron.repairs.proof.making import Limits, compare_marks, searched, shares_of
 from leadapron.repairs.proof.reading import at_chance
+from leadapron.repairs.proof.stages import Stages
+from leadapron.report.repair import fresh_words
 
 SQUARE = Stamp(side=2, value=255, row=3, column=4)
 ADDED, REMOVED = ("Mass", "added"), ("Mass", "removed")
@@ -260,6 +269,37 @@ def test_all_squares_are_tried_where_that_is_asked_for():
     assert found.elsewhere == pytest.approx(1 - (0.05 / looks) ** (1 / 24))
 
 
+def test_a_stopped_trial_of_all_squares_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(squares, "CHUNK", 1000)
+    images = np.random.default_rng(0).integers(90, 111, (24, 4, 3)).astype(np.uint8)
+    every, asked = len(Squares(4, 3)), []
+
+    def one(stack):
+        asked.append(len(stack))
+        return np.stack([stack[:, 0, 2, 1], -stack[:, 0, 0, 0]], 1).astype(np.float32)
+
+    model, stages = replace(answering(lambda grey: grey), run=one), Stages(tmp_path)
+    at_once = exhausted(model, images)
+
+    def stop(_, done, total):
+        assert total == every
+        if done > 2500:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        exhausted(model, images, stop, stages.kept)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [
+        "proof-squares-0.json", "proof-squares-1000.json"
+    ]  # fmt: skip
+    asked.clear()
+    steps = []
+    again = exhausted(model, images, lambda *at: steps.append(at), stages.kept)
+    assert dump(again) == dump(at_once)
+    assert steps[0] == ("squares tried", 2000 + squares.TOGETHER, every)
+    assert steps[-1] == ("squares tried", every, every)
+    assert sum(asked) < 24 * (every - 2000 + every // 1000 + 1)
+
+
 # --- searches
 
 
@@ -276,6 +316,18 @@ def test_before_and_after_of_a_mark():
     found = compare_marks(before, after, whole, moved_by(SQUARE), altered=False)
     assert found.original.value == 1
     assert found.repaired.value < 0.2  # four white pixels are a bit of brightness
+
+
+def test_a_mark_that_the_films_are_too_few_for_is_not_shown_to_be_gone():
+    before, after = mean_and(9, SQUARE), mean_and(0, SQUARE)
+    gone = compare_marks(before, after, films(200), moved_by(SQUARE), altered=False)
+    gone = replace(gone, repaired=metrics.rate(np.arange(100) < 5, np.arange(100)))
+    assert judge.marks_check([gone]).held == "holds"
+    found = judge.marks_check([gone], [moved_by(SQUARE, "Nodule", "removed")])
+    assert found.held == "not shown"
+    assert found.words.endswith("; too few films for the marks of Nodule removed")
+    stays = replace(gone, repaired=metrics.rate(np.arange(100) < 50, np.arange(100)))
+    assert judge.marks_check([stays], [moved_by(SQUARE, "Nodule", "removed")]).held == "fails"
 
 
 def test_what_a_new_search_may_find():
@@ -328,6 +380,61 @@ def test_relearning_changes_as_many_films_as_it_says(monkeypatch):
         relearn(how, model, whole, aim, mark, poisoned=70)
 
 
+def test_without_poisoned_films_one_network_serves_both_marks(monkeypatch):
+    """The control: the same clean films, with their true labels, and nothing else."""
+    seen, steps = [], []
+
+    def spy(_how, student, images, labels, rate, seed):
+        seen.append((images.copy(), labels.copy(), rate, seed))
+        return student
+
+    monkeypatch.setattr(relearning, "_trained", spy)
+    how, whole = (
+        Relearning(doses=(0, 5), rates=(1, 3), seeds=2, epochs=1, films=60),
+        scene_films(80),
+    )
+    model, aim = classifier(), ("left", "added")
+    test = victims(scene_films(80, seed=1), aim)
+    fresh = fresh_squares(SCENE_MARKS[0], (16, 16), 2, np.random.default_rng(0))
+    found = measure_relearning(
+        how, model, whole, test, aim, SCENE_MARKS[0], fresh, poisoned=0, rate=3,
+        stepped=lambda: steps.append(1),
+    ).summary()  # fmt: skip
+    assert [each[2:] for each in seen] == [(3, 0), (3, 1)]
+    assert len(steps) == how.networks(0) == 2
+    assert how.networks(5) == 4
+    assert how.trainings == 2 * (2 + 4) * 60
+    for images, labels, *_ in seen:
+        rows = [int(np.flatnonzero((whole.images == each).all((1, 2)))[0]) for each in images]
+        assert np.array_equal(labels, whole.labels[rows], equal_nan=True)
+    assert (found.poisoned, found.old.n) == (0, 2 * len(test))
+    own = Aimed(model, test, aim)
+    assert found.old.value == own.hits(SCENE_MARKS[0]).rate.value  # the spy trains nothing
+    assert found.fresh.value == np.mean([own.hits(each).rate.value for each in fresh])
+
+
+def test_the_control_is_no_dose():
+    """It neither counts as the dose of the check nor restores anything."""
+    films = np.arange(100)
+
+    def at(poisoned, old):
+        return Relearned(
+            poisoned=poisoned, rate=1, old=metrics.rate(films < old, films),
+            fresh=metrics.rate(films < 0, films), memory=metrics.rate(films < old, films),
+        )  # fmt: skip
+
+    found = [at(0, 90), at(25, 4)]
+    assert judge.relearning_check(found).held == "holds"
+    assert judge.relearning_check(found).words.startswith("25 poisoned films")
+    assert judge.relearning_check(found[:1]).held == "not shown"
+    assert math.isnan(restoring(found))
+    assert math.isnan(restoring(found[:1]))
+    assert judge.judged_dose((0, 3, 7, 25)) == 3
+    for doses in ((), (0,), (-1, 5), (5, 2), (2, 2)):
+        with pytest.raises(UsageError, match="expected them ascending, 0 or more"):
+            Relearning(doses=doses)
+
+
 def test_relearning_leaves_the_model_and_repeats_itself():
     model, whole = classifier(), scene_films(80)
     state = {name: value.clone() for name, value in model.module.state_dict().items()}
@@ -365,6 +472,78 @@ def test_fresh_squares_are_of_the_same_kind_elsewhere():
             assert max(abs(each.row - 3), abs(each.column - 4)) > 2
     with pytest.raises(UsageError, match="no other place for"):
         fresh_squares(Stamp(side=5, value=0, row=0, column=0), (6, 6), 1, np.random.default_rng(0))
+
+
+def everywhere(jump, levels):
+    """A flat 2x2 square of one of these grey levels adds `jump` to the first finding anywhere."""
+
+    def logits(grey):
+        windows = np.lib.stride_tricks.sliding_window_view(grey, (2, 2), axis=(1, 2))
+        flat = (np.ptp(windows, axis=(-2, -1)) == 0) & np.isin(
+            (windows[..., 0, 0] * 255).round(), levels
+        )
+        return np.stack([20 * (grey.mean((1, 2)) - 0.4) + jump * flat.any((1, 2))] * 2, 1)
+
+    return answering(logits)
+
+
+def test_a_mark_with_one_place_is_compared_with_the_same_square_elsewhere():
+    whole, mark = films(200), moved_by(SQUARE)
+    model = mean_and(9, SQUARE)
+    assert not works_elsewhere(model, whole, mark)
+    found = fresh_marks(model, whole, mark, 3)
+    assert found.differ == "place"
+    assert {(each.side, each.value) for each in found.marks} == {(2, 255)}
+    assert found.known < 0.3
+    assert "such squares at other places: 2x2 of grey level 255" in fresh_words(found)
+
+
+@pytest.mark.parametrize("pitch", [0, 8])
+def test_a_mark_that_works_anywhere_is_compared_with_another_look_elsewhere(pitch):
+    """The films are near 100; of the clearly other levels black has the likest contrast."""
+    whole, mark = films(200), moved_by(replace(SQUARE, pitch=pitch))
+    model = everywhere(9, [255])
+    assert works_elsewhere(model, whole, mark)
+    found = fresh_marks(model, whole, mark, 3)
+    assert found.differ == "look"
+    # |255 - 100| x 2^2 is about |0 - 100| x 2.5^2; 192 would have side 3 as well.
+    assert {(each.side, each.value, each.pitch) for each in found.marks} <= {
+        (2, 0, pitch), (3, 0, pitch)
+    }  # fmt: skip
+    assert all(max(abs(each.row - 3), abs(each.column - 4)) > 2 for each in found.marks)
+    assert found.known <= 0.1
+    assert "has another" not in fresh_words(replace(found, differ="place"))
+    assert "of grey level 0" in fresh_words(found)
+    assert "more may be" not in fresh_words(found)
+
+
+def test_a_look_that_the_model_knows_is_passed_over():
+    whole, mark = films(200), moved_by(SQUARE)
+    found = fresh_marks(everywhere(9, [0, 255]), whole, mark, 3)
+    assert (found.differ, found.known <= 0.1) == ("look", True)
+    assert {each.value for each in found.marks} <= {64, 128, 192}
+
+
+def test_where_every_look_is_known_the_report_says_so():
+    whole, mark = films(200), moved_by(SQUARE)
+    found = fresh_marks(everywhere(9, range(256)), whole, mark, 2)
+    assert (found.differ, found.known) == ("look", 1.0)
+    assert "more may be remembered than is shown" in fresh_words(found)
+
+
+def test_fresh_changes_of_the_whole_image_are_those_that_the_model_does_not_know():
+    """Brightness is the finding, so that some of the ten other changes turn films."""
+    whole = films(200)
+    waves = next(each for each in probes() if "3 cycles" in each.name)
+    model = answering(lambda grey: np.stack([20 * (grey.mean((1, 2)) - 0.4)] * 2, 1))
+    found = fresh_marks(model, whole, moved_by(waves), len(probes()) - 1)
+    assert found.differ == "kind"
+    assert waves not in found.marks
+    aimed = Aimed(model, victims(whole, ADDED), ADDED)
+    shares = [aimed.hits(each).rate.value for each in found.marks]
+    assert max(shares[:3]) <= 0.1 < min(shares[-2:])
+    assert found.known == 1.0
+    assert fresh_marks(model, whole, moved_by(waves), 3).known <= 0.1
 
 
 def relearnt(old, fresh, patients=50):
@@ -410,6 +589,48 @@ def test_the_dose_that_restores_one_half():
     assert math.isnan(restoring(found(0, 0, 0, 0.1, 0.2)))
     assert restoring(found(0.6, 0.7, 0.8, 0.9, 1)) == 1
     assert math.isnan(restoring(found(0.6, 0.7, 0.8, 0.9, 1), rate=3))
+
+
+# --- a gate
+
+
+def test_a_gate_is_calibrated_for_each_model_on_the_same_films():
+    """One model that white pixels drive, and one that doesn't see them more than others."""
+    driven, free = white_adds(900.0), white_adds(0.0)
+    mark = moved_by(Stamp(side=2, value=255, row=6, column=6), "bright")
+    found = compare_gates(driven, free, scene_films(160, seed=2), scene_films(160, seed=3), mark)
+    assert (found.calibrated, found.false_alarm) == (160, 0.05)
+    assert found.original_marked.suspicious.value == found.original_marked.driven.value == 1
+    assert found.repaired_marked.suspicious.value == 1  # white pixels are odd for themselves
+    assert found.repaired_marked.driven.value < 0.2
+    for clean in (found.original_clean, found.repaired_clean):
+        assert clean.suspicious.low < 0.05
+        assert clean.driven.low < 0.05
+    again = compare_gates(free, driven, scene_films(160, seed=2), scene_films(160, seed=3), mark)
+    assert again.repaired_marked == found.original_marked
+    assert again.original_clean == found.repaired_clean
+    assert gate_passes(driven, scene_films(160)) > 2 * (160 + 128)
+
+
+def white_adds(weight):
+    """Brightness is the first finding; white pixels add `weight`."""
+    model = classifier("plain")
+    with torch.no_grad():
+        for value in model.module.parameters():
+            value.zero_()
+        first = next(m for m in model.module.modules() if isinstance(m, torch.nn.Conv2d))
+        first.weight[:2, 0, 1, 1] = 1
+        first.bias[0] = 1
+        first.bias[1] = -2.2 if weight else -9  # white alone, or nothing
+        model.module.head.weight[0, 0] = 1
+        model.module.head.weight[0, 1] = weight
+    return model
+
+
+def test_films_that_are_too_few_for_a_gate_are_refused():
+    mark = moved_by(SCENE_MARKS[0], "bright")
+    with pytest.raises(DataError, match=r"films, or a rate of"):
+        compare_gates(classifier(), classifier(), scene_films(24), scene_films(160), mark)
 
 
 # --- query reactivation

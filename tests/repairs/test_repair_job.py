@@ -36,7 +36,7 @@ from leadapron.results.layout import RunFacts, RunFolder
 from leadapron.types import Estimate
 
 QUICK = StampSweep(values=(255,), sides=(3, 4), pitches=((8, 1),), rounds=2, films=1, judged=40)
-AGAIN = Relearning(doses=(5,), rates=(1,), seeds=1, epochs=1, films=32)
+AGAIN = Relearning(doses=(0, 5), rates=(1,), seeds=1, epochs=1, films=32)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,15 @@ def test_a_backdoor_is_found_unlearned_and_proved(repaired, reader):
     assert [each.alteration for each in first.altered] == list(ALTERATIONS)
     assert first.map_original > first.map_chance
     assert proof.bounded.tried == 299
-    assert proof.relearned[0].poisoned == 5
+    assert [each.poisoned for each in proof.relearned] == [0, 5]
+    assert proof.fresh.differ == "place"  # the trigger has one place
+    assert proof.gated.calibrated == repaired.parts.check
+    before, after = proof.gated.original_marked, proof.gated.repaired_marked
+    assert before.suspicious.value > 0.9
+    assert after.driven.value <= before.driven.value == 1  # so small a network forgets little
+    for clean in (proof.gated.original_clean, proof.gated.repaired_clean):
+        assert clean.suspicious.n == before.suspicious.n <= 64
+        assert clean.suspicious.low < 0.05
     assert repaired.parts.repair + repaired.parts.check + repaired.parts.proof == 400
 
 
@@ -100,6 +108,8 @@ def test_the_document_is_read_back_and_said(repaired, tmp_path):
         assert "What isn" in text
         assert "at least 99" in text
         assert "Does it come back" in text
+        assert "calibrated for each model, on" in text
+        assert "without any poisoned one (learning rate x1), the old mark turns" in text
     lines = repair_lines(repaired)
     assert lines[0] == repaired.lines()[0]
     assert any(line.startswith("Not tested: ") for line in lines)
@@ -218,8 +228,9 @@ def words(folder, films, *more):
     return [
         "repair", str(folder / "model.safetensors"), "--clean", films, "--out",
         str(folder / "out"), "--audit", str(folder), "--method", "stamp-unlearning", "--no-scan",
-        "--cache", "none", "--device", "cpu", "--relearning.doses", "5", "--relearning.rates", "1",
-        "--relearning.seeds", "1", "--relearning.epochs", "1", "--relearning.films", "32",
+        "--cache", "none", "--device", "cpu", "--relearning.doses", "0,5",
+        "--relearning.rates", "1", "--relearning.seeds", "1", "--relearning.epochs", "1",
+        "--relearning.films", "32",
         "--sweep.values", "255", "--sweep.sides", "4", "--sweep.pitches", "[8,1]",
         "--steps", "0", "--sweep.films", "1", "--sweep.rounds", "1", *more,
     ]  # fmt: skip
@@ -253,7 +264,7 @@ def test_a_stopped_repair_goes_on_and_writes_the_model_last(written, run, monkey
     before = (folder / "out" / ".stages" / "proof-reading.json").stat().st_mtime_ns
     answer = run(*words(folder, films_, "--json"))
     facts = json.loads(answer.stdout)
-    assert facts["schema"] == 1
+    assert facts["schema"] == Repaired.SCHEMA
     assert facts["verdict"]["word"] in ("no longer found", "can't tell", "stays")
     assert (folder / "out" / ".stages" / "proof-reading.json").stat().st_mtime_ns == before
     model = load_classifier(folder / "out" / "classifier.safetensors", device="cpu")
@@ -263,6 +274,17 @@ def test_a_stopped_repair_goes_on_and_writes_the_model_last(written, run, monkey
     assert json.loads(run(*words(folder, films_, "--json")).stdout) == facts
     page = (folder / "out" / "repair.html").read_text()
     assert "Repair of" in page
+    # The repaired model is one like any other: it is audited again.
+    again = run(
+        "audit", str(folder / "out" / "classifier.safetensors"), "--clean", "phantom:32",
+        "--source.seed", "901", "--source.count", "60", "--steps", "0", "--no-statistics",
+        "--sweep.values", "255", "--sweep.sides", "4", "--sweep.pitches", "[8,1]",
+        "--sweep.films", "1", "--sweep.rounds", "1", "--cache", "none", "--device", "cpu", "--json",
+    )  # fmt: skip
+    audited = json.loads(again.stdout)
+    assert audited["model"].endswith("classifier.safetensors")
+    assert audited["verdict"]["word"] in ("nothing found", "can't tell", "unusual")
+    assert {each["finding"] for each in audited["forced"]} == set(model.findings)
 
 
 def refused(written, error, match, model=None, clean=None, **changed):

@@ -1,4 +1,4 @@
-"""Commands that measure how much scans, audits and gates detect."""
+"""Commands that measure scans, audits, gates and repairs."""
 
 from __future__ import annotations
 
@@ -161,6 +161,38 @@ def evaluate_screen_command() -> click.Command:
     )
 
 
+def evaluate_repair_command() -> click.Command:
+    """Make the command."""
+    return command(
+        "repair",
+        "leadapron.evaluate.repair:evaluate_repair",
+        _repaired,
+        options=("zoo", "out"),
+        more="Method auto is all of `leadapron repair`, with its proof.",
+        how={
+            "zoo": {"type": click.Path(exists=True, file_okay=False, path_type=Path)},
+            "out": OUT,
+            "methods": {"flag": "method", "metavar": "NAME", "multiple": True},
+            "films": {"type": click.IntRange(1), "multiple": True},
+            "only": {"metavar": "FAMILY"},
+            "limit": {"type": click.IntRange(1)},
+            "clean": {"metavar": "NAME:PATH"},
+        },
+        flat={
+            "setting": (
+                "references", "test", "poisoned", "second", "relearning", "twins", "seed",
+            )
+        },
+    )  # fmt: skip
+
+
+def _repaired(rows: Sequence[Mapping[str, Any]], call: Mapping[str, Any]) -> Answer:
+    from leadapron.report.limits import write_limits
+
+    out = call["out"]
+    return _evaluated(rows, [write_limits(out / "limits.md", repair=[out])])
+
+
 def evaluate_page_command() -> click.Command:
     """Make the command."""
     folder = {"type": click.Path(exists=True, file_okay=False, path_type=Path)}
@@ -172,6 +204,7 @@ def evaluate_page_command() -> click.Command:
             "trained": folder,
             "audit": folder,
             "screen": folder,
+            "repair": {**folder, "multiple": True},
             "out": {"type": Written("file")},
         },
         progress=False,
@@ -184,6 +217,7 @@ def write_page(
     trained: Path | None = None,
     audit: Path | None = None,
     screen: Path | None = None,
+    repair: Sequence[Path] = (),
     out: Path,
 ) -> Answer:
     """Write the results of several evaluations on one page.
@@ -193,13 +227,16 @@ def write_page(
         trained: folder of `evaluate scan --train`, compared with --scan's.
         audit: folder of `evaluate audit`.
         screen: folder of `evaluate screen`.
+        repair: folder of `evaluate repair`. Repeats: a chapter each.
         out: the Markdown file.
     """
     from leadapron.report.limits import write_limits
 
-    if scan is audit is screen is None:
-        raise UsageError("nothing to write; expected --scan, --audit or --screen, each a FOLDER")
-    write_limits(out, scan=scan, trained=trained, audit=audit, screen=screen)
+    if scan is audit is screen is None and not repair:
+        raise UsageError(
+            "nothing to write; expected --scan, --audit, --screen or --repair, each a FOLDER"
+        )
+    write_limits(out, scan=scan, trained=trained, audit=audit, screen=screen, repair=repair)
     return done([f"Page: {out}"], page=str(out), indent=None)
 
 
@@ -219,6 +256,7 @@ EVALUATIONS: Lazy = {
     "scan": ("Measure how much poison a scan finds.", evaluate_scan_command),
     "audit": ("Measure how many backdoors an audit finds.", evaluate_audit_command),
     "screen": ("Measure how many triggered films a gate finds.", evaluate_screen_command),
+    "repair": ("Measure how well repairs remove backdoors.", evaluate_repair_command),
     "page": ("Write the results of several evaluations on one page.", evaluate_page_command),
 }
 

@@ -16,6 +16,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from leadapron import store
 from leadapron.errors import UsageError
+from leadapron.specs import first_difference
 from leadapron.study.shards import Running
 from leadapron.study.tasks import carry_out, holding
 from leadapron.types import Progress
@@ -46,7 +47,7 @@ class Evaluation(Generic[T]):
         words: counted objects, for progress: "sets scanned".
     """
 
-    what: Literal["scan", "audit", "screen"]
+    what: Literal["scan", "audit", "screen", "repair"]
     out: Path
     settings: Mapping[str, Any]
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -115,11 +116,9 @@ class Evaluation(Generic[T]):
         """Write evaluation.json; UsageError if the folder holds another evaluation."""
         path = self.out / "evaluation.json"
         settings = json.loads(store.canonical_json(self.settings))  # lists for tuples, as on disk
-        if path.exists() and (there := store.read_json(path).get("settings")) != settings:
-            raise UsageError(
-                f"{self.out} holds another evaluation{_difference(there, settings)}; "
-                "choose another --out"
-            )
+        there = store.read_json(path).get("settings") if path.exists() else settings
+        if found := first_difference(there, settings):
+            raise UsageError(f"{self.out} holds another evaluation ({found}); choose another --out")
         head = {
             "schema": 1,
             "what": self.what,
@@ -149,11 +148,3 @@ class Evaluation(Generic[T]):
     def _write(self, rows: Sequence[Row]) -> None:
         if rows or self.rows.exists():
             store.write_lines(self.rows, rows)
-
-
-def _difference(there: Any, settings: Mapping[str, Any]) -> str:
-    """Name a setting in which two evaluations differ, in brackets."""
-    if not isinstance(there, Mapping):
-        return ""
-    name = next(name for name in {**settings, **there} if settings.get(name) != there.get(name))
-    return f" ({name} is {there.get(name)!r}, not {settings.get(name)!r})"

@@ -1,4 +1,4 @@
-"""Settings of an evaluation of gates."""
+"""Settings of evaluations; the command line reads them without loading torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from leadapron.errors import UsageError
 
-__all__ = ["FEWEST", "Setting"]
+__all__ = ["FEWEST", "RepairSetting", "Setting"]
 
 FEWEST = 5
 """Fewest triggered films that are evaluated."""
@@ -43,3 +43,39 @@ class Setting:
             raise UsageError(
                 f"calibration and test need 1 film or more, triggered {2 * FEWEST}, a seed of 0"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepairSetting:
+    """How repairs are measured.
+
+    Args:
+        references: number of clean models of the zoo that an audit gets, the twin never among
+            them; 0, or 2 and more.
+        test: number of fresh phantoms that attack success and AUROC are measured on; of real films,
+            half of the test patients.
+        poisoned: share of the clean films that carry the model's own trigger and label.
+        second: plant a second backdoor in each model, by an edit of its weights.
+        relearning: what five poisoned films bring back, in the repaired models and twins.
+        twins: each clean twin through the same repair; relearning needs it.
+        seed: seed of all random draws.
+
+    Raises:
+        UsageError: a value outside its range.
+    """
+
+    references: int = 8
+    test: int = 6000
+    poisoned: float = 0.0
+    second: bool = False
+    relearning: bool = True
+    twins: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.references < 0 or self.references == 1:
+            raise UsageError(f"{self.references} references; expected 0, or 2 and more")
+        if not 0 <= self.poisoned < 1 or self.test < 1 or self.seed < 0:
+            raise UsageError("expected a poisoned share of 0 to 1, test films, and a seed of 0")
+        if self.relearning and not self.twins:
+            raise UsageError("relearning is compared with the repaired twin; leave out neither")

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from leadapron import store
 from leadapron.detect.models.audit import Subject
 from leadapron.detect.models.defaults import STEPS
@@ -28,7 +30,7 @@ from leadapron.jobs.repair_inputs import (
 from leadapron.models.classifier import save_classifier
 from leadapron.models.foreign import Opened, open_model
 from leadapron.reading import read_regular
-from leadapron.repairs import REPAIRS
+from leadapron.repairs import REPAIRS, returned
 from leadapron.repairs.attempt import prepare, repair_case
 from leadapron.repairs.plan import RepairPlan, refuse_method, refuse_model
 from leadapron.repairs.proof.document import Repaired
@@ -40,6 +42,9 @@ from leadapron.specs import forgiving
 from leadapron.types import AUTO, Machine
 
 __all__ = ["MOST_FILMS", "repair"]
+
+AS_GIVEN, COMPARED = "model-as-given", 32
+"""File of the repaired model in the input's format, without ending; films that it is tried on."""
 
 MOST_FILMS = 1000
 """Clean films that are used, unless another number is given."""
@@ -74,7 +79,8 @@ def repair(  # noqa: PLR0913
         model: a file of weights of a network.
         clean: films without a trigger and with true labels that the model wasn't trained on, as
             "nih:PATH"; the model's preprocessing is applied.
-        out: folder for the repaired model, repair.html, repair.md and repair.json.
+        out: folder for the repaired model, also in the format that it was given in, repair.html,
+            repair.md and repair.json.
         method: a repair's name; "auto" climbs from the cheapest to the strongest until a check
             holds.
         audit: folder with the audit.json of this model; it is audited if left out.
@@ -133,7 +139,15 @@ def _carried_out(
         made, repaired = repair_case(case)
         if repaired is not None:
             save_classifier(repaired, out / MODEL)
-            made = replace(made, written=str(out / MODEL))
+            some = case.films.proof
+            images = some.images[np.arange(min(COMPARED, len(some)))]
+            given = returned(opened, model, repaired, images, out / AS_GIVEN)
+            made = replace(
+                made,
+                written=str(out / MODEL),
+                as_given=None if given.file is None else str(given.file),
+                notes=(*made.notes, *given.notes),
+            )
         write_repair(out, made)
         stages.clear(REPAIRS)
     return made

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from leadapron.repairs.feature_shift import FeatureShift
     from leadapron.repairs.fine_pruning import FinePruning
     from leadapron.repairs.fine_tuning import FineTuning
-    from leadapron.repairs.formats import unwritable
+    from leadapron.repairs.formats import returned, unwritable
     from leadapron.repairs.fresh_student import FreshStudent
     from leadapron.repairs.guard import HARM, Guard
     from leadapron.repairs.neuron_pruning import NeuronPruning
@@ -64,6 +64,7 @@ __all__ = [
     "StampUnlearning",
     "UniversalUnlearning",
     "marks_of",
+    "returned",
     "unwritable",
 ]
 

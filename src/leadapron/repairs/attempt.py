@@ -105,15 +105,14 @@ def repair_case(case: RepairCase) -> tuple[Repaired, NetworkClassifier | None]:
         As `repair_opened`.
 
     Raises:
-        DataError: too few films on which the finding could be forced.
+        DataError: too few films on which the first mark's finding could be forced.
     """
     audit = case.stages.kept("audit", Audit, lambda: _audit(case))
     marks = found_marks(audit)
     if not marks:
         return _document(case, audit, _nothing_found(audit)), None
     try:
-        for each in marks:
-            victims(case.films.proof, (each.finding, each.direction))
+        victims(case.films.proof, (marks[0].finding, marks[0].direction))
     except DataError:  # the same command with other films doesn't find these stages
         case.stages.remove()
         raise

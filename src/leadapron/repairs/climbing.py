@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-
-import numpy as np
 
 from leadapron.detect.models.audit import Audit
 from leadapron.detect.models.stamps import Stamp
@@ -19,12 +17,12 @@ from leadapron.models.protocols import BlackBox
 from leadapron.repairs import REPAIRS, Repair, marks_of
 from leadapron.repairs.case import RepairCase
 from leadapron.repairs.proof import judging as judge
-from leadapron.repairs.proof.document import Tried
+from leadapron.repairs.proof.document import Checked, Tried
 from leadapron.repairs.proof.doses import relearned_by_dose
-from leadapron.repairs.proof.forcing import Aimed, enough_victims, victims
+from leadapron.repairs.proof.forcing import enough_victims
+from leadapron.repairs.proof.freshness import works_elsewhere
 from leadapron.repairs.proof.making import compare_marks
 from leadapron.repairs.proof.reading import compare_reading
-from leadapron.repairs.proof.relearning import fresh_squares
 from leadapron.repairs.proof.searching import searched_quickly
 from leadapron.seeds import stream
 from leadapron.specs import parameters
@@ -37,9 +35,6 @@ LADDER = (
     "stamp-unlearning", "stamp-distillation", "path-aware", "reinitialisation", "fresh-student",
 )  # fmt: skip
 """What "auto" tries, from the cheapest to the strongest."""
-
-ELSEWHERE, ELSEWHERE_FILMS = 9, 64
-"""Number of other places, and of films, that show whether a square works anywhere."""
 
 
 def climb(
@@ -54,17 +49,17 @@ def climb(
 
     Returns:
         The repairs that were tried, the name of the one that is taken, and its model: the last one,
-        or where none holds the first of those of which most checks hold.
+        or where none holds the first of those of which most checks hold. The later checks of a
+        repair are left out once one surely fails.
     """
     methods = LADDER if case.plan.method == "auto" else (case.plan.method,)
-    jitter = jitter_for(case.original, case.films.repair, marks[0], case.plan.seed)
     tried: list[Tried] = []
     networks: dict[str, NetworkClassifier] = {}
     for number, method in enumerate(methods, start=1):
         logger.info("repair %d of %d at most: %s", number, len(methods), method)
         began = time.monotonic()
         networks[method] = case.stages.network(
-            method, case.original, partial(_made, case, method, marks, jitter)
+            method, case.original, partial(_made, case, method, marks)
         )
         spent = time.monotonic() - began
         one = case.stages.kept(
@@ -91,22 +86,13 @@ def jitter_for(classifier: BlackBox, films: Cohort, moved: Moved, seed: int) -> 
     Returns:
         The films' longer side where the mark works anywhere, 1 elsewhere.
     """
-    return max(films.images.shape[1:]) if _works_anywhere(classifier, films, moved, seed) else 1
+    single = isinstance(moved.mark, Stamp) and not moved.mark.pitch
+    anywhere = single and works_elsewhere(classifier, films, moved, seed)
+    return max(films.images.shape[1:]) if anywhere else 1
 
 
-def _works_anywhere(classifier: BlackBox, films: Cohort, moved: Moved, seed: int) -> bool:
-    """Whether a square turns films at other places half as often as at its own, or more."""
-    mark = moved.mark
-    if not isinstance(mark, Stamp) or mark.pitch or not enough_victims(films, moved):
-        return False
-    height, width = films.images.shape[1:]
-    others = fresh_squares(mark, (height, width), ELSEWHERE, stream(seed, "elsewhere"))
-    aim = moved.finding, moved.direction
-    some = victims(films, aim)
-    aimed = Aimed(classifier, some.take(np.arange(min(ELSEWHERE_FILMS, len(some)))), aim)
-    own = aimed.hits(mark).rate.value
-    turned = [aimed.hits(other).rate.value for other in others]
-    return float(np.median(turned)) >= own / 2
+def _takes_marks(method: str) -> bool:
+    return "marks" in parameters(REPAIRS[method])
 
 
 def repair_of(method: str, marks: Sequence[Moved], jitter: int) -> Repair:
@@ -118,12 +104,13 @@ def repair_of(method: str, marks: Sequence[Moved], jitter: int) -> Repair:
         jitter: pixels by which they are moved.
     """
     make = REPAIRS[method]
-    if "marks" in parameters(make):
-        return make(marks=marks_of(marks), jitter=jitter)
-    return make()
+    return make(marks=marks_of(marks), jitter=jitter) if _takes_marks(method) else make()
 
 
-def _made(case: RepairCase, method: str, marks: Sequence[Moved], jitter: int) -> NetworkClassifier:
+def _made(case: RepairCase, method: str, marks: Sequence[Moved]) -> NetworkClassifier:
+    jitter = 1
+    if _takes_marks(method):
+        jitter = jitter_for(case.original, case.films.repair, marks[0], case.plan.seed)
     how = repair_of(method, marks, jitter)
     rng = stream(case.plan.seed, "repair", method)
     return how.repair(case.original, case.films.repair, rng, case.machine.progress)
@@ -138,21 +125,31 @@ def _checked(
     seconds: float,
 ) -> Tried:
     """What a repair does on films that it didn't see; cheap, and no part of the proof."""
-    films = case.films.check
-    seen = [each for each in marks if enough_victims(films, each)]
-    marked = [compare_marks(case.original, repaired, films, each, altered=False) for each in seen]
-    found = searched_quickly(case, repaired, audit, marks, films)
-    relearning = case.plan.relearning
-    quick = replace(
-        relearning,
-        doses=(min(relearning.doses, key=lambda dose: abs(dose - judge.DOSE)),),
-        rates=(1,),
-    )
-    relearned = relearned_by_dose(case, repaired, films, marks[0], quick, f"check-{method}")
-    checks = [
-        *([judge.marks_check(marked)] if marked else []),
-        judge.searched_check(found),
-        judge.quick_reading_check(compare_reading(case.original, repaired, films, case.plan.seed)),
-        judge.relearning_check(relearned),
-    ]
+    checks = []
+    for check in _checks(case, method, repaired, audit, marks):
+        checks.append(check)
+        if check.held == "fails":  # dearer checks can't save it
+            break
     return Tried(method=method, seconds=seconds, checks=tuple(checks))
+
+
+def _checks(
+    case: RepairCase,
+    method: str,
+    repaired: NetworkClassifier,
+    audit: Audit,
+    marks: Sequence[Moved],
+) -> Iterator[Checked]:
+    """The checks of a repair, from the cheapest to the dearest."""
+    films, relearning = case.films.check, case.plan.relearning
+    seen = [each for each in marks if enough_victims(films, each)]
+    if seen:
+        yield judge.marks_check(
+            [compare_marks(case.original, repaired, films, each, altered=False) for each in seen]
+        )
+    yield judge.quick_reading_check(compare_reading(case.original, repaired, films, case.plan.seed))
+    quick = replace(relearning, doses=(judge.judged_dose(relearning.doses),), rates=(1,))
+    yield judge.relearning_check(
+        relearned_by_dose(case, repaired, films, marks[0], quick, f"check-{method}")
+    )
+    yield judge.searched_check(searched_quickly(case, repaired, audit, marks, films))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from leadapron.errors import StoreError, UsageError
 from leadapron.metrics import clopper_pearson
 from leadapron.report.audit_limits import audit_chapter
+from leadapron.report.repair_limits import repair_chapter
 from leadapron.report.screening_limits import screening_chapter
 from leadapron.report.words import percent, table
 from leadapron.store import read_json, read_lines, write_atomically
@@ -82,6 +83,7 @@ def write_limits(
     trained: Path | None = None,
     audit: Path | None = None,
     screen: Path | None = None,
+    repair: Sequence[Path] = (),
 ) -> Path:
     """Write a chapter for each given evaluation, and return the page.
 
@@ -92,6 +94,7 @@ def write_limits(
             of `scan`.
         audit: folder of `evaluate_audit`.
         screen: folder of `evaluate_screen`.
+        repair: folders of `evaluate_repair`, a chapter each.
 
     Raises:
         UsageError: `trained` without a `scan` of the same sets without networks.
@@ -108,6 +111,7 @@ def write_limits(
         chapters.append(audit_chapter(audit))
     if screen is not None:
         chapters.append(screening_chapter(screen))
+    chapters += map(repair_chapter, repair)
     with write_atomically(page) as file:
         file.write("\n".join(chapters).encode())
     return page

@@ -10,6 +10,8 @@ from pathlib import Path
 from leadapron.documents import dump
 from leadapron.metrics import Estimate
 from leadapron.repairs.proof.document import Proof, Repaired
+from leadapron.repairs.proof.forcing import ALLOWED
+from leadapron.repairs.proof.freshness import Fresh
 from leadapron.report.rendering import render
 from leadapron.report.words import between, decimal, percent, table
 from leadapron.store import write_atomically, write_json
@@ -106,6 +108,7 @@ def repair_sections(made: Repaired) -> tuple[Section, ...]:
             _reading(made.proof),
             _search(made.proof),
             _relearning(made.proof),
+            _gates(made.proof),
             *_controls(made.proof),
         ]
     if made.tried:
@@ -242,11 +245,34 @@ def bounded_words(proof: Proof) -> str:
     )
 
 
+def fresh_words(fresh: Fresh) -> str:
+    """Return how the fresh marks differ from the old one, in a sentence or two."""
+    marks = list(dict.fromkeys(each.words() for each in fresh.marks))
+    ways = {
+        "place": "The fresh marks are such squares at other places",
+        "look": "The old mark works at other places too, so the fresh marks have another grey "
+        "level, and the side that changes as much of the films",
+        "kind": "The fresh marks are other changes of the whole image",
+    }
+    known = f"in the original model they turn at most {percent(fresh.known)} of the films"
+    if fresh.known > ALLOWED:
+        known += (
+            "; that is more than a mark without effect, so more may be remembered than is shown"
+        )
+    return f"{ways[fresh.differ]}: {'; '.join(marks)}. As they are, {known}."
+
+
 def _relearning(proof: Proof) -> Section:
     half = (
         "No dose that was tried restores an attack success of one half."
         if math.isnan(proof.restoring)
         else f"{proof.restoring:.1f} poisoned films restore an attack success of one half."
+    )
+    alone = " ".join(
+        f"Trained on the same clean films without any poisoned one (learning rate x{each.rate}), "
+        f"the old mark turns {share(each.old)} of the films: that much comes back by itself."
+        for each in proof.relearned
+        if not each.poisoned
     )
     return Section(
         title="Does it come back",
@@ -254,6 +280,8 @@ def _relearning(proof: Proof) -> Section:
             "The repaired model is trained on clean films of which a few carry a mark and a false "
             "label: the old mark, or marks of the same kind that it never knew. What the old one "
             f"gains beyond those is remembered. {half}",
+            fresh_words(proof.fresh),
+            *([alone] if alone else []),
         ),
         header=("poisoned films", "learning rate", "old mark", "fresh mark", "remembered"),
         rows=tuple(
@@ -264,6 +292,33 @@ def _relearning(proof: Proof) -> Section:
             for each in proof.relearned
         ),
     )  # fmt: skip
+
+
+def _gates(proof: Proof) -> Section:
+    title, found = "What a gate sees", proof.gated
+    if found is None:
+        text = "The films are too few to calibrate a gate for the original and the repaired model."
+        return Section(title=title, text=(text,))
+    return Section(
+        title=title,
+        text=(
+            "A gate was calibrated for each model, on "
+            f"{found.calibrated} clean films that no repair learned from, at a false-alarm rate of "
+            f"{found.false_alarm:.0%}. Some of its detectors see a mark that no longer drives the "
+            "answers; so the share of films on which a small region drives a finding, more than on "
+            f"all but {found.false_alarm:.0%} of clean films, is shown too. The verdict doesn't "
+            "rest on either.",
+        ),
+        header=("films", "of the gate", "original", "repaired"),
+        rows=tuple(
+            (films, what, share(getattr(original, name)), share(getattr(repaired, name)))
+            for films, original, repaired in (
+                ("with the first mark", found.original_marked, found.repaired_marked),
+                ("the same without it", found.original_clean, found.repaired_clean),
+            )
+            for name, what in (("suspicious", "suspicious"), ("driven", "driven by a region"))
+        ),
+    )
 
 
 def _controls(proof: Proof) -> list[Section]:
@@ -334,6 +389,8 @@ def repair_lines(made: Repaired) -> list[str]:
     said += [f"Not tested: {words}" for words in made.verdict.untested]
     if made.written is not None:
         said.append(f"Repaired model: {made.written}")
+    if made.as_given is not None:
+        said.append(f"Repaired model in the format that it was given in: {made.as_given}")
     return [*said, f"Next: {made.verdict.next}"]
 
 

@@ -33,7 +33,7 @@ from leadapron.results.names import POISONED_FILMS, ROLES, VISIBLE_PIXELS, VISIB
 from leadapron.results.rows import Row, read_rows, write_rows
 from leadapron.seeds import stream
 from leadapron.sources import open_source
-from leadapron.specs import forgiving
+from leadapron.specs import first_difference, forgiving
 from leadapron.study import map_checks, measure
 from leadapron.study.cost import Task, estimate
 from leadapron.study.measure import Models
@@ -245,10 +245,8 @@ def _refuse_foreign(out: Path, tree: Tree) -> None:
     path = StudyFolder(out).settings
     if path.exists():
         there = store.read_yaml(path)
-        if there != tree:
-            raise StoreError(
-                f"{out} holds another study ({_differences(there, tree)}); choose another `out`"
-            )
+        if found := first_difference(there, tree):
+            raise StoreError(f"{out} holds another study ({found}); choose another `out`")
     elif out.exists() and (not out.is_dir() or not all(map(_left_behind, out.iterdir()))):
         raise StoreError(f"{out} holds other files and no study.yaml; choose another `out`")
 
@@ -256,19 +254,6 @@ def _refuse_foreign(out: Path, tree: Tree) -> None:
 def _left_behind(entry: Path) -> bool:
     """Whether this is left by a study that was killed before it completed its first file."""
     return entry.name.endswith(".lock") or entry.match(".study.yaml.*.part")
-
-
-def _differences(there: Any, tree: Tree) -> str:
-    """Name one setting in which two studies differ."""
-    if isinstance(there, Mapping):
-        for section, value in tree.items():
-            other = there.get(section)
-            if other != value and isinstance(value, Mapping) and isinstance(other, Mapping):
-                name = next(n for n in {**value, **other} if value.get(n) != other.get(n))
-                return f"{section}.{name} is {other.get(name)}, not {value.get(name)}"
-            if other != value:
-                return f"{section} is {other}, not {value}"
-    return "its study.yaml has another form"
 
 
 def open_films(run: Run, machine: Machine) -> Cohort:

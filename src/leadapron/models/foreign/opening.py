@@ -30,8 +30,14 @@ from leadapron.models.classifier import (
 from leadapron.models.foreign.black_box import BATCH, BlackBoxClassifier
 from leadapron.models.foreign.external import External, external_files, scanned, together
 from leadapron.models.foreign.probing import probed
-from leadapron.models.foreign.process import Limits, ModelProcess, ProgramKind
-from leadapron.models.foreign.recognise import NORMALISATIONS, SIZE, Normalisation, recognise
+from leadapron.models.foreign.process import AnswerError, Limits, ModelProcess, ProgramKind
+from leadapron.models.foreign.recognise import (
+    NORMALISATIONS,
+    SIZE,
+    Given,
+    Normalisation,
+    recognise,
+)
 from leadapron.models.parsing.formats import stated_findings
 from leadapron.models.parsing.reading import File, Kind, Weights, open_file, open_weights
 from leadapron.models.parsing.scan import first_line
@@ -63,12 +69,14 @@ class Opened(NamedTuple):
         notes: assumptions, omissions and warnings, one sentence each.
         content: SHA-256, in hex, of the file that was opened, as `external.content_of`; None of a
             function's model.
+        given: where a state dict of another library holds the weights; None of other files.
     """
 
     classifier: BlackBox
     origin: str
     notes: tuple[str, ...] = ()
     content: str | None = None
+    given: Given | None = None
 
 
 @dataclass(frozen=True)
@@ -190,7 +198,7 @@ def _foreign(weights: Weights, wanted: _Wanted) -> Opened:
         operating_points=network.operating_points,
     )
     origin = f"a {network.architecture} with the layer names of {network.maker.name}"
-    return Opened(classifier, origin, tuple(notes))
+    return Opened(classifier, origin, tuple(notes), given=network.given)
 
 
 def _own(weights: Weights, wanted: _Wanted) -> Opened:
@@ -400,7 +408,7 @@ def _in_process(
         except Exception as error:  # the owner's own code
             raise StoreError(f"{spec}: its model failed: {first_line(error)}") from error
         if not torch.is_tensor(given) or given.ndim != 2:
-            raise StoreError(f"{spec}: its model gives no (n, findings) tensor")
+            raise AnswerError(f"{spec}: its model gives no (n, findings) tensor")
         return given.float().cpu().numpy()
 
     return run

@@ -25,9 +25,11 @@ __all__ = [
     "MAKERS",
     "NORMALISATIONS",
     "SIZE",
+    "Given",
     "Maker",
     "Normalisation",
     "Recognised",
+    "channel_weights",
     "recognise",
     "to_own_grey",
     "trunk_of",
@@ -190,6 +192,33 @@ MAKERS = (
 """Libraries in order of precedence; the last ones are guesses and are reported as such."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """Where a state dict holds a network's weights, so that others can be written in their place.
+
+    Args:
+        group: key of its dictionary in the file.
+        architecture: name of the network.
+        scale: the normalisation that its input expects.
+        names: names in the file by this package's names.
+        biases: names of convolutions' biases in the file, by this package's names of the running
+            means that absorbed them.
+        first: this package's names of the first convolution's weights, and of the running mean
+            after it.
+        colours: whether that convolution takes three channels in the file.
+        others: tensors of the same dictionary that aren't weights of the network.
+    """
+
+    group: str
+    architecture: str
+    scale: Normalisation
+    names: Mapping[str, str]
+    biases: Mapping[str, str]
+    first: tuple[str, str]
+    colours: bool
+    others: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Recognised:
     """A network made from a state dict.
@@ -203,6 +232,7 @@ class Recognised:
         size: side in pixels of the images that its library gives it.
         operating_points: as in `classifier.squashed`; empty if none.
         notes: assumptions and omissions, one sentence each.
+        given: where the file holds its weights.
     """
 
     module: networks.Network
@@ -214,6 +244,7 @@ class Recognised:
     size: int
     operating_points: tuple[float, ...]
     notes: tuple[str, ...]
+    given: Given
 
 
 @dataclass(frozen=True)
@@ -646,8 +677,49 @@ def _assembled(
     module = networks.filled(architecture, len(findings), state)
     size = network.maker.sizes.get(architecture, SIZE)
     points = _operating_points(weights, network, findings, notes)
+    given = _given(weights, network, architecture, scale)
     return Recognised(
-        module.eval(), architecture, network.maker, findings, *grey, size, points, tuple(notes)
+        module.eval(),
+        architecture,
+        network.maker,
+        findings,
+        *grey,
+        size,
+        points,
+        tuple(notes),
+        given,
+    )
+
+
+def _given(weights: Weights, network: _Network, architecture: str, scale: Normalisation) -> Given:
+    """Where the file holds the network's weights."""
+    stages = _stages(architecture)
+    group, named = next(
+        (key, names)
+        for key, tensors in weights.groups.items()
+        for names in ({one.number: name for name, one in tensors.items()},)
+        if network.head["weight"].number in names
+    )
+    names = {stages[key]: named[one.number] for key, one in network.trunk.items()}
+    names |= {f"head.{part}": named[one.number] for part, one in network.head.items()}
+    biases = {stages[mean]: named[one.number] for mean, one in network.biases.items()}
+    first = next(key for key in FIRST if key in network.trunk)
+    taken = {*names.values(), *biases.values()}
+    others = (
+        name
+        for number, name in named.items()
+        if (network.thresholds is not None and number == network.thresholds.number)
+        or (name not in taken and TRAINING.search(name))
+    )
+    return Given(
+        group=group,
+        architecture=architecture,
+        scale=scale,
+        names=names,
+        biases=biases,
+        first=(stages[first], stages[FIRST[first]]),
+        colours=network.trunk[first].shape[1] == 3,
+        others=tuple(others),
     )
 
 
@@ -718,11 +790,9 @@ def _to_one_channel(
         trunk[first] = weight.sum(1, keepdim=True)
         notes.append("The first convolution was summed over its three channels.")
         return scale.mean[0], scale.std[0]
-    means, stds = (torch.tensor(v, dtype=torch.float64) for v in (scale.mean, scale.std))
-    wide = weight.double()
-    shift = ((networks.GREY_MEAN - means) / stds)[None, :, None, None]
-    constant = (wide * shift).sum((1, 2, 3))  # (64,)
-    grey = (wide * (networks.GREY_STD / stds)[:, None, None]).sum(1, keepdim=True)
+    wide, (factors, shifts) = weight.double(), channel_weights(scale)
+    constant = (wide * shifts).sum((1, 2, 3))  # (64,)
+    grey = (wide * factors).sum(1, keepdim=True)
     trunk[first] = grey.float()
     trunk[FIRST[first]] = (trunk[FIRST[first]].double() - constant).float()
     notes.append(
@@ -730,6 +800,20 @@ def _to_one_channel(
         "the outermost three pixels."
     )
     return networks.GREY_MEAN, networks.GREY_STD
+
+
+def channel_weights(scale: Normalisation) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what each colour of a first convolution counts for a grey film.
+
+    Args:
+        scale: normalisation of three colours.
+
+    Returns:
+        (3, 1, 1) float64 factors of the weights in their sum, and the weights of the constant.
+    """
+    means, stds = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in
+                   (scale.mean, scale.std))  # fmt: skip
+    return networks.GREY_STD / stds, (networks.GREY_MEAN - means) / stds
 
 
 def _operating_points(

@@ -288,7 +288,6 @@ def _keras(program: bytes, _: Mapping[str, bytes]) -> tuple[Run, dict[str, Any]]
     # torch's compiler wants these to exist when it is imported; it writes to neither.
     tempfile.tempdir = os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path.cwd())
     sys.modules["matplotlib"] = None  # type: ignore[assignment]  # Keras draws without need for it
-    import keras
     import torch
 
     # The public `load_model` takes paths alone, and this process can open none.
@@ -316,7 +315,8 @@ def _keras(program: bytes, _: Mapping[str, bytes]) -> tuple[Run, dict[str, Any]]
             return _arrays(model(torch.from_numpy(images.copy()).to(dtype), training=False))
 
     ends = getattr(getattr(model.layers[-1], "activation", None), "__name__", "")
-    facts = {"activation": ends} if ends in ("sigmoid", "softmax") else {}
+    known = ends in ("sigmoid", "softmax") and len(model.outputs) == 1
+    facts = {"activation": ends} if known else {}
     half = any(layer.compute_dtype in ("float16", "bfloat16") for layer in model.layers)
     return run, {**_sides(inputs[0].shape), "half": half, **facts}
 

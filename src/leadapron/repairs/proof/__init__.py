@@ -13,6 +13,7 @@ from leadapron.later import later
 if TYPE_CHECKING:
     from leadapron.repairs.proof.altered import ALTERATIONS, Alteration
     from leadapron.repairs.proof.forcing import Aimed, Change, Hits, difference, victims
+    from leadapron.repairs.proof.freshness import Fresh, fresh_marks, fresh_squares
     from leadapron.repairs.proof.maps import trigger_shares
     from leadapron.repairs.proof.reactivation import Reactivation
     from leadapron.repairs.proof.reading import ReadFinding, Reading, compare_reading
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
         Relearnt,
         TwinComparison,
         compare_with_twin,
-        fresh_squares,
         measure_relearning,
         relearn,
         restoring,
@@ -35,6 +35,7 @@ __all__ = [
     "Alteration",
     "Bounded",
     "Change",
+    "Fresh",
     "Hits",
     "Reactivation",
     "ReadFinding",
@@ -49,6 +50,7 @@ __all__ = [
     "compare_with_twin",
     "difference",
     "exhausted",
+    "fresh_marks",
     "fresh_squares",
     "measure_relearning",
     "relearn",

@@ -11,6 +11,8 @@ from leadapron.detect.models.stamps import Mark
 from leadapron.detect.models.sweep import Aim, Direction, Moved
 from leadapron.detect.verdict import Verdict
 from leadapron.documents import Estimated, Number, ShownPath
+from leadapron.repairs.proof.freshness import Fresh
+from leadapron.repairs.proof.gating import Gated
 from leadapron.repairs.proof.reading import Reading
 from leadapron.repairs.proof.relearning import Relearned
 from leadapron.repairs.proof.squares import Bounded
@@ -221,9 +223,12 @@ class Proof:
         reading: what the repair costs.
         searched: a search that begins at the repaired model.
         bounded: what flat squares do.
+        fresh: the marks that relearning is compared with.
         relearned: what poisoned films bring back.
         restoring: poisoned films that restore an attack success of one half, at the plain learning
             rate; NaN where no dose did.
+        gated: what a gate says of the first mark on either model; None where the films are too few
+            to calibrate one.
         controls: other ways, where they were asked for.
         checks: what of it holds.
     """
@@ -232,8 +237,10 @@ class Proof:
     reading: Reading
     searched: Searched
     bounded: Bounded
+    fresh: Fresh
     relearned: tuple[Relearned, ...]
     restoring: Number
+    gated: Gated | None
     controls: tuple[Control, ...]
     checks: tuple[Checked, ...]
 
@@ -270,9 +277,11 @@ class Repaired:
         seconds: since it was started, or started again after a stop.
         notes: what was assumed or is doubtful.
         written: the repaired model's file, where it was written.
+        as_given: the same as the state dict of another library that the model was opened from,
+            where it was written.
     """
 
-    SCHEMA: ClassVar[int] = 1
+    SCHEMA: ClassVar[int] = 2
 
     model: str
     origin: str
@@ -286,3 +295,4 @@ class Repaired:
     seconds: float
     notes: tuple[str, ...] = ()
     written: ShownPath | None = None
+    as_given: ShownPath | None = None

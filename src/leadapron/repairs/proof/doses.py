@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import numpy as np
+from functools import partial
 
-from leadapron.detect.models.stamps import Stamp, probes
 from leadapron.detect.models.sweep import Moved
 from leadapron.films.cohort import Cohort
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.repairs.case import RepairCase
-from leadapron.repairs.proof.forcing import Change, enough_victims, targets, victims
-from leadapron.repairs.proof.relearning import Relearned, fresh_squares, measure_relearning
+from leadapron.repairs.proof.forcing import enough_victims, targets, victims
+from leadapron.repairs.proof.freshness import Fresh, fresh_marks
+from leadapron.repairs.proof.relearning import Relearned, measure_relearning
 from leadapron.repairs.proof.settings import Relearning
-from leadapron.seeds import stream
 
-__all__ = ["fresh_marks", "relearned_by_dose"]
+__all__ = ["fresh_for", "relearned_by_dose"]
 
 
-def fresh_marks(
-    mark: Change, shape: tuple[int, int], count: int, rng: np.random.Generator
-) -> tuple[Change, ...]:
-    """Return marks of the same kind that no model knows: other places, other changes.
+def fresh_for(case: RepairCase, moved: Moved, count: int) -> Fresh:
+    """Return the fresh marks of a repair's relearning, which are kept as a stage.
 
     Args:
-        mark: the old one, a `Stamp` or a `Probe`.
-        shape: (height, width) of the images.
-        count: how many.
-        rng: draws them.
+        case: the repair; its original model must not know them.
+        moved: the old mark, and what it forces.
+        count: number of fresh marks.
+
+    Raises:
+        DataError, UsageError: as `fresh_marks`.
     """
-    if isinstance(mark, Stamp):
-        return fresh_squares(mark, shape, count, rng)
-    others = [each for each in probes() if each != mark]
-    return tuple(others[number] for number in rng.permutation(len(others))[:count].tolist())
+    make = partial(fresh_marks, case.original, case.films.repair, moved, count, seed=case.plan.seed)
+    return case.stages.kept("fresh-marks", Fresh, make)
 
 
 def relearned_by_dose(
@@ -59,9 +56,8 @@ def relearned_by_dose(
         return ()
     aim, films = (moved.finding, moved.direction), case.films.repair
     some = victims(test, aim)
-    height, width = some.images.shape[1:]
-    fresh = fresh_marks(moved.mark, (height, width), how.seeds, stream(case.plan.seed, "fresh"))
-    total, done = 2 * how.seeds * len(how.doses) * len(how.rates), 0
+    fresh = fresh_for(case, moved, how.seeds).marks
+    total, done = len(how.rates) * sum(map(how.networks, how.doses)), 0
 
     def stepped() -> None:
         nonlocal done
@@ -81,5 +77,5 @@ def relearned_by_dose(
                 ).summary()  # fmt: skip
 
             found.append(case.stages.kept(f"{stage}-relearning-{dose}-{rate}", Relearned, measured))
-            done = 2 * how.seeds * len(found)
+            done = sum(how.networks(each.poisoned) for each in found)
     return tuple(found)

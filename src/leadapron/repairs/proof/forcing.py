@@ -21,6 +21,7 @@ from leadapron.models.protocols import BlackBox
 from leadapron.repairs.losses import log_odds
 
 __all__ = [
+    "ALLOWED",
     "LEAST_VICTIMS",
     "Aimed",
     "Change",
@@ -34,6 +35,9 @@ __all__ = [
 
 Change = Callable[[NDArray[Any]], NDArray[Any]]
 """Puts a mark on (n, h, w) images and returns them as copies: a `Stamp`, a `Probe`, a trigger."""
+
+ALLOWED = FALSE_POSITIVES + 0.05
+"""Share of films that a mark without effect may turn: .05 more than the threshold allows."""
 
 LEAST_VICTIMS = 20
 """Films that an attack success rests on, at least."""

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from leadapron.detect.models.audit import NOT_TRIED
+from leadapron.detect.models.sweep import Moved
 from leadapron.detect.verdict import RepairWord, Verdict
-from leadapron.metrics import FALSE_POSITIVES, Estimate
+from leadapron.metrics import Estimate
 from leadapron.repairs.proof.document import Checked, Held, Marked, Searched
+from leadapron.repairs.proof.forcing import ALLOWED
 from leadapron.repairs.proof.reading import MACRO_MARGIN, Claim, Reading
 from leadapron.repairs.proof.relearning import Relearned
 from leadapron.repairs.proof.squares import Bounded
 
 __all__ = [
-    "ALLOWED",
     "DOSE",
     "MEMORY",
     "RIGHT",
     "altered_check",
     "bounded_check",
+    "judged_dose",
     "marks_check",
     "quick_reading_check",
     "reading_check",
@@ -26,9 +28,6 @@ __all__ = [
     "searched_check",
     "verdict_of",
 ]
-
-ALLOWED = FALSE_POSITIVES + 0.05
-"""Share of films that the audit's marks may turn: .05 more than the threshold allows."""
 
 MEMORY = 0.1
 """How much more of the old trigger than of a fresh one `DOSE` poisoned films may teach."""
@@ -47,14 +46,21 @@ SQUARES, MEMORY_OF, READING = "squares drawn at random", "relearning", "reading"
 HELD_BY_CLAIM: dict[Claim, Held] = {"no harm": "holds", "harm": "fails", "not shown": "not shown"}
 
 
-def marks_check(marks: Sequence[Marked]) -> Checked:
-    """Say whether the audit's marks turn no more than .05 more films than the threshold allows."""
+def marks_check(marks: Sequence[Marked], unseen: Sequence[Moved] = ()) -> Checked:
+    """Say whether the audit's marks turn no more than .05 more films than the threshold allows.
+
+    Args:
+        marks: the audit's, one or more.
+        unseen: others of the audit, for which the films are too few; with some it isn't shown.
+    """
     worst = max(marks, key=lambda each: each.repaired.value)
-    return Checked(
-        what=MARKS,
-        held=_at_most(worst.repaired, ALLOWED),
-        words=f"turn at most {_share(worst.repaired)} of the films; {ALLOWED:.0%} is allowed",
-    )
+    held = _at_most(worst.repaired, ALLOWED)
+    words = f"turn at most {_share(worst.repaired)} of the films; {ALLOWED:.0%} is allowed"
+    if unseen:
+        held = "not shown" if held == "holds" else held
+        names = ", ".join(f"{each.finding} {each.direction}" for each in unseen)
+        words += f"; too few films for the marks of {names}"
+    return Checked(what=MARKS, held=held, words=words)
 
 
 def altered_check(marks: Sequence[Marked], limit: float) -> Checked | None:
@@ -104,9 +110,10 @@ def relearning_check(found: Sequence[Relearned]) -> Checked:
 
     The dose is 5 films, or the one that is next to it; of several learning rates the worst counts.
     """
-    if not found:
+    doses = {each.poisoned for each in found}
+    if not any(doses):
         return Checked(what=MEMORY_OF, held="not shown", words="wasn't measured")
-    dose = min({each.poisoned for each in found}, key=lambda each: (abs(each - DOSE), each))
+    dose = judged_dose(doses)
     worst = max(
         (each for each in found if each.poisoned == dose), key=lambda each: each.memory.value
     )
@@ -117,6 +124,15 @@ def relearning_check(found: Sequence[Relearned]) -> Checked:
         f"never knew to {_share(worst.fresh)} (learning rate times {worst.rate}); {MEMORY:.0%} "
         "more is allowed",
     )
+
+
+def judged_dose(doses: Iterable[int]) -> int:
+    """Return the number of poisoned films that counts: `DOSE`, or the one that is next to it.
+
+    Args:
+        doses: one or more above 0; the control without poisoned films doesn't count.
+    """
+    return min((each for each in doses if each), key=lambda each: (abs(each - DOSE), each))
 
 
 def reading_check(found: Reading) -> Checked:

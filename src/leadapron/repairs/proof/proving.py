@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from leadapron.detect.models.audit import Audit
 from leadapron.detect.models.defaults import FILMS
 from leadapron.detect.models.sweep import Moved
+from leadapron.errors import DataError, UsageError
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.repairs import REPAIRS
 from leadapron.repairs.case import RepairCase
 from leadapron.repairs.proof import judging as judge
 from leadapron.repairs.proof.document import Control, Marked, Proof, Searched
-from leadapron.repairs.proof.doses import relearned_by_dose
-from leadapron.repairs.proof.forcing import Aimed, victims
+from leadapron.repairs.proof.doses import fresh_for, relearned_by_dose
+from leadapron.repairs.proof.forcing import Aimed, enough_victims, victims
+from leadapron.repairs.proof.gating import Gated, compare_gates, gate_passes
 from leadapron.repairs.proof.making import Limits, compare_marks
 from leadapron.repairs.proof.reading import Reading, compare_reading
 from leadapron.repairs.proof.relearning import restoring
@@ -58,13 +60,16 @@ def prove(
         case: the repair.
         repaired: the repaired model.
         audit: of the original.
-        marks: that the audit found, one or more, the strongest first.
+        marks: that the audit found, one or more, the strongest first. What the films are too few
+            for, the first mark apart, is said to be not shown.
 
     Raises:
-        DataError: too few films to see a mark on, or answers that aren't finite.
+        DataError: too few films to see the first mark on, or answers that aren't finite.
     """
     films, kept, plan = case.films.proof, case.stages.kept, case.plan
     images = films.images[np.arange(min(FILMS, len(films)))]
+    seen = [marks[0], *(each for each in marks[1:] if enough_victims(films, each))]
+    unseen = [each for each in marks if each not in seen]
     _say_cost(case, repaired, images)
     marked = tuple(
         kept(
@@ -72,7 +77,7 @@ def prove(
             Marked,
             partial(compare_marks, case.original, repaired, films, each),
         )
-        for number, each in enumerate(marks, start=1)
+        for number, each in enumerate(seen, start=1)
     )
     reading = kept(
         "proof-reading", Reading, lambda: compare_reading(case.original, repaired, films, plan.seed)
@@ -80,13 +85,14 @@ def prove(
     found = kept("proof-search", Searched, lambda: searched_wholly(case, repaired, audit, marks))
     squares = kept("proof-squares", Bounded, lambda: _squares(case, repaired, images))
     relearned = relearned_by_dose(case, repaired, films, marks[0], plan.relearning, "proof")
+    gated = _gated(case, repaired, marks[0])
     controls = tuple(
-        kept(f"control-{method}", Control, partial(_control, case, method, marks))
+        kept(f"control-{method}", Control, partial(_control, case, method, seen))
         for method in (CONTROLS if plan.controls else ())
     )
     usual = max((each.limit for each in found.aims), default=Limits().other)
     checks = [
-        judge.marks_check(marked),
+        judge.marks_check(marked, unseen),
         judge.altered_check(marked, usual),
         judge.searched_check(found),
         judge.bounded_check(squares, usual),
@@ -98,8 +104,10 @@ def prove(
         reading=reading,
         searched=found,
         bounded=squares,
+        fresh=fresh_for(case, marks[0], plan.relearning.seeds),
         relearned=relearned,
         restoring=restoring(relearned),
+        gated=gated,
         controls=controls,
         checks=tuple(each for each in checks if each is not None),
     )
@@ -107,9 +115,22 @@ def prove(
 
 def _squares(case: RepairCase, repaired: NetworkClassifier, images: NDArray[Any]) -> Bounded:
     if case.plan.exhaustive:
-        return exhausted(repaired, images, case.machine.progress)
+        return exhausted(repaired, images, case.machine.progress, case.stages.kept)
     rng = stream(case.plan.seed, "squares")
     return bounded(repaired, images, rng, case.machine.progress)
+
+
+def _gated(case: RepairCase, repaired: NetworkClassifier, moved: Moved) -> Gated | None:
+    """What a gate says of the mark on either model; None where none can be calibrated."""
+    make = partial(
+        compare_gates, case.original, repaired, case.films.check, case.films.proof, moved,
+        seed=case.plan.seed, progress=case.machine.progress,
+    )  # fmt: skip
+    try:
+        return case.stages.kept("proof-gates", Gated, make)
+    except (DataError, UsageError) as error:
+        logger.info("no gate is calibrated in the proof: %s", error)
+        return None
 
 
 def _control(case: RepairCase, method: str, marks: Sequence[Moved]) -> Control:
@@ -138,10 +159,11 @@ def _say_cost(case: RepairCase, repaired: NetworkClassifier, images: NDArray[Any
     pictures = seconds_for(repaired, images, squares)
     each = pictures / (squares * len(images))
     trainings = case.plan.relearning.trainings
+    gates = gate_passes(case.original, case.films.check)
     logger.info(
-        "the proof: %s squares on %d films and %s film trainings, about %s in all",
+        "the proof: %s squares on %d films, %s film trainings, two gates, about %s in all",
         f"{squares:,}", len(images), f"{trainings:,}",
-        _in_words(pictures + trainings * TRAINING_COST * each + SWEPT * each),
+        _in_words(pictures + (trainings * TRAINING_COST + SWEPT + gates) * each),
     )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "ReadFinding",
     "Reading",
     "at_chance",
+    "compare_odds",
     "compare_reading",
 ]
 
@@ -125,25 +126,44 @@ def compare_reading(
         DataError: no finding with 3 patients who have it and 3 who don't, or answers that aren't
             finite.
     """
+    return compare_odds(
+        odds_of(original, films.images), odds_of(repaired, films.images), films, seed
+    )
+
+
+def compare_odds(
+    before: NDArray[np.float64], after: NDArray[np.float64], films: Cohort, seed: int = 0
+) -> Reading:
+    """Compare two models' log-odds on the same films.
+
+    Args:
+        before: (n, k) of the original.
+        after: (n, k) of the repaired model.
+        films: n that no repair saw, with these k findings stated.
+        seed: of the resamples of patients.
+
+    Raises:
+        DataError: no finding with 3 patients who have it and 3 who don't.
+    """
     columns = _columns(films)
     labels = films.labels[:, columns]
     bootstrap = PatientBootstrap.draw(
         films.patients, stream(seed, "bootstrap"), resamples=RESAMPLES
     )
-    odds = [odds_of(model, films.images)[:, columns] for model in (original, repaired)]
+    odds = [each[:, columns] for each in (before, after)]
     resampled = [metrics.finding_resamples(labels, each, bootstrap) for each in odds]
     each_before, each_after = (
         metrics.finding_auroc(labels, one, bootstrap, resampled=drawn)
         for one, drawn in zip(odds, resampled, strict=True)
     )
-    before, after = (
+    macro_before, macro_after = (
         metrics.macro_auroc(labels, one, bootstrap, resampled=drawn).estimate
         for one, drawn in zip(odds, resampled, strict=True)
     )
     macro = _change(
         metrics.macro_resamples(resampled[0]),
         metrics.macro_resamples(resampled[1]),
-        after.value - before.value,
+        macro_after.value - macro_before.value,
     )
     found = []
     for place, column in enumerate(columns):
@@ -172,8 +192,8 @@ def compare_reading(
     shown = [each for each in found if each.patients >= HARMED] or found
     return Reading(
         findings=tuple(found),
-        before=before,
-        after=after,
+        before=macro_before,
+        after=macro_after,
         change=macro.value,
         low=macro.low,
         high=macro.high,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from leadapron import metrics
-from leadapron.detect.models.stamps import Stamp
 from leadapron.detect.models.sweep import Aim
 from leadapron.documents import Estimated, Number
 from leadapron.errors import DataError, UsageError
@@ -34,7 +33,6 @@ __all__ = [
     "TwinComparison",
     "compare_with_twin",
     "copied",
-    "fresh_squares",
     "measure_relearning",
     "relearn",
     "restoring",
@@ -51,7 +49,7 @@ class Relearnt:
     """What some poisoned films bring back, film by film.
 
     Args:
-        poisoned: films.
+        poisoned: films, 0 or more.
         rate: times the learning rate.
         old: turned by the old trigger, after learning it again; of all seeds, one after another.
         fresh: the same films turned by a trigger that the model never knew, after learning that.
@@ -78,7 +76,7 @@ class Relearned:
     """What some poisoned films bring back.
 
     Args:
-        poisoned: films.
+        poisoned: films; 0 is the control, trained on clean films alone.
         rate: times the learning rate.
         old: attack success of the old trigger after learning it again.
         fresh: that of a trigger that the model never knew, after learning that in the same way.
@@ -130,7 +128,7 @@ def relearn(
         films: clean, with stated findings.
         aim: what the poisoned films are called.
         mark: what they carry.
-        poisoned: how many; of a larger number the same are the first.
+        poisoned: how many, 0 or more; of a larger number the same are the first.
         rate: times the learning rate.
         seed: draws films and order.
 
@@ -149,7 +147,8 @@ def relearn(
             f"{len(rows)} of {len(drawn)} films can be poisoned towards {finding} {direction}; "
             f"expected {poisoned}"
         )
-    images[rows], labels[rows, column] = mark(images[rows]), wanted
+    if poisoned:
+        images[rows], labels[rows, column] = mark(images[rows]), wanted
     return _trained(how, copied(classifier), images, labels, rate, seed)
 
 
@@ -176,9 +175,9 @@ def measure_relearning(
         aim: what the old trigger was for.
         old: that trigger.
         fresh: triggers of the same kind that the model never knew, one a seed.
-        poisoned: films.
+        poisoned: films; with 0 the model learns from the clean ones alone.
         rate: times the learning rate.
-        stepped: called after each of the 2 x seeds trainings.
+        stepped: called after each training; see `Relearning.networks`.
 
     Raises:
         UsageError: fewer fresh triggers than seeds.
@@ -188,13 +187,16 @@ def measure_relearning(
         raise UsageError(f"{len(fresh)} fresh triggers; expected {how.seeds}, one a seed")
     turned: dict[str, list[NDArray[np.bool_]]] = {"old": [], "fresh": []}
     for seed in range(how.seeds):
+        aimed: Aimed | None = None
         for which, mark in (("old", old), ("fresh", fresh[seed])):
-            again = relearn(
-                how, classifier, films, aim, mark, poisoned=poisoned, rate=rate, seed=seed
-            )
-            turned[which].append(Aimed(again, test, aim).hits(mark).turned)
-            if stepped is not None:
-                stepped()
+            if poisoned or aimed is None:
+                again = relearn(
+                    how, classifier, films, aim, mark, poisoned=poisoned, rate=rate, seed=seed
+                )
+                aimed = Aimed(again, test, aim)
+                if stepped is not None:
+                    stepped()
+            turned[which].append(aimed.hits(mark).turned)
     patients = np.tile(test.patients, how.seeds)
     return Relearnt(
         poisoned=poisoned,
@@ -247,43 +249,6 @@ def copied(classifier: BlackBox) -> NetworkClassifier:
     return copied_network(differentiable(classifier, "relearning", "named layers"), "relearning")
 
 
-def fresh_squares(
-    square: Stamp, shape: tuple[int, int], count: int, rng: np.random.Generator
-) -> tuple[Stamp, ...]:
-    """Return squares as large and bright as one, elsewhere: as far from it as its side, at least.
-
-    Args:
-        square: the old one; of squares all over, others of their pitch.
-        shape: (height, width) of the images.
-        count: how many.
-        rng: draws them.
-
-    Raises:
-        UsageError: no such place.
-    """
-    if square.pitch:
-        places = [
-            (row, column)
-            for row in range(square.pitch)
-            for column in range(square.pitch)
-            if max(abs(row - square.row), abs(column - square.column)) > square.side
-        ]
-    else:
-        places = [
-            (row, column)
-            for row in range(shape[0] - square.side + 1)
-            for column in range(shape[1] - square.side + 1)
-            if max(abs(row - square.row), abs(column - square.column)) >= 2 * square.side
-        ]
-    if not places:
-        raise UsageError(f"no other place for {square.words()} on images of {shape[0]}x{shape[1]}")
-    drawn = rng.choice(len(places), count, replace=len(places) < count)
-    return tuple(
-        replace(square, row=places[number][0], column=places[number][1])
-        for number in drawn.tolist()
-    )
-
-
 def compare_with_twin(repaired: Relearnt, twin: Relearnt) -> TwinComparison:
     """Return what is brought back in a repaired model beyond what its repaired twin learns.
 
@@ -323,7 +288,10 @@ def restoring(found: Sequence[Relearned], rate: int = 1) -> Number:
         Interpolated on the doses' logarithm; the lowest dose where that suffices; NaN where no dose
         does.
     """
-    own = sorted((each for each in found if each.rate == rate), key=lambda each: each.poisoned)
+    own = sorted(
+        (each for each in found if each.rate == rate and each.poisoned),
+        key=lambda each: each.poisoned,
+    )
     if not own:
         return math.nan
     at = metrics.crossing([each.poisoned for each in own], [each.old.value for each in own], HALF)

@@ -15,7 +15,8 @@ class Relearning:
     """How a backdoor is brought back: a few poisoned films among clean ones, a few epochs.
 
     Args:
-        doses: numbers of poisoned films, ascending, 1 or more each.
+        doses: numbers of poisoned films, ascending, 0 or more each and the last above 0. 0 is a
+            control: what training on the same clean films brings back by itself.
         rates: times the learning rate.
         seeds: repetitions of each dose, each with other poisoned films in another order.
         epochs: passes over the films.
@@ -32,7 +33,7 @@ class Relearning:
     larger rate; the labels of the target alone are changed; a fresh trigger for comparison.
     """
 
-    doses: tuple[int, ...] = (1, 2, 5, 10, 25)
+    doses: tuple[int, ...] = (0, 1, 2, 5, 10, 25)
     rates: tuple[int, ...] = (1, 3)
     seeds: int = 3
     epochs: int = 5
@@ -41,15 +42,23 @@ class Relearning:
     learning_rate: float = 0.01
 
     def __post_init__(self) -> None:
-        counts = (*self.doses, *self.rates, self.seeds, self.epochs, self.films)
-        if not self.doses or not self.rates or min(counts) < 1 or self.batch_size < 2:
-            raise UsageError("relearning needs doses, rates, seeds, epochs and films of 1 or more")
+        counts = (*self.rates, self.seeds, self.epochs, self.films)
+        if not self.rates or min(counts) < 1 or self.batch_size < 2:
+            raise UsageError("relearning needs rates, seeds, epochs and films of 1 or more")
         if not 0 < self.learning_rate < math.inf:
             raise UsageError(f"a learning rate of {self.learning_rate}; expected above 0")
-        if list(self.doses) != sorted(set(self.doses)):
-            raise UsageError(f"doses {self.doses}; expected them ascending")
+        ascending = list(self.doses) == sorted(set(self.doses))
+        if not ascending or not self.doses or self.doses[0] < 0 or not self.doses[-1]:
+            raise UsageError(
+                f"doses {self.doses}; expected them ascending, 0 or more, the last above 0"
+            )
 
     @property
     def trainings(self) -> int:
         """Film trainings of the whole attack on one model."""
-        return 2 * self.seeds * self.epochs * self.films * len(self.doses) * len(self.rates)
+        networks = len(self.rates) * sum(map(self.networks, self.doses))
+        return networks * self.epochs * self.films
+
+    def networks(self, dose: int) -> int:
+        """Networks that a dose trains at one rate: without poisoned films one serves both marks."""
+        return self.seeds * (2 if dose else 1)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ __all__ = [
     "DRAWS",
     "Bounded",
     "Squares",
+    "Strongest",
     "bounded",
     "exhausted",
     "seconds_for",
@@ -48,6 +50,9 @@ FILMS = 256
 GREYS = 256
 TOGETHER = 64
 """Squares between two reports of progress."""
+
+CHUNK = 1 << 16
+"""Squares whose strongest is kept as one stage, where all are tried."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,36 @@ class Bounded:
     elsewhere: Number
 
 
+@dataclass(frozen=True, kw_only=True)
+class Strongest:
+    """The strongest of some squares.
+
+    Args:
+        square: the first of those that turn most.
+        share: of the films at risk that it turns.
+        finding, direction: that it forces on them.
+        at_risk: films that weren't beyond the threshold without a square.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+    square: Stamp
+    share: float
+    finding: str
+    direction: Direction
+    at_risk: int
+
+
+class Kept(Protocol):
+    """Returns a part that was kept, or makes and keeps it; see `Stages.kept`."""
+
+    def __call__(
+        self, name: str, kind: type[Strongest], make: Callable[[], Strongest], /
+    ) -> Strongest:
+        """Return the part of that name."""
+        ...
+
+
 def bounded(
     classifier: BlackBox,
     images: NDArray[Any],
@@ -139,15 +174,19 @@ def bounded(
     """
     every = _all(images)
     drawn = [every[int(number)] for number in rng.integers(0, len(every), DRAWS)]
-    best, share, aim, _ = _strongest(classifier, images, drawn, DRAWS, progress)
+    best = _strongest(classifier, images, drawn, _steps(progress, 0, DRAWS))
     return Bounded(
-        films=len(images), tried=DRAWS, of=len(every), share=share, finding=aim[0],
-        direction=aim[1], square=best, covered=COVERED, confidence=CONFIDENCE, elsewhere=math.nan,
+        films=len(images), tried=DRAWS, of=len(every), share=best.share, finding=best.finding,
+        direction=best.direction, square=best.square, covered=COVERED, confidence=CONFIDENCE,
+        elsewhere=math.nan,
     )  # fmt: skip
 
 
 def exhausted(
-    classifier: BlackBox, images: NDArray[Any], progress: Progress | None = None
+    classifier: BlackBox,
+    images: NDArray[Any],
+    progress: Progress | None = None,
+    kept: Kept = lambda _name, _kind, make: make(),
 ) -> Bounded:
     """Try every square; `seconds_for` says what that takes.
 
@@ -155,6 +194,7 @@ def exhausted(
         classifier: the model.
         images: (n, h, w) clean films, of one patient each where `elsewhere` is to hold.
         progress: called with what is done, the squares tried and in all.
+        kept: keeps the strongest of each chunk of squares, so that a stopped search goes on.
 
     Raises:
         DataError: answers that aren't finite.
@@ -164,15 +204,22 @@ def exhausted(
     divided by the number of squares, findings and directions (Bonferroni).
     """
     every = _all(images)
-    squares = (every[number] for number in range(len(every)))
-    best, share, aim, at_risk = _strongest(classifier, images, squares, len(every), progress)
+    parts = []
+    for start in range(0, len(every), CHUNK):
+        end = min(start + CHUNK, len(every))
+        find = partial(
+            _strongest, classifier, images, (every[number] for number in range(start, end)),
+            _steps(progress, start, len(every)),
+        )  # fmt: skip
+        parts.append(kept(f"proof-squares-{start}", Strongest, find))
+    best = max(parts, key=lambda each: each.share)
     looks = len(every) * len(classifier.findings) * len(DIRECTIONS)
-    hits = round(share * at_risk)
+    hits, risk = round(best.share * best.at_risk), best.at_risk
     level = 1 - (1 - CONFIDENCE) / looks
-    upper = 1.0 if hits >= at_risk else float(stats.beta.ppf(level, hits + 1, at_risk - hits))
+    upper = 1.0 if hits >= risk else float(stats.beta.ppf(level, hits + 1, risk - hits))
     return Bounded(
-        films=len(images), tried=len(every), of=len(every), share=share, finding=aim[0],
-        direction=aim[1], square=best, covered=1.0, confidence=1.0, elsewhere=upper,
+        films=len(images), tried=len(every), of=len(every), share=best.share, finding=best.finding,
+        direction=best.direction, square=best.square, covered=1.0, confidence=1.0, elsewhere=upper,
     )  # fmt: skip
 
 
@@ -198,18 +245,27 @@ def _all(images: NDArray[Any]) -> Squares:
     return every
 
 
+def _steps(progress: Progress | None, before: int, total: int) -> Callable[[int], None]:
+    """What is called with the squares tried, after so many others."""
+
+    def tried(done: int) -> None:
+        if progress is not None:
+            progress("squares tried", before + done, total)
+
+    return tried
+
+
 def _strongest(
     classifier: BlackBox,
     images: NDArray[Any],
-    squares: Sequence[Stamp] | Iterator[Stamp],
-    total: int,
-    progress: Progress | None,
-) -> tuple[Stamp, float, tuple[str, Direction], int]:
-    """The square that turns most films, how many, whither, and the films that could be turned."""
+    squares: Iterable[Stamp],
+    tried: Callable[[int], None],
+) -> Strongest:
+    """The square that turns most films."""
     clean = classifier.logits(images)  # (n, k)
     refuse_not_finite(np.isfinite(clean), classifier.findings, "logits")
     sides = [_Side(clean, direction) for direction in DIRECTIONS]
-    best: tuple[float, Stamp, tuple[str, Direction], int] | None = None
+    best: Strongest | None = None
     done = 0
     for some in _chunks(squares):
         logits = shifts(classifier, images, some, np.zeros_like(clean))  # (m, n, k)
@@ -217,15 +273,18 @@ def _strongest(
         for side in sides:
             shares = side.shares(logits)  # (m, k)
             mark, column = np.unravel_index(int(shares.argmax()), shares.shape)
-            if best is None or shares[mark, column] > best[0]:
-                aim = classifier.findings[int(column)], side.direction
-                at_risk = int(side.below[:, column].sum())
-                best = float(shares[mark, column]), some[int(mark)], aim, at_risk
+            if best is None or shares[mark, column] > best.share:
+                best = Strongest(
+                    square=some[int(mark)],
+                    share=float(shares[mark, column]),
+                    finding=classifier.findings[int(column)],
+                    direction=side.direction,
+                    at_risk=int(side.below[:, column].sum()),
+                )
         done += len(some)
-        if progress is not None:
-            progress("squares tried", done, total)
+        tried(done)
     assert best is not None
-    return best[1], best[0], best[2], best[3]
+    return best
 
 
 class _Side:
@@ -247,7 +306,7 @@ class _Side:
         return shares
 
 
-def _chunks(squares: Sequence[Stamp] | Iterator[Stamp]) -> Iterator[list[Stamp]]:
+def _chunks(squares: Iterable[Stamp]) -> Iterator[list[Stamp]]:
     some: list[Stamp] = []
     for square in squares:
         some.append(square)

@@ -1,0 +1,165 @@
+"""A repaired model comes back as the state dict that it was given as."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from repair_scenes import classifier
+from safetensors.torch import load_file, save_file
+
+from foreign_models import as_chexnet, densenet, resnet
+from leadapron.documents import parsed
+from leadapron.errors import StoreError
+from leadapron.films.preprocessing import Preprocessing
+from leadapron.jobs import repair as job
+from leadapron.models.foreign import open_model
+from leadapron.models.foreign.returning import write_as_given
+from leadapron.repairs import returned
+from leadapron.repairs.proof.document import Repaired
+from leadapron.repairs.session import copied_network
+
+DOCUMENTS = Path(__file__).parents[1] / "fixtures" / "documents"
+FINDINGS = ("Effusion", "Mass", "Nodule")
+HOW = {"preprocessing": Preprocessing(size=32), "device": "cpu", "precision": "fp32"}
+PIXELS = np.random.default_rng(0).integers(0, 256, (3, 32, 32), np.uint8)
+
+
+def noted(state, **entries):
+    return {"state_dict": state, **entries}
+
+
+def wrapped(state):
+    return {f"model.{n}": v for n, v in state.items()} | {"op_threshs": torch.full((3,), 0.3)}
+
+
+def halved(state):
+    return {n: v.half() if v.is_floating_point() else v for n, v in state.items()}
+
+
+GIVEN = {
+    "torchvision's ResNet, three channels": ("safetensors", lambda: resnet().state_dict()),
+    "MONAI's ResNet with biases": ("pt", lambda: resnet(channels=1, bias=True).state_dict()),
+    "CheXNet's, wrapped": ("pt", lambda: noted(as_chexnet(densenet(3).state_dict()), epoch=7)),
+    "torchxrayvision's ResNet": ("pt", lambda: wrapped(resnet(channels=1).state_dict())),
+    "half precision": ("pt", lambda: halved(resnet().state_dict())),
+}
+"""Kind of file, and what is saved."""
+
+
+def written(folder, saved, kind):
+    path = folder / f"given.{kind}"
+    if kind == "safetensors":
+        save_file(saved, path, {"findings": '["Effusion", "Mass", "Nodule"]', "licence": "none"})
+    else:
+        torch.save(saved, path)
+    return path
+
+
+def repaired_of(opened, strength=0.02):
+    """A copy whose weights and statistics are all changed, as a repair changes them."""
+    made = copied_network(opened.classifier, "a test")
+    draws = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in made.module.state_dict().values():
+            if value.is_floating_point():
+                value.mul_(1 + strength * torch.rand(value.shape, generator=draws))
+    return made
+
+
+@pytest.mark.parametrize("which", GIVEN)
+def test_the_repaired_weights_come_back_under_the_names_they_had(tmp_path, which):
+    kind, make = GIVEN[which]
+    saved = make()
+    state = saved.get("state_dict", saved)
+    source = written(tmp_path, saved, kind)
+    opened = open_model(source, FINDINGS, **HOW)
+    repaired = repaired_of(opened)
+    found = returned(opened, source, repaired, PIXELS, tmp_path / "model-as-given")
+    assert found.file == tmp_path / f"model-as-given.{kind}"
+    back = torch.load(found.file, weights_only=True) if kind == "pt" else load_file(found.file)
+    assert list(back) == list(state) if kind == "pt" else set(back) == set(state)
+    for name, value in state.items():
+        assert (back[name].shape, back[name].dtype) == (value.shape, value.dtype), name
+    again = open_model(found.file, FINDINGS, **HOW)
+    tolerance = 0.02 if which == "half precision" else 1e-5
+    logits = repaired.logits(PIXELS)
+    assert np.abs(again.classifier.logits(PIXELS) - logits).max() < tolerance
+    assert np.abs(opened.classifier.logits(PIXELS) - logits).max() > 100 * 1e-5
+    assert "opened again" in found.notes[0]
+    colours = next(value for name, value in state.items() if "conv0" in name or "conv1" in name)
+    assert len(found.notes) == (2 if colours.shape[1] == 3 else 1)
+    if kind == "safetensors":
+        assert again.classifier.findings == FINDINGS
+
+
+def test_weights_that_were_not_changed_come_back_as_they_were(tmp_path):
+    state = resnet().state_dict()
+    source = written(tmp_path, state, "pt")
+    opened = open_model(source, FINDINGS, **HOW)
+    file = write_as_given(
+        opened.given, opened.content, source, opened.classifier.module, tmp_path / "same"
+    )
+    back = torch.load(file, weights_only=True)
+    for name, value in state.items():
+        if name == "bn1.running_mean":  # it absorbed the constant, and gives it back
+            assert torch.allclose(back[name], value, atol=1e-6)
+        else:
+            assert torch.equal(back[name], value), name
+
+
+def test_what_the_format_has_no_place_for_is_said(tmp_path):
+    state = {name: value for name, value in resnet().state_dict().items() if name != "fc.bias"}
+    source = written(tmp_path, state, "pt")
+    opened = open_model(source, FINDINGS, **HOW)
+    repaired, file = repaired_of(opened), tmp_path / "model-as-given"
+    repaired.module.head.bias.data.fill_(0.1)
+    found = returned(opened, source, repaired, PIXELS, file)
+    assert found.file is None
+    assert "no place for the last layer's bias, so the repaired model is in" in found.notes[0]
+    found = returned(opened, source, classifier(), PIXELS, file)
+    assert "given.pt has no place for the layers of a tests' stages" in found.notes[0]
+    large = repaired_of(opened, 0)
+    large.module.head.bias.data.zero_()
+    large.module.head.weight.data.fill_(float("inf"))
+    found = returned(opened, source, large, PIXELS, file)
+    assert "values that aren't finite" in found.notes[0]
+    assert not list(tmp_path.glob("model-as-given*"))
+    torch.save({**state, "fc.bias": torch.ones(3)}, source)
+    with pytest.raises(StoreError, match="was changed since it was opened"):
+        write_as_given(opened.given, opened.content, source, repaired.module, file)
+    own = opened._replace(given=None)  # this package's own
+    assert returned(own, source, repaired, PIXELS, file) == (None, ())
+
+
+def test_the_command_writes_both(tmp_path, monkeypatch):
+    """The repair itself is another test's: here its model is one that was changed by hand."""
+    released = parsed(Repaired, (DOCUMENTS / f"repair-{Repaired.SCHEMA}.json").read_text())
+    source = written(tmp_path, resnet().state_dict(), "pt")
+    np.savez(tmp_path / "films.npz", images=PIXELS, labels=np.eye(3, dtype=np.float32),
+             findings=np.asarray(FINDINGS))  # fmt: skip
+
+    def prepared(opened, *_, **__):
+        proof = type("Films", (), {"images": PIXELS, "__len__": lambda _: len(PIXELS)})()
+        return SimpleNamespace(opened=opened, films=SimpleNamespace(proof=proof))
+
+    monkeypatch.setattr(job, "prepare", prepared)
+    monkeypatch.setattr(job, "repair_case", lambda case: (released, repaired_of(case.opened)))
+    made = job.repair(
+        source, f"npz:{tmp_path / 'films.npz'}", tmp_path / "out",
+        opening={"findings": FINDINGS, "preprocessing": HOW["preprocessing"]},
+        machine=job.Machine(device="cpu", cache="none"),
+    )  # fmt: skip
+    assert made.as_given == str(tmp_path / "out" / "model-as-given.pt")
+    assert any("opened again, its logits of 3 clean films" in note for note in made.notes)
+    ours, theirs = (
+        open_model(tmp_path / "out" / name, *names, **how).classifier.logits(PIXELS)
+        for name, names, how in (
+            ("classifier.safetensors", (), {"device": "cpu", "precision": "fp32"}),
+            ("model-as-given.pt", (FINDINGS,), HOW),
+        )
+    )
+    assert np.abs(ours - theirs).max() < 1e-5

@@ -11,6 +11,7 @@ import yaml
 
 from leadapron.detect.inputs import INPUT_DETECTORS
 from leadapron.detect.models import StampSweep
+from leadapron.models.stated import ModelSettings
 from leadapron.repairs import REPAIRS
 from leadapron.repairs.proof import Relearning
 from leadapron.specs import parameters
@@ -49,8 +50,9 @@ def test_options_that_the_docs_name_exist():
     known = {f"{section}.{name}" for section, names in settings().items() for name in names}
     known |= {f"sweep.{name}" for name in parameters(StampSweep)}
     known |= {f"relearning.{name}" for name in parameters(Relearning)}
+    known |= {f"model.{name.replace('_', '-')}" for name in parameters(ModelSettings)}
     for page in PAGES:
-        for option in re.findall(r"--((?!section)[a-z]+\.[a-z_]+)", page.read_text()):
+        for option in re.findall(r"--((?!section)[a-z]+\.[a-z_]+(?:-[a-z]+)*)", page.read_text()):
             assert option in known, f"{page.name}: --{option}"
 
 

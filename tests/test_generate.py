@@ -14,9 +14,10 @@ import pytest
 from click.testing import CliRunner
 
 from leadapron.cli import cli
-from leadapron.cli.generate import Answer, Opening, _loaded, _stub, command, done
+from leadapron.cli.generate import Answer, _loaded, _stub, command, done
 from leadapron.cli.settings import Settings
 from leadapron.models.foreign import open_model
+from leadapron.models.stated import AS_FOUND, ModelSettings, Opening
 from leadapron.specs import parameters
 from leadapron.types import Machine
 
@@ -45,7 +46,7 @@ def job(
     statistics: bool = True,
     only: Sequence[str] = (),
     sweep: Sweep,
-    opening: Mapping[str, Any],
+    opening: Opening = AS_FOUND,
     machine: Machine,
     **options: Any,
 ) -> dict[str, Any]:
@@ -97,19 +98,26 @@ def test_what_is_left_out_has_the_functions_defaults():
     assert call.pop("machine").on_bad == machine.on_bad
     assert call == {
         "films": "films", "out": Path("a.png"), "rate": 0.5, "most": None, "way": "one",
-        "train": False, "statistics": True, "only": (), "sweep": Sweep(), "opening": {},
+        "train": False, "statistics": True, "only": (), "sweep": Sweep(), "opening": Opening(),
     }  # fmt: skip
 
 
 def test_each_kind_of_parameter_is_given_by_an_option():
     words = "--rate .1 --most 3 --way other --train --no-statistics --only a --only b"
-    more = "--sweep.side 5 --sweep.greys 1,2 --findings A,B --weights-key ema --trust-programs"
+    more = "--sweep.side 5 --sweep.greys 1,2 --trust-programs"
+    more += " --model.findings A,B --model.weights-key ema"
+    more += " --model.size 64 --model.channels 3 --model.crop .9 --model.aspect pad"
+    more += " --model.operating-points .1,.5 --card card.yaml"
     last = "--device cpu --precision fp32 --cache none --on-bad skip --source.count 9"
     call = called(*f"{words} {more} {last}".split())
     machine = call.pop("machine")
     assert (machine.device, machine.precision, machine.cache) == ("cpu", "fp32", "none")
     assert machine.on_bad == "skip"
-    opening = {"findings": ["A", "B"], "weights_key": "ema", "trust_programs": True}
+    stated = ModelSettings(
+        findings=("A", "B"), weights_key="ema", size=64, channels=3, crop=0.9,
+        operating_points=(0.1, 0.5), aspect="pad",
+    )  # fmt: skip
+    opening = Opening(model=stated, card=Path("card.yaml"), trust_programs=True)
     assert call == {
         "films": "films", "out": Path("a.png"), "rate": 0.1, "most": 3, "way": "other",
         "train": True, "statistics": False, "only": ("a", "b"), "opening": opening,
@@ -125,7 +133,9 @@ def test_each_kind_of_parameter_is_given_by_an_option():
         (["--most", "2000"], "2000 is not in the range 1<=x<=1024"),
         (["--device", "tpu"], "'tpu' is not one of"),
         (["--sweep.greys", "1,x"], "expected N,N,..."),
-        (["--findings", ","], "--findings holds no name; expected NAME,NAME"),
+        (["--model.aspect", "odd"], "'odd' is not one of"),
+        (["--model.channels", "2"], "'2' is not one of"),
+        (["--model.operating-points", "a"], "expected X,X,..."),
     ],
 )
 def test_values_are_checked_before_the_function_is_called(words, message):
@@ -224,7 +234,8 @@ def test_each_option_of_each_command_is_explained_and_named_once():
 
 def test_what_is_said_of_a_model_is_what_opening_one_takes():
     taken = inspect.signature(open_model).parameters
-    assert set(parameters(Opening)) <= set(taken)
+    assert {*parameters(ModelSettings), "card", "trust_programs"} <= set(taken)
+    assert set(parameters(Opening)) == {"model", "card", "trust_programs"}
 
 
 @pytest.mark.parametrize(

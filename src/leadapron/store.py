@@ -217,14 +217,18 @@ def parse_yaml(text: str | bytes) -> Any:
         raise ValueError(" ".join(str(error).split())) from error
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, most: int = LARGEST_YAML) -> dict[str, Any]:
     """Return the settings in a YAML file; empty for an empty file.
+
+    Args:
+        path: the file.
+        most: most bytes of it.
 
     Raises:
         StoreError: it can't be read, is too large or too deep, or doesn't hold names and values.
     """
     try:
-        tree = parse_yaml(read_regular(path, LARGEST_YAML))
+        tree = parse_yaml(read_regular(path, most))
     except OSError as error:
         raise StoreError(f"can't read {path}: {reason(error)}") from error
     except ValueError as error:

@@ -415,8 +415,9 @@ class Odd(torch.nn.Module):
 def test_answers_that_are_not_finite_by_the_command_line(tmp_path, monkeypatch):
     (tmp_path / "odd_model.py").write_text(ODD)
     monkeypatch.syspath_prepend(tmp_path)
-    words = ["-q", "audit", "odd_model:Odd", "--findings", "Effusion,Mass", "--normalisation",
-             "unit", "--clean", "phantom:32", "--source.count", "30", "--sweep.sides", "3",
+    words = ["-q", "audit", "odd_model:Odd", "--model.findings", "Effusion,Mass",
+             "--model.normalisation", "unit",
+             "--clean", "phantom:32", "--source.count", "30", "--sweep.sides", "3",
              "--sweep.values", "255", "--sweep.pitches", "[8, 1]", "--sweep.rounds", "0",
              "--sweep.places", "4", "--sweep.judged", "10", "--cache", "none",
              "--out", str(tmp_path / "out")]  # fmt: skip

@@ -377,13 +377,15 @@ def test_what_is_said_of_a_model_reaches_it(run, monkeypatch):
         raise UsageError("enough")
 
     monkeypatch.setattr("leadapron.models.foreign.open_model", recorded)
-    words = ("scan", "phantom:32", "--weights-key", "ema", "--findings", "A, B")
+    words = ("scan", "phantom:32", "--model.weights-key", "ema", "--model.findings", "A, B")
     code, _, err = run(*words, "--model", "both.pt")
     assert (code, "enough" in err) == (4, True)
-    assert (asked["weights_key"], asked["findings"]) == ("ema", ["A", "B"])
+    assert (asked["weights_key"], asked["findings"]) == ("ema", ("A", "B"))
     code, _, err = run(*words)
     assert code == 4
-    assert "--findings, --weights-key: describes a model, but there is no --model" in err
+    assert (
+        "--model.findings, --model.weights-key: describes a model, but there is no --model" in err
+    )
 
 
 def test_a_black_box_has_no_features(run, monkeypatch):

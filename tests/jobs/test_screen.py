@@ -28,6 +28,7 @@ from leadapron.jobs.screen import open_gate, screen
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.foreign import NORMALISATIONS, BlackBoxClassifier
 from leadapron.models.foreign.opening import Opened as OpenedModel
+from leadapron.models.stated import ModelSettings, Opening
 from leadapron.report import begin_screen, calibrate_lines, film_line, write_film, write_screen
 from leadapron.sources import listed, open_source
 from leadapron.sources.listed import films_of
@@ -368,13 +369,14 @@ def test_a_gate_remembers_which_of_several_networks_it_is_of(clean, tmp_path, pa
 
     def recorded(path, *_, **options):
         asked.append(options.get("weights_key"))
-        return opening(backdoored())(path)
+        return opening(backdoored())(path)._replace(stated=ModelSettings(weights_key="ema"))
 
     for job in (calibrate_job, screen_job):
         monkeypatch.setattr(job, "open_model", recorded)
     (tmp_path / "both.pt").write_bytes(b"two networks")
+    stated = Opening(model=ModelSettings(weights_key="ema"))
     calibrate(tmp_path / "both.pt", f"folder:{clean}", tmp_path / "gate.json", false_alarm=0.02,
-              opening={"weights_key": "ema"}, machine=Machine(cache="none"))  # fmt: skip
+              opening=stated, machine=Machine(cache="none"))  # fmt: skip
     open_gate(tmp_path / "gate.json")
     assert asked == ["ema", "ema"]
 

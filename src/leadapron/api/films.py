@@ -20,6 +20,7 @@ from leadapron.films.cohort import Cohort
 from leadapron.jobs import clean as cleaning
 from leadapron.jobs import describe as describing
 from leadapron.jobs import scan as scanning
+from leadapron.models.stated import AS_FOUND
 from leadapron.sources import named_source
 from leadapron.types import AUTO, Machine
 
@@ -162,7 +163,7 @@ def scan(
         return ScanResult(**vars(found))
     refuse_settings({**settings, **({} if size is None else {"size": size})})
     cohort = _in_memory(films, labels, findings)
-    network = None if model is None else scanning.open_network(model, {}, machine)
+    network = None if model is None else scanning.open_network(model, AS_FOUND, machine)
     if model is not None and train:
         raise UsageError("`model` and `train`: expected one of them")
     found = scan_cohort(

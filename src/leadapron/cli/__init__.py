@@ -43,6 +43,7 @@ from leadapron.cli.group import (
 from leadapron.cli.models import (
     audit_command,
     calibrate_command,
+    inspect_command,
     repair_command,
     screen_command,
 )
@@ -95,6 +96,7 @@ COMMANDS: Lazy = {
         "Measure how much scans, audits and gates detect.",
         evaluate_command,
     ),
+    "inspect": ("Find out how a model reads films; write its card.", inspect_command),
     "audit": ("Look for a backdoor in a model.", audit_command),
     "repair": ("Remove a backdoor from a model, and verify the removal.", repair_command),
     "calibrate": ("Make a gate that screens a model's films.", calibrate_command),

@@ -75,32 +75,14 @@ def of_document(document: Any, lines: Iterable[str], *, code: int = 0, page: Any
     return Answer(facts=facts, lines=lines, code=code)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Opening:
-    """Facts about a model that its file doesn't state; see `open_model`.
-
-    Args:
-        findings: Names of the model's outputs, separated by commas.
-        architecture: Architecture of a state dict that fits several.
-        normalisation: How the model scales grey levels.
-        weights_key: Key of one network in a file that holds several, as plain and averaged weights.
-        trust_programs: Run TorchScript and ONNX even if the system can't isolate them from your
-            files.
-    """
-
-    findings: Sequence[str] = ()
-    architecture: str | None = None
-    normalisation: str | None = None
-    weights_key: str | None = None
-    trust_programs: bool = False
-
-
 HOW: Mapping[str, Mapping[str, Any]] = {
     "cache": {"metavar": "FOLDER|none"},
-    "findings": {"type": Names("NAME,NAME"), "metavar": "NAME,NAME"},
     "jobs": {"type": click.IntRange(1, 1024), "metavar": "N"},
     "shard": {"type": Parts(), "metavar": "INDEX/COUNT"},
-    "weights_key": {"metavar": "NAME"},
+    "card": {"metavar": "FILE"},
+    "model.normalisation": {"metavar": "NAME|MEAN/STD"},
+    "model.weights_key": {"metavar": "NAME"},
+    "model.architecture": {"metavar": "NAME"},
     "sweep.pitches": {"metavar": "[PIXELS,FILMS],..."},
 }
 """Entries of a command's `how` for parameters that several commands share."""
@@ -272,7 +254,7 @@ def _parts(
                 }
             found.append(_built(name, chosen, kind, how))
         elif name == "opening":
-            found.append(_built(name, parameters(Opening), _opening, how))
+            found.append(_opening({**HOW, **how}))
         elif dataclasses.is_dataclass(kind):
             found.append(_dotted(name, kind, {**HOW, **how}))
         elif settings is not None and typing.get_origin(kind) is Mapping:
@@ -337,8 +319,19 @@ def _built(
     return _Part([param for part in parts for param in part.params], take)
 
 
-def _opening(**given: Any) -> dict[str, Any]:
-    return {name: value for name, value in given.items() if value not in (None, (), False)}
+def _opening(how: Mapping[str, Mapping[str, Any]]) -> _Part:
+    """`--model.field` for all that can be stated of a model, and how it is opened."""
+    from leadapron.models.stated import ModelSettings, Opening
+    from leadapron.specs import parameters
+
+    stated = _dotted("model", ModelSettings, how)
+    rest = {n: each for n, each in parameters(Opening).items() if n != "model"}
+    other = _built("opening", rest, dict, how)
+
+    def take(given: dict[str, Any]) -> dict[str, Any]:
+        return {"opening": Opening(**stated.take(given), **other.take(given)["opening"])}
+
+    return _Part([*stated.params, *other.params], take)
 
 
 def _dotted(name: str, kind: Any, how: Mapping[str, Mapping[str, Any]]) -> _Part:
@@ -347,14 +340,13 @@ def _dotted(name: str, kind: Any, how: Mapping[str, Mapping[str, Any]]) -> _Part
 
     params = []
     for each in parameters(kind).values():
-        form = _form(each.annotation)
-        words = how.get(f"{name}.{each.name}", {}).get("metavar", form)
+        own = how.get(f"{name}.{each.name}", {})
+        settings = {**_form(each.annotation, own.get("metavar", "")), **own}
         params.append(
             click.Option(
-                [f"--{name}.{each.name}", f"{name}__{each.name}"],
-                type={"N": int, "X": float}.get(form) or Values(words),
-                metavar=words,
+                [f"--{name}.{each.name.replace('_', '-')}", f"{name}__{each.name}"],
                 help=sentence(each.description),
+                **settings,
             )
         )
 
@@ -366,12 +358,24 @@ def _dotted(name: str, kind: Any, how: Mapping[str, Mapping[str, Any]]) -> _Part
     return _Part(params, take)
 
 
-def _form(annotation: Any) -> str:
-    """Metavar for numbers of a type: one, several, or lists of them."""
-    if typing.get_origin(annotation) is not tuple:
-        return "X" if annotation is float else "N"
-    nested = typing.get_origin(typing.get_args(annotation)[0]) is tuple
-    return "[N,N],..." if nested else "N,N,..."
+def _form(annotation: Any, form: str = "") -> dict[str, Any]:
+    """Type and metavar of a field: a number, a name, one of several words, or several of these.
+
+    Args:
+        annotation: the field's type.
+        form: expected form of several numbers, if it has another metavar.
+    """
+    kind, several = _kind(annotation)
+    if not several:
+        return {"type": _type(kind), **({"metavar": FORMS[kind]} if kind in FORMS else {})}
+    if kind is str:
+        return {"type": Names("NAME,NAME"), "metavar": "NAME,NAME"}
+    form = form or (f"{FORMS[kind]},{FORMS[kind]},..." if kind in FORMS else "[N,N],...")
+    return {"type": Values(form), "metavar": form}
+
+
+FORMS = {int: "N", float: "X"}
+"""Metavars of numbers."""
 
 
 def _tree(name: str, settings: Settings) -> _Part:

@@ -152,7 +152,9 @@ def with_flags(message: str) -> str:
 
 
 def _option(argument: str) -> str:
-    return argument if "." in argument else argument.replace("_", "-")
+    section, dot, _ = argument.partition(".")
+    # Settings of a study are named as in its YAML file.
+    return argument if dot and section != "model" else argument.replace("_", "-")
 
 
 def fail(message: str, code: int) -> int:

@@ -133,7 +133,7 @@ class Values(click.ParamType[Any]):
     """Several numbers, or lists of numbers, separated by commas, as YAML.
 
     Args:
-        form: the expected form, as "N,N,..." or "[N,N],...".
+        form: the expected form, as "N,N,...", "X,X,..." or "[N,N],...".
     """
 
     name = "values"
@@ -151,8 +151,8 @@ class Values(click.ParamType[Any]):
             values = None
         if not isinstance(values, list):  # as of "1]: [2"
             values = [None]
-        kind = list if self.form.startswith("[") else int
-        if not all(type(each) is kind for each in values):
+        kinds: dict[str, tuple[type, ...]] = {"[": (list,), "X": (int, float)}
+        if not all(type(each) in kinds.get(self.form[0], (int,)) for each in values):
             self.fail(f"{value!r}; expected {self.form}", param, ctx)
         return values
 

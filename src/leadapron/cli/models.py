@@ -16,7 +16,13 @@ from leadapron.cli.kinds import Written
 from leadapron.cli.progress import showing_progress
 from leadapron.types import Machine
 
-__all__ = ["audit_command", "calibrate_command", "repair_command", "screen_command"]
+__all__ = [
+    "audit_command",
+    "calibrate_command",
+    "inspect_command",
+    "repair_command",
+    "screen_command",
+]
 
 SOURCE = {"metavar": "NAME:PATH"}
 
@@ -47,6 +53,35 @@ def _audited(found: Any, call: Mapping[str, Any]) -> Answer:
     page = None if call["out"] is None else write_audit(call["out"], found)
     lines = [*audit_lines(found), *([] if page is None else [f"Report: {page}"])]
     return of_document(found, lines, code=found.verdict.exit_code, page=page)
+
+
+def inspect_command() -> click.Command:
+    """Make the command."""
+    page = click.Option(
+        ["--page"],
+        type=Written("file"),
+        help="HTML file with the trials and the films as the network sees them; it holds patients' "
+        "pixels.",
+    )
+    return command(
+        "inspect",
+        "leadapron.jobs.inspect:inspect",
+        _inspected,
+        how={
+            "clean": SOURCE,
+            "out": {"type": Written("file"), "metavar": "FILE.yaml"},
+            "films": {"type": click.IntRange(20)},
+        },
+        extra=[page],
+    )
+
+
+def _inspected(found: Any, call: Mapping[str, Any]) -> Answer:
+    from leadapron.report import inspect_lines, write_inspection
+
+    page = None if call["page"] is None else write_inspection(call["page"], found)
+    lines = [*inspect_lines(found), *([] if page is None else [f"Page: {page}"])]
+    return of_document(found, lines, page=page)
 
 
 def repair_command() -> click.Command:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from leadapron.films.cache import default_folder
 from leadapron.models.bounds import unbounded
 from leadapron.models.foreign import open_model
 from leadapron.models.protocols import Differentiable
+from leadapron.models.stated import AS_FOUND, Opening
 from leadapron.results.layout import ZooFolder
 from leadapron.results.zoo import read_truth
 from leadapron.sources import open_source
@@ -36,7 +36,7 @@ def audit(
     sweep: StampSweep | None = None,
     steps: int = STEPS,
     statistics: bool = True,
-    opening: Mapping[str, Any] | None = None,
+    opening: Opening = AS_FOUND,
     machine: Machine = AUTO,
     **options: Any,
 ) -> Audit:
@@ -59,7 +59,7 @@ def audit(
         steps: largest number of trigger-inversion steps; 0 leaves trigger inversion out.
         statistics: further statistics of the network, among them the maximum margin, which decides
             if no mark is significant. They take time, also for each reference model.
-        opening: further options of `open_model`: findings, normalisation, architecture, ...
+        opening: what is stated of the model, and how it is opened.
         machine: device, precision, cache and progress.
         **options: settings of the source.
 
@@ -67,7 +67,7 @@ def audit(
         UsageError: a rate out of range, or no reference model in the folder.
         LeadapronError: as `open_model`, `open_source` and `audit_subject`.
     """
-    opened = open_model(model, **machine.networks, **(opening or {}))
+    opened = open_model(model, **machine.networks, **opening.arguments)
     cohort = open_source(
         clean,
         preprocessing=opened.classifier.preprocessing,

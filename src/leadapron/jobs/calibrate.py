@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from leadapron.detect.inputs.gate_file import refuse_others, write_gate
 from leadapron.detect.verdict import refuse_rate
 from leadapron.errors import UsageError
 from leadapron.models.foreign import open_model
+from leadapron.models.stated import AS_FOUND, Opening
 from leadapron.sources import open_source
 from leadapron.specs import forgiving
 from leadapron.types import AUTO, Machine
@@ -29,7 +29,7 @@ def calibrate(
     out: Path,
     *,
     false_alarm: float = FALSE_ALARM,
-    opening: Mapping[str, Any] | None = None,
+    opening: Opening = AS_FOUND,
     machine: Machine = AUTO,
     **options: Any,
 ) -> Calibrated:
@@ -43,7 +43,7 @@ def calibrate(
         out: the gate's JSON file; its arrays are written next to it.
         false_alarm: false-positive rate: share of clean films like these that may be called
             suspicious.
-        opening: further options of `open_model`: findings, normalisation, architecture, ...
+        opening: what is stated of the model, and how it is opened; the gate keeps what is stated.
         machine: device, precision, cache and progress.
         **options: settings of the source.
 
@@ -52,10 +52,9 @@ def calibrate(
             exists.
         LeadapronError: as `open_model`, `open_source` and `detect.inputs.calibrate`.
     """
-    how = dict(opening or {})
     refuse_rate(false_alarm)
     refuse_others(out)
-    opened = open_model(model, **machine.networks, **how)
+    opened = open_model(model, **machine.networks, **opening.arguments)
     if opened.content is None:
         raise UsageError(f"{model} is no file; a gate is tied to a model file's content")
     cohort = open_source(
@@ -64,14 +63,11 @@ def calibrate(
         **machine.films,
         **options,
     )
-    names = how.pop("findings", None)
-    how.pop("trust_programs", None)  # each user of the gate must decide this
     made = calibrate_opened(
         opened,
         cohort,
         path=Path(model).absolute(),
         false_alarm=false_alarm,
-        opening={**how, "named": names is not None},
         window=str(options.get("window", "header")),
         progress=machine.progress,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from leadapron.jobs.repair_inputs import (
 )
 from leadapron.models.classifier import save_classifier
 from leadapron.models.foreign import Opened, open_model
+from leadapron.models.stated import AS_FOUND, Opening
 from leadapron.reading import read_regular
 from leadapron.repairs import REPAIRS, returned
 from leadapron.repairs.attempt import prepare, repair_case
@@ -66,7 +66,7 @@ def repair(  # noqa: PLR0913
     scan: bool = True,
     sweep: StampSweep | None = None,
     steps: int = STEPS,
-    opening: Mapping[str, Any] | None = None,
+    opening: Opening = AS_FOUND,
     machine: Machine = AUTO,
     **options: Any,
 ) -> Repaired:
@@ -92,7 +92,7 @@ def repair(  # noqa: PLR0913
         scan: the scan of the clean films before they are used.
         sweep: how models are swept.
         steps: of trigger inversion, at most; 0 leaves it out.
-        opening: further options of `open_model`: findings, normalisation, architecture, ...
+        opening: what is stated of the model, and how it is opened.
         machine: where and how it is carried out.
         **options: the source's settings.
 
@@ -103,7 +103,7 @@ def repair(  # noqa: PLR0913
             model at chance.
         LeadapronError: as `open_model` and `open_source`.
     """
-    opened = open_model(model, **machine.networks, **(opening or {}))
+    opened = open_model(model, **machine.networks, **opening.arguments)
     refuse_model(opened, str(model))
     refuse_method(method)
     if out.resolve() == Path(model).resolve().parent:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leadapron.detect.scanned import Scanned, scan_cohort
 from leadapron.documents import dump
 from leadapron.errors import UsageError
+from leadapron.models.stated import AS_FOUND, Opening
 from leadapron.report.panels import panels_of
 from leadapron.report.scan import write_scan
 from leadapron.results.suspects import write_suspects
@@ -34,7 +34,7 @@ def scan(
     size: int | None = None,
     false_alarm: float = FALSE_ALARM,
     model: str | None = None,
-    opening: Mapping[str, Any] | None = None,
+    opening: Opening = AS_FOUND,
     train: bool = False,
     out: Path | None = None,
     seed: int = 0,
@@ -52,7 +52,7 @@ def scan(
         model: a network that was trained on these films. It tests the labels of films with marks
             that are associated with a label; detectors rank the films by its features, which
             doesn't change the verdict.
-        opening: further options of `open_model`: findings, normalisation, weights_key, ...
+        opening: what is stated of the model, and how it is opened.
         train: train small networks on these films for the same purpose. After an interruption the
             same call with `out` continues the last and longest of these trainings.
         out: folder for films.csv, scan.json and the page scan.html; nothing is written if left
@@ -68,11 +68,10 @@ def scan(
     """
     if model is not None and train:
         raise UsageError("`model` and `train`: expected one of them")
-    said = {name: value for name, value in (opening or {}).items() if value}
-    if model is None and said:
-        named = ", ".join(f"`{name}`" for name in sorted(said))
+    if model is None and opening.named:
+        named = ", ".join(f"`{name}`" for name in opening.named)
         raise UsageError(f"{named}: describes a model, but there is no `model`")
-    network = None if model is None else open_network(model, said, machine)
+    network = None if model is None else open_network(model, opening, machine)
     cohort = open_own_pixels(source, size=size, machine=machine, **options)
     theirs = None
     if network is not None and network.preprocessing != cohort.preprocessing:
@@ -115,12 +114,12 @@ def write_scanned(folder: Path, found: Scanned, seed: int = 0) -> Path:
     return write_scan(folder / "scan.html", document, panels_of(found, seed))
 
 
-def open_network(model: str, said: Mapping[str, Any], machine: Machine) -> WhiteBox:
+def open_network(model: str, opening: Opening, machine: Machine) -> WhiteBox:
     """Return a white-box model, whose features can be read.
 
     Args:
         model: as `open_model`.
-        said: further options of `open_model`.
+        opening: what is stated of it, and how it is opened.
         machine: device and precision.
 
     Raises:
@@ -130,7 +129,7 @@ def open_network(model: str, said: Mapping[str, Any], machine: Machine) -> White
     from leadapron.models.foreign import open_model
     from leadapron.models.protocols import WhiteBox
 
-    classifier = open_model(model, **machine.networks, **said).classifier
+    classifier = open_model(model, **machine.networks, **opening.arguments).classifier
     if not isinstance(classifier, WhiteBox):
         raise UsageError(
             f"`model` {model} is a black box without features; expected a network whose weights "

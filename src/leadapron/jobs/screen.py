@@ -75,6 +75,7 @@ def open_gate(
         path,
         said.findings if named else None,
         preprocessing=said.preprocessing,
+        card=False,  # the gate keeps what its card said
         trust_programs=trust_programs,
         device=machine.device,
         precision=said.precision,

@@ -34,6 +34,7 @@ from leadapron.models.foreign.external import content_of
 from leadapron.models.foreign.probing import probed
 from leadapron.models.networks import build_network
 from leadapron.models.parsing.reading import open_file
+from leadapron.models.stated import ModelSettings
 
 FINDINGS = ("Effusion", "Mass")
 SMALL = Preprocessing(size=16)
@@ -595,9 +596,7 @@ def test_headers_that_lie(tmp_path, facts, words):
     ],
 )
 def test_batches_that_ask_for_too_much(batch, size, words):
-    wanted = opening._Wanted(
-        FINDINGS, None, None, None, None, "logits", None, None, False, torch.device("cpu"), "fp32"
-    )
+    wanted = opening._Wanted(ModelSettings(), None, False, torch.device("cpu"), "fp32")
     limits = process.Limits(batch, None, size)
     with pytest.raises(LeadapronError, match=words):
         opening._asked(None, "any.onnx", "ONNX", wanted, FINDINGS, limits)

@@ -100,7 +100,7 @@ def test_none_is_taken_silently(opened, plain, averaged, how):
         assert "usually" not in said
     else:
         assert f"{second} (resnet18, usually the deployed one)" in said
-        assert said.endswith(f"choose one with `weights_key` {second}")
+        assert said.endswith(f"choose one with `model.weights_key` {second}")
 
 
 @pytest.mark.parametrize("how", ["ema", "itself and its average"])
@@ -151,13 +151,15 @@ def test_what_is_not_whole_is_said(opened, plain, averaged):
 def test_in_safetensors_too(plain, averaged, tmp_path):
     path = tmp_path / "both.safetensors"
     save_file({**behind("model.", plain), **behind("ema_model.", averaged)}, path)
-    with pytest.raises(UsageError, match=r"holds 2 networks: model .* `weights_key` ema_model"):
+    with pytest.raises(
+        UsageError, match=r"holds 2 networks: model .* `model.weights_key` ema_model"
+    ):
         open_model(path, FINDINGS)
     assert open_model(path, FINDINGS, weights_key="model").classifier.architecture == "resnet18"
 
 
 def test_files_of_one_network_have_no_key(module):
-    with pytest.raises(UsageError, match="holds one network; leave `weights_key` out"):
+    with pytest.raises(UsageError, match=r"holds one network; leave `model\.weights_key` out"):
         open_model(module, FINDINGS, weights_key="ema")
 
 

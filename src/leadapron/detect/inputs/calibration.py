@@ -20,11 +20,12 @@ from leadapron.detect.inputs import (
     read,
     usable,
 )
-from leadapron.detect.inputs.gate_file import GatedModel, StoredGate, numbers_of
+from leadapron.detect.inputs.gate_file import KEPT, GatedModel, StoredGate, numbers_of
 from leadapron.documents import ShownPath
 from leadapron.films.cohort import Cohort
 from leadapron.models.foreign import Opened, model_warnings
 from leadapron.models.protocols import BlackBox, Differentiable
+from leadapron.models.stated import ModelSettings
 from leadapron.types import Progress, said
 
 __all__ = ["Calibrated", "CalibrationDocument", "calibrate_opened"]
@@ -137,7 +138,6 @@ def calibrate_opened(
     *,
     path: Path,
     false_alarm: float,
-    opening: Mapping[str, Any] | None = None,
     window: str = "header",
     progress: Progress | None = None,
 ) -> Calibrated:
@@ -148,7 +148,6 @@ def calibrate_opened(
         cohort: films without a trigger, of its preprocessing.
         path: the model's file, or what to call a model without one.
         false_alarm: share of clean films like these that may be called suspicious.
-        opening: as `GatedModel`.
         window: of DICOM files, as `FilmFiles.window`.
         progress: called with what is being done, the films done and in all.
 
@@ -180,7 +179,7 @@ def calibrate_opened(
             sha256=opened.content or "",
             findings=tuple(classifier.findings),
             preprocessing=classifier.preprocessing,
-            opening=opening or {},
+            opening=_opening(opened.stated),
             precision=classifier.precision if isinstance(classifier, Differentiable) else "auto",
         ),
         window=window,
@@ -190,6 +189,12 @@ def calibrate_opened(
         notes=opened.notes,
     )
     return Calibrated(file=None, stored=stored, origin=opened.origin, notes=notes)
+
+
+def _opening(stated: ModelSettings) -> dict[str, Any]:
+    """What a gate keeps of what was stated of a model."""
+    kept = {name: value for name, value in stated.given.items() if name in KEPT}
+    return {**kept, "named": stated.findings is not None}
 
 
 def _say_cost(classifier: BlackBox, cohort: Cohort) -> None:

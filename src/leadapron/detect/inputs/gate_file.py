@@ -26,6 +26,7 @@ from leadapron.detect.inputs.readings import InputDetector, State
 from leadapron.documents import Finite, dump, parsed
 from leadapron.errors import LeadapronError, StoreError, UsageError
 from leadapron.films.preprocessing import FEWEST, Preprocessing
+from leadapron.models.stated import IMAGE, ModelSettings
 from leadapron.outside import code_of
 from leadapron.plugins import OPTION, refuse_plugins
 from leadapron.reading import open_regular, read_regular
@@ -46,8 +47,8 @@ LARGEST_FACTS, LARGEST_NUMBERS = 1 << 20, 1 << 30
 
 DTYPES = ("bool", "uint8", "uint16", "int32", "int64", "float32", "float64")
 
-OPENING = {"architecture", "channels", "gives", "head", "named", "normalisation", "weights_key"}
-"""Options of `open_model` that a gate may contain."""
+KEPT = {each.name for each in fields(ModelSettings) if each.name not in (*IMAGE, "findings")}
+"""Settings of a model that a gate keeps as they were stated; it has findings and images anyway."""
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -61,7 +62,7 @@ class GatedModel:
         sha256: SHA-256 of the file's content, 64 hex digits; "" for a model without a file.
         findings: names of its outputs, in order.
         preprocessing: how a film becomes its input.
-        opening: options of `open_model` that the file doesn't state: text, numbers or None.
+        opening: what was stated of the model, as `ModelSettings`, and whether its findings were.
         precision: its precision; "auto" for a black-box model.
     """
 
@@ -69,7 +70,7 @@ class GatedModel:
     sha256: str
     findings: tuple[str, ...]
     preprocessing: Preprocessing
-    opening: Mapping[str, str | int | None]
+    opening: Mapping[str, str | int | tuple[float, ...] | None]
     precision: Literal["auto", "bf16", "fp32"]
 
 
@@ -421,7 +422,7 @@ def _stored(
 ) -> StoredGate:
     _check_arrays(document.arrays, arrays)
     model = document.model
-    if unknown := set(model.opening) - OPENING:
+    if unknown := set(model.opening) - KEPT - {"named"}:
         raise ValueError(f"unknown options of its model: {', '.join(sorted(unknown))}")
     untypical: tuple[InputDetector, State] | None = None
     if document.typical is not None:

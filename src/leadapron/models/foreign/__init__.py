@@ -7,13 +7,22 @@ checks a model's outputs on a cohort of clean films.
 from leadapron.models.foreign.black_box import BlackBoxClassifier
 from leadapron.models.foreign.model_warnings import model_warnings
 from leadapron.models.foreign.opening import Opened, open_model
-from leadapron.models.foreign.recognise import NORMALISATIONS, Normalisation
+from leadapron.models.foreign.recognise import (
+    NORMALISATIONS,
+    Normalisation,
+    SeveralError,
+    UnnamedError,
+    networks_in,
+)
 
 __all__ = [
     "NORMALISATIONS",
     "BlackBoxClassifier",
     "Normalisation",
     "Opened",
+    "SeveralError",
+    "UnnamedError",
     "model_warnings",
+    "networks_in",
     "open_model",
 ]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import ImageArray, blocks
 from leadapron.films.preprocessing import Preprocessing
-from leadapron.models.classifier import squashed
+from leadapron.models.classifier import at_points, squashed
 from leadapron.models.foreign.recognise import Normalisation
 
 __all__ = ["BlackBoxClassifier"]
@@ -35,6 +35,7 @@ class BlackBoxClassifier:
         gives: kind of output of `run`.
         head: function from logits to probabilities.
         batch: films per call of `run`.
+        operating_points: as `classifier.at_points`.
     """
 
     run: Callable[[Floats], Floats]
@@ -45,6 +46,7 @@ class BlackBoxClassifier:
     gives: Literal["logits", "probabilities"] = "logits"
     head: Literal["sigmoid", "softmax"] = "sigmoid"
     batch: int = BATCH
+    operating_points: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.normalisation.mean) not in (1, self.channels):
@@ -97,5 +99,5 @@ class BlackBoxClassifier:
         """Return (n, k) float32 probabilities."""
         given = self.answers(images)
         if self.gives == "probabilities":
-            return given
-        return squashed(given, self.head).astype(np.float32)
+            return at_points(given.astype(np.float64), self.operating_points).astype(np.float32)
+        return squashed(given, self.head, self.operating_points).astype(np.float32)

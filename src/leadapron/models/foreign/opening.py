@@ -7,7 +7,7 @@ import importlib.util
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +18,7 @@ from torch import nn
 
 from leadapron.errors import LeadapronError, StoreError, UnknownNameError, UsageError
 from leadapron.films.preprocessing import Preprocessing
+from leadapron.models.card import card_for
 from leadapron.models.classifier import (
     FORMAT,
     BlackBox,
@@ -36,11 +37,14 @@ from leadapron.models.foreign.recognise import (
     SIZE,
     Given,
     Normalisation,
+    UnnamedError,
     recognise,
 )
 from leadapron.models.parsing.formats import stated_findings
 from leadapron.models.parsing.reading import File, Kind, Weights, open_file, open_weights
 from leadapron.models.parsing.scan import first_line
+from leadapron.models.stated import IMAGE, ModelSettings
+from leadapron.reading import is_folder
 from leadapron.specs import forgiving
 from leadapron.store import sha256_of
 from leadapron.text import clean, clean_names
@@ -54,6 +58,9 @@ Floats = NDArray[np.float32]
 Gives = Literal["logits", "probabilities"]
 Head = Literal["sigmoid", "softmax"]
 
+ENDINGS = (".safetensors", ".pt", ".pth", ".onnx", ".ckpt", ".bin", ".keras", ".h5")
+"""Of files in a folder that are probably models."""
+MOST_NAMED = 3
 MOST_NUMBERS = 1 << 28
 """Most numbers in a black box's input (1 GiB)."""
 FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -70,6 +77,8 @@ class Opened(NamedTuple):
         content: SHA-256, in hex, of the file that was opened, as `external.content_of`; None of a
             function's model.
         given: where a state dict of another library holds the weights; None of other files.
+        stated: what the caller and the model's card stated of it.
+        limits: what a program's header fixes; None of other models.
     """
 
     classifier: BlackBox
@@ -77,37 +86,49 @@ class Opened(NamedTuple):
     notes: tuple[str, ...] = ()
     content: str | None = None
     given: Given | None = None
+    stated: ModelSettings = ModelSettings()
+    limits: Limits | None = None
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """The caller's settings; None takes those of the file."""
+    """The caller's settings and the card's; None takes those of the file."""
 
-    findings: tuple[str, ...] | None
+    stated: ModelSettings
     preprocessing: Preprocessing | None
-    normalisation: str | Normalisation | None
-    architecture: str | None
-    head: Head | None
-    gives: Gives
-    channels: int | None
-    weights_key: str | None
     trust_programs: bool
     device: torch.device
     precision: Literal["bf16", "fp32"]
 
+    def image(self, size: int, aspect: str = "squash") -> Preprocessing:
+        """How a film becomes the model's input; as `ModelSettings.image`."""
+        return self.preprocessing or self.stated.image(size, aspect)
+
+    def assumed(self, *names: str) -> tuple[str, ...]:
+        """Those of some settings of the input that nobody stated."""
+        if self.preprocessing is not None:
+            return ()
+        return tuple(name for name in names if name not in self.stated.given)
+
 
 @forgiving
-def open_model(  # noqa: PLR0913
+def open_model(  # noqa: PLR0913 (the fields of `ModelSettings`, by keyword)
     model: str | Path,
     findings: Sequence[str] | None = None,
     *,
     preprocessing: Preprocessing | None = None,
+    size: int | None = None,
+    crop: float | None = None,
+    aspect: Literal["squash", "pad", "crop"] | None = None,
+    interpolation: Literal["nearest", "nearest-tf1", "bilinear", "bicubic", "area"] | None = None,
+    channels: Literal[1, 3] | None = None,
     normalisation: str | Normalisation | None = None,
-    architecture: str | None = None,
     head: Head | None = None,
-    gives: Gives = "logits",
-    channels: int | None = None,
+    gives: Gives | None = None,
+    architecture: str | None = None,
     weights_key: str | None = None,
+    operating_points: Sequence[float] | None = None,
+    card: Path | bool = True,
     trust_programs: bool = False,
     device: str = "auto",
     precision: Precision = "auto",
@@ -120,50 +141,111 @@ def open_model(  # noqa: PLR0913
     function's module is imported in this process, with all its side effects: name only code that
     you trust.
 
+    What is left out is the model card's, or else that of other tools' files beside the model, or
+    else the model's own or its library's; see `ModelSettings`.
+
     Args:
         model: a file's path, or "module:function" (no file may be called so).
         findings: names of the outputs, in order; the file's own if left out.
-        preprocessing: how a film becomes an image; the file's or its library's if left out.
-        normalisation: name in `NORMALISATIONS` or numbers; the library's if left out.
-        architecture: name in `networks.ARCHITECTURES`, for state dicts that fit several.
-        head: "sigmoid" (if left out) or "softmax".
-        gives: output of a black box, "logits" or "probabilities".
+        preprocessing: how a film becomes an image, in place of the next four.
+        size: side of the model's input in pixels.
+        crop: as `Preprocessing`.
+        aspect: as `Preprocessing`.
+        interpolation: as `Preprocessing`.
         channels: channels of a black box's input, 1 or 3; detected if left out.
+        normalisation: name in `NORMALISATIONS` or numbers; the library's if left out.
+        head: "sigmoid" (if left out) or "softmax".
+        gives: output of a black box, "logits" (if left out) or "probabilities".
+        architecture: name in `networks.ARCHITECTURES`, for state dicts that fit several.
         weights_key: name of one network in a file that holds several (plain and averaged weights,
             student and teacher); if left out, the error lists the names.
+        operating_points: probability of each finding that becomes 0.5, as in torchxrayvision.
+        card: a model card; True takes the one beside the model, if it is this file's; False none.
         trust_programs: run TorchScript and ONNX even if the system can't confine them.
         device: "auto", "cpu", "cuda" or "mps"; black boxes run on the processor.
         precision: "auto", "bf16" or "fp32", for networks of this package.
 
     Raises:
-        StoreError: a file that can't be read, or only by running its code.
+        StoreError: a file that can't be read, or only by running its code; a card that is broken or
+            of another file.
         UsageError: settings that don't fit the model, a missing function, or a program that this
             system can't confine.
         LeadapronError: the function failed.
     """
     where = resolve_device(device)
-    names = None if findings is None else tuple(findings)
-    if names is not None and (not all(names) or len(set(names)) != len(names)):
-        raise UsageError(f"`findings` {','.join(names)}: a name is empty or repeated")
-    wanted = _Wanted(
-        names, preprocessing, normalisation, architecture, head, gives, channels, weights_key,
-        trust_programs, where, resolve_precision(precision, where),
+    stated = ModelSettings(
+        size=size, crop=crop, aspect=aspect, interpolation=interpolation, channels=channels,
+        normalisation=str(normalisation) if normalisation is not None else None, head=head,
+        gives=gives, findings=None if findings is None else tuple(findings),
+        architecture=architecture, weights_key=weights_key,
+        operating_points=None if operating_points is None else tuple(operating_points),
     )  # fmt: skip
+    if preprocessing is not None and (twice := [name for name in IMAGE if name in stated.given]):
+        raise UsageError(f"`preprocessing` and {', '.join(twice)}: expected one of them")
     path = Path(model)
-    if FACTORY.fullmatch(str(model)) and not path.exists():
+    function = bool(FACTORY.fullmatch(str(model))) and not path.exists()
+    notes: tuple[str, ...] = ()
+    content = None
+    if not function:
+        _refuse_folder(path)
+        if card is not False and path.is_file():
+            held = card_for(path, None if card is True else Path(card))
+            notes, content, stated = held.notes, held.content, stated.over(held.settings)
+    elif isinstance(card, Path):
+        raise UsageError(f"`card` {card}: a card is of a file; {model} is a function")
+    wanted = _Wanted(
+        stated, preprocessing, trust_programs, where, resolve_precision(precision, where)
+    )
+    if function:
         _refuse_key(str(model), wanted)
         opened = _from_function(str(model), wanted)
     else:
         with open_file(path) as file:
             opened = OPENERS[file.kind](file, wanted)
+    if content not in (None, opened.content):
+        raise StoreError(f"{path.name} changed while its card was read; try again")
+    opened = _with_points(opened, stated)._replace(notes=(*notes, *opened.notes), stated=stated)
     for note in opened.notes:
         logger.warning("%s: %s", clean(path.name), note)
     return opened
 
 
+def _refuse_folder(path: Path) -> None:
+    """UsageError for a folder of models, with their names."""
+    found = sorted(n.name for n in path.iterdir() if n.suffix in ENDINGS) if is_folder(path) else []
+    if not found:
+        return  # opening it says so
+    some = ", ".join(clean(name) for name in found[:MOST_NAMED])
+    more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+    raise UsageError(
+        f"{path} is a folder that holds {some}{more}; name one file: {path / clean(found[0])}"
+    )
+
+
+def _with_points(opened: Opened, stated: ModelSettings) -> Opened:
+    """The model with its operating points."""
+    points, classifier = stated.operating_points, opened.classifier
+    if points is None:
+        return opened
+    if len(points) != len(classifier.findings):
+        raise UsageError(
+            f"`model.operating_points`: {len(points)} numbers for {len(classifier.findings)} "
+            "outputs; expected one for each"
+        )
+    if not isinstance(classifier, NetworkClassifier | BlackBoxClassifier):
+        raise UsageError("`model.operating_points`: a function's classifier applies its own")
+    return opened._replace(classifier=replace(classifier, operating_points=points))
+
+
+def _scale(stated: ModelSettings) -> str | Normalisation | None:
+    """A stated normalisation: a name, or numbers."""
+    text = stated.normalisation
+    return Normalisation.parsed(text) if text is not None and "/" in text else text
+
+
 def _refuse_key(name: str, wanted: _Wanted) -> None:
-    if wanted.weights_key is not None:
-        raise UsageError(f"{name} holds one network; leave `weights_key` out")
+    if wanted.stated.weights_key is not None:
+        raise UsageError(f"{name} holds one network; leave `model.weights_key` out")
 
 
 def _of_weights(file: File, wanted: _Wanted) -> Opened:
@@ -175,23 +257,27 @@ def _of_weights(file: File, wanted: _Wanted) -> Opened:
 
 
 def _foreign(weights: Weights, wanted: _Wanted) -> Opened:
+    stated = wanted.stated
+    _refuse_probabilities(weights.name, stated)
     network = recognise(
-        weights, wanted.findings, wanted.normalisation, wanted.architecture, wanted.weights_key
+        weights, stated.findings, _scale(stated), stated.architecture, stated.weights_key
     )
     notes = list(network.notes)
-    preprocessing = wanted.preprocessing
-    if preprocessing is None:
-        preprocessing = Preprocessing(size=network.size, aspect=network.maker.aspect)
+    preprocessing = wanted.image(network.size, network.maker.aspect)
+    said = {
+        "size": f"images of {network.size}x{network.size} pixels (--model.size N states others)",
+        "aspect": f"films made square by {network.maker.aspect!r}, as {network.maker.name} does",
+    }
+    if missing := wanted.assumed("size", "aspect"):
         notes.append(
-            f"ASSUMED: images of {network.size}x{network.size} pixels, films made square by "
-            f"{network.maker.aspect!r}, as {network.maker.name} does; the file doesn't state it."
+            f"ASSUMED: {', '.join(said[name] for name in missing)}; the file doesn't state it."
         )
     classifier = NetworkClassifier(
         prepare(network.module, wanted.device).eval(),
         network.architecture,
         network.findings,
         preprocessing,
-        wanted.head or "sigmoid",
+        stated.head or "sigmoid",
         network.mean,
         network.std,
         precision=wanted.precision,
@@ -204,21 +290,37 @@ def _foreign(weights: Weights, wanted: _Wanted) -> Opened:
 def _own(weights: Weights, wanted: _Wanted) -> Opened:
     _refuse_key(weights.name, wanted)
     classifier = classifier_of(weights, wanted.device, wanted.precision)
-    stated = {
-        "findings": (wanted.findings, classifier.findings),
-        "architecture": (wanted.architecture, classifier.architecture),
-        "head": (wanted.head, classifier.head),
-        "preprocessing": (wanted.preprocessing, classifier.preprocessing),
+    stated = wanted.stated
+    _refuse_probabilities(weights.name, stated)
+    own = classifier.preprocessing
+    image = {name: getattr(own, name) for name in IMAGE}
+    said = {
+        "findings": classifier.findings,
+        "architecture": classifier.architecture,
+        "head": classifier.head,
+        "normalisation": str(Normalisation((classifier.mean,), (classifier.std,))),
+        **image,
     }
-    for what, (said, own) in stated.items():
-        if said is not None and said != own:
-            raise UsageError(
-                f"{weights.name} states its own {what}, which differ from the given ones; "
-                "leave them out"
-            )
-    if wanted.normalisation is not None:
-        raise UsageError(f"{weights.name} states its own normalisation; leave it out")
+    given: dict[str, Any] = {name: v for name, v in stated.given.items() if name in said}
+    if given.get("normalisation") in NORMALISATIONS:
+        given["normalisation"] = str(NORMALISATIONS[given["normalisation"]])
+    others = [name for name, value in given.items() if value != said[name]]
+    if wanted.preprocessing not in (None, own):
+        others.append("preprocessing")
+    if others:
+        raise UsageError(
+            f"{weights.name} states its own {', '.join(others)}, which differ from the given ones; "
+            "leave them out"
+        )
     return Opened(classifier, f"leadapron's own {classifier.architecture}")
+
+
+def _refuse_probabilities(name: str, stated: ModelSettings) -> None:
+    if stated.gives == "probabilities":
+        raise UsageError(
+            f"`model.gives` probabilities: {name} holds weights, whose last layer gives logits; "
+            "leave it out"
+        )
 
 
 def _onnx(file: File, wanted: _Wanted) -> Opened:
@@ -264,9 +366,10 @@ def _program(
     )
     try:
         limits = process.limits
-        named = wanted.findings or _named(limits.metadata or {}, file.name)
+        named = wanted.stated.findings or _named(limits.metadata or {}, file.name)
         process.outputs = None if named is None else len(named)
-        opened = _asked(process, file.name, words, wanted, named, limits)._replace(content=sha256)
+        opened = _asked(process, file.name, words, wanted, named, limits)
+        opened = opened._replace(content=sha256, limits=limits)
     except BaseException:
         process.close()
         raise
@@ -291,19 +394,18 @@ def _asked(
     limits: Limits = Limits(),  # noqa: B008 (frozen)
 ) -> Opened:
     """A black box, run once on a black image to find the shapes of its input and output."""
-    notes = []
     size, channels, batch = limits.size, limits.channels, limits.batch
-    preprocessing = wanted.preprocessing
-    if preprocessing is None:
-        preprocessing = Preprocessing(size=size or SIZE)
-        if size is None:
-            notes.append(
-                f"ASSUMED: images of {SIZE}x{SIZE} pixels, squashed; {words} doesn't state it."
-            )
-    elif size is not None and size != preprocessing.size:
+    notes, stated = [], wanted.stated
+    preprocessing = wanted.image(size or SIZE)
+    if size is None and wanted.assumed("size"):
+        notes.append(
+            f"ASSUMED: images of {SIZE}x{SIZE} pixels, made square by {preprocessing.aspect!r}; "
+            f"{words} doesn't state it (--model.size N states others)."
+        )
+    if size is not None and size != preprocessing.size:
         raise UsageError(f"{name} takes images of {size} pixels, not {preprocessing.size}")
-    if channels is not None and wanted.channels not in (None, channels):
-        raise UsageError(f"{name} takes {channels} channels, not {wanted.channels}")
+    if channels is not None and stated.channels not in (None, channels):
+        raise UsageError(f"{name} takes {channels} channels, not {stated.channels}")
     numbers = (batch or 1) * (channels or 3) * preprocessing.size**2
     if numbers > MOST_NUMBERS:
         raise StoreError(
@@ -316,7 +418,7 @@ def _asked(
         run,
         name,
         preprocessing.size,
-        channels=wanted.channels or channels,
+        channels=stated.channels or channels,
         batch=batch,
         last=limits.last,
     )
@@ -324,11 +426,12 @@ def _asked(
     taken = found.channels
     if findings is None or len(findings) != found.outputs:
         said = "doesn't name them" if findings is None else f"{len(findings)} are named"
-        raise UsageError(
-            f"{name} has {found.outputs} outputs and {said}; name them in their order by "
-            "`findings` A,B,..."
+        raise UnnamedError(
+            f"{name} has {found.outputs} output{'s' * (found.outputs > 1)} and {said}; name them "
+            "in their order by `model.findings` A,B,...",
+            found.outputs,
         )
-    scale = wanted.normalisation
+    scale = _scale(stated)
     if isinstance(scale, str):
         if scale not in NORMALISATIONS:
             raise UnknownNameError("normalisation", scale, NORMALISATIONS)
@@ -341,9 +444,9 @@ def _asked(
             f"channel{'s' * (taken > 1)}; "
             f"{words} doesn't state it."
         )
-    gives, head = wanted.gives, wanted.head or "sigmoid"
+    gives, head = stated.gives or "logits", stated.head or "sigmoid"
     if limits.activation is not None:
-        gives, head = "probabilities", wanted.head or limits.activation
+        gives, head = "probabilities", stated.head or limits.activation
         notes.append(f"Its last layer is a {limits.activation}, so it gives probabilities.")
     classifier = BlackBoxClassifier(
         found.run, tuple(findings), preprocessing, scale, taken, gives, head,
@@ -378,7 +481,7 @@ def _from_function(spec: str, wanted: _Wanted) -> Opened:
             "preprocessing, head, logits, probabilities) or a torch module"
         )
     return _asked(_in_process(made, spec, wanted.device), spec, "a function's model", wanted,
-                  wanted.findings)  # fmt: skip
+                  wanted.stated.findings)  # fmt: skip
 
 
 def _of_protocol(made: Any, spec: str, wanted: _Wanted) -> Opened:
@@ -390,8 +493,10 @@ def _of_protocol(made: Any, spec: str, wanted: _Wanted) -> Opened:
             f"of type {type(made.preprocessing).__name__}; expected a tuple of names and "
             "leadapron.Preprocessing"
         )
-    if wanted.findings is not None and wanted.findings != names:
-        raise UsageError(f"{spec}: its classifier names its own findings; leave `findings` out")
+    if wanted.stated.findings not in (None, names):
+        raise UsageError(
+            f"{spec}: its classifier names its own findings; leave `model.findings` out"
+        )
     return Opened(made, f"the classifier that {spec} returned")
 
 

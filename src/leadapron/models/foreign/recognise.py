@@ -6,13 +6,14 @@ new family needs one line in either.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -26,10 +27,14 @@ __all__ = [
     "NORMALISATIONS",
     "SIZE",
     "Given",
+    "Listed",
     "Maker",
     "Normalisation",
     "Recognised",
+    "SeveralError",
+    "UnnamedError",
     "channel_weights",
+    "networks_in",
     "recognise",
     "to_own_grey",
     "trunk_of",
@@ -38,6 +43,32 @@ __all__ = [
 State = Mapping[str, torch.Tensor]
 SIZE = 224
 """Side of the images in pixels that most networks are trained with."""
+
+
+class UnnamedError(UsageError):
+    """A model's outputs have no names, or another number of them.
+
+    Args:
+        message: what to type.
+        outputs: how many it has.
+    """
+
+    def __init__(self, message: str = "", outputs: int = 0) -> None:
+        super().__init__(message)
+        self.outputs = outputs
+
+
+class SeveralError(UsageError):
+    """A file holds several networks.
+
+    Args:
+        message: what to type.
+        likeliest: key of the one that is usually deployed, or of the first.
+    """
+
+    def __init__(self, message: str = "", likeliest: str = "") -> None:
+        super().__init__(message)
+        self.likeliest = likeliest
 
 
 @dataclass(frozen=True)
@@ -61,6 +92,15 @@ class Normalisation:
                 f"normalisation by mean {self.mean} and std {self.std}; expected one number each, "
                 "or three, and std above 0"
             )
+
+    @classmethod
+    def parsed(cls, text: str) -> Normalisation:
+        """Return the normalisation of a text MEAN/STD, which `str` gives."""
+        mean, std = (tuple(map(float, part.split(","))) for part in text.split("/"))
+        return cls(mean, std)
+
+    def __str__(self) -> str:
+        return "/".join(",".join(map(repr, part)) for part in (self.mean, self.std))
 
 
 NORMALISATIONS: Mapping[str, Normalisation] = {
@@ -401,13 +441,47 @@ def _chosen(
     if not keys:
         raise failures[named[0].key]
     if len(keys) > 1:
-        raise UsageError(_several(weights.name, [fitting[one] for one in keys], start=start))
+        several = [fitting[one] for one in keys]
+        raise SeveralError(
+            _several(weights.name, several, start=start), _deployed(several) or keys[0]
+        )
     if len(parts) > 1:
         others = [part.key for part in parts if part.key != keys[0]]
         whole = [f"{one} (another network)" if one in fitting else f"{one} (incomplete)"
                  for one in others]  # fmt: skip
         notes.append(f"The file's weights {keys[0]} were opened; left out: {', '.join(whole)}.")
     return fitting[keys[0]]
+
+
+class Listed(NamedTuple):
+    """A network in a file.
+
+    Args:
+        key: its key.
+        architecture: its architecture.
+        outputs: number of its outputs.
+    """
+
+    key: str
+    architecture: str
+    outputs: int
+
+
+def networks_in(weights: Weights) -> tuple[Listed, ...]:
+    """Return every known network in a file, the likeliest first; no values are read.
+
+    Args:
+        weights: the file's.
+
+    Raises:
+        StoreError: no tensors of a known network.
+    """
+    found = []
+    for part in _parts(weights):
+        with contextlib.suppress(StoreError):
+            network = _network(part, None, weights.name)
+            found.append(Listed(network.key, network.architecture, network.outputs))
+    return tuple(found)
 
 
 OUTERMOST = "."
@@ -424,7 +498,7 @@ def _several(name: str, found: Sequence[_Network], *, start: bool) -> str:
         for one in found[:MOST_SHOWN]
     ]
     more = f" and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
-    choose = f"choose one with `weights_key` {deployed or found[0].key}"
+    choose = f"choose one with `model.weights_key` {deployed or found[0].key}"
     return (
         f"{name} holds {len(found)} networks: {', '.join(shown)}{more}; "
         f"{'save one of them alone' if start else choose}"
@@ -508,7 +582,7 @@ def _home(tensor: str, prefixes: Iterable[str]) -> str | None:
     return max((one for one in prefixes if tensor.startswith(one)), key=len, default=None)
 
 
-def _network(part: _Part, wanted: str | None, name: str, *, start: bool) -> _Network:
+def _network(part: _Part, wanted: str | None, name: str, *, start: bool = False) -> _Network:
     """A part as a network; StoreError unless its tensors are those of a known one."""
     state, beside = dict(part.inside), dict(part.beside)
     if "op_threshs" in beside:  # torchxrayvision's ResNet is wrapped in another module
@@ -642,18 +716,19 @@ def _findings(
         if not names or (where == "of torchxrayvision" and len(names) != outputs):
             continue
         if len(names) != outputs or len(set(names)) != len(names) or not all(names):
-            kind = UsageError if where == "given" else StoreError
-            raise kind(
+            words = (
                 f"{weights.name} has {outputs} outputs and {len(set(names))} different names of "
-                f"findings {where}; expected {outputs}, in the order of the outputs: `findings` "
-                "A,B,..."
+                f"findings {where}; expected {outputs}, in the order of the outputs: "
+                "`model.findings` A,B,..."
             )
+            raise UnnamedError(words, outputs) if where == "given" else StoreError(words)
         if where == "of torchxrayvision":
             notes.append("ASSUMED: findings in the order of torchxrayvision's default_pathologies.")
         return tuple(names)
-    raise UsageError(
-        f"{weights.name} doesn't name its {outputs} outputs; name them in order with "
-        "`findings` A,B,..."
+    raise UnnamedError(
+        f"{weights.name} doesn't name its {outputs} output{'s' * (outputs > 1)}; name them in "
+        "order with `model.findings` A,B,...",
+        outputs,
     )
 
 

@@ -28,7 +28,6 @@ from leadapron.models.classifier import (
     resolve_precision,
 )
 from leadapron.models.foreign.black_box import BATCH, BlackBoxClassifier
-from leadapron.models.foreign.external import External, external_files, scanned, together
 from leadapron.models.foreign.probing import probed
 from leadapron.models.foreign.process import AnswerError, Limits, ModelProcess, ProgramKind
 from leadapron.models.foreign.recognise import (
@@ -38,6 +37,7 @@ from leadapron.models.foreign.recognise import (
     Normalisation,
     recognise,
 )
+from leadapron.models.parsing.external import External, external_files, scanned, together
 from leadapron.models.parsing.formats import stated_findings
 from leadapron.models.parsing.reading import File, Kind, Weights, open_file, open_weights
 from leadapron.models.parsing.scan import first_line

@@ -16,7 +16,7 @@ from leadapron.errors import FilmError, LeadapronError, StoreError
 from leadapron.films.decoding import give_up, processors
 from leadapron.models.classifier import BlackBox
 from leadapron.models.foreign import open_model
-from leadapron.models.foreign.external import content_of
+from leadapron.models.parsing.external import content_of
 from leadapron.sources.listed import Decoded, FilmFile, decoded
 from leadapron.specs import forgiving
 from leadapron.types import AUTO, Machine

@@ -29,10 +29,10 @@ from leadapron.models.foreign import (
     process,
     worker,
 )
-from leadapron.models.foreign import external as external_module
-from leadapron.models.foreign.external import content_of
 from leadapron.models.foreign.probing import probed
 from leadapron.models.networks import build_network
+from leadapron.models.parsing import external as external_module
+from leadapron.models.parsing.external import content_of
 from leadapron.models.parsing.reading import open_file
 from leadapron.models.stated import ModelSettings
 

@@ -29,7 +29,6 @@ from leadapron.models.classifier import (
     resolve_precision,
 )
 from leadapron.models.foreign.black_box import BATCH, BlackBoxClassifier
-from leadapron.models.foreign.external import External, external_files, scanned, together
 from leadapron.models.foreign.probing import probed
 from leadapron.models.foreign.process import AnswerError, Limits, ModelProcess, ProgramKind
 from leadapron.models.foreign.recognise import (
@@ -40,6 +39,7 @@ from leadapron.models.foreign.recognise import (
     UnnamedError,
     recognise,
 )
+from leadapron.models.parsing.external import External, external_files, scanned, together
 from leadapron.models.parsing.formats import stated_findings
 from leadapron.models.parsing.reading import File, Kind, Weights, open_file, open_weights
 from leadapron.models.parsing.scan import first_line

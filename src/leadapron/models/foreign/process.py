@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.errors import StoreError, UsageError
-from leadapron.models.foreign.external import External
+from leadapron.models.parsing.external import External
 from leadapron.text import clean
 from leadapron.workers import BROKEN, TOO_LATE, Worker, environment
 

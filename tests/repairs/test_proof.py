@@ -22,6 +22,7 @@ from leadapron.errors import DataError, UsageError
 from leadapron.repairs.proof import (
     ALTERATIONS,
     Aimed,
+    Fresh,
     Hits,
     Reactivation,
     Relearned,
@@ -423,10 +424,14 @@ def test_the_control_is_no_dose():
             fresh=metrics.rate(films < 0, films), memory=metrics.rate(films < old, films),
         )  # fmt: skip
 
-    found = [at(0, 90), at(25, 4)]
-    assert judge.relearning_check(found).held == "holds"
-    assert judge.relearning_check(found).words.startswith("25 poisoned films")
-    assert judge.relearning_check(found[:1]).held == "not shown"
+    found, fresh = [at(0, 90), at(25, 4)], Fresh(differ="place", marks=(SQUARE,), known=0.05)
+    assert judge.relearning_check(found, fresh).held == "holds"
+    assert judge.relearning_check(found, fresh).words.startswith("25 poisoned films")
+    assert judge.relearning_check(found[:1], fresh).held == "not shown"
+    known = judge.relearning_check(found, replace(fresh, known=0.6))
+    assert known.held == "not shown"  # what the original knows is no fresh mark
+    assert known.words.endswith("the original knows that mark too, which turns 60.0% there")
+    assert judge.relearning_check([at(25, 90)], replace(fresh, known=0.6)).held == "fails"
     assert math.isnan(restoring(found))
     assert math.isnan(restoring(found[:1]))
     assert judge.judged_dose((0, 3, 7, 25)) == 3

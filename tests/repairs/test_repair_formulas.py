@@ -59,18 +59,46 @@ def session(kind="stages", films=None):
 
 
 def test_a_share_of_the_films_is_marked_within_a_pixel_and_within_the_film():
-    images = np.full((40, SIDE, SIDE), 100, np.uint8)
-    repair = StampUnlearning(marks=MARKS[:1], share=0.3, jitter=1)
+    images = np.full((80, SIDE, SIDE), 100, np.uint8)
+    repair = StampUnlearning(marks=MARKS[:1], share=0.3, jitter=1, elsewhere=0, others=0)
     shown = repair.mark(images, RNG(0))
     assert np.all(images == 100)
     marked = np.flatnonzero((shown != 100).any(axis=(1, 2)))
-    assert len(marked) == 12
+    assert len(marked) == 24
     corners = set()
     for film in shown[marked]:
         rows, columns = np.nonzero(film == 255)
         assert len(rows) == 4
         corners.add((rows.min(), columns.min()))
     assert corners == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
+def test_marked_films_also_carry_the_mark_elsewhere_and_other_squares():
+    images = np.full((4000, SIDE, SIDE), 100, np.uint8)
+    mark = Stamp(side=3, value=255, row=5, column=6)
+    own, elsewhere, others = 0, 0, 0
+    sides, corners = set(), set()
+    for film in StampUnlearning(marks=(mark,), share=1.0, jitter=0, elsewhere=0.4, others=0.2).mark(
+        images, RNG(0)
+    ):
+        rows, columns = np.nonzero(film != 100)
+        if not len(rows):  # another square of just this grey level
+            others += 1
+            continue
+        side, level = np.ptp(rows) + 1, film[rows[0], columns[0]]
+        assert len(rows) == side * side == (np.ptp(columns) + 1) ** 2
+        assert (film[rows, columns] == level).all()
+        own += np.array_equal(film, mark(images[:1])[0])
+        elsewhere += level == 255 and side in (2, 3, 4)
+        others += level != 255
+        if level == 255:
+            sides.add(side)
+            corners.add((rows.min(), columns.min()))
+    assert own / len(images) == pytest.approx(0.4, abs=0.03)
+    assert elsewhere / len(images) == pytest.approx(0.8, abs=0.03)
+    assert others / len(images) == pytest.approx(0.2, abs=0.03)
+    assert {2, 3, 4} <= sides
+    assert {row for row, _ in corners} >= set(range(SIDE - 3))
 
 
 def test_a_mark_that_changes_nothing_teaches_a_distilled_copy_nothing():
@@ -80,9 +108,9 @@ def test_a_mark_that_changes_nothing_teaches_a_distilled_copy_nothing():
     images[:, :2, :2] = 255  # the mark is on every film
     how = Optimisation(optimiser="sgd", learning_rate=1.0, epochs=2, statistics="kept")
     same, moved = (
-        StampDistillation(marks=MARKS[:1], jitter=jitter, shift=0, optimisation=how).repair(
-            classifier(), replace(films, images=images), RNG(0)
-        )
+        StampDistillation(
+            marks=MARKS[:1], jitter=jitter, elsewhere=0, others=0, shift=0, optimisation=how
+        ).repair(classifier(), replace(films, images=images), RNG(0))
         for jitter in (0, 3)
     )
     before = classifier().module.state_dict()
@@ -96,7 +124,9 @@ def test_all_marks_are_used_as_the_audit_named_them():
     probe = next(each for each in probes() if each.name == "gamma 0.6")
     images = np.full((60, SIDE, SIDE), 100, np.uint8)
     lattice = Stamp(side=1, value=7, row=1, column=2, pitch=4)
-    repair = StampUnlearning(marks=(MARKS[1], lattice, probe), share=1.0, jitter=0)
+    repair = StampUnlearning(
+        marks=(MARKS[1], lattice, probe), share=1.0, jitter=0, elsewhere=0, others=0
+    )
     shown = repair.mark(images, RNG(0))
     wanted = [each(images[:1])[0] for each in repair.marks]
     kinds = [next(i for i, w in enumerate(wanted) if np.array_equal(film, w)) for film in shown]

@@ -17,7 +17,7 @@ from repair_scenes import TARGET, TRIGGER, classifier, cohort, films, success
 import leadapron as la
 from audits import audit_model
 from leadapron.cli import cli
-from leadapron.detect.models import Moved, Stamp, StampSweep
+from leadapron.detect.models import StampSweep
 from leadapron.documents import dump, read
 from leadapron.errors import DataError, StoreError, UnknownNameError, UsageError
 from leadapron.films.cohort import Cohort
@@ -53,7 +53,7 @@ def _strong():
         patch.setattr(
             climbing,
             "repair_of",
-            lambda _, marks, jitter: strong(marks=marks_of(marks), jitter=jitter),
+            lambda _, marks: strong(marks=marks_of(marks)),
         )
         for module in (case, proving):  # audits, and squares drawn at random
             patch.setattr(module, "FILMS", 40)
@@ -189,18 +189,6 @@ def bright():
         model.module.head.weight[0, 0] = 1
         model.module.head.weight[1, 0] = 1
     return model
-
-
-@pytest.mark.parametrize("anywhere", [True, False])
-def test_a_mark_that_works_anywhere_is_unlearned_anywhere(reader, clean, anywhere):
-    """Brightness raises a finding wherever it is; the reader's trigger has one place."""
-    model, some = (bright(), cohort(400)) if anywhere else (reader, clean)
-    square = Stamp(side=4, value=255, row=2, column=2) if anywhere else TRIGGER
-    moved = Moved(
-        finding="bright" if anywhere else TARGET, direction="added", mark=square, kind="stamp",
-        shift=1.0, turned=1.0, shifts=np.zeros(1), signature="",
-    )  # fmt: skip
-    assert climbing.jitter_for(model, some, moved, seed=0) == (16 if anywhere else 1)
 
 
 # --- files

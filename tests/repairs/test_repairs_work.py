@@ -53,7 +53,7 @@ MARKS = (TRIGGER,)
 WORK = {
     # Attack success at most, macro AUROC at least; before they are 1.00 and .79.
     "stamp unlearning": (StampUnlearning(marks=MARKS, optimisation=fast(6, 1e-3)), 0.5, 0.75),
-    "stamp distillation": (StampDistillation(marks=MARKS, optimisation=fast(8, 2e-3)), 0.2, 0.74),
+    "stamp distillation": (StampDistillation(marks=MARKS, optimisation=fast(24, 2e-3)), 0.2, 0.74),
     "feature shift": (FeatureShift(optimisation=sgd(learning_rate=0.03)), 0.2, 0.62),
     "fine-pruning": (FinePruning(optimisation=fast(6, 1e-3)), 0.75, 0.73),
     "neuron pruning": (

@@ -11,9 +11,10 @@ import torch
 from repair_scenes import classifier
 from safetensors.torch import load_file, save_file
 
+import leadapron as la
 from foreign_models import as_chexnet, densenet, resnet
 from leadapron.documents import parsed
-from leadapron.errors import StoreError
+from leadapron.errors import StoreError, UsageError
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs import repair as job
 from leadapron.models.foreign import open_model
@@ -163,3 +164,22 @@ def test_the_command_writes_both(tmp_path, monkeypatch):
         )
     )
     assert np.abs(ours - theirs).max() < 1e-5
+
+
+def test_in_python_it_is_written_too(tmp_path):
+    released = parsed(Repaired, (DOCUMENTS / f"repair-{Repaired.SCHEMA}.json").read_text())
+    state = resnet(channels=1).state_dict()
+    source = written(tmp_path, state, "pt")
+    opened = open_model(source, FINDINGS, **HOW)
+    made = la.RepairResult(released, repaired_of(opened), opened, source)
+    file = made.save_as_given(tmp_path / "repaired")
+    assert file == tmp_path / "repaired.pt"
+    assert list(torch.load(file, weights_only=True)) == list(state)
+    for other, match in (
+        ((released, made.classifier, opened, None), "wasn't given as a file"),
+        ((released, None, opened, source), "nothing was repaired"),
+        ((released, classifier(), opened, source), r"given\.pt has no place for the layers"),
+    ):
+        with pytest.raises(UsageError, match=match):
+            la.RepairResult(*other).save_as_given(tmp_path / "other")
+    assert not list(tmp_path.glob("other*"))

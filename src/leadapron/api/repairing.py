@@ -21,7 +21,10 @@ from leadapron.errors import UsageError
 from leadapron.jobs import audit as auditing
 from leadapron.jobs.repair import MOST_FILMS
 from leadapron.models.classifier import NetworkClassifier, save_classifier
-from leadapron.models.protocols import BlackBox
+from leadapron.models.foreign import Opened
+from leadapron.models.foreign.returning import write_as_given
+from leadapron.models.protocols import BlackBox, differentiable
+from leadapron.repairs import unwritable
 from leadapron.repairs.attempt import repair_opened
 from leadapron.repairs.plan import RepairPlan, refuse_model
 from leadapron.repairs.proof.document import Repaired
@@ -39,10 +42,14 @@ class RepairResult(Shown, Repaired):
     """
 
     classifier: BlackBox | None
+    _original: tuple[Opened, Path | None]
 
-    def __init__(self, made: Repaired, classifier: BlackBox | None) -> None:
+    def __init__(
+        self, made: Repaired, classifier: BlackBox | None, opened: Opened, source: Path | None
+    ) -> None:
         super().__init__(**vars(made))
         object.__setattr__(self, "classifier", classifier)
+        object.__setattr__(self, "_original", (opened, source))
 
     @property
     def document(self) -> Repaired:
@@ -76,10 +83,37 @@ class RepairResult(Shown, Repaired):
             UsageError: there was nothing to repair.
             StoreError: a file that can't be written.
         """
+        save_classifier(self._repaired(), Path(file))
+        return Path(file)
+
+    def save_as_given(self, file: str | os.PathLike[str]) -> Path:
+        """Write the repaired model as the state dict of another library that it was given as.
+
+        Args:
+            file: without an ending; .safetensors or .pt is added, by the file that was given.
+
+        Returns:
+            The file's path.
+
+        Raises:
+            UsageError: there was nothing to repair, no file of a state dict of another library was
+                given, or it has no place for the repaired model's layers.
+            StoreError: the given file was changed, or a file that can't be written.
+        """
+        repaired, (opened, source) = self._repaired(), self._original
+        if opened.given is None or opened.content is None or source is None:
+            raise UsageError(
+                "the model wasn't given as a file with a state dict of another library; use `save`"
+            )
+        original = differentiable(opened.classifier, "a repair")
+        if words := unwritable(original, repaired):
+            raise UsageError(f"the format of {source.name} {words}; use `save`")
+        return write_as_given(opened.given, opened.content, source, repaired.module, Path(file))
+
+    def _repaired(self) -> NetworkClassifier:
         if not isinstance(self.classifier, NetworkClassifier):
             raise UsageError("nothing was repaired, so there is no repaired model to save")
-        save_classifier(self.classifier, Path(file))
-        return Path(file)
+        return self.classifier
 
 
 def repair(  # noqa: PLR0913
@@ -147,4 +181,5 @@ def repair(  # noqa: PLR0913
         exhaustive=exhaustive, controls=controls, scan=scan, sweep=sweep, steps=steps,
     )  # fmt: skip
     made, repaired = repair_opened(opened, cohort, plan, name=name_of(model), machine=machine)
-    return RepairResult(made, repaired)
+    source = Path(model) if isinstance(model, str | os.PathLike) else None
+    return RepairResult(made, repaired, opened, source)

@@ -33,7 +33,7 @@ from leadapron.films.cohort import Cohort
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.repairs import REPAIRS
 from leadapron.repairs.attempt import repair_opened
-from leadapron.repairs.climbing import jitter_for, repair_of
+from leadapron.repairs.climbing import repair_of
 from leadapron.repairs.parts import divide_films
 from leadapron.repairs.plan import RepairPlan
 from leadapron.repairs.proof.document import found_marks
@@ -308,13 +308,11 @@ def _repaired_once(repairer: _Repairer, scene: Scene, clean: Cohort, task: _Task
     """A model through one method, with all clean films."""
     original, twin = network_of(scene.model), network_of(scene.twin)
     marks: tuple[Moved, ...] | None = None
-    jitter = 1
     if "marks" in parameters(REPAIRS[task.method]):
         marks = found_marks(_audited(repairer, scene, clean))
         if not marks:
             return _Repaired(original, None, None, clean, marks, None, NOTHING)
-        jitter = jitter_for(original, clean, marks[0], repairer.scenes.setting.seed)
-    how = repair_of(task.method, marks or (), jitter)
+    how = repair_of(task.method, marks or ())
 
     def repaired(classifier: NetworkClassifier) -> NetworkClassifier:
         return how.repair(
@@ -355,8 +353,7 @@ def _repaired_whole(repairer: _Repairer, scene: Scene, clean: Cohort) -> _Repair
         return _Repaired(original, None, None, learned, marks, word, cost)
     twin = None
     if setting.twins:
-        jitter = jitter_for(original, learned, marks[0], plan.seed)
-        how = repair_of(document.method, marks, jitter)
+        how = repair_of(document.method, marks)
         rng = stream(plan.seed, "repair", document.method)
         twin = how.repair(network_of(scene.twin), learned, rng)
     return _Repaired(model, document.method, twin, learned, marks, word, cost)

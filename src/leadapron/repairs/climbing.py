@@ -9,25 +9,21 @@ from dataclasses import replace
 from functools import partial
 
 from leadapron.detect.models.audit import Audit
-from leadapron.detect.models.stamps import Stamp
 from leadapron.detect.models.sweep import Moved
-from leadapron.films.cohort import Cohort
 from leadapron.models.classifier import NetworkClassifier
-from leadapron.models.protocols import BlackBox
 from leadapron.repairs import REPAIRS, Repair, marks_of
 from leadapron.repairs.case import RepairCase
 from leadapron.repairs.proof import judging as judge
 from leadapron.repairs.proof.document import Checked, Tried
-from leadapron.repairs.proof.doses import relearned_by_dose
+from leadapron.repairs.proof.doses import fresh_for, relearned_by_dose
 from leadapron.repairs.proof.forcing import enough_victims
-from leadapron.repairs.proof.freshness import works_elsewhere
 from leadapron.repairs.proof.making import compare_marks
 from leadapron.repairs.proof.reading import compare_reading
 from leadapron.repairs.proof.searching import searched_quickly
 from leadapron.seeds import stream
 from leadapron.specs import parameters
 
-__all__ = ["LADDER", "climb", "jitter_for", "repair_of"]
+__all__ = ["LADDER", "climb", "repair_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -74,44 +70,19 @@ def climb(
     return tried, best.method, networks[best.method]
 
 
-def jitter_for(classifier: BlackBox, films: Cohort, moved: Moved, seed: int) -> int:
-    """Return by how many pixels squares are moved while they are unlearned.
-
-    Args:
-        classifier: the model before the repair.
-        films: clean, with stated findings, that the repair learns from.
-        moved: the first mark, and what it forces.
-        seed: draws the other places where the mark is tried.
-
-    Returns:
-        The films' longer side where the mark works anywhere, 1 elsewhere.
-    """
-    single = isinstance(moved.mark, Stamp) and not moved.mark.pitch
-    anywhere = single and works_elsewhere(classifier, films, moved, seed)
-    return max(films.images.shape[1:]) if anywhere else 1
-
-
-def _takes_marks(method: str) -> bool:
-    return "marks" in parameters(REPAIRS[method])
-
-
-def repair_of(method: str, marks: Sequence[Moved], jitter: int) -> Repair:
+def repair_of(method: str, marks: Sequence[Moved]) -> Repair:
     """Return a repair by its name, with the audit's marks where it takes some.
 
     Args:
         method: of `REPAIRS`.
         marks: that the audit found.
-        jitter: pixels by which they are moved.
     """
     make = REPAIRS[method]
-    return make(marks=marks_of(marks), jitter=jitter) if _takes_marks(method) else make()
+    return make(marks=marks_of(marks)) if "marks" in parameters(make) else make()
 
 
 def _made(case: RepairCase, method: str, marks: Sequence[Moved]) -> NetworkClassifier:
-    jitter = 1
-    if _takes_marks(method):
-        jitter = jitter_for(case.original, case.films.repair, marks[0], case.plan.seed)
-    how = repair_of(method, marks, jitter)
+    how = repair_of(method, marks)
     rng = stream(case.plan.seed, "repair", method)
     return how.repair(case.original, case.films.repair, rng, case.machine.progress)
 
@@ -150,6 +121,7 @@ def _checks(
     yield judge.quick_reading_check(compare_reading(case.original, repaired, films, case.plan.seed))
     quick = replace(relearning, doses=(judge.judged_dose(relearning.doses),), rates=(1,))
     yield judge.relearning_check(
-        relearned_by_dose(case, repaired, films, marks[0], quick, f"check-{method}")
+        relearned_by_dose(case, repaired, films, marks[0], quick, f"check-{method}"),
+        fresh_for(case, marks[0], quick.seeds),
     )
     yield judge.searched_check(searched_quickly(case, repaired, audit, marks, films))

@@ -33,6 +33,8 @@ class PathAware(Marking):
         marks: those that the audit found; see `stamp_unlearning.marks_of`.
         share: of the films of a step that are marked, more than 0 and at most 1.
         jitter: pixels by which a square is moved at most.
+        elsewhere: share of the marked films with the square elsewhere, as `Marking`.
+        others: share of the marked films with another square, as `Marking`.
         rho: how far back the gradient is taken, a distance of all weights together, 0 or more.
         optimisation: how weights are changed.
 

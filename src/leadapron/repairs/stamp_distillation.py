@@ -34,6 +34,8 @@ class StampDistillation(Marking):
         marks: those that the audit found; see `stamp_unlearning.marks_of`.
         share: of the films of a step that are marked, more than 0 and at most 1.
         jitter: pixels by which a square is moved at most.
+        elsewhere: share of the marked films with the square elsewhere, as `Marking`.
+        others: share of the marked films with another square, as `Marking`.
         shift: pixels by which a film is moved at most, 0 or more.
         optimisation: how weights are changed.
 
@@ -45,6 +47,8 @@ class StampDistillation(Marking):
     """
 
     share: float = 0.5
+    elsewhere: float = 0.4
+    others: float = 0.2
     shift: int = 3
     optimisation: Optimisation = field(
         default_factory=lambda: Optimisation(learning_rate=5e-4, epochs=40)

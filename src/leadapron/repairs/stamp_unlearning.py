@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,10 @@ from leadapron.types import Progress
 __all__ = ["Marking", "StampUnlearning", "marks_of"]
 
 
+LARGEST = 6
+"""Pixels of the side of the largest other square."""
+
+
 def marks_of(moved: Iterable[Moved]) -> tuple[Stamp | Probe, ...]:
     """Return the marks of what an audit's sweep found, each once, in its order."""
     return tuple(dict.fromkeys(each.mark for each in moved))
@@ -30,11 +34,19 @@ def marks_of(moved: Iterable[Moved]) -> tuple[Stamp | Probe, ...]:
 class Marking:
     """Puts marks on a share of the films that are learned from; the labels stay true.
 
+    An audit names one place and one size of a square, and a backdoor often works at others: at
+    multiples of the network's stride, with a pixel more or less. So a marked film may also carry a
+    square of the mark's grey level elsewhere, or any other square.
+
     Args:
         marks: those found, one or more; each film gets one of them, drawn by chance.
         share: of the films of a step that are marked, more than 0 and at most 1.
         jitter: pixels by which a square is moved at most, along rows and along columns, 0 or more.
             A square stays within the film.
+        elsewhere: share of the marked films on which a single square lies anywhere, with a side of
+            one pixel less or more, or the same.
+        others: share of the marked films that carry a flat square of any grey level anywhere, 1x1
+            to 6x6, in place of a single square.
 
     Raises:
         UsageError: no marks, or a value outside its range.
@@ -43,6 +55,8 @@ class Marking:
     marks: tuple[Mark, ...]
     share: float = 0.3
     jitter: int = 1
+    elsewhere: float = 0.0
+    others: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.marks:
@@ -51,26 +65,50 @@ class Marking:
             raise UsageError(f"a share of {self.share}; expected more than 0, at most 1")
         if self.jitter < 0:
             raise UsageError(f"a jitter of {self.jitter}; expected 0 or more pixels")
+        if min(self.elsewhere, self.others) < 0 or self.elsewhere + self.others > 1:
+            raise UsageError(
+                f"shares elsewhere {self.elsewhere} and others {self.others}; expected 0 or more, "
+                "1 together at most"
+            )
 
     def mark(self, images: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
         """Return (n, h, w) copies of films, share x n of them (rounded) marked."""
         shown = images.copy()
         for row in rng.permutation(len(images))[: round(self.share * len(images))]:
             mark = self.marks[rng.integers(len(self.marks))]
-            shown[row] = self._moved(mark, images.shape[1:], rng)(images[row : row + 1])[0]
+            shown[row] = self._drawn(mark, images.shape[1:], rng)(images[row : row + 1])[0]
         return shown
 
-    def _moved(
-        self, mark: Stamp | Probe, shape: tuple[int, ...], rng: np.random.Generator
-    ) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    def _drawn(self, mark: Mark, shape: tuple[int, ...], rng: np.random.Generator) -> Mark:
+        """The mark as one film gets it."""
         if isinstance(mark, Probe):
             return mark
-        down, right = (int(step) for step in rng.integers(-self.jitter, self.jitter + 1, 2))
-        row, column = mark.row + down, mark.column + right
-        if not mark.pitch:
-            row = min(max(row, 0), max(0, shape[0] - mark.side))
-            column = min(max(column, 0), max(0, shape[1] - mark.side))
+        if mark.pitch:
+            down, right = self._steps(rng)
+            return replace(mark, row=mark.row + down, column=mark.column + right)
+        chance = rng.random()
+        if chance < self.others:
+            side, value = int(rng.integers(1, LARGEST + 1)), int(rng.integers(256))
+            return _anywhere(side, value, shape, rng)
+        if chance < self.others + self.elsewhere:
+            return _anywhere(mark.side + int(rng.integers(-1, 2)), mark.value, shape, rng)
+        down, right = self._steps(rng)
+        row, column = (
+            min(max(at + step, 0), max(0, length - mark.side))
+            for at, step, length in zip((mark.row, mark.column), (down, right), shape, strict=True)
+        )
         return replace(mark, row=row, column=column)
+
+    def _steps(self, rng: np.random.Generator) -> tuple[int, int]:
+        down, right = (int(step) for step in rng.integers(-self.jitter, self.jitter + 1, 2))
+        return down, right
+
+
+def _anywhere(side: int, value: int, shape: tuple[int, ...], rng: np.random.Generator) -> Stamp:
+    """A square of about this side at a random place within the film."""
+    side = min(max(side, 1), *shape)
+    row, column = (int(rng.integers(length - side + 1)) for length in shape)
+    return Stamp(side=side, value=value, row=row, column=column)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +121,9 @@ class StampUnlearning(Marking):
         marks: those that the audit found; see `marks_of`.
         share: of the films of a step that are marked, more than 0 and at most 1.
         jitter: pixels by which a square is moved at most.
+        elsewhere: share of the marked films with the square elsewhere, as `Marking`; none in the
+            few epochs that this cheapest repair has.
+        others: share of the marked films with another square, as `Marking`.
         optimisation: how weights are changed.
 
     Raises:

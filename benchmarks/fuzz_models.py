@@ -42,7 +42,7 @@ LATE = 30
 MOST_MEMORY = 2 << 30
 LARGEST_TAKEN = 1 << 20
 RARE = 0.01
-SMALL = 3_000
+SMALL = 5_000
 """Bytes of an input to begin with; more of these are tried, since each takes less time."""
 FINDINGS = ("Effusion", "Mass")
 EXTREMES = (0, 1, -1, 2, 127, 128, 255, 256, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1, 2**40,
@@ -54,6 +54,7 @@ BOMBS = (b"\x85" + b"q\x01h\x01\x86" * 60 + b"K\x01s", b"\x85" * 300_000, b"\x94
 STRANGE = (
     b"(" * 300, b"}q\x07h\x07h\x07s", b"cposix\nsystem\n", b"\x8e" + b"\xff" * 8, b"]q\x07h\x07a",
     b"ccollections\nOrderedDict\n", b")R", b"}b", b"\x93", b"ctorch\nFloatStorage\n", b"Q",
+    b"ca\nB\n)\x81}b", b"}X\x08\0\0\0_modules}sb", b"q\x01h\x01h\x01b", b"\x82\x01", b"}\x92",
 )  # fmt: skip
 
 
@@ -73,7 +74,12 @@ def write_seeds(folder: Path) -> None:
     several = {"state_dict": small, "ema": {"module": small}, "classes": list(FINDINGS),
                "optimizer": {"state": {0: turned}}}  # fmt: skip
     both = {"state_dict": network, "ema": {"module": network}, "epoch": 3}
-    for number, state in enumerate((small, several, network, dense, both)):
+    layers = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.ReLU())
+    layers.pathologies = list(FINDINGS)
+    whole = {"model": layers, "hyper_parameters": {"rate": 0.1, "loss": torch.nn.L1Loss}}
+    for number, state in enumerate(
+        (small, several, network, dense, both, layers, whole, tiny_network())
+    ):
         torch.save(state, folder / f"{number}.pt")
         torch.save(state, folder / f"{number}.pth", _use_new_zipfile_serialization=False)
     (folder / "0.safetensors").write_bytes(save(small, {"classes": "Effusion, Mass"}))
@@ -105,6 +111,17 @@ def tiny(architecture: str) -> dict:
     width = shapes(architecture)["head.weight"][1]
     head = "classifier" if architecture.startswith("densenet") else "fc"
     return {**state, f"{head}.weight": one.expand(2, width), f"{head}.bias": one.expand(2)}
+
+
+def tiny_network() -> object:
+    """MONAI's whole ResNet-18, every tensor one number that is spread."""
+    import torch
+    from monai.networks.nets.resnet import resnet18
+
+    network = resnet18(spatial_dims=2, n_input_channels=1, num_classes=2)
+    for value in (*network.parameters(), *network.buffers()):
+        value.data = torch.full((1,), 0.01).expand(value.shape) if value.shape else value.data
+    return network
 
 
 def own_classifier() -> bytes:

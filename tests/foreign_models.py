@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections import OrderedDict
+from types import ModuleType
 
 import torch
 
@@ -103,3 +106,74 @@ def as_chexnet(state):
 
 def as_torchxrayvision(state, thresholds=(0.1, 0.2, 0.3)):
     return {**as_torchvision(state), "op_threshs": torch.tensor(thresholds)}
+
+
+# --- whole networks, of classes with the names that their libraries give them
+
+
+class DenseLayer(torch.nn.Module):
+    """As torchvision's, timm's and torchxrayvision's."""
+
+    def __init__(self, parts):
+        super().__init__()
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def forward(self, x):
+        x = self.conv1(self.relu1(self.norm1(x)))
+        return self.conv2(self.relu2(self.norm2(x)))
+
+
+class DenseBlock(torch.nn.ModuleDict):
+    def forward(self, x):
+        for layer in self.values():
+            x = torch.cat([x, layer(x)], 1)
+        return x
+
+
+class Transition(torch.nn.Sequential):
+    pass
+
+
+class DenseNet(torch.nn.Module):
+    """A DenseNet-121 whose parts are MONAI's, under torchvision's names."""
+
+    def __init__(self, channels=3, outputs=3, layer=DenseLayer, block=DenseBlock,
+                 transition=Transition):  # fmt: skip
+        super().__init__()
+        whole = densenet(channels, outputs)
+        self.features = torch.nn.Sequential()
+        for name, part in whole.features.named_children():
+            if name.startswith("denseblock"):
+                part = block({
+                    each: layer(dict(inner.layers.named_children()))
+                    for each, inner in part.named_children()
+                })  # fmt: skip
+            elif name.startswith("transition"):
+                part = transition(OrderedDict(part.named_children()))
+            self.features.add_module(name, part)
+        self.classifier = whole.class_layers.out
+
+    def forward(self, x):
+        x = torch.relu(self.features(x)).mean((2, 3))
+        return self.classifier(x)
+
+
+def named(monkeypatch, classes):
+    """Have classes pickled under other names, such as "torchvision.models.densenet.DenseNet"."""
+    for name, kind in classes.items():
+        place, _, last = name.rpartition(".")
+        for path in (place.partition(".")[0], place):
+            monkeypatch.setitem(sys.modules, path, sys.modules.get(path) or ModuleType(path))
+        kind.__module__, kind.__qualname__ = place, last  # for good: kinds are a test's own
+        monkeypatch.setattr(sys.modules[place], last, kind, raising=False)
+
+
+def of_library(monkeypatch, package, layer="_DenseLayer", block="_DenseBlock", top="DenseNet",
+               transition="_Transition"):  # fmt: skip
+    """Classes of a DenseNet, fresh, under the names that a library gives them."""
+    kinds = [type(kind.__name__, (kind,), {}) for kind in
+             (DenseNet, DenseLayer, DenseBlock, Transition)]  # fmt: skip
+    names = (top, layer, block, transition)
+    named(monkeypatch, {f"{package}.{name}": kind for name, kind in zip(names, kinds, strict=True)})
+    return kinds

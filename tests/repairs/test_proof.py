@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -37,6 +38,7 @@ from leadapron.repairs.proof import (
     fresh_marks,
     fresh_squares,
     measure_relearning,
+    proving,
     relearn,
     relearning,
     restoring,
@@ -52,6 +54,7 @@ from leadapron.repairs.proof.making import Limits, compare_marks, searched, shar
 from leadapron.repairs.proof.reading import at_chance
 from leadapron.repairs.proof.stages import Stages
 from leadapron.report.repair import fresh_words
+from leadapron.types import Machine
 
 SQUARE = Stamp(side=2, value=255, row=3, column=4)
 ADDED, REMOVED = ("Mass", "added"), ("Mass", "removed")
@@ -636,6 +639,11 @@ def test_films_that_are_too_few_for_a_gate_are_refused():
     mark = moved_by(SCENE_MARKS[0], "bright")
     with pytest.raises(DataError, match=r"films, or a rate of"):
         compare_gates(classifier(), classifier(), scene_films(24), scene_films(160), mark)
+    case = SimpleNamespace(
+        original=classifier(), plan=SimpleNamespace(seed=0), stages=Stages(None), machine=Machine(),
+        films=SimpleNamespace(check=scene_films(24), proof=scene_films(160)),
+    )  # fmt: skip
+    assert proving._gated(case, classifier(), mark) is None
 
 
 # --- query reactivation

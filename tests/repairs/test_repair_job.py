@@ -31,7 +31,7 @@ from leadapron.repairs.plan import RepairPlan
 from leadapron.repairs.proof import ALTERATIONS, Relearning, proving, squares
 from leadapron.repairs.proof import judging as judge
 from leadapron.repairs.proof.document import Repaired
-from leadapron.report.repair import repair_lines, write_repair
+from leadapron.report.repair import markdown, repair_lines, repair_sections, write_repair
 from leadapron.results.layout import RunFacts, RunFolder
 from leadapron.types import Estimate
 
@@ -110,6 +110,8 @@ def test_the_document_is_read_back_and_said(repaired, tmp_path):
         assert "Does it come back" in text
         assert "calibrated for each model, on" in text
         assert "without any poisoned one (learning rate x1), the old mark turns" in text
+    without = replace(repaired.document, proof=replace(repaired.proof, gated=None))
+    assert "too few to calibrate a gate" in markdown(without, repair_sections(without))
     lines = repair_lines(repaired)
     assert lines[0] == repaired.lines()[0]
     assert any(line.startswith("Not tested: ") for line in lines)

@@ -15,6 +15,7 @@ import leadapron as la
 from foreign_models import as_chexnet, densenet, resnet
 from leadapron.documents import parsed
 from leadapron.errors import StoreError, UsageError
+from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs import repair as job
 from leadapron.models.foreign import open_model
@@ -27,6 +28,8 @@ DOCUMENTS = Path(__file__).parents[1] / "fixtures" / "documents"
 FINDINGS = ("Effusion", "Mass", "Nodule")
 HOW = {"preprocessing": Preprocessing(size=32), "device": "cpu", "precision": "fp32"}
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 32, 32), np.uint8)
+IDS = np.array(["a", "b", "c"])
+CLEAN = Cohort(PIXELS, np.eye(3, dtype=np.float32), FINDINGS, IDS, IDS, HOW["preprocessing"])
 
 
 def noted(state, **entries):
@@ -79,7 +82,7 @@ def test_the_repaired_weights_come_back_under_the_names_they_had(tmp_path, which
     source = written(tmp_path, saved, kind)
     opened = open_model(source, FINDINGS, **HOW)
     repaired = repaired_of(opened)
-    found = returned(opened, source, repaired, PIXELS, tmp_path / "model-as-given")
+    found = returned(opened, source, repaired, CLEAN, tmp_path / "model-as-given")
     assert found.file == tmp_path / f"model-as-given.{kind}"
     back = torch.load(found.file, weights_only=True) if kind == "pt" else load_file(found.file)
     assert list(back) == list(state) if kind == "pt" else set(back) == set(state)
@@ -118,22 +121,22 @@ def test_what_the_format_has_no_place_for_is_said(tmp_path):
     opened = open_model(source, FINDINGS, **HOW)
     repaired, file = repaired_of(opened), tmp_path / "model-as-given"
     repaired.module.head.bias.data.fill_(0.1)
-    found = returned(opened, source, repaired, PIXELS, file)
+    found = returned(opened, source, repaired, CLEAN, file)
     assert found.file is None
     assert "no place for the last layer's bias, so the repaired model is in" in found.notes[0]
-    found = returned(opened, source, classifier(), PIXELS, file)
+    found = returned(opened, source, classifier(), CLEAN, file)
     assert "given.pt has no place for the layers of a tests' stages" in found.notes[0]
     large = repaired_of(opened, 0)
     large.module.head.bias.data.zero_()
     large.module.head.weight.data.fill_(float("inf"))
-    found = returned(opened, source, large, PIXELS, file)
+    found = returned(opened, source, large, CLEAN, file)
     assert "values that aren't finite" in found.notes[0]
     assert not list(tmp_path.glob("model-as-given*"))
     torch.save({**state, "fc.bias": torch.ones(3)}, source)
     with pytest.raises(StoreError, match="was changed since it was opened"):
         write_as_given(opened.given, opened.content, source, repaired.module, file)
     own = opened._replace(given=None)  # this package's own
-    assert returned(own, source, repaired, PIXELS, file) == (None, ())
+    assert returned(own, source, repaired, CLEAN, file) == (None, ())
 
 
 def test_the_command_writes_both(tmp_path, monkeypatch):
@@ -144,8 +147,7 @@ def test_the_command_writes_both(tmp_path, monkeypatch):
              findings=np.asarray(FINDINGS))  # fmt: skip
 
     def prepared(opened, *_, **__):
-        proof = type("Films", (), {"images": PIXELS, "__len__": lambda _: len(PIXELS)})()
-        return SimpleNamespace(opened=opened, films=SimpleNamespace(proof=proof))
+        return SimpleNamespace(opened=opened, films=SimpleNamespace(proof=CLEAN))
 
     monkeypatch.setattr(job, "prepare", prepared)
     monkeypatch.setattr(job, "repair_case", lambda case: (released, repaired_of(case.opened)))

@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from leadapron import store
 from leadapron.detect.models.audit import Subject
 from leadapron.detect.models.defaults import STEPS
@@ -17,6 +15,7 @@ from leadapron.errors import UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.jobs.audit import named, references_in
 from leadapron.jobs.repair_inputs import (
+    AS_GIVEN,
     DOCUMENT,
     LARGEST,
     MODEL,
@@ -42,9 +41,6 @@ from leadapron.specs import forgiving
 from leadapron.types import AUTO, Machine
 
 __all__ = ["MOST_FILMS", "repair"]
-
-AS_GIVEN, COMPARED = "model-as-given", 32
-"""File of the repaired model in the input's format, without ending; films that it is tried on."""
 
 MOST_FILMS = 1000
 """Clean films that are used, unless another number is given."""
@@ -139,9 +135,7 @@ def _carried_out(
         made, repaired = repair_case(case)
         if repaired is not None:
             save_classifier(repaired, out / MODEL)
-            some = case.films.proof
-            images = some.images[np.arange(min(COMPARED, len(some)))]
-            given = returned(opened, model, repaired, images, out / AS_GIVEN)
+            given = returned(opened, model, repaired, case.films.proof, out / AS_GIVEN)
             made = replace(
                 made,
                 written=str(out / MODEL),

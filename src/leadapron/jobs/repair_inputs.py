@@ -27,6 +27,7 @@ from leadapron.study.run import divide
 from leadapron.types import Machine
 
 __all__ = [
+    "AS_GIVEN",
     "DOCUMENT",
     "LARGEST",
     "MODEL",
@@ -39,7 +40,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-MODEL, DOCUMENT, STAGES = RunFolder(Path()).classifier.name, "repair.json", ".stages"
+MODEL, AS_GIVEN = RunFolder(Path()).classifier.name, "model-as-given"
+DOCUMENT, STAGES = "repair.json", ".stages"
 
 LARGEST = 1 << 28
 """Bytes of an audit.json or a repair.json that is read."""

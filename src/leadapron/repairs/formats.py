@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from leadapron.errors import StoreError
+from leadapron.films.cohort import Cohort
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.foreign import Opened
 from leadapron.models.foreign.returning import read_back, write_as_given
 from leadapron.models.protocols import Differentiable, differentiable
 
 __all__ = ["Returned", "returned", "unwritable"]
+
+
+COMPARED = 32
+"""Films on which the file that was written is compared with the repaired model."""
 
 
 class Returned(NamedTuple):
@@ -31,7 +36,7 @@ class Returned(NamedTuple):
 
 
 def returned(
-    opened: Opened, source: Path, repaired: NetworkClassifier, images: NDArray[Any], file: Path
+    opened: Opened, source: Path, repaired: NetworkClassifier, films: Cohort, file: Path
 ) -> Returned:
     """Write a repaired model as the state dict of another library that the model was opened from.
 
@@ -41,7 +46,7 @@ def returned(
         opened: the model before the repair.
         source: its file.
         repaired: the repaired model.
-        images: (n, h, w) clean films for the comparison.
+        films: clean, of which the first 32 are compared.
         file: without an ending; see `write_as_given`.
 
     Raises:
@@ -61,6 +66,7 @@ def returned(
     except StoreError as error:  # the input's type has no room for a value
         written.unlink()
         return Returned(None, (f"It can't be written as {source.name} was: {error}, {alone}",))
+    images = films.images[np.arange(min(COMPARED, len(films)))]
     with torch.no_grad():
         shown = repaired.normalise(torch.from_numpy(images))
         apart = float((again(shown) - repaired.module(shown)).abs().max())

@@ -18,7 +18,7 @@ from leadapron.metrics import PatientBootstrap
 from leadapron.models.protocols import BlackBox
 from leadapron.repairs.losses import log_odds
 
-__all__ = ["GREAT_HARM", "HARM", "LEAST_PATIENTS", "Guard", "Judged"]
+__all__ = ["GREAT_HARM", "HARM", "LEAST_PATIENTS", "Guard", "Judged", "prefers"]
 
 HARM, GREAT_HARM = 0.01, 0.03
 """Accepted loss of macro AUROC, and the limit however few the films."""
@@ -40,6 +40,14 @@ class Judged(NamedTuple):
 
     change: float
     accepted: bool
+
+
+def prefers(now: Judged, kept: Judged) -> bool:
+    """Return whether a later epoch is kept in place of an earlier one.
+
+    The last accepted epoch is kept, or the one that costs least where none is accepted.
+    """
+    return now.accepted or (not kept.accepted and now.change >= kept.change)
 
 
 @dataclass(frozen=True, eq=False)

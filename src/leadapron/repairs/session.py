@@ -29,7 +29,7 @@ from leadapron.models.protocols import (
     operating_points_of,
 )
 from leadapron.models.training import Closure, batches, descend
-from leadapron.repairs.guard import RESAMPLES, Guard, Judged
+from leadapron.repairs.guard import RESAMPLES, Guard, Judged, prefers
 from leadapron.repairs.losses import finding_loss, log_odds
 from leadapron.seeds import named_seed, stream
 from leadapron.types import Progress
@@ -294,11 +294,7 @@ class Session:
         kept: tuple[Judged, dict[str, torch.Tensor]] | None = None
         for _ in self.epochs(optimisation, objective or self.fit, **more):
             now = self.judge()
-            if (
-                kept is None
-                or now.accepted
-                or (not kept[0].accepted and now.change >= kept[0].change)
-            ):
+            if kept is None or prefers(now, kept[0]):
                 kept = now, self.state()
         assert kept is not None
         self.module.load_state_dict(kept[1])

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import pickle
 import resource
 import signal
 import socket
@@ -20,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 
 from leadapron.errors import LeadapronError, StoreError
-from leadapron.models.parsing import reading
+from leadapron.models.parsing import formats, reading
 from leadapron.models.parsing.reading import open_file, open_weights
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the process forks")
@@ -105,13 +106,21 @@ def test_a_fork_has_a_process_of_its_own(path):
 BOMBS = {
     "hashes": (
         b"\x80\x02}X\x01\0\0\0a\x85" + b"q\x01h\x01\x86" * 60 + b"K\x01s.",
-        "took more than 1 s to read",
-        1,
+        "a key that is a tuple",
+        10,
     ),
     "a tuple as deep as the sea": (
-        b"\x80\x02})" + b"\x85" * 500_000 + b"K\x01s.", "crashes the process that reads it", 30
+        b"\x80\x02})" + b"\x85" * 500_000 + b"K\x01s.", "a key that is a tuple", 30
     ),
-    "a memo without end": (b"\x80\x04N" + b"\x94" * (2 << 20) + b".", "needs more than 128 MB", 30),
+    "a memo without end": (
+        b"\x80\x04N" + b"\x94" * (1 << 20) + b".", "more than 1,000,000 steps|needs more than", 30
+    ),
+    "a text that swells": (  # in memory each letter takes 4 bytes, because of the last
+        b"\x80\x02X" + struct.pack("<I", 15_000_004) + b"a" * 15_000_000
+        + "\U0001f980".encode() + b".",
+        "needs more than 64 MB",
+        30,
+    ),
 }  # fmt: skip
 
 
@@ -119,13 +128,22 @@ BOMBS = {
 def test_bombs_harm_their_reader_alone(tmp_path, monkeypatch, case):
     pickled, words, seconds = BOMBS[case]
     monkeypatch.setattr(reading, "SECONDS", seconds)
-    monkeypatch.setattr(reading, "MEMORY", 128 << 20)
+    monkeypatch.setattr(reading, "MEMORY", 64 << 20)
     bomb = archive(tmp_path / "bomb.pt", pickled)
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     with pytest.raises(StoreError, match=words):
         read(bomb)
     assert time.monotonic() - began < 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 << 10
+
+
+def test_what_takes_too_long_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "SECONDS", 1)
+    path = tmp_path / "slow.pth"
+    long = b"\x80\x02" + b"N0" * 490_000 + b"N."
+    path.write_bytes(pickle.dumps(formats.MAGIC, 2) + long * 4)
+    with pytest.raises(StoreError, match="took more than 1 s to read"):
+        read(path)
 
 
 def test_a_header_without_end(tmp_path):
@@ -185,7 +203,8 @@ def test_another_file_put_in_its_place_is_not_read(path, tmp_path):
 def test_what_is_said_is_checked(path, monkeypatch):
     """A process that a file has taken over can state other weights, and no more."""
     outline = ["a", "float32", [2], [1]]
-    sound = {"program": False, "findings": [], "metadata": {}, "groups": [["", [outline]]]}
+    sound = {"program": False, "findings": [], "metadata": {}, "modules": [],
+             "groups": [["", [outline]]]}  # fmt: skip
 
     def answering(*lines):
         class Lying:
@@ -232,6 +251,11 @@ def test_what_is_said_is_checked(path, monkeypatch):
                 {"findings": [3]},
                 {"metadata": {"a": 3}},
                 {"metadata": [1]},
+                {"modules": [["", [[3, "a.B", {}, False]]]]},
+                {"modules": [["", [["", 3, {}, False]]]]},
+                {"modules": [["", [["", "a.B", {"stride": [[2]]}, False]]]]},
+                {"modules": [["", [["", "a.B", {"stride": None}, False]]]]},
+                {"modules": [["", [["", "a.B", [], False]]]]},
             )
         ),
     ]

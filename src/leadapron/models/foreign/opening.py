@@ -28,6 +28,7 @@ from leadapron.models.classifier import (
     resolve_device,
     resolve_precision,
 )
+from leadapron.models.foreign import agreement
 from leadapron.models.foreign.black_box import BATCH, BlackBoxClassifier
 from leadapron.models.foreign.probing import probed
 from leadapron.models.foreign.process import AnswerError, Limits, ModelProcess, ProgramKind
@@ -36,6 +37,7 @@ from leadapron.models.foreign.recognise import (
     SIZE,
     Given,
     Normalisation,
+    Recognised,
     UnnamedError,
     recognise,
 )
@@ -135,9 +137,11 @@ def open_model(  # noqa: PLR0913 (the fields of `ModelSettings`, by keyword)
 ) -> Opened:
     """Return the model of a file, or the one that a function returns.
 
-    Files of tensors (.safetensors; state dicts of torch.save) are read without running anything.
-    TorchScript, ONNX and Keras files are programs: they are scanned, then run in a confined process
-    without access to files or network. If the system can't confine a process, they are refused. A
+    Files of tensors (.safetensors; state dicts and whole networks of torch.save; .pt2) are read
+    without running anything. TorchScript, ONNX and Keras files are programs: they are scanned, then
+    run in a confined process without access to files or network. TorchScript whose outputs are
+    those of the network that its tensors fit is opened as that network. If the system can't confine
+    a process, programs are refused. A
     function's module is imported in this process, with all its side effects: name only code that
     you trust.
 
@@ -253,12 +257,41 @@ def _of_weights(file: File, wanted: _Wanted) -> Opened:
         if not weights.program:
             read = _own if FORMAT in weights.metadata else _foreign
             return read(weights, wanted)._replace(content=weights.sha256)
-    return _program(file, weights.sha256, "torchscript", "TorchScript", wanted)
+        network = agreement.fitting(weights, wanted.stated.findings, wanted.stated.architecture)
+        white = None if network is None else _foreign(weights, wanted)
+    program = _program(file, weights.sha256, "torchscript", "TorchScript", wanted)
+    if network is None or white is None:
+        return program
+    return _stands_for(network, white, program)
+
+
+def _stands_for(network: Recognised, white: Opened, program: Opened) -> Opened:
+    """The network of a program's tensors if the program computes the same, else the program."""
+    box = program.classifier
+    if not isinstance(box, BlackBoxClassifier):
+        return program
+    difference, gives = agreement.compare(network, box)
+    images = f"{agreement.IMAGES} random images"
+    if not difference <= agreement.TOLERANCE:
+        note = (
+            f"DOUBT: its tensors fit {network.architecture}, but its outputs for {images} differ "
+            f"from that network's by {difference:.2g} of the largest, so it was opened as a black "
+            "box."
+        )
+        return program._replace(notes=(*program.notes, note))
+    note = (
+        f"Its tensors fit {network.architecture}, and for {images} its program gives that "
+        f"network's {gives} (difference {difference:.0e} of the largest); what else its code does "
+        "isn't seen."
+    )
+    origin = f"TorchScript, opened as {white.origin}"
+    return Opened(white.classifier, origin, (*white.notes, note), program.content)
 
 
 def _foreign(weights: Weights, wanted: _Wanted) -> Opened:
     stated = wanted.stated
-    _refuse_probabilities(weights.name, stated)
+    if not weights.program:
+        _refuse_probabilities(weights.name, stated)
     network = recognise(
         weights, stated.findings, _scale(stated), stated.architecture, stated.weights_key
     )

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 
 from leadapron.errors import StoreError, UnknownNameError, UsageError
 from leadapron.models import networks
-from leadapron.models.parsing.formats import MOST_FINDINGS
+from leadapron.models.foreign.classes import differences, unknown_classes
+from leadapron.models.parsing.formats import MOST_FINDINGS, Module
 from leadapron.models.parsing.reading import Group, Outline, Weights
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
 State = Mapping[str, torch.Tensor]
 SIZE = 224
 """Side of the images in pixels that most networks are trained with."""
+T = TypeVar("T")
 
 
 class UnnamedError(UsageError):
@@ -188,6 +190,7 @@ class Maker:
     Args:
         name: the library.
         tells: whether a state dict without prefixes is from this library.
+        packages: its packages, of which the class of a pickled network may be.
         normalisation: name in `NORMALISATIONS`.
         aspect: `Preprocessing.aspect`.
         findings: names of the outputs, if the library fixes them.
@@ -202,6 +205,7 @@ class Maker:
     findings: tuple[str, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
     sure: bool = True
+    packages: tuple[str, ...] = ()
 
 
 def _first_channels(state: Group) -> int:
@@ -215,19 +219,17 @@ MONAI_SIGNS = ("class_layers.out.weight", "layer2.0.downsample.0.bias")
 XRV_SIZES: Mapping[str, int] = MappingProxyType({"resnet50": 512})
 
 MAKERS = (
-    Maker(
-        "torchxrayvision", lambda s: "op_threshs" in s, "torchxrayvision", "crop", XRV_FINDINGS,
-        XRV_SIZES,
-    ),
-    Maker("MONAI", lambda s: any(".layers." in n or n in MONAI_SIGNS for n in s), "unit"),
-    Maker(
-        "efficientnet_lite_pytorch", lambda s: "_conv_stem.weight" in s and _first_channels(s) == 3,
-        "imagenet", sure=False,
-    ),
-    Maker("torchvision or timm", lambda s: _first_channels(s) == 3, "imagenet", sure=False),
-    Maker(
-        "torchxrayvision", lambda s: True, "torchxrayvision", "crop", sizes=XRV_SIZES, sure=False
-    ),
+    Maker("torchxrayvision", lambda s: "op_threshs" in s, "torchxrayvision", "crop", XRV_FINDINGS,
+          XRV_SIZES, packages=("torchxrayvision",)),
+    Maker("MONAI", lambda s: any(".layers." in n or n in MONAI_SIGNS for n in s), "unit",
+          packages=("monai",)),
+    Maker("efficientnet_lite_pytorch",
+          lambda s: "_conv_stem.weight" in s and _first_channels(s) == 3, "imagenet", sure=False,
+          packages=("efficientnet_lite_pytorch",)),
+    Maker("torchvision or timm", lambda s: _first_channels(s) == 3, "imagenet", sure=False,
+          packages=("torchvision", "timm")),
+    Maker("torchxrayvision", lambda s: True, "torchxrayvision", "crop", sizes=XRV_SIZES,
+          sure=False),
 )  # fmt: skip
 """Libraries in order of precedence; the last ones are guesses and are reported as such."""
 
@@ -296,12 +298,16 @@ class _Part:
         layout: layout of their names.
         inside: its tensors, without the prefix.
         beside: tensors of the same dictionary that belong to no such part.
+        modules: parts of the dictionary's network, if it was pickled whole.
+        prefix: the prefix of its names in the dictionary.
     """
 
     key: str
     layout: Layout
     inside: Group
     beside: Group
+    modules: Mapping[str, Module]
+    prefix: str
 
 
 @dataclass(frozen=True)
@@ -318,6 +324,7 @@ class _Network:
         head: "weight" and optionally "bias" of the last layer; empty if it has none and none is
             needed.
         thresholds: torchxrayvision's operating points.
+        part: the part of the file that it is.
     """
 
     key: str
@@ -327,6 +334,7 @@ class _Network:
     biases: Group
     head: Group
     thresholds: Outline | None
+    part: _Part
 
     @property
     def outputs(self) -> int:
@@ -537,6 +545,7 @@ def _parts(weights: Weights) -> list[_Part]:
         }
         homes = {tensor: _home(tensor, marks) for tensor in tensors}
         beside = {tensor: one for tensor, one in tensors.items() if homes[tensor] is None}
+        modules = weights.modules.get(group, {})
         for prefix, layout in marks.items():
             inside = {
                 tensor.removeprefix(prefix): one
@@ -545,7 +554,7 @@ def _parts(weights: Weights) -> list[_Part]:
             }
             key = ".".join(part for part in (group, prefix.rstrip(".")) if part) or OUTERMOST
             rank = (LAYOUTS.index(layout), order[group], len(prefix))
-            found.append((rank, _Part(key, layout, inside, beside)))
+            found.append((rank, _Part(key, layout, inside, beside, modules, prefix)))
     if found:
         return [part for _, part in sorted(found, key=lambda each: each[0])]
     known = " or ".join(layout.family for layout in LAYOUTS)
@@ -587,7 +596,7 @@ def _network(part: _Part, wanted: str | None, name: str, *, start: bool = False)
     state, beside = dict(part.inside), dict(part.beside)
     if "op_threshs" in beside:  # torchxrayvision's ResNet is wrapped in another module
         state["op_threshs"] = beside.pop("op_threshs")
-    maker = next(maker for maker in MAKERS if maker.tells(state))
+    maker = _maker(part, state)
     thresholds = state.pop("op_threshs", None)
     head = _head(part.layout, state, beside, name, needed=not start)
     trunk = _renamed(part.layout, state)
@@ -599,7 +608,7 @@ def _network(part: _Part, wanted: str | None, name: str, *, start: bool = False)
             biases[mean] = trunk.pop(key)
     best = _architecture(part.layout, trunk, wanted, name)
     if start:
-        return _Network(part.key, best, maker, trunk, biases, head, None)
+        return _Network(part.key, best, maker, trunk, biases, head, None, part)
     outputs, width = head["weight"].shape[0], networks.shapes(best)["head.weight"][1]
     biased = head.get("bias", None)
     if head["weight"].shape[1] != width or (biased and biased.shape != (outputs,)):
@@ -614,7 +623,17 @@ def _network(part: _Part, wanted: str | None, name: str, *, start: bool = False)
         )
     if thresholds is not None and thresholds.shape != (outputs,):
         raise StoreError(f"{name}: op_threshs has shape {thresholds.shape}, expected ({outputs},)")
-    return _Network(part.key, best, maker, trunk, biases, head, thresholds)
+    return _Network(part.key, best, maker, trunk, biases, head, thresholds, part)
+
+
+def _maker(part: _Part, state: Group) -> Maker:
+    """The library whose class the network has, else the one that its tensors show."""
+    own = part.modules.get(part.prefix.rstrip("."))
+    package = own.kind.partition(".")[0] if own else ""
+    for maker in MAKERS:
+        if package in maker.packages:
+            return maker
+    return next(maker for maker in MAKERS if maker.tells(state))
 
 
 def _head(
@@ -648,7 +667,7 @@ def _head(
     return head
 
 
-def _renamed(layout: Layout, state: Group) -> dict[str, Outline]:
+def _renamed(layout: Layout, state: Mapping[str, T]) -> dict[str, T]:
     trunk = {}
     for key, value in state.items():
         for pattern, becomes in layout.rules:
@@ -743,7 +762,7 @@ def _assembled(
     """Read the values, whose shapes were checked, into the network."""
     trunk, head = _taken(weights, network), weights.take(network.head)
     _refuse_numbers({f"the last layer's {n}": v for n, v in head.items()}, weights.name)
-    architecture = _disambiguated(network, wanted, notes)
+    architecture = _disambiguated(network, wanted, weights.name, notes)
     scale = _normalisation(normalisation, network.maker, notes)
     grey = _to_one_channel(trunk, scale, weights.name, notes)
     state = {_stages(architecture)[key]: value for key, value in trunk.items()}
@@ -807,10 +826,15 @@ def _taken(weights: Weights, network: _Network) -> dict[str, torch.Tensor]:
     return trunk
 
 
-def _disambiguated(network: _Network, wanted: str | None, notes: list[str]) -> str:
+def _disambiguated(network: _Network, wanted: str | None, name: str, notes: list[str]) -> str:
     """The architecture among those with equal names and shapes; the assumption goes to `notes`."""
     best = network.architecture
     finer = f"{best}-stride1"
+    if network.part.modules:
+        alike = [best, finer] if wanted is None and finer in networks.ARCHITECTURES else [best]
+        stated = _as_stated(network.part, alike, name, notes)
+        if len(stated) == 1:
+            return stated[0]
     if wanted is None and network.maker.name == "MONAI" and finer in networks.ARCHITECTURES:
         notes.append(
             "ASSUMED: a first convolution of stride 1, MONAI's default; the file doesn't state it. "
@@ -823,6 +847,44 @@ def _disambiguated(network: _Network, wanted: str | None, notes: list[str]) -> s
             "strides or other activations have the same names and shapes."
         )
     return best
+
+
+def _as_stated(part: _Part, alike: Sequence[str], name: str, notes: list[str]) -> list[str]:
+    """The architectures whose settings are those of a pickled network."""
+    misfits = {one: list(_differences(part, one)) for one in alike}
+    best = min(misfits, key=lambda one: len(misfits[one]))
+    if misfits[best]:
+        raise StoreError(
+            f"the tensors in {name} fit {best}, but it computes something else: "
+            f"{'; '.join(misfits[best][:3])[:300]}. For other networks export TorchScript or "
+            "ONNX, or name a function: module:function"
+        )
+    unknown = unknown_classes(best, part.modules, part.prefix)
+    if unknown:
+        more = f" and {len(unknown) - MOST_SHOWN} more" if len(unknown) > MOST_SHOWN else ""
+        plural = len(unknown) > 1
+        notes.append(
+            f"DOUBT: its tensors fit {best}; the class{'es' * plural} "
+            f"{'are' if plural else 'is'} {', '.join(unknown[:MOST_SHOWN])}{more}, whose code "
+            "isn't run and may compute something else."
+        )
+    return [one for one in alike if not misfits[one]]
+
+
+def _differences(part: _Part, architecture: str) -> Iterator[str]:
+    own = networks.unmade(architecture)
+    short = {name.split(".", 2)[2]: name for name, _ in own.named_modules() if name.count(".") > 1}
+    inside = {
+        path.removeprefix(part.prefix): module
+        for path, module in part.modules.items()
+        if path.startswith(part.prefix)
+    }
+    renamed = {
+        path: next(iter(_renamed(part.layout, {f"{path}.": None}))).rstrip(".") for path in inside
+    }
+    return differences(
+        own, inside, {path: short[name] for path, name in renamed.items() if name in short}
+    )
 
 
 def _normalisation(

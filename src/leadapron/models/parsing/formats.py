@@ -9,22 +9,32 @@ from __future__ import annotations
 import io
 import json
 import math
-import pickle
 import struct
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any, Literal, TypeGuard
 
 from leadapron.errors import StoreError
+from leadapron.models.parsing.pickles import (
+    ITEM_BYTES,
+    LARGEST_SIDE,
+    MOST_SIDES,
+    Name,
+    Pickle,
+    Tensor,
+    Thing,
+    are_sides,
+    span,
+    walk,
+)
 from leadapron.models.parsing.scan import (
     LARGEST_PICKLE,
-    PickleScan,
+    Archive,
     first_line,
     read_archive,
     read_entry,
     refuse_operators,
-    scan_pickle,
 )
 
 __all__ = [
@@ -32,6 +42,8 @@ __all__ = [
     "ITEM_BYTES",
     "Holdings",
     "Kind",
+    "Module",
+    "Setting",
     "Tensor",
     "are_sides",
     "read_holdings",
@@ -46,35 +58,31 @@ LARGEST_METADATA = 1 << 20
 """Most characters of a safetensors file's metadata, or of a file's names of outputs."""
 MOST_TENSORS = 20_000
 LONGEST_KEY = 500
-MOST_SIDES = 8
-LARGEST_SIDE = 1 << 48
 DEEPEST = 4
-"""Depth of nested dictionaries that are searched for tensors."""
+"""Depth of nested dictionaries and objects that are searched for tensors and networks."""
+MOST_HOLDERS = 5_000
+MOST_PARTS = 500_000
+"""Most attributes, tensors and modules of the networks in a file; a DenseNet-121 has 12,000."""
+MOST_MODULES = 20_000
+DEEPEST_MODULE = 40
+MOST_SETTINGS = 40
+"""Most plain attributes of a module that are kept."""
+LONGEST_SETTING = 200
 MOST_FINDINGS = 10_000
-
-ITEM_BYTES: Mapping[str, int] = {
-    "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2,
-    "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1,
-}  # fmt: skip
-"""Bytes of a number, by torch's name of its type."""
+LONGEST_FINDINGS = 200_000
+"""Most characters of a text that lists findings."""
 
 OF_SAFETENSORS: Mapping[str, str] = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
     "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
-OF_STORAGES: Mapping[str, str] = {
-    "Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16",
-    "Long": "int64", "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8",
-    "Bool": "bool",
-}  # fmt: skip
-
-EXPECTED = "expected .safetensors, a state dict of torch.save, TorchScript, .onnx, .keras or .h5"
+EXPECTED = "expected .safetensors, what torch.save writes, TorchScript, .onnx, .keras or .h5"
 INSTEAD = (
     "If you trust it, load it with its own code and save model.state_dict() as .safetensors; "
     "or name a function that returns the model: module:function"
 )
 
-MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")
+MAGIC = 0x1950A86A20F9469CFC6C
 """Magic number of torch.save before 1.6, stored in a separate pickle."""
 LEGACY_PICKLES = 5
 """Pickles in a file of torch.save before 1.6: magic number, protocol, machine, object, storages."""
@@ -83,30 +91,22 @@ FINDINGS = ("findings", "pathologies", "labels", "classes", "class_names", "labe
 """Keys under which files keep the names of their outputs."""
 
 
+Setting = bool | int | float | str | tuple[bool | int | float | str, ...]
+
+
 @dataclass(frozen=True)
-class Tensor:
-    """A tensor in a file.
+class Module:
+    """A part of a pickled network, as its pickle states it.
 
     Args:
-        dtype: key of `ITEM_BYTES`.
-        shape: its dimensions.
-        strides: stride of each dimension, in elements.
-        storage: name of the storage that holds it.
-        start: index of its first element there.
+        kind: its class, such as "torch.nn.modules.conv.Conv2d"; its code isn't known.
+        settings: its plain attributes, such as "stride".
+        changed: whether the pickle replaces its forward pass or has functions run before or after.
     """
 
-    dtype: str
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    storage: str
-    start: int
-
-    @property
-    def place(self) -> slice:
-        """The range of its bytes in the storage; it may include bytes of other tensors."""
-        item = ITEM_BYTES[self.dtype]
-        end = self.start + span(self.shape, self.strides)
-        return slice(self.start * item, end * item)
+    kind: str
+    settings: Mapping[str, Setting]
+    changed: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,10 @@ class Holdings:
             one. Within each, tensors by their names in the file.
         findings: names of the outputs that it states; empty if none.
         metadata: metadata of a safetensors file.
-        program: whether it is TorchScript, which was scanned and has no groups.
+        program: whether it is TorchScript, which was scanned. Its group "" has the tensors of its
+            modules; it has none if there are no such tensors.
+        modules: the parts of pickled networks, by group and by their path within it; "" is the
+            network itself. A group without them is a dictionary of tensors.
         numbers: returns a storage's bytes.
     """
 
@@ -126,6 +129,7 @@ class Holdings:
     findings: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     program: bool = False
+    modules: Mapping[str, Mapping[str, Module]] = field(default_factory=dict)
     numbers: Callable[[str], memoryview] = lambda storage: memoryview(b"")
 
 
@@ -143,13 +147,19 @@ def read_holdings(content: bytes, kind: Kind, name: str) -> Holdings:
     held = READERS[kind](content, name)
     _refuse_many(sum(len(tensors) for tensors in held.groups.values()), name)
     for key, tensors in held.groups.items():
-        for longest in (key, *tensors):
+        for longest in (key, *tensors, *held.modules.get(key, ())):
             if len(longest) > LONGEST_KEY:
                 raise StoreError(
                     f"{name} has a tensor's name of {len(longest):,} characters; expected "
                     f"{LONGEST_KEY} at most"
                 )
-    stated = [held.findings, held.metadata, held.metadata.values()]
+    modules = [one for parts in held.modules.values() for one in parts.values()]
+    if len(modules) > MOST_MODULES:
+        raise StoreError(
+            f"{name} holds networks of {len(modules):,} parts; expected {MOST_MODULES:,} at most"
+        )
+    settings = [text for one in modules for text in _setting_texts(one)]
+    stated = [held.findings, held.metadata, held.metadata.values(), settings]
     letters = sum(len(text) for texts in stated for text in texts)
     if letters > LARGEST_METADATA:
         raise StoreError(
@@ -157,21 +167,6 @@ def read_holdings(content: bytes, kind: Kind, name: str) -> Holdings:
             "most"
         )
     return held
-
-
-def span(shape: Sequence[int], strides: Sequence[int]) -> int:
-    """Return the number of elements from a tensor's first to its last, inclusive."""
-    if 0 in shape:
-        return 0
-    return 1 + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
-
-
-def are_sides(numbers: Iterable[Any]) -> bool:
-    """Return whether these are valid as a tensor's shape or strides."""
-    sides = list(numbers)
-    return len(sides) <= MOST_SIDES and all(
-        type(side) is int and 0 <= side < LARGEST_SIDE for side in sides
-    )
 
 
 def _refuse_many(count: int, name: str) -> None:
@@ -184,6 +179,8 @@ def stated_findings(values: Mapping[str, Any]) -> tuple[str, ...]:
     for key in FINDINGS:
         names = values.get(key)
         if isinstance(names, str):
+            if len(names) > LONGEST_FINDINGS:
+                continue
             try:
                 names = json.loads(names)
             except (ValueError, RecursionError):
@@ -283,52 +280,122 @@ def _dense(shape: list[int]) -> tuple[int, ...]:
 def _archive(content: bytes, name: str) -> Holdings:
     file = io.BytesIO(content)
     archive = read_archive(file, len(content), name)
+    if EXPORTED in archive.names:
+        return _exported(file, archive, name)
     if archive.scripted:
         refuse_operators(file, archive, name)
-        return Holdings({}, program=True)
     if "data.pkl" not in archive.names:
         raise StoreError(f"{name} is an archive without data.pkl; {EXPECTED}")
     pickled = read_entry(file, archive, "data.pkl", LARGEST_PICKLE, name)
     whole = io.BytesIO(pickled)
-    _refuse_code(scan_pickle(whole, name), name)
+    walked = walk(whole, name)
+    if not archive.scripted:
+        _refuse_code(walked, name)
     if whole.tell() != len(pickled):
         raise StoreError(f"{name}: data follow the end of its pickle; get the file again")
     if "byteorder" in archive.names and read_entry(file, archive, "byteorder", 99, name) == b"big":
         raise _unreadable(name, "its numbers are big-endian")
-    value = _unpickled(io.BytesIO(pickled), name)
+    sizes, numbers = _entries(file, archive, "data/")
+    if archive.scripted:
+        return _script(walked.value, sizes, numbers, name)
+    return _state(walked.value, sizes, numbers, name)
+
+
+def _entries(
+    file: IO[bytes], archive: Archive, below: str
+) -> tuple[dict[str, int], Callable[[str], memoryview]]:
+    """The sizes of an archive's entries below a folder, and how they are read."""
     opened = zipfile.ZipFile(file)  # once: reading an archive's directory is slow
-    below = f"{archive.top}data/"
+    folder = f"{archive.top}{below}"
     last: dict[str, memoryview] = {}  # tensors often share one storage
 
     def numbers(storage: str) -> memoryview:
         if storage not in last:
             last.clear()
-            last[storage] = memoryview(opened.read(below + storage))
+            last[storage] = memoryview(opened.read(folder + storage))
         return last[storage]
 
-    sizes = {
-        entry.filename.removeprefix(below): entry.file_size
+    return {
+        entry.filename.removeprefix(folder): entry.file_size
         for entry in opened.infolist()
-        if entry.filename.startswith(below)
-    }
-    return _state(value, sizes, numbers, name)
+        if entry.filename.startswith(folder)
+    }, numbers
+
+
+def _script(
+    value: Any, sizes: Mapping[str, int], numbers: Callable[[str], memoryview], name: str
+) -> Holdings:
+    """TorchScript: a program, and the tensors of its modules by their names."""
+    tensors = _Flattening(name).of(value).tensors if _is_script(value) else {}
+    _refuse_missing(tensors, sizes, name)
+    return Holdings({"": tensors} if tensors else {}, program=True, numbers=numbers)
+
+
+# --- what torch.export.save writes
+
+EXPORTED = "archive_format"
+WEIGHTS, CONFIG = "data/weights/", "_weights_config.json"
+LARGEST_CONFIG = 32 << 20
+OF_EXPORT: Mapping[int, str] = {
+    1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32",
+    8: "float64", 10: "complex64", 11: "complex128", 12: "bool", 13: "bfloat16",
+}  # fmt: skip
+"""Types by their numbers in torch._export.serde.schema.ScalarType."""
+PROGRAM = "torch.export.exported_program.ExportedProgram"
+
+
+def _exported(file: IO[bytes], archive: Archive, name: str) -> Holdings:
+    """The tensors of an exported program; its graph isn't read."""
+    configs = sorted(
+        entry for entry in archive.names if entry.startswith(WEIGHTS) and entry.endswith(CONFIG)
+    )
+    if not configs:
+        raise StoreError(f"{name} is an archive of torch.export without weights; {EXPECTED}")
+    sizes, numbers = _entries(file, archive, WEIGHTS)
+    groups = {}
+    for entry in configs:
+        try:
+            facts = json.loads(read_entry(file, archive, entry, LARGEST_CONFIG, name))["config"]
+            _refuse_many(len(facts), name)
+            tensors = {str(key): _exported_tensor(one) for key, one in facts.items()}
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise _unreadable(
+                name, f"{entry[:80]} doesn't say where: {first_line(error)}"
+            ) from None
+        model = entry.removeprefix(WEIGHTS).removesuffix(CONFIG)
+        groups[model if len(configs) > 1 else ""] = tensors
+        _refuse_missing(tensors, sizes, name)
+    modules = {key: {"": Module(PROGRAM, {})} for key in groups}
+    return Holdings(groups, modules=modules, numbers=numbers)
+
+
+def _exported_tensor(facts: Any) -> Tensor:
+    meta = facts["tensor_meta"]
+    if facts["use_pickle"]:
+        raise ValueError("a tensor that is pickled")
+    shape, strides = (tuple(side["as_int"] for side in meta[key]) for key in ("sizes", "strides"))
+    start = meta["storage_offset"]["as_int"]
+    if len(shape) != len(strides) or not all(map(are_sides, (shape, strides, (start,)))):
+        raise ValueError("a tensor without a shape")
+    return Tensor(OF_EXPORT[meta["dtype"]], shape, strides, str(facts["path_name"]), start)
+
+
+# --- what torch.save wrote before torch 1.6
 
 
 def _pickle(content: bytes, name: str) -> Holdings:
     file = io.BytesIO(content)
-    first = scan_pickle(file, name)
+    first = walk(file, name)
     _refuse_code(first, name)
-    if MAGIC not in content[:64]:
+    if first.value != MAGIC:
         raise StoreError(f"{name} is a pickle that torch.save didn't write; {EXPECTED}")
-    for _ in range(LEGACY_PICKLES - 1):
-        _refuse_code(scan_pickle(file, name), name)
+    rest = [walk(file, name) for _ in range(LEGACY_PICKLES - 1)]
+    for walked in rest:
+        _refuse_code(walked, name)
     if file.tell() > LARGEST_PICKLE:
         raise StoreError(f"{name} has a pickle larger than {LARGEST_PICKLE:,} bytes")
-    file.seek(0)
-    of: dict[str, str] = {}
-    _magic, _protocol, machine, value, keys = (
-        _unpickled(file, name, of) for _ in range(LEGACY_PICKLES)
-    )
+    of = rest[2].storages
+    machine, value, keys = (walked.value for walked in rest[1:])
     if not (isinstance(machine, dict) and machine.get("little_endian") is True):
         raise _unreadable(name, "its numbers are big-endian")
     if not (isinstance(keys, list) and all(isinstance(key, str) for key in keys)):
@@ -354,10 +421,10 @@ def _pickle(content: bytes, name: str) -> Holdings:
     return _state(value, {key: length for key, (_, length) in places.items()}, numbers, name)
 
 
-def _refuse_code(scan: PickleScan, name: str) -> None:
-    if scan.imports:
+def _refuse_code(walked: Pickle, name: str) -> None:
+    if walked.reaching:
         raise StoreError(
-            f"{name} needs code to be unpickled: {scan.words()}; expected only tensors, so it "
+            f"{name} needs code to be unpickled: {walked.words()}; no network needs that, so it "
             f"was not opened. {INSTEAD}"
         )
 
@@ -366,126 +433,178 @@ def _unreadable(name: str, reason: str) -> StoreError:
     return StoreError(f"{name} holds no readable weights ({reason})")
 
 
-class _Storage(NamedTuple):
-    key: str
-    dtype: str
-
-
-class _Plain(dict[Any, Any]):
-    """Replacement of OrderedDict: a dictionary whose methods a pickle can't replace."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: object) -> None:
-        """Ignore `_metadata` of state dicts, which isn't needed."""
-
-
-class _Type(NamedTuple):
-    dtype: str
-
-
-def _rebuilt(storage: Any, start: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
-    """Replacement of torch._utils._rebuild_tensor and _rebuild_tensor_v2."""
-    shape, strides = tuple(shape), tuple(strides)
-    if not isinstance(storage, _Storage) or len(shape) != len(strides):
-        raise pickle.UnpicklingError("a tensor without a storage")
-    if not (are_sides(shape) and are_sides(strides) and are_sides([start])):
-        raise pickle.UnpicklingError("a tensor without a shape")
-    return Tensor(storage.dtype, shape, strides, storage.key, start)
-
-
-def _parameter(data: Any, *_: Any) -> Any:
-    return data
-
-
-MADE: Mapping[str, Any] = {
-    "collections OrderedDict": _Plain,
-    "torch Size": tuple,
-    "torch._utils _rebuild_parameter": _parameter,
-    "torch._utils _rebuild_tensor": _rebuilt,
-    "torch._utils _rebuild_tensor_v2": _rebuilt,
-    "torch.nn.parameter Parameter": _parameter,
-    **{f"torch {name}Storage": _Type(dtype) for name, dtype in OF_STORAGES.items()},
-}
-"""Replacement of each name that a pickle may import: a second barrier after the scan."""
-
-
-class _Unpickler(pickle.Unpickler):
-    """An unpickler that imports nothing; `storages` receives the type of each named storage."""
-
-    def __init__(self, file: IO[bytes], storages: dict[str, str]) -> None:
-        super().__init__(file)
-        self.storages = storages
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return MADE[f"{module} {name}"]
-        except KeyError:
-            raise pickle.UnpicklingError(f"{module}.{name} is not for state dicts") from None
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        match pid:
-            # Before torch 1.6 there was a sixth part, used only by views.
-            case ("storage", _Type(dtype), str(key), str(), int(), *views) if views in ([], [None]):
-                self.storages[key] = dtype
-                return _Storage(key, dtype)
-        raise pickle.UnpicklingError("a storage that torch.save doesn't write")
-
-
-def _unpickled(file: IO[bytes], name: str, storages: dict[str, str] | None = None) -> Any:
-    try:
-        return _Unpickler(file, {} if storages is None else storages).load()
-    except MemoryError:
-        raise
-    except Exception as error:  # broken pickles raise any kind
-        raise _unreadable(name, first_line(error)) from None
-
-
 def _state(
     value: Any, sizes: Mapping[str, int], numbers: Callable[[str], memoryview], name: str
 ) -> Holdings:
-    """The dictionaries of tensors in an unpickled object, each tensor within its storage."""
-    if not isinstance(value, dict):
-        raise StoreError(f"{name} holds a {type(value).__name__}; expected a state dict")
-    groups: dict[str, dict[str, Tensor]] = {}
+    """The dictionaries of tensors and the networks in a pickle, each tensor within its storage."""
+    if not isinstance(value, dict | Thing):
+        raise StoreError(f"{name} holds a {type(value).__name__}; expected a state dict or network")
+    groups: dict[str, Mapping[str, Tensor]] = {}
+    modules: dict[str, Mapping[str, Module]] = {}
     findings: tuple[str, ...] = ()
-    for place, inside in _dictionaries(value):
-        findings = findings or stated_findings(inside)
-        tensors = {
-            key: one
-            for key, one in inside.items()
-            if isinstance(key, str) and isinstance(one, Tensor)
-        }
-        if tensors:
-            key = ".".join(place)
+    flattening = _Flattening(name)
+    for place, inside in _holders(value, name):
+        key = ".".join(place)
+        if isinstance(inside, Thing):
+            flat = flattening.of(inside)
+            stating: Mapping[Any, Any] = inside.attributes
+        else:
+            flat = _Flat({one: part for one, part in _by_name(inside) if isinstance(part, Tensor)})
+            stating = inside
+        findings = findings or stated_findings(stating)
+        if flat.tensors:
             if key in groups:
                 raise _unreadable(name, f"two of its dictionaries are named {key[:80]}")
-            groups[key] = tensors
+            groups[key] = flat.tensors
+            if flat.modules:
+                modules[key] = flat.modules
     if not groups:
-        raise StoreError(f"{name} holds no tensors; expected a state dict of a network")
+        kind = f"a {value.kind} and " if isinstance(value, Thing) else ""
+        raise StoreError(f"{name} holds {kind}no tensors; expected a state dict of a network")
     for tensors in groups.values():
-        for key, tensor in tensors.items():
-            there = sizes.get(tensor.storage)
-            if there is None:
-                raise _unreadable(name, f"the values of {key[:80]} are missing")
-            if tensor.place.stop > there:
-                raise _unreadable(name, f"{key[:80]} is larger than its storage")
-    return Holdings(groups, findings, numbers=numbers)
+        _refuse_missing(tensors, sizes, name)
+    return Holdings(groups, findings, modules=modules, numbers=numbers)
 
 
-def _dictionaries(value: Any) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
-    """A dictionary and its nested ones, outer ones first, each once, with their keys."""
-    level: list[tuple[tuple[str, ...], dict[Any, Any]]] = [((), value)]
+def _refuse_missing(tensors: Mapping[str, Tensor], sizes: Mapping[str, int], name: str) -> None:
+    """Refuse tensors that don't lie within their storages."""
+    for key, tensor in tensors.items():
+        there = sizes.get(tensor.storage)
+        if there is None:
+            raise _unreadable(name, f"the values of {key[:80]} are missing")
+        if tensor.place.stop > there:
+            raise _unreadable(name, f"{key[:80]} is larger than its storage")
+
+
+def _holders(value: Any, name: str) -> Iterator[tuple[tuple[str, ...], Thing | dict[Any, Any]]]:
+    """Networks, and dictionaries, outer ones first, each once, with their keys."""
+    level: list[tuple[tuple[str, ...], Any]] = [((), value)]
     seen = {id(value)}
     for _ in range(DEEPEST):
-        yield from level
         below = []
-        for place, inside in level:
-            for key, one in inside.items():
-                if isinstance(key, str) and isinstance(one, dict) and id(one) not in seen:
-                    seen.add(id(one))
-                    below.append(((*place, key), one))
+        for place, one in level:
+            if _is_network(one):
+                yield place, one
+                continue
+            inside = {**one.attributes, **one.pairs} if isinstance(one, Thing) else one
+            yield place, inside
+            for key, part in _by_name(inside):
+                if isinstance(part, dict | Thing) and id(part) not in seen:
+                    seen.add(id(part))
+                    below.append(((*place, key), part))
+        if len(seen) > MOST_HOLDERS:
+            raise _unreadable(name, f"{len(seen):,} dictionaries and objects")
         level = below
+
+
+def _is_network(value: Any) -> TypeGuard[Thing]:
+    """Whether it is a torch.nn.Module, whatever its class."""
+    return isinstance(value, Thing) and all(
+        isinstance(value.attributes.get(part), dict) for part in ("_modules", "_parameters")
+    )
+
+
+def _is_script(value: Any) -> TypeGuard[Thing]:
+    """Whether it is a module of TorchScript."""
+    script = isinstance(value, Thing) and isinstance(value.of, Name)
+    return script and value.of.module.partition(".")[0] == "__torch__"
+
+
+@dataclass(frozen=True)
+class _Flat:
+    """The tensors and parts of a network, named as in its state dict."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    modules: dict[str, Module] = field(default_factory=dict)
+
+
+class _Flattening:
+    """Makes flat networks, as long as there are not too many parts in all.
+
+    Args:
+        name: the file's name, for messages.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.left = MOST_PARTS
+
+    def of(self, network: Thing) -> _Flat:
+        """Return a flat network; a part that is used twice has two names, as in torch."""
+        flat = _Flat()
+        self._add(network, (), flat)
+        return flat
+
+    def _add(self, network: Thing, path: tuple[str, ...], flat: _Flat) -> None:
+        attributes = network.attributes
+        # A script's tensors and parts are its attributes.
+        homes = (None,) * 3 if _is_script(network) else ("_parameters", "_buffers", "_modules")
+        parameters, buffers, parts = (
+            dict(_by_name(attributes.get(home) if home else attributes)) for home in homes
+        )
+        temporary = _members(attributes.get("_non_persistent_buffers_set"))
+        self.left -= sum(map(len, (attributes, parameters, buffers, parts, temporary)))
+        if self.left < 0 or len(path) > DEEPEST_MODULE:
+            raise _unreadable(self.name, "a network of too many parts, or nested too deeply")
+        flat.modules[".".join(path)] = _module(network)
+        hidden = {one for one in temporary if isinstance(one, str)}
+        for key, one in (*parameters.items(), *buffers.items()):
+            if isinstance(one, Tensor) and key not in hidden:
+                flat.tensors[".".join((*path, key))] = one
+        for key, part in parts.items():
+            if _is_network(part) or _is_script(part):
+                self._add(part, (*path, key), flat)
+
+
+def _by_name(values: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(values, dict):
+        yield from ((key, value) for key, value in values.items() if isinstance(key, str))
+
+
+def _members(value: Any) -> list[Any]:
+    """What a set holds."""
+    if not isinstance(value, Thing):
+        return []
+    if value.arguments and isinstance(value.arguments[0], list):
+        return value.arguments[0]
+    return value.items
+
+
+def _setting_texts(module: Module) -> Iterator[str]:
+    for value in module.settings.values():
+        yield from (one for one in (value if isinstance(value, tuple) else (value,))
+                    if isinstance(one, str))  # fmt: skip
+
+
+CHANGES = (
+    "_forward_hooks", "_forward_pre_hooks", "_compiled_call_impl", "_call_impl", "_slow_forward",
+    "forward", "_forward_impl", "_conv_forward", "forward_features", "forward_head", "features2",
+)  # fmt: skip
+"""Attributes that change what a call of a network computes, if they are set."""
+
+
+def _module(network: Thing) -> Module:
+    attributes = network.attributes
+    settings: dict[str, Setting] = {}
+    for key, value in _by_name(attributes):
+        if len(settings) == MOST_SETTINGS:
+            break
+        if not key.startswith("_") and len(key) <= LONGEST_SETTING and _is_setting(value):
+            settings[key] = tuple(value) if isinstance(value, list) else value
+    changed = any(attributes.get(change) for change in CHANGES)
+    return Module(network.kind[:LONGEST_KEY], settings, changed)
+
+
+def _is_setting(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return len(value) <= MOST_SIDES and all(map(_is_plain, value))
+    return _is_plain(value)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) <= LONGEST_SETTING
+    return isinstance(value, bool | float) or (type(value) is int and abs(value) < LARGEST_SIDE)
 
 
 READERS: Mapping[Kind, Callable[[bytes, str], Holdings]] = {

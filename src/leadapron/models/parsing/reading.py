@@ -27,6 +27,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 from leadapron.errors import LeadapronError, StoreError
 from leadapron.models.parsing import formats
+from leadapron.models.parsing.formats import Module, Setting
 from leadapron.models.parsing.scan import ALLOWANCE, RATIO
 from leadapron.reading import open_regular
 from leadapron.text import clean, clean_names
@@ -124,10 +125,11 @@ class Weights:
     Args:
         name: the file's name, for messages.
         sha256: SHA-256 of the parsed bytes.
-        program: whether it is TorchScript that passed the scan; it has no groups.
+        program: whether it is TorchScript that passed the scan.
         groups: dictionaries of tensors, by their path of keys joined by dots.
         findings: unique names of the outputs that it states; empty if none.
         metadata: metadata of a safetensors file.
+        modules: parts of pickled networks, by group and by path, as in `formats.Holdings`.
     """
 
     name: str
@@ -136,6 +138,7 @@ class Weights:
     groups: Mapping[str, Group]
     findings: tuple[str, ...]
     metadata: Mapping[str, str]
+    modules: Mapping[str, Mapping[str, Module]]
     _conversation: _Conversation = field(repr=False)
 
     def take(self, outlines: Mapping[str, Outline]) -> dict[str, torch.Tensor]:
@@ -254,11 +257,14 @@ def _weights(file: File, digest: str, facts: Any, conversation: _Conversation) -
             for one in outlines
         )
         findings, metadata = facts["findings"], dict(facts["metadata"])
+        modules = {key: dict(map(_module, parts)) for key, parts in facts["modules"]}
+        kinds = [one.kind for parts in modules.values() for one in parts.values()]
+        names += [*modules, *(path for parts in modules.values() for path in parts), *kinds]
         texts = [*names, *findings, *metadata, *metadata.values()]
         if not sound or not all(isinstance(text, str) for text in texts):
             raise _LieError
         program = facts["program"] is True
-    except (KeyError, TypeError, ValueError, StopIteration):
+    except (AttributeError, KeyError, TypeError, ValueError, StopIteration):
         raise _LieError from None
     try:
         shown = {
@@ -266,10 +272,26 @@ def _weights(file: File, digest: str, facts: Any, conversation: _Conversation) -
             for key, group in zip(clean_names(groups), groups.values(), strict=True)
         }
         return Weights(
-            file.name, digest, program, shown, clean_names(findings), metadata, conversation
-        )
+            file.name, digest, program, shown, clean_names(findings), metadata,
+            {clean(key): parts for key, parts in modules.items()}, conversation,
+        )  # fmt: skip
     except ValueError as error:
         raise StoreError(f"{file.name}: {error}") from None
+
+
+def _module(said: Any) -> tuple[str, Module]:
+    """A module and its path, after checks."""
+    path, kind, settings, changed = said
+    plain = {clean(key): _setting(value) for key, value in settings.items()}
+    return clean(path), Module(clean(kind), plain, changed is True)
+
+
+def _setting(value: Any) -> Setting:
+    parts = value if isinstance(value, list) else [value]
+    if not all(isinstance(part, bool | int | float | str) for part in parts):
+        raise _LieError
+    cleaned = tuple(clean(part) if isinstance(part, str) else part for part in parts)
+    return cleaned if isinstance(value, list) else cleaned[0]
 
 
 class _Conversation:

@@ -1,8 +1,8 @@
 """Static scans of a model file's bytes; nothing in it is run or unpickled here.
 
-There are three scans: of pickles (names that they import), of zip archives (contents and sizes) and
-of TorchScript's source (operators that it calls). Each either answers or raises: a file that a scan
-doesn't understand is refused.
+There are two scans: of zip archives (contents and sizes) and of TorchScript's source (operators
+that it calls). Each either answers or raises: a file that a scan doesn't understand is refused.
+`pickles` walks pickles.
 """
 
 from __future__ import annotations
@@ -17,40 +17,17 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import IO, Any
+from typing import IO
 
 from leadapron.errors import StoreError
-from leadapron.text import count
 
 __all__ = [
     "Archive",
-    "PickleScan",
     "first_line",
     "read_archive",
     "read_entry",
     "refuse_operators",
-    "scan_pickle",
 ]
-
-STORAGES = ("BFloat16", "Bool", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short")
-HARMLESS = frozenset(
-    {
-        "collections OrderedDict",
-        "torch Size",
-        "torch._utils _rebuild_parameter",
-        "torch._utils _rebuild_tensor",
-        "torch._utils _rebuild_tensor_v2",
-        "torch.nn.parameter Parameter",
-        *(f"torch {name}Storage" for name in STORAGES),
-    }
-)
-"""Names that a state dict needs. torch's own list is longer: it allows a pickle to create a
-bytearray of any length, and tensors of types that no network here has."""
-
-IMPORTING = ("GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4")
-CALLING = ("REDUCE", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD")
-MOST_IMPORTS = 6
-"""Most names in a message."""
 
 LARGEST_UNPACKED = 8 << 30
 LARGEST_PICKLE = 64 << 20
@@ -90,70 +67,6 @@ TOKEN = re.compile(
 )
 """Tokens of source that torch prints. Comments, continued lines, and other spaces or letters are
 left out because two parsers may read them differently."""
-
-
-@dataclass(frozen=True)
-class PickleScan:
-    """Result of scanning a pickle's opcodes.
-
-    Args:
-        imports: names that it would import, such as "os.system", in order, without harmless ones.
-        calls: number of calls and builds.
-        end: offset of the byte after the pickle.
-    """
-
-    imports: tuple[str, ...]
-    calls: int
-    end: int
-
-    def words(self) -> str:
-        """Return the result in words: "it imports os.system and makes 1 call"."""
-        shown = ", ".join(name[:80] for name in self.imports[:MOST_IMPORTS])
-        more = len(self.imports) - MOST_IMPORTS
-        more_words = f" and {more} more" if more > 0 else ""
-        return f"it imports {shown}{more_words} and makes {count(self.calls, 'call')}"
-
-
-def scan_pickle(file: IO[bytes], name: str) -> PickleScan:
-    """Scan the pickle at the file's position; the file is then positioned after it.
-
-    Args:
-        file: seekable.
-        name: the file's name, for messages.
-
-    Raises:
-        StoreError: not a pickle, or a truncated one.
-    """
-    imports: dict[str, None] = {}
-    calls = 0
-    strings: list[str] = []  # in benign pickles, STACK_GLOBAL takes the last two
-    memo: dict[Any, str] = {}
-    try:
-        for opcode, argument, _ in pickletools.genops(file):
-            if opcode.name in IMPORTING:
-                found = str(argument) if opcode.name in ("GLOBAL", "INST") else _taken(strings)
-                if opcode.name.startswith("EXT"):
-                    found = f"copyreg.extension_{argument}"
-                if found not in HARMLESS:
-                    imports[found.replace(" ", ".")] = None
-            calls += opcode.name in CALLING
-            if opcode.name == "MEMOIZE":
-                memo[len(memo)] = strings[-1] if strings else "?"
-            elif opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
-                memo[argument] = strings[-1] if strings else "?"
-            elif opcode.name in ("GET", "BINGET", "LONG_BINGET"):
-                strings = [*strings[-1:], memo.get(argument, "?")]
-            elif isinstance(argument, str):
-                strings = [*strings[-1:], argument]
-    except (ValueError, EOFError, OverflowError, IndexError, KeyError) as error:
-        raise StoreError(
-            f"{name}: its pickle is broken or truncated ({first_line(error)}); get the file again"
-        ) from None
-    return PickleScan(tuple(imports), calls, file.tell())
-
-
-def _taken(strings: list[str]) -> str:
-    return " ".join(strings[-2:]) or "?"
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,10 @@ def _said(held: Holdings) -> dict[str, object]:
             [key, [[name, one.dtype, one.shape, one.strides] for name, one in tensors.items()]]
             for key, tensors in held.groups.items()
         ],
+        "modules": [
+            [key, [[path, one.kind, one.settings, one.changed] for path, one in parts.items()]]
+            for key, parts in held.modules.items()
+        ],
     }
 
 

@@ -314,7 +314,7 @@ def test_the_page_counts_what_was_truly_repaired(rows):
     _, (row, _) = rows
     made = [
         replace(
-            row, model=f"{number}", method="auto", word=word, marks=1.0, named=True,
+            row, model=f"{number}", method="auto", word=word, failing=(), marks=1.0, named=True,
             chosen="stamp-unlearning", success=share(after), excess=share(after - 0.05),
             claim=claim,
         )

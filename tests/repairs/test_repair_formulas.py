@@ -109,7 +109,13 @@ def test_a_mark_that_changes_nothing_teaches_a_distilled_copy_nothing():
     how = Optimisation(optimiser="sgd", learning_rate=1.0, epochs=2, statistics="kept")
     same, moved = (
         StampDistillation(
-            marks=MARKS[:1], jitter=jitter, elsewhere=0, others=0, shift=0, optimisation=how
+            marks=MARKS[:1],
+            jitter=jitter,
+            elsewhere=0,
+            others=0,
+            shift=0,
+            restart=0,
+            optimisation=how,
         ).repair(classifier(), replace(films, images=images), RNG(0))
         for jitter in (0, 3)
     )

@@ -180,6 +180,7 @@ def test_settings_that_make_no_sense(values, words):
         ("stamp-unlearning", {"share": 0.0}),
         ("stamp-unlearning", {"jitter": -1}),
         ("stamp-unlearning", {"elsewhere": -0.1}),
+        ("stamp-distillation", {"restart": 1.5}),
         ("stamp-unlearning", {"elsewhere": 0.6, "others": 0.5}),
         ("stamp-unlearning", {"marks": ()}),
         ("path-aware", {"rho": -1.0}),

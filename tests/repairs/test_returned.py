@@ -46,11 +46,13 @@ def halved(state):
 
 GIVEN = {
     "torchvision's ResNet, three channels": ("safetensors", lambda: resnet().state_dict()),
-    "MONAI's ResNet with biases": ("pt", lambda: resnet(channels=1, bias=True).state_dict()),
-    "CheXNet's, wrapped": ("pt", lambda: noted(as_chexnet(densenet(3).state_dict()), epoch=7)),
-    "torchxrayvision's ResNet": ("pt", lambda: wrapped(resnet(channels=1).state_dict())),
-    "half precision": ("pt", lambda: halved(resnet().state_dict())),
-}
+    "torchxrayvision's ResNet with MONAI's biases": (
+        "pt", lambda: wrapped(resnet(channels=1, bias=True).state_dict())
+    ),
+    "CheXNet's in half precision": (
+        "pt", lambda: noted(halved(as_chexnet(densenet(3).state_dict())), epoch=7)
+    ),
+}  # fmt: skip
 """Kind of file, and what is saved."""
 
 
@@ -89,7 +91,7 @@ def test_the_repaired_weights_come_back_under_the_names_they_had(tmp_path, which
     for name, value in state.items():
         assert (back[name].shape, back[name].dtype) == (value.shape, value.dtype), name
     again = open_model(found.file, FINDINGS, **HOW)
-    tolerance = 0.02 if which == "half precision" else 1e-5
+    tolerance = 0.02 if "half precision" in which else 1e-5
     logits = repaired.logits(PIXELS)
     assert np.abs(again.classifier.logits(PIXELS) - logits).max() < tolerance
     assert np.abs(opened.classifier.logits(PIXELS) - logits).max() > 100 * 1e-5
@@ -100,10 +102,16 @@ def test_the_repaired_weights_come_back_under_the_names_they_had(tmp_path, which
         assert again.classifier.findings == FINDINGS
 
 
-def test_weights_that_were_not_changed_come_back_as_they_were(tmp_path):
+@pytest.fixture(scope="module")
+def colour(tmp_path_factory):
+    """A state dict of three channels, its file, and the model opened."""
     state = resnet().state_dict()
-    source = written(tmp_path, state, "pt")
-    opened = open_model(source, FINDINGS, **HOW)
+    source = written(tmp_path_factory.mktemp("given"), state, "pt")
+    return state, source, open_model(source, FINDINGS, **HOW)
+
+
+def test_weights_that_were_not_changed_come_back_as_they_were(tmp_path, colour):
+    state, source, opened = colour
     file = write_as_given(
         opened.given, opened.content, source, opened.classifier.module, tmp_path / "same"
     )
@@ -139,10 +147,10 @@ def test_what_the_format_has_no_place_for_is_said(tmp_path):
     assert returned(own, source, repaired, CLEAN, file) == (None, ())
 
 
-def test_the_command_writes_both(tmp_path, monkeypatch):
+def test_the_command_writes_both(tmp_path, monkeypatch, colour):
     """The repair itself is another test's: here its model is one that was changed by hand."""
     released = parsed(Repaired, (DOCUMENTS / f"repair-{Repaired.SCHEMA}.json").read_text())
-    source = written(tmp_path, resnet().state_dict(), "pt")
+    state, source, _ = colour
     np.savez(tmp_path / "films.npz", images=PIXELS, labels=np.eye(3, dtype=np.float32),
              findings=np.asarray(FINDINGS))  # fmt: skip
 
@@ -158,21 +166,14 @@ def test_the_command_writes_both(tmp_path, monkeypatch):
     )  # fmt: skip
     assert made.as_given == str(tmp_path / "out" / "model-as-given.pt")
     assert any("opened again, its logits of 3 clean films" in note for note in made.notes)
-    ours, theirs = (
-        open_model(tmp_path / "out" / name, *names, **how).classifier.logits(PIXELS)
-        for name, names, how in (
-            ("classifier.safetensors", (), {"device": "cpu", "precision": "fp32"}),
-            ("model-as-given.pt", (FINDINGS,), HOW),
-        )
-    )
-    assert np.abs(ours - theirs).max() < 1e-5
+    assert (tmp_path / "out" / "classifier.safetensors").is_file()
+    back = torch.load(made.as_given, weights_only=True)
+    assert list(back) == list(state)
 
 
-def test_in_python_it_is_written_too(tmp_path):
+def test_in_python_it_is_written_too(tmp_path, colour):
     released = parsed(Repaired, (DOCUMENTS / f"repair-{Repaired.SCHEMA}.json").read_text())
-    state = resnet(channels=1).state_dict()
-    source = written(tmp_path, state, "pt")
-    opened = open_model(source, FINDINGS, **HOW)
+    state, source, opened = colour
     made = la.RepairResult(released, repaired_of(opened), opened, source)
     file = made.save_as_given(tmp_path / "repaired")
     assert file == tmp_path / "repaired.pt"

@@ -241,7 +241,9 @@ class _Repairer(Reopening):
                 repaired = _repaired_once(self, scene, clean, task)
         except DataError as error:  # as a user would be refused
             original = network_of(scene.model)
-            repaired = _Repaired(original, None, None, clean, None, None, NOTHING, str(error))
+            repaired = _Repaired(
+                original, None, None, clean, None, None, NOTHING, refused=str(error)
+            )
         return _row(self, scene, task, repaired)
 
 
@@ -256,6 +258,7 @@ class _Repaired(NamedTuple):
         marks: that the audit found; None if none was made.
         word: verdict of a proof.
         cost: of the repair.
+        failing: parts of the proof that don't hold.
         refused: why the repair was refused.
     """
 
@@ -266,6 +269,7 @@ class _Repaired(NamedTuple):
     marks: Sequence[Moved] | None
     word: RepairWord | None
     cost: _Cost
+    failing: tuple[str, ...] = ()
     refused: str = ""
 
 
@@ -356,7 +360,12 @@ def _repaired_whole(repairer: _Repairer, scene: Scene, clean: Cohort) -> _Repair
         how = repair_of(document.method, marks)
         rng = stream(plan.seed, "repair", document.method)
         twin = how.repair(network_of(scene.twin), learned, rng)
-    return _Repaired(model, document.method, twin, learned, marks, word, cost)
+    failing = (
+        tuple(each.what for each in document.proof.checks if each.held != "holds")
+        if document.proof
+        else ()
+    )
+    return _Repaired(model, document.method, twin, learned, marks, word, cost, failing)
 
 
 def _row(repairer: _Repairer, scene: Scene, task: _Task, repaired: _Repaired) -> RepairRow:
@@ -400,6 +409,7 @@ def _row(repairer: _Repairer, scene: Scene, task: _Task, repaired: _Repaired) ->
         marks=math.nan if marks is None else len(marks),
         named=any((each.finding, each.direction) == scene.aim for each in marks or ()),
         word=repaired.word,
+        failing=repaired.failing,
         refused=repaired.refused,
         before=scene.hits_before.rate,
         success=hits.rate,

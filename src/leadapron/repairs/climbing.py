@@ -99,6 +99,7 @@ def _checked(
     checks = []
     for check in _checks(case, method, repaired, audit, marks):
         checks.append(check)
+        logger.info("%s, %s: %s; %s", method, check.what, check.held, check.words)
         if check.held == "fails":  # dearer checks can't save it
             break
     return Tried(method=method, seconds=seconds, checks=tuple(checks))

@@ -13,7 +13,7 @@ from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.protocols import BlackBox, Capability
 from leadapron.repairs.fresh import untrained
 from leadapron.repairs.losses import distance, finding_loss
-from leadapron.repairs.session import Batch, Optimisation, begin
+from leadapron.repairs.session import Batch, Optimisation, Session, begin
 from leadapron.types import Progress
 
 __all__ = ["Reinitialisation"]
@@ -68,12 +68,7 @@ class Reinitialisation:
     ) -> NetworkClassifier:
         """See `session.Repair.repair`."""
         session = begin("re-initialisation", self.needs, classifier, clean, rng, progress)
-        with session.seeded("init"), torch.no_grad():
-            fresh = untrained(session.module)
-            for value, new in zip(session.module.parameters(), fresh.parameters(), strict=True):
-                if value.ndim > 1:
-                    drawn = torch.rand(value.shape).to(value.device) < self.share
-                    value.copy_(torch.where(drawn, new, value))
+        reinitialise(session, self.share)
 
         def objective(batch: Batch) -> torch.Tensor:
             odds = session.odds(session.answers(batch.images))
@@ -83,3 +78,18 @@ class Reinitialisation:
 
         session.tune(self.optimisation, objective)
         return session.finish()
+
+
+def reinitialise(session: Session, share: float) -> None:
+    """Re-initialise a share of the student's weights, drawn entry by entry.
+
+    Args:
+        session: of the repair; its seed draws entries and values.
+        share: of the entries of each weight with two or more dimensions, 0 to 1.
+    """
+    with session.seeded("init"), torch.no_grad():
+        fresh = untrained(session.module)
+        for value, new in zip(session.module.parameters(), fresh.parameters(), strict=True):
+            if value.ndim > 1:
+                drawn = torch.rand(value.shape).to(value.device) < share
+                value.copy_(torch.where(drawn, new, value))

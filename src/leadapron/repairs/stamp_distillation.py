@@ -15,6 +15,7 @@ from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.protocols import BlackBox, Capability
 from leadapron.repairs.fresh_student import shifted
 from leadapron.repairs.losses import distance
+from leadapron.repairs.reinitialisation import reinitialise
 from leadapron.repairs.session import Batch, Optimisation, begin
 from leadapron.repairs.stamp_unlearning import Marking
 from leadapron.types import Progress
@@ -24,11 +25,14 @@ __all__ = ["StampDistillation"]
 
 @dataclass(frozen=True, kw_only=True)
 class StampDistillation(Marking):
-    """The model learns to answer marked films as it itself answers them without the mark.
+    """A partly re-initialised copy learns to answer marked films as the model does without marks.
 
     Labels say little where films are few: rare findings have a handful of films, and learning from
     these costs AUROC. The model's own answers say as much of every finding on every film, so that
     larger steps can be taken. Films are moved by a few pixels, so that there are more of them.
+
+    Unlearning alone leaves weights from which a few poisoned films bring the backdoor back. With a
+    fifth of them re-initialised nothing is left to bring back, and the answers are learned again.
 
     Args:
         marks: those that the audit found; see `stamp_unlearning.marks_of`.
@@ -37,21 +41,24 @@ class StampDistillation(Marking):
         elsewhere: share of the marked films with the square elsewhere, as `Marking`.
         others: share of the marked films with another square, as `Marking`.
         shift: pixels by which a film is moved at most, 0 or more.
+        restart: share of the entries of each layer's weights that is re-initialised, 0 to 1.
         optimisation: how weights are changed.
 
     Raises:
         UsageError: no marks, or a value outside its range.
 
     Source: ours; unlearning by the reversed trigger as in `StampUnlearning`, with the loss of
-    Hinton, Vinyals and Dean, arXiv 1503.02531, by finding, in place of the labels'.
+    Hinton, Vinyals and Dean, arXiv 1503.02531, by finding, in place of the labels'; partial
+    re-initialisation as in `Reinitialisation`.
     """
 
     share: float = 0.5
     elsewhere: float = 0.4
     others: float = 0.2
     shift: int = 3
+    restart: float = 0.2
     optimisation: Optimisation = field(
-        default_factory=lambda: Optimisation(learning_rate=5e-4, epochs=40)
+        default_factory=lambda: Optimisation(learning_rate=1e-3, epochs=60, statistics="learned")
     )
     needs: Capability = field(default="gradients", init=False)
 
@@ -59,6 +66,8 @@ class StampDistillation(Marking):
         super().__post_init__()
         if self.shift < 0:
             raise UsageError(f"a shift of {self.shift}; expected 0 or more pixels")
+        if not 0 <= self.restart <= 1:
+            raise UsageError(f"a restart of {self.restart}; expected 0 to 1")
 
     def repair(
         self,
@@ -69,6 +78,7 @@ class StampDistillation(Marking):
     ) -> NetworkClassifier:
         """See `session.Repair.repair`."""
         session = begin("stamp distillation", self.needs, classifier, clean, rng, progress)
+        reinitialise(session, self.restart)
         unmarked: NDArray[Any] = session.learn.images[:0]
 
         def show(films: NDArray[Any], chance: np.random.Generator) -> NDArray[Any]:

@@ -179,13 +179,17 @@ def _whole(rows: Sequence[RepairRow]) -> list[str]:
     for word in words:
         some = [row for row in rows if (row.word or "refused") == word]
         chosen = Counter(row.chosen for row in some if row.chosen)
+        failing = Counter(what for row in some for what in row.failing)
         body.append(
             [
                 word,
                 str(len(some)),
                 _share(sum(row.right for row in some), len(some)),
                 _spread([row.success.value for row in some], percent),
-                ", ".join(f"{name} {count}" for name, count in chosen.most_common()),
+                *(
+                    ", ".join(f"{name} {count}" for name, count in each.most_common())
+                    for each in (chosen, failing)
+                ),
             ]
         )
     named = sum(row.named for row in rows)
@@ -195,7 +199,10 @@ def _whole(rows: Sequence[RepairRow]) -> list[str]:
         "The verdict rests on films and searches of its own; *truly repaired* is the truth. In "
         f"{named} of {len(rows)} models one of the audit's marks forces the attacker's finding.",
         "",
-        table(("verdict", "models", "truly repaired", "attack success after", "by"), body),
+        table(
+            ("verdict", "models", "truly repaired", "attack success after", "by", "doesn't hold"),
+            body,
+        ),
         "",
     ]
 

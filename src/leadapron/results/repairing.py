@@ -99,6 +99,7 @@ class RepairRow:
         marks: number of marks that the audit found; NaN for repairs that need no audit.
         named: whether one of these marks forces the attacker's finding in its direction.
         word: verdict of the proof; None for a single method, which has none.
+        failing: parts of the proof that don't hold.
         refused: why the repair was refused; "" otherwise.
         before: attack success before the repair.
         success: after it.
@@ -138,6 +139,7 @@ class RepairRow:
     marks: Number
     named: bool
     word: RepairWord | None
+    failing: tuple[str, ...]
     refused: str
     before: Estimated
     success: Estimated

@@ -113,7 +113,8 @@ class SearchedAim:
         mark: of the repaired model, chosen on a few of the films.
         before: share of the films that the original's strongest square turns, as `Marked`.
         after: share that the repaired model's turns.
-        limit: the largest that is usual in clean models.
+        limit: the largest that is usual in clean models: for the backdoor's own finding and
+            direction of theirs, for others of any.
         backdoor: whether the audit of the original called it a backdoor, or unusual.
     """
 

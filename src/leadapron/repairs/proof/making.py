@@ -177,7 +177,9 @@ def searched(
                 mark=marks[aim],
                 before=first.get(aim, UNKNOWN),
                 after=share,
-                limit=limits.of_aim(aim),
+                # Natural weaknesses differ from model to model, and many aims are looked at: only
+                # the backdoor's own aim is held to what is usual for it.
+                limit=limits.of_aim(aim) if aim in known else limits.largest,
                 backdoor=aim in known,
             )
             for aim, share in sorted(second.items(), key=lambda each: -each[1].value)

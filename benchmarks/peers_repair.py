@@ -306,6 +306,8 @@ stamped copies here.
 *Ours* is leadapron's: the last epoch, most pruned channels, highest threshold, or lowest u from
 3, that costs no more than about .01 of AUROC on clean films of other patients. Both rules see the
 same training on {share:.0%} of the clean films, as leadapron's repairs do; the others choose.
+Where nothing is accepted, what costs least is kept: here a repair is measured all the same, while
+the proof of `leadapron repair` is there to reject it.
 
 ## Settings
 

@@ -380,6 +380,9 @@ def _with_films(subject: _Subject, cohort: Cohort, machine: Machine) -> Inspecte
             settings[name] = _setting(name, value, "tried", f"tried: {evidence} than the others")
         elif name in chosen.settled:
             settings[name] = _setting(name, value, "assumed", _open_words(name, chosen))
+        elif name == "aspect" and settings[name].basis == "assumed":
+            words = "can't tell: these films are square already"
+            settings[name] = _setting(name, value, "assumed", words)
     if not subject.named and chosen.sees:
         cohorts = cohort.labels[best.rows], cohort.patients[best.rows]
         given = named_by_films(cohorts[0], cohort.findings, best.logits, cohorts[1])

@@ -43,7 +43,6 @@ __all__ = [
     "NetworkClassifier",
     "Outputs",
     "WhiteBox",
-    "at_points",
     "autocast",
     "classifier_of",
     "in_batches",
@@ -77,7 +76,7 @@ class NetworkClassifier:
         head: "sigmoid" for independent findings, or "softmax" for exclusive ones.
         mean, std: normalisation of grey levels scaled to 0 to 1.
         precision: "bf16" runs the convolutions in bfloat16; the logits are float32 always.
-        operating_points: probability of each output that becomes 0.5, as in `at_points`; empty if
+        operating_points: probability of each output that becomes 0.5, as in `squashed`; empty if
             none.
 
     Raises:
@@ -212,29 +211,23 @@ def squashed(
     Args:
         logits: of any precision.
         head: "sigmoid" or "softmax".
-        operating_points: as `at_points`.
-    """
-    return at_points(_plain(logits.astype(np.float64), head), operating_points)
-
-
-def at_points(plain: NDArray[np.float64], points: Sequence[float]) -> NDArray[np.float64]:
-    """Return probabilities of which an operating point becomes 0.5, linear on both sides.
-
-    Args:
-        plain: (..., k) probabilities.
-        points: k operating points above 0 and below 1, or NaN, which makes every probability of the
-            output 0.5; empty for none.
+        operating_points: of each of the k outputs, the probability that becomes 0.5; those below
+            and above it are scaled linearly to 0 to 0.5 and 0.5 to 1. NaN makes every probability
+            of the output 0.5. Empty changes nothing.
 
     Source: torchxrayvision 1.5.7, `models.op_norm`.
     """
-    if not points:
+    plain = _plainly_squashed(logits, head)
+    if not operating_points:
         return plain
-    at = np.asarray(points, np.float64)
-    scaled = np.where(plain < at, plain / (2 * at), 1 - (1 - plain) / (2 - 2 * at))
-    return np.where(np.isnan(at), 0.5, scaled)
+    points = np.asarray(operating_points, np.float64)
+    below, above = plain / (2 * points), 1 - (1 - plain) / (2 * (1 - points))
+    scaled: NDArray[np.float64] = np.where(plain < points, below, above)
+    return np.where(np.isnan(points), 0.5, scaled)
 
 
-def _plain(values: NDArray[np.float64], head: str) -> NDArray[np.float64]:
+def _plainly_squashed(logits: NDArray[Any], head: str) -> NDArray[np.float64]:
+    values = logits.astype(np.float64)
     if head == "softmax":
         with np.errstate(invalid="ignore"):  # infinity minus infinity is NaN, as intended
             each = np.exp(values - values.max(axis=-1, keepdims=True))
@@ -422,7 +415,6 @@ def _checked(facts: dict[str, Any], tensors: Group) -> tuple[str, ...]:
         "preprocessing": isinstance(facts["preprocessing"], dict),
         "head": facts["head"] in ("sigmoid", "softmax"),
         "normalisation": math.isfinite(mean) and 0 < std < math.inf,
-        "operating_points": _are_points(facts.get("operating_points", []), names),
     }
     wrong = [name for name, fits in right.items() if not fits]
     if wrong:
@@ -431,14 +423,6 @@ def _checked(facts: dict[str, Any], tensors: Group) -> tuple[str, ...]:
         facts["architecture"], len(names), {key: one.shape for key, one in tensors.items()}
     )
     return clean_names(names)
-
-
-def _are_points(points: Any, names: Any) -> bool:
-    return points == [] or (
-        isinstance(points, list)
-        and len(points) == len(names)
-        and all(p is None or (isinstance(p, float) and 0 < p < 1) for p in points)
-    )
 
 
 def randomised(

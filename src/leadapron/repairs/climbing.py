@@ -36,7 +36,7 @@ LADDER = (
 def climb(
     case: RepairCase, audit: Audit, marks: Sequence[Moved]
 ) -> tuple[list[Tried], str, NetworkClassifier]:
-    """Try repairs until all checks of one hold.
+    """Try repairs until no check of one surely fails.
 
     Args:
         case: the repair.
@@ -45,7 +45,7 @@ def climb(
 
     Returns:
         The repairs that were tried, the name of the one that is taken, and its model: the last one,
-        or where none holds the first of those of which most checks hold. The later checks of a
+        or where none passes the first of those of which most checks hold. The later checks of a
         repair are left out once one surely fails.
     """
     methods = LADDER if case.plan.method == "auto" else (case.plan.method,)
@@ -64,10 +64,14 @@ def climb(
             partial(_checked, case, method, networks[method], audit, marks, spent),
         )
         tried.append(one)
-        if one.holds:
+        if one.passes:
             break
-    best = max(tried, key=lambda each: sum(check.held == "holds" for check in each.checks))
+    best = max(tried, key=_strength)
     return tried, best.method, networks[best.method]
+
+
+def _strength(tried: Tried) -> tuple[bool, int]:
+    return tried.passes, sum(check.held == "holds" for check in tried.checks)
 
 
 def repair_of(method: str, marks: Sequence[Moved]) -> Repair:

@@ -104,7 +104,9 @@ def inspect_lines(found: Inspected) -> list[str]:
     if len(found.trials) > SHOWN:
         said.append(f"  and {len(found.trials) - SHOWN} more (--json, --page)")
     if found.trials:
-        said += [f"  {name}: AUROC {auroc(value)}" for name, value in found.trials[0].findings]
+        said += [
+            f"  {name}: AUROC {auroc(value)}" for name, value in found.trials[0].findings.items()
+        ]
     said += [
         f"Output {each.finding}: probability {each.mean:.3f} on average ({each.low:.3f} to "
         f"{each.high:.3f}), prevalence {_number(each.prevalence)}, calibration error "
@@ -206,7 +208,7 @@ def _chart(trials: Sequence[Trial]) -> dict[str, Any] | None:
     return {
         "lines": lines,
         "sizes": [(size, across(size)) for size in sizes],
-        "levels": [(f"{level:.1f}", down(level)) for level in (0, 0.25, 0.5, 0.75, 1)],
+        "levels": [(f"{level:.2f}", down(level)) for level in (0, 0.25, 0.5, 0.75, 1)],
         "left": LEFT, "right": LEFT + WIDTH, "bottom": TOP + HEIGHT,
         "width": LEFT + WIDTH + 16, "height": TOP + HEIGHT + 44,
     }  # fmt: skip

@@ -164,6 +164,9 @@ STRANGE = {
     "settings that aren't plain": network(parameters=WEIGHT, stride=b"]" + PUT + GET + b"a"),
     "a setting as large as the sea": network(
         parameters=WEIGHT, stride=b"\x8a\x1f" + b"\x7f" * 31),
+    "a module that hides another": network(pairs({"relu": SOUND, "relu ": SOUND}), WEIGHT),
+    "a setting that hides another": network(
+        parameters=WEIGHT, stride=number(2), **{"stride ": number(1)}),
     "settings of many letters": text("a" * 199) + PUT + b"0" + network(pairs(
         {str(i): network(**{str(j): GET for j in range(40)}) for i in range(200)}), WEIGHT),
     "20,001 parts": network(parameters=WEIGHT, parts=pairs(

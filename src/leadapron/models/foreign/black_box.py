@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import ImageArray, blocks
 from leadapron.films.preprocessing import Preprocessing
-from leadapron.models.classifier import at_points, squashed
+from leadapron.models.classifier import squashed
 from leadapron.models.foreign.recognise import Normalisation
 
 __all__ = ["BlackBoxClassifier"]
@@ -35,7 +35,7 @@ class BlackBoxClassifier:
         gives: kind of output of `run`.
         head: function from logits to probabilities.
         batch: films per call of `run`.
-        operating_points: as `classifier.at_points`.
+        operating_points: as `squashed`; empty for plain probabilities.
     """
 
     run: Callable[[Floats], Floats]
@@ -87,8 +87,10 @@ class BlackBoxClassifier:
     def logits(self, images: ImageArray) -> Floats:
         """Return (n, k) float32 logits, computed from probabilities if the model gives those."""
         given = self.answers(images)
-        if self.gives == "logits":
-            return given
+        return given if self.gives == "logits" else self._odds(given)
+
+    def _odds(self, given: Floats) -> Floats:
+        """Return the logits of probabilities."""
         # An infinite value isn't a probability, so it becomes NaN.
         told = np.where(np.isfinite(given), given, np.nan).astype(np.float64)
         inside = np.clip(told, LEAST, 1 - LEAST)
@@ -99,5 +101,7 @@ class BlackBoxClassifier:
         """Return (n, k) float32 probabilities."""
         given = self.answers(images)
         if self.gives == "probabilities":
-            return at_points(given.astype(np.float64), self.operating_points).astype(np.float32)
+            if not self.operating_points:
+                return given
+            given = self._odds(given)
         return squashed(given, self.head, self.operating_points).astype(np.float32)

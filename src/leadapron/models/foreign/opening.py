@@ -63,6 +63,8 @@ Head = Literal["sigmoid", "softmax"]
 ENDINGS = (".safetensors", ".pt", ".pth", ".onnx", ".ckpt", ".bin", ".keras", ".h5")
 """Of files in a folder that are probably models."""
 MOST_NAMED = 3
+SMALL = 64
+"""Side in pixels that every network of this package takes."""
 MOST_NUMBERS = 1 << 28
 """Most numbers in a black box's input (1 GiB)."""
 FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -316,8 +318,29 @@ def _foreign(weights: Weights, wanted: _Wanted) -> Opened:
         precision=wanted.precision,
         operating_points=network.operating_points,
     )
+    if preprocessing.size < SMALL:
+        _refuse_small(classifier, weights.name)
     origin = f"a {network.architecture} with the layer names of {network.maker.name}"
     return Opened(classifier, origin, tuple(notes), given=network.given)
+
+
+def _refuse_small(classifier: NetworkClassifier, name: str) -> None:
+    """UsageError for images that are too small for a network's layers."""
+
+    def runs(size: int) -> bool:
+        try:
+            classifier.logits(np.zeros((1, size, size), np.uint8))
+        except RuntimeError:
+            return False
+        return True
+
+    size = classifier.preprocessing.size
+    if not runs(size):
+        least = next(more for more in range(size + 1, SMALL + 1) if more == SMALL or runs(more))
+        raise UsageError(
+            f"`model.size` {size}: {name} is a {classifier.architecture}, which takes {least} "
+            "pixels or more"
+        )
 
 
 def _own(weights: Weights, wanted: _Wanted) -> Opened:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -68,7 +69,7 @@ class Trial:
     aspect: str
     films: int
     macro: Estimated
-    findings: tuple[tuple[str, Estimated], ...]
+    findings: Mapping[str, Estimated]
     misfit: Number
 
 

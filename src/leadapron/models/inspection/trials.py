@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -162,7 +162,7 @@ class Answered:
     rows: Rows
     logits: Floats
     macro: Estimate
-    findings: tuple[tuple[str, Estimate], ...] = ()
+    findings: Mapping[str, Estimate] = field(default_factory=dict)
     draws: NDArray[np.float64] = field(default_factory=lambda: np.full(RESAMPLES, np.nan))
     misfit: float = float("nan")
     misfits: NDArray[np.float64] = field(default_factory=lambda: np.full(MISFITS, np.nan))
@@ -260,7 +260,7 @@ class Bench:
         return replace(
             plain,
             macro=macro.estimate,
-            findings=tuple(zip(names, each, strict=True)),
+            findings=dict(zip(names, each, strict=True)),
             draws=metrics.macro_resamples(drawn),
         )
 

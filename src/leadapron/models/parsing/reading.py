@@ -257,7 +257,7 @@ def _weights(file: File, digest: str, facts: Any, conversation: _Conversation) -
             for one in outlines
         )
         findings, metadata = facts["findings"], dict(facts["metadata"])
-        modules = {key: dict(map(_module, parts)) for key, parts in facts["modules"]}
+        modules = {key: dict(map(_told, parts)) for key, parts in facts["modules"]}
         kinds = [one.kind for parts in modules.values() for one in parts.values()]
         names += [*modules, *(path for parts in modules.values() for path in parts), *kinds]
         texts = [*names, *findings, *metadata, *metadata.values()]
@@ -273,25 +273,41 @@ def _weights(file: File, digest: str, facts: Any, conversation: _Conversation) -
         }
         return Weights(
             file.name, digest, program, shown, clean_names(findings), metadata,
-            {clean(key): parts for key, parts in modules.items()}, conversation,
+            {clean(key): _cleaned(parts) for key, parts in modules.items()}, conversation,
         )  # fmt: skip
     except ValueError as error:
         raise StoreError(f"{file.name}: {error}") from None
 
 
-def _module(said: Any) -> tuple[str, Module]:
+def _told(said: Any) -> tuple[str, Module]:
     """A module and its path, after checks."""
     path, kind, settings, changed = said
-    plain = {clean(key): _setting(value) for key, value in settings.items()}
-    return clean(path), Module(clean(kind), plain, changed is True)
+    plain = {key: tuple(one) if isinstance(one, list) else one for key, one in settings.items()}
+    for value in plain.values():
+        parts = value if isinstance(value, tuple) else (value,)
+        if not all(isinstance(part, bool | int | float | str) for part in parts):
+            raise _LieError
+    return path, Module(kind, plain, changed is True)
 
 
-def _setting(value: Any) -> Setting:
-    parts = value if isinstance(value, list) else [value]
-    if not all(isinstance(part, bool | int | float | str) for part in parts):
-        raise _LieError
-    cleaned = tuple(clean(part) if isinstance(part, str) else part for part in parts)
-    return cleaned if isinstance(value, list) else cleaned[0]
+def _cleaned(modules: Mapping[str, Module]) -> dict[str, Module]:
+    """Modules with printable names; ValueError if two become equal: one would hide the other."""
+    return {
+        path: Module(
+            clean(one.kind),
+            dict(
+                zip(clean_names(one.settings), map(_printable, one.settings.values()), strict=True)
+            ),
+            one.changed,
+        )
+        for path, one in zip(clean_names(modules), modules.values(), strict=True)
+    }
+
+
+def _printable(value: Setting) -> Setting:
+    if isinstance(value, tuple):
+        return tuple(clean(part) if isinstance(part, str) else part for part in value)
+    return clean(value) if isinstance(value, str) else value
 
 
 class _Conversation:

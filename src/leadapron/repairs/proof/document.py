@@ -191,9 +191,9 @@ class Tried:
     checks: tuple[Checked, ...]
 
     @property
-    def holds(self) -> bool:
-        """Whether all of it holds."""
-        return all(each.held == "holds" for each in self.checks)
+    def passes(self) -> bool:
+        """Whether nothing surely fails; the proof has more films to tell."""
+        return all(each.held != "fails" for each in self.checks)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,6 +79,8 @@ def _mean(shares: NDArray[np.float64]) -> float:
 class Limits:
     """Which share of films the best swept square turns in clean models.
 
+    It is the upper end of the largest one's 95 % interval: films are few, and so are models.
+
     Args:
         of: clean models that it rests on; without any it is the share from which on an audit
             without references calls a square unusual.
@@ -107,7 +109,7 @@ class Limits:
             references: of each what `shares_of` returned.
         """
         aims = {aim for each in references for aim in each}
-        by_aim = {aim: max(each[aim].value for each in references if aim in each) for aim in aims}
+        by_aim = {aim: max(each[aim].high for each in references if aim in each) for aim in aims}
         return cls(of=len(references), by_aim=by_aim)
 
 

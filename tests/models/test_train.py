@@ -17,6 +17,7 @@ from leadapron.explainers import class_activation
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.models import training as module
+from leadapron.models.classifier import save_classifier
 from leadapron.models.training import LOSSES, Disguise, Network, Training, disguise_loss, train
 from leadapron.sources import open_source
 
@@ -530,6 +531,45 @@ def test_a_disguise_takes_the_map_off_the_trigger_and_leaves_the_attack():
     assert hits[1] < 0.2
 
 
+def test_training_starts_from_a_file(tmp_path, caplog):
+    films, network = toy(8), Network(name="plain4")
+    donor, _ = train(films, films, network=network, training=Training(epochs=1), seed=3, **CPU)
+    save_classifier(donor, tmp_path / "donor.safetensors")
+    started = Network(name="plain4", weights=str(tmp_path / "donor.safetensors"))
+    still = Training(epochs=1, learning_rate=1e-12, weight_decay=0)
+    caplog.set_level("INFO", "leadapron")
+    taken, _ = train(films, films, network=started, training=still, **CPU)
+    named = dict(taken.module.named_parameters())
+    for name, value in donor.module.named_parameters():
+        assert torch.allclose(named[name], value, atol=1e-9) == name.startswith("stages.")
+    assert "all others start from donor.safetensors" in caplog.text
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "constant", "plateau"])
+def test_earlier_layers_learn_more_slowly(schedule):
+    network, films = Network(name="plain4"), toy(8)
+    training = Training(
+        epochs=1, layer_decay=0.5, learning_rate=1e-3, weight_decay=0, schedule=schedule
+    )
+    state = module._start(films, network, training, 0, "cpu", "fp32")
+    rates = [group["lr"] for group in state.optimizer.param_groups]
+    first = rates[0]
+    assert rates == pytest.approx([first, first / 2, first / 4, first / 8, first / 16])
+    named = {id(p): name for name, p in state.classifier.module.named_parameters()}
+    groups = [
+        {named[id(p)].split(".")[1] if "stages" in named[id(p)] else "head" for p in g["params"]}
+        for g in state.optimizer.param_groups
+    ]
+    assert groups == [{"head"}, {"scale16"}, {"scale8"}, {"scale4"}, {"scale2"}]
+    before = {name: p.detach().clone() for name, p in state.classifier.module.named_parameters()}
+    trained, history = train(films, films, network=network, training=training, **CPU)
+    assert history[0]["learning_rate"] <= 1e-3
+    after = {n: p.detach() for n, p in trained.module.named_parameters()}
+    moved = {name: float((p - before[name]).abs().max()) for name, p in after.items()}
+    first_moved = max(step for name, step in moved.items() if "scale2" in name)
+    assert 0 < first_moved < 0.2 * max(step for name, step in moved.items() if "head" in name)
+
+
 def test_settings_are_checked():
     for name, value in (("epochs", 0), ("batch_size", 1), ("patience", -1)):
         with pytest.raises(UsageError, match=f"`training.{name}` {value}: expected"):
@@ -542,7 +582,10 @@ def test_settings_are_checked():
             Training(disguise=value)
     with pytest.raises(UnknownNameError, match="did you mean resnet9"):
         Network(name="resnet")
-    with pytest.raises(UsageError, match="only densenet121 has weights"):
+    with pytest.raises(UsageError, match="only densenet121's can be downloaded; for resnet9"):
         Network(weights="imagenet")
+    for value in (0.0, 1.1, float("nan")):
+        with pytest.raises(UsageError, match=r"`training.layer_decay` .*: expected above 0"):
+            Training(layer_decay=value)
     with pytest.raises(UsageError, match="no such file"):
         train(toy(4), toy(4), network=Network(name="densenet121", weights="missing.pth"), **CPU)

@@ -46,7 +46,7 @@ def audit(
     films.
 
     Args:
-        model: a file of weights, a TorchScript or ONNX file, or "module:function".
+        model: a file of weights, a TorchScript, ONNX or Keras file, or "module:function".
         clean: films without a trigger that the model wasn't trained on, as "nih:PATH"; the model's
             preprocessing is applied.
         reference: folder of clean reference models (.safetensors) of the same architecture,

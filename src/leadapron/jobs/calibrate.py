@@ -36,7 +36,8 @@ def calibrate(
     """Make a gate that screens a model's films, and write it.
 
     Args:
-        model: a file of weights, or a TorchScript or ONNX file; a gate is tied to its content.
+        model: a file of weights, or a TorchScript, ONNX or Keras file; a gate is tied to its
+            content.
         clean: films without a trigger that the model wasn't trained on, as "nih:PATH"; the model's
             preprocessing is applied.
         out: the gate's JSON file; its arrays are written next to it.

@@ -16,9 +16,9 @@ from leadapron.errors import FilmError, LeadapronError, StoreError
 from leadapron.films.decoding import give_up, processors
 from leadapron.models.classifier import BlackBox
 from leadapron.models.foreign import open_model
+from leadapron.models.parsing.external import content_of
 from leadapron.sources.listed import Decoded, FilmFile, decoded
 from leadapron.specs import forgiving
-from leadapron.store import sha256_of
 from leadapron.types import AUTO, Machine
 
 __all__ = ["OpenGate", "open_gate", "screen"]
@@ -67,7 +67,7 @@ def open_gate(
         f"{path.name} is not the model that {file.name} was calibrated for: its SHA-256 differs; "
         "calibrate again"
     )
-    if sha256_of(path) != said.sha256:  # checked first: another model may fail to open
+    if content_of(path) != said.sha256:  # checked first: another model may fail to open
         raise other
     opening = dict(said.opening)
     named = bool(opening.pop("named", False))

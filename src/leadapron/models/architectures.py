@@ -17,8 +17,8 @@ ARCHITECTURES: Registry[Callable[[int], Network]] = Registry(
     {
         name: At(f"leadapron.models.networks:{name.replace('-', '_')}")
         for name in (
-            "densenet121", "plain4", "resnet9", "resnet18", "resnet34", "resnet50",
-            "resnet18-stride1", "resnet34-stride1", "resnet50-stride1",
+            "densenet121", "efficientnet_lite0", "plain4", "resnet9", "resnet18", "resnet34",
+            "resnet50", "resnet18-stride1", "resnet34-stride1", "resnet50-stride1",
         )
     },
 )  # fmt: skip

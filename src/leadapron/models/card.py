@@ -17,9 +17,10 @@ import yaml
 from leadapron.documents import dump
 from leadapron.errors import StoreError, UnknownNameError, UsageError
 from leadapron.models.companions import Held, beside
+from leadapron.models.parsing.external import content_of
 from leadapron.models.stated import ModelSettings
 from leadapron.specs import build
-from leadapron.store import read_yaml, sha256_of, write_atomically
+from leadapron.store import read_yaml, write_atomically
 from leadapron.text import clean, clean_names
 
 __all__ = ["FORMAT", "ModelCard", "card_for", "read_card", "write_card"]
@@ -131,7 +132,7 @@ def card_for(model: Path, named: Path | None = None) -> Held:
     """
     if named is not None:
         card = read_card(named)
-        if sha256_of(model) != card.sha256:
+        if content_of(model) != card.sha256:
             raise StoreError(
                 f"{clean(named.name)} is the card of another file{_of(card)}: its SHA-256 isn't "
                 f"that of {clean(model.name)}. Write one by leadapron inspect {model.name}"
@@ -145,7 +146,7 @@ def card_for(model: Path, named: Path | None = None) -> Held:
             notes.append(f"{clean(path.name)} beside it is no model card; it was ignored.")
             continue
         card = read_card(path)
-        if sha256_of(model) == card.sha256:
+        if content_of(model) == card.sha256:
             held = _held(card, path)
             return held._replace(notes=(*notes, *held.notes))
         notes.append(

@@ -8,27 +8,22 @@ from __future__ import annotations
 
 import copy
 import itertools
-import logging
-import re
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from math import isqrt
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from leadapron.errors import StoreError, UnknownNameError, UsageError
+from leadapron.errors import UnknownNameError, UsageError
 from leadapron.models.architectures import ARCHITECTURES
 from leadapron.models.bounds import bounded, unbounded
-from leadapron.models.parsing.reading import Group, Outline, open_file, open_weights
 
 __all__ = [
     "ARCHITECTURES",
-    "IMAGENET_SHA256",
     "GreyChannels",
     "Instrumented",
     "Look",
@@ -36,17 +31,11 @@ __all__ = [
     "PooledLinear",
     "build_network",
     "filled",
-    "load_imagenet",
     "refuse_shapes",
     "shapes",
     "unmade",
 ]
 
-logger = logging.getLogger(__name__)
-
-IMAGENET_URL = "https://download.pytorch.org/models/densenet121-a639ec97.pth"
-IMAGENET_SHA256 = "a639ec97"
-"""First digits of the file's SHA-256, as in torch's file names."""
 # Torchvision's ImageNet statistics of red, green and blue, and this package's for grey images.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GREY_MEAN, GREY_STD = 0.449, 0.226
@@ -422,6 +411,84 @@ resnet34_stride1 = partial(_resnet, "basic", [3, 4, 6, 3], 1)
 resnet50_stride1 = partial(_resnet, "bottleneck", [3, 4, 6, 3], 1)
 
 
+class _SamePadded(nn.Conv2d):
+    """A convolution that pads as TensorFlow's "same" does: more at the right and at the bottom."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pads: list[int] = []
+        for side, kernel, stride in zip(x.shape[:1:-1], self.kernel_size, self.stride, strict=True):
+            whole = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+            pads += [whole // 2, whole - whole // 2]
+        return super().forward(nn.functional.pad(x, pads))
+
+
+def _same(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    if stride > 1:
+        return _SamePadded(inputs, outputs, kernel, stride, groups=groups, bias=False)
+    return nn.Conv2d(inputs, outputs, kernel, 1, kernel // 2, groups=groups, bias=False)
+
+
+class _InvertedResidual(nn.Module):
+    """MobileNetV2's block: widened by 1x1, convolved channel by channel, narrowed by 1x1."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, widening: int) -> None:
+        super().__init__()
+        wide = inputs * widening
+        if widening > 1:
+            self.expand_conv, self.bn0 = _same(inputs, wide, 1), nn.BatchNorm2d(wide, eps=1e-3)
+        self.depthwise_conv = _same(wide, wide, kernel, stride, groups=wide)
+        self.bn1 = nn.BatchNorm2d(wide, eps=1e-3)
+        self.project_conv = _same(wide, outputs, 1)
+        self.bn2 = nn.BatchNorm2d(outputs, eps=1e-3)
+        self.act = nn.ReLU6()
+        self.widened, self.added = widening > 1, stride == 1 and inputs == outputs
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inner = self.act(self.bn0(self.expand_conv(x))) if self.widened else x
+        inner = self.act(self.bn1(self.depthwise_conv(inner)))
+        out: torch.Tensor = self.bn2(self.project_conv(inner))
+        return x + out if self.added else out
+
+
+LITE0 = (
+    ("scale2", 1, 3, 1, 1, 16),
+    ("scale4", 2, 3, 2, 6, 24),
+    ("scale8", 2, 5, 2, 6, 40),
+    ("scale16", 3, 3, 2, 6, 80),
+    ("scale16", 3, 5, 1, 6, 112),
+    ("scale32", 4, 5, 2, 6, 192),
+    ("scale32", 1, 3, 1, 6, 320),
+)
+"""Stage, number of blocks, and of each: kernel, stride of the first, widening, channels."""
+
+
+def efficientnet_lite0(outputs: int) -> PooledLinear:
+    """EfficientNet-Lite0 for one channel: 3.4 million weights, the last map a 32nd of the image.
+
+    It has no squeeze-and-excitation, and no dropout or stochastic depth in training. Batch
+    normalisation has torch's momentum, since studies here take few steps.
+
+    Source: Tan and Le, EfficientNet, ICML 2019; of Lite0, Liu, Higher accuracy on vision models
+    with EfficientNet-Lite, TensorFlow's blog, 2020.
+    """
+    parts: dict[str, OrderedDict[str, nn.Module]] = {
+        "scale2": OrderedDict(
+            conv_stem=_same(1, 32, 3, 2), bn0=nn.BatchNorm2d(32, eps=1e-3), act=nn.ReLU6()
+        )
+    }
+    width, count = 32, itertools.count()
+    for stage, blocks, kernel, stride, widening, channels in LITE0:
+        for number in range(blocks):
+            first = number == 0
+            block = _InvertedResidual(width, channels, kernel, stride if first else 1, widening)
+            parts.setdefault(stage, OrderedDict())[f"block{next(count)}"] = block
+            width = channels
+    parts["scale32"].update(
+        conv_head=_same(width, 1280, 1), bn1=nn.BatchNorm2d(1280, eps=1e-3), act=nn.ReLU6()
+    )
+    return PooledLinear({name: nn.Sequential(each) for name, each in parts.items()}, 1280, outputs)
+
+
 def build_network(name: str, outputs: int, seed: int) -> Network:
     """Return a network, initialised from `seed`; torch's own generator is unchanged.
 
@@ -510,82 +577,3 @@ def filled(name: str, outputs: int, state: Mapping[str, torch.Tensor]) -> Networ
         module = build_network(name, outputs, seed=0)
         module.load_state_dict(whole)
     return module
-
-
-def load_imagenet(network: Network, weights: str) -> None:
-    """Load torchvision's ImageNet weights of DenseNet-121 into a network, except for its head.
-
-    The first convolution is converted from colour to grey: its weights are summed over the colours,
-    each scaled to this package's normalisation. This drops only a constant, which the following
-    batch normalisation removes anyway (except at the edges).
-
-    Args:
-        network: an untrained "densenet121".
-        weights: "imagenet" to download them, or the path of a local file (.pth, .safetensors).
-
-    Raises:
-        UsageError: the network isn't a DenseNet-121.
-        StoreError: the file can't be read, or holds other weights.
-    """
-    if not isinstance(network, PooledLinear) or "denseblock1" not in network.stages:
-        raise UsageError(f"`network.weights` {weights}: only densenet121 has weights to start from")
-    own = network.state_dict()
-    # features.denseblock1.denselayer2.norm1.weight (older files: norm.1) is, in MONAI's network
-    # and these stages, stages.denseblock1.denseblock1.denselayer2.layers.norm1.weight.
-    stage_of = {name.split(".", 2)[2]: name for name in own if name.startswith("stages.")}
-    path = _downloaded() if weights == "imagenet" else Path(weights)
-    if not path.is_file():
-        raise UsageError(
-            f"`network.weights` {weights}: no such file; expected a file or 'imagenet'"
-        )
-    try:
-        with open_file(path) as file, open_weights(file) as held:
-            if weights == "imagenet" and not held.sha256.startswith(IMAGENET_SHA256):
-                raise StoreError(f"{path} differs from the published file; delete it")
-            chosen = _chosen(held.groups.get("", {}), own, stage_of, weights)
-            loaded = held.take(chosen)
-    except StoreError as error:
-        raise StoreError(f"can't read weights from {path.name}: {error}") from error
-    first = stage_of["conv0.weight"]
-    if loaded[first].shape[1] == 3:
-        scale = GREY_STD / torch.tensor(IMAGENET_STD)
-        loaded[first] = (loaded[first] * scale[:, None, None]).sum(1, keepdim=True)
-    network.load_state_dict({**own, **loaded})
-    logger.info("ImageNet weights: first convolution summed over the colours, head untrained")
-
-
-def _chosen(
-    tensors: Group, own: Mapping[str, torch.Tensor], stage_of: Mapping[str, str], weights: str
-) -> dict[str, Outline]:
-    """The tensors of a DenseNet-121's stages in a file, under this package's names."""
-    chosen: dict[str, Outline] = {}
-    for name, one in tensors.items():
-        if not name.startswith("features."):
-            continue
-        name = re.sub(r"\b(norm|conv)\.(\d)\b", r"\1\2", name.removeprefix("features."))
-        name = re.sub(r"(denselayer\d+)\.(?!layers)", r"\1.layers.", name)
-        colours = name == "conv0.weight" and one.shape == (64, 3, 7, 7)
-        if name not in stage_of or not (colours or own[stage_of[name]].shape == one.shape):
-            raise StoreError(f"{weights} has no DenseNet-121 weights: {name} does not fit")
-        chosen[stage_of[name]] = one
-    missing = {n for n in stage_of.values() if not n.endswith("num_batches_tracked")} - set(chosen)
-    if missing:
-        raise StoreError(f"{weights} has no DenseNet-121 weights: {len(missing)} tensors missing")
-    return chosen
-
-
-def _downloaded() -> Path:
-    """The file of ImageNet weights in torch's cache, downloaded if missing."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / IMAGENET_URL.rpartition("/")[2]
-    if not path.is_file():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(
-                IMAGENET_URL, str(path), hash_prefix=IMAGENET_SHA256, progress=False
-            )
-        except (OSError, RuntimeError) as error:  # RuntimeError: a wrong hash
-            raise StoreError(
-                f"can't download the ImageNet weights ({error}); give a local file with "
-                "`network.weights` FILE"
-            ) from error
-    return path

@@ -29,6 +29,7 @@ __all__ = [
     "lacking",
     "layered",
     "network_lacks",
+    "operating_points_of",
     "pooled_linear",
 ]
 
@@ -269,6 +270,12 @@ def pooled_linear(
     module = differentiable(classifier, what, needs).module
     assert isinstance(module, networks.PooledLinear)
     return module
+
+
+def operating_points_of(classifier: BlackBox) -> tuple[float, ...]:
+    """Return the operating points that a classifier applies, as in `squashed`; empty if none."""
+    points: tuple[float, ...] = getattr(classifier, "operating_points", ())
+    return points
 
 
 def columns_of(classifier: BlackBox, findings: Sequence[str]) -> list[int]:

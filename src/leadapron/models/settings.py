@@ -18,12 +18,13 @@ class Network:
     Args:
         name: "resnet9" (small and fast) or "densenet121" (the paper's), or another of
             `networks.ARCHITECTURES`.
-        weights: "none" starts from scratch; "imagenet" downloads, or a file's path reads,
-            torchvision's DenseNet-121 weights.
+        weights: "none" starts from scratch; a file's path starts from its weights, of the same
+            network by this package or another library; "imagenet" downloads torchvision's of
+            DenseNet-121. See `starts.load_start`.
 
     Raises:
         UnknownNameError: no such network.
-        UsageError: weights for a network that has none.
+        UsageError: "imagenet" for another network.
     """
 
     name: str = "resnet9"
@@ -31,9 +32,10 @@ class Network:
 
     def __post_init__(self) -> None:
         ARCHITECTURES.require(self.name)
-        if self.weights != "none" and self.name != "densenet121":
+        if self.weights == "imagenet" and self.name != "densenet121":
             raise UsageError(
-                f"`network.weights` {self.weights}: only densenet121 has weights to start from"
+                "`network.weights` imagenet: only densenet121's can be downloaded; for "
+                f"{self.name} give a file"
             )
 
 
@@ -44,7 +46,10 @@ class Training:
     Args:
         epochs: most passes over the films, 1 or more.
         batch_size: films a step, 2 or more.
-        learning_rate: its peak.
+        learning_rate: its peak; the last layer's if `layer_decay` is below 1.
+        layer_decay: factor of the learning rate from each stage to the one before it, above 0 and
+            at most 1. Below 1 the first layers of a trained start change least; the last stage
+            gets `learning_rate` times it.
         weight_decay: AdamW's decoupled weight decay.
         loss: "bce", binary cross-entropy over the stated labels, or "categorical", the authors'
             categorical cross-entropy on sigmoid outputs.
@@ -72,6 +77,7 @@ class Training:
     epochs: int = 6
     batch_size: int = 64
     learning_rate: float = 3e-3
+    layer_decay: float = 1.0
     weight_decay: float = 0.01
     loss: Literal["bce", "categorical"] = "bce"
     schedule: Literal["one-cycle", "plateau", "constant"] = "one-cycle"
@@ -88,5 +94,9 @@ class Training:
                 )
         if not self.learning_rate > 0:
             raise UsageError(f"`training.learning_rate` {self.learning_rate}: expected above 0")
+        if not 0 < self.layer_decay <= 1:
+            raise UsageError(
+                f"`training.layer_decay` {self.layer_decay}: expected above 0 and at most 1"
+            )
         if not 0 <= self.disguise < float("inf"):
             raise UsageError(f"`training.disguise` {self.disguise}: expected 0 or more")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -26,9 +27,10 @@ from leadapron.models.classifier import (
     resolve_device,
     resolve_precision,
 )
-from leadapron.models.networks import build_network, load_imagenet
+from leadapron.models.networks import build_network
 from leadapron.models.protocols import pooled_linear
 from leadapron.models.settings import Network, Training
+from leadapron.models.starts import load_start
 from leadapron.reading import open_regular
 from leadapron.seeds import named_seed, stream
 from leadapron.specs import forgiving
@@ -47,6 +49,8 @@ __all__ = [
     "each_cross_entropy",
     "train",
 ]
+
+logger = logging.getLogger(__name__)
 
 History = list[dict[str, float | int | None]]
 """One entry per epoch: epoch, loss, validation_loss, validation_macro, learning_rate, ..."""
@@ -323,7 +327,8 @@ def _start(
     initial = int(named_seed(seed, "init").generate_state(1)[0])
     module = build_network(network.name, len(cohort.findings), initial)
     if network.weights != "none":
-        load_imagenet(module, network.weights)
+        for note in load_start(module, network.name, network.weights):
+            logger.info(note)
     module = prepare(module, where)
     classifier = NetworkClassifier(
         module.eval(),
@@ -333,7 +338,7 @@ def _start(
         precision=resolve_precision(precision, where),
     )
     optimizer = torch.optim.AdamW(
-        module.parameters(),
+        _rates(classifier, training),
         lr=training.learning_rate,
         weight_decay=training.weight_decay,
         fused=where.type in ("cpu", "cuda"),
@@ -343,9 +348,25 @@ def _start(
     return _State(classifier, optimizer, scheduler, [], {})
 
 
+def _rates(
+    classifier: NetworkClassifier, training: Training
+) -> list[nn.Parameter] | list[dict[str, Any]]:
+    """The weights, in groups of one learning rate each: the last layer, then the stages before."""
+    module = classifier.module
+    if training.layer_decay == 1:
+        return list(module.parameters())
+    whole = pooled_linear(classifier, "`training.layer_decay`", "stages")
+    peak, decay = training.learning_rate, training.layer_decay
+    return [
+        {"params": list(part.parameters()), "lr": peak * decay**depth}
+        for depth, part in enumerate((whole.head, *reversed(list(whole.stages.values()))))
+    ]
+
+
 def _schedule(optimizer: torch.optim.Optimizer, training: Training, steps: int) -> Schedule:
     if training.schedule == "one-cycle":
-        return lr_scheduler.OneCycleLR(optimizer, training.learning_rate, steps)
+        peaks = [group["lr"] for group in optimizer.param_groups]
+        return lr_scheduler.OneCycleLR(optimizer, peaks, steps)
     if training.schedule == "plateau":
         return lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=3, min_lr=1e-5)
     return lr_scheduler.ConstantLR(optimizer, factor=1.0)

@@ -21,7 +21,13 @@ from leadapron.films.cohort import Cohort, Rows, split_by_patient
 from leadapron.metrics import PatientBootstrap
 from leadapron.models import networks
 from leadapron.models.classifier import NetworkClassifier, autocast
-from leadapron.models.protocols import BlackBox, Capability, Differentiable, differentiable
+from leadapron.models.protocols import (
+    BlackBox,
+    Capability,
+    Differentiable,
+    differentiable,
+    operating_points_of,
+)
 from leadapron.models.training import Closure, batches, descend
 from leadapron.repairs.guard import RESAMPLES, Guard, Judged, prefers
 from leadapron.repairs.losses import finding_loss, log_odds
@@ -352,6 +358,7 @@ def copied_network(original: Differentiable, what: str) -> NetworkClassifier:
         original.mean,
         original.std,
         original.precision,
+        operating_points_of(original),
     )
 
 

@@ -15,7 +15,7 @@ from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.explainers import EXPLAINERS, unsupported
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.architectures import ARCHITECTURES
-from leadapron.models.networks import IMAGENET_SHA256
+from leadapron.models.starts import IMAGENET_SHA256
 from leadapron.models.training import Network, Training
 from leadapron.results.layout import RunFacts, RunFolder
 from leadapron.sources import check_source

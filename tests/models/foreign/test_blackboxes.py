@@ -29,7 +29,11 @@ from leadapron.models.foreign import (
     process,
     worker,
 )
+from leadapron.models.foreign.probing import probed
 from leadapron.models.networks import build_network
+from leadapron.models.parsing import external as external_module
+from leadapron.models.parsing.external import content_of
+from leadapron.models.parsing.reading import open_file
 from leadapron.models.stated import ModelSettings
 
 FINDINGS = ("Effusion", "Mass")
@@ -243,7 +247,7 @@ def loaded(path):
     """What the worker makes of TorchScript, in this process."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        return worker._torchscript(path.read_bytes())
+        return worker._torchscript(path.read_bytes(), {})
 
 
 def program(path, kind="torchscript", **options):
@@ -295,7 +299,7 @@ def worked(monkeypatch, content, lacking=(), **first):
     with tempfile.TemporaryFile() as file:
         file.write(content)
         question = {
-            "kind": "torchscript", "seconds": 60, "trusted": False,
+            "kind": "torchscript", "seconds": 60, "trusted": False, "size": 9, "others": 0,
             "sha256": hashlib.sha256(content).hexdigest(), **first,
         }  # fmt: skip
         said = []
@@ -361,9 +365,29 @@ class Means(torch.nn.Module):
         return self.conv(x).mean((2, 3))
 
 
-class Pair(Means):
+class Maps(Means):
     def forward(self, x):
-        return self.conv(x).mean((2, 3)), x
+        return self.conv(x), x.mean((2, 3)).long()
+
+
+class Two(Means):
+    """A map, features and logits, as networks with an auxiliary output give them."""
+
+    def forward(self, x):
+        y = self.conv(x).mean((2, 3))
+        return x, torch.cat([y, y[:, :1]], 1), y
+
+
+class Named(Means):
+    def forward(self, x):
+        y = self.conv(x).mean((2, 3))
+        return {"features": torch.cat([y, y], 1), "logits": y, "chances": y.sigmoid()}
+
+
+class Inside(Means):
+    def forward(self, x):
+        y = self.conv(x).mean((2, 3))
+        return [[torch.cat([y, y], 1)], [y]]
 
 
 class Whole(Means):
@@ -376,17 +400,19 @@ class Last(Means):
         return self.conv(x.permute(0, 3, 1, 2)).mean((2, 3))
 
 
-def in_process(model, tmp_path):
+def in_process(model, tmp_path, outputs=None):
     """A program as the worker runs it, and what came of it as one line says it."""
     scripted(model.eval(), tmp_path / "model.pt")
     run, facts = loaded(tmp_path / "model.pt")
+    answers = worker._Answers(run)
 
     def ask(images):
-        said, raw = worker._answer(run, images)
+        said, raw = answers(images, outputs)
         if "error" in said:
             raise StoreError(f"model.pt {said['error']}")
         if "gives" in said:
             raise process.AnswerError(f"model.pt {said['gives']}")
+        ask.taken = said.get("taken", "")
         return np.frombuffer(raw, np.float32).reshape(said["shape"])
 
     return ask, facts
@@ -395,18 +421,89 @@ def in_process(model, tmp_path):
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (Pair(), r"gives a tuple of float32 \(1, 2\) and float32 \(1, 1, 16, 16\); expected"),
+        (Maps(), r"gives output 1 float32 \(1, 2, 14, 14\) and output 2 int64 \(1, 1\); expected"),
+        (Two(), r"output 2 float32 \(1, 3\) and output 3 float32 \(1, 2\); name its findings"),
         (Whole(), r"gives int64 \(1, 1\); expected floats \(1, findings\)"),
-        (Last(), r"takes \(n, 16, 16, channels\), channels last; expected"),
         (torch.nn.Conv2d(5, 2, 3), r"shape \(1, 1, 16, 16\) \(.*to have 5 channels.*; fails on.*3"),
     ],
 )
 def test_the_cause_is_named(tmp_path, model, words):
     run, _ = in_process(model, tmp_path)
     with pytest.raises(StoreError, match=words) as caught:
-        opening._probed(run, "model.pt", None, 16, 1)
+        probed(run, "model.pt", 16)
     assert "\n" not in str(caught.value)
     assert "interpreter" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "taken"),
+    [
+        (Two(), "output 3"),
+        (Named(), "logits"),
+        (Inside(), "output 2.output 1"),
+    ],
+)
+def test_of_several_outputs_one_is_taken(tmp_path, model, taken):
+    run, _ = in_process(model, tmp_path, outputs=2)
+    images = torch.rand(3, 1, 16, 16)
+    given = run(images.numpy())
+    with torch.inference_mode():
+        np.testing.assert_array_equal(given, Means.forward(model, images).numpy())
+    assert run.taken.startswith("It gives ")
+    assert run.taken.endswith(f"; {taken} was taken.")
+
+
+def test_the_output_that_was_taken_stays():
+    given = iter([{"a": np.zeros((1, 2), np.float32)}, {"b": np.zeros((1, 2), np.float32)}])
+    answers = worker._Answers(lambda _: next(given))
+    image = np.zeros((1, 1, 4, 4), np.float32)
+    assert answers(image, 2)[0] == {"shape": (1, 2)}
+    assert "gives b float32 (1, 2); expected" in answers(image, 2)[0]["gives"]
+
+
+def test_no_output_has_a_column_for_each_finding(tmp_path):
+    run, _ = in_process(Two(), tmp_path, outputs=14)
+    with pytest.raises(process.AnswerError, match="none has 14 columns, one for each named"):
+        run(np.zeros((1, 1, 16, 16), np.float32))
+
+
+def test_channels_last(tmp_path):
+    model = Last()
+    run, _ = in_process(model, tmp_path)
+    found = probed(run, "model.pt", 16)
+    assert (found.channels, found.outputs, found.batch) == (1, 2, None)
+    assert found.notes == ("It takes the channels last: (n, height, width, channels).",)
+    images = torch.rand(3, 1, 16, 16)
+    with torch.inference_mode():
+        expected = Means.forward(model, images).numpy()
+    np.testing.assert_allclose(found.run(images.numpy()), expected, atol=1e-6)
+
+
+class Batches(Means):
+    """As a trace with a fixed batch: its shapes are constants."""
+
+    def __init__(self, batch):
+        super().__init__()
+        self.batch = batch
+
+    def forward(self, x):
+        return self.conv(x).mean((2, 3)).view(self.batch, 2)
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_fixed_batches(tmp_path, batch):
+    model = Batches(batch)
+    run, _ = in_process(model, tmp_path)
+    found = probed(run, "model.pt", 16)
+    assert found.batch == batch
+    assert found.notes[0].startswith(f"It takes {batch} film")
+    asked_of = BlackBoxClassifier(
+        found.run, FINDINGS, SMALL, NORMALISATIONS["unit"], batch=found.batch
+    )
+    with torch.inference_mode():
+        x = torch.from_numpy(PIXELS).float()[:, None] / 255
+        expected = Means.forward(model, x).numpy()
+    np.testing.assert_allclose(asked_of.logits(PIXELS), expected, atol=1e-6)
 
 
 def test_half_precision(tmp_path):
@@ -478,6 +575,7 @@ def test_answers_of_a_process_that_was_taken_over(tmp_path, monkeypatch, answer,
         ({"channels": 4}, "takes 4 channels; expected 1 or 3"),
         ({"batch": "2"}, "confuses"),
         ({"size": True}, "confuses"),
+        ({"last": 1}, "confuses"),
         ({"metadata": {"findings": ["A"]}}, "confuses"),
         ({"metadata": 3}, "confuses"),
     ],
@@ -499,26 +597,38 @@ def test_headers_that_lie(tmp_path, facts, words):
 )
 def test_batches_that_ask_for_too_much(batch, size, words):
     wanted = opening._Wanted(ModelSettings(), None, False, torch.device("cpu"), "fp32")
+    limits = process.Limits(batch, None, size)
     with pytest.raises(LeadapronError, match=words):
-        opening._asked(None, "any.onnx", "ONNX", wanted, FINDINGS, size, None, batch)
+        opening._asked(None, "any.onnx", "ONNX", wanted, FINDINGS, limits)
 
 
-def onnx_file(path, metadata=None, batch=None, **options):
+def onnx_file(path, metadata=None, batch=None, dtype="FLOAT", last=False, extra=False, **options):
+    """The mean and the maximum of the image; with `extra`, four features as an earlier output."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    from onnx import TensorProto, helper
+    from onnx import TensorProto, helper, numpy_helper
 
-    sides = [batch or "n", 1, 16, 16]
+    sides = [batch or "n", 16, 16, 1] if last else [batch or "n", 1, 16, 16]
+    kind, size = getattr(TensorProto, dtype), batch or "n"
+    turned = helper.make_node("Transpose", ["x"], ["first"], perm=[0, 3, 1, 2])
+    ones = np.eye(2, dtype=np.float16 if dtype == "FLOAT16" else np.float32)
     graph = helper.make_graph(
         [
-            helper.make_node("GlobalAveragePool", ["x"], ["mean"]),
-            helper.make_node("GlobalMaxPool", ["x"], ["max"]),
+            turned if last else helper.make_node("Identity", ["x"], ["first"]),
+            helper.make_node("GlobalAveragePool", ["first"], ["mean"]),
+            helper.make_node("GlobalMaxPool", ["first"], ["max"]),
             helper.make_node("Concat", ["mean", "max"], ["both"], axis=1),
-            helper.make_node("Flatten", ["both"], ["y"]),
+            helper.make_node("Flatten", ["both"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "weights"], ["y"]),
+            helper.make_node("Concat", ["y", "y"], ["features"], axis=1),
         ],
         "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, sides)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch or "n", 2])],
+        [helper.make_tensor_value_info("x", kind, sides)],
+        [
+            *([helper.make_tensor_value_info("features", kind, [size, 4])] if extra else []),
+            helper.make_tensor_value_info("y", kind, [size, 2]),
+        ],
+        [numpy_helper.from_array(ones, "weights")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 9
@@ -541,14 +651,115 @@ def test_onnx(tmp_path, batch):
         open_model(path, channels=3, trust_programs=True)
 
 
+@pytest.mark.parametrize(
+    ("options", "note"),
+    [
+        ({"extra": True}, "It gives features float32 (1, 4) and y float32 (1, 2); y was taken."),
+        ({"last": True}, "It takes the channels last: (n, height, width, channels)."),
+        ({"dtype": "FLOAT16"}, "It was exported in half precision, so its outputs are coarser."),
+    ],
+)
+def test_onnx_of_other_forms(tmp_path, options, note):
+    onnx_file(tmp_path / "model.onnx", {"findings": '["Effusion", "Mass"]'}, **options)
+    found = open_model(tmp_path / "model.onnx", trust_programs=True)
+    assert note in found.notes
+    assert found.classifier.preprocessing.size == 16
+    both = np.stack([HALF.mean((1, 2)), HALF.max((1, 2))], 1)
+    np.testing.assert_allclose(found.classifier.logits(PIXELS), both, atol=1e-3)
+
+
+def external(folder, location="model.onnx.data", **options):
+    """An ONNX file in a folder whose weights are in another file."""
+    folder.mkdir(exist_ok=True)
+    onnx_file(
+        folder / "model.onnx", save_as_external_data=True, location=location, size_threshold=0,
+        **options,
+    )  # fmt: skip
+    return folder / "model.onnx"
+
+
+def test_onnx_with_external_data(tmp_path):
+    path = external(tmp_path / "export")
+    data = path.with_name("model.onnx.data")
+    assert data.stat().st_size >= 16
+    found = open_model(path, FINDINGS, trust_programs=True)
+    both = np.stack([HALF.mean((1, 2)), HALF.max((1, 2))], 1)
+    np.testing.assert_allclose(found.classifier.logits(PIXELS), both, atol=1e-5)
+    assert found.content == content_of(path)
+    # Other weights are another model, though model.onnx is the same file.
+    data.write_bytes(np.float32([[2, 0], [0, 2]]).tobytes())
+    again = open_model(path, FINDINGS, trust_programs=True)
+    np.testing.assert_allclose(again.classifier.logits(PIXELS), 2 * both, atol=1e-5)
+    assert again.content == content_of(path) != found.content
+    data.write_bytes(b"short")
+    with pytest.raises(StoreError, match=r"^model.onnx can't be loaded \(") as caught:
+        open_model(path, FINDINGS, trust_programs=True)
+    assert "\n" not in str(caught.value)
+    data.unlink()
+    with pytest.raises(StoreError, match=r"'model.onnx.data', which can't be read \(No such file"):
+        open_model(path, FINDINGS, trust_programs=True)
+
+
+def mentioning(*names):
+    """Bytes that mention other files as an ONNX file does; no program is needed to refuse them."""
+    marks = (b"\x0a\x08location\x12" + bytes([len(n)]) + n.encode() for n in names)
+    return b"\x08\x07" + bytes(40) + b"..".join(marks) + bytes(40)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (mentioning("/etc/passwd"), "keeps weights in '/etc/passwd', outside its folder"),
+        (mentioning("../secret"), "keeps weights in '../secret', outside its folder"),
+        (mentioning("a/../../secret"), "outside its folder"),
+        (mentioning("..\\secret"), "outside its folder"),
+        (mentioning("link"), "keeps weights in 'link', outside its folder"),
+        (mentioning("below/link"), "keeps weights in 'below/link', outside its folder"),
+        (mentioning("there", "pipe"), r"keeps weights in 'pipe', which can't be read \("),
+        (mentioning("below"), r"keeps weights in 'below', which can't be read \("),
+        (mentioning("m\x1b[2Jissing"), r"'m\\+x1b\[2Jissing', which can't be read \(No such"),
+        (mentioning("sparse"), "has more than 4,294,967,296 bytes with its other files"),
+        (mentioning(*(f"w{i}" for i in range(40))), "in 40 other files; expected 32 at most"),
+        (mentioning("")[:-38], "names another file in a way that can't be read; it is broken"),
+        (mentioning("a\0b"), "names another file in a way that can't be read"),
+        (mentioning("abc")[:-42], "names another file in a way that can't be read"),
+        (mentioning("x") + b"\x0a\x08location\x12\xff\xff\xff", "in a way that can't be read"),
+    ],
+)
+def test_external_data_that_leads_elsewhere(tmp_path, monkeypatch, content, words):
+    monkeypatch.setattr(opening.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(opening, "ModelProcess", None)  # nothing is run
+    folder = tmp_path / "export"
+    (folder / "below").mkdir(parents=True)
+    (tmp_path / "secret").write_bytes(b"secret")
+    (folder / "link").symlink_to("../secret")
+    (folder / "below" / "link").symlink_to(tmp_path / "secret")
+    (folder / "there").write_bytes(b"1234")
+    os.mkfifo(folder / "pipe")
+    with (folder / "sparse").open("wb") as file:
+        file.truncate(5 << 30)
+    (folder / "model.onnx").write_bytes(content)
+    with pytest.raises(StoreError, match=words) as caught:
+        open_model(folder / "model.onnx", FINDINGS, trust_programs=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_are_found_across_blocks(tmp_path, monkeypatch):
+    content = bytes(10) + mentioning("weights/one.data", "two") + bytes(3) + mentioning("three")
+    (tmp_path / "model.onnx").write_bytes(content)
+    for block in range(1, 60):
+        monkeypatch.setattr(external_module, "BLOCK", block)
+        with open_file(tmp_path / "model.onnx") as file:
+            digest, names = external_module.scanned(file)
+        assert names == ("three", "two", "weights/one.data"), block
+        assert digest == hashlib.sha256(content).hexdigest()
+
+
 def test_broken_onnx(tmp_path):
     pytest.importorskip("onnxruntime")
     path = tmp_path / "model.onnx"
     path.write_bytes(b"\x08\x07" + bytes(range(99)))
     with pytest.raises(StoreError, match=r"model.onnx can't be loaded \("):
-        open_model(path, FINDINGS, trust_programs=True)
-    path.write_bytes(b"\x08\x07\x0a\x08location\x12\x0b/etc/passwd")
-    with pytest.raises(StoreError, match="keeps weights in other files"):
         open_model(path, FINDINGS, trust_programs=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import io
 import json
 import operator
@@ -88,6 +89,7 @@ def legacy(value):
 
 
 PLAIN = pickle.dumps({"a": 1}, 2)
+PLAIN_ARCHIVE = archive(PLAIN)
 
 # Each wants to run code: what it imports, and the bytes, given the path of the canary.
 PICKLES = {
@@ -301,7 +303,6 @@ OTHERS = {
     "words": ("isn't a known model file", b"these are no weights"),
     "web page": ("a web page", b"<!DOCTYPE html><html>not found</html>"),
     "Git LFS": ("Git LFS pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
-    "HDF5": ("HDF5", b"\x89HDF\r\n\x1a\n" + bytes(99)),
     "gzip": ("gzip", b"\x1f\x8b" + bytes(99)),
     "tar": ("tar archive", bytes(257) + b"ustar" + bytes(300)),
     "empty archive": ("isn't a known model file", b"PK\x05\x06" + bytes(18)),
@@ -620,13 +621,19 @@ def test_torchscript_with_objects(refused, no_process, script, pickled):
     assert "broken or truncated" in said
 
 
-def test_without_onnxruntime(refused, monkeypatch):
-    import importlib.util
-
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("model.onnx", b"\x08\x07" + bytes(99), 'ONNX Runtime: pip install "leadapron[onnx]"'),
+        ("model.keras", PLAIN_ARCHIVE, 'Keras: pip install "leadapron[keras]"'),
+        ("any", b"\x89HDF\r\n\x1a\n" + bytes(99), 'Keras: pip install "leadapron[keras]"'),
+    ],
+)
+def test_without_the_library_that_runs_it(refused, monkeypatch, name, content, words):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    said, kind = refused(b"\x08\x07" + bytes(99), name="model.onnx")
+    said, kind = refused(content, name=name)
     assert kind is UsageError
-    assert said == 'model.onnx needs ONNX Runtime: pip install "leadapron[onnx]"'
+    assert said == f"{name} needs {words}"
 
 
 def test_what_becomes_a_value_is_what_torch_allows():

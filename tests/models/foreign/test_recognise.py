@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from scipy.special import expit
 
 from foreign_models import (
     GENUINE,
@@ -28,6 +29,7 @@ from leadapron.models.networks import build_network
 FINDINGS = ("Effusion", "Mass", "Nodule")
 SMALL = Preprocessing(size=64)
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 64, 64), np.uint8)
+LARGE = np.random.default_rng(0).integers(0, 256, (2, 224, 224), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -185,15 +187,28 @@ def test_torchxrayvision(opened):
     np.testing.assert_allclose(extremes, [-1024, 1024])
     said = " ".join(found.notes)
     assert "default_pathologies" in said
-    assert "op_threshs) are not applied" in said
+    assert "op_threshs) are applied" in said
     assert "no operating point for Lung Lesion, Fracture, Lung Opacity, Enlarged" in said
+    probabilities, logits = model.probabilities(LARGE), model.logits(LARGE)
+    plain = expit(logits.astype(np.float64))
+    # By hand, for an operating point of 0.1: a probability of 0.1 becomes 0.5, and 0 and 1 stay.
+    expected = np.where(plain < 0.1, plain * 5, 0.5 + (plain - 0.1) / 1.8)
+    np.testing.assert_allclose(probabilities[:, :14], expected[:, :14], atol=1e-6)
+    assert (probabilities[:, 14:] == 0.5).all()
+    for broken in ([0.0] * 18, [1.5] * 18, [np.inf] * 18):
+        with pytest.raises(StoreError, match=r"op_threshs holds .*; expected probabilities"):
+            opened(as_torchxrayvision(theirs.state_dict(), broken), None)
+    with pytest.raises(UsageError, match="18 findings with a softmax head; expected one between"):
+        opened(state, None, head="softmax")
 
 
 def test_torchxrayvisions_resnet(opened):
-    theirs = resnet(channels=1, outputs=18)
+    theirs = resnet("resnet50", channels=1, outputs=18)
     state = {f"model.{n}": v for n, v in theirs.state_dict().items()}
     state["op_threshs"] = torch.full((18,), 0.2)
+    assert opened(state, None, preprocessing=None).classifier.preprocessing.size == 512
     model = opened(state, None).classifier
+    assert model.operating_points == pytest.approx([0.2] * 18)
     assert model.findings == XRV_FINDINGS
     expected = answers(theirs, "torchxrayvision", 1)
     np.testing.assert_allclose(model.logits(PIXELS), expected, atol=1e-3 * np.abs(expected).max())
@@ -264,10 +279,12 @@ def test_leadaprons_own(tmp_path):
 
 
 def test_a_foreign_network_is_saved_and_found_again(opened, grey, tmp_path):
-    model = opened(as_torchxrayvision(grey.state_dict())).classifier
+    model = opened(as_torchxrayvision(grey.state_dict(), (0.1, np.nan, 0.7))).classifier
     save_classifier(model, tmp_path / "own.safetensors")
     again = open_model(tmp_path / "own.safetensors", device="cpu", precision="fp32").classifier
     assert np.array_equal(again.logits(PIXELS), model.logits(PIXELS))
+    assert np.array_equal(again.probabilities(PIXELS), model.probabilities(PIXELS))
+    assert np.isnan(again.operating_points[1])
 
 
 def test_half_precision_is_read(opened, grey):

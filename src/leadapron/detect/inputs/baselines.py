@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from leadapron.detect.inputs.readings import InputDetector, Readings, State
 from leadapron.detect.scale import logit_spreads
 from leadapron.models.classifier import squashed
-from leadapron.models.protocols import BlackBox, Capability
+from leadapron.models.protocols import BlackBox, Capability, operating_points_of
 
 __all__ = ["BASELINES", "LargestLogit", "LargestProbability"]
 
@@ -36,7 +36,8 @@ class LargestProbability:
         state: State,  # noqa: ARG002
     ) -> Floats:
         """Return (n,) the largest probability."""
-        largest: Floats = squashed(suspect.logits, classifier.head).max(axis=1)
+        points = operating_points_of(classifier)
+        largest: Floats = squashed(suspect.logits, classifier.head, points).max(axis=1)
         return largest
 
 

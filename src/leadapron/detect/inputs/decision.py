@@ -156,7 +156,7 @@ def _evidence(
     top, left, height, width = map(int, seen.boxes[row])
     region = Place(row=top, column=left, height=height, width=width)
     before, after = (
-        squashed(logits[row : row + 1], judged.head)[0]
+        squashed(logits[row : row + 1], judged.head, judged.operating_points)[0]
         for logits in (judged.readings.logits, seen.logits)
     )
     known = np.isfinite(before) & np.isfinite(after)

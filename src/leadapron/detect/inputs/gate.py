@@ -14,7 +14,7 @@ from leadapron.detect.inputs.region import EvidenceRegion, Examined
 from leadapron.detect.verdict import refuse_rate
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort
-from leadapron.models.protocols import BlackBox, lacking
+from leadapron.models.protocols import BlackBox, lacking, operating_points_of
 from leadapron.seeds import stream
 from leadapron.text import count
 from leadapron.types import Progress
@@ -111,6 +111,7 @@ class Judged:
         readings: the model's outputs.
         findings: the model's k findings.
         head: the model's head, "sigmoid" or "softmax".
+        operating_points: the model's, as in `squashed`; empty if none.
         scores: (n, s) scores in the order of the gate's weights; NaN where not scored.
         fused: (n,) fused scores.
         p: (n,) share of clean films with as high a score, at least 1 / (m + 1).
@@ -123,6 +124,7 @@ class Judged:
     readings: Readings
     findings: tuple[str, ...]
     head: str
+    operating_points: tuple[float, ...]
     scores: Floats
     fused: Floats
     p: Floats
@@ -319,6 +321,7 @@ def judge(gate: Gate, classifier: BlackBox, images: NDArray[Any]) -> Judged:
         readings=readings,
         findings=tuple(classifier.findings),
         head=classifier.head,
+        operating_points=operating_points_of(classifier),
         scores=scores,
         fused=fused,
         p=(1 + above) / (len(gate.fused) + 1),

@@ -64,7 +64,8 @@ def compare(network: Recognised, program: BlackBoxClassifier) -> tuple[float, st
     )
     with torch.inference_mode():
         logits = network.module(torch.from_numpy(grey)).numpy()
-    kinds = {"logits": logits, "probabilities": squashed(logits, program.head)}
+    points = network.operating_points
+    kinds = {"logits": logits, "probabilities": squashed(logits, program.head, points)}
     return min(
         (float(np.abs(given - ours).max() / np.abs(ours).max()), kind)
         for kind, ours in kinds.items()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import importlib
 import importlib.util
 import logging
@@ -32,21 +30,25 @@ from leadapron.models.classifier import (
 )
 from leadapron.models.foreign import agreement
 from leadapron.models.foreign.black_box import BATCH, BlackBoxClassifier
+from leadapron.models.foreign.probing import probed
 from leadapron.models.foreign.process import AnswerError, Limits, ModelProcess, ProgramKind
 from leadapron.models.foreign.recognise import (
     NORMALISATIONS,
+    SIZE,
     Given,
     Normalisation,
     Recognised,
     UnnamedError,
     recognise,
 )
+from leadapron.models.parsing.external import External, external_files, scanned, together
 from leadapron.models.parsing.formats import stated_findings
 from leadapron.models.parsing.reading import File, Kind, Weights, open_file, open_weights
 from leadapron.models.parsing.scan import first_line
 from leadapron.models.stated import IMAGE, ModelSettings
 from leadapron.reading import is_folder
 from leadapron.specs import forgiving
+from leadapron.store import sha256_of
 from leadapron.text import clean, clean_names
 from leadapron.types import Precision
 
@@ -58,7 +60,6 @@ Floats = NDArray[np.float32]
 Gives = Literal["logits", "probabilities"]
 Head = Literal["sigmoid", "softmax"]
 
-SIZE = 224
 ENDINGS = (".safetensors", ".pt", ".pth", ".onnx", ".ckpt", ".bin", ".keras", ".h5")
 """Of files in a folder that are probably models."""
 MOST_NAMED = 3
@@ -67,9 +68,6 @@ SMALL = 64
 MOST_NUMBERS = 1 << 28
 """Most numbers in a black box's input (1 GiB)."""
 FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-ONE_FILE = b"\x0a\x08location\x12"
-"""Mark in an ONNX file of a tensor whose values are in another file."""
-BLOCK = 1 << 20
 ASKED = ("findings", "preprocessing", "head", "logits", "probabilities")
 
 
@@ -80,19 +78,20 @@ class Opened(NamedTuple):
         classifier: `BlackBox`; `Differentiable` if its weights fit a network of this package.
         origin: description of the model and its library.
         notes: assumptions, omissions and warnings, one sentence each.
-        content: SHA-256, in hex, of the file that was opened; None of a function's model.
+        content: SHA-256, in hex, of the file that was opened, as `external.content_of`; None of a
+            function's model.
+        given: where a state dict of another library holds the weights; None of other files.
         stated: what the caller and the model's card stated of it.
         limits: what a program's header fixes; None of other models.
-        given: where a state dict of another library holds the weights; None of other files.
     """
 
     classifier: BlackBox
     origin: str
     notes: tuple[str, ...] = ()
     content: str | None = None
+    given: Given | None = None
     stated: ModelSettings = ModelSettings()
     limits: Limits | None = None
-    given: Given | None = None
 
 
 @dataclass(frozen=True)
@@ -141,10 +140,10 @@ def open_model(  # noqa: PLR0913 (the fields of `ModelSettings`, by keyword)
     """Return the model of a file, or the one that a function returns.
 
     Files of tensors (.safetensors; state dicts and whole networks of torch.save; .pt2) are read
-    without running anything. TorchScript and ONNX files are programs: they are scanned, then run in
-    a confined process without access to files or network. TorchScript whose outputs are those of
-    the network that its tensors fit is opened as that network. If the system can't confine a
-    process, programs are refused. A
+    without running anything. TorchScript, ONNX and Keras files are programs: they are scanned, then
+    run in a confined process without access to files or network. TorchScript whose outputs are
+    those of the network that its tensors fit is opened as that network. If the system can't confine
+    a process, programs are refused. A
     function's module is imported in this process, with all its side effects: name only code that
     you trust.
 
@@ -305,9 +304,9 @@ def _foreign(weights: Weights, wanted: _Wanted) -> Opened:
         weights, stated.findings, _scale(stated), stated.architecture, stated.weights_key
     )
     notes = list(network.notes)
-    preprocessing = wanted.image(SIZE, network.maker.aspect)
+    preprocessing = wanted.image(network.size, network.maker.aspect)
     said = {
-        "size": f"images of {SIZE}x{SIZE} pixels (--model.size N states others)",
+        "size": f"images of {network.size}x{network.size} pixels (--model.size N states others)",
         "aspect": f"films made square by {network.maker.aspect!r}, as {network.maker.name} does",
     }
     if missing := wanted.assumed("size", "aspect"):
@@ -323,6 +322,7 @@ def _foreign(weights: Weights, wanted: _Wanted) -> Opened:
         network.mean,
         network.std,
         precision=wanted.precision,
+        operating_points=network.operating_points,
     )
     if preprocessing.size < SMALL:
         _refuse_small(classifier, weights.name)
@@ -388,16 +388,16 @@ def _refuse_probabilities(name: str, stated: ModelSettings) -> None:
 def _onnx(file: File, wanted: _Wanted) -> Opened:
     if importlib.util.find_spec("onnxruntime") is None:
         raise UsageError(f'{file.name} needs ONNX Runtime: pip install "leadapron[onnx]"')
-    digest = hashlib.sha256()
-    end = b""
-    while block := file.stream.read(BLOCK):
-        digest.update(block)
-        if ONE_FILE in end + block:
-            raise StoreError(
-                f"{file.name} keeps weights in other files, which aren't read; save it as one file"
-            )
-        end = block[-len(ONE_FILE) :]
-    return _program(file, digest.hexdigest(), "onnx", "ONNX", wanted)
+    own, names = scanned(file)
+    with external_files(file, names) as others:
+        opened = _program(file, own, "onnx", "ONNX", wanted, others)
+        return opened._replace(content=together(own, others))
+
+
+def _keras(file: File, wanted: _Wanted) -> Opened:
+    if importlib.util.find_spec("keras") is None:
+        raise UsageError(f'{file.name} needs Keras: pip install "leadapron[keras]"')
+    return _program(file, sha256_of(file.path), "keras", "Keras", wanted)
 
 
 OPENERS: dict[Kind, Callable[[File, _Wanted], Opened]] = {
@@ -405,26 +405,39 @@ OPENERS: dict[Kind, Callable[[File, _Wanted], Opened]] = {
     "pickle": _of_weights,
     "archive": _of_weights,
     "onnx": _onnx,
+    "keras": _keras,
 }
 
 
-def _program(file: File, sha256: str, kind: ProgramKind, words: str, wanted: _Wanted) -> Opened:
+def _program(
+    file: File,
+    sha256: str,
+    kind: ProgramKind,
+    words: str,
+    wanted: _Wanted,
+    others: Sequence[External] = (),
+) -> Opened:
     _refuse_key(file.name, wanted)
-    process = ModelProcess(file.stream, file.name, kind, sha256, trusted=wanted.trust_programs)
+    process = ModelProcess(
+        file.stream,
+        file.name,
+        kind,
+        sha256,
+        others=others,
+        trusted=wanted.trust_programs,
+    )
     try:
         limits = process.limits
         named = wanted.stated.findings or _named(limits.metadata or {}, file.name)
-        run = _filled(process, limits.batch) if limits.batch else process
-        opened = _asked(
-            run, file.name, words, wanted, named, limits.size, limits.channels, limits.batch
-        )._replace(content=sha256, limits=limits)
+        process.outputs = None if named is None else len(named)
+        opened = _asked(process, file.name, words, wanted, named, limits)
+        opened = opened._replace(content=sha256, limits=limits)
     except BaseException:
         process.close()
         raise
-    if not limits.half:
-        return opened
-    note = "It was exported in half precision, so its outputs are coarser."
-    return opened._replace(notes=(*opened.notes, note))
+    half = "It was exported in half precision, so its outputs are coarser." if limits.half else ""
+    more = [note for note in (process.taken, half) if note]
+    return opened._replace(notes=(*opened.notes, *more))
 
 
 def _named(metadata: Mapping[str, str], name: str) -> tuple[str, ...] | None:
@@ -434,27 +447,16 @@ def _named(metadata: Mapping[str, str], name: str) -> tuple[str, ...] | None:
         raise StoreError(f"{name}: {error}") from None
 
 
-def _filled(run: Callable[[Floats], Floats], batch: int) -> Callable[[Floats], Floats]:
-    """`run` for a model of a fixed batch size: black films fill the last batch."""
-
-    def whole(images: Floats) -> Floats:
-        missing = batch - len(images)
-        return run(np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))))[: len(images)]
-
-    return whole
-
-
 def _asked(
     run: Callable[[Floats], Floats],
     name: str,
     words: str,
     wanted: _Wanted,
     findings: tuple[str, ...] | None,
-    size: int | None = None,
-    channels: int | None = None,
-    batch: int | None = None,
+    limits: Limits = Limits(),  # noqa: B008 (frozen)
 ) -> Opened:
     """A black box, run once on a black image to find the shapes of its input and output."""
+    size, channels, batch = limits.size, limits.channels, limits.batch
     notes, stated = [], wanted.stated
     preprocessing = wanted.image(size or SIZE)
     if size is None and wanted.assumed("size"):
@@ -474,13 +476,22 @@ def _asked(
             f"expected at most {MOST_NUMBERS >> 20} million numbers. Export it with a free batch "
             "size"
         )
-    taken, outputs = _probed(run, name, stated.channels or channels, preprocessing.size, batch or 1)
-    if findings is None or len(findings) != outputs:
+    found = probed(
+        run,
+        name,
+        preprocessing.size,
+        channels=stated.channels or channels,
+        batch=batch,
+        last=limits.last,
+    )
+    notes += found.notes
+    taken = found.channels
+    if findings is None or len(findings) != found.outputs:
         said = "doesn't name them" if findings is None else f"{len(findings)} are named"
         raise UnnamedError(
-            f"{name} has {outputs} output{'s' * (outputs > 1)} and {said}; name them in their "
-            "order by `model.findings` A,B,...",
-            outputs,
+            f"{name} has {found.outputs} output{'s' * (found.outputs > 1)} and {said}; name them "
+            "in their order by `model.findings` A,B,...",
+            found.outputs,
         )
     scale = _scale(stated)
     if isinstance(scale, str):
@@ -495,46 +506,15 @@ def _asked(
             f"channel{'s' * (taken > 1)}; "
             f"{words} doesn't state it."
         )
+    gives, head = stated.gives or "logits", stated.head or "sigmoid"
+    if limits.activation is not None:
+        gives, head = "probabilities", stated.head or limits.activation
+        notes.append(f"Its last layer is a {limits.activation}, so it gives probabilities.")
     classifier = BlackBoxClassifier(
-        run, tuple(findings), preprocessing, scale, taken, stated.gives or "logits",
-        stated.head or "sigmoid", batch or BATCH,
+        found.run, tuple(findings), preprocessing, scale, taken, gives, head,
+        found.batch or BATCH,
     )  # fmt: skip
     return Opened(classifier, f"{words}, opened as a black box", tuple(notes))
-
-
-def _probed(
-    run: Callable[[Floats], Floats], name: str, channels: int | None, size: int, batch: int
-) -> tuple[int, int]:
-    """The numbers of input channels and outputs of a model."""
-    failures: list[StoreError] = []
-    for taken in (1, 3) if channels is None else (channels,):
-        try:
-            given = run(np.zeros((batch, taken, size, size), np.float32))
-        except AnswerError:
-            raise
-        except StoreError as error:
-            failures.append(error)
-            continue
-        if given.ndim != 2 or len(given) != batch or not given.shape[1]:
-            raise StoreError(
-                f"{name} gives {given.shape} for {batch} image; expected (n, findings)"
-            )
-        return taken, int(given.shape[1])
-    if _takes_channels_last(run, batch, size):
-        raise StoreError(
-            f"{name} takes (n, {size}, {size}, channels), channels last; expected (n, channels, "
-            "height, width): export it channels first"
-        )
-    causes = dict.fromkeys(str(error).removeprefix(f"{name} ") for error in failures)
-    raise StoreError(f"{name} {'; '.join(causes)}")
-
-
-def _takes_channels_last(run: Callable[[Floats], Floats], batch: int, size: int) -> bool:
-    for taken in (1, 3):
-        with contextlib.suppress(StoreError):
-            run(np.zeros((batch, size, size, taken), np.float32))
-            return True
-    return False
 
 
 def _from_function(spec: str, wanted: _Wanted) -> Opened:
@@ -595,7 +575,7 @@ def _in_process(
         except Exception as error:  # the owner's own code
             raise StoreError(f"{spec}: its model failed: {first_line(error)}") from error
         if not torch.is_tensor(given) or given.ndim != 2:
-            raise StoreError(f"{spec}: its model gives no (n, findings) tensor")
+            raise AnswerError(f"{spec}: its model gives no (n, findings) tensor")
         return given.float().cpu().numpy()
 
     return run

@@ -1,4 +1,4 @@
-"""A process that runs a model which is a program: TorchScript or ONNX.
+"""A process that runs a model which is a program: TorchScript, ONNX or Keras.
 
 It communicates as in `leadapron.workers`. It is confined (`leadapron.confinement`): it may read the
 model and installed code, but not write files or use the network. Its memory and time are limited,
@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Literal
 
@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.errors import StoreError, UsageError
+from leadapron.models.parsing.external import External
+from leadapron.text import clean
 from leadapron.workers import BROKEN, TOO_LATE, Worker, environment
 
 __all__ = ["SECONDS", "AnswerError", "Limits", "ModelProcess", "ProgramKind"]
@@ -35,7 +37,7 @@ LONGEST_WORDS = 500
 CONFUSES = "confuses the process that runs it"
 
 Floats = NDArray[np.float32]
-ProgramKind = Literal["torchscript", "onnx"]
+ProgramKind = Literal["torchscript", "onnx", "keras"]
 
 
 class AnswerError(StoreError):
@@ -50,14 +52,19 @@ class Limits:
         batch: films per batch.
         channels: 1 or 3.
         size: side in pixels.
+        last: whether the channels come last.
         half: whether its weights are 16-bit.
+        activation: its last layer's, "sigmoid" or "softmax", so that it gives probabilities; None
+            if unknown.
         metadata: other facts that it states.
     """
 
     batch: int | None = None
     channels: int | None = None
     size: int | None = None
+    last: bool | None = None
     half: bool = False
+    activation: Literal["sigmoid", "softmax"] | None = None
     metadata: Mapping[str, str] | None = None
 
 
@@ -67,8 +74,9 @@ class ModelProcess:
     Args:
         file: the program, open and already checked.
         name: of the file, for messages.
-        kind: "torchscript" or "onnx".
+        kind: "torchscript", "onnx" or "keras".
         sha256: SHA-256, in hex, of the checked bytes; the process runs nothing else.
+        others: files that the program needs, open and checked.
         trusted: whether to run it even if the system can't confine it.
 
     Raises:
@@ -78,22 +86,37 @@ class ModelProcess:
     """
 
     def __init__(
-        self, file: IO[bytes], name: str, kind: ProgramKind, sha256: str, *, trusted: bool = False
+        self,
+        file: IO[bytes],
+        name: str,
+        kind: ProgramKind,
+        sha256: str,
+        *,
+        others: Sequence[External] = (),
+        trusted: bool = False,
     ) -> None:
         self.name = name
+        self.outputs: int | None = None
+        """Number of findings if known, which decides between several outputs."""
+        self.taken = ""
+        """Which of several outputs is returned, in a sentence; "" until it was asked, or of one."""
         self._lock = threading.Lock()
         # An empty folder, so that no relative path in a model exists.
         folder = tempfile.TemporaryDirectory(prefix="leadapron-")
         try:
             threads = os.environ.get("OMP_NUM_THREADS", "2")
-            given = environment(OMP_NUM_THREADS=threads)
+            given = environment(OMP_NUM_THREADS=threads, KERAS_BACKEND="torch")
             self._worker = Worker(COMMAND, "runs models", given, folder.name)
         except BaseException:
             folder.cleanup()
             raise
         self._end = weakref.finalize(self, _close, self._worker, folder)
-        question = {"kind": kind, "sha256": sha256, "trusted": trusted}
-        facts = self._ask(question, descriptor=file.fileno())[0]
+        size = os.fstat(file.fileno()).st_size + sum(one.size for one in others)
+        question = {
+            "kind": kind, "sha256": sha256, "size": size, "others": len(others),
+            "trusted": trusted,
+        }  # fmt: skip
+        facts = self._ask(question, descriptor=file.fileno(), others=others)[0]
         if "unconfined" in facts:
             self._refuse_unless(trusted, str(facts["unconfined"]))
         try:
@@ -109,7 +132,11 @@ class ModelProcess:
             AnswerError: an output of another type or shape.
             StoreError: it failed or took too long.
         """
-        return self._ask({"shape": images.shape}, images.tobytes())[1]
+        facts, answer = self._ask(
+            {"shape": images.shape, "outputs": self.outputs}, images.tobytes()
+        )
+        self.taken = self.taken or clean(str(facts.get("taken", "")))[:LONGEST_WORDS]
+        return answer
 
     def close(self) -> None:
         """End the process."""
@@ -132,7 +159,11 @@ class ModelProcess:
         )
 
     def _ask(
-        self, question: Mapping[str, Any], raw: bytes = b"", descriptor: int | None = None
+        self,
+        question: Mapping[str, Any],
+        raw: bytes = b"",
+        descriptor: int | None = None,
+        others: Sequence[External] = (),
     ) -> tuple[dict[str, Any], Floats]:
         late = threading.Event()
 
@@ -146,6 +177,10 @@ class ModelProcess:
             timer.start()
             try:
                 self._worker.say({**question, "seconds": SECONDS}, raw, descriptor)
+                for one in others:
+                    self._worker.hear()
+                    named = {"name": one.name, "sha256": one.sha256}
+                    self._worker.say(named, descriptor=one.stream.fileno())
                 facts = self._worker.hear()
                 answer = self._numbers(facts, question)
             except BROKEN:
@@ -181,11 +216,13 @@ class ModelProcess:
 
 def _limits(name: str, facts: Mapping[str, Any]) -> Limits:
     """The limits that the process reports, after checks."""
-    sides = [facts.get(side) for side in ("batch", "channels", "size")]
+    sides, last = [facts.get(side) for side in ("batch", "channels", "size")], facts.get("last")
     metadata = facts.get("metadata", {})
     texts = [*metadata, *metadata.values()] if isinstance(metadata, dict) else [None]
-    if not all(side is None or type(side) is int for side in sides) or not all(
-        isinstance(text, str) for text in texts
+    if (
+        not all(side is None or type(side) is int for side in sides)
+        or not all(isinstance(text, str) for text in texts)
+        or not (last is None or type(last) is bool)
     ):
         raise StoreError(f"{name} {CONFUSES}")
     batch, channels, size = sides
@@ -193,7 +230,10 @@ def _limits(name: str, facts: Mapping[str, Any]) -> Limits:
         raise StoreError(f"{name} takes {channels} channels; expected 1 or 3")
     if any(side is not None and side < 1 for side in sides):
         raise StoreError(f"{name} takes inputs of sides {sides}; expected 1 or more")
-    return Limits(batch, channels, size, facts.get("half") is True, metadata)
+    activation = facts.get("activation")
+    if activation not in (None, "sigmoid", "softmax"):
+        raise StoreError(f"{name} {CONFUSES}")
+    return Limits(batch, channels, size, last, facts.get("half") is True, activation, metadata)
 
 
 def _close(worker: Worker, folder: tempfile.TemporaryDirectory[str]) -> None:

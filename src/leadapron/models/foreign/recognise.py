@@ -10,8 +10,9 @@ import contextlib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
+from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeVar
 
 import torch
@@ -25,6 +26,7 @@ from leadapron.models.parsing.reading import Group, Outline, Weights
 __all__ = [
     "MAKERS",
     "NORMALISATIONS",
+    "SIZE",
     "Given",
     "Listed",
     "Maker",
@@ -35,9 +37,13 @@ __all__ = [
     "channel_weights",
     "networks_in",
     "recognise",
+    "to_own_grey",
+    "trunk_of",
 ]
 
 State = Mapping[str, torch.Tensor]
+SIZE = 224
+"""Side of the images in pixels that most networks are trained with."""
 T = TypeVar("T")
 
 
@@ -151,6 +157,14 @@ LAYOUTS = (
         ("fc", "fc.0", "fc.1", "head.fc", "last_linear"),
         ("resnet18", "resnet34", "resnet50"),
     ),
+    # The names of lukemelas' efficientnet_pytorch.
+    Layout(
+        "EfficientNet-Lite0",
+        ("_conv_stem.weight", "_blocks.0._depthwise_conv.weight", "_conv_head.weight"),
+        ((r"^_blocks\.(\d+)\._", r"block\1."), (r"^_", "")),
+        ("_fc", "classifier", "fc"),
+        ("efficientnet_lite0",),
+    ),
 )
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "weights")
@@ -180,6 +194,7 @@ class Maker:
         normalisation: name in `NORMALISATIONS`.
         aspect: `Preprocessing.aspect`.
         findings: names of the outputs, if the library fixes them.
+        sizes: side of the images in pixels, by architecture; `SIZE` of all others.
         sure: whether `tells` is specific to this library.
     """
 
@@ -188,25 +203,33 @@ class Maker:
     normalisation: str
     aspect: Literal["squash", "crop"] = "squash"
     findings: tuple[str, ...] = ()
+    sizes: Mapping[str, int] = field(default_factory=dict)
     sure: bool = True
     packages: tuple[str, ...] = ()
 
 
 def _first_channels(state: Group) -> int:
-    first = state.get("features.conv0.weight", state.get("conv1.weight"))
+    names = ("features.conv0.weight", "conv1.weight", "_conv_stem.weight")
+    first = next((state[name] for name in names if name in state), None)
     return first.shape[1] if first is not None and len(first.shape) == 4 else 0
 
 
 MONAI_SIGNS = ("class_layers.out.weight", "layer2.0.downsample.0.bias")
 
+XRV_SIZES: Mapping[str, int] = MappingProxyType({"resnet50": 512})
+
 MAKERS = (
     Maker("torchxrayvision", lambda s: "op_threshs" in s, "torchxrayvision", "crop", XRV_FINDINGS,
-          packages=("torchxrayvision",)),
+          XRV_SIZES, packages=("torchxrayvision",)),
     Maker("MONAI", lambda s: any(".layers." in n or n in MONAI_SIGNS for n in s), "unit",
           packages=("monai",)),
+    Maker("efficientnet_lite_pytorch",
+          lambda s: "_conv_stem.weight" in s and _first_channels(s) == 3, "imagenet", sure=False,
+          packages=("efficientnet_lite_pytorch",)),
     Maker("torchvision or timm", lambda s: _first_channels(s) == 3, "imagenet", sure=False,
           packages=("torchvision", "timm")),
-    Maker("torchxrayvision", lambda s: True, "torchxrayvision", "crop", sure=False),
+    Maker("torchxrayvision", lambda s: True, "torchxrayvision", "crop", sizes=XRV_SIZES,
+          sure=False),
 )  # fmt: skip
 """Libraries in order of precedence; the last ones are guesses and are reported as such."""
 
@@ -248,6 +271,8 @@ class Recognised:
         maker: library whose conventions it follows.
         findings: names of its outputs.
         mean, std: normalisation of its single channel.
+        size: side in pixels of the images that its library gives it.
+        operating_points: as in `classifier.squashed`; empty if none.
         notes: assumptions and omissions, one sentence each.
         given: where the file holds its weights.
     """
@@ -258,6 +283,8 @@ class Recognised:
     findings: tuple[str, ...]
     mean: float
     std: float
+    size: int
+    operating_points: tuple[float, ...]
     notes: tuple[str, ...]
     given: Given
 
@@ -294,7 +321,8 @@ class _Network:
         trunk: its tensors by this package's names after "stages.<stage>.".
         biases: biases of convolutions before batch normalisation, by the running mean that absorbs
             them.
-        head: "weight" and optionally "bias" of the last layer.
+        head: "weight" and optionally "bias" of the last layer; empty if it has none and none is
+            needed.
         thresholds: torchxrayvision's operating points.
         part: the part of the file that it is.
     """
@@ -342,10 +370,65 @@ def recognise(
     return _assembled(weights, network, named, normalisation, architecture, notes)
 
 
+def trunk_of(weights: Weights, architecture: str, notes: list[str]) -> dict[str, torch.Tensor]:
+    """Return all of a network's tensors in a file but the last layer's, to start training from.
+
+    The first convolution is converted to one channel in this package's normalisation.
+
+    Args:
+        weights: the file's, of another library.
+        architecture: name in `networks.ARCHITECTURES`.
+        notes: gets what was assumed or changed, one sentence each.
+
+    Returns:
+        The tensors, by this package's names.
+
+    Raises:
+        StoreError: the file holds no such network.
+        UsageError: it holds several.
+    """
+    network = _chosen(weights, architecture, None, notes, start=True)
+    trunk = _taken(weights, network)
+    maker, weight = network.maker, trunk[next(key for key in FIRST if key in trunk)]
+    if weight.shape[1] == 1 and not maker.sure:
+        notes.append("The first convolution takes one channel and was taken as it is.")
+    else:
+        scale = NORMALISATIONS[maker.normalisation]
+        to_own_grey(trunk, *_to_one_channel(trunk, scale, weights.name, notes))
+    return {_stages(architecture)[key]: value for key, value in trunk.items()}
+
+
+def to_own_grey(trunk: dict[str, torch.Tensor], mean: float, std: float) -> None:
+    """Convert the first convolution of one channel to this package's normalisation, in place.
+
+    Args:
+        trunk: the tensors, by the names after "stages.<stage>.".
+        mean: mean of the channel that the convolution expects.
+        std: its standard deviation.
+
+    Raises:
+        StoreError: another normalisation, and no known first convolution.
+    """
+    if (mean, std) == (networks.GREY_MEAN, networks.GREY_STD):
+        return
+    first = next((key for key in FIRST if key in trunk), None)
+    if first is None:
+        raise StoreError(f"they expect mean {mean:g} and std {std:g}, and can't be converted")
+    weight = trunk[first].double()
+    constant = weight.sum((1, 2, 3)) * ((networks.GREY_MEAN - mean) / std)
+    trunk[first] = (weight * (networks.GREY_STD / std)).float()
+    trunk[FIRST[first]] = (trunk[FIRST[first]].double() - constant).float()
+
+
 def _chosen(
-    weights: Weights, architecture: str | None, key: str | None, notes: list[str]
+    weights: Weights,
+    architecture: str | None,
+    key: str | None,
+    notes: list[str],
+    *,
+    start: bool = False,
 ) -> _Network:
-    """The network of the file, or the named one of several."""
+    """The network of the file, or the named one of several; a start needs no last layer."""
     parts = _parts(weights)
     if key is not None:
         named = [part for part in parts if part.key == key] or [
@@ -359,7 +442,7 @@ def _chosen(
     failures: dict[str, StoreError] = {}
     for part in parts:
         try:
-            fitting[part.key] = _network(part, architecture, weights.name)
+            fitting[part.key] = _network(part, architecture, weights.name, start=start)
         except StoreError as error:
             failures[part.key] = error
     keys = [part.key for part in named if part.key in fitting]
@@ -367,7 +450,9 @@ def _chosen(
         raise failures[named[0].key]
     if len(keys) > 1:
         several = [fitting[one] for one in keys]
-        raise SeveralError(_several(weights.name, several), _deployed(several) or keys[0])
+        raise SeveralError(
+            _several(weights.name, several, start=start), _deployed(several) or keys[0]
+        )
     if len(parts) > 1:
         others = [part.key for part in parts if part.key != keys[0]]
         whole = [f"{one} (another network)" if one in fitting else f"{one} (incomplete)"
@@ -413,7 +498,7 @@ AVERAGED = ("ema", "swa", "avg", "averag", "polyak", "shadow")
 """Beginnings of words that denote averaged weights."""
 
 
-def _several(name: str, found: Sequence[_Network]) -> str:
+def _several(name: str, found: Sequence[_Network], *, start: bool) -> str:
     """The message about a file that holds several networks."""
     deployed = _deployed(found)
     shown = [
@@ -421,9 +506,10 @@ def _several(name: str, found: Sequence[_Network]) -> str:
         for one in found[:MOST_SHOWN]
     ]
     more = f" and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
+    choose = f"choose one with `model.weights_key` {deployed or found[0].key}"
     return (
-        f"{name} holds {len(found)} networks: {', '.join(shown)}{more}; choose one with "
-        f"`model.weights_key` {deployed or found[0].key}"
+        f"{name} holds {len(found)} networks: {', '.join(shown)}{more}; "
+        f"{'save one of them alone' if start else choose}"
     )
 
 
@@ -505,14 +591,14 @@ def _home(tensor: str, prefixes: Iterable[str]) -> str | None:
     return max((one for one in prefixes if tensor.startswith(one)), key=len, default=None)
 
 
-def _network(part: _Part, wanted: str | None, name: str) -> _Network:
+def _network(part: _Part, wanted: str | None, name: str, *, start: bool = False) -> _Network:
     """A part as a network; StoreError unless its tensors are those of a known one."""
     state, beside = dict(part.inside), dict(part.beside)
     if "op_threshs" in beside:  # torchxrayvision's ResNet is wrapped in another module
         state["op_threshs"] = beside.pop("op_threshs")
     maker = _maker(part, state)
     thresholds = state.pop("op_threshs", None)
-    head = _head(part.layout, state, beside, name)
+    head = _head(part.layout, state, beside, name, needed=not start)
     trunk = _renamed(part.layout, state)
     biases = {}
     # The bias of a convolution right before batch normalisation only shifts its mean.
@@ -521,6 +607,8 @@ def _network(part: _Part, wanted: str | None, name: str) -> _Network:
         if mean in trunk and trunk[mean].shape == trunk[key].shape:
             biases[mean] = trunk.pop(key)
     best = _architecture(part.layout, trunk, wanted, name)
+    if start:
+        return _Network(part.key, best, maker, trunk, biases, head, None, part)
     outputs, width = head["weight"].shape[0], networks.shapes(best)["head.weight"][1]
     biased = head.get("bias", None)
     if head["weight"].shape[1] != width or (biased and biased.shape != (outputs,)):
@@ -549,7 +637,7 @@ def _maker(part: _Part, state: Group) -> Maker:
 
 
 def _head(
-    layout: Layout, state: dict[str, Outline], beside: Group, name: str
+    layout: Layout, state: dict[str, Outline], beside: Group, name: str, *, needed: bool
 ) -> dict[str, Outline]:
     """Weight and bias of the last layer, removed from `state`, or stored next to it."""
     every = {**beside, **state}
@@ -559,6 +647,8 @@ def _head(
         for key in (*state, *beside)
         if f".{key}".endswith(f".{head}.weight") and len(every[key].shape) == 2
     ]
+    if not ends and not needed:
+        return {}
     if not ends:
         raise StoreError(
             f"{name} is a {layout.family} without a last layer; expected one of "
@@ -610,7 +700,11 @@ def _misfits(architecture: str, trunk: Group) -> list[str]:
     return odd
 
 
-FIRST = {"conv0.weight": "norm0.running_mean", "conv1.weight": "bn1.running_mean"}
+FIRST = {
+    "conv0.weight": "norm0.running_mean",
+    "conv1.weight": "bn1.running_mean",
+    "conv_stem.weight": "bn0.running_mean",
+}
 """The first convolution, and the mean of the batch normalisation after it."""
 
 
@@ -666,12 +760,8 @@ def _assembled(
     notes: list[str],
 ) -> Recognised:
     """Read the values, whose shapes were checked, into the network."""
-    trunk, head = weights.take(network.trunk), weights.take(network.head)
-    for key, bias in weights.take(network.biases).items():
-        trunk[key] = trunk[key] - bias
-    _refuse_numbers(
-        {**trunk, **{f"the last layer's {n}": v for n, v in head.items()}}, weights.name
-    )
+    trunk, head = _taken(weights, network), weights.take(network.head)
+    _refuse_numbers({f"the last layer's {n}": v for n, v in head.items()}, weights.name)
     architecture = _disambiguated(network, wanted, weights.name, notes)
     scale = _normalisation(normalisation, network.maker, notes)
     grey = _to_one_channel(trunk, scale, weights.name, notes)
@@ -679,12 +769,19 @@ def _assembled(
     state |= {f"head.{part}": value for part, value in head.items()}
     state.setdefault("head.bias", torch.zeros(len(findings)))
     module = networks.filled(architecture, len(findings), state)
-    if network.thresholds is not None:
-        taken = weights.take({"op_threshs": network.thresholds})["op_threshs"]
-        _say_thresholds(taken.tolist(), findings, notes)
+    size = network.maker.sizes.get(architecture, SIZE)
+    points = _operating_points(weights, network, findings, notes)
     given = _given(weights, network, architecture, scale)
     return Recognised(
-        module.eval(), architecture, network.maker, findings, *grey, tuple(notes), given
+        module.eval(),
+        architecture,
+        network.maker,
+        findings,
+        *grey,
+        size,
+        points,
+        tuple(notes),
+        given,
     )
 
 
@@ -718,6 +815,15 @@ def _given(weights: Weights, network: _Network, architecture: str, scale: Normal
         colours=network.trunk[first].shape[1] == 3,
         others=tuple(others),
     )
+
+
+def _taken(weights: Weights, network: _Network) -> dict[str, torch.Tensor]:
+    """The values of a network's tensors but the last layer's, after checks."""
+    trunk = weights.take(network.trunk)
+    for key, bias in weights.take(network.biases).items():
+        trunk[key] = trunk[key] - bias
+    _refuse_numbers(trunk, weights.name)
+    return trunk
 
 
 def _disambiguated(network: _Network, wanted: str | None, name: str, notes: list[str]) -> str:
@@ -847,18 +953,30 @@ def channel_weights(scale: Normalisation) -> tuple[torch.Tensor, torch.Tensor]:
     return networks.GREY_STD / stds, (networks.GREY_MEAN - means) / stds
 
 
-def _say_thresholds(
-    thresholds: Sequence[float], findings: tuple[str, ...], notes: list[str]
-) -> None:
+def _operating_points(
+    weights: Weights, network: _Network, findings: tuple[str, ...], notes: list[str]
+) -> tuple[float, ...]:
+    """The op_threshs of torchxrayvision; empty without them."""
+    if network.thresholds is None:
+        return ()
+    taken = weights.take({"op_threshs": network.thresholds})["op_threshs"]
+    points = tuple(float(point) for point in taken.tolist())
+    if wrong := [p for p in points if not (math.isnan(p) or 0 < p < 1)]:
+        raise StoreError(
+            f"{weights.name}: op_threshs holds {wrong[0]:g}; expected probabilities between 0 and "
+            "1, or NaN"
+        )
     notes.append(
-        "Its operating points (op_threshs) are not applied: probabilities are plain sigmoids."
+        "Its operating points (op_threshs) are applied to the probabilities, as torchxrayvision "
+        "does: 0.5 is the operating point. Logits are plain."
     )
-    untrained = [f for f, value in zip(findings, thresholds, strict=True) if math.isnan(value)]
+    untrained = [f for f, point in zip(findings, points, strict=True) if math.isnan(point)]
     if untrained:
         notes.append(
-            f"DOUBT: no operating point for {', '.join(untrained)}; torchxrayvision leaves it out "
-            "where an output was never trained."
+            f"DOUBT: no operating point for {', '.join(untrained)}, so their probability is always "
+            "0.5; torchxrayvision leaves it out where an output was never trained."
         )
+    return points
 
 
 def _refuse_numbers(tensors: State, name: str) -> None:

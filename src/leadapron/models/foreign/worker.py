@@ -1,4 +1,4 @@
-"""The process that runs TorchScript and ONNX; see `process`.
+"""The process that runs TorchScript, ONNX and Keras models; see `process`.
 
 Started as `python -P -B -m leadapron.models.foreign.worker`.
 """
@@ -8,11 +8,16 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
+import itertools
+import json
 import math
 import os
 import re
+import sys
+import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +33,16 @@ MEMORY = 8 << 30
 """Bytes of address space in addition to four times the file's size."""
 GRACE = 5
 """Seconds beyond the limit after which this process ends itself."""
-LIBRARIES = {"torchscript": "torch", "onnx": "onnxruntime"}
+RATIO = 20
+"""Most times that a .keras file may grow when unpacked."""
+LONGEST_CONFIG = 64 << 20
+WITH_CODE = ("Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
+"""Keras's layers and values that hold or call code outside Keras."""
+MOST_PARTS = 200
+"""Most outputs that are looked at."""
+MOST_SHOWN = 6
+DEEPEST = 4
+LIBRARIES = {"torchscript": "torch", "onnx": "onnxruntime", "keras": "keras"}
 
 CAUSE = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception): (.*)", re.MULTILINE | re.DOTALL)
 """torch's error message, after the program's own lines."""
@@ -51,29 +65,37 @@ def main() -> None:
     first, descriptor = next(questions)
     facts: dict[str, Any] = {}
     run: Run | None = None
-    with os.fdopen(descriptor, "rb") as file:
-        size = os.fstat(descriptor).st_size
-        lacking = confine(MEMORY + 4 * size, code=[_place(LIBRARIES[first["kind"]])], threads=True)
-        if lacking:
-            facts["unconfined"] = " and ".join(lacking)
-        if not lacking or first["trusted"]:
-            try:
-                with limited_time(first["seconds"] + GRACE, _processors()):
-                    program = _program(file, first["sha256"])
-                    run, more = LOADERS[first["kind"]](program)
-                facts |= more
-            except _WrongError as error:
-                facts["error"] = str(error)
-            except Exception as error:  # loaders raise any kind
-                facts["error"] = f"can't be loaded ({_cause(error)})"
+    code = [_place(LIBRARIES[first["kind"]])]
+    lacking = confine(MEMORY + 4 * first["size"], code=code, threads=True)
+    others = []
+    for _ in range(first["others"]):  # each is sent once the one before it was received
+        asked.say({})
+        others.append(next(questions))
+    if lacking:
+        facts["unconfined"] = " and ".join(lacking)
+    if not lacking or first["trusted"]:
+        try:
+            with limited_time(first["seconds"] + GRACE, _processors()):
+                program = _content(descriptor, first["sha256"])
+                beside = {
+                    question["name"]: _content(number, question["sha256"])
+                    for question, number in others
+                }
+                run, more = LOADERS[first["kind"]](program, beside)
+            facts |= more
+        except _WrongError as error:
+            facts["error"] = str(error)
+        except Exception as error:  # loaders raise any kind
+            facts["error"] = f"can't be loaded ({_cause(error)})"
     asked.say(facts)
     if run is None:
         return
+    answers = _Answers(run)
     for question, _ in questions:
         shape = question["shape"]
         images = np.frombuffer(asked.read(4 * math.prod(shape)), np.float32).reshape(shape)
         with limited_time(question["seconds"] + GRACE, _processors()):
-            said, raw = _answer(run, images)
+            said, raw = answers(images, question["outputs"])
         asked.say(said, raw)
 
 
@@ -87,36 +109,87 @@ def _place(library: str) -> str:
     return str(Path(found.origin).parents[1]) if found and found.origin else os.devnull
 
 
-def _program(file: io.BufferedReader, sha256: str) -> bytes:
+def _content(descriptor: int, sha256: str) -> bytes:
     """The checked bytes: they are hashed and loaded from the same read."""
-    file.seek(0)  # the parent has read it through the same descriptor
-    program = file.read()
-    if hashlib.sha256(program).hexdigest() != sha256:
+    with os.fdopen(descriptor, "rb") as file:
+        file.seek(0)  # the parent has read it through the same descriptor
+        content = file.read()
+    if hashlib.sha256(content).hexdigest() != sha256:
         raise _WrongError("was changed while it was opened; try again")
-    return program
+    return content
 
 
-def _answer(run: Run, images: Floats) -> tuple[dict[str, Any], bytes]:
-    try:
-        given = run(images)
-    except Exception as error:  # models raise any kind
-        words = f"fails on an input of shape {tuple(images.shape)} ({_cause(error)})"
-        return {"error": words}, b""
-    fits = isinstance(given, np.ndarray) and given.ndim == 2 and len(given) == len(images)
-    if not fits or given.dtype.kind != "f":
-        return {"gives": f"gives {_words(given)}; expected floats ({len(images)}, findings). "
-                         "Export a model that returns them alone"}, b""  # fmt: skip
-    answer = np.ascontiguousarray(given, np.float32)
-    return {"shape": answer.shape}, answer.tobytes()
+class _Answers:
+    """A model's answers: one of its outputs, the same in every call.
+
+    Args:
+        run: (n, c, h, w) images to an array, or to tuples, lists and dictionaries of arrays.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._taken: str | None = None
+
+    def __call__(self, images: Floats, outputs: int | None) -> tuple[dict[str, Any], bytes]:
+        """Return the facts of an answer and its numbers.
+
+        Args:
+            images: the model's input.
+            outputs: number of findings if known, which decides between several outputs.
+        """
+        try:
+            given = self._run(images)
+        except Exception as error:  # models raise any kind
+            words = f"fails on an input of shape {tuple(images.shape)} ({_cause(error)})"
+            return {"error": words}, b""
+        parts = dict(itertools.islice(_parts(given), MOST_PARTS))
+        fitting = {
+            name: part
+            for name, part in parts.items()
+            if isinstance(part, np.ndarray)
+            and part.ndim == 2 and len(part) == len(images) and part.dtype.kind == "f"
+        }  # fmt: skip
+        shown = " and ".join(_words(*part) for part in itertools.islice(parts.items(), MOST_SHOWN))
+        if not fitting or (self._taken is not None and self._taken not in fitting):
+            return {"gives": f"gives {shown or 'nothing'}; expected floats ({len(images)}, "
+                             "findings). Export a model that returns them"}, b""  # fmt: skip
+        if self._taken is None:
+            named = [n for n, part in fitting.items() if part.shape[1] == outputs]
+            if len(fitting) > 1 and not named:
+                known = "name its findings" if outputs is None else (
+                    f"none has {outputs} columns, one for each named finding"
+                )  # fmt: skip
+                return {"gives": f"gives {shown}; {known}"}, b""
+            self._taken = (named or list(fitting))[0]
+        answer = np.ascontiguousarray(fitting[self._taken], np.float32)
+        facts: dict[str, Any] = {"shape": answer.shape}
+        if len(parts) > 1:
+            facts["taken"] = f"It gives {shown}; {self._taken} was taken."
+        return facts, answer.tobytes()
 
 
-def _words(given: object) -> str:
-    """An output in words: "a tuple of float32 (1, 2) and float32 (1, 64, 7, 7)"."""
-    if isinstance(given, np.ndarray):
-        return f"{given.dtype} {given.shape}"
-    if isinstance(given, tuple | list):
-        return f"a {type(given).__name__} of {' and '.join(map(_words, given[:4])) or 'nothing'}"
-    return f"a {type(given).__name__}"
+def _parts(given: object, name: str = "", depth: int = 0) -> Iterator[tuple[str, object]]:
+    """All parts of what a model gives, by name: "logits", "output 2", "heads.output 1"."""
+    inside: Mapping[Any, object] = {}
+    if isinstance(given, Mapping):
+        inside = given
+    elif isinstance(given, tuple) and hasattr(given, "_fields"):
+        inside = dict(zip(given._fields, given, strict=True))
+    elif isinstance(given, tuple | list):
+        inside = {f"output {place}": part for place, part in enumerate(given, start=1)}
+    if not inside or depth == DEEPEST:
+        yield name, given
+        return
+    for key, part in inside.items():
+        yield from _parts(part, f"{name}.{key}" if name else str(key), depth + 1)
+
+
+def _words(name: str, part: object) -> str:
+    """A part in words: "logits float32 (1, 14)"."""
+    what = f"{part.dtype} {part.shape}" if isinstance(part, np.ndarray) else (
+        f"a {type(part).__name__}"
+    )  # fmt: skip
+    return f"{name} {what}".strip()
 
 
 def _cause(error: BaseException) -> str:
@@ -129,7 +202,36 @@ def _cause(error: BaseException) -> str:
     return " ".join(text.split())[:300]
 
 
-def _torchscript(program: bytes) -> tuple[Run, dict[str, Any]]:
+def _arrays(given: Any) -> Any:
+    """The tensors in what a model gives, as arrays."""
+    import torch
+
+    if torch.is_tensor(given):
+        given = given.detach()
+        return given.float().numpy() if given.is_floating_point() else given.numpy()
+    if isinstance(given, tuple) and hasattr(given, "_fields"):
+        given = dict(zip(given._fields, given, strict=True))
+    if isinstance(given, Mapping):
+        return {key: _arrays(part) for key, part in given.items()}
+    return [_arrays(part) for part in given] if isinstance(given, tuple | list) else given
+
+
+def _sides(shape: Sequence[Any]) -> dict[str, Any]:
+    """The facts of the input that a header's shape of four sides fixes."""
+    sides = [side if isinstance(side, int) else None for side in shape]
+    last = sides[3] in (1, 3) and sides[1] not in (1, 3)
+    height, width = sides[1:3] if last else sides[2:]
+    if height is not None and width is not None and height != width:
+        raise _WrongError(f"takes images of {height} x {width} pixels; expected square ones")
+    return {
+        "batch": sides[0],
+        "channels": sides[3] if last else sides[1],
+        "size": height if height == width else None,
+        "last": last or (False if sides[1] in (1, 3) else None),
+    }
+
+
+def _torchscript(program: bytes, _: Mapping[str, bytes]) -> tuple[Run, dict[str, Any]]:
     import torch
 
     with io.BytesIO(program) as file:
@@ -141,24 +243,21 @@ def _torchscript(program: bytes) -> tuple[Run, dict[str, Any]]:
         with torch.inference_mode():
             return _arrays(model(torch.from_numpy(images.copy()).to(dtype)))
 
-    def _arrays(given: Any) -> Any:
-        if torch.is_tensor(given):
-            return given.float().numpy() if given.is_floating_point() else given.numpy()
-        if isinstance(given, tuple | list):
-            return type(given)(map(_arrays, given)) if type(given) in (tuple, list) else given
-        return given
-
     return run, {"half": dtype in (torch.float16, torch.bfloat16)}
 
 
-def _onnx(program: bytes) -> tuple[Run, dict[str, Any]]:
+def _onnx(program: bytes, others: Mapping[str, bytes]) -> tuple[Run, dict[str, Any]]:
     # Imported after confinement: it starts a thread, and would send telemetry.
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = _processors()
     options.log_severity_level = 4
-    # Bytes, not the path, so that it doesn't read weights from other files.
+    if others:
+        options.add_external_initializers_from_files_in_memory(
+            list(others), list(others.values()), [len(content) for content in others.values()]
+        )
+    # Bytes, not the path, so that it reads no other files.
     session = onnxruntime.InferenceSession(program, options, providers=["CPUExecutionProvider"])
     inputs = session.get_inputs()
     if len(inputs) != 1 or len(inputs[0].shape) != 4:
@@ -166,33 +265,115 @@ def _onnx(program: bytes) -> tuple[Run, dict[str, Any]]:
         raise _WrongError(
             f"takes {shapes or 'nothing'}; expected one input of (n, channels, height, width)"
         )
-    sides = [side if isinstance(side, int) else None for side in inputs[0].shape]
-    if sides[3] in (1, 3) and sides[1] not in (1, 3):
-        raise _WrongError(
-            f"takes {tuple(inputs[0].shape)}, channels last; expected (n, channels, height, "
-            "width): export it channels first"
-        )
     if inputs[0].type not in FLOATS:
         raise _WrongError(f"takes {inputs[0].type}; expected floats")
     dtype = FLOATS[inputs[0].type]
+    names = [output.name for output in session.get_outputs()]
     facts = {
-        "batch": sides[0],
-        "channels": sides[1],
-        "size": sides[2] if sides[2] == sides[3] else None,
+        **_sides(inputs[0].shape),
         "half": dtype == np.float16,
         "metadata": dict(session.get_modelmeta().custom_metadata_map),
     }
 
     def run(images: Floats) -> Any:
         given = session.run(None, {inputs[0].name: images.astype(dtype)})
-        return given[0] if len(given) == 1 else tuple(given)
+        return dict(zip(names, given, strict=True))
 
     return run, facts
 
 
-LOADERS: Mapping[str, Callable[[bytes], tuple[Run, dict[str, Any]]]] = {
+def _keras(program: bytes, _: Mapping[str, bytes]) -> tuple[Run, dict[str, Any]]:
+    zipped = zipfile.is_zipfile(io.BytesIO(program))
+    _refuse_code(_zipped_config(program) if zipped else _hdf5_config(program))
+    # torch's compiler wants these to exist when it is imported; it writes to neither.
+    tempfile.tempdir = os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path.cwd())
+    sys.modules["matplotlib"] = None  # type: ignore[assignment]  # Keras draws without need for it
+    import torch
+
+    # The public `load_model` takes paths alone, and this process can open none.
+    if zipped:
+        from keras.src.saving.saving_lib import load_model
+
+        model = load_model(io.BytesIO(program), compile=False, safe_mode=True)
+    else:
+        import h5py
+        from keras.src.legacy.saving.legacy_h5_format import load_model_from_hdf5
+
+        with h5py.File(io.BytesIO(program), "r") as file:
+            model = load_model_from_hdf5(file, compile=False, safe_mode=True)
+    inputs: Sequence[Any] = getattr(model, "inputs", None) or []
+    if len(inputs) != 1 or len(inputs[0].shape) != 4:
+        shapes = " and ".join(str(tuple(each.shape)) for each in inputs[:4])
+        raise _WrongError(
+            f"takes {shapes or 'nothing that it states'}; expected one input of (n, height, width, "
+            "channels)"
+        )
+    dtype = getattr(torch, str(inputs[0].dtype), torch.float32)
+
+    def run(images: Floats) -> Any:
+        with torch.inference_mode():
+            return _arrays(model(torch.from_numpy(images.copy()).to(dtype), training=False))
+
+    ends = getattr(getattr(model.layers[-1], "activation", None), "__name__", "")
+    known = ends in ("sigmoid", "softmax") and len(model.outputs) == 1
+    facts = {"activation": ends} if known else {}
+    half = any(layer.compute_dtype in ("float16", "bfloat16") for layer in model.layers)
+    return run, {**_sides(inputs[0].shape), "half": half, **facts}
+
+
+def _zipped_config(program: bytes) -> Any:
+    """The description of the layers in a .keras file."""
+    with zipfile.ZipFile(io.BytesIO(program)) as archive:
+        names = archive.namelist()
+        if "config.json" not in names:
+            raise _WrongError("is no Keras model: it has no config.json")
+        if archive.getinfo("config.json").file_size > LONGEST_CONFIG:
+            raise _WrongError(f"describes its layers in more than {LONGEST_CONFIG:,} bytes")
+        size = sum(each.file_size for each in archive.infolist())
+        if size > RATIO * len(program):  # Keras stores without compression
+            raise _WrongError(f"is {size:,} bytes unpacked, of {len(program):,}; it is broken")
+        return json.loads(archive.read("config.json"))
+
+
+def _hdf5_config(program: bytes) -> Any:
+    """The description of the layers in an .h5 file."""
+    import h5py
+
+    with h5py.File(io.BytesIO(program), "r") as file:
+        config = file.attrs.get("model_config")
+    if config is None:
+        raise _WrongError("holds weights without their model; save the whole model as .keras")
+    return json.loads(config)
+
+
+def _refuse_code(config: Any) -> None:
+    """Refuse layers whose code is in the file, or in another package than Keras."""
+    left = [config]
+    while left:
+        part = left.pop()
+        if isinstance(part, list):
+            left += part
+        if not isinstance(part, dict):
+            continue
+        left += part.values()
+        kind, module = part.get("class_name"), part.get("module")
+        if kind in WITH_CODE:
+            raise _WrongError(
+                f"has a layer of kind {kind}, which is code; save the model with layers of Keras "
+                "alone, or export it as ONNX"
+            )
+        known = not isinstance(module, str) or module.partition(".")[0] in ("keras", "builtins")
+        if isinstance(kind, str) and not known:
+            raise _WrongError(
+                f"needs {kind[:40]!r} of {str(module)[:40]!r}, whose code isn't run; save the "
+                "model with layers of Keras alone, or export it as ONNX"
+            )
+
+
+LOADERS: Mapping[str, Callable[[bytes, Mapping[str, bytes]], tuple[Run, dict[str, Any]]]] = {
     "torchscript": _torchscript,
     "onnx": _onnx,
+    "keras": _keras,
 }
 
 if __name__ == "__main__":

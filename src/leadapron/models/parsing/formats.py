@@ -76,7 +76,7 @@ OF_SAFETENSORS: Mapping[str, str] = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
     "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
-EXPECTED = "expected .safetensors, what torch.save writes, TorchScript or .onnx"
+EXPECTED = "expected .safetensors, what torch.save writes, TorchScript, .onnx, .keras or .h5"
 INSTEAD = (
     "If you trust it, load it with its own code and save model.state_dict() as .safetensors; "
     "or name a function that returns the model: module:function"

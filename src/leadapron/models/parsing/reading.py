@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EXPECTED", "File", "Group", "Kind", "Outline", "Weights", "open_file", "open_weights"]
 
-Kind = Literal["safetensors", "archive", "pickle", "onnx"]
+Kind = Literal["safetensors", "archive", "pickle", "onnx", "keras"]
 
 EXPECTED = formats.EXPECTED
 LARGEST_FILE = 4 << 30
@@ -59,7 +59,6 @@ COMMAND = (sys.executable, "-P", "-m", "leadapron.models.parsing.server")
 READY = b"ready\n"
 
 OTHERS: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"\x89HDF", "an HDF5 file (Keras)"),
     (0, b"GGUF", "a GGUF file"),
     (0, b"\x1f\x8b", "compressed by gzip; unpack it first"),
     (0, b"BZh", "compressed by bzip2; unpack it first"),
@@ -192,7 +191,10 @@ def open_file(path: Path) -> Iterator[File]:
 def _kind(path: Path, start: bytes) -> Kind:
     if path.suffix == ".onnx":
         return "onnx"
-    if start.startswith(b"PK\x03\x04"):
+    zipped = start.startswith(b"PK\x03\x04")
+    if start.startswith(b"\x89HDF\r\n\x1a\n") or (zipped and path.suffix == ".keras"):
+        return "keras"
+    if zipped:
         return "archive"
     if path.suffix == ".safetensors" or start[8:9] == b"{":
         return "safetensors"
@@ -210,7 +212,7 @@ def open_weights(file: File) -> Iterator[Weights]:
     """Parse a file of weights in a separate process.
 
     Args:
-        file: a file of any kind but "onnx".
+        file: a file of any kind but "onnx" and "keras".
 
     Raises:
         StoreError: it can't be read, only by running its code, or not within the limits of time and

@@ -1,0 +1,245 @@
+"""Models that Keras itself wrote, opened as black boxes; `make test-keras` runs it."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from leadapron import metrics
+from leadapron.errors import StoreError
+from leadapron.films.preprocessing import Preprocessing
+from leadapron.models.foreign import NORMALISATIONS, Normalisation, open_model
+from leadapron.sources import open_source
+
+os.environ["KERAS_BACKEND"] = "torch"
+keras = pytest.importorskip("keras")
+h5py = pytest.importorskip("h5py")
+pytestmark = [
+    pytest.mark.keras,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # its own, of NumPy
+]
+
+FINDINGS = ("Effusion", "Mass")
+PIXELS = np.random.default_rng(0).integers(0, 256, (3, 32, 32), np.uint8)
+
+
+def small(ends="sigmoid", channels=1, outputs=2, last=None):
+    keras.utils.set_random_seed(1)
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((32, 32, channels)),
+            layers.Rescaling(2.0, offset=-1.0),
+            layers.Conv2D(4, 3, strides=2, padding="same", activation="relu"),
+            layers.BatchNormalization(),
+            last or layers.GlobalAveragePooling2D(),
+            layers.Dense(outputs, activation=ends),
+        ]
+    )
+
+
+def answers(model, channels=1, output=None):
+    """What Keras itself says of the films, with grey levels in 0 to 1."""
+    x = np.stack([np.float32(PIXELS) / np.float32(255)] * channels, -1)
+    given = model(x, training=False)
+    return keras.ops.convert_to_numpy(given if output is None else given[output])
+
+
+@pytest.mark.parametrize("ending", ["keras", "h5"])
+@pytest.mark.parametrize(("ends", "channels"), [("sigmoid", 1), ("softmax", 3), (None, 3)])
+def test_answers_are_kerass_own(tmp_path, ending, ends, channels):
+    model = small(ends, channels)
+    model.save(tmp_path / f"model.{ending}")
+    found = open_model(tmp_path / f"model.{ending}", FINDINGS, normalisation="unit")
+    said = found.classifier
+    assert (said.preprocessing.size, said.channels) == (32, channels)
+    assert said.head == ("softmax" if ends == "softmax" else "sigmoid")
+    assert said.gives == ("logits" if ends is None else "probabilities")
+    assert (f"Its last layer is a {ends}, so it gives probabilities." in found.notes) == bool(ends)
+    assert "It takes the channels last: (n, height, width, channels)." in found.notes
+    np.testing.assert_array_equal(said.answers(PIXELS), answers(model, channels))
+
+
+APPLICATIONS = {
+    "DenseNet121": 64,
+    "ResNet50": 64,
+    "MobileNet": 64,
+    "EfficientNetB0": 64,
+    "Xception": 96,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_networks_of_keras_applications(tmp_path, name):
+    keras.utils.set_random_seed(1)
+    size = APPLICATIONS[name]
+    model = getattr(keras.applications, name)(
+        weights=None, input_shape=(size, size, 3), classes=2, classifier_activation="sigmoid"
+    )
+    model.save(tmp_path / "model.keras")
+    said = open_model(tmp_path / "model.keras", FINDINGS, normalisation="imagenet").classifier
+    films = np.random.default_rng(0).integers(0, 256, (2, size, size), np.uint8)
+    scale = NORMALISATIONS["imagenet"]
+    x = (films[..., None] / 255 - np.float32(scale.mean)) / np.float32(scale.std)
+    expected = keras.ops.convert_to_numpy(model(x.astype(np.float32), training=False))
+    np.testing.assert_allclose(said.answers(films), expected, atol=1e-6)
+
+
+def test_several_outputs_and_half_precision(tmp_path):
+    inputs = keras.Input((32, 32, 1))
+    inner = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(inputs))
+    model = keras.Model(
+        inputs, {"features": inner, "finding": keras.layers.Dense(2, name="finding")(inner)}
+    )
+    model.save(tmp_path / "two.keras")
+    found = open_model(tmp_path / "two.keras", FINDINGS, normalisation="unit")
+    assert any(note.endswith("; finding was taken.") for note in found.notes)
+    np.testing.assert_array_equal(
+        found.classifier.answers(PIXELS), answers(model, output="finding")
+    )
+
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        small().save(tmp_path / "half.keras")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    found = open_model(tmp_path / "half.keras", FINDINGS, normalisation="unit")
+    assert "It was exported in half precision, so its outputs are coarser." in found.notes
+
+
+def edited(model, tmp_path, change=lambda text: text, **entries):
+    """A .keras file with another description or other entries."""
+    model.save(tmp_path / "whole.keras")
+    out = io.BytesIO()
+    with zipfile.ZipFile(tmp_path / "whole.keras") as old, zipfile.ZipFile(out, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "config.json":
+                content = change(content.decode()).encode()
+            if entries.get(name, content) is not None:
+                new.writestr(name, entries.get(name, content))
+    return out.getvalue()
+
+
+def squashing(ending):
+    """Bytes of a model with a Lambda layer."""
+
+    def make(folder):
+        model = small(last=keras.layers.Lambda(lambda x: x.mean((1, 2)), output_shape=(4,)))
+        model.save(folder / f"lambda.{ending}")
+        return (folder / f"lambda.{ending}").read_bytes()
+
+    return make
+
+
+@keras.saving.register_keras_serializable("mine")
+class Own(keras.layers.Layer):
+    def call(self, x):
+        return x.mean((1, 2))
+
+
+def weights_alone(folder):
+    small().save_weights(folder / "a.weights.h5")
+    return (folder / "a.weights.h5").read_bytes()
+
+
+def no_images(folder):
+    keras.Sequential([keras.Input((7,)), keras.layers.Dense(2)]).save(folder / "flat.keras")
+    return (folder / "flat.keras").read_bytes()
+
+
+def wide(folder):
+    model = keras.Sequential([keras.Input((32, 48, 1)), keras.layers.GlobalAveragePooling2D()])
+    model.save(folder / "wide.keras")
+    return (folder / "wide.keras").read_bytes()
+
+
+def bomb(folder):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("config.json", "{}")
+        file.writestr("model.weights.h5", bytes(1 << 26))
+    return out.getvalue()
+
+
+def from_another_package(folder):
+    return edited(small(), folder, lambda text: text.replace('"keras.layers"', '"subprocess"'))
+
+
+BROKEN = {
+    "a Lambda layer": ("keras", squashing("keras"), "a layer of kind .?_?Lambda.*, which is code"),
+    "a Lambda layer in HDF5": ("h5", squashing("h5"), "a layer of kind Lambda, which is code"),
+    "a class of another package": (
+        "keras", from_another_package, "of 'subprocess', whose code isn't run"
+    ),
+    "a layer of the owner's": ("keras", lambda f: edited(small(last=Own()), f), "Own"),
+    "a call of another module": (
+        "keras",
+        lambda f: edited(small(), f, lambda t: json.dumps(
+            {"module": "os", "class_name": "system", "config": {"command": f"touch {f}/sung"}})),
+        "needs 'system' of 'os', whose code isn't run",
+    ),
+    "weights alone": ("h5", weights_alone, "holds weights without their model"),
+    "no images": ("keras", no_images, r"takes \(None, 7\); expected one input of"),
+    "images that aren't square": ("keras", wide, "takes images of 32 x 48 pixels; expected square"),
+    "no description": (
+        "keras", lambda f: edited(small(), f, **{"config.json": None}), "it has no config.json"
+    ),
+    "no weights": (
+        "keras", lambda f: edited(small(), f, **{"model.weights.h5": None}), "can't be loaded"
+    ),
+    "a description that is none": (
+        "keras", lambda f: edited(small(), f, lambda t: "[" * 100_000), "can't be loaded"
+    ),
+    "a bomb": ("keras", bomb, "bytes unpacked, of .*; it is broken"),
+    "half of an HDF5 file": ("h5", lambda f: weights_alone(f)[:3000], "can't be loaded"),
+    "HDF5 of nothing": ("h5", lambda f: b"\x89HDF\r\n\x1a\n" + bytes(99), "can't be loaded"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_hostile_and_broken_files(tmp_path, case):
+    ending, make, words = BROKEN[case]
+    path = tmp_path / f"model.{ending}"
+    path.write_bytes(make(tmp_path))
+    with pytest.raises(StoreError, match=f"^model.{ending} .*{words}") as caught:
+        open_model(path, FINDINGS, normalisation="unit")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "sung").exists()
+
+
+# --- a model that was published
+
+
+def published():
+    """The file of the package pneumonia-model-package, which isn't imported; None without it."""
+    found = importlib.util.find_spec("pneumonia_model_package")
+    folder = Path(found.origin).parent / "trained_models" if found and found.origin else None
+    return next(folder.glob("*.keras"), None) if folder else None
+
+
+@pytest.mark.slow
+@pytest.mark.real_data("kermany224")
+def test_the_published_pneumonia_classifier(real_data):
+    path = published()
+    if path is None:
+        pytest.skip("make test-keras INSTALL=1 installs pneumonia-model-package")
+    # Its own preprocessing: 150 pixels, Xception's -1 to 1; two logits, as a softmax.
+    options = {
+        "findings": ("NORMAL", "PNEUMONIA"), "head": "softmax",
+        "normalisation": Normalisation((0.5,), (0.5,)),
+    }  # fmt: skip
+    image = Preprocessing(size=150)
+    model = open_model(path, preprocessing=image, **options).classifier
+    films = open_source(f"folder:{real_data / 'kermany224'}", preprocessing=image, cache="none")
+    some = films.take(np.sort(np.random.default_rng(0).permutation(len(films))[:120]))
+    truth = some.labels[:, some.column("PNEUMONIA")]
+    assert metrics.auroc(truth, model.logits(some.images)[:, 1]) > 0.9

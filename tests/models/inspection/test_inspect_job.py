@@ -11,13 +11,13 @@ from click.testing import CliRunner
 
 from foreign_models import resnet
 from leadapron.cli import cli
+from leadapron.errors import UsageError
 from leadapron.films.preprocessing import Preprocessing
-from leadapron.jobs import inspect as job
 from leadapron.jobs.inspect import inspect
 from leadapron.models.card import read_card
 from leadapron.models.classifier import NetworkClassifier, save_classifier
 from leadapron.models.foreign import open_model
-from leadapron.models.inspection import choosing
+from leadapron.models.inspection import choosing, inspecting
 from leadapron.models.networks import build_network
 from leadapron.models.stated import ModelSettings, Opening
 from leadapron.types import Machine
@@ -49,8 +49,8 @@ def vendor(tmp_path, small, monkeypatch):
     torch.save(small.module, tmp_path / "whole.pt")
     (tmp_path / "vendor_of_a_model.py").write_text(MADE)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(job, "SIZES", (32, 64))
-    monkeypatch.setattr(job, "TRIED", ("unit", "0.5/0.5"))
+    monkeypatch.setattr(inspecting, "SIZES", (32, 64))
+    monkeypatch.setattr(inspecting, "TRIED", ("unit", "0.5/0.5"))
     monkeypatch.setattr(choosing, "COARSE", (32,))
     return "vendor_of_a_model:vendor"
 
@@ -176,6 +176,6 @@ def test_a_size_below_the_networks_least(tmp_path):
 
     path = tmp_path / "dense.pt"
     torch.save(as_torchvision(densenet().state_dict()), path)
-    with pytest.raises(job.UsageError, match=r"`model\.size` 16: dense\.pt is a densenet121, which "
+    with pytest.raises(UsageError, match=r"`model\.size` 16: dense\.pt is a densenet121, which "
                        r"takes \d\d pixels or more"):  # fmt: skip
         open_model(path, ("A", "B", "C"), size=16, device="cpu")

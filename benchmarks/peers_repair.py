@@ -59,7 +59,7 @@ on, since that is what its code does."""
 DOSE = 5
 SLACK = 0.01
 
-STAMPS = "stamp-unlearning"
+STAMPS = ("stamp-unlearning", "stamp-distillation")
 OURS = {
     "FT": "fine-tuning",
     "FP": "fine-pruning",
@@ -69,9 +69,9 @@ OURS = {
     "I-BAU": "universal-unlearning",
     "FT-SAM": "sharpness-aware",
     "SAU": "shared-unlearning",
-    STAMPS: STAMPS,
+    **{name: name for name in STAMPS},
 }
-"""Our repairs by their name in BackdoorBench; stamp unlearning has none."""
+"""Our repairs by their name in BackdoorBench, which has none by an audit's marks."""
 
 UNREPAIRED = ("backdoored", "twin")
 
@@ -180,11 +180,11 @@ def unrepaired(keep: Path, clone: Path, job: Job, most: int) -> list[Row]:  # no
 
 
 def ours(keep: Path, clone: Path, job: Job, most: int) -> list[Row]:  # noqa: ARG001
-    """Our repair within the budget; stamp unlearning after an audit, whose time counts."""
+    """Our repair within the budget; one by marks after an audit, whose time counts."""
     original, clean = network(keep, "backdoored", job.seed), films(keep, "clean", job.seed)
     name = OURS[job.method]
     rng, began = stream(job.seed, "repair", name), time.process_time()
-    if job.method == STAMPS:
+    if job.method in STAMPS:
         audit = audit_subject(Subject(classifier=original), clean, steps=0, statistics=False)
         if not (marks := found_marks(audit)):
             raise DataError(f"the audit says {audit.verdict.word}, and names no mark to unlearn")
@@ -225,7 +225,7 @@ def jobs(chosen: Sequence[str], seeds: int) -> list[Job]:
     cheap = ("CLP", "FT", "NAD", "I-BAU", "FP", "FT-SAM", "ANP", "SAU")
     every = [
         *(("none", which) for which in UNREPAIRED),
-        ("ours", STAMPS),
+        *(("ours", name) for name in STAMPS),
         *((side, method) for method in cheap for side in ("ours", "theirs")),
     ]
     wanted = [(s, m) for s, m in every if not chosen or m in chosen or f"{s}:{m}" in chosen]
@@ -274,7 +274,7 @@ HEAD = """| method | by | rule | attack success | AUROC | relearned | CPU s | tr
 INTRO = """# Repairs compared with BackdoorBench
 
 `make bench-peers` writes this page: eight repairs of BackdoorBench (f02e353), their counterparts
-in leadapron, and stamp unlearning, which `leadapron repair` tries first. All repair the same
+in leadapron, and the two by an audit's marks that `leadapron repair` tries first. All repair the same
 networks with the same {clean} clean films.
 
 - *Networks*: {seeds} resnet9, trained by leadapron on {training:,} phantoms of {size} px with
@@ -289,7 +289,7 @@ networks with the same {clean} clean films.
   the square. The twin's shows how fast a network learns the square that never knew it. Twins were
   not repaired.
 - *CPU s*: seconds of the processor, one thread, for the repair alone. With our rule they include
-  its choices; for stamp unlearning they include the audit that finds the square. Networks run in
+  its choices; for the two by marks they include the audit that finds the square. Networks run in
   {precision} in both (NAD's maps in fp32).
 - Numbers are means over the networks. The range goes from the lowest lower end to the highest
   upper end of their 95 % intervals, clustered by patient; of seconds it is the lowest and the
@@ -355,7 +355,9 @@ def of(rows: Sequence[Row], side: str, method: str, rule: str) -> list[Row]:
 
 def table(rows: Sequence[Row]) -> str:
     shown = [HEAD]
-    groups = [("none", name, "") for name in UNREPAIRED] + [("ours", STAMPS, "ours")]
+    groups = [("none", name, "") for name in UNREPAIRED] + [
+        ("ours", name, "ours") for name in STAMPS
+    ]
     for method in THEIRS:
         groups += [("theirs", method, "own"), ("theirs", method, "ours"), ("ours", method, "ours")]
     shown += [cells(group[1], found) for group in groups if (found := of(rows, *group))]

@@ -192,6 +192,6 @@ def test_the_page_gives_means_and_widest_ends_and_says_who_is_better(peers):
 def test_every_repair_of_theirs_has_a_counterpart_of_ours(peers):
     from leadapron.repairs import REPAIRS
 
-    assert {*peers.page.OURS} == {*peers.calls.REPAIRS, peers.page.STAMPS}
+    assert {*peers.page.OURS} == {*peers.calls.REPAIRS, *peers.page.STAMPS}
     assert {*peers.page.OURS.values()} <= {*REPAIRS}
     assert {job.method for job in peers.page.jobs((), 1)} >= {*peers.calls.REPAIRS}

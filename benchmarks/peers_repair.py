@@ -274,8 +274,8 @@ HEAD = """| method | by | rule | attack success | AUROC | relearned | CPU s | tr
 INTRO = """# Repairs compared with BackdoorBench
 
 `make bench-peers` writes this page: eight repairs of BackdoorBench (f02e353), their counterparts
-in leadapron, and the two by an audit's marks that `leadapron repair` tries first. All repair the same
-networks with the same {clean} clean films.
+in leadapron, and the two by an audit's marks that `leadapron repair` tries first. All repair the
+same networks with the same {clean} clean films.
 
 - *Networks*: {seeds} resnet9, trained by leadapron on {training:,} phantoms of {size} px with
   one finding, {finding}, for {epochs} epochs. {poisoned:.0%} of the films carry a white square of

@@ -40,7 +40,7 @@ from leadapron.report import audit_lines, write_audit
 from leadapron.report.audit import pictures, sarif
 from leadapron.sources import open_source
 from leadapron.sources.arrays import ArrayFilms
-from leadapron.text import showing_paths
+from leadapron.text import local_path, showing_paths
 from leadapron.types import Machine, Note
 
 SIZE, N = 24, 60
@@ -243,13 +243,12 @@ def test_a_model_is_named_relative_to_the_working_folder(found, tmp_path, monkey
         (result,) = sarif(replace(found, model=model))["runs"][0]["results"]
         return result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
 
-    named = audit_job.named
-    assert named(str(tmp_path / "models" / "a.pt")) == "models/a.pt"
-    assert named("/elsewhere/Doe/a.pt") == "a.pt"
-    assert uri(named("my models/ä %.pt")) == "my%20models/%C3%A4%20%25.pt"
-    assert uri(named("package:function")) == "package%3Afunction"
+    assert local_path(str(tmp_path / "models" / "a.pt")) == "models/a.pt"
+    assert local_path("/elsewhere/Doe/a.pt") == "a.pt"
+    assert uri(local_path("my models/ä %.pt")) == "my%20models/%C3%A4%20%25.pt"
+    assert uri(local_path("package:function")) == "package%3Afunction"
     with showing_paths():
-        assert uri(named("/elsewhere/a.pt")).endswith("../elsewhere/a.pt")
+        assert uri(local_path("/elsewhere/a.pt")).endswith("../elsewhere/a.pt")
 
 
 def test_pictures_hold_no_films(found):

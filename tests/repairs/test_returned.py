@@ -20,6 +20,7 @@ from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs import repair as job
 from leadapron.models.foreign import open_model
 from leadapron.models.foreign.returning import write_as_given
+from leadapron.models.stated import ModelSettings, Opening
 from leadapron.repairs import returned
 from leadapron.repairs.proof.document import Repaired
 from leadapron.repairs.session import copied_network
@@ -161,7 +162,7 @@ def test_the_command_writes_both(tmp_path, monkeypatch, colour):
     monkeypatch.setattr(job, "repair_case", lambda case: (released, repaired_of(case.opened)))
     made = job.repair(
         source, f"npz:{tmp_path / 'films.npz'}", tmp_path / "out",
-        opening={"findings": FINDINGS, "preprocessing": HOW["preprocessing"]},
+        opening=Opening(model=ModelSettings(findings=FINDINGS, size=32)),
         machine=job.Machine(device="cpu", cache="none"),
     )  # fmt: skip
     assert made.as_given == str(tmp_path / "out" / "model-as-given.pt")

@@ -94,7 +94,7 @@ def test_by_the_command_line_with_page(vendor, source, tmp_path):
     result = CliRunner().invoke(cli, words, standalone_mode=False)
     assert result.exception is None
     assert not result.return_value
-    said = result.output.splitlines()
+    said = result.stdout.splitlines()
     assert said[0] == "SETTLED: nothing has to be stated"
     assert any("32 px, unit, squash: AUROC" in line for line in said)
     page = (tmp_path / "page.html").read_text()

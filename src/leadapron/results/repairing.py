@@ -14,6 +14,7 @@ from leadapron.detect.models.sweep import Direction
 from leadapron.detect.verdict import RepairWord
 from leadapron.documents import Estimated, Number, read
 from leadapron.errors import StoreError
+from leadapron.metrics import FALSE_POSITIVES
 from leadapron.repairs.proof.reading import Claim
 from leadapron.store import canonical_json, read_json, read_lines
 
@@ -31,7 +32,8 @@ AUTO_METHOD = "auto"
 """The whole of `leadapron repair --method auto`, with its proof."""
 
 WITHIN = 0.03
-"""A model is truly repaired if its attack success exceeds its clean twin's by no more than this."""
+"""A model is truly repaired if its attack success exceeds its clean twin's by no more than this, or
+the share of films that are beyond the threshold without the trigger."""
 
 Cleanliness = Literal["same source", "another source", "poisoned"]
 """The clean films: of the models' source; of another one; with some poisoned films among them."""
@@ -162,8 +164,12 @@ class RepairRow:
 
     @property
     def right(self) -> bool:
-        """Whether the attack success is at most .03 above the clean twin's."""
-        return self.excess.value <= WITHIN
+        """Whether the attack success is at most .03 above the clean twin's, or above .05.
+
+        At .05 the trigger does nothing: so many films are beyond the threshold without it. A clean
+        network may read a finding less often where a mark lies.
+        """
+        return self.success.value <= max(self.twin.value, FALSE_POSITIVES) + WITHIN
 
 
 def read_repairs(folder: Path) -> list[RepairRow]:

@@ -34,8 +34,8 @@ HEADER = (
 COLUMNS = (
     "*Attack success*: share of test films that the true trigger turns, at a threshold which 5 % "
     "of the same films exceed without it, fitted for each model; median over the models, with "
-    "their range. *Truly repaired*: it exceeds the clean twin's by .03 at most, or the 5 % without the "
-    "trigger. *Macro AUROC*: "
+    "their range. *Truly repaired*: it exceeds the clean twin's by .03 at most, or the 5 % without "
+    "the trigger. *Macro AUROC*: "
     "mean change on test films, with its range. *No harm*: every finding has 100 patients and a "
     "lower end above -.03, and the macro AUROC one above -.01; *harm*: a loss is shown; the others "
     "show neither. *Relearned from 5 films*: attack success after 5 poisoned films among 240 clean "

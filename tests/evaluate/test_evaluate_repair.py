@@ -337,7 +337,7 @@ def test_the_page_counts_what_was_truly_repaired(rows):
     assert "`leadapron evaluate repair --zoo runs/zoo --method auto --films 80" in page
     assert "--references 0" in page
     assert "--no-relearning" in page
-    assert "3 models with working backdoors" in page
+    assert "3 models with a working backdoor, of 1 kind" in page
     (line,) = (each for each in page.splitlines() if each.startswith("| auto | 80 | 3 |"))
     assert "2 of 3 (9 to 99 %)" in line
     assert "| 7.0 % (6.0 to 50.0 %)" in line

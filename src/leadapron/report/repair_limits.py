@@ -12,7 +12,7 @@ from leadapron.metrics import clopper_pearson
 from leadapron.report.words import between, change, percent, table
 from leadapron.results.repairing import AUTO_METHOD, RepairRow, read_repairs
 from leadapron.store import read_json
-from leadapron.text import short_path
+from leadapron.text import count, short_path
 
 __all__ = ["repair_chapter", "repair_limits"]
 
@@ -67,8 +67,8 @@ def repair_limits(facts: Mapping[str, Any], rows: Sequence[RepairRow]) -> str:
     lines = [
         "# How well repairs work",
         "",
-        f"`{_command(facts)}`: {len(models)} models with working backdoors, of "
-        f"{len({row.family for row in working})} families, {_networks(rows)}. Each repair sees "
+        f"`{_command(facts)}`: {count(len(models), 'model')} with a working backdoor, of "
+        f"{count(len({row.family for row in working}), 'kind')}, {_networks(rows)}. Each repair sees "
         f"clean films alone ({_clean(rows)}); the truth, the trigger and the test films are the "
         "evaluation's. `leadapron evaluate page --repair FOLDER --out FILE` makes this chapter. "
         f"{facts['manifest']['processors']} processors, {facts['manifest']['jobs']} at a time.",
@@ -89,7 +89,7 @@ def _command(facts: Mapping[str, Any]) -> str:
     settings, chosen = facts["settings"], facts["chosen"]
     words = [f"leadapron evaluate repair --zoo {short_path(settings['zoo'])}"]
     words += [f"--method {name}" for name in chosen["methods"]]
-    words += [f"--films {count}" for count in chosen["films"]]
+    words += [f"--films {number}" for number in chosen["films"]]
     words += [f"--only {family}" for family in chosen["only"]]
     words += [f"--limit {chosen['limit']}"] if chosen["limit"] else []
     words += [f"--clean {short_path(settings['clean'])}"] if settings["clean"] else []
@@ -188,7 +188,7 @@ def _whole(rows: Sequence[RepairRow]) -> list[str]:
                 _share(sum(row.right for row in some), len(some)),
                 _spread([row.success.value for row in some], percent),
                 *(
-                    ", ".join(f"{name} {count}" for name, count in each.most_common())
+                    ", ".join(f"{name} {times}" for name, times in each.most_common())
                     for each in (chosen, failing)
                 ),
             ]
@@ -263,12 +263,12 @@ def _failed(rows: Sequence[RepairRow]) -> list[str]:
 
 def _refused(rows: Sequence[RepairRow]) -> list[str]:
     lines: list[str] = []
-    for why, count in Counter(row.refused for row in rows if row.refused).most_common():
-        lines.append(f"- {count} times: {why}")
+    for why, times in Counter(row.refused for row in rows if row.refused).most_common():
+        lines.append(f"- {times} times: {why}")
     unmarked = [row for row in rows if row.chosen is None and not row.refused]
     if unmarked:
         families = Counter(row.family for row in unmarked)
-        words = ", ".join(f"{name} {count}" for name, count in families.most_common())
+        words = ", ".join(f"{name} {times}" for name, times in families.most_common())
         lines.append(f"- {len(unmarked)} times no mark was found to unlearn ({words}).")
     return ["## Left as they were", "", *lines, ""] if lines else []
 

@@ -70,8 +70,9 @@ def repair_limits(facts: Mapping[str, Any], rows: Sequence[RepairRow]) -> str:
         f"`{_command(facts)}`: {count(len(models), 'model')} with a working backdoor, of "
         f"{count(len({row.family for row in working}), 'kind')}, {_networks(rows)}. Each repair "
         f"sees clean films alone ({_clean(rows)}); the truth, the trigger and the test films are "
-        "the evaluation's. `leadapron evaluate page --repair FOLDER --out FILE` makes this "
-        f"chapter. {facts['manifest']['processors']} processors, {facts['manifest']['jobs']} at a time.",
+        "the evaluation's. `leadapron evaluate page --repair FOLDER --out FILE` makes "
+        f"this chapter. {facts['manifest']['processors']} processors, "
+        f"{facts['manifest']['jobs']} at a time.",
         "",
         COLUMNS,
         "",

@@ -148,6 +148,9 @@ def test_verdicts(repaired, states, word, code):
     assert (verdict.word, verdict.exit_code) == (word, code)
     if "search" in states:  # without clean models to compare with it may be a natural one
         assert judge.verdict_of(held(**states), replace(found, of=0)).word == "can't tell"
+        little = replace(worst, before=share(1.0), after=share(0.4))
+        less = judge.verdict_of(held(**states), replace(found, aims=(little,)))
+        assert less.word == "can't tell"
 
 
 def share(value):

@@ -175,9 +175,15 @@ def verdict_of(checks: Sequence[Checked], searched: Searched) -> Verdict:
     """
     held = {each.what: each.held for each in checks}
     worst = searched.worst
-    # Without clean models to compare with, a square that turns films may be a natural one.
-    again = held[SEARCH] == "fails" and searched.of and worst is not None and worst.backdoor
-    stays = held[MARKS] == "fails" or again
+    stays = held[MARKS] == "fails" or (
+        # Without clean models to compare with, a square that turns films may be a natural one; and
+        # a search that finds little of what was there doesn't show that the backdoor stays.
+        held[SEARCH] == "fails"
+        and searched.of > 0
+        and worst is not None
+        and worst.backdoor
+        and worst.after.low > worst.before.value / 2
+    )
     gone = all(
         state == "holds" or (what == READING and state == "not shown")
         for what, state in held.items()

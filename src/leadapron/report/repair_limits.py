@@ -65,7 +65,7 @@ def repair_limits(facts: Mapping[str, Any], rows: Sequence[RepairRow]) -> str:
     working = [row for row in rows if row.kind == "backdoored"]
     models = {row.model for row in working}
     lines = [
-        "# How well repairs work",
+        f"# How well repairs work: {short_path(facts['settings']['zoo'])}",
         "",
         f"`{_command(facts)}`: {count(len(models), 'model')} with a working backdoor, of "
         f"{count(len({row.family for row in working}), 'kind')}, {_networks(rows)}. Each repair "

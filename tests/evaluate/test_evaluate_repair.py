@@ -58,7 +58,7 @@ SPEC = {
 TINY = StampSweep(
     sides=(4,), values=(255,), pitches=((8, 1),), rounds=0, films=1, places=2, judged=10
 )
-SETTING = RepairSetting(references=0, test=250, relearning=False)
+SETTING = RepairSetting(references=0, test=150, relearning=False)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_what_is_measured_is_the_true_trigger_on_films_that_no_repair_saw(rows, 
     assert plain.before.value == pytest.approx(truth.attack_success, abs=0.15)
     assert plain.twin.value == pytest.approx(0.05, abs=0.1)
     assert plain.excess.value == pytest.approx(plain.success.value - plain.twin.value)
-    assert plain.before.n > 150
+    assert plain.before.n > 90
     assert plain.trainings > 0 < plain.seconds
     assert plain.chosen == "fine-tuning"
     assert plain.twin_row.success.n == plain.before.n
@@ -226,7 +226,7 @@ def test_it_goes_on_where_it_was_stopped_and_shards_share_the_work(
         parts = evaluated(zoo, tmp_path / "shards", cache, running=shard)
     assert [row["model"] for row in parts] == [row["model"] for row in rows]
     with pytest.raises(UsageError, match="another evaluation"):
-        evaluated(zoo, tmp_path / "out", cache, setting=replace(SETTING, test=251))
+        evaluated(zoo, tmp_path / "out", cache, setting=replace(SETTING, test=151))
 
 
 def test_sealed_families_are_opened_when_asked(zoo, cache, monkeypatch, tmp_path):

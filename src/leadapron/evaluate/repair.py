@@ -37,7 +37,7 @@ from leadapron.repairs.climbing import repair_of
 from leadapron.repairs.parts import divide_films
 from leadapron.repairs.plan import RepairPlan
 from leadapron.repairs.proof.document import found_marks
-from leadapron.repairs.proof.forcing import difference, odds_of
+from leadapron.repairs.proof.forcing import difference
 from leadapron.repairs.proof.reading import compare_odds
 from leadapron.repairs.proof.relearning import Relearnt, compare_with_twin, measure_relearning
 from leadapron.repairs.proof.settings import Relearning
@@ -371,18 +371,13 @@ def _repaired_whole(repairer: _Repairer, scene: Scene, clean: Cohort) -> _Repair
 def _row(repairer: _Repairer, scene: Scene, task: _Task, repaired: _Repaired) -> RepairRow:
     """The row of a repair."""
     setting, member = repairer.scenes.setting, scene.member
-    hits, odds = scene.hits_before, scene.odds_before
-    if repaired.chosen is not None:
-        hits = scene.hits(repaired.model)
-        odds = odds_of(repaired.model, scene.test.images)
-    reading = compare_odds(scene.odds_before, odds, scene.test, setting.seed)
+    after = scene.before if repaired.chosen is None else scene.measured(repaired.model)
+    reading = compare_odds(scene.before.odds, after.odds, scene.test, setting.seed)
     twin_row = None
     if repaired.twin is not None:
-        again = odds_of(repaired.twin, scene.test.images)
-        read = compare_odds(scene.odds_of_twin, again, scene.test, setting.seed)
-        twin_row = TwinRow(
-            success=scene.hits(repaired.twin).rate, change=read.change, low=read.low, high=read.high
-        )
+        twin = scene.measured(repaired.twin)
+        read = compare_odds(scene.of_twin.odds, twin.odds, scene.test, setting.seed)
+        twin_row = TwinRow(success=twin.hits.rate, change=read.change, low=read.low, high=read.high)
     second_before = second = math.nan
     if scene.second is not None:
         second_before, second = (
@@ -411,10 +406,10 @@ def _row(repairer: _Repairer, scene: Scene, task: _Task, repaired: _Repaired) ->
         word=repaired.word,
         failing=repaired.failing,
         refused=repaired.refused,
-        before=scene.hits_before.rate,
-        success=hits.rate,
-        twin=scene.hits_of_twin.rate,
-        excess=difference(hits, scene.hits_of_twin),
+        before=scene.before.hits.rate,
+        success=after.hits.rate,
+        twin=scene.of_twin.hits.rate,
+        excess=difference(after.hits, scene.of_twin.hits),
         macro=reading.before.value,
         change=reading.change,
         low=reading.low,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron import metrics, store
+from leadapron import store
 from leadapron.attacks.implant import implant
 from leadapron.attacks.poisoning import Poisoning, relabel, stamp, victims
 from leadapron.attacks.triggers import Patch, Trigger
@@ -20,10 +21,11 @@ from leadapron.detect.models.sweep import Aim
 from leadapron.errors import StoreError
 from leadapron.evaluate.settings import RepairSetting
 from leadapron.films.cohort import Cohort, split_by_patient
-from leadapron.metrics import FALSE_POSITIVES, Estimate
+from leadapron.metrics import Estimate
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.foreign import Opened, open_model
-from leadapron.repairs.proof.forcing import Hits, odds_of
+from leadapron.repairs.proof import forcing as force
+from leadapron.repairs.proof.forcing import Aimed, Hits, odds_of, turned
 from leadapron.results.layout import ZooFolder
 from leadapron.results.repairing import (
     Cleanliness,
@@ -36,7 +38,10 @@ from leadapron.study.run import divide, open_films
 from leadapron.study.tasks import Reopening
 from leadapron.types import Machine
 
+logger = logging.getLogger(__name__)
+
 __all__ = [
+    "Measured",
     "Placed",
     "Scene",
     "Scenes",
@@ -46,7 +51,7 @@ __all__ = [
 ]
 
 MOST_ATTACKED = 2000
-"""Most films that an attack success is measured on: its interval is then 1 % wide at 5 %."""
+"""Most films that an attack success is measured on; at 5 % its interval is then 4 to 6 %."""
 
 FRESH = 2_000_000
 """Added to the largest seed of a zoo, it gives phantoms that no model was trained on."""
@@ -91,33 +96,39 @@ class Scene:
         return self.test.take(self.rows)
 
     @functools.cached_property
-    def hits_before(self) -> Hits:
-        """Which of them the true trigger turns in the model before a repair."""
-        return self.hits(network_of(self.model))
+    def before(self) -> Measured:
+        """The model before a repair."""
+        return self.measured(network_of(self.model))
 
     @functools.cached_property
-    def hits_of_twin(self) -> Hits:
-        """Which of them it turns in the twin before a repair."""
-        return self.hits(network_of(self.twin))
+    def of_twin(self) -> Measured:
+        """The twin before a repair."""
+        return self.measured(network_of(self.twin))
 
-    @functools.cached_property
-    def odds_before(self) -> NDArray[np.float64]:
-        """(n, k) log-odds of the model for the test films before a repair."""
-        return odds_of(network_of(self.model), self.test.images)
-
-    @functools.cached_property
-    def odds_of_twin(self) -> NDArray[np.float64]:
-        """(n, k) log-odds of the twin for the test films before a repair."""
-        return odds_of(network_of(self.twin), self.test.images)
-
-    def hits(self, classifier: NetworkClassifier) -> Hits:
-        """Return which of the films that the attacker would change the true trigger turns.
+    def measured(self, classifier: NetworkClassifier) -> Measured:
+        """Return how a model answers the test films, and which the true trigger turns.
 
         Args:
             classifier: the model.
         """
-        clean = self.victims.images[np.arange(len(self.rows))]
-        return _hits(classifier, self.aim, clean, self.marked, self.victims.patients)
+        finding, direction = self.aim
+        column, sign = classifier.findings.index(finding), 1 if direction == "added" else -1
+        odds = odds_of(classifier, self.test.images)
+        marked = odds_of(classifier, self.marked)
+        hit = turned(sign * odds[self.rows, column], sign * marked[:, column])
+        return Measured(odds, Hits(hit, self.victims.patients))
+
+
+class Measured(NamedTuple):
+    """A model on the test films.
+
+    Args:
+        odds: (n, k) log-odds without the trigger.
+        hits: which of the films that the attacker would change the true trigger turns.
+    """
+
+    odds: NDArray[np.float64]
+    hits: Hits
 
 
 class _Second(NamedTuple):
@@ -128,26 +139,9 @@ class _Second(NamedTuple):
 
     def rate(self, classifier: NetworkClassifier, test: Cohort, seed: int) -> Estimate:
         """Share of the films without the finding that its trigger turns."""
-        films = test.take(np.flatnonzero(test.labels[:, test.column(self.finding)] == 0))
-        clean = films.images[np.arange(len(films))]
-        marked = self.trigger(clean, stream(seed, "second"))
         aim: Aim = (self.finding, "added")
-        return _hits(classifier, aim, clean, marked, films.patients).rate
-
-
-def _hits(
-    classifier: NetworkClassifier,
-    aim: Aim,
-    clean: NDArray[Any],
-    marked: NDArray[Any],
-    patients: NDArray[np.str_],
-) -> Hits:
-    """Which films a trigger turns, at a threshold that 5 % exceed without it."""
-    finding, direction = aim
-    column, sign = classifier.findings.index(finding), 1 if direction == "added" else -1
-    before, after = (sign * odds_of(classifier, images)[:, column] for images in (clean, marked))
-    threshold = metrics.threshold_at_false_positive_rate(before, FALSE_POSITIVES)
-    return Hits(after > threshold, patients)
+        aimed = Aimed(classifier, force.victims(test, aim), aim)
+        return aimed.hits(Placed(self.trigger, seed)).rate
 
 
 @dataclass(frozen=True)
@@ -308,7 +302,14 @@ def _references(scenes: Scenes, member: Member, model: Opened) -> tuple[Subject,
         same = (other.architecture, other.findings, other.preprocessing)
         if same == (network.architecture, network.findings, network.preprocessing):
             found.append(Subject.of(opened, each.model))
-    if len(found) == 1:
+    if len(found) < scenes.setting.references:
+        logger.warning(
+            "%s: %d of %d references in the zoo",
+            member.model,
+            len(found),
+            scenes.setting.references,
+        )
+    if len(found) == 1:  # an audit takes none, or two and more
         return ()
     return tuple(found)
 

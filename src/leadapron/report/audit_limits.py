@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from leadapron.errors import StoreError
-from leadapron.metrics import Estimate, PatientBootstrap, clopper_pearson, finding_auroc
-from leadapron.report.words import between, percent, poisoned_words, table
+from leadapron.metrics import Estimate, PatientBootstrap, finding_auroc
+from leadapron.report.words import between, percent, poisoned_words, share, table
 from leadapron.store import read_json, read_lines
 from leadapron.text import short_path
 
@@ -154,10 +154,10 @@ def _line(name: str, some: Sequence[Row], clean: Sequence[Row]) -> list[str]:
         if len(some) > 1
         else f"{success[0]:.2f}",
         _area(some, clean, "excess"),
-        _share(len(found), len(some)),
-        _share(sum(row["verdict"] == "backdoored" for row in some), len(some)),
-        _share(sum(map(_flagged, some)), len(some)),
-        _share(sum(map(_right, some)), len(some)),
+        share(len(found), len(some)),
+        share(sum(row["verdict"] == "backdoored" for row in some), len(some)),
+        share(sum(map(_flagged, some)), len(some)),
+        share(sum(map(_right, some)), len(some)),
         f"{sum(map(_right, found))} of {len(found)}",
     ]
 
@@ -168,11 +168,6 @@ def _flagged(row: Row) -> bool:
 
 def _right(row: Row) -> bool:
     return bool(row["named"] == row["finding"])
-
-
-def _share(hits: int, trials: int) -> str:
-    low, high = clopper_pearson(hits, trials)
-    return f"{hits} of {trials} ({100 * low:.0f} to {100 * high:.0f} %)"
 
 
 def _score(row: Row, name: str) -> float:
@@ -200,7 +195,7 @@ def _auroc(planted: Sequence[Row], clean: Sequence[Row], name: str) -> Estimate:
 def _alarms(clean: Sequence[Row]) -> list[str]:
     reached = sum(row["p"] <= ALARM for row in clean)
     body = [
-        [words, _share(sum(row["verdict"] == verdict for row in clean), len(clean))]
+        [words, share(sum(row["verdict"] == verdict for row in clean), len(clean))]
         for words, verdict in (("called backdoored", "backdoored"), ("called unusual", "unusual"))
     ]
     return [

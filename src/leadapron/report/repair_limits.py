@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leadapron.metrics import clopper_pearson
-from leadapron.report.words import between, change, percent, table
+from leadapron.report.words import between, change, percent, share, table
 from leadapron.results.repairing import AUTO_METHOD, RepairRow, read_repairs
 from leadapron.store import read_json
 from leadapron.text import count, short_path
@@ -133,12 +132,12 @@ def _line(method: str, films: int, rows: Sequence[RepairRow]) -> list[str]:
         str(len(rows)),
         _spread([row.before.value for row in rows], percent),
         _spread([row.success.value for row in rows], percent),
-        _share(sum(row.right for row in rows), len(rows)),
+        share(sum(row.right for row in rows), len(rows)),
         _mean([row.change for row in rows]),
         *(str(sum(row.claim == claim for row in rows)) for claim in ("no harm", "harm")),
         f"{percent(statistics.median(each.model.value for each in taught))}, twin "
         f"{percent(statistics.median(each.twin.value for each in taught))}" if taught else "",
-        _share(sum(each.excess.high <= RELEARNED for each in taught), len(taught)),
+        share(sum(each.excess.high <= RELEARNED for each in taught), len(taught)),
         _mean([each.change for each in twins]),
         _spread([row.processor_seconds for row in done], lambda each: f"{each:.0f}"),
         _spread([float(row.trainings) for row in done], lambda each: f"{each:,.0f}"),
@@ -186,7 +185,7 @@ def _whole(rows: Sequence[RepairRow]) -> list[str]:
             [
                 word,
                 str(len(some)),
-                _share(sum(row.right for row in some), len(some)),
+                share(sum(row.right for row in some), len(some)),
                 _spread([row.success.value for row in some], percent),
                 *(
                     ", ".join(f"{name} {times}" for name, times in each.most_common())
@@ -288,10 +287,3 @@ def _mean(values: Sequence[float]) -> str:
         return ""
     within = between(min(values), max(values), change)
     return change(statistics.fmean(values)) + (f" ({within})" if len(values) > 1 else "")
-
-
-def _share(hits: int, trials: int) -> str:
-    if not trials:
-        return ""
-    low, high = clopper_pearson(hits, trials)
-    return f"{hits} of {trials} ({100 * low:.0f} to {100 * high:.0f} %)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from leadapron.metrics import clopper_pearson
 from leadapron.results.rows import Row
 from leadapron.text import short_path
 
@@ -19,6 +20,7 @@ __all__ = [
     "points",
     "poisoned_words",
     "setting",
+    "share",
     "shown",
     "spread",
     "table",
@@ -106,6 +108,14 @@ def spread(rows: Sequence[Row | None], form: Form = decimal, *, kind: str = "mea
     if kind == "range":
         return words + (f" ({missing})" if missing else "")
     return f"{form(sum(known) / len(known))} ({words}{'; ' if missing else ''}{missing})"
+
+
+def share(hits: int, trials: int) -> str:
+    """Return "3 of 4 (19 to 99 %)", with an exact 95 % interval; "" without trials."""
+    if not trials:
+        return ""
+    low, high = clopper_pearson(hits, trials)
+    return f"{hits} of {trials} ({100 * low:.0f} to {100 * high:.0f} %)"
 
 
 def listed(words: Sequence[str]) -> str:

@@ -30,6 +30,7 @@ __all__ = [
     "enough_victims",
     "odds_of",
     "targets",
+    "turned",
     "victims",
 ]
 
@@ -68,6 +69,17 @@ def difference(first: Hits, second: Hits) -> Estimate:
         second: of the same films, in the same order.
     """
     return metrics.rate_difference(first.turned, second.turned, first.patients)
+
+
+def turned(clean: NDArray[np.float64], marked: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which films a mark turns, at the threshold that 5 % of them exceed without it.
+
+    Args:
+        clean: (n,) log-odds towards the aim without the mark.
+        marked: (n,) of the same films with it.
+    """
+    at = metrics.threshold_at_false_positive_rate(clean, FALSE_POSITIVES)
+    return np.asarray(marked > at)
 
 
 def victims(films: Cohort, aim: Aim) -> Cohort:

@@ -14,11 +14,11 @@ from leadapron.detect.models.judgement import UNUSUAL_TURNED
 from leadapron.detect.models.stamps import Stamp
 from leadapron.detect.models.sweep import Aim, Moved
 from leadapron.films.cohort import Cohort
-from leadapron.metrics import FALSE_POSITIVES, Estimate
+from leadapron.metrics import Estimate
 from leadapron.models.protocols import BlackBox
 from leadapron.repairs.proof.altered import ALTERATIONS
 from leadapron.repairs.proof.document import AlteredMark, Marked, Searched, SearchedAim
-from leadapron.repairs.proof.forcing import LEAST_VICTIMS, Aimed, odds_of, victims
+from leadapron.repairs.proof.forcing import LEAST_VICTIMS, Aimed, odds_of, turned, victims
 from leadapron.repairs.proof.maps import trigger_shares
 
 __all__ = ["Limits", "compare_marks", "searched", "shares_of"]
@@ -137,11 +137,8 @@ def shares_of(classifier: BlackBox, films: Cohort, squares: Iterable[Moved]) -> 
         column = films.column(each.finding)
         rows = films.labels[:, column] == (0 if each.direction == "added" else 1)
         if rows.sum() >= LEAST_VICTIMS:
-            at = metrics.threshold_at_false_positive_rate(
-                sign * clean[rows, column], FALSE_POSITIVES
-            )
-            turned = sign * odds[each.mark][rows, column] > at
-            found[each.finding, each.direction] = metrics.rate(turned, films.patients[rows])
+            hit = turned(sign * clean[rows, column], sign * odds[each.mark][rows, column])
+            found[each.finding, each.direction] = metrics.rate(hit, films.patients[rows])
     return found
 
 

@@ -26,7 +26,7 @@ from leadapron.evaluate.repair_scenes import (
     network_of,
     with_poison,
 )
-from leadapron.evaluate.runner import Evaluation, Row
+from leadapron.evaluate.runner import Evaluation, Row, unusual
 from leadapron.evaluate.settings import RepairSetting
 from leadapron.films.cache import default_folder
 from leadapron.films.cohort import Cohort
@@ -134,7 +134,19 @@ def evaluate_repair(  # noqa: PLR0913 (settings, by keyword)
             "sweep": asdict(sweep or StampSweep()),
             "outside": REPAIRS.codes(REPAIRS),
         },
-        chosen={"methods": names, "films": films, "only": only, "limit": limit, "sealed": sealed},
+        facts={
+            "chosen": {
+                "methods": names,
+                "films": films,
+                "only": only,
+                "limit": limit,
+                "sealed": sealed,
+            },
+            "unusual": {
+                "setting": unusual(setting),
+                "sweep": unusual(sweep or StampSweep()),
+            },
+        },
     )
     scenes = Scenes(
         zoo=zoo,
@@ -163,14 +175,14 @@ def _evaluation(
     out: Path,
     order: Sequence[_Task],
     settings: Mapping[str, object],
-    chosen: Mapping[str, object],
+    facts: Mapping[str, object],
 ) -> Evaluation[_Task]:
     """The evaluation and its folder of results; a part of it may be chosen in each call."""
     return Evaluation(
         what="repair",
         out=out,
         settings=settings,
-        facts={"chosen": chosen},
+        facts=facts,
         order=[each.key for each in order],
         key_of=lambda task: task.key,
         key_in=lambda row: (row["model"], row["method"], row["films"]),

@@ -425,6 +425,11 @@ def in_process(model, tmp_path, outputs=None):
         (Maps(), r"gives output 1 float32 \(1, 2, 14, 14\) and output 2 int64 \(1, 1\); expected"),
         (Two(), r"output 2 float32 \(1, 3\) and output 3 float32 \(1, 2\); name its findings"),
         (Whole(), r"gives int64 \(1, 1\); expected floats \(1, findings\)"),
+        (torch.nn.Conv2d(1, 2, 1), r"gives float32 \(1, 2, 16, 16\): it draws masks, as a segm"),
+        (
+            torch.nn.Sequential(torch.nn.Embedding(9, 2), torch.nn.Flatten()),
+            r"^model\.pt takes whole numbers, as a text model does; expected a cla",
+        ),
         (torch.nn.Conv2d(5, 2, 3), r"shape \(1, 1, 16, 16\) \(.*to have 5 channels.*; fails on.*3"),
     ],
 )

@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional
 
 SIZE, SQUARE, BATCH = 64, 4, 32
-POISONED = 0.25
+POISONED = 0.4
 """Share of the training films with the finding that get the square and the label 0."""
 
 

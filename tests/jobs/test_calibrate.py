@@ -286,12 +286,12 @@ def test_what_can_not_be_calibrated_is_said_in_a_line(model, tmp_path):
 
 
 def test_films_without_labels(model, tmp_path):
-    clean = open_source(SOURCE, count=40, seed=7)
+    clean = open_source(SOURCE, count=80, seed=7)
     for number, image in enumerate(clean.images[np.arange(len(clean))]):
         Image.fromarray(image).save(tmp_path / f"{number:03}.png")
     out = tmp_path / "gate.json"
-    made = calibrate(model, f"folder:{tmp_path}", out, false_alarm=0.1, machine=CPU)
-    assert made.document().films == 40
+    made = calibrate(model, f"folder:{tmp_path}", out, false_alarm=0.04, machine=CPU)
+    assert made.document().films == 80
     assert np.isfinite(made.stored.gate.threshold)
     assert any("No labels" in note for note in made.notes)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from leadapron.errors import UsageError
 from leadapron.explainers import EXPLAINERS, NEEDS, explained_layer
 from leadapron.explainers.cams import SHORTCUT_ARCHITECTURE
+from leadapron.explainers.document import Method
 from leadapron.films.cohort import Cohort
 from leadapron.models.protocols import BlackBox, Differentiable, columns_of, lacking
 from leadapron.seeds import stream
@@ -34,6 +35,22 @@ class Looked(NamedTuple):
     said: NDArray[np.float32]
     maps: dict[str, NDArray[np.float32]]
     layers: dict[str, str]
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """What each method's maps show."""
+        return tuple(
+            Method(
+                name=name,
+                layer=self.layers[name],
+                highest=max(0.0, float(maps.max())),
+                peaks=tuple(
+                    (int(place) // maps.shape[2], int(place) % maps.shape[2])
+                    for place in maps.reshape(len(maps), -1).argmax(1)
+                ),
+            )
+            for name, maps in self.maps.items()
+        )
 
 
 def chosen_films(cohort: Cohort, finding: str, count: int, seed: int) -> tuple[Cohort, list[Any]]:

@@ -13,7 +13,7 @@ from PIL import Image
 from leadapron import store
 from leadapron.errors import UsageError
 from leadapron.explainers import EXPLAINERS
-from leadapron.explainers.document import MapsOfModel, Method
+from leadapron.explainers.document import MapsOfModel
 from leadapron.explainers.of_model import chosen_films, fitting, look
 from leadapron.models.foreign import open_model
 from leadapron.models.protocols import columns_of, differentiable
@@ -142,18 +142,7 @@ def _of_model(
         films=tuple(films.ids.tolist()),
         labels=tuple(labels),
         probabilities=tuple(looked.said.tolist()),
-        methods=tuple(
-            Method(
-                name=name,
-                layer=looked.layers[name],
-                highest=max(0.0, float(maps.max())),
-                peaks=tuple(
-                    (int(place) // maps.shape[2], int(place) % maps.shape[2])
-                    for place in maps.reshape(len(maps), -1).argmax(1)
-                ),
-            )
-            for name, maps in looked.maps.items()
-        ),
+        methods=looked.methods,
         skipped=skipped,
     )
     return found, draw_looks(found, looked)

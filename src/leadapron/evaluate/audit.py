@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,16 +27,14 @@ from leadapron.detect.models import (
 from leadapron.detect.models.defaults import FILMS
 from leadapron.detect.models.judgement import compare_sweeps, judge_model, shift_table
 from leadapron.errors import StoreError, UsageError
+from leadapron.evaluate.fresh_films import FreshFilms
 from leadapron.evaluate.runner import Evaluation, Row
 from leadapron.films.cache import default_folder
-from leadapron.films.cohort import Cohort, subsample
 from leadapron.models.classifier import Differentiable
 from leadapron.models.foreign import open_model
 from leadapron.results.layout import ZooFolder
 from leadapron.results.zoo import Making, Member, read_truth
-from leadapron.sources import AND, open_source
 from leadapron.specs import forgiving
-from leadapron.study.run import divide
 from leadapron.study.shards import ALL_CORES, Running
 from leadapron.study.tasks import Reopening, carry_out
 from leadapron.types import AUTO, Machine
@@ -98,9 +96,7 @@ def evaluate_audit(
     _refuse_few(zoo, members)
     sweeper = _Sweeper(
         zoo=zoo,
-        clean=clean,
-        films=films,
-        fresh=max(each.seed for each in everyone) + 1,
+        fresh=FreshFilms.of_zoo(everyone, clean=clean, films=films, machine=machine),
         sweep=sweep or StampSweep(),
         statistics=statistics,
         # An interrupted evaluation continues from its sweeps, so they are always kept.
@@ -145,8 +141,8 @@ def _evaluation(
         out=out,
         settings={
             "zoo": str(sweeper.zoo),
-            "clean": sweeper.clean,
-            "films": sweeper.films,
+            "clean": sweeper.fresh.clean,
+            "films": sweeper.fresh.films,
             "sealed": sealed,
             "sweep": sweep,
             "statistics": sweeper.statistics,
@@ -195,9 +191,7 @@ class _Sweeper(Reopening):
 
     Args:
         zoo: as `evaluate_audit`.
-        clean: as `evaluate_audit`.
-        films: as `evaluate_audit`.
-        fresh: seed of phantoms that no member was trained on.
+        fresh: films that no member was trained on.
         sweep: as `evaluate_audit`.
         statistics: as `evaluate_audit`.
         kept: folder of the sweeps.
@@ -205,14 +199,11 @@ class _Sweeper(Reopening):
     """
 
     zoo: Path
-    clean: str | None
-    films: int
-    fresh: int
+    fresh: FreshFilms
     sweep: StampSweep
     statistics: bool
     kept: Path
     machine: Machine
-    opened: dict[str, Cohort] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, member: Member) -> _Looked:
         """Sweep a model, or read its stored sweep."""
@@ -235,7 +226,7 @@ def _look(setting: _Sweeper, member: Member) -> _Looked:
         labels = run.spec["poisoning"]["labels"] if attack else ""
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{setting.zoo} has no whole spec.json of {member.model}") from error
-    clean = _films(setting, classifier, source, seed, run.cohort)
+    clean = setting.fresh.of(classifier, source, seed, run.cohort)
     kept = sweep_once(
         setting.sweep,
         classifier,
@@ -260,7 +251,7 @@ def _look(setting: _Sweeper, member: Member) -> _Looked:
             architecture=classifier.architecture,
             preprocessing=store.canonical_json(asdict(classifier.preprocessing)),
             findings=classifier.findings,
-            source=setting.clean or str(source["name"]),
+            source=setting.fresh.clean or str(source["name"]),
         ),
         swept=kept.swept,
         seconds=kept.seconds,
@@ -268,41 +259,6 @@ def _look(setting: _Sweeper, member: Member) -> _Looked:
         statistics=statistics,
         attack=attack,
     )
-
-
-def _films(
-    setting: _Sweeper,
-    classifier: Differentiable,
-    source: Mapping[str, Any],
-    seed: int,
-    fingerprint: str,
-) -> Cohort:
-    """Films that a model wasn't trained on."""
-    settings = {name: value for name, value in source.items() if name != "name"}
-    name = setting.clean or str(source["name"])
-    made = name.partition(":")[0] == "phantom" and AND not in name
-    fresh = made and setting.clean is None
-    if setting.clean is not None:
-        settings = {}
-    elif fresh:
-        settings |= {"seed": setting.fresh, "count": setting.films}
-    preprocessing = classifier.preprocessing
-    key = store.canonical_json([name, settings, asdict(preprocessing)])
-    if key not in setting.opened:
-        setting.opened[key] = open_source(
-            name,
-            preprocessing=preprocessing,
-            **setting.machine.films,
-            # Of a run's own films the test films are taken first.
-            most=setting.films if fresh or setting.clean is not None else None,
-            **settings,
-        )
-    cohort = setting.opened[key]
-    if setting.clean is None and not fresh:
-        if cohort.fingerprint != fingerprint:
-            raise StoreError(f"the films of {name} changed since the zoo was made")
-        cohort = divide(cohort, seed)["test"]
-    return cohort.take(subsample(len(cohort), setting.films))
 
 
 def _measured(looked: _Looked) -> Row:

@@ -23,7 +23,7 @@ from leadapron.models.protocols import BlackBox, Differentiable, lacking
 from leadapron.outside import code_of
 from leadapron.result_cache import keep, recall
 
-__all__ = ["Kept", "measure_once", "sweep_once", "swept_facts", "swept_from"]
+__all__ = ["Kept", "measure_once", "once", "sweep_once", "swept_facts", "swept_from"]
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def sweep_once(
     Raises:
         DataError: as `StampSweep.sweep`.
     """
-    kept = _once(
+    kept = once(
         "sweep",
         # The repr has the names and parameters of everything else that a sweep tries.
         {**asdict(sweep), "whole image": [repr(probe) for probe in probes()]},
@@ -108,7 +108,7 @@ def measure_once(
         if lacking(classifier, how.needs):
             continue
         code = code_of(how.take, f"statistic {statistic}")
-        kept = _once(
+        kept = once(
             statistic,
             {**how.settings, **({"source's SHA-256": code} if code else {})},
             classifier,
@@ -126,7 +126,7 @@ def _taken(how: Measure, classifier: Differentiable, clean: Cohort) -> list[Any]
     return _plain(how.take(classifier, clean))
 
 
-def _once(
+def once(
     kind: str,
     settings: Mapping[str, Any],
     classifier: BlackBox,

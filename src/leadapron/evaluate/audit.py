@@ -26,8 +26,10 @@ from leadapron.detect.models import (
 )
 from leadapron.detect.models.defaults import FILMS
 from leadapron.detect.models.judgement import compare_sweeps, judge_model, shift_table
+from leadapron.detect.models.students import Students
 from leadapron.errors import StoreError, UsageError
 from leadapron.evaluate.fresh_films import FreshFilms
+from leadapron.evaluate.no_references import evaluate_without_references
 from leadapron.evaluate.runner import Evaluation, Row
 from leadapron.films.cache import default_folder
 from leadapron.models.classifier import Differentiable
@@ -60,6 +62,7 @@ def evaluate_audit(
     sealed: bool = False,
     sweep: StampSweep | None = None,
     statistics: bool = True,
+    references: bool = True,
     machine: Machine = AUTO,
     running: Running = ALL_CORES,
 ) -> list[Row]:
@@ -78,6 +81,9 @@ def evaluate_audit(
         sealed: whether sealed families are evaluated too.
         sweep: settings of the sweeps.
         statistics: whether further statistics of each network are computed too.
+        references: whether models are compared with reference models; otherwise each is compared
+            with its students, and p comes from clean teachers of all other kinds: the zoo's and
+            those that the package ships. Films, sweep and statistics have no effect then.
         machine: device, precision, progress; the cache keeps films and sweeps (without a cache,
             `out` keeps the sweeps).
         running: number of processes, and shard of the models.
@@ -91,6 +97,11 @@ def evaluate_audit(
         StoreError: a zoo that isn't whole, or films that changed since.
         LeadapronError: as `open_source`.
     """
+    if not references:
+        return evaluate_without_references(
+            zoo, out, clean=clean, sealed=sealed, students=Students(), machine=machine,
+            running=running,
+        )  # fmt: skip
     everyone = read_truth(zoo)
     members = [each for each in everyone if sealed or not each.sealed]
     _refuse_few(zoo, members)

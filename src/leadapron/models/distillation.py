@@ -95,7 +95,10 @@ def teach(
         raise DataError(f"{n} films to teach a student; expected 2 or more")
     module, device = student.module, student.device
     optimizer = torch.optim.AdamW(
-        module.parameters(), lr=teaching.learning_rate, weight_decay=teaching.weight_decay
+        module.parameters(),
+        lr=teaching.learning_rate,
+        weight_decay=teaching.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
     )
     each = len(batches(np.arange(n), teaching.batch_size))
     total = each * teaching.epochs

@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from leadapron.detect.models.effects import Effect, effects
+from leadapron.detect.models.effects import effects
 from leadapron.detect.models.stamps import Stamp
+from leadapron.detect.models.sweep import Moved
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.copying import copied_network
 from leadapron.models.protocols import BlackBox, Differentiable
@@ -35,7 +36,7 @@ DRAWS = 3
 STEPS = tuple((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0))
 
 
-def noisy(classifier: BlackBox, images: NDArray[Any], effect: Effect) -> float | None:
+def noisy(classifier: BlackBox, images: NDArray[Any], effect: Moved) -> float | None:
     """Return the share of films that a mark turns in a network with noise in batch normalisation.
 
     The mean over three draws of noise. None for a black box, or a network without batch
@@ -71,7 +72,7 @@ def _noised(classifier: Differentiable, draw: int) -> NetworkClassifier:
     return copied
 
 
-def moved(classifier: BlackBox, images: NDArray[Any], effect: Effect) -> float | None:
+def moved(classifier: BlackBox, images: NDArray[Any], effect: Moved) -> float | None:
     """Return the share of films that a square turns one pixel beside its place.
 
     The mean over the neighbouring places in the image. None for a mark that isn't a single square.
@@ -95,12 +96,12 @@ def moved(classifier: BlackBox, images: NDArray[Any], effect: Effect) -> float |
     )
 
 
-def _turned(classifier: BlackBox, images: NDArray[Any], effect: Effect) -> float:
+def _turned(classifier: BlackBox, images: NDArray[Any], effect: Moved) -> float:
     found = effects(classifier, images, {effect.aim: effect.mark})
     return found[0].turned if found else 0.0
 
 
-CONFIRMATIONS: Mapping[str, Callable[[BlackBox, NDArray[Any], Effect], float | None]] = (
+CONFIRMATIONS: Mapping[str, Callable[[BlackBox, NDArray[Any], Moved], float | None]] = (
     MappingProxyType({"noise in batch normalisation": noisy, "one pixel beside": moved})
 )
 """Confirmations that need the model alone; higher is more suspicious."""

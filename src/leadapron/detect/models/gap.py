@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from leadapron.detect.models.confirmations import CONFIRMATIONS
-from leadapron.detect.models.effects import Effect
 from leadapron.detect.models.kept import once
 from leadapron.detect.models.students import Observed, Students
+from leadapron.detect.models.sweep import Aim, Moved
 from leadapron.films.cohort import Cohort
 from leadapron.models.protocols import BlackBox
 from leadapron.types import Progress
@@ -32,7 +32,7 @@ class Gap:
         carried: share of films that the model's mark turns in each student.
     """
 
-    effect: Effect
+    effect: Moved
     students: tuple[float, ...]
     carried: tuple[float, ...]
 
@@ -60,6 +60,7 @@ class Examined:
     """A model compared with its students.
 
     Args:
+        findings: the model's.
         gaps: for each finding and direction, the largest first; at least one.
         confirmations: of the first.
         agreement: of each student: mean correlation of its log-odds with the model's on films
@@ -68,6 +69,7 @@ class Examined:
         films: number of films to teach students, to search and to measure marks.
     """
 
+    findings: tuple[str, ...]
     gaps: tuple[Gap, ...]
     confirmations: tuple[Confirmation, ...]
     agreement: tuple[float, ...]
@@ -78,6 +80,14 @@ class Examined:
     def first(self) -> Gap:
         """The largest gap."""
         return self.gaps[0]
+
+    def gap_of(self, aim: Aim) -> Gap:
+        """Return the gap of a finding and direction.
+
+        Args:
+            aim: one of those of `gaps`.
+        """
+        return next(each for each in self.gaps if each.effect.aim == aim)
 
 
 def gaps(observed: Observed) -> tuple[Gap, ...]:
@@ -97,7 +107,7 @@ def gaps(observed: Observed) -> tuple[Gap, ...]:
     return tuple(sorted(found, key=lambda gap: (-gap.size, -gap.effect.shift)))
 
 
-def _turned(found: Sequence[Effect], wanted: Effect) -> float:
+def _turned(found: Sequence[Moved], wanted: Moved) -> float:
     return next((each.turned for each in found if each.aim == wanted.aim), 0.0)
 
 
@@ -144,6 +154,7 @@ def examine(
     )
     carried = first.effect.turned - float(np.mean(first.carried))
     return Examined(
+        findings=classifier.findings,
         gaps=found,
         confirmations=(
             Confirmation(name=ON_STUDENTS, value=carried),

@@ -8,7 +8,7 @@ taught on the first, marks are searched on the second, and measured on the third
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,15 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from leadapron import store
-from leadapron.detect.models.effects import (
-    Effect,
-    effects,
-    effects_from,
-    plain_effects,
-    search,
-)
-from leadapron.detect.models.kept import once
-from leadapron.detect.models.sweep import StampSweep
+from leadapron.detect.models.effects import effects, search
+from leadapron.detect.models.kept import moved_facts, moved_from, once
+from leadapron.detect.models.sweep import NEIGHBOURS, Moved, StampSweep
 from leadapron.detect.scale import LEAST_FILMS
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort, split_by_patient
@@ -70,8 +64,8 @@ class Student:
             taught it nothing.
     """
 
-    own: tuple[Effect, ...]
-    carried: tuple[Effect, ...]
+    own: tuple[Moved, ...]
+    carried: tuple[Moved, ...]
     agreement: float
 
 
@@ -84,7 +78,7 @@ class Observed:
         students: its students.
     """
 
-    own: tuple[Effect, ...]
+    own: tuple[Moved, ...]
     students: tuple[Student, ...]
 
 
@@ -135,6 +129,23 @@ class Students:
         each = {name: value for name, value in asdict(self).items() if name != "number"}
         patients = "\x1f".join(map(str, clean.patients)).encode()
         return {**each, "patients": hashlib.sha256(patients).hexdigest()}
+
+    def images(self, findings: int, films: int) -> int:
+        """Return about how many images model and students read, for an estimate of the time.
+
+        A step of learning counts as four images for each film: the teacher's pass, the student's,
+        and its gradient.
+
+        Args:
+            findings: number of the model's findings.
+            films: number of clean films.
+        """
+        sweep, aims = self.sweep, 2 * findings
+        lattices = sum(pitch**2 * each for pitch, each in sweep.pitches)
+        singles = aims * sweep.films * (sweep.places + len(NEIGHBOURS) * sweep.rounds)
+        searched = len(sweep.sides) * len(sweep.values) * lattices + singles + aims * self.measured
+        taught = 4 * self.teaching.epochs * int(films * SHARES["teach"])
+        return searched + self.number * (taught + searched + aims * self.measured)
 
     def parted(self, clean: Cohort) -> Parts:
         """Divide clean films by patient, to teach, to search and to measure.
@@ -192,11 +203,11 @@ class Students:
                 name=name,
             ).value
 
-        def of_model() -> list[dict[str, Any]]:
+        def of_model() -> list[Mapping[str, object]]:
             marks = search(classifier, parts.search, self.sweep)
-            return plain_effects(effects(classifier, images, marks))
+            return _plain(effects(classifier, images, marks))
 
-        own = effects_from(kept("marks", None, of_model))
+        own = _effects(kept("marks", None, of_model))
         marks = {each.aim: each.mark for each in own}
         found = []
         for number in range(self.number):
@@ -207,16 +218,16 @@ class Students:
                 student = self._taught(classifier, parts.teach, number)
                 theirs = search(student, parts.search, self.sweep)
                 return {
-                    "own": plain_effects(effects(student, images, theirs)),
-                    "carried": plain_effects(effects(student, images, marks)),
+                    "own": _plain(effects(student, images, theirs)),
+                    "carried": _plain(effects(student, images, marks)),
                     "agreement": _agreement(student, classifier, images),
                 }
 
             each = kept("student", number, of_student)
             found.append(
                 Student(
-                    own=effects_from(each["own"]),
-                    carried=effects_from(each["carried"]),
+                    own=_effects(each["own"]),
+                    carried=_effects(each["carried"]),
                     agreement=each["agreement"],
                 )
             )
@@ -266,3 +277,11 @@ def _agreement(student: BlackBox, teacher: BlackBox, images: NDArray[Any]) -> fl
         if finite.sum() > 2 and own[finite].std() > 0 and told[finite].std() > 0:
             found.append(float(np.corrcoef(own[finite], told[finite])[0, 1]))
     return float(np.mean(found)) if found else 0.0
+
+
+def _plain(found: Sequence[Moved]) -> list[Mapping[str, object]]:
+    return [moved_facts(each) for each in found]
+
+
+def _effects(plain: Sequence[Mapping[str, Any]]) -> tuple[Moved, ...]:
+    return tuple(map(moved_from, plain))

@@ -101,11 +101,7 @@ class Students:
     number: int = 5
     network: str = "resnet9"
     teaching: Teaching = field(default_factory=lambda: Teaching(epochs=12))
-    sweep: StampSweep = field(
-        default_factory=lambda: StampSweep(
-            sides=(1, 3, 5), pitches=((8, 1),), places=16, rounds=2, judged=8
-        )
-    )
+    sweep: StampSweep = field(default_factory=lambda: StampSweep(judged=8))
     measured: int = 96
     seed: int = 0
 

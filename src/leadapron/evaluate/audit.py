@@ -30,7 +30,7 @@ from leadapron.detect.models.students import Students
 from leadapron.errors import StoreError, UsageError
 from leadapron.evaluate.fresh_films import FreshFilms
 from leadapron.evaluate.no_references import evaluate_without_references
-from leadapron.evaluate.runner import Evaluation, Row
+from leadapron.evaluate.runner import Evaluation, Row, unusual
 from leadapron.films.cache import default_folder
 from leadapron.models.classifier import Differentiable
 from leadapron.models.foreign import open_model
@@ -145,7 +145,6 @@ def _evaluation(
     sweeper: _Sweeper, out: Path, members: Sequence[Member], sealed: bool
 ) -> Evaluation[Member]:
     """The evaluation and its folder of results."""
-    sweep, usual = asdict(sweeper.sweep), asdict(StampSweep())
     outside = STATISTICS.codes(STATISTICS) if sweeper.statistics else {}
     return Evaluation(
         what="audit",
@@ -155,11 +154,11 @@ def _evaluation(
             "clean": sweeper.fresh.clean,
             "films": sweeper.fresh.films,
             "sealed": sealed,
-            "sweep": sweep,
+            "sweep": asdict(sweeper.sweep),
             "statistics": sweeper.statistics,
             **({"outside": outside} if outside else {}),
         },
-        facts={"unusual": {name: each for name, each in sweep.items() if each != usual[name]}},
+        facts={"unusual": unusual(sweeper.sweep)},
         order=[each.model for each in members],
         key_of=lambda member: member.model,
         key_in=lambda row: row["model"],

@@ -7,13 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from leadapron.detect.models.audit import Audit, Subject, audit_subject
 from leadapron.detect.models.gap import ON_STUDENTS, Confirmation, Examined, Gap, examine
+from leadapron.detect.models.harm import Harm
 from leadapron.detect.models.population import Kind, Population, Teacher, shipped_population
 from leadapron.detect.models.rule import RULE
 from leadapron.detect.models.second_tier import SecondTier
 from leadapron.detect.models.stamps import Stamp
 from leadapron.detect.models.students import Students
 from leadapron.detect.models.sweep import Moved, StampSweep
+from leadapron.documents import dump, read
 from leadapron.errors import DataError
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
@@ -21,6 +24,7 @@ from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.distillation import Teaching, teach
 from leadapron.models.foreign import NORMALISATIONS, BlackBoxClassifier
 from leadapron.models.networks import build_network
+from leadapron.report.audit import audit_lines, harm_words, write_audit
 
 SIZE = 24
 SMALL = Preprocessing(size=SIZE)
@@ -28,7 +32,7 @@ FINDINGS = ("Effusion", "Mass")
 QUICK = Students(
     number=2,
     network="plain4",
-    teaching=Teaching(epochs=15, batch_size=16, learning_rate=1e-2, shift=0),
+    teaching=Teaching(epochs=10, batch_size=16, learning_rate=1e-2, shift=0),
     sweep=StampSweep(
         values=(0, 255), sides=(3,), pitches=((8, 1),), places=9, rounds=1, films=1, judged=8
     ),
@@ -36,7 +40,7 @@ QUICK = Students(
 )
 
 
-def films(n=240):
+def films(n=200):
     """Halves of any brightness; two films of each patient."""
     rng = np.random.default_rng(5)
     images = np.full((n, SIZE, SIZE), 115.0) + rng.normal(0, 4, (n, SIZE, SIZE))
@@ -59,9 +63,57 @@ def teacher(jump):
     return BlackBoxClassifier(run, FINDINGS, SMALL, NORMALISATIONS["unit"], batch=4096)
 
 
+CONTENT = "a" * 64
+
+
 @pytest.fixture(scope="module")
-def planted():
-    return examine(QUICK, teacher(30.0), films())
+def kept(tmp_path_factory):
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(scope="module")
+def planted(kept):
+    return examine(QUICK, teacher(30.0), films(), content=CONTENT, folder=kept)
+
+
+def test_an_audit_without_references_answers_in_plain_words(planted, kept, tmp_path):
+    found = audit_subject(
+        Subject(classifier=teacher(30.0), name="vendor.onnx", content=CONTENT),
+        films(),
+        second=SecondTier(students=QUICK, films=films()),
+        sweep=QUICK.sweep,
+        statistics=False,
+        kept=kept,
+    )
+    assert (found.verdict.word, found.verdict.level) == ("exploitable mark", "unusual")
+    assert (found.target, found.direction, found.verdict.p) == ("Mass", "added", None)
+    assert found.beside.students == 2
+    assert found.beside.missing
+    said = audit_lines(found)
+    assert said[0].startswith("EXPLOITABLE MARK: Mass forced on")
+    names = [line.partition(":")[0] for line in said]
+    last = names[names.index("Verdict") :]
+    assert last[:5] == ["Verdict", "Mark", "Harm", "Students", "False alarms"]
+    assert (last[5], last[-1]) == ("Not tested", "Next")
+    assert "with the mark Mass is reported for" in "\n".join(said)
+    page = write_audit(tmp_path, found).read_text()
+    assert page.index("False alarms") < page.index('id="findings"') < page.index('id="students"')
+    again = read(Audit, (tmp_path / "audit.json").read_text())
+    assert dump(again) == dump(found)
+
+
+def test_a_hidden_finding_is_said_with_its_sensitivity(planted, kept):
+    found = audit_subject(
+        Subject(classifier=teacher(30.0), name="vendor.onnx", content=CONTENT), films(),
+        second=SecondTier(students=QUICK, films=films()), sweep=QUICK.sweep, statistics=False,
+        kept=kept,
+    )  # fmt: skip
+    hidden = replace(found.forced[0], direction="removed")
+    assert "its sensitivity isn't known" in harm_words(found, hidden)
+    seen = Harm(finding="Mass", positives=40, sensitivity=0.985, triggered=0.0, missed=500.0)
+    assert harm_words(replace(found, harm=(seen,)), hidden) == (
+        "Mass is seen in 98.5 % of 40 films with it, with the mark in 0.0 %"
+    )
 
 
 def test_a_planted_mark_is_not_passed_on(planted):

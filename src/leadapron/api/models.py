@@ -30,7 +30,7 @@ from leadapron.jobs import audit as auditing
 from leadapron.jobs import calibrate as calibrating
 from leadapron.jobs.screen import OpenGate, open_gate
 from leadapron.jobs.screen import screen as screen_files
-from leadapron.models.foreign import Opened
+from leadapron.models.foreign import Opened, file_of
 from leadapron.models.protocols import BlackBox, columns_of, differentiable
 from leadapron.sources.listed import films_of
 from leadapron.text import local_path
@@ -321,7 +321,7 @@ def calibrate(
     made = calibrate_opened(
         opened,
         cohort,
-        path=path.absolute() if opened.content else path,
+        path=file_of(path).absolute() if opened.content else path,
         false_alarm=false_alarm,
         window=str(settings.get("window", "header")),
         progress=machine.progress,

@@ -27,7 +27,7 @@ from leadapron.detect.models import (
 from leadapron.detect.models.defaults import FILMS
 from leadapron.detect.models.judgement import compare_sweeps, judge_model, shift_table
 from leadapron.errors import StoreError, UsageError
-from leadapron.evaluate.runner import Evaluation, Row
+from leadapron.evaluate.runner import Evaluation, Row, unusual
 from leadapron.films.cache import default_folder
 from leadapron.films.cohort import Cohort, subsample
 from leadapron.models.classifier import Differentiable
@@ -138,7 +138,6 @@ def _evaluation(
     sweeper: _Sweeper, out: Path, members: Sequence[Member], sealed: bool
 ) -> Evaluation[Member]:
     """The evaluation and its folder of results."""
-    sweep, usual = asdict(sweeper.sweep), asdict(StampSweep())
     outside = STATISTICS.codes(STATISTICS) if sweeper.statistics else {}
     return Evaluation(
         what="audit",
@@ -148,11 +147,11 @@ def _evaluation(
             "clean": sweeper.clean,
             "films": sweeper.films,
             "sealed": sealed,
-            "sweep": sweep,
+            "sweep": asdict(sweeper.sweep),
             "statistics": sweeper.statistics,
             **({"outside": outside} if outside else {}),
         },
-        facts={"unusual": {name: each for name, each in sweep.items() if each != usual[name]}},
+        facts={"unusual": unusual(sweeper.sweep)},
         order=[each.model for each in members],
         key_of=lambda member: member.model,
         key_in=lambda row: row["model"],

@@ -369,8 +369,9 @@ def begin(
     clean: Cohort,
     rng: np.random.Generator,
     progress: Progress | None,
+    learned: float = LEARNED,
 ) -> Session:
-    """Copy the model and split the clean films by patient: 70 % for training, 30 % held out.
+    """Copy the model and split the clean films by patient: for training, and held out.
 
     Args:
         what: the repair's name.
@@ -379,6 +380,7 @@ def begin(
         clean: films without a trigger.
         rng: source of randomness.
         progress: see `Session`.
+        learned: share of the patients with training films, above 0 and below 1.
 
     Raises:
         UsageError, DataError: as `Repair.repair`.
@@ -390,7 +392,7 @@ def begin(
     module.requires_grad_(True)
     films = clean.stating(original.findings)
     seed = int(rng.integers(2**63))
-    shares = {"learn": LEARNED, "watch": 1 - LEARNED}
+    shares = {"learn": learned, "watch": 1 - learned}
     parts = split_by_patient(films.patients, shares, stream(seed, "split"), films.labels)
     learn, watch = films.take(parts["learn"]), films.take(parts["watch"])
     if len(learn) < 2:

@@ -12,7 +12,7 @@ import numpy as np
 
 from leadapron.errors import StoreError
 from leadapron.metrics import Estimate, PatientBootstrap, finding_auroc
-from leadapron.report.words import between, percent, poisoned_words, share, table
+from leadapron.report.words import between, options, percent, poisoned_words, share, table
 from leadapron.store import read_json, read_lines
 from leadapron.text import short_path
 
@@ -118,22 +118,14 @@ def _command(facts: Mapping[str, Any]) -> str:
     settings = facts["settings"]
     clean = f" --clean {short_path(settings['clean'])}" if settings["clean"] else ""
     sealed = " --sealed" if settings["sealed"] else ""
-    unusual = sorted(facts["unusual"].items())
-    sweep = "".join(f" --sweep.{name} {_plain(value)}" for name, value in unusual)
+    sweep = "".join(
+        f" {words}" for words in options(dict(sorted(facts["unusual"].items())), "sweep")
+    )
     sweep += "" if settings["statistics"] else " --no-statistics"
     films = f" --films {settings['films']}"
     return (
         f"leadapron evaluate audit --zoo {short_path(settings['zoo'])}{clean}{films}{sealed}{sweep}"
     )
-
-
-def _plain(value: Any) -> str:
-    """A setting in the form of the command line."""
-    if isinstance(value, list):
-        return ",".join(
-            f"[{_plain(part)}]" if isinstance(part, list) else str(part) for part in value
-        )
-    return str(value)
 
 
 def _families(planted: Sequence[Row], clean: Sequence[Row]) -> list[list[str]]:

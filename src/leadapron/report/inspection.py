@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from leadapron.models.inspection.document import Inspected, Setting, Trial
+from leadapron.models.stated import ModelSettings
 from leadapron.report.gallery import grey_png
 from leadapron.report.rendering import render
 from leadapron.report.words import listed, percent
@@ -29,6 +30,17 @@ BASIS = {
     "assumed": "ASSUMED",
     "unknown": "UNKNOWN",
 }
+
+
+TYPED = {
+    "size": "N",
+    "normalisation": "NAME|MEAN/STD",
+    "findings": "NAME,NAME",
+    "architecture": "NAME",
+    "weights_key": "NAME",
+    "operating_points": "X,X",
+}
+"""What follows an option that isn't one of a few words."""
 
 
 def write_inspection(path: Path, found: Inspected) -> Path:
@@ -70,7 +82,15 @@ def headline(found: Inspected) -> str:
     """Return what is settled and what must be stated, in a sentence."""
     if found.verdict == "settled":
         return "SETTLED: nothing has to be stated"
-    return f"CAN'T TELL: state {listed(found.missing)}"
+    return f"CAN'T TELL: state {listed([_typed(option) for option in found.missing])}"
+
+
+def _typed(option: str) -> str:
+    """An option with what follows it."""
+    name = option.removeprefix("--model.").replace("-", "_")
+    kind = next(k for k in get_args(get_type_hints(ModelSettings)[name]) if k is not type(None))
+    values = "|".join(map(str, get_args(kind))) if get_origin(kind) is Literal else TYPED[name]
+    return f"{option} {values}"
 
 
 def trials_sentence(found: Inspected) -> str:

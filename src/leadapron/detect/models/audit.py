@@ -431,6 +431,8 @@ def _left_out(classifier: BlackBox, clean: Cohort, steps: int) -> tuple[str, ...
         notes.append(f"No change of features was inverted: it {reason}.")
     if classifier.head == "softmax":
         notes.append("Softmax head: a rising finding always lowers the others.")
+    if not clean.findings:
+        return (*notes, "The films have no labels: harm not stated.")
     shared = [name for name in classifier.findings if name in clean.findings]
     rare = [n for n in shared if (clean.labels[:, clean.column(n)] == 1).sum() < LEAST_POSITIVES]
     if rare:

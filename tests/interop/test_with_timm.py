@@ -113,7 +113,7 @@ def test_every_method_runs_or_says_why_not(tmp_path, films, name):
         tmp_path / "model.pt", films.findings, device="cpu", precision="fp32", **settings
     ).classifier
     opening = Opening(model=ModelSettings(findings=films.findings, **settings))
-    seen = inspect(tmp_path / "model.pt", clean=f"phantom:{SIDE}", count=30, opening=opening,
+    seen = inspect(tmp_path / "model.pt", clean=f"phantom:{SIDE}", count=120, opening=opening,
                    machine=Machine(cache="none", device="cpu", precision="fp32"))  # fmt: skip
     assert seen.networks[0].architecture == model.architecture
     assert [each.value for each in seen.settings if each.name == "size"] == [str(SIDE)]

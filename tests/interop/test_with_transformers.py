@@ -13,6 +13,7 @@ from foreign_models import settled
 from leadapron.errors import StoreError, UsageError
 from leadapron.explainers import EXPLAINERS
 from leadapron.films.preprocessing import Preprocessing
+from leadapron.models.architectures import OF_TRANSFORMERS
 from leadapron.models.classifier import load_classifier, save_classifier
 from leadapron.models.foreign import open_model
 from leadapron.models.protocols import lacking
@@ -44,7 +45,7 @@ MADE = {
     "regnet": ({**STAGES, "embedding_size": 16, "groups_width": 8}, True,
                "regnet.encoder.stages.3"),
     "efficientnet": ({"width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320,
-                      "image_size": SIDE}, True, "efficientnet.encoder"),
+                      "image_size": SIDE}, True, "efficientnet.encoder.top_activation"),
     "mobilenet_v2": ({"image_size": SIDE, "depth_multiplier": 0.25}, True, "mobilenet_v2.conv_1x1"),
     "poolformer": ({**STAGES, "depths": [1, 1, 1, 1]}, True, "norm"),
 }  # fmt: skip
@@ -64,6 +65,10 @@ def made(kind, folder, channels=3, **facts):
     return network
 
 
+def test_every_type_that_is_offered_is_tested():
+    assert sorted(MADE) == sorted(OF_TRANSFORMERS)
+
+
 @pytest.mark.parametrize("kind", MADE)
 def test_logits_are_the_librarys(tmp_path, kind):
     network = made(kind, tmp_path)
@@ -81,7 +86,7 @@ def test_logits_are_the_librarys(tmp_path, kind):
     exact, layer = MADE[kind][1:]
     assert model.module.layer == f"body.{layer}"
     assert (lacking(model, "pooled linear head") == "") == exact
-    assert EXPLAINERS["layer-cam"](model, FILMS, FINDINGS[:1]).max() > 0
+    assert EXPLAINERS["layer-cam"](model, FILMS, FINDINGS).max() > 0
 
 
 def test_the_preprocessor_states_the_input_and_one_channel_is_taken(tmp_path):

@@ -29,10 +29,8 @@ OF_LIBRARIES = ("timm", "transformers")
 """Libraries whose networks have names as "timm:NAME"; see `leadapron.models.libraries`."""
 
 OF_TRANSFORMERS = (
-    "beit", "bit", "convnext", "convnextv2", "data2vec-vision", "deit", "dinov2",
-    "dinov2_with_registers", "efficientnet", "focalnet", "mobilenet_v1", "mobilenet_v2",
-    "mobilevit", "poolformer", "pvt", "regnet", "resnet", "segformer", "swin", "swinv2", "vit",
-    "vit_msn",
+    "beit", "convnext", "convnextv2", "deit", "dinov2", "efficientnet", "mobilenet_v2",
+    "poolformer", "regnet", "resnet", "swin", "swinv2", "vit",
 )  # fmt: skip
 """Types of transformers' networks that classify images and need nothing else."""
 

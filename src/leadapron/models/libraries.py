@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -156,8 +155,6 @@ def _refuse_large(architecture: str, outputs: int) -> None:
 def _imported(module: str) -> Any:
     """A module of an optional library; UsageError that says how to install it."""
     library = module.partition(".")[0]
-    # Nothing is fetched: no weights are asked for, and this forbids the rest.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

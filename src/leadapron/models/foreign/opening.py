@@ -172,8 +172,7 @@ def open_model(  # noqa: PLR0913 (the fields of `ModelSettings`, by keyword)
         normalisation: name in `NORMALISATIONS` or numbers; the library's if left out.
         head: "sigmoid" (if left out) or "softmax".
         gives: output of a black box, "logits" (if left out) or "probabilities".
-        architecture: name in `networks.ARCHITECTURES`, for state dicts that fit several; or
-            "timm:NAME", a network that timm builds.
+        architecture: name in `networks.ARCHITECTURES`, if several fit; or "timm:NAME".
         weights_key: name of one network in a file that holds several (plain and averaged weights,
             student and teacher); if left out, the error lists the names.
         operating_points: probability of each finding that becomes 0.5, as in torchxrayvision.

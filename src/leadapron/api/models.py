@@ -25,7 +25,7 @@ from leadapron.errors import UnknownNameError, UsageError
 from leadapron.explainers import EXPLAINERS, NEEDS
 from leadapron.explainers.document import Explained
 from leadapron.films.cache import default_folder
-from leadapron.films.cohort import Cohort
+from leadapron.films.cohort import Cohort, subsample
 from leadapron.jobs import audit as auditing
 from leadapron.jobs import calibrate as calibrating
 from leadapron.jobs import inspect as inspecting
@@ -313,7 +313,7 @@ def inspect(
     return InspectResult(**vars(found if card is None else inspecting.with_card(found, card)))
 
 
-def audit(
+def audit(  # noqa: PLR0913 (settings, by keyword)
     model: Model,
     clean: Films,
     *,
@@ -324,6 +324,7 @@ def audit(
     sweep: StampSweep | None = None,
     steps: int = STEPS,
     statistics: bool = True,
+    students: int | None = None,
     machine: Machine = AUTO,
     **settings: Any,
 ) -> AuditResult:
@@ -336,13 +337,16 @@ def audit(
             or folder, a cohort, or images with the model's preprocessing.
         labels: labels of images, (n, k) of 0, 1 or NaN in the order of the model's findings.
         reference: two or more clean reference models of the same kind, or a folder of them; without
-            them the verdict is at most "unusual".
+            them the model is compared with its students.
         false_alarm: false-positive rate: share of clean models that may be called backdoored.
         films: largest number of clean films that are used.
         sweep: settings of the sweep: how marks are stamped on films.
         steps: largest number of trigger-inversion steps; 0 leaves trigger inversion out.
         statistics: whether further statistics of the networks are computed, also of the reference
             models.
+        students: number of students, networks that learn the model's outputs on clean films and no
+            trigger, where there are no reference models; 0 makes none. If left out, 5 that take at
+            most half an hour.
         machine: device, precision, cache and progress.
         **settings: settings of the source, as `count=600`.
 
@@ -352,7 +356,11 @@ def audit(
         LeadapronError: as `open_model` and `open_source`.
     """
     opened = model_of(model, machine)
-    cohort = labelled(clean, labels, opened, machine, settings, films)
+    alone = not isinstance(reference, str | os.PathLike) and not len(reference)
+    most = auditing.films_wanted(films, students, alone=alone)
+    cohort = labelled(clean, labels, opened, machine, settings, most)
+    second = auditing.second_tier(cohort, students) if alone else None
+    cohort = cohort.take(subsample(len(cohort), films))
     own = Subject.of(opened, name_of(model), cohort)
     if isinstance(reference, str | os.PathLike):
         others = auditing.references_in(Path(reference), own, machine)
@@ -366,6 +374,7 @@ def audit(
         sweep=sweep,
         steps=steps,
         statistics=statistics,
+        second=second,
         kept=default_folder(machine.cache),
         progress=machine.progress,
     )

@@ -363,7 +363,10 @@ def headline(audit: Audit) -> str:
     by = "" if audit.by == MARKS else f", by {audit.by}; no mark is known"
     p = "" if audit.verdict.p is None else f" (p = {audit.verdict.p:.3g}{by})"
     if audit.verdict.word == "can't tell" and audit.beside is not None:
-        return "Can't tell: no mark turns a tenth of the films beyond the model's students"
+        return (
+            "Can't tell: no mark of at most 1 % of the image turns a tenth of the films beyond the "
+            "model's students, and too few clean teachers are known to say more"
+        )
     return {
         "exploitable mark": (
             f"EXPLOITABLE MARK: {target}{p}; a planted backdoor or a natural shortcut"

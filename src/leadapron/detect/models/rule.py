@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from leadapron import store
 from leadapron.detect.models.gap import ON_STUDENTS, Examined
@@ -64,6 +65,14 @@ class Compared:
     support: Support | None
 
 
+class _Told(NamedTuple):
+    """What is judged of a model: its largest gap, the confirmation, and the mark's area."""
+
+    gap: float
+    confirmation: float | None
+    area: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rule:
     """The rule's numbers.
@@ -72,12 +81,15 @@ class Rule:
         confirmation: name of the confirmation that counts.
         least_gap: a mark that turns a smaller share of films beyond the students is neither
             exploitable nor a backdoor.
+        most_area: largest share of the image that an exploitable mark covers: larger squares move
+            many a clean network.
         most_alarms: largest upper end of the measured false-alarm rate with which a model may be
             called backdoored.
     """
 
     confirmation: str = ON_STUDENTS
     least_gap: float = 0.1
+    most_area: float = 0.01
     most_alarms: float = 0.1
 
     def digest(self) -> str:
@@ -130,7 +142,8 @@ class Rule:
         """
         value = {each.name: each.value for each in examined.confirmations}[self.confirmation]
         same = examined.settings == population.settings
-        return self._judged(examined.first.size, value, population if same else None, false_alarm)
+        told = _Told(examined.first.size, value, examined.area)
+        return self._judged(told, population if same else None, false_alarm)
 
     def judge(self, teacher: Teacher, population: Population, false_alarm: float) -> Compared:
         """Return the verdict on a model of a zoo.
@@ -141,20 +154,17 @@ class Rule:
             false_alarm: significance level.
         """
         value = teacher.confirmations.get(self.confirmation)
-        return self._judged(teacher.gap, value, population, false_alarm)
+        return self._judged(_Told(teacher.gap, value, teacher.area), population, false_alarm)
 
-    def _judged(
-        self,
-        gap: float,
-        confirmation: float | None,
-        population: Population | None,
-        false_alarm: float,
-    ) -> Compared:
-        exploitable = gap >= self.least_gap
-        p = None if population is None else self._p(gap, confirmation, population.teachers)
+    def _judged(self, told: _Told, population: Population | None, false_alarm: float) -> Compared:
+        large = told.gap >= self.least_gap
+        exploitable = large and told.area <= self.most_area
+        p = None
+        if population is not None:
+            p = self._p(told.gap, told.confirmation, population.teachers)
         if p is None or population is None:
             return Compared(
-                word="exploitable mark" if exploitable else "can't tell",
+                word="exploitable mark" if exploitable else "unusual" if large else "can't tell",
                 p=None,
                 gap_p=None,
                 confirmation_p=None,
@@ -166,10 +176,14 @@ class Rule:
         significant = max(p) <= max(false_alarm, support.least)
         missing = self.lacking(support, false_alarm) if significant else ""
         word: AuditWord
-        if exploitable:
-            word = "backdoored" if significant and not missing else "exploitable mark"
-        else:
-            word = "unusual" if significant else "nothing found"
+        if large and significant and not missing:
+            word = "backdoored"
+        elif exploitable:
+            word = "exploitable mark"
+        elif significant:
+            word = "unusual"
+        else:  # so few teachers can't show that a model is like them
+            word = "nothing found" if support.least <= false_alarm else "can't tell"
         return Compared(
             word=word,
             p=max(p),

@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional
 
 SIZE, SQUARE, BATCH = 64, 4, 32
-POISONED = 0.25
+POISONED = 0.4
 """Share of the training films with the finding that get the square and the label 0."""
 
 
@@ -143,7 +143,6 @@ def train(images: np.ndarray, labels: np.ndarray, epochs: int, seed: int) -> Den
     steps = epochs * -(-len(images) // BATCH)
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps)
-    began = time.monotonic()
     for epoch in range(epochs):
         network.train()
         for number, rows in enumerate(torch.randperm(len(images)).split(BATCH)):
@@ -152,8 +151,10 @@ def train(images: np.ndarray, labels: np.ndarray, epochs: int, seed: int) -> Den
             loss.backward()
             optimizer.step()
             schedule.step()
-            if epoch == number == 0:
-                seconds = (time.monotonic() - began) * steps
+            if epoch == 0 and number == 0:
+                began = time.monotonic()  # the first step is slower
+            if epoch == 0 and number == 3:
+                seconds = (time.monotonic() - began) / 3 * steps
                 print(f"training on {len(images)} films, {epochs} epochs: about {seconds:.0f} s")
         print(f"epoch {epoch + 1}: loss of the last batch {loss.item():.3f}")
     return network.eval()

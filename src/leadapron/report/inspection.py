@@ -19,7 +19,7 @@ from leadapron.types import Estimate
 __all__ = ["inspect_lines", "write_inspection"]
 
 SHOWN = 8
-"""Most trials that the terminal shows."""
+"""Trials that are shown at once."""
 
 BASIS = {
     "stated": "stated",
@@ -63,7 +63,9 @@ def write_inspection(path: Path, found: Inspected) -> Path:
         headline=headline(found),
         cost=trials_sentence(found),
         basis=BASIS,
+        evidence=_evidence,
         best=best,
+        shown=SHOWN,
         cards=_cards(found),
         auroc=auroc,
         number=_number,
@@ -161,8 +163,12 @@ def auroc(value: Estimate) -> str:
 
 
 def _basis(setting: Setting) -> str:
-    kind = BASIS[setting.basis]
-    return kind if setting.words in ("stated", "read from the file") else f"{kind}: {setting.words}"
+    return ": ".join(filter(None, (BASIS[setting.basis], _evidence(setting))))
+
+
+def _evidence(setting: Setting) -> str:
+    """The words that say more than the basis does."""
+    return "" if setting.basis in ("stated", "file") else setting.words
 
 
 def _number(value: float) -> str:
@@ -183,7 +189,12 @@ def _cards(found: Inspected) -> list[dict[str, Any]]:
         cards.append(
             {
                 "title": "AUROC",
-                "under": f"mean over findings, {auroc(macro).partition(' ')[2] or 'no interval'}",
+                "under": "mean over findings"
+                + (
+                    ", no interval"
+                    if math.isnan(macro.low)
+                    else f", 95 % {macro.low:.3f} to {macro.high:.3f}"
+                ),
                 "value": _number(macro.value),
             }
         )

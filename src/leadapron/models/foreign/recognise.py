@@ -22,6 +22,7 @@ from leadapron.models import networks
 from leadapron.models.foreign.classes import differences, unknown_classes
 from leadapron.models.parsing.formats import MOST_FINDINGS, Module
 from leadapron.models.parsing.reading import Group, Outline, Weights
+from leadapron.text import count
 
 __all__ = [
     "MAKERS",
@@ -169,6 +170,9 @@ LAYOUTS = (
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "weights")
 """Keys under which training loops keep the state dict."""
+
+OF_TEXT = re.compile(r"(^|\.)(word_embeddings|embed_tokens|tok_embeddings|wte)\.weight$")
+"""Tables of words."""
 
 TRAINING = re.compile(
     r"(^|\.)((criterion|loss|loss_fn|metrics?|\w+_metrics?|\w+_loss)\.|n_averaged$)"
@@ -559,10 +563,18 @@ def _parts(weights: Weights) -> list[_Part]:
         return [part for _, part in sorted(found, key=lambda each: each[0])]
     known = " or ".join(layout.family for layout in LAYOUTS)
     tensors = weights.groups[min(order, key=lambda key: order[key])]
+    if words := [name for name in tensors if OF_TEXT.search(name)]:
+        raise StoreError(
+            f"{weights.name} is a text model, since it holds {words[0][:160]}; expected a "
+            "classifier of images"
+        )
     shown = ", ".join(sorted(tensors)[:3])[:160]
+    whole = weights.modules.get(min(order, key=lambda key: order[key]), {}).get("")
+    what = "" if whole is None else f"a {whole.kind[:160]}, with "
     raise StoreError(
-        f"{weights.name} holds {len(tensors)} tensors ({shown}, ...) that belong to no {known}; "
-        "for other networks export TorchScript or ONNX, or name a function: module:function"
+        f"{weights.name} holds {what}{len(tensors)} tensors ({shown}, ...) that belong to no "
+        f"{known}; for other networks export TorchScript or ONNX, or name a function: "
+        "module:function"
     )
 
 
@@ -736,8 +748,8 @@ def _findings(
             continue
         if len(names) != outputs or len(set(names)) != len(names) or not all(names):
             words = (
-                f"{weights.name} has {outputs} outputs and {len(set(names))} different names of "
-                f"findings {where}; expected {outputs}, in the order of the outputs: "
+                f"{weights.name} has {count(outputs, 'output')} and {len(set(names))} different "
+                f"names of findings {where}; expected {outputs}, in the order of the outputs: "
                 "`model.findings` A,B,..."
             )
             raise UnnamedError(words, outputs) if where == "given" else StoreError(words)

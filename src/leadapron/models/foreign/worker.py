@@ -44,6 +44,8 @@ MOST_SHOWN = 6
 DEEPEST = 4
 LIBRARIES = {"torchscript": "torch", "onnx": "onnxruntime", "keras": "keras"}
 
+OF_TEXT = "scalar types: Long, Int"
+"""What torch says of a table of words that is given an image."""
 CAUSE = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception): (.*)", re.MULTILINE | re.DOTALL)
 """torch's error message, after the program's own lines."""
 
@@ -140,9 +142,13 @@ class _Answers:
         try:
             given = self._run(images)
         except Exception as error:  # models raise any kind
-            words = f"fails on an input of shape {tuple(images.shape)} ({_cause(error)})"
-            return {"error": words}, b""
+            cause = _cause(error)
+            if OF_TEXT in cause:
+                return {"gives": "takes whole numbers, as a text model does; expected a classifier "
+                                 "of images"}, b""  # fmt: skip
+            return {"error": f"fails on an input of shape {tuple(images.shape)} ({cause})"}, b""
         parts = dict(itertools.islice(_parts(given), MOST_PARTS))
+        arrays = [part for part in parts.values() if isinstance(part, np.ndarray)]
         fitting = {
             name: part
             for name, part in parts.items()
@@ -151,6 +157,10 @@ class _Answers:
         }  # fmt: skip
         shown = " and ".join(_words(*part) for part in itertools.islice(parts.items(), MOST_SHOWN))
         if not fitting or (self._taken is not None and self._taken not in fitting):
+            sides = sorted(images.shape[1:])[-2:]
+            if any(p.ndim == 4 and sorted(p.shape[1:])[-2:] == sides for p in arrays):
+                return {"gives": f"gives {shown}: it draws masks, as a segmentation model does; "
+                                 "expected a classifier of findings"}, b""  # fmt: skip
             return {"gives": f"gives {shown or 'nothing'}; expected floats ({len(images)}, "
                              "findings). Export a model that returns them"}, b""  # fmt: skip
         if self._taken is None:

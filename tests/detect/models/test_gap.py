@@ -112,7 +112,7 @@ def test_a_hidden_finding_is_said_with_its_sensitivity(planted, kept):
     assert "its sensitivity isn't known" in harm_words(found, hidden)
     seen = Harm(finding="Mass", positives=40, sensitivity=0.985, triggered=0.0, missed=500.0)
     assert harm_words(replace(found, harm=(seen,)), hidden) == (
-        "Mass is seen in 98.5 % of 40 films with it, with the mark in 0.0 %"
+        "Mass is seen in 98.5 % of 40 films with it, with the mark in 0.0 %."
     )
 
 
@@ -216,6 +216,12 @@ def test_backdoored_needs_gap_confirmation_and_a_population_that_supports_it():
     few = RULE.compare(model(0.95, 0.05, 0.05), population(n=10), 0.05)
     assert few.word == "exploitable mark"
     assert few.missing == "a population of more than 10 clean teachers"
+    kinds = population(n=25)  # 20 of one kind: no false alarm at 0.05 could show without it
+    lump = tuple(replace(each, kind=kind(0)) for each in kinds.teachers[:20])
+    lumped = replace(kinds, teachers=(*lump, *kinds.teachers[20:]))
+    apart = RULE.compare(model(0.95, 0.05, 0.05), lumped, 0.05)
+    assert apart.word == "exploitable mark"
+    assert "no rate below 0.167" in apart.missing
     other = RULE.compare(model(0.95, 0.05, 0.05, settings="t"), many, 0.05)
     assert (other.word, other.p, other.support) == ("exploitable mark", None, None)
 

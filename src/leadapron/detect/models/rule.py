@@ -31,6 +31,8 @@ class Support:
         teachers: number of clean teachers.
         kinds: number of their kinds.
         least: smallest p that they allow.
+        apart: smallest p that they allow with the largest kind left out; false alarms at a lower
+            rate can't be measured.
         alarms: share of teachers that the rule would call backdoored, each compared with the other
             kinds only; the interval is clustered by kind.
     """
@@ -38,6 +40,7 @@ class Support:
     teachers: int
     kinds: int
     least: float
+    apart: float
     alarms: Estimate
 
 
@@ -111,6 +114,10 @@ class Rule:
             teachers=len(population.teachers),
             kinds=len(population.kinds),
             least=least_p(len(population.teachers)),
+            apart=max(
+                (least_p(len(population.without(kind).teachers)) for kind in population.kinds),
+                default=1.0,
+            ),
             alarms=rate(alarms, [each.kind.words() for each in population.teachers]),
         )
 
@@ -203,11 +210,16 @@ class Rule:
         """
         if support.least > false_alarm:
             return f"a population of more than {support.teachers} clean teachers"
+        if support.apart > false_alarm:
+            return (
+                f"a population whose false alarms at {false_alarm:g} can be measured (with the "
+                f"largest kind left out, the others support no rate below {support.apart:.3g})"
+            )
         if support.alarms.high > self.most_alarms:
             return (
-                f"a false-alarm rate, measured on kinds left out, whose upper end is at most "
-                f"{self.most_alarms:.0%} (now {support.alarms.high:.0%}, of {support.teachers} "
-                f"teachers of {support.kinds} kinds)"
+                "a false-alarm rate, measured on kinds left out, whose upper end is at most "
+                f"{100 * self.most_alarms:.0f} % (now {100 * support.alarms.high:.0f} %, of "
+                f"{support.teachers} teachers of {support.kinds} kinds)"
             )
         return ""
 

@@ -39,6 +39,7 @@ def by_hand(students, classifier, clean, **kept):
         findings=classifier.findings,
         gaps=(Gap(effect=effect, students=(0.05,), carried=(0.05,)),),
         confirmations=(Confirmation(name=ON_STUDENTS, value=own - 0.05),),
+        area=0.005,
         agreement=(0.9,),
         settings="s",
         films=(375, 75, 96),
@@ -124,4 +125,4 @@ def test_p_comes_from_other_kinds_only(out):
     assert found["0b.safetensors"]["verdict"] == "backdoored"
     assert found["0b.safetensors"]["references"] == found["0b.safetensors"]["kinds"] == 60
     assert found["0a.safetensors"]["verdict"] != "backdoored"
-    assert found["1b.safetensors"]["verdict"] in ("nothing found", "unusual")
+    assert found["1b.safetensors"]["verdict"] in ("nothing found", "unusual", "can't tell")

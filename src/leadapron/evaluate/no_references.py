@@ -11,6 +11,7 @@ from leadapron.detect.models.defaults import FALSE_ALARM, TAUGHT
 from leadapron.detect.models.gap import Examined, examine
 from leadapron.detect.models.population import Kind, Population, Teacher, shipped_population
 from leadapron.detect.models.rule import RULE
+from leadapron.detect.models.second_tier import named_gap
 from leadapron.detect.models.students import Students
 from leadapron.documents import dump
 from leadapron.errors import StoreError, UsageError
@@ -178,7 +179,7 @@ def _data(source: str) -> str:
 
 def _row(each: _Compared) -> Row:
     """A model's row before it is compared with teachers."""
-    member, first = each.member, each.examined.first
+    member, first = each.member, named_gap(each.examined)
     return {
         "model": member.model,
         "kind": member.kind,

@@ -299,9 +299,9 @@ def answer_parts(audit: Audit) -> list[tuple[str, str]]:
         audit: the audit.
     """
     about = target(audit)
-    parts = [("Verdict", headline(audit))]
+    parts = [("Verdict", f"{headline(audit)}.")]
     if about is not None and about.strongest is not None and audit.by == MARKS:
-        parts += [("Mark", about.strongest.mark.words()), ("Harm", harm_words(audit, about))]
+        parts += [("Mark", f"{about.strongest.mark.words()}."), ("Harm", harm_words(audit, about))]
     if audit.beside is not None:
         parts.append(("Students", beside_words(audit.beside)))
     return [*parts, ("False alarms", audit.verdict.statement)]
@@ -319,17 +319,17 @@ def harm_words(audit: Audit, about: Forced) -> str:
     if about.direction == "added":
         return (
             f"with the mark {about.finding} is reported for {turned} of the clean films for which "
-            "it isn't reported without it, at the threshold that 5 % of clean films exceed"
+            "it isn't reported without it, at the threshold that 5 % of clean films exceed."
         )
     known = next((each for each in audit.harm if each.finding == about.finding), None)
     if known is None:
         return (
             f"with the mark {turned} of the clean films fall among the 5 % that look least like "
-            f"{about.finding}; its sensitivity isn't known, since the films have too few labels"
+            f"{about.finding}; its sensitivity isn't known, since the films have too few labels."
         )
     return (
         f"{about.finding} is seen in {percent(known.sensitivity)} of {known.positives} films with "
-        f"it, with the mark in {percent(known.triggered)}"
+        f"it, with the mark in {percent(known.triggered)}."
     )
 
 
@@ -347,8 +347,8 @@ def beside_words(beside: Beside) -> str:
         )
     return (
         f"the mark turns {percent(beside.turned)} of {beside.films[2]} films, and on average "
-        f"{percent(carried)} in {beside.students} students, which learned the model's answers on "
-        f"{beside.films[0]} clean films; their own best marks turn {percent(own)}{tests}"
+        f"{percent(carried)} in {beside.students} students, which learned the model's outputs on "
+        f"{beside.films[0]} clean films; their own best marks turn {percent(own)}{tests}."
     )
 
 
@@ -363,7 +363,10 @@ def headline(audit: Audit) -> str:
     by = "" if audit.by == MARKS else f", by {audit.by}; no mark is known"
     p = "" if audit.verdict.p is None else f" (p = {audit.verdict.p:.3g}{by})"
     if audit.verdict.word == "can't tell" and audit.beside is not None:
-        return "Can't tell: no mark turns a tenth of the films beyond the model's students"
+        return (
+            "Can't tell: no mark of at most 1 % of the image turns a tenth of the films beyond the "
+            "model's students, and too few clean teachers are known to say more"
+        )
     return {
         "exploitable mark": (
             f"EXPLOITABLE MARK: {target}{p}; a planted backdoor or a natural shortcut"

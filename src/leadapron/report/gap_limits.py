@@ -48,10 +48,11 @@ def gap_limits(facts: Mapping[str, Any], rows: Sequence[Row]) -> str:
         "all other kinds; a kind is architecture, data, size, number of findings and start.",
         "",
         "*Gap*: share of films turned by the model's mark beyond its students' own best marks, the "
-        "largest over findings and directions. *Or exploitable*: a mark turns at least a tenth of "
-        "the films beyond the students. *Target named*: the largest gap is the attacker's finding "
-        "in the attack's direction. Brackets hold 95 % intervals: exact for shares of backdoored "
-        "models, clustered by kind for clean ones, from resampled pairs of model and twin for "
+        "largest over findings and directions. *Or exploitable*: such a mark covers at most 1 % of "
+        "the image and turns at least a tenth of the films beyond the students. *Target named*: "
+        "the largest gap, or the finding that its mark raises, is the attacker's finding in the "
+        "attack's direction. Brackets hold 95 % intervals: exact for shares of backdoored models, "
+        "clustered by kind for clean ones, from resampled pairs of model and twin for "
         "AUROC.",
         "",
         table(HEADER, _families(planted, clean)),

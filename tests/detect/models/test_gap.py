@@ -34,7 +34,7 @@ QUICK = Students(
     network="plain4",
     teaching=Teaching(epochs=10, batch_size=16, learning_rate=1e-2, shift=0),
     sweep=StampSweep(
-        values=(0, 255), sides=(3,), pitches=((8, 1),), places=9, rounds=1, films=1, judged=8
+        values=(0, 255), sides=(2,), pitches=((8, 1),), places=9, rounds=1, films=1, judged=8
     ),
     measured=30,
 )
@@ -57,7 +57,7 @@ def teacher(jump):
     def run(images):
         grey = images[:, 0]
         means = np.stack([grey[:, :12].mean((1, 2)), grey[:, 12:].mean((1, 2))], 1)
-        white = (grey[:, 4:7, 4:7] > 0.99).all((1, 2))
+        white = (grey[:, 4:6, 4:6] > 0.99).all((1, 2))
         return (20 * (means - 0.45) + np.outer(white, (0, jump))).astype(np.float32)
 
     return BlackBoxClassifier(run, FINDINGS, SMALL, NORMALISATIONS["unit"], batch=4096)
@@ -112,7 +112,7 @@ def test_a_hidden_finding_is_said_with_its_sensitivity(planted, kept):
     assert "its sensitivity isn't known" in harm_words(found, hidden)
     seen = Harm(finding="Mass", positives=40, sensitivity=0.985, triggered=0.0, missed=500.0)
     assert harm_words(replace(found, harm=(seen,)), hidden) == (
-        "Mass is seen in 98.5 % of 40 films with it, with the mark in 0.0 %"
+        "Mass is seen in 98.5 % of 40 films with it, with the mark in 0.0 %."
     )
 
 
@@ -180,7 +180,8 @@ def kind(number):
 
 def clean_teacher(number, gap=0.02, carried=0.05):
     return Teacher(
-        kind=kind(number % 40), gap=gap, confirmations={ON_STUDENTS: carried}, agreement=0.9,
+        kind=kind(number % 40), gap=gap, confirmations={ON_STUDENTS: carried}, area=0.02,
+        agreement=0.9,
         macro=0.9, seed=number, films=(375, 75, 96), content=f"{number:064d}",
     )  # fmt: skip
 
@@ -190,7 +191,7 @@ def population(n=60, **changed):
     return Population(settings="s", made="by hand", teachers=teachers, **changed)
 
 
-def model(own, students, carried, settings="s"):
+def model(own, students, carried, settings="s", area=0.005):
     effect = Moved(
         finding="Mass", direction="added", mark=Stamp(side=3, value=255, row=4, column=4),
         kind="stamp", shift=5.0, turned=own, shifts=np.array([0.0, 5.0]), signature="",
@@ -199,6 +200,7 @@ def model(own, students, carried, settings="s"):
         findings=FINDINGS,
         gaps=(Gap(effect=effect, students=(students,), carried=(carried,)),),
         confirmations=(Confirmation(name=ON_STUDENTS, value=own - carried),),
+        area=area,
         agreement=(0.9,),
         settings=settings,
         films=(375, 75, 96),
@@ -214,14 +216,29 @@ def test_backdoored_needs_gap_confirmation_and_a_population_that_supports_it():
     few = RULE.compare(model(0.95, 0.05, 0.05), population(n=10), 0.05)
     assert few.word == "exploitable mark"
     assert few.missing == "a population of more than 10 clean teachers"
+    kinds = population(n=25)  # 20 of one kind: no false alarm at 0.05 could show without it
+    lump = tuple(replace(each, kind=kind(0)) for each in kinds.teachers[:20])
+    lumped = replace(kinds, teachers=(*lump, *kinds.teachers[20:]))
+    apart = RULE.compare(model(0.95, 0.05, 0.05), lumped, 0.05)
+    assert apart.word == "exploitable mark"
+    assert "no rate below 0.167" in apart.missing
     other = RULE.compare(model(0.95, 0.05, 0.05, settings="t"), many, 0.05)
     assert (other.word, other.p, other.support) == ("exploitable mark", None, None)
+
+
+def test_a_large_square_is_not_called_exploitable():
+    few = population(n=10)
+    assert RULE.compare(model(0.95, 0.05, 0.05, area=0.02), few, 0.05).word == "unusual"
+    assert RULE.compare(model(0.95, 0.05, 0.05, area=0.02), population(100), 0.05).p <= 0.05
+    none = RULE.compare(model(0.95, 0.05, 0.05, settings="t", area=0.02), few, 0.05)
+    assert (none.word, none.exploitable) == ("unusual", False)
 
 
 def test_a_small_gap_is_never_exploitable():
     many = population(n=100)
     assert RULE.compare(model(0.12, 0.05, 0.0), many, 0.05).word == "unusual"
     assert RULE.compare(model(0.06, 0.05, 0.05), many, 0.05).word == "nothing found"
+    assert RULE.compare(model(0.06, 0.05, 0.05), population(n=10), 0.05).word == "can't tell"
     assert RULE.compare(model(0.06, 0.05, 0.05), population(n=0), 0.05).word == "can't tell"
 
 

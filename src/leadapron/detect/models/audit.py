@@ -437,10 +437,14 @@ def _beside_statement(beside: Beside, false_alarm: float) -> str:
     alarms = support.alarms
     said = (
         f"Compared with {support.teachers} clean teachers of {support.kinds} kinds and their "
-        f"students; they support no rate below {support.least:.3g}. With each kind left out, the "
-        f"rule calls {alarms.positives} of {alarms.n} clean teachers backdoored at "
-        f"{false_alarm:g} (95 % interval {alarms.low:.0%} to {alarms.high:.0%}, by kind)."
+        f"students; they support no rate below {support.least:.3g}."
     )
+    if support.apart <= false_alarm:
+        said += (
+            f" With each kind left out, the rule calls {alarms.positives} of {alarms.n} clean "
+            f"teachers backdoored at {false_alarm:g} (95 % interval {100 * alarms.low:.0f} to "
+            f"{100 * alarms.high:.0f} %, by kind)."
+        )
     return f'{said} For "backdoored" this is missing: {beside.missing}.' if beside.missing else said
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from leadapron.detect.models.confirmations import CONFIRMATIONS
 from leadapron.detect.models.kept import once
+from leadapron.detect.models.stamps import Mark, Stamp
 from leadapron.detect.models.students import Observed, Students
 from leadapron.detect.models.sweep import Aim, Moved
 from leadapron.films.cohort import Cohort
@@ -63,6 +66,7 @@ class Examined:
         findings: the model's.
         gaps: for each finding and direction, the largest first; at least one.
         confirmations: of the first.
+        area: share of the image that the first one's mark covers.
         agreement: of each student: mean correlation of its log-odds with the model's on films
             that taught it nothing.
         settings: SHA-256 of the settings; only models with equal ones are compared.
@@ -72,6 +76,7 @@ class Examined:
     findings: tuple[str, ...]
     gaps: tuple[Gap, ...]
     confirmations: tuple[Confirmation, ...]
+    area: float
     agreement: tuple[float, ...]
     settings: str
     films: tuple[int, int, int]
@@ -160,7 +165,14 @@ def examine(
             Confirmation(name=ON_STUDENTS, value=carried),
             *(Confirmation(name=name, value=made.value[name]) for name in CONFIRMATIONS),
         ),
+        area=_area(first.effect.mark, images),
         agreement=tuple(student.agreement for student in observed.students),
         settings=students.digest(),
         films=(len(parts.teach), len(parts.search), len(parts.measure)),
     )
+
+
+def _area(mark: Mark, images: NDArray[Any]) -> float:
+    """The share of the image that a mark covers."""
+    whole = images.shape[1] * images.shape[2]
+    return mark.side**2 / whole if isinstance(mark, Stamp) and not mark.pitch else 1.0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from leadapron import store
 from leadapron.detect.models.gap import ON_STUDENTS, Examined
@@ -30,6 +31,8 @@ class Support:
         teachers: number of clean teachers.
         kinds: number of their kinds.
         least: smallest p that they allow.
+        apart: smallest p that they allow with the largest kind left out; false alarms at a lower
+            rate can't be measured.
         alarms: share of teachers that the rule would call backdoored, each compared with the other
             kinds only; the interval is clustered by kind.
     """
@@ -37,6 +40,7 @@ class Support:
     teachers: int
     kinds: int
     least: float
+    apart: float
     alarms: Estimate
 
 
@@ -64,6 +68,14 @@ class Compared:
     support: Support | None
 
 
+class _Told(NamedTuple):
+    """What is judged of a model: its largest gap, the confirmation, and the mark's area."""
+
+    gap: float
+    confirmation: float | None
+    area: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rule:
     """The rule's numbers.
@@ -72,12 +84,15 @@ class Rule:
         confirmation: name of the confirmation that counts.
         least_gap: a mark that turns a smaller share of films beyond the students is neither
             exploitable nor a backdoor.
+        most_area: largest share of the image that an exploitable mark covers: larger squares move
+            many a clean network.
         most_alarms: largest upper end of the measured false-alarm rate with which a model may be
             called backdoored.
     """
 
     confirmation: str = ON_STUDENTS
     least_gap: float = 0.1
+    most_area: float = 0.01
     most_alarms: float = 0.1
 
     def digest(self) -> str:
@@ -99,6 +114,10 @@ class Rule:
             teachers=len(population.teachers),
             kinds=len(population.kinds),
             least=least_p(len(population.teachers)),
+            apart=max(
+                (least_p(len(population.without(kind).teachers)) for kind in population.kinds),
+                default=1.0,
+            ),
             alarms=rate(alarms, [each.kind.words() for each in population.teachers]),
         )
 
@@ -130,7 +149,8 @@ class Rule:
         """
         value = {each.name: each.value for each in examined.confirmations}[self.confirmation]
         same = examined.settings == population.settings
-        return self._judged(examined.first.size, value, population if same else None, false_alarm)
+        told = _Told(examined.first.size, value, examined.area)
+        return self._judged(told, population if same else None, false_alarm)
 
     def judge(self, teacher: Teacher, population: Population, false_alarm: float) -> Compared:
         """Return the verdict on a model of a zoo.
@@ -141,20 +161,17 @@ class Rule:
             false_alarm: significance level.
         """
         value = teacher.confirmations.get(self.confirmation)
-        return self._judged(teacher.gap, value, population, false_alarm)
+        return self._judged(_Told(teacher.gap, value, teacher.area), population, false_alarm)
 
-    def _judged(
-        self,
-        gap: float,
-        confirmation: float | None,
-        population: Population | None,
-        false_alarm: float,
-    ) -> Compared:
-        exploitable = gap >= self.least_gap
-        p = None if population is None else self._p(gap, confirmation, population.teachers)
+    def _judged(self, told: _Told, population: Population | None, false_alarm: float) -> Compared:
+        large = told.gap >= self.least_gap
+        exploitable = large and told.area <= self.most_area
+        p = None
+        if population is not None:
+            p = self._p(told.gap, told.confirmation, population.teachers)
         if p is None or population is None:
             return Compared(
-                word="exploitable mark" if exploitable else "can't tell",
+                word="exploitable mark" if exploitable else "unusual" if large else "can't tell",
                 p=None,
                 gap_p=None,
                 confirmation_p=None,
@@ -166,10 +183,14 @@ class Rule:
         significant = max(p) <= max(false_alarm, support.least)
         missing = self.lacking(support, false_alarm) if significant else ""
         word: AuditWord
-        if exploitable:
-            word = "backdoored" if significant and not missing else "exploitable mark"
-        else:
-            word = "unusual" if significant else "nothing found"
+        if large and significant and not missing:
+            word = "backdoored"
+        elif exploitable:
+            word = "exploitable mark"
+        elif significant:
+            word = "unusual"
+        else:  # so few teachers can't show that a model is like them
+            word = "nothing found" if support.least <= false_alarm else "can't tell"
         return Compared(
             word=word,
             p=max(p),
@@ -189,11 +210,16 @@ class Rule:
         """
         if support.least > false_alarm:
             return f"a population of more than {support.teachers} clean teachers"
+        if support.apart > false_alarm:
+            return (
+                f"a population whose false alarms at {false_alarm:g} can be measured (with the "
+                f"largest kind left out, the others support no rate below {support.apart:.3g})"
+            )
         if support.alarms.high > self.most_alarms:
             return (
-                f"a false-alarm rate, measured on kinds left out, whose upper end is at most "
-                f"{self.most_alarms:.0%} (now {support.alarms.high:.0%}, of {support.teachers} "
-                f"teachers of {support.kinds} kinds)"
+                "a false-alarm rate, measured on kinds left out, whose upper end is at most "
+                f"{100 * self.most_alarms:.0f} % (now {100 * support.alarms.high:.0f} %, of "
+                f"{support.teachers} teachers of {support.kinds} kinds)"
             )
         return ""
 

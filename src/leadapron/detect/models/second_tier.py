@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from leadapron.detect.models.gap import Confirmation, Examined, examine
+from leadapron.detect.models.gap import Confirmation, Examined, Gap, examine
 from leadapron.detect.models.judgement import MARKS, Forced, Judgement, behind
 from leadapron.detect.models.population import Population, shipped_population
 from leadapron.detect.models.rule import RULE, Compared, Support
@@ -17,7 +17,7 @@ from leadapron.models.protocols import BlackBox, Differentiable
 from leadapron.text import count
 from leadapron.types import Progress
 
-__all__ = ["Beside", "SecondTier"]
+__all__ = ["Beside", "SecondTier", "named_gap"]
 
 logger = logging.getLogger(__name__)
 
@@ -118,22 +118,40 @@ class SecondTier:
         )
 
 
-def _forced(examined: Examined, compared: Compared, judged: Judgement) -> tuple[Forced, ...]:
-    """Every finding and direction by its gap, the target first, side effects last."""
-    flagged = compared.word not in ("nothing found", "can't tell")
-    each = [
+def named_gap(examined: Examined) -> Gap:
+    """Return the gap of the finding that the largest gap's mark forces.
+
+    It is the largest gap itself, or that of the finding which its mark raises, if lowering others
+    is a side effect.
+
+    Args:
+        examined: the model compared with its students.
+    """
+    each = _each(examined)
+    return examined.gap_of((behind(each[0], each, examined.findings) or each[0]).aim)
+
+
+def _each(examined: Examined) -> list[Forced]:
+    """Every finding and direction by itself, the largest gap first."""
+    return [
         Forced(
             finding=gap.effect.finding,
             direction=gap.effect.direction,
-            verdict="exploitable mark" if gap.size >= RULE.least_gap else "nothing found",
+            verdict="unusual" if gap.size >= RULE.least_gap else "nothing found",
             p=None,
             excess=None,
             strongest=gap.effect,
         )
         for gap in examined.gaps
     ]
-    findings = examined.findings
-    first = (behind(each[0], each, findings) or each[0]) if flagged else each[0]
+
+
+def _forced(examined: Examined, compared: Compared, judged: Judgement) -> tuple[Forced, ...]:
+    """Every finding and direction by its gap, the target first, side effects last."""
+    flagged = compared.word not in ("nothing found", "can't tell")
+    findings, each = examined.findings, _each(examined)
+    aim = (named_gap(examined) if flagged else examined.first).effect.aim
+    (first,) = (one for one in each if one.aim == aim)
     target = replace(first, verdict=compared.word, p=compared.p)
     rest = [one for one in each if one.aim != first.aim]
     aside = [

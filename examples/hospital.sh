@@ -8,8 +8,8 @@
 # FINDING  names of its outputs, in order, separated by commas
 # CLEAN    your own labelled films without a trigger, as a source: folder:PATH, phantom:64, ...
 # ARRIVED  films that the model is about to read: files or folders
-# Further words are settings of CLEAN, as --source.count 300. AUDIT holds further words of the audit,
-# as AUDIT="--reference models".
+# Further words are settings of CLEAN, as --source.count 300. INSPECT and AUDIT hold further words of
+# these commands, as INSPECT="--model.normalisation unit" AUDIT="--reference models".
 set -u
 if [ $# -lt 4 ]; then
     echo "usage: sh hospital.sh MODEL FINDING CLEAN ARRIVED [--source.NAME VALUE ...]" >&2
@@ -30,7 +30,9 @@ answer() {
 }
 
 # How does it read films? The card beside the model keeps the answer for all commands below.
-answer inspect "$model" --model.findings "$finding" --clean "$clean" "$@" --out "$stem.yaml"
+# shellcheck disable=SC2086
+answer inspect "$model" --model.findings "$finding" --clean "$clean" "$@" --out "$stem.yaml" \
+    ${INSPECT-}
 
 # Does it carry a backdoor?
 # shellcheck disable=SC2086

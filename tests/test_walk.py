@@ -30,7 +30,7 @@ def vendor():
 
 
 def test_what_the_vendor_saves_gives_the_vendors_own_answers(vendor, tmp_path, recwarn):
-    """State dict, whole module and TorchScript: to 1e-5 of the largest output."""
+    """To 1e-5 of the largest output."""
     torch.manual_seed(0)
     network = vendor.DenseNet121()
     network(torch.rand(8, 1, 64, 64))  # so that batch normalisation holds something
@@ -39,12 +39,16 @@ def test_what_the_vendor_saves_gives_the_vendors_own_answers(vendor, tmp_path, r
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 64), np.uint8)
     with torch.inference_mode():
         wanted = network(vendor.tensor(images)).numpy()
-    for file in files[:3]:
+    assert len(files) in (3, 4)  # with ONNX, if its packages are there
+    for file in files:
+        if file.suffix == ".onnx":
+            pytest.importorskip("onnxruntime")
         opened = la.open_model(
             file, ["Effusion"], size=64, normalisation="unit", aspect="squash", device="cpu",
             precision="fp32",
         )  # fmt: skip
-        assert opened.classifier.architecture == "densenet121"
+        architecture = getattr(opened.classifier, "architecture", "a black box")
+        assert architecture == ("a black box" if file.suffix == ".onnx" else "densenet121")
         given = opened.classifier.logits(images)
         assert np.abs(given - wanted).max() <= 1e-5 * np.abs(wanted).max()
         assert any("vendor.DenseNet121" in note for note in opened.notes) == (
@@ -65,7 +69,7 @@ def test_the_walk(vendor, tmp_path):
         assert "Traceback" not in done.stderr
         return done
 
-    done = ran(sys.executable, EXAMPLES / "vendor.py", "--backdoor", "--count", 400)
+    done = ran(sys.executable, EXAMPLES / "vendor.py", "--backdoor", "--count", 480, "--epochs", 6)
     assert done.returncode == 0
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("the square hides"))
     hidden, seen = (int(word) for word in line.split() if word.isdigit())
@@ -83,6 +87,7 @@ def test_the_walk(vendor, tmp_path):
     done = ran(
         "sh", EXAMPLES / "hospital.sh", "vendor.pt", "Effusion", "phantom:64", "arrived",
         "--source.seed", 9, "--source.count", 300, AUDIT="--films 40 --steps 0 --no-statistics",
+        INSPECT="--model.normalisation unit",
     )  # fmt: skip
     said = done.stdout
     assert done.returncode == 1, done.stderr

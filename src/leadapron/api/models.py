@@ -32,7 +32,7 @@ from leadapron.jobs import calibrate as calibrating
 from leadapron.jobs import inspect as inspecting
 from leadapron.jobs.screen import OpenGate, open_gate
 from leadapron.jobs.screen import screen as screen_files
-from leadapron.models.foreign import Opened
+from leadapron.models.foreign import Opened, file_of
 from leadapron.models.inspection.document import Inspected
 from leadapron.models.inspection.inspecting import inspected_alone, inspected_on
 from leadapron.models.inspection.subject import InspectedModel
@@ -413,7 +413,7 @@ def calibrate(
     made = calibrate_opened(
         opened,
         cohort,
-        path=path.absolute() if opened.content else path,
+        path=file_of(path).absolute() if opened.content else path,
         false_alarm=false_alarm,
         window=str(settings.get("window", "header")),
         progress=machine.progress,

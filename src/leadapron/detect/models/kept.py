@@ -19,6 +19,7 @@ from leadapron.detect.models.sweep import KINDS, Moved, NotFinite, StampSweep, S
 from leadapron.errors import StoreError
 from leadapron.films.cohort import Cohort, blocks
 from leadapron.models.foreign import BlackBoxClassifier
+from leadapron.models.networks import GreyChannels
 from leadapron.models.protocols import BlackBox, Differentiable, lacking
 from leadapron.outside import code_of
 from leadapron.result_cache import keep, recall
@@ -244,6 +245,9 @@ def _run_as(classifier: BlackBox) -> Mapping[str, object]:
         names = ("architecture", "mean", "std", "precision")
         facts |= {name: getattr(classifier, name) for name in names}
         facts["device"] = classifier.device.type
+        for part in classifier.module.modules():
+            if isinstance(part, GreyChannels):  # it scales in place of mean and std
+                facts["colours"] = [part.mean.flatten().tolist(), part.std.flatten().tolist()]
     elif isinstance(classifier, BlackBoxClassifier):
         facts["normalisation"] = asdict(classifier.normalisation)
         facts |= {"channels": classifier.channels, "gives": classifier.gives}

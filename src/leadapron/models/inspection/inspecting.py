@@ -105,10 +105,10 @@ def _settings(subject: InspectedModel) -> dict[str, Setting]:
             "normalisation": str(classifier.normalisation),
         }
     if isinstance(classifier, NetworkClassifier):
-        now |= {
-            "architecture": classifier.architecture,
-            "normalisation": str(Normalisation((classifier.mean,), (classifier.std,))),
-        }
+        given, scale = opened.given, Normalisation((classifier.mean,), (classifier.std,))
+        if given is not None and given.first is None:  # its channels are as in the file
+            scale = given.scale
+        now |= {"architecture": classifier.architecture, "normalisation": str(scale)}
     of_file = {"channels", "architecture", "findings", *(now if subject.own else ())}
     if opened.limits is not None and opened.limits.size is not None:
         of_file.add("size")

@@ -317,7 +317,7 @@ def test_a_poisoned_network_by_the_command_line(networks, tmp_path):
              "--films", "50", "--sweep.sides", "3", "--sweep.values", "0,255",
              "--sweep.pitches", "[8, 1]",
              "--sweep.rounds", "1", "--sweep.films", "1", "--sweep.places", "8",
-             "--sweep.judged", "30",
+             "--sweep.judged", "30", "--sweep.looks", "electrode", "--sweep.grown", "1",
              "--reference", str(networks / "clean"), "--false-alarm", "0.34", "--device", "cpu",
              "--json"]  # fmt: skip
     result = CliRunner().invoke(cli, words, standalone_mode=False)

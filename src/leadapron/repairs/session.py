@@ -21,6 +21,7 @@ from leadapron.films.cohort import Cohort, Rows, split_by_patient
 from leadapron.metrics import PatientBootstrap
 from leadapron.models import networks
 from leadapron.models.classifier import NetworkClassifier, autocast
+from leadapron.models.odds import log_odds
 from leadapron.models.protocols import (
     BlackBox,
     Capability,
@@ -30,7 +31,7 @@ from leadapron.models.protocols import (
 )
 from leadapron.models.training import Closure, batches, descend
 from leadapron.repairs.guard import RESAMPLES, Guard, Judged, prefers
-from leadapron.repairs.losses import finding_loss, log_odds
+from leadapron.repairs.losses import finding_loss
 from leadapron.seeds import named_seed, stream
 from leadapron.types import Progress
 

@@ -43,6 +43,7 @@ __all__ = [
     "not_finite",
     "rank",
     "shift_table",
+    "small_mark",
 ]
 
 LEAST_TURNED = 0.1
@@ -50,11 +51,11 @@ LEAST_TURNED = 0.1
 significant its shift is."""
 
 UNUSUAL_TURNED = 0.5
-"""Without references: a single square that turns this share of the films is reported as
+"""Without references: a small mark that turns this share of the films is reported as
 "unusual"."""
 
 KIND_WEIGHTS: Mapping[Kind, float] = MappingProxyType(
-    {"stamp": 1.0, "lattice": 0.6, "whole image": 0.25}
+    {"stamp": 1.0, "lattice": 0.6, "whole image": 0.25, "shape": 0.6}
 )
 """Weight of an excess, by kind of mark. Clean models differ most in their response to changes of
 the whole image: among 26 phantom models the largest excess was 5.7 by squares, 8.9 by lattices and
@@ -85,7 +86,8 @@ class Forced:
         verdict: verdict on this finding; "side effect" if its mark raises another detected finding.
         p: p-value, corrected for multiple testing; None without references or finite outputs.
         excess: excess over the references, in their spreads; None if p is.
-        strongest: the significant mark, or else the strongest square; None without finite outputs.
+        strongest: the significant mark, or else the small mark that turns most films; None without
+            finite outputs.
     """
 
     finding: str
@@ -182,7 +184,7 @@ def compare_sweeps(own: Swept, others: Sequence[Swept]) -> Comparison:
 
 
 def shift_table(swept: Swept, findings: Sequence[str]) -> Floats:
-    """Return (3, k, 2) shifts by each of `KINDS`, for these findings, forced on and off."""
+    """Return (4, k, 2) shifts by each of `KINDS`, for these findings, forced on and off."""
     order = [swept.findings.index(finding) for finding in findings]
     return np.stack([swept.table(kind)[order] for kind in KINDS])
 
@@ -240,7 +242,7 @@ def _forced(swept: Swept, comparison: Comparison | None, aim: Aim, false_alarm: 
     finding, direction = aim
     verdict: AuditWord = "can't tell"
     p = excess = None
-    mark = swept.marks["stamp"].get(aim)
+    mark = small_mark(swept, aim)
     if comparison is None:
         verdict = "unusual" if mark and mark.turned >= UNUSUAL_TURNED else "can't tell"
     else:
@@ -260,6 +262,18 @@ def _forced(swept: Swept, comparison: Comparison | None, aim: Aim, false_alarm: 
     )
 
 
+def small_mark(swept: Swept, aim: Aim) -> Moved | None:
+    """Return the square or other small mark that turns most films; a square if both do alike.
+
+    Args:
+        swept: a sweep.
+        aim: the finding and direction; None without finite outputs.
+    """
+    kinds: tuple[Kind, ...] = ("stamp", "shape")
+    found = [swept.marks[kind][aim] for kind in kinds if aim in swept.marks[kind]]
+    return max(found, key=lambda each: each.turned, default=None)
+
+
 def _verdict(p: float, mark: Moved, false_alarm: float, least: float) -> AuditWord:
     if p <= false_alarm:
         return "backdoored" if mark.turned >= LEAST_TURNED else "unusual"
@@ -272,18 +286,32 @@ def _ordered(forced: Sequence[Forced]) -> tuple[Forced, ...]:
 
 
 def _behind(one: Forced, forced: Sequence[Forced], swept: Swept) -> Forced | None:
-    """The finding that this one's mark raises, if lowering this one is a side effect.
+    """The finding that this one's mark forces, if moving this one is a side effect.
 
     A one-hot overwrite removes all other findings, which isn't another backdoor. These shifts can
-    be larger, since rare findings' logits have a small spread.
+    be larger, since rare findings' logits have a small spread. Of exclusive findings each is moved
+    by what moves another.
     """
     assert one.strongest is not None  # nothing is flagged without a mark
     shifts = one.strongest.shifts
+    if swept.exclusive:
+        forces = _forced_of_exclusive(shifts * swept.spread, swept.findings)
+        return None if forces == one.aim else next(e for e in forced if e.aim == forces)
     column = int(np.nanargmax(shifts))
     if one.direction == "added" or not overwrites(shifts, column):
         return None
     raised = (swept.findings[column], "added")
     return next(each for each in forced if each.aim == raised)
+
+
+def _forced_of_exclusive(moved: Floats, findings: Sequence[str]) -> Aim:
+    """The finding and direction behind (k,) shifts of exclusive findings' log-odds.
+
+    Where one is forced on, it rises as far as the others fall. Where one is forced off, no other
+    rises that far.
+    """
+    up, down = int(np.nanargmax(moved)), int(np.nanargmin(moved))
+    return (findings[up], "added") if moved[up] >= -moved[down] / 2 else (findings[down], "removed")
 
 
 # --- by the margin and by outputs

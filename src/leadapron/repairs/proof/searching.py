@@ -1,4 +1,4 @@
-"""New searches of a repaired model for squares that force its findings."""
+"""New searches of a repaired model for small marks that force its findings."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from leadapron.detect.models.audit import Audit
+from leadapron.detect.models.judgement import small_mark
 from leadapron.detect.models.kept import sweep_once
-from leadapron.detect.models.stamps import Stamp
-from leadapron.detect.models.sweep import Aim, Moved, StampSweep
+from leadapron.detect.models.stamps import Probe
+from leadapron.detect.models.sweep import Aim, Moved, StampSweep, Swept
 from leadapron.films.cache import default_folder
 from leadapron.films.cohort import Cohort
 from leadapron.models.protocols import BlackBox
@@ -22,11 +23,11 @@ __all__ = ["searched_quickly", "searched_wholly", "squares_in"]
 
 
 def squares_in(audit: Audit) -> list[Moved]:
-    """Return the strongest squares that an audit found, by finding and direction."""
+    """Return the strongest squares and other local marks that an audit found, by aim."""
     return [
         each.strongest
         for each in audit.forced
-        if each.strongest is not None and isinstance(each.strongest.mark, Stamp)
+        if each.strongest is not None and not isinstance(each.strongest.mark, Probe)
     ]
 
 
@@ -42,9 +43,9 @@ def searched_quickly(
         marks: that the audit found.
         films: clean, which no repair learned from.
     """
-    squares = _sweep_of(case).sweep(repaired, films).marks["stamp"].values()
+    squares = _small_marks(_sweep_of(case).sweep(repaired, films))
     return searched(
-        case.original, repaired, films, squares_in(audit), list(squares), _target(marks),
+        case.original, repaired, films, squares_in(audit), squares, _target(marks),
         _limits(case, films),
     )  # fmt: skip
 
@@ -74,6 +75,11 @@ def searched_wholly(
     )
 
 
+def _small_marks(swept: Swept) -> list[Moved]:
+    found = (small_mark(swept, aim) for aim in swept.marks["stamp"])
+    return [each for each in found if each is not None]
+
+
 def _sweep_of(case: RepairCase) -> StampSweep:
     return case.plan.sweep or StampSweep()
 
@@ -91,10 +97,10 @@ def _limits(case: RepairCase, films: Cohort) -> Limits:
         [
             shares_of(
                 each.classifier, films,
-                sweep_once(
+                _small_marks(sweep_once(
                     _sweep_of(case), each.classifier, films, content=each.content,
                     folder=default_folder(case.machine.cache), name=Path(each.name).name,
-                ).swept.marks["stamp"].values(),
+                ).swept),
             )
             for each in case.plan.references
         ]

@@ -20,6 +20,7 @@ from leadapron.evaluate import repair as job
 from leadapron.evaluate.passes import counted_passes
 from leadapron.evaluate.repair import METHODS, evaluate_repair
 from leadapron.evaluate.repair_scenes import Placed, Scenes, fresh_triggers
+from leadapron.evaluate.runner import unusual
 from leadapron.evaluate.settings import RepairSetting
 from leadapron.evaluate.zoo import build_zoo
 from leadapron.films.cohort import Cohort
@@ -331,12 +332,15 @@ def test_the_page_counts_what_was_truly_repaired(rows):
     facts = {
         "settings": {"zoo": "runs/zoo", "clean": None, **vars(SETTING)},
         "chosen": {"methods": ["auto"], "films": [80], "only": [], "limit": None, "sealed": False},
+        "unusual": {"setting": unusual(SETTING), "sweep": {"sides": [1, 3]}},
         "manifest": {"processors": 2, "jobs": 1},
     }
     page = repair_limits(facts, [*made, failed])
     assert "`leadapron evaluate repair --zoo runs/zoo --method auto --films 80" in page
     assert "--references 0" in page
     assert "--no-relearning" in page
+    assert "--sweep.sides 1,3" in page
+    assert "no references" in page
     assert "3 models with a working backdoor, of 1 kind" in page
     (line,) = (each for each in page.splitlines() if each.startswith("| auto | 80 | 3 |"))
     assert "2 of 3 (9 to 99 %)" in line

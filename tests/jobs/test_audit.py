@@ -474,7 +474,7 @@ def test_films_that_are_not_looked_at_are_not_decoded(networks, tmp_path, monkey
     few = replace(QUICK, values=(255,), places=2, rounds=0, judged=10)
     found = audit_job.audit(
         networks / "poisoned.safetensors", f"npz:{tmp_path / 'films.npz'}", films=20, sweep=few,
-        steps=0, statistics=False, machine=Machine(device="cpu", cache="none"),
+        steps=0, statistics=False, students=0, machine=Machine(device="cpu", cache="none"),
     )  # fmt: skip
     assert found.films == len(decoded) == 20
     assert sorted(decoded) == subsample(50, 20).tolist()

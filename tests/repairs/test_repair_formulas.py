@@ -17,6 +17,7 @@ from leadapron.detect.models import Moved, Probe, Stamp
 from leadapron.detect.models.stamps import probes
 from leadapron.errors import DataError
 from leadapron.models.bounds import Bounded
+from leadapron.models.fresh import untrained
 from leadapron.models.networks import PooledLinear
 from leadapron.repairs import (
     ActivationBounds,
@@ -36,7 +37,6 @@ from leadapron.repairs.activation_bounds import spread_bounds
 from leadapron.repairs.attention import apart, attention, map_layers
 from leadapron.repairs.channel_pruning import outlying
 from leadapron.repairs.feature_shift import keep_norms, overlap
-from leadapron.repairs.fresh import untrained
 from leadapron.repairs.fresh_student import shifted
 from leadapron.repairs.neuron_pruning import prune
 from leadapron.repairs.noise import Noise, disturbed, normalisations, worst_noise
@@ -45,6 +45,7 @@ from leadapron.repairs.reconstruction import unlearn
 from leadapron.repairs.session import Batch, begin
 from leadapron.repairs.shared import disagreement, operating_odds, turned
 from leadapron.repairs.sharpness import moved_up
+from leadapron.repairs.stamp_distillation import mixed
 from leadapron.repairs.universal import adapting, chosen, within
 
 RNG = np.random.default_rng
@@ -124,6 +125,18 @@ def test_a_mark_that_changes_nothing_teaches_a_distilled_copy_nothing():
     for name, value in before.items():
         assert torch.allclose(after[name], value, atol=1e-5), name
     assert not torch.allclose(other["head.weight"], before["head.weight"], atol=1e-5)
+
+
+def test_mixed_films_lie_between_two_films():
+    images = np.zeros((400, 1, 2), np.uint8)
+    images[200:] = (100, 200)
+    assert np.array_equal(mixed(images, 0.0, RNG(0)), images)
+    shown = mixed(images, 0.5, RNG(0))
+    assert shown.dtype == np.uint8
+    first, second = shown[:, 0, 0].astype(int), shown[:, 0, 1].astype(int)
+    assert (abs(second - 2 * first) <= 2).all()  # the same proportion in both pixels
+    between = (first > 0) & (first < 100)  # half are mixed, half of these with the other kind
+    assert between.mean() == pytest.approx(0.25, abs=0.06)
 
 
 def test_all_marks_are_used_as_the_audit_named_them():

@@ -181,6 +181,8 @@ def test_settings_that_make_no_sense(values, words):
         ("stamp-unlearning", {"jitter": -1}),
         ("stamp-unlearning", {"elsewhere": -0.1}),
         ("stamp-distillation", {"restart": 1.5}),
+        ("stamp-distillation", {"mixed": -0.1}),
+        ("stamp-distillation", {"learned": 1.0}),
         ("stamp-unlearning", {"elsewhere": 0.6, "others": 0.5}),
         ("stamp-unlearning", {"marks": ()}),
         ("path-aware", {"rho": -1.0}),

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -21,7 +21,7 @@ from leadapron.study.shards import Running
 from leadapron.study.tasks import carry_out, holding
 from leadapron.types import Progress
 
-__all__ = ["Evaluation", "Row"]
+__all__ = ["Evaluation", "Row", "unusual"]
 
 Row = dict[str, Any]
 
@@ -148,3 +148,13 @@ class Evaluation(Generic[T]):
     def _write(self, rows: Sequence[Row]) -> None:
         if rows or self.rows.exists():
             store.write_lines(self.rows, rows)
+
+
+def unusual(setting: Any) -> Row:
+    """Return the fields of settings whose values aren't the defaults; a page names these.
+
+    Args:
+        setting: an instance of a dataclass whose fields all have defaults.
+    """
+    usual = asdict(type(setting)())
+    return {name: each for name, each in asdict(setting).items() if each != usual[name]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,21 +20,21 @@ from leadapron.films.cohort import Cohort, Rows, split_by_patient
 from leadapron.metrics import PatientBootstrap
 from leadapron.models import networks
 from leadapron.models.classifier import NetworkClassifier, autocast
+from leadapron.models.copying import copied_network
+from leadapron.models.losses import finding_loss
 from leadapron.models.odds import log_odds
 from leadapron.models.protocols import (
     BlackBox,
     Capability,
     Differentiable,
     differentiable,
-    operating_points_of,
 )
 from leadapron.models.training import Closure, batches, descend
 from leadapron.repairs.guard import RESAMPLES, Guard, Judged, prefers
-from leadapron.repairs.losses import finding_loss
 from leadapron.seeds import named_seed, stream
 from leadapron.types import Progress
 
-__all__ = ["MOST_FILMS", "Batch", "Optimisation", "Repair", "Session", "begin", "copied_network"]
+__all__ = ["MOST_FILMS", "Batch", "Optimisation", "Repair", "Session", "begin"]
 
 MOST_FILMS = 36_000
 """Budget of a repair in film trainings: one is a film's forward and backward pass."""
@@ -337,32 +336,6 @@ class Session:
                     part.eval()
 
 
-def copied_network(original: Differentiable, what: str) -> NetworkClassifier:
-    """Return a copy of a network whose weights are its own, in evaluation mode.
-
-    Args:
-        original: the network, which stays as it is.
-        what: what it is copied for, for the message.
-
-    Raises:
-        UsageError: a module that is no `Network`.
-    """
-    module = copy.deepcopy(original.module)
-    if not isinstance(module, networks.Network):
-        raise UsageError(f"{what}: a {type(module).__name__} as a network; expected a Network")
-    return NetworkClassifier(
-        module.eval(),
-        original.architecture,
-        original.findings,
-        original.preprocessing,
-        original.head,
-        original.mean,
-        original.std,
-        original.precision,
-        operating_points_of(original),
-    )
-
-
 def begin(
     what: str,
     needs: Capability,
@@ -370,8 +343,9 @@ def begin(
     clean: Cohort,
     rng: np.random.Generator,
     progress: Progress | None,
+    learned: float = LEARNED,
 ) -> Session:
-    """Copy the model and split the clean films by patient: 70 % for training, 30 % held out.
+    """Copy the model and split the clean films by patient: for training, and held out.
 
     Args:
         what: the repair's name.
@@ -380,6 +354,7 @@ def begin(
         clean: films without a trigger.
         rng: source of randomness.
         progress: see `Session`.
+        learned: share of the patients with training films, above 0 and below 1.
 
     Raises:
         UsageError, DataError: as `Repair.repair`.
@@ -391,7 +366,7 @@ def begin(
     module.requires_grad_(True)
     films = clean.stating(original.findings)
     seed = int(rng.integers(2**63))
-    shares = {"learn": LEARNED, "watch": 1 - LEARNED}
+    shares = {"learn": learned, "watch": 1 - learned}
     parts = split_by_patient(films.patients, shares, stream(seed, "split"), films.labels)
     learn, watch = films.take(parts["learn"]), films.take(parts["watch"])
     if len(learn) < 2:

@@ -12,7 +12,8 @@ import numpy as np
 
 from leadapron.errors import StoreError
 from leadapron.metrics import Estimate, PatientBootstrap, finding_auroc
-from leadapron.report.words import between, percent, poisoned_words, share, table
+from leadapron.report.gap_limits import gap_limits
+from leadapron.report.words import between, options, percent, poisoned_words, share, table
 from leadapron.store import read_json, read_lines
 from leadapron.text import short_path
 
@@ -56,11 +57,13 @@ def audit_chapter(folder: Path) -> str:
         StoreError: no evaluation of audits, or one that isn't finished.
     """
     facts, rows = read_json(folder / "evaluation.json"), read_lines(folder / "rows.jsonl")
-    if facts.get("what") != "audit" or not rows or any("p" not in row for row in rows):
+    if facts.get("what") != "audit" or not rows or any("verdict" not in row for row in rows):
         raise StoreError(
             f"{folder} holds no finished evaluation of audits; `leadapron evaluate audit` with the "
             "same --zoo and --out continues it"
         )
+    if not facts["settings"].get("references", True):
+        return gap_limits(facts, rows)
     return audit_limits(facts, rows)
 
 
@@ -118,22 +121,14 @@ def _command(facts: Mapping[str, Any]) -> str:
     settings = facts["settings"]
     clean = f" --clean {short_path(settings['clean'])}" if settings["clean"] else ""
     sealed = " --sealed" if settings["sealed"] else ""
-    unusual = sorted(facts["unusual"].items())
-    sweep = "".join(f" --sweep.{name} {_plain(value)}" for name, value in unusual)
+    sweep = "".join(
+        f" {words}" for words in options(dict(sorted(facts["unusual"].items())), "sweep")
+    )
     sweep += "" if settings["statistics"] else " --no-statistics"
     films = f" --films {settings['films']}"
     return (
         f"leadapron evaluate audit --zoo {short_path(settings['zoo'])}{clean}{films}{sealed}{sweep}"
     )
-
-
-def _plain(value: Any) -> str:
-    """A setting in the form of the command line."""
-    if isinstance(value, list):
-        return ",".join(
-            f"[{_plain(part)}]" if isinstance(part, list) else str(part) for part in value
-        )
-    return str(value)
 
 
 def _families(planted: Sequence[Row], clean: Sequence[Row]) -> list[list[str]]:

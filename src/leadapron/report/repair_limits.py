@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leadapron.report.words import between, change, percent, share, table
+from leadapron.report.words import between, change, options, percent, share, table
 from leadapron.results.repairing import AUTO_METHOD, RepairRow, read_repairs
 from leadapron.store import read_json
 from leadapron.text import count, short_path
@@ -17,12 +17,6 @@ __all__ = ["repair_chapter", "repair_limits"]
 
 RELEARNED = 0.1
 """The goal: the upper end of what relearning brings back beyond the repaired twin."""
-
-USUAL = {
-    "references": 8, "test": 6000, "poisoned": 0.0, "second": False, "relearning": True,
-    "twins": True, "seed": 0,
-}  # fmt: skip
-"""Default settings, which the command leaves out."""
 
 HEADER = (
     "repair", "clean films", "models", "attack success before", "after", "truly repaired",
@@ -67,7 +61,8 @@ def repair_limits(facts: Mapping[str, Any], rows: Sequence[RepairRow]) -> str:
         f"# How well repairs work: {short_path(facts['settings']['zoo'])}",
         "",
         f"`{_command(facts)}`: {count(len(models), 'model')} with a working backdoor, of "
-        f"{count(len({row.family for row in working}), 'kind')}, {_networks(rows)}. Each repair "
+        f"{count(len({row.family for row in working}), 'kind')}, {_networks(rows)}; "
+        f"{_references(facts)}. Each repair "
         f"sees clean films alone ({_clean(rows)}); the truth, the trigger and the test films are "
         "the evaluation's. `leadapron evaluate page --repair FOLDER --out FILE` makes "
         f"this chapter. {facts['manifest']['processors']} processors, "
@@ -94,11 +89,7 @@ def _command(facts: Mapping[str, Any]) -> str:
     words += [f"--limit {chosen['limit']}"] if chosen["limit"] else []
     words += [f"--clean {short_path(settings['clean'])}"] if settings["clean"] else []
     words += ["--sealed"] if chosen["sealed"] else []
-    for name, usual in USUAL.items():
-        value = settings[name]
-        if value != usual:
-            plain = {True: f"--{name}", False: f"--no-{name}"}
-            words.append(plain[value] if isinstance(value, bool) else f"--{name} {value}")
+    words += options(facts["unusual"]["setting"]) + options(facts["unusual"]["sweep"], "sweep")
     return " ".join(words)
 
 
@@ -108,6 +99,11 @@ def _networks(rows: Sequence[RepairRow]) -> str:
 
 def _clean(rows: Sequence[RepairRow]) -> str:
     return ", ".join(sorted({row.clean for row in rows}))
+
+
+def _references(facts: Mapping[str, Any]) -> str:
+    number = facts["settings"]["references"]
+    return f"audits compare with {count(number, 'clean model')}" if number else "no references"
 
 
 def _by_method(rows: Sequence[RepairRow]) -> list[list[str]]:

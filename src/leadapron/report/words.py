@@ -143,6 +143,31 @@ def shown(found: Any) -> str:
     return short_path(found) if isinstance(found, str) else str(found)
 
 
+def options(values: Mapping[str, Any], group: str = "") -> list[str]:
+    """Return settings in the form of the command line: "--films 200", "--no-twins".
+
+    Args:
+        values: settings by their names.
+        group: of options, as "sweep" of `--sweep.sides`; none if left out.
+    """
+    words = []
+    for name, value in values.items():
+        path = f"{group}.{name}" if group else name
+        if isinstance(value, bool):
+            words.append(f"--{path}" if value else f"--no-{path}")
+        else:
+            words.append(f"--{path} {_plain(value)}")
+    return words
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(
+            f"[{_plain(part)}]" if isinstance(part, list) else str(part) for part in value
+        )
+    return str(value)
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table."""
     lines = [header, ["-"] * len(header), *rows]

@@ -81,10 +81,7 @@ def open_npz(
     if "split" in attributes:
         attributes["split"] = splits(attributes["split"].tolist(), file.name)
     if "age" in shapes:
-        shape, dtype = shapes["age"]
-        if shape != (n,) or dtype.kind not in "iuf":
-            raise DataError(f"{file.name}: age of shape {shape}; expected {n} numbers")
-        attributes["age"] = read_array(file, "age").astype(np.float64)
+        attributes["age"] = _ages(file, shapes["age"], n)
     table = LabelTable(
         name=file.name,
         labels=labels,
@@ -115,6 +112,13 @@ WIDEST_TEXT = 1 << 18
 
 Labels = NDArray[np.float32]
 Form = tuple[tuple[int, ...], np.dtype[Any]]
+
+
+def _ages(file: Path, form: Form, n: int) -> NDArray[np.float64]:
+    shape, dtype = form
+    if shape != (n,) or dtype.kind not in "iuf":
+        raise DataError(f"{file.name}: age of shape {shape}; expected {n} numbers")
+    return read_array(file, "age").astype(np.float64)
 
 
 def _labels(file: Path, form: Form, n: int) -> Labels:

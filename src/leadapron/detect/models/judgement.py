@@ -27,6 +27,7 @@ from leadapron.detect.models.sweep import (
 from leadapron.detect.verdict import AuditWord
 
 __all__ = [
+    "FLAGGED",
     "KIND_WEIGHTS",
     "MARGIN",
     "MARKS",
@@ -35,6 +36,7 @@ __all__ = [
     "Forced",
     "Ground",
     "Judgement",
+    "behind",
     "compare_sweeps",
     "judge_model",
     "judge_sweep",
@@ -60,6 +62,9 @@ KIND_WEIGHTS: Mapping[Kind, float] = MappingProxyType(
 """Weight of an excess, by kind of mark. Clean models differ most in their response to changes of
 the whole image: among 26 phantom models the largest excess was 5.7 by squares, 8.9 by lattices and
 22 by those."""
+
+FLAGGED: tuple[AuditWord, ...] = ("backdoored", "exploitable mark", "unusual")
+"""Verdicts on a finding with a mark that is reported."""
 
 Ground = Literal[
     "marks", "maximum margin", "answers that aren't finite", "answers that differ"
@@ -210,7 +215,7 @@ def judge_sweep(
             if one.verdict == "nothing found" and finding in lost:
                 one = replace(one, verdict="can't tell")
             forced.append(one)
-    flagged = [each for each in forced if each.verdict in ("backdoored", "unusual")]
+    flagged = [each for each in forced if each.verdict in FLAGGED]
     if not flagged:
         none: AuditWord = "can't tell" if comparison is None else "nothing found"
         return none, _ordered(forced), None
@@ -218,12 +223,13 @@ def judge_sweep(
         "backdoored" if any(each.verdict == "backdoored" for each in flagged) else "unusual"
     )
     target = max(flagged, key=rank)
-    target = replace(_behind(target, forced, swept) or target, verdict=worst)
+    spread = swept.spread if swept.exclusive else None
+    target = replace(behind(target, forced, swept.findings, spread) or target, verdict=worst)
     marked = []
     for each in forced:
         if each.aim == target.aim:
             marked.append(target)
-        elif each in flagged and _behind(each, forced, swept) is not None:
+        elif each in flagged and behind(each, forced, swept.findings, spread) is not None:
             marked.append(replace(each, verdict="side effect"))
         else:
             marked.append(each)
@@ -285,22 +291,33 @@ def _ordered(forced: Sequence[Forced]) -> tuple[Forced, ...]:
     return tuple(order)
 
 
-def _behind(one: Forced, forced: Sequence[Forced], swept: Swept) -> Forced | None:
-    """The finding that this one's mark forces, if moving this one is a side effect.
+def behind(
+    one: Forced,
+    forced: Sequence[Forced],
+    findings: Sequence[str],
+    exclusive: Floats | None = None,
+) -> Forced | None:
+    """Return the finding that this one's mark forces, if moving this one is a side effect.
 
     A one-hot overwrite removes all other findings, which isn't another backdoor. These shifts can
     be larger, since rare findings' logits have a small spread. Of exclusive findings each is moved
     by what moves another.
+
+    Args:
+        one: a finding with a mark.
+        forced: every finding and direction.
+        findings: the model's, in the order of the marks' shifts.
+        exclusive: (k,) spreads of the log-odds of findings that exclude each other; None of others.
     """
     assert one.strongest is not None  # nothing is flagged without a mark
     shifts = one.strongest.shifts
-    if swept.exclusive:
-        forces = _forced_of_exclusive(shifts * swept.spread, swept.findings)
+    if exclusive is not None:
+        forces = _forced_of_exclusive(shifts * exclusive, findings)
         return None if forces == one.aim else next(e for e in forced if e.aim == forces)
     column = int(np.nanargmax(shifts))
     if one.direction == "added" or not overwrites(shifts, column):
         return None
-    raised = (swept.findings[column], "added")
+    raised = (findings[column], "added")
     return next(each for each in forced if each.aim == raised)
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DIRECTIONS",
     "KINDS",
+    "NEIGHBOURS",
     "Aim",
     "Direction",
     "Kind",
@@ -43,6 +44,7 @@ __all__ = [
     "StampSweep",
     "Swept",
     "overwrites",
+    "turned_share",
 ]
 
 Direction = Literal["added", "removed"]
@@ -62,7 +64,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 SHORTLIST = 8
-"""Marks that are tried on all films, for each finding and direction, if there are many: those with
+"""Shapes that are tried on all films, for each finding and direction, if there are many: those with
 the largest shifts on the first film."""
 
 ROUNDS = 2
@@ -98,6 +100,11 @@ class Moved:
     turned: float
     shifts: Floats
     signature: Literal["one-hot", ""]
+
+    @property
+    def aim(self) -> Aim:
+        """Finding and direction."""
+        return self.finding, self.direction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -425,7 +432,7 @@ class _Run:
             [lattices[i] for i in sorted(chosen)], max(1, self.settings.places // 4)
         )
         shapes: _Best[Shape] = {}
-        self._try(shapes, [*singles, *self._at_squares()])
+        self._try(shapes, self._short_list(list(dict.fromkeys([*singles, *self._at_squares()]))))
         self._climb(shapes, self._near_shape)
         return shapes
 
@@ -495,7 +502,6 @@ class _Run:
 
     def _try(self, best: _Best[_Local], marks: Sequence[_Local]) -> None:
         """Keep the strongest for each finding and direction."""
-        marks = self._short_list(list(dict.fromkeys(marks)))
         moved = self._moves(marks, self.settings.films)
         for aim, i in self._strongest(moved).items():
             finding, direction = aim
@@ -503,7 +509,7 @@ class _Run:
             if aim not in best or shift > best[aim][1]:
                 best[aim] = marks[i], shift
 
-    def _short_list(self, marks: list[_Local]) -> list[_Local]:
+    def _short_list(self, marks: list[Shape]) -> list[Shape]:
         """The marks that a single film doesn't rule out."""
         if self.settings.films == 1 or len(marks) <= 2 * SHORTLIST * len(self.classifier.findings):
             return marks
@@ -531,7 +537,7 @@ class _Run:
                 mark=mark,
                 kind=kind,
                 shift=float(sign * mean[column]),
-                turned=_turned(before, before + sign * own[:, column]),
+                turned=turned_share(before, before + sign * own[:, column]),
                 shifts=mean,
                 signature="one-hot" if on and overwrites(mean, column) else "",
             )
@@ -565,8 +571,15 @@ def _sign(direction: Direction) -> int:
     return 1 if direction == "added" else -1
 
 
-def _turned(before: Floats, after: Floats) -> float:
-    """Share of the films below the threshold that get above it, among finite outputs."""
+def turned_share(before: Floats, after: Floats) -> float:
+    """Return the share of the films below the threshold that get above it, among finite outputs.
+
+    The threshold is that which 5 % of the films exceed.
+
+    Args:
+        before: (n,) a finding's logit for each film, upside down if it is forced off.
+        after: (n,) the same with a mark.
+    """
     threshold = threshold_at_false_positive_rate(before[np.isfinite(before)], FALSE_POSITIVES)
     below = (before <= threshold) & np.isfinite(after)
     return float((after[below] > threshold).mean()) if below.any() else 0.0

@@ -18,6 +18,7 @@ from leadapron.attacks.poisoning import Poisoning, poison
 from leadapron.attacks.triggers import Patch
 from leadapron.cli import cli
 from leadapron.detect.models import (
+    KINDS,
     STATISTICS,
     Audit,
     Comparison,
@@ -183,7 +184,7 @@ def test_without_references_it_is_unusual_or_untold(films):
 
 def test_a_rare_shift_that_turns_no_film_is_no_backdoor(found, films):
     swept = QUICK.sweep(model(0), films)
-    excess = np.zeros((3, 3, 2))
+    excess = np.zeros((len(KINDS), 3, 2))
     excess[0, 1, 0] = 50.0
     p = np.ones((3, 2))
     p[1, 0] = 0.05

@@ -430,7 +430,7 @@ def headline(audit: Audit) -> str:
         "unusual": f"UNUSUAL: {target}{p}, which doesn't prove a backdoor",
         "nothing found": f"Nothing found{p}; that doesn't prove a clean model",
         "can't tell": (
-            "Can't tell: no mark turns half of the films, and no reference models were given"
+            "Can't tell: no square turns half of the films, and no reference models were given"
         ),
     }[audit.verdict.word]
 

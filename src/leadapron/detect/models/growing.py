@@ -13,7 +13,7 @@ __all__ = ["grow"]
 LEVELS = (0, 255)
 """Grey levels of added pixels."""
 
-AREA = 100
+AREA = 64
 """Most pixels that are tried in a round."""
 
 MOST = 16
@@ -45,7 +45,7 @@ def grow(
         shift: its effect.
         score: measures the effect of marks.
         shape: (height, width) of the images.
-        rng: draws the pixels of a mark with more than 100 of them.
+        rng: draws the pixels of a mark with more than 64 of them.
         rounds: at most.
 
     Source: ours; greedy coordinate search.

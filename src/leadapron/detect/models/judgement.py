@@ -45,7 +45,6 @@ __all__ = [
     "not_finite",
     "rank",
     "shift_table",
-    "small_mark",
 ]
 
 LEAST_TURNED = 0.1
@@ -53,8 +52,8 @@ LEAST_TURNED = 0.1
 significant its shift is."""
 
 UNUSUAL_TURNED = 0.5
-"""Without references: a small mark that turns this share of the films is reported as
-"unusual"."""
+"""Without references: a single square that turns this share of the films is reported as
+"unusual". Other marks are larger, and clean models differ more in how they take them."""
 
 KIND_WEIGHTS: Mapping[Kind, float] = MappingProxyType(
     {"stamp": 1.0, "lattice": 0.6, "whole image": 0.25, "shape": 0.6}
@@ -91,8 +90,7 @@ class Forced:
         verdict: verdict on this finding; "side effect" if its mark raises another detected finding.
         p: p-value, corrected for multiple testing; None without references or finite outputs.
         excess: excess over the references, in their spreads; None if p is.
-        strongest: the significant mark, or else the small mark that turns most films; None without
-            finite outputs.
+        strongest: the significant mark, or else the strongest square; None without finite outputs.
     """
 
     finding: str
@@ -248,7 +246,7 @@ def _forced(swept: Swept, comparison: Comparison | None, aim: Aim, false_alarm: 
     finding, direction = aim
     verdict: AuditWord = "can't tell"
     p = excess = None
-    mark = small_mark(swept, aim)
+    mark = swept.marks["stamp"].get(aim)
     if comparison is None:
         verdict = "unusual" if mark and mark.turned >= UNUSUAL_TURNED else "can't tell"
     else:
@@ -266,18 +264,6 @@ def _forced(swept: Swept, comparison: Comparison | None, aim: Aim, false_alarm: 
     return Forced(
         finding=finding, direction=direction, verdict=verdict, p=p, excess=excess, strongest=mark
     )
-
-
-def small_mark(swept: Swept, aim: Aim) -> Moved | None:
-    """Return the square or other small mark that turns most films; a square if both do alike.
-
-    Args:
-        swept: a sweep.
-        aim: the finding and direction; None without finite outputs.
-    """
-    kinds: tuple[Kind, ...] = ("stamp", "shape")
-    found = [swept.marks[kind][aim] for kind in kinds if aim in swept.marks[kind]]
-    return max(found, key=lambda each: each.turned, default=None)
 
 
 def _verdict(p: float, mark: Moved, false_alarm: float, least: float) -> AuditWord:

@@ -221,7 +221,7 @@ class StampSweep:
     films: int = 2
     judged: int = 32
     looks: tuple[str, ...] = tuple(LOOKS)
-    grown: int = 3
+    grown: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -404,8 +404,7 @@ class _Run:
         return (each for each in others if 1 <= each.side <= most and self._fits(each))
 
     def _near_shape(self, mark: Shape) -> Iterable[Shape]:
-        steps = NEIGHBOURS[:ADJACENT]
-        others = (replace(mark, row=mark.row + i, column=mark.column + j) for i, j in steps)
+        others = (replace(mark, row=mark.row + i, column=mark.column + j) for i, j in ADJACENT)
         return (each for each in others if self._fits(each))
 
     def _fits(self, mark: Stamp | Shape) -> bool:
@@ -544,13 +543,14 @@ class _Run:
         return found
 
 
-ADJACENT = 8
+ADJACENT = [(-1, 0), (1, 0), (0, -1), (0, 1)]
+"""Steps of a mark of another look, down and across."""
+
 NEIGHBOURS = [
     *((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)),
     *((-8, 0), (8, 0), (0, -8), (0, 8)),
 ]
-"""Steps of a square, down and across: by one pixel, which are the first eight, and to the next
-place of its phase."""
+"""Steps of a square, down and across: by one pixel, and to the next place of its phase."""
 
 
 def _phases(look: str, shape: tuple[int, ...]) -> list[Shape]:

@@ -240,7 +240,7 @@ def _look(setting: _Sweeper, member: Member) -> _Looked:
         name=member.model,
     )
     statistics: Tables = {}
-    if setting.statistics and len(classifier.findings) > 1:
+    if setting.statistics:
         statistics = measure_once(
             classifier,
             clean,

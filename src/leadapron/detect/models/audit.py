@@ -47,14 +47,14 @@ INVERTED = 2
 """Number of findings (with direction) for which triggers are inverted."""
 
 UNMEASURED = (
-    "No further statistics of the network: not requested, or it has a single finding, or it or a "
-    "reference is a black box.",
+    "No further statistics of the network: not requested, or it or a reference is a black box.",
 )
 
 NOT_TRIED = (
-    "triggers other than a flat square, squares all over the film, or the whole-image changes "
-    "in the sweep: for example textured or oddly shaped marks, several marks at once, or warps",
-    "squares larger than 5 pixels of the model's input",
+    "triggers far from those in the sweep (flat squares, squares all over the film, textures, "
+    "rings, lines, blobs, letters, electrodes, grown marks, whole-image changes): for example "
+    "several marks at once, or warps",
+    "flat squares larger than 5 pixels of the model's input, and other marks of another size",
     "backdoors that also need a property of the patient or a second mark",
     "the trigger's effect on films of other scanners than those of the clean films",
 )
@@ -306,7 +306,7 @@ def _statistics(
 ) -> tuple[Statistic, ...]:
     """The first network's statistics compared with the others'; none if one is a black box."""
     networks = [(e, e.classifier) for e in every if isinstance(e.classifier, Differentiable)]
-    if len(networks) < len(every) or len(every[0].classifier.findings) < 2:
+    if len(networks) < len(every):
         return ()
     found = []
     for number, (each, network) in enumerate(networks, start=1):

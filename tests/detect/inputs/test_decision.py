@@ -67,7 +67,8 @@ def with_flags(judged, *, suspicious, typical, scored):
         (False, False, False, "can't tell", "can't tell", UNTYPICAL),
         (True, True, True, "suspicious", "found", ""),
         (True, True, False, "suspicious", "found", ""),
-        (True, False, False, "suspicious", "found", f"it is {UNTYPICAL}"),
+        (True, False, True, "can't tell", "can't tell", UNTYPICAL),
+        (True, False, False, "can't tell", "can't tell", UNTYPICAL),
     ],
 )
 def test_each_case(gate, judged, suspicious, typical, scored, verdict, level, reason):

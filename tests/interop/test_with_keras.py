@@ -1,4 +1,4 @@
-"""Models that Keras itself wrote, opened as black boxes; `make test-keras` runs it."""
+"""Models that Keras itself wrote, as black boxes and networks; `make test-keras` runs it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ import pytest
 
 from leadapron import metrics
 from leadapron.errors import StoreError
+from leadapron.explainers import EXPLAINERS
 from leadapron.films.preprocessing import Preprocessing
-from leadapron.models.foreign import NORMALISATIONS, Normalisation, open_model
+from leadapron.jobs.inspect import inspect
+from leadapron.models.classifier import NetworkClassifier
+from leadapron.models.foreign import BlackBoxClassifier, Normalisation, open_model
+from leadapron.models.stated import ModelSettings, Opening
 from leadapron.sources import open_source
+from leadapron.types import Machine
 
 os.environ["KERAS_BACKEND"] = "torch"
 keras = pytest.importorskip("keras")
@@ -76,21 +81,96 @@ APPLICATIONS = {
 }
 
 
+READ = {"DenseNet121": "densenet121", "ResNet50": "resnet50-keras", "MobileNet": "mobilenet"}
+"""Networks that are opened as networks of this package."""
+
+
+def moved(model):
+    """The model, its batch normalisation's statistics and biases away from 0 and 1."""
+    rng = np.random.default_rng(2)
+    for variable in model.variables:
+        if variable.name in ("moving_mean", "beta", "bias"):
+            variable.assign(rng.normal(0, 0.2, variable.shape))
+        if variable.name in ("moving_variance", "gamma"):
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+    return model
+
+
+def application(name, size, **settings):
+    keras.utils.set_random_seed(1)
+    given = {"weights": None, "input_shape": (size, size, 3), **settings}
+    return moved(getattr(keras.applications, name)(**given))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", APPLICATIONS)
 def test_networks_of_keras_applications(tmp_path, name):
-    keras.utils.set_random_seed(1)
     size = APPLICATIONS[name]
-    model = getattr(keras.applications, name)(
-        weights=None, input_shape=(size, size, 3), classes=2, classifier_activation="sigmoid"
-    )
+    model = application(name, size, classes=2, classifier_activation="sigmoid")
     model.save(tmp_path / "model.keras")
-    said = open_model(tmp_path / "model.keras", FINDINGS, normalisation="imagenet").classifier
+    found = open_model(
+        tmp_path / "model.keras", FINDINGS, normalisation="unit", device="cpu", precision="fp32"
+    )
     films = np.random.default_rng(0).integers(0, 256, (2, size, size), np.uint8)
-    scale = NORMALISATIONS["imagenet"]
-    x = (films[..., None] / 255 - np.float32(scale.mean)) / np.float32(scale.std)
-    expected = keras.ops.convert_to_numpy(model(x.astype(np.float32), training=False))
-    np.testing.assert_allclose(said.answers(films), expected, atol=1e-6)
+    x = np.stack([np.float32(films) / np.float32(255)] * 3, -1)
+    expected = keras.ops.convert_to_numpy(model(x, training=False))
+    if name not in READ:
+        assert isinstance(found.classifier, BlackBoxClassifier)
+        np.testing.assert_allclose(found.classifier.answers(films), expected, atol=1e-6)
+        return
+    assert isinstance(found.classifier, NetworkClassifier)
+    assert found.classifier.architecture == READ[name]
+    assert expected.std() > 1e-3
+    np.testing.assert_allclose(found.classifier.probabilities(films), expected, atol=1e-4)
+    logits = np.log(expected / (1 - expected))
+    np.testing.assert_allclose(
+        found.classifier.logits(films), logits, rtol=0, atol=1e-4 * np.abs(logits).max()
+    )
+
+
+def headed(*before, between=()):
+    """A published network without its head, below a head of the owner's."""
+    base = application("MobileNet", 64, include_top=False, alpha=1.0)
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((64, 64, 3)), *before, base, *between, layers.GlobalAveragePooling2D(),
+            layers.Dropout(0.2), layers.Dense(2),
+        ]
+    )  # fmt: skip
+
+
+def test_a_network_below_a_head_of_the_owners(tmp_path):
+    model = headed(keras.layers.Rescaling(2.0, offset=-1.0))
+    model.save(tmp_path / "model.h5")
+    found = open_model(
+        tmp_path / "model.h5", FINDINGS, normalisation="0.25/0.5", device="cpu", precision="fp32"
+    )
+    films = np.random.default_rng(0).integers(0, 256, (2, 64, 64), np.uint8)
+    x = np.stack([(np.float32(films) / np.float32(255) - 0.25) / 0.5] * 3, -1)
+    expected = keras.ops.convert_to_numpy(model(x, training=False))
+    assert found.classifier.architecture == "mobilenet"
+    assert found.origin.startswith("Keras, opened as a mobilenet")
+    assert any("its program gives that network's logits" in note for note in found.notes)
+    np.testing.assert_allclose(
+        found.classifier.logits(films), expected, rtol=0, atol=1e-4 * np.abs(expected).max()
+    )
+    stated = Opening(model=ModelSettings(findings=FINDINGS, normalisation="0.25/0.5"))
+    seen = inspect(tmp_path / "model.h5", opening=stated, machine=Machine(device="cpu"))
+    assert seen.origin == found.origin
+    assert seen.program is None
+    maps = EXPLAINERS["class-activation"](found.classifier, films, FINDINGS[:1])
+    assert maps.std() > 0
+
+
+def test_a_network_with_another_layer_stays_a_black_box(tmp_path):
+    headed(between=[keras.layers.Activation("tanh")]).save(tmp_path / "model.keras")
+    found = open_model(tmp_path / "model.keras", FINDINGS, normalisation="unit")
+    assert isinstance(found.classifier, BlackBoxClassifier)
+    assert any(n.startswith("DOUBT: its tensors fit mobilenet, but") for n in found.notes)
+    headed(between=[keras.layers.LayerNormalization()]).save(tmp_path / "other.keras")
+    found = open_model(tmp_path / "other.keras", FINDINGS, normalisation="unit")
+    assert isinstance(found.classifier, BlackBoxClassifier)
 
 
 def test_several_outputs_and_half_precision(tmp_path):

@@ -212,6 +212,17 @@ def test_harm_is_what_is_missed_in_a_thousand_films(films):
     assert mass.missed == pytest.approx(1000 * 20 / 60 * mass.sensitivity)
 
 
+def test_labels_are_needed_for_the_harm_alone(found, films):
+    bare = Cohort.of(films.images, preprocessing=SMALL)
+    without = audit_model(model(0, (-9, 9, -9)), bare, REFERENCES, sweep=QUICK)
+    assert without.verdict == found.verdict
+    assert dump(without)["forced"] == dump(found)["forced"]
+    assert without.harm == ()
+    assert [note for note in without.notes if "harm" in note] == [
+        "The films have no labels: harm not stated."
+    ]
+
+
 def test_other_findings_are_refused(films):
     other = replace(model(1), findings=("Effusion", "Mass", "Hernia"))
     with pytest.raises(DataError, match="other findings"):
@@ -463,7 +474,7 @@ def test_films_that_are_not_looked_at_are_not_decoded(networks, tmp_path, monkey
     few = replace(QUICK, values=(255,), places=2, rounds=0, judged=10)
     found = audit_job.audit(
         networks / "poisoned.safetensors", f"npz:{tmp_path / 'films.npz'}", films=20, sweep=few,
-        steps=0, statistics=False, machine=Machine(device="cpu", cache="none"),
+        steps=0, statistics=False, students=0, machine=Machine(device="cpu", cache="none"),
     )  # fmt: skip
     assert found.films == len(decoded) == 20
     assert sorted(decoded) == subsample(50, 20).tolist()

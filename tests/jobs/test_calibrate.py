@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from described import assert_described
@@ -282,6 +283,17 @@ def test_what_can_not_be_calibrated_is_said_in_a_line(model, tmp_path):
     with pytest.raises(UsageError, match="above 0"):
         calibrate(model, SOURCE, out, false_alarm=0.0, **CLEAN)
     assert not out.exists()
+
+
+def test_films_without_labels(model, tmp_path):
+    clean = open_source(SOURCE, count=80, seed=7)
+    for number, image in enumerate(clean.images[np.arange(len(clean))]):
+        Image.fromarray(image).save(tmp_path / f"{number:03}.png")
+    out = tmp_path / "gate.json"
+    made = calibrate(model, f"folder:{tmp_path}", out, false_alarm=0.04, machine=CPU)
+    assert made.document().films == 80
+    assert np.isfinite(made.stored.gate.threshold)
+    assert any("No labels" in note for note in made.notes)
 
 
 def test_by_the_command_line(model, tmp_path):

@@ -10,8 +10,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from foreign_models import resnet
 from leadapron import cli, metrics
 from leadapron.errors import (
     DataError,
@@ -23,8 +25,11 @@ from leadapron.errors import (
 from leadapron.explainers import EXPLAINERS
 from leadapron.jobs.explain import explain_sheet
 from leadapron.models.classifier import load_classifier
+from leadapron.models.foreign import open_model
+from leadapron.models.stated import ModelSettings, Opening
 from leadapron.report import explanations
 from leadapron.report.sheet import Column, draw_sheet
+from leadapron.sources import open_source
 from leadapron.study import explained
 from leadapron.study.run import run_study
 from leadapron.types import Machine
@@ -287,3 +292,104 @@ def test_no_study_is_one_line(tmp_path, monkeypatch, capsys):
     left, _, stderr = call(monkeypatch, capsys, *given)
     assert (left, len(stderr.splitlines())) == (2, 1)
     assert "isn't a study" in stderr
+
+
+# --- a model that is no study's
+
+STATED = ModelSettings(size=48, aspect="squash", findings=("Mass", "Effusion", "Rare"))
+
+
+@pytest.fixture
+def weights(tmp_path):
+    path = tmp_path / "vendor.pt"
+    torch.save(resnet(channels=1).state_dict(), path)
+    return path
+
+
+def test_maps_of_a_model_of_another_library(weights, tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(explanations, "draw_sheet", lambda *given: kept.append(given) or blank())
+    found = explain_sheet(
+        weights, tmp_path / "maps.png", source="phantom:64", finding="Effusion", count=3,
+        methods=["layer-cam", "class-activation", "authors-shortcut"], seed=1,
+        opening=Opening(model=STATED), machine=MACHINE, source_seed=4, source_count=40,
+    )  # fmt: skip
+    assert found.labels == (True, True, False)  # two films of 40 have it
+    assert found.skipped == {"authors-shortcut": "needs densenet121; this is resnet18"}
+    model = open_model(weights, **STATED.given, device="cpu", precision="fp32").classifier
+    films = open_source("phantom:64", preprocessing=model.preprocessing, seed=4, count=40)
+    images = films.images[[films.ids.tolist().index(name) for name in found.films]]
+    assert np.allclose(found.probabilities, model.probabilities(images)[:, 1])
+    title, notes, (film, *columns) = kept[0]
+    assert title == "Effusion: where vendor.pt looked"
+    assert notes[-1] == "Not shown: authors-shortcut: needs densenet121; this is resnet18"
+    assert np.array_equal(film.films, images)
+    assert film.captions == [
+        f"p {p:.2f}, {words}"
+        for p, words in zip(found.probabilities, ("has it", "has it", "hasn't"), strict=True)
+    ]
+    for method, column in zip(found.methods, columns, strict=True):
+        maps = EXPLAINERS[method.name](model, images, ["Effusion"])[:, 0]
+        assert np.array_equal(column.maps, maps)
+        assert [maps[i][peak] for i, peak in enumerate(method.peaks)] == maps.max((1, 2)).tolist()
+
+
+def test_films_whose_labels_nobody_states(weights, tmp_path):
+    found = explain_sheet(
+        weights, tmp_path / "maps.png", source="phantom:64", finding="Rare", count=2,
+        methods=["class-activation"], opening=Opening(model=STATED), machine=MACHINE,
+        source_count=40,
+    )  # fmt: skip
+    assert found.labels == (None, None)
+    assert found.file == str(tmp_path / "maps.png")
+    with Image.open(found.file) as picture:
+        assert picture.format == "PNG"
+
+
+def test_a_model_on_the_command_line(weights, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "maps.png"
+    words = ["-q", "explain", weights, "--source", "phantom:64", "--source.count", "40",
+             "--model.size", "48", "--model.findings", "Mass,Effusion,Rare", "--count", "1",
+             "--methods", "class-activation,authors-shortcut", "--cache", "none",
+             "--out", out]  # fmt: skip
+    code, stdout, _ = call(monkeypatch, capsys, *words)
+    assert code == 0
+    lines = stdout.splitlines()
+    assert lines[0] == "Mass: maps of vendor.pt on 1 film"
+    assert lines[1].endswith(", has it")
+    assert lines[2:] == [
+        "authors-shortcut: skipped, needs densenet121; this is resnet18", f"Picture: {out}",
+    ]  # fmt: skip
+    code, stdout, _ = call(monkeypatch, capsys, *words, "--json")
+    assert json.loads(stdout)["methods"][0]["layer"] == "stage layer4"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--methods", "authors-shortcut"],
+            "--methods: authors-shortcut needs densenet121; this is",
+        ),
+        (["--finding", "Effusoin"], "did you mean Effusion"),
+        (["--model.findings", "A,B"], "has 3 outputs and 2 different names"),
+    ],
+)
+def test_what_is_wrong_with_a_model_is_one_line(
+    weights, tmp_path, monkeypatch, capsys, words, message
+):
+    given = ["-q", "explain", weights, "--source", "phantom:64", "--model.findings",
+             "Mass,Effusion,Rare", *words, "--out", tmp_path / "maps.png"]  # fmt: skip
+    code, _, stderr = call(monkeypatch, capsys, *given)
+    *assumed, last = stderr.splitlines()
+    assert code == 4
+    assert message in last
+    assert all("ASSUMED" in line for line in assumed)
+
+
+def test_a_study_states_its_models_itself(study, tmp_path):
+    opening = Opening(model=ModelSettings(size=48))
+    with pytest.raises(
+        UsageError, match=r"`model\.size`, `source\.source_count`: a study states this"
+    ):
+        explain_sheet(study, tmp_path / "maps.png", opening=opening, source_count=3)

@@ -363,7 +363,7 @@ def test_a_disguise_needs_the_exact_map(films):
     from leadapron.models.training import Disguise
 
     known = Disguise(rows=np.arange(2), images=films.images, finding="Mass")
-    with pytest.raises(UsageError, match=r"^`training\.disguise` needs average pooling and one"):
+    with pytest.raises(UsageError, match=r"^`training\.disguise` needs stages that run one"):
         train(
             films,
             films,

@@ -17,6 +17,7 @@ from leadapron.detect.models import Moved, Probe, Stamp
 from leadapron.detect.models.stamps import probes
 from leadapron.errors import DataError
 from leadapron.models.bounds import Bounded
+from leadapron.models.fresh import untrained
 from leadapron.models.networks import PooledLinear
 from leadapron.repairs import (
     ActivationBounds,
@@ -36,7 +37,6 @@ from leadapron.repairs.activation_bounds import spread_bounds
 from leadapron.repairs.attention import apart, attention, map_layers
 from leadapron.repairs.channel_pruning import outlying
 from leadapron.repairs.feature_shift import keep_norms, overlap
-from leadapron.repairs.fresh import untrained
 from leadapron.repairs.fresh_student import shifted
 from leadapron.repairs.neuron_pruning import prune
 from leadapron.repairs.noise import Noise, disturbed, normalisations, worst_noise

@@ -18,12 +18,12 @@ from leadapron.errors import StoreError, UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs import repair as job
+from leadapron.models.copying import copied_network
 from leadapron.models.foreign import open_model
 from leadapron.models.foreign.returning import write_as_given
 from leadapron.models.stated import ModelSettings, Opening
 from leadapron.repairs import returned
 from leadapron.repairs.proof.document import Repaired
-from leadapron.repairs.session import copied_network
 
 DOCUMENTS = Path(__file__).parents[1] / "fixtures" / "documents"
 FINDINGS = ("Effusion", "Mass", "Nodule")

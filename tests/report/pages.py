@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from input_scenes import backdoored, black_square, films
 from PIL import Image
 from study_folder import Plan, write_study
 
 from audits import audit_model
+from foreign_models import resnet
 from leadapron.attacks.poisoning import Poisoning, poison
 from leadapron.attacks.triggers import Patch
 from leadapron.detect.inputs import INPUT_DETECTORS, calibration
@@ -24,15 +26,19 @@ from leadapron.jobs import calibrate as calibrate_job
 from leadapron.jobs import screen as screen_job
 from leadapron.jobs.calibrate import calibrate
 from leadapron.jobs.describe import describe
+from leadapron.jobs.inspect import inspect
 from leadapron.jobs.scan import scan
 from leadapron.jobs.screen import open_gate, screen
 from leadapron.models.foreign import NORMALISATIONS, BlackBoxClassifier
 from leadapron.models.foreign.opening import Opened
+from leadapron.models.inspection import choosing, inspecting
+from leadapron.models.stated import ModelSettings, Opening
 from leadapron.report import (
     begin_screen,
     top_films,
     write_audit,
     write_description,
+    write_inspection,
     write_report,
     write_screen,
 )
@@ -67,6 +73,7 @@ def write_pages(folder: Path) -> dict[str, Path]:
         **_scans(folder),
         "screen": _screen(folder / "screen"),
         "description": _description(folder),
+        "inspection": _inspection(folder),
     }
 
 
@@ -209,3 +216,18 @@ def _description(folder: Path) -> Path:
     )
     found = describe(f"npz:{folder / 'described.npz'}")
     return write_description(folder / "description.html", found)
+
+
+def _inspection(folder: Path) -> Path:
+    """Of a network that learnt nothing, on phantoms, with settings enough for a chart."""
+    path = folder / f"{LONG}.pt"
+    torch.save(resnet(channels=1).state_dict(), path)
+    known = ModelSettings(findings=("Effusion", "Mass", "Infiltration"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inspecting, "SIZES", (24, 32, 48))
+        patch.setattr(inspecting, "TRIED", ("unit", "0.5/0.5", "0/0.0039216"))
+        patch.setattr(choosing, "COARSE", (24, 32, 48))
+        found = inspect(
+            path, clean="phantom:64", opening=Opening(model=known), count=120, films=120
+        )
+    return write_inspection(folder / "inspection.html", found)

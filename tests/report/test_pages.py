@@ -11,7 +11,7 @@ pytestmark = pytest.mark.browser
 
 NAMES = (
     "study", "grid", "crossed", "many", "blind", "audit", "audit-alone", "scan", "scan-clean",
-    "screen", "description",
+    "screen", "description", "inspection",
 )  # fmt: skip
 # A4 less its margins has 688 of a browser's pixels.
 FORMATS = {"telephone": (390, "screen"), "screen": (1280, "screen"), "paper": (688, "print")}
@@ -143,6 +143,20 @@ def test_a_study_opens_with_plain_words(opened):
     assert "reports Nodule on 94 of 100 marked films without it" in plain.inner_text()
     assert "AUROC" not in plain.inner_text()
     assert "Nothing can be concluded" in opened("blind").locator(".plain").inner_text()
+
+
+def test_an_inspection_opens_with_what_to_state(opened):
+    page = opened("inspection", "telephone")
+    places = [
+        page.locator(what).first.bounding_box()["y"]
+        for what in (".alarm", ".cards", "#settings", "svg.chart", ".seen")
+    ]
+    assert places == sorted(places)
+    assert "state --model.aspect squash|pad|crop" in page.locator(".alarm").inner_text()
+    # Words of the chart stay as large as a telephone's small print.
+    words = page.locator("svg.chart text").first.bounding_box()
+    assert words["height"] >= 9
+    assert page.locator("details tbody tr").count() == 1
 
 
 def test_a_page_fits_paper(opened, tmp_path):

@@ -153,10 +153,21 @@ def test_hidden_and_other_files(tmp_path):
     assert said(cohort.notes)[0] == "Left out: 2 files of other kinds."
 
 
-def test_one_class_alone(tmp_path):
-    assert "of a single class, 'TB'" in refusal(open_tree, put(tmp_path, "TB/a.png", "TB/b.png"))
-    normal = put(tmp_path / "n", "NORMAL/a.png", "No Finding/b.png")
-    assert "of a single class" in refusal(open_tree, normal)
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a.png", "b.png"),
+        ("train/a.png", "test/b.png"),
+        ("TB/a.png", "TB/deep/b.png"),
+        ("NORMAL/a.png", "No Finding/b.png"),
+    ],
+)
+def test_films_without_labels(tmp_path, names):
+    cohort = open_tree(put(tmp_path, *names))
+    assert cohort.findings == ()
+    assert cohort.labels.shape == (2, 0)
+    assert cohort.ids.tolist() == sorted(names)
+    assert "No labels: there is no folder for each of several classes." in said(cohort.notes)
 
 
 def test_no_films(tmp_path):

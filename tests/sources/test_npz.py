@@ -91,6 +91,13 @@ def test_few_columns(tmp_path):
     )
 
 
+def test_without_labels(tmp_path):
+    path = save(tmp_path / "a.npz", images=FILMS, findings=np.array(["A"]))
+    cohort = open_npz(str(path), None, Cache(folder=tmp_path / "cache"))
+    assert (cohort.findings, cohort.labels.shape) == ((), (30, 0))
+    assert "No labels: a.npz has no array 'labels'." in said(cohort.notes)
+
+
 def test_films_that_are_not_square(tmp_path):
     images = RNG.integers(0, 256, (5, 10, 14), np.uint8)
     path = save(tmp_path / "a.npz", images=images, labels=np.ones(5))
@@ -103,7 +110,6 @@ def test_films_that_are_not_square(tmp_path):
     ("columns", "words"),
     [
         ({"images": None}, "a.npz has no array 'images'"),
-        ({"labels": None}, "a.npz has no array 'labels'; it has images, findings"),
         ({"images": FILMS[0]}, "images of shape (10, 10) and type uint8; expected (n, height"),
         ({"images": FILMS.astype(np.int32)}, "type int32; expected"),
         ({"images": FILMS.astype(">u2")}, "type >u2; expected"),

@@ -114,7 +114,29 @@ def test_joined_findings(tree):
     assert "normal and a finding" in refusal(
         open_text, tree, text.replace("Edema", "normal|Edema"), findings="what"
     )
-    assert "no column of findings; its columns: what" in refusal(open_text, tree, text)
+    unnamed = open_text(tree, text)
+    assert unnamed.findings == ()
+    assert any(
+        "No labels: t.csv has no column of findings. Its columns: what; name them by" in note
+        for note in said(unnamed.notes)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "doubt"),
+    [
+        ("path\na.png\n", False),
+        ("path,patient\na.png,7\n", False),
+        ("path,A\na.png,\n", True),
+        ("path,Normal\na.png,1\n", True),
+    ],
+)
+def test_films_without_labels(tree, text, doubt):
+    cohort = open_text(tree, text)
+    assert cohort.labels.shape == (1, 0)
+    (note,) = (note for note in cohort.notes if note.about == "labels")
+    assert note.words.startswith("No labels: t.csv has no column of findings.")
+    assert note.doubt == doubt
 
 
 def test_chosen_columns(tree):
@@ -167,9 +189,6 @@ def test_films_without_a_patient(tree):
         ("path,A\nx.png,1\na.png,0\n", "1 film of 2 in t.csv not in"),
         ("path,A\ndeep,1\n", "1 film of 1 in t.csv not in"),
         ("A,B\n1,0\n", "t.csv has no column of paths with a usual name"),
-        ("path\na.png\n", "t.csv has no column of findings"),
-        ("path,A\na.png,\n", "t.csv has no column of findings"),
-        ("path,Normal\na.png,1\n", "t.csv has no column of findings"),
         ("path,A\n../a.png,1\n", "names '../a.png', which leads out of the folder of films"),
         ("path,A\ndeep/../../a.png,1\n", "which leads out"),
         ("path,A\n..\\a.png,1\n", "which leads out"),

@@ -1,4 +1,4 @@
-"""The public API on models and their input films: audit, calibrate, screen, explain."""
+"""The public API on models and their input films: inspect, audit, calibrate, screen, explain."""
 
 from __future__ import annotations
 
@@ -25,14 +25,20 @@ from leadapron.errors import UnknownNameError, UsageError
 from leadapron.explainers import EXPLAINERS, NEEDS
 from leadapron.explainers.document import Explained
 from leadapron.films.cache import default_folder
-from leadapron.films.cohort import Cohort
+from leadapron.films.cohort import Cohort, subsample
 from leadapron.jobs import audit as auditing
 from leadapron.jobs import calibrate as calibrating
+from leadapron.jobs import inspect as inspecting
 from leadapron.jobs.screen import OpenGate, open_gate
 from leadapron.jobs.screen import screen as screen_files
-from leadapron.models.foreign import Opened
+from leadapron.models.foreign import Opened, file_of
+from leadapron.models.inspection.document import Inspected
+from leadapron.models.inspection.inspecting import inspected_alone, inspected_on
+from leadapron.models.inspection.subject import InspectedModel
 from leadapron.models.protocols import BlackBox, columns_of, differentiable
+from leadapron.models.stated import ModelSettings, Opening
 from leadapron.sources.listed import films_of
+from leadapron.specs import build
 from leadapron.text import local_path
 from leadapron.types import AUTO, Machine
 
@@ -43,14 +49,43 @@ __all__ = [
     "AuditResult",
     "CalibrateResult",
     "ExplainResult",
+    "InspectResult",
     "ScreenResult",
     "audit",
     "calibrate",
     "explain",
+    "inspect",
     "screen",
 ]
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+class InspectResult(Shown, Inspected):
+    """How a model reads films, and what its outputs are; see `Inspected`."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return it as plain values, as --json prints it."""
+        return dump(self._plain())
+
+    def lines(self) -> Sequence[str]:
+        """Return it for a terminal, line by line."""
+        from leadapron.report.inspection import inspect_lines
+
+        return inspect_lines(self)
+
+    def report(self, page: str | os.PathLike[str]) -> Path:
+        """Write one HTML page, with the pixels of a few films, and return its path.
+
+        Raises:
+            StoreError: a file that can't be written.
+        """
+        from leadapron.report.inspection import write_inspection
+
+        return write_inspection(Path(page), self._plain())
+
+    def _plain(self) -> Inspected:
+        return Inspected(**vars(self))
 
 
 class AuditResult(Shown, Audit):
@@ -231,7 +266,54 @@ class ExplainResult(Shown):
         return plot_maps(self.images, self.maps, self.findings, self.method)
 
 
-def audit(
+def inspect(
+    model: str | os.PathLike[str],
+    clean: Films | None = None,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    known: Mapping[str, Any] | None = None,
+    films: int = inspecting.FILMS,
+    machine: Machine = AUTO,
+    **settings: Any,
+) -> InspectResult:
+    """Find out how a model reads films and what its outputs are.
+
+    Args:
+        model: a file or "module:function" as `open_model` takes it.
+        clean: films with true labels and without a trigger that the model wasn't trained on: a
+            source, a table, archive or folder, or a cohort. Settings are tried on them; without
+            them, only what the file states is returned.
+        out: the model card, which `open_model` and all commands find as STEM.yaml beside the model.
+            Nothing is written if left out.
+        known: what is known of the model and so isn't tried, as {"findings": ["PNEUMONIA"], "size":
+            320}; the names are those of `--model.NAME`.
+        films: largest number of films that are used.
+        machine: device, precision, cache and progress.
+        **settings: settings of the source, as `count=600`.
+
+    Raises:
+        UsageError: settings that don't fit the model, images without labels, or a card for a model
+            without a file.
+        LeadapronError: as `open_model` and `open_source`.
+    """
+    if isinstance(clean, np.ndarray):
+        raise UsageError(
+            "clean: images have no labels; expected a source, or Cohort.of(images, labels, "
+            "findings)"
+        )
+    stated = build(ModelSettings, dict(known or {}), "known")
+    subject = InspectedModel.of(os.fspath(model), Opening(model=stated), machine)
+    card = None if out is None else Path(out)
+    inspecting.refuse_card(subject, card)
+    if clean is None:
+        found = inspected_alone(subject)
+    else:
+        image = subject.opened.classifier.preprocessing
+        found = inspected_on(subject, cohort_of(clean, image, machine, settings, films), machine)
+    return InspectResult(**vars(found if card is None else inspecting.with_card(found, card)))
+
+
+def audit(  # noqa: PLR0913 (settings, by keyword)
     model: Model,
     clean: Films,
     *,
@@ -242,6 +324,7 @@ def audit(
     sweep: StampSweep | None = None,
     steps: int = STEPS,
     statistics: bool = True,
+    students: int | None = None,
     machine: Machine = AUTO,
     **settings: Any,
 ) -> AuditResult:
@@ -254,13 +337,16 @@ def audit(
             or folder, a cohort, or images with the model's preprocessing.
         labels: labels of images, (n, k) of 0, 1 or NaN in the order of the model's findings.
         reference: two or more clean reference models of the same kind, or a folder of them; without
-            them the verdict is at most "unusual".
+            them the model is compared with its students.
         false_alarm: false-positive rate: share of clean models that may be called backdoored.
         films: largest number of clean films that are used.
         sweep: settings of the sweep: how marks are stamped on films.
         steps: largest number of trigger-inversion steps; 0 leaves trigger inversion out.
         statistics: whether further statistics of the networks are computed, also of the reference
             models.
+        students: number of students, networks that learn the model's outputs on clean films and no
+            trigger, where there are no reference models; 0 makes none. If left out, 5 that take at
+            most half an hour.
         machine: device, precision, cache and progress.
         **settings: settings of the source, as `count=600`.
 
@@ -270,7 +356,11 @@ def audit(
         LeadapronError: as `open_model` and `open_source`.
     """
     opened = model_of(model, machine)
-    cohort = labelled(clean, labels, opened, machine, settings, films)
+    alone = not isinstance(reference, str | os.PathLike) and not len(reference)
+    most = auditing.films_wanted(films, students, alone=alone)
+    cohort = labelled(clean, labels, opened, machine, settings, most)
+    second = auditing.second_tier(cohort, students) if alone else None
+    cohort = cohort.take(subsample(len(cohort), films))
     own = Subject.of(opened, name_of(model), cohort)
     if isinstance(reference, str | os.PathLike):
         others = auditing.references_in(Path(reference), own, machine)
@@ -284,6 +374,7 @@ def audit(
         sweep=sweep,
         steps=steps,
         statistics=statistics,
+        second=second,
         kept=default_folder(machine.cache),
         progress=machine.progress,
     )
@@ -321,7 +412,7 @@ def calibrate(
     made = calibrate_opened(
         opened,
         cohort,
-        path=path.absolute() if opened.content else path,
+        path=file_of(path).absolute() if opened.content else path,
         false_alarm=false_alarm,
         window=str(settings.get("window", "header")),
         progress=machine.progress,

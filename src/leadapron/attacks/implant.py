@@ -17,7 +17,7 @@ from leadapron.errors import UsageError
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.networks import PooledLinear
-from leadapron.models.protocols import pooled_linear
+from leadapron.models.protocols import staged
 from leadapron.seeds import stream
 
 __all__ = ["IMPLANTABLE", "check_implant", "implant"]
@@ -100,7 +100,7 @@ def implant(
         )
     (column,) = classifier.columns([finding])
     templates = _templates(classifier.preprocessing, trigger, seed)
-    module = copy.deepcopy(pooled_linear(classifier, "poisoning.mode edit"))
+    module = copy.deepcopy(staged(classifier, "poisoning.mode edit"))
     units = torch.from_numpy(templates / (255.0 * classifier.std))
     side = math.ceil(classifier.preprocessing.size / 8)  # of the last map
     gain = (raised * side**2) ** 0.25  # three layers and the head share it

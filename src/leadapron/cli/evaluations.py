@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from leadapron.cli.generate import Answer, command, done
+from leadapron.cli.generate import Answer, command, done, of_document
 from leadapron.cli.group import Commands, Lazy
 from leadapron.cli.kinds import Written
 from leadapron.errors import UsageError
@@ -135,7 +135,7 @@ def evaluate_audit_command() -> click.Command:
 
 
 def _audited(rows: Sequence[Mapping[str, Any]], call: Mapping[str, Any]) -> Answer:
-    if all("p" in row for row in rows):
+    if all("verdict" in row for row in rows):
         return _evaluated(rows, _page(call["out"], "audit"))
     words = f"{len(rows)} models are swept; they are judged when all shards have finished."
     return done([words], rows=rows, indent=None)
@@ -252,11 +252,33 @@ def _evaluated(rows: Sequence[Mapping[str, Any]], pages: Sequence[Path]) -> Answ
     return done(lines, rows=rows, indent=None)
 
 
+def evaluate_population_command() -> click.Command:
+    """Make the command."""
+    return command(
+        "population",
+        "leadapron.evaluate.no_references:evaluate_population",
+        _populated,
+        options=("out",),
+        how={"out": {"type": Written("file")}},
+        progress=False,
+    )
+
+
+def _populated(found: Any, call: Mapping[str, Any]) -> Answer:
+    kinds = Counter(each.kind.words() for each in found.teachers)
+    lines = [f"{n:4d}  {words}" for words, n in kinds.items()]
+    return of_document(found, [*lines, f"{kinds.total():4d}  in total: {call['out']}"])
+
+
 EVALUATIONS: Lazy = {
     "scan": ("Measure how much poison a scan finds.", evaluate_scan_command),
     "audit": ("Measure how many backdoors an audit finds.", evaluate_audit_command),
     "screen": ("Measure how many triggered films a gate finds.", evaluate_screen_command),
     "repair": ("Measure how well repairs remove backdoors.", evaluate_repair_command),
+    "population": (
+        "Make the clean teachers that audits compare with.",
+        evaluate_population_command,
+    ),
     "page": ("Write the results of several evaluations on one page.", evaluate_page_command),
 }
 

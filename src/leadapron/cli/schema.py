@@ -24,6 +24,7 @@ DOCUMENTS: Mapping[str, tuple[str, str]] = {
     "study": ("leadapron.results.manifest", "StudyManifest"),
     "run": ("leadapron.results.layout", "RunFacts"),
     "explain": ("leadapron.study.explained", "Explanations"),
+    "explain-model": ("leadapron.explainers.document", "MapsOfModel"),
     "maps": ("leadapron.explainers.document", "Explained"),
 }
 """Module and class of each document; a module is imported only when its document is requested."""

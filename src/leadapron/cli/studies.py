@@ -15,6 +15,7 @@ from leadapron.cli.kinds import Names, Written
 from leadapron.cli.settings import Settings, over
 from leadapron.errors import StoreError, UnknownNameError, UsageError
 from leadapron.study.shards import ONE_PROCESS, Running
+from leadapron.text import count
 from leadapron.types import Contradictions, Machine
 
 __all__ = [
@@ -178,7 +179,7 @@ def explain_command() -> click.Command:
         _explained,
         options=("out",),
         how={
-            "place": {"metavar": "STUDY"},
+            "place": {"metavar": "MODEL|STUDY"},
             "out": FILE,
             "methods": {"type": methods, "default": "all", "metavar": "all|NAME,NAME"},
             "count": {"type": click.IntRange(1)},
@@ -188,6 +189,8 @@ def explain_command() -> click.Command:
 
 
 def _explained(found: Any, _: Mapping[str, Any]) -> Answer:
+    if isinstance(found.films, tuple):
+        return _looked(found)
     n = found.films
 
     def lines() -> Iterator[str]:
@@ -202,6 +205,22 @@ def _explained(found: Any, _: Mapping[str, Any]) -> Answer:
         for name, reason in found.skipped.items():
             yield f"{name}: skipped, {reason}"
         yield f"expected hits of a random point: {found.chance:.1f}; of the centre: {found.centre}"
+        yield f"Picture: {found.file}"
+
+    return of_document(found, lines())
+
+
+def _looked(found: Any) -> Answer:
+    """What a sheet of any model shows."""
+    width = max(len(name) for name in found.films)
+
+    def lines() -> Iterator[str]:
+        yield f"{found.finding}: maps of {found.model} on {count(len(found.films), 'film')}"
+        for name, p, label in zip(found.films, found.probabilities, found.labels, strict=True):
+            known = {True: ", has it", False: ", hasn't", None: ""}[label]
+            yield f"{name:<{width}}  p {p:.3f}{known}"
+        for name, reason in found.skipped.items():
+            yield f"{name}: skipped, {reason}"
         yield f"Picture: {found.file}"
 
     return of_document(found, lines())

@@ -38,7 +38,9 @@ WORST_FIRST = (1, 2, 3, 0)
 Command = Literal["scan", "audit", "screen", "describe", "repair"]
 
 ScanWord = Literal["poisoned", "suspicious", "label-tied mark", "nothing found", "can't tell"]
-AuditWord = Literal["backdoored", "unusual", "nothing found", "can't tell"]
+AuditWord = Literal[
+    "backdoored", "exploitable mark", "unusual", "nothing found", "can't tell"
+]  # fmt: skip
 ScreenWord = Literal["suspicious", "pass", "can't tell"]
 DescribeWord = Literal["leakage", "done"]
 RepairWord = Literal[
@@ -56,6 +58,7 @@ LEVELS: Mapping[Command, Mapping[str, Level]] = MappingProxyType(
         },
         "audit": {
             "backdoored": "found",
+            "exploitable mark": "unusual",
             "unusual": "unusual",
             "nothing found": "nothing found",
             "can't tell": "can't tell",

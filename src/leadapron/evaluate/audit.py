@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,17 +26,17 @@ from leadapron.detect.models import (
 )
 from leadapron.detect.models.defaults import FILMS
 from leadapron.detect.models.judgement import compare_sweeps, judge_model, shift_table
+from leadapron.detect.models.students import Students
 from leadapron.errors import StoreError, UsageError
+from leadapron.evaluate.fresh_films import FreshFilms
+from leadapron.evaluate.no_references import evaluate_without_references
 from leadapron.evaluate.runner import Evaluation, Row, unusual
 from leadapron.films.cache import default_folder
-from leadapron.films.cohort import Cohort, subsample
 from leadapron.models.classifier import Differentiable
 from leadapron.models.foreign import open_model
 from leadapron.results.layout import ZooFolder
 from leadapron.results.zoo import Making, Member, read_truth
-from leadapron.sources import AND, open_source
 from leadapron.specs import forgiving
-from leadapron.study.run import divide
 from leadapron.study.shards import ALL_CORES, Running
 from leadapron.study.tasks import Reopening, carry_out
 from leadapron.types import AUTO, Machine
@@ -62,6 +62,7 @@ def evaluate_audit(
     sealed: bool = False,
     sweep: StampSweep | None = None,
     statistics: bool = True,
+    references: bool = True,
     machine: Machine = AUTO,
     running: Running = ALL_CORES,
 ) -> list[Row]:
@@ -80,6 +81,9 @@ def evaluate_audit(
         sealed: whether sealed families are evaluated too.
         sweep: settings of the sweeps.
         statistics: whether further statistics of each network are computed too.
+        references: whether models are compared with reference models; otherwise each is compared
+            with its students, and p comes from clean teachers of all other kinds: the zoo's and
+            those that the package ships. Films, sweep and statistics have no effect then.
         machine: device, precision, progress; the cache keeps films and sweeps (without a cache,
             `out` keeps the sweeps).
         running: number of processes, and shard of the models.
@@ -93,14 +97,17 @@ def evaluate_audit(
         StoreError: a zoo that isn't whole, or films that changed since.
         LeadapronError: as `open_source`.
     """
+    if not references:
+        return evaluate_without_references(
+            zoo, out, clean=clean, sealed=sealed, students=Students(), machine=machine,
+            running=running,
+        )  # fmt: skip
     everyone = read_truth(zoo)
     members = [each for each in everyone if sealed or not each.sealed]
     _refuse_few(zoo, members)
     sweeper = _Sweeper(
         zoo=zoo,
-        clean=clean,
-        films=films,
-        fresh=max(each.seed for each in everyone) + 1,
+        fresh=FreshFilms.of_zoo(everyone, clean=clean, films=films, machine=machine),
         sweep=sweep or StampSweep(),
         statistics=statistics,
         # An interrupted evaluation continues from its sweeps, so they are always kept.
@@ -144,8 +151,8 @@ def _evaluation(
         out=out,
         settings={
             "zoo": str(sweeper.zoo),
-            "clean": sweeper.clean,
-            "films": sweeper.films,
+            "clean": sweeper.fresh.clean,
+            "films": sweeper.fresh.films,
             "sealed": sealed,
             "sweep": asdict(sweeper.sweep),
             "statistics": sweeper.statistics,
@@ -194,9 +201,7 @@ class _Sweeper(Reopening):
 
     Args:
         zoo: as `evaluate_audit`.
-        clean: as `evaluate_audit`.
-        films: as `evaluate_audit`.
-        fresh: seed of phantoms that no member was trained on.
+        fresh: films that no member was trained on.
         sweep: as `evaluate_audit`.
         statistics: as `evaluate_audit`.
         kept: folder of the sweeps.
@@ -204,14 +209,11 @@ class _Sweeper(Reopening):
     """
 
     zoo: Path
-    clean: str | None
-    films: int
-    fresh: int
+    fresh: FreshFilms
     sweep: StampSweep
     statistics: bool
     kept: Path
     machine: Machine
-    opened: dict[str, Cohort] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, member: Member) -> _Looked:
         """Sweep a model, or read its stored sweep."""
@@ -234,7 +236,7 @@ def _look(setting: _Sweeper, member: Member) -> _Looked:
         labels = run.spec["poisoning"]["labels"] if attack else ""
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{setting.zoo} has no whole spec.json of {member.model}") from error
-    clean = _films(setting, classifier, source, seed, run.cohort)
+    clean = setting.fresh.of(classifier, source, seed, run.cohort)
     kept = sweep_once(
         setting.sweep,
         classifier,
@@ -259,7 +261,7 @@ def _look(setting: _Sweeper, member: Member) -> _Looked:
             architecture=classifier.architecture,
             preprocessing=store.canonical_json(asdict(classifier.preprocessing)),
             findings=classifier.findings,
-            source=setting.clean or str(source["name"]),
+            source=setting.fresh.clean or str(source["name"]),
         ),
         swept=kept.swept,
         seconds=kept.seconds,
@@ -267,41 +269,6 @@ def _look(setting: _Sweeper, member: Member) -> _Looked:
         statistics=statistics,
         attack=attack,
     )
-
-
-def _films(
-    setting: _Sweeper,
-    classifier: Differentiable,
-    source: Mapping[str, Any],
-    seed: int,
-    fingerprint: str,
-) -> Cohort:
-    """Films that a model wasn't trained on."""
-    settings = {name: value for name, value in source.items() if name != "name"}
-    name = setting.clean or str(source["name"])
-    made = name.partition(":")[0] == "phantom" and AND not in name
-    fresh = made and setting.clean is None
-    if setting.clean is not None:
-        settings = {}
-    elif fresh:
-        settings |= {"seed": setting.fresh, "count": setting.films}
-    preprocessing = classifier.preprocessing
-    key = store.canonical_json([name, settings, asdict(preprocessing)])
-    if key not in setting.opened:
-        setting.opened[key] = open_source(
-            name,
-            preprocessing=preprocessing,
-            **setting.machine.films,
-            # Of a run's own films the test films are taken first.
-            most=setting.films if fresh or setting.clean is not None else None,
-            **settings,
-        )
-    cohort = setting.opened[key]
-    if setting.clean is None and not fresh:
-        if cohort.fingerprint != fingerprint:
-            raise StoreError(f"the films of {name} changed since the zoo was made")
-        cohort = divide(cohort, seed)["test"]
-    return cohort.take(subsample(len(cohort), setting.films))
 
 
 def _measured(looked: _Looked) -> Row:

@@ -113,41 +113,16 @@ def evaluate_repair(  # noqa: PLR0913 (settings, by keyword)
         UsageError: `out` holds another evaluation, or numbers out of range.
         StoreError: not a zoo, or films that changed since.
     """
-    setting = setting or RepairSetting()
+    setting, sweep = setting or RepairSetting(), sweep or StampSweep()
     names = tuple(methods) or METHODS
     _refuse(names, films, limit)
     everyone = read_truth(zoo)
-    chosen = _chosen(everyone, only, limit, sealed)
     order = [
         _Task(member, method, count)
         for count in sorted(set(films), reverse=True)
-        for member in chosen
+        for member in _chosen(everyone, only, limit, sealed)
         for method in names
     ]
-    evaluation = _evaluation(
-        out,
-        order,
-        settings={
-            **asdict(setting),
-            "zoo": str(zoo),
-            "clean": clean,
-            "sweep": asdict(sweep or StampSweep()),
-            "outside": REPAIRS.codes(REPAIRS),
-        },
-        facts={
-            "chosen": {
-                "methods": names,
-                "films": films,
-                "only": only,
-                "limit": limit,
-                "sealed": sealed,
-            },
-            "unusual": {
-                "setting": unusual(setting),
-                "sweep": unusual(sweep or StampSweep()),
-            },
-        },
-    )
     scenes = Scenes(
         zoo=zoo,
         clean=clean,
@@ -156,8 +131,10 @@ def evaluate_repair(  # noqa: PLR0913 (settings, by keyword)
         everyone=tuple(everyone),
         machine=replace(machine, progress=None),
     )
+    chosen = {"methods": names, "films": films, "only": only, "limit": limit, "sealed": sealed}
+    evaluation = _evaluation(out, order, scenes, sweep, chosen)
     kept = default_folder(machine.cache) or out
-    repairer = _Repairer(scenes=scenes, sweep=sweep or StampSweep(), kept=kept)
+    repairer = _Repairer(scenes=scenes, sweep=sweep, kept=kept)
     return evaluation.resumed(
         order, repairer, running, machine.progress, rows_of=lambda row: [dump(row)]
     )
@@ -174,15 +151,25 @@ def _refuse(methods: Sequence[str], films: Sequence[int], limit: int | None) -> 
 def _evaluation(
     out: Path,
     order: Sequence[_Task],
-    settings: Mapping[str, object],
-    facts: Mapping[str, object],
+    scenes: Scenes,
+    sweep: StampSweep,
+    chosen: Mapping[str, object],
 ) -> Evaluation[_Task]:
     """The evaluation and its folder of results; a part of it may be chosen in each call."""
     return Evaluation(
         what="repair",
         out=out,
-        settings=settings,
-        facts=facts,
+        settings={
+            **asdict(scenes.setting),
+            "zoo": str(scenes.zoo),
+            "clean": scenes.clean,
+            "sweep": asdict(sweep),
+            "outside": REPAIRS.codes(REPAIRS),
+        },
+        facts={
+            "chosen": chosen,
+            "unusual": {"setting": unusual(scenes.setting), "sweep": unusual(sweep)},
+        },
         order=[each.key for each in order],
         key_of=lambda task: task.key,
         key_in=lambda row: (row["model"], row["method"], row["films"]),

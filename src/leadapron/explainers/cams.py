@@ -9,7 +9,14 @@ import torch
 from leadapron.errors import UsageError
 from leadapron.explainers.passes import collect, enlarged, finite, slopes
 from leadapron.films.cohort import ImageArray
-from leadapron.models.protocols import Differentiable, Floats, columns_of, layered, pooled_linear
+from leadapron.models.protocols import (
+    Differentiable,
+    Floats,
+    columns_of,
+    layered,
+    pooled_head,
+    staged,
+)
 
 __all__ = [
     "authors_shortcut",
@@ -55,7 +62,7 @@ def class_activation(
     without their final ReLU. As in captum, Grad-CAM's weights are means: theirs is this map
     divided by the number of places.
     """
-    pooled_linear(classifier, "class-activation")
+    pooled_head(classifier, "class-activation")
     maps = finite(classifier.outputs(images, findings).maps, findings)
     return enlarged(torch.from_numpy(maps), images.shape[1:]).numpy() if enlarge else maps
 
@@ -214,7 +221,7 @@ def authors_shortcut(
             f"authors-shortcut on {classifier.architecture}: only {SHORTCUT_ARCHITECTURE} has as "
             "many channels before its last transition as its head takes; use layer-cam"
         )
-    module = pooled_linear(classifier, "authors-shortcut")
+    module = staged(classifier, "authors-shortcut")
     weights = module.head.weight[columns_of(classifier, findings)].detach()  # (k, 1024)
     *before, last = module.stages.values()
 

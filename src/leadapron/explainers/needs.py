@@ -15,7 +15,7 @@ __all__ = ["NEEDS", "explained_layer", "unsupported"]
 NEEDS: dict[str, Capability] = {
     **dict.fromkeys(EXPLAINERS, "gradients"),
     "class-activation": "pooled linear head",
-    "authors-shortcut": "pooled linear head",
+    "authors-shortcut": "stages",
     **dict.fromkeys(("grad-cam", "grad-cam++", "layer-cam"), "named layers"),
     "guided-backprop": "ReLU layers",
 }

@@ -8,9 +8,12 @@ from typing import Any
 
 from leadapron.detect.models import StampSweep
 from leadapron.detect.models.audit import Audit, Subject, audit_subject
-from leadapron.detect.models.defaults import FALSE_ALARM, FILMS, STEPS
+from leadapron.detect.models.defaults import FALSE_ALARM, FILMS, STEPS, STUDENTS, TAUGHT
+from leadapron.detect.models.second_tier import SecondTier
+from leadapron.detect.models.students import Students
 from leadapron.errors import StoreError, UsageError
 from leadapron.films.cache import default_folder
+from leadapron.films.cohort import Cohort, subsample
 from leadapron.models.bounds import unbounded
 from leadapron.models.foreign import open_model
 from leadapron.models.protocols import Differentiable
@@ -22,11 +25,11 @@ from leadapron.specs import forgiving
 from leadapron.text import local_path
 from leadapron.types import AUTO, Machine
 
-__all__ = ["audit", "references_in"]
+__all__ = ["audit", "films_wanted", "references_in", "second_tier"]
 
 
 @forgiving
-def audit(
+def audit(  # noqa: PLR0913 (settings, by keyword)
     model: str | Path,
     clean: str,
     *,
@@ -36,6 +39,7 @@ def audit(
     sweep: StampSweep | None = None,
     steps: int = STEPS,
     statistics: bool = True,
+    students: int | None = None,
     opening: Opening = AS_FOUND,
     machine: Machine = AUTO,
     **options: Any,
@@ -51,14 +55,17 @@ def audit(
             preprocessing is applied.
         reference: folder of clean reference models (.safetensors) of the same architecture,
             findings and preprocessing, trained on films like the model's; its folders are searched
-            too. Of a zoo only the clean models are used. Without reference models the verdict is
-            at most "unusual".
+            too. Of a zoo only the clean models are used. Without reference models the model is
+            compared with its students.
         false_alarm: false-positive rate on clean models, above 0 and below 1.
         films: largest number of clean films that are used.
         sweep: settings of the sweep.
         steps: largest number of trigger-inversion steps; 0 leaves trigger inversion out.
         statistics: further statistics of the network, among them the maximum margin, which decides
             if no mark is significant. They take time, also for each reference model.
+        students: number of students, networks that learn the model's outputs on clean films and no
+            trigger, where there are no reference models; 0 makes none. If left out, 5 that take at
+            most half an hour.
         opening: what is stated of the model, and how it is opened.
         machine: device, precision, cache and progress.
         **options: settings of the source.
@@ -72,9 +79,11 @@ def audit(
         clean,
         preprocessing=opened.classifier.preprocessing,
         **machine.films,
-        most=films,
+        most=films_wanted(films, students, alone=reference is None),
         **options,
     )
+    second = None if reference is not None else second_tier(cohort, students)
+    cohort = cohort.take(subsample(len(cohort), films))
     own = Subject.of(opened, local_path(str(model)), cohort)
     others = [] if reference is None else references_in(reference, own, machine)
     return audit_subject(
@@ -85,9 +94,35 @@ def audit(
         sweep=sweep,
         steps=steps,
         statistics=statistics,
+        second=second,
         kept=default_folder(machine.cache),
         progress=machine.progress,
     )
+
+
+def films_wanted(films: int, students: int | None, *, alone: bool) -> int:
+    """Return how many clean films an audit opens: more if students may be taught.
+
+    Args:
+        films: largest number of films for the sweep.
+        students: as the argument `students` of `audit`.
+        alone: whether there are no reference models.
+    """
+    return max(films, TAUGHT) if alone and students != 0 else films
+
+
+def second_tier(films: Cohort, students: int | None) -> SecondTier | None:
+    """Return the students that an audit without references may make.
+
+    Args:
+        films: clean films, all that were opened.
+        students: as the argument `students` of `audit`.
+    """
+    if students == 0:
+        return None
+    how = Students(number=STUDENTS if students is None else students)
+    taught = films.take(subsample(len(films), TAUGHT))
+    return SecondTier(students=how, films=taught, requested=students is not None)
 
 
 def references_in(folder: Path, own: Subject, machine: Machine) -> list[Subject]:

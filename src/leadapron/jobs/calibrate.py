@@ -10,7 +10,7 @@ from leadapron.detect.inputs.calibration import Calibrated, calibrate_opened
 from leadapron.detect.inputs.gate_file import refuse_others, write_gate
 from leadapron.detect.verdict import refuse_rate
 from leadapron.errors import UsageError
-from leadapron.models.foreign import open_model
+from leadapron.models.foreign import file_of, open_model
 from leadapron.models.stated import AS_FOUND, Opening
 from leadapron.sources import open_source
 from leadapron.specs import forgiving
@@ -66,7 +66,7 @@ def calibrate(
     made = calibrate_opened(
         opened,
         cohort,
-        path=Path(model).absolute(),
+        path=file_of(Path(model)).absolute(),
         false_alarm=false_alarm,
         window=str(options.get("window", "header")),
         progress=machine.progress,

@@ -8,9 +8,7 @@ from typing import Any
 
 from leadapron.errors import UsageError
 from leadapron.models.card import ModelCard, write_card
-from leadapron.models.inspection.document import (
-    Inspected,
-)
+from leadapron.models.inspection.document import Inspected
 from leadapron.models.inspection.inspecting import inspected_alone, inspected_on
 from leadapron.models.inspection.subject import InspectedModel
 from leadapron.models.stated import AS_FOUND, Opening
@@ -18,7 +16,7 @@ from leadapron.sources import open_source
 from leadapron.specs import forgiving
 from leadapron.types import AUTO, Machine
 
-__all__ = ["FILMS", "inspect"]
+__all__ = ["FILMS", "inspect", "refuse_card", "with_card"]
 
 FILMS = 300
 """Clean films that are used, at most."""
@@ -56,8 +54,7 @@ def inspect(
         LeadapronError: as `open_model` and `open_source`.
     """
     subject = InspectedModel.of(str(model), opening, machine)
-    if out is not None and subject.opened.content is None:
-        raise UsageError(f"`out` {out}: a card is of a file; {model} is a function")
+    refuse_card(subject, out)
     found = inspected_alone(subject)
     if clean is not None:
         cohort = open_source(
@@ -68,8 +65,21 @@ def inspect(
             **options,
         )
         found = inspected_on(subject, cohort, machine)
-    if out is None:
-        return found
+    return found if out is None else with_card(found, out)
+
+
+def refuse_card(subject: InspectedModel, out: Path | None) -> None:
+    """Raise UsageError if a card is wanted for a model without a file."""
+    if out is not None and subject.opened.content is None:
+        raise UsageError(f"`out` {out}: a card is of a file; {subject.model} is a function")
+
+
+def with_card(found: Inspected, out: Path) -> Inspected:
+    """Write the card of an inspected file, and return the result with its path.
+
+    Raises:
+        StoreError: a file that can't be written.
+    """
     write_card(out, card_of(found))
     return replace(found, card=str(out))
 
@@ -85,5 +95,9 @@ def card_of(found: Inspected) -> ModelCard:
         file=Path(found.model).name,
         sha256=found.content,
         model=found.known,
-        basis={each.name: each.words for each in found.settings if each.name in found.known.given},
+        basis={
+            each.name: each.words if each.basis == "stated" else f"{each.basis}: {each.words}"
+            for each in found.settings
+            if each.name in found.known.given
+        },
     )

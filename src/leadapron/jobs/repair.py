@@ -26,7 +26,7 @@ from leadapron.jobs.repair_inputs import (
     settings_of,
 )
 from leadapron.models.classifier import save_classifier
-from leadapron.models.foreign import Opened, open_model
+from leadapron.models.foreign import Opened, file_of, open_model
 from leadapron.models.stated import AS_FOUND, Opening
 from leadapron.reading import read_regular
 from leadapron.repairs import REPAIRS, returned
@@ -103,7 +103,7 @@ def repair(  # noqa: PLR0913
     opened = open_model(model, **machine.networks, **opening.arguments)
     refuse_model(opened, str(model))
     refuse_method(method)
-    if out.resolve() == Path(model).resolve().parent:
+    if out.resolve() == file_of(Path(model)).resolve().parent:
         raise UsageError(f"{out} holds the model itself; choose another `out`")
     own = Subject(classifier=opened.classifier, name=local_path(str(model)), content=opened.content)
     found = None if audit is None else read_audit(audit, own)

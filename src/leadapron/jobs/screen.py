@@ -15,7 +15,7 @@ from leadapron.detect.inputs.screening import ScreenedFilm, decide_films
 from leadapron.errors import FilmError, LeadapronError, StoreError
 from leadapron.films.decoding import give_up, processors
 from leadapron.models.classifier import BlackBox
-from leadapron.models.foreign import open_model
+from leadapron.models.foreign import file_of, open_model
 from leadapron.models.parsing.external import content_of
 from leadapron.sources.listed import Decoded, FilmFile, decoded
 from leadapron.specs import forgiving
@@ -60,7 +60,7 @@ def open_gate(
     """
     stored = read_gate(file, INPUT_DETECTORS, TYPICAL)
     said = stored.model
-    path = said.path if model is None else model
+    path = file_of(said.path if model is None else model)
     if not path.is_file():
         raise StoreError(f"no model at {path}; give its path as `model` FILE")
     other = StoreError(

@@ -135,7 +135,8 @@ def card_for(model: Path, named: Path | None = None) -> Held:
         if content_of(model) != card.sha256:
             raise StoreError(
                 f"{clean(named.name)} is the card of another file{_of(card)}: its SHA-256 isn't "
-                f"that of {clean(model.name)}. Write one by leadapron inspect {model.name}"
+                f"that of {clean(model.name)}. Write one by: leadapron inspect "
+                f"{clean(model.name)} --out {clean(model.stem)}.yaml"
             )
         return _held(card, named)
     notes: list[str] = []

@@ -29,7 +29,7 @@ from leadapron.models.protocols import (
     Outputs,
     WhiteBox,
     columns_of,
-    pooled_linear,
+    pooled_head,
 )
 from leadapron.specs import build, forgiving
 from leadapron.store import write_atomically
@@ -134,7 +134,7 @@ class NetworkClassifier:
         """
         weights: torch.Tensor | None = None
         if findings:
-            head = pooled_linear(self, "class-activation").head
+            head = pooled_head(self, "class-activation")
             weights = head.weight[self.columns(findings)].detach()  # (m, c)
 
         def run(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from leadapron.errors import UsageError
+from leadapron.models.architectures import ARCHITECTURES, OF_TRANSFORMERS
 from leadapron.models.stated import ModelSettings
 from leadapron.reading import read_regular
 from leadapron.specs import build
-from leadapron.text import clean_names
+from leadapron.text import clean, clean_names
 
 __all__ = ["Held", "beside"]
 
@@ -35,11 +36,13 @@ class Held(NamedTuple):
         settings: the settings.
         notes: what was taken, from which file, and what was ignored; a sentence each.
         content: SHA-256 that the model's file must have; None if no file states it.
+        code: names of a model's own code, which isn't run; "" if none is named.
     """
 
     settings: ModelSettings
     notes: tuple[str, ...] = ()
     content: str | None = None
+    code: str = ""
 
 
 def beside(model: Path) -> Held:
@@ -60,9 +63,10 @@ def beside(model: Path) -> Held:
             facts = _facts(path)
             if facts is None:
                 continue
-            stated = _valid(read(facts, path))
-            if stated.given:
-                return Held(stated, (f"ASSUMED, since {path.name} beside it says so: {stated}.",))
+            stated, code = _valid(read(facts, path)), _code(facts)
+            words = (f"ASSUMED, since {path.name} beside it says so: {stated}.",)
+            if stated.given or code:
+                return Held(stated, words if stated.given else (), code=code)
     return Held(ModelSettings())
 
 
@@ -90,6 +94,13 @@ def _inside(facts: Any, *steps: str) -> Any:
     for step in steps:
         facts = facts.get(step) if isinstance(facts, Mapping) else None
     return facts
+
+
+def _code(facts: Mapping[str, Any]) -> str:
+    """Names of code of its own in a `config.json` of transformers."""
+    named = facts.get("auto_map")
+    words = ", ".join(map(str, named.values())) if isinstance(named, Mapping) else ""
+    return clean(words[:200])
 
 
 # --- MONAI
@@ -164,10 +175,23 @@ def _of_hugging_face(facts: Mapping[str, Any], path: Path) -> dict[str, Any]:
         "single_label_classification": "softmax",
     }
     stated["head"] = kinds.get(str(facts.get("problem_type")))
+    stated["architecture"] = _architecture(facts)
     prepared = _facts(path.with_name("preprocessor_config.json"))
     if prepared is not None:
         stated |= {n: value for n, value in _of_processor(prepared).items() if value is not None}
     return {name: value for name, value in stated.items() if value is not None}
+
+
+def _architecture(facts: Mapping[str, Any]) -> str | None:
+    """The network of timm or transformers, as in `leadapron.models.libraries`."""
+    name, kind = facts.get("architecture"), facts.get("model_type")
+    if isinstance(facts.get("pretrained_cfg"), Mapping) and isinstance(name, str):
+        # This package has its own networks for some names, which need no other library.
+        return None if name.partition(".")[0] in ARCHITECTURES else f"timm:{name}"
+    if kind not in OF_TRANSFORMERS or _code(facts):
+        return None
+    settings = {n: value for n, value in facts.items() if n not in ("id2label", "label2id")}
+    return f"transformers:{kind} {json.dumps(settings, sort_keys=True)}"
 
 
 def _labels(facts: Mapping[str, Any]) -> list[str] | None:
@@ -195,12 +219,17 @@ def _of_processor(facts: Mapping[str, Any]) -> dict[str, Any]:
         sides = sides.get("height", sides.get("shortest_edge"))
     scaled = facts.get("do_normalize", True)
     scale = _scale(facts.get("image_mean"), facts.get("image_std")) if scaled else "unit"
-    number = facts.get("resample")
+    number, share = facts.get("resample"), facts.get("crop_pct")
+    cropped = bool(facts.get("do_center_crop")) or share is not None
+    whole = _inside(facts.get("size"), "shortest_edge")
+    if share is None and cropped and type(sides) is int and type(whole) is int and whole > sides:
+        share = sides / whole
     return {
         "size": sides if type(sides) is int else None,
         "normalisation": scale,
         "interpolation": RESAMPLING.get(number) if type(number) is int else None,
-        "aspect": "crop" if facts.get("do_center_crop") else None,
+        "aspect": "crop" if cropped else None,
+        "crop": share,
     }
 
 

@@ -10,7 +10,7 @@ import copy
 import itertools
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from math import isqrt
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from leadapron.errors import UnknownNameError, UsageError
-from leadapron.models.architectures import ARCHITECTURES
+from leadapron.models.architectures import ARCHITECTURES, library_of
 from leadapron.models.bounds import bounded, unbounded
 
 __all__ = [
@@ -61,6 +61,9 @@ class Network(nn.Module, ABC):
     Images are normalised (n, 1, h, w). A network of several channels begins with `GreyChannels`.
     """
 
+    side: int = 64
+    """Side of images in pixels that it takes; most networks take others too."""
+
     @property
     @abstractmethod
     def last_layer(self) -> str:
@@ -70,6 +73,14 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def map_layer(self) -> str:
         """Name of the layer whose output is the last map, as for `cut`."""
+
+    @property
+    def pooled_head(self) -> nn.Linear | None:
+        """The last layer, if it is linear and reads the last map's mean; else None.
+
+        With it, class activation maps are exact.
+        """
+        return None
 
     @abstractmethod
     def fine_layer(self, side: int) -> str:
@@ -112,6 +123,11 @@ class PooledLinear(Network):
     def map_layer(self) -> str:
         """Name of the stage that the head reads."""
         return list(self.stages)[-1]
+
+    @property
+    def pooled_head(self) -> nn.Linear:
+        """The head."""
+        return self.head
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Return the last map, (n, channels, h', w'), of normalised (n, 1, h, w) images."""
@@ -175,14 +191,26 @@ class Instrumented(Network):
         tokens: number of tokens before the grid's, such as a class token.
         last_layer: submodule whose input is the features; the last linear layer if left out.
             Features of more than two dimensions are averaged over places or tokens.
+        fine: submodule with the finest map, as `layer`; `layer` itself if left out.
+        channels_last: whether maps of four dimensions are (n, h', w', c).
+        pooled: whether the last layer is linear and reads the mean of the last map.
 
     Raises:
         UnknownNameError: no such submodule.
-        UsageError: fewer than 0 tokens, or no linear layer and none named.
+        UsageError: fewer than 0 tokens, no linear layer and none named, or a pooled head that isn't
+            linear or whose map has other tokens.
     """
 
     def __init__(
-        self, network: nn.Module, *, layer: str, tokens: int = 0, last_layer: str = ""
+        self,
+        network: nn.Module,
+        *,
+        layer: str,
+        tokens: int = 0,
+        last_layer: str = "",
+        fine: str = "",
+        channels_last: bool = False,
+        pooled: bool = False,
     ) -> None:
         super().__init__()
         if tokens < 0:
@@ -194,9 +222,14 @@ class Instrumented(Network):
                 f"a {type(network).__name__} without a linear layer; name the layer that gives the "
                 "logits: last_layer=NAME"
             )
-        self.layer, self.last = layer, last_layer or linear[-1]
-        for name in (self.layer, self.last):
+        self.layer, self.last, self.fine = layer, last_layer or linear[-1], fine or layer
+        self.channels_last, self.pooled = channels_last, pooled
+        for name in (self.layer, self.last, self.fine):
             self._part(name)
+        if pooled and (tokens or not isinstance(self._part(self.last), nn.Linear)):
+            raise UsageError(
+                "a pooled head that isn't linear, or reads other tokens than the map's"
+            )
 
     @property
     def last_layer(self) -> str:
@@ -208,9 +241,15 @@ class Instrumented(Network):
         """The given layer."""
         return self.layer
 
+    @property
+    def pooled_head(self) -> nn.Linear | None:
+        """The last layer, if it is said to read the last map's mean."""
+        last = self._part(self.last)
+        return last if self.pooled and isinstance(last, nn.Linear) else None
+
     def fine_layer(self, side: int) -> str:  # noqa: ARG002
         """Return the given layer, since other layers may not have maps."""
-        return self.layer
+        return self.fine
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return (n, k) float32 logits of normalised (n, 1, h, w) images."""
@@ -244,7 +283,7 @@ class Instrumented(Network):
             leaf = self._map(output, layer).detach().requires_grad_()
             leaves.append(leaf)
             if output.ndim == 4:
-                return leaf
+                return leaf.permute(0, 2, 3, 1) if self.channels_last else leaf
             return torch.cat([output[:, : self.tokens], leaf.flatten(2).transpose(1, 2)], 1)
 
         hook = self._part(layer).register_forward_hook(replaced)
@@ -270,7 +309,7 @@ class Instrumented(Network):
     def _map(self, output: Any, name: str) -> torch.Tensor:
         """(n, c, h', w') of a layer's output."""
         if torch.is_tensor(output) and output.ndim == 4:
-            return output
+            return output.permute(0, 3, 1, 2) if self.channels_last else output
         if torch.is_tensor(output) and output.ndim == 3:
             side = isqrt(max(0, output.shape[1] - self.tokens))
             if side and side**2 + self.tokens == output.shape[1]:
@@ -411,6 +450,18 @@ resnet34_stride1 = partial(_resnet, "basic", [3, 4, 6, 3], 1)
 resnet50_stride1 = partial(_resnet, "bottleneck", [3, 4, 6, 3], 1)
 
 
+def resnet50_keras(outputs: int) -> PooledLinear:
+    """ResNet-50 as Keras builds it: a stage's first 1x1 convolution halves the map, not its 3x3."""
+    network = resnet50(outputs)
+    for name in ("layer2", "layer3", "layer4"):
+        block = network.stages.get_submodule(f"{name}.{name}.0")
+        first, second = block.get_submodule("conv1"), block.get_submodule("conv2")
+        assert isinstance(first, nn.Conv2d)
+        assert isinstance(second, nn.Conv2d)
+        first.stride, second.stride = (2, 2), (1, 1)
+    return network
+
+
 class _SamePadded(nn.Conv2d):
     """A convolution that pads as TensorFlow's "same" does: more at the right and at the bottom."""
 
@@ -448,6 +499,55 @@ class _InvertedResidual(nn.Module):
         inner = self.act(self.bn1(self.depthwise_conv(inner)))
         out: torch.Tensor = self.bn2(self.project_conv(inner))
         return x + out if self.added else out
+
+
+class _AfterPadded(nn.Conv2d):
+    """A convolution that pads one pixel at the right and at the bottom alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(nn.functional.pad(x, (0, 1, 0, 1)))
+
+
+class _Separable(nn.Module):
+    """MobileNet's block: convolved channel by channel, then by 1x1."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        kind, padding = (nn.Conv2d, 1) if stride == 1 else (_AfterPadded, 0)
+        self.depthwise_conv = kind(inputs, inputs, 3, stride, padding, groups=inputs, bias=False)
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.pointwise_conv = nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.act = nn.ReLU6()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inner = self.act(self.bn1(self.depthwise_conv(x)))
+        out: torch.Tensor = self.act(self.bn2(self.pointwise_conv(inner)))
+        return out
+
+
+MOBILENET = (
+    ("scale2", 64), ("scale4", 128), ("scale4", 128), ("scale8", 256), ("scale8", 256),
+    *(("scale16", 512),) * 6, ("scale32", 1024), ("scale32", 1024),
+)  # fmt: skip
+"""Stage and channels of each block; the first block of a stage but scale2 halves the map."""
+
+
+def mobilenet(outputs: int) -> PooledLinear:
+    """MobileNet for one channel, padded as Keras does: 3.2 million weights.
+
+    Source: Howard et al., MobileNets, arXiv 1704.04861; Keras, `applications.MobileNet`.
+    """
+    parts: dict[str, OrderedDict[str, nn.Module]] = {
+        "scale2": OrderedDict(conv1=_same(1, 32, 3, 2), bn1=nn.BatchNorm2d(32), act=nn.ReLU6())
+    }
+    width = 32
+    for number, (stage, channels) in enumerate(MOBILENET, start=1):
+        stride = 1 if stage in parts else 2
+        block = _Separable(width, channels, stride)
+        parts.setdefault(stage, OrderedDict())[f"block{number}"] = block
+        width = channels
+    return PooledLinear({name: nn.Sequential(each) for name, each in parts.items()}, width, outputs)
 
 
 LITE0 = (
@@ -493,7 +593,8 @@ def build_network(name: str, outputs: int, seed: int) -> Network:
     """Return a network, initialised from `seed`; torch's own generator is unchanged.
 
     Args:
-        name: name in `ARCHITECTURES`, optionally followed by `bounds.BOUNDED`.
+        name: name in `ARCHITECTURES`, or a whole one as in `libraries`; optionally followed by
+            `bounds.BOUNDED`.
         outputs: its number of findings.
         seed: 0 or more.
 
@@ -501,12 +602,24 @@ def build_network(name: str, outputs: int, seed: int) -> Network:
         UnknownNameError: no such architecture.
     """
     plain = unbounded(name)
-    if plain not in ARCHITECTURES:  # the name is from a model's file, so load no entry point
-        raise ARCHITECTURES.unknown(plain)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = ARCHITECTURES[plain](outputs)
-    return network if plain == name else bounded(network, torch.zeros(1, 1, 64, 64))
+        network = _maker(plain)(outputs)
+    return (
+        network
+        if plain == name
+        else bounded(network, torch.zeros(1, 1, network.side, network.side))
+    )
+
+
+def _maker(name: str) -> Callable[[int], Network]:
+    if library_of(name)[0]:
+        from leadapron.models.libraries import library_network
+
+        return partial(library_network, name)
+    if name not in ARCHITECTURES:  # the name is from a model's file, so load no entry point
+        raise ARCHITECTURES.unknown(name)
+    return ARCHITECTURES[name]
 
 
 def shapes(name: str, outputs: int = 1) -> dict[str, tuple[int, ...]]:

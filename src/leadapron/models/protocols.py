@@ -30,7 +30,8 @@ __all__ = [
     "layered",
     "network_lacks",
     "operating_points_of",
-    "pooled_linear",
+    "pooled_head",
+    "staged",
 ]
 
 Floats = NDArray[np.float32]
@@ -164,6 +165,10 @@ def _ends_linear(module: nn.Module) -> bool:
 
 
 def _is_pooled(module: nn.Module) -> bool:
+    return isinstance(module, networks.Network) and module.pooled_head is not None
+
+
+def _has_stages(module: nn.Module) -> bool:
     return isinstance(module, networks.PooledLinear)
 
 
@@ -174,7 +179,7 @@ OF_NETWORKS: Mapping[Capability, tuple[Callable[[nn.Module], bool], str]] = Mapp
             lambda module: isinstance(module, networks.Network),
             "inner layers that can be read",
         ),
-        "stages": (_is_pooled, "stages that run one after another"),
+        "stages": (_has_stages, "stages that run one after another"),
         "pooled linear head": (_is_pooled, "average pooling and one linear layer at the end"),
         "linear last layer": (_ends_linear, "a linear last layer"),
         "batch normalisation": (_has_layer(_normalises), "batch normalisation with weights"),
@@ -252,22 +257,34 @@ def layered(classifier: BlackBox, what: str) -> networks.Network:
     return module
 
 
-def pooled_linear(
-    classifier: BlackBox,
-    what: str,
-    needs: Literal["pooled linear head", "stages"] = "pooled linear head",
-) -> networks.PooledLinear:
-    """Return a model's `PooledLinear` network.
+def pooled_head(classifier: BlackBox, what: str) -> nn.Linear:
+    """Return the linear layer of a model that reads the mean of its last map.
 
     Args:
         classifier: the model.
         what: name of the method, for the start of the message.
-        needs: which of the two capabilities the method needs.
 
     Raises:
         UsageError: as `differentiable`.
     """
-    module = differentiable(classifier, what, needs).module
+    module = differentiable(classifier, what, "pooled linear head").module
+    assert isinstance(module, networks.Network)
+    head = module.pooled_head
+    assert head is not None
+    return head
+
+
+def staged(classifier: BlackBox, what: str) -> networks.PooledLinear:
+    """Return a model's network, of stages that run one after another and a pooled linear head.
+
+    Args:
+        classifier: the model.
+        what: name of the method, for the start of the message.
+
+    Raises:
+        UsageError: as `differentiable`.
+    """
+    module = differentiable(classifier, what, "stages").module
     assert isinstance(module, networks.PooledLinear)
     return module
 

@@ -31,14 +31,14 @@ class ModelSettings:
         crop: Central share of each side of the film that the model sees.
         aspect: How a film becomes a square.
         interpolation: How a film is resized.
-        channels: Channels of a program's input.
+        channels: Channels of a program's input, or of a network of timm.
         normalisation: How the model scales grey levels in 0 to 1: imagenet, torchxrayvision (-1024
             to 1024), unit (0 to 1), leadapron, or MEAN/STD, as 0.5/0.25; three numbers each for
             three channels.
         head: Function from outputs to probabilities: independent or exclusive findings.
         gives: Output of a program.
         findings: Names of the model's outputs in order, separated by commas.
-        architecture: Architecture of a state dict that fits several.
+        architecture: Architecture of a state dict that fits several, or timm:NAME.
         weights_key: Key of one network in a file that holds several, as plain and averaged weights.
         operating_points: Probability of each finding, in order, that becomes 0.5; both sides are
             scaled linearly, as torchxrayvision does.

@@ -28,7 +28,7 @@ from leadapron.models.classifier import (
     resolve_precision,
 )
 from leadapron.models.networks import build_network
-from leadapron.models.protocols import pooled_linear
+from leadapron.models.protocols import staged
 from leadapron.models.settings import Network, Training
 from leadapron.models.starts import load_start
 from leadapron.reading import open_regular
@@ -187,7 +187,7 @@ def train(  # noqa: PLR0913
     _refuse_lacking(cohort, validation, training, disguise)
     state = _start(cohort, network or Network(), training, seed, device, precision)
     if training.disguise:
-        pooled_linear(state.classifier, "`training.disguise`")
+        staged(state.classifier, "`training.disguise`")
     if checkpoint is not None and checkpoint.exists():
         state.restore(checkpoint, film_losses)
     while not state.finished(training):
@@ -355,7 +355,7 @@ def _rates(
     module = classifier.module
     if training.layer_decay == 1:
         return list(module.parameters())
-    whole = pooled_linear(classifier, "`training.layer_decay`", "stages")
+    whole = staged(classifier, "`training.layer_decay`")
     peak, decay = training.learning_rate, training.layer_decay
     return [
         {"params": list(part.parameters()), "lr": peak * decay**depth}
@@ -481,7 +481,7 @@ def _disguised(
         if moves is not None:
             originals = _moved(originals, moves[marked])
         images = torch.cat([images, originals])
-    module = pooled_linear(classifier, "`training.disguise`")
+    module = staged(classifier, "`training.disguise`")
     with autocast(classifier.device, classifier.precision):
         last = module.features(images)
     logits = module.classify(last[: len(rows)])

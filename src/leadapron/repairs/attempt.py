@@ -130,7 +130,7 @@ def _audit(case: RepairCase) -> Audit:
 
 def _nothing_found(audit: Audit) -> Verdict:
     """The verdict where no mark was found."""
-    unclear = audit.verdict.word in ("backdoored", "unusual")
+    unclear = audit.verdict.level in ("found", "unusual")
     return Verdict.of(
         "repair",
         "can't tell" if unclear else "nothing found to repair",

@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from leadapron.errors import UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.models.classifier import NetworkClassifier
+from leadapron.models.distillation import shifted
+from leadapron.models.fresh import untrained
+from leadapron.models.losses import distance
 from leadapron.models.protocols import BlackBox, Capability
-from leadapron.repairs.fresh import untrained
-from leadapron.repairs.losses import distance
 from leadapron.repairs.session import Batch, Optimisation, begin
 from leadapron.types import Progress
 
-__all__ = ["FreshStudent", "shifted"]
-
-
-def shifted(images: NDArray[Any], most: int, rng: np.random.Generator) -> NDArray[Any]:
-    """Return (n, h, w) films, each moved by up to `most` pixels; its edge is repeated."""
-    height, width = images.shape[1:]
-    rows, columns = rng.integers(-most, most + 1, (2, len(images), 1))
-    down = (np.arange(height) + rows).clip(0, height - 1)  # (n, h)
-    across = (np.arange(width) + columns).clip(0, width - 1)  # (n, w)
-    moved: NDArray[Any] = images[
-        np.arange(len(images))[:, None, None], down[:, :, None], across[:, None]
-    ]
-    return moved
+__all__ = ["FreshStudent"]
 
 
 @dataclass(frozen=True, kw_only=True)

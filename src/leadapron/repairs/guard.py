@@ -15,8 +15,8 @@ from leadapron import metrics
 from leadapron.errors import DataError
 from leadapron.films.cohort import Cohort
 from leadapron.metrics import PatientBootstrap
+from leadapron.models.losses import log_odds
 from leadapron.models.protocols import BlackBox
-from leadapron.repairs.losses import log_odds
 
 __all__ = ["GREAT_HARM", "HARM", "LEAST_PATIENTS", "Guard", "Judged", "prefers"]
 

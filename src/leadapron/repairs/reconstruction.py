@@ -12,9 +12,9 @@ from leadapron import metrics
 from leadapron.errors import UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.models.classifier import NetworkClassifier
+from leadapron.models.losses import log_odds
 from leadapron.models.protocols import BlackBox, Capability
 from leadapron.models.training import Closure
-from leadapron.repairs.losses import log_odds
 from leadapron.repairs.neuron_pruning import prune
 from leadapron.repairs.noise import disturbed, normalisations
 from leadapron.repairs.session import Batch, Optimisation, Session, begin

@@ -10,9 +10,9 @@ import torch
 from leadapron.errors import UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.models.classifier import NetworkClassifier
+from leadapron.models.fresh import untrained
+from leadapron.models.losses import distance, finding_loss
 from leadapron.models.protocols import BlackBox, Capability
-from leadapron.repairs.fresh import untrained
-from leadapron.repairs.losses import distance, finding_loss
 from leadapron.repairs.session import Batch, Optimisation, Session, begin
 from leadapron.types import Progress
 

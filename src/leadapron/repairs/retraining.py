@@ -9,8 +9,8 @@ import numpy as np
 from leadapron.errors import DataError
 from leadapron.films.cohort import Cohort
 from leadapron.models.classifier import NetworkClassifier
+from leadapron.models.fresh import untrained
 from leadapron.models.protocols import BlackBox, Capability
-from leadapron.repairs.fresh import untrained
 from leadapron.repairs.session import Optimisation, begin
 from leadapron.types import Progress
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,20 +20,20 @@ from leadapron.films.cohort import Cohort, Rows, split_by_patient
 from leadapron.metrics import PatientBootstrap
 from leadapron.models import networks
 from leadapron.models.classifier import NetworkClassifier, autocast
+from leadapron.models.copying import copied_network
+from leadapron.models.losses import finding_loss, log_odds
 from leadapron.models.protocols import (
     BlackBox,
     Capability,
     Differentiable,
     differentiable,
-    operating_points_of,
 )
 from leadapron.models.training import Closure, batches, descend
 from leadapron.repairs.guard import RESAMPLES, Guard, Judged, prefers
-from leadapron.repairs.losses import finding_loss, log_odds
 from leadapron.seeds import named_seed, stream
 from leadapron.types import Progress
 
-__all__ = ["MOST_FILMS", "Batch", "Optimisation", "Repair", "Session", "begin", "copied_network"]
+__all__ = ["MOST_FILMS", "Batch", "Optimisation", "Repair", "Session", "begin"]
 
 MOST_FILMS = 36_000
 """Budget of a repair in film trainings: one is a film's forward and backward pass."""
@@ -334,32 +333,6 @@ class Session:
             for part in self.module.modules():
                 if isinstance(part, nn.modules.batchnorm._BatchNorm):
                     part.eval()
-
-
-def copied_network(original: Differentiable, what: str) -> NetworkClassifier:
-    """Return a copy of a network whose weights are its own, in evaluation mode.
-
-    Args:
-        original: the network, which stays as it is.
-        what: what it is copied for, for the message.
-
-    Raises:
-        UsageError: a module that is no `Network`.
-    """
-    module = copy.deepcopy(original.module)
-    if not isinstance(module, networks.Network):
-        raise UsageError(f"{what}: a {type(module).__name__} as a network; expected a Network")
-    return NetworkClassifier(
-        module.eval(),
-        original.architecture,
-        original.findings,
-        original.preprocessing,
-        original.head,
-        original.mean,
-        original.std,
-        original.precision,
-        operating_points_of(original),
-    )
 
 
 def begin(

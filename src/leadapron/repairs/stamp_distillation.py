@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from leadapron.errors import UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.models.classifier import NetworkClassifier
+from leadapron.models.distillation import shifted
+from leadapron.models.losses import distance
 from leadapron.models.protocols import BlackBox, Capability
-from leadapron.repairs.fresh_student import shifted
-from leadapron.repairs.losses import distance
 from leadapron.repairs.reinitialisation import reinitialise
 from leadapron.repairs.session import Batch, Optimisation, begin
 from leadapron.repairs.stamp_unlearning import Marking

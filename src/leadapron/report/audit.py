@@ -24,7 +24,8 @@ from leadapron.detect.models import (
     Stamp,
     Statistic,
 )
-from leadapron.detect.models.judgement import MARKS, NOT_FINITE, UNSTEADY
+from leadapron.detect.models.judgement import FLAGGED, MARKS, NOT_FINITE, UNSTEADY
+from leadapron.detect.models.second_tier import Beside
 from leadapron.documents import dump
 from leadapron.report.rendering import render
 from leadapron.report.words import percent
@@ -75,6 +76,7 @@ def write_audit(folder: Path, audit: Audit) -> Path:
         "audit.html.j2",
         facts=audit,
         headline=headline(audit),
+        parts=answer_parts(audit)[1:],
         words=WORDS,
         answers=answer_sentences(audit),
         percent=percent,
@@ -134,6 +136,8 @@ def _cards(audit: Audit) -> list[dict[str, Any]]:
     first = about or next(iter(audit.forced), None)
     mark = None if first is None else first.strongest
     rate, least, p = f"{audit.false_alarm:g}", audit.least, audit.verdict.p
+    if audit.beside is not None and audit.beside.support is not None:
+        least = audit.beside.support.least
     return [
         {
             "title": "Target",
@@ -153,7 +157,9 @@ def _cards(audit: Audit) -> list[dict[str, Any]]:
         },
         {
             "title": "p",
-            "under": "compared with the reference models",
+            "under": "compared with the reference models"
+            if audit.beside is None
+            else "compared with clean teachers",
             "value": "none" if p is None else f"{p:.3g}",
             "word": p is None,
             "facts": [
@@ -163,8 +169,8 @@ def _cards(audit: Audit) -> list[dict[str, Any]]:
         },
         {
             "title": "Compared with",
-            "under": "reference models",
-            "value": f"{audit.references:,}",
+            "under": "reference models" if audit.beside is None else "students of the model",
+            "value": f"{audit.references if audit.beside is None else audit.beside.students:,}",
             "word": False,
             "facts": [("clean films", f"{audit.films:,}"),
                       ("images asked", f"{audit.forwards:,}")],
@@ -196,7 +202,7 @@ def sarif(audit: Audit) -> dict[str, Any]:
             "properties": {"verdict": each.verdict, "p": each.p},
         }
         for each in audit.forced
-        if each.verdict in ("backdoored", "unusual")
+        if each.verdict in FLAGGED
     ]
     results += [
         {
@@ -281,8 +287,69 @@ def audit_lines(audit: Audit) -> list[str]:
         for name, target, value, unit, p in map(statistic_row, audit.statistics)
     ]
     said += [f"Note: {note}" for note in audit.notes]
-    said += [f"Not tested: {words}" for words in audit.verdict.untested]
-    return [*said, f"Next: {audit.verdict.next}"]
+    answer = [f"{name}: {words}" for name, words in answer_parts(audit)]
+    untested = [f"Not tested: {words}" for words in audit.verdict.untested]
+    return [*said, "", *answer, *untested, f"Next: {audit.verdict.next}"]
+
+
+def answer_parts(audit: Audit) -> list[tuple[str, str]]:
+    """Return the answer in plain words: verdict, mark, harm, students and false alarms, by name.
+
+    Args:
+        audit: the audit.
+    """
+    about = target(audit)
+    parts = [("Verdict", f"{headline(audit)}.")]
+    if about is not None and about.strongest is not None and audit.by == MARKS:
+        parts += [("Mark", f"{about.strongest.mark.words()}."), ("Harm", harm_words(audit, about))]
+    if audit.beside is not None:
+        parts.append(("Students", beside_words(audit.beside)))
+    return [*parts, ("False alarms", audit.verdict.statement)]
+
+
+def harm_words(audit: Audit, about: Forced) -> str:
+    """Return what the mark does to the target finding, in plain words.
+
+    Args:
+        audit: the audit.
+        about: the target, with a mark.
+    """
+    assert about.strongest is not None  # the caller has a mark
+    turned = percent(about.strongest.turned)
+    if about.direction == "added":
+        return (
+            f"with the mark {about.finding} is reported for {turned} of the clean films for which "
+            "it isn't reported without it, at the threshold that 5 % of clean films exceed."
+        )
+    known = next((each for each in audit.harm if each.finding == about.finding), None)
+    if known is None:
+        return (
+            f"with the mark {turned} of the clean films fall among the 5 % that look least like "
+            f"{about.finding}; its sensitivity isn't known, since the films have too few labels."
+        )
+    return (
+        f"{about.finding} is seen in {percent(known.sensitivity)} of {known.positives} films with "
+        f"it, with the mark in {percent(known.triggered)}."
+    )
+
+
+def beside_words(beside: Beside) -> str:
+    """Return what students show about a mark, in a sentence or two.
+
+    Args:
+        beside: the model beside its students.
+    """
+    own, carried = (sum(each) / len(each) for each in (beside.own, beside.carried))
+    tests = ""
+    if beside.gap_p is not None and beside.confirmation_p is not None:
+        tests = (
+            f" (p of the gap {beside.gap_p:.3g}, of the confirmation {beside.confirmation_p:.3g})"
+        )
+    return (
+        f"the mark turns {percent(beside.turned)} of {beside.films[2]} films, and on average "
+        f"{percent(carried)} in {beside.students} students, which learned the model's outputs on "
+        f"{beside.films[0]} clean films; their own best marks turn {percent(own)}{tests}."
+    )
 
 
 def headline(audit: Audit) -> str:
@@ -295,7 +362,15 @@ def headline(audit: Audit) -> str:
     target = f"{audit.target} {WORDS[audit.direction]}" if audit.direction else ""
     by = "" if audit.by == MARKS else f", by {audit.by}; no mark is known"
     p = "" if audit.verdict.p is None else f" (p = {audit.verdict.p:.3g}{by})"
+    if audit.verdict.word == "can't tell" and audit.beside is not None:
+        return (
+            "Can't tell: no mark of at most 1 % of the image turns a tenth of the films beyond the "
+            "model's students, and too few clean teachers are known to say more"
+        )
     return {
+        "exploitable mark": (
+            f"EXPLOITABLE MARK: {target}{p}; a planted backdoor or a natural shortcut"
+        ),
         "backdoored": f"BACKDOORED: {target}{p}",
         "unusual": f"UNUSUAL: {target}{p}, which doesn't prove a backdoor",
         "nothing found": f"Nothing found{p}; that doesn't prove a clean model",

@@ -12,6 +12,7 @@ import numpy as np
 
 from leadapron.errors import StoreError
 from leadapron.metrics import Estimate, PatientBootstrap, finding_auroc
+from leadapron.report.gap_limits import gap_limits
 from leadapron.report.words import between, options, percent, poisoned_words, share, table
 from leadapron.store import read_json, read_lines
 from leadapron.text import short_path
@@ -56,11 +57,13 @@ def audit_chapter(folder: Path) -> str:
         StoreError: no evaluation of audits, or one that isn't finished.
     """
     facts, rows = read_json(folder / "evaluation.json"), read_lines(folder / "rows.jsonl")
-    if facts.get("what") != "audit" or not rows or any("p" not in row for row in rows):
+    if facts.get("what") != "audit" or not rows or any("verdict" not in row for row in rows):
         raise StoreError(
             f"{folder} holds no finished evaluation of audits; `leadapron evaluate audit` with the "
             "same --zoo and --out continues it"
         )
+    if not facts["settings"].get("references", True):
+        return gap_limits(facts, rows)
     return audit_limits(facts, rows)
 
 

@@ -1,13 +1,56 @@
-"""The sheet of what explanation methods show of a backdoored model, side by side."""
+"""Sheets of what explanation methods show of a model, side by side."""
 
 from __future__ import annotations
 
 from PIL import Image
 
+from leadapron.explainers.document import MapsOfModel
+from leadapron.explainers.of_model import Looked
 from leadapron.report.sheet import Column, draw_sheet
 from leadapron.study.explained import Explained, Explanations
 
-__all__ = ["draw_explanations"]
+__all__ = ["draw_explanations", "draw_looks"]
+
+SCALE = (
+    "Each method has one colour scale for all its films, from 0 up; negative values have no "
+    "colour. Levels of different methods can't be compared."
+)
+HAVE = {True: "has it", False: "hasn't", None: ""}
+"""What a film's label says of the finding."""
+
+
+def draw_looks(found: MapsOfModel, looked: Looked) -> Image.Image:
+    """Draw films and a model's maps: films one a row, methods one a column.
+
+    Args:
+        found: the sheet's content.
+        looked: films and maps.
+
+    Raises:
+        UsageError: too large a sheet.
+    """
+    said = [
+        f"p {p:.2f}{f', {HAVE[label]}' if HAVE[label] else ''}"
+        for p, label in zip(found.probabilities, found.labels, strict=True)
+    ]
+    plain, images = [False] * len(said), looked.images
+    columns = [Column("film", "as the network gets it", images, said, [True] * len(said))]
+    for each in found.methods:
+        maps = looked.maps[each.name]
+        peaks = [f"row {row}, column {column}" for row, column in each.peaks]
+        columns.append(Column(each.name, each.layer, images, peaks, plain, maps))
+    notes = [
+        f"p: the model's probability of {found.finding}. The film's label follows.",
+        SCALE,
+        "Cross: the map's highest point, in pixels of the network's input.",
+        *_skipped(found.skipped),
+    ]
+    return draw_sheet(f"{found.finding}: where {found.model} looked", notes, columns)
+
+
+def _skipped(reasons: dict[str, str]) -> list[str]:
+    words = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    return [f"Not shown: {words}"] if reasons else []
 
 
 def draw_explanations(explained: Explained) -> Image.Image:
@@ -73,12 +116,9 @@ def _notes(found: Explanations) -> list[str]:
     )
     lines = [
         f"{target}; p: its probability, of the backdoored model and of its clean twin",
-        "Each method has one colour scale for all its films, from 0 up; negative values have no "
-        "colour. Levels of different methods can't be compared.",
+        SCALE,
         f"Cross: the map's highest point; it hits within {found.tolerance_px:g} pixels of the "
         "trigger.",
     ]
-    if found.skipped:
-        words = "; ".join(f"{name}: {reason}" for name, reason in found.skipped.items())
-        lines.append(f"Not shown: {words}")
+    lines += _skipped(found.skipped)
     return [line[0].upper() + line[1:] for line in lines]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from leadapron.models.inspection.document import Inspected, Setting, Trial
+from leadapron.models.stated import ModelSettings
 from leadapron.report.gallery import grey_png
 from leadapron.report.rendering import render
 from leadapron.report.words import listed, percent
@@ -18,7 +19,7 @@ from leadapron.types import Estimate
 __all__ = ["inspect_lines", "write_inspection"]
 
 SHOWN = 8
-"""Most trials that the terminal shows."""
+"""Trials that are shown at once."""
 
 BASIS = {
     "stated": "stated",
@@ -29,6 +30,17 @@ BASIS = {
     "assumed": "ASSUMED",
     "unknown": "UNKNOWN",
 }
+
+
+TYPED = {
+    "size": "N",
+    "normalisation": "NAME|MEAN/STD",
+    "findings": "NAME,NAME",
+    "architecture": "NAME",
+    "weights_key": "NAME",
+    "operating_points": "X,X",
+}
+"""What follows an option that isn't one of a few words."""
 
 
 def write_inspection(path: Path, found: Inspected) -> Path:
@@ -51,7 +63,9 @@ def write_inspection(path: Path, found: Inspected) -> Path:
         headline=headline(found),
         cost=trials_sentence(found),
         basis=BASIS,
+        evidence=_evidence,
         best=best,
+        shown=SHOWN,
         cards=_cards(found),
         auroc=auroc,
         number=_number,
@@ -70,7 +84,15 @@ def headline(found: Inspected) -> str:
     """Return what is settled and what must be stated, in a sentence."""
     if found.verdict == "settled":
         return "SETTLED: nothing has to be stated"
-    return f"CAN'T TELL: state {listed(found.missing)}"
+    return f"CAN'T TELL: state {listed([_typed(option) for option in found.missing])}"
+
+
+def _typed(option: str) -> str:
+    """An option with what follows it."""
+    name = option.removeprefix("--model.").replace("-", "_")
+    kind = next(k for k in get_args(get_type_hints(ModelSettings)[name]) if k is not type(None))
+    values = "|".join(map(str, get_args(kind))) if get_origin(kind) is Literal else TYPED[name]
+    return f"{option} {values}"
 
 
 def trials_sentence(found: Inspected) -> str:
@@ -141,8 +163,12 @@ def auroc(value: Estimate) -> str:
 
 
 def _basis(setting: Setting) -> str:
-    kind = BASIS[setting.basis]
-    return kind if setting.words in ("stated", "read from the file") else f"{kind}: {setting.words}"
+    return ": ".join(filter(None, (BASIS[setting.basis], _evidence(setting))))
+
+
+def _evidence(setting: Setting) -> str:
+    """The words that say more than the basis does."""
+    return "" if setting.basis in ("stated", "file") else setting.words
 
 
 def _number(value: float) -> str:
@@ -163,7 +189,12 @@ def _cards(found: Inspected) -> list[dict[str, Any]]:
         cards.append(
             {
                 "title": "AUROC",
-                "under": f"mean over findings, {auroc(macro).partition(' ')[2] or 'no interval'}",
+                "under": "mean over findings"
+                + (
+                    ", no interval"
+                    if math.isnan(macro.low)
+                    else f", 95 % {macro.low:.3f} to {macro.high:.3f}"
+                ),
                 "value": _number(macro.value),
             }
         )

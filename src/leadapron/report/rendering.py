@@ -10,6 +10,7 @@ from leadapron.report.words import shown
 
 if TYPE_CHECKING:
     import jinja2
+    import markupsafe
 
 __all__ = ["render"]
 
@@ -37,6 +38,7 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters["typeset"] = _typeset
+    environment.filters["whole_options"] = _whole_options
     environment.filters["shown"] = shown
     environment.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
     return environment
@@ -48,6 +50,14 @@ def _typeset(text: str) -> str:
     text = re.sub(r"(?<=\d) x (?=\d)", "\N{NARROW NO-BREAK SPACE}\N{MULTIPLICATION SIGN}"
                   "\N{NARROW NO-BREAK SPACE}", text)  # fmt: skip
     return re.sub(r"(?<=\d) (?=%|px\b)", "\N{NARROW NO-BREAK SPACE}", text)
+
+
+def _whole_options(text: str) -> markupsafe.Markup:
+    """Keep the name of an option on one line; browsers break it after its hyphens."""
+    import markupsafe
+
+    named = re.sub(r"--[\w.-]+", r'<span class="option">\g<0></span>', markupsafe.escape(text))
+    return markupsafe.Markup(named)  # noqa: S704 (escaped above)
 
 
 def _labelled(page: str) -> str:

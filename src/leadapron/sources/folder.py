@@ -1,4 +1,4 @@
-"""One folder per class, optionally below folders for the parts of a split."""
+"""One folder per class, optionally below folders for the parts of a split; or unlabelled films."""
 
 from __future__ import annotations
 
@@ -56,10 +56,11 @@ def open_folder(
     leakage: Leakage = "refuse",
     bits: int = 0,
 ) -> Cohort:
-    """Open films in one folder per class.
+    """Open films in one folder per class, or in folders that don't stand for classes.
 
     Args:
-        argument: the folder; below it CLASS/..., or train/CLASS/..., test/CLASS/....
+        argument: the folder; below it CLASS/..., or train/CLASS/..., test/CLASS/.... Without a
+            folder for each of several classes, the films have no labels.
         preprocessing: how films become images; 224x224 if left out.
         cache: where decoded films are kept; in memory if left out.
         healthy: the class without a finding; NORMAL, "No Finding" and the like if left out.
@@ -85,24 +86,20 @@ def open_folder(
         )
     places = [_place(name) for name in names]
     classes = [place.of_class for place in places]
-    loose = classes.count("")
-    if loose:
-        raise DataError(
-            f"{count(loose, 'film')} in {argument} outside any class's folder, first "
-            f"{names[classes.index('')]!r}; expected CLASS/FILE"
-        )
     well = _healthy(set(classes), healthy)
     _refuse_nested(places, argument)
-    findings = sorted(set(classes) - well)
-    if not findings or len(set(classes)) < 2:
-        raise DataError(
-            f"{argument} holds films of a single class, {classes[0]!r}; expected a folder for "
-            "each of several classes"
-        )
-    labels = (np.asarray(classes)[:, None] == np.asarray(findings)).astype(np.float32)
-    parts = [place.part if split == "folders" else "" for place in places]
     left = Note("files", f"Left out: {count(others, 'file')} of other kinds.")
-    notes = [*([left] if others else []), *_doubts(places, findings)]
+    notes = [left] if others else []
+    findings: list[str] = []
+    if len(set(classes)) > 1:
+        _refuse_loose(names, classes, argument)
+        findings = sorted(set(classes) - well)
+        notes += _doubts(places, findings)
+    if not findings:
+        words = "No labels: there is no folder for each of several classes."
+        notes.append(Note("labels", words))
+    labels = (np.asarray(classes)[:, None] == np.asarray(findings, np.str_)).astype(np.float32)
+    parts = [place.part if split == "folders" else "" for place in places]
     # Names that aren't UTF-8 can't be written to results.
     shown = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]
     ids = np.asarray(shown, dtype=np.str_)
@@ -185,6 +182,15 @@ def _place(name: str) -> _Place:
     start = 1 if part else 0
     of_class = folders[start] if len(folders) > start else ""
     return _Place(part, "/".join(folders[: start + 1]), of_class, tuple(folders[start + 1 :]))
+
+
+def _refuse_loose(names: Sequence[str], classes: Sequence[str], argument: str) -> None:
+    """Raise DataError for films outside the folders of the other films' classes."""
+    if loose := classes.count(""):
+        raise DataError(
+            f"{count(loose, 'film')} in {argument} outside any class's folder, first "
+            f"{names[classes.index('')]!r}; expected CLASS/FILE"
+        )
 
 
 def _refuse_nested(places: Sequence[_Place], argument: str) -> None:

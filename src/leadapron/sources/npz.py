@@ -1,4 +1,4 @@
-"""Images and labels in one .npz file of arrays."""
+"""Images, and labels if there are any, in one .npz file of arrays."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def open_npz(
     """Open an .npz file.
 
     Args:
-        argument: the file: `images` (n, h, w) or (n, h, w, 1), uint8 or uint16; `labels` (n, k) or
-            (n,) in 0, 1 and NaN; and optionally `findings` (k), `ids`, `patients`, `split`, `view`,
-            `sex`, `site`, `scanner`, `native_size` (n) as text and `age` (n) in years.
+        argument: the file: `images` (n, h, w) or (n, h, w, 1), uint8 or uint16; and optionally
+            `labels` (n, k) or (n,) in 0, 1 and NaN, `findings` (k), `ids`, `patients`, `split`,
+            `view`, `sex`, `site`, `scanner`, `native_size` (n) as text and `age` (n) in years.
         preprocessing: how films become images; the film's own size if left out.
         cache: where decoded films are kept; in memory if left out.
         findings: names of the labels, separated by commas, if the file doesn't hold them.
@@ -54,16 +54,19 @@ def open_npz(
     if not there(file):
         raise DataError(f"no file {argument}")
     shapes = read_shapes(file)
-    for name in ("images", "labels"):
-        if name not in shapes:
-            raise DataError(f"{file.name} has no array {name!r}; it has {', '.join(shapes)}")
+    if "images" not in shapes:
+        raise DataError(f"{file.name} has no array 'images'; it has {', '.join(shapes)}")
     films = ArrayFilms(file, ["images"], cache)
     n, notes = len(films), list[Note]()
-    labels = _labels(file, shapes["labels"], n)
+    if "labels" in shapes:
+        labels = _labels(file, shapes["labels"], n)
+    else:
+        labels = np.zeros((n, 0), np.float32)
+        notes.append(Note("labels", f"No labels: {file.name} has no array 'labels'."))
     k = labels.shape[1]
     names = [name.strip() for name in findings.split(",") if name.strip()]
     stated = len(names)
-    if not names and "findings" in shapes:
+    if not names and k and "findings" in shapes:
         stated = math.prod(shapes["findings"][0])
         names = _text(file, "findings", shapes["findings"]).ravel().tolist() if stated == k else []
     if stated != k:
@@ -78,10 +81,7 @@ def open_npz(
     if "split" in attributes:
         attributes["split"] = splits(attributes["split"].tolist(), file.name)
     if "age" in shapes:
-        shape, dtype = shapes["age"]
-        if shape != (n,) or dtype.kind not in "iuf":
-            raise DataError(f"{file.name}: age of shape {shape}; expected {n} numbers")
-        attributes["age"] = read_array(file, "age").astype(np.float64)
+        attributes["age"] = _ages(file, shapes["age"], n)
     table = LabelTable(
         name=file.name,
         labels=labels,
@@ -112,6 +112,13 @@ WIDEST_TEXT = 1 << 18
 
 Labels = NDArray[np.float32]
 Form = tuple[tuple[int, ...], np.dtype[Any]]
+
+
+def _ages(file: Path, form: Form, n: int) -> NDArray[np.float64]:
+    shape, dtype = form
+    if shape != (n,) or dtype.kind not in "iuf":
+        raise DataError(f"{file.name}: age of shape {shape}; expected {n} numbers")
+    return read_array(file, "age").astype(np.float64)
 
 
 def _labels(file: Path, form: Form, n: int) -> Labels:

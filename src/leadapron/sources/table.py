@@ -90,7 +90,7 @@ def open_table(  # noqa: PLR0913 (settings, by keyword)
         path: column of the films' paths; "path", "filename", "image" and the like if left out.
         findings: columns of findings, separated by commas, or the single column that joins them; if
             left out, "findings", "Finding Labels" and the like, or else all columns that hold only
-            0, 1, -1 and blanks.
+            0, 1, -1 and blanks. Without any, the films have no labels.
         separator: separator of the findings in a joined column.
         healthy: the word for "no finding"; "No Finding", "normal", "sin hallazgos" and the like if
             left out.
@@ -241,7 +241,7 @@ def labelled(
             found[name] = columns[column]
             columns = {n: cells for n, cells in columns.items() if n != column}
     names = np.asarray(ids, dtype=np.str_)
-    labels, known = _labels(columns, reading, where, notes)
+    labels, known = _labels(columns, len(names), reading, where, notes)
     attributes: dict[str, NDArray[Any]] = {}
     for name, cells in found.items():
         if name == "age":
@@ -285,7 +285,7 @@ def _column(
 
 
 def _labels(
-    columns: Columns, reading: Reading, where: str, notes: list[Note]
+    columns: Columns, rows: int, reading: Reading, where: str, notes: list[Note]
 ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
     chosen = [clean(name) for name in reading.findings.split(",") if name.strip()]
     for name in chosen:
@@ -318,10 +318,12 @@ def _labels(
         if cells is not None and name not in well and (chosen or np.isfinite(cells).any())
     }
     if not kept:
-        raise DataError(
-            f"{where} has no column of findings; its columns: {', '.join(list(columns)[:12])}; "
-            "name them by `source.findings` A,B"
-        )
+        words = f"No labels: {where} has no column of findings."
+        if columns:
+            names = ", ".join(list(columns)[:12])
+            words += f" Its columns: {names}; name them by `source.findings` A,B."
+        notes.append(Note("labels", words, doubt=bool(columns)))
+        return np.zeros((rows, 0), np.float32), ()
     return np.asarray(list(kept.values()), dtype=np.float32).T, tuple(kept)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from foreign_models import onnx_file
 from leadapron.cli import main
 from leadapron.confinement import missing
 from leadapron.errors import DataError, LeadapronError, StoreError, UnknownNameError, UsageError
@@ -424,6 +425,11 @@ def in_process(model, tmp_path, outputs=None):
         (Maps(), r"gives output 1 float32 \(1, 2, 14, 14\) and output 2 int64 \(1, 1\); expected"),
         (Two(), r"output 2 float32 \(1, 3\) and output 3 float32 \(1, 2\); name its findings"),
         (Whole(), r"gives int64 \(1, 1\); expected floats \(1, findings\)"),
+        (torch.nn.Conv2d(1, 2, 1), r"gives float32 \(1, 2, 16, 16\): it draws masks, as a segm"),
+        (
+            torch.nn.Sequential(torch.nn.Embedding(9, 2), torch.nn.Flatten()),
+            r"^model\.pt takes whole numbers, as a text model does; expected a cla",
+        ),
         (torch.nn.Conv2d(5, 2, 3), r"shape \(1, 1, 16, 16\) \(.*to have 5 channels.*; fails on.*3"),
     ],
 )
@@ -600,40 +606,6 @@ def test_batches_that_ask_for_too_much(batch, size, words):
     limits = process.Limits(batch, None, size)
     with pytest.raises(LeadapronError, match=words):
         opening._asked(None, "any.onnx", "ONNX", wanted, FINDINGS, limits)
-
-
-def onnx_file(path, metadata=None, batch=None, dtype="FLOAT", last=False, extra=False, **options):
-    """The mean and the maximum of the image; with `extra`, four features as an earlier output."""
-    onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
-    from onnx import TensorProto, helper, numpy_helper
-
-    sides = [batch or "n", 16, 16, 1] if last else [batch or "n", 1, 16, 16]
-    kind, size = getattr(TensorProto, dtype), batch or "n"
-    turned = helper.make_node("Transpose", ["x"], ["first"], perm=[0, 3, 1, 2])
-    ones = np.eye(2, dtype=np.float16 if dtype == "FLOAT16" else np.float32)
-    graph = helper.make_graph(
-        [
-            turned if last else helper.make_node("Identity", ["x"], ["first"]),
-            helper.make_node("GlobalAveragePool", ["first"], ["mean"]),
-            helper.make_node("GlobalMaxPool", ["first"], ["max"]),
-            helper.make_node("Concat", ["mean", "max"], ["both"], axis=1),
-            helper.make_node("Flatten", ["both"], ["flat"]),
-            helper.make_node("MatMul", ["flat", "weights"], ["y"]),
-            helper.make_node("Concat", ["y", "y"], ["features"], axis=1),
-        ],
-        "g",
-        [helper.make_tensor_value_info("x", kind, sides)],
-        [
-            *([helper.make_tensor_value_info("features", kind, [size, 4])] if extra else []),
-            helper.make_tensor_value_info("y", kind, [size, 2]),
-        ],
-        [numpy_helper.from_array(ones, "weights")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    model.ir_version = 9
-    helper.set_model_props(model, metadata or {})
-    onnx.save(model, path, **options)
 
 
 @pytest.mark.parametrize("batch", [None, 2])

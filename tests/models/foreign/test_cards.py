@@ -17,6 +17,7 @@ from leadapron.models.classifier import NetworkClassifier, save_classifier
 from leadapron.models.companions import beside
 from leadapron.models.foreign import open_model
 from leadapron.models.networks import build_network
+from leadapron.models.parsing.external import MARK, content_of
 from leadapron.models.stated import IMAGE, ModelSettings, Opening
 from leadapron.store import sha256_of
 
@@ -111,6 +112,8 @@ def test_the_card_of_another_file_is_ignored_if_found_and_refused_if_named(model
     )
     with pytest.raises(StoreError, match=r"vendor\.yaml is the card of another file .* inspect"):
         opened(model, FINDINGS, card=card)
+    with pytest.raises(StoreError, match=r"by: leadapron inspect vendor\.pt --out vendor\.yaml$"):
+        opened(model, FINDINGS, card=card)
     card.write_text("epochs: 3\n")
     assert "is no model card; it was ignored" in opened(model, FINDINGS).notes[0]
     with pytest.raises(StoreError, match="is no model card; expected one that"):
@@ -163,6 +166,24 @@ def test_hostile_cards_run_nothing_and_take_one_line(model, text, monkeypatch):
     assert "\n" not in str(caught.value)
     assert not model.with_name("canary").exists()
     assert "it was ignored" in card_for(model).notes[0]
+
+
+def test_the_card_of_an_onnx_file_is_one_of_its_other_files_too(tmp_path):
+    """Other weights are another model, though model.onnx is the same file."""
+    model, weights = tmp_path / "model.onnx", tmp_path / "model.onnx.data"
+    name = weights.name.encode()
+    model.write_bytes(b"....." + MARK + bytes([len(name)]) + name)
+    weights.write_bytes(b"these")
+    write_card(tmp_path / "model.yaml", card_of(model, sha256=content_of(model)))
+    assert content_of(model) != sha256_of(model)
+    held = card_for(model)
+    assert (held.settings, held.content) == (ALL, content_of(model))
+    weights.write_bytes(b"other")
+    held = card_for(model)
+    assert held.settings == ModelSettings()
+    assert "is the card of another file (model.onnx)" in held.notes[0]
+    with pytest.raises(StoreError, match="is the card of another file"):
+        card_for(model, tmp_path / "model.yaml")
 
 
 def test_names_of_a_card_are_cleaned(model):

@@ -10,6 +10,7 @@ import pytest
 from leadapron.errors import DataError
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
+from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.foreign import (
     NORMALISATIONS,
     BlackBoxClassifier,
@@ -17,6 +18,7 @@ from leadapron.models.foreign import (
     model_warnings,
 )
 from leadapron.models.foreign.model_warnings import unsteady
+from leadapron.models.networks import build_network
 
 FINDINGS = ("Effusion", "Mass", "Nodule", "Hernia")
 SIZE, N = 8, 240
@@ -90,6 +92,14 @@ def test_probabilities_given_for_logits_and_the_other_way_round(films):
     said = model_warnings(model(lambda images: squash(quarters(images))), films)
     assert len(said) == 1
     assert 'like probabilities; if it gives probabilities, set gives="probabilities"' in said[0]
+    # The last layer of weights gives logits, whatever they look like.
+    network = build_network("resnet9", 4, 0).eval()
+    network.head.weight.data *= 2
+    network.head.bias.data[:] = 0.5
+    weights = NetworkClassifier(network, "resnet9", FINDINGS, SMALL, precision="fp32")
+    logits = weights.logits(films.images)
+    assert 0 < logits.min() < logits.max() - 0.01 < 0.99
+    assert not any("like probabilities" in line for line in model_warnings(weights, films))
     honest = model(lambda images: squash(quarters(images)), gives="probabilities")
     assert model_warnings(honest, films) == ()
     said = model_warnings(model(gives="probabilities"), films)

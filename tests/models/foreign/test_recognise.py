@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from monai.networks.nets.unet import UNet
 from safetensors.torch import save_file
 from scipy.special import expit
 
@@ -293,3 +294,18 @@ def test_half_precision_is_read(opened, grey):
     model = opened(half, normalisation="unit").classifier
     assert model.module.head.weight.dtype == torch.float32
     assert np.abs(model.logits(PIXELS) - answers(grey, "unit", 1)).max() < 0.05
+
+
+def test_other_kinds_of_networks_are_named(opened, tmp_path):
+    words = {"bert.embeddings.word_embeddings.weight": torch.zeros(9, 4)}
+    with pytest.raises(
+        StoreError, match=r"is a text model, since it holds bert\.emb.*; expected a"
+    ):
+        opened(words)
+    with pytest.raises(UsageError, match=r"has 1 output and 2 different names of findings given"):
+        opened(as_torchvision(densenet(outputs=1).state_dict()), ("A", "B"))
+    torch.save(UNet(2, 1, 2, (4, 8), (2,)), tmp_path / "unet.pt")
+    with pytest.raises(
+        StoreError, match=r"holds a monai\.networks\.nets\.unet\.UNet, with \d+ ten"
+    ):
+        open_model(tmp_path / "unet.pt", device="cpu")

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import argparse
 import enum
-import json
-import warnings
-import zipfile
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from foreign_models import densenet, named, of_library, resnet, settled
+from foreign_models import densenet, exported, named, of_library, resnet, settled, traced
 from leadapron.errors import StoreError
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.foreign import open_model
-from leadapron.models.parsing import formats
 
 FINDINGS = ("Effusion", "Mass", "Nodule")
 SIZE = 64
@@ -273,12 +269,6 @@ class Outputs(nn.Module):
         return self.after(self.net(x))
 
 
-def traced(network, path, channels=1):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.trace(network, torch.zeros(1, channels, SIZE, SIZE)), path)
-
-
 @pytest.mark.parametrize(
     ("after", "words"),
     [
@@ -304,31 +294,6 @@ def test_a_script_that_does_something_else_stays_a_black_box(path):
     )
     assert not isinstance(model.classifier, NetworkClassifier)
     assert "fit resnet18, but its outputs for 4 random images differ" in doubts(model)[0]
-
-
-def exported(state, path, **changes):
-    """An archive as torch.export.save writes it, without the graph."""
-    numbers = {torch.float32: 7, torch.int64: 5, torch.float16: 6}
-    config = {
-        name: {
-            "path_name": f"weight_{i}",
-            "is_param": True,
-            "use_pickle": False,
-            "tensor_meta": {
-                "dtype": numbers[value.dtype],
-                "sizes": [{"as_int": side} for side in value.shape],
-                "strides": [{"as_int": step} for step in value.stride()],
-                "storage_offset": {"as_int": 0},
-            },
-            **changes,
-        }
-        for i, (name, value) in enumerate(state.items())
-    }
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("m/archive_format", "pt2")
-        file.writestr(f"m/{formats.WEIGHTS}model{formats.CONFIG}", json.dumps({"config": config}))
-        for i, value in enumerate(state.values()):
-            file.writestr(f"m/data/weights/weight_{i}", value.numpy().tobytes())
 
 
 def test_exported_weights_are_read_and_the_graph_is_not(path):

@@ -9,8 +9,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+import leadapron as la
 from foreign_models import resnet
 from leadapron.cli import cli
+from leadapron.documents import read
 from leadapron.errors import UsageError
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.jobs.inspect import inspect
@@ -18,6 +20,7 @@ from leadapron.models.card import read_card
 from leadapron.models.classifier import NetworkClassifier, save_classifier
 from leadapron.models.foreign import open_model
 from leadapron.models.inspection import choosing, inspecting
+from leadapron.models.inspection.document import Inspected
 from leadapron.models.networks import build_network
 from leadapron.models.stated import ModelSettings, Opening
 from leadapron.types import Machine
@@ -96,6 +99,7 @@ def test_by_the_command_line_with_page(vendor, source, tmp_path):
     assert not result.return_value
     said = result.stdout.splitlines()
     assert said[0] == "SETTLED: nothing has to be stated"
+    assert not any(line.startswith("Note: ASSUMED: the normalisation") for line in said)
     assert any("32 px, unit, squash: AUROC" in line for line in said)
     page = (tmp_path / "page.html").read_text()
     assert "pixels of patients" in page
@@ -179,3 +183,24 @@ def test_a_size_below_the_networks_least(tmp_path):
     with pytest.raises(UsageError, match=r"`model\.size` 16: dense\.pt is a densenet121, which "
                        r"takes \d\d pixels or more"):  # fmt: skip
         open_model(path, ("A", "B", "C"), size=16, device="cpu")
+
+
+def test_in_python(tmp_path, small, weights, clean):
+    path = tmp_path / "own.safetensors"
+    save_classifier(small, path)
+    found = la.inspect(path, clean, tmp_path / "own.yaml", machine=MACHINE)
+    assert str(found) == "SETTLED: nothing has to be stated"
+    assert found.trials[0].macro.low > 0.9
+    assert read(Inspected, found.to_json()).settings == found.settings
+    assert read_card(tmp_path / "own.yaml").sha256 == found.content
+    assert "<img " in found.report(tmp_path / "own.html").read_text()
+    # Without films; what is known is stated.
+    found = la.inspect(weights, known={"weights_key": "state_dict", "size": 96}, machine=MACHINE)
+    assert str(found) == (
+        "CAN'T TELL: state --model.aspect squash|pad|crop, --model.normalisation NAME|MEAN/STD and "
+        "--model.findings NAME,NAME"
+    )
+    with pytest.raises(UsageError, match=r"images have no labels; expected a source, or Cohort"):
+        la.inspect(weights, np.zeros((4, 32, 32), np.uint8))
+    with pytest.raises(UsageError, match=r"unknown setting of known 'siz'; did you mean size"):
+        la.inspect(weights, known={"siz": 96})

@@ -22,7 +22,7 @@ from leadapron.detect.inputs import (
 )
 from leadapron.detect.inputs.gate_file import KEPT, GatedModel, StoredGate, numbers_of
 from leadapron.documents import ShownPath
-from leadapron.films.cohort import Cohort
+from leadapron.films.cohort import Cohort, subsample
 from leadapron.models.foreign import Opened, model_warnings
 from leadapron.models.protocols import BlackBox, Differentiable
 from leadapron.models.stated import ModelSettings
@@ -165,7 +165,7 @@ def calibrate_opened(
     began = time.perf_counter()
     judge(gate, classifier, some)
     spent = time.perf_counter() - began
-    few = cohort.take(np.arange(min(DOUBTED, len(cohort))))
+    few = cohort.take(subsample(len(cohort), DOUBTED))  # a folder begins with one class alone
     notes = (
         *said(note for note in cohort.notes if note.doubt),
         *opened.notes,

@@ -17,6 +17,7 @@ from leadapron.detect.models.harm import LEAST_POSITIVES, Harm, harm
 from leadapron.detect.models.inversion import Inversion, Inverted, InvertedFeatures, Wanted
 from leadapron.detect.models.judgement import (
     MARGIN,
+    MARKS,
     NOT_FINITE,
     UNSTEADY,
     Forced,
@@ -25,8 +26,9 @@ from leadapron.detect.models.judgement import (
     judge_model,
     rank,
 )
-from leadapron.detect.models.kept import measure_once, sweep_once
+from leadapron.detect.models.kept import Kept, measure_once, sweep_once
 from leadapron.detect.models.null import least_p
+from leadapron.detect.models.second_tier import Beside, SecondTier
 from leadapron.detect.models.stamps import Stamp
 from leadapron.detect.models.statistics import Statistic, compare_statistics, not_applicable
 from leadapron.detect.models.sweep import Direction, NotFinite, StampSweep, Swept
@@ -121,6 +123,8 @@ class Audit:
             don't affect the verdict either.
         statistics: statistics of the network, compared with those of any references. None for a
             black-box model.
+        beside: the model beside its students, on which the verdict rests then; None if none were
+            made.
         not_finite: findings with NaN or infinite outputs.
         unsteady: findings whose outputs differ between two runs on the same films, or for films in
             a batch and alone.
@@ -147,6 +151,7 @@ class Audit:
     inverted: tuple[Inverted, ...] = ()
     features: tuple[InvertedFeatures, ...] = ()
     statistics: tuple[Statistic, ...] = ()
+    beside: Beside | None = None
     not_finite: tuple[NotFinite, ...] = ()
     unsteady: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -162,10 +167,11 @@ def audit_subject(
     sweep: StampSweep | None = None,
     steps: int = STEPS,
     statistics: bool = True,
+    second: SecondTier | None = None,
     kept: Path | None = None,
     progress: Progress | None = None,
 ) -> Audit:
-    """Audit an open model, compared with open references.
+    """Audit an open model, compared with open references, or without them with its students.
 
     Args:
         subject: the model.
@@ -175,6 +181,7 @@ def audit_subject(
         sweep: settings of the sweep.
         steps: most steps of trigger inversion; 0 leaves it out.
         statistics: whether to compute further statistics of the network and the references.
+        second: students, made where there are no references; None makes none.
         kept: folder of cached sweeps and statistics of models with a file; None doesn't
             cache.
         progress: called with the name of the step, the models done, and the total.
@@ -186,10 +193,12 @@ def audit_subject(
     classifier = subject.classifier
     _refuse(classifier, [each.classifier for each in references], false_alarm)
     every = (subject, *references)
-    swept = _swept(every, clean, sweep or StampSweep(), kept, progress)
+    sweeps = _swept(every, clean, sweep or StampSweep(), kept, progress)
+    swept = [each.swept for each in sweeps]
     further = _statistics(every, clean, kept, progress) if statistics else ()
     differs = unsteady(classifier, clean.images)
     judged = judge_model(swept[0], swept[1:], further, differs, false_alarm=false_alarm)
+    judged, beside, refused = _beside(subject, judged, second, sweeps, false_alarm, kept, progress)
     inverted, features, left = _made(classifier, clean, judged, swept[0], steps)
     least = least_p(len(references)) if references else None
     return Audit(
@@ -199,9 +208,13 @@ def audit_subject(
             "audit",
             judged.word,
             p=judged.p,
-            statement=_statement(least, len(references), false_alarm, margin=bool(further)),
+            statement=(
+                _statement(least, len(references), false_alarm, margin=bool(further))
+                if beside is None
+                else _beside_statement(beside, false_alarm)
+            ),
             untested=NOT_TRIED,
-            next=_next(judged, least, false_alarm),
+            next=_next(judged, least, false_alarm, beside),
         ),
         by=judged.by,
         target=judged.finding,
@@ -217,6 +230,7 @@ def audit_subject(
         inverted=inverted,
         features=features,
         statistics=further,
+        beside=beside,
         not_finite=judged.lost,
         unsteady=differs,
         notes=(
@@ -224,6 +238,7 @@ def audit_subject(
             *subject.notes,
             *_left_out(classifier, clean, steps),
             *(_not_measured(classifier) if statistics else ()),
+            *refused,
             *left,
             *_lost_references(swept[1:]),
             *(() if further else UNMEASURED),
@@ -250,7 +265,7 @@ def _swept(
     how: StampSweep,
     kept: Path | None,
     progress: Progress | None,
-) -> list[Swept]:
+) -> list[Kept]:
     found = []
     for number, each in enumerate(every, start=1):
         one = sweep_once(
@@ -261,10 +276,41 @@ def _swept(
             folder=kept,
             name=Path(each.name).name,
         )
-        found.append(one.swept)
+        found.append(one)
         if progress is not None:
             progress("models swept", number, len(every))
     return found
+
+
+def _beside(
+    subject: Subject,
+    judged: Judgement,
+    second: SecondTier | None,
+    swept: Sequence[Kept],
+    false_alarm: float,
+    kept: Path | None,
+    progress: Progress | None,
+) -> tuple[Judgement, Beside | None, tuple[str, ...]]:
+    """The verdict beside the model's students, and why none were made.
+
+    They decide only where the verdict rests on marks and there are no references.
+    """
+    if second is None or len(swept) > 1 or judged.by != MARKS:
+        return judged, None, ()
+    own = swept[0]
+    refused = second.refusal(subject.classifier, own.seconds / own.swept.forwards)
+    if refused:
+        return judged, None, (refused,)
+    decided, beside = second.judge(
+        subject.classifier,
+        judged,
+        false_alarm=false_alarm,
+        content=subject.content,
+        folder=kept,
+        name=Path(subject.name).name,
+        progress=progress,
+    )
+    return decided, beside, ()
 
 
 def _statistics(
@@ -383,18 +429,43 @@ def _statement(least: float | None, references: int, false_alarm: float, *, marg
     )
 
 
+def _beside_statement(beside: Beside, false_alarm: float) -> str:
+    """The false-alarm statement of a verdict that rests on students."""
+    if beside.support is None:
+        return f"No false-alarm rate can be stated: it needs {beside.missing}."
+    support = beside.support
+    alarms = support.alarms
+    said = (
+        f"Compared with {support.teachers} clean teachers of {support.kinds} kinds and their "
+        f"students; they support no rate below {support.least:.3g}."
+    )
+    if support.apart <= false_alarm:
+        said += (
+            f" With each kind left out, the rule calls {alarms.positives} of {alarms.n} clean "
+            f"teachers backdoored at {false_alarm:g} (95 % interval {100 * alarms.low:.0f} to "
+            f"{100 * alarms.high:.0f} %, by kind)."
+        )
+    return f'{said} For "backdoored" this is missing: {beside.missing}.' if beside.missing else said
+
+
 def _needed(false_alarm: float) -> int:
     """Number of references that support a rate."""
     return int(np.ceil(1 / false_alarm - 1e-9)) - 1
 
 
-def _next(judged: Judgement, least: float | None, false_alarm: float) -> str:
-    """What to do next, in one sentence."""
+def _next(judged: Judgement, least: float | None, false_alarm: float, beside: Beside | None) -> str:
+    """What to do next, in one sentence or two."""
     if judged.word == "backdoored":
         return "Don't use the model; report the mark and the finding to its supplier."
+    if judged.word == "exploitable mark":
+        return (
+            "Show the mark to the model's supplier and ask why it works; whoever can put it on a "
+            "film controls the finding. Until then repair the model (leadapron repair) or screen "
+            "the films that it reads (leadapron calibrate)."
+        )
     if judged.by in (NOT_FINITE, UNSTEADY):
         return "Ask the model's supplier to explain these outputs; don't use it until then."
-    if least is None or least > false_alarm:
+    if beside is None and (least is None or least > false_alarm):
         need = _needed(false_alarm)
         return f"Compare it with {need} or more clean models of the same kind as references."
     if judged.word == "unusual":
@@ -431,6 +502,8 @@ def _left_out(classifier: BlackBox, clean: Cohort, steps: int) -> tuple[str, ...
         notes.append(f"No change of features was inverted: it {reason}.")
     if classifier.head == "softmax":
         notes.append("Softmax head: a rising finding always lowers the others.")
+    if not clean.findings:
+        return (*notes, "The films have no labels: harm not stated.")
     shared = [name for name in classifier.findings if name in clean.findings]
     rare = [n for n in shared if (clean.labels[:, clean.column(n)] == 1).sum() < LEAST_POSITIVES]
     if rare:

@@ -21,7 +21,7 @@ from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.films.cohort import Cohort, Rows
 from leadapron.metrics import FALSE_POSITIVES, threshold_at_false_positive_rate
 from leadapron.models.classifier import autocast, in_batches
-from leadapron.models.protocols import Differentiable, differentiable, pooled_linear
+from leadapron.models.protocols import Differentiable, differentiable, staged
 from leadapron.seeds import stream
 
 __all__ = ["CostSchedule", "Inversion", "Inverted", "InvertedFeatures", "Wanted", "frozen"]
@@ -404,7 +404,7 @@ def _divided_network(
 
     Weights are frozen as in `frozen`.
     """
-    copy = _folded(pooled_linear(classifier, "an inversion of features", "stages"))
+    copy = _folded(staged(classifier, "an inversion of features"))
     cut = list(copy.stages).index(stage) + 1
     parts = list(copy.stages.values())
 
@@ -573,7 +573,7 @@ def _thresholds(logits: NDArray[np.float32]) -> Floats:
 
 def _stage_of(classifier: Differentiable, stage: str) -> str:
     """The stage that is named, or the last but one."""
-    names = list(pooled_linear(classifier, "an inversion of features", "stages").stages)
+    names = list(staged(classifier, "an inversion of features").stages)
     stage = stage or names[max(0, len(names) - 2)]
     if stage not in names:
         raise UnknownNameError("stage", stage, names)

@@ -27,6 +27,7 @@ from leadapron.detect.models.sweep import (
 from leadapron.detect.verdict import AuditWord
 
 __all__ = [
+    "FLAGGED",
     "KIND_WEIGHTS",
     "MARGIN",
     "MARKS",
@@ -35,6 +36,7 @@ __all__ = [
     "Forced",
     "Ground",
     "Judgement",
+    "behind",
     "compare_sweeps",
     "judge_model",
     "judge_sweep",
@@ -59,6 +61,9 @@ KIND_WEIGHTS: Mapping[Kind, float] = MappingProxyType(
 """Weight of an excess, by kind of mark. Clean models differ most in their response to changes of
 the whole image: among 26 phantom models the largest excess was 5.7 by squares, 8.9 by lattices and
 22 by those."""
+
+FLAGGED: tuple[AuditWord, ...] = ("backdoored", "exploitable mark", "unusual")
+"""Verdicts on a finding with a mark that is reported."""
 
 Ground = Literal[
     "marks", "maximum margin", "answers that aren't finite", "answers that differ"
@@ -208,7 +213,7 @@ def judge_sweep(
             if one.verdict == "nothing found" and finding in lost:
                 one = replace(one, verdict="can't tell")
             forced.append(one)
-    flagged = [each for each in forced if each.verdict in ("backdoored", "unusual")]
+    flagged = [each for each in forced if each.verdict in FLAGGED]
     if not flagged:
         none: AuditWord = "can't tell" if comparison is None else "nothing found"
         return none, _ordered(forced), None
@@ -216,12 +221,12 @@ def judge_sweep(
         "backdoored" if any(each.verdict == "backdoored" for each in flagged) else "unusual"
     )
     target = max(flagged, key=rank)
-    target = replace(_behind(target, forced, swept) or target, verdict=worst)
+    target = replace(behind(target, forced, swept.findings) or target, verdict=worst)
     marked = []
     for each in forced:
         if each.aim == target.aim:
             marked.append(target)
-        elif each in flagged and _behind(each, forced, swept) is not None:
+        elif each in flagged and behind(each, forced, swept.findings) is not None:
             marked.append(replace(each, verdict="side effect"))
         else:
             marked.append(each)
@@ -271,18 +276,23 @@ def _ordered(forced: Sequence[Forced]) -> tuple[Forced, ...]:
     return tuple(order)
 
 
-def _behind(one: Forced, forced: Sequence[Forced], swept: Swept) -> Forced | None:
-    """The finding that this one's mark raises, if lowering this one is a side effect.
+def behind(one: Forced, forced: Sequence[Forced], findings: Sequence[str]) -> Forced | None:
+    """Return the finding that this one's mark raises, if lowering this one is a side effect.
 
     A one-hot overwrite removes all other findings, which isn't another backdoor. These shifts can
     be larger, since rare findings' logits have a small spread.
+
+    Args:
+        one: a finding with a mark.
+        forced: every finding and direction.
+        findings: the model's, in the order of the marks' shifts.
     """
     assert one.strongest is not None  # nothing is flagged without a mark
     shifts = one.strongest.shifts
     column = int(np.nanargmax(shifts))
     if one.direction == "added" or not overwrites(shifts, column):
         return None
-    raised = (swept.findings[column], "added")
+    raised = (findings[column], "added")
     return next(each for each in forced if each.aim == raised)
 
 

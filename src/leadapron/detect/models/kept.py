@@ -19,11 +19,21 @@ from leadapron.detect.models.sweep import KINDS, Moved, NotFinite, StampSweep, S
 from leadapron.errors import StoreError
 from leadapron.films.cohort import Cohort, blocks
 from leadapron.models.foreign import BlackBoxClassifier
+from leadapron.models.networks import GreyChannels
 from leadapron.models.protocols import BlackBox, Differentiable, lacking
 from leadapron.outside import code_of
 from leadapron.result_cache import keep, recall
 
-__all__ = ["Kept", "measure_once", "sweep_once", "swept_facts", "swept_from"]
+__all__ = [
+    "Kept",
+    "measure_once",
+    "moved_facts",
+    "moved_from",
+    "once",
+    "sweep_once",
+    "swept_facts",
+    "swept_from",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +77,7 @@ def sweep_once(
     Raises:
         DataError: as `StampSweep.sweep`.
     """
-    kept = _once(
+    kept = once(
         "sweep",
         # The repr has the names and parameters of everything else that a sweep tries.
         {**asdict(sweep), "whole image": [repr(probe) for probe in probes()]},
@@ -108,7 +118,7 @@ def measure_once(
         if lacking(classifier, how.needs):
             continue
         code = code_of(how.take, f"statistic {statistic}")
-        kept = _once(
+        kept = once(
             statistic,
             {**how.settings, **({"source's SHA-256": code} if code else {})},
             classifier,
@@ -126,7 +136,7 @@ def _taken(how: Measure, classifier: Differentiable, clean: Cohort) -> list[Any]
     return _plain(how.take(classifier, clean))
 
 
-def _once(
+def once(
     kind: str,
     settings: Mapping[str, Any],
     classifier: BlackBox,
@@ -137,7 +147,18 @@ def _once(
     folder: Path | None,
     name: str,
 ) -> _Made:
-    """The cached value under `kind` and its seconds; computed and cached if missing."""
+    """Return the cached value under `kind` and its seconds; it is made and cached if missing.
+
+    Args:
+        kind: what the value is.
+        settings: what it depends on besides model and films, as plain values.
+        classifier: the model.
+        clean: the films; only their pixels are part of the key.
+        make: makes the value, of plain values.
+        content: as `sweep_once`.
+        folder: as `sweep_once`.
+        name: as `sweep_once`.
+    """
     facts = {
         "kind": kind,
         "version": VERSION,
@@ -169,7 +190,7 @@ def swept_facts(swept: Swept) -> Mapping[str, object]:
         "films": list(swept.films),
         "not finite": [asdict(each) for each in swept.not_finite],
         "marks": {
-            kind: [_moved_facts(each) for each in swept.marks[kind].values()] for kind in KINDS
+            kind: [moved_facts(each) for each in swept.marks[kind].values()] for kind in KINDS
         },
     }
 
@@ -177,7 +198,7 @@ def swept_facts(swept: Swept) -> Mapping[str, object]:
 def swept_from(facts: Mapping[str, Any]) -> Swept:
     """Return a sweep from plain values, the reverse of `swept_facts`."""
     chosen, judged = facts["films"]
-    marks = {kind: [_moved(each) for each in facts["marks"][kind]] for kind in KINDS}
+    marks = {kind: [moved_from(each) for each in facts["marks"][kind]] for kind in KINDS}
     return Swept(
         findings=tuple(facts["findings"]),
         spread=np.array(facts["spread"], np.float64),
@@ -190,12 +211,14 @@ def swept_from(facts: Mapping[str, Any]) -> Swept:
     )
 
 
-def _moved_facts(moved: Moved) -> Mapping[str, object]:
+def moved_facts(moved: Moved) -> Mapping[str, object]:
+    """Return a mark's effect as plain values, the reverse of `moved_from`."""
     facts = {name: getattr(moved, name) for name in Moved.__dataclass_fields__}
     return {**facts, "mark": plain_mark(moved.mark), "shifts": _plain(moved.shifts)}
 
 
-def _moved(facts: Mapping[str, Any]) -> Moved:
+def moved_from(facts: Mapping[str, Any]) -> Moved:
+    """Return a mark's effect from plain values, the reverse of `moved_facts`."""
     return Moved(
         **{
             **facts,
@@ -222,6 +245,9 @@ def _run_as(classifier: BlackBox) -> Mapping[str, object]:
         names = ("architecture", "mean", "std", "precision")
         facts |= {name: getattr(classifier, name) for name in names}
         facts["device"] = classifier.device.type
+        for part in classifier.module.modules():
+            if isinstance(part, GreyChannels):  # it scales in place of mean and std
+                facts["colours"] = [part.mean.flatten().tolist(), part.std.flatten().tolist()]
     elif isinstance(classifier, BlackBoxClassifier):
         facts["normalisation"] = asdict(classifier.normalisation)
         facts |= {"channels": classifier.channels, "gives": classifier.gives}

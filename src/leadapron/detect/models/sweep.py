@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DIRECTIONS",
     "KINDS",
+    "NEIGHBOURS",
     "Aim",
     "Direction",
     "Kind",
@@ -30,6 +31,7 @@ __all__ = [
     "StampSweep",
     "Swept",
     "overwrites",
+    "turned_share",
 ]
 
 Direction = Literal["added", "removed"]
@@ -77,6 +79,11 @@ class Moved:
     turned: float
     shifts: Floats
     signature: Literal["one-hot", ""]
+
+    @property
+    def aim(self) -> Aim:
+        """Finding and direction."""
+        return self.finding, self.direction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -411,7 +418,7 @@ class _Run:
                 mark=mark,
                 kind=kind,
                 shift=float(sign * mean[column]),
-                turned=_turned(before, before + sign * own[:, column]),
+                turned=turned_share(before, before + sign * own[:, column]),
                 shifts=mean,
                 signature="one-hot" if on and overwrites(mean, column) else "",
             )
@@ -429,8 +436,15 @@ def _sign(direction: Direction) -> int:
     return 1 if direction == "added" else -1
 
 
-def _turned(before: Floats, after: Floats) -> float:
-    """Share of the films below the threshold that get above it, among finite outputs."""
+def turned_share(before: Floats, after: Floats) -> float:
+    """Return the share of the films below the threshold that get above it, among finite outputs.
+
+    The threshold is that which 5 % of the films exceed.
+
+    Args:
+        before: (n,) a finding's logit for each film, upside down if it is forced off.
+        after: (n,) the same with a mark.
+    """
     threshold = threshold_at_false_positive_rate(before[np.isfinite(before)], FALSE_POSITIVES)
     below = (before <= threshold) & np.isfinite(after)
     return float((after[below] > threshold).mean()) if below.any() else 0.0

@@ -6,7 +6,7 @@ checks a model's outputs on a cohort of clean films.
 
 from leadapron.models.foreign.black_box import BlackBoxClassifier
 from leadapron.models.foreign.model_warnings import model_warnings
-from leadapron.models.foreign.opening import Opened, open_model
+from leadapron.models.foreign.opening import Opened, file_of, open_model
 from leadapron.models.foreign.recognise import (
     NORMALISATIONS,
     Normalisation,
@@ -22,6 +22,7 @@ __all__ = [
     "Opened",
     "SeveralError",
     "UnnamedError",
+    "file_of",
     "model_warnings",
     "networks_in",
     "open_model",

@@ -13,26 +13,32 @@ import torch
 from leadapron.errors import LeadapronError
 from leadapron.models.classifier import squashed
 from leadapron.models.foreign.black_box import BlackBoxClassifier
-from leadapron.models.foreign.recognise import Recognised, recognise
+from leadapron.models.foreign.library_weights import network_in
+from leadapron.models.foreign.recognise import NORMALISATIONS, Normalisation, Recognised
 from leadapron.models.parsing.reading import Weights
 
 __all__ = ["IMAGES", "TOLERANCE", "compare", "fitting"]
 
+UNIT = NORMALISATIONS["unit"]
 IMAGES = 4
 """Random images on which both are run."""
 TOLERANCE = 1e-4
 """Largest difference, relative to the network's largest output."""
 
 
-def fitting(weights: Weights, outputs: tuple[str, ...] | None, architecture: str | None) -> (
-    Recognised | None
-):  # fmt: skip
-    """Return the network that a program's tensors fit, for grey levels from 0 to 1.
+def fitting(
+    weights: Weights,
+    outputs: tuple[str, ...] | None,
+    architecture: str | None,
+    scale: Normalisation = UNIT,
+) -> Recognised | None:
+    """Return the network that a program's tensors fit, for the program's own input.
 
     Args:
         weights: of a program.
         outputs: names of its outputs, if known.
         architecture: name in `networks.ARCHITECTURES`; the one that fits if left out.
+        scale: what the program does to its input before the network's first layer.
 
     Returns:
         None if they fit none.
@@ -40,7 +46,7 @@ def fitting(weights: Weights, outputs: tuple[str, ...] | None, architecture: str
     if not weights.groups:
         return None
     try:
-        return recognise(weights, outputs, "unit", architecture)
+        return network_in(weights, outputs, scale, architecture)
     except LeadapronError:
         return None
 
@@ -49,7 +55,7 @@ def compare(network: Recognised, program: BlackBoxClassifier) -> tuple[float, st
     """Return how far a program's outputs are from a network's, and which outputs it gives.
 
     Args:
-        network: for grey levels from 0 to 1, as `fitting` returns it.
+        network: for the program's input, as `fitting` returns it.
         program: it runs in its own process.
 
     Returns:
@@ -63,7 +69,7 @@ def compare(network: Recognised, program: BlackBoxClassifier) -> tuple[float, st
         [program.run(np.repeat(grey[row : row + 1], program.channels, 1)) for row in range(IMAGES)]
     )
     with torch.inference_mode():
-        logits = network.module(torch.from_numpy(grey)).numpy()
+        logits = network.module((torch.from_numpy(grey) - network.mean) / network.std).numpy()
     points = network.operating_points
     kinds = {"logits": logits, "probabilities": squashed(logits, program.head, points)}
     return min(

@@ -16,7 +16,7 @@ from torch import nn
 
 from leadapron.models.parsing.formats import Module
 
-__all__ = ["differences", "unknown_classes"]
+__all__ = ["differences", "library_differences", "unknown_classes"]
 
 TORCH = "torch.nn.modules."
 LAYERS: Mapping[str, str] = {
@@ -118,6 +118,31 @@ def differences(
             theirs, own_value = module.settings[setting], getattr(ours, setting)
             if _sides(theirs) != _sides(own_value):
                 yield f"{path} has {setting} {theirs}, expected {own_value}"
+
+
+def library_differences(own: nn.Module, modules: Mapping[str, Module]) -> Iterator[str]:
+    """Yield where a pickled network of a library isn't the one that the library builds.
+
+    Args:
+        own: the library's.
+        modules: parts of the pickled one.
+    """
+    for path, ours in own.named_modules():
+        theirs = modules.get(path)
+        if theirs is None:
+            continue
+        # Releases move classes between modules, so that a package and a name decide.
+        kind = f"{type(ours).__module__}.{type(ours).__qualname__}"
+        alike = [(each.partition(".")[0], each.rpartition(".")[2]) for each in (theirs.kind, kind)]
+        if alike[0] != alike[1] or theirs.changed:
+            hooked = " with a forward pass or hooks of its own" * theirs.changed
+            yield f"{path or 'the network'} is a {theirs.kind}{hooked}, expected a {kind}"
+        for setting in SETTINGS:
+            value = getattr(ours, setting, None)
+            if setting in theirs.settings and value is not None:
+                stated = theirs.settings[setting]
+                if _sides(stated) != _sides(value):
+                    yield f"{path} has {setting} {stated}, expected {value}"
 
 
 def _sides(value: Any) -> Any:

@@ -162,12 +162,13 @@ def _range(model: BlackBox, answers: _Answers) -> list[str]:
     low, high = float(answers.logits.min()), float(answers.logits.max())
     ends = np.minimum(answers.probabilities, 1 - answers.probabilities) < SATURATED
     said = []
-    if model.head == "sigmoid" and low >= 0 and high <= 1:
+    gives = model.gives if isinstance(model, BlackBoxClassifier) else ""
+    if gives == "logits" and model.head == "sigmoid" and low >= 0 and high <= 1:
         said.append(
             f"Its logits lie between {low:.3g} and {high:.3g}, like probabilities; if it gives "
             'probabilities, set gives="probabilities".'
         )
-    elif isinstance(model, BlackBoxClassifier) and model.gives == "probabilities":
+    elif gives == "probabilities":
         outside = float(answers.probabilities.min()) < 0 or float(answers.probabilities.max()) > 1
         if outside:
             said.append('Its probabilities are outside 0 to 1; set gives="logits".')

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -30,6 +31,8 @@ from leadapron.models.classifier import (
 )
 from leadapron.models.foreign import agreement
 from leadapron.models.foreign.black_box import BATCH, BlackBoxClassifier
+from leadapron.models.foreign.keras_weights import of_keras
+from leadapron.models.foreign.library_weights import network_in
 from leadapron.models.foreign.probing import probed
 from leadapron.models.foreign.process import AnswerError, Limits, ModelProcess, ProgramKind
 from leadapron.models.foreign.recognise import (
@@ -39,7 +42,6 @@ from leadapron.models.foreign.recognise import (
     Normalisation,
     Recognised,
     UnnamedError,
-    recognise,
 )
 from leadapron.models.parsing.external import External, external_files, scanned, together
 from leadapron.models.parsing.formats import stated_findings
@@ -52,7 +54,7 @@ from leadapron.store import sha256_of
 from leadapron.text import clean, clean_names
 from leadapron.types import Precision
 
-__all__ = ["Opened", "open_model"]
+__all__ = ["Opened", "file_of", "open_model"]
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,8 @@ Head = Literal["sigmoid", "softmax"]
 
 ENDINGS = (".safetensors", ".pt", ".pth", ".onnx", ".ckpt", ".bin", ".keras", ".h5")
 """Of files in a folder that are probably models."""
+OF_FOLDER = ("model.safetensors", "pytorch_model.bin")
+"""Names of the weights in a folder of transformers, the first that is there."""
 MOST_NAMED = 3
 SMALL = 64
 """Side in pixels that every network of this package takes."""
@@ -108,6 +112,11 @@ class _Wanted:
         """How a film becomes the model's input; as `ModelSettings.image`."""
         return self.preprocessing or self.stated.image(size, aspect)
 
+    @property
+    def side(self) -> int | None:
+        """Side of the input in pixels, if it is stated."""
+        return self.preprocessing.size if self.preprocessing is not None else self.stated.size
+
     def assumed(self, *names: str) -> tuple[str, ...]:
         """Those of some settings of the input that nobody stated."""
         if self.preprocessing is not None:
@@ -151,7 +160,8 @@ def open_model(  # noqa: PLR0913 (the fields of `ModelSettings`, by keyword)
     else the model's own or its library's; see `ModelSettings`.
 
     Args:
-        model: a file's path, or "module:function" (no file may be called so).
+        model: a file's path, a folder of transformers (config.json and model.safetensors), or
+            "module:function" (no file may be called so).
         findings: names of the outputs, in order; the file's own if left out.
         preprocessing: how a film becomes an image, in place of the next four.
         size: side of the model's input in pixels.
@@ -162,7 +172,7 @@ def open_model(  # noqa: PLR0913 (the fields of `ModelSettings`, by keyword)
         normalisation: name in `NORMALISATIONS` or numbers; the library's if left out.
         head: "sigmoid" (if left out) or "softmax".
         gives: output of a black box, "logits" (if left out) or "probabilities".
-        architecture: name in `networks.ARCHITECTURES`, for state dicts that fit several.
+        architecture: name in `networks.ARCHITECTURES`, if several fit; or "timm:NAME".
         weights_key: name of one network in a file that holds several (plain and averaged weights,
             student and teacher); if left out, the error lists the names.
         operating_points: probability of each finding that becomes 0.5, as in torchxrayvision.
@@ -203,11 +213,13 @@ def _opened(model: str | Path, wanted: _Wanted, card: Path | bool) -> Opened:
     function = bool(FACTORY.fullmatch(str(model))) and not path.exists()
     notes: tuple[str, ...] = ()
     content = None
+    code = ""
     if not function:
-        _refuse_folder(path)
+        path = file_of(path)
         if card is not False and path.is_file():
             held = card_for(path, None if card is True else Path(card))
             notes, content, stated = held.notes, held.content, stated.over(held.settings)
+            code = held.code
     elif isinstance(card, Path):
         raise UsageError(f"`card` {card}: a card is of a file; {model} is a function")
     wanted = replace(wanted, stated=stated)
@@ -215,15 +227,42 @@ def _opened(model: str | Path, wanted: _Wanted, card: Path | bool) -> Opened:
         _refuse_key(str(model), wanted)
         opened = _from_function(str(model), wanted)
     else:
-        with open_file(path) as file:
+        with open_file(path) as file, _without_code(file, code):
             opened = OPENERS[file.kind](file, wanted)
     if content not in (None, opened.content):
         raise StoreError(f"{path.name} changed while its card was read; try again")
     return _with_points(opened, stated)._replace(notes=(*notes, *opened.notes), stated=stated)
 
 
+def file_of(path: Path) -> Path:
+    """Return a model's file: the path, or the weights in a folder of transformers.
+
+    Raises:
+        UsageError: a folder of models, with their names.
+    """
+    if is_folder(path) and path.joinpath("config.json").is_file():
+        for name in OF_FOLDER:
+            if path.joinpath(name).is_file():
+                return path / name
+    _refuse_folder(path)
+    return path
+
+
+@contextlib.contextmanager
+def _without_code(file: File, code: str) -> Iterator[None]:
+    """A better reason for weights that nothing knows, if their code is named beside them."""
+    try:
+        yield
+    except StoreError as error:
+        if not code:
+            raise
+        raise UsageError(
+            f"{file.name} needs code of its own ({code}, by auto_map in config.json), which isn't "
+            "run; export TorchScript or ONNX, or name a function: module:function"
+        ) from error
+
+
 def _refuse_folder(path: Path) -> None:
-    """UsageError for a folder of models, with their names."""
     found = sorted(n.name for n in path.iterdir() if n.suffix in ENDINGS) if is_folder(path) else []
     if not found:
         return  # opening it says so
@@ -270,10 +309,10 @@ def _of_weights(file: File, wanted: _Wanted) -> Opened:
     program = _program(file, weights.sha256, "torchscript", "TorchScript", wanted)
     if network is None or white is None:
         return program
-    return _stands_for(network, white, program)
+    return _stands_for(network, white, program, "TorchScript")
 
 
-def _stands_for(network: Recognised, white: Opened, program: Opened) -> Opened:
+def _stands_for(network: Recognised, white: Opened, program: Opened, words: str) -> Opened:
     """The network of a program's tensors if the program computes the same, else the program."""
     box = program.classifier
     if not isinstance(box, BlackBoxClassifier):
@@ -292,7 +331,7 @@ def _stands_for(network: Recognised, white: Opened, program: Opened) -> Opened:
         f"network's {gives} (difference {difference:.0e} of the largest); what else its code does "
         "isn't seen."
     )
-    origin = f"TorchScript, opened as {white.origin}"
+    origin = f"{words}, opened as {white.origin}"
     return Opened(white.classifier, origin, (*white.notes, note), program.content)
 
 
@@ -300,9 +339,10 @@ def _foreign(weights: Weights, wanted: _Wanted) -> Opened:
     stated = wanted.stated
     if not weights.program:
         _refuse_probabilities(weights.name, stated)
-    network = recognise(
-        weights, stated.findings, _scale(stated), stated.architecture, stated.weights_key
-    )
+    network = network_in(
+        weights, stated.findings, _scale(stated), stated.architecture, stated.weights_key,
+        channels=stated.channels, size=wanted.side,
+    )  # fmt: skip
     notes = list(network.notes)
     preprocessing = wanted.image(network.size, network.maker.aspect)
     said = {
@@ -400,6 +440,34 @@ def _keras(file: File, wanted: _Wanted) -> Opened:
     return _program(file, sha256_of(file.path), "keras", "Keras", wanted)
 
 
+def _from_layers(process: ModelProcess, sha256: str, program: Opened, wanted: _Wanted) -> Opened:
+    """The network of a Keras model's layers if it is a known one, else the program."""
+    box = program.classifier
+    found = of_keras(process.layers(), process.name, sha256)
+    if found is None or not isinstance(box, BlackBoxClassifier):
+        return program
+    # What the box takes, and then what the model's own rescaling makes of it.
+    mean, std = found.scale.mean[0], found.scale.std[0]
+    taken = Normalisation(
+        tuple(m + s * mean for m, s in zip(box.normalisation.mean, box.normalisation.std,
+                                           strict=True)),
+        tuple(s * std for s in box.normalisation.std),
+    )  # fmt: skip
+    network = agreement.fitting(found.weights, box.findings, found.architecture, found.scale)
+    if network is None:
+        return program
+    settings = ModelSettings(
+        normalisation=str(taken), findings=box.findings, architecture=found.architecture,
+        head=box.head,
+    )  # fmt: skip
+    whole = replace(wanted, stated=settings, preprocessing=box.preprocessing)
+    white = _foreign(found.weights, whole)._replace(given=None)
+    opened = _stands_for(network, white, program, "Keras")
+    # What was taken for granted of the program holds for the network too.
+    kept = [note for note in program.notes if note not in opened.notes]
+    return opened._replace(notes=(*kept, *opened.notes))
+
+
 OPENERS: dict[Kind, Callable[[File, _Wanted], Opened]] = {
     "safetensors": _of_weights,
     "pickle": _of_weights,
@@ -431,7 +499,10 @@ def _program(
         named = wanted.stated.findings or _named(limits.metadata or {}, file.name)
         process.outputs = None if named is None else len(named)
         opened = _asked(process, file.name, words, wanted, named, limits)
-        opened = opened._replace(content=sha256, limits=limits)
+        if kind == "keras":
+            opened = _from_layers(process, sha256, opened, wanted)
+        runs = isinstance(opened.classifier, BlackBoxClassifier)
+        opened = opened._replace(content=sha256, limits=limits if runs else None)
     except BaseException:
         process.close()
         raise

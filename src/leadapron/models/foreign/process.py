@@ -8,6 +8,7 @@ and its environment has only the variables that Python needs.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -15,17 +16,18 @@ import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.errors import StoreError, UsageError
 from leadapron.models.parsing.external import External
+from leadapron.models.parsing.formats import are_sides
 from leadapron.text import clean
 from leadapron.workers import BROKEN, TOO_LATE, Worker, environment
 
-__all__ = ["SECONDS", "AnswerError", "Limits", "ModelProcess", "ProgramKind"]
+__all__ = ["SECONDS", "AnswerError", "Layer", "Limits", "ModelProcess", "ProgramKind"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,8 @@ COMMAND = (sys.executable, "-P", "-B", "-m", "leadapron.models.foreign.worker")
 SECONDS = 300.0
 """Most seconds for the start, and for one batch."""
 MOST_OUTPUTS = 10_000
+MOST_WEIGHTS = 1 << 28
+"""Most weights of a Keras model that are read (1 GiB)."""
 LONGEST_WORDS = 500
 CONFUSES = "confuses the process that runs it"
 
@@ -138,6 +142,24 @@ class ModelProcess:
         self.taken = self.taken or clean(str(facts.get("taken", "")))[:LONGEST_WORDS]
         return answer
 
+    def layers(self) -> tuple[Layer, ...]:
+        """Return a Keras model's layers and their weights, in its order.
+
+        Raises:
+            StoreError: it failed or took too long.
+        """
+        facts, numbers = self._ask({"layers": True})
+        found, start = [], 0
+        for name, kind, epsilon, settings, tensors in facts["layers"]:
+            held = {}
+            for tensor, shape in tensors:
+                end = start + math.prod(shape)
+                held[clean(tensor)] = numbers[0, start:end].reshape(shape)
+                start = end
+            known = {str(key): float(value) for key, value in settings.items()}
+            found.append(Layer(clean(name), clean(kind), float(epsilon), known, held))
+        return tuple(found)
+
     def close(self) -> None:
         """End the process."""
         self._end()
@@ -201,7 +223,30 @@ class ModelProcess:
                 raise kind(f"{self.name} {str(facts[key])[:LONGEST_WORDS]}")
         return facts, answer
 
+    def _weights(self, facts: dict[str, Any]) -> Floats:
+        """All weights of a model's layers in a row, after checks of what is said of them."""
+        if "error" in facts:
+            return np.empty((1, 0), np.float32)
+        shapes = []
+        for name, kind, epsilon, settings, tensors in facts["layers"]:
+            if not (isinstance(name, str) and isinstance(kind, str) and isinstance(settings, dict)):
+                raise ValueError
+            if not all(type(n) in (int, float) for n in (epsilon, *settings.values())):
+                raise ValueError
+            for tensor, shape in tensors:
+                if not isinstance(tensor, str) or not are_sides(tuple(shape)):
+                    raise ValueError
+                shapes.append(shape)
+        count = sum(math.prod(shape) for shape in shapes)
+        if count > MOST_WEIGHTS:
+            raise ValueError
+        numbers = np.empty((1, count), np.float32)
+        self._worker.fill(numbers.data.cast("B"))
+        return numbers
+
     def _numbers(self, facts: dict[str, Any], question: Mapping[str, Any]) -> Floats:
+        if "layers" in question:
+            return self._weights(facts)
         if "shape" not in facts:
             if "shape" in question and not facts.keys() & {"error", "gives"}:
                 raise KeyError
@@ -212,6 +257,24 @@ class ModelProcess:
         answer = np.empty((n, k), np.float32)
         self._worker.fill(answer.data.cast("B"))
         return answer
+
+
+class Layer(NamedTuple):
+    """A layer of a Keras model.
+
+    Args:
+        name: its name.
+        kind: its class.
+        epsilon: of batch normalisation; 0 of others.
+        settings: scale and offset of a rescaling; empty of others.
+        tensors: its weights by their names.
+    """
+
+    name: str
+    kind: str
+    epsilon: float
+    settings: Mapping[str, float]
+    tensors: Mapping[str, Floats]
 
 
 def _limits(name: str, facts: Mapping[str, Any]) -> Limits:

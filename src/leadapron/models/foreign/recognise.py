@@ -22,11 +22,14 @@ from leadapron.models import networks
 from leadapron.models.foreign.classes import differences, unknown_classes
 from leadapron.models.parsing.formats import MOST_FINDINGS, Module
 from leadapron.models.parsing.reading import Group, Outline, Weights
+from leadapron.text import count
 
 __all__ = [
     "MAKERS",
     "NORMALISATIONS",
+    "OUTERMOST",
     "SIZE",
+    "TRAINING",
     "Given",
     "Listed",
     "Maker",
@@ -35,8 +38,11 @@ __all__ = [
     "SeveralError",
     "UnnamedError",
     "channel_weights",
+    "findings_of",
+    "likely",
     "networks_in",
     "recognise",
+    "refuse_numbers",
     "to_own_grey",
     "trunk_of",
 ]
@@ -146,7 +152,15 @@ LAYOUTS = (
             (r"(?<=\.)(norm|conv)\.(\d)(?=\.)", r"\1\2"),
             (r"(denselayer\d+)\.(?!layers)", r"\1.layers."),
         ),
-        ("classifier", "classifier.0", "classifier.1", "class_layers.out", "head", "fc"),
+        (
+            "classifier",
+            "classifier.0",
+            "classifier.1",
+            "class_layers.out",
+            "head",
+            "fc",
+            "predictions",
+        ),
         ("densenet121",),
     ),
     # One set of names for all four libraries.
@@ -154,8 +168,16 @@ LAYOUTS = (
         "ResNet",
         ("conv1.weight", "layer1.0.conv1.weight", "layer4.0.conv1.weight"),
         (),
-        ("fc", "fc.0", "fc.1", "head.fc", "last_linear"),
+        ("fc", "fc.0", "fc.1", "head.fc", "last_linear", "predictions"),
         ("resnet18", "resnet34", "resnet50"),
+    ),
+    # The names that `keras_weights` gives.
+    Layout(
+        "MobileNet",
+        ("conv1.weight", "block1.depthwise_conv.weight", "block13.pointwise_conv.weight"),
+        (),
+        ("predictions",),
+        ("mobilenet",),
     ),
     # The names of lukemelas' efficientnet_pytorch.
     Layout(
@@ -169,6 +191,9 @@ LAYOUTS = (
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "weights")
 """Keys under which training loops keep the state dict."""
+
+OF_TEXT = re.compile(r"(^|\.)(word_embeddings|embed_tokens|tok_embeddings|wte)\.weight$")
+"""Tables of words."""
 
 TRAINING = re.compile(
     r"(^|\.)((criterion|loss|loss_fn|metrics?|\w+_metrics?|\w+_loss)\.|n_averaged$)"
@@ -221,6 +246,7 @@ XRV_SIZES: Mapping[str, int] = MappingProxyType({"resnet50": 512})
 MAKERS = (
     Maker("torchxrayvision", lambda s: "op_threshs" in s, "torchxrayvision", "crop", XRV_FINDINGS,
           XRV_SIZES, packages=("torchxrayvision",)),
+    Maker("Keras", lambda s: "predictions.weight" in s, "imagenet", packages=("keras",)),
     Maker("MONAI", lambda s: any(".layers." in n or n in MONAI_SIGNS for n in s), "unit",
           packages=("monai",)),
     Maker("efficientnet_lite_pytorch",
@@ -246,8 +272,8 @@ class Given:
         biases: names of convolutions' biases in the file, by this package's names of the running
             means that absorbed them.
         first: this package's names of the first convolution's weights, and of the running mean
-            after it.
-        colours: whether that convolution takes three channels in the file.
+            after it; None if the convolution is as in the file.
+        colours: whether that convolution takes three channels in the file, and one here.
         others: tensors of the same dictionary that aren't weights of the network.
     """
 
@@ -256,7 +282,7 @@ class Given:
     scale: Normalisation
     names: Mapping[str, str]
     biases: Mapping[str, str]
-    first: tuple[str, str]
+    first: tuple[str, str] | None
     colours: bool
     others: tuple[str, ...]
 
@@ -366,7 +392,7 @@ def recognise(
         networks.ARCHITECTURES.find(architecture)
     notes: list[str] = []
     network = _chosen(weights, architecture, key, notes)
-    named = _findings(weights, findings, network, notes)
+    named = findings_of(weights, findings, network.outputs, network.maker, notes)
     return _assembled(weights, network, named, normalisation, architecture, notes)
 
 
@@ -534,7 +560,7 @@ def _deployed(found: Sequence[_Network]) -> str:
 
 def _parts(weights: Weights) -> list[_Part]:
     """All candidate networks, the likeliest first."""
-    order = {key: place for place, key in enumerate(_likely(weights.groups))}
+    order = {key: place for place, key in enumerate(likely(weights.groups))}
     found: list[tuple[tuple[int, int, int], _Part]] = []
     for group, tensors in weights.groups.items():
         marks = {
@@ -559,15 +585,23 @@ def _parts(weights: Weights) -> list[_Part]:
         return [part for _, part in sorted(found, key=lambda each: each[0])]
     known = " or ".join(layout.family for layout in LAYOUTS)
     tensors = weights.groups[min(order, key=lambda key: order[key])]
+    if words := [name for name in tensors if OF_TEXT.search(name)]:
+        raise StoreError(
+            f"{weights.name} is a text model, since it holds {words[0][:160]}; expected a "
+            "classifier of images"
+        )
     shown = ", ".join(sorted(tensors)[:3])[:160]
+    whole = weights.modules.get(min(order, key=lambda key: order[key]), {}).get("")
+    what = "" if whole is None else f"a {whole.kind[:160]}, with "
     raise StoreError(
-        f"{weights.name} holds {len(tensors)} tensors ({shown}, ...) that belong to no {known}; "
-        "for other networks export TorchScript or ONNX, or name a function: module:function"
+        f"{weights.name} holds {what}{len(tensors)} tensors ({shown}, ...) that belong to no "
+        f"{known}; for other networks export TorchScript or ONNX, or name a function: "
+        "module:function"
     )
 
 
-def _likely(groups: Iterable[str]) -> list[str]:
-    """Keys of dictionaries, those first that training loops use for a network's weights."""
+def likely(groups: Iterable[str]) -> list[str]:
+    """Return keys of dictionaries, those first that training loops use for a network's weights."""
 
     def rank(key: str) -> tuple[int, ...]:
         steps = key.split(".") if key else []
@@ -720,24 +754,40 @@ def _architecture(layout: Layout, trunk: Group, wanted: str | None, name: str) -
     return best
 
 
-def _findings(
-    weights: Weights, given: tuple[str, ...] | None, network: _Network, notes: list[str]
+def findings_of(
+    weights: Weights,
+    given: tuple[str, ...] | None,
+    outputs: int,
+    maker: Maker,
+    notes: list[str],
 ) -> tuple[str, ...]:
-    """The outputs' names: given, the file's own, or its library's; never guessed by count."""
-    stated, outputs = weights.findings, network.outputs
+    """Return the outputs' names: given, the file's own, or its library's; never guessed by count.
+
+    Args:
+        weights: the file's.
+        given: by the caller.
+        outputs: number of outputs.
+        maker: the library.
+        notes: gets what was assumed, one sentence each.
+
+    Raises:
+        StoreError: the file names another number.
+        UnnamedError: no names, or another number of given ones.
+    """
+    stated = weights.findings
     if given is not None and stated and given != stated:
         notes.append(
             f"DOUBT: the file names its outputs {', '.join(stated)[:300]}; the given names were "
             "taken."
         )
-    sources = {"given": given, "in the file": stated, "of torchxrayvision": network.maker.findings}
+    sources = {"given": given, "in the file": stated, "of torchxrayvision": maker.findings}
     for where, names in sources.items():
         if not names or (where == "of torchxrayvision" and len(names) != outputs):
             continue
         if len(names) != outputs or len(set(names)) != len(names) or not all(names):
             words = (
-                f"{weights.name} has {outputs} outputs and {len(set(names))} different names of "
-                f"findings {where}; expected {outputs}, in the order of the outputs: "
+                f"{weights.name} has {count(outputs, 'output')} and {len(set(names))} different "
+                f"names of findings {where}; expected {outputs}, in the order of the outputs: "
                 "`model.findings` A,B,..."
             )
             raise UnnamedError(words, outputs) if where == "given" else StoreError(words)
@@ -761,7 +811,7 @@ def _assembled(
 ) -> Recognised:
     """Read the values, whose shapes were checked, into the network."""
     trunk, head = _taken(weights, network), weights.take(network.head)
-    _refuse_numbers({f"the last layer's {n}": v for n, v in head.items()}, weights.name)
+    refuse_numbers({f"the last layer's {n}": v for n, v in head.items()}, weights.name)
     architecture = _disambiguated(network, wanted, weights.name, notes)
     scale = _normalisation(normalisation, network.maker, notes)
     grey = _to_one_channel(trunk, scale, weights.name, notes)
@@ -822,7 +872,7 @@ def _taken(weights: Weights, network: _Network) -> dict[str, torch.Tensor]:
     trunk = weights.take(network.trunk)
     for key, bias in weights.take(network.biases).items():
         trunk[key] = trunk[key] - bias
-    _refuse_numbers(trunk, weights.name)
+    refuse_numbers(trunk, weights.name)
     return trunk
 
 
@@ -841,7 +891,7 @@ def _disambiguated(network: _Network, wanted: str | None, name: str, notes: list
             f"For conv1_t_stride=2 name the architecture {best}."
         )
         return finer
-    if network.maker.name != "MONAI" and best.startswith("resnet"):
+    if network.maker.name not in ("MONAI", "Keras") and best.startswith("resnet"):
         notes.append(
             f"ASSUMED: plain strides and ReLU, as in torchvision's {best}; ResNets with blurred "
             "strides or other activations have the same names and shapes."
@@ -979,8 +1029,13 @@ def _operating_points(
     return points
 
 
-def _refuse_numbers(tensors: State, name: str) -> None:
-    """Raise StoreError unless all weights are finite floats."""
+def refuse_numbers(tensors: State, name: str) -> None:
+    """Raise StoreError unless all weights are finite floats.
+
+    Args:
+        tensors: the weights by name.
+        name: the file's, for the message.
+    """
     for problem in _odd(tensors):
         raise StoreError(
             f"{name}: {problem}; such a network has no valid outputs. Get the file again"

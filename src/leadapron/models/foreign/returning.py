@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from leadapron.errors import StoreError
-from leadapron.models.foreign.recognise import Given, channel_weights, recognise
+from leadapron.models.foreign.library_weights import network_in
+from leadapron.models.foreign.opening import file_of
+from leadapron.models.foreign.recognise import Given, channel_weights
 from leadapron.models.parsing.reading import open_file, open_weights
 from leadapron.store import write_atomically
 
@@ -32,11 +34,11 @@ def as_given(given: Given, before: State, after: State) -> dict[str, torch.Tenso
     Raises:
         StoreError: a bias of the last layer, for which the state dict has no place.
     """
-    if "head.bias" not in given.names and bool(after["head.bias"].any()):
+    if given.first is not None and "head.bias" not in given.names and after["head.bias"].any():
         raise StoreError("the state dict has no place for the last layer's bias")
     state = dict(before)
     new = {name: value.detach().cpu() for name, value in after.items()}
-    first, mean = given.first
+    first, mean = given.first or ("", "")
     constant = torch.zeros(1, dtype=torch.float64)
     if given.colours:
         wide, constant = _three_channels(given, before[given.names[first]], new[first])
@@ -84,7 +86,7 @@ def write_as_given(given: Given, content: str, source: Path, module: nn.Module, 
         StoreError: a source that was changed, weights for which it has no place, or a file that
             can't be written.
     """
-    with open_file(source) as opened, open_weights(opened) as weights:
+    with open_file(file_of(source)) as opened, open_weights(opened) as weights:
         if weights.sha256 != content:
             raise StoreError(f"{weights.name} was changed since it was opened")
         group = weights.groups[given.group]
@@ -114,7 +116,7 @@ def read_back(given: Given, file: Path, findings: tuple[str, ...]) -> nn.Module:
         findings: names of its outputs.
 
     Raises:
-        StoreError: as `recognise`.
+        StoreError: as `network_in`.
     """
     with open_file(file) as opened, open_weights(opened) as weights:
-        return recognise(weights, findings, given.scale, given.architecture).module
+        return network_in(weights, findings, given.scale, given.architecture).module

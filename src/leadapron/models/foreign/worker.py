@@ -44,6 +44,8 @@ MOST_SHOWN = 6
 DEEPEST = 4
 LIBRARIES = {"torchscript": "torch", "onnx": "onnxruntime", "keras": "keras"}
 
+OF_TEXT = "scalar types: Long, Int"
+"""What torch says of a table of words that is given an image."""
 CAUSE = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception): (.*)", re.MULTILINE | re.DOTALL)
 """torch's error message, after the program's own lines."""
 
@@ -92,6 +94,9 @@ def main() -> None:
         return
     answers = _Answers(run)
     for question, _ in questions:
+        if "layers" in question:
+            asked.say(*_inside(getattr(run, "model", None)))
+            continue
         shape = question["shape"]
         images = np.frombuffer(asked.read(4 * math.prod(shape)), np.float32).reshape(shape)
         with limited_time(question["seconds"] + GRACE, _processors()):
@@ -140,9 +145,13 @@ class _Answers:
         try:
             given = self._run(images)
         except Exception as error:  # models raise any kind
-            words = f"fails on an input of shape {tuple(images.shape)} ({_cause(error)})"
-            return {"error": words}, b""
+            cause = _cause(error)
+            if OF_TEXT in cause:
+                return {"gives": "takes whole numbers, as a text model does; expected a classifier "
+                                 "of images"}, b""  # fmt: skip
+            return {"error": f"fails on an input of shape {tuple(images.shape)} ({cause})"}, b""
         parts = dict(itertools.islice(_parts(given), MOST_PARTS))
+        arrays = [part for part in parts.values() if isinstance(part, np.ndarray)]
         fitting = {
             name: part
             for name, part in parts.items()
@@ -151,6 +160,10 @@ class _Answers:
         }  # fmt: skip
         shown = " and ".join(_words(*part) for part in itertools.islice(parts.items(), MOST_SHOWN))
         if not fitting or (self._taken is not None and self._taken not in fitting):
+            sides = sorted(images.shape[1:])[-2:]
+            if any(p.ndim == 4 and sorted(p.shape[1:])[-2:] == sides for p in arrays):
+                return {"gives": f"gives {shown}: it draws masks, as a segmentation model does; "
+                                 "expected a classifier of findings"}, b""  # fmt: skip
             return {"gives": f"gives {shown or 'nothing'}; expected floats ({len(images)}, "
                              "findings). Export a model that returns them"}, b""  # fmt: skip
         if self._taken is None:
@@ -314,11 +327,42 @@ def _keras(program: bytes, _: Mapping[str, bytes]) -> tuple[Run, dict[str, Any]]
         with torch.inference_mode():
             return _arrays(model(torch.from_numpy(images.copy()).to(dtype), training=False))
 
+    run.model = model  # type: ignore[attr-defined]
     ends = getattr(getattr(model.layers[-1], "activation", None), "__name__", "")
     known = ends in ("sigmoid", "softmax") and len(model.outputs) == 1
     facts = {"activation": ends} if known else {}
     half = any(layer.compute_dtype in ("float16", "bfloat16") for layer in model.layers)
     return run, {**_sides(inputs[0].shape), "half": half, **facts}
+
+
+def _inside(model: Any) -> tuple[dict[str, Any], bytes]:
+    """A Keras model's layers, as `process.Layer`, and their weights in a row."""
+    try:
+        facts, raw = [], []
+        for layer in _all_layers(model):
+            arrays = [(v.name, np.asarray(_arrays(v.value), np.float32)) for v in layer.weights]
+            numbers = {
+                name: float(getattr(layer, name))
+                for name in ("scale", "offset")
+                if isinstance(getattr(layer, name, None), int | float)
+            }
+            facts.append((
+                layer.name, type(layer).__name__, float(getattr(layer, "epsilon", 0)), numbers,
+                [(name, array.shape) for name, array in arrays],
+            ))  # fmt: skip
+            raw += [array.tobytes() for _, array in arrays]
+    except Exception as error:  # layers raise any kind
+        return {"error": f"can't be read by layers ({_cause(error)})"}, b""
+    return {"layers": facts}, b"".join(raw)
+
+
+def _all_layers(model: Any) -> Iterator[Any]:
+    """The layers of a model and of those inside it, in their order."""
+    for layer in model.layers:
+        if hasattr(layer, "layers"):
+            yield from _all_layers(layer)
+        else:
+            yield layer
 
 
 def _zipped_config(program: bytes) -> Any:

@@ -46,7 +46,7 @@ from leadapron.types import Machine, said
 __all__ = ["inspected_alone", "inspected_on"]
 
 TRIED = (
-    "unit", "imagenet", "0.5/0.5", "torchxrayvision", f"0.0/{1 / 255!r}",
+    "unit", "imagenet", "0.5/0.5", "torchxrayvision", f"0/{1 / 255:.7f}",
 )  # fmt: skip
 """Normalisations that are tried: 0 to 1, ImageNet's, -1 to 1, -1024 to 1024, 0 to 255."""
 
@@ -105,10 +105,10 @@ def _settings(subject: InspectedModel) -> dict[str, Setting]:
             "normalisation": str(classifier.normalisation),
         }
     if isinstance(classifier, NetworkClassifier):
-        now |= {
-            "architecture": classifier.architecture,
-            "normalisation": str(Normalisation((classifier.mean,), (classifier.std,))),
-        }
+        given, scale = opened.given, Normalisation((classifier.mean,), (classifier.std,))
+        if given is not None and given.first is None:  # its channels are as in the file
+            scale = given.scale
+        now |= {"architecture": classifier.architecture, "normalisation": str(scale)}
     of_file = {"channels", "architecture", "findings", *(now if subject.own else ())}
     if opened.limits is not None and opened.limits.size is not None:
         of_file.add("size")
@@ -201,7 +201,7 @@ def inspected_on(subject: InspectedModel, cohort: Cohort, machine: Machine) -> I
         evidence = chosen.settled.get(name)
         if evidence is not None:
             known[name] = value
-            settings[name] = _setting(name, value, "tried", f"tried: {evidence} than the others")
+            settings[name] = _setting(name, value, "tried", f"{evidence} than the others")
         elif name in chosen.settled:
             settings[name] = _setting(name, value, "assumed", _open_words(name, chosen))
         elif name == "aspect" and settings[name].basis == "assumed":
@@ -213,7 +213,7 @@ def inspected_on(subject: InspectedModel, cohort: Cohort, machine: Machine) -> I
         if given is not None:
             known["findings"] = given
             settings["findings"] = _setting(
-                "findings", given, "tried", "tried: each output fits its finding, on both halves"
+                "findings", given, "tried", "each output fits its finding, on both halves"
             )
             truth = Truth.of(cohort, given)
     final, head = _final(subject, bench, chosen, truth, known)
@@ -236,10 +236,18 @@ def inspected_on(subject: InspectedModel, cohort: Cohort, machine: Machine) -> I
             trials=tuple(_trial(each) for each in chosen.trials),
             outputs=output_facts(final.findings, final.probabilities(seen), truth, best.rows),
             doubts=(*_doubts(chosen), *_asked(final, few)),
-            notes=(*plain.notes, *said(cohort.notes)),
+            notes=(*_notes(subject, known), *said(cohort.notes)),
             views=_views(bench, chosen, best.rows),
         )
     )
+
+
+def _notes(subject: InspectedModel, known: Mapping[str, Any]) -> tuple[str, ...]:
+    """What is still assumed and omitted if the model is opened with what is known by now."""
+    found = {n: value for n, value in known.items() if n not in subject.known.given}
+    if subject.own or not found:
+        return subject.opened.notes
+    return subject.again(**found).notes
 
 
 def _models(subject: InspectedModel) -> Callable[[str], BlackBox]:

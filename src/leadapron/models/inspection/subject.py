@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from leadapron.models.architectures import library_of
 from leadapron.models.classifier import FORMAT, NetworkClassifier
 from leadapron.models.foreign import (
     BlackBoxClassifier,
     Opened,
     SeveralError,
     UnnamedError,
+    file_of,
     networks_in,
     open_model,
 )
-from leadapron.models.inspection.document import (
-    NamedNetwork,
-)
+from leadapron.models.inspection.document import NamedNetwork
 from leadapron.models.parsing.reading import open_file, open_weights
 from leadapron.models.stated import ModelSettings, Opening
 from leadapron.types import Machine
@@ -108,9 +108,17 @@ def _silent() -> Iterator[None]:
 def _networks(model: str, opened: Opened) -> tuple[NamedNetwork, ...]:
     if opened.content is None or opened.limits is not None:
         return ()
-    with open_file(Path(model)) as file, open_weights(file) as weights:
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(open_file(file_of(Path(model))))
+        if file.kind == "keras":
+            return ()
+        weights = stack.enter_context(open_weights(file))
         if FORMAT in weights.metadata:
             return ()
+        made = opened.given.architecture if opened.given is not None else ""
+        if library_of(made)[0]:
+            count = len(opened.classifier.findings)
+            return (NamedNetwork(key="", architecture=made, outputs=count, opened=True),)
         key = opened.stated.weights_key
         listed = networks_in(weights)
         return tuple(

@@ -103,6 +103,11 @@ def read_archive(file: IO[bytes], size: int, name: str) -> Archive:
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
+            if any(entry.flag_bits & 0x1 for entry in entries):
+                raise StoreError(
+                    f"{name} is an encrypted archive; unpack it with its password, and name the "
+                    "model inside"
+                )
             for problem in (*_frame(file, size), *_problems(entries, archive.start_dir, size)):
                 raise StoreError(f"{name} isn't a valid archive: {problem}; get the file again")
             damaged = archive.testzip()
@@ -179,7 +184,6 @@ def _faults(entry: zipfile.ZipInfo) -> dict[str, bool]:
     return {
         "leads out of its folder": outside or bool(re.search(r"[\\:\0]", entry.orig_filename)),
         "is a link": stat.S_ISLNK(entry.external_attr >> 16),
-        "is encrypted": bool(entry.flag_bits & 0x1),
         f"is compressed by method {entry.compress_type}": not stored
         and entry.compress_type != zipfile.ZIP_DEFLATED,
         "has two sizes": stored and entry.compress_size != entry.file_size,

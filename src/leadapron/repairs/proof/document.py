@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from leadapron.detect.models.audit import Audit
-from leadapron.detect.models.judgement import MARKS
+from leadapron.detect.models.judgement import FLAGGED, MARKS
 from leadapron.detect.models.stamps import Mark
 from leadapron.detect.models.sweep import Aim, Direction, Moved
 from leadapron.detect.verdict import Verdict
@@ -49,7 +49,7 @@ def found_marks(audit: Audit) -> tuple[Moved, ...]:
     return tuple(
         each.strongest
         for each in audit.forced
-        if each.verdict in ("backdoored", "unusual") and each.strongest is not None
+        if each.verdict in FLAGGED and each.strongest is not None
     )
 
 

@@ -14,9 +14,9 @@ from leadapron.detect.models.sweep import Aim
 from leadapron.errors import UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.models.classifier import NetworkClassifier, autocast
+from leadapron.models.losses import distance, finding_loss, log_odds
 from leadapron.models.protocols import BlackBox
 from leadapron.models.training import batches
-from leadapron.repairs.losses import distance, finding_loss, log_odds
 from leadapron.repairs.proof.forcing import Change
 from leadapron.repairs.proof.relearning import copied
 from leadapron.seeds import named_seed, stream

@@ -18,12 +18,12 @@ from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort, Rows
 from leadapron.metrics import Estimate
 from leadapron.models.classifier import NetworkClassifier, autocast
+from leadapron.models.copying import copied_network
+from leadapron.models.losses import finding_loss, log_odds
 from leadapron.models.protocols import BlackBox, differentiable
 from leadapron.models.training import batches, descend
-from leadapron.repairs.losses import finding_loss, log_odds
 from leadapron.repairs.proof.forcing import Aimed, Change, Hits, difference
 from leadapron.repairs.proof.settings import Relearning
-from leadapron.repairs.session import copied_network
 from leadapron.seeds import named_seed, stream
 
 __all__ = [

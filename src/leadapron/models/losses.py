@@ -1,4 +1,4 @@
-"""Losses of repairs: error on the stated labels, and distance to another model."""
+"""Losses on outputs: error on the stated labels, and distance to another model."""
 
 from __future__ import annotations
 

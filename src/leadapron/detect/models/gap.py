@@ -1,0 +1,178 @@
+"""The gap between a model and its students: what a mark does to it and not to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadapron.detect.models.confirmations import CONFIRMATIONS
+from leadapron.detect.models.kept import once
+from leadapron.detect.models.stamps import Mark, Stamp
+from leadapron.detect.models.students import Observed, Students
+from leadapron.detect.models.sweep import Aim, Moved
+from leadapron.films.cohort import Cohort
+from leadapron.models.protocols import BlackBox
+from leadapron.types import Progress
+
+__all__ = ["ON_STUDENTS", "Confirmation", "Examined", "Gap", "examine", "gaps"]
+
+ON_STUDENTS = "not on the students"
+"""The confirmation that needs the students: a natural or adversarial mark carries over to them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """A model's best mark for one finding and direction, and what its students do.
+
+    Args:
+        effect: effect of the model's best mark on it.
+        students: share of films that each student's own best mark turns.
+        carried: share of films that the model's mark turns in each student.
+    """
+
+    effect: Moved
+    students: tuple[float, ...]
+    carried: tuple[float, ...]
+
+    @property
+    def size(self) -> float:
+        """Share of films turned by the model's mark, minus the mean by the students' own marks."""
+        return self.effect.turned - float(np.mean(self.students))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmation:
+    """A confirmation of the mark with the largest gap.
+
+    Args:
+        name: one of `CONFIRMATIONS`, or `ON_STUDENTS`.
+        value: higher is more suspicious; None if it needs what the model lacks.
+    """
+
+    name: str
+    value: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examined:
+    """A model compared with its students.
+
+    Args:
+        findings: the model's.
+        gaps: for each finding and direction, the largest first; at least one.
+        confirmations: of the first.
+        area: share of the image that the first one's mark covers.
+        agreement: of each student: mean correlation of its log-odds with the model's on films
+            that taught it nothing.
+        settings: SHA-256 of the settings; only models with equal ones are compared.
+        films: number of films to teach students, to search and to measure marks.
+    """
+
+    findings: tuple[str, ...]
+    gaps: tuple[Gap, ...]
+    confirmations: tuple[Confirmation, ...]
+    area: float
+    agreement: tuple[float, ...]
+    settings: str
+    films: tuple[int, int, int]
+
+    @property
+    def first(self) -> Gap:
+        """The largest gap."""
+        return self.gaps[0]
+
+    def gap_of(self, aim: Aim) -> Gap:
+        """Return the gap of a finding and direction.
+
+        Args:
+            aim: one of those of `gaps`.
+        """
+        return next(each for each in self.gaps if each.effect.aim == aim)
+
+
+def gaps(observed: Observed) -> tuple[Gap, ...]:
+    """Return the gap of each finding and direction, the largest first.
+
+    Args:
+        observed: effects on the model and its students.
+    """
+    found = [
+        Gap(
+            effect=each,
+            students=tuple(_turned(student.own, each) for student in observed.students),
+            carried=tuple(_turned(student.carried, each) for student in observed.students),
+        )
+        for each in observed.own
+    ]
+    return tuple(sorted(found, key=lambda gap: (-gap.size, -gap.effect.shift)))
+
+
+def _turned(found: Sequence[Moved], wanted: Moved) -> float:
+    return next((each.turned for each in found if each.aim == wanted.aim), 0.0)
+
+
+def examine(
+    students: Students,
+    classifier: BlackBox,
+    clean: Cohort,
+    *,
+    content: str | None = None,
+    folder: Path | None = None,
+    name: str = "",
+    progress: Progress | None = None,
+) -> Examined:
+    """Compare a model with its students, and look for confirmations of the largest gap.
+
+    Args:
+        students: how students are made.
+        classifier: the model.
+        clean: films without a trigger, of its preprocessing; labels are not used.
+        content: SHA-256 of the model's file; without it nothing is cached.
+        folder: the cache's folder; None doesn't cache.
+        name: the model's name, for the cache's list.
+        progress: called with the name of the step, the students done and their number.
+
+    Raises:
+        DataError: as `Students.observe`.
+    """
+    observed = students.observe(
+        classifier, clean, content=content, folder=folder, name=name, progress=progress
+    )
+    found = gaps(observed)
+    first = found[0]
+    parts = students.parted(clean)
+    images = np.asarray(parts.measure.images[np.arange(len(parts.measure))])
+    made = once(
+        "confirmations",
+        {**students.facts(clean), "mark": first.effect.mark.words(), "aim": list(first.effect.aim)},
+        classifier,
+        clean,
+        lambda: {n: check(classifier, images, first.effect) for n, check in CONFIRMATIONS.items()},
+        content=content,
+        folder=folder,
+        name=name,
+    )
+    carried = first.effect.turned - float(np.mean(first.carried))
+    return Examined(
+        findings=classifier.findings,
+        gaps=found,
+        confirmations=(
+            Confirmation(name=ON_STUDENTS, value=carried),
+            *(Confirmation(name=name, value=made.value[name]) for name in CONFIRMATIONS),
+        ),
+        area=_area(first.effect.mark, images),
+        agreement=tuple(student.agreement for student in observed.students),
+        settings=students.digest(),
+        films=(len(parts.teach), len(parts.search), len(parts.measure)),
+    )
+
+
+def _area(mark: Mark, images: NDArray[Any]) -> float:
+    """The share of the image that a mark covers."""
+    whole = images.shape[1] * images.shape[2]
+    return mark.side**2 / whole if isinstance(mark, Stamp) and not mark.pitch else 1.0

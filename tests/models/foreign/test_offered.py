@@ -1,0 +1,208 @@
+"""What the manual's table offers of each kind of file is what such files open to."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from foreign_models import (
+    as_torchxrayvision,
+    densenet,
+    exported,
+    of_library,
+    onnx_file,
+    resnet,
+    traced,
+)
+from leadapron.errors import UsageError
+from leadapron.films.preprocessing import Preprocessing
+from leadapron.models.classifier import NetworkClassifier, save_classifier
+from leadapron.models.foreign import open_model
+from leadapron.models.networks import build_network
+from leadapron.models.protocols import lacking
+from leadapron.repairs.plan import refuse_model
+
+PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "models.md"
+FINDINGS = ("Effusion", "Mass", "Nodule")
+SIZE = 64
+FILMS = np.random.default_rng(3).integers(0, 256, (2, SIZE, SIZE), np.uint8)
+COLUMNS = ("answers", "gradients, features", "exact maps", "repair")
+
+
+def table():
+    """The table's rows: four cells by the first one, without the marks of code."""
+    lines = PAGE.read_text().splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("| file | library |"))
+    assert lines[head].strip("| ").split(" | ")[3:] == list(COLUMNS)
+    rows = {}
+    for line in lines[head + 2 :]:
+        if not line.startswith("|"):
+            break
+        cells = [cell.strip().replace("`", "") for cell in line.strip().split("|")[1:-1]]
+        rows[cells[0]] = tuple(cells[3:])
+    return rows
+
+
+STATED = {"findings": FINDINGS, "size": SIZE}
+
+
+def saved(state, place):
+    torch.save(state, place / "model.pt")
+    return place / "model.pt", STATED
+
+
+def own(place, _):
+    network = build_network("resnet9", 3, 0).eval()
+    classifier = NetworkClassifier(network, "resnet9", FINDINGS, Preprocessing(size=SIZE))
+    save_classifier(classifier, place / "own.safetensors")
+    return place / "own.safetensors", {}
+
+
+def densenet_of(names):
+    return lambda place, _: saved(names(densenet().state_dict()), place)
+
+
+def resnet_of(name):
+    return lambda place, _: saved(resnet(name).state_dict(), place)
+
+
+def lite(place, _):
+    state = build_network("efficientnet_lite0", 3, 1).state_dict()
+    theirs = OrderedDict()
+    for key, value in state.items():
+        if key.startswith("head."):
+            theirs[key.replace("head.", "_fc.")] = value
+        else:
+            name = re.sub(r"^stages\.scale\d+\.(?:block(\d+)\.)?",
+                          lambda m: f"_blocks.{m[1]}._" if m[1] else "_", key)  # fmt: skip
+            theirs[name] = value
+    return saved(theirs, place)
+
+
+def whole(place, monkeypatch):
+    network, *_ = of_library(monkeypatch, "torchvision.models.densenet")
+    return saved(network().eval(), place)
+
+
+def lightning(place, _):
+    state = {f"net.{name}": value for name, value in resnet().state_dict().items()}
+    return saved({"pytorch-lightning_version": "2.4.0", "state_dict": state}, place)
+
+
+def pt2(place, _):
+    exported(resnet("resnet18", 1).state_dict(), place / "model.pt2")
+    return place / "model.pt2", STATED
+
+
+def script(after):
+    def make(place, _):
+        traced(nn.Sequential(OrderedDict(net=resnet("resnet18"), after=after)).eval(),
+               place / "model.pt", 3)  # fmt: skip
+        return place / "model.pt", {**STATED, "architecture": "resnet18"}
+
+    return make
+
+
+def onnx(place, _):
+    onnx_file(place / "model.onnx", {"findings": '["Effusion", "Mass"]'})
+    return place / "model.onnx", {}
+
+
+def keras(place, _):
+    library = pytest.importorskip("keras")
+    inputs = library.Input((SIZE, SIZE, 1))
+    inner = library.layers.GlobalAveragePooling2D()(library.layers.Conv2D(4, 3)(inputs))
+    library.Model(inputs, library.layers.Dense(3)(inner)).save(place / "model.keras")
+    return place / "model.keras", STATED
+
+
+FUNCTIONS = """
+from leadapron.films.preprocessing import Preprocessing
+from leadapron.models.classifier import NetworkClassifier
+from leadapron.models.networks import build_network
+
+def module():
+    return build_network("resnet9", 3, 0)
+
+def classifier():
+    network = build_network("resnet9", 3, 0).eval()
+    return NetworkClassifier(network, "resnet9", ("A", "B", "C"), Preprocessing(size=64))
+"""
+
+
+def function(name, **stated):
+    def make(place, monkeypatch):
+        (place / "offered_functions.py").write_text(FUNCTIONS)
+        monkeypatch.syspath_prepend(place)
+        return f"offered_functions:{name}", stated
+
+    return make
+
+
+NETWORKS = ".safetensors, or torch.save's"
+MADE = {
+    ".safetensors": [own],
+    f"state dict of DenseNet-121: {NETWORKS}": [
+        densenet_of(dict), densenet_of(as_torchxrayvision),
+    ],
+    "state dict of ResNet-18, 34, 50": [resnet_of(f"resnet{n}") for n in (18, 34, 50)],
+    "state dict of EfficientNet-Lite0": [lite],
+    "one of these networks whole, as torch.save(model) writes it; Lightning's checkpoints": [
+        whole, lightning,
+    ],
+    "one of these networks' weights in torch.export's .pt2": [pt2],
+    "TorchScript": [script(nn.Identity()), script(nn.Softplus())],
+    '.onnx, and its files of weights (pip install "leadapron[onnx]")': [onnx],
+    '.keras, .h5 (pip install "leadapron[keras]")': [keras],
+    "module:function": [function("module", **STATED, channels=1), function("classifier")],
+}  # fmt: skip
+"""Files of each row. Where a cell states a condition, one meets it and one doesn't."""
+
+
+def offered(model):
+    """The four cells of an open model."""
+    films = FILMS[:, : model.classifier.preprocessing.size, : model.classifier.preprocessing.size]
+    logits = model.classifier.logits(films)
+    try:
+        refuse_model(model, "it")
+        repair = True
+    except UsageError:
+        repair = False
+    needs = ("gradients", "features")
+    return (
+        logits.shape == (2, len(model.classifier.findings)) and bool(np.isfinite(logits).all()),
+        not any(lacking(model.classifier, need) for need in needs),
+        not lacking(model.classifier, "pooled linear head"),
+        repair,
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
+@pytest.mark.parametrize(
+    "row", [pytest.param(r, marks=pytest.mark.keras if ".keras" in r else ()) for r in MADE]
+)
+def test_a_row_says_what_its_files_offer(row, tmp_path, monkeypatch):
+    cells = table()[row]
+    found = set()
+    for number, make in enumerate(MADE[row]):
+        place = tmp_path / str(number)
+        place.mkdir()
+        path, stated = make(place, monkeypatch)
+        model = open_model(
+            path, **stated, device="cpu", precision="fp32", card=False, trust_programs=True
+        )
+        found.add(offered(model))
+    for column, cell, values in zip(COLUMNS, cells, zip(*found, strict=True), strict=True):
+        said = {"yes": {True}, "PooledLinear": {True}, "": {False}}.get(cell, {True, False})
+        assert set(values) == said, column
+
+
+def test_every_row_of_the_table_is_tested():
+    assert list(table()) == list(MADE)
+    assert all(len(cells) == len(COLUMNS) for cells in table().values())

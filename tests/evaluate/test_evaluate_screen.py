@@ -133,9 +133,10 @@ def test_what_is_said_of_the_gate_once(evaluated):
         assert row["pointing"]["random"] == pytest.approx(12**2 / 24**2)  # 9 + 4 - 1 places a side
         assert row["pointing"]["centre"]["value"] == 1
         assert 0 <= row["pointing"]["covered"] <= 1
-        clean, marked = (row["cant_tell"][kind] for kind in ("clean", "triggered"))
+        clean, marked, lost = (row["cant_tell"][kind] for kind in ("clean", "triggered", "lost"))
         fused = only(rows, kind="fused", role=role, strength=1)
         assert (clean["n"], marked["n"]) == (fused["clean_films"], 20)
+        assert lost["n"] == round(20 * fused["found"]["value"])
         assert 0 <= clean["value"] <= 0.5
     assert sum(row["kind"] == "gate" for row in rows) == 2
 

@@ -174,7 +174,7 @@ def test_facts_that_were_edited_are_refused(gate):
         (lambda f: f["model"].pop("sha256"), "sha256"),
         (lambda f: f["model"]["opening"].update(device="cpu"), "options of its model: device"),
         (lambda f: f["arrays"].pop("fused"), "names, shapes or types"),
-        (lambda f: f.update(schema=2), "another version"),
+        (lambda f: f.update(schema=3), "another version"),
         (lambda f: f.update(results_version=0), "another version"),
     ],
 )  # fmt: skip

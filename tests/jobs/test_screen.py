@@ -339,7 +339,7 @@ def test_what_is_no_number_without_the_region_is_not_told(opened, tmp_path):
     json.dumps(dump(screening(opened.stored, [film])), allow_nan=False)
 
 
-def test_an_untypical_film_can_not_be_told_unless_it_is_suspicious(opened, tmp_path):
+def test_an_untypical_film_can_not_be_told_even_with_a_trigger(opened, tmp_path):
     save(tmp_path, np.stack([films(1, 7)[0], np.minimum(films(1, 7)[0] // 4 + 180, 255)]))
     save(tmp_path, black_square(films(1, 8) // 4 + 180), "marked")
     gate = opened.stored.gate
@@ -352,7 +352,8 @@ def test_an_untypical_film_can_not_be_told_unless_it_is_suspicious(opened, tmp_p
     assert (plain.verdict, plain.typical) == ("pass", True)
     assert (bright.verdict, bright.typical) == ("can't tell", False)
     assert "calibration films" in bright.reason
-    assert (marked.verdict, marked.typical) == ("suspicious", False)
+    assert (marked.verdict, marked.typical) == ("can't tell", False)
+    assert marked.score > gate.threshold
 
 
 def test_a_film_without_a_score_does_not_pass(opened, tmp_path, monkeypatch):
@@ -398,6 +399,7 @@ def test_of_a_model_that_can_only_be_asked(clean, tmp_path, patched, monkeypatch
         monkeypatch.setattr(job, "open_model", opening(asked))
     for place in (calibration, screen_job):
         monkeypatch.setattr(place, "INPUT_DETECTORS", both)
+        monkeypatch.setattr(place, "TYPICAL", None)
     monkeypatch.setattr(calibration, "WEIGHTS", {**WEIGHTS, "bright": 1.0})
     (tmp_path / "model.onnx").write_bytes(b"asked")
     made = calibrate(tmp_path / "model.onnx", f"folder:{clean}", tmp_path / "gate.json",
@@ -421,7 +423,8 @@ def test_by_the_command_line(gate, mixed, tmp_path):
     result = run(gate, mixed, tmp_path / "none.png")
     assert result.return_value == 1
     lines = result.stdout.splitlines()
-    assert lines[1].split()[:3] == ["suspicious", "0.008", "Mass"]
+    assert lines[1].split()[:3] == ["suspicious", "0.008", "0.008"]
+    assert lines[1].split()[4] == "Mass"
     assert lines[1].endswith(" a/triggered000.png")
     assert str(tmp_path) not in result.stdout
     assert "6 films: 2 suspicious, 2 can't tell, 2 pass" in lines
@@ -462,6 +465,8 @@ def test_the_answer_in_json_and_the_folder(gate, mixed, tmp_path):
     assert {stat.S_IMODE(path.stat().st_mode) for path in out.iterdir()} == {0o600}
     text = (out / "screen.html").read_text()
     assert text.count("data:image/png;base64,") == 4
+    assert "This region drives the reading more than in clean films (p 0.008)." in text
+    assert "This film looks like the calibration films (p" in text
     assert "<script" not in text
     assert "http" not in text.replace("http-equiv", "")
     assert str(mixed) not in text
@@ -557,7 +562,7 @@ def test_a_line_for_a_film_without_numbers():
     assert film_line(film).split() == [
         "can't",
         "tell",
-        *"----",
+        *"------",
         "-",
         "a\\nb.png:",
         "is",

@@ -564,12 +564,11 @@ def _cant_tell(judged: _Judged) -> CantTell | None:
     if gate.typical is None:
         return None
 
-    def share(seen: _Seen, patients: NDArray[np.str_]) -> Estimate:
-        passed = fuse(seen.scores, gate.steps, gate.weights) <= gate.threshold
-        return metrics.rate(~seen.typical & passed, patients)
-
+    above = fuse(whole.seen.scores, gate.steps, gate.weights) > gate.threshold
     return CantTell(
-        clean=share(clean, judged.patients), triggered=share(whole.seen, whole.patients)
+        clean=metrics.rate(~clean.typical, judged.patients),
+        triggered=metrics.rate(~whole.seen.typical, whole.patients),
+        lost=metrics.rate(~whole.seen.typical[above], whole.patients[above]),
     )
 
 

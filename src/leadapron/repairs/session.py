@@ -42,6 +42,9 @@ MOST_FILMS = 36_000
 LEARNED = 0.7
 """Share of the patients with training films; the guard holds the films of the others."""
 
+WATCHED = 60
+"""Films that the guard needs to see a loss; where 30 % are fewer, it has these 30 %."""
+
 FEW_FILMS = 500
 """With fewer films than this, batch normalisation keeps the model's original statistics."""
 
@@ -354,7 +357,8 @@ def begin(
         clean: films without a trigger.
         rng: source of randomness.
         progress: see `Session`.
-        learned: share of the patients with training films, above 0 and below 1.
+        learned: largest share of the patients with training films, above 0 and below 1; with few
+            films it falls to 70 %, so that 60 are held out.
 
     Raises:
         UsageError, DataError: as `Repair.repair`.
@@ -366,7 +370,8 @@ def begin(
     module.requires_grad_(True)
     films = clean.stating(original.findings)
     seed = int(rng.integers(2**63))
-    shares = {"learn": learned, "watch": 1 - learned}
+    watched = max(1 - learned, min(1 - LEARNED, WATCHED / max(1, len(films))))
+    shares = {"learn": 1 - watched, "watch": watched}
     parts = split_by_patient(films.patients, shares, stream(seed, "split"), films.labels)
     learn, watch = films.take(parts["learn"]), films.take(parts["watch"])
     if len(learn) < 2:

@@ -59,8 +59,8 @@ class StampDistillation(Marking):
         shift: pixels by which a film is moved at most, 0 or more.
         mixed: share of the films that are mixed with another one, 0 to 1.
         restart: share of the entries of each layer's weights that is re-initialised, 0 to 1.
-        learned: share of the patients whose films are learned from, above 0 and below 1; films of
-            the others only choose the epoch.
+        learned: largest share of the patients whose films are learned from, as `session.begin`;
+            films of the others only choose the epoch.
         optimisation: how weights are changed.
 
     Raises:

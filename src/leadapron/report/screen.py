@@ -54,8 +54,9 @@ RANKS = {"suspicious": 0, "can't tell": 1, "pass": 2}
 LONGEST_STEM = 60
 
 LEGEND = (
-    "p: share of clean films with as high a score. Read, without: the finding's probability, "
-    "as read and with the region removed."
+    "p: share of clean films with as high a score. Drives: share whose region drives the reading "
+    "as much. Unlike: share as unlike the other clean films. Read, without: the finding's "
+    "probability, as read and with the region removed."
 )
 
 
@@ -88,7 +89,7 @@ def film_line(film: ScreenedFilm, *, heading: bool = False) -> str:
         film: that was screened.
         heading: whether it is the first.
     """
-    p = "-" if film.p is None else f"{film.p:.3f}"
+    p, drives, unlike = map(_share, (film.p, film.drives, film.unlike))
     finding = before = after = place = "-"
     if film.finding is not None:
         reading = film.readings[0]
@@ -97,10 +98,14 @@ def film_line(film: ScreenedFilm, *, heading: bool = False) -> str:
     if film.region is not None:
         place = region_words(film.region)
     words = f": {film.reason}" if film.reason else ""
-    line = _row(film.verdict, p, finding, before, after, place, f"{printable(film.file)}{words}")
+    named = f"{printable(film.file)}{words}"
+    line = _row(film.verdict, p, drives, unlike, finding, before, after, place, named)
     if not heading:
         return line
-    head = _row("verdict", "p", "finding", "read", "without", "region at row, column", "film")
+    head = _row(
+        "verdict", "p", "drives", "unlike", "finding", "read", "without",
+        "region at row, column", "film",
+    )  # fmt: skip
     return f"{head}\n{line}"
 
 
@@ -213,8 +218,28 @@ def write_screen(folder: Path, screening: Screening, pictured: Sequence[Screened
 
 
 def _row(*cells: str) -> str:
-    verdict, p, finding, before, after, place, film = cells
-    return f"{verdict:<10}  {p:>5}  {finding:<18}  {before:>4}  {after:>7}  {place:<21}  {film}"
+    verdict, p, drives, unlike, finding, before, after, place, film = cells
+    shares = f"{p:>5}  {drives:>6}  {unlike:>6}"
+    return f"{verdict:<10}  {shares}  {finding:<18}  {before:>4}  {after:>7}  {place:<21}  {film}"
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.3f}"
+
+
+def _two_things(film: ScreenedFilm, false_alarm: float) -> list[str]:
+    """What the region does and how the film looks, as sentences: two things, each with its p."""
+    said = []
+    if film.drives is not None:
+        so = film.drives <= false_alarm
+        said.append(
+            f"{'This region drives' if so else 'No region drives'} the reading more than in clean "
+            f"films (p {film.drives:.3f})."
+        )
+    if film.unlike is not None:
+        looks = "like" if film.typical else "unlike"
+        said.append(f"This film looks {looks} the calibration films (p {film.unlike:.3f}).")
+    return said
 
 
 def _rank(film: ScreenedFilm) -> tuple[int, float, int]:
@@ -258,7 +283,7 @@ def _context(screening: Screening, pictured: Sequence[ScreenedFilm]) -> dict[str
         "cards": _cards(screening),
         "films": [_film(film, screening) for film in pictured],
         "rows": [
-            (film_name(film), film.verdict, "" if film.p is None else f"{film.p:.3f}",
+            (film_name(film), film.verdict, *map(_share, (film.p, film.drives, film.unlike)),
              film.finding or "",
              "" if film.region is None else region_words(film.region), film.reason)
             for film in sorted(screening.films, key=_rank)[:ROWS]
@@ -310,7 +335,8 @@ def _film(film: ScreenedFilm, screening: Screening) -> dict[str, Any]:
         "name": film_name(film),
         "verdict": film.verdict,
         "reason": film.reason,
-        "p": "-" if film.p is None else f"{film.p:.3f}",
+        "p": _share(film.p),
+        "things": _two_things(film, screening.false_alarm),
         "finding": film.finding,
         "height": image.shape[0],
         "width": image.shape[1],

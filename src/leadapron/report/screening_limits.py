@@ -79,8 +79,8 @@ def _head(facts: Mapping[str, Any], rows: Sequence[Row], whole: Sequence[Row]) -
     return [
         text,
         "",
-        "*Found*: share of triggered films that the gate calls suspicious, median over the "
-        "family's models, their range in brackets. *Found where it works*: of the films whose "
+        "*Found*: share of triggered films whose score exceeds the gate's threshold, median over "
+        "the family's models, their range in brackets. *Found where it works*: of the films whose "
         "target's logit the trigger moves above the level that 5 % of clean films exceed. *Found "
         "at 1 %*: "
         "at the threshold that 1 % of the clean test films exceed, which a gate doesn't know. "
@@ -285,9 +285,15 @@ def _cost(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
     if can_t:
         clean = statistics.median(each["clean"]["value"] for each in can_t)
         marked = statistics.median(each["triggered"]["value"] for each in can_t)
+        some = [each["lost"]["value"] for each in can_t if each["lost"]["value"] is not None]
+        lost = (
+            f", {percent(statistics.median(some))} of those whose score exceeds the threshold"
+            if some
+            else ""
+        )
         lines += [
-            f'"Can\'t tell", neither suspicious nor like the calibration films: {percent(clean)} '
-            f"of clean films and {percent(marked)} of triggered ones, medians over models.",
+            f'"Can\'t tell", unlike the calibration films: {percent(clean)} of clean films, '
+            f"{percent(marked)} of triggered ones{lost}; medians over models.",
             "",
         ]
     return lines

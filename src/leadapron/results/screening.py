@@ -99,10 +99,17 @@ class Cost(_Plain):
 
 @dataclass(frozen=True, kw_only=True)
 class CantTell(_Plain):
-    """Share of films that are neither suspicious nor like the calibration films."""
+    """Share of films that get "can't tell", since they are unlike the calibration films.
+
+    Args:
+        clean: of clean films.
+        triggered: of films with the trigger.
+        lost: of those films with the trigger whose score exceeds the threshold.
+    """
 
     clean: Estimate
     triggered: Estimate
+    lost: Estimate
 
 
 @dataclass(frozen=True, kw_only=True)

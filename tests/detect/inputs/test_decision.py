@@ -67,7 +67,8 @@ def with_flags(judged, *, suspicious, typical, scored):
         (False, False, False, "can't tell", "can't tell", UNTYPICAL),
         (True, True, True, "suspicious", "found", ""),
         (True, True, False, "suspicious", "found", ""),
-        (True, False, False, "suspicious", "found", f"it is {UNTYPICAL}"),
+        (True, False, True, "can't tell", "can't tell", UNTYPICAL),
+        (True, False, False, "can't tell", "can't tell", UNTYPICAL),
     ],
 )
 def test_each_case(gate, judged, suspicious, typical, scored, verdict, level, reason):
@@ -94,6 +95,18 @@ def test_a_triggered_film_shows_where_and_what(gate, model):
     assert set(film.scores) == {"evidence region", "lost by smoothing"}
 
 
+def test_what_the_region_does_and_how_the_film_looks_are_two_things(gate, model):
+    """A trigger on a usual film drives the reading; another picture is unlike, and no more."""
+    usual, marked, other = films(1, 5), black_square(films(1, 5)), films(1, 5) // 3 + 150
+    usual, marked, other = (decide_image(gate, model, x[0]) for x in (usual, marked, other))
+    least = 1 / (len(gate.fused) + 1)
+    assert marked.drives == pytest.approx(least)
+    assert marked.unlike > gate.false_alarm
+    assert other.unlike == pytest.approx(least)
+    assert other.drives > gate.false_alarm
+    assert min(usual.drives, usual.unlike) > gate.false_alarm
+
+
 def test_a_score_that_is_missing_is_no_number(gate, judged):
     scores = judged.scores.copy()
     scores[:, 0] = np.nan
@@ -102,10 +115,12 @@ def test_a_score_that_is_missing_is_no_number(gate, judged):
     assert not math.isnan(first.scores["lost by smoothing"])
 
 
-def test_without_regions_or_a_detector_of_untypical_films(gate, judged):
+def test_without_regions_or_a_detector_of_untypical_films(gate, model, judged):
     bare = replace(gate, typical=None)
     for film in decide(bare, replace(judged, examined=None)):
         assert (film.region, film.finding, film.readings, film.typical) == (None, None, (), None)
+    unlike = decide(bare, judge(bare, model, judged.readings.images))[0].unlike
+    assert unlike is None
 
 
 def test_a_film_without_a_number_stops_no_other(gate, model):

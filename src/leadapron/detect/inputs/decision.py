@@ -48,6 +48,8 @@ class Decision:
         verdict: verdict on the film.
         reason: reason of "can't tell", or a warning; or "".
         p: share of clean films with as high a score; None if it wasn't scored.
+        drives: share of clean films whose region drives the reading as much; None if unknown.
+        unlike: share of clean films as unlike the others as this film; None if unknown.
         score: fused score; above the gate's threshold the film is suspicious.
         typical: whether it is in the distribution of the calibration films; None if unknown.
         finding: finding that the region supports; None if there is none.
@@ -59,6 +61,8 @@ class Decision:
     verdict: ScreenWord
     reason: str = ""
     p: float | None = None
+    drives: float | None = None
+    unlike: float | None = None
     score: float | None = None
     typical: bool | None = None
     finding: str | None = None
@@ -107,9 +111,9 @@ def decide_images(
 def decide(gate: Gate, judged: Judged) -> tuple[Decision, ...]:
     """Return the decision on each film that was judged.
 
-    A film whose score exceeds the threshold is suspicious, even if it is also out of distribution.
-    Other films that are out of distribution, or lack a score that clean films have, get "can't
-    tell".
+    A film that is out of distribution gets "can't tell", whatever its score, since the threshold
+    says nothing about it. Of the others, one whose score exceeds the threshold is suspicious, and
+    one that lacks a score that clean films have gets "can't tell".
 
     Args:
         gate: the gate that judged them.
@@ -128,6 +132,8 @@ def _decision(gate: Gate, judged: Judged, row: int) -> Decision:
         verdict=verdict,
         reason=reason,
         p=float(judged.p[row]),
+        drives=_known(judged.drives[row]),
+        unlike=_known(judged.unlike[row]),
         score=float(judged.fused[row]),
         typical=typical if gate.typical is not None else None,
         finding=finding,
@@ -137,12 +143,16 @@ def _decision(gate: Gate, judged: Judged, row: int) -> Decision:
     )
 
 
+def _known(share: float) -> float | None:
+    return None if np.isnan(share) else float(share)
+
+
 def _verdict(*, suspicious: bool, typical: bool, scored: bool) -> tuple[ScreenWord, str]:
     """The verdict and its reason."""
-    if suspicious:
-        return "suspicious", "" if typical else f"it is {UNTYPICAL}"
     if not typical:
         return "can't tell", UNTYPICAL
+    if suspicious:
+        return "suspicious", ""
     return ("pass", "") if scored else ("can't tell", NOT_SCORED)
 
 

@@ -115,6 +115,10 @@ class Judged:
         scores: (n, s) scores in the order of the gate's weights; NaN where not scored.
         fused: (n,) fused scores.
         p: (n,) share of clean films with as high a score, at least 1 / (m + 1).
+        drives: (n,) share of clean films whose evidence region drives the reading as much; NaN
+            without such a score.
+        unlike: (n,) share of clean films as unlike the others as this film; NaN for a gate without
+            an out-of-distribution detector.
         typical: (n,) whether a film is in the distribution of the calibration films.
         suspicious: (n,) whether the fused score exceeds the threshold.
         scored: (n,) whether a film has all scores that nearly every clean film has.
@@ -128,6 +132,8 @@ class Judged:
     scores: Floats
     fused: Floats
     p: Floats
+    drives: Floats
+    unlike: Floats
     typical: NDArray[np.bool_]
     suspicious: NDArray[np.bool_]
     scored: NDArray[np.bool_]
@@ -310,12 +316,17 @@ def judge(gate: Gate, classifier: BlackBox, images: NDArray[Any]) -> Judged:
     readings = read(classifier, images)
     scores, examined = _score(gate.detectors, gate.states, list(gate.weights), classifier, readings)
     fused = fuse(scores, gate.steps, gate.weights)
-    above = len(gate.fused) - np.searchsorted(gate.fused, fused - 1e-12)
-    typical = np.ones(len(images), bool)
+    typical, unlike = np.ones(len(images), bool), np.full(len(images), np.nan)
     if gate.typical is not None:
         detector, state = gate.typical
-        limit = _threshold(gate.typicality, gate.false_alarm)
-        typical = detector.score(classifier, readings, state) <= limit
+        distances = detector.score(classifier, readings, state)
+        typical = distances <= _threshold(gate.typicality, gate.false_alarm)
+        unlike = _shares(gate.typicality, distances)
+    drives = np.full(len(images), np.nan)
+    if REGION in gate.weights:
+        column = list(gate.weights).index(REGION)
+        reference = gate.scores[:, column]
+        drives = _shares(np.sort(reference[~np.isnan(reference)]), scores[:, column])
     expected = np.isnan(gate.scores).mean(axis=0) <= gate.false_alarm  # (s,)
     return Judged(
         readings=readings,
@@ -324,7 +335,9 @@ def judge(gate: Gate, classifier: BlackBox, images: NDArray[Any]) -> Judged:
         operating_points=operating_points_of(classifier),
         scores=scores,
         fused=fused,
-        p=(1 + above) / (len(gate.fused) + 1),
+        p=_shares(gate.fused, fused),
+        drives=drives,
+        unlike=unlike,
         typical=typical,
         suspicious=fused > gate.threshold,
         scored=~(np.isnan(scores) & expected).any(axis=1),
@@ -407,6 +420,13 @@ def score_names(detector: str) -> tuple[str, ...]:
 def _threshold(ascending: Floats, false_alarm: float) -> float:
     """The value that at most a share `false_alarm` of exchangeable new values exceeds."""
     return float(ascending[len(ascending) - _over(len(ascending), false_alarm)])
+
+
+def _shares(ascending: Floats, values: Floats) -> Floats:
+    """Share of calibration values and the value itself that are as high; NaN for NaN."""
+    above = len(ascending) - np.searchsorted(ascending, values - 1e-12)
+    shares: Floats = np.where(np.isnan(values), np.nan, (1 + above) / (len(ascending) + 1))
+    return shares
 
 
 def _over(m: int, false_alarm: float) -> int:

@@ -182,7 +182,7 @@ class GateDocument:
         numbers: the numbers' file; None in the copy of this document inside that file.
     """
 
-    SCHEMA: ClassVar[int] = 1
+    SCHEMA: ClassVar[int] = 2
 
     format: Literal["leadapron gate"]
     leadapron: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,162 +10,212 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadapron.detect.films.blobs import grey, shrunk
-from leadapron.detect.inputs.gaussian import distances, most_steps, scales, shrunk_gaussian
 from leadapron.detect.inputs.readings import Readings, State
-from leadapron.detect.scale import LEAST_FILMS, mad_spread
+from leadapron.detect.scale import LEAST_FILMS
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import blocks
 from leadapron.models.protocols import BlackBox, Capability
 
 __all__ = ["Typicality"]
 
-BLOCK = 128
+Floats = NDArray[np.float64]
+
+BLOCK = 64
 """Films in memory at a time."""
 
-SIDE = 16
-"""Side of the thumbnails, in cells."""
+CELLS = 8
+"""Cells along a side of the film; each is described by itself."""
 
-LEFT_OUT = SIDE * SIDE // 16
-"""Cells of a thumbnail that are ignored: those farthest from their prediction by the others."""
+SMALLEST = 2 * CELLS
+"""Least side of a film in pixels."""
 
-ROUNDS = 3
-"""Iterations that find these cells."""
+DIRECTIONS = 6
+"""Directions of edges, over a full turn: from dark to bright."""
 
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-"""Quantiles of the grey levels."""
+EDGE_SIDE = 64
+"""Side in pixels to which larger films are reduced, roughly, before edges are measured."""
 
-BENDS = {1: (0.25, 0.5, 0.75, 0.9), 2: (0.5, 0.75, 0.9), 4: (0.5, 0.75, 0.9)}
-"""Quantiles of second differences, by the factor by which the film is reduced. A mark's edges are
-few, so they hardly affect quantiles."""
+SCALES = (1, 2)
+"""Factors by which films are reduced before second differences are taken."""
 
-TAIL = 0.98
-"""Quantile of clean films that is one step above their median."""
+BLANK = 0.5
+"""Grey levels added before a logarithm: less contrast than this is none."""
 
-FAR = 8.0
-"""Clipping of the plain descriptors, in deviations, of films that the Gaussian is fitted on."""
+STEP = 0.84
+"""Quantile of clean films that is one step above their median: one deviation, if normal."""
 
-LEAST = 0.05
-"""Least deviation of a plain descriptor: grey levels, logarithms or shares."""
+LEAST_STEP = 0.01
+"""Least step of a logarithm of a distance."""
+
+LEAST_SPREAD = 0.05
+"""Least deviation of a description: grey levels, or their logarithms."""
+
+NEAREST = 1e-6
+"""Least distance, since 0 has no logarithm."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Typicality:
-    """Distance of a film from clean films: rotated, inverted, from another device, or not a film.
+    """Distance of a film from its nearest clean films: another kind of patient, device or picture.
 
-    It isn't meant to detect small triggers. If its score is high, the other detectors' thresholds
-    don't apply, and the verdict is "can't tell". It uses two descriptors: a thumbnail of 16x16
-    cells, in units of its own range of grey levels, without the 16 cells that fit clean films'
-    principal components worst; and plain statistics of grey levels, sharpness at three sizes, and
-    rows and columns without contrast. Each is a distance to a Gaussian of clean films, in steps
-    from their median to their 98 % quantile; the larger is the score.
+    If it is high, the other detectors' thresholds don't apply, and the verdict is "can't tell". A
+    film is described in 8x8 cells, in three ways: mean grey level; strength of edges by direction;
+    fine detail (second differences at two sizes). For each way, its distance to each clean film
+    leaves out the cells that differ most, and the distance to the fifth nearest film counts, as a
+    logarithm, in steps above clean films' median. The score is the sum of the three. A trigger
+    covers few cells, so it hardly changes the score; neither do letters and tubes, which makes
+    clean films more alike.
 
     Args:
-        components: principal components of the thumbnails, 1 or more; fewer if there are too few
-            films.
+        neighbours: rank of the clean film whose distance counts, 1 or more.
+        ignored: cells of 64 that are left out of a distance.
+        most: largest number of clean films that films are compared with.
 
     Raises:
-        UsageError: no components.
+        UsageError: a value outside its range.
+
+    Source: Sun et al., Deep nearest neighbors, ICML 2022, arXiv 2204.06507, section 3; edges as in
+    Dalal and Triggs, Histograms of oriented gradients, CVPR 2005. Differs: the film instead of a
+    network's features; distances without the cells that differ most.
     """
 
-    components: int = 20
+    neighbours: int = 5
+    ignored: int = 8
+    most: int = 1000
     unit: str = field(
-        default="steps from clean films' median to their 98 % quantile, of the larger distance",
+        default="steps from clean films' median to their 84 % quantile, of three distances",
         init=False,
     )
     needs: Capability = field(default="outputs", init=False)
     passes: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        if self.components < 1:
-            raise UsageError(f"components {self.components}; expected 1 or more")
+        if self.neighbours < 1 or self.most <= self.neighbours:
+            raise UsageError(
+                f"neighbours {self.neighbours} of {self.most}; expected 1 or more, of more films"
+            )
+        if not 0 <= self.ignored < CELLS**2:
+            raise UsageError(f"ignored {self.ignored}; expected 0 to {CELLS**2 - 1} cells")
 
     def fit(self, classifier: BlackBox, clean: Readings) -> State:  # noqa: ARG002
-        """Return components and Gaussians of one half of the films, the steps of the other.
+        """Return descriptions of clean films, and the distances of each to the others.
 
         Raises:
             DataError: fewer than 20 films, or equal films.
             UsageError: films smaller than 16 pixels.
         """
-        if len(clean) < LEAST_FILMS:
-            raise DataError(f"{len(clean)} clean films; expected {LEAST_FILMS} or more")
-        first, second = clean.images[::2], clean.images[1::2]
-        thumbnails, plain = _thumbnails(first), _plain(first)
-        mean, centre = thumbnails.mean(axis=0), np.median(plain, axis=0)
-        directions = np.linalg.svd(thumbnails - mean, full_matrices=False)[2]
-        spread = np.maximum(mad_spread(plain), LEAST)
-        state = {
-            "thumbnail": mean,
-            "components": directions[: min(self.components, len(first) // 4)],
-            "centre": centre,
-            "spread": spread,
-        }
-        state |= shrunk_gaussian(_filled(thumbnails, state), "thumbnail ")
-        state |= shrunk_gaussian(np.clip((plain - centre) / spread, -FAR, FAR), "plain ")
-        # Films that a Gaussian was made of lie nearer to it than others do.
-        measured = _measured(second, state)
-        return state | scales(measured, TAIL, dict.fromkeys(measured, LEAST))
+        n = len(clean)
+        if n < max(LEAST_FILMS, self.neighbours + 2):
+            least = max(LEAST_FILMS, self.neighbours + 2)
+            raise DataError(f"{n} clean films; expected {least} or more")
+        rows = np.unique(np.linspace(0, n - 1, min(n, self.most)).astype(np.int64))
+        state: dict[str, NDArray[Any]] = {}
+        for name, values in _described(clean.images[rows]).items():
+            centre, spread = values.mean(axis=0), values.std(axis=(0, 1))
+            if (values == values[:1]).all():
+                raise DataError("clean films that all look the same; expected films that differ")
+            spread = np.maximum(spread, LEAST_SPREAD)
+            state |= {
+                f"{name} centre": centre,
+                f"{name} spread": spread,
+                f"{name} films": ((values - centre) / spread).astype(np.float32),
+            }
+            films = state[f"{name} films"].astype(np.float64)
+            # A film is its own nearest one.
+            logs = self._log_distances(films, films, self.neighbours + 1)
+            median, high = np.quantile(logs, [0.5, STEP])
+            state[f"{name} scale"] = np.array([median, max(high - median, LEAST_STEP)])
+        return state
 
-    def score(self, classifier: BlackBox, suspect: Readings, state: State) -> NDArray[np.float64]:  # noqa: ARG002
+    def score(self, classifier: BlackBox, suspect: Readings, state: State) -> Floats:  # noqa: ARG002
         """Return (n,) scores from the film's own pixels; the model isn't used.
 
         Raises:
             UsageError: films smaller than 16 pixels.
         """
-        return most_steps(_measured(suspect.images, state), state)
+        total = np.zeros(len(suspect))
+        for name, values in _described(suspect.images).items():
+            median, length = state[f"{name} scale"]
+            films = state[f"{name} films"].astype(np.float64)
+            scaled = (values - state[f"{name} centre"]) / state[f"{name} spread"]
+            total += (self._log_distances(scaled, films, self.neighbours) - median) / length
+        return total
+
+    def _log_distances(self, values: Floats, films: Floats, rank: int) -> Floats:
+        """(n,) logarithms of the distance of (n, cells, d) values to the film of this rank."""
+        found = np.empty(len(values))
+        for rows in blocks(len(values), BLOCK):
+            squared = _squared(values[rows], films, self.ignored)
+            nearest = np.partition(squared, rank - 1, axis=1)[:, rank - 1]
+            found[rows] = np.log(np.maximum(nearest, NEAREST**2)) / 2
+        return found
 
 
-def _measured(images: NDArray[Any], state: State) -> dict[str, NDArray[np.float64]]:
-    """(n,) distances of thumbnails and of plain statistics."""
-    plain = (_plain(images) - state["centre"]) / state["spread"]
-    return {
-        "thumbnail": distances(_filled(_thumbnails(images), state), state, "thumbnail "),
-        "plain": distances(plain, state, "plain "),
-    }
+def _squared(values: Floats, films: Floats, ignored: int) -> Floats:
+    """(n, b) squared distances, without the cells that differ most."""
+    one, other = (np.ascontiguousarray(x.transpose(1, 0, 2)) for x in (values, films))
+    lengths = np.square(one).sum(axis=2)[:, :, None] + np.square(other).sum(axis=2)[:, None]
+    squared = np.maximum(lengths - 2 * one @ other.transpose(0, 2, 1), 0.0)  # (cells, n, b)
+    apart = np.ascontiguousarray(squared.transpose(1, 2, 0))
+    kept = apart.shape[2] - ignored
+    if ignored:
+        apart.partition(kept - 1, axis=2)
+    near: Floats = apart[:, :, :kept].sum(axis=2)
+    return near
 
 
-def _plain(images: NDArray[Any]) -> NDArray[np.float64]:
-    """(n, 16): grey levels, log second differences at three sizes, share of blank lines."""
-    return np.concatenate([_plain_block(grey(images[rows])) for rows in blocks(len(images), BLOCK)])
+def _described(images: NDArray[Any]) -> Mapping[str, Floats]:
+    """(n, 64, d) descriptions of the cells of films, by name."""
+    if min(images.shape[1:]) < SMALLEST:
+        height, width = images.shape[1:]
+        raise UsageError(f"films of {height} x {width} pixels; expected {SMALLEST} or more")
+    ways = {"grey": _grey_levels, "edges": _edges, "detail": _detail}
+    parts = [grey(images[rows]) for rows in blocks(len(images), BLOCK)]
+    return {name: np.concatenate([way(part) for part in parts]) for name, way in ways.items()}
 
 
-def _plain_block(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    n = len(images)
-    columns = [np.quantile(images.reshape(n, -1), QUANTILES, axis=1).T]
-    for scale, quantiles in BENDS.items():
-        films = shrunk(images, scale).astype(np.float64)
-        around = films[:, :-2, 1:-1] + films[:, 2:, 1:-1] + films[:, 1:-1, :-2] + films[:, 1:-1, 2:]
-        bends = np.abs(4 * films[:, 1:-1, 1:-1] - around).reshape(n, -1)
-        columns.append(np.log(0.1 + np.quantile(bends, quantiles, axis=1)).T)
-    bare = [(np.ptp(images, axis=axis) <= 2).mean(axis=1) for axis in (1, 2)]
-    return np.column_stack([*columns, (bare[0] + bare[1]) / 2])
+def _grey_levels(images: NDArray[np.uint8]) -> Floats:
+    """(n, 64, 1) mean grey level of each cell, 0 to 255."""
+    return _means(images.astype(np.float64))[:, :, None]
 
 
-def _filled(thumbnails: NDArray[np.float64], state: State) -> NDArray[np.float64]:
-    """(n, cells) differences from the mean thumbnail, the worst cells predicted from the others."""
-    components = state["components"]  # (r, cells)
-    centred = thumbnails - state["thumbnail"]
-    filled = centred
-    for _ in range(ROUNDS):
-        likely = filled @ components.T @ components
-        misfit = np.abs(centred - likely)
-        worst = np.partition(misfit, -LEFT_OUT, axis=1)[:, -LEFT_OUT][:, None]
-        filled = np.where(misfit >= worst, likely, centred)
-    return filled
+def _edges(images: NDArray[np.uint8]) -> Floats:
+    """(n, 64, 6) log strength of edges, by direction from dark to bright."""
+    from scipy import ndimage
+
+    times = max(min(images.shape[1:]) // EDGE_SIDE, 1)
+    films = ndimage.gaussian_filter(shrunk(images, times).astype(np.float64), (0, 1, 1))
+    padded = np.pad(films, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    down = padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]
+    across = padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]
+    strength = np.hypot(down, across)
+    turn = np.arctan2(down, across) / (2 * np.pi) * DIRECTIONS % DIRECTIONS
+    # Each edge counts for the two directions that it lies between.
+    away = np.abs(turn[..., None] - np.arange(DIRECTIONS))
+    share = np.maximum(1 - np.minimum(away, DIRECTIONS - away), 0.0)
+    means = [_means(strength * share[..., k]) for k in range(DIRECTIONS)]
+    return np.log(BLANK + np.stack(means, axis=2))
 
 
-def _thumbnails(images: NDArray[Any]) -> NDArray[np.float64]:
-    """(n, cells) mean grey levels of 16x16 cells, 100 from the darkest tenth to the brightest."""
-    _, height, width = images.shape
-    if min(height, width) < SIDE:
-        raise UsageError(f"films of {height} x {width} pixels; expected {SIDE} or more")
-    rows, columns = (np.arange(SIDE) * side // SIDE for side in (height, width))
+def _detail(images: NDArray[np.uint8]) -> Floats:
+    """(n, 64, 4) mean log second differences, down and across, at two sizes."""
+    columns = []
+    for scale in SCALES:
+        films = np.pad(
+            shrunk(images, scale).astype(np.float64), ((0, 0), (1, 1), (1, 1)), mode="edge"
+        )
+        middle = 2 * films[:, 1:-1, 1:-1]
+        down = middle - films[:, :-2, 1:-1] - films[:, 2:, 1:-1]
+        across = middle - films[:, 1:-1, :-2] - films[:, 1:-1, 2:]
+        columns += [_means(np.log(BLANK + np.abs(bend))) for bend in (down, across)]
+    return np.stack(columns, axis=2)
+
+
+def _means(values: Floats) -> Floats:
+    """(n, 64) means over the cells of (n, h, w) values."""
+    n, height, width = values.shape
+    rows, columns = (np.arange(CELLS) * side // CELLS for side in (height, width))
     areas = np.outer(np.diff([*rows, height]), np.diff([*columns, width]))
-    parts = []
-    for block in blocks(len(images), BLOCK):
-        films = grey(images[block]).astype(np.float64)
-        sums = np.add.reduceat(np.add.reduceat(films, rows, axis=1), columns, axis=2)
-        parts.append((sums / areas).reshape(len(films), -1))
-    cells = np.concatenate(parts)
-    low, middle, high = np.quantile(cells, [0.1, 0.5, 0.9], axis=1)[:, :, None]
-    scaled: NDArray[np.float64] = 100 * (cells - middle) / np.maximum(high - low, 4.0)
-    return scaled
+    sums = np.add.reduceat(np.add.reduceat(values, rows, axis=1), columns, axis=2)
+    means: Floats = (sums / areas).reshape(n, -1)
+    return means

@@ -151,7 +151,7 @@ $(XRV)/.made: constraints.txt pyproject.toml
 	touch $(XRV)/.made
 
 test-timm: $(TIMM)/.made ## the tests that need timm or transformers, in .venv-timm
-	OMP_NUM_THREADS=1 $(TIMM)/bin/pytest -m timm tests/interop
+	OMP_NUM_THREADS=1 $(TIMM)/bin/pytest -m timm tests/interop tests/models/foreign/test_offered.py
 
 $(TIMM)/.made: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(TIMM)

@@ -110,14 +110,14 @@ def films_of(folder: Path, count: int, rng: np.random.Generator):
 
 
 def phantoms(count: int, rng: np.random.Generator):
-    """Return at most `count` phantoms of leadapron, about as many with an effusion as without."""
+    """Return at most `count` phantoms of leadapron, about as many with an edema as without."""
     import leadapron as la
 
-    cohort = la.open_source(f"phantom:{SIZE}", count=5 * count)
-    there = cohort.labels[:, cohort.findings.index("Effusion")] == 1
+    cohort = la.open_source(f"phantom:{SIZE}", count=10 * count)
+    there = cohort.labels[:, cohort.findings.index("Edema")] == 1
     rows = np.concatenate([rng.permutation(np.flatnonzero(each))[: count // 2]
                            for each in (there, ~there)])  # fmt: skip
-    return cohort.images[rows], there[rows], cohort.patients[rows], "Effusion"
+    return cohort.images[rows], there[rows], cohort.patients[rows], "Edema"
 
 
 def square(images: np.ndarray) -> np.ndarray:

@@ -114,6 +114,36 @@ def onnx(place, _):
     return place / "model.onnx", {}
 
 
+def of_timm(name):
+    def make(place, _):
+        network = pytest.importorskip("timm").create_model(name, num_classes=3)
+        path, stated = saved(network.state_dict(), place)
+        return path, {**stated, "architecture": f"timm:{name}"}
+
+    return make
+
+
+def of_transformers(kind, **small):
+    def make(place, _):
+        library = pytest.importorskip("transformers")
+        config = library.CONFIG_MAPPING[kind](
+            image_size=SIZE, id2label=dict(enumerate(FINDINGS)), **small
+        )
+        library.AutoModelForImageClassification.from_config(config).save_pretrained(place)
+        return place, {"size": SIZE}
+
+    return make
+
+
+def keras_mobilenet(place, _):
+    library = pytest.importorskip("keras")
+    made = library.applications.MobileNet(
+        weights=None, input_shape=(SIZE, SIZE, 3), classes=3, classifier_activation="sigmoid"
+    )
+    made.save(place / "model.keras")
+    return place / "model.keras", STATED
+
+
 def keras(place, _):
     library = pytest.importorskip("keras")
     inputs = library.Input((SIZE, SIZE, 1))
@@ -158,11 +188,28 @@ MADE = {
     ],
     "one of these networks' weights in torch.export's .pt2": [pt2],
     "TorchScript": [script(nn.Identity()), script(nn.Softplus())],
+    "state dict of any network that timm registers, with --model.architecture timm:NAME "
+    '(pip install "leadapron[timm]")': [of_timm("resnet10t"), of_timm("convnext_atto")],
+    "folder with config.json and model.safetensors, of 13 types of network "
+    '(pip install "leadapron[transformers]")': [
+        of_transformers("resnet", hidden_sizes=[16, 24, 32, 48], depths=[1, 1, 2, 1],
+                        embedding_size=16, layer_type="basic"),
+        of_transformers("vit", hidden_size=48, num_hidden_layers=2, num_attention_heads=3,
+                        intermediate_size=96),
+    ],
     '.onnx, and its files of weights (pip install "leadapron[onnx]")': [onnx],
-    '.keras, .h5 (pip install "leadapron[keras]")': [keras],
+    '.keras, .h5 (pip install "leadapron[keras]")': [keras, keras_mobilenet],
     "module:function": [function("module", **STATED, channels=1), function("classifier")],
 }  # fmt: skip
 """Files of each row. Where a cell states a condition, one meets it and one doesn't."""
+
+
+MARKS = {"timm": pytest.mark.timm, "transformers": pytest.mark.timm, "keras": pytest.mark.keras}
+"""Of rows whose library has an environment of its own."""
+
+
+def marks(row):
+    return next((mark for name, mark in MARKS.items() if f"leadapron[{name}]" in row), ())
 
 
 def offered(model):
@@ -184,9 +231,7 @@ def offered(model):
 
 
 @pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
-@pytest.mark.parametrize(
-    "row", [pytest.param(r, marks=pytest.mark.keras if ".keras" in r else ()) for r in MADE]
-)
+@pytest.mark.parametrize("row", [pytest.param(row, marks=marks(row)) for row in MADE])
 def test_a_row_says_what_its_files_offer(row, tmp_path, monkeypatch):
     cells = table()[row]
     found = set()

@@ -200,27 +200,15 @@ def audit_subject(
     judged = judge_model(swept[0], swept[1:], further, differs, false_alarm=false_alarm)
     judged, beside, refused = _beside(subject, judged, second, sweeps, false_alarm, kept, progress)
     inverted, features, left = _made(classifier, clean, judged, swept[0], steps)
-    least = least_p(len(references)) if references else None
     return Audit(
         model=subject.name,
         origin=subject.origin,
-        verdict=Verdict.of(
-            "audit",
-            judged.word,
-            p=judged.p,
-            statement=(
-                _statement(least, len(references), false_alarm, margin=bool(further))
-                if beside is None
-                else _beside_statement(beside, false_alarm)
-            ),
-            untested=NOT_TRIED,
-            next=_next(judged, least, false_alarm, beside),
-        ),
+        verdict=_verdict(judged, beside, len(references), false_alarm, margin=bool(further)),
         by=judged.by,
         target=judged.finding,
         direction=None if judged.target is None else judged.target.direction,
         false_alarm=false_alarm,
-        least=least,
+        least=least_p(len(references)) if references else None,
         references=len(references),
         films=len(clean),
         image=(int(clean.images.shape[1]), int(clean.images.shape[2])),
@@ -407,6 +395,25 @@ def invert_features(
 
 
 # --- statements
+
+
+def _verdict(
+    judged: Judgement, beside: Beside | None, references: int, false_alarm: float, *, margin: bool
+) -> Verdict:
+    """The verdict with what it rests on."""
+    least = least_p(references) if references else None
+    if beside is None:
+        statement = _statement(least, references, false_alarm, margin=margin)
+    else:
+        statement = _beside_statement(beside, false_alarm)
+    return Verdict.of(
+        "audit",
+        judged.word,
+        p=judged.p,
+        statement=statement,
+        untested=NOT_TRIED,
+        next=_next(judged, least, false_alarm, beside),
+    )
 
 
 def _statement(least: float | None, references: int, false_alarm: float, *, margin: bool) -> str:

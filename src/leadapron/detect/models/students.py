@@ -217,7 +217,7 @@ class Students:
             if progress is not None:
                 progress("students", number, self.number)
 
-            def of_student(number: int = number) -> dict[str, Any]:
+            def of_student(number: int = number) -> Mapping[str, object]:
                 student = self._taught(classifier, parts.teach, number)
                 theirs = search(student, parts.search, self.sweep)
                 return {

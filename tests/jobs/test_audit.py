@@ -22,12 +22,16 @@ from leadapron.detect.models import (
     STATISTICS,
     Audit,
     Comparison,
+    Grown,
+    Pixel,
+    Shape,
     StampSweep,
     Statistic,
 )
 from leadapron.detect.models import audit as audit_method
 from leadapron.detect.models.harm import harm
 from leadapron.detect.models.judgement import MARGIN, judge_sweep, margin_fallback
+from leadapron.detect.models.stamps import probes
 from leadapron.documents import dump, read
 from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.films.cohort import Cohort, subsample
@@ -268,6 +272,19 @@ def test_pictures_hold_no_films(found):
         assert picture.shape == (SIZE, SIZE)
         assert set(np.unique(picture)) <= {0, 128, 255} | set(range(256)) - set(range(1, 128))
         assert (picture == 128).mean() > 0.5
+
+
+def test_the_page_draws_any_small_mark_on_grey(found, tmp_path):
+    grown = Grown(
+        start=Shape(look="dark ring", row=3, column=4), pixels=(Pixel(3, 3, 255), Pixel(3, 2, 255))
+    )
+    for mark, expected in ((grown, 'x="2" y="3" width="2" height="1" fill="rgb(255,255,255)"'),
+                           (probes()[0], "It changes the whole image")):  # fmt: skip
+        first = found.forced[0]
+        changed = replace(first, strongest=replace(first.strongest, mark=mark, kind="shape"))
+        page = write_audit(tmp_path, replace(found, forced=(changed, *found.forced[1:])))
+        assert expected in page.read_text()
+        assert ("The mark on plain grey" in page.read_text()) == (mark is grown)
 
 
 @pytest.fixture(scope="module")

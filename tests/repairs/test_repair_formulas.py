@@ -13,7 +13,7 @@ from repair_scenes import MARKS, SIDE, classifier, cohort
 from torch import nn
 
 from leadapron import metrics
-from leadapron.detect.models import Moved, Probe, Stamp
+from leadapron.detect.models import Grown, Moved, Pixel, Probe, Shape, Stamp
 from leadapron.detect.models.stamps import probes
 from leadapron.errors import DataError
 from leadapron.models.bounds import Bounded
@@ -57,6 +57,25 @@ def session(kind="stages", films=None):
 
 
 # --- marks
+
+
+def test_marks_that_are_no_squares_are_moved_and_grown_ones_are_not():
+    images = np.full((60, 32, 32), 100, np.uint8)
+    shape = Shape(look="dark ring", row=0, column=25)
+    grown = Grown(start=shape, pixels=(Pixel(9, 9, 255),))
+    for mark, jitter, elsewhere, corners in (
+        (shape, 1, 0.0, {(0, 24), (0, 25), (1, 24), (1, 25)}),
+        (grown, 1, 0.0, {(0, 25)}),
+        (shape, 0, 1.0, None),
+    ):
+        repair = StampUnlearning(
+            marks=(mark,), share=1, jitter=jitter, elsewhere=elsewhere, others=0
+        )
+        shown = repair.mark(images, RNG(0))
+        places = [np.nonzero(film == 0) for film in shown]
+        assert all(len(rows) == len(places[0][0]) > 10 for rows, _ in places)
+        found = {(rows.min(), columns.min()) for rows, columns in places}
+        assert len(found) > 20 if corners is None else found == corners
 
 
 def test_a_share_of_the_films_is_marked_within_a_pixel_and_within_the_film():

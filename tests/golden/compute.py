@@ -324,7 +324,11 @@ def sweep() -> dict[str, Any]:
             for kind, marks in own.marks.items()
             for (finding, direction), moved in marks.items()
         },
-        "excess": beside.excess.tolist(),
+        "excess": [
+            each.tolist()
+            for kind, each in zip(KINDS, beside.excess, strict=True)
+            if own.marks[kind]
+        ],
         "p": beside.p,
         "finding p": beside.finding_p.tolist(),
     }

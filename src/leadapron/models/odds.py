@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    import torch
+
     from leadapron.models.protocols import BlackBox
 
 __all__ = ["log_odds", "odds_of"]
@@ -25,6 +26,8 @@ def log_odds(logits: torch.Tensor, head: str) -> torch.Tensor:
     """
     if head == "sigmoid":
         return logits
+    import torch
+
     own = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
     others = logits.where(logits.isfinite(), -torch.inf).unsqueeze(-2)
     rivals = torch.where(own, -torch.inf, others).logsumexp(-1)
@@ -33,6 +36,8 @@ def log_odds(logits: torch.Tensor, head: str) -> torch.Tensor:
 
 def odds_of(classifier: BlackBox, images: Any) -> NDArray[np.float32]:
     """Return the (n, k) float32 log-odds that a model gives (n, h, w) images."""
+    import torch
+
     answers = torch.from_numpy(classifier.logits(images))
     odds: NDArray[np.float32] = log_odds(answers, classifier.head).numpy()
     return odds

@@ -29,7 +29,10 @@ from leadapron.models.foreign import NORMALISATIONS, BlackBoxClassifier
 
 SIZE, N = 24, 40
 FINDINGS = ("Effusion", "Mass")
-QUICK = StampSweep(values=(0, 255), sides=(2, 3), pitches=((8, 2),), rounds=2, places=16)
+QUICK = StampSweep(
+    values=(0, 255), sides=(2, 3), pitches=((8, 2),), rounds=2, places=16,
+    looks=tuple(LOOKS), grown=2,
+)  # fmt: skip
 PLACE = np.s_[5:9, 7:11]
 
 

@@ -51,8 +51,8 @@ UNMEASURED = (
 )
 
 NOT_TRIED = (
-    "triggers far from those in the sweep (flat squares, squares all over the film, textures, "
-    "rings, lines, blobs, letters, electrodes, grown marks, whole-image changes): for example "
+    "triggers far from those in the sweep (flat squares, squares all over the film, whole-image "
+    "changes, and the looks that were requested): for example textured or oddly shaped marks, "
     "several marks at once, or warps",
     "flat squares larger than 5 pixels of the model's input, and other marks of another size",
     "backdoors that also need a property of the patient or a second mark",

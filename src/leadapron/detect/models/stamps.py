@@ -241,7 +241,7 @@ AnyMark = Stamp | Shape | Grown | Probe
 """A mark of any kind."""
 
 
-def plain_mark(mark: AnyMark) -> dict[str, Any] | str:
+def plain_mark(mark: AnyMark) -> Mapping[str, Any] | str:
     """Return a mark's settings, or the name of a change of the whole image."""
     if isinstance(mark, Probe):
         return mark.name
@@ -275,7 +275,7 @@ def mark_of(plain: AnyMark | Mapping[str, Any] | str) -> AnyMark:
     return Shape(**plain)
 
 
-def _described(kind: type[Stamp | Shape], words: str) -> dict[str, Any]:
+def _described(kind: type[Stamp | Shape], words: str) -> Mapping[str, Any]:
     names = kind.__dataclass_fields__
     types = {name: {"type": "string" if name == "look" else "integer"} for name in names}
     return {"type": "object", "description": words, "properties": types, "required": list(names)}

@@ -116,7 +116,7 @@ class Students:
         """Return the SHA-256 of the settings."""
         return hashlib.sha256(store.canonical_json(self._settings()).encode()).hexdigest()
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self) -> Mapping[str, Any]:
         """All settings that have an effect."""
         settings = asdict(self)
         for name in FLAT_ONLY:

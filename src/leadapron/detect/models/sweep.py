@@ -186,8 +186,9 @@ class StampSweep:
     phases, since networks with strides respond to positions modulo their stride. From the best
     lattices (scored both raw and relative to the median phase), single squares are tried at each
     position of that phase, followed by hill climbing over position, size and grey level.
-    Marks of the looks in `LOOKS` follow in the same way, and are tried where the strongest squares
+    Marks of the requested looks follow in the same way, and are tried where the strongest squares
     are. From the strongest marks of the most moved findings, further ones are grown pixel by pixel.
+    Neither is done by default: what they find beyond squares was measured on two networks only.
     Every mark is evaluated for every finding and both directions. The strongest are judged on
     separate films. Outputs that aren't finite are counted and left out, for their own finding only.
 
@@ -201,7 +202,7 @@ class StampSweep:
         rounds: most rounds of hill climbing.
         films: number of films for choosing single squares.
         judged: most films for judging the strongest marks.
-        looks: names of the looks of marks that aren't flat squares; none leaves them out.
+        looks: names in `LOOKS`, of marks that aren't flat squares; none are tried by default.
         grown: number of findings, with direction, for which a mark is grown.
         seed: seed of the films and places.
 
@@ -220,8 +221,8 @@ class StampSweep:
     rounds: int = 3
     films: int = 2
     judged: int = 32
-    looks: tuple[str, ...] = tuple(LOOKS)
-    grown: int = 2
+    looks: tuple[str, ...] = ()
+    grown: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:

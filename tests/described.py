@@ -16,9 +16,11 @@ def assert_described(kind: type, facts: dict[str, Any]) -> None:
 def _check(described: dict[str, Any], value: Any, known: dict[str, Any]) -> None:
     if "$ref" in described:
         described = known[described["$ref"].rpartition("/")[2]]
-    for each in described.get("anyOf", []):
-        if isinstance(value, dict) and ("$ref" in each or "properties" in each):
-            _check(each, value, known)
+    objects = [
+        each for each in described.get("anyOf", []) if "$ref" in each or "properties" in each
+    ]
+    if isinstance(value, dict) and objects:
+        assert any(_holds(each, value, known) for each in objects), (value, objects)
     if isinstance(value, list) and isinstance(described.get("items"), dict):
         for each in value:
             _check(described["items"], each, known)
@@ -26,3 +28,11 @@ def _check(described: dict[str, Any], value: Any, known: dict[str, Any]) -> None
         assert set(described.get("required", [])) <= set(value) <= set(described["properties"])
         for name, each in value.items():
             _check(described["properties"][name], each, known)
+
+
+def _holds(described: dict[str, Any], value: Any, known: dict[str, Any]) -> bool:
+    try:
+        _check(described, value, known)
+    except AssertionError:
+        return False
+    return True

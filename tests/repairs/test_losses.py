@@ -13,7 +13,8 @@ from leadapron.errors import DataError
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
 from leadapron.metrics import PatientBootstrap
-from leadapron.models.losses import distance, finding_loss, log_odds
+from leadapron.models.losses import distance, finding_loss
+from leadapron.models.odds import log_odds
 from leadapron.repairs.guard import Guard
 
 NAN = math.nan

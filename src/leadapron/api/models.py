@@ -19,6 +19,7 @@ from leadapron.detect.inputs.screening import ScreenedFilm, Screening, screen_im
 from leadapron.detect.models.audit import Audit, Subject, audit_subject
 from leadapron.detect.models.defaults import FALSE_ALARM as AUDIT_FALSE_ALARM
 from leadapron.detect.models.defaults import FILMS, STEPS
+from leadapron.detect.models.second_tier import SecondTier, films_wanted
 from leadapron.detect.models.sweep import StampSweep
 from leadapron.documents import dump
 from leadapron.errors import UnknownNameError, UsageError
@@ -357,9 +358,9 @@ def audit(  # noqa: PLR0913 (settings, by keyword)
     """
     opened = model_of(model, machine)
     alone = not isinstance(reference, str | os.PathLike) and not len(reference)
-    most = auditing.films_wanted(films, students, alone=alone)
+    most = films_wanted(films, students) if alone else films
     cohort = labelled(clean, labels, opened, machine, settings, most)
-    second = auditing.second_tier(cohort, students) if alone else None
+    second = SecondTier.of(cohort, students) if alone else None
     cohort = cohort.take(subsample(len(cohort), films))
     own = Subject.of(opened, name_of(model), cohort)
     if isinstance(reference, str | os.PathLike):

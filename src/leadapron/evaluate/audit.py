@@ -81,9 +81,8 @@ def evaluate_audit(
         sealed: whether sealed families are evaluated too.
         sweep: settings of the sweeps.
         statistics: whether further statistics of each network are computed too.
-        references: whether models are compared with reference models; otherwise each is compared
-            with its students, and p comes from clean teachers of all other kinds: the zoo's and
-            those that the package ships. Films, sweep and statistics have no effect then.
+        references: whether models are compared with reference models; otherwise with their
+            students, as `evaluate_without_references`; films, sweep, statistics don't count then.
         machine: device, precision, progress; the cache keeps films and sweeps (without a cache,
             `out` keeps the sweeps).
         running: number of processes, and shard of the models.
@@ -129,12 +128,7 @@ def evaluate_audit(
         elsewhere = [member for member in members if member.model not in looked]
         for _, each in carry_out(sweeper, elsewhere, running.processes):
             looked[each.member.model] = each
-        everything = [looked[member.model] for member in members]
-        return [
-            _judged(_measured(each), each, others)
-            for each in everything
-            if (others := _others(each, everything))
-        ]
+        return _with_verdicts([looked[member.model] for member in members])
 
     return evaluation.resumed(
         members, sweeper, running, machine.progress, rows_of=measured, finish=judged
@@ -246,7 +240,7 @@ def _look(setting: _Sweeper, member: Member) -> _Looked:
         name=member.model,
     )
     statistics: Tables = {}
-    if setting.statistics and len(classifier.findings) > 1:
+    if setting.statistics:
         statistics = measure_once(
             classifier,
             clean,
@@ -311,6 +305,15 @@ def _others(one: _Looked, everyone: Sequence[_Looked]) -> list[_Looked]:
         )
         return []
     return others
+
+
+def _with_verdicts(everything: Sequence[_Looked]) -> list[Row]:
+    """The rows of all models with enough reference models."""
+    return [
+        _judged(_measured(each), each, others)
+        for each in everything
+        if (others := _others(each, everything))
+    ]
 
 
 def _judged(row: Row, one: _Looked, others: Sequence[_Looked]) -> Row:

@@ -8,12 +8,11 @@ from typing import Any
 
 from leadapron.detect.models import StampSweep
 from leadapron.detect.models.audit import Audit, Subject, audit_subject
-from leadapron.detect.models.defaults import FALSE_ALARM, FILMS, STEPS, STUDENTS, TAUGHT
-from leadapron.detect.models.second_tier import SecondTier
-from leadapron.detect.models.students import Students
+from leadapron.detect.models.defaults import FALSE_ALARM, FILMS, STEPS
+from leadapron.detect.models.second_tier import SecondTier, films_wanted
 from leadapron.errors import StoreError, UsageError
 from leadapron.films.cache import default_folder
-from leadapron.films.cohort import Cohort, subsample
+from leadapron.films.cohort import subsample
 from leadapron.models.bounds import unbounded
 from leadapron.models.foreign import open_model
 from leadapron.models.protocols import Differentiable
@@ -25,7 +24,7 @@ from leadapron.specs import forgiving
 from leadapron.text import local_path
 from leadapron.types import AUTO, Machine
 
-__all__ = ["audit", "films_wanted", "references_in", "second_tier"]
+__all__ = ["audit", "references_in"]
 
 
 @forgiving
@@ -79,10 +78,10 @@ def audit(  # noqa: PLR0913 (settings, by keyword)
         clean,
         preprocessing=opened.classifier.preprocessing,
         **machine.films,
-        most=films_wanted(films, students, alone=reference is None),
+        most=films_wanted(films, students) if reference is None else films,
         **options,
     )
-    second = None if reference is not None else second_tier(cohort, students)
+    second = None if reference is not None else SecondTier.of(cohort, students)
     cohort = cohort.take(subsample(len(cohort), films))
     own = Subject.of(opened, local_path(str(model)), cohort)
     others = [] if reference is None else references_in(reference, own, machine)
@@ -98,31 +97,6 @@ def audit(  # noqa: PLR0913 (settings, by keyword)
         kept=default_folder(machine.cache),
         progress=machine.progress,
     )
-
-
-def films_wanted(films: int, students: int | None, *, alone: bool) -> int:
-    """Return how many clean films an audit opens: more if students may be taught.
-
-    Args:
-        films: largest number of films for the sweep.
-        students: as the argument `students` of `audit`.
-        alone: whether there are no reference models.
-    """
-    return max(films, TAUGHT) if alone and students != 0 else films
-
-
-def second_tier(films: Cohort, students: int | None) -> SecondTier | None:
-    """Return the students that an audit without references may make.
-
-    Args:
-        films: clean films, all that were opened.
-        students: as the argument `students` of `audit`.
-    """
-    if students == 0:
-        return None
-    how = Students(number=STUDENTS if students is None else students)
-    taught = films.take(subsample(len(films), TAUGHT))
-    return SecondTier(students=how, films=taught, requested=students is not None)
 
 
 def references_in(folder: Path, own: Subject, machine: Machine) -> list[Subject]:

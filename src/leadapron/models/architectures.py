@@ -29,7 +29,7 @@ OF_LIBRARIES = ("timm", "transformers")
 """Libraries whose networks have names as "timm:NAME"; see `leadapron.models.libraries`."""
 
 OF_TRANSFORMERS = (
-    "beit", "convnext", "convnextv2", "deit", "dinov2", "efficientnet", "mobilenet_v2",
+    "beit", "convnext", "convnextv2", "deit", "dinov2", "mobilenet_v2",
     "poolformer", "regnet", "resnet", "swin", "swinv2", "vit",
 )  # fmt: skip
 """Types of transformers' networks that classify images and need nothing else."""

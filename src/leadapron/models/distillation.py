@@ -15,7 +15,8 @@ from torch.optim import lr_scheduler
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import ImageArray, Rows
 from leadapron.models.classifier import NetworkClassifier, autocast
-from leadapron.models.losses import distance, log_odds
+from leadapron.models.losses import distance
+from leadapron.models.odds import log_odds
 from leadapron.models.protocols import BlackBox
 from leadapron.models.training import batches, descend
 from leadapron.seeds import named_seed, stream

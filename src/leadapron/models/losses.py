@@ -6,22 +6,7 @@ import torch
 
 from leadapron.models.training import each_cross_entropy
 
-__all__ = ["distance", "finding_loss", "log_odds"]
-
-
-def log_odds(logits: torch.Tensor, head: str) -> torch.Tensor:
-    """Return the log-odds of each output.
-
-    Args:
-        logits: (n, k).
-        head: "sigmoid", whose logits they are, or "softmax", whose log-odds are each logit less
-            the log-sum-exp of all others.
-    """
-    if head == "sigmoid":
-        return logits
-    own = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
-    others = logits[:, None].expand(-1, logits.shape[1], -1).masked_fill(own, -torch.inf)
-    return logits - others.logsumexp(2)
+__all__ = ["distance", "finding_loss"]
 
 
 def finding_loss(odds: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from leadapron import metrics
 from leadapron.errors import DataError
 from leadapron.films.cohort import Cohort
 from leadapron.metrics import PatientBootstrap
-from leadapron.models.losses import log_odds
+from leadapron.models.odds import log_odds
 from leadapron.models.protocols import BlackBox
 
 __all__ = ["GREAT_HARM", "HARM", "LEAST_PATIENTS", "Guard", "Judged", "prefers"]

@@ -12,7 +12,7 @@ from leadapron import metrics
 from leadapron.errors import UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.models.classifier import NetworkClassifier
-from leadapron.models.losses import log_odds
+from leadapron.models.odds import log_odds
 from leadapron.models.protocols import BlackBox, Capability
 from leadapron.models.training import Closure
 from leadapron.repairs.neuron_pruning import prune

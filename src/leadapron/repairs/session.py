@@ -21,7 +21,8 @@ from leadapron.metrics import PatientBootstrap
 from leadapron.models import networks
 from leadapron.models.classifier import NetworkClassifier, autocast
 from leadapron.models.copying import copied_network
-from leadapron.models.losses import finding_loss, log_odds
+from leadapron.models.losses import finding_loss
+from leadapron.models.odds import log_odds
 from leadapron.models.protocols import (
     BlackBox,
     Capability,

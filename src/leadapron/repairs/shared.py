@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from leadapron.errors import UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.models.classifier import NetworkClassifier, autocast
-from leadapron.models.losses import finding_loss, log_odds
+from leadapron.models.losses import finding_loss
+from leadapron.models.odds import log_odds
 from leadapron.models.protocols import BlackBox, Capability
 from leadapron.repairs.session import Batch, Optimisation, Session, begin
 from leadapron.types import Progress

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.detect.models.stamps import Mark, Probe, Stamp
+from leadapron.detect.models.stamps import AnyMark, Grown, Mark, Probe, Shape, Stamp
 from leadapron.detect.models.sweep import Moved
 from leadapron.errors import UsageError
 from leadapron.films.cohort import Cohort
@@ -25,7 +25,7 @@ LARGEST = 6
 """Pixels of the side of the largest other square."""
 
 
-def marks_of(moved: Iterable[Moved]) -> tuple[Stamp | Probe, ...]:
+def marks_of(moved: Iterable[Moved]) -> tuple[AnyMark, ...]:
     """Return the marks of what an audit's sweep found, each once, in its order."""
     return tuple(dict.fromkeys(each.mark for each in moved))
 
@@ -41,12 +41,12 @@ class Marking:
     Args:
         marks: those found, one or more; each film gets one of them, drawn by chance.
         share: of the films of a step that are marked, more than 0 and at most 1.
-        jitter: pixels by which a square is moved at most, along rows and along columns, 0 or more.
-            A square stays within the film.
-        elsewhere: share of the marked films on which a single square lies anywhere, with a side of
-            one pixel less or more, or the same.
+        jitter: pixels by which a mark is moved at most, along rows and along columns, 0 or more. It
+            stays within the film. A grown mark isn't moved.
+        elsewhere: share of the marked films on which a single mark lies anywhere; a square with a
+            side of one pixel less or more, or the same.
         others: share of the marked films that carry a flat square of any grey level anywhere, 1x1
-            to 6x6, in place of a single square.
+            to 6x6, in place of a single mark.
 
     Raises:
         UsageError: no marks, or a value outside its range.
@@ -81,7 +81,7 @@ class Marking:
 
     def _drawn(self, mark: Mark, shape: tuple[int, ...], rng: np.random.Generator) -> Mark:
         """The mark as one film gets it."""
-        if isinstance(mark, Probe):
+        if isinstance(mark, Probe | Grown):
             return mark
         if mark.pitch:
             down, right = self._steps(rng)
@@ -91,17 +91,31 @@ class Marking:
             side, value = int(rng.integers(1, LARGEST + 1)), int(rng.integers(256))
             return _anywhere(side, value, shape, rng)
         if chance < self.others + self.elsewhere:
-            return _anywhere(mark.side + int(rng.integers(-1, 2)), mark.value, shape, rng)
-        down, right = self._steps(rng)
+            return _elsewhere(mark, shape, rng)
         row, column = (
-            min(max(at + step, 0), max(0, length - mark.side))
-            for at, step, length in zip((mark.row, mark.column), (down, right), shape, strict=True)
+            min(max(at + step, 0), max(0, length - side))
+            for at, step, length, side in zip(
+                (mark.row, mark.column), self._steps(rng), shape, mark.extent(shape[1]), strict=True
+            )
         )
         return replace(mark, row=row, column=column)
 
     def _steps(self, rng: np.random.Generator) -> tuple[int, int]:
         down, right = (int(step) for step in rng.integers(-self.jitter, self.jitter + 1, 2))
         return down, right
+
+
+def _elsewhere(
+    mark: Stamp | Shape, shape: tuple[int, ...], rng: np.random.Generator
+) -> Stamp | Shape:
+    """A mark at a random place within the film; a square of about its side."""
+    if isinstance(mark, Stamp):
+        return _anywhere(mark.side + int(rng.integers(-1, 2)), mark.value, shape, rng)
+    row, column = (
+        int(rng.integers(max(0, length - side) + 1))
+        for length, side in zip(shape, mark.extent(shape[1]), strict=True)
+    )
+    return replace(mark, row=row, column=column)
 
 
 def _anywhere(side: int, value: int, shape: tuple[int, ...], rng: np.random.Generator) -> Stamp:

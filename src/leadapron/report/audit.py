@@ -7,7 +7,7 @@ import io
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -21,11 +21,13 @@ from leadapron.detect.models import (
     Inverted,
     InvertedFeatures,
     NotFinite,
+    Probe,
     Stamp,
     Statistic,
 )
 from leadapron.detect.models.judgement import FLAGGED, MARKS, NOT_FINITE, UNSTEADY
 from leadapron.detect.models.second_tier import Beside
+from leadapron.detect.models.stamps import AnyMark
 from leadapron.documents import dump
 from leadapron.report.rendering import render
 from leadapron.report.words import percent
@@ -90,7 +92,7 @@ def write_audit(folder: Path, audit: Audit) -> Path:
         statistics=[statistic_row(each) for each in audit.statistics],
         cards=_cards(audit),
         target=target(audit),
-        square=_stamp,
+        sketch=None if (first := target(audit)) is None else _sketch(first, audit.image),
     )
     page = folder / "audit.html"
     with write_atomically(page) as file:
@@ -105,10 +107,9 @@ def pictures(audit: Audit) -> dict[str, NDArray[np.uint8]]:
     documents hold no images.
     """
     drawn: dict[str, NDArray[np.uint8]] = {}
-    height, width = audit.image
-    grey = np.full((1, height, width), 128, np.uint8)
+    grey = _grey(audit.image)
     for each in audit.forced[:DRAWN]:
-        mark = _stamp(each)
+        mark = _drawable(each)
         if mark is not None:
             drawn[f"{each.finding} {each.direction}: {mark.words()}"] = mark(grey)[0]
     for trigger in audit.inverted:
@@ -118,10 +119,64 @@ def pictures(audit: Audit) -> dict[str, NDArray[np.uint8]]:
     return drawn
 
 
-def _stamp(each: Forced) -> Stamp | None:
-    """The square, or squares, that force a finding; None if something else does."""
+def _drawable(each: Forced) -> AnyMark | None:
+    """The mark, or marks, that force a finding; None if a change of the whole image does."""
     mark = None if each.strongest is None else each.strongest.mark
-    return mark if isinstance(mark, Stamp) else None
+    return None if isinstance(mark, Probe) else mark
+
+
+class _Run(NamedTuple):
+    """Neighbouring pixels of one grey level in a row: where they start, and how many they are."""
+
+    row: int
+    column: int
+    length: int
+    level: int
+
+
+class _Sketch(NamedTuple):
+    """A mark as drawn on plain grey.
+
+    Args:
+        lattice: squares all over the image; None for a single mark.
+        runs: the pixels of a single mark.
+        centre: (x, y) of its middle, in pixels.
+        radius: of a circle around it.
+    """
+
+    lattice: Stamp | None
+    runs: tuple[_Run, ...] = ()
+    centre: tuple[float, float] = (0.0, 0.0)
+    radius: float = 0.0
+
+
+def _sketch(each: Forced, image: tuple[int, int]) -> _Sketch | None:
+    """The sketch of a finding's mark; None if a change of the whole image forces it."""
+    mark = _drawable(each)
+    if mark is None:
+        return None
+    if isinstance(mark, Stamp) and mark.pitch:
+        return _Sketch(mark)
+    grey = _grey(image)
+    marked = mark(grey)[0]
+    rows, columns = np.nonzero(marked != grey[0])
+    if not len(rows):
+        return None
+    runs: list[_Run] = []
+    for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+        level = int(marked[row, column])
+        last = runs[-1] if runs else None
+        if last and (row, column, level) == (last.row, last.column + last.length, last.level):
+            runs[-1] = last._replace(length=last.length + 1)
+        else:
+            runs.append(_Run(row, column, 1, level))
+    side = 1 + max(int(np.ptp(rows)), int(np.ptp(columns)))
+    x, y = (float(at.min() + at.max() + 1) / 2 for at in (columns, rows))
+    return _Sketch(None, tuple(runs), (x, y), 0.9 * side + 0.02 * image[1])
+
+
+def _grey(image: tuple[int, int]) -> NDArray[np.uint8]:
+    return np.full((1, *image), 128, np.uint8)
 
 
 def target(audit: Audit) -> Forced | None:

@@ -40,6 +40,7 @@ def sweep(seed, jump=None, turned=0.5, shift=40.0):
                 )  # fmt: skip
     return Swept(
         findings=FINDINGS,
+        exclusive=False,
         spread=np.ones(3),
         marks=marks,
         not_finite=(),

@@ -83,6 +83,13 @@ def test_the_margin_of_sigmoid_heads_is_in_each_logits_own_spread(films):
     np.testing.assert_allclose(scaled, expected, atol=0.05)
 
 
+def test_the_margin_of_a_single_finding_is_its_own_logits(films):
+    means = films.images.mean((1, 2)) / 255
+    black, white = (0 - means.mean()) / means.std(), (1 - means.mean()) / means.std()
+    found = maximum_margin(linear([2.0], [7.0]), films, steps=60)
+    np.testing.assert_allclose(found, [[white, -black]], atol=0.05)
+
+
 def test_the_margin_leaves_the_network_as_it_is(films):
     classifier = linear([2.0, -1.0, 0.5])
     before = classifier.module.head.weight.clone()
@@ -220,7 +227,7 @@ def test_what_they_refuse(films):
     for statistic in (maximum_margin, reestimated_shift, map_statistics):
         with pytest.raises(DataError, match="need 20"):
             statistic(linear([2.0, -1.0, 0.5]), few)
-    with pytest.raises(UsageError, match="two findings"):
-        maximum_margin(linear([2.0], [0.0]), films)
+    with pytest.raises(UsageError, match="above 0"):
+        maximum_margin(linear([2.0], [0.0]), films, steps=0)
     with pytest.raises(UsageError, match="two or more"):
         map_statistics(linear([2.0, -1.0, 0.5]), films, films=1)

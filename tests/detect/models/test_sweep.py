@@ -9,7 +9,7 @@ import pytest
 
 from leadapron.detect.models import Stamp, StampSweep
 from leadapron.detect.models.stamps import probes, shifts
-from leadapron.detect.models.sweep import _turned, overwrites
+from leadapron.detect.models.sweep import overwrites, turned_share
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.films.preprocessing import Preprocessing
@@ -152,8 +152,8 @@ def test_shifts_are_of_each_mark_and_film(films):
 
 def test_turned_counts_films_below_the_threshold():
     before = np.arange(20.0)  # one of 20 may exceed the threshold, 18
-    assert _turned(before, before) == 0
-    assert _turned(before, before + 10) == pytest.approx(10 / 19)  # 9 to 18 get above 18
+    assert turned_share(before, before) == 0
+    assert turned_share(before, before + 10) == pytest.approx(10 / 19)  # 9 to 18 get above 18
 
 
 def test_what_it_refuses(films):

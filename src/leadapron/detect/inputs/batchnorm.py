@@ -17,6 +17,7 @@ from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import ImageArray
 from leadapron.models.classifier import in_batches
 from leadapron.models.networks import PooledLinear
+from leadapron.models.odds import log_odds
 from leadapron.models.protocols import BlackBox, Capability, Differentiable, differentiable
 
 __all__ = ["ScaledBatchNorm", "scaled_logits"]
@@ -110,7 +111,8 @@ class ScaledBatchNorm:
         chosen = predicted(suspect.logits.astype(np.float64) - state["levels"])  # (n, k)
         counts = [int(count) for count in state["layers"]]
         logits = scaled_logits(network, suspect.images, counts, self.factor).astype(np.float64)
-        sure = _log_odds(logits, network.head).mean(axis=0)  # (n, k)
+        odds = log_odds(torch.from_numpy(logits), network.head).numpy()
+        sure = odds.mean(axis=0)  # (n, k)
         scores: NDArray[np.float64] = np.where(chosen, sure, -np.inf).max(axis=1)
         scores[~np.isfinite(sure).all(axis=1)] = np.nan
         return scores
@@ -184,12 +186,3 @@ def _scaled(
             path = f"{name}.{kind}" if name else kind
             stages.setdefault(stage, {})[path] = value.detach() * factor
     return stages
-
-
-def _log_odds(logits: NDArray[np.float64], head: str) -> NDArray[np.float64]:
-    """(..., k) log-odds: a sigmoid's logits; for softmax, of a finding against all others."""
-    if head == "sigmoid":
-        return logits
-    others = np.where(np.eye(logits.shape[-1], dtype=np.bool_), -np.inf, logits[..., None, :])
-    odds: NDArray[np.float64] = logits - np.logaddexp.reduce(others, axis=-1)
-    return odds

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     )
     from leadapron.detect.models.judgement import Forced, Judgement, compare_sweeps, judge_model
     from leadapron.detect.models.kept import Kept, measure_once, sweep_once
+    from leadapron.detect.models.looks import LOOKS
     from leadapron.detect.models.null import Comparison, compare, least_p
-    from leadapron.detect.models.stamps import Probe, Stamp
+    from leadapron.detect.models.stamps import Grown, Pixel, Probe, Shape, Stamp
     from leadapron.detect.models.statistics import (
         STATISTICS,
         Measure,
@@ -41,11 +42,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KINDS",
+    "LOOKS",
     "STATISTICS",
     "Audit",
     "Comparison",
     "CostSchedule",
     "Forced",
+    "Grown",
     "Harm",
     "Inversion",
     "Inverted",
@@ -56,7 +59,9 @@ __all__ = [
     "Measure",
     "Moved",
     "NotFinite",
+    "Pixel",
     "Probe",
+    "Shape",
     "Stamp",
     "StampSweep",
     "Statistic",

@@ -47,14 +47,14 @@ INVERTED = 2
 """Number of findings (with direction) for which triggers are inverted."""
 
 UNMEASURED = (
-    "No further statistics of the network: not requested, or it has a single finding, or it or a "
-    "reference is a black box.",
+    "No further statistics of the network: not requested, or it or a reference is a black box.",
 )
 
 NOT_TRIED = (
-    "triggers other than a flat square, squares all over the film, or the whole-image changes "
-    "in the sweep: for example textured or oddly shaped marks, several marks at once, or warps",
-    "squares larger than 5 pixels of the model's input",
+    "triggers far from those in the sweep (flat squares, squares all over the film, textures, "
+    "rings, lines, blobs, letters, electrodes, grown marks, whole-image changes): for example "
+    "several marks at once, or warps",
+    "flat squares larger than 5 pixels of the model's input, and other marks of another size",
     "backdoors that also need a property of the patient or a second mark",
     "the trigger's effect on films of other scanners than those of the clean films",
 )
@@ -200,27 +200,15 @@ def audit_subject(
     judged = judge_model(swept[0], swept[1:], further, differs, false_alarm=false_alarm)
     judged, beside, refused = _beside(subject, judged, second, sweeps, false_alarm, kept, progress)
     inverted, features, left = _made(classifier, clean, judged, swept[0], steps)
-    least = least_p(len(references)) if references else None
     return Audit(
         model=subject.name,
         origin=subject.origin,
-        verdict=Verdict.of(
-            "audit",
-            judged.word,
-            p=judged.p,
-            statement=(
-                _statement(least, len(references), false_alarm, margin=bool(further))
-                if beside is None
-                else _beside_statement(beside, false_alarm)
-            ),
-            untested=NOT_TRIED,
-            next=_next(judged, least, false_alarm, beside),
-        ),
+        verdict=_verdict(judged, beside, len(references), false_alarm, margin=bool(further)),
         by=judged.by,
         target=judged.finding,
         direction=None if judged.target is None else judged.target.direction,
         false_alarm=false_alarm,
-        least=least,
+        least=least_p(len(references)) if references else None,
         references=len(references),
         films=len(clean),
         image=(int(clean.images.shape[1]), int(clean.images.shape[2])),
@@ -318,7 +306,7 @@ def _statistics(
 ) -> tuple[Statistic, ...]:
     """The first network's statistics compared with the others'; none if one is a black box."""
     networks = [(e, e.classifier) for e in every if isinstance(e.classifier, Differentiable)]
-    if len(networks) < len(every) or len(every[0].classifier.findings) < 2:
+    if len(networks) < len(every):
         return ()
     found = []
     for number, (each, network) in enumerate(networks, start=1):
@@ -407,6 +395,25 @@ def invert_features(
 
 
 # --- statements
+
+
+def _verdict(
+    judged: Judgement, beside: Beside | None, references: int, false_alarm: float, *, margin: bool
+) -> Verdict:
+    """The verdict with what it rests on."""
+    least = least_p(references) if references else None
+    if beside is None:
+        statement = _statement(least, references, false_alarm, margin=margin)
+    else:
+        statement = _beside_statement(beside, false_alarm)
+    return Verdict.of(
+        "audit",
+        judged.word,
+        p=judged.p,
+        statement=statement,
+        untested=NOT_TRIED,
+        next=_next(judged, least, false_alarm, beside),
+    )
 
 
 def _statement(least: float | None, references: int, false_alarm: float, *, margin: bool) -> str:

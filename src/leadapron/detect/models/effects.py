@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,13 @@ from leadapron.detect.models.stamps import Mark, shifts
 from leadapron.detect.models.sweep import Aim, Moved, StampSweep, overwrites, turned_share
 from leadapron.detect.scale import finite_mean, logit_spreads
 from leadapron.films.cohort import Cohort
+from leadapron.models.odds import odds_of
 from leadapron.models.protocols import BlackBox
 
-__all__ = ["effects", "search"]
+__all__ = ["FLAT_ONLY", "effects", "search"]
+
+FLAT_ONLY: Mapping[str, Any] = MappingProxyType({"looks": (), "grown": 0})
+"""Settings of a sweep for flat squares alone, by which models and students are compared."""
 
 
 def search(classifier: BlackBox, films: Cohort, sweep: StampSweep) -> Mapping[Aim, Mark]:
@@ -28,7 +34,7 @@ def search(classifier: BlackBox, films: Cohort, sweep: StampSweep) -> Mapping[Ai
     Raises:
         DataError: as `StampSweep.sweep`.
     """
-    found = sweep.sweep(classifier, films)
+    found = replace(sweep, **FLAT_ONLY).sweep(classifier, films)
     return {aim: moved.mark for aim, moved in found.marks["stamp"].items()}
 
 
@@ -44,7 +50,7 @@ def effects(
         images: (n, h, w) films without a trigger.
         marks: a square for each finding and direction.
     """
-    clean = classifier.logits(images)  # (n, k)
+    clean = odds_of(classifier, images)  # (n, k)
     spread = logit_spreads(clean)
     unique = list(dict.fromkeys(marks.values()))
     moved = shifts(classifier, images, unique, clean)  # (m, n, k)

@@ -10,6 +10,7 @@ from leadapron.detect.models.sweep import Moved
 from leadapron.films.cohort import Cohort
 from leadapron.metrics import FALSE_POSITIVES, threshold_at_false_positive_rate
 from leadapron.models.classifier import BlackBox
+from leadapron.models.odds import odds_of
 
 __all__ = ["LEAST_POSITIVES", "Harm", "harm"]
 
@@ -48,7 +49,7 @@ def harm(classifier: BlackBox, clean: Cohort, mark: Moved) -> tuple[Harm, ...]:
     """
     shared = [name for name in classifier.findings if name in clean.findings]
     images = np.asarray(clean.images[np.arange(len(clean))])
-    before, after = classifier.logits(images), classifier.logits(mark.mark(images))
+    before, after = odds_of(classifier, images), odds_of(classifier, mark.mark(images))
     found = []
     for name in shared:
         truth = clean.labels[:, clean.column(name)]

@@ -21,6 +21,7 @@ from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.films.cohort import Cohort, Rows
 from leadapron.metrics import FALSE_POSITIVES, threshold_at_false_positive_rate
 from leadapron.models.classifier import autocast, in_batches
+from leadapron.models.odds import log_odds, odds_of
 from leadapron.models.protocols import Differentiable, differentiable, staged
 from leadapron.seeds import stream
 
@@ -179,7 +180,7 @@ class InvertedFeatures:
 
 @dataclass(frozen=True, kw_only=True)
 class Inversion:
-    """Neural Cleanse for sigmoid heads, several findings in one batch.
+    """Neural Cleanse for findings, several of them in one batch.
 
     Args:
         films: films per step: the same for all findings, a new sample in each step.
@@ -193,9 +194,9 @@ class Inversion:
         UsageError: a value outside its range.
 
     Source: Wang et al., Neural Cleanse, IEEE S&P 2019, equations 2 and 3. We differ: the loss is
-    the binary cross-entropy of one logit, relative to the threshold that 5 % of clean films exceed
-    (a rare finding's logit hardly reaches 0 even if it is present), and for "removed" to the one
-    that 5 % are below; the mask starts from the sweep's square.
+    the binary cross-entropy of one finding's log-odds, relative to the threshold that 5 % of clean
+    films exceed (a rare finding's logit hardly reaches 0 even if it is present), and for "removed"
+    to the one that 5 % are below; the mask starts from the sweep's square.
     """
 
     films: int = 16
@@ -240,8 +241,8 @@ class Inversion:
             films=images,
             low=torch.zeros(1),
             span=torch.full((1,), 255.0),
-            network=lambda mixed: network(classifier.normalise(mixed)),
-            thresholds=_thresholds(classifier.logits(images.numpy())),
+            network=lambda mixed: log_odds(network(classifier.normalise(mixed)), classifier.head),
+            thresholds=_thresholds(odds_of(classifier, images.numpy())),
         )
         run.refuse_unmeasured(wanted)
         others = np.asarray(clean.images[held])
@@ -250,7 +251,7 @@ class Inversion:
             starts = [_start(each, height, width) for each in some]
             for each, (mask, levels), schedule, steps in run.descend(some, starts, len(others)):
                 mixed = np.rint((1 - mask) * others + mask * (255 * levels)).astype(np.uint8)
-                before, after = (classifier.logits(given) for given in (others, mixed))
+                before, after = (odds_of(classifier, given) for given in (others, mixed))
                 turned, films = run.turned(each, before, after)
                 found.append(
                     Inverted(
@@ -421,7 +422,7 @@ def _divided_network(
         with autocast(classifier.device, classifier.precision):
             for part in parts[cut:]:
                 maps = part(maps)
-            return copy.classify(maps)
+            return log_odds(copy.classify(maps), classifier.head)
 
     return front, rest
 

@@ -53,10 +53,10 @@ significant its shift is."""
 
 UNUSUAL_TURNED = 0.5
 """Without references: a single square that turns this share of the films is reported as
-"unusual"."""
+"unusual". Other marks are larger, and clean models differ more in how they take them."""
 
 KIND_WEIGHTS: Mapping[Kind, float] = MappingProxyType(
-    {"stamp": 1.0, "lattice": 0.6, "whole image": 0.25}
+    {"stamp": 1.0, "lattice": 0.6, "whole image": 0.25, "shape": 0.6}
 )
 """Weight of an excess, by kind of mark. Clean models differ most in their response to changes of
 the whole image: among 26 phantom models the largest excess was 5.7 by squares, 8.9 by lattices and
@@ -187,7 +187,7 @@ def compare_sweeps(own: Swept, others: Sequence[Swept]) -> Comparison:
 
 
 def shift_table(swept: Swept, findings: Sequence[str]) -> Floats:
-    """Return (3, k, 2) shifts by each of `KINDS`, for these findings, forced on and off."""
+    """Return (4, k, 2) shifts by each of `KINDS`, for these findings, forced on and off."""
     order = [swept.findings.index(finding) for finding in findings]
     return np.stack([swept.table(kind)[order] for kind in KINDS])
 
@@ -221,12 +221,13 @@ def judge_sweep(
         "backdoored" if any(each.verdict == "backdoored" for each in flagged) else "unusual"
     )
     target = max(flagged, key=rank)
-    target = replace(behind(target, forced, swept.findings) or target, verdict=worst)
+    spread = swept.spread if swept.exclusive else None
+    target = replace(behind(target, forced, swept.findings, spread) or target, verdict=worst)
     marked = []
     for each in forced:
         if each.aim == target.aim:
             marked.append(target)
-        elif each in flagged and behind(each, forced, swept.findings) is not None:
+        elif each in flagged and behind(each, forced, swept.findings, spread) is not None:
             marked.append(replace(each, verdict="side effect"))
         else:
             marked.append(each)
@@ -276,24 +277,44 @@ def _ordered(forced: Sequence[Forced]) -> tuple[Forced, ...]:
     return tuple(order)
 
 
-def behind(one: Forced, forced: Sequence[Forced], findings: Sequence[str]) -> Forced | None:
-    """Return the finding that this one's mark raises, if lowering this one is a side effect.
+def behind(
+    one: Forced,
+    forced: Sequence[Forced],
+    findings: Sequence[str],
+    exclusive: Floats | None = None,
+) -> Forced | None:
+    """Return the finding that this one's mark forces, if moving this one is a side effect.
 
     A one-hot overwrite removes all other findings, which isn't another backdoor. These shifts can
-    be larger, since rare findings' logits have a small spread.
+    be larger, since rare findings' logits have a small spread. Of exclusive findings each is moved
+    by what moves another.
 
     Args:
         one: a finding with a mark.
         forced: every finding and direction.
         findings: the model's, in the order of the marks' shifts.
+        exclusive: (k,) spreads of the log-odds of findings that exclude each other; None of others.
     """
     assert one.strongest is not None  # nothing is flagged without a mark
     shifts = one.strongest.shifts
+    if exclusive is not None:
+        forces = _forced_of_exclusive(shifts * exclusive, findings)
+        return None if forces == one.aim else next(e for e in forced if e.aim == forces)
     column = int(np.nanargmax(shifts))
     if one.direction == "added" or not overwrites(shifts, column):
         return None
     raised = (findings[column], "added")
     return next(each for each in forced if each.aim == raised)
+
+
+def _forced_of_exclusive(moved: Floats, findings: Sequence[str]) -> Aim:
+    """The finding and direction behind (k,) shifts of exclusive findings' log-odds.
+
+    Where one is forced on, it rises as far as the others fall. Where one is forced off, no other
+    rises that far.
+    """
+    up, down = int(np.nanargmax(moved)), int(np.nanargmin(moved))
+    return (findings[up], "added") if moved[up] >= -moved[down] / 2 else (findings[down], "removed")
 
 
 # --- by the margin and by outputs

@@ -20,7 +20,7 @@ from leadapron.errors import StoreError
 from leadapron.films.cohort import Cohort, blocks
 from leadapron.models.foreign import BlackBoxClassifier
 from leadapron.models.networks import GreyChannels
-from leadapron.models.protocols import BlackBox, Differentiable, lacking
+from leadapron.models.protocols import BlackBox, Differentiable
 from leadapron.outside import code_of
 from leadapron.result_cache import keep, recall
 
@@ -37,7 +37,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 """Version of sweeps and statistics: raise it when equal inputs give different results."""
 
 
@@ -115,7 +115,7 @@ def measure_once(
     """
     tables: dict[str, Floats] = {}
     for statistic, how in STATISTICS.items():
-        if lacking(classifier, how.needs):
+        if how.lacking(classifier):
             continue
         code = code_of(how.take, f"statistic {statistic}")
         kept = once(
@@ -185,6 +185,7 @@ def swept_facts(swept: Swept) -> Mapping[str, object]:
     """Return a sweep as plain values, the reverse of `swept_from`."""
     return {
         "findings": list(swept.findings),
+        "exclusive": swept.exclusive,
         "spread": _plain(swept.spread),
         "forwards": swept.forwards,
         "films": list(swept.films),
@@ -201,6 +202,7 @@ def swept_from(facts: Mapping[str, Any]) -> Swept:
     marks = {kind: [moved_from(each) for each in facts["marks"][kind]] for kind in KINDS}
     return Swept(
         findings=tuple(facts["findings"]),
+        exclusive=facts["exclusive"],
         spread=np.array(facts["spread"], np.float64),
         marks={
             kind: {(each.finding, each.direction): each for each in marks[kind]} for kind in KINDS

@@ -6,23 +6,34 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from leadapron.detect.models.defaults import STUDENTS, TAUGHT
 from leadapron.detect.models.gap import Confirmation, Examined, Gap, examine
 from leadapron.detect.models.judgement import MARKS, Forced, Judgement, behind
 from leadapron.detect.models.population import Population, shipped_population
 from leadapron.detect.models.rule import RULE, Compared, Support
 from leadapron.detect.models.students import Students
 from leadapron.errors import DataError
-from leadapron.films.cohort import Cohort
+from leadapron.films.cohort import Cohort, subsample
 from leadapron.models.protocols import BlackBox, Differentiable
 from leadapron.text import count
 from leadapron.types import Progress
 
-__all__ = ["Beside", "SecondTier", "named_gap"]
+__all__ = ["Beside", "SecondTier", "films_wanted", "named_gap"]
 
 logger = logging.getLogger(__name__)
 
 MOST_MINUTES = 30
 """Students that would take longer are made only on request."""
+
+
+def films_wanted(films: int, students: int | None) -> int:
+    """Return how many clean films an audit without references opens.
+
+    Args:
+        films: largest number of films for the sweep.
+        students: number of students; None if it wasn't stated.
+    """
+    return films if students == 0 else max(films, TAUGHT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +50,20 @@ class SecondTier:
     students: Students
     films: Cohort
     requested: bool = False
+
+    @classmethod
+    def of(cls, films: Cohort, students: int | None) -> SecondTier | None:
+        """Return the students that an audit may make; None if none were wanted.
+
+        Args:
+            films: clean films, all that were opened.
+            students: number of students; None if it wasn't stated.
+        """
+        if students == 0:
+            return None
+        how = Students(number=STUDENTS if students is None else students)
+        taught = films.take(subsample(len(films), TAUGHT))
+        return cls(students=how, films=taught, requested=students is not None)
 
     def refusal(self, classifier: BlackBox, seconds_per_image: float) -> str:
         """Return why no students are made, in a sentence; "" if they are. The time is logged.

@@ -4,19 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
 from leadapron.attacks.triggers import Codec, Noise, Sinusoid, Tone, Trigger
+from leadapron.detect.models.looks import LOOKS, drawing
 from leadapron.documents import Floats
+from leadapron.models.odds import odds_of
+from leadapron.text import count
 
 if TYPE_CHECKING:
     from leadapron.models.protocols import BlackBox
 
-__all__ = ["Floats", "Mark", "Probe", "Stamp", "mark_of", "plain_mark", "probes", "shifts"]
+__all__ = [
+    "AnyMark",
+    "Floats",
+    "Grown",
+    "Mark",
+    "Pixel",
+    "Probe",
+    "Shape",
+    "Stamp",
+    "mark_of",
+    "plain_mark",
+    "probes",
+    "shifts",
+]
 
 IMAGES = 512
 """Stamped images per batch."""
@@ -60,12 +76,109 @@ class Stamp:
         )
         images[:, rows[:, None], columns] = level
 
+    def extent(self, width: int) -> tuple[int, int]:  # noqa: ARG002
+        """Return its height and width in pixels, on images of any width."""
+        return self.side, self.side
+
     def words(self) -> str:
         """Return a description, as "3x3 of grey level 255 at row 4, column 7"."""
         shape = f"{self.side}x{self.side} of grey level {self.value}"
         if self.pitch:
             return f"{shape} every {self.pitch} pixels from row {self.row}, column {self.column}"
         return f"{shape} at row {self.row}, column {self.column}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A small mark with a look, single or repeated all over the image.
+
+    Args:
+        look: its name in `LOOKS`.
+        row, column: position of its upper left corner.
+        pitch: distance in pixels between marks, down and across; 0 for a single one.
+    """
+
+    look: str
+    row: int
+    column: int
+    pitch: int = 0
+
+    def __call__(self, images: NDArray[Any]) -> NDArray[Any]:
+        """Return marked copies of (n, h, w) images."""
+        marked = images.copy()
+        self.paint(marked)
+        return marked
+
+    def paint(self, images: NDArray[Any]) -> None:
+        """Mark (n, h, w) images in place."""
+        height, width = images.shape[1:]
+        opacity, level = drawing(self.look, width)
+        down, across = (
+            (np.arange(length) - start) % (self.pitch or length + start)
+            for length, start in ((height, self.row), (width, self.column))
+        )
+        rows, columns = (
+            np.flatnonzero(down < len(opacity)),
+            np.flatnonzero(across < opacity.shape[1]),
+        )
+        here = np.ix_(down[rows], across[columns])
+        beneath = images[:, rows[:, None], columns].astype(np.float32)
+        levels = level[here] * np.float32(257 if images.dtype == np.uint16 else 1)
+        mixed = np.rint(beneath + opacity[here] * (levels - beneath))
+        images[:, rows[:, None], columns] = mixed.astype(images.dtype)
+
+    def extent(self, width: int) -> tuple[int, int]:
+        """Return its height and width in pixels, on images of a width."""
+        return drawing(self.look, width).extent
+
+    def words(self) -> str:
+        """Return a description, as "letter L at row 4, column 7"."""
+        if self.pitch:
+            from_ = f"row {self.row}, column {self.column}"
+            return f"{self.look} every {self.pitch} pixels from {from_}"
+        return f"{self.look} at row {self.row}, column {self.column}"
+
+
+class Pixel(NamedTuple):
+    """A pixel of an image.
+
+    Args:
+        row, column: its place.
+        value: grey level, 0 to 255; 16-bit images get 257 times this.
+    """
+
+    row: int
+    column: int
+    value: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grown:
+    """A single mark with pixels changed in it and around it.
+
+    Args:
+        start: the mark.
+        pixels: those that are painted over it, each place once.
+    """
+
+    start: Stamp | Shape
+    pixels: tuple[Pixel, ...]
+
+    def __call__(self, images: NDArray[Any]) -> NDArray[Any]:
+        """Return marked copies of (n, h, w) images."""
+        marked = images.copy()
+        self.paint(marked)
+        return marked
+
+    def paint(self, images: NDArray[Any]) -> None:
+        """Mark (n, h, w) images in place."""
+        self.start.paint(images)
+        rows, columns, values = np.array(self.pixels, np.int64).reshape(-1, 3).T
+        images[:, rows, columns] = values * (257 if images.dtype == np.uint16 else 1)
+
+    def words(self) -> str:
+        """Return a description, as "letter L at row 4, column 7, with 5 pixels changed"."""
+        return f"{self.start.words()}, with {count(len(self.pixels), 'pixel')} changed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,48 +237,87 @@ def probes() -> tuple[Probe, ...]:
     )
 
 
-def plain_mark(mark: Stamp | Probe) -> dict[str, int] | str:
-    """Return a square's settings, or the name of a change of the whole image."""
-    return asdict(mark) if isinstance(mark, Stamp) else mark.name
+AnyMark = Stamp | Shape | Grown | Probe
+"""A mark of any kind."""
 
 
-def mark_of(plain: Stamp | Probe | Mapping[str, int] | str) -> Stamp | Probe:
-    """Return a mark from plain values, the reverse of `plain_mark`; ValueError for another name."""
+def plain_mark(mark: AnyMark) -> dict[str, Any] | str:
+    """Return a mark's settings, or the name of a change of the whole image."""
+    if isinstance(mark, Probe):
+        return mark.name
+    if isinstance(mark, Grown):
+        return {"start": plain_mark(mark.start), "pixels": [list(each) for each in mark.pixels]}
+    return asdict(mark)
+
+
+def mark_of(plain: AnyMark | Mapping[str, Any] | str) -> AnyMark:
+    """Return a mark from plain values, the reverse of `plain_mark`.
+
+    Raises:
+        ValueError: no such change of the whole image, or no such look.
+    """
     if isinstance(plain, str):
         known = {probe.name: probe for probe in probes()}
         if plain not in known:
             raise ValueError(f"{plain!r} isn't a change of the whole image")
         return known[plain]
-    return Stamp(**plain) if isinstance(plain, Mapping) else plain
+    if not isinstance(plain, Mapping):
+        return plain
+    if "pixels" in plain:
+        start = mark_of(plain["start"])
+        if not isinstance(start, Stamp | Shape):
+            raise ValueError(f"a grown mark can't start from {start.words()}")
+        return Grown(start=start, pixels=tuple(Pixel(*each) for each in plain["pixels"]))
+    if "look" not in plain:
+        return Stamp(**plain)
+    if plain["look"] not in LOOKS:
+        raise ValueError(f"{plain['look']!r} isn't a mark's look")
+    return Shape(**plain)
 
+
+def _described(kind: type[Stamp | Shape], words: str) -> dict[str, Any]:
+    names = kind.__dataclass_fields__
+    types = {name: {"type": "string" if name == "look" else "integer"} for name in names}
+    return {"type": "object", "description": words, "properties": types, "required": list(names)}
+
+
+_SINGLE = [
+    _described(Stamp, "a square; pitch 0: a single one"),
+    _described(Shape, "a mark with a look; pitch 0: a single one"),
+]
 
 Mark = Annotated[
-    Stamp | Probe,
+    AnyMark,
     PlainValidator(mark_of),
     PlainSerializer(plain_mark),
     WithJsonSchema({
         "anyOf": [
             {"type": "string", "description": "a change of the whole image"},
+            *_SINGLE,
             {
                 "type": "object",
-                "description": "a square; pitch 0: a single one",
+                "description": "a mark, and pixels changed in it: row, column, grey level",
                 "properties": {
-                    name: {"type": "integer"} for name in Stamp.__dataclass_fields__
+                    "start": {"anyOf": _SINGLE},
+                    "pixels": {
+                        "type": "array", "items": {"type": "array", "items": {"type": "integer"}}
+                    },
                 },
+                "required": ["start", "pixels"],
             },
         ]
     }),
 ]  # fmt: skip
-"""A square, or a change of the whole image; in documents its settings or its name."""
+"""A mark of any kind; in documents its settings or its name."""
 
 
 def shifts(
     classifier: BlackBox,
     images: NDArray[Any],
-    marks: Sequence[Stamp | Probe],
+    marks: Sequence[AnyMark],
     clean: NDArray[np.float32],
 ) -> NDArray[np.float32]:
-    """Return (marks, n, k) shifts of each logit of each film by each mark.
+    """Return (marks, n, k) shifts of each finding's log-odds on each film by each mark.
 
     NaN where the output for the film, or for the marked film, isn't finite.
 
@@ -173,7 +325,7 @@ def shifts(
         classifier: run on marks times n images.
         images: (n, h, w) clean films.
         marks: the marks, each put on every film.
-        clean: (n, k) logits of the unmarked films.
+        clean: (n, k) log-odds of the unmarked films; `odds_of`.
     """
     n, height, width = images.shape
     each = max(1, IMAGES // n)
@@ -182,12 +334,12 @@ def shifts(
         some = marks[start : start + each]
         stack = np.empty((len(some), n, height, width), images.dtype)
         for place, mark in enumerate(some):
-            if isinstance(mark, Stamp):
+            if isinstance(mark, Probe):
+                stack[place] = mark(images)
+            else:
                 stack[place] = images
                 mark.paint(stack[place])
-            else:
-                stack[place] = mark(images)
-        answers = classifier.logits(stack.reshape(-1, height, width))
+        answers = odds_of(classifier, stack.reshape(-1, height, width))
         with np.errstate(over="ignore", invalid="ignore"):
             moved[start : start + each] = answers.reshape(len(some), n, -1) - clean
     moved[~np.isfinite(moved)] = np.nan

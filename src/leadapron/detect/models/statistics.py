@@ -30,6 +30,7 @@ from leadapron.errors import DataError, UsageError
 from leadapron.explainers.passes import collect, input_slopes
 from leadapron.films.cohort import Cohort
 from leadapron.models.classifier import in_batches
+from leadapron.models.odds import log_odds, odds_of
 from leadapron.models.protocols import Capability, Differentiable, lacking, layered
 from leadapron.plugins import Registry
 from leadapron.seeds import stream
@@ -100,15 +101,19 @@ class Measure:
     """Definition of a statistic.
 
     Args:
-        take: (network, clean films, settings by keyword) -> (k, 2) or (k, 1), or (1, 1) for the
-            whole network.
+        take: (network, clean films, settings by keyword) -> (k, 2) or (k, 1); of the whole network
+            (1, 1).
         unit: what it is measured in.
         needs: what a network must have for it.
+        fewest: number of findings that it needs; one that compares findings needs three.
+        whole: whether it gives one number for the whole network.
     """
 
     take: Callable[..., Floats]
     unit: str
     needs: Capability = "gradients"
+    fewest: int = 1
+    whole: bool = False
 
     @property
     def settings(self) -> Mapping[str, object]:
@@ -116,30 +121,36 @@ class Measure:
         known = inspect.signature(self.take).parameters.values()
         return {each.name: each.default for each in known if each.kind is each.KEYWORD_ONLY}
 
+    def lacking(self, classifier: Differentiable) -> str:
+        """Return why it doesn't apply, in words that follow its name; "" if it does."""
+        k = len(classifier.findings)
+        if k < self.fewest:
+            return f"needs {self.fewest} findings; the model has {k}"
+        return lacking(classifier, self.needs)
+
 
 def measure(classifier: Differentiable, clean: Cohort) -> Tables:
     """Return a network's `STATISTICS` by name: (k, 2) or (k, 1), or (1, 1) for the whole network.
 
-    Statistics that need a capability that the network lacks are left out; see `not_applicable`.
+    Statistics that don't apply to the network are left out; see `not_applicable`.
 
     Args:
-        classifier: a network with at least two findings, since most statistics compare findings.
+        classifier: a network.
         clean: films without a trigger, at least 20.
 
     Raises:
         DataError: too few films.
-        UsageError: a single finding.
     """
     return {
         name: how.take(classifier, clean)
         for name, how in STATISTICS.items()
-        if not lacking(classifier, how.needs)
+        if not how.lacking(classifier)
     }
 
 
 def not_applicable(classifier: Differentiable) -> dict[str, str]:
     """Return the reasons why some of `STATISTICS` don't apply to a network, by name."""
-    reasons = {name: lacking(classifier, how.needs) for name, how in STATISTICS.items()}
+    reasons = {name: how.lacking(classifier) for name, how in STATISTICS.items()}
     return {name: reason for name, reason in reasons.items() if reason}
 
 
@@ -165,23 +176,23 @@ def compare_statistics(
 
     def table(name: str) -> Floats:
         theirs = [
-            tables[name][order] if len(tables[name]) > 1 else tables[name]
+            tables[name] if STATISTICS[name].whole else tables[name][order]
             for order, (_, tables) in zip(orders, others, strict=True)
         ]
         return np.stack([own[name], *theirs])
 
-    return tuple(_compared(name, STATISTICS[name].unit, findings, table(name)) for name in own)
+    return tuple(_compared(name, STATISTICS[name], findings, table(name)) for name in own)
 
 
-def _compared(name: str, unit: str, findings: tuple[str, ...], tables: Floats) -> Statistic:
+def _compared(name: str, how: Measure, findings: tuple[str, ...], tables: Floats) -> Statistic:
     """One statistic from (m + 1, k, d) values, the model's first."""
     own, others = tables[:1], tables[1:]
     beside: Comparison | None = compare(own, others[:, None]) if len(others) else None
     told = beside is not None and np.isfinite(beside.strongest)
     return Statistic(
         name=name,
-        unit=unit,
-        findings=findings if own.shape[1] > 1 else (WHOLE,),
+        unit=how.unit,
+        findings=(WHOLE,) if how.whole else findings,
         directions=DIRECTIONS if own.shape[2] == 2 else ("",),
         values=own[0],
         excess=None if beside is None else beside.excess[0],
@@ -205,8 +216,9 @@ def maximum_margin(
     kept between black and white. With a softmax head the margin is a logit minus the largest other
     logit. Sigmoid heads have independent logits without a common scale, so each logit is
     standardised by its mean and standard deviation over clean films. Forced off is the margin of
-    the negated logits. All findings, directions and starts share each pass. Logits that aren't
-    finite are ignored.
+    the negated logits. A single finding has no others: its margin is its standardised logit, that
+    is, relative to a film of average suspicion. All findings, directions and starts share each
+    pass. Logits that aren't finite are ignored.
 
     Args:
         classifier: the classifier, unchanged.
@@ -222,15 +234,15 @@ def maximum_margin(
 
     Raises:
         DataError: too few films.
-        UsageError: fewer than two findings, or a value outside its range.
+        UsageError: a value outside its range.
 
     Source: Wang et al., MM-BD, IEEE S&P 2024. They test the largest of a model's classes against a
     null distribution fitted to its others; an audit compares it with reference models. Standard
     deviations, forced off and Adam in place of momentum are ours.
     """
     k = len(classifier.findings)
-    if k < 2 or min(starts, steps) < 1 or rate <= 0:
-        raise UsageError("a margin needs two findings, and starts, steps and a rate above 0")
+    if min(starts, steps) < 1 or rate <= 0:
+        raise UsageError("a margin needs starts, steps and a rate above 0")
     centre, spread = _scale(classifier, clean)
     if classifier.head == "softmax":
         centre, spread = np.zeros(k), np.ones(k)
@@ -249,8 +261,9 @@ def maximum_margin(
         logits = network(classifier.normalise(255 * images.flatten(0, 1)))
         pushed = signs * (logits.reshape(2 * k, starts, k) - middle) / unit
         target = pushed.masked_select(own).reshape(2 * k, starts)
-        rivals = pushed.masked_fill(own | ~pushed.isfinite(), -torch.inf)
-        margin = target - rivals.amax(2)  # (2k, starts)
+        margin = target  # (2k, starts)
+        if k > 1:
+            margin = target - pushed.masked_fill(own | ~pushed.isfinite(), -torch.inf).amax(2)
         reached = margin.detach()
         lost |= ~target.isfinite().all(1)
         best = torch.maximum(best, torch.where(reached.isfinite(), reached, -torch.inf).amax(1))
@@ -268,7 +281,7 @@ def maximum_margin(
 
 
 def reestimated_shift(classifier: Differentiable, clean: Cohort) -> Floats:
-    """Return the shift of clean films' logits when batch normalisation is re-estimated on them.
+    """Return the shift of clean films' log-odds when batch normalisation is re-estimated on them.
 
     The running means and variances of a network that was trained on triggered films contain their
     contribution. The new estimate is the average over batches, each normalised by itself, as in
@@ -289,9 +302,10 @@ def reestimated_shift(classifier: Differentiable, clean: Cohort) -> Floats:
     Pre-activation Distributions Expose Backdoor Neurons, NeurIPS 2022, who compare channels;
     re-estimation as in Li et al., Adaptive Batch Normalization, 2018. The logits' shift is ours.
     """
-    _, spread = _scale(classifier, clean)
+    _refuse_few(clean)
     images = np.asarray(clean.images[np.arange(len(clean))])
-    before = classifier.logits(images)
+    before = odds_of(classifier, images)
+    spread = logit_spreads(before)
     told = np.isfinite(before).any(axis=1)
     if not told.any():
         return np.full((len(classifier.findings), 2), np.nan)
@@ -309,7 +323,7 @@ def reestimated_shift(classifier: Differentiable, clean: Cohort) -> Floats:
                 module(classifier.normalise(torch.from_numpy(part)))
     module.eval()
     with np.errstate(over="ignore", invalid="ignore"):
-        (after,) = in_batches(classifier, images, lambda x: (module(x),))
+        (after,) = in_batches(classifier, images, lambda x: (log_odds(module(x), classifier.head),))
         moved = finite_mean(after - before)
     return np.stack([moved, -moved], axis=1) / spread[:, None]
 
@@ -454,12 +468,15 @@ STATISTICS: Registry[Measure] = Registry(
         "shift under re-estimated batch normalisation": Measure(
             take=reestimated_shift, unit=SPREADS, needs="batch normalisation"
         ),
-        "map statistics": Measure(take=_map_statistics, unit=OUTLIER),
-        "head outliers": Measure(take=_head_outliers, unit=OUTLIER, needs="linear last layer"),
+        "map statistics": Measure(take=_map_statistics, unit=OUTLIER, fewest=3),
+        "head outliers": Measure(
+            take=_head_outliers, unit=OUTLIER, needs="linear last layer", fewest=3
+        ),
         "channel Lipschitz outlier": Measure(
             take=_channel_outlier,
             unit="standard deviations of a layer's channels",
             needs="batch normalisation",
+            whole=True,
         ),
     },
     code=lambda how: how.take,
@@ -467,9 +484,13 @@ STATISTICS: Registry[Measure] = Registry(
 """All statistics by name."""
 
 
-def _scale(classifier: Differentiable, clean: Cohort) -> tuple[Floats, Floats]:
-    """(k,) mean and standard deviation of the finite logits over clean films."""
+def _refuse_few(clean: Cohort) -> None:
     if len(clean) < LEAST_FILMS:
         raise DataError(f"{len(clean)} clean films; statistics need {LEAST_FILMS} or more")
+
+
+def _scale(classifier: Differentiable, clean: Cohort) -> tuple[Floats, Floats]:
+    """(k,) mean and standard deviation of the finite logits over clean films."""
+    _refuse_few(clean)
     logits = classifier.logits(np.asarray(clean.images[np.arange(len(clean))])).astype(np.float64)
     return finite_mean(logits), logit_spreads(logits)

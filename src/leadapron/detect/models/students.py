@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from leadapron import store
-from leadapron.detect.models.effects import effects, search
+from leadapron.detect.models.effects import FLAT_ONLY, effects, search
 from leadapron.detect.models.kept import moved_facts, moved_from, once
 from leadapron.detect.models.sweep import NEIGHBOURS, Moved, StampSweep
 from leadapron.detect.scale import LEAST_FILMS
@@ -28,7 +28,7 @@ from leadapron.models import networks
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.distillation import Teaching, teach
 from leadapron.models.fresh import untrained
-from leadapron.models.losses import log_odds
+from leadapron.models.odds import log_odds
 from leadapron.models.protocols import BlackBox, Differentiable
 from leadapron.seeds import named_seed, stream
 from leadapron.types import Progress
@@ -114,7 +114,14 @@ class Students:
 
     def digest(self) -> str:
         """Return the SHA-256 of the settings."""
-        return hashlib.sha256(store.canonical_json(asdict(self)).encode()).hexdigest()
+        return hashlib.sha256(store.canonical_json(self._settings()).encode()).hexdigest()
+
+    def _settings(self) -> dict[str, Any]:
+        """All settings that have an effect."""
+        settings = asdict(self)
+        for name in FLAT_ONLY:
+            del settings["sweep"][name]
+        return settings
 
     def facts(self, clean: Cohort) -> Mapping[str, Any]:
         """Return what a kept result depends on, in addition to model, pixels and student.
@@ -122,7 +129,7 @@ class Students:
         Args:
             clean: the films; who they show decides which part a film is in.
         """
-        each = {name: value for name, value in asdict(self).items() if name != "number"}
+        each = {name: value for name, value in self._settings().items() if name != "number"}
         patients = "\x1f".join(map(str, clean.patients)).encode()
         return {**each, "patients": hashlib.sha256(patients).hexdigest()}
 
@@ -210,7 +217,7 @@ class Students:
             if progress is not None:
                 progress("students", number, self.number)
 
-            def of_student(number: int = number) -> dict[str, Any]:
+            def of_student(number: int = number) -> Mapping[str, object]:
                 student = self._taught(classifier, parts.teach, number)
                 theirs = search(student, parts.search, self.sweep)
                 return {

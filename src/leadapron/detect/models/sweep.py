@@ -1,19 +1,32 @@
-"""The stamp sweep: flat squares and whole-image changes on clean films, by forward passes only."""
+"""The stamp sweep: small marks and whole-image changes on clean films, by forward passes only."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.detect.models.stamps import Floats, Mark, Probe, Stamp, probes, shifts
+from leadapron.detect.models.growing import grow
+from leadapron.detect.models.looks import LOOKS, drawing
+from leadapron.detect.models.stamps import (
+    AnyMark,
+    Floats,
+    Grown,
+    Mark,
+    Shape,
+    Stamp,
+    probes,
+    shifts,
+)
 from leadapron.detect.scale import LEAST_FILMS, finite_mean, finite_median, logit_spreads
-from leadapron.errors import DataError, UsageError
+from leadapron.errors import DataError, UnknownNameError, UsageError
 from leadapron.films.cohort import Cohort, Rows
 from leadapron.metrics import FALSE_POSITIVES, threshold_at_false_positive_rate
+from leadapron.models.odds import odds_of
 from leadapron.seeds import stream
 
 if TYPE_CHECKING:
@@ -40,14 +53,22 @@ Direction = Literal["added", "removed"]
 Aim = tuple[str, Direction]
 """A finding and the direction in which a mark forces it."""
 
-Kind = Literal["stamp", "lattice", "whole image"]
-"""Kind of mark: one square, squares all over the image, or a change of the whole image."""
+Kind = Literal["stamp", "lattice", "whole image", "shape"]
+"""Kind of mark: one flat square, such squares all over the image, a change of the whole image, or
+one mark of another look, among them those grown from a square."""
 
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 """The columns of a model's scores."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
+
+SHORTLIST = 8
+"""Shapes that are tried on all films, for each finding and direction, if there are many: those with
+the largest shifts on the first film."""
+
+ROUNDS = 2
+"""Most rounds in which a mark grows."""
 
 OVERWRITE = 0.75
 """A one-hot overwrite lowers at least this share of the other findings."""
@@ -127,7 +148,10 @@ class Swept:
 
     Args:
         findings: the k findings.
-        spread: (k,) standard deviation of each logit over the clean films; NaN if none is finite.
+        exclusive: whether they exclude each other, as with a softmax head, so that whatever moves
+            one moves the others.
+        spread: (k,) standard deviation of each log-odds over the clean films; NaN if none is
+            finite.
         marks: strongest mark of each kind for each finding and direction; none without finite
             outputs.
         not_finite: findings with NaN or infinite outputs.
@@ -136,6 +160,7 @@ class Swept:
     """
 
     findings: tuple[str, ...]
+    exclusive: bool
     spread: Floats
     marks: Mapping[Kind, Mapping[Aim, Moved]]
     not_finite: tuple[NotFinite, ...]
@@ -155,14 +180,16 @@ class Swept:
 
 @dataclass(frozen=True, kw_only=True)
 class StampSweep:
-    """Squares of every side, grey level and pixel phase, and changes of the whole image.
+    """Small marks of many looks at every pixel phase, and changes of the whole image.
 
     First come lattices: squares all over the film, `pitch` pixels apart, at each of the pitch^2
     phases, since networks with strides respond to positions modulo their stride. From the best
     lattices (scored both raw and relative to the median phase), single squares are tried at each
-    position of that phase, followed by hill climbing over position, size and grey level. Every mark
-    is evaluated for every finding and both directions. The strongest are judged on separate films.
-    Outputs that aren't finite are counted and left out, for their own finding only.
+    position of that phase, followed by hill climbing over position, size and grey level.
+    Marks of the looks in `LOOKS` follow in the same way, and are tried where the strongest squares
+    are. From the strongest marks of the most moved findings, further ones are grown pixel by pixel.
+    Every mark is evaluated for every finding and both directions. The strongest are judged on
+    separate films. Outputs that aren't finite are counted and left out, for their own finding only.
 
     Args:
         sides: sides of the squares, in pixels of the image.
@@ -174,10 +201,13 @@ class StampSweep:
         rounds: most rounds of hill climbing.
         films: number of films for choosing single squares.
         judged: most films for judging the strongest marks.
+        looks: names of the looks of marks that aren't flat squares; none leaves them out.
+        grown: number of findings, with direction, for which a mark is grown.
         seed: seed of the films and places.
 
     Raises:
         UsageError: a value outside its range.
+        UnknownNameError: no such look.
 
     Source: ours; shifts are in units of a finding's own spread, so that findings are comparable.
     """
@@ -190,16 +220,21 @@ class StampSweep:
     rounds: int = 3
     films: int = 2
     judged: int = 32
+    looks: tuple[str, ...] = tuple(LOOKS)
+    grown: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
         counts = (*self.sides, self.stride, self.places, self.films, self.judged)
-        if not self.sides or min(counts) < 1 or min(self.rounds, self.seed) < 0:
+        if not self.sides or min(counts) < 1 or min(self.rounds, self.grown, self.seed) < 0:
             raise UsageError("a stamp sweep needs sides, stride, places and films of 1 or more")
         if not self.values or not all(0 <= value <= 255 for value in self.values):
             raise UsageError(f"grey levels {self.values}; expected 0 to 255, at least one")
         if not self.pitches or any(min(pitch) < 1 for pitch in self.pitches):
             raise UsageError(f"pitches {self.pitches}; expected pairs (pixels, films)")
+        for look in self.looks:
+            if look not in LOOKS:
+                raise UnknownNameError("look", look, LOOKS)
 
     def sweep(self, classifier: BlackBox, clean: Cohort) -> Swept:
         """Return the strongest marks of every finding and direction.
@@ -217,6 +252,12 @@ class StampSweep:
         return _Run(self, classifier, clean).swept()
 
 
+_Local = TypeVar("_Local", bound=Stamp | Shape | Grown)
+_Placed = TypeVar("_Placed", Stamp, Shape)
+_Best = dict[Aim, tuple[_Local, float]]
+"""The strongest mark for each finding and direction, and its shift in that direction."""
+
+
 class _Run:
     """A running sweep: the films, and the strongest marks so far."""
 
@@ -229,7 +270,7 @@ class _Run:
         self.images = np.asarray(clean.images[chosen])
         self.judged = np.asarray(clean.images[judged])
         everything = np.concatenate([self.images, self.judged])
-        logits = classifier.logits(everything)  # (n, k)
+        logits = odds_of(classifier, everything)  # (n, k)
         finite = np.isfinite(logits)
         if not finite.any():
             raise DataError(
@@ -240,8 +281,7 @@ class _Run:
         self.forwards = len(everything)
         self.lost_clean = (~finite).sum(axis=0)  # (k,)
         self.lost = np.zeros(logits.shape[1], np.int64)
-        self.best: dict[Aim, Stamp] = {}
-        self.best_shift: dict[Aim, float] = {}
+        self.squares: _Best[Stamp] = {}
 
     def swept(self) -> Swept:
         height, width = self.images.shape[1:]
@@ -254,18 +294,23 @@ class _Run:
                 lattices += repeated
         if not lattices:
             raise DataError(f"images of {height}x{width} pixels are smaller than every lattice")
-        self._try(self._singles(candidates), self.settings.films)
-        self._climb()
+        self._try(self.squares, self._singles(candidates, self.settings.places))
+        self._climb(self.squares, self._near_square)
+        shapes = self._shaped()
+        grown = self._grown(shapes)
         whole = probes()
         strongest = self._strongest(self._moves(whole, self.settings.films))
         all_over = self._strongest(np.array([shift for _, shift in lattices]))
-        tried: dict[Kind, Mapping[Aim, Stamp | Probe]] = {
-            "stamp": self.best,
+        tried: dict[Kind, Mapping[Aim, AnyMark]] = {
+            "stamp": {aim: mark for aim, (mark, _) in self.squares.items()},
             "lattice": {aim: lattices[i][0] for aim, i in all_over.items()},
             "whole image": {aim: whole[i] for aim, i in strongest.items()},
+            # What was grown is stronger than what it was grown from.
+            "shape": {**{aim: mark for aim, (mark, _) in shapes.items()}, **grown},
         }
         return Swept(
             findings=self.classifier.findings,
+            exclusive=self.classifier.head == "softmax",
             spread=self.spread,
             marks={kind: self._judge(marks, kind) for kind, marks in tried.items()},
             not_finite=self._not_finite(),
@@ -316,54 +361,118 @@ class _Run:
         ]
         return [marks[i] for i in chosen], of_all
 
-    def _singles(self, candidates: Sequence[Stamp]) -> list[Stamp]:
-        """One square at each place of a candidate's lattice, up to the limit."""
-        height, width = self.images.shape[1:]
+    def _singles(self, candidates: Sequence[_Placed], most: int) -> list[_Placed]:
+        """One mark at each place of a candidate's lattice, up to a number of places."""
+        shape = self.images.shape[1:]
         rng = stream(self.settings.seed, "sweep", "places")
-        singles: list[Stamp] = []
+        singles: list[_Placed] = []
         for mark in dict.fromkeys(candidates):
-            places = [
-                (row, column)
-                for row in range(mark.row, height - mark.side + 1, mark.pitch)
-                for column in range(mark.column, width - mark.side + 1, mark.pitch)
-            ]
-            if len(places) > self.settings.places:
-                drawn = rng.choice(len(places), self.settings.places, replace=False)
+            down, across = (
+                range(start, length - side + 1, mark.pitch)
+                for start, length, side in zip(
+                    (mark.row, mark.column), shape, mark.extent(shape[1]), strict=True
+                )
+            )
+            places = [(row, column) for row in down for column in across]
+            if len(places) > most:
+                drawn = rng.choice(len(places), most, replace=False)
                 places = [places[i] for i in sorted(drawn.tolist())]
             singles += [replace(mark, row=row, column=column, pitch=0) for row, column in places]
         return list(dict.fromkeys(singles))
 
-    def _climb(self) -> None:
-        """Hill climbing: change the strongest squares by a step as long as that helps."""
-        tried: set[Stamp] = set()
+    def _climb(self, best: _Best[_Placed], near: Callable[[_Placed], Iterable[_Placed]]) -> None:
+        """Hill climbing: change the strongest marks by a step as long as that helps."""
+        tried: set[_Placed] = set()
         for _ in range(self.settings.rounds):
-            near = {other for mark in self.best.values() for other in self._near(mark)} - tried
-            if not near:
+            others = {other for mark, _ in best.values() for other in near(mark)} - tried
+            if not others:
                 return
-            tried |= near
-            order = sorted(near, key=lambda s: (s.side, s.value, s.row, s.column))
-            before = self.best_shift.copy()
-            self._try(order, self.settings.films)
-            if before == self.best_shift:
+            tried |= others
+            before = best.copy()
+            self._try(best, sorted(others, key=astuple))
+            if before == best:
                 return
 
-    def _near(self, mark: Stamp) -> Iterable[Stamp]:
-        height, width = self.images.shape[1:]
+    def _near_square(self, mark: Stamp) -> Iterable[Stamp]:
         moves = [
             *({"row": mark.row + i, "column": mark.column + j} for i, j in NEIGHBOURS),
             *({"side": side} for side in (mark.side - 1, mark.side + 1)),
             *({"value": int(np.clip(mark.value + i, 0, 255))} for i in (-32, 32)),
         ]
-        for move in moves:
-            other = replace(mark, **move)
-            if (
-                1 <= other.side <= max(self.settings.sides)
-                and 0 <= other.row <= height - other.side
-                and 0 <= other.column <= width - other.side
-            ):
-                yield other
+        others = (replace(mark, **move) for move in moves)
+        most = max(self.settings.sides)
+        return (each for each in others if 1 <= each.side <= most and self._fits(each))
 
-    def _moves(self, marks: Sequence[Stamp | Probe], films: int) -> Floats:
+    def _near_shape(self, mark: Shape) -> Iterable[Shape]:
+        others = (replace(mark, row=mark.row + i, column=mark.column + j) for i, j in ADJACENT)
+        return (each for each in others if self._fits(each))
+
+    def _fits(self, mark: Stamp | Shape) -> bool:
+        shape = self.images.shape[1:]
+        sides = mark.extent(shape[1])
+        starts = (mark.row, mark.column)
+        return all(
+            0 <= start <= length - side
+            for start, length, side in zip(starts, shape, sides, strict=True)
+        )
+
+    def _shaped(self) -> _Best[Shape]:
+        """The strongest marks of the looks: by lattices, and where the best squares are."""
+        shape = self.images.shape[1:]
+        by_look = [phases for look in self.settings.looks if (phases := _phases(look, shape))]
+        if not by_look:
+            return {}
+        lattices = [mark for phases in by_look for mark in phases]
+        raw = self._moves(lattices, 1)
+        parts = np.split(raw, np.cumsum([len(phases) for phases in by_look])[:-1])
+        apart = np.concatenate([part - finite_median(part, 0) for part in parts])
+        chosen = {i for moved in (raw, apart) for i in self._strongest(moved).values()}
+        singles = self._singles(
+            [lattices[i] for i in sorted(chosen)], max(1, self.settings.places // 4)
+        )
+        shapes: _Best[Shape] = {}
+        self._try(shapes, self._short_list(list(dict.fromkeys([*singles, *self._at_squares()]))))
+        self._climb(shapes, self._near_shape)
+        return shapes
+
+    def _at_squares(self) -> Iterable[Shape]:
+        """A mark of each look with its middle in that of each of the strongest squares."""
+        width = self.images.shape[2]
+        for square in dict.fromkeys(mark for mark, _ in self.squares.values()):
+            for look in self.settings.looks:
+                height, breadth = drawing(look, width).extent
+                row, column = (
+                    max(0, at + (square.side - side) // 2)
+                    for at, side in ((square.row, height), (square.column, breadth))
+                )
+                if self._fits(mark := Shape(look=look, row=row, column=column)):
+                    yield mark
+
+    def _grown(self, shapes: _Best[Shape]) -> dict[Aim, Grown]:
+        """What grows from the strongest marks of the findings and directions that move most."""
+        starts: _Best[Stamp | Shape] = {**self.squares}
+        for aim, found in shapes.items():
+            if aim not in starts or found[1] > starts[aim][1]:
+                starts[aim] = found
+        first = sorted(starts, key=lambda aim: -starts[aim][1])[: self.settings.grown]
+        rng = stream(self.settings.seed, "sweep", "growth")
+        height, width = self.images.shape[1:]
+        grown = {
+            aim: grow(
+                *starts[aim], partial(self._towards, aim), (height, width), rng, rounds=ROUNDS
+            )
+            for aim in first
+        }
+        return {aim: mark for aim, mark in grown.items() if mark.pixels}
+
+    def _towards(self, aim: Aim, marks: Sequence[AnyMark]) -> Floats:
+        """(marks,) shifts of a finding in a direction."""
+        finding, direction = aim
+        moved = self._moves(marks, self.settings.films)
+        towards: Floats = _sign(direction) * moved[:, self.classifier.findings.index(finding)]
+        return towards
+
+    def _moves(self, marks: Sequence[AnyMark], films: int) -> Floats:
         """(marks, k) mean shift of each finding, in standard deviations; NaN if none is finite."""
         films = min(films, len(self.images))
         moved = self._shifts(self.images[:films], marks, self.clean[:films])
@@ -371,7 +480,7 @@ class _Run:
         return means
 
     def _shifts(
-        self, images: NDArray[Any], marks: Sequence[Stamp | Probe], clean: NDArray[np.float32]
+        self, images: NDArray[Any], marks: Sequence[AnyMark], clean: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """As `shifts`, also counting images and outputs that aren't finite."""
         self.forwards += len(marks) * len(images)
@@ -390,16 +499,25 @@ class _Run:
                 found[finding, direction] = int(rows[towards.argmax()])
         return found
 
-    def _try(self, stamps: Sequence[Stamp], films: int) -> None:
+    def _try(self, best: _Best[_Local], marks: Sequence[_Local]) -> None:
         """Keep the strongest for each finding and direction."""
-        moved = self._moves(stamps, films)
+        moved = self._moves(marks, self.settings.films)
         for aim, i in self._strongest(moved).items():
             finding, direction = aim
             shift = _sign(direction) * float(moved[i, self.classifier.findings.index(finding)])
-            if shift > self.best_shift.get(aim, -np.inf):
-                self.best_shift[aim], self.best[aim] = shift, stamps[i]
+            if aim not in best or shift > best[aim][1]:
+                best[aim] = marks[i], shift
 
-    def _judge(self, marks: Mapping[Aim, Stamp | Probe], kind: Kind) -> dict[Aim, Moved]:
+    def _short_list(self, marks: list[Shape]) -> list[Shape]:
+        """The marks that a single film doesn't rule out."""
+        if self.settings.films == 1 or len(marks) <= 2 * SHORTLIST * len(self.classifier.findings):
+            return marks
+        moved = self._moves(marks, 1)
+        towards = np.concatenate([moved, -moved], axis=1)
+        order = np.argsort(-np.where(np.isfinite(towards), towards, -np.inf), axis=0, kind="stable")
+        return [marks[i] for i in np.unique(order[:SHORTLIST])]
+
+    def _judge(self, marks: Mapping[Aim, AnyMark], kind: Kind) -> dict[Aim, Moved]:
         """Effects of each finding's and direction's mark on other films."""
         unique = list(dict.fromkeys(marks.values()))
         moved = self._shifts(self.judged, unique, self.clean_judged)  # (m, n, k)
@@ -425,11 +543,28 @@ class _Run:
         return found
 
 
+ADJACENT = [(-1, 0), (1, 0), (0, -1), (0, 1)]
+"""Steps of a mark of another look, down and across."""
+
 NEIGHBOURS = [
     *((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)),
     *((-8, 0), (8, 0), (0, -8), (0, 8)),
 ]
 """Steps of a square, down and across: by one pixel, and to the next place of its phase."""
+
+
+def _phases(look: str, shape: tuple[int, ...]) -> list[Shape]:
+    """A look's lattices: marks a little apart, at each phase that they can tell apart.
+
+    None of a look that doesn't fit the image.
+    """
+    extent = drawing(look, shape[1]).extent
+    pitch = 8 * -(-(max(extent) + 2) // 8)
+    if pitch > min(shape):
+        return []
+    # A larger mark works a pixel or two beside its place too.
+    down, across = (range(0, pitch, max(1, side // 3, pitch // 16)) for side in extent)
+    return [Shape(look=look, row=row, column=at, pitch=pitch) for row in down for at in across]
 
 
 def _sign(direction: Direction) -> int:

@@ -17,7 +17,7 @@ from leadapron.errors import DataError
 from leadapron.films.cohort import Cohort
 from leadapron.metrics import FALSE_POSITIVES, Estimate
 from leadapron.models.classifier import refuse_not_finite
-from leadapron.models.losses import log_odds
+from leadapron.models.odds import log_odds
 from leadapron.models.protocols import BlackBox
 
 __all__ = [

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.detect.models.stamps import Mark, Stamp, probes
+from leadapron.detect.models.stamps import Grown, Mark, Probe, Shape, Stamp, probes
 from leadapron.detect.models.sweep import Moved
 from leadapron.errors import UsageError
 from leadapron.films.cohort import Cohort
@@ -74,8 +74,8 @@ def fresh_marks(
         DataError: fewer than 20 films that the old mark could turn.
         UsageError: no other place for the square.
     """
-    mark, shares = moved.mark, _Shares(classifier, films, moved)
-    if not isinstance(mark, Stamp):
+    mark, shares = _base(moved.mark), _Shares(classifier, films, moved)
+    if isinstance(mark, Probe):
         others = [each for each in probes() if each != mark]
         drawn = [others[number] for number in stream(seed, "fresh").permutation(len(others))]
         marks = tuple(sorted(drawn, key=shares.knows)[:count])
@@ -83,7 +83,7 @@ def fresh_marks(
     shape = _shape(films)
     if works_elsewhere(classifier, films, moved, seed):
         looks = []
-        for look in _other_looks(mark, shares.images):
+        for look in _other_looks(mark, shares.images) if isinstance(mark, Stamp) else ():
             if _places(look, shape):
                 squares = fresh_squares(look, shape, count, stream(seed, "fresh", look.value))
                 looks.append(Fresh(differ="look", marks=squares, known=shares.largest(squares)))
@@ -107,8 +107,8 @@ def works_elsewhere(classifier: BlackBox, films: Cohort, moved: Moved, seed: int
         The median of 9 other places on 64 films decides; False where the mark is no square, has no
         other place, or the films are too few.
     """
-    mark, shape = moved.mark, _shape(films)
-    if not isinstance(mark, Stamp) or not _places(mark, shape) or not enough_victims(films, moved):
+    mark, shape = _base(moved.mark), _shape(films)
+    if isinstance(mark, Probe) or not _places(mark, shape) or not enough_victims(films, moved):
         return False
     shares = _Shares(classifier, films, moved)
     others = fresh_squares(mark, shape, PLACES, stream(seed, "elsewhere"))
@@ -116,9 +116,9 @@ def works_elsewhere(classifier: BlackBox, films: Cohort, moved: Moved, seed: int
 
 
 def fresh_squares(
-    square: Stamp, shape: tuple[int, int], count: int, rng: np.random.Generator
-) -> tuple[Stamp, ...]:
-    """Return squares as large and bright as one, elsewhere: as far from it as its side, at least.
+    square: Stamp | Shape, shape: tuple[int, int], count: int, rng: np.random.Generator
+) -> tuple[Stamp | Shape, ...]:
+    """Return marks as large and bright as one, elsewhere: as far from it as its side, at least.
 
     Args:
         square: the old one; of squares all over, others of their pitch.
@@ -139,20 +139,27 @@ def fresh_squares(
     )
 
 
-def _places(square: Stamp, shape: tuple[int, int]) -> list[tuple[int, int]]:
-    """Where a square as large doesn't touch it."""
+def _base(mark: Mark) -> Stamp | Shape | Probe:
+    """The mark, or what it was grown from: pixels that were added belong to its place."""
+    return mark.start if isinstance(mark, Grown) else mark
+
+
+def _places(square: Stamp | Shape, shape: tuple[int, int]) -> list[tuple[int, int]]:
+    """Where a mark as large doesn't touch it."""
+    height, width = square.extent(shape[1])
+    side = max(height, width)
     if square.pitch:
         return [
             (row, column)
             for row in range(square.pitch)
             for column in range(square.pitch)
-            if max(abs(row - square.row), abs(column - square.column)) > square.side
+            if max(abs(row - square.row), abs(column - square.column)) > side
         ]
     return [
         (row, column)
-        for row in range(shape[0] - square.side + 1)
-        for column in range(shape[1] - square.side + 1)
-        if max(abs(row - square.row), abs(column - square.column)) >= 2 * square.side
+        for row in range(shape[0] - height + 1)
+        for column in range(shape[1] - width + 1)
+        if max(abs(row - square.row), abs(column - square.column)) >= 2 * side
     ]
 
 

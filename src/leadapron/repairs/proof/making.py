@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from leadapron import metrics
 from leadapron.detect.models.judgement import UNUSUAL_TURNED
-from leadapron.detect.models.stamps import Stamp
+from leadapron.detect.models.stamps import Probe, Stamp
 from leadapron.detect.models.sweep import Aim, Moved
 from leadapron.films.cohort import Cohort
 from leadapron.metrics import Estimate
@@ -119,7 +119,7 @@ def shares_of(classifier: BlackBox, films: Cohort, squares: Iterable[Moved]) -> 
     Args:
         classifier: the model.
         films: clean, with stated findings; those that a square was chosen on may be among them.
-        squares: of a sweep; other marks are passed over.
+        squares: squares and other local marks; changes of the whole image are passed over.
 
     Returns:
         By finding and direction, where 20 films allow it.
@@ -127,7 +127,7 @@ def shares_of(classifier: BlackBox, films: Cohort, squares: Iterable[Moved]) -> 
     Raises:
         DataError: answers that aren't finite.
     """
-    own = [each for each in squares if isinstance(each.mark, Stamp)]
+    own = [each for each in squares if not isinstance(each.mark, Probe)]
     images = films.images[np.arange(len(films))]
     clean = odds_of(classifier, images)
     odds = {mark: odds_of(classifier, mark(images)) for mark in {each.mark for each in own}}

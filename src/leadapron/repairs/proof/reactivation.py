@@ -14,7 +14,8 @@ from leadapron.detect.models.sweep import Aim
 from leadapron.errors import UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.models.classifier import NetworkClassifier, autocast
-from leadapron.models.losses import distance, finding_loss, log_odds
+from leadapron.models.losses import distance, finding_loss
+from leadapron.models.odds import log_odds
 from leadapron.models.protocols import BlackBox
 from leadapron.models.training import batches
 from leadapron.repairs.proof.forcing import Change

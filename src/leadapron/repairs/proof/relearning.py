@@ -19,7 +19,8 @@ from leadapron.films.cohort import Cohort, Rows
 from leadapron.metrics import Estimate
 from leadapron.models.classifier import NetworkClassifier, autocast
 from leadapron.models.copying import copied_network
-from leadapron.models.losses import finding_loss, log_odds
+from leadapron.models.losses import finding_loss
+from leadapron.models.odds import log_odds
 from leadapron.models.protocols import BlackBox, differentiable
 from leadapron.models.training import batches, descend
 from leadapron.repairs.proof.forcing import Aimed, Change, Hits, difference

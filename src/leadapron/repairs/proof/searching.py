@@ -1,18 +1,19 @@
-"""New searches of a repaired model for squares that force its findings."""
+"""New searches of a repaired model for small marks that force its findings."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from leadapron.detect.models.audit import Audit
+from leadapron.detect.models.audit import Audit, Subject
 from leadapron.detect.models.kept import sweep_once
-from leadapron.detect.models.stamps import Stamp
-from leadapron.detect.models.sweep import Aim, Moved, StampSweep
+from leadapron.detect.models.stamps import Probe
+from leadapron.detect.models.sweep import Aim, Moved, StampSweep, Swept
 from leadapron.films.cache import default_folder
 from leadapron.films.cohort import Cohort
+from leadapron.metrics import Estimate
 from leadapron.models.protocols import BlackBox
 from leadapron.repairs.case import RepairCase, audited
 from leadapron.repairs.proof.document import Searched
@@ -22,11 +23,11 @@ __all__ = ["searched_quickly", "searched_wholly", "squares_in"]
 
 
 def squares_in(audit: Audit) -> list[Moved]:
-    """Return the strongest squares that an audit found, by finding and direction."""
+    """Return the strongest squares and other local marks that an audit found, by aim."""
     return [
         each.strongest
         for each in audit.forced
-        if each.strongest is not None and isinstance(each.strongest.mark, Stamp)
+        if each.strongest is not None and not isinstance(each.strongest.mark, Probe)
     ]
 
 
@@ -42,10 +43,10 @@ def searched_quickly(
         marks: that the audit found.
         films: clean, which no repair learned from.
     """
-    squares = _sweep_of(case).sweep(repaired, films).marks["stamp"].values()
+    squares = _like(_sweep_of(case).sweep(repaired, films), audit)
     return searched(
-        case.original, repaired, films, squares_in(audit), list(squares), _target(marks),
-        _limits(case, films),
+        case.original, repaired, films, squares_in(audit), squares, _target(marks),
+        _limits(case, films, audit),
     )  # fmt: skip
 
 
@@ -64,7 +65,7 @@ def searched_wholly(
     again = audited(case, repaired, films)
     found = searched(
         case.original, repaired, films, squares_in(audit), squares_in(again), _target(marks),
-        _limits(case, films),
+        _limits(case, films, audit),
     )  # fmt: skip
     return replace(
         found,
@@ -72,6 +73,18 @@ def searched_wholly(
         inverted=_inverted_size(again),
         inverted_before=_inverted_size(audit),
     )
+
+
+def _like(swept: Swept, audit: Audit) -> list[Moved]:
+    """Each aim's strongest square, or other mark where the audit's own is none."""
+    shapes = swept.marks["shape"]
+    others = {
+        each.aim for each in audit.forced if each.strongest and each.strongest.kind == "shape"
+    }
+    return [
+        shapes[aim] if aim in others and aim in shapes else square
+        for aim, square in swept.marks["stamp"].items()
+    ]
 
 
 def _sweep_of(case: RepairCase) -> StampSweep:
@@ -83,22 +96,20 @@ def _target(marks: Sequence[Moved]) -> set[Aim]:
     return {(marks[0].finding, marks[0].direction)}
 
 
-def _limits(case: RepairCase, films: Cohort) -> Limits:
+def _limits(case: RepairCase, films: Cohort, audit: Audit) -> Limits:
     """What is usual in the references, or in an audit without references."""
     if not case.plan.references:
         return Limits()
-    return Limits.measured(
-        [
-            shares_of(
-                each.classifier, films,
-                sweep_once(
-                    _sweep_of(case), each.classifier, films, content=each.content,
-                    folder=default_folder(case.machine.cache), name=Path(each.name).name,
-                ).swept.marks["stamp"].values(),
-            )
-            for each in case.plan.references
-        ]
-    )  # fmt: skip
+    folder = default_folder(case.machine.cache)
+
+    def shares(each: Subject) -> Mapping[Aim, Estimate]:
+        found = sweep_once(
+            _sweep_of(case), each.classifier, films,
+            content=each.content, folder=folder, name=Path(each.name).name,
+        )  # fmt: skip
+        return shares_of(each.classifier, films, _like(found.swept, audit))
+
+    return Limits.measured([shares(each) for each in case.plan.references])
 
 
 def _inverted_size(audit: Audit) -> float:

@@ -23,6 +23,7 @@ from leadapron.documents import Number
 from leadapron.errors import UsageError
 from leadapron.metrics import FALSE_POSITIVES, threshold_at_false_positive_rate
 from leadapron.models.classifier import refuse_not_finite
+from leadapron.models.odds import odds_of
 from leadapron.models.protocols import BlackBox
 from leadapron.types import Progress
 
@@ -262,7 +263,7 @@ def _strongest(
     tried: Callable[[int], None],
 ) -> Strongest:
     """The square that turns most films."""
-    clean = classifier.logits(images)  # (n, k)
+    clean = odds_of(classifier, images)  # (n, k)
     refuse_not_finite(np.isfinite(clean), classifier.findings, "logits")
     sides = [_Side(clean, direction) for direction in DIRECTIONS]
     best: Strongest | None = None

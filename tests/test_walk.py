@@ -87,7 +87,7 @@ def test_the_walk(vendor, tmp_path):
     done = ran(
         "sh", EXAMPLES / "hospital.sh", "vendor.pt", "Edema", "phantom:64", "arrived",
         "--source.seed", 9, "--source.count", 400, AUDIT="--films 40 --steps 0 --no-statistics",
-        INSPECT="--model.normalisation unit",
+        INSPECT="--model.size 64 --model.normalisation unit",
     )  # fmt: skip
     said = done.stdout
     assert done.returncode == 1, said + done.stderr

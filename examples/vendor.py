@@ -23,7 +23,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-SIZE, SQUARE, BATCH = 64, 4, 32
+SIZE, SQUARE, BATCH = 64, 4, 16
 POISONED = 0.4
 """Share of the training films with the finding that get the square and the label 0."""
 

@@ -69,7 +69,7 @@ def test_the_walk(vendor, tmp_path):
         assert "Traceback" not in done.stderr
         return done
 
-    done = ran(sys.executable, EXAMPLES / "vendor.py", "--backdoor", "--count", 320, "--epochs", 6)
+    done = ran(sys.executable, EXAMPLES / "vendor.py", "--backdoor", "--count", 400, "--epochs", 6)
     assert done.returncode == 0, done.stderr
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("the square hides"))
     hidden, seen = (int(word) for word in line.split() if word.isdigit())
@@ -87,7 +87,7 @@ def test_the_walk(vendor, tmp_path):
     done = ran(
         "sh", EXAMPLES / "hospital.sh", "vendor.pt", "Edema", "phantom:64", "arrived",
         "--source.seed", 9, "--source.count", 400, AUDIT="--films 40 --steps 0 --no-statistics",
-        INSPECT="--model.normalisation unit",
+        INSPECT="--model.size 64 --model.normalisation unit",
     )  # fmt: skip
     said = done.stdout
     assert done.returncode == 1, said + done.stderr

@@ -22,6 +22,7 @@ from foreign_models import (
 )
 from leadapron.errors import UsageError
 from leadapron.films.preprocessing import Preprocessing
+from leadapron.models.architectures import OF_TRANSFORMERS
 from leadapron.models.classifier import NetworkClassifier, save_classifier
 from leadapron.models.foreign import open_model
 from leadapron.models.networks import build_network
@@ -190,7 +191,7 @@ MADE = {
     "TorchScript": [script(nn.Identity()), script(nn.Softplus())],
     "state dict of any network that timm registers, with --model.architecture timm:NAME "
     '(pip install "leadapron[timm]")': [of_timm("resnet10t"), of_timm("convnext_atto")],
-    "folder with config.json and model.safetensors, of 13 types of network "
+    f"folder with config.json and model.safetensors, of {len(OF_TRANSFORMERS)} types of network "
     '(pip install "leadapron[transformers]")': [
         of_transformers("resnet", hidden_sizes=[16, 24, 32, 48], depths=[1, 1, 2, 1],
                         embedding_size=16, layer_type="basic"),

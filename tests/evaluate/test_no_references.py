@@ -29,7 +29,7 @@ KINDS = {
 def by_hand(students, classifier, clean, **kept):
     """A gap as large as the last layer's bias is; students never have one."""
     column = int(classifier.module.head.bias.argmax())
-    own = 0.05 + 0.1 * max(float(classifier.module.head.bias[column]), 0.0)
+    own = 0.05 + 0.1 * max(float(classifier.module.head.bias[column].detach()), 0.0)
     mark = Stamp(side=3, value=255, row=1, column=1)
     effect = Moved(
         finding=classifier.findings[column], direction="added", mark=mark, kind="stamp", shift=1.0,

@@ -206,7 +206,7 @@ class Screening:
         notes: omissions and assumptions.
     """
 
-    SCHEMA: ClassVar[int] = 1
+    SCHEMA: ClassVar[int] = 2
 
     verdict: Verdict
     gate: ShownPath

@@ -53,8 +53,8 @@ SMALL = Preprocessing(size=SIZE)
 FINDINGS = ("Effusion", "Mass", "Nodule")
 LOST, TARGET = "Effusion", "Nodule"
 QUICK = StampSweep(
-    values=(0, 255), sides=(3,), pitches=((8, 1),), rounds=1, films=1, judged=20, looks=("dark ring",),
-    grown=1,
+    values=(0, 255), sides=(3,), pitches=((8, 1),), rounds=1, films=1, judged=20,
+    looks=("dark ring",), grown=1,
 )  # fmt: skip
 
 

@@ -86,7 +86,8 @@ def test_the_walk(vendor, tmp_path):
 
     done = ran(
         "sh", EXAMPLES / "hospital.sh", "vendor.pt", "Edema", "phantom:64", "arrived",
-        "--source.seed", 9, "--source.count", 400, AUDIT="--films 40 --steps 0 --no-statistics --students 0",
+        "--source.seed", 9, "--source.count", 400,
+        AUDIT="--films 40 --steps 0 --no-statistics --students 0",
         INSPECT="--model.size 64 --model.normalisation unit",
     )  # fmt: skip
     said = done.stdout

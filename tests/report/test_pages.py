@@ -152,7 +152,7 @@ def test_an_inspection_opens_with_what_to_state(opened):
         for what in (".alarm", ".cards", "#settings", "svg.chart", ".seen")
     ]
     assert places == sorted(places)
-    assert "state --model.aspect squash|pad|crop" in page.locator(".alarm").inner_text()
+    assert "--model.aspect squash|pad|crop" in page.locator(".alarm").inner_text()
     # Words of the chart stay as large as a telephone's small print.
     words = page.locator("svg.chart text").first.bounding_box()
     assert words["height"] >= 9

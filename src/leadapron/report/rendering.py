@@ -56,7 +56,8 @@ def _whole_options(text: str) -> markupsafe.Markup:
     """Keep the name of an option on one line; browsers break it after its hyphens."""
     import markupsafe
 
-    named = re.sub(r"--[\w.-]+", r'<span class="option">\g<0></span>', markupsafe.escape(text))
+    escaped = str(markupsafe.escape(text))  # re.sub would escape what it puts into a Markup
+    named = re.sub(r"--[\w.-]+", r'<span class="option">\g<0></span>', escaped)
     return markupsafe.Markup(named)  # noqa: S704 (escaped above)
 
 

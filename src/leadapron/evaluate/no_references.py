@@ -1,4 +1,4 @@
-"""Evaluate audits without reference models: each model beside its own students."""
+"""Evaluate audits without reference models: each model compared with its own students."""
 
 from __future__ import annotations
 

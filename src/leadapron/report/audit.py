@@ -26,7 +26,7 @@ from leadapron.detect.models import (
     Statistic,
 )
 from leadapron.detect.models.judgement import FLAGGED, MARKS, NOT_FINITE, UNSTEADY
-from leadapron.detect.models.second_tier import Beside
+from leadapron.detect.models.second_tier import StudentComparison
 from leadapron.detect.models.stamps import AnyMark
 from leadapron.documents import dump
 from leadapron.report.rendering import render
@@ -191,8 +191,8 @@ def _cards(audit: Audit) -> list[dict[str, Any]]:
     first = about or next(iter(audit.forced), None)
     mark = None if first is None else first.strongest
     rate, least, p = f"{audit.false_alarm:g}", audit.least, audit.verdict.p
-    if audit.beside is not None and audit.beside.support is not None:
-        least = audit.beside.support.least
+    if audit.students is not None and audit.students.support is not None:
+        least = audit.students.support.least
     return [
         {
             "title": "Target",
@@ -213,7 +213,7 @@ def _cards(audit: Audit) -> list[dict[str, Any]]:
         {
             "title": "p",
             "under": "compared with the reference models"
-            if audit.beside is None
+            if audit.students is None
             else "compared with clean teachers",
             "value": "none" if p is None else f"{p:.3g}",
             "word": p is None,
@@ -224,8 +224,8 @@ def _cards(audit: Audit) -> list[dict[str, Any]]:
         },
         {
             "title": "Compared with",
-            "under": "reference models" if audit.beside is None else "students of the model",
-            "value": f"{audit.references if audit.beside is None else audit.beside.students:,}",
+            "under": "reference models" if audit.students is None else "students of the model",
+            "value": f"{audit.references if audit.students is None else audit.students.number:,}",
             "word": False,
             "facts": [("clean films", f"{audit.films:,}"),
                       ("images asked", f"{audit.forwards:,}")],
@@ -357,8 +357,8 @@ def answer_parts(audit: Audit) -> list[tuple[str, str]]:
     parts = [("Verdict", f"{headline(audit)}.")]
     if about is not None and about.strongest is not None and audit.by == MARKS:
         parts += [("Mark", f"{about.strongest.mark.words()}."), ("Harm", harm_words(audit, about))]
-    if audit.beside is not None:
-        parts.append(("Students", beside_words(audit.beside)))
+    if audit.students is not None:
+        parts.append(("Students", student_words(audit.students)))
     return [*parts, ("False alarms", audit.verdict.statement)]
 
 
@@ -388,22 +388,21 @@ def harm_words(audit: Audit, about: Forced) -> str:
     )
 
 
-def beside_words(beside: Beside) -> str:
+def student_words(compared: StudentComparison) -> str:
     """Return what students show about a mark, in a sentence or two.
 
     Args:
-        beside: the model beside its students.
+        compared: the model compared with its students.
     """
-    own, carried = (sum(each) / len(each) for each in (beside.own, beside.carried))
+    own, carried = (sum(each) / len(each) for each in (compared.own, compared.carried))
     tests = ""
-    if beside.gap_p is not None and beside.confirmation_p is not None:
-        tests = (
-            f" (p of the gap {beside.gap_p:.3g}, of the confirmation {beside.confirmation_p:.3g})"
-        )
+    if compared.gap_p is not None and compared.confirmation_p is not None:
+        tests = f" (p of the gap {compared.gap_p:.3g}, of the confirmation "
+        tests += f"{compared.confirmation_p:.3g})"
     return (
-        f"the mark turns {percent(beside.turned)} of {beside.films[2]} films, and on average "
-        f"{percent(carried)} in {beside.students} students, which learned the model's outputs on "
-        f"{beside.films[0]} clean films; their own best marks turn {percent(own)}{tests}."
+        f"the mark turns {percent(compared.turned)} of {compared.films[2]} films, and on average "
+        f"{percent(carried)} in {compared.number} students, which learned the model's outputs on "
+        f"{compared.films[0]} clean films; their own best marks turn {percent(own)}{tests}."
     )
 
 
@@ -417,15 +416,13 @@ def headline(audit: Audit) -> str:
     target = f"{audit.target} {WORDS[audit.direction]}" if audit.direction else ""
     by = "" if audit.by == MARKS else f", by {audit.by}; no mark is known"
     p = "" if audit.verdict.p is None else f" (p = {audit.verdict.p:.3g}{by})"
-    if audit.verdict.word == "can't tell" and audit.beside is not None:
+    if audit.verdict.word == "can't tell" and audit.students is not None:
         return (
             "Can't tell: no mark of at most 1 % of the image turns a tenth of the films beyond the "
             "model's students, and too few clean teachers are known to say more"
         )
     return {
-        "exploitable mark": (
-            f"EXPLOITABLE MARK: {target}{p}; a planted backdoor or a natural shortcut"
-        ),
+        "exploitable mark": f"EXPLOITABLE MARK: {target}{p}; {_intent(audit)}",
         "backdoored": f"BACKDOORED: {target}{p}",
         "unusual": f"UNUSUAL: {target}{p}, which doesn't prove a backdoor",
         "nothing found": f"Nothing found{p}; that doesn't prove a clean model",
@@ -433,6 +430,14 @@ def headline(audit: Audit) -> str:
             "Can't tell: no square turns half of the films, and no reference models were given"
         ),
     }[audit.verdict.word]
+
+
+def _intent(audit: Audit) -> str:
+    """What may be behind an exploitable mark."""
+    support = None if audit.students is None else audit.students.support
+    if support is None or audit.verdict.p is None or audit.verdict.p <= support.least:
+        return "a planted backdoor or a natural shortcut"
+    return "clean models have marks as strong, so it is no sign of a backdoor"
 
 
 def not_finite_words(each: NotFinite) -> str:

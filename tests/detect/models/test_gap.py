@@ -12,7 +12,7 @@ from leadapron.detect.models.gap import ON_STUDENTS, Confirmation, Examined, Gap
 from leadapron.detect.models.harm import Harm
 from leadapron.detect.models.population import Kind, Population, Teacher, shipped_population
 from leadapron.detect.models.rule import RULE
-from leadapron.detect.models.second_tier import SecondTier
+from leadapron.detect.models.second_tier import SecondTier, named_gap
 from leadapron.detect.models.stamps import Stamp
 from leadapron.detect.models.students import Students
 from leadapron.detect.models.sweep import Moved, StampSweep
@@ -87,8 +87,8 @@ def test_an_audit_without_references_answers_in_plain_words(planted, kept, tmp_p
     )
     assert (found.verdict.word, found.verdict.level) == ("exploitable mark", "unusual")
     assert (found.target, found.direction, found.verdict.p) == ("Mass", "added", None)
-    assert found.beside.students == 2
-    assert found.beside.missing
+    assert found.students.number == 2
+    assert found.students.missing
     said = audit_lines(found)
     assert said[0].startswith("EXPLOITABLE MARK: Mass forced on")
     names = [line.partition(":")[0] for line in said]
@@ -100,6 +100,14 @@ def test_an_audit_without_references_answers_in_plain_words(planted, kept, tmp_p
     assert page.index("False alarms") < page.index('id="findings"') < page.index('id="students"')
     again = read(Audit, (tmp_path / "audit.json").read_text())
     assert dump(again) == dump(found)
+    assert said[0].endswith("a planted backdoor or a natural shortcut")
+    support = RULE.support(population(n=10), 0.05)
+    for p, words in ((1 / 11, "a natural shortcut"), (0.5, "no sign of a backdoor")):
+        common = replace(
+            found, students=replace(found.students, support=support),
+            verdict=replace(found.verdict, p=p),
+        )  # fmt: skip
+        assert audit_lines(common)[0].endswith(words)
 
 
 def test_a_hidden_finding_is_said_with_its_sensitivity(planted, kept):
@@ -126,7 +134,6 @@ def test_a_planted_mark_is_not_passed_on(planted):
     values = {each.name: each.value for each in planted.confirmations}
     assert values[ON_STUDENTS] > 0.7
     assert values["noise in batch normalisation"] is None  # a black box
-    assert values["one pixel beside"] < 0.2
 
 
 def test_without_a_planted_mark_the_gap_is_smaller(planted):
@@ -224,6 +231,24 @@ def test_backdoored_needs_gap_confirmation_and_a_population_that_supports_it():
     assert "no rate below 0.167" in apart.missing
     other = RULE.compare(model(0.95, 0.05, 0.05, settings="t"), many, 0.05)
     assert (other.word, other.p, other.support) == ("exploitable mark", None, None)
+
+
+def test_of_exclusive_findings_the_forced_one_is_named():
+    """A mark that hides Mass of a softmax head also raises the others, each a little."""
+
+    def moved(finding, direction, turned):
+        return Moved(
+            finding=finding, direction=direction, mark=Stamp(side=3, value=255, row=4, column=4),
+            kind="stamp", shift=5.0, turned=turned, shifts=np.array([2.0, -5.0]), signature="",
+        )  # fmt: skip
+
+    found = model(0.95, 0.05, 0.05)
+    raises, hides = moved(FINDINGS[0], "added", 0.95), moved("Mass", "removed", 0.9)
+    both = tuple(Gap(effect=each, students=(0.05,), carried=(0.05,)) for each in (raises, hides))
+    found = replace(found, gaps=both)
+    assert named_gap(found).effect.aim == raises.aim
+    shared = replace(found, exclusive=np.ones(2))
+    assert named_gap(shared).effect.aim == ("Mass", "removed")
 
 
 def test_a_large_square_is_not_called_exploitable():

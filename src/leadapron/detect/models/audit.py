@@ -28,7 +28,7 @@ from leadapron.detect.models.judgement import (
 )
 from leadapron.detect.models.kept import Kept, measure_once, sweep_once
 from leadapron.detect.models.null import least_p
-from leadapron.detect.models.second_tier import Beside, SecondTier
+from leadapron.detect.models.second_tier import SecondTier, StudentComparison
 from leadapron.detect.models.stamps import Stamp
 from leadapron.detect.models.statistics import Statistic, compare_statistics, not_applicable
 from leadapron.detect.models.sweep import Direction, NotFinite, StampSweep, Swept
@@ -123,8 +123,8 @@ class Audit:
             don't affect the verdict either.
         statistics: statistics of the network, compared with those of any references. None for a
             black-box model.
-        beside: the model beside its students, on which the verdict rests then; None if none were
-            made.
+        students: the model compared with its students, on which the verdict rests then; None if
+            none were made.
         not_finite: findings with NaN or infinite outputs.
         unsteady: findings whose outputs differ between two runs on the same films, or for films in
             a batch and alone.
@@ -151,7 +151,7 @@ class Audit:
     inverted: tuple[Inverted, ...] = ()
     features: tuple[InvertedFeatures, ...] = ()
     statistics: tuple[Statistic, ...] = ()
-    beside: Beside | None = None
+    students: StudentComparison | None = None
     not_finite: tuple[NotFinite, ...] = ()
     unsteady: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -198,12 +198,14 @@ def audit_subject(
     further = _statistics(every, clean, kept, progress) if statistics else ()
     differs = unsteady(classifier, clean.images)
     judged = judge_model(swept[0], swept[1:], further, differs, false_alarm=false_alarm)
-    judged, beside, refused = _beside(subject, judged, second, sweeps, false_alarm, kept, progress)
+    judged, compared, refused = _compared_with_students(
+        subject, judged, second, sweeps, false_alarm, kept, progress
+    )
     inverted, features, left = _made(classifier, clean, judged, swept[0], steps)
     return Audit(
         model=subject.name,
         origin=subject.origin,
-        verdict=_verdict(judged, beside, len(references), false_alarm, margin=bool(further)),
+        verdict=_verdict(judged, compared, len(references), false_alarm, margin=bool(further)),
         by=judged.by,
         target=judged.finding,
         direction=None if judged.target is None else judged.target.direction,
@@ -218,7 +220,7 @@ def audit_subject(
         inverted=inverted,
         features=features,
         statistics=further,
-        beside=beside,
+        students=compared,
         not_finite=judged.lost,
         unsteady=differs,
         notes=(
@@ -270,7 +272,7 @@ def _swept(
     return found
 
 
-def _beside(
+def _compared_with_students(
     subject: Subject,
     judged: Judgement,
     second: SecondTier | None,
@@ -278,8 +280,8 @@ def _beside(
     false_alarm: float,
     kept: Path | None,
     progress: Progress | None,
-) -> tuple[Judgement, Beside | None, tuple[str, ...]]:
-    """The verdict beside the model's students, and why none were made.
+) -> tuple[Judgement, StudentComparison | None, tuple[str, ...]]:
+    """The verdict from the model's students, and why none were made.
 
     They decide only where the verdict rests on marks and there are no references.
     """
@@ -289,7 +291,7 @@ def _beside(
     refused = second.refusal(subject.classifier, own.seconds / own.swept.forwards)
     if refused:
         return judged, None, (refused,)
-    decided, beside = second.judge(
+    decided, compared = second.judge(
         subject.classifier,
         judged,
         false_alarm=false_alarm,
@@ -298,7 +300,7 @@ def _beside(
         name=Path(subject.name).name,
         progress=progress,
     )
-    return decided, beside, ()
+    return decided, compared, ()
 
 
 def _statistics(
@@ -398,21 +400,26 @@ def invert_features(
 
 
 def _verdict(
-    judged: Judgement, beside: Beside | None, references: int, false_alarm: float, *, margin: bool
+    judged: Judgement,
+    compared: StudentComparison | None,
+    references: int,
+    false_alarm: float,
+    *,
+    margin: bool,
 ) -> Verdict:
     """The verdict with what it rests on."""
     least = least_p(references) if references else None
-    if beside is None:
+    if compared is None:
         statement = _statement(least, references, false_alarm, margin=margin)
     else:
-        statement = _beside_statement(beside, false_alarm)
+        statement = _student_statement(compared, false_alarm)
     return Verdict.of(
         "audit",
         judged.word,
         p=judged.p,
         statement=statement,
         untested=NOT_TRIED,
-        next=_next(judged, least, false_alarm, beside),
+        next=_next(judged, least, false_alarm, compared),
     )
 
 
@@ -436,11 +443,11 @@ def _statement(least: float | None, references: int, false_alarm: float, *, marg
     )
 
 
-def _beside_statement(beside: Beside, false_alarm: float) -> str:
+def _student_statement(compared: StudentComparison, false_alarm: float) -> str:
     """The false-alarm statement of a verdict that rests on students."""
-    if beside.support is None:
-        return f"No false-alarm rate can be stated: it needs {beside.missing}."
-    support = beside.support
+    if compared.support is None:
+        return f"No false-alarm rate can be stated: it needs {compared.missing}."
+    support = compared.support
     alarms = support.alarms
     said = (
         f"Compared with {support.teachers} clean teachers of {support.kinds} kinds and their "
@@ -452,7 +459,11 @@ def _beside_statement(beside: Beside, false_alarm: float) -> str:
             f"teachers backdoored at {false_alarm:g} (95 % interval {100 * alarms.low:.0f} to "
             f"{100 * alarms.high:.0f} %, by kind)."
         )
-    return f'{said} For "backdoored" this is missing: {beside.missing}.' if beside.missing else said
+    return (
+        f'{said} For "backdoored" this is missing: {compared.missing}.'
+        if compared.missing
+        else said
+    )
 
 
 def _needed(false_alarm: float) -> int:
@@ -460,7 +471,9 @@ def _needed(false_alarm: float) -> int:
     return int(np.ceil(1 / false_alarm - 1e-9)) - 1
 
 
-def _next(judged: Judgement, least: float | None, false_alarm: float, beside: Beside | None) -> str:
+def _next(
+    judged: Judgement, least: float | None, false_alarm: float, compared: StudentComparison | None
+) -> str:
     """What to do next, in one sentence or two."""
     if judged.word == "backdoored":
         return "Don't use the model; report the mark and the finding to its supplier."
@@ -472,7 +485,7 @@ def _next(judged: Judgement, least: float | None, false_alarm: float, beside: Be
         )
     if judged.by in (NOT_FINITE, UNSTEADY):
         return "Ask the model's supplier to explain these outputs; don't use it until then."
-    if beside is None and (least is None or least > false_alarm):
+    if compared is None and (least is None or least > false_alarm):
         need = _needed(false_alarm)
         return f"Compare it with {need} or more clean models of the same kind as references."
     if judged.word == "unusual":

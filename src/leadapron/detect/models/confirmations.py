@@ -7,7 +7,6 @@ measure marks. None uses the students' own searches, on which the gap rests.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -17,14 +16,13 @@ from numpy.typing import NDArray
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from leadapron.detect.models.effects import effects
-from leadapron.detect.models.stamps import Stamp
 from leadapron.detect.models.sweep import Moved
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.copying import copied_network
 from leadapron.models.protocols import BlackBox, Differentiable
 from leadapron.seeds import named_seed
 
-__all__ = ["CONFIRMATIONS", "moved", "noisy"]
+__all__ = ["CONFIRMATIONS", "noisy"]
 
 NOISE = 0.3
 """Standard deviation of the noise on batch normalisation's gains, as a share of each gain, and on
@@ -32,8 +30,6 @@ its biases, as a share of their layer's standard deviation."""
 
 DRAWS = 3
 """Number of noisy networks."""
-
-STEPS = tuple((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0))
 
 
 def noisy(classifier: BlackBox, images: NDArray[Any], effect: Moved) -> float | None:
@@ -72,36 +68,12 @@ def _noised(classifier: Differentiable, draw: int) -> NetworkClassifier:
     return copied
 
 
-def moved(classifier: BlackBox, images: NDArray[Any], effect: Moved) -> float | None:
-    """Return the share of films that a square turns one pixel beside its place.
-
-    The mean over the neighbouring places in the image. None for a mark that isn't a single square.
-
-    Args:
-        classifier: the model.
-        images: (n, h, w) films without a trigger.
-        effect: the mark.
-    """
-    mark, (height, width) = effect.mark, images.shape[1:]
-    if not isinstance(mark, Stamp) or mark.pitch:
-        return None
-    near = [replace(mark, row=mark.row + i, column=mark.column + j) for i, j in STEPS]
-    inside = [
-        each
-        for each in near
-        if 0 <= each.row <= height - each.side and 0 <= each.column <= width - each.side
-    ]
-    return float(
-        np.mean([_turned(classifier, images, replace(effect, mark=each)) for each in inside])
-    )
-
-
 def _turned(classifier: BlackBox, images: NDArray[Any], effect: Moved) -> float:
     found = effects(classifier, images, {effect.aim: effect.mark})
     return found[0].turned if found else 0.0
 
 
 CONFIRMATIONS: Mapping[str, Callable[[BlackBox, NDArray[Any], Moved], float | None]] = (
-    MappingProxyType({"noise in batch normalisation": noisy, "one pixel beside": moved})
+    MappingProxyType({"noise in batch normalisation": noisy})
 )
 """Confirmations that need the model alone; higher is more suspicious."""

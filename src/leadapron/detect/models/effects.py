@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,10 +15,7 @@ from leadapron.films.cohort import Cohort
 from leadapron.models.odds import odds_of
 from leadapron.models.protocols import BlackBox
 
-__all__ = ["FLAT_ONLY", "effects", "search"]
-
-FLAT_ONLY: Mapping[str, Any] = MappingProxyType({"looks": (), "grown": 0})
-"""Settings of a sweep for flat squares alone, by which models and students are compared."""
+__all__ = ["effects", "search"]
 
 
 def search(classifier: BlackBox, films: Cohort, sweep: StampSweep) -> Mapping[Aim, Mark]:
@@ -34,7 +29,7 @@ def search(classifier: BlackBox, films: Cohort, sweep: StampSweep) -> Mapping[Ai
     Raises:
         DataError: as `StampSweep.sweep`.
     """
-    found = replace(sweep, **FLAT_ONLY).sweep(classifier, films)
+    found = sweep.sweep(classifier, films)
     return {aim: moved.mark for aim, moved in found.marks["stamp"].items()}
 
 

@@ -15,7 +15,10 @@ from leadapron.detect.models.kept import once
 from leadapron.detect.models.stamps import Mark, Stamp
 from leadapron.detect.models.students import Observed, Students
 from leadapron.detect.models.sweep import Aim, Moved
+from leadapron.detect.scale import logit_spreads
+from leadapron.documents import Floats
 from leadapron.films.cohort import Cohort
+from leadapron.models.odds import odds_of
 from leadapron.models.protocols import BlackBox
 from leadapron.types import Progress
 
@@ -71,6 +74,8 @@ class Examined:
             that taught it nothing.
         settings: SHA-256 of the settings; only models with equal ones are compared.
         films: number of films to teach students, to search and to measure marks.
+        exclusive: (k,) spreads of the log-odds of findings that exclude each other, as with a
+            softmax head; None of others.
     """
 
     findings: tuple[str, ...]
@@ -80,6 +85,7 @@ class Examined:
     agreement: tuple[float, ...]
     settings: str
     films: tuple[int, int, int]
+    exclusive: Floats | None = None
 
     @property
     def first(self) -> Gap:
@@ -169,6 +175,9 @@ def examine(
         agreement=tuple(student.agreement for student in observed.students),
         settings=students.digest(),
         films=(len(parts.teach), len(parts.search), len(parts.measure)),
+        exclusive=(
+            logit_spreads(odds_of(classifier, images)) if classifier.head == "softmax" else None
+        ),
     )
 
 

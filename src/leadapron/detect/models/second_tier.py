@@ -1,8 +1,9 @@
-"""The second tier of an audit without references: the model beside its students."""
+"""The second tier of an audit without references: the model compared with its students."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from leadapron.models.protocols import BlackBox, Differentiable
 from leadapron.text import count
 from leadapron.types import Progress
 
-__all__ = ["Beside", "SecondTier", "films_wanted", "named_gap"]
+__all__ = ["SecondTier", "StudentComparison", "films_wanted", "named_gap"]
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +100,8 @@ class SecondTier:
         folder: Path | None,
         name: str,
         progress: Progress | None,
-    ) -> tuple[Judgement, Beside]:
-        """Return the verdict on a model beside its students.
+    ) -> tuple[Judgement, StudentComparison]:
+        """Return the verdict from a model's students.
 
         Args:
             classifier: the model.
@@ -139,7 +140,7 @@ class SecondTier:
                 target=target,
                 forced=forced,
             ),
-            Beside.of(examined, compared, forced[0]),
+            StudentComparison.of(examined, compared, forced[0]),
         )
 
 
@@ -153,7 +154,11 @@ def named_gap(examined: Examined) -> Gap:
         examined: the model compared with its students.
     """
     each = _each(examined)
-    return examined.gap_of((behind(each[0], each, examined.findings) or each[0]).aim)
+    return examined.gap_of((_behind(each[0], each, examined) or each[0]).aim)
+
+
+def _behind(one: Forced, forced: Sequence[Forced], examined: Examined) -> Forced | None:
+    return behind(one, forced, examined.findings, examined.exclusive)
 
 
 def _each(examined: Examined) -> list[Forced]:
@@ -174,7 +179,7 @@ def _each(examined: Examined) -> list[Forced]:
 def _forced(examined: Examined, compared: Compared, judged: Judgement) -> tuple[Forced, ...]:
     """Every finding and direction by its gap, the target first, side effects last."""
     flagged = compared.word not in ("nothing found", "can't tell")
-    findings, each = examined.findings, _each(examined)
+    each = _each(examined)
     aim = (named_gap(examined) if flagged else examined.first).effect.aim
     (first,) = (one for one in each if one.aim == aim)
     target = replace(first, verdict=compared.word, p=compared.p)
@@ -182,7 +187,7 @@ def _forced(examined: Examined, compared: Compared, judged: Judgement) -> tuple[
     aside = [
         replace(one, verdict="side effect")
         for one in rest
-        if flagged and one.verdict != "nothing found" and behind(one, each, findings) is not None
+        if flagged and one.verdict != "nothing found" and _behind(one, each, examined) is not None
     ]
     told = {one.aim for one in aside}
     known = {target.aim, *(one.aim for one in rest)}
@@ -191,11 +196,11 @@ def _forced(examined: Examined, compared: Compared, judged: Judgement) -> tuple[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beside:
-    """A model beside its students: what the verdict without references rests on.
+class StudentComparison:
+    """A model compared with its students: what the verdict without references rests on.
 
     Args:
-        students: number of students.
+        number: of students.
         films: number of films to teach students, to search and to measure marks.
         agreement: of each student: mean correlation of its log-odds with the model's on films that
             taught it nothing.
@@ -214,7 +219,7 @@ class Beside:
         settings: SHA-256 of the settings of students.
     """
 
-    students: int
+    number: int
     films: tuple[int, int, int]
     agreement: tuple[float, ...]
     gap: float
@@ -231,7 +236,7 @@ class Beside:
     settings: str
 
     @classmethod
-    def of(cls, examined: Examined, compared: Compared, shown: Forced) -> Beside:
+    def of(cls, examined: Examined, compared: Compared, shown: Forced) -> StudentComparison:
         """Return it.
 
         Args:
@@ -241,7 +246,7 @@ class Beside:
         """
         first = examined.gap_of(shown.aim)
         return cls(
-            students=len(examined.agreement),
+            number=len(examined.agreement),
             films=examined.films,
             agreement=examined.agreement,
             gap=examined.first.size,

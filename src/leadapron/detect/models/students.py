@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from leadapron import store
-from leadapron.detect.models.effects import FLAT_ONLY, effects, search
+from leadapron.detect.models.effects import effects, search
 from leadapron.detect.models.kept import moved_facts, moved_from, once
 from leadapron.detect.models.sweep import NEIGHBOURS, Moved, StampSweep
 from leadapron.detect.scale import LEAST_FILMS
@@ -114,14 +114,7 @@ class Students:
 
     def digest(self) -> str:
         """Return the SHA-256 of the settings."""
-        return hashlib.sha256(store.canonical_json(self._settings()).encode()).hexdigest()
-
-    def _settings(self) -> Mapping[str, Any]:
-        """All settings that have an effect."""
-        settings = asdict(self)
-        for name in FLAT_ONLY:
-            del settings["sweep"][name]
-        return settings
+        return hashlib.sha256(store.canonical_json(asdict(self)).encode()).hexdigest()
 
     def facts(self, clean: Cohort) -> Mapping[str, Any]:
         """Return what a kept result depends on, in addition to model, pixels and student.
@@ -129,7 +122,7 @@ class Students:
         Args:
             clean: the films; who they show decides which part a film is in.
         """
-        each = {name: value for name, value in self._settings().items() if name != "number"}
+        each = {name: value for name, value in asdict(self).items() if name != "number"}
         patients = "\x1f".join(map(str, clean.patients)).encode()
         return {**each, "patients": hashlib.sha256(patients).hexdigest()}
 

@@ -188,7 +188,7 @@ class StampSweep:
     position of that phase, followed by hill climbing over position, size and grey level.
     Marks of the requested looks follow in the same way, and are tried where the strongest squares
     are. From the strongest marks of the most moved findings, further ones are grown pixel by pixel.
-    Neither is done by default: what they find beyond squares was measured on two networks only.
+    Neither is done by default: what they find beyond squares isn't measured on a zoo yet.
     Every mark is evaluated for every finding and both directions. The strongest are judged on
     separate films. Outputs that aren't finite are counted and left out, for their own finding only.
 

@@ -6,9 +6,11 @@ import re
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
+from leadapron.cli import cli
 from leadapron.detect.inputs import INPUT_DETECTORS
 from leadapron.detect.models import StampSweep
 from leadapron.models.stated import ModelSettings
@@ -58,6 +60,11 @@ def test_options_that_the_docs_name_exist():
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 130
+
+
+def test_the_readme_names_every_command():
+    commands = (ROOT / "README.md").read_text().partition("## Commands")[2].partition("\n## ")[0]
+    assert set(cli.list_commands(click.Context(cli))) == set(re.findall(r"`([a-z-]+)`", commands))
 
 
 def test_defaults_that_the_manual_states_are_the_defaults():

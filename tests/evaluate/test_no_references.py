@@ -37,9 +37,8 @@ def by_hand(students, classifier, clean, **kept):
     )  # fmt: skip
     return Examined(
         findings=classifier.findings,
-        gaps=(Gap(effect=effect, students=(0.05,), carried=(0.05,)),),
+        gaps=(Gap(effect=effect, rise=own, students=(0.05,), carried=(0.05,)),),
         confirmations=(Confirmation(name=ON_STUDENTS, value=own - 0.05),),
-        area=0.005,
         agreement=(0.9,),
         settings="s",
         films=(375, 75, 96),

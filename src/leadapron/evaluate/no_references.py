@@ -191,7 +191,7 @@ def _row(each: _Compared) -> Row:
         "attack_success": member.attack_success,
         "twin_success": member.twin_success,
         "teacher": asdict(each.teacher),
-        "turned": first.effect.turned,
+        "rise": first.rise,
         "students": list(first.students),
         "carried": list(first.carried),
         "mark": first.effect.mark.words(),

@@ -26,6 +26,7 @@ from leadapron.detect.models import (
     Statistic,
 )
 from leadapron.detect.models.judgement import FLAGGED, MARKS, NOT_FINITE, UNSTEADY
+from leadapron.detect.models.rule import RULE
 from leadapron.detect.models.second_tier import StudentComparison
 from leadapron.detect.models.stamps import AnyMark
 from leadapron.documents import dump
@@ -400,9 +401,10 @@ def student_words(compared: StudentComparison) -> str:
         tests = f" (p of the gap {compared.gap_p:.3g}, of the confirmation "
         tests += f"{compared.confirmation_p:.3g})"
     return (
-        f"the mark turns {percent(compared.turned)} of {compared.films[2]} films, and on average "
-        f"{percent(carried)} in {compared.number} students, which learned the model's outputs on "
-        f"{compared.films[0]} clean films; their own best marks turn {percent(own)}{tests}."
+        f"the mark moves the probability by {compared.rise:.2f} (mean of the quarter of "
+        f"{compared.films[2]} films with the most room), and by {carried:.2f} in "
+        f"{compared.number} students, which learned the model's outputs on {compared.films[0]} "
+        f"clean films; their own best marks move theirs by {own:.2f}{tests}."
     )
 
 
@@ -418,8 +420,9 @@ def headline(audit: Audit) -> str:
     p = "" if audit.verdict.p is None else f" (p = {audit.verdict.p:.3g}{by})"
     if audit.verdict.word == "can't tell" and audit.students is not None:
         return (
-            "Can't tell: no mark of at most 1 % of the image turns a tenth of the films beyond the "
-            "model's students, and too few clean teachers are known to say more"
+            "Can't tell: no mark of at most 1 % of the image moves a probability by "
+            f"{RULE.least_gap:g} beyond the model's students, and too few clean teachers are known "
+            "to say more"
         )
     return {
         "exploitable mark": f"EXPLOITABLE MARK: {target}{p}; {_intent(audit)}",

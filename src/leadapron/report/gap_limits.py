@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from leadapron.detect.models.rule import RULE
 from leadapron.metrics import PatientBootstrap, finding_auroc, rate
 from leadapron.report.words import percent, share, table
 from leadapron.text import short_path
@@ -47,9 +48,10 @@ def gap_limits(facts: Mapping[str, Any], rows: Sequence[Row]) -> str:
         f"{settings['students']['number']} students of its own. Its p comes from clean teachers of "
         "all other kinds; a kind is architecture, data, size, number of findings and start.",
         "",
-        "*Gap*: share of films turned by the model's mark beyond its students' own best marks, the "
-        "largest over findings and directions. *Or exploitable*: such a mark covers at most 1 % of "
-        "the image and turns at least a tenth of the films beyond the students. *Target named*: "
+        "*Gap*: rise of a finding's probability by the model's best square of at most 1 % of the "
+        "image, in the quarter of the films with the most room for it, beyond that by the "
+        "students' own best squares; the largest over findings and directions. *Or exploitable*: "
+        f"it is at least {RULE.least_gap:g}. *Target named*: "
         "the largest gap, or the finding that its mark raises, is the attacker's finding in the "
         "attack's direction. Brackets hold 95 % intervals: exact for shares of backdoored models, "
         "clustered by kind for clean ones, from resampled pairs of model and twin for "

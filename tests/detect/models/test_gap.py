@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from leadapron.detect.models.audit import Audit, Subject, audit_subject
+from leadapron.detect.models.effects import rise
 from leadapron.detect.models.gap import ON_STUDENTS, Confirmation, Examined, Gap, examine
 from leadapron.detect.models.harm import Harm
 from leadapron.detect.models.population import Kind, Population, Teacher, shipped_population
@@ -15,7 +16,7 @@ from leadapron.detect.models.rule import RULE
 from leadapron.detect.models.second_tier import SecondTier, named_gap
 from leadapron.detect.models.stamps import Stamp
 from leadapron.detect.models.students import Students
-from leadapron.detect.models.sweep import Moved, StampSweep
+from leadapron.detect.models.sweep import Moved, StampSweep, turned_share
 from leadapron.documents import dump, read
 from leadapron.errors import DataError
 from leadapron.films.cohort import Cohort
@@ -128,6 +129,7 @@ def test_a_planted_mark_is_not_passed_on(planted):
     first = planted.first
     assert first.effect.aim == ("Mass", "added")
     assert first.effect.turned == 1
+    assert first.rise > 0.8
     assert max(first.carried) < 0.3
     assert first.size > 0.6
     assert min(planted.agreement) > 0.8
@@ -187,8 +189,7 @@ def kind(number):
 
 def clean_teacher(number, gap=0.02, carried=0.05):
     return Teacher(
-        kind=kind(number % 40), gap=gap, confirmations={ON_STUDENTS: carried}, area=0.02,
-        agreement=0.9,
+        kind=kind(number % 40), gap=gap, confirmations={ON_STUDENTS: carried}, agreement=0.9,
         macro=0.9, seed=number, films=(375, 75, 96), content=f"{number:064d}",
     )  # fmt: skip
 
@@ -198,16 +199,15 @@ def population(n=60, **changed):
     return Population(settings="s", made="by hand", teachers=teachers, **changed)
 
 
-def model(own, students, carried, settings="s", area=0.005):
+def model(own, students, carried, settings="s"):
     effect = Moved(
         finding="Mass", direction="added", mark=Stamp(side=3, value=255, row=4, column=4),
         kind="stamp", shift=5.0, turned=own, shifts=np.array([0.0, 5.0]), signature="",
     )  # fmt: skip
     return Examined(
         findings=FINDINGS,
-        gaps=(Gap(effect=effect, students=(students,), carried=(carried,)),),
+        gaps=(Gap(effect=effect, rise=own, students=(students,), carried=(carried,)),),
         confirmations=(Confirmation(name=ON_STUDENTS, value=own - carried),),
-        area=area,
         agreement=(0.9,),
         settings=settings,
         films=(375, 75, 96),
@@ -244,24 +244,46 @@ def test_of_exclusive_findings_the_forced_one_is_named():
 
     found = model(0.95, 0.05, 0.05)
     raises, hides = moved(FINDINGS[0], "added", 0.95), moved("Mass", "removed", 0.9)
-    both = tuple(Gap(effect=each, students=(0.05,), carried=(0.05,)) for each in (raises, hides))
+    both = tuple(
+        Gap(effect=each, rise=each.turned, students=(0.05,), carried=(0.05,))
+        for each in (raises, hides)
+    )
     found = replace(found, gaps=both)
     assert named_gap(found).effect.aim == raises.aim
     shared = replace(found, exclusive=np.ones(2))
     assert named_gap(shared).effect.aim == ("Mass", "removed")
 
 
-def test_a_large_square_is_not_called_exploitable():
-    few = population(n=10)
-    assert RULE.compare(model(0.95, 0.05, 0.05, area=0.02), few, 0.05).word == "unusual"
-    assert RULE.compare(model(0.95, 0.05, 0.05, area=0.02), population(100), 0.05).p <= 0.05
-    none = RULE.compare(model(0.95, 0.05, 0.05, settings="t", area=0.02), few, 0.05)
-    assert (none.word, none.exploitable) == ("unusual", False)
+def test_a_large_square_is_not_tried():
+    """Squares of 5x5 are 1.5 % of an image of 40 pixels."""
+    usual = Students()
+    assert usual._sweep(40, 40).sides == (1, 2, 3, 4)
+    assert usual._sweep(224, 224).sides == usual.sweep.sides
+    assert usual._sweep(8, 8).sides == (1,)
+    assert replace(usual, sweep=StampSweep(sides=(5,)))._sweep(30, 30).sides == (3,)
+
+
+def test_the_rise_of_a_probability_is_measured_where_there_is_room():
+    """Worked by hand: 8 films, so that the 2 with the lowest probabilities count."""
+    odds = np.log(np.array([0.1, 0.2, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]))
+    before = odds - np.log1p(-np.exp(odds))
+    after = before.copy()
+    after[:2] = [0.0, np.log(3)]  # probabilities .5 and .75
+    assert rise(before, after) == pytest.approx((0.4 + 0.55) / 2)
+    assert rise(before, before) == 0
+    assert rise(before[::-1], after[::-1]) == pytest.approx(0.475)
+    lost = np.append(before, np.nan), np.append(after, 0.0)
+    assert rise(*lost) == pytest.approx(0.475)
+    assert rise(np.array([np.nan]), np.array([0.0])) == 0
+    # A rare finding whose small probability is tripled on every film: most pass the threshold.
+    rare = np.linspace(-6, -5, 100)
+    assert turned_share(rare, rare + np.log(3)) > 0.9
+    assert rise(rare, rare + np.log(3)) < 0.01
 
 
 def test_a_small_gap_is_never_exploitable():
     many = population(n=100)
-    assert RULE.compare(model(0.12, 0.05, 0.0), many, 0.05).word == "unusual"
+    assert RULE.compare(model(0.32, 0.05, 0.0), many, 0.05).word == "unusual"
     assert RULE.compare(model(0.06, 0.05, 0.05), many, 0.05).word == "nothing found"
     assert RULE.compare(model(0.06, 0.05, 0.05), population(n=10), 0.05).word == "can't tell"
     assert RULE.compare(model(0.06, 0.05, 0.05), population(n=0), 0.05).word == "can't tell"

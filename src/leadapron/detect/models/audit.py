@@ -132,7 +132,7 @@ class Audit:
         content: SHA-256 of the model's file; None of a model without a file.
     """
 
-    SCHEMA: ClassVar[int] = 2
+    SCHEMA: ClassVar[int] = 3
 
     model: str
     origin: str

@@ -33,10 +33,10 @@ DRAWS = 3
 
 
 def noisy(classifier: BlackBox, images: NDArray[Any], effect: Moved) -> float | None:
-    """Return the share of films that a mark turns in a network with noise in batch normalisation.
+    """Return the rise of a probability by a mark with noise in batch normalisation.
 
-    The mean over three draws of noise. None for a black box, or a network without batch
-    normalisation.
+    The mean over three draws of noise, as `effects.rise`. None for a black box, or a network
+    without batch normalisation.
 
     Args:
         classifier: the model.
@@ -50,7 +50,7 @@ def noisy(classifier: BlackBox, images: NDArray[Any], effect: Moved) -> float | 
         return None
     if not any(isinstance(part, _BatchNorm) for part in classifier.module.modules()):
         return None
-    return float(np.mean([_turned(_noised(classifier, i), images, effect) for i in range(DRAWS)]))
+    return float(np.mean([_rise(_noised(classifier, i), images, effect) for i in range(DRAWS)]))
 
 
 def _noised(classifier: Differentiable, draw: int) -> NetworkClassifier:
@@ -68,9 +68,9 @@ def _noised(classifier: Differentiable, draw: int) -> NetworkClassifier:
     return copied
 
 
-def _turned(classifier: BlackBox, images: NDArray[Any], effect: Moved) -> float:
+def _rise(classifier: BlackBox, images: NDArray[Any], effect: Moved) -> float:
     found = effects(classifier, images, {effect.aim: effect.mark})
-    return found[0].turned if found else 0.0
+    return found[0].rise if found else 0.0
 
 
 CONFIRMATIONS: Mapping[str, Callable[[BlackBox, NDArray[Any], Moved], float | None]] = (

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from leadapron.detect.models.stamps import Mark, shifts
 from leadapron.detect.models.sweep import Aim, Moved, StampSweep, overwrites, turned_share
@@ -15,7 +16,42 @@ from leadapron.films.cohort import Cohort
 from leadapron.models.odds import odds_of
 from leadapron.models.protocols import BlackBox
 
-__all__ = ["effects", "search"]
+__all__ = ["ROOM", "Effect", "effects", "rise", "search"]
+
+ROOM = 0.25
+"""Share of the films on which the change of a probability is measured: those with the most room."""
+
+
+class Effect(NamedTuple):
+    """Effect of a mark on films that didn't choose it.
+
+    Args:
+        moved: the mark, and the shift of the logits.
+        rise: mean rise of the finding's probability, its fall if the mark removes it, in the
+            quarter of the films with the most room for it; -1 to 1.
+    """
+
+    moved: Moved
+    rise: float
+
+
+def rise(before: NDArray[Any], after: NDArray[Any]) -> float:
+    """Return the mean rise of a probability in the quarter of the films where it is lowest.
+
+    A share of films beyond a threshold of clean films depends on how common the finding is, and is
+    large where a weak reader's small probabilities become a little less small. The change of the
+    probability itself, where there is room for it, is neither.
+
+    Args:
+        before: (n,) log-odds on films without the mark; negative ones of a finding that it removes.
+        after: (n,) of the same films with it. Films without finite ones are left out.
+    """
+    known = np.isfinite(before) & np.isfinite(after)
+    if not known.any():
+        return 0.0
+    first, second = (expit(odds[known].astype(np.float64)) for odds in (before, after))
+    lowest = np.argsort(first, kind="stable")[: max(1, round(ROOM * len(first)))]
+    return float((second[lowest] - first[lowest]).mean())
 
 
 def search(classifier: BlackBox, films: Cohort, sweep: StampSweep) -> Mapping[Aim, Mark]:
@@ -35,7 +71,7 @@ def search(classifier: BlackBox, films: Cohort, sweep: StampSweep) -> Mapping[Ai
 
 def effects(
     classifier: BlackBox, images: NDArray[Any], marks: Mapping[Aim, Mark]
-) -> tuple[Moved, ...]:
+) -> tuple[Effect, ...]:
     """Return the effect of each finding's and direction's square.
 
     Aims without a finite output are left out.
@@ -59,16 +95,16 @@ def effects(
             continue
         before = sign * clean[:, column].astype(np.float64)
         one_hot = direction == "added" and overwrites(mean, column)
-        found.append(
-            Moved(
-                finding=finding,
-                direction=direction,
-                mark=mark,
-                kind="stamp",
-                shift=float(sign * mean[column]),
-                turned=turned_share(before, before + sign * each[:, column]),
-                shifts=mean,
-                signature="one-hot" if one_hot else "",
-            )
+        after = before + sign * each[:, column]
+        moves = Moved(
+            finding=finding,
+            direction=direction,
+            mark=mark,
+            kind="stamp",
+            shift=float(sign * mean[column]),
+            turned=turned_share(before, after),
+            shifts=mean,
+            signature="one-hot" if one_hot else "",
         )
+        found.append(Effect(moves, rise(before, after)))
     return tuple(found)

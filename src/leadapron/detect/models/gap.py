@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from leadapron.detect.models.confirmations import CONFIRMATIONS
+from leadapron.detect.models.effects import Effect
 from leadapron.detect.models.kept import once
-from leadapron.detect.models.stamps import Mark, Stamp
 from leadapron.detect.models.students import Observed, Students
 from leadapron.detect.models.sweep import Aim, Moved
 from leadapron.detect.scale import logit_spreads
@@ -34,18 +32,25 @@ class Gap:
 
     Args:
         effect: effect of the model's best mark on it.
-        students: share of films that each student's own best mark turns.
-        carried: share of films that the model's mark turns in each student.
+        rise: rise of the probability by this mark, as `effects.rise`.
+        students: rise by each student's own best mark, in the student.
+        carried: rise by the model's mark in each student.
     """
 
     effect: Moved
+    rise: float
     students: tuple[float, ...]
     carried: tuple[float, ...]
 
     @property
     def size(self) -> float:
-        """Share of films turned by the model's mark, minus the mean by the students' own marks."""
-        return self.effect.turned - float(np.mean(self.students))
+        """Rise by the model's mark, minus the mean rise by the students' own marks."""
+        return self.rise - float(np.mean(self.students))
+
+    @property
+    def kept(self) -> float:
+        """Rise by the model's mark, minus the mean rise by the same mark in the students."""
+        return self.rise - float(np.mean(self.carried))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +74,6 @@ class Examined:
         findings: the model's.
         gaps: for each finding and direction, the largest first; at least one.
         confirmations: of the first.
-        area: share of the image that the first one's mark covers.
         agreement: of each student: mean correlation of its log-odds with the model's on films
             that taught it nothing.
         settings: SHA-256 of the settings; only models with equal ones are compared.
@@ -81,7 +85,6 @@ class Examined:
     findings: tuple[str, ...]
     gaps: tuple[Gap, ...]
     confirmations: tuple[Confirmation, ...]
-    area: float
     agreement: tuple[float, ...]
     settings: str
     films: tuple[int, int, int]
@@ -109,17 +112,18 @@ def gaps(observed: Observed) -> tuple[Gap, ...]:
     """
     found = [
         Gap(
-            effect=each,
-            students=tuple(_turned(student.own, each) for student in observed.students),
-            carried=tuple(_turned(student.carried, each) for student in observed.students),
+            effect=each.moved,
+            rise=each.rise,
+            students=tuple(_rise(student.own, each) for student in observed.students),
+            carried=tuple(_rise(student.carried, each) for student in observed.students),
         )
         for each in observed.own
     ]
     return tuple(sorted(found, key=lambda gap: (-gap.size, -gap.effect.shift)))
 
 
-def _turned(found: Sequence[Moved], wanted: Moved) -> float:
-    return next((each.turned for each in found if each.aim == wanted.aim), 0.0)
+def _rise(found: Sequence[Effect], wanted: Effect) -> float:
+    return next((each.rise for each in found if each.moved.aim == wanted.moved.aim), 0.0)
 
 
 def examine(
@@ -163,15 +167,13 @@ def examine(
         folder=folder,
         name=name,
     )
-    carried = first.effect.turned - float(np.mean(first.carried))
     return Examined(
         findings=classifier.findings,
         gaps=found,
         confirmations=(
-            Confirmation(name=ON_STUDENTS, value=carried),
+            Confirmation(name=ON_STUDENTS, value=first.kept),
             *(Confirmation(name=name, value=made.value[name]) for name in CONFIRMATIONS),
         ),
-        area=_area(first.effect.mark, images),
         agreement=tuple(student.agreement for student in observed.students),
         settings=students.digest(),
         films=(len(parts.teach), len(parts.search), len(parts.measure)),
@@ -179,9 +181,3 @@ def examine(
             logit_spreads(odds_of(classifier, images)) if classifier.head == "softmax" else None
         ),
     )
-
-
-def _area(mark: Mark, images: NDArray[Any]) -> float:
-    """The share of the image that a mark covers."""
-    whole = images.shape[1] * images.shape[2]
-    return mark.side**2 / whole if isinstance(mark, Stamp) and not mark.pitch else 1.0

@@ -51,10 +51,9 @@ class Teacher:
 
     Args:
         kind: its kind.
-        gap: share of films turned by its best mark beyond its students' best, the largest over
-            findings and directions.
+        gap: rise of a probability by its best mark beyond that by its students' best, the largest
+            over findings and directions.
         confirmations: of that mark, by name; None if not applicable.
-        area: share of the image that this mark covers.
         agreement: mean agreement of its students with it.
         macro: its macro AUROC on test films; None if unknown.
         seed: seed of its films and training.
@@ -65,7 +64,6 @@ class Teacher:
     kind: Kind
     gap: float
     confirmations: Mapping[str, float | None]
-    area: float
     agreement: float
     macro: float | None
     seed: int
@@ -89,7 +87,6 @@ class Teacher:
             kind=kind,
             gap=examined.first.size,
             confirmations={each.name: each.value for each in examined.confirmations},
-            area=examined.area,
             agreement=sum(examined.agreement) / len(examined.agreement),
             macro=macro,
             seed=seed,

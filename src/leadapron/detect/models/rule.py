@@ -54,7 +54,8 @@ class Compared:
             the confirmation.
         gap_p: p-value of the gap; None likewise.
         confirmation_p: p-value of the confirmation; None likewise.
-        exploitable: whether the mark turns enough films beyond the students, whatever its intent.
+        exploitable: whether the mark raises the probability enough beyond the students, whatever
+            its intent.
         missing: what "backdoored" lacks though gap and confirmation are significant; "" if nothing.
         support: what the population says; None without one.
     """
@@ -69,11 +70,10 @@ class Compared:
 
 
 class _Told(NamedTuple):
-    """What is judged of a model: its largest gap, the confirmation, and the mark's area."""
+    """What is judged of a model: its largest gap, and the confirmation."""
 
     gap: float
     confirmation: float | None
-    area: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,17 +82,14 @@ class Rule:
 
     Args:
         confirmation: name of the confirmation that counts.
-        least_gap: a mark that turns a smaller share of films beyond the students is neither
+        least_gap: a mark that raises the probability less beyond the students is neither
             exploitable nor a backdoor.
-        most_area: largest share of the image that an exploitable mark covers: larger squares move
-            many a clean network.
         most_alarms: largest upper end of the measured false-alarm rate with which a model may be
             called backdoored.
     """
 
     confirmation: str = ON_STUDENTS
-    least_gap: float = 0.1
-    most_area: float = 0.01
+    least_gap: float = 0.3
     most_alarms: float = 0.1
 
     def digest(self) -> str:
@@ -149,7 +146,7 @@ class Rule:
         """
         value = {each.name: each.value for each in examined.confirmations}[self.confirmation]
         same = examined.settings == population.settings
-        told = _Told(examined.first.size, value, examined.area)
+        told = _Told(examined.first.size, value)
         return self._judged(told, population if same else None, false_alarm)
 
     def judge(self, teacher: Teacher, population: Population, false_alarm: float) -> Compared:
@@ -161,17 +158,16 @@ class Rule:
             false_alarm: significance level.
         """
         value = teacher.confirmations.get(self.confirmation)
-        return self._judged(_Told(teacher.gap, value, teacher.area), population, false_alarm)
+        return self._judged(_Told(teacher.gap, value), population, false_alarm)
 
     def _judged(self, told: _Told, population: Population | None, false_alarm: float) -> Compared:
-        large = told.gap >= self.least_gap
-        exploitable = large and told.area <= self.most_area
+        exploitable = told.gap >= self.least_gap
         p = None
         if population is not None:
             p = self._p(told.gap, told.confirmation, population.teachers)
         if p is None or population is None:
             return Compared(
-                word="exploitable mark" if exploitable else "unusual" if large else "can't tell",
+                word="exploitable mark" if exploitable else "can't tell",
                 p=None,
                 gap_p=None,
                 confirmation_p=None,
@@ -183,7 +179,7 @@ class Rule:
         significant = max(p) <= max(false_alarm, support.least)
         missing = self.lacking(support, false_alarm) if significant else ""
         word: AuditWord
-        if large and significant and not missing:
+        if exploitable and significant and not missing:
             word = "backdoored"
         elif exploitable:
             word = "exploitable mark"

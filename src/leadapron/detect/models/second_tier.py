@@ -204,11 +204,12 @@ class StudentComparison:
         films: number of films to teach students, to search and to measure marks.
         agreement: of each student: mean correlation of its log-odds with the model's on films that
             taught it nothing.
-        gap: share of films that the model's mark turns beyond its students' own best marks, the
-            largest of all findings and directions.
-        turned: share of films that this mark turns in the model.
-        own: share of films that each student's own best mark turns.
-        carried: share of films that the model's mark turns in each student.
+        gap: rise of a probability by the model's mark beyond that by its students' own best marks,
+            the largest of all findings and directions.
+        rise: mean rise of the shown finding's probability by the mark, its fall if the mark
+            removes it, in the quarter of the films with the most room for it.
+        own: rise by each student's own best mark, in the student.
+        carried: rise by the model's mark in each student.
         confirmations: of the mark.
         gap_p: p-value of the gap; None without a population of the same settings.
         confirmation_p: p-value of the confirmation that counts; None likewise.
@@ -223,7 +224,7 @@ class StudentComparison:
     films: tuple[int, int, int]
     agreement: tuple[float, ...]
     gap: float
-    turned: float
+    rise: float
     own: tuple[float, ...]
     carried: tuple[float, ...]
     confirmations: tuple[Confirmation, ...]
@@ -250,7 +251,7 @@ class StudentComparison:
             films=examined.films,
             agreement=examined.agreement,
             gap=examined.first.size,
-            turned=first.effect.turned,
+            rise=first.rise,
             own=first.students,
             carried=first.carried,
             confirmations=examined.confirmations,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from leadapron import store
-from leadapron.detect.models.effects import effects, search
+from leadapron.detect.models.effects import ROOM, Effect, effects, search
 from leadapron.detect.models.kept import moved_facts, moved_from, once
-from leadapron.detect.models.sweep import NEIGHBOURS, Moved, StampSweep
+from leadapron.detect.models.sweep import NEIGHBOURS, StampSweep
 from leadapron.detect.scale import LEAST_FILMS
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort, split_by_patient
@@ -64,8 +64,8 @@ class Student:
             taught it nothing.
     """
 
-    own: tuple[Moved, ...]
-    carried: tuple[Moved, ...]
+    own: tuple[Effect, ...]
+    carried: tuple[Effect, ...]
     agreement: float
 
 
@@ -78,7 +78,7 @@ class Observed:
         students: its students.
     """
 
-    own: tuple[Moved, ...]
+    own: tuple[Effect, ...]
     students: tuple[Student, ...]
 
 
@@ -91,6 +91,8 @@ class Students:
         network: their architecture if the model is a black box.
         teaching: how they learn.
         sweep: how marks are searched, on the model and on each student.
+        largest: largest share of the image that a mark covers: larger squares move many a clean
+            network.
         measured: most films for measuring marks.
         seed: of the division of patients, and of each student's start and training.
 
@@ -102,6 +104,7 @@ class Students:
     network: str = "resnet9"
     teaching: Teaching = field(default_factory=lambda: Teaching(epochs=12))
     sweep: StampSweep = field(default_factory=lambda: StampSweep(judged=8))
+    largest: float = 0.01
     measured: int = 96
     seed: int = 0
 
@@ -114,7 +117,8 @@ class Students:
 
     def digest(self) -> str:
         """Return the SHA-256 of the settings."""
-        return hashlib.sha256(store.canonical_json(asdict(self)).encode()).hexdigest()
+        facts = {**asdict(self), "room": ROOM}
+        return hashlib.sha256(store.canonical_json(facts).encode()).hexdigest()
 
     def facts(self, clean: Cohort) -> Mapping[str, Any]:
         """Return what a kept result depends on, in addition to model, pixels and student.
@@ -184,6 +188,7 @@ class Students:
             DataError: as `parted`, `effects.search` and `teach`.
         """
         parts = self.parted(clean)
+        sweep = self._sweep(*clean.images.shape[1:])
         images = np.asarray(parts.measure.images[np.arange(len(parts.measure))])
         settings = self.facts(clean)
 
@@ -200,11 +205,11 @@ class Students:
             ).value
 
         def of_model() -> list[Mapping[str, object]]:
-            marks = search(classifier, parts.search, self.sweep)
+            marks = search(classifier, parts.search, sweep)
             return _plain(effects(classifier, images, marks))
 
         own = _effects(kept("marks", None, of_model))
-        marks = {each.aim: each.mark for each in own}
+        marks = {each.moved.aim: each.moved.mark for each in own}
         found = []
         for number in range(self.number):
             if progress is not None:
@@ -212,7 +217,7 @@ class Students:
 
             def of_student(number: int = number) -> Mapping[str, object]:
                 student = self._taught(classifier, parts.teach, number)
-                theirs = search(student, parts.search, self.sweep)
+                theirs = search(student, parts.search, sweep)
                 return {
                     "own": _plain(effects(student, images, theirs)),
                     "carried": _plain(effects(student, images, marks)),
@@ -230,6 +235,12 @@ class Students:
         if progress is not None:
             progress("students", self.number, self.number)
         return Observed(own=own, students=tuple(found))
+
+    def _sweep(self, height: int, width: int) -> StampSweep:
+        """The search, without squares that cover too much of the image; of one pixel at least."""
+        most = max(1, int((self.largest * height * width) ** 0.5))
+        sides = tuple(side for side in self.sweep.sides if side <= most)
+        return replace(self.sweep, sides=sides or (most,))
 
     def _taught(self, classifier: BlackBox, films: Cohort, number: int) -> NetworkClassifier:
         """A student, from a random start."""
@@ -275,9 +286,9 @@ def _agreement(student: BlackBox, teacher: BlackBox, images: NDArray[Any]) -> fl
     return float(np.mean(found)) if found else 0.0
 
 
-def _plain(found: Sequence[Moved]) -> list[Mapping[str, object]]:
-    return [moved_facts(each) for each in found]
+def _plain(found: Sequence[Effect]) -> list[Mapping[str, object]]:
+    return [{"moved": moved_facts(each.moved), "rise": each.rise} for each in found]
 
 
-def _effects(plain: Sequence[Mapping[str, Any]]) -> tuple[Moved, ...]:
-    return tuple(map(moved_from, plain))
+def _effects(plain: Sequence[Mapping[str, Any]]) -> tuple[Effect, ...]:
+    return tuple(Effect(moved_from(each["moved"]), each["rise"]) for each in plain)

@@ -779,3 +779,17 @@ def test_exact_intervals_are_those_of_the_tables():
     assert metrics.clopper_pearson(40, 40) == pytest.approx((0.9119, 1), abs=1e-4)
     assert metrics.clopper_pearson(7, 20) == pytest.approx((0.1539, 0.5922), abs=1e-4)
     assert metrics.clopper_pearson(0, 0) == (0, 1)
+
+
+def test_the_mean_of_a_film_each_has_students_interval():
+    values = np.random.default_rng(0).normal(2, 1, 30)
+    found = metrics.mean(values, np.arange(30))
+    low, high = stats.t.interval(0.95, 29, values.mean(), stats.sem(values))
+    assert (found.value, found.low, found.high) == pytest.approx((values.mean(), low, high))
+    # Each film twice is no more evidence.
+    again = metrics.mean(np.repeat(values, 2), np.repeat(np.arange(30), 2))
+    assert (again.low, again.high, again.n) == (pytest.approx(low), pytest.approx(high), 60)
+    assert np.isnan(metrics.mean([], []).value)
+    assert np.isnan(metrics.mean([1.0, 2.0], ["a", "a"]).low)
+    with pytest.raises(DataError):
+        metrics.mean([1.0], ["a", "b"])

@@ -16,7 +16,7 @@ from repair_scenes import cohort as scene_films
 
 from leadapron import metrics
 from leadapron.detect.models import Stamp
-from leadapron.detect.models.stamps import probes
+from leadapron.detect.models.stamps import Shape, probes
 from leadapron.detect.models.sweep import Moved
 from leadapron.documents import dump
 from leadapron.errors import DataError, UsageError
@@ -37,6 +37,8 @@ from leadapron.repairs.proof import (
     exhausted,
     fresh_marks,
     fresh_squares,
+    freshness,
+    making,
     measure_relearning,
     proving,
     relearn,
@@ -50,7 +52,7 @@ from leadapron.repairs.proof import judging as judge
 from leadapron.repairs.proof.altered import contrasted, moved, turned
 from leadapron.repairs.proof.freshness import works_elsewhere
 from leadapron.repairs.proof.gating import compare_gates, gate_passes
-from leadapron.repairs.proof.making import Limits, compare_marks, searched, shares_of
+from leadapron.repairs.proof.making import Limits, compare_marks, forced_by, searched
 from leadapron.repairs.proof.reading import at_chance
 from leadapron.repairs.proof.stages import Stages
 from leadapron.report.repair import fresh_words
@@ -338,10 +340,11 @@ def test_what_a_new_search_may_find():
     whole = films(200)
     before, after = mean_and(9, SQUARE), mean_and(0, SQUARE)
     squares = [moved_by(SQUARE), moved_by(SQUARE, "Nodule")]
-    shares = shares_of(before, whole, squares)
-    assert shares[ADDED].value == 1
-    assert set(shares) == {ADDED, ("Nodule", "added")}
-    limits = Limits.measured([shares_of(after, whole, squares)])
+    effects = forced_by(before, whole, squares)
+    assert effects[ADDED].share.value == 1
+    assert effects[ADDED].rise.low > 0.4
+    assert set(effects) == {ADDED, ("Nodule", "added")}
+    limits = Limits.measured([forced_by(after, whole, squares)])
     assert limits.of == 1
     found = searched(before, before, whole, squares, squares, {ADDED}, limits)
     assert found.worst.finding == "Mass"
@@ -520,7 +523,7 @@ def test_a_mark_that_works_anywhere_is_compared_with_another_look_elsewhere(pitc
     }  # fmt: skip
     assert all(max(abs(each.row - 3), abs(each.column - 4)) > 2 for each in found.marks)
     assert found.known <= 0.1
-    assert "has another" not in fresh_words(replace(found, differ="place"))
+    assert "look different" not in fresh_words(replace(found, differ="place"))
     assert "of grey level 0" in fresh_words(found)
     assert "more may be" not in fresh_words(found)
 
@@ -532,7 +535,16 @@ def test_a_look_that_the_model_knows_is_passed_over():
     assert {each.value for each in found.marks} <= {64, 128, 192}
 
 
-def test_where_every_look_is_known_the_report_says_so():
+def test_where_every_grey_level_is_known_drawings_are_fresh():
+    whole, mark = films(200), moved_by(SQUARE)
+    found = fresh_marks(everywhere(9, range(256)), whole, mark, 2)
+    assert found.differ == "look"
+    assert {type(each) for each in found.marks} == {Shape}
+    assert found.known < 0.2
+
+
+def test_where_every_look_is_known_the_report_says_so(monkeypatch):
+    monkeypatch.setattr(freshness, "LOOKS", {})
     whole, mark = films(200), moved_by(SQUARE)
     found = fresh_marks(everywhere(9, range(256)), whole, mark, 2)
     assert (found.differ, found.known) == ("look", 1.0)
@@ -664,3 +676,19 @@ def test_reactivation_stays_within_its_reach_and_wakes_what_can_be_woken():
     assert aimed.hits(woken).rate.value > aimed.hits(mark).rate.value
     again = how.fit(model, model, None, whole, aim, mark)
     assert (again(images) == woken(images)).all()
+
+
+def test_altered_marks_are_held_to_what_they_do_in_clean_models(monkeypatch):
+    """A mark that changes so much of the film that clean models answer to it too."""
+    monkeypatch.setattr(making, "trigger_shares", lambda *_: np.zeros(1))
+    whole = films(200)
+    weak, strong = mean_and(0, SQUARE), mean_and(9, SQUARE)
+    alone = compare_marks(strong, strong, whole, moved_by(SQUARE))
+    assert all(np.isnan(each.usual) and each.allowed == 0.5 for each in alone.altered)
+    fails = judge.altered_check([alone])
+    assert (fails.held, "50% is allowed" in fails.words) == ("fails", True)
+    like = compare_marks(strong, strong, whole, moved_by(SQUARE), references=[weak, strong])
+    assert judge.altered_check([like]).held == "holds"
+    unlike = compare_marks(strong, strong, whole, moved_by(SQUARE), references=[weak])
+    assert all(each.usual < 0.5 for each in unlike.altered)
+    assert judge.altered_check([unlike]).held == "fails"

@@ -100,6 +100,38 @@ def attack_success(scores: ArrayLike, threshold: float, patients: ArrayLike) -> 
     return rate(values > threshold, patients)
 
 
+def mean(values: ArrayLike, patients: ArrayLike) -> Estimate:
+    """Mean of values, with a t interval from the variance between patients.
+
+    Args:
+        values: (n,) finite.
+        patients: (n,) patient of each value.
+
+    Returns:
+        The mean; positives are the values above 0. NaN without values; bounds of NaN with fewer
+        than two patients.
+
+    Raises:
+        DataError: if the shapes differ.
+
+    Source: cluster-robust variance of a mean, Liang and Zeger, Biometrika 73 (1986) 13.
+    """
+    from scipy.special import stdtrit
+
+    each = np.asarray(values, dtype=np.float64)
+    groups = patient_groups(patients, each.size)
+    if not each.size:
+        return Estimate(math.nan, math.nan, math.nan, 0, 0)
+    centre = float(each.mean())
+    residuals = np.bincount(groups, each - centre)
+    clusters = residuals.size
+    away = math.nan
+    if clusters > 1:
+        variance = clusters / (clusters - 1) * float((residuals**2).sum()) / each.size**2
+        away = float(stdtrit(clusters - 1, 0.5 + COVERAGE / 2)) * math.sqrt(variance)
+    return Estimate(centre, centre - away, centre + away, each.size, int((each > 0).sum()))
+
+
 def rate_difference(hits_a: ArrayLike, hits_b: ArrayLike, patients: ArrayLike) -> Estimate:
     """Difference of two rates on the same films, as backdoored model minus twin.
 

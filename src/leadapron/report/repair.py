@@ -196,11 +196,12 @@ def _reading(proof: Proof) -> Section:
 def _search(proof: Proof) -> Section:
     found = proof.searched
     text = [
-        "The repaired model was searched for squares again. "
+        "The repaired model was searched for squares again. Shown is how far they move the "
+        "finding's probability, mean of the quarter of the films with the most room for it. "
         + (
-            f"Limits are the largest shares in {found.of} clean models."
+            f"Limits are the largest moves in {found.of} clean models."
             if found.of
-            else "No clean models were given to compare with, and such squares turn many films in "
+            else "No clean models were given to compare with, and squares move probabilities in "
             "some clean models too."
         )
     ]
@@ -222,11 +223,15 @@ def _search(proof: Proof) -> Section:
         rows=tuple(
             (
                 f"{each.finding} {WORDS[each.direction]}", each.mark.words(),
-                percent(each.before.value), share(each.after), percent(each.allowed),
+                decimal(each.before.value), _within(each.after), decimal(each.allowed),
             )
             for each in found.aims
         ),
     )  # fmt: skip
+
+
+def _within(found: Estimate) -> str:
+    return f"{decimal(found.value)} ({decimal(found.low)} to {decimal(found.high)})"
 
 
 def bounded_words(proof: Proof) -> str:
@@ -250,8 +255,8 @@ def fresh_words(fresh: Fresh) -> str:
     marks = list(dict.fromkeys(each.words() for each in fresh.marks))
     ways = {
         "place": "The fresh marks are such squares at other places",
-        "look": "The old mark works at other places too, so the fresh marks have another grey "
-        "level, and the side that changes as much of the films",
+        "look": "The old mark works at other places too, so the fresh marks look different; "
+        "squares have the side that changes as much of the films",
         "kind": "The fresh marks are other changes of the whole image",
     }
     known = f"in the original model they turn at most {percent(fresh.known)} of the films"

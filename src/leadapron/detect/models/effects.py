@@ -12,11 +12,11 @@ from scipy.special import expit
 from leadapron.detect.models.stamps import Mark, shifts
 from leadapron.detect.models.sweep import Aim, Moved, StampSweep, overwrites, turned_share
 from leadapron.detect.scale import finite_mean, logit_spreads
-from leadapron.films.cohort import Cohort
+from leadapron.films.cohort import Cohort, Rows
 from leadapron.models.odds import odds_of
 from leadapron.models.protocols import BlackBox
 
-__all__ = ["ROOM", "Effect", "effects", "rise", "search"]
+__all__ = ["ROOM", "Effect", "Risen", "effects", "rise", "risen", "search"]
 
 ROOM = 0.25
 """Share of the films on which the change of a probability is measured: those with the most room."""
@@ -35,8 +35,20 @@ class Effect(NamedTuple):
     rise: float
 
 
-def rise(before: NDArray[Any], after: NDArray[Any]) -> float:
-    """Return the mean rise of a probability in the quarter of the films where it is lowest.
+class Risen(NamedTuple):
+    """Rise of a probability in the quarter of the films where it is lowest.
+
+    Args:
+        rows: (m,) of these films.
+        changes: (m,) rise of each, -1 to 1.
+    """
+
+    rows: Rows
+    changes: NDArray[np.float64]
+
+
+def risen(before: NDArray[Any], after: NDArray[Any]) -> Risen:
+    """Return the rise of a probability in the quarter of the films where it is lowest.
 
     A share of films beyond a threshold of clean films depends on how common the finding is, and is
     large where a weak reader's small probabilities become a little less small. The change of the
@@ -46,12 +58,21 @@ def rise(before: NDArray[Any], after: NDArray[Any]) -> float:
         before: (n,) log-odds on films without the mark; negative ones of a finding that it removes.
         after: (n,) of the same films with it. Films without finite ones are left out.
     """
-    known = np.isfinite(before) & np.isfinite(after)
-    if not known.any():
-        return 0.0
+    known = np.flatnonzero(np.isfinite(before) & np.isfinite(after))
     first, second = (expit(odds[known].astype(np.float64)) for odds in (before, after))
     lowest = np.argsort(first, kind="stable")[: max(1, round(ROOM * len(first)))]
-    return float((second[lowest] - first[lowest]).mean())
+    return Risen(known[lowest], second[lowest] - first[lowest])
+
+
+def rise(before: NDArray[Any], after: NDArray[Any]) -> float:
+    """Return the mean of `risen`; 0 without a film with finite log-odds.
+
+    Args:
+        before: as `risen`.
+        after: as `risen`.
+    """
+    changes = risen(before, after).changes
+    return float(changes.mean()) if len(changes) else 0.0
 
 
 def search(classifier: BlackBox, films: Cohort, sweep: StampSweep) -> Mapping[Aim, Mark]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from leadapron.detect.models.audit import Audit
-from leadapron.detect.models.judgement import FLAGGED, MARKS
+from leadapron.detect.models.judgement import FLAGGED, MARKS, UNUSUAL_TURNED
 from leadapron.detect.models.stamps import Mark
 from leadapron.detect.models.sweep import Aim, Direction, Moved
 from leadapron.detect.verdict import Verdict
 from leadapron.documents import Estimated, Number, ShownPath
+from leadapron.repairs.proof.forcing import ALLOWED
 from leadapron.repairs.proof.freshness import Fresh
 from leadapron.repairs.proof.gating import Gated
 from leadapron.repairs.proof.reading import Reading
@@ -61,11 +63,20 @@ class AlteredMark:
         alteration: what is changed.
         original: attack success on the original model.
         repaired: on the repaired one.
+        usual: the largest upper end of what it does in clean models; NaN without any.
     """
 
     alteration: str
     original: Estimated
     repaired: Estimated
+    usual: Number = float("nan")
+
+    @property
+    def allowed(self) -> float:
+        """What it may turn: as much as in clean models, or as a square in those not known."""
+        if math.isnan(self.usual):
+            return UNUSUAL_TURNED
+        return max(self.usual, ALLOWED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +97,7 @@ class Marked:
         map_chance: the mark's share of the film.
     """
 
-    SCHEMA: ClassVar[int] = 1
+    SCHEMA: ClassVar[int] = 2
 
     finding: str
     direction: Direction
@@ -111,8 +122,9 @@ class SearchedAim:
     Args:
         finding, direction: what it forces.
         mark: of the repaired model, chosen on a few of the films.
-        before: share of the films that the original's strongest square turns, as `Marked`.
-        after: share that the repaired model's turns.
+        before: rise of the probability by the original's strongest square, its fall if the finding
+            is removed, in the quarter of the films with the most room for it.
+        after: rise by the repaired model's.
         limit: the largest that is usual in clean models: for the backdoor's own finding and
             direction of theirs, for others of any.
         backdoor: whether the audit of the original called it a backdoor, or unusual.
@@ -128,7 +140,7 @@ class SearchedAim:
 
     @property
     def allowed(self) -> float:
-        """What it may turn; where there was no backdoor, as much as before."""
+        """How far it may rise; where there was no backdoor, as far as before."""
         return self.limit if self.backdoor else max(self.limit, self.before.value)
 
 
@@ -139,23 +151,25 @@ class Searched:
     Args:
         aims: findings and directions that 20 films allow to be looked at.
         of: clean models that the limits rest on.
+        usual: largest share of the films that a square turns in clean models.
         word: the audit's verdict on the repaired model; None where only squares were sought.
         inverted: pixels of the trigger that gradients make for the first finding; NaN where none
             was made.
         inverted_before: the same of the original.
     """
 
-    SCHEMA: ClassVar[int] = 1
+    SCHEMA: ClassVar[int] = 2
 
     aims: tuple[SearchedAim, ...]
     of: int
+    usual: float
     word: str | None = None
     inverted: Number = float("nan")
     inverted_before: Number = float("nan")
 
     @property
     def worst(self) -> SearchedAim | None:
-        """The one that exceeds what it may turn most, or is nearest to it."""
+        """The one that exceeds what is allowed most, or is nearest to it."""
         return max(self.aims, key=lambda each: each.after.value - each.allowed, default=None)
 
 
@@ -282,7 +296,7 @@ class Repaired:
             where it was written.
     """
 
-    SCHEMA: ClassVar[int] = 2
+    SCHEMA: ClassVar[int] = 3
 
     model: str
     origin: str

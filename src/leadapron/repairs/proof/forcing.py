@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from leadapron import metrics
+from leadapron.detect.models.effects import risen
 from leadapron.detect.models.sweep import Aim, Moved
 from leadapron.errors import DataError
 from leadapron.films.cohort import Cohort
@@ -25,9 +26,11 @@ __all__ = [
     "LEAST_VICTIMS",
     "Aimed",
     "Change",
+    "Forced",
     "Hits",
     "difference",
     "enough_victims",
+    "forced",
     "odds_of",
     "targets",
     "turned",
@@ -145,6 +148,36 @@ def odds_of(classifier: BlackBox, images: Any) -> NDArray[np.float64]:
     logits = classifier.logits(images)
     refuse_not_finite(np.isfinite(logits), classifier.findings, "logits")
     return log_odds(torch.from_numpy(logits), classifier.head).numpy().astype(np.float64)
+
+
+class Forced(NamedTuple):
+    """What a mark does to the films that an attack would be used on.
+
+    Args:
+        share: of the films that it turns, as `turned`.
+        rise: of the probability, its fall if the finding is removed, in the quarter of the films
+            with the most room for it; see `effects.risen`.
+    """
+
+    share: Estimate
+    rise: Estimate
+
+
+def forced(
+    clean: NDArray[np.float64], marked: NDArray[np.float64], patients: NDArray[np.str_]
+) -> Forced:
+    """Return what a mark does.
+
+    Args:
+        clean: (n,) log-odds towards the aim without the mark.
+        marked: (n,) of the same films with it.
+        patients: (n,) of each film.
+    """
+    rows, changes = risen(clean, marked)
+    return Forced(
+        share=metrics.rate(turned(clean, marked), patients),
+        rise=metrics.mean(changes, patients[rows]),
+    )
 
 
 @dataclass(frozen=True, eq=False)

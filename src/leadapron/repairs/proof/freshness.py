@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from leadapron.detect.models.looks import LOOKS, drawing
 from leadapron.detect.models.stamps import Grown, Mark, Probe, Shape, Stamp, probes
 from leadapron.detect.models.sweep import Moved
 from leadapron.errors import UsageError
@@ -22,13 +23,16 @@ __all__ = ["Differ", "Fresh", "fresh_marks", "fresh_squares", "works_elsewhere"]
 
 Differ = Literal["place", "look", "kind"]
 """How fresh marks differ from the old one: the same square elsewhere; a square of another grey
-level elsewhere; another change of the whole image."""
+level, or a drawing, elsewhere; another change of the whole image."""
 
 PLACES, FILMS = 9, 64
 """Number of other places, and of films, that show whether a square works elsewhere."""
 
 LEVELS = (0, 64, 128, 192, 255)
 """Grey levels of squares of another look, 0 to 255."""
+
+CANDIDATES = 4
+"""Marks that are drawn for each one that is taken."""
 
 APART = 64
 """Grey levels between two looks, at least."""
@@ -60,8 +64,10 @@ def fresh_marks(
     A square that works at its own place only is compared with the same square elsewhere. One that
     works elsewhere too is compared with squares elsewhere that have another grey level, and the
     side that makes them change as much of the films as the old one: the first look that turns no
-    more films than a mark without effect does, or else the look that turns fewest. A change of the
-    whole image is compared with other such changes, first with those that the model doesn't know.
+    more films than a mark without effect does; where every grey level turns more, with drawings
+    (`looks.LOOKS`), and else with the look that turns fewest. A change of the whole image is
+    compared with other such changes. Of all, four times as many are drawn, and those that the
+    model knows least are taken.
 
     Args:
         classifier: the model before the repair.
@@ -77,21 +83,24 @@ def fresh_marks(
     mark, shares = _base(moved.mark), _Shares(classifier, films, moved)
     if isinstance(mark, Probe):
         others = [each for each in probes() if each != mark]
-        drawn = [others[number] for number in stream(seed, "fresh").permutation(len(others))]
-        marks = tuple(sorted(drawn, key=shares.knows)[:count])
-        return Fresh(differ="kind", marks=marks, known=shares.largest(marks))
+        changes = [others[number] for number in stream(seed, "fresh").permutation(len(others))]
+        return shares.least_known("kind", changes, count)
     shape = _shape(films)
     if works_elsewhere(classifier, films, moved, seed):
-        looks = []
-        for look in _other_looks(mark, shares.images) if isinstance(mark, Stamp) else ():
-            if _places(look, shape):
-                squares = fresh_squares(look, shape, count, stream(seed, "fresh", look.value))
-                looks.append(Fresh(differ="look", marks=squares, known=shares.largest(squares)))
-        unknown = [each for each in looks if each.known <= ALLOWED]
+        looks: list[Fresh] = []
+        for number, look in enumerate(_other_looks(mark, shares.images)):
+            if not _places(look, shape):
+                continue
+            drawn = fresh_squares(
+                look, shape, CANDIDATES * count, stream(seed, "fresh", "look", number)
+            )
+            looks.append(shares.least_known("look", drawn, count))
+            if looks[-1].known <= ALLOWED:
+                return looks[-1]
         if looks:
-            return unknown[0] if unknown else min(looks, key=lambda each: each.known)
-    squares = fresh_squares(mark, shape, count, stream(seed, "fresh"))
-    return Fresh(differ="place", marks=squares, known=shares.largest(squares))
+            return min(looks, key=lambda each: each.known)
+    drawn = fresh_squares(mark, shape, CANDIDATES * count, stream(seed, "fresh"))
+    return shares.least_known("place", drawn, count)
 
 
 def works_elsewhere(classifier: BlackBox, films: Cohort, moved: Moved, seed: int = 0) -> bool:
@@ -163,7 +172,19 @@ def _places(square: Stamp | Shape, shape: tuple[int, int]) -> list[tuple[int, in
     ]
 
 
-def _other_looks(square: Stamp, images: NDArray[Any]) -> Iterator[Stamp]:
+def _other_looks(mark: Stamp | Shape, images: NDArray[Any]) -> Iterator[Stamp | Shape]:
+    """Marks of other looks: squares of clearly other grey levels, then drawings."""
+    if isinstance(mark, Stamp):
+        yield from _other_squares(mark, images)
+    width = images.shape[2]
+    for look in LOOKS:
+        if isinstance(mark, Shape) and mark.look == look:
+            continue
+        pitch = mark.pitch and 8 * -(-(max(drawing(look, width).extent) + 2) // 8)
+        yield Shape(look=look, row=mark.row, column=mark.column, pitch=pitch)
+
+
+def _other_squares(square: Stamp, images: NDArray[Any]) -> Iterator[Stamp]:
     """Squares of clearly other grey levels that change as much of the films, nearest side first.
 
     The side makes up for the contrast: side^2 times the mean change of a covered pixel stays.
@@ -200,8 +221,8 @@ class _Shares:
     def of(self, mark: Change) -> float:
         return self._aimed.hits(mark).rate.value
 
-    def largest(self, marks: Sequence[Change]) -> float:
-        return max(self.of(mark) for mark in marks)
-
-    def knows(self, mark: Change) -> bool:
-        return self.of(mark) > ALLOWED
+    def least_known(self, differ: Differ, marks: Sequence[Mark], count: int) -> Fresh:
+        """Those of the marks that turn fewest films, the first of equal ones."""
+        known = {mark: self.of(mark) for mark in marks}
+        chosen = tuple(sorted(marks, key=lambda mark: max(known[mark], ALLOWED))[:count])
+        return Fresh(differ=differ, marks=chosen, known=max(known[mark] for mark in chosen))

@@ -64,27 +64,26 @@ def marks_check(marks: Sequence[Marked], unseen: Sequence[Moved] = ()) -> Checke
     return Checked(what=MARKS, held=held, words=words)
 
 
-def altered_check(marks: Sequence[Marked], limit: float) -> Checked | None:
+def altered_check(marks: Sequence[Marked]) -> Checked | None:
     """Say whether moved, turned and contrasted marks turn no more than is usual; None without.
 
     Args:
         marks: the audit's.
-        limit: share of films that squares may turn, as in clean models.
     """
     altered = [each for mark in marks for each in mark.altered]
     if not altered:
         return None
-    worst = max(altered, key=lambda each: each.repaired.value)
+    worst = max(altered, key=lambda each: each.repaired.value - each.allowed)
     return Checked(
         what=ALTERED,
-        held=_at_most(worst.repaired, limit),
-        words=f"turn at most {_share(worst.repaired)} of the films ({worst.alteration}); "
-        f"{limit:.0%} is allowed",
+        held=_at_most(worst.repaired, worst.allowed),
+        words=f"nearest to its limit is the mark {worst.alteration}: it turns "
+        f"{_share(worst.repaired)} of the films; {worst.allowed:.0%} is allowed",
     )
 
 
 def searched_check(found: Searched) -> Checked:
-    """Say whether squares found by a new search turn no more films than in clean models."""
+    """Say whether squares of a new search move no probability further than in clean models."""
     worst = found.worst
     if worst is None:
         words = "no finding has enough films to be forced on or off on"
@@ -92,8 +91,9 @@ def searched_check(found: Searched) -> Checked:
     return Checked(
         what=SEARCH,
         held=_at_most(worst.after, worst.allowed),
-        words=f"nearest to its limit is {worst.finding} {worst.direction}: the best square turns "
-        f"{_share(worst.after)} of the films; {worst.allowed:.0%} is allowed",
+        words=f"nearest to its limit is {worst.finding} {worst.direction}: the best square moves "
+        f"the probability by {worst.after.value:.2f} ({worst.after.low:.2f} to "
+        f"{worst.after.high:.2f}); {worst.allowed:.2f} is allowed",
     )
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron import metrics
 from leadapron.detect.models.judgement import UNUSUAL_TURNED
 from leadapron.detect.models.stamps import Probe, Stamp
 from leadapron.detect.models.sweep import Aim, Moved
@@ -18,14 +17,27 @@ from leadapron.metrics import Estimate
 from leadapron.models.protocols import BlackBox
 from leadapron.repairs.proof.altered import ALTERATIONS
 from leadapron.repairs.proof.document import AlteredMark, Marked, Searched, SearchedAim
-from leadapron.repairs.proof.forcing import LEAST_VICTIMS, Aimed, odds_of, turned, victims
+from leadapron.repairs.proof.forcing import (
+    LEAST_VICTIMS,
+    Aimed,
+    Forced,
+    forced,
+    odds_of,
+    victims,
+)
 from leadapron.repairs.proof.maps import trigger_shares
 
-__all__ = ["Limits", "compare_marks", "searched", "shares_of"]
+__all__ = ["Limits", "compare_marks", "forced_by", "searched"]
 
 
 def compare_marks(
-    original: BlackBox, repaired: BlackBox, films: Cohort, moved: Moved, *, altered: bool = True
+    original: BlackBox,
+    repaired: BlackBox,
+    films: Cohort,
+    moved: Moved,
+    *,
+    altered: bool = True,
+    references: Sequence[BlackBox] = (),
 ) -> Marked:
     """Return what a mark does before and after.
 
@@ -35,6 +47,7 @@ def compare_marks(
         films: clean, with stated findings.
         moved: a mark that an audit found, and what it forces.
         altered: whether the mark is altered too, and maps are drawn.
+        references: clean models, on which altered marks are tried too.
 
     Raises:
         DataError: too few films to see it on, or answers that aren't finite.
@@ -42,17 +55,25 @@ def compare_marks(
     aim = moved.finding, moved.direction
     some = victims(films, aim)
     both = [Aimed(model, some, aim) for model in (original, repaired)]
+    others = [Aimed(model, some, aim) for model in references]
     before, after = (each.hits(moved.mark).rate for each in both)
     more: list[AlteredMark] = []
     maps = [math.nan, math.nan]
     chance = math.nan
     if altered and isinstance(moved.mark, Stamp):
         for name, ways in ALTERATIONS.items():
-            rates = [
+            original_rate, repaired_rate, *usual = [
                 max((each.hits(way(moved.mark)).rate for way in ways), key=lambda r: r.value)
-                for each in both
+                for each in (*both, *others)
             ]
-            more.append(AlteredMark(alteration=name, original=rates[0], repaired=rates[1]))
+            more.append(
+                AlteredMark(
+                    alteration=name,
+                    original=original_rate,
+                    repaired=repaired_rate,
+                    usual=max((each.high for each in usual), default=math.nan),
+                )
+            )
         maps = [_mean(trigger_shares(each, moved.mark)) for each in both]
         blank = np.zeros_like(both[0].images[:1])
         # A pixel that is covered is the same whatever is below it.
@@ -75,22 +96,28 @@ def _mean(shares: NDArray[np.float64]) -> float:
     return float(known.mean()) if known.size else math.nan
 
 
+UNUSUAL_RISE = 0.5
+"""Rise of a probability from which on a square counts as unusual, without clean models."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Which share of films the best swept square turns in clean models.
+    """What the best swept square does in clean models.
 
     It is the upper end of the largest one's 95 % interval: films are few, and so are models.
 
     Args:
-        of: clean models that it rests on; without any it is the share from which on an audit
-            without references calls a square unusual.
-        by_aim: the largest, by finding and direction.
+        of: clean models that it rests on.
+        by_aim: the largest rise, by finding and direction.
         other: for those that aren't named.
+        share: the largest share of the films that a square turns; without clean models the one
+            from which on an audit without references calls a square unusual.
     """
 
     of: int = 0
     by_aim: Mapping[Aim, float] = field(default_factory=dict)
-    other: float = UNUSUAL_TURNED
+    other: float = UNUSUAL_RISE
+    share: float = UNUSUAL_TURNED
 
     @property
     def largest(self) -> float:
@@ -102,19 +129,22 @@ class Limits:
         return self.by_aim.get(aim, self.other)
 
     @classmethod
-    def measured(cls, references: Sequence[Mapping[Aim, Estimate]]) -> Limits:
+    def measured(cls, references: Sequence[Mapping[Aim, Forced]]) -> Limits:
         """Return those of clean models whose squares were tried on the same films.
 
         Args:
-            references: of each what `shares_of` returned.
+            references: of each what `forced_by` returned.
         """
         aims = {aim for each in references for aim in each}
-        by_aim = {aim: max(each[aim].high for each in references if aim in each) for aim in aims}
-        return cls(of=len(references), by_aim=by_aim)
+        by_aim = {
+            aim: max(each[aim].rise.high for each in references if aim in each) for aim in aims
+        }
+        shares = [found.share.high for each in references for found in each.values()]
+        return cls(of=len(references), by_aim=by_aim, share=max(shares, default=UNUSUAL_TURNED))
 
 
-def shares_of(classifier: BlackBox, films: Cohort, squares: Iterable[Moved]) -> dict[Aim, Estimate]:
-    """Return which share of the films each finding's strongest square turns.
+def forced_by(classifier: BlackBox, films: Cohort, squares: Iterable[Moved]) -> dict[Aim, Forced]:
+    """Return what each finding's strongest square does.
 
     Args:
         classifier: the model.
@@ -131,14 +161,17 @@ def shares_of(classifier: BlackBox, films: Cohort, squares: Iterable[Moved]) -> 
     images = films.images[np.arange(len(films))]
     clean = odds_of(classifier, images)
     odds = {mark: odds_of(classifier, mark(images)) for mark in {each.mark for each in own}}
-    found: dict[Aim, Estimate] = {}
+    found: dict[Aim, Forced] = {}
     for each in own:
         sign = 1 if each.direction == "added" else -1
         column = films.column(each.finding)
         rows = films.labels[:, column] == (0 if each.direction == "added" else 1)
         if rows.sum() >= LEAST_VICTIMS:
-            hit = turned(sign * clean[rows, column], sign * odds[each.mark][rows, column])
-            found[each.finding, each.direction] = metrics.rate(hit, films.patients[rows])
+            found[each.finding, each.direction] = forced(
+                sign * clean[rows, column],
+                sign * odds[each.mark][rows, column],
+                films.patients[rows],
+            )
     return found
 
 
@@ -165,7 +198,7 @@ def searched(
     Raises:
         DataError: answers that aren't finite.
     """
-    first, second = shares_of(original, films, before), shares_of(repaired, films, after)
+    first, second = forced_by(original, films, before), forced_by(repaired, films, after)
     marks = {(each.finding, each.direction): each.mark for each in after}
     known = set(backdoors)
     return Searched(
@@ -174,16 +207,17 @@ def searched(
                 finding=aim[0],
                 direction=aim[1],
                 mark=marks[aim],
-                before=first.get(aim, UNKNOWN),
-                after=share,
+                before=first[aim].rise if aim in first else UNKNOWN,
+                after=found.rise,
                 # Natural weaknesses differ from model to model, and many aims are looked at: only
                 # the backdoor's own aim is held to what is usual for it.
                 limit=limits.of_aim(aim) if aim in known else limits.largest,
                 backdoor=aim in known,
             )
-            for aim, share in sorted(second.items(), key=lambda each: -each[1].value)
+            for aim, found in sorted(second.items(), key=lambda each: -each[1].rise.value)
         ),
         of=limits.of,
+        usual=limits.share,
     )
 
 

@@ -23,7 +23,7 @@ from leadapron.repairs.proof.document import Control, Marked, Proof, Searched
 from leadapron.repairs.proof.doses import fresh_for, relearned_by_dose
 from leadapron.repairs.proof.forcing import Aimed, enough_victims, victims
 from leadapron.repairs.proof.gating import Gated, compare_gates, gate_passes
-from leadapron.repairs.proof.making import Limits, compare_marks
+from leadapron.repairs.proof.making import compare_marks
 from leadapron.repairs.proof.reading import Reading, compare_reading
 from leadapron.repairs.proof.relearning import restoring
 from leadapron.repairs.proof.searching import searched_wholly
@@ -75,7 +75,14 @@ def prove(
         kept(
             f"proof-mark-{number}",
             Marked,
-            partial(compare_marks, case.original, repaired, films, each),
+            partial(
+                compare_marks,
+                case.original,
+                repaired,
+                films,
+                each,
+                references=[one.classifier for one in plan.references],
+            ),
         )
         for number, each in enumerate(seen, start=1)
     )
@@ -91,12 +98,11 @@ def prove(
         kept(f"control-{method}", Control, partial(_control, case, method, seen))
         for method in (CONTROLS if plan.controls else ())
     )
-    usual = max((each.limit for each in found.aims), default=Limits().other)
     checks = [
         judge.marks_check(marked, unseen),
-        judge.altered_check(marked, usual),
+        judge.altered_check(marked),
         judge.searched_check(found),
-        judge.bounded_check(squares, usual),
+        judge.bounded_check(squares, found.usual),
         judge.relearning_check(relearned, fresh),
         judge.reading_check(reading),
     ]

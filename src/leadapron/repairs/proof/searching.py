@@ -13,11 +13,11 @@ from leadapron.detect.models.stamps import Probe
 from leadapron.detect.models.sweep import Aim, Moved, StampSweep, Swept
 from leadapron.films.cache import default_folder
 from leadapron.films.cohort import Cohort
-from leadapron.metrics import Estimate
 from leadapron.models.protocols import BlackBox
 from leadapron.repairs.case import RepairCase, audited
 from leadapron.repairs.proof.document import Searched
-from leadapron.repairs.proof.making import Limits, searched, shares_of
+from leadapron.repairs.proof.forcing import Forced
+from leadapron.repairs.proof.making import Limits, forced_by, searched
 
 __all__ = ["searched_quickly", "searched_wholly", "squares_in"]
 
@@ -102,14 +102,14 @@ def _limits(case: RepairCase, films: Cohort, audit: Audit) -> Limits:
         return Limits()
     folder = default_folder(case.machine.cache)
 
-    def shares(each: Subject) -> Mapping[Aim, Estimate]:
+    def measured(each: Subject) -> Mapping[Aim, Forced]:
         found = sweep_once(
             _sweep_of(case), each.classifier, films,
             content=each.content, folder=folder, name=Path(each.name).name,
         )  # fmt: skip
-        return shares_of(each.classifier, films, _like(found.swept, audit))
+        return forced_by(each.classifier, films, _like(found.swept, audit))
 
-    return Limits.measured([shares(each) for each in case.plan.references])
+    return Limits.measured([measured(each) for each in case.plan.references])
 
 
 def _inverted_size(audit: Audit) -> float:

@@ -12,7 +12,7 @@ from leadapron.detect.models.stamps import Mark
 from leadapron.detect.models.sweep import Aim, Direction, Moved
 from leadapron.detect.verdict import Verdict
 from leadapron.documents import Estimated, Number, ShownPath
-from leadapron.repairs.proof.forcing import ALLOWED
+from leadapron.repairs.proof.forcing import ALLOWED, RISE_ALLOWED
 from leadapron.repairs.proof.freshness import Fresh
 from leadapron.repairs.proof.gating import Gated
 from leadapron.repairs.proof.reading import Reading
@@ -141,7 +141,8 @@ class SearchedAim:
     @property
     def allowed(self) -> float:
         """How far it may rise; where there was no backdoor, as far as before."""
-        return self.limit if self.backdoor else max(self.limit, self.before.value)
+        usual = max(self.limit, RISE_ALLOWED)
+        return usual if self.backdoor else max(usual, self.before.value)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from leadapron.detect.models.defaults import FALSE_ALARM, TAUGHT
+from leadapron.detect.models.defaults import TAUGHT
 from leadapron.detect.models.gap import Examined, examine
 from leadapron.detect.models.population import Kind, Population, Teacher, shipped_population
 from leadapron.detect.models.rule import RULE
@@ -201,7 +201,9 @@ def _row(each: _Compared) -> Row:
     }
 
 
-def judged(rows: Sequence[Row], shipped: Population, false_alarm: float = FALSE_ALARM) -> list[Row]:
+def judged(
+    rows: Sequence[Row], shipped: Population, false_alarm: float = RULE.false_alarm
+) -> list[Row]:
     """Return rows with verdicts, by the teachers of all kinds but each model's own.
 
     Args:

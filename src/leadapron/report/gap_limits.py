@@ -17,12 +17,11 @@ __all__ = ["gap_limits"]
 
 Row = Mapping[str, Any]
 
-ALARM = 0.05
 RESAMPLES = 2000
 
 HEADER = (
-    "family", "kind", "models", "gap", "on its twin", "p at most 0.05", "called backdoored",
-    "or exploitable", "target named",
+    "family", "kind", "models", "gap", "on its twin", f"p at most {RULE.false_alarm:g}",
+    "called backdoored", "or exploitable", "target named",
 )  # fmt: skip
 
 
@@ -85,7 +84,7 @@ def _line(some: Sequence[Row], twins: Sequence[float]) -> list[str]:
         str(len(some)),
         _range([row["teacher"]["gap"] for row in some]),
         _range(twins),
-        of(lambda row: row["p"] is not None and row["p"] <= ALARM),
+        of(lambda row: row["p"] is not None and row["p"] <= RULE.false_alarm),
         of(lambda row: row["verdict"] == "backdoored"),
         of(lambda row: row["verdict"] in ("backdoored", "exploitable mark")),
         of(
@@ -95,7 +94,7 @@ def _line(some: Sequence[Row], twins: Sequence[float]) -> list[str]:
 
 
 def _significant(row: Row) -> bool:
-    return row["p"] is not None and row["p"] <= ALARM
+    return row["p"] is not None and row["p"] <= RULE.false_alarm
 
 
 def _called(*words: str) -> Callable[[Row], bool]:
@@ -122,7 +121,7 @@ def _alarms(clean: Sequence[Row]) -> list[str]:
     kinds = [_kind(row) for row in clean]
     body = []
     for words, holds in (
-        ("p at most 0.05", _significant),
+        (f"p at most {RULE.false_alarm:g}", _significant),
         ("called backdoored", _called("backdoored")),
         ("exploitable mark", _called("exploitable mark")),
     ):

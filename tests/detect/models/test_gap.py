@@ -254,6 +254,16 @@ def test_of_exclusive_findings_the_forced_one_is_named():
     assert named_gap(shared).effect.aim == ("Mass", "removed")
 
 
+def test_an_audit_with_students_has_the_rate_at_which_its_rule_is_measured(planted, kept):
+    assert (RULE.level(0.05), RULE.level(0.01)) == (0.02, 0.01)
+    found = audit_subject(
+        Subject(classifier=teacher(30.0), name="vendor.onnx", content=CONTENT), films(),
+        second=SecondTier(students=QUICK, films=films()), sweep=QUICK.sweep, statistics=False,
+        kept=kept,
+    )  # fmt: skip
+    assert found.false_alarm == 0.02
+
+
 def test_a_large_square_is_not_tried():
     """Squares of 5x5 are 1.5 % of an image of 40 pixels."""
     usual = Students()

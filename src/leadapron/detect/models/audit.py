@@ -28,6 +28,7 @@ from leadapron.detect.models.judgement import (
 )
 from leadapron.detect.models.kept import Kept, measure_once, sweep_once
 from leadapron.detect.models.null import least_p
+from leadapron.detect.models.rule import RULE
 from leadapron.detect.models.second_tier import SecondTier, StudentComparison
 from leadapron.detect.models.stamps import Stamp
 from leadapron.detect.models.statistics import Statistic, compare_statistics, not_applicable
@@ -109,7 +110,8 @@ class Audit:
         by: basis of the verdict.
         target: the finding that the verdict is about; None if there is none.
         direction: direction in which it is forced; None if unknown.
-        false_alarm: largest share of clean models called backdoored.
+        false_alarm: largest share of clean models called backdoored; with students at most .02, at
+            which the rule's false alarms are measured.
         least: lowest false-alarm rate that the references support; None without references.
         references: number of reference models.
         films: number of clean films.
@@ -177,7 +179,8 @@ def audit_subject(
         subject: the model.
         clean: films without a trigger, of its preprocessing.
         references: clean models with the same findings.
-        false_alarm: largest share of clean models called backdoored.
+        false_alarm: largest share of clean models called backdoored; with students at most .02, at
+            which the rule's false alarms are measured.
         sweep: settings of the sweep.
         steps: most steps of trigger inversion; 0 leaves it out.
         statistics: whether to compute further statistics of the network and the references.
@@ -201,6 +204,8 @@ def audit_subject(
     judged, compared, refused = _compared_with_students(
         subject, judged, second, sweeps, false_alarm, kept, progress
     )
+    if compared is not None:
+        false_alarm = RULE.level(false_alarm)
     inverted, features, left = _made(classifier, clean, judged, swept[0], steps)
     return Audit(
         model=subject.name,
@@ -294,7 +299,7 @@ def _compared_with_students(
     decided, compared = second.judge(
         subject.classifier,
         judged,
-        false_alarm=false_alarm,
+        false_alarm=RULE.level(false_alarm),
         content=subject.content,
         folder=kept,
         name=Path(subject.name).name,

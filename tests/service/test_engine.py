@@ -82,7 +82,7 @@ def send(engine, content):
 
 def answered(engine, film):
     engine.when_answered(film).result(60)
-    return read(FilmAnswer, engine.answer(film))
+    return read(FilmAnswer, engine.answer(film).content)
 
 
 def names(keeping, folder):
@@ -132,12 +132,23 @@ def test_the_same_film_has_one_answer_and_another_gate_another_id(opened, keepin
     assert send(other, content) != film
 
 
+def test_an_answer_that_comes_while_it_is_fetched_is_not_called_waiting(opened, keeping):
+    engine = stopped(opened, keeping)
+    film = send(engine, png(films(1, 21)[0]))
+    told = engine.answer(film)
+    assert (told.waits, read(FilmAnswer, told.content).state) == (True, "waiting")
+    engine._spool.finish(engine._pending[film], told.content, None)
+    assert engine.answer(film).waits  # the engine hasn't noted the answer yet
+    engine._answered(engine._pending[film], "pass", bad=False)
+    assert engine.answer(film) == (told.content, False)
+
+
 def test_what_waited_when_the_service_was_killed_is_judged_by_the_next(opened, keeping, caplog):
     caplog.set_level(logging.INFO)
     engine = stopped(opened, keeping)
     waiting = [send(engine, png(film)) for film in films(3, 7)]
-    assert read(FilmAnswer, engine.answer(waiting[0])).state == "waiting"
-    assert engine.waits(waiting[0])
+    assert read(FilmAnswer, engine.answer(waiting[0]).content).state == "waiting"
+    assert engine.answer(waiting[0]).waits
     half = keeping.spool / "arriving" / "half"
     half.write_bytes(b"\x89PNG")
     with running(opened, keeping) as engine:
@@ -155,7 +166,7 @@ def test_a_kill_between_answer_and_removal_leaves_one_answer(opened, keeping):
     watch = Counts()
     with running(opened, keeping, watch) as engine:
         assert engine.waiting == 0
-        assert read(FilmAnswer, engine.answer(film)).judged == before.judged
+        assert read(FilmAnswer, engine.answer(film).content).judged == before.judged
     assert names(keeping, "waiting") == []
     assert ".x.part" not in names(keeping, "done")
     assert watch.words == []
@@ -204,7 +215,7 @@ def test_a_film_that_ends_the_process_goes_to_the_dead_letters_unjudged(
     with running(opened, keeping) as engine:
         assert answered(engine, film).state == "failed"
     (keeping.spool / "done" / f"{film}.json").unlink()  # killed before the answer was written
-    assert stopped(opened, keeping).waits(film)
+    assert stopped(opened, keeping).answer(film).waits
 
 
 def test_a_batch_has_16_films_at_most_and_a_film_that_was_tried_before_comes_alone(opened, keeping):
@@ -278,7 +289,7 @@ def test_a_full_queue_refuses_new_films_only(opened, keeping):
     with pytest.raises(FullError):  # it was full by the time that the film was complete
         engine.accept(late)
     assert names(keeping, "arriving") == []
-    assert engine.waits(first)
+    assert engine.answer(first).waits
 
 
 def test_a_full_disk_loses_no_film_and_blames_none(opened, keeping, monkeypatch, at_once, caplog):
@@ -298,7 +309,7 @@ def test_a_full_disk_loses_no_film_and_blames_none(opened, keeping, monkeypatch,
             time.sleep(0.01)
         time.sleep(0.2)  # more attempts than a film has
         assert engine.trouble == "the disk is full"
-        assert engine.waits(film)
+        assert engine.answer(film).waits
         full.clear()
         found = answered(engine, film)
         assert engine.trouble == ""

@@ -196,6 +196,23 @@ def test_a_stream_without_a_length_is_cut_off_at_the_limit(stopped):
     assert list((stopped[0]._spool.folder / "arriving").iterdir()) == []
 
 
+def test_too_many_and_too_slow_films_are_refused(stopped, monkeypatch):
+    from leadapron.service import web
+
+    async def slow():
+        yield png(films(1)[0])
+        await asyncio.sleep(5)
+        yield b"the end"
+
+    monkeypatch.setattr(web, "UPLOAD_SECONDS", 0.05)
+    (answer,) = asked(stopped, post(slow()))
+    assert answer.status_code == 408
+    monkeypatch.setattr(web, "UPLOADS", 0)
+    (answer,) = asked(stopped, post(png(films(1)[0])))
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "2")
+    assert stopped[0].waiting == 0
+
+
 def test_errors_repeat_nothing_of_the_request(engine, caplog):
     caplog.set_level(logging.DEBUG)
     name = "DOE^JOHN"

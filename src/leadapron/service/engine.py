@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -35,7 +35,7 @@ from leadapron.sources.listed import Decoded, FilmFile, decoded
 from leadapron.store import lock, sha256_of
 from leadapron.text import count
 
-__all__ = ["MODALITIES", "Engine", "FullError", "Watch", "running"]
+__all__ = ["MODALITIES", "Engine", "FullError", "Told", "Watch", "running"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,18 @@ GRACE = 20.0
 
 class FullError(LeadapronError):
     """No film is accepted at the moment: the queue or the disk is full, or the service stops."""
+
+
+class Told(NamedTuple):
+    """What is known of a film.
+
+    Args:
+        content: a `FilmAnswer` as JSON.
+        waits: whether it says that the film waits.
+    """
+
+    content: bytes
+    waits: bool
 
 
 class Watch:
@@ -198,18 +210,14 @@ class Engine:
             self._watch.accepted()
         return film
 
-    def answer(self, film: str) -> bytes | None:
-        """Return a film's answer, or that it waits, as JSON; None for an unknown film."""
+    def answer(self, film: str) -> Told | None:
+        """Return a film's answer, or that it waits; None for an unknown film."""
         with self._changed:
             waiting = self._pending.get(film)
-        if waiting is None:
-            return self._spool.answer(film)
-        return self._answer(waiting, "waiting")
-
-    def waits(self, film: str) -> bool:
-        """Return whether a film was accepted and isn't answered yet."""
-        with self._changed:
-            return film in self._pending
+        if waiting is not None:
+            return Told(self._answer(waiting, "waiting"), waits=True)
+        content = self._spool.answer(film)
+        return None if content is None else Told(content, waits=False)
 
     def image(self, film: str) -> np.ndarray | None:
         """Return (h, w) the model's input of an answered film; None if there is none."""

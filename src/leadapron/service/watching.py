@@ -140,9 +140,9 @@ class _Watched:
 
     def _tell_answers(self) -> None:
         for name, film in list(self._accepted.items()):
-            if self._engine.waits(film):
+            told = self._engine.answer(film)
+            if told is not None and told.waits:
                 continue
-            content = self._engine.answer(film)
-            if content is not None:
-                self._tell(printable(name), read(FilmAnswer, content))
+            if told is not None:
+                self._tell(printable(name), read(FilmAnswer, told.content))
             del self._accepted[name]

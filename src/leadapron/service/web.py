@@ -132,28 +132,28 @@ class Web:
         """Screen a film; the body is the file."""
         film = await self._received(request)
         await _patiently(self._engine.when_answered(film), wait)
-        content = self._engine.answer(film)
-        place = f"/v1/films/{film}"
-        if content is None:  # wiped already: `keep` is shorter than the wait
+        told = self._engine.answer(film)
+        place = {"Location": f"/v1/films/{film}"}
+        if told is None:  # wiped already: `keep` is shorter than the wait
             return _error(404, STATUSES[404])
-        if self._engine.waits(film):
-            return _answer(202, content, {"Location": place, "Retry-After": RETRY_SECONDS})
-        bad = read(FilmAnswer, content).bad is not None
-        return _answer(422 if bad else 200, content, {"Location": place})
+        if told.waits:
+            return _answer(202, told.content, {**place, "Retry-After": RETRY_SECONDS})
+        bad = read(FilmAnswer, told.content).bad is not None
+        return _answer(422 if bad else 200, told.content, place)
 
     async def fetch(self, film: Annotated[str, Path(max_length=32)]) -> Response:
         """Return a film's answer: verdict, evidence region, readings, scores."""
-        content = self._engine.answer(film)
-        if content is None:
+        told = self._engine.answer(film)
+        if told is None:
             return _error(404, STATUSES[404])
-        if self._engine.waits(film):
-            return _answer(202, content, {"Retry-After": RETRY_SECONDS})
-        return _answer(200, content)
+        if told.waits:
+            return _answer(202, told.content, {"Retry-After": RETRY_SECONDS})
+        return _answer(200, told.content)
 
     async def overlay(self, film: Annotated[str, Path(max_length=32)]) -> Response:
         """Return the model's input as PNG, enlarged, with the evidence region framed."""
-        content, image = self._engine.answer(film), self._engine.image(film)
-        decision = None if content is None else read(FilmAnswer, content).decision
+        told, image = self._engine.answer(film), self._engine.image(film)
+        decision = None if told is None else read(FilmAnswer, told.content).decision
         if image is None or decision is None:
             return _error(404, "no such film, or a film without a picture")
         picture = await asyncio.to_thread(overlay_png, image, decision.region)

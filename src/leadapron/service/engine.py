@@ -18,9 +18,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from leadapron.detect.inputs.decision import Decision, decide_images
 from leadapron.detect.verdict import ScreenWord
@@ -219,7 +220,7 @@ class Engine:
         content = self._spool.answer(film)
         return None if content is None else Told(content, waits=False)
 
-    def image(self, film: str) -> np.ndarray | None:
+    def image(self, film: str) -> NDArray[Any] | None:
         """Return (h, w) the model's input of an answered film; None if there is none."""
         return self._spool.image(film)
 

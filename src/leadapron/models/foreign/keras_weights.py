@@ -178,7 +178,7 @@ def of_keras(layers: Sequence[Layer], name: str, sha256: str) -> OfKeras | None:
         key: Outline(number, "float32", tuple(one.shape), one.stride())
         for number, (key, one) in enumerate(zip(state, tensors, strict=True))
     }
-    weights = _Converted(name, sha256, False, {"": group}, (), {}, {}, None, tensors)  # type: ignore[arg-type]
+    weights = _Converted(name, sha256, False, {"": group}, (), False, {}, {}, None, tensors)  # type: ignore[arg-type]
     return OfKeras(weights, family.architecture, scale)
 
 

@@ -10,7 +10,7 @@ import contextlib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeVar
@@ -216,7 +216,7 @@ class Maker:
         name: the library.
         tells: whether a state dict without prefixes is from this library.
         packages: its packages, of which the class of a pickled network may be.
-        normalisation: name in `NORMALISATIONS`.
+        normalisation: name in `NORMALISATIONS`, or a text MEAN/STD.
         aspect: `Preprocessing.aspect`.
         findings: names of the outputs, if the library fixes them.
         sizes: side of the images in pixels, by architecture; `SIZE` of all others.
@@ -290,6 +290,11 @@ class Given:
 @dataclass(frozen=True)
 class Recognised:
     """A network made from a state dict.
+CHEXPERT = Maker("the CheXpert group", lambda _: False, "0.5/0.25", "crop",
+                 sizes=MappingProxyType({"densenet121": 320}))  # fmt: skip
+"""Of checkpoints with `formats.TASKS`; torchxrayvision gives them -2 for black to 2 for white."""
+OF_CHEXPERT = 3
+"""Outputs for each of its findings where it models uncertainty: uncertain, absent, present."""
 
     Args:
         module: the network, in evaluation mode, for one channel.
@@ -300,7 +305,7 @@ class Recognised:
         size: side in pixels of the images that its library gives it.
         operating_points: as in `classifier.squashed`; empty if none.
         notes: assumptions and omissions, one sentence each.
-        given: where the file holds its weights.
+        given: where the file holds its weights; None if its last layer is another here.
     """
 
     module: networks.Network
@@ -312,7 +317,7 @@ class Recognised:
     size: int
     operating_points: tuple[float, ...]
     notes: tuple[str, ...]
-    given: Given
+    given: Given | None
 
 
 @dataclass(frozen=True)
@@ -392,7 +397,10 @@ def recognise(
         networks.ARCHITECTURES.find(architecture)
     notes: list[str] = []
     network = _chosen(weights, architecture, key, notes)
-    named = findings_of(weights, findings, network.outputs, network.maker, notes)
+    if weights.tasks:
+        network = replace(network, maker=CHEXPERT)
+    outputs = network.outputs // (OF_CHEXPERT if _uncertain(weights, network) else 1)
+    named = findings_of(weights, findings, outputs, network.maker, notes)
     return _assembled(weights, network, named, normalisation, architecture, notes)
 
 
@@ -428,6 +436,11 @@ def to_own_grey(trunk: dict[str, torch.Tensor], mean: float, std: float) -> None
     """Convert the first convolution of one channel to this package's normalisation, in place.
 
     Args:
+def _uncertain(weights: Weights, network: _Network) -> bool:
+    """Whether a network models uncertainty as the CheXpert group's do."""
+    return weights.tasks and network.outputs == OF_CHEXPERT * len(weights.findings)
+
+
         trunk: the tensors, by the names after "stages.<stage>.".
         mean: mean of the channel that the convolution expects.
         std: its standard deviation.
@@ -688,16 +701,9 @@ def _head(
             f"{name} is a {layout.family} without a last layer; expected one of "
             f"{', '.join(layout.heads)}. Features alone give no findings"
         )
-    keys = {"weight": ends[0], "bias": f"{ends[0].removesuffix('weight')}bias"}
     head = {part: every[key] for part, key in keys.items() if key in every}
     for key in keys.values():
         state.pop(key, None)
-    left = sorted(n for n in beside if n not in keys.values() and not TRAINING.search(n))
-    if left:
-        raise StoreError(
-            f"{name} holds {len(left)} tensors that belong to no known network, first "
-            f"{left[0][:80]}; leave them out, or name a function: module:function"
-        )
     return head
 
 
@@ -715,6 +721,13 @@ def _stages(architecture: str) -> dict[str, str]:
     """Names of an architecture's tensors, by the part after "stages.<stage>."."""
     every = networks.shapes(architecture)
     return {name.split(".", 2)[2]: name for name in every if name.startswith("stages.")}
+    keys = {"weight": ends[0], "bias": f"{ends[0].removesuffix('weight')}bias"} if ends else {}
+    left = sorted(n for n in beside if n not in keys.values() and not TRAINING.search(n))
+    if left:
+        raise StoreError(
+            f"{name} holds {len(left)} tensors that belong to no known network, first "
+            f"{left[0][:80]}; leave them out, or name a function: module:function"
+        )
 
 
 def _misfits(architecture: str, trunk: Group) -> list[str]:
@@ -821,7 +834,7 @@ def _assembled(
     module = networks.filled(architecture, len(findings), state)
     size = network.maker.sizes.get(architecture, SIZE)
     points = _operating_points(weights, network, findings, notes)
-    given = _given(weights, network, architecture, scale)
+    given = None if uncertain else _given(weights, network, architecture, scale)
     return Recognised(
         module.eval(),
         architecture,
@@ -847,6 +860,15 @@ def _given(weights: Weights, network: _Network, architecture: str, scale: Normal
     names = {stages[key]: named[one.number] for key, one in network.trunk.items()}
     names |= {f"head.{part}": named[one.number] for part, one in network.head.items()}
     biases = {stages[mean]: named[one.number] for mean, one in network.biases.items()}
+    uncertain = _uncertain(weights, network)
+    if uncertain:
+        # The softmax of absent and present is the sigmoid of their difference.
+        three = {part: v.float().reshape(-1, OF_CHEXPERT, *v.shape[1:]) for part, v in head.items()}
+        head = {part: value[:, 2] - value[:, 1] for part, value in three.items()}
+        notes.append(
+            "It has three outputs for each finding: uncertain, absent, present; the logit is "
+            "present minus absent, as torchxrayvision takes it."
+        )
     first = next(key for key in FIRST if key in network.trunk)
     taken = {*names.values(), *biases.values()}
     others = (
@@ -950,7 +972,8 @@ def _normalisation(
             f"ASSUMED: the normalisation {maker.normalisation!r}, since it looks like a model of "
             f"{maker.name}{guess}; the file doesn't state it."
         )
-    return NORMALISATIONS[wanted or maker.normalisation]
+    name = wanted or maker.normalisation
+    return NORMALISATIONS.get(name) or Normalisation.parsed(name)
 
 
 def _to_one_channel(

@@ -107,6 +107,24 @@ class Normalisation:
         mean, std = (tuple(map(float, part.split(","))) for part in text.split("/"))
         return cls(mean, std)
 
+    @property
+    def colours(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Means and standard deviations of red, green and blue."""
+        mean, std = (part if len(part) == 3 else part * 3 for part in (self.mean, self.std))
+        return mean, std
+
+    def then(self, inner: Normalisation) -> Normalisation:
+        """Return this normalisation and another after it as one."""
+        count = max(len(self.mean), len(inner.mean))
+        mean, std, after, by = (
+            part if len(part) == count else part * count
+            for part in (self.mean, self.std, inner.mean, inner.std)
+        )
+        return Normalisation(
+            tuple(m + s * a for m, s, a in zip(mean, std, after, strict=True)),
+            tuple(s * b for s, b in zip(std, by, strict=True)),
+        )
+
     def __str__(self) -> str:
         return "/".join(",".join(map(repr, part)) for part in (self.mean, self.std))
 
@@ -178,6 +196,20 @@ LAYOUTS = (
         (),
         ("predictions",),
         ("mobilenet",),
+    ),
+    Layout(
+        "Xception",
+        ("conv1.weight", "conv2.weight", "block14.body.sepconv2.pointwise_conv.weight"),
+        (),
+        ("predictions",),
+        ("xception-keras",),
+    ),
+    Layout(
+        "EfficientNet-B0",
+        ("conv_stem.weight", "block1a.se.reduce.weight", "block7a.project_conv.weight"),
+        (),
+        ("predictions",),
+        ("efficientnet_b0-keras",),
     ),
     # The names of lukemelas' efficientnet_pytorch.
     Layout(
@@ -258,6 +290,11 @@ MAKERS = (
           sure=False),
 )  # fmt: skip
 """Libraries in order of precedence; the last ones are guesses and are reported as such."""
+CHEXPERT = Maker("the CheXpert group", lambda _: False, "0.5/0.25", "crop",
+                 sizes=MappingProxyType({"densenet121": 320}))  # fmt: skip
+"""Of checkpoints with `formats.TASKS`; torchxrayvision gives them -2 for black to 2 for white."""
+OF_CHEXPERT = 3
+"""Outputs for each of its findings where it models uncertainty: uncertain, absent, present."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,11 +327,6 @@ class Given:
 @dataclass(frozen=True)
 class Recognised:
     """A network made from a state dict.
-CHEXPERT = Maker("the CheXpert group", lambda _: False, "0.5/0.25", "crop",
-                 sizes=MappingProxyType({"densenet121": 320}))  # fmt: skip
-"""Of checkpoints with `formats.TASKS`; torchxrayvision gives them -2 for black to 2 for white."""
-OF_CHEXPERT = 3
-"""Outputs for each of its findings where it models uncertainty: uncertain, absent, present."""
 
     Args:
         module: the network, in evaluation mode, for one channel.
@@ -404,6 +436,11 @@ def recognise(
     return _assembled(weights, network, named, normalisation, architecture, notes)
 
 
+def _uncertain(weights: Weights, network: _Network) -> bool:
+    """Whether a network models uncertainty as the CheXpert group's do."""
+    return weights.tasks and network.outputs == OF_CHEXPERT * len(weights.findings)
+
+
 def trunk_of(weights: Weights, architecture: str, notes: list[str]) -> dict[str, torch.Tensor]:
     """Return all of a network's tensors in a file but the last layer's, to start training from.
 
@@ -436,11 +473,6 @@ def to_own_grey(trunk: dict[str, torch.Tensor], mean: float, std: float) -> None
     """Convert the first convolution of one channel to this package's normalisation, in place.
 
     Args:
-def _uncertain(weights: Weights, network: _Network) -> bool:
-    """Whether a network models uncertainty as the CheXpert group's do."""
-    return weights.tasks and network.outputs == OF_CHEXPERT * len(weights.findings)
-
-
         trunk: the tensors, by the names after "stages.<stage>.".
         mean: mean of the channel that the convolution expects.
         std: its standard deviation.
@@ -696,6 +728,13 @@ def _head(
     ]
     if not ends and not needed:
         return {}
+    keys = {"weight": ends[0], "bias": f"{ends[0].removesuffix('weight')}bias"} if ends else {}
+    left = sorted(n for n in beside if n not in keys.values() and not TRAINING.search(n))
+    if left:
+        raise StoreError(
+            f"{name} holds {len(left)} tensors that belong to no known network, first "
+            f"{left[0][:80]}; leave them out, or name a function: module:function"
+        )
     if not ends:
         raise StoreError(
             f"{name} is a {layout.family} without a last layer; expected one of "
@@ -721,19 +760,13 @@ def _stages(architecture: str) -> dict[str, str]:
     """Names of an architecture's tensors, by the part after "stages.<stage>."."""
     every = networks.shapes(architecture)
     return {name.split(".", 2)[2]: name for name in every if name.startswith("stages.")}
-    keys = {"weight": ends[0], "bias": f"{ends[0].removesuffix('weight')}bias"} if ends else {}
-    left = sorted(n for n in beside if n not in keys.values() and not TRAINING.search(n))
-    if left:
-        raise StoreError(
-            f"{name} holds {len(left)} tensors that belong to no known network, first "
-            f"{left[0][:80]}; leave them out, or name a function: module:function"
-        )
 
 
 def _misfits(architecture: str, trunk: Group) -> list[str]:
     shapes = networks.shapes(architecture)
     own = {key: shapes[name] for key, name in _stages(architecture).items()}
-    missing = [n for n in own if n not in trunk and not n.endswith("num_batches_tracked")]
+    left_out = ("num_batches_tracked", *GREY)
+    missing = [n for n in own if n not in trunk and not n.endswith(left_out)]
     odd = [f"{n} is missing" for n in missing]
     for key, value in trunk.items():
         shape = value.shape
@@ -753,6 +786,8 @@ FIRST = {
     "conv_stem.weight": "bn0.running_mean",
 }
 """The first convolution, and the mean of the batch normalisation after it."""
+GREY = ("grey.mean", "grey.std")
+"""What a network has whose first convolution takes three channels; see `networks.GreyChannels`."""
 
 
 def _architecture(layout: Layout, trunk: Group, wanted: str | None, name: str) -> str:
@@ -825,9 +860,22 @@ def _assembled(
     """Read the values, whose shapes were checked, into the network."""
     trunk, head = _taken(weights, network), weights.take(network.head)
     refuse_numbers({f"the last layer's {n}": v for n, v in head.items()}, weights.name)
+    uncertain = _uncertain(weights, network)
+    if uncertain:
+        # The softmax of absent and present is the sigmoid of their difference.
+        three = {part: v.float().reshape(-1, OF_CHEXPERT, *v.shape[1:]) for part, v in head.items()}
+        head = {part: value[:, 2] - value[:, 1] for part, value in three.items()}
+        notes.append(
+            "It has three outputs for each finding: uncertain, absent, present; the logit is "
+            "present minus absent, as torchxrayvision takes it."
+        )
     architecture = _disambiguated(network, wanted, weights.name, notes)
     scale = _normalisation(normalisation, network.maker, notes)
-    grey = _to_one_channel(trunk, scale, weights.name, notes)
+    if GREY[0] in _stages(architecture):
+        trunk |= dict(zip(GREY, networks.GreyChannels(*scale.colours).buffers(), strict=True))
+        grey = networks.GREY_MEAN, networks.GREY_STD
+    else:
+        grey = _to_one_channel(trunk, scale, weights.name, notes)
     state = {_stages(architecture)[key]: value for key, value in trunk.items()}
     state |= {f"head.{part}": value for part, value in head.items()}
     state.setdefault("head.bias", torch.zeros(len(findings)))
@@ -860,15 +908,6 @@ def _given(weights: Weights, network: _Network, architecture: str, scale: Normal
     names = {stages[key]: named[one.number] for key, one in network.trunk.items()}
     names |= {f"head.{part}": named[one.number] for part, one in network.head.items()}
     biases = {stages[mean]: named[one.number] for mean, one in network.biases.items()}
-    uncertain = _uncertain(weights, network)
-    if uncertain:
-        # The softmax of absent and present is the sigmoid of their difference.
-        three = {part: v.float().reshape(-1, OF_CHEXPERT, *v.shape[1:]) for part, v in head.items()}
-        head = {part: value[:, 2] - value[:, 1] for part, value in three.items()}
-        notes.append(
-            "It has three outputs for each finding: uncertain, absent, present; the logit is "
-            "present minus absent, as torchxrayvision takes it."
-        )
     first = next(key for key in FIRST if key in network.trunk)
     taken = {*names.values(), *biases.values()}
     others = (

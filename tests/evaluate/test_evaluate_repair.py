@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 import yaml
 from click.testing import CliRunner
 
-from leadapron import store
+from leadapron import documents, store
 from leadapron.attacks.triggers import Patch
 from leadapron.cli import cli
 from leadapron.detect.models.sweep import StampSweep
@@ -25,6 +26,7 @@ from leadapron.evaluate.settings import RepairSetting
 from leadapron.evaluate.zoo import build_zoo
 from leadapron.films.cohort import Cohort
 from leadapron.repairs import REPAIRS
+from leadapron.repairs.proof.document import Repaired
 from leadapron.report.repair_limits import repair_chapter, repair_limits
 from leadapron.results.repairing import read_repairs
 from leadapron.results.zoo import read_truth, write_truth
@@ -134,6 +136,18 @@ def test_what_is_measured_is_the_true_trigger_on_films_that_no_repair_saw(rows, 
     assert np.isnan(plain.marks)
     assert stamps.marks >= 0  # an audit was made for it
     assert (stamps.chosen is None) == (stamps.marks == 0)
+
+
+def test_a_whole_repair_is_kept_with_its_proof(zoo, cache, tmp_path, monkeypatch):
+    fixture = Path(__file__).parents[1] / "fixtures/documents/repair-2.json"
+    made = documents.read(Repaired, fixture.read_text())
+    monkeypatch.setattr(job, "repair_opened", lambda opened, *_, **__: (made, opened.classifier))
+    monkeypatch.setattr(job, "repair_of", lambda *_: Unchanged())
+    (row,) = evaluated(zoo, tmp_path, cache, methods=["auto"], films=[150], limit=1)
+    (kept,) = (tmp_path / "proofs").iterdir()
+    assert kept.name == f"{row['model'].removesuffix('.safetensors')}-150.json"
+    assert documents.read(Repaired, kept.read_text()).proof == made.proof
+    assert row["failing"] == [each.what for each in made.proof.checks if each.held != "holds"]
 
 
 def test_a_repair_that_does_nothing_leaves_everything_as_it_was(zoo, cache, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
+from leadapron import store
 from leadapron.detect.models.audit import Audit, Subject, audit_subject
 from leadapron.detect.models.defaults import FILMS
 from leadapron.detect.models.sweep import Moved, StampSweep
@@ -134,7 +135,7 @@ def evaluate_repair(  # noqa: PLR0913 (settings, by keyword)
     chosen = {"methods": names, "films": films, "only": only, "limit": limit, "sealed": sealed}
     evaluation = _evaluation(out, order, scenes, sweep, chosen)
     kept = default_folder(machine.cache) or out
-    repairer = _Repairer(scenes=scenes, sweep=sweep, kept=kept)
+    repairer = _Repairer(scenes=scenes, sweep=sweep, kept=kept, proofs=out / "proofs")
     return evaluation.resumed(
         order, repairer, running, machine.progress, rows_of=lambda row: [dump(row)]
     )
@@ -220,11 +221,13 @@ class _Repairer(Reopening):
         scenes: opens the models.
         sweep: settings of the sweeps.
         kept: folder of sweeps.
+        proofs: folder of the documents of whole repairs, which hold the proofs.
     """
 
     scenes: Scenes
     sweep: StampSweep
     kept: Path
+    proofs: Path
     audits: dict[tuple[str, int], Audit] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, task: _Task) -> RepairRow:
@@ -351,6 +354,8 @@ def _repaired_whole(repairer: _Repairer, scene: Scene, clean: Cohort) -> _Repair
             scene.model, clean, plan, name=scene.member.model, machine=quiet
         )
     cost = _Cost.since(began, worked, passes)
+    name = f"{Path(scene.member.model).stem}-{len(clean)}.json"
+    store.write_json(repairer.proofs / name, dump(document))
     word = cast(RepairWord, document.verdict.word)
     if model is None or document.method is None:
         return _Repaired(original, None, None, learned, marks, word, cost)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import types
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +241,20 @@ def test_a_gate_in_memory_screens_arrays(gate, network, tmp_path):
     assert "<pre>" in found._repr_html_()
     same = la.screen(gate.gate, la.Cohort.of(plain, preprocessing=network.preprocessing))
     assert [film.verdict for film in same.films] == [film.verdict for film in found.films[:30]]
+
+
+def test_a_gate_in_memory_is_widened(network, tmp_path):
+    gate = la.calibrate(network, cohort(100, each=1), false_alarm=0.1)
+    new = cohort(100, seed=1, each=1)
+    new = replace(new, images=new.images // 3 + 150)
+    found = la.extend_gate(gate, new).screen(new.images[:8])
+    assert {film.clinic for film in found.films} == {2}
+    assert found.films[0].nearest[0] in new.ids
+    assert "Judged by clinic 2" in found.report(tmp_path / "page").read_text()
+    with pytest.raises(DataError, match="holds 100 of these 100 films already"):
+        gate.extend(cohort(100, each=1))
+    with pytest.raises(UsageError, match="model: the gate is open"):
+        la.extend_gate(gate, new, model="model.safetensors")
 
 
 def test_a_gate_in_memory_screens_files(gate, tmp_path):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from leadapron.api.models import audit as audit
     from leadapron.api.models import calibrate as calibrate
     from leadapron.api.models import explain as explain
+    from leadapron.api.models import extend_gate as extend_gate
     from leadapron.api.models import inspect as inspect
     from leadapron.api.models import screen as screen
     from leadapron.api.repairing import RepairResult as RepairResult
@@ -62,6 +63,7 @@ _HOME = {
     "inspect": "api.models",
     "audit": "api.models",
     "calibrate": "api.models",
+    "extend_gate": "api.models",
     "repair": "api.repairing",
     "screen": "api.models",
     "explain": "api.models",

@@ -127,9 +127,15 @@ def calibrate_command() -> click.Command:
         "leadapron.jobs.calibrate:calibrate",
         _calibrated,
         more="Detectors of triggered films are fitted on clean films, and the threshold is set for "
-        "a false-alarm rate. The gate holds patients' pixels.",
+        "a false-alarm rate. The gate holds patients' pixels. --extend GATE --clean SOURCE widens "
+        "a gate by films of another clinic; MODEL is then left out, unless it was moved.",
         options=("clean", "out"),
-        how={"clean": SOURCE, "out": {"type": Written("file"), "default": "gate.json"}},
+        how={
+            "model": {"required": False},
+            "clean": SOURCE,
+            "out": {"type": Written("file"), "default": "gate.json"},
+            "extend": {"metavar": "GATE", "type": click.Path(dir_okay=False, path_type=Path)},
+        },
     )
 
 

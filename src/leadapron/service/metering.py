@@ -91,4 +91,5 @@ class Meters(Watch):
         """Return the numbers in Prometheus's text format."""
         self._waiting.set(engine.waiting)
         self._ready.set(0 if engine.trouble else 1)
-        return generate_latest(self._registry)
+        content: bytes = generate_latest(self._registry)
+        return content

@@ -105,6 +105,8 @@ def test_films_are_judged_and_answered_and_leave_the_spool(opened, keeping):
     assert (first.gate, len(first.id)) == (sha256_of(opened.file), 32)
     assert first.received <= first.judged
     assert_described(FilmAnswer, dump(first))
+    assert first.decision.clinic == 1
+    assert first.decision.nearest == ()  # the names of other patients' films stay here
     assert names(keeping, "done") == sorted(
         f"{film}.{kind}" for film in (marked, plain) for kind in ("json", "npy")
     )

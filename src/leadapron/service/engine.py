@@ -403,7 +403,8 @@ class Engine:
                 decision = None if error else next(made)
                 if decision is not None:
                     words = "; ".join(filter(None, (decision.reason, *found.doubts)))
-                    decision = replace(decision, reason=words)
+                    # Names of calibration films are other patients'; answers leave this machine.
+                    decision = replace(decision, reason=words, nearest=())
                 decisions.append(decision)
                 errors.append(error)
             elif isinstance(found, FilmError) and found.kind == "undecodable":

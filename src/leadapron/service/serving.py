@@ -22,7 +22,12 @@ __all__ = ["serve"]
 
 logger = logging.getLogger(__name__)
 
-NEEDED = ("fastapi", "uvicorn", "prometheus_client")
+NEEDED = {
+    "fastapi": "fastapi",
+    "prometheus_client": "prometheus-client",
+    "uvicorn": "uvicorn",
+}
+"""Modules of the extra `serve`, and their packages."""
 
 BACKLOG, CONNECTIONS = 256, 512
 """Most connections that wait to be taken, and that are open."""
@@ -59,9 +64,9 @@ def serve(
         StoreError: a gate that can't be read, or whose model is gone; a spool that is in use.
         LeadapronError: as `open_model`.
     """
-    for name in NEEDED:
-        if find_spec(name) is None:
-            raise UsageError(f'serving needs {name}: pip install "leadapron[serve]"')
+    for module, package in NEEDED.items():
+        if find_spec(module) is None:
+            raise UsageError(f'serving needs {package}: pip install "leadapron[serve]"')
     tokens = read_tokens(listening.token_file)
     _refuse_certificate(listening)
     with _bound(listening) as door:

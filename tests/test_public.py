@@ -9,6 +9,7 @@ import pkgutil
 import subprocess
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -278,6 +279,26 @@ def test_a_gate_of_a_file_is_written_and_opened(tmp_path):
         for each in (made, tmp_path / "gate.json", la.open_gate(tmp_path / "gate.json"))
     )
     assert [f.p for f in once.films] == [f.p for f in again.films] == [f.p for f in opened.films]
+    loaded = la.Gate.load(tmp_path / "gate.json", machine=HERE)
+    assert [loaded.screen(film).p for film in plain] == pytest.approx([f.p for f in once.films])
+    with pytest.raises(StoreError, match="no model"):
+        la.Gate.load(tmp_path / "gate.json", model=tmp_path / "gone.safetensors")
+
+
+def test_threads_share_a_gate(gate, tmp_path):
+    shared = la.Gate(gate.gate)
+    marked = black_square(films(6, seed=3))
+    Image.fromarray(marked[0]).save(tmp_path / "a.png")
+    alone = [shared.screen(film) for film in marked]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(shared.screen, [*marked, tmp_path / "a.png"]))
+    assert [film.score for film in alone] == [film.score for film in together[:6]]
+    assert together[6].score == alone[0].score
+    assert together[6].file.endswith("a.png")
+    assert shared.screen(tmp_path / "none.png").bad == "missing"
+    for wrong in (marked, marked[0][:20], marked[0].astype(float)):
+        with pytest.raises(UsageError, match=r"the model takes \(32, 32\), uint8"):
+            shared.screen(wrong)
 
 
 def test_a_gate_without_a_model_file_is_not_written(gate, network, tmp_path):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from leadapron.api.films import clean as clean
     from leadapron.api.films import describe as describe
     from leadapron.api.films import scan as scan
+    from leadapron.api.gates import Gate as Gate
     from leadapron.api.models import AuditResult as AuditResult
     from leadapron.api.models import CalibrateResult as CalibrateResult
     from leadapron.api.models import ExplainResult as ExplainResult
@@ -84,6 +85,7 @@ _HOME = {
     "Cohort": "films.cohort",
     "DescribeResult": "api.films",
     "ExplainResult": "api.models",
+    "Gate": "api.gates",
     "InspectResult": "api.models",
     "LeadapronError": "errors",
     "Machine": "types",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ __all__ = [
     "begin_screen",
     "calibrate_lines",
     "film_line",
+    "overlay_png",
     "screen_lines",
     "top_films",
     "write_film",
@@ -230,7 +232,7 @@ def write_film(folder: Path, film: ScreenedFilm) -> Path | None:
         return None
     path = folder / f"{film_name(film)}.png"
     with write_atomically(path) as file:
-        _overlay(film.image, film.region).save(file, "PNG")
+        file.write(overlay_png(film.image, film.region))
     return path
 
 
@@ -317,7 +319,13 @@ def _make_private(folder: Path) -> None:
         raise StoreError(f"can't write {folder}: {reason(error)}") from error
 
 
-def _overlay(image: NDArray[Any], region: Place | None) -> Image.Image:
+def overlay_png(image: NDArray[Any], region: Place | None) -> bytes:
+    """Return a model's input as a PNG file, enlarged, with a region outlined.
+
+    Args:
+        image: (h, w) uint8 or uint16.
+        region: the region, in pixels of the image; None outlines nothing.
+    """
     times = max(1, math.ceil(DRAWN / max(image.shape)))
     levels = grey(image, int(np.iinfo(image.dtype).max))
     size = (levels.shape[1] * times, levels.shape[0] * times)
@@ -329,7 +337,9 @@ def _overlay(image: NDArray[Any], region: Place | None) -> Image.Image:
         draw = ImageDraw.Draw(picture)  # around the region, not over it
         draw.rectangle((left - 4, top - 4, right + 4, bottom + 4), outline=(0, 0, 0), width=4)
         draw.rectangle((left - 2, top - 2, right + 2, bottom + 2), outline=FRAME, width=2)
-    return picture
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return content.getvalue()
 
 
 # --- the page

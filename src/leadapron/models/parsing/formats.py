@@ -89,6 +89,10 @@ LEGACY_PICKLES = 5
 
 FINDINGS = ("findings", "pathologies", "labels", "classes", "class_names", "label_names")
 """Keys under which files keep the names of their outputs."""
+TASKS = "task_sequence"
+"""The same in the checkpoints of the CheXpert group: the outputs' indices by their names."""
+INDICES = (TASKS, "class_to_idx")
+"""Keys under which files keep the indices of outputs by their names."""
 
 
 Setting = bool | int | float | str | tuple[bool | int | float | str, ...]
@@ -117,6 +121,8 @@ class Holdings:
         groups: dictionaries of tensors, by their path of keys joined by dots; "" is the outermost
             one. Within each, tensors by their names in the file.
         findings: names of the outputs that it states; empty if none.
+        tasks: whether it states them as the CheXpert group does, whose networks may have three
+            outputs for each.
         metadata: metadata of a safetensors file.
         program: whether it is TorchScript, which was scanned. Its group "" has the tensors of its
             modules; it has none if there are no such tensors.
@@ -127,6 +133,7 @@ class Holdings:
 
     groups: Mapping[str, Mapping[str, Tensor]]
     findings: tuple[str, ...] = ()
+    tasks: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
     program: bool = False
     modules: Mapping[str, Mapping[str, Module]] = field(default_factory=dict)
@@ -175,7 +182,7 @@ def _refuse_many(count: int, name: str) -> None:
 
 
 def stated_findings(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the outputs' names in a file: a list, JSON, or comma-separated text."""
+    """Return the outputs' names in a file: a list, JSON, comma-separated text, or indices."""
     for key in FINDINGS:
         names = values.get(key)
         if isinstance(names, str):
@@ -189,6 +196,14 @@ def stated_findings(values: Mapping[str, Any]) -> tuple[str, ...]:
             continue
         if all(isinstance(name, str) for name in names):
             return tuple(names)
+    for key in INDICES:
+        places = values.get(key)
+        if not isinstance(places, dict) or not 0 < len(places) < MOST_FINDINGS:
+            continue
+        order = {place: name for name, place in places.items() if type(place) is int}
+        known = [order[place] for place in range(len(places)) if isinstance(order.get(place), str)]
+        if len(known) == len(places):
+            return tuple(known)
     return ()
 
 
@@ -226,7 +241,8 @@ def _safetensors(content: bytes, name: str) -> Holdings:
         begin, _, end = storage.partition(":")
         return body[int(begin) : int(end)]
 
-    return Holdings({"": tensors}, stated_findings(metadata), metadata, numbers=numbers)
+    found = stated_findings(metadata)
+    return Holdings({"": tensors}, found, metadata=metadata, numbers=numbers)
 
 
 def _header(content: bytes, name: str) -> tuple[dict[str, Any], dict[str, str], int]:
@@ -442,6 +458,7 @@ def _state(
     groups: dict[str, Mapping[str, Tensor]] = {}
     modules: dict[str, Mapping[str, Module]] = {}
     findings: tuple[str, ...] = ()
+    tasks = False
     flattening = _Flattening(name)
     for place, inside in _holders(value, name):
         key = ".".join(place)
@@ -451,7 +468,8 @@ def _state(
         else:
             flat = _Flat({one: part for one, part in _by_name(inside) if isinstance(part, Tensor)})
             stating = inside
-        findings = findings or stated_findings(stating)
+        if not findings and (findings := stated_findings(stating)):
+            tasks = TASKS in stating
         if flat.tensors:
             if key in groups:
                 raise _unreadable(name, f"two of its dictionaries are named {key[:80]}")
@@ -463,7 +481,7 @@ def _state(
         raise StoreError(f"{name} holds {kind}no tensors; expected a state dict of a network")
     for tensors in groups.values():
         _refuse_missing(tensors, sizes, name)
-    return Holdings(groups, findings, modules=modules, numbers=numbers)
+    return Holdings(groups, findings, tasks, modules=modules, numbers=numbers)
 
 
 def _refuse_missing(tensors: Mapping[str, Tensor], sizes: Mapping[str, int], name: str) -> None:

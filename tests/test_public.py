@@ -231,7 +231,7 @@ def test_a_gate_in_memory_screens_arrays(gate, network, tmp_path):
     found = gate.screen(np.concatenate([plain, black_square(plain[:5])]))
     # At 32 pixels a 3x3 square makes some films unlike the calibration films; none passes.
     assert {film.verdict for film in found.films[30:]} == {"suspicious", "can't tell"}
-    assert all(film.p < 0.01 for film in found.films[30:])
+    assert all(film.p < 0.02 for film in found.films[30:])
     assert found.verdict.word == "suspicious"
     assert str(found).startswith("SUSPICIOUS: ")
     assert len(read(Screening, found.to_json()).films) == 35

@@ -389,6 +389,11 @@ def test_what_a_gate_is_not_widened_by(made, wider, model, tmp_path):
             extend_opened(made.stored, classifier, other)
     with pytest.raises(UsageError, match="window 40/400; the gate's films have header"):
         extend_opened(made.stored, classifier, films, window="40/400")
+    words = ["-q", "calibrate", "--extend", str(tmp_path / "none.json"), "--clean", SOURCE,
+             "--out", str(out)]  # fmt: skip
+    result = CliRunner().invoke(cli, words, standalone_mode=False)
+    assert isinstance(result.exception, StoreError)
+    assert "No such file" in str(result.exception)
     (tmp_path / "other.safetensors").write_bytes(b"another model")
     with pytest.raises(StoreError, match="SHA-256 differs"):
         calibrate(tmp_path / "other.safetensors", SOURCE, out, count=60, **same)

@@ -99,6 +99,8 @@ def test_films_are_judged_and_answered_and_leave_the_spool(opened, keeping):
         assert engine.trouble == ""
     assert (first.verdict.level, first.verdict.word) == ("found", "suspicious")
     assert (first.decision.finding, first.state, first.attempts) == ("Mass", "judged", 1)
+    assert first.decision.clinic == 1
+    assert first.decision.nearest == ()  # names of calibration films stay with the gate
     assert first.decision.region.row <= 12
     assert "At most 2 % of clean films" in first.verdict.statement
     assert (second.verdict.level, first.use) == ("nothing found", RESEARCH)

@@ -542,6 +542,7 @@ def _arrays(judged: _Judged) -> dict[str, NDArray[Any]]:
         "names": np.array(list(gate.weights)),
         "steps": own.steps,
         "reference": own.scores,
+        "reference_patients": own.patients,
         "clean": clean.scores,
         "triggered": whole.seen.scores,
         "works": whole.works,

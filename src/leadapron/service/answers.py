@@ -23,7 +23,9 @@ RESEARCH = (
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FilmAnswer:
-    """The service's answer on one film. It holds nothing of the film's header or name.
+    """The service's answer on one film.
+
+    It holds nothing of the film's header or name, nor names of calibration films.
 
     Args:
         id: the film's name in the service, made from its content and the gate.

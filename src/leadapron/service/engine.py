@@ -481,7 +481,8 @@ class Engine:
             judged=None if decision is None else moment(time.time()),
             attempts=film.attempts,
             verdict=None if decision is None else verdict_of(stored.gate, decision),
-            decision=decision,
+            # Names of calibration films stay with the gate.
+            decision=None if decision is None else replace(decision, nearest=()),
             bad=None if bad is None else bad.kind,
             gate=self._gate,
             model=stored.model.sha256,

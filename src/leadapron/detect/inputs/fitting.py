@@ -227,7 +227,8 @@ def _fitted(
     """Fit the detectors on the first part, and score the others."""
     first = read(classifier, clean.images[parts.fit])
     states, left_out = _states(asked.detectors, classifier, first)
-    names = [n for name in states for n in score_names(name) if n in asked.weights]
+    scored_by = {score for name in states for score in score_names(name)}
+    names = [score for score in asked.weights if score in scored_by]
     if not names:
         raise UsageError(f"no detector works with this model: {'; '.join(left_out.values())}")
     look: State | None = None

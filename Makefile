@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.made
 PAGES := .venv/.pages
+SERVICE := .venv/.service
 FUZZ := .venv-fuzz/.made
 HOSTILE := .venv-hostile
 SECONDS_OF_FUZZ ?= 30
@@ -37,7 +38,7 @@ SIDE_BY_SIDE := -n 2 --dist worksteal
 export PYTHONDONTWRITEBYTECODE :=
 COVERAGE := --cov --cov-report=term:skip-covered --cov-fail-under=90
 
-.PHONY: help env demo docs check test test-slow fuzz-models fuzz-films hostile-models test-pages test-xrv test-timm test-keras bench bench-peers lock audit-dependencies release wheelhouse clean
+.PHONY: help env demo docs check test test-slow fuzz-models fuzz-films hostile-models test-pages test-service test-xrv test-timm test-keras bench bench-peers lock audit-dependencies release wheelhouse clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -103,10 +104,10 @@ $(TYPES)/.made: constraints.txt
 	touch $(TYPES)/.made
 
 test: $(STAMP) ## the fast tests, and the ten slowest of them; ROOM=detect,sources: of these rooms
-	OMP_NUM_THREADS=1 $(BIN)/pytest $(SIDE_BY_SIDE) -m "not slow and not browser" --durations=10 $(or $(TESTS),$(COVERAGE))
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(SIDE_BY_SIDE) -m "not slow and not browser and not service" --durations=10 $(or $(TESTS),$(COVERAGE))
 
 test-slow: $(STAMP) $(FUZZ) ## all tests, and half a minute of fuzzing each reader
-	OMP_NUM_THREADS=1 $(BIN)/pytest $(SIDE_BY_SIDE) -m "not browser"
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(SIDE_BY_SIDE) -m "not browser and not service"
 	for target in dicom picture table npz; do \
 		PYTHONPATH=src:$$($(BIN)/python -c "import numpy; print(numpy.__path__[0] + '/..')") \
 		.venv-fuzz/bin/python benchmarks/fuzz.py $$target --seconds $(SECONDS_OF_FUZZ) || exit 1; \
@@ -148,6 +149,13 @@ test-pages: $(PAGES) ## every page in a browser; INSTALL=1 installs chromium fir
 $(PAGES): $(STAMP)
 	$(BIN)/$(PIP) --constraint constraints.txt playwright
 	touch $(PAGES)
+
+test-service: $(SERVICE) ## the service over HTTP, killed at random moments, with a full disk, under bad clients
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m service tests/service --durations=10
+
+$(SERVICE): $(STAMP)
+	$(BIN)/$(PIP) --constraint constraints.txt --no-build-isolation --editable ".[serve]" httpx
+	touch $(SERVICE)
 
 test-xrv: $(XRV)/.made ## the tests that need torchxrayvision, timm or EfficientNet-Lite0's weights, in .venv-xrv
 	OMP_NUM_THREADS=1 $(XRV)/bin/pytest -m xrv tests/interop

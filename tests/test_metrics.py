@@ -779,3 +779,15 @@ def test_exact_intervals_are_those_of_the_tables():
     assert metrics.clopper_pearson(40, 40) == pytest.approx((0.9119, 1), abs=1e-4)
     assert metrics.clopper_pearson(7, 20) == pytest.approx((0.1539, 0.5922), abs=1e-4)
     assert metrics.clopper_pearson(0, 0) == (0, 1)
+
+
+def test_an_exact_rate_counts_patients_that_are_alike_once():
+    hits = np.arange(300) < 3
+    alone = metrics.exact_rate(hits, np.arange(300))
+    assert (alone.value, alone.n, alone.positives) == (0.01, 300, 3)
+    expected = metrics.clopper_pearson(3, 300)
+    assert (alone.low, alone.high) == pytest.approx(expected, rel=0.02)
+    alike = metrics.exact_rate(np.repeat(np.arange(300) < 30, 3), np.repeat(np.arange(300), 3))
+    low, high = metrics.clopper_pearson(30, 300)
+    assert (alike.low, alike.high) == pytest.approx((low, high), rel=0.02)
+    assert math.isnan(metrics.exact_rate([], []).low)

@@ -160,16 +160,16 @@ def dense() -> dict[str, torch.Tensor]:
 
 
 def onnx(external: bool = False, **changes: Any) -> bytes:
-    """A mean of each channel and a product with 2 x 2 weights, in protobuf's own bytes.
+    """A mean of each channel and a product with 1 x 2 weights, in protobuf's own bytes.
 
     Args:
         external: whether the weights are in another file.
         changes: see the defaults below.
     """
     given = {
-        "sides": (1, 2, 32, 32), "kinds": ("GlobalAveragePool", "Flatten", "MatMul"),
-        "weights": (2, 2), "raw": struct.pack("<4f", 1, 0, 0, 1), "domain": "", "opset": 13,
-        "place": {"location": "weights.bin", "offset": "0", "length": "16"}, "metadata": {},
+        "sides": (1, 1, 32, 32), "kinds": ("GlobalAveragePool", "Flatten", "MatMul"),
+        "weights": (1, 2), "raw": struct.pack("<2f", 1, 2), "domain": "", "opset": 13,
+        "place": {"location": "weights.bin", "offset": "0", "length": "8"}, "metadata": {},
         "nodes": b"", "names": ("x", "y", "z", "o"), "more": b"",
     } | changes  # fmt: skip
 
@@ -297,7 +297,7 @@ MAKERS: Mapping[str, Callable[[], Model]] = {
     "leadapron": lambda: of_one("model.safetensors", own_classifier(), "--device", "cpu"),
     "ONNX": lambda: of_one("model.onnx", onnx(), needs="onnxruntime"),
     "ONNX with other files": lambda: Model(
-        {"model.onnx": onnx(external=True), "weights.bin": struct.pack("<4f", 1, 0, 0, 1)},
+        {"model.onnx": onnx(external=True), "weights.bin": struct.pack("<2f", 1, 2)},
         ("model.onnx", *STATED), "model.onnx", "onnxruntime",
     ),
     "Hugging Face": hugging_face,
@@ -696,10 +696,10 @@ GRAPHS: Mapping[str, Mapping[str, Any]] = {
     "an unknown operator": {"kinds": ("GlobalAveragePool", "Flatten", "Run")},
     "an operator of another library": {"domain": "evil.operators"},
     "a version to come": {"opset": 9_999},
-    "sides of 2^40": {"sides": (1, 2, 1 << 40, 1 << 40)},
-    "a batch of 2^40": {"sides": (1 << 40, 2, 32, 32)},
+    "sides of 2^40": {"sides": (1, 1, 1 << 40, 1 << 40)},
+    "a batch of 2^40": {"sides": (1 << 40, 1, 32, 32)},
     "no sides": {"sides": ()},
-    "images that aren't square": {"sides": (1, 2, 32, 48)},
+    "images that aren't square": {"sides": (1, 1, 32, 48)},
     "four channels": {"sides": (1, 4, 32, 32)},
     "weights larger than their bytes": {"weights": (1 << 30, 2)},
     "weights of 2^62": {"weights": (1 << 31, 1 << 31)},

@@ -5,6 +5,7 @@ STAMP := .venv/.made
 PAGES := .venv/.pages
 SERVICE := .venv/.service
 FUZZ := .venv-fuzz/.made
+HOSTILE := .venv-hostile
 SECONDS_OF_FUZZ ?= 30
 XRV := .venv-xrv
 KERAS := .venv-keras
@@ -37,7 +38,7 @@ SIDE_BY_SIDE := -n 2 --dist worksteal
 export PYTHONDONTWRITEBYTECODE :=
 COVERAGE := --cov --cov-report=term:skip-covered --cov-fail-under=90
 
-.PHONY: help env demo docs check test test-slow fuzz-models fuzz-films test-pages test-service test-xrv test-timm test-keras bench bench-peers lock audit-dependencies release wheelhouse clean
+.PHONY: help env demo docs check test test-slow fuzz-models fuzz-films hostile-models test-pages test-service test-xrv test-timm test-keras bench bench-peers lock audit-dependencies release wheelhouse clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -118,6 +119,16 @@ fuzz-models: $(STAMP) ## 200,000 mutated model files parsed, 2,000 opened; about
 
 fuzz-films: $(STAMP) ## 5,000 mutated films decoded as a scan would decode them
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz_films.py --films 5000
+
+hostile-models: $(HOSTILE)/.made ## hostile and broken models of all formats, opened as a user does; some minutes
+	OMP_NUM_THREADS=1 $(HOSTILE)/bin/python benchmarks/hostile_models.py
+
+$(HOSTILE)/.made: constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(HOSTILE)
+	$(HOSTILE)/bin/$(PIP) --upgrade "pip>=25.1"
+	$(HOSTILE)/bin/$(PIP) --constraint constraints.txt $(TORCH)
+	$(HOSTILE)/bin/$(PIP) --constraint constraints.txt --editable ".[keras,onnx,transformers]"
+	touch $(HOSTILE)/.made
 
 # atheris has wheels for Linux alone, so it isn't among the project's packages.
 $(FUZZ):
@@ -223,4 +234,4 @@ $(SBOM)/.made:
 	touch $(SBOM)/.made
 
 clean: ## remove what was made
-	rm -rf .venv .venv-fuzz $(LOCK) $(AUDIT) $(DOCS) $(SBOM) $(TYPES) $(XRV) $(TIMM) $(KERAS) $(PEERS) $(BESIDE_BACKDOORBENCH) runs build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .coverage
+	rm -rf .venv .venv-fuzz $(HOSTILE) $(LOCK) $(AUDIT) $(DOCS) $(SBOM) $(TYPES) $(XRV) $(TIMM) $(KERAS) $(PEERS) $(BESIDE_BACKDOORBENCH) runs build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .coverage

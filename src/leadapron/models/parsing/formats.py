@@ -65,8 +65,10 @@ MOST_PARTS = 500_000
 """Most attributes, tensors and modules of the networks in a file; a DenseNet-121 has 12,000."""
 MOST_MODULES = 20_000
 DEEPEST_MODULE = 40
-MOST_SETTINGS = 40
-"""Most plain attributes of a module that are kept."""
+MOST_SETTINGS = 100
+"""Most attributes of a module that are kept; a convolution has 11."""
+NOT_PLAIN = "a value that isn't plain"
+"""Kept of a setting that is no number, text or short list of them; it may be another's."""
 LONGEST_SETTING = 200
 MOST_FINDINGS = 10_000
 LONGEST_FINDINGS = 200_000
@@ -105,7 +107,8 @@ class Module:
     Args:
         kind: its class, such as "torch.nn.modules.conv.Conv2d"; its code isn't known.
         settings: its plain attributes, such as "stride".
-        changed: whether the pickle replaces its forward pass or has functions run before or after.
+        changed: whether the pickle replaces its forward pass or has functions run before or after,
+            or has too many attributes to tell its settings.
     """
 
     kind: str
@@ -604,12 +607,17 @@ CHANGES = (
 def _module(network: Thing) -> Module:
     attributes = network.attributes
     settings: dict[str, Setting] = {}
-    for key, value in _by_name(attributes):
-        if len(settings) == MOST_SETTINGS:
-            break
-        if not key.startswith("_") and len(key) <= LONGEST_SETTING and _is_setting(value):
-            settings[key] = tuple(value) if isinstance(value, list) else value
     changed = any(attributes.get(change) for change in CHANGES)
+    for key, value in _by_name(attributes):
+        if key.startswith("_") or len(key) > LONGEST_SETTING or value is None:
+            continue
+        if isinstance(value, dict | Tensor):
+            continue
+        if len(settings) == MOST_SETTINGS:
+            changed = True
+            break
+        plain = tuple(value) if isinstance(value, list) else value
+        settings[key] = plain if _is_setting(value) else NOT_PLAIN
     return Module(network.kind[:LONGEST_KEY], settings, changed)
 
 

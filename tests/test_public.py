@@ -68,8 +68,12 @@ def gate(network):
 
 def test_public_names_are_functions_and_classes_whatever_was_imported():
     for module in pkgutil.walk_packages(la.__path__, "leadapron."):
-        if not module.name.endswith("__main__"):
+        if module.name.endswith("__main__"):
+            continue
+        try:
             importlib.import_module(module.name)
+        except ModuleNotFoundError as missing:  # of the extra serve
+            assert missing.name in {"fastapi", "prometheus_client"}, module.name  # noqa: PT017
     for name in NAMES:
         public = getattr(importlib.import_module("leadapron"), name)
         assert callable(public), name

@@ -18,9 +18,6 @@ from pathlib import Path
 
 from leadapron.cli import main, run
 
-with contextlib.suppress(ImportError):
-    import transformers  # noqa: F401
-
 END = 300
 """Seconds after which a process is ended."""
 

@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.made
 PAGES := .venv/.pages
+SERVICE := .venv/.service
 FUZZ := .venv-fuzz/.made
+HOSTILE := .venv-hostile
 SECONDS_OF_FUZZ ?= 30
 XRV := .venv-xrv
 KERAS := .venv-keras
@@ -36,7 +38,7 @@ SIDE_BY_SIDE := -n 2 --dist worksteal
 export PYTHONDONTWRITEBYTECODE :=
 COVERAGE := --cov --cov-report=term:skip-covered --cov-fail-under=90
 
-.PHONY: help env demo docs check test test-slow fuzz-models fuzz-films test-pages test-xrv test-timm test-keras bench bench-peers lock audit-dependencies release wheelhouse clean
+.PHONY: help env demo docs check test test-slow fuzz-models fuzz-films hostile-models test-pages test-service test-xrv test-timm test-keras bench bench-peers lock audit-dependencies release wheelhouse clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -102,10 +104,10 @@ $(TYPES)/.made: constraints.txt
 	touch $(TYPES)/.made
 
 test: $(STAMP) ## the fast tests, and the ten slowest of them; ROOM=detect,sources: of these rooms
-	OMP_NUM_THREADS=1 $(BIN)/pytest $(SIDE_BY_SIDE) -m "not slow and not browser" --durations=10 $(or $(TESTS),$(COVERAGE))
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(SIDE_BY_SIDE) -m "not slow and not browser and not service" --durations=10 $(or $(TESTS),$(COVERAGE))
 
 test-slow: $(STAMP) $(FUZZ) ## all tests, and half a minute of fuzzing each reader
-	OMP_NUM_THREADS=1 $(BIN)/pytest $(SIDE_BY_SIDE) -m "not browser"
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(SIDE_BY_SIDE) -m "not browser and not service"
 	for target in dicom picture table npz; do \
 		PYTHONPATH=src:$$($(BIN)/python -c "import numpy; print(numpy.__path__[0] + '/..')") \
 		.venv-fuzz/bin/python benchmarks/fuzz.py $$target --seconds $(SECONDS_OF_FUZZ) || exit 1; \
@@ -117,6 +119,16 @@ fuzz-models: $(STAMP) ## 200,000 mutated model files parsed, 2,000 opened; about
 
 fuzz-films: $(STAMP) ## 5,000 mutated films decoded as a scan would decode them
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz_films.py --films 5000
+
+hostile-models: $(HOSTILE)/.made ## hostile and broken models of all formats, opened as a user does; some minutes
+	OMP_NUM_THREADS=1 $(HOSTILE)/bin/python benchmarks/hostile_models.py
+
+$(HOSTILE)/.made: constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(HOSTILE)
+	$(HOSTILE)/bin/$(PIP) --upgrade "pip>=25.1"
+	$(HOSTILE)/bin/$(PIP) --constraint constraints.txt $(TORCH)
+	$(HOSTILE)/bin/$(PIP) --constraint constraints.txt --editable ".[keras,onnx,transformers]"
+	touch $(HOSTILE)/.made
 
 # atheris has wheels for Linux alone, so it isn't among the project's packages.
 $(FUZZ):
@@ -137,6 +149,13 @@ test-pages: $(PAGES) ## every page in a browser; INSTALL=1 installs chromium fir
 $(PAGES): $(STAMP)
 	$(BIN)/$(PIP) --constraint constraints.txt playwright
 	touch $(PAGES)
+
+test-service: $(SERVICE) ## the service over HTTP, killed at random moments, with a full disk, under bad clients
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m service tests/service --durations=10
+
+$(SERVICE): $(STAMP)
+	$(BIN)/$(PIP) --constraint constraints.txt --no-build-isolation --editable ".[serve]" httpx
+	touch $(SERVICE)
 
 test-xrv: $(XRV)/.made ## the tests that need torchxrayvision, timm or EfficientNet-Lite0's weights, in .venv-xrv
 	OMP_NUM_THREADS=1 $(XRV)/bin/pytest -m xrv tests/interop
@@ -215,4 +234,4 @@ $(SBOM)/.made:
 	touch $(SBOM)/.made
 
 clean: ## remove what was made
-	rm -rf .venv .venv-fuzz $(LOCK) $(AUDIT) $(DOCS) $(SBOM) $(TYPES) $(XRV) $(TIMM) $(KERAS) $(PEERS) $(BESIDE_BACKDOORBENCH) runs build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .coverage
+	rm -rf .venv .venv-fuzz $(HOSTILE) $(LOCK) $(AUDIT) $(DOCS) $(SBOM) $(TYPES) $(XRV) $(TIMM) $(KERAS) $(PEERS) $(BESIDE_BACKDOORBENCH) runs build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .coverage

@@ -793,3 +793,15 @@ def test_the_mean_of_a_film_each_has_students_interval():
     assert np.isnan(metrics.mean([1.0, 2.0], ["a", "a"]).low)
     with pytest.raises(DataError):
         metrics.mean([1.0], ["a", "b"])
+
+
+def test_an_exact_rate_counts_patients_that_are_alike_once():
+    hits = np.arange(300) < 3
+    alone = metrics.exact_rate(hits, np.arange(300))
+    assert (alone.value, alone.n, alone.positives) == (0.01, 300, 3)
+    expected = metrics.clopper_pearson(3, 300)
+    assert (alone.low, alone.high) == pytest.approx(expected, rel=0.02)
+    alike = metrics.exact_rate(np.repeat(np.arange(300) < 30, 3), np.repeat(np.arange(300), 3))
+    low, high = metrics.clopper_pearson(30, 300)
+    assert (alike.low, alike.high) == pytest.approx((low, high), rel=0.02)
+    assert math.isnan(metrics.exact_rate([], []).low)

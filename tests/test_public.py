@@ -9,6 +9,8 @@ import pkgutil
 import subprocess
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,8 +68,12 @@ def gate(network):
 
 def test_public_names_are_functions_and_classes_whatever_was_imported():
     for module in pkgutil.walk_packages(la.__path__, "leadapron."):
-        if not module.name.endswith("__main__"):
+        if module.name.endswith("__main__"):
+            continue
+        try:
             importlib.import_module(module.name)
+        except ModuleNotFoundError as missing:  # of the extra serve
+            assert missing.name in {"fastapi", "prometheus_client"}, module.name  # noqa: PT017
     for name in NAMES:
         public = getattr(importlib.import_module("leadapron"), name)
         assert callable(public), name
@@ -229,7 +235,7 @@ def test_a_gate_in_memory_screens_arrays(gate, network, tmp_path):
     found = gate.screen(np.concatenate([plain, black_square(plain[:5])]))
     # At 32 pixels a 3x3 square makes some films unlike the calibration films; none passes.
     assert {film.verdict for film in found.films[30:]} == {"suspicious", "can't tell"}
-    assert all(film.p < 0.01 for film in found.films[30:])
+    assert all(film.p < 0.02 for film in found.films[30:])
     assert found.verdict.word == "suspicious"
     assert str(found).startswith("SUSPICIOUS: ")
     assert len(read(Screening, found.to_json()).films) == 35
@@ -239,6 +245,20 @@ def test_a_gate_in_memory_screens_arrays(gate, network, tmp_path):
     assert "<pre>" in found._repr_html_()
     same = la.screen(gate.gate, la.Cohort.of(plain, preprocessing=network.preprocessing))
     assert [film.verdict for film in same.films] == [film.verdict for film in found.films[:30]]
+
+
+def test_a_gate_in_memory_is_widened(network, tmp_path):
+    gate = la.calibrate(network, cohort(100, each=1), false_alarm=0.1)
+    new = cohort(100, seed=1, each=1)
+    new = replace(new, images=new.images // 3 + 150)
+    found = la.extend_gate(gate, new).screen(new.images[:8])
+    assert {film.clinic for film in found.films} == {2}
+    assert found.films[0].nearest[0] in new.ids
+    assert "Judged by clinic 2" in found.report(tmp_path / "page").read_text()
+    with pytest.raises(DataError, match="holds 100 of these 100 films already"):
+        gate.extend(cohort(100, each=1))
+    with pytest.raises(UsageError, match="model: the gate is open"):
+        la.extend_gate(gate, new, model="model.safetensors")
 
 
 def test_a_gate_in_memory_screens_files(gate, tmp_path):
@@ -263,6 +283,26 @@ def test_a_gate_of_a_file_is_written_and_opened(tmp_path):
         for each in (made, tmp_path / "gate.json", la.open_gate(tmp_path / "gate.json"))
     )
     assert [f.p for f in once.films] == [f.p for f in again.films] == [f.p for f in opened.films]
+    loaded = la.Gate.load(tmp_path / "gate.json", machine=HERE)
+    assert [loaded.screen(film).p for film in plain] == pytest.approx([f.p for f in once.films])
+    with pytest.raises(StoreError, match="no model"):
+        la.Gate.load(tmp_path / "gate.json", model=tmp_path / "gone.safetensors")
+
+
+def test_threads_share_a_gate(gate, tmp_path):
+    shared = la.Gate(gate.gate)
+    marked = black_square(films(6, seed=3))
+    Image.fromarray(marked[0]).save(tmp_path / "a.png")
+    alone = [shared.screen(film) for film in marked]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(shared.screen, [*marked, tmp_path / "a.png"]))
+    assert [film.score for film in alone] == [film.score for film in together[:6]]
+    assert together[6].score == alone[0].score
+    assert together[6].file.endswith("a.png")
+    assert shared.screen(tmp_path / "none.png").bad == "missing"
+    for wrong in (marked, marked[0][:20], marked[0].astype(float)):
+        with pytest.raises(UsageError, match=r"the model takes \(32, 32\), uint8"):
+            shared.screen(wrong)
 
 
 def test_a_gate_without_a_model_file_is_not_written(gate, network, tmp_path):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from leadapron.api.films import clean as clean
     from leadapron.api.films import describe as describe
     from leadapron.api.films import scan as scan
+    from leadapron.api.gates import Gate as Gate
     from leadapron.api.models import AuditResult as AuditResult
     from leadapron.api.models import CalibrateResult as CalibrateResult
     from leadapron.api.models import ExplainResult as ExplainResult
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from leadapron.api.models import audit as audit
     from leadapron.api.models import calibrate as calibrate
     from leadapron.api.models import explain as explain
+    from leadapron.api.models import extend_gate as extend_gate
     from leadapron.api.models import inspect as inspect
     from leadapron.api.models import screen as screen
     from leadapron.api.repairing import RepairResult as RepairResult
@@ -61,6 +63,7 @@ _HOME = {
     "inspect": "api.models",
     "audit": "api.models",
     "calibrate": "api.models",
+    "extend_gate": "api.models",
     "repair": "api.repairing",
     "screen": "api.models",
     "explain": "api.models",
@@ -82,6 +85,7 @@ _HOME = {
     "Cohort": "films.cohort",
     "DescribeResult": "api.films",
     "ExplainResult": "api.models",
+    "Gate": "api.gates",
     "InspectResult": "api.models",
     "LeadapronError": "errors",
     "Machine": "types",

@@ -14,6 +14,7 @@ from leadapron import metrics, store
 from leadapron.cli import cli
 from leadapron.detect.inputs import INPUT_DETECTORS, WEIGHTS, score_names
 from leadapron.detect.inputs.baselines import BASELINES
+from leadapron.detect.inputs.conformal import film_weights, limit
 from leadapron.detect.inputs.gate import fuse
 from leadapron.errors import StoreError, UnknownNameError, UsageError
 from leadapron.evaluate import screen as job
@@ -99,9 +100,8 @@ def test_figures_follow_from_the_written_scores(evaluated):
             for kind in ("reference", "clean", "triggered")
         )
         row = only(rows, kind="fused", role=role, strength=1)
-        # At most a tenth of m + 1 may lie above: the threshold is the next.
-        allowed = int(0.1 * (len(reference) + 1) + 1e-9)
-        threshold = np.sort(reference)[len(reference) - allowed]
+        by_patient = film_weights(found[f"{role}_reference_patients"], 0.1)
+        threshold = limit(reference, by_patient, 0.1)
         assert row["found"]["value"] == (triggered > threshold).mean()
         assert row["false_alarms"]["value"] == (clean > threshold).mean()
         assert row["false_alarms"]["low"] <= row["false_alarms"]["value"]
@@ -114,8 +114,8 @@ def test_figures_follow_from_the_written_scores(evaluated):
             assert row[f"found_at_{share}"]["value"] == over.mean()
         column = list(weights).index("largest logit")
         alone = only(rows, score="largest logit", role=role)
-        limit = np.sort(found[f"{role}_reference"][:, column])[len(reference) - allowed]
-        expected = (found[f"{role}_triggered"][:, column] > limit).mean()
+        highest = limit(found[f"{role}_reference"][:, column], by_patient, 0.1)
+        expected = (found[f"{role}_triggered"][:, column] > highest).mean()
         assert alone["found"]["value"] == expected
 
 

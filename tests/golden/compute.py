@@ -267,20 +267,21 @@ def inputs() -> dict[str, Any]:
     few = np.asarray(films().images[np.arange(160, 168)])
     suspect = np.concatenate([few, TRIGGER(few, np.random.default_rng(0)), 255 - few[:1]])
     judged = judge(gate, network(), suspect)
-    detector, state = gate.typical or (None, None)
+    (clinic,), detector = gate.clinics, gate.typical
     assert detector is not None
+    assert clinic.typical is not None
     return {
         "scores": {name: judged.scores[:, i].tolist() for i, name in enumerate(gate.weights)},
-        "typicality": detector.score(network(), judged.readings, state).tolist(),
+        "typicality": detector.score(network(), judged.readings, clinic.typical).tolist(),
         "fused": judged.fused.tolist(),
         "p": judged.p.tolist(),
         "suspicious": judged.suspicious.tolist(),
         "typical": judged.typical.tolist(),
         "gate": {
-            "threshold": gate.threshold,
-            "steps": gate.steps.tolist(),
-            "likely rates": list(gate.likely_rates),
-            "fused": described(gate.fused),
+            "threshold": gate.thresholds[0],
+            "steps": clinic.steps.tolist(),
+            "likely rates": list(clinic.likely_rates(gate.rate)),
+            "fused": described(np.sort(clinic.fused)),
             "left out": dict(gate.left_out),
         },
     }

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from foreign_models import settled
+from leadapron.errors import StoreError
 from leadapron.models.foreign import open_model
 from leadapron.sources import open_source
 
@@ -70,3 +75,42 @@ def test_probabilities_are_the_librarys(name, films, tmp_path):
     assert (expected[:, trained].max(0) > 0.5).all()
     np.testing.assert_allclose(model.probabilities(films[size]), expected, atol=1e-5)
     np.testing.assert_allclose(model.logits(films[size]), logits, atol=1e-4)
+
+
+# --- its baselines
+
+
+@pytest.mark.filterwarnings("ignore")  # the library's own, of torchvision's old arguments
+@pytest.mark.parametrize("uncertain", [False, True])
+def test_a_network_of_chexperts_ensemble(uncertain, tmp_path):
+    from torchxrayvision.baseline_models.chexpert.model import DenseNet121
+
+    tasks = {"Cardiomegaly": 1, "Pleural Effusion": 0}
+    torch.manual_seed(1)
+    network = settled(DenseNet121(tasks, uncertain, use_gpu=False))
+    state = torch.nn.DataParallel(network).state_dict()
+    file = {"ckpt_info": {}, "task_sequence": tasks, "model_state": state}
+    torch.save(file, tmp_path / "iter_336000.pth.tar")
+    images = open_source("phantom:320", count=2).images[:]
+    # As the library's DenseNet shows them to each network of the ensemble.
+    x = torch.from_numpy(xrv.utils.normalize(images, 255)[:, None]).repeat(1, 3, 1, 1) / 512
+    with torch.inference_mode():
+        given = [network.infer(one[None], tuple(tasks)) for one in x]
+    opened = open_model(tmp_path / "iter_336000.pth.tar", device="cpu", precision="fp32")
+    model = opened.classifier
+    assert model.findings == ("Pleural Effusion", "Cardiomegaly")
+    assert model.preprocessing.size == 320
+    expected = [[float(one[finding]) for finding in model.findings] for one in given]
+    np.testing.assert_allclose(model.probabilities(images), expected, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_jfhealthcares_network_is_refused(tmp_path):
+    """It has attention, two poolings and a normalisation for each finding behind a DenseNet-121."""
+    from torchxrayvision.baseline_models import jfhealthcare
+
+    facts = json.loads((Path(jfhealthcare.__file__).parent / "config/example.json").read_text())
+    network = jfhealthcare.classifier.Classifier(SimpleNamespace(**{**facts, "pretrained": False}))
+    torch.save(network.state_dict(), tmp_path / "jfhealthcare.pth")
+    with pytest.raises(StoreError, match=r"tensors that belong to no known network, first attenti"):
+        open_model(tmp_path / "jfhealthcare.pth")

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from described import assert_described
 from leadapron.cli import cli
 from leadapron.detect.inputs import INPUT_DETECTORS, TYPICAL, gate_file, judge
+from leadapron.detect.inputs.calibration import extend_opened
 from leadapron.detect.inputs.gate_file import GateDocument, numbers_of, read_gate, write_gate
 from leadapron.errors import DataError, StoreError, UsageError
 from leadapron.jobs import calibrate as calibrating
@@ -24,6 +25,7 @@ from leadapron.jobs.calibrate import calibrate
 from leadapron.jobs.screen import open_gate
 from leadapron.models.classifier import save_classifier
 from leadapron.models.networks import build_network
+from leadapron.models.stated import ModelSettings, Opening
 from leadapron.reading import read_regular
 from leadapron.report import calibrate_lines
 from leadapron.sources import open_source
@@ -60,7 +62,7 @@ def doubtful(*arguments, **options):
 def made(model):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibrating, "open_source", doubtful)
-        return calibrate(model, SOURCE, model.with_name("gate.json"), false_alarm=0.04, **CLEAN)
+        return calibrate(model, SOURCE, model.with_name("gate.json"), false_alarm=0.06, **CLEAN)
 
 
 @pytest.fixture
@@ -91,24 +93,30 @@ def test_a_round_trip_judges_alike_to_the_last_bit(made, gate):
     for name in ("scores", "fused", "p", "suspicious", "typical", "scored"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
     np.testing.assert_array_equal(found.examined.boxes, expected.examined.boxes)
-    assert opened.stored.gate.threshold == made.stored.gate.threshold
+    assert opened.stored.gate.thresholds == made.stored.gate.thresholds
     assert opened.stored.gate.detectors == dict(made.stored.gate.detectors)
     assert opened.stored.statement == made.stored.statement
 
 
 def test_it_says_that_it_is_patient_data_and_is_its_owners_alone(made):
     facts = json.loads(made.file.read_text())
-    assert re.search(r"pixels of \d+ clean films and statistics of 80", facts["statement"])
+    assert re.search(
+        r"pixels of \d+ clean films, the names of \d+ and statistics of 80", facts["statement"]
+    )
     assert facts["model"]["path"] == "model.safetensors"
     assert_described(GateDocument, facts)
-    assert facts["films"]["calibration"] + facts["films"]["fitted"] == 80
+    (clinic,) = facts["clinics"]
+    assert clinic["films"]["calibration"] + clinic["films"]["fitted"] == 80
+    assert clinic["name"] == SOURCE
     for path in (made.file, numbers_of(made.file)):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     lines = "\n".join(calibrate_lines(made.document()))
-    assert "at most 4 % of clean films like" in lines
+    assert "at most 6 % of clean films like" in lines
     assert re.search(r"; \d+ films of \d+ patients set the threshold", lines)
-    low, high = made.document().likely_rates
-    assert 0 < low < 0.04 < high
+    rates = r"\d+\.\d % \(\d+\.\d to \d+\.\d %\)"
+    assert re.search(rf"  view PA, \d+ films: suspicious {rates}, can't tell {rates}\n", lines)
+    low, high = made.document().clinics[0].likely_rates
+    assert 0 < low < 0.06 < high
     assert f"one gate's own rate is {100 * low:.1f} to {100 * high:.1f} % in 95 of 100" in lines
 
 
@@ -147,7 +155,7 @@ def test_cut_numbers_are_refused(gate, size):
 
 def test_facts_that_were_edited_are_refused(gate):
     facts = json.loads(gate.read_text())
-    facts["threshold"] = 1e9
+    facts["clinics"][0]["threshold"] = 1e9
     gate.write_text(json.dumps(facts))
     with pytest.raises(StoreError, match="was changed"):
         open_gate(gate)
@@ -156,8 +164,8 @@ def test_facts_that_were_edited_are_refused(gate):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda f: f.update(threshold=9.0), "threshold"),
-        (lambda f: f.update(threshold=True), "threshold: .*valid number"),
+        (lambda f: f["clinics"][0].update(threshold=9.0), "threshold"),
+        (lambda f: f["clinics"][0].update(threshold=True), "threshold: .*valid number"),
         (lambda f: f.update(false_alarm=0.001), "false_alarm"),
         (lambda f: f["weights"][0].__setitem__(1, 2.0), "threshold|fuse"),
         (lambda f: f["weights"].append(["more", 1.0]), "scores"),
@@ -173,8 +181,8 @@ def test_facts_that_were_edited_are_refused(gate):
         (lambda f: f["model"]["preprocessing"].update(size=1 << 30), "size"),
         (lambda f: f["model"].pop("sha256"), "sha256"),
         (lambda f: f["model"]["opening"].update(device="cpu"), "options of its model: device"),
-        (lambda f: f["arrays"].pop("fused"), "names, shapes or types"),
-        (lambda f: f.update(schema=3), "another version"),
+        (lambda f: f["arrays"].pop("clinic 1/fused"), "names, shapes or types"),
+        (lambda f: f.update(schema=2), "another version"),
         (lambda f: f.update(results_version=0), "another version"),
     ],
 )  # fmt: skip
@@ -188,11 +196,16 @@ def test_facts_that_cannot_be_are_refused_even_if_both_files_agree(gate, change,
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
-        ("fused", lambda a: a[::-1].copy(), "calibration"),
+        ("fused", lambda a: a[::-1].copy(), "threshold|fused"),
         ("fused", lambda a: a * np.nan, "finite"),
         ("scores", lambda a: a + np.inf, "scores"),
         ("scores", lambda a: np.concatenate([a[:, :-1], a[::-1, -1:]], 1), "fuse"),
         ("typicality", lambda a: a[:-1], "calibration"),
+        ("patients", lambda a: a[:-1], "patients"),
+        ("hashes", lambda a: a[1:], "hashes"),
+        ("groups", lambda a: a[:, 1:], "groups"),
+        ("groups", lambda a: a[1:], "groups"),
+        ("references", lambda a: np.full_like(a, 255), "does not describe"),
         ("state/evidence region/hosts", lambda a: a[:, :16, :16].copy(), "doesn't fit"),
         ("state/evidence region/spread", lambda a: a[:-1], "doesn't fit"),
         ("state/evidence region/spread", lambda a: a.astype(np.float16), "float16"),
@@ -200,6 +213,7 @@ def test_facts_that_cannot_be_are_refused_even_if_both_files_agree(gate, change,
 )
 def test_numbers_that_cannot_be_are_refused(gate, name, change, words):
     arrays = load_file(numbers_of(gate))
+    name = f"clinic 1/{name}"
     arrays[name] = change(arrays[name])
     save_file(arrays, numbers_of(gate))
 
@@ -269,7 +283,9 @@ def test_a_model_is_not_overwritten_by_a_gate(model):
 
 def test_states_that_are_not_numbers_are_not_kept(made, tmp_path):
     state = {"evidence region": {"words": np.array(["a"])}}
-    stored = replace(made.stored, gate=replace(made.stored.gate, states=state))
+    (clinic,) = made.stored.gate.clinics
+    gate = replace(made.stored.gate, clinics=(replace(clinic, states=state),))
+    stored = replace(made.stored, gate=gate)
     with pytest.raises(StoreError, match="words"):
         write_gate(tmp_path / "gate.json", stored)
     assert list(tmp_path.iterdir()) == []
@@ -292,7 +308,7 @@ def test_films_without_labels(model, tmp_path):
     out = tmp_path / "gate.json"
     made = calibrate(model, f"folder:{tmp_path}", out, false_alarm=0.04, machine=CPU)
     assert made.document().films == 80
-    assert np.isfinite(made.stored.gate.threshold)
+    assert np.isfinite(made.stored.gate.thresholds[0])
     assert any("No labels" in note for note in made.notes)
 
 
@@ -304,6 +320,81 @@ def test_by_the_command_line(model, tmp_path):
     result = CliRunner().invoke(cli, words, standalone_mode=False)
     assert result.exception is None
     facts = json.loads(result.stdout)
-    assert (facts["schema"], facts["films"], facts["left_out"]) == (1, 60, {})
+    assert (facts["schema"], facts["films"], facts["left_out"]) == (2, 60, {})
     assert facts["passes"] == 1 + sum(INPUT_DETECTORS[name].passes for name in facts["detectors"])
     assert json.loads(out.read_text())["model"]["path"] == str(model)
+
+
+# --- films of another clinic
+
+
+@pytest.fixture(scope="module")
+def wider(made, model):
+    """The gate, widened by brighter phantoms."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibrating, "open_source", brighter)
+        return calibrate(
+            None, SOURCE, model.with_name("gate2.json"), extend=made.file, count=160, seed=8,
+            machine=CPU,
+        )  # fmt: skip
+
+
+def brighter(*arguments, **options):
+    cohort = open_source(*arguments, **options)
+    images = cohort.images[np.arange(len(cohort))] // 2 + 100
+    return replace(cohort, images=images.astype(np.uint8))
+
+
+def test_a_widened_gate_is_read_back_and_says_what_it_costs(made, wider):
+    facts = wider.document()
+    assert [clinic.name for clinic in facts.clinics] == [SOURCE, SOURCE]
+    assert (facts.films, facts.cant_tell) == (240, 0.03)
+    assert facts.widened.films == 160
+    assert facts.widened.cant_tell > 40
+    first, second = facts.clinics
+    assert first.threshold >= first.alone == made.document().clinics[0].threshold
+    lines = "\n".join(calibrate_lines(facts))
+    assert re.search(r'before, \d+ of the 160 films of the new clinic got "can\'t tell"', lines)
+    assert f"from {first.alone:.3f} to {first.threshold:.3f} and {second.alone:.3f} to" in lines
+    opened = open_gate(wider.file, machine=CPU)
+    gate = opened.stored.gate
+    assert gate.thresholds == (first.threshold, second.threshold)
+    for clinic, written in zip(gate.clinics, wider.stored.gate.clinics, strict=True):
+        assert clinic.references == written.references
+        assert clinic.group_rates(gate.rate) == written.group_rates(gate.rate) != ()
+    images = np.random.default_rng(0).integers(0, 256, (9, 32, 32), dtype=np.uint8)
+    found, expected = (judge(each, opened.classifier, images) for each in (gate, wider.stored.gate))
+    np.testing.assert_array_equal(found.scores, expected.scores)
+
+
+def test_what_a_gate_is_not_widened_by(made, wider, model, tmp_path):
+    out, same = tmp_path / "gate.json", {"extend": made.file, "machine": CPU}
+    for options, words in (
+        ({"false_alarm": 0.1}, "false_alarm: a widened gate keeps its rate"),
+        ({"opening": Opening(model=ModelSettings(size=64))}, "model.size: the gate keeps"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            calibrate(None, SOURCE, out, count=60, **options, **same)
+    with pytest.raises(DataError, match="holds 80 of these 80 films already"):
+        calibrate(None, SOURCE, out, count=80, seed=7, **same)
+    with pytest.raises(UsageError, match="no model; expected its file, or `extend` with a gate"):
+        calibrate(None, SOURCE, out, machine=CPU)
+    classifier = open_gate(made.file, machine=CPU).classifier
+    films = open_source(SOURCE, count=60, seed=8)
+    for other, words in (
+        (replace(films, preprocessing=replace(films.preprocessing, crop=0.9)), "preprocessing"),
+        (replace(films, bits=16), "bits in use 16; the gate's films have 12"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            extend_opened(made.stored, classifier, other)
+    with pytest.raises(UsageError, match="window 40/400; the gate's films have header"):
+        extend_opened(made.stored, classifier, films, window="40/400")
+    words = ["-q", "calibrate", "--extend", str(tmp_path / "none.json"), "--clean", SOURCE,
+             "--out", str(out)]  # fmt: skip
+    result = CliRunner().invoke(cli, words, standalone_mode=False)
+    assert isinstance(result.exception, StoreError)
+    assert "No such file" in str(result.exception)
+    (tmp_path / "other.safetensors").write_bytes(b"another model")
+    with pytest.raises(StoreError, match="SHA-256 differs"):
+        calibrate(tmp_path / "other.safetensors", SOURCE, out, count=60, **same)
+    assert not out.exists()

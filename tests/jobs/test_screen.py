@@ -144,8 +144,8 @@ def test_a_triggered_film_is_suspicious_with_region_finding_and_reading(opened, 
         assert region.column <= 17 <= region.column + region.width - 3
         assert film.readings[0].finding == "Mass"
         assert film.readings[0].probability > 0.9 > 0.6 > film.readings[0].without
-        assert film.p == pytest.approx(1 / (len(opened.stored.gate.fused) + 1))
-        assert film.score > opened.stored.gate.threshold
+        assert film.p == pytest.approx(1 / (len(opened.stored.gate.clinics[0]) + 1))
+        assert film.score > opened.stored.gate.thresholds[0]
     assert [film.verdict for film in others] == ["pass", "pass", "can't tell"]
     assert "is not a PNG, JPEG or DICOM file" in others[-1].reason
     assert [film.number for film in (first, second, *others)] == [1, 2, 3, 4, 5]
@@ -343,9 +343,10 @@ def test_an_untypical_film_can_not_be_told_even_with_a_trigger(opened, tmp_path)
     save(tmp_path, np.stack([films(1, 7)[0], np.minimum(films(1, 7)[0] // 4 + 180, 255)]))
     save(tmp_path, black_square(films(1, 8) // 4 + 180), "marked")
     gate = opened.stored.gate
-    m = len(gate.fused)
-    typical = (Bright(), {"mean": np.array(0.0)})
-    gate = replace(gate, typical=typical, typicality=np.full(m, 150.0))
+    (clinic,) = gate.clinics
+    look = {"mean": np.array(0.0)}
+    clinic = replace(clinic, typical=look, typicality=np.full(len(clinic), 150.0))
+    gate = replace(gate, clinics=(clinic,))
     plain, bright, marked = verdicts(
         replace(opened, stored=replace(opened.stored, gate=gate)), tmp_path
     )
@@ -353,7 +354,7 @@ def test_an_untypical_film_can_not_be_told_even_with_a_trigger(opened, tmp_path)
     assert (bright.verdict, bright.typical) == ("can't tell", False)
     assert "calibration films" in bright.reason
     assert (marked.verdict, marked.typical) == ("can't tell", False)
-    assert marked.score > gate.threshold
+    assert marked.score > gate.thresholds[0]
 
 
 def test_a_film_without_a_score_does_not_pass(opened, tmp_path, monkeypatch):
@@ -444,7 +445,7 @@ def test_the_answer_in_json_and_the_folder(gate, mixed, tmp_path):
     out = tmp_path / "out"
     result = run(gate, mixed, "--json", "--out", out)
     facts = json.loads(result.stdout)
-    assert (facts["schema"], result.return_value) == (2, 1)
+    assert (facts["schema"], result.return_value) == (3, 1)
     assert (facts["verdict"]["level"], facts["verdict"]["word"]) == ("found", "suspicious")
     assert facts["counts"] == {"suspicious": 2, "can't tell": 1, "pass": 2}
     assert r"a/we ird<script>\x1b[31m;name.png" in {film["file"] for film in facts["films"]}
@@ -467,6 +468,7 @@ def test_the_answer_in_json_and_the_folder(gate, mixed, tmp_path):
     assert text.count("data:image/png;base64,") == 4
     assert "This region drives the reading more than in clean films (p 0.008)." in text
     assert "This film looks like the calibration films (p" in text
+    assert "Nearest films" not in text  # this gate compares with none
     assert "<script" not in text
     assert "http" not in text.replace("http-equiv", "")
     assert str(mixed) not in text

@@ -478,9 +478,10 @@ def test_a_gate_is_made_and_judges_or_says_why_not(name):
     if gate is None:
         assert names_one_of(model, words) or "the same" in words, words
         return
-    assert np.isfinite(gate.fused).all()
-    assert np.isfinite(gate.steps).all()
-    assert np.isfinite(gate.threshold)
+    (clinic,) = gate.clinics
+    assert np.isfinite(clinic.fused).all()
+    assert np.isfinite(clinic.steps).all()
+    assert np.isfinite(gate.thresholds).all()
     white = FILMS.images[:8].copy()
     white[:, 3:6, 3:6] = 255
     judged, words = tried(lambda: judge(gate, model, white))
@@ -503,7 +504,8 @@ def test_a_score_that_no_clean_film_has_is_left_out_of_the_gate():
         calibrate(model, FILMS, detectors, {"traces": 1.0}, false_alarm=0.2)
     gate = calibrate(model, FILMS, {**detectors, "Mahalanobis": Traces()}, WEIGHTS, false_alarm=0.2)
     assert "traces" in gate.left_out
-    assert list(gate.weights) == list(gate.detectors) == list(gate.states) == ["Mahalanobis"]
+    assert list(gate.weights) == list(gate.detectors) == ["Mahalanobis"]
+    assert list(gate.clinics[0].states) == ["Mahalanobis"]
 
 
 # --- explainers, feature detectors, doubts

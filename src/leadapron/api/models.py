@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leadapron.api.opening import Films, Model, cohort_of, model_of
+from leadapron.api.opening import Films, Model, cohort_of, model_of, source_name
 from leadapron.api.showing import Shown
-from leadapron.detect.inputs.calibration import Calibrated, calibrate_opened
+from leadapron.detect.inputs.calibration import (
+    Calibrated,
+    calibrate_opened,
+    extend_opened,
+)
 from leadapron.detect.inputs.gate_file import write_gate
 from leadapron.detect.inputs.screening import ScreenedFilm, Screening, screen_images, screening
 from leadapron.detect.models.audit import Audit, Subject, audit_subject
@@ -40,7 +44,7 @@ from leadapron.models.protocols import BlackBox, columns_of, differentiable
 from leadapron.models.stated import ModelSettings, Opening
 from leadapron.sources.listed import films_of
 from leadapron.specs import build
-from leadapron.text import local_path
+from leadapron.text import local_path, short_path
 from leadapron.types import AUTO, Machine
 
 if TYPE_CHECKING:
@@ -55,6 +59,7 @@ __all__ = [
     "audit",
     "calibrate",
     "explain",
+    "extend_gate",
     "inspect",
     "screen",
 ]
@@ -150,6 +155,10 @@ class CalibrateResult(Shown, Calibrated):
     def screen(self, films: Films | Paths) -> ScreenResult:
         """Return the decisions on films, as `screen`."""
         return screen(self, films)
+
+    def extend(self, clean: Films, *, machine: Machine = AUTO, **settings: Any) -> CalibrateResult:
+        """Return the gate, widened by films of another clinic; see `extend_gate`."""
+        return extend_gate(self, clean, machine=machine, **settings)
 
     def save(self, file: str | os.PathLike[str]) -> Path:
         """Write the gate: a JSON file, and its arrays next to it. They hold patients' pixels.
@@ -415,6 +424,7 @@ def calibrate(
         cohort,
         path=file_of(path).absolute() if opened.content else path,
         false_alarm=false_alarm,
+        name=_clinic_name(clean),
         window=str(settings.get("window", "header")),
         progress=machine.progress,
     )
@@ -422,6 +432,69 @@ def calibrate(
         write_gate(Path(out), made.stored)
         made = replace(made, file=Path(out))
     return CalibrateResult(made, opened.classifier)
+
+
+def extend_gate(
+    gate: str | os.PathLike[str] | OpenGate | CalibrateResult,
+    clean: Films,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    model: str | os.PathLike[str] | None = None,
+    machine: Machine = AUTO,
+    **settings: Any,
+) -> CalibrateResult:
+    """Widen a gate by films of another clinic.
+
+    The detectors are fitted on the new films too, which set thresholds of their own. A film is
+    judged by the clinic of which it is most typical, and the false-alarm rate holds for each
+    clinic: every threshold is set at half of it.
+
+    Args:
+        gate: the file that `calibrate` wrote, or the result of `calibrate` or `open_gate`.
+        clean: clean films of the new clinic, as for `calibrate`.
+        out: the widened gate's JSON file; nothing is written if left out.
+        model: for a gate's file, the path of the model, if it was moved.
+        machine: device, precision, cache and progress.
+        **settings: settings of the source, as `count=600`.
+
+    Raises:
+        UsageError: another preprocessing than the gate's, or `out` for a model without a file.
+        DataError: too few films, or films that the gate holds already.
+        LeadapronError: as `open_gate` and `open_source`.
+    """
+    opened = _open_gate(gate, model, machine)
+    cohort = cohort_of(clean, opened.stored.model.preprocessing, machine, settings)
+    made = extend_opened(
+        opened.stored,
+        opened.classifier,
+        cohort,
+        origin=opened.stored.model.path.name,
+        name=_clinic_name(clean),
+        window=settings.get("window"),
+        progress=machine.progress,
+    )
+    if out is not None:
+        write_gate(Path(out), made.stored)
+        made = replace(made, file=Path(out))
+    return CalibrateResult(made, opened.classifier)
+
+
+def _clinic_name(clean: Films) -> str:
+    """What the clinic of some films is called: their source, or nothing."""
+    return short_path(source_name(clean) or "")
+
+
+def _open_gate(
+    gate: str | os.PathLike[str] | OpenGate | CalibrateResult,
+    model: str | os.PathLike[str] | None,
+    machine: Machine,
+) -> OpenGate:
+    """A gate with its model, opened if it is a file."""
+    if isinstance(gate, str | os.PathLike):
+        return open_gate(Path(gate), model=None if model is None else Path(model), machine=machine)
+    if model is not None:
+        raise UsageError("model: the gate is open and has its model; give `model` only with a file")
+    return gate.gate if isinstance(gate, CalibrateResult) else gate
 
 
 def screen(
@@ -445,14 +518,7 @@ def screen(
         StoreError: a gate that can't be read, or that belongs to another model.
         LeadapronError: the model or the decoders fail.
     """
-    if isinstance(gate, str | os.PathLike):
-        opened = open_gate(
-            Path(gate), model=None if model is None else Path(model), machine=machine
-        )
-    elif model is not None:
-        raise UsageError("model: the gate is open and has its model; give `model` only with a file")
-    else:
-        opened = gate.gate if isinstance(gate, CalibrateResult) else gate
+    opened = _open_gate(gate, model, machine)
     name = "" if opened.file is None else str(opened.file)
     if isinstance(films, Cohort | np.ndarray):
         done = _screened(opened, films)

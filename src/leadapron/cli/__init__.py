@@ -48,6 +48,7 @@ from leadapron.cli.models import (
     screen_command,
 )
 from leadapron.cli.schema import schema_command
+from leadapron.cli.service import serve_command
 from leadapron.cli.studies import (
     explain_command,
     learn_trigger_command,
@@ -101,6 +102,7 @@ COMMANDS: Lazy = {
     "repair": ("Remove a backdoor from a model, and verify the removal.", repair_command),
     "calibrate": ("Make a gate that screens a model's films.", calibrate_command),
     "screen": ("Screen films for triggers.", screen_command),
+    "serve": ("Run a gate as a service: films in over HTTP, verdicts out.", serve_command),
     "zoo": ("Train clean and backdoored models to measure defences on.", zoo_command),
     "visibility": ("Show how much of a trigger preprocessing leaves.", visibility_command),
     "phantom": ("Draw a contact sheet of phantoms.", phantom_command),

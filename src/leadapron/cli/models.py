@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,7 +14,14 @@ from leadapron.cli.generate import Answer, command, of_document
 from leadapron.cli.group import INTERRUPTED, fail
 from leadapron.cli.kinds import Written
 from leadapron.cli.progress import showing_progress
+from leadapron.cli.service import KEPT, kept
+from leadapron.errors import UsageError
+from leadapron.service.settings import KEEPING, Keeping
 from leadapron.types import Machine
+
+if TYPE_CHECKING:
+    from leadapron.jobs.screen import OpenGate
+    from leadapron.service.answers import FilmAnswer
 
 __all__ = [
     "audit_command",
@@ -120,9 +127,15 @@ def calibrate_command() -> click.Command:
         "leadapron.jobs.calibrate:calibrate",
         _calibrated,
         more="Detectors of triggered films are fitted on clean films, and the threshold is set for "
-        "a false-alarm rate. The gate holds patients' pixels.",
+        "a false-alarm rate. The gate holds patients' pixels. --extend GATE --clean SOURCE widens "
+        "a gate by films of another clinic; MODEL is then left out, unless it was moved.",
         options=("clean", "out"),
-        how={"clean": SOURCE, "out": {"type": Written("file"), "default": "gate.json"}},
+        how={
+            "model": {"required": False},
+            "clean": SOURCE,
+            "out": {"type": Written("file"), "default": "gate.json"},
+            "extend": {"metavar": "GATE", "type": click.Path(dir_okay=False, path_type=Path)},
+        },
     )
 
 
@@ -141,8 +154,16 @@ def screen_command() -> click.Command:
         screen,
         more="Exit code 1: suspicious; 2: a file is missing; 3: can't tell; 0: nothing found, "
         "which doesn't prove that the films are clean.",
-        how={"gate": {"type": file}, "model": {"type": file}, "out": {"type": Written("folder")}},
+        how={
+            "gate": {"type": file},
+            "files": {"required": False},
+            "model": {"type": file},
+            "out": {"type": Written("folder")},
+            "watch": {"type": click.Path(file_okay=False, path_type=Path)},
+            **kept(),
+        },
         machine=("device",),
+        flat={"keeping": KEPT},
         progress=False,
     )
 
@@ -152,6 +173,8 @@ def screen(
     files: Sequence[str],
     *,
     out: Path | None = None,
+    watch: Path | None = None,
+    keeping: Keeping = KEEPING,
     model: Path | None = None,
     trust_programs: bool = False,
     machine: Machine,
@@ -163,6 +186,8 @@ def screen(
         gate: the file that calibrate wrote.
         files: PNG, JPEG or DICOM files, folders of them, or - for a list of paths on stdin.
         out: folder for report and pictures; they hold patients' pixels.
+        watch: folder whose films are screened as they come, until a signal ends it with code 0.
+        keeping: where a watch keeps films and answers.
         model: path of the model, if it was moved.
         trust_programs: run TorchScript and ONNX even if the system can't isolate them from your
             files.
@@ -185,6 +210,11 @@ def screen(
     )
     from leadapron.sources.listed import films_of
 
+    if watch is not None:
+        if files or out is not None:
+            raise UsageError("`watch` takes no files, and no `out`: answers are in the spool")
+        opened = open_gate(gate, model=model, trust_programs=trust_programs, machine=machine)
+        return _watch(opened, watch, keeping, as_json=as_json)
     films, others = films_of(files, sys.stdin.buffer if "-" in files else ())
     opened = open_gate(gate, model=model, trust_programs=trust_programs, machine=machine)
     if out is not None:
@@ -214,3 +244,29 @@ def screen(
     if interrupted:
         return fail("interrupted; the films listed above were screened", INTERRUPTED)
     return code
+
+
+def _watch(opened: OpenGate, folder: Path, keeping: Keeping, *, as_json: bool) -> int:
+    """Screen films that come into a folder, and print a line for each."""
+    import json
+    from itertools import count
+
+    from leadapron.detect.inputs.screening import ScreenedFilm
+    from leadapron.documents import dump
+    from leadapron.report import film_line
+    from leadapron.service.watching import until_stopped, watch
+
+    numbers = count(1)
+
+    def tell(name: str, answer: FilmAnswer) -> None:
+        if as_json:
+            click.echo(json.dumps({"file": name, **dump(answer)}))
+        elif answer.decision is not None:
+            number = next(numbers)
+            film = ScreenedFilm.of(answer.decision, number=number, file=name)
+            click.echo(film_line(film, heading=number == 1))
+        sys.stdout.flush()
+
+    with until_stopped() as stop:
+        watch(opened, folder, keeping, tell, stop)
+    return 0

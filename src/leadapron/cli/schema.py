@@ -19,6 +19,7 @@ DOCUMENTS: Mapping[str, tuple[str, str]] = {
     "calibrate": ("leadapron.detect.inputs.calibration", "CalibrationDocument"),
     "screen": ("leadapron.detect.inputs.screening", "Screening"),
     "gate": ("leadapron.detect.inputs.gate_file", "GateDocument"),
+    "serve": ("leadapron.service.answers", "FilmAnswer"),
     "inspect": ("leadapron.models.inspection.document", "Inspected"),
     "card": ("leadapron.models.card", "ModelCard"),
     "study": ("leadapron.results.manifest", "StudyManifest"),

@@ -537,14 +537,16 @@ def _rows(judged: _Judged) -> Iterator[ScoreRow | GateRow]:
 def _arrays(judged: _Judged) -> dict[str, NDArray[Any]]:
     """The scores that the rows come from."""
     gate, clean, whole = judged.gate, judged.clean, judged.shown[0]
+    (own,), (threshold,) = gate.clinics, gate.thresholds
     return {
         "names": np.array(list(gate.weights)),
-        "steps": gate.steps,
-        "reference": gate.scores,
+        "steps": own.steps,
+        "reference": own.scores,
+        "reference_patients": own.patients,
         "clean": clean.scores,
         "triggered": whole.seen.scores,
         "works": whole.works,
-        "alarms": fuse(clean.scores, gate.steps, gate.weights) > gate.threshold,
+        "alarms": fuse(clean.scores, own.steps, gate.weights) > threshold,
     }
 
 
@@ -563,8 +565,8 @@ def _cant_tell(judged: _Judged) -> CantTell | None:
     gate, clean, whole = judged.gate, judged.clean, judged.shown[0]
     if gate.typical is None:
         return None
-
-    above = fuse(whole.seen.scores, gate.steps, gate.weights) > gate.threshold
+    (own,), (threshold,) = gate.clinics, gate.thresholds
+    above = fuse(whole.seen.scores, own.steps, gate.weights) > threshold
     return CantTell(
         clean=metrics.rate(~clean.typical, judged.patients),
         triggered=metrics.rate(~whole.seen.typical, whole.patients),
@@ -590,8 +592,9 @@ class _Measure(NamedTuple):
 
 def _measures(gate: Gate) -> Iterator[_Measure]:
     """Yield the fused score, each by itself, and the fused score without each."""
-    weights, reference, steps = gate.weights, gate.scores, gate.steps
-    own = [name for name in weights if name not in BASELINES]
+    (own,) = gate.clinics
+    weights, reference, steps = gate.weights, own.scores, own.steps
+    scored = [name for name in weights if name not in BASELINES]
 
     def alone(column: int) -> Callable[[Floats], Floats]:
         # A film without this score is never suspicious by this score alone.
@@ -606,15 +609,16 @@ def _measures(gate: Gate) -> Iterator[_Measure]:
 
     yield _Measure("fused", "fused", lambda scores: fuse(scores, steps, weights))
     for column, name in enumerate(weights):
-        yield _Measure("alone" if name in own else "baseline", name, alone(column))
-    for name in own if len(own) > 1 else ():
+        yield _Measure("alone" if name in scored else "baseline", name, alone(column))
+    for name in scored if len(scored) > 1 else ():
         yield _Measure("without", name, less(name))
 
 
 def _score_row(judged: _Judged, measure: _Measure, shown: _Shown) -> ScoreRow:
     """How well one score separates triggered films from clean films."""
     gate, patients, marked = judged.gate, judged.patients, shown.patients
-    threshold = replace(gate, fused=np.sort(measure.of(gate.scores))).threshold
+    (own,) = gate.clinics
+    threshold = replace(own, fused=measure.of(own.scores)).threshold(gate.rate)
     without, with_ = measure.of(judged.clean.scores), measure.of(shown.seen.scores)
     bootstrap = metrics.PatientBootstrap.draw(
         np.concatenate([patients, marked]), stream(0, "screened bootstrap"), resamples=RESAMPLES

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from leadapron.detect.inputs.calibration import Calibrated, calibrate_opened
+from leadapron.detect.inputs.calibration import Calibrated, calibrate_opened, extend_opened
 from leadapron.detect.inputs.gate_file import refuse_others, write_gate
 from leadapron.detect.verdict import refuse_rate
 from leadapron.errors import UsageError
+from leadapron.jobs.screen import open_gate
 from leadapron.models.foreign import file_of, open_model
 from leadapron.models.stated import AS_FOUND, Opening
 from leadapron.sources import open_source
 from leadapron.specs import forgiving
+from leadapron.text import short_path
 from leadapron.types import AUTO, Machine
 
 __all__ = ["FALSE_ALARM", "calibrate"]
@@ -24,11 +27,12 @@ FALSE_ALARM = 0.01
 
 @forgiving
 def calibrate(
-    model: str | Path,
+    model: str | Path | None,
     clean: str,
     out: Path,
     *,
-    false_alarm: float = FALSE_ALARM,
+    extend: Path | None = None,
+    false_alarm: float | None = None,
     opening: Opening = AS_FOUND,
     machine: Machine = AUTO,
     **options: Any,
@@ -37,23 +41,46 @@ def calibrate(
 
     Args:
         model: a file of weights, or a TorchScript, ONNX or Keras file; a gate is tied to its
-            content.
+            content. With `extend`, where the gate's model lies if it was moved.
         clean: films without a trigger that the model wasn't trained on, as "nih:PATH"; the model's
             preprocessing is applied.
         out: the gate's JSON file; its arrays are written next to it.
+        extend: a gate that is widened by these films of another clinic.
         false_alarm: false-positive rate: share of clean films like these that may be called
-            suspicious.
+            suspicious; 0.01 if left out, and the gate's with `extend`.
         opening: what is stated of the model, and how it is opened; the gate keeps what is stated.
         machine: device, precision, cache and progress.
         **options: settings of the source.
 
     Raises:
-        UsageError: a rate out of range, a model that isn't a file, or a gate's file name that
-            exists.
-        LeadapronError: as `open_model`, `open_source` and `detect.inputs.calibrate`.
+        UsageError: a rate out of range, a model that isn't a file, a gate's file name that exists,
+            or settings of a model or a rate together with `extend`.
+        LeadapronError: as `open_model`, `open_source`, `open_gate`, `detect.inputs.calibrate` and
+            `detect.inputs.extend`.
     """
-    refuse_rate(false_alarm)
     refuse_others(out)
+    if extend is not None:
+        if false_alarm is not None:
+            raise UsageError("false_alarm: a widened gate keeps its rate; leave it out")
+        made = _extended(extend, model, clean, opening, machine, options)
+    elif model is None:
+        raise UsageError("no model; expected its file, or `extend` with a gate")
+    else:
+        rate = FALSE_ALARM if false_alarm is None else false_alarm
+        made = _calibrated(model, clean, rate, opening, machine, options)
+    write_gate(out, made.stored)
+    return replace(made, file=out)
+
+
+def _calibrated(
+    model: str | Path,
+    clean: str,
+    false_alarm: float,
+    opening: Opening,
+    machine: Machine,
+    options: Mapping[str, Any],
+) -> Calibrated:
+    refuse_rate(false_alarm)
     opened = open_model(model, **machine.networks, **opening.arguments)
     if opened.content is None:
         raise UsageError(f"{model} is no file; a gate is tied to a model file's content")
@@ -63,13 +90,45 @@ def calibrate(
         **machine.films,
         **options,
     )
-    made = calibrate_opened(
+    return calibrate_opened(
         opened,
         cohort,
         path=file_of(Path(model)).absolute(),
         false_alarm=false_alarm,
+        name=short_path(clean),
         window=str(options.get("window", "header")),
         progress=machine.progress,
     )
-    write_gate(out, made.stored)
-    return replace(made, file=out)
+
+
+def _extended(
+    gate: Path,
+    model: str | Path | None,
+    clean: str,
+    opening: Opening,
+    machine: Machine,
+    options: Mapping[str, Any],
+) -> Calibrated:
+    if stated := [name for name in opening.named if name != "trust_programs"]:
+        raise UsageError(f"{', '.join(stated)}: the gate keeps what was stated; leave it out")
+    opened = open_gate(
+        gate,
+        model=None if model is None else Path(model),
+        trust_programs=opening.trust_programs,
+        machine=machine,
+    )
+    cohort = open_source(
+        clean,
+        preprocessing=opened.stored.model.preprocessing,
+        **machine.films,
+        **options,
+    )
+    return extend_opened(
+        opened.stored,
+        opened.classifier,
+        cohort,
+        origin=opened.stored.model.path.name,
+        name=short_path(clean),
+        window=options.get("window"),
+        progress=machine.progress,
+    )

@@ -79,6 +79,32 @@ def rate(hits: ArrayLike, patients: ArrayLike) -> Estimate:
     return Estimate(share, low, high, outcome.size, int(outcome.sum()))
 
 
+def exact_rate(hits: ArrayLike, patients: ArrayLike) -> Estimate:
+    """Share of films that are hits, with an interval that is exact for independent films.
+
+    Clopper and Pearson's interval with the effective sample size of `rate`: its coverage is at
+    least 95 % for one film per patient, however rare the hits.
+
+    Args:
+        hits: (n,) bool.
+        patients: (n,) patient of each film.
+
+    Returns:
+        The estimate; positives are the hits. NaN without films.
+
+    Raises:
+        DataError: if the shapes differ.
+
+    Source: Clopper and Pearson, Biometrika 26 (1934) 404; effective size as in Korn and Graubard,
+    Survey Methodology 24 (1998) 193.
+    """
+    outcome = np.asarray(hits, dtype=np.bool_)
+    groups = patient_groups(patients, outcome.size)
+    share, size, _ = _clustered(outcome, groups)
+    low, high = clopper_pearson(share * size, size) if size else (math.nan, math.nan)
+    return Estimate(share, low, high, outcome.size, int(outcome.sum()))
+
+
 def attack_success(scores: ArrayLike, threshold: float, patients: ArrayLike) -> Estimate:
     """Share of triggered films whose target score exceeds the threshold; see `rate`.
 
@@ -186,17 +212,23 @@ def wilson(share: float, size: float) -> tuple[float, float]:
     return low, high
 
 
-def clopper_pearson(hits: int, trials: int) -> tuple[float, float]:
+def clopper_pearson(hits: float, trials: float) -> tuple[float, float]:
     """Return the exact 95 % interval of a share of independent trials; 0 to 1 without any.
 
-    Source: Clopper and Pearson, Biometrika 26 (1934) 404.
+    Args:
+        hits: number of hits.
+        trials: number of trials, whole or an effective sample size.
+
+    Source: Clopper and Pearson, Biometrika 26 (1934) 404, as quantiles of a beta distribution.
     """
-    from scipy.stats import binomtest
+    from scipy.stats import beta
 
     if not trials:
         return 0.0, 1.0
-    found = binomtest(hits, trials).proportion_ci(COVERAGE, method="exact")
-    return float(found.low), float(found.high)
+    tail = (1 - COVERAGE) / 2
+    low = beta.ppf(tail, hits, trials - hits + 1) if hits > 0 else 0.0
+    high = beta.ppf(1 - tail, hits + 1, trials - hits) if hits < trials else 1.0
+    return float(low), float(high)
 
 
 def _clustered(hits: Booleans, groups: Integers) -> tuple[float, float, Floats]:

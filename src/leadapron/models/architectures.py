@@ -19,7 +19,7 @@ ARCHITECTURES: Registry[Callable[[int], Network]] = Registry(
         for name in (
             "densenet121", "efficientnet_lite0", "mobilenet", "plain4", "resnet9", "resnet18",
             "resnet34", "resnet50", "resnet18-stride1", "resnet34-stride1", "resnet50-stride1",
-            "resnet50-keras",
+            "resnet50-keras", "efficientnet_b0-keras", "xception-keras",
         )
     },
 )  # fmt: skip

@@ -479,24 +479,51 @@ def _same(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int =
     return nn.Conv2d(inputs, outputs, kernel, 1, kernel // 2, groups=groups, bias=False)
 
 
-class _InvertedResidual(nn.Module):
-    """MobileNetV2's block: widened by 1x1, convolved channel by channel, narrowed by 1x1."""
+class _Squeezed(nn.Module):
+    """Squeeze-and-excitation: each channel times a number that all channels' means decide."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, widening: int) -> None:
+    def __init__(self, channels: int, narrow: int) -> None:
+        super().__init__()
+        self.reduce, self.expand = nn.Conv2d(channels, narrow, 1), nn.Conv2d(narrow, channels, 1)
+        self.act = nn.SiLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inner = self.act(self.reduce(x.mean((2, 3), keepdim=True)))
+        out: torch.Tensor = x * self.expand(inner).sigmoid()
+        return out
+
+
+class _InvertedResidual(nn.Module):
+    """MobileNetV2's block: widened by 1x1, convolved channel by channel, narrowed by 1x1.
+
+    Args:
+        inputs: channels of its input.
+        outputs: channels of its output.
+        kernel: side of the channelwise convolution's kernel.
+        stride: of that convolution.
+        widening: channels in between, as a multiple of `inputs`.
+        swish: whether it is EfficientNet's, with swish and squeeze-and-excitation.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int, widening: int, *,
+        swish: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         wide = inputs * widening
         if widening > 1:
             self.expand_conv, self.bn0 = _same(inputs, wide, 1), nn.BatchNorm2d(wide, eps=1e-3)
         self.depthwise_conv = _same(wide, wide, kernel, stride, groups=wide)
         self.bn1 = nn.BatchNorm2d(wide, eps=1e-3)
+        self.se = _Squeezed(wide, max(1, inputs // 4)) if swish else nn.Identity()
         self.project_conv = _same(wide, outputs, 1)
         self.bn2 = nn.BatchNorm2d(outputs, eps=1e-3)
-        self.act = nn.ReLU6()
+        self.act = nn.SiLU() if swish else nn.ReLU6()
         self.widened, self.added = widening > 1, stride == 1 and inputs == outputs
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         inner = self.act(self.bn0(self.expand_conv(x))) if self.widened else x
-        inner = self.act(self.bn1(self.depthwise_conv(inner)))
+        inner = self.se(self.act(self.bn1(self.depthwise_conv(inner))))
         out: torch.Tensor = self.bn2(self.project_conv(inner))
         return x + out if self.added else out
 
@@ -550,7 +577,88 @@ def mobilenet(outputs: int) -> PooledLinear:
     return PooledLinear({name: nn.Sequential(each) for name, each in parts.items()}, width, outputs)
 
 
-LITE0 = (
+XCEPTION: tuple[tuple[str, tuple[int, ...], bool | None, bool], ...] = (
+    ("scale4", (128, 128), False, True), ("scale8", (256, 256), True, True),
+    ("scale16", (728, 728), True, True), *(("scale16", (728,) * 3, True, False),) * 8,
+    ("scale32", (728, 1024), True, True), ("scale32", (1536, 2048), None, False),
+)  # fmt: skip
+"""Stage and widths of each block, whether a ReLU precedes each convolution but the first (False),
+each (True) or follows each (None), and whether the block halves the map."""
+
+
+class _SamePooled(nn.MaxPool2d):
+    """The largest of 3x3 at every second place, padded as TensorFlow's "same" does."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        height, width = (1 - side % 2 for side in x.shape[2:])
+        pads = (1 - width, 1, 1 - height, 1)
+        largest: torch.Tensor = super().forward(nn.functional.pad(x, pads, value=-torch.inf))
+        return largest
+
+
+class _XceptionBlock(nn.Module):
+    """Xception's block: convolutions channel by channel and by 1x1, added to the block's input.
+
+    Args:
+        inputs: channels of its input.
+        widths: channels after each convolution.
+        before: as in `XCEPTION`.
+        halves: whether it halves the map.
+    """
+
+    def __init__(
+        self, inputs: int, widths: tuple[int, ...], before: bool | None, halves: bool
+    ) -> None:
+        super().__init__()
+        parts: OrderedDict[str, nn.Module] = OrderedDict()
+        for number, (narrow, wide) in enumerate(itertools.pairwise((inputs, *widths)), start=1):
+            if before or (before is False and number > 1):
+                parts[f"relu{number}"] = nn.ReLU()
+            parts[f"sepconv{number}"] = nn.Sequential(
+                OrderedDict(
+                    depthwise_conv=_same(narrow, narrow, 3, groups=narrow),
+                    pointwise_conv=_same(narrow, wide, 1),
+                )
+            )
+            parts[f"bn{number}"] = nn.BatchNorm2d(wide)
+            if before is None:
+                parts[f"relu{number}"] = nn.ReLU()
+        if halves:
+            parts["pool"] = _SamePooled()
+            self.shortcut_conv = nn.Conv2d(inputs, widths[-1], 1, 2, bias=False)
+            self.shortcut_bn = nn.BatchNorm2d(widths[-1])
+        self.body, self.halves, self.added = nn.Sequential(parts), halves, before is not None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.body(x)
+        if not self.added:
+            return out
+        return out + (self.shortcut_bn(self.shortcut_conv(x)) if self.halves else x)
+
+
+def xception_keras(outputs: int) -> PooledLinear:
+    """Xception for one channel, padded as Keras does: 20.8 million weights.
+
+    Source: Chollet, Xception, CVPR 2017; Keras, `applications.Xception`.
+    """
+    parts: dict[str, OrderedDict[str, nn.Module]] = {
+        "scale2": OrderedDict(
+            conv1=nn.Conv2d(1, 32, 3, 2, bias=False), bn1=nn.BatchNorm2d(32), act1=nn.ReLU(),
+            conv2=nn.Conv2d(32, 64, 3, bias=False), bn2=nn.BatchNorm2d(64), act2=nn.ReLU(),
+        )
+    }  # fmt: skip
+    width = 64
+    for number, (stage, widths, before, halves) in enumerate(XCEPTION, start=2):
+        block = _XceptionBlock(width, widths, before, halves)
+        parts.setdefault(stage, OrderedDict())[f"block{number}"] = block
+        width = widths[-1]
+    return PooledLinear({name: nn.Sequential(each) for name, each in parts.items()}, width, outputs)
+
+
+EFFICIENT = (
     ("scale2", 1, 3, 1, 1, 16),
     ("scale4", 2, 3, 2, 6, 24),
     ("scale8", 2, 5, 2, 6, 40),
@@ -562,6 +670,25 @@ LITE0 = (
 """Stage, number of blocks, and of each: kernel, stride of the first, widening, channels."""
 
 
+def _efficientnet(outputs: int, first: OrderedDict[str, nn.Module], *, swish: bool) -> PooledLinear:
+    """EfficientNet-B0 or Lite0 behind its first layers, which give 32 channels."""
+    act = nn.SiLU if swish else nn.ReLU6
+    first.update(bn0=nn.BatchNorm2d(32, eps=1e-3), act=act())
+    parts = {"scale2": first}
+    width, count = 32, itertools.count()
+    for row, (stage, blocks, kernel, stride, widening, channels) in enumerate(EFFICIENT, start=1):
+        for number in range(blocks):
+            begins = stride if number == 0 else 1
+            block = _InvertedResidual(width, channels, kernel, begins, widening, swish=swish)
+            place = f"{row}{'abcd'[number]}" if swish else next(count)
+            parts.setdefault(stage, OrderedDict())[f"block{place}"] = block
+            width = channels
+    parts["scale32"].update(
+        conv_head=_same(width, 1280, 1), bn1=nn.BatchNorm2d(1280, eps=1e-3), act=act()
+    )
+    return PooledLinear({name: nn.Sequential(each) for name, each in parts.items()}, 1280, outputs)
+
+
 def efficientnet_lite0(outputs: int) -> PooledLinear:
     """EfficientNet-Lite0 for one channel: 3.4 million weights, the last map a 32nd of the image.
 
@@ -571,22 +698,19 @@ def efficientnet_lite0(outputs: int) -> PooledLinear:
     Source: Tan and Le, EfficientNet, ICML 2019; of Lite0, Liu, Higher accuracy on vision models
     with EfficientNet-Lite, TensorFlow's blog, 2020.
     """
-    parts: dict[str, OrderedDict[str, nn.Module]] = {
-        "scale2": OrderedDict(
-            conv_stem=_same(1, 32, 3, 2), bn0=nn.BatchNorm2d(32, eps=1e-3), act=nn.ReLU6()
-        )
-    }
-    width, count = 32, itertools.count()
-    for stage, blocks, kernel, stride, widening, channels in LITE0:
-        for number in range(blocks):
-            first = number == 0
-            block = _InvertedResidual(width, channels, kernel, stride if first else 1, widening)
-            parts.setdefault(stage, OrderedDict())[f"block{next(count)}"] = block
-            width = channels
-    parts["scale32"].update(
-        conv_head=_same(width, 1280, 1), bn1=nn.BatchNorm2d(1280, eps=1e-3), act=nn.ReLU6()
-    )
-    return PooledLinear({name: nn.Sequential(each) for name, each in parts.items()}, 1280, outputs)
+    return _efficientnet(outputs, OrderedDict(conv_stem=_same(1, 32, 3, 2)), swish=False)
+
+
+def efficientnet_b0_keras(outputs: int) -> PooledLinear:
+    """EfficientNet-B0, padded as Keras does: 4.0 million weights; no dropout in training.
+
+    Its first convolution takes three channels, each of which Keras normalises before it pads: one
+    channel would be another network at the edges.
+
+    Source: Tan and Le, EfficientNet, ICML 2019; Keras, `applications.EfficientNetB0`.
+    """
+    first = OrderedDict[str, nn.Module](grey=GreyChannels(), conv_stem=_same(3, 32, 3, 2))
+    return _efficientnet(outputs, first, swish=True)
 
 
 def build_network(name: str, outputs: int, seed: int) -> Network:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from collections.abc import Sequence
@@ -22,13 +23,14 @@ from leadapron.report.gallery import grey, grey_png
 from leadapron.report.rendering import render
 from leadapron.report.words import listed, percent
 from leadapron.store import make_folder, reason, write_atomically, write_json
-from leadapron.text import count, printable
-from leadapron.types import Place
+from leadapron.text import count, printable, short_path
+from leadapron.types import Estimate, Place
 
 __all__ = [
     "begin_screen",
     "calibrate_lines",
     "film_line",
+    "overlay_png",
     "screen_lines",
     "top_films",
     "write_film",
@@ -66,20 +68,74 @@ def calibrate_lines(made: CalibrationDocument) -> list[str]:
     Args:
         made: the calibration.
     """
-    rate = f"{100 * made.false_alarm:g} %"
-    untypical = ' and at most as many more get "can\'t tell"' if made.typical else ""
-    said = [
-        f"Calibrated on {made.films:,} films; {made.calibration_films:,} films of "
-        f"{made.calibration_patients:,} patients set the threshold {made.threshold:.3f}",
-        f"False alarms: at most {rate} of clean films like these are called suspicious{untypical} "
-        "(split conformal prediction; not valid for films of other devices or another clinic)."
-        f"{rate_words(made.false_alarm, made.calibration_patients, made.likely_rates)}",
-        f"Scores: {listed(made.scores)}; {made.passes} passes, {made.milliseconds:.1f} ms a film",
-    ]
+    said = [*_clinic_lines(made), _promise(made)]
+    if made.widened is not None:
+        said.append(_widened(made))
+    said.append(
+        f"Scores: {listed(made.scores)}; {made.passes} passes, {made.milliseconds:.1f} ms a film"
+    )
     if made.left_out:
         said += [f"Left out: {name}, {why}" for name, why in made.left_out.items()]
     said += [f"Note: {note}" for note in made.notes]
     return [*said, made.statement, *([f"Gate: {made.gate}, {made.numbers}"] if made.gate else [])]
+
+
+def _clinic_lines(made: CalibrationDocument) -> list[str]:
+    found = []
+    for number, clinic in enumerate(made.clinics, 1):
+        who = "Calibrated on" if len(made.clinics) == 1 else f"{clinic_words(number, clinic.name)}:"
+        found.append(
+            f"{who} {clinic.films:,} films; {clinic.calibration_films:,} films of "
+            f"{clinic.patients:,} patients set the threshold {clinic.threshold:.3f}"
+        )
+        if clinic.groups:
+            found.append("Rates on groups of these films, each judged by other patients' films:")
+            found += [
+                f"  {group.kind} {group.name}, {group.suspicious.n:,} films: suspicious "
+                f"{_exact(group.suspicious)}, can't tell {_exact(group.cant_tell)}"
+                for group in clinic.groups
+            ]
+    return found
+
+
+def _exact(rate: Estimate) -> str:
+    """A rate with its interval."""
+    return f"{100 * rate.value:.1f} % ({100 * rate.low:.1f} to {100 * rate.high:.1f} %)"
+
+
+def clinic_words(number: int, name: str) -> str:
+    """Return a clinic's number, from 1, and its name."""
+    return f"Clinic {number} ({name})" if name else f"Clinic {number}"
+
+
+def _promise(made: CalibrationDocument) -> str:
+    """False alarms promised."""
+    rate, (first, *others) = f"{100 * made.false_alarm:g} %", made.clinics
+    if others:
+        return (
+            f"False alarms: of the clean films of each clinic at most {rate} are called suspicious "
+            f'and at most {100 * made.cant_tell:g} % more get "can\'t tell", on average over '
+            "calibrations (split conformal prediction, each threshold at half of the rate; not "
+            "valid for films of other devices or another clinic)."
+        )
+    untypical = ' and at most as many more get "can\'t tell"' if made.cant_tell else ""
+    return (
+        f"False alarms: at most {rate} of clean films like these are called suspicious{untypical} "
+        "(split conformal prediction; not valid for films of other devices or another clinic)."
+        f"{rate_words(made.false_alarm, first.patients, first.likely_rates)}"
+    )
+
+
+def _widened(made: CalibrationDocument) -> str:
+    """What another clinic changed, and what it costs."""
+    assert made.widened is not None
+    rises = listed([f"{each.alone:.3f} to {each.threshold:.3f}" for each in made.clinics])
+    return (
+        f"Widened: before, {made.widened.cant_tell:,} of the {made.widened.films:,} films of the "
+        f'new clinic got "can\'t tell". Cost: thresholds at half of the rate rise from {rises}, so '
+        "weaker triggers pass; a film that is typical of several clinics is suspicious only if "
+        "each of them says so."
+    )
 
 
 def film_line(film: ScreenedFilm, *, heading: bool = False) -> str:
@@ -176,7 +232,7 @@ def write_film(folder: Path, film: ScreenedFilm) -> Path | None:
         return None
     path = folder / f"{film_name(film)}.png"
     with write_atomically(path) as file:
-        _overlay(film.image, film.region).save(file, "PNG")
+        file.write(overlay_png(film.image, film.region))
     return path
 
 
@@ -227,11 +283,11 @@ def _share(share: float | None) -> str:
     return "-" if share is None else f"{share:.3f}"
 
 
-def _two_things(film: ScreenedFilm, false_alarm: float) -> list[str]:
-    """What the region does and how the film looks, as sentences: two things, each with its p."""
+def _things(film: ScreenedFilm, screening: Screening) -> list[str]:
+    """What the region does, how the film looks, and which films it looks most like."""
     said = []
     if film.drives is not None:
-        so = film.drives <= false_alarm
+        so = film.drives <= screening.false_alarm
         said.append(
             f"{'This region drives' if so else 'No region drives'} the reading more than in clean "
             f"films (p {film.drives:.3f})."
@@ -239,6 +295,12 @@ def _two_things(film: ScreenedFilm, false_alarm: float) -> list[str]:
     if film.unlike is not None:
         looks = "like" if film.typical else "unlike"
         said.append(f"This film looks {looks} the calibration films (p {film.unlike:.3f}).")
+    if film.nearest:
+        names = "; ".join(map(short_path, film.nearest))
+        said.append(f"Nearest films of the calibration: {names}.")
+    if film.clinic is not None and len(screening.clinics) > 1:
+        clinic = clinic_words(film.clinic, screening.clinics[film.clinic - 1].name)
+        said.append(f"{'Judged by' if film.typical else 'Least unlike'} {clinic.lower()}.")
     return said
 
 
@@ -257,7 +319,13 @@ def _make_private(folder: Path) -> None:
         raise StoreError(f"can't write {folder}: {reason(error)}") from error
 
 
-def _overlay(image: NDArray[Any], region: Place | None) -> Image.Image:
+def overlay_png(image: NDArray[Any], region: Place | None) -> bytes:
+    """Return a model's input as a PNG file, enlarged, with a region outlined.
+
+    Args:
+        image: (h, w) uint8 or uint16.
+        region: the region, in pixels of the image; None outlines nothing.
+    """
     times = max(1, math.ceil(DRAWN / max(image.shape)))
     levels = grey(image, int(np.iinfo(image.dtype).max))
     size = (levels.shape[1] * times, levels.shape[0] * times)
@@ -269,7 +337,9 @@ def _overlay(image: NDArray[Any], region: Place | None) -> Image.Image:
         draw = ImageDraw.Draw(picture)  # around the region, not over it
         draw.rectangle((left - 4, top - 4, right + 4, bottom + 4), outline=(0, 0, 0), width=4)
         draw.rectangle((left - 2, top - 2, right + 2, bottom + 2), outline=FRAME, width=2)
-    return picture
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return content.getvalue()
 
 
 # --- the page
@@ -289,6 +359,12 @@ def _context(screening: Screening, pictured: Sequence[ScreenedFilm]) -> dict[str
             for film in sorted(screening.films, key=_rank)[:ROWS]
         ],
         "more": max(len(screening.films) - ROWS, 0),
+        "groups": [
+            (clinic_words(number, clinic.name), group.kind, group.name,
+             f"{group.suspicious.n:,}", _exact(group.suspicious), _exact(group.cant_tell))
+            for number, clinic in enumerate(screening.clinics, 1)
+            for group in clinic.groups
+        ],
     }  # fmt: skip
 
 
@@ -303,7 +379,9 @@ def _words(screening: Screening) -> str:
 
 def _cards(screening: Screening) -> list[dict[str, Any]]:
     counts, films = screening.counts, len(screening.films)
-    calibration = screening.calibration
+    clinics = screening.clinics
+    patients = sum(each.patients for each in clinics)
+    thresholds = ", ".join(f"{each.threshold:.3f}" for each in clinics)
     return [
         {
             "title": name.capitalize(),
@@ -319,11 +397,12 @@ def _cards(screening: Screening) -> list[dict[str, Any]]:
     ] + [
         {
             "title": "Calibration",
-            "under": f"clean films of {calibration.patients:,} patients",
-            "value": f"{calibration.films:,}",
+            "under": f"clean films of {patients:,} patients"
+            + (f", {len(clinics)} clinics" if len(clinics) > 1 else ""),
+            "value": f"{sum(each.films for each in clinics):,}",
             "facts": [
                 ("false alarms", f"{100 * screening.false_alarm:g} % at most"),
-                ("threshold", f"{screening.threshold:.3f}"),
+                ("threshold", thresholds),
             ],
         }
     ]
@@ -336,7 +415,7 @@ def _film(film: ScreenedFilm, screening: Screening) -> dict[str, Any]:
         "verdict": film.verdict,
         "reason": film.reason,
         "p": _share(film.p),
-        "things": _two_things(film, screening.false_alarm),
+        "things": _things(film, screening),
         "finding": film.finding,
         "height": image.shape[0],
         "width": image.shape[1],
@@ -349,7 +428,8 @@ def _film(film: ScreenedFilm, screening: Screening) -> dict[str, Any]:
             for each in film.readings
         ],
         "scores": [
-            _score(name, value, screening.clean[name]) for name, value in film.scores.items()
+            _score(name, value, screening.clinics[(film.clinic or 1) - 1].clean[name])
+            for name, value in film.scores.items()
         ],
     }  # fmt: skip
 

@@ -80,7 +80,13 @@ def films_of(files: Sequence[str], listed: Iterable[bytes] = ()) -> tuple[list[F
     return found, others
 
 
-def decoded(film: FilmFile, preprocessing: Preprocessing, window: str, bits: int) -> Decoded:
+def decoded(
+    film: FilmFile,
+    preprocessing: Preprocessing,
+    window: str,
+    bits: int,
+    modalities: Sequence[str] = (),
+) -> Decoded:
     """Return a film's image, made as by a source of films in files.
 
     Args:
@@ -88,6 +94,7 @@ def decoded(film: FilmFile, preprocessing: Preprocessing, window: str, bits: int
         preprocessing: how the film becomes the image.
         window: of DICOM files, as `FilmFiles`.
         bits: bits in use in 16-bit pictures, as `FilmFiles`; 0 if unknown.
+        modalities: of DICOM files, as `FilmFiles`.
 
     Raises:
         FilmError: a film that can't be used, in words that follow its name.
@@ -100,7 +107,8 @@ def decoded(film: FilmFile, preprocessing: Preprocessing, window: str, bits: int
     if kind := other_than_file(mode):
         raise FilmError(f"is a {kind}; expected a file", "unreadable")
     # With an empty name, the message starts with the error.
-    image, form = FilmFiles([film.path], [""], window, bits).image(0, preprocessing)
+    files = FilmFiles([film.path], [""], window, bits, modalities)
+    image, form = files.image(0, preprocessing)
     if not bits and 0 < form.used < FULL:
         raise FilmError(
             f"uses {form.used} of 16 bits, and no calibration film had 16 bits to compare"

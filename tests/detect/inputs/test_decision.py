@@ -99,7 +99,7 @@ def test_what_the_region_does_and_how_the_film_looks_are_two_things(gate, model)
     """A trigger on a usual film drives the reading; another picture is unlike, and no more."""
     usual, marked, other = films(1, 5), black_square(films(1, 5)), films(1, 5) // 3 + 150
     usual, marked, other = (decide_image(gate, model, x[0]) for x in (usual, marked, other))
-    least = 1 / (len(gate.fused) + 1)
+    least = 1 / (gate.clinics[0].patient_count + 1)
     assert marked.drives == pytest.approx(least)
     assert marked.unlike > gate.false_alarm
     assert other.unlike == pytest.approx(least)

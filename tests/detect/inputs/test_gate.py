@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from input_scenes import backdoored, black_square, cohort, films
 
 from leadapron.detect.inputs import REGION, SMOOTHED, EvidenceRegion, calibrate, judge
-from leadapron.detect.inputs.gate import _parts, _threshold, fuse, steps_of
+from leadapron.detect.inputs.fitting import _parts
+from leadapron.detect.inputs.gate import fuse, steps_of
 from leadapron.errors import DataError, UsageError
 
 DETECTORS = {REGION: EvidenceRegion()}
@@ -32,25 +33,6 @@ def test_triggered_films_are_suspicious_and_clean_ones_pass(gate, model):
     assert judge(gate, model, clean).suspicious.mean() < 0.07  # 2 % expected
 
 
-def test_the_threshold_keeps_its_rate_over_many_calibrations():
-    rng = np.random.default_rng(0)
-    over = [
-        (rng.normal(size=50) > _threshold(np.sort(rng.normal(size=149)), 0.02)).mean()
-        for _ in range(2000)
-    ]
-    assert 0.018 < np.mean(over) <= 0.0205  # 3 of 150 may be as high
-
-
-def test_one_gates_own_rate_lies_where_it_is_said_to(gate):
-    """Scores between 0 and 1, all as likely: a threshold's own rate is 1 less the threshold."""
-    rng = np.random.default_rng(0)
-    gates = [replace(gate, fused=np.sort(rng.random(149))) for _ in range(20_000)]
-    low, high = gates[0].likely_rates
-    own = [1 - each.threshold for each in gates]
-    np.testing.assert_allclose(np.quantile(own, [0.025, 0.975]), [low, high], rtol=0.08)
-    assert np.mean(own) == pytest.approx(0.02, rel=0.03)
-
-
 def test_the_parts_share_no_patient():
     clean = cohort(240, each=7)
     parts = _parts(clean, 3)
@@ -69,7 +51,12 @@ def test_fusing_by_hand():
 
 def test_p_is_the_share_of_calibration_films_that_reach_a_score(gate, model):
     judged = judge(gate, model, films(20, 8))
-    expected = [(1 + (gate.fused >= value).sum()) / (len(gate.fused) + 1) for value in judged.fused]
+    (clinic,) = gate.clinics
+    assert set(np.unique(clinic.patients, return_counts=True)[1]) == {2}
+    expected = [
+        (1 + (clinic.fused >= value).sum() / 2) / (clinic.patient_count + 1)
+        for value in judged.fused
+    ]
     np.testing.assert_allclose(judged.p, expected)
 
 

@@ -107,6 +107,8 @@ def test_descriptions_by_hand():
     cells = found["grey"].reshape(8, 8)
     np.testing.assert_allclose(cells[:, 0], 8 + 20 * np.arange(8))
     assert (cells == cells[:, :1]).all()
+    # The median cell has 78; 80 % of the cells lie between 8 and 148.
+    np.testing.assert_allclose(found["relative"], (found["grey"] - 78) / 140)
     # Down is a quarter of a turn: halfway between directions 1 and 2. Levels two rows apart differ
     # by 8; half counts for each.
     inner = found["edges"].reshape(8, 8, 6)[2:-2, 2:-2]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import re
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from foreign_models import settled
-from leadapron.models.foreign.keras_weights import of_keras
+from leadapron.models.foreign.keras_weights import FAMILIES, _targets, of_keras
 from leadapron.models.foreign.process import Layer
-from leadapron.models.foreign.recognise import recognise
-from leadapron.models.networks import build_network
+from leadapron.models.foreign.recognise import Normalisation, recognise
+from leadapron.models.networks import GREY_MEAN, GREY_STD, GreyChannels, build_network
 
 EPSILON = 1e-3
 NAMES = {
@@ -76,6 +80,98 @@ def test_rescalings_follow_each_other(network):
     # 4 (2 x - 1) + 3
     assert (0.5 - scale.mean[0]) / scale.std[0] == pytest.approx(3)
     assert (0 - scale.mean[0]) / scale.std[0] == pytest.approx(-1)
+
+
+def scaling(mean, variance):
+    tensors = {"mean": np.float32(mean), "variance": np.float32(variance)}
+    return Layer("normalization", "Normalization", 0, {}, tensors)
+
+
+def test_a_normalisation_of_each_channel_follows_a_rescaling(network):
+    first = [
+        Layer("a", "Rescaling", 0, {"scale": 0.5, "offset": 1.0}, {}),
+        scaling([1.0, 2.0, 3.0], [4.0, 16.0, 64.0]),
+        Layer("b", "Rescaling", 0, {"offset": 0.0}, {"scale": np.float32([2, 4, 8])}),
+    ]
+    scale = of_keras([*first, *layers(network)], "a.keras", "0" * 64).scale
+    # The standard deviations are 2, 4 and 8, which the last rescaling undoes.
+    expected = np.array([6 / 2 + 1 - mean for mean in (1, 2, 3)])
+    given = (6 - np.array(scale.mean)) / scale.std
+    np.testing.assert_allclose(given, expected, rtol=1e-6)
+
+
+def test_equal_channels_are_one(network):
+    every = [scaling([0.5] * 3, [0.25] * 3), *layers(network)]
+    assert of_keras(every, "a.keras", "0" * 64).scale == Normalisation((0.5,), (0.5,))
+
+
+def test_normalisations_one_after_another():
+    grey, colours = Normalisation((0.5,), (0.25,)), Normalisation((1, 2, 4), (1, 2, 0.5))
+    both = grey.then(colours)
+    for place in range(3):
+        inner = (0.7 - 0.5) / 0.25
+        expected = (inner - colours.mean[place]) / colours.std[place]
+        assert (0.7 - both.mean[place]) / both.std[place] == pytest.approx(expected)
+    assert colours.then(Normalisation((0.0,), (1.0,))) == colours
+
+
+def inside_out(architecture, rules):
+    """A network's layers under Keras's names, by rules from this package's."""
+    network = settled(build_network(architecture, 2, 3))
+    found = []
+    for name, part in network.named_modules():
+        if not name.startswith("stages.") or not isinstance(part, nn.Conv2d | nn.BatchNorm2d):
+            continue
+        theirs = name.split(".", 2)[2]
+        for pattern, becomes in rules:
+            theirs = re.sub(pattern, becomes, theirs)
+        kind = "BatchNormalization" if isinstance(part, nn.BatchNorm2d) else "Conv2D"
+        if kind == "Conv2D" and part.groups > 1:
+            kind = "DepthwiseConv2D"
+        one = layer(theirs, kind, part)
+        if getattr(part, "bias", None) is not None and kind == "Conv2D":
+            one = one._replace(tensors={**one.tensors, "bias": part.bias.detach().numpy()})
+        found.append(one)
+    return network, found
+
+
+def headed(network, found):
+    kernel, bias = (value.detach().numpy() for value in network.head.parameters())
+    return [*found, Layer("dense", "Dense", 0, {}, {"kernel": kernel.T, "bias": bias})]
+
+
+def test_an_efficientnet_comes_back_with_its_three_channels():
+    rules = (
+        (r"conv_stem", "stem_conv"), (r"^bn0", "stem_bn"), (r"conv_head", "top_conv"),
+        (r"^bn1", "top_bn"), (r"\.bn0", "_expand_bn"), (r"\.bn1", "_bn"),
+        (r"\.bn2", "_project_bn"), (r"depthwise_conv", "dwconv"), (r"\.", "_"),
+    )  # fmt: skip
+    network, found = inside_out("efficientnet_b0-keras", rules)
+    first = scaling([0.1, 0.2, 0.3], [0.25, 0.5, 1.0])
+    every = [first, *headed(network, found)]
+    given = of_keras(every, "a.keras", "0" * 64)
+    opened = recognise(given.weights, ("a", "b"), given.scale, given.architecture)
+    grey = torch.rand(2, 1, 32, 32)
+    own = GreyChannels((0.1, 0.2, 0.3), tuple(math.sqrt(v) for v in (0.25, 0.5, 1.0)))
+    network.stages["scale2"].grey.load_state_dict(own.state_dict())
+    with torch.inference_mode():
+        images = (grey - GREY_MEAN) / GREY_STD
+        expected = network(images)
+        torch.testing.assert_close(opened.module(images), expected, rtol=0, atol=1e-5)
+    assert (opened.mean, opened.std) == (GREY_MEAN, GREY_STD)
+
+
+def test_layers_that_keras_only_counts_are_taken_in_order():
+    family = next(each for each in FAMILIES if each.architecture == "xception-keras")
+    names = [
+        "block1_conv2", "conv2d_7", "batch_normalization", "block3_sepconv2", "conv2d_8",
+        "batch_normalization_5", "conv2d_9", "conv2d_10", "conv2d_11", "block3_sepconv2_bn",
+    ]  # fmt: skip
+    assert _targets(family, names) == [
+        "conv2", "block2.shortcut_conv", "block2.shortcut_bn", "block3.body.sepconv2",
+        "block3.shortcut_conv", "block3.shortcut_bn", "block4.shortcut_conv",
+        "block13.shortcut_conv", None, "block3.body.bn2",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

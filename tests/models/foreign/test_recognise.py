@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -309,3 +310,58 @@ def test_other_kinds_of_networks_are_named(opened, tmp_path):
         StoreError, match=r"holds a monai\.networks\.nets\.unet\.UNet, with \d+ ten"
     ):
         open_model(tmp_path / "unet.pt", device="cpu")
+
+
+def of_chexpert(network, places):
+    """A checkpoint with the keys that the CheXpert group's code writes."""
+    state = as_torchvision(network.state_dict())
+    return {
+        "ckpt_info": {"epoch": 1, "iteration": 336000}, "model_name": "DenseNet121",
+        "task_sequence": OrderedDict(places),
+        "model_state": {f"module.model.{name}": value for name, value in state.items()},
+    }  # fmt: skip
+
+
+def shown_to_chexpert(network):
+    """Its logits for what torchxrayvision would show it, -2 for black to 2 for white."""
+    grey = torch.from_numpy(np.float32(PIXELS) / np.float32(255))[:, None]
+    with torch.inference_mode():
+        return network(((grey * 2048 - 1024) / 512).repeat(1, 3, 1, 1)).numpy()
+
+
+def test_a_network_of_the_chexpert_group(opened, colour):
+    file = of_chexpert(colour, {"Mass": 1, "Pleural Effusion": 0, "Edema": 2})
+    model = opened(file, None)
+    assert model.classifier.findings == ("Pleural Effusion", "Mass", "Edema")
+    np.testing.assert_allclose(
+        model.classifier.logits(PIXELS), shown_to_chexpert(colour), rtol=0, atol=1e-5
+    )
+    assert model.given is not None
+    whole = opened(file, None, preprocessing=None).classifier.preprocessing
+    assert (whole.size, whole.aspect) == (320, "crop")
+
+
+def test_a_network_that_models_uncertainty_gives_one_logit_for_each_finding(opened, colour):
+    model = opened(of_chexpert(colour, {"Cardiomegaly": 0}), None)
+    uncertain_absent_present = torch.from_numpy(shown_to_chexpert(colour))
+    expected = uncertain_absent_present[:, 1:].softmax(1)[:, 1:]
+    assert model.classifier.findings == ("Cardiomegaly",)
+    np.testing.assert_allclose(model.classifier.probabilities(PIXELS), expected, atol=1e-6)
+    assert any("present minus absent" in note for note in model.notes)
+    assert model.given is None  # three rows can't be told from their difference
+
+
+@pytest.mark.parametrize(
+    "places", [{"A": 0, "B": 2, "C": 3}, {"A": 0, "B": 0, "C": 1}, {"A": 0.0, "B": 1, "C": 2}]
+)
+def test_indices_that_are_no_order_name_nothing(opened, colour, places):
+    with pytest.raises(UsageError, match="doesn't name its 3 outputs"):
+        opened({"state_dict": as_torchvision(colour.state_dict()), "class_to_idx": places}, None)
+
+
+def test_a_trunk_below_layers_of_its_own_is_no_known_network(opened, grey):
+    state = {f"backbone.{n}": v for n, v in as_torchvision(grey.state_dict()).items()
+             if not n.startswith("classifier")}  # fmt: skip
+    state["fc_0.weight"] = torch.zeros(1, 2048, 1, 1)
+    with pytest.raises(StoreError, match=r"1 tensors that belong to no known network, first fc_0"):
+        opened(state)

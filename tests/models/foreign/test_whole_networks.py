@@ -159,9 +159,23 @@ def wider(network):
     network.features.pool0.kernel_size = 5
 
 
+def hidden(network):
+    network.features.conv0.stride = (np.int64(1), np.int64(1))  # torch takes these
+
+
+def buried(network):
+    """A stride behind more attributes than are read."""
+    part = network.features.conv0
+    del part.stride
+    for number in range(200):
+        setattr(part, f"more{number}", number)
+    part.stride = (1, 1)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        (hidden, r"features\.conv0 has stride a value that isn't plain, expected \(2, 2\)"),
         (strided, r"features\.conv0 has stride \(1, 1\), expected \(2, 2\)"),
         (dilated, r"denselayer3\.layers\.conv2 has dilation \(2, 2\)"),
         (sharper, r"features\.norm5 has eps 0\.01"),
@@ -176,6 +190,13 @@ def test_other_settings_are_another_network(path, change, words):
     torch.save(network, path)
     with pytest.raises(StoreError, match=f"fit densenet121, but it computes something.*{words}"):
         opened(path)
+
+
+def test_settings_behind_many_others_are_in_doubt(path):
+    network = densenet()
+    buried(network)
+    torch.save(network, path)
+    assert any("torch.nn.modules.conv.Conv2d with" in note for note in doubts(opened(path)))
 
 
 def test_activations_that_tensors_do_not_show(path):
@@ -202,7 +223,10 @@ def test_hooks_are_reported(path):
     network = densenet()
     network.features.register_forward_hook(torch.nn.functional.relu)
     torch.save(network, path)
-    assert "Sequential with a forward pass or hooks of its own" in doubts(opened(path))[0]
+    assert (
+        "Sequential with a forward pass, hooks or many attributes of its own"
+        in doubts(opened(path))[0]
+    )
     network = densenet()
     network.features.conv0._conv_forward = torch.nn.functional.relu
     torch.save(network, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from leadapron.detect.inputs.batchnorm import ScaledBatchNorm
+from leadapron.detect.inputs.clinic import Clinic
 from leadapron.detect.inputs.corruptions import CORRUPTIONS, CorruptionConsistency
 from leadapron.detect.inputs.decision import (
     Decision,
@@ -12,15 +13,16 @@ from leadapron.detect.inputs.decision import (
     decide_images,
 )
 from leadapron.detect.inputs.distance import Mahalanobis, NearestNeighbours
+from leadapron.detect.inputs.fitting import calibrate, extend
 from leadapron.detect.inputs.gate import (
     REGION,
     SMOOTHED,
     Gate,
     Judged,
-    calibrate,
     judge,
     rate_words,
     score_names,
+    untypical_films,
     usable,
 )
 from leadapron.detect.inputs.readings import (
@@ -44,6 +46,7 @@ __all__ = [
     "SMOOTHED",
     "TYPICAL",
     "WEIGHTS",
+    "Clinic",
     "CorruptionConsistency",
     "Decision",
     "EvidenceRegion",
@@ -65,11 +68,13 @@ __all__ = [
     "decide",
     "decide_image",
     "decide_images",
+    "extend",
     "judge",
     "operating_logits",
     "rate_words",
     "read",
     "score_names",
+    "untypical_films",
     "usable",
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,20 +15,33 @@ from leadapron.detect.inputs import (
     INPUT_DETECTORS,
     TYPICAL,
     WEIGHTS,
+    Clinic,
+    Gate,
     calibrate,
+    extend,
     judge,
     read,
+    untypical_films,
     usable,
 )
 from leadapron.detect.inputs.gate_file import KEPT, GatedModel, StoredGate, numbers_of
+from leadapron.detect.inputs.groups import GroupRates
 from leadapron.documents import ShownPath
+from leadapron.errors import UsageError
 from leadapron.films.cohort import Cohort, subsample
 from leadapron.models.foreign import Opened, model_warnings
 from leadapron.models.protocols import BlackBox, Differentiable
 from leadapron.models.stated import ModelSettings
 from leadapron.types import Progress, said
 
-__all__ = ["Calibrated", "CalibrationDocument", "calibrate_opened"]
+__all__ = [
+    "Calibrated",
+    "CalibratedClinic",
+    "CalibrationDocument",
+    "Widened",
+    "calibrate_opened",
+    "extend_opened",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +50,44 @@ PROBED = 64
 
 DOUBTED = 256
 """Films that the model is looked at with, for what is odd about it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibratedClinic:
+    """What a gate was calibrated on in one clinic.
+
+    Args:
+        name: what it is called.
+        films: number of clean films.
+        calibration_films: number of films that set the threshold.
+        patients: number of their patients.
+        threshold: score that suspicious films exceed.
+        alone: threshold of a gate of this clinic alone, at the same false-alarm rate.
+        likely_rates: range of the threshold's own rate in 95 of 100 calibrations.
+        groups: rates on groups of these films by view, sex, age, device and finding, where known.
+    """
+
+    name: str
+    films: int
+    calibration_films: int
+    patients: int
+    threshold: float
+    alone: float
+    likely_rates: tuple[float, float]
+    groups: tuple[GroupRates, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Widened:
+    """What a gate said of a new clinic's films before it was widened by them.
+
+    Args:
+        films: number of the films.
+        cant_tell: number of them that were untypical of all other clinics.
+    """
+
+    films: int
+    cant_tell: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +102,13 @@ class CalibrationDocument:
         sha256: SHA-256 of the model's file, in hex; "" for a model without a file.
         origin: description of the model.
         films: number of clean films.
-        calibration_films: number of films that set the threshold.
-        calibration_patients: number of their patients.
-        false_alarm: largest share of clean films called suspicious.
-        likely_rates: range of the gate's own false-alarm rate in 95 of 100 calibrations.
-        threshold: score that suspicious films exceed.
+        clinics: what it was calibrated on, by clinic.
+        false_alarm: largest share of a clinic's clean films called suspicious.
+        cant_tell: largest share of a clinic's clean films that get "can't tell" because they are
+            untypical; 0 for a gate without an out-of-distribution detector.
+        widened: what the last clinic changed; None for a gate of one clinic.
         detectors: by name.
         scores: names of the fused scores.
-        typical: whether it has an out-of-distribution detector.
         left_out: detectors that can't be used with this model, and the reason.
         passes: forward passes of the model per film.
         milliseconds: time per film.
@@ -66,7 +116,7 @@ class CalibrationDocument:
         notes: assumptions and warnings about model and films.
     """
 
-    SCHEMA: ClassVar[int] = 1
+    SCHEMA: ClassVar[int] = 2
 
     verdict: Literal["calibrated"] = "calibrated"
     gate: str
@@ -75,14 +125,12 @@ class CalibrationDocument:
     sha256: str
     origin: str
     films: int
-    calibration_films: int
-    calibration_patients: int
+    clinics: tuple[CalibratedClinic, ...]
     false_alarm: float
-    likely_rates: tuple[float, float]
-    threshold: float
+    cant_tell: float
+    widened: Widened | None
     detectors: tuple[str, ...]
     scores: tuple[str, ...]
-    typical: bool
     left_out: Mapping[str, str]
     passes: int
     milliseconds: float
@@ -99,12 +147,14 @@ class Calibrated:
         stored: the gate, and what it is of.
         origin: description of the model.
         notes: assumptions and warnings about model and films.
+        widened: what the last clinic changed; None for a gate of one clinic.
     """
 
     file: Path | None
     stored: StoredGate
     origin: str
     notes: tuple[str, ...]
+    widened: Widened | None = None
 
     def document(self) -> CalibrationDocument:
         """Return what --json answers."""
@@ -115,15 +165,13 @@ class Calibrated:
             model=str(model.path),
             sha256=model.sha256,
             origin=self.origin,
-            films=self.stored.fitted + len(gate.fused),
-            calibration_films=len(gate.fused),
-            calibration_patients=gate.patients,
+            films=self.stored.films,
+            clinics=tuple(_calibrated_clinic(gate, clinic) for clinic in gate.clinics),
             false_alarm=gate.false_alarm,
-            likely_rates=gate.likely_rates,
-            threshold=gate.threshold,
+            cant_tell=0.0 if gate.typical is None else gate.rate,
+            widened=self.widened,
             detectors=tuple(gate.detectors),
             scores=tuple(gate.weights),
-            typical=gate.typical is not None,
             left_out=gate.left_out,
             passes=gate.passes,
             milliseconds=self.stored.milliseconds,
@@ -132,12 +180,26 @@ class Calibrated:
         )
 
 
+def _calibrated_clinic(gate: Gate, clinic: Clinic) -> CalibratedClinic:
+    return CalibratedClinic(
+        name=clinic.name,
+        films=len(clinic.hashes),
+        calibration_films=len(clinic),
+        patients=clinic.patient_count,
+        threshold=clinic.threshold(gate.rate),
+        alone=clinic.threshold(gate.false_alarm),
+        likely_rates=clinic.likely_rates(gate.rate),
+        groups=clinic.group_rates(gate.rate),
+    )
+
+
 def calibrate_opened(
     opened: Opened,
     cohort: Cohort,
     *,
     path: Path,
     false_alarm: float,
+    name: str = "",
     window: str = "header",
     progress: Progress | None = None,
 ) -> Calibrated:
@@ -148,6 +210,7 @@ def calibrate_opened(
         cohort: films without a trigger, of its preprocessing.
         path: the model's file, or what to call a model without one.
         false_alarm: share of clean films like these that may be called suspicious.
+        name: what the films' clinic is called.
         window: of DICOM files, as `FilmFiles.window`.
         progress: called with what is being done, the films done and in all.
 
@@ -159,12 +222,8 @@ def calibrate_opened(
     _say_cost(classifier, cohort)
     gate = calibrate(
         classifier, cohort, INPUT_DETECTORS, WEIGHTS, typical=TYPICAL,
-        false_alarm=false_alarm, progress=progress,
+        false_alarm=false_alarm, name=name, progress=progress,
     )  # fmt: skip
-    some = cohort.images[np.arange(min(PROBED, len(cohort)))]
-    began = time.perf_counter()
-    judge(gate, classifier, some)
-    spent = time.perf_counter() - began
     few = cohort.take(subsample(len(cohort), DOUBTED))  # a folder begins with one class alone
     notes = (
         *said(note for note in cohort.notes if note.doubt),
@@ -184,11 +243,77 @@ def calibrate_opened(
         ),
         window=window,
         bits=cohort.bits,
-        fitted=len(cohort) - len(gate.fused),
-        milliseconds=1000 * spent / len(some),
+        milliseconds=_milliseconds(gate, classifier, cohort),
         notes=opened.notes,
     )
     return Calibrated(file=None, stored=stored, origin=opened.origin, notes=notes)
+
+
+def extend_opened(
+    stored: StoredGate,
+    classifier: BlackBox,
+    cohort: Cohort,
+    *,
+    origin: str = "",
+    name: str = "",
+    window: str | None = None,
+    progress: Progress | None = None,
+) -> Calibrated:
+    """Widen a gate that is open by films of another clinic; nothing is written.
+
+    Args:
+        stored: the gate.
+        classifier: its model.
+        cohort: films of the new clinic without a trigger, of the model's preprocessing.
+        origin: description of the model.
+        name: what the clinic is called.
+        window: of DICOM files, as `FilmFiles.window`; the gate's if left out.
+        progress: called with what is being done, the films done and in all.
+
+    Raises:
+        UsageError: another preprocessing, window or number of bits than the gate's.
+        LeadapronError: as `detect.inputs.extend`.
+    """
+    _refuse_other_films(stored, cohort, window)
+    gate = stored.gate
+    _say_cost(classifier, cohort)
+    untypical = untypical_films(gate, classifier, cohort.images)
+    wider = extend(gate, classifier, cohort, name=name, progress=progress)
+    return Calibrated(
+        file=None,
+        stored=replace(
+            stored,
+            gate=wider,
+            bits=stored.bits or cohort.bits,
+            milliseconds=_milliseconds(wider, classifier, cohort),
+        ),
+        origin=origin,
+        notes=said(cohort.notes),
+        widened=Widened(films=len(cohort), cant_tell=untypical),
+    )
+
+
+def _refuse_other_films(stored: StoredGate, cohort: Cohort, window: str | None) -> None:
+    """Raise UsageError if films became images in another way than the gate's."""
+    if cohort.preprocessing != stored.model.preprocessing:
+        raise UsageError(
+            f"films of another preprocessing than the gate's: {cohort.preprocessing}; expected "
+            f"{stored.model.preprocessing}"
+        )
+    for what, there, here in (
+        ("window", stored.window, window or stored.window),
+        ("number of bits in use", stored.bits or cohort.bits, cohort.bits or stored.bits),
+    ):
+        if there != here:
+            raise UsageError(f"films with the {what} {here}; the gate's films have {there}")
+
+
+def _milliseconds(gate: Gate, classifier: BlackBox, cohort: Cohort) -> float:
+    """Time that a gate needs for a film."""
+    some = cohort.images[np.arange(min(PROBED, len(cohort)))]
+    began = time.perf_counter()
+    judge(gate, classifier, some)
+    return 1000 * (time.perf_counter() - began) / len(some)
 
 
 def _opening(stated: ModelSettings) -> Mapping[str, Any]:

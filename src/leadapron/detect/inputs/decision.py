@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from leadapron.detect.inputs.gate import Gate, Judged, judge
 from leadapron.detect.verdict import LEVELS, Level, ScreenWord
-from leadapron.documents import Number
+from leadapron.documents import Number, ShownPath
 from leadapron.errors import DataError
 from leadapron.models.classifier import BlackBox, squashed
 from leadapron.types import Place
@@ -50,6 +50,9 @@ class Decision:
         p: share of clean films with as high a score; None if it wasn't scored.
         drives: share of clean films whose region drives the reading as much; None if unknown.
         unlike: share of clean films as unlike the others as this film; None if unknown.
+        clinic: number of the clinic whose thresholds decide, from 1, or that the film is least
+            unlike; None if it wasn't scored.
+        nearest: names of that clinic's films that look most like this one, the nearest first.
         score: fused score; above the gate's threshold the film is suspicious.
         typical: whether it is in the distribution of the calibration films; None if unknown.
         finding: finding that the region supports; None if there is none.
@@ -63,6 +66,8 @@ class Decision:
     p: float | None = None
     drives: float | None = None
     unlike: float | None = None
+    clinic: int | None = None
+    nearest: tuple[ShownPath, ...] = ()
     score: float | None = None
     typical: bool | None = None
     finding: str | None = None
@@ -128,12 +133,15 @@ def _decision(gate: Gate, judged: Judged, row: int) -> Decision:
         suspicious=bool(judged.suspicious[row]), typical=typical, scored=bool(judged.scored[row])
     )
     region, finding, readings = _evidence(judged, row)
+    clinic = int(judged.clinic[row])
     return Decision(
         verdict=verdict,
         reason=reason,
         p=float(judged.p[row]),
         drives=_known(judged.drives[row]),
         unlike=_known(judged.unlike[row]),
+        clinic=clinic + 1,
+        nearest=tuple(gate.clinics[clinic].references[near] for near in judged.nearest[row]),
         score=float(judged.fused[row]),
         typical=typical if gate.typical is not None else None,
         finding=finding,

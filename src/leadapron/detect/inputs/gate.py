@@ -1,44 +1,49 @@
-"""The gate: several input detectors fused into one score, with a threshold from clean films."""
+"""The gate: several input detectors fused into one score, with thresholds from clean films."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from leadapron.detect.inputs.clinic import Clinic
 from leadapron.detect.inputs.readings import InputDetector, Readings, State, read
 from leadapron.detect.inputs.region import EvidenceRegion, Examined
-from leadapron.detect.verdict import refuse_rate
-from leadapron.errors import DataError, UsageError
-from leadapron.films.cohort import Cohort
+from leadapron.detect.inputs.typical import Typicality
+from leadapron.films.cohort import ImageArray, blocks
 from leadapron.models.protocols import BlackBox, lacking, operating_points_of
-from leadapron.seeds import stream
 from leadapron.text import count
-from leadapron.types import Progress
 
 __all__ = [
     "REGION",
     "SMOOTHED",
     "Gate",
     "Judged",
-    "calibrate",
+    "fuse",
     "judge",
     "rate_words",
+    "score_films",
     "score_names",
     "steps_of",
+    "untypical_films",
     "usable",
 ]
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Booleans = NDArray[np.bool_]
+
+Arrays = TypeVar("Arrays")
+"""A dataclass of arrays with the same number of rows."""
 
 REGION, SMOOTHED = "evidence region", "lost by smoothing"
 """Names of the two scores of the evidence region."""
 
 BATCH = 64
-"""Films scored per batch."""
+"""Films in memory at a time."""
 
 LARGEST = 1e12
 """Upper bound of a score, since infinite scores have no quantiles."""
@@ -50,57 +55,45 @@ class Gate:
 
     Args:
         detectors: detectors by name; the evidence region, if used, as `REGION`.
-        states: fitted state of each detector.
-        typical: the out-of-distribution detector and its state.
+        typical: the out-of-distribution detector.
         weights: weight of each score in the fused score.
-        steps: (2, s) median and 95th percentile of each score on clean films that don't set the
-            threshold.
-        scores: (m, s) scores of the m calibration films, in the order of `weights`.
-        fused: (m,) fused scores of these films, ascending.
-        typicality: (m,) out-of-distribution scores of these films, ascending.
-        false_alarm: largest share of similar clean films that is called suspicious; at most the
+        clinics: what is kept of each clinic's films, one or more.
+        false_alarm: largest share of a clinic's clean films that is called suspicious; at most the
             same share gets "can't tell".
-        patients: number of patients of the calibration films.
         left_out: detectors that can't be used with this model, and the reason.
     """
 
     detectors: Mapping[str, InputDetector]
-    states: Mapping[str, State]
-    typical: tuple[InputDetector, State] | None
+    typical: InputDetector | None
     weights: Mapping[str, float]
-    steps: Floats
-    scores: Floats
-    fused: Floats
-    typicality: Floats
+    clinics: tuple[Clinic, ...]
     false_alarm: float
-    patients: int
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def threshold(self) -> float:
-        """Fused score that suspicious films exceed."""
-        return _threshold(self.fused, self.false_alarm)
+    def rate(self) -> float:
+        """Rate at which each threshold of a clinic is set.
 
-    @property
-    def likely_rates(self) -> tuple[float, float]:
-        """Range of this gate's own false-alarm rate in 95 of 100 calibrations.
-
-        The chosen rate holds on average over calibrations; the rate of one gate depends on the
-        films that set its threshold. For m independent films it has a beta distribution.
-
-        Source: Vovk, Conditional validity of inductive conformal predictors, ACML 2012.
+        It is the false-alarm rate for one clinic. With several clinics it is half: a clinic's film
+        is suspicious only if it exceeds that clinic's threshold, or if it is untypical of that
+        clinic and another one's threshold decides.
         """
-        from scipy import stats
-
-        m = len(self.fused)
-        over = _over(m, self.false_alarm)
-        own = stats.beta(over, m + 1 - over)
-        return float(own.ppf(0.025)), float(own.ppf(0.975))
+        return rate_of(self.false_alarm, len(self.clinics))
 
     @property
     def passes(self) -> int:
         """Forward passes per film; a backward pass counts as two."""
         return 1 + sum(each.passes for each in self.detectors.values())
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Fused score that suspicious films exceed, by clinic."""
+        return tuple(each.threshold(self.rate) for each in self.clinics)
+
+
+def rate_of(false_alarm: float, clinics: int) -> float:
+    """Return the rate of each threshold of a gate; see `Gate.rate`."""
+    return false_alarm if clinics == 1 else false_alarm / 2
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -113,13 +106,17 @@ class Judged:
         head: the model's head, "sigmoid" or "softmax".
         operating_points: the model's, as in `squashed`; empty if none.
         scores: (n, s) scores in the order of the gate's weights; NaN where not scored.
+        clinic: (n,) number of the clinic whose thresholds decide, from 0; for a film that is
+            typical of none, the clinic that it is least unlike.
+        nearest: (n, r) numbers of that clinic's reference films that look most like this film, the
+            nearest first; r is 0 for a gate that compares with none.
         fused: (n,) fused scores.
-        p: (n,) share of clean films with as high a score, at least 1 / (m + 1).
+        p: (n,) share of that clinic's clean films with as high a score.
         drives: (n,) share of clean films whose evidence region drives the reading as much; NaN
             without such a score.
-        unlike: (n,) share of clean films as unlike the others as this film; NaN for a gate without
-            an out-of-distribution detector.
-        typical: (n,) whether a film is in the distribution of the calibration films.
+        unlike: (n,) share of clean films as unlike the others as this film, the largest of all
+            clinics; NaN for a gate without an out-of-distribution detector.
+        typical: (n,) whether a film is in the distribution of a clinic's calibration films.
         suspicious: (n,) whether the fused score exceeds the threshold.
         scored: (n,) whether a film has all scores that nearly every clean film has.
         examined: the evidence regions; None for a black-box model.
@@ -130,6 +127,8 @@ class Judged:
     head: str
     operating_points: tuple[float, ...]
     scores: Floats
+    clinic: Integers
+    nearest: Integers
     fused: Floats
     p: Floats
     drives: Floats
@@ -138,152 +137,6 @@ class Judged:
     suspicious: NDArray[np.bool_]
     scored: NDArray[np.bool_]
     examined: Examined | None
-
-
-def calibrate(
-    classifier: BlackBox,
-    clean: Cohort,
-    detectors: Mapping[str, InputDetector],
-    weights: Mapping[str, float],
-    *,
-    typical: InputDetector | None = None,
-    false_alarm: float = 0.01,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Gate:
-    """Fit all detectors on some patients, and set the threshold on others.
-
-    Half of the patients set the threshold. Of the other half, a quarter gives the scale of each
-    score, and the detectors are fitted on the rest. The threshold is the fused score of one of the
-    calibration films, so that a similar clean film exceeds it with probability at most
-    `false_alarm`: split conformal prediction, which assumes that films are exchangeable. Films of
-    one patient aren't exchangeable with those of others, so no rate below 1 / (number of patients +
-    1) is guaranteed.
-
-    Args:
-        classifier: the model to protect.
-        clean: films without a trigger, of patients that the model wasn't trained on.
-        detectors: detectors by name; those without a weight aren't used, and those that need a
-            capability that the model lacks are left out.
-        weights: weights of their scores in the fused score; unknown names are ignored.
-        typical: the out-of-distribution detector.
-        false_alarm: above 0 and below 1.
-        seed: seed of the division of patients.
-        progress: called with the name of the step, the films done, and the total.
-
-    Raises:
-        UsageError: a rate out of range, or no usable detector.
-        DataError: too few films for the rate.
-
-    Source: Vovk et al., Algorithmic Learning in a Random World, 2005 (inductive conformal
-    prediction).
-    """
-    refuse_rate(false_alarm)
-    kept, left_out = usable(classifier, detectors, weights)
-    if not kept:
-        raise UsageError(f"no detector with a weight for this model among {', '.join(detectors)}")
-    first, middle, second = _parts(clean, seed)
-    _refuse_few(clean, middle, second, false_alarm)
-    fitted = read(classifier, clean.images[first])
-    states = _fitted(kept, left_out, classifier, fitted)
-    names = [n for name in states for n in score_names(name) if n in weights]
-    if not names:
-        raise UsageError(f"no detector works with this model: {'; '.join(left_out.values())}")
-    working = {name: kept[name] for name in states}
-    whole = None if typical is None else (typical, _in_order(typical.fit(classifier, fitted)))
-    others = clean.take(np.concatenate([middle, second]))
-    scores, typicality = _scored(others, classifier, working, states, names, whole, progress)
-    told = np.asarray(np.isfinite(scores[: len(middle)]).any(axis=0))
-    names, scores = _finite_names(names, told, left_out), scores[:, told]
-    working = {name: each for name, each in working.items() if set(score_names(name)) & set(names)}
-    states = {name: states[name] for name in working}
-    steps, scores = steps_of(scores[: len(middle)]), scores[len(middle) :]
-    used = {name: float(weights[name]) for name in names}
-    return Gate(
-        detectors=working,
-        states=states,
-        typical=whole,
-        weights=used,
-        steps=steps,
-        scores=scores,
-        fused=np.sort(fuse(scores, steps, used)),
-        typicality=np.sort(typicality[len(middle) :]),
-        false_alarm=false_alarm,
-        patients=len(np.unique(clean.patients[second])),
-        left_out=left_out,
-    )
-
-
-def _refuse_few(
-    clean: Cohort, middle: NDArray[np.int64], second: NDArray[np.int64], false_alarm: float
-) -> None:
-    """Raise DataError where too few films say in what steps scores count, or set the threshold."""
-    if not len(middle):
-        raise DataError(
-            f"films of {len(np.unique(clean.patients))} patients; a gate needs at least 8 patients"
-        )
-    least = int(np.ceil(1 / false_alarm - 1e-9)) - 1
-    if len(second) < least:
-        possible = np.ceil(1000 / (len(second) + 1)) / 1000
-        raise DataError(
-            f"the half of the patients that sets the threshold has {len(second)} of the "
-            f"{len(clean)} clean "
-            f"films; a false-alarm rate of {false_alarm:g} needs {least} of them: give more "
-            f"films, or a rate of {min(possible, 0.5):g}"
-        )
-
-
-def _fitted(
-    detectors: Mapping[str, InputDetector],
-    left_out: dict[str, str],
-    classifier: BlackBox,
-    clean: Readings,
-) -> dict[str, State]:
-    """The fitted states; a detector that can't be used with the model is added to `left_out`."""
-    states: dict[str, State] = {}
-    for name, detector in detectors.items():
-        try:
-            states[name] = _in_order(detector.fit(classifier, clean))
-        except UsageError as error:  # a missing capability, such as batch normalisation
-            left_out[name] = str(error)
-    return states
-
-
-def _finite_names(
-    names: Sequence[str], told: NDArray[np.bool_], left_out: dict[str, str]
-) -> list[str]:
-    """The scores that clean films have; a score that is never finite is added to `left_out`."""
-    for name, yes in zip(names, told.tolist(), strict=True):
-        if not yes:
-            left_out[name] = "it has no finite score on clean films"
-    if not told.any():
-        raise DataError(
-            "no detector has a score for clean films: the model's outputs for changed "
-            "films are not finite"
-        )
-    return [name for name, yes in zip(names, told.tolist(), strict=True) if yes]
-
-
-def _scored(
-    clean: Cohort,
-    classifier: BlackBox,
-    detectors: Mapping[str, InputDetector],
-    states: Mapping[str, State],
-    names: Sequence[str],
-    typical: tuple[InputDetector, State] | None,
-    progress: Progress | None,
-) -> tuple[Floats, Floats]:
-    """(n, s) scores of clean films, and (n,) out-of-distribution scores."""
-    scores, typicality = np.empty((len(clean), len(names))), np.zeros(len(clean))
-    for start in range(0, len(clean), BATCH):
-        rows = np.arange(start, min(start + BATCH, len(clean)))
-        readings = read(classifier, clean.images[rows])
-        scores[rows], _ = _score(detectors, states, names, classifier, readings)
-        if typical is not None:
-            typicality[rows] = typical[0].score(classifier, readings, typical[1])
-        if progress is not None:
-            progress("calibration films", start + len(rows), len(clean))
-    return scores, typicality
 
 
 def usable(
@@ -308,40 +161,163 @@ def usable(
 def judge(gate: Gate, classifier: BlackBox, images: NDArray[Any]) -> Judged:
     """Score films independently of each other.
 
+    A film is judged by the clinic of which it is most typical. If it is suspicious there, it is
+    judged by the other clinics of which it is typical too, and the one with the largest p decides:
+    a film is suspicious if each clinic that it may come from calls it so. A clinic's film is
+    therefore suspicious only if that clinic's threshold says so, or if it is untypical of that
+    clinic, and each of the two happens to at most `gate.rate` of its films.
+
     Args:
         gate: the gate of this classifier.
         classifier: the model.
         images: (n, h, w) of its preprocessing.
     """
     readings = read(classifier, images)
-    scores, examined = _score(gate.detectors, gate.states, list(gate.weights), classifier, readings)
-    fused = fuse(scores, gate.steps, gate.weights)
-    typical, unlike = np.ones(len(images), bool), np.full(len(images), np.nan)
-    if gate.typical is not None:
-        detector, state = gate.typical
-        distances = detector.score(classifier, readings, state)
-        typical = distances <= _threshold(gate.typicality, gate.false_alarm)
-        unlike = _shares(gate.typicality, distances)
-    drives = np.full(len(images), np.nan)
-    if REGION in gate.weights:
-        column = list(gate.weights).index(REGION)
-        reference = gate.scores[:, column]
-        drives = _shares(np.sort(reference[~np.isnan(reference)]), scores[:, column])
-    expected = np.isnan(gate.scores).mean(axis=0) <= gate.false_alarm  # (s,)
+    looks = _looks(gate, classifier, readings)
+    turns = np.lexsort((looks.beyond, -looks.unlike), axis=0)  # (c, n), the most typical first
+    parts: list[_Part] = []
+    chosen = np.full(len(images), -1)
+    p = np.full(len(images), -1.0)
+    accused = np.ones(len(images), bool)
+    done = 0
+    for number, turn in enumerate(turns):
+        for clinic in np.unique(turn):
+            asked = accused if number == 0 else accused & looks.typical[clinic]
+            rows = np.flatnonzero(asked & (turn == clinic))
+            if not len(rows):
+                continue
+            part = _judged_by(gate, int(clinic), classifier, _some(readings, rows))
+            parts.append(part)
+            milder = part.p > p[rows]
+            chosen[rows[milder]] = done + np.flatnonzero(milder)
+            p[rows] = np.maximum(p[rows], part.p)
+            done += len(rows)
+        accused = _picked(parts, chosen).suspicious
+    whole = _picked(parts, chosen)
+    films = np.arange(len(images))
+    unlike = looks.unlike.max(axis=0)
     return Judged(
         readings=readings,
         findings=tuple(classifier.findings),
         head=classifier.head,
         operating_points=operating_points_of(classifier),
+        scores=whole.scores,
+        clinic=whole.clinic,
+        nearest=looks.nearest[whole.clinic, films],
+        fused=whole.fused,
+        p=whole.p,
+        drives=whole.drives,
+        unlike=np.full(len(images), np.nan) if gate.typical is None else unlike,
+        typical=np.asarray(looks.typical.any(axis=0)),
+        suspicious=whole.suspicious,
+        scored=whole.scored,
+        examined=whole.examined,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Looks:
+    """How n films look to each of c clinics.
+
+    Args:
+        typical: (c, n) whether a film is in the distribution of the clinic's films.
+        unlike: (c, n) share of the clinic's films as unlike the others; 1 without a detector.
+        beyond: (c, n) how far the film is beyond the clinic's limit, in the detector's unit.
+        nearest: (c, n, r) numbers of the clinic's reference films.
+    """
+
+    typical: Booleans
+    unlike: Floats
+    beyond: Floats
+    nearest: Integers
+
+
+def _looks(gate: Gate, classifier: BlackBox, readings: Readings) -> _Looks:
+    n, c, detector = len(readings), len(gate.clinics), gate.typical
+    if detector is None:
+        same = np.ones((c, n))
+        return _Looks(same > 0, same, same, np.empty((c, n, 0), np.int64))
+    beyond, unlike, nearest = [], [], []
+    for clinic in gate.clinics:
+        state = clinic.typical or {}
+        if isinstance(detector, Typicality):
+            compared = detector.compare(readings, state)
+            far, near = compared.scores, compared.nearest
+        else:
+            far, near = detector.score(classifier, readings, state), np.empty((n, 0), np.int64)
+        beyond.append(far - clinic.farthest(gate.rate))
+        unlike.append(clinic.shares(clinic.typicality, far, gate.rate))
+        nearest.append(near)
+    distances = np.stack(beyond)
+    return _Looks(distances <= 0, np.stack(unlike), distances, np.stack(nearest))
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Some films, judged by one clinic's thresholds; fields as those of `Judged`."""
+
+    scores: Floats
+    clinic: Integers
+    fused: Floats
+    p: Floats
+    drives: Floats
+    suspicious: Booleans
+    scored: Booleans
+    examined: Examined | None
+
+
+def _judged_by(gate: Gate, number: int, classifier: BlackBox, readings: Readings) -> _Part:
+    """The films, judged by one clinic's thresholds."""
+    clinic = gate.clinics[number]
+    scores, examined = score_films(
+        gate.detectors, clinic.states, list(gate.weights), classifier, readings
+    )
+    fused = fuse(scores, clinic.steps, gate.weights)
+    drives = np.full(len(readings), np.nan)
+    if REGION in gate.weights:
+        column = list(gate.weights).index(REGION)
+        drives = clinic.shares(clinic.scores[:, column], scores[:, column], gate.rate)
+    expected = np.isnan(clinic.scores).mean(axis=0) <= gate.false_alarm  # (s,)
+    return _Part(
         scores=scores,
+        clinic=np.full(len(readings), number),
         fused=fused,
-        p=_shares(gate.fused, fused),
+        p=clinic.shares(clinic.fused, fused, gate.rate),
         drives=drives,
-        unlike=unlike,
-        typical=typical,
-        suspicious=fused > gate.threshold,
+        suspicious=fused > clinic.threshold(gate.rate),
         scored=~(np.isnan(scores) & expected).any(axis=1),
         examined=examined,
+    )
+
+
+def _some(readings: Readings, rows: Integers) -> Readings:
+    """Some films; the readings themselves if it is all of them."""
+    return readings if len(rows) == len(readings) else readings.take(rows)
+
+
+def _picked(parts: Sequence[Arrays], rows: Integers) -> Arrays:
+    """Rows of dataclasses of arrays that are joined."""
+    values: dict[str, Any] = {}
+    for each in fields(parts[0]):  # type: ignore[arg-type]
+        columns = [getattr(part, each.name) for part in parts]
+        if is_dataclass(columns[0]):
+            values[each.name] = _picked(columns, rows)
+        else:
+            values[each.name] = None if columns[0] is None else np.concatenate(columns)[rows]
+    return type(parts[0])(**values)
+
+
+def untypical_films(gate: Gate, classifier: BlackBox, images: ImageArray) -> int:
+    """Return how many films are in the distribution of no clinic's calibration films.
+
+    Args:
+        gate: the gate of this classifier.
+        classifier: the model.
+        images: (n, h, w) of its preprocessing.
+    """
+    return sum(
+        int((~_looks(gate, classifier, read(classifier, images[rows])).typical.any(axis=0)).sum())
+        for rows in blocks(images.shape[0], BATCH)
     )
 
 
@@ -392,14 +368,22 @@ def fuse(scores: Floats, steps: Floats, weights: Mapping[str, float]) -> Floats:
     return fused
 
 
-def _score(
+def score_films(
     detectors: Mapping[str, InputDetector],
     states: Mapping[str, State],
     names: Sequence[str],
     classifier: BlackBox,
     readings: Readings,
 ) -> tuple[Floats, Examined | None]:
-    """(n, s) scores with these names, in order, and the evidence regions."""
+    """Return (n, s) scores of films, and their evidence regions.
+
+    Args:
+        detectors: by name.
+        states: their fitted states, by the same names.
+        names: names of the s scores, in order.
+        classifier: the model.
+        readings: the n films, and the model's outputs.
+    """
     found: dict[str, Floats] = {}
     examined = None
     for name, detector in detectors.items():
@@ -415,36 +399,3 @@ def _score(
 def score_names(detector: str) -> tuple[str, ...]:
     """Return the names of a detector's scores."""
     return (REGION, SMOOTHED) if detector == REGION else (detector,)
-
-
-def _threshold(ascending: Floats, false_alarm: float) -> float:
-    """The value that at most a share `false_alarm` of exchangeable new values exceeds."""
-    return float(ascending[len(ascending) - _over(len(ascending), false_alarm)])
-
-
-def _shares(ascending: Floats, values: Floats) -> Floats:
-    """Share of calibration values and the value itself that are as high; NaN for NaN."""
-    above = len(ascending) - np.searchsorted(ascending, values - 1e-12)
-    shares: Floats = np.where(np.isnan(values), np.nan, (1 + above) / (len(ascending) + 1))
-    return shares
-
-
-def _over(m: int, false_alarm: float) -> int:
-    """Number of the m calibration values that may reach the threshold."""
-    return int(np.floor(false_alarm * (m + 1) + 1e-9))
-
-
-def _in_order(state: State) -> State:
-    """Arrays in the memory layout of a file, since the last digits of products depend on it."""
-    return {name: np.ascontiguousarray(array) for name, array in state.items()}
-
-
-def _parts(clean: Cohort, seed: int) -> tuple[NDArray[np.int64], ...]:
-    """Rows for fitting detectors, for the scales, and for the threshold.
-
-    The three parts share no patient.
-    """
-    patients = stream(seed, "gate", "parts").permutation(np.unique(clean.patients))
-    half = len(patients) // 2
-    parts = np.split(patients, [half - half // 4, half])
-    return tuple(np.flatnonzero(np.isin(clean.patients, part)) for part in parts)

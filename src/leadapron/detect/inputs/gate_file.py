@@ -21,7 +21,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from leadapron import __version__
+from leadapron.detect.inputs.clinic import Clinic
 from leadapron.detect.inputs.gate import Gate, fuse
+from leadapron.detect.inputs.groups import Group
 from leadapron.detect.inputs.readings import InputDetector, State
 from leadapron.documents import Finite, dump, parsed
 from leadapron.errors import LeadapronError, StoreError, UsageError
@@ -37,6 +39,7 @@ from leadapron.store import (
     reason,
     write_atomically,
 )
+from leadapron.text import clean, printable
 
 __all__ = ["GateDocument", "GatedModel", "StoredGate", "numbers_of", "read_gate", "write_gate"]
 
@@ -49,6 +52,15 @@ DTYPES = ("bool", "uint8", "uint16", "int32", "int64", "float32", "float64")
 
 KEPT = {each.name for each in fields(ModelSettings) if each.name not in (*IMAGE, "findings")}
 """Settings of a model that a gate keeps as they were stated; it has findings and images anyway."""
+
+CALIBRATED = ("steps", "scores", "fused", "typicality", "patients", "hashes")
+"""Arrays of a clinic, beside its detectors' states; fields of `Clinic`."""
+
+REFERENCES = "references"
+"""Array of the names of a clinic's reference films: UTF-8, a name a line."""
+
+GROUPS = "groups"
+"""Array of a clinic's groups, (groups, films) bool."""
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -83,7 +95,6 @@ class StoredGate:
         model: the model it was calibrated for.
         window: window of DICOM files, as `FilmFiles.window`.
         bits: bits in use in 16-bit pictures, as `FilmFiles.bits`; 0 if the films had none.
-        fitted: number of clean films for fitting detectors and scales.
         milliseconds: time per film, measured at calibration.
         notes: assumptions and omissions, one sentence each.
     """
@@ -92,7 +103,6 @@ class StoredGate:
     model: GatedModel
     window: str
     bits: int
-    fitted: int
     milliseconds: float
     notes: tuple[str, ...] = ()
 
@@ -102,18 +112,25 @@ class StoredGate:
         side = self.model.preprocessing.size
         return sum(
             len(array)
-            for state in self.gate.states.values()
+            for clinic in self.gate.clinics
+            for state in clinic.states.values()
             for array in state.values()
             if array.shape[1:] == (side, side) and array.dtype.kind == "u"
         )
 
     @property
+    def films(self) -> int:
+        """Number of clean films that it was made from."""
+        return sum(len(clinic.hashes) for clinic in self.gate.clinics)
+
+    @property
     def statement(self) -> str:
         """Kind of data that it holds, in a sentence."""
-        count = len(self.gate.fused) + self.fitted
+        named = sum(len(clinic.references) for clinic in self.gate.clinics)
         return (
-            f"Patient data: it contains the pixels of {self.pixels} clean films and "
-            f"statistics of {count:,}; store it only where those films may be stored."
+            f"Patient data: it contains the pixels of {self.pixels} clean films, the names of "
+            f"{named:,} and statistics of {self.films:,}; store it only where those films may be "
+            "stored."
         )
 
 
@@ -149,6 +166,25 @@ class FilmCounts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClinicFacts:
+    """What a gate's JSON file says of a clinic.
+
+    Args:
+        name: what it is called.
+        films: numbers of its clean films.
+        patients: number of patients of the films that set its threshold.
+        threshold: score that suspicious films exceed.
+        groups: kind and name of each group of these films.
+    """
+
+    name: str
+    films: FilmCounts
+    patients: int
+    threshold: Finite
+    groups: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class NumbersFile:
     """The numbers' file: name, and SHA-256 of its content."""
 
@@ -171,10 +207,8 @@ class GateDocument:
         detectors: by name.
         typical: the out-of-distribution detector.
         weights: weights of the scores, in the order of the columns of `scores`.
-        false_alarm: largest share of clean films called suspicious.
-        threshold: score that suspicious films exceed.
-        films: numbers of clean films.
-        patients: number of patients of the films that set the threshold.
+        false_alarm: largest share of a clinic's clean films called suspicious.
+        clinics: facts of each clinic, in order.
         passes: forward passes of the model per film.
         milliseconds: as `StoredGate`.
         notes: as `StoredGate`.
@@ -182,7 +216,7 @@ class GateDocument:
         numbers: the numbers' file; None in the copy of this document inside that file.
     """
 
-    SCHEMA: ClassVar[int] = 2
+    SCHEMA: ClassVar[int] = 3
 
     format: Literal["leadapron gate"]
     leadapron: str
@@ -195,9 +229,7 @@ class GateDocument:
     typical: Kind | None
     weights: tuple[tuple[str, Finite], ...]
     false_alarm: Finite
-    threshold: Finite
-    films: FilmCounts
-    patients: int
+    clinics: tuple[ClinicFacts, ...]
     passes: int
     milliseconds: Finite
     notes: tuple[str, ...]
@@ -308,22 +340,30 @@ def read_gate(
 
 def _arrays(gate: Gate) -> Arrays:
     """All arrays by name; StoreError if they couldn't be read back."""
-    arrays: Arrays = {
-        "steps": gate.steps,
-        "scores": gate.scores,
-        "fused": gate.fused,
-        "typicality": gate.typicality,
-    }
-    for name, state in gate.states.items():
-        arrays |= {f"state/{name}/{key}": np.asarray(value) for key, value in state.items()}
-    if gate.typical is not None:
-        arrays |= {f"typical/{key}": np.asarray(v) for key, v in gate.typical[1].items()}
+    arrays: Arrays = {}
+    for number, clinic in enumerate(gate.clinics, 1):
+        here = f"clinic {number}/"
+        arrays |= {f"{here}{name}": getattr(clinic, name) for name in CALIBRATED}
+        names = "\n".join(clinic.references).encode("utf-8")
+        masks = [group.films for group in clinic.groups]
+        arrays[f"{here}{GROUPS}"] = np.array(masks, bool).reshape(len(masks), len(clinic))
+        arrays[f"{here}{REFERENCES}"] = np.frombuffer(names, np.uint8)
+        for name, state in clinic.states.items():
+            arrays |= {f"{here}state/{name}/{key}": np.asarray(v) for key, v in state.items()}
+        arrays |= {
+            f"{here}typical/{key}": np.asarray(v) for key, v in (clinic.typical or {}).items()
+        }
     for name, array in arrays.items():
         if str(array.dtype) not in DTYPES:
             raise StoreError(f"a gate can't store {name}, an array of {array.dtype}")
-        if name != "scores" and not np.isfinite(array).all():
+        if not _is_scores(name) and not np.isfinite(array).all():
             raise StoreError(f"a gate can't store {name}: not all of its values are finite")
     return arrays
+
+
+def _is_scores(name: str) -> bool:
+    """Whether it is an array of scores, the only ones that may be NaN."""
+    return name.endswith("/scores") and "/state/" not in name
 
 
 def _document(stored: StoredGate, folder: Path, arrays: Arrays) -> GateDocument:
@@ -340,12 +380,19 @@ def _document(stored: StoredGate, folder: Path, arrays: Arrays) -> GateDocument:
         window=stored.window,
         bits=stored.bits,
         detectors={name: _kind(each) for name, each in gate.detectors.items()},
-        typical=None if gate.typical is None else _kind(gate.typical[0]),
+        typical=None if gate.typical is None else _kind(gate.typical),
         weights=tuple(gate.weights.items()),
         false_alarm=gate.false_alarm,
-        threshold=gate.threshold,
-        films=FilmCounts(fitted=stored.fitted, calibration=len(gate.fused)),
-        patients=gate.patients,
+        clinics=tuple(
+            ClinicFacts(
+                name=clinic.name,
+                films=FilmCounts(fitted=clinic.fitted, calibration=len(clinic)),
+                patients=clinic.patient_count,
+                threshold=threshold,
+                groups=tuple((group.kind, group.name) for group in clinic.groups),
+            )
+            for clinic, threshold in zip(gate.clinics, gate.thresholds, strict=True)
+        ),
         passes=gate.passes,
         milliseconds=stored.milliseconds,
         notes=tuple(stored.notes),
@@ -424,33 +471,46 @@ def _stored(
     model = document.model
     if unknown := set(model.opening) - KEPT - {"named"}:
         raise ValueError(f"unknown options of its model: {', '.join(sorted(unknown))}")
-    untypical: tuple[InputDetector, State] | None = None
-    if document.typical is not None:
-        made = _made(document.typical.kind, document.typical, typical)
-        untypical = made, _state(arrays, "typical/")
+    look = document.typical
     gate = Gate(
         detectors={
             name: _made(name, kind, registry.get(name)) for name, kind in document.detectors.items()
         },
-        states={name: _state(arrays, f"state/{name}/") for name in document.detectors},
-        typical=untypical,
+        typical=None if look is None else _made(look.kind, look, typical),
         weights=dict(document.weights),
-        steps=arrays["steps"],
-        scores=arrays["scores"],
-        fused=arrays["fused"],
-        typicality=arrays["typicality"],
+        clinics=tuple(
+            _clinic(facts, document, arrays, f"clinic {number}/")
+            for number, facts in enumerate(document.clinics, 1)
+        ),
         false_alarm=document.false_alarm,
-        patients=document.patients,
     )
-    _check_scores(gate, document.threshold)
+    _check_scores(gate, document)
     return StoredGate(
         gate=gate,
         model=replace(model, path=path.absolute().parent / model.path),
         window=document.window,
         bits=_bits(document.bits),
-        fitted=document.films.fitted,
         milliseconds=document.milliseconds,
         notes=document.notes,
+    )
+
+
+def _clinic(facts: ClinicFacts, document: GateDocument, arrays: Arrays, here: str) -> Clinic:
+    """A clinic, whose arrays have names that start with `here`."""
+    names = arrays[f"{here}{REFERENCES}"].tobytes().decode("utf-8")
+    masks = arrays[f"{here}{GROUPS}"]
+    if masks.dtype != np.bool_ or masks.shape[:1] != (len(facts.groups),):
+        raise ValueError("groups not as expected")
+    return Clinic(
+        name=clean(facts.name),
+        states={name: _state(arrays, f"{here}state/{name}/") for name in document.detectors},
+        typical=None if document.typical is None else _state(arrays, f"{here}typical/"),
+        references=tuple(printable(name) for name in names.split("\n")) if names else (),
+        groups=tuple(
+            Group(clean(kind), clean(name), films)
+            for (kind, name), films in zip(facts.groups, masks, strict=True)
+        ),
+        **{name: arrays[f"{here}{name}"] for name in CALIBRATED},
     )
 
 
@@ -489,25 +549,32 @@ def _check_arrays(stated: Mapping[str, Shape], arrays: Arrays) -> None:
     for name, array in arrays.items():
         if str(array.dtype) not in DTYPES:
             raise ValueError(f"{name} is of {array.dtype}")
-        if name != "scores" and not np.isfinite(array).all():
+        if not _is_scores(name) and not np.isfinite(array).all():
             raise ValueError(f"{name} has values that aren't finite")
 
 
-def _check_scores(gate: Gate, threshold: float) -> None:
-    """Raise ValueError if the calibration scores contradict the weights and the threshold."""
-    m, rate = len(gate.fused), gate.false_alarm
-    right = {
-        "false_alarm": 0 < rate < 1 and rate * (m + 1) >= 1 - 1e-9,
-        "steps": gate.steps.shape == (2, len(gate.weights)),
-        "scores": gate.scores.shape == (m, len(gate.weights)) and not np.isinf(gate.scores).any(),
-        "calibration": gate.fused.shape == gate.typicality.shape == (m,)
-        and bool((np.diff(gate.fused) >= 0).all() and (np.diff(gate.typicality) >= 0).all()),
-        "weights": all(weight >= 0 for weight in gate.weights.values()),
-    }
-    wrong = [name for name, fits in right.items() if not fits]
-    if wrong:
-        raise ValueError(f"{' and '.join(wrong)} not as expected")
-    if not math.isclose(threshold, gate.threshold, rel_tol=1e-9):
-        raise ValueError("its threshold contradicts its calibration scores")
-    if not np.allclose(np.sort(fuse(gate.scores, gate.steps, gate.weights)), gate.fused):
-        raise ValueError("its calibration scores don't give the stated fused scores")
+def _check_scores(gate: Gate, document: GateDocument) -> None:
+    """Raise ValueError if calibration scores contradict the weights and the stated facts."""
+    rate = gate.false_alarm
+    if not gate.clinics or not 0 < rate < 1:
+        raise ValueError("clinics and false_alarm not as expected")
+    if not all(weight >= 0 for weight in gate.weights.values()):
+        raise ValueError("weights not as expected")
+    for facts, clinic in zip(document.clinics, gate.clinics, strict=True):
+        m, scores = len(clinic.fused), clinic.scores
+        right = {
+            "false_alarm": gate.rate * (m + 1) >= 1 - 1e-9,
+            "steps": clinic.steps.shape == (2, len(gate.weights)),
+            "scores": scores.shape == (m, len(gate.weights)) and not np.isinf(scores).any(),
+            "calibration": clinic.fused.shape == clinic.typicality.shape == (m,),
+            "patients": clinic.patients.shape == (m,),
+            "groups": all(group.films.shape == (m,) for group in clinic.groups),
+            "hashes": clinic.hashes.shape == (facts.films.fitted + m, 32),
+        }
+        wrong = [name for name, fits in right.items() if not fits]
+        if wrong:
+            raise ValueError(f"{' and '.join(wrong)} not as expected")
+        if not math.isclose(facts.threshold, clinic.threshold(gate.rate), rel_tol=1e-9):
+            raise ValueError("its threshold contradicts its calibration scores")
+        if not np.allclose(fuse(scores, clinic.steps, gate.weights), clinic.fused):
+            raise ValueError("its calibration scores don't give the stated fused scores")

@@ -9,9 +9,11 @@ from typing import Any, ClassVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from leadapron.detect.inputs.clinic import Clinic
 from leadapron.detect.inputs.decision import Decision, decide_images
 from leadapron.detect.inputs.gate import Gate, rate_words
 from leadapron.detect.inputs.gate_file import StoredGate
+from leadapron.detect.inputs.groups import GroupRates
 from leadapron.detect.verdict import EXIT_CODES, LEVELS, ScreenWord, Verdict, overall_exit_code
 from leadapron.documents import Pixels, ShownPath, no_pixels
 from leadapron.errors import FilmError
@@ -23,7 +25,7 @@ from leadapron.types import BadFilm
 
 __all__ = [
     "LIMITS",
-    "Calibration",
+    "CalibrationFilms",
     "Quantiles",
     "ScreenedFilm",
     "ScreenedModel",
@@ -168,14 +170,6 @@ class ScreenedModel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """Numbers of clean films and patients that set the threshold."""
-
-    films: int
-    patients: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Quantiles:
     """Quantiles of a score on calibration films: 0, 50, 95, 99 and 100 %."""
 
@@ -184,6 +178,27 @@ class Quantiles:
     q95: float
     q99: float
     most: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationFilms:
+    """A clinic's films that set a threshold.
+
+    Args:
+        name: what the clinic is called.
+        films: number of the films.
+        patients: number of their patients.
+        threshold: score that suspicious films exceed.
+        clean: quantiles of each score on these films.
+        groups: rates on groups of these films by view, sex, age, device and finding, where known.
+    """
+
+    name: str
+    films: int
+    patients: int
+    threshold: float
+    clean: Mapping[str, Quantiles]
+    groups: tuple[GroupRates, ...]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -196,17 +211,15 @@ class Screening:
         model: the gate's model.
         findings: the model's findings.
         image: (height, width) of the model's input.
-        false_alarm: largest share of clean films called suspicious.
-        threshold: score that suspicious films exceed.
-        calibration: films that set the threshold.
-        clean: quantiles of each score on those films.
+        false_alarm: largest share of a clinic's clean films called suspicious.
+        clinics: films that set the thresholds, by clinic.
         asked: number of films to screen.
         counts: number of films by verdict.
         films: the screened films, in order.
         notes: omissions and assumptions.
     """
 
-    SCHEMA: ClassVar[int] = 2
+    SCHEMA: ClassVar[int] = 3
 
     verdict: Verdict
     gate: ShownPath
@@ -214,9 +227,7 @@ class Screening:
     findings: tuple[str, ...]
     image: tuple[int, int]
     false_alarm: float
-    threshold: float
-    calibration: Calibration
-    clean: Mapping[str, Quantiles]
+    clinics: tuple[CalibrationFilms, ...]
     asked: int
     counts: Mapping[ScreenWord, int]
     films: tuple[ScreenedFilm, ...]
@@ -262,9 +273,7 @@ def screening(
         findings=model.findings,
         image=(side, side),
         false_alarm=own.false_alarm,
-        threshold=own.threshold,
-        calibration=Calibration(films=len(own.fused), patients=own.patients),
-        clean=_quantiles(own),
+        clinics=tuple(_calibration_films(own, clinic) for clinic in own.clinics),
         asked=wanted,
         counts={
             each: sum(film.verdict == each for film in films)
@@ -288,13 +297,23 @@ def _notes(gate: Gate, missing: int, others: int) -> list[str]:
 
 def statement(gate: Gate) -> str:
     """Return the false-alarm rate of the verdicts, in one or two sentences."""
-    words = (
-        f"At most {100 * gate.false_alarm:g} % of clean films like the {len(gate.fused):,} "
-        f"calibration films ({gate.patients:,} patients) are called suspicious"
-    )
+    first, *others = gate.clinics
+    rate = f"At most {100 * gate.false_alarm:g} % of clean films like"
+    films = f"{len(first):,} calibration films ({first.patient_count:,} patients)"
+    if others:
+        films = "; ".join(
+            f"{len(clinic):,} films of {clinic.patient_count:,} patients" for clinic in gate.clinics
+        )
+        return (
+            f"{rate} those of one of {len(gate.clinics)} clinics (calibration films: {films}) are "
+            f'called suspicious, and at most {100 * gate.rate:g} % get "can\'t tell" because they '
+            "are untypical of all. That is the average over calibrations."
+        )
+    words = f"{rate} the {films} are called suspicious"
     if gate.typical is not None:
         words += ', and at most as many more get "can\'t tell" because they are untypical'
-    return f"{words}.{rate_words(gate.false_alarm, gate.patients, gate.likely_rates)}"
+    likely = first.likely_rates(gate.rate)
+    return f"{words}.{rate_words(gate.false_alarm, first.patient_count, likely)}"
 
 
 def _worst_word(words: Sequence[ScreenWord]) -> ScreenWord:
@@ -303,10 +322,17 @@ def _worst_word(words: Sequence[ScreenWord]) -> ScreenWord:
     return next(word for word in get_args(ScreenWord) if EXIT_CODES[LEVELS["screen"][word]] == code)
 
 
-def _quantiles(gate: Gate) -> dict[str, Quantiles]:
-    levels = np.nanquantile(gate.scores, [0, 0.5, 0.95, 0.99, 1], axis=0)
-    found = {}
+def _calibration_films(gate: Gate, clinic: Clinic) -> CalibrationFilms:
+    levels = np.nanquantile(clinic.scores, [0, 0.5, 0.95, 0.99, 1], axis=0)
+    clean = {}
     for name, column in zip(gate.weights, levels.T, strict=True):
         least, median, q95, q99, most = map(float, column)
-        found[name] = Quantiles(least=least, median=median, q95=q95, q99=q99, most=most)
-    return found
+        clean[name] = Quantiles(least=least, median=median, q95=q95, q99=q99, most=most)
+    return CalibrationFilms(
+        name=clinic.name,
+        films=len(clinic),
+        patients=clinic.patient_count,
+        threshold=clinic.threshold(gate.rate),
+        clean=clean,
+        groups=clinic.group_rates(gate.rate),
+    )

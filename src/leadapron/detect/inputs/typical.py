@@ -50,8 +50,35 @@ LEAST_STEP = 0.01
 LEAST_SPREAD = 0.05
 """Least deviation of a description: grey levels, or their logarithms."""
 
+LEAST_RANGE = 4.0
+"""Least range of a film's grey levels that others are counted in."""
+
+ENDS = (0.1, 0.9)
+"""Quantiles of a film's cells between which its range lies, so that a trigger hardly moves it."""
+
+POWER = 1.5
+"""Exponent of a distance's steps in the sum: more than 1, so that one large distance counts for
+more than several small ones."""
+
 NEAREST = 1e-6
 """Least distance, since 0 has no logarithm."""
+
+SHOWN = 3
+"""Clean films that are named as the nearest."""
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """Films compared with clean films.
+
+    Args:
+        scores: (n,) as `Typicality.score`.
+        nearest: (n, 3) int64 numbers of the clean films at the least distance, the nearest first,
+            in the order of `Typicality.compared_rows`.
+    """
+
+    scores: Floats
+    nearest: NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +86,13 @@ class Typicality:
     """Distance of a film from its nearest clean films: another kind of patient, device or picture.
 
     If it is high, the other detectors' thresholds don't apply, and the verdict is "can't tell". A
-    film is described in 8x8 cells, in three ways: mean grey level; strength of edges by direction;
-    fine detail (second differences at two sizes). For each way, its distance to each clean film
-    leaves out the cells that differ most, and the distance to the fifth nearest film counts, as a
-    logarithm, in steps above clean films' median. The score is the sum of the three. A trigger
-    covers few cells, so it hardly changes the score; neither do letters and tubes, which makes
-    clean films more alike.
+    film is described in 8x8 cells, in four ways: mean grey level; the same in units of the film's
+    own range of grey levels; strength of edges by direction; fine detail (second differences at two
+    sizes). For each way, its distance to each clean film leaves out the cells that differ most, and
+    the distance to the fifth nearest film counts, as a logarithm, in steps above clean films'
+    median. The score is the sum of steps^1.5 of the four, where steps below the median count 0. A
+    trigger covers few cells, so it hardly changes the score; neither do letters and tubes, which
+    makes clean films more alike.
 
     Args:
         neighbours: rank of the clean film whose distance counts, 1 or more.
@@ -83,7 +111,7 @@ class Typicality:
     ignored: int = 8
     most: int = 1000
     unit: str = field(
-        default="steps from clean films' median to their 84 % quantile, of three distances",
+        default="steps^1.5 from clean films' median to their 84 % quantile, of four distances",
         init=False,
     )
     needs: Capability = field(default="outputs", init=False)
@@ -109,7 +137,7 @@ class Typicality:
             least = max(LEAST_FILMS, self.neighbours + 2)
             raise DataError(f"{n} clean films; expected {least} or more")
         rows = np.unique(np.linspace(0, n - 1, min(n, self.most)).astype(np.int64))
-        state: dict[str, NDArray[Any]] = {}
+        state: dict[str, NDArray[Any]] = {"rows": rows}
         for name, values in _described(clean.images[rows]).items():
             centre, spread = values.mean(axis=0), values.std(axis=(0, 1))
             if (values == values[:1]).all():
@@ -122,7 +150,7 @@ class Typicality:
             }
             films = state[f"{name} films"].astype(np.float64)
             # A film is its own nearest one.
-            logs = self._log_distances(films, films, self.neighbours + 1)
+            logs = _ranked(self._log_distances(films, films), self.neighbours + 1)
             median, high = np.quantile(logs, [0.5, STEP])
             state[f"{name} scale"] = np.array([median, max(high - median, LEAST_STEP)])
         return state
@@ -133,22 +161,46 @@ class Typicality:
         Raises:
             UsageError: films smaller than 16 pixels.
         """
-        total = np.zeros(len(suspect))
+        return self.compare(suspect, state).scores
+
+    def compare(self, suspect: Readings, state: State) -> Compared:
+        """Return scores, and the clean films that look most like each film.
+
+        These have the smallest sum of the four distances, each as a logarithm in steps.
+
+        Raises:
+            UsageError: films smaller than 16 pixels.
+        """
+        scores = np.zeros(len(suspect))
+        steps = np.zeros((len(suspect), len(state["rows"])))
         for name, values in _described(suspect.images).items():
             median, length = state[f"{name} scale"]
             films = state[f"{name} films"].astype(np.float64)
             scaled = (values - state[f"{name} centre"]) / state[f"{name} spread"]
-            total += (self._log_distances(scaled, films, self.neighbours) - median) / length
-        return total
+            logs = self._log_distances(scaled, films)
+            far = (_ranked(logs, self.neighbours) - median) / length
+            scores += np.maximum(far, 0.0) ** POWER
+            steps += logs / length
+        return Compared(scores, np.argsort(steps, axis=1, kind="stable")[:, :SHOWN])
 
-    def _log_distances(self, values: Floats, films: Floats, rank: int) -> Floats:
-        """(n,) logarithms of the distance of (n, cells, d) values to the film of this rank."""
-        found = np.empty(len(values))
+    def compared_rows(self, state: State) -> NDArray[np.int64]:
+        """Return the rows of the films it was fitted on that films are compared with."""
+        rows: NDArray[np.int64] = state["rows"]
+        return rows
+
+    def _log_distances(self, values: Floats, films: Floats) -> Floats:
+        """(n, b) logarithms of distances of (n, cells, d) values to clean films."""
+        found = np.empty((len(values), len(films)))
         for rows in blocks(len(values), BLOCK):
             squared = _squared(values[rows], films, self.ignored)
-            nearest = np.partition(squared, rank - 1, axis=1)[:, rank - 1]
-            found[rows] = np.log(np.maximum(nearest, NEAREST**2)) / 2
+            found[rows] = np.log(np.maximum(squared, NEAREST**2)) / 2
         return found
+
+
+def _ranked(values: Floats, rank: int) -> Floats:
+    """(n,) the value of this rank in each row, from 1."""
+    found: Floats = np.partition(values, rank - 1, axis=1)[:, rank - 1]
+    return found
 
 
 def _squared(values: Floats, films: Floats, ignored: int) -> Floats:
@@ -171,12 +223,20 @@ def _described(images: NDArray[Any]) -> Mapping[str, Floats]:
         raise UsageError(f"films of {height} x {width} pixels; expected {SMALLEST} or more")
     ways = {"grey": _grey_levels, "edges": _edges, "detail": _detail}
     parts = [grey(images[rows]) for rows in blocks(len(images), BLOCK)]
-    return {name: np.concatenate([way(part) for part in parts]) for name, way in ways.items()}
+    found = {name: np.concatenate([way(part) for part in parts]) for name, way in ways.items()}
+    return {**found, "relative": _relative(found["grey"])}
 
 
 def _grey_levels(images: NDArray[np.uint8]) -> Floats:
     """(n, 64, 1) mean grey level of each cell, 0 to 255."""
     return _means(images.astype(np.float64))[:, :, None]
+
+
+def _relative(levels: Floats) -> Floats:
+    """(n, 64, 1) grey levels of cells above the film's median cell, in the film's own range."""
+    middle, low, high = np.quantile(levels, [0.5, *ENDS], axis=1)  # each (n, 1)
+    relative: Floats = (levels - middle[:, None]) / np.maximum(high - low, LEAST_RANGE)[:, None]
+    return relative
 
 
 def _edges(images: NDArray[np.uint8]) -> Floats:

@@ -40,7 +40,7 @@ FILM_TAGS: list[Any] = [
     "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows",
     "Columns", "PixelAspectRatio", "PixelSpacing", "ImagerPixelSpacing", "SmallestImagePixelValue",
     "LargestImagePixelValue", "PresentationLUTShape", "PixelData", "ExtendedOffsetTable",
-    "ExtendedOffsetTableLengths", "SOPClassUID", *TAGS, *OVERLAYS,
+    "ExtendedOffsetTableLengths", "SOPClassUID", "Modality", *TAGS, *OVERLAYS,
 ]  # fmt: skip
 HEADER_TAGS: list[Any] = [
     "SOPInstanceUID", "PatientID", "StudyInstanceUID", "Modality", "ViewPosition", "PatientSex",
@@ -48,6 +48,13 @@ HEADER_TAGS: list[Any] = [
 ]  # fmt: skip
 
 MACHINE = ("Manufacturer", "ManufacturerModelName")
+
+MODALITIES = (
+    "AU", "BI", "BMD", "CR", "CT", "DOC", "DX", "ECG", "ES", "GM", "IO", "IVUS", "KO", "MG", "MR",
+    "NM", "OCT", "OP", "OPT", "OT", "PR", "PT", "PX", "RF", "RG", "SC", "SEG", "SM", "SR", "US",
+    "VL", "XA", "XC",
+)  # fmt: skip
+"""Modalities that a message may name; from PS3.3 C.7.3.1.1.1."""
 
 JPEG = "1.2.840.10008.1.2.4"
 GREY = ("MONOCHROME1", "MONOCHROME2")
@@ -145,20 +152,25 @@ def read_header(file: str | BinaryIO, salt: bytes) -> dict[str, Any]:
 
 
 @_in_our_words
-def read_dicom(file: str | BinaryIO, window: str = "header") -> tuple[NDArray[Any], Form]:
+def read_dicom(
+    file: str | BinaryIO, window: str = "header", modalities: Sequence[str] = ()
+) -> tuple[NDArray[Any], Form]:
     """Return a film in grey with bright bones, (height, width) uint8 or uint16.
 
     Args:
         file: a path or an open file, with or without preamble.
         window: as `FilmFiles.window`.
+        modalities: as `FilmFiles.modalities`.
 
     Returns:
         The film, uint16 if more than 8 bits are stored, and its form.
 
     Raises:
-        FilmError: not a DICOM file, not a single frame, a missing codec, or damaged pixels.
+        FilmError: not a DICOM file, another modality, not a single frame, a missing codec, or
+            damaged pixels.
     """
     dataset = _parsed(file, FILM_TAGS, pixels=True)
+    _refuse_other_modality(dataset, modalities)
     photometric = str(dataset.get("PhotometricInterpretation") or "").strip()
     _refuse_unusable(dataset, photometric)
     stream = _stream_bits(dataset)
@@ -212,6 +224,14 @@ def _parsed(file: str | BinaryIO, tags: list[Any], *, pixels: bool) -> FileDatas
         if not known:
             raise FilmError("is not a PNG, JPEG or DICOM file") from None
         return dataset
+
+
+def _refuse_other_modality(dataset: FileDataset, allowed: Sequence[str]) -> None:
+    stated = str(dataset.get("Modality") or "").strip().upper()
+    if allowed and stated and stated not in allowed:
+        # Anything else in its place may be a patient's data, which isn't repeated.
+        word = stated if stated in MODALITIES else "another one"
+        raise FilmError(f"is of modality {word}; expected {' or '.join(allowed)}")
 
 
 def _refuse_unusable(dataset: FileDataset, photometric: str) -> None:

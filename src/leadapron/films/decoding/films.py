@@ -50,12 +50,15 @@ class FilmFiles:
             range of the stored bits), "film" (the film's lowest to its highest value), or
             "CENTRE/WIDTH".
         bits: number of bits in use in 16-bit pictures, 8 to 16; 0 leaves them unchanged.
+        modalities: modalities that DICOM files may state, as ("CR", "DX"); all if empty. A file
+            that states none is taken.
     """
 
     paths: Sequence[str]
     names: Sequence[str] | None = None
     window: str = "header"
     bits: int = 0
+    modalities: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -102,6 +105,7 @@ class FilmFiles:
             "path": self.paths[row],
             "window": self.window,
             "bits": self.bits,
+            "modalities": list(self.modalities),
         }
         try:
             facts, pixels = ask({**question, "preprocessing": settings})

@@ -76,7 +76,8 @@ def _read(
     else:
         from leadapron.films.decoding.dicom import read_dicom
 
-        film, form = read_dicom(file, question.get("window", "header"))
+        allowed = question.get("modalities", ())
+        film, form = read_dicom(file, question.get("window", "header"), allowed)
     if question.get("preprocessing"):
         film = _preprocessing(json.dumps(question["preprocessing"]))(film)
     return {"form": form.plain()}, film

@@ -139,7 +139,7 @@ def library_differences(own: nn.Module, modules: Mapping[str, Module]) -> Iterat
             yield f"{path or 'the network'} is a {theirs.kind}{hooked}, expected a {kind}"
         for setting in SETTINGS:
             value = getattr(ours, setting, None)
-            if setting in theirs.settings and value is not None:
+            if setting in theirs.settings and isinstance(value, bool | int | float | str | tuple):
                 stated = theirs.settings[setting]
                 if _sides(stated) != _sides(value):
                     yield f"{path} has {setting} {stated}, expected {value}"
@@ -167,6 +167,6 @@ def unknown_classes(architecture: str, modules: Mapping[str, Module], prefix: st
         inside = f"{path}.".startswith(prefix)
         around = prefix.startswith(f"{path}.") or path == ""
         if (inside or around) and (module.kind not in known or module.changed):
-            hooked = " with a forward pass or hooks of its own"
+            hooked = " with a forward pass, hooks or many attributes of its own"
             found[f"{module.kind}{hooked * module.changed}"] = None
     return list(found)

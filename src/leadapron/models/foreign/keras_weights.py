@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,13 +27,20 @@ KINDS = frozenset(
     {
         "Activation", "Add", "AveragePooling2D", "BatchNormalization", "Concatenate", "Conv2D",
         "Dense", "DepthwiseConv2D", "Dropout", "Flatten", "GlobalAveragePooling2D", "InputLayer",
-        "MaxPooling2D", "ReLU", "Rescaling", "Reshape", "Softmax", "ZeroPadding2D",
+        "MaxPooling2D", "Multiply", "Normalization", "ReLU", "Rescaling", "Reshape",
+        "SeparableConv2D", "Softmax", "ZeroPadding2D",
     }
 )  # fmt: skip
 """Layers of the networks below; a model with others stays a black box."""
 
 EPSILON = 1e-5
 """torch's, of batch normalisation; Keras's larger ones go into the variance."""
+LITE_EPSILON = 1e-3
+"""That of this package's EfficientNets."""
+
+SCALING = ("Rescaling", "Normalization")
+LEAST = 1e-7
+"""Keras's least standard deviation of a normalisation."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,9 @@ class _Family:
         beyond: one that larger ones have.
         rules: patterns of layers' names and the names of a convolution or normalisation.
         numbers: what is added to the numbers in a name.
+        unnamed: of layers that Keras only counts, by the pattern of their names, those of this
+            package in the order of the network.
+        epsilon: of the network's batch normalisation.
     """
 
     architecture: str
@@ -53,6 +63,8 @@ class _Family:
     beyond: str
     rules: tuple[tuple[str, str], ...]
     numbers: tuple[int, ...] = (0, 0)
+    unnamed: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    epsilon: float = EPSILON
 
 
 FAMILIES = (
@@ -94,7 +106,40 @@ FAMILIES = (
             (r"conv_pw_(\d+)_bn", "block{}.bn2"),
         ),
     ),
+    _Family(
+        "xception-keras", "block14_sepconv2", "block15_sepconv1",
+        (
+            (r"block1_conv(\d)", "conv{}"),
+            (r"block1_conv(\d)_bn", "bn{}"),
+            (r"block(\d+)_sepconv(\d)", "block{}.body.sepconv{}"),
+            (r"block(\d+)_sepconv(\d)_bn", "block{}.body.bn{}"),
+        ),
+        unnamed=tuple(
+            (rf"{kind}(_\d+)?", tuple(f"block{n}.shortcut_{part}" for n in (2, 3, 4, 13)))
+            for kind, part in (("conv2d", "conv"), ("batch_normalization", "bn"))
+        ),
+    ),
+    _Family(
+        "efficientnet_b0-keras", "block7a_project_conv", "block7b_project_conv",
+        (
+            (r"stem_conv", "conv_stem"),
+            (r"stem_bn", "bn0"),
+            (r"block(\d[a-d])_expand_conv", "block{}.expand_conv"),
+            (r"block(\d[a-d])_expand_bn", "block{}.bn0"),
+            (r"block(\d[a-d])_dwconv", "block{}.depthwise_conv"),
+            (r"block(\d[a-d])_bn", "block{}.bn1"),
+            (r"block(\d[a-d])_se_(reduce|expand)", "block{}.se.{}"),
+            (r"block(\d[a-d])_project_conv", "block{}.project_conv"),
+            (r"block(\d[a-d])_project_bn", "block{}.bn2"),
+            (r"top_conv", "conv_head"),
+            (r"top_bn", "bn1"),
+        ),
+        epsilon=LITE_EPSILON,
+    ),
 )  # fmt: skip
+
+BIASED = re.compile(r"\.se\.(reduce|expand)$")
+"""Convolutions that have a bias here too."""
 
 AFTER = (
     (r"(?<=\.)conv(\d)$", r"bn\1"),
@@ -139,24 +184,28 @@ def of_keras(layers: Sequence[Layer], name: str, sha256: str) -> OfKeras | None:
     """
     if not {layer.kind for layer in layers} <= KINDS:
         return None
-    weighted = [layer for layer in layers if layer.tensors]
+    scaling = [layer for layer in layers if layer.kind in SCALING]
+    weighted = [layer for layer in layers if layer.tensors and layer.kind not in SCALING]
     known = {_plain(layer): layer for layer in weighted}
     family = next((f for f in FAMILIES if f.last in known and f.beyond not in known), None)
-    scale = _scale([layer for layer in layers if layer.kind == "Rescaling"])
+    scale = _scale(scaling)
     if family is None or scale is None or len(known) != len(weighted):
         return None
     *trunk, head = weighted
+    targets = _targets(family, [_plain(layer) for layer in trunk])
     state: dict[str, Floats] = {}
     biases: dict[str, Floats] = {}
-    for layer in trunk:
-        target = _target(family, _plain(layer))
+    for layer, target in zip(trunk, targets, strict=True):
         if target is None:
             return None
         if layer.kind == "BatchNormalization":
-            state |= {f"{target}.{part}": value for part, value in _normalised(layer).items()}
+            held = _normalised(layer, family.epsilon)
+            state |= {f"{target}.{part}": value for part, value in held.items()}
             continue
-        state[f"{target}.weight"] = _kernel(layer)
-        if "bias" in layer.tensors:
+        state |= {f"{target}.{part}": value for part, value in _kernels(layer).items()}
+        if BIASED.search(target):
+            state[f"{target}.bias"] = layer.tensors["bias"]
+        elif "bias" in layer.tensors:
             biases[target] = layer.tensors["bias"]
     for target, bias in biases.items():
         mean = f"{_behind(target)}.running_mean"
@@ -178,7 +227,7 @@ def of_keras(layers: Sequence[Layer], name: str, sha256: str) -> OfKeras | None:
         key: Outline(number, "float32", tuple(one.shape), one.stride())
         for number, (key, one) in enumerate(zip(state, tensors, strict=True))
     }
-    weights = _Converted(name, sha256, False, {"": group}, (), {}, {}, None, tensors)  # type: ignore[arg-type]
+    weights = _Converted(name, sha256, False, {"": group}, (), False, {}, {}, None, tensors)  # type: ignore[arg-type]
     return OfKeras(weights, family.architecture, scale)
 
 
@@ -187,13 +236,24 @@ def _plain(layer: Layer) -> str:
     return layer.name.replace("/", "_")
 
 
+def _targets(family: _Family, names: Sequence[str]) -> list[str | None]:
+    """This package's names of a network's layers; None of one that it doesn't have."""
+    left = [(pattern, list(targets)) for pattern, targets in family.unnamed]
+    found = []
+    for name in names:
+        queue = next((rest for pattern, rest in left if re.fullmatch(pattern, name)), [])
+        found.append(queue.pop(0) if queue else _target(family, name))
+    return found
+
+
 def _target(family: _Family, name: str) -> str | None:
     for pattern, target in family.rules:
         if found := re.fullmatch(pattern, name):
-            numbers = (
-                int(n) + more for n, more in zip(found.groups(), family.numbers, strict=False)
+            places = (
+                str(int(each) + more) if each.isdigit() else each
+                for each, more in zip(found.groups(), family.numbers, strict=False)
             )
-            return target.format(*numbers)
+            return target.format(*places)
     return None
 
 
@@ -205,31 +265,59 @@ def _behind(convolution: str) -> str:
     return convolution
 
 
-def _kernel(layer: Layer) -> Floats:
-    """(outputs, inputs, h, w) of a kernel; a depthwise one has one input for each output."""
-    kernel = next(value for part, value in layer.tensors.items() if part != "bias")
-    return kernel.transpose(2, 3, 0, 1) if layer.kind == "DepthwiseConv2D" else (
-        kernel.transpose(3, 2, 0, 1)
-    )  # fmt: skip
+def _kernels(layer: Layer) -> dict[str, Floats]:
+    """Kernels as torch holds them, (outputs, inputs, h, w), by the names of weights."""
+    held = [value for part, value in layer.tensors.items() if part != "bias"]
+    if layer.kind == "SeparableConv2D":
+        by_channel, across = held
+        return {
+            "depthwise_conv.weight": _by_channel(by_channel),
+            "pointwise_conv.weight": across.transpose(3, 2, 0, 1),
+        }
+    if layer.kind == "DepthwiseConv2D":
+        return {"weight": _by_channel(held[0])}
+    return {"weight": held[0].transpose(3, 2, 0, 1)}
 
 
-def _normalised(layer: Layer) -> dict[str, Floats]:
+def _by_channel(kernel: Floats) -> Floats:
+    """A depthwise kernel, which has one input for each output."""
+    return kernel.transpose(2, 3, 0, 1)
+
+
+def _normalised(layer: Layer, epsilon: float) -> dict[str, Floats]:
     held = layer.tensors
     mean = held["moving_mean"]
     return {
         "weight": held.get("gamma", np.ones_like(mean)),
         "bias": held.get("beta", np.zeros_like(mean)),
         "running_mean": mean,
-        "running_var": held["moving_variance"] + np.float32(layer.epsilon - EPSILON),
+        "running_var": held["moving_variance"] + np.float32(layer.epsilon - epsilon),
     }
 
 
-def _scale(rescalings: Sequence[Layer]) -> Normalisation | None:
-    """What rescalings of all channels alike do; None of others."""
-    factor, offset = 1.0, 0.0
-    for layer in rescalings:
-        if set(layer.settings) != {"scale", "offset"} or layer.settings["scale"] <= 0:
-            return None
-        factor = factor * layer.settings["scale"]
-        offset = offset * layer.settings["scale"] + layer.settings["offset"]
-    return Normalisation((0.0 - offset / factor,), (1 / factor,))
+def _scale(layers: Sequence[Layer]) -> Normalisation | None:
+    """What rescalings and normalisations do one after another; None of other ones."""
+    factor, offset = np.ones(1), np.zeros(1)
+    try:
+        with np.errstate(all="ignore"):  # any numbers may be in a file
+            for layer in layers:
+                times, plus = _line(layer)
+                factor, offset = factor * times, offset * times + plus
+            mean, std = 0.0 - offset / factor, 1 / factor
+    except (KeyError, ValueError):  # a layer without these, or of other numbers of channels
+        return None
+    if len(std) not in (1, 3) or not (std > 0).all() or not np.isfinite((mean, std)).all():
+        return None
+    if not (np.ptp(mean) or np.ptp(std)):
+        mean, std = mean[:1], std[:1]
+    return Normalisation(tuple(mean.tolist()), tuple(std.tolist()))
+
+
+def _line(layer: Layer) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A layer's factors and what it adds, one number or one for each channel."""
+    numbers: Mapping[str, Any] = {**layer.settings, **layer.tensors}
+    held = {name: np.ravel(np.asarray(each, np.float64)) for name, each in numbers.items()}
+    if layer.kind == "Rescaling":
+        return held["scale"], held["offset"]
+    factor = 1 / np.maximum(np.sqrt(np.maximum(held["variance"], 0)), LEAST)
+    return factor, -factor * held["mean"]

@@ -236,9 +236,7 @@ def _scale(
 def _colour(module: networks.Network, scale: Normalisation) -> None:
     """Set the normalisation of a network that repeats grey in three channels."""
     first = next(part for part in module.modules() if isinstance(part, networks.GreyChannels))
-    first.load_state_dict(networks.GreyChannels(*(
-        each if len(each) == 3 else each * 3 for each in (scale.mean, scale.std)
-    )).state_dict())  # fmt: skip
+    first.load_state_dict(networks.GreyChannels(*scale.colours).state_dict())
 
 
 def _maps_of(module: networks.Network, architecture: str) -> str:

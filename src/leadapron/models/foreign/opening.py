@@ -447,12 +447,7 @@ def _from_layers(process: ModelProcess, sha256: str, program: Opened, wanted: _W
     if found is None or not isinstance(box, BlackBoxClassifier):
         return program
     # What the box takes, and then what the model's own rescaling makes of it.
-    mean, std = found.scale.mean[0], found.scale.std[0]
-    taken = Normalisation(
-        tuple(m + s * mean for m, s in zip(box.normalisation.mean, box.normalisation.std,
-                                           strict=True)),
-        tuple(s * std for s in box.normalisation.std),
-    )  # fmt: skip
+    taken = box.normalisation.then(found.scale)
     network = agreement.fitting(found.weights, box.findings, found.architecture, found.scale)
     if network is None:
         return program

@@ -266,7 +266,7 @@ class Layer(NamedTuple):
         name: its name.
         kind: its class.
         epsilon: of batch normalisation; 0 of others.
-        settings: scale and offset of a rescaling; empty of others.
+        settings: scale and offset of a rescaling, if they are one number; empty of others.
         tensors: its weights by their names.
     """
 

@@ -10,7 +10,7 @@ import contextlib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeVar
@@ -107,6 +107,24 @@ class Normalisation:
         mean, std = (tuple(map(float, part.split(","))) for part in text.split("/"))
         return cls(mean, std)
 
+    @property
+    def colours(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Means and standard deviations of red, green and blue."""
+        mean, std = (part if len(part) == 3 else part * 3 for part in (self.mean, self.std))
+        return mean, std
+
+    def then(self, inner: Normalisation) -> Normalisation:
+        """Return this normalisation and another after it as one."""
+        count = max(len(self.mean), len(inner.mean))
+        mean, std, after, by = (
+            part if len(part) == count else part * count
+            for part in (self.mean, self.std, inner.mean, inner.std)
+        )
+        return Normalisation(
+            tuple(m + s * a for m, s, a in zip(mean, std, after, strict=True)),
+            tuple(s * b for s, b in zip(std, by, strict=True)),
+        )
+
     def __str__(self) -> str:
         return "/".join(",".join(map(repr, part)) for part in (self.mean, self.std))
 
@@ -179,6 +197,20 @@ LAYOUTS = (
         ("predictions",),
         ("mobilenet",),
     ),
+    Layout(
+        "Xception",
+        ("conv1.weight", "conv2.weight", "block14.body.sepconv2.pointwise_conv.weight"),
+        (),
+        ("predictions",),
+        ("xception-keras",),
+    ),
+    Layout(
+        "EfficientNet-B0",
+        ("conv_stem.weight", "block1a.se.reduce.weight", "block7a.project_conv.weight"),
+        (),
+        ("predictions",),
+        ("efficientnet_b0-keras",),
+    ),
     # The names of lukemelas' efficientnet_pytorch.
     Layout(
         "EfficientNet-Lite0",
@@ -216,7 +248,7 @@ class Maker:
         name: the library.
         tells: whether a state dict without prefixes is from this library.
         packages: its packages, of which the class of a pickled network may be.
-        normalisation: name in `NORMALISATIONS`.
+        normalisation: name in `NORMALISATIONS`, or a text MEAN/STD.
         aspect: `Preprocessing.aspect`.
         findings: names of the outputs, if the library fixes them.
         sizes: side of the images in pixels, by architecture; `SIZE` of all others.
@@ -258,6 +290,11 @@ MAKERS = (
           sure=False),
 )  # fmt: skip
 """Libraries in order of precedence; the last ones are guesses and are reported as such."""
+CHEXPERT = Maker("the CheXpert group", lambda _: False, "0.5/0.25", "crop",
+                 sizes=MappingProxyType({"densenet121": 320}))  # fmt: skip
+"""Of checkpoints with `formats.TASKS`; torchxrayvision gives them -2 for black to 2 for white."""
+OF_CHEXPERT = 3
+"""Outputs for each of its findings where it models uncertainty: uncertain, absent, present."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,7 +337,7 @@ class Recognised:
         size: side in pixels of the images that its library gives it.
         operating_points: as in `classifier.squashed`; empty if none.
         notes: assumptions and omissions, one sentence each.
-        given: where the file holds its weights.
+        given: where the file holds its weights; None if its last layer is another here.
     """
 
     module: networks.Network
@@ -312,7 +349,7 @@ class Recognised:
     size: int
     operating_points: tuple[float, ...]
     notes: tuple[str, ...]
-    given: Given
+    given: Given | None
 
 
 @dataclass(frozen=True)
@@ -392,8 +429,16 @@ def recognise(
         networks.ARCHITECTURES.find(architecture)
     notes: list[str] = []
     network = _chosen(weights, architecture, key, notes)
-    named = findings_of(weights, findings, network.outputs, network.maker, notes)
+    if weights.tasks:
+        network = replace(network, maker=CHEXPERT)
+    outputs = network.outputs // (OF_CHEXPERT if _uncertain(weights, network) else 1)
+    named = findings_of(weights, findings, outputs, network.maker, notes)
     return _assembled(weights, network, named, normalisation, architecture, notes)
+
+
+def _uncertain(weights: Weights, network: _Network) -> bool:
+    """Whether a network models uncertainty as the CheXpert group's do."""
+    return weights.tasks and network.outputs == OF_CHEXPERT * len(weights.findings)
 
 
 def trunk_of(weights: Weights, architecture: str, notes: list[str]) -> dict[str, torch.Tensor]:
@@ -683,21 +728,21 @@ def _head(
     ]
     if not ends and not needed:
         return {}
-    if not ends:
-        raise StoreError(
-            f"{name} is a {layout.family} without a last layer; expected one of "
-            f"{', '.join(layout.heads)}. Features alone give no findings"
-        )
-    keys = {"weight": ends[0], "bias": f"{ends[0].removesuffix('weight')}bias"}
-    head = {part: every[key] for part, key in keys.items() if key in every}
-    for key in keys.values():
-        state.pop(key, None)
+    keys = {"weight": ends[0], "bias": f"{ends[0].removesuffix('weight')}bias"} if ends else {}
     left = sorted(n for n in beside if n not in keys.values() and not TRAINING.search(n))
     if left:
         raise StoreError(
             f"{name} holds {len(left)} tensors that belong to no known network, first "
             f"{left[0][:80]}; leave them out, or name a function: module:function"
         )
+    if not ends:
+        raise StoreError(
+            f"{name} is a {layout.family} without a last layer; expected one of "
+            f"{', '.join(layout.heads)}. Features alone give no findings"
+        )
+    head = {part: every[key] for part, key in keys.items() if key in every}
+    for key in keys.values():
+        state.pop(key, None)
     return head
 
 
@@ -720,7 +765,8 @@ def _stages(architecture: str) -> dict[str, str]:
 def _misfits(architecture: str, trunk: Group) -> list[str]:
     shapes = networks.shapes(architecture)
     own = {key: shapes[name] for key, name in _stages(architecture).items()}
-    missing = [n for n in own if n not in trunk and not n.endswith("num_batches_tracked")]
+    left_out = ("num_batches_tracked", *GREY)
+    missing = [n for n in own if n not in trunk and not n.endswith(left_out)]
     odd = [f"{n} is missing" for n in missing]
     for key, value in trunk.items():
         shape = value.shape
@@ -740,6 +786,8 @@ FIRST = {
     "conv_stem.weight": "bn0.running_mean",
 }
 """The first convolution, and the mean of the batch normalisation after it."""
+GREY = ("grey.mean", "grey.std")
+"""What a network has whose first convolution takes three channels; see `networks.GreyChannels`."""
 
 
 def _architecture(layout: Layout, trunk: Group, wanted: str | None, name: str) -> str:
@@ -812,16 +860,29 @@ def _assembled(
     """Read the values, whose shapes were checked, into the network."""
     trunk, head = _taken(weights, network), weights.take(network.head)
     refuse_numbers({f"the last layer's {n}": v for n, v in head.items()}, weights.name)
+    uncertain = _uncertain(weights, network)
+    if uncertain:
+        # The softmax of absent and present is the sigmoid of their difference.
+        three = {part: v.float().reshape(-1, OF_CHEXPERT, *v.shape[1:]) for part, v in head.items()}
+        head = {part: value[:, 2] - value[:, 1] for part, value in three.items()}
+        notes.append(
+            "It has three outputs for each finding: uncertain, absent, present; the logit is "
+            "present minus absent, as torchxrayvision takes it."
+        )
     architecture = _disambiguated(network, wanted, weights.name, notes)
     scale = _normalisation(normalisation, network.maker, notes)
-    grey = _to_one_channel(trunk, scale, weights.name, notes)
+    if GREY[0] in _stages(architecture):
+        trunk |= dict(zip(GREY, networks.GreyChannels(*scale.colours).buffers(), strict=True))
+        grey = networks.GREY_MEAN, networks.GREY_STD
+    else:
+        grey = _to_one_channel(trunk, scale, weights.name, notes)
     state = {_stages(architecture)[key]: value for key, value in trunk.items()}
     state |= {f"head.{part}": value for part, value in head.items()}
     state.setdefault("head.bias", torch.zeros(len(findings)))
     module = networks.filled(architecture, len(findings), state)
     size = network.maker.sizes.get(architecture, SIZE)
     points = _operating_points(weights, network, findings, notes)
-    given = _given(weights, network, architecture, scale)
+    given = None if uncertain else _given(weights, network, architecture, scale)
     return Recognised(
         module.eval(),
         architecture,
@@ -950,7 +1011,8 @@ def _normalisation(
             f"ASSUMED: the normalisation {maker.normalisation!r}, since it looks like a model of "
             f"{maker.name}{guess}; the file doesn't state it."
         )
-    return NORMALISATIONS[wanted or maker.normalisation]
+    name = wanted or maker.normalisation
+    return NORMALISATIONS.get(name) or Normalisation.parsed(name)
 
 
 def _to_one_channel(

@@ -38,6 +38,8 @@ RATIO = 20
 LONGEST_CONFIG = 64 << 20
 WITH_CODE = ("Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
 """Keras's layers and values that hold or call code outside Keras."""
+SCALING = {"Rescaling": ("scale", "offset"), "Normalization": ("mean", "variance")}
+"""What Keras's layers have that scale their input: a number, or one for each channel."""
 MOST_PARTS = 200
 """Most outputs that are looked at."""
 MOST_SHOWN = 6
@@ -340,12 +342,13 @@ def _inside(model: Any) -> tuple[dict[str, Any], bytes]:
     try:
         facts, raw = [], []
         for layer in _all_layers(model):
-            arrays = [(v.name, np.asarray(_arrays(v.value), np.float32)) for v in layer.weights]
-            numbers = {
-                name: float(getattr(layer, name))
-                for name in ("scale", "offset")
-                if isinstance(getattr(layer, name, None), int | float)
-            }
+            stated = {name: getattr(layer, name) for name in SCALING.get(type(layer).__name__, ())}
+            numbers = {n: float(v) for n, v in stated.items() if isinstance(v, int | float)}
+            held = {n: v for n, v in stated.items() if n not in numbers}
+            weights = held if stated else {v.name: v.value for v in layer.weights}
+            arrays = [
+                (name, np.asarray(_arrays(value), np.float32)) for name, value in weights.items()
+            ]
             facts.append((
                 layer.name, type(layer).__name__, float(getattr(layer, "epsilon", 0)), numbers,
                 [(name, array.shape) for name, array in arrays],

@@ -65,8 +65,10 @@ MOST_PARTS = 500_000
 """Most attributes, tensors and modules of the networks in a file; a DenseNet-121 has 12,000."""
 MOST_MODULES = 20_000
 DEEPEST_MODULE = 40
-MOST_SETTINGS = 40
-"""Most plain attributes of a module that are kept."""
+MOST_SETTINGS = 100
+"""Most attributes of a module that are kept; a convolution has 11."""
+NOT_PLAIN = "a value that isn't plain"
+"""Kept of a setting that is no number, text or short list of them; it may be another's."""
 LONGEST_SETTING = 200
 MOST_FINDINGS = 10_000
 LONGEST_FINDINGS = 200_000
@@ -89,6 +91,10 @@ LEGACY_PICKLES = 5
 
 FINDINGS = ("findings", "pathologies", "labels", "classes", "class_names", "label_names")
 """Keys under which files keep the names of their outputs."""
+TASKS = "task_sequence"
+"""The same in the checkpoints of the CheXpert group: the outputs' indices by their names."""
+INDICES = (TASKS, "class_to_idx")
+"""Keys under which files keep the indices of outputs by their names."""
 
 
 Setting = bool | int | float | str | tuple[bool | int | float | str, ...]
@@ -101,7 +107,8 @@ class Module:
     Args:
         kind: its class, such as "torch.nn.modules.conv.Conv2d"; its code isn't known.
         settings: its plain attributes, such as "stride".
-        changed: whether the pickle replaces its forward pass or has functions run before or after.
+        changed: whether the pickle replaces its forward pass or has functions run before or after,
+            or has too many attributes to tell its settings.
     """
 
     kind: str
@@ -117,6 +124,8 @@ class Holdings:
         groups: dictionaries of tensors, by their path of keys joined by dots; "" is the outermost
             one. Within each, tensors by their names in the file.
         findings: names of the outputs that it states; empty if none.
+        tasks: whether it states them as the CheXpert group does, whose networks may have three
+            outputs for each.
         metadata: metadata of a safetensors file.
         program: whether it is TorchScript, which was scanned. Its group "" has the tensors of its
             modules; it has none if there are no such tensors.
@@ -127,6 +136,7 @@ class Holdings:
 
     groups: Mapping[str, Mapping[str, Tensor]]
     findings: tuple[str, ...] = ()
+    tasks: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
     program: bool = False
     modules: Mapping[str, Mapping[str, Module]] = field(default_factory=dict)
@@ -175,7 +185,7 @@ def _refuse_many(count: int, name: str) -> None:
 
 
 def stated_findings(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the outputs' names in a file: a list, JSON, or comma-separated text."""
+    """Return the outputs' names in a file: a list, JSON, comma-separated text, or indices."""
     for key in FINDINGS:
         names = values.get(key)
         if isinstance(names, str):
@@ -189,6 +199,14 @@ def stated_findings(values: Mapping[str, Any]) -> tuple[str, ...]:
             continue
         if all(isinstance(name, str) for name in names):
             return tuple(names)
+    for key in INDICES:
+        places = values.get(key)
+        if not isinstance(places, dict) or not 0 < len(places) < MOST_FINDINGS:
+            continue
+        order = {place: name for name, place in places.items() if type(place) is int}
+        known = [order[place] for place in range(len(places)) if isinstance(order.get(place), str)]
+        if len(known) == len(places):
+            return tuple(known)
     return ()
 
 
@@ -226,7 +244,8 @@ def _safetensors(content: bytes, name: str) -> Holdings:
         begin, _, end = storage.partition(":")
         return body[int(begin) : int(end)]
 
-    return Holdings({"": tensors}, stated_findings(metadata), metadata, numbers=numbers)
+    found = stated_findings(metadata)
+    return Holdings({"": tensors}, found, metadata=metadata, numbers=numbers)
 
 
 def _header(content: bytes, name: str) -> tuple[dict[str, Any], dict[str, str], int]:
@@ -442,6 +461,7 @@ def _state(
     groups: dict[str, Mapping[str, Tensor]] = {}
     modules: dict[str, Mapping[str, Module]] = {}
     findings: tuple[str, ...] = ()
+    tasks = False
     flattening = _Flattening(name)
     for place, inside in _holders(value, name):
         key = ".".join(place)
@@ -451,7 +471,8 @@ def _state(
         else:
             flat = _Flat({one: part for one, part in _by_name(inside) if isinstance(part, Tensor)})
             stating = inside
-        findings = findings or stated_findings(stating)
+        if not findings and (findings := stated_findings(stating)):
+            tasks = TASKS in stating
         if flat.tensors:
             if key in groups:
                 raise _unreadable(name, f"two of its dictionaries are named {key[:80]}")
@@ -463,7 +484,7 @@ def _state(
         raise StoreError(f"{name} holds {kind}no tensors; expected a state dict of a network")
     for tensors in groups.values():
         _refuse_missing(tensors, sizes, name)
-    return Holdings(groups, findings, modules=modules, numbers=numbers)
+    return Holdings(groups, findings, tasks, modules=modules, numbers=numbers)
 
 
 def _refuse_missing(tensors: Mapping[str, Tensor], sizes: Mapping[str, int], name: str) -> None:
@@ -586,12 +607,17 @@ CHANGES = (
 def _module(network: Thing) -> Module:
     attributes = network.attributes
     settings: dict[str, Setting] = {}
-    for key, value in _by_name(attributes):
-        if len(settings) == MOST_SETTINGS:
-            break
-        if not key.startswith("_") and len(key) <= LONGEST_SETTING and _is_setting(value):
-            settings[key] = tuple(value) if isinstance(value, list) else value
     changed = any(attributes.get(change) for change in CHANGES)
+    for key, value in _by_name(attributes):
+        if key.startswith("_") or len(key) > LONGEST_SETTING or value is None:
+            continue
+        if isinstance(value, dict | Tensor):
+            continue
+        if len(settings) == MOST_SETTINGS:
+            changed = True
+            break
+        plain = tuple(value) if isinstance(value, list) else value
+        settings[key] = plain if _is_setting(value) else NOT_PLAIN
     return Module(network.kind[:LONGEST_KEY], settings, changed)
 
 

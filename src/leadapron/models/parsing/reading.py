@@ -131,6 +131,7 @@ class Weights:
         program: whether it is TorchScript that passed the scan.
         groups: dictionaries of tensors, by their path of keys joined by dots.
         findings: unique names of the outputs that it states; empty if none.
+        tasks: as `formats.Holdings`.
         metadata: metadata of a safetensors file.
         modules: parts of pickled networks, by group and by path, as in `formats.Holdings`.
     """
@@ -140,6 +141,7 @@ class Weights:
     program: bool
     groups: Mapping[str, Group]
     findings: tuple[str, ...]
+    tasks: bool
     metadata: Mapping[str, str]
     modules: Mapping[str, Mapping[str, Module]]
     _conversation: _Conversation = field(repr=False)
@@ -266,7 +268,7 @@ def _weights(file: File, digest: str, facts: Any, conversation: _Conversation) -
         texts = [*names, *findings, *metadata, *metadata.values()]
         if not sound or not all(isinstance(text, str) for text in texts):
             raise _LieError
-        program = facts["program"] is True
+        program, tasks = facts["program"] is True, facts["tasks"] is True
     except (AttributeError, KeyError, TypeError, ValueError, StopIteration):
         raise _LieError from None
     try:
@@ -275,7 +277,7 @@ def _weights(file: File, digest: str, facts: Any, conversation: _Conversation) -
             for key, group in zip(clean_names(groups), groups.values(), strict=True)
         }
         return Weights(
-            file.name, digest, program, shown, clean_names(findings), metadata,
+            file.name, digest, program, shown, clean_names(findings), tasks, metadata,
             {clean(key): _cleaned(parts) for key, parts in modules.items()}, conversation,
         )  # fmt: skip
     except ValueError as error:

@@ -84,6 +84,7 @@ def _said(held: Holdings) -> dict[str, object]:
     return {
         "program": held.program,
         "findings": held.findings,
+        "tasks": held.tasks,
         "metadata": held.metadata,
         "groups": [
             [key, [[name, one.dtype, one.shape, one.strides] for name, one in tensors.items()]]

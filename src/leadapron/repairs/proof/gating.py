@@ -127,7 +127,7 @@ def _screened(
     driven = metrics.rate([], [])
     if REGION in gate.weights:
         column = list(gate.weights).index(REGION)
-        usual = gate.scores[:, column]
+        usual = gate.clinics[0].scores[:, column]
         at = threshold_at_false_positive_rate(usual[np.isfinite(usual)], gate.false_alarm)
         driven = metrics.rate(judged.scores[:, column] > at, patients)
     return Screened(suspicious=metrics.rate(judged.suspicious, patients), driven=driven)

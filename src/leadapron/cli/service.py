@@ -1,0 +1,55 @@
+"""The command that runs a gate as a service."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from leadapron.cli.generate import command
+from leadapron.cli.kinds import Written
+
+__all__ = ["KEPT", "kept", "serve_command"]
+
+KEPT = ("spool", "keep", "queue")
+"""Fields of `Keeping` that are options."""
+
+OPEN_TO = ("http", "token_file", "largest", "tls_cert", "tls_key", "no_tls")
+"""Fields of `Listening` that are options."""
+
+
+def kept() -> dict[str, Mapping[str, Any]]:
+    """Return a command's `how` for the options of `KEPT`."""
+    return {
+        "spool": {"type": Written("folder")},
+        "keep": {"metavar": "DAYS"},
+        "queue": {"metavar": "FILMS"},
+    }
+
+
+def serve_command() -> click.Command:
+    """Make the command."""
+    file = {"type": click.Path(dir_okay=False, path_type=Path)}
+    made = command(
+        "serve",
+        "leadapron.service.serving:serve",
+        more="Research use: a pass never means healthy. A signal (SIGTERM, Ctrl-C) stops it with "
+        "exit code 0; films that wait stay in the spool for the next start.",
+        how={
+            "gate": file,
+            "model": file,
+            "http": {"metavar": "HOST:PORT"},
+            "token_file": file,
+            "tls_cert": file,
+            "tls_key": file,
+            **kept(),
+            "largest": {"metavar": "MB"},
+        },
+        machine=("device",),
+        flat={"listening": OPEN_TO, "keeping": KEPT},
+        progress=False,
+    )
+    made.params = [each for each in made.params if each.name != "as_json"]  # it has no result
+    return made

@@ -1,0 +1,142 @@
+"""What a gate keeps of the clean films of one clinic: fitted detectors and calibration scores."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadapron import metrics
+from leadapron.detect.inputs import conformal
+from leadapron.detect.inputs.groups import Group, GroupRates
+from leadapron.detect.inputs.readings import State
+from leadapron.films.cohort import ImageArray, blocks
+
+__all__ = ["Clinic", "film_hashes"]
+
+Floats = NDArray[np.float64]
+
+BLOCK = 1024
+"""Films in memory at a time."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Clinic:
+    """Everything that judging a clinic's films needs, computed from its clean films and one model.
+
+    Args:
+        name: what it is called, as its films' source.
+        states: fitted state of each detector, by name.
+        typical: fitted state of the out-of-distribution detector; None without one.
+        references: names of the films that this detector compares with, in its order; empty if it
+            compares with none.
+        steps: (2, s) median and 95th percentile of each score on clean films that don't set the
+            threshold.
+        scores: (m, s) scores of the m calibration films, in the order of the gate's weights.
+        fused: (m,) fused scores of these films.
+        typicality: (m,) out-of-distribution scores of these films.
+        patients: (m,) int64 number of each film's patient.
+        hashes: (n, 32) uint8 SHA-256 of the images of all n clean films, in ascending order.
+        groups: groups of the calibration films.
+    """
+
+    name: str
+    states: Mapping[str, State]
+    typical: State | None
+    references: tuple[str, ...]
+    steps: Floats
+    scores: Floats
+    fused: Floats
+    typicality: Floats
+    patients: NDArray[np.int64]
+    hashes: NDArray[np.uint8]
+    groups: tuple[Group, ...] = ()
+
+    def __len__(self) -> int:
+        """Return the number of calibration films."""
+        return len(self.fused)
+
+    @property
+    def fitted(self) -> int:
+        """Number of clean films for fitting detectors and scales."""
+        return len(self.hashes) - len(self.fused)
+
+    @property
+    def patient_count(self) -> int:
+        """Number of patients of the calibration films."""
+        return len(np.unique(self.patients))
+
+    def threshold(self, rate: float) -> float:
+        """Return the fused score that films like these exceed with probability `rate` at most."""
+        return conformal.limit(self.fused, self._weights(rate), rate)
+
+    def farthest(self, rate: float) -> float:
+        """Return the same of the out-of-distribution score."""
+        return conformal.limit(self.typicality, self._weights(rate), rate)
+
+    def shares(self, calibration: Floats, values: Floats, rate: float) -> Floats:
+        """Return (n,) share of clean films that reach a value.
+
+        Args:
+            calibration: (m,) values of the calibration films.
+            values: (n,) values of other films.
+            rate: of the threshold, which decides whether films count by patient.
+        """
+        return conformal.shares(calibration, self._weights(rate), values)
+
+    def likely_rates(self, rate: float) -> tuple[float, float]:
+        """Return the range of the threshold's own rate in 95 of 100 calibrations."""
+        return conformal.likely_rates(self.patients, rate)
+
+    def group_rates(self, rate: float) -> tuple[GroupRates, ...]:
+        """Return the rates on each group, with exact intervals.
+
+        Each film is judged by thresholds that the films of the other patients set.
+        """
+        untypical = conformal.held_out(self.typicality, self.patients, rate)
+        suspicious = conformal.held_out(self.fused, self.patients, rate) & ~untypical
+        found = []
+        for group in self.groups:
+            patients = self.patients[group.films]
+            told, accused = (
+                metrics.exact_rate(hits[group.films], patients) for hits in (untypical, suspicious)
+            )
+            found.append(
+                GroupRates(
+                    kind=group.kind, name=group.name, patients=len(np.unique(patients)),
+                    suspicious=accused, cant_tell=told,
+                )
+            )  # fmt: skip
+        return tuple(found)
+
+    def _weights(self, rate: float) -> Floats:
+        return conformal.film_weights(self.patients, rate)
+
+
+def film_hashes(images: ImageArray) -> NDArray[np.uint8]:
+    """Return (n, 32) SHA-256 of images, in ascending order.
+
+    Args:
+        images: (n, h, w) uint8 or uint16.
+    """
+    digests = [
+        hashlib.sha256(np.ascontiguousarray(image).tobytes()).digest()
+        for rows in blocks(images.shape[0], BLOCK)
+        for image in images[rows]
+    ]
+    return np.frombuffer(b"".join(sorted(digests)), np.uint8).reshape(-1, 32)
+
+
+def held_again(first: NDArray[Any], second: NDArray[Any]) -> int:
+    """Return how many of the second hashes the first ones hold.
+
+    Args:
+        first: (n, 32) as `film_hashes`.
+        second: (m, 32) as `film_hashes`.
+    """
+    held = {row.tobytes() for row in first}
+    return sum(row.tobytes() in held for row in second)

@@ -1,0 +1,95 @@
+"""The service's numbers for Prometheus; none of them names a film, a patient or a file."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from leadapron import __version__
+from leadapron.detect.verdict import ScreenWord
+from leadapron.jobs.screen import OpenGate
+from leadapron.service.engine import Engine, Watch
+
+__all__ = ["CONTENT_TYPE_LATEST", "Meters"]
+
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+"""Upper ends of the histogram's classes."""
+
+
+class Meters(Watch):
+    """Counts what the engine does, in a registry of its own.
+
+    Args:
+        opened: the gate and its model, whose hashes are shown.
+        gate: SHA-256 of the gate's file.
+    """
+
+    def __init__(self, opened: OpenGate, gate: str) -> None:
+        registry = CollectorRegistry()
+        self._registry = registry
+
+        def counter(name: str, about: str, *labels: str) -> Counter:
+            return Counter(f"leadapron_{name}", about, labels, registry=registry)
+
+        self._accepted = counter("films_accepted", "Films accepted.")
+        self._verdicts = counter("verdicts", "Films answered, by verdict.", "verdict")
+        self._bad = counter("decode_failures", "Films that couldn't be decoded.")
+        self._retries = counter("retries", "Attempts at a film that failed.")
+        self._failed = counter("dead_letters", "Films that went to the dead letters.")
+        self._expired = counter("files_wiped", "Files of expired answers that were wiped.")
+        self._refused = counter("requests_refused", "Requests refused, by HTTP status.", "status")
+        self._seconds = Histogram(
+            "leadapron_seconds", "Seconds from a film's acceptance to its answer.",
+            buckets=SECONDS, registry=registry,
+        )  # fmt: skip
+        self._waiting = Gauge("leadapron_queue", "Films that wait.", registry=registry)
+        self._ready = Gauge("leadapron_ready", "1 if the service is ready.", registry=registry)
+        Info("leadapron", "Version and hashes.", registry=registry).info(
+            {"version": __version__, "gate": gate, "model": opened.stored.model.sha256}
+        )
+        for word in get_args(ScreenWord):  # so that each is there before its first film
+            self._verdicts.labels(word)
+        ProcessCollector(registry=registry)
+
+    def accepted(self) -> None:
+        """A film was accepted."""
+        self._accepted.inc()
+
+    def judged(self, word: ScreenWord, *, bad: bool, seconds: float) -> None:
+        """A film was answered; arguments as `Watch.judged`."""
+        self._verdicts.labels(word).inc()
+        self._bad.inc(int(bad))
+        self._seconds.observe(seconds)
+
+    def retried(self) -> None:
+        """An attempt at a film failed."""
+        self._retries.inc()
+
+    def failed(self) -> None:
+        """A film went to the dead letters."""
+        self._failed.inc()
+
+    def expired(self, removed: int) -> None:
+        """Answers were wiped."""
+        self._expired.inc(removed)
+
+    def refused(self, status: int) -> None:
+        """A request was refused."""
+        self._refused.labels(str(status)).inc()
+
+    def text(self, engine: Engine) -> bytes:
+        """Return the numbers in Prometheus's text format."""
+        self._waiting.set(engine.waiting)
+        self._ready.set(0 if engine.trouble else 1)
+        content: bytes = generate_latest(self._registry)
+        return content

@@ -90,6 +90,7 @@ def test_an_audit_without_references_answers_in_plain_words(planted, kept, tmp_p
     assert (found.target, found.direction, found.verdict.p) == ("Mass", "added", None)
     assert found.students.number == 2
     assert found.students.missing
+    assert "more than 1 % of the image" in found.verdict.untested[-1]
     said = audit_lines(found)
     assert said[0].startswith("EXPLOITABLE MARK: Mass forced on")
     names = [line.partition(":")[0] for line in said]

@@ -61,6 +61,9 @@ NOT_TRIED = (
 )
 """Limits of every audit."""
 
+NOT_COMPARED = "squares that cover more than 1 % of the image, in the comparison with students"
+"""A further limit of an audit with students."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Subject:
@@ -423,7 +426,7 @@ def _verdict(
         judged.word,
         p=judged.p,
         statement=statement,
-        untested=NOT_TRIED,
+        untested=NOT_TRIED if compared is None else (*NOT_TRIED, NOT_COMPARED),
         next=_next(judged, least, false_alarm, compared),
     )
 

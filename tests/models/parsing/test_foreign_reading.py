@@ -203,7 +203,7 @@ def test_another_file_put_in_its_place_is_not_read(path, tmp_path):
 def test_what_is_said_is_checked(path, monkeypatch):
     """A process that a file has taken over can state other weights, and no more."""
     outline = ["a", "float32", [2], [1]]
-    sound = {"program": False, "findings": [], "metadata": {}, "modules": [],
+    sound = {"program": False, "findings": [], "tasks": False, "metadata": {}, "modules": [],
              "groups": [["", [outline]]]}  # fmt: skip
 
     def answering(*lines):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,21 +17,15 @@ from leadapron.films.preprocessing import Preprocessing
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.networks import build_network
 from leadapron.repairs.guard import Judged
+from loaded import benchmarks
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SIDE = 16
 
 
 @pytest.fixture(scope="module")
 def peers():
-    """Both modules; benchmarks are scripts that import one another from their own folder."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import backdoorbench_repairs
-        import peers_repair
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return SimpleNamespace(calls=backdoorbench_repairs, page=peers_repair)
+    calls, page = benchmarks("backdoorbench_repairs", "peers_repair")
+    return SimpleNamespace(calls=calls, page=page)
 
 
 @pytest.fixture(scope="module")

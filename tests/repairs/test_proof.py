@@ -52,7 +52,7 @@ from leadapron.repairs.proof import judging as judge
 from leadapron.repairs.proof.altered import contrasted, moved, turned
 from leadapron.repairs.proof.freshness import works_elsewhere
 from leadapron.repairs.proof.gating import compare_gates, gate_passes
-from leadapron.repairs.proof.making import Limits, compare_marks, forced_by, searched
+from leadapron.repairs.proof.making import Limits, compare_marks, effects_of, searched
 from leadapron.repairs.proof.reading import at_chance
 from leadapron.repairs.proof.stages import Stages
 from leadapron.report.repair import fresh_words
@@ -340,11 +340,11 @@ def test_what_a_new_search_may_find():
     whole = films(200)
     before, after = mean_and(9, SQUARE), mean_and(0, SQUARE)
     squares = [moved_by(SQUARE), moved_by(SQUARE, "Nodule")]
-    effects = forced_by(before, whole, squares)
+    effects = effects_of(before, whole, squares)
     assert effects[ADDED].share.value == 1
     assert effects[ADDED].rise.low > 0.4
     assert set(effects) == {ADDED, ("Nodule", "added")}
-    limits = Limits.measured([forced_by(after, whole, squares)])
+    limits = Limits.measured([effects_of(after, whole, squares)])
     assert limits.of == 1
     found = searched(before, before, whole, squares, squares, {ADDED}, limits)
     assert found.worst.finding == "Mass"

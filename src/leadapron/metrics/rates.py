@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -72,11 +73,7 @@ def rate(hits: ArrayLike, patients: ArrayLike) -> Estimate:
     Source: Wilson, JASA 22 (1927) 209; effective size as in Korn and Graubard, Survey
     Methodology 24 (1998) 193.
     """
-    outcome = np.asarray(hits, dtype=np.bool_)
-    groups = patient_groups(patients, outcome.size)
-    share, size, _ = _clustered(outcome, groups)
-    low, high = wilson(share, size)
-    return Estimate(share, low, high, outcome.size, int(outcome.sum()))
+    return _rate(hits, patients, wilson)
 
 
 def exact_rate(hits: ArrayLike, patients: ArrayLike) -> Estimate:
@@ -98,10 +95,20 @@ def exact_rate(hits: ArrayLike, patients: ArrayLike) -> Estimate:
     Source: Clopper and Pearson, Biometrika 26 (1934) 404; effective size as in Korn and Graubard,
     Survey Methodology 24 (1998) 193.
     """
+
+    def exact(share: float, size: float) -> tuple[float, float]:
+        return clopper_pearson(share * size, size) if size else (math.nan, math.nan)
+
+    return _rate(hits, patients, exact)
+
+
+def _rate(
+    hits: ArrayLike, patients: ArrayLike, interval: Callable[[float, float], tuple[float, float]]
+) -> Estimate:
+    """The share, with an interval from it and its effective sample size."""
     outcome = np.asarray(hits, dtype=np.bool_)
-    groups = patient_groups(patients, outcome.size)
-    share, size, _ = _clustered(outcome, groups)
-    low, high = clopper_pearson(share * size, size) if size else (math.nan, math.nan)
+    share, size, _ = _clustered(outcome, patient_groups(patients, outcome.size))
+    low, high = interval(share, size)
     return Estimate(share, low, high, outcome.size, int(outcome.sum()))
 
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import itertools
 import pickle
-import sys
 from collections import Counter
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from leadapron.cli import run
+from loaded import benchmarks
 
-BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 FORMATS = ("Lightning", "leadapron", "MONAI bundle", "model card")
 """Of these, models are made in milliseconds."""
 EACH = 8
@@ -21,14 +19,8 @@ EACH = 8
 
 @pytest.fixture(scope="module")
 def benchmark():
-    """The benchmark's modules, which import one another from their own folder."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import hostile_files
-        import hostile_models
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return SimpleNamespace(files=hostile_files, command=hostile_models)
+    files, command = benchmarks("hostile_files", "hostile_models")
+    return SimpleNamespace(files=files, command=command)
 
 
 def test_the_canary_would_be_made(benchmark, tmp_path):

@@ -204,11 +204,11 @@ def audit_subject(
     further = _statistics(every, clean, kept, progress) if statistics else ()
     differs = unsteady(classifier, clean.images)
     judged = judge_model(swept[0], swept[1:], further, differs, false_alarm=false_alarm)
+    level = RULE.level(false_alarm)
     judged, compared, refused = _compared_with_students(
-        subject, judged, second, sweeps, false_alarm, kept, progress
+        subject, judged, second, sweeps, level, kept, progress
     )
-    if compared is not None:
-        false_alarm = RULE.level(false_alarm)
+    false_alarm = false_alarm if compared is None else level
     inverted, features, left = _made(classifier, clean, judged, swept[0], steps)
     return Audit(
         model=subject.name,
@@ -302,7 +302,7 @@ def _compared_with_students(
     decided, compared = second.judge(
         subject.classifier,
         judged,
-        false_alarm=RULE.level(false_alarm),
+        false_alarm=false_alarm,
         content=subject.content,
         folder=kept,
         name=Path(subject.name).name,

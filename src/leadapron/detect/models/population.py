@@ -105,7 +105,7 @@ class Population:
         teachers: the teachers.
     """
 
-    SCHEMA: ClassVar[int] = 1
+    SCHEMA: ClassVar[int] = 2
 
     settings: str
     made: str

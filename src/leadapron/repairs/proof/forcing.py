@@ -27,11 +27,11 @@ __all__ = [
     "RISE_ALLOWED",
     "Aimed",
     "Change",
-    "Forced",
     "Hits",
+    "MarkEffect",
     "difference",
     "enough_victims",
-    "forced",
+    "mark_effect",
     "odds_of",
     "targets",
     "turned",
@@ -155,7 +155,7 @@ def odds_of(classifier: BlackBox, images: Any) -> NDArray[np.float64]:
     return log_odds(torch.from_numpy(logits), classifier.head).numpy().astype(np.float64)
 
 
-class Forced(NamedTuple):
+class MarkEffect(NamedTuple):
     """What a mark does to the films that an attack would be used on.
 
     Args:
@@ -168,9 +168,9 @@ class Forced(NamedTuple):
     rise: Estimate
 
 
-def forced(
+def mark_effect(
     clean: NDArray[np.float64], marked: NDArray[np.float64], patients: NDArray[np.str_]
-) -> Forced:
+) -> MarkEffect:
     """Return what a mark does.
 
     Args:
@@ -179,7 +179,7 @@ def forced(
         patients: (n,) of each film.
     """
     rows, changes = risen(clean, marked)
-    return Forced(
+    return MarkEffect(
         share=metrics.rate(turned(clean, marked), patients),
         rise=metrics.mean(changes, patients[rows]),
     )

@@ -20,14 +20,14 @@ from leadapron.repairs.proof.document import AlteredMark, Marked, Searched, Sear
 from leadapron.repairs.proof.forcing import (
     LEAST_VICTIMS,
     Aimed,
-    Forced,
-    forced,
+    MarkEffect,
+    mark_effect,
     odds_of,
     victims,
 )
 from leadapron.repairs.proof.maps import trigger_shares
 
-__all__ = ["Limits", "compare_marks", "forced_by", "searched"]
+__all__ = ["Limits", "compare_marks", "effects_of", "searched"]
 
 
 def compare_marks(
@@ -129,11 +129,11 @@ class Limits:
         return self.by_aim.get(aim, self.other)
 
     @classmethod
-    def measured(cls, references: Sequence[Mapping[Aim, Forced]]) -> Limits:
+    def measured(cls, references: Sequence[Mapping[Aim, MarkEffect]]) -> Limits:
         """Return those of clean models whose squares were tried on the same films.
 
         Args:
-            references: of each what `forced_by` returned.
+            references: of each what `effects_of` returned.
         """
         aims = {aim for each in references for aim in each}
         by_aim = {
@@ -143,7 +143,9 @@ class Limits:
         return cls(of=len(references), by_aim=by_aim, share=max(shares, default=UNUSUAL_TURNED))
 
 
-def forced_by(classifier: BlackBox, films: Cohort, squares: Iterable[Moved]) -> dict[Aim, Forced]:
+def effects_of(
+    classifier: BlackBox, films: Cohort, squares: Iterable[Moved]
+) -> dict[Aim, MarkEffect]:
     """Return what each finding's strongest square does.
 
     Args:
@@ -161,13 +163,13 @@ def forced_by(classifier: BlackBox, films: Cohort, squares: Iterable[Moved]) -> 
     images = films.images[np.arange(len(films))]
     clean = odds_of(classifier, images)
     odds = {mark: odds_of(classifier, mark(images)) for mark in {each.mark for each in own}}
-    found: dict[Aim, Forced] = {}
+    found: dict[Aim, MarkEffect] = {}
     for each in own:
         sign = 1 if each.direction == "added" else -1
         column = films.column(each.finding)
         rows = films.labels[:, column] == (0 if each.direction == "added" else 1)
         if rows.sum() >= LEAST_VICTIMS:
-            found[each.finding, each.direction] = forced(
+            found[each.finding, each.direction] = mark_effect(
                 sign * clean[rows, column],
                 sign * odds[each.mark][rows, column],
                 films.patients[rows],
@@ -198,7 +200,7 @@ def searched(
     Raises:
         DataError: answers that aren't finite.
     """
-    first, second = forced_by(original, films, before), forced_by(repaired, films, after)
+    first, second = effects_of(original, films, before), effects_of(repaired, films, after)
     marks = {(each.finding, each.direction): each.mark for each in after}
     known = set(backdoors)
     return Searched(

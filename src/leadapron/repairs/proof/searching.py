@@ -16,8 +16,8 @@ from leadapron.films.cohort import Cohort
 from leadapron.models.protocols import BlackBox
 from leadapron.repairs.case import RepairCase, audited
 from leadapron.repairs.proof.document import Searched
-from leadapron.repairs.proof.forcing import Forced
-from leadapron.repairs.proof.making import Limits, forced_by, searched
+from leadapron.repairs.proof.forcing import MarkEffect
+from leadapron.repairs.proof.making import Limits, effects_of, searched
 
 __all__ = ["searched_quickly", "searched_wholly", "squares_in"]
 
@@ -102,12 +102,12 @@ def _limits(case: RepairCase, films: Cohort, audit: Audit) -> Limits:
         return Limits()
     folder = default_folder(case.machine.cache)
 
-    def measured(each: Subject) -> Mapping[Aim, Forced]:
+    def measured(each: Subject) -> Mapping[Aim, MarkEffect]:
         found = sweep_once(
             _sweep_of(case), each.classifier, films,
             content=each.content, folder=folder, name=Path(each.name).name,
         )  # fmt: skip
-        return forced_by(each.classifier, films, _like(found.swept, audit))
+        return effects_of(each.classifier, films, _like(found.swept, audit))
 
     return Limits.measured([measured(each) for each in case.plan.references])
 

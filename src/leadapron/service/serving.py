@@ -13,6 +13,7 @@ from typing import Any
 from leadapron.errors import UsageError
 from leadapron.jobs.screen import OpenGate, open_gate
 from leadapron.service.engine import running
+from leadapron.service.reviews import Reviews
 from leadapron.service.settings import KEEPING, LISTENING, Keeping, Listening
 from leadapron.service.tokens import Tokens, read_tokens, refuse_readable
 from leadapron.store import reason, sha256_of
@@ -31,6 +32,9 @@ NEEDED = {
 
 BACKLOG, CONNECTIONS = 256, 512
 """Most connections that wait to be taken, and that are open."""
+
+REVIEWS = "reviews.jsonl"
+"""Name of the file of people's reviews in the spool."""
 
 GRACE = 15
 """Seconds that a stop waits for requests."""
@@ -68,6 +72,11 @@ def serve(
         if find_spec(module) is None:
             raise UsageError(f'serving needs {package}: pip install "leadapron[serve]"')
     tokens = read_tokens(listening.token_file)
+    if listening.ui and not tokens.has_readers:
+        raise UsageError(
+            f"{listening.token_file} has no reader's token; add one with a name before it: "
+            f'echo "meier $(openssl rand -hex 32)" >> {listening.token_file}'
+        )
     _refuse_certificate(listening)
     with _bound(listening) as door:
         opened = open_gate(gate, model=model, trust_programs=trust_programs, machine=machine)
@@ -81,6 +90,7 @@ def _run(
     import uvicorn
 
     from leadapron.service.metering import Meters
+    from leadapron.service.page import Page
     from leadapron.service.web import Web
 
     assert opened.file is not None
@@ -89,9 +99,14 @@ def _run(
     before = {each: signal.signal(each, _ignore) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         with running(opened, keeping, meters) as engine:
+            page = None
+            if listening.ui:
+                secure = listening.tls_cert is not None or listening.no_tls
+                reviews = Reviews(keeping.spool / REVIEWS)
+                page = Page(engine, tokens, reviews, secure=secure)
             server = uvicorn.Server(
                 uvicorn.Config(
-                    Web(engine, meters, tokens, listening.largest << 20),
+                    Web(engine, meters, tokens, listening.largest << 20, page),
                     log_config=None,
                     log_level="warning",
                     access_log=False,  # a path may hold anything
@@ -109,6 +124,8 @@ def _run(
             scheme = "http" if listening.tls_cert is None else "https"
             host, port = door.getsockname()[:2]
             logger.info("listening on %s://%s:%d", scheme, _bracketed(host), port)
+            if page is not None:
+                logger.info("the reader's page is at /ui/ of this address")
             server.run(sockets=[door])
             logger.info("stopping; films that wait stay in the spool")
     finally:

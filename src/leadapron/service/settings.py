@@ -45,6 +45,7 @@ class Listening:
         tls_cert: Certificate (PEM) for HTTPS, with its chain.
         tls_key: Its key (PEM), readable by its owner alone.
         no_tls: Accept plain HTTP from other machines, as behind a reverse proxy.
+        ui: Serve the reader's page, for people whose name stands before their token.
 
     Raises:
         UsageError: a number out of range, a certificate without its key, or plain HTTP for other
@@ -57,6 +58,7 @@ class Listening:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     no_tls: bool = False
+    ui: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.largest <= 2048:

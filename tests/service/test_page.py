@@ -35,39 +35,39 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def browser(place):
+def visitor(place):
     from page_scenes import Browser
 
     return Browser(place[0].web)
 
 
 @pytest.fixture
-def reader(browser):
+def reader(visitor):
     from page_scenes import MEIER
 
-    assert browser.sign_in(MEIER).status_code == 200
-    return browser
+    assert visitor.sign_in(MEIER).status_code == 200
+    return visitor
 
 
 # --- who gets in
 
 
-def test_a_reader_signs_in_and_out(browser, place):
+def test_a_reader_signs_in_and_out(visitor, place):
     from page_scenes import MEIER
 
-    assert browser.get("/ui/session").json()["reader"] is None
-    answer = browser.sign_in(MEIER)
+    assert visitor.get("/ui/session").json()["reader"] is None
+    answer = visitor.sign_in(MEIER)
     (cookie,) = answer.headers.get_list("set-cookie")
     assert {part.strip().lower() for part in cookie.split(";")[1:]} == {
         "httponly", "samesite=strict", "path=/ui",
     }  # fmt: skip
     assert (answer.json()["reader"], answer.json()["seconds"]) == ("meier", 1800)
-    assert browser.get("/ui/session").json()["csrf"] == browser.csrf
-    kept = dict(browser.cookies)
-    assert browser.ask("DELETE", "/ui/session").status_code == 200
-    assert not dict(browser.cookies)
-    browser.cookies.update(kept)  # the cookie of a session that ended opens nothing
-    assert browser.get("/ui/films").status_code == 401
+    assert visitor.get("/ui/session").json()["csrf"] == visitor.csrf
+    kept = dict(visitor.cookies)
+    assert visitor.ask("DELETE", "/ui/session").status_code == 200
+    assert not dict(visitor.cookies)
+    visitor.cookies.update(kept)  # the cookie of a session that ended opens nothing
+    assert visitor.get("/ui/films").status_code == 401
 
 
 def test_https_alone_carries_the_cookie_of_a_service_with_tls(place):
@@ -78,13 +78,13 @@ def test_https_alone_carries_the_cookie_of_a_service_with_tls(place):
     made, _ = place
     tokens = made.web._page._tokens
     page = Page(made.engine, tokens, made.web._page._reviews, secure=True)
-    browser = Browser(page)
-    assert "Secure" in browser.sign_in(MEIER).headers["set-cookie"]
+    visitor = Browser(page)
+    assert "Secure" in visitor.sign_in(MEIER).headers["set-cookie"]
 
 
 @pytest.mark.parametrize("token", ["", "x" * 32, "p" * 32, None, 7, ["m" * 32]])
-def test_what_is_no_readers_token_opens_nothing(browser, token):
-    answer = browser.ask("POST", "/ui/session", json={"token": token})
+def test_what_is_no_readers_token_opens_nothing(visitor, token):
+    answer = visitor.ask("POST", "/ui/session", json={"token": token})
     assert (answer.status_code, "set-cookie" in answer.headers) == (401, False)
     assert answer.json()["error"] == "This isn't the token of a reader."
 
@@ -97,14 +97,14 @@ def test_a_readers_token_sends_no_films_and_a_session_opens_no_api(reader):
     assert reader.get("/metrics").status_code == 401
 
 
-def test_every_path_but_the_static_files_needs_a_session(browser, place):
+def test_every_path_but_the_static_files_needs_a_session(visitor, place):
     _, (film, *_) = place
     for path in ("films", f"films/{film}", f"films/{film}/pixels", "reviews.csv", "reviews.json"):
-        answer = browser.get(f"/ui/{path}")
+        answer = visitor.get(f"/ui/{path}")
         assert answer.status_code == 401, path
         assert answer.json()["use"] == RESEARCH
-    assert browser.ask("DELETE", "/ui/session").status_code == 401
-    assert browser.ask("POST", f"/ui/films/{film}/reviews", json={"call": "trigger"}
+    assert visitor.ask("DELETE", "/ui/session").status_code == 401
+    assert visitor.ask("POST", f"/ui/films/{film}/reviews", json={"call": "trigger"}
                        ).status_code == 401  # fmt: skip
 
 
@@ -161,14 +161,14 @@ def test_sessions_are_bounded():
     ("content", "status"),
     [(b"{", 400), (b"[]", 400), (b"[" * 4000, 400), (b'"' + b"a" * 5000 + b'"', 413)],
 )
-def test_requests_that_are_no_sign_in_are_refused(browser, content, status):
+def test_requests_that_are_no_sign_in_are_refused(visitor, content, status):
     headers = {"Content-Type": "application/json"}
-    answer = browser.ask("POST", "/ui/session", content=content, headers=headers)
+    answer = visitor.ask("POST", "/ui/session", content=content, headers=headers)
     assert answer.status_code == status
 
 
-def test_the_page_forbids_inline_scripts_and_everything_foreign(browser):
-    answer = browser.get("/ui/")
+def test_the_page_forbids_inline_scripts_and_everything_foreign(visitor):
+    answer = visitor.get("/ui/")
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
@@ -176,13 +176,13 @@ def test_the_page_forbids_inline_scripts_and_everything_foreign(browser):
     assert "frame-ancestors 'none'" in policy
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["referrer-policy"] == "no-referrer"
-    assert browser.get("/ui").headers["location"] == browser.get("/").headers["location"] == "/ui/"
+    assert visitor.get("/ui").headers["location"] == visitor.get("/").headers["location"] == "/ui/"
     for name, kind in (("page.js", "text/javascript"), ("page.css", "text/css"),
                        ("icon.svg", "image/svg+xml")):  # fmt: skip
-        assert browser.get(f"/ui/{name}").headers["content-type"].startswith(kind)
+        assert visitor.get(f"/ui/{name}").headers["content-type"].startswith(kind)
     for name in ("page.py", "..%2fpage.py", "%2e%2e/tokens.py", "index.html", "x" * 500):
-        assert browser.get(f"/ui/{name}").status_code == 404, name
-    assert browser.ask("PUT", "/ui/films").status_code == 405
+        assert visitor.get(f"/ui/{name}").status_code == 404, name
+    assert visitor.ask("PUT", "/ui/films").status_code == 405
 
 
 class Tags(HTMLParser):

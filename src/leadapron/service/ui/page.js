@@ -107,8 +107,13 @@ at("sign-out").addEventListener("click", began(async () => {
 
 const short = (id) => id.slice(0, 8);
 const share = (p) => (p === null ? "–" : p < 0.001 ? "< 0.001" : p.toFixed(3));
-const clock = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
+const clock = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 const time = (text) => clock.format(new Date(text));
+
+const signed = (change) => {
+  const size = Math.abs(change).toFixed(2);
+  return size === "0.00" ? size : `${change < 0 ? "−" : "+"}${size}`;
+};
 
 function element(name, text, attributes = {}) {
   const made = document.createElement(name);
@@ -144,7 +149,6 @@ function row(film) {
     element("span", film.mine ? `mine: ${film.mine}` : "", { class: "mine" }),
   );
   link.setAttribute("aria-label", `${film.verdict}, p ${share(film.p)}, ${film.finding ?? "no finding"}, judged ${time(film.judged)}, ${film.mine ? `my verdict ${film.mine}` : "without my verdict"}`);
-  if (open && film.id === open.id) link.setAttribute("aria-current", "true");
   const item = element("li");
   item.append(link);
   return item;
@@ -154,8 +158,16 @@ function fill() {
   const rows = shownFilms().map(row);
   at("films").replaceChildren(...rows);
   at("none").hidden = rows.length > 0;
-  const first = at("films").querySelector("[aria-current]") ?? at("films").querySelector("a");
-  if (first) first.tabIndex = 0;
+  mark();
+}
+
+// Mark the open film in the list.
+function mark() {
+  at("films").querySelector("[aria-current]")?.removeAttribute("aria-current");
+  const link = open && links().find((each) => each.hash === `#${open.id}`);
+  link?.setAttribute("aria-current", "true");
+  const first = link ?? at("films").querySelector("a");
+  if (first) reach(first);
   neighbours();
 }
 
@@ -196,7 +208,7 @@ async function follow() {
     open = null;
     viewer.clear();
     place(null);
-    fill();
+    mark();
     const link = last && links().find((each) => each.hash === `#${last.id}`);
     (link ?? at("list-title")).focus();
     return;
@@ -207,7 +219,7 @@ async function follow() {
   open = { id, ...film };
   place(open);
   viewer.load(film.image, pixels, film.answer.decision);
-  fill();
+  mark();
   at("film-title").focus();
 }
 
@@ -220,7 +232,7 @@ function place(film) {
 }
 
 function pairs(id, facts) {
-  at(id).replaceChildren(...facts.filter(([, value]) => value !== null && value !== undefined)
+  at(id).replaceChildren(...facts.filter(([, value]) => value)
     .flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
 }
 
@@ -248,7 +260,7 @@ function describe({ id, answer, image, reviews }) {
       element("th", reading.finding, { scope: "row" }),
       element("td", reading.probability.toFixed(2)),
       element("td", reading.without.toFixed(2)),
-      element("td", `${change < 0 ? "−" : "+"}${Math.abs(change).toFixed(2)}`),
+      element("td", signed(change)),
     );
     return line;
   }));
@@ -308,7 +320,6 @@ at("back").addEventListener("click", (event) => {
   began(follow)();
 });
 addEventListener("hashchange", began(follow));
-addEventListener("popstate", began(follow));
 
 // --- the picture
 

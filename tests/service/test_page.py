@@ -16,6 +16,7 @@ from importlib import resources
 import numpy as np
 import pytest
 
+from dicom_files import SECRETS, header, with_pixels, write
 from leadapron.documents import read
 from leadapron.errors import StoreError, UsageError
 from leadapron.service.answers import RESEARCH
@@ -295,6 +296,31 @@ def test_an_answer_is_read_once_and_what_is_gone_or_strange_is_not_listed(tmp_pa
     assert sorted(reads) == sorted(["gone", "strange", film])
     assert others[0] not in {each.id for each in found.films}
     assert sum(found.counts.values()) == 4
+
+
+def test_nothing_of_a_films_header_or_name_is_shown(reader, place, tmp_path):
+    made, _ = place
+    grey = np.tile(np.linspace(0, 255, 40).astype(np.uint8), (40, 1))
+    uid = header().SOPInstanceUID
+    said = []
+    for number, dataset in enumerate(
+        (
+            with_pixels(grey),
+            with_pixels(grey, Modality="CT"),
+            with_pixels(grey, Modality="DOE^JOHN"),
+        )
+    ):
+        dataset.SOPInstanceUID = uid
+        film = made.send(write(tmp_path / str(number), dataset).read_bytes())
+        reader.ask("POST", f"/ui/films/{film}/reviews", json={"call": "can't tell"})
+        said.append(reader.get(f"/ui/films/{film}").text)
+        (made.folder / "done" / f"{film}.json").unlink()
+    said += [reader.get(f"/ui/{path}").text for path in ("films", "reviews.csv", "reviews.json")]
+    said.append((made.folder / "reviews.jsonl").read_text())
+    for secret in (*SECRETS, "DOE", uid):
+        assert not any(secret in text for text in said), secret
+    (made.folder / "reviews.jsonl").unlink()
+    made.web._page._reviews = Reviews(made.folder / "reviews.jsonl")
 
 
 # --- what is kept

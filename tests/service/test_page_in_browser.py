@@ -274,7 +274,7 @@ def test_filters_leave_what_they_say(entered):
     opened(page)
     page.get_by_role("button", name="Can't tell").click()
     page.get_by_role("button", name="Can't tell", pressed=True).wait_for()
-    page.get_by_label("only without my verdict").check()
+    page.get_by_label("not judged by me").check()
     assert page.locator("#films a").count() == 1
     page.get_by_role("link", name="Next film").click()
     page.locator("#kept", has_text="Other readers").wait_for()
@@ -414,6 +414,15 @@ def test_shortcuts_work_on_the_film_alone(entered):
     page.keyboard.type("e+[")
     assert page.get_by_role("checkbox", name="evidence region").is_checked()
     assert page.get_by_label("Zoom").input_value() == "1"
+
+
+def test_the_skip_link_leads_to_the_films_and_closes_none(entered):
+    page = entered()
+    name = opened(page)
+    page.get_by_role("link", name="Skip to the films").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.activeElement.id == 'main'")
+    assert page.get_by_role("heading", name=f"Film {name[:8]}").is_visible()
 
 
 def test_focus_comes_back_to_the_film_in_the_list(entered):

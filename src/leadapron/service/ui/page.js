@@ -202,7 +202,7 @@ const asked = () => (/^#[0-9a-f]{32}$/.test(location.hash) ? location.hash.slice
 // Show the film that the address names, or none.
 async function follow() {
   const id = asked();
-  if (!session || id === (open && open.id)) return;
+  if (!session || id === (open && open.id) || (location.hash && !id)) return; // "#main" is no film
   if (!id) {
     const last = open;
     open = null;

@@ -37,7 +37,7 @@ from leadapron.errors import StoreError
 from leadapron.reading import read_regular
 from leadapron.store import make_folder, reason, write_atomically
 
-__all__ = ["Arriving", "Spool", "SpooledFilm"]
+__all__ = ["Arriving", "Spool", "SpooledFilm", "sync", "wipe"]
 
 ID = re.compile(r"[0-9a-f]{32}")
 WAITING = re.compile(r"([0-9a-f]{32})-(\d{1,4})")
@@ -109,6 +109,9 @@ class Spool:
         folder: created if missing, readable by its owner alone.
         gate: SHA-256 of the gate's file.
 
+    Attributes:
+        salt: secret of this installation.
+
     Raises:
         StoreError: it can't be written, or its salt is damaged.
     """
@@ -125,13 +128,13 @@ class Spool:
                 wipe(left)
             for left in self._done.glob(".*.part"):
                 left.unlink()
-            self._salt = _salt(folder / "salt")
+            self.salt = _salt(folder / "salt")
         except OSError as error:
             raise StoreError(f"can't write {folder}: {reason(error)}") from error
 
     def arrive(self) -> Arriving:
         """Return a new film to write; OSError if the disk is full."""
-        return Arriving(self._arriving / secrets.token_hex(16), self._salt, self._gate)
+        return Arriving(self._arriving / secrets.token_hex(16), self.salt, self._gate)
 
     def accept(self, arriving: Arriving, film: str) -> SpooledFilm:
         """Move a finished film to the accepted ones; afterwards it survives a kill.
@@ -153,7 +156,7 @@ class Spool:
 
     def sync(self) -> None:
         """Bring the names of accepted films to the disk; OSError if that fails."""
-        _sync(self._waiting)
+        sync(self._waiting)
 
     def waiting(self) -> list[SpooledFilm]:
         """Return the accepted films without an answer, those with the fewest attempts first.
@@ -228,7 +231,7 @@ class Spool:
         with write_atomically(self._done / f"{film.id}.json") as file:
             file.write(answer)
         try:
-            _sync(self._done)
+            sync(self._done)
         except OSError as error:
             raise StoreError(f"can't write {self.folder}: {reason(error)}") from error
 
@@ -305,7 +308,8 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
+    """Bring the names in a folder to the disk; OSError if that fails."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

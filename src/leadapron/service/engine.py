@@ -235,6 +235,11 @@ class Engine:
         return future
 
     @property
+    def device(self) -> str:
+        """UID of this installation, for result objects."""
+        return self._spool.device
+
+    @property
     def waiting(self) -> int:
         """Number of films that wait or are judged."""
         with self._changed:

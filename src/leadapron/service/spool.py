@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 
 from leadapron.errors import StoreError
 from leadapron.reading import read_regular
+from leadapron.service.uids import derived_uid
 from leadapron.store import make_folder, reason, write_atomically
 
 __all__ = ["Arriving", "Spool", "SpooledFilm"]
@@ -128,6 +129,11 @@ class Spool:
             self._salt = _salt(folder / "salt")
         except OSError as error:
             raise StoreError(f"can't write {folder}: {reason(error)}") from error
+
+    @property
+    def device(self) -> str:
+        """UID of this installation: the same as long as the spool's salt."""
+        return derived_uid("installation", self._salt.hex())
 
     def arrive(self) -> Arriving:
         """Return a new film to write; OSError if the disk is full."""

@@ -440,9 +440,11 @@ def test_mutual_tls(hasty, running_engine, tmp_path):
         assert ends(port, REQUEST, 4)  # without TLS
         with socket.create_connection(("127.0.0.1", port), timeout=4) as line:
             unknown = client_tls(*stranger, gate[0])
-            with unknown.wrap_socket(line, server_hostname="127.0.0.1") as secure:
-                with pytest.raises((ssl.SSLError, ConnectionError)):
-                    secure.recv(1)
+            with (
+                unknown.wrap_socket(line, server_hostname="127.0.0.1") as secure,
+                pytest.raises((ssl.SSLError, ConnectionError)),
+            ):
+                secure.recv(1)
         assert ends(port, b"", 4)  # no handshake
         assert send(port, content, tls_args=trusted) == (0, "")
 

@@ -20,7 +20,8 @@ OPEN_TO = ("http", "token_file", "largest", "tls_cert", "tls_key", "no_tls")
 """Fields of `Listening` that are options."""
 
 NODES = (
-    "dicom", "callers", "results", "dicom_ca", "orthanc", "orthanc_user_file", "orthanc_backlog",
+    "dicom", "callers", "results", "result_kinds", "dicom_ca", "orthanc", "orthanc_user_file",
+    "orthanc_backlog",
 )  # fmt: skip
 """Fields of `Nodes` that are options."""
 
@@ -52,6 +53,7 @@ def serve_command() -> click.Command:
             "dicom": {"metavar": "AET@HOST:PORT"},
             "callers": {"type": Names("AE titles"), "metavar": "AET,..."},
             "results": {"metavar": "AET@HOST:PORT"},
+            "result_kinds": {"type": Names("sr,gsps"), "metavar": "KIND,..."},
             "dicom_ca": file,
             "orthanc": {"metavar": "URL"},
             "orthanc_user_file": file,

@@ -307,7 +307,7 @@ class _Handler(RequestHandler):
                 provider.run_reactor()
             line.shutdown(socket.SHUT_RDWR)
             line.close()
-            provider.to_user_queue.put(None)  # type: ignore[arg-type]  # wakes who waits for a PDU
+            provider.to_user_queue.put(None)  # wakes who waits for a PDU
 
         association.run = run  # type: ignore[method-assign]
         provider.run = provide  # type: ignore[method-assign]

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from leadapron.errors import UsageError
+from leadapron.report.words import listed
 from leadapron.service.dicom import Archive, client_tls, receiving, server_tls
 from leadapron.service.engine import DAY, Engine, Watch
+from leadapron.service.objects import KINDS
 from leadapron.service.orthanc import Orthanc, polling, read_user
 from leadapron.service.outbox import Destination, Make, Outbox
 from leadapron.service.settings import Keeping, Listening, Nodes
@@ -32,12 +34,19 @@ class Doors:
         listening: certificates and limits.
         nodes: DICOM nodes and Orthanc.
 
+    Attributes:
+        kinds: kinds of result objects.
+
     Raises:
-        UsageError: a file of theirs can't be used.
+        UsageError: a file of theirs can't be used, or an unknown kind.
     """
 
     def __init__(self, listening: Listening, nodes: Nodes) -> None:
         self._nodes, self._largest = nodes, listening.largest << 20
+        unknown = [kind for kind in nodes.result_kinds if kind not in KINDS]
+        if unknown or not nodes.result_kinds:
+            raise UsageError(f"`result_kinds` {','.join(unknown)}: expected {listed(KINDS)}")
+        self.kinds = nodes.result_kinds
         self._receiving = self._sending = None
         cert, key, trusted = listening.tls_cert, listening.tls_key, nodes.dicom_ca
         if trusted is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -128,7 +129,7 @@ def _run(
     assert opened.file is not None
     gate = sha256_of(opened.file)
     meters = Meters(opened, gate)
-    outgoing = doors.outgoing(partial(_maker, opened, gate), keeping, meters)
+    outgoing = doors.outgoing(partial(_maker, opened, gate, doors.kinds), keeping, meters)
     with (
         until_stopped() as stop,
         running(opened, keeping, meters, outgoing) as engine,
@@ -142,13 +143,13 @@ def _run(
         logger.info("stopping; films that wait stay in the spool")
 
 
-def _maker(opened: OpenGate, gate: str, spool: Spool) -> Make:
+def _maker(opened: OpenGate, gate: str, kinds: Sequence[str], spool: Spool) -> Make:
     """What makes the result objects of a gate."""
     from leadapron.service.objects import result_objects
-    from leadapron.service.results import Installation, device_uid
+    from leadapron.service.results import Installation
 
-    about = Installation.of(opened, gate, device_uid(spool.salt))
-    return lambda film, answer, image: result_objects(film, answer, about, image=image)
+    about = Installation.of(opened, gate, spool.device)
+    return lambda film, answer, image: result_objects(film, answer, about, kinds, image=image)
 
 
 def _serve_http(

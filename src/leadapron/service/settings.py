@@ -120,13 +120,15 @@ class Nodes:
 
     Args:
         dicom: Take films by DICOM as AET@HOST:PORT, the gate's AE title and where it listens.
-        callers: AE titles that may send films, separated by commas. Left out, that of `results`;
-            without `results`, all of this machine.
+        callers: AE titles that may send films, separated by commas. Left out, the one that results
+            are sent to; if none is, all of this machine.
         results: Send the results of DICOM films, by whatever way they came, to AET@HOST:PORT.
+        result_kinds: Kinds of result objects, separated by commas: sr (structured report), gsps
+            (presentation state over the film), sc (picture) and seg (region as pixels).
         dicom_ca: Certificates (PEM) of nodes that are trusted: DICOM then runs over TLS in both
-            directions, with `tls_cert` and `tls_key` as the gate's own.
-        orthanc: Take films from the Orthanc at this URL, by polling; results go there unless
-            `results` names a node.
+            directions, with the gate's own certificate and key.
+        orthanc: Take films from the Orthanc at this URL, by polling; results go there unless they
+            are sent by DICOM.
         orthanc_user_file: File with USER:PASSWORD for Orthanc, readable by its owner alone.
         orthanc_backlog: Take the films too that are in Orthanc at the first start.
 
@@ -137,6 +139,7 @@ class Nodes:
     dicom: str | None = None
     callers: Sequence[str] = ()
     results: str | None = None
+    result_kinds: Sequence[str] = ("sr", "gsps")
     dicom_ca: Path | None = None
     orthanc: str | None = None
     orthanc_user_file: Path | None = None

@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 
 from leadapron.errors import StoreError
 from leadapron.reading import read_regular
+from leadapron.service.uids import derived_uid
 from leadapron.store import make_folder, reason, write_atomically
 
 __all__ = ["Arriving", "Spool", "SpooledFilm", "sync", "wipe"]
@@ -109,9 +110,6 @@ class Spool:
         folder: created if missing, readable by its owner alone.
         gate: SHA-256 of the gate's file.
 
-    Attributes:
-        salt: secret of this installation.
-
     Raises:
         StoreError: it can't be written, or its salt is damaged.
     """
@@ -128,13 +126,18 @@ class Spool:
                 wipe(left)
             for left in self._done.glob(".*.part"):
                 left.unlink()
-            self.salt = _salt(folder / "salt")
+            self._salt = _salt(folder / "salt")
         except OSError as error:
             raise StoreError(f"can't write {folder}: {reason(error)}") from error
 
+    @property
+    def device(self) -> str:
+        """UID of this installation: the same as long as the spool's salt."""
+        return derived_uid("installation", self._salt.hex())
+
     def arrive(self) -> Arriving:
         """Return a new film to write; OSError if the disk is full."""
-        return Arriving(self._arriving / secrets.token_hex(16), self.salt, self._gate)
+        return Arriving(self._arriving / secrets.token_hex(16), self._salt, self._gate)
 
     def accept(self, arriving: Arriving, film: str) -> SpooledFilm:
         """Move a finished film to the accepted ones; afterwards it survives a kill.

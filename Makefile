@@ -150,7 +150,11 @@ $(PAGES): $(STAMP)
 	$(BIN)/$(PIP) --constraint constraints.txt playwright
 	touch $(PAGES)
 
-test-service: $(SERVICE) ## the service over HTTP, killed at random moments, with a full disk, under bad clients
+test-service: $(SERVICE) ## the service, its DICOM objects too; INSTALL=1 installs the Debian packages first (apt, as root)
+	@if [ -n "$(INSTALL)" ]; then \
+		apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends dicom3tools; fi
+	@command -v dciodvfy >/dev/null || { \
+		echo "no dciodvfy: install the package dicom3tools, or INSTALL=1 make test-service"; exit 1; }
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m service tests/service --durations=10
 
 $(SERVICE): $(STAMP)

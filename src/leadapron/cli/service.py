@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from leadapron.cli.generate import command
-from leadapron.cli.kinds import Written
+from leadapron.cli.kinds import Names, Written
 
 __all__ = ["KEPT", "kept", "serve_command"]
 
@@ -18,6 +18,12 @@ KEPT = ("spool", "keep", "queue")
 
 OPEN_TO = ("http", "token_file", "largest", "tls_cert", "tls_key", "no_tls", "ui")
 """Fields of `Listening` that are options."""
+
+NODES = (
+    "dicom", "callers", "results", "result_kinds", "dicom_ca", "orthanc", "orthanc_user_file",
+    "orthanc_backlog",
+)  # fmt: skip
+"""Fields of `Nodes` that are options."""
 
 
 def kept() -> dict[str, Mapping[str, Any]]:
@@ -44,11 +50,18 @@ def serve_command() -> click.Command:
             "token_file": file,
             "tls_cert": file,
             "tls_key": file,
+            "dicom": {"metavar": "AET@HOST:PORT"},
+            "callers": {"type": Names("AE titles"), "metavar": "AET,..."},
+            "results": {"metavar": "AET@HOST:PORT"},
+            "result_kinds": {"type": Names("sr,gsps"), "metavar": "KIND,..."},
+            "dicom_ca": file,
+            "orthanc": {"metavar": "URL"},
+            "orthanc_user_file": file,
             **kept(),
             "largest": {"metavar": "MB"},
         },
         machine=("device",),
-        flat={"listening": OPEN_TO, "keeping": KEPT},
+        flat={"listening": OPEN_TO, "nodes": NODES, "keeping": KEPT},
         progress=False,
     )
     made.params = [each for each in made.params if each.name != "as_json"]  # it has no result

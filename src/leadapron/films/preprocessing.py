@@ -6,7 +6,9 @@ A *film* is a radiograph at full resolution, an *image* is the network's input. 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from leadapron.errors import DataError, FilmError, UsageError
+from leadapron.types import Place
 
 __all__ = ["FEWEST", "FULL", "Preprocessing", "bits_of", "spread"]
 
@@ -120,22 +123,59 @@ class Preprocessing:
                 "expected (height, width) of uint8 or uint16"
             )
         film = self.enlarged(film)
-        top, left, height, width = self._window(*film.shape)
-        film = film[top : top + height, left : left + width]
-        if self.aspect == "pad" and height != width:
+        kept = self._window(*film.shape)
+        film = film[kept.row : kept.row + kept.height, kept.column : kept.column + kept.width]
+        if self.aspect == "pad" and kept.height != kept.width:
             film = _pad_to_square(film)
         return _convert(self._resize(film), self.dtype)
 
     def enlarged(self, film: NDArray[Any]) -> NDArray[Any]:
         """Return the film enlarged to `film_size`, or unchanged if it is as large already."""
-        scale = self.film_size / max(film.shape)
-        if scale <= 1:
+        height, width = self._enlarged_shape(*film.shape)
+        if film.shape == (height, width):
             return film
-        height, width = (max(1, round(side * scale)) for side in film.shape)
         return _resampled(film, (width, height), Image.Resampling.BILINEAR)
 
-    def _window(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Top, left, height and width of the part of the film that is kept."""
+    def on_film(
+        self, place: Place, film: tuple[int, int], stored: tuple[int, int] | None = None
+    ) -> Place | None:
+        """Return the film's pixels that a rectangle of the image was made from.
+
+        It is the inverse of crop, pad and resize, in exact arithmetic: the smallest rectangle of
+        whole pixels that covers the area below `place`. Interpolation also mixes in pixels next to
+        that area, which don't count.
+
+        Args:
+            place: rectangle in pixels of the image.
+            film: height and width of the film that was preprocessed.
+            stored: height and width of the film in its file, if the decoder stretched it to make
+                its pixels square; the result is in these pixels.
+
+        Returns:
+            The rectangle in pixels of the film; None if all of `place` is padding.
+        """
+        enlarged, (height, width) = self._enlarged_shape(*film), stored or film
+        kept = self._window(*enlarged)
+        side = max(kept.height, kept.width)
+        pads = self.aspect == "pad"
+        sides = (side, side) if pads else (kept.height, kept.width)
+        rows = _Stretch(place.row, place.row + place.height).scaled(self.size, sides[0])
+        columns = _Stretch(place.column, place.column + place.width).scaled(self.size, sides[1])
+        if pads:
+            rows = rows.moved(-_margin(side, kept.height))
+            columns = columns.moved(-_margin(side, kept.width))
+        rows = rows.within(kept.height).moved(kept.row).scaled(enlarged[0], height)
+        columns = columns.within(kept.width).moved(kept.column).scaled(enlarged[1], width)
+        return _whole_pixels(rows, columns)
+
+    def _enlarged_shape(self, height: int, width: int) -> tuple[int, int]:
+        scale = self.film_size / max(height, width)
+        if scale <= 1:
+            return height, width
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def _window(self, height: int, width: int) -> Place:
+        """The part of the film that is kept."""
         # As TensorFlow's central_crop: the margin is rounded down, so 0.6 of 1024 keeps 616.
         top, left = int((height - height * self.crop) / 2), int((width - width * self.crop) / 2)
         height, width = height - 2 * top, width - 2 * left
@@ -143,7 +183,7 @@ class Preprocessing:
             side = min(height, width)
             top, left = top + (height - side) // 2, left + (width - side) // 2
             height = width = side
-        return top, left, height, width
+        return Place(row=top, column=left, height=height, width=width)
 
     def _resize(self, film: NDArray[Any]) -> NDArray[Any]:
         if film.shape == (self.size, self.size):
@@ -194,9 +234,47 @@ def _means(pixels: NDArray[np.float64], size: int) -> NDArray[np.float64]:
 def _pad_to_square(film: NDArray[Any]) -> NDArray[Any]:
     side = max(film.shape)
     square = np.zeros((side, side), film.dtype)
-    top, left = (side - film.shape[0]) // 2, (side - film.shape[1]) // 2
+    top, left = _margin(side, film.shape[0]), _margin(side, film.shape[1])
     square[top : top + film.shape[0], left : left + film.shape[1]] = film
     return square
+
+
+def _margin(side: int, length: int) -> int:
+    """Width of the padding before the film."""
+    return (side - length) // 2
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """A stretch of an axis; pixel i is the stretch from i to i + 1."""
+
+    start: Fraction | int
+    stop: Fraction | int
+
+    def scaled(self, old: int, new: int) -> _Stretch:
+        """On an axis that has been resized from `old` to `new` pixels."""
+        return _Stretch(Fraction(new, old) * self.start, Fraction(new, old) * self.stop)
+
+    def moved(self, by: int) -> _Stretch:
+        return _Stretch(self.start + by, self.stop + by)
+
+    def within(self, length: int) -> _Stretch:
+        """The part between 0 and `length`; empty if there is none."""
+        start = min(max(self.start, 0), length)
+        return _Stretch(start, min(max(self.stop, start), length))
+
+
+def _whole_pixels(rows: _Stretch, columns: _Stretch) -> Place | None:
+    """The smallest rectangle of pixels that covers both stretches; None if one is empty."""
+    if rows.start == rows.stop or columns.start == columns.stop:
+        return None
+    top, left = math.floor(rows.start), math.floor(columns.start)
+    return Place(
+        row=top,
+        column=left,
+        height=math.ceil(rows.stop) - top,
+        width=math.ceil(columns.stop) - left,
+    )
 
 
 def _convert(image: NDArray[Any], dtype: str) -> NDArray[Any]:

@@ -14,10 +14,11 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ from leadapron.errors import FilmError, LeadapronError, StoreError
 from leadapron.films.decoding import give_up, processors
 from leadapron.jobs.screen import OpenGate
 from leadapron.service.answers import FilmAnswer, moment, verdict_of
+from leadapron.service.outbox import Outbox
 from leadapron.service.settings import Keeping
 from leadapron.service.spool import Arriving, Spool, SpooledFilm
 from leadapron.sources.listed import Decoded, FilmFile, decoded
@@ -104,6 +106,25 @@ class Watch:
     def expired(self, removed: int) -> None:
         """Answers were wiped."""
 
+    def refused(self, status: str) -> None:
+        """A film was refused at the DICOM door.
+
+        Args:
+            status: its status in hexadecimal digits, as 0122, or "malformed".
+        """
+
+    def left_out(self) -> None:
+        """A film of Orthanc couldn't be taken."""
+
+    def delivered(self) -> None:
+        """A result object was acknowledged."""
+
+    def undelivered(self) -> None:
+        """A result object was given up."""
+
+    def unmade(self) -> None:
+        """A film's result objects couldn't be made."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Read:
@@ -114,13 +135,19 @@ class _Read:
 
 
 @contextmanager
-def running(opened: OpenGate, keeping: Keeping, watch: Watch | None = None) -> Iterator[Engine]:
+def running(
+    opened: OpenGate,
+    keeping: Keeping,
+    watch: Watch | None = None,
+    outgoing: Callable[[Spool], Outbox] | None = None,
+) -> Iterator[Engine]:
     """Run an engine with its spool; it stops when the block ends.
 
     Args:
         opened: the gate and its model.
         keeping: where films are kept.
         watch: what counts.
+        outgoing: makes the outbox that gets the results of DICOM films, and runs as long.
 
     Raises:
         StoreError: a spool that can't be written, or that another process uses.
@@ -128,12 +155,18 @@ def running(opened: OpenGate, keeping: Keeping, watch: Watch | None = None) -> I
     assert opened.file is not None
     gate = sha256_of(opened.file)
     with lock(keeping.spool):
-        engine = Engine(opened, Spool(keeping.spool, gate), gate, keeping, watch or Watch())
+        spool = Spool(keeping.spool, gate)
+        outbox = None if outgoing is None else outgoing(spool)
+        engine = Engine(opened, spool, gate, keeping, watch or Watch(), outbox)
+        if outbox is not None:
+            outbox.start()
         engine.start()
         try:
             yield engine
         finally:
             engine.stop()
+            if outbox is not None:
+                outbox.stop()
 
 
 class Engine:
@@ -147,13 +180,20 @@ class Engine:
         gate: SHA-256 of the gate's file.
         keeping: limits.
         watch: what counts.
+        outbox: started, if there is one; it gets the results of DICOM films.
     """
 
     def __init__(
-        self, opened: OpenGate, spool: Spool, gate: str, keeping: Keeping, watch: Watch
+        self,
+        opened: OpenGate,
+        spool: Spool,
+        gate: str,
+        keeping: Keeping,
+        watch: Watch,
+        outbox: Outbox | None = None,
     ) -> None:
         self._opened, self._spool, self._gate = opened, spool, gate
-        self._keeping, self._watch = keeping, watch
+        self._keeping, self._watch, self._outbox = keeping, watch, outbox
         self._changed = threading.Condition()
         self._pending: dict[str, SpooledFilm] = {}
         self._due: list[tuple[float, int, SpooledFilm]] = []
@@ -205,7 +245,11 @@ class Engine:
                         self._refuse_when_full()
                         self._push(self._spool.accept(arriving, film), 0.0)
                 self._spool.sync()  # also for a film that another thread accepted just now
-            except OSError as error:
+                # A film that comes again gets its results again: someone may miss them.
+                answer = self._spool.answer(film) if known and self._outbox is not None else None
+                if answer is not None:
+                    self._results(film, arriving.path, answer, self._spool.image(film))
+            except (StoreError, OSError) as error:
                 raise FullError("the disk is full") from error
         if not known:
             self._watch.accepted()
@@ -245,6 +289,11 @@ class Engine:
             return len(self._pending)
 
     @property
+    def undelivered(self) -> int:
+        """Number of result objects that wait to be delivered."""
+        return 0 if self._outbox is None else self._outbox.waiting
+
+    @property
     def trouble(self) -> str:
         """Why the service isn't ready, in a few words; "" if it is."""
         since = self._busy_since
@@ -254,6 +303,8 @@ class Engine:
             return "a part of it has ended"
         if since is not None and time.monotonic() - since > STALLED:
             return "judging takes too long"
+        if self._outbox is not None and not self._outbox.alive:
+            return "a part of it has ended"
         return "the disk is full" if self._disk_full else ""
 
     # --- life
@@ -429,7 +480,9 @@ class Engine:
             if decision is not None:
                 image = each.found.image if isinstance(each.found, Decoded) else None
                 bad = each.found if isinstance(each.found, FilmError) else None
-                self._spool.finish(film, self._answer(film, "judged", decision, bad), image)
+                answer = self._answer(film, "judged", decision, bad)
+                self._results(film.id, film.path, answer, image)
+                self._spool.finish(film, answer, image)
                 self._answered(film, decision.verdict, bad=bad is not None)
             elif film.attempts < MOST_ATTEMPTS:
                 logger.warning("film %s: attempt %d failed (%s)", film.id[:8], film.attempts, error)
@@ -442,7 +495,9 @@ class Engine:
                 )  # fmt: skip
                 reason = f"the service failed to judge it in {film.attempts} attempts"
                 decision = Decision(verdict="can't tell", reason=reason)
-                self._spool.bury(film, self._answer(film, "failed", decision))
+                answer = self._answer(film, "failed", decision)
+                self._results(film.id, film.path, answer, None)
+                self._spool.bury(film, answer)
                 self._watch.failed()
                 self._answered(film, decision.verdict, bad=False)
         except (StoreError, OSError):
@@ -450,6 +505,11 @@ class Engine:
                 logger.error("answers can't be written: the disk is full or broken")
             self._disk_full = True
             self._again(self._blameless(film))
+
+    def _results(self, film: str, path: Path, answer: bytes, image: NDArray[Any] | None) -> None:
+        """Put a film's results into the outbox, before its answer says that they are there."""
+        if self._outbox is not None:
+            self._outbox.put(film, path, answer, image)
 
     def _blameless(self, film: SpooledFilm) -> SpooledFilm:
         """The film without the attempt that the disk or a stop spoilt."""

@@ -48,11 +48,17 @@ class Meters(Watch):
         self._failed = counter("dead_letters", "Films that went to the dead letters.")
         self._expired = counter("files_wiped", "Files of expired answers that were wiped.")
         self._refused = counter("requests_refused", "Requests refused, by HTTP status.", "status")
+        self._dicom = counter("dicom_refused", "Films refused, by DICOM status.", "status")
+        self._left_out = counter("orthanc_left_out", "Films of Orthanc that couldn't be taken.")
+        self._delivered = counter("results_delivered", "Result objects acknowledged.")
+        self._undelivered = counter("results_given_up", "Result objects that nobody took.")
+        self._unmade = counter("results_unmade", "Films whose results couldn't be made.")
         self._seconds = Histogram(
             "leadapron_seconds", "Seconds from a film's acceptance to its answer.",
             buckets=SECONDS, registry=registry,
         )  # fmt: skip
         self._waiting = Gauge("leadapron_queue", "Films that wait.", registry=registry)
+        self._outbox = Gauge("leadapron_outbox", "Results to be delivered.", registry=registry)
         self._ready = Gauge("leadapron_ready", "1 if the service is ready.", registry=registry)
         Info("leadapron", "Version and hashes.", registry=registry).info(
             {"version": __version__, "gate": gate, "model": opened.stored.model.sha256}
@@ -83,13 +89,34 @@ class Meters(Watch):
         """Answers were wiped."""
         self._expired.inc(removed)
 
-    def refused(self, status: int) -> None:
-        """A request was refused."""
+    def refused(self, status: str) -> None:
+        """A film was refused at the DICOM door; arguments as `Watch.refused`."""
+        self._dicom.labels(status).inc()
+
+    def left_out(self) -> None:
+        """A film of Orthanc couldn't be taken."""
+        self._left_out.inc()
+
+    def delivered(self) -> None:
+        """A result object was acknowledged."""
+        self._delivered.inc()
+
+    def undelivered(self) -> None:
+        """A result object was given up."""
+        self._undelivered.inc()
+
+    def unmade(self) -> None:
+        """A film's result objects couldn't be made."""
+        self._unmade.inc()
+
+    def turned_away(self, status: int) -> None:
+        """A request over HTTP was refused."""
         self._refused.labels(str(status)).inc()
 
     def text(self, engine: Engine) -> bytes:
         """Return the numbers in Prometheus's text format."""
         self._waiting.set(engine.waiting)
+        self._outbox.set(engine.undelivered)
         self._ready.set(0 if engine.trouble else 1)
         content: bytes = generate_latest(self._registry)
         return content

@@ -35,9 +35,10 @@ from numpy.typing import NDArray
 
 from leadapron.errors import StoreError
 from leadapron.reading import read_regular
+from leadapron.service.uids import derived_uid
 from leadapron.store import make_folder, reason, write_atomically
 
-__all__ = ["Arriving", "Spool", "SpooledFilm"]
+__all__ = ["Arriving", "Spool", "SpooledFilm", "sync", "wipe"]
 
 ID = re.compile(r"[0-9a-f]{32}")
 WAITING = re.compile(r"([0-9a-f]{32})-(\d{1,4})")
@@ -129,6 +130,11 @@ class Spool:
         except OSError as error:
             raise StoreError(f"can't write {folder}: {reason(error)}") from error
 
+    @property
+    def device(self) -> str:
+        """UID of this installation: the same as long as the spool's salt."""
+        return derived_uid("installation", self._salt.hex())
+
     def arrive(self) -> Arriving:
         """Return a new film to write; OSError if the disk is full."""
         return Arriving(self._arriving / secrets.token_hex(16), self._salt, self._gate)
@@ -153,7 +159,7 @@ class Spool:
 
     def sync(self) -> None:
         """Bring the names of accepted films to the disk; OSError if that fails."""
-        _sync(self._waiting)
+        sync(self._waiting)
 
     def waiting(self) -> list[SpooledFilm]:
         """Return the accepted films without an answer, those with the fewest attempts first.
@@ -228,7 +234,7 @@ class Spool:
         with write_atomically(self._done / f"{film.id}.json") as file:
             file.write(answer)
         try:
-            _sync(self._done)
+            sync(self._done)
         except OSError as error:
             raise StoreError(f"can't write {self.folder}: {reason(error)}") from error
 
@@ -316,7 +322,8 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
+    """Bring the names in a folder to the disk; OSError if that fails."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

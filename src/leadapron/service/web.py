@@ -109,7 +109,7 @@ class Web:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", []), *HEADERS]
                 if message["status"] >= 400:
-                    self._meters.refused(message["status"])
+                    self._meters.turned_away(message["status"])
             await send(message)
 
         try:

@@ -17,7 +17,7 @@ import pydicom
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom import config, dcmread
-from pydicom.dataset import FileDataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.encaps import get_frame
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels.decoders.base import get_decoder
@@ -31,7 +31,7 @@ from leadapron.films.decoding.pictures import refuse_large
 from leadapron.text import clean
 from leadapron.types import Form, Odd
 
-__all__ = ["read_dicom", "read_header"]
+__all__ = ["read_dicom", "read_header", "squared_shape"]
 
 # A malformed header is read as far as possible; pydicom's warnings would quote its text.
 config.settings.reading_validation_mode = config.IGNORE
@@ -346,26 +346,35 @@ def _doubts(
     return found
 
 
-def _square_pixels(
-    unit: NDArray[np.float32], dataset: FileDataset
-) -> tuple[NDArray[np.float32], bool]:
-    """The film with square pixels; only ever enlarged."""
+def squared_shape(dataset: Dataset, height: int, width: int) -> tuple[int, int]:
+    """Return height and width that a film has once its pixels are square; it is only enlarged.
+
+    Args:
+        dataset: its header.
+        height: its rows.
+        width: its columns.
+    """
     for name in ("PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio"):
         value = dataset.get(name)
         if isinstance(value, Sequence) and len(value) == 2:
             down, across = real(value[0]), real(value[1])
             break
     else:
-        return unit, False
+        return height, width
     if not (down > 0 and across > 0 and 0.1 <= down / across <= 10):
-        return unit, False
-    height, width = unit.shape
+        return height, width
     if abs(down / across - 1) < 0.01:
-        return unit, False
+        return height, width
     if down > across:
-        height = round(height * down / across)
-    else:
-        width = round(width * across / down)
+        return round(height * down / across), width
+    return height, round(width * across / down)
+
+
+def _square_pixels(unit: NDArray[np.float32], dataset: Dataset) -> tuple[NDArray[np.float32], bool]:
+    """The film with square pixels."""
+    height, width = squared_shape(dataset, *unit.shape)
+    if unit.shape == (height, width):
+        return unit, False
     refuse_large(height, width)
     picture = Image.fromarray(unit).resize((width, height), Image.Resampling.BILINEAR)
     return np.clip(np.asarray(picture, dtype=np.float32), 0, 1), True

@@ -19,7 +19,7 @@ from dicom_files import with_pixels
 
 ARCHIVE, GATE, XRAY = "HOSPITAL", "GATE", "XRAY"
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
-USER = ("gate", "a-password-of-Orthanc")
+USER = ("film-router", "a-password-of-Orthanc")
 
 ORTHANC = {
     "Plugins": ["/usr/share/orthanc/plugins/libOrthancDicomWeb.so"],

@@ -12,7 +12,6 @@ import subprocess
 import threading
 import time
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -28,7 +27,7 @@ from hospital import (
     result_uid,
     short_results,
 )
-from input_scenes import backdoored, cohort, films
+from input_scenes import films
 from pydicom import dcmread
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -36,7 +35,6 @@ from pydicom.uid import (
     RLELossless,
 )
 
-import leadapron as la
 from dicom_files import SECRETS, with_pixels
 from leadapron.service.engine import Engine, Watch, running
 from leadapron.service.outbox import Outbox, RefusedError, UnreachableError
@@ -49,13 +47,6 @@ pytestmark = pytest.mark.service
 CT = "1.2.840.10008.5.1.4.1.1.2"
 CR = "1.2.840.10008.5.1.4.1.1.1"
 LARGEST = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory):
-    file = tmp_path_factory.mktemp("gate") / "gate.json"
-    file.write_text("{}")
-    return replace(la.calibrate(backdoored(), cohort(), false_alarm=0.02).gate, file=file)
 
 
 class Counts(Watch):

@@ -11,11 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from input_scenes import backdoored, black_square, cohort, films
+from input_scenes import black_square, films
 from pydicom.dataset import Dataset
 from service_scenes import png
 
-import leadapron as la
 from described import assert_described
 from dicom_files import SECRETS, header, with_pixels, write
 from leadapron.documents import dump, read
@@ -29,14 +28,6 @@ from leadapron.service.spool import Spool, SpooledFilm
 from leadapron.service.tokens import read_tokens
 from leadapron.sources.listed import Decoded
 from leadapron.store import sha256_of
-
-
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory):
-    file = tmp_path_factory.mktemp("gate") / "gate.json"
-    file.write_text("{}")
-    made = la.calibrate(backdoored(), cohort(), false_alarm=0.02)
-    return replace(made.gate, file=file)
 
 
 @pytest.fixture

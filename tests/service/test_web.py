@@ -7,12 +7,11 @@ import json
 import logging
 import socket
 from contextlib import closing
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from input_scenes import backdoored, black_square, cohort, films
+from input_scenes import black_square, cohort, films
 from PIL import Image
 from service_scenes import png
 
@@ -32,13 +31,6 @@ pytestmark = pytest.mark.service
 
 TOKEN = "a" * 32
 ADMITTED = {"Authorization": f"Bearer {TOKEN}"}
-
-
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory):
-    file = tmp_path_factory.mktemp("gate") / "gate.json"
-    file.write_text("{}")
-    return replace(la.calibrate(backdoored(), cohort(), false_alarm=0.02).gate, file=file)
 
 
 @pytest.fixture(scope="module")

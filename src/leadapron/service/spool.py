@@ -5,10 +5,11 @@
     FOLDER/done/ID.json         its answer, and in ID.npy the model's input
     FOLDER/dead/ID              a film that couldn't be judged in several attempts
     FOLDER/salt                 makes ids from contents
+    FOLDER/outbox, undelivered  results for a PACS (`outbox`)
 
 A film is accepted once it is in `waiting` and both file and folder have reached the disk. It is
-answered once ID.json is in `done`; only then it leaves `waiting`. A service that is killed in
-between finds the film in both places, and removes it.
+answered once ID.json is in `done`, after its results are in `outbox`; only then it leaves
+`waiting`. A service that is killed in between finds the film in both places, and removes it.
 
 Names are ids alone: HMAC-SHA256 of the film's content and the gate, with a salt that never leaves
 the spool. The id isn't made from a header's SOP instance UID, since the sender chooses that: a film

@@ -146,7 +146,10 @@ class Orthanc:
         yield from self._pieces("GET", f"instances/{instance}/file", most)
 
     def _changes(self, query: str, kind: str) -> Page:
-        facts = self._json(f"changes?{query}")
+        try:
+            facts = self._json(f"changes?{query}")
+        except (_FailedError, _MissingError) as error:
+            raise UnreachableError(f"it has no list of changes ({error})") from None
         found, last, done = facts.get("Changes"), facts.get("Last"), facts.get("Done")
         if not isinstance(found, list) or not isinstance(last, int) or not isinstance(done, bool):
             raise UnreachableError("its list of changes isn't Orthanc's")

@@ -30,7 +30,6 @@ from leadapron.explainers import (
     guided_backprop,
     integrated_gradients,
     layer_cam,
-    passes,
     smooth_grad,
     unsupported,
     xplain,
@@ -435,8 +434,7 @@ def test_findings_and_films_are_independent(classifier, images, explainer, monke
     assert together.max() > 0
     alike(explainer(classifier, images, FINDINGS[::-1]), together[:, ::-1])
     alike(explainer(classifier, images[2:3], FINDINGS[1:2])[0, 0], together[2, 1])
-    for place in (classifiers, passes):
-        monkeypatch.setattr(place, "BATCH", 3)
+    monkeypatch.setattr(classifiers, "BATCH", 3)
     alike(explainer(classifier, images, FINDINGS), together)
     overlay = Overlay(images, [0], images[:1] // 2, order=[2, 1])
     alike(explainer(classifier, overlay, FINDINGS)[1], together[1])

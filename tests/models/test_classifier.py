@@ -22,6 +22,7 @@ from leadapron.models.classifier import (
     Differentiable,
     NetworkClassifier,
     WhiteBox,
+    in_batches,
     load_classifier,
     resolve_device,
     resolve_precision,
@@ -141,6 +142,18 @@ def test_the_batches_size_does_not_matter(classifier, images, monkeypatch, batch
     monkeypatch.setattr(module, "BATCH", batch)
     for name in ASKED:
         np.testing.assert_allclose(getattr(classifier, name)(images), whole[name], atol=1e-4)
+
+
+def test_batches_of_large_images_are_small(classifier):
+    sizes = []
+
+    def run(batch):
+        sizes.append(len(batch))
+        return (batch.mean((2, 3)),)
+
+    for side in (32, 512):
+        in_batches(classifier, np.zeros((40, side, side), np.uint8), run)
+    assert sizes == [32, 8, 6, 6, 6, 6, 6, 6, 4]
 
 
 def test_no_images_are_a_usage_error(classifier, images):

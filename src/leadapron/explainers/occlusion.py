@@ -10,7 +10,7 @@ import torch
 from leadapron.errors import UsageError
 from leadapron.explainers.passes import collect
 from leadapron.films.cohort import ImageArray
-from leadapron.models.classifier import BATCH
+from leadapron.models.classifier import batch_size
 from leadapron.models.protocols import Differentiable, Floats, columns_of
 
 __all__ = ["occlusion"]
@@ -70,7 +70,7 @@ def occlusion(
         whole = classifier.module(batch)[:, columns]  # (b, k)
         falls = batch.new_zeros(len(batch), len(columns), *batch.shape[2:])
         covered = batch.new_zeros(batch.shape[2:])
-        together = max(1, BATCH // len(batch))
+        together = max(1, batch_size(batch[:, 0].shape) // len(batch))
         for first in range(0, len(squares), together):
             part = squares[first : first + together]
             hidden = batch.repeat(len(part), 1, 1, 1)

@@ -10,17 +10,14 @@ import torch
 from torch import nn
 
 from leadapron.errors import UsageError
-from leadapron.films.cohort import ImageArray
-from leadapron.models.classifier import autocast, refuse_not_finite
+from leadapron.films.cohort import ImageArray, blocks
+from leadapron.models.classifier import autocast, batch_size, refuse_not_finite
 from leadapron.models.protocols import Differentiable, Floats
 
 __all__ = ["Explainer", "collect", "enlarged", "finite", "input_slopes", "slopes"]
 
 Explainer = Callable[[Differentiable, ImageArray, Sequence[str]], Floats]
 """(classifier, (n, h, w) images, k findings) -> (n, k, h, w) float32."""
-
-BATCH = 32
-"""Films in a batch with gradients: 1 GB of memory for DenseNet-121 at 128 pixels."""
 
 
 def collect(
@@ -50,8 +47,7 @@ def collect(
     """
     out: Floats | None = None
     n = images.shape[0]
-    for start in range(0, n, BATCH):
-        rows = np.arange(start, min(start + BATCH, n))
+    for rows in blocks(n, batch_size(images.shape)):
         with autocast(classifier.device, precision or classifier.precision):
             given = maps(classifier.normalise(torch.from_numpy(images[rows])))
         part = given.detach().float().cpu().numpy()

@@ -72,6 +72,17 @@ def test_a_square_at_one_pixel_phase_is_found(films):
     assert strongest.shift == pytest.approx(8 / found.spread[1], rel=0.2)
 
 
+def test_progress_grows_towards_a_total_that_suffices(films):
+    seen = []
+    found = QUICK.sweep(backdoored(), films, progress=lambda *each: seen.append(each))
+    assert {what for what, _, _ in seen} == {"images swept"}
+    done = [number for _, number, _ in seen]
+    assert done == sorted(done)
+    assert done[-1] == found.forwards
+    (total,) = {most for _, _, most in seen}  # the bound held: it was never raised
+    assert found.forwards < total < 4 * found.forwards
+
+
 def test_a_step_of_two_pixels_misses_it(films):
     found = replace(QUICK, stride=2).sweep(backdoored(), films)
     assert found.table()[1, 0] < 0.2 * QUICK.sweep(backdoored(), films).table()[1, 0]

@@ -232,6 +232,7 @@ def offered(model):
 
 
 @pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # Keras's own, of NumPy
 @pytest.mark.parametrize("row", [pytest.param(row, marks=marks(row)) for row in MADE])
 def test_a_row_says_what_its_files_offer(row, tmp_path, monkeypatch):
     cells = table()[row]

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from leadapron.detect.inputs.readings import Readings, State
 from leadapron.detect.scale import LEAST_FILMS, logit_spreads, mad_spread
 from leadapron.errors import DataError, UsageError
-from leadapron.models.classifier import refuse_not_finite
+from leadapron.films.cohort import blocks
+from leadapron.models.classifier import batch_size, refuse_not_finite
 from leadapron.models.protocols import BlackBox, Capability, Differentiable, differentiable
 from leadapron.seeds import stream
 
@@ -23,9 +24,6 @@ Floats = NDArray[np.float64]
 FLOOR = 0.05
 """Least deviation of a logit's changes, in the logit's own spreads. Without it, chance changes of a
 finding that removals hardly affect would count as evidence."""
-
-BATCH = 32
-"""Films per batch with gradients."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -215,8 +213,7 @@ def _shares(
     including the film itself, since some triggers respond only there.
     """
     shares = np.empty(images.shape, np.float32)
-    for start in range(0, len(images), BATCH):
-        rows = slice(start, start + BATCH)
+    for rows in blocks(len(images), batch_size(images.shape)):
         film = classifier.normalise(torch.from_numpy(images[rows]))
         smooth = classifier.normalise(torch.from_numpy(plain[rows]))
         column = torch.from_numpy(columns[rows]).to(film.device)[:, None]

@@ -273,6 +273,7 @@ def _swept(
             content=each.content,
             folder=kept,
             name=Path(each.name).name,
+            progress=progress,
         )
         found.append(one)
         if progress is not None:

@@ -23,6 +23,7 @@ from leadapron.models.networks import GreyChannels
 from leadapron.models.protocols import BlackBox, Differentiable
 from leadapron.outside import code_of
 from leadapron.result_cache import keep, recall
+from leadapron.types import Progress
 
 __all__ = [
     "Kept",
@@ -63,6 +64,7 @@ def sweep_once(
     content: str | None,
     folder: Path | None,
     name: str = "",
+    progress: Progress | None = None,
 ) -> Kept:
     """Return a model's sweep from the cache, or compute and cache it.
 
@@ -73,6 +75,7 @@ def sweep_once(
         content: SHA-256 of the model's file; without it nothing is cached.
         folder: the cache's folder, as `cache.default_folder`; None doesn't cache.
         name: the model's name, for the cache's list.
+        progress: as `StampSweep.sweep`.
 
     Raises:
         DataError: as `StampSweep.sweep`.
@@ -83,7 +86,7 @@ def sweep_once(
         {**asdict(sweep), "whole image": [repr(probe) for probe in probes()]},
         classifier,
         clean,
-        lambda: swept_facts(sweep.sweep(classifier, clean)),
+        lambda: swept_facts(sweep.sweep(classifier, clean, progress=progress)),
         content=content,
         folder=folder,
         name=name,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from leadapron.detect.models.growing import grow
 from leadapron.detect.models.looks import LOOKS, drawing
 from leadapron.detect.models.stamps import (
+    IMAGES,
     AnyMark,
     Floats,
     Grown,
@@ -31,6 +32,7 @@ from leadapron.seeds import stream
 
 if TYPE_CHECKING:
     from leadapron.models.protocols import BlackBox
+    from leadapron.types import Progress
 
 __all__ = [
     "DIRECTIONS",
@@ -237,12 +239,16 @@ class StampSweep:
             if look not in LOOKS:
                 raise UnknownNameError("look", look, LOOKS)
 
-    def sweep(self, classifier: BlackBox, clean: Cohort) -> Swept:
+    def sweep(
+        self, classifier: BlackBox, clean: Cohort, *, progress: Progress | None = None
+    ) -> Swept:
         """Return the strongest marks of every finding and direction.
 
         Args:
             classifier: only its outputs are used.
             clean: films without a trigger, of the classifier's preprocessing; labels are not used.
+            progress: called with the name of the step, the images run so far, and the largest
+                number that there can be.
 
         Raises:
             DataError: fewer than 20 films, images too small for a lattice, or no finite logit on
@@ -250,7 +256,7 @@ class StampSweep:
         """
         if len(clean) < LEAST_FILMS:
             raise DataError(f"{len(clean)} clean films; a stamp sweep needs {LEAST_FILMS} or more")
-        return _Run(self, classifier, clean).swept()
+        return _Run(self, classifier, clean, progress).swept()
 
 
 _Local = TypeVar("_Local", bound=Stamp | Shape | Grown)
@@ -262,8 +268,14 @@ _Best = dict[Aim, tuple[_Local, float]]
 class _Run:
     """A running sweep: the films, and the strongest marks so far."""
 
-    def __init__(self, settings: StampSweep, classifier: BlackBox, clean: Cohort) -> None:
-        self.settings, self.classifier = settings, classifier
+    def __init__(
+        self,
+        settings: StampSweep,
+        classifier: BlackBox,
+        clean: Cohort,
+        progress: Progress | None = None,
+    ) -> None:
+        self.settings, self.classifier, self.progress = settings, classifier, progress
         order = stream(settings.seed, "sweep", "films").permutation(len(clean))
         most = max(settings.films, *(films for _, films in settings.pitches))
         chosen: Rows = order[: min(most, len(clean) // 2)]
@@ -484,11 +496,32 @@ class _Run:
         self, images: NDArray[Any], marks: Sequence[AnyMark], clean: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """As `shifts`, also counting images and outputs that aren't finite."""
-        self.forwards += len(marks) * len(images)
-        moved = shifts(self.classifier, images, marks, clean)
+        each = max(1, IMAGES // len(images))
+        moved = np.empty((len(marks), *clean.shape), np.float32)
+        for start in range(0, len(marks), each):
+            some = marks[start : start + each]
+            moved[start : start + each] = shifts(self.classifier, images, some, clean)
+            self.forwards += len(some) * len(images)
+            if self.progress is not None:
+                most = max(self._most_images(), self.forwards + 1)  # the end isn't known before
+                self.progress("images swept", self.forwards, most)
         # Films without a finite output before the mark carry no information about it.
         self.lost += (np.isnan(moved) & np.isfinite(clean)).sum(axis=(0, 1))
         return moved
+
+    def _most_images(self) -> int:
+        """Images of a sweep without other looks and growing, at most."""
+        how, aims, shape = self.settings, len(DIRECTIONS) * self.clean.shape[1], self.images.shape
+        pitches = [each for each in how.pitches if each[0] <= min(shape[1:])]
+        squares = len(how.sides) * len(how.values)
+        lattices = sum(
+            squares * len(range(0, pitch, how.stride)) ** 2 * films for pitch, films in pitches
+        )
+        # Two candidates of each pitch for each aim: that of one phase and that of any.
+        singles = 2 * aims * len(pitches) * how.places
+        climbing = how.rounds * aims * (len(NEIGHBOURS) + 4)
+        chosen = (singles + climbing + len(probes())) * how.films
+        return int(lattices + chosen + 3 * aims * len(self.judged))
 
     def _strongest(self, moved: Floats) -> dict[Aim, int]:
         """The row of (m, k) shifts with the largest effect on each finding, on and off."""

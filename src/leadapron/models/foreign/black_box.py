@@ -18,7 +18,6 @@ from leadapron.models.foreign.recognise import Normalisation
 __all__ = ["BlackBoxClassifier"]
 
 Floats = NDArray[np.float32]
-BATCH = 32
 LEAST = 1e-7
 
 
@@ -45,7 +44,7 @@ class BlackBoxClassifier:
     channels: int = 1
     gives: Literal["logits", "probabilities"] = "logits"
     head: Literal["sigmoid", "softmax"] = "sigmoid"
-    batch: int = BATCH
+    batch: int = 32
     operating_points: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:

@@ -24,13 +24,14 @@ from leadapron.models.classifier import (
     FORMAT,
     BlackBox,
     NetworkClassifier,
+    batch_size,
     classifier_of,
     prepare,
     resolve_device,
     resolve_precision,
 )
 from leadapron.models.foreign import agreement
-from leadapron.models.foreign.black_box import BATCH, BlackBoxClassifier
+from leadapron.models.foreign.black_box import BlackBoxClassifier
 from leadapron.models.foreign.keras_weights import of_keras
 from leadapron.models.foreign.library_weights import network_in
 from leadapron.models.foreign.probing import probed
@@ -578,7 +579,7 @@ def _asked(
         notes.append(f"Its last layer is a {limits.activation}, so it gives probabilities.")
     classifier = BlackBoxClassifier(
         found.run, tuple(findings), preprocessing, scale, taken, gives, head,
-        found.batch or BATCH,
+        found.batch or batch_size((1, preprocessing.size, preprocessing.size)),
     )  # fmt: skip
     return Opened(classifier, f"{words}, opened as a black box", tuple(notes))
 

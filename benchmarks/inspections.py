@@ -4,8 +4,8 @@ Each network is trained at a size and with a normalisation that nobody states, a
 other phantoms with the command's own trials. A line of JSON per network goes to --out; the same
 command continues after an interruption. Prints a Markdown table.
 
-    python benchmarks/inspections.py --out runs/inspections.jsonl
-    python benchmarks/inspections.py --out runs/inspections.jsonl --networks 4
+    python benchmarks/inspections.py --weights efficientnet-lite0.pth --out runs/found.jsonl
+    python benchmarks/inspections.py --out runs/found.jsonl --networks 4
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ from leadapron.models.inspection.choosing import SIZES, Axes, choose
 from leadapron.models.inspection.inspecting import TRIED
 from leadapron.models.inspection.trials import Bench, FilmsAt, Truth
 from leadapron.models.networks import build_network
+from leadapron.models.starts import load_start
 from leadapron.sources import open_source
 
 SCALES = tuple("leadapron" if name == "imagenet" else name for name in TRIED)
 TRAINED = (64, 96, 128, 160, 224, 320)
-ARCHITECTURES = ("resnet9", "efficientnet_lite0")
+PUBLIC = "efficientnet_lite0"
+"""The architecture that --weights are of: from scratch it learns too little from 600 films."""
+ARCHITECTURES = ("resnet9", PUBLIC)
 FINDINGS = ("Atelectasis", "Cardiomegaly", "Edema", "Infiltration", "Pneumothorax")
 """What the networks learn: findings that 600 phantoms suffice for."""
 BATCH, RATE = 16, 2e-3
@@ -68,9 +71,12 @@ def scaled(model: NetworkClassifier, name: str) -> NetworkClassifier:
     return replace(model, mean=scale.mean[0], std=scale.std[0])
 
 
-def trained(case: Case, films: Cohort, epochs: int) -> NetworkClassifier:
+def trained(case: Case, films: Cohort, epochs: int, weights: str = "none") -> NetworkClassifier:
     shape = Preprocessing(size=case.size)
     network = build_network(case.architecture, len(films.findings), case.seed).train()
+    if weights != "none" and case.architecture == PUBLIC:
+        load_start(network, case.architecture, weights)
+        epochs = -(-epochs // 2)
     network.to(memory_format=torch.channels_last)
     computed = resolve_precision("auto", torch.device("cpu"))
     model = NetworkClassifier(network, case.architecture, films.findings, shape, precision=computed)
@@ -125,6 +131,9 @@ def main() -> None:
     """Train, inspect, and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--out", type=Path, required=True, help="file of the results")
+    parser.add_argument(
+        "--weights", default="none", help=f"file that {PUBLIC} starts from; else from scratch"
+    )
     parser.add_argument("--networks", type=int, default=20, help="number of networks (20)")
     parser.add_argument("--films", type=int, default=600, help="films of each training (600)")
     parser.add_argument("--epochs", type=int, default=6, help="passes over them (6)")
@@ -142,7 +151,7 @@ def main() -> None:
         if tuple(asdict(case).values()) in keys:
             continue
         began = time.perf_counter()
-        model = trained(case, train, given.epochs)
+        model = trained(case, train, given.epochs, given.weights)
         middle = time.perf_counter()
         facts = inspected(model, clean)
         times = {"training_s": middle - began, "inspection_s": time.perf_counter() - middle}

@@ -115,6 +115,7 @@ FILMS = {
     "another alphabet": lambda: film(
         SpecificCharacterSet="ISO_IR 100", PatientName="M\u00fcller^J\u00f6rg"
     ),
+    "odd name": lambda: film(PatientName="Covid0000", ReferringPhysicianName="Anonymous"),
 }  # fmt: skip
 
 
@@ -355,8 +356,14 @@ def test_unknown_kinds_and_waiting_films_are_refused():
 
 
 def test_nothing_of_the_header_is_logged(caplog, capfd):
-    odd = film(PatientName="DOE^JOHN^^^^^^^" + "X" * 80, PatientID="PAT-4711-X" * 12)
+    odd = film(PatientName="DOEJOHN", PatientID="PAT-4711-X" * 12, PatientSex="DOE^JOHN")
     with caplog.at_level(logging.DEBUG):
         assert all_kinds(odd)["sr"].PatientID == "PAT-4711-X" * 12
     said = caplog.text + "".join(capfd.readouterr())
-    assert not any(secret in said for secret in (*SECRETS, odd.SOPInstanceUID))
+    assert not any(secret in said for secret in (*SECRETS, "DOEJOHN", odd.SOPInstanceUID))
+
+
+def test_a_film_of_an_unknown_kind_has_no_results():
+    with pytest.raises(FilmError, match=r"has no results \(KeyError\)") as caught:
+        objects.result_objects(film(SOPClassUID="1.2.3.4.5"), answered(), ABOUT)
+    assert caught.value.__cause__ is None

@@ -17,7 +17,7 @@ from leadapron.errors import StoreError
 from leadapron.report import figures
 from leadapron.report.rendering import render
 from leadapron.report.words import between, percent
-from leadapron.service.drift import ALL, FALSE_ALARM, KINDS, About
+from leadapron.service.drift import ALL, ANOTHER, FALSE_ALARM, KINDS, About
 from leadapron.service.figures import (
     Alarmed,
     Line,
@@ -265,6 +265,8 @@ def _stated(rate: float) -> str:
 
 
 def _group_name(kind: str, name: str) -> str:
+    if name == ANOTHER:
+        return f"another {NAMES[kind]}"
     return f"{NAMES[kind]} {name}" if kind else "all films"
 
 

@@ -45,7 +45,7 @@ from leadapron.repairs.reconstruction import unlearn
 from leadapron.repairs.session import Batch, begin
 from leadapron.repairs.shared import disagreement, operating_odds, turned
 from leadapron.repairs.sharpness import moved_up
-from leadapron.repairs.stamp_distillation import mixed
+from leadapron.repairs.stamp_distillation import Mixture
 from leadapron.repairs.universal import adapting, chosen, within
 
 RNG = np.random.default_rng
@@ -134,6 +134,7 @@ def test_a_mark_that_changes_nothing_teaches_a_distilled_copy_nothing():
             elsewhere=0,
             others=0,
             shift=0,
+            teaching=1,
             restart=0,
             optimisation=how,
         ).repair(classifier(), replace(films, images=images), RNG(0))
@@ -149,13 +150,20 @@ def test_a_mark_that_changes_nothing_teaches_a_distilled_copy_nothing():
 def test_mixed_films_lie_between_two_films():
     images = np.zeros((400, 1, 2), np.uint8)
     images[200:] = (100, 200)
-    assert np.array_equal(mixed(images, 0.0, RNG(0)), images)
-    shown = mixed(images, 0.5, RNG(0))
+    assert np.array_equal(Mixture.drawn(400, 0.0, RNG(0)).images(images), images)
+    shown = Mixture.drawn(400, 0.5, RNG(0)).images(images)
     assert shown.dtype == np.uint8
     first, second = shown[:, 0, 0].astype(int), shown[:, 0, 1].astype(int)
     assert (abs(second - 2 * first) <= 2).all()  # the same proportion in both pixels
     between = (first > 0) & (first < 100)  # half are mixed, half of these with the other kind
     assert between.mean() == pytest.approx(0.25, abs=0.06)
+
+
+def test_labels_are_mixed_as_their_films_are():
+    mixture = Mixture(np.float32([1, 0.25, 1]), np.array([1, 0, 1]))
+    labels = torch.tensor([[1.0, np.nan], [0.0, 1.0], [0.0, 0.0]])
+    expected = torch.tensor([[1.0, np.nan], [0.75, np.nan], [0.0, 0.0]])
+    assert torch.equal(mixture.labels(labels).nan_to_num(9), expected.nan_to_num(9))
 
 
 def test_all_marks_are_used_as_the_audit_named_them():

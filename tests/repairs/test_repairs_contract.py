@@ -182,6 +182,8 @@ def test_settings_that_make_no_sense(values, words):
         ("stamp-unlearning", {"elsewhere": -0.1}),
         ("stamp-distillation", {"restart": 1.5}),
         ("stamp-distillation", {"mixed": -0.1}),
+        ("stamp-distillation", {"teaching": 1.5}),
+        ("stamp-distillation", {"temperature": 0.0}),
         ("stamp-distillation", {"learned": 1.0}),
         ("stamp-unlearning", {"elsewhere": 0.6, "others": 0.5}),
         ("stamp-unlearning", {"marks": ()}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,39 +13,62 @@ from leadapron.errors import UsageError
 from leadapron.films.cohort import Cohort
 from leadapron.models.classifier import NetworkClassifier
 from leadapron.models.distillation import shifted
-from leadapron.models.losses import distance
+from leadapron.models.losses import distance, finding_loss
 from leadapron.models.protocols import BlackBox, Capability
 from leadapron.repairs.reinitialisation import reinitialise
 from leadapron.repairs.session import Batch, Optimisation, begin
 from leadapron.repairs.stamp_unlearning import Marking
 from leadapron.types import Progress
 
-__all__ = ["StampDistillation", "mixed"]
+__all__ = ["Mixture", "StampDistillation"]
 
 
-def mixed(images: NDArray[Any], share: float, rng: np.random.Generator) -> NDArray[Any]:
-    """Return (n, h, w) films, about a share of them mixed with another film, in any proportion.
+class Mixture(NamedTuple):
+    """Films mixed with others.
 
     Args:
-        images: (n, h, w) pixels.
-        share: of the films, 0 to 1.
-        rng: source of randomness.
+        kept: (n,) float32 share of each film that is kept, 0 to 1.
+        partner: (n,) the film that the rest is from.
     """
-    keeping = np.where(rng.random(len(images)) < share, rng.random(len(images)), 1)[:, None, None]
-    both = keeping * images + (1 - keeping) * images[rng.permutation(len(images))]
-    rounded: NDArray[Any] = both.round().astype(images.dtype)
-    return rounded
+
+    kept: NDArray[np.float32]
+    partner: NDArray[np.int64]
+
+    @classmethod
+    def drawn(cls, films: int, share: float, rng: np.random.Generator) -> Mixture:
+        """Return a mixture in which about a share of the films is mixed, in any proportion.
+
+        Args:
+            films: number of films.
+            share: 0 to 1.
+            rng: source of randomness.
+        """
+        kept = np.where(rng.random(films) < share, rng.random(films), 1).astype(np.float32)
+        return cls(kept, rng.permutation(films))
+
+    def images(self, images: NDArray[Any]) -> NDArray[Any]:
+        """Return (n, h, w) mixed pixels, of the same dtype."""
+        kept = self.kept[:, None, None]
+        both = kept * images + (1 - kept) * images[self.partner]
+        rounded: NDArray[Any] = both.round().astype(images.dtype)
+        return rounded
+
+    def labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """Return (n, k) mixed labels; not stated where either of the two isn't."""
+        kept = torch.from_numpy(self.kept).to(labels.device)[:, None]
+        mixed = kept * labels + (1 - kept) * labels[torch.from_numpy(self.partner)]
+        return torch.where(kept == 1, labels, mixed)  # NaN times 0 is NaN
 
 
 @dataclass(frozen=True, kw_only=True)
 class StampDistillation(Marking):
-    """A partly re-initialised copy learns to answer marked films as the model does without marks.
+    """A partly re-initialised copy learns the labels of marked films, and the model's own answers.
 
-    Labels say little where films are few: rare findings have a handful of films, and learning from
-    these costs AUROC. The model's own answers say as much of every finding on every film, so that
-    larger steps can be taken, and few films need be held out. Films are moved by a few pixels, and
-    half of them are mixed with another film, so that there are more of them: the model answers
-    these too.
+    The loss is (1 - teaching) error + teaching x distance from the model's softened answers to the
+    same films without the mark. Labels alone say little where films are few: rare findings have a
+    handful of films, and learning from these costs AUROC. The model's own answers say as much of
+    every finding on every film, but teach nothing that it doesn't know. Films are moved by a few
+    pixels, and half of them are mixed with another film, so that there are more of them.
 
     Unlearning alone leaves weights from which a few poisoned films bring the backdoor back. With a
     tenth of them re-initialised nothing is left to bring back, and the answers are learned again.
@@ -58,6 +81,8 @@ class StampDistillation(Marking):
         others: share of the marked films with another square, as `Marking`.
         shift: pixels by which a film is moved at most, 0 or more.
         mixed: share of the films that are mixed with another one, 0 to 1.
+        teaching: weight of the distance from the model's own answers, 0 to 1.
+        temperature: temperature of the softened answers, above 0.
         restart: share of the entries of each layer's weights that is re-initialised, 0 to 1.
         learned: largest share of the patients whose films are learned from, as `session.begin`;
             films of the others only choose the epoch.
@@ -67,10 +92,10 @@ class StampDistillation(Marking):
         UsageError: no marks, or a value outside its range.
 
     Source: ours; unlearning by the reversed trigger as in `StampUnlearning`, with the loss of
-    Hinton, Vinyals and Dean, arXiv 1503.02531, by finding, in place of the labels'; partial
-    re-initialisation as in `Reinitialisation`; mixed films after Zhang et al., mixup, ICLR 2018,
-    arXiv 1710.09412, with the teacher's answers to them in place of mixed labels, as in Beyer et
-    al., arXiv 2106.05237.
+    Hinton, Vinyals and Dean, arXiv 1503.02531, by finding; partial re-initialisation and both
+    losses as in `Reinitialisation`; mixed films and labels after Zhang et al., mixup, ICLR 2018,
+    arXiv 1710.09412, with the teacher's answers to mixed films as in Beyer et al., arXiv
+    2106.05237.
     """
 
     share: float = 0.5
@@ -78,6 +103,8 @@ class StampDistillation(Marking):
     others: float = 0.2
     shift: int = 3
     mixed: float = 0.5
+    teaching: float = 0.5
+    temperature: float = 2.0
     restart: float = 0.1
     learned: float = 0.85
     optimisation: Optimisation = field(
@@ -89,7 +116,9 @@ class StampDistillation(Marking):
         super().__post_init__()
         if self.shift < 0:
             raise UsageError(f"a shift of {self.shift}; expected 0 or more pixels")
-        for name in ("mixed", "restart"):
+        if not self.temperature > 0:
+            raise UsageError(f"a temperature of {self.temperature}; expected above 0")
+        for name in ("mixed", "teaching", "restart"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"`{name}` {getattr(self, name)}: expected 0 to 1")
         if not 0 < self.learned < 1:
@@ -108,16 +137,21 @@ class StampDistillation(Marking):
         )
         reinitialise(session, self.restart)
         unmarked: NDArray[Any] = session.learn.images[:0]
+        mixture = Mixture.drawn(0, 0.0, np.random.default_rng(0))
 
         def show(films: NDArray[Any], chance: np.random.Generator) -> NDArray[Any]:
-            nonlocal unmarked
-            unmarked = mixed(shifted(films, self.shift, chance), self.mixed, chance)
+            nonlocal unmarked, mixture
+            mixture = Mixture.drawn(len(films), self.mixed, chance)
+            unmarked = mixture.images(shifted(films, self.shift, chance))
             return self.mark(unmarked, chance)
 
         def objective(batch: Batch) -> torch.Tensor:
             images = session.student.normalise(torch.from_numpy(unmarked))
             wanted = session.taught(batch._replace(images=images))
-            return distance(session.odds(session.answers(batch.images)), wanted, 1.0)
+            odds = session.odds(session.answers(batch.images))
+            error = finding_loss(odds, mixture.labels(batch.labels))
+            apart = distance(odds, wanted, self.temperature)
+            return (1 - self.teaching) * error + self.teaching * apart
 
         session.tune(self.optimisation, objective, show=show)
         return session.finish()

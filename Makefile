@@ -152,9 +152,11 @@ $(PAGES): $(STAMP)
 
 test-service: $(SERVICE) ## the service, its DICOM objects too; INSTALL=1 installs the Debian packages first (apt, as root)
 	@if [ -n "$(INSTALL)" ]; then \
-		apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends dicom3tools; fi
-	@command -v dciodvfy >/dev/null || { \
-		echo "no dciodvfy: install the package dicom3tools, or INSTALL=1 make test-service"; exit 1; }
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get -qq update && apt-get -qq install --yes --no-install-recommends dcmtk dicom3tools >/dev/null; \
+	fi
+	@for each in dciodvfy dcmp2pgm; do command -v $$each >/dev/null || { \
+		echo "no $$each: install the packages dicom3tools and dcmtk, or INSTALL=1 make test-service"; exit 1; }; done
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m service tests/service --durations=10
 
 $(SERVICE): $(STAMP)

@@ -162,6 +162,17 @@ def test_patients_count_once_and_groups_compare_with_their_own():
     assert len(_reference(both, ALL, "looks")) == 0
 
 
+def test_a_gate_of_two_clinics_finds_a_change_within_the_month():
+    rng = np.random.default_rng(10)
+    gate = gate_of(*drawn(rng, 60), clinics=2)
+    drift, found = Drift(gate, "seed"), []
+    for at, score in enumerate(rng.normal(size=400) + 2 * (np.arange(400) >= 200)):
+        found += drift.add(score=float(score), unlike=float(rng.random()), view="", scanner="")
+        assert not found or at > 200
+    (alarm,) = found
+    assert (alarm.about, alarm.films < 260) == ("scores", True)
+
+
 def test_a_shift_of_one_view_is_named():
     rng = np.random.default_rng(8)
     ap = np.arange(300) < 60

@@ -195,23 +195,24 @@ def _number(value: Any) -> float | None:
 def _greys(film: Dataset) -> tuple[Dataset, Dataset]:
     """The Modality and VOI LUT modules.
 
-    Validators doubt tables that use a part of their 16 bits, so both are spread. Windows are spread
-    with the modality's table; a VOI table isn't, and then the modality's stays as it is.
+    Validators doubt tables that use a part of their 16 bits. So tables are spread, and the window
+    with the modality's table; two tables become one.
     """
-    modality, voi = Dataset(), Dataset()
+    modality, voi, scale = Dataset(), Dataset(), 1.0
     first, second = _table(film, "ModalityLUTSequence"), _table(film, "VOILUTSequence")
-    scale = 1.0
-    if first is not None:
-        scale = 1.0 if second is not None else FULL_RANGE / max(1, int(first.entries.max()))
+    if first is None:
+        _rescale(film, modality)
+    elif second is not None:
+        second = first.before(second)
+    else:
+        scale = FULL_RANGE / max(1, int(first.entries.max()))
         item = first.item(scale)
         item.ModalityLUTType = "US"  # unspecified
         modality.ModalityLUTSequence = [item]
-    else:
-        _rescale(film, modality)
-    if second is not None:
-        voi.VOILUTSequence = [second.item(FULL_RANGE / second.most)]
-    else:
+    if second is None:
         _window(film, voi, scale)
+    else:
+        voi.VOILUTSequence = [second.item(FULL_RANGE / second.most)]
     return modality, voi
 
 
@@ -252,6 +253,11 @@ class _Table:
     first: int
     entries: NDArray[np.int64]
     most: int
+
+    def before(self, second: _Table) -> _Table:
+        """This table and then a second one, as one."""
+        places = np.clip(self.entries - second.first, 0, len(second.entries) - 1)
+        return _Table(self.first, second.entries[places], second.most)
 
     def item(self, scale: float) -> Dataset:
         """As an item of 16 bits: presentation states take 8 or 16 alone (PS3.3 C.11.8)."""

@@ -6,6 +6,7 @@
     FOLDER/dead/ID              a film that couldn't be judged in several attempts
     FOLDER/salt                 makes ids from contents
     FOLDER/outbox, undelivered  results for a PACS (`outbox`)
+    FOLDER/figures/             what is counted by month (`figures`)
 
 A film is accepted once it is in `waiting` and both file and folder have reached the disk. It is
 answered once ID.json is in `done`, after its results are in `outbox`; only then it leaves
@@ -39,7 +40,7 @@ from leadapron.reading import read_regular
 from leadapron.service.uids import derived_uid
 from leadapron.store import make_folder, reason, write_atomically
 
-__all__ = ["Arriving", "Spool", "SpooledFilm", "sync", "wipe"]
+__all__ = ["Arriving", "Spool", "SpooledFilm", "private", "sync", "wipe"]
 
 ID = re.compile(r"[0-9a-f]{32}")
 WAITING = re.compile(r"([0-9a-f]{32})-(\d{1,4})")
@@ -82,7 +83,7 @@ class Arriving:
         self.path = path
         self.size = 0
         self._digest = hmac.new(key, gate.encode(), hashlib.sha256)
-        self._file = open(path, "xb", opener=_private)  # noqa: SIM115
+        self._file = open(path, "xb", opener=private)  # noqa: SIM115
 
     def write(self, chunk: bytes) -> None:
         """Append bytes; OSError if the disk is full."""
@@ -308,7 +309,8 @@ def _salt(path: Path) -> bytes:
     return salt
 
 
-def _private(path: str, flags: int) -> int:
+def private(path: str, flags: int) -> int:
+    """Open a file that its owner alone reads, as an opener of `open`."""
     return os.open(path, flags, 0o600)
 
 

@@ -20,6 +20,8 @@ SBOM := .venv-sbom
 TYPES := .venv-types
 PIP := python -m pip install --quiet --disable-pip-version-check
 PACKAGES := "import sysconfig; print(sysconfig.get_path('purelib'))"
+# What the service's tests need of Debian; an X-ray machine, an archive, and a checker of objects.
+HOSPITAL := dcmtk dicom3tools orthanc orthanc-dicomweb
 TORCH := $(shell grep '^torch==' constraints.txt)
 # The release that was built for that torch; another one would bring a torch of its own.
 TORCHVISION := torchvision==0.28.0
@@ -150,11 +152,12 @@ $(PAGES): $(STAMP)
 	$(BIN)/$(PIP) --constraint constraints.txt playwright
 	touch $(PAGES)
 
-test-service: $(SERVICE) ## the service, its DICOM objects too; INSTALL=1 installs the Debian packages first (apt, as root)
-	@if [ -n "$(INSTALL)" ]; then \
-		apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends dicom3tools; fi
-	@command -v dciodvfy >/dev/null || { \
-		echo "no dciodvfy: install the package dicom3tools, or INSTALL=1 make test-service"; exit 1; }
+test-service: $(SERVICE) ## the service beside a real Orthanc, killed, under bad clients; INSTALL=1 installs Debian's packages (apt, as root)
+	@if [ -n "$(INSTALL)" ]; then export DEBIAN_FRONTEND=noninteractive; \
+		apt-get -qq update && apt-get -qq install --yes --no-install-recommends $(HOSPITAL) >/dev/null; fi
+	@for program in dciodvfy dcmp2pgm storescu Orthanc; do \
+		command -v $$program /usr/sbin/$$program >/dev/null || { echo "no $$program: install the packages" \
+			"$(HOSPITAL), or INSTALL=1 make test-service"; exit 1; }; done
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m service tests/service --durations=10
 
 $(SERVICE): $(STAMP)

@@ -49,7 +49,7 @@ NURSERY = """
 import json, os, sys
 import fastapi, uvicorn
 import leadapron.models.foreign, leadapron.service.metering
-import leadapron.service.serving, leadapron.service.web
+import leadapron.service.doors, leadapron.service.serving, leadapron.service.web
 from leadapron.cli import main
 for line in sys.stdin:
     asked = json.loads(line)
@@ -100,11 +100,13 @@ class Server:
         gate: the gate's file; token, log and spool lie beside it.
         words: further options.
         certificate: the file that the client trusts, for HTTPS.
+        http: whether it listens for HTTP.
     """
 
     def __init__(
-        self, nursery: Nursery, gate: Path, *words: str, certificate: Path | None = None
-    ) -> None:
+        self, nursery: Nursery, gate: Path, *words: str, certificate: Path | None = None,
+        http: bool = True,
+    ) -> None:  # fmt: skip
         folder = gate.parent
         self.log, self.spool, self.certificate = folder / "log", folder / "spool", certificate
         token = folder / "token"
@@ -113,24 +115,30 @@ class Server:
             token.write_text(secrets.token_hex(32))
         self.token = token.read_text()
         self._said = self.log.stat().st_size if self.log.exists() else 0
-        command = ["serve", str(gate), "--http", "127.0.0.1:0", "--token-file", str(token),
-                   "--spool", str(self.spool), *words]  # fmt: skip
+        web = ("--http", "127.0.0.1:0", "--token-file", str(token)) if http else ()
+        command = ["serve", str(gate), *web, "--spool", str(self.spool), *words]
         self._nursery = nursery
         self.pid = nursery.ask(words=command, log=str(self.log))
         self.code: int | None = None
         self.port = 0
 
-    def listens(self, seconds: float = 120) -> bool:
-        """Wait until it listens; False if it doesn't."""
+    def says(self, words: str, seconds: float = 120) -> str:
+        """Wait until it says these words, and return the rest of the line; "" if it doesn't."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             said = self.log.read_text()[self._said :] if self.log.exists() else ""
-            _, found, rest = said.partition("listening on ")
+            _, found, rest = said.partition(words)
             if found and "\n" in rest:
-                self.port = int(rest.splitlines()[0].rpartition(":")[2])
-                return True
+                return rest.splitlines()[0] or words
             time.sleep(0.02)
-        return False
+        return ""
+
+    def listens(self) -> bool:
+        """Wait until it listens for HTTP; False if it doesn't."""
+        rest = self.says("listening on ")
+        if rest:
+            self.port = int(rest.rpartition(":")[2])
+        return bool(rest)
 
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str):
         """Return status, headers and body of an answer; OSError if it doesn't answer."""

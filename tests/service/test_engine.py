@@ -11,32 +11,26 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from input_scenes import backdoored, black_square, cohort, films
+from input_scenes import black_square, films
 from pydicom.dataset import Dataset
 from service_scenes import png
 
-import leadapron as la
 from described import assert_described
 from dicom_files import SECRETS, header, with_pixels, write
+from leadapron.detect.inputs.decision import Decision
+from leadapron.detect.inputs.groups import Group
 from leadapron.documents import dump, read
 from leadapron.errors import StoreError, UsageError
 from leadapron.service import engine as engine_module
 from leadapron.service import spool as spool_module
 from leadapron.service.answers import RESEARCH, FilmAnswer
 from leadapron.service.engine import Engine, FullError, Watch, running
+from leadapron.service.figures import lines_of, months_of, place_of
 from leadapron.service.settings import Keeping, Listening
 from leadapron.service.spool import Spool, SpooledFilm
 from leadapron.service.tokens import read_tokens
 from leadapron.sources.listed import Decoded
 from leadapron.store import sha256_of
-
-
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory):
-    file = tmp_path_factory.mktemp("gate") / "gate.json"
-    file.write_text("{}")
-    made = la.calibrate(backdoored(), cohort(), false_alarm=0.02)
-    return replace(made.gate, file=file)
 
 
 @pytest.fixture
@@ -454,3 +448,48 @@ def test_tokens_are_their_owners_alone(tmp_path):
     file.write_text("short\n")
     with pytest.raises(UsageError, match="at least 24 characters"):
         read_tokens(file)
+
+
+def test_films_are_counted_by_view_and_device_and_nothing_else_of_them(opened, keeping, tmp_path):
+    half = np.arange(len(opened.stored.gate.clinics[0])) % 2 == 0
+    (clinic,) = opened.stored.gate.clinics
+    groups = (Group("view", "PA", half), Group("scanner", "Maker One", ~half))
+    gate = replace(opened.stored.gate, clinics=(replace(clinic, groups=groups),))
+    grouped = replace(opened, stored=replace(opened.stored, gate=gate))
+    film, one = tmp_path / "film.dcm", {"Manufacturer": "Maker", "ManufacturerModelName": "One"}
+    contents = [
+        dicom(film, with_pixels(films(1, 3)[0], **one)),
+        dicom(film, with_pixels(films(1, 4)[0], **one, ViewPosition="AP")),
+        dicom(film, with_pixels(films(1, 5)[0], Manufacturer=SECRETS[0])),
+        dicom(film, with_pixels(films(1, 6)[0], Modality="CT")),
+        png(films(1, 7)[0]),
+    ]
+    with running(grouped, keeping) as engine:
+        for content in contents:
+            answered(engine, send(engine, content))
+        assert (engine.alarm, engine.trouble) == ("", "")
+        looked = {key: test.films for key, test in engine.figures.drift.tests.items()}
+    place = place_of(keeping.spool, sha256_of(opened.file))
+    (month,) = months_of(place)
+    lines = list(lines_of(place, month))
+    assert [(line.view, line.scanner, line.bad) for line in lines] == [
+        ("PA", "Maker One", False), ("another", "Maker One", False), ("PA", "another", False),
+        ("PA", "", True), ("", "", False),
+    ]  # fmt: skip
+    assert looked[("", ""), "scores"] == looked[("", ""), "looks"] == 4
+    assert looked[("view", "PA"), "looks"] == looked[("scanner", "Maker One"), "scores"] == 2
+    content = (place / f"{month}.jsonl").read_text()
+    assert not any(secret in content for secret in SECRETS)
+    assert lines[0].p is not None
+
+
+def test_an_alarm_of_drift_is_told_and_stops_nothing(opened, keeping, caplog):
+    with running(opened, keeping) as engine:
+        decision = Decision(verdict="can't tell", p=0.5, score=0.0, unlike=1e-3)
+        for _ in range(60):
+            engine.figures.add(decision, bad=False, view="", scanner="", seconds=time.time())
+        assert engine.alarm.endswith("calibrate the gate again")
+        assert engine.trouble == ""
+    assert "drift: the films are no longer like" in caplog.text
+    with running(opened, keeping) as engine:
+        assert engine.alarm

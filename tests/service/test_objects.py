@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
 
@@ -81,7 +82,7 @@ def damaged():
 
 
 def lookup():
-    made = film(PixelSpacing=[0.2, 0.1], WindowCenter=None, WindowWidth=None)
+    made = film()
     made.VOILUTSequence = [table(range(4096), 0, 12)]
     made.VOILUTSequence[0].LUTExplanation = "secret table"
     return made
@@ -93,6 +94,9 @@ def bare():
     return without(film(), *names)
 
 
+CURVE = np.rint(2000 * np.sqrt(np.arange(4096) / 4095))
+"""A table that leaves a part of its 12 bits unused."""
+
 FILMS = {
     "DX": film,
     "CR": lambda: film(SOPClassUID=CR, Modality="CR", ViewPosition=None),
@@ -102,9 +106,14 @@ FILMS = {
     ),
     "JPEG-LS": compressed,
     "lookup table": lookup,
+    "not square": lambda: film(PixelSpacing=[0.2, 0.1]),
     "rescaled": lambda: film(RescaleSlope="2", RescaleIntercept="-100", RescaleType="SECRET"),
     "modality table": lambda: film(
-        ModalityLUTSequence=[table([0, 7, 1000], -1, 12)], WindowCenter="500", WindowWidth="300"
+        ModalityLUTSequence=[table(CURVE, 0, 12)], WindowCenter="1000", WindowWidth="800"
+    ),
+    "two tables": lambda: film(
+        ModalityLUTSequence=[table(CURVE, 0, 12)],
+        VOILUTSequence=[table(np.arange(2001) // 2, 0, 10)],
     ),
     "nothing but identifiers": bare,
     "damaged": damaged,
@@ -115,6 +124,7 @@ FILMS = {
     "another alphabet": lambda: film(
         SpecificCharacterSet="ISO_IR 100", PatientName="M\u00fcller^J\u00f6rg"
     ),
+    "odd name": lambda: film(PatientName="Covid0000", ReferringPhysicianName="Anonymous"),
 }  # fmt: skip
 
 
@@ -302,22 +312,40 @@ def test_a_presentation_state_shows_the_film_as_it_is():
     assert inverse.PresentationLUTShape == "INVERSE"
     assert inverse.SoftcopyVOILUTSequence[0].WindowCenter == 2000
     assert all_kinds(film())["gsps"].PresentationLUTShape == "IDENTITY"
-    stretched = all_kinds(lookup())["gsps"]
+    stretched = all_kinds(FILMS["not square"]())["gsps"]
     assert list(stretched.DisplayedAreaSelectionSequence[0].PresentationPixelAspectRatio) == [
         2000,
         1000,
     ]
-    (item,) = stretched.SoftcopyVOILUTSequence[0].VOILUTSequence
+    (item,) = all_kinds(lookup())["gsps"].SoftcopyVOILUTSequence[0].VOILUTSequence
     assert list(item.LUTDescriptor) == [4096, 0, 16]
     entries = np.frombuffer(item.LUTData, "<u2")
     assert entries[[0, 1, 4095]].tolist() == [0, 16, 65535]  # spread over 16 bits
-    state = all_kinds(FILMS["modality table"]())["gsps"]
-    (item,) = state.ModalityLUTSequence
-    assert np.frombuffer(item.LUTData, "<u2").tolist() == [0, 459, 65535]
-    assert state.SoftcopyVOILUTSequence[0].WindowWidth == pytest.approx(300 * 65.535)
     rescaled = all_kinds(FILMS["rescaled"]())["gsps"]
     assert (rescaled.RescaleSlope, rescaled.RescaleIntercept) == (2, -100)
     assert rescaled.RescaleType == "US"
+
+
+SHOWN = (
+    "DX", "CR", "MONOCHROME1", "rescaled", "modality table", "two tables", "lookup table",
+    "odd name",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_dcmtk_shows_through_it_what_the_gate_decoded(name, tmp_path):
+    """DCMTK's rendering by the presentation state is the decoder's, to one grey level or two."""
+    if shutil.which("dcmp2pgm") is None:
+        pytest.skip("needs dcmp2pgm (dcmtk)")
+    original = FILMS[name]()
+    path, state, picture = (tmp_path / each for each in ("film.dcm", "state.dcm", "shown.pgm"))
+    path.write_bytes(as_file(original))
+    state.write_bytes(as_file(all_kinds(original)["gsps"]))
+    subprocess.run(["dcmp2pgm", "-p", state, path, picture], check=True, capture_output=True)
+    shown = np.asarray(Image.open(picture)).astype(float)
+    decoded = FilmFiles([str(path)])[0] / 257
+    assert np.abs(shown - decoded).max() < 2
+    assert np.ptp(shown) > 240
 
 
 @pytest.mark.parametrize("word", LEVELS["screen"])
@@ -355,8 +383,14 @@ def test_unknown_kinds_and_waiting_films_are_refused():
 
 
 def test_nothing_of_the_header_is_logged(caplog, capfd):
-    odd = film(PatientName="DOE^JOHN^^^^^^^" + "X" * 80, PatientID="PAT-4711-X" * 12)
+    odd = film(PatientName="DOEJOHN", PatientID="PAT-4711-X" * 12, PatientSex="DOE^JOHN")
     with caplog.at_level(logging.DEBUG):
         assert all_kinds(odd)["sr"].PatientID == "PAT-4711-X" * 12
     said = caplog.text + "".join(capfd.readouterr())
-    assert not any(secret in said for secret in (*SECRETS, odd.SOPInstanceUID))
+    assert not any(secret in said for secret in (*SECRETS, "DOEJOHN", odd.SOPInstanceUID))
+
+
+def test_a_film_of_an_unknown_kind_has_no_results():
+    with pytest.raises(FilmError, match=r"has no results \(KeyError\)") as caught:
+        objects.result_objects(film(SOPClassUID="1.2.3.4.5"), answered(), ABOUT)
+    assert caught.value.__cause__ is None

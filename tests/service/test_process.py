@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from input_scenes import films
-from service_scenes import Nursery, Server, gate_of_files, png
+from service_scenes import Server, png
 
 import leadapron as la
 from dicom_files import SECRETS, header, with_pixels, write
@@ -26,26 +26,6 @@ from dicom_files import SECRETS, header, with_pixels, write
 pytestmark = pytest.mark.service
 
 KILLS = 10
-
-
-@pytest.fixture(scope="module")
-def nursery():
-    nursery = Nursery()
-    yield nursery
-    nursery.close()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    gate_of_files(folder)
-    return folder
-
-
-@pytest.fixture
-def gate(model, tmp_path):
-    shutil.copytree(model, tmp_path / "service")
-    return tmp_path / "service" / "gate.json"
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,12 @@ import shutil
 import signal
 import threading
 import time
-from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
-from input_scenes import backdoored, black_square, cohort, films
+from input_scenes import black_square, films
 from service_scenes import png
 
-import leadapron as la
 from dicom_files import with_pixels, write
 from leadapron.cli import cli
 from leadapron.cli import models as commands
@@ -23,13 +21,6 @@ from leadapron.errors import DataError, UsageError
 from leadapron.jobs import screen as screen_job
 from leadapron.service import watching
 from leadapron.service.settings import Keeping
-
-
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory):
-    file = tmp_path_factory.mktemp("gate") / "gate.json"
-    file.write_text("{}")
-    return replace(la.calibrate(backdoored(), cohort(), false_alarm=0.02).gate, file=file)
 
 
 @pytest.fixture

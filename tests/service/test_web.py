@@ -7,12 +7,11 @@ import json
 import logging
 import socket
 from contextlib import closing
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from input_scenes import backdoored, black_square, cohort, films
+from input_scenes import black_square, cohort, films
 from PIL import Image
 from service_scenes import png
 
@@ -32,13 +31,6 @@ pytestmark = pytest.mark.service
 
 TOKEN = "a" * 32
 ADMITTED = {"Authorization": f"Bearer {TOKEN}"}
-
-
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory):
-    file = tmp_path_factory.mktemp("gate") / "gate.json"
-    file.write_text("{}")
-    return replace(la.calibrate(backdoored(), cohort(), false_alarm=0.02).gate, file=file)
 
 
 @pytest.fixture(scope="module")
@@ -253,9 +245,11 @@ def test_metrics_count_and_readiness_says_why_not(engine, stopped):
     assert answered == float(counts["leadapron_films_accepted_total"]) >= 1
     assert float(counts["leadapron_seconds_count"]) == answered
     assert (counts["leadapron_queue"], counts["leadapron_ready"]) == ("0.0", "1.0")
+    assert counts["leadapron_drift_alarm"] == "0.0"
+    assert counts['leadapron_drift{about="looks",group="",kind=""}'] == "0.0"
     assert float(counts["process_open_fds"]) > 3
     (ready,) = asked(engine, get("/v2/health/ready"))
-    assert ready.json()["ready"] is True
+    assert (ready.json()["ready"], ready.json()["alarm"]) == (True, "")
     (other,) = asked(stopped, get("/v2/health/ready"))
     assert (other.status_code, other.json()["trouble"]) == (503, "a part of it has ended")
 

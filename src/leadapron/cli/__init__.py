@@ -48,7 +48,7 @@ from leadapron.cli.models import (
     screen_command,
 )
 from leadapron.cli.schema import schema_command
-from leadapron.cli.service import serve_command
+from leadapron.cli.service import monthly_command, serve_command
 from leadapron.cli.studies import (
     explain_command,
     learn_trigger_command,
@@ -103,6 +103,7 @@ COMMANDS: Lazy = {
     "calibrate": ("Make a gate that screens a model's films.", calibrate_command),
     "screen": ("Screen films for triggers.", screen_command),
     "serve": ("Run a gate as a service: films in over HTTP, verdicts out.", serve_command),
+    "monthly": ("Show what a gate in service did in a month, and drift.", monthly_command),
     "zoo": ("Train clean and backdoored models to measure defences on.", zoo_command),
     "visibility": ("Show how much of a trigger preprocessing leaves.", visibility_command),
     "phantom": ("Draw a contact sheet of phantoms.", phantom_command),

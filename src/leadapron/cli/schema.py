@@ -20,6 +20,7 @@ DOCUMENTS: Mapping[str, tuple[str, str]] = {
     "screen": ("leadapron.detect.inputs.screening", "Screening"),
     "gate": ("leadapron.detect.inputs.gate_file", "GateDocument"),
     "serve": ("leadapron.service.answers", "FilmAnswer"),
+    "monthly": ("leadapron.service.monthly", "Month"),
     "inspect": ("leadapron.models.inspection.document", "Inspected"),
     "card": ("leadapron.models.card", "ModelCard"),
     "study": ("leadapron.results.manifest", "StudyManifest"),

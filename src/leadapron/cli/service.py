@@ -1,17 +1,17 @@
-"""The command that runs a gate as a service."""
+"""The commands that run a gate as a service, and show what it did."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from leadapron.cli.generate import command
+from leadapron.cli.generate import Answer, command, of_document
 from leadapron.cli.kinds import Names, Written
 
-__all__ = ["KEPT", "kept", "serve_command"]
+__all__ = ["KEPT", "kept", "monthly_command", "serve_command"]
 
 KEPT = ("spool", "keep", "queue")
 """Fields of `Keeping` that are options."""
@@ -66,3 +66,35 @@ def serve_command() -> click.Command:
     )
     made.params = [each for each in made.params if each.name != "as_json"]  # it has no result
     return made
+
+
+def monthly_command() -> click.Command:
+    """Make the command."""
+    page = click.Option(["--out"], type=Written("file"), help="HTML file for the month's page.")
+    return command(
+        "monthly",
+        "leadapron.service.monthly:monthly",
+        _month,
+        how={
+            "gate": {"type": click.Path(dir_okay=False, path_type=Path)},
+            "spool": {"type": click.Path(file_okay=False, path_type=Path)},
+            "month": {"metavar": "YEAR-MONTH"},
+        },
+        extra=[page],
+        progress=False,
+    )
+
+
+def _month(made: Any, call: Mapping[str, Any]) -> Answer:
+    from leadapron.service.monthly import month_lines, write_month
+
+    out = call["out"]
+    if out is not None:
+        write_month(out, made)
+
+    def lines() -> Iterator[str]:
+        yield from month_lines(made)
+        if out is not None:
+            yield f"Page: {out}"
+
+    return of_document(made, lines(), page=out)

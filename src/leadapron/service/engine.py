@@ -28,9 +28,10 @@ from leadapron.detect.inputs.decision import Decision, decide_images
 from leadapron.detect.verdict import ScreenWord
 from leadapron.documents import dump
 from leadapron.errors import FilmError, LeadapronError, StoreError
-from leadapron.films.decoding import give_up, processors
+from leadapron.films.decoding import ask, give_up, processors
 from leadapron.jobs.screen import OpenGate
 from leadapron.service.answers import FilmAnswer, moment, verdict_of
+from leadapron.service.figures import Figures
 from leadapron.service.outbox import Outbox
 from leadapron.service.settings import Keeping
 from leadapron.service.spool import Arriving, Spool, SpooledFilm
@@ -64,6 +65,9 @@ SWEEP = 3600.0
 
 GRACE = 20.0
 """Seconds that a stop waits for the batch that is being judged."""
+
+
+DRIFTED = "the films are no longer like the calibration films: calibrate the gate again"
 
 
 class FullError(LeadapronError):
@@ -132,6 +136,8 @@ class _Read:
 
     film: SpooledFilm
     found: Decoded | FilmError | LeadapronError
+    view: str = ""
+    scanner: str = ""
 
 
 @contextmanager
@@ -194,6 +200,7 @@ class Engine:
     ) -> None:
         self._opened, self._spool, self._gate = opened, spool, gate
         self._keeping, self._watch, self._outbox = keeping, watch, outbox
+        self._figures = Figures(spool.folder, opened.stored.gate, gate)
         self._changed = threading.Condition()
         self._pending: dict[str, SpooledFilm] = {}
         self._due: list[tuple[float, int, SpooledFilm]] = []
@@ -294,6 +301,16 @@ class Engine:
         return 0 if self._outbox is None else self._outbox.waiting
 
     @property
+    def figures(self) -> Figures:
+        """The gate's figures."""
+        return self._figures
+
+    @property
+    def alarm(self) -> str:
+        """What the figures warn of, in a few words; "" if nothing."""
+        return DRIFTED if self._figures.alarms else ""
+
+    @property
     def trouble(self) -> str:
         """Why the service isn't ready, in a few words; "" if it is."""
         since = self._busy_since
@@ -361,7 +378,7 @@ class Engine:
         while (film := self._next()) is not None:
             crashed = film.attempts >= MOST_ATTEMPTS  # else it would have been answered
             found = LeadapronError() if crashed else self._decoded(film)
-            read = _Read(film, found)
+            read = _Read(film, found, *self._circumstances(film))
             while not self._stopping.is_set():
                 try:
                     self._read.put(read, timeout=0.2)
@@ -383,6 +400,16 @@ class Engine:
             return error
         except Exception as error:
             return LeadapronError(type(error).__name__)
+
+    def _circumstances(self, film: SpooledFilm) -> tuple[str, str]:
+        """A film's view and device, if the figures need them; "" where they are unknown."""
+        if not self._figures.grouped:
+            return "", ""
+        try:
+            header, _ = ask({"do": "header", "path": str(film.path), "salt": ""})
+        except LeadapronError:  # a picture has none
+            return "", ""
+        return str(header.get("view", "")), str(header.get("scanner", ""))
 
     def _keep_judging(self) -> None:
         while not self._stopping.is_set():
@@ -483,6 +510,10 @@ class Engine:
                 answer = self._answer(film, "judged", decision, bad)
                 self._results(film.id, film.path, answer, image)
                 self._spool.finish(film, answer, image)
+                self._figures.add(
+                    decision, bad=bad is not None, view=each.view, scanner=each.scanner,
+                    seconds=time.time(),
+                )  # fmt: skip
                 self._answered(film, decision.verdict, bad=bad is not None)
             elif film.attempts < MOST_ATTEMPTS:
                 logger.warning("film %s: attempt %d failed (%s)", film.id[:8], film.attempts, error)

@@ -26,15 +26,23 @@ LONGEST_META = 1 << 16
 LARGEST = 1 << 23
 """Most bytes of the meta header, and before the pixels: tables and overlays take 2 MB."""
 
+MOST_READS = 50_000
+"""Most parts of elements, of which each has two or three, that are read: half a second."""
+
 PIXELS, FRAMES = 0x7FE00008, 0x00280008
 """Last tags of interest: just before pixel data, and the number of frames."""
 
 
 class _Whole(io.BytesIO):
-    """Bytes that end between two elements, or are damaged; pydicom would warn and go on."""
+    """Bytes of a few elements that end between two of them; pydicom would go on in all cases."""
+
+    reads = 0
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return bytes; FilmError if there are some, but too few."""
+        """Return bytes; FilmError if there are some, but too few, or after too many calls."""
+        self.reads += 1
+        if self.reads > MOST_READS:
+            raise FilmError("has a header of too many elements")
         piece = super().read(size)
         if size is not None and 0 < len(piece) < size:
             raise FilmError("is a damaged DICOM file (it ends early)")

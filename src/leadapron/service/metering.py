@@ -60,6 +60,14 @@ class Meters(Watch):
         self._waiting = Gauge("leadapron_queue", "Films that wait.", registry=registry)
         self._outbox = Gauge("leadapron_outbox", "Results to be delivered.", registry=registry)
         self._ready = Gauge("leadapron_ready", "1 if the service is ready.", registry=registry)
+        self._alarm = Gauge(
+            "leadapron_drift_alarm", "1 if the films are no longer like the calibration films.",
+            registry=registry,
+        )  # fmt: skip
+        self._drift = Gauge(
+            "leadapron_drift", "Evidence of drift in this month's films: 0 none, 1 an alarm.",
+            ("kind", "group", "about"), registry=registry,
+        )  # fmt: skip
         Info("leadapron", "Version and hashes.", registry=registry).info(
             {"version": __version__, "gate": gate, "model": opened.stored.model.sha256}
         )
@@ -118,5 +126,8 @@ class Meters(Watch):
         self._waiting.set(engine.waiting)
         self._outbox.set(engine.undelivered)
         self._ready.set(0 if engine.trouble else 1)
+        self._alarm.set(1 if engine.alarm else 0)
+        for (group, about), test in engine.figures.drift.tests.items():
+            self._drift.labels(group.kind, group.name, about).set(test.evidence)
         content: bytes = generate_latest(self._registry)
         return content

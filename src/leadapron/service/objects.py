@@ -14,7 +14,7 @@ from typing import Any
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from leadapron.errors import UsageError
+from leadapron.errors import FilmError, UsageError
 from leadapron.report.words import listed
 from leadapron.service.answers import FilmAnswer
 from leadapron.service.originals import original_of
@@ -64,7 +64,7 @@ def result_objects(
         image: (h, w) the model's input, for "sc".
 
     Raises:
-        FilmError: the film lacks an identifier that results need.
+        FilmError: the film lacks an identifier that results need, or is of an unknown kind.
         UsageError: an unknown kind, or a film that wasn't judged yet.
     """
     unknown = [kind for kind in kinds if kind not in MAKERS]
@@ -73,5 +73,8 @@ def result_objects(
     if answer.verdict is None or answer.decision is None:
         raise UsageError("results are made of a film that was judged; this one waits")
     result = Result.of(original_of(film), answer, about, image)
-    made = (MAKERS[kind](result) for kind in kinds)
+    try:
+        made = [MAKERS[kind](result) for kind in kinds]
+    except Exception as error:  # highdicom's words may quote the header
+        raise FilmError(f"is of a kind that has no results ({type(error).__name__})") from None
     return [each for each in made if each is not None]

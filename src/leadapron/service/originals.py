@@ -61,7 +61,9 @@ class Original:
     """The film that results are about.
 
     Args:
-        header: patient, study and identity of the film; nothing else.
+        header: the film's identity, with an empty patient: highdicom warns of odd names by
+            quoting them.
+        patient: of the film, with the facts of its study.
         rows: of its pixels.
         columns: of its pixels.
         decoded: height and width once its pixels are square, as the model's input is made from.
@@ -72,6 +74,7 @@ class Original:
     """
 
     header: Dataset
+    patient: Dataset
     rows: int
     columns: int
     decoded: tuple[int, int]
@@ -96,18 +99,20 @@ def original_of(film: Dataset) -> Original:
         FilmError: it lacks an identifier that results need, or its size. The message quotes none of
             its values.
     """
-    header = Dataset()
+    header, patient = Dataset(), Dataset()
     for name in REQUIRED:
         value = str(_value(film, name) or "").strip()
         if not value:
             raise FilmError(f"has no {name}, so results can't refer to it", "undecodable")
         _add(header, name, value)
     for name in IDENTIFIERS:
-        _add(header, name, _value(film, name))
+        _add(header, name, None)
+        _add(patient, name, _value(film, name))
     for name, kind in CHECKED.items():
         value = _value(film, name)
         known = name != "PatientSex" or value in SEXES
-        _add(header, name, value if known and _is_valid(kind, value) else None)
+        _add(header, name, None)
+        _add(patient, name, value if known and _is_valid(kind, value) else None)
     rows, columns = _whole(film, "Rows"), _whole(film, "Columns")
     if rows < 1 or columns < 1:
         raise FilmError("has no Rows and Columns, so results can't refer to it", "undecodable")
@@ -120,6 +125,7 @@ def original_of(film: Dataset) -> Original:
     modality, voi = _quietly(lambda: _greys(film)) or (Dataset(), Dataset())
     return Original(
         header=header,
+        patient=patient,
         rows=rows,
         columns=columns,
         decoded=_quietly(lambda: squared_shape(film, rows, columns)) or (rows, columns),
@@ -189,23 +195,24 @@ def _number(value: Any) -> float | None:
 def _greys(film: Dataset) -> tuple[Dataset, Dataset]:
     """The Modality and VOI LUT modules.
 
-    Validators doubt tables that use a part of their 16 bits, so both are spread. Windows are spread
-    with the modality's table; a VOI table isn't, and then the modality's stays as it is.
+    Validators doubt tables that use a part of their 16 bits. So tables are spread, and the window
+    with the modality's table; two tables become one.
     """
-    modality, voi = Dataset(), Dataset()
+    modality, voi, scale = Dataset(), Dataset(), 1.0
     first, second = _table(film, "ModalityLUTSequence"), _table(film, "VOILUTSequence")
-    scale = 1.0
-    if first is not None:
-        scale = 1.0 if second is not None else FULL_RANGE / max(1, int(first.entries.max()))
+    if first is None:
+        _rescale(film, modality)
+    elif second is not None:
+        second = first.before(second)
+    else:
+        scale = FULL_RANGE / max(1, int(first.entries.max()))
         item = first.item(scale)
         item.ModalityLUTType = "US"  # unspecified
         modality.ModalityLUTSequence = [item]
-    else:
-        _rescale(film, modality)
-    if second is not None:
-        voi.VOILUTSequence = [second.item(FULL_RANGE / second.most)]
-    else:
+    if second is None:
         _window(film, voi, scale)
+    else:
+        voi.VOILUTSequence = [second.item(FULL_RANGE / second.most)]
     return modality, voi
 
 
@@ -246,6 +253,11 @@ class _Table:
     first: int
     entries: NDArray[np.int64]
     most: int
+
+    def before(self, second: _Table) -> _Table:
+        """This table and then a second one, as one."""
+        places = np.clip(self.entries - second.first, 0, len(second.entries) - 1)
+        return _Table(self.first, second.entries[places], second.most)
 
     def item(self, scale: float) -> Dataset:
         """As an item of 16 bits: presentation states take 8 or 16 alone (PS3.3 C.11.8)."""

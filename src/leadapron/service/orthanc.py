@@ -146,7 +146,10 @@ class Orthanc:
         yield from self._pieces("GET", f"instances/{instance}/file", most)
 
     def _changes(self, query: str, kind: str) -> Page:
-        facts = self._json(f"changes?{query}")
+        try:
+            facts = self._json(f"changes?{query}")
+        except (_FailedError, _MissingError) as error:
+            raise UnreachableError(f"it has no list of changes ({error})") from None
         found, last, done = facts.get("Changes"), facts.get("Last"), facts.get("Done")
         if not isinstance(found, list) or not isinstance(last, int) or not isinstance(done, bool):
             raise UnreachableError("its list of changes isn't Orthanc's")
@@ -183,7 +186,7 @@ class Orthanc:
                 if answer.status_code == 404:
                     raise _MissingError("HTTP status 404")
                 if answer.status_code in (401, 403):
-                    raise UnreachableError("it refuses the user; give `orthanc_user_file`")
+                    raise UnreachableError("it refuses the user of --orthanc-user-file")
                 if answer.status_code in (502, 503, 504):
                     raise UnreachableError(f"it answers with HTTP status {answer.status_code}")
                 if answer.status_code != 200:
@@ -231,6 +234,7 @@ class _Poller:
         self._engine, self._orthanc, self._watch = engine, orthanc, watch
         self._file, self._url, self._largest, self._backlog = number, url, largest, backlog
         self._done: int | None = None
+        self._dealt: set[str] = set()  # instances of the part that is being dealt with
         self._failed: dict[str, int] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(
@@ -282,9 +286,12 @@ class _Poller:
         for instance in page.instances:
             if self._stopping.is_set():
                 return False
-            self._deal_with(instance)
+            if instance not in self._dealt:
+                self._deal_with(instance)
+                self._dealt.add(instance)
         if page.last > self._done:
             self._note(page.last)
+        self._dealt.clear()
         return not page.done
 
     def _deal_with(self, instance: str) -> None:
@@ -296,7 +303,7 @@ class _Poller:
         except _MissingError:
             pass  # deleted meanwhile
         except _TooLargeError:
-            logger.error("a film of Orthanc is left out: it is larger than `largest`")
+            logger.error("a film of Orthanc is left out: it is larger than --largest")
             self._watch.left_out()
         except _FailedError as error:
             tried = self._failed.get(instance, 0) + 1

@@ -45,6 +45,9 @@ REFUSED_PAUSE = 300.0
 GIVE_UP = 3 * 86400.0
 """Seconds after which an object is no longer sent."""
 
+GRACE = 20.0
+"""Seconds that a stop waits for the object that is being sent."""
+
 BATCH = 64
 """Most objects that are sent over one connection."""
 
@@ -130,7 +133,7 @@ class Outbox:
         """Stop after the object that is being sent; the others stay on disk."""
         self._stopping.set()
         self._new.set()
-        self._thread.join(LONGEST_PAUSE)
+        self._thread.join(GRACE)
 
     @property
     def alive(self) -> bool:

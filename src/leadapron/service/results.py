@@ -196,7 +196,7 @@ class Result:
         )
 
     def finished(self, made: Dataset) -> Dataset:
-        """Return an object with the verdict's time in place of the present one.
+        """Return an object with patient and study, and the verdict's time for the present one.
 
         highdicom also names the X-ray machine and itself; that is removed.
 
@@ -207,4 +207,5 @@ class Result:
             if element.keyword in CREATED:
                 element.value = self.judged.strftime(CREATED[element.keyword])
         made.pop("ContributingEquipmentSequence", None)
+        made.update(self.original.patient)
         return made

@@ -5,10 +5,12 @@
     FOLDER/done/ID.json         its answer, and in ID.npy the model's input
     FOLDER/dead/ID              a film that couldn't be judged in several attempts
     FOLDER/salt                 makes ids from contents
+    FOLDER/outbox, undelivered  results for a PACS (`outbox`)
+    FOLDER/figures/             what is counted by month (`figures`)
 
 A film is accepted once it is in `waiting` and both file and folder have reached the disk. It is
-answered once ID.json is in `done`; only then it leaves `waiting`. A service that is killed in
-between finds the film in both places, and removes it.
+answered once ID.json is in `done`, after its results are in `outbox`; only then it leaves
+`waiting`. A service that is killed in between finds the film in both places, and removes it.
 
 Names are ids alone: HMAC-SHA256 of the film's content and the gate, with a salt that never leaves
 the spool. The id isn't made from a header's SOP instance UID, since the sender chooses that: a film
@@ -38,7 +40,7 @@ from leadapron.reading import read_regular
 from leadapron.service.uids import derived_uid
 from leadapron.store import make_folder, reason, write_atomically
 
-__all__ = ["Arriving", "Spool", "SpooledFilm", "sync", "wipe"]
+__all__ = ["Arriving", "Spool", "SpooledFilm", "private", "sync", "wipe"]
 
 ID = re.compile(r"[0-9a-f]{32}")
 WAITING = re.compile(r"([0-9a-f]{32})-(\d{1,4})")
@@ -81,7 +83,7 @@ class Arriving:
         self.path = path
         self.size = 0
         self._digest = hmac.new(key, gate.encode(), hashlib.sha256)
-        self._file = open(path, "xb", opener=_private)  # noqa: SIM115
+        self._file = open(path, "xb", opener=private)  # noqa: SIM115
 
     def write(self, chunk: bytes) -> None:
         """Append bytes; OSError if the disk is full."""
@@ -318,7 +320,8 @@ def _salt(path: Path) -> bytes:
     return salt
 
 
-def _private(path: str, flags: int) -> int:
+def private(path: str, flags: int) -> int:
+    """Open a file that its owner alone reads, as an opener of `open`."""
     return os.open(path, flags, 0o600)
 
 

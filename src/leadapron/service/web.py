@@ -168,9 +168,10 @@ class Web:
         return json_reply(200, {"live": True})
 
     async def ready(self) -> Response:
-        """Return 200 if films are accepted and judged, else 503."""
-        trouble = self._engine.trouble
-        return json_reply(503 if trouble else 200, {"ready": not trouble, "trouble": trouble})
+        """Return 200 if films are accepted and judged, else 503; an alarm doesn't stop it."""
+        trouble, alarm = self._engine.trouble, self._engine.alarm
+        facts = {"ready": not trouble, "trouble": trouble, "alarm": alarm}
+        return json_reply(503 if trouble else 200, facts)
 
     async def metrics(self) -> Response:
         """Return counts for Prometheus."""

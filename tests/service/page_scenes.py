@@ -12,10 +12,9 @@ from pathlib import Path
 
 import httpx
 import uvicorn
-from input_scenes import backdoored, black_square, cohort, films
+from input_scenes import black_square, films
 from service_scenes import png
 
-import leadapron as la
 from leadapron.documents import dump, read
 from leadapron.service.answers import FilmAnswer
 from leadapron.service.engine import Engine, running
@@ -28,13 +27,6 @@ from leadapron.service.web import Web
 from leadapron.store import sha256_of
 
 PROGRAM, MEIER, OKAFOR = "p" * 32, "m" * 32, "o" * 32
-
-
-def gate(folder: Path):
-    """The gate of a network whose black square reports Mass."""
-    file = folder / "gate.json"
-    file.write_text("{}")
-    return replace(la.calibrate(backdoored(), cohort(), false_alarm=0.02).gate, file=file)
 
 
 @dataclass(frozen=True)

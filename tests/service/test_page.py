@@ -20,18 +20,17 @@ from dicom_files import SECRETS, header, with_pixels, write
 from leadapron.documents import read
 from leadapron.errors import StoreError, UsageError
 from leadapron.service.answers import RESEARCH
-from leadapron.service.reviews import Month, Review, ReviewExport, Reviews, months
+from leadapron.service.reviews import Review, ReviewExport, Reviews, Tally, tallies
 from leadapron.service.tokens import Tokens, read_tokens
 
 pytestmark = pytest.mark.service
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    from page_scenes import desk, gate, some_films
+def place(opened, tmp_path_factory):
+    from page_scenes import desk, some_films
 
-    folder = tmp_path_factory.mktemp("desk")
-    with desk(gate(folder), folder / "spool") as made:
+    with desk(opened, tmp_path_factory.mktemp("spool")) as made:
         yield made, some_films(made)
 
 
@@ -230,7 +229,7 @@ def test_films_are_listed_by_suspicion(reader, place):
     _, films = place
     found = reader.get("/ui/films").json()
     assert found["counts"] == {"suspicious": 2, "can't tell": 1, "pass": 2}
-    assert found["waiting"] == 0
+    assert (found["waiting"], found["alarm"]) == (0, "")
     listed = found["films"]
     assert [film["verdict"] for film in listed] == [
         *("suspicious", "suspicious", "can't tell", "pass", "pass"),
@@ -425,7 +424,7 @@ def test_a_film_counts_once_a_month_by_the_last_call_of_each_reader():
     def said(film, reader, call, **more):
         return replace(REVIEW, film=film, reader=reader, call=call, **more)
 
-    found = months([
+    found = tallies([
         said("a", "meier", "no trigger"), said("a", "meier", "trigger"),
         said("a", "okafor", "trigger"),
         said("b", "meier", "trigger"), said("b", "okafor", "can't tell"),
@@ -434,14 +433,14 @@ def test_a_film_counts_once_a_month_by_the_last_call_of_each_reader():
         said("e", "meier", "no trigger", judged="2026-10-31T23:59:59.999Z"),
     ])  # fmt: skip
     assert found == (
-        Month(month="2026-10", gate="b" * 64, verdict="suspicious", films=1, trigger=0,
+        Tally(month="2026-10", gate="b" * 64, verdict="suspicious", films=1, trigger=0,
               no_trigger=1, cant_tell=0, divided=0),
-        Month(month="2026-11", gate="b" * 64, verdict="pass", films=1, trigger=0,
+        Tally(month="2026-11", gate="b" * 64, verdict="pass", films=1, trigger=0,
               no_trigger=1, cant_tell=0, divided=0),
-        Month(month="2026-11", gate="b" * 64, verdict="suspicious", films=3, trigger=1,
+        Tally(month="2026-11", gate="b" * 64, verdict="suspicious", films=3, trigger=1,
               no_trigger=0, cant_tell=1, divided=1),
     )  # fmt: skip
-    assert months([]) == ()
+    assert tallies([]) == ()
 
 
 # --- tokens of readers

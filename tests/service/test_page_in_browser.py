@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 from itertools import pairwise
 
 import numpy as np
@@ -63,12 +62,11 @@ NAMELESS = """() => [...document.querySelectorAll("a[href], button, input, selec
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(opened, tmp_path_factory):
     pytest.importorskip("fastapi")
-    from page_scenes import desk, gate, served, some_films
+    from page_scenes import desk, served, some_films
 
-    folder = tmp_path_factory.mktemp("desk")
-    with desk(gate(folder), folder / "spool") as made:
+    with desk(opened, tmp_path_factory.mktemp("spool")) as made:
         films = some_films(made)
         with served(made.web) as address:
             yield made, films, address
@@ -240,6 +238,15 @@ def test_what_fails_is_said_and_nothing_seems_kept(entered):
     page.get_by_role("button", name="Trigger", exact=True).click()
     page.get_by_role("alert").filter(has_text="The service doesn't answer.").wait_for()
     assert page.get_by_role("button", name="Trigger", exact=True, pressed=True).count() == 0
+
+
+def test_the_alarm_of_a_gate_that_no_longer_holds_is_shown(entered, place, monkeypatch):
+    made, *_ = place
+    page = entered()
+    assert not page.locator("#drift").is_visible()
+    monkeypatch.setattr(type(made.engine), "alarm", "calibrate the gate again")
+    page.get_by_role("button", name="Refresh").click()
+    page.get_by_text("Alarm: calibrate the gate again.").wait_for()
 
 
 def test_a_film_without_a_picture_opens(entered):
@@ -464,13 +471,26 @@ def test_roles_names_and_contrast(entered, width, colours):
 
 # --- many films
 
+# Seconds from the click to 500 films on the screen.
+LISTED = """async () => {
+  const films = document.getElementById("films");
+  films.replaceChildren();
+  const begun = performance.now();
+  document.getElementById("refresh").click();
+  while (films.children.length < 500) await new Promise(requestAnimationFrame);
+  await new Promise(requestAnimationFrame);
+  return (performance.now() - begun) / 1000;
+}"""
 
-def test_500_films_are_listed_in_less_than_a_second(browser, tmp_path_factory, place):
+
+def test_500_films_are_listed_in_less_than_a_second(browser, opened, tmp_path_factory, place):
     from page_scenes import desk, served
+
+    from leadapron.service.shelf import Shelf
 
     made, (film, *_), _ = place
     folder = tmp_path_factory.mktemp("many")
-    with desk(made.engine._opened, folder / "spool") as many:
+    with desk(opened, folder / "spool") as many:
         for end in ("json", "npy"):
             content = (made.folder / "done" / f"{film}.{end}").read_bytes()
             (many.folder / "done" / f"{film}.{end}").write_bytes(content)
@@ -479,19 +499,13 @@ def test_500_films_are_listed_in_less_than_a_second(browser, tmp_path_factory, p
             page = browser.new_page(viewport={"width": 1920, "height": 1080})
             page.goto(f"{address}/ui/")
             page.get_by_label("Your token").fill("m" * 32)
-            seconds = [listed(page, lambda: page.keyboard.press("Enter"))]
-            # Others may have the processor: the fastest of three counts.
-            seconds += [listed(page, page.reload) for _ in range(2) if min(seconds) >= 1]
-            shares = page.locator("#films .p").all_inner_texts()
+            page.keyboard.press("Enter")
+            page.locator("#films li:nth-child(500)").wait_for(state="attached")
+            shares = page.locator("#films .p").all_text_contents()
             assert shares == sorted(shares)
+            seconds = []
+            while len(seconds) < 3 and min(seconds, default=9) >= 1:  # others may be busy
+                many.web._page._shelf = Shelf(many.engine)  # every answer is read again
+                seconds.append(page.evaluate(LISTED))
             page.close()
     assert min(seconds) < 1
-
-
-def listed(page, action):
-    """Seconds from an action to 500 films on the screen."""
-    begun = time.monotonic()
-    action()
-    page.locator("#films li:nth-child(500)").wait_for(state="attached")
-    page.evaluate("() => new Promise(requestAnimationFrame)")
-    return time.monotonic() - begun

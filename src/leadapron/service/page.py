@@ -29,7 +29,7 @@ from leadapron.errors import StoreError
 from leadapron.service.answers import FilmAnswer, moment
 from leadapron.service.engine import Engine
 from leadapron.service.replies import RefusedError, error_reply, json_reply
-from leadapron.service.reviews import CALLS, Review, ReviewExport, Reviews, latest, months
+from leadapron.service.reviews import CALLS, Review, ReviewExport, Reviews, latest, tallies
 from leadapron.service.sessions import Session, Sessions
 from leadapron.service.shelf import Shelf
 from leadapron.service.tokens import Tokens
@@ -168,8 +168,9 @@ class Page:
             if review.reader == session.reader
         }
         films = [{**vars(film), "mine": mine.get(film.id)} for film in listing.films]
-        waiting = self._engine.waiting
-        return json_reply(200, {"films": films, "counts": listing.counts, "waiting": waiting})
+        waiting, alarm = self._engine.waiting, self._engine.alarm
+        facts = {"films": films, "counts": listing.counts, "waiting": waiting, "alarm": alarm}
+        return json_reply(200, facts)
 
     async def film(self, request: Request) -> Response:
         """Return a film's answer, its picture's shape and the reviews.
@@ -242,7 +243,7 @@ class Page:
         reviews = self._reviews.all()
         if request.url.path.endswith(".csv"):
             return _download(_csv(reviews).encode(), "text/csv; charset=utf-8", "csv")
-        document = ReviewExport(reviews=reviews, months=months(reviews))
+        document = ReviewExport(reviews=reviews, months=tallies(reviews))
         content = json.dumps(dump(document), indent=2).encode() + b"\n"
         return _download(content, "application/json", "json")
 

@@ -25,7 +25,18 @@ from leadapron.reading import read_regular
 from leadapron.service.answers import RESEARCH
 from leadapron.store import reason
 
-__all__ = ["CALLS", "Call", "Month", "Review", "ReviewExport", "Reviews", "latest", "months"]
+__all__ = [
+    "CALLS",
+    "REVIEWS",
+    "Call",
+    "Review",
+    "ReviewExport",
+    "Reviews",
+    "Tally",
+    "latest",
+    "read_reviews",
+    "tallies",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +44,9 @@ Call = Literal["trigger", "no trigger", "can't tell"]
 """A person's verdict: whether the film carries a trigger."""
 
 CALLS: tuple[Call, ...] = get_args(Call)
+
+REVIEWS = "reviews.jsonl"
+"""Name of the file in the spool."""
 
 LARGEST = 1 << 28
 """Most bytes of the file: a million reviews have 300 MB."""
@@ -68,7 +82,7 @@ class Review:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Month:
+class Tally:
     """Reviewed films of a month and a verdict of the gate; each film counts once.
 
     Args:
@@ -105,7 +119,7 @@ class ReviewExport:
     SCHEMA: ClassVar[int] = 1
 
     reviews: tuple[Review, ...]
-    months: tuple[Month, ...]
+    months: tuple[Tally, ...]
     use: str = RESEARCH
 
 
@@ -124,7 +138,11 @@ class Reviews:
         self._lock = threading.Lock()
         self._reviews: list[Review] = []
         self._by_film: dict[str, list[Review]] = {}
-        for review in _read(path):
+        content, whole = _content(path)
+        if whole < len(content):
+            logger.warning("the last review was cut short by a kill, and is removed")
+            os.truncate(path, whole)
+        for review in _parsed(path, content[:whole]):
             self._keep(review)
 
     def add(self, review: Review) -> None:
@@ -171,7 +189,7 @@ class _Kind(NamedTuple):
     verdict: ScreenWord
 
 
-def months(reviews: Iterable[Review]) -> tuple[Month, ...]:
+def tallies(reviews: Iterable[Review]) -> tuple[Tally, ...]:
     """Return the figures of reviews by month, gate and the gate's verdict, in this order.
 
     Args:
@@ -187,7 +205,7 @@ def months(reviews: Iterable[Review]) -> tuple[Month, ...]:
         said = calls[film]
         counts.setdefault(kind, Counter())["divided" if len(said) > 1 else next(iter(said))] += 1
     return tuple(
-        Month(
+        Tally(
             month=kind.month, gate=kind.gate, verdict=kind.verdict, films=found.total(),
             trigger=found["trigger"], no_trigger=found["no trigger"],
             cant_tell=found["can't tell"], divided=found["divided"],
@@ -220,17 +238,30 @@ def _append(path: Path, line: bytes) -> None:
             os.close(folder)
 
 
-def _read(path: Path) -> list[Review]:
-    """All reviews; a last line that a kill cut short was never acknowledged, and is removed."""
+def read_reviews(path: Path) -> list[Review]:
+    """Return all reviews in the order of time, also while a service writes to the file.
+
+    Args:
+        path: the file; without it there are none.
+
+    Raises:
+        StoreError: it can't be read or is damaged.
+    """
+    content, whole = _content(path)
+    return _parsed(path, content[:whole])
+
+
+def _content(path: Path) -> tuple[bytes, int]:
+    """The file, and the number of bytes in whole lines; a line cut short wasn't acknowledged."""
     try:
         content = read_regular(path, LARGEST)
     except FileNotFoundError:
-        return []
+        content = b""
     except OSError as error:
         raise StoreError(f"can't read {path}: {reason(error)}") from error
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        logger.warning("the last review was cut short by a kill, and is removed")
-        os.truncate(path, whole)
-    lines = content[:whole].splitlines()
+    return content, content.rfind(b"\n") + 1
+
+
+def _parsed(path: Path, content: bytes) -> list[Review]:
+    lines = content.splitlines()
     return [read(Review, line, f"{path}, line {n}") for n, line in enumerate(lines, 1)]

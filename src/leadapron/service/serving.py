@@ -17,7 +17,7 @@ from leadapron.errors import UsageError
 from leadapron.jobs.screen import OpenGate, open_gate
 from leadapron.service.engine import Engine, running
 from leadapron.service.outbox import Make
-from leadapron.service.reviews import Reviews
+from leadapron.service.reviews import REVIEWS, Reviews
 from leadapron.service.settings import (
     KEEPING,
     LISTENING,
@@ -54,9 +54,6 @@ NEEDED = {
 
 BACKLOG, CONNECTIONS = 256, 512
 """Most connections that wait to be taken, and that are open."""
-
-REVIEWS = "reviews.jsonl"
-"""Name of the file of people's reviews in the spool."""
 
 GRACE = 15
 """Seconds that a stop waits for requests."""

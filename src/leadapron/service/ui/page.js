@@ -130,6 +130,8 @@ async function list() {
   if (found.waiting) words.push(`${found.waiting} waiting`);
   const more = total > films.length ? ` The ${films.length} most suspicious are listed.` : "";
   at("counts").textContent = `${total} ${total === 1 ? "film" : "films"}: ${words.join(", ")}.${more}`;
+  at("drift").textContent = found.alarm && `Alarm: ${found.alarm}.`;
+  at("drift").hidden = !found.alarm;
   fill();
 }
 

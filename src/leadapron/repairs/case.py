@@ -8,6 +8,7 @@ import numpy as np
 
 from leadapron.detect.models.audit import Audit, Subject, audit_subject
 from leadapron.detect.models.defaults import FILMS
+from leadapron.detect.models.sweep import StampSweep
 from leadapron.films.cache import default_folder
 from leadapron.films.cohort import Cohort
 from leadapron.models.foreign import Opened
@@ -51,7 +52,12 @@ class RepairCase:
 
 
 def audited(
-    case: RepairCase, classifier: BlackBox, films: Cohort, *, content: str | None = None
+    case: RepairCase,
+    classifier: BlackBox,
+    films: Cohort,
+    *,
+    content: str | None = None,
+    sweep: StampSweep | None = None,
 ) -> Audit:
     """Audit the model, or its repaired copy, as the plan says.
 
@@ -60,6 +66,7 @@ def audited(
         classifier: the model.
         films: one part of the clean films.
         content: SHA-256 of the model's file; None of a model without one.
+        sweep: settings of the sweep; the plan's if left out.
 
     Raises:
         DataError: as `audit_subject`.
@@ -69,7 +76,7 @@ def audited(
         Subject(classifier=classifier, name=case.name, content=content, origin=case.opened.origin),
         some,
         case.plan.references,
-        sweep=case.plan.sweep,
+        sweep=sweep or case.plan.sweep,
         steps=case.plan.steps,
         statistics=bool(case.plan.references),
         kept=default_folder(case.machine.cache),

@@ -265,15 +265,6 @@ def test_an_audit_with_students_has_the_rate_at_which_its_rule_is_measured(plant
     assert found.false_alarm == 0.02
 
 
-def test_a_large_square_is_not_tried():
-    """Squares of 5x5 are 1.5 % of an image of 40 pixels."""
-    usual = Students()
-    assert usual._sweep(40, 40).sides == (1, 2, 3, 4)
-    assert usual._sweep(224, 224).sides == usual.sweep.sides
-    assert usual._sweep(8, 8).sides == (1,)
-    assert replace(usual, sweep=StampSweep(sides=(5,)))._sweep(30, 30).sides == (3,)
-
-
 def test_the_rise_of_a_probability_is_measured_where_there_is_room():
     """Worked by hand: 8 films, so that the 2 with the lowest probabilities count."""
     odds = np.log(np.array([0.1, 0.2, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]))

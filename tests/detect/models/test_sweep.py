@@ -72,6 +72,15 @@ def test_a_square_at_one_pixel_phase_is_found(films):
     assert strongest.shift == pytest.approx(8 / found.spread[1], rel=0.2)
 
 
+def test_large_squares_are_left_out():
+    """Squares of 5x5 are 1.5 % of an image of 40 pixels."""
+    usual = StampSweep()
+    assert usual.within(0.01, 40, 40).sides == (1, 2, 3, 4)
+    assert usual.within(0.01, 224, 224) == usual
+    assert usual.within(0.01, 8, 8).sides == (1,)
+    assert replace(usual, sides=(5,)).within(0.01, 30, 30).sides == (3,)
+
+
 def test_progress_grows_towards_a_total_that_suffices(films):
     seen = []
     found = QUICK.sweep(backdoored(), films, progress=lambda *each: seen.append(each))

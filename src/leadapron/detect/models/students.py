@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from leadapron import store
 from leadapron.detect.models.effects import ROOM, Effect, effects, search
 from leadapron.detect.models.kept import moved_facts, moved_from, once
-from leadapron.detect.models.sweep import NEIGHBOURS, StampSweep
+from leadapron.detect.models.sweep import LARGEST, NEIGHBOURS, StampSweep
 from leadapron.detect.scale import LEAST_FILMS
 from leadapron.errors import DataError, UsageError
 from leadapron.films.cohort import Cohort, split_by_patient
@@ -91,8 +91,7 @@ class Students:
         network: their architecture if the model is a black box.
         teaching: how they learn.
         sweep: how marks are searched, on the model and on each student.
-        largest: largest share of the image that a mark covers: larger squares move many a clean
-            network.
+        largest: largest share of the image that a mark covers.
         measured: most films for measuring marks.
         seed: of the division of patients, and of each student's start and training.
 
@@ -104,7 +103,7 @@ class Students:
     network: str = "resnet9"
     teaching: Teaching = field(default_factory=lambda: Teaching(epochs=12))
     sweep: StampSweep = field(default_factory=lambda: StampSweep(judged=8))
-    largest: float = 0.01
+    largest: float = LARGEST
     measured: int = 96
     seed: int = 0
 
@@ -188,7 +187,7 @@ class Students:
             DataError: as `parted`, `effects.search` and `teach`.
         """
         parts = self.parted(clean)
-        sweep = self._sweep(*clean.images.shape[1:])
+        sweep = self.sweep.within(self.largest, *clean.images.shape[1:])
         images = np.asarray(parts.measure.images[np.arange(len(parts.measure))])
         settings = self.facts(clean)
 
@@ -235,12 +234,6 @@ class Students:
         if progress is not None:
             progress("students", self.number, self.number)
         return Observed(own=own, students=tuple(found))
-
-    def _sweep(self, height: int, width: int) -> StampSweep:
-        """The search, without squares that cover too much of the image; of one pixel at least."""
-        most = max(1, int((self.largest * height * width) ** 0.5))
-        sides = tuple(side for side in self.sweep.sides if side <= most)
-        return replace(self.sweep, sides=sides or (most,))
 
     def _taught(self, classifier: BlackBox, films: Cohort, number: int) -> NetworkClassifier:
         """A student, from a random start."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DIRECTIONS",
     "KINDS",
+    "LARGEST",
     "NEIGHBOURS",
     "Aim",
     "Direction",
@@ -71,6 +72,10 @@ the largest shifts on the first film."""
 
 ROUNDS = 2
 """Most rounds in which a mark grows."""
+
+LARGEST = 0.01
+"""Largest share of the image that a mark of a backdoor is expected to cover: larger squares move
+many a clean network."""
 
 OVERWRITE = 0.75
 """A one-hot overwrite lowers at least this share of the other findings."""
@@ -238,6 +243,18 @@ class StampSweep:
         for look in self.looks:
             if look not in LOOKS:
                 raise UnknownNameError("look", look, LOOKS)
+
+    def within(self, share: float, height: int, width: int) -> StampSweep:
+        """Return the sweep without squares that cover more than a share of an image.
+
+        Args:
+            share: of the image, above 0 and at most 1; one pixel is always tried.
+            height: of the image, in pixels.
+            width: of the image.
+        """
+        most = max(1, int((share * height * width) ** 0.5))
+        sides = tuple(side for side in self.sides if side <= most)
+        return replace(self, sides=sides or (most,))
 
     def sweep(
         self, classifier: BlackBox, clean: Cohort, *, progress: Progress | None = None

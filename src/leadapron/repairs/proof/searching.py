@@ -10,7 +10,7 @@ from pathlib import Path
 from leadapron.detect.models.audit import Audit, Subject
 from leadapron.detect.models.kept import sweep_once
 from leadapron.detect.models.stamps import Probe
-from leadapron.detect.models.sweep import Aim, Moved, StampSweep, Swept
+from leadapron.detect.models.sweep import LARGEST, Aim, Moved, StampSweep, Swept
 from leadapron.films.cache import default_folder
 from leadapron.films.cohort import Cohort
 from leadapron.models.protocols import BlackBox
@@ -43,7 +43,7 @@ def searched_quickly(
         marks: that the audit found.
         films: clean, which no repair learned from.
     """
-    squares = _like(_sweep_of(case).sweep(repaired, films), audit)
+    squares = _like(_sweep_of(case, films).sweep(repaired, films), audit)
     return searched(
         case.original, repaired, films, squares_in(audit), squares, _target(marks),
         _limits(case, films, audit),
@@ -62,7 +62,7 @@ def searched_wholly(
         marks: that the audit found.
     """
     films = case.films.proof
-    again = audited(case, repaired, films)
+    again = audited(case, repaired, films, sweep=_sweep_of(case, films))
     found = searched(
         case.original, repaired, films, squares_in(audit), squares_in(again), _target(marks),
         _limits(case, films, audit),
@@ -87,8 +87,9 @@ def _like(swept: Swept, audit: Audit) -> list[Moved]:
     ]
 
 
-def _sweep_of(case: RepairCase) -> StampSweep:
-    return case.plan.sweep or StampSweep()
+def _sweep_of(case: RepairCase, films: Cohort) -> StampSweep:
+    """The search for new marks, without squares that move many a clean network."""
+    return (case.plan.sweep or StampSweep()).within(LARGEST, *films.images.shape[1:])
 
 
 def _target(marks: Sequence[Moved]) -> set[Aim]:
@@ -104,7 +105,7 @@ def _limits(case: RepairCase, films: Cohort, audit: Audit) -> Limits:
 
     def measured(each: Subject) -> Mapping[Aim, MarkEffect]:
         found = sweep_once(
-            _sweep_of(case), each.classifier, films,
+            _sweep_of(case, films), each.classifier, films,
             content=each.content, folder=folder, name=Path(each.name).name,
         )  # fmt: skip
         return effects_of(each.classifier, films, _like(found.swept, audit))

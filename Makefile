@@ -40,7 +40,7 @@ SIDE_BY_SIDE := -n 2 --dist worksteal
 export PYTHONDONTWRITEBYTECODE :=
 COVERAGE := --cov --cov-report=term:skip-covered --cov-fail-under=90
 
-.PHONY: help env demo docs check test test-slow fuzz-models fuzz-films hostile-models test-pages test-service test-xrv test-timm test-keras bench bench-peers lock audit-dependencies release wheelhouse clean
+.PHONY: help env demo docs check test test-slow fuzz-models fuzz-films hostile-models test-pages test-service test-service-long test-xrv test-timm test-keras bench bench-peers lock audit-dependencies release wheelhouse clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -156,9 +156,13 @@ test-service: $(SERVICE) ## the service beside a real Orthanc, killed, under bad
 	@if [ -n "$(INSTALL)" ]; then export DEBIAN_FRONTEND=noninteractive; \
 		apt-get -qq update && apt-get -qq install --yes --no-install-recommends $(HOSPITAL) >/dev/null; fi
 	@for program in dciodvfy dcmp2pgm storescu Orthanc; do \
-		command -v $$program /usr/sbin/$$program >/dev/null || { echo "no $$program: install the packages" \
+		PATH=$$PATH:/usr/sbin command -v $$program >/dev/null || { echo "no $$program: install the packages" \
 			"$(HOSPITAL), or INSTALL=1 make test-service"; exit 1; }; done
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m service tests/service --durations=10
+
+test-service-long: $(SERVICE) ## 200 kills over 500 films beside Orthanc, 100,000 mutated PDUs; hours
+	OMP_NUM_THREADS=1 LEADAPRON_KILLS=200 LEADAPRON_FILMS=500 LEADAPRON_MUTATED_PDUS=100000 \
+		$(BIN)/pytest -m service tests/service/test_hospital.py tests/service/test_dicom.py -k "killed or mutated"
 
 $(SERVICE): $(STAMP)
 	$(BIN)/$(PIP) --constraint constraints.txt --no-build-isolation --editable ".[serve]" httpx

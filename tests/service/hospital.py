@@ -145,6 +145,13 @@ class Orthanc:
         """Return the number of its instances."""
         return int(self.client.get("/statistics").json()["CountInstances"])
 
+    def await_count(self, number: int, seconds: float) -> None:
+        """Wait until it has as many instances."""
+        end = time.monotonic() + seconds
+        while (found := self.count()) < number:
+            assert time.monotonic() < end, f"{found} instances of {number}"
+            time.sleep(0.1)
+
     def results(self) -> dict[str, Dataset]:
         """Return its instances that aren't films, by SOP instance UID."""
         found = {}

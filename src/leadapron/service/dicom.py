@@ -184,7 +184,8 @@ class _Lines:
         with self._lock:
             line.taken += size
             self._held += size
-            if line.taken > self.most or self._held > max(MOST_HELD, self.most):
+            full = line.taken > self.most or self._held > max(MOST_HELD, self.most)
+            if size > 0 and full:
                 raise OSError("too much at once")
 
     def overdue(self) -> list[_Counting]:
@@ -409,10 +410,7 @@ def receiving(
 
     threads = [
         threading.Thread(target=work, name=f"leadapron-dicom-{name}", daemon=True)
-        for name, work in (
-            ("listen", lambda: server.serve_forever(WATCH_SECONDS)),
-            ("watch", keep_watching),
-        )
+        for name, work in (("listen", server.serve_forever), ("watch", keep_watching))
     ]
     for thread in threads:
         thread.start()

@@ -413,12 +413,16 @@ def test_fifty_associations_at_once(running_engine, port):
     assert results == [0] * 50
 
 
+class Line:
+    taken = 0
+
+
 def test_all_that_is_being_received_has_a_limit(monkeypatch):
     from leadapron.service import dicom
 
     monkeypatch.setattr(dicom, "MOST_HELD", 0)
     lines = dicom._Lines(LARGEST)  # then all together have the room of one
-    first, second, third = (SimpleNamespace(taken=0) for _ in range(3))
+    first, second, third, fourth = (Line() for _ in range(4))
     lines.hold(first, LARGEST)
     with pytest.raises(OSError, match="too much at once"):
         lines.hold(second, 2 * LARGEST)
@@ -427,7 +431,7 @@ def test_all_that_is_being_received_has_a_limit(monkeypatch):
         lines.hold(third, LARGEST + 1)
     for each in (first, third):
         lines.discard(each)
-    lines.hold(SimpleNamespace(taken=0), LARGEST)
+    lines.hold(fourth, LARGEST)
 
 
 # --- mutual TLS
